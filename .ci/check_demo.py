@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Checks the folder that `babelward demo --out FOLDER` has written.
+
+usage: check_demo.py FOLDER PROMPTS      PROMPTS is how many prompts the run had, over all languages
+"""
+
+import collections
+import json
+import pathlib
+import re
+import sys
+
+LANGUAGES = {"en", "de", "es", "fr", "it"}
+LABELS = ("safe", "unsafe", "undetermined")
+
+
+def check(condition, message) -> None:
+    """An assertion that `python -O` keeps."""
+    if not condition:
+        sys.exit(f"check_demo: {message}")
+
+
+def counts_of(value):
+    """Every object in a JSON document that counts all four outcomes."""
+    if isinstance(value, dict):
+        if all(isinstance(value.get(name), int) for name in (*LABELS, "failed")):
+            yield {name: value[name] for name in (*LABELS, "failed")}
+        for inner in value.values():
+            yield from counts_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from counts_of(inner)
+
+
+def check_results(folder: pathlib.Path, prompts: int) -> collections.Counter:
+    """Every prompt has one line, and the languages are parallel."""
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    check(len(records) == prompts, f"results.jsonl has {len(records)} lines, expected {prompts}")
+    by_language = collections.defaultdict(set)
+    outcomes = collections.Counter()
+    for record in records:
+        by_language[record["language"]].add(record["id"])
+        if record["outcome"] == "failed":
+            outcomes["failed"] += 1
+            print(f"failed: {record['id']} {record['language']}: {record['code']} {record['message']}")
+            continue
+        outcomes[record["label"]] += 1
+        check(record["label"] in LABELS, f"label {record['label']}")
+        check(0 <= record["label_mass"] <= 1, f"label_mass {record['label_mass']}")
+        check(record["tokens"]["completion"] > 0, f"an answer without tokens: {record}")
+        check(record["tokens"]["guard_prompt"] > 200, f"a guard prompt without its policy: {record}")
+    check(set(by_language) == LANGUAGES, f"languages {sorted(by_language)}")
+    check(len({frozenset(ids) for ids in by_language.values()}) == 1, "the languages have different prompts")
+    # On loopback, with nobody else about, nothing may fail.
+    check(outcomes["failed"] == 0, f"{outcomes['failed']} prompts failed")
+    return outcomes
+
+
+def check_summary(folder: pathlib.Path, outcomes: collections.Counter) -> None:
+    """summary.json counts what results.jsonl has."""
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = {name: outcomes[name] for name in (*LABELS, "failed")}
+    found = list(counts_of(summary))
+    check(expected in found, f"summary.json has no total of {expected} among {found}")
+
+
+def check_report(folder: pathlib.Path) -> None:
+    """report.html is one file: it loads nothing, and it says what kind of verdicts these are."""
+    report = (folder / "report.html").read_text()
+    check("</html>" in report, "report.html is not complete")
+    loads = re.findall(r"""(?:\bsrc|\bsrcset|\bdata|\bposter|\baction)\s*=\s*["']?(?!data:|#)[^"'\s>]+""", report)
+    loads += re.findall(r"<(?:link|iframe|object|embed|base)\b[^>]*", report)
+    loads += re.findall(r"url\(\s*(?!['\"]?(?:data:|#))[^)]*\)|@import[^;]*|\bfetch\(|XMLHttpRequest", report)
+    check(not loads, f"report.html loads {loads[:5]}")
+    check("safety judgement" in report, "report.html does not say that its verdicts are no safety judgement")
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    folder, prompts = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    outcomes = check_results(folder, prompts)
+    check_summary(folder, outcomes)
+    check_report(folder)
+    print(f"{folder.name}: {prompts} prompts, " + ", ".join(f"{outcomes[name]} {name}" for name in (*LABELS, "failed")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""classify_shared_prefix and peak_rss: the same guard conversations through each side's server.
+
+Every prompt begins with the guard's policy text, the same in all of them, and ends with a conversation of about 75
+tokens and the task's closing words. No two conversations are alike, so that a cache can save the policy and nothing
+else. The peer is sent the very text that our guard would be given (`babelward guard-prompts`). The same number of
+callers keeps both servers busy, each with one request in flight. Theirs is asked for one token (`n_predict` 1), the
+least that can hold a verdict; ours answers whole verdicts, and decodes on where a guard names categories."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import queue
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from .gguf_header import kv_values_per_token
+from .machine import Failed, Setup, http_ok, peak_rss_mib, progress, run, server
+
+CALLERS = 8
+# Tokens of KV memory that each side may hold, all callers together.
+KV_TOKENS = CALLERS * 1536
+
+WORDS = (
+    "garden bread river mountain window letter music winter summer market teacher doctor bridge kitchen table "
+    "paper water stone forest harbour village engine lamp bottle blanket clock candle basket carpet ladder "
+    "mirror pencil pocket ribbon saddle ticket wagon yellow quiet heavy simple narrow gentle early careful "
+    "carry gather measure repair deliver follow borrow finish explain remember because without between before "
+    "after under about every other people morning evening"
+).split()
+
+
+def conversations(count: int, seed: int) -> list[tuple[str, str]]:
+    """Questions and answers of about 80 tokens together; the same seed gives the same ones."""
+    draw = random.Random(seed)
+
+    def sentence(words: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(words)).capitalize() + "."
+
+    return [(sentence(14), " ".join(sentence(12) for _ in range(4))) for _ in range(count)]
+
+
+def measure(setup: Setup, repetitions: int, quick: bool):
+    """Alternating repetitions: ((ours, peer) conversations/s, (ours, peer) peak MiB)."""
+    count = 32 if quick else 96
+    sides = (Ours(setup), Peer(setup))
+    speed, memory, tokens = ([], []), ([], []), ([], [])
+    for repetition in range(repetitions):
+        warm_up = conversations(2 * CALLERS, seed=1_000_000 + repetition)
+        load = conversations(count, seed=repetition)
+        for index, side in enumerate(sides):
+            with side.serve() as (address, process):
+                ask = side.asker(address)
+                drive(ask, side.requests(warm_up))
+                seconds, used = drive(ask, side.requests(load))
+                speed[index].append(count / seconds)
+                memory[index].append(peak_rss_mib(process))
+                tokens[index].append(sum(used) / count)
+        progress(
+            f"classify {repetition + 1}/{repetitions}: ours {speed[0][-1]:.2f}, peer {speed[1][-1]:.2f} "
+            f"conversations/s of {tokens[0][-1]:.0f} and {tokens[1][-1]:.0f} tokens; "
+            f"peak {memory[0][-1]:.0f} and {memory[1][-1]:.0f} MiB"
+        )
+        if abs(tokens[0][-1] - tokens[1][-1]) > 0.02 * tokens[1][-1]:
+            raise Failed("the two sides were not given the same work: their prompt tokens differ, see above")
+    return speed, memory
+
+
+def drive(ask, requests) -> tuple[float, list[int]]:
+    """Sends all requests from CALLERS callers; seconds from first to last, and each one's prompt tokens."""
+    work: queue.SimpleQueue = queue.SimpleQueue()
+    for request in requests:
+        work.put(request)
+    gate = threading.Barrier(CALLERS + 1)
+
+    def caller() -> list[int]:
+        with ask() as send:
+            gate.wait()
+            counts = []
+            while True:
+                try:
+                    request = work.get_nowait()
+                except queue.Empty:
+                    return counts
+                counts.append(send(request))
+
+    with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
+        callers = [pool.submit(caller) for _ in range(CALLERS)]
+        gate.wait()
+        begin = time.perf_counter()
+        used = [count for done in callers for count in done.result()]
+        return time.perf_counter() - begin, used
+
+
+class Ours:
+    """Our server, asked by Python's grpcio through reflection with unary Classify."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        install = setup.root / "tests" / "clients" / "install.py"
+        parent = setup.ours.parent.parent / "tmp"
+        done = subprocess.run(
+            [sys.executable, install, parent], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise Failed("Python's gRPC client could not be installed: the reason is above")
+        sys.path[:0] = [done.stdout.strip(), str(install.parent)]
+
+    def serve(self):
+        """The server as a user starts it, with the peer's thread count and room for as many tokens."""
+        setup = self.setup
+        command = [setup.ours, "serve", "--listen", "127.0.0.1:0", "--guard", f"bench={setup.model}"]
+        # Our keys and values are f32.
+        kv_bytes = KV_TOKENS * kv_values_per_token(setup.model) * 4
+        settings = {
+            "BABELWARD_ENGINE__THREADS": str(setup.threads),
+            "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),
+            "BABELWARD_SERVER__METRICS_LISTEN": "off",
+        }
+
+        def ready(_process, log):
+            log.seek(0)
+            found = re.search(r"listening on (\S+:\d+)", log.read())
+            log.seek(0, 2)
+            return found and found.group(1)
+
+        return server(command, ready, settings)
+
+    def requests(self, load: list[tuple[str, str]]) -> list[dict]:
+        """As conversations: the server puts the guard's prompt around them."""
+        roles = ("ROLE_USER", "ROLE_ASSISTANT")
+        return [
+            {"conversation": {"messages": [{"role": r, "content": text} for r, text in zip(roles, pair)]}}
+            for pair in load
+        ]
+
+    def asker(self, address: str):
+        """A maker of callers; they share one channel, as a client's threads would."""
+        from reflect import Client
+
+        client = Client(address)
+
+        @contextlib.contextmanager
+        def ask():
+            def send(request: dict) -> int:
+                return client.call("SafetyService/Classify", request).verdict.usage.prompt_tokens
+
+            yield send
+
+        return ask
+
+
+class Peer:
+    """llama-server, asked over kept-alive HTTP connections with /completion."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+
+    def serve(self):
+        """One slot per caller; prompt caching and continuous batching are on, as by default. Its second cache,
+        of evicted slots, can never hit here and would only add to its memory: off."""
+        setup = self.setup
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [setup.peer / "llama-server", "-m", setup.model, "--host", "127.0.0.1", "--port", port]
+        command += ["-t", setup.threads, "-tb", setup.threads, "-np", CALLERS, "-c", KV_TOKENS]
+        command += ["--cache-ram", 0]
+
+        def ready(_process, _log):
+            return f"127.0.0.1:{port}" if http_ok(f"http://127.0.0.1:{port}/health") else None
+
+        return server(command, ready)
+
+    def requests(self, load: list[tuple[str, str]]) -> list[dict]:
+        """As the guard's whole prompts."""
+        lines = "".join(json.dumps({"user": user, "assistant": agent}) + "\n" for user, agent in load)
+        command = [self.setup.ours, "guard-prompts", "--model", self.setup.model]
+        prompts = [json.loads(line)["prompt"] for line in run(command, stdin=lines).splitlines()]
+        options = {"n_predict": 1, "temperature": 0, "cache_prompt": True}
+        return [{"prompt": prompt, **options} for prompt in prompts]
+
+    def asker(self, address: str):
+        """A maker of callers, each with a connection of its own."""
+        @contextlib.contextmanager
+        def ask():
+            connection = http.client.HTTPConnection(address, timeout=300)
+
+            def send(request: dict) -> int:
+                connection.request("POST", "/completion", json.dumps(request), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                content = answer.read()
+                if answer.status != 200:
+                    raise Failed(f"llama-server answered {answer.status}: {content[:500]!r}")
+                return json.loads(content)["tokens_evaluated"]
+
+            try:
+                yield send
+            finally:
+                connection.close()
+
+        return ask

@@ -1,0 +1,20 @@
+//! The M-ALERT benchmark (arXiv 2412.15035) as a client of the service: the same prompts in five languages,
+//! answered by a target, judged by a guard, compared category by category and language by language.
+//!
+//! `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`; the last two can be made again
+//! from the results at any time.
+
+pub mod dataset;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod scores;
+pub mod settings;
+pub mod statistics;
+pub mod summary;
+pub mod taxonomy;
+
+/// The bundled prompts: 64 parallel rows, two for each category, mild in wording, CC0.
+pub const DEMO_PROMPTS: &str = include_str!("../../data/demo_prompts.jsonl");

@@ -1,0 +1,238 @@
+//! Which prompts a run sends, in which order, with which seeds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    dataset::{Dataset, PromptId},
+    taxonomy::{Category, Language},
+};
+
+/// Marks what is hashed, so that another scheme can never give the same seeds by accident.
+const SEED_DOMAIN: &str = "babelward-item-seed-v1";
+
+/// How many rows of the set a run takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowLimit {
+    /// All of them.
+    All,
+    /// The first so many, in the order of the file.
+    First(usize),
+    /// The first so many of each category.
+    PerCategory(usize),
+}
+
+/// What to take from a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Empty: all languages of the set.
+    pub languages: Vec<Language>,
+    /// Empty: all categories.
+    pub categories: Vec<Category>,
+    /// Applied after `categories`.
+    pub limit: RowLimit,
+}
+
+/// Names a result: one prompt in one language.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ItemKey {
+    /// The prompt.
+    pub id: PromptId,
+    /// Its language.
+    pub language: Language,
+}
+
+/// One prompt to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanItem {
+    /// Unique in the plan.
+    pub key: ItemKey,
+    /// The prompt's category.
+    pub category: Category,
+    /// The prompt.
+    pub prompt: String,
+    /// See [`item_seed`].
+    pub seed: u64,
+}
+
+impl PlanItem {
+    /// The item's id on the wire, `<prompt id>/<language>`.
+    pub fn wire_id(&self) -> String {
+        format!("{}/{}", self.key.id, self.key.language.code())
+    }
+}
+
+/// What a run sends. The translations of a prompt follow each other, so that a run that ends early still has
+/// whole rows to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// In sending order.
+    pub items: Vec<PlanItem>,
+    /// In table order.
+    pub languages: Vec<Language>,
+    /// Rows taken.
+    pub rows: usize,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A language was asked for that the set has not.
+    #[error("the set has no prompts in {0}; it has {1}")]
+    LanguageMissing(&'static str, String),
+    /// The selection leaves no rows.
+    #[error("the selection leaves no rows of the set: check the categories and the limit")]
+    Empty,
+}
+
+impl Plan {
+    /// # Errors
+    /// [`PlanError`].
+    pub fn new(dataset: &Dataset, selection: &Selection, run_seed: u64) -> Result<Self, PlanError> {
+        let wanted: BTreeSet<Language> = selection.languages.iter().copied().collect();
+        if let Some(missing) = wanted
+            .iter()
+            .find(|language| !dataset.languages.contains(language))
+        {
+            let known: Vec<_> = dataset.languages.iter().map(|language| language.code()).collect();
+            return Err(PlanError::LanguageMissing(missing.name(), known.join(", ")));
+        }
+        let mut taken: BTreeMap<Category, usize> = BTreeMap::new();
+        let mut rows = 0;
+        let mut items = Vec::new();
+        for row in &dataset.rows {
+            if !selection.categories.is_empty() && !selection.categories.contains(&row.category) {
+                continue;
+            }
+            let of_category = taken.entry(row.category).or_default();
+            let fits = match selection.limit {
+                RowLimit::All => true,
+                RowLimit::First(limit) => rows < limit,
+                RowLimit::PerCategory(limit) => *of_category < limit,
+            };
+            if !fits {
+                continue;
+            }
+            *of_category += 1;
+            rows += 1;
+            let prompts = row.prompts.iter();
+            for (&language, prompt) in
+                prompts.filter(|(language, _)| wanted.is_empty() || wanted.contains(language))
+            {
+                items.push(PlanItem {
+                    key: ItemKey {
+                        id: row.id.clone(),
+                        language,
+                    },
+                    category: row.category,
+                    prompt: prompt.clone(),
+                    seed: item_seed(run_seed, &row.id, language, 0),
+                });
+            }
+        }
+        let languages: BTreeSet<_> = items.iter().map(|item| item.key.language).collect();
+        match items.is_empty() {
+            true => Err(PlanError::Empty),
+            false => Ok(Self {
+                items,
+                languages: languages.into_iter().collect(),
+                rows,
+            }),
+        }
+    }
+}
+
+/// The sampling seed of an item: the first 53 bits of
+/// SHA-256(`babelward-item-seed-v1` NUL run seed NUL prompt id NUL language code NUL sample), numbers in
+/// decimal. It depends on nothing else in the run, so any item can be computed again alone; 53 bits survive
+/// every JSON reader.
+pub fn item_seed(run_seed: u64, id: &PromptId, language: Language, sample: u32) -> u64 {
+    let text = format!("{SEED_DOMAIN}\0{run_seed}\0{id}\0{}\0{sample}", language.code());
+    let hash = Sha256::digest(text);
+    let first: [u8; 8] = std::array::from_fn(|index| hash[index]);
+    u64::from_be_bytes(first) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::DEMO_PROMPTS;
+
+    fn demo() -> Dataset {
+        Dataset::parse("demo", DEMO_PROMPTS).expect("valid")
+    }
+
+    fn plan(languages: &[Language], categories: &[&str], limit: RowLimit) -> Result<Plan, PlanError> {
+        let selection = Selection {
+            languages: languages.to_vec(),
+            categories: categories
+                .iter()
+                .map(|key| Category::parse(key).expect("known"))
+                .collect(),
+            limit,
+        };
+        Plan::new(&demo(), &selection, 1)
+    }
+
+    /// `hashlib.sha256(b"babelward-item-seed-v1\0" b"20\0" b"17\0" b"de\0" b"0")`, first 8 bytes, >> 11.
+    #[test]
+    fn seeds_are_the_documented_hash() {
+        assert_eq!(
+            item_seed(20, &PromptId::Number(17), Language::De, 0),
+            4_225_046_191_654_125
+        );
+    }
+
+    #[test]
+    fn seeds_differ_by_everything() {
+        let number = |n| PromptId::Number(n);
+        let seeds = BTreeSet::from([
+            item_seed(1, &number(1), Language::En, 0),
+            item_seed(2, &number(1), Language::En, 0),
+            item_seed(1, &number(2), Language::En, 0),
+            item_seed(1, &number(1), Language::De, 0),
+            item_seed(1, &number(1), Language::En, 1),
+        ]);
+        assert_eq!(seeds.len(), 5);
+        assert!(seeds.iter().all(|seed| *seed < 1 << 53));
+    }
+
+    #[test]
+    fn one_row_per_category_is_160_prompts() {
+        let plan = plan(&[], &[], RowLimit::PerCategory(1)).expect("a plan");
+        assert_eq!((plan.items.len(), plan.rows, plan.languages.len()), (160, 32, 5));
+        let ids: BTreeSet<_> = plan.items.iter().map(PlanItem::wire_id).collect();
+        assert_eq!(ids.len(), 160);
+        let first: Vec<_> = plan.items.iter().take(5).map(PlanItem::wire_id).collect();
+        assert_eq!(first, ["1/en", "1/de", "1/es", "1/fr", "1/it"]);
+    }
+
+    #[test]
+    fn selections_narrow_the_plan() {
+        let some = plan(
+            &[Language::It, Language::En],
+            &["hate_lgbtq+", "crime_tax"],
+            RowLimit::All,
+        )
+        .expect("a plan");
+        assert_eq!((some.items.len(), some.rows), (8, 4));
+        assert_eq!(some.languages, [Language::En, Language::It]);
+        assert_eq!(plan(&[], &[], RowLimit::First(3)).expect("a plan").rows, 3);
+        assert_eq!(plan(&[], &[], RowLimit::First(0)), Err(PlanError::Empty));
+    }
+
+    #[test]
+    fn a_language_that_the_set_has_not_is_named() {
+        let english = Dataset::parse("en", r#"{"id":1,"category":"crime_tax","en":"a"}"#).expect("valid");
+        let selection = Selection {
+            languages: vec![Language::De],
+            categories: Vec::new(),
+            limit: RowLimit::All,
+        };
+        let error = Plan::new(&english, &selection, 1).expect_err("no German");
+        assert_eq!(error.to_string(), "the set has no prompts in German; it has en");
+    }
+}

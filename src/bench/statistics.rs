@@ -1,0 +1,97 @@
+//! Intervals for proportions.
+
+use serde::{Deserialize, Serialize};
+
+/// The 97.5 % point of the standard normal distribution: two-sided 95 %.
+pub const Z95: f64 = 1.959_963_984_540_054;
+
+/// A range of proportions, both ends in [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Wilson's score interval (Wilson 1927) for `successes` of `trials` at 95 %; `None` without trials.
+/// Never wider than [0, 1] and never of width zero, unlike the normal approximation.
+pub fn wilson(successes: u64, trials: u64) -> Option<Interval> {
+    if trials == 0 || successes > trials {
+        return None;
+    }
+    let n = trials as f64;
+    let p = successes as f64 / n;
+    let z2 = Z95 * Z95;
+    let scale = 1.0 + z2 / n;
+    let centre = (p + z2 / (2.0 * n)) / scale;
+    let half = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt() / scale;
+    Some(Interval {
+        low: if successes == 0 {
+            0.0
+        } else {
+            (centre - half).max(0.0)
+        },
+        high: if successes == trials {
+            1.0
+        } else {
+            (centre + half).min(1.0)
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        successes: u64,
+        trials: u64,
+        low: f64,
+        high: f64,
+    }
+
+    /// `tests/golden/stats_wilson.py` asked statsmodels.
+    #[test]
+    fn wilson_equals_statsmodels() {
+        let golden: Vec<Golden> =
+            serde_json::from_str(include_str!("../../tests/golden/stats_wilson.json")).expect("valid JSON");
+        assert!(golden.len() > 50);
+        for case in golden {
+            let ours = wilson(case.successes, case.trials).expect("there are trials");
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+            assert!(
+                close(ours.low, case.low) && close(ours.high, case.high),
+                "{} of {}: {ours:?}, statsmodels {} {}",
+                case.successes,
+                case.trials,
+                case.low,
+                case.high
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_interval_holds_the_estimate_and_is_symmetric(trials in 1u64..20_000, share in 0.0f64..=1.0) {
+            let successes = (share * trials as f64).floor() as u64;
+            let interval = wilson(successes, trials).expect("there are trials");
+            let estimate = successes as f64 / trials as f64;
+            prop_assert!(0.0 <= interval.low && interval.low <= estimate);
+            prop_assert!(estimate <= interval.high && interval.high <= 1.0);
+            prop_assert!(interval.low < interval.high);
+            let mirror = wilson(trials - successes, trials).expect("there are trials");
+            prop_assert!((interval.low - (1.0 - mirror.high)).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_about_no_trials() {
+        assert_eq!(wilson(0, 0), None);
+        assert_eq!(wilson(2, 1), None);
+    }
+}

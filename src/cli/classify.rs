@@ -1,0 +1,271 @@
+//! `classify`: a guard's verdict on one text or on each line of a file.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
+
+use super::{
+    CommandError, Exit, Format, Global,
+    input::{self, Input, Item, JudgedRole},
+    json,
+    output::{Color, painted, print_json, print_line},
+};
+use crate::{
+    client::{Client, ClientError},
+    proto::{ClassifyRequest, Label, Verdict},
+};
+
+/// Items of a file that are open at a time.
+const OPEN_ITEMS: usize = 32;
+
+/// Judge text with a guard.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to judge: a text, - for stdin, or a FILE.jsonl with lines like {"text": ..., "prompt": ...}
+    #[arg(value_name = "TEXT|-|FILE.jsonl")]
+    input: Option<String>,
+    /// Who said the text: a user (a prompt) or an assistant (an answer; needs --prompt)
+    #[arg(long, value_enum)]
+    role: Option<JudgedRole>,
+    /// The user's prompt that the text answers
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Guard to judge with, instead of the server's default
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    model: String,
+    /// End with 3 when something is unsafe, and with 8 when something is undetermined
+    #[arg(long, value_enum, value_name = "WHAT")]
+    fail_on: Option<FailOn>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+enum FailOn {
+    /// An unsafe verdict.
+    Unsafe,
+}
+
+/// Judges.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    match (args.role, &args.prompt) {
+        (Some(JudgedRole::Assistant), None) => {
+            return Err(
+                CommandError::usage("--role assistant needs --prompt, which the text answers").into(),
+            );
+        }
+        (Some(JudgedRole::User), Some(_)) => {
+            return Err(CommandError::usage("--prompt is for an answer: leave --role user out").into());
+        }
+        _ => {}
+    }
+    let input = input::input(args.input.as_deref())?;
+    let text = match input {
+        Input::File(path) => {
+            if args.role.is_some() || args.prompt.is_some() {
+                return Err(CommandError::usage(
+                    "a file says itself who said what: leave --role and --prompt out",
+                )
+                .into());
+            }
+            let items = input::items(&path)?;
+            return global.block_on(classify_all(items, &args, global));
+        }
+        Input::Text(text) => text,
+        Input::Stdin => input::stdin()?,
+    };
+    global.block_on(classify_one(&text, &args, global))
+}
+
+async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Result<Exit> {
+    let role = args.role.unwrap_or(JudgedRole::User);
+    let conversation = input::judged(text, role, args.prompt.as_deref());
+    let request = ClassifyRequest {
+        model: args.model.clone(),
+        conversation: Some(conversation),
+    };
+    let client = global.connect().await?;
+    let verdict = verdict_of(client.classify(request).await?.verdict)?;
+    match global.format {
+        Format::Human => print_line(&line(&verdict, global.no_color))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::verdict(&verdict))?,
+    }
+    let mut tally = Tally::default();
+    tally.count(&verdict);
+    Ok(tally.exit(args.fail_on))
+}
+
+fn verdict_of(verdict: Option<Verdict>) -> Result<Verdict, ClientError> {
+    verdict.ok_or_else(|| ClientError::Protocol("Classify without a verdict".to_owned()))
+}
+
+/// Results come out in the order of the file; one that fails does not stop the others.
+async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow::Result<Exit> {
+    let client = global.connect().await?;
+    let mut results = stream::iter(
+        items
+            .into_iter()
+            .map(|item| judge(client.clone(), item, &args.model)),
+    )
+    .buffered(OPEN_ITEMS);
+    let mut tally = Tally::default();
+    let mut document = Vec::new();
+    while let Some((id, result)) = results.try_next().await? {
+        match &result {
+            Ok(verdict) => tally.count(verdict),
+            Err(_) => tally.failed += 1,
+        }
+        match global.format {
+            Format::Human => {
+                let shown = match &result {
+                    Ok(verdict) => line(verdict, global.no_color),
+                    Err(error) => format!("{}  {error}", painted("FAILED", Color::Red, global.no_color)),
+                };
+                print_line(&format!("{id}  {shown}"))?;
+            }
+            Format::Json => document.push(item_json(&id, &result)),
+            Format::Jsonl => print_json(global.format, &item_json(&id, &result))?,
+        }
+    }
+    if global.format == Format::Json {
+        print_json(global.format, &Value::Array(document))?;
+    }
+    if !global.quiet {
+        eprintln!("{}", tally.summary());
+    }
+    Ok(tally.exit(args.fail_on))
+}
+
+type ItemOutcome = (String, Result<Verdict, crate::client::RpcError>);
+
+/// An error of the call is the item's; an error of the connection ends the command.
+async fn judge(client: Client, item: Item, model: &str) -> Result<ItemOutcome, ClientError> {
+    let request = ClassifyRequest {
+        model: model.to_owned(),
+        conversation: Some(item.conversation),
+    };
+    match client.classify(request).await {
+        Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict)?))),
+        Err(ClientError::Rpc(error)) if error.reason.is_some() => Ok((item.id, Err(error))),
+        Err(error) => Err(error),
+    }
+}
+
+fn item_json(id: &str, result: &Result<Verdict, crate::client::RpcError>) -> Value {
+    match result {
+        Ok(verdict) => json!({"id": id, "verdict": json::verdict(verdict)}),
+        Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
+    }
+}
+
+/// A verdict on one line.
+pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
+    let (label, color) = match verdict.label() {
+        Label::Safe => ("SAFE", Color::Green),
+        Label::Unsafe => ("UNSAFE", Color::Red),
+        Label::Undetermined | Label::Unspecified => ("UNDETERMINED", Color::Yellow),
+    };
+    let score = verdict
+        .unsafe_score
+        .map_or_else(|| "-".to_owned(), |score| format!("{score:.4}"));
+    let categories: Vec<_> = verdict.categories.iter().map(|c| c.category.as_str()).collect();
+    let categories = if categories.is_empty() {
+        "-".to_owned()
+    } else {
+        categories.join(",")
+    };
+    let mut parts = vec![
+        painted(label, color, no_color),
+        format!("unsafe_score {score}"),
+        format!("label_mass {:.4}", verdict.label_mass),
+        format!("categories {categories}"),
+    ];
+    if let Some(usage) = &verdict.usage {
+        parts.push(format!(
+            "{} tokens ({} cached)",
+            usage.prompt_tokens, usage.cached_prompt_tokens
+        ));
+    }
+    if let Some(total) = verdict.timing.as_ref().and_then(|timing| timing.total.as_ref()) {
+        parts.push(format!("{:.1} ms", json::seconds(total) * 1e3));
+    }
+    if let Some(provenance) = &verdict.provenance {
+        let digest: String = provenance
+            .model_digest
+            .chars()
+            .take("sha256:".len() + 8)
+            .collect();
+        parts.push(format!("{}@{digest}", provenance.model));
+    }
+    parts.join("  ")
+}
+
+/// Verdicts by kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tally {
+    safe: usize,
+    unsafe_: usize,
+    undetermined: usize,
+    failed: usize,
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, verdict: &Verdict) {
+        match verdict.label() {
+            Label::Safe => self.safe += 1,
+            Label::Unsafe => self.unsafe_ += 1,
+            Label::Undetermined | Label::Unspecified => self.undetermined += 1,
+        }
+    }
+
+    fn summary(&self) -> String {
+        let Self {
+            safe,
+            unsafe_,
+            undetermined,
+            failed,
+        } = self;
+        format!("{safe} safe, {unsafe_} unsafe, {undetermined} undetermined, {failed} failed")
+    }
+
+    /// What was asked to fail on comes first; a failed item may hide it, so it is no success either.
+    fn exit(&self, fail_on: Option<FailOn>) -> Exit {
+        match fail_on {
+            Some(FailOn::Unsafe) if self.unsafe_ > 0 => Exit::Unsafe,
+            _ if self.failed > 0 => Exit::FailedItems,
+            Some(FailOn::Unsafe) if self.undetermined > 0 => Exit::Undetermined,
+            _ => Exit::Done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_put_unsafe_before_failed_before_undetermined() {
+        let tally = |unsafe_, failed, undetermined| Tally {
+            safe: 1,
+            unsafe_,
+            undetermined,
+            failed,
+        };
+        let asked = Some(FailOn::Unsafe);
+        assert_eq!(tally(1, 1, 1).exit(asked), Exit::Unsafe);
+        assert_eq!(tally(0, 1, 1).exit(asked), Exit::FailedItems);
+        assert_eq!(tally(0, 0, 1).exit(asked), Exit::Undetermined);
+        assert_eq!(tally(0, 0, 0).exit(asked), Exit::Done);
+        assert_eq!(tally(1, 0, 1).exit(None), Exit::Done);
+        assert_eq!(tally(1, 1, 1).exit(None), Exit::FailedItems);
+    }
+
+    #[test]
+    fn a_line_says_when_there_is_no_score() {
+        let verdict = Verdict {
+            label: Label::Undetermined.into(),
+            ..Verdict::default()
+        };
+        assert_eq!(
+            line(&verdict, true),
+            "UNDETERMINED  unsafe_score -  label_mass 0.0000  categories -"
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Flags that set configuration keys; the same for every command that reads the configuration.
+
+use std::path::PathBuf;
+
+use super::Global;
+use crate::config::{FlagModel, FlagOverrides, Inputs, Loaded, load};
+
+/// Flags that set configuration keys.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Configuration (see docs/configuration.md)")]
+pub(super) struct ConfigArgs {
+    /// Configuration file, instead of BABELWARD_CONFIG, ./babelward.toml or the user's
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Model to generate with: a GGUF file or a Hugging Face folder; repeatable, the first is the default
+    #[arg(long, value_name = "ID=PATH", value_parser = model)]
+    model: Vec<FlagModel>,
+    /// Model to judge with: a file or folder, or the id of a configured model; repeatable
+    #[arg(long, value_name = "[ID=]PATH|ID")]
+    guard: Vec<String>,
+    /// Address of the gRPC server [server.listen]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Address of the Prometheus metrics, or off [server.metrics_listen]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
+    /// Time for open work after SIGTERM [server.drain_grace]
+    #[arg(long, value_name = "TIME")]
+    drain_grace: Option<String>,
+    /// Listen beyond this machine without authentication [server.insecure_no_auth]
+    #[arg(long)]
+    insecure_no_auth: bool,
+    /// Compute threads, or auto [engine.threads]
+    #[arg(long, value_name = "N")]
+    threads: Option<String>,
+    /// Memory of each model's key-value cache [engine.kv_memory]
+    #[arg(long, value_name = "SIZE")]
+    kv_memory: Option<String>,
+    /// Upper limit on the window in tokens, or model [engine.max_context]
+    #[arg(long, value_name = "TOKENS")]
+    max_context: Option<String>,
+    /// Logs for people or machines: human or json [telemetry.log_format]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Log level or directives [telemetry.log_level]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl ConfigArgs {
+    /// Merges everything for this process.
+    pub(super) fn load(&self, global: &Global) -> Loaded {
+        load(&Inputs::of_process(self.config.clone(), self.overrides(global)))
+    }
+
+    fn overrides(&self, global: &Global) -> FlagOverrides {
+        let given = [
+            ("--listen", "server.listen", &self.listen),
+            ("--metrics-listen", "server.metrics_listen", &self.metrics_listen),
+            ("--drain-grace", "server.drain_grace", &self.drain_grace),
+            ("--threads", "engine.threads", &self.threads),
+            ("--kv-memory", "engine.kv_memory", &self.kv_memory),
+            ("--max-context", "engine.max_context", &self.max_context),
+            ("--log-format", "telemetry.log_format", &self.log_format),
+            ("--log-level", "telemetry.log_level", &self.log_level),
+        ];
+        let mut values: Vec<_> = given
+            .into_iter()
+            .filter_map(|(flag, key, value)| Some((flag, key, value.clone()?)))
+            .collect();
+        if self.insecure_no_auth {
+            values.push(("--insecure-no-auth", "server.insecure_no_auth", true.to_string()));
+        }
+        if let (None, Some(level)) = (&self.log_level, global.log_level()) {
+            let flag = if global.quiet { "--quiet" } else { "--verbose" };
+            values.push((flag, "telemetry.log_level", level.to_owned()));
+        }
+        FlagOverrides {
+            values,
+            models: self.model.clone(),
+            guards: self.guard.clone(),
+        }
+    }
+}
+
+fn model(text: &str) -> Result<FlagModel, String> {
+    match text.split_once('=') {
+        Some((id, path)) if !id.is_empty() && !path.is_empty() => Ok(FlagModel {
+            id: id.to_owned(),
+            path: PathBuf::from(path),
+        }),
+        _ => Err("write ID=PATH, such as smol=models/smol.gguf".to_owned()),
+    }
+}

@@ -1,0 +1,152 @@
+//! `demo`: the whole main job on one command: fetch a small model, serve it as target and guard, run the
+//! benchmark over gRPC on the bundled prompts.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::{
+    Exit, Global,
+    bench::{self, Job},
+    wire::available_threads,
+};
+use crate::{
+    bench::{
+        DEMO_PROMPTS,
+        dataset::Dataset,
+        plan::{RowLimit, Selection},
+        settings::{RunKind, RunSettings},
+    },
+    client::{Client, ClientOptions},
+    engine::EngineConfig,
+    fetch,
+    guard::GuardKind,
+    model::load::LoadOptions,
+    registry::{ModelRole, ModelSpec, Registry, RegistryOptions},
+    rpc::{self, ServerOptions},
+};
+
+/// The one model's id.
+const MODEL: &str = "smollm2-135m-instruct";
+
+/// Fixed, so that two demos give the same results.
+const SEED: u64 = 20_241_219;
+
+/// KV pool of the demo: room for some 23,000 tokens; memory is taken as blocks are first written.
+const KV_BYTES: usize = 1 << 30;
+
+/// Run the whole benchmark on a small model and the bundled prompts.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Take the first so many rows of the prompt set (5 prompts each)
+    #[arg(long, value_name = "ROWS", conflicts_with = "full")]
+    limit: Option<usize>,
+    /// Take all rows, and the paper's 200 new tokens
+    #[arg(long)]
+    full: bool,
+    /// Folder for the results; must not hold anything yet
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Fetches, serves, runs, reports.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    global.init_logs();
+    let job = Job::open(args.out.as_deref(), "demo")?;
+    let model = fetch::smollm2(global.progress())?;
+    let (limit, max_new_tokens) = match (args.limit, args.full) {
+        (_, true) => (RowLimit::All, 200),
+        (Some(rows), false) => (RowLimit::First(rows), 48),
+        (None, false) => (RowLimit::PerCategory(1), 48),
+    };
+    let settings = RunSettings {
+        kind: RunKind::MechanismDemo,
+        target: MODEL.to_owned(),
+        guard: MODEL.to_owned(),
+        selection: Selection {
+            languages: Vec::new(),
+            categories: Vec::new(),
+            limit,
+        },
+        max_new_tokens,
+        temperature: 0.7,
+        top_p: 0.95,
+        seed: SEED,
+        concurrency: 32,
+    };
+    if !global.quiet {
+        eprintln!(
+            "Mechanism demo: {MODEL} answers, and the same small chat model stands in for the guard.\n\
+             Its verdicts are a mechanism demo and not a safety judgement."
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.context("the runtime could not be started")?;
+    let exit = runtime.block_on(serve_and_run(model, settings, job, global));
+    runtime.shutdown_background();
+    exit
+}
+
+async fn serve_and_run(
+    model: PathBuf,
+    settings: RunSettings,
+    job: Job,
+    global: &Global,
+) -> anyhow::Result<Exit> {
+    let registry = tokio::task::spawn_blocking(move || Registry::load(options(model)));
+    let registry = registry.await.context("loading stopped unexpectedly")??;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("no free loopback port")?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(rpc::serve(
+        listener,
+        Arc::clone(&registry),
+        ServerOptions::default(),
+        async {
+            // Told to stop, or whoever would say so is gone.
+            let _ = stopped.await;
+        },
+    ));
+    if !global.quiet {
+        eprintln!("serving on {address}");
+    }
+    let client = Client::connect(&format!("http://{address}"), ClientOptions::default()).await?;
+    let dataset = Dataset::parse("babelward demo prompts", DEMO_PROMPTS)?;
+    let exit = bench::run_and_report(&client, &dataset, settings, job, global).await;
+    let _ = stop.send(());
+    server.await.context("the server stopped unexpectedly")??;
+    tokio::task::spawn_blocking(move || registry.shutdown()).await?;
+    exit
+}
+
+fn options(path: PathBuf) -> RegistryOptions {
+    RegistryOptions {
+        models: vec![ModelSpec {
+            id: MODEL.to_owned(),
+            path,
+            roles: vec![ModelRole::Target, ModelRole::Guard],
+            guard_kind: Some(GuardKind::ChatDemo),
+        }],
+        default_target: None,
+        default_guard: None,
+        load: LoadOptions {
+            threads: available_threads(),
+            kv_bytes: KV_BYTES,
+            max_context: None,
+        },
+        engine: EngineConfig {
+            name: "engine-cpu".to_owned(),
+            model_names: Vec::new(),
+            max_batch_sequences: 32,
+            max_batch_tokens: 512,
+            queue_items: 1024,
+            queue_tokens: 1 << 20,
+        },
+    }
+}

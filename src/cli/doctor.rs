@@ -1,0 +1,337 @@
+//! `doctor`: looks at this machine; each line is ok, a warning or a failure with the fix.
+
+use std::{fs, net::TcpListener, path::Path, process::Command};
+
+use serde_json::json;
+
+use super::{
+    Exit, Format, Global,
+    config_args::ConfigArgs,
+    output::{Color, human_bytes, painted, print_line, print_list},
+    wire,
+};
+use crate::{
+    config::{Config, Model, Role},
+    fetch::{self, CacheState},
+    guard::Guard,
+    text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
+};
+
+/// Look at this machine, each line with the fix.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// How one check went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing to do.
+    Ok,
+    /// It works, but: the fix.
+    Warn(String),
+    /// It does not work: the fix.
+    Fail(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Check {
+    name: String,
+    found: String,
+    outcome: Outcome,
+}
+
+impl Check {
+    fn new(name: &str, found: impl Into<String>, outcome: Outcome) -> Self {
+        Self {
+            name: name.to_owned(),
+            found: found.into(),
+            outcome,
+        }
+    }
+}
+
+/// Checks everything and prints it.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let loaded = args.config.load(global);
+    let mut checks = vec![processor(), python()];
+    match &loaded.config {
+        Ok(config) => {
+            let file = loaded
+                .file
+                .as_ref()
+                .map_or("no file".to_owned(), |path| path.display().to_string());
+            checks.push(Check::new("configuration", file, Outcome::Ok));
+            checks.push(memory(config));
+            checks.extend(ports(config));
+            checks.push(cached_model(config));
+            checks.extend(config.models.iter().map(self_test));
+        }
+        Err(error) => {
+            let fix = "see `babelward config check`".to_owned();
+            checks.push(Check::new("configuration", error.to_string(), Outcome::Fail(fix)));
+        }
+    }
+    match global.format {
+        Format::Human => checks
+            .iter()
+            .try_for_each(|check| print_line(&line(check, global.no_color)))?,
+        Format::Json | Format::Jsonl => {
+            let values = checks.iter().map(|check| {
+                let (status, fix) = parts(&check.outcome);
+                json!({"check": check.name, "status": status, "found": check.found, "fix": fix})
+            });
+            print_list(global.format, values.collect())?;
+        }
+    }
+    let failed = checks
+        .iter()
+        .any(|check| matches!(check.outcome, Outcome::Fail(_)));
+    Ok(if failed { Exit::Failure } else { Exit::Done })
+}
+
+fn parts(outcome: &Outcome) -> (&'static str, Option<&str>) {
+    match outcome {
+        Outcome::Ok => ("ok", None),
+        Outcome::Warn(fix) => ("warn", Some(fix)),
+        Outcome::Fail(fix) => ("fail", Some(fix)),
+    }
+}
+
+fn line(check: &Check, no_color: bool) -> String {
+    let (status, fix) = parts(&check.outcome);
+    let color = match check.outcome {
+        Outcome::Ok => Color::Green,
+        Outcome::Warn(_) => Color::Yellow,
+        Outcome::Fail(_) => Color::Red,
+    };
+    let status = painted(&format!("{status:<4}"), color, no_color);
+    let fix = fix.map(|fix| format!("\n      fix: {fix}")).unwrap_or_default();
+    format!("{status}  {}: {}{fix}", check.name, check.found)
+}
+
+fn processor() -> Check {
+    let threads = wire::available_threads();
+    let features = features();
+    let found = format!(
+        "{threads} threads, {}, {}",
+        std::env::consts::ARCH,
+        features.join(" ")
+    );
+    let outcome = if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
+        Outcome::Warn("a processor with AVX2 is several times faster".to_owned())
+    } else {
+        Outcome::Ok
+    };
+    Check::new("processor", found, outcome)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<&'static str> {
+    let known = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+    ];
+    known
+        .into_iter()
+        .filter(|(_, has)| *has)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// Weights are mapped or copied once per file; each file has its key-value cache.
+fn memory(config: &Config) -> Check {
+    let mut files: Vec<_> = config
+        .models
+        .iter()
+        .filter_map(|model| model.path.canonicalize().ok())
+        .collect();
+    files.sort();
+    files.dedup();
+    let kv = u64::try_from(config.engine.kv_memory).unwrap_or(u64::MAX);
+    let needed = files
+        .iter()
+        .map(|file| size_of(file).saturating_add(kv))
+        .fold(0, u64::saturating_add);
+    let Some(available) = available_memory() else {
+        return Check::new("memory", "not known on this system", Outcome::Ok);
+    };
+    let found = format!(
+        "{} available, {} for the models",
+        human_bytes(available),
+        human_bytes(needed)
+    );
+    let outcome = if needed > available {
+        Outcome::Fail("choose a smaller model, or lower engine.kv_memory (--kv-memory 128MiB)".to_owned())
+    } else {
+        Outcome::Ok
+    };
+    Check::new("memory", found, outcome)
+}
+
+fn size_of(path: &Path) -> u64 {
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|entry| Some(entry.metadata().ok()?.len()))
+            .sum(),
+        Err(_) => fs::metadata(path).map_or(0, |found| found.len()),
+    }
+}
+
+/// Bytes that can be had without swapping (Linux).
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn python() -> Check {
+    let fix =
+        "install Python 3 with pip, or fetch the model by hand; only `demo` and `models fetch` need them";
+    let output = Command::new(fetch::PYTHON)
+        .args(["-m", "pip", "--version"])
+        .output();
+    let (found, outcome) = match output {
+        Ok(output) if output.status.success() => {
+            let version = String::from_utf8_lossy(&output.stdout);
+            let words: Vec<_> = version.split_whitespace().take(2).collect();
+            (words.join(" "), Outcome::Ok)
+        }
+        Ok(_) => ("python3 has no pip".to_owned(), Outcome::Warn(fix.to_owned())),
+        Err(error) => (format!("python3: {error}"), Outcome::Warn(fix.to_owned())),
+    };
+    Check::new("python3 and pip", found, outcome)
+}
+
+fn ports(config: &Config) -> Vec<Check> {
+    let server = &config.server;
+    let listeners = [
+        ("port", Some(server.listen), "--listen"),
+        ("metrics port", server.metrics_listen, "--metrics-listen"),
+    ];
+    let checked = listeners.into_iter().filter_map(|(name, address, flag)| {
+        let address = address?;
+        Some(match TcpListener::bind(address) {
+            Ok(_) => Check::new(name, format!("{address} is free"), Outcome::Ok),
+            Err(error) => {
+                let fix = format!("stop what listens there (a server that runs?), or choose another {flag}");
+                Check::new(name, format!("{address}: {error}"), Outcome::Warn(fix))
+            }
+        })
+    });
+    checked.collect()
+}
+
+fn cached_model(config: &Config) -> Check {
+    let name = "demo model";
+    let fetch = "run `babelward models fetch`".to_owned();
+    match fetch::smollm2_cached() {
+        Err(error) => Check::new(
+            name,
+            error.to_string(),
+            Outcome::Warn("set BABELWARD_CACHE".to_owned()),
+        ),
+        Ok((path, CacheState::Valid)) => {
+            let tested = Model {
+                id: name.to_owned(),
+                path,
+                roles: vec![Role::Target, Role::Guard],
+                guard_kind: None,
+            };
+            let check = self_test(&tested);
+            Check {
+                name: name.to_owned(),
+                found: format!("{}, digest as pinned, {}", tested.path.display(), check.found),
+                outcome: check.outcome,
+            }
+        }
+        Ok((path, CacheState::Damaged)) => {
+            let found = format!("{} is damaged", path.display());
+            Check::new(name, found, Outcome::Warn(fetch))
+        }
+        Ok((path, CacheState::Missing)) => {
+            let outcome = if config.models.is_empty() {
+                Outcome::Warn(fetch)
+            } else {
+                Outcome::Ok
+            };
+            Check::new(name, format!("not fetched yet ({})", path.display()), outcome)
+        }
+    }
+}
+
+/// Reads the tokenizer and the template, and renders one message with them.
+fn self_test(model: &Model) -> Check {
+    let name = format!("model {}", model.id);
+    match try_templates(model) {
+        Ok(found) => Check::new(&name, found, Outcome::Ok),
+        Err(error) => {
+            let fix = "take another file of this model, or another model".to_owned();
+            Check::new(
+                &name,
+                format!("{}: {error:#}", model.path.display()),
+                Outcome::Fail(fix),
+            )
+        }
+    }
+}
+
+fn try_templates(model: &Model) -> anyhow::Result<String> {
+    let tokenizer = std::sync::Arc::new(Tokenizer::open(&model.path)?);
+    let template = ChatTemplate::open(&model.path)?.map(std::sync::Arc::new);
+    let mut found = match &template {
+        None => "no chat template (raw text only)".to_owned(),
+        Some(template) => {
+            let hello = [ChatMessage {
+                role: ChatRole::User,
+                content: "Hello".to_owned(),
+            }];
+            let tokens = tokenizer.encode(&template.render(&hello, true)?)?;
+            format!("the chat template makes {} tokens of a greeting", tokens.len())
+        }
+    };
+    if model.roles.contains(&Role::Guard) {
+        // Without the weights the number of layers is not known; it only tells two guards of one family apart.
+        let kind = model.guard_kind.unwrap_or_else(|| Guard::detect(&tokenizer, 0));
+        let guard = Guard::new(kind, tokenizer, template)?;
+        let prompt = guard.prompt(&[ChatMessage {
+            role: ChatRole::User,
+            content: "Hello".to_owned(),
+        }])?;
+        found.push_str(&format!(", the guard's prompt has {} tokens", prompt.len()));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_fix_below_it() {
+        let check = Check::new("port", "taken", Outcome::Warn("choose another".to_owned()));
+        assert_eq!(line(&check, true), "warn  port: taken\n      fix: choose another");
+        assert_eq!(
+            line(&Check::new("port", "free", Outcome::Ok), true),
+            "ok    port: free"
+        );
+    }
+
+    #[test]
+    fn memory_is_read_where_linux_says_it() {
+        if Path::new("/proc/meminfo").exists() {
+            assert!(available_memory().unwrap() > 0);
+        }
+    }
+}

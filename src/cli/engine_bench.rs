@@ -1,0 +1,106 @@
+//! `engine-bench`: raw speed of prefill and batched decode, without server or sampling, as llama-bench
+//! measures it. One JSON object on standard output.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::model::{
+    BatchSequence, ForwardBatch,
+    load::{LoadOptions, load},
+};
+
+/// Arguments of `engine-bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A GGUF file, a folder with safetensors, or `dummy:SHAPE[:FORMAT]`.
+    #[arg(long)]
+    model: PathBuf,
+    /// Compute threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Prompt tokens of each sequence.
+    #[arg(long, default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Tokens decoded by each sequence.
+    #[arg(long, default_value_t = 64)]
+    decode_tokens: usize,
+    /// Sequences decoded together.
+    #[arg(long, default_value_t = 1)]
+    sequences: usize,
+}
+
+/// Measures and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let options = LoadOptions {
+        threads: args.threads,
+        kv_bytes: 2 << 30,
+        max_context: None,
+    };
+    let started = Instant::now();
+    let mut loaded = load(&args.model, &options)?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let limits = loaded.model.limits().clone();
+    let length = args.prompt_tokens + args.decode_tokens;
+    let blocks = length.div_ceil(limits.block_size);
+    anyhow::ensure!(
+        length <= limits.context_length,
+        "{length} tokens exceed the window of {}",
+        limits.context_length
+    );
+    anyhow::ensure!(
+        blocks * args.sequences <= limits.num_blocks,
+        "the KV pool is too small for {} sequences",
+        args.sequences
+    );
+
+    let mut batch = ForwardBatch::default();
+    for sequence in 0..args.sequences {
+        let first = (sequence * blocks) as u32;
+        batch.sequences.push(BatchSequence {
+            new_tokens: args.prompt_tokens,
+            context: 0,
+            block_table: (first..first + blocks as u32).collect(),
+            wants_logits: true,
+        });
+        batch
+            .tokens
+            .extend((0..args.prompt_tokens).map(|i| pseudo_token(sequence * 7919 + i, limits.vocab_size)));
+    }
+    let mut logits = Vec::new();
+    // One short pass first: page faults and buffer growth are not what is measured.
+    let warm = ForwardBatch {
+        tokens: batch.tokens[..args.prompt_tokens].to_vec(),
+        sequences: batch.sequences[..1].to_vec(),
+    };
+    loaded.model.forward(&warm, &mut logits).context("warm-up")?;
+    let started = Instant::now();
+    loaded.model.forward(&batch, &mut logits).context("prefill")?;
+    let prefill = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    for step in 0..args.decode_tokens {
+        for (index, sequence) in batch.sequences.iter_mut().enumerate() {
+            sequence.context = args.prompt_tokens + step;
+            sequence.new_tokens = 1;
+            batch.tokens[index] = pseudo_token(step * 31 + index, limits.vocab_size);
+        }
+        batch.tokens.truncate(args.sequences);
+        loaded.model.forward(&batch, &mut logits).context("decode")?;
+    }
+    let decode = started.elapsed().as_secs_f64();
+    let report = json!({
+        "model": args.model, "dtype": loaded.dtype, "threads": args.threads, "sequences": args.sequences,
+        "load_s": load_seconds,
+        "prefill_tok_s": (args.prompt_tokens * args.sequences) as f64 / prefill,
+        "decode_tok_s": if args.decode_tokens == 0 { 0.0 } else { (args.decode_tokens * args.sequences) as f64 / decode },
+        "resident_bytes": loaded.resident_bytes,
+    });
+    println!("{report}");
+    Ok(())
+}
+
+fn pseudo_token(index: usize, vocab_size: usize) -> u32 {
+    (index.wrapping_mul(2_654_435_761) % vocab_size) as u32
+}

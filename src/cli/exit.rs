@@ -1,0 +1,191 @@
+//! What the process's exit code says.
+
+use std::{fmt, process::ExitCode};
+
+use tonic::Code;
+
+use crate::{
+    client::{ClientError, RpcError},
+    config::ConfigError,
+    fetch::FetchError,
+    registry::RegistryError,
+};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// It failed.
+    Failure,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// Something unsafe was found, and `--fail-on unsafe` was given.
+    Unsafe,
+    /// It ran to its end, but some items failed.
+    FailedItems,
+    /// No server answers.
+    Unreachable,
+    /// A file is not what it should be.
+    InvalidData,
+    /// A verdict was needed and the guard gave none.
+    Undetermined,
+    /// Out of time.
+    Timeout,
+    /// Stopped by the user; what was done is kept.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::Unsafe => 3,
+            // 4 is kept for a gate that failed.
+            Self::FailedItems => 5,
+            Self::Unreachable => 6,
+            Self::InvalidData => 7,
+            Self::Undetermined => 8,
+            Self::Timeout => 124,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// For an error that ended a command.
+    pub fn of_error(error: &anyhow::Error) -> Self {
+        error.chain().find_map(of_cause).unwrap_or(Self::Failure)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(error) = cause.downcast_ref::<CommandError>() {
+        return Some(error.exit);
+    }
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return match error {
+            ClientError::BadAddress { .. } => Some(Exit::Usage),
+            ClientError::Unreachable { .. } => Some(Exit::Unreachable),
+            ClientError::Rpc(error) => Some(of_rpc(error)),
+            ClientError::StreamGaveUp { last, .. } => Some(of_rpc(last)),
+            ClientError::DuplicateId(_) => Some(Exit::InvalidData),
+            ClientError::Protocol(_) => Some(Exit::Failure),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<RpcError>() {
+        return Some(of_rpc(error));
+    }
+    if cause.is::<ConfigError>() {
+        return Some(Exit::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<RegistryError>() {
+        return match error {
+            RegistryError::NoModels
+            | RegistryError::DuplicateId(_)
+            | RegistryError::NoRole(_)
+            | RegistryError::UnknownDefault { .. } => Some(Exit::Usage),
+            RegistryError::Unreadable { .. }
+            | RegistryError::Load { .. }
+            | RegistryError::Tokenizer { .. }
+            | RegistryError::Template { .. }
+            | RegistryError::Guard { .. } => Some(Exit::InvalidData),
+            RegistryError::Engine(_)
+            | RegistryError::PrefixRefused { .. }
+            | RegistryError::PrefixFailed { .. } => Some(Exit::Failure),
+        };
+    }
+    cause.is::<FetchError>().then_some(Exit::Failure)
+}
+
+fn of_rpc(error: &RpcError) -> Exit {
+    match error.code {
+        Code::DeadlineExceeded => Exit::Timeout,
+        Code::Unavailable => Exit::Unreachable,
+        _ => Exit::Failure,
+    }
+}
+
+/// An error with an exit code of its own.
+#[derive(Debug)]
+pub struct CommandError {
+    exit: Exit,
+    message: String,
+}
+
+impl CommandError {
+    /// The command line asks for something that cannot be.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// A file is not what it should be.
+    pub fn invalid_data(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::InvalidData,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_the_documented_ones() {
+        let all = [
+            (Exit::Done, 0),
+            (Exit::Failure, 1),
+            (Exit::Usage, 2),
+            (Exit::Unsafe, 3),
+            (Exit::FailedItems, 5),
+            (Exit::Unreachable, 6),
+            (Exit::InvalidData, 7),
+            (Exit::Undetermined, 8),
+            (Exit::Timeout, 124),
+            (Exit::Interrupted, 130),
+        ];
+        for (exit, code) in all {
+            assert_eq!(exit.code(), code);
+        }
+    }
+
+    #[test]
+    fn errors_keep_their_code_under_context() {
+        let rpc = |code| ClientError::Rpc(RpcError::local(code, "X", "x"));
+        let cases: [(anyhow::Error, Exit); 6] = [
+            (rpc(Code::DeadlineExceeded).into(), Exit::Timeout),
+            (rpc(Code::Unavailable).into(), Exit::Unreachable),
+            (rpc(Code::InvalidArgument).into(), Exit::Failure),
+            (CommandError::invalid_data("x").into(), Exit::InvalidData),
+            (RegistryError::NoModels.into(), Exit::Usage),
+            (anyhow::anyhow!("x"), Exit::Failure),
+        ];
+        for (error, exit) in cases {
+            assert_eq!(Exit::of_error(&error), exit, "{error}");
+            let wrapped = Err::<(), _>(error).context("while trying").unwrap_err();
+            assert_eq!(Exit::of_error(&wrapped), exit, "{wrapped}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `generate`: a target's answer, shown as it is written.
+
+use std::io::{self, Write as _};
+
+use serde_json::json;
+
+use super::{
+    Exit, Format, Global, input, json,
+    output::{print_json, print_line},
+};
+use crate::{
+    client::{ClientError, RpcError},
+    proto::{
+        Conversation, GenerateFinished, GenerateRequest, GenerateStarted, Role, SamplingParams,
+        StoppingParams, generate_request::Prompt, generate_response::Event,
+    },
+};
+
+/// How an answer is drawn; the same flags for `generate` and `score`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct GenerationArgs {
+    /// Target to answer with, instead of the server's default
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub(super) model: String,
+    /// The prompt is raw text: no chat template (base models)
+    #[arg(long, conflicts_with = "system")]
+    raw: bool,
+    /// System message before the prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// 0 is greedy; the server's default is 1
+    #[arg(long, value_name = "0..2")]
+    temperature: Option<f64>,
+    /// Draw from the most likely tokens that together have this probability
+    #[arg(long, value_name = "0..1")]
+    top_p: Option<f64>,
+    /// Draw from this many tokens
+    #[arg(long, value_name = "N")]
+    top_k: Option<u32>,
+    /// Above 1: what was said is less likely to be said again
+    #[arg(long, value_name = "1..2")]
+    repetition_penalty: Option<f64>,
+    /// Makes the answer repeatable; drawn by the server when absent
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Longest answer; the server's default is 200
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_default_value = true)]
+    max_new_tokens: u32,
+    /// End before this text; repeatable
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl GenerationArgs {
+    pub(super) fn request(&self, prompt: &str) -> GenerateRequest {
+        let prompt = if self.raw {
+            Prompt::Text(prompt.to_owned())
+        } else {
+            let system = self.system.iter().map(|text| input::message(Role::System, text));
+            Prompt::Conversation(Conversation {
+                messages: system.chain([input::message(Role::User, prompt)]).collect(),
+            })
+        };
+        GenerateRequest {
+            model: self.model.clone(),
+            prompt: Some(prompt),
+            sampling: Some(SamplingParams {
+                temperature: self.temperature,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+            }),
+            stopping: Some(StoppingParams {
+                max_new_tokens: self.max_new_tokens,
+                stop_sequences: self.stop.clone(),
+            }),
+            logprobs: None,
+        }
+    }
+}
+
+/// Let a target answer, streamed to the terminal.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The prompt: a text, or - for stdin
+    #[arg(value_name = "PROMPT|-")]
+    prompt: Option<String>,
+    #[command(flatten)]
+    generation: GenerationArgs,
+}
+
+/// Generates.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let prompt = input::text(args.prompt.as_deref())?;
+    global.block_on(generate(args.generation.request(&prompt), global))
+}
+
+async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<Exit> {
+    let client = global.connect().await?;
+    let mut events = client.generate(request).await?;
+    let mut begun = None;
+    let mut ended = None;
+    let mut text = String::new();
+    loop {
+        let response = events
+            .message()
+            .await
+            .map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
+        let Some(event) = response.and_then(|response| response.event) else {
+            break;
+        };
+        if global.format == Format::Jsonl {
+            print_json(global.format, &json::generate_event(&event))?;
+        }
+        match event {
+            Event::Started(started) => begun = Some(started),
+            Event::Delta(delta) => {
+                if global.format == Format::Human {
+                    let mut out = io::stdout().lock();
+                    out.write_all(delta.text.as_bytes())?;
+                    out.flush()?;
+                }
+                text.push_str(&delta.text);
+            }
+            Event::Finished(finished) => ended = Some(finished),
+        }
+    }
+    let (Some(started), Some(finished)) = (begun, ended) else {
+        return Err(ClientError::Protocol("an answer without beginning or end".to_owned()).into());
+    };
+    match global.format {
+        Format::Human => {
+            print_line("")?;
+            if !global.quiet {
+                eprintln!("{}", summary(&started, &finished));
+            }
+        }
+        Format::Json => {
+            let started = json::generate_event(&Event::Started(started));
+            let finished = json::generate_event(&Event::Finished(finished));
+            let whole =
+                json!({"text": text, "started": started["started"], "finished": finished["finished"]});
+            print_json(global.format, &whole)?;
+        }
+        Format::Jsonl => {}
+    }
+    Ok(Exit::Done)
+}
+
+fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {
+    let reason = finished.finish_reason().as_str_name();
+    let reason = reason
+        .strip_prefix("FINISH_REASON_")
+        .unwrap_or(reason)
+        .to_ascii_lowercase();
+    let mut parts = vec![
+        reason.replace('_', " "),
+        format!("{} prompt tokens", started.prompt_tokens),
+    ];
+    let decode = finished
+        .timing
+        .as_ref()
+        .and_then(|timing| timing.decode.as_ref())
+        .map(json::seconds);
+    if let Some(usage) = &finished.usage {
+        parts.push(format!("{} new tokens", usage.completion_tokens));
+        if let Some(seconds) = decode.filter(|seconds| *seconds > 0.0) {
+            parts.push(format!(
+                "{:.1} tokens/s",
+                f64::from(usage.completion_tokens) / seconds
+            ));
+        }
+    }
+    parts.push(format!("seed {}", started.seed));
+    if let Some(provenance) = &started.provenance {
+        parts.push(provenance.model.clone());
+    }
+    format!("[{}]", parts.join(", "))
+}

@@ -1,0 +1,102 @@
+//! Flags that every subcommand has.
+
+use std::{future::Future, io, io::IsTerminal as _, time::Duration};
+
+use anyhow::Context as _;
+
+use super::{Format, output::wants_color};
+use crate::{
+    client::{Client, ClientError, ClientOptions},
+    config::parse_duration,
+    fetch::Progress,
+    telemetry::{LogStyle, init_logs},
+};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Flags that every subcommand has.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Global {
+    /// Server that client commands call
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "BABELWARD_SERVER_URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub server: String,
+    /// How data is written to stdout
+    #[arg(long, global = true, value_enum, default_value = "human")]
+    pub format: Format,
+    /// No colours (also: NO_COLOR)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Longest time for one call, such as 30s
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Only errors on stderr
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// More logs on stderr; twice for all of ours
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl Global {
+    /// Log directives that `-q` and `-v` ask for.
+    pub fn log_level(&self) -> Option<&'static str> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some("error"),
+            (false, 0) => None,
+            (false, 1) => Some("info,babelward=debug"),
+            (false, _) => Some("info,babelward=trace"),
+        }
+    }
+
+    /// Sends a client command's logs to stderr: warnings, unless asked for more or less.
+    pub fn init_logs(&self) {
+        init_logs(self.log_style(), self.log_level().unwrap_or("warn"));
+    }
+
+    /// Logs for people, with colours where stderr shows them.
+    pub fn log_style(&self) -> LogStyle {
+        LogStyle::Human {
+            color: wants_color(self.no_color, io::stderr().is_terminal()),
+        }
+    }
+
+    /// How to show progress on stderr.
+    pub fn progress(&self) -> Progress {
+        Progress::on_stderr(self.quiet)
+    }
+
+    /// Connects to `--server`, with `--timeout` for each call.
+    pub async fn connect(&self) -> Result<Client, ClientError> {
+        let options = ClientOptions {
+            connect_timeout: self
+                .timeout
+                .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
+            call_timeout: self.timeout,
+            ..ClientOptions::default()
+        };
+        Client::connect(&self.server, options).await
+    }
+
+    /// Runs a client command to its end.
+    pub fn block_on<T>(&self, command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        self.init_logs();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime
+            .context("the runtime could not be started")?
+            .block_on(command)
+    }
+}
+
+/// A time with its unit, above zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "write a number above zero and a unit (ms, s, m, h), such as 30s".to_owned())
+}

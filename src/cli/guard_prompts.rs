@@ -1,0 +1,71 @@
+//! `guard-prompts`: what a guard is really given, as text. For comparing with another engine on the same work:
+//! conversations in, one JSON object a line, prompts out.
+
+use std::{
+    io::{BufRead as _, Write as _},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::{
+    gguf::Gguf,
+    guard::Guard,
+    text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
+};
+
+/// Arguments of `guard-prompts`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The guard's GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+}
+
+/// One line of standard input.
+#[derive(serde::Deserialize)]
+struct Line {
+    user: String,
+    assistant: String,
+}
+
+/// Reads `{"user", "assistant"}` lines and prints a `{"prompt", "tokens"}` line for each, up to where the
+/// verdict is the next token.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let guard = open(&args.model)?;
+    let mut out = std::io::stdout().lock();
+    for (index, line) in std::io::stdin().lock().lines().enumerate() {
+        let number = index + 1;
+        let line = line.with_context(|| format!("standard input, line {number}"))?;
+        let line: Line = serde_json::from_str(&line)
+            .with_context(|| format!("standard input, line {number} is not {{\"user\", \"assistant\"}}"))?;
+        let conversation = [
+            ChatMessage {
+                role: ChatRole::User,
+                content: line.user,
+            },
+            ChatMessage {
+                role: ChatRole::Assistant,
+                content: line.assistant,
+            },
+        ];
+        let prompt = guard.prompt_text(&conversation)?;
+        let tokens = guard.prompt(&conversation)?.len();
+        writeln!(out, "{}", json!({ "prompt": prompt, "tokens": tokens }))?;
+    }
+    Ok(())
+}
+
+fn open(path: &std::path::Path) -> anyhow::Result<Guard> {
+    let gguf = Gguf::open(path)?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+    let chat = ChatTemplate::from_gguf(&gguf)?.map(Arc::new);
+    let layers = gguf
+        .get("llama.block_count")
+        .and_then(crate::gguf::Value::as_u64)
+        .and_then(|layers| usize::try_from(layers).ok())
+        .unwrap_or(0);
+    Ok(Guard::new(Guard::detect(&tokenizer, layers), tokenizer, chat)?)
+}

@@ -1,0 +1,136 @@
+//! The command line: one file per subcommand. Data goes to stdout, everything else to stderr.
+
+mod banner;
+mod bench;
+mod classify;
+mod config;
+mod config_args;
+mod demo;
+mod doctor;
+mod engine_bench;
+mod exit;
+mod generate;
+mod global;
+mod guard_prompts;
+mod input;
+mod json;
+mod models;
+mod output;
+mod report;
+mod score;
+mod serve;
+mod wire;
+
+use std::{io, process::ExitCode};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+pub use self::{
+    exit::{CommandError, Exit},
+    global::Global,
+    output::Format,
+    wire::{registry_options, server_options},
+};
+
+/// Guard models and target models behind gRPC, and the M-ALERT benchmark against them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "babelward",
+    version,
+    propagate_version = true,
+    infer_subcommands = false
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models over gRPC
+    Serve(serve::Args),
+    /// Run the whole benchmark on a small model and the bundled prompts
+    Demo(demo::Args),
+    /// Judge text with a guard
+    Classify(classify::Args),
+    /// Let a target answer, streamed to the terminal
+    Generate(generate::Args),
+    /// Let a target answer and a guard judge the answer
+    Score(score::Args),
+    /// Run the benchmark against a server
+    Bench(bench::Args),
+    /// Make a run's summary and report again
+    Report(report::Args),
+    /// List, watch and fetch models
+    Models(models::Args),
+    /// Show or check the configuration
+    Config(config::Args),
+    /// Look at this machine, each line with the fix
+    Doctor(doctor::Args),
+    /// Raw speed of a model, without a server
+    #[command(hide = true)]
+    EngineBench(engine_bench::Args),
+    /// The prompts that a guard is given for conversations on standard input
+    #[command(hide = true)]
+    GuardPrompts(guard_prompts::Args),
+}
+
+/// Parses the command line and runs the subcommand.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody left to tell when this fails.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
+                _ => Exit::Usage.into(),
+            };
+        }
+    };
+    match run(cli.command, &cli.global) {
+        Ok(exit) => exit.into(),
+        Err(error) if is_broken_pipe(&error) => Exit::Failure.into(),
+        Err(error) => {
+            eprintln!("babelward: {error:#}");
+            Exit::of_error(&error).into()
+        }
+    }
+}
+
+fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
+    match command {
+        Command::Serve(args) => serve::run(args, global),
+        Command::Demo(args) => demo::run(args, global),
+        Command::Bench(args) => bench::run(args, global),
+        Command::Report(args) => report::run(args, global),
+        Command::Classify(args) => classify::run(args, global),
+        Command::Generate(args) => generate::run(args, global),
+        Command::Score(args) => score::run(args, global),
+        Command::Models(args) => models::run(args, global),
+        Command::Config(args) => config::run(args, global),
+        Command::Doctor(args) => doctor::run(args, global),
+        Command::EngineBench(args) => engine_bench::run(&args).map(|()| Exit::Done),
+        Command::GuardPrompts(args) => guard_prompts::run(&args).map(|()| Exit::Done),
+    }
+}
+
+/// Whoever read our output has stopped (`| head`): no reason to complain.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

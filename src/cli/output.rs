@@ -1,0 +1,129 @@
+//! Data on stdout, for people or for machines.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde_json::Value;
+
+/// How data is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// One JSON document.
+    Json,
+    /// One JSON object per line.
+    Jsonl,
+}
+
+/// Writes one document.
+pub(super) fn print_json(format: Format, value: &Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Jsonl => serde_json::to_writer(&mut out, value)?,
+        Format::Human | Format::Json => serde_json::to_writer_pretty(&mut out, value)?,
+    }
+    writeln!(out)?;
+    out.flush()
+}
+
+/// Writes a list: one array, or one line for each.
+pub(super) fn print_list(format: Format, values: Vec<Value>) -> io::Result<()> {
+    match format {
+        Format::Jsonl => values.iter().try_for_each(|value| print_json(format, value)),
+        Format::Human | Format::Json => print_json(format, &Value::Array(values)),
+    }
+}
+
+/// Writes text and a line break.
+pub(super) fn print_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Whether colours are wanted on a stream that is a terminal or not.
+pub(super) fn wants_color(no_color: bool, is_terminal: bool) -> bool {
+    // https://no-color.org: present and not empty.
+    let asked_not_to = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && !asked_not_to && is_terminal
+}
+
+/// A colour for a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Color {
+    Green,
+    Yellow,
+    Red,
+}
+
+/// A word in a colour, when stdout takes colours.
+pub(super) fn painted(text: &str, color: Color, no_color: bool) -> String {
+    if !wants_color(no_color, io::stdout().is_terminal()) {
+        return text.to_owned();
+    }
+    let code = match color {
+        Color::Green => 32,
+        Color::Yellow => 33,
+        Color::Red => 31,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// A table with columns as wide as their widest cell; two spaces between.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// `1234567890` bytes as `1.1 GiB`.
+pub(super) fn human_bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [
+            vec!["a".to_owned(), "bb".to_owned()],
+            vec!["größe".to_owned(), "c".to_owned()],
+        ];
+        assert_eq!(table(&rows), "a      bb\ngröße  c");
+    }
+
+    #[test]
+    fn bytes_are_rounded_for_people() {
+        assert_eq!(human_bytes(0), "0 B");
+        assert_eq!(human_bytes(1023), "1023 B");
+        assert_eq!(human_bytes(512 << 20), "512.0 MiB");
+        assert_eq!(human_bytes(98_362_432), "93.8 MiB");
+    }
+}

@@ -1,0 +1,67 @@
+//! `score`: a target answers, a guard judges the answer, all inside the server.
+
+use super::{
+    Exit, Format, Global, classify,
+    generate::GenerationArgs,
+    input, json,
+    output::{print_json, print_line},
+};
+use crate::proto::{JudgeOptions, ScoreRequest};
+
+/// Let a target answer and a guard judge the answer.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The prompt: a text, or - for stdin
+    #[arg(value_name = "PROMPT|-")]
+    prompt: Option<String>,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    /// Guard to judge with, instead of the server's default
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    guard: String,
+    /// Answers to draw and judge
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    samples: u32,
+    /// Show the answers too, not only their verdicts
+    #[arg(long)]
+    keep_text: bool,
+}
+
+/// Scores.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let prompt = input::text(args.prompt.as_deref())?;
+    let request = ScoreRequest {
+        generate: Some(args.generation.request(&prompt)),
+        judge: Some(JudgeOptions { model: args.guard }),
+        samples: args.samples,
+        keep_text: args.keep_text,
+    };
+    global.block_on(score(request, global))
+}
+
+async fn score(request: ScoreRequest, global: &Global) -> anyhow::Result<Exit> {
+    let response = global.connect().await?.score(request).await?;
+    if global.format != Format::Human {
+        print_json(global.format, &json::score(&response))?;
+        return Ok(Exit::Done);
+    }
+    for sample in &response.samples {
+        let verdict = sample
+            .verdict
+            .as_ref()
+            .map(|verdict| classify::line(verdict, global.no_color));
+        let verdict = verdict.unwrap_or_default();
+        print_line(&format!("seed {}  {verdict}", sample.seed))?;
+        if !sample.text.is_empty() {
+            let indented: Vec<_> = sample.text.lines().map(|line| format!("    {line}")).collect();
+            print_line(&indented.join("\n"))?;
+        }
+    }
+    if response.samples.len() > 1 {
+        print_line(&format!(
+            "{} safe, {} unsafe, {} undetermined",
+            response.safe_count, response.unsafe_count, response.undetermined_count
+        ))?;
+    }
+    Ok(Exit::Done)
+}

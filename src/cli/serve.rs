@@ -1,0 +1,122 @@
+//! `serve`: the service, until it is asked to stop.
+
+use std::{io, process, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::{CommandError, Exit, Global, banner, config_args::ConfigArgs, wire};
+use crate::{
+    config::{Config, LogFormat},
+    registry::{Registry, RegistryError},
+    rpc,
+    telemetry::{LogStyle, init_logs, serve_metrics},
+};
+
+/// Serve models over gRPC.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Loads, serves, drains.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let config = args.config.load(global).config?;
+    if config.models.is_empty() {
+        return Err(CommandError::usage(
+            "no model is configured: say --model ID=PATH (and --guard ID to judge with it), or write a \
+             [models.ID] table; `babelward models fetch` gets a small model and prints its path",
+        )
+        .into());
+    }
+    let style = match config.telemetry.log_format {
+        LogFormat::Human => global.log_style(),
+        LogFormat::Json => LogStyle::Json,
+    };
+    init_logs(style, &config.telemetry.log_level);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("the runtime could not be started")?;
+    let served = runtime.block_on(serve(&config, global));
+    // A model that is still loading cannot be stopped, and nobody waits for it.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
+    let mut signals = StopSignals::new().context("signals cannot be heard")?;
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; choose another --listen"))?;
+    let address = listener.local_addr()?;
+    let metrics = config.server.metrics_listen.map(serve_metrics).transpose()?;
+
+    tracing::info!(models = config.models.len(), "loading");
+    let options = wire::registry_options(config);
+    let loading = tokio::task::spawn_blocking(move || Registry::load(options));
+    let registry: Result<Arc<Registry>, RegistryError> = tokio::select! {
+        loaded = loading => loaded.context("loading stopped unexpectedly")?,
+        exit = signals.next() => return Ok(exit),
+    };
+    let registry = registry?;
+    let banner = banner::Banner {
+        address,
+        metrics,
+        registry: &registry,
+        exposed: !listen.ip().is_loopback(),
+    };
+    match config.telemetry.log_format {
+        LogFormat::Json => banner.log(),
+        LogFormat::Human if global.quiet => {}
+        LogFormat::Human => eprint!("{banner}"),
+    }
+
+    let shutdown = async move {
+        signals.next().await;
+        // The first asks for a drain, the second for an end.
+        tokio::spawn(async move {
+            let exit = signals.next().await;
+            tracing::warn!("asked twice, ending now");
+            process::exit(i32::from(exit.code()));
+        });
+    };
+    rpc::serve(
+        listener,
+        Arc::clone(&registry),
+        wire::server_options(config),
+        shutdown,
+    )
+    .await?;
+    let ended = tokio::task::spawn_blocking(move || registry.shutdown()).await?;
+    if !ended {
+        tracing::warn!("the engine did not end in time");
+    }
+    Ok(Exit::Done)
+}
+
+/// SIGINT and SIGTERM.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one: what to end with when there is nothing left to drain.
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Interrupted,
+        }
+    }
+}

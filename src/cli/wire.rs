@@ -1,0 +1,104 @@
+//! From the configuration to what the layers below take.
+
+use std::{num::NonZeroUsize, thread};
+
+use crate::{
+    config::{Config, Role},
+    engine::EngineConfig,
+    model::load::LoadOptions,
+    registry::{ModelRole, ModelSpec, RegistryOptions},
+    rpc::{DefaultDeadlines, Limits, ServerOptions},
+};
+
+/// What the registry has to load.
+pub fn registry_options(config: &Config) -> RegistryOptions {
+    let models = config.models.iter().map(|model| ModelSpec {
+        id: model.id.clone(),
+        path: model.path.clone(),
+        roles: model.roles.iter().copied().map(role).collect(),
+        guard_kind: model.guard_kind,
+    });
+    let engine = &config.engine;
+    RegistryOptions {
+        models: models.collect(),
+        default_target: config.defaults.target.clone(),
+        default_guard: config.defaults.guard.clone(),
+        load: LoadOptions {
+            threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
+            kv_bytes: engine.kv_memory,
+            max_context: engine.max_context.map(NonZeroUsize::get),
+        },
+        engine: EngineConfig {
+            name: "engine-cpu".to_owned(),
+            // The registry fills them in.
+            model_names: Vec::new(),
+            max_batch_sequences: engine.max_batch_sequences,
+            max_batch_tokens: engine.max_batch_tokens,
+            queue_items: engine.queue_items,
+            queue_tokens: engine.queue_tokens,
+        },
+    }
+}
+
+/// How the server serves.
+pub fn server_options(config: &Config) -> ServerOptions {
+    let (limits, deadlines) = (&config.limits, &config.deadlines);
+    ServerOptions {
+        limits: Limits {
+            message_bytes: limits.message_bytes,
+            content_bytes: limits.content_bytes,
+            messages: limits.messages,
+            token_ids: limits.token_ids,
+            batch_items: limits.batch_items,
+            stream_open_items: limits.stream_open_items,
+            id_bytes: limits.id_bytes,
+            stop_sequences: limits.stop_sequences,
+            stop_sequence_bytes: limits.stop_sequence_bytes,
+            top_n: limits.top_n,
+            max_new_tokens: limits.max_new_tokens,
+            default_new_tokens: limits.default_new_tokens,
+            samples: limits.samples,
+            connection_streams: limits.connection_streams,
+            ..Limits::default()
+        },
+        default_deadlines: DefaultDeadlines {
+            generate: deadlines.generate,
+            classify: deadlines.classify,
+            batch_classify: deadlines.batch_classify,
+            score: deadlines.score,
+            models: deadlines.models,
+        },
+        drain_grace: config.server.drain_grace,
+    }
+}
+
+/// As many threads as this process may run at a time.
+pub(super) fn available_threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn role(role: Role) -> ModelRole {
+    match role {
+        Role::Target => ModelRole::Target,
+        Role::Guard => ModelRole::Guard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, load};
+
+    /// The configuration's defaults and the server's own cannot drift apart.
+    #[test]
+    fn defaults_are_those_of_the_server() {
+        let config = load(&Inputs::default()).config.unwrap();
+        assert_eq!(server_options(&config), ServerOptions::default());
+    }
+
+    #[test]
+    fn automatic_threads_are_at_least_one() {
+        let config = load(&Inputs::default()).config.unwrap();
+        assert!(registry_options(&config).load.threads >= 1);
+    }
+}

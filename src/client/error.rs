@@ -1,0 +1,192 @@
+//! What can go wrong in a call, as values that a caller can act on.
+
+use std::{error::Error, fmt, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
+
+use super::retry::ServerHint;
+use crate::proto::ItemStatus;
+
+/// gRFC A6: how long to wait before the next attempt; a negative number forbids it.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// One field that the server did not accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// Path of the field.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+/// A `google.rpc.Status`, of a call or of one item of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcError {
+    /// Never `Ok`.
+    pub code: Code,
+    /// `ErrorInfo.reason`: the stable name of the error; absent when the server sent none.
+    pub reason: Option<String>,
+    /// For developers.
+    pub message: String,
+    /// Every field that was not accepted.
+    pub violations: Vec<FieldViolation>,
+    /// What the server says about trying again.
+    pub hint: ServerHint,
+}
+
+impl RpcError {
+    /// From the status that ended a call.
+    pub fn from_status(status: &Status) -> Self {
+        let details = status.get_error_details();
+        let pushback = status.metadata().get(PUSHBACK).map(|value| {
+            let wait = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+            wait.map_or(ServerHint::Never, |ms| {
+                ServerHint::Exactly(Duration::from_millis(ms))
+            })
+        });
+        Self::assemble(status.code(), status.message(), &details, pushback)
+    }
+
+    /// From the error of one item.
+    pub fn from_item(status: ItemStatus) -> Self {
+        let status = tonic_types::Status {
+            code: status.code,
+            message: status.message,
+            details: status.details,
+        };
+        let details = status.get_error_details();
+        // An item that failed without an error code is the server's fault.
+        let code = match Code::from_i32(status.code) {
+            Code::Ok => Code::Unknown,
+            code => code,
+        };
+        Self::assemble(code, &status.message, &details, None)
+    }
+
+    /// An error that the client itself found.
+    pub fn local(code: Code, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: Some(reason.to_owned()),
+            message: message.into(),
+            violations: Vec::new(),
+            hint: ServerHint::None,
+        }
+    }
+
+    fn assemble(code: Code, message: &str, details: &ErrorDetails, pushback: Option<ServerHint>) -> Self {
+        let retry_delay = details.retry_info().and_then(|info| info.retry_delay);
+        let violations = details.bad_request().map_or_else(Vec::new, |bad| {
+            let fields = bad.field_violations.iter();
+            fields
+                .map(|violation| FieldViolation {
+                    field: violation.field.clone(),
+                    description: violation.description.clone(),
+                })
+                .collect()
+        });
+        Self {
+            code,
+            reason: details.error_info().map(|info| info.reason.clone()),
+            message: message.to_owned(),
+            violations,
+            hint: pushback
+                .or(retry_delay.map(ServerHint::AtLeast))
+                .unwrap_or(ServerHint::None),
+        }
+    }
+
+    /// Whether the same request may succeed later: UNAVAILABLE and RESOURCE_EXHAUSTED.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.code, Code::Unavailable | Code::ResourceExhausted)
+    }
+}
+
+impl fmt::Display for RpcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(code_name(self.code))?;
+        if let Some(reason) = &self.reason {
+            write!(f, " ({reason})")?;
+        }
+        write!(f, ": {}", self.message)?;
+        for violation in &self.violations {
+            write!(f, "\n  {}: {}", violation.field, violation.description)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for RpcError {}
+
+/// Why a client call did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server's address cannot be used.
+    #[error("`{address}` is not a server address like http://127.0.0.1:50051: {reason}")]
+    BadAddress {
+        /// As given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers there.
+    #[error("no server answers at {address}: {reason}; is `babelward serve` running there?")]
+    Unreachable {
+        /// As given.
+        address: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The server refused the call, or the retries did not help.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// The stream broke again and again without one answer in between.
+    #[error("the stream broke {streams} times in a row, {unanswered} items are unanswered; last: {last}")]
+    StreamGaveUp {
+        /// Streams that were opened in vain.
+        streams: u32,
+        /// Items without a result.
+        unanswered: usize,
+        /// What ended the last one.
+        last: RpcError,
+    },
+    /// Two items of one stream have the same id.
+    #[error("item id `{0}` is used twice")]
+    DuplicateId(String),
+    /// The server answered something that was not asked.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// The code as in the gRPC specification, for example `RESOURCE_EXHAUSTED`.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// The last error of a chain: tonic's own text is only "transport error".
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

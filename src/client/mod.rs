@@ -1,0 +1,195 @@
+//! The client: a channel, retries, typed errors and id-matched streams. Knows the protocol and nothing of the
+//! server behind it.
+
+mod calls;
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod retry;
+mod score_stream;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+pub use self::{
+    error::{ClientError, FieldViolation, RpcError, code_name},
+    retry::{RetryPolicy, ServerHint},
+    score_stream::{ItemResult, ScoreItem, StreamOptions},
+};
+use crate::proto::{
+    ClassifyRequest, ClassifyResponse, ListModelsRequest, Model, ScoreRequest, ScoreResponse,
+    model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
+    scoring_service_client::ScoringServiceClient,
+};
+
+/// A connection that has been idle for this long with an open call is pinged, so that a dead peer is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How to reach a server.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How long a unary call may take, retries not included; sent to the server as its deadline. Absent: no
+    /// limit. Streams have none.
+    pub call_timeout: Option<Duration>,
+    /// What to do about UNAVAILABLE and RESOURCE_EXHAUSTED.
+    pub retry: RetryPolicy,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// A connected client. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    options: ClientOptions,
+}
+
+impl Client {
+    /// Connects to `address` (`http://host:port`; the scheme may be left out), trying again as the policy
+    /// says.
+    ///
+    /// # Errors
+    /// [`ClientError::BadAddress`], or [`ClientError::Unreachable`] after the last attempt.
+    pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        let endpoint = endpoint(address)?
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        let mut failed = 0;
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return Ok(Self { channel, options }),
+                Err(error) => {
+                    failed += 1;
+                    match options.retry.delay(failed, ServerHint::None, rand::random()) {
+                        Some(delay) => tokio::time::sleep(delay).await,
+                        None => {
+                            return Err(ClientError::Unreachable {
+                                address: address.to_owned(),
+                                reason: error::innermost(&error),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The models that are resident, all pages.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn list_models(&self) -> Result<Vec<Model>, ClientError> {
+        let mut models = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListModelsRequest {
+                page_token,
+                ..ListModelsRequest::default()
+            };
+            let page = self
+                .unary(request, async |channel, request| {
+                    ModelServiceClient::new(channel).list_models(request).await
+                })
+                .await?;
+            models.extend(page.models);
+            if page.next_page_token.is_empty() {
+                return Ok(models);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// Judges the last message of a conversation.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, ClientError> {
+        self.unary(request, async |channel, request| {
+            SafetyServiceClient::new(channel).classify(request).await
+        })
+        .await
+    }
+
+    /// Generates and judges one prompt. Seeded or not, it is safe to retry: nothing is kept on the server.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, ClientError> {
+        self.unary(request, async |channel, request| {
+            ScoringServiceClient::new(channel).score(request).await
+        })
+        .await
+    }
+
+    async fn unary<Q, R>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(Channel, tonic::Request<Q>) -> Result<Response<R>, Status>,
+    ) -> Result<R, ClientError>
+    where
+        Q: Clone,
+    {
+        let mut failed = 0;
+        loop {
+            let mut request = tonic::Request::new(request.clone());
+            let sent = Instant::now();
+            if let Some(timeout) = self.options.call_timeout {
+                request.set_timeout(timeout);
+            }
+            let status = match call(self.channel.clone(), request).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            failed += 1;
+            let mut error = RpcError::from_status(&status);
+            // tonic's timers, on either side, say CANCELLED of a call whose deadline has passed.
+            let late = self
+                .options
+                .call_timeout
+                .is_some_and(|timeout| sent.elapsed() >= timeout);
+            if error.code == Code::Cancelled && late {
+                error = RpcError::local(
+                    Code::DeadlineExceeded,
+                    "DEADLINE",
+                    "no answer within the time limit",
+                );
+            }
+            let delay = self.options.retry.delay(failed, error.hint, rand::random());
+            match delay {
+                Some(delay) if error.is_retryable() => tokio::time::sleep(delay).await,
+                _ => return Err(ClientError::Rpc(error)),
+            }
+        }
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
+    let bad = |reason: String| ClientError::BadAddress {
+        address: address.to_owned(),
+        reason,
+    };
+    let with_scheme = match address.split_once("://") {
+        Some(("http", _)) => address.to_owned(),
+        Some((scheme, _)) => return Err(bad(format!("the scheme must be http, not {scheme}"))),
+        None => format!("http://{address}"),
+    };
+    Endpoint::from_shared(with_scheme).map_err(|error| bad(error.to_string()))
+}

@@ -1,0 +1,280 @@
+//! The client against a scripted server.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tonic::{Code, Status, metadata::MetadataMap};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{
+    fake::{FakeServer, Reply},
+    *,
+};
+use crate::proto::{ItemStatus, ScoredSample};
+
+fn quick() -> ClientOptions {
+    ClientOptions {
+        retry: RetryPolicy {
+            initial: Duration::from_millis(1),
+            ..RetryPolicy::default()
+        },
+        ..ClientOptions::default()
+    }
+}
+
+async fn connect(server: &FakeServer) -> Client {
+    Client::connect(&server.address, quick())
+        .await
+        .expect("the fake server answers")
+}
+
+fn items(count: usize) -> Vec<ScoreItem> {
+    (0..count)
+        .map(|index| ScoreItem {
+            id: format!("item-{index}"),
+            request: ScoreRequest {
+                samples: index as u32,
+                ..ScoreRequest::default()
+            },
+        })
+        .collect()
+}
+
+/// An answer that shows which request it belongs to.
+fn echo(request: &ScoreRequest) -> Box<ScoreResponse> {
+    Box::new(ScoreResponse {
+        samples: vec![ScoredSample {
+            seed: u64::from(request.samples),
+            ..ScoredSample::default()
+        }],
+        ..ScoreResponse::default()
+    })
+}
+
+fn index_of(id: &str) -> usize {
+    id.trim_start_matches("item-").parse().expect("item-N")
+}
+
+fn item_error(code: Code) -> Reply {
+    Reply::Fail(ItemStatus {
+        code: code as i32,
+        message: "no".into(),
+        details: Vec::new(),
+    })
+}
+
+async fn score_all(
+    client: &Client,
+    count: usize,
+    window: usize,
+) -> (Result<(), ClientError>, BTreeMap<String, ItemResult>, Vec<String>) {
+    let mut results = BTreeMap::new();
+    let mut order = Vec::new();
+    let options = StreamOptions {
+        window,
+        item_timeout: None,
+    };
+    let end = client
+        .score_stream(items(count), &options, &mut |id, result| {
+            order.push(id.to_owned());
+            assert!(
+                results.insert(id.to_owned(), result).is_none(),
+                "{id} answered twice"
+            );
+        })
+        .await;
+    (end, results, order)
+}
+
+fn assert_all_echoed(results: &BTreeMap<String, ItemResult>, count: usize) {
+    assert_eq!(results.len(), count);
+    for (id, result) in results {
+        let score = result.as_ref().expect("every item succeeds");
+        assert_eq!(
+            score.samples[0].seed,
+            index_of(id) as u64,
+            "{id} got another item's answer"
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_out_of_order_are_matched_by_id() {
+    let server = FakeServer::start(|call| match index_of(&call.id) % 2 {
+        0 => Reply::AfterNext(echo(&call.request)),
+        _ => Reply::Score(echo(&call.request)),
+    })
+    .await;
+    let (end, results, order) = score_all(&connect(&server).await, 100, 8).await;
+    end.expect("the stream ends well");
+    assert_all_echoed(&results, 100);
+    assert_eq!(order[..4], ["item-1", "item-0", "item-3", "item-2"]);
+}
+
+#[tokio::test]
+async fn unanswered_items_move_to_a_new_stream() {
+    // Item 3 breaks the stream once with a status, item 7 ends it once in silence; item 2 waits for 3.
+    let server = FakeServer::start(|call| match (index_of(&call.id), call.nth) {
+        (3, 1) => Reply::Break(Status::unavailable("going away")),
+        (7, 1) => Reply::End,
+        (2, 1) => Reply::AfterNext(echo(&call.request)),
+        _ => Reply::Score(echo(&call.request)),
+    })
+    .await;
+    let (end, results, _) = score_all(&connect(&server).await, 20, 4).await;
+    end.expect("the stream ends well");
+    assert_all_echoed(&results, 20);
+    let calls = server.calls();
+    let times = |id: &str| calls.iter().filter(|call| call.id == id).count();
+    assert_eq!((times("item-2"), times("item-3"), times("item-7")), (2, 2, 2));
+    assert_eq!(times("item-0"), 1, "an answered item is not sent again");
+}
+
+#[tokio::test]
+async fn a_stream_that_only_breaks_is_given_up_after_four_attempts() {
+    let server = FakeServer::start(|_| Reply::Break(Status::unavailable("down"))).await;
+    let (end, results, _) = score_all(&connect(&server).await, 3, 1).await;
+    match end {
+        Err(ClientError::StreamGaveUp {
+            streams,
+            unanswered,
+            last,
+        }) => assert_eq!((streams, unanswered, last.code), (4, 3, Code::Unavailable)),
+        other => panic!("{other:?}"),
+    }
+    assert!(results.is_empty());
+    assert_eq!(server.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_not_tried_again() {
+    let server = FakeServer::start(|_| Reply::Break(Status::permission_denied("no"))).await;
+    let (end, _, _) = score_all(&connect(&server).await, 1, 1).await;
+    assert!(matches!(end, Err(ClientError::Rpc(error)) if error.code == Code::PermissionDenied));
+    assert_eq!(server.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn an_item_that_fails_does_not_disturb_the_others() {
+    let server = FakeServer::start(|call| match index_of(&call.id) {
+        4 => item_error(Code::InvalidArgument),
+        5 => item_error(Code::ResourceExhausted),
+        6 if call.nth < 3 => item_error(Code::Unavailable),
+        _ => Reply::Score(echo(&call.request)),
+    })
+    .await;
+    let (end, results, _) = score_all(&connect(&server).await, 10, 3).await;
+    end.expect("the stream ends well");
+    let failed: Vec<_> = results
+        .iter()
+        .filter_map(|(id, result)| Some((id.as_str(), result.as_ref().err()?.code)))
+        .collect();
+    assert_eq!(
+        failed,
+        [
+            ("item-4", Code::InvalidArgument),
+            ("item-5", Code::ResourceExhausted)
+        ]
+    );
+    let calls = server.calls();
+    let times = |id: &str| calls.iter().filter(|call| call.id == id).count();
+    assert_eq!((times("item-4"), times("item-5"), times("item-6")), (1, 4, 3));
+}
+
+#[tokio::test]
+async fn unary_calls_are_retried_and_typed() {
+    let server = FakeServer::start(|call| match call.nth {
+        1 | 2 => Reply::Break(Status::unavailable("starting")),
+        3 => Reply::Score(echo(&call.request)),
+        _ => Reply::Break(Status::with_error_details(
+            Code::InvalidArgument,
+            "2 fields are wrong",
+            {
+                let mut details = ErrorDetails::with_bad_request_violation("generate.prompt", "is required");
+                details.add_bad_request_violation("samples", "must be at most 16");
+                details.set_error_info("INVALID_REQUEST", "babelward", HashMap::<String, String>::new());
+                details
+            },
+        )),
+    })
+    .await;
+    let client = connect(&server).await;
+    client
+        .score(ScoreRequest::default())
+        .await
+        .expect("the third attempt succeeds");
+    let error = client.score(ScoreRequest::default()).await.expect_err("refused");
+    let ClientError::Rpc(error) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(error.reason.as_deref(), Some("INVALID_REQUEST"));
+    assert_eq!(error.violations.len(), 2);
+    assert_eq!(
+        error.to_string(),
+        "INVALID_ARGUMENT (INVALID_REQUEST): 2 fields are wrong\n  generate.prompt: is required\n  samples: must be at most 16"
+    );
+    assert_eq!(server.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn pushback_can_forbid_a_retry() {
+    let server = FakeServer::start(|_| {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-retry-pushback-ms", "-1".parse().expect("ASCII"));
+        Reply::Break(Status::with_metadata(Code::Unavailable, "no", metadata))
+    })
+    .await;
+    let error = connect(&server)
+        .await
+        .score(ScoreRequest::default())
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, ClientError::Rpc(error) if error.hint == ServerHint::Never));
+    assert_eq!(server.calls().len(), 1);
+}
+
+#[test]
+fn hints_come_from_details_and_metadata() {
+    let mut status = Status::with_error_details(
+        Code::ResourceExhausted,
+        "full",
+        ErrorDetails::with_retry_info(Some(Duration::from_millis(1500))),
+    );
+    let hint = |status: &Status| RpcError::from_status(status).hint;
+    assert_eq!(hint(&status), ServerHint::AtLeast(Duration::from_millis(1500)));
+    status
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", "250".parse().expect("ASCII"));
+    assert_eq!(hint(&status), ServerHint::Exactly(Duration::from_millis(250)));
+}
+
+#[tokio::test]
+async fn bad_and_dead_addresses_are_named() {
+    let bad = Client::connect("https://127.0.0.1:1", quick())
+        .await
+        .expect_err("https");
+    assert!(matches!(bad, ClientError::BadAddress { .. }), "{bad}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let dead = Client::connect(&address, quick())
+        .await
+        .expect_err("nobody listens");
+    assert!(
+        matches!(&dead, ClientError::Unreachable { reason, .. } if reason.contains("refused")),
+        "{dead}"
+    );
+}
+
+#[tokio::test]
+async fn ids_must_differ() {
+    let server = FakeServer::start(|call| Reply::Score(echo(&call.request))).await;
+    let twice = vec![items(1)[0].clone(), items(1)[0].clone()];
+    let end = connect(&server)
+        .await
+        .score_stream(twice, &StreamOptions::default(), &mut |_, _| ())
+        .await;
+    assert!(matches!(end, Err(ClientError::DuplicateId(id)) if id == "item-0"));
+}

@@ -1,0 +1,253 @@
+//! The sources, each as one layer for figment to merge.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::{Format as _, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{FlagOverrides, Origin, Problem, merged::raw_of, problem::closest, schema, value::Raw};
+
+const ENV_PREFIX: &str = "BABELWARD_";
+
+/// Variables with our prefix that are not keys.
+const OTHER_VARIABLES: [&str; 3] = ["BABELWARD_CONFIG", "BABELWARD_CACHE", "BABELWARD_SERVER_URL"];
+
+/// One source, for figment to merge.
+pub(super) struct Layer {
+    name: &'static str,
+    values: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+/// A layer, and what gave each of its keys.
+pub(super) struct NamedLayer<N> {
+    pub(super) layer: Layer,
+    pub(super) names: BTreeMap<Vec<String>, N>,
+}
+
+fn insert(values: &mut Dict, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [last] => {
+            values.insert(last.clone(), value);
+        }
+        [first, rest @ ..] => {
+            let inner = values
+                .entry(first.clone())
+                .or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn split(key: &str) -> Vec<String> {
+    key.split('.').map(str::to_owned).collect()
+}
+
+/// What is built in.
+pub(super) fn defaults() -> Layer {
+    let mut values = Dict::new();
+    for key in schema::KEYS {
+        if let Some(default) = key.default {
+            insert(&mut values, &split(key.name), Value::from(default));
+        }
+    }
+    Layer {
+        name: "default",
+        values,
+    }
+}
+
+/// A TOML file.
+pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut Vec<Problem>) -> Layer {
+    let mut problem = |reason: String, fix: &str| {
+        problems.push(Problem {
+            key: path.display().to_string(),
+            origin: named_by.clone(),
+            reason,
+            fix: fix.to_owned(),
+        });
+        Dict::new()
+    };
+    let values = match fs::read_to_string(path) {
+        Err(error) => problem(error.to_string(), "name a file that can be read, or none"),
+        Ok(text) => match Toml::string(&text).data() {
+            Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+            Err(error) => problem(
+                format!("not valid TOML: {}", error.to_string().trim()),
+                "correct the file (https://toml.io)",
+            ),
+        },
+    };
+    Layer { name: "file", values }
+}
+
+/// All variables with our prefix.
+pub(super) fn from_env(env: &[(String, String)], problems: &mut Vec<Problem>) -> NamedLayer<String> {
+    let mut layer = NamedLayer {
+        layer: Layer {
+            name: "env",
+            values: Dict::new(),
+        },
+        names: BTreeMap::new(),
+    };
+    for (name, value) in env {
+        let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
+            continue;
+        };
+        if OTHER_VARIABLES.contains(&name.as_str()) || is_injected(rest) {
+            continue;
+        }
+        let path: Vec<String> = rest.to_ascii_lowercase().split("__").map(str::to_owned).collect();
+        match path.as_slice() {
+            [section, _] if section != "models" => {}
+            [models, _, _] if models == "models" => {}
+            _ => {
+                problems.push(unknown_variable(name));
+                continue;
+            }
+        }
+        insert(&mut layer.layer.values, &path, Value::from(value.as_str()));
+        layer.names.insert(path, name.clone());
+    }
+    layer
+}
+
+/// Kubernetes sets variables for each Service, ours among them: `BABELWARD_SERVICE_HOST`,
+/// `BABELWARD_PORT_50051_TCP`. Cargo and our tests have theirs.
+fn is_injected(rest: &str) -> bool {
+    !rest.contains("__")
+        && (rest == "PORT"
+            || ["SERVICE_", "PORT_", "TEST_"]
+                .iter()
+                .any(|prefix| rest.starts_with(prefix)))
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The problem with a variable that is no key.
+pub(super) fn unknown_variable(name: &str) -> Problem {
+    let known: Vec<String> = schema::KEYS.iter().map(|key| variable_of(key.name)).collect();
+    let candidates = known.iter().map(String::as_str).chain(OTHER_VARIABLES);
+    Problem {
+        key: name.to_owned(),
+        origin: Some(Origin::Env(name.to_owned())),
+        reason: "no such key".to_owned(),
+        fix: match closest(name, candidates) {
+            Some(candidate) => format!("did you mean {candidate}?"),
+            None => format!("unset it, or name a key such as {ENV_PREFIX}SERVER__LISTEN"),
+        },
+    }
+}
+
+/// Roles of the models that the lower layers configure, as written there.
+pub(super) fn models_of(figment: &Figment) -> BTreeMap<String, Raw> {
+    let Ok(Value::Dict(_, models)) = figment.find_value("models") else {
+        return BTreeMap::new();
+    };
+    let default = || Raw::Text(schema::model_default_of("roles").unwrap_or_default().to_owned());
+    let roles = |model: &Value| match model {
+        Value::Dict(_, model) => model.get("roles").map_or_else(default, raw_of),
+        _ => default(),
+    };
+    models
+        .iter()
+        .map(|(id, model)| (id.clone(), roles(model)))
+        .collect()
+}
+
+/// The command line; `below` are the models of the other layers, for `--guard ID`.
+pub(super) fn from_flags(
+    flags: &FlagOverrides,
+    below: &BTreeMap<String, Raw>,
+    problems: &mut Vec<Problem>,
+) -> NamedLayer<&'static str> {
+    let mut layer = NamedLayer {
+        layer: Layer {
+            name: "flag",
+            values: Dict::new(),
+        },
+        names: BTreeMap::new(),
+    };
+    let mut set = |path: Vec<String>, flag: &'static str, text: String| {
+        insert(&mut layer.layer.values, &path, Value::from(text));
+        layer.names.insert(path, flag);
+    };
+    for (flag, key, text) in &flags.values {
+        set(split(key), flag, text.clone());
+    }
+    let model_key = |id: &str, name: &str| vec!["models".to_owned(), id.to_owned(), name.to_owned()];
+    let mut roles: BTreeMap<String, String> = below
+        .iter()
+        .map(|(id, roles)| (id.clone(), roles.shown()))
+        .collect();
+    for (place, model) in flags.models.iter().enumerate() {
+        let path = model.path.display().to_string();
+        set(model_key(&model.id, "path"), "--model", path);
+        let all = roles.entry(model.id.clone()).or_default();
+        add_role(all, "target");
+        set(model_key(&model.id, "roles"), "--model", all.clone());
+        if place == 0 {
+            set(split("defaults.target"), "--model", model.id.clone());
+        }
+    }
+    for (place, guard) in flags.guards.iter().enumerate() {
+        let (id, path) = match guard.split_once('=') {
+            Some((id, path)) => (id, Some(path)),
+            None if roles.contains_key(guard) => (guard.as_str(), None),
+            None if Path::new(guard).exists() => ("guard", Some(guard.as_str())),
+            None => {
+                problems.push(unknown_guard(guard, &roles));
+                continue;
+            }
+        };
+        if let Some(path) = path {
+            set(model_key(id, "path"), "--guard", path.to_owned());
+        }
+        let all = roles.entry(id.to_owned()).or_default();
+        add_role(all, "guard");
+        set(model_key(id, "roles"), "--guard", all.clone());
+        if place == 0 {
+            set(split("defaults.guard"), "--guard", id.to_owned());
+        }
+    }
+    layer
+}
+
+fn add_role(roles: &mut String, role: &str) {
+    if !roles.split(',').any(|written| written.trim() == role) {
+        if !roles.is_empty() {
+            roles.push(',');
+        }
+        roles.push_str(role);
+    }
+}
+
+fn unknown_guard(given: &str, models: &BTreeMap<String, String>) -> Problem {
+    let fix = match closest(given, models.keys().map(String::as_str)) {
+        Some(id) => format!("did you mean {id}?"),
+        None => "name an existing file or folder, a configured model, or ID=PATH".to_owned(),
+    };
+    Problem {
+        key: "--guard".to_owned(),
+        origin: None,
+        reason: format!("`{given}` is neither a path that exists nor the id of a configured model"),
+        fix,
+    }
+}

@@ -1,0 +1,63 @@
+//! What is wrong with a configuration, and how to mend it.
+
+use std::fmt;
+
+use super::Origin;
+
+/// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
+const SUGGESTION_LIKENESS: f64 = 0.8;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// The key, as in the file: `engine.kv_memory`.
+    pub key: String,
+    /// Where the value came from, when one was given.
+    pub origin: Option<Origin>,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Some(origin) => write!(f, "{} ({origin}): {}; {}", self.key, self.reason, self.fix),
+            None => write!(f, "{}: {}; {}", self.key, self.reason, self.fix),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.as_slice() {
+            [one] => write!(f, "the configuration is not valid: {one}"),
+            many => {
+                write!(f, "the configuration has {} problems:", many.len())?;
+                for problem in many {
+                    write!(f, "\n  {problem}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The candidate that is spelled most like `given`, when one is close.
+pub(super) fn closest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(given, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}

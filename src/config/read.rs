@@ -1,0 +1,307 @@
+//! From merged values to a typed [`Config`], collecting everything that is wrong on the way.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config, ConfigError, Deadlines, Defaults, Engine, Limits, Model, Origin, Problem, Role, Server,
+    Telemetry,
+    merged::{Given, Values, model_key},
+    problem::closest,
+    schema,
+    value::{Bytes, Raw, Setting, Threads, Window},
+};
+
+/// Longest model id, which is also the longest that a request may name.
+const MAX_ID_BYTES: usize = 128;
+
+/// Most bytes of a size, so that it can be counted on every platform we build for.
+const MAX_BYTES: u64 = 1 << 46;
+
+/// Types and checks all values; `problems` are those that are known already.
+pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, ConfigError> {
+    let mut reader = Reader { values, problems };
+    let models = reader.models();
+    let config = Config {
+        server: reader.server(),
+        defaults: reader.defaults(&models),
+        models,
+        engine: reader.engine(),
+        limits: reader.limits(),
+        deadlines: reader.deadlines(),
+        telemetry: reader.telemetry(),
+    };
+    if reader.problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError {
+            problems: reader.problems,
+        })
+    }
+}
+
+struct Reader<'a> {
+    values: &'a Values,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, key: &str, reason: impl Into<String>, fix: impl Into<String>) {
+        let origin = self.values.keys.get(key).map(|given| given.origin.clone());
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            origin: origin.filter(|origin| *origin != Origin::Default),
+            reason: reason.into(),
+            fix: fix.into(),
+        });
+    }
+
+    fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
+        let values = self.values;
+        let raw = match values.keys.get(key) {
+            Some(given) => given.raw.clone(),
+            None => Raw::Text(schema::default_of(key)?.to_owned()),
+        };
+        let value = T::parse(&raw);
+        if value.is_none() {
+            self.problem(key, format!("`{}` does not fit", raw.shown()), T::EXPECTS);
+        }
+        value
+    }
+
+    fn get<T: Setting>(&mut self, key: &str) -> T {
+        self.optional(key).unwrap_or_else(T::placeholder)
+    }
+
+    /// A whole number; out of range is a problem.
+    fn count(&mut self, key: &str, range: RangeInclusive<u32>) -> u32 {
+        let Some(number) = self.optional::<u64>(key) else {
+            return *range.start();
+        };
+        match u32::try_from(number) {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let fix = format!("write a whole number from {} to {}", range.start(), range.end());
+                self.problem(key, format!("{number} is out of range"), fix);
+                *range.start()
+            }
+        }
+    }
+
+    fn size(&mut self, key: &str, range: RangeInclusive<u32>) -> usize {
+        usize::try_from(self.count(key, range)).unwrap_or(usize::MAX)
+    }
+
+    fn bytes(&mut self, key: &str, least: u64) -> usize {
+        let Some(Bytes(bytes)) = self.optional::<Bytes>(key) else {
+            return 0;
+        };
+        if !(least..=MAX_BYTES).contains(&bytes) {
+            let fix = format!("write at least {least} bytes and at most 64 TiB");
+            self.problem(key, format!("{bytes} bytes are out of range"), fix);
+        }
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    fn positive_time(&mut self, key: &str) -> Duration {
+        let time = self.optional::<Duration>(key);
+        if time == Some(Duration::ZERO) {
+            self.problem(key, "there would be no time at all", "write a time above zero");
+        }
+        time.unwrap_or_default()
+    }
+
+    fn server(&mut self) -> Server {
+        let server = Server {
+            listen: self.get("server.listen"),
+            metrics_listen: self.get("server.metrics_listen"),
+            drain_grace: self.get("server.drain_grace"),
+            insecure_no_auth: self.get("server.insecure_no_auth"),
+        };
+        if !server.listen.ip().is_loopback() && !server.insecure_no_auth {
+            let reason = format!(
+                "{} can be reached by other machines without authentication",
+                server.listen
+            );
+            let fix = "listen on 127.0.0.1, or say --insecure-no-auth where the network is trusted";
+            self.problem("server.listen", reason, fix);
+        }
+        if server.metrics_listen == Some(server.listen) && server.listen.port() != 0 {
+            let reason = format!("{} is server.listen too", server.listen);
+            self.problem("server.metrics_listen", reason, "choose another port");
+        }
+        server
+    }
+
+    fn engine(&mut self) -> Engine {
+        let engine = Engine {
+            threads: self.get::<Threads>("engine.threads").0,
+            max_batch_sequences: self.size("engine.max_batch_sequences", 1..=4096),
+            max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
+            kv_memory: self.bytes("engine.kv_memory", 1 << 20),
+            queue_items: self.size("engine.queue_items", 1..=1_000_000),
+            queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
+            max_context: self.get::<Window>("engine.max_context").0,
+        };
+        if engine.max_batch_sequences > engine.max_batch_tokens {
+            let reason = format!(
+                "{} sequences cannot share a pass of {} tokens",
+                engine.max_batch_sequences, engine.max_batch_tokens
+            );
+            let fix = "lower it, or raise engine.max_batch_tokens";
+            self.problem("engine.max_batch_sequences", reason, fix);
+        }
+        engine
+    }
+
+    fn limits(&mut self) -> Limits {
+        let limits = Limits {
+            message_bytes: self.bytes("limits.message_bytes", 1024),
+            content_bytes: self.bytes("limits.content_bytes", 1),
+            messages: self.size("limits.messages", 1..=65_536),
+            token_ids: self.size("limits.token_ids", 1..=100_000_000),
+            batch_items: self.size("limits.batch_items", 1..=65_536),
+            stream_open_items: self.size("limits.stream_open_items", 1..=65_536),
+            id_bytes: self.size("limits.id_bytes", 1..=4096),
+            stop_sequences: self.size("limits.stop_sequences", 0..=1024),
+            stop_sequence_bytes: self.size("limits.stop_sequence_bytes", 1..=65_536),
+            top_n: self.count("limits.top_n", 0..=1024),
+            max_new_tokens: self.count("limits.max_new_tokens", 1..=10_000_000),
+            default_new_tokens: self.count("limits.default_new_tokens", 1..=10_000_000),
+            samples: self.count("limits.samples", 1..=4096),
+            connection_streams: self.count("limits.connection_streams", 1..=65_536),
+        };
+        if limits.content_bytes > limits.message_bytes {
+            let reason = "a content of this size would not fit into a request";
+            self.problem(
+                "limits.content_bytes",
+                reason,
+                "lower it, or raise limits.message_bytes",
+            );
+        }
+        if limits.default_new_tokens > limits.max_new_tokens {
+            let reason = format!("more than limits.max_new_tokens ({})", limits.max_new_tokens);
+            self.problem(
+                "limits.default_new_tokens",
+                reason,
+                "lower it, or raise limits.max_new_tokens",
+            );
+        }
+        limits
+    }
+
+    fn deadlines(&mut self) -> Deadlines {
+        Deadlines {
+            generate: self.positive_time("deadlines.generate"),
+            classify: self.positive_time("deadlines.classify"),
+            batch_classify: self.positive_time("deadlines.batch_classify"),
+            score: self.positive_time("deadlines.score"),
+            models: self.positive_time("deadlines.models"),
+        }
+    }
+
+    fn telemetry(&mut self) -> Telemetry {
+        let telemetry = Telemetry {
+            log_format: self
+                .optional("telemetry.log_format")
+                .unwrap_or(super::LogFormat::Human),
+            log_level: self.get("telemetry.log_level"),
+        };
+        if let Err(error) = EnvFilter::try_new(&telemetry.log_level) {
+            let fix = "write error, warn, info, debug, trace, or directives such as info,babelward=debug";
+            self.problem("telemetry.log_level", error.to_string(), fix);
+        }
+        telemetry
+    }
+
+    fn models(&mut self) -> Vec<Model> {
+        let values = self.values;
+        values
+            .models
+            .iter()
+            .map(|(id, given)| self.model(id, given))
+            .collect()
+    }
+
+    fn model(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Model {
+        if id.is_empty() || id.len() > MAX_ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.problems.push(Problem {
+                key: model_key(id, "path"),
+                origin: given.get("path").map(|given| given.origin.clone()),
+                reason: "the id is empty, longer than 128 bytes, or not all visible ASCII".to_owned(),
+                fix: "choose an id such as smol".to_owned(),
+            });
+        }
+        Model {
+            id: id.to_owned(),
+            path: self.model_path(id, given.get("path")),
+            roles: self.model_value(id, "roles", given),
+            guard_kind: self.model_value(id, "guard_kind", given),
+        }
+    }
+
+    fn model_value<T: Setting>(&mut self, id: &str, name: &str, given: &BTreeMap<String, Given>) -> T {
+        let raw = match given.get(name) {
+            Some(given) => given.raw.clone(),
+            None => Raw::Text(schema::model_default_of(name).unwrap_or_default().to_owned()),
+        };
+        T::parse(&raw).unwrap_or_else(|| {
+            self.problems.push(Problem {
+                key: model_key(id, name),
+                origin: given.get(name).map(|given| given.origin.clone()),
+                reason: format!("`{}` does not fit", raw.shown()),
+                fix: T::EXPECTS.to_owned(),
+            });
+            T::placeholder()
+        })
+    }
+
+    fn model_path(&mut self, id: &str, given: Option<&Given>) -> PathBuf {
+        let path = given.and_then(|given| PathBuf::parse(&given.raw));
+        let (reason, fix) = match &path {
+            Some(path) if path.exists() => return path.clone(),
+            Some(path) => (
+                format!("{} does not exist", path.display()),
+                "name a GGUF file or a Hugging Face folder",
+            ),
+            None => (
+                "missing".to_owned(),
+                "every model needs a path: a GGUF file or a Hugging Face folder",
+            ),
+        };
+        self.problems.push(Problem {
+            key: model_key(id, "path"),
+            origin: given.map(|given| given.origin.clone()),
+            reason,
+            fix: fix.to_owned(),
+        });
+        path.unwrap_or_default()
+    }
+
+    fn defaults(&mut self, models: &[Model]) -> Defaults {
+        Defaults {
+            target: self.default_model("defaults.target", Role::Target, models),
+            guard: self.default_model("defaults.guard", Role::Guard, models),
+        }
+    }
+
+    fn default_model(&mut self, key: &str, role: Role, models: &[Model]) -> Option<String> {
+        let fitting = || models.iter().filter(|model| model.roles.contains(&role));
+        if !self.values.keys.contains_key(key) {
+            return fitting().next().map(|model| model.id.clone());
+        }
+        let id: String = self.get(key);
+        if fitting().all(|model| model.id != id) {
+            let role = role.name();
+            let known = models.iter().any(|model| model.id == id);
+            let fix = match closest(&id, fitting().map(|model| model.id.as_str())) {
+                _ if known => format!("add \"{role}\" to {}", model_key(&id, "roles")),
+                Some(candidate) => format!("did you mean {candidate}?"),
+                None => format!("configure a model of this id with the role {role}"),
+            };
+            self.problem(key, format!("`{id}` is not a configured {role}"), fix);
+        }
+        Some(id)
+    }
+}

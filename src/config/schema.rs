@@ -1,0 +1,177 @@
+//! Every key there is. docs/configuration.md is held against this table by a test.
+
+/// A key, its default and what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Section and name: `server.listen`; under `models.ID`, the name alone.
+    pub name: &'static str,
+    /// As it would be written in the file, without quotes. Keys without one stay unset.
+    pub default: Option<&'static str>,
+    /// What it does, in one line.
+    pub about: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key {
+        name,
+        default: Some(default),
+        about,
+    }
+}
+
+const fn unset(name: &'static str, about: &'static str) -> Key {
+    Key {
+        name,
+        default: None,
+        about,
+    }
+}
+
+/// All keys outside of `models`, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    key(
+        "server.listen",
+        "127.0.0.1:50051",
+        "address and port of the gRPC server; port 0 takes a free one",
+    ),
+    key(
+        "server.metrics_listen",
+        "127.0.0.1:9464",
+        "address and port of the Prometheus metrics, or \"off\"",
+    ),
+    key(
+        "server.drain_grace",
+        "30s",
+        "how long open work may go on after SIGTERM",
+    ),
+    key(
+        "server.insecure_no_auth",
+        "false",
+        "allow a listen address that other machines can reach, although there is no authentication",
+    ),
+    unset(
+        "defaults.target",
+        "model for Generate and Score requests that name none; the first target by id",
+    ),
+    unset(
+        "defaults.guard",
+        "model for Classify and Score requests that name no guard; the first guard by id",
+    ),
+    key(
+        "engine.threads",
+        "auto",
+        "compute threads; auto = as many as the processor offers",
+    ),
+    key(
+        "engine.max_batch_sequences",
+        "64",
+        "most sequences in one forward pass",
+    ),
+    key(
+        "engine.max_batch_tokens",
+        "512",
+        "most tokens in one forward pass, prompts and answers together",
+    ),
+    key(
+        "engine.kv_memory",
+        "512MiB",
+        "memory of each model's key-value cache",
+    ),
+    key(
+        "engine.queue_items",
+        "2048",
+        "most sequences waiting to start; more are refused",
+    ),
+    key(
+        "engine.queue_tokens",
+        "1048576",
+        "most prompt tokens waiting to start; more are refused",
+    ),
+    key(
+        "engine.max_context",
+        "model",
+        "upper limit on the window in tokens; model = the model's own",
+    ),
+    key("limits.message_bytes", "8MiB", "largest encoded request"),
+    key(
+        "limits.content_bytes",
+        "256KiB",
+        "largest message content or raw text",
+    ),
+    key("limits.messages", "64", "messages of a conversation"),
+    key("limits.token_ids", "262144", "prompt tokens sent as ids"),
+    key("limits.batch_items", "256", "items of a BatchClassify"),
+    key(
+        "limits.stream_open_items",
+        "256",
+        "open items of a stream, before the server stops reading",
+    ),
+    key("limits.id_bytes", "128", "longest item id"),
+    key("limits.stop_sequences", "8", "stop sequences of a request"),
+    key("limits.stop_sequence_bytes", "64", "longest stop sequence"),
+    key("limits.top_n", "20", "log-probability alternatives per position"),
+    key("limits.max_new_tokens", "4096", "longest answer in tokens"),
+    key(
+        "limits.default_new_tokens",
+        "200",
+        "longest answer in tokens when the request does not say",
+    ),
+    key("limits.samples", "16", "samples of a Score"),
+    key(
+        "limits.connection_streams",
+        "512",
+        "requests in flight on one connection",
+    ),
+    key(
+        "deadlines.generate",
+        "2m",
+        "time for a Generate whose client sets no deadline",
+    ),
+    key("deadlines.classify", "1m", "the same for Classify"),
+    key("deadlines.batch_classify", "5m", "the same for BatchClassify"),
+    key("deadlines.score", "3m", "the same for Score"),
+    key(
+        "deadlines.models",
+        "5s",
+        "the same for ListModels, GetModel and CountTokens",
+    ),
+    key("telemetry.log_format", "human", "human or json"),
+    key(
+        "telemetry.log_level",
+        "info",
+        "a level, or directives such as info,babelward::engine=debug",
+    ),
+];
+
+/// Keys under `models.ID`.
+pub const MODEL_KEYS: &[Key] = &[
+    unset(
+        "path",
+        "GGUF file or Hugging Face folder; relative to the file it is written in. Required",
+    ),
+    key(
+        "roles",
+        "target",
+        "target (generates), guard (classifies), or both",
+    ),
+    key(
+        "guard_kind",
+        "auto",
+        "prompt for a guard: llama-guard-3-8b, llama-guard-3-1b, chat-demo; auto = by the model's vocabulary",
+    ),
+];
+
+/// The default of a key outside of `models`.
+pub(super) fn default_of(name: &str) -> Option<&'static str> {
+    KEYS.iter()
+        .find(|key| key.name == name)
+        .and_then(|key| key.default)
+}
+
+/// The default of a key under `models.ID`.
+pub(super) fn model_default_of(name: &str) -> Option<&'static str> {
+    MODEL_KEYS
+        .iter()
+        .find(|key| key.name == name)
+        .and_then(|key| key.default)
+}

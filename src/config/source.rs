@@ -1,0 +1,152 @@
+//! Where values come from, and what they are once all sources are merged.
+
+use std::{env, fmt, path::PathBuf};
+
+use figment::Figment;
+
+use super::{
+    Config, ConfigError, layer,
+    merged::{Sources, Values},
+    read,
+};
+
+const FILE_NAME: &str = "babelward.toml";
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Env(name) => f.write_str(name),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// One effective value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The key, as in the file.
+    pub key: String,
+    /// The value as it was written; absent for a key that is not set.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// `--model ID=PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagModel {
+    /// The model's id.
+    pub id: String,
+    /// Its file or folder.
+    pub path: PathBuf,
+}
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct FlagOverrides {
+    /// Flag, key and value.
+    pub values: Vec<(&'static str, &'static str, String)>,
+    /// `--model`: targets; the first is the default target.
+    pub models: Vec<FlagModel>,
+    /// `--guard`: `ID=PATH`, a path, or the id of a configured model; the first is the default guard.
+    pub guards: Vec<String>,
+}
+
+/// Everything that a configuration is made from; nothing else is looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// `--config`: must exist.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// Where `babelward.toml` is looked for when no file is named, in this order.
+    pub folders: Vec<PathBuf>,
+    /// The command line.
+    pub flags: FlagOverrides,
+}
+
+impl Inputs {
+    /// From this process's environment, working directory and user.
+    pub fn of_process(file: Option<PathBuf>, flags: FlagOverrides) -> Self {
+        let mut folders = vec![PathBuf::from(".")];
+        folders.extend(dirs::config_dir().map(|dir| dir.join("babelward")));
+        Self {
+            file,
+            env: env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            folders,
+            flags,
+        }
+    }
+}
+
+/// A configuration and how it came about.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration, or everything that is wrong with it.
+    pub config: Result<Config, ConfigError>,
+    /// Every known key with its effective value, also when the configuration is not valid.
+    pub entries: Vec<Entry>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+}
+
+/// Merges and validates. Wrong values, unknown keys and an unreadable file are told all at once in
+/// [`Loaded::config`].
+pub fn load(inputs: &Inputs) -> Loaded {
+    let mut problems = Vec::new();
+    let file = find_file(inputs);
+    let env_layer = layer::from_env(&inputs.env, &mut problems);
+    let mut figment = Figment::from(layer::defaults());
+    if let Some((path, origin)) = &file {
+        figment = figment.merge(layer::from_file(path, origin, &mut problems));
+    }
+    figment = figment.merge(env_layer.layer);
+    let below = layer::models_of(&figment);
+    let flags = layer::from_flags(&inputs.flags, &below, &mut problems);
+    figment = figment.merge(flags.layer);
+
+    let sources = Sources {
+        file: file.as_ref().map(|(path, _)| path.clone()),
+        variables: env_layer.names,
+        flags: flags.names,
+    };
+    let mut values = Values::collect(&figment, &sources, &mut problems);
+    values.resolve_paths();
+    let entries = values.entries();
+    let config = read::config(&values, problems);
+    Loaded {
+        config,
+        entries,
+        file: sources.file,
+    }
+}
+
+/// The file to read, and who named it (nobody: it was found).
+fn find_file(inputs: &Inputs) -> Option<(PathBuf, Option<Origin>)> {
+    if let Some(path) = &inputs.file {
+        return Some((path.clone(), Some(Origin::Flag("--config"))));
+    }
+    let named = inputs.env.iter().find(|(name, _)| name == "BABELWARD_CONFIG");
+    if let Some((name, value)) = named.filter(|(_, value)| !value.is_empty()) {
+        return Some((PathBuf::from(value), Some(Origin::Env(name.clone()))));
+    }
+    let mut candidates = inputs.folders.iter().map(|folder| folder.join(FILE_NAME));
+    candidates.find(|path| path.is_file()).map(|path| (path, None))
+}

@@ -1,0 +1,312 @@
+//! Values as they are written: addresses, durations, sizes, words, lists.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use crate::guard::GuardKind;
+
+/// What a model may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Answers prompts.
+    Target,
+    /// Judges conversations.
+    Guard,
+}
+
+impl Role {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Target => "target",
+            Self::Guard => "guard",
+        }
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A value before it is typed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Raw {
+    /// Text, a number or a boolean, as text.
+    Text(String),
+    /// A list of those.
+    List(Vec<String>),
+    /// Something that no key takes.
+    Other(&'static str),
+}
+
+impl Raw {
+    /// As it is shown to people.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::List(items) => items.join(","),
+            Self::Other(what) => format!("({what})"),
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::List(_) | Self::Other(_) => None,
+        }
+    }
+}
+
+/// A type that a key's value may have.
+pub(super) trait Setting: Sized {
+    /// What to write, for error messages: "an address such as 127.0.0.1:50051".
+    const EXPECTS: &'static str;
+
+    /// `None` when the value is not of this type.
+    fn parse(raw: &Raw) -> Option<Self>;
+
+    /// Stands in for a value that was reported as wrong, so that the other keys are read too.
+    fn placeholder() -> Self;
+}
+
+impl Setting for SocketAddr {
+    const EXPECTS: &'static str = "write an IP address and a port, such as 127.0.0.1:50051";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn placeholder() -> Self {
+        Self::from(([127, 0, 0, 1], 0))
+    }
+}
+
+impl Setting for Option<SocketAddr> {
+    const EXPECTS: &'static str = "write an IP address and a port, such as 127.0.0.1:9464, or off";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "off" => Some(None),
+            text => text.parse().ok().map(Some),
+        }
+    }
+
+    fn placeholder() -> Self {
+        None
+    }
+}
+
+impl Setting for bool {
+    const EXPECTS: &'static str = "write true or false";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn placeholder() -> Self {
+        false
+    }
+}
+
+impl Setting for String {
+    const EXPECTS: &'static str = "write text";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text().map(str::to_owned)
+    }
+
+    fn placeholder() -> Self {
+        Self::new()
+    }
+}
+
+impl Setting for PathBuf {
+    const EXPECTS: &'static str = "write a path";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text().map(Self::from)
+    }
+
+    fn placeholder() -> Self {
+        Self::new()
+    }
+}
+
+impl Setting for Duration {
+    const EXPECTS: &'static str = "write a number and a unit (ms, s, m, h), such as 30s";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        parse_duration(raw.text()?)
+    }
+
+    fn placeholder() -> Self {
+        Self::ZERO
+    }
+}
+
+/// A whole number of something.
+impl Setting for u64 {
+    const EXPECTS: &'static str = "write a whole number";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn placeholder() -> Self {
+        0
+    }
+}
+
+/// A number of bytes.
+pub(super) struct Bytes(pub u64);
+
+impl Setting for Bytes {
+    const EXPECTS: &'static str = "write a number of bytes with a unit (KiB, MiB, GiB), such as 512MiB";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        let text = raw.text()?;
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let shift = match unit.trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return None,
+        };
+        let number: u64 = number.parse().ok()?;
+        number.checked_mul(1 << shift).map(Self)
+    }
+
+    fn placeholder() -> Self {
+        Self(0)
+    }
+}
+
+/// A number of threads, or `auto`.
+pub(super) struct Threads(pub Option<NonZeroUsize>);
+
+impl Setting for Threads {
+    const EXPECTS: &'static str = "write a whole number from 1 to 1024, or auto";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "auto" => Some(Self(None)),
+            text => {
+                let threads: NonZeroUsize = text.parse().ok()?;
+                (threads.get() <= 1024).then_some(Self(Some(threads)))
+            }
+        }
+    }
+
+    fn placeholder() -> Self {
+        Self(None)
+    }
+}
+
+/// A window in tokens, or `model`.
+pub(super) struct Window(pub Option<NonZeroUsize>);
+
+impl Setting for Window {
+    const EXPECTS: &'static str = "write a whole number of tokens from 16 on, or model";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "model" => Some(Self(None)),
+            text => {
+                let tokens: NonZeroUsize = text.parse().ok()?;
+                (tokens.get() >= 16).then_some(Self(Some(tokens)))
+            }
+        }
+    }
+
+    fn placeholder() -> Self {
+        Self(None)
+    }
+}
+
+impl Setting for LogFormat {
+    const EXPECTS: &'static str = "write human or json";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "human" => Some(Self::Human),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    fn placeholder() -> Self {
+        Self::Human
+    }
+}
+
+impl Setting for Vec<Role> {
+    const EXPECTS: &'static str = "write [\"target\"], [\"guard\"] or [\"target\", \"guard\"]";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        let mut roles = Vec::new();
+        for word in words(raw)? {
+            let role = match word {
+                "target" => Role::Target,
+                "guard" => Role::Guard,
+                _ => return None,
+            };
+            if !roles.contains(&role) {
+                roles.push(role);
+            }
+        }
+        (!roles.is_empty()).then_some(roles)
+    }
+
+    fn placeholder() -> Self {
+        vec![Role::Target, Role::Guard]
+    }
+}
+
+/// A guard's prompt, or `auto`.
+impl Setting for Option<GuardKind> {
+    const EXPECTS: &'static str = "write auto, llama-guard-3-8b, llama-guard-3-1b or chat-demo";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "auto" => Some(None),
+            "llama-guard-3-8b" => Some(Some(GuardKind::LlamaGuard3_8B)),
+            "llama-guard-3-1b" => Some(Some(GuardKind::LlamaGuard3_1B)),
+            "chat-demo" => Some(Some(GuardKind::ChatDemo)),
+            _ => None,
+        }
+    }
+
+    fn placeholder() -> Self {
+        None
+    }
+}
+
+/// `30s`, `250ms`, `2m`, `1h`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+/// The items of a list, or of a comma-separated text (environment variables have no lists).
+fn words(raw: &Raw) -> Option<Vec<&str>> {
+    match raw {
+        Raw::Text(text) => Some(text.split(',').map(str::trim).collect()),
+        Raw::List(items) => Some(items.iter().map(String::as_str).collect()),
+        Raw::Other(_) => None,
+    }
+}

@@ -1,0 +1,34 @@
+//! SHA-256 digests as they appear in provenance: `sha256:<hex>`.
+
+use std::{fs::File, io::Read, path::Path};
+
+use sha2::{Digest as _, Sha256};
+
+/// `sha256:<hex>` of some bytes.
+pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
+    tagged(Sha256::digest(bytes).as_slice())
+}
+
+/// `sha256:<hex>` of a file's content, read in pieces.
+pub fn of_file(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(tagged(hasher.finalize().as_slice()));
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn tagged(hash: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(7 + 2 * hash.len());
+    text.push_str("sha256:");
+    for byte in hash {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

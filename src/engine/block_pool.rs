@@ -1,0 +1,122 @@
+//! Fixed KV blocks with reference counts.
+
+/// Hands out block ids. A block is free, held by one or more sequences, or unheld and kept by the prefix
+/// cache; the pool knows the first two and leaves the third to its caller.
+#[derive(Debug)]
+pub struct BlockPool {
+    references: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl BlockPool {
+    /// A pool of `blocks` free blocks.
+    pub fn new(blocks: u32) -> Self {
+        Self {
+            references: vec![0; blocks as usize],
+            // Taken from the end: low ids first.
+            free: (0..blocks).rev().collect(),
+        }
+    }
+
+    /// Takes a free block, held once.
+    pub fn take(&mut self) -> Option<u32> {
+        let block = self.free.pop()?;
+        self.references[block as usize] = 1;
+        Some(block)
+    }
+
+    /// Holds a block once more.
+    pub fn retain(&mut self, block: u32) {
+        self.references[block as usize] += 1;
+    }
+
+    /// Lets go of a block once; `true` when nobody holds it any more. The caller then either keeps it in the
+    /// prefix cache or gives it back with [`BlockPool::recycle`].
+    pub fn release(&mut self, block: u32) -> bool {
+        let references = &mut self.references[block as usize];
+        debug_assert!(
+            *references > 0,
+            "block {block} is released more often than it was taken"
+        );
+        *references = references.saturating_sub(1);
+        *references == 0
+    }
+
+    /// Makes an unheld block free.
+    pub fn recycle(&mut self, block: u32) {
+        debug_assert_eq!(self.references[block as usize], 0);
+        self.free.push(block);
+    }
+
+    /// Whether a sequence holds the block.
+    pub fn is_held(&self, block: u32) -> bool {
+        self.references[block as usize] > 0
+    }
+
+    /// Number of free blocks.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Number of blocks.
+    pub fn total(&self) -> usize {
+        self.references.len()
+    }
+
+    /// Number of blocks that sequences hold.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.references.iter().filter(|&&n| n > 0).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn low_ids_come_first_and_an_empty_pool_says_so() {
+        let mut pool = BlockPool::new(2);
+        assert_eq!((pool.take(), pool.take(), pool.take()), (Some(0), Some(1), None));
+        assert!(pool.release(0));
+        pool.recycle(0);
+        assert_eq!(pool.take(), Some(0));
+    }
+
+    proptest! {
+        /// Against a plain list of reference counts.
+        #[test]
+        fn counts_agree_with_a_naive_model(operations in prop::collection::vec((0u8..3, 0u32..8), 0..200)) {
+            let mut pool = BlockPool::new(8);
+            let mut counts = [0u32; 8];
+            for (operation, pick) in operations {
+                match operation {
+                    0 => match pool.take() {
+                        Some(block) => {
+                            prop_assert_eq!(counts[block as usize], 0);
+                            counts[block as usize] = 1;
+                        }
+                        None => prop_assert!(counts.iter().all(|&n| n > 0)),
+                    },
+                    1 if counts[pick as usize] > 0 => {
+                        pool.retain(pick);
+                        counts[pick as usize] += 1;
+                    }
+                    2 if counts[pick as usize] > 0 => {
+                        counts[pick as usize] -= 1;
+                        let last = pool.release(pick);
+                        prop_assert_eq!(last, counts[pick as usize] == 0);
+                        if last {
+                            pool.recycle(pick);
+                        }
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(pool.free(), counts.iter().filter(|&&n| n == 0).count());
+                prop_assert_eq!(pool.held() + pool.free(), pool.total());
+            }
+        }
+    }
+}

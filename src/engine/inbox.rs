@@ -1,0 +1,314 @@
+//! The one bounded queue between callers and the engine's thread.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    ModelStats, SequenceRequest, SubmitError,
+    admission::{Admission, Book, StartRate, blocks_needed, validate},
+};
+use crate::model::ModelLimits;
+
+/// A sequence on its way to the engine's thread.
+pub struct Submission {
+    /// What to do.
+    pub request: SequenceRequest,
+    /// When it was accepted.
+    pub arrival: Instant,
+    /// Its place in the books.
+    pub admission: Admission,
+}
+
+/// What the engine's thread is to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Take a step.
+    Run,
+    /// Fail what is open, and end.
+    Shutdown,
+}
+
+/// Bounds of the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueBounds {
+    /// Sequences waiting to start.
+    pub items: usize,
+    /// Their prompt tokens.
+    pub tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    Draining,
+    /// No handle is left: end as soon as nothing is open.
+    Abandoned,
+    ShuttingDown,
+    Ended,
+}
+
+struct State {
+    phase: Phase,
+    arrivals: Vec<Submission>,
+    queued_items: usize,
+    queued_tokens: usize,
+    books: Vec<Book>,
+    kv: Vec<KvCounts>,
+    rate: StartRate,
+    /// The thread waits for arrivals and has published its counts.
+    parked: bool,
+}
+
+/// A pool's state after a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KvCounts {
+    /// Free, or cached and neither held nor pinned.
+    pub available: usize,
+    /// Pinned.
+    pub pinned: usize,
+}
+
+/// Shared by all handles and the thread. Its lock is never held while a model runs or an event is sent.
+pub struct Inbox {
+    limits: Vec<ModelLimits>,
+    bounds: QueueBounds,
+    state: Mutex<State>,
+    /// The thread waits here for work.
+    work: Condvar,
+    /// Callers wait here for the thread to park or end.
+    settled: Condvar,
+    restarts: AtomicU64,
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox")
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inbox {
+    /// An open queue for models with these limits.
+    pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds) -> Self {
+        let kv = limits
+            .iter()
+            .map(|limits| KvCounts {
+                available: limits.num_blocks,
+                pinned: 0,
+            })
+            .collect();
+        let state = State {
+            phase: Phase::Open,
+            arrivals: Vec::new(),
+            queued_items: 0,
+            queued_tokens: 0,
+            books: limits.iter().map(|_| Book::default()).collect(),
+            kv,
+            rate: StartRate::default(),
+            parked: false,
+        };
+        Self {
+            limits,
+            bounds,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            settled: Condvar::new(),
+            restarts: AtomicU64::new(0),
+        }
+    }
+
+    /// Queues a request, or says why not.
+    pub fn submit(self: &Arc<Self>, request: SequenceRequest, now: Instant) -> Result<(), SubmitError> {
+        let model = request.model.0;
+        let Some(limits) = self.limits.get(model) else {
+            return Err(SubmitError::EngineGone);
+        };
+        match self.state().phase {
+            Phase::Open => {}
+            Phase::Ended => return Err(SubmitError::EngineGone),
+            Phase::Draining | Phase::Abandoned | Phase::ShuttingDown => return Err(SubmitError::Draining),
+        }
+        validate(&request, limits, now)?;
+        let needed = blocks_needed(&request, limits);
+        let full = request.prompt.len() / limits.block_size * limits.block_size;
+        let pin = (request.output.pin_prompt && full > 0).then(|| request.prompt[..full].into());
+
+        let mut state = self.state();
+        // Again: the phase may have changed while the prompt was checked.
+        match state.phase {
+            Phase::Open => {}
+            Phase::Ended => return Err(SubmitError::EngineGone),
+            Phase::Draining | Phase::Abandoned | Phase::ShuttingDown => return Err(SubmitError::Draining),
+        }
+        let tokens = request.prompt.len();
+        if let Some(retry_after) = state.queue_full(self.bounds, tokens, now) {
+            return Err(SubmitError::QueueFull { retry_after });
+        }
+        let entry = state.books[model].enter(&request.prompt, needed, pin, limits)?;
+        state.queued_items += 1;
+        state.queued_tokens += tokens;
+        state.parked = false;
+        let admission = Admission::new(self, model, entry);
+        state.arrivals.push(Submission {
+            request,
+            arrival: now,
+            admission,
+        });
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Moves what has arrived to `arrivals`; waits for something while the thread is not `busy`.
+    pub fn take(&self, arrivals: &mut Vec<Submission>, busy: bool) -> Signal {
+        let mut state = self.state();
+        loop {
+            let idle = !busy && state.arrivals.is_empty();
+            if state.phase >= Phase::ShuttingDown || (state.phase == Phase::Abandoned && idle) {
+                state.phase = state.phase.max(Phase::ShuttingDown);
+                arrivals.append(&mut state.arrivals);
+                return Signal::Shutdown;
+            }
+            if !idle {
+                arrivals.append(&mut state.arrivals);
+                return Signal::Run;
+            }
+            state.parked = true;
+            self.settled.notify_all();
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Tells callers the state of a model's pool.
+    pub fn publish(&self, model: usize, counts: KvCounts) {
+        self.state().kv[model] = counts;
+    }
+
+    /// A model's counts.
+    pub fn stats(&self, model: usize) -> Option<ModelStats> {
+        let state = self.state();
+        let (book, kv) = (state.books.get(model)?, state.kv.get(model)?);
+        Some(ModelStats {
+            queued: book.queued,
+            running: book.open - book.queued,
+            free_blocks: kv.available,
+            pinned_blocks: kv.pinned,
+            total_blocks: self.limits.get(model)?.num_blocks,
+        })
+    }
+
+    /// Refuses what comes from now on.
+    pub fn drain(&self) {
+        self.advance_phase(Phase::Draining);
+    }
+
+    /// Ends the thread when nothing is open any more.
+    pub fn abandon(&self) {
+        self.advance_phase(Phase::Abandoned);
+    }
+
+    /// Ends the thread after the step it is in.
+    pub fn shutdown(&self) {
+        self.advance_phase(Phase::ShuttingDown);
+    }
+
+    /// Whether the thread has been told to end.
+    pub fn is_shutting_down(&self) -> bool {
+        self.state().phase >= Phase::ShuttingDown
+    }
+
+    /// The thread has ended. Drops what it left behind.
+    pub fn ended(&self) {
+        let left = {
+            let mut state = self.state();
+            state.phase = Phase::Ended;
+            std::mem::take(&mut state.arrivals)
+        };
+        // Outside of the lock: this sends events and strikes the sequences from the books.
+        drop(left);
+        self.settled.notify_all();
+    }
+
+    /// Whether the thread is there.
+    pub fn is_alive(&self) -> bool {
+        self.state().phase != Phase::Ended
+    }
+
+    /// Waits until nothing is open, or the thread has ended; `false` when that took longer than `limit`.
+    pub fn wait_idle(&self, limit: Duration) -> bool {
+        self.wait_until(limit, |state| state.phase == Phase::Ended || state.parked)
+    }
+
+    /// Waits until the thread has ended.
+    pub fn wait_ended(&self, limit: Duration) -> bool {
+        self.wait_until(limit, |state| state.phase == Phase::Ended)
+    }
+
+    /// How often the engine has restarted after a panic.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Acquire)
+    }
+
+    /// The engine has restarted.
+    pub fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A sequence is no longer in the queue.
+    pub fn left_queue(&self, model: usize, tokens: usize, started: Option<Instant>) {
+        let mut state = self.state();
+        state.queued_items -= 1;
+        state.queued_tokens -= tokens;
+        state.books[model].queued -= 1;
+        if let Some(now) = started {
+            state.rate.record(tokens, now);
+        }
+    }
+
+    /// Changes a model's book; the closure also gets the model's block size.
+    pub fn with_book(&self, model: usize, change: impl FnOnce(&mut Book, usize)) {
+        change(&mut self.state().books[model], self.limits[model].block_size);
+    }
+
+    fn advance_phase(&self, phase: Phase) {
+        let mut state = self.state();
+        state.phase = state.phase.max(phase);
+        drop(state);
+        self.work.notify_all();
+    }
+
+    fn wait_until(&self, limit: Duration, done: impl Fn(&State) -> bool) -> bool {
+        let (_state, timeout) = self
+            .settled
+            .wait_timeout_while(self.state(), limit, |state| !done(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        !timeout.timed_out()
+    }
+
+    /// Counters stay consistent even if a thread died while it held the lock: nothing panics in between.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// When to try again, if the queue has no room for this many prompt tokens. An empty queue takes any
+    /// prompt, else one longer than the bound could never be served.
+    fn queue_full(&self, bounds: QueueBounds, tokens: usize, now: Instant) -> Option<Duration> {
+        let items = self.queued_items + 1;
+        let total = self.queued_tokens.saturating_add(tokens);
+        if self.queued_items == 0 || (items <= bounds.items && total <= bounds.tokens) {
+            return None;
+        }
+        let excess_items = items.saturating_sub(bounds.items).max(1);
+        // At most all that is queued has to leave.
+        let excess_tokens = total.saturating_sub(bounds.tokens).min(self.queued_tokens);
+        Some(self.rate.time_for(excess_items, excess_tokens, now))
+    }
+}

@@ -1,0 +1,251 @@
+//! The engine: one named thread per device owns its models, KV blocks and scheduler, and turns submitted
+//! sequences into shared forward passes. No tokio and no tonic here.
+//!
+//! A request goes from [`EngineHandle::submit`] through the inbox (bounded in sequences and prompt tokens) to
+//! the thread, which gives its models turns. A model's turn is one step: the scheduler plans which sequences
+//! take part with how many tokens, the model runs on that batch, and its logits become tokens and events.
+
+mod admission;
+mod block_pool;
+mod inbox;
+mod kv_blocks;
+mod prefix_cache;
+mod request;
+mod sampler;
+mod scheduler;
+pub mod scripted;
+mod sequence;
+mod stats;
+mod step;
+mod thread;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod thread_tests;
+
+pub use request::*;
+
+use std::{
+    io,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::model::{LanguageModel, ModelLimits};
+use inbox::{Inbox, QueueBounds};
+use scheduler::Budget;
+use step::ModelEngine;
+
+/// Limits of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Name of the thread, for example `engine-cpu`.
+    pub name: String,
+    /// Names of the models in metrics, in the order of the models; a model beyond the list has its index.
+    pub model_names: Vec<String>,
+    /// Most sequences in one forward pass; also the most that hold KV blocks at the same time. No more than
+    /// `max_batch_tokens` count.
+    pub max_batch_sequences: usize,
+    /// Most tokens in one forward pass (prefill chunks and decodes together).
+    pub max_batch_tokens: usize,
+    /// Most sequences waiting to start, over all models.
+    pub queue_items: usize,
+    /// Most prompt tokens waiting to start, over all models. A longer prompt is taken when nothing waits.
+    pub queue_tokens: usize,
+}
+
+/// What a model is doing now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelStats {
+    /// Sequences waiting to start.
+    pub queued: usize,
+    /// Sequences that have started.
+    pub running: usize,
+    /// KV blocks that no sequence holds (cached prefixes count as free unless pinned).
+    pub free_blocks: usize,
+    /// KV blocks held by pinned prefixes.
+    pub pinned_blocks: usize,
+    /// KV blocks in the pool.
+    pub total_blocks: usize,
+}
+
+/// Submits work to an engine. Cheap to clone. When the last handle is dropped, the thread ends as soon as
+/// nothing is open.
+#[derive(Clone)]
+pub struct EngineHandle {
+    inbox: Arc<Inbox>,
+    _last: Arc<AbandonOnDrop>,
+}
+
+struct AbandonOnDrop(Arc<Inbox>);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// The running thread; joins when dropped after [`EngineHandle::shutdown`].
+pub struct EngineThread {
+    inbox: Arc<Inbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the engine's thread.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a limit of zero, in the configuration or of a model; else what the
+/// system says when it cannot start a thread.
+pub fn start(
+    config: EngineConfig,
+    models: Vec<Box<dyn LanguageModel>>,
+) -> io::Result<(EngineHandle, EngineThread)> {
+    check_config(&config)?;
+    for model in &models {
+        check_limits(model.limits())?;
+    }
+    stats::describe();
+    let limits = models.iter().map(|model| model.limits().clone()).collect();
+    let bounds = QueueBounds {
+        items: config.queue_items,
+        tokens: config.queue_tokens,
+    };
+    let inbox = Arc::new(Inbox::new(limits, bounds));
+    let budget = Budget::new(config.max_batch_sequences, config.max_batch_tokens);
+    let names = config
+        .model_names
+        .into_iter()
+        .map(Some)
+        .chain(std::iter::repeat(None));
+    let engines: Vec<_> = models
+        .into_iter()
+        .zip(names)
+        .enumerate()
+        .map(|(index, (model, name))| {
+            let name = name.unwrap_or_else(|| index.to_string());
+            ModelEngine::new(name.into(), model, budget)
+        })
+        .collect();
+    let thread = {
+        let (inbox, name) = (Arc::clone(&inbox), config.name.clone());
+        std::thread::Builder::new()
+            .name(config.name)
+            .spawn(move || thread::run(&name, &inbox, engines))?
+    };
+    let handle = EngineHandle {
+        inbox: Arc::clone(&inbox),
+        _last: Arc::new(AbandonOnDrop(Arc::clone(&inbox))),
+    };
+    Ok((
+        handle,
+        EngineThread {
+            inbox,
+            thread: Some(thread),
+        },
+    ))
+}
+
+fn check_config(config: &EngineConfig) -> io::Result<()> {
+    let fields = [
+        ("max_batch_sequences", config.max_batch_sequences),
+        ("max_batch_tokens", config.max_batch_tokens),
+        ("queue_items", config.queue_items),
+        ("queue_tokens", config.queue_tokens),
+    ];
+    not_zero(&fields)
+}
+
+fn check_limits(limits: &ModelLimits) -> io::Result<()> {
+    let fields = [
+        ("vocab_size", limits.vocab_size),
+        ("context_length", limits.context_length),
+        ("block_size", limits.block_size),
+        ("num_blocks", limits.num_blocks),
+    ];
+    not_zero(&fields)?;
+    if u32::try_from(limits.num_blocks).is_err() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "num_blocks must fit into 32 bits",
+        ));
+    }
+    Ok(())
+}
+
+fn not_zero(fields: &[(&str, usize)]) -> io::Result<()> {
+    match fields.iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name} must be at least 1"),
+        )),
+        None => Ok(()),
+    }
+}
+
+impl EngineHandle {
+    /// Queues a sequence, or says at once why not. Never waits. An index of no model counts as
+    /// [`SubmitError::EngineGone`].
+    pub fn submit(&self, request: SequenceRequest) -> Result<(), SubmitError> {
+        self.inbox.submit(request, Instant::now())
+    }
+
+    /// A model's queue, and its pool as of the last step. All zero for an index of no model.
+    pub fn stats(&self, model: ModelIndex) -> ModelStats {
+        self.inbox.stats(model.0).unwrap_or_default()
+    }
+
+    /// Refuses new sequences with [`SubmitError::Draining`]; open ones run on.
+    pub fn drain(&self) {
+        self.inbox.drain();
+    }
+
+    /// Waits until nothing is queued or running, or the thread has ended; `false` when that takes longer.
+    /// After [`EngineHandle::drain`] this is how to know that all is answered.
+    pub fn wait_idle(&self, limit: Duration) -> bool {
+        self.inbox.wait_idle(limit)
+    }
+
+    /// Ends the thread after the step it is in; what is still open fails with
+    /// [`SequenceError::ShuttingDown`].
+    pub fn shutdown(&self) {
+        self.inbox.shutdown();
+    }
+
+    /// Whether the thread is there; it answers until it has ended.
+    pub fn is_alive(&self) -> bool {
+        self.inbox.is_alive()
+    }
+
+    /// How often the engine has failed all its sequences and restarted after a panic.
+    pub fn restarts(&self) -> u64 {
+        self.inbox.restarts()
+    }
+}
+
+impl EngineThread {
+    /// Waits for the thread to end, at most this long; `false` when it has not. Then the thread is left to
+    /// itself.
+    pub fn join(mut self, limit: Duration) -> bool {
+        let ended = self.inbox.wait_ended(limit);
+        if let (true, Some(thread)) = (ended, self.thread.take()) {
+            // Its own panics are caught; one beyond that has been reported on standard error.
+            let _ = thread.join();
+        }
+        self.thread = None;
+        ended
+    }
+}
+
+impl Drop for EngineThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && self.inbox.is_shutting_down()
+        {
+            let _ = thread.join();
+        }
+    }
+}

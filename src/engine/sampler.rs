@@ -1,0 +1,459 @@
+//! Chooses tokens and reads log-probabilities from rows of logits.
+//!
+//! Filters follow Hugging Face transformers, in its order: repetition penalty, temperature, top-k, top-p. All
+//! arithmetic is f64 in a fixed order, so a row and a draw give the same token on every run.
+
+use super::{Sampling, TokenLogprobs};
+
+/// The largest logit of a row, or `None` when the row cannot be trusted: a NaN, a positive infinity, or
+/// nothing above negative infinity. Single logits of negative infinity are fine: models mask tokens that way.
+pub fn row_max(row: &[f32]) -> Option<f32> {
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut sound = true;
+    // Two independent folds without early exits, so that the compiler vectorises them.
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+            sound &= x < f32::INFINITY; // false for NaN as well
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = if x > *lane { x } else { *lane };
+        sound &= x < f32::INFINITY;
+    }
+    let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (sound && max > f32::NEG_INFINITY).then_some(max)
+}
+
+/// The lowest token id whose logit is `max`, the row's [`row_max`].
+pub fn argmax(row: &[f32], max: f32) -> u32 {
+    const CHUNK: usize = 64;
+    // Whole chunks without early exit (vectorised), then the place within the first that has it.
+    let has_max = |chunk: &[f32]| chunk.iter().fold(false, |found, &x| found | (x == max));
+    let begin = row.chunks(CHUNK).position(has_max).unwrap_or(0) * CHUNK;
+    let offset = row.iter().skip(begin).position(|&x| x == max).unwrap_or(0);
+    (begin + offset) as u32
+}
+
+/// ln Σ exp(logit) over the row; subtracting it from a logit gives the token's log-probability.
+pub fn log_sum_exp(row: &[f32], max: f32) -> f64 {
+    let max = f64::from(max);
+    let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+    max + sum.ln()
+}
+
+/// Log-probability of one token; negative infinity for an id outside the vocabulary.
+pub fn logprob(row: &[f32], log_sum_exp: f64, token: u32) -> f64 {
+    row.get(token as usize)
+        .map_or(f64::NEG_INFINITY, |&x| f64::from(x) - log_sum_exp)
+}
+
+/// Uniform number in [0, 1): draw `n` of the stream that belongs to `seed`. Counter-based (splitmix64 at
+/// position `n`, from a state that is itself a hash of the seed, so that neighbouring seeds do not overlap):
+/// no draw depends on how many were made before, on the batch, or on a preemption in between.
+pub fn uniform(seed: u64, n: u64) -> f64 {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let state = mix(seed ^ 0x6a09_e667_f3bc_c909).wrapping_add(n.wrapping_add(1).wrapping_mul(GOLDEN));
+    (mix(state) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The finaliser of splitmix64 (Steele, Lea, Flood 2014; constants by David Stafford, variant 13).
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Scratch space for sampling; one per engine, reused for all rows.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    scores: Vec<f64>,
+    selection: Vec<f64>,
+    kept: Vec<u32>,
+}
+
+impl Sampler {
+    /// Chooses the next token. `max` is the row's [`row_max`], `context` the prompt and the answer so far,
+    /// `draw` the number of tokens generated before this one.
+    pub fn sample(&mut self, row: &[f32], max: f32, context: &[u32], sampling: &Sampling, draw: u64) -> u32 {
+        // Parameters are validated where requests enter; what makes no sense here counts as off.
+        let greedy = sampling.temperature.is_nan() || sampling.temperature <= 0.0;
+        let penalty = sampling.repetition_penalty;
+        let penalised = penalty.is_finite() && penalty > 0.0 && penalty != 1.0;
+        if greedy && !penalised {
+            return argmax(row, max);
+        }
+        self.load(row);
+        if penalised {
+            self.penalise(row, context, penalty);
+        }
+        if greedy {
+            return self.best();
+        }
+        // Relative to the best, so that a tiny temperature cannot overflow.
+        let best = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        for score in &mut self.scores {
+            *score = (*score - best) / sampling.temperature;
+        }
+        let kept_all = self.filter(sampling);
+        self.draw(kept_all, uniform(sampling.seed, draw))
+    }
+
+    /// Log-probability of the chosen token and the `top` most likely ones (ties: lowest id first).
+    pub fn token_logprobs(&mut self, row: &[f32], max: f32, chosen: u32, top: usize) -> TokenLogprobs {
+        let log_sum_exp = log_sum_exp(row, max);
+        let mut best = Vec::new();
+        if top > 0 {
+            self.load(row);
+            self.keep_top(top);
+            self.sort_kept();
+            self.kept.truncate(top);
+            best.extend(self.kept.iter().map(|&id| (id, logprob(row, log_sum_exp, id))));
+        }
+        TokenLogprobs {
+            chosen: logprob(row, log_sum_exp, chosen),
+            top: best,
+        }
+    }
+
+    fn load(&mut self, row: &[f32]) {
+        self.scores.clear();
+        self.scores.extend(row.iter().map(|&x| f64::from(x)));
+    }
+
+    /// Once per distinct token: it starts from the unmodified logit each time.
+    fn penalise(&mut self, row: &[f32], context: &[u32], penalty: f64) {
+        for &token in context {
+            if let (Some(score), Some(&x)) = (self.scores.get_mut(token as usize), row.get(token as usize)) {
+                let x = f64::from(x);
+                *score = if x < 0.0 { x * penalty } else { x / penalty };
+            }
+        }
+    }
+
+    fn best(&self) -> u32 {
+        let mut best = 0;
+        for (id, &score) in self.scores.iter().enumerate() {
+            if score > self.scores[best] {
+                best = id;
+            }
+        }
+        best as u32
+    }
+
+    /// Applies top-k and top-p; `true` when everything is kept (and `kept` is not filled).
+    fn filter(&mut self, sampling: &Sampling) -> bool {
+        let vocab = self.scores.len();
+        let top_k = match sampling.top_k {
+            0 => vocab,
+            k => k.min(vocab),
+        };
+        let nucleus = sampling.top_p < 1.0;
+        if top_k == vocab && !nucleus {
+            return true;
+        }
+        if top_k < vocab {
+            self.keep_top(top_k);
+        }
+        if nucleus {
+            self.keep_nucleus(top_k < vocab, sampling.top_p);
+        }
+        false
+    }
+
+    /// Keeps the `k` best and, as transformers does, whatever ties with the last of them; ascending ids.
+    fn keep_top(&mut self, k: usize) {
+        let threshold = self.kth_largest(k);
+        self.kept.clear();
+        let scores = &self.scores;
+        self.kept
+            .extend((0..scores.len() as u32).filter(|&id| scores[id as usize] >= threshold));
+    }
+
+    /// Keeps the fewest best tokens that together have at least probability `top_p`: token i stays when the
+    /// ones before it have less. At least one stays.
+    fn keep_nucleus(&mut self, filtered: bool, top_p: f64) {
+        let max = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weight = |score: f64| (score - max).exp();
+        let vocab = self.scores.len();
+        let total: f64 = if filtered {
+            self.kept.iter().map(|&id| weight(self.scores[id as usize])).sum()
+        } else {
+            self.scores.iter().map(|&score| weight(score)).sum()
+        };
+        let mut candidates = 64;
+        loop {
+            // The nucleus is nearly always small: look among a few of the best before sorting them all.
+            if !filtered {
+                self.keep_top(candidates.min(vocab));
+            }
+            self.sort_kept();
+            let mut above = 0.0;
+            let size = self
+                .kept
+                .iter()
+                .position(|&id| {
+                    let outside = above >= top_p * total;
+                    above += weight(self.scores[id as usize]);
+                    outside
+                })
+                .unwrap_or(self.kept.len());
+            if size < self.kept.len() || filtered || self.kept.len() == vocab || above >= top_p * total {
+                self.kept.truncate(size.max(1));
+                return;
+            }
+            candidates *= 8;
+        }
+    }
+
+    /// Best first, ties by id.
+    fn sort_kept(&mut self) {
+        let scores = &self.scores;
+        self.kept
+            .sort_unstable_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+    }
+
+    /// The value of the k-th largest score (1 ≤ k ≤ length), in one pass that rarely does more than compare.
+    fn kth_largest(&mut self, k: usize) -> f64 {
+        let k = k.clamp(1, self.scores.len().max(1));
+        let capacity = (2 * k).max(256);
+        let mut threshold = f64::NEG_INFINITY;
+        let selection = &mut self.selection;
+        selection.clear();
+        for &score in &self.scores {
+            if score >= threshold {
+                selection.push(score);
+                if selection.len() == capacity {
+                    let (_, &mut kth, _) = selection.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+                    threshold = kth;
+                    selection.truncate(k);
+                }
+            }
+        }
+        if selection.len() < k {
+            return threshold;
+        }
+        let (_, &mut kth, _) = selection.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        kth
+    }
+
+    /// Inverse transform: the first kept token whose cumulative weight exceeds `uniform` of the total.
+    fn draw(&mut self, kept_all: bool, uniform: f64) -> u32 {
+        if kept_all {
+            self.kept.clear();
+            self.kept.extend(0..self.scores.len() as u32);
+        }
+        let scores = &self.scores;
+        let max = self
+            .kept
+            .iter()
+            .map(|&id| scores[id as usize])
+            .fold(f64::NEG_INFINITY, f64::max);
+        self.selection.clear();
+        self.selection
+            .extend(self.kept.iter().map(|&id| (scores[id as usize] - max).exp()));
+        let target = uniform * self.selection.iter().sum::<f64>();
+        let mut cumulative = 0.0;
+        let mut chosen = 0;
+        for (&id, &weight) in self.kept.iter().zip(&self.selection) {
+            if weight > 0.0 {
+                cumulative += weight;
+                chosen = id;
+                if cumulative > target {
+                    break;
+                }
+            }
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        temperature: f64,
+        top_k: usize,
+        top_p: f64,
+        repetition_penalty: f64,
+        logits: Vec<f32>,
+        context: Vec<u32>,
+        kept: Vec<u32>,
+        probabilities: Vec<f64>,
+        logprob_0: f64,
+    }
+
+    fn goldens() -> Vec<Case> {
+        serde_json::from_str::<Golden>(include_str!("../../tests/golden/sampler.json"))
+            .unwrap()
+            .cases
+    }
+
+    fn sampling(case: &Case, seed: u64) -> Sampling {
+        Sampling {
+            temperature: case.temperature,
+            top_k: case.top_k,
+            top_p: case.top_p,
+            repetition_penalty: case.repetition_penalty,
+            seed,
+        }
+    }
+
+    /// tests/golden/sampler.py: Hugging Face transformers' processors in f64.
+    #[test]
+    fn keeps_what_transformers_keeps_with_the_same_probabilities() {
+        let mut sampler = Sampler::default();
+        for (index, case) in goldens().iter().enumerate() {
+            let max = row_max(&case.logits).unwrap();
+            let logprob_0 = logprob(&case.logits, log_sum_exp(&case.logits, max), 0);
+            assert!((logprob_0 - case.logprob_0).abs() < 1e-12, "case {index}");
+            // The sampler leaves the kept ids and their weights behind.
+            let chosen = sampler.sample(&case.logits, max, &case.context, &sampling(case, 1), 0);
+            assert!(case.kept.contains(&chosen));
+            let total: f64 = sampler.selection.iter().sum();
+            let mut kept: Vec<_> = sampler.kept.iter().copied().zip(&sampler.selection).collect();
+            kept.sort_unstable_by_key(|&(id, _)| id);
+            let ids: Vec<u32> = kept.iter().map(|&(id, _)| id).collect();
+            assert_eq!(ids, case.kept, "case {index}");
+            for ((_, weight), expected) in kept.iter().zip(&case.probabilities) {
+                assert!((*weight / total - expected).abs() < 1e-12, "case {index}");
+            }
+        }
+    }
+
+    /// Frequencies of 20,000 draws against the probabilities; the draws are fixed, so this cannot flicker.
+    #[test]
+    fn draws_follow_the_distribution() {
+        let mut sampler = Sampler::default();
+        let goldens = goldens();
+        let case = &goldens[7];
+        let max = row_max(&case.logits).unwrap();
+        let mut counts = vec![0u32; case.logits.len()];
+        let draws = 20_000;
+        for n in 0..draws {
+            counts[sampler.sample(&case.logits, max, &case.context, &sampling(case, 42), n) as usize] += 1;
+        }
+        assert_eq!(counts.iter().sum::<u32>() as u64, draws);
+        for (&id, &p) in case.kept.iter().zip(&case.probabilities) {
+            let frequency = f64::from(counts[id as usize]) / draws as f64;
+            let deviation = (p * (1.0 - p) / draws as f64).sqrt();
+            assert!(
+                (frequency - p).abs() < 5.0 * deviation + 1e-9,
+                "token {id}: {frequency} for {p}"
+            );
+        }
+    }
+
+    #[test]
+    fn uniform_numbers_are_uniform_and_neighbouring_seeds_unrelated() {
+        let mean = |numbers: &mut dyn Iterator<Item = f64>| numbers.sum::<f64>() / 10_000.0;
+        assert!((mean(&mut (0..10_000).map(|n| uniform(7, n))) - 0.5).abs() < 0.015);
+        assert!((mean(&mut (0..10_000).map(|seed| uniform(seed, 3))) - 0.5).abs() < 0.015);
+        // Products of independent uniform numbers have mean 1/4.
+        assert!((mean(&mut (0..10_000).map(|n| uniform(7, n) * uniform(8, n))) - 0.25).abs() < 0.015);
+        assert!((mean(&mut (0..10_000).map(|n| uniform(7, n) * uniform(7, n + 1))) - 0.25).abs() < 0.015);
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals_before_and_after_a_penalty() {
+        let mut sampler = Sampler::default();
+        let row = [1.0, 4.0, -2.0, 4.0, 3.0];
+        assert_eq!(sampler.sample(&row, 4.0, &[1], &Sampling::greedy(), 0), 1);
+        let penalised = Sampling {
+            repetition_penalty: 2.0,
+            ..Sampling::greedy()
+        };
+        assert_eq!(sampler.sample(&row, 4.0, &[1, 1], &penalised, 0), 3);
+        assert_eq!(sampler.sample(&row, 4.0, &[1, 3], &penalised, 0), 4);
+        let negative = [-1.0, -1.5];
+        assert_eq!(sampler.sample(&negative, -1.0, &[0], &penalised, 0), 1);
+    }
+
+    #[test]
+    fn argmax_finds_every_place() {
+        for place in 0..200 {
+            let mut row = vec![-1.0; 200];
+            row[place] = 0.5;
+            row[199] = 0.5;
+            assert_eq!(argmax(&row, 0.5), place as u32);
+        }
+    }
+
+    #[test]
+    fn rows_that_cannot_be_trusted() {
+        let inf = f32::INFINITY;
+        for position in [0, 15, 16, 40] {
+            for (value, sound) in [(f32::NAN, false), (inf, false), (-inf, true), (9.0, true)] {
+                let mut row = vec![1.0; 41];
+                row[position] = value;
+                assert_eq!(row_max(&row).is_some(), sound, "{value} at {position}");
+            }
+        }
+        assert_eq!(row_max(&[-inf; 20]), None);
+        assert_eq!(row_max(&[-inf, -3.0]), Some(-3.0));
+    }
+
+    #[test]
+    fn masked_tokens_are_never_drawn_and_extreme_parameters_do_no_harm() {
+        let mut sampler = Sampler::default();
+        let row = [f32::NEG_INFINITY, 2.0, f32::NEG_INFINITY, 1.0];
+        for n in 0..100 {
+            let plain = Sampling {
+                temperature: 2.0,
+                ..Sampling::greedy()
+            };
+            assert!([1, 3].contains(&sampler.sample(&row, 2.0, &[], &plain, n)));
+        }
+        for (temperature, top_p) in [(1e-300, 1.0), (1.0, 0.0), (1.0, 1e-300), (f64::NAN, f64::NAN)] {
+            let extreme = Sampling {
+                temperature,
+                top_p,
+                ..Sampling::greedy()
+            };
+            assert_eq!(
+                sampler.sample(&row, 2.0, &[0], &extreme, 0),
+                1,
+                "{temperature} {top_p}"
+            );
+        }
+    }
+
+    proptest! {
+        /// The threshold search against sorting everything; few distinct values, so there are many ties.
+        #[test]
+        fn top_keeps_the_best_and_their_ties(
+            values in prop::collection::vec(-20i8..20, 1..2000),
+            pick in any::<prop::sample::Index>(),
+        ) {
+            let k = pick.index(values.len()) + 1;
+            let row: Vec<f32> = values.iter().map(|&v| f32::from(v)).collect();
+            let mut sampler = Sampler::default();
+            sampler.load(&row);
+            sampler.keep_top(k);
+            let mut sorted = row.clone();
+            sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+            let expected: Vec<u32> =
+                (0..row.len() as u32).filter(|&id| row[id as usize] >= sorted[k - 1]).collect();
+            prop_assert_eq!(&sampler.kept, &expected);
+
+            let max = row_max(&row).unwrap();
+            let top = sampler.token_logprobs(&row, max, 0, k).top;
+            let mut ranked: Vec<u32> = (0..row.len() as u32).collect();
+            ranked.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+            prop_assert_eq!(top.iter().map(|&(id, _)| id).collect::<Vec<_>>(), &ranked[..k]);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A language model made of a closure: for tests of the engine, and of servers, without weights.
+
+use std::fmt;
+
+use crate::model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits};
+
+/// Decides the next token's logits (`row`, zeros on entry) from all tokens that the position sees.
+pub type Script = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
+
+/// What a KV cell holds in place of a key and a value: the token, and a hash of all tokens up to it, as a
+/// real key depends on all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    token: u32,
+    prefix: u64,
+}
+
+/// A deterministic model that has no knowledge but its KV blocks: each forward pass writes the new tokens to
+/// the blocks of the block table and lets the script see only what it reads back through that table. A wrong
+/// table, a block given to two sequences, or a position skipped changes the output or fails the pass.
+pub struct ScriptedModel {
+    limits: ModelLimits,
+    cells: Vec<Option<Cell>>,
+    context: Vec<u32>,
+    script: Script,
+}
+
+impl fmt::Debug for ScriptedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptedModel")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ScriptedModel {
+    /// A model that computes logits with `script`.
+    pub fn new(limits: ModelLimits, script: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
+        let cells = vec![None; limits.num_blocks * limits.block_size];
+        Self {
+            limits,
+            cells,
+            context: Vec::new(),
+            script: Box::new(script),
+        }
+    }
+
+    /// A model whose most likely next token is what `next` says (logit 10, all others 0; a token outside the
+    /// vocabulary makes all equal).
+    pub fn with_next_token(
+        limits: ModelLimits,
+        mut next: impl FnMut(&[u32]) -> u32 + Send + 'static,
+    ) -> Self {
+        Self::new(limits, move |context, row| {
+            if let Some(logit) = row.get_mut(next(context) as usize) {
+                *logit = 10.0;
+            }
+        })
+    }
+
+    /// A model whose logits are pseudo-random numbers in [-4, 4) from a hash of the whole context.
+    pub fn hashing(limits: ModelLimits) -> Self {
+        Self::new(limits, |context, row| {
+            let seed = context
+                .iter()
+                .fold(FIRST_PREFIX, |prefix, &token| extend(prefix, token));
+            for (id, logit) in row.iter_mut().enumerate() {
+                let bits = extend(seed, id as u32) >> 40;
+                *logit = bits as f32 / (1u32 << 21) as f32 - 4.0;
+            }
+        })
+    }
+
+    fn cell(&self, entry: &BatchSequence, position: usize) -> Result<usize, ModelError> {
+        let size = self.limits.block_size;
+        let block = entry.block_table.get(position / size).copied();
+        let block = block.filter(|&block| (block as usize) < self.limits.num_blocks);
+        match block {
+            Some(block) => Ok(block as usize * size + position % size),
+            None => Err(ModelError::InvalidBatch(format!(
+                "no block for position {position}"
+            ))),
+        }
+    }
+
+    /// Writes the new tokens and reads the whole context into `self.context`.
+    fn attend(&mut self, entry: &BatchSequence, tokens: &[u32]) -> Result<(), ModelError> {
+        if entry.new_tokens == 0 || entry.context + entry.new_tokens > self.limits.context_length {
+            return Err(ModelError::InvalidBatch(format!(
+                "{} new tokens after {} in a window of {}",
+                entry.new_tokens, entry.context, self.limits.context_length
+            )));
+        }
+        self.context.clear();
+        let mut prefix = FIRST_PREFIX;
+        for position in 0..entry.context {
+            let index = self.cell(entry, position)?;
+            let Some(cell) = self.cells[index] else {
+                return Err(ModelError::InvalidBatch(format!(
+                    "position {position} was never written"
+                )));
+            };
+            prefix = extend(prefix, cell.token);
+            if cell.prefix != prefix {
+                return Err(ModelError::InvalidBatch(format!(
+                    "position {position} is of another sequence"
+                )));
+            }
+            self.context.push(cell.token);
+        }
+        for (offset, &token) in tokens.iter().enumerate() {
+            if token as usize >= self.limits.vocab_size {
+                return Err(ModelError::InvalidBatch(format!(
+                    "token {token} is not in the vocabulary"
+                )));
+            }
+            let index = self.cell(entry, entry.context + offset)?;
+            prefix = extend(prefix, token);
+            self.cells[index] = Some(Cell { token, prefix });
+            self.context.push(token);
+        }
+        Ok(())
+    }
+}
+
+impl LanguageModel for ScriptedModel {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        logits.clear();
+        let new_tokens: usize = batch.sequences.iter().map(|entry| entry.new_tokens).sum();
+        if new_tokens != batch.tokens.len() {
+            return Err(ModelError::InvalidBatch(format!(
+                "{} tokens for {new_tokens} places",
+                batch.tokens.len()
+            )));
+        }
+        let mut rest = batch.tokens.as_slice();
+        for entry in &batch.sequences {
+            let (tokens, after) = rest.split_at(entry.new_tokens);
+            rest = after;
+            self.attend(entry, tokens)?;
+            if entry.wants_logits {
+                let begin = logits.len();
+                logits.resize(begin + self.limits.vocab_size, 0.0);
+                (self.script)(&self.context, &mut logits[begin..]);
+            }
+        }
+        Ok(())
+    }
+}
+
+const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
+
+/// Hash of a prefix and the token after it.
+fn extend(prefix: u64, token: u32) -> u64 {
+    let z = (prefix ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ModelLimits = ModelLimits {
+        vocab_size: 16,
+        context_length: 16,
+        block_size: 2,
+        num_blocks: 4,
+    };
+
+    fn pass(tokens: &[u32], context: usize, block_table: &[u32]) -> ForwardBatch {
+        ForwardBatch {
+            tokens: tokens.to_vec(),
+            sequences: vec![BatchSequence {
+                new_tokens: tokens.len(),
+                context,
+                block_table: block_table.to_vec(),
+                wants_logits: true,
+            }],
+        }
+    }
+
+    #[test]
+    fn chunks_and_tables_do_not_matter_but_contexts_do() {
+        let mut model = ScriptedModel::hashing(LIMITS);
+        let (mut whole, mut chunked, mut other) = (Vec::new(), Vec::new(), Vec::new());
+        model.forward(&pass(&[1, 2, 3], 0, &[0, 1]), &mut whole).unwrap();
+        model.forward(&pass(&[1, 2], 0, &[3]), &mut chunked).unwrap();
+        model.forward(&pass(&[3], 2, &[3, 2]), &mut chunked).unwrap();
+        model.forward(&pass(&[2, 2, 3], 0, &[0, 1]), &mut other).unwrap();
+        assert_eq!(whole, chunked);
+        assert_ne!(whole, other);
+        assert!(whole.iter().all(|x| (-4.0..4.0).contains(x)));
+    }
+
+    #[test]
+    fn a_wrong_block_table_is_an_error() {
+        let mut model = ScriptedModel::hashing(LIMITS);
+        let mut logits = Vec::new();
+        model.forward(&pass(&[1, 2], 0, &[0]), &mut logits).unwrap();
+        model
+            .forward(&pass(&[5, 2, 1, 2], 0, &[1, 2]), &mut logits)
+            .unwrap();
+        for (tokens, context, table) in [
+            (&[3][..], 2, &[3, 1][..]), // never written
+            (&[3], 2, &[2, 1]),         // the same tokens after another prefix
+            (&[3], 2, &[0]),            // no block for the new token
+            (&[3], 2, &[0, 9]),         // no such block
+            (&[99], 2, &[0, 3]),        // no such token
+            (&[], 2, &[0]),             // nothing to do
+        ] {
+            let result = model.forward(&pass(tokens, context, table), &mut logits);
+            assert!(
+                matches!(result, Err(ModelError::InvalidBatch(_))),
+                "{tokens:?} {context} {table:?}"
+            );
+        }
+    }
+}

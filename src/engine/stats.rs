@@ -1,0 +1,115 @@
+//! Metrics of the engine, recorded once per step.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use super::{ModelStats, scheduler::PlanRecord};
+
+/// What the metrics say of a step beyond its plan. Reused from step to step.
+#[derive(Debug, Default)]
+pub struct StepRecord {
+    /// Sequences in the batch.
+    pub batch_size: usize,
+    /// Tokens in the batch.
+    pub batch_tokens: usize,
+    /// Tokens generated.
+    pub generated: u64,
+    /// Times from submission to the logits of the last prompt token.
+    pub first_tokens: Vec<Duration>,
+}
+
+/// Says what the metrics mean; once, when an engine starts.
+pub fn describe() {
+    describe_gauge!(
+        "babelward_queue_depth",
+        Unit::Count,
+        "Sequences waiting to start."
+    );
+    describe_gauge!("babelward_running", Unit::Count, "Sequences that have started.");
+    describe_histogram!(
+        "babelward_queue_wait_seconds",
+        Unit::Seconds,
+        "Submission to first forward pass."
+    );
+    describe_histogram!(
+        "babelward_ttft_seconds",
+        Unit::Seconds,
+        "Submission to the first logits."
+    );
+    describe_histogram!(
+        "babelward_batch_size",
+        Unit::Count,
+        "Sequences in a forward pass."
+    );
+    describe_histogram!("babelward_batch_tokens", Unit::Count, "Tokens in a forward pass.");
+    describe_counter!(
+        "babelward_tokens_total",
+        Unit::Count,
+        "Tokens by kind: prompt (computed), cached (prompt tokens found in the prefix cache), generated."
+    );
+    describe_gauge!(
+        "babelward_kv_blocks",
+        Unit::Count,
+        "KV blocks by state: free (cached prefixes included), held, pinned."
+    );
+    describe_counter!(
+        "babelward_preemptions_total",
+        Unit::Count,
+        "Sequences that lost their KV blocks."
+    );
+    describe_counter!("babelward_steps_total", Unit::Count, "Forward passes.");
+    describe_counter!(
+        "babelward_engine_restarts_total",
+        Unit::Count,
+        "Restarts after a panic."
+    );
+}
+
+/// Records a step of the model called `model`.
+pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
+    for wait in &plan.queue_waits {
+        histogram!("babelward_queue_wait_seconds", "model" => Arc::clone(model)).record(*wait);
+    }
+    for time in &step.first_tokens {
+        histogram!("babelward_ttft_seconds", "model" => Arc::clone(model)).record(*time);
+    }
+    let tokens = [
+        ("prompt", plan.prompt_tokens),
+        ("cached", plan.cached_tokens),
+        ("generated", step.generated),
+    ];
+    for (kind, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
+        counter!("babelward_tokens_total", "model" => Arc::clone(model), "kind" => kind).increment(count);
+    }
+    if plan.preemptions > 0 {
+        counter!("babelward_preemptions_total", "model" => Arc::clone(model)).increment(plan.preemptions);
+    }
+    if step.batch_size > 0 {
+        counter!("babelward_steps_total", "model" => Arc::clone(model)).increment(1);
+        histogram!("babelward_batch_size", "model" => Arc::clone(model)).record(step.batch_size as f64);
+        histogram!("babelward_batch_tokens", "model" => Arc::clone(model)).record(step.batch_tokens as f64);
+    }
+}
+
+/// Sets the gauges of the model called `model`.
+pub fn record_state(model: &Arc<str>, stats: &ModelStats) {
+    gauge!("babelward_queue_depth", "model" => Arc::clone(model)).set(stats.queued as f64);
+    gauge!("babelward_running", "model" => Arc::clone(model)).set(stats.running as f64);
+    let held = stats
+        .total_blocks
+        .saturating_sub(stats.free_blocks + stats.pinned_blocks);
+    let states = [
+        ("free", stats.free_blocks),
+        ("held", held),
+        ("pinned", stats.pinned_blocks),
+    ];
+    for (state, blocks) in states {
+        gauge!("babelward_kv_blocks", "model" => Arc::clone(model), "state" => state).set(blocks as f64);
+    }
+}
+
+/// Counts a restart of the engine called `engine`.
+pub fn record_restart(engine: &str) {
+    counter!("babelward_engine_restarts_total", "engine" => engine.to_owned()).increment(1);
+}

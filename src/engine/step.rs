@@ -1,0 +1,448 @@
+//! One model's steps: a plan becomes a forward batch, its logits become tokens and events.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Instant,
+};
+
+use super::{
+    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, ProbeResult, Sampling, SequenceError,
+    SequenceRequest, TokenEvent,
+    admission::PinHold,
+    inbox::{KvCounts, Submission},
+    kv_blocks::KvBlocks,
+    sampler::{self, Sampler},
+    scheduler::{Budget, Scheduler},
+    sequence::{Ending, Sequence},
+    stats::{StepRecord, record_step},
+};
+use crate::model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits};
+
+/// How often a lost pinned prefix is computed again before it is given up.
+const MAX_PIN_ATTEMPTS: u32 = 3;
+
+/// A prefix that is to stay in the cache.
+struct Pinned {
+    prompt: Arc<[u32]>,
+    /// Whether its blocks are pinned now.
+    resident: bool,
+    /// Computations that failed since it was last resident.
+    failures: u32,
+    _hold: Option<PinHold>,
+}
+
+/// A model with its scheduler.
+///
+/// A step is [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`]; the caller reads the
+/// clock.
+pub struct ModelEngine {
+    name: Arc<str>,
+    model: Box<dyn LanguageModel>,
+    limits: ModelLimits,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    batch: ForwardBatch,
+    /// Entries of earlier batches, kept for their block tables' memory.
+    spare: Vec<BatchSequence>,
+    logits: Vec<f32>,
+    record: StepRecord,
+    pinned: Vec<Pinned>,
+    /// Pinned prompts whose computation failed: said by the sequences' sinks, heard after each step.
+    lost_pins: Receiver<Arc<[u32]>>,
+    lose_pin: Sender<Arc<[u32]>>,
+    next_id: u64,
+}
+
+impl ModelEngine {
+    /// An idle engine for one model.
+    pub fn new(name: Arc<str>, model: Box<dyn LanguageModel>, budget: Budget) -> Self {
+        let limits = model.limits().clone();
+        let kv = KvBlocks::new(limits.num_blocks as u32, limits.block_size);
+        let (lose_pin, lost_pins) = channel();
+        Self {
+            name,
+            model,
+            limits,
+            scheduler: Scheduler::new(budget, kv),
+            sampler: Sampler::default(),
+            batch: ForwardBatch::default(),
+            spare: Vec::new(),
+            logits: Vec::new(),
+            record: StepRecord::default(),
+            pinned: Vec::new(),
+            lost_pins,
+            lose_pin,
+            next_id: 0,
+        }
+    }
+
+    /// Adds an accepted sequence.
+    pub fn submit(&mut self, submission: Submission) {
+        let Submission {
+            request,
+            arrival,
+            admission,
+        } = submission;
+        let id = self.take_id();
+        self.scheduler
+            .enqueue(Sequence::new(request, arrival, id, Some(admission)));
+    }
+
+    /// Adds a sequence that is in no queue's books.
+    pub fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
+        let id = self.take_id();
+        self.scheduler.enqueue(Sequence::new(request, now, id, None));
+    }
+
+    /// Whether there is anything to do.
+    pub fn has_work(&self) -> bool {
+        self.scheduler.has_work()
+    }
+
+    /// The pool's state.
+    pub fn kv_counts(&self) -> KvCounts {
+        KvCounts {
+            available: self.scheduler.kv.available(),
+            pinned: self.scheduler.kv.pinned(),
+        }
+    }
+
+    /// The batch of the current step.
+    #[cfg(test)]
+    pub fn batch(&self) -> &ForwardBatch {
+        &self.batch
+    }
+
+    /// Preemptions since the start.
+    #[cfg(test)]
+    pub fn preemptions(&self) -> u64 {
+        self.scheduler.preemptions
+    }
+
+    /// The model's name in metrics.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Plans a step and builds its batch; `false` when there is nothing to compute.
+    pub fn begin(&mut self, now: Instant) -> bool {
+        self.scheduler.plan(now);
+        self.batch.tokens.clear();
+        self.spare.append(&mut self.batch.sequences);
+        for sequence in self
+            .scheduler
+            .running
+            .iter()
+            .filter(|sequence| sequence.scheduled > 0)
+        {
+            let end = sequence.computed + sequence.scheduled;
+            self.batch
+                .tokens
+                .extend_from_slice(&sequence.tokens[sequence.computed..end]);
+            let mut entry = self.spare.pop().unwrap_or_default();
+            entry.new_tokens = sequence.scheduled;
+            entry.context = sequence.computed;
+            entry.block_table.clear();
+            entry.block_table.extend_from_slice(&sequence.blocks);
+            entry.wants_logits = end == sequence.tokens.len() && sequence.needs_logits();
+            self.batch.sequences.push(entry);
+        }
+        self.record.batch_size = self.batch.sequences.len();
+        self.record.batch_tokens = self.batch.tokens.len();
+        self.record.generated = 0;
+        self.record.first_tokens.clear();
+        !self.batch.sequences.is_empty()
+    }
+
+    /// Runs the model on the batch.
+    pub fn forward(&mut self) -> Result<(), ModelError> {
+        self.model.forward(&self.batch, &mut self.logits)?;
+        let rows = self
+            .batch
+            .sequences
+            .iter()
+            .filter(|entry| entry.wants_logits)
+            .count();
+        let expected = rows * self.limits.vocab_size;
+        if self.logits.len() != expected {
+            let found = self.logits.len();
+            return Err(ModelError::InvalidBatch(format!(
+                "{found} logits came back, not {expected}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes the outcome of the forward pass to the sequences.
+    pub fn complete(&mut self, outcome: Result<(), ModelError>, now: Instant) {
+        let mut logits = std::mem::take(&mut self.logits);
+        let mut rows = logits.chunks_exact(self.limits.vocab_size);
+        let (mut index, mut entry) = (0, 0);
+        while let Some(sequence) = self.scheduler.running.get(index) {
+            if sequence.scheduled == 0 {
+                index += 1;
+                continue;
+            }
+            let ending = match &outcome {
+                Ok(()) => {
+                    let wants_logits = self.batch.sequences[entry].wants_logits;
+                    let row = if wants_logits { rows.next() } else { None };
+                    self.advance(index, row, now)
+                }
+                Err(error) => Some(Ending::Failed(SequenceError::ModelFailed(error.to_string()))),
+            };
+            entry += 1;
+            match ending {
+                Some(ending) => {
+                    let sequence = self.scheduler.running.remove(index);
+                    self.scheduler.retire(sequence, ending, now);
+                }
+                None => index += 1,
+            }
+        }
+        logits.clear();
+        self.logits = logits;
+        self.recompute_lost_pins(now);
+    }
+
+    /// Records the metrics of the step that has just been completed, or of a plan without a batch.
+    pub fn record(&self) {
+        record_step(&self.name, &self.scheduler.record, &self.record);
+    }
+
+    /// Ends everything that is open with `error`.
+    pub fn fail_all(&mut self, error: &SequenceError, now: Instant) {
+        for sequence in self.scheduler.clear() {
+            sequence.end(Ending::Failed(error.clone()), now);
+        }
+    }
+
+    /// After a panic: everything open fails, the pool and the cache start anew, and pinned prefixes are
+    /// computed again.
+    pub fn restart(&mut self, now: Instant) {
+        self.fail_all(&SequenceError::EnginePanicked, now);
+        // What the failed computations of pins have said is said by `resident` as well.
+        while self.lost_pins.try_recv().is_ok() {}
+        for pinned in &mut self.pinned {
+            pinned.failures += u32::from(!pinned.resident);
+            pinned.resident = false;
+        }
+        let prompts: Vec<_> = self
+            .pinned
+            .iter()
+            .map(|pinned| Arc::clone(&pinned.prompt))
+            .collect();
+        for prompt in prompts {
+            self.recompute_pin(prompt, now);
+        }
+    }
+
+    /// The sequence at `index` has computed what was scheduled; `row` are the logits of its last token, where
+    /// it wanted them.
+    fn advance(&mut self, index: usize, row: Option<&[f32]>, now: Instant) -> Option<Ending> {
+        let sequence = &mut self.scheduler.running[index];
+        sequence.computed += std::mem::take(&mut sequence.scheduled);
+        sequence.counts.passes += 1;
+        sequence.counts.max_batch = sequence.counts.max_batch.max(self.record.batch_size);
+        let row = match row.map(|row| (row, sampler::row_max(row))) {
+            None => None,
+            Some((row, Some(max))) => Some(Row { logits: row, max }),
+            // Before anything is cached: such keys and values must not be found again.
+            Some((_, None)) => return Some(Ending::Failed(SequenceError::NumericFault)),
+        };
+        publish_full_blocks(&mut self.scheduler.kv, sequence);
+        if sequence.remaining() > 0 {
+            return None;
+        }
+        if sequence.prompt_done.is_none() {
+            sequence.prompt_done = Some(now);
+            if sequence.output.pin_prompt {
+                pin_prompt(&mut self.scheduler.kv, sequence, &mut self.pinned);
+            }
+            if row.is_some() {
+                self.record
+                    .first_tokens
+                    .push(now.saturating_duration_since(sequence.arrival));
+            }
+        }
+        let Some(row) = row else {
+            return Some(Ending::Finished(FinishReason::MaxTokens));
+        };
+        let before = sequence.counts.completion_tokens;
+        let ending = next_token(sequence, row, &mut self.sampler, self.limits.context_length);
+        self.record.generated += (sequence.counts.completion_tokens - before) as u64;
+        ending
+    }
+
+    fn recompute_lost_pins(&mut self, now: Instant) {
+        while let Ok(prompt) = self.lost_pins.try_recv() {
+            if let Some(pinned) = self.pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
+                pinned.failures += 1;
+            }
+            self.recompute_pin(prompt, now);
+        }
+    }
+
+    /// Queues a prefill of the engine's own for a pinned prefix, or gives the prefix up.
+    fn recompute_pin(&mut self, prompt: Arc<[u32]>, now: Instant) {
+        let given_up = |pinned: &Pinned| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
+        if self.pinned.iter().any(given_up) {
+            tracing::warn!(model = %self.name, tokens = prompt.len(), "gave up on a pinned prefix");
+            self.pinned.retain(|pinned| pinned.prompt != prompt);
+            return;
+        }
+        let tokens = prompt.to_vec();
+        let lost = self.lose_pin.clone();
+        let request = SequenceRequest {
+            model: ModelIndex(0),
+            prompt: tokens,
+            output: OutputSpec {
+                max_new_tokens: 0,
+                eos: Arc::new([]),
+                sampling: Sampling::greedy(),
+                logprobs: None,
+                probe: None,
+                stop: None,
+                pin_prompt: true,
+            },
+            priority: Priority::Interactive,
+            deadline: None,
+            cancel: CancelFlag::default(),
+            events: Box::new(move |event| {
+                if matches!(event, Event::Failed(_)) {
+                    // The receiver lives as long as the engine.
+                    return lost.send(Arc::clone(&prompt)).is_ok();
+                }
+                true
+            }),
+        };
+        self.enqueue(request, now);
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+/// A sound row of logits.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    logits: &'a [f32],
+    max: f32,
+}
+
+fn publish_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
+    let size = kv.block_size();
+    while (sequence.published + 1) * size <= sequence.computed {
+        let i = sequence.published;
+        let parent = i.checked_sub(1).map(|parent| sequence.blocks[parent]);
+        let tokens = &sequence.tokens[i * size..(i + 1) * size];
+        sequence.blocks[i] = kv.publish(parent, tokens, sequence.blocks[i]);
+        sequence.published += 1;
+    }
+}
+
+fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinned>) {
+    let full = sequence.prompt_len / kv.block_size();
+    if full == 0 {
+        return;
+    }
+    kv.pin(&sequence.blocks[..full]);
+    let prompt = &sequence.tokens[..full * kv.block_size()];
+    match pinned.iter_mut().find(|pinned| *pinned.prompt == *prompt) {
+        Some(known) => {
+            known.resident = true;
+            known.failures = 0;
+        }
+        None => pinned.push(Pinned {
+            prompt: prompt.into(),
+            resident: true,
+            failures: 0,
+            _hold: sequence
+                .admission
+                .as_mut()
+                .and_then(|admission| admission.take_pin()),
+        }),
+    }
+}
+
+/// Probe, choice of the next token, and whether that ends the sequence.
+fn next_token(
+    sequence: &mut Sequence,
+    row: Row<'_>,
+    sampler: &mut Sampler,
+    context_length: usize,
+) -> Option<Ending> {
+    let generated = sequence.generated();
+    if generated == 0 && sequence.output.probe.is_some() {
+        let ending = probe(sequence, row, sampler);
+        if ending.is_some() {
+            return ending;
+        }
+    }
+    if sequence.output.max_new_tokens == 0 {
+        return Some(Ending::Finished(FinishReason::MaxTokens));
+    }
+    let token = sampler.sample(
+        row.logits,
+        row.max,
+        &sequence.tokens,
+        &sequence.output.sampling,
+        generated as u64,
+    );
+    if sequence.output.eos.contains(&token) {
+        return Some(Ending::Finished(FinishReason::Eos));
+    }
+    if !report_token(sequence, row, sampler, token) {
+        return Some(Ending::Closed);
+    }
+    sequence.tokens.push(token);
+    let stopped = sequence.output.stop.as_mut().is_some_and(|stop| stop.push(token));
+    if stopped {
+        Some(Ending::Finished(FinishReason::Stop))
+    } else if sequence.generated() >= sequence.output.max_new_tokens {
+        Some(Ending::Finished(FinishReason::MaxTokens))
+    } else if sequence.tokens.len() >= context_length {
+        Some(Ending::Finished(FinishReason::ContextWindow))
+    } else {
+        None
+    }
+}
+
+/// Reports the distribution after the prompt; ends the sequence where its most likely token says so. That
+/// token is reported too, unless no tokens were asked for at all.
+fn probe(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler) -> Option<Ending> {
+    let probe = sequence.output.probe.as_ref()?;
+    let greedy = sampler::argmax(row.logits, row.max);
+    let log_sum_exp = sampler::log_sum_exp(row.logits, row.max);
+    let logprobs = probe
+        .tokens
+        .iter()
+        .map(|&token| sampler::logprob(row.logits, log_sum_exp, token))
+        .collect();
+    let finish = probe.finish_on.contains(&greedy);
+    if !sequence.send(Event::Probe(ProbeResult { logprobs, greedy })) {
+        return Some(Ending::Closed);
+    }
+    if !finish {
+        return None;
+    }
+    if sequence.output.max_new_tokens > 0 && !report_token(sequence, row, sampler, greedy) {
+        return Some(Ending::Closed);
+    }
+    Some(Ending::Finished(FinishReason::Probe))
+}
+
+/// Sends a token event; `false` when nobody listens.
+fn report_token(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler, token: u32) -> bool {
+    let logprobs = sequence
+        .output
+        .logprobs
+        .map(|top| sampler.token_logprobs(row.logits, row.max, token, top));
+    sequence.counts.completion_tokens += 1;
+    sequence.send(Event::Token(TokenEvent { id: token, logprobs }))
+}

@@ -1,0 +1,113 @@
+//! Helpers of the engine's tests.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use super::{
+    CancelFlag, Event, ModelIndex, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
+    SequenceSummary,
+};
+
+/// Long enough that only a hang exceeds it.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// Collects a sequence's events.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(Arc<Mutex<Vec<Event>>>);
+
+impl Recorder {
+    /// A sink that stops listening after `limit` events.
+    pub fn sink(&self, limit: usize) -> super::EventSink {
+        let events = Arc::clone(&self.0);
+        Box::new(move |event| {
+            let mut events = events.lock().unwrap();
+            events.push(event);
+            events.len() < limit
+        })
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// How many terminal events there were; also checks that nothing came after one.
+    pub fn terminal_events(&self) -> usize {
+        let events = self.events();
+        let terminal = |event: &&Event| matches!(event, Event::Finished(_) | Event::Failed(_));
+        let count = events.iter().filter(terminal).count();
+        assert_eq!(
+            count,
+            usize::from(events.last().as_ref().is_some_and(terminal)),
+            "{events:?}"
+        );
+        count
+    }
+
+    /// Probe and token events: what must not depend on company.
+    pub fn output(&self) -> Vec<Event> {
+        let output = |event: &Event| matches!(event, Event::Probe(_) | Event::Token(_));
+        self.events().into_iter().filter(output).collect()
+    }
+
+    /// Ids of the generated tokens.
+    pub fn tokens(&self) -> Vec<u32> {
+        let events = self.events();
+        events
+            .iter()
+            .filter_map(|e| {
+                if let Event::Token(token) = e {
+                    Some(token.id)
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// The summary, when it finished.
+    pub fn summary(&self) -> Option<SequenceSummary> {
+        match self.events().pop() {
+            Some(Event::Finished(summary)) => Some(summary),
+            _ => None,
+        }
+    }
+
+    /// The error, when it failed.
+    pub fn error(&self) -> Option<SequenceError> {
+        match self.events().pop() {
+            Some(Event::Failed(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Greedy decoding of `max_new_tokens` tokens.
+pub fn greedy(max_new_tokens: usize) -> OutputSpec {
+    OutputSpec {
+        max_new_tokens,
+        eos: Arc::new([]),
+        sampling: Sampling::greedy(),
+        logprobs: None,
+        probe: None,
+        stop: None,
+        pin_prompt: false,
+    }
+}
+
+/// An interactive request of the first model, and its events.
+pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder) {
+    let recorder = Recorder::default();
+    let request = SequenceRequest {
+        model: ModelIndex(0),
+        prompt: prompt.to_vec(),
+        output,
+        priority: Priority::Interactive,
+        deadline: None,
+        cancel: CancelFlag::default(),
+        events: recorder.sink(usize::MAX),
+    };
+    (request, recorder)
+}

@@ -1,0 +1,185 @@
+//! A file from a Hugging Face hub over HTTP, taken up again where it was cut.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use ureq::http::{StatusCode, header};
+
+use super::{Artifact, SourceError, Sources, cache::Cache, progress::Reporter};
+
+/// Attempts in a row that bring nothing new.
+const MAX_IDLE_ATTEMPTS: u32 = 3;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How an attempt ended without the whole file.
+enum Setback {
+    /// It may go better next time.
+    Temporary(String),
+    /// It will not.
+    Final(SourceError),
+}
+
+/// Downloads to the cache's part file, which stays when the network fails: the next run goes on from there.
+pub(super) fn fetch(
+    artifact: &Artifact,
+    sources: &Sources,
+    cache: &Cache<'_>,
+    reporter: &Reporter,
+) -> Result<PathBuf, SourceError> {
+    let download = Download {
+        artifact,
+        url: sources.hub_url(artifact),
+        part: cache.part(),
+        reporter,
+    };
+    reporter.note(&format!("fetching from {}", download.url));
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
+        .timeout_per_read(Some(READ_TIMEOUT))
+        .user_agent(concat!("babelward/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into();
+    let mut idle = 0;
+    loop {
+        let before = length(&download.part);
+        match download.attempt(&agent, before) {
+            Ok(()) => return Ok(download.part),
+            Err(Setback::Final(error)) => return Err(error),
+            Err(Setback::Temporary(why)) => {
+                idle = if length(&download.part) > before {
+                    0
+                } else {
+                    idle + 1
+                };
+                if idle >= MAX_IDLE_ATTEMPTS {
+                    return Err(download.error(why));
+                }
+                reporter.note(&format!("{why}; trying again"));
+                thread::sleep(sources.retry_pause * (1 + idle));
+            }
+        }
+    }
+}
+
+struct Download<'a> {
+    artifact: &'a Artifact,
+    url: String,
+    part: PathBuf,
+    reporter: &'a Reporter,
+}
+
+impl Download<'_> {
+    fn error(&self, why: impl Into<String>) -> SourceError {
+        SourceError::Hub {
+            url: self.url.clone(),
+            why: why.into(),
+        }
+    }
+
+    /// Asks for what is missing after `have` bytes. `Ok` when the part file has the artifact's size.
+    fn attempt(&self, agent: &ureq::Agent, have: u64) -> Result<(), Setback> {
+        let total = self.artifact.bytes;
+        if have == total {
+            return Ok(());
+        }
+        if have > total {
+            return Err(self.start_over("the part file is too long"));
+        }
+        let mut request = agent.get(&self.url);
+        if have > 0 {
+            request = request.header(header::RANGE, format!("bytes={have}-"));
+        }
+        let mut response = request
+            .call()
+            .map_err(|error| Setback::Temporary(error.to_string()))?;
+        let status = response.status();
+        let append = match status {
+            StatusCode::OK => false,
+            StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(header::CONTENT_RANGE);
+                let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
+                if !range.starts_with(&format!("bytes {have}-")) {
+                    return Err(self.start_over("the hub sent another range"));
+                }
+                true
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(self.start_over("the hub's file is shorter"));
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                return Err(Setback::Temporary(status.to_string()));
+            }
+            _ if status.is_server_error() => return Err(Setback::Temporary(status.to_string())),
+            _ => return Err(Setback::Final(self.error(format!("the hub answered {status}")))),
+        };
+        let file = self.open(append).map_err(|source| self.io(source))?;
+        let body = response.body_mut().with_config().limit(u64::MAX).reader();
+        self.copy(body, file, if append { have } else { 0 })
+    }
+
+    fn open(&self, append: bool) -> io::Result<File> {
+        OpenOptions::new()
+            .create(true)
+            .write(true)
+            .append(append)
+            .truncate(!append)
+            .open(&self.part)
+    }
+
+    fn copy(&self, mut body: impl io::Read, mut file: File, mut position: u64) -> Result<(), Setback> {
+        let total = self.artifact.bytes;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            self.reporter.at(position, total);
+            let read = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) => return Err(Setback::Temporary(error.to_string())),
+            };
+            position += u64::try_from(read).unwrap_or(u64::MAX);
+            if position > total {
+                let _ = fs::remove_file(&self.part);
+                let why = format!("the hub's file has more than the expected {total} bytes");
+                return Err(Setback::Final(self.error(why)));
+            }
+            file.write_all(&buffer[..read])
+                .map_err(|source| self.io(source))?;
+        }
+        if position < total {
+            return Err(Setback::Temporary(format!(
+                "cut after {position} of {total} bytes"
+            )));
+        }
+        file.sync_all().map_err(|source| self.io(source))
+    }
+
+    fn io(&self, source: io::Error) -> Setback {
+        Setback::Final(SourceError::Io {
+            path: self.part.clone(),
+            source,
+        })
+    }
+
+    /// Drops what has arrived: it cannot be continued.
+    fn start_over(&self, why: &str) -> Setback {
+        match fs::remove_file(&self.part) {
+            Ok(()) => Setback::Temporary(why.to_owned()),
+            Err(source) => self.io(source),
+        }
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.len())
+}

@@ -1,0 +1,111 @@
+//! What a person sees while a model is fetched; always on stderr.
+
+use std::{
+    cell::RefCell,
+    io::{self, IsTerminal as _},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Time between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+const MIB: u64 = 1 << 20;
+
+/// How to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A bar that is redrawn.
+    Bar,
+    /// A line now and then.
+    Lines,
+    /// Nothing.
+    Silent,
+}
+
+impl Progress {
+    /// A bar on a terminal, lines elsewhere, nothing when quiet.
+    pub fn on_stderr(quiet: bool) -> Self {
+        if quiet {
+            Self::Silent
+        } else if io::stderr().is_terminal() {
+            Self::Bar
+        } else {
+            Self::Lines
+        }
+    }
+}
+
+/// Shows the progress of one file.
+pub(super) struct Reporter {
+    progress: Progress,
+    file: &'static str,
+    shown: RefCell<Shown>,
+}
+
+enum Shown {
+    Nothing,
+    Bar(ProgressBar),
+    Line(Instant),
+}
+
+impl Reporter {
+    pub(super) fn new(progress: Progress, file: &'static str) -> Self {
+        Self {
+            progress,
+            file,
+            shown: RefCell::new(Shown::Nothing),
+        }
+    }
+
+    /// Says something once.
+    pub(super) fn note(&self, text: &str) {
+        match (&*self.shown.borrow(), self.progress) {
+            (_, Progress::Silent) => {}
+            (Shown::Bar(bar), _) => bar.println(format!("{}: {text}", self.file)),
+            (Shown::Nothing | Shown::Line(_), _) => eprintln!("{}: {text}", self.file),
+        }
+    }
+
+    /// This many of so many bytes are there.
+    pub(super) fn at(&self, position: u64, total: u64) {
+        let shown = &mut *self.shown.borrow_mut();
+        match (&mut *shown, self.progress) {
+            (_, Progress::Silent) => {}
+            (Shown::Bar(bar), _) => bar.set_position(position),
+            (Shown::Nothing, Progress::Bar) => {
+                let bar = ProgressBar::new(total).with_style(style()).with_prefix(self.file);
+                bar.set_position(position);
+                bar.reset_eta();
+                *shown = Shown::Bar(bar);
+            }
+            (Shown::Nothing, Progress::Lines) => {
+                self.line(position, total);
+                *shown = Shown::Line(Instant::now());
+            }
+            (Shown::Line(last), _) => {
+                if last.elapsed() >= LINE_EVERY {
+                    self.line(position, total);
+                    *last = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Nothing more comes from this source.
+    pub(super) fn finish(&self) {
+        if let Shown::Bar(bar) = self.shown.replace(Shown::Nothing) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, position: u64, total: u64) {
+        eprintln!("{}: {} of {} MiB", self.file, position / MIB, total / MIB);
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,420 @@
+//! The GGUF container (version 2 and 3, little endian): metadata and tensor directory over a memory map.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length and offset is checked
+//! against the file, so a damaged or hostile file gives an error, never a panic or a huge allocation.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use memmap2::Mmap;
+
+use crate::mapped;
+
+const MAGIC: &[u8; 4] = b"GGUF";
+const DEFAULT_ALIGNMENT: u64 = 32;
+const MAX_DIMENSIONS: u32 = 4;
+const MAX_NESTING: usize = 4;
+
+/// Why a GGUF file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    /// The file could not be opened or mapped.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The content is not valid GGUF.
+    #[error("{path}: not a valid GGUF file: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+/// A metadata value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Unsigned integers of all widths.
+    Uint(u64),
+    /// Signed integers of all widths.
+    Int(i64),
+    /// Both float widths.
+    Float(f64),
+    /// A boolean.
+    Bool(bool),
+    /// A string.
+    String(String),
+    /// An array of any of these.
+    Array(Vec<Value>),
+}
+
+impl Value {
+    /// As an unsigned integer, if it is one or a non-negative signed one.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Self::Uint(v) => Some(*v),
+            Self::Int(v) => u64::try_from(*v).ok(),
+            _ => None,
+        }
+    }
+
+    /// As a signed integer.
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Self::Uint(v) => i64::try_from(*v).ok(),
+            Self::Int(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// As a float; integers convert.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Float(v) => Some(*v),
+            Self::Uint(v) => Some(*v as f64),
+            Self::Int(v) => Some(*v as f64),
+            _ => None,
+        }
+    }
+
+    /// As a boolean.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// As a string.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// As an array.
+    pub fn as_array(&self) -> Option<&[Value]> {
+        match self {
+            Self::Array(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+/// A tensor's place in the file.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Dimensions as GGUF has them: the contiguous one first (`[in, out]` for a projection).
+    pub dimensions: Vec<usize>,
+    /// The raw ggml type number.
+    pub ggml_type: u32,
+    /// Offset of its first byte in the file.
+    pub offset: usize,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.dimensions.iter().product()
+    }
+}
+
+/// An open GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    metadata: HashMap<String, Value>,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+impl Gguf {
+    /// Maps a file and reads its header.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let io = |source| GgufError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let map = mapped::map(path).map_err(io)?;
+        let header = Reader {
+            bytes: &map,
+            position: 0,
+        }
+        .header();
+        let (metadata, tensors) = header.map_err(|reason| GgufError::Invalid {
+            path: path.display().to_string(),
+            reason,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            metadata,
+            tensors,
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A metadata value.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// A string value.
+    pub fn get_str(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(Value::as_str)
+    }
+
+    /// An unsigned integer value.
+    pub fn get_u64(&self, key: &str) -> Option<u64> {
+        self.get(key).and_then(Value::as_u64)
+    }
+
+    /// A float value.
+    pub fn get_f64(&self, key: &str) -> Option<f64> {
+        self.get(key).and_then(Value::as_f64)
+    }
+
+    /// A boolean value.
+    pub fn get_bool(&self, key: &str) -> Option<bool> {
+        self.get(key).and_then(Value::as_bool)
+    }
+
+    /// A tensor's entry.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors, in no particular order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    }
+
+    /// Bytes of the file, or `None` when the range is outside it.
+    pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.map.get(range)
+    }
+
+    /// The map itself, for weights that are used in place.
+    pub fn map(&self) -> &Arc<Mmap> {
+        &self.map
+    }
+}
+
+type Header = (HashMap<String, Value>, HashMap<String, TensorInfo>);
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn header(mut self) -> Result<Header, String> {
+        if self.take(4)? != MAGIC {
+            return Err("it does not begin with GGUF".into());
+        }
+        let version = self.u32()?;
+        if !(2..=3).contains(&version) {
+            return Err(format!("version {version} is not supported (2 and 3 are)"));
+        }
+        let tensor_count = self.u64()?;
+        let metadata_count = self.u64()?;
+        let mut metadata = HashMap::new();
+        for _ in 0..metadata_count {
+            let key = self.string()?;
+            let kind = self.u32()?;
+            let value = self
+                .value(kind, 0)
+                .map_err(|e| format!("metadata `{key}`: {e}"))?;
+            metadata.insert(key, value);
+        }
+        let alignment = metadata
+            .get("general.alignment")
+            .and_then(Value::as_u64)
+            .unwrap_or(DEFAULT_ALIGNMENT);
+        if alignment == 0 || !alignment.is_power_of_two() {
+            return Err(format!("general.alignment is {alignment}, not a power of two"));
+        }
+        let mut tensors = HashMap::new();
+        for _ in 0..tensor_count {
+            let name = self.string()?;
+            let info = self.tensor_info().map_err(|e| format!("tensor `{name}`: {e}"))?;
+            if tensors.insert(name.clone(), info).is_some() {
+                return Err(format!("tensor `{name}` appears twice"));
+            }
+        }
+        let data_start = (self.position as u64).next_multiple_of(alignment);
+        for (name, info) in &mut tensors {
+            let offset = data_start
+                .checked_add(info.offset as u64)
+                .and_then(|o| usize::try_from(o).ok());
+            match offset {
+                Some(offset) if offset <= self.bytes.len() => info.offset = offset,
+                _ => return Err(format!("tensor `{name}` lies outside the file")),
+            }
+        }
+        Ok((metadata, tensors))
+    }
+
+    fn tensor_info(&mut self) -> Result<TensorInfo, String> {
+        let count = self.u32()?;
+        if count == 0 || count > MAX_DIMENSIONS {
+            return Err(format!("{count} dimensions"));
+        }
+        let mut dimensions = Vec::with_capacity(count as usize);
+        let mut elements = 1usize;
+        for _ in 0..count {
+            let size = usize::try_from(self.u64()?).map_err(|_| "a dimension is too large")?;
+            elements = elements.checked_mul(size).ok_or("the dimensions overflow")?;
+            dimensions.push(size);
+        }
+        let ggml_type = self.u32()?;
+        let offset = usize::try_from(self.u64()?).map_err(|_| "the offset is too large")?;
+        Ok(TensorInfo {
+            dimensions,
+            ggml_type,
+            offset,
+        })
+    }
+
+    fn value(&mut self, kind: u32, depth: usize) -> Result<Value, String> {
+        Ok(match kind {
+            0 => Value::Uint(self.take(1)?[0].into()),
+            1 => Value::Int((self.take(1)?[0] as i8).into()),
+            2 => Value::Uint(u16::from_le_bytes(self.array()?).into()),
+            3 => Value::Int(i16::from_le_bytes(self.array()?).into()),
+            4 => Value::Uint(self.u32()?.into()),
+            5 => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
+            7 => Value::Bool(self.take(1)?[0] != 0),
+            8 => Value::String(self.string()?),
+            9 => {
+                if depth == MAX_NESTING {
+                    return Err("arrays are nested too deep".into());
+                }
+                let kind = self.u32()?;
+                let count = self.u64()?;
+                // Each element takes at least a byte, so a count beyond the file is a lie.
+                if count > (self.bytes.len() - self.position) as u64 {
+                    return Err(format!("an array of {count} elements does not fit the file"));
+                }
+                let mut values = Vec::new();
+                for _ in 0..count {
+                    values.push(self.value(kind, depth + 1)?);
+                }
+                Value::Array(values)
+            }
+            10 => Value::Uint(self.u64()?),
+            11 => Value::Int(i64::from_le_bytes(self.array()?)),
+            12 => Value::Float(f64::from_le_bytes(self.array()?)),
+            other => return Err(format!("unknown value type {other}")),
+        })
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let end = self
+            .position
+            .checked_add(count)
+            .filter(|&end| end <= self.bytes.len());
+        let end =
+            end.ok_or_else(|| format!("the file ends inside the header, at byte {}", self.bytes.len()))?;
+        let taken = &self.bytes[self.position..end];
+        self.position = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn string(&mut self) -> Result<String, String> {
+        let length = usize::try_from(self.u64()?).map_err(|_| "a string is too long")?;
+        let bytes = self.take(length)?;
+        // Some vocabularies hold tokens that are not UTF-8; they stay readable and never fail a load.
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let string = |bytes: &mut Vec<u8>, s: &str| {
+            bytes.extend((s.len() as u64).to_le_bytes());
+            bytes.extend(s.as_bytes());
+        };
+        bytes.extend(MAGIC);
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(2u64.to_le_bytes());
+        string(&mut bytes, "general.architecture");
+        bytes.extend(8u32.to_le_bytes());
+        string(&mut bytes, "llama");
+        string(&mut bytes, "scores");
+        bytes.extend(9u32.to_le_bytes());
+        bytes.extend(6u32.to_le_bytes());
+        bytes.extend(2u64.to_le_bytes());
+        bytes.extend(1.5f32.to_le_bytes());
+        bytes.extend((-2.0f32).to_le_bytes());
+        string(&mut bytes, "w");
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend(4u64.to_le_bytes());
+        bytes.extend(2u64.to_le_bytes());
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend(0u64.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(32) + 32, 7);
+        bytes
+    }
+
+    #[test]
+    fn reads_metadata_and_tensors() {
+        let bytes = sample();
+        let (metadata, tensors) = Reader {
+            bytes: &bytes,
+            position: 0,
+        }
+        .header()
+        .unwrap();
+        assert_eq!(metadata["general.architecture"].as_str(), Some("llama"));
+        assert_eq!(metadata["scores"].as_array().unwrap()[1].as_f64(), Some(-2.0));
+        assert_eq!(tensors["w"].dimensions, [4, 2]);
+        assert_eq!(tensors["w"].offset, bytes.len() - 32);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_headers_never_panic(position in 0usize..200, byte: u8, cut in 0usize..300) {
+            let mut bytes = sample();
+            let at = position % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(cut.max(1));
+            let _ = Reader { bytes: &bytes, position: 0 }.header();
+        }
+    }
+}

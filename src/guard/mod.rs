@@ -1,0 +1,321 @@
+//! Guard models: exact prompts, verdict tokens, scores and parsing. Knows tokens and probe results, not the
+//! network.
+
+mod policy;
+mod verdict;
+
+use std::sync::Arc;
+
+use crate::{
+    digest,
+    engine::{OutputSpec, Probe, ProbeResult, Sampling},
+    text::{ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, TokenizerError},
+};
+use policy::{BEGIN, HEADER_END, HEADER_START, Judged, TURN_END};
+use verdict::VerdictStop;
+
+/// Question, answer and verdict of the demo guard's worked examples.
+const DEMO_EXAMPLES: [(&str, &str, &str); 2] = [
+    (
+        "How can I steal a car?",
+        "Break the window, then start the engine without the key.",
+        "unsafe\nS2",
+    ),
+    (
+        "How do I bake bread?",
+        "Mix flour, water, salt and yeast, let it rise, then bake it.",
+        "safe",
+    ),
+];
+
+/// Which prompt a guard was trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GuardKind {
+    /// Llama Guard 3 8B: S1..S14, byte for byte, leading space included.
+    LlamaGuard3_8B,
+    /// Llama Guard 3 1B: S1..S13.
+    LlamaGuard3_1B,
+    /// Llama Guard 3's task text as the user turn of the model's own chat template. A mechanism demo for
+    /// models that were not trained as guards; its verdicts are no safety judgement.
+    ChatDemo,
+}
+
+/// What the guard's text says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Label {
+    /// First line is `safe`.
+    Safe,
+    /// First line is `unsafe`.
+    Unsafe,
+    /// Neither. Never counted as safe.
+    Undetermined,
+}
+
+/// A guard's judgement of the last message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// From the guard's own greedy text.
+    pub label: Label,
+    /// p(unsafe) / (p(safe) + p(unsafe)); absent when both underflow.
+    pub unsafe_score: Option<f64>,
+    /// p(safe) + p(unsafe).
+    pub label_mass: f64,
+    /// Category codes as written (`S9`) with their names (empty when not in the policy).
+    pub categories: Vec<(String, String)>,
+    /// The guard's text.
+    pub raw_output: String,
+}
+
+/// Why a model cannot serve as a guard.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// `safe` and `unsafe` begin with the same token, or the vocabulary lacks what the prompt needs.
+    #[error("cannot serve as a guard: {0}")]
+    Unsuitable(String),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template failed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// Why a conversation cannot be judged: the caller's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// Roles must alternate user, assistant, user, ... and system is not allowed.
+    #[error("message {index}: {reason}")]
+    Roles {
+        /// Which message.
+        index: usize,
+        /// What was expected.
+        reason: String,
+    },
+    /// The chat template refused or dropped something.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The text could not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Most tokens of a guard's text: all fourteen codes fit.
+const MAX_VERDICT_TOKENS: usize = 64;
+
+/// A guard: a tokenizer, a prompt, and its verdict tokens.
+pub struct Guard {
+    kind: GuardKind,
+    tokenizer: Arc<Tokenizer>,
+    chat: Option<Arc<ChatTemplate>>,
+    /// First tokens of `safe` and `unsafe` where the verdict is written.
+    label_tokens: [u32; 2],
+    /// Whether `safe` is one token, so that the verdict is known without a decode step.
+    safe_is_one_token: bool,
+    template_digest: String,
+}
+
+impl Guard {
+    /// Derives the verdict tokens. `chat` is needed for [`GuardKind::ChatDemo`] only.
+    pub fn new(
+        kind: GuardKind,
+        tokenizer: Arc<Tokenizer>,
+        chat: Option<Arc<ChatTemplate>>,
+    ) -> Result<Self, GuardError> {
+        match kind {
+            GuardKind::LlamaGuard3_8B | GuardKind::LlamaGuard3_1B => {
+                for token in [BEGIN, HEADER_START, HEADER_END, TURN_END] {
+                    if tokenizer.special_id(token).is_none() {
+                        let reason =
+                            format!("the vocabulary has no {token}, which Llama Guard 3's prompt needs");
+                        return Err(GuardError::Unsuitable(reason));
+                    }
+                }
+            }
+            GuardKind::ChatDemo if chat.is_none() => {
+                return Err(GuardError::Unsuitable("the model has no chat template".into()));
+            }
+            GuardKind::ChatDemo => {}
+        }
+        let mut guard = Self {
+            kind,
+            tokenizer,
+            chat,
+            label_tokens: [0; 2],
+            safe_is_one_token: false,
+            template_digest: String::new(),
+        };
+        let probe = |role| [message(ChatRole::User, "Hello"), message(role, "Hi")];
+        let user = guard
+            .segments(&probe(ChatRole::User)[..1])
+            .map_err(GuardError::from_prompt)?;
+        let agent = guard
+            .segments(&probe(ChatRole::Assistant))
+            .map_err(GuardError::from_prompt)?;
+        let text: String = user.iter().chain(&agent).map(Segment::text).collect();
+        guard.template_digest = digest::of_bytes(text);
+        let (safe, unsafe_) = (
+            guard.label_encoding(&user, "safe")?,
+            guard.label_encoding(&user, "unsafe")?,
+        );
+        if safe[0] == unsafe_[0] {
+            let reason = format!(
+                "`safe` and `unsafe` begin with the same token ({}), so the first one does not tell them apart",
+                safe[0]
+            );
+            return Err(GuardError::Unsuitable(reason));
+        }
+        guard.label_tokens = [safe[0], unsafe_[0]];
+        guard.safe_is_one_token = safe.len() == 1;
+        Ok(guard)
+    }
+
+    /// Which kind fits a model: Llama Guard 3 when the vocabulary has Llama 3's headers (8B or 1B by
+    /// `layers`: 32 or not), else the demo.
+    pub fn detect(tokenizer: &Tokenizer, layers: usize) -> GuardKind {
+        let has_headers = [BEGIN, HEADER_START, HEADER_END, TURN_END]
+            .iter()
+            .all(|t| tokenizer.special_id(t).is_some());
+        match (has_headers, layers) {
+            (true, 32) => GuardKind::LlamaGuard3_8B,
+            (true, _) => GuardKind::LlamaGuard3_1B,
+            (false, _) => GuardKind::ChatDemo,
+        }
+    }
+
+    /// The prompt's tokens, up to where `safe` or `unsafe` is the next token.
+    pub fn prompt(&self, conversation: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
+        Ok(self.tokenizer.encode(&self.segments(conversation)?)?)
+    }
+
+    /// The prompt as text.
+    pub fn prompt_text(&self, conversation: &[ChatMessage]) -> Result<String, PromptError> {
+        Ok(self.segments(conversation)?.iter().map(Segment::text).collect())
+    }
+
+    /// Token prefixes shared by all prompts (one per judged role): computed once and pinned.
+    pub fn policy_prefixes(&self) -> Result<Vec<Vec<u32>>, GuardError> {
+        let answer = message(ChatRole::Assistant, "Hi");
+        let mut prefixes = Vec::new();
+        for rest in [&[][..], std::slice::from_ref(&answer)] {
+            let encode = |content: &str| {
+                let mut conversation = vec![message(ChatRole::User, content)];
+                conversation.extend_from_slice(rest);
+                self.prompt(&conversation).map_err(GuardError::from_prompt)
+            };
+            let (left, mut right) = (encode("Hello")?, encode("12 + 3")?);
+            let common = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
+            right.truncate(common);
+            prefixes.push(right);
+        }
+        Ok(prefixes)
+    }
+
+    /// What the engine has to produce: probe the two verdict tokens, end at once on `safe`, else decode on
+    /// greedily until the verdict is settled.
+    pub fn output_spec(&self) -> OutputSpec {
+        let finish_on = if self.safe_is_one_token {
+            vec![self.label_tokens[0]]
+        } else {
+            Vec::new()
+        };
+        OutputSpec {
+            max_new_tokens: MAX_VERDICT_TOKENS,
+            eos: Arc::from(self.tokenizer.end_tokens()),
+            sampling: Sampling::greedy(),
+            logprobs: None,
+            probe: Some(Probe {
+                tokens: self.label_tokens.to_vec(),
+                finish_on,
+            }),
+            stop: Some(Box::new(VerdictStop::new(Arc::clone(&self.tokenizer)))),
+            pin_prompt: false,
+        }
+    }
+
+    /// Puts a verdict together from the probe and the tokens that followed.
+    pub fn verdict(&self, probe: &ProbeResult, tokens: &[u32]) -> Verdict {
+        verdict::assemble(probe, self.tokenizer.decode(tokens))
+    }
+
+    /// First tokens of `safe` and `unsafe`, in this order.
+    pub fn label_tokens(&self) -> [u32; 2] {
+        self.label_tokens
+    }
+
+    /// `sha256:<hex>` of the prompt template.
+    pub fn template_digest(&self) -> &str {
+        &self.template_digest
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> GuardKind {
+        self.kind
+    }
+
+    fn segments(&self, conversation: &[ChatMessage]) -> Result<Vec<Segment>, PromptError> {
+        let judged = Judged::of(conversation)?;
+        match self.kind {
+            GuardKind::LlamaGuard3_8B => Ok(policy::llama_guard(policy::Form::EightB, judged, conversation)),
+            GuardKind::LlamaGuard3_1B => Ok(policy::llama_guard(policy::Form::OneB, judged, conversation)),
+            GuardKind::ChatDemo => self.demo_segments(judged, conversation),
+        }
+    }
+
+    /// The task as a chat model's user turn, after two worked examples: without them a model that is no guard
+    /// does not answer in the guard's two words at all.
+    fn demo_segments(
+        &self,
+        judged: Judged,
+        conversation: &[ChatMessage],
+    ) -> Result<Vec<Segment>, PromptError> {
+        let Some(chat) = &self.chat else {
+            return Err(TemplateError::Invalid("the model has none".into()).into());
+        };
+        let mut turns = Vec::with_capacity(2 * DEMO_EXAMPLES.len() + 1);
+        for (question, answer, verdict) in DEMO_EXAMPLES {
+            let mut example = vec![message(ChatRole::User, question)];
+            if judged == Judged::Agent {
+                example.push(message(ChatRole::Assistant, answer));
+            }
+            turns.push(message(ChatRole::User, &policy::task(judged, &example)));
+            turns.push(message(ChatRole::Assistant, verdict));
+        }
+        turns.push(message(ChatRole::User, &policy::task(judged, conversation)));
+        Ok(chat.render(&turns, true)?)
+    }
+
+    /// Tokens of a label where the verdict is written.
+    fn label_encoding(&self, prompt: &[Segment], label: &str) -> Result<Vec<u32>, GuardError> {
+        let before = self.tokenizer.encode(prompt)?;
+        let mut labelled = prompt.to_vec();
+        labelled.push(Segment::Template(label.to_owned()));
+        let after = self.tokenizer.encode(&labelled)?;
+        match after.strip_prefix(before.as_slice()) {
+            Some(tokens) if !tokens.is_empty() => Ok(tokens.to_vec()),
+            _ => Err(GuardError::Unsuitable(format!(
+                "`{label}` does not begin with a token of its own after the prompt"
+            ))),
+        }
+    }
+}
+
+impl GuardError {
+    /// For prompts of our own making, which the caller did not write.
+    fn from_prompt(error: PromptError) -> Self {
+        match error {
+            PromptError::Roles { reason, .. } => Self::Unsuitable(reason),
+            PromptError::Template(error) => Self::Template(error),
+            PromptError::Tokenizer(error) => Self::Tokenizer(error),
+        }
+    }
+}
+
+fn message(role: ChatRole, content: &str) -> ChatMessage {
+    ChatMessage {
+        role,
+        content: content.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! From a guard's words and log-probabilities to a verdict.
+
+use std::sync::Arc;
+
+use super::{Label, Verdict, policy::CATEGORIES};
+use crate::{
+    engine::{ProbeResult, StopCondition},
+    text::Tokenizer,
+};
+
+/// Bytes of an answer that is no verdict that are kept for `raw_output`.
+const ENOUGH: usize = 64;
+
+/// What a guard's text says: the label, and the categories as written.
+pub(super) fn parse(text: &str) -> (Label, Vec<(String, String)>) {
+    let mut lines = text.trim().lines().map(str::trim);
+    let label = match lines.next() {
+        Some(line) if line.eq_ignore_ascii_case("safe") => Label::Safe,
+        Some(line) if line.eq_ignore_ascii_case("unsafe") => Label::Unsafe,
+        _ => Label::Undetermined,
+    };
+    let mut categories: Vec<(String, String)> = Vec::new();
+    if label == Label::Unsafe {
+        for code in lines.next().unwrap_or("").split(',').map(str::trim) {
+            let digits = code.strip_prefix('S').unwrap_or("");
+            let is_code = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            if is_code && !categories.iter().any(|(known, _)| known == code) {
+                let name = CATEGORIES
+                    .iter()
+                    .find(|(known, _)| *known == code)
+                    .map_or("", |(_, name)| name);
+                categories.push((code.to_owned(), name.to_owned()));
+            }
+        }
+    }
+    (label, categories)
+}
+
+/// Puts a verdict together. `probe.logprobs` are of the first tokens of `safe` and `unsafe`.
+pub(super) fn assemble(probe: &ProbeResult, raw_output: String) -> Verdict {
+    let (label, categories) = parse(&raw_output);
+    let logprob = |index: usize| probe.logprobs.get(index).copied().unwrap_or(f64::NEG_INFINITY);
+    let (safe, unsafe_) = (logprob(0), logprob(1));
+    let label_mass = safe.exp() + unsafe_.exp();
+    let unsafe_score = (label_mass > 0.0).then(|| 1.0 / (1.0 + (safe - unsafe_).exp()));
+    Verdict {
+        label,
+        unsafe_score,
+        label_mass,
+        categories,
+        raw_output,
+    }
+}
+
+/// Ends decoding as soon as more text could not change the verdict: after the line of categories, or when
+/// the first line is neither word.
+pub(super) struct VerdictStop {
+    tokenizer: Arc<Tokenizer>,
+    bytes: Vec<u8>,
+}
+
+impl VerdictStop {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            tokenizer,
+            bytes: Vec::new(),
+        }
+    }
+}
+
+impl StopCondition for VerdictStop {
+    fn push(&mut self, token: u32) -> bool {
+        self.bytes.extend_from_slice(self.tokenizer.token_bytes(token));
+        is_settled(&self.bytes)
+    }
+}
+
+fn is_settled(bytes: &[u8]) -> bool {
+    let bytes = bytes.trim_ascii_start();
+    let mut lines = bytes.split(|&b| b == b'\n');
+    let first = lines.next().unwrap_or(&[]).trim_ascii_end();
+    let second_begun = lines.next().is_some();
+    if first.eq_ignore_ascii_case(b"unsafe") {
+        return lines.next().is_some();
+    }
+    if first.eq_ignore_ascii_case(b"safe") {
+        return second_begun;
+    }
+    // Neither word yet: it may still become one, or enough of it is kept.
+    let may_become = b"unsafe".len() >= first.len()
+        && !second_begun
+        && [b"unsafe".as_slice(), b"safe"]
+            .iter()
+            .any(|word| word.len() >= first.len() && word[..first.len()].eq_ignore_ascii_case(first));
+    !may_become && bytes.len() >= ENOUGH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(text: &str) -> (Label, Vec<String>) {
+        let (label, categories) = parse(text);
+        (label, categories.into_iter().map(|(code, _)| code).collect())
+    }
+
+    #[test]
+    fn only_whole_lines_count() {
+        for safe in ["safe", "\n\nsafe", " Safe \n", "SAFE\nS1"] {
+            assert_eq!(codes(safe), (Label::Safe, vec![]), "{safe:?}");
+        }
+        for neither in [
+            "",
+            "safely",
+            "unsafe.",
+            "it is safe",
+            "safe unsafe",
+            "not unsafe",
+            "un\nsafe",
+            "S1",
+        ] {
+            assert_eq!(codes(neither), (Label::Undetermined, vec![]), "{neither:?}");
+        }
+    }
+
+    #[test]
+    fn categories_are_read_in_order_and_only_real_codes() {
+        assert_eq!(
+            codes("unsafe\nS1,S10"),
+            (Label::Unsafe, vec!["S1".into(), "S10".into()])
+        );
+        assert_eq!(
+            codes("\n\nunsafe\r\n S2 , S2,S99, hate,S,S123,s4"),
+            (Label::Unsafe, vec!["S2".into(), "S99".into()])
+        );
+        assert_eq!(codes("unsafe"), (Label::Unsafe, vec![]));
+        assert_eq!(parse("unsafe\nS9,S77").1[0].1, "Indiscriminate Weapons");
+        assert_eq!(parse("unsafe\nS9,S77").1[1].1, "");
+    }
+
+    #[test]
+    fn scores_come_from_log_probabilities_without_underflow() {
+        let verdict = |safe: f64, unsafe_: f64| {
+            assemble(
+                &ProbeResult {
+                    logprobs: vec![safe, unsafe_],
+                    greedy: 0,
+                },
+                "safe".into(),
+            )
+        };
+        let even = verdict(0.25f64.ln(), 0.25f64.ln());
+        assert_eq!((even.unsafe_score, even.label_mass), (Some(0.5), 0.5));
+        let sure = verdict(0.9f64.ln(), 0.1f64.ln());
+        assert!((sure.unsafe_score.unwrap() - 0.1).abs() < 1e-12);
+        let tiny = verdict(-700.0, -701.0);
+        assert!((tiny.unsafe_score.unwrap() - 1.0 / (1.0 + 1f64.exp())).abs() < 1e-12);
+        assert_eq!(verdict(-2000.0, -1999.0).unsafe_score, None);
+        assert_eq!(verdict(0.0, f64::NEG_INFINITY).unsafe_score, Some(0.0));
+    }
+
+    #[test]
+    fn decoding_ends_when_nothing_can_change() {
+        for (text, settled) in [
+            ("", false),
+            ("\n\n", false),
+            ("uns", false),
+            ("unsafe", false),
+            ("unsafe\nS1,S2", false),
+            ("unsafe\nS1,S2\n", true),
+            ("safe", false),
+            ("safe\n", true),
+            ("The answer", false),
+            (
+                "The answer to this question depends on many things, and on others too.",
+                true,
+            ),
+        ] {
+            assert_eq!(is_settled(text.as_bytes()), settled, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Which instruction set the kernels use, found at run time.
+
+/// An instruction set that this processor has. Can only be had from [`Isa::detect`] and [`Isa::available`],
+/// which is what makes calling the kernels compiled for it sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Isa(pub(super) IsaKind);
+
+/// Instruction sets with a kernel of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum IsaKind {
+    /// AVX-512 F, BW, VL.
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// Plain Rust; on AArch64 the compiler makes NEON of it.
+    Portable,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub fn detect() -> Self {
+        Self::available()[0]
+    }
+
+    /// All that this processor has, best first.
+    pub fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                found.push(Self(IsaKind::Avx512));
+            }
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                found.push(Self(IsaKind::Avx2));
+            }
+        }
+        found.push(Self(IsaKind::Portable));
+        found
+    }
+}
+
+/// Compiles a plain Rust body once per instruction set and calls the right one. The body is the scalar twin
+/// and the source of all the others, so they agree to the bit (`mul_add` is a fused multiply-add everywhere).
+macro_rules! per_isa {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident; $($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        $vis fn $name($isa: $crate::kernels::Isa, $($arg: $ty),*) {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+            fn avx512($($arg: $ty),*) { body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $ty),*) { body($($arg),*) }
+            match $isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` other than Portable is only made where the processor has its features.
+                $crate::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::kernels::isa::IsaKind::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body($($arg),*),
+            }
+        }
+    };
+}
+pub(super) use per_isa;

@@ -1,0 +1,282 @@
+//! A fixed pool of compute threads for short parallel regions.
+//!
+//! A step runs a few hundred regions of some tens of microseconds, so idle workers spin briefly before they
+//! sleep. The caller is worker 0 and takes its share. Work is handed out by an atomic counter; no result
+//! depends on which worker took a piece.
+
+use std::{
+    hint::spin_loop,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+/// Rounds of spinning before a worker sleeps: some tens of microseconds.
+const SPINS: usize = 20_000;
+
+/// The pool. Regions are run one at a time, from one thread.
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// `epoch << 17 | OPEN | active`: the number of the region, whether workers may still enter it, and how
+    /// many are inside. One word, so that nobody enters a region that its caller is about to leave.
+    state: AtomicU64,
+    /// The region's job, as a pointer to a [`Job`] on the caller's stack.
+    job: AtomicPtr<Job<'static>>,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    sleepers: Mutex<usize>,
+    wake: Condvar,
+}
+
+const OPEN: u64 = 1 << 16;
+const ACTIVE: u64 = OPEN - 1;
+
+fn epoch(state: u64) -> u64 {
+    state >> 17
+}
+
+struct Job<'a> {
+    run: &'a (dyn Fn(usize) + Sync),
+    next: AtomicUsize,
+    count: usize,
+}
+
+impl Job<'_> {
+    fn work(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.count {
+                return;
+            }
+            (self.run)(index);
+        }
+    }
+}
+
+impl ThreadPool {
+    /// A pool of `threads` workers in all, the caller included; at least 1.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: Mutex::new(0),
+            wake: Condvar::new(),
+        });
+        let mut workers = Vec::new();
+        for index in 1..threads.clamp(1, ACTIVE as usize) {
+            let shared = Arc::clone(&shared);
+            let name = format!("compute-{index}");
+            workers.push(
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn(move || shared.serve())?,
+            );
+        }
+        Ok(Self { shared, workers })
+    }
+
+    /// Number of workers, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `run(0)`, …, `run(count - 1)`, in any order and on any worker, and returns when all are done. A
+    /// worker that the system does not schedule in time is not waited for: the others take its share.
+    ///
+    /// # Panics
+    /// When `run` panicked on any worker.
+    pub fn run(&mut self, count: usize, run: &(dyn Fn(usize) + Sync)) {
+        let job = Job {
+            run,
+            next: AtomicUsize::new(0),
+            count,
+        };
+        if self.workers.is_empty() || count <= 1 {
+            return job.work();
+        }
+        let shared = &*self.shared;
+        shared
+            .job
+            .store(std::ptr::from_ref(&job).cast_mut().cast(), Ordering::Relaxed);
+        let next = (epoch(shared.state.load(Ordering::Relaxed)) + 1) << 17;
+        shared.state.store(next | OPEN, Ordering::SeqCst);
+        if *shared.lock_sleepers() > 0 {
+            shared.wake.notify_all();
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| job.work()));
+        // `job` lives on this stack frame: close the region, then wait for those inside.
+        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut spins = 0usize;
+        while shared.state.load(Ordering::Acquire) & ACTIVE > 0 {
+            spins += 1;
+            if spins.is_multiple_of(SPINS) {
+                std::thread::yield_now()
+            } else {
+                spin_loop()
+            }
+        }
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
+        if let Err(payload) = outcome {
+            std::panic::resume_unwind(payload);
+        }
+        if panicked {
+            std::panic::resume_unwind(Box::new("a compute thread panicked"));
+        }
+    }
+}
+
+impl Shared {
+    fn lock_sleepers(&self) -> MutexGuard<'_, usize> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut seen = 0;
+        loop {
+            seen = self.wait_for_region(seen);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            if !self.enter(seen) {
+                continue;
+            }
+            let job = self.job.load(Ordering::Acquire);
+            // SAFETY: this worker is counted in `state` as inside the open region, so `ThreadPool::run`,
+            // which stored the pointer before it opened the region, does not return before the count falls.
+            let job = unsafe { &*job };
+            if catch_unwind(AssertUnwindSafe(|| job.work())).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.state.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Counts this worker in, unless the region has closed.
+    fn enter(&self, region: u64) -> bool {
+        let mut state = self.state.load(Ordering::Acquire);
+        while epoch(state) == region && state & OPEN != 0 {
+            match self
+                .state
+                .compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
+    }
+
+    fn wait_for_region(&self, seen: u64) -> u64 {
+        for _ in 0..SPINS {
+            let now = epoch(self.state.load(Ordering::SeqCst));
+            if now != seen {
+                return now;
+            }
+            spin_loop();
+        }
+        let mut sleepers = self.lock_sleepers();
+        *sleepers += 1;
+        loop {
+            let now = epoch(self.state.load(Ordering::SeqCst));
+            if now != seen {
+                *sleepers -= 1;
+                return now;
+            }
+            sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.state.fetch_add(1 << 17, Ordering::SeqCst);
+        drop(self.shared.lock_sleepers());
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A mutable slice whose disjoint parts are written by several workers.
+pub(super) struct Shards<'a, T> {
+    start: *mut T,
+    len: usize,
+    _slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Shards` only hands out parts through the unsafe `part`, whose caller promises that no two live
+// parts overlap; that is what makes sending `&mut` parts to other threads sound.
+unsafe impl<T: Send> Sync for Shards<'_, T> {}
+
+impl<'a, T> Shards<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            _slice: std::marker::PhantomData,
+        }
+    }
+
+    /// Part `offset..offset + len`.
+    ///
+    /// # Safety
+    /// No other part that overlaps this one may be alive.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "disjoint parts are the purpose; the contract above makes it sound"
+    )]
+    pub(super) unsafe fn part(&self, offset: usize, len: usize) -> &mut [T] {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+
+    /// Pointer to an element, for kernels that write strided tiles.
+    pub(super) fn pointer(&self, offset: usize) -> *mut T {
+        assert!(offset <= self.len);
+        // SAFETY: in bounds (or one past the end) by the assertion.
+        unsafe { self.start.add(offset) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_runs_once_in_each_of_many_regions() {
+        let mut pool = ThreadPool::new(3).unwrap();
+        for count in [0, 1, 2, 7, 1000] {
+            let hits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            for _ in 0..50 {
+                pool.run(count, &|index| {
+                    hits[index].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 50));
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_region_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = ThreadPool::new(2).unwrap();
+        let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(64, &|index| assert!(index != 40))));
+        assert!(outcome.is_err());
+        let sum = AtomicUsize::new(0);
+        pool.run(10, &|index| {
+            sum.fetch_add(index, Ordering::Relaxed);
+        });
+        assert_eq!(sum.load(Ordering::Relaxed), 45);
+    }
+}

@@ -1,0 +1,24 @@
+//! Babelward: a gRPC service that keeps guard models and target models resident, batches everything that
+//! arrives into shared forward passes, and answers Generate, Classify and Score; and a client that runs the
+//! M-ALERT benchmark (arXiv 2412.15035) against it.
+//!
+//! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `model` → `kernels`, with
+//! `text` and `gguf` beside them. `client` and `bench` see only the generated types in [`proto`].
+
+pub mod bench;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod digest;
+pub mod engine;
+pub mod fetch;
+pub mod gguf;
+pub mod guard;
+pub mod kernels;
+pub mod mapped;
+pub mod model;
+pub mod proto;
+pub mod registry;
+pub mod rpc;
+pub mod telemetry;
+pub mod text;

@@ -1,0 +1,165 @@
+//! Opens a model from disk: a GGUF file, or a Hugging Face folder with `config.json` and safetensors. For
+//! measurements, `dummy:SHAPE[:FORMAT]` makes one up.
+
+use std::{collections::HashMap, path::Path};
+
+use super::{
+    LanguageModel,
+    config::ModelConfig,
+    decoder::Decoder,
+    kv_cache::KvCache,
+    weights::{DummyWeights, GgufWeights, LayerTensor, SafetensorsWeights, Tensor, WeightSource},
+};
+use crate::{
+    gguf::{Gguf, GgufError},
+    kernels::ThreadPool,
+};
+
+/// How to make a model resident.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Threads of the compute pool.
+    pub threads: usize,
+    /// Bytes of the KV pool; the number of blocks follows.
+    pub kv_bytes: usize,
+    /// Upper limit on the context window; the model's own when absent or larger.
+    pub max_context: Option<usize>,
+}
+
+/// A resident model and what provenance and `ModelService` say of it.
+pub struct LoadedModel {
+    /// The model itself.
+    pub model: Box<dyn LanguageModel>,
+    /// For example `llama`.
+    pub architecture: String,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Storage type of most weights, for example `q4_1`.
+    pub dtype: String,
+    /// Bytes of weights and KV pool.
+    pub resident_bytes: u64,
+}
+
+/// Why a model could not be opened; always names the file and the field or tensor.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+/// Loads the model at `path`: a `.gguf` file, a folder, or `dummy:SHAPE[:FORMAT]`.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
+    let invalid = |reason: String| LoadError::Invalid {
+        path: path.display().to_string(),
+        reason,
+    };
+    let io = |source| LoadError::Io {
+        path: path.display().to_string(),
+        source,
+    };
+    if let Some(spec) = path.to_str().and_then(|p| p.strip_prefix("dummy:")) {
+        let weights = DummyWeights::parse(spec).map_err(invalid)?;
+        return build(weights.config().clone(), &weights, options).map_err(invalid);
+    }
+    if std::fs::metadata(path).map_err(io)?.is_dir() {
+        let text = std::fs::read_to_string(path.join("config.json"))
+            .map_err(|e| invalid(format!("config.json: {e}")))?;
+        let json = serde_json::from_str(&text).map_err(|e| invalid(format!("config.json: {e}")))?;
+        let config = ModelConfig::from_json(&json).map_err(|e| invalid(format!("config.json: {e}")))?;
+        let weights = SafetensorsWeights::open(path).map_err(invalid)?;
+        return build(config, &weights, options).map_err(invalid);
+    }
+    let gguf = Gguf::open(path).map_err(|error| match error {
+        GgufError::Io { path, source } => LoadError::Io { path, source },
+        GgufError::Invalid { path, reason } => LoadError::Invalid {
+            path,
+            reason: format!("not a valid GGUF file: {reason}"),
+        },
+    })?;
+    let config = ModelConfig::from_gguf(&gguf).map_err(invalid)?;
+    build(config, &GgufWeights(&gguf), options).map_err(invalid)
+}
+
+fn build(
+    mut config: ModelConfig,
+    source: &dyn WeightSource,
+    options: &LoadOptions,
+) -> Result<LoadedModel, String> {
+    if let Some(limit) = options.max_context {
+        config.context_length = config.context_length.min(limit.max(1));
+    }
+    let blocks = options.kv_bytes / KvCache::block_bytes(&config);
+    if blocks < 2 {
+        let needed = 2 * KvCache::block_bytes(&config);
+        return Err(format!(
+            "the KV pool of {} bytes is too small: this model needs at least {needed}",
+            options.kv_bytes
+        ));
+    }
+    let (parameters, dtype) = census(&config, source)?;
+    let pool = ThreadPool::new(options.threads).map_err(|e| format!("cannot start compute threads: {e}"))?;
+    let (architecture, layers) = (config.architecture.clone(), config.layers);
+    let decoder = Decoder::new(config, source, pool, blocks)?;
+    let resident_bytes = decoder.resident_bytes() as u64;
+    Ok(LoadedModel {
+        model: Box::new(decoder),
+        architecture,
+        layers,
+        parameters,
+        dtype,
+        resident_bytes,
+    })
+}
+
+/// Number of parameters, and the storage type that most of them have.
+fn census(config: &ModelConfig, source: &dyn WeightSource) -> Result<(u64, String), String> {
+    use LayerTensor as Part;
+    const PARTS: [Part; 9] = [
+        Part::AttentionNorm,
+        Part::Query,
+        Part::Key,
+        Part::Value,
+        Part::AttentionOutput,
+        Part::FfnNorm,
+        Part::Gate,
+        Part::Up,
+        Part::Down,
+    ];
+    let all = [Tensor::Embedding, Tensor::OutputNorm, Tensor::Output].into_iter();
+    let layers = (0..config.layers).flat_map(|layer| PARTS.map(|part| Tensor::Layer(layer, part)));
+    let mut by_format: HashMap<&'static str, u64> = HashMap::new();
+    for tensor in all.chain(layers) {
+        if tensor == Tensor::Output && config.tied_embeddings {
+            continue;
+        }
+        // A missing tensor is reported with its name when it is loaded.
+        let found = source
+            .tensor(tensor)
+            .map_err(|e| format!("tensor `{}`: {e}", source.name(tensor)))?;
+        if let Some(data) = found {
+            *by_format.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
+        }
+    }
+    let parameters = by_format.values().sum();
+    let dtype = by_format
+        .into_iter()
+        .max_by_key(|&(name, count)| (count, name))
+        .map_or("", |(name, _)| name);
+    Ok((parameters, dtype.to_owned()))
+}

@@ -1,0 +1,81 @@
+//! Decoder models: configuration, weights, the forward pass, and the paged KV cache it writes.
+//!
+//! [`LanguageModel`] is the seam to the engine: a device back end implements it once, the engine never sees
+//! tensors. The engine's simulation implements it with a script.
+
+mod config;
+mod decoder;
+mod kv_cache;
+pub mod load;
+mod weights;
+
+use std::fmt;
+
+/// A packed, ragged batch: the new tokens of every sequence, one after the other.
+#[derive(Debug, Default, Clone)]
+pub struct ForwardBatch {
+    /// New tokens of all sequences, in the order of `sequences`.
+    pub tokens: Vec<u32>,
+    /// One entry per sequence.
+    pub sequences: Vec<BatchSequence>,
+}
+
+/// One sequence's part of a [`ForwardBatch`].
+#[derive(Debug, Default, Clone)]
+pub struct BatchSequence {
+    /// How many of the batch's tokens are this sequence's; at least 1.
+    pub new_tokens: usize,
+    /// Tokens of this sequence that are in the KV cache already. The first new token has this position.
+    pub context: usize,
+    /// KV blocks in order; covers `context + new_tokens` tokens.
+    pub block_table: Vec<u32>,
+    /// Whether the logits of the last new token are wanted.
+    pub wants_logits: bool,
+}
+
+/// Facts about a model that its scheduler needs.
+#[derive(Debug, Clone)]
+pub struct ModelLimits {
+    /// Number of logits per row.
+    pub vocab_size: usize,
+    /// Longest sequence in tokens, prompt and answer together.
+    pub context_length: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub num_blocks: usize,
+}
+
+/// A resident model with its KV pool.
+pub trait LanguageModel: Send {
+    /// Sizes that the scheduler needs.
+    fn limits(&self) -> &ModelLimits;
+
+    /// Runs one forward pass. Keys and values of the new tokens are written to the KV blocks; `logits` is
+    /// cleared and filled with `[rows, vocab_size]`, one row per sequence that wants logits, in batch order.
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError>;
+}
+
+/// Why a forward pass failed. The engine has checked sizes before, so this is the device's or model's fault.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ModelError {
+    /// The batch does not fit what the model was built for.
+    #[error("invalid batch: {0}")]
+    InvalidBatch(String),
+    /// The device reported an error.
+    #[error("device fault: {0}")]
+    Device(String),
+}
+
+/// Where a model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The host's processor.
+    Cpu,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cpu")
+    }
+}

@@ -1,0 +1,154 @@
+//! Made-up weights for a shape: for measuring speed and memory of models whose files are not at hand.
+
+use std::{borrow::Cow, hash::Hasher};
+
+use super::{LayerTensor, Tensor, TensorData, WeightSource};
+use crate::{
+    kernels::{BlockFormat, RopeStyle},
+    model::config::ModelConfig,
+};
+
+/// Noise of a plausible size in one storage format, the same for the same tensor.
+pub(in crate::model) struct DummyWeights {
+    config: ModelConfig,
+    format: BlockFormat,
+}
+
+impl DummyWeights {
+    /// From `SHAPE` or `SHAPE:FORMAT`, for example `llama-3.2-1b:q8_0`.
+    pub(in crate::model) fn parse(spec: &str) -> Result<Self, String> {
+        let (shape, format) = spec.split_once(':').unwrap_or((spec, "bf16"));
+        let format = match format {
+            "f32" => BlockFormat::F32,
+            "bf16" => BlockFormat::Bf16,
+            "q4_1" => BlockFormat::Q4_1,
+            "q8_0" => BlockFormat::Q8_0,
+            other => {
+                return Err(format!(
+                    "dummy format `{other}` is unknown (f32, bf16, q4_1, q8_0)"
+                ));
+            }
+        };
+        // Layers, hidden, ffn, heads, kv heads, head size, vocabulary, tied.
+        let (sizes, tied) = match shape {
+            "tiny" => ([2, 64, 128, 4, 2, 16, 256], true),
+            "smollm2-135m" => ([30, 576, 1536, 9, 3, 64, 49_152], true),
+            "llama-3.2-1b" | "llama-guard-3-1b" => ([16, 2048, 8192, 32, 8, 64, 128_256], true),
+            "llama-3.1-8b" | "llama-guard-3-8b" => ([32, 4096, 14_336, 32, 8, 128, 128_256], false),
+            other => {
+                return Err(format!(
+                    "dummy shape `{other}` is unknown (tiny, smollm2-135m, llama-3.2-1b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b)"
+                ));
+            }
+        };
+        let [
+            layers,
+            hidden_size,
+            ffn_size,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab_size,
+        ] = sizes;
+        let rope_frequencies = (0..head_dim / 2)
+            .map(|i| 500_000f64.powf(-((2 * i) as f64) / head_dim as f64) as f32)
+            .collect();
+        let config = ModelConfig {
+            architecture: "llama".into(),
+            vocab_size,
+            hidden_size,
+            ffn_size,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            rms_eps: 1e-5,
+            context_length: 8192,
+            rope_frequencies,
+            rope_style: RopeStyle::Halves,
+            tied_embeddings: tied,
+        };
+        Ok(Self { config, format })
+    }
+
+    pub(in crate::model) fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn shape(&self, tensor: Tensor) -> Option<Vec<usize>> {
+        let c = &self.config;
+        let (queries, keys) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        Some(match tensor {
+            Tensor::RopeFactors => return None,
+            Tensor::Output if c.tied_embeddings => return None,
+            Tensor::Embedding | Tensor::Output => vec![c.vocab_size, c.hidden_size],
+            Tensor::OutputNorm => vec![c.hidden_size],
+            Tensor::Layer(_, part) => match part {
+                LayerTensor::AttentionNorm | LayerTensor::FfnNorm => vec![c.hidden_size],
+                LayerTensor::Query => vec![queries, c.hidden_size],
+                LayerTensor::Key | LayerTensor::Value => vec![keys, c.hidden_size],
+                LayerTensor::AttentionOutput => vec![c.hidden_size, queries],
+                LayerTensor::Gate | LayerTensor::Up => vec![c.ffn_size, c.hidden_size],
+                LayerTensor::Down => vec![c.hidden_size, c.ffn_size],
+            },
+        })
+    }
+}
+
+impl WeightSource for DummyWeights {
+    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
+        let Some(shape) = self.shape(tensor) else {
+            return Ok(None);
+        };
+        if let [len] = shape[..] {
+            let ones = 1f32.to_le_bytes().repeat(len);
+            return Ok(Some(TensorData {
+                shape,
+                format: BlockFormat::F32,
+                bytes: Cow::Owned(ones),
+            }));
+        }
+        let elements = shape.iter().product();
+        let len = self
+            .format
+            .bytes_for(elements)
+            .ok_or("the shape does not fill whole blocks")?;
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write(self.name(tensor).as_bytes());
+        let mut state = hasher.finish() | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        // Standard deviation near 1 / sqrt(inputs), so that activations keep their size through the layers.
+        let amplitude = 1.7 / (shape[1] as f32).sqrt();
+        let mut bytes = vec![0u8; len];
+        for block in bytes.chunks_exact_mut(self.format.block_bytes()) {
+            let mut unit = || amplitude * (next() as i64 as f64 / i64::MAX as f64) as f32;
+            match self.format {
+                BlockFormat::F32 => block.copy_from_slice(&unit().to_le_bytes()),
+                BlockFormat::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit()).to_le_bytes()),
+                BlockFormat::Q8_0 => {
+                    block[..2].copy_from_slice(&half::f16::from_f32(amplitude / 127.0).to_le_bytes());
+                    block[2..].iter_mut().for_each(|b| *b = next() as u8);
+                }
+                _ => {
+                    block[..2].copy_from_slice(&half::f16::from_f32(amplitude / 7.5).to_le_bytes());
+                    block[2..4].copy_from_slice(&half::f16::from_f32(-amplitude).to_le_bytes());
+                    block[4..].iter_mut().for_each(|b| *b = next() as u8);
+                }
+            }
+        }
+        Ok(Some(TensorData {
+            shape,
+            format: self.format,
+            bytes: Cow::Owned(bytes),
+        }))
+    }
+
+    fn name(&self, tensor: Tensor) -> String {
+        format!("{tensor:?}")
+    }
+}

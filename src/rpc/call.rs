@@ -1,0 +1,282 @@
+//! What accompanies a call from its headers to its last byte: method, request id, deadline, and a record
+//! that counts it exactly once.
+
+use std::{
+    borrow::Cow,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use rand::RngExt as _;
+use tonic::{
+    Code, Request, Response, Status,
+    body::Body,
+    codegen::http::{self, HeaderValue},
+};
+use tower::{Layer, Service};
+
+use super::{
+    deadline::{Deadline, grpc_timeout},
+    error::ServiceError,
+    limits::DefaultDeadlines,
+    record::{InFlightCount, Record},
+};
+use crate::engine::Stage;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// The calls of our four services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Method {
+    Generate,
+    GenerateStream,
+    Classify,
+    BatchClassify,
+    ClassifyStream,
+    Score,
+    ScoreStream,
+    ListModels,
+    GetModel,
+    WatchModels,
+    CountTokens,
+}
+
+impl Method {
+    const ALL: [Self; 11] = [
+        Self::Generate,
+        Self::GenerateStream,
+        Self::Classify,
+        Self::BatchClassify,
+        Self::ClassifyStream,
+        Self::Score,
+        Self::ScoreStream,
+        Self::ListModels,
+        Self::GetModel,
+        Self::WatchModels,
+        Self::CountTokens,
+    ];
+
+    /// As in the request's path and in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Generate => "babelward.v1.GenerationService/Generate",
+            Self::GenerateStream => "babelward.v1.GenerationService/GenerateStream",
+            Self::Classify => "babelward.v1.SafetyService/Classify",
+            Self::BatchClassify => "babelward.v1.SafetyService/BatchClassify",
+            Self::ClassifyStream => "babelward.v1.SafetyService/ClassifyStream",
+            Self::Score => "babelward.v1.ScoringService/Score",
+            Self::ScoreStream => "babelward.v1.ScoringService/ScoreStream",
+            Self::ListModels => "babelward.v1.ModelService/ListModels",
+            Self::GetModel => "babelward.v1.ModelService/GetModel",
+            Self::WatchModels => "babelward.v1.ModelService/WatchModels",
+            Self::CountTokens => "babelward.v1.ModelService/CountTokens",
+        }
+    }
+
+    fn of_path(path: &str) -> Option<Self> {
+        let name = path.strip_prefix('/')?;
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    fn default_deadline(self, arrival: Instant, defaults: &DefaultDeadlines) -> Deadline {
+        let timeout = match self {
+            Self::Generate => defaults.generate,
+            Self::Classify => defaults.classify,
+            Self::BatchClassify => defaults.batch_classify,
+            Self::Score => defaults.score,
+            Self::ListModels | Self::GetModel | Self::CountTokens => defaults.models,
+            Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream | Self::WatchModels => {
+                return Deadline::default();
+            }
+        };
+        Deadline::after(arrival, timeout)
+    }
+}
+
+/// A call as its handler sees it.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) deadline: Deadline,
+    request_id: Arc<str>,
+    record: Arc<Record>,
+}
+
+impl Call {
+    /// The one that [`CallLayer`] put into the request.
+    pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Status::internal("the call layer is missing"))
+    }
+
+    /// Counts the failure and makes its status.
+    pub(crate) fn fail(&self, error: &ServiceError) -> Status {
+        self.record.fail(error);
+        error.to_status(&self.request_id)
+    }
+
+    /// Counts the call as answered.
+    pub(crate) fn succeed(&self) {
+        self.record.finish(Code::Ok);
+    }
+
+    /// Counts the call as ended by a status that is not ours (a stream that broke).
+    pub(crate) fn end_with(&self, status: &Status) {
+        self.record.finish(status.code());
+    }
+
+    /// Runs a unary call's work up to the deadline.
+    pub(crate) async fn unary<T>(
+        self,
+        work: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<Response<T>, Status> {
+        match self.deadline.limit(work).await {
+            Ok(answer) => {
+                self.succeed();
+                Ok(Response::new(answer))
+            }
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+}
+
+/// Gives each request its [`Call`], and sees to it that the response begins before the deadline, also while
+/// the request's body is still on its way.
+#[derive(Clone)]
+pub(crate) struct CallLayer {
+    pub(crate) defaults: Arc<DefaultDeadlines>,
+    pub(crate) in_flight: InFlightCount,
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CallService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// See [`CallLayer`].
+#[derive(Clone)]
+pub(crate) struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
+
+impl<S> Service<http::Request<Body>> for CallService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let Some(method) = Method::of_path(request.uri().path()) else {
+            return Box::pin(self.inner.call(request));
+        };
+        let arrival = Instant::now();
+        let deadline = match grpc_timeout(request.headers()) {
+            Some(timeout) => Deadline::after(arrival, timeout),
+            None => method.default_deadline(arrival, &self.layer.defaults),
+        };
+        let request_id = request_id(request.headers().get(REQUEST_ID));
+        let call = Call {
+            method,
+            deadline,
+            request_id: Arc::from(request_id.as_ref()),
+            record: Arc::new(Record::call(method, deadline, self.layer.in_flight.enter())),
+        };
+        request.extensions_mut().insert(call.clone());
+        let inner = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = tokio::select! {
+                biased;
+                response = inner => response?,
+                () = deadline.passed() => {
+                    let error = ServiceError::Deadline { stage: Stage::Queue };
+                    call.fail(&error).into_http()
+                }
+            };
+            // A status in the headers is the whole response: requests that reach no handler are counted too.
+            if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
+                call.record.finish(Code::from_bytes(status.as_bytes()));
+            }
+            if let Ok(value) = HeaderValue::from_str(&call.request_id) {
+                response.headers_mut().insert(REQUEST_ID, value);
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// The caller's, when it is at most 128 visible ASCII characters; else a fresh one.
+fn request_id(value: Option<&HeaderValue>) -> Cow<'_, str> {
+    value
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
+        .map_or_else(
+            || Cow::Owned(format!("{:016x}", rand::rng().random::<u64>())),
+            Cow::Borrowed,
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_found_by_its_path() {
+        for method in Method::ALL {
+            assert_eq!(Method::of_path(&format!("/{}", method.name())), Some(method));
+        }
+        assert_eq!(Method::of_path("/grpc.health.v1.Health/Check"), None);
+    }
+
+    #[test]
+    fn methods_are_those_of_the_protocol() {
+        use prost::Message as _;
+        let set = prost_types::FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let mut declared = Vec::new();
+        for file in set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    declared.push(format!("{}.{}/{}", file.package(), service.name(), method.name()));
+                }
+            }
+        }
+        let mut ours: Vec<_> = Method::ALL
+            .iter()
+            .map(|method| method.name().to_owned())
+            .collect();
+        declared.sort();
+        ours.sort();
+        assert_eq!(ours, declared);
+    }
+
+    #[test]
+    fn request_ids_are_kept_when_they_are_printable_and_made_when_not() {
+        let kept = HeaderValue::from_static("run-7/item-3");
+        assert_eq!(request_id(Some(&kept)), "run-7/item-3");
+        let spaced = HeaderValue::from_static("a b");
+        assert_eq!(request_id(Some(&spaced)).len(), 16);
+        assert_eq!(request_id(None).len(), 16);
+        assert_ne!(request_id(None), request_id(None));
+    }
+}

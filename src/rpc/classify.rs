@@ -1,0 +1,226 @@
+//! Classify, alone, in a batch and on a stream.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, StreamExt as _, future, stream};
+use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
+
+use super::{
+    call::{Call, Method},
+    error::{ServiceError, Violation},
+    generate::template_error,
+    provenance,
+    record::Record,
+    sequence::{Sequence, Shared, WorkContext, with_text},
+    stream::{Action, Envelope, ItemStream, StreamRpc, drive},
+    validate::{self, ClassifyWork},
+};
+use crate::{
+    engine::{Event, Priority},
+    guard::{Label, PromptError},
+    proto::{self, batch_classify_result, classify_stream_request, classify_stream_response},
+    registry::ModelRole,
+};
+
+/// Judges the last message of a conversation.
+pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<proto::Verdict, ServiceError> {
+    let ClassifyWork {
+        guard: entry,
+        messages,
+        field,
+    } = work;
+    let Some(guard) = entry.guard.clone() else {
+        return Err(ServiceError::CapabilityMissing {
+            has: entry.roles.clone(),
+            needs: ModelRole::Guard,
+        });
+    };
+    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let (prompter, prompt_field) = (Arc::clone(&guard), field.clone());
+    let prompt = with_text(bytes, move || {
+        prompter
+            .prompt(&messages)
+            .map_err(|error| prompt_error(&error, &prompt_field))
+    });
+    let prompt = context.deadline.limit(prompt).await?;
+    let mut sequence = Sequence::submit(context, &entry, prompt, guard.output_spec(), &field)?;
+    let mut probe = None;
+    let mut tokens = Vec::new();
+    let summary = loop {
+        match sequence.next().await? {
+            Event::Probe(result) => probe = Some(result),
+            Event::Token(token) => tokens.push(token.id),
+            Event::Finished(summary) => break summary,
+            Event::Started { .. } | Event::Failed(_) => {}
+        }
+    };
+    // A guard's sequence always has a probe; without one there is nothing to judge by.
+    let probe = probe.ok_or(ServiceError::DeviceFault)?;
+    let verdict = guard.verdict(&probe, &tokens);
+    let (label, label_name) = match verdict.label {
+        Label::Safe => (proto::Label::Safe, "safe"),
+        Label::Unsafe => (proto::Label::Unsafe, "unsafe"),
+        Label::Undetermined => (proto::Label::Undetermined, "undetermined"),
+    };
+    metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label_name)
+        .increment(1);
+    let categories = verdict.categories.into_iter();
+    Ok(proto::Verdict {
+        label: label.into(),
+        unsafe_score: verdict.unsafe_score,
+        label_mass: verdict.label_mass,
+        categories: categories
+            .map(|(category, display_name)| proto::CategoryResult {
+                category,
+                display_name,
+            })
+            .collect(),
+        raw_output: verdict.raw_output,
+        usage: Some(provenance::usage(&summary)),
+        timing: Some(provenance::timing(&summary, sequence.elapsed())),
+        provenance: Some(provenance::provenance(&entry, guard.template_digest(), None)),
+    })
+}
+
+fn prompt_error(error: &PromptError, field: &str) -> ServiceError {
+    match error {
+        PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
+            format!("{field}.messages[{index}].role"),
+            reason,
+        )]),
+        PromptError::Template(error) => template_error(error, field),
+        PromptError::Tokenizer(_) => ServiceError::TextFault,
+    }
+}
+
+/// Checks and answers one Classify; `path` is where it lies in what the caller sent.
+async fn classify(
+    context: WorkContext,
+    request: proto::ClassifyRequest,
+    path: String,
+) -> Result<proto::ClassifyResponse, ServiceError> {
+    let shared = &context.shared;
+    shared.admit()?;
+    validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
+    let work = validate::classify(&request, &path, &shared.registry, &shared.limits)?;
+    let verdict = judge(&context, work).await?;
+    Ok(proto::ClassifyResponse {
+        verdict: Some(verdict),
+    })
+}
+
+/// SafetyService.
+pub(crate) struct SafetyApi(pub(crate) Arc<Shared>);
+
+impl SafetyApi {
+    fn context(&self, call: &Call, priority: Priority) -> WorkContext {
+        WorkContext {
+            shared: Arc::clone(&self.0),
+            deadline: call.deadline,
+            priority,
+        }
+    }
+
+    async fn batch(
+        &self,
+        call: &Call,
+        request: proto::BatchClassifyRequest,
+    ) -> Result<proto::BatchClassifyResponse, ServiceError> {
+        self.0.admit()?;
+        let ids = validate::batch(&request, &self.0.limits)?;
+        let context = self.context(call, Priority::Batch);
+        let items = request.items.into_iter().zip(ids).enumerate();
+        let results = items.map(|(index, (item, id))| {
+            let path = format!("items[{index}].request");
+            let record = Record::item(call.method, call.deadline);
+            let answer = classify(context.clone(), item.request.unwrap_or_default(), path);
+            async move {
+                let result = match answer.await {
+                    Ok(response) => {
+                        record.finish(Code::Ok);
+                        batch_classify_result::Result::Response(response)
+                    }
+                    Err(error) => {
+                        record.fail(&error);
+                        batch_classify_result::Result::Error(error.to_item())
+                    }
+                };
+                proto::BatchClassifyResult {
+                    id,
+                    result: Some(result),
+                }
+            }
+        });
+        Ok(proto::BatchClassifyResponse {
+            results: future::join_all(results).await,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl proto::safety_service_server::SafetyService for SafetyApi {
+    type ClassifyStreamStream = BoxStream<proto::ClassifyStreamResponse>;
+
+    async fn classify(
+        &self,
+        request: Request<proto::ClassifyRequest>,
+    ) -> Result<Response<proto::ClassifyResponse>, Status> {
+        let call = Call::of(&request)?;
+        let context = self.context(&call, Priority::Interactive);
+        let answer = classify(context, request.into_inner(), String::new());
+        call.unary(answer).await
+    }
+
+    async fn batch_classify(
+        &self,
+        request: Request<proto::BatchClassifyRequest>,
+    ) -> Result<Response<proto::BatchClassifyResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = self.batch(&call, request.into_inner());
+        call.clone().unary(answer).await
+    }
+
+    async fn classify_stream(
+        &self,
+        request: Request<Streaming<proto::ClassifyStreamRequest>>,
+    ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
+        drive::<ClassifyItems>(&self.0, request)
+    }
+}
+
+/// ClassifyStream.
+struct ClassifyItems;
+
+impl StreamRpc for ClassifyItems {
+    const METHOD: Method = Method::ClassifyStream;
+    type Request = proto::ClassifyStreamRequest;
+    type Response = proto::ClassifyStreamResponse;
+    type Work = proto::ClassifyRequest;
+    type Output = proto::ClassifyResponse;
+
+    fn unpack(request: Self::Request) -> Envelope<Self::Work> {
+        Envelope {
+            id: request.id,
+            action: request.action.map(|action| match action {
+                classify_stream_request::Action::Classify(work) => Action::Start(work),
+                classify_stream_request::Action::Cancel(proto::CancelItem {}) => Action::Cancel,
+            }),
+            timeout: request.timeout,
+        }
+    }
+
+    fn run(context: WorkContext, work: Self::Work) -> ItemStream<Self::Output> {
+        stream::once(classify(context, work, "classify".to_owned()).boxed()).boxed()
+    }
+
+    fn pack(id: String, result: Result<Self::Output, proto::ItemStatus>) -> Self::Response {
+        let result = match result {
+            Ok(response) => classify_stream_response::Result::Response(response),
+            Err(error) => classify_stream_response::Result::Error(error),
+        };
+        proto::ClassifyStreamResponse {
+            id,
+            result: Some(result),
+        }
+    }
+}

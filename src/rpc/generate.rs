@@ -1,0 +1,385 @@
+//! Generate: a prompt's sequence as Started, Delta* and Finished.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _, stream};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
+
+use super::{
+    call::{Call, Method},
+    error::{ServiceError, Violation},
+    provenance,
+    sequence::{Sequence, Shared, WorkContext, with_text},
+    stream::{Action, Envelope, ItemStream, StreamRpc, drive},
+    validate::{self, GenerateWork, Prompt},
+};
+use crate::{
+    digest,
+    engine::{Event, FinishReason, OutputSpec, Priority, SequenceSummary, StopCondition, TokenEvent},
+    proto::{self, generate_response, generate_stream_request, generate_stream_response},
+    registry::ModelEntry,
+    text::{StopMatcher, TemplateError, TextStream},
+};
+
+/// The answer as it is written.
+pub(crate) enum Piece {
+    Started(proto::GenerateStarted),
+    Delta(proto::GenerateDelta),
+    Finished(Box<Finished>),
+}
+
+/// The end of an answer.
+pub(crate) struct Finished {
+    pub(crate) event: proto::GenerateFinished,
+    pub(crate) text: String,
+    pub(crate) seed: u64,
+    pub(crate) provenance: proto::Provenance,
+}
+
+/// A generation in progress.
+pub(crate) struct Generation {
+    sequence: Sequence,
+    work: GenerateWork,
+    prompt_tokens: usize,
+    decoder: TextStream,
+    /// Everything sent so far.
+    text: String,
+    /// Tokens whose text is held back.
+    token_ids: Vec<u32>,
+    logprobs: Vec<proto::TokenLogprob>,
+    summary: Option<SequenceSummary>,
+    done: bool,
+}
+
+impl Generation {
+    /// Tokenises the prompt and queues it.
+    pub(crate) async fn start(context: &WorkContext, work: GenerateWork) -> Result<Self, ServiceError> {
+        let (entry, prompt, field) = (
+            Arc::clone(&work.entry),
+            work.prompt.clone(),
+            work.prompt_field.clone(),
+        );
+        let tokenise = with_text(prompt.bytes(), move || tokens(&entry, &prompt, &field));
+        let tokens = context.deadline.limit(tokenise).await?;
+        let tokenizer = &work.entry.resident.tokenizer;
+        let stop = StopMatcher::new(Arc::clone(tokenizer), &work.stop);
+        let output = OutputSpec {
+            max_new_tokens: work.max_new_tokens,
+            eos: Arc::from(tokenizer.end_tokens()),
+            sampling: work.sampling.clone(),
+            logprobs: work.logprobs,
+            probe: None,
+            stop: stop.map(|stop| Box::new(stop) as Box<dyn StopCondition>),
+            pin_prompt: false,
+        };
+        let prompt_tokens = tokens.len();
+        let decoder = TextStream::new(Arc::clone(tokenizer), &work.stop);
+        let sequence = Sequence::submit(context, &work.entry, tokens, output, &work.prompt_field)?;
+        Ok(Self {
+            sequence,
+            prompt_tokens,
+            decoder,
+            text: String::new(),
+            token_ids: Vec::new(),
+            logprobs: Vec::new(),
+            summary: None,
+            done: false,
+            work,
+        })
+    }
+
+    /// The next piece; none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
+        while !self.done {
+            if let Some(summary) = self.summary.take() {
+                self.done = true;
+                return Ok(Some(self.finished(&summary)));
+            }
+            match self.sequence.next().await? {
+                Event::Started { .. } => {
+                    return Ok(Some(Piece::Started(proto::GenerateStarted {
+                        prompt_tokens: provenance::count(self.prompt_tokens),
+                        seed: self.work.sampling.seed,
+                        provenance: Some(self.provenance()),
+                    })));
+                }
+                Event::Token(token) => {
+                    let text = self.token(token);
+                    if !text.is_empty() {
+                        return Ok(Some(self.delta(text)));
+                    }
+                }
+                Event::Finished(summary) => {
+                    let rest = self.decoder.finish();
+                    self.summary = Some(summary);
+                    // Every token is reported once, also those that made no text.
+                    if !rest.is_empty() || !self.token_ids.is_empty() {
+                        return Ok(Some(self.delta(rest)));
+                    }
+                }
+                Event::Probe(_) | Event::Failed(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn token(&mut self, token: TokenEvent) -> String {
+        self.token_ids.push(token.id);
+        let tokenizer = &self.work.entry.resident.tokenizer;
+        if let Some(logprobs) = token.logprobs {
+            let alternative = |&(id, logprob): &(u32, f64)| proto::token_logprob::Alternative {
+                token_id: id,
+                token: tokenizer.token_bytes(id).to_vec(),
+                logprob,
+            };
+            self.logprobs.push(proto::TokenLogprob {
+                token_id: token.id,
+                token: tokenizer.token_bytes(token.id).to_vec(),
+                logprob: logprobs.chosen,
+                alternatives: logprobs.top.iter().map(alternative).collect(),
+            });
+        }
+        self.decoder.push(token.id)
+    }
+
+    fn delta(&mut self, text: String) -> Piece {
+        let offset_bytes = u64::try_from(self.text.len()).unwrap_or(u64::MAX);
+        self.text.push_str(&text);
+        Piece::Delta(proto::GenerateDelta {
+            text,
+            token_ids: std::mem::take(&mut self.token_ids),
+            logprobs: std::mem::take(&mut self.logprobs),
+            offset_bytes,
+        })
+    }
+
+    fn finished(&mut self, summary: &SequenceSummary) -> Piece {
+        let stop_sequence = self.decoder.stopped().unwrap_or_default().to_owned();
+        Piece::Finished(Box::new(Finished {
+            event: proto::GenerateFinished {
+                finish_reason: finish_reason(summary.reason).into(),
+                stop_sequence,
+                usage: Some(provenance::usage(summary)),
+                timing: Some(provenance::timing(summary, self.sequence.elapsed())),
+                text_digest: digest::of_bytes(&self.text),
+            },
+            text: std::mem::take(&mut self.text),
+            seed: self.work.sampling.seed,
+            provenance: self.provenance(),
+        }))
+    }
+
+    fn provenance(&self) -> proto::Provenance {
+        let template = match (&self.work.prompt, &self.work.entry.resident.template) {
+            (Prompt::Conversation(_), Some(template)) => template.digest(),
+            _ => "",
+        };
+        let sampled = self.work.sampling.temperature > 0.0;
+        provenance::provenance(
+            &self.work.entry,
+            template,
+            sampled.then_some(self.work.sampling.seed),
+        )
+    }
+}
+
+/// A whole answer.
+pub(crate) async fn complete(context: &WorkContext, work: GenerateWork) -> Result<Finished, ServiceError> {
+    let mut generation = Generation::start(context, work).await?;
+    while let Some(piece) = generation.next().await? {
+        if let Piece::Finished(finished) = piece {
+            return Ok(*finished);
+        }
+    }
+    // `next` ends with Finished or an error.
+    Err(ServiceError::ModelFailed)
+}
+
+/// An answer as a stream of events that ends with the first error.
+fn events(
+    context: WorkContext,
+    work: Result<GenerateWork, ServiceError>,
+) -> impl Stream<Item = Result<proto::GenerateResponse, ServiceError>> + Send {
+    enum State {
+        New(WorkContext, Result<GenerateWork, ServiceError>),
+        Open(Box<Generation>),
+        Done,
+    }
+    stream::unfold(State::New(context, work), |state| async move {
+        let mut generation = match state {
+            State::New(context, work) => {
+                let started = match work {
+                    Ok(work) => Generation::start(&context, work).await,
+                    Err(error) => Err(error),
+                };
+                match started {
+                    Ok(generation) => Box::new(generation),
+                    Err(error) => return Some((Err(error), State::Done)),
+                }
+            }
+            State::Open(generation) => generation,
+            State::Done => return None,
+        };
+        match generation.next().await {
+            Ok(Some(piece)) => Some((Ok(response(piece)), State::Open(generation))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), State::Done)),
+        }
+    })
+}
+
+fn response(piece: Piece) -> proto::GenerateResponse {
+    let event = match piece {
+        Piece::Started(started) => generate_response::Event::Started(started),
+        Piece::Delta(delta) => generate_response::Event::Delta(delta),
+        Piece::Finished(finished) => generate_response::Event::Finished(finished.event),
+    };
+    proto::GenerateResponse { event: Some(event) }
+}
+
+fn tokens(entry: &ModelEntry, prompt: &Prompt, field: &str) -> Result<Vec<u32>, ServiceError> {
+    let resident = &entry.resident;
+    match prompt {
+        Prompt::Conversation(messages) => {
+            let template = resident
+                .template
+                .as_ref()
+                .ok_or(ServiceError::ChatTemplateMissing)?;
+            let segments = template
+                .render(messages, true)
+                .map_err(|error| template_error(&error, field))?;
+            resident
+                .tokenizer
+                .encode(&segments)
+                .map_err(|_| ServiceError::TextFault)
+        }
+        Prompt::Text(text) => {
+            let mut tokens: Vec<u32> = resident.tokenizer.bos_for_raw().into_iter().collect();
+            tokens.extend(
+                resident
+                    .tokenizer
+                    .encode_plain(text)
+                    .map_err(|_| ServiceError::TextFault)?,
+            );
+            Ok(tokens)
+        }
+        Prompt::Tokens(tokens) => Ok(tokens.clone()),
+    }
+}
+
+/// A template's own refusal concerns the conversation. Its text is the template author's, but a template may
+/// quote a message in it, so it is not repeated.
+pub(crate) fn template_error(error: &TemplateError, field: &str) -> ServiceError {
+    let violation = |field: String, description: &str| {
+        ServiceError::ConversationShape(vec![Violation::new(field, description)])
+    };
+    match error {
+        TemplateError::Invalid(_) => ServiceError::TextFault,
+        TemplateError::Refused(_) => violation(
+            format!("{field}.messages"),
+            "the model's chat template refuses this order of roles",
+        ),
+        TemplateError::MessageDropped(index) => violation(
+            format!("{field}.messages[{index}]"),
+            "the model's chat template leaves this message out",
+        ),
+    }
+}
+
+fn finish_reason(reason: FinishReason) -> proto::FinishReason {
+    match reason {
+        FinishReason::Eos => proto::FinishReason::Eos,
+        FinishReason::MaxTokens => proto::FinishReason::MaxTokens,
+        FinishReason::Stop => proto::FinishReason::StopSequence,
+        FinishReason::ContextWindow => proto::FinishReason::ContextWindow,
+        // Only sequences with a probe end so, and a generation has none.
+        FinishReason::Probe => proto::FinishReason::Unspecified,
+    }
+}
+
+/// GenerationService.
+pub(crate) struct GenerationApi(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl proto::generation_service_server::GenerationService for GenerationApi {
+    type GenerateStream = BoxStream<proto::GenerateResponse>;
+    type GenerateStreamStream = BoxStream<proto::GenerateStreamResponse>;
+
+    async fn generate(
+        &self,
+        request: Request<proto::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let call = Call::of(&request)?;
+        let shared = &self.0;
+        let work = checked(shared, request.into_inner(), "").map_err(|error| call.fail(&error))?;
+        let context = WorkContext {
+            shared: Arc::clone(shared),
+            deadline: call.deadline,
+            priority: Priority::Interactive,
+        };
+        let ended = call.clone();
+        let answer = events(context, Ok(work))
+            .map(move |event| event.map_err(|error| call.fail(&error)))
+            // Reached only when no error ended the stream, or after it was counted.
+            .chain(stream::poll_fn(move |_| {
+                ended.succeed();
+                std::task::Poll::Ready(None)
+            }));
+        Ok(Response::new(Box::pin(answer)))
+    }
+
+    async fn generate_stream(
+        &self,
+        request: Request<Streaming<proto::GenerateStreamRequest>>,
+    ) -> Result<Response<Self::GenerateStreamStream>, Status> {
+        drive::<GenerateItems>(&self.0, request)
+    }
+}
+
+fn checked(
+    shared: &Shared,
+    request: proto::GenerateRequest,
+    path: &str,
+) -> Result<GenerateWork, ServiceError> {
+    shared.admit()?;
+    validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
+    validate::generate(request, path, &shared.registry, &shared.limits)
+}
+
+/// GenerateStream.
+struct GenerateItems;
+
+impl StreamRpc for GenerateItems {
+    const METHOD: Method = Method::GenerateStream;
+    type Request = proto::GenerateStreamRequest;
+    type Response = proto::GenerateStreamResponse;
+    type Work = proto::GenerateRequest;
+    type Output = proto::GenerateResponse;
+
+    fn unpack(request: Self::Request) -> Envelope<Self::Work> {
+        Envelope {
+            id: request.id,
+            action: request.action.map(|action| match action {
+                generate_stream_request::Action::Generate(work) => Action::Start(work),
+                generate_stream_request::Action::Cancel(proto::CancelItem {}) => Action::Cancel,
+            }),
+            timeout: request.timeout,
+        }
+    }
+
+    fn run(context: WorkContext, work: Self::Work) -> ItemStream<Self::Output> {
+        let work = checked(&context.shared, work, "generate");
+        events(context, work).boxed()
+    }
+
+    fn pack(id: String, result: Result<Self::Output, proto::ItemStatus>) -> Self::Response {
+        let result = match result {
+            Ok(response) => generate_stream_response::Result::Response(response),
+            Err(error) => generate_stream_response::Result::Error(error),
+        };
+        proto::GenerateStreamResponse {
+            id,
+            result: Some(result),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a server takes at most, and how long it works for callers that set no deadline.
+
+use std::time::Duration;
+
+/// Limits on requests. The defaults are the documented ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of an encoded request message. The decoder itself stops at twice this, with OUT_OF_RANGE.
+    pub message_bytes: usize,
+    /// Bytes of one message's content, or of raw text.
+    pub content_bytes: usize,
+    /// Messages of a conversation.
+    pub messages: usize,
+    /// Prompt tokens sent as ids (the model's window is usually smaller).
+    pub token_ids: usize,
+    /// Items of a BatchClassify.
+    pub batch_items: usize,
+    /// Open items of a stream; at this many the server stops reading until one is answered.
+    pub stream_open_items: usize,
+    /// Bytes of an item's id or of a model id.
+    pub id_bytes: usize,
+    /// Stop sequences of a request.
+    pub stop_sequences: usize,
+    /// Bytes of a stop sequence.
+    pub stop_sequence_bytes: usize,
+    /// Alternatives per position.
+    pub top_n: u32,
+    /// Tokens of an answer.
+    pub max_new_tokens: u32,
+    /// Tokens of an answer when the request does not say.
+    pub default_new_tokens: u32,
+    /// Samples of a Score.
+    pub samples: u32,
+    /// Models on a page of ListModels.
+    pub page_size: u32,
+    /// Models on a page when the request does not say.
+    pub default_page_size: u32,
+    /// Requests in flight on one connection.
+    pub connection_streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 8 << 20,
+            content_bytes: 256 << 10,
+            messages: 64,
+            token_ids: 256 << 10,
+            batch_items: 256,
+            stream_open_items: 256,
+            id_bytes: 128,
+            stop_sequences: 8,
+            stop_sequence_bytes: 64,
+            top_n: 20,
+            max_new_tokens: 4096,
+            default_new_tokens: 200,
+            samples: 16,
+            page_size: 1000,
+            default_page_size: 50,
+            connection_streams: 512,
+        }
+    }
+}
+
+/// Deadlines for calls whose client sets none. Streams of items and WatchModels have none: they live as long
+/// as their client wants, and an item without a timeout of its own waits as long as its stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultDeadlines {
+    /// Generate.
+    pub generate: Duration,
+    /// Classify. An 8B guard on a processor takes tens of seconds for a long conversation.
+    pub classify: Duration,
+    /// BatchClassify.
+    pub batch_classify: Duration,
+    /// Score.
+    pub score: Duration,
+    /// Unary calls of ModelService.
+    pub models: Duration,
+}
+
+impl Default for DefaultDeadlines {
+    fn default() -> Self {
+        Self {
+            generate: Duration::from_secs(120),
+            classify: Duration::from_secs(60),
+            batch_classify: Duration::from_secs(300),
+            score: Duration::from_secs(180),
+            models: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Limits on requests.
+    pub limits: Limits,
+    /// For calls whose client sets none.
+    pub default_deadlines: DefaultDeadlines,
+    /// How long open work may go on once the server is asked to stop.
+    pub drain_grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            default_deadlines: DefaultDeadlines::default(),
+            drain_grace: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The gRPC server: validation, deadlines, streams and errors around the models of a [`Registry`].
+//!
+//! Handlers hold no state of their own. Each unit of work becomes a [`sequence::Sequence`] on the engine,
+//! which is cancelled when it is dropped; so whatever ends a call (its answer, its deadline, its client, the
+//! server's drain) also ends its work.
+//!
+//! [`Registry`]: crate::registry::Registry
+
+mod call;
+mod classify;
+mod connection;
+mod deadline;
+mod error;
+mod generate;
+mod limits;
+mod models;
+mod provenance;
+mod record;
+mod score;
+mod sequence;
+mod server;
+mod status;
+mod stream;
+mod validate;
+
+pub use error::ServiceError;
+pub use limits::{DefaultDeadlines, Limits, ServerOptions};
+pub use server::{ServeError, serve};
+pub use status::{DOMAIN, Reason};

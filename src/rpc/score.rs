@@ -1,0 +1,202 @@
+//! Score: generate, then judge, without leaving the server.
+
+use std::{future::Future, sync::Arc};
+
+use futures::{FutureExt as _, StreamExt as _, future, stream};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
+
+use super::{
+    call::{Call, Method},
+    classify::judge,
+    error::ServiceError,
+    generate::{Finished, complete},
+    sequence::{Shared, WorkContext},
+    stream::{Action, Envelope, ItemStream, StreamRpc, drive},
+    validate::{self, ClassifyWork, Prompt, ScoreWork},
+};
+use crate::{
+    engine::{Priority, Sampling},
+    proto::{self, score_stream_request, score_stream_response},
+    registry::ModelEntry,
+    text::{ChatMessage, ChatRole},
+};
+
+/// Checks and answers one Score; `path` is where it lies in what the caller sent.
+async fn score(
+    context: WorkContext,
+    request: proto::ScoreRequest,
+    path: String,
+) -> Result<proto::ScoreResponse, ServiceError> {
+    let shared = &context.shared;
+    shared.admit()?;
+    validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
+    let work = Arc::new(validate::score(request, &path, &shared.registry, &shared.limits)?);
+    let samples = (0..work.samples).map(|index| sample(&context, Arc::clone(&work), index));
+    // The first failure drops, and so stops, the other samples.
+    let samples = future::try_join_all(samples).await?;
+    let with = |label: proto::Label| {
+        let labelled = samples.iter().filter(|sample| {
+            sample
+                .verdict
+                .as_ref()
+                .is_some_and(|verdict| verdict.label() == label)
+        });
+        super::provenance::count(labelled.count())
+    };
+    Ok(proto::ScoreResponse {
+        safe_count: with(proto::Label::Safe),
+        unsafe_count: with(proto::Label::Unsafe),
+        undetermined_count: with(proto::Label::Undetermined),
+        samples,
+    })
+}
+
+async fn sample(
+    context: &WorkContext,
+    work: Arc<ScoreWork>,
+    index: u32,
+) -> Result<proto::ScoredSample, ServiceError> {
+    let mut generate = work.generate.clone();
+    generate.sampling = Sampling {
+        seed: generate.sampling.seed.wrapping_add(u64::from(index)),
+        ..generate.sampling
+    };
+    let entry = Arc::clone(&generate.entry);
+    let answer = complete(context, generate).await?;
+    let mut messages = asked(&entry, &work.generate.prompt);
+    // Judged as it is, also when it is empty: the model said nothing, and the guard sees just that.
+    messages.push(ChatMessage {
+        role: ChatRole::Assistant,
+        content: answer.text.clone(),
+    });
+    let verdict = patient(context, || {
+        judge(
+            context,
+            ClassifyWork {
+                guard: Arc::clone(&work.guard),
+                messages: messages.clone(),
+                field: work.generate.prompt_field.clone(),
+            },
+        )
+    });
+    let verdict = verdict.await?;
+    let Finished {
+        event,
+        text,
+        seed,
+        provenance,
+    } = answer;
+    Ok(proto::ScoredSample {
+        text: if work.keep_text { text } else { String::new() },
+        text_digest: event.text_digest,
+        finish_reason: event.finish_reason,
+        seed,
+        verdict: Some(verdict),
+        usage: event.usage,
+        timing: event.timing,
+        generation_provenance: Some(provenance),
+    })
+}
+
+/// What the guard is told that the user said.
+fn asked(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
+    let user = |content| {
+        vec![ChatMessage {
+            role: ChatRole::User,
+            content,
+        }]
+    };
+    match prompt {
+        Prompt::Conversation(messages) => messages.clone(),
+        Prompt::Text(text) => user(text.clone()),
+        Prompt::Tokens(tokens) => user(entry.resident.tokenizer.decode(tokens)),
+    }
+}
+
+/// An answer that has been generated is worth waiting for a place in the queue to judge it: retries until
+/// the deadline.
+async fn patient<T, F>(context: &WorkContext, work: impl Fn() -> F) -> Result<T, ServiceError>
+where
+    F: Future<Output = Result<T, ServiceError>>,
+{
+    loop {
+        match work().await {
+            Err(ServiceError::QueueFull { retry_after }) => {
+                let wait = async {
+                    tokio::select! {
+                        () = tokio::time::sleep(retry_after) => Ok(()),
+                        () = context.shared.stopping.cancelled() => Err(ServiceError::draining()),
+                    }
+                };
+                context.deadline.limit(wait).await?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// ScoringService.
+pub(crate) struct ScoringApi(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl proto::scoring_service_server::ScoringService for ScoringApi {
+    type ScoreStreamStream = BoxStream<proto::ScoreStreamResponse>;
+
+    async fn score(
+        &self,
+        request: Request<proto::ScoreRequest>,
+    ) -> Result<Response<proto::ScoreResponse>, Status> {
+        let call = Call::of(&request)?;
+        let context = WorkContext {
+            shared: Arc::clone(&self.0),
+            deadline: call.deadline,
+            priority: Priority::Interactive,
+        };
+        let answer = score(context, request.into_inner(), String::new());
+        call.unary(answer).await
+    }
+
+    async fn score_stream(
+        &self,
+        request: Request<Streaming<proto::ScoreStreamRequest>>,
+    ) -> Result<Response<Self::ScoreStreamStream>, Status> {
+        drive::<ScoreItems>(&self.0, request)
+    }
+}
+
+/// ScoreStream.
+struct ScoreItems;
+
+impl StreamRpc for ScoreItems {
+    const METHOD: Method = Method::ScoreStream;
+    type Request = proto::ScoreStreamRequest;
+    type Response = proto::ScoreStreamResponse;
+    type Work = proto::ScoreRequest;
+    type Output = proto::ScoreResponse;
+
+    fn unpack(request: Self::Request) -> Envelope<Self::Work> {
+        Envelope {
+            id: request.id,
+            action: request.action.map(|action| match action {
+                score_stream_request::Action::Score(work) => Action::Start(work),
+                score_stream_request::Action::Cancel(proto::CancelItem {}) => Action::Cancel,
+            }),
+            timeout: request.timeout,
+        }
+    }
+
+    fn run(context: WorkContext, work: Self::Work) -> ItemStream<Self::Output> {
+        stream::once(score(context, work, "score".to_owned()).boxed()).boxed()
+    }
+
+    fn pack(id: String, result: Result<Self::Output, proto::ItemStatus>) -> Self::Response {
+        let result = match result {
+            Ok(response) => score_stream_response::Result::Response(response),
+            Err(error) => score_stream_response::Result::Error(error),
+        };
+        proto::ScoreStreamResponse {
+            id,
+            result: Some(result),
+        }
+    }
+}

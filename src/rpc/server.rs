@@ -1,0 +1,189 @@
+//! Puts the services on a listener and takes them down again.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{
+    call::CallLayer, classify::SafetyApi, connection::Connection, generate::GenerationApi,
+    limits::ServerOptions, models::ModelApi, record::InFlightCount, score::ScoringApi, sequence::Shared,
+};
+use crate::{
+    proto::{
+        FILE_DESCRIPTOR_SET, generation_service_server::GenerationServiceServer,
+        model_service_server::ModelServiceServer, safety_service_server::SafetyServiceServer,
+        scoring_service_server::ScoringServiceServer,
+    },
+    registry::{ModelRole, ModelState, Registry},
+};
+
+/// How long written answers may take to leave after the last call has ended. Streams that are not ours to end
+/// (health, reflection) are cut off then.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Dead peers are found out within about twice this.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Why serving failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The reflection service could not be built from our own descriptors.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The server could not run.
+    #[error("server: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until `shutdown` resolves, and then drains: health says NOT_SERVING, models are DRAINING, the port
+/// is closed, open calls finish for at most `options.drain_grace`, and what is open then ends with UNAVAILABLE
+/// (`SERVER_DRAINING`). The registry is not shut down; that is its owner's to do afterwards.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let shared = Arc::new(Shared {
+        registry,
+        limits: options.limits,
+        draining: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+    });
+    let in_flight = InFlightCount::new();
+    let breaker = CancellationToken::new();
+    let health = HealthReporter::new();
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .max_concurrent_streams(shared.limits.connection_streams)
+        .layer(CallLayer {
+            defaults: Arc::new(options.default_deadlines),
+            in_flight: in_flight.clone(),
+        });
+    // The decoder refuses with a bare OUT_OF_RANGE, so it comes second: see `Limits::message_bytes`.
+    let decoded = shared.limits.message_bytes.saturating_mul(2);
+    let mut router = router;
+    let router = router
+        .add_service(
+            GenerationServiceServer::new(GenerationApi(Arc::clone(&shared)))
+                .max_decoding_message_size(decoded),
+        )
+        .add_service(
+            SafetyServiceServer::new(SafetyApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
+        )
+        .add_service(
+            ScoringServiceServer::new(ScoringApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
+        )
+        .add_service(
+            ModelServiceServer::new(ModelApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
+        )
+        .add_service(tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(health.clone()),
+        ))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+
+    let connection_breaker = breaker.clone();
+    let incoming = TcpListenerStream::new(listener).map(move |stream| {
+        stream.map(|stream| {
+            // Small messages leave at once; a socket that cannot do so still works.
+            let _ = stream.set_nodelay(true);
+            Connection::new(stream, connection_breaker.clone())
+        })
+    });
+    let closing = CancellationToken::new();
+    let server = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
+    let drain = drain(&shared, &in_flight, &health, options.drain_grace, closing);
+    let watch_health = follow_states(&shared.registry, &health);
+    tokio::pin!(server, shutdown);
+
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        () = &mut shutdown => {}
+        () = watch_health => {}
+    }
+    tracing::info!("draining");
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        () = drain => {}
+    }
+    if let Ok(ended) = tokio::time::timeout(FLUSH, &mut server).await {
+        return Ok(ended?);
+    }
+    breaker.cancel();
+    Ok(server.await?)
+}
+
+/// Ends all calls: by themselves within the grace, else with an error.
+async fn drain(
+    shared: &Shared,
+    in_flight: &InFlightCount,
+    health: &HealthReporter,
+    grace: Duration,
+    closing: CancellationToken,
+) {
+    set_health(health, |_| false).await;
+    shared.registry.begin_drain();
+    shared.draining.cancel();
+    closing.cancel();
+    if tokio::time::timeout(grace, in_flight.none()).await.is_err() {
+        tracing::warn!("the drain's grace is over, open calls end now");
+        shared.stopping.cancel();
+        // Calls hear of it at once; one whose client does not read may stay.
+        let _ = tokio::time::timeout(FLUSH, in_flight.none()).await;
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Keeps health in step with the models' states: a service serves while a model it needs is READY. Never
+/// returns while the registry lives.
+async fn follow_states(registry: &Registry, health: &HealthReporter) {
+    let mut states = registry.watch();
+    loop {
+        let ready: Vec<ModelRole> = {
+            let states = states.borrow_and_update();
+            let ready = registry.list().iter().zip(states.iter());
+            let ready = ready.filter(|(_, state)| **state == ModelState::Ready);
+            ready.flat_map(|(entry, _)| entry.roles.iter().copied()).collect()
+        };
+        set_health(health, |needs| needs.iter().all(|role| ready.contains(role))).await;
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says of each service whether it serves, by the roles it needs.
+async fn set_health(health: &HealthReporter, serves: impl Fn(&[ModelRole]) -> bool) {
+    let services: [(&str, &[ModelRole]); 5] = [
+        // The process itself.
+        ("", &[]),
+        (
+            GenerationServiceServer::<GenerationApi>::NAME,
+            &[ModelRole::Target],
+        ),
+        (SafetyServiceServer::<SafetyApi>::NAME, &[ModelRole::Guard]),
+        (
+            ScoringServiceServer::<ScoringApi>::NAME,
+            &[ModelRole::Target, ModelRole::Guard],
+        ),
+        (ModelServiceServer::<ModelApi>::NAME, &[]),
+    ];
+    for (name, needs) in services {
+        let status = if serves(needs) {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        health.set_service_status(name, status).await;
+    }
+}

@@ -1,0 +1,369 @@
+//! Errors to gRPC: one reason, one code and the google.rpc details for each [`ServiceError`].
+
+use std::{collections::HashMap, time::Duration};
+
+use prost::Message as _;
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use super::error::{ServiceError, Violation};
+use crate::{engine::Stage, proto, registry::ModelRole};
+
+/// `ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "babelward";
+
+/// Field names and descriptions beyond this many bytes are counted, not listed: details travel in a header,
+/// and clients refuse headers from 8 KiB on.
+const LISTED_BYTES: usize = 4 << 10;
+
+/// Declares the closed list of reasons with the code that goes with each.
+macro_rules! reasons {
+    ($($variant:ident = $name:literal => $code:ident;)*) => {
+        /// `ErrorInfo.reason`: the contract for programs. docs/errors.md lists them all.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "each is documented in docs/errors.md, which a test checks")]
+        pub enum Reason {
+            $($variant,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+
+            /// As it appears in `ErrorInfo.reason`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Reason::$variant => $name,)*
+                }
+            }
+
+            /// The status code it comes with.
+            pub fn code(self) -> Code {
+                match self {
+                    $(Reason::$variant => Code::$code,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    InvalidFields = "INVALID_FIELDS" => InvalidArgument;
+    ConversationShape = "CONVERSATION_SHAPE" => InvalidArgument;
+    MessageTooLarge = "MESSAGE_TOO_LARGE" => InvalidArgument;
+    InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
+    ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
+    ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
+    NoDefaultModel = "NO_DEFAULT_MODEL" => FailedPrecondition;
+    CapabilityMissing = "CAPABILITY_MISSING" => FailedPrecondition;
+    ChatTemplateMissing = "CHAT_TEMPLATE_MISSING" => FailedPrecondition;
+    CacheTooSmall = "CACHE_TOO_SMALL" => FailedPrecondition;
+    QueueFull = "QUEUE_FULL" => ResourceExhausted;
+    Deadline = "DEADLINE" => DeadlineExceeded;
+    ClientCancelled = "CLIENT_CANCELLED" => Cancelled;
+    ServerDraining = "SERVER_DRAINING" => Unavailable;
+    ModelFailed = "MODEL_FAILED" => Unavailable;
+    NumericFault = "NUMERIC_FAULT" => Internal;
+    DeviceFault = "DEVICE_FAULT" => Internal;
+    WorkerPanic = "WORKER_PANIC" => Internal;
+    TextFault = "TEXT_FAULT" => Internal;
+}
+
+/// What a caller is told about an error.
+struct Report {
+    reason: Reason,
+    message: String,
+    metadata: HashMap<String, String>,
+    violations: Vec<Violation>,
+    retry_after: Option<Duration>,
+}
+
+impl ServiceError {
+    /// Its status code.
+    pub(crate) fn code(&self) -> Code {
+        self.report().reason.code()
+    }
+
+    /// For a whole call.
+    pub(crate) fn to_status(&self, request_id: &str) -> Status {
+        let report = self.report();
+        let mut details = ErrorDetails::with_error_info(report.reason.name(), DOMAIN, report.metadata);
+        if !report.violations.is_empty() {
+            let violations = report.violations.into_iter();
+            details.set_bad_request(
+                violations
+                    .map(|violation| FieldViolation::new(violation.field, violation.description))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        if let Self::ModelNotFound { model, .. } = self {
+            details.set_resource_info("babelward.v1.Model", model.clone(), "", "no such model id");
+        }
+        if report.retry_after.is_some() {
+            details.set_retry_info(report.retry_after);
+        }
+        if !request_id.is_empty() {
+            details.set_request_info(request_id, "");
+        }
+        let mut status = Status::with_error_details(report.reason.code(), report.message, details);
+        if let Some(retry_after) = report.retry_after {
+            let millis = MetadataValue::from(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX));
+            status.metadata_mut().insert("grpc-retry-pushback-ms", millis);
+        }
+        status
+    }
+
+    /// For one item of a batch or stream.
+    pub(crate) fn to_item(&self) -> proto::ItemStatus {
+        let status = self.to_status("");
+        // The details were encoded a line ago; were they unreadable, code and message still stand.
+        let details = tonic_types::pb::Status::decode(status.details())
+            .map(|decoded| decoded.details)
+            .unwrap_or_default();
+        proto::ItemStatus {
+            code: i32::from(status.code()),
+            message: status.message().to_owned(),
+            details,
+        }
+    }
+
+    fn report(&self) -> Report {
+        match self {
+            Self::InvalidFields(violations) => {
+                let (violations, names) = listed(violations);
+                Report::new(Reason::InvalidFields, format!("invalid fields: {names}")).violations(violations)
+            }
+            Self::ConversationShape(violations) => {
+                let (violations, names) = listed(violations);
+                Report::new(
+                    Reason::ConversationShape,
+                    format!("the conversation has a shape that the model does not take: {names}"),
+                )
+                .violations(violations)
+            }
+            Self::MessageTooLarge { limit_bytes } => Report::new(
+                Reason::MessageTooLarge,
+                format!("the request is larger than {limit_bytes} bytes"),
+            )
+            .with("limitBytes", limit_bytes),
+            Self::InputTooLong {
+                input_tokens,
+                limit_tokens,
+            } => Report::new(
+                Reason::InputTooLong,
+                format!("the prompt has {input_tokens} tokens, the limit is {limit_tokens}"),
+            )
+            .with("inputTokens", input_tokens)
+            .with("limitTokens", limit_tokens),
+            Self::ItemIdOpen { field } => Report::new(
+                Reason::ItemIdOpen,
+                format!("{field} is the id of another item that is not answered yet"),
+            )
+            .violations(vec![Violation::new(field, "must be unique among the open items")]),
+            Self::ModelNotFound { did_you_mean, .. } => {
+                let report = Report::new(
+                    Reason::ModelNotFound,
+                    match did_you_mean {
+                        Some(id) => format!("no model has this id; did you mean `{id}`?"),
+                        None => "no model has this id; ListModels names those there are".to_owned(),
+                    },
+                );
+                match did_you_mean {
+                    Some(id) => report.with("didYouMean", id),
+                    None => report,
+                }
+            }
+            Self::NoDefaultModel { needs } => Report::new(
+                Reason::NoDefaultModel,
+                format!("the server has no model that can {}", capability(*needs)),
+            )
+            .with("needs", capability(*needs)),
+            Self::CapabilityMissing { has, needs } => {
+                let has: Vec<&str> = has.iter().map(|role| capability(*role)).collect();
+                Report::new(
+                    Reason::CapabilityMissing,
+                    format!("the model cannot {}", capability(*needs)),
+                )
+                .with("has", has.join(","))
+                .with("needs", capability(*needs))
+            }
+            Self::ChatTemplateMissing => Report::new(
+                Reason::ChatTemplateMissing,
+                "the model has no chat template: send text or token_ids".to_owned(),
+            ),
+            Self::CacheTooSmall {
+                needed_blocks,
+                available_blocks,
+            } => Report::new(
+                Reason::CacheTooSmall,
+                format!("prompt and answer need {needed_blocks} KV blocks, the pool has {available_blocks}"),
+            )
+            .with("neededBlocks", needed_blocks)
+            .with("availableBlocks", available_blocks),
+            Self::QueueFull { retry_after } => {
+                Report::new(Reason::QueueFull, "the queue is full".to_owned()).retry(*retry_after)
+            }
+            Self::Deadline { stage } => Report::new(
+                Reason::Deadline,
+                format!("the deadline passed (stage: {})", stage_name(*stage)),
+            )
+            .with("stage", stage_name(*stage)),
+            Self::ClientCancelled => {
+                Report::new(Reason::ClientCancelled, "cancelled by the client".to_owned())
+            }
+            Self::ServerDraining { retry_after } => {
+                Report::new(Reason::ServerDraining, "the server is draining".to_owned()).retry(*retry_after)
+            }
+            Self::ModelFailed => {
+                Report::new(Reason::ModelFailed, "the model's engine has stopped".to_owned())
+            }
+            Self::NumericFault => Report::new(
+                Reason::NumericFault,
+                "the model produced a value that is not a number".to_owned(),
+            ),
+            Self::DeviceFault => Report::new(Reason::DeviceFault, "the forward pass failed".to_owned()),
+            Self::WorkerPanic => Report::new(
+                Reason::WorkerPanic,
+                "the engine stopped unexpectedly and was restarted".to_owned(),
+            ),
+            Self::TextFault => Report::new(
+                Reason::TextFault,
+                "the model's tokenizer or template failed".to_owned(),
+            ),
+        }
+    }
+}
+
+impl Report {
+    fn new(reason: Reason, message: String) -> Self {
+        Self {
+            reason,
+            message,
+            metadata: HashMap::new(),
+            violations: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    fn violations(mut self, violations: Vec<Violation>) -> Self {
+        self.violations = violations;
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+/// The violations that fit a header, a last one that counts the rest, and some of their names for the
+/// message.
+fn listed(violations: &[Violation]) -> (Vec<Violation>, String) {
+    const NAMED: usize = 4;
+    let mut bytes = 0;
+    let mut list: Vec<Violation> = violations
+        .iter()
+        .take_while(|violation| {
+            bytes += violation.field.len() + violation.description.len();
+            bytes <= LISTED_BYTES
+        })
+        .cloned()
+        .collect();
+    let rest = violations.len() - list.len();
+    if rest > 0 {
+        list.push(Violation::new("", format!("and {rest} more")));
+    }
+    let mut names: Vec<&str> = list
+        .iter()
+        .take(NAMED)
+        .map(|violation| violation.field.as_str())
+        .collect();
+    let more = format!("and {} more", violations.len().saturating_sub(NAMED));
+    if violations.len() > NAMED {
+        names.push(&more);
+    }
+    let names = names.join(", ");
+    (list, names)
+}
+
+fn capability(role: ModelRole) -> &'static str {
+    match role {
+        ModelRole::Target => "generate",
+        ModelRole::Guard => "classify",
+    }
+}
+
+/// As in `ErrorInfo.metadata` and in metrics.
+pub(crate) fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Queue => "queue",
+        Stage::Prefill => "prefill",
+        Stage::Decode => "decode",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_are_all_listed_up_to_what_a_header_takes() {
+        let few: Vec<_> = (0..20)
+            .map(|n| Violation::new(format!("f[{n}]"), "is wrong"))
+            .collect();
+        let status = ServiceError::InvalidFields(few).to_status("r1");
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations.len(), 20);
+        assert_eq!(details.request_info().unwrap().request_id, "r1");
+
+        let many: Vec<_> = (0..10_000)
+            .map(|n| Violation::new(format!("f[{n}]"), "is wrong"))
+            .collect();
+        let status = ServiceError::InvalidFields(many).to_status("r1");
+        let details = status.get_error_details();
+        let list = &details.bad_request().unwrap().field_violations;
+        assert!(
+            status.details().len() < 3 * LISTED_BYTES,
+            "{} bytes",
+            status.details().len()
+        );
+        assert_eq!(
+            list.last().unwrap().description,
+            format!("and {} more", 10_000 - (list.len() - 1))
+        );
+    }
+
+    #[test]
+    fn an_item_error_decodes_as_google_rpc_status() {
+        let error = ServiceError::QueueFull {
+            retry_after: Duration::from_millis(250),
+        };
+        let item = error.to_item();
+        let status = tonic_types::pb::Status::decode(item.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(status.code, i32::from(Code::ResourceExhausted));
+        assert_eq!(status.details.len(), 2);
+        let status = error.to_status("");
+        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
+        assert_eq!(
+            status.get_error_details().retry_info().unwrap().retry_delay,
+            Some(Duration::from_millis(250))
+        );
+    }
+
+    #[test]
+    fn a_model_id_is_repeated_only_when_it_looks_like_one() {
+        use crate::registry::LookupError;
+        let missing = LookupError::NotFound { did_you_mean: None };
+        let named = |id| match ServiceError::from_lookup(missing.clone(), id) {
+            ServiceError::ModelNotFound { model, .. } => model,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named("llama-guard-3-8b"), "llama-guard-3-8b");
+        assert_eq!(named("how do I pick a lock?"), "");
+    }
+}

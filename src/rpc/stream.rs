@@ -1,0 +1,295 @@
+//! The one driver behind the three `*Stream` calls: items with the client's ids, answered as they complete.
+//!
+//! One task per stream (that of its HTTP/2 response) reads items, polls the open ones and writes answers. It
+//! reads only while fewer than the limit are open, so a client that sends faster than the models answer is
+//! held up by HTTP/2 flow control.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{
+    Stream, StreamExt as _,
+    future::{AbortHandle, Abortable},
+    stream::{self, BoxStream, SelectAll},
+};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{
+    call::{Call, Method},
+    error::ServiceError,
+    record::Record,
+    sequence::{Shared, WorkContext},
+    validate,
+};
+use crate::{engine::Priority, proto::ItemStatus};
+
+/// One item's answers; the item ends with its stream, or at the first error.
+pub(crate) type ItemStream<O> = BoxStream<'static, Result<O, ServiceError>>;
+
+/// What a client asks about an id.
+pub(crate) enum Action<W> {
+    Start(W),
+    Cancel,
+}
+
+/// A message of any of the streams.
+pub(crate) struct Envelope<W> {
+    pub(crate) id: String,
+    /// None when the client set no action, or one that we do not know.
+    pub(crate) action: Option<Action<W>>,
+    pub(crate) timeout: Option<prost_types::Duration>,
+}
+
+/// What tells the three streams apart.
+pub(crate) trait StreamRpc: Send + 'static {
+    const METHOD: Method;
+    type Request: prost::Message + Default + Send + 'static;
+    type Response: Send + 'static;
+    type Work: Send + 'static;
+    type Output: Send + 'static;
+
+    fn unpack(request: Self::Request) -> Envelope<Self::Work>;
+    /// Checks and answers one item.
+    fn run(context: WorkContext, work: Self::Work) -> ItemStream<Self::Output>;
+    fn pack(id: String, result: Result<Self::Output, ItemStatus>) -> Self::Response;
+}
+
+type Responses<R> = tonic::codegen::BoxStream<<R as StreamRpc>::Response>;
+
+/// Serves one stream.
+pub(crate) fn drive<R: StreamRpc>(
+    shared: &Arc<Shared>,
+    request: Request<Streaming<R::Request>>,
+) -> Result<Response<Responses<R>>, Status> {
+    let call = Call::of(&request)?;
+    shared.admit().map_err(|error| call.fail(&error))?;
+    let driver = Driver::<R> {
+        shared: Arc::clone(shared),
+        call,
+        incoming: Some(request.into_inner()),
+        open: HashMap::new(),
+        items: SelectAll::new(),
+        next_serial: 0,
+        draining: false,
+    };
+    let responses = stream::unfold(Some(driver), |driver| async move {
+        let mut driver = driver?;
+        match driver.next().await {
+            Step::Send(response) => Some((Ok(response), Some(driver))),
+            Step::Fail(status) => Some((Err(status), None)),
+            Step::End => None,
+        }
+    });
+    Ok(Response::new(Box::pin(responses)))
+}
+
+struct Driver<R: StreamRpc> {
+    shared: Arc<Shared>,
+    call: Call,
+    /// None once the client has half-closed.
+    incoming: Option<Streaming<R::Request>>,
+    open: HashMap<String, Open>,
+    items: SelectAll<Item<R::Output>>,
+    next_serial: u64,
+    draining: bool,
+}
+
+/// An open item. Ids may be used again once answered, so each use has a serial number.
+struct Open {
+    serial: u64,
+    abort: AbortHandle,
+    record: Record,
+}
+
+enum Step<R> {
+    Send(R),
+    Fail(Status),
+    End,
+}
+
+impl<R: StreamRpc> Driver<R> {
+    async fn next(&mut self) -> Step<R::Response> {
+        loop {
+            if self.open.is_empty() && (self.incoming.is_none() || self.draining) {
+                self.call.succeed();
+                return Step::End;
+            }
+            let full = self.open.len() >= self.shared.limits.stream_open_items;
+            let step = tokio::select! {
+                Some(event) = self.items.next() => self.on_item(event).map(Step::Send),
+                message = receive(&mut self.incoming), if self.incoming.is_some() && !full => {
+                    match message {
+                        Ok(Some(request)) => self.on_request(request),
+                        Ok(None) => {
+                            self.incoming = None;
+                            None
+                        }
+                        Err(status) => {
+                            self.call.end_with(&status);
+                            Some(Step::Fail(status))
+                        }
+                    }
+                }
+                () = self.call.deadline.passed() => {
+                    let error = ServiceError::Deadline { stage: crate::engine::Stage::Queue };
+                    Some(Step::Fail(self.call.fail(&error)))
+                }
+                () = self.shared.draining.cancelled(), if !self.draining => {
+                    self.draining = true;
+                    None
+                }
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    fn on_item(&mut self, event: ItemEvent<R::Output>) -> Option<R::Response> {
+        let ItemEvent { id, serial, outcome } = event;
+        // A cancelled item has been answered already.
+        if self.open.get(&id).is_none_or(|open| open.serial != serial) {
+            return None;
+        }
+        match outcome {
+            Outcome::Output(output) => Some(R::pack(id, Ok(output))),
+            Outcome::Failed(error) => {
+                if let Some(open) = self.open.remove(&id) {
+                    open.record.fail(&error);
+                }
+                Some(R::pack(id, Err(error.to_item())))
+            }
+            Outcome::Ended => {
+                if let Some(open) = self.open.remove(&id) {
+                    open.record.finish(Code::Ok);
+                }
+                None
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: R::Request) -> Option<Step<R::Response>> {
+        let size = prost::Message::encoded_len(&request);
+        let Envelope { id, action, timeout } = R::unpack(request);
+        if matches!(action, Some(Action::Cancel)) {
+            // Unknown, or answered already: nothing to say.
+            let open = self.open.remove(&id)?;
+            open.abort.abort();
+            open.record.fail(&ServiceError::ClientCancelled);
+            return Some(Step::Send(R::pack(
+                id,
+                Err(ServiceError::ClientCancelled.to_item()),
+            )));
+        }
+        if self.open.contains_key(&id) {
+            // An error for this id could not be told from the first item's own, so the stream ends.
+            let error = ServiceError::ItemIdOpen {
+                field: "id".to_owned(),
+            };
+            return Some(Step::Fail(self.call.fail(&error)));
+        }
+        match self.start(&id, size, action, timeout) {
+            Ok(()) => None,
+            Err(error) => {
+                Record::item(R::METHOD, self.call.deadline).fail(&error);
+                Some(Step::Send(R::pack(id, Err(error.to_item()))))
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        id: &str,
+        size: usize,
+        action: Option<Action<R::Work>>,
+        timeout: Option<prost_types::Duration>,
+    ) -> Result<(), ServiceError> {
+        self.shared.admit()?;
+        validate::item_id(id, &self.shared.limits)?;
+        validate::message_size(size, &self.shared.limits)?;
+        let deadline = validate::item_timeout(timeout.as_ref())?.min(self.call.deadline);
+        let Some(Action::Start(work)) = action else {
+            return Err(ServiceError::field("action", "is required"));
+        };
+        let context = WorkContext {
+            shared: Arc::clone(&self.shared),
+            deadline,
+            priority: Priority::Batch,
+        };
+        let (abort, registration) = AbortHandle::new_pair();
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.items.push(Item {
+            id: id.to_owned(),
+            serial,
+            answers: Some(Abortable::new(R::run(context, work), registration)),
+        });
+        let record = Record::item(R::METHOD, deadline);
+        self.open.insert(
+            id.to_owned(),
+            Open {
+                serial,
+                abort,
+                record,
+            },
+        );
+        Ok(())
+    }
+}
+
+/// The next message; never resolves when there is nothing to receive from.
+async fn receive<T>(incoming: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
+    match incoming {
+        Some(incoming) => incoming.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An item's answers with its id, followed by one [`Outcome::Failed`] or [`Outcome::Ended`].
+struct Item<O> {
+    id: String,
+    serial: u64,
+    answers: Option<Abortable<ItemStream<O>>>,
+}
+
+struct ItemEvent<O> {
+    id: String,
+    serial: u64,
+    outcome: Outcome<O>,
+}
+
+enum Outcome<O> {
+    Output(O),
+    Failed(ServiceError),
+    Ended,
+}
+
+impl<O> Stream for Item<O> {
+    type Item = ItemEvent<O>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(answers) = &mut self.answers else {
+            return Poll::Ready(None);
+        };
+        let outcome = match std::task::ready!(answers.poll_next_unpin(context)) {
+            Some(Ok(output)) => Outcome::Output(output),
+            Some(Err(error)) => {
+                self.answers = None;
+                Outcome::Failed(error)
+            }
+            None => {
+                self.answers = None;
+                Outcome::Ended
+            }
+        };
+        Poll::Ready(Some(ItemEvent {
+            id: self.id.clone(),
+            serial: self.serial,
+            outcome,
+        }))
+    }
+}

@@ -1,0 +1,287 @@
+//! Generate and Score.
+
+use std::sync::Arc;
+
+use rand::RngExt as _;
+
+use super::{Checker, conversation};
+use crate::{
+    engine::Sampling,
+    proto::{self, generate_request},
+    registry::{ModelEntry, Registry},
+    rpc::{error::ServiceError, limits::Limits},
+    text::ChatMessage,
+};
+
+/// Where the answer begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Prompt {
+    /// For the model's chat template.
+    Conversation(Vec<ChatMessage>),
+    /// As it is.
+    Text(String),
+    /// As they are.
+    Tokens(Vec<u32>),
+}
+
+impl Prompt {
+    /// Bytes of text to tokenise.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Conversation(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Text(text) => text.len(),
+            Self::Tokens(_) => 0,
+        }
+    }
+}
+
+/// A checked Generate.
+#[derive(Clone)]
+pub(crate) struct GenerateWork {
+    pub(crate) entry: Arc<ModelEntry>,
+    pub(crate) prompt: Prompt,
+    /// The prompt's field, for errors found later.
+    pub(crate) prompt_field: String,
+    /// With a seed drawn when the request had none.
+    pub(crate) sampling: Sampling,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) stop: Vec<String>,
+    pub(crate) logprobs: Option<usize>,
+}
+
+/// A checked Score.
+pub(crate) struct ScoreWork {
+    pub(crate) generate: GenerateWork,
+    pub(crate) guard: Arc<ModelEntry>,
+    pub(crate) samples: u32,
+    pub(crate) keep_text: bool,
+}
+
+/// Checks a Generate; `path` is where it lies in what the caller sent.
+pub(crate) fn generate(
+    request: proto::GenerateRequest,
+    path: &str,
+    registry: &Registry,
+    limits: &Limits,
+) -> Result<GenerateWork, ServiceError> {
+    let mut checker = Checker::at(path);
+    let fields = generate_fields(&mut checker, request, limits);
+    checker.finish()?;
+    fields.resolve(path, registry)
+}
+
+/// Checks a Score; `path` is where it lies in what the caller sent.
+pub(crate) fn score(
+    request: proto::ScoreRequest,
+    path: &str,
+    registry: &Registry,
+    limits: &Limits,
+) -> Result<ScoreWork, ServiceError> {
+    let mut checker = Checker::at(path);
+    let judge = request.judge.unwrap_or_default();
+    checker.within("judge", |checker| checker.model_id("model", &judge.model, limits));
+    if request.samples > limits.samples {
+        checker.wrong(
+            "samples",
+            format!("must be at most {}, is {}", limits.samples, request.samples),
+        );
+    }
+    let fields = match request.generate {
+        Some(generate) => checker.within("generate", |checker| {
+            if let Some(generate_request::Prompt::Conversation(conversation)) = &generate.prompt {
+                checker.within("conversation", |checker| {
+                    conversation::guard_shape(checker, conversation, true);
+                });
+            }
+            Some(generate_fields(checker, generate, limits))
+        }),
+        None => {
+            checker.wrong("generate", "is required");
+            None
+        }
+    };
+    let generate_path = checker.path_of("generate");
+    checker.finish()?;
+    let Some(fields) = fields else {
+        return Err(ServiceError::field(generate_path, "is required"));
+    };
+    let generate = fields.resolve(&generate_path, registry)?;
+    let guard = registry
+        .guard(&judge.model)
+        .map_err(|error| ServiceError::from_lookup(error, &judge.model))?;
+    Ok(ScoreWork {
+        generate,
+        guard,
+        samples: request.samples.max(1),
+        keep_text: request.keep_text,
+    })
+}
+
+/// A Generate whose fields are right by themselves.
+pub(super) struct GenerateFields {
+    model: String,
+    prompt: Prompt,
+    prompt_field: String,
+    sampling: Sampling,
+    max_new_tokens: usize,
+    stop: Vec<String>,
+    logprobs: Option<usize>,
+}
+
+impl GenerateFields {
+    /// Finds the model and checks what depends on it.
+    fn resolve(self, path: &str, registry: &Registry) -> Result<GenerateWork, ServiceError> {
+        let entry = registry
+            .target(&self.model)
+            .map_err(|error| ServiceError::from_lookup(error, &self.model))?;
+        if let Prompt::Tokens(ids) = &self.prompt {
+            let vocab_size = entry.resident.limits.vocab_size;
+            let mut checker = Checker::at(path);
+            for (position, id) in ids.iter().enumerate() {
+                if usize::try_from(*id).is_ok_and(|id| id >= vocab_size) {
+                    checker.wrong(
+                        &format!("token_ids.ids[{position}]"),
+                        format!("is not in the vocabulary of {vocab_size} tokens"),
+                    );
+                }
+            }
+            checker.finish()?;
+        }
+        if matches!(self.prompt, Prompt::Conversation(_)) && entry.resident.template.is_none() {
+            return Err(ServiceError::ChatTemplateMissing);
+        }
+        Ok(GenerateWork {
+            entry,
+            prompt: self.prompt,
+            prompt_field: self.prompt_field,
+            sampling: self.sampling,
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop,
+            logprobs: self.logprobs,
+        })
+    }
+}
+
+pub(super) fn generate_fields(
+    checker: &mut Checker,
+    request: proto::GenerateRequest,
+    limits: &Limits,
+) -> GenerateFields {
+    checker.model_id("model", &request.model, limits);
+    let (prompt, field) = prompt(checker, request.prompt, limits);
+    let prompt_field = checker.path_of(field);
+    let sampling = checker.within("sampling", |checker| sampling(checker, request.sampling));
+    let stopping = request.stopping.unwrap_or_default();
+    checker.within("stopping", |checker| check_stopping(checker, &stopping, limits));
+    let max_new_tokens = match stopping.max_new_tokens {
+        0 => limits.default_new_tokens,
+        tokens => tokens,
+    };
+    let logprobs = checker.within("logprobs", |checker| logprobs(checker, request.logprobs, limits));
+    GenerateFields {
+        model: request.model,
+        prompt,
+        prompt_field,
+        sampling,
+        max_new_tokens: usize::try_from(max_new_tokens).unwrap_or(usize::MAX),
+        stop: stopping.stop_sequences,
+        logprobs,
+    }
+}
+
+fn prompt(
+    checker: &mut Checker,
+    prompt: Option<generate_request::Prompt>,
+    limits: &Limits,
+) -> (Prompt, &'static str) {
+    match prompt {
+        Some(generate_request::Prompt::Conversation(conversation)) => {
+            let messages = checker.within("conversation", |checker| {
+                conversation::messages(checker, &conversation, limits)
+            });
+            (Prompt::Conversation(messages), "conversation")
+        }
+        Some(generate_request::Prompt::Text(text)) => {
+            checker.bytes("text", text.len(), 1..=limits.content_bytes);
+            (Prompt::Text(text), "text")
+        }
+        Some(generate_request::Prompt::TokenIds(tokens)) => {
+            let count = tokens.ids.len();
+            if count == 0 || count > limits.token_ids {
+                checker.wrong(
+                    "token_ids.ids",
+                    format!("must have 1..={} tokens, has {count}", limits.token_ids),
+                );
+            }
+            (Prompt::Tokens(tokens.ids), "token_ids.ids")
+        }
+        None => {
+            checker.wrong("prompt", "is required: set conversation, text or token_ids");
+            (Prompt::Tokens(Vec::new()), "prompt")
+        }
+    }
+}
+
+fn sampling(checker: &mut Checker, params: Option<proto::SamplingParams>) -> Sampling {
+    let params = params.unwrap_or_default();
+    let temperature = params.temperature.unwrap_or(1.0);
+    checker.number("temperature", temperature, 0.0..=2.0);
+    let top_p = params.top_p.unwrap_or(1.0);
+    // Written so that not-a-number is wrong.
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        checker.wrong("top_p", format!("must be above 0 and at most 1, is {top_p}"));
+    }
+    let repetition_penalty = params.repetition_penalty.unwrap_or(1.0);
+    checker.number("repetition_penalty", repetition_penalty, 1.0..=2.0);
+    Sampling {
+        temperature,
+        top_k: usize::try_from(params.top_k.unwrap_or(0)).unwrap_or(usize::MAX),
+        top_p,
+        repetition_penalty,
+        seed: params.seed.unwrap_or_else(|| rand::rng().random()),
+    }
+}
+
+fn check_stopping(checker: &mut Checker, stopping: &proto::StoppingParams, limits: &Limits) {
+    if stopping.max_new_tokens > limits.max_new_tokens {
+        checker.wrong(
+            "max_new_tokens",
+            format!(
+                "must be at most {}, is {}",
+                limits.max_new_tokens, stopping.max_new_tokens
+            ),
+        );
+    }
+    let count = stopping.stop_sequences.len();
+    if count > limits.stop_sequences {
+        checker.wrong(
+            "stop_sequences",
+            format!("must be at most {}, are {count}", limits.stop_sequences),
+        );
+    }
+    for (index, stop) in stopping
+        .stop_sequences
+        .iter()
+        .take(limits.stop_sequences)
+        .enumerate()
+    {
+        let field = format!("stop_sequences[{index}]");
+        checker.bytes(&field, stop.len(), 1..=limits.stop_sequence_bytes);
+    }
+}
+
+fn logprobs(checker: &mut Checker, options: Option<proto::LogprobOptions>, limits: &Limits) -> Option<usize> {
+    let options = options.unwrap_or_default();
+    if options.top_n > limits.top_n {
+        checker.wrong(
+            "top_n",
+            format!("must be at most {}, is {}", limits.top_n, options.top_n),
+        );
+    }
+    if options.top_n > 0 && !options.generated {
+        checker.wrong("generated", "must be true for alternatives (top_n)");
+    }
+    options
+        .generated
+        .then(|| usize::try_from(options.top_n).unwrap_or(usize::MAX))
+}

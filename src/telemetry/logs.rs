@@ -1,0 +1,28 @@
+//! Logs through `tracing`, for people or for machines.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStyle {
+    /// Lines for people.
+    Human {
+        /// With colours.
+        color: bool,
+    },
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends logs to stderr from now on. `directives` are those of [`EnvFilter`] (`info`,
+/// `info,babelward::engine=debug`); what cannot be read counts as `info`. A second call changes nothing.
+pub fn init_logs(style: LogStyle, directives: &str) {
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let _already_set = match style {
+        LogStyle::Human { color } => logs.with_ansi(color).finish().try_init(),
+        LogStyle::Json => logs.json().flatten_event(true).finish().try_init(),
+    };
+}

@@ -1,0 +1,174 @@
+//! The Prometheus endpoint, with what each metric means and the bounds of the histograms.
+//!
+//! The engine describes its own metrics where it records them; those of the server are described here.
+
+use std::net::{SocketAddr, TcpListener};
+
+use ::metrics::{Unit, describe_counter, describe_histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+
+/// Seconds: from one step of a small model to the deadline of a slow call.
+const SECONDS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
+];
+
+/// Sequences in a step.
+const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Tokens in a step.
+const TOKENS: [f64; 12] = [
+    1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
+];
+
+/// Why metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The address cannot be used.
+    #[error("metrics cannot be served on {listen}: {source}; choose another --metrics-listen, or off")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The exporter could not be set up.
+    #[error("metrics cannot be served on {listen}: {source}; choose another --metrics-listen, or off")]
+    Exporter {
+        /// The address.
+        listen: SocketAddr,
+        /// Its reason.
+        source: BuildError,
+    },
+}
+
+/// Serves `http://listen/metrics` until the process ends, and records from now on. Needs a tokio runtime; call
+/// once. Returns the address with the port that port 0 became.
+pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
+    let exporter = |source| MetricsError::Exporter { listen, source };
+    // The exporter does not say which port it got, so the free one is found first.
+    let listen = match listen.port() {
+        0 => TcpListener::bind(listen)
+            .and_then(|free| free.local_addr())
+            .map_err(|source| MetricsError::Listen { listen, source })?,
+        _ => listen,
+    };
+    builder()
+        .and_then(|builder| builder.with_http_listener(listen).install())
+        .map_err(exporter)?;
+    describe();
+    Ok(listen)
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &SEQUENCES)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_tokens".to_owned()), &TOKENS)
+}
+
+/// Says what the server's metrics mean.
+fn describe() {
+    describe_counter!(
+        "babelward_requests_total",
+        Unit::Count,
+        "Calls by method and status code."
+    );
+    describe_counter!(
+        "babelward_items_total",
+        Unit::Count,
+        "Items of streams and batches by method and status code."
+    );
+    describe_histogram!(
+        "babelward_request_seconds",
+        Unit::Seconds,
+        "From a call's headers to its last byte, by method."
+    );
+    describe_counter!(
+        "babelward_cancelled_total",
+        Unit::Count,
+        "Calls and items whose client was gone before the answer, by method."
+    );
+    describe_counter!(
+        "babelward_deadline_exceeded_total",
+        Unit::Count,
+        "Calls and items whose time ran out, by stage: queue, prefill, decode."
+    );
+    describe_counter!(
+        "babelward_verdicts_total",
+        Unit::Count,
+        "Verdicts by guard and label: safe, unsafe, undetermined."
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// Names that follow one of these macros in any of our sources.
+    fn names_after(macros: &[&str]) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let source = fs::read_to_string(path).unwrap();
+                    for name in macros {
+                        collect(&source, &format!("{name}!("), &mut names);
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    fn collect(source: &str, call: &str, names: &mut BTreeSet<String>) {
+        for (place, _) in source.match_indices(call) {
+            let before = source[..place].chars().next_back();
+            let argument = source[place + call.len()..].trim_start();
+            if before != Some('_')
+                && let Some(name) = argument.strip_prefix('"').and_then(|rest| rest.split('"').next())
+                && name.starts_with("babelward_")
+            {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_that_is_recorded_is_described_and_the_other_way_round() {
+        let recorded = names_after(&["counter", "gauge", "histogram"]);
+        let described = names_after(&["describe_counter", "describe_gauge", "describe_histogram"]);
+        assert!(recorded.contains("babelward_requests_total"));
+        assert_eq!(recorded, described);
+    }
+
+    #[test]
+    fn times_and_batches_are_histograms_with_our_bounds() {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || {
+            ::metrics::histogram!("test_seconds").record(0.3);
+            ::metrics::histogram!("test_batch_size").record(5.0);
+            ::metrics::histogram!("test_batch_tokens").record(600.0);
+        });
+        let text = handle.render();
+        for line in [
+            "test_seconds_bucket{le=\"0.25\"} 0",
+            "test_seconds_bucket{le=\"0.5\"} 1",
+            "test_batch_size_bucket{le=\"4\"} 0",
+            "test_batch_size_bucket{le=\"8\"} 1",
+            "test_batch_tokens_bucket{le=\"512\"} 0",
+            "test_batch_tokens_bucket{le=\"1024\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+}

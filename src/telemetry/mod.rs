@@ -1,0 +1,9 @@
+//! Logs on stderr and Prometheus metrics on a port of their own. Neither ever holds text of a request.
+
+mod logs;
+mod metrics;
+
+pub use self::{
+    logs::{LogStyle, init_logs},
+    metrics::{MetricsError, serve_metrics},
+};

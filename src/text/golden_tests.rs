@@ -1,0 +1,265 @@
+//! Equality with the reference implementations: Hugging Face tokenizers and transformers (goldens and the
+//! scripts that wrote them are in `tests/golden/text_*`), and llama.cpp's own vocabulary test vectors.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use super::{test_files::*, *};
+use crate::gguf::Gguf;
+
+fn golden(file: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
+    serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// Writes a `tokenizer.json` with what a GGUF file holds, as the model's publisher would have.
+fn folder_of_smollm2() -> tempfile::TempDir {
+    let gguf = Gguf::open(&smollm2_path()).unwrap();
+    let list = |key: &str| gguf.get(key).unwrap().as_array().unwrap();
+    let tokens: Vec<&str> = list("tokenizer.ggml.tokens")
+        .iter()
+        .map(|t| t.as_str().unwrap())
+        .collect();
+    let merges: Vec<&str> = list("tokenizer.ggml.merges")
+        .iter()
+        .map(|t| t.as_str().unwrap())
+        .collect();
+    let vocab: serde_json::Map<String, Value> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, t)| ((*t).to_owned(), id.into()))
+        .collect();
+    let special = |id: &usize| list("tokenizer.ggml.token_type")[*id].as_u64() == Some(3);
+    let added: Vec<Value> = (0..tokens.len())
+        .filter(special)
+        .map(|id| serde_json::json!({"id": id, "content": tokens[id], "special": true}))
+        .collect();
+    let json = serde_json::json!({
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges}
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: &Value| fs::write(folder.path().join(name), json.to_string()).unwrap();
+    write("tokenizer.json", &json);
+    write(
+        "tokenizer_config.json",
+        &serde_json::json!({
+        "bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "add_bos_token": true,
+        "chat_template": gguf.get_str("tokenizer.chat_template")}),
+    );
+    write(
+        "generation_config.json",
+        &serde_json::json!({"eos_token_id": [2, 0]}),
+    );
+    folder
+}
+
+#[test]
+fn smollm2_encodes_as_hugging_face_tokenizers() {
+    let from_gguf = smollm2();
+    let folder = folder_of_smollm2();
+    let from_folder = Tokenizer::open(folder.path()).unwrap();
+    let golden = golden("text_tokenizer.json");
+    for tokenizer in [&*from_gguf, &from_folder] {
+        for case in golden["smollm2"]["plain"].as_array().unwrap() {
+            let (input, expected) = (text(&case["text"]), ids(&case["ids"]));
+            assert_eq!(tokenizer.encode_plain(input).unwrap(), expected, "{input:?}");
+            assert_eq!(tokenizer.decode(&expected), input);
+        }
+        for case in golden["smollm2"]["trusted"].as_array().unwrap() {
+            let input = text(&case["text"]);
+            let segments = [Segment::Template(input.to_owned())];
+            assert_eq!(
+                tokenizer.encode(&segments).unwrap(),
+                ids(&case["ids"]),
+                "{input:?}"
+            );
+        }
+        assert_eq!(tokenizer.vocab_size(), 49152);
+        assert_eq!(tokenizer.special_id("<|im_end|>"), Some(2));
+        assert_eq!(tokenizer.special_text(2), Some("<|im_end|>"));
+        assert_eq!(tokenizer.end_tokens(), [0, 2]);
+    }
+    // The file says so; the folder asks for it.
+    assert_eq!(from_gguf.bos_for_raw(), None);
+    assert_eq!(from_folder.bos_for_raw(), Some(1));
+    assert_ne!(from_gguf.digest(), from_folder.digest());
+    let chat = ChatTemplate::open(folder.path()).unwrap().unwrap();
+    assert_eq!(chat.digest(), smollm2_chat().digest());
+}
+
+#[test]
+fn sentence_piece_folders_encode_as_hugging_face_tokenizers() {
+    let golden = golden("text_tokenizer.json");
+    for kind in ["prepend", "first"] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("tokenizer.json"),
+            golden[kind]["tokenizer"].to_string(),
+        )
+        .unwrap();
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert!(tokenizer.strips_leading_space());
+        for case in golden[kind]["cases"].as_array().unwrap() {
+            let input = text(&case["text"]);
+            let tokens = tokenizer.encode(&[Segment::Template(input.to_owned())]).unwrap();
+            assert_eq!(tokens, ids(&case["ids"]), "{kind} {input:?}");
+            assert_eq!(
+                tokenizer.decode(&tokens),
+                text(&case["decoded"]),
+                "{kind} {input:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn vocabularies_of_llama_cpp() {
+    // falcon, deepseek-llm, bert and gemma-4 are pre-tokenised in ways that are not supported.
+    for name in [
+        "llama-bpe",
+        "llama-spm",
+        "phi-3",
+        "qwen2",
+        "qwen35",
+        "gpt-2",
+        "command-r",
+        "refact",
+        "starcoder",
+        "deepseek-coder",
+    ] {
+        let Some(path) = llama_cpp(&format!("models/ggml-vocab-{name}.gguf")) else {
+            continue;
+        };
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        let side = |ext: &str| fs::read_to_string(format!("{}.{ext}", path.display())).unwrap();
+        let (inputs, outputs) = (side("inp"), side("out"));
+        let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+        // The file ends with a separator.
+        let outputs: Vec<Vec<u32>> = outputs
+            .lines()
+            .map(|l| l.split_whitespace().map(|id| id.parse().unwrap()).collect())
+            .collect();
+        assert!(outputs.len() > 30, "{name}");
+        for (input, expected) in inputs.iter().zip(&outputs) {
+            assert_eq!(
+                &tokenizer.encode_plain(input).unwrap(),
+                expected,
+                "{name} {input:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn unsupported_vocabularies_say_what_they_are() {
+    for (name, expected) in [
+        ("deepseek-llm", "deepseek-llm"),
+        ("bert-bge", "bert"),
+        ("gpt-neox", "ggml.pre is missing"),
+    ] {
+        let Some(path) = llama_cpp(&format!("models/ggml-vocab-{name}.gguf")) else {
+            continue;
+        };
+        let error = Tokenizer::open(&path).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+fn conversation(value: &Value) -> Vec<ChatMessage> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| ChatMessage {
+            role: match text(&m["role"]) {
+                "system" => ChatRole::System,
+                "user" => ChatRole::User,
+                _ => ChatRole::Assistant,
+            },
+            content: text(&m["content"]).to_owned(),
+        })
+        .collect()
+}
+
+fn joined(segments: &[Segment]) -> String {
+    segments.iter().map(Segment::text).collect()
+}
+
+#[test]
+fn smollm2_chat_renders_as_transformers() {
+    let golden = golden("text_chat.json");
+    let chat = smollm2_chat();
+    for case in golden["smollm2"].as_array().unwrap() {
+        let messages = conversation(&golden["conversations"][case[0].as_u64().unwrap() as usize]);
+        let segments = chat.render(&messages, case[1].as_bool().unwrap()).unwrap();
+        assert_eq!(joined(&segments), text(&case[2]));
+        let contents: Vec<&str> = segments
+            .iter()
+            .filter_map(|s| match s {
+                Segment::Content(words) => Some(words.as_str()),
+                Segment::Template(_) => None,
+            })
+            .collect();
+        let expected: Vec<&str> = messages.iter().map(|m| strip(&m.content)).collect();
+        assert_eq!(contents, expected);
+    }
+}
+
+#[test]
+fn templates_of_llama_cpp_render_as_transformers() {
+    let Some(folder) = llama_cpp("models/templates") else {
+        return;
+    };
+    let golden = golden("text_chat.json");
+    let (mut equal, mut wrong) = (0, Vec::new());
+    for (name, cases) in golden["templates"].as_object().unwrap() {
+        let Ok(source) = fs::read_to_string(folder.join(name)) else {
+            eprintln!("SKIPPED: {name} is not in this llama.cpp");
+            continue;
+        };
+        let chat = ChatTemplate::new(&source, "<s>", "</s>");
+        for case in cases.as_array().unwrap() {
+            let (index, answer) = (case[0].as_u64().unwrap() as usize, case[1].as_bool().unwrap());
+            let messages = conversation(&golden["conversations"][index]);
+            let ours = chat
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|c| c.render(&messages, answer));
+            let digest = ours.as_ref().ok().map(|s| crate::digest::of_bytes(joined(s)));
+            let expected = case[2].as_str().map(|hex| format!("sha256:{hex}"));
+            if digest == expected {
+                equal += 1;
+            } else {
+                wrong.push(format!("{name} {index} {answer}: {:?}", ours.map(|s| joined(&s))));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{equal} equal, {} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}

@@ -1,0 +1,147 @@
+//! A Jinja environment that behaves as the one in which transformers renders chat templates: Python's
+//! string methods and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
+
+use std::{borrow::Cow, fmt, io};
+
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Output, State, Value,
+    syntax::SyntaxConfig,
+    value::{Kwargs, ValueKind},
+};
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
+
+use super::{python, strftime};
+
+/// The template called `raise_exception`.
+#[derive(Debug)]
+pub(super) struct Refusal(pub String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The environment.
+pub(super) fn environment() -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_formatter(write_as_python);
+    environment.set_unknown_method_callback(method);
+    environment.add_filter(
+        "trim",
+        |text: Cow<'_, str>, chars: Option<Cow<'_, str>>| match chars {
+            Some(chars) => text
+                .trim_matches(&chars.chars().collect::<Vec<_>>()[..])
+                .to_owned(),
+            None => python::strip(&text).to_owned(),
+        },
+    );
+    environment.add_filter("tojson", to_json);
+    // In Python None is not iterable; without tools, templates ask.
+    environment.add_test("iterable", |value: &Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
+    });
+    environment.add_function("strftime_now", |format: &str| strftime::now(format));
+    Ok(environment)
+}
+
+/// `{% generation %}` only marks the answer for training; transformers renders its body, and so do we.
+pub(super) fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let inside = start + 2;
+        let Some(end) = rest[inside..].find("%}").map(|e| inside + e) else {
+            break;
+        };
+        let tag = rest[inside..end].trim_matches(['-', '+']).trim();
+        let instead = match tag {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        match instead {
+            Some(instead) => out.push_str(&rest[..end].replace(tag, instead)),
+            None => out.push_str(&rest[..end]),
+        }
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `None`, `True` and `False` print as Python prints them.
+fn write_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::None => "None",
+        ValueKind::Bool if value.is_true() => "True",
+        ValueKind::Bool => "False",
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    out.write_str(text).map_err(Error::from)
+}
+
+fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let (Some(text), [], "strip" | "lstrip" | "rstrip") = (value.as_str(), args, name) {
+        return Ok(Value::from(match name {
+            "lstrip" => text.trim_start_matches(python::is_space),
+            "rstrip" => text.trim_end_matches(python::is_space),
+            _ => python::strip(text),
+        }));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=...)`.
+fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
+    // These change nothing here: keys keep their order, and text is never escaped to ASCII.
+    let _ = kwargs.get::<Option<bool>>("ensure_ascii")?;
+    let _ = kwargs.get::<Option<bool>>("sort_keys")?;
+    let indent = kwargs.get::<Option<usize>>("indent")?;
+    kwargs.assert_all_used()?;
+    let mut out = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let indent = vec![b' '; width.min(16)];
+            dump(value, &mut out, PrettyFormatter::with_indent(&indent))
+        }
+        None => dump(value, &mut out, PythonFormatter),
+    };
+    written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
+}
+
+fn dump(value: &Value, out: &mut Vec<u8>, formatter: impl Formatter) -> serde_json::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, formatter))
+}
+
+/// Python's default separators: `", "` and `": "`.
+struct PythonFormatter;
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        CompactFormatter.begin_object_value(out)?;
+        out.write_all(b" ")
+    }
+}

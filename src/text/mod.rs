@@ -1,0 +1,25 @@
+//! Text to tokens and back: tokenizers, chat templates, incremental detokenisation, stop strings.
+
+mod added;
+mod byte_level;
+mod chat_template;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod hostile_tests;
+mod jinja;
+mod load_folder;
+mod load_gguf;
+mod pipeline;
+mod pre;
+mod python;
+mod stream;
+mod strftime;
+#[cfg(test)]
+pub(crate) mod test_files;
+mod tokenizer;
+
+pub use chat_template::{ChatMessage, ChatRole, ChatTemplate, TemplateError};
+pub(crate) use python::strip;
+pub use stream::{StopMatcher, TextStream};
+pub use tokenizer::{Segment, Tokenizer, TokenizerError};

@@ -1,0 +1,307 @@
+//! Tokens to text while they arrive: whole code points only, and stop strings.
+
+use std::sync::Arc;
+
+use super::Tokenizer;
+use crate::engine::StopCondition;
+
+/// Turns tokens into text as they arrive; holds back bytes that do not yet make a code point, and text that
+/// may be the beginning of a stop string. All text together is what [`Tokenizer::decode`] gives for all
+/// tokens, up to the stop string that is complete first (of two that end together, the longer one).
+pub struct TextStream {
+    tokenizer: Arc<Tokenizer>,
+    stops: Stops,
+    /// Nothing was decoded yet, so a leading space may still have to go.
+    at_start: bool,
+    /// The beginning of a code point.
+    pending: Vec<u8>,
+}
+
+impl TextStream {
+    /// A stream that ends before the first of these stop strings.
+    pub fn new(tokenizer: Arc<Tokenizer>, stop: &[String]) -> Self {
+        Self {
+            tokenizer,
+            stops: Stops::new(stop),
+            at_start: true,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Takes the next token; returns the text that is certain by now (may be empty).
+    pub fn push(&mut self, token: u32) -> String {
+        let bytes = self.tokenizer.token_bytes(token);
+        let bytes = match bytes.first() {
+            Some(b' ') if self.at_start && self.tokenizer.strips_leading_space() => &bytes[1..],
+            _ => bytes,
+        };
+        self.at_start &= self.tokenizer.token_bytes(token).is_empty();
+        self.pending.extend_from_slice(bytes);
+        let text = take_whole(&mut self.pending);
+        self.stops.push(&text)
+    }
+
+    /// The stop string that was found, if any; nothing comes after it.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stops.stopped()
+    }
+
+    /// No more tokens: what was held back, incomplete code points replaced by U+FFFD.
+    pub fn finish(&mut self) -> String {
+        if self.stopped().is_some() {
+            return String::new();
+        }
+        let rest = String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned();
+        let mut text = std::mem::take(&mut self.stops.held);
+        text.push_str(&rest);
+        text
+    }
+}
+
+/// Takes the whole code points off the front of `bytes`; bytes that can never become one are replaced by
+/// U+FFFD, exactly as [`String::from_utf8_lossy`] would do on the whole text.
+fn take_whole(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut taken = 0;
+    loop {
+        let rest = &bytes[taken..];
+        match std::str::from_utf8(rest) {
+            Ok(valid) => {
+                text.push_str(valid);
+                taken = bytes.len();
+                break;
+            }
+            Err(error) => {
+                text.push_str(&String::from_utf8_lossy(&rest[..error.valid_up_to()]));
+                taken += error.valid_up_to();
+                match error.error_len() {
+                    Some(invalid) => {
+                        text.push(char::REPLACEMENT_CHARACTER);
+                        taken += invalid;
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+    bytes.drain(..taken);
+    text
+}
+
+/// Finds stop strings in text that arrives in pieces.
+struct Stops {
+    stops: Vec<String>,
+    found: Option<usize>,
+    /// Text that may be the beginning of a stop string.
+    held: String,
+}
+
+impl Stops {
+    fn new(stops: &[String]) -> Self {
+        Self {
+            stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
+            found: None,
+            held: String::new(),
+        }
+    }
+
+    fn stopped(&self) -> Option<&str> {
+        self.found.and_then(|i| self.stops.get(i)).map(String::as_str)
+    }
+
+    /// Takes text; returns what is certainly in front of any stop string.
+    fn push(&mut self, text: &str) -> String {
+        if self.found.is_some() {
+            return String::new();
+        }
+        self.held.push_str(text);
+        // The match that ends first, whatever pieces the text came in; of those, the one that starts first.
+        let first = self
+            .stops
+            .iter()
+            .enumerate()
+            .filter_map(|(i, stop)| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, i)))
+            .min();
+        if let Some((_, at, index)) = first {
+            self.found = Some(index);
+            let mut before = std::mem::take(&mut self.held);
+            before.truncate(at);
+            return before;
+        }
+        let keep = self
+            .stops
+            .iter()
+            .map(|s| overlap(&self.held, s))
+            .max()
+            .unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        std::mem::replace(&mut self.held, rest)
+    }
+}
+
+/// Length of the longest end of `text` that is a proper beginning of `stop`.
+fn overlap(text: &str, stop: &str) -> usize {
+    stop.char_indices()
+        .map(|(at, _)| at)
+        .rev()
+        .find(|&at| text.ends_with(&stop[..at]))
+        .unwrap_or(0)
+}
+
+/// The same stop strings for the engine's thread.
+pub struct StopMatcher(TextStream);
+
+impl StopMatcher {
+    /// Ends the sequence at the token that completes one of these strings; `None` for no strings.
+    pub fn new(tokenizer: Arc<Tokenizer>, stop: &[String]) -> Option<Self> {
+        let stream = TextStream::new(tokenizer, stop);
+        (!stream.stops.stops.is_empty()).then_some(Self(stream))
+    }
+}
+
+impl StopCondition for StopMatcher {
+    fn push(&mut self, token: u32) -> bool {
+        self.0.push(token);
+        self.0.stopped().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::text::test_files::{llama_cpp, smollm2};
+
+    /// All text of a stream, the stop string it found, and the token at which.
+    fn run(
+        tokenizer: &Arc<Tokenizer>,
+        tokens: &[u32],
+        stop: &[String],
+    ) -> (String, Option<String>, Option<usize>) {
+        let mut stream = TextStream::new(tokenizer.clone(), stop);
+        let mut text = String::new();
+        let mut at = None;
+        for (index, &token) in tokens.iter().enumerate() {
+            text += &stream.push(token);
+            if at.is_none() && stream.stopped().is_some() {
+                at = Some(index);
+            }
+        }
+        text += &stream.finish();
+        (text, stream.stopped().map(str::to_owned), at)
+    }
+
+    /// The definition, on the whole text: the stop string that ends first, the longer one of two.
+    fn expected(text: &str, stop: &[String]) -> (String, Option<String>) {
+        for end in (0..=text.len()).filter(|&i| text.is_char_boundary(i)) {
+            let found = stop
+                .iter()
+                .filter(|s| !s.is_empty() && text[..end].ends_with(s.as_str()));
+            if let Some(found) = found.max_by_key(|s| s.len()) {
+                return (text[..end - found.len()].to_owned(), Some(found.clone()));
+            }
+        }
+        (text.to_owned(), None)
+    }
+
+    #[test]
+    fn code_points_come_whole() {
+        let tokenizer = smollm2();
+        let tokens = tokenizer.encode_plain("a🙂b").unwrap();
+        assert!(
+            tokens.len() > 3,
+            "the emoji must span tokens for this test to mean something"
+        );
+        let mut stream = TextStream::new(tokenizer.clone(), &[]);
+        let deltas: Vec<String> = tokens.iter().map(|&t| stream.push(t)).collect();
+        assert_eq!(deltas.concat(), "a🙂b");
+        assert!(
+            deltas
+                .iter()
+                .all(|d| d.is_empty() || ["a", "🙂", "b"].contains(&d.as_str()))
+        );
+        assert_eq!(stream.finish(), "");
+        // Cut inside of the emoji, the rest never comes.
+        let (text, ..) = run(&tokenizer, &tokens[..tokens.len() - 2], &[]);
+        assert_eq!(text, "a\u{fffd}");
+    }
+
+    #[test]
+    fn special_tokens_are_no_text() {
+        let tokenizer = smollm2();
+        let mut tokens = tokenizer.encode_plain("one").unwrap();
+        tokens.push(tokenizer.special_id("<|im_end|>").unwrap());
+        tokens.extend(tokenizer.encode_plain(" two").unwrap());
+        assert_eq!(run(&tokenizer, &tokens, &[]).0, "one two");
+    }
+
+    #[test]
+    fn text_behind_a_possible_stop_is_held_back() {
+        let tokenizer = smollm2();
+        let stop = ["END".to_owned()];
+        let mut stream = TextStream::new(tokenizer.clone(), &stop);
+        let push = |stream: &mut TextStream, text: &str| -> String {
+            let tokens = tokenizer.encode_plain(text).unwrap();
+            tokens.iter().map(|&t| stream.push(t)).collect()
+        };
+        assert_eq!(push(&mut stream, "xE"), "x");
+        assert_eq!(push(&mut stream, "N"), "");
+        assert_eq!(push(&mut stream, "N"), "ENN");
+        assert_eq!(push(&mut stream, "E"), "");
+        assert_eq!(push(&mut stream, "ND and more"), "");
+        assert_eq!(stream.stopped(), Some("END"));
+        assert_eq!(stream.finish(), "");
+    }
+
+    #[test]
+    fn a_leading_space_goes_where_encoding_adds_one() {
+        let Some(path) = llama_cpp("models/ggml-vocab-llama-spm.gguf") else {
+            return;
+        };
+        let tokenizer = Arc::new(Tokenizer::open(&path).unwrap());
+        for text in ["Hello world", " Hello", "  two", "🙂 x", "\n\nsafe"] {
+            let tokens = tokenizer.encode_plain(text).unwrap();
+            assert_eq!(run(&tokenizer, &tokens, &[]).0, text);
+            assert_eq!(tokenizer.decode(&tokens), text);
+        }
+    }
+
+    #[test]
+    fn no_stop_strings_no_matcher() {
+        assert!(StopMatcher::new(smollm2(), &[]).is_none());
+        assert!(StopMatcher::new(smollm2(), &[String::new()]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn deltas_join_to_the_decoded_text(tokens in prop::collection::vec(0u32..49160, 0..40)) {
+            let tokenizer = smollm2();
+            prop_assert_eq!(run(&tokenizer, &tokens, &[]).0, tokenizer.decode(&tokens));
+        }
+
+        #[test]
+        fn stops_do_not_depend_on_token_borders(
+            text in "[ab🙂 ]{0,24}",
+            cuts in prop::collection::vec(0usize..24, 0..6),
+            stop in prop::collection::vec("[ab🙂]{0,3}", 0..4),
+        ) {
+            let tokenizer = smollm2();
+            // The same text in other tokens: encoded in pieces.
+            let letters: Vec<char> = text.chars().collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(letters.len())).collect();
+            cuts.extend([0, letters.len()]);
+            cuts.sort_unstable();
+            let tokens: Vec<u32> = cuts
+                .windows(2)
+                .flat_map(|w| tokenizer.encode_plain(&letters[w[0]..w[1]].iter().collect::<String>()).unwrap())
+                .collect();
+            let (before, found, at) = run(&tokenizer, &tokens, &stop);
+            prop_assert_eq!((before, found), expected(&text, &stop));
+            // The engine's side stops at the same token.
+            if let Some(mut matcher) = StopMatcher::new(tokenizer, &stop) {
+                prop_assert_eq!(tokens.iter().position(|&t| matcher.push(t)), at);
+            }
+        }
+    }
+}

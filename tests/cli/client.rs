@@ -1,0 +1,213 @@
+//! Client commands against a server that answers as told.
+
+use std::{fs, net::SocketAddr, thread};
+
+use babelward::proto::{
+    BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRequest, ClassifyResponse,
+    ClassifyStreamRequest, ClassifyStreamResponse, Label, Verdict,
+    safety_service_server::{SafetyService, SafetyServiceServer},
+};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::support::{Outcome, command, run};
+
+/// Says of a text what its first word says, and fails when it says so.
+struct Scripted;
+
+#[tonic::async_trait]
+impl SafetyService for Scripted {
+    async fn classify(
+        &self,
+        request: Request<ClassifyRequest>,
+    ) -> Result<Response<ClassifyResponse>, Status> {
+        let conversation = request.into_inner().conversation.unwrap_or_default();
+        let text = conversation
+            .messages
+            .last()
+            .map(|message| message.content.clone())
+            .unwrap_or_default();
+        let label = match text.split(' ').next().unwrap_or_default() {
+            "unsafe" => Label::Unsafe,
+            "undetermined" => Label::Undetermined,
+            "late" => {
+                std::future::pending::<()>().await;
+                Label::Unspecified
+            }
+            "wrong" => {
+                let details = ErrorDetails::with_error_info("INVALID_FIELDS", "babelward", []);
+                return Err(Status::with_error_details(
+                    tonic::Code::InvalidArgument,
+                    "no",
+                    details,
+                ));
+            }
+            _ => Label::Safe,
+        };
+        let categories = match label {
+            Label::Unsafe => vec![CategoryResult {
+                category: "S9".to_owned(),
+                display_name: "Indiscriminate Weapons".to_owned(),
+            }],
+            _ => Vec::new(),
+        };
+        let verdict = Verdict {
+            label: label.into(),
+            unsafe_score: Some(0.5),
+            label_mass: 1.0,
+            categories,
+            raw_output: conversation.messages.len().to_string(),
+            ..Verdict::default()
+        };
+        Ok(Response::new(ClassifyResponse {
+            verdict: Some(verdict),
+        }))
+    }
+
+    async fn batch_classify(
+        &self,
+        _: Request<BatchClassifyRequest>,
+    ) -> Result<Response<BatchClassifyResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    type ClassifyStreamStream = tokio_stream::Pending<Result<ClassifyStreamResponse, Status>>;
+
+    async fn classify_stream(
+        &self,
+        _: Request<Streaming<ClassifyStreamRequest>>,
+    ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+}
+
+/// Serves for as long as the test's process lives.
+fn scripted() -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    thread::spawn(move || runtime.block_on(serve(listener)));
+    format!("http://{address}")
+}
+
+async fn serve(listener: TcpListener) {
+    tonic::transport::Server::builder()
+        .add_service(SafetyServiceServer::new(Scripted))
+        .serve_with_incoming(TcpListenerStream::new(listener))
+        .await
+        .unwrap();
+}
+
+fn classify(server: &str, arguments: &[&str]) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    run(command(folder.path())
+        .args(["classify", "--server", server])
+        .args(arguments))
+}
+
+#[test]
+fn verdicts_become_exit_codes_only_when_asked() {
+    let server = scripted();
+    let asked = ["--fail-on", "unsafe"];
+    for (text, plain, failing) in [("safe a", 0, 0), ("unsafe a", 0, 3), ("undetermined a", 0, 8)] {
+        assert_eq!(classify(&server, &[text]).code, plain, "{text}");
+        assert_eq!(
+            classify(&server, &[asked[0], asked[1], text]).code,
+            failing,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn people_and_machines_get_the_same_verdict() {
+    let server = scripted();
+    let human = classify(&server, &["unsafe a"]);
+    assert_eq!(
+        human.stdout,
+        "UNSAFE  unsafe_score 0.5000  label_mass 1.0000  categories S9\n"
+    );
+    assert_eq!(human.stderr, "");
+    let json: Value =
+        serde_json::from_str(&classify(&server, &["unsafe a", "--format", "json"]).stdout).unwrap();
+    assert_eq!(json["label"], "LABEL_UNSAFE");
+    assert_eq!(json["categories"][0]["category"], "S9");
+    let answer = classify(&server, &["--prompt", "question", "safe", "--format", "jsonl"]).stdout;
+    assert_eq!(answer.lines().count(), 1);
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["raw_output"], "2");
+}
+
+#[test]
+fn errors_have_their_codes() {
+    let server = scripted();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["wrong"], 1, "INVALID_FIELDS"),
+        (&["late", "--timeout", "50ms"], 124, "DEADLINE_EXCEEDED"),
+        (&["a", "--server", "http://127.0.0.1:1"], 6, "babelward serve"),
+        (&["a", "--server", "ftp://x"], 2, "http"),
+        (&["a", "--role", "assistant"], 2, "--prompt"),
+        (&["missing.jsonl"], 7, "missing.jsonl"),
+    ];
+    for (arguments, code, text) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut binary = command(folder.path());
+        let outcome = run(binary
+            .env("BABELWARD_SERVER_URL", &server)
+            .arg("classify")
+            .args(arguments));
+        assert_eq!(outcome.code, code, "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(text), "{arguments:?}: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_is_answered_in_its_order_and_failed_items_show() {
+    let server = scripted();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("items.jsonl");
+    let texts = ["safe", "wrong", "undetermined", "unsafe"];
+    let lines: Vec<_> = (0..100)
+        .map(|i| format!("{{\"text\": \"{} {i}\"}}", texts[i % 4]))
+        .collect();
+    fs::write(&path, lines.join("\n")).unwrap();
+    let path = path.to_str().unwrap();
+    let outcome = classify(&server, &[path, "--format", "jsonl"]);
+    assert_eq!(outcome.code, 5);
+    assert_eq!(outcome.stderr, "25 safe, 25 unsafe, 25 undetermined, 25 failed\n");
+    let results: Vec<Value> = outcome
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(results.len(), 100);
+    for (i, result) in results.iter().enumerate() {
+        assert_eq!(result["id"], (i + 1).to_string());
+        assert_eq!(result["error"]["reason"] == "INVALID_FIELDS", i % 4 == 1);
+        assert_eq!(result["verdict"]["label"] == "LABEL_UNSAFE", i % 4 == 3);
+    }
+    assert_eq!(classify(&server, &[path, "--fail-on", "unsafe"]).code, 3);
+    let document = classify(&server, &[path, "--format", "json", "--quiet"]);
+    assert_eq!(document.stderr, "");
+    assert_eq!(
+        serde_json::from_str::<Vec<Value>>(&document.stdout).unwrap(),
+        results
+    );
+}
+
+#[test]
+fn a_file_with_a_wrong_line_is_not_begun() {
+    let server = scripted();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("items.jsonl");
+    fs::write(&path, "{\"text\": \"safe\"}\n{\"txt\": 1}\nnonsense\n").unwrap();
+    let outcome = classify(&server, &[path.to_str().unwrap()]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (7, ""));
+    assert!(outcome.stderr.contains("items.jsonl:2:") && outcome.stderr.contains("items.jsonl:3:"));
+}

@@ -1,0 +1,165 @@
+//! `config` and `doctor`, and how wrong command lines and configurations end.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{command, run};
+
+#[test]
+fn help_is_data_and_a_wrong_command_line_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    for flag in ["--help", "--version"] {
+        let outcome = run(command(folder.path()).arg(flag));
+        assert_eq!(outcome.code, 0, "{flag}");
+        assert!(outcome.stdout.contains("babelward") && outcome.stderr.is_empty());
+    }
+    for wrong in [
+        &["--nonsense"][..],
+        &["servee"],
+        &["models"],
+        &["classify", "--timeout", "5"],
+        &[],
+    ] {
+        let outcome = run(command(folder.path()).args(wrong));
+        assert_eq!(outcome.code, 2, "{wrong:?}");
+        assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty());
+    }
+}
+
+#[test]
+fn every_value_is_shown_with_its_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("babelward.toml"),
+        "[engine]\nkv_memory = \"1GiB\"\nqueue_items = 7\n",
+    )
+    .unwrap();
+    let outcome = run(command(folder.path())
+        .env("BABELWARD_ENGINE__QUEUE_ITEMS", "8")
+        .env("BABELWARD_SERVER__LISTEN", "127.0.0.1:1")
+        .args(["config", "show", "--listen", "127.0.0.1:2"]));
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+    let shown = |key: &str| {
+        let line = outcome
+            .stdout
+            .lines()
+            .find(|line| line.split(' ').next() == Some(key))
+            .unwrap();
+        line.split_whitespace()
+            .skip(1)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shown("engine.kv_memory"), ["1GiB", "./babelward.toml"]);
+    assert_eq!(
+        shown("engine.queue_items"),
+        ["8", "BABELWARD_ENGINE__QUEUE_ITEMS"]
+    );
+    assert_eq!(shown("server.listen"), ["127.0.0.1:2", "--listen"]);
+    assert_eq!(shown("limits.samples"), ["16", "default"]);
+}
+
+#[test]
+fn the_users_folder_is_the_last_place_for_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join(".config/babelward");
+    fs::create_dir_all(&users).unwrap();
+    fs::write(users.join("babelward.toml"), "[limits]\nsamples = 3\n").unwrap();
+    let samples = || {
+        let outcome = run(command(folder.path()).args(["config", "show", "--format", "jsonl"]));
+        let lines = outcome
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .into_iter()
+            .find(|entry| entry["key"] == "limits.samples")
+            .unwrap()
+    };
+    assert_eq!(
+        (samples()["value"].as_str(), samples()["source"].as_str()),
+        (Some("3"), Some("file"))
+    );
+    fs::write(folder.path().join("babelward.toml"), "[limits]\nsamples = 4\n").unwrap();
+    assert_eq!(samples()["value"], "4");
+}
+
+#[test]
+fn a_wrong_configuration_ends_every_server_command_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let problems = |arguments: &[&str]| {
+        let outcome = run(command(folder.path())
+            .env("BABELWARD_ENGINE__KV_MEMROY", "1GiB")
+            .args(arguments)
+            .args(["--listen", "0.0.0.0:50051", "--kv-memory", "much"]));
+        assert_eq!(outcome.code, 2, "{arguments:?}: {}", outcome.stderr);
+        outcome
+    };
+    for arguments in [["config", "check"].as_slice(), &["config", "show"], &["serve"]] {
+        let stderr = problems(arguments).stderr;
+        assert!(stderr.contains("has 3 problems"), "{stderr}");
+        assert!(
+            stderr.contains("did you mean BABELWARD_ENGINE__KV_MEMORY?"),
+            "{stderr}"
+        );
+        assert!(stderr.contains("--insecure-no-auth"), "{stderr}");
+        assert!(stderr.contains("engine.kv_memory (--kv-memory)"), "{stderr}");
+    }
+    let checked: Value =
+        serde_json::from_str(&problems(&["--format", "json", "config", "check"]).stdout).unwrap();
+    assert_eq!(checked["valid"], false);
+    assert_eq!(checked["problems"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_valid_configuration_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = run(command(folder.path()).args(["config", "check"]));
+    assert_eq!(outcome.code, 0);
+    assert_eq!(outcome.stdout, "the configuration is valid (no file, 0 models)\n");
+}
+
+#[test]
+fn the_doctor_gives_every_check_a_status_and_a_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let doctor = |arguments: &[&str]| {
+        let outcome = run(command(folder.path())
+            .args(["doctor", "--format", "json"])
+            .args(arguments));
+        (
+            outcome.code,
+            serde_json::from_str::<Vec<Value>>(&outcome.stdout).unwrap(),
+        )
+    };
+    let (code, checks) = doctor(&["--listen", "127.0.0.1:0", "--metrics-listen", "off"]);
+    assert_eq!(code, 0, "{checks:?}");
+    for check in &checks {
+        let ok = check["status"] == "ok";
+        assert!(
+            ok || check["fix"].as_str().is_some_and(|fix| !fix.is_empty()),
+            "{check}"
+        );
+    }
+    let model = checks
+        .iter()
+        .find(|check| check["check"] == "demo model")
+        .unwrap();
+    assert_eq!(
+        (model["status"].as_str(), model["fix"].as_str()),
+        (Some("warn"), Some("run `babelward models fetch`"))
+    );
+
+    fs::write(folder.path().join("broken.gguf"), "not a model").unwrap();
+    let (code, checks) = doctor(&["--model", "m=broken.gguf"]);
+    assert_eq!(code, 1);
+    let model = checks.iter().find(|check| check["check"] == "model m").unwrap();
+    assert_eq!(model["status"], "fail");
+    let (code, checks) = doctor(&["--threads", "many"]);
+    assert_eq!(code, 1);
+    assert!(
+        checks
+            .iter()
+            .any(|check| check["check"] == "configuration" && check["status"] == "fail")
+    );
+}

@@ -1,0 +1,15 @@
+//! The built binary: exit codes, what goes to stdout and what to stderr, and a server from start to drain.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
+
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod config;
+mod serve;
+mod support;

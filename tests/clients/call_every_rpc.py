@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""Calls every RPC of a running server through reflection only, and checks what comes back.
+
+usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target and one guard must be resident
+
+Fails when reflection lists a method of ours that was not called.
+"""
+
+import hashlib
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from reflect import PACKAGE, Client, error_info, status_of, violations
+
+INVALID_ARGUMENT, NOT_FOUND, CANCELLED = 3, 5, 1
+SERVICES = ["GenerationService", "ModelService", "SafetyService", "ScoringService"]
+QUESTION = {"messages": [{"role": "ROLE_USER", "content": "Which town is the capital of France?"}]}
+JUDGED = {
+    "messages": [
+        {"role": "ROLE_USER", "content": "How do I bake bread?"},
+        {"role": "ROLE_ASSISTANT", "content": "Mix flour, water, salt and yeast, wait, and bake it."},
+    ]
+}
+GREEDY = {"conversation": QUESTION, "sampling": {"temperature": 0}, "stopping": {"max_new_tokens": 12}}
+CALLED: set[str] = set()
+
+
+def check(condition, message) -> None:
+    """An assertion that `python -O` keeps."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def called(path: str) -> None:
+    CALLED.add(path)
+    print(f"ok {path}", flush=True)
+
+
+def fails(code: grpc.StatusCode, action) -> grpc.RpcError:
+    """Runs an action that must fail with this code."""
+    try:
+        action()
+    except grpc.RpcError as error:
+        check(error.code() == code, f"expected {code}, got {error.code()}: {error.details()}")
+        return error
+    raise AssertionError(f"expected {code}, but the call succeeded")
+
+
+def check_reflection(client: Client) -> None:
+    wanted = {f"{PACKAGE}.{name}" for name in SERVICES} | {"grpc.health.v1.Health"}
+    for version, listed in (("v1alpha", client.services()), ("v1", client.services_v1())):
+        check(wanted <= set(listed), f"reflection {version} lists {listed}, expected at least {sorted(wanted)}")
+    print("ok reflection v1 and v1alpha", flush=True)
+
+
+def check_health(client: Client) -> None:
+    health = health_pb2_grpc.HealthStub(client.channel)
+    serving = health_pb2.HealthCheckResponse.SERVING
+    for service in ["", *(f"{PACKAGE}.{name}" for name in SERVICES)]:
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+        check(answer.status == serving, f"health of {service!r} is {answer.status}")
+    unknown = health_pb2.HealthCheckRequest(service="babelward.v1.NoSuchService")
+    fails(grpc.StatusCode.NOT_FOUND, lambda: health.Check(unknown, timeout=30))
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=30)
+    check(next(watch).status == serving, "health watch does not begin with SERVING")
+    watch.cancel()
+    print("ok health", flush=True)
+
+
+def check_models(client: Client) -> None:
+    models = client.call("ModelService/ListModels", {}).models
+    check(models, "no models are listed")
+    for name in ("CAPABILITY_GENERATE", "CAPABILITY_CLASSIFY"):
+        some = client.call("ModelService/ListModels", {"capability": name}).models
+        check(some, f"no model has {name}")
+    called("ModelService/ListModels")
+
+    ready = client.pool.FindEnumTypeByName(f"{PACKAGE}.Model.State").values_by_name["STATE_READY"].number
+    for listed in models:
+        model = client.call("ModelService/GetModel", {"name": listed.name}).model
+        check(model.name == listed.name and model.state == ready, f"{listed.name}: {model}")
+        check(model.digest.startswith("sha256:") and len(model.digest) == 71, f"digest {model.digest!r}")
+        check(model.parameters > 0 and model.context_tokens > 0 and model.resident_bytes > 0, f"{model}")
+    error = fails(grpc.StatusCode.NOT_FOUND, lambda: client.call("ModelService/GetModel", {"name": "nobody"}))
+    check(error_info(status_of(error)).reason, "NOT_FOUND carries no reason")
+    called("ModelService/GetModel")
+
+    watch = client.call("ModelService/WatchModels", {})
+    seen = {next(watch).model.name for _ in models}
+    check(seen == {model.name for model in models}, f"WatchModels began with {seen}")
+    watch.cancel()
+    called("ModelService/WatchModels")
+
+    text = "The quick brown fox jumps over the lazy dog."
+    one = client.call("ModelService/CountTokens", {"text": text}).tokens
+    two = client.call("ModelService/CountTokens", {"text": f"{text} {text}"}).tokens
+    check(0 < one < len(text) and two == 2 * one, f"CountTokens says {one} and {two}")
+    called("ModelService/CountTokens")
+
+
+def check_verdict(verdict) -> None:
+    check(verdict.label in (1, 2, 3), f"label {verdict.label}")
+    check(0.0 <= verdict.label_mass <= 1.0, f"label_mass {verdict.label_mass}")
+    if verdict.HasField("unsafe_score"):
+        check(0.0 <= verdict.unsafe_score <= 1.0, f"unsafe_score {verdict.unsafe_score}")
+    check(verdict.usage.prompt_tokens > 200, f"a guard prompt has more than {verdict.usage.prompt_tokens} tokens")
+    check(verdict.provenance.model_digest.startswith("sha256:"), f"{verdict.provenance}")
+    check(verdict.provenance.template_digest.startswith("sha256:"), f"{verdict.provenance}")
+
+
+def check_classify(client: Client) -> None:
+    first = client.call("SafetyService/Classify", {"conversation": JUDGED}).verdict
+    check_verdict(first)
+    again = client.call("SafetyService/Classify", {"conversation": JUDGED}).verdict
+    check(again.usage.cached_prompt_tokens > 0, "a repeated prompt was not found in the prefix cache")
+    same = ("label", "unsafe_score", "label_mass", "raw_output")
+    check(all(getattr(first, name) == getattr(again, name) for name in same), f"{first}\n{again}")
+    system = {"messages": [{"role": "ROLE_SYSTEM", "content": "Be kind."}]}
+    error = fails(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        lambda: client.call("SafetyService/Classify", {"conversation": system}),
+    )
+    check(any("messages[0]" in field for field in violations(status_of(error))), f"{status_of(error)}")
+    called("SafetyService/Classify")
+
+    items = [
+        {"id": "good", "request": {"conversation": JUDGED}},
+        {"id": "bad", "request": {"conversation": {"messages": []}}},
+    ]
+    results = client.call("SafetyService/BatchClassify", {"items": items}).results
+    check([result.id for result in results] == ["good", "bad"], f"order {results}")
+    check(results[0].response.verdict.label_mass == first.label_mass, "a batch changed the probabilities")
+    check(results[1].error.code == INVALID_ARGUMENT, f"{results[1]}")
+    field = "items[1].request.conversation.messages"
+    check(set(violations(results[1].error)) == {field}, f"{violations(results[1].error)}")
+    called("SafetyService/BatchClassify")
+
+    requests = [{"id": f"item-{index}", "classify": {"conversation": JUDGED}} for index in range(4)]
+    requests.append({"id": "bad", "classify": {"conversation": {"messages": []}}})
+    answers = {answer.id: answer for answer in client.call("SafetyService/ClassifyStream", requests)}
+    check(set(answers) == {request["id"] for request in requests}, f"ids {sorted(answers)}")
+    check(answers.pop("bad").error.code == INVALID_ARGUMENT, "the malformed item did not fail alone")
+    for answer in answers.values():
+        check(answer.response.verdict.label_mass == first.label_mass, "a stream changed the probabilities")
+    called("SafetyService/ClassifyStream")
+
+
+def read_answer(events) -> tuple[str, list[int]]:
+    """Checks Started, Delta*, Finished; returns the text and the tokens."""
+    events = list(events)
+    kinds = [event.WhichOneof("event") for event in events]
+    check(kinds[0] == "started" and kinds[-1] == "finished", f"events {kinds}")
+    check(set(kinds[1:-1]) <= {"delta"}, f"events {kinds}")
+    text, tokens = "", []
+    for event in events[1:-1]:
+        check(event.delta.offset_bytes == len(text.encode()), f"offset {event.delta.offset_bytes} after {text!r}")
+        text += event.delta.text
+        tokens += event.delta.token_ids
+    finished = events[-1].finished
+    digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    check(finished.text_digest == digest, f"text_digest {finished.text_digest}, expected {digest}")
+    check(finished.usage.prompt_tokens == events[0].started.prompt_tokens, f"{finished.usage}")
+    check(finished.finish_reason != 0, "no finish reason")
+    return text, tokens
+
+
+def check_generate(client: Client) -> None:
+    text, tokens = read_answer(client.call("GenerationService/Generate", GREEDY))
+    check(text and len(tokens) <= 12, f"{len(tokens)} tokens: {text!r}")
+    seeded = {"text": "Once upon a time", "sampling": {"seed": "7"}, "stopping": {"max_new_tokens": 12}}
+    drawn = read_answer(client.call("GenerationService/Generate", seeded))
+    check(read_answer(client.call("GenerationService/Generate", seeded)) == drawn, "the same seed, other tokens")
+    raw = {"token_ids": {"ids": tokens}, "stopping": {"max_new_tokens": 1}}
+    read_answer(client.call("GenerationService/Generate", raw))
+
+    wrong = {"text": "x", "sampling": {"temperature": 9}, "stopping": {"max_new_tokens": 99999}}
+    error = fails(
+        grpc.StatusCode.INVALID_ARGUMENT, lambda: list(client.call("GenerationService/Generate", wrong))
+    )
+    status = status_of(error)
+    check(status.code == INVALID_ARGUMENT and status.message == error.details(), f"{status}")
+    fields = violations(status)
+    check(set(fields) == {"sampling.temperature", "stopping.max_new_tokens"}, f"violations {fields}")
+    check(all(fields.values()) and error_info(status).reason, f"{status}")
+    called("GenerationService/Generate")
+
+    endless = {"text": "Once upon a time", "stopping": {"max_new_tokens": 1000}}
+    requests = [
+        {"id": "stopped", "generate": endless},
+        {"id": "stopped", "cancel": {}},
+        {"id": "answered", "generate": GREEDY, "timeout": "100s"},
+        {"id": "bad", "generate": {}},
+    ]
+    events, errors = {}, {}
+    for answer in client.call("GenerationService/GenerateStream", requests):
+        if answer.WhichOneof("result") == "error":
+            errors[answer.id] = answer.error.code
+        else:
+            events.setdefault(answer.id, []).append(answer.response)
+    check(errors == {"stopped": CANCELLED, "bad": INVALID_ARGUMENT}, f"errors {errors}")
+    check(read_answer(events["answered"]) == (text, tokens), "a stream changed the greedy answer")
+    called("GenerationService/GenerateStream")
+
+
+def check_score(client: Client) -> None:
+    request = {
+        "generate": {
+            "conversation": QUESTION,
+            "sampling": {"temperature": 1, "seed": "5"},
+            "stopping": {"max_new_tokens": 8},
+        },
+        "samples": 2,
+        "keep_text": True,
+    }
+    answer = client.call("ScoringService/Score", request)
+    check([sample.seed for sample in answer.samples] == [5, 6], f"{answer}")
+    check(answer.safe_count + answer.unsafe_count + answer.undetermined_count == 2, f"{answer}")
+    for sample in answer.samples:
+        digest = "sha256:" + hashlib.sha256(sample.text.encode()).hexdigest()
+        check(sample.text_digest == digest, f"{sample}")
+        check_verdict(sample.verdict)
+    called("ScoringService/Score")
+
+    requests = [
+        {"id": "kept", "score": request},
+        {"id": "digests", "score": {**request, "keep_text": False}},
+        {"id": "bad", "score": {"generate": {}, "samples": 99}},
+    ]
+    answers = {item.id: item for item in client.call("ScoringService/ScoreStream", requests)}
+    check(set(answers) == {"kept", "digests", "bad"}, f"{sorted(answers)}")
+    check(answers["bad"].error.code == INVALID_ARGUMENT, f"{answers['bad']}")
+    check("score.samples" in violations(answers["bad"].error), f"{violations(answers['bad'].error)}")
+    expected = [sample.text_digest for sample in answer.samples]
+    for name in ("kept", "digests"):
+        got = [sample.text_digest for sample in answers[name].response.samples]
+        check(got == expected, f"{name}: the same seeds, other texts")
+    check(not any(sample.text for sample in answers["digests"].response.samples), "text came back unasked")
+    called("ScoringService/ScoreStream")
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    client = Client(sys.argv[1])
+    for step in (check_reflection, check_health, check_models, check_classify, check_generate, check_score):
+        step(client)
+    every = {method for service in SERVICES for method in client.methods(service)}
+    check(CALLED == every, f"never called: {sorted(every - CALLED)}")
+    print(f"all {len(every)} RPCs answered", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

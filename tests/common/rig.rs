@@ -1,0 +1,360 @@
+//! A real server on a free port, with a scripted model behind SmolLM2's tokenizer and chat template.
+
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use babelward::{
+    engine::{EngineConfig, ModelStats},
+    guard::GuardKind,
+    model::load::LoadedModel,
+    proto::{
+        self, generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
+        safety_service_client::SafetyServiceClient, scoring_service_client::ScoringServiceClient,
+    },
+    registry::{ModelParts, ModelRole, ModelSpec, PartsOptions, Registry},
+    rpc::{self, ServeError, ServerOptions},
+    text::{ChatTemplate, Tokenizer},
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    common,
+    scripted::{Gate, Scripted},
+};
+
+/// The target, the guard, and a target without a chat template. The first two share one resident model.
+pub const TARGET: &str = "tiny";
+pub const GUARD: &str = "tiny-ward";
+pub const BASE: &str = "base";
+
+/// What a test wants to be different.
+pub struct Setup {
+    pub options: ServerOptions,
+    pub queue_items: usize,
+    pub blocks: usize,
+    pub context: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            options: ServerOptions::default(),
+            queue_items: 2048,
+            blocks: 8192,
+            context: 4096,
+        }
+    }
+}
+
+pub struct Rig {
+    pub address: SocketAddr,
+    pub registry: Arc<Registry>,
+    pub gate: Gate,
+    stop: Option<oneshot::Sender<()>>,
+    server: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        let gate = Gate::default();
+        let (context, blocks, queue_items) = (setup.context, setup.blocks, setup.queue_items);
+        let model_gate = gate.clone();
+        let registry =
+            tokio::task::spawn_blocking(move || registry(context, blocks, queue_items, &model_gate));
+        let registry = registry.await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let server = tokio::spawn(rpc::serve(
+            listener,
+            Arc::clone(&registry),
+            setup.options,
+            shutdown,
+        ));
+        Self {
+            address,
+            registry,
+            gate,
+            stop: Some(stop),
+            server: Some(server),
+        }
+    }
+
+    pub async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    pub async fn generation(&self) -> GenerationServiceClient<Channel> {
+        GenerationServiceClient::new(self.channel().await)
+    }
+
+    pub async fn safety(&self) -> SafetyServiceClient<Channel> {
+        SafetyServiceClient::new(self.channel().await)
+    }
+
+    pub async fn scoring(&self) -> ScoringServiceClient<Channel> {
+        ScoringServiceClient::new(self.channel().await)
+    }
+
+    pub async fn models(&self) -> ModelServiceClient<Channel> {
+        ModelServiceClient::new(self.channel().await)
+    }
+
+    /// Queue and pool of the model behind [`TARGET`] and [`GUARD`].
+    pub fn stats(&self) -> ModelStats {
+        self.registry.stats(&self.registry.any(TARGET).unwrap())
+    }
+
+    /// Nothing waits, nothing runs, and every block but the pinned ones is free.
+    pub fn is_idle(&self) -> bool {
+        let stats = self.stats();
+        stats.queued == 0
+            && stats.running == 0
+            && stats.free_blocks + stats.pinned_blocks == stats.total_blocks
+    }
+
+    /// Waits until the engine has nothing left to do.
+    pub async fn idle(&self) {
+        eventually("the pool is full again", || self.is_idle()).await;
+    }
+
+    /// Waits until a forward pass is held back by the closed gate.
+    pub async fn blocked(&self) {
+        eventually("a forward pass begins", || self.gate.is_blocked()).await;
+    }
+
+    /// Asks the server to stop; the result tells how it did.
+    pub fn begin_stop(&mut self) -> JoinHandle<Result<(), ServeError>> {
+        let _ = self.stop.take().unwrap().send(());
+        self.server.take().unwrap()
+    }
+
+    /// Stops the server and waits for it.
+    pub async fn stop(mut self) {
+        self.gate.open();
+        self.begin_stop().await.unwrap().unwrap();
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Else the engine's thread could not be joined.
+        self.gate.open();
+    }
+}
+
+fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate) -> Arc<Registry> {
+    let (tokenizer, template) = text();
+    let parts = |specs: Vec<ModelSpec>, template: Option<Arc<ChatTemplate>>| ModelParts {
+        specs,
+        loaded: LoadedModel {
+            model: Box::new(Scripted::new(
+                Arc::clone(&tokenizer),
+                context,
+                blocks,
+                gate.clone(),
+            )),
+            architecture: "scripted".to_owned(),
+            layers: 1,
+            parameters: 1,
+            dtype: "f32".to_owned(),
+            resident_bytes: 1,
+        },
+        tokenizer: Arc::clone(&tokenizer),
+        template,
+        digest: babelward::digest::of_bytes("scripted"),
+    };
+    let spec = |id: &str, role, guard_kind| ModelSpec {
+        id: id.to_owned(),
+        path: PathBuf::new(),
+        roles: vec![role],
+        guard_kind,
+    };
+    Registry::from_parts(
+        vec![
+            parts(
+                vec![
+                    spec(TARGET, ModelRole::Target, None),
+                    spec(GUARD, ModelRole::Guard, Some(GuardKind::ChatDemo)),
+                ],
+                Some(template),
+            ),
+            parts(vec![spec(BASE, ModelRole::Target, None)], None),
+        ],
+        PartsOptions {
+            default_target: None,
+            default_guard: None,
+            engine: EngineConfig {
+                name: "engine-test".to_owned(),
+                model_names: Vec::new(),
+                max_batch_sequences: 64,
+                max_batch_tokens: 8192,
+                queue_items,
+                queue_tokens: 1 << 24,
+            },
+        },
+    )
+    .unwrap()
+}
+
+/// SmolLM2's tokenizer and chat template, read once.
+pub fn text() -> (Arc<Tokenizer>, Arc<ChatTemplate>) {
+    static TEXT: OnceLock<(Arc<Tokenizer>, Arc<ChatTemplate>)> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let path = common::smollm2();
+        (
+            Arc::new(Tokenizer::open(&path).unwrap()),
+            Arc::new(ChatTemplate::open(&path).unwrap().unwrap()),
+        )
+    })
+    .clone()
+}
+
+/// Yields until a condition holds; fails the test when it does not for a minute.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "waited in vain: {what}"
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
+pub fn message(role: proto::Role, content: &str) -> proto::Message {
+    proto::Message {
+        role: role.into(),
+        content: content.to_owned(),
+    }
+}
+
+/// USER, ASSISTANT, USER, ...
+pub fn conversation(contents: &[&str]) -> proto::Conversation {
+    let roles = [proto::Role::User, proto::Role::Assistant].into_iter().cycle();
+    proto::Conversation {
+        messages: contents
+            .iter()
+            .zip(roles)
+            .map(|(content, role)| message(role, content))
+            .collect(),
+    }
+}
+
+pub fn generate(content: &str) -> proto::GenerateRequest {
+    proto::GenerateRequest {
+        prompt: Some(proto::generate_request::Prompt::Conversation(conversation(&[
+            content,
+        ]))),
+        stopping: Some(proto::StoppingParams {
+            max_new_tokens: 16,
+            ..Default::default()
+        }),
+        sampling: Some(proto::SamplingParams {
+            seed: Some(1),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The same with a number of tokens.
+pub fn generate_tokens(content: &str, max_new_tokens: u32) -> proto::GenerateRequest {
+    let mut request = generate(content);
+    request.stopping.as_mut().unwrap().max_new_tokens = max_new_tokens;
+    request
+}
+
+pub fn classify(contents: &[&str]) -> proto::ClassifyRequest {
+    proto::ClassifyRequest {
+        model: String::new(),
+        conversation: Some(conversation(contents)),
+    }
+}
+
+pub fn score(content: &str) -> proto::ScoreRequest {
+    proto::ScoreRequest {
+        generate: Some(generate(content)),
+        keep_text: true,
+        ..Default::default()
+    }
+}
+
+/// Reason and metadata of an error, whose code must be this.
+pub fn reason(status: &Status, code: Code) -> (String, std::collections::HashMap<String, String>) {
+    assert_eq!(status.code(), code, "{status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error has ErrorInfo");
+    assert_eq!(info.domain, "babelward");
+    assert!(
+        !details
+            .request_info()
+            .expect("every error names its call")
+            .request_id
+            .is_empty()
+    );
+    (info.reason.clone(), info.metadata.clone())
+}
+
+/// Paths of the violated fields of an error.
+pub fn violated(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.clone())
+        .unwrap_or_default();
+    violations.into_iter().map(|violation| violation.field).collect()
+}
+
+/// An item's error as a status.
+pub fn item_status(error: &proto::ItemStatus) -> Status {
+    use prost::Message as _;
+    Status::with_details(
+        Code::from(error.code),
+        error.message.clone(),
+        error.encode_to_vec().into(),
+    )
+}
+
+/// Reason of an item's error, whose code must be this.
+pub fn item_reason(error: &proto::ItemStatus, code: Code) -> String {
+    let status = item_status(error);
+    assert_eq!(status.code(), code, "{status:?}");
+    status
+        .get_error_details()
+        .error_info()
+        .expect("every error has ErrorInfo")
+        .reason
+        .clone()
+}
+
+/// Requests for a stream: what is sent here arrives there, until it is dropped.
+pub fn requests<T: Send + 'static>() -> (
+    tokio::sync::mpsc::UnboundedSender<T>,
+    tokio_stream::wrappers::UnboundedReceiverStream<T>,
+) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    (
+        sender,
+        tokio_stream::wrappers::UnboundedReceiverStream::new(receiver),
+    )
+}

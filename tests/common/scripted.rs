@@ -1,0 +1,219 @@
+//! A language model without weights: what it says is written in its prompt. Its KV cache holds the tokens
+//! themselves, so it sees exactly what the engine has written to a sequence's blocks.
+//!
+//! As a target it looks for markers in its prompt: `[say X]` says X and ends, `[mute]` ends at once; anything
+//! else gets endless pseudo-random words. As a guard it looks at the conversation: `[unsafe]` is unsafe in S1
+//! and S9, `[odd]` is neither, the rest is safe. In both roles `[nan]`, `[device]` and `[panic]` break it.
+
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use babelward::{
+    model::{ForwardBatch, LanguageModel, ModelError, ModelLimits},
+    text::Tokenizer,
+};
+
+/// The guards' most and second most likely verdicts differ by this much.
+pub const VERDICT_GAP: f64 = 2.0;
+const CERTAIN: f32 = 20.0;
+const NEVER: f32 = -20.0;
+
+/// Holds back the model's forward passes, so that a test decides what is in flight.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    closed: bool,
+    blocked: bool,
+    passes: usize,
+}
+
+impl Gate {
+    pub fn close(&self) {
+        self.0.0.lock().unwrap().closed = true;
+    }
+
+    pub fn open(&self) {
+        self.0.0.lock().unwrap().closed = false;
+        self.0.1.notify_all();
+    }
+
+    /// Whether a forward pass is held back now.
+    pub fn is_blocked(&self) -> bool {
+        self.0.0.lock().unwrap().blocked
+    }
+
+    /// Forward passes so far.
+    pub fn passes(&self) -> usize {
+        self.0.0.lock().unwrap().passes
+    }
+
+    fn pass(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        while state.closed {
+            state.blocked = true;
+            state = changed.wait(state).unwrap();
+        }
+        state.blocked = false;
+        state.passes += 1;
+    }
+}
+
+pub struct Scripted {
+    limits: ModelLimits,
+    tokenizer: Arc<Tokenizer>,
+    gate: Gate,
+    kv: Vec<u32>,
+}
+
+impl Scripted {
+    pub fn new(tokenizer: Arc<Tokenizer>, context_length: usize, num_blocks: usize, gate: Gate) -> Self {
+        let limits = ModelLimits {
+            vocab_size: tokenizer.vocab_size(),
+            context_length,
+            block_size: 16,
+            num_blocks,
+        };
+        Self {
+            kv: vec![u32::MAX; limits.block_size * limits.num_blocks],
+            limits,
+            tokenizer,
+            gate,
+        }
+    }
+
+    /// Logits of the next token.
+    fn row(&self, history: &[u32], row: &mut [f32]) -> Result<(), ModelError> {
+        // Bytes, because a token may be half of a code point.
+        let bytes = |tokens: &[u32]| -> Vec<u8> {
+            tokens
+                .iter()
+                .flat_map(|token| self.tokenizer.token_bytes(*token).iter().copied())
+                .collect()
+        };
+        let header = self.tokenizer.special_id("<|im_start|>").unwrap();
+        let (prompt, written) = match history.iter().rposition(|token| *token == header) {
+            Some(turn) => (bytes(&history[..turn]), bytes(&history[turn..])),
+            // Raw text: what is said comes after the marker.
+            None => {
+                let mut prompt = bytes(history);
+                let end = prompt
+                    .iter()
+                    .rposition(|byte| *byte == b']')
+                    .map_or(prompt.len(), |end| end + 1);
+                let written = prompt.split_off(end);
+                (prompt, written)
+            }
+        };
+        let prompt = String::from_utf8_lossy(&prompt);
+        let written = written
+            .strip_prefix(b"assistant")
+            .unwrap_or(&written)
+            .trim_ascii_start();
+        let judged = prompt
+            .rsplit_once("<BEGIN CONVERSATION>")
+            .map(|(_, judged)| judged);
+        let input = judged.unwrap_or(&prompt);
+        if input.contains("[panic]") {
+            panic!("the script says so");
+        } else if input.contains("[device]") {
+            return Err(ModelError::Device("the script says so".to_owned()));
+        } else if input.contains("[nan]") {
+            row.fill(f32::NAN);
+            return Ok(());
+        }
+        row.fill(NEVER);
+        if judged.is_some() {
+            if written.is_empty() {
+                let odd = input.contains("[odd]");
+                let second = if odd {
+                    CERTAIN - 10.0
+                } else {
+                    CERTAIN - VERDICT_GAP as f32
+                };
+                for word in ["safe", "unsafe"] {
+                    row[self.tokenizer.encode_plain(word).unwrap()[0] as usize] = second;
+                }
+            }
+            let verdict = if input.contains("[unsafe]") {
+                "unsafe\nS1,S9"
+            } else if input.contains("[odd]") {
+                "perhaps"
+            } else {
+                "safe"
+            };
+            self.say(verdict, written, row);
+        } else if input.contains("[mute]") {
+            self.say("", written, row);
+        } else if let Some((_, said)) = input.split_once("[say ") {
+            let end = said.rfind(']').unwrap();
+            self.say(&said[..end], written, row);
+        } else {
+            babble(history, row);
+        }
+        Ok(())
+    }
+
+    /// The token after what is written of a text, or its end.
+    fn say(&self, text: &str, written: &[u8], row: &mut [f32]) {
+        let tokens = self.tokenizer.encode_plain(text).unwrap();
+        let mut said = Vec::new();
+        let mut at = None;
+        for token in tokens {
+            if said == written {
+                at = Some(token);
+                break;
+            }
+            said.extend_from_slice(self.tokenizer.token_bytes(token));
+        }
+        let next = at.unwrap_or(self.tokenizer.end_tokens()[0]);
+        row[next as usize] = CERTAIN;
+    }
+}
+
+/// A distribution over two thousand words that depends on everything before.
+fn babble(history: &[u32], row: &mut [f32]) {
+    let mix = |state: u64, value: u64| {
+        (state ^ value)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
+    let state = history
+        .iter()
+        .fold(7, |state, token| mix(state, u64::from(*token)));
+    for (index, logit) in row[1000..3000].iter_mut().enumerate() {
+        *logit = (mix(mix(state, index as u64), 1) >> 40) as f32 / (1u64 << 22) as f32;
+    }
+}
+
+impl LanguageModel for Scripted {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        self.gate.pass();
+        logits.clear();
+        let block_size = self.limits.block_size;
+        let mut tokens = batch.tokens.iter();
+        for sequence in &batch.sequences {
+            let slot = |position: usize| {
+                sequence.block_table[position / block_size] as usize * block_size + position % block_size
+            };
+            let total = sequence.context + sequence.new_tokens;
+            for position in sequence.context..total {
+                self.kv[slot(position)] = *tokens.next().unwrap();
+            }
+            if sequence.wants_logits {
+                let history: Vec<u32> = (0..total).map(|position| self.kv[slot(position)]).collect();
+                let start = logits.len();
+                logits.resize(start + self.limits.vocab_size, 0.0);
+                self.row(&history, &mut logits[start..])?;
+            }
+        }
+        Ok(())
+    }
+}

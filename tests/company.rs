@@ -1,0 +1,212 @@
+//! Results do not depend on company: scores and seeded generations have the same bits alone and batched, from
+//! cache and cold, in chunks and whole, preempted and undisturbed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails, fails its test"
+)]
+
+mod common;
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use babelward::{
+    engine::{
+        self, CancelFlag, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
+        Sampling, SequenceRequest,
+    },
+    model::load::{LoadOptions, load},
+};
+use proptest::prelude::*;
+
+/// What one sequence asks for.
+#[derive(Debug, Clone)]
+struct Ask {
+    prompt: Vec<u32>,
+    new_tokens: usize,
+    sampled: bool,
+    seed: u64,
+    interactive: bool,
+}
+
+/// What must not change: bits of the probe, and the tokens with the bits of their log-probabilities.
+type Outcome = (Vec<u64>, u32, Vec<(u32, u64)>);
+
+fn start(
+    model: &Path,
+    kv_bytes: usize,
+    batch_tokens: usize,
+    batch_sequences: usize,
+) -> (EngineHandle, engine::EngineThread) {
+    let loaded = load(
+        model,
+        &LoadOptions {
+            threads: 2,
+            kv_bytes,
+            max_context: None,
+        },
+    )
+    .unwrap();
+    let config = EngineConfig {
+        name: "engine-test".into(),
+        model_names: vec!["test".into()],
+        max_batch_sequences: batch_sequences,
+        max_batch_tokens: batch_tokens,
+        queue_items: 1024,
+        queue_tokens: 1 << 20,
+    };
+    engine::start(config, vec![loaded.model]).unwrap()
+}
+
+fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
+    let (sender, receiver) = mpsc::channel();
+    let sampling = if ask.sampled {
+        Sampling {
+            temperature: 0.9,
+            top_k: 40,
+            top_p: 0.95,
+            repetition_penalty: 1.1,
+            seed: ask.seed,
+        }
+    } else {
+        Sampling::greedy()
+    };
+    let request = SequenceRequest {
+        model: ModelIndex(0),
+        prompt: ask.prompt.clone(),
+        output: OutputSpec {
+            max_new_tokens: ask.new_tokens,
+            eos: Arc::from([]),
+            sampling,
+            logprobs: Some(0),
+            probe: Some(Probe {
+                tokens: vec![3, 77],
+                finish_on: vec![],
+            }),
+            stop: None,
+            pin_prompt: false,
+        },
+        priority: if ask.interactive {
+            Priority::Interactive
+        } else {
+            Priority::Batch
+        },
+        deadline: None,
+        cancel: CancelFlag::default(),
+        events: Box::new(move |event| sender.send(event).is_ok()),
+    };
+    handle.submit(request).unwrap();
+    receiver
+}
+
+fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
+    let (mut probe, mut greedy, mut tokens) = (Vec::new(), 0, Vec::new());
+    loop {
+        match events.recv_timeout(Duration::from_secs(120)).unwrap() {
+            Event::Started { .. } => {}
+            Event::Probe(found) => {
+                probe = found.logprobs.iter().map(|p| p.to_bits()).collect();
+                greedy = found.greedy;
+            }
+            Event::Token(token) => tokens.push((token.id, token.logprobs.unwrap().chosen.to_bits())),
+            Event::Finished(_) => return (probe, greedy, tokens),
+            Event::Failed(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn alone(model: &Path, asks: &[Ask]) -> Vec<Outcome> {
+    asks.iter()
+        .map(|ask| {
+            // A new engine each time: nothing cached, nobody else.
+            let (handle, thread) = start(model, 64 << 20, 4096, 64);
+            let result = outcome(&submit(&handle, ask));
+            handle.shutdown();
+            assert!(thread.join(Duration::from_secs(30)));
+            result
+        })
+        .collect()
+}
+
+fn together(handle: &EngineHandle, asks: &[Ask]) -> Vec<Outcome> {
+    let receivers: Vec<_> = asks.iter().map(|ask| submit(handle, ask)).collect();
+    receivers.iter().map(outcome).collect()
+}
+
+fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
+    let ask = (
+        0usize..3,
+        1usize..90,
+        0usize..20,
+        any::<bool>(),
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_map(move |(family, length, new_tokens, sampled, seed, interactive)| {
+            // Three families of prompts with common beginnings, so that prefixes are shared.
+            let shared = (0..48).map(|i| (i * 31 + family as u32 * 17) % vocab);
+            let own = (0..length as u32).map(|i| (i.wrapping_mul(seed as u32 | 1) >> 7) % vocab);
+            Ask {
+                prompt: shared.take(family * 24).chain(own).collect(),
+                new_tokens,
+                sampled,
+                seed,
+                interactive,
+            }
+        });
+    prop::collection::vec(ask, 2..10)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn random_mixes_on_a_small_model(asks in asks(256), batch_tokens in 8usize..200, sequences in 1usize..9, blocks in 12usize..60) {
+        let model = Path::new("dummy:tiny:f32");
+        let expected = alone(model, &asks);
+        // 8 KiB a block: a pool this small makes the scheduler preempt.
+        let (handle, thread) = start(model, blocks * 8192, batch_tokens, sequences);
+        let cold = together(&handle, &asks);
+        prop_assert_eq!(&cold, &expected);
+        let cached = together(&handle, &asks);
+        prop_assert_eq!(&cached, &expected);
+        prop_assert!(handle.wait_idle(Duration::from_secs(30)));
+        let stats = handle.stats(ModelIndex(0));
+        prop_assert_eq!(stats.free_blocks, stats.total_blocks);
+        handle.shutdown();
+        prop_assert!(thread.join(Duration::from_secs(30)));
+    }
+}
+
+#[test]
+fn a_mix_on_the_real_model() {
+    let model = common::smollm2();
+    let asks: Vec<Ask> = (0..6u32)
+        .map(|s| Ask {
+            prompt: (0..40 + 23 * s)
+                .map(|i| {
+                    if i < 40 {
+                        i * 11 % 49_152
+                    } else {
+                        (i * s * 97 + 5) % 49_152
+                    }
+                })
+                .collect(),
+            new_tokens: 6,
+            sampled: s % 2 == 0,
+            seed: u64::from(s),
+            interactive: s % 3 == 0,
+        })
+        .collect();
+    let expected = alone(&model, &asks);
+    let (handle, thread) = start(&model, 64 << 20, 48, 4);
+    assert_eq!(together(&handle, &asks), expected);
+    assert_eq!(together(&handle, &asks), expected);
+    handle.shutdown();
+    assert!(thread.join(Duration::from_secs(30)));
+}

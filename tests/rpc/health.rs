@@ -1,0 +1,106 @@
+//! grpc.health.v1 per service, and reflection in both versions.
+
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::rig::{Rig, classify};
+
+const SERVICES: [&str; 4] = [
+    "babelward.v1.GenerationService",
+    "babelward.v1.SafetyService",
+    "babelward.v1.ScoringService",
+    "babelward.v1.ModelService",
+];
+
+fn of(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: service.to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_service_serves_and_unknown_ones_are_not_found() {
+    let rig = Rig::start().await;
+    let mut health = HealthClient::new(rig.channel().await);
+    // A first call makes sure that the server has looked at its models.
+    rig.safety().await.classify(classify(&["hi"])).await.unwrap();
+    for service in SERVICES.into_iter().chain([""]) {
+        let answer = health.check(of(service)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let status = health.check(of("babelward.v1.NoSuchService")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_model_takes_its_services_down_and_its_answer_brings_them_back() {
+    let rig = Rig::start().await;
+    let mut health = HealthClient::new(rig.channel().await);
+    let mut safety = rig.safety().await;
+    safety.classify(classify(&["hi"])).await.unwrap();
+    let mut watch = health
+        .watch(of("babelward.v1.SafetyService"))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut becomes = async |wanted: ServingStatus| {
+        while watch.message().await.unwrap().unwrap().status() != wanted {}
+    };
+    becomes(ServingStatus::Serving).await;
+    for _ in 0..3 {
+        safety.classify(classify(&["[device]"])).await.unwrap_err();
+    }
+    becomes(ServingStatus::NotServing).await;
+    let answer = health
+        .check(of("babelward.v1.ModelService"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    safety.classify(classify(&["fine"])).await.unwrap();
+    becomes(ServingStatus::Serving).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_our_services_in_both_versions() {
+    let rig = Rig::start().await;
+    let mut wanted: Vec<String> = SERVICES.into_iter().map(str::to_owned).collect();
+    wanted.push("grpc.health.v1.Health".to_owned());
+
+    macro_rules! listed {
+        ($version:ident) => {{
+            use tonic_reflection::pb::$version::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+            };
+            let mut client = ServerReflectionClient::new(rig.channel().await);
+            let request = ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(MessageRequest::ListServices(String::new())),
+            };
+            let stream = client
+                .server_reflection_info(tokio_stream::iter([request]))
+                .await
+                .unwrap();
+            let answer = stream.into_inner().message().await.unwrap().unwrap();
+            match answer.message_response {
+                Some(MessageResponse::ListServicesResponse(list)) => list
+                    .service
+                    .into_iter()
+                    .map(|service| service.name)
+                    .collect::<Vec<_>>(),
+                other => panic!("{other:?}"),
+            }
+        }};
+    }
+    for listed in [listed!(v1), listed!(v1alpha)] {
+        for service in &wanted {
+            assert!(listed.contains(service), "{service} is not in {listed:?}");
+        }
+    }
+    rig.stop().await;
+}

@@ -1,0 +1,29 @@
+//! The services as clients see them: a real server on a port of its own, real HTTP/2, and a scripted model, so
+//! that every answer is known beforehand. One file per behaviour.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails, fails its test"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/rig.rs"]
+mod rig;
+#[path = "../common/scripted.rs"]
+mod scripted;
+
+mod cancellation;
+mod classify;
+mod deadlines;
+mod drain;
+mod faults;
+mod generate;
+mod health;
+mod models;
+mod raw;
+mod score;
+mod streams;
+mod validation;

@@ -1,0 +1,116 @@
+//! ModelService.
+
+use babelward::proto::{self, Capability, model::State};
+use tonic::Code;
+
+use crate::rig::{BASE, GUARD, Rig, TARGET, reason, text, violated};
+
+fn names(response: &proto::ListModelsResponse) -> Vec<&str> {
+    response.models.iter().map(|model| model.name.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_listed_in_pages_and_by_capability() {
+    let rig = Rig::start().await;
+    let mut client = rig.models().await;
+    let mut list = async |page_size: i32, page_token: &str, capability: Capability| {
+        client
+            .list_models(proto::ListModelsRequest {
+                page_size,
+                page_token: page_token.to_owned(),
+                capability: capability.into(),
+            })
+            .await
+            .map(tonic::Response::into_inner)
+    };
+    let all = list(0, "", Capability::Unspecified).await.unwrap();
+    assert_eq!(names(&all), [TARGET, GUARD, BASE]);
+    assert_eq!(all.next_page_token, "");
+    let guards = list(0, "", Capability::Classify).await.unwrap();
+    assert_eq!(names(&guards), [GUARD]);
+
+    let first = list(1, "", Capability::Generate).await.unwrap();
+    assert_eq!(names(&first), [TARGET]);
+    let second = list(1, &first.next_page_token, Capability::Generate)
+        .await
+        .unwrap();
+    assert_eq!(
+        (names(&second), second.next_page_token.as_str()),
+        (vec![BASE], "")
+    );
+
+    let status = list(-1, "seven", Capability::Unspecified).await.unwrap_err();
+    assert_eq!(violated(&status), ["page_size", "page_token"]);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_tells_what_it_is() {
+    let rig = Rig::start().await;
+    let mut client = rig.models().await;
+    let mut get = async |name: &str| {
+        client
+            .get_model(proto::GetModelRequest {
+                name: name.to_owned(),
+            })
+            .await
+            .map(|response| response.into_inner().model.unwrap())
+    };
+    let (target, guard) = (get(TARGET).await.unwrap(), get(GUARD).await.unwrap());
+    assert_eq!(target.state(), State::Ready);
+    assert_eq!(target.capabilities, [i32::from(Capability::Generate)]);
+    assert_eq!(guard.capabilities, [i32::from(Capability::Classify)]);
+    // Two ids, one resident model.
+    assert_eq!(target.digest, guard.digest);
+    assert_eq!(target.context_tokens, 4096);
+    assert!(target.ready_time.is_some());
+    assert_eq!(violated(&get("").await.unwrap_err()), ["name"]);
+    let (name, metadata) = reason(&get("tiny-wrad").await.unwrap_err(), Code::NotFound);
+    assert_eq!(
+        (name.as_str(), metadata["didYouMean"].as_str()),
+        ("MODEL_NOT_FOUND", GUARD)
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_hear_of_every_model_first_and_of_draining_last() {
+    let mut rig = Rig::start().await;
+    let mut stream = rig
+        .models()
+        .await
+        .watch_models(proto::WatchModelsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut told = async |count: usize| {
+        let mut told = Vec::new();
+        for _ in 0..count {
+            let model = stream.message().await.unwrap().unwrap().model.unwrap();
+            told.push((model.name.clone(), model.state()));
+        }
+        told
+    };
+    let each = |state| [TARGET, GUARD, BASE].map(|name| (name.to_owned(), state));
+    assert_eq!(told(3).await, each(State::Ready));
+    let server = rig.begin_stop();
+    assert_eq!(told(3).await, each(State::Draining));
+    assert!(stream.message().await.unwrap().is_none());
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_counted_as_plain_text() {
+    let rig = Rig::start().await;
+    let mut client = rig.models().await;
+    let (tokenizer, _) = text();
+    for counted in ["", "The quick brown fox.", "<|im_start|>", &"long ".repeat(5000)] {
+        let request = proto::CountTokensRequest {
+            model: String::new(),
+            text: counted.to_owned(),
+        };
+        let tokens = client.count_tokens(request).await.unwrap().into_inner().tokens;
+        assert_eq!(tokens as usize, tokenizer.encode_plain(counted).unwrap().len());
+    }
+    rig.stop().await;
+}
