@@ -83,9 +83,12 @@ impl Server {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 eprintln!("server: {line}");
-                if let Some((_, rest)) = line.split_once("listening on ") {
-                    let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-                    let _ = found.send(rest[..end].to_owned());
+                // The banner's line: `gRPC      http://127.0.0.1:40123 (health and reflection on)`.
+                if line.trim_start().starts_with("gRPC ") {
+                    let url = line
+                        .split_whitespace()
+                        .find_map(|word| word.strip_prefix("http://"));
+                    let _ = found.send(url.expect("the banner's address").to_owned());
                 }
             }
         });
@@ -94,7 +97,7 @@ impl Server {
             process,
             address: String::new(),
         };
-        server.address = address.expect("the server ended or hung before `listening on`: its log is above");
+        server.address = address.expect("the server ended or hung before its banner: its log is above");
         server
     }
 

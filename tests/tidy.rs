@@ -29,7 +29,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("fetch", "digest"),
     ("model", "kernels gguf mapped digest"),
     ("engine", "model kernels"),
-    ("text", "gguf digest engine::StopCondition"),
+    // `fetch` for its tests only: they read the demo's model.
+    ("text", "gguf digest engine::StopCondition fetch"),
     ("guard", "engine model kernels text gguf digest"),
     ("registry", "guard engine model kernels text gguf digest config"),
     (

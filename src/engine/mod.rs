@@ -20,6 +20,10 @@ mod step;
 mod thread;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod scheduling_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;

@@ -2,13 +2,14 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
     CancelFlag, Event, ModelIndex, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
-    SequenceSummary,
+    SequenceSummary, scheduler::Budget, scripted::ScriptedModel, step::ModelEngine,
 };
+use crate::model::ModelLimits;
 
 /// Long enough that only a hang exceeds it.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -110,4 +111,37 @@ pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder
         events: recorder.sink(usize::MAX),
     };
     (request, recorder)
+}
+
+/// How long a step takes on the made-up clock.
+pub const STEP: Duration = Duration::from_millis(5);
+
+/// One scripted model with at most so many sequences and tokens in a step.
+pub fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
+    let model = ScriptedModel::hashing(limits);
+    ModelEngine::new("scripted".into(), Box::new(model), Budget::new(sequences, tokens))
+}
+
+/// A step; returns its sequences and tokens.
+pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
+    if !engine.begin(now) {
+        return (0, 0);
+    }
+    let size = (engine.batch().sequences.len(), engine.batch().tokens.len());
+    let outcome = engine.forward();
+    assert!(outcome.is_ok(), "{outcome:?}");
+    engine.complete(outcome, now + STEP);
+    size
+}
+
+/// Runs to the end; returns the time then.
+pub fn run_until_idle(engine: &mut ModelEngine, mut now: Instant) -> Instant {
+    for _ in 0..100_000 {
+        if !engine.has_work() {
+            return now;
+        }
+        step(engine, now);
+        now += STEP;
+    }
+    panic!("work is left after 100,000 steps");
 }

@@ -3,7 +3,6 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
 
-const LIMITS: ModelLimits = ModelLimits {
+pub(super) const LIMITS: ModelLimits = ModelLimits {
     vocab_size: 32,
     context_length: 64,
     block_size: 4,
@@ -26,14 +25,14 @@ const LIMITS: ModelLimits = ModelLimits {
 };
 
 /// Makes the script panic, write NaN or positive infinity.
-const PANIC: u32 = 31;
-const NAN: u32 = 30;
-const INFINITY: u32 = 29;
+pub(super) const PANIC: u32 = 31;
+pub(super) const NAN: u32 = 30;
+pub(super) const INFINITY: u32 = 29;
 /// Makes the model return an error.
-const FAULT: u32 = 28;
+pub(super) const FAULT: u32 = 28;
 
 /// Counts upwards from the last prompt token: 5 is followed by 6, and so on.
-fn counting() -> ScriptedModel {
+pub(super) fn counting() -> ScriptedModel {
     ScriptedModel::new(LIMITS, |context, row| {
         let last = context[context.len() - 1];
         row[(last + 1) as usize % row.len()] = 10.0;
@@ -47,10 +46,10 @@ fn counting() -> ScriptedModel {
 }
 
 /// A model that waits for permission before each forward pass, and fails on some tokens.
-struct Gated {
-    model: ScriptedModel,
-    entered: Sender<usize>,
-    gate: Receiver<()>,
+pub(super) struct Gated {
+    pub(super) model: ScriptedModel,
+    pub(super) entered: Sender<usize>,
+    pub(super) gate: Receiver<()>,
 }
 
 impl LanguageModel for Gated {
@@ -70,12 +69,12 @@ impl LanguageModel for Gated {
 }
 
 /// The test's ends of a [`Gated`] model.
-struct Gate {
-    entered: Receiver<usize>,
-    open: Sender<()>,
+pub(super) struct Gate {
+    pub(super) entered: Receiver<usize>,
+    pub(super) open: Sender<()>,
 }
 
-fn gated() -> (Gated, Gate) {
+pub(super) fn gated() -> (Gated, Gate) {
     let ((entered, test_entered), (open, gate)) = (channel(), channel());
     (
         Gated {
@@ -90,7 +89,7 @@ fn gated() -> (Gated, Gate) {
     )
 }
 
-fn config() -> EngineConfig {
+pub(super) fn config() -> EngineConfig {
     EngineConfig {
         name: "engine-test".to_owned(),
         model_names: vec!["scripted".to_owned()],
@@ -101,7 +100,7 @@ fn config() -> EngineConfig {
     }
 }
 
-fn started(model: impl LanguageModel + 'static) -> (EngineHandle, EngineThread) {
+pub(super) fn started(model: impl LanguageModel + 'static) -> (EngineHandle, EngineThread) {
     start(config(), vec![Box::new(model)]).unwrap()
 }
 
@@ -339,152 +338,6 @@ fn a_cancelled_sequence_takes_no_further_step_running_or_queued() {
     assert_eq!(queued_events.events(), [Event::Failed(SequenceError::Cancelled)]);
     let stats = handle.stats(ModelIndex(0));
     assert_eq!((stats.queued, stats.free_blocks), (0, stats.total_blocks));
-}
-
-#[test]
-fn a_numeric_fault_fails_its_sequence_only_and_is_not_cached() {
-    let (model, gate) = gated();
-    let (handle, _thread) = started(model);
-    handle.submit(request(&[9], greedy(1)).0).unwrap();
-    gate.entered.recv_timeout(HANG).unwrap();
-    let sound = request(&[1, 2], greedy(3));
-    let nan = request(&[&[NAN][..], &[2; 9]].concat(), greedy(3));
-    let infinite = request(&[INFINITY, 2], greedy(3));
-    let recorders = [sound.1, nan.1, infinite.1];
-    for request in [sound.0, nan.0, infinite.0] {
-        handle.submit(request).unwrap();
-    }
-    drop(gate.open);
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(gate.entered.recv_timeout(HANG), Ok(3), "they share a batch");
-    assert_eq!(recorders[0].tokens(), [3, 4, 5]);
-    for recorder in &recorders[1..] {
-        assert_eq!(recorder.error(), Some(SequenceError::NumericFault));
-        assert_eq!(recorder.output(), []);
-    }
-    let (again, again_events) = request(&[&[NAN][..], &[2; 9]].concat(), greedy(3));
-    handle.submit(again).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert!(matches!(
-        again_events.events()[0],
-        Event::Started { cached_tokens: 0, .. }
-    ));
-}
-
-#[test]
-fn a_failed_pass_fails_its_batch_and_the_engine_goes_on() {
-    let (model, gate) = gated();
-    drop(gate.open);
-    let (handle, _thread) = started(model);
-    let (faulty, faulty_events) = request(&[1, FAULT], greedy(3));
-    handle.submit(faulty).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(
-        faulty_events.error(),
-        Some(SequenceError::ModelFailed(
-            "device fault: out of order".to_owned()
-        ))
-    );
-    let (sound, sound_events) = request(&[1, 2], greedy(1));
-    handle.submit(sound).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(sound_events.tokens(), [3]);
-    assert_eq!(handle.restarts(), 0);
-}
-
-#[test]
-fn after_a_panic_everything_open_fails_and_pinned_prefixes_come_back() {
-    let (model, gate) = gated();
-    let (handle, thread) = started(model);
-    let policy: Vec<u32> = (0..12).collect();
-    let (mut pin, pin_events) = request(&policy, greedy(0));
-    pin.output.pin_prompt = true;
-    handle.submit(pin).unwrap();
-    gate.open.send(()).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert!(pin_events.summary().is_some());
-    assert_eq!(handle.stats(ModelIndex(0)).pinned_blocks, 3);
-    gate.entered.recv_timeout(HANG).unwrap();
-
-    let (neighbour, neighbour_events) = request(&[5, 6], greedy(30));
-    handle.submit(neighbour).unwrap();
-    gate.entered.recv_timeout(HANG).unwrap();
-    let (bad, bad_events) = request(&[PANIC, 1], greedy(3));
-    handle.submit(bad).unwrap();
-    drop(gate);
-    assert!(handle.wait_idle(HANG));
-    for recorder in [&neighbour_events, &bad_events] {
-        assert_eq!(recorder.error(), Some(SequenceError::EnginePanicked));
-        assert_eq!(recorder.terminal_events(), 1);
-    }
-    assert_eq!(handle.restarts(), 1);
-    assert!(handle.is_alive());
-
-    let stats = handle.stats(ModelIndex(0));
-    assert_eq!(
-        (stats.pinned_blocks, stats.free_blocks),
-        (3, stats.total_blocks - 3)
-    );
-    let (next, next_events) = request(&[&policy[..], &[20]].concat(), greedy(2));
-    handle.submit(next).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(next_events.tokens(), [21, 22]);
-    assert_eq!(next_events.summary().unwrap().cached_tokens, 12);
-    handle.shutdown();
-    assert!(thread.join(HANG));
-    assert!(!handle.is_alive());
-}
-
-/// The pinned prefix itself brings the model down each time: the engine gives up on it instead of spinning.
-#[test]
-fn a_pinned_prefix_that_always_panics_is_given_up() {
-    let passes = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&passes);
-    struct Poisoned(ScriptedModel, Arc<AtomicUsize>);
-    impl LanguageModel for Poisoned {
-        fn limits(&self) -> &ModelLimits {
-            self.0.limits()
-        }
-        fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-            assert_eq!(
-                self.1.fetch_add(1, Ordering::SeqCst),
-                0,
-                "only the first pass works"
-            );
-            self.0.forward(batch, logits)
-        }
-    }
-    let (handle, _thread) = started(Poisoned(counting(), counted));
-    let (mut pin, pin_events) = request(&[1; 8], greedy(0));
-    pin.output.pin_prompt = true;
-    handle.submit(pin).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert!(pin_events.summary().is_some());
-    let (bad, bad_events) = request(&[PANIC], greedy(1));
-    handle.submit(bad).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(bad_events.error(), Some(SequenceError::EnginePanicked));
-    assert_eq!((handle.restarts(), passes.load(Ordering::SeqCst)), (4, 5));
-    assert_eq!(handle.stats(ModelIndex(0)).free_blocks, LIMITS.num_blocks);
-    // Its reservation is gone as well: a sequence may take the whole window.
-    handle.submit(request(&[2; 60], greedy(4)).0).unwrap();
-}
-
-#[test]
-fn a_listener_that_panics_or_leaves_ends_its_own_sequence_only() {
-    let (handle, _thread) = started(counting());
-    let (mut rude, _) = request(&[1, 2], greedy(20));
-    rude.events = Box::new(|_| panic!("the listener was told to"));
-    let (mut gone, gone_events) = request(&[2, 2], greedy(20));
-    gone.events = gone_events.sink(3);
-    let (polite, polite_events) = request(&[3, 2], greedy(5));
-    for request in [rude, gone, polite] {
-        handle.submit(request).unwrap();
-    }
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(polite_events.tokens().len(), 5);
-    assert_eq!(gone_events.events().len(), 3);
-    assert_eq!(handle.restarts(), 0);
 }
 
 #[test]

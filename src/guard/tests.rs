@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::text::test_files;
 
 fn conversation(contents: &[&str]) -> Vec<ChatMessage> {
     let role = |index: usize| {
@@ -18,19 +19,7 @@ fn conversation(contents: &[&str]) -> Vec<ChatMessage> {
 }
 
 fn smollm2() -> (Arc<Tokenizer>, Arc<ChatTemplate>) {
-    let path = match std::env::var_os("BABELWARD_TEST_MODEL") {
-        Some(path) => std::path::PathBuf::from(path),
-        None => dirs::cache_dir()
-            .unwrap()
-            .join("babelward/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
-    };
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo run --release -- models fetch`",
-        path.display()
-    );
-    let chat = ChatTemplate::open(&path).unwrap().unwrap();
-    (Arc::new(Tokenizer::open(&path).unwrap()), Arc::new(chat))
+    (test_files::smollm2(), test_files::smollm2_chat())
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod matmul;
 mod micro;
 mod packed;
 mod pool;
+mod quantised;
+mod source;
 
 pub use attention::{
     AttentionShape, AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention, rope_and_store,
@@ -23,5 +25,6 @@ pub use block_format::{BlockFormat, FormatError};
 pub use elementwise::{RopeStyle, add_bias, rms_norm, silu_mul};
 pub use isa::Isa;
 pub use matmul::{Fused, Output, matmul};
-pub use packed::{MatrixSource, PackedMatrix, RawElements};
+pub use packed::PackedMatrix;
 pub use pool::ThreadPool;
+pub use source::{MatrixSource, RawElements};

