@@ -125,7 +125,7 @@ class Ours:
 
         def ready(_process, log):
             log.seek(0)
-            found = re.search(r"listening on (\S+:\d+)", log.read())
+            found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
             log.seek(0, 2)
             return found and found.group(1)
 
