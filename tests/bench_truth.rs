@@ -227,9 +227,18 @@ async fn results_do_not_depend_on_concurrency() {
 async fn names_cannot_write_into_the_report() {
     let rig = Rig::start().await;
     let (mut summary, _) = bench(&rig, 16).await;
-    summary.run.settings.target = "<script>alert(1)</script>".to_owned();
-    summary.run.dataset.name = "\"><img src=x onerror=alert(1)>".to_owned();
+    let hostile = |name: &str| format!("<script>{name}</script>");
+    let mut target = summary.run.provenance.targets.pop_first().unwrap();
+    target.model = hostile("target");
+    summary.run.provenance.targets.insert(target);
+    summary.run.measured.interrupted = Some(hostile("interrupted"));
     let html = report::html(&summary).unwrap();
-    assert!(!html.contains("<script>alert(1)") && !html.contains("<img src=x"));
+    for name in ["target", "interrupted"] {
+        assert!(!html.contains(&hostile(name)), "{name} is not escaped");
+        assert!(
+            html.contains(&format!("&lt;script&gt;{name}")),
+            "{name} is not shown"
+        );
+    }
     rig.stop().await;
 }

@@ -263,7 +263,7 @@ fn hint(suggestion: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Sums per macro as in docs/benchmark.md, recovered from the paper.
+    /// Sums per macro, recovered from the paper (arXiv 2412.15035).
     #[test]
     fn counts_add_up_per_macro() {
         let sum = |wanted: MacroCategory| -> (usize, u32) {
