@@ -98,11 +98,7 @@ async fn bench(rig: &Rig, concurrency: usize) -> (Summary, Vec<u8>) {
         format: FORMAT.to_owned(),
         client_version: "test".to_owned(),
         settings,
-        dataset: DatasetInfo {
-            name: dataset.name.clone(),
-            digest: dataset.digest.clone(),
-            rows: dataset.rows.len(),
-        },
+        dataset: DatasetInfo::from(&dataset),
         provenance: finished.provenance,
         measured: finished.measured,
     };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Selection;
+use super::{dataset::Dataset, plan::Selection};
 
 /// What kind of verdicts a run yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,4 +46,14 @@ pub struct DatasetInfo {
     pub digest: String,
     /// Rows of the whole set.
     pub rows: usize,
+}
+
+impl From<&Dataset> for DatasetInfo {
+    fn from(dataset: &Dataset) -> Self {
+        Self {
+            name: dataset.name.clone(),
+            digest: dataset.digest.clone(),
+            rows: dataset.rows.len(),
+        }
+    }
 }

@@ -178,11 +178,7 @@ pub(super) async fn run_and_report(
         format: FORMAT.to_owned(),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         settings,
-        dataset: DatasetInfo {
-            name: dataset.name.clone(),
-            digest: dataset.digest.clone(),
-            rows: dataset.rows.len(),
-        },
+        dataset: DatasetInfo::from(dataset),
         provenance: finished.provenance,
         measured: finished.measured,
     };

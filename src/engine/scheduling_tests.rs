@@ -8,16 +8,21 @@ use super::{
 };
 use crate::model::ModelLimits;
 
+/// A small model with so many KV blocks of four tokens.
+fn limits(num_blocks: usize) -> ModelLimits {
+    ModelLimits {
+        vocab_size: 11,
+        context_length: 64,
+        block_size: 4,
+        num_blocks,
+    }
+}
+
 /// A batch-class sequence must get through although interactive ones never stop coming and could alone fill
 /// every step, every slot and every block.
 #[test]
 fn batch_class_sequences_do_not_starve() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 20,
-    };
+    let limits = limits(20);
     let mut engine = engine(limits, 4, 16);
     let mut now = Instant::now();
     let (mut batch, recorder) = request(&[1; 40], greedy(20));
@@ -55,12 +60,7 @@ fn batch_class_sequences_do_not_starve() {
 
 #[test]
 fn interactive_sequences_overtake_batch_ones_that_wait() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 100,
-    };
+    let limits = limits(100);
     let mut engine = engine(limits, 1, 64);
     let now = Instant::now();
     let (mut batch, batch_events) = request(&[1, 2, 3], greedy(3));
@@ -80,10 +80,8 @@ fn interactive_sequences_overtake_batch_ones_that_wait() {
 #[test]
 fn decodes_go_on_in_every_step_while_a_long_prompt_is_computed_in_chunks() {
     let limits = ModelLimits {
-        vocab_size: 11,
         context_length: 200,
-        block_size: 4,
-        num_blocks: 100,
+        ..limits(100)
     };
     let mut engine = engine(limits, 4, 8);
     let now = Instant::now();
@@ -103,12 +101,7 @@ fn decodes_go_on_in_every_step_while_a_long_prompt_is_computed_in_chunks() {
 
 #[test]
 fn a_prefix_that_is_being_computed_is_waited_for_and_then_found() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 100,
-    };
+    let limits = limits(100);
     let mut engine = engine(limits, 8, 64);
     let now = Instant::now();
     let recorders: Vec<_> = (0..4)
@@ -130,12 +123,7 @@ fn a_prefix_that_is_being_computed_is_waited_for_and_then_found() {
 
 #[test]
 fn a_deadline_ends_a_sequence_where_it_is_and_frees_its_blocks() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 40,
-    };
+    let limits = limits(40);
     // (prompt, steps before the deadline, stage): one slot, chunks of 8 tokens.
     for (prompt, steps, stage) in [
         (20, 0, Stage::Queue),
@@ -157,12 +145,7 @@ fn a_deadline_ends_a_sequence_where_it_is_and_frees_its_blocks() {
 /// A sequence that has computed for itself what is pinned meanwhile, in a pool that holds only one of the two.
 #[test]
 fn a_lone_sequence_beside_a_late_pin_gets_through() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 6,
-    };
+    let limits = limits(6);
     let mut engine = engine(limits, 4, 64);
     let now = Instant::now();
     let prompt = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -181,12 +164,7 @@ fn a_lone_sequence_beside_a_late_pin_gets_through() {
 /// Should the books ever be wrong, nothing hangs.
 #[test]
 fn what_can_never_fit_fails() {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 64,
-        block_size: 4,
-        num_blocks: 3,
-    };
+    let limits = limits(3);
     let mut engine = engine(limits, 4, 64);
     let now = Instant::now();
     let (prompt_too_long, first) = request(&[1; 20], greedy(1));
