@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use babelward::kernels::Precision;
 use babelward::{
     engine::{
         self, CancelFlag, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
@@ -50,6 +51,7 @@ fn start(
             threads: 2,
             kv_bytes,
             max_context: None,
+            precision: Precision::Int8,
         },
     )
     .unwrap();

@@ -11,6 +11,7 @@ mod common;
 
 use std::{fs, path::Path};
 
+use babelward::kernels::Precision;
 use babelward::model::load::{LoadOptions, load};
 
 fn error(path: &Path, kv_bytes: usize) -> String {
@@ -18,6 +19,7 @@ fn error(path: &Path, kv_bytes: usize) -> String {
         threads: 1,
         kv_bytes,
         max_context: None,
+        precision: Precision::Int8,
     };
     match load(path, &options) {
         Ok(_) => panic!("{} loaded", path.display()),

@@ -12,6 +12,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use babelward::kernels::Precision;
 use babelward::model::{
     BatchSequence, ForwardBatch, LanguageModel,
     load::{LoadOptions, LoadedModel, load},
@@ -29,6 +30,7 @@ fn open(path: &Path) -> LoadedModel {
             threads: 2,
             kv_bytes: 256 << 20,
             max_context: None,
+            precision: Precision::F32,
         },
     )
     .unwrap()
@@ -135,6 +137,7 @@ fn rows_do_not_depend_on_company_chunks_or_threads() {
             threads: 1,
             kv_bytes: 256 << 20,
             max_context: None,
+            precision: Precision::F32,
         },
     )
     .unwrap();

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("mapped", ""),
     ("gguf", "mapped"),
     ("kernels", ""),
-    ("config", "guard::GuardKind"),
+    ("config", "guard::GuardKind kernels::Precision"),
     ("telemetry", "config"),
     ("fetch", "digest"),
     ("model", "kernels gguf mapped digest"),

@@ -36,6 +36,9 @@ pub(super) struct ConfigArgs {
     /// Memory of each model's key-value cache [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
+    /// How models compute: int8 or f32 [engine.precision]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<String>,
     /// Upper limit on the window in tokens, or model [engine.max_context]
     #[arg(long, value_name = "TOKENS")]
     max_context: Option<String>,
@@ -60,6 +63,7 @@ impl ConfigArgs {
             ("--drain-grace", "server.drain_grace", &self.drain_grace),
             ("--threads", "engine.threads", &self.threads),
             ("--kv-memory", "engine.kv_memory", &self.kv_memory),
+            ("--precision", "engine.precision", &self.precision),
             ("--max-context", "engine.max_context", &self.max_context),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-level", "telemetry.log_level", &self.log_level),

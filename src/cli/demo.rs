@@ -22,6 +22,7 @@ use crate::{
     engine::EngineConfig,
     fetch,
     guard::GuardKind,
+    kernels::Precision,
     model::load::LoadOptions,
     registry::{ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::{self, ServerOptions},
@@ -139,6 +140,7 @@ fn options(path: PathBuf) -> RegistryOptions {
             threads: available_threads(),
             kv_bytes: KV_BYTES,
             max_context: None,
+            precision: Precision::Int8,
         },
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),

@@ -6,9 +6,12 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
-use crate::model::{
-    BatchSequence, ForwardBatch,
-    load::{LoadOptions, load},
+use crate::{
+    kernels::Precision,
+    model::{
+        BatchSequence, ForwardBatch,
+        load::{LoadOptions, load},
+    },
 };
 
 /// Arguments of `engine-bench`.
@@ -20,6 +23,9 @@ pub struct Args {
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// How the model computes: int8 or f32.
+    #[arg(long, default_value = "int8")]
+    precision: Precision,
     /// Prompt tokens of each sequence.
     #[arg(long, default_value_t = 512)]
     prompt_tokens: usize,
@@ -37,6 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         threads: args.threads,
         kv_bytes: 2 << 30,
         max_context: None,
+        precision: args.precision,
     };
     let started = Instant::now();
     let mut loaded = load(&args.model, &options)?;
@@ -91,7 +98,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let decode = started.elapsed().as_secs_f64();
     let report = json!({
-        "model": args.model, "dtype": loaded.dtype, "threads": args.threads, "sequences": args.sequences,
+        "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "threads": args.threads, "sequences": args.sequences,
         "load_s": load_seconds,
         "prefill_tok_s": (args.prompt_tokens * args.sequences) as f64 / prefill,
         "decode_tok_s": if args.decode_tokens == 0 { 0.0 } else { (args.decode_tokens * args.sequences) as f64 / decode },

@@ -27,6 +27,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
             kv_bytes: engine.kv_memory,
             max_context: engine.max_context.map(NonZeroUsize::get),
+            precision: engine.precision,
         },
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),

@@ -88,6 +88,8 @@ pub struct Engine {
     pub max_batch_tokens: usize,
     /// Bytes of each model's KV pool.
     pub kv_memory: usize,
+    /// How models compute.
+    pub precision: crate::kernels::Precision,
     /// Most sequences waiting to start.
     pub queue_items: usize,
     /// Most prompt tokens waiting to start.

@@ -140,6 +140,7 @@ impl Reader<'_> {
             max_batch_sequences: self.size("engine.max_batch_sequences", 1..=4096),
             max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
             kv_memory: self.bytes("engine.kv_memory", 1 << 20),
+            precision: self.get::<crate::kernels::Precision>("engine.precision"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
             max_context: self.get::<Window>("engine.max_context").0,

@@ -78,6 +78,11 @@ pub const KEYS: &[Key] = &[
         "memory of each model's key-value cache",
     ),
     key(
+        "engine.precision",
+        "int8",
+        "int8: activations in eight bits where weights are quantised; f32: everything in f32, slower",
+    ),
+    key(
         "engine.queue_items",
         "2048",
         "most sequences waiting to start; more are refused",

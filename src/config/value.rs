@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use crate::guard::GuardKind;
+use crate::{guard::GuardKind, kernels::Precision};
 
 /// What a model may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,6 +205,18 @@ impl Setting for Threads {
 
     fn placeholder() -> Self {
         Self(None)
+    }
+}
+
+impl Setting for Precision {
+    const EXPECTS: &'static str = "write int8 or f32";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        raw.text()?.parse().ok()
+    }
+
+    fn placeholder() -> Self {
+        Self::Int8
     }
 }
 

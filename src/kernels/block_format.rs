@@ -5,6 +5,8 @@
 
 use half::f16;
 
+use super::scales::ScaleKind;
+
 /// A tensor type of a GGUF file that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are ggml's own")]
@@ -56,11 +58,32 @@ impl TryFrom<u32> for BlockFormat {
     }
 }
 
+/// A scale or minimum as the file has it: `base * step`. The base is exact in f16 except for Q8_K.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Factor {
+    pub base: f32,
+    /// 1 where a format has no second level.
+    pub step: i8,
+}
+
+impl Factor {
+    const NONE: Self = Self { base: 0.0, step: 1 };
+
+    fn plain(base: f32) -> Self {
+        Self { base, step: 1 }
+    }
+
+    /// The product, rounded once.
+    pub(super) fn value(self) -> f32 {
+        self.base * f32::from(self.step)
+    }
+}
+
 /// A run of weights that share one scale: `weight = scale * quant + min`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
-    pub scale: f32,
-    pub min: f32,
+    pub scale: Factor,
+    pub min: Factor,
     /// Only the first [`BlockFormat::group_size`] are used.
     pub quants: [i8; 32],
 }
@@ -130,22 +153,33 @@ impl BlockFormat {
         }
     }
 
-    /// Whether quants are 0..=15 and so fit four bits.
+    /// Whether quants need no more than four bits.
     pub(super) fn is_four_bit(self) -> bool {
         matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4K)
     }
 
     /// Whether `min` can be other than 0.
     pub(super) fn has_min(self) -> bool {
-        matches!(
-            self,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K
-        )
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
     }
 
-    /// Whether scales and minimums are exact in f16.
-    pub(super) fn has_half_scales(self) -> bool {
-        matches!(self, Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0)
+    /// What has to be added to quants so that none is negative, as repacked matrices have them.
+    pub(super) fn zero(self) -> u8 {
+        match self {
+            Self::Q4_0 => 8,
+            four if four.is_four_bit() => 0,
+            _ => 128,
+        }
+    }
+
+    /// The narrowest storage that keeps scales and minimums exact.
+    pub(super) fn scale_kind(self) -> ScaleKind {
+        match self {
+            Self::Q2K | Self::Q3K | Self::Q6K => ScaleKind::Steps(16),
+            Self::Q4K | Self::Q5K => ScaleKind::Steps(8),
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Q8K => ScaleKind::F32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => ScaleKind::F16,
+        }
     }
 
     /// Takes one block apart, group by group in element order. `block` has `block_bytes` bytes. Float
@@ -154,18 +188,19 @@ impl BlockFormat {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => {}
             Self::Q4_0 => {
-                let d = half_at(block, 0);
+                let mut quants = nibbles(&block[2..18]);
+                quants.iter_mut().for_each(|q| *q -= 8);
                 emit(Group {
-                    scale: d,
-                    min: -8.0 * d,
-                    quants: nibbles(&block[2..18]),
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
+                    quants,
                 });
             }
             Self::Q4_1 => {
                 let quants = nibbles(&block[4..20]);
                 emit(Group {
-                    scale: half_at(block, 0),
-                    min: half_at(block, 2),
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::plain(half_at(block, 2)),
                     quants,
                 });
             }
@@ -174,8 +209,8 @@ impl BlockFormat {
                 add_fifth_bit(&mut quants, &block[2..6]);
                 quants.iter_mut().for_each(|q| *q -= 16);
                 emit(Group {
-                    scale: half_at(block, 0),
-                    min: 0.0,
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
                     quants,
                 });
             }
@@ -183,16 +218,16 @@ impl BlockFormat {
                 let mut quants = nibbles(&block[8..24]);
                 add_fifth_bit(&mut quants, &block[4..8]);
                 emit(Group {
-                    scale: half_at(block, 0),
-                    min: half_at(block, 2),
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::plain(half_at(block, 2)),
                     quants,
                 });
             }
             Self::Q8_0 => {
                 let quants = std::array::from_fn(|i| block[2 + i] as i8);
                 emit(Group {
-                    scale: half_at(block, 0),
-                    min: 0.0,
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
                     quants,
                 });
             }
@@ -202,11 +237,11 @@ impl BlockFormat {
             Self::Q5K => unpack_q5k(block, emit),
             Self::Q6K => unpack_q6k(block, emit),
             Self::Q8K => {
-                let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+                let scale = Factor::plain(f32::from_le_bytes([block[0], block[1], block[2], block[3]]));
                 for group in block[4..260].chunks_exact(32) {
                     emit(Group {
                         scale,
-                        min: 0.0,
+                        min: Factor::NONE,
                         quants: std::array::from_fn(|i| group[i] as i8),
                     });
                 }
@@ -244,8 +279,14 @@ fn unpack_q2k(block: &[u8], mut emit: impl FnMut(Group)) {
         let (half, shift, side) = (index / 8, (index % 8) / 2 * 2, index % 2);
         let bytes = &quants[half * 32 + side * 16..][..16];
         let mut group = Group {
-            scale: d * f32::from(scale & 15),
-            min: -dmin * f32::from(scale >> 4),
+            scale: Factor {
+                base: d,
+                step: (scale & 15) as i8,
+            },
+            min: Factor {
+                base: -dmin,
+                step: (scale >> 4) as i8,
+            },
             quants: [0; 32],
         };
         for (quant, byte) in group.quants.iter_mut().zip(bytes) {
@@ -266,11 +307,14 @@ fn unpack_q3k(block: &[u8], mut emit: impl FnMut(Group)) {
             packed[index - 8] >> 4
         };
         let top = (packed[8 + index % 4] >> (2 * (index / 4))) & 3;
-        let scale = d * (f32::from(low | (top << 4)) - 32.0);
+        let scale = Factor {
+            base: d,
+            step: (low | (top << 4)) as i8 - 32,
+        };
         let (half, step, side) = (index / 8, (index % 8) / 2, index % 2);
         let mut group = Group {
             scale,
-            min: 0.0,
+            min: Factor::NONE,
             quants: [0; 32],
         };
         for i in 0..16 {
@@ -283,7 +327,7 @@ fn unpack_q3k(block: &[u8], mut emit: impl FnMut(Group)) {
 }
 
 /// Six-bit scale and minimum of group `j` of Q4_K and Q5_K.
-fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
+fn scale_and_min(packed: &[u8], j: usize) -> (i8, i8) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
@@ -292,7 +336,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
             (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4),
         )
     };
-    (f32::from(scale), f32::from(min))
+    (scale as i8, min as i8)
 }
 
 fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
@@ -303,8 +347,11 @@ fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
         let bytes = &quants[j / 2 * 32..][..32];
         let quants = std::array::from_fn(|i| ((bytes[i] >> (4 * (j % 2))) & 15) as i8);
         emit(Group {
-            scale: d * scale,
-            min: -dmin * min,
+            scale: Factor { base: d, step: scale },
+            min: Factor {
+                base: -dmin,
+                step: min,
+            },
             quants,
         });
     }
@@ -321,8 +368,11 @@ fn unpack_q5k(block: &[u8], mut emit: impl FnMut(Group)) {
             (low | (((high[i] >> j) & 1) << 4)) as i8
         });
         emit(Group {
-            scale: d * scale,
-            min: -dmin * min,
+            scale: Factor { base: d, step: scale },
+            min: Factor {
+                base: -dmin,
+                step: min,
+            },
             quants,
         });
     }
@@ -334,8 +384,11 @@ fn unpack_q6k(block: &[u8], mut emit: impl FnMut(Group)) {
     for (index, &scale) in scales.iter().enumerate() {
         let (half, quarter, side) = (index / 8, (index % 8) / 2, index % 2);
         let mut group = Group {
-            scale: d * f32::from(scale as i8),
-            min: 0.0,
+            scale: Factor {
+                base: d,
+                step: scale as i8,
+            },
+            min: Factor::NONE,
             quants: [0; 32],
         };
         for i in 0..16 {

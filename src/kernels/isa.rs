@@ -8,6 +8,8 @@ pub struct Isa(pub(super) IsaKind);
 /// Instruction sets with a kernel of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IsaKind {
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
     /// AVX-512 F, BW, VL.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -31,6 +33,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
             {
+                if is_x86_feature_detected!("avx512vnni") {
+                    found.push(Self(IsaKind::Avx512Vnni));
+                }
                 found.push(Self(IsaKind::Avx512));
             }
             if is_x86_feature_detected!("avx2")
@@ -62,7 +67,7 @@ macro_rules! per_isa {
             match $isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` other than Portable is only made where the processor has its features.
-                $crate::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::kernels::isa::IsaKind::Avx512Vnni | $crate::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::kernels::isa::IsaKind::Avx2 => unsafe { avx2($($arg),*) },

@@ -1,21 +1,23 @@
 //! CPU kernels: packed matrix multiply, paged attention, norms and rotary embedding.
 //!
-//! All arithmetic is f32 with a fixed order per output element: element `(row, column)` of a product is one
-//! chain of fused multiply-adds over `k` in ascending order, whatever the batch, the tile or the thread. So
-//! results do not depend on company, and every instruction set gives the same bits.
+//! Every output element has a fixed order of operations: element `(row, column)` of a product is one chain of
+//! fused multiply-adds over `k` in ascending order (in integer products: over groups of `k`, whose sums are
+//! exact), whatever the batch, the tile or the thread. So results do not depend on company, and every
+//! instruction set gives the same bits.
 //!
 //! `unsafe` lives here only; each use states its contract.
 
 mod attention;
 mod block_format;
 mod elementwise;
-mod gemv;
+mod int8;
 mod isa;
 mod matmul;
 mod micro;
 mod packed;
 mod pool;
 mod quantised;
+mod scales;
 mod source;
 
 pub use attention::{
@@ -24,7 +26,7 @@ pub use attention::{
 pub use block_format::{BlockFormat, FormatError};
 pub use elementwise::{RopeStyle, add_bias, rms_norm, silu_mul};
 pub use isa::Isa;
-pub use matmul::{Fused, Output, matmul};
+pub use matmul::{Fused, Output, Precision, matmul};
 pub use packed::PackedMatrix;
 pub use pool::ThreadPool;
 pub use source::{MatrixSource, RawElements};

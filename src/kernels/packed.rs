@@ -5,7 +5,7 @@ use half::f16;
 
 use super::{
     BlockFormat, Isa, ThreadPool,
-    gemv::PanelView,
+    int8::Strip,
     isa::per_isa,
     pool::Shards,
     quantised::{Quantised, pack_quantised},
@@ -83,7 +83,7 @@ impl PackedMatrix {
                 Store::Half(kind, packed)
             }
             RawElements::Bytes(format, bytes) => {
-                Store::Quantised(pack_quantised(pool, rows, cols, format, bytes))
+                Store::Quantised(pack_quantised(pool, (rows, cols), format, bytes))
             }
         };
         Self { rows, cols, store }
@@ -106,6 +106,11 @@ impl PackedMatrix {
             Store::Half(_, v) => v.len() * 2,
             Store::Quantised(q) => q.bytes(),
         }
+    }
+
+    /// Whether weights are integers with scales.
+    pub(super) fn is_quantised(&self) -> bool {
+        matches!(self.store, Store::Quantised(_))
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -146,12 +151,12 @@ impl PackedMatrix {
         }
     }
 
-    /// A panel's quantised weights as they are, for kernels that expand in registers.
-    pub(super) fn quantised_panel(&self, panel: usize) -> Option<PanelView<'_>> {
-        let Store::Quantised(q) = &self.store else {
-            return None;
-        };
-        Some(q.view(panel * self.cols))
+    /// Half a panel's weights as integers, where they are.
+    pub(super) fn strip(&self, panel: usize, strip: usize) -> Option<Strip<'_>> {
+        match &self.store {
+            Store::Quantised(q) => Some(q.strip(panel * self.cols, strip)),
+            Store::F32(_) | Store::Half(..) => None,
+        }
     }
 
     /// Row `row` as f32 (`cols` long): an embedding look-up.

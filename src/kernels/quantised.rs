@@ -1,36 +1,38 @@
 //! Repacked matrices of four- and eight-bit weights.
 
-use half::f16;
-
 use super::{
     BlockFormat, Isa, ThreadPool,
-    gemv::{PanelBits, PanelScales, PanelView},
+    int8::{STRIP, Strip, StripBits},
     isa::per_isa,
-    packed::{PANEL, expand_f16},
+    packed::PANEL,
     pool::Shards,
+    scales::Scales,
 };
 
-/// Weights as `quant x scale + min`, a scale (and a minimum) for each group of inputs.
+/// Weights as `(bits - zero) * scale + min`, a scale (and a minimum) for each group of inputs.
+///
+/// An output's four neighbouring inputs lie in four neighbouring bytes: what integer dot products want, and
+/// one 32-bit lane for everything else.
 pub(super) struct Quantised {
     /// Weights along `k` that share a scale.
     group: usize,
-    /// Four-bit: `[panel][k / 2][PANEL]` bytes, even `k` in the low nibble. Eight-bit: `[panel][k][PANEL]`.
+    /// What stands for 0.
+    zero: u8,
     bits: Bits,
-    /// `[panel][k / group][PANEL]`.
     scales: Scales,
-    /// As `scales`; empty when all are 0.
-    mins: Scales,
+    /// `None` when all are 0.
+    mins: Option<Scales>,
 }
 
 enum Bits {
+    /// `[panel][k / 8][PANEL][4]`: byte `b` has input `b` in its low and input `4 + b` in its high nibble.
     Four(Vec<u8>),
-    Eight(Vec<i8>),
+    /// `[panel][k / 4][PANEL][4]`
+    Eight(Vec<u8>),
 }
 
-enum Scales {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
-}
+/// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
+const RUN: usize = 4 * PANEL;
 
 impl Quantised {
     /// Weights along `k` that share a scale.
@@ -40,46 +42,36 @@ impl Quantised {
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
-        let bits = match &self.bits {
-            Bits::Four(v) => v.len(),
-            Bits::Eight(v) => v.len(),
-        };
-        bits + self.scales.bytes() + self.mins.bytes()
+        let (Bits::Four(bits) | Bits::Eight(bits)) = &self.bits;
+        bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
     }
 
-    /// The weights from input `first` on, counted over all panels.
-    pub(super) fn view(&self, first: usize) -> PanelView<'_> {
-        let from = first / self.group * PANEL;
-        PanelView {
+    /// Half a panel's weights; `first` is the panel's first input, counted over all panels.
+    pub(super) fn strip(&self, first: usize, strip: usize) -> Strip<'_> {
+        let group = first / self.group;
+        let offset = strip * 4 * STRIP;
+        Strip {
             group: self.group,
+            zero: i32::from(self.zero),
             bits: match &self.bits {
-                Bits::Four(bytes) => PanelBits::Four(&bytes[first / 2 * PANEL..]),
-                Bits::Eight(quants) => PanelBits::Eight(&quants[first * PANEL..]),
+                Bits::Four(bytes) => StripBits::Four(&bytes[first / 8 * RUN + offset..]),
+                Bits::Eight(bytes) => StripBits::Eight(&bytes[first / 4 * RUN + offset..]),
             },
-            scales: self.scales.from(from),
-            mins: if self.mins.is_empty() {
-                None
-            } else {
-                Some(self.mins.from(from))
-            },
+            scales: self.scales.strip(group, strip),
+            mins: self.mins.as_ref().map(|mins| mins.strip(group, strip)),
         }
     }
 
     /// The weight of input `at`, counted over all panels, and one of its panel's outputs.
     pub(super) fn value(&self, at: usize, lane: usize) -> f32 {
-        let quant = match &self.bits {
-            Bits::Four(bytes) => f32::from((bytes[at / 2 * PANEL + lane] >> (4 * (at % 2))) & 15),
-            Bits::Eight(bytes) => f32::from(bytes[at * PANEL + lane]),
+        let bits = match &self.bits {
+            Bits::Four(bytes) => (bytes[at / 8 * RUN + 4 * lane + at % 4] >> (at & 4)) & 15,
+            Bits::Eight(bytes) => bytes[at / 4 * RUN + 4 * lane + at % 4],
         };
-        let group = at / self.group * PANEL + lane;
-        quant.mul_add(
-            self.scales.get(group),
-            if self.mins.is_empty() {
-                0.0
-            } else {
-                self.mins.get(group)
-            },
-        )
+        let quant = f32::from(i16::from(bits) - i16::from(self.zero));
+        let group = at / self.group;
+        let min = self.mins.as_ref().map_or(0.0, |mins| mins.get(group, lane));
+        quant.mul_add(self.scales.get(group, lane), min)
     }
 
     /// Expands a tile to f32, `[input][PANEL]`; `first` counts inputs over all panels.
@@ -89,94 +81,62 @@ impl Quantised {
         for (index, out) in out.chunks_mut(self.group * PANEL).enumerate() {
             let at = first + index * self.group;
             self.scales.read(isa, at / self.group, &mut scale);
-            if !self.mins.is_empty() {
-                self.mins.read(isa, at / self.group, &mut min);
+            if let Some(mins) = &self.mins {
+                mins.read(isa, at / self.group, &mut min);
             }
             let count = out.len() / PANEL;
-            match &self.bits {
-                Bits::Four(bytes) => {
-                    expand_four(
-                        isa,
-                        &bytes[at / 2 * PANEL..][..count / 2 * PANEL],
-                        &scale,
-                        &min,
-                        out,
-                    );
-                }
-                Bits::Eight(bytes) => {
-                    expand_eight(isa, &bytes[at * PANEL..][..count * PANEL], &scale, &min, out);
-                }
+            let (bytes, per_run) = match &self.bits {
+                Bits::Four(bytes) => (&bytes[at / 8 * RUN..][..count / 8 * RUN], 8),
+                Bits::Eight(bytes) => (&bytes[at / 4 * RUN..][..count / 4 * RUN], 4),
+            };
+            let factors = Factors {
+                zero: i32::from(self.zero),
+                scale: &scale,
+                min: &min,
+            };
+            if per_run == 8 {
+                expand_four(isa, bytes, factors, out);
+            } else {
+                expand_eight(isa, bytes, factors, out);
             }
         }
     }
 }
 
-impl Scales {
-    fn with_len(half: bool, len: usize) -> Self {
-        if half {
-            Self::F16(vec![0; len])
-        } else {
-            Self::F32(vec![0.0; len])
-        }
-    }
+/// A group's scales and minimums for a whole panel.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    zero: i32,
+    scale: &'a [f32; PANEL],
+    min: &'a [f32; PANEL],
+}
 
-    fn bytes(&self) -> usize {
-        match self {
-            Self::F16(v) => v.len() * 2,
-            Self::F32(v) => v.len() * 4,
-        }
+/// One input of a panel: the low bits of `words >> shift`, as f32.
+#[inline(always)]
+fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: &mut [f32]) {
+    for (lane, (out, word)) in out.iter_mut().zip(words.as_chunks::<4>().0).enumerate() {
+        let bits = (u32::from_le_bytes(*word) >> shift) & mask;
+        *out = ((bits as i32 - factors.zero) as f32).mul_add(factors.scale[lane], factors.min[lane]);
     }
+}
 
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::F16(v) => v.is_empty(),
-            Self::F32(v) => v.is_empty(),
-        }
-    }
-
-    fn get(&self, at: usize) -> f32 {
-        match self {
-            Self::F16(v) => f16::from_bits(v[at]).to_f32(),
-            Self::F32(v) => v[at],
-        }
-    }
-
-    fn from(&self, at: usize) -> PanelScales<'_> {
-        match self {
-            Self::F16(v) => PanelScales::F16(&v[at..]),
-            Self::F32(v) => PanelScales::F32(&v[at..]),
-        }
-    }
-
-    fn read(&self, isa: Isa, group: usize, out: &mut [f32; PANEL]) {
-        match self {
-            Self::F16(v) => expand_f16(isa, &v[group * PANEL..][..PANEL], out),
-            Self::F32(v) => out.copy_from_slice(&v[group * PANEL..][..PANEL]),
-        }
-    }
-
-    fn shards(&mut self) -> ScaleShards<'_> {
-        match self {
-            Self::F16(v) => ScaleShards::F16(Shards::new(v)),
-            Self::F32(v) => ScaleShards::F32(Shards::new(v)),
+per_isa! {
+    fn expand_four(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
+        for (words, out) in bytes.chunks_exact(RUN).zip(out.chunks_exact_mut(8 * PANEL)) {
+            for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
+                let shift = 8 * (input as u32 % 4) + (input as u32 & 4);
+                expand_input(words, shift, 15, factors, out);
+            }
         }
     }
 }
 
-enum ScaleShards<'a> {
-    F16(Shards<'a, u16>),
-    F32(Shards<'a, f32>),
-}
-
-impl ScaleShards<'_> {
-    /// # Safety
-    /// No two threads may write the same place.
-    unsafe fn set(&self, at: usize, value: f32) {
-        match self {
-            // SAFETY: by the caller's promise.
-            Self::F16(s) => unsafe { s.part(at, 1)[0] = f16::from_f32(value).to_bits() },
-            // SAFETY: by the caller's promise.
-            Self::F32(s) => unsafe { s.part(at, 1)[0] = value },
+per_isa! {
+    fn expand_eight(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
+        for (words, out) in bytes.chunks_exact(RUN).zip(out.chunks_exact_mut(4 * PANEL)) {
+            for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
+                expand_input(words, 8 * input as u32, 255, factors, out);
+            }
         }
     }
 }
@@ -184,72 +144,48 @@ impl ScaleShards<'_> {
 /// Repacks a matrix of a quantised format.
 pub(super) fn pack_quantised(
     pool: &mut ThreadPool,
-    rows: usize,
-    cols: usize,
+    (rows, cols): (usize, usize),
     format: BlockFormat,
     bytes: &[u8],
 ) -> Quantised {
     let panels = rows.div_ceil(PANEL);
     let group = format.group_size();
     let row_bytes = cols / format.block_elements() * format.block_bytes();
-    let per_panel = cols / group * PANEL;
-    let mut scales = Scales::with_len(format.has_half_scales(), panels * per_panel);
-    let mins_len = if format.has_min() { panels * per_panel } else { 0 };
-    let mut mins = Scales::with_len(format.has_half_scales(), mins_len);
-    let mut four = vec![
-        0u8;
-        if format.is_four_bit() {
-            panels * PANEL * cols / 2
-        } else {
-            0
-        }
-    ];
-    let mut eight = vec![
-        0i8;
-        if format.is_four_bit() {
-            0
-        } else {
-            panels * PANEL * cols
-        }
-    ];
+    let panel_groups = cols / group;
+    let zero = format.zero();
+    let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
+    let panel_bytes = PANEL * cols / inputs_per_byte;
+    // Outputs beyond the last row stand for 0 like any other weight would: with a scale of 0.
+    let mut bits = vec![0u8; panels * panel_bytes];
+    let mut scales = Scales::new(format.scale_kind(), panels * panel_groups);
+    let mut mins = format
+        .has_min()
+        .then(|| Scales::new(format.scale_kind(), panels * panel_groups));
     {
-        let (scale_shards, min_shards) = (scales.shards(), mins.shards());
-        let (four_shards, eight_shards) = (Shards::new(&mut four), Shards::new(&mut eight));
+        let (bit_shards, scale_shards) = (Shards::new(&mut bits), scales.shards());
+        let min_shards = mins.as_mut().map(Scales::shards);
         pool.run(panels, &|panel| {
-            // SAFETY: panels do not overlap, here and below.
-            let four = unsafe {
-                if format.is_four_bit() {
-                    four_shards.part(panel * PANEL * cols / 2, PANEL * cols / 2)
-                } else {
-                    &mut []
-                }
-            };
-            // SAFETY: as above.
-            let eight = unsafe {
-                if format.is_four_bit() {
-                    &mut []
-                } else {
-                    eight_shards.part(panel * PANEL * cols, PANEL * cols)
-                }
-            };
+            // SAFETY: panels do not overlap.
+            let bits = unsafe { bit_shards.part(panel * panel_bytes, panel_bytes) };
             for lane in 0..PANEL.min(rows - panel * PANEL) {
                 let row = &bytes[(panel * PANEL + lane) * row_bytes..][..row_bytes];
                 let mut k = 0;
                 for block in row.chunks_exact(format.block_bytes()) {
                     format.unpack(block, |unpacked| {
-                        let at = panel * per_panel + k / group * PANEL + lane;
-                        // SAFETY: `at` lies in this panel's part.
+                        let index = panel * panel_groups + k / group;
+                        // SAFETY: the group is this panel's.
                         unsafe {
-                            scale_shards.set(at, unpacked.scale);
-                            if format.has_min() {
-                                min_shards.set(at, unpacked.min);
+                            scale_shards.set(index, lane, unpacked.scale);
+                            if let Some(mins) = &min_shards {
+                                mins.set(index, lane, unpacked.min);
                             }
                         }
-                        for (i, &quant) in unpacked.quants[..group].iter().enumerate() {
+                        for (k, &quant) in (k..).zip(&unpacked.quants[..group]) {
+                            let value = (i16::from(quant) + i16::from(zero)) as u8;
                             if format.is_four_bit() {
-                                four[(k + i) / 2 * PANEL + lane] |= (quant as u8) << (4 * ((k + i) % 2));
+                                bits[k / 8 * RUN + 4 * lane + k % 4] |= value << (k & 4);
                             } else {
-                                eight[(k + i) * PANEL + lane] = quant;
+                                bits[k / 4 * RUN + 4 * lane + k % 4] = value;
                             }
                         }
                         k += group;
@@ -258,40 +194,15 @@ pub(super) fn pack_quantised(
             }
         });
     }
-    let bits = if format.is_four_bit() {
-        Bits::Four(four)
-    } else {
-        Bits::Eight(eight)
-    };
     Quantised {
         group,
-        bits,
+        zero,
+        bits: if format.is_four_bit() {
+            Bits::Four(bits)
+        } else {
+            Bits::Eight(bits)
+        },
         scales,
         mins,
-    }
-}
-
-per_isa! {
-    fn expand_four(isa; bytes: &[u8], scale: &[f32; PANEL], min: &[f32; PANEL], out: &mut [f32]) {
-        let (pairs, _) = out.as_chunks_mut::<{ 2 * PANEL }>();
-        for (bytes, out) in bytes.as_chunks::<PANEL>().0.iter().zip(pairs) {
-            for lane in 0..PANEL {
-                out[lane] = ((bytes[lane] & 15) as i32 as f32).mul_add(scale[lane], min[lane]);
-            }
-            for lane in 0..PANEL {
-                out[PANEL + lane] = ((bytes[lane] >> 4) as i32 as f32).mul_add(scale[lane], min[lane]);
-            }
-        }
-    }
-}
-
-per_isa! {
-    fn expand_eight(isa; quants: &[i8], scale: &[f32; PANEL], min: &[f32; PANEL], out: &mut [f32]) {
-        let (rows, _) = out.as_chunks_mut::<PANEL>();
-        for (quants, out) in quants.as_chunks::<PANEL>().0.iter().zip(rows) {
-            for lane in 0..PANEL {
-                out[lane] = (quants[lane] as i32 as f32).mul_add(scale[lane], min[lane]);
-            }
-        }
     }
 }

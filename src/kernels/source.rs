@@ -81,8 +81,9 @@ fn dequantize(format: BlockFormat, bytes: &[u8], out: &mut [f32]) {
                 let mut groups = out.chunks_exact_mut(size);
                 quantised.unpack(block, |group| {
                     if let Some(out) = groups.next() {
+                        let (scale, min) = (group.scale.value(), group.min.value());
                         for (value, &quant) in out.iter_mut().zip(&group.quants) {
-                            *value = f32::from(quant).mul_add(group.scale, group.min);
+                            *value = f32::from(quant).mul_add(scale, min);
                         }
                     }
                 });

@@ -7,8 +7,8 @@ use super::{
     weights::{LayerTensor, Tensor, WeightSource, vector},
 };
 use crate::kernels::{
-    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Output, PackedMatrix, RopeAngles, ThreadPool, attention, matmul,
-    rms_norm, rope_and_store, silu_mul,
+    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Output, PackedMatrix, Precision, RopeAngles, ThreadPool,
+    attention, matmul, rms_norm, rope_and_store, silu_mul,
 };
 
 /// A resident decoder with its KV pool and compute threads.
@@ -57,6 +57,7 @@ impl Decoder {
         source: &dyn WeightSource,
         mut pool: ThreadPool,
         kv_blocks: usize,
+        precision: Precision,
     ) -> Result<Self, String> {
         let c = &config;
         let (queries, keys) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -74,7 +75,7 @@ impl Decoder {
                     &data.matrix(rows, cols).map_err(named)?,
                 ));
             }
-            Ok(Fused::new(packed))
+            Ok(Fused::new(packed, precision))
         };
         let mut layers = Vec::with_capacity(c.layers);
         for index in 0..c.layers {

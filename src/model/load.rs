@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     gguf::{Gguf, GgufError},
-    kernels::ThreadPool,
+    kernels::{Precision, ThreadPool},
 };
 
 /// How to make a model resident.
@@ -24,6 +24,8 @@ pub struct LoadOptions {
     pub kv_bytes: usize,
     /// Upper limit on the context window; the model's own when absent or larger.
     pub max_context: Option<usize>,
+    /// How activations enter products with quantised weights.
+    pub precision: Precision,
 }
 
 /// A resident model and what provenance and `ModelService` say of it.
@@ -115,7 +117,7 @@ fn build(
     let (parameters, dtype) = census(&config, source)?;
     let pool = ThreadPool::new(options.threads).map_err(|e| format!("cannot start compute threads: {e}"))?;
     let (architecture, layers) = (config.architecture.clone(), config.layers);
-    let decoder = Decoder::new(config, source, pool, blocks)?;
+    let decoder = Decoder::new(config, source, pool, blocks, options.precision)?;
     let resident_bytes = decoder.resident_bytes() as u64;
     Ok(LoadedModel {
         model: Box::new(decoder),

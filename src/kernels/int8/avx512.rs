@@ -1,0 +1,218 @@
+//! AVX-512 with VNNI: 64 products of bytes in an instruction, 16 outputs in a vector.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_ps,
+};
+
+use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales};
+use crate::kernels::packed::PANEL;
+
+const VECTORS: usize = STRIP / 16;
+
+/// Integer sums of a group. Few rows have two each, one for either half of a run of eight inputs: a single
+/// chain would wait for its own results.
+type Dots<const ROWS: usize> = [[__m512i; VECTORS]; ROWS];
+
+/// # Safety
+/// As [`super::product`], for `ROWS` rows whose operands have been checked; the processor has AVX-512 F, BW
+/// and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn product<const ROWS: usize>(
+    rows: &RowsAt,
+    strip: &Strip<'_>,
+    c: *mut f32,
+    c_stride: usize,
+) {
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    // SAFETY: all addresses are inside the operands that the caller has checked.
+    unsafe {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(c.add(i * c_stride + 16 * j));
+            }
+        }
+        for group in 0..rows.groups {
+            let first = group * strip.group;
+            let dots = match strip.bits {
+                StripBits::Four(bytes) => {
+                    let at = bytes.as_ptr().add(first / 8 * 4 * PANEL);
+                    four(rows, at, first, strip, group)
+                }
+                StripBits::Eight(bytes) => {
+                    let at = bytes.as_ptr().add(first / 4 * 4 * PANEL);
+                    eight::<ROWS, { 4 * PANEL }>(rows, at, first, strip, group)
+                }
+                StripBits::Unpacked(bytes) => {
+                    let at = bytes.as_ptr().add(first / 4 * 4 * STRIP);
+                    eight::<ROWS, { 4 * STRIP }>(rows, at, first, strip, group)
+                }
+            };
+            let scales = read(&strip.scales, group);
+            let x_scales = rows.scales.add(first / SPAN);
+            let spans = rows.cols / SPAN;
+            match &strip.mins {
+                None => {
+                    for i in 0..ROWS {
+                        let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
+                        for j in 0..VECTORS {
+                            let t = _mm512_mul_ps(scales[j], _mm512_cvtepi32_ps(dots[i][j]));
+                            sums[i][j] = _mm512_fmadd_ps(t, x_scale, sums[i][j]);
+                        }
+                    }
+                }
+                Some(mins) => {
+                    let mins = read(mins, group);
+                    for i in 0..ROWS {
+                        let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
+                        let sum = _mm512_set1_ps(*rows.sums.add(i * rows.groups + group) as f32);
+                        for j in 0..VECTORS {
+                            let t = _mm512_mul_ps(scales[j], _mm512_cvtepi32_ps(dots[i][j]));
+                            let t = _mm512_fmadd_ps(mins[j], sum, t);
+                            sums[i][j] = _mm512_fmadd_ps(t, x_scale, sums[i][j]);
+                        }
+                    }
+                }
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (j, sum) in row.iter().enumerate() {
+                _mm512_storeu_ps(c.add(i * c_stride + 16 * j), *sum);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Rows and strip reach to this group's end; the processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn start<const ROWS: usize>(rows: &RowsAt, strip: &Strip<'_>, group: usize) -> Dots<ROWS> {
+    let mut dots = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+    if strip.zero != 0 {
+        for (i, row) in dots.iter_mut().enumerate() {
+            // SAFETY: by the caller's promise.
+            let sum = unsafe { *rows.sums.add(i * rows.groups + group) };
+            *row = [_mm512_set1_epi32(-strip.zero * sum); VECTORS];
+        }
+    }
+    dots
+}
+
+/// # Safety
+/// `at` is the strip's first byte of this group, the rest as [`start`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn four<const ROWS: usize>(
+    rows: &RowsAt,
+    at: *const u8,
+    first: usize,
+    strip: &Strip<'_>,
+    group: usize,
+) -> Dots<ROWS> {
+    let low = _mm512_set1_epi8(15);
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut dots = start::<ROWS>(rows, strip, group);
+        let mut odd = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+        for run in 0..strip.group / 8 {
+            let (mut even_weights, mut odd_weights) = (
+                [_mm512_setzero_si512(); VECTORS],
+                [_mm512_setzero_si512(); VECTORS],
+            );
+            for j in 0..VECTORS {
+                let pair = _mm512_loadu_si512(at.add(run * 4 * PANEL + 64 * j).cast());
+                even_weights[j] = _mm512_and_si512(pair, low);
+                odd_weights[j] = _mm512_and_si512(_mm512_srli_epi32::<4>(pair), low);
+            }
+            for i in 0..ROWS {
+                let x = rows.values.add(i * rows.cols + first + 8 * run).cast::<i32>();
+                let (even_x, odd_x) = (
+                    _mm512_set1_epi32(x.read_unaligned()),
+                    _mm512_set1_epi32(x.add(1).read_unaligned()),
+                );
+                for j in 0..VECTORS {
+                    dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], even_weights[j], even_x);
+                    if ROWS <= 3 {
+                        odd[i][j] = _mm512_dpbusd_epi32(odd[i][j], odd_weights[j], odd_x);
+                    } else {
+                        dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], odd_weights[j], odd_x);
+                    }
+                }
+            }
+        }
+        if ROWS <= 3 {
+            for i in 0..ROWS {
+                for j in 0..VECTORS {
+                    dots[i][j] = _mm512_add_epi32(dots[i][j], odd[i][j]);
+                }
+            }
+        }
+        dots
+    }
+}
+
+/// # Safety
+/// As [`four`], with runs of four inputs `STEP` bytes apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn eight<const ROWS: usize, const STEP: usize>(
+    rows: &RowsAt,
+    at: *const u8,
+    first: usize,
+    strip: &Strip<'_>,
+    group: usize,
+) -> Dots<ROWS> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut dots = start::<ROWS>(rows, strip, group);
+        for run in 0..strip.group / 4 {
+            let mut weights = [_mm512_setzero_si512(); VECTORS];
+            for (j, weights) in weights.iter_mut().enumerate() {
+                *weights = _mm512_loadu_si512(at.add(run * STEP + 64 * j).cast());
+            }
+            for (i, row) in dots.iter_mut().enumerate() {
+                let x = rows.values.add(i * rows.cols + first + 4 * run).cast::<i32>();
+                let x = _mm512_set1_epi32(x.read_unaligned());
+                for (dot, weights) in row.iter_mut().zip(weights) {
+                    *dot = _mm512_dpbusd_epi32(*dot, weights, x);
+                }
+            }
+        }
+        dots
+    }
+}
+
+/// # Safety
+/// The scales reach to this group; the processor has AVX-512 F.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn read(scales: &StripScales<'_>, group: usize) -> [__m512; VECTORS] {
+    let mut out = [_mm512_setzero_ps(); VECTORS];
+    for (j, out) in out.iter_mut().enumerate() {
+        // SAFETY: by the caller's promise.
+        *out = unsafe {
+            match scales {
+                StripScales::F16(values) => _mm512_cvtph_ps(_mm256_loadu_si256(
+                    values.as_ptr().add(group * PANEL + 16 * j).cast(),
+                )),
+                StripScales::F32(values) => _mm512_loadu_ps(values.as_ptr().add(group * PANEL + 16 * j)),
+                StripScales::Steps {
+                    bases,
+                    steps,
+                    per_base,
+                } => {
+                    let base = bases.as_ptr().add(group / per_base * PANEL + 16 * j);
+                    let step = _mm_loadu_si128(steps.as_ptr().add(group * PANEL + 16 * j).cast());
+                    _mm512_mul_ps(
+                        _mm512_cvtph_ps(_mm256_loadu_si256(base.cast())),
+                        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(step)),
+                    )
+                }
+            }
+        };
+    }
+    out
+}

@@ -1,0 +1,195 @@
+//! Products of eight-bit activations with four- and eight-bit weights, in integers.
+//!
+//! Inside a group of inputs that share a weight scale, sums are exact integers, so neither the order nor the
+//! instruction set can change them. Across groups, each element is one chain of fused multiply-adds in
+//! ascending order: `t = d * Σ q·x`, `t += min * Σ x` where the format has minimums, `c += t * scale(x)`.
+//! Batched equals alone, to the bit.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+mod rows;
+
+pub(super) use rows::Int8Rows;
+
+use self::rows::{FINE, SPAN};
+use super::{
+    Isa,
+    isa::{IsaKind, per_isa},
+    packed::PANEL,
+};
+
+/// Outputs that a kernel computes together: two AVX-512 vectors.
+pub(super) const STRIP: usize = 32;
+/// Most rows of activations that a kernel takes at once.
+pub(super) const MAX_ROWS: usize = 6;
+
+/// Integer weights of a strip, from its first output on. Four bytes of an output lie together.
+#[derive(Clone, Copy)]
+pub(super) enum StripBits<'a> {
+    /// `[k / 8][PANEL][4]`: byte `b` has input `b` in its low and input `4 + b` in its high nibble.
+    Four(&'a [u8]),
+    /// `[k / 4][PANEL][4]`
+    Eight(&'a [u8]),
+    /// `[k / 4][STRIP][4]`: a strip's [`StripBits::Four`] taken apart.
+    Unpacked(&'a [u8]),
+}
+
+impl StripBits<'_> {
+    /// Bytes from one run of inputs to the next, and inputs in a run.
+    fn layout(&self) -> (usize, usize) {
+        match self {
+            Self::Four(_) => (4 * PANEL, 8),
+            Self::Eight(_) => (4 * PANEL, 4),
+            Self::Unpacked(_) => (4 * STRIP, 4),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Four(bytes) | Self::Eight(bytes) | Self::Unpacked(bytes) => bytes,
+        }
+    }
+}
+
+/// Scales or minimums of a strip, `[group][PANEL]` from its first output on.
+#[derive(Clone, Copy)]
+pub(super) enum StripScales<'a> {
+    F16(&'a [u16]),
+    F32(&'a [f32]),
+    /// `bases[group / per_base] * steps[group]`
+    Steps {
+        bases: &'a [u16],
+        steps: &'a [i8],
+        per_base: usize,
+    },
+}
+
+impl StripScales<'_> {
+    fn covers(&self, groups: usize) -> bool {
+        let holds = |len: usize, groups: usize| groups == 0 || len >= (groups - 1) * PANEL + STRIP;
+        match self {
+            Self::F16(values) => holds(values.len(), groups),
+            Self::F32(values) => holds(values.len(), groups),
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => holds(steps.len(), groups) && holds(bases.len(), groups.div_ceil(*per_base)),
+        }
+    }
+}
+
+/// Weights of [`STRIP`] outputs: `(bits - zero) * scale + min`.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    /// Inputs that share a scale: 16 or 32.
+    pub group: usize,
+    /// What stands for 0: 0, 8 or 128.
+    pub zero: i32,
+    pub bits: StripBits<'a>,
+    pub scales: StripScales<'a>,
+    /// `None` when all are 0.
+    pub mins: Option<StripScales<'a>>,
+}
+
+impl<'a> Strip<'a> {
+    /// The same weights with a byte each, where that makes a kernel faster. `bytes` is overwritten.
+    pub(super) fn unpacked(self, isa: Isa, cols: usize, bytes: &'a mut Vec<u8>) -> Self {
+        match (self.bits, isa.0) {
+            #[cfg(target_arch = "x86_64")]
+            (StripBits::Four(packed), IsaKind::Avx512Vnni) => {
+                bytes.resize(cols * STRIP, 0);
+                take_apart(isa, packed, bytes);
+                Self {
+                    bits: StripBits::Unpacked(bytes),
+                    ..self
+                }
+            }
+            _ => self,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+per_isa! {
+    fn take_apart(isa; packed: &[u8], out: &mut [u8]) {
+        for (packed, out) in packed.chunks(4 * PANEL).zip(out.chunks_exact_mut(8 * STRIP)) {
+            let (even, odd) = out.split_at_mut(4 * STRIP);
+            for ((byte, even), odd) in packed.iter().zip(even).zip(odd) {
+                *even = byte & 15;
+                *odd = byte >> 4;
+            }
+        }
+    }
+}
+
+/// Where a kernel finds its rows; pointers to the first row's elements.
+#[derive(Clone, Copy)]
+struct RowsAt {
+    cols: usize,
+    values: *const i8,
+    scales: *const f32,
+    /// One per group of the weights.
+    sums: *const i32,
+    groups: usize,
+}
+
+/// `c[i][j] += x[first + i] · w[j]` for `count` rows and [`STRIP`] outputs; rows of `c` are `c_stride` apart.
+///
+/// # Safety
+/// `c` is readable and writable for `count` rows of [`STRIP`] and belongs to nobody else.
+///
+/// # Panics
+/// When the rows do not exist, or the strip does not hold `x.cols()` inputs.
+pub(super) unsafe fn product(
+    isa: Isa,
+    x: &Int8Rows,
+    (first, count): (usize, usize),
+    strip: &Strip<'_>,
+    c: *mut f32,
+    c_stride: usize,
+) {
+    let (cols, group) = (x.cols(), strip.group);
+    let (step, inputs) = strip.bits.layout();
+    assert!((group == FINE || group == SPAN) && cols.is_multiple_of(SPAN) && cols > 0);
+    assert!((first + count) * cols <= x.values.len() && count <= MAX_ROWS);
+    assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * STRIP);
+    assert!(strip.scales.covers(cols / group) && strip.mins.is_none_or(|mins| mins.covers(cols / group)));
+    let groups = cols / group;
+    let sums = if group == FINE { &x.fine_sums } else { &x.sums };
+    let rows = RowsAt {
+        cols,
+        values: x.values[first * cols..].as_ptr(),
+        scales: x.scales[first * (cols / SPAN)..].as_ptr(),
+        sums: sums[first * groups..].as_ptr(),
+        groups,
+    };
+    macro_rules! dispatch {
+        ($kernel:path) => {{
+            use $kernel as kernel;
+            // SAFETY: the assertions cover rows and strip, the caller vouches for `c`, and an `Isa` is only made
+            // for a processor that has its features.
+            unsafe {
+                match count {
+                    0 => {}
+                    1 => kernel::<1>(&rows, strip, c, c_stride),
+                    2 => kernel::<2>(&rows, strip, c, c_stride),
+                    3 => kernel::<3>(&rows, strip, c, c_stride),
+                    4 => kernel::<4>(&rows, strip, c, c_stride),
+                    5 => kernel::<5>(&rows, strip, c, c_stride),
+                    _ => kernel::<6>(&rows, strip, c, c_stride),
+                }
+            }
+        }};
+    }
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        IsaKind::Avx512Vnni => dispatch!(avx512::product),
+        #[cfg(target_arch = "x86_64")]
+        IsaKind::Avx512 | IsaKind::Avx2 => dispatch!(avx2::product),
+        _ => dispatch!(portable::product),
+    }
+}

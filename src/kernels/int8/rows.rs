@@ -1,0 +1,161 @@
+//! Rows of activations as eight-bit integers.
+
+use super::super::{Isa, ThreadPool, isa::per_isa, pool::Shards};
+
+/// Activations that share a scale.
+pub(in crate::kernels) const SPAN: usize = 32;
+/// The smallest run of weights with a scale of its own; sums are kept for this and for [`SPAN`].
+pub(in crate::kernels) const FINE: usize = 16;
+/// Rows that one task quantises; fewer than this are not worth waking anybody for.
+const ROWS_PER_TASK: usize = 16;
+
+/// `x ≈ value * scale`, a scale for each [`SPAN`] of a row: the largest magnitude becomes ±127, the rest is
+/// rounded to the nearest (ties to even). A span with a value that is not finite has a NaN scale, so that a
+/// fault upstream cannot vanish here.
+#[derive(Default)]
+pub(in crate::kernels) struct Int8Rows {
+    cols: usize,
+    /// `[m, cols]`
+    pub values: Vec<i8>,
+    /// `[m, cols / SPAN]`
+    pub scales: Vec<f32>,
+    /// Sums of the integers, exact: `[m, cols / SPAN]`.
+    pub sums: Vec<i32>,
+    /// Sums of the integers: `[m, cols / FINE]`.
+    pub fine_sums: Vec<i32>,
+}
+
+impl Int8Rows {
+    /// Quantises `x`, `[m, cols]`; `cols` is a multiple of [`SPAN`].
+    pub(in crate::kernels) fn set(&mut self, pool: &mut ThreadPool, isa: Isa, x: &[f32], cols: usize) {
+        assert!(cols.is_multiple_of(SPAN) && cols > 0);
+        let m = x.len() / cols;
+        let spans = cols / SPAN;
+        self.cols = cols;
+        self.values.resize(m * cols, 0);
+        self.scales.resize(m * spans, 0.0);
+        self.sums.resize(m * spans, 0);
+        self.fine_sums.resize(m * 2 * spans, 0);
+        let (values, scales) = (Shards::new(&mut self.values), Shards::new(&mut self.scales));
+        let (sums, fine_sums) = (Shards::new(&mut self.sums), Shards::new(&mut self.fine_sums));
+        pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
+            let first = task * ROWS_PER_TASK;
+            let rows = ROWS_PER_TASK.min(m - first);
+            // SAFETY: tasks take disjoint rows.
+            let mut out = unsafe {
+                Spans {
+                    values: values.part(first * cols, rows * cols),
+                    scales: scales.part(first * spans, rows * spans),
+                    sums: sums.part(first * spans, rows * spans),
+                    fine_sums: fine_sums.part(first * 2 * spans, rows * 2 * spans),
+                }
+            };
+            quantise(isa, &x[first * cols..][..rows * cols], &mut out);
+        });
+    }
+
+    /// Inputs.
+    pub(in crate::kernels) fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+struct Spans<'a> {
+    values: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+    fine_sums: &'a mut [i32],
+}
+
+per_isa! {
+    fn quantise(isa; x: &[f32], out: &mut Spans<'_>) {
+        let spans = x.as_chunks::<SPAN>().0.iter().zip(out.values.as_chunks_mut::<SPAN>().0);
+        for (index, (x, values)) in spans.enumerate() {
+            let mut lanes = [0f32; FINE];
+            let mut poison = [0f32; FINE];
+            for half in x.as_chunks::<FINE>().0 {
+                for lane in 0..FINE {
+                    let magnitude = half[lane].abs();
+                    lanes[lane] = if magnitude > lanes[lane] { magnitude } else { lanes[lane] };
+                    // 0 for what is finite, NaN for the rest.
+                    poison[lane] += half[lane] * 0.0;
+                }
+            }
+            let mut width = FINE / 2;
+            while width > 0 {
+                for lane in 0..width {
+                    lanes[lane] = if lanes[lane + width] > lanes[lane] { lanes[lane + width] } else { lanes[lane] };
+                    poison[lane] += poison[lane + width];
+                }
+                width /= 2;
+            }
+            let largest = lanes[0];
+            // Below this the quotient would overflow; so small a span is zero for any purpose.
+            let factor = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
+            out.scales[index] = if factor == 0.0 { 0.0 } else { largest / 127.0 } + poison[0];
+            // Adding it rounds to an integer, ties to even, and leaves that in the low bits.
+            const MAGIC: f32 = 12_582_912.0;
+            for (x, value) in x.iter().zip(values.iter_mut()) {
+                *value = (x * factor + MAGIC).to_bits() as i8;
+            }
+            for (sum, half) in out.fine_sums[2 * index..].iter_mut().zip(values.as_chunks::<FINE>().0) {
+                *sum = half.iter().map(|&v| i32::from(v)).sum();
+            }
+            out.sums[index] = out.fine_sums[2 * index] + out.fine_sums[2 * index + 1];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rows(isa: Isa, x: &[f32], cols: usize) -> Int8Rows {
+        let mut rows = Int8Rows::default();
+        rows.set(&mut ThreadPool::new(1).unwrap(), isa, x, cols);
+        rows
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn values_are_the_nearest_and_sums_are_theirs(
+            x in prop::collection::vec(-1e6f32..1e6, SPAN * 4), shrink in 0i32..30,
+        ) {
+            let x: Vec<f32> = x.iter().map(|v| v * 10f32.powi(-shrink)).collect();
+            let found = rows(Isa::detect(), &x, 2 * SPAN);
+            for (i, v) in x.iter().enumerate() {
+                let scale = found.scales[i / SPAN];
+                let error = (f32::from(found.values[i]) * scale - v).abs();
+                prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", found.values[i]);
+                prop_assert!(found.values[i] != -128);
+            }
+            for (i, span) in found.values.chunks(SPAN).enumerate() {
+                prop_assert_eq!(found.sums[i], span.iter().map(|&v| i32::from(v)).sum::<i32>());
+                prop_assert_eq!(found.sums[i], found.fine_sums[2 * i] + found.fine_sums[2 * i + 1]);
+            }
+            for isa in Isa::available() {
+                let other = rows(isa, &x, 2 * SPAN);
+                prop_assert_eq!(&other.values, &found.values);
+                prop_assert_eq!(&other.scales, &found.scales);
+                prop_assert_eq!(&other.fine_sums, &found.fine_sums);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_poisons_its_span_only() {
+        for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0f32; 3 * SPAN];
+            x[SPAN + 7] = fault;
+            for isa in Isa::available() {
+                let found = rows(isa, &x, 3 * SPAN);
+                assert!(found.scales[0].is_finite() && found.scales[2].is_finite());
+                assert!(found.scales[1].is_nan());
+            }
+        }
+        assert_eq!(rows(Isa::detect(), &[0.0; SPAN], SPAN).scales, [0.0]);
+    }
+}

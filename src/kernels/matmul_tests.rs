@@ -1,0 +1,261 @@
+//! Products against scalar twins, on every instruction set that this processor has.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernels::{BlockFormat, MatrixSource, RawElements};
+
+fn noise(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state as i32 as f32) / (1u32 << 31) as f32
+        })
+        .collect()
+}
+
+fn noise_blocks(seed: u32, format: BlockFormat, elements: usize) -> Vec<u8> {
+    let bytes = format.bytes_for(elements).unwrap();
+    let mut out: Vec<u8> = noise(seed, bytes)
+        .iter()
+        .map(|v| (v * 127.0) as i8 as u8)
+        .collect();
+    for block in out.chunks_exact_mut(format.block_bytes()) {
+        // Sensible scales: small, finite halves wherever this format keeps them.
+        let mut set = |at: usize| block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes());
+        match format {
+            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 => set(0),
+            BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => {
+                set(0);
+                set(2);
+            }
+            BlockFormat::Q2K => {
+                set(80);
+                set(82);
+            }
+            BlockFormat::Q3K => set(108),
+            BlockFormat::Q6K => set(208),
+            BlockFormat::Q8K => block[..4].copy_from_slice(&0.01f32.to_le_bytes()),
+            BlockFormat::F16 => {
+                block.copy_from_slice(&half::f16::from_f32(f32::from(block[0])).to_le_bytes())
+            }
+            BlockFormat::Bf16 => {
+                block.copy_from_slice(&half::bf16::from_f32(f32::from(block[0])).to_le_bytes())
+            }
+            BlockFormat::F32 => block.copy_from_slice(&f32::from(block[0]).to_le_bytes()),
+        }
+    }
+    out
+}
+
+const FORMATS: [BlockFormat; 14] = [
+    BlockFormat::F32,
+    BlockFormat::F16,
+    BlockFormat::Bf16,
+    BlockFormat::Q4_0,
+    BlockFormat::Q4_1,
+    BlockFormat::Q5_0,
+    BlockFormat::Q5_1,
+    BlockFormat::Q8_0,
+    BlockFormat::Q2K,
+    BlockFormat::Q3K,
+    BlockFormat::Q4K,
+    BlockFormat::Q5K,
+    BlockFormat::Q6K,
+    BlockFormat::Q8K,
+];
+
+/// One chain of fused multiply-adds per element: what every path in f32 must equal to the bit.
+fn twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+    let mut row = vec![0.0; source.cols];
+    for n in 0..source.rows {
+        source.read_row(n, &mut row);
+        for (i, x) in x.chunks_exact(source.cols).enumerate() {
+            let sum = &mut out[i * stride + offset + n];
+            for (x, w) in x.iter().zip(&row) {
+                *sum = x.mul_add(*w, *sum);
+            }
+        }
+    }
+}
+
+/// The same in integers: exact sums per group of weights, then one chain over the groups.
+fn int8_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+    let RawElements::Bytes(format, bytes) = source.elements else {
+        panic!("not quantised");
+    };
+    let row_bytes = format.bytes_for(source.cols).unwrap();
+    for (i, x) in x.chunks_exact(source.cols).enumerate() {
+        let spans: Vec<(f32, Vec<i32>)> = x
+            .chunks_exact(32)
+            .map(|span| {
+                let largest = span.iter().fold(0f32, |a, v| a.max(v.abs()));
+                let quants = span
+                    .iter()
+                    .map(|v| (v * (127.0 / largest)).round_ties_even() as i32);
+                (largest / 127.0, quants.collect())
+            })
+            .collect();
+        for n in 0..source.rows {
+            let out = &mut out[i * stride + offset + n];
+            let mut k = 0;
+            for block in bytes[n * row_bytes..][..row_bytes].chunks_exact(format.block_bytes()) {
+                format.unpack(block, |group| {
+                    let (scale, quants) = &spans[k / 32];
+                    let quants = &quants[k % 32..][..format.group_size()];
+                    let dot: i32 = quants
+                        .iter()
+                        .zip(group.quants)
+                        .map(|(x, w)| x * i32::from(w))
+                        .sum();
+                    let mut t = group.scale.value() * dot as f32;
+                    if format.has_min() {
+                        t = group.min.value().mul_add(quants.iter().sum::<i32>() as f32, t);
+                    }
+                    *out = t.mul_add(*scale, *out);
+                    k += format.group_size();
+                });
+            }
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn equals_the_scalar_twin_on_every_instruction_set(
+        m in 1usize..20, rows in 1usize..150, more in 0usize..70, format in 0usize..14, seed: u32, add: bool,
+        int8: bool,
+    ) {
+        let format = FORMATS[format];
+        let cols = 256;
+        let bytes = noise_blocks(seed, format, rows * cols);
+        let floats = noise(seed ^ 1, more * cols);
+        let sources = [
+            MatrixSource { rows, cols, elements: RawElements::Bytes(format, &bytes) },
+            MatrixSource { rows: more, cols, elements: RawElements::F32(&floats) },
+        ];
+        let x = noise(seed ^ 2, m * cols);
+        let start = if add { noise(seed ^ 3, m * (rows + more)) } else { vec![0.0; m * (rows + more)] };
+        let mut expected = start.clone();
+        let precision = if int8 { Precision::Int8 } else { Precision::F32 };
+        if int8 && format.block_elements() > 1 {
+            int8_twin(&x, &sources[0], &mut expected, 0, rows + more);
+        } else {
+            twin(&x, &sources[0], &mut expected, 0, rows + more);
+        }
+        twin(&x, &sources[1], &mut expected, rows, rows + more);
+        for threads in [1, 2] {
+            let mut pool = ThreadPool::new(threads).unwrap();
+            let parts = sources.iter().map(|s| PackedMatrix::pack(&mut pool, s)).collect();
+            let weights = Fused::new(parts, precision);
+            for isa in Isa::available() {
+                let mut out = start.clone();
+                let output = if add { Output::Add } else { Output::Replace };
+                matmul(&mut pool, isa, &x, &weights, &mut out, output);
+                prop_assert_eq!(bits(&out), bits(&expected), "{:?} {:?}", isa, format);
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_stay_close_to_f32() {
+    let (m, rows, cols) = (7, 64, 512);
+    let mut pool = ThreadPool::new(1).unwrap();
+    for format in FORMATS {
+        let bytes = noise_blocks(3, format, rows * cols);
+        let source = MatrixSource {
+            rows,
+            cols,
+            elements: RawElements::Bytes(format, &bytes),
+        };
+        let x = noise(5, m * cols);
+        let mut found = Vec::new();
+        for precision in [Precision::F32, Precision::Int8] {
+            let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], precision);
+            let mut out = vec![0.0; m * rows];
+            matmul(&mut pool, Isa::detect(), &x, &weights, &mut out, Output::Replace);
+            found.push(out);
+        }
+        let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let difference: Vec<f32> = found[0].iter().zip(&found[1]).map(|(a, b)| a - b).collect();
+        // Rounding to 8 bits leaves an error of about 1 / (127 * sqrt(12)) of the largest of 32 values.
+        assert!(norm(&difference) < 0.01 * norm(&found[0]), "{format:?}");
+    }
+}
+
+#[test]
+fn a_fault_in_an_activation_reaches_every_output() {
+    let (rows, cols) = (70, 256);
+    let mut pool = ThreadPool::new(1).unwrap();
+    let bytes = noise_blocks(3, BlockFormat::Q4_1, rows * cols);
+    let source = MatrixSource {
+        rows,
+        cols,
+        elements: RawElements::Bytes(BlockFormat::Q4_1, &bytes),
+    };
+    let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], Precision::Int8);
+    for fault in [f32::NAN, f32::INFINITY] {
+        let mut x = noise(5, cols);
+        x[77] = fault;
+        for isa in Isa::available() {
+            let mut out = vec![0.0; rows];
+            matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+            assert!(out.iter().all(|v| v.is_nan()));
+        }
+    }
+}
+
+#[test]
+fn long_batches_equal_their_rows_alone() {
+    let (m, rows, cols) = (401, 96, 160);
+    let bytes = noise_blocks(7, BlockFormat::Q4_1, rows * cols);
+    let source = MatrixSource {
+        rows,
+        cols,
+        elements: RawElements::Bytes(BlockFormat::Q4_1, &bytes),
+    };
+    let mut pool = ThreadPool::new(2).unwrap();
+    let x = noise(9, m * cols);
+    for precision in [Precision::F32, Precision::Int8] {
+        let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], precision);
+        let mut product = |x: &[f32]| {
+            let mut out = vec![0.0; x.len() / cols * rows];
+            matmul(&mut pool, Isa::detect(), x, &weights, &mut out, Output::Replace);
+            out
+        };
+        let together = product(&x);
+        for i in [0, 1, 191, 192, 200, 400] {
+            assert_eq!(product(&x[i * cols..][..cols]), together[i * rows..][..rows]);
+        }
+    }
+}
+
+#[test]
+fn embedding_rows_equal_the_source() {
+    let (rows, cols) = (70, 256);
+    let mut pool = ThreadPool::new(1).unwrap();
+    for format in FORMATS {
+        let bytes = noise_blocks(11, format, rows * cols);
+        let source = MatrixSource {
+            rows,
+            cols,
+            elements: RawElements::Bytes(format, &bytes),
+        };
+        let packed = PackedMatrix::pack(&mut pool, &source);
+        let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
+        for row in [0, 1, 63, 64, 69] {
+            source.read_row(row, &mut expected);
+            packed.read_row(row, &mut found);
+            assert_eq!(expected, found, "{format:?}");
+        }
+    }
+}

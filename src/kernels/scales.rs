@@ -1,0 +1,165 @@
+//! Scales (or minimums) of a repacked matrix, a value for each group of inputs and each output.
+
+use half::f16;
+
+use super::{
+    Isa,
+    block_format::Factor,
+    int8::{STRIP, StripScales},
+    packed::{PANEL, expand_f16},
+    pool::Shards,
+};
+
+/// `[panel][k / group][PANEL]` values, as narrow as the format has them.
+pub(super) enum Scales {
+    F16(Vec<u16>),
+    F32(Vec<f32>),
+    /// K-quants: `base * step`, a base for `per_base` neighbouring groups.
+    Steps {
+        /// `[panel][k / group / per_base][PANEL]`
+        bases: Vec<u16>,
+        /// `[panel][k / group][PANEL]`
+        steps: Vec<i8>,
+        per_base: usize,
+    },
+}
+
+/// How a format's scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScaleKind {
+    F16,
+    F32,
+    /// So many groups share a base.
+    Steps(usize),
+}
+
+impl Scales {
+    /// Zeros for so many groups, over all panels.
+    pub(super) fn new(kind: ScaleKind, groups: usize) -> Self {
+        let len = groups * PANEL;
+        match kind {
+            ScaleKind::F16 => Self::F16(vec![0; len]),
+            ScaleKind::F32 => Self::F32(vec![0.0; len]),
+            ScaleKind::Steps(per_base) => Self::Steps {
+                bases: vec![0; groups.div_ceil(per_base) * PANEL],
+                steps: vec![0; len],
+                per_base,
+            },
+        }
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::F16(v) => v.len() * 2,
+            Self::F32(v) => v.len() * 4,
+            Self::Steps { bases, steps, .. } => bases.len() * 2 + steps.len(),
+        }
+    }
+
+    /// The value of a group, counted over all panels, for one of its panel's outputs.
+    pub(super) fn get(&self, group: usize, lane: usize) -> f32 {
+        let at = group * PANEL + lane;
+        match self {
+            Self::F16(v) => f16::from_bits(v[at]).to_f32(),
+            Self::F32(v) => v[at],
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => {
+                let base = f16::from_bits(bases[group / per_base * PANEL + lane]).to_f32();
+                base * f32::from(steps[at])
+            }
+        }
+    }
+
+    /// A group's values for its whole panel.
+    pub(super) fn read(&self, isa: Isa, group: usize, out: &mut [f32; PANEL]) {
+        match self {
+            Self::F16(v) => expand_f16(isa, &v[group * PANEL..][..PANEL], out),
+            Self::F32(v) => out.copy_from_slice(&v[group * PANEL..][..PANEL]),
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => {
+                expand_f16(isa, &bases[group / per_base * PANEL..][..PANEL], out);
+                for (value, &step) in out.iter_mut().zip(&steps[group * PANEL..][..PANEL]) {
+                    *value *= f32::from(step);
+                }
+            }
+        }
+    }
+
+    /// Half a panel's values, from a panel's first group on.
+    pub(super) fn strip(&self, first_group: usize, strip: usize) -> StripScales<'_> {
+        let at = first_group * PANEL + strip * STRIP;
+        match self {
+            Self::F16(v) => StripScales::F16(&v[at..]),
+            Self::F32(v) => StripScales::F32(&v[at..]),
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => StripScales::Steps {
+                bases: &bases[first_group / per_base * PANEL + strip * STRIP..],
+                steps: &steps[at..],
+                per_base: *per_base,
+            },
+        }
+    }
+
+    /// For writing from several threads.
+    pub(super) fn shards(&mut self) -> ScaleShards<'_> {
+        match self {
+            Self::F16(v) => ScaleShards::F16(Shards::new(v)),
+            Self::F32(v) => ScaleShards::F32(Shards::new(v)),
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => ScaleShards::Steps {
+                bases: Shards::new(bases),
+                steps: Shards::new(steps),
+                per_base: *per_base,
+            },
+        }
+    }
+}
+
+/// [`Scales`] that several threads write.
+pub(super) enum ScaleShards<'a> {
+    F16(Shards<'a, u16>),
+    F32(Shards<'a, f32>),
+    Steps {
+        bases: Shards<'a, u16>,
+        steps: Shards<'a, i8>,
+        per_base: usize,
+    },
+}
+
+impl ScaleShards<'_> {
+    /// Sets a group's value, the group counted over all panels.
+    ///
+    /// # Safety
+    /// No two threads may write the same panel.
+    pub(super) unsafe fn set(&self, group: usize, lane: usize, factor: Factor) {
+        let at = group * PANEL + lane;
+        // SAFETY: all places belong to the group's panel, which is the caller's.
+        unsafe {
+            match self {
+                Self::F16(s) => s.part(at, 1)[0] = f16::from_f32(factor.value()).to_bits(),
+                Self::F32(s) => s.part(at, 1)[0] = factor.value(),
+                Self::Steps {
+                    bases,
+                    steps,
+                    per_base,
+                } => {
+                    bases.part(group / per_base * PANEL + lane, 1)[0] = f16::from_f32(factor.base).to_bits();
+                    steps.part(at, 1)[0] = factor.step;
+                }
+            }
+        }
+    }
+}
