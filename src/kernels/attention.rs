@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use super::{
     Isa, RopeStyle, ThreadPool,
-    elementwise::{rope, softmax_numerators},
+    elementwise::{rope, soft_cap, softmax_numerators},
     micro::{self, LANES, NARROW_ROWS, Tile, WIDE_ROWS},
     pool::Shards,
 };
@@ -40,6 +40,19 @@ impl AttentionShape {
     }
 }
 
+/// How a layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionLayer {
+    /// Its sizes.
+    pub shape: AttentionShape,
+    /// What products of queries and keys are multiplied with.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)` (arXiv 2408.00118).
+    pub soft_cap: Option<f32>,
+    /// How many tokens each token sees, itself included; all that came before it when absent.
+    pub window: Option<usize>,
+}
+
 /// One sequence's rows of a packed batch.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionSpan<'a> {
@@ -56,9 +69,11 @@ pub struct AttentionSpan<'a> {
 /// Rotary angles of each row of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeAngles<'a> {
-    /// `[rows, head_dim / 2]`
+    /// How many pairs of each head's dimensions are rotated, from the first on.
+    pub pairs: usize,
+    /// `[rows, pairs]`
     pub cos: &'a [f32],
-    /// `[rows, head_dim / 2]`
+    /// `[rows, pairs]`
     pub sin: &'a [f32],
     /// How dimensions are paired.
     pub style: RopeStyle,
@@ -90,7 +105,7 @@ pub fn rope_and_store(
         kv_heads,
         head_dim,
     } = shape;
-    let (width, half) = (shape.qkv_width(), head_dim / 2);
+    let (width, pairs) = (shape.qkv_width(), angles.pairs);
     let rows = Shards::new(qkv);
     let (keys, values) = (Shards::new(cache.keys), Shards::new(cache.values));
     const ROWS_PER_TASK: usize = 8;
@@ -101,8 +116,8 @@ pub fn rope_and_store(
             // SAFETY: tasks take disjoint rows.
             let qkv = unsafe { rows.part(row * width, width) };
             let (cos, sin) = (
-                &angles.cos[row * half..][..half],
-                &angles.sin[row * half..][..half],
+                &angles.cos[row * pairs..][..pairs],
+                &angles.sin[row * pairs..][..pairs],
             );
             let (rotated, value) = qkv.split_at_mut((heads + kv_heads) * head_dim);
             for head in rotated.chunks_exact_mut(head_dim) {
@@ -128,7 +143,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Attention of every span's rows over the span's whole context, its own rows included.
+/// Attention of every span's rows over the span's context, or what the window leaves of it, its own rows
+/// included.
 ///
 /// `qkv` is `[rows, q | k | v]` with queries rotated already, `out` is `[rows, heads * head_dim]`.
 ///
@@ -137,12 +153,13 @@ thread_local! {
 pub fn attention(
     pool: &mut ThreadPool,
     isa: Isa,
-    shape: AttentionShape,
+    layer: AttentionLayer,
     qkv: &[f32],
     spans: &[AttentionSpan<'_>],
     cache: &LayerCache<'_>,
     out: &mut [f32],
 ) {
+    let shape = layer.shape;
     let group = shape.heads / shape.kv_heads;
     // Tile `t` of span `s` is task `offsets[s] + t * kv_heads + head`.
     let mut offsets = Vec::with_capacity(spans.len() + 1);
@@ -158,7 +175,7 @@ pub fn attention(
         let index = offsets.partition_point(|&offset| offset <= task) - 1;
         let local = task - offsets[index];
         let tile = QueryTile {
-            shape,
+            layer,
             span: &spans[index],
             kv_head: local % shape.kv_heads,
             first: local / shape.kv_heads * NARROW_ROWS,
@@ -169,7 +186,7 @@ pub fn attention(
 
 /// Up to [`NARROW_ROWS`] query rows that read the same keys: row `r` is token `r / group`, head `r % group`.
 struct QueryTile<'a> {
-    shape: AttentionShape,
+    layer: AttentionLayer,
     span: &'a AttentionSpan<'a>,
     kv_head: usize,
     first: usize,
@@ -184,20 +201,27 @@ impl QueryTile<'_> {
         out: &Shards<'_, f32>,
         scratch: &mut Vec<f32>,
     ) {
+        let shape = self.layer.shape;
         let AttentionShape {
             heads,
             kv_heads,
             head_dim,
-        } = self.shape;
+        } = shape;
         let group = heads / kv_heads;
         let rows = NARROW_ROWS.min(self.span.rows * group - self.first);
-        let visible = |row: usize| self.span.context + (self.first + row) / group + 1;
+        let visible = |row: usize| {
+            let end = self.span.context + (self.first + row) / group + 1;
+            self.layer.window.map_or(0, |window| end.saturating_sub(window))..end
+        };
         let place = |row: usize| {
             let token = self.span.first_row + (self.first + row) / group;
             (token, self.kv_head * group + (self.first + row) % group)
         };
-        let limit = visible(rows - 1);
-        let blocks = limit.div_ceil(BLOCK_TOKENS);
+        // Later rows see later tokens: blocks before the first row's window are nobody's.
+        let limit = visible(rows - 1).end;
+        let first_block = visible(0).start / BLOCK_TOKENS;
+        let blocks = limit.div_ceil(BLOCK_TOKENS) - first_block;
+        let table = &self.span.block_table[first_block..];
         let stride = blocks * BLOCK_TOKENS;
 
         scratch.clear();
@@ -205,19 +229,17 @@ impl QueryTile<'_> {
         let (queries, rest) = scratch.split_at_mut(rows * head_dim);
         let (sums, scores) = rest.split_at_mut(rows * head_dim);
 
-        let scale = 1.0 / (head_dim as f32).sqrt();
         for (row, query) in queries.chunks_exact_mut(head_dim).enumerate() {
             let (token, head) = place(row);
-            let source = &qkv[token * self.shape.qkv_width() + head * head_dim..][..head_dim];
+            let source = &qkv[token * shape.qkv_width() + head * head_dim..][..head_dim];
             for (q, s) in query.iter_mut().zip(source) {
-                *q = s * scale;
+                *q = s * self.layer.scale;
             }
         }
-        let block_at = |table: &[u32], index: usize| {
-            table[index] as usize * self.shape.block_len() + self.kv_head * head_dim * BLOCK_TOKENS
-        };
+        let block_at =
+            |index: usize| table[index] as usize * shape.block_len() + self.kv_head * head_dim * BLOCK_TOKENS;
         for index in 0..blocks {
-            let keys = &cache.keys[block_at(self.span.block_table, index)..][..head_dim * BLOCK_TOKENS];
+            let keys = &cache.keys[block_at(index)..][..head_dim * BLOCK_TOKENS];
             // SAFETY: `rows` queries of `head_dim`, a whole key block, and score rows of `stride` that hold
             // `blocks` blocks.
             unsafe {
@@ -235,16 +257,24 @@ impl QueryTile<'_> {
         }
         let mut totals = [0f32; NARROW_ROWS];
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            let (seen, hidden) = scores.split_at_mut(visible(row));
+            // From a row's own first token to its last: sums do not depend on the tile's other rows, and what
+            // only those see adds 0 times a value.
+            let seen = visible(row);
+            let (before, rest) = scores.split_at_mut(seen.start - first_block * BLOCK_TOKENS);
+            let (seen, after) = rest.split_at_mut(seen.len());
+            if let Some(cap) = self.layer.soft_cap {
+                soft_cap(isa, seen, cap);
+            }
             let mut total = [0.0];
             softmax_numerators(isa, seen, &mut total);
-            hidden.fill(0.0);
+            before.fill(0.0);
+            after.fill(0.0);
             totals[row] = total[0];
         }
         for index in 0..blocks {
-            let values = &cache.values[block_at(self.span.block_table, index)..][..head_dim * BLOCK_TOKENS];
+            let values = &cache.values[block_at(index)..][..head_dim * BLOCK_TOKENS];
             // Beyond `limit` the block may hold anything.
-            let count = BLOCK_TOKENS.min(limit - index * BLOCK_TOKENS);
+            let count = BLOCK_TOKENS.min(limit - (first_block + index) * BLOCK_TOKENS);
             for column in (0..head_dim).step_by(4 * LANES) {
                 let vectors = 4.min((head_dim - column) / LANES);
                 for first in (0..rows).step_by(WIDE_ROWS) {
@@ -277,139 +307,5 @@ impl QueryTile<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    struct Case {
-        shape: AttentionShape,
-        qkv: Vec<f32>,
-        tokens: usize,
-    }
-
-    fn noise(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2) | 1;
-        (0..len)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-            })
-            .collect()
-    }
-
-    /// Runs the tokens through the cache in chunks, with the given blocks, and returns all outputs.
-    fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -> Vec<f32> {
-        let mut pool = ThreadPool::new(threads).unwrap();
-        let blocks = *table.iter().max().unwrap() as usize + 1;
-        // Stale contents must not matter.
-        let mut keys = vec![3.0f32; blocks * case.shape.block_len()];
-        let mut values = vec![f32::NAN; blocks * case.shape.block_len()];
-        let (width, half) = (case.shape.qkv_width(), case.shape.head_dim / 2);
-        let mut outputs = Vec::new();
-        let mut done = 0;
-        for &chunk in chunks.iter().cycle() {
-            let chunk = chunk.min(case.tokens - done);
-            if chunk == 0 {
-                break;
-            }
-            let mut qkv = case.qkv[done * width..][..chunk * width].to_vec();
-            let slots: Vec<usize> = (done..done + chunk)
-                .map(|p| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS)
-                .collect();
-            let (cos, sin) = (vec![0.8; chunk * half], vec![0.6; chunk * half]);
-            let angles = RopeAngles {
-                cos: &cos,
-                sin: &sin,
-                style: RopeStyle::Halves,
-            };
-            let cache = LayerCache {
-                keys: &mut keys,
-                values: &mut values,
-            };
-            rope_and_store(&mut pool, case.shape, &mut qkv, &slots, angles, cache);
-            let span = AttentionSpan {
-                first_row: 0,
-                rows: chunk,
-                context: done,
-                block_table: table,
-            };
-            let mut out = vec![0.0; chunk * case.shape.heads * case.shape.head_dim];
-            let cache = LayerCache {
-                keys: &mut keys,
-                values: &mut values,
-            };
-            attention(&mut pool, isa, case.shape, &qkv, &[span], &cache, &mut out);
-            outputs.extend(out);
-            done += chunk;
-        }
-        outputs
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn chunked_scattered_and_threaded_equal_whole_to_the_bit(
-            tokens in 1usize..90, first in 1usize..40, second in 1usize..40, seed: u64, kv_heads in 1usize..3,
-            group in 1usize..5, dims in 1usize..6,
-        ) {
-            let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dims * 16 };
-            let case = Case { shape, qkv: noise(tokens * shape.qkv_width(), seed), tokens };
-            let straight: Vec<u32> = (0..6).collect();
-            let scattered = [9, 2, 7, 0, 5, 3];
-            let whole = run(&case, Isa::detect(), &[tokens], &straight, 1);
-            for isa in Isa::available() {
-                prop_assert_eq!(&whole, &run(&case, isa, &[first, second, 1], &scattered, 2));
-            }
-        }
-    }
-
-    #[test]
-    fn equals_textbook_attention() {
-        let shape = AttentionShape {
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 32,
-        };
-        let case = Case {
-            shape,
-            qkv: noise(40 * shape.qkv_width(), 5),
-            tokens: 40,
-        };
-        let found = run(&case, Isa::detect(), &[40], &[0, 1, 2], 2);
-        let width = shape.qkv_width();
-        let rotate = |v: &[f32]| -> Vec<f64> {
-            let h = v.len() / 2;
-            let (a, b) = (|i: usize| f64::from(v[i]), |i: usize| f64::from(v[i + h]));
-            (0..h)
-                .map(|i| a(i) * 0.8 - b(i) * 0.6)
-                .chain((0..h).map(|i| b(i) * 0.8 + a(i) * 0.6))
-                .collect()
-        };
-        for t in 0..40 {
-            for head in 0..4 {
-                let part = |token: usize, slot: usize| &case.qkv[token * width + slot * 32..][..32];
-                let q = rotate(part(t, head));
-                let weights: Vec<f64> = (0..=t)
-                    .map(|s| {
-                        let k = rotate(part(s, 4 + head / 2));
-                        (q.iter().zip(&k).map(|(a, b)| a * b).sum::<f64>() / 32f64.sqrt()).exp()
-                    })
-                    .collect();
-                let total: f64 = weights.iter().sum();
-                for d in 0..32 {
-                    let expected: f64 = (0..=t)
-                        .map(|s| weights[s] / total * f64::from(part(s, 6 + head / 2)[d]))
-                        .sum();
-                    let found = f64::from(found[(t * 4 + head) * 32 + d]);
-                    assert!(
-                        (found - expected).abs() < 1e-5,
-                        "token {t} head {head} dim {d}: {found} {expected}"
-                    );
-                }
-            }
-        }
-    }
-}
+#[path = "attention_tests.rs"]
+mod tests;

@@ -1,9 +1,9 @@
-//! Norms, rotary embedding, gating and the exponential they share.
+//! Rotary embedding, gating, soft caps and the exponential they share.
 
 use super::{Isa, ThreadPool, isa::per_isa, pool::Shards};
 
 /// Rows of activations that one task takes.
-const ROWS_PER_TASK: usize = 16;
+pub(super) const ROWS_PER_TASK: usize = 16;
 
 /// Partial sums of a reduction: lane `j` takes elements `j`, `j + 16`, … in order, then lanes are added in
 /// pairs. The order depends on the length only.
@@ -31,8 +31,28 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { result }
 }
 
+/// tanh in f32, absolute error below 2e-7, in plain operations as [`exp`]. A polynomial near 0 (Cephes), where
+/// the quotient of exponentials would lose digits.
 #[inline(always)]
-fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn tanh(x: f32) -> f32 {
+    let magnitude = x.abs();
+    let square = x * x;
+    let p = -5.704_988e-3f32;
+    let p = p.mul_add(square, 2.063_908_8e-2);
+    let p = p.mul_add(square, -5.373_971_5e-2);
+    let p = p.mul_add(square, 0.133_314_44);
+    let p = p.mul_add(square, -0.333_332_8);
+    let small = x * p.mul_add(square, 1.0);
+    let large = 1.0 - 2.0 / (exp(2.0 * magnitude) + 1.0);
+    if magnitude < 0.625 {
+        small
+    } else {
+        large.copysign(x)
+    }
+}
+
+#[inline(always)]
+pub(super) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -43,52 +63,60 @@ fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Lanes of the sum of `x`.
 #[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
+pub(super) fn sum(x: &[f32]) -> [f32; LANES] {
     let mut lanes = [0f32; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane = v.mul_add(*v, *lane);
+            *lane += v;
         }
     }
     for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane = v.mul_add(*v, *lane);
+        *lane += v;
     }
-    add_lanes(lanes)
+    lanes
 }
 
-/// Root-mean-square norm (arXiv 1910.07467) of each row: `x / sqrt(mean(x²) + eps) * weight`.
-///
-/// `x` and `out` are `[m, weight.len()]`.
-pub fn rms_norm(pool: &mut ThreadPool, isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let width = weight.len();
-    let m = x.len() / width;
-    let shards = Shards::new(out);
-    pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
-        let first = task * ROWS_PER_TASK;
-        let rows = ROWS_PER_TASK.min(m - first);
-        // SAFETY: tasks take disjoint rows.
-        let out = unsafe { shards.part(first * width, rows * width) };
-        norm_rows(isa, &x[first * width..][..rows * width], weight, eps, out);
-    });
-}
-
-per_isa! {
-    fn norm_rows(isa; x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let width = weight.len();
-        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let scale = 1.0 / (sum_of_squares(x) / width as f32 + eps).sqrt();
-            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * scale * w;
-            }
+/// Lanes of the sum of the squares of `x - mean`.
+#[inline(always)]
+pub(super) fn sum_of_squares(x: &[f32], mean: f32) -> [f32; LANES] {
+    let mut lanes = [0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            let v = v - mean;
+            *lane = v.mul_add(v, *lane);
         }
     }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        let v = v - mean;
+        *lane = v.mul_add(v, *lane);
+    }
+    lanes
 }
 
-/// `out = silu(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
-pub fn silu_mul(pool: &mut ThreadPool, isa: Isa, gate_up: &[f32], width: usize, out: &mut [f32]) {
+/// What a feed-forward layer's gate goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)` (arXiv 1702.03118).
+    Silu,
+    /// The Gaussian error linear unit (arXiv 1606.08415) in its form with tanh.
+    GeluTanh,
+}
+
+/// `out = activation(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
+pub fn gate(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    activation: Activation,
+    gate_up: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
     let m = out.len() / width;
     let shards = Shards::new(out);
     pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
@@ -96,7 +124,11 @@ pub fn silu_mul(pool: &mut ThreadPool, isa: Isa, gate_up: &[f32], width: usize, 
         let rows = ROWS_PER_TASK.min(m - first);
         // SAFETY: tasks take disjoint rows.
         let out = unsafe { shards.part(first * width, rows * width) };
-        silu_rows(isa, &gate_up[first * 2 * width..][..rows * 2 * width], width, out);
+        let gate_up = &gate_up[first * 2 * width..][..rows * 2 * width];
+        match activation {
+            Activation::Silu => silu_rows(isa, gate_up, width, out),
+            Activation::GeluTanh => gelu_tanh_rows(isa, gate_up, width, out),
+        }
     });
 }
 
@@ -107,6 +139,29 @@ per_isa! {
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
                 *out = gate / (1.0 + exp(-gate)) * up;
             }
+        }
+    }
+}
+
+per_isa! {
+    fn gelu_tanh_rows(isa; gate_up: &[f32], width: usize, out: &mut [f32]) {
+        // 2 * sqrt(2 / pi): with it, x/2 * (1 + tanh(y)) is x / (1 + e^(-2y)).
+        const FACTOR: f32 = 1.595_769;
+        for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+            let (gate, up) = row.split_at(width);
+            for ((out, x), up) in out.iter_mut().zip(gate).zip(up) {
+                let inner = (x * x * 0.044_715).mul_add(*x, *x);
+                *out = x / (1.0 + exp(-FACTOR * inner)) * up;
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// `cap * tanh(x / cap)` in place (arXiv 2408.00118).
+    pub fn soft_cap(isa; x: &mut [f32], cap: f32) {
+        for x in x {
+            *x = cap * tanh(*x / cap);
         }
     }
 }
@@ -129,7 +184,7 @@ pub enum RopeStyle {
     Halves,
 }
 
-/// Rotates one head in place; `cos` and `sin` are `head.len() / 2` long.
+/// Rotates one head in place: its first `2 * cos.len()` dimensions; those after them stay as they are.
 pub fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     let half = cos.len();
     match style {
@@ -195,21 +250,53 @@ mod tests {
     }
 
     #[test]
+    fn tanh_is_close_to_f64() {
+        let mut x = -12.0f32;
+        while x < 12.0 {
+            let error = (f64::from(tanh(x)) - f64::from(x).tanh()).abs();
+            assert!(error < 2e-7, "tanh({x}): off by {error}");
+            x += 0.0037;
+        }
+        for x in [0.0, -0.0, 1e-30, 1e30, -1e30, f32::INFINITY] {
+            assert_eq!(tanh(x).to_bits(), x.tanh().to_bits());
+        }
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gates_equal_their_definitions() {
+        let x: Vec<f32> = (-60..60).map(|i| i as f32 / 5.0).collect();
+        let both: Vec<f32> = x.iter().copied().chain(x.iter().map(|_| 1.5)).collect();
+        let mut pool = ThreadPool::new(1).unwrap();
+        let mut check = |activation, definition: &dyn Fn(f64) -> f64| {
+            let mut out = vec![0.0; x.len()];
+            gate(&mut pool, Isa::detect(), activation, &both, x.len(), &mut out);
+            for (x, out) in x.iter().zip(out) {
+                let expected = definition((*x).into()) * 1.5;
+                assert!((f64::from(out) - expected).abs() < 2e-6, "{x}: {out} {expected}");
+            }
+        };
+        check(Activation::Silu, &|x| x / (1.0 + (-x).exp()));
+        let inner = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        check(Activation::GeluTanh, &|x| x / 2.0 * (1.0 + inner(x).tanh()));
+    }
+
+    #[test]
     fn every_instruction_set_gives_the_same_bits() {
         let x: Vec<f32> = (0..3 * 75)
             .map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0)
             .collect();
-        let weight: Vec<f32> = (0..75).map(|i| 1.0 + i as f32 / 100.0).collect();
         let mut pool = ThreadPool::new(1).unwrap();
         let mut results = Vec::new();
         for isa in Isa::available() {
-            let mut normed = vec![0.0; x.len()];
-            rms_norm(&mut pool, isa, &x, &weight, 1e-5, &mut normed);
-            let mut gated = vec![0.0; 2 * 53];
-            silu_mul(&mut pool, isa, &x[..4 * 53], 53, &mut gated);
+            let (mut silu, mut gelu) = (vec![0.0; 2 * 53], vec![0.0; 2 * 53]);
+            gate(&mut pool, isa, Activation::Silu, &x[..4 * 53], 53, &mut silu);
+            gate(&mut pool, isa, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
             let (mut scores, mut sum) = (x[..133].to_vec(), [0.0]);
             softmax_numerators(isa, &mut scores, &mut sum);
-            let all = normed.iter().chain(&gated).chain(&scores).chain(&sum);
+            let mut capped = x.clone();
+            soft_cap(isa, &mut capped, 2.5);
+            let all = silu.iter().chain(&gelu).chain(&scores).chain(&sum).chain(&capped);
             results.push(all.map(|v| v.to_bits()).collect::<Vec<_>>());
         }
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
@@ -223,5 +310,10 @@ mod tests {
         rope(&mut halves, &cos, &sin, RopeStyle::Halves);
         assert_eq!(interleaved, [halves[0], halves[2], halves[1], halves[3]]);
         assert_eq!(interleaved[0], 1.0f32.mul_add(0.6, -(2.0 * 0.8)));
+        // Fewer angles than pairs: the dimensions after the rotated ones stay.
+        let (mut partly, mut whole) = ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0]);
+        rope(&mut partly, &cos[..1], &sin[..1], RopeStyle::Halves);
+        rope(&mut whole, &cos[..1], &sin[..1], RopeStyle::Halves);
+        assert_eq!(partly, [whole[0], whole[1], 3.0, 4.0]);
     }
 }

@@ -14,6 +14,7 @@ mod int8;
 mod isa;
 mod matmul;
 mod micro;
+mod norms;
 mod packed;
 mod pool;
 mod quantised;
@@ -21,12 +22,14 @@ mod scales;
 mod source;
 
 pub use attention::{
-    AttentionShape, AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention, rope_and_store,
+    AttentionLayer, AttentionShape, AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention,
+    rope_and_store,
 };
 pub use block_format::{BlockFormat, FormatError};
-pub use elementwise::{RopeStyle, add_bias, rms_norm, silu_mul};
+pub use elementwise::{Activation, RopeStyle, add_bias, gate, soft_cap};
 pub use isa::Isa;
 pub use matmul::{Fused, Output, Precision, matmul};
+pub use norms::{Norm, NormKind};
 pub use packed::PackedMatrix;
 pub use pool::ThreadPool;
 pub use source::{MatrixSource, RawElements};

@@ -7,8 +7,8 @@ use super::{
     weights::{LayerTensor, Tensor, WeightSource, vector},
 };
 use crate::kernels::{
-    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Output, PackedMatrix, Precision, RopeAngles, ThreadPool,
-    attention, matmul, rms_norm, rope_and_store, silu_mul,
+    Activation, AttentionLayer, AttentionSpan, BLOCK_TOKENS, Fused, Isa, Norm, NormKind, Output,
+    PackedMatrix, Precision, RopeAngles, ThreadPool, attention, gate, matmul, rope_and_store,
 };
 
 /// A resident decoder with its KV pool and compute threads.
@@ -19,7 +19,7 @@ pub(super) struct Decoder {
     pool: ThreadPool,
     embedding: Fused,
     layers: Vec<Layer>,
-    output_norm: Vec<f32>,
+    output_norm: Norm,
     /// `None` when it is the embedding.
     output: Option<Fused>,
     cache: KvCache,
@@ -27,10 +27,10 @@ pub(super) struct Decoder {
 }
 
 struct Layer {
-    attention_norm: Vec<f32>,
+    attention_norm: Norm,
     qkv: Fused,
     attention_output: Fused,
-    ffn_norm: Vec<f32>,
+    ffn_norm: Norm,
     gate_up: Fused,
     down: Fused,
 }
@@ -77,6 +77,13 @@ impl Decoder {
             }
             Ok(Fused::new(packed, precision))
         };
+        let norm = |tensor| -> Result<Norm, String> {
+            Ok(Norm {
+                kind: NormKind::Rms,
+                eps: c.rms_eps,
+                weight: vector(source, tensor, hidden)?,
+            })
+        };
         let mut layers = Vec::with_capacity(c.layers);
         for index in 0..c.layers {
             let tensor = |part| Tensor::Layer(index, part);
@@ -87,10 +94,10 @@ impl Decoder {
             ];
             let gate_up = [(tensor(LayerTensor::Gate), ffn), (tensor(LayerTensor::Up), ffn)];
             layers.push(Layer {
-                attention_norm: vector(source, tensor(LayerTensor::AttentionNorm), hidden)?,
+                attention_norm: norm(tensor(LayerTensor::AttentionNorm))?,
                 qkv: load(&qkv, hidden)?,
                 attention_output: load(&[(tensor(LayerTensor::AttentionOutput), hidden)], queries)?,
-                ffn_norm: vector(source, tensor(LayerTensor::FfnNorm), hidden)?,
+                ffn_norm: norm(tensor(LayerTensor::FfnNorm))?,
                 gate_up: load(&gate_up, hidden)?,
                 down: load(&[(tensor(LayerTensor::Down), hidden)], ffn)?,
             });
@@ -101,7 +108,7 @@ impl Decoder {
         } else {
             Some(load(&[(Tensor::Output, c.vocab_size)], hidden)?)
         };
-        let output_norm = vector(source, Tensor::OutputNorm, hidden)?;
+        let output_norm = norm(Tensor::OutputNorm)?;
         if source.tensor(Tensor::RopeFactors)?.is_some() {
             let factors = vector(source, Tensor::RopeFactors, c.head_dim / 2)?;
             if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
@@ -143,7 +150,7 @@ impl Decoder {
                 + layer.attention_output.bytes()
                 + layer.gate_up.bytes()
                 + layer.down.bytes();
-            matrices + (layer.attention_norm.len() + layer.ffn_norm.len()) * size_of::<f32>()
+            matrices + (layer.attention_norm.weight.len() + layer.ffn_norm.weight.len()) * size_of::<f32>()
         });
         let output = self.output.as_ref().map_or(0, Fused::bytes);
         layers.sum::<usize>() + self.embedding.bytes() + output + self.cache.bytes()
@@ -216,25 +223,27 @@ impl Decoder {
         b.gate_up.resize(rows * 2 * c.ffn_size, 0.0);
         b.gated.resize(rows * c.ffn_size, 0.0);
 
-        rms_norm(
-            pool,
-            isa,
-            &b.hidden,
-            &layer.attention_norm,
-            c.rms_eps,
-            &mut b.normed,
-        );
+        layer
+            .attention_norm
+            .apply(pool, isa, &b.hidden, &mut b.normed, Output::Replace);
         matmul(pool, isa, &b.normed, &layer.qkv, &mut b.qkv, Output::Replace);
         let angles = RopeAngles {
+            pairs: c.rope_frequencies.len(),
             cos: &b.cos,
             sin: &b.sin,
             style: c.rope_style,
         };
         rope_and_store(pool, shape, &mut b.qkv, &b.slots, angles, self.cache.layer(index));
+        let attends = AttentionLayer {
+            shape,
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            soft_cap: None,
+            window: None,
+        };
         attention(
             pool,
             isa,
-            shape,
+            attends,
             &b.qkv,
             spans,
             &self.cache.layer(index),
@@ -249,7 +258,9 @@ impl Decoder {
             Output::Add,
         );
 
-        rms_norm(pool, isa, &b.hidden, &layer.ffn_norm, c.rms_eps, &mut b.normed);
+        layer
+            .ffn_norm
+            .apply(pool, isa, &b.hidden, &mut b.normed, Output::Replace);
         matmul(
             pool,
             isa,
@@ -258,7 +269,7 @@ impl Decoder {
             &mut b.gate_up,
             Output::Replace,
         );
-        silu_mul(pool, isa, &b.gate_up, c.ffn_size, &mut b.gated);
+        gate(pool, isa, Activation::Silu, &b.gate_up, c.ffn_size, &mut b.gated);
         matmul(pool, isa, &b.gated, &layer.down, &mut b.hidden, Output::Add);
     }
 
@@ -282,13 +293,12 @@ impl Decoder {
             return;
         }
         b.normed.resize(rows * hidden, 0.0);
-        rms_norm(
+        self.output_norm.apply(
             &mut self.pool,
             self.isa,
             &b.last_rows,
-            &self.output_norm,
-            self.config.rms_eps,
             &mut b.normed,
+            Output::Replace,
         );
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         matmul(

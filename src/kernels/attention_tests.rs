@@ -1,0 +1,170 @@
+use proptest::prelude::*;
+
+use super::*;
+
+struct Case {
+    layer: AttentionLayer,
+    qkv: Vec<f32>,
+    tokens: usize,
+}
+
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2) | 1;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+        })
+        .collect()
+}
+
+/// Runs the tokens through the cache in chunks, with the given blocks, and returns all outputs.
+fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -> Vec<f32> {
+    let mut pool = ThreadPool::new(threads).unwrap();
+    let (layer, shape) = (case.layer, case.layer.shape);
+    let blocks = *table.iter().max().unwrap() as usize + 1;
+    // Stale contents must not matter.
+    let mut keys = vec![3.0f32; blocks * shape.block_len()];
+    let mut values = vec![f32::NAN; blocks * shape.block_len()];
+    let (width, pairs) = (shape.qkv_width(), shape.head_dim / 2);
+    let mut outputs = Vec::new();
+    let mut done = 0;
+    for &chunk in chunks.iter().cycle() {
+        let chunk = chunk.min(case.tokens - done);
+        if chunk == 0 {
+            break;
+        }
+        let mut qkv = case.qkv[done * width..][..chunk * width].to_vec();
+        let slots: Vec<usize> = (done..done + chunk)
+            .map(|p| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS)
+            .collect();
+        let (cos, sin) = (vec![0.8; chunk * pairs], vec![0.6; chunk * pairs]);
+        let angles = RopeAngles {
+            pairs,
+            cos: &cos,
+            sin: &sin,
+            style: RopeStyle::Halves,
+        };
+        let cache = LayerCache {
+            keys: &mut keys,
+            values: &mut values,
+        };
+        rope_and_store(&mut pool, shape, &mut qkv, &slots, angles, cache);
+        // Blocks that have left the first row's window, and so all windows, are not read.
+        let gone = layer.window.map_or(0, |window| (done + 1).saturating_sub(window)) / BLOCK_TOKENS;
+        for &block in &table[..gone] {
+            keys[block as usize * shape.block_len()..][..shape.block_len()].fill(f32::NAN);
+            values[block as usize * shape.block_len()..][..shape.block_len()].fill(f32::NAN);
+        }
+        let span = AttentionSpan {
+            first_row: 0,
+            rows: chunk,
+            context: done,
+            block_table: table,
+        };
+        let mut out = vec![0.0; chunk * shape.heads * shape.head_dim];
+        let cache = LayerCache {
+            keys: &mut keys,
+            values: &mut values,
+        };
+        attention(&mut pool, isa, layer, &qkv, &[span], &cache, &mut out);
+        outputs.extend(out);
+        done += chunk;
+    }
+    outputs
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn chunked_scattered_and_threaded_equal_whole_to_the_bit(
+        tokens in 1usize..90, first in 1usize..40, second in 1usize..40, seed: u64, kv_heads in 1usize..3,
+        group in 1usize..5, dims in 1usize..6, window in prop::option::of(1usize..80),
+        soft_cap in prop::option::of(0.1f32..2.0),
+    ) {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dims * 16 };
+        let layer = AttentionLayer { shape, scale: 0.3, soft_cap, window };
+        let case = Case { layer, qkv: noise(tokens * shape.qkv_width(), seed), tokens };
+        let straight: Vec<u32> = (0..6).collect();
+        let scattered = [9, 2, 7, 0, 5, 3];
+        let whole = run(&case, Isa::detect(), &[tokens], &straight, 1);
+        for isa in Isa::available() {
+            let chunked = run(&case, isa, &[first, second, 1], &scattered, 2);
+            let bits = |outputs: &[f32]| outputs.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&whole), bits(&chunked));
+        }
+    }
+}
+
+#[test]
+fn equals_textbook_attention() {
+    for (soft_cap, window) in [
+        (None, None),
+        (Some(0.7), None),
+        (None, Some(5)),
+        (Some(0.3), Some(17)),
+    ] {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+        };
+        let layer = AttentionLayer {
+            shape,
+            scale: 0.2,
+            soft_cap,
+            window,
+        };
+        check_against_textbook(&Case {
+            layer,
+            qkv: noise(40 * shape.qkv_width(), 5),
+            tokens: 40,
+        });
+    }
+}
+
+fn check_against_textbook(case: &Case) {
+    let found = run(case, Isa::detect(), &[40], &[0, 1, 2], 2);
+    let (layer, width) = (case.layer, case.layer.shape.qkv_width());
+    let rotate = |v: &[f32]| -> Vec<f64> {
+        let h = v.len() / 2;
+        let (a, b) = (|i: usize| f64::from(v[i]), |i: usize| f64::from(v[i + h]));
+        (0..h)
+            .map(|i| a(i) * 0.8 - b(i) * 0.6)
+            .chain((0..h).map(|i| b(i) * 0.8 + a(i) * 0.6))
+            .collect()
+    };
+    let capped = |score: f64| match layer.soft_cap {
+        Some(cap) => f64::from(cap) * (score / f64::from(cap)).tanh(),
+        None => score,
+    };
+    for t in 0..40 {
+        for head in 0..4 {
+            let part = |token: usize, slot: usize| &case.qkv[token * width + slot * 32..][..32];
+            let q = rotate(part(t, head));
+            let seen = |s: &usize| layer.window.is_none_or(|window| t - s < window);
+            let weights: Vec<(usize, f64)> = (0..=t)
+                .filter(seen)
+                .map(|s| {
+                    let k = rotate(part(s, 4 + head / 2));
+                    let product: f64 = q.iter().zip(&k).map(|(a, b)| a * b).sum();
+                    (s, capped(product * f64::from(layer.scale)).exp())
+                })
+                .collect();
+            let total: f64 = weights.iter().map(|(_, w)| w).sum();
+            for d in 0..32 {
+                let values = weights
+                    .iter()
+                    .map(|(s, w)| w / total * f64::from(part(*s, 6 + head / 2)[d]));
+                let expected: f64 = values.sum();
+                let found = f64::from(found[(t * 4 + head) * 32 + d]);
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{layer:?}: token {t} head {head} dim {d}: {found} {expected}"
+                );
+            }
+        }
+    }
+}
