@@ -8,8 +8,8 @@
 use std::cell::RefCell;
 
 use super::{
-    Isa, RopeStyle, ThreadPool,
-    elementwise::{rope, soft_cap, softmax_numerators},
+    Isa, Output, RopeStyle, ThreadPool,
+    elementwise::{rope_heads, soft_cap, softmax_numerators},
     micro::{self, LANES, NARROW_ROWS, Tile, WIDE_ROWS},
     pool::Shards,
 };
@@ -94,6 +94,7 @@ pub struct LayerCache<'a> {
 /// When a slot lies outside the cache.
 pub fn rope_and_store(
     pool: &mut ThreadPool,
+    isa: Isa,
     shape: AttentionShape,
     qkv: &mut [f32],
     slots: &[usize],
@@ -120,9 +121,7 @@ pub fn rope_and_store(
                 &angles.sin[row * pairs..][..pairs],
             );
             let (rotated, value) = qkv.split_at_mut((heads + kv_heads) * head_dim);
-            for head in rotated.chunks_exact_mut(head_dim) {
-                rope(head, cos, sin, angles.style);
-            }
+            rope_heads(isa, rotated, head_dim, cos, sin, angles.style);
             let (block, offset) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS);
             let key = &rotated[heads * head_dim..];
             for h in 0..kv_heads {
@@ -224,8 +223,11 @@ impl QueryTile<'_> {
         let table = &self.span.block_table[first_block..];
         let stride = blocks * BLOCK_TOKENS;
 
-        scratch.clear();
-        scratch.resize(rows * (stride + 2 * head_dim), 0.0);
+        let len = rows * (stride + 2 * head_dim);
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        let scratch = &mut scratch[..len];
         let (queries, rest) = scratch.split_at_mut(rows * head_dim);
         let (sums, scores) = rest.split_at_mut(rows * head_dim);
 
@@ -250,6 +252,7 @@ impl QueryTile<'_> {
                     w_stride: BLOCK_TOKENS,
                     c: scores.as_mut_ptr().add(index * BLOCK_TOKENS),
                     c_stride: stride,
+                    output: Output::Replace,
                     k: head_dim,
                 };
                 micro::run(isa, rows, 1, &operands);
@@ -288,6 +291,7 @@ impl QueryTile<'_> {
                             w_stride: head_dim,
                             c: sums.as_mut_ptr().add(first * head_dim + column),
                             c_stride: head_dim,
+                            output: if index == 0 { Output::Replace } else { Output::Add },
                             k: count,
                         };
                         micro::run(isa, WIDE_ROWS.min(rows - first), vectors, &operands);

@@ -51,7 +51,7 @@ fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -
             keys: &mut keys,
             values: &mut values,
         };
-        rope_and_store(&mut pool, shape, &mut qkv, &slots, angles, cache);
+        rope_and_store(&mut pool, isa, shape, &mut qkv, &slots, angles, cache);
         // Blocks that have left the first row's window, and so all windows, are not read.
         let gone = layer.window.map_or(0, |window| (done + 1).saturating_sub(window)) / BLOCK_TOKENS;
         for &block in &table[..gone] {

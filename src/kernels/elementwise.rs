@@ -184,8 +184,20 @@ pub enum RopeStyle {
     Halves,
 }
 
-/// Rotates one head in place: its first `2 * cos.len()` dimensions; those after them stay as they are.
-pub fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
+per_isa! {
+    /// Rotates heads of one row in place: of each its first `2 * cos.len()` dimensions; those after them stay
+    /// as they are.
+    pub(super) fn rope_heads(
+        isa; heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], style: RopeStyle,
+    ) {
+        for head in heads.chunks_exact_mut(head_dim) {
+            rope(head, cos, sin, style);
+        }
+    }
+}
+
+#[inline(always)]
+fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     let half = cos.len();
     match style {
         RopeStyle::Interleaved => {
@@ -210,21 +222,32 @@ per_isa! {
     /// Softmax numerators in place over `scores`, and their sum in `sum[0]`.
     pub(super) fn softmax_numerators(isa; scores: &mut [f32], sum: &mut [f32; 1]) {
         let mut tops = [f32::NEG_INFINITY; LANES];
-        for chunk in scores.chunks(LANES) {
-            for (top, score) in tops.iter_mut().zip(chunk) {
-                *top = if *score > *top { *score } else { *top };
+        let larger = |top: &mut f32, score: f32| *top = if score > *top { score } else { *top };
+        // Whole vectors and the rest apart: loops of unknown length would not become vector instructions.
+        let (chunks, rest) = scores.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                larger(&mut tops[lane], chunk[lane]);
             }
+        }
+        for (top, &score) in tops.iter_mut().zip(rest) {
+            larger(top, score);
         }
         let mut top = tops[0];
-        for lane in &tops[1..] {
-            top = if *lane > top { *lane } else { top };
+        for &lane in &tops[1..] {
+            larger(&mut top, lane);
         }
         let mut lanes = [0f32; LANES];
-        for chunk in scores.chunks_mut(LANES) {
-            for (lane, score) in lanes.iter_mut().zip(chunk) {
-                *score = exp(*score - top);
-                *lane += *score;
+        let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                chunk[lane] = exp(chunk[lane] - top);
+                lanes[lane] += chunk[lane];
             }
+        }
+        for (lane, score) in lanes.iter_mut().zip(rest) {
+            *score = exp(*score - top);
+            *lane += *score;
         }
         sum[0] = add_lanes(lanes);
     }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, str::FromStr};
 
 use super::{
     Isa, PackedMatrix, ThreadPool,
-    int8::{self, Int8Rows, MAX_ROWS, STRIP},
+    int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, Target},
     micro::{self, LANES, Tile, WIDE_ROWS},
     packed::PANEL,
     pool::Shards,
@@ -14,6 +14,11 @@ use super::{
 const TILE_INPUTS: usize = 128;
 /// Rows of `x` that share one expansion of a tile. More would not pay, fewer let workers share long prompts.
 const ROWS_PER_TASK: usize = 192;
+
+/// Strips in a panel.
+const STRIPS: usize = PANEL / STRIP;
+/// Into so many tasks for each thread a product of few rows is cut: enough to share it evenly.
+const TASKS_PER_THREAD: usize = 4;
 
 /// From this many rows on, four-bit weights are taken apart once for all of them.
 const UNPACK_ROWS: usize = 12;
@@ -131,66 +136,58 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         if weights.parts.iter().any(quantised) {
             int8.set(pool, isa, x, cols);
         }
-        // Few rows are few tasks: halves keep the workers' shares even.
-        let halves = if m <= MAX_ROWS && weights.parts.iter().all(quantised) {
-            PANEL / STRIP
+        let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
+        // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
+        // runs, since a task costs as much as a strip.
+        let run = if m <= MAX_ROWS && weights.parts.iter().all(quantised) {
+            strips.div_ceil(TASKS_PER_THREAD * pool.threads())
         } else {
-            1
+            STRIPS
         };
-        let panels: usize = weights.parts.iter().map(PackedMatrix::panels).sum();
         let chunks = m.div_ceil(ROWS_PER_TASK);
         let chunk_rows = m.div_ceil(chunks.max(1));
         let shards = Shards::new(out);
-        pool.run(panels * halves * chunks, &|task| {
-            let (index, chunk) = (task / chunks, task % chunks);
-            let (mut panel, half) = (index / halves, index % halves);
+        pool.run(strips.div_ceil(run) * chunks, &|task| {
+            let (first, chunk) = (task / chunks * run, task % chunks);
+            let first_row = chunk * chunk_rows;
+            let mut skipped = 0;
             let mut first_output = 0;
             for part in &weights.parts {
-                if panel < part.panels() {
-                    let first_row = chunk * chunk_rows;
-                    let first = panel * PANEL + half * STRIP;
-                    let width = part.rows().saturating_sub(first).min(PANEL / halves);
-                    if width == 0 {
-                        return;
-                    }
+                let own = part.panels() * STRIPS;
+                let (from, to) = (first.max(skipped), (first + run).min(skipped + own));
+                if from < to {
                     let block = Block {
                         matrix: part,
                         int8: quantised(part).then_some(&*int8),
-                        panel,
-                        first_strip: half,
-                        width,
+                        strips: (from - skipped, to - skipped),
                         x,
                         rows: (first_row, chunk_rows.min(m - first_row)),
-                        out: shards.pointer(first_row * rows + first_output + first),
+                        out: shards.pointer(first_row * rows + first_output),
                         out_stride: rows,
                         output,
                     };
                     // SAFETY: tasks cover disjoint (rows, outputs) blocks of `out`, and `out` lives until `run`
                     // returns.
                     SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
-                    return;
                 }
-                panel -= part.panels();
+                skipped += own;
                 first_output += part.rows();
             }
         });
     });
 }
 
-/// Outputs of one panel, or of half of it, for some rows of `x`.
+/// Neighbouring strips of one matrix, for some rows of `x`.
 struct Block<'a> {
     matrix: &'a PackedMatrix,
     /// The activations as integers, when the product is one of integers.
     int8: Option<&'a Int8Rows>,
-    panel: usize,
-    /// The panel's first strip that is this block's; products in f32 take whole panels.
-    first_strip: usize,
-    /// Outputs.
-    width: usize,
+    /// First strip and the one after the last; products in f32 take whole panels.
+    strips: (usize, usize),
     x: &'a [f32],
     /// First row and number of rows.
     rows: (usize, usize),
-    /// The first output of the first row.
+    /// The matrix's first output of the first row.
     out: *mut f32,
     out_stride: usize,
     output: Output,
@@ -198,76 +195,103 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// # Safety
-    /// `out` is valid for this block's rows and width, `out_stride` apart, and nobody else uses them.
+    /// `out` is valid for this block's rows and outputs, `out_stride` apart, and nobody else uses them.
     unsafe fn run(&self, isa: Isa, scratch: &mut Scratch) {
+        let (mut strip, end) = self.strips;
+        while strip < end {
+            let whole_panel = strip.is_multiple_of(STRIPS) && strip + STRIPS <= end;
+            let count = match self.int8 {
+                Some(_) if !whole_panel || self.rows.1 > PANEL_ROWS => 1,
+                _ => STRIPS,
+            };
+            // SAFETY: by the caller's promise.
+            unsafe { self.run_strips(isa, strip, count, scratch) };
+            strip += count;
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn run_strips(&self, isa: Isa, strip: usize, count: usize, scratch: &mut Scratch) {
         let Scratch { tile, spare, bytes } = scratch;
-        // Kernels write whole vectors: where the panel's end is not one, they do so in a spare tile.
-        let unit = if self.int8.is_some() { STRIP } else { PANEL };
-        let whole = self.width.next_multiple_of(unit);
-        let partial = whole != self.width;
-        let (c, c_stride) = if partial {
-            spare.resize(ROWS_PER_TASK * PANEL, 0.0);
-            (spare.as_mut_ptr(), PANEL)
-        } else {
-            (self.out, self.out_stride)
+        let first = strip * STRIP;
+        let Some(width) = self.matrix.rows().checked_sub(first).filter(|&left| left > 0) else {
+            return;
         };
-        for i in 0..self.rows.1 {
-            // SAFETY: row `i` of the output, or of the spare tile, which has `ROWS_PER_TASK` rows.
-            unsafe {
-                let row = std::slice::from_raw_parts_mut(c.add(i * c_stride), whole);
-                match self.output {
-                    Output::Replace => row.fill(0.0),
-                    Output::Add if partial => {
-                        let out = std::slice::from_raw_parts(self.out.add(i * self.out_stride), self.width);
-                        row[..self.width].copy_from_slice(out);
-                    }
-                    Output::Add => {}
+        let (width, whole) = (width.min(count * STRIP), count * STRIP);
+        // SAFETY: outputs of this block.
+        let out = unsafe { self.out.add(first) };
+        let direct = Target {
+            at: out,
+            stride: self.out_stride,
+            output: self.output,
+        };
+        // Kernels write whole strips: where the matrix ends inside of one, they do so in a spare tile.
+        let target = if width == whole {
+            direct
+        } else {
+            spare.resize(ROWS_PER_TASK * PANEL, 0.0);
+            if self.output == Output::Add {
+                for (i, row) in spare.chunks_exact_mut(PANEL).take(self.rows.1).enumerate() {
+                    // SAFETY: this block's own outputs.
+                    let out = unsafe { std::slice::from_raw_parts(out.add(i * self.out_stride), width) };
+                    row[..width].copy_from_slice(out);
                 }
             }
-        }
-        // SAFETY: `c` holds this block's rows, in whole vectors.
+            Target {
+                at: spare.as_mut_ptr(),
+                stride: PANEL,
+                output: self.output,
+            }
+        };
+        // SAFETY: `target` holds this block's rows, in whole strips.
         unsafe {
             match self.int8 {
-                Some(x) => self.run_int8(isa, x, bytes, c, c_stride),
-                None => self.run_f32(isa, tile, c, c_stride),
+                Some(x) => self.run_int8(isa, x, (strip, count), bytes, target),
+                None => self.run_f32(isa, strip / STRIPS, tile, target),
             }
         }
-        if partial {
-            self.copy_out(spare);
-        }
-    }
-
-    /// # Safety
-    /// `c` is this block's own, `c_stride` apart, for the width rounded up to whole strips.
-    unsafe fn run_int8(&self, isa: Isa, x: &Int8Rows, bytes: &mut Vec<u8>, c: *mut f32, c_stride: usize) {
-        let (first, count) = self.rows;
-        for index in 0..self.width.div_ceil(STRIP) {
-            let Some(mut strip) = self.matrix.strip(self.panel, self.first_strip + index) else {
-                return;
-            };
-            if count > UNPACK_ROWS {
-                strip = strip.unpacked(isa, self.matrix.cols(), bytes);
-            }
-            for row in (0..count).step_by(MAX_ROWS) {
-                let rows = (first + row, MAX_ROWS.min(count - row));
-                // SAFETY: rows and strip are inside of `c`.
-                unsafe {
-                    int8::product(
-                        isa,
-                        x,
-                        rows,
-                        &strip,
-                        c.add(row * c_stride + index * STRIP),
-                        c_stride,
-                    );
-                }
+        if width < whole {
+            for (i, row) in spare.chunks_exact(PANEL).take(self.rows.1).enumerate() {
+                // SAFETY: this block's own outputs.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * self.out_stride), width) };
+                out.copy_from_slice(&row[..width]);
             }
         }
     }
 
     /// # Safety
-    /// `c` is this block's own, `c_stride` apart, for a whole panel's width.
-    unsafe fn run_f32(&self, isa: Isa, tile: &mut Vec<f32>, c: *mut f32, c_stride: usize) {
+    /// `target` is this block's own, for `count` strips' outputs.
+    unsafe fn run_int8(
+        &self,
+        isa: Isa,
+        x: &Int8Rows,
+        (strip, count): (usize, usize),
+        bytes: &mut Vec<u8>,
+        target: Target,
+    ) {
+        let Some(mut strip) = self.matrix.strip(strip / STRIPS, strip % STRIPS, count) else {
+            return;
+        };
+        let (first, rows) = self.rows;
+        if rows > UNPACK_ROWS {
+            strip = strip.unpacked(isa, self.matrix.cols(), bytes);
+        }
+        for row in (0..rows).step_by(MAX_ROWS) {
+            // SAFETY: rows and strips are inside of the target.
+            unsafe {
+                let target = Target {
+                    at: target.at.add(row * target.stride),
+                    ..target
+                };
+                int8::product(isa, x, (first + row, MAX_ROWS.min(rows - row)), &strip, target);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `target` is this block's own, for a whole panel's width.
+    unsafe fn run_f32(&self, isa: Isa, panel: usize, tile: &mut Vec<f32>, target: Target) {
         tile.resize(TILE_INPUTS * PANEL, 0.0);
         let cols = self.matrix.cols();
         let (first, count) = self.rows;
@@ -275,11 +299,11 @@ impl Block<'_> {
         let mut k = 0;
         while k < cols {
             let inputs = step.min(cols - k);
-            let weights = match self.matrix.tile_in_place(self.panel, k, inputs) {
+            let weights = match self.matrix.tile_in_place(panel, k, inputs) {
                 Some(weights) => weights,
                 None => {
                     let tile = &mut tile[..inputs * PANEL];
-                    self.matrix.expand_tile(isa, self.panel, k, tile);
+                    self.matrix.expand_tile(isa, panel, k, tile);
                     tile
                 }
             };
@@ -292,24 +316,15 @@ impl Block<'_> {
                         a_stride: cols,
                         w: weights.as_ptr(),
                         w_stride: PANEL,
-                        c: c.add(row * c_stride),
-                        c_stride,
+                        c: target.at.add(row * target.stride),
+                        c_stride: target.stride,
+                        output: if k == 0 { target.output } else { Output::Add },
                         k: inputs,
                     };
                     micro::run(isa, WIDE_ROWS.min(count - row), PANEL / LANES, &operands);
                 }
             }
             k += inputs;
-        }
-    }
-
-    /// Copies the outputs from the spare tile.
-    fn copy_out(&self, spare: &[f32]) {
-        for i in 0..self.rows.1 {
-            // SAFETY: this block's own output; see `run`.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(self.out.add(i * self.out_stride), self.width) };
-            out.copy_from_slice(&spare[i * PANEL..][..self.width]);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The register-tiled inner loop: `c[i][j] += Σ_k a[i][k] * w[k][j]`, one fused multiply-add chain per
+//! The register-tiled inner loop: `c[i][j] = Σ_k a[i][k] * w[k][j]`, or added to it, one fused multiply-add chain per
 //! element in ascending `k`.
 
-use super::{Isa, isa::IsaKind};
+use super::{Isa, Output, isa::IsaKind};
 
 /// f32 lanes of the widest vector; tiles are multiples of it wide.
 pub(super) const LANES: usize = 16;
@@ -20,9 +20,11 @@ pub(super) struct Tile {
     /// `[k][width]`, rows `w_stride` apart.
     pub w: *const f32,
     pub w_stride: usize,
-    /// `[rows][width]`, rows `c_stride` apart; read and written.
+    /// `[rows][width]`, rows `c_stride` apart; read (unless replaced) and written.
     pub c: *mut f32,
     pub c_stride: usize,
+    /// Whether chains start from 0 or from what is in `c`.
+    pub output: Output,
     /// Length of the chains.
     pub k: usize,
 }
@@ -95,9 +97,11 @@ unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     // SAFETY: all addresses are inside the operands that the caller vouches for.
     unsafe {
-        for (i, row) in sums.iter_mut().enumerate() {
-            for (j, sum) in row.iter_mut().enumerate() {
-                *sum = _mm512_loadu_ps(tile.c.add(i * tile.c_stride + j * LANES));
+        if tile.output == Output::Add {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (j, sum) in row.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(tile.c.add(i * tile.c_stride + j * LANES));
+                }
             }
         }
         let mut w = tile.w;
@@ -139,9 +143,11 @@ unsafe fn avx2<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
             // SAFETY: all addresses are inside the operands that the caller vouches for.
             unsafe {
                 let c = tile.c.add(first * tile.c_stride + j * LANES);
-                for (i, row) in sums[..rows].iter_mut().enumerate() {
-                    row[0] = _mm256_loadu_ps(c.add(i * tile.c_stride));
-                    row[1] = _mm256_loadu_ps(c.add(i * tile.c_stride + 8));
+                if tile.output == Output::Add {
+                    for (i, row) in sums[..rows].iter_mut().enumerate() {
+                        row[0] = _mm256_loadu_ps(c.add(i * tile.c_stride));
+                        row[1] = _mm256_loadu_ps(c.add(i * tile.c_stride + 8));
+                    }
                 }
                 let mut w = tile.w.add(j * LANES);
                 for k in 0..tile.k {
@@ -172,7 +178,9 @@ unsafe fn portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
             unsafe {
                 let c = tile.c.add(i * tile.c_stride + j * LANES);
                 let mut sums = [0f32; LANES];
-                sums.copy_from_slice(std::slice::from_raw_parts(c, LANES));
+                if tile.output == Output::Add {
+                    sums.copy_from_slice(std::slice::from_raw_parts(c, LANES));
+                }
                 for k in 0..tile.k {
                     let a = *tile.a.add(i * tile.a_stride + k);
                     let w = std::slice::from_raw_parts(tile.w.add(k * tile.w_stride + j * LANES), LANES);

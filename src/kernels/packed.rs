@@ -151,10 +151,10 @@ impl PackedMatrix {
         }
     }
 
-    /// Half a panel's weights as integers, where they are.
-    pub(super) fn strip(&self, panel: usize, strip: usize) -> Option<Strip<'_>> {
+    /// The weights of `strips` neighbouring halves of a panel as integers, where they are.
+    pub(super) fn strip(&self, panel: usize, strip: usize, strips: usize) -> Option<Strip<'_>> {
         match &self.store {
-            Store::Quantised(q) => Some(q.strip(panel * self.cols, strip)),
+            Store::Quantised(q) => Some(q.strip(panel * self.cols, strip, strips)),
             Store::F32(_) | Store::Half(..) => None,
         }
     }

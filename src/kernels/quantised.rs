@@ -46,11 +46,13 @@ impl Quantised {
         bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
     }
 
-    /// Half a panel's weights; `first` is the panel's first input, counted over all panels.
-    pub(super) fn strip(&self, first: usize, strip: usize) -> Strip<'_> {
+    /// The weights of `strips` neighbouring halves of a panel, from half `strip` on; `first` is the panel's
+    /// first input, counted over all panels.
+    pub(super) fn strip(&self, first: usize, strip: usize, strips: usize) -> Strip<'_> {
         let group = first / self.group;
         let offset = strip * 4 * STRIP;
         Strip {
+            width: strips * STRIP,
             group: self.group,
             zero: i32::from(self.zero),
             bits: match &self.bits {

@@ -9,25 +9,26 @@ use std::arch::x86_64::{
     _mm256_xor_si256,
 };
 
-use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales};
-use crate::kernels::packed::PANEL;
+use super::{RowsAt, SPAN, Strip, StripBits, StripScales, Target};
+use crate::kernels::{Output, packed::PANEL};
 
 /// # Safety
-/// As [`super::product`], for `ROWS` rows whose operands have been checked; the processor has AVX2, FMA and
+/// As [`super::product`], for `ROWS` rows and `VECTORS` times 16 outputs whose operands have been checked; the processor has AVX2, FMA and
 /// F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn product<const ROWS: usize>(
+pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
     rows: &RowsAt,
     strip: &Strip<'_>,
-    c: *mut f32,
-    c_stride: usize,
+    c: Target,
 ) {
-    for lane in (0..STRIP).step_by(8) {
+    for lane in (0..16 * VECTORS).step_by(8) {
         // SAFETY: all addresses are inside the operands that the caller has checked.
         unsafe {
             let mut sums = [_mm256_setzero_ps(); ROWS];
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm256_loadu_ps(c.add(i * c_stride + lane));
+            if c.output == Output::Add {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm256_loadu_ps(c.at.add(i * c.stride + lane));
+                }
             }
             for group in 0..rows.groups {
                 let first = group * strip.group;
@@ -48,14 +49,14 @@ pub(super) unsafe fn product<const ROWS: usize>(
                     let x_scale = *rows.scales.add(i * (rows.cols / SPAN) + first / SPAN);
                     let mut t = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(dots[i]));
                     if let Some(mins) = mins {
-                        let sum = *rows.sums.add(i * rows.groups + group) as f32;
+                        let sum = *rows.sums.add(i * rows.groups + group);
                         t = _mm256_fmadd_ps(mins, _mm256_set1_ps(sum), t);
                     }
                     sums[i] = _mm256_fmadd_ps(t, _mm256_set1_ps(x_scale), sums[i]);
                 }
             }
             for (i, sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(c.add(i * c_stride + lane), *sum);
+                _mm256_storeu_ps(c.at.add(i * c.stride + lane), *sum);
             }
         }
     }
@@ -92,7 +93,7 @@ unsafe fn four<const ROWS: usize>(
         let mut dots = pairs.map(|pairs| _mm256_madd_epi16(pairs, ones));
         if strip.zero != 0 {
             for (i, dot) in dots.iter_mut().enumerate() {
-                let sum = *rows.sums.add(i * rows.groups + group);
+                let sum = *rows.sums.add(i * rows.groups + group) as i32;
                 *dot = _mm256_sub_epi32(*dot, _mm256_set1_epi32(strip.zero * sum));
             }
         }

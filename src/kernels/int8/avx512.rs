@@ -2,36 +2,43 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_sub_epi32,
 };
 
-use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales};
-use crate::kernels::packed::PANEL;
+use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales, Target};
+use crate::kernels::{Output, packed::PANEL};
 
-const VECTORS: usize = STRIP / 16;
+/// 1.5 * 2^23. An integer below 2^22 in magnitude, added to its bits, is that integer added to its value: read
+/// as a float, it needs no conversion, and one multiply-add takes the constant off again and scales. That is
+/// exact up to the rounding of the scaled value itself when `scale * MAGIC` is exact.
+const MAGIC: f32 = 12_582_912.0;
+const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
 
-/// Integer sums of a group. Few rows have two each, one for either half of a run of eight inputs: a single
+/// Integer sums of a group, each added to [`MAGIC_BITS`]. Few rows have two each, one for either half of a run of eight inputs: a single
 /// chain would wait for its own results.
-type Dots<const ROWS: usize> = [[__m512i; VECTORS]; ROWS];
+type Dots<const ROWS: usize, const VECTORS: usize> = [[__m512i; VECTORS]; ROWS];
 
 /// # Safety
-/// As [`super::product`], for `ROWS` rows whose operands have been checked; the processor has AVX-512 F, BW
-/// and VNNI.
+/// As [`super::product`], for `ROWS` rows and `VECTORS` vectors of outputs whose operands have been checked;
+/// the processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn product<const ROWS: usize>(
+pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
     rows: &RowsAt,
     strip: &Strip<'_>,
-    c: *mut f32,
-    c_stride: usize,
+    c: Target,
 ) {
+    let short = strip.scales.are_short();
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     // SAFETY: all addresses are inside the operands that the caller has checked.
     unsafe {
-        for (i, row) in sums.iter_mut().enumerate() {
-            for (j, sum) in row.iter_mut().enumerate() {
-                *sum = _mm512_loadu_ps(c.add(i * c_stride + 16 * j));
+        if c.output == Output::Add {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (j, sum) in row.iter_mut().enumerate() {
+                    *sum = _mm512_loadu_ps(c.at.add(i * c.stride + 16 * j));
+                }
             }
         }
         for group in 0..rows.groups {
@@ -43,43 +50,43 @@ pub(super) unsafe fn product<const ROWS: usize>(
                 }
                 StripBits::Eight(bytes) => {
                     let at = bytes.as_ptr().add(first / 4 * 4 * PANEL);
-                    eight::<ROWS, { 4 * PANEL }>(rows, at, first, strip, group)
+                    eight::<ROWS, VECTORS, { 4 * PANEL }>(rows, at, first, strip, group)
                 }
                 StripBits::Unpacked(bytes) => {
                     let at = bytes.as_ptr().add(first / 4 * 4 * STRIP);
-                    eight::<ROWS, { 4 * STRIP }>(rows, at, first, strip, group)
+                    eight::<ROWS, VECTORS, { 4 * STRIP }>(rows, at, first, strip, group)
                 }
             };
-            let scales = read(&strip.scales, group);
+            let scales = read::<VECTORS>(&strip.scales, group);
+            let mins = strip.mins.as_ref().map(|mins| read::<VECTORS>(mins, group));
+            let offsets = scales.map(|scale| _mm512_mul_ps(scale, _mm512_set1_ps(-MAGIC)));
             let x_scales = rows.scales.add(first / SPAN);
             let spans = rows.cols / SPAN;
-            match &strip.mins {
-                None => {
-                    for i in 0..ROWS {
-                        let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
-                        for j in 0..VECTORS {
-                            let t = _mm512_mul_ps(scales[j], _mm512_cvtepi32_ps(dots[i][j]));
-                            sums[i][j] = _mm512_fmadd_ps(t, x_scale, sums[i][j]);
-                        }
+            for i in 0..ROWS {
+                let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
+                let mut t = [_mm512_setzero_ps(); VECTORS];
+                for j in 0..VECTORS {
+                    t[j] = if short {
+                        _mm512_fmadd_ps(_mm512_castsi512_ps(dots[i][j]), scales[j], offsets[j])
+                    } else {
+                        let dot = _mm512_sub_epi32(dots[i][j], _mm512_set1_epi32(MAGIC_BITS));
+                        _mm512_mul_ps(scales[j], _mm512_cvtepi32_ps(dot))
+                    };
+                }
+                if let Some(mins) = mins {
+                    let sum = _mm512_set1_ps(*rows.sums.add(i * rows.groups + group));
+                    for j in 0..VECTORS {
+                        t[j] = _mm512_fmadd_ps(mins[j], sum, t[j]);
                     }
                 }
-                Some(mins) => {
-                    let mins = read(mins, group);
-                    for i in 0..ROWS {
-                        let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
-                        let sum = _mm512_set1_ps(*rows.sums.add(i * rows.groups + group) as f32);
-                        for j in 0..VECTORS {
-                            let t = _mm512_mul_ps(scales[j], _mm512_cvtepi32_ps(dots[i][j]));
-                            let t = _mm512_fmadd_ps(mins[j], sum, t);
-                            sums[i][j] = _mm512_fmadd_ps(t, x_scale, sums[i][j]);
-                        }
-                    }
+                for j in 0..VECTORS {
+                    sums[i][j] = _mm512_fmadd_ps(t[j], x_scale, sums[i][j]);
                 }
             }
         }
         for (i, row) in sums.iter().enumerate() {
             for (j, sum) in row.iter().enumerate() {
-                _mm512_storeu_ps(c.add(i * c_stride + 16 * j), *sum);
+                _mm512_storeu_ps(c.at.add(i * c.stride + 16 * j), *sum);
             }
         }
     }
@@ -89,13 +96,17 @@ pub(super) unsafe fn product<const ROWS: usize>(
 /// Rows and strip reach to this group's end; the processor has the features.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn start<const ROWS: usize>(rows: &RowsAt, strip: &Strip<'_>, group: usize) -> Dots<ROWS> {
-    let mut dots = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+unsafe fn start<const ROWS: usize, const VECTORS: usize>(
+    rows: &RowsAt,
+    strip: &Strip<'_>,
+    group: usize,
+) -> Dots<ROWS, VECTORS> {
+    let mut dots = [[_mm512_set1_epi32(MAGIC_BITS); VECTORS]; ROWS];
     if strip.zero != 0 {
         for (i, row) in dots.iter_mut().enumerate() {
             // SAFETY: by the caller's promise.
-            let sum = unsafe { *rows.sums.add(i * rows.groups + group) };
-            *row = [_mm512_set1_epi32(-strip.zero * sum); VECTORS];
+            let sum = unsafe { *rows.sums.add(i * rows.groups + group) } as i32;
+            *row = [_mm512_set1_epi32(MAGIC_BITS - strip.zero * sum); VECTORS];
         }
     }
     dots
@@ -105,17 +116,17 @@ unsafe fn start<const ROWS: usize>(rows: &RowsAt, strip: &Strip<'_>, group: usiz
 /// `at` is the strip's first byte of this group, the rest as [`start`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn four<const ROWS: usize>(
+unsafe fn four<const ROWS: usize, const VECTORS: usize>(
     rows: &RowsAt,
     at: *const u8,
     first: usize,
     strip: &Strip<'_>,
     group: usize,
-) -> Dots<ROWS> {
+) -> Dots<ROWS, VECTORS> {
     let low = _mm512_set1_epi8(15);
     // SAFETY: by the caller's promise.
     unsafe {
-        let mut dots = start::<ROWS>(rows, strip, group);
+        let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
         let mut odd = [[_mm512_setzero_si512(); VECTORS]; ROWS];
         for run in 0..strip.group / 8 {
             let (mut even_weights, mut odd_weights) = (
@@ -158,16 +169,16 @@ unsafe fn four<const ROWS: usize>(
 /// As [`four`], with runs of four inputs `STEP` bytes apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn eight<const ROWS: usize, const STEP: usize>(
+unsafe fn eight<const ROWS: usize, const VECTORS: usize, const STEP: usize>(
     rows: &RowsAt,
     at: *const u8,
     first: usize,
     strip: &Strip<'_>,
     group: usize,
-) -> Dots<ROWS> {
+) -> Dots<ROWS, VECTORS> {
     // SAFETY: by the caller's promise.
     unsafe {
-        let mut dots = start::<ROWS>(rows, strip, group);
+        let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
         for run in 0..strip.group / 4 {
             let mut weights = [_mm512_setzero_si512(); VECTORS];
             for (j, weights) in weights.iter_mut().enumerate() {
@@ -189,7 +200,7 @@ unsafe fn eight<const ROWS: usize, const STEP: usize>(
 /// The scales reach to this group; the processor has AVX-512 F.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn read(scales: &StripScales<'_>, group: usize) -> [__m512; VECTORS] {
+unsafe fn read<const VECTORS: usize>(scales: &StripScales<'_>, group: usize) -> [__m512; VECTORS] {
     let mut out = [_mm512_setzero_ps(); VECTORS];
     for (j, out) in out.iter_mut().enumerate() {
         // SAFETY: by the caller's promise.

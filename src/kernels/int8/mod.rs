@@ -16,15 +16,17 @@ pub(super) use rows::Int8Rows;
 
 use self::rows::{FINE, SPAN};
 use super::{
-    Isa,
+    Isa, Output,
     isa::{IsaKind, per_isa},
     packed::PANEL,
 };
 
-/// Outputs that a kernel computes together: two AVX-512 vectors.
+/// Outputs that a kernel computes together for many rows: two AVX-512 vectors.
 pub(super) const STRIP: usize = 32;
 /// Most rows of activations that a kernel takes at once.
 pub(super) const MAX_ROWS: usize = 6;
+/// Up to so many rows a kernel takes a whole panel: memory is read in its order, and sums still fit registers.
+pub(super) const PANEL_ROWS: usize = 2;
 
 /// Integer weights of a strip, from its first output on. Four bytes of an output lie together.
 #[derive(Clone, Copy)]
@@ -68,8 +70,17 @@ pub(super) enum StripScales<'a> {
 }
 
 impl StripScales<'_> {
-    fn covers(&self, groups: usize) -> bool {
-        let holds = |len: usize, groups: usize| groups == 0 || len >= (groups - 1) * PANEL + STRIP;
+    /// Whether a scale times 1.5 * 2^23 is exact: it has at most 22 significant bits.
+    #[cfg(target_arch = "x86_64")]
+    fn are_short(&self) -> bool {
+        match self {
+            Self::F16(_) | Self::Steps { .. } => true,
+            Self::F32(_) => false,
+        }
+    }
+
+    fn covers(&self, groups: usize, width: usize) -> bool {
+        let holds = |len: usize, groups: usize| groups == 0 || len >= (groups - 1) * PANEL + width;
         match self {
             Self::F16(values) => holds(values.len(), groups),
             Self::F32(values) => holds(values.len(), groups),
@@ -82,9 +93,11 @@ impl StripScales<'_> {
     }
 }
 
-/// Weights of [`STRIP`] outputs: `(bits - zero) * scale + min`.
+/// Weights of a strip of outputs: `(bits - zero) * scale + min`.
 #[derive(Clone, Copy)]
 pub(super) struct Strip<'a> {
+    /// Outputs: [`STRIP`], or [`PANEL`] for at most [`PANEL_ROWS`] rows.
+    pub width: usize,
     /// Inputs that share a scale: 16 or 32.
     pub group: usize,
     /// What stands for 0: 0, 8 or 128.
@@ -133,14 +146,25 @@ struct RowsAt {
     values: *const i8,
     scales: *const f32,
     /// One per group of the weights.
-    sums: *const i32,
+    sums: *const f32,
     groups: usize,
 }
 
-/// `c[i][j] += x[first + i] · w[j]` for `count` rows and [`STRIP`] outputs; rows of `c` are `c_stride` apart.
+/// Where a kernel leaves its sums.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    /// The first row's first output.
+    pub at: *mut f32,
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Whether chains start from 0 or from what is there.
+    pub output: Output,
+}
+
+/// `c[i][j] = x[first + i] · w[j]`, or added to it, for `count` rows and the strip's outputs.
 ///
 /// # Safety
-/// `c` is readable and writable for `count` rows of [`STRIP`] and belongs to nobody else.
+/// `c` is readable and writable for `count` rows of the strip's width and belongs to nobody else.
 ///
 /// # Panics
 /// When the rows do not exist, or the strip does not hold `x.cols()` inputs.
@@ -149,16 +173,16 @@ pub(super) unsafe fn product(
     x: &Int8Rows,
     (first, count): (usize, usize),
     strip: &Strip<'_>,
-    c: *mut f32,
-    c_stride: usize,
+    c: Target,
 ) {
     let (cols, group) = (x.cols(), strip.group);
     let (step, inputs) = strip.bits.layout();
     assert!((group == FINE || group == SPAN) && cols.is_multiple_of(SPAN) && cols > 0);
     assert!((first + count) * cols <= x.values.len() && count <= MAX_ROWS);
-    assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * STRIP);
-    assert!(strip.scales.covers(cols / group) && strip.mins.is_none_or(|mins| mins.covers(cols / group)));
-    let groups = cols / group;
+    let (groups, width) = (cols / group, strip.width);
+    assert!(width == STRIP || (width == PANEL && count <= PANEL_ROWS));
+    assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * width);
+    assert!(strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width)));
     let sums = if group == FINE { &x.fine_sums } else { &x.sums };
     let rows = RowsAt {
         cols,
@@ -173,14 +197,16 @@ pub(super) unsafe fn product(
             // SAFETY: the assertions cover rows and strip, the caller vouches for `c`, and an `Isa` is only made
             // for a processor that has its features.
             unsafe {
-                match count {
-                    0 => {}
-                    1 => kernel::<1>(&rows, strip, c, c_stride),
-                    2 => kernel::<2>(&rows, strip, c, c_stride),
-                    3 => kernel::<3>(&rows, strip, c, c_stride),
-                    4 => kernel::<4>(&rows, strip, c, c_stride),
-                    5 => kernel::<5>(&rows, strip, c, c_stride),
-                    _ => kernel::<6>(&rows, strip, c, c_stride),
+                match (count, width) {
+                    (0, _) => {}
+                    (1, PANEL) => kernel::<1, { PANEL / 16 }>(&rows, strip, c),
+                    (2, PANEL) => kernel::<2, { PANEL / 16 }>(&rows, strip, c),
+                    (1, _) => kernel::<1, { STRIP / 16 }>(&rows, strip, c),
+                    (2, _) => kernel::<2, { STRIP / 16 }>(&rows, strip, c),
+                    (3, _) => kernel::<3, { STRIP / 16 }>(&rows, strip, c),
+                    (4, _) => kernel::<4, { STRIP / 16 }>(&rows, strip, c),
+                    (5, _) => kernel::<5, { STRIP / 16 }>(&rows, strip, c),
+                    _ => kernel::<6, { STRIP / 16 }>(&rows, strip, c),
                 }
             }
         }};

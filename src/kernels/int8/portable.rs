@@ -2,25 +2,27 @@
 
 use half::f16;
 
-use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales};
-use crate::kernels::packed::PANEL;
+use super::{RowsAt, SPAN, Strip, StripBits, StripScales, Target};
+use crate::kernels::{Output, packed::PANEL};
 
 /// # Safety
-/// As [`super::product`], for `ROWS` rows whose operands have been checked.
-pub(super) unsafe fn product<const ROWS: usize>(
+/// As [`super::product`], for `ROWS` rows and `VECTORS` times 16 outputs whose operands have been checked.
+pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
     rows: &RowsAt,
     strip: &Strip<'_>,
-    c: *mut f32,
-    c_stride: usize,
+    c: Target,
 ) {
     for row in 0..ROWS {
         // SAFETY: inside the operands that the caller has checked, here and below.
         let (values, out) = unsafe {
             (
                 std::slice::from_raw_parts(rows.values.add(row * rows.cols), rows.cols),
-                std::slice::from_raw_parts_mut(c.add(row * c_stride), STRIP),
+                std::slice::from_raw_parts_mut(c.at.add(row * c.stride), 16 * VECTORS),
             )
         };
+        if c.output == Output::Replace {
+            out.fill(0.0);
+        }
         for group in 0..rows.groups {
             let first = group * strip.group;
             // SAFETY: as above.
@@ -30,12 +32,13 @@ pub(super) unsafe fn product<const ROWS: usize>(
                     *rows.scales.add(row * (rows.cols / SPAN) + first / SPAN),
                 )
             };
-            let mut dots = [-strip.zero * sum; STRIP];
-            add_products(&mut dots, &strip.bits, first, &values[first..][..strip.group]);
-            for (lane, (out, &dot)) in out.iter_mut().zip(&dots).enumerate() {
+            let mut dots = [[-strip.zero * sum as i32; 16]; VECTORS];
+            let dots = dots.as_flattened_mut();
+            add_products(dots, &strip.bits, first, &values[first..][..strip.group]);
+            for (lane, (out, &dot)) in out.iter_mut().zip(&*dots).enumerate() {
                 let mut t = get(&strip.scales, group, lane) * dot as f32;
                 if let Some(mins) = &strip.mins {
-                    t = get(mins, group, lane).mul_add(sum as f32, t);
+                    t = get(mins, group, lane).mul_add(sum, t);
                 }
                 *out = t.mul_add(scale, *out);
             }
@@ -43,10 +46,10 @@ pub(super) unsafe fn product<const ROWS: usize>(
     }
 }
 
-fn add_products(dots: &mut [i32; STRIP], bits: &StripBits<'_>, first: usize, values: &[i8]) {
+fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[i8]) {
     let (step, inputs) = bits.layout();
     for (index, values) in values.chunks_exact(inputs).enumerate() {
-        let bytes = &bits.bytes()[(first / inputs + index) * step..][..4 * STRIP];
+        let bytes = &bits.bytes()[(first / inputs + index) * step..][..4 * dots.len()];
         for (dot, weights) in dots.iter_mut().zip(bytes.as_chunks::<4>().0) {
             match bits {
                 StripBits::Four(_) => {

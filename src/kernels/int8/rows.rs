@@ -1,6 +1,11 @@
 //! Rows of activations as eight-bit integers.
 
-use super::super::{Isa, ThreadPool, isa::per_isa, pool::Shards};
+use super::super::{
+    Isa, ThreadPool,
+    elementwise::add_lanes,
+    isa::{IsaKind, per_isa},
+    pool::Shards,
+};
 
 /// Activations that share a scale.
 pub(in crate::kernels) const SPAN: usize = 32;
@@ -20,9 +25,9 @@ pub(in crate::kernels) struct Int8Rows {
     /// `[m, cols / SPAN]`
     pub scales: Vec<f32>,
     /// Sums of the integers, exact: `[m, cols / SPAN]`.
-    pub sums: Vec<i32>,
+    pub sums: Vec<f32>,
     /// Sums of the integers: `[m, cols / FINE]`.
-    pub fine_sums: Vec<i32>,
+    pub fine_sums: Vec<f32>,
 }
 
 impl Int8Rows {
@@ -34,8 +39,8 @@ impl Int8Rows {
         self.cols = cols;
         self.values.resize(m * cols, 0);
         self.scales.resize(m * spans, 0.0);
-        self.sums.resize(m * spans, 0);
-        self.fine_sums.resize(m * 2 * spans, 0);
+        self.sums.resize(m * spans, 0.0);
+        self.fine_sums.resize(m * 2 * spans, 0.0);
         let (values, scales) = (Shards::new(&mut self.values), Shards::new(&mut self.scales));
         let (sums, fine_sums) = (Shards::new(&mut self.sums), Shards::new(&mut self.fine_sums));
         pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
@@ -63,45 +68,107 @@ impl Int8Rows {
 struct Spans<'a> {
     values: &'a mut [i8],
     scales: &'a mut [f32],
-    sums: &'a mut [i32],
-    fine_sums: &'a mut [i32],
+    sums: &'a mut [f32],
+    fine_sums: &'a mut [f32],
+}
+
+/// Below this a quotient by it would overflow; so small a span is zero for any purpose.
+const TINY: f32 = 1e-30;
+/// Adding it rounds to an integer, ties to even, and leaves that in the low bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// A span's scale and what its elements are multiplied with, from the bits of its largest magnitude.
+#[inline(always)]
+fn scale_and_factor(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest);
+    if !largest.is_finite() {
+        (f32::NAN, 0.0)
+    } else if largest > TINY {
+        (largest / 127.0, 127.0 / largest)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
+fn quantise(isa: Isa, x: &[f32], out: &mut Spans<'_>) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` is only made for a processor that has its features.
+        IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { quantise_avx512(x, out) },
+        _ => quantise_plain(isa, x, out),
+    }
+}
+
+/// [`quantise_plain`] by hand: compilers make scalar code of it.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn quantise_avx512(x: &[f32], out: &mut Spans<'_>) {
+    use std::arch::x86_64::{
+        __m512, _mm_storeu_si128, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi32_epi8,
+        _mm512_loadu_ps, _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_epu32,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_sub_ps,
+    };
+    let spans = x
+        .as_chunks::<SPAN>()
+        .0
+        .iter()
+        .zip(out.values.as_chunks_mut::<SPAN>().0);
+    let sums = out.sums.iter_mut().zip(out.fine_sums.as_chunks_mut::<2>().0);
+    for (((x, values), scale), (sum, fine_sums)) in spans.zip(out.scales.iter_mut()).zip(sums) {
+        // SAFETY: sixteen elements each.
+        let halves: [__m512; 2] =
+            unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[FINE..].as_ptr())] };
+        let mask = _mm512_set1_epi32(0x7fff_ffff);
+        let magnitudes = halves.map(|half| _mm512_and_si512(_mm512_castps_si512(half), mask));
+        let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitudes[0], magnitudes[1]));
+        let factor;
+        (*scale, factor) = scale_and_factor(largest);
+        for (index, half) in halves.into_iter().enumerate() {
+            let magic = _mm512_set1_ps(MAGIC);
+            let rounded = _mm512_add_ps(_mm512_mul_ps(half, _mm512_set1_ps(factor)), magic);
+            let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded));
+            // SAFETY: sixteen bytes.
+            unsafe { _mm_storeu_si128(values[index * FINE..][..FINE].as_mut_ptr().cast(), bytes) };
+            fine_sums[index] = _mm512_reduce_add_ps(_mm512_sub_ps(rounded, magic));
+        }
+        *sum = fine_sums[0] + fine_sums[1];
+    }
 }
 
 per_isa! {
-    fn quantise(isa; x: &[f32], out: &mut Spans<'_>) {
+    fn quantise_plain(isa; x: &[f32], out: &mut Spans<'_>) {
         let spans = x.as_chunks::<SPAN>().0.iter().zip(out.values.as_chunks_mut::<SPAN>().0);
         for (index, (x, values)) in spans.enumerate() {
-            let mut lanes = [0f32; FINE];
-            let mut poison = [0f32; FINE];
+            // Magnitudes order like their bits, and what is not finite comes out on top.
+            let mut tops = [0u32; FINE];
             for half in x.as_chunks::<FINE>().0 {
                 for lane in 0..FINE {
-                    let magnitude = half[lane].abs();
-                    lanes[lane] = if magnitude > lanes[lane] { magnitude } else { lanes[lane] };
-                    // 0 for what is finite, NaN for the rest.
-                    poison[lane] += half[lane] * 0.0;
+                    tops[lane] = tops[lane].max(half[lane].to_bits() & 0x7fff_ffff);
                 }
             }
             let mut width = FINE / 2;
             while width > 0 {
                 for lane in 0..width {
-                    lanes[lane] = if lanes[lane + width] > lanes[lane] { lanes[lane + width] } else { lanes[lane] };
-                    poison[lane] += poison[lane + width];
+                    tops[lane] = tops[lane].max(tops[lane + width]);
                 }
                 width /= 2;
             }
-            let largest = lanes[0];
-            // Below this the quotient would overflow; so small a span is zero for any purpose.
-            let factor = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
-            out.scales[index] = if factor == 0.0 { 0.0 } else { largest / 127.0 } + poison[0];
-            // Adding it rounds to an integer, ties to even, and leaves that in the low bits.
-            const MAGIC: f32 = 12_582_912.0;
-            for (x, value) in x.iter().zip(values.iter_mut()) {
-                *value = (x * factor + MAGIC).to_bits() as i8;
+            let factor;
+            (out.scales[index], factor) = scale_and_factor(tops[0]);
+            let halves = x.as_chunks::<FINE>().0.iter().zip(values.as_chunks_mut::<FINE>().0);
+            let mut both = 0.0;
+            for (half, (x, values)) in halves.enumerate() {
+                let mut rounded = [0f32; FINE];
+                for lane in 0..FINE {
+                    rounded[lane] = x[lane] * factor + MAGIC;
+                    values[lane] = rounded[lane].to_bits() as i8;
+                }
+                // Small integers: their sums in f32 are exact in any order.
+                let sum = add_lanes(rounded.map(|value| value - MAGIC));
+                out.fine_sums[2 * index + half] = sum;
+                both += sum;
             }
-            for (sum, half) in out.fine_sums[2 * index..].iter_mut().zip(values.as_chunks::<FINE>().0) {
-                *sum = half.iter().map(|&v| i32::from(v)).sum();
-            }
-            out.sums[index] = out.fine_sums[2 * index] + out.fine_sums[2 * index + 1];
+            out.sums[index] = both;
         }
     }
 }
@@ -133,7 +200,7 @@ mod tests {
                 prop_assert!(found.values[i] != -128);
             }
             for (i, span) in found.values.chunks(SPAN).enumerate() {
-                prop_assert_eq!(found.sums[i], span.iter().map(|&v| i32::from(v)).sum::<i32>());
+                prop_assert_eq!(found.sums[i], span.iter().map(|&v| f32::from(v)).sum::<f32>());
                 prop_assert_eq!(found.sums[i], found.fine_sums[2 * i] + found.fine_sums[2 * i + 1]);
             }
             for isa in Isa::available() {
