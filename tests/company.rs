@@ -20,7 +20,7 @@ use babelward::kernels::Precision;
 use babelward::{
     engine::{
         self, CancelFlag, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
-        Sampling, SequenceRequest,
+        Sampling, SequenceRequest, Tenant, TenantWeights,
     },
     model::load::{LoadOptions, load},
 };
@@ -33,7 +33,7 @@ struct Ask {
     new_tokens: usize,
     sampled: bool,
     seed: u64,
-    interactive: bool,
+    priority: Priority,
 }
 
 /// What must not change: bits of the probe, and the tokens with the bits of their log-probabilities.
@@ -62,6 +62,9 @@ fn start(
         max_batch_tokens: batch_tokens,
         queue_items: 1024,
         queue_tokens: 1 << 20,
+        // Shorter than any step: as many kinds of chunks as there can be.
+        step_target: Some(Duration::from_millis(1)),
+        tenant_weights: TenantWeights::default(),
     };
     engine::start(config, vec![loaded.model]).unwrap()
 }
@@ -94,11 +97,8 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
             stop: None,
             pin_prompt: false,
         },
-        priority: if ask.interactive {
-            Priority::Interactive
-        } else {
-            Priority::Batch
-        },
+        priority: ask.priority,
+        tenant: Tenant::named(&format!("tenant-{}", ask.seed % 3)).unwrap(),
         deadline: None,
         cancel: CancelFlag::default(),
         events: Box::new(move |event| sender.send(event).is_ok()),
@@ -148,9 +148,9 @@ fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
         0usize..20,
         any::<bool>(),
         any::<u64>(),
-        any::<bool>(),
+        0usize..3,
     )
-        .prop_map(move |(family, length, new_tokens, sampled, seed, interactive)| {
+        .prop_map(move |(family, length, new_tokens, sampled, seed, class)| {
             // Three families of prompts with common beginnings, so that prefixes are shared.
             let shared = (0..48).map(|i| (i * 31 + family as u32 * 17) % vocab);
             let own = (0..length as u32).map(|i| (i.wrapping_mul(seed as u32 | 1) >> 7) % vocab);
@@ -159,7 +159,7 @@ fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
                 new_tokens,
                 sampled,
                 seed,
-                interactive,
+                priority: Priority::ALL[class],
             }
         });
     prop::collection::vec(ask, 2..10)
@@ -202,7 +202,7 @@ fn a_mix_on_the_real_model() {
             new_tokens: 6,
             sampled: s % 2 == 0,
             seed: u64::from(s),
-            interactive: s % 3 == 0,
+            priority: Priority::ALL[s as usize % 3],
         })
         .collect();
     let expected = alone(&model, &asks);

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("mapped", ""),
     ("gguf", "mapped"),
     ("kernels", ""),
-    ("config", "guard::GuardKind kernels::Precision"),
+    ("config", "guard::GuardKind kernels::Precision engine::Tenant"),
     ("telemetry", "config"),
     ("fetch", "digest"),
     ("model", "kernels gguf mapped digest"),

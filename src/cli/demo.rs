@@ -19,7 +19,7 @@ use crate::{
         settings::{RunKind, RunSettings},
     },
     client::{Client, ClientOptions},
-    engine::EngineConfig,
+    engine::{EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
     kernels::Precision,
@@ -149,6 +149,9 @@ fn options(path: PathBuf) -> RegistryOptions {
             max_batch_tokens: 512,
             queue_items: 1024,
             queue_tokens: 1 << 20,
+            // Nobody else calls: throughput is all.
+            step_target: None,
+            tenant_weights: TenantWeights::default(),
         },
     }
 }

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, thread};
 
 use crate::{
     config::{Config, Role},
-    engine::EngineConfig,
+    engine::{EngineConfig, TenantWeights},
     model::load::LoadOptions,
     registry::{ModelRole, ModelSpec, RegistryOptions},
     rpc::{DefaultDeadlines, Limits, ServerOptions},
@@ -37,6 +37,8 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             max_batch_tokens: engine.max_batch_tokens,
             queue_items: engine.queue_items,
             queue_tokens: engine.queue_tokens,
+            step_target: engine.step_target,
+            tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
         },
     }
 }

@@ -21,7 +21,7 @@ pub use self::{
     source::{Entry, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
     value::{LogFormat, Role},
 };
-use crate::guard::GuardKind;
+use crate::{engine::Tenant, guard::GuardKind};
 
 /// Everything a server is told. Immutable once loaded.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +94,10 @@ pub struct Engine {
     pub queue_items: usize,
     /// Most prompt tokens waiting to start.
     pub queue_tokens: usize,
+    /// Longest that a step without urgent work is planned to take; steps are not paced when absent.
+    pub step_target: Option<Duration>,
+    /// Shares of tenants; 1 for those not listed.
+    pub tenant_weights: Vec<(Tenant, u32)>,
     /// Upper limit on every model's window, in tokens; the model's own when absent.
     pub max_context: Option<NonZeroUsize>,
 }

@@ -143,6 +143,8 @@ impl Reader<'_> {
             precision: self.get::<crate::kernels::Precision>("engine.precision"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
+            step_target: self.get("engine.step_target"),
+            tenant_weights: self.optional("engine.tenant_weights").unwrap_or_default(),
             max_context: self.get::<Window>("engine.max_context").0,
         };
         if engine.max_batch_sequences > engine.max_batch_tokens {

@@ -93,6 +93,15 @@ pub const KEYS: &[Key] = &[
         "most prompt tokens waiting to start; more are refused",
     ),
     key(
+        "engine.step_target",
+        "100ms",
+        "longest that a step without urgent work is planned to take, so that a Classify waits no longer; or \"off\"",
+    ),
+    unset(
+        "engine.tenant_weights",
+        "shares of tenants, as NAME=WEIGHT; 1 for those not listed",
+    ),
+    key(
         "engine.max_context",
         "model",
         "upper limit on the window in tokens; model = the model's own",

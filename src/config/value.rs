@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use crate::{guard::GuardKind, kernels::Precision};
+use crate::{engine::Tenant, guard::GuardKind, kernels::Precision};
 
 /// What a model may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -277,6 +277,41 @@ impl Setting for Vec<Role> {
 
     fn placeholder() -> Self {
         vec![Role::Target, Role::Guard]
+    }
+}
+
+/// A duration above zero, or `off`.
+impl Setting for Option<Duration> {
+    const EXPECTS: &'static str = "write a number and a unit (ms, s, m, h), such as 100ms, or off";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "off" => Some(None),
+            text => parse_duration(text).filter(|time| !time.is_zero()).map(Some),
+        }
+    }
+
+    fn placeholder() -> Self {
+        None
+    }
+}
+
+/// Tenants' weights.
+impl Setting for Vec<(Tenant, u32)> {
+    const EXPECTS: &'static str =
+        "write a list such as [\"team-a=4\", \"team-b=2\"]: a name of letters, digits, . _ -, and 1 to 1000";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        let weight = |word: &str| {
+            let (name, weight) = word.split_once('=')?;
+            let weight = weight.parse().ok().filter(|weight| (1..=1000).contains(weight))?;
+            Some((Tenant::named(name)?, weight))
+        };
+        words(raw)?.into_iter().map(weight).collect()
+    }
+
+    fn placeholder() -> Self {
+        Self::new()
     }
 }
 

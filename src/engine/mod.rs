@@ -7,6 +7,8 @@
 
 mod admission;
 mod block_pool;
+mod fair;
+mod forecast;
 mod inbox;
 mod kv_blocks;
 mod prefix_cache;
@@ -18,9 +20,12 @@ mod sequence;
 mod stats;
 mod step;
 mod thread;
+mod waiting;
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod mixed_load_tests;
 #[cfg(test)]
 mod scheduling_tests;
 #[cfg(test)]
@@ -30,6 +35,7 @@ mod testing;
 #[cfg(test)]
 mod thread_tests;
 
+pub use fair::{Tenant, TenantWeights};
 pub use request::*;
 
 use std::{
@@ -41,8 +47,9 @@ use std::{
 
 use crate::model::{LanguageModel, ModelLimits};
 use inbox::{Inbox, QueueBounds};
-use scheduler::Budget;
+use scheduler::{Budget, Ledger};
 use step::ModelEngine;
+use thread::Turns;
 
 /// Limits of an engine.
 #[derive(Debug, Clone)]
@@ -60,6 +67,11 @@ pub struct EngineConfig {
     pub queue_items: usize,
     /// Most prompt tokens waiting to start, over all models. A longer prompt is taken when nothing waits.
     pub queue_tokens: usize,
+    /// Longest that a step without urgent work is planned to take; without it, steps are as large as the batch
+    /// limits allow and classes matter for the order only.
+    pub step_target: Option<Duration>,
+    /// Shares of tenants.
+    pub tenant_weights: TenantWeights,
 }
 
 /// What a model is doing now.
@@ -131,14 +143,15 @@ pub fn start(
         .enumerate()
         .map(|(index, (model, name))| {
             let name = name.unwrap_or_else(|| index.to_string());
-            ModelEngine::new(name.into(), model, budget)
+            ModelEngine::new(name.into(), model, budget, config.tenant_weights.clone())
         })
         .collect();
+    let turns = Turns::new(engines, Ledger::new(config.step_target), Box::new(Instant::now));
     let thread = {
         let (inbox, name) = (Arc::clone(&inbox), config.name.clone());
         std::thread::Builder::new()
             .name(config.name)
-            .spawn(move || thread::run(&name, &inbox, engines))?
+            .spawn(move || thread::run(&name, &inbox, turns))?
     };
     let handle = EngineHandle {
         inbox: Arc::clone(&inbox),

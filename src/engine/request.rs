@@ -8,17 +8,40 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::Tenant;
+
 /// A model of an engine, by its place in the list the engine was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModelIndex(pub usize);
 
-/// Who goes first when the queue is longer than a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Who goes first when there is more to do than a step takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
+    /// A caller waits for something short, such as a verdict: most of the time is its, as long as it needs it.
+    Urgent,
     /// A caller waits for this one.
     Interactive,
     /// Throughput matters, not latency; first to be preempted.
     Batch,
+}
+
+impl Priority {
+    /// All of them, the first to be served first.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Interactive, Self::Batch];
+
+    /// As in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Interactive => "interactive",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// Place in [`Priority::ALL`].
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Set by the caller to stop a sequence; looked at before each step.
@@ -109,6 +132,8 @@ pub struct SequenceRequest {
     pub output: OutputSpec,
     /// Queue class.
     pub priority: Priority,
+    /// On whose account.
+    pub tenant: Tenant,
     /// No step is taken for the sequence after this.
     pub deadline: Option<Instant>,
     /// Stops the sequence.

@@ -7,16 +7,17 @@ use std::{
 
 use super::{
     CancelFlag, Event, EventSink, FinishReason, OutputSpec, Priority, SequenceError, SequenceRequest,
-    SequenceSummary, Stage, admission::Admission,
+    SequenceSummary, Stage, Tenant, admission::Admission, forecast::Shape,
 };
 
-/// How much later a batch-class sequence ranks than an interactive one that arrived at the same moment.
+/// How much later a sequence ranks than an urgent one that arrived at the same moment.
 ///
-/// One order by (arrival + handicap) decides who is admitted first, who gets prefill tokens first, and,
-/// from the other end, who is preempted first. Ranks never change and only finitely many sequences can rank
-/// before a given one, so nobody starves: the first in rank is never preempted for another and always gets
-/// tokens.
-const BATCH_HANDICAP: Duration = Duration::from_secs(10);
+/// Within a tenant, one order by (arrival + handicap) decides who is admitted first and who gets prefill tokens
+/// first; over all tenants it decides, from the other end, who is preempted first. Ranks never change and only
+/// finitely many sequences can rank before a given one, so nobody starves: the first in rank is never preempted
+/// for another.
+const INTERACTIVE_HANDICAP: Duration = Duration::from_secs(30);
+const BATCH_HANDICAP: Duration = Duration::from_secs(40);
 
 /// Place in the order of all sequences of a model; smaller goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +29,12 @@ pub struct Rank {
 impl Rank {
     /// The rank of the `id`-th sequence, which arrived at `arrival`.
     pub fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
-        let at = match priority {
-            Priority::Interactive => arrival,
-            Priority::Batch => arrival.checked_add(BATCH_HANDICAP).unwrap_or(arrival),
+        let handicap = match priority {
+            Priority::Urgent => Duration::ZERO,
+            Priority::Interactive => INTERACTIVE_HANDICAP,
+            Priority::Batch => BATCH_HANDICAP,
         };
+        let at = arrival.checked_add(handicap).unwrap_or(arrival);
         Self { at, id }
     }
 }
@@ -108,6 +111,10 @@ pub struct Counts {
 pub struct Sequence {
     /// Its place in the order.
     pub rank: Rank,
+    /// Its class.
+    pub priority: Priority,
+    /// On whose account it runs.
+    pub tenant: Tenant,
     /// Prompt and answer so far.
     pub tokens: Vec<u32>,
     /// How many of the tokens are the prompt.
@@ -116,6 +123,10 @@ pub struct Sequence {
     pub computed: usize,
     /// Tokens to compute in the current step; 0 when it does not take part.
     pub scheduled: usize,
+    /// The plan that it last took part in, by number.
+    pub last_plan: u64,
+    /// Seconds that its parts of all steps so far were predicted to take.
+    pub work: f64,
     /// KV blocks in order.
     pub blocks: Vec<u32>,
     /// How many of the blocks are in the prefix cache.
@@ -142,10 +153,14 @@ impl Sequence {
     pub fn new(request: SequenceRequest, arrival: Instant, id: u64, admission: Option<Admission>) -> Self {
         Self {
             rank: Rank::new(request.priority, arrival, id),
+            priority: request.priority,
+            tenant: request.tenant,
             prompt_len: request.prompt.len(),
             tokens: request.prompt,
             computed: 0,
             scheduled: 0,
+            last_plan: 0,
+            work: 0.0,
             blocks: Vec::new(),
             published: 0,
             output: request.output,
@@ -168,6 +183,12 @@ impl Sequence {
     /// Tokens generated so far (also the number of the next draw).
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
+    }
+
+    /// Its part of a step that gives it this many tokens.
+    pub fn part(&self, tokens: usize) -> Shape {
+        let reads_logits = tokens == self.remaining() && self.needs_logits();
+        Shape::of(tokens, self.computed, reads_logits)
     }
 
     /// Whether the step that computes the last token so far has to read its logits.

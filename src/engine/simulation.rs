@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
-    SequenceRequest, Stage, StopCondition,
+    SequenceRequest, Stage, StopCondition, Tenant,
     admission::{Book, blocks_needed, validate},
     scheduler::Budget,
     testing::{Recorder, STEP, engine, run_until_idle, step},
@@ -104,6 +104,7 @@ impl Plan {
             prompt: self.prompt.clone(),
             output,
             priority: self.priority,
+            tenant: Tenant::default(),
             deadline: None,
             cancel: CancelFlag::default(),
             events: recorder.sink(usize::MAX),

@@ -17,6 +17,10 @@ pub struct StepRecord {
     pub generated: u64,
     /// Times from submission to the logits of the last prompt token.
     pub first_tokens: Vec<Duration>,
+    /// How long it took.
+    pub seconds: Option<Duration>,
+    /// Relative error of what it was predicted to take.
+    pub forecast_error: Option<f64>,
 }
 
 /// Says what the metrics mean; once, when an engine starts.
@@ -30,12 +34,22 @@ pub fn describe() {
     describe_histogram!(
         "babelward_queue_wait_seconds",
         Unit::Seconds,
-        "Submission to first forward pass."
+        "Submission to first forward pass, by class: urgent, interactive, batch."
     );
     describe_histogram!(
         "babelward_ttft_seconds",
         Unit::Seconds,
         "Submission to the first logits."
+    );
+    describe_histogram!(
+        "babelward_step_seconds",
+        Unit::Seconds,
+        "A forward pass with the choice of its tokens."
+    );
+    describe_histogram!(
+        "babelward_forecast_error",
+        Unit::Count,
+        "Relative error of a step's predicted time: |actual - predicted| / the larger of the two."
     );
     describe_histogram!(
         "babelward_batch_size",
@@ -68,8 +82,15 @@ pub fn describe() {
 
 /// Records a step of the model called `model`.
 pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
-    for wait in &plan.queue_waits {
-        histogram!("babelward_queue_wait_seconds", "model" => Arc::clone(model)).record(*wait);
+    for (class, wait) in &plan.queue_waits {
+        let model = Arc::clone(model);
+        histogram!("babelward_queue_wait_seconds", "model" => model, "class" => class.name()).record(*wait);
+    }
+    if let Some(seconds) = step.seconds {
+        histogram!("babelward_step_seconds", "model" => Arc::clone(model)).record(seconds);
+    }
+    if let Some(error) = step.forecast_error {
+        histogram!("babelward_forecast_error", "model" => Arc::clone(model)).record(error);
     }
     for time in &step.first_tokens {
         histogram!("babelward_ttft_seconds", "model" => Arc::clone(model)).record(*time);

@@ -10,12 +10,13 @@ use std::{
 
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, ProbeResult, Sampling, SequenceError,
-    SequenceRequest, TokenEvent,
+    SequenceRequest, Tenant, TenantWeights, TokenEvent,
     admission::PinHold,
+    forecast::Shape,
     inbox::{KvCounts, Submission},
     kv_blocks::KvBlocks,
     sampler::{self, Sampler},
-    scheduler::{Budget, Scheduler},
+    scheduler::{Budget, Ledger, Pace, Planned, Scheduler},
     sequence::{Ending, Sequence},
     stats::{StepRecord, record_step},
 };
@@ -34,10 +35,20 @@ struct Pinned {
     _hold: Option<PinHold>,
 }
 
+/// A step under way.
+struct Step {
+    began: Instant,
+    shape: Shape,
+    pace: Pace,
+    planned: Planned,
+    /// Whether the forward pass did what it was to do, so that its time says something.
+    sound: bool,
+}
+
 /// A model with its scheduler.
 ///
-/// A step is [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`]; the caller reads the
-/// clock.
+/// A step is [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`],
+/// [`ModelEngine::settle`]; the caller reads the clock.
 pub struct ModelEngine {
     name: Arc<str>,
     model: Box<dyn LanguageModel>,
@@ -49,6 +60,7 @@ pub struct ModelEngine {
     spare: Vec<BatchSequence>,
     logits: Vec<f32>,
     record: StepRecord,
+    current: Option<Step>,
     pinned: Vec<Pinned>,
     /// Pinned prompts whose computation failed: said by the sequences' sinks, heard after each step.
     lost_pins: Receiver<Arc<[u32]>>,
@@ -58,7 +70,12 @@ pub struct ModelEngine {
 
 impl ModelEngine {
     /// An idle engine for one model.
-    pub fn new(name: Arc<str>, model: Box<dyn LanguageModel>, budget: Budget) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        model: Box<dyn LanguageModel>,
+        budget: Budget,
+        weights: TenantWeights,
+    ) -> Self {
         let limits = model.limits().clone();
         let kv = KvBlocks::new(limits.num_blocks as u32, limits.block_size);
         let (lose_pin, lost_pins) = channel();
@@ -66,12 +83,13 @@ impl ModelEngine {
             name,
             model,
             limits,
-            scheduler: Scheduler::new(budget, kv),
+            scheduler: Scheduler::new(budget, kv, weights),
             sampler: Sampler::default(),
             batch: ForwardBatch::default(),
             spare: Vec::new(),
             logits: Vec::new(),
             record: StepRecord::default(),
+            current: None,
             pinned: Vec::new(),
             lost_pins,
             lose_pin,
@@ -102,6 +120,11 @@ impl ModelEngine {
         self.scheduler.has_work()
     }
 
+    /// Whether there is anything urgent to do.
+    pub fn has_urgent(&self) -> bool {
+        self.scheduler.has_urgent()
+    }
+
     /// The pool's state.
     pub fn kv_counts(&self) -> KvCounts {
         KvCounts {
@@ -128,8 +151,9 @@ impl ModelEngine {
     }
 
     /// Plans a step and builds its batch; `false` when there is nothing to compute.
-    pub fn begin(&mut self, now: Instant) -> bool {
-        self.scheduler.plan(now);
+    pub fn begin(&mut self, now: Instant, pace: Pace) -> bool {
+        let planned = self.scheduler.plan(now, pace);
+        let mut shape = Shape::default();
         self.batch.tokens.clear();
         self.spare.append(&mut self.batch.sequences);
         for sequence in self
@@ -139,6 +163,7 @@ impl ModelEngine {
             .filter(|sequence| sequence.scheduled > 0)
         {
             let end = sequence.computed + sequence.scheduled;
+            shape = shape.plus(sequence.part(sequence.scheduled));
             self.batch
                 .tokens
                 .extend_from_slice(&sequence.tokens[sequence.computed..end]);
@@ -154,7 +179,17 @@ impl ModelEngine {
         self.record.batch_tokens = self.batch.tokens.len();
         self.record.generated = 0;
         self.record.first_tokens.clear();
-        !self.batch.sequences.is_empty()
+        self.record.forecast_error = None;
+        self.record.seconds = None;
+        let anything = !self.batch.sequences.is_empty();
+        self.current = anything.then_some(Step {
+            began: now,
+            shape,
+            pace,
+            planned,
+            sound: false,
+        });
+        anything
     }
 
     /// Runs the model on the batch.
@@ -178,6 +213,9 @@ impl ModelEngine {
 
     /// Takes the outcome of the forward pass to the sequences.
     pub fn complete(&mut self, outcome: Result<(), ModelError>, now: Instant) {
+        if let Some(step) = &mut self.current {
+            step.sound = outcome.is_ok();
+        }
         let mut logits = std::mem::take(&mut self.logits);
         let mut rows = logits.chunks_exact(self.limits.vocab_size);
         let (mut index, mut entry) = (0, 0);
@@ -208,8 +246,20 @@ impl ModelEngine {
         self.recompute_lost_pins(now);
     }
 
-    /// Records the metrics of the step that has just been completed, or of a plan without a batch.
-    pub fn record(&self) {
+    /// Learns from the step that has just been completed, tells the ledger what it took, and records its
+    /// metrics, or those of a plan without a batch.
+    pub fn settle(&mut self, ledger: &mut Ledger, now: Instant) {
+        if let Some(step) = self.current.take() {
+            let time = now.saturating_duration_since(step.began);
+            if step.sound {
+                self.record.forecast_error = Some(self.scheduler.forecast.observe(step.shape, time));
+            }
+            self.record.seconds = Some(time);
+            ledger.settle(step.pace, step.planned, time.as_secs_f64());
+        }
+        for seconds in self.scheduler.urgent_work.drain(..) {
+            ledger.urgent_finished(seconds);
+        }
         record_step(&self.name, &self.scheduler.record, &self.record);
     }
 
@@ -223,6 +273,7 @@ impl ModelEngine {
     /// After a panic: everything open fails, the pool and the cache start anew, and pinned prefixes are
     /// computed again.
     pub fn restart(&mut self, now: Instant) {
+        self.current = None;
         self.fail_all(&SequenceError::EnginePanicked, now);
         // What the failed computations of pins have said is said by `resident` as well.
         while self.lost_pins.try_recv().is_ok() {}
@@ -309,6 +360,7 @@ impl ModelEngine {
                 pin_prompt: true,
             },
             priority: Priority::Interactive,
+            tenant: Tenant::default(),
             deadline: None,
             cancel: CancelFlag::default(),
             events: Box::new(move |event| {

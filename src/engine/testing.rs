@@ -7,7 +7,10 @@ use std::{
 
 use super::{
     CancelFlag, Event, ModelIndex, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
-    SequenceSummary, scheduler::Budget, scripted::ScriptedModel, step::ModelEngine,
+    SequenceSummary, Tenant, TenantWeights,
+    scheduler::{Budget, Pace},
+    scripted::ScriptedModel,
+    step::ModelEngine,
 };
 use crate::model::ModelLimits;
 
@@ -106,6 +109,7 @@ pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder
         prompt: prompt.to_vec(),
         output,
         priority: Priority::Interactive,
+        tenant: Tenant::default(),
         deadline: None,
         cancel: CancelFlag::default(),
         events: recorder.sink(usize::MAX),
@@ -119,12 +123,17 @@ pub const STEP: Duration = Duration::from_millis(5);
 /// One scripted model with at most so many sequences and tokens in a step.
 pub fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
     let model = ScriptedModel::hashing(limits);
-    ModelEngine::new("scripted".into(), Box::new(model), Budget::new(sequences, tokens))
+    ModelEngine::new(
+        "scripted".into(),
+        Box::new(model),
+        Budget::new(sequences, tokens),
+        TenantWeights::default(),
+    )
 }
 
 /// A step; returns its sequences and tokens.
 pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
-    if !engine.begin(now) {
+    if !engine.begin(now, Pace::Unbounded) {
         return (0, 0);
     }
     let size = (engine.batch().sequences.len(), engine.batch().tokens.len());

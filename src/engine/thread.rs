@@ -10,15 +10,15 @@ use std::{
 use super::{
     SequenceError,
     inbox::{Inbox, Signal, Submission},
+    scheduler::Ledger,
     stats::{record_restart, record_state},
     step::ModelEngine,
 };
 
 /// Runs until [`Inbox::shutdown`], or until nobody can submit any more and nothing is open.
-pub fn run(name: &str, inbox: &Arc<Inbox>, engines: Vec<ModelEngine>) {
+pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: Turns) {
     // Declared first, so dropped last: whoever waits for the end finds the models gone and all events sent.
     let _ended = EndedOnDrop(inbox);
-    let mut turns = Turns { engines, next: 0 };
     let mut arrivals = Vec::new();
     loop {
         let signal = inbox.take(&mut arrivals, turns.has_work());
@@ -44,6 +44,9 @@ pub fn run(name: &str, inbox: &Arc<Inbox>, engines: Vec<ModelEngine>) {
     }
 }
 
+/// Reads the time.
+pub type Clock = Box<dyn Fn() -> Instant + Send>;
+
 struct EndedOnDrop<'a>(&'a Arc<Inbox>);
 
 impl Drop for EndedOnDrop<'_> {
@@ -53,53 +56,72 @@ impl Drop for EndedOnDrop<'_> {
 }
 
 /// The models, and whose turn it is.
-struct Turns {
+pub struct Turns {
     engines: Vec<ModelEngine>,
     next: usize,
+    ledger: Ledger,
+    clock: Clock,
 }
 
 impl Turns {
-    fn has_work(&self) -> bool {
+    /// Idle models, the first of which is next.
+    pub fn new(engines: Vec<ModelEngine>, ledger: Ledger, clock: Clock) -> Self {
+        Self {
+            engines,
+            next: 0,
+            ledger,
+            clock,
+        }
+    }
+
+    /// Whether there is anything to do.
+    pub fn has_work(&self) -> bool {
         self.engines.iter().any(ModelEngine::has_work)
     }
 
-    fn submit(&mut self, submission: Submission) {
+    /// Adds an accepted sequence.
+    pub fn submit(&mut self, submission: Submission) {
         // The inbox has checked the index.
         if let Some(engine) = self.engines.get_mut(submission.request.model.0) {
             engine.submit(submission);
         }
     }
 
-    /// One step of the next model that has work.
-    fn step(&mut self, inbox: &Inbox) {
+    /// One step of the next model that has work. While urgent work is open in some model, the others wait for
+    /// their share.
+    pub fn step(&mut self, inbox: &Inbox) {
+        let urgent = self.engines.iter().any(ModelEngine::has_urgent);
+        let rest_may_run = !urgent || self.ledger.rest_may_run();
         let count = self.engines.len();
-        let order = (0..count).map(|offset| (self.next + offset) % count);
-        let Some(index) = order.into_iter().find(|&index| self.engines[index].has_work()) else {
-            return;
-        };
+        let mut order = (0..count).map(|offset| (self.next + offset) % count);
+        let next = order.find(|&index| {
+            let engine = &self.engines[index];
+            engine.has_work() && (rest_may_run || engine.has_urgent())
+        });
+        let Some(index) = next else { return };
         self.next = (index + 1) % count;
         let engine = &mut self.engines[index];
-        if engine.begin(Instant::now()) {
+        if engine.begin((self.clock)(), self.ledger.pace(urgent)) {
             let outcome = engine.forward();
             if let Err(error) = &outcome {
                 tracing::error!(model = %engine.name(), %error, "a forward pass failed");
             }
-            engine.complete(outcome, Instant::now());
+            engine.complete(outcome, (self.clock)());
         }
-        engine.record();
+        engine.settle(&mut self.ledger, (self.clock)());
         publish(inbox, index, engine);
     }
 
     fn restart(&mut self, inbox: &Inbox) {
         for (index, engine) in self.engines.iter_mut().enumerate() {
-            engine.restart(Instant::now());
+            engine.restart((self.clock)());
             publish(inbox, index, engine);
         }
     }
 
     fn fail_all(&mut self, error: &SequenceError) {
         for engine in &mut self.engines {
-            engine.fail_all(error, Instant::now());
+            engine.fail_all(error, (self.clock)());
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe, SequenceError,
-    SubmitError,
+    SubmitError, TenantWeights,
     scripted::ScriptedModel,
     start,
     testing::{HANG, greedy, request},
@@ -97,6 +97,8 @@ pub(super) fn config() -> EngineConfig {
         max_batch_tokens: 32,
         queue_items: 100,
         queue_tokens: 1000,
+        step_target: None,
+        tenant_weights: TenantWeights::default(),
     }
 }
 

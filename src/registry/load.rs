@@ -12,7 +12,7 @@ use crate::{
     digest,
     engine::{
         CancelFlag, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Sampling, SequenceError,
-        SequenceRequest,
+        SequenceRequest, Tenant,
     },
     guard::Guard,
     model::{self, Device, LanguageModel},
@@ -185,6 +185,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: Vec<u32>) -> Result<()
             pin_prompt: true,
         },
         priority: Priority::Interactive,
+        tenant: Tenant::default(),
         deadline: None,
         cancel: CancelFlag::default(),
         events: Box::new(move |event| sender.send(event).is_ok()),

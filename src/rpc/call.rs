@@ -24,9 +24,12 @@ use super::{
     limits::DefaultDeadlines,
     record::{InFlightCount, Record},
 };
-use crate::engine::Stage;
+use crate::engine::{Stage, Tenant};
 
 const REQUEST_ID: &str = "x-request-id";
+
+/// On whose account a call's work is done; see docs/scheduling.md.
+const TENANT: &str = "x-babelward-tenant";
 
 /// The calls of our four services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,6 +104,7 @@ impl Method {
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) deadline: Deadline,
+    pub(crate) tenant: Tenant,
     request_id: Arc<str>,
     record: Arc<Record>,
 }
@@ -200,6 +204,7 @@ where
         let call = Call {
             method,
             deadline,
+            tenant: tenant(request.headers().get(TENANT)),
             request_id: Arc::from(request_id.as_ref()),
             record: Arc::new(Record::call(method, deadline, self.layer.in_flight.enter())),
         };
@@ -224,6 +229,15 @@ where
             Ok(response)
         })
     }
+}
+
+/// The tenant that the header names. Without one, or with a name that is none, the call is on the account that
+/// all such calls share: nobody gets a share of its own by writing nonsense.
+fn tenant(value: Option<&HeaderValue>) -> Tenant {
+    value
+        .and_then(|value| value.to_str().ok())
+        .and_then(Tenant::named)
+        .unwrap_or_default()
 }
 
 /// The caller's, when it is at most 128 visible ASCII characters; else a fresh one.
@@ -268,6 +282,16 @@ mod tests {
         declared.sort();
         ours.sort();
         assert_eq!(ours, declared);
+    }
+
+    #[test]
+    fn tenants_are_named_or_share_one_account() {
+        let named = |name: &str| tenant(Some(&HeaderValue::from_str(name).unwrap()));
+        assert_eq!(Some(named("team-7")), Tenant::named("team-7"));
+        for name in ["", "a b", "a/b", &"x".repeat(65)] {
+            assert!(named(name).is_unnamed(), "{name:?}");
+        }
+        assert!(tenant(None).is_unnamed());
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl SafetyApi {
             shared: Arc::clone(&self.0),
             deadline: call.deadline,
             priority,
+            tenant: call.tenant.clone(),
         }
     }
 
@@ -166,7 +167,7 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
         request: Request<proto::ClassifyRequest>,
     ) -> Result<Response<proto::ClassifyResponse>, Status> {
         let call = Call::of(&request)?;
-        let context = self.context(&call, Priority::Interactive);
+        let context = self.context(&call, Priority::Urgent);
         let answer = classify(context, request.into_inner(), String::new());
         call.unary(answer).await
     }

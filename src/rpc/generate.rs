@@ -316,6 +316,7 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
             shared: Arc::clone(shared),
             deadline: call.deadline,
             priority: Priority::Interactive,
+            tenant: call.tenant.clone(),
         };
         let ended = call.clone();
         let answer = events(context, Ok(work))

@@ -151,6 +151,7 @@ impl proto::scoring_service_server::ScoringService for ScoringApi {
             shared: Arc::clone(&self.0),
             deadline: call.deadline,
             priority: Priority::Interactive,
+            tenant: call.tenant.clone(),
         };
         let answer = score(context, request.into_inner(), String::new());
         call.unary(answer).await

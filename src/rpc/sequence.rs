@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{deadline::Deadline, error::ServiceError, limits::Limits};
 use crate::{
-    engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage},
+    engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
     registry::{ModelEntry, Registry},
 };
 
@@ -45,6 +45,7 @@ pub(crate) struct WorkContext {
     pub(crate) shared: Arc<Shared>,
     pub(crate) deadline: Deadline,
     pub(crate) priority: Priority,
+    pub(crate) tenant: Tenant,
 }
 
 /// An open sequence. Dropping it stops the engine's work on it and frees its KV blocks.
@@ -75,6 +76,7 @@ impl Sequence {
             prompt,
             output,
             priority: context.priority,
+            tenant: context.tenant.clone(),
             deadline: context.deadline.instant(),
             cancel: cancel.0.clone(),
             events: Box::new(move |event| sender.try_send(event).is_ok()),

@@ -219,6 +219,7 @@ impl<R: StreamRpc> Driver<R> {
             shared: Arc::clone(&self.shared),
             deadline,
             priority: Priority::Batch,
+            tenant: self.call.tenant.clone(),
         };
         let (abort, registration) = AbortHandle::new_pair();
         let serial = self.next_serial;

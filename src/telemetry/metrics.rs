@@ -15,6 +15,8 @@ const SECONDS: [f64; 17] = [
 /// Sequences in a step.
 const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
+/// Bounds of relative errors.
+const ERRORS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
 /// Tokens in a step.
 const TOKENS: [f64; 12] = [
     1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
@@ -63,6 +65,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &SEQUENCES)?
+        .set_buckets_for_metric(Matcher::Suffix("_forecast_error".to_owned()), &ERRORS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_tokens".to_owned()), &TOKENS)
 }
 

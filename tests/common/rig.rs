@@ -10,7 +10,7 @@ use std::{
 };
 
 use babelward::{
-    engine::{EngineConfig, ModelStats},
+    engine::{EngineConfig, ModelStats, TenantWeights},
     guard::GuardKind,
     model::load::LoadedModel,
     proto::{
@@ -210,6 +210,8 @@ fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate) -> A
                 max_batch_tokens: 8192,
                 queue_items,
                 queue_tokens: 1 << 24,
+                step_target: None,
+                tenant_weights: TenantWeights::default(),
             },
         },
     )

@@ -1,0 +1,358 @@
+//! How long a step takes, learned from the steps that were taken.
+//!
+//! A step's time is modelled as `base + token * tokens + row * rows + attended * positions`: weights are read
+//! once per step, products grow with the tokens, the output layer and the sampler with the rows whose logits
+//! are read, attention with the cached positions that the new tokens look at. The four coefficients are fitted
+//! by recursive least squares on relative errors, with directional forgetting (Cao and Schwartz, "A directional
+//! forgetting algorithm based on the decomposition of the information matrix", Automatica 36, 2000): only what a
+//! step says something about is forgotten, so an hour of decoding does not unlearn what prefill costs.
+
+use std::time::Duration;
+
+const COEFFICIENTS: usize = 4;
+
+type Vector = [f64; COEFFICIENTS];
+type Matrix = [[f64; COEFFICIENTS]; COEFFICIENTS];
+
+/// How much of what is known about a step's direction outlasts it: about the last twenty such steps count.
+const MEMORY: f64 = 0.95;
+/// Relative noise of one step's time, against which the prior is weighed.
+const NOISE: f64 = 0.1;
+/// The prior's standard deviation, relative to its values: they may be far off.
+const PRIOR_DOUBT: f64 = 3.0;
+/// Tokens, rows and positions are counted in units of about as many as a step has: what is forgotten depends on
+/// the scales, and so they must be alike.
+const UNITS: Vector = [1.0, 64.0, 16.0, 65536.0];
+
+/// What a step, or one sequence's part of it, consists of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// New tokens.
+    pub tokens: usize,
+    /// Rows whose logits are read: decodes, and prompts that end.
+    pub rows: usize,
+    /// Positions that the new tokens attend to, summed over the new tokens.
+    pub attended: usize,
+}
+
+impl Shape {
+    /// The part of a sequence that has `context` tokens in its cache and gets `tokens` more.
+    pub fn of(tokens: usize, context: usize, reads_logits: bool) -> Self {
+        Self {
+            tokens,
+            rows: usize::from(reads_logits),
+            attended: tokens * context + tokens * (tokens + 1) / 2,
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            rows: self.rows + other.rows,
+            attended: self.attended + other.attended,
+        }
+    }
+
+    fn features(self) -> Vector {
+        [
+            1.0,
+            self.tokens as f64 / UNITS[1],
+            self.rows as f64 / UNITS[2],
+            self.attended as f64 / UNITS[3],
+        ]
+    }
+}
+
+/// What a step, and each unit of tokens, rows and positions in it, costs in seconds; none is negative.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Costs(Vector);
+
+impl Costs {
+    /// Slower than a small model on a small machine: steps planned by it are short rather than long.
+    const PRIOR: Self = Self([5e-3, 64.0 * 2e-3, 16.0 * 2e-3, 64.0 * 5e-5]);
+
+    /// Seconds per step, token, row and 1024 positions.
+    #[cfg(test)]
+    pub const fn planted([base, token, row, positions]: [f64; 4]) -> Self {
+        Self([base, 64.0 * token, 16.0 * row, 64.0 * positions])
+    }
+
+    /// What every step costs, whatever is in it.
+    pub fn base(&self) -> f64 {
+        self.0[0]
+    }
+
+    /// What a part adds to a step.
+    pub fn part(&self, shape: Shape) -> f64 {
+        self.step(shape) - self.base()
+    }
+
+    /// A whole step.
+    pub fn step(&self, shape: Shape) -> f64 {
+        dot(&self.0, &shape.features())
+    }
+
+    /// Most tokens that a sequence with `context` cached ones can be given for `seconds`, at most `limit`
+    /// and at least one.
+    pub fn affordable(&self, seconds: f64, context: usize, limit: usize) -> usize {
+        let fits = |tokens: usize| self.part(Shape::of(tokens, context, false)) <= seconds;
+        if fits(limit) {
+            return limit.max(1);
+        }
+        let (mut low, mut high) = (1, limit.max(1));
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            if fits(middle) {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+/// The model of step times, and how well it does.
+#[derive(Debug, Clone)]
+pub struct Forecast {
+    costs: Costs,
+    /// Inverse of the coefficients' covariance, in units of [`NOISE`].
+    information: Matrix,
+}
+
+impl Default for Forecast {
+    fn default() -> Self {
+        Self {
+            costs: Costs::PRIOR,
+            information: prior_information(),
+        }
+    }
+}
+
+impl Forecast {
+    /// The coefficients as of now.
+    pub fn costs(&self) -> Costs {
+        self.costs
+    }
+
+    /// Learns from a step; returns the relative error of what was predicted: |actual - predicted| over the
+    /// larger of the two.
+    pub fn observe(&mut self, shape: Shape, actual: Duration) -> f64 {
+        let actual = actual.as_secs_f64();
+        let features = shape.features();
+        let predicted = dot(&self.costs.0, &features);
+        let larger = actual.max(predicted);
+        if larger <= 0.0 {
+            return 0.0;
+        }
+        let error = (actual - predicted) / larger;
+        // Relative to the larger of the two, so one step that something else held up counts for little.
+        let scaled = features.map(|feature| feature / larger);
+        self.learn(&scaled, error);
+        error.abs()
+    }
+
+    fn learn(&mut self, scaled: &Vector, error: f64) {
+        let known = times(&self.information, scaled);
+        let strength = dot(&known, scaled);
+        if strength > 0.0 {
+            for (row, a) in self.information.iter_mut().zip(known) {
+                for (cell, b) in row.iter_mut().zip(known) {
+                    *cell -= (1.0 - MEMORY) * a * b / strength;
+                }
+            }
+        }
+        for (row, a) in self.information.iter_mut().zip(scaled) {
+            for (cell, b) in row.iter_mut().zip(scaled) {
+                *cell += a * b;
+            }
+        }
+        let gradient = scaled.map(|feature| feature * error);
+        match solve(&self.information, &gradient) {
+            Some(change) => {
+                for (cost, change) in self.costs.0.iter_mut().zip(change) {
+                    *cost = (*cost + change).max(0.0);
+                }
+            }
+            // Lost to rounding: the coefficients stay, their certainty starts anew.
+            None => self.information = prior_information(),
+        }
+    }
+}
+
+fn prior_information() -> Matrix {
+    let mut information = Matrix::default();
+    for (index, cost) in Costs::PRIOR.0.iter().enumerate() {
+        information[index][index] = (NOISE / (PRIOR_DOUBT * cost)).powi(2);
+    }
+    information
+}
+
+fn dot(a: &Vector, b: &Vector) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn times(matrix: &Matrix, vector: &Vector) -> Vector {
+    matrix.map(|row| dot(&row, vector))
+}
+
+/// Solves a symmetric positive definite system by Cholesky's method; `None` when it is not positive definite.
+fn solve(matrix: &Matrix, right: &Vector) -> Option<Vector> {
+    let mut lower = Matrix::default();
+    for i in 0..COEFFICIENTS {
+        for j in 0..=i {
+            let known: f64 = (0..j).map(|k| lower[i][k] * lower[j][k]).sum();
+            let rest = matrix[i][j] - known;
+            lower[i][j] = if i == j {
+                if rest.is_nan() || rest <= 0.0 {
+                    return None;
+                }
+                rest.sqrt()
+            } else {
+                rest / lower[j][j]
+            };
+        }
+    }
+    let mut solution = *right;
+    for i in 0..COEFFICIENTS {
+        let known: f64 = (0..i).map(|k| lower[i][k] * solution[k]).sum();
+        solution[i] = (solution[i] - known) / lower[i][i];
+    }
+    for i in (0..COEFFICIENTS).rev() {
+        let known: f64 = (i + 1..COEFFICIENTS).map(|k| lower[k][i] * solution[k]).sum();
+        solution[i] = (solution[i] - known) / lower[i][i];
+    }
+    Some(solution)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::sampler::uniform;
+
+    const PLANTED: Costs = Costs::planted([6e-3, 1.4e-3, 1.2e-3, 4e-4]);
+
+    fn step_of(costs: Costs, shape: Shape, noise: f64) -> Duration {
+        Duration::from_secs_f64(costs.step(shape) * (1.0 + noise))
+    }
+
+    /// A mix of decodes and chunks, from the number of the step.
+    fn mixed(step: u64) -> Shape {
+        let pick = |stream: u64, below: f64| (uniform(stream, step) * below) as usize;
+        let most = if step.is_multiple_of(4) { 1.0 } else { 40.0 };
+        let decodes = (0..pick(1, most)).map(|i| Shape::of(1, 50 + 13 * i, true));
+        let prefill =
+            (pick(2, 2.0) > 0).then(|| Shape::of(1 + pick(3, 200.0), pick(4, 900.0), pick(5, 2.0) > 0));
+        decodes.chain(prefill).fold(Shape::of(1, 100, true), Shape::plus)
+    }
+
+    fn noise(step: u64) -> f64 {
+        0.2 * (uniform(99, step) - 0.5)
+    }
+
+    fn close(found: Costs, planted: Costs, tolerance: f64) {
+        let probes = [
+            Shape::of(1, 60, true),
+            Shape::of(128, 768, true),
+            (0..32).fold(Shape::default(), |all, _| all.plus(Shape::of(1, 200, true))),
+        ];
+        for shape in probes {
+            let (found, planted) = (found.step(shape), planted.step(shape));
+            assert!(
+                (found / planted - 1.0).abs() < tolerance,
+                "{shape:?}: {found} against {planted}"
+            );
+        }
+    }
+
+    #[test]
+    fn planted_coefficients_are_found_through_noise() {
+        let mut forecast = Forecast::default();
+        let mut late_errors = 0.0;
+        for step in 0..400 {
+            let shape = mixed(step);
+            let error = forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+            late_errors += if step < 300 { 0.0 } else { error / 100.0 };
+        }
+        close(forecast.costs(), PLANTED, 0.06);
+        assert!(late_errors < 0.08, "{late_errors}");
+    }
+
+    #[test]
+    fn a_machine_fifty_times_slower_than_the_prior_is_learned_in_a_few_steps() {
+        let slow = Costs(Costs::PRIOR.0.map(|cost| 50.0 * cost));
+        let mut forecast = Forecast::default();
+        for step in 0..60 {
+            let shape = mixed(step);
+            forecast.observe(shape, step_of(slow, shape, 0.0));
+        }
+        close(forecast.costs(), slow, 0.15);
+    }
+
+    #[test]
+    fn what_a_long_monotony_says_nothing_about_is_not_forgotten() {
+        let mut forecast = Forecast::default();
+        for step in 0..300 {
+            let shape = mixed(step);
+            forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+        }
+        let decodes = (0..32).fold(Shape::default(), |all, _| all.plus(Shape::of(1, 200, true)));
+        for step in 0..20_000 {
+            forecast.observe(decodes, step_of(PLANTED, decodes, noise(step)));
+        }
+        close(forecast.costs(), PLANTED, 0.1);
+    }
+
+    #[test]
+    fn a_change_of_speed_is_followed_and_a_single_hiccup_is_not() {
+        let mut forecast = Forecast::default();
+        for step in 0..300 {
+            let shape = mixed(step);
+            forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+        }
+        forecast.observe(Shape::of(1, 100, true), Duration::from_secs(10));
+        close(forecast.costs(), PLANTED, 0.2);
+        let slower = Costs(PLANTED.0.map(|cost| 2.0 * cost));
+        for step in 300..600 {
+            let shape = mixed(step);
+            forecast.observe(shape, step_of(slower, shape, noise(step)));
+        }
+        close(forecast.costs(), slower, 0.2);
+    }
+
+    #[test]
+    fn coefficients_are_never_negative_and_never_lost() {
+        let mut forecast = Forecast::default();
+        for step in 0..5000u64 {
+            // Times that have nothing to do with the shape, zero among them.
+            let time = Duration::from_secs_f64(uniform(7, step).powi(8) * 100.0 * (step % 3) as f64);
+            forecast.observe(mixed(step), time);
+            assert!(
+                forecast
+                    .costs
+                    .0
+                    .iter()
+                    .all(|cost| cost.is_finite() && *cost >= 0.0),
+                "{forecast:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn chunks_are_as_long_as_the_time_allows() {
+        for (seconds, context, limit) in [
+            (0.1, 0, 512),
+            (0.1, 2000, 512),
+            (0.02, 100, 512),
+            (1e-9, 0, 9),
+            (9.0, 0, 7),
+        ] {
+            let tokens = PLANTED.affordable(seconds, context, limit);
+            assert!((1..=limit).contains(&tokens));
+            let cost = |tokens| PLANTED.part(Shape::of(tokens, context, false));
+            assert!(tokens == 1 || cost(tokens) <= seconds);
+            assert!(tokens == limit || cost(tokens + 1) > seconds);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! KV blocks: who gets them, and who loses them.
+
+use std::time::Instant;
+
+use super::{
+    super::{
+        Priority, SequenceError,
+        sequence::{Ending, Sequence},
+        waiting::Line,
+    },
+    Scheduler,
+};
+
+/// A sequence waits for others to compute a prefix that it shares at most this often; then it does so itself.
+const MAX_DEFERRALS: usize = 16;
+
+/// What came of taking a waiting sequence in.
+pub(super) enum Admitted {
+    /// It runs and takes part in this step, for so many seconds.
+    Scheduled(f64),
+    /// It waits for a prefix that this step computes.
+    Deferred,
+    /// There is no room; whatever ranks behind it waits too, so that it is not overtaken for ever.
+    NoRoom,
+}
+
+impl Scheduler {
+    /// Lets the first of a line run if its tokens so far fit beside what the running ones still need, and
+    /// gives it a chunk of at most so many tokens and seconds.
+    pub(super) fn admit(&mut self, line: &Line, chunk: (usize, f64), now: Instant) -> Admitted {
+        let Some(mut sequence) = self.waiting.pop(line) else {
+            return Admitted::NoRoom;
+        };
+        let block_size = self.kv.block_size();
+        // The last token is always computed: its logits are wanted.
+        let limit = (sequence.tokens.len() - 1) / block_size;
+        self.kv
+            .match_prefix(&sequence.tokens, limit, &mut sequence.blocks);
+        let matched = sequence.blocks.len();
+
+        let next_block = &sequence.tokens[..((matched + 1) * block_size).min(sequence.tokens.len())];
+        if matched < limit && sequence.counts.deferrals < MAX_DEFERRALS && self.is_being_computed(next_block)
+        {
+            self.kv.release_all(&mut sequence.blocks);
+            sequence.counts.deferrals += 1;
+            self.deferred.push(sequence);
+            return Admitted::Deferred;
+        }
+        if !self.make_room(&sequence) {
+            self.kv.release_all(&mut sequence.blocks);
+            if self.running.is_empty() {
+                // Submission refuses what does not fit alone; should one slip through, it must not wait for
+                // blocks that nobody can free.
+                self.retire(sequence, Ending::Failed(out_of_blocks()), now);
+            } else {
+                self.waiting.insert(sequence);
+            }
+            return Admitted::NoRoom;
+        }
+        sequence.computed = matched * block_size;
+        sequence.published = matched;
+        if sequence.started.is_none() {
+            sequence.counts.cached_tokens = sequence.computed;
+        }
+        let rank = sequence.rank;
+        let index = self.running.partition_point(|other| other.rank < rank);
+        let tokens = self.chunk(&sequence, chunk.0, chunk.1);
+        let seconds = self.costs().part(sequence.part(tokens));
+        self.running.insert(index, sequence);
+        self.schedule(index, tokens, now);
+        Admitted::Scheduled(seconds)
+    }
+
+    /// Whether the sequence fits. An urgent one takes the blocks of those behind it that are not.
+    fn make_room(&mut self, sequence: &Sequence) -> bool {
+        let needed = self.kv.blocks_for(sequence.tokens.len()) - sequence.blocks.len();
+        loop {
+            let promised: usize = self
+                .running
+                .iter()
+                // One more each, so that the next decodes do not preempt at once.
+                .map(|other| {
+                    1 + self
+                        .kv
+                        .blocks_for(other.tokens.len())
+                        .saturating_sub(other.blocks.len())
+                })
+                .sum();
+            if needed + promised <= self.kv.available() {
+                return true;
+            }
+            let gives_way = |last: &Sequence| last.priority != Priority::Urgent && last.rank > sequence.rank;
+            if sequence.priority != Priority::Urgent || !self.running.last().is_some_and(gives_way) {
+                return false;
+            }
+            if let Some(victim) = self.running.pop() {
+                self.preempt(victim);
+            }
+        }
+    }
+
+    /// Whether this step computes the last block of `prefix` (full blocks) for another sequence: one step
+    /// later it is in the cache.
+    fn is_being_computed(&self, prefix: &[u32]) -> bool {
+        let begin = prefix.len() - self.kv.block_size();
+        self.running.iter().any(|other| {
+            other.scheduled > 0
+                && other.computed <= begin
+                && other.computed + other.scheduled >= prefix.len()
+                && other.tokens[..prefix.len()] == *prefix
+        })
+    }
+
+    /// Gives the running sequence at `index` blocks for `tokens` more and puts it into the step, preempting
+    /// from the end of the order where blocks are short. `false` when it was itself the last and had to go.
+    pub(super) fn schedule(&mut self, index: usize, tokens: usize, now: Instant) -> bool {
+        let target = self.kv.blocks_for(self.running[index].computed + tokens);
+        while self.running[index].blocks.len() < target {
+            if let Some(block) = self.kv.allocate() {
+                self.running[index].blocks.push(block);
+                continue;
+            }
+            if let Some(mut victim) = self.running.pop() {
+                if self.running.is_empty() {
+                    // Alone, and still out of blocks: it had computed for itself what was pinned meanwhile. It
+                    // finds that in the cache when it comes back; a second time cannot be.
+                    victim.counts.lone_preemptions += 1;
+                    if victim.counts.lone_preemptions > 1 {
+                        self.tokens_left += victim.scheduled;
+                        self.retire(victim, Ending::Failed(out_of_blocks()), now);
+                        return false;
+                    }
+                }
+                self.preempt(victim);
+            }
+            if self.running.len() <= index {
+                return false;
+            }
+        }
+        self.charge(index, tokens);
+        self.running[index].scheduled = tokens;
+        self.tokens_left -= tokens;
+        true
+    }
+
+    /// Takes a sequence's blocks; it goes back to its place in the queue and computes them again later.
+    fn preempt(&mut self, mut victim: Sequence) {
+        self.record.preemptions += 1;
+        #[cfg(test)]
+        {
+            self.preemptions += 1;
+        }
+        self.tight = true;
+        self.tokens_left += victim.scheduled;
+        victim.scheduled = 0;
+        victim.computed = 0;
+        victim.published = 0;
+        self.kv.release_all(&mut victim.blocks);
+        self.waiting.insert(victim);
+    }
+}
+
+fn out_of_blocks() -> SequenceError {
+    SequenceError::ModelFailed("the KV pool cannot hold this sequence beside the pinned prefixes".to_owned())
+}
