@@ -1,6 +1,36 @@
 //! Tokens that are found in text before any merging: special tokens and the like.
 
-use super::python::is_space;
+use aho_corasick::{AhoCorasick, Input, MatchKind};
+
+use super::{pipeline::invalid, python::is_space, tokenizer::TokenizerError};
+
+/// Elements of HTML that format text. Gemma has tokens for their tags, which are words like others.
+const HTML: [&str; 24] = [
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tfoot",
+    "tr",
+    "th",
+    "td",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "strong",
+    "em",
+    "b",
+    "i",
+    "u",
+    "sub",
+    "sup",
+    "code",
+    "br",
+];
 
 /// Where a token of this kind may be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,20 +40,31 @@ pub(super) enum AddedKind {
     /// Not declared as control, but spelled as markup (`<think>`, `[TOOL]`), so that somebody's words must
     /// not become it: found in trusted text only, stands for its spelling.
     Markup,
-    /// An ordinary piece of text, for example a run of spaces: found everywhere.
+    /// An ordinary piece of text, for example a run of spaces or an HTML tag: found everywhere.
     Text,
 }
 
 impl AddedKind {
     /// The kind of a token that is not declared as control.
     pub(super) fn of_user_defined(spelling: &str) -> Self {
-        let bracketed = [('<', '>'), ('[', ']'), ('>', '<'), ('｜', '｜')]
-            .iter()
-            .any(|&(open, close)| {
-                spelling.len() > 2 && spelling.starts_with(open) && spelling.ends_with(close)
-            });
-        if bracketed { Self::Markup } else { Self::Text }
+        if is_markup(spelling) && !is_html(spelling) {
+            Self::Markup
+        } else {
+            Self::Text
+        }
     }
+}
+
+/// Whether something is spelled as special tokens are.
+pub(super) fn is_markup(spelling: &str) -> bool {
+    [('<', '>'), ('[', ']'), ('>', '<'), ('｜', '｜')]
+        .iter()
+        .any(|&(open, close)| spelling.len() > 2 && spelling.starts_with(open) && spelling.ends_with(close))
+}
+
+fn is_html(spelling: &str) -> bool {
+    let name = spelling.strip_prefix('<').and_then(|s| s.strip_suffix('>'));
+    name.is_some_and(|name| HTML.contains(&name.strip_prefix('/').unwrap_or(name)))
 }
 
 /// One such token.
@@ -49,25 +90,17 @@ pub(super) struct Found {
 /// Finds added tokens, leftmost first, the longest at each place.
 pub(super) struct AddedMatcher {
     tokens: Vec<AddedToken>,
-    /// Indices into `tokens` by first byte, longest spelling first.
-    by_first_byte: Vec<Vec<usize>>,
+    /// Patterns are the tokens' spellings, in the same order.
+    spellings: AhoCorasick,
 }
 
 impl AddedMatcher {
-    pub(super) fn new(tokens: Vec<AddedToken>) -> Self {
-        let mut by_first_byte = vec![Vec::new(); 256];
-        for (index, token) in tokens.iter().enumerate() {
-            if let Some(&first) = token.text.as_bytes().first() {
-                by_first_byte[usize::from(first)].push(index);
-            }
-        }
-        for indices in &mut by_first_byte {
-            indices.sort_by_key(|&i| std::cmp::Reverse(tokens[i].text.len()));
-        }
-        Self {
-            tokens,
-            by_first_byte,
-        }
+    pub(super) fn new(tokens: Vec<AddedToken>) -> Result<Self, TokenizerError> {
+        let spellings = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(tokens.iter().map(|t| &t.text))
+            .map_err(|e| invalid(format!("added tokens: {e}")))?;
+        Ok(Self { tokens, spellings })
     }
 
     #[cfg(test)]
@@ -81,19 +114,14 @@ impl AddedMatcher {
         if self.tokens.is_empty() {
             return;
         }
-        let bytes = text.as_bytes();
         let mut at = start.max(found.last().map_or(0, |f| f.end));
         while at < end {
-            let here = self.by_first_byte[usize::from(bytes[at])]
-                .iter()
-                .map(|&i| &self.tokens[i])
-                .find(|t| bytes[at..end].starts_with(t.text.as_bytes()));
-            let Some(token) = here else {
-                at += 1;
-                continue;
+            let Some(hit) = self.spellings.find(Input::new(text).range(at..end)) else {
+                break;
             };
+            let token = &self.tokens[hit.pattern().as_usize()];
             let floor = found.last().map_or(0, |f| f.end);
-            let (mut from, mut to) = (at, at + token.text.len());
+            let (mut from, mut to) = (hit.start(), hit.end());
             if token.lstrip {
                 from = floor + text[floor..from].trim_end_matches(is_space).len();
             }
@@ -137,7 +165,8 @@ mod tests {
             token(2, "<a><b>", false, false),
             token(3, "<l>", true, false),
             token(4, "<r>", false, true),
-        ]);
+        ])
+        .unwrap();
         assert_eq!(ids(&matcher, "é<a><b><a>"), [(2, 8, 2), (8, 11, 1)]);
         assert_eq!(ids(&matcher, "x \n<l> y"), [(1, 6, 3)]);
         assert_eq!(ids(&matcher, "<r> \n <l>"), [(0, 6, 4), (6, 9, 3)]);
@@ -152,10 +181,12 @@ mod tests {
             ">>TITLE<<",
             "<|START_OF_TURN_TOKEN|>",
             "<｜end｜>",
+            "</s>",
+            "<//b>",
         ] {
             assert_eq!(AddedKind::of_user_defined(markup), AddedKind::Markup, "{markup}");
         }
-        for text in ["  ", "\n\n\n", "õ", "<", "[]", "<>"] {
+        for text in ["  ", "\n\n\n", "õ", "<", "[]", "<>", "<table>", "</h1>"] {
             assert_eq!(AddedKind::of_user_defined(text), AddedKind::Text, "{text}");
         }
     }

@@ -1,10 +1,6 @@
 //! The model's own chat template (Jinja), rendered as transformers renders it.
 //!
-//! To keep the messages' words apart from the template's own text, each message is handed to the template
-//! between two private-use characters that occur nowhere in the conversation. They go inside of the
-//! message's outer whitespace, so that a template which trims still trims, and they are taken out of the
-//! result, where they show what is whose. A template that looks for markup at the beginning of a message
-//! (`content.startswith('<tool_response>')`) does not find it: somebody's words do not steer the template.
+//! The messages' words are kept apart from the template's own text, see [`super::marks`].
 
 use std::path::Path;
 
@@ -14,7 +10,8 @@ use serde_json::Value;
 use super::{
     Segment, jinja,
     load_folder::{read_json, token_text},
-    python,
+    marks::Marks,
+    strftime,
 };
 use crate::{digest, gguf::Gguf};
 
@@ -75,7 +72,17 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles a template; `bos` and `eos` are the spellings that it may refer to.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
-        let environment = jinja::environment().map_err(|e| explain(&e))?;
+        Self::with_clock(source, bos, eos, strftime::now)
+    }
+
+    /// The same with another idea of what time it is, for templates that print the date.
+    pub(super) fn with_clock(
+        source: &str,
+        bos: &str,
+        eos: &str,
+        clock: jinja::Clock,
+    ) -> Result<Self, TemplateError> {
+        let environment = jinja::environment(clock).map_err(|e| explain(&e))?;
         let plain = jinja::without_generation_tags(source);
         environment.template_from_str(&plain).map_err(|e| explain(&e))?;
         Ok(Self {
@@ -89,8 +96,18 @@ impl ChatTemplate {
 
     /// The template of a GGUF file, if it has one.
     pub fn from_gguf(gguf: &Gguf) -> Result<Option<Self>, TemplateError> {
-        let Some(source) = gguf.get_str("tokenizer.chat_template") else {
-            return Ok(None);
+        let named = || {
+            let names = gguf.get("tokenizer.chat_templates").and_then(|t| t.as_array());
+            let names = names.unwrap_or(&[]).iter().filter_map(|name| name.as_str());
+            let templates = names.filter_map(|name| {
+                let source = gguf.get_str(&format!("tokenizer.chat_template.{name}"))?;
+                Some((name, source))
+            });
+            one_of(&templates.collect::<Vec<_>>())
+        };
+        let source = match gguf.get_str("tokenizer.chat_template") {
+            Some(source) => Some(source.to_owned()),
+            None => named()?,
         };
         let tokens = gguf.get("tokenizer.ggml.tokens").and_then(|t| t.as_array());
         let spelling = |key: &str| {
@@ -99,18 +116,26 @@ impl ChatTemplate {
         };
         let bos = spelling("tokenizer.ggml.bos_token_id").unwrap_or("");
         let eos = spelling("tokenizer.ggml.eos_token_id").unwrap_or("");
-        Self::new(source, bos, eos).map(Some)
+        source.map(|source| Self::new(&source, bos, eos)).transpose()
     }
 
-    /// The template of a Hugging Face folder (`chat_template.jinja` or `tokenizer_config.json`), if any.
+    /// The template of a Hugging Face folder, if any: of `chat_template.jinja`, `tokenizer_config.json` and
+    /// `chat_template.json` the first that has one.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, TemplateError> {
-        let config = read_json(folder, "tokenizer_config.json")
-            .map_err(|e| TemplateError::Invalid(e.to_string()))?
-            .unwrap_or(Value::Null);
+        let json = |name: &str| {
+            let read = read_json(folder, name).map_err(|e| TemplateError::Invalid(e.to_string()))?;
+            Ok(read.unwrap_or(Value::Null))
+        };
+        let config = json("tokenizer_config.json")?;
         let file = folder.join("chat_template.jinja");
         let source = match std::fs::read_to_string(&file) {
             Ok(source) => Some(source),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => default_template(&config["chat_template"]),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                match template_in(&config["chat_template"])? {
+                    Some(source) => Some(source),
+                    None => template_in(&json("chat_template.json")?["chat_template"])?,
+                }
+            }
             Err(e) => return Err(TemplateError::Invalid(format!("{}: {e}", file.display()))),
         };
         let spelling = |key: &str| token_text(&config[key]).unwrap_or("");
@@ -159,16 +184,36 @@ impl ChatTemplate {
     }
 }
 
-/// A template given as text, or the one named `default` of a list.
-fn default_template(value: &Value) -> Option<String> {
-    let named = |list: &Vec<Value>| {
-        let default = list.iter().find(|t| t["name"] == "default")?;
-        default["template"].as_str().map(str::to_owned)
-    };
+/// A template given as text or as a list of named ones.
+fn template_in(value: &Value) -> Result<Option<String>, TemplateError> {
     match value {
-        Value::String(source) => Some(source.clone()),
-        Value::Array(list) => named(list),
-        _ => None,
+        Value::String(source) => Ok(Some(source.clone())),
+        Value::Array(list) => {
+            let templates: Vec<(&str, &str)> = list
+                .iter()
+                .filter_map(|entry| Some((entry["name"].as_str()?, entry["template"].as_str()?)))
+                .collect();
+            one_of(&templates)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Of named templates the one called `default`, or else the only one, or else `EN`: some models have one for
+/// each language and none by default.
+fn one_of(templates: &[(&str, &str)]) -> Result<Option<String>, TemplateError> {
+    let named = |wanted: &str| templates.iter().find(|(name, _)| *name == wanted);
+    let only = || templates.first().filter(|_| templates.len() == 1);
+    match named("default").or_else(only).or_else(|| named("EN")) {
+        Some((_, source)) => Ok(Some((*source).to_owned())),
+        None if templates.is_empty() => Ok(None),
+        None => {
+            let names: Vec<&str> = templates.iter().map(|(name, _)| *name).collect();
+            Err(TemplateError::Invalid(format!(
+                "there are several, {}, and none is called `default`",
+                names.join(", ")
+            )))
+        }
     }
 }
 
@@ -181,83 +226,6 @@ fn explain(error: &minijinja::Error) -> TemplateError {
         cause = this.source();
     }
     TemplateError::Invalid(format!("{error:#}").lines().next().unwrap_or_default().to_owned())
-}
-
-/// The characters around messages: `open`, the message's index in decimal, `close`, the words, `close`.
-struct Marks {
-    open: char,
-    close: char,
-}
-
-impl Marks {
-    fn absent_from(messages: &[ChatMessage], source: &str) -> Result<Self, TemplateError> {
-        let used: std::collections::HashSet<char> = messages
-            .iter()
-            .flat_map(|m| m.content.chars())
-            .chain(source.chars())
-            .filter(|c| ('\u{e000}'..='\u{f8ff}').contains(c))
-            .collect();
-        let mut free = ('\u{e000}'..='\u{f8ff}').filter(|c| !used.contains(c));
-        match (free.next(), free.next()) {
-            (Some(open), Some(close)) => Ok(Self { open, close }),
-            _ => Err(TemplateError::Refused(
-                "it uses every private-use character from U+E000 to U+F8FF".into(),
-            )),
-        }
-    }
-
-    /// The message with marks inside of its outer whitespace; a message of nothing but whitespace has none.
-    fn around(&self, index: usize, content: &str) -> String {
-        let words = python::strip(content);
-        if words.is_empty() {
-            return content.to_owned();
-        }
-        let before = content.len() - content.trim_start_matches(python::is_space).len();
-        let (Marks { open, close }, after) = (self, &content[before + words.len()..]);
-        format!("{}{open}{index}{close}{words}{close}{after}", &content[..before])
-    }
-
-    fn split(&self, rendered: &str, messages: &[ChatMessage]) -> Result<Vec<Segment>, TemplateError> {
-        let mut seen: Vec<bool> = messages
-            .iter()
-            .map(|m| python::strip(&m.content).is_empty())
-            .collect();
-        let mut segments = Vec::new();
-        let mut template = String::new();
-        let mut pieces = rendered.split(self.open);
-        template.extend(pieces.next());
-        // What cannot be read is a message that the template took apart.
-        let mut taken_apart = template.contains(self.close);
-        for piece in pieces {
-            let mut parts = piece.split(self.close);
-            let (index, words, after) = (parts.next(), parts.next(), parts.next());
-            let index = index.and_then(|i| i.parse::<usize>().ok());
-            let known = index.and_then(|i| Some((i, python::strip(&messages.get(i)?.content))));
-            match (known, words, after) {
-                (Some((i, expected)), Some(words), Some(after)) if words == expected => {
-                    seen[i] = true;
-                    if !template.is_empty() {
-                        segments.push(Segment::Template(std::mem::take(&mut template)));
-                    }
-                    segments.push(Segment::Content(words.to_owned()));
-                    template.push_str(after);
-                    taken_apart |= parts.next().is_some();
-                }
-                (Some((i, _)), ..) => return Err(TemplateError::MessageDropped(i)),
-                _ => taken_apart = true,
-            }
-        }
-        if let Some(index) = seen.iter().position(|seen| !seen) {
-            return Err(TemplateError::MessageDropped(index));
-        }
-        if taken_apart {
-            return Err(TemplateError::Invalid("it cuts messages into pieces".into()));
-        }
-        if !template.is_empty() {
-            segments.push(Segment::Template(template));
-        }
-        Ok(segments)
-    }
 }
 
 #[cfg(test)]
@@ -357,5 +325,43 @@ mod tests {
         assert_eq!(text("{% if tools is iterable or documents %}t{% endif %}"), "x");
         assert_eq!(text("  {% if true %}\n y\n  {% endif %}\n"), " y\nx");
         assert_eq!(text("{{ strftime_now('%Y') | length }}"), "4x");
+    }
+
+    #[test]
+    fn where_folders_keep_templates() {
+        let rendered = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                std::fs::write(folder.path().join(name), text).unwrap();
+            }
+            let segments = ChatTemplate::open(folder.path())?
+                .unwrap()
+                .render(&user("x"), true)?;
+            Ok::<_, TemplateError>(segments.iter().map(Segment::text).collect::<String>())
+        };
+        let jinja = ("chat_template.jinja", "1{{ eos_token }}{{ messages[0].content }}");
+        let config = (
+            "tokenizer_config.json",
+            r#"{"eos_token": "</s>", "chat_template": "2{{ messages[0].content }}"}"#,
+        );
+        let json = (
+            "chat_template.json",
+            r#"{"chat_template": "3{{ messages[0].content }}"}"#,
+        );
+        assert_eq!(rendered(&[jinja, config, json]).unwrap(), "1</s>x");
+        assert_eq!(rendered(&[config, json]).unwrap(), "2x");
+        assert_eq!(rendered(&[json]).unwrap(), "3x");
+        let named = |names: &[&str]| {
+            let entry = |name: &&str| serde_json::json!({"name": name, "template": format!("{name} {{{{ messages[0].content }}}}")});
+            let list: Vec<Value> = names.iter().map(entry).collect();
+            rendered(&[(
+                "tokenizer_config.json",
+                &serde_json::json!({"chat_template": list}).to_string(),
+            )])
+        };
+        assert_eq!(named(&["rag", "default"]).unwrap(), "default x");
+        assert_eq!(named(&["rag"]).unwrap(), "rag x");
+        assert_eq!(named(&["DE", "EN"]).unwrap(), "EN x");
+        assert!(matches!(named(&["DE", "FR"]), Err(TemplateError::Invalid(e)) if e.contains("DE, FR")));
     }
 }

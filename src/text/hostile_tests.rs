@@ -16,6 +16,7 @@ enum Meta {
     Ints(Vec<i32>),
     Floats(Vec<f32>),
     Int(u32),
+    Bool(bool),
 }
 
 fn gguf(entries: &[(&str, Meta)]) -> tempfile::NamedTempFile {
@@ -50,6 +51,10 @@ fn gguf(entries: &[(&str, Meta)]) -> tempfile::NamedTempFile {
             Meta::Floats(floats) => {
                 array(&mut out, 6, floats.len());
                 out.extend(floats.iter().flat_map(|f| f.to_le_bytes()));
+            }
+            Meta::Bool(flag) => {
+                out.extend(7u32.to_le_bytes());
+                out.push(u8::from(*flag));
             }
             Meta::Int(int) => {
                 out.extend(4u32.to_le_bytes());
@@ -106,6 +111,7 @@ fn damaged_gguf_vocabularies_are_refused() {
     for (change, expected) in [
         (("model", Text("bert")), "`bert`"),
         (("pre", Text("klingon")), "`klingon`"),
+        (("pre", Text("klingon")), "supported are default, gpt-2, "),
         (("tokens", Texts(vec![])), "4 entries for 0"),
         (("tokens", Ints(vec![1, 2, 3, 4])), "tokenizer.ggml.tokens"),
         (("token_type", Ints(vec![1])), "1 entries for 4"),
@@ -168,6 +174,38 @@ fn markup_in_a_vocabulary_is_never_content() {
     assert_eq!(tokenizer.token_bytes(4), b"<a>");
     assert_eq!(tokenizer.token_bytes(5), b"");
     assert_eq!(tokenizer.token_bytes(99), b"");
+}
+
+#[test]
+fn end_tokens_written_down_as_normal_are_special_all_the_same() {
+    use Meta::*;
+    let base = [
+        ("model", Text("llama")),
+        (
+            "tokens",
+            Texts(vec!["<", "e", ">", "<e", "<e>", "<|im_end|>", "e>"]),
+        ),
+        ("token_type", Ints(vec![1, 1, 1, 1, 1, 1, 1])),
+        ("scores", Floats(vec![0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0])),
+        ("add_space_prefix", Bool(false)),
+    ];
+    let encode = |changes: &[(&'static str, Meta)], segment: Segment| {
+        let file = gguf(&with(&base, changes));
+        Tokenizer::open(file.path()).unwrap().encode(&[segment]).unwrap()
+    };
+    let content = || Segment::Content("<e>".into());
+    assert_eq!(encode(&[], content()), [4]);
+    let declared = [("eos_token_id", Int(4))];
+    assert_eq!(encode(&declared, content()), [3, 2]);
+    assert_eq!(
+        encode(&declared, Segment::Template("<e><|im_end|>".into())),
+        [4, 5]
+    );
+    // A word may end a text, and stays a word.
+    assert_eq!(
+        encode(&[("eos_token_id", Int(1))], Segment::Content("e".into())),
+        [1]
+    );
 }
 
 fn folder_error(tokenizer: &Value) -> String {

@@ -25,8 +25,11 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The environment.
-pub(super) fn environment() -> Result<Environment<'static>, Error> {
+/// Seconds since 1970-01-01 at this moment.
+pub(super) type Clock = fn() -> u64;
+
+/// The environment; `clock` is what `strftime_now` tells.
+pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(
         SyntaxConfig::builder()
@@ -54,7 +57,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
-    environment.add_function("strftime_now", |format: &str| strftime::now(format));
+    environment.add_function("strftime_now", move |format: &str| strftime::at(clock(), format));
     Ok(environment)
 }
 

@@ -9,8 +9,9 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use super::{
     added::{AddedKind, AddedToken},
     byte_level::ByteAlphabet,
-    load_gguf::{missing_bytes, piece_bytes, split_merge},
-    pipeline::{BpeSpec, Pipeline, component, invalid},
+    load_gguf::{missing_bytes, split_merge},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, component, invalid},
+    spm::piece_bytes,
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
 };
 use crate::digest;
@@ -73,7 +74,7 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
     let bytes = token_bytes(&vocab, &added, spelling)?;
     Ok(Parts {
         digest: digest::of_bytes(format!("{json}\n{bos_for_raw:?}\n{end_tokens:?}")),
-        pipeline: pipeline(&json, vocab, &added, spelling)?,
+        plain: PlainEncoder::Ranked(Box::new(pipeline(&json, vocab, &added, spelling)?)),
         added,
         bytes,
         bos_for_raw,

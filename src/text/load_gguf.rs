@@ -1,27 +1,25 @@
 //! Tokenizers from a GGUF file's `tokenizer.ggml.*` keys.
 //!
-//! Two models are understood: `gpt2` (byte-level BPE with merges) and `llama` (SentencePiece BPE, where
-//! merges follow from scores). Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer>.
+//! Three models are understood: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece BPE, where merges
+//! follow from scores) and `gemma4` (merges over SentencePiece's spellings).
+//! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer>.
 
 use std::collections::HashSet;
 
-use serde_json::json;
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::Vocab;
 
 use super::{
-    added::{AddedKind, AddedToken},
+    added::{AddedKind, AddedToken, is_markup},
     byte_level::{ByteAlphabet, to_char},
-    pipeline::{BpeSpec, Pipeline, component, invalid},
-    pre::PreTokenizer,
-    tokenizer::{Parts, TokenBytes, TokenizerError},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, component, invalid},
+    pre::{PreFacts, PreTokenizer},
+    spm::{ScoredMerges, piece_bytes},
+    tokenizer::{END_SPELLINGS, Parts, TokenBytes, TokenizerError},
 };
 use crate::{
     digest,
     gguf::{Gguf, Value},
 };
-
-/// SentencePiece's space.
-pub(super) const SPACE: char = '▁';
 
 /// `tokenizer.ggml.token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,45 +37,113 @@ struct Vocabulary<'a> {
     types: Vec<TokenType>,
 }
 
+/// `tokenizer.ggml.model`, with `tokenizer.ggml.pre` where it means something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Model {
+    Merges(PreFacts),
+    Scores,
+}
+
 /// Reads everything a tokenizer needs.
 pub(super) fn parts(gguf: &Gguf) -> Result<Parts, TokenizerError> {
-    let model = gguf
-        .get_str("tokenizer.ggml.model")
-        .ok_or_else(|| invalid("tokenizer.ggml.model is missing: the file has no tokenizer"))?;
-    let vocabulary = Vocabulary::read(gguf)?;
-    let (pipeline, adds_bos, adds_space) = match model {
-        "gpt2" => byte_level(gguf, &vocabulary)?,
-        "llama" => sentence_piece(gguf, &vocabulary)?,
-        other => {
-            return Err(invalid(format!(
-                "tokenizer.ggml.model is `{other}`; `gpt2` and `llama` are supported"
-            )));
-        }
+    let model = Model::read(gguf)?;
+    let facts = Facts::read(gguf, model)?;
+    let vocabulary = Vocabulary::read(gguf, &facts)?;
+    let plain = match model {
+        Model::Merges(pre) => PlainEncoder::Ranked(Box::new(ranked(gguf, &vocabulary, pre, facts.unknown)?)),
+        Model::Scores => PlainEncoder::Scored(Box::new(scored(gguf, &vocabulary, &facts)?)),
     };
-    let id = |key: &str| token_id(gguf, key);
-    let bos = id("tokenizer.ggml.bos_token_id")?;
-    let adds_bos = gguf.get_bool("tokenizer.ggml.add_bos_token").unwrap_or(adds_bos);
-    let mut end_tokens = Vec::new();
-    for key in ["eos", "eot", "eom"] {
-        end_tokens.extend(id(&format!("tokenizer.ggml.{key}_token_id"))?);
-    }
-    let swallows = swallows_whitespace(gguf);
     Ok(Parts {
-        added: vocabulary.added(swallows),
-        bytes: vocabulary.bytes(model == "llama"),
-        pipeline,
-        bos_for_raw: if adds_bos { bos } else { None },
-        digest: digest_of(gguf, &vocabulary, &end_tokens, adds_bos, adds_space),
-        end_tokens,
-        strips_leading_space: adds_space,
+        added: vocabulary.added(swallows_whitespace(gguf)),
+        bytes: vocabulary.bytes(model.spells_as_sentence_piece()),
+        plain,
+        bos_for_raw: if facts.adds_bos { facts.bos } else { None },
+        digest: digest_of(gguf, &vocabulary, &facts),
+        end_tokens: facts.end_tokens,
+        strips_leading_space: facts.adds_space,
     })
 }
 
+impl Model {
+    fn read(gguf: &Gguf) -> Result<Self, TokenizerError> {
+        let pre = match gguf.get_str("tokenizer.ggml.model") {
+            None => {
+                return Err(invalid(
+                    "tokenizer.ggml.model is missing: the file has no tokenizer",
+                ));
+            }
+            Some("llama") => return Ok(Self::Scores),
+            Some("gpt2") => gguf.get_str("tokenizer.ggml.pre").ok_or_else(|| {
+                invalid("tokenizer.ggml.pre is missing: convert the model again with a current converter")
+            })?,
+            Some("gemma4") => "gemma4",
+            Some(other) => {
+                return Err(invalid(format!(
+                    "tokenizer.ggml.model is `{other}`; `gpt2`, `llama` and `gemma4` are supported"
+                )));
+            }
+        };
+        PreTokenizer::by_name(pre).map(Self::Merges).ok_or_else(|| {
+            let supported = PreTokenizer::supported();
+            invalid(format!(
+                "tokenizer.ggml.pre is `{pre}`, which is not supported; supported are {supported}"
+            ))
+        })
+    }
+
+    fn spells_as_sentence_piece(self) -> bool {
+        match self {
+            Self::Merges(facts) => facts.pre == PreTokenizer::Gemma4,
+            Self::Scores => true,
+        }
+    }
+}
+
+/// What the smaller keys say.
+struct Facts {
+    bos: Option<u32>,
+    unknown: Option<u32>,
+    /// Declared end tokens.
+    end_tokens: Vec<u32>,
+    /// Raw text starts with the bos token. There is no such thing for eos: a prompt that has ended cannot be
+    /// continued, so `tokenizer.ggml.add_eos_token` is not read.
+    adds_bos: bool,
+    /// Text gets a space in front.
+    adds_space: bool,
+}
+
+impl Facts {
+    fn read(gguf: &Gguf, model: Model) -> Result<Self, TokenizerError> {
+        let id = |key: &str| token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"));
+        let flag = |key: &str| gguf.get_bool(&format!("tokenizer.ggml.{key}"));
+        let mut end_tokens = Vec::new();
+        for key in ["eos", "eot", "eom"] {
+            end_tokens.extend(id(key)?);
+        }
+        let (adds_bos, adds_space) = match model {
+            // Converters wrote false for Gemma 4, which cannot do without.
+            Model::Merges(facts) if facts.pre == PreTokenizer::Gemma4 => (true, false),
+            Model::Merges(facts) => (flag("add_bos_token").unwrap_or(facts.adds_bos), false),
+            Model::Scores => (
+                flag("add_bos_token").unwrap_or(true),
+                flag("add_space_prefix").unwrap_or(true),
+            ),
+        };
+        Ok(Self {
+            bos: id("bos")?,
+            unknown: id("unknown")?,
+            end_tokens,
+            adds_bos,
+            adds_space,
+        })
+    }
+}
+
 impl<'a> Vocabulary<'a> {
-    fn read(gguf: &'a Gguf) -> Result<Self, TokenizerError> {
+    fn read(gguf: &'a Gguf, facts: &Facts) -> Result<Self, TokenizerError> {
         let tokens = strings(gguf, "tokenizer.ggml.tokens")?
             .ok_or_else(|| invalid("tokenizer.ggml.tokens is missing"))?;
-        let types = match gguf.get("tokenizer.ggml.token_type").and_then(Value::as_array) {
+        let mut types = match gguf.get("tokenizer.ggml.token_type").and_then(Value::as_array) {
             None => vec![TokenType::Normal; tokens.len()],
             Some(types) => types
                 .iter()
@@ -98,6 +164,20 @@ impl<'a> Vocabulary<'a> {
                 tokens.len()
             )));
         }
+        // Some converters write special tokens down as normal ones.
+        for (id, (text, kind)) in tokens.iter().zip(&mut types).enumerate() {
+            let declared = || {
+                facts
+                    .bos
+                    .iter()
+                    .chain(&facts.end_tokens)
+                    .any(|&d| d as usize == id)
+            };
+            let special = is_markup(text) && (declared() || END_SPELLINGS.contains(text));
+            if *kind == TokenType::Normal && special {
+                *kind = TokenType::Control;
+            }
+        }
         Ok(Self { tokens, types })
     }
 
@@ -110,10 +190,10 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Spelling to id; a spelling that appears twice keeps its first id.
-    fn ids(&self, wanted: impl Fn(TokenType) -> bool) -> Vocab {
+    fn ids(&self) -> Vocab {
         let mut vocab = Vocab::with_capacity(self.tokens.len());
-        for (id, text, kind) in self.iter() {
-            if wanted(kind) && !text.is_empty() {
+        for (id, text, _) in self.iter() {
+            if !text.is_empty() {
                 vocab.entry(text.to_owned()).or_insert(id);
             }
         }
@@ -155,22 +235,6 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// The bytes of a SentencePiece token: `▁` is a space, `<0x0A>` a byte.
-pub(super) fn piece_bytes(piece: &str, out: &mut Vec<u8>) {
-    let hex = piece.strip_prefix("<0x").and_then(|p| p.strip_suffix('>'));
-    if let Some(byte) = hex
-        .filter(|h| h.len() == 2)
-        .and_then(|h| u8::from_str_radix(h, 16).ok())
-    {
-        out.push(byte);
-        return;
-    }
-    for c in piece.chars() {
-        let c = if c == SPACE { ' ' } else { c };
-        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-    }
-}
-
 /// Bytes that text can contain and that no single-character token stands for.
 pub(super) fn missing_bytes(has: impl Fn(&str) -> bool) -> Vec<u8> {
     // UTF-8 never contains these.
@@ -180,12 +244,12 @@ pub(super) fn missing_bytes(has: impl Fn(&str) -> bool) -> Vec<u8> {
         .collect()
 }
 
-fn byte_level(gguf: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Pipeline, bool, bool), TokenizerError> {
-    let name = gguf.get_str("tokenizer.ggml.pre").ok_or_else(|| {
-        invalid("tokenizer.ggml.pre is missing: convert the model again with a current converter")
-    })?;
-    let facts = PreTokenizer::by_name(name)
-        .ok_or_else(|| invalid(format!("tokenizer.ggml.pre is `{name}`, which is not supported")))?;
+fn ranked(
+    gguf: &Gguf,
+    vocabulary: &Vocabulary<'_>,
+    facts: PreFacts,
+    unknown: Option<u32>,
+) -> Result<Pipeline, TokenizerError> {
     let merges = strings(gguf, "tokenizer.ggml.merges")?
         .ok_or_else(|| invalid("tokenizer.ggml.merges is missing"))?
         .iter()
@@ -201,24 +265,34 @@ fn byte_level(gguf: &Gguf, vocabulary: &Vocabulary<'_>) -> Result<(Pipeline, boo
         })
         .map(|(_, text, _)| text)
         .collect();
-    let vocab = vocabulary.ids(|_| true);
-    let missing_bytes = missing_bytes(|c| vocab.contains_key(c));
+    let vocab = vocabulary.ids();
+    let spells_bytes = facts.pre == PreTokenizer::Gemma4;
+    let missing_bytes = if spells_bytes {
+        Vec::new()
+    } else {
+        missing_bytes(|c| vocab.contains_key(c))
+    };
+    let unknown = unknown.filter(|_| spells_bytes).and_then(|id| {
+        let text = vocabulary.tokens.get(id as usize)?;
+        Some((*text).to_owned())
+    });
     let bpe = BpeSpec {
         vocab,
         merges,
+        unknown,
+        fuse_unknown: spells_bytes,
+        byte_fallback: spells_bytes,
         ignore_merges: facts.ignore_merges,
-        ..BpeSpec::default()
     }
     .build(&never)?;
     let pre_tokenizer = facts.pre.pre_tokenizer();
-    let pipeline = Pipeline {
+    Ok(Pipeline {
         normalizer: component(&facts.pre.normalizer())?,
         first: component(&pre_tokenizer)?,
         later: component(&pre_tokenizer)?,
         bpe,
         missing_bytes,
-    };
-    Ok((pipeline, facts.adds_bos, false))
+    })
 }
 
 /// A merge as GGUF spells it: two tokens with a space between; the first may begin with one.
@@ -229,10 +303,7 @@ pub(super) fn split_merge(merge: &str) -> Option<(String, String)> {
     (!left.is_empty() && !right.is_empty()).then(|| (left.to_owned(), right.to_owned()))
 }
 
-fn sentence_piece(
-    gguf: &Gguf,
-    vocabulary: &Vocabulary<'_>,
-) -> Result<(Pipeline, bool, bool), TokenizerError> {
+fn scored(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> Result<ScoredMerges, TokenizerError> {
     let scores = gguf
         .get("tokenizer.ggml.scores")
         .and_then(Value::as_array)
@@ -244,66 +315,14 @@ fn sentence_piece(
             vocabulary.tokens.len()
         )));
     }
-    let adds_space = gguf.get_bool("tokenizer.ggml.add_space_prefix").unwrap_or(true);
-    let mut steps = Vec::new();
-    if adds_space {
-        steps.push(json!({"type": "Prepend", "prepend": SPACE.to_string()}));
-    }
-    steps.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE.to_string()}));
-    let pipeline = Pipeline {
-        normalizer: component(&json!({"type": "Sequence", "normalizers": steps}))?,
-        first: None,
-        later: None,
-        bpe: score_bpe(gguf, vocabulary, scores)?,
-        missing_bytes: Vec::new(),
-    };
-    Ok((pipeline, true, adds_space))
-}
-
-/// SentencePiece's BPE joins the neighbours whose union has the best score; as merges, every way to cut a
-/// token in two has the rank of the token's score.
-fn score_bpe(gguf: &Gguf, vocabulary: &Vocabulary<'_>, scores: &[Value]) -> Result<BPE, TokenizerError> {
-    let mut vocab = vocabulary.ids(|kind| kind == TokenType::Normal);
-    let mut merges = Vec::new();
-    for ((_, text, kind), score) in vocabulary.iter().zip(scores) {
-        if kind != TokenType::Normal {
-            continue;
+    let mut merges = ScoredMerges::new(facts.unknown, facts.adds_space);
+    for ((id, text, kind), score) in vocabulary.iter().zip(scores) {
+        // Whatever is special must not come out of merging.
+        if matches!(kind, TokenType::Normal | TokenType::Byte) {
+            merges.add(id, text, score.as_f64().map_or(f32::NAN, |s| s as f32))?;
         }
-        let score = score.as_f64().filter(|s| s.is_finite());
-        let score = score.ok_or_else(|| invalid(format!("the score of token `{text}` is not a number")))?;
-        let mut cuts: Vec<(u32, u32, usize)> = text
-            .char_indices()
-            .skip(1)
-            .filter_map(|(at, _)| Some((*vocab.get(&text[..at])?, *vocab.get(&text[at..])?, at)))
-            .collect();
-        cuts.sort_unstable();
-        merges.extend(cuts.into_iter().map(|(_, _, at)| (score, text, at)));
     }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let merges = merges
-        .into_iter()
-        .map(|(_, text, at)| (text[..at].to_owned(), text[at..].to_owned()))
-        .collect();
-    // Byte tokens are looked up by their spelling, the unknown token by its own.
-    vocab.extend(vocabulary.ids(|kind| kind == TokenType::Byte));
-    let unknown = token_id(gguf, "tokenizer.ggml.unknown_token_id")?.and_then(|id| {
-        vocabulary
-            .tokens
-            .get(id as usize)
-            .map(|text| (id, (*text).to_owned()))
-    });
-    if let Some((id, text)) = &unknown {
-        vocab.insert(text.clone(), *id);
-    }
-    BpeSpec {
-        vocab,
-        merges,
-        unknown: unknown.map(|(_, text)| text),
-        fuse_unknown: true,
-        byte_fallback: true,
-        ignore_merges: false,
-    }
-    .build(&HashSet::new())
+    Ok(merges)
 }
 
 /// Phi-3's special tokens swallow the whitespace after them; its GGUF files have no key for that.
@@ -333,13 +352,7 @@ fn token_id(gguf: &Gguf, key: &str) -> Result<Option<u32>, TokenizerError> {
     }
 }
 
-fn digest_of(
-    gguf: &Gguf,
-    vocabulary: &Vocabulary<'_>,
-    end_tokens: &[u32],
-    adds_bos: bool,
-    adds_space: bool,
-) -> String {
+fn digest_of(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> String {
     let mut everything: Vec<u8> = vocabulary.types.iter().map(|t| *t as u8).collect();
     let mut text = |text: &str| {
         everything.extend((text.len() as u64).to_le_bytes());
@@ -349,8 +362,12 @@ fn digest_of(
         text(gguf.get_str(key).unwrap_or(""));
     }
     text(&format!(
-        "{adds_bos} {adds_space} {end_tokens:?} {:?} {}",
-        gguf.get_u64("tokenizer.ggml.bos_token_id"),
+        "{} {} {:?} {:?} {:?} {}",
+        facts.adds_bos,
+        facts.adds_space,
+        facts.end_tokens,
+        facts.bos,
+        facts.unknown,
         swallows_whitespace(gguf)
     ));
     for token in &vocabulary.tokens {

@@ -10,14 +10,18 @@ mod hostile_tests;
 mod jinja;
 mod load_folder;
 mod load_gguf;
+mod marks;
 mod pipeline;
 mod pre;
 mod python;
+mod spm;
 mod stream;
 mod strftime;
 #[cfg(test)]
 pub(crate) mod test_files;
 mod tokenizer;
+#[cfg(test)]
+mod vocabulary_tests;
 
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate, TemplateError};
 pub(crate) use python::strip;

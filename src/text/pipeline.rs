@@ -1,4 +1,5 @@
-//! Plain text to tokens: normaliser, pre-tokeniser, BPE, all by the `tokenizers` crate.
+//! Plain text to tokens: by ranked merges (normaliser, pre-tokeniser and BPE, all by the `tokenizers` crate) or
+//! by SentencePiece's scores.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,28 @@ use tokenizers::{
     models::bpe::{BPE, Vocab},
 };
 
-use super::tokenizer::TokenizerError;
+use super::{spm::ScoredMerges, tokenizer::TokenizerError};
+
+/// How plain text becomes tokens.
+pub(super) enum PlainEncoder {
+    Ranked(Box<Pipeline>),
+    Scored(Box<ScoredMerges>),
+}
+
+impl PlainEncoder {
+    /// Appends the tokens of plain text.
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        at_start: bool,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        match self {
+            Self::Ranked(pipeline) => pipeline.encode(text, at_start, out),
+            Self::Scored(merges) => merges.encode(text, out),
+        }
+    }
+}
 
 /// What a BPE model is built from.
 #[derive(Default)]
@@ -85,13 +107,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Appends the tokens of plain text.
-    pub(super) fn encode(
-        &self,
-        text: &str,
-        at_start: bool,
-        out: &mut Vec<u32>,
-    ) -> Result<(), TokenizerError> {
+    fn encode(&self, text: &str, at_start: bool, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
         if text.is_empty() {
             return Ok(());
         }

@@ -1,14 +1,18 @@
 //! Pre-tokenisers of GGUF files, which name them (`tokenizer.ggml.pre`) but do not carry them.
 //!
-//! The patterns are those of the models' own `tokenizer.json`.
+//! The patterns are those of the models' own `tokenizer.json`, or llama.cpp's where a name stands for no model.
 
 use serde_json::{Value, json};
 
-/// How byte-level text is cut into words before merging.
+use super::spm::SPACE;
+
+/// How text is cut into words before merging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PreTokenizer {
     /// GPT-2's pattern.
     Gpt2,
+    /// GPT-2's pattern, normal form C.
+    Mpt,
     /// Each digit alone, then GPT-2's pattern.
     DigitsGpt2,
     /// As [`PreTokenizer::DigitsGpt2`], on text in Unicode normal form C.
@@ -25,11 +29,20 @@ pub(super) enum PreTokenizer {
     Gpt4o,
     /// DeepSeek Coder: a sequence of splits.
     DeepSeekCoder,
+    /// DeepSeek LLM: a sequence of splits by script.
+    DeepSeekLlm,
+    /// DeepSeek V3: numbers in threes, then Chinese and Japanese, then words with marks.
+    DeepSeekV3,
     /// Falcon: punctuation alone, then GPT-2's pattern, then numbers in threes.
     Falcon,
+    /// What llama.cpp takes for files whose converter knew no better.
+    Default,
+    /// Gemma 4: SentencePiece's spaces and bytes, no words.
+    Gemma4,
 }
 
 /// Facts that a GGUF file implies by the name of its pre-tokeniser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PreFacts {
     pub pre: PreTokenizer,
     /// A whole word that is a token is that token, whatever the merges say.
@@ -38,47 +51,95 @@ pub(super) struct PreFacts {
     pub adds_bos: bool,
 }
 
+/// Names in GGUF files; then `ignore_merges` and `adds_bos`.
+const NAMES: &[(PreTokenizer, &[&str], bool, bool)] = {
+    use PreTokenizer::*;
+    &[
+        (Default, &["default"], false, false),
+        (
+            Gpt2,
+            &["gpt-2", "gpt2", "phi-2", "olmo", "jais", "exaone4"],
+            false,
+            false,
+        ),
+        (Mpt, &["mpt"], false, false),
+        (
+            DigitsGpt2,
+            &[
+                "smollm",
+                "starcoder",
+                "refact",
+                "codeshell",
+                "exaone",
+                "minerva-7b",
+            ],
+            false,
+            false,
+        ),
+        (CommandR, &["command-r"], false, false),
+        (
+            Llama3,
+            &[
+                "llama3",
+                "llama-v3",
+                "llama-bpe",
+                "falcon3",
+                "falcon-h1",
+                "pixtral",
+                "lfm2",
+            ],
+            true,
+            true,
+        ),
+        (Llama3, &["glm4", "glm5"], true, false),
+        (Llama3, &["dbrx", "smaug-bpe", "chatglm-bpe"], false, false),
+        (Qwen2, &["qwen2", "deepseek-r1-qwen", "megrez"], false, false),
+        (Qwen35, &["qwen35"], false, false),
+        (Tekken, &["tekken"], true, true),
+        (Gpt4o, &["gpt-4o", "llama4"], false, false),
+        (DeepSeekCoder, &["deepseek-coder"], false, false),
+        (DeepSeekLlm, &["deepseek-llm"], false, false),
+        (DeepSeekV3, &["deepseek-v3"], false, false),
+        (Falcon, &["falcon"], false, false),
+        (Gemma4, &["gemma4"], false, true),
+    ]
+};
+
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// DeepSeek LLM's own list of letters with case.
+const DEEPSEEK_LLM_WORDS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const DEEPSEEK_HAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
+const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
 impl PreTokenizer {
     /// Looks a name up.
     pub(super) fn by_name(name: &str) -> Option<PreFacts> {
-        let (pre, ignore_merges, adds_bos) = match name {
-            "gpt-2" | "gpt2" | "default" | "phi-2" | "mpt" | "olmo" | "jais" | "exaone4" => {
-                (Self::Gpt2, false, false)
-            }
-            "smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" => {
-                (Self::DigitsGpt2, false, false)
-            }
-            "command-r" => (Self::CommandR, false, false),
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "lfm2" => {
-                (Self::Llama3, true, true)
-            }
-            "dbrx" | "smaug-bpe" => (Self::Llama3, false, false),
-            "qwen2" | "deepseek-r1-qwen" | "megrez" => (Self::Qwen2, false, false),
-            "qwen35" => (Self::Qwen35, false, false),
-            "tekken" => (Self::Tekken, true, true),
-            "gpt-4o" | "llama4" => (Self::Gpt4o, false, false),
-            "deepseek-coder" => (Self::DeepSeekCoder, false, false),
-            "falcon" => (Self::Falcon, false, false),
-            _ => return None,
-        };
-        Some(PreFacts {
+        let found = NAMES.iter().find(|(_, names, ..)| names.contains(&name));
+        found.map(|&(pre, _, ignore_merges, adds_bos)| PreFacts {
             pre,
             ignore_merges,
             adds_bos,
         })
     }
 
+    /// All names, for people.
+    pub(super) fn supported() -> String {
+        let names = NAMES.iter().flat_map(|(_, names, ..)| *names);
+        names.copied().collect::<Vec<_>>().join(", ")
+    }
+
     /// The normaliser, in the form of `tokenizer.json`.
     pub(super) fn normalizer(self) -> Value {
         match self {
-            Self::CommandR | Self::Qwen2 => json!({"type": "NFC"}),
+            Self::CommandR | Self::Qwen2 | Self::Mpt => json!({"type": "NFC"}),
+            Self::Gemma4 => {
+                json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE.to_string()})
+            }
             _ => Value::Null,
         }
     }
@@ -87,7 +148,7 @@ impl PreTokenizer {
     pub(super) fn pre_tokenizer(self) -> Value {
         let digits = json!({"type": "Digits", "individual_digits": true});
         let mut steps = match self {
-            Self::Gpt2 => vec![split(GPT2)],
+            Self::Gpt2 | Self::Mpt => vec![split(GPT2)],
             Self::DigitsGpt2 | Self::CommandR => vec![digits, split(GPT2)],
             Self::Llama3 => vec![split(LLAMA3)],
             Self::Qwen2 => vec![split(QWEN2)],
@@ -98,14 +159,34 @@ impl PreTokenizer {
                 split(r"[\r\n]"),
                 split(r"\s?\p{L}+"),
                 split(r"\s?\p{P}+"),
-                split("[一-龥ࠀ-一가-\u{d7ff}]+"),
+                split(DEEPSEEK_HAN),
                 digits,
+            ],
+            Self::DeepSeekLlm => vec![
+                split(r"[\r\n]"),
+                split(DEEPSEEK_LLM_WORDS),
+                split(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+                split(r"\s+$"),
+                split(DEEPSEEK_HAN),
+                split(r"\p{N}+"),
+            ],
+            Self::DeepSeekV3 => vec![
+                split(r"\p{N}{1,3}"),
+                split("[一-龥぀-ゟ゠-ヿ]+"),
+                split(DEEPSEEK_V3),
             ],
             Self::Falcon => vec![
                 json!({"type": "Punctuation", "behavior": "Contiguous"}),
                 split(GPT2),
                 split("[0-9][0-9][0-9]"),
             ],
+            Self::Default => vec![
+                split(r"[\p{P}\$\+<=>\^~\|]+"),
+                split(GPT2),
+                split(r"\p{N}+"),
+                split("[0-9][0-9][0-9]"),
+            ],
+            Self::Gemma4 => return Value::Null,
         };
         steps.push(json!({
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false

