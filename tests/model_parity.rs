@@ -24,12 +24,16 @@ fn golden_folder() -> PathBuf {
 }
 
 fn open(path: &Path) -> LoadedModel {
+    open_with(path, None)
+}
+
+fn open_with(path: &Path, max_context: Option<usize>) -> LoadedModel {
     load(
         path,
         &LoadOptions {
             threads: 2,
             kv_bytes: 256 << 20,
-            max_context: None,
+            max_context,
             precision: Precision::F32,
         },
     )
@@ -67,30 +71,74 @@ fn step(model: &mut dyn LanguageModel, context: usize, new: &[u32]) -> Vec<f32> 
     logits
 }
 
-#[test]
-fn logits_equal_transformers_on_tiny_random_checkpoints() {
-    let mut cases = 0;
-    for entry in std::fs::read_dir(golden_folder().join("models")).unwrap() {
-        let folder = entry.unwrap().path();
-        let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
-        let golden: Value = serde_json::from_str(&golden).unwrap();
-        let prompt = tokens(&golden["tokens"]);
-        let mut loaded = open(&folder);
-        for (row, expected) in golden["rows"].as_object().unwrap() {
-            let row: usize = row.parse().unwrap();
-            let logits = step(&mut *loaded.model, 0, &prompt[..=row]);
-            for (index, (found, expected)) in logits.iter().zip(expected.as_array().unwrap()).enumerate() {
-                let error = (f64::from(*found) - expected.as_f64().unwrap()).abs();
-                assert!(
-                    error < 1e-4,
-                    "{}: row {row}, logit {index}: off by {error}",
-                    folder.display()
-                );
-            }
+/// Compares the logits after each of the golden's rows.
+fn check_rows(path: &Path, max_context: Option<usize>, prompt: &[u32], rows: &Value) {
+    let mut loaded = open_with(path, max_context);
+    for (row, expected) in rows.as_object().unwrap() {
+        let row: usize = row.parse().unwrap();
+        let logits = step(&mut *loaded.model, 0, &prompt[..=row]);
+        let expected = expected.as_array().unwrap();
+        assert_eq!(logits.len(), expected.len());
+        for (index, (found, expected)) in logits.iter().zip(expected).enumerate() {
+            let error = (f64::from(*found) - expected.as_f64().unwrap()).abs();
+            assert!(
+                error < 1e-4,
+                "{}: row {row}, logit {index}: off by {error}",
+                path.display()
+            );
         }
-        cases += 1;
     }
-    assert_eq!(cases, 3);
+}
+
+fn check_case(name: &str) {
+    let folder = golden_folder().join("models").join(name);
+    let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let prompt = tokens(&golden["tokens"]);
+    check_rows(&folder, None, &prompt, &golden["rows"]);
+    if let Some(context) = golden["short"]["max_context"].as_u64() {
+        check_rows(&folder, Some(context as usize), &prompt, &golden["short"]["rows"]);
+    }
+}
+
+/// A test for each tiny random checkpoint, and one that none is left out.
+macro_rules! checkpoints {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                check_case($name);
+            }
+        )*
+
+        #[test]
+        fn every_checkpoint_is_checked() {
+            let folder = std::fs::read_dir(golden_folder().join("models")).unwrap();
+            let mut found: Vec<_> = folder
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            assert_eq!(found, [$($name),*]);
+        }
+    };
+}
+
+checkpoints! {
+    cohere_equals_transformers: "cohere",
+    cohere2_equals_transformers: "cohere2",
+    gemma2_equals_transformers: "gemma2",
+    gemma3_equals_transformers: "gemma3",
+    gemma3_with_pictures_equals_transformers: "gemma3-pictures",
+    llama_equals_transformers: "gqa-untied-f32",
+    linear_rope_equals_transformers: "linear-rope-f16-sharded",
+    llama3_rope_equals_transformers: "llama3-rope-tied-bf16",
+    ministral_equals_transformers: "ministral-mixed",
+    mistral_equals_transformers: "mistral-window",
+    phi3_longrope_equals_transformers: "phi3-longrope",
+    phi3_equals_transformers: "phi3-window",
+    qwen2_equals_transformers: "qwen2",
+    qwen2_with_a_window_equals_transformers: "qwen2-window",
+    qwen3_equals_transformers: "qwen3",
 }
 
 #[test]

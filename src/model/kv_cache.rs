@@ -13,13 +13,13 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Bytes that one block takes over all layers.
     pub(super) fn block_bytes(config: &ModelConfig) -> usize {
-        config.layers * 2 * config.attention_shape().block_len() * size_of::<f32>()
+        config.layers.len() * 2 * config.attention_shape().block_len() * size_of::<f32>()
     }
 
     pub(super) fn new(config: &ModelConfig, blocks: usize) -> Self {
         let shape = config.attention_shape();
         let len = blocks * shape.block_len();
-        let layers = (0..config.layers)
+        let layers = (0..config.layers.len())
             .map(|_| (vec![0.0; len], vec![0.0; len]))
             .collect();
         Self {

@@ -1,14 +1,14 @@
 //! Opens a model from disk: a GGUF file, or a Hugging Face folder with `config.json` and safetensors. For
 //! measurements, `dummy:SHAPE[:FORMAT]` makes one up.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use super::{
     LanguageModel,
     config::ModelConfig,
     decoder::Decoder,
     kv_cache::KvCache,
-    weights::{DummyWeights, GgufWeights, LayerTensor, SafetensorsWeights, Tensor, WeightSource},
+    weights::{DummyWeights, GgufWeights, SafetensorsWeights, WeightSource},
 };
 use crate::{
     gguf::{Gguf, GgufError},
@@ -84,7 +84,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
             .map_err(|e| invalid(format!("config.json: {e}")))?;
         let json = serde_json::from_str(&text).map_err(|e| invalid(format!("config.json: {e}")))?;
         let config = ModelConfig::from_json(&json).map_err(|e| invalid(format!("config.json: {e}")))?;
-        let weights = SafetensorsWeights::open(path).map_err(invalid)?;
+        let weights = SafetensorsWeights::open(path, config.norm_placement).map_err(invalid)?;
         return build(config, &weights, options).map_err(invalid);
     }
     let gguf = Gguf::open(path).map_err(|error| match error {
@@ -103,9 +103,7 @@ fn build(
     source: &dyn WeightSource,
     options: &LoadOptions,
 ) -> Result<LoadedModel, String> {
-    if let Some(limit) = options.max_context {
-        config.context_length = config.context_length.min(limit.max(1));
-    }
+    config.limit_context(options.max_context);
     let blocks = options.kv_bytes / KvCache::block_bytes(&config);
     if blocks < 2 {
         let needed = 2 * KvCache::block_bytes(&config);
@@ -114,54 +112,16 @@ fn build(
             options.kv_bytes
         ));
     }
-    let (parameters, dtype) = census(&config, source)?;
     let pool = ThreadPool::new(options.threads).map_err(|e| format!("cannot start compute threads: {e}"))?;
-    let (architecture, layers) = (config.architecture.clone(), config.layers);
-    let decoder = Decoder::new(config, source, pool, blocks, options.precision)?;
+    let (architecture, layers) = (config.architecture.clone(), config.layers.len());
+    let (decoder, census) = Decoder::new(config, source, pool, blocks, options.precision)?;
     let resident_bytes = decoder.resident_bytes() as u64;
     Ok(LoadedModel {
         model: Box::new(decoder),
         architecture,
         layers,
-        parameters,
-        dtype,
+        parameters: census.parameters,
+        dtype: census.dtype,
         resident_bytes,
     })
-}
-
-/// Number of parameters, and the storage type that most of them have.
-fn census(config: &ModelConfig, source: &dyn WeightSource) -> Result<(u64, String), String> {
-    use LayerTensor as Part;
-    const PARTS: [Part; 9] = [
-        Part::AttentionNorm,
-        Part::Query,
-        Part::Key,
-        Part::Value,
-        Part::AttentionOutput,
-        Part::FfnNorm,
-        Part::Gate,
-        Part::Up,
-        Part::Down,
-    ];
-    let all = [Tensor::Embedding, Tensor::OutputNorm, Tensor::Output].into_iter();
-    let layers = (0..config.layers).flat_map(|layer| PARTS.map(|part| Tensor::Layer(layer, part)));
-    let mut by_format: HashMap<&'static str, u64> = HashMap::new();
-    for tensor in all.chain(layers) {
-        if tensor == Tensor::Output && config.tied_embeddings {
-            continue;
-        }
-        // A missing tensor is reported with its name when it is loaded.
-        let found = source
-            .tensor(tensor)
-            .map_err(|e| format!("tensor `{}`: {e}", source.name(tensor)))?;
-        if let Some(data) = found {
-            *by_format.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
-        }
-    }
-    let parameters = by_format.values().sum();
-    let dtype = by_format
-        .into_iter()
-        .max_by_key(|&(name, count)| (count, name))
-        .map_or("", |(name, _)| name);
-    Ok((parameters, dtype.to_owned()))
 }

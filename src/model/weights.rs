@@ -8,28 +8,41 @@ pub(super) use self::{dummy::DummyWeights, gguf::GgufWeights, safetensors::Safet
 
 use crate::kernels::{BlockFormat, MatrixSource, RawElements};
 
-/// A tensor of the Llama family.
+/// A tensor of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tensor {
     Embedding,
     OutputNorm,
     Output,
-    /// Optional: divisors of the rotary frequencies (GGUF only).
-    RopeFactors,
     Layer(usize, LayerTensor),
 }
 
+/// A tensor of one layer. No model has all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerTensor {
     AttentionNorm,
+    /// Queries, keys and values in one matrix.
+    Qkv,
     Query,
     Key,
     Value,
+    QkvBias,
+    QueryBias,
+    KeyBias,
+    ValueBias,
+    QueryNorm,
+    KeyNorm,
     AttentionOutput,
+    /// After attention, before it joins the stream.
+    AttentionPostNorm,
     FfnNorm,
+    /// Gate and up in one matrix.
+    GateUp,
     Gate,
     Up,
     Down,
+    /// After the feed-forward part, before it joins the stream.
+    FfnPostNorm,
 }
 
 /// A tensor's elements, borrowed from a mapped file or made up.
@@ -47,6 +60,12 @@ pub(super) trait WeightSource {
 
     /// The source's own name for a tensor.
     fn name(&self, tensor: Tensor) -> String;
+
+    /// Names of all tensors that belong to layers.
+    fn layer_tensors(&self) -> Vec<String>;
+
+    /// The tensor of that name.
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String>;
 }
 
 impl TensorData<'_> {
@@ -73,11 +92,12 @@ impl TensorData<'_> {
         Ok(source)
     }
 
-    /// As a vector of this length, in f32.
-    pub(super) fn vector(&self, len: usize) -> Result<Vec<f32>, String> {
-        if self.shape != [len] {
-            return Err(format!("the shape is {:?}, expected [{len}]", self.shape));
+    /// As values of this shape, in f32.
+    pub(super) fn values(&self, shape: &[usize]) -> Result<Vec<f32>, String> {
+        if self.shape != shape {
+            return Err(format!("the shape is {:?}, expected {shape:?}", self.shape));
         }
+        let len = shape.iter().product();
         let source = MatrixSource {
             rows: 1,
             cols: len,
@@ -94,14 +114,4 @@ impl TensorData<'_> {
         source.read_row(0, &mut values);
         Ok(values)
     }
-}
-
-/// The tensor as a vector; an error when it is missing.
-pub(super) fn vector(source: &dyn WeightSource, tensor: Tensor, len: usize) -> Result<Vec<f32>, String> {
-    let named = |reason: String| format!("tensor `{}`: {reason}", source.name(tensor));
-    let data = source
-        .tensor(tensor)
-        .map_err(named)?
-        .ok_or_else(|| named("it is missing".into()))?;
-    data.vector(len).map_err(named)
 }

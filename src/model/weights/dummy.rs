@@ -4,8 +4,8 @@ use std::{borrow::Cow, hash::Hasher};
 
 use super::{LayerTensor, Tensor, TensorData, WeightSource};
 use crate::{
-    kernels::{BlockFormat, RopeStyle},
-    model::config::ModelConfig,
+    kernels::BlockFormat,
+    model::config::{Family, ModelConfig, Rope, Sizes},
 };
 
 /// Noise of a plausible size in one storage format, the same for the same tensor.
@@ -41,33 +41,20 @@ impl DummyWeights {
                 ));
             }
         };
-        let [
-            layers,
-            hidden_size,
-            ffn_size,
+        let [layers, hidden, ffn, heads, kv_heads, head_dim, vocab] = sizes;
+        let sizes = Sizes {
+            vocab,
+            hidden,
+            ffn,
             heads,
             kv_heads,
             head_dim,
-            vocab_size,
-        ] = sizes;
-        let rope_frequencies = (0..head_dim / 2)
-            .map(|i| 500_000f64.powf(-((2 * i) as f64) / head_dim as f64) as f32)
-            .collect();
-        let config = ModelConfig {
-            architecture: "llama".into(),
-            vocab_size,
-            hidden_size,
-            ffn_size,
-            layers,
-            heads,
-            kv_heads,
-            head_dim,
-            rms_eps: 1e-5,
-            context_length: 8192,
-            rope_frequencies,
-            rope_style: RopeStyle::Halves,
-            tied_embeddings: tied,
         };
+        let mut config = ModelConfig::new(Family::Llama, sizes, layers, Rope::plain(500_000.0, head_dim));
+        config.architecture = "llama".into();
+        config.context_length = 8192;
+        config.norm_eps = 1e-5;
+        config.tied_embeddings = tied;
         Ok(Self { config, format })
     }
 
@@ -76,20 +63,20 @@ impl DummyWeights {
     }
 
     fn shape(&self, tensor: Tensor) -> Option<Vec<usize>> {
-        let c = &self.config;
+        let c = &self.config.sizes;
         let (queries, keys) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         Some(match tensor {
-            Tensor::RopeFactors => return None,
-            Tensor::Output if c.tied_embeddings => return None,
-            Tensor::Embedding | Tensor::Output => vec![c.vocab_size, c.hidden_size],
-            Tensor::OutputNorm => vec![c.hidden_size],
+            Tensor::Output if self.config.tied_embeddings => return None,
+            Tensor::Embedding | Tensor::Output => vec![c.vocab, c.hidden],
+            Tensor::OutputNorm => vec![c.hidden],
             Tensor::Layer(_, part) => match part {
-                LayerTensor::AttentionNorm | LayerTensor::FfnNorm => vec![c.hidden_size],
-                LayerTensor::Query => vec![queries, c.hidden_size],
-                LayerTensor::Key | LayerTensor::Value => vec![keys, c.hidden_size],
-                LayerTensor::AttentionOutput => vec![c.hidden_size, queries],
-                LayerTensor::Gate | LayerTensor::Up => vec![c.ffn_size, c.hidden_size],
-                LayerTensor::Down => vec![c.hidden_size, c.ffn_size],
+                LayerTensor::AttentionNorm | LayerTensor::FfnNorm => vec![c.hidden],
+                LayerTensor::Query => vec![queries, c.hidden],
+                LayerTensor::Key | LayerTensor::Value => vec![keys, c.hidden],
+                LayerTensor::AttentionOutput => vec![c.hidden, queries],
+                LayerTensor::Gate | LayerTensor::Up => vec![c.ffn, c.hidden],
+                LayerTensor::Down => vec![c.hidden, c.ffn],
+                _ => return None,
             },
         })
     }
@@ -150,5 +137,13 @@ impl WeightSource for DummyWeights {
 
     fn name(&self, tensor: Tensor) -> String {
         format!("{tensor:?}")
+    }
+
+    fn layer_tensors(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn named(&self, _: &str) -> Result<Option<TensorData<'_>>, String> {
+        Ok(None)
     }
 }

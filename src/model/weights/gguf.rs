@@ -9,7 +9,53 @@ pub(in crate::model) struct GgufWeights<'a>(pub &'a Gguf);
 
 impl WeightSource for GgufWeights<'_> {
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
-        let Some(info) = self.0.tensor(&self.name(tensor)) else {
+        self.named(&self.name(tensor))
+    }
+
+    fn name(&self, tensor: Tensor) -> String {
+        use LayerTensor as Part;
+        let (layer, part) = match tensor {
+            Tensor::Embedding => return "token_embd.weight".into(),
+            Tensor::OutputNorm => return "output_norm.weight".into(),
+            Tensor::Output => return "output.weight".into(),
+            Tensor::Layer(layer, part) => (layer, part),
+        };
+        let part = match part {
+            Part::AttentionNorm => "attn_norm.weight",
+            Part::Qkv => "attn_qkv.weight",
+            Part::Query => "attn_q.weight",
+            Part::Key => "attn_k.weight",
+            Part::Value => "attn_v.weight",
+            Part::QkvBias => "attn_qkv.bias",
+            Part::QueryBias => "attn_q.bias",
+            Part::KeyBias => "attn_k.bias",
+            Part::ValueBias => "attn_v.bias",
+            Part::QueryNorm => "attn_q_norm.weight",
+            Part::KeyNorm => "attn_k_norm.weight",
+            Part::AttentionOutput => "attn_output.weight",
+            Part::AttentionPostNorm => "post_attention_norm.weight",
+            Part::FfnNorm => "ffn_norm.weight",
+            Part::GateUp => match self.0.tensor(&format!("blk.{layer}.ffn_gate.weight")) {
+                // Without a gate beside it, `ffn_up` holds both.
+                None => "ffn_up.weight",
+                Some(_) => "ffn_gate_up.weight",
+            },
+            Part::Gate => "ffn_gate.weight",
+            Part::Up => "ffn_up.weight",
+            Part::Down => "ffn_down.weight",
+            Part::FfnPostNorm => "post_ffw_norm.weight",
+        };
+        format!("blk.{layer}.{part}")
+    }
+
+    fn layer_tensors(&self) -> Vec<String> {
+        let names = self.0.tensors().map(|(name, _)| name);
+        let names = names.filter(|name| name.starts_with("blk."));
+        names.map(str::to_owned).collect()
+    }
+
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
+        let Some(info) = self.0.tensor(name) else {
             return Ok(None);
         };
         let format = BlockFormat::try_from(info.ggml_type).map_err(|e| e.to_string())?;
@@ -28,28 +74,5 @@ impl WeightSource for GgufWeights<'_> {
             format,
             bytes: Cow::Borrowed(bytes),
         }))
-    }
-
-    fn name(&self, tensor: Tensor) -> String {
-        match tensor {
-            Tensor::Embedding => "token_embd.weight".into(),
-            Tensor::OutputNorm => "output_norm.weight".into(),
-            Tensor::Output => "output.weight".into(),
-            Tensor::RopeFactors => "rope_freqs.weight".into(),
-            Tensor::Layer(layer, part) => {
-                let part = match part {
-                    LayerTensor::AttentionNorm => "attn_norm",
-                    LayerTensor::Query => "attn_q",
-                    LayerTensor::Key => "attn_k",
-                    LayerTensor::Value => "attn_v",
-                    LayerTensor::AttentionOutput => "attn_output",
-                    LayerTensor::FfnNorm => "ffn_norm",
-                    LayerTensor::Gate => "ffn_gate",
-                    LayerTensor::Up => "ffn_up",
-                    LayerTensor::Down => "ffn_down",
-                };
-                format!("blk.{layer}.{part}.weight")
-            }
-        }
     }
 }

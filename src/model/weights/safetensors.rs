@@ -6,13 +6,24 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::{LayerTensor, Tensor, TensorData, WeightSource};
-use crate::{kernels::BlockFormat, mapped};
+use crate::{kernels::BlockFormat, mapped, model::config::NormPlacement};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Where the decoder's tensors lie, first match wins: by itself, or inside of a model that also sees pictures
+/// (older and newer layout). With each the name of the output projection.
+const PREFIXES: [(&str, &str); 3] = [
+    ("model.", "lm_head.weight"),
+    ("language_model.model.", "language_model.lm_head.weight"),
+    ("model.language_model.", "lm_head.weight"),
+];
+
 pub(in crate::model) struct SafetensorsWeights {
     tensors: HashMap<String, Entry>,
+    /// One of [`PREFIXES`].
+    prefix: (&'static str, &'static str),
+    placement: NormPlacement,
 }
 
 struct Entry {
@@ -23,8 +34,8 @@ struct Entry {
 }
 
 impl SafetensorsWeights {
-    /// Maps all files of the folder; errors name the file.
-    pub(in crate::model) fn open(folder: &Path) -> Result<Self, String> {
+    /// Maps all files of the folder; errors name the file. What norms are called depends on where they stand.
+    pub(in crate::model) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
         let mut tensors = HashMap::new();
         let index = folder.join(INDEX);
         if index.exists() {
@@ -56,7 +67,14 @@ impl SafetensorsWeights {
         } else {
             tensors = read_shard(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
         }
-        Ok(Self { tensors })
+        let has_embedding =
+            |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
+        let prefix = PREFIXES.into_iter().find(has_embedding).unwrap_or(PREFIXES[0]);
+        Ok(Self {
+            tensors,
+            prefix,
+            placement,
+        })
     }
 }
 
@@ -81,7 +99,54 @@ fn read_shard(path: &Path) -> Result<HashMap<String, Entry>, String> {
 
 impl WeightSource for SafetensorsWeights {
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
-        let Some(entry) = self.tensors.get(&self.name(tensor)) else {
+        self.named(&self.name(tensor))
+    }
+
+    fn name(&self, tensor: Tensor) -> String {
+        use LayerTensor as Part;
+        let (prefix, output) = self.prefix;
+        let (layer, part) = match tensor {
+            Tensor::Embedding => return format!("{prefix}embed_tokens.weight"),
+            Tensor::OutputNorm => return format!("{prefix}norm.weight"),
+            Tensor::Output => return output.into(),
+            Tensor::Layer(layer, part) => (layer, part),
+        };
+        let part = match (part, self.placement) {
+            (Part::AttentionNorm, _) => "input_layernorm.weight",
+            (Part::Qkv, _) => "self_attn.qkv_proj.weight",
+            (Part::Query, _) => "self_attn.q_proj.weight",
+            (Part::Key, _) => "self_attn.k_proj.weight",
+            (Part::Value, _) => "self_attn.v_proj.weight",
+            (Part::QkvBias, _) => "self_attn.qkv_proj.bias",
+            (Part::QueryBias, _) => "self_attn.q_proj.bias",
+            (Part::KeyBias, _) => "self_attn.k_proj.bias",
+            (Part::ValueBias, _) => "self_attn.v_proj.bias",
+            (Part::QueryNorm, _) => "self_attn.q_norm.weight",
+            (Part::KeyNorm, _) => "self_attn.k_norm.weight",
+            (Part::AttentionOutput, _) => "self_attn.o_proj.weight",
+            // The norm that the Llama family has after attention stands before the feed-forward part.
+            (Part::AttentionPostNorm, _) => "post_attention_layernorm.weight",
+            (Part::FfnNorm, NormPlacement::PreAndPost) => "pre_feedforward_layernorm.weight",
+            (Part::FfnNorm, NormPlacement::Pre | NormPlacement::Parallel) => {
+                "post_attention_layernorm.weight"
+            }
+            (Part::GateUp, _) => "mlp.gate_up_proj.weight",
+            (Part::Gate, _) => "mlp.gate_proj.weight",
+            (Part::Up, _) => "mlp.up_proj.weight",
+            (Part::Down, _) => "mlp.down_proj.weight",
+            (Part::FfnPostNorm, _) => "post_feedforward_layernorm.weight",
+        };
+        format!("{prefix}layers.{layer}.{part}")
+    }
+
+    fn layer_tensors(&self) -> Vec<String> {
+        let layers = format!("{}layers.", self.prefix.0);
+        let names = self.tensors.keys().filter(|name| name.starts_with(&layers));
+        names.cloned().collect()
+    }
+
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
+        let Some(entry) = self.tensors.get(name) else {
             return Ok(None);
         };
         let format = match entry.dtype {
@@ -96,28 +161,5 @@ impl WeightSource for SafetensorsWeights {
             format,
             bytes,
         }))
-    }
-
-    fn name(&self, tensor: Tensor) -> String {
-        match tensor {
-            Tensor::Embedding => "model.embed_tokens.weight".into(),
-            Tensor::OutputNorm => "model.norm.weight".into(),
-            Tensor::Output => "lm_head.weight".into(),
-            Tensor::RopeFactors => "rope_freqs.weight".into(),
-            Tensor::Layer(layer, part) => {
-                let part = match part {
-                    LayerTensor::AttentionNorm => "input_layernorm",
-                    LayerTensor::Query => "self_attn.q_proj",
-                    LayerTensor::Key => "self_attn.k_proj",
-                    LayerTensor::Value => "self_attn.v_proj",
-                    LayerTensor::AttentionOutput => "self_attn.o_proj",
-                    LayerTensor::FfnNorm => "post_attention_layernorm",
-                    LayerTensor::Gate => "mlp.gate_proj",
-                    LayerTensor::Up => "mlp.up_proj",
-                    LayerTensor::Down => "mlp.down_proj",
-                };
-                format!("model.layers.{layer}.{part}.weight")
-            }
-        }
     }
 }

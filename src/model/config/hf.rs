@@ -1,0 +1,364 @@
+//! Reads [`ModelConfig`] from a Hugging Face `config.json`.
+
+use serde_json::Value as Json;
+
+use super::{
+    Family, HeadNorms, ModelConfig, NormWeights, Sizes,
+    family::sliding_layers,
+    listed,
+    rope::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
+};
+use crate::kernels::{Activation, NormKind, RopeStyle};
+
+/// `model_type`, and the family it stands for.
+const MODEL_TYPES: [(&str, Family); 10] = [
+    ("llama", Family::Llama),
+    ("mistral", Family::Mistral),
+    ("ministral", Family::Mistral),
+    ("qwen2", Family::Qwen2),
+    ("qwen3", Family::Qwen3),
+    ("gemma2", Family::Gemma2),
+    ("gemma3_text", Family::Gemma3),
+    ("phi3", Family::Phi3),
+    ("cohere", Family::Cohere),
+    ("cohere2", Family::Cohere2),
+];
+
+/// Models that also see pictures, and the `model_type` of their part for text, which is what is run.
+const WITH_PICTURES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("mistral3", "mistral")];
+
+pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
+    let mut fields = Fields(json);
+    let mut model_type = fields.text("model_type")?.ok_or("model_type is missing")?;
+    if let Some((_, inner)) = WITH_PICTURES.iter().find(|(name, _)| *name == model_type) {
+        fields = Fields(&json["text_config"]);
+        model_type = fields.text("model_type")?.unwrap_or(inner);
+    }
+    let family = MODEL_TYPES.iter().find(|(name, _)| *name == model_type);
+    let &(_, family) = family.ok_or_else(|| {
+        let known = MODEL_TYPES.map(|(name, _)| name).into_iter();
+        let known = known.chain(WITH_PICTURES.map(|(name, _)| name));
+        let known = listed(known.map(|name| format!("`{name}`")));
+        format!("model_type is `{model_type}`; {known} are supported")
+    })?;
+    let sizes = sizes(&fields, family)?;
+    let layers = fields.required("num_hidden_layers")?.min(super::MAX_LAYERS + 1);
+    let context_length = match (fields.count("max_position_embeddings")?, family) {
+        (None, Family::Gemma3) => 131_072,
+        (None, _) => return Err("max_position_embeddings is missing".into()),
+        (Some(length), _) => length,
+    };
+    let (rope, local_rope) = ropes(&fields, family, sizes, context_length)?;
+    let mut config = ModelConfig::new(family, sizes, layers, rope);
+    model_type.clone_into(&mut config.architecture);
+    config.context_length = context_length;
+    config.local_rope = local_rope;
+    refuse_what_is_not_there(&fields, config.activation)?;
+    let eps = match config.norm {
+        NormKind::Rms => fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+        NormKind::Layer => fields.number("layer_norm_eps")?.unwrap_or(1e-5),
+    };
+    config.norm_eps = eps as f32;
+    for object in [fields, Fields(json)] {
+        if let Some(tied) = object.optional_flag("tie_word_embeddings")? {
+            config.tied_embeddings = tied;
+        }
+    }
+    let window = window(&fields, family)?;
+    let sliding = sliding(&fields, family, model_type, layers)?;
+    config.set_windows(family, window, &sliding);
+    match family {
+        Family::Gemma2 | Family::Gemma3 => {
+            config.norm_weights = NormWeights::LessOne;
+            let divisor = fields.number("query_pre_attn_scalar")?.unwrap_or(256.0);
+            config.attention_scale = (1.0 / divisor.sqrt()) as f32;
+            // Gemma 2 has caps unless its file takes them away, Gemma 3 has none unless its file gives them.
+            let cap = |name: &str, default: f64| -> Result<Option<f32>, String> {
+                let cap = match fields.0.get(name) {
+                    None => Some(default).filter(|_| family == Family::Gemma2),
+                    Some(_) => fields.number(name)?,
+                };
+                Ok(cap.map(|cap| cap as f32))
+            };
+            config.logit_soft_cap = cap("final_logit_softcapping", 30.0)?;
+            config.attention_soft_cap = cap("attn_logit_softcapping", 50.0)?;
+            if let (Family::Gemma3, Some(cap)) = (family, config.attention_soft_cap) {
+                return Err(format!(
+                    "attn_logit_softcapping is {cap}, which is not supported here"
+                ));
+            }
+        }
+        Family::Cohere | Family::Cohere2 => {
+            config.logit_scale = fields.number("logit_scale")?.unwrap_or(0.0625) as f32;
+            if fields.flag("use_qk_norm")? {
+                config.head_norms = HeadNorms::Own;
+            }
+        }
+        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::Phi3 => {}
+    }
+    Ok(config)
+}
+
+fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
+    // Published Gemma 3 files leave out what transformers has as a default.
+    let default = |name: &str| match (family, name) {
+        (Family::Gemma3, "vocab_size") => Some(262_208),
+        (Family::Gemma3, "num_attention_heads") => Some(8),
+        (Family::Gemma3, "num_key_value_heads") => Some(4),
+        (Family::Gemma2 | Family::Gemma3, "head_dim") => Some(256),
+        (Family::Qwen3, "head_dim") => Some(128),
+        _ => None,
+    };
+    let count = |name: &str| Ok::<_, String>(fields.count(name)?.or(default(name)));
+    let required = |name: &str| count(name)?.ok_or_else(|| format!("{name} is missing"));
+    let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
+    Ok(Sizes {
+        vocab: required("vocab_size")?,
+        hidden,
+        ffn: required("intermediate_size")?,
+        heads,
+        kv_heads: count("num_key_value_heads")?.unwrap_or(heads),
+        head_dim: match count("head_dim")? {
+            Some(head_dim) => head_dim,
+            None => hidden.checked_div(heads).unwrap_or(0),
+        },
+    })
+}
+
+fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Result<(), String> {
+    let wanted = match activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    // Where both are there, as in Gemma's files, the first is the one that counts.
+    for key in ["hidden_activation", "hidden_act"] {
+        match fields.text(key)? {
+            None => {}
+            Some(found) if found == wanted => break,
+            Some(found) => return Err(format!("{key} is `{found}`; `{wanted}` is supported")),
+        }
+    }
+    for key in ["attention_bias", "mlp_bias", "use_bidirectional_attention"] {
+        if fields.flag(key)? {
+            return Err(format!("{key} is true, which is not supported"));
+        }
+    }
+    for key in ["num_local_experts", "num_experts"] {
+        if let Some(count) = fields.count(key)?.filter(|count| *count > 0) {
+            return Err(format!("{key} is {count}, which is not supported"));
+        }
+    }
+    Ok(())
+}
+
+/// The sliding window, in families that can have one; what transformers assumes where the file does not say.
+fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, String> {
+    match (fields.0.get("sliding_window"), family) {
+        (_, Family::Llama | Family::Cohere) | (None, Family::Phi3) => Ok(None),
+        (None, _) => Ok(Some(4096)),
+        (Some(_), _) => fields.count("sliding_window"),
+    }
+}
+
+/// Which layers see the window only.
+fn sliding(
+    fields: &Fields<'_>,
+    family: Family,
+    model_type: &str,
+    layers: usize,
+) -> Result<Vec<bool>, String> {
+    let named = || -> Result<Option<Vec<bool>>, String> {
+        let Some(types) = fields.0["layer_types"].as_array() else {
+            return Ok(None);
+        };
+        if types.len() != layers {
+            return Err(format!(
+                "layer_types has {} entries for {layers} layers",
+                types.len()
+            ));
+        }
+        let types = types.iter().map(|kind| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(format!(
+                "layer_types has {kind}; `sliding_attention` and `full_attention` are supported"
+            )),
+        });
+        types.collect::<Result<_, _>>().map(Some)
+    };
+    match family {
+        Family::Llama | Family::Cohere => Ok(vec![false; layers]),
+        Family::Mistral | Family::Phi3 => match named()? {
+            Some(named) if model_type == "ministral" => Ok(named),
+            _ => Ok(vec![true; layers]),
+        },
+        Family::Qwen2 | Family::Qwen3 => {
+            if !fields.flag("use_sliding_window")? {
+                return Ok(vec![false; layers]);
+            }
+            let first = fields.count("max_window_layers")?.unwrap_or(28);
+            let by_count = || (0..layers).map(|layer| layer >= first).collect();
+            Ok(named()?.unwrap_or_else(by_count))
+        }
+        Family::Gemma2 | Family::Gemma3 | Family::Cohere2 => {
+            let pattern = fields
+                .count("sliding_window_pattern")?
+                .filter(|_| family != Family::Gemma2);
+            let pattern = pattern.or(family.sliding_pattern()).unwrap_or(1);
+            Ok(named()?.unwrap_or_else(|| sliding_layers(layers, pattern)))
+        }
+    }
+}
+
+/// The frequencies of most layers, and of those with [`super::Rotation::Local`]. Newer files have them in
+/// `rope_parameters`, for some families one set for each type of layer; older ones in `rope_theta` and
+/// `rope_scaling`.
+fn ropes(
+    fields: &Fields<'_>,
+    family: Family,
+    sizes: Sizes,
+    context_length: usize,
+) -> Result<(Rope, Option<Rope>), String> {
+    let style = match family {
+        Family::Cohere | Family::Cohere2 => RopeStyle::Interleaved,
+        _ => RopeStyle::Halves,
+    };
+    let parameters = Fields(&fields.0["rope_parameters"]);
+    let make = |scaling: Fields<'_>, theta_key: &str, default: f64| -> Result<Rope, String> {
+        let theta = match scaling.number("rope_theta")? {
+            Some(theta) => theta,
+            None => fields.number(theta_key)?.unwrap_or(default),
+        };
+        let partial = match scaling.number("partial_rotary_factor")? {
+            Some(factor) => factor,
+            None => fields.number("partial_rotary_factor")?.unwrap_or(1.0),
+        };
+        if !(partial > 0.0 && partial <= 1.0) {
+            return Err(format!("partial_rotary_factor is {partial}"));
+        }
+        let dims = (sizes.head_dim.min(super::MAX_DIMENSION) as f64 * partial) as usize / 2 * 2;
+        let scaling = read_scaling(&scaling, fields, dims / 2, context_length)?;
+        Ok(Rope::new(style, theta, dims, &scaling))
+    };
+    let (full, sliding) = (
+        Fields(&parameters.0["full_attention"]),
+        Fields(&parameters.0["sliding_attention"]),
+    );
+    let scaling = match (full.0, parameters.0) {
+        (Json::Object(_), _) => full,
+        (_, Json::Object(_)) => parameters,
+        _ => Fields(&fields.0["rope_scaling"]),
+    };
+    if family == Family::Gemma3 {
+        return Ok((
+            make(scaling, "rope_theta", 1_000_000.0)?,
+            Some(make(sliding, "rope_local_base_freq", 10_000.0)?),
+        ));
+    }
+    if full.0.is_object() && full.0 != sliding.0 && sliding.0.is_object() {
+        return Err("rope_parameters differ between types of layers, which is not supported here".into());
+    }
+    Ok((make(scaling, "rope_theta", 10_000.0)?, None))
+}
+
+/// The scaling that `rope` describes for `pairs` rotated pairs.
+fn read_scaling(
+    rope: &Fields<'_>,
+    fields: &Fields<'_>,
+    pairs: usize,
+    context_length: usize,
+) -> Result<Scaling, String> {
+    let kind = match rope.text("rope_type")? {
+        Some(kind) => kind,
+        None => rope.text("type")?.unwrap_or("default"),
+    };
+    let lacks = |name: &str| format!("rope scaling `{kind}` lacks {name}");
+    let number = |name: &str| rope.number(name)?.ok_or_else(|| lacks(name));
+    match kind {
+        "default" => Ok(Scaling::None),
+        "linear" => Ok(Scaling::Linear(number("factor")?)),
+        "llama3" => Ok(Scaling::Llama3(Llama3Scaling {
+            factor: number("factor")?,
+            low: number("low_freq_factor")?,
+            high: number("high_freq_factor")?,
+            original_context: number("original_max_position_embeddings")?,
+        })),
+        "longrope" | "su" => {
+            let factors = |name: &str| -> Result<Vec<f64>, String> {
+                let list = rope.0[name].as_array().ok_or_else(|| lacks(name))?;
+                let factors: Vec<f64> = list.iter().filter_map(Json::as_f64).collect();
+                check_factors(&factors, pairs).map_err(|reason| format!("{name}: {reason}"))?;
+                Ok(factors)
+            };
+            let key = "original_max_position_embeddings";
+            let original_context = match fields.count(key)? {
+                Some(count) => count,
+                None => rope.count(key)?.unwrap_or(context_length),
+            };
+            let grown = match rope.number("factor")? {
+                Some(factor) => factor,
+                None => context_length as f64 / original_context.max(1) as f64,
+            };
+            let default = LongScaling::default_magnitude(grown, original_context);
+            Ok(Scaling::Long(LongScaling {
+                short: factors("short_factor")?,
+                long: factors("long_factor")?,
+                original_context,
+                magnitude: rope.number("attention_factor")?.unwrap_or(default),
+            }))
+        }
+        other => Err(format!(
+            "rope scaling `{other}` is not supported (default, linear, llama3 and longrope are)"
+        )),
+    }
+}
+
+/// An object of the file. What is there but of another type is an error, not a default; null is not there.
+#[derive(Clone, Copy)]
+struct Fields<'a>(&'a Json);
+
+impl<'a> Fields<'a> {
+    fn read<T>(
+        &self,
+        name: &str,
+        wanted: &str,
+        read: impl Fn(&'a Json) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        match self.0.get(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(value) => read(value)
+                .map(Some)
+                .ok_or_else(|| format!("{name} is {value}, not {wanted}")),
+        }
+    }
+
+    fn count(&self, name: &str) -> Result<Option<usize>, String> {
+        self.read(name, "a number", |value| {
+            value.as_u64().and_then(|v| usize::try_from(v).ok())
+        })
+    }
+
+    fn required(&self, name: &str) -> Result<usize, String> {
+        self.count(name)?.ok_or_else(|| format!("{name} is missing"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>, String> {
+        self.read(name, "a number", Json::as_f64)
+    }
+
+    fn optional_flag(&self, name: &str) -> Result<Option<bool>, String> {
+        self.read(name, "a boolean", Json::as_bool)
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, String> {
+        Ok(self.optional_flag(name)?.unwrap_or(false))
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+        self.read(name, "a string", Json::as_str)
+    }
+}
+
+#[cfg(test)]
+#[path = "hf_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+//! One layer of a decoder.
+
+use super::{Compute, angles::Angles, loader::Loader};
+use crate::{
+    kernels::{
+        Activation, AttentionLayer, AttentionSpan, Fused, Norm, Output, add_bias, attention, gate, matmul,
+        rope_and_store,
+    },
+    model::{
+        config::{NormPlacement, Rotation},
+        kv_cache::KvCache,
+        weights::{LayerTensor, Tensor},
+    },
+};
+
+/// A layer's weights, and what differs between layers and models.
+pub(super) struct Layer {
+    index: usize,
+    attends: AttentionLayer,
+    rotation: Rotation,
+    attention_norm: Norm,
+    qkv: Fused,
+    qkv_bias: Option<Vec<f32>>,
+    head_norm: Option<Norm>,
+    attention_output: Projection,
+    /// Absent when the feed-forward part reads what attention reads.
+    ffn_norm: Option<Norm>,
+    gate_up: Fused,
+    activation: Activation,
+    down: Projection,
+}
+
+/// A product that joins the residual stream.
+struct Projection {
+    weights: Fused,
+    /// Applied before it joins.
+    post_norm: Option<Norm>,
+}
+
+/// A step's rows on their way through the layers; the buffers grow to the largest batch and stay.
+#[derive(Default)]
+pub(super) struct Activations {
+    /// The residual stream.
+    pub hidden: Vec<f32>,
+    pub normed: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    projected: Vec<f32>,
+}
+
+/// The rows of a batch as attention sees them.
+pub(super) struct Rows<'a> {
+    pub spans: &'a [AttentionSpan<'a>],
+    /// Where each row's keys and values are stored.
+    pub slots: &'a [usize],
+    pub angles: &'a Angles,
+}
+
+impl Layer {
+    pub(super) fn load(loader: &mut Loader<'_>, index: usize) -> Result<Self, String> {
+        let config = loader.config;
+        let (sizes, attention) = (config.sizes, config.layers[index]);
+        let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+        let tensor = |part| Tensor::Layer(index, part);
+        let qkv = [
+            (tensor(LayerTensor::Query), queries),
+            (tensor(LayerTensor::Key), keys),
+            (tensor(LayerTensor::Value), keys),
+        ];
+        let gate_up = [
+            (tensor(LayerTensor::Gate), sizes.ffn),
+            (tensor(LayerTensor::Up), sizes.ffn),
+        ];
+        let mut norm_where = |placements: &[NormPlacement], part| {
+            let wanted = placements.contains(&config.norm_placement);
+            wanted.then(|| loader.norm(tensor(part))).transpose()
+        };
+        let (pre, both) = (NormPlacement::Pre, NormPlacement::PreAndPost);
+        let attention_post_norm = norm_where(&[both], LayerTensor::AttentionPostNorm)?;
+        let ffn_norm = norm_where(&[pre, both], LayerTensor::FfnNorm)?;
+        let ffn_post_norm = norm_where(&[both], LayerTensor::FfnPostNorm)?;
+        Ok(Self {
+            index,
+            attends: config.attention_layer(attention),
+            rotation: attention.rotation,
+            attention_norm: loader.norm(tensor(LayerTensor::AttentionNorm))?,
+            qkv: loader.fused(tensor(LayerTensor::Qkv), &qkv, sizes.hidden)?,
+            qkv_bias: config.qkv_bias.then(|| loader.qkv_bias(index)).transpose()?,
+            head_norm: loader.head_norm(index)?,
+            attention_output: Projection {
+                weights: loader.matrix(tensor(LayerTensor::AttentionOutput), sizes.hidden, queries)?,
+                post_norm: attention_post_norm,
+            },
+            ffn_norm,
+            gate_up: loader.fused(tensor(LayerTensor::GateUp), &gate_up, sizes.hidden)?,
+            activation: config.activation,
+            down: Projection {
+                weights: loader.matrix(tensor(LayerTensor::Down), sizes.hidden, sizes.ffn)?,
+                post_norm: ffn_post_norm,
+            },
+        })
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let projections = [&self.attention_output, &self.down];
+        let matrices = [&self.qkv, &self.gate_up].into_iter();
+        let matrices = matrices.chain(projections.map(|projection| &projection.weights));
+        let norms = [
+            Some(&self.attention_norm),
+            self.head_norm.as_ref(),
+            self.ffn_norm.as_ref(),
+        ]
+        .into_iter();
+        let norms = norms.chain(projections.map(|projection| projection.post_norm.as_ref()));
+        let vectors = norms.flatten().map(|norm| norm.weight.len());
+        let values = vectors.sum::<usize>() + self.qkv_bias.as_ref().map_or(0, Vec::len);
+        matrices.map(Fused::bytes).sum::<usize>() + values * size_of::<f32>()
+    }
+
+    /// Adds what the layer makes of the residual stream to it.
+    pub(super) fn run(
+        &self,
+        compute: &mut Compute,
+        rows: &Rows<'_>,
+        cache: &mut KvCache,
+        a: &mut Activations,
+    ) {
+        let Compute { pool, isa } = compute;
+        let (count, isa) = (rows.slots.len(), *isa);
+        let (shape, ffn) = (self.attends.shape, self.down.weights.cols());
+        a.normed.resize(a.hidden.len(), 0.0);
+        a.qkv.resize(count * shape.qkv_width(), 0.0);
+        a.attended.resize(count * shape.heads * shape.head_dim, 0.0);
+        a.gate_up.resize(count * 2 * ffn, 0.0);
+        a.gated.resize(count * ffn, 0.0);
+
+        let norm = &self.attention_norm;
+        norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
+        matmul(pool, isa, &a.normed, &self.qkv, &mut a.qkv, Output::Replace);
+        if let Some(bias) = &self.qkv_bias {
+            add_bias(&mut a.qkv, bias);
+        }
+        if let Some(norm) = &self.head_norm {
+            norm.apply_to_heads(pool, isa, &mut a.qkv, shape.qkv_width(), shape.head_dim);
+        }
+        let angles = rows.angles.of(self.rotation);
+        rope_and_store(
+            pool,
+            isa,
+            shape,
+            &mut a.qkv,
+            rows.slots,
+            angles,
+            cache.layer(self.index),
+        );
+        let stored = cache.layer(self.index);
+        attention(
+            pool,
+            isa,
+            self.attends,
+            &a.qkv,
+            rows.spans,
+            &stored,
+            &mut a.attended,
+        );
+        self.attention_output
+            .join(compute, &a.attended, &mut a.projected, &mut a.hidden);
+
+        let Compute { pool, .. } = compute;
+        if let Some(norm) = &self.ffn_norm {
+            norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
+        }
+        matmul(
+            pool,
+            isa,
+            &a.normed,
+            &self.gate_up,
+            &mut a.gate_up,
+            Output::Replace,
+        );
+        gate(pool, isa, self.activation, &a.gate_up, ffn, &mut a.gated);
+        self.down.join(compute, &a.gated, &mut a.projected, &mut a.hidden);
+    }
+}
+
+impl Projection {
+    /// Adds the product of `x` to `hidden`; `projected` is scratch.
+    fn join(&self, compute: &mut Compute, x: &[f32], projected: &mut Vec<f32>, hidden: &mut [f32]) {
+        let Compute { pool, isa } = compute;
+        let Some(norm) = &self.post_norm else {
+            return matmul(pool, *isa, x, &self.weights, hidden, Output::Add);
+        };
+        projected.resize(hidden.len(), 0.0);
+        matmul(pool, *isa, x, &self.weights, projected, Output::Replace);
+        norm.apply(pool, *isa, projected, hidden, Output::Add);
+    }
+}

@@ -1,0 +1,184 @@
+//! Reads and repacks the weights of a decoder.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Census;
+use crate::{
+    kernels::{Fused, Norm, PackedMatrix, Precision, ThreadPool},
+    model::{
+        config::{HeadNorms, ModelConfig, NormWeights},
+        weights::{LayerTensor, Tensor, TensorData, WeightSource},
+    },
+};
+
+/// Takes tensors out of a source, and counts what it took. Errors name the tensor.
+pub(super) struct Loader<'a> {
+    pub config: &'a ModelConfig,
+    pub pool: &'a mut ThreadPool,
+    source: &'a dyn WeightSource,
+    precision: Precision,
+    taken: HashSet<String>,
+    /// Parameters by storage type.
+    census: HashMap<&'static str, u64>,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(
+        config: &'a ModelConfig,
+        pool: &'a mut ThreadPool,
+        source: &'a dyn WeightSource,
+        precision: Precision,
+    ) -> Self {
+        Self {
+            config,
+            pool,
+            source,
+            precision,
+            taken: HashSet::new(),
+            census: HashMap::new(),
+        }
+    }
+
+    /// A matrix of `[rows, cols]`.
+    pub(super) fn matrix(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<Fused, String> {
+        self.matrices(&[(tensor, rows)], cols)
+    }
+
+    /// The matrices of one input side by side; the file may have them as one already.
+    pub(super) fn fused(
+        &mut self,
+        whole: Tensor,
+        parts: &[(Tensor, usize)],
+        cols: usize,
+    ) -> Result<Fused, String> {
+        if self.find(whole)?.is_some() {
+            let rows = parts.iter().map(|(_, rows)| rows).sum();
+            self.matrix(whole, rows, cols)
+        } else {
+            self.matrices(parts, cols)
+        }
+    }
+
+    fn matrices(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<Fused, String> {
+        let mut packed = Vec::with_capacity(parts.len());
+        for &(tensor, rows) in parts {
+            let data = self.take(tensor)?;
+            let matrix = data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?;
+            packed.push(PackedMatrix::pack(self.pool, &matrix));
+        }
+        Ok(Fused::new(packed, self.precision))
+    }
+
+    /// The biases of queries, keys and values, one after the other.
+    pub(super) fn qkv_bias(&mut self, layer: usize) -> Result<Vec<f32>, String> {
+        let sizes = self.config.sizes;
+        let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+        let whole = Tensor::Layer(layer, LayerTensor::QkvBias);
+        if self.find(whole)?.is_some() {
+            return self.values(whole, &[queries + 2 * keys]);
+        }
+        let mut bias = Vec::with_capacity(queries + 2 * keys);
+        for (part, len) in [
+            (LayerTensor::QueryBias, queries),
+            (LayerTensor::KeyBias, keys),
+            (LayerTensor::ValueBias, keys),
+        ] {
+            bias.extend(self.values(Tensor::Layer(layer, part), &[len])?);
+        }
+        Ok(bias)
+    }
+
+    /// A norm of the residual stream's width.
+    pub(super) fn norm(&mut self, tensor: Tensor) -> Result<Norm, String> {
+        let weight = self.norm_weights(tensor, &[self.config.sizes.hidden])?;
+        Ok(self.norm_with(weight))
+    }
+
+    /// The norm of queries' and keys' heads: weights for each head, queries first.
+    pub(super) fn head_norm(&mut self, layer: usize) -> Result<Option<Norm>, String> {
+        let sizes = self.config.sizes;
+        let mut weight = Vec::with_capacity((sizes.heads + sizes.kv_heads) * sizes.head_dim);
+        for (part, heads) in [
+            (LayerTensor::QueryNorm, sizes.heads),
+            (LayerTensor::KeyNorm, sizes.kv_heads),
+        ] {
+            let tensor = Tensor::Layer(layer, part);
+            match self.config.head_norms {
+                HeadNorms::None => return Ok(None),
+                HeadNorms::Shared => {
+                    weight.extend(self.norm_weights(tensor, &[sizes.head_dim])?.repeat(heads));
+                }
+                HeadNorms::Own => weight.extend(self.norm_weights(tensor, &[heads, sizes.head_dim])?),
+            }
+        }
+        Ok(Some(self.norm_with(weight)))
+    }
+
+    /// What was read. Tensors of layers that nothing asked
+    /// for mean that the model is not what it was taken for; only biases that are all 0 change nothing.
+    pub(super) fn finish(self) -> Result<Census, String> {
+        for name in self.source.layer_tensors() {
+            if self.taken.contains(&name) || name.contains("rotary_emb.") {
+                continue;
+            }
+            let data = self
+                .source
+                .named(&name)
+                .map_err(|e| format!("tensor `{name}`: {e}"))?;
+            let zero = data.filter(|_| name.ends_with(".bias")).is_some_and(|data| {
+                let values = data.values(&data.shape);
+                values.is_ok_and(|values| values.iter().all(|v| *v == 0.0))
+            });
+            if !zero {
+                return Err(format!(
+                    "tensor `{name}`: it is not part of a `{}` model of {} layers as this program knows it",
+                    self.config.architecture,
+                    self.config.layers.len()
+                ));
+            }
+        }
+        let parameters = self.census.values().sum();
+        let most = self.census.into_iter().max_by_key(|&(name, count)| (count, name));
+        Ok(Census {
+            parameters,
+            dtype: most.map_or("", |(name, _)| name).to_owned(),
+        })
+    }
+
+    fn norm_with(&self, weight: Vec<f32>) -> Norm {
+        Norm {
+            kind: self.config.norm,
+            eps: self.config.norm_eps,
+            weight,
+        }
+    }
+
+    fn norm_weights(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let mut weight = self.values(tensor, shape)?;
+        if self.config.norm_weights == NormWeights::LessOne {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(weight)
+    }
+
+    fn values(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let data = self.take(tensor)?;
+        data.values(shape).map_err(|e| self.named(tensor, &e))
+    }
+
+    fn take(&mut self, tensor: Tensor) -> Result<TensorData<'a>, String> {
+        let found = self.find(tensor)?;
+        let data = found.ok_or_else(|| self.named(tensor, "it is missing"))?;
+        *self.census.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
+        self.taken.insert(self.source.name(tensor));
+        Ok(data)
+    }
+
+    fn find(&self, tensor: Tensor) -> Result<Option<TensorData<'a>>, String> {
+        self.source.tensor(tensor).map_err(|e| self.named(tensor, &e))
+    }
+
+    fn named(&self, tensor: Tensor, reason: &str) -> String {
+        format!("tensor `{}`: {reason}", self.source.name(tensor))
+    }
+}

@@ -1,0 +1,257 @@
+//! A decoder over packed, ragged batches. It follows a [`ModelConfig`] and knows no family.
+
+mod angles;
+mod layer;
+mod loader;
+
+use self::{
+    angles::Angles,
+    layer::{Activations, Layer, Rows},
+    loader::Loader,
+};
+use super::{
+    BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits,
+    config::ModelConfig,
+    kv_cache::KvCache,
+    weights::{Tensor, WeightSource},
+};
+use crate::kernels::{
+    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Norm, Output, Precision, ThreadPool, matmul, soft_cap,
+};
+
+/// A resident decoder with its KV pool and compute threads.
+pub(super) struct Decoder {
+    limits: ModelLimits,
+    compute: Compute,
+    embedding: Fused,
+    embedding_scale: f32,
+    layers: Vec<Layer>,
+    head: Head,
+    cache: KvCache,
+    batch: BatchRows,
+    activations: Activations,
+}
+
+/// What products are computed with.
+struct Compute {
+    pool: ThreadPool,
+    isa: Isa,
+}
+
+/// From the residual stream to logits.
+struct Head {
+    norm: Norm,
+    /// `None` when it is the embedding.
+    output: Option<Fused>,
+    scale: f32,
+    soft_cap: Option<f32>,
+    last_rows: Vec<f32>,
+}
+
+/// Where a batch's rows stand.
+struct BatchRows {
+    positions: Vec<usize>,
+    slots: Vec<usize>,
+    angles: Angles,
+}
+
+/// What was found while weights were read.
+pub(super) struct Census {
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Storage type of most of them.
+    pub dtype: String,
+}
+
+impl Decoder {
+    /// Reads and repacks all weights. Errors name the tensor.
+    pub(super) fn new(
+        config: ModelConfig,
+        source: &dyn WeightSource,
+        mut pool: ThreadPool,
+        kv_blocks: usize,
+        precision: Precision,
+    ) -> Result<(Self, Census), String> {
+        let sizes = config.sizes;
+        let mut loader = Loader::new(&config, &mut pool, source, precision);
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for index in 0..config.layers.len() {
+            layers.push(Layer::load(&mut loader, index)?);
+        }
+        let embedding = loader.matrix(Tensor::Embedding, sizes.vocab, sizes.hidden)?;
+        let output = if config.tied_embeddings {
+            None
+        } else {
+            Some(loader.matrix(Tensor::Output, sizes.vocab, sizes.hidden)?)
+        };
+        let norm = loader.norm(Tensor::OutputNorm)?;
+        let census = loader.finish()?;
+        let cache = KvCache::new(&config, kv_blocks);
+        let limits = ModelLimits {
+            vocab_size: sizes.vocab,
+            context_length: config.context_length.min(cache.tokens()),
+            block_size: BLOCK_TOKENS,
+            num_blocks: cache.blocks(),
+        };
+        let decoder = Self {
+            limits,
+            compute: Compute {
+                pool,
+                isa: Isa::detect(),
+            },
+            embedding,
+            embedding_scale: config.embedding_scale,
+            layers,
+            head: Head {
+                norm,
+                output,
+                scale: config.logit_scale,
+                soft_cap: config.logit_soft_cap,
+                last_rows: Vec::new(),
+            },
+            cache,
+            batch: BatchRows {
+                positions: Vec::new(),
+                slots: Vec::new(),
+                angles: Angles::new(config.rope, config.local_rope),
+            },
+            activations: Activations::default(),
+        };
+        Ok((decoder, census))
+    }
+
+    /// Bytes of weights and KV pool.
+    pub(super) fn resident_bytes(&self) -> usize {
+        let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
+        let output = self.head.output.as_ref().map_or(0, Fused::bytes);
+        layers + self.embedding.bytes() + output + self.cache.bytes()
+    }
+
+    fn check(&self, batch: &ForwardBatch) -> Result<(), ModelError> {
+        let invalid = |reason: String| Err(ModelError::InvalidBatch(reason));
+        let counted: usize = batch.sequences.iter().map(|s| s.new_tokens).sum();
+        if counted != batch.tokens.len() || batch.sequences.iter().any(|s| s.new_tokens == 0) {
+            return invalid(format!(
+                "{} tokens, but the sequences count {counted}",
+                batch.tokens.len()
+            ));
+        }
+        let outside = |token: &&u32| **token as usize >= self.limits.vocab_size;
+        if let Some(token) = batch.tokens.iter().find(outside) {
+            return invalid(format!("token {token} is not in the vocabulary"));
+        }
+        for sequence in &batch.sequences {
+            let blocks = (sequence.context + sequence.new_tokens).div_ceil(BLOCK_TOKENS);
+            if sequence.block_table.len() < blocks {
+                return invalid(format!("{} blocks for {blocks}", sequence.block_table.len()));
+            }
+            if sequence
+                .block_table
+                .iter()
+                .any(|&b| b as usize >= self.cache.blocks())
+            {
+                return invalid("a block is outside the pool".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Embeddings of the batch's rows.
+    fn embed(&mut self, tokens: &[u32]) {
+        let width = self.embedding.cols();
+        let hidden = &mut self.activations.hidden;
+        hidden.resize(tokens.len() * width, 0.0);
+        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
+            self.embedding.read_row(token as usize, row);
+            row.iter_mut().for_each(|value| *value *= self.embedding_scale);
+        }
+    }
+}
+
+impl BatchRows {
+    fn set(&mut self, sequences: &[BatchSequence]) {
+        self.positions.clear();
+        self.slots.clear();
+        for sequence in sequences {
+            for position in sequence.context..sequence.context + sequence.new_tokens {
+                let block = sequence.block_table[position / BLOCK_TOKENS] as usize;
+                self.positions.push(position);
+                self.slots.push(block * BLOCK_TOKENS + position % BLOCK_TOKENS);
+            }
+        }
+        self.angles.set(&self.positions);
+    }
+}
+
+impl Head {
+    /// Logits of the rows that are wanted.
+    fn run(
+        &mut self,
+        compute: &mut Compute,
+        embedding: &Fused,
+        sequences: &[BatchSequence],
+        a: &mut Activations,
+        logits: &mut Vec<f32>,
+    ) {
+        let output = self.output.as_ref().unwrap_or(embedding);
+        let hidden = output.cols();
+        self.last_rows.clear();
+        let mut end = 0;
+        for sequence in sequences {
+            end += sequence.new_tokens;
+            if sequence.wants_logits {
+                let row = &a.hidden[(end - 1) * hidden..end * hidden];
+                self.last_rows.extend_from_slice(row);
+            }
+        }
+        logits.clear();
+        logits.resize(self.last_rows.len() / hidden * output.rows(), 0.0);
+        if logits.is_empty() {
+            return;
+        }
+        let Compute { pool, isa } = compute;
+        a.normed.resize(self.last_rows.len(), 0.0);
+        let norm = &self.norm;
+        norm.apply(pool, *isa, &self.last_rows, &mut a.normed, Output::Replace);
+        matmul(pool, *isa, &a.normed, output, logits, Output::Replace);
+        logits.iter_mut().for_each(|logit| *logit *= self.scale);
+        if let Some(cap) = self.soft_cap {
+            soft_cap(*isa, logits, cap);
+        }
+    }
+}
+
+impl LanguageModel for Decoder {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        self.check(batch)?;
+        self.embed(&batch.tokens);
+        self.batch.set(&batch.sequences);
+        let mut first_row = 0;
+        let mut spans = Vec::with_capacity(batch.sequences.len());
+        for sequence in &batch.sequences {
+            spans.push(AttentionSpan {
+                first_row,
+                rows: sequence.new_tokens,
+                context: sequence.context,
+                block_table: &sequence.block_table,
+            });
+            first_row += sequence.new_tokens;
+        }
+        let rows = Rows {
+            spans: &spans,
+            slots: &self.batch.slots,
+            angles: &self.batch.angles,
+        };
+        for layer in &self.layers {
+            layer.run(&mut self.compute, &rows, &mut self.cache, &mut self.activations);
+        }
+        let (embedding, a) = (&self.embedding, &mut self.activations);
+        self.head
+            .run(&mut self.compute, embedding, &batch.sequences, a, logits);
+        Ok(())
+    }
+}
