@@ -1,5 +1,6 @@
-//! Our decoder against Hugging Face transformers: logits of tiny random checkpoints, and SmolLM2's greedy
-//! continuations. The scripts that made the goldens lie beside them in `tests/golden`.
+//! Our decoder against Hugging Face transformers: logits of tiny random checkpoints, from safetensors and as
+//! converted to GGUF by llama.cpp, and SmolLM2's greedy continuations. The scripts that made the goldens lie
+//! beside them in `tests/golden`.
 
 #![allow(
     clippy::unwrap_used,
@@ -95,9 +96,12 @@ fn check_case(name: &str) {
     let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let prompt = tokens(&golden["tokens"]);
-    check_rows(&folder, None, &prompt, &golden["rows"]);
-    if let Some(context) = golden["short"]["max_context"].as_u64() {
-        check_rows(&folder, Some(context as usize), &prompt, &golden["short"]["rows"]);
+    let gguf = folder.join("model.gguf");
+    for path in [&folder, &gguf].into_iter().filter(|path| path.exists()) {
+        check_rows(path, None, &prompt, &golden["rows"]);
+        if let Some(context) = golden["short"]["max_context"].as_u64() {
+            check_rows(path, Some(context as usize), &prompt, &golden["short"]["rows"]);
+        }
     }
 }
 
@@ -119,6 +123,8 @@ macro_rules! checkpoints {
                 .collect();
             found.sort();
             assert_eq!(found, [$($name),*]);
+            let gguf = |name: &&String| golden_folder().join("models").join(name).join("model.gguf").exists();
+            assert_eq!(found.iter().filter(gguf).count(), 8);
         }
     };
 }

@@ -32,7 +32,9 @@ LONG = dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0 + 0.05 *
 SLIDING, FULL = "sliding_attention", "full_attention"
 GEMMA3 = {FULL: dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
           SLIDING: dict(rope_type="default", rope_theta=10000.0)}
-GEMMA = dict(BASE, head_dim=32, query_pre_attn_scalar=40)
+GEMMA = dict(BASE, head_dim=32, query_pre_attn_scalar=32)
+# For patterns of many layers.
+NARROW = dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16)
 NO_EPS = {key: value for key, value in BASE.items() if key != "rms_norm_eps"}
 
 
@@ -59,11 +61,11 @@ CASES = {
     "gemma2": Case(
         Gemma2Config(**GEMMA, sliding_window=24, attn_logit_softcapping=1.5, final_logit_softcapping=3.0),
         bites=dict(layer_types=[FULL, FULL], attn_logit_softcapping=None, final_logit_softcapping=None)),
-    "gemma3": Case(Gemma3TextConfig(**{**GEMMA, "num_hidden_layers": 3, "head_dim": 16}, sliding_window=24,
-                                    rope_parameters=GEMMA3, layer_types=[SLIDING, SLIDING, FULL]),
-                   bites=dict(layer_types=[FULL] * 3)),
+    "gemma3": Case(Gemma3TextConfig(**{**GEMMA, **NARROW, "num_hidden_layers": 6}, sliding_window=24,
+                                    rope_parameters=GEMMA3), bites=dict(layer_types=[FULL] * 6)),
     "gemma3-pictures": Case(Gemma3Config(
-        text_config=dict(GEMMA, num_hidden_layers=1, sliding_window=24, rope_parameters=GEMMA3, layer_types=[SLIDING]),
+        text_config=dict(GEMMA, query_pre_attn_scalar=40, num_hidden_layers=1, sliding_window=24,
+                         rope_parameters=GEMMA3, layer_types=[SLIDING]),
         vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
                            image_size=28, patch_size=14),
         mm_tokens_per_image=4, boi_token_index=125, eoi_token_index=126, image_token_index=127)),
@@ -73,9 +75,9 @@ CASES = {
                                      tie_word_embeddings=True, rope_parameters=LONG), short=64),
     "cohere": Case(CohereConfig(**NO_EPS, use_qk_norm=True, logit_scale=0.25,
                                 rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
-    "cohere2": Case(Cohere2Config(**NO_EPS, sliding_window=24, logit_scale=0.25, layer_types=[SLIDING, FULL],
+    "cohere2": Case(Cohere2Config(**{**NO_EPS, "num_hidden_layers": 4}, sliding_window=24, logit_scale=0.25,
                                   rope_parameters=dict(rope_type="default", rope_theta=50000.0)),
-                    bites=dict(layer_types=[FULL, FULL])),
+                    bites=dict(layer_types=[FULL] * 4)),
 }
 
 
