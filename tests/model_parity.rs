@@ -147,11 +147,11 @@ checkpoints! {
     qwen3_equals_transformers: "qwen3",
 }
 
-#[test]
-fn smollm2_continues_eight_prompts_as_transformers_does() {
-    let golden = std::fs::read_to_string(golden_folder().join("smollm2_greedy.json")).unwrap();
+/// Compares greedy continuations of a golden's prompts.
+fn check_continuations(model: &Path, golden: &str) {
+    let golden = std::fs::read_to_string(golden_folder().join(golden)).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
-    let mut loaded = open(&common::smollm2());
+    let mut loaded = open(model);
     for case in golden["cases"].as_array().unwrap() {
         let (mut sequence, expected) = (tokens(&case["tokens"]), tokens(&case["answer"]));
         let mut answer = Vec::new();
@@ -167,6 +167,18 @@ fn smollm2_continues_eight_prompts_as_transformers_does() {
         }
         assert_eq!(answer, expected, "{}", case["prompt"]);
     }
+}
+
+#[test]
+fn smollm2_continues_eight_prompts_as_transformers_does() {
+    check_continuations(&common::smollm2(), "smollm2_greedy.json");
+}
+
+#[test]
+#[ignore = "needs gemma-3-270m-q4_k_m.gguf (240 MB) in BABELWARD_TEST_GEMMA3, see tests/golden/greedy.py"]
+fn gemma3_270m_continues_four_prompts_as_transformers_does() {
+    let path = std::env::var_os("BABELWARD_TEST_GEMMA3").expect("BABELWARD_TEST_GEMMA3");
+    check_continuations(Path::new(&path), "gemma3_greedy.json");
 }
 
 #[test]
