@@ -134,6 +134,80 @@ fn sentence_piece_folders_encode_as_hugging_face_tokenizers() {
     }
 }
 
+/// The small model of `text_sentencepiece.py`, alone in a folder.
+fn trained_sentence_piece(golden: &Value) -> tempfile::TempDir {
+    let hex = text(&golden["trained"]["model"]);
+    let bytes = (0..hex.len()).step_by(2);
+    let model: Vec<u8> = bytes
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tokenizer.model"), model).unwrap();
+    folder
+}
+
+#[test]
+fn sentence_piece_models_encode_as_sentence_piece() {
+    let golden = golden("text_sentencepiece.json");
+    let folder = trained_sentence_piece(&golden);
+    let trained = Tokenizer::open(folder.path()).unwrap();
+    let check = |name: &str, tokenizer: &Tokenizer, expected: &Value| {
+        let texts = golden["texts"].as_array().unwrap();
+        for (input, expected) in texts.iter().zip(expected.as_array().unwrap()) {
+            let (input, expected) = (text(input), ids(expected));
+            assert_eq!(
+                tokenizer.encode_plain(input).unwrap(),
+                expected,
+                "{name} {input:?}"
+            );
+            assert_eq!(tokenizer.decode(&expected), input, "{name}");
+        }
+    };
+    check("trained", &trained, &golden["trained"]["ids"]);
+    for (name, expected) in golden["real"].as_object().unwrap() {
+        let tokenizer = Tokenizer::open(&llama_cpp_vocabulary(name)).unwrap();
+        check(name, &tokenizer, expected);
+    }
+    assert_eq!(trained.end_tokens(), [trained.special_id("</s>").unwrap()]);
+    assert_eq!(trained.bos_for_raw(), None);
+    let control = trained.special_id("<start_of_turn>").unwrap();
+    assert_eq!(trained.token_bytes(control), b"");
+    assert!(
+        !trained
+            .encode_plain("<start_of_turn>")
+            .unwrap()
+            .contains(&control)
+    );
+    assert_eq!(trained.special_id("<table>"), None);
+}
+
+#[test]
+fn settings_beside_a_sentence_piece_model() {
+    let folder = trained_sentence_piece(&golden("text_sentencepiece.json"));
+    let size = Tokenizer::open(folder.path()).unwrap().vocab_size();
+    let config = serde_json::json!({
+        "add_bos_token": true, "bos_token": "<s>", "eos_token": {"content": "<|end|>"},
+        "added_tokens_decoder": {
+            (size + 1).to_string(): {"content": "<|end|>", "special": true},
+            "0": {"content": "<unk>", "special": true},
+        },
+    });
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), size + 2);
+    let id = |text: &str| tokenizer.special_id(text).unwrap();
+    assert_eq!(tokenizer.bos_for_raw(), Some(id("<s>")));
+    assert_eq!(tokenizer.end_tokens(), [id("</s>"), size as u32 + 1]);
+    let trusted = tokenizer.encode(&[Segment::Template("<s><|end|>".into())]);
+    assert_eq!(trusted.unwrap(), [id("<s>"), id("<|end|>")]);
+    assert!(
+        !tokenizer
+            .encode_plain("<|end|>")
+            .unwrap()
+            .contains(&id("<|end|>"))
+    );
+}
+
 fn conversation(value: &Value) -> Vec<ChatMessage> {
     value
         .as_array()

@@ -260,6 +260,31 @@ fn damaged_tokenizer_json_is_refused() {
     assert!(ChatTemplate::open(empty.path()).unwrap().is_none());
 }
 
+/// A `tokenizer.model` of one piece, a kind of model, and normaliser fields.
+fn sentence_piece_error(model_type: u8, normalizer: &[u8]) -> String {
+    let message = |tag: u8, body: &[u8]| [&[tag, body.len() as u8][..], body].concat();
+    let model = [
+        message(0x0A, &message(0x0A, b"a")),
+        message(0x12, &[0x18, model_type]),
+        message(0x1A, normalizer),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tokenizer.model"), model.concat()).unwrap();
+    let opened = Tokenizer::from_folder(folder.path());
+    opened.err().map(|e| e.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn sentence_piece_models_that_would_encode_differently_are_refused() {
+    let plain = [0x20, 0];
+    assert_eq!(sentence_piece_error(2, &plain), "");
+    assert!(sentence_piece_error(1, &plain).contains("only BPE"));
+    assert!(sentence_piece_error(2, &[]).contains("remove_extra_whitespaces"));
+    assert!(sentence_piece_error(2, &[0x20, 0, 0x12, 1, b'x']).contains("precompiled_charsmap"));
+    assert!(sentence_piece_error(2, &[0x20, 0, 0x28, 0]).contains("escape_whitespaces"));
+    assert!(sentence_piece_error(2, &[0x20]).contains("tokenizer.model"));
+}
+
 fn words() -> impl Strategy<Value = String> {
     prop_oneof![
         "(?s).{0,12}",

@@ -1,5 +1,5 @@
-//! Tokenizers from a Hugging Face folder: `tokenizer.json`, with what `tokenizer_config.json`,
-//! `generation_config.json` and `config.json` add to it.
+//! Tokenizers from a Hugging Face folder: `tokenizer.json` or else `tokenizer.model`, with what
+//! `tokenizer_config.json`, `generation_config.json` and `config.json` add to it.
 
 use std::{collections::HashSet, path::Path};
 
@@ -10,6 +10,7 @@ use super::{
     added::{AddedKind, AddedToken},
     byte_level::ByteAlphabet,
     load_gguf::{missing_bytes, split_merge},
+    load_model,
     pipeline::{BpeSpec, Pipeline, PlainEncoder, component, invalid},
     spm::piece_bytes,
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
@@ -46,13 +47,54 @@ enum Spelling {
     SentencePiece,
 }
 
+/// What stands beside the vocabulary.
+pub(super) struct Settings {
+    /// `tokenizer_config.json`, or null.
+    pub config: Value,
+    generation: Value,
+    model_config: Value,
+}
+
+impl Settings {
+    fn read(folder: &Path) -> Result<Self, TokenizerError> {
+        let json = |name: &str| Ok(read_json(folder, name)?.unwrap_or(Value::Null));
+        Ok(Self {
+            config: json("tokenizer_config.json")?,
+            generation: json("generation_config.json")?,
+            model_config: json("config.json")?,
+        })
+    }
+
+    /// Declared end tokens, sorted.
+    pub(super) fn end_tokens(&self, id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
+        let mut end_tokens = ids(&self.generation["eos_token_id"]);
+        end_tokens.extend(ids(&self.model_config["eos_token_id"]));
+        end_tokens.extend(token_text(&self.config["eos_token"]).and_then(id_of));
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        end_tokens
+    }
+
+    /// The token in front of raw text; `None` when nothing is said about it.
+    pub(super) fn bos_for_raw(&self, id_of: impl Fn(&str) -> Option<u32>) -> Option<Option<u32>> {
+        match self.config["add_bos_token"].as_bool()? {
+            true => Some(token_text(&self.config["bos_token"]).and_then(id_of)),
+            false => Some(None),
+        }
+    }
+}
+
 /// Reads everything a tokenizer needs.
 pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
-    let json = read_json(folder, "tokenizer.json")?
-        .ok_or_else(|| invalid(format!("{}/tokenizer.json is missing", folder.display())))?;
-    let config = read_json(folder, "tokenizer_config.json")?.unwrap_or(Value::Null);
-    let generation = read_json(folder, "generation_config.json")?.unwrap_or(Value::Null);
-    let model_config = read_json(folder, "config.json")?.unwrap_or(Value::Null);
+    let settings = Settings::read(folder)?;
+    let Some(json) = read_json(folder, "tokenizer.json")? else {
+        return load_model::parts(folder, &settings)?.ok_or_else(|| {
+            invalid(format!(
+                "{}/tokenizer.json is missing, and there is no tokenizer.model either",
+                folder.display()
+            ))
+        });
+    };
     let model = &json["model"];
     let vocab = vocabulary(model)?;
     let added = added_tokens(&json)?;
@@ -61,16 +103,10 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
         let added = added.iter().find(|t| t.text == text).map(|t| t.id);
         added.or_else(|| vocab.get(text).copied())
     };
-    let bos_for_raw = match config["add_bos_token"].as_bool() {
-        Some(true) => token_text(&config["bos_token"]).and_then(id_of),
-        Some(false) => None,
-        None => leading_token(&json["post_processor"]).and_then(id_of),
-    };
-    let mut end_tokens = ids(&generation["eos_token_id"]);
-    end_tokens.extend(ids(&model_config["eos_token_id"]));
-    end_tokens.extend(token_text(&config["eos_token"]).and_then(id_of));
-    end_tokens.sort_unstable();
-    end_tokens.dedup();
+    let bos_for_raw = settings
+        .bos_for_raw(id_of)
+        .unwrap_or_else(|| leading_token(&json["post_processor"]).and_then(id_of));
+    let end_tokens = settings.end_tokens(id_of);
     let bytes = token_bytes(&vocab, &added, spelling)?;
     Ok(Parts {
         digest: digest::of_bytes(format!("{json}\n{bos_for_raw:?}\n{end_tokens:?}")),
@@ -307,7 +343,8 @@ fn ids(value: &Value) -> Vec<u32> {
     }
 }
 
-fn token_id(value: &Value) -> Option<u32> {
+/// A token id of a plausible vocabulary.
+pub(super) fn token_id(value: &Value) -> Option<u32> {
     value
         .as_u64()
         .filter(|&id| id < MAX_VOCAB as u64)

@@ -10,6 +10,7 @@ mod hostile_tests;
 mod jinja;
 mod load_folder;
 mod load_gguf;
+mod load_model;
 mod marks;
 mod pipeline;
 mod pre;

@@ -198,3 +198,20 @@ impl PreTokenizer {
 fn split(pattern: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tokenizers.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let supported = PreTokenizer::supported();
+        let names: Vec<&str> = supported.split(", ").collect();
+        for name in &names {
+            assert!(document.contains(&format!("`{name}`")), "{name} is not in {path}");
+            assert_eq!(names.iter().filter(|n| *n == name).count(), 1, "{name}");
+        }
+    }
+}
