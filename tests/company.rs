@@ -19,7 +19,7 @@ use std::{
 use babelward::kernels::Precision;
 use babelward::{
     engine::{
-        self, CancelFlag, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
+        self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
         Sampling, SequenceRequest, Tenant, TenantWeights,
     },
     model::load::{LoadOptions, load},
@@ -65,6 +65,7 @@ fn start(
         // Shorter than any step: as many kinds of chunks as there can be.
         step_target: Some(Duration::from_millis(1)),
         tenant_weights: TenantWeights::default(),
+        clock: Clock::default(),
     };
     engine::start(config, vec![loaded.model]).unwrap()
 }

@@ -198,7 +198,7 @@ fn request(item: &PlanItem, settings: &RunSettings) -> ScoreRequest {
                 max_new_tokens: settings.max_new_tokens,
                 ..StoppingParams::default()
             }),
-            logprobs: None,
+            ..GenerateRequest::default()
         }),
         judge: Some(JudgeOptions {
             model: settings.guard.clone(),

@@ -8,6 +8,7 @@ use super::{
     input::{self, Input, Item, JudgedRole},
     json,
     output::{Color, painted, print_json, print_line},
+    priority::PriorityArg,
 };
 use crate::{
     client::{Client, ClientError},
@@ -35,6 +36,8 @@ pub struct Args {
     /// End with 3 when something is unsafe, and with 8 when something is undetermined
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
+    #[command(flatten)]
+    priority: PriorityArg,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -80,6 +83,7 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let request = ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(conversation),
+        priority: args.priority.value(),
     };
     let client = global.connect().await?;
     let verdict = verdict_of(client.classify(request).await?.verdict)?;
@@ -99,12 +103,8 @@ fn verdict_of(verdict: Option<Verdict>) -> Result<Verdict, ClientError> {
 /// Results come out in the order of the file; one that fails does not stop the others.
 async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow::Result<Exit> {
     let client = global.connect().await?;
-    let mut results = stream::iter(
-        items
-            .into_iter()
-            .map(|item| judge(client.clone(), item, &args.model)),
-    )
-    .buffered(OPEN_ITEMS);
+    let mut results =
+        stream::iter(items.into_iter().map(|item| judge(client.clone(), item, args))).buffered(OPEN_ITEMS);
     let mut tally = Tally::default();
     let mut document = Vec::new();
     while let Some((id, result)) = results.try_next().await? {
@@ -136,10 +136,11 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
 type ItemOutcome = (String, Result<Verdict, crate::client::RpcError>);
 
 /// An error of the call is the item's; an error of the connection ends the command.
-async fn judge(client: Client, item: Item, model: &str) -> Result<ItemOutcome, ClientError> {
+async fn judge(client: Client, item: Item, args: &Args) -> Result<ItemOutcome, ClientError> {
     let request = ClassifyRequest {
-        model: model.to_owned(),
+        model: args.model.clone(),
         conversation: Some(item.conversation),
+        priority: args.priority.value(),
     };
     match client.classify(request).await {
         Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict)?))),

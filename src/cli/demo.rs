@@ -19,7 +19,7 @@ use crate::{
         settings::{RunKind, RunSettings},
     },
     client::{Client, ClientOptions},
-    engine::{EngineConfig, TenantWeights},
+    engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
     kernels::Precision,
@@ -152,6 +152,7 @@ fn options(path: PathBuf) -> RegistryOptions {
             // Nobody else calls: throughput is all.
             step_target: None,
             tenant_weights: TenantWeights::default(),
+            clock: Clock::default(),
         },
     }
 }

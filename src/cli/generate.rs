@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     Exit, Format, Global, input, json,
     output::{print_json, print_line},
+    priority::PriorityArg,
 };
 use crate::{
     client::{ClientError, RpcError},
@@ -49,6 +50,8 @@ pub(super) struct GenerationArgs {
     /// End before this text; repeatable
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    #[command(flatten)]
+    priority: PriorityArg,
 }
 
 impl GenerationArgs {
@@ -76,6 +79,7 @@ impl GenerationArgs {
                 stop_sequences: self.stop.clone(),
             }),
             logprobs: None,
+            priority: self.priority.value(),
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::{future::Future, io, io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
+use tonic::metadata::AsciiMetadataValue;
 
 use super::{Format, output::wants_color};
 use crate::{
     client::{Client, ClientError, ClientOptions},
     config::parse_duration,
+    engine::Tenant,
     fetch::Progress,
     telemetry::{LogStyle, init_logs},
 };
@@ -36,6 +38,9 @@ pub struct Global {
     /// Longest time for one call, such as 30s
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// Tenant on whose account the server does the work
+    #[arg(long, global = true, value_name = "NAME", value_parser = tenant)]
+    pub tenant: Option<AsciiMetadataValue>,
     /// Only errors on stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -79,6 +84,7 @@ impl Global {
                 .timeout
                 .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
             call_timeout: self.timeout,
+            tenant: self.tenant.clone(),
             ..ClientOptions::default()
         };
         Client::connect(&self.server, options).await
@@ -99,4 +105,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|time| !time.is_zero())
         .ok_or_else(|| "write a number above zero and a unit (ms, s, m, h), such as 30s".to_owned())
+}
+
+/// A tenant's name, as the server takes it.
+fn tenant(text: &str) -> Result<AsciiMetadataValue, String> {
+    let wrong = || {
+        format!(
+            "write 1 to {} letters, digits, `.`, `_` and `-`",
+            Tenant::MAX_BYTES
+        )
+    };
+    Tenant::named(text)
+        .and_then(|_| text.parse().ok())
+        .ok_or_else(wrong)
 }

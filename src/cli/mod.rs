@@ -16,6 +16,7 @@ mod input;
 mod json;
 mod models;
 mod output;
+mod priority;
 mod report;
 mod score;
 mod serve;

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, thread};
 
 use crate::{
     config::{Config, Role},
-    engine::{EngineConfig, TenantWeights},
+    engine::{Clock, EngineConfig, TenantWeights},
     model::load::LoadOptions,
     registry::{ModelRole, ModelSpec, RegistryOptions},
     rpc::{DefaultDeadlines, Limits, ServerOptions},
@@ -39,6 +39,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             queue_tokens: engine.queue_tokens,
             step_target: engine.step_target,
             tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
+            clock: Clock::default(),
         },
     }
 }

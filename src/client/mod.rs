@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{
     Code, Response, Status,
+    metadata::AsciiMetadataValue,
     transport::{Channel, Endpoint},
 };
 
@@ -39,6 +40,8 @@ pub struct ClientOptions {
     /// How long a unary call may take, retries not included; sent to the server as its deadline. Absent: no
     /// limit. Streams have none.
     pub call_timeout: Option<Duration>,
+    /// On whose account the server does the work, where it is one of several tenants.
+    pub tenant: Option<AsciiMetadataValue>,
     /// What to do about UNAVAILABLE and RESOURCE_EXHAUSTED.
     pub retry: RetryPolicy,
 }
@@ -48,6 +51,7 @@ impl Default for ClientOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             call_timeout: None,
+            tenant: None,
             retry: RetryPolicy::default(),
         }
     }
@@ -139,6 +143,17 @@ impl Client {
         .await
     }
 
+    /// A call's message with what accompanies every call.
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(tenant) = &self.options.tenant {
+            request
+                .metadata_mut()
+                .insert("x-babelward-tenant", tenant.clone());
+        }
+        request
+    }
+
     async fn unary<Q, R>(
         &self,
         request: Q,
@@ -149,7 +164,7 @@ impl Client {
     {
         let mut failed = 0;
         loop {
-            let mut request = tonic::Request::new(request.clone());
+            let mut request = self.request(request.clone());
             let sent = Instant::now();
             if let Some(timeout) = self.options.call_timeout {
                 request.set_timeout(timeout);

@@ -78,7 +78,7 @@ impl Client {
         while !driver.is_done() {
             driver.wait_for_work().await;
             let mut stub = ScoringServiceClient::new(self.channel.clone());
-            let Err(end) = driver.one_stream(&mut stub, on_result).await else {
+            let Err(end) = driver.one_stream(self, &mut stub, on_result).await else {
                 break;
             };
             let broken = match end {
@@ -223,6 +223,7 @@ impl Driver {
 
     async fn one_stream(
         &mut self,
+        client: &Client,
         stub: &mut ScoringServiceClient<tonic::transport::Channel>,
         on_result: &mut dyn FnMut(&str, ItemResult),
     ) -> Result<(), StreamEnd> {
@@ -230,7 +231,9 @@ impl Driver {
         // Never fuller than the open items, so that writing never waits while answers pile up.
         let (sender, receiver) = mpsc::channel(self.options.window);
         self.send(&sender);
-        let opened = stub.score_stream(ReceiverStream::new(receiver)).await;
+        let opened = stub
+            .score_stream(client.request(ReceiverStream::new(receiver)))
+            .await;
         let mut inbound = opened
             .map_err(|status| stream_end(&status, answered))?
             .into_inner();

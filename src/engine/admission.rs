@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{SequenceRequest, SubmitError, inbox::Inbox};
+use super::{
+    Priority, SequenceRequest, SubmitError, Tenant, TenantWeights,
+    inbox::Inbox,
+    outlook::{Arrival, Outlook},
+};
 use crate::model::ModelLimits;
 
 /// Checks all that does not depend on other sequences.
@@ -107,7 +111,7 @@ fn covered<'a>(prompts: impl Iterator<Item = &'a Arc<[u32]>>, tokens: &[u32], bl
 }
 
 /// Open sequences and promised blocks of one model.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Book {
     /// Sequences that have been accepted and have not ended.
     pub open: usize,
@@ -115,15 +119,37 @@ pub struct Book {
     pub queued: usize,
     /// Pinned prompts.
     pub pins: PinBook,
+    /// Work that waits.
+    pub outlook: Outlook,
     /// Blocks that open sequences need beyond the pinned ones: size -> how many sequences.
     needs: BTreeMap<usize, usize>,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Place {
+    /// Prompt tokens, as counted in the queue's bound.
+    pub tokens: usize,
+    /// Its class.
+    pub priority: Priority,
+    /// On whose account.
+    pub tenant: Tenant,
+    /// Predicted seconds.
+    pub work: f64,
+}
+
+/// What a sequence that starts has found.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// When its first forward pass begins.
+    pub at: Instant,
+    /// Prompt tokens found in the cache.
+    pub cached_tokens: usize,
 }
 
 /// What a sequence is entered with.
 #[derive(Debug)]
 pub struct Entry {
-    /// Prompt tokens, as counted in the queue's bound.
-    pub tokens: usize,
     /// Blocks beyond the pinned ones.
     need: usize,
     /// Its entry in the [`PinBook`].
@@ -131,6 +157,35 @@ pub struct Entry {
 }
 
 impl Book {
+    /// Nothing is open.
+    pub fn new(weights: TenantWeights) -> Self {
+        Self {
+            open: 0,
+            queued: 0,
+            pins: PinBook::default(),
+            outlook: Outlook::new(weights),
+            needs: BTreeMap::new(),
+        }
+    }
+
+    /// A request's place in the queue, unless its deadline is hopeless.
+    pub fn take_place(&self, request: &SequenceRequest, now: Instant) -> Result<Place, SubmitError> {
+        let arrival = Arrival {
+            priority: request.priority,
+            tenant: &request.tenant,
+            prompt: request.prompt.len(),
+            max_new_tokens: request.output.max_new_tokens,
+            deadline: request.deadline,
+        };
+        self.outlook.check(&arrival, now)?;
+        Ok(Place {
+            tokens: request.prompt.len(),
+            priority: request.priority,
+            tenant: request.tenant.clone(),
+            work: self.outlook.work(&arrival),
+        })
+    }
+
     /// Enters a sequence that needs `needed` blocks, and whose `pin` (full blocks of its prompt) is to stay,
     /// if it fits alone in what pinned prompts leave of the pool, and every open sequence still does.
     pub fn enter(
@@ -158,11 +213,7 @@ impl Book {
         *self.needs.entry(need).or_default() += 1;
         self.open += 1;
         self.queued += 1;
-        Ok(Entry {
-            tokens: prompt.len(),
-            need,
-            pin,
-        })
+        Ok(Entry { need, pin })
     }
 
     fn leave(&mut self, need: usize) {
@@ -181,7 +232,7 @@ impl Book {
 pub struct Admission {
     inbox: Arc<Inbox>,
     model: usize,
-    tokens: usize,
+    place: Place,
     need: usize,
     queued: bool,
     pin: Option<PinHold>,
@@ -189,28 +240,34 @@ pub struct Admission {
 
 impl Admission {
     /// The place of an entered sequence of the `model`-th model.
-    pub fn new(inbox: &Arc<Inbox>, model: usize, entry: Entry) -> Self {
+    pub fn new(inbox: &Arc<Inbox>, model: usize, entry: Entry, place: Place) -> Self {
         let pin = entry.pin.map(|id| PinHold {
             inbox: Arc::clone(inbox),
             model,
             id,
         });
-        let (tokens, need) = (entry.tokens, entry.need);
         Self {
             inbox: Arc::clone(inbox),
             model,
-            tokens,
-            need,
+            place,
+            need: entry.need,
             queued: true,
             pin,
         }
     }
 
-    /// Makes room in the queue, once; `started` is when the first forward pass began, if it did.
-    pub fn leave_queue(&mut self, started: Option<Instant>) {
+    /// Makes room in the queue, once; `started` is there if the first forward pass begins.
+    pub fn leave_queue(&mut self, started: Option<Start>) {
         if std::mem::take(&mut self.queued) {
-            self.inbox.left_queue(self.model, self.tokens, started);
+            self.inbox.left_queue(self.model, &self.place, started);
         }
+    }
+
+    /// The sequence finished with an answer of so many tokens.
+    pub fn finished(&self, answer: usize) {
+        let priority = self.place.priority;
+        self.inbox
+            .with_book(self.model, |book, _| book.outlook.finished(priority, answer));
     }
 
     /// The prompt is pinned now: its reservation outlives the sequence.
@@ -322,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_sequence_may_use_the_pinned_blocks_of_its_own_prefix() {
-        let mut book = Book::default();
+        let mut book = Book::new(TenantWeights::default());
         book.enter(
             &[1, 1, 2, 2, 3, 3, 4, 4],
             4,
@@ -347,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_pin_that_would_squeeze_out_an_open_sequence_is_refused_and_leaves_no_trace() {
-        let mut book = Book::default();
+        let mut book = Book::new(TenantWeights::default());
         let open = book.enter(&[9, 9], 8, None, &LIMITS).unwrap();
         let prompt = [1, 1, 2, 2, 3, 3];
         assert_eq!(

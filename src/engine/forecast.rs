@@ -18,8 +18,14 @@ type Matrix = [[f64; COEFFICIENTS]; COEFFICIENTS];
 const MEMORY: f64 = 0.95;
 /// Relative noise of one step's time, against which the prior is weighed.
 const NOISE: f64 = 0.1;
-/// The prior's standard deviation, relative to its values: they may be far off.
-const PRIOR_DOUBT: f64 = 3.0;
+/// The prior's standard deviation, relative to its values: large models are that far off.
+const PRIOR_DOUBT: f64 = 30.0;
+/// Share of the newest step in the running means.
+const RECENT: f64 = 0.05;
+/// Steps that are almost empty say little about those of a queue that waits.
+const MOST_OVERHEAD: f64 = 2.0;
+/// Steps until the fit is more than its prior.
+const WARM_STEPS: u32 = 16;
 /// Tokens, rows and positions are counted in units of about as many as a step has: what is forgotten depends on
 /// the scales, and so they must be alike.
 const UNITS: Vector = [1.0, 64.0, 16.0, 65536.0];
@@ -113,12 +119,26 @@ impl Costs {
     }
 }
 
-/// The model of step times, and how well it does.
+/// How fast the device is going, beyond a prior.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    /// What steps cost.
+    pub costs: Costs,
+    /// Running mean of steps' seconds.
+    pub step: f64,
+    /// Running mean of steps' times over the sum of their parts: what their base adds.
+    pub overhead: f64,
+}
+
+/// The model of step times.
 #[derive(Debug, Clone)]
 pub struct Forecast {
     costs: Costs,
     /// Inverse of the coefficients' covariance, in units of [`NOISE`].
     information: Matrix,
+    observed: u32,
+    /// Running means of steps' seconds, and of the parts in them.
+    recent: (f64, f64),
 }
 
 impl Default for Forecast {
@@ -126,6 +146,8 @@ impl Default for Forecast {
         Self {
             costs: Costs::PRIOR,
             information: prior_information(),
+            observed: 0,
+            recent: (0.0, 0.0),
         }
     }
 }
@@ -134,6 +156,16 @@ impl Forecast {
     /// The coefficients as of now.
     pub fn costs(&self) -> Costs {
         self.costs
+    }
+
+    /// What is known once enough steps were seen for it to be more than a prior.
+    pub fn learned(&self) -> Option<Speed> {
+        let (step, parts) = self.recent;
+        (self.observed >= WARM_STEPS).then(|| Speed {
+            costs: self.costs,
+            step,
+            overhead: (step / parts.max(1e-9)).clamp(1.0, MOST_OVERHEAD),
+        })
     }
 
     /// Learns from a step; returns the relative error of what was predicted: |actual - predicted| over the
@@ -147,6 +179,10 @@ impl Forecast {
             return 0.0;
         }
         let error = (actual - predicted) / larger;
+        self.observed = self.observed.saturating_add(1);
+        let share = RECENT.max(1.0 / f64::from(self.observed));
+        self.recent.0 += share * (actual - self.recent.0);
+        self.recent.1 += share * (self.costs.part(shape) - self.recent.1);
         // Relative to the larger of the two, so one step that something else held up counts for little.
         let scaled = features.map(|feature| feature / larger);
         self.learn(&scaled, error);
@@ -270,12 +306,13 @@ mod tests {
     fn planted_coefficients_are_found_through_noise() {
         let mut forecast = Forecast::default();
         let mut late_errors = 0.0;
+        assert_eq!(forecast.learned(), None);
         for step in 0..400 {
             let shape = mixed(step);
             let error = forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
             late_errors += if step < 300 { 0.0 } else { error / 100.0 };
         }
-        close(forecast.costs(), PLANTED, 0.06);
+        close(forecast.learned().unwrap().costs, PLANTED, 0.06);
         assert!(late_errors < 0.08, "{late_errors}");
     }
 

@@ -1,6 +1,7 @@
 //! The one bounded queue between callers and the engine's thread.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,8 +10,9 @@ use std::{
 };
 
 use super::{
-    ModelStats, SequenceRequest, SubmitError,
-    admission::{Admission, Book, StartRate, blocks_needed, validate},
+    ModelStats, SequenceRequest, SubmitError, Tenant, TenantWeights,
+    admission::{Admission, Book, Place, Start, StartRate, blocks_needed, validate},
+    forecast::Speed,
 };
 use crate::model::ModelLimits;
 
@@ -32,6 +34,12 @@ pub enum Signal {
     /// Fail what is open, and end.
     Shutdown,
 }
+
+/// A tenant that has less than this part of the queue still gets in when others have filled it, as long as the
+/// queue is over its bounds by no more than [`SPARE_PART`].
+const MODEST_PART: usize = 16;
+/// How much of the queue's bounds is kept for tenants that have little in it.
+const SPARE_PART: usize = 4;
 
 /// Bounds of the queue.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +63,33 @@ enum Phase {
 struct State {
     phase: Phase,
     arrivals: Vec<Submission>,
-    queued_items: usize,
-    queued_tokens: usize,
+    queued: Queued,
+    /// The same by tenant; none is empty.
+    tenants: BTreeMap<Tenant, Queued>,
     books: Vec<Book>,
     kv: Vec<KvCounts>,
     rate: StartRate,
     /// The thread waits for arrivals and has published its counts.
     parked: bool,
+}
+
+/// What waits to start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Queued {
+    items: usize,
+    tokens: usize,
+}
+
+impl Queued {
+    fn add(&mut self, tokens: usize) {
+        self.items += 1;
+        self.tokens = self.tokens.saturating_add(tokens);
+    }
+
+    fn remove(&mut self, tokens: usize) {
+        self.items -= 1;
+        self.tokens -= tokens;
+    }
 }
 
 /// A pool's state after a step.
@@ -95,7 +123,7 @@ impl std::fmt::Debug for Inbox {
 
 impl Inbox {
     /// An open queue for models with these limits.
-    pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds) -> Self {
+    pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
         let kv = limits
             .iter()
             .map(|limits| KvCounts {
@@ -106,9 +134,9 @@ impl Inbox {
         let state = State {
             phase: Phase::Open,
             arrivals: Vec::new(),
-            queued_items: 0,
-            queued_tokens: 0,
-            books: limits.iter().map(|_| Book::default()).collect(),
+            queued: Queued::default(),
+            tenants: BTreeMap::new(),
+            books: limits.iter().map(|_| Book::new(weights.clone())).collect(),
             kv,
             rate: StartRate::default(),
             parked: false,
@@ -147,14 +175,13 @@ impl Inbox {
             Phase::Draining | Phase::Abandoned | Phase::ShuttingDown => return Err(SubmitError::Draining),
         }
         let tokens = request.prompt.len();
-        if let Some(retry_after) = state.queue_full(self.bounds, tokens, now) {
+        if let Some(retry_after) = state.queue_full(self.bounds, &request.tenant, tokens, now) {
             return Err(SubmitError::QueueFull { retry_after });
         }
+        let place = state.books[model].take_place(&request, now)?;
         let entry = state.books[model].enter(&request.prompt, needed, pin, limits)?;
-        state.queued_items += 1;
-        state.queued_tokens += tokens;
-        state.parked = false;
-        let admission = Admission::new(self, model, entry);
+        state.enqueued(model, &place);
+        let admission = Admission::new(self, model, entry, place);
         state.arrivals.push(Submission {
             request,
             arrival: now,
@@ -185,9 +212,11 @@ impl Inbox {
         }
     }
 
-    /// Tells callers the state of a model's pool.
-    pub fn publish(&self, model: usize, counts: KvCounts) {
-        self.state().kv[model] = counts;
+    /// Tells callers the state of a model's pool, and how fast it is, once that is known.
+    pub fn publish(&self, model: usize, counts: KvCounts, speed: Option<Speed>) {
+        let mut state = self.state();
+        state.kv[model] = counts;
+        state.books[model].outlook.update(speed);
     }
 
     /// A model's counts.
@@ -261,13 +290,22 @@ impl Inbox {
     }
 
     /// A sequence is no longer in the queue.
-    pub fn left_queue(&self, model: usize, tokens: usize, started: Option<Instant>) {
+    pub fn left_queue(&self, model: usize, place: &Place, started: Option<Start>) {
         let mut state = self.state();
-        state.queued_items -= 1;
-        state.queued_tokens -= tokens;
-        state.books[model].queued -= 1;
-        if let Some(now) = started {
-            state.rate.record(tokens, now);
+        state.queued.remove(place.tokens);
+        if let Some(queued) = state.tenants.get_mut(&place.tenant) {
+            queued.remove(place.tokens);
+            if queued.items == 0 {
+                state.tenants.remove(&place.tenant);
+            }
+        }
+        let book = &mut state.books[model];
+        book.queued -= 1;
+        book.outlook.leave(place.priority, &place.tenant, place.work);
+        if let Some(start) = started {
+            book.outlook
+                .started(place.priority, place.tokens, start.cached_tokens);
+            state.rate.record(place.tokens, start.at);
         }
     }
 
@@ -300,15 +338,39 @@ impl Inbox {
 impl State {
     /// When to try again, if the queue has no room for this many prompt tokens. An empty queue takes any
     /// prompt, else one longer than the bound could never be served.
-    fn queue_full(&self, bounds: QueueBounds, tokens: usize, now: Instant) -> Option<Duration> {
-        let items = self.queued_items + 1;
-        let total = self.queued_tokens.saturating_add(tokens);
-        if self.queued_items == 0 || (items <= bounds.items && total <= bounds.tokens) {
+    fn queue_full(
+        &self,
+        bounds: QueueBounds,
+        tenant: &Tenant,
+        tokens: usize,
+        now: Instant,
+    ) -> Option<Duration> {
+        let after = |queued: Queued| (queued.items + 1, queued.tokens.saturating_add(tokens));
+        let (items, total) = after(self.queued);
+        if self.queued.items == 0 || (items <= bounds.items && total <= bounds.tokens) {
+            return None;
+        }
+        let (own_items, own_total) = after(self.tenants.get(tenant).copied().unwrap_or_default());
+        let modest = own_items <= bounds.items / MODEST_PART && own_total <= bounds.tokens / MODEST_PART;
+        let spare = |bound: usize| bound.saturating_add(bound / SPARE_PART);
+        if modest && items <= spare(bounds.items) && total <= spare(bounds.tokens) {
             return None;
         }
         let excess_items = items.saturating_sub(bounds.items).max(1);
         // At most all that is queued has to leave.
-        let excess_tokens = total.saturating_sub(bounds.tokens).min(self.queued_tokens);
+        let excess_tokens = total.saturating_sub(bounds.tokens).min(self.queued.tokens);
         Some(self.rate.time_for(excess_items, excess_tokens, now))
+    }
+
+    /// A sequence is in the queue.
+    fn enqueued(&mut self, model: usize, place: &Place) {
+        self.queued.add(place.tokens);
+        self.tenants
+            .entry(place.tenant.clone())
+            .or_default()
+            .add(place.tokens);
+        let outlook = &mut self.books[model].outlook;
+        outlook.enter(place.priority, &place.tenant, place.work);
+        self.parked = false;
     }
 }

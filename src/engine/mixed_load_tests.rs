@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    Event, ModelIndex, Priority, Tenant, TenantWeights,
+    Clock, Event, ModelIndex, Priority, SequenceError, SubmitError, Tenant, TenantWeights,
     forecast::{Costs, Shape},
     inbox::{Inbox, QueueBounds},
     sampler::uniform,
@@ -89,8 +89,12 @@ impl World {
             move || start + Duration::from_nanos(nanoseconds.load(Ordering::Relaxed))
         };
         Self {
-            inbox: Arc::new(Inbox::new(costs.iter().map(|_| LIMITS).collect(), bounds)),
-            turns: Turns::new(engines.collect(), Ledger::new(Some(TARGET)), Box::new(clock)),
+            inbox: Arc::new(Inbox::new(
+                costs.iter().map(|_| LIMITS).collect(),
+                bounds,
+                weights,
+            )),
+            turns: Turns::new(engines.collect(), Ledger::new(Some(TARGET)), Clock::new(clock)),
             start,
             nanoseconds,
             prompts: 0,
@@ -101,7 +105,7 @@ impl World {
         self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
     }
 
-    fn submit(&mut self, ask: &Ask) -> Recorder {
+    fn offer(&mut self, ask: &Ask) -> Result<Recorder, SubmitError> {
         self.prompts += 1;
         // No two begin alike, so that nothing is cached.
         let token = |i: usize| (uniform(self.prompts, i as u64) * 61.0) as u32;
@@ -110,9 +114,17 @@ impl World {
         request.model = ModelIndex(ask.model);
         request.priority = ask.priority;
         request.tenant = ask.tenant.clone();
-        let now = self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed));
-        self.inbox.submit(request, now).unwrap();
-        recorder
+        let now = self.instant();
+        request.deadline = ask.timeout.map(|timeout| now + Duration::from_secs_f64(timeout));
+        self.inbox.submit(request, now).map(|()| recorder)
+    }
+
+    fn submit(&mut self, ask: &Ask) -> Recorder {
+        self.offer(ask).unwrap()
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }
 
     /// A step, or, with nothing to do, a millisecond.
@@ -139,6 +151,7 @@ struct Ask {
     tenant: Tenant,
     prompt: usize,
     answer: usize,
+    timeout: Option<f64>,
 }
 
 fn verdict(model: usize) -> Ask {
@@ -148,6 +161,7 @@ fn verdict(model: usize) -> Ask {
         tenant: Tenant::default(),
         prompt: 140,
         answer: 1,
+        timeout: None,
     }
 }
 
@@ -158,6 +172,7 @@ fn generation(prompt: usize, answer: usize) -> Ask {
         tenant: Tenant::default(),
         prompt,
         answer,
+        timeout: None,
     }
 }
 
@@ -411,4 +426,74 @@ fn the_other_tenants_wait_is_bounded_whatever_one_tenant_has_queued() {
         long <= 1.5 * short + 0.5,
         "{long} behind 20,000, {short} behind 200"
     );
+}
+
+/// Twice as much as the device can do, each with a deadline: it is busy all the time, and most of what it accepts
+/// is in time. The rest is told at once.
+#[test]
+fn of_what_is_accepted_under_overload_most_is_in_time() {
+    let mut world = World::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
+    let ask = Ask {
+        timeout: Some(8.0),
+        ..generation(60, 20)
+    };
+    let (mut open, mut refused, mut arrival) = (Vec::new(), 0, 0.0);
+    for sent in 0..1500u64 {
+        while world.now() < arrival {
+            world.step();
+        }
+        // About 0.13 s of work each.
+        arrival -= (1.0 - uniform(6, sent)).ln() * 0.065;
+        match world.offer(&ask) {
+            Ok(recorder) => open.push(recorder),
+            Err(SubmitError::DeadlineUnattainable {
+                predicted, remaining, ..
+            }) => {
+                assert!(predicted > remaining);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    while open.iter().any(|recorder| recorder.terminal_events() == 0) {
+        world.step();
+    }
+    let late: Vec<_> = open.iter().filter_map(Recorder::error).collect();
+    assert!(
+        late.iter()
+            .all(|error| matches!(error, SequenceError::DeadlineExceeded { .. }))
+    );
+    assert!(refused > 300, "{refused}");
+    // The device can answer about 750 of them.
+    assert!(open.len() > 600, "{} accepted", open.len());
+    assert!(
+        late.len() * 5 <= open.len(),
+        "{} of {} late",
+        late.len(),
+        open.len()
+    );
+}
+
+/// Another tenant's full queue does not shut a modest one out.
+#[test]
+fn a_full_queue_has_room_for_tenants_that_have_little_in_it() {
+    let mut world = World::new(&[COSTS], Budget::new(16, 256), &TenantWeights::default());
+    world.inbox = Arc::new(Inbox::new(
+        vec![LIMITS],
+        QueueBounds {
+            items: 64,
+            tokens: 64_000,
+        },
+        &TenantWeights::default(),
+    ));
+    let ask = |name: &str| Ask {
+        tenant: Tenant::named(name).unwrap(),
+        ..generation(60, 20)
+    };
+    let mut accepted = |name: &str| (0..100).take_while(|_| world.offer(&ask(name)).is_ok()).count();
+    assert_eq!(accepted("flood"), 64);
+    // A sixteenth of 64 each, until a quarter of 64 is used up.
+    let modest: Vec<usize> = (0..6).map(|n| accepted(&format!("modest-{n}"))).collect();
+    assert_eq!(modest, [4, 4, 4, 4, 0, 0]);
+    assert_eq!(accepted("flood"), 0);
 }

@@ -6,11 +6,13 @@
 //! take part with how many tokens, the model runs on that batch, and its logits become tokens and events.
 
 mod admission;
+mod answer;
 mod block_pool;
 mod fair;
 mod forecast;
 mod inbox;
 mod kv_blocks;
+mod outlook;
 mod prefix_cache;
 mod request;
 mod sampler;
@@ -51,6 +53,33 @@ use scheduler::{Budget, Ledger};
 use step::ModelEngine;
 use thread::Turns;
 
+/// Reads the time; tests give engines one of their own.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Instant + Send + Sync>);
+
+impl Clock {
+    /// A clock that shows what `now` says.
+    pub fn new(now: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> Instant {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Instant::now)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
 /// Limits of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -72,6 +101,8 @@ pub struct EngineConfig {
     pub step_target: Option<Duration>,
     /// Shares of tenants.
     pub tenant_weights: TenantWeights,
+    /// Its clock.
+    pub clock: Clock,
 }
 
 /// What a model is doing now.
@@ -94,6 +125,7 @@ pub struct ModelStats {
 #[derive(Clone)]
 pub struct EngineHandle {
     inbox: Arc<Inbox>,
+    clock: Clock,
     _last: Arc<AbandonOnDrop>,
 }
 
@@ -130,7 +162,7 @@ pub fn start(
         items: config.queue_items,
         tokens: config.queue_tokens,
     };
-    let inbox = Arc::new(Inbox::new(limits, bounds));
+    let inbox = Arc::new(Inbox::new(limits, bounds, &config.tenant_weights));
     let budget = Budget::new(config.max_batch_sequences, config.max_batch_tokens);
     let names = config
         .model_names
@@ -146,7 +178,7 @@ pub fn start(
             ModelEngine::new(name.into(), model, budget, config.tenant_weights.clone())
         })
         .collect();
-    let turns = Turns::new(engines, Ledger::new(config.step_target), Box::new(Instant::now));
+    let turns = Turns::new(engines, Ledger::new(config.step_target), config.clock.clone());
     let thread = {
         let (inbox, name) = (Arc::clone(&inbox), config.name.clone());
         std::thread::Builder::new()
@@ -155,6 +187,7 @@ pub fn start(
     };
     let handle = EngineHandle {
         inbox: Arc::clone(&inbox),
+        clock: config.clock,
         _last: Arc::new(AbandonOnDrop(Arc::clone(&inbox))),
     };
     Ok((
@@ -207,7 +240,7 @@ impl EngineHandle {
     /// Queues a sequence, or says at once why not. Never waits. An index of no model counts as
     /// [`SubmitError::EngineGone`].
     pub fn submit(&self, request: SequenceRequest) -> Result<(), SubmitError> {
-        self.inbox.submit(request, Instant::now())
+        self.inbox.submit(request, self.clock.now())
     }
 
     /// A model's queue, and its pool as of the last step. All zero for an index of no model.

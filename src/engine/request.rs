@@ -310,6 +310,18 @@ pub enum SubmitError {
     /// Its deadline has passed already.
     #[error("deadline exceeded")]
     DeadlineExceeded,
+    /// Its deadline would pass before it could be answered.
+    #[error("an answer is predicted to take {predicted:?}, the deadline is in {remaining:?}")]
+    DeadlineUnattainable {
+        /// Time to its end, if the answer is as long as usual.
+        predicted: Duration,
+        /// How much of that is waiting for others.
+        wait: Duration,
+        /// Time to the deadline.
+        remaining: Duration,
+        /// When to try again; absent when it would be late even alone.
+        retry_after: Option<Duration>,
+    },
     /// The engine takes nothing new.
     #[error("the server is draining")]
     Draining,

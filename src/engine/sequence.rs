@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     CancelFlag, Event, EventSink, FinishReason, OutputSpec, Priority, SequenceError, SequenceRequest,
-    SequenceSummary, Stage, Tenant, admission::Admission, forecast::Shape,
+    SequenceSummary, Stage, Tenant,
+    admission::{Admission, Start},
+    forecast::Shape,
 };
 
 /// How much later a sequence ranks than an urgent one that arrived at the same moment.
@@ -214,7 +216,10 @@ impl Sequence {
     pub fn start(&mut self, now: Instant) -> bool {
         self.started = Some(now);
         if let Some(admission) = &mut self.admission {
-            admission.leave_queue(Some(now));
+            admission.leave_queue(Some(Start {
+                at: now,
+                cached_tokens: self.counts.cached_tokens,
+            }));
         }
         self.send(Event::Started {
             queue: now.saturating_duration_since(self.arrival),
@@ -231,6 +236,9 @@ impl Sequence {
     pub fn end(mut self, ending: Ending, now: Instant) {
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);
+            if matches!(ending, Ending::Finished(_)) {
+                admission.finished(self.counts.completion_tokens);
+            }
         }
         let summary = match &ending {
             Ending::Finished(reason) => Some(self.summary(*reason, now)),

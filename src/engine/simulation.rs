@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
-    SequenceRequest, Stage, StopCondition, Tenant,
+    SequenceRequest, Stage, StopCondition, Tenant, TenantWeights,
     admission::{Book, blocks_needed, validate},
     scheduler::Budget,
     testing::{Recorder, STEP, engine, run_until_idle, step},
@@ -153,7 +153,7 @@ fn simulate(seed: u64) -> Outcomes {
     };
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
     let mut engine = engine(limits.clone(), budget.sequences, budget.tokens);
-    let mut book = Book::default();
+    let mut book = Book::new(TenantWeights::default());
     let mut now = Instant::now();
     let mut clients: Vec<Client> = Vec::new();
     let mut outcomes = Outcomes::default();

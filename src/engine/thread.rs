@@ -4,11 +4,10 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
 };
 
 use super::{
-    SequenceError,
+    Clock, SequenceError,
     inbox::{Inbox, Signal, Submission},
     scheduler::Ledger,
     stats::{record_restart, record_state},
@@ -43,9 +42,6 @@ pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: Turns) {
         }
     }
 }
-
-/// Reads the time.
-pub type Clock = Box<dyn Fn() -> Instant + Send>;
 
 struct EndedOnDrop<'a>(&'a Arc<Inbox>);
 
@@ -101,33 +97,33 @@ impl Turns {
         let Some(index) = next else { return };
         self.next = (index + 1) % count;
         let engine = &mut self.engines[index];
-        if engine.begin((self.clock)(), self.ledger.pace(urgent)) {
+        if engine.begin(self.clock.now(), self.ledger.pace(urgent)) {
             let outcome = engine.forward();
             if let Err(error) = &outcome {
                 tracing::error!(model = %engine.name(), %error, "a forward pass failed");
             }
-            engine.complete(outcome, (self.clock)());
+            engine.complete(outcome, self.clock.now());
         }
-        engine.settle(&mut self.ledger, (self.clock)());
+        engine.settle(&mut self.ledger, self.clock.now());
         publish(inbox, index, engine);
     }
 
     fn restart(&mut self, inbox: &Inbox) {
         for (index, engine) in self.engines.iter_mut().enumerate() {
-            engine.restart((self.clock)());
+            engine.restart(self.clock.now());
             publish(inbox, index, engine);
         }
     }
 
     fn fail_all(&mut self, error: &SequenceError) {
         for engine in &mut self.engines {
-            engine.fail_all(error, (self.clock)());
+            engine.fail_all(error, self.clock.now());
         }
     }
 }
 
 fn publish(inbox: &Inbox, index: usize, engine: &ModelEngine) {
-    inbox.publish(index, engine.kv_counts());
+    inbox.publish(index, engine.kv_counts(), engine.speed());
     if let Some(stats) = inbox.stats(index) {
         record_state(engine.name(), &stats);
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe, SequenceError,
+    Clock, EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe, SequenceError,
     SubmitError, TenantWeights,
     scripted::ScriptedModel,
     start,
@@ -99,6 +99,7 @@ pub(super) fn config() -> EngineConfig {
         queue_tokens: 1000,
         step_target: None,
         tenant_weights: TenantWeights::default(),
+        clock: Clock::default(),
     }
 }
 

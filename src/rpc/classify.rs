@@ -28,6 +28,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         guard: entry,
         messages,
         field,
+        priority: _,
     } = work;
     let Some(guard) = entry.guard.clone() else {
         return Err(ServiceError::CapabilityMissing {
@@ -99,10 +100,11 @@ async fn classify(
     request: proto::ClassifyRequest,
     path: String,
 ) -> Result<proto::ClassifyResponse, ServiceError> {
-    let shared = &context.shared;
+    let shared = Arc::clone(&context.shared);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let work = validate::classify(&request, &path, &shared.registry, &shared.limits)?;
+    let context = context.prioritised(work.priority, Priority::Urgent);
     let verdict = judge(&context, work).await?;
     Ok(proto::ClassifyResponse {
         verdict: Some(verdict),

@@ -89,6 +89,18 @@ pub enum ServiceError {
         /// Where the work was.
         stage: Stage,
     },
+    /// The call's or item's time would run out before an answer: nothing was started. Allow more time,
+    /// or try again after the delay, where there is one.
+    DeadlineUnattainable {
+        /// Time to its end, if the answer is as long as usual.
+        predicted: Duration,
+        /// How much of that is waiting for others.
+        wait: Duration,
+        /// Time to the deadline.
+        remaining: Duration,
+        /// When, if it would have been in time alone.
+        retry_after: Option<Duration>,
+    },
     /// The caller cancelled it.
     ClientCancelled,
     /// The server is going away. Try another one, or this one after the delay.
@@ -142,6 +154,17 @@ impl ServiceError {
                 available_blocks: available,
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
+            SubmitError::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            } => Self::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            },
             SubmitError::Draining => Self::draining(),
             SubmitError::EngineGone => Self::ModelFailed,
         }

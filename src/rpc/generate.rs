@@ -209,7 +209,10 @@ fn events(
         let mut generation = match state {
             State::New(context, work) => {
                 let started = match work {
-                    Ok(work) => Generation::start(&context, work).await,
+                    Ok(work) => {
+                        let context = context.prioritised(work.priority, Priority::Interactive);
+                        Generation::start(&context, work).await
+                    }
                     Err(error) => Err(error),
                 };
                 match started {

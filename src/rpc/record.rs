@@ -84,8 +84,10 @@ impl Record {
 
     /// Counts a failure.
     pub(crate) fn fail(&self, error: &ServiceError) {
-        if let ServiceError::Deadline { stage } = error {
-            count_deadline(*stage);
+        match error {
+            ServiceError::Deadline { stage } => count_deadline(stage_name(*stage)),
+            ServiceError::DeadlineUnattainable { .. } => count_deadline("admission"),
+            _ => {}
         }
         self.finish(error.code());
     }
@@ -97,7 +99,7 @@ impl Drop for Record {
             return;
         }
         if self.deadline.has_passed() {
-            count_deadline(Stage::Queue);
+            count_deadline(stage_name(Stage::Queue));
             self.finish(Code::DeadlineExceeded);
         } else {
             self.finish(Code::Cancelled);
@@ -106,8 +108,8 @@ impl Drop for Record {
     }
 }
 
-fn count_deadline(stage: Stage) {
-    metrics::counter!("babelward_deadline_exceeded_total", "stage" => stage_name(stage)).increment(1);
+fn count_deadline(stage: &'static str) {
+    metrics::counter!("babelward_deadline_exceeded_total", "stage" => stage).increment(1);
 }
 
 /// As in the gRPC specification.

@@ -27,10 +27,11 @@ async fn score(
     request: proto::ScoreRequest,
     path: String,
 ) -> Result<proto::ScoreResponse, ServiceError> {
-    let shared = &context.shared;
+    let shared = Arc::clone(&context.shared);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let work = Arc::new(validate::score(request, &path, &shared.registry, &shared.limits)?);
+    let context = context.prioritised(work.generate.priority, Priority::Interactive);
     let samples = (0..work.samples).map(|index| sample(&context, Arc::clone(&work), index));
     // The first failure drops, and so stops, the other samples.
     let samples = future::try_join_all(samples).await?;
@@ -75,6 +76,7 @@ async fn sample(
             ClassifyWork {
                 guard: Arc::clone(&work.guard),
                 messages: messages.clone(),
+                priority: work.generate.priority,
                 field: work.generate.prompt_field.clone(),
             },
         )

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{deadline::Deadline, error::ServiceError, limits::Limits};
 use crate::{
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
+    proto,
     registry::{ModelEntry, Registry},
 };
 
@@ -46,6 +47,18 @@ pub(crate) struct WorkContext {
     pub(crate) deadline: Deadline,
     pub(crate) priority: Priority,
     pub(crate) tenant: Tenant,
+}
+
+impl WorkContext {
+    /// With the class that a request asks for: the call's own, `interactive`, or batch.
+    pub(crate) fn prioritised(mut self, requested: proto::Priority, interactive: Priority) -> Self {
+        self.priority = match requested {
+            proto::Priority::Unspecified => self.priority,
+            proto::Priority::Interactive => interactive,
+            proto::Priority::Batch => Priority::Batch,
+        };
+        self
+    }
 }
 
 /// An open sequence. Dropping it stops the engine's work on it and frees its KV blocks.

@@ -60,6 +60,7 @@ reasons! {
     CacheTooSmall = "CACHE_TOO_SMALL" => FailedPrecondition;
     QueueFull = "QUEUE_FULL" => ResourceExhausted;
     Deadline = "DEADLINE" => DeadlineExceeded;
+    DeadlineUnattainable = "DEADLINE_UNATTAINABLE" => DeadlineExceeded;
     ClientCancelled = "CLIENT_CANCELLED" => Cancelled;
     ServerDraining = "SERVER_DRAINING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
@@ -208,6 +209,28 @@ impl ServiceError {
                 format!("the deadline passed (stage: {})", stage_name(*stage)),
             )
             .with("stage", stage_name(*stage)),
+            Self::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            } => {
+                let [predicted, wait, remaining] =
+                    [predicted, wait, remaining].map(|time| time.as_millis().to_string());
+                let report = Report::new(
+                    Reason::DeadlineUnattainable,
+                    format!(
+                        "an answer is predicted to take {predicted} ms, the deadline is in {remaining} ms"
+                    ),
+                )
+                .with("predictedMs", predicted)
+                .with("waitMs", wait)
+                .with("remainingMs", remaining);
+                match retry_after {
+                    Some(retry_after) => report.retry(*retry_after),
+                    None => report,
+                }
+            }
             Self::ClientCancelled => {
                 Report::new(Reason::ClientCancelled, "cancelled by the client".to_owned())
             }

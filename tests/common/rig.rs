@@ -10,7 +10,7 @@ use std::{
 };
 
 use babelward::{
-    engine::{EngineConfig, ModelStats, TenantWeights},
+    engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::GuardKind,
     model::load::LoadedModel,
     proto::{
@@ -41,6 +41,8 @@ pub struct Setup {
     pub queue_items: usize,
     pub blocks: usize,
     pub context: usize,
+    pub gate: Gate,
+    pub clock: Clock,
 }
 
 impl Default for Setup {
@@ -50,6 +52,8 @@ impl Default for Setup {
             queue_items: 2048,
             blocks: 8192,
             context: 4096,
+            gate: Gate::default(),
+            clock: Clock::default(),
         }
     }
 }
@@ -68,11 +72,11 @@ impl Rig {
     }
 
     pub async fn with(setup: Setup) -> Self {
-        let gate = Gate::default();
+        let gate = setup.gate.clone();
         let (context, blocks, queue_items) = (setup.context, setup.blocks, setup.queue_items);
-        let model_gate = gate.clone();
+        let (model_gate, clock) = (gate.clone(), setup.clock);
         let registry =
-            tokio::task::spawn_blocking(move || registry(context, blocks, queue_items, &model_gate));
+            tokio::task::spawn_blocking(move || registry(context, blocks, queue_items, &model_gate, clock));
         let registry = registry.await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -162,7 +166,7 @@ impl Drop for Rig {
     }
 }
 
-fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate) -> Arc<Registry> {
+fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate, clock: Clock) -> Arc<Registry> {
     let (tokenizer, template) = text();
     let parts = |specs: Vec<ModelSpec>, template: Option<Arc<ChatTemplate>>| ModelParts {
         specs,
@@ -212,6 +216,7 @@ fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate) -> A
                 queue_tokens: 1 << 24,
                 step_target: None,
                 tenant_weights: TenantWeights::default(),
+                clock,
             },
         },
     )
@@ -290,6 +295,7 @@ pub fn classify(contents: &[&str]) -> proto::ClassifyRequest {
     proto::ClassifyRequest {
         model: String::new(),
         conversation: Some(conversation(contents)),
+        ..Default::default()
     }
 }
 

@@ -15,6 +15,7 @@ mod rig;
 #[path = "../common/scripted.rs"]
 mod scripted;
 
+mod admission;
 mod cancellation;
 mod classify;
 mod deadlines;

@@ -36,6 +36,7 @@ async fn all_violations_come_back_at_once() {
                 stop_sequences: vec!["a".to_owned(); 9],
             }),
             logprobs: None,
+            priority: 7,
         }),
         judge: Some(proto::JudgeOptions {
             model: "y".repeat(200),
@@ -55,6 +56,7 @@ async fn all_violations_come_back_at_once() {
             // Of the shape, which is wrong as well.
             "generate.conversation.messages[2].role",
             "generate.model",
+            "generate.priority",
             "generate.sampling.temperature",
             "generate.sampling.top_p",
             "generate.stopping.max_new_tokens",
@@ -72,8 +74,8 @@ async fn guards_refuse_conversations_out_of_shape() {
     let rig = Rig::start().await;
     let mut client = rig.safety().await;
     let with = |messages| proto::ClassifyRequest {
-        model: String::new(),
         conversation: Some(proto::Conversation { messages }),
+        ..Default::default()
     };
     let system = with(vec![
         message(proto::Role::System, "be kind"),

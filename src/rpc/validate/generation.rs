@@ -47,6 +47,7 @@ pub(crate) struct GenerateWork {
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: Vec<String>,
     pub(crate) logprobs: Option<usize>,
+    pub(crate) priority: proto::Priority,
 }
 
 /// A checked Score.
@@ -126,6 +127,7 @@ pub(super) struct GenerateFields {
     max_new_tokens: usize,
     stop: Vec<String>,
     logprobs: Option<usize>,
+    priority: proto::Priority,
 }
 
 impl GenerateFields {
@@ -158,6 +160,7 @@ impl GenerateFields {
             max_new_tokens: self.max_new_tokens,
             stop: self.stop,
             logprobs: self.logprobs,
+            priority: self.priority,
         })
     }
 }
@@ -186,6 +189,7 @@ pub(super) fn generate_fields(
         max_new_tokens: usize::try_from(max_new_tokens).unwrap_or(usize::MAX),
         stop: stopping.stop_sequences,
         logprobs,
+        priority: checker.priority(request.priority),
     }
 }
 

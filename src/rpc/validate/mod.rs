@@ -19,6 +19,7 @@ use super::{
     error::{ServiceError, Violation},
     limits::Limits,
 };
+use crate::proto::Priority;
 
 /// Collects violations while it walks down a request.
 pub(crate) struct Checker {
@@ -92,6 +93,14 @@ impl Checker {
     /// A model id; empty is the default.
     fn model_id(&mut self, field: &str, id: &str, limits: &Limits) {
         self.bytes(field, id.len(), 0..=limits.id_bytes);
+    }
+
+    /// A priority; the call's own where the request does not say.
+    fn priority(&mut self, value: i32) -> Priority {
+        Priority::try_from(value).unwrap_or_else(|_| {
+            self.wrong("priority", "is not a known value");
+            Priority::Unspecified
+        })
     }
 
     /// All violations, if there are any.

@@ -14,6 +14,7 @@ use crate::{
 pub(crate) struct ClassifyWork {
     pub(crate) guard: Arc<ModelEntry>,
     pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) priority: proto::Priority,
     /// The conversation's field, for errors found later.
     pub(crate) field: String,
 }
@@ -27,6 +28,7 @@ pub(crate) fn classify(
 ) -> Result<ClassifyWork, ServiceError> {
     let mut checker = Checker::at(path);
     checker.model_id("model", &request.model, limits);
+    let priority = checker.priority(request.priority);
     let field = checker.path_of("conversation");
     let messages = match &request.conversation {
         Some(conversation) => checker.within("conversation", |checker| {
@@ -45,6 +47,7 @@ pub(crate) fn classify(
     Ok(ClassifyWork {
         guard,
         messages,
+        priority,
         field,
     })
 }

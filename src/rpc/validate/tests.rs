@@ -53,6 +53,7 @@ fn every_violation_is_reported_with_its_path() {
             generated: false,
             top_n: 21,
         }),
+        priority: 3,
     };
     assert_eq!(
         paths(check(request, "items[3].request")),
@@ -70,6 +71,7 @@ fn every_violation_is_reported_with_its_path() {
             "items[3].request.stopping.stop_sequences[2]",
             "items[3].request.logprobs.top_n",
             "items[3].request.logprobs.generated",
+            "items[3].request.priority",
         ]
     );
 }
