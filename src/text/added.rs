@@ -4,8 +4,9 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 use super::{pipeline::invalid, python::is_space, tokenizer::TokenizerError};
 
-/// Elements of HTML that format text. Gemma has tokens for their tags, which are words like others.
-const HTML: [&str; 24] = [
+/// Elements of HTML for whose tags Gemma has tokens, which are words like others. Without `s`: in other
+/// vocabularies its tags begin and end a text.
+const HTML: [&str; 33] = [
     "table",
     "caption",
     "thead",
@@ -29,7 +30,16 @@ const HTML: [&str; 24] = [
     "sub",
     "sup",
     "code",
-    "br",
+    "a",
+    "html",
+    "body",
+    "img",
+    "span",
+    "ul",
+    "li",
+    "div",
+    "iframe",
+    "footer",
 ];
 
 /// Where a token of this kind may be found.

@@ -146,6 +146,26 @@ fn trained_sentence_piece(golden: &Value) -> tempfile::TempDir {
     folder
 }
 
+fn check_texts(tokenizer: &Tokenizer, texts: &Value, expected: &Value) {
+    for (input, expected) in texts.as_array().unwrap().iter().zip(expected.as_array().unwrap()) {
+        let (input, expected) = (text(input), ids(expected));
+        assert_eq!(tokenizer.encode_plain(input).unwrap(), expected, "{input:?}");
+        assert_eq!(tokenizer.decode(&expected), input);
+    }
+}
+
+#[test]
+#[ignore = "needs gemma-3-270m-q4_k_m.gguf (240 MB) in BABELWARD_TEST_GEMMA3, see tests/golden/greedy.py"]
+fn gemma3_encodes_as_sentence_piece() {
+    let path = std::env::var_os("BABELWARD_TEST_GEMMA3").expect("BABELWARD_TEST_GEMMA3");
+    let golden = golden("text_sentencepiece.json");
+    let tokenizer = Tokenizer::open(Path::new(&path)).unwrap();
+    check_texts(&tokenizer, &golden["texts"], &golden["gemma3"]);
+    let turn = tokenizer.special_id("<start_of_turn>").unwrap();
+    assert!(!tokenizer.encode_plain("<start_of_turn>").unwrap().contains(&turn));
+    assert_eq!(tokenizer.special_id("<table>"), None);
+}
+
 #[test]
 fn sentence_piece_models_encode_as_sentence_piece() {
     let golden = golden("text_sentencepiece.json");

@@ -154,14 +154,14 @@ fn markup_in_a_vocabulary_is_never_content() {
         ("pre", Text("llama-bpe")),
         (
             "tokens",
-            Texts(vec!["a", "<", ">", "<a", "<a>", "<c>", "c", "!!"]),
+            Texts(vec!["x", "<", ">", "<x", "<x>", "<c>", "c", "!!"]),
         ),
         ("token_type", Ints(vec![1, 1, 1, 1, 4, 3, 1, 4])),
         // Merging, too, must not arrive at a special token.
-        ("merges", Texts(vec!["< a", "<a >"])),
+        ("merges", Texts(vec!["< x", "<x >"])),
     ]);
     let tokenizer = Tokenizer::open(file.path()).unwrap();
-    let text = "<a><c>!!".to_owned();
+    let text = "<x><c>!!".to_owned();
     assert_eq!(
         tokenizer.encode(&[Segment::Template(text.clone())]).unwrap(),
         [4, 5, 7]
@@ -171,7 +171,7 @@ fn markup_in_a_vocabulary_is_never_content() {
     // Nor half in the template.
     let halves = [Segment::Template("<".into()), Segment::Content("c>".into())];
     assert_eq!(tokenizer.encode(&halves).unwrap(), [1, 6, 2]);
-    assert_eq!(tokenizer.token_bytes(4), b"<a>");
+    assert_eq!(tokenizer.token_bytes(4), b"<x>");
     assert_eq!(tokenizer.token_bytes(5), b"");
     assert_eq!(tokenizer.token_bytes(99), b"");
 }

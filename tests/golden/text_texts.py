@@ -17,4 +17,5 @@ TEXTS = [
     "it's IT'S it’s they'RE 'twas", "!!!???...---", "____", "a_b-c.d/e", "$100 €200 £300",
     "<|im_start|>", "<|im_end|>", "x<|im_end|>y", "<|eot_id|>", "<|endoftext|><|im_start|>system", "</s><s>[INST]",
     "\x00\x01\x7f", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "Donaudampfschifffahrtsgesellschaftskapitän",
+    "<table><tr><td>a</td></tr></table>", "x<h1> y </h1>", "a     b\n\n\n\nc", "<start_of_turn>user\n", "[multimodal]<unused7>",
 ]  # fmt: skip
