@@ -219,8 +219,8 @@ fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
 }
 
 per_isa! {
-    /// Softmax numerators in place over `scores`, and their sum in `sum[0]`.
-    pub(super) fn softmax_numerators(isa; scores: &mut [f32], sum: &mut [f32; 1]) {
+    /// Softmax numerators in place over `scores`; their sum, and the score that each was taken from.
+    pub(super) fn softmax_numerators(isa; scores: &mut [f32], total_and_top: &mut [f32; 2]) {
         let mut tops = [f32::NEG_INFINITY; LANES];
         let larger = |top: &mut f32, score: f32| *top = if score > *top { score } else { *top };
         // Whole vectors and the rest apart: loops of unknown length would not become vector instructions.
@@ -249,7 +249,7 @@ per_isa! {
             *score = exp(*score - top);
             *lane += *score;
         }
-        sum[0] = add_lanes(lanes);
+        *total_and_top = [add_lanes(lanes), top];
     }
 }
 
@@ -315,7 +315,7 @@ mod tests {
             let (mut silu, mut gelu) = (vec![0.0; 2 * 53], vec![0.0; 2 * 53]);
             gate(&mut pool, isa, Activation::Silu, &x[..4 * 53], 53, &mut silu);
             gate(&mut pool, isa, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
-            let (mut scores, mut sum) = (x[..133].to_vec(), [0.0]);
+            let (mut scores, mut sum) = (x[..133].to_vec(), [0.0; 2]);
             softmax_numerators(isa, &mut scores, &mut sum);
             let mut capped = x.clone();
             soft_cap(isa, &mut capped, 2.5);

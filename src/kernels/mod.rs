@@ -10,6 +10,7 @@
 mod attention;
 mod block_format;
 mod elementwise;
+mod floats;
 mod int8;
 mod isa;
 mod matmul;
@@ -22,7 +23,7 @@ mod scales;
 mod source;
 
 pub use attention::{
-    AttentionLayer, AttentionShape, AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention,
+    AttentionLayer, AttentionShape, AttentionSpan, BLOCK_TOKENS, KvKind, LayerCache, RopeAngles, attention,
     rope_and_store,
 };
 pub use block_format::{BlockFormat, FormatError};

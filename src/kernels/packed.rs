@@ -5,8 +5,8 @@ use half::f16;
 
 use super::{
     BlockFormat, Isa, ThreadPool,
+    floats::{expand_bf16, expand_f16},
     int8::Strip,
-    isa::per_isa,
     pool::Shards,
     quantised::{Quantised, pack_quantised},
     source::{MatrixSource, RawElements},
@@ -170,27 +170,6 @@ impl PackedMatrix {
                 Store::Half(HalfKind::Bf16, bits) => f32::from_bits(u32::from(bits[at * PANEL + lane]) << 16),
                 Store::Quantised(q) => q.value(at, lane),
             };
-        }
-    }
-}
-
-per_isa! {
-    pub(super) fn expand_f16(isa; bits: &[u16], out: &mut [f32]) {
-        // An own conversion that vectorises on every instruction set: exact for all finite values.
-        for (value, &bits) in out.iter_mut().zip(bits) {
-            let magnitude = u32::from(bits & 0x7fff) << 13;
-            let sign = u32::from(bits & 0x8000) << 16;
-            // 2^112 moves f16's exponent bias to f32's; subnormals come out right as well.
-            let scaled = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
-            *value = f32::from_bits(scaled.to_bits() | sign);
-        }
-    }
-}
-
-per_isa! {
-    fn expand_bf16(isa; bits: &[u16], out: &mut [f32]) {
-        for (value, &bits) in out.iter_mut().zip(bits) {
-            *value = f32::from_bits(u32::from(bits) << 16);
         }
     }
 }

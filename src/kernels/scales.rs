@@ -5,8 +5,9 @@ use half::f16;
 use super::{
     Isa,
     block_format::Factor,
+    floats::expand_f16,
     int8::{STRIP, StripScales},
-    packed::{PANEL, expand_f16},
+    packed::PANEL,
     pool::Shards,
 };
 

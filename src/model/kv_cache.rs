@@ -1,31 +1,35 @@
 //! Keys and values of all layers, in fixed blocks of tokens.
 
 use super::config::ModelConfig;
-use crate::kernels::{AttentionShape, BLOCK_TOKENS, LayerCache};
+use crate::kernels::{BLOCK_TOKENS, KvKind, LayerCache, Precision};
 
 /// The pool of KV blocks of one model. Memory is taken from the system when a block is first written.
 pub(super) struct KvCache {
-    shape: AttentionShape,
     blocks: usize,
-    layers: Vec<(Vec<f32>, Vec<f32>)>,
+    block_bytes: usize,
+    layers: Vec<LayerCache>,
+}
+
+/// Keys and values are as exact as what they are computed from.
+fn kind(precision: Precision) -> KvKind {
+    match precision {
+        Precision::F32 => KvKind::F32,
+        Precision::Int8 => KvKind::F16,
+    }
 }
 
 impl KvCache {
     /// Bytes that one block takes over all layers.
-    pub(super) fn block_bytes(config: &ModelConfig) -> usize {
-        config.layers.len() * 2 * config.attention_shape().block_len() * size_of::<f32>()
+    pub(super) fn block_bytes(config: &ModelConfig, precision: Precision) -> usize {
+        config.layers.len() * 2 * config.attention_shape().block_len() * kind(precision).bytes()
     }
 
-    pub(super) fn new(config: &ModelConfig, blocks: usize) -> Self {
-        let shape = config.attention_shape();
-        let len = blocks * shape.block_len();
-        let layers = (0..config.layers.len())
-            .map(|_| (vec![0.0; len], vec![0.0; len]))
-            .collect();
+    pub(super) fn new(config: &ModelConfig, precision: Precision, blocks: usize) -> Self {
+        let layer = |_| LayerCache::new(config.attention_shape(), kind(precision), blocks);
         Self {
-            shape,
             blocks,
-            layers,
+            block_bytes: Self::block_bytes(config, precision),
+            layers: (0..config.layers.len()).map(layer).collect(),
         }
     }
 
@@ -38,11 +42,10 @@ impl KvCache {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.layers.len() * 2 * self.blocks * self.shape.block_len() * size_of::<f32>()
+        self.blocks * self.block_bytes
     }
 
-    pub(super) fn layer(&mut self, layer: usize) -> LayerCache<'_> {
-        let (keys, values) = &mut self.layers[layer];
-        LayerCache { keys, values }
+    pub(super) fn layer(&mut self, layer: usize) -> &mut LayerCache {
+        &mut self.layers[layer]
     }
 }

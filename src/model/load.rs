@@ -104,9 +104,10 @@ fn build(
     options: &LoadOptions,
 ) -> Result<LoadedModel, String> {
     config.limit_context(options.max_context);
-    let blocks = options.kv_bytes / KvCache::block_bytes(&config);
+    let block_bytes = KvCache::block_bytes(&config, options.precision);
+    let blocks = options.kv_bytes / block_bytes;
     if blocks < 2 {
-        let needed = 2 * KvCache::block_bytes(&config);
+        let needed = 2 * block_bytes;
         return Err(format!(
             "the KV pool of {} bytes is too small: this model needs at least {needed}",
             options.kv_bytes

@@ -147,23 +147,14 @@ impl Layer {
             norm.apply_to_heads(pool, isa, &mut a.qkv, shape.qkv_width(), shape.head_dim);
         }
         let angles = rows.angles.of(self.rotation);
-        rope_and_store(
-            pool,
-            isa,
-            shape,
-            &mut a.qkv,
-            rows.slots,
-            angles,
-            cache.layer(self.index),
-        );
-        let stored = cache.layer(self.index);
+        rope_and_store(pool, isa, &mut a.qkv, rows.slots, angles, cache.layer(self.index));
         attention(
             pool,
             isa,
             self.attends,
             &a.qkv,
             rows.spans,
-            &stored,
+            cache.layer(self.index),
             &mut a.attended,
         );
         self.attention_output

@@ -86,7 +86,7 @@ impl Decoder {
         };
         let norm = loader.norm(Tensor::OutputNorm)?;
         let census = loader.finish()?;
-        let cache = KvCache::new(&config, kv_blocks);
+        let cache = KvCache::new(&config, precision, kv_blocks);
         let limits = ModelLimits {
             vocab_size: sizes.vocab,
             context_length: config.context_length.min(cache.tokens()),

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernels::RopeStyle;
 
 struct Case {
     layer: AttentionLayer,
@@ -21,13 +22,13 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Runs the tokens through the cache in chunks, with the given blocks, and returns all outputs.
-fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -> Vec<f32> {
+fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], (kind, threads): (KvKind, usize)) -> Vec<f32> {
     let mut pool = ThreadPool::new(threads).unwrap();
     let (layer, shape) = (case.layer, case.layer.shape);
     let blocks = *table.iter().max().unwrap() as usize + 1;
+    let mut cache = LayerCache::new(shape, kind, blocks);
     // Stale contents must not matter.
-    let mut keys = vec![3.0f32; blocks * shape.block_len()];
-    let mut values = vec![f32::NAN; blocks * shape.block_len()];
+    (0..blocks).for_each(|block| cache.spoil(block));
     let (width, pairs) = (shape.qkv_width(), shape.head_dim / 2);
     let mut outputs = Vec::new();
     let mut done = 0;
@@ -47,16 +48,11 @@ fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -
             sin: &sin,
             style: RopeStyle::Halves,
         };
-        let cache = LayerCache {
-            keys: &mut keys,
-            values: &mut values,
-        };
-        rope_and_store(&mut pool, isa, shape, &mut qkv, &slots, angles, cache);
+        rope_and_store(&mut pool, isa, &mut qkv, &slots, angles, &mut cache);
         // Blocks that have left the first row's window, and so all windows, are not read.
         let gone = layer.window.map_or(0, |window| (done + 1).saturating_sub(window)) / BLOCK_TOKENS;
         for &block in &table[..gone] {
-            keys[block as usize * shape.block_len()..][..shape.block_len()].fill(f32::NAN);
-            values[block as usize * shape.block_len()..][..shape.block_len()].fill(f32::NAN);
+            cache.spoil(block as usize);
         }
         let span = AttentionSpan {
             first_row: 0,
@@ -65,10 +61,6 @@ fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], threads: usize) -
             block_table: table,
         };
         let mut out = vec![0.0; chunk * shape.heads * shape.head_dim];
-        let cache = LayerCache {
-            keys: &mut keys,
-            values: &mut values,
-        };
         attention(&mut pool, isa, layer, &qkv, &[span], &cache, &mut out);
         outputs.extend(out);
         done += chunk;
@@ -80,23 +72,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn chunked_scattered_and_threaded_equal_whole_to_the_bit(
-        tokens in 1usize..90, first in 1usize..40, second in 1usize..40, seed: u64, kv_heads in 1usize..3,
-        group in 1usize..5, dims in 1usize..6, window in prop::option::of(1usize..80),
-        soft_cap in prop::option::of(0.1f32..2.0),
+        tokens in 1usize..400, first in 1usize..200, second in 1usize..40, seed: u64, kv_heads in 1usize..3,
+        group in 1usize..5, dims in 1usize..6, window in prop::option::of(1usize..300),
+        soft_cap in prop::option::of(0.1f32..2.0), half: bool,
     ) {
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dims * 16 };
         let layer = AttentionLayer { shape, scale: 0.3, soft_cap, window };
         let case = Case { layer, qkv: noise(tokens * shape.qkv_width(), seed), tokens };
-        let straight: Vec<u32> = (0..6).collect();
-        let scattered = [9, 2, 7, 0, 5, 3];
-        let whole = run(&case, Isa::detect(), &[tokens], &straight, 1);
+        let straight: Vec<u32> = (0..25).collect();
+        let scattered: Vec<u32> = (0..25).map(|i| i * 7 % 27).collect();
+        let kind = if half { KvKind::F16 } else { KvKind::F32 };
+        let whole = run(&case, Isa::detect(), &[tokens], &straight, (kind, 1));
         for isa in Isa::available() {
-            let chunked = run(&case, isa, &[first, second, 1], &scattered, 2);
+            let chunked = run(&case, isa, &[first, second, 1, 1], &scattered, (kind, 2));
             let bits = |outputs: &[f32]| outputs.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&whole), bits(&chunked));
         }
     }
 }
+
+/// Crosses segments.
+const TOKENS: usize = 150;
 
 #[test]
 fn equals_textbook_attention() {
@@ -105,6 +101,7 @@ fn equals_textbook_attention() {
         (Some(0.7), None),
         (None, Some(5)),
         (Some(0.3), Some(17)),
+        (None, Some(140)),
     ] {
         let shape = AttentionShape {
             heads: 4,
@@ -119,14 +116,15 @@ fn equals_textbook_attention() {
         };
         check_against_textbook(&Case {
             layer,
-            qkv: noise(40 * shape.qkv_width(), 5),
-            tokens: 40,
+            qkv: noise(TOKENS * shape.qkv_width(), 5),
+            tokens: TOKENS,
         });
     }
 }
 
 fn check_against_textbook(case: &Case) {
-    let found = run(case, Isa::detect(), &[40], &[0, 1, 2], 2);
+    let table: Vec<u32> = (0..TOKENS.div_ceil(BLOCK_TOKENS) as u32).collect();
+    let found = run(case, Isa::detect(), &[TOKENS], &table, (KvKind::F32, 2));
     let (layer, width) = (case.layer, case.layer.shape.qkv_width());
     let rotate = |v: &[f32]| -> Vec<f64> {
         let h = v.len() / 2;
@@ -140,7 +138,7 @@ fn check_against_textbook(case: &Case) {
         Some(cap) => f64::from(cap) * (score / f64::from(cap)).tanh(),
         None => score,
     };
-    for t in 0..40 {
+    for t in 0..TOKENS {
         for head in 0..4 {
             let part = |token: usize, slot: usize| &case.qkv[token * width + slot * 32..][..32];
             let q = rotate(part(t, head));

@@ -1,0 +1,206 @@
+//! Causal attention over paged keys and values, with grouped query heads (arXiv 2305.13245).
+//!
+//! A query row goes through the tokens it sees in segments of [`SEGMENT`] tokens that begin at multiples of it.
+//! Inside a segment, scores and sums are those of textbook softmax, over positions in ascending order; segments
+//! are folded into one another in ascending order, as online softmax does (arXiv 1805.02867). None of this
+//! depends on which rows share a tile or on who computes a segment: chunked and whole prefill, cached and cold,
+//! give the same bits.
+
+mod cache;
+mod tile;
+
+use std::{
+    cell::RefCell,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+pub use self::cache::{KvKind, LayerCache, RopeAngles, rope_and_store};
+use self::tile::{QueryTile, Softmax, TILE_ROWS};
+use super::{Isa, ThreadPool, micro::LANES, pool::Shards};
+
+/// Tokens in a KV block: one vector of key columns.
+pub const BLOCK_TOKENS: usize = LANES;
+
+/// Sizes of a model's attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Dimensions of a head; a multiple of 16.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Width of a row of fused queries, keys and values.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Elements of keys (or of values) in one block of one layer.
+    pub fn block_len(&self) -> usize {
+        self.kv_heads * self.head_dim * BLOCK_TOKENS
+    }
+}
+
+/// How a layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionLayer {
+    /// Its sizes.
+    pub shape: AttentionShape,
+    /// What products of queries and keys are multiplied with.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)` (arXiv 2408.00118).
+    pub soft_cap: Option<f32>,
+    /// How many tokens each token sees, itself included; all that came before it when absent.
+    pub window: Option<usize>,
+}
+
+/// One sequence's rows of a packed batch.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSpan<'a> {
+    /// Its first row.
+    pub first_row: usize,
+    /// Its number of rows (new tokens).
+    pub rows: usize,
+    /// Tokens before the first row's.
+    pub context: usize,
+    /// Its blocks, in order.
+    pub block_table: &'a [u32],
+}
+
+/// Tokens in a segment.
+const SEGMENT: usize = 128;
+/// With fewer tiles than this for each thread, segments of a tile are shared among threads too.
+const TILES_PER_THREAD: usize = 4;
+
+thread_local! {
+    /// The calling thread's partial results and, for each tile, how many of them are there.
+    static PARTIALS: RefCell<(Vec<f32>, Vec<AtomicUsize>)> = RefCell::default();
+}
+
+/// Attention of every span's rows over the span's context, or what the window leaves of it, its own rows
+/// included.
+///
+/// `qkv` is `[rows, q | k | v]` with queries rotated already, `out` is `[rows, heads * head_dim]`.
+///
+/// # Panics
+/// When a block table does not cover its span or names a block outside the cache.
+pub fn attention(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    layer: AttentionLayer,
+    qkv: &[f32],
+    spans: &[AttentionSpan<'_>],
+    cache: &LayerCache,
+    out: &mut [f32],
+) {
+    let plan = Plan::new(layer, spans, pool.threads());
+    let stride = plan.widest_tile * Softmax::row_len(layer.shape.head_dim);
+    let out = Shards::new(out);
+    PARTIALS.with_borrow_mut(|(partials, arrived)| {
+        let len = if plan.split { plan.tasks * stride } else { 0 };
+        if partials.len() < len {
+            partials.resize(len, 0.0);
+        }
+        arrived.clear();
+        arrived.resize_with(if plan.split { plan.tiles } else { 0 }, AtomicUsize::default);
+        let (partials, arrived) = (Shards::new(partials), &*arrived);
+        pool.run(plan.tasks, &|task| {
+            // Late tiles see the longest context: begin with them, so that workers end together.
+            let task = plan.tasks - 1 - task;
+            let place = plan.find(task);
+            let tile = QueryTile::new(layer, &spans[place.span], place.tile);
+            if !plan.split {
+                return tile.run(isa, qkv, cache, &out);
+            }
+            // SAFETY: each task has a partial result of its own.
+            let own = unsafe { partials.part(task * stride, stride) };
+            tile.run_segment(isa, qkv, cache, tile.segments().start + place.segment, own);
+            if arrived[place.global_tile].fetch_add(1, Ordering::AcqRel) + 1 == place.segments {
+                let first = task - place.segment;
+                tile.combine(isa, &out, |segment| {
+                    // SAFETY: all of the tile's partial results are there, and nobody writes them any more.
+                    unsafe { &*partials.part((first + segment) * stride, stride) }
+                });
+            }
+        });
+    });
+}
+
+/// What tasks a batch's attention consists of.
+struct Plan {
+    kv_heads: usize,
+    /// First task and first tile of each span.
+    starts: Vec<(usize, usize)>,
+    /// Segments of each tile of each span, or 1 where tiles are not split.
+    segments: Vec<usize>,
+    tasks: usize,
+    tiles: usize,
+    widest_tile: usize,
+    split: bool,
+}
+
+/// What a task does.
+struct Place {
+    span: usize,
+    /// Tile of the span's one key head, and that head.
+    tile: (usize, usize),
+    global_tile: usize,
+    segment: usize,
+    segments: usize,
+}
+
+impl Plan {
+    fn new(layer: AttentionLayer, spans: &[AttentionSpan<'_>], threads: usize) -> Self {
+        let AttentionShape { heads, kv_heads, .. } = layer.shape;
+        let group = heads / kv_heads;
+        let tiles_of = |span: &AttentionSpan<'_>| (span.rows * group).div_ceil(TILE_ROWS) * kv_heads;
+        let tiles = spans.iter().map(tiles_of).sum::<usize>();
+        let mut plan = Self {
+            kv_heads,
+            starts: Vec::with_capacity(spans.len()),
+            segments: Vec::with_capacity(spans.len()),
+            tasks: 0,
+            tiles: 0,
+            widest_tile: spans
+                .iter()
+                .map(|span| span.rows * group)
+                .max()
+                .unwrap_or(0)
+                .min(TILE_ROWS),
+            // One row each: all tiles of a span see the same segments.
+            split: tiles < TILES_PER_THREAD * threads && spans.iter().all(|span| span.rows == 1),
+        };
+        for span in spans {
+            let segments = if plan.split {
+                QueryTile::new(layer, span, (0, 0)).segments().len()
+            } else {
+                1
+            };
+            plan.starts.push((plan.tasks, plan.tiles));
+            plan.segments.push(segments);
+            plan.tasks += tiles_of(span) * segments;
+            plan.tiles += tiles_of(span);
+        }
+        plan
+    }
+
+    fn find(&self, task: usize) -> Place {
+        let span = self.starts.partition_point(|&(start, _)| start <= task) - 1;
+        let (first_task, first_tile) = self.starts[span];
+        let segments = self.segments[span];
+        let (tile, segment) = ((task - first_task) / segments, (task - first_task) % segments);
+        Place {
+            span,
+            tile: (tile / self.kv_heads, tile % self.kv_heads),
+            global_tile: first_tile + tile,
+            segment,
+            segments,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
