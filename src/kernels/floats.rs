@@ -1,6 +1,9 @@
 //! Conversions between f32 and 16-bit floats, in plain operations that vectorise on every instruction set.
 
-use super::isa::per_isa;
+use super::{
+    Isa,
+    isa::{IsaKind, per_isa},
+};
 
 /// An f16's value.
 #[inline(always)]
@@ -39,9 +42,39 @@ fn narrow(value: f32) -> u16 {
     narrowed as u16 | sign
 }
 
+/// f16 to f32, exact.
+pub(super) fn expand_f16(isa: Isa, bits: &[u16], out: &mut [f32]) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` is only made for a processor that has its features.
+        IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { expand_f16_avx512(bits, out) },
+        _ => expand_f16_plain(isa, bits, out),
+    }
+}
+
+/// [`expand_f16_plain`] with the processor's own conversion.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn expand_f16_avx512(bits: &[u16], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+    let (from, rest) = bits.as_chunks::<16>();
+    let (to, rest_to) = out.as_chunks_mut::<16>();
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: sixteen elements each.
+        unsafe {
+            _mm512_storeu_ps(
+                to.as_mut_ptr(),
+                _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())),
+            )
+        };
+    }
+    for (from, to) in rest.iter().zip(rest_to) {
+        *to = widen(*from);
+    }
+}
+
 per_isa! {
-    /// f16 to f32, exact.
-    pub(super) fn expand_f16(isa; bits: &[u16], out: &mut [f32]) {
+    fn expand_f16_plain(isa; bits: &[u16], out: &mut [f32]) {
         for (value, &bits) in out.iter_mut().zip(bits) {
             *value = widen(bits);
         }
@@ -72,7 +105,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::Isa;
 
     #[test]
     fn every_f16_equals_the_half_crate_and_comes_back() {

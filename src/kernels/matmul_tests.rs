@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernels::{BlockFormat, MatrixSource, RawElements};
+use crate::kernels::{Arena, BlockFormat, MatrixSource, RawElements};
 
 fn noise(seed: u32, len: usize) -> Vec<f32> {
     let mut state = seed | 1;
@@ -15,6 +15,10 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
             (state as i32 as f32) / (1u32 << 31) as f32
         })
         .collect()
+}
+
+fn pack(pool: &mut ThreadPool, source: &MatrixSource<'_>) -> PackedMatrix {
+    PackedMatrix::pack(pool, &mut Arena::default(), source).unwrap()
 }
 
 fn noise_blocks(seed: u32, format: BlockFormat, elements: usize) -> Vec<u8> {
@@ -154,7 +158,7 @@ proptest! {
         twin(&x, &sources[1], &mut expected, rows, rows + more);
         for threads in [1, 2] {
             let mut pool = ThreadPool::new(threads).unwrap();
-            let parts = sources.iter().map(|s| PackedMatrix::pack(&mut pool, s)).collect();
+            let parts = sources.iter().map(|s| pack(&mut pool, s)).collect();
             let weights = Fused::new(parts, precision);
             for isa in Isa::available() {
                 let mut out = start.clone();
@@ -180,7 +184,7 @@ fn integers_stay_close_to_f32() {
         let x = noise(5, m * cols);
         let mut found = Vec::new();
         for precision in [Precision::F32, Precision::Int8] {
-            let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], precision);
+            let weights = Fused::new(vec![pack(&mut pool, &source)], precision);
             let mut out = vec![0.0; m * rows];
             matmul(&mut pool, Isa::detect(), &x, &weights, &mut out, Output::Replace);
             found.push(out);
@@ -202,7 +206,7 @@ fn a_fault_in_an_activation_reaches_every_output() {
         cols,
         elements: RawElements::Bytes(BlockFormat::Q4_1, &bytes),
     };
-    let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], Precision::Int8);
+    let weights = Fused::new(vec![pack(&mut pool, &source)], Precision::Int8);
     for fault in [f32::NAN, f32::INFINITY] {
         let mut x = noise(5, cols);
         x[77] = fault;
@@ -226,7 +230,7 @@ fn long_batches_equal_their_rows_alone() {
     let mut pool = ThreadPool::new(2).unwrap();
     let x = noise(9, m * cols);
     for precision in [Precision::F32, Precision::Int8] {
-        let weights = Fused::new(vec![PackedMatrix::pack(&mut pool, &source)], precision);
+        let weights = Fused::new(vec![pack(&mut pool, &source)], precision);
         let mut product = |x: &[f32]| {
             let mut out = vec![0.0; x.len() / cols * rows];
             matmul(&mut pool, Isa::detect(), x, &weights, &mut out, Output::Replace);
@@ -250,7 +254,7 @@ fn embedding_rows_equal_the_source() {
             cols,
             elements: RawElements::Bytes(format, &bytes),
         };
-        let packed = PackedMatrix::pack(&mut pool, &source);
+        let packed = pack(&mut pool, &source);
         let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
         for row in [0, 1, 63, 64, 69] {
             source.read_row(row, &mut expected);

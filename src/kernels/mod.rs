@@ -7,6 +7,7 @@
 //!
 //! `unsafe` lives here only; each use states its contract.
 
+mod arena;
 mod attention;
 mod block_format;
 mod elementwise;
@@ -22,6 +23,7 @@ mod quantised;
 mod scales;
 mod source;
 
+pub use arena::Arena;
 pub use attention::{
     AttentionLayer, AttentionShape, AttentionSpan, BLOCK_TOKENS, KvKind, LayerCache, RopeAngles, attention,
     rope_and_store,

@@ -1,10 +1,13 @@
 //! Weight matrices repacked at load into panels of [`PANEL`] output rows, `k`-major inside a panel, so that a
 //! kernel's vector lanes are neighbouring outputs.
 
+use std::io;
+
 use half::f16;
 
 use super::{
     BlockFormat, Isa, ThreadPool,
+    arena::{Arena, Buffer},
     floats::{expand_bf16, expand_f16},
     int8::Strip,
     pool::Shards,
@@ -23,9 +26,9 @@ pub struct PackedMatrix {
 }
 
 enum Store {
-    F32(Vec<f32>),
+    F32(Buffer<f32>),
     /// F16 or BF16 bits.
-    Half(HalfKind, Vec<u16>),
+    Half(HalfKind, Buffer<u16>),
     Quantised(Quantised),
 }
 
@@ -39,15 +42,18 @@ impl PackedMatrix {
     /// Repacks a matrix; `source` must be consistent. F16 and BF16 stay 16 bits wide, quantised formats four
     /// or eight.
     ///
+    /// # Errors
+    /// When there is no memory for it.
+    ///
     /// # Panics
     /// When `source` is not consistent; loaders check first.
-    pub fn pack(pool: &mut ThreadPool, source: &MatrixSource<'_>) -> Self {
+    pub fn pack(pool: &mut ThreadPool, arena: &mut Arena, source: &MatrixSource<'_>) -> io::Result<Self> {
         assert!(source.is_consistent());
         let (rows, cols) = (source.rows, source.cols);
         let panels = rows.div_ceil(PANEL);
         let store = match source.elements {
             RawElements::F32(_) | RawElements::Bytes(BlockFormat::F32, _) => {
-                let mut packed = vec![0f32; panels * PANEL * cols];
+                let mut packed = arena.zeros::<f32>(panels * PANEL * cols)?;
                 let shards = Shards::new(&mut packed);
                 pool.run(panels, &|panel| {
                     // SAFETY: panels do not overlap.
@@ -63,7 +69,7 @@ impl PackedMatrix {
                 Store::F32(packed)
             }
             RawElements::Bytes(format @ (BlockFormat::F16 | BlockFormat::Bf16), bytes) => {
-                let mut packed = vec![0u16; panels * PANEL * cols];
+                let mut packed = arena.zeros::<u16>(panels * PANEL * cols)?;
                 let shards = Shards::new(&mut packed);
                 pool.run(panels, &|panel| {
                     // SAFETY: panels do not overlap.
@@ -83,10 +89,10 @@ impl PackedMatrix {
                 Store::Half(kind, packed)
             }
             RawElements::Bytes(format, bytes) => {
-                Store::Quantised(pack_quantised(pool, (rows, cols), format, bytes))
+                Store::Quantised(pack_quantised(pool, arena, (rows, cols), format, bytes)?)
             }
         };
-        Self { rows, cols, store }
+        Ok(Self { rows, cols, store })
     }
 
     /// Outputs.

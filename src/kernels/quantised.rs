@@ -1,7 +1,10 @@
 //! Repacked matrices of four- and eight-bit weights.
 
+use std::io;
+
 use super::{
     BlockFormat, Isa, ThreadPool,
+    arena::{Arena, Buffer},
     int8::{STRIP, Strip, StripBits},
     isa::per_isa,
     packed::PANEL,
@@ -26,9 +29,9 @@ pub(super) struct Quantised {
 
 enum Bits {
     /// `[panel][k / 8][PANEL][4]`: byte `b` has input `b` in its low and input `4 + b` in its high nibble.
-    Four(Vec<u8>),
+    Four(Buffer<u8>),
     /// `[panel][k / 4][PANEL][4]`
-    Eight(Vec<u8>),
+    Eight(Buffer<u8>),
 }
 
 /// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
@@ -146,10 +149,11 @@ per_isa! {
 /// Repacks a matrix of a quantised format.
 pub(super) fn pack_quantised(
     pool: &mut ThreadPool,
+    arena: &mut Arena,
     (rows, cols): (usize, usize),
     format: BlockFormat,
     bytes: &[u8],
-) -> Quantised {
+) -> io::Result<Quantised> {
     let panels = rows.div_ceil(PANEL);
     let group = format.group_size();
     let row_bytes = cols / format.block_elements() * format.block_bytes();
@@ -158,11 +162,13 @@ pub(super) fn pack_quantised(
     let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
     let panel_bytes = PANEL * cols / inputs_per_byte;
     // Outputs beyond the last row stand for 0 like any other weight would: with a scale of 0.
-    let mut bits = vec![0u8; panels * panel_bytes];
-    let mut scales = Scales::new(format.scale_kind(), panels * panel_groups);
-    let mut mins = format
-        .has_min()
-        .then(|| Scales::new(format.scale_kind(), panels * panel_groups));
+    let mut bits = arena.zeros::<u8>(panels * panel_bytes)?;
+    let mut scales = Scales::new(arena, format.scale_kind(), panels * panel_groups)?;
+    let mut mins = if format.has_min() {
+        Some(Scales::new(arena, format.scale_kind(), panels * panel_groups)?)
+    } else {
+        None
+    };
     {
         let (bit_shards, scale_shards) = (Shards::new(&mut bits), scales.shards());
         let min_shards = mins.as_mut().map(Scales::shards);
@@ -196,7 +202,7 @@ pub(super) fn pack_quantised(
             }
         });
     }
-    Quantised {
+    Ok(Quantised {
         group,
         zero,
         bits: if format.is_four_bit() {
@@ -206,5 +212,5 @@ pub(super) fn pack_quantised(
         },
         scales,
         mins,
-    }
+    })
 }

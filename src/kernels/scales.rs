@@ -1,9 +1,12 @@
 //! Scales (or minimums) of a repacked matrix, a value for each group of inputs and each output.
 
+use std::io;
+
 use half::f16;
 
 use super::{
     Isa,
+    arena::{Arena, Buffer},
     block_format::Factor,
     floats::expand_f16,
     int8::{STRIP, StripScales},
@@ -13,14 +16,14 @@ use super::{
 
 /// `[panel][k / group][PANEL]` values, as narrow as the format has them.
 pub(super) enum Scales {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
+    F16(Buffer<u16>),
+    F32(Buffer<f32>),
     /// K-quants: `base * step`, a base for `per_base` neighbouring groups.
     Steps {
         /// `[panel][k / group / per_base][PANEL]`
-        bases: Vec<u16>,
+        bases: Buffer<u16>,
         /// `[panel][k / group][PANEL]`
-        steps: Vec<i8>,
+        steps: Buffer<i8>,
         per_base: usize,
     },
 }
@@ -36,17 +39,17 @@ pub(super) enum ScaleKind {
 
 impl Scales {
     /// Zeros for so many groups, over all panels.
-    pub(super) fn new(kind: ScaleKind, groups: usize) -> Self {
+    pub(super) fn new(arena: &mut Arena, kind: ScaleKind, groups: usize) -> io::Result<Self> {
         let len = groups * PANEL;
-        match kind {
-            ScaleKind::F16 => Self::F16(vec![0; len]),
-            ScaleKind::F32 => Self::F32(vec![0.0; len]),
+        Ok(match kind {
+            ScaleKind::F16 => Self::F16(arena.zeros(len)?),
+            ScaleKind::F32 => Self::F32(arena.zeros(len)?),
             ScaleKind::Steps(per_base) => Self::Steps {
-                bases: vec![0; groups.div_ceil(per_base) * PANEL],
-                steps: vec![0; len],
+                bases: arena.zeros(groups.div_ceil(per_base) * PANEL)?,
+                steps: arena.zeros(len)?,
                 per_base,
             },
-        }
+        })
     }
 
     /// Bytes in memory.

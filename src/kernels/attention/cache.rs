@@ -215,13 +215,16 @@ pub fn rope_and_store(
     }
 }
 
-/// Rotates rows and hands `store` each one's slot, keys and values.
+/// Takes a row's slot, keys and values.
+type StoreRow<'a> = dyn Fn(usize, &[f32], &[f32]) + Sync + 'a;
+
+/// Rotates rows and hands each to `store`.
 fn rotate_rows(
     pool: &mut ThreadPool,
     isa: Isa,
     qkv: &mut [f32],
     (shape, slots, angles): (AttentionShape, &[usize], RopeAngles<'_>),
-    store: &(dyn Fn(usize, &[f32], &[f32]) + Sync),
+    store: &StoreRow<'_>,
 ) {
     const ROWS_PER_TASK: usize = 8;
     let (width, pairs, head_dim) = (shape.qkv_width(), angles.pairs, shape.head_dim);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Census;
 use crate::{
-    kernels::{Fused, Norm, PackedMatrix, Precision, ThreadPool},
+    kernels::{Arena, Fused, Norm, PackedMatrix, Precision, ThreadPool},
     model::{
         config::{HeadNorms, ModelConfig, NormWeights},
         weights::{LayerTensor, Tensor, TensorData, WeightSource},
@@ -17,6 +17,7 @@ pub(super) struct Loader<'a> {
     pub pool: &'a mut ThreadPool,
     source: &'a dyn WeightSource,
     precision: Precision,
+    arena: Arena,
     taken: HashSet<String>,
     /// Parameters by storage type.
     census: HashMap<&'static str, u64>,
@@ -34,6 +35,7 @@ impl<'a> Loader<'a> {
             pool,
             source,
             precision,
+            arena: Arena::default(),
             taken: HashSet::new(),
             census: HashMap::new(),
         }
@@ -64,7 +66,8 @@ impl<'a> Loader<'a> {
         for &(tensor, rows) in parts {
             let data = self.take(tensor)?;
             let matrix = data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?;
-            packed.push(PackedMatrix::pack(self.pool, &matrix));
+            let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
+            packed.push(matrix.map_err(|e| self.named(tensor, &format!("no memory for it: {e}")))?);
         }
         Ok(Fused::new(packed, self.precision))
     }

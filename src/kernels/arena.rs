@@ -1,0 +1,139 @@
+//! Memory for weights: large maps that the system may back with large pages.
+//!
+//! A decode step reads every weight once. With small pages, a fifth of that time goes into address translation,
+//! and single matrices are too small for large ones.
+
+use std::{
+    io,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
+use memmap2::MmapMut;
+
+/// Bytes of a map, unless a buffer needs more. What a map's end does not use is never backed.
+const CHUNK: usize = 64 << 20;
+/// Buffers begin at multiples of this: a cache line, and a vector.
+const ALIGN: usize = 64;
+
+/// Elements for which all bits zero is a value, and every pattern of bits too.
+pub(super) trait Plain: Copy + Send + Sync + 'static {}
+
+impl Plain for u8 {}
+impl Plain for i8 {}
+impl Plain for u16 {}
+impl Plain for f32 {}
+
+/// Hands out buffers, one after the other. The memory goes back to the system with the last buffer of a map.
+#[derive(Default)]
+pub struct Arena {
+    /// The newest map and how much of it has been handed out.
+    current: Option<(Arc<Chunk>, usize)>,
+}
+
+struct Chunk {
+    start: *mut u8,
+    len: usize,
+    _map: MmapMut,
+}
+
+// SAFETY: a chunk is only memory; its parts are reached through buffers, each of which owns its part alone.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    fn new(len: usize) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(len)?;
+        // A wish: a system without large pages says no, and nothing is lost.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self {
+            start: map.as_mut_ptr(),
+            len,
+            _map: map,
+        })
+    }
+}
+
+impl Arena {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// When the system has no more memory to give.
+    pub(super) fn zeros<T: Plain>(&mut self, len: usize) -> io::Result<Buffer<T>> {
+        let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN))
+            .ok_or_else(too_large)?;
+        let (chunk, used) = match self.current.take() {
+            Some((chunk, used)) if chunk.len - used >= bytes => (chunk, used),
+            _ => (Arc::new(Chunk::new(bytes.max(CHUNK))?), 0),
+        };
+        // SAFETY: `used + bytes` is within the chunk.
+        let start = unsafe { chunk.start.add(used) }.cast();
+        self.current = Some((Arc::clone(&chunk), used + bytes));
+        Ok(Buffer {
+            start,
+            len,
+            _chunk: chunk,
+            _elements: PhantomData,
+        })
+    }
+}
+
+/// A slice of an [`Arena`]'s memory that nobody else has.
+pub(super) struct Buffer<T> {
+    start: *mut T,
+    len: usize,
+    /// Keeps the memory.
+    _chunk: Arc<Chunk>,
+    _elements: PhantomData<T>,
+}
+
+// SAFETY: a buffer owns its elements, as a vector does.
+unsafe impl<T: Plain> Send for Buffer<T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain> Sync for Buffer<T> {}
+
+impl<T: Plain> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `zeros` gave this buffer `len` elements, aligned, zeroed by the system, which no other buffer
+        // has, and the chunk is alive.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_apart() {
+        let mut arena = Arena::default();
+        let mut bytes = arena.zeros::<u8>(3).unwrap();
+        let mut floats = arena.zeros::<f32>(100).unwrap();
+        let large = arena.zeros::<u16>(CHUNK).unwrap();
+        assert!(bytes.iter().all(|&b| b == 0) && floats.iter().all(|&f| f == 0.0));
+        assert!(large.len() == CHUNK && large[CHUNK - 1] == 0);
+        bytes.fill(255);
+        floats.fill(1.0);
+        assert!(bytes.iter().all(|&b| b == 255) && floats.iter().all(|&f| f == 1.0));
+        assert_eq!(floats.as_ptr().addr() % ALIGN, 0);
+        assert!(arena.zeros::<f32>(usize::MAX / 2).is_err());
+        drop(arena);
+        assert_eq!(floats[99], 1.0);
+        assert!(Arena::default().zeros::<f32>(0).unwrap().is_empty());
+    }
+}
