@@ -1,11 +1,11 @@
 //! AVX-512 with VNNI: 64 products of bytes in an instruction, 16 outputs in a vector.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_ps,
-    _mm512_sub_epi32,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi32,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
 use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales, Target};
@@ -16,6 +16,9 @@ use crate::kernels::{Output, packed::PANEL};
 /// exact up to the rounding of the scaled value itself when `scale * MAGIC` is exact.
 const MAGIC: f32 = 12_582_912.0;
 const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
+
+/// Bytes that whole panels are fetched ahead: rows of weights are used once, and the next panel follows at once.
+const AHEAD: usize = 4096;
 
 /// Integer sums of a group, each added to [`MAGIC_BITS`]. Few rows have two each, one for either half of a run of eight inputs: a single
 /// chain would wait for its own results.
@@ -134,6 +137,9 @@ unsafe fn four<const ROWS: usize, const VECTORS: usize>(
                 [_mm512_setzero_si512(); VECTORS],
             );
             for j in 0..VECTORS {
+                if VECTORS * 16 == PANEL {
+                    _mm_prefetch::<_MM_HINT_T0>(at.add(run * 4 * PANEL + 64 * j).wrapping_add(AHEAD).cast());
+                }
                 let pair = _mm512_loadu_si512(at.add(run * 4 * PANEL + 64 * j).cast());
                 even_weights[j] = _mm512_and_si512(pair, low);
                 odd_weights[j] = _mm512_and_si512(_mm512_srli_epi32::<4>(pair), low);
@@ -182,6 +188,9 @@ unsafe fn eight<const ROWS: usize, const VECTORS: usize, const STEP: usize>(
         for run in 0..strip.group / 4 {
             let mut weights = [_mm512_setzero_si512(); VECTORS];
             for (j, weights) in weights.iter_mut().enumerate() {
+                if VECTORS * 16 == PANEL {
+                    _mm_prefetch::<_MM_HINT_T0>(at.add(run * STEP + 64 * j).wrapping_add(AHEAD).cast());
+                }
                 *weights = _mm512_loadu_si512(at.add(run * STEP + 64 * j).cast());
             }
             for (i, row) in dots.iter_mut().enumerate() {
