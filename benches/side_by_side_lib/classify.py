@@ -115,8 +115,8 @@ class Ours:
         """The server as a user starts it, with the peer's thread count and room for as many tokens."""
         setup = self.setup
         command = [setup.ours, "serve", "--listen", "127.0.0.1:0", "--guard", f"bench={setup.model}"]
-        # Our keys and values are f32.
-        kv_bytes = KV_TOKENS * kv_values_per_token(setup.model) * 4
+        # Our keys and values are f16, as the peer's are.
+        kv_bytes = KV_TOKENS * kv_values_per_token(setup.model) * 2
         settings = {
             "BABELWARD_ENGINE__THREADS": str(setup.threads),
             "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),

@@ -277,14 +277,15 @@ impl Block<'_> {
         if rows > UNPACK_ROWS {
             strip = strip.unpacked(isa, self.matrix.cols(), bytes);
         }
-        for row in (0..rows).step_by(MAX_ROWS) {
+        let step = rows.div_ceil(rows.div_ceil(MAX_ROWS));
+        for row in (0..rows).step_by(step) {
             // SAFETY: rows and strips are inside of the target.
             unsafe {
                 let target = Target {
                     at: target.at.add(row * target.stride),
                     ..target
                 };
-                int8::product(isa, x, (first + row, MAX_ROWS.min(rows - row)), &strip, target);
+                int8::product(isa, x, (first + row, step.min(rows - row)), &strip, target);
             }
         }
     }

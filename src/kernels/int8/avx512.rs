@@ -17,7 +17,9 @@ use crate::kernels::{Output, packed::PANEL};
 const MAGIC: f32 = 12_582_912.0;
 const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
 
-/// Bytes that whole panels are fetched ahead: rows of weights are used once, and the next panel follows at once.
+/// Up to so many rows, weights come from memory faster than they are used up; they are fetched ahead by
+/// so many bytes.
+const FEW_ROWS: usize = 4;
 const AHEAD: usize = 4096;
 
 /// Integer sums of a group, each added to [`MAGIC_BITS`]. Few rows have two each, one for either half of a run of eight inputs: a single
@@ -137,7 +139,7 @@ unsafe fn four<const ROWS: usize, const VECTORS: usize>(
                 [_mm512_setzero_si512(); VECTORS],
             );
             for j in 0..VECTORS {
-                if VECTORS * 16 == PANEL {
+                if ROWS <= FEW_ROWS {
                     _mm_prefetch::<_MM_HINT_T0>(at.add(run * 4 * PANEL + 64 * j).wrapping_add(AHEAD).cast());
                 }
                 let pair = _mm512_loadu_si512(at.add(run * 4 * PANEL + 64 * j).cast());
@@ -188,7 +190,7 @@ unsafe fn eight<const ROWS: usize, const VECTORS: usize, const STEP: usize>(
         for run in 0..strip.group / 4 {
             let mut weights = [_mm512_setzero_si512(); VECTORS];
             for (j, weights) in weights.iter_mut().enumerate() {
-                if VECTORS * 16 == PANEL {
+                if ROWS <= FEW_ROWS && STEP == 4 * PANEL {
                     _mm_prefetch::<_MM_HINT_T0>(at.add(run * STEP + 64 * j).wrapping_add(AHEAD).cast());
                 }
                 *weights = _mm512_loadu_si512(at.add(run * STEP + 64 * j).cast());
