@@ -166,23 +166,60 @@ fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
     prop::collection::vec(ask, 2..10)
 }
 
+/// What an engine is given, and how much it has to work with.
+#[derive(Debug, Clone)]
+struct Mix {
+    asks: Vec<Ask>,
+    batch_tokens: usize,
+    sequences: usize,
+    /// KV blocks; so few that the scheduler preempts.
+    blocks: usize,
+}
+
+fn mixes(vocab: u32) -> impl Strategy<Value = Mix> {
+    (asks(vocab), 8usize..200, 1usize..9, 12usize..60).prop_map(|(asks, batch_tokens, sequences, blocks)| {
+        Mix {
+            asks,
+            batch_tokens,
+            sequences,
+            blocks,
+        }
+    })
+}
+
+/// Runs a mix alone, together from cold and together from cache.
+fn check_mix(model: &Path, block_bytes: usize, mix: &Mix) -> Result<(), TestCaseError> {
+    let expected = alone(model, &mix.asks);
+    let kv_bytes = mix.blocks * block_bytes;
+    let (handle, thread) = start(model, kv_bytes, mix.batch_tokens, mix.sequences);
+    let cold = together(&handle, &mix.asks);
+    prop_assert_eq!(&cold, &expected);
+    let cached = together(&handle, &mix.asks);
+    prop_assert_eq!(&cached, &expected);
+    prop_assert!(handle.wait_idle(Duration::from_secs(30)));
+    let stats = handle.stats(ModelIndex(0));
+    prop_assert_eq!(stats.total_blocks, mix.blocks);
+    prop_assert_eq!(stats.free_blocks, stats.total_blocks);
+    handle.shutdown();
+    prop_assert!(thread.join(Duration::from_secs(30)));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn random_mixes_on_a_small_model(asks in asks(256), batch_tokens in 8usize..200, sequences in 1usize..9, blocks in 12usize..60) {
-        let model = Path::new("dummy:tiny:f32");
-        let expected = alone(model, &asks);
-        // 8 KiB a block: a pool this small makes the scheduler preempt.
-        let (handle, thread) = start(model, blocks * 8192, batch_tokens, sequences);
-        let cold = together(&handle, &asks);
-        prop_assert_eq!(&cold, &expected);
-        let cached = together(&handle, &asks);
-        prop_assert_eq!(&cached, &expected);
-        prop_assert!(handle.wait_idle(Duration::from_secs(30)));
-        let stats = handle.stats(ModelIndex(0));
-        prop_assert_eq!(stats.free_blocks, stats.total_blocks);
-        handle.shutdown();
-        prop_assert!(thread.join(Duration::from_secs(30)));
+    fn random_mixes_on_a_small_model(mix in mixes(256)) {
+        check_mix(Path::new("dummy:tiny:f32"), 8192, &mix)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn random_mixes_on_models_with_windows(mix in mixes(128), model in 0usize..3) {
+        let (name, block_bytes) = [("gemma2", 16_384), ("gemma3", 12_288), ("cohere2", 16_384)][model];
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
+        check_mix(&folder, block_bytes, &mix)?;
     }
 }
 

@@ -125,3 +125,143 @@ fn a_kv_pool_that_is_too_small_says_how_much_is_needed() {
     let text = error(folder.path(), 100);
     assert!(text.contains("too small") && text.contains("at least"), "{text}");
 }
+
+#[test]
+fn tensors_that_nothing_asks_for_are_named() {
+    // Qwen's checkpoints have all that a Llama has, and more.
+    for (name, extra) in [("qwen2", "_proj.bias"), ("qwen3", "_norm.weight")] {
+        let folder = checkpoint(name);
+        edit_config(folder.path(), "model_type", "llama".into());
+        let text = error(folder.path(), 1 << 20);
+        assert!(text.contains(extra) && text.contains("`llama`"), "{text}");
+    }
+    let folder = checkpoint("gqa-untied-f32");
+    edit_config(folder.path(), "num_hidden_layers", 1.into());
+    let text = error(folder.path(), 1 << 20);
+    assert!(text.contains("model.layers.1."), "{text}");
+}
+
+/// Metadata of a GGUF file.
+enum Meta {
+    Text(&'static str),
+    Number(u32),
+    Real(f32),
+}
+
+/// A GGUF file with an embedding and this metadata below the architecture's name.
+fn gguf(folder: &Path, architecture: &'static str, metadata: &[(&str, Meta)]) -> std::path::PathBuf {
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((metadata.len() as u64 + 1).to_le_bytes());
+    let first = ("general.architecture".to_owned(), &Meta::Text(architecture));
+    let rest = metadata
+        .iter()
+        .map(|(key, value)| (format!("{architecture}.{key}"), value));
+    for (key, value) in [first].into_iter().chain(rest) {
+        bytes.extend(string(&key));
+        match value {
+            Meta::Text(text) => bytes.extend([8u32.to_le_bytes().to_vec(), string(text)].concat()),
+            Meta::Number(number) => bytes.extend([4u32.to_le_bytes(), number.to_le_bytes()].concat()),
+            Meta::Real(real) => bytes.extend([6u32.to_le_bytes(), real.to_le_bytes()].concat()),
+        }
+    }
+    bytes.extend(string("token_embd.weight"));
+    bytes.extend(2u32.to_le_bytes());
+    bytes.extend([64u64.to_le_bytes(), 8u64.to_le_bytes()].concat());
+    // F32, at the beginning of the data.
+    bytes.extend([0; 12]);
+    bytes.resize(bytes.len().next_multiple_of(32) + 64 * 8 * 4, 0);
+    let path = folder.join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn what_a_gguf_model_needs_and_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let complete = || {
+        vec![
+            ("embedding_length", Meta::Number(64)),
+            ("feed_forward_length", Meta::Number(64)),
+            ("block_count", Meta::Number(1)),
+            ("context_length", Meta::Number(64)),
+            ("attention.head_count", Meta::Number(4)),
+            ("attention.layer_norm_rms_epsilon", Meta::Real(1e-5)),
+            ("attention.layer_norm_epsilon", Meta::Real(1e-5)),
+        ]
+    };
+    for (architecture, key, value, expected) in [
+        (
+            "gptneox",
+            "any",
+            Meta::Number(1),
+            "general.architecture is `gptneox`; `llama`",
+        ),
+        (
+            "llama",
+            "expert_count",
+            Meta::Number(8),
+            "llama.expert_count is 8",
+        ),
+        (
+            "mistral3",
+            "attention.temperature_scale",
+            Meta::Real(0.1),
+            "mistral3.attention.temperature_scale",
+        ),
+        (
+            "qwen2",
+            "rope.scaling.type",
+            Meta::Text("yarn"),
+            "qwen2.rope.scaling.type is `yarn`",
+        ),
+        (
+            "phi3",
+            "rope.scaling.type",
+            Meta::Text("longrope"),
+            "phi3.rope.scaling.type is `longrope`",
+        ),
+        (
+            "llama",
+            "attention.head_count_kv",
+            Meta::Text("2"),
+            "llama.attention.head_count_kv is not one number",
+        ),
+        (
+            "qwen3",
+            "attention.value_length",
+            Meta::Number(32),
+            "qwen3.attention.value_length is 32",
+        ),
+        (
+            "phi3",
+            "rope.dimension_count",
+            Meta::Number(17),
+            "phi3.rope.dimension_count is 17",
+        ),
+        (
+            "gemma3",
+            "final_logit_softcapping",
+            Meta::Real(-1.0),
+            "soft cap is -1",
+        ),
+        (
+            "cohere2",
+            "logit_scale",
+            Meta::Real(1.0),
+            "cohere2.attention.sliding_window is missing",
+        ),
+        (
+            "llama",
+            "rope.freq_base",
+            Meta::Real(1e4),
+            "tensor `blk.0.ffn_norm.weight`: it is missing",
+        ),
+    ] {
+        let mut metadata = complete();
+        metadata.push((key, value));
+        let text = error(&gguf(folder.path(), architecture, &metadata), 1 << 20);
+        assert!(text.contains(expected), "{key}: {text}");
+    }
+}

@@ -89,7 +89,7 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
 
 /// Gemma's 27B models divide queries by the square root of the stream's share of each head.
 fn wide_query_scale(sizes: Sizes) -> f32 {
-    1.0 / ((sizes.hidden / sizes.heads.max(1)) as f32).sqrt()
+    1.0 / ((sizes.hidden / sizes.heads) as f32).sqrt()
 }
 
 fn sizes(keys: &Keys<'_>) -> Result<Sizes, String> {
@@ -111,14 +111,15 @@ fn sizes(keys: &Keys<'_>) -> Result<Sizes, String> {
         .file
         .tensor("token_embd.weight")
         .ok_or("tensor `token_embd.weight` is missing")?;
-    Ok(Sizes {
+    let sizes = Sizes {
         vocab: embedding.dimensions.get(1).copied().unwrap_or(0),
         hidden,
         ffn: keys.required("feed_forward_length")?,
         heads,
         kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-    })
+    };
+    sizes.checked()
 }
 
 /// llama.cpp's converter reorders the rows of queries and keys of the llama architecture to pair neighbours.
@@ -136,7 +137,7 @@ fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, String> {
             ));
         }
         Some(dims) => dims,
-        None => sizes.head_dim.min(super::MAX_DIMENSION),
+        None => sizes.head_dim,
     };
     let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
     let kind = keys.file.get_str(&keys.name("rope.scaling.type"));

@@ -43,11 +43,7 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
     })?;
     let sizes = sizes(&fields, family)?;
     let layers = fields.required("num_hidden_layers")?.min(super::MAX_LAYERS + 1);
-    let context_length = match (fields.count("max_position_embeddings")?, family) {
-        (None, Family::Gemma3) => 131_072,
-        (None, _) => return Err("max_position_embeddings is missing".into()),
-        (Some(length), _) => length,
-    };
+    let context_length = context_length(&fields, family)?;
     let (rope, local_rope) = ropes(&fields, family, sizes, context_length)?;
     let mut config = ModelConfig::new(family, sizes, layers, rope);
     model_type.clone_into(&mut config.architecture);
@@ -99,6 +95,19 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
     Ok(config)
 }
 
+fn context_length(fields: &Fields<'_>, family: Family) -> Result<usize, String> {
+    // Command-R was trained with more than its file allows by the usual key.
+    let longer = match family {
+        Family::Cohere => fields.count("model_max_length")?,
+        _ => None,
+    };
+    match (longer.or(fields.count("max_position_embeddings")?), family) {
+        (Some(length), _) => Ok(length),
+        (None, Family::Gemma3) => Ok(131_072),
+        (None, _) => Err("max_position_embeddings is missing".into()),
+    }
+}
+
 fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
     // Published Gemma 3 files leave out what transformers has as a default.
     let default = |name: &str| match (family, name) {
@@ -112,7 +121,7 @@ fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
     let count = |name: &str| Ok::<_, String>(fields.count(name)?.or(default(name)));
     let required = |name: &str| count(name)?.ok_or_else(|| format!("{name} is missing"));
     let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
-    Ok(Sizes {
+    let sizes = Sizes {
         vocab: required("vocab_size")?,
         hidden,
         ffn: required("intermediate_size")?,
@@ -122,7 +131,8 @@ fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
             Some(head_dim) => head_dim,
             None => hidden.checked_div(heads).unwrap_or(0),
         },
-    })
+    };
+    sizes.checked()
 }
 
 fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Result<(), String> {
@@ -236,7 +246,7 @@ fn ropes(
         if !(partial > 0.0 && partial <= 1.0) {
             return Err(format!("partial_rotary_factor is {partial}"));
         }
-        let dims = (sizes.head_dim.min(super::MAX_DIMENSION) as f64 * partial) as usize / 2 * 2;
+        let dims = (sizes.head_dim as f64 * partial) as usize / 2 * 2;
         let scaling = read_scaling(&scaling, fields, dims / 2, context_length)?;
         Ok(Rope::new(style, theta, dims, &scaling))
     };

@@ -176,37 +176,10 @@ impl ModelConfig {
     }
 
     fn validated(self) -> Result<Self, String> {
-        let Sizes {
-            vocab,
-            hidden,
-            ffn,
-            heads,
-            kv_heads,
-            head_dim,
-        } = self.sizes;
-        let windows = self.layers.iter().filter_map(|layer| layer.window);
-        for (name, size, allowed) in [
-            ("vocabulary", vocab, 1..=MAX_DIMENSION),
-            ("hidden size", hidden, 1..=MAX_DIMENSION),
-            ("feed-forward size", ffn, 1..=MAX_DIMENSION),
-            ("head count", heads, 1..=MAX_DIMENSION),
-            ("kv head count", kv_heads, 1..=MAX_DIMENSION),
-            ("head size", head_dim, 1..=MAX_DIMENSION),
-            ("context length", self.context_length, 1..=MAX_DIMENSION),
-            ("layer count", self.layers.len(), 1..=MAX_LAYERS),
-        ]
-        .into_iter()
-        .chain(windows.map(|window| ("sliding window", window, 1..=usize::MAX)))
-        {
-            within(name, size, allowed)?;
-        }
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(format!("{heads} heads cannot share {kv_heads} kv heads"));
-        }
-        if !head_dim.is_multiple_of(16) {
-            return Err(format!(
-                "a head size of {head_dim} is not supported (multiples of 16 are)"
-            ));
+        within("context length", self.context_length, 1..=MAX_DIMENSION)?;
+        within("layer count", self.layers.len(), 1..=MAX_LAYERS)?;
+        for window in self.layers.iter().filter_map(|layer| layer.window) {
+            within("sliding window", window, 1..=usize::MAX)?;
         }
         if !self.norm_eps.is_finite() || self.norm_eps < 0.0 {
             return Err(format!("the norm's epsilon is {}", self.norm_eps));
@@ -218,7 +191,35 @@ impl ModelConfig {
             }
         }
         for rope in [Some(&self.rope), self.local_rope.as_ref()].into_iter().flatten() {
-            rope.check(head_dim)?;
+            rope.check(self.sizes.head_dim)?;
+        }
+        Ok(self)
+    }
+}
+
+impl Sizes {
+    /// Checked before anything is made as large as they say.
+    fn checked(self) -> Result<Self, String> {
+        let Self { heads, kv_heads, .. } = self;
+        for (name, size) in [
+            ("vocabulary", self.vocab),
+            ("hidden size", self.hidden),
+            ("feed-forward size", self.ffn),
+            ("head count", heads),
+            ("kv head count", kv_heads),
+            ("head size", self.head_dim),
+            ("width of all heads", heads.saturating_mul(self.head_dim)),
+        ] {
+            within(name, size, 1..=MAX_DIMENSION)?;
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(format!("{heads} heads cannot share {kv_heads} kv heads"));
+        }
+        if !self.head_dim.is_multiple_of(16) {
+            return Err(format!(
+                "a head size of {} is not supported (multiples of 16 are)",
+                self.head_dim
+            ));
         }
         Ok(self)
     }
