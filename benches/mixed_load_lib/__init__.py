@@ -1,0 +1,1 @@
+"""Parts of benches/mixed_load."""
