@@ -187,7 +187,7 @@ fn mixes(vocab: u32) -> impl Strategy<Value = Mix> {
     })
 }
 
-/// Runs a mix alone, together from cold and together from cache.
+/// Runs a mix alone, together from cold and together from cache. `block_bytes` is what a KV block takes in f16.
 fn check_mix(model: &Path, block_bytes: usize, mix: &Mix) -> Result<(), TestCaseError> {
     let expected = alone(model, &mix.asks);
     let kv_bytes = mix.blocks * block_bytes;
@@ -209,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn random_mixes_on_a_small_model(mix in mixes(256)) {
-        check_mix(Path::new("dummy:tiny:f32"), 8192, &mix)?;
+        check_mix(Path::new("dummy:tiny:f32"), 4096, &mix)?;
     }
 }
 
@@ -217,7 +217,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn random_mixes_on_models_with_windows(mix in mixes(128), model in 0usize..3) {
-        let (name, block_bytes) = [("gemma2", 16_384), ("gemma3", 12_288), ("cohere2", 16_384)][model];
+        let (name, block_bytes) = [("gemma2", 8192), ("gemma3", 6144), ("cohere2", 8192)][model];
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
         check_mix(&folder, block_bytes, &mix)?;
     }
