@@ -187,6 +187,9 @@ pub struct ModelProvenance {
     pub template_digest: String,
     /// Storage type of most weights.
     pub dtype: String,
+    /// How it computes: `int8` or `f32`; empty in runs of older servers.
+    #[serde(default)]
+    pub precision: String,
     /// Where it computes.
     pub device: String,
     /// `BATCH_INVARIANT`, `BEST_EFFORT` or `UNSPECIFIED`.
@@ -205,6 +208,7 @@ impl ModelProvenance {
             tokenizer_digest: provenance.tokenizer_digest.clone(),
             template_digest: provenance.template_digest.clone(),
             dtype: provenance.dtype.clone(),
+            precision: provenance.precision.clone(),
             device: provenance.device.clone(),
             determinism: determinism.trim_start_matches("DETERMINISM_").to_owned(),
             server_version: provenance.server_version.clone(),

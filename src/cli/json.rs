@@ -66,6 +66,7 @@ pub(super) fn provenance(provenance: &proto::Provenance) -> Value {
         "tokenizer_digest": provenance.tokenizer_digest,
         "template_digest": provenance.template_digest,
         "dtype": provenance.dtype,
+        "precision": provenance.precision,
         "device": provenance.device,
         "determinism": provenance.determinism().as_str_name(),
     });

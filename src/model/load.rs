@@ -40,6 +40,8 @@ pub struct LoadedModel {
     pub parameters: u64,
     /// Storage type of most weights, for example `q4_1`.
     pub dtype: String,
+    /// How it computes.
+    pub precision: Precision,
     /// Bytes of weights and KV pool.
     pub resident_bytes: u64,
 }
@@ -123,6 +125,7 @@ fn build(
         layers,
         parameters: census.parameters,
         dtype: census.dtype,
+        precision: options.precision,
         resident_bytes,
     })
 }

@@ -105,6 +105,7 @@ pub(super) fn assemble(parts: Vec<ModelParts>) -> Result<Assembled, RegistryErro
             architecture: part.loaded.architecture,
             parameters: part.loaded.parameters,
             dtype: part.loaded.dtype,
+            precision: part.loaded.precision,
             device: Device::Cpu,
             resident_bytes: part.loaded.resident_bytes,
             digest: part.digest,

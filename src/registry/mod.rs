@@ -21,6 +21,7 @@ pub use self::{
 use crate::{
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelIndex, ModelStats},
     guard::{Guard, GuardKind},
+    kernels::Precision,
     model::{
         Device, ModelLimits,
         load::{LoadOptions, LoadedModel},
@@ -99,6 +100,8 @@ pub struct Resident {
     pub parameters: u64,
     /// Storage type of most weights.
     pub dtype: String,
+    /// How it computes.
+    pub precision: Precision,
     /// Where it computes.
     pub device: Device,
     /// Bytes of weights and KV pool.

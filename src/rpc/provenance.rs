@@ -22,6 +22,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         device: resident.device.to_string(),
         determinism: determinism(resident.device).into(),
         seed,
+        precision: resident.precision.name().to_owned(),
     }
 }
 

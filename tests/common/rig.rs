@@ -12,6 +12,7 @@ use std::{
 use babelward::{
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::GuardKind,
+    kernels::Precision,
     model::load::LoadedModel,
     proto::{
         self, generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
@@ -181,6 +182,7 @@ fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate, cloc
             layers: 1,
             parameters: 1,
             dtype: "f32".to_owned(),
+            precision: Precision::F32,
             resident_bytes: 1,
         },
         tokenizer: Arc::clone(&tokenizer),

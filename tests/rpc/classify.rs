@@ -37,6 +37,7 @@ async fn safe_is_read_from_one_prefill() {
     let provenance = verdict.provenance.unwrap();
     assert_eq!(provenance.model, GUARD);
     assert!(provenance.template_digest.starts_with("sha256:"));
+    assert_eq!(provenance.precision, "f32");
     rig.idle().await;
     rig.stop().await;
 }
