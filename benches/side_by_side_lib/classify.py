@@ -1,4 +1,5 @@
-"""classify_shared_prefix and peak_rss: the same guard conversations through each side's server.
+"""The same guard conversations through each side's server: conversations per second, time to the first verdict of an
+idle server, and peak memory.
 
 Every prompt begins with the guard's policy text, the same in all of them, and ends with a conversation of about 75
 tokens and the task's closing words. No two conversations are alike, so that a cache can save the policy and nothing
@@ -8,23 +9,26 @@ least that can hold a verdict; ours answers whole verdicts, and decodes on where
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import json
 import queue
 import random
 import re
 import socket
-import subprocess
+import statistics
 import sys
 import threading
 import time
 
-from .gguf_header import kv_values_per_token
+from .gguf_file import GgufFile
 from .machine import Failed, Setup, http_ok, peak_rss_mib, progress, run, server
 
 CALLERS = 8
 # Tokens of KV memory that each side may hold, all callers together.
 KV_TOKENS = CALLERS * 1536
+# Conversations that are asked one at a time, for the latency of an idle server.
+ALONE = 12
 
 WORDS = (
     "garden bread river mountain window letter music winter summer market teacher doctor bridge kitchen table "
@@ -45,30 +49,62 @@ def conversations(count: int, seed: int) -> list[tuple[str, str]]:
     return [(sentence(14), " ".join(sentence(12) for _ in range(4))) for _ in range(count)]
 
 
-def measure(setup: Setup, repetitions: int, quick: bool):
-    """Alternating repetitions: ((ours, peer) conversations/s, (ours, peer) peak MiB)."""
+def prompts(setup: Setup, load: list[tuple[str, str]]) -> list[str]:
+    """The texts that our guard is given for these conversations."""
+    lines = "".join(json.dumps({"user": user, "assistant": agent}) + "\n" for user, agent in load)
+    command = [setup.ours, "guard-prompts", "--model", setup.model]
+    return [json.loads(line)["prompt"] for line in run(command, stdin=lines).splitlines()]
+
+
+@dataclasses.dataclass
+class Measured:
+    """One side's repetitions."""
+
+    # Conversations/s with all callers, ms of a conversation alone (median), MiB, tokens of a prompt (mean).
+    speed: list[float] = dataclasses.field(default_factory=list)
+    alone: list[float] = dataclasses.field(default_factory=list)
+    memory: list[float] = dataclasses.field(default_factory=list)
+    tokens: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure(setup: Setup, repetitions: int, quick: bool) -> tuple[Measured, Measured]:
+    """Alternating repetitions of ours and the peer."""
     count = 32 if quick else 96
-    sides = (Ours(setup), Peer(setup))
-    speed, memory, tokens = ([], []), ([], []), ([], [])
+    measured = (Measured(), Measured())
     for repetition in range(repetitions):
         warm_up = conversations(2 * CALLERS, seed=1_000_000 + repetition)
+        alone = conversations(ALONE, seed=2_000_000 + repetition)
         load = conversations(count, seed=repetition)
-        for index, side in enumerate(sides):
+        for side, out in zip((Ours(setup), Peer(setup)), measured):
             with side.serve() as (address, process):
                 ask = side.asker(address)
                 drive(ask, side.requests(warm_up))
+                out.alone.append(1000 * latency(ask, side.requests(alone)))
                 seconds, used = drive(ask, side.requests(load))
-                speed[index].append(count / seconds)
-                memory[index].append(peak_rss_mib(process))
-                tokens[index].append(sum(used) / count)
+                out.speed.append(count / seconds)
+                out.memory.append(peak_rss_mib(process))
+                out.tokens.append(sum(used) / count)
+        ours, peer = measured
         progress(
-            f"classify {repetition + 1}/{repetitions}: ours {speed[0][-1]:.2f}, peer {speed[1][-1]:.2f} "
-            f"conversations/s of {tokens[0][-1]:.0f} and {tokens[1][-1]:.0f} tokens; "
-            f"peak {memory[0][-1]:.0f} and {memory[1][-1]:.0f} MiB"
+            f"classify {repetition + 1}/{repetitions}: ours {ours.speed[-1]:.2f}, peer {peer.speed[-1]:.2f} "
+            f"conversations/s of {ours.tokens[-1]:.0f} and {peer.tokens[-1]:.0f} tokens; "
+            f"alone {ours.alone[-1]:.0f} and {peer.alone[-1]:.0f} ms; "
+            f"peak {ours.memory[-1]:.0f} and {peer.memory[-1]:.0f} MiB"
         )
-        if abs(tokens[0][-1] - tokens[1][-1]) > 0.02 * tokens[1][-1]:
+        if abs(ours.tokens[-1] - peer.tokens[-1]) > 0.02 * peer.tokens[-1]:
             raise Failed("the two sides were not given the same work: their prompt tokens differ, see above")
-    return speed, memory
+    return measured
+
+
+def latency(ask, requests) -> float:
+    """Median seconds of one request after the other."""
+    seconds = []
+    with ask() as send:
+        for request in requests:
+            begin = time.perf_counter()
+            send(request)
+            seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
 
 
 def drive(ask, requests) -> tuple[float, list[int]]:
@@ -102,21 +138,15 @@ class Ours:
 
     def __init__(self, setup: Setup):
         self.setup = setup
-        install = setup.root / "tests" / "clients" / "install.py"
-        parent = setup.ours.parent.parent / "tmp"
-        done = subprocess.run(
-            [sys.executable, install, parent], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise Failed("Python's gRPC client could not be installed: the reason is above")
-        sys.path[:0] = [done.stdout.strip(), str(install.parent)]
+        clients = setup.root / "tests" / "clients"
+        sys.path[:0] = [setup.python_packages(clients / "requirements.txt"), str(clients)]
 
     def serve(self):
         """The server as a user starts it, with the peer's thread count and room for as many tokens."""
         setup = self.setup
         command = [setup.ours, "serve", "--listen", "127.0.0.1:0", "--guard", f"bench={setup.model}"]
         # Our keys and values are f16, as the peer's are.
-        kv_bytes = KV_TOKENS * kv_values_per_token(setup.model) * 2
+        kv_bytes = KV_TOKENS * GgufFile.open(setup.model).kv_values_per_token() * 2
         settings = {
             "BABELWARD_ENGINE__THREADS": str(setup.threads),
             "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),
@@ -179,11 +209,8 @@ class Peer:
 
     def requests(self, load: list[tuple[str, str]]) -> list[dict]:
         """As the guard's whole prompts."""
-        lines = "".join(json.dumps({"user": user, "assistant": agent}) + "\n" for user, agent in load)
-        command = [self.setup.ours, "guard-prompts", "--model", self.setup.model]
-        prompts = [json.loads(line)["prompt"] for line in run(command, stdin=lines).splitlines()]
         options = {"n_predict": 1, "temperature": 0, "cache_prompt": True}
-        return [{"prompt": prompt, **options} for prompt in prompts]
+        return [{"prompt": prompt, **options} for prompt in prompts(self.setup, load)]
 
     def asker(self, address: str):
         """A maker of callers, each with a connection of its own."""

@@ -31,12 +31,13 @@ class Setup:
     root: pathlib.Path
     ours: pathlib.Path
     peer: pathlib.Path
+    # Left open until `with_model`.
     model: pathlib.Path
     threads: int
 
     @classmethod
-    def find(cls, root: pathlib.Path, model: pathlib.Path | None, threads: int) -> "Setup":
-        """Checks everything before the first measurement; builds our binary."""
+    def find(cls, root: pathlib.Path, threads: int) -> "Setup":
+        """Checks both sides' programs before the first measurement; builds our binary."""
         folder = os.environ.get("LLAMA_CPP_BIN")
         if not folder:
             raise CannotRun(
@@ -52,11 +53,26 @@ class Setup:
         if subprocess.run(build, cwd=root, stdin=subprocess.DEVNULL, check=False).returncode != 0:
             raise CannotRun("cargo build --release failed: its message is above")
         ours = target_folder(root) / "release" / "babelward"
-        if model is None:
-            model = default_model(ours)
-        if not model.is_file():
-            raise CannotRun(f"--model {model}: no such file")
-        return cls(root, ours, peer, model.absolute(), threads)
+        return cls(root, ours, peer, pathlib.Path(), threads)
+
+    def with_model(self, model: pathlib.Path) -> "Setup":
+        """The same for this model."""
+        return dataclasses.replace(self, model=model)
+
+    def python_packages(self, requirements: pathlib.Path) -> str:
+        """A folder with these packages for this interpreter; installed by the first call."""
+        install = self.root / "tests" / "clients" / "install.py"
+        parent = self.ours.parent.parent / "tmp"
+        done = subprocess.run(
+            [sys.executable, install, parent, requirements],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Failed(f"the packages of {requirements} could not be installed: the reason is above")
+        return done.stdout.strip()
 
     def describe(self) -> str:
         """One line about the conditions, for whoever reads the figures later."""
@@ -66,7 +82,7 @@ class Setup:
         )
         peer = re.search(r"version: .*", banner.stdout + banner.stderr)
         return (
-            f"# {version} | llama.cpp {peer.group(0) if peer else 'of unknown version'} | {self.model.name} | "
+            f"# {version} | llama.cpp {peer.group(0) if peer else 'of unknown version'} | "
             f"{self.threads} threads each on {cpu_name()}, {os.cpu_count()} cores, "
             f"load {os.getloadavg()[0]:.2f} before"
         )
@@ -98,10 +114,12 @@ def default_model(ours: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(path[0])
 
 
-def run(command, cwd=None, stdin="") -> str:
+def run(command, cwd=None, stdin="", environment=None) -> str:
     """Standard output of a program that must succeed."""
     command = [str(part) for part in command]
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, input=stdin, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
