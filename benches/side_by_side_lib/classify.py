@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import pathlib
 import queue
 import random
 import re
@@ -67,12 +68,17 @@ class Measured:
     tokens: list[float] = dataclasses.field(default_factory=list)
 
 
+def load_size(quick: bool) -> int:
+    """Conversations of a repetition."""
+    return 24 if quick else 96
+
+
 def measure(setup: Setup, repetitions: int, quick: bool) -> tuple[Measured, Measured]:
     """Alternating repetitions of ours and the peer."""
-    count = 32 if quick else 96
+    count = load_size(quick)
     measured = (Measured(), Measured())
     for repetition in range(repetitions):
-        warm_up = conversations(2 * CALLERS, seed=1_000_000 + repetition)
+        warm_up = conversations(CALLERS, seed=1_000_000 + repetition)
         alone = conversations(ALONE, seed=2_000_000 + repetition)
         load = conversations(count, seed=repetition)
         for side, out in zip((Ours(setup), Peer(setup)), measured):
@@ -232,3 +238,15 @@ class Peer:
                 connection.close()
 
         return ask
+
+
+def by_transformers(setup: Setup, python: str, repetitions: int, quick: bool) -> list[float]:
+    """Conversations/s of the same prompts by this interpreter's transformers, as many in a batch as there are
+    callers. Without a server: nobody waits for one."""
+    load = prompts(setup, conversations(load_size(quick), seed=0))
+    program = pathlib.Path(__file__).resolve().parent / "transformers_side.py"
+    command = [python, program, setup.model, setup.threads, CALLERS, repetitions]
+    result = json.loads(run(command, stdin=json.dumps(load)))
+    speed = [len(load) / seconds for seconds in result["seconds"]]
+    progress(f"transformers in {result['dtype']}: {speed[-1]:.2f} conversations/s of {result['tokens']:.0f} tokens")
+    return speed

@@ -10,21 +10,26 @@ from .machine import Failed, Setup, progress, run
 CONTEXT = 64
 
 
+def steps(quick: bool) -> int:
+    """Tokens that each sequence generates."""
+    return 32 if quick else 64
+
+
 def measure(setup: Setup, name: str, repetitions: int, quick: bool) -> tuple[list[float], list[float]]:
     """Alternating repetitions of one figure: tokens/s of ours and of the peer."""
     kind, count = name.split("_")
-    count, steps = int(count), 32 if quick else 64
+    count, generated = int(count), steps(quick)
     ours, peer = [], []
     for repetition in range(repetitions):
         if kind == "prefill":
             ours.append(our_bench(setup, count, 0, 1)["prefill_tok_s"])
             peer.append(peer_bench(setup, ["-p", count, "-n", 0]))
         else:
-            ours.append(our_bench(setup, CONTEXT, steps, count)["decode_tok_s"])
+            ours.append(our_bench(setup, CONTEXT, generated, count)["decode_tok_s"])
             if count == 1:
-                peer.append(peer_bench(setup, ["-p", 0, "-n", steps, "-d", CONTEXT]))
+                peer.append(peer_bench(setup, ["-p", 0, "-n", generated, "-d", CONTEXT]))
             else:
-                peer.append(peer_batched(setup, steps, count))
+                peer.append(peer_batched(setup, generated, count))
         progress(f"{name} {repetition + 1}/{repetitions}: ours {ours[-1]:.1f}, peer {peer[-1]:.1f} tokens/s")
     return ours, peer
 
@@ -45,10 +50,10 @@ def peer_bench(setup: Setup, counts: list) -> float:
     return float(results[0]["avg_ts"])
 
 
-def peer_batched(setup: Setup, steps: int, sequences: int) -> float:
+def peer_batched(setup: Setup, generated: int, sequences: int) -> float:
     """llama-batched-bench: speed of the generation phase over all sequences."""
     command = [setup.peer / "llama-batched-bench", "-m", setup.model, "-t", setup.threads, "-tb", setup.threads]
-    command += ["-c", sequences * (CONTEXT + steps), "-npp", CONTEXT, "-ntg", steps, "-npl", sequences]
+    command += ["-c", sequences * (CONTEXT + generated), "-npp", CONTEXT, "-ntg", generated, "-npl", sequences]
     lines = [line for line in run(command + ["--output-format", "jsonl"]).splitlines() if line.startswith("{")]
     if len(lines) != 1:
         raise Failed(f"llama-batched-bench printed {len(lines)} results instead of one")
