@@ -113,12 +113,12 @@ def latency(ask, requests) -> float:
     return statistics.median(seconds)
 
 
-def drive(ask, requests) -> tuple[float, list[int]]:
-    """Sends all requests from CALLERS callers; seconds from first to last, and each one's prompt tokens."""
+def drive(ask, requests, callers: int = CALLERS) -> tuple[float, list[int]]:
+    """Sends all requests from as many callers; seconds from first to last, and what each one's sending came to."""
     work: queue.SimpleQueue = queue.SimpleQueue()
     for request in requests:
         work.put(request)
-    gate = threading.Barrier(CALLERS + 1)
+    gate = threading.Barrier(callers + 1)
 
     def caller() -> list[int]:
         with ask() as send:
@@ -131,11 +131,11 @@ def drive(ask, requests) -> tuple[float, list[int]]:
                     return counts
                 counts.append(send(request))
 
-    with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
-        callers = [pool.submit(caller) for _ in range(CALLERS)]
+    with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+        running = [pool.submit(caller) for _ in range(callers)]
         gate.wait()
         begin = time.perf_counter()
-        used = [count for done in callers for count in done.result()]
+        used = [count for done in running for count in done.result()]
         return time.perf_counter() - begin, used
 
 
@@ -148,24 +148,8 @@ class Ours:
         sys.path[:0] = [setup.python_packages(clients / "requirements.txt"), str(clients)]
 
     def serve(self):
-        """The server as a user starts it, with the peer's thread count and room for as many tokens."""
-        setup = self.setup
-        command = [setup.ours, "serve", "--listen", "127.0.0.1:0", "--guard", f"bench={setup.model}"]
-        # Our keys and values are f16, as the peer's are.
-        kv_bytes = KV_TOKENS * GgufFile.open(setup.model).kv_values_per_token() * 2
-        settings = {
-            "BABELWARD_ENGINE__THREADS": str(setup.threads),
-            "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),
-            "BABELWARD_SERVER__METRICS_LISTEN": "off",
-        }
-
-        def ready(_process, log):
-            log.seek(0)
-            found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
-            log.seek(0, 2)
-            return found and found.group(1)
-
-        return server(command, ready, settings)
+        """The server with the model as a guard."""
+        return our_server(self.setup, "--guard", KV_TOKENS)
 
     def requests(self, load: list[tuple[str, str]]) -> list[dict]:
         """As conversations: the server puts the guard's prompt around them."""
@@ -189,6 +173,26 @@ class Ours:
             yield send
 
         return ask
+
+
+def our_server(setup: Setup, role: str, kv_tokens: int):
+    """Our server as a user starts it, with room for so many tokens; `role` is --guard or --model."""
+    command = [setup.ours, "serve", "--listen", "127.0.0.1:0", role, f"bench={setup.model}"]
+    # Our keys and values are f16, as the peer's are.
+    kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
+    settings = {
+        "BABELWARD_ENGINE__THREADS": str(setup.threads),
+        "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),
+        "BABELWARD_SERVER__METRICS_LISTEN": "off",
+    }
+
+    def ready(_process, log):
+        log.seek(0)
+        found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
+        log.seek(0, 2)
+        return found and found.group(1)
+
+    return server(command, ready, settings)
 
 
 class Peer:
