@@ -119,12 +119,10 @@ pub fn gate(
 ) {
     let m = out.len() / width;
     let shards = Shards::new(out);
-    pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
-        let first = task * ROWS_PER_TASK;
-        let rows = ROWS_PER_TASK.min(m - first);
+    pool.run_parts(m, ROWS_PER_TASK, &|rows| {
         // SAFETY: tasks take disjoint rows.
-        let out = unsafe { shards.part(first * width, rows * width) };
-        let gate_up = &gate_up[first * 2 * width..][..rows * 2 * width];
+        let out = unsafe { shards.part(rows.start * width, rows.len() * width) };
+        let gate_up = &gate_up[rows.start * 2 * width..rows.end * 2 * width];
         match activation {
             Activation::Silu => silu_rows(isa, gate_up, width, out),
             Activation::GeluTanh => gelu_tanh_rows(isa, gate_up, width, out),

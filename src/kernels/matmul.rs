@@ -221,14 +221,9 @@ impl Block<'_> {
         let (width, whole) = (width.min(count * STRIP), count * STRIP);
         // SAFETY: outputs of this block.
         let out = unsafe { self.out.add(first) };
-        let direct = Target {
-            at: out,
-            stride: self.out_stride,
-            output: self.output,
-        };
         // Kernels write whole strips: where the matrix ends inside of one, they do so in a spare tile.
-        let target = if width == whole {
-            direct
+        let (at, stride) = if width == whole {
+            (out, self.out_stride)
         } else {
             spare.resize(ROWS_PER_TASK * PANEL, 0.0);
             if self.output == Output::Add {
@@ -238,11 +233,12 @@ impl Block<'_> {
                     row[..width].copy_from_slice(out);
                 }
             }
-            Target {
-                at: spare.as_mut_ptr(),
-                stride: PANEL,
-                output: self.output,
-            }
+            (spare.as_mut_ptr(), PANEL)
+        };
+        let target = Target {
+            at,
+            stride,
+            output: self.output,
         };
         // SAFETY: `target` holds this block's rows, in whole strips.
         unsafe {

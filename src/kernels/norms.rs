@@ -34,12 +34,10 @@ impl Norm {
         let width = self.weight.len();
         let m = x.len() / width;
         let shards = Shards::new(out);
-        pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
-            let first = task * ROWS_PER_TASK;
-            let rows = ROWS_PER_TASK.min(m - first);
+        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             // SAFETY: tasks take disjoint rows.
-            let out = unsafe { shards.part(first * width, rows * width) };
-            norm_rows(isa, self, &x[first * width..][..rows * width], out, output);
+            let out = unsafe { shards.part(rows.start * width, rows.len() * width) };
+            norm_rows(isa, self, &x[rows.start * width..rows.end * width], out, output);
         });
     }
 
@@ -55,9 +53,8 @@ impl Norm {
     ) {
         let m = x.len() / stride;
         let shards = Shards::new(x);
-        pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
-            let first = task * ROWS_PER_TASK;
-            for row in first..m.min(first + ROWS_PER_TASK) {
+        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            for row in rows {
                 // SAFETY: tasks take disjoint rows.
                 let heads = unsafe { shards.part(row * stride, self.weight.len()) };
                 norm_heads(isa, self, heads, head_dim);

@@ -6,6 +6,7 @@
 
 use std::{
     hint::spin_loop,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -131,6 +132,13 @@ impl ThreadPool {
         if panicked {
             std::panic::resume_unwind(Box::new("a compute thread panicked"));
         }
+    }
+
+    /// Runs `run` on neighbouring parts of `0..len`, each of `step` but for the last.
+    pub(super) fn run_parts(&mut self, len: usize, step: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
+        self.run(len.div_ceil(step), &|part| {
+            run(part * step..len.min((part + 1) * step));
+        });
     }
 }
 

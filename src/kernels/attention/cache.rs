@@ -229,10 +229,8 @@ fn rotate_rows(
     const ROWS_PER_TASK: usize = 8;
     let (width, pairs, head_dim) = (shape.qkv_width(), angles.pairs, shape.head_dim);
     let rows = Shards::new(qkv);
-    pool.run(slots.len().div_ceil(ROWS_PER_TASK), &|task| {
-        let first = task * ROWS_PER_TASK;
-        for (index, &slot) in slots[first..].iter().take(ROWS_PER_TASK).enumerate() {
-            let row = first + index;
+    pool.run_parts(slots.len(), ROWS_PER_TASK, &|part| {
+        for row in part {
             // SAFETY: tasks take disjoint rows.
             let qkv = unsafe { rows.part(row * width, width) };
             let (cos, sin) = (
@@ -241,7 +239,7 @@ fn rotate_rows(
             );
             let (rotated, value) = qkv.split_at_mut((shape.heads + shape.kv_heads) * head_dim);
             rope_heads(isa, rotated, head_dim, cos, sin, angles.style);
-            store(slot, &rotated[shape.heads * head_dim..], value);
+            store(slots[row], &rotated[shape.heads * head_dim..], value);
         }
     });
 }

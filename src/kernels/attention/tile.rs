@@ -56,15 +56,21 @@ impl<'a> Softmax<'a> {
 /// A worker's buffers; they grow to the largest tile and stay.
 #[derive(Default)]
 struct Scratch {
+    operands: Operands,
+    /// Softmax over the segments so far.
+    state: Vec<f32>,
+    /// Softmax over one segment.
+    part: Vec<f32>,
+}
+
+/// What the products of a segment read.
+#[derive(Default)]
+struct Operands {
     queries: Vec<f32>,
     /// Scores of a segment, `[rows][SEGMENT]`.
     scores: Vec<f32>,
     /// One head's part of a block.
     block: Vec<f32>,
-    /// Softmax over the segments so far.
-    state: Vec<f32>,
-    /// Softmax over one segment.
-    part: Vec<f32>,
 }
 
 thread_local! {
@@ -126,15 +132,13 @@ impl<'a> QueryTile<'a> {
     pub(super) fn run(&self, isa: Isa, qkv: &[f32], cache: &LayerCache, out: &Shards<'_, f32>) {
         let len = self.rows * Softmax::row_len(self.layer.shape.head_dim);
         SCRATCH.with_borrow_mut(|scratch| {
-            self.load_queries(qkv, &mut scratch.queries);
-            let mut state = std::mem::take(&mut scratch.state);
-            let mut part = std::mem::take(&mut scratch.part);
+            let (state, part) = (sized(&mut scratch.state, len), sized(&mut scratch.part, len));
+            self.load_queries(qkv, &mut scratch.operands.queries);
             for segment in self.segments() {
-                self.attend(isa, cache, segment, scratch, sized(&mut part, len));
-                self.fold(isa, segment, sized(&mut state, len), sized(&mut part, len));
+                self.attend(isa, cache, segment, &mut scratch.operands, part);
+                self.fold(isa, segment, state, part);
             }
-            self.finish(sized(&mut state, len), out);
-            (scratch.state, scratch.part) = (state, part);
+            self.finish(state, out);
         });
     }
 
@@ -148,8 +152,8 @@ impl<'a> QueryTile<'a> {
         part: &mut [f32],
     ) {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.load_queries(qkv, &mut scratch.queries);
-            self.attend(isa, cache, segment, scratch, part);
+            self.load_queries(qkv, &mut scratch.operands.queries);
+            self.attend(isa, cache, segment, &mut scratch.operands, part);
         });
     }
 
@@ -181,7 +185,14 @@ impl<'a> QueryTile<'a> {
     }
 
     /// Softmax over a segment's tokens, for the rows that see any; the others' results are not defined.
-    fn attend(&self, isa: Isa, cache: &LayerCache, segment: usize, scratch: &mut Scratch, part: &mut [f32]) {
+    fn attend(
+        &self,
+        isa: Isa,
+        cache: &LayerCache,
+        segment: usize,
+        operands: &mut Operands,
+        part: &mut [f32],
+    ) {
         let head_dim = self.layer.shape.head_dim;
         let start = segment * SEGMENT;
         // From the first to the last token that any row sees, in whole blocks at the beginning.
@@ -189,12 +200,11 @@ impl<'a> QueryTile<'a> {
         let first_block = self.visible(0).start.max(start) / BLOCK_TOKENS;
         let blocks = || (first_block..end.div_ceil(BLOCK_TOKENS)).map(|b| (b, b * BLOCK_TOKENS - start));
         let place = |block: usize| (self.span.block_table[block] as usize, self.kv_head);
-        let Scratch {
+        let Operands {
             queries,
             scores,
             block: expanded,
-            ..
-        } = scratch;
+        } = operands;
         let scores = sized(scores, self.rows * SEGMENT);
         let expanded = sized(expanded, head_dim * BLOCK_TOKENS);
         let part = Softmax::new(part, self.rows, head_dim);

@@ -43,9 +43,8 @@ impl Int8Rows {
         self.fine_sums.resize(m * 2 * spans, 0.0);
         let (values, scales) = (Shards::new(&mut self.values), Shards::new(&mut self.scales));
         let (sums, fine_sums) = (Shards::new(&mut self.sums), Shards::new(&mut self.fine_sums));
-        pool.run(m.div_ceil(ROWS_PER_TASK), &|task| {
-            let first = task * ROWS_PER_TASK;
-            let rows = ROWS_PER_TASK.min(m - first);
+        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            let (first, rows) = (rows.start, rows.len());
             // SAFETY: tasks take disjoint rows.
             let mut out = unsafe {
                 Spans {
