@@ -6,14 +6,11 @@ import dataclasses
 import math
 import pathlib
 import random
-import re
-import subprocess
-import sys
 import threading
 import time
 
+from side_by_side_lib import machine
 from side_by_side_lib.classify import conversations
-from side_by_side_lib.machine import Failed, server
 
 # Verdicts per second, and how many: alone and beside generations.
 RATE, IDLE, LOADED = 1.5, 45, 75
@@ -43,32 +40,10 @@ class Setup:
 @contextlib.contextmanager
 def served(setup: Setup, settings: dict[str, str]):
     """A server of its own, with the model in both roles; yields a client that knows it by reflection."""
-    install = setup.root / "tests" / "clients" / "install.py"
-    parent = setup.root / "target" / "tmp"
-    parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, install, parent], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise Failed("Python's gRPC client could not be installed: the reason is above")
-    sys.path[:0] = [done.stdout.strip(), str(install.parent)]
-    from reflect import Client
-
-    command = [setup.program, "serve", "--listen", "127.0.0.1:0", "--model", f"m={setup.model}", "--guard", "m"]
-    settings = {
-        "BABELWARD_ENGINE__THREADS": str(setup.threads),
-        "BABELWARD_SERVER__METRICS_LISTEN": "off",
-        **settings,
-    }
-
-    def ready(_process, log):
-        log.seek(0)
-        found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
-        log.seek(0, 2)
-        return found and found.group(1)
-
-    with server(command, ready, settings) as (address, _process):
-        yield Client(address)
+    client_class = machine.client_class(setup.root, machine.target_folder(setup.root))
+    arguments = ["--model", f"m={setup.model}", "--guard", "m"]
+    with machine.our_server(setup.program, arguments, setup.threads, settings) as (address, _process):
+        yield client_class(address)
 
 
 def methods(client):

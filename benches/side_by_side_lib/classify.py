@@ -15,15 +15,13 @@ import json
 import pathlib
 import queue
 import random
-import re
 import socket
 import statistics
-import sys
 import threading
 import time
 
 from .gguf_file import GgufFile
-from .machine import Failed, Setup, http_ok, peak_rss_mib, progress, run, server
+from .machine import Failed, Setup, client_class, http_ok, our_server, peak_rss_mib, progress, run, server
 
 CALLERS = 8
 # Tokens of KV memory that each side may hold, all callers together.
@@ -144,12 +142,11 @@ class Ours:
 
     def __init__(self, setup: Setup):
         self.setup = setup
-        clients = setup.root / "tests" / "clients"
-        sys.path[:0] = [setup.python_packages(clients / "requirements.txt"), str(clients)]
+        self.client_class = client_class(setup.root, setup.ours.parent.parent)
 
     def serve(self):
         """The server with the model as a guard."""
-        return our_server(self.setup, "--guard", KV_TOKENS)
+        return serve(self.setup, "--guard", KV_TOKENS)
 
     def requests(self, load: list[tuple[str, str]]) -> list[dict]:
         """As conversations: the server puts the guard's prompt around them."""
@@ -161,9 +158,7 @@ class Ours:
 
     def asker(self, address: str):
         """A maker of callers; they share one channel, as a client's threads would."""
-        from reflect import Client
-
-        client = Client(address)
+        client = self.client_class(address)
 
         @contextlib.contextmanager
         def ask():
@@ -175,24 +170,12 @@ class Ours:
         return ask
 
 
-def our_server(setup: Setup, role: str, kv_tokens: int):
-    """Our server as a user starts it, with room for so many tokens; `role` is --guard or --model."""
-    command = [setup.ours, "serve", "--listen", "127.0.0.1:0", role, f"bench={setup.model}"]
+def serve(setup: Setup, role: str, kv_tokens: int):
+    """Our server with room for so many tokens; `role` is --guard or --model."""
     # Our keys and values are f16, as the peer's are.
     kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
-    settings = {
-        "BABELWARD_ENGINE__THREADS": str(setup.threads),
-        "BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes),
-        "BABELWARD_SERVER__METRICS_LISTEN": "off",
-    }
-
-    def ready(_process, log):
-        log.seek(0)
-        found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
-        log.seek(0, 2)
-        return found and found.group(1)
-
-    return server(command, ready, settings)
+    settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes)}
+    return our_server(setup.ours, [role, f"bench={setup.model}"], setup.threads, settings)
 
 
 class Peer:

@@ -61,18 +61,7 @@ class Setup:
 
     def python_packages(self, requirements: pathlib.Path) -> str:
         """A folder with these packages for this interpreter; installed by the first call."""
-        install = self.root / "tests" / "clients" / "install.py"
-        parent = self.ours.parent.parent / "tmp"
-        done = subprocess.run(
-            [sys.executable, install, parent, requirements],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Failed(f"the packages of {requirements} could not be installed: the reason is above")
-        return done.stdout.strip()
+        return python_packages(self.root, self.ours.parent.parent, requirements)
 
     def describe(self) -> str:
         """One line about the conditions, for whoever reads the figures later."""
@@ -101,6 +90,31 @@ def target_folder(root: pathlib.Path) -> pathlib.Path:
     """Cargo's target folder."""
     metadata = run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"], cwd=root)
     return pathlib.Path(json.loads(metadata)["target_directory"])
+
+
+def python_packages(root: pathlib.Path, target: pathlib.Path, requirements: pathlib.Path) -> str:
+    """A folder in Cargo's target folder with these packages for this interpreter; installed by the first call."""
+    done = subprocess.run(
+        [sys.executable, root / "tests" / "clients" / "install.py", target / "tmp", requirements],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Failed(f"the packages of {requirements} could not be installed: the reason is above")
+    return done.stdout.strip()
+
+
+def client_class(root: pathlib.Path, target: pathlib.Path):
+    """The tests' Python client, which learns the interface by reflection."""
+    clients = root / "tests" / "clients"
+    for folder in (python_packages(root, target, clients / "requirements.txt"), str(clients)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    from reflect import Client
+
+    return Client
 
 
 def default_model(ours: pathlib.Path) -> pathlib.Path:
@@ -152,6 +166,24 @@ def server(command, ready, settings=None):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def our_server(program: pathlib.Path, arguments: list[str], threads: int, settings: dict[str, str]):
+    """Our server as a user starts it, on a free port; see `server`."""
+    command = [program, "serve", "--listen", "127.0.0.1:0", *arguments]
+    settings = {
+        "BABELWARD_ENGINE__THREADS": str(threads),
+        "BABELWARD_SERVER__METRICS_LISTEN": "off",
+        **settings,
+    }
+
+    def ready(_process, log):
+        log.seek(0)
+        found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
+        log.seek(0, 2)
+        return found and found.group(1)
+
+    return server(command, ready, settings)
 
 
 def http_ok(url: str) -> bool:
