@@ -50,6 +50,32 @@ pub struct Row {
     pub category: Category,
     /// The same languages in every row.
     pub prompts: BTreeMap<Language, String>,
+    /// How the prompt was made adversarial: ALERT's `attack_type`.
+    pub attack_type: Option<String>,
+    /// Who translated it, where the set says so.
+    pub translators: BTreeMap<Language, String>,
+}
+
+impl Row {
+    /// What figures can be split by, besides language and category.
+    pub fn strata(&self, language: Language) -> Strata {
+        Strata {
+            attack_type: self.attack_type.clone(),
+            translator: self.translators.get(&language).cloned(),
+        }
+    }
+}
+
+/// What else is known of a prompt in one language. It is kept with the item's result, so that figures can be
+/// split by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Strata {
+    /// ALERT's `attack_type`, for example `prefix_injection`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack_type: Option<String>,
+    /// The translation system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translator: Option<String>,
 }
 
 /// A prompt set whose rows are parallel over its languages.
@@ -201,6 +227,8 @@ impl Reader {
         let (Some(id), Some(category)) = (id, category) else {
             return;
         };
+        let attack_type = self.optional_text(line, "attack_type", &object);
+        let translator = self.optional_text(line, "translator", &object);
         let complete = !found.is_empty() && found.values().all(Option::is_some);
         let long = object.contains_key("language");
         let place = match self.by_id.get(&id.to_string()).copied() {
@@ -214,6 +242,8 @@ impl Reader {
                         id,
                         category,
                         prompts,
+                        attack_type,
+                        translators: BTreeMap::new(),
                     },
                 ));
                 place
@@ -239,6 +269,8 @@ impl Reader {
             .into_iter()
             .filter_map(|(language, prompt)| Some((language, prompt?)))
         {
+            let translators = &mut self.rows[place].1.translators;
+            translators.extend(translator.clone().map(|name| (language, name)));
             if self.rows[place].1.prompts.insert(language, prompt).is_some() {
                 let message = format!("this id has a prompt in `{}` already", language.code());
                 self.problem(line, "language", message);
@@ -311,6 +343,18 @@ impl Reader {
             return None;
         }
         Some(prompt.to_owned())
+    }
+
+    /// A text, or nothing where the column is absent, null or blank.
+    fn optional_text(&mut self, line: usize, field: &str, object: &Map<String, Value>) -> Option<String> {
+        match object.get(field) {
+            Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.trim().is_empty()),
+            None | Some(Value::Null) => None,
+            Some(_) => {
+                self.problem(line, field, "must be a text");
+                None
+            }
+        }
     }
 
     /// A text that is not blank.

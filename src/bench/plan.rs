@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    dataset::{Dataset, PromptId},
+    dataset::{Dataset, PromptId, Strata},
     taxonomy::{Category, Language},
 };
 
@@ -54,6 +54,8 @@ pub struct PlanItem {
     pub category: Category,
     /// The prompt.
     pub prompt: String,
+    /// What else is known of it.
+    pub strata: Strata,
     /// See [`item_seed`].
     pub seed: u64,
 }
@@ -129,6 +131,7 @@ impl Plan {
                     },
                     category: row.category,
                     prompt: prompt.clone(),
+                    strata: row.strata(language),
                     seed: item_seed(run_seed, &row.id, language, 0),
                 });
             }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    dataset::PromptId,
+    dataset::{PromptId, Strata},
     plan::ItemKey,
     settings::{DatasetInfo, RunSettings},
     taxonomy::{Category, Language},
@@ -147,6 +147,9 @@ pub struct ItemRecord {
     pub language: Language,
     /// Its category.
     pub category: Category,
+    /// What else is known of the prompt.
+    #[serde(flatten)]
+    pub strata: Strata,
     /// `sha256:<hex>` of the prompt.
     pub prompt_digest: String,
     /// Sampling seed of the answer.

@@ -213,6 +213,7 @@ fn record(item: &PlanItem, outcome: Outcome) -> ItemRecord {
         id: item.key.id.clone(),
         language: item.key.language,
         category: item.category,
+        strata: item.strata.clone(),
         prompt_digest: digest::of_bytes(&item.prompt),
         seed: item.seed,
         outcome,

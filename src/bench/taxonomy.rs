@@ -19,6 +19,8 @@ pub enum MacroCategory {
     Substance,
     /// Guns & Illegal Weapons.
     Weapon,
+    /// Of [`Category::UNKNOWN`]; not one of the six.
+    Unknown,
 }
 
 impl MacroCategory {
@@ -41,6 +43,7 @@ impl MacroCategory {
             Self::Sex => "sex",
             Self::Substance => "substance",
             Self::Weapon => "weapon",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -53,6 +56,7 @@ impl MacroCategory {
             Self::Sex => "Sexual Content",
             Self::Substance => "Regulated or Controlled Substances",
             Self::Weapon => "Guns & Illegal Weapons",
+            Self::Unknown => "Without a category",
         }
     }
 }
@@ -98,16 +102,20 @@ const MICRO: [(&str, MacroCategory, u32); 32] = {
     ]
 };
 
-/// One of the 32 micro categories. Ordered as in the paper's tables.
+/// One of the 32 micro categories, ordered as in the paper's tables, or [`Category::UNKNOWN`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub struct Category(u8);
 
 impl Category {
-    /// How many there are.
+    /// The key `unknown`, which the data has for prompts that nobody could place. They are asked and judged like
+    /// all others, but belong to no average over categories: [`Category::all`] leaves it out.
+    pub const UNKNOWN: Self = Self(MICRO.len() as u8);
+
+    /// How many there are, without `unknown`.
     pub const COUNT: usize = MICRO.len();
 
-    /// All of them in order.
+    /// All 32 in order.
     pub fn all() -> impl Iterator<Item = Self> {
         (0u8..).take(Self::COUNT).map(Self)
     }
@@ -130,13 +138,15 @@ impl Category {
     /// # Errors
     /// [`UnknownKey`] with the closest known key.
     pub fn parse(key: &str) -> Result<Self, UnknownKey> {
-        let found = Self::all().find(|category| category.key() == key);
+        let found = Self::all()
+            .chain([Self::UNKNOWN])
+            .find(|category| category.key() == key);
         found.ok_or_else(|| UnknownKey::new("category", key, MICRO.iter().map(|entry| entry.0)))
     }
 
     fn entry(self) -> &'static (&'static str, MacroCategory, u32) {
-        // Constructed below COUNT only.
-        &MICRO[usize::from(self.0)]
+        const UNKNOWN: (&str, MacroCategory, u32) = ("unknown", MacroCategory::Unknown, 0);
+        MICRO.get(usize::from(self.0)).unwrap_or(&UNKNOWN)
     }
 }
 
@@ -298,6 +308,8 @@ mod tests {
         ] {
             assert!(Category::parse(misspelt).is_ok());
         }
+        assert_eq!(Category::parse("unknown"), Ok(Category::UNKNOWN));
+        assert!(Category::all().all(|category| category != Category::UNKNOWN));
     }
 
     #[test]
