@@ -85,6 +85,7 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
     };
     let request = SequenceRequest {
         model: ModelIndex(0),
+        adapter: None,
         prompt: ask.prompt.clone(),
         output: OutputSpec {
             max_new_tokens: ask.new_tokens,

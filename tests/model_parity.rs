@@ -57,6 +57,7 @@ fn step(model: &mut dyn LanguageModel, context: usize, new: &[u32]) -> Vec<f32> 
         new_tokens: new.len(),
         context,
         block_table: (0..blocks).collect(),
+        adapter: None,
         wants_logits: true,
     };
     let mut logits = Vec::new();
@@ -223,6 +224,7 @@ fn rows_do_not_depend_on_company_chunks_or_threads() {
                 new_tokens: count,
                 context: done[index],
                 block_table: (0..16).map(|b| (b * 5 + index as u32) % 80).collect(),
+                adapter: None,
                 wants_logits: true,
             });
             done[index] += count;

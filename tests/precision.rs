@@ -70,6 +70,7 @@ fn integers_stay_close_to_f32_on_real_text() {
                     new_tokens: 1,
                     context,
                     block_table: (0..32).collect(),
+                    adapter: None,
                     wants_logits: true,
                 }],
             };

@@ -69,6 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             new_tokens: args.prompt_tokens,
             context: 0,
             block_table: (first..first + blocks as u32).collect(),
+            adapter: None,
             wants_logits: true,
         });
         batch

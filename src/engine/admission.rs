@@ -10,6 +10,7 @@ use super::{
     Priority, SequenceRequest, SubmitError, Tenant, TenantWeights,
     inbox::Inbox,
     outlook::{Arrival, Outlook},
+    prefix::Prefix,
 };
 use crate::model::ModelLimits;
 
@@ -57,7 +58,7 @@ pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
 /// nothing is accepted that would no longer fit once they are resident.
 #[derive(Debug, Default)]
 pub struct PinBook {
-    prompts: Vec<(u64, Arc<[u32]>)>,
+    prompts: Vec<(u64, Prefix)>,
     next_id: u64,
     reserved: usize,
 }
@@ -68,13 +69,13 @@ impl PinBook {
         self.reserved
     }
 
-    /// Leading blocks of `tokens` that are among the pinned ones.
-    pub fn covered(&self, tokens: &[u32], block_size: usize) -> usize {
-        covered(self.prompts.iter().map(|(_, prompt)| prompt), tokens, block_size)
+    /// Leading blocks of `prompt` that are among the pinned ones.
+    pub fn covered(&self, prompt: Prefix<&[u32]>, block_size: usize) -> usize {
+        covered(self.prompts.iter().map(|(_, pinned)| pinned), &prompt, block_size)
     }
 
     /// Enters a prompt; returns the entry's name.
-    pub fn add(&mut self, prompt: Arc<[u32]>, block_size: usize) -> u64 {
+    pub fn add(&mut self, prompt: Prefix, block_size: usize) -> u64 {
         self.next_id += 1;
         self.prompts.push((self.next_id, prompt));
         self.recount(block_size);
@@ -94,20 +95,21 @@ impl PinBook {
                 let (earlier, rest) = self.prompts.split_at(i);
                 let prompt = &rest[0].1;
                 let earlier = earlier.iter().map(|(_, prompt)| prompt);
-                prompt.len() / block_size - covered(earlier, prompt, block_size)
+                prompt.tokens.len() / block_size - covered(earlier, prompt, block_size)
             })
             .sum();
     }
 }
 
-fn covered<'a>(prompts: impl Iterator<Item = &'a Arc<[u32]>>, tokens: &[u32], block_size: usize) -> usize {
-    let common = |prompt: &Arc<[u32]>| {
-        let pairs = prompt
-            .chunks_exact(block_size)
-            .zip(tokens.chunks_exact(block_size));
-        pairs.take_while(|(a, b)| a == b).count()
-    };
-    prompts.map(common).max().unwrap_or(0)
+fn covered<'a, T: AsRef<[u32]>>(
+    pinned: impl Iterator<Item = &'a Prefix>,
+    prompt: &Prefix<T>,
+    block_size: usize,
+) -> usize {
+    pinned
+        .map(|pinned| pinned.common_blocks(prompt, block_size))
+        .max()
+        .unwrap_or(0)
 }
 
 /// Open sequences and promised blocks of one model.
@@ -190,9 +192,9 @@ impl Book {
     /// if it fits alone in what pinned prompts leave of the pool, and every open sequence still does.
     pub fn enter(
         &mut self,
-        prompt: &[u32],
+        prompt: Prefix<&[u32]>,
         needed: usize,
-        pin: Option<Arc<[u32]>>,
+        pin: Option<Prefix>,
         limits: &ModelLimits,
     ) -> Result<Entry, SubmitError> {
         let block_size = limits.block_size;
@@ -351,6 +353,7 @@ impl StartRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::AdapterIndex;
 
     const LIMITS: ModelLimits = ModelLimits {
         vocab_size: 10,
@@ -359,18 +362,34 @@ mod tests {
         num_blocks: 10,
     };
 
-    fn pin(tokens: &[u32]) -> Option<Arc<[u32]>> {
-        Some(tokens.into())
+    fn plain(tokens: &[u32]) -> Prefix<&[u32]> {
+        Prefix {
+            adapter: None,
+            tokens,
+        }
+    }
+
+    fn pin(tokens: &[u32]) -> Option<Prefix> {
+        Some(plain(tokens).to_owned())
     }
 
     #[test]
     fn pinned_prompts_are_counted_as_a_union_of_paths() {
         let mut pins = PinBook::default();
-        let first = pins.add([1, 1, 2, 2, 3, 3].as_slice().into(), 2);
+        let first = pins.add(plain(&[1, 1, 2, 2, 3, 3]).to_owned(), 2);
         assert_eq!(pins.reserved(), 3);
-        let second = pins.add([1, 1, 2, 2, 4, 4].as_slice().into(), 2);
+        let second = pins.add(plain(&[1, 1, 2, 2, 4, 4]).to_owned(), 2);
         assert_eq!(pins.reserved(), 4);
-        assert_eq!(pins.covered(&[1, 1, 2, 2, 4, 5], 2), 2);
+        assert_eq!(pins.covered(plain(&[1, 1, 2, 2, 4, 5]), 2), 2);
+        let adapted = Prefix {
+            adapter: Some(AdapterIndex(0)),
+            ..plain(&[1, 1, 2, 2, 4, 5])
+        };
+        assert_eq!(
+            pins.covered(adapted, 2),
+            0,
+            "an adapter shares nothing with its base"
+        );
         pins.remove(first, 2);
         assert_eq!(pins.reserved(), 3);
         pins.remove(second, 2);
@@ -381,7 +400,7 @@ mod tests {
     fn a_sequence_may_use_the_pinned_blocks_of_its_own_prefix() {
         let mut book = Book::new(TenantWeights::default());
         book.enter(
-            &[1, 1, 2, 2, 3, 3, 4, 4],
+            plain(&[1, 1, 2, 2, 3, 3, 4, 4]),
             4,
             pin(&[1, 1, 2, 2, 3, 3, 4, 4]),
             &LIMITS,
@@ -389,15 +408,15 @@ mod tests {
         .unwrap();
         // 4 of 10 blocks are reserved; another prompt has 6, one that starts with the pinned one has 10.
         assert_eq!(
-            book.enter(&[9, 9], 7, None, &LIMITS).unwrap_err(),
+            book.enter(plain(&[9, 9]), 7, None, &LIMITS).unwrap_err(),
             SubmitError::CannotFit {
                 needed: 7,
                 available: 6
             }
         );
-        assert!(book.enter(&[9, 9], 6, None, &LIMITS).is_ok());
+        assert!(book.enter(plain(&[9, 9]), 6, None, &LIMITS).is_ok());
         assert!(
-            book.enter(&[1, 1, 2, 2, 3, 3, 4, 4, 5], 10, None, &LIMITS)
+            book.enter(plain(&[1, 1, 2, 2, 3, 3, 4, 4, 5]), 10, None, &LIMITS)
                 .is_ok()
         );
     }
@@ -405,10 +424,10 @@ mod tests {
     #[test]
     fn a_pin_that_would_squeeze_out_an_open_sequence_is_refused_and_leaves_no_trace() {
         let mut book = Book::new(TenantWeights::default());
-        let open = book.enter(&[9, 9], 8, None, &LIMITS).unwrap();
+        let open = book.enter(plain(&[9, 9]), 8, None, &LIMITS).unwrap();
         let prompt = [1, 1, 2, 2, 3, 3];
         assert_eq!(
-            book.enter(&prompt, 3, pin(&prompt), &LIMITS).unwrap_err(),
+            book.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).unwrap_err(),
             SubmitError::CannotFit {
                 needed: 8,
                 available: 7
@@ -416,7 +435,7 @@ mod tests {
         );
         assert_eq!((book.open, book.pins.reserved()), (1, 0));
         book.leave(open.need);
-        assert!(book.enter(&prompt, 3, pin(&prompt), &LIMITS).is_ok());
+        assert!(book.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     ModelStats, SequenceRequest, SubmitError, Tenant, TenantWeights,
     admission::{Admission, Book, Place, Start, StartRate, blocks_needed, validate},
     forecast::Speed,
+    prefix::Prefix,
 };
 use crate::model::ModelLimits;
 
@@ -165,7 +166,11 @@ impl Inbox {
         validate(&request, limits, now)?;
         let needed = blocks_needed(&request, limits);
         let full = request.prompt.len() / limits.block_size * limits.block_size;
-        let pin = (request.output.pin_prompt && full > 0).then(|| request.prompt[..full].into());
+        let prefix = |len| Prefix {
+            adapter: request.adapter,
+            tokens: &request.prompt[..len],
+        };
+        let pin = (request.output.pin_prompt && full > 0).then(|| prefix(full).to_owned());
 
         let mut state = self.state();
         // Again: the phase may have changed while the prompt was checked.
@@ -179,7 +184,7 @@ impl Inbox {
             return Err(SubmitError::QueueFull { retry_after });
         }
         let place = state.books[model].take_place(&request, now)?;
-        let entry = state.books[model].enter(&request.prompt, needed, pin, limits)?;
+        let entry = state.books[model].enter(prefix(tokens), needed, pin, limits)?;
         state.enqueued(model, &place);
         let admission = Admission::new(self, model, entry, place);
         state.arrivals.push(Submission {

@@ -1,6 +1,10 @@
 //! A model's KV blocks: the pool and the prefix cache, kept in step.
 
-use super::{block_pool::BlockPool, prefix_cache::PrefixCache};
+use super::{
+    block_pool::BlockPool,
+    prefix::Prefix,
+    prefix_cache::{Parent, PrefixCache},
+};
 
 /// The pool and the prefix cache of one model.
 ///
@@ -23,17 +27,17 @@ impl KvBlocks {
         }
     }
 
-    /// Holds the blocks of the longest cached prefix of `tokens`, at most `limit` of them, and appends them
+    /// Holds the blocks of the longest cached prefix of `sequence`, at most `limit` of them, and appends them
     /// to `blocks`.
-    pub fn match_prefix(&mut self, tokens: &[u32], limit: usize, blocks: &mut Vec<u32>) {
-        let mut parent = None;
-        for chunk in tokens.chunks_exact(self.block_size).take(limit) {
+    pub fn match_prefix(&mut self, sequence: Prefix<&[u32]>, limit: usize, blocks: &mut Vec<u32>) {
+        let mut parent = Parent::Root(sequence.adapter);
+        for chunk in sequence.tokens.chunks_exact(self.block_size).take(limit) {
             let Some(block) = self.cache.child(parent, chunk) else {
                 return;
             };
             self.retain(block);
             blocks.push(block);
-            parent = Some(block);
+            parent = Parent::Block(block);
         }
     }
 
@@ -50,7 +54,7 @@ impl KvBlocks {
     /// prefix is cached already (two sequences computed it at the same time), the caller's block is given
     /// back and the cached one, which has the same contents, is held and returned instead. So whoever holds
     /// a cached block holds its ancestors too.
-    pub fn publish(&mut self, parent: Option<u32>, tokens: &[u32], block: u32) -> u32 {
+    pub fn publish(&mut self, parent: Parent, tokens: &[u32], block: u32) -> u32 {
         match self.cache.child(parent, tokens) {
             Some(cached) if cached != block => {
                 self.retain(cached);
@@ -145,12 +149,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::AdapterIndex;
 
     const BLOCK: usize = 2;
     const BLOCKS: u32 = 12;
 
+    fn plain(tokens: &[u32]) -> Prefix<&[u32]> {
+        Prefix {
+            adapter: None,
+            tokens,
+        }
+    }
+
     /// What a scheduler does with the blocks of one sequence.
     struct Holder {
+        adapter: Option<AdapterIndex>,
         tokens: Vec<u32>,
         blocks: Vec<u32>,
         /// Blocks found in the cache when it started.
@@ -158,8 +171,16 @@ mod tests {
     }
 
     fn start(kv: &mut KvBlocks, tokens: Vec<u32>) -> Option<Holder> {
+        start_with(kv, None, tokens)
+    }
+
+    fn start_with(kv: &mut KvBlocks, adapter: Option<AdapterIndex>, tokens: Vec<u32>) -> Option<Holder> {
         let mut blocks = Vec::new();
-        kv.match_prefix(&tokens, tokens.len() / BLOCK, &mut blocks);
+        let prefix = Prefix {
+            adapter,
+            tokens: tokens.as_slice(),
+        };
+        kv.match_prefix(prefix, tokens.len() / BLOCK, &mut blocks);
         let matched = blocks.len();
         while blocks.len() < tokens.len() / BLOCK {
             match kv.allocate() {
@@ -171,6 +192,7 @@ mod tests {
             }
         }
         Some(Holder {
+            adapter,
             tokens,
             blocks,
             matched,
@@ -179,7 +201,8 @@ mod tests {
 
     fn publish(kv: &mut KvBlocks, holder: &mut Holder) {
         for i in holder.matched..holder.blocks.len() {
-            let parent = i.checked_sub(1).map(|p| holder.blocks[p]);
+            let root = Parent::Root(holder.adapter);
+            let parent = i.checked_sub(1).map_or(root, |p| Parent::Block(holder.blocks[p]));
             let chunk = &holder.tokens[i * BLOCK..(i + 1) * BLOCK];
             holder.blocks[i] = kv.publish(parent, chunk, holder.blocks[i]);
         }
@@ -207,6 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn adapters_never_share_blocks() {
+        let mut kv = KvBlocks::new(BLOCKS, BLOCK);
+        let adapters = [None, Some(AdapterIndex(0)), Some(AdapterIndex(1))];
+        let mut holders: Vec<Holder> = Vec::new();
+        for adapter in adapters {
+            let mut holder = start_with(&mut kv, adapter, vec![1, 2, 3, 4]).unwrap();
+            assert_eq!(holder.matched, 0, "nothing of another adapter is found");
+            publish(&mut kv, &mut holder);
+            assert!(holders.iter().all(|other| other.blocks != holder.blocks));
+            holders.push(holder);
+        }
+        assert_eq!(kv.held(), 6);
+        for (adapter, holder) in adapters.into_iter().zip(&holders) {
+            let again = start_with(&mut kv, adapter, vec![1, 2, 3, 4]).unwrap();
+            assert_eq!((again.matched, &again.blocks), (2, &holder.blocks));
+        }
+    }
+
+    #[test]
     fn the_least_recently_used_leaf_goes_first_and_pinned_ones_stay() {
         let mut kv = KvBlocks::new(4, BLOCK);
         for tokens in [vec![1, 1, 2, 2], vec![3, 3], vec![4, 4]] {
@@ -219,13 +261,13 @@ mod tests {
         }
         assert_eq!((kv.available(), kv.pinned()), (3, 1));
         let mut blocks = Vec::new();
-        kv.match_prefix(&[1, 1, 2, 2], 2, &mut blocks);
+        kv.match_prefix(plain(&[1, 1, 2, 2]), 2, &mut blocks);
         kv.release_all(&mut blocks);
         // [4, 4] is now the oldest leaf, then [1, 1, 2, 2], then its parent; the pinned block never goes.
         let taken: Vec<u32> = (0..3).map(|_| kv.allocate().unwrap()).collect();
         assert_eq!(taken, [3, 1, 0]);
         assert_eq!(kv.allocate(), None);
-        kv.match_prefix(&[3, 3], 1, &mut blocks);
+        kv.match_prefix(plain(&[3, 3]), 1, &mut blocks);
         assert_eq!(blocks, [2]);
     }
 

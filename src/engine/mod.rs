@@ -13,6 +13,7 @@ mod forecast;
 mod inbox;
 mod kv_blocks;
 mod outlook;
+mod prefix;
 mod prefix_cache;
 mod request;
 mod sampler;

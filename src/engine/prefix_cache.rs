@@ -5,11 +5,23 @@ use std::{
     sync::Arc,
 };
 
+use crate::model::AdapterIndex;
+
+/// What a block follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// Nothing: it is the first of sequences that run with this adapter, or without one. Nothing below two
+    /// roots is ever shared.
+    Root(Option<AdapterIndex>),
+    /// This block.
+    Block(u32),
+}
+
 type Children = HashMap<Arc<[u32]>, u32>;
 
 #[derive(Debug)]
 struct Node {
-    parent: Option<u32>,
+    parent: Parent,
     tokens: Arc<[u32]>,
     children: Children,
     pinned: bool,
@@ -25,7 +37,7 @@ struct Node {
 #[derive(Debug)]
 pub struct PrefixCache {
     nodes: Vec<Option<Node>>,
-    roots: Children,
+    roots: HashMap<Option<AdapterIndex>, Children>,
     /// Idle leaves that are not pinned, the longest idle first.
     leaves: BTreeSet<(u64, u32)>,
     clock: u64,
@@ -38,7 +50,7 @@ impl PrefixCache {
     pub fn new(blocks: usize) -> Self {
         Self {
             nodes: (0..blocks).map(|_| None).collect(),
-            roots: Children::new(),
+            roots: HashMap::new(),
             leaves: BTreeSet::new(),
             clock: 0,
             evictable: 0,
@@ -46,11 +58,11 @@ impl PrefixCache {
         }
     }
 
-    /// The block that continues the prefix `parent` (the root when `None`) with one block of tokens.
-    pub fn child(&self, parent: Option<u32>, tokens: &[u32]) -> Option<u32> {
+    /// The block that continues the prefix `parent` with one block of tokens.
+    pub fn child(&self, parent: Parent, tokens: &[u32]) -> Option<u32> {
         let children = match parent {
-            None => &self.roots,
-            Some(parent) => &self.node(parent)?.children,
+            Parent::Root(adapter) => self.roots.get(&adapter)?,
+            Parent::Block(parent) => &self.node(parent)?.children,
         };
         children.get(tokens).copied()
     }
@@ -62,8 +74,11 @@ impl PrefixCache {
 
     /// Adds a held block below `parent`. Nothing happens when the parent is not in the tree, or the block or
     /// the same prefix already is.
-    pub fn insert(&mut self, parent: Option<u32>, tokens: &[u32], block: u32) {
-        let parent_known = parent.is_none_or(|parent| self.contains(parent));
+    pub fn insert(&mut self, parent: Parent, tokens: &[u32], block: u32) {
+        let parent_known = match parent {
+            Parent::Root(_) => true,
+            Parent::Block(parent) => self.contains(parent),
+        };
         if !parent_known || self.contains(block) || self.child(parent, tokens).is_some() {
             return;
         }
@@ -78,9 +93,7 @@ impl PrefixCache {
         if let Some(children) = self.children_mut(parent) {
             children.insert(tokens, block);
         }
-        if let Some(parent) = parent {
-            self.refresh_leaf(parent);
-        }
+        self.refresh_parent(parent);
     }
 
     /// A sequence now holds the block.
@@ -152,10 +165,10 @@ impl PrefixCache {
         self.nodes.get_mut(block as usize)?.as_mut()
     }
 
-    fn children_mut(&mut self, parent: Option<u32>) -> Option<&mut Children> {
+    fn children_mut(&mut self, parent: Parent) -> Option<&mut Children> {
         match parent {
-            None => Some(&mut self.roots),
-            Some(parent) => self.node_mut(parent).map(|node| &mut node.children),
+            Parent::Root(adapter) => Some(self.roots.entry(adapter).or_default()),
+            Parent::Block(parent) => self.node_mut(parent).map(|node| &mut node.children),
         }
     }
 
@@ -168,7 +181,11 @@ impl PrefixCache {
         if let Some(children) = self.children_mut(node.parent) {
             children.remove(&node.tokens);
         }
-        if let Some(parent) = node.parent {
+        self.refresh_parent(node.parent);
+    }
+
+    fn refresh_parent(&mut self, parent: Parent) {
+        if let Parent::Block(parent) = parent {
             self.refresh_leaf(parent);
         }
     }

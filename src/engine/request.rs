@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::Tenant;
+use crate::model::AdapterIndex;
 
 /// A model of an engine, by its place in the list the engine was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,6 +127,8 @@ pub struct OutputSpec {
 pub struct SequenceRequest {
     /// Which model.
     pub model: ModelIndex,
+    /// Which of its adapters, if any.
+    pub adapter: Option<AdapterIndex>,
     /// Prompt tokens; at least one.
     pub prompt: Vec<u32>,
     /// What to produce.

@@ -12,6 +12,7 @@ pub type Script = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
     token: u32,
+    /// Depends on the adapter as well.
     prefix: u64,
 }
 
@@ -92,7 +93,8 @@ impl ScriptedModel {
             )));
         }
         self.context.clear();
-        let mut prefix = FIRST_PREFIX;
+        let adapter = entry.adapter.map_or(0, |adapter| adapter.0 as u32 + 1);
+        let mut prefix = extend(FIRST_PREFIX, adapter);
         for position in 0..entry.context {
             let index = self.cell(entry, position)?;
             let Some(cell) = self.cells[index] else {
@@ -179,6 +181,7 @@ mod tests {
                 new_tokens: tokens.len(),
                 context,
                 block_table: block_table.to_vec(),
+                adapter: None,
                 wants_logits: true,
             }],
         }

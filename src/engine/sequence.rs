@@ -10,7 +10,9 @@ use super::{
     SequenceSummary, Stage, Tenant,
     admission::{Admission, Start},
     forecast::Shape,
+    prefix::Prefix,
 };
+use crate::model::AdapterIndex;
 
 /// How much later a sequence ranks than an urgent one that arrived at the same moment.
 ///
@@ -115,6 +117,8 @@ pub struct Sequence {
     pub rank: Rank,
     /// Its class.
     pub priority: Priority,
+    /// The adapter that it runs with.
+    pub adapter: Option<AdapterIndex>,
     /// On whose account it runs.
     pub tenant: Tenant,
     /// Prompt and answer so far.
@@ -156,6 +160,7 @@ impl Sequence {
         Self {
             rank: Rank::new(request.priority, arrival, id),
             priority: request.priority,
+            adapter: request.adapter,
             tenant: request.tenant,
             prompt_len: request.prompt.len(),
             tokens: request.prompt,
@@ -174,6 +179,14 @@ impl Sequence {
             deadline: request.deadline,
             cancel: request.cancel,
             reporter: Reporter::new(request.events),
+        }
+    }
+
+    /// Its first `len` tokens.
+    pub fn prefix(&self, len: usize) -> Prefix<&[u32]> {
+        Prefix {
+            adapter: self.adapter,
+            tokens: &self.tokens[..len],
         }
     }
 

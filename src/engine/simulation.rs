@@ -8,10 +8,11 @@ use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
     SequenceRequest, Stage, StopCondition, Tenant, TenantWeights,
     admission::{Book, blocks_needed, validate},
+    prefix::Prefix,
     scheduler::Budget,
     testing::{Recorder, STEP, engine, run_until_idle, step},
 };
-use crate::model::ModelLimits;
+use crate::model::{AdapterIndex, ModelLimits};
 
 /// Numbers for one schedule; the same seed gives the same schedule.
 struct Dice(u64);
@@ -47,6 +48,7 @@ struct Plan {
     logprobs: Option<usize>,
     pin: bool,
     priority: Priority,
+    adapter: Option<AdapterIndex>,
 }
 
 impl Plan {
@@ -83,6 +85,7 @@ impl Plan {
             } else {
                 Priority::Batch
             },
+            adapter: dice.chance(30).then(|| AdapterIndex(dice.roll(2))),
         }
     }
 
@@ -101,6 +104,7 @@ impl Plan {
         };
         let request = SequenceRequest {
             model: ModelIndex(0),
+            adapter: self.adapter,
             prompt: self.prompt.clone(),
             output,
             priority: self.priority,
@@ -172,11 +176,17 @@ fn simulate(seed: u64) -> Outcomes {
             let needed = blocks_needed(&request, &limits);
             let size = limits.block_size;
             let full = plan.prompt.len() / size * size;
-            let pin = (plan.pin && full > 0).then(|| plan.prompt[..full].into());
+            let prefix = |len| Prefix {
+                adapter: plan.adapter,
+                tokens: &plan.prompt[..len],
+            };
+            let pin = (plan.pin && full > 0).then(|| prefix(full).to_owned());
             // Not all of the pool, so that pins stay possible. Entries are never struck out: stricter than
             // the real books, which only makes the engine's life easier where pins are concerned.
             if validate(&request, &limits, now).is_err()
-                || book.enter(&request.prompt, needed, pin, &limits).is_err()
+                || book
+                    .enter(prefix(plan.prompt.len()), needed, pin, &limits)
+                    .is_err()
             {
                 outcomes.refused += 1;
                 continue;
@@ -323,6 +333,7 @@ fn the_youngest_batch_sequence_is_preempted_and_nobody_hears_of_it() {
         stop: None,
         logprobs: None,
         pin: false,
+        adapter: None,
         priority,
     });
     let recorders: Vec<_> = plans

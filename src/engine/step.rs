@@ -16,6 +16,8 @@ use super::{
     forecast::{Shape, Speed},
     inbox::{KvCounts, Submission},
     kv_blocks::KvBlocks,
+    prefix::Prefix,
+    prefix_cache::Parent,
     sampler::{self, Sampler},
     scheduler::{Budget, Ledger, Pace, Planned, Scheduler},
     sequence::{Ending, Sequence},
@@ -28,7 +30,7 @@ const MAX_PIN_ATTEMPTS: u32 = 3;
 
 /// A prefix that is to stay in the cache.
 struct Pinned {
-    prompt: Arc<[u32]>,
+    prompt: Prefix,
     /// Whether its blocks are pinned now.
     resident: bool,
     /// Computations that failed since it was last resident.
@@ -64,8 +66,8 @@ pub struct ModelEngine {
     current: Option<Step>,
     pinned: Vec<Pinned>,
     /// Pinned prompts whose computation failed: said by the sequences' sinks, heard after each step.
-    lost_pins: Receiver<Arc<[u32]>>,
-    lose_pin: Sender<Arc<[u32]>>,
+    lost_pins: Receiver<Prefix>,
+    lose_pin: Sender<Prefix>,
     next_id: u64,
 }
 
@@ -176,6 +178,7 @@ impl ModelEngine {
             let mut entry = self.spare.pop().unwrap_or_default();
             entry.new_tokens = sequence.scheduled;
             entry.context = sequence.computed;
+            entry.adapter = sequence.adapter;
             entry.block_table.clear();
             entry.block_table.extend_from_slice(&sequence.blocks);
             entry.wants_logits = end == sequence.tokens.len() && sequence.needs_logits();
@@ -287,11 +290,7 @@ impl ModelEngine {
             pinned.failures += u32::from(!pinned.resident);
             pinned.resident = false;
         }
-        let prompts: Vec<_> = self
-            .pinned
-            .iter()
-            .map(|pinned| Arc::clone(&pinned.prompt))
-            .collect();
+        let prompts: Vec<_> = self.pinned.iter().map(|pinned| pinned.prompt.clone()).collect();
         for prompt in prompts {
             self.recompute_pin(prompt, now);
         }
@@ -344,17 +343,18 @@ impl ModelEngine {
     }
 
     /// Queues a prefill of the engine's own for a pinned prefix, or gives the prefix up.
-    fn recompute_pin(&mut self, prompt: Arc<[u32]>, now: Instant) {
+    fn recompute_pin(&mut self, prompt: Prefix, now: Instant) {
         let given_up = |pinned: &Pinned| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
         if self.pinned.iter().any(given_up) {
-            tracing::warn!(model = %self.name, tokens = prompt.len(), "gave up on a pinned prefix");
+            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "gave up on a pinned prefix");
             self.pinned.retain(|pinned| pinned.prompt != prompt);
             return;
         }
-        let tokens = prompt.to_vec();
+        let (adapter, tokens) = (prompt.adapter, prompt.tokens.to_vec());
         let lost = self.lose_pin.clone();
         let request = SequenceRequest {
             model: ModelIndex(0),
+            adapter,
             prompt: tokens,
             output: OutputSpec {
                 max_new_tokens: 0,
@@ -372,7 +372,7 @@ impl ModelEngine {
             events: Box::new(move |event| {
                 if matches!(event, Event::Failed(_)) {
                     // The receiver lives as long as the engine.
-                    return lost.send(Arc::clone(&prompt)).is_ok();
+                    return lost.send(prompt.clone()).is_ok();
                 }
                 true
             }),
@@ -390,7 +390,10 @@ fn publish_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
     let size = kv.block_size();
     while (sequence.published + 1) * size <= sequence.computed {
         let i = sequence.published;
-        let parent = i.checked_sub(1).map(|parent| sequence.blocks[parent]);
+        let root = Parent::Root(sequence.adapter);
+        let parent = i
+            .checked_sub(1)
+            .map_or(root, |parent| Parent::Block(sequence.blocks[parent]));
         let tokens = &sequence.tokens[i * size..(i + 1) * size];
         sequence.blocks[i] = kv.publish(parent, tokens, sequence.blocks[i]);
         sequence.published += 1;
@@ -403,14 +406,14 @@ fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinne
         return;
     }
     kv.pin(&sequence.blocks[..full]);
-    let prompt = &sequence.tokens[..full * kv.block_size()];
-    match pinned.iter_mut().find(|pinned| *pinned.prompt == *prompt) {
+    let prompt = sequence.prefix(full * kv.block_size()).to_owned();
+    match pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
         Some(known) => {
             known.resident = true;
             known.failures = 0;
         }
         None => pinned.push(Pinned {
-            prompt: prompt.into(),
+            prompt,
             resident: true,
             failures: 0,
             _hold: sequence

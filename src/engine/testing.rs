@@ -106,6 +106,7 @@ pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder
     let recorder = Recorder::default();
     let request = SequenceRequest {
         model: ModelIndex(0),
+        adapter: None,
         prompt: prompt.to_vec(),
         output,
         priority: Priority::Interactive,

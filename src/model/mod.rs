@@ -20,6 +20,10 @@ pub struct ForwardBatch {
     pub sequences: Vec<BatchSequence>,
 }
 
+/// A LoRA adapter of a model, by its place in the list that the model was loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterIndex(pub usize);
+
 /// One sequence's part of a [`ForwardBatch`].
 #[derive(Debug, Default, Clone)]
 pub struct BatchSequence {
@@ -29,6 +33,9 @@ pub struct BatchSequence {
     pub context: usize,
     /// KV blocks in order; covers `context + new_tokens` tokens.
     pub block_table: Vec<u32>,
+    /// The adapter that changes the weights for this sequence; `None` is the model itself. Keys and values in
+    /// the cache are the adapter's too, so it never changes.
+    pub adapter: Option<AdapterIndex>,
     /// Whether the logits of the last new token are wanted.
     pub wants_logits: bool,
 }

@@ -175,6 +175,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: Vec<u32>) -> Result<()
     let (sender, receiver) = mpsc::channel();
     let request = SequenceRequest {
         model: entry.resident.index,
+        adapter: None,
         prompt: prefix,
         output: OutputSpec {
             max_new_tokens: 0,

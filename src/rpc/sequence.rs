@@ -86,6 +86,7 @@ impl Sequence {
         let cancel = CancelOnDrop(CancelFlag::default());
         let request = SequenceRequest {
             model: entry.resident.index,
+            adapter: None,
             prompt,
             output,
             priority: context.priority,

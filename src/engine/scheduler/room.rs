@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{
     super::{
         Priority, SequenceError,
+        prefix::Prefix,
         sequence::{Ending, Sequence},
         waiting::Line,
     },
@@ -34,11 +35,13 @@ impl Scheduler {
         let block_size = self.kv.block_size();
         // The last token is always computed: its logits are wanted.
         let limit = (sequence.tokens.len() - 1) / block_size;
+        let mut blocks = std::mem::take(&mut sequence.blocks);
         self.kv
-            .match_prefix(&sequence.tokens, limit, &mut sequence.blocks);
+            .match_prefix(sequence.prefix(sequence.tokens.len()), limit, &mut blocks);
+        sequence.blocks = blocks;
         let matched = sequence.blocks.len();
 
-        let next_block = &sequence.tokens[..((matched + 1) * block_size).min(sequence.tokens.len())];
+        let next_block = sequence.prefix(((matched + 1) * block_size).min(sequence.tokens.len()));
         if matched < limit && sequence.counts.deferrals < MAX_DEFERRALS && self.is_being_computed(next_block)
         {
             self.kv.release_all(&mut sequence.blocks);
@@ -101,13 +104,14 @@ impl Scheduler {
 
     /// Whether this step computes the last block of `prefix` (full blocks) for another sequence: one step
     /// later it is in the cache.
-    fn is_being_computed(&self, prefix: &[u32]) -> bool {
-        let begin = prefix.len() - self.kv.block_size();
+    fn is_being_computed(&self, prefix: Prefix<&[u32]>) -> bool {
+        let end = prefix.tokens.len();
+        let begin = end - self.kv.block_size();
         self.running.iter().any(|other| {
             other.scheduled > 0
                 && other.computed <= begin
-                && other.computed + other.scheduled >= prefix.len()
-                && other.tokens[..prefix.len()] == *prefix
+                && other.computed + other.scheduled >= end
+                && other.prefix(end) == prefix
         })
     }
 

@@ -141,6 +141,9 @@ impl Decoder {
             return invalid(format!("token {token} is not in the vocabulary"));
         }
         for sequence in &batch.sequences {
+            if let Some(adapter) = sequence.adapter {
+                return invalid(format!("adapter {} is not loaded", adapter.0));
+            }
             let blocks = (sequence.context + sequence.new_tokens).div_ceil(BLOCK_TOKENS);
             if sequence.block_table.len() < blocks {
                 return invalid(format!("{} blocks for {blocks}", sequence.block_table.len()));
