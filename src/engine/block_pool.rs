@@ -6,6 +6,7 @@
 pub struct BlockPool {
     references: Vec<u32>,
     free: Vec<u32>,
+    touched: usize,
 }
 
 impl BlockPool {
@@ -15,6 +16,7 @@ impl BlockPool {
             references: vec![0; blocks as usize],
             // Taken from the end: low ids first.
             free: (0..blocks).rev().collect(),
+            touched: 0,
         }
     }
 
@@ -22,6 +24,7 @@ impl BlockPool {
     pub fn take(&mut self) -> Option<u32> {
         let block = self.free.pop()?;
         self.references[block as usize] = 1;
+        self.touched = self.touched.max(block as usize + 1);
         Some(block)
     }
 
@@ -58,6 +61,12 @@ impl BlockPool {
         self.free.len()
     }
 
+    /// How many blocks were ever taken. Blocks that were given back go first, so that this grows only when it
+    /// must.
+    pub fn touched(&self) -> usize {
+        self.touched
+    }
+
     /// Number of blocks.
     pub fn total(&self) -> usize {
         self.references.len()
@@ -82,7 +91,7 @@ mod tests {
         assert_eq!((pool.take(), pool.take(), pool.take()), (Some(0), Some(1), None));
         assert!(pool.release(0));
         pool.recycle(0);
-        assert_eq!(pool.take(), Some(0));
+        assert_eq!((pool.take(), pool.touched()), (Some(0), 2));
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc::Sender,
     },
     time::{Duration, Instant},
 };
@@ -14,6 +15,8 @@ use super::{
     admission::{Admission, Book, Place, Start, StartRate, blocks_needed, validate},
     forecast::Speed,
     prefix::Prefix,
+    slots::{Arrivals, Slots},
+    step::ModelEngine,
 };
 use crate::model::ModelLimits;
 
@@ -61,14 +64,24 @@ enum Phase {
     Ended,
 }
 
+impl Phase {
+    /// Whether something new is taken, or why not.
+    fn admits(self) -> Result<(), SubmitError> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Ended => Err(SubmitError::EngineGone),
+            Self::Draining | Self::Abandoned | Self::ShuttingDown => Err(SubmitError::Draining),
+        }
+    }
+}
+
 struct State {
     phase: Phase,
-    arrivals: Vec<Submission>,
+    arrivals: Arrivals,
     queued: Queued,
     /// The same by tenant; none is empty.
     tenants: BTreeMap<Tenant, Queued>,
-    books: Vec<Book>,
-    kv: Vec<KvCounts>,
+    slots: Slots,
     rate: StartRate,
     /// The thread waits for arrivals and has published its counts.
     parked: bool,
@@ -100,11 +113,12 @@ pub struct KvCounts {
     pub available: usize,
     /// Pinned.
     pub pinned: usize,
+    /// Ever handed out.
+    pub touched: usize,
 }
 
 /// Shared by all handles and the thread. Its lock is never held while a model runs or an event is sent.
 pub struct Inbox {
-    limits: Vec<ModelLimits>,
     bounds: QueueBounds,
     state: Mutex<State>,
     /// The thread waits here for work.
@@ -125,25 +139,20 @@ impl std::fmt::Debug for Inbox {
 impl Inbox {
     /// An open queue for models with these limits.
     pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
-        let kv = limits
-            .iter()
-            .map(|limits| KvCounts {
-                available: limits.num_blocks,
-                pinned: 0,
-            })
-            .collect();
+        let mut slots = Slots::new(weights.clone());
+        for limits in limits {
+            slots.add(limits);
+        }
         let state = State {
             phase: Phase::Open,
-            arrivals: Vec::new(),
+            arrivals: Arrivals::default(),
             queued: Queued::default(),
             tenants: BTreeMap::new(),
-            books: limits.iter().map(|_| Book::new(weights.clone())).collect(),
-            kv,
+            slots,
             rate: StartRate::default(),
             parked: false,
         };
         Self {
-            limits,
             bounds,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -155,16 +164,13 @@ impl Inbox {
     /// Queues a request, or says why not.
     pub fn submit(self: &Arc<Self>, request: SequenceRequest, now: Instant) -> Result<(), SubmitError> {
         let model = request.model.0;
-        let Some(limits) = self.limits.get(model) else {
-            return Err(SubmitError::EngineGone);
+        let limits = {
+            let mut state = self.state();
+            state.phase.admits()?;
+            Arc::clone(&state.slots.open(model)?.limits)
         };
-        match self.state().phase {
-            Phase::Open => {}
-            Phase::Ended => return Err(SubmitError::EngineGone),
-            Phase::Draining | Phase::Abandoned | Phase::ShuttingDown => return Err(SubmitError::Draining),
-        }
-        validate(&request, limits, now)?;
-        let needed = blocks_needed(&request, limits);
+        validate(&request, &limits, now)?;
+        let needed = blocks_needed(&request, &limits);
         let full = request.prompt.len() / limits.block_size * limits.block_size;
         let prefix = |len| Prefix {
             adapter: request.adapter,
@@ -173,21 +179,19 @@ impl Inbox {
         let pin = (request.output.pin_prompt && full > 0).then(|| prefix(full).to_owned());
 
         let mut state = self.state();
-        // Again: the phase may have changed while the prompt was checked.
-        match state.phase {
-            Phase::Open => {}
-            Phase::Ended => return Err(SubmitError::EngineGone),
-            Phase::Draining | Phase::Abandoned | Phase::ShuttingDown => return Err(SubmitError::Draining),
-        }
+        // Again: much may have changed while the prompt was checked.
+        state.phase.admits()?;
+        state.slots.open(model)?;
         let tokens = request.prompt.len();
         if let Some(retry_after) = state.queue_full(self.bounds, &request.tenant, tokens, now) {
             return Err(SubmitError::QueueFull { retry_after });
         }
-        let place = state.books[model].take_place(&request, now)?;
-        let entry = state.books[model].enter(prefix(tokens), needed, pin, limits)?;
+        let book = &mut state.slots.open(model)?.book;
+        let place = book.take_place(&request, now)?;
+        let entry = book.enter(prefix(tokens), needed, pin, &limits)?;
         state.enqueued(model, &place);
         let admission = Admission::new(self, model, entry, place);
-        state.arrivals.push(Submission {
+        state.arrivals.sequences.push(Submission {
             request,
             arrival: now,
             admission,
@@ -197,18 +201,52 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes in a model, ready to run; `None` when nothing new is taken. What is submitted for it arrives
+    /// after it.
+    pub fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Option<usize> {
+        let mut state = self.state();
+        state.phase.admits().ok()?;
+        let model = state.slots.add(limits);
+        state.arrivals.models.push((model, engine));
+        state.parked = false;
+        drop(state);
+        self.work.notify_one();
+        Some(model)
+    }
+
+    /// Refuses what comes for a model from now on, and asks for it back. When it is gone already, so is what
+    /// would send it.
+    pub fn remove(&self, model: usize, back: Sender<Box<ModelEngine>>) {
+        let mut state = self.state();
+        let ended = state.phase == Phase::Ended;
+        if let Ok(slot) = state.slots.open(model)
+            && !ended
+        {
+            slot.closed = true;
+            state.arrivals.departures.push((model, back));
+            state.parked = false;
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// The model has left the thread, and nothing of it is open any more.
+    pub fn removed(&self, model: usize) {
+        self.state().slots.remove(model);
+    }
+
     /// Moves what has arrived to `arrivals`; waits for something while the thread is not `busy`.
-    pub fn take(&self, arrivals: &mut Vec<Submission>, busy: bool) -> Signal {
+    pub fn take(&self, arrivals: &mut Arrivals, busy: bool) -> Signal {
         let mut state = self.state();
         loop {
             let idle = !busy && state.arrivals.is_empty();
             if state.phase >= Phase::ShuttingDown || (state.phase == Phase::Abandoned && idle) {
                 state.phase = state.phase.max(Phase::ShuttingDown);
-                arrivals.append(&mut state.arrivals);
+                state.arrivals.drain_to(arrivals);
                 return Signal::Shutdown;
             }
             if !idle {
-                arrivals.append(&mut state.arrivals);
+                state.arrivals.drain_to(arrivals);
                 return Signal::Run;
             }
             state.parked = true;
@@ -220,20 +258,23 @@ impl Inbox {
     /// Tells callers the state of a model's pool, and how fast it is, once that is known.
     pub fn publish(&self, model: usize, counts: KvCounts, speed: Option<Speed>) {
         let mut state = self.state();
-        state.kv[model] = counts;
-        state.books[model].outlook.update(speed);
+        if let Some(slot) = state.slots.get_mut(model) {
+            slot.kv = counts;
+            slot.book.outlook.update(speed);
+        }
     }
 
     /// A model's counts.
     pub fn stats(&self, model: usize) -> Option<ModelStats> {
         let state = self.state();
-        let (book, kv) = (state.books.get(model)?, state.kv.get(model)?);
+        let slot = state.slots.get(model)?;
         Some(ModelStats {
-            queued: book.queued,
-            running: book.open - book.queued,
-            free_blocks: kv.available,
-            pinned_blocks: kv.pinned,
-            total_blocks: self.limits.get(model)?.num_blocks,
+            queued: slot.book.queued,
+            running: slot.book.open - slot.book.queued,
+            free_blocks: slot.kv.available,
+            pinned_blocks: slot.kv.pinned,
+            touched_blocks: slot.kv.touched,
+            total_blocks: slot.limits.num_blocks,
         })
     }
 
@@ -304,19 +345,25 @@ impl Inbox {
                 state.tenants.remove(&place.tenant);
             }
         }
-        let book = &mut state.books[model];
-        book.queued -= 1;
-        book.outlook.leave(place.priority, &place.tenant, place.work);
+        if let Some(slot) = state.slots.get_mut(model) {
+            let book = &mut slot.book;
+            book.queued -= 1;
+            book.outlook.leave(place.priority, &place.tenant, place.work);
+            if let Some(start) = started {
+                book.outlook
+                    .started(place.priority, place.tokens, start.cached_tokens);
+            }
+        }
         if let Some(start) = started {
-            book.outlook
-                .started(place.priority, place.tokens, start.cached_tokens);
             state.rate.record(place.tokens, start.at);
         }
     }
 
-    /// Changes a model's book; the closure also gets the model's block size.
+    /// Changes a model's book, if it is there; the closure also gets the model's block size.
     pub fn with_book(&self, model: usize, change: impl FnOnce(&mut Book, usize)) {
-        change(&mut self.state().books[model], self.limits[model].block_size);
+        if let Some(slot) = self.state().slots.get_mut(model) {
+            change(&mut slot.book, slot.limits.block_size);
+        }
     }
 
     fn advance_phase(&self, phase: Phase) {
@@ -374,8 +421,10 @@ impl State {
             .entry(place.tenant.clone())
             .or_default()
             .add(place.tokens);
-        let outlook = &mut self.books[model].outlook;
-        outlook.enter(place.priority, &place.tenant, place.work);
+        if let Some(slot) = self.slots.get_mut(model) {
+            let outlook = &mut slot.book.outlook;
+            outlook.enter(place.priority, &place.tenant, place.work);
+        }
         self.parked = false;
     }
 }

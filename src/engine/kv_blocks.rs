@@ -103,6 +103,11 @@ impl KvBlocks {
         self.cache.pinned()
     }
 
+    /// Blocks that were ever handed out: those whose memory the system has had to give.
+    pub fn touched(&self) -> usize {
+        self.pool.touched()
+    }
+
     /// Blocks in the pool.
     pub fn total(&self) -> usize {
         self.pool.total()

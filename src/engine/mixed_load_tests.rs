@@ -18,6 +18,7 @@ use super::{
     sampler::uniform,
     scheduler::{Budget, Ledger},
     scripted::ScriptedModel,
+    slots::Arrivals,
     step::ModelEngine,
     testing::{Recorder, greedy, request},
     thread::Turns,
@@ -129,12 +130,10 @@ impl World {
 
     /// A step, or, with nothing to do, a millisecond.
     fn step(&mut self) {
-        let mut arrivals = Vec::new();
+        let mut arrivals = Arrivals::default();
         // "Busy" as far as the inbox is concerned: it is not to wait.
         self.inbox.take(&mut arrivals, true);
-        for submission in arrivals {
-            self.turns.submit(submission);
-        }
+        self.turns.take_in(&mut arrivals, &self.inbox);
         if self.turns.has_work() {
             self.turns.step(&self.inbox);
         } else {

@@ -20,6 +20,7 @@ mod sampler;
 mod scheduler;
 pub mod scripted;
 mod sequence;
+mod slots;
 mod stats;
 mod step;
 mod thread;
@@ -29,6 +30,8 @@ mod waiting;
 mod fault_tests;
 #[cfg(test)]
 mod mixed_load_tests;
+#[cfg(test)]
+mod residency_tests;
 #[cfg(test)]
 mod scheduling_tests;
 #[cfg(test)]
@@ -43,7 +46,10 @@ pub use request::*;
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -117,6 +123,8 @@ pub struct ModelStats {
     pub free_blocks: usize,
     /// KV blocks held by pinned prefixes.
     pub pinned_blocks: usize,
+    /// KV blocks that were ever handed out: so much of the pool's memory the system has given.
+    pub touched_blocks: usize,
     /// KV blocks in the pool.
     pub total_blocks: usize,
 }
@@ -127,7 +135,43 @@ pub struct ModelStats {
 pub struct EngineHandle {
     inbox: Arc<Inbox>,
     clock: Clock,
+    scheduling: Arc<Scheduling>,
     _last: Arc<AbandonOnDrop>,
+}
+
+/// How every model is scheduled.
+struct Scheduling {
+    budget: Budget,
+    weights: TenantWeights,
+}
+
+impl Scheduling {
+    fn engine(&self, name: &str, model: Box<dyn LanguageModel>) -> ModelEngine {
+        ModelEngine::new(name.into(), model, self.budget, self.weights.clone())
+    }
+}
+
+/// Why a model could not be added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddModelError {
+    /// One of its limits makes no sense.
+    #[error("{0}")]
+    Limits(io::Error),
+    /// The engine takes nothing new.
+    #[error("the engine takes nothing new")]
+    Closed,
+}
+
+/// A model on its way out of the engine.
+pub struct Removal(Receiver<Box<ModelEngine>>);
+
+impl Removal {
+    /// Waits until the engine has let go of the model, and drops it on this thread: then its memory is the
+    /// system's again.
+    pub fn wait(self) {
+        // An error means that the engine has ended and dropped it, or had none.
+        let _ = self.0.recv();
+    }
 }
 
 struct AbandonOnDrop(Arc<Inbox>);
@@ -164,7 +208,10 @@ pub fn start(
         tokens: config.queue_tokens,
     };
     let inbox = Arc::new(Inbox::new(limits, bounds, &config.tenant_weights));
-    let budget = Budget::new(config.max_batch_sequences, config.max_batch_tokens);
+    let scheduling = Scheduling {
+        budget: Budget::new(config.max_batch_sequences, config.max_batch_tokens),
+        weights: config.tenant_weights,
+    };
     let names = config
         .model_names
         .into_iter()
@@ -176,7 +223,7 @@ pub fn start(
         .enumerate()
         .map(|(index, (model, name))| {
             let name = name.unwrap_or_else(|| index.to_string());
-            ModelEngine::new(name.into(), model, budget, config.tenant_weights.clone())
+            scheduling.engine(&name, model)
         })
         .collect();
     let turns = Turns::new(engines, Ledger::new(config.step_target), config.clock.clone());
@@ -189,6 +236,7 @@ pub fn start(
     let handle = EngineHandle {
         inbox: Arc::clone(&inbox),
         clock: config.clock,
+        scheduling: Arc::new(scheduling),
         _last: Arc::new(AbandonOnDrop(Arc::clone(&inbox))),
     };
     Ok((
@@ -242,6 +290,23 @@ impl EngineHandle {
     /// [`SubmitError::EngineGone`].
     pub fn submit(&self, request: SequenceRequest) -> Result<(), SubmitError> {
         self.inbox.submit(request, self.clock.now())
+    }
+
+    /// Gives the engine one more model, called `name` in metrics; the others' steps go on.
+    pub fn add_model(&self, name: &str, model: Box<dyn LanguageModel>) -> Result<ModelIndex, AddModelError> {
+        check_limits(model.limits()).map_err(AddModelError::Limits)?;
+        let limits = model.limits().clone();
+        let engine = Box::new(self.scheduling.engine(name, model));
+        let place = self.inbox.add(limits, engine).ok_or(AddModelError::Closed)?;
+        Ok(ModelIndex(place))
+    }
+
+    /// Takes a model away after the step that the engine is in. What is open there fails with
+    /// [`SequenceError::ModelRemoved`], and new sequences are refused from now on.
+    pub fn remove_model(&self, model: ModelIndex) -> Removal {
+        let (back, removal) = mpsc::channel();
+        self.inbox.remove(model.0, back);
+        Removal(removal)
     }
 
     /// A model's queue, and its pool as of the last step. All zero for an index of no model.

@@ -11,7 +11,8 @@ use std::{
 use super::Tenant;
 use crate::model::AdapterIndex;
 
-/// A model of an engine, by its place in the list the engine was started with.
+/// A model of an engine: its place in the list the engine was started with, or the one it was given later. No
+/// other model ever gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModelIndex(pub usize);
 
@@ -270,6 +271,9 @@ pub enum SequenceError {
     /// The engine is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// Its model was removed.
+    #[error("the model was unloaded")]
+    ModelRemoved,
 }
 
 /// Why a sequence was not queued.
@@ -328,6 +332,9 @@ pub enum SubmitError {
     /// The engine takes nothing new.
     #[error("the server is draining")]
     Draining,
+    /// The model was removed, or is about to be.
+    #[error("the model is unloaded")]
+    ModelRemoved,
     /// The engine's thread is gone.
     #[error("the engine is not running")]
     EngineGone,

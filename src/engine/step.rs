@@ -138,6 +138,7 @@ impl ModelEngine {
         KvCounts {
             available: self.scheduler.kv.available(),
             pinned: self.scheduler.kv.pinned(),
+            touched: self.scheduler.kv.touched(),
         }
     }
 

@@ -2,14 +2,16 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use super::{
-    Clock, SequenceError,
-    inbox::{Inbox, Signal, Submission},
+    Clock, ModelStats, SequenceError,
+    inbox::{Inbox, Signal},
     scheduler::Ledger,
+    slots::Arrivals,
     stats::{record_restart, record_state},
     step::ModelEngine,
 };
@@ -18,12 +20,10 @@ use super::{
 pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: Turns) {
     // Declared first, so dropped last: whoever waits for the end finds the models gone and all events sent.
     let _ended = EndedOnDrop(inbox);
-    let mut arrivals = Vec::new();
+    let mut arrivals = Arrivals::default();
     loop {
         let signal = inbox.take(&mut arrivals, turns.has_work());
-        for submission in arrivals.drain(..) {
-            turns.submit(submission);
-        }
+        turns.take_in(&mut arrivals, inbox);
         if signal == Signal::Shutdown {
             turns.fail_all(&SequenceError::ShuttingDown);
             return;
@@ -51,9 +51,9 @@ impl Drop for EndedOnDrop<'_> {
     }
 }
 
-/// The models, and whose turn it is.
+/// The models by their places, and whose turn it is.
 pub struct Turns {
-    engines: Vec<ModelEngine>,
+    engines: BTreeMap<usize, Box<ModelEngine>>,
     next: usize,
     ledger: Ledger,
     clock: Clock,
@@ -63,7 +63,7 @@ impl Turns {
     /// Idle models, the first of which is next.
     pub fn new(engines: Vec<ModelEngine>, ledger: Ledger, clock: Clock) -> Self {
         Self {
-            engines,
+            engines: engines.into_iter().map(Box::new).enumerate().collect(),
             next: 0,
             ledger,
             clock,
@@ -72,31 +72,45 @@ impl Turns {
 
     /// Whether there is anything to do.
     pub fn has_work(&self) -> bool {
-        self.engines.iter().any(ModelEngine::has_work)
+        self.engines.values().any(|engine| engine.has_work())
     }
 
-    /// Adds an accepted sequence.
-    pub fn submit(&mut self, submission: Submission) {
-        // The inbox has checked the index.
-        if let Some(engine) = self.engines.get_mut(submission.request.model.0) {
-            engine.submit(submission);
+    /// Takes in models, then sequences, then gives models back: what is open there fails.
+    pub fn take_in(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
+        self.engines.extend(arrivals.models.drain(..));
+        for submission in arrivals.sequences.drain(..) {
+            // The inbox has checked the place.
+            if let Some(engine) = self.engines.get_mut(&submission.request.model.0) {
+                engine.submit(submission);
+            }
+        }
+        for (place, back) in arrivals.departures.drain(..) {
+            let Some(mut engine) = self.engines.remove(&place) else {
+                continue;
+            };
+            engine.fail_all(&SequenceError::ModelRemoved, self.clock.now());
+            record_state(engine.name(), &ModelStats::default());
+            inbox.removed(place);
+            // When nobody waits for it, it ends here.
+            let _ = back.send(engine);
         }
     }
 
     /// One step of the next model that has work. While urgent work is open in some model, the others wait for
     /// their share.
     pub fn step(&mut self, inbox: &Inbox) {
-        let urgent = self.engines.iter().any(ModelEngine::has_urgent);
+        let urgent = self.engines.values().any(|engine| engine.has_urgent());
         let rest_may_run = !urgent || self.ledger.rest_may_run();
-        let count = self.engines.len();
-        let mut order = (0..count).map(|offset| (self.next + offset) % count);
-        let next = order.find(|&index| {
-            let engine = &self.engines[index];
-            engine.has_work() && (rest_may_run || engine.has_urgent())
-        });
-        let Some(index) = next else { return };
-        self.next = (index + 1) % count;
-        let engine = &mut self.engines[index];
+        let may_run = |engine: &ModelEngine| engine.has_work() && (rest_may_run || engine.has_urgent());
+        let (later, earlier) = (self.engines.range(self.next..), self.engines.range(..self.next));
+        let next = later.chain(earlier).find(|(_, engine)| may_run(engine));
+        let Some(index) = next.map(|(index, _)| *index) else {
+            return;
+        };
+        self.next = index + 1;
+        let Some(engine) = self.engines.get_mut(&index) else {
+            return;
+        };
         if engine.begin(self.clock.now(), self.ledger.pace(urgent)) {
             let outcome = engine.forward();
             if let Err(error) = &outcome {
@@ -109,14 +123,14 @@ impl Turns {
     }
 
     fn restart(&mut self, inbox: &Inbox) {
-        for (index, engine) in self.engines.iter_mut().enumerate() {
+        for (index, engine) in &mut self.engines {
             engine.restart(self.clock.now());
-            publish(inbox, index, engine);
+            publish(inbox, *index, engine);
         }
     }
 
     fn fail_all(&mut self, error: &SequenceError) {
-        for engine in &mut self.engines {
+        for engine in self.engines.values_mut() {
             engine.fail_all(error, self.clock.now());
         }
     }

@@ -108,6 +108,11 @@ pub enum ServiceError {
         /// When.
         retry_after: Duration,
     },
+    /// The model is on its way out of memory. Try again after the delay, or elsewhere.
+    ModelUnloading {
+        /// When.
+        retry_after: Duration,
+    },
     /// The model's engine has stopped. Try another server.
     ModelFailed,
     /// A logit was not a number. Report it: no verdict or token comes from such a row.
@@ -166,6 +171,7 @@ impl ServiceError {
                 retry_after,
             },
             SubmitError::Draining => Self::draining(),
+            SubmitError::ModelRemoved => Self::unloading(),
             SubmitError::EngineGone => Self::ModelFailed,
         }
     }
@@ -173,6 +179,13 @@ impl ServiceError {
     /// The server is going away; how long a restart may take is not known here.
     pub(crate) fn draining() -> Self {
         Self::ServerDraining {
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// The model is going away; what comes after it is not known here.
+    pub(crate) fn unloading() -> Self {
+        Self::ModelUnloading {
             retry_after: Duration::from_secs(1),
         }
     }
@@ -199,6 +212,7 @@ impl From<SequenceError> for ServiceError {
             SequenceError::ModelFailed(_) => Self::DeviceFault,
             SequenceError::EnginePanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
+            SequenceError::ModelRemoved => Self::unloading(),
         }
     }
 }

@@ -63,6 +63,7 @@ reasons! {
     DeadlineUnattainable = "DEADLINE_UNATTAINABLE" => DeadlineExceeded;
     ClientCancelled = "CLIENT_CANCELLED" => Cancelled;
     ServerDraining = "SERVER_DRAINING" => Unavailable;
+    ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
     NumericFault = "NUMERIC_FAULT" => Internal;
     DeviceFault = "DEVICE_FAULT" => Internal;
@@ -236,6 +237,10 @@ impl ServiceError {
             }
             Self::ServerDraining { retry_after } => {
                 Report::new(Reason::ServerDraining, "the server is draining".to_owned()).retry(*retry_after)
+            }
+            Self::ModelUnloading { retry_after } => {
+                Report::new(Reason::ModelUnloading, "the model is being unloaded".to_owned())
+                    .retry(*retry_after)
             }
             Self::ModelFailed => {
                 Report::new(Reason::ModelFailed, "the model's engine has stopped".to_owned())
