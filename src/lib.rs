@@ -16,6 +16,7 @@ pub mod gguf;
 pub mod guard;
 pub mod kernels;
 pub mod mapped;
+pub mod memory;
 pub mod model;
 pub mod proto;
 pub mod registry;

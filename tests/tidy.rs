@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("digest", ""),
     ("mapped", ""),
     ("gguf", "mapped"),
+    ("memory", ""),
     ("kernels", ""),
     ("config", "guard::GuardKind kernels::Precision engine::Tenant"),
     ("telemetry", "config"),
@@ -32,7 +33,10 @@ const LAYERS: &[(&str, &str)] = &[
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf digest engine::StopCondition fetch"),
     ("guard", "engine model kernels text gguf digest"),
-    ("registry", "guard engine model kernels text gguf digest config"),
+    (
+        "registry",
+        "guard engine model kernels text gguf digest config memory",
+    ),
     (
         "rpc",
         "registry guard engine model kernels text gguf digest config telemetry proto",
@@ -41,7 +45,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("bench", "client proto digest"),
     (
         "cli",
-        "rpc registry guard engine model kernels text gguf digest config telemetry proto client bench fetch",
+        "rpc registry guard engine model kernels text gguf digest config telemetry proto client bench fetch memory",
     ),
 ];
 

@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         "load_s": load_seconds,
         "prefill_tok_s": (args.prompt_tokens * args.sequences) as f64 / prefill,
         "decode_tok_s": if args.decode_tokens == 0 { 0.0 } else { (args.decode_tokens * args.sequences) as f64 / decode },
-        "resident_bytes": loaded.resident_bytes,
+        "resident_bytes": loaded.weight_bytes + loaded.kv_bytes,
     });
     println!("{report}");
     Ok(())

@@ -1,6 +1,6 @@
-//! Memory for weights: large maps that the system may back with large pages.
+//! Memory for weights and for keys and values, straight from the system, so that it goes back there at once.
 //!
-//! A decode step reads every weight once. With small pages, a fifth of that time goes into address translation,
+//! Weights lie in large maps that the system may back with large pages. A decode step reads every weight once. With small pages, a fifth of that time goes into address translation,
 //! and single matrices are too small for large ones.
 
 use std::{
@@ -45,10 +45,16 @@ unsafe impl Sync for Chunk {}
 
 impl Chunk {
     fn new(len: usize) -> io::Result<Self> {
-        let mut map = MmapMut::map_anon(len)?;
+        let chunk = Self::sparse(len)?;
         // A wish: a system without large pages says no, and nothing is lost.
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        let _ = chunk._map.advise(memmap2::Advice::HugePage);
+        Ok(chunk)
+    }
+
+    /// Memory that the system gives page by page, as it is written.
+    fn sparse(len: usize) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(len)?;
         Ok(Self {
             start: map.as_mut_ptr(),
             len,
@@ -63,11 +69,7 @@ impl Arena {
     /// # Errors
     /// When the system has no more memory to give.
     pub(super) fn zeros<T: Plain>(&mut self, len: usize) -> io::Result<Buffer<T>> {
-        let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let bytes = len
-            .checked_mul(size_of::<T>())
-            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN))
-            .ok_or_else(too_large)?;
+        let bytes = bytes_of::<T>(len)?;
         let (chunk, used) = match self.current.take() {
             Some((chunk, used)) if chunk.len - used >= bytes => (chunk, used),
             _ => (Arc::new(Chunk::new(bytes.max(CHUNK))?), 0),
@@ -79,6 +81,31 @@ impl Arena {
             start,
             len,
             _chunk: chunk,
+            _elements: PhantomData,
+        })
+    }
+}
+
+/// Bytes of so many elements, up to where the next buffer may begin.
+fn bytes_of<T>(len: usize) -> io::Result<usize> {
+    len.checked_mul(size_of::<T>())
+        .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN))
+        .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
+}
+
+impl<T: Plain> Buffer<T> {
+    /// `len` zeros in a map of their own. The system gives the memory of a page when it is first written, and
+    /// gets all of it back when the buffer is dropped.
+    ///
+    /// # Errors
+    /// When the system does not promise so much.
+    pub(super) fn sparse(len: usize) -> io::Result<Self> {
+        // There is no empty map.
+        let chunk = Chunk::sparse(bytes_of::<T>(len)?.max(ALIGN))?;
+        Ok(Self {
+            start: chunk.start.cast(),
+            len,
+            _chunk: Arc::new(chunk),
             _elements: PhantomData,
         })
     }
@@ -102,8 +129,8 @@ impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `zeros` gave this buffer `len` elements, aligned, zeroed by the system, which no other buffer
-        // has, and the chunk is alive.
+        // SAFETY: `zeros` or `sparse` gave this buffer `len` elements, aligned, zeroed by the system, which no
+        // other buffer has, and the chunk is alive.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
@@ -135,5 +162,27 @@ mod tests {
         drop(arena);
         assert_eq!(floats[99], 1.0);
         assert!(Arena::default().zeros::<f32>(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_sparse_buffer_takes_memory_as_it_is_written_and_gives_it_back() {
+        // Far more than the test machine need have.
+        let mut buffer = Buffer::<u16>::sparse(1 << 30).unwrap();
+        buffer[1 << 29] = 7;
+        assert_eq!((buffer[0], buffer[1 << 29], buffer.len()), (0, 7, 1 << 30));
+        assert!(Buffer::<f32>::sparse(0).unwrap().is_empty());
+        assert!(Buffer::<f32>::sparse(usize::MAX / 2).is_err());
+        #[cfg(target_os = "linux")]
+        {
+            let start = format!("{:x}-", buffer.as_ptr().addr());
+            let mapped = || {
+                std::fs::read_to_string("/proc/self/maps")
+                    .unwrap()
+                    .contains(&start)
+            };
+            assert!(mapped());
+            drop(buffer);
+            assert!(!mapped(), "the map is still there");
+        }
     }
 }

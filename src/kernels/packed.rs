@@ -95,6 +95,16 @@ impl PackedMatrix {
         Ok(Self { rows, cols, store })
     }
 
+    /// Bytes that a matrix of this shape will take once it is repacked.
+    pub fn bytes_for(format: BlockFormat, rows: usize, cols: usize) -> usize {
+        let elements = rows.div_ceil(PANEL) * PANEL * cols;
+        match format {
+            BlockFormat::F32 => elements * 4,
+            BlockFormat::F16 | BlockFormat::Bf16 => elements * 2,
+            quantised => Quantised::bytes_for(quantised, rows, cols),
+        }
+    }
+
     /// Outputs.
     pub fn rows(&self) -> usize {
         self.rows

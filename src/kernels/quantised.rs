@@ -43,6 +43,14 @@ impl Quantised {
         self.group
     }
 
+    /// Bytes that a matrix of this shape will take.
+    pub(super) fn bytes_for(format: BlockFormat, rows: usize, cols: usize) -> usize {
+        let panels = rows.div_ceil(PANEL);
+        let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
+        let factors = Scales::bytes_for(format.scale_kind(), panels * (cols / format.group_size()));
+        panels * PANEL * cols / inputs_per_byte + factors * (1 + usize::from(format.has_min()))
+    }
+
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         let (Bits::Four(bits) | Bits::Eight(bits)) = &self.bits;

@@ -52,6 +52,16 @@ impl Scales {
         })
     }
 
+    /// Bytes that scales of this kind will take.
+    pub(super) fn bytes_for(kind: ScaleKind, groups: usize) -> usize {
+        let len = groups * PANEL;
+        match kind {
+            ScaleKind::F16 => len * 2,
+            ScaleKind::F32 => len * 4,
+            ScaleKind::Steps(per_base) => groups.div_ceil(per_base) * PANEL * 2 + len,
+        }
+    }
+
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         match self {

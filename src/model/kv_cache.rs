@@ -1,5 +1,7 @@
 //! Keys and values of all layers, in fixed blocks of tokens.
 
+use std::io;
+
 use super::config::ModelConfig;
 use crate::kernels::{BLOCK_TOKENS, KvKind, LayerCache, Precision};
 
@@ -24,13 +26,15 @@ impl KvCache {
         config.layers.len() * 2 * config.attention_shape().block_len() * kind(precision).bytes()
     }
 
-    pub(super) fn new(config: &ModelConfig, precision: Precision, blocks: usize) -> Self {
+    /// # Errors
+    /// When the system does not promise so much memory.
+    pub(super) fn new(config: &ModelConfig, precision: Precision, blocks: usize) -> io::Result<Self> {
         let layer = |_| LayerCache::new(config.attention_shape(), kind(precision), blocks);
-        Self {
+        Ok(Self {
             blocks,
             block_bytes: Self::block_bytes(config, precision),
-            layers: (0..config.layers.len()).map(layer).collect(),
-        }
+            layers: (0..config.layers.len()).map(layer).collect::<io::Result<_>>()?,
+        })
     }
 
     pub(super) fn blocks(&self) -> usize {

@@ -7,6 +7,7 @@ use super::{
     LanguageModel,
     config::ModelConfig,
     decoder::Decoder,
+    estimate::{BatchLimits, Estimate},
     kv_cache::KvCache,
     weights::{DummyWeights, GgufWeights, SafetensorsWeights, WeightSource},
 };
@@ -42,8 +43,10 @@ pub struct LoadedModel {
     pub dtype: String,
     /// How it computes.
     pub precision: Precision,
-    /// Bytes of weights and KV pool.
-    pub resident_bytes: u64,
+    /// Bytes of the weights, as they lie in memory.
+    pub weight_bytes: u64,
+    /// Bytes of the KV pool. The system gives them as blocks are first used.
+    pub kv_bytes: u64,
 }
 
 /// Why a model could not be opened; always names the file and the field or tensor.
@@ -69,6 +72,23 @@ pub enum LoadError {
 
 /// Loads the model at `path`: a `.gguf` file, a folder, or `dummy:SHAPE[:FORMAT]`.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
+    with_source(path, |config, source| build(config, source, options))
+}
+
+/// What the model at `path` will take in memory, from what its files say of themselves; `batch` are the largest
+/// batches it will be given.
+pub fn estimate(path: &Path, options: &LoadOptions, batch: BatchLimits) -> Result<Estimate, LoadError> {
+    with_source(path, |mut config, source| {
+        config.limit_context(options.max_context);
+        Estimate::new(&config, source, options.precision, batch)
+    })
+}
+
+/// Opens the model at `path`, and says in errors which file was wrong.
+fn with_source<T>(
+    path: &Path,
+    work: impl FnOnce(ModelConfig, &dyn WeightSource) -> Result<T, String>,
+) -> Result<T, LoadError> {
     let invalid = |reason: String| LoadError::Invalid {
         path: path.display().to_string(),
         reason,
@@ -79,7 +99,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
     };
     if let Some(spec) = path.to_str().and_then(|p| p.strip_prefix("dummy:")) {
         let weights = DummyWeights::parse(spec).map_err(invalid)?;
-        return build(weights.config().clone(), &weights, options).map_err(invalid);
+        return work(weights.config().clone(), &weights).map_err(invalid);
     }
     if std::fs::metadata(path).map_err(io)?.is_dir() {
         let text = std::fs::read_to_string(path.join("config.json"))
@@ -87,7 +107,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
         let json = serde_json::from_str(&text).map_err(|e| invalid(format!("config.json: {e}")))?;
         let config = ModelConfig::from_json(&json).map_err(|e| invalid(format!("config.json: {e}")))?;
         let weights = SafetensorsWeights::open(path, config.norm_placement).map_err(invalid)?;
-        return build(config, &weights, options).map_err(invalid);
+        return work(config, &weights).map_err(invalid);
     }
     let gguf = Gguf::open(path).map_err(|error| match error {
         GgufError::Io { path, source } => LoadError::Io { path, source },
@@ -97,7 +117,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
         },
     })?;
     let config = ModelConfig::from_gguf(&gguf).map_err(invalid)?;
-    build(config, &GgufWeights(&gguf), options).map_err(invalid)
+    work(config, &GgufWeights(&gguf)).map_err(invalid)
 }
 
 fn build(
@@ -118,7 +138,7 @@ fn build(
     let pool = ThreadPool::new(options.threads).map_err(|e| format!("cannot start compute threads: {e}"))?;
     let (architecture, layers) = (config.architecture.clone(), config.layers.len());
     let (decoder, census) = Decoder::new(config, source, pool, blocks, options.precision)?;
-    let resident_bytes = decoder.resident_bytes() as u64;
+    let (weight_bytes, kv_bytes) = (decoder.weight_bytes() as u64, decoder.kv_bytes() as u64);
     Ok(LoadedModel {
         model: Box::new(decoder),
         architecture,
@@ -126,6 +146,7 @@ fn build(
         parameters: census.parameters,
         dtype: census.dtype,
         precision: options.precision,
-        resident_bytes,
+        weight_bytes,
+        kv_bytes,
     })
 }

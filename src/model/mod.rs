@@ -5,6 +5,7 @@
 
 mod config;
 mod decoder;
+pub mod estimate;
 mod kv_cache;
 pub mod load;
 mod weights;

@@ -58,6 +58,11 @@ pub(super) trait WeightSource {
     /// `None` when there is no such tensor.
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String>;
 
+    /// Its shape and format; does not look at its elements.
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, BlockFormat)>, String> {
+        Ok(self.tensor(tensor)?.map(|data| (data.shape, data.format)))
+    }
+
     /// The source's own name for a tensor.
     fn name(&self, tensor: Tensor) -> String;
 

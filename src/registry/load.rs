@@ -107,7 +107,7 @@ pub(super) fn assemble(parts: Vec<ModelParts>) -> Result<Assembled, RegistryErro
             dtype: part.loaded.dtype,
             precision: part.loaded.precision,
             device: Device::Cpu,
-            resident_bytes: part.loaded.resident_bytes,
+            resident_bytes: part.loaded.weight_bytes + part.loaded.kv_bytes,
             digest: part.digest,
             limits: part.loaded.model.limits().clone(),
             ready_at: SystemTime::now(),

@@ -3,11 +3,12 @@
 //! Per layer, keys lie as `[block][kv_head][head_dim][BLOCK_TOKENS]` and values as
 //! `[block][kv_head][BLOCK_TOKENS][head_dim]`, so that both products of attention have contiguous vectors.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, io};
 
 use super::{AttentionShape, BLOCK_TOKENS};
 use crate::kernels::{
     Isa, RopeStyle, ThreadPool,
+    arena::Buffer,
     elementwise::rope_heads,
     floats::{expand_f16, round_to_f16},
     pool::Shards,
@@ -40,8 +41,8 @@ pub struct LayerCache {
 
 /// `[blocks, block_len]` of keys and of values.
 enum Store {
-    F32 { keys: Vec<f32>, values: Vec<f32> },
-    F16 { keys: Vec<u16>, values: Vec<u16> },
+    F32 { keys: Buffer<f32>, values: Buffer<f32> },
+    F16 { keys: Buffer<u16>, values: Buffer<u16> },
 }
 
 /// Which of the two.
@@ -53,19 +54,22 @@ pub(super) enum Side {
 
 impl LayerCache {
     /// Room for so many blocks.
-    pub fn new(shape: AttentionShape, kind: KvKind, blocks: usize) -> Self {
+    ///
+    /// # Errors
+    /// When the system does not promise so much memory.
+    pub fn new(shape: AttentionShape, kind: KvKind, blocks: usize) -> io::Result<Self> {
         let len = blocks * shape.block_len();
         let store = match kind {
             KvKind::F32 => Store::F32 {
-                keys: vec![0.0; len],
-                values: vec![0.0; len],
+                keys: Buffer::sparse(len)?,
+                values: Buffer::sparse(len)?,
             },
             KvKind::F16 => Store::F16 {
-                keys: vec![0; len],
-                values: vec![0; len],
+                keys: Buffer::sparse(len)?,
+                values: Buffer::sparse(len)?,
             },
         };
-        Self { shape, store }
+        Ok(Self { shape, store })
     }
 
     /// The first `count` elements of one head's part of a block, as f32: in place, or expanded into `scratch`.

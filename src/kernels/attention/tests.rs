@@ -26,7 +26,7 @@ fn run(case: &Case, isa: Isa, chunks: &[usize], table: &[u32], (kind, threads): 
     let mut pool = ThreadPool::new(threads).unwrap();
     let (layer, shape) = (case.layer, case.layer.shape);
     let blocks = *table.iter().max().unwrap() as usize + 1;
-    let mut cache = LayerCache::new(shape, kind, blocks);
+    let mut cache = LayerCache::new(shape, kind, blocks).unwrap();
     // Stale contents must not matter.
     (0..blocks).for_each(|block| cache.spoil(block));
     let (width, pairs) = (shape.qkv_width(), shape.head_dim / 2);

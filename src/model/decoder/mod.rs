@@ -86,7 +86,8 @@ impl Decoder {
         };
         let norm = loader.norm(Tensor::OutputNorm)?;
         let census = loader.finish()?;
-        let cache = KvCache::new(&config, precision, kv_blocks);
+        let cache = KvCache::new(&config, precision, kv_blocks)
+            .map_err(|error| format!("no memory for {kv_blocks} KV blocks: {error}"))?;
         let limits = ModelLimits {
             vocab_size: sizes.vocab,
             context_length: config.context_length.min(cache.tokens()),
@@ -120,11 +121,17 @@ impl Decoder {
         Ok((decoder, census))
     }
 
-    /// Bytes of weights and KV pool.
-    pub(super) fn resident_bytes(&self) -> usize {
+    /// Bytes of the weights.
+    pub(super) fn weight_bytes(&self) -> usize {
         let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
         let output = self.head.output.as_ref().map_or(0, Fused::bytes);
-        layers + self.embedding.bytes() + output + self.cache.bytes()
+        let norm = size_of_val(&self.head.norm.weight[..]);
+        layers + self.embedding.bytes() + output + norm
+    }
+
+    /// Bytes of the KV pool, whether the system has given them yet or not.
+    pub(super) fn kv_bytes(&self) -> usize {
+        self.cache.bytes()
     }
 
     fn check(&self, batch: &ForwardBatch) -> Result<(), ModelError> {

@@ -135,6 +135,17 @@ impl WeightSource for DummyWeights {
         }))
     }
 
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, BlockFormat)>, String> {
+        Ok(self.shape(tensor).map(|shape| {
+            let format = if shape.len() == 1 {
+                BlockFormat::F32
+            } else {
+                self.format
+            };
+            (shape, format)
+        }))
+    }
+
     fn name(&self, tensor: Tensor) -> String {
         format!("{tensor:?}")
     }

@@ -1,0 +1,206 @@
+//! How much memory this process may take: what the system can give without swapping, and what the control
+//! groups that it is in still allow. Linux; elsewhere nothing is known.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+/// What says how much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// `MemAvailable` of /proc/meminfo.
+    System,
+    /// The limit of a control group, version 2.
+    CgroupV2,
+    /// The limit of a control group, version 1.
+    CgroupV1,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "the system",
+            Self::CgroupV2 => "the control group's limit (v2)",
+            Self::CgroupV1 => "the control group's limit (v1)",
+        })
+    }
+}
+
+/// Memory that can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Available {
+    /// Bytes.
+    pub bytes: u64,
+    /// What gives the least.
+    pub source: Source,
+}
+
+/// Memory that this process can have now, beyond what it has; `None` where nobody says.
+pub fn available() -> Option<Available> {
+    available_below(Path::new("/"))
+}
+
+fn available_below(root: &Path) -> Option<Available> {
+    let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let system = fs::read_to_string(root.join("proc/meminfo")).ok();
+    let system = system.as_deref().and_then(mem_available);
+    let fs_root = root.join("sys/fs/cgroup");
+    let candidates = [
+        (Source::System, system),
+        (Source::CgroupV2, least(&v2_folders(&fs_root, &own), &V2)),
+        (Source::CgroupV1, least(&v1_folders(&fs_root, &own), &V1)),
+    ];
+    let known = candidates.into_iter().filter_map(|(source, bytes)| {
+        Some(Available {
+            bytes: bytes?,
+            source,
+        })
+    });
+    known.min_by_key(|available| available.bytes)
+}
+
+/// Where a version keeps its numbers.
+struct Files {
+    limit: &'static str,
+    usage: &'static str,
+    /// In `memory.stat`: pages of files that go as soon as somebody needs memory.
+    reclaimable: &'static str,
+}
+
+const V2: Files = Files {
+    limit: "memory.max",
+    usage: "memory.current",
+    reclaimable: "inactive_file ",
+};
+
+const V1: Files = Files {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    reclaimable: "total_inactive_file ",
+};
+
+/// The least that any of these groups still allows.
+fn least(folders: &[PathBuf], files: &Files) -> Option<u64> {
+    folders.iter().filter_map(|folder| allowed(folder, files)).min()
+}
+
+fn allowed(folder: &Path, files: &Files) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    // "max" is no number, and version 1 writes a number beyond every machine.
+    let limit = number(files.limit).filter(|limit| *limit < 1 << 60)?;
+    let usage = number(files.usage).unwrap_or(0);
+    let stat = read("memory.stat").unwrap_or_default();
+    let reclaimable = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(files.reclaimable)?.trim().parse::<u64>().ok());
+    Some(limit.saturating_sub(usage.saturating_sub(reclaimable.unwrap_or(0))))
+}
+
+/// The process's group and those above it; a container sees its own as the topmost.
+fn v2_folders(root: &Path, own: &str) -> Vec<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"));
+    let mounts = [root.to_path_buf(), root.join("unified")];
+    mounts.iter().flat_map(|mount| ancestors(mount, path)).collect()
+}
+
+fn v1_folders(root: &Path, own: &str) -> Vec<PathBuf> {
+    let path = own.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        controllers
+            .split(',')
+            .any(|name| name == "memory")
+            .then_some(path)
+    });
+    ancestors(&root.join("memory"), path)
+}
+
+fn ancestors(mount: &Path, path: Option<&str>) -> Vec<PathBuf> {
+    let group = mount.join(path.unwrap_or_default().trim_start_matches('/'));
+    let above = group.ancestors().filter(|folder| folder.starts_with(mount));
+    above.map(Path::to_path_buf).collect()
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root folder with these files.
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const MEMINFO: (&str, &str) = (
+        "proc/meminfo",
+        "MemTotal:       2000 kB\nMemAvailable:   1000 kB\nBuffers: 1 kB\n",
+    );
+
+    #[test]
+    fn without_a_limit_the_system_says() {
+        assert_eq!(available_below(root(&[]).path()), None);
+        let unlimited = root(&[
+            MEMINFO,
+            ("proc/self/cgroup", "0::/user.slice\n"),
+            ("sys/fs/cgroup/user.slice/memory.max", "max\n"),
+            (
+                "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+        ]);
+        let found = available_below(unlimited.path()).unwrap();
+        assert_eq!((found.bytes, found.source), (1_024_000, Source::System));
+    }
+
+    #[test]
+    fn the_tightest_group_above_the_process_counts_less_what_it_uses() {
+        let limited = root(&[
+            MEMINFO,
+            ("proc/self/cgroup", "0::/pods/guard\n"),
+            ("sys/fs/cgroup/pods/guard/memory.max", "max\n"),
+            ("sys/fs/cgroup/pods/memory.max", "500000\n"),
+            ("sys/fs/cgroup/pods/memory.current", "300000\n"),
+            (
+                "sys/fs/cgroup/pods/memory.stat",
+                "anon 5\ninactive_file 100000\nactive_file 7\n",
+            ),
+        ]);
+        let found = available_below(limited.path()).unwrap();
+        assert_eq!((found.bytes, found.source), (300_000, Source::CgroupV2));
+    }
+
+    #[test]
+    fn a_container_sees_its_own_group_at_the_top() {
+        let container = root(&[
+            MEMINFO,
+            ("proc/self/cgroup", "4:memory:/docker/0123\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "400000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "150000\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 50000\n"),
+        ]);
+        let found = available_below(container.path()).unwrap();
+        assert_eq!((found.bytes, found.source), (300_000, Source::CgroupV1));
+    }
+
+    #[test]
+    fn this_machine_says_something_on_linux() {
+        if Path::new("/proc/meminfo").exists() {
+            assert!(available().unwrap().bytes > 0);
+        }
+    }
+}

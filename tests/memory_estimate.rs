@@ -1,0 +1,91 @@
+//! What a model will take in memory is known before it is loaded.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails, fails its test"
+)]
+
+use std::path::{Path, PathBuf};
+
+use babelward::{
+    kernels::Precision,
+    model::{
+        estimate::BatchLimits,
+        load::{LoadOptions, estimate, load},
+    },
+};
+
+const BATCH: BatchLimits = BatchLimits {
+    sequences: 64,
+    tokens: 512,
+};
+
+/// The models that are held to transformers, in both formats, and made-up ones in the formats these lack.
+fn models() -> Vec<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+    let mut models = Vec::new();
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.join("config.json").exists() {
+            models.push(folder.clone());
+        }
+        models.push(folder.join("model.gguf"));
+    }
+    models.retain(|path| path.exists());
+    assert!(models.len() > 15, "{models:?}");
+    models
+        .extend(["f32", "bf16", "q4_1", "q8_0"].map(|format| PathBuf::from(format!("dummy:tiny:{format}"))));
+    models
+}
+
+#[test]
+fn estimates_are_what_loading_takes() {
+    for path in models() {
+        for precision in [Precision::Int8, Precision::F32] {
+            let options = LoadOptions {
+                threads: 1,
+                kv_bytes: 1 << 20,
+                max_context: None,
+                precision,
+            };
+            let known = estimate(&path, &options, BATCH).unwrap();
+            let loaded = load(&path, &options).unwrap();
+            let name = path.display();
+            assert_eq!(known.weight_bytes, loaded.weight_bytes, "{name}");
+            assert_eq!(known.architecture, loaded.architecture, "{name}");
+            let limits = loaded.model.limits();
+            assert_eq!(known.block_tokens, limits.block_size, "{name}");
+            assert_eq!(
+                known.kv_block_bytes * limits.num_blocks as u64,
+                loaded.kv_bytes,
+                "{name}"
+            );
+            assert!(loaded.kv_bytes <= 1 << 20, "{name}");
+            assert!(known.context_length >= limits.context_length, "{name}");
+            assert!(known.scratch_bytes > 0, "{name}");
+        }
+    }
+}
+
+/// Large made-up models are not made up to be counted.
+#[test]
+fn an_estimate_of_eight_billion_parameters_reads_no_weights() {
+    let options = LoadOptions {
+        threads: 1,
+        kv_bytes: 0,
+        max_context: Some(4096),
+        precision: Precision::Int8,
+    };
+    let known = estimate(Path::new("dummy:llama-guard-3-8b:q8_0"), &options, BATCH).unwrap();
+    // 8.03 billion weights of eight bits with a scale of two bytes to every 32, and f32 norms.
+    let expected = 8_030_000_000.0 * (1.0 + 2.0 / 32.0);
+    assert!((known.weight_bytes as f64 / expected - 1.0).abs() < 0.001);
+    assert_eq!(known.context_length, 4096);
+    // 32 layers, keys and values of 8 heads of 128, two bytes each.
+    assert_eq!(
+        known.kv_block_bytes / known.block_tokens as u64,
+        32 * 2 * 8 * 128 * 2
+    );
+}
