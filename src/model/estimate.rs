@@ -1,5 +1,7 @@
 //! What a model will take in memory, before it is loaded: from its configuration and its tensors' shapes.
 
+use std::collections::HashSet;
+
 use super::{
     config::{HeadNorms, ModelConfig},
     kv_cache::KvCache,
@@ -82,12 +84,17 @@ const FUSED: [(LayerTensor, &[LayerTensor]); 3] = [
 
 fn weight_bytes(config: &ModelConfig, source: &dyn WeightSource) -> Result<u64, String> {
     let mut bytes = 0;
+    let mut seen = HashSet::new();
     let mut add = |tensor: Tensor| -> Result<bool, String> {
         let info = source.info(tensor);
         let info = info.map_err(|error| format!("tensor `{}`: {error}", source.name(tensor)))?;
         let Some((shape, format)) = info else {
             return Ok(false);
         };
+        // Norms have the same name in different places.
+        if !seen.insert(source.name(tensor)) {
+            return Ok(true);
+        }
         bytes += match shape[..] {
             [rows, cols] if !is_head_norm(tensor) => PackedMatrix::bytes_for(format, rows, cols) as u64,
             _ => 4 * (shape.iter().product::<usize>() * copies(config, tensor)) as u64,
