@@ -1,4 +1,4 @@
-"""Wilson intervals from statsmodels, for src/bench/statistics.rs.
+"""Wilson intervals from statsmodels, for src/bench/statistics/proportion.rs.
 
     pip install statsmodels && python stats_wilson.py > stats_wilson.json
 """

@@ -1,0 +1,230 @@
+//! How well two judges agree, and how well one judge does against labels.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Interval, Z95};
+
+/// Cohen's kappa: agreement beyond what chance would give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Kappa {
+    /// Units judged by both.
+    pub n: u64,
+    /// Share with equal verdicts, in [0, 1].
+    pub observed: f64,
+    /// 1 is perfect, 0 is chance. Absent when both judges always say the same one thing.
+    pub kappa: Option<f64>,
+    /// 95 %, from the large-sample standard error (Fleiss, Cohen & Everitt 1969).
+    pub interval: Option<Interval>,
+}
+
+/// From a square table of counts, `table[first judge][second judge]`. `None` without units.
+pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
+    let n: u64 = table.iter().flatten().sum();
+    if n == 0 {
+        return None;
+    }
+    let total = n as f64;
+    let p = |i: usize, j: usize| table[i][j] as f64 / total;
+    let rows: [f64; K] = std::array::from_fn(|i| (0..K).map(|j| p(i, j)).sum());
+    let columns: [f64; K] = std::array::from_fn(|j| (0..K).map(|i| p(i, j)).sum());
+    let observed: f64 = (0..K).map(|i| p(i, i)).sum();
+    let chance: f64 = (0..K).map(|i| rows[i] * columns[i]).sum();
+    if chance >= 1.0 {
+        return Some(Kappa {
+            n,
+            observed,
+            kappa: None,
+            interval: None,
+        });
+    }
+    let kappa = (observed - chance) / (1.0 - chance);
+    let rest = 1.0 - kappa;
+    let diagonal: f64 = (0..K)
+        .map(|i| p(i, i) * (1.0 - (rows[i] + columns[i]) * rest).powi(2))
+        .sum();
+    let cells = (0..K).flat_map(|i| (0..K).map(move |j| (i, j)));
+    let off: f64 = cells
+        .filter(|(i, j)| i != j)
+        .map(|(i, j)| p(i, j) * (columns[i] + rows[j]).powi(2))
+        .sum();
+    let variance = diagonal + rest * rest * off - (kappa - chance * rest).powi(2);
+    let error = (variance.max(0.0) / total).sqrt() / (1.0 - chance);
+    Some(Kappa {
+        n,
+        observed,
+        kappa: Some(kappa),
+        interval: Some(Interval {
+            low: (kappa - Z95 * error).max(-1.0),
+            high: (kappa + Z95 * error).min(1.0),
+        }),
+    })
+}
+
+/// A judge against labels; positive is unsafe. Counts may be weighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct BinaryCounts {
+    /// Unsafe, judged unsafe.
+    pub true_positive: f64,
+    /// Safe, judged unsafe.
+    pub false_positive: f64,
+    /// Unsafe, judged safe.
+    pub false_negative: f64,
+    /// Safe, judged safe.
+    pub true_negative: f64,
+}
+
+impl BinaryCounts {
+    /// Counts one unit with a weight.
+    pub fn add(&mut self, label_unsafe: bool, judged_unsafe: bool, weight: f64) {
+        *match (label_unsafe, judged_unsafe) {
+            (true, true) => &mut self.true_positive,
+            (false, true) => &mut self.false_positive,
+            (true, false) => &mut self.false_negative,
+            (false, false) => &mut self.true_negative,
+        } += weight;
+    }
+
+    /// Right ones of all.
+    pub fn accuracy(&self) -> Option<f64> {
+        let right = self.true_positive + self.true_negative;
+        share(right, right + self.false_positive + self.false_negative)
+    }
+
+    /// Unsafe ones of those judged unsafe.
+    pub fn precision(&self) -> Option<f64> {
+        share(self.true_positive, self.true_positive + self.false_positive)
+    }
+
+    /// Judged unsafe of the unsafe ones (recall).
+    pub fn sensitivity(&self) -> Option<f64> {
+        share(self.true_positive, self.true_positive + self.false_negative)
+    }
+
+    /// Judged safe of the safe ones.
+    pub fn specificity(&self) -> Option<f64> {
+        share(self.true_negative, self.true_negative + self.false_positive)
+    }
+
+    /// Harmonic mean of precision and sensitivity; absent when nothing is or was judged unsafe.
+    pub fn f1(&self) -> Option<f64> {
+        share(
+            2.0 * self.true_positive,
+            2.0 * self.true_positive + self.false_positive + self.false_negative,
+        )
+    }
+}
+
+fn share(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        kappa2: Vec<KappaCase<2>>,
+        kappa3: Vec<KappaCase<3>>,
+        binary: Vec<BinaryCase>,
+    }
+
+    struct KappaCase<const K: usize> {
+        table: [[u64; K]; K],
+        kappa: f64,
+        standard_error: f64,
+    }
+
+    impl<'de, const K: usize> Deserialize<'de> for KappaCase<K> {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            #[derive(Deserialize)]
+            struct Raw {
+                table: Vec<Vec<u64>>,
+                kappa: f64,
+                standard_error: f64,
+            }
+            let raw = Raw::deserialize(deserializer)?;
+            let mut table = [[0; K]; K];
+            for (row, values) in table.iter_mut().zip(&raw.table) {
+                row.copy_from_slice(values);
+            }
+            Ok(Self {
+                table,
+                kappa: raw.kappa,
+                standard_error: raw.standard_error,
+            })
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct BinaryCase {
+        counts: [f64; 4],
+        accuracy: f64,
+        precision: f64,
+        recall: f64,
+        f1: f64,
+    }
+
+    fn golden() -> Golden {
+        serde_json::from_str(include_str!("../../../tests/golden/stats_agreement.json")).expect("valid JSON")
+    }
+
+    fn check<const K: usize>(case: &KappaCase<K>) {
+        let ours = kappa(&case.table).expect("units");
+        let found = ours.kappa.expect("not constant");
+        assert!((found - case.kappa).abs() < 1e-12, "{ours:?}, {}", case.kappa);
+        let interval = ours.interval.expect("not constant");
+        let half = Z95 * case.standard_error;
+        assert!(
+            (interval.low - (case.kappa - half).max(-1.0)).abs() < 1e-10,
+            "{ours:?}"
+        );
+        assert!(
+            (interval.high - (case.kappa + half).min(1.0)).abs() < 1e-10,
+            "{ours:?}"
+        );
+    }
+
+    /// `tests/golden/stats_agreement.py` asked statsmodels.
+    #[test]
+    fn kappa_and_its_error_equal_statsmodels() {
+        let golden = golden();
+        assert!(golden.kappa2.len() > 10 && golden.kappa3.len() > 5);
+        golden.kappa2.iter().for_each(check);
+        golden.kappa3.iter().for_each(check);
+    }
+
+    #[test]
+    fn judges_that_always_say_the_same_have_no_kappa() {
+        let constant = kappa(&[[7, 0], [0, 0]]).expect("units");
+        assert_eq!((constant.observed, constant.kappa), (1.0, None));
+        assert_eq!(kappa(&[[0, 0], [0, 0]]), None);
+    }
+
+    /// And scikit-learn.
+    #[test]
+    fn binary_figures_equal_scikit_learn() {
+        for case in golden().binary {
+            let [true_positive, false_positive, false_negative, true_negative] = case.counts;
+            let counts = BinaryCounts {
+                true_positive,
+                false_positive,
+                false_negative,
+                true_negative,
+            };
+            let pairs = [
+                (counts.accuracy(), case.accuracy),
+                (counts.precision(), case.precision),
+                (counts.sensitivity(), case.recall),
+                (counts.f1(), case.f1),
+            ];
+            for (ours, theirs) in pairs {
+                assert!((ours.unwrap_or(0.0) - theirs).abs() < 1e-12, "{counts:?}");
+            }
+        }
+        assert_eq!(BinaryCounts::default().f1(), None);
+        assert_eq!(BinaryCounts::default().specificity(), None);
+    }
+}

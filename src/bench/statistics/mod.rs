@@ -1,0 +1,48 @@
+//! The estimators behind the figures, free of any knowledge of the benchmark. `docs/statistics.md` names the
+//! source of each.
+
+pub mod agreement;
+pub mod bootstrap;
+pub mod calibration;
+pub mod correction;
+pub mod paired;
+pub mod proportion;
+pub mod rank;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    agreement::{BinaryCounts, Kappa, kappa},
+    bootstrap::{Bootstrap, Clusters},
+    paired::{McNemar, holm, mcnemar},
+    proportion::{
+        Difference, Pairs, cohens_h, independent_difference, mean_of_proportions, paired_difference, wilson,
+    },
+};
+
+/// The 97.5 % point of the standard normal distribution: two-sided 95 %.
+pub const Z95: f64 = 1.959_963_984_540_054;
+
+/// A range: both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Both ends times `factor`, which must be positive: proportions to percent.
+    pub fn scaled(self, factor: f64) -> Self {
+        Self {
+            low: self.low * factor,
+            high: self.high * factor,
+        }
+    }
+
+    /// Whether the value lies in it.
+    pub fn holds(self, value: f64) -> bool {
+        self.low <= value && value <= self.high
+    }
+}

@@ -1,0 +1,283 @@
+//! Proportions, differences of proportions and their means, with score intervals.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Interval, Z95};
+
+/// Wilson's score interval (Wilson 1927) for `successes` of `trials` at 95 %; `None` without trials.
+/// Never wider than [0, 1] and never of width zero, unlike the normal approximation.
+pub fn wilson(successes: u64, trials: u64) -> Option<Interval> {
+    if trials == 0 || successes > trials {
+        return None;
+    }
+    let n = trials as f64;
+    let p = successes as f64 / n;
+    let z2 = Z95 * Z95;
+    let scale = 1.0 + z2 / n;
+    let centre = (p + z2 / (2.0 * n)) / scale;
+    let half = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt() / scale;
+    Some(Interval {
+        low: if successes == 0 {
+            0.0
+        } else {
+            (centre - half).max(0.0)
+        },
+        high: if successes == trials {
+            1.0
+        } else {
+            (centre + half).min(1.0)
+        },
+    })
+}
+
+/// A difference of two proportions, `first - second`, with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// In [-1, 1].
+    pub estimate: f64,
+    /// 95 %.
+    pub interval: Interval,
+}
+
+/// Difference of two independent proportions, each (successes, trials), with the hybrid score interval
+/// (Newcombe 1998, Statistics in Medicine 17:873, method 10). `None` without trials on either side.
+pub fn independent_difference(first: (u64, u64), second: (u64, u64)) -> Option<Difference> {
+    let (a, b) = (wilson(first.0, first.1)?, wilson(second.0, second.1)?);
+    let share = |(successes, trials): (u64, u64)| successes as f64 / trials as f64;
+    let (p, q) = (share(first), share(second));
+    Some(Difference {
+        estimate: p - q,
+        interval: Interval {
+            low: (p - q) - (p - a.low).hypot(b.high - q),
+            high: (p - q) + (a.high - p).hypot(q - b.low),
+        },
+    })
+}
+
+/// Counts of pairs by what happened on either side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pairs {
+    /// Success on both sides.
+    pub both: u64,
+    /// Success on the first side only.
+    pub first_only: u64,
+    /// Success on the second side only.
+    pub second_only: u64,
+    /// Success on neither.
+    pub neither: u64,
+}
+
+impl Pairs {
+    /// All pairs.
+    pub fn total(&self) -> u64 {
+        self.both + self.first_only + self.second_only + self.neither
+    }
+
+    /// Counts one pair.
+    pub fn add(&mut self, first: bool, second: bool) {
+        *match (first, second) {
+            (true, true) => &mut self.both,
+            (true, false) => &mut self.first_only,
+            (false, true) => &mut self.second_only,
+            (false, false) => &mut self.neither,
+        } += 1;
+    }
+}
+
+/// Difference of two proportions over the same units, with the score interval for paired data (Newcombe 1998,
+/// Statistics in Medicine 17:2635, method 10, its correlation corrected for continuity). `None` without pairs.
+pub fn paired_difference(pairs: Pairs) -> Option<Difference> {
+    let n = pairs.total();
+    let (first, second) = (pairs.both + pairs.first_only, pairs.both + pairs.second_only);
+    let (a, b) = (wilson(first, n)?, wilson(second, n)?);
+    let total = n as f64;
+    let (p, q) = (first as f64 / total, second as f64 / total);
+    let phi = correlation(pairs);
+    let width = |x: f64, y: f64| (x * x - 2.0 * phi * x * y + y * y).max(0.0).sqrt();
+    let estimate = (pairs.first_only as f64 - pairs.second_only as f64) / total;
+    Some(Difference {
+        estimate,
+        interval: Interval {
+            low: (estimate - width(p - a.low, b.high - q)).max(-1.0),
+            high: (estimate + width(a.high - p, q - b.low)).min(1.0),
+        },
+    })
+}
+
+/// The phi coefficient of Newcombe's method 10.
+fn correlation(pairs: Pairs) -> f64 {
+    let [e, f, g, h] = [pairs.both, pairs.first_only, pairs.second_only, pairs.neither].map(|n| n as f64);
+    let margins = (e + f) * (g + h) * (e + g) * (f + h);
+    if margins == 0.0 {
+        return 0.0;
+    }
+    let cross = e * h - f * g;
+    let corrected = if cross > 0.0 {
+        (cross - (e + f + g + h) / 2.0).max(0.0)
+    } else {
+        cross
+    };
+    corrected / margins.sqrt()
+}
+
+/// Cohen's h (Cohen 1988), the distance of two proportions on the arcsine scale: 0.2 is small, 0.5 medium, 0.8
+/// large. Positive when the first is larger.
+pub fn cohens_h(first: f64, second: f64) -> f64 {
+    let angle = |p: f64| 2.0 * p.clamp(0.0, 1.0).sqrt().asin();
+    angle(first) - angle(second)
+}
+
+/// The unweighted mean of independent proportions, each (successes, trials), with an interval made of their
+/// Wilson intervals (the method of variance estimates recovery, Zou, Huang & Zhang 2009). Proportions without
+/// trials are left out; `None` when none is left.
+pub fn mean_of_proportions(parts: impl IntoIterator<Item = (u64, u64)>) -> Option<(f64, Interval)> {
+    let (mut count, mut sum, mut below, mut above) = (0.0, 0.0, 0.0, 0.0);
+    for (successes, trials) in parts {
+        let Some(interval) = wilson(successes, trials) else {
+            continue;
+        };
+        let p = successes as f64 / trials as f64;
+        count += 1.0;
+        sum += p;
+        below += (p - interval.low).powi(2);
+        above += (interval.high - p).powi(2);
+    }
+    (count > 0.0).then(|| {
+        let mean = sum / count;
+        let interval = Interval {
+            low: (mean - below.sqrt() / count).max(0.0),
+            high: (mean + above.sqrt() / count).min(1.0),
+        };
+        (mean, interval)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        successes: u64,
+        trials: u64,
+        low: f64,
+        high: f64,
+    }
+
+    /// `tests/golden/stats_wilson.py` asked statsmodels.
+    #[test]
+    fn wilson_equals_statsmodels() {
+        let golden: Vec<Golden> =
+            serde_json::from_str(include_str!("../../../tests/golden/stats_wilson.json"))
+                .expect("valid JSON");
+        assert!(golden.len() > 50);
+        for case in golden {
+            let ours = wilson(case.successes, case.trials).expect("there are trials");
+            let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+            assert!(
+                close(ours.low, case.low) && close(ours.high, case.high),
+                "{} of {}: {ours:?}, statsmodels {} {}",
+                case.successes,
+                case.trials,
+                case.low,
+                case.high
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_interval_holds_the_estimate_and_is_symmetric(trials in 1u64..20_000, share in 0.0f64..=1.0) {
+            let successes = (share * trials as f64).floor() as u64;
+            let interval = wilson(successes, trials).expect("there are trials");
+            let estimate = successes as f64 / trials as f64;
+            prop_assert!(0.0 <= interval.low && interval.low <= estimate);
+            prop_assert!(estimate <= interval.high && interval.high <= 1.0);
+            prop_assert!(interval.low < interval.high);
+            let mirror = wilson(trials - successes, trials).expect("there are trials");
+            prop_assert!((interval.low - (1.0 - mirror.high)).abs() < 1e-12);
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Differences {
+        independent: Vec<Independent>,
+        paired: Vec<Paired>,
+    }
+
+    #[derive(Deserialize)]
+    struct Independent {
+        first: (u64, u64),
+        second: (u64, u64),
+        low: f64,
+        high: f64,
+        cohens_h: f64,
+    }
+
+    #[derive(Deserialize)]
+    struct Paired {
+        #[serde(flatten)]
+        pairs: Pairs,
+        low: f64,
+        high: f64,
+    }
+
+    /// `tests/golden/stats_proportion.py` asked statsmodels for independent ones and computed paired ones.
+    #[test]
+    fn differences_equal_the_references() {
+        let golden: Differences =
+            serde_json::from_str(include_str!("../../../tests/golden/stats_proportion.json"))
+                .expect("valid JSON");
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        for case in golden.independent {
+            let ours = independent_difference(case.first, case.second).expect("there are trials");
+            assert!(
+                close(ours.interval.low, case.low) && close(ours.interval.high, case.high),
+                "{ours:?}"
+            );
+            let share = |(successes, trials): (u64, u64)| successes as f64 / trials as f64;
+            assert!(close(
+                cohens_h(share(case.first), share(case.second)),
+                case.cohens_h
+            ));
+        }
+        for case in golden.paired {
+            let ours = paired_difference(case.pairs).expect("there are pairs");
+            assert!(
+                close(ours.interval.low, case.low) && close(ours.interval.high, case.high),
+                "{ours:?}"
+            );
+        }
+        assert_eq!(independent_difference((0, 0), (1, 2)), None);
+        assert_eq!(paired_difference(Pairs::default()), None);
+    }
+
+    #[test]
+    fn a_mean_weighs_proportions_alike_and_is_never_certain() {
+        let (mean, interval) = mean_of_proportions([(1000, 1000), (0, 10), (0, 0)]).expect("two with trials");
+        assert_eq!(mean, 0.5);
+        assert!(
+            interval.holds(0.5) && interval.low < 0.5 && interval.high > 0.55,
+            "{interval:?}"
+        );
+        let (certain, interval) = mean_of_proportions([(20, 20), (30, 30)]).expect("two with trials");
+        assert!(
+            certain == 1.0 && interval.high == 1.0 && interval.low < 0.96,
+            "{interval:?}"
+        );
+        // One proportion has its own interval.
+        let (_, alone) = mean_of_proportions([(7, 20)]).expect("one with trials");
+        let wilson = wilson(7, 20).expect("trials");
+        assert!((alone.low - wilson.low).abs() < 1e-12 && (alone.high - wilson.high).abs() < 1e-12);
+        assert_eq!(mean_of_proportions([(0, 0)]), None);
+    }
+
+    #[test]
+    fn nothing_is_said_about_no_trials() {
+        assert_eq!(wilson(0, 0), None);
+        assert_eq!(wilson(2, 1), None);
+    }
+}
