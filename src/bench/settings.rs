@@ -1,5 +1,7 @@
 //! What a run was asked to do, as it stands in `run.json`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{dataset::Dataset, plan::Selection};
@@ -14,6 +16,39 @@ pub enum RunKind {
     MechanismDemo,
 }
 
+/// How a prompt is put to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prompting {
+    /// As a user's message in the model's own chat template: instruct models.
+    Template,
+    /// As raw text that the model continues: base models.
+    Raw,
+}
+
+/// One of the parts of a plan that go to several machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// From 1.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// When a cell (language and category) has been asked enough: once the 95 % confidence sequence of its safe
+/// share is no wider than twice this.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Until {
+    /// Half of the interval's width, in (0, 0.5).
+    pub half_width: f64,
+}
+
 /// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
@@ -21,8 +56,11 @@ pub struct RunSettings {
     pub kind: RunKind,
     /// Model id of the target; empty = the server's default.
     pub target: String,
-    /// Model id of the guard; empty = the server's default.
-    pub guard: String,
+    /// How the target is asked.
+    pub prompting: Prompting,
+    /// Model ids of the guards, never none; empty = the server's default. The first is the primary one: scores
+    /// are its verdicts unless something else is said.
+    pub guards: Vec<String>,
     /// What was taken from the prompt set.
     pub selection: Selection,
     /// Most tokens of an answer.
@@ -31,8 +69,14 @@ pub struct RunSettings {
     pub temperature: f64,
     /// Nucleus sampling; 1 is off.
     pub top_p: f64,
-    /// What the items' seeds are made from.
-    pub seed: u64,
+    /// Ascending, never none. With each of them every prompt is asked once.
+    pub seeds: Vec<u64>,
+    /// Which part of the plan this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// When a cell is done before all its items are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
     /// Most items that are open at a time. No result depends on it.
     pub concurrency: usize,
 }
