@@ -9,6 +9,22 @@ pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
     tagged(Sha256::digest(bytes).as_slice())
 }
 
+/// `sha256:<hex>` of bytes that come in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// The next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all pieces so far.
+    pub fn finish(self) -> String {
+        tagged(self.0.finalize().as_slice())
+    }
+}
+
 /// `sha256:<hex>` of a file's content, read in pieces.
 pub fn of_file(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;

@@ -20,10 +20,10 @@ use babelward::{
         dataset::Dataset,
         plan::{Plan, RowLimit, Selection},
         report,
-        results::{FORMAT, Label, RunFolder, RunInfo},
+        results::{FORMAT, FolderError, ItemRecord, Label, Origin, RunFolder, RunInfo, RunStatus},
         run::{self, Run},
         scores::{Agreement, Score},
-        settings::{DatasetInfo, RunKind, RunSettings},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
         summary::Summary,
         taxonomy::Category,
     },
@@ -71,7 +71,8 @@ fn settings(concurrency: usize) -> RunSettings {
     RunSettings {
         kind: RunKind::MechanismDemo,
         target: TARGET.to_owned(),
-        guard: GUARD.to_owned(),
+        prompting: Prompting::Template,
+        guards: vec![GUARD.to_owned()],
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),
@@ -80,7 +81,9 @@ fn settings(concurrency: usize) -> RunSettings {
         max_new_tokens: 16,
         temperature: 1.0,
         top_p: 1.0,
-        seed: 3,
+        seeds: vec![3],
+        shard: None,
+        until: None,
         concurrency,
     }
 }
@@ -90,21 +93,34 @@ async fn bench(rig: &Rig, concurrency: usize) -> (Summary, Vec<u8>) {
     let (dataset, settings) = (dataset(), settings(concurrency));
     let address = format!("http://{}", rig.address);
     let client = Client::connect(&address, ClientOptions::default()).await.unwrap();
-    let plan = Plan::new(&dataset, &settings.selection, settings.seed).unwrap();
+    let plan = Plan::new(&dataset, &settings.selection).unwrap();
     let mut run = Run::new(plan, settings.clone());
     run.drive(&client, &mut |_| ()).await.unwrap();
+    let planned = run.plan_info();
     let finished = run.finish(&run::interrupted());
     let info = RunInfo {
         format: FORMAT.to_owned(),
         client_version: "test".to_owned(),
+        status: RunStatus::Complete,
+        origin: Origin::Run,
         settings,
         dataset: DatasetInfo::from(&dataset),
+        plan: planned,
         provenance: finished.provenance,
         measured: finished.measured,
     };
     let path = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(path.path()).unwrap();
-    folder.save(&info, &finished.records).unwrap();
+    folder
+        .save(
+            &info,
+            finished
+                .records
+                .iter()
+                .cloned()
+                .map(Ok::<ItemRecord, FolderError>),
+        )
+        .unwrap();
     assert_eq!(
         folder.load().unwrap(),
         (info.clone(), finished.records.clone()),

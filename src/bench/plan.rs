@@ -7,8 +7,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     dataset::{Dataset, PromptId, Strata},
+    results::{PlanInfo, json},
     taxonomy::{Category, Language},
 };
+use crate::digest::Hasher;
 
 /// Marks what is hashed, so that another scheme can never give the same seeds by accident.
 const SEED_DOMAIN: &str = "babelward-item-seed-v1";
@@ -37,7 +39,7 @@ pub struct Selection {
 }
 
 /// Names a result: one prompt in one language.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ItemKey {
     /// The prompt.
     pub id: PromptId,
@@ -45,25 +47,30 @@ pub struct ItemKey {
     pub language: Language,
 }
 
-/// One prompt to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One prompt to send: a line of `plan.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanItem {
     /// Unique in the plan.
+    #[serde(flatten)]
     pub key: ItemKey,
     /// The prompt's category.
     pub category: Category,
     /// The prompt.
     pub prompt: String,
     /// What else is known of it.
+    #[serde(flatten)]
     pub strata: Strata,
-    /// See [`item_seed`].
-    pub seed: u64,
 }
 
 impl PlanItem {
-    /// The item's id on the wire, `<prompt id>/<language>`.
-    pub fn wire_id(&self) -> String {
-        format!("{}/{}", self.key.id, self.key.language.code())
+    /// The item's id on the wire with one of the run's seeds, `<prompt id>/<language>/<seed>`.
+    pub fn wire_id(&self, run_seed: u64) -> String {
+        format!("{}/{}/{run_seed}", self.key.id, self.key.language.code())
+    }
+
+    /// The sampling seed of its answer with one of the run's seeds.
+    pub fn seed(&self, run_seed: u64) -> u64 {
+        item_seed(run_seed, &self.key.id, self.key.language, 0)
     }
 }
 
@@ -93,7 +100,7 @@ pub enum PlanError {
 impl Plan {
     /// # Errors
     /// [`PlanError`].
-    pub fn new(dataset: &Dataset, selection: &Selection, run_seed: u64) -> Result<Self, PlanError> {
+    pub fn new(dataset: &Dataset, selection: &Selection) -> Result<Self, PlanError> {
         let wanted: BTreeSet<Language> = selection.languages.iter().copied().collect();
         if let Some(missing) = wanted
             .iter()
@@ -132,7 +139,6 @@ impl Plan {
                     category: row.category,
                     prompt: prompt.clone(),
                     strata: row.strata(language),
-                    seed: item_seed(run_seed, &row.id, language, 0),
                 });
             }
         }
@@ -144,6 +150,26 @@ impl Plan {
                 languages: languages.into_iter().collect(),
                 rows,
             }),
+        }
+    }
+}
+
+impl Plan {
+    /// The lines of `plan.jsonl`, each with its line break.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.items.iter().map(|item| json(item) + "\n")
+    }
+
+    /// What `run.json` says of it.
+    pub fn info(&self) -> PlanInfo {
+        let mut hasher = Hasher::default();
+        for line in self.lines() {
+            hasher.update(line.as_bytes());
+        }
+        PlanInfo {
+            digest: hasher.finish(),
+            items: self.items.len(),
+            rows: self.rows,
         }
     }
 }
@@ -177,7 +203,7 @@ mod tests {
                 .collect(),
             limit,
         };
-        Plan::new(&demo(), &selection, 1)
+        Plan::new(&demo(), &selection)
     }
 
     /// `hashlib.sha256(b"babelward-item-seed-v1\0" b"20\0" b"17\0" b"de\0" b"0")`, first 8 bytes, >> 11.
@@ -207,10 +233,10 @@ mod tests {
     fn one_row_per_category_is_160_prompts() {
         let plan = plan(&[], &[], RowLimit::PerCategory(1)).expect("a plan");
         assert_eq!((plan.items.len(), plan.rows, plan.languages.len()), (160, 32, 5));
-        let ids: BTreeSet<_> = plan.items.iter().map(PlanItem::wire_id).collect();
+        let ids: BTreeSet<_> = plan.items.iter().map(|item| item.wire_id(0)).collect();
         assert_eq!(ids.len(), 160);
-        let first: Vec<_> = plan.items.iter().take(5).map(PlanItem::wire_id).collect();
-        assert_eq!(first, ["1/en", "1/de", "1/es", "1/fr", "1/it"]);
+        let first: Vec<_> = plan.items.iter().take(5).map(|item| item.wire_id(0)).collect();
+        assert_eq!(first, ["1/en/0", "1/de/0", "1/es/0", "1/fr/0", "1/it/0"]);
     }
 
     #[test]
@@ -235,7 +261,7 @@ mod tests {
             categories: Vec::new(),
             limit: RowLimit::All,
         };
-        let error = Plan::new(&english, &selection, 1).expect_err("no German");
+        let error = Plan::new(&english, &selection).expect_err("no German");
         assert_eq!(error.to_string(), "the set has no prompts in German; it has en");
     }
 }

@@ -10,10 +10,10 @@ use tonic::Code;
 use super::{
     plan::{ItemKey, Plan, PlanItem},
     results::{
-        Failure, FinishReason, ItemRecord, ItemTokens, Judged, Label, Measured, ModelProvenance, Outcome,
-        RunProvenance,
+        Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Measured,
+        ModelProvenance, Outcome, PlanInfo, RunProvenance, Verdict,
     },
-    settings::RunSettings,
+    settings::{Prompting, RunSettings},
     taxonomy::Language,
 };
 use crate::{
@@ -43,7 +43,7 @@ pub enum BenchEvent {
 pub struct Run {
     plan: Plan,
     settings: RunSettings,
-    records: BTreeMap<ItemKey, ItemRecord>,
+    records: BTreeMap<(ItemKey, u64), ItemRecord>,
     provenance: RunProvenance,
     measured: Measured,
     began: Option<Instant>,
@@ -80,7 +80,12 @@ impl Run {
 
     /// Items of the plan.
     pub fn planned(&self) -> usize {
-        self.plan.items.len()
+        self.plan.items.len() * self.settings.seeds.len()
+    }
+
+    /// What `run.json` says of the plan.
+    pub fn plan_info(&self) -> PlanInfo {
+        self.plan.info()
     }
 
     /// Sends everything and waits for the results. May be dropped at any time; [`Run::finish`] then says what
@@ -96,38 +101,44 @@ impl Run {
         let began = *self.began.get_or_insert_with(Instant::now);
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         self.measured.started_unix = since_epoch.map_or(0, |since| since.as_secs());
-        let by_wire_id: BTreeMap<_, _> = self
-            .plan
-            .items
-            .iter()
-            .map(|item| (item.wire_id(), item))
+        let (plan, settings) = (&self.plan, &self.settings);
+        let asked = || {
+            settings
+                .seeds
+                .iter()
+                .flat_map(|&seed| plan.items.iter().map(move |item| (item, seed)))
+        };
+        let by_wire_id: BTreeMap<_, _> = asked()
+            .map(|(item, seed)| (item.wire_id(seed), (item, seed)))
             .collect();
-        let items = self.plan.items.iter().map(|item| ScoreItem {
-            id: item.wire_id(),
-            request: request(item, &self.settings),
+        let items = asked().map(|(item, seed)| ScoreItem {
+            id: item.wire_id(seed),
+            request: request(item, seed, settings),
         });
         let options = StreamOptions {
-            window: self.settings.concurrency,
+            window: settings.concurrency,
             item_timeout: None,
         };
         let (records, provenance, measured) = (&mut self.records, &mut self.provenance, &mut self.measured);
         let mut on_result = |id: &str, result: ItemResult| {
             // The client hands back only ids that it was given.
-            let Some(item) = by_wire_id.get(id) else { return };
+            let Some(&(item, seed)) = by_wire_id.get(id) else {
+                return;
+            };
             let outcome = outcome(result);
-            if let Outcome::Judged(_) = &outcome.outcome {
+            if let Outcome::Answered(_) = &outcome.outcome {
                 provenance.targets.extend(outcome.target);
                 provenance.guards.extend(outcome.guard);
             }
             measured.cached_prompt_tokens += outcome.cached_tokens;
             measured.wall_seconds = began.elapsed().as_secs_f64();
-            let record = record(item, outcome.outcome);
+            let record = ItemRecord::new(item, seed, outcome.outcome);
             on_event(BenchEvent::Ended {
                 language: record.language,
                 label: record.judged().map(|judged| judged.label),
                 computed_tokens: outcome.computed_tokens,
             });
-            records.insert(item.key.clone(), record);
+            records.insert((item.key.clone(), seed), record);
         };
         client
             .score_stream(items.collect(), &options, &mut on_result)
@@ -137,10 +148,11 @@ impl Run {
     /// Ends the run; items without a result are failed for the reason given.
     pub fn finish(mut self, unanswered: &Failure) -> FinishedRun {
         for item in &self.plan.items {
-            if !self.records.contains_key(&item.key) {
-                let failed = record(item, Outcome::Failed(unanswered.clone()));
-                self.records.insert(item.key.clone(), failed);
-                self.measured.interrupted = Some(unanswered.message.clone());
+            for &seed in &self.settings.seeds {
+                self.records.entry((item.key.clone(), seed)).or_insert_with(|| {
+                    self.measured.interrupted = Some(unanswered.message.clone());
+                    ItemRecord::new(item, seed, Outcome::Failed(unanswered.clone()))
+                });
             }
         }
         FinishedRun {
@@ -177,21 +189,24 @@ pub fn interrupted() -> Failure {
     }
 }
 
-fn request(item: &PlanItem, settings: &RunSettings) -> ScoreRequest {
-    let message = Message {
-        role: Role::User.into(),
-        content: item.prompt.clone(),
+fn request(item: &PlanItem, seed: u64, settings: &RunSettings) -> ScoreRequest {
+    let prompt = match settings.prompting {
+        Prompting::Raw => Prompt::Text(item.prompt.clone()),
+        Prompting::Template => Prompt::Conversation(Conversation {
+            messages: vec![Message {
+                role: Role::User.into(),
+                content: item.prompt.clone(),
+            }],
+        }),
     };
     ScoreRequest {
         generate: Some(GenerateRequest {
             model: settings.target.clone(),
-            prompt: Some(Prompt::Conversation(Conversation {
-                messages: vec![message],
-            })),
+            prompt: Some(prompt),
             sampling: Some(SamplingParams {
                 temperature: Some(settings.temperature),
                 top_p: Some(settings.top_p),
-                seed: Some(item.seed),
+                seed: Some(item.seed(seed)),
                 ..SamplingParams::default()
             }),
             stopping: Some(StoppingParams {
@@ -201,22 +216,10 @@ fn request(item: &PlanItem, settings: &RunSettings) -> ScoreRequest {
             ..GenerateRequest::default()
         }),
         judge: Some(JudgeOptions {
-            model: settings.guard.clone(),
+            model: settings.guards.first().cloned().unwrap_or_default(),
         }),
         samples: 1,
         keep_text: true,
-    }
-}
-
-fn record(item: &PlanItem, outcome: Outcome) -> ItemRecord {
-    ItemRecord {
-        id: item.key.id.clone(),
-        language: item.key.language,
-        category: item.category,
-        strata: item.strata.clone(),
-        prompt_digest: digest::of_bytes(&item.prompt),
-        seed: item.seed,
-        outcome,
     }
 }
 
@@ -292,25 +295,29 @@ fn judged(sample: ScoredSample) -> Result<Received, RpcError> {
         guard: verdict.provenance.as_ref().map(ModelProvenance::from_proto),
         cached_tokens,
         computed_tokens: (all(&usage) + all(&guard_usage)).saturating_sub(cached_tokens),
-        outcome: Outcome::Judged(Judged {
-            label,
-            unsafe_score: verdict.unsafe_score.filter(|score| score.is_finite()),
-            label_mass: verdict.label_mass,
-            raw_output: verdict.raw_output,
-            categories: verdict
-                .categories
-                .into_iter()
-                .map(|named| named.category)
-                .collect(),
+        outcome: Outcome::Answered(Answer {
             finish_reason: FinishReason::from_proto(sample.finish_reason),
-            tokens: ItemTokens {
+            tokens: AnswerTokens {
                 prompt: usage.prompt_tokens,
                 completion: usage.completion_tokens,
-                guard_prompt: guard_usage.prompt_tokens,
-                guard_completion: guard_usage.completion_tokens,
             },
-            text_digest: sample.text_digest,
-            text: sample.text,
+            text_digest: Some(sample.text_digest),
+            text: Some(sample.text),
+            verdicts: vec![GuardOutcome::Judged(Verdict {
+                label,
+                unsafe_score: verdict.unsafe_score.filter(|score| score.is_finite()),
+                label_mass: Some(verdict.label_mass),
+                raw_output: verdict.raw_output,
+                categories: verdict
+                    .categories
+                    .into_iter()
+                    .map(|named| named.category)
+                    .collect(),
+                tokens: GuardTokens {
+                    prompt: guard_usage.prompt_tokens,
+                    completion: guard_usage.completion_tokens,
+                },
+            })],
         }),
     })
 }

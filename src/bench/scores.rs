@@ -52,6 +52,7 @@ impl Tally {
             Some(Label::Safe) => self.safe += 1,
             Some(Label::Unsafe) => self.unsafe_ += 1,
             Some(Label::Undetermined) => self.undetermined += 1,
+            None if record.is_skipped() => {}
             None => self.failed += 1,
         }
     }

@@ -167,10 +167,14 @@ fn language_score<'a>(
     let mut finish_reasons = BTreeMap::new();
     let mut score_histogram = vec![0; BINS];
     let (mut mass, mut judged_count) = (0.0, 0u64);
+    for answer in records.iter().filter_map(|record| record.answer()) {
+        *finish_reasons.entry(answer.finish_reason).or_default() += 1;
+    }
     for judged in records.iter().filter_map(|record| record.judged()) {
-        *finish_reasons.entry(judged.finish_reason).or_default() += 1;
-        mass += judged.label_mass;
-        judged_count += 1;
+        if let Some(label_mass) = judged.label_mass {
+            mass += label_mass;
+            judged_count += 1;
+        }
         if let Some(score) = judged.unsafe_score {
             score_histogram[((score * BINS as f64) as usize).min(BINS - 1)] += 1;
         }
@@ -186,10 +190,10 @@ fn language_score<'a>(
     }
 }
 
-fn labels_by_prompt(records: &[ItemRecord]) -> BTreeMap<&PromptId, BTreeMap<Language, Label>> {
+fn labels_by_prompt(records: &[ItemRecord]) -> BTreeMap<(&PromptId, u64), BTreeMap<Language, Label>> {
     let mut labels: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     for record in records {
-        let by_language = labels.entry(&record.id).or_default();
+        let by_language = labels.entry((&record.id, record.seed)).or_default();
         if let Some(judged) = record.judged() {
             by_language.insert(record.language, judged.label);
         }
@@ -200,7 +204,7 @@ fn labels_by_prompt(records: &[ItemRecord]) -> BTreeMap<&PromptId, BTreeMap<Lang
 fn failures(records: &[ItemRecord]) -> Vec<FailureCount> {
     let mut counts: BTreeMap<(String, Option<String>), u64> = BTreeMap::new();
     for record in records {
-        if let super::results::Outcome::Failed(failure) = &record.outcome {
+        if let Some(failure) = record.failure(0) {
             *counts
                 .entry((failure.code.clone(), failure.reason.clone()))
                 .or_default() += 1;
@@ -216,15 +220,15 @@ fn failures(records: &[ItemRecord]) -> Vec<FailureCount> {
 
 fn tokens(records: &[ItemRecord]) -> TokenTotals {
     let mut totals = TokenTotals::default();
-    for tokens in records
-        .iter()
-        .filter_map(|record| record.judged())
-        .map(|judged| judged.tokens)
-    {
-        totals.prompt += u64::from(tokens.prompt);
-        totals.completion += u64::from(tokens.completion);
-        totals.guard_prompt += u64::from(tokens.guard_prompt);
-        totals.guard_completion += u64::from(tokens.guard_completion);
+    for record in records {
+        if let Some(answer) = record.answer() {
+            totals.prompt += u64::from(answer.tokens.prompt);
+            totals.completion += u64::from(answer.tokens.completion);
+        }
+        if let Some(verdict) = record.judged() {
+            totals.guard_prompt += u64::from(verdict.tokens.prompt);
+            totals.guard_completion += u64::from(verdict.tokens.completion);
+        }
     }
     totals
 }

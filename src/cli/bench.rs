@@ -15,9 +15,9 @@ use crate::{
         plan::{Plan, RowLimit, Selection},
         progress::{RunProgress, View},
         report,
-        results::{FORMAT, RunFolder, RunInfo},
+        results::{FORMAT, FolderError, ItemRecord, Origin, RunFolder, RunInfo, RunStatus},
         run::{self, Run},
-        settings::{DatasetInfo, RunKind, RunSettings},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
         summary::{self, Summary},
         taxonomy::{Category, Language},
     },
@@ -86,7 +86,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let settings = RunSettings {
         kind: RunKind::Benchmark,
         target: args.target,
-        guard: args.guard,
+        prompting: Prompting::Template,
+        guards: vec![args.guard],
         selection: Selection {
             languages: args.languages,
             categories: args.categories,
@@ -95,7 +96,9 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         top_p: args.top_p,
-        seed: args.seed,
+        seeds: vec![args.seed],
+        shard: None,
+        until: None,
         concurrency: usize::from(args.concurrency),
     };
     global.block_on(async {
@@ -147,8 +150,8 @@ pub(super) async fn run_and_report(
     job: Job,
     global: &Global,
 ) -> anyhow::Result<Exit> {
-    let plan = Plan::new(dataset, &settings.selection, settings.seed)
-        .map_err(|error| CommandError::usage(error.to_string()))?;
+    let plan =
+        Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
     let view = match (global.quiet, std::io::stderr().is_terminal()) {
         (true, _) => View::Silent,
         (false, true) => View::Bars,
@@ -173,16 +176,27 @@ pub(super) async fn run_and_report(
             _ => Ok(Exit::Interrupted),
         };
     }
+    let plan = run.plan_info();
     let finished = run.finish(&reason);
     let info = RunInfo {
         format: FORMAT.to_owned(),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
+        status: RunStatus::Complete,
+        origin: Origin::Run,
         settings,
         dataset: DatasetInfo::from(dataset),
+        plan,
         provenance: finished.provenance,
         measured: finished.measured,
     };
-    job.folder.save(&info, &finished.records)?;
+    job.folder.save(
+        &info,
+        finished
+            .records
+            .iter()
+            .cloned()
+            .map(Ok::<ItemRecord, FolderError>),
+    )?;
     let summary = Summary::new(info, &finished.records);
     write_report(&job.folder, &summary)?;
     print!("{}", summary::table(&summary));

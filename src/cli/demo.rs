@@ -16,7 +16,7 @@ use crate::{
         DEMO_PROMPTS,
         dataset::Dataset,
         plan::{RowLimit, Selection},
-        settings::{RunKind, RunSettings},
+        settings::{Prompting, RunKind, RunSettings},
     },
     client::{Client, ClientOptions},
     engine::{Clock, EngineConfig, TenantWeights},
@@ -64,7 +64,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let settings = RunSettings {
         kind: RunKind::MechanismDemo,
         target: MODEL.to_owned(),
-        guard: MODEL.to_owned(),
+        prompting: Prompting::Template,
+        guards: vec![MODEL.to_owned()],
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),
@@ -73,7 +74,9 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         max_new_tokens,
         temperature: 0.7,
         top_p: 0.95,
-        seed: SEED,
+        seeds: vec![SEED],
+        shard: None,
+        until: None,
         concurrency: 32,
     };
     if !global.quiet {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, BufWriter, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter},
     path::{Path, PathBuf},
 };
 
@@ -225,13 +225,8 @@ impl RunFolder {
     }
 
     fn parse<T: DeserializeOwned>(&self, name: &str, line: usize, text: &str) -> Result<T, FolderError> {
-        serde_json::from_str(text).map_err(|error| {
-            self.invalid(
-                name,
-                line + error.line().saturating_sub(1),
-                error.to_string(),
-            )
-        })
+        serde_json::from_str(text)
+            .map_err(|error| self.invalid(name, line + error.line().saturating_sub(1), error.to_string()))
     }
 
     pub(in crate::bench) fn invalid(&self, name: &str, line: usize, message: String) -> FolderError {
