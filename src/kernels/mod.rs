@@ -14,6 +14,7 @@ mod elementwise;
 mod floats;
 mod int8;
 mod isa;
+mod low_rank;
 mod matmul;
 mod micro;
 mod norms;
@@ -31,6 +32,7 @@ pub use attention::{
 pub use block_format::{BlockFormat, FormatError};
 pub use elementwise::{Activation, RopeStyle, add_bias, gate, soft_cap};
 pub use isa::Isa;
+pub use low_rank::{LowRank, LowRankPart, RowGroups, add_low_rank};
 pub use matmul::{Fused, Output, Precision, matmul};
 pub use norms::{Norm, NormKind};
 pub use packed::PackedMatrix;

@@ -1,10 +1,11 @@
 //! Opens a model from disk: a GGUF file, or a Hugging Face folder with `config.json` and safetensors. For
 //! measurements, `dummy:SHAPE[:FORMAT]` makes one up.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{
     LanguageModel,
+    adapter::{Adapter, AdapterError, Base, HeadOrder},
     config::ModelConfig,
     decoder::Decoder,
     estimate::{BatchLimits, Estimate},
@@ -47,6 +48,19 @@ pub struct LoadedModel {
     pub weight_bytes: u64,
     /// Bytes of the KV pool. The system gives them as blocks are first used.
     pub kv_bytes: u64,
+    /// In the order in which they were asked for; [`super::AdapterIndex`] counts them.
+    pub adapters: Vec<LoadedAdapter>,
+}
+
+/// What provenance and `ModelService` say of an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedAdapter {
+    /// The largest rank of its changes.
+    pub rank: usize,
+    /// Number of its parameters.
+    pub parameters: u64,
+    /// Bytes of its weights, beside the base's.
+    pub resident_bytes: u64,
 }
 
 /// Why a model could not be opened; always names the file and the field or tensor.
@@ -68,11 +82,32 @@ pub enum LoadError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// An adapter cannot be used with this model.
+    #[error("{path}: {source}")]
+    Adapter {
+        /// Its folder or file.
+        path: PathBuf,
+        /// Why.
+        source: AdapterError,
+    },
 }
 
 /// Loads the model at `path`: a `.gguf` file, a folder, or `dummy:SHAPE[:FORMAT]`.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
-    with_source(path, |config, source| build(config, source, options))
+    load_with_adapters(path, &[], options)
+}
+
+/// The same, with LoRA adapters: PEFT folders or GGUF files.
+pub fn load_with_adapters(
+    path: &Path,
+    adapters: &[PathBuf],
+    options: &LoadOptions,
+) -> Result<LoadedModel, LoadError> {
+    with_source(path, |config, source| {
+        // Before the weights, which take longer: what does not fit is told at once.
+        let adapters = load_adapters(adapters, &config, source)?;
+        Ok(build(config, source, adapters, options)?)
+    })
 }
 
 /// What the model at `path` will take in memory, from what its files say of themselves; `batch` are the largest
@@ -80,18 +115,34 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
 pub fn estimate(path: &Path, options: &LoadOptions, batch: BatchLimits) -> Result<Estimate, LoadError> {
     with_source(path, |mut config, source| {
         config.limit_context(options.max_context);
-        Estimate::new(&config, source, options.precision, batch)
+        Ok(Estimate::new(&config, source, options.precision, batch)?)
     })
+}
+
+/// What is wrong with a model, or with an adapter of it.
+enum Fault {
+    Model(String),
+    Adapter(PathBuf, AdapterError),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Model(reason)
+    }
 }
 
 /// Opens the model at `path`, and says in errors which file was wrong.
 fn with_source<T>(
     path: &Path,
-    work: impl FnOnce(ModelConfig, &dyn WeightSource) -> Result<T, String>,
+    work: impl FnOnce(ModelConfig, &dyn WeightSource) -> Result<T, Fault>,
 ) -> Result<T, LoadError> {
     let invalid = |reason: String| LoadError::Invalid {
         path: path.display().to_string(),
         reason,
+    };
+    let fault = |fault: Fault| match fault {
+        Fault::Model(reason) => invalid(reason),
+        Fault::Adapter(path, source) => LoadError::Adapter { path, source },
     };
     let io = |source| LoadError::Io {
         path: path.display().to_string(),
@@ -99,7 +150,7 @@ fn with_source<T>(
     };
     if let Some(spec) = path.to_str().and_then(|p| p.strip_prefix("dummy:")) {
         let weights = DummyWeights::parse(spec).map_err(invalid)?;
-        return work(weights.config().clone(), &weights).map_err(invalid);
+        return work(weights.config().clone(), &weights).map_err(fault);
     }
     if std::fs::metadata(path).map_err(io)?.is_dir() {
         let text = std::fs::read_to_string(path.join("config.json"))
@@ -107,7 +158,7 @@ fn with_source<T>(
         let json = serde_json::from_str(&text).map_err(|e| invalid(format!("config.json: {e}")))?;
         let config = ModelConfig::from_json(&json).map_err(|e| invalid(format!("config.json: {e}")))?;
         let weights = SafetensorsWeights::open(path, config.norm_placement).map_err(invalid)?;
-        return work(config, &weights).map_err(invalid);
+        return work(config, &weights).map_err(fault);
     }
     let gguf = Gguf::open(path).map_err(|error| match error {
         GgufError::Io { path, source } => LoadError::Io { path, source },
@@ -117,12 +168,29 @@ fn with_source<T>(
         },
     })?;
     let config = ModelConfig::from_gguf(&gguf).map_err(invalid)?;
-    work(config, &GgufWeights(&gguf)).map_err(invalid)
+    work(config, &GgufWeights(&gguf)).map_err(fault)
+}
+
+fn load_adapters(
+    paths: &[PathBuf],
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+) -> Result<Vec<Adapter>, Fault> {
+    let gguf_architecture = source.gguf_architecture();
+    let base = Base {
+        config,
+        heads: HeadOrder::of(gguf_architecture),
+        gguf_architecture,
+    };
+    let load =
+        |path: &PathBuf| Adapter::load(path, &base).map_err(|error| Fault::Adapter(path.clone(), error));
+    paths.iter().map(load).collect()
 }
 
 fn build(
     mut config: ModelConfig,
     source: &dyn WeightSource,
+    adapters: Vec<Adapter>,
     options: &LoadOptions,
 ) -> Result<LoadedModel, String> {
     config.limit_context(options.max_context);
@@ -137,7 +205,14 @@ fn build(
     }
     let pool = ThreadPool::new(options.threads).map_err(|e| format!("cannot start compute threads: {e}"))?;
     let (architecture, layers) = (config.architecture.clone(), config.layers.len());
-    let (decoder, census) = Decoder::new(config, source, pool, blocks, options.precision)?;
+    let loaded_adapters = adapters.iter().map(|adapter| LoadedAdapter {
+        rank: adapter.rank,
+        parameters: adapter.parameters,
+        resident_bytes: adapter.bytes() as u64,
+    });
+    let loaded_adapters = loaded_adapters.collect();
+    let (mut decoder, census) = Decoder::new(config, source, pool, blocks, options.precision)?;
+    decoder.set_adapters(adapters);
     let (weight_bytes, kv_bytes) = (decoder.weight_bytes() as u64, decoder.kv_bytes() as u64);
     Ok(LoadedModel {
         model: Box::new(decoder),
@@ -148,5 +223,6 @@ fn build(
         precision: options.precision,
         weight_bytes,
         kv_bytes,
+        adapters: loaded_adapters,
     })
 }

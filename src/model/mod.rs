@@ -3,12 +3,15 @@
 //! [`LanguageModel`] is the seam to the engine: a device back end implements it once, the engine never sees
 //! tensors. The engine's simulation implements it with a script.
 
+mod adapter;
 mod config;
 mod decoder;
 pub mod estimate;
 mod kv_cache;
 pub mod load;
 mod weights;
+
+pub use adapter::AdapterError;
 
 use std::fmt;
 

@@ -4,7 +4,11 @@ mod dummy;
 mod gguf;
 mod safetensors;
 
-pub(super) use self::{dummy::DummyWeights, gguf::GgufWeights, safetensors::SafetensorsWeights};
+pub(super) use self::{
+    dummy::DummyWeights,
+    gguf::GgufWeights,
+    safetensors::{SafetensorsWeights, read_safetensors},
+};
 
 use crate::kernels::{BlockFormat, MatrixSource, RawElements};
 
@@ -68,6 +72,11 @@ pub(super) trait WeightSource {
 
     /// Names of all tensors that belong to layers.
     fn layer_tensors(&self) -> Vec<String>;
+
+    /// `general.architecture`, where it is a GGUF file.
+    fn gguf_architecture(&self) -> Option<&str> {
+        None
+    }
 
     /// The tensor of that name.
     fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String>;

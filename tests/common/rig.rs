@@ -185,6 +185,7 @@ fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate, cloc
             precision: Precision::F32,
             weight_bytes: 1,
             kv_bytes: 0,
+            adapters: Vec::new(),
         },
         tokenizer: Arc::clone(&tokenizer),
         template,

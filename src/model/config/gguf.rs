@@ -25,6 +25,12 @@ const ARCHITECTURES: [(&str, Family); 9] = [
     ("cohere2", Family::Cohere2),
 ];
 
+/// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that what is
+/// rotated together are neighbours.
+pub(in crate::model) fn reorders_heads(architecture: &str) -> bool {
+    matches!(architecture, "llama" | "mistral3")
+}
+
 pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
     let architecture = file
         .get_str("general.architecture")

@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 
 pub(super) use self::{
     family::{Family, HeadNorms, NormPlacement, NormWeights},
+    gguf::reorders_heads,
     rope::Rope,
 };
 use crate::{

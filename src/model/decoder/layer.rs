@@ -3,10 +3,11 @@
 use super::{Compute, angles::Angles, loader::Loader};
 use crate::{
     kernels::{
-        Activation, AttentionLayer, AttentionSpan, Fused, Norm, Output, add_bias, attention, gate, matmul,
-        rope_and_store,
+        Activation, AttentionLayer, AttentionSpan, Fused, Norm, Output, RowGroups, add_bias, add_low_rank,
+        attention, gate, matmul, rope_and_store,
     },
     model::{
+        adapter::{Adapter, Site},
         config::{NormPlacement, Rotation},
         kv_cache::KvCache,
         weights::{LayerTensor, Tensor},
@@ -56,6 +57,17 @@ pub(super) struct Rows<'a> {
     /// Where each row's keys and values are stored.
     pub slots: &'a [usize],
     pub angles: &'a Angles,
+    pub adapters: &'a [Adapter],
+    /// Which rows run with which adapter.
+    pub adapted: &'a RowGroups,
+}
+
+impl Rows<'_> {
+    /// Adds to the product `out` of `x` what adapters change about it.
+    fn adapt(&self, compute: &mut Compute, (layer, site): (usize, Site), x: &[f32], out: &mut [f32]) {
+        let change = |adapter: usize| self.adapters.get(adapter)?.change(layer, site);
+        add_low_rank(&mut compute.pool, compute.isa, self.adapted, &change, x, out);
+    }
 }
 
 impl Layer {
@@ -128,8 +140,7 @@ impl Layer {
         cache: &mut KvCache,
         a: &mut Activations,
     ) {
-        let Compute { pool, isa } = compute;
-        let (count, isa) = (rows.slots.len(), *isa);
+        let (count, isa) = (rows.slots.len(), compute.isa);
         let (shape, ffn) = (self.attends.shape, self.down.weights.cols());
         a.normed.resize(a.hidden.len(), 0.0);
         a.qkv.resize(count * shape.qkv_width(), 0.0);
@@ -137,9 +148,11 @@ impl Layer {
         a.gate_up.resize(count * 2 * ffn, 0.0);
         a.gated.resize(count * ffn, 0.0);
 
-        let norm = &self.attention_norm;
+        let (norm, pool) = (&self.attention_norm, &mut compute.pool);
         norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
         matmul(pool, isa, &a.normed, &self.qkv, &mut a.qkv, Output::Replace);
+        rows.adapt(compute, (self.index, Site::Qkv), &a.normed, &mut a.qkv);
+        let pool = &mut compute.pool;
         if let Some(bias) = &self.qkv_bias {
             add_bias(&mut a.qkv, bias);
         }
@@ -157,10 +170,12 @@ impl Layer {
             cache.layer(self.index),
             &mut a.attended,
         );
+        let site = (self.index, Site::AttentionOutput);
+        let streams = (&mut a.projected, &mut a.hidden);
         self.attention_output
-            .join(compute, &a.attended, &mut a.projected, &mut a.hidden);
+            .join(compute, rows, site, &a.attended, streams);
 
-        let Compute { pool, .. } = compute;
+        let pool = &mut compute.pool;
         if let Some(norm) = &self.ffn_norm {
             norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
         }
@@ -172,20 +187,33 @@ impl Layer {
             &mut a.gate_up,
             Output::Replace,
         );
+        rows.adapt(compute, (self.index, Site::GateUp), &a.normed, &mut a.gate_up);
+        let pool = &mut compute.pool;
         gate(pool, isa, self.activation, &a.gate_up, ffn, &mut a.gated);
-        self.down.join(compute, &a.gated, &mut a.projected, &mut a.hidden);
+        let site = (self.index, Site::Down);
+        let streams = (&mut a.projected, &mut a.hidden);
+        self.down.join(compute, rows, site, &a.gated, streams);
     }
 }
 
 impl Projection {
-    /// Adds the product of `x` to `hidden`; `projected` is scratch.
-    fn join(&self, compute: &mut Compute, x: &[f32], projected: &mut Vec<f32>, hidden: &mut [f32]) {
-        let Compute { pool, isa } = compute;
+    /// Adds the product of `x`, and what adapters change about it, to `hidden`; `projected` is scratch.
+    fn join(
+        &self,
+        compute: &mut Compute,
+        rows: &Rows<'_>,
+        site: (usize, Site),
+        x: &[f32],
+        (projected, hidden): (&mut Vec<f32>, &mut Vec<f32>),
+    ) {
+        let (pool, isa) = (&mut compute.pool, compute.isa);
         let Some(norm) = &self.post_norm else {
-            return matmul(pool, *isa, x, &self.weights, hidden, Output::Add);
+            matmul(pool, isa, x, &self.weights, hidden, Output::Add);
+            return rows.adapt(compute, site, x, hidden);
         };
         projected.resize(hidden.len(), 0.0);
-        matmul(pool, *isa, x, &self.weights, projected, Output::Replace);
-        norm.apply(pool, *isa, projected, hidden, Output::Add);
+        matmul(pool, isa, x, &self.weights, projected, Output::Replace);
+        rows.adapt(compute, site, x, projected);
+        norm.apply(&mut compute.pool, isa, projected, hidden, Output::Add);
     }
 }

@@ -10,13 +10,14 @@ use self::{
     loader::Loader,
 };
 use super::{
-    BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits,
+    AdapterIndex, BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits,
+    adapter::Adapter,
     config::ModelConfig,
     kv_cache::KvCache,
     weights::{Tensor, WeightSource},
 };
 use crate::kernels::{
-    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Norm, Output, Precision, ThreadPool, matmul, soft_cap,
+    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Norm, Output, Precision, RowGroups, ThreadPool, matmul, soft_cap,
 };
 
 /// A resident decoder with its KV pool and compute threads.
@@ -30,6 +31,7 @@ pub(super) struct Decoder {
     cache: KvCache,
     batch: BatchRows,
     activations: Activations,
+    adapters: Vec<Adapter>,
 }
 
 /// What products are computed with.
@@ -53,6 +55,8 @@ struct BatchRows {
     positions: Vec<usize>,
     slots: Vec<usize>,
     angles: Angles,
+    /// Which rows run with which adapter.
+    adapted: RowGroups,
 }
 
 /// What was found while weights were read.
@@ -115,13 +119,20 @@ impl Decoder {
                 positions: Vec::new(),
                 slots: Vec::new(),
                 angles: Angles::new(config.rope, config.local_rope),
+                adapted: RowGroups::default(),
             },
             activations: Activations::default(),
+            adapters: Vec::new(),
         };
         Ok((decoder, census))
     }
 
-    /// Bytes of the weights.
+    /// Sets what sequences' adapters count.
+    pub(super) fn set_adapters(&mut self, adapters: Vec<Adapter>) {
+        self.adapters = adapters;
+    }
+
+    /// Bytes of the weights, without adapters.
     pub(super) fn weight_bytes(&self) -> usize {
         let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
         let output = self.head.output.as_ref().map_or(0, Fused::bytes);
@@ -148,7 +159,8 @@ impl Decoder {
             return invalid(format!("token {token} is not in the vocabulary"));
         }
         for sequence in &batch.sequences {
-            if let Some(adapter) = sequence.adapter {
+            let unknown = |adapter: &AdapterIndex| adapter.0 >= self.adapters.len();
+            if let Some(adapter) = sequence.adapter.filter(unknown) {
                 return invalid(format!("adapter {} is not loaded", adapter.0));
             }
             let blocks = (sequence.context + sequence.new_tokens).div_ceil(BLOCK_TOKENS);
@@ -190,6 +202,9 @@ impl BatchRows {
             }
         }
         self.angles.set(&self.positions);
+        let runs = sequences.iter();
+        self.adapted
+            .set(runs.map(|s| (s.adapter.map(|adapter| adapter.0), s.new_tokens)));
     }
 }
 
@@ -255,6 +270,8 @@ impl LanguageModel for Decoder {
             spans: &spans,
             slots: &self.batch.slots,
             angles: &self.batch.angles,
+            adapters: &self.adapters,
+            adapted: &self.batch.adapted,
         };
         for layer in &self.layers {
             layer.run(&mut self.compute, &rows, &mut self.cache, &mut self.activations);

@@ -48,6 +48,10 @@ impl WeightSource for GgufWeights<'_> {
         format!("blk.{layer}.{part}")
     }
 
+    fn gguf_architecture(&self) -> Option<&str> {
+        self.0.get_str("general.architecture")
+    }
+
     fn layer_tensors(&self) -> Vec<String> {
         let names = self.0.tensors().map(|(name, _)| name);
         let names = names.filter(|name| name.starts_with("blk."));

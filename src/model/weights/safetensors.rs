@@ -26,7 +26,8 @@ pub(in crate::model) struct SafetensorsWeights {
     placement: NormPlacement,
 }
 
-struct Entry {
+/// A tensor of a mapped file.
+pub(in crate::model) struct Entry {
     map: Arc<Mmap>,
     range: Range<usize>,
     dtype: Dtype,
@@ -56,7 +57,7 @@ impl SafetensorsWeights {
                 shards.entry(file).or_default().push(tensor);
             }
             for (file, names) in shards {
-                let found = read_shard(&folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
+                let found = read_safetensors(&folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
                 if let Some(missing) = names.iter().find(|name| !found.contains_key(**name)) {
                     return Err(format!(
                         "{file}: tensor `{missing}` is missing, although the index says it is there"
@@ -65,7 +66,7 @@ impl SafetensorsWeights {
                 tensors.extend(found);
             }
         } else {
-            tensors = read_shard(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
+            tensors = read_safetensors(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
         }
         let has_embedding =
             |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
@@ -78,7 +79,8 @@ impl SafetensorsWeights {
     }
 }
 
-fn read_shard(path: &Path) -> Result<HashMap<String, Entry>, String> {
+/// All tensors of one file, by name.
+pub(in crate::model) fn read_safetensors(path: &Path) -> Result<HashMap<String, Entry>, String> {
     let map = mapped::map(path).map_err(|e| e.to_string())?;
     let file = SafeTensors::deserialize(&map).map_err(|e| e.to_string())?;
     let base = map.as_ptr() as usize;
@@ -146,20 +148,23 @@ impl WeightSource for SafetensorsWeights {
     }
 
     fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
-        let Some(entry) = self.tensors.get(name) else {
-            return Ok(None);
-        };
-        let format = match entry.dtype {
+        self.tensors.get(name).map(Entry::data).transpose()
+    }
+}
+
+impl Entry {
+    /// Its elements.
+    pub(in crate::model) fn data(&self) -> Result<TensorData<'_>, String> {
+        let format = match self.dtype {
             Dtype::F32 => BlockFormat::F32,
             Dtype::F16 => BlockFormat::F16,
             Dtype::BF16 => BlockFormat::Bf16,
             other => return Err(format!("its type is {other:?}; F32, F16 and BF16 are supported")),
         };
-        let bytes = Cow::Borrowed(&entry.map[entry.range.clone()]);
-        Ok(Some(TensorData {
-            shape: entry.shape.clone(),
+        Ok(TensorData {
+            shape: self.shape.clone(),
             format,
-            bytes,
-        }))
+            bytes: Cow::Borrowed(&self.map[self.range.clone()]),
+        })
     }
 }

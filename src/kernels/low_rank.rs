@@ -1,0 +1,339 @@
+//! Low-rank changes of products (LoRA, arXiv 2106.09685): `out += B · (A · x)` for some rows, in f32.
+//!
+//! Both products are chains of fused multiply-adds in ascending order, each from 0; the last one is added to what
+//! the row has. A row's bits depend on nothing but the row.
+
+use std::{cell::RefCell, ops::Range};
+
+use super::{
+    Isa, Output, ThreadPool,
+    micro::{self, LANES, Tile, WIDE_ROWS},
+    packed::PANEL,
+    pool::Shards,
+};
+
+/// Rows that share one pass over a change's weights.
+const ROWS_PER_TASK: usize = 24;
+/// Inputs taken at a time, so that their weights are still near when the next rows want them.
+const RUN_INPUTS: usize = 256;
+
+/// A change of neighbouring outputs, row-major.
+pub struct LowRankPart {
+    /// The first output that it changes.
+    pub first_output: usize,
+    /// How many it changes.
+    pub outputs: usize,
+    /// How many inputs it makes of all before.
+    pub rank: usize,
+    /// `[rank, inputs]`
+    pub a: Vec<f32>,
+    /// `[outputs, rank]`, with the adapter's factor in it.
+    pub b: Vec<f32>,
+}
+
+/// All changes of the product of one input, repacked.
+pub struct LowRank {
+    inputs: usize,
+    /// The parts' ranks, rounded up to whole vectors.
+    width: usize,
+    /// `[inputs][width]`, the parts side by side.
+    a: Vec<f32>,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    outputs: Range<usize>,
+    first_rank: usize,
+    rank: usize,
+    /// `[panel][rank][PANEL]`
+    b: Vec<f32>,
+}
+
+impl LowRank {
+    /// Repacks the changes of one product; `None` when there are none.
+    ///
+    /// # Panics
+    /// When a part's matrices do not have its sizes, or parts differ in their inputs; loaders check first.
+    pub fn pack(parts: &[LowRankPart]) -> Option<Self> {
+        let first = parts.first()?;
+        let inputs = first.a.len() / first.rank;
+        let ranks: usize = parts.iter().map(|part| part.rank).sum();
+        let width = ranks.next_multiple_of(LANES);
+        let mut packed = Self {
+            inputs,
+            width,
+            a: vec![0.0; inputs * width],
+            parts: Vec::with_capacity(parts.len()),
+        };
+        let mut first_rank = 0;
+        for part in parts {
+            let rank = part.rank;
+            assert!(part.a.len() == rank * inputs && part.b.len() == part.outputs * rank);
+            for (r, row) in part.a.chunks_exact(inputs).enumerate() {
+                for (k, value) in row.iter().enumerate() {
+                    packed.a[k * width + first_rank + r] = *value;
+                }
+            }
+            let mut b = vec![0.0; part.outputs.div_ceil(PANEL) * rank * PANEL];
+            for (output, row) in part.b.chunks_exact(rank).enumerate() {
+                for (r, value) in row.iter().enumerate() {
+                    b[(output / PANEL * rank + r) * PANEL + output % PANEL] = *value;
+                }
+            }
+            packed.parts.push(Part {
+                outputs: part.first_output..part.first_output + part.outputs,
+                first_rank,
+                rank,
+                b,
+            });
+            first_rank += rank;
+        }
+        Some(packed)
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        let values = self.a.len() + self.parts.iter().map(|part| part.b.len()).sum::<usize>();
+        values * size_of::<f32>()
+    }
+
+    /// The output after the last that it changes.
+    fn end(&self) -> usize {
+        self.parts.iter().map(|part| part.outputs.end).max().unwrap_or(0)
+    }
+}
+
+/// Which rows of a batch get which change; a row gets one at most.
+#[derive(Debug, Default)]
+pub struct RowGroups {
+    /// Number of the change, and the row; in order, each row once.
+    rows: Vec<(usize, usize)>,
+    /// Parts of `rows` with the same change.
+    tasks: Vec<Range<usize>>,
+    /// Rows of the batch.
+    batch: usize,
+}
+
+impl RowGroups {
+    /// Takes neighbouring runs of rows: the number of their change, if they get one, and how many they are.
+    pub fn set(&mut self, runs: impl Iterator<Item = (Option<usize>, usize)>) {
+        self.rows.clear();
+        self.tasks.clear();
+        self.batch = 0;
+        for (change, count) in runs {
+            if let Some(change) = change {
+                self.rows
+                    .extend((self.batch..self.batch + count).map(|row| (change, row)));
+            }
+            self.batch += count;
+        }
+        self.rows.sort_unstable();
+        let mut start = 0;
+        for group in self.rows.chunk_by(|a, b| a.0 == b.0) {
+            let end = start + group.len();
+            while start < end {
+                let next = end.min(start + ROWS_PER_TASK);
+                self.tasks.push(start..next);
+                start = next;
+            }
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A worker's buffers; they grow to the largest change and stay.
+#[derive(Default)]
+struct Scratch {
+    /// Rows of `x` that do not lie side by side, `[rows][inputs]`.
+    gathered: Vec<f32>,
+    /// `A · x`, `[rows][width]`.
+    low: Vec<f32>,
+}
+
+/// Adds to each row of `out` (`[rows, any]`) what its change makes of the same row of `x` (`[rows, inputs]`).
+/// Where `change` knows nothing of a number, its rows stay as they are.
+///
+/// # Panics
+/// When the slices do not have these sizes, or a change reaches beyond the end of a row.
+pub fn add_low_rank<'a>(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    groups: &RowGroups,
+    change: &(dyn Fn(usize) -> Option<&'a LowRank> + Sync),
+    x: &[f32],
+    out: &mut [f32],
+) {
+    if groups.tasks.is_empty() {
+        return;
+    }
+    let (inputs, stride) = (x.len() / groups.batch, out.len() / groups.batch);
+    assert!(x.len() == groups.batch * inputs && out.len() == groups.batch * stride);
+    let shards = Shards::new(out);
+    pool.run(groups.tasks.len(), &|task| {
+        let rows = &groups.rows[groups.tasks[task].clone()];
+        let Some(change) = rows.first().and_then(|(number, _)| change(*number)) else {
+            return;
+        };
+        assert!(change.inputs == inputs && change.end() <= stride);
+        SCRATCH.with_borrow_mut(|scratch| {
+            change.multiply_a(isa, x, rows, scratch);
+            let add = |row: usize, first: usize, delta: &[f32]| {
+                // SAFETY: each row is in one task only, and a task takes its outputs one after the other.
+                let out = unsafe { shards.part(row * stride + first, delta.len()) };
+                for (value, delta) in out.iter_mut().zip(delta) {
+                    *value += delta;
+                }
+            };
+            change.add_b(isa, rows, &scratch.low, &add);
+        });
+    });
+}
+
+impl LowRank {
+    /// `A · x` of some rows, into `scratch.low`.
+    fn multiply_a(&self, isa: Isa, x: &[f32], rows: &[(usize, usize)], scratch: &mut Scratch) {
+        let Scratch { gathered, low } = scratch;
+        let (first, last) = (rows[0].1, rows[rows.len() - 1].1);
+        let x = if last - first + 1 == rows.len() {
+            &x[first * self.inputs..(last + 1) * self.inputs]
+        } else {
+            gathered.clear();
+            for (_, row) in rows {
+                gathered.extend_from_slice(&x[row * self.inputs..(row + 1) * self.inputs]);
+            }
+            gathered
+        };
+        low.clear();
+        low.resize(rows.len() * self.width, 0.0);
+        for k in (0..self.inputs).step_by(RUN_INPUTS) {
+            for block in (0..self.width).step_by(PANEL) {
+                for row in (0..rows.len()).step_by(WIDE_ROWS) {
+                    let tile = Tile {
+                        a: x[row * self.inputs + k..].as_ptr(),
+                        a_stride: self.inputs,
+                        w: self.a[k * self.width + block..].as_ptr(),
+                        w_stride: self.width,
+                        c: low[row * self.width + block..].as_mut_ptr(),
+                        c_stride: self.width,
+                        // They are 0 at first.
+                        output: Output::Add,
+                        k: RUN_INPUTS.min(self.inputs - k),
+                    };
+                    let vectors = PANEL.min(self.width - block) / LANES;
+                    // SAFETY: `x` and `low` hold `rows` rows of their strides, `a` `inputs` of `width`, which is
+                    // whole vectors; the tile stays inside of all three.
+                    unsafe { micro::run(isa, WIDE_ROWS.min(rows.len() - row), vectors, &tile) };
+                }
+            }
+        }
+    }
+
+    /// Hands out `B · low`: row, first output, and what is to be added from there on.
+    fn add_b(&self, isa: Isa, rows: &[(usize, usize)], low: &[f32], add: &dyn Fn(usize, usize, &[f32])) {
+        let mut delta = [0f32; WIDE_ROWS * PANEL];
+        for part in &self.parts {
+            for (panel, b) in part.b.chunks_exact(part.rank * PANEL).enumerate() {
+                let first = part.outputs.start + panel * PANEL;
+                let width = PANEL.min(part.outputs.end - first);
+                for (block, rows) in rows.chunks(WIDE_ROWS).enumerate() {
+                    let tile = Tile {
+                        a: low[block * WIDE_ROWS * self.width + part.first_rank..].as_ptr(),
+                        a_stride: self.width,
+                        w: b.as_ptr(),
+                        w_stride: PANEL,
+                        c: delta.as_mut_ptr(),
+                        c_stride: PANEL,
+                        output: Output::Replace,
+                        k: part.rank,
+                    };
+                    // SAFETY: `low` holds these rows, `width` apart and `rank` long from `first_rank` on, `b`
+                    // `rank` rows of PANEL, and `delta` WIDE_ROWS of them.
+                    unsafe { micro::run(isa, rows.len(), PANEL / LANES, &tile) };
+                    for ((_, row), delta) in rows.iter().zip(delta.chunks_exact(PANEL)) {
+                        add(*row, first, &delta[..width]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(seed: usize, len: usize) -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i + 1) * (seed + 7) * 2_654_435_761 % 2003) as f32 / 1001.5 - 1.0)
+            .collect()
+    }
+
+    fn part(seed: usize, inputs: usize, first_output: usize, outputs: usize, rank: usize) -> LowRankPart {
+        LowRankPart {
+            first_output,
+            outputs,
+            rank,
+            a: noise(seed, rank * inputs),
+            b: noise(seed + 1, outputs * rank),
+        }
+    }
+
+    /// The same in the order that is promised.
+    fn reference(inputs: usize, parts: &[LowRankPart], x: &[f32], out: &mut [f32]) {
+        for part in parts {
+            let chain = |w: &[f32], x: &[f32]| w.iter().zip(x).fold(0f32, |sum, (w, x)| x.mul_add(*w, sum));
+            let low: Vec<f32> = part.a.chunks_exact(inputs).map(|a| chain(a, x)).collect();
+            for (b, out) in part.b.chunks_exact(low.len()).zip(&mut out[part.first_output..]) {
+                *out += chain(b, &low);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_its_scalar_twin_to_the_bit_and_leaves_other_rows_alone(
+            inputs in 1usize..700,
+            ranks in prop::collection::vec(1usize..40, 1..4),
+            runs in prop::collection::vec((0usize..4, 1usize..40), 1..8),
+            threads in 1usize..3,
+        ) {
+            let mut pool = ThreadPool::new(threads).unwrap();
+            let stride = 300;
+            let changes: Vec<Vec<LowRankPart>> = (0..2)
+                .map(|c| {
+                    let sizes = ranks.iter().enumerate();
+                    sizes.map(|(i, &rank)| part(c * 10 + i, inputs, i * 90, 70 + 10 * i + c, rank)).collect()
+                })
+                .collect();
+            let packed: Vec<LowRank> = changes.iter().map(|parts| LowRank::pack(parts).unwrap()).collect();
+            // 2: a number that nothing is known of; 3: no change.
+            let of = |number: usize| (number < 3).then_some(number);
+            let total: usize = runs.iter().map(|(_, count)| count).sum();
+            let (x, before) = (noise(3, total * inputs), noise(4, total * stride));
+            let mut expected = before.clone();
+            let mut row = 0;
+            for &(number, count) in &runs {
+                for _ in 0..count {
+                    if let Some(parts) = changes.get(number) {
+                        let x = &x[row * inputs..(row + 1) * inputs];
+                        reference(inputs, parts, x, &mut expected[row * stride..(row + 1) * stride]);
+                    }
+                    row += 1;
+                }
+            }
+            let mut groups = RowGroups::default();
+            groups.set(runs.iter().map(|&(number, count)| (of(number), count)));
+            for isa in Isa::available() {
+                let mut out = before.clone();
+                add_low_rank(&mut pool, isa, &groups, &|number| packed.get(number), &x, &mut out);
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&out), bits(&expected));
+            }
+        }
+    }
+}
