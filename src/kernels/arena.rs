@@ -1,7 +1,15 @@
 //! Memory for weights and for keys and values, straight from the system, so that it goes back there at once.
 //!
-//! Weights lie in large maps that the system may back with large pages. A decode step reads every weight once. With small pages, a fifth of that time goes into address translation,
-//! and single matrices are too small for large ones.
+//! Weights lie in large maps that the system may back with large pages. A decode step reads every weight once.
+//! With small pages, a fifth of that time goes into address translation, and single matrices are too small for
+//! large ones.
+
+#[cfg(exact_memory)]
+#[path = "arena/heap.rs"]
+mod memory;
+#[cfg(not(exact_memory))]
+#[path = "arena/map.rs"]
+mod memory;
 
 use std::{
     io,
@@ -10,10 +18,8 @@ use std::{
     sync::Arc,
 };
 
-use memmap2::MmapMut;
+use self::memory::{CHUNK, Memory, STEP};
 
-/// Bytes of a map, unless a buffer needs more. What a map's end does not use is never backed.
-const CHUNK: usize = 64 << 20;
 /// Buffers begin at multiples of this: a cache line, and a vector.
 const ALIGN: usize = 64;
 
@@ -35,7 +41,7 @@ pub struct Arena {
 struct Chunk {
     start: *mut u8,
     len: usize,
-    _map: MmapMut,
+    _memory: Memory,
 }
 
 // SAFETY: a chunk is only memory; its parts are reached through buffers, each of which owns its part alone.
@@ -44,21 +50,11 @@ unsafe impl Send for Chunk {}
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    fn new(len: usize) -> io::Result<Self> {
-        let chunk = Self::sparse(len)?;
-        // A wish: a system without large pages says no, and nothing is lost.
-        #[cfg(target_os = "linux")]
-        let _ = chunk._map.advise(memmap2::Advice::HugePage);
-        Ok(chunk)
-    }
-
-    /// Memory that the system gives page by page, as it is written.
-    fn sparse(len: usize) -> io::Result<Self> {
-        let mut map = MmapMut::map_anon(len)?;
-        Ok(Self {
-            start: map.as_mut_ptr(),
+    fn new(mut memory: Memory, len: usize) -> Arc<Self> {
+        Arc::new(Self {
+            start: memory.start(),
             len,
-            _map: map,
+            _memory: memory,
         })
     }
 }
@@ -72,7 +68,10 @@ impl Arena {
         let bytes = bytes_of::<T>(len)?;
         let (chunk, used) = match self.current.take() {
             Some((chunk, used)) if chunk.len - used >= bytes => (chunk, used),
-            _ => (Arc::new(Chunk::new(bytes.max(CHUNK))?), 0),
+            _ => {
+                let len = bytes.max(CHUNK);
+                (Chunk::new(Memory::large(len)?, len), 0)
+            }
         };
         // SAFETY: `used + bytes` is within the chunk.
         let start = unsafe { chunk.start.add(used) }.cast();
@@ -89,7 +88,7 @@ impl Arena {
 /// Bytes of so many elements, up to where the next buffer may begin.
 fn bytes_of<T>(len: usize) -> io::Result<usize> {
     len.checked_mul(size_of::<T>())
-        .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN))
+        .and_then(|bytes| bytes.checked_next_multiple_of(STEP))
         .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
 }
 
@@ -100,12 +99,12 @@ impl<T: Plain> Buffer<T> {
     /// # Errors
     /// When the system does not promise so much.
     pub(super) fn sparse(len: usize) -> io::Result<Self> {
-        // There is no empty map.
-        let chunk = Chunk::sparse(bytes_of::<T>(len)?.max(ALIGN))?;
+        let bytes = bytes_of::<T>(len)?;
+        let chunk = Chunk::new(Memory::sparse(bytes)?, bytes);
         Ok(Self {
             start: chunk.start.cast(),
             len,
-            _chunk: Arc::new(chunk),
+            _chunk: chunk,
             _elements: PhantomData,
         })
     }
@@ -146,14 +145,17 @@ impl<T: Plain> DerefMut for Buffer<T> {
 mod tests {
     use super::*;
 
+    /// More than what is left of a first map, where there is one.
+    const LARGE: usize = if CHUNK > 0 { CHUNK } else { 1 << 10 };
+
     #[test]
     fn buffers_are_zero_aligned_and_apart() {
         let mut arena = Arena::default();
         let mut bytes = arena.zeros::<u8>(3).unwrap();
         let mut floats = arena.zeros::<f32>(100).unwrap();
-        let large = arena.zeros::<u16>(CHUNK).unwrap();
+        let large = arena.zeros::<u16>(LARGE).unwrap();
         assert!(bytes.iter().all(|&b| b == 0) && floats.iter().all(|&f| f == 0.0));
-        assert!(large.len() == CHUNK && large[CHUNK - 1] == 0);
+        assert!(large.len() == LARGE && large[LARGE - 1] == 0);
         bytes.fill(255);
         floats.fill(1.0);
         assert!(bytes.iter().all(|&b| b == 255) && floats.iter().all(|&f| f == 1.0));
@@ -165,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(exact_memory))]
     fn a_sparse_buffer_takes_memory_as_it_is_written_and_gives_it_back() {
         // Far more than the test machine need have.
         let mut buffer = Buffer::<u16>::sparse(1 << 30).unwrap();

@@ -423,6 +423,7 @@ mod tests {
     ];
 
     #[test]
+    #[cfg_attr(miri, ignore = "nothing unsafe, and a long file to read")]
     fn every_format_equals_the_gguf_package() {
         let golden = include_str!("../../tests/golden/block_formats.json");
         let golden: serde_json::Value = serde_json::from_str(golden).unwrap();

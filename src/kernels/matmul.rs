@@ -4,6 +4,7 @@ use std::{cell::RefCell, str::FromStr};
 
 use super::{
     Isa, PackedMatrix, ThreadPool,
+    buffers::sized,
     int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, Target},
     micro::{self, LANES, Tile, WIDE_ROWS},
     packed::PANEL,
@@ -225,7 +226,7 @@ impl Block<'_> {
         let (at, stride) = if width == whole {
             (out, self.out_stride)
         } else {
-            spare.resize(ROWS_PER_TASK * PANEL, 0.0);
+            let spare = sized(spare, self.rows.1 * PANEL);
             if self.output == Output::Add {
                 for (i, row) in spare.chunks_exact_mut(PANEL).take(self.rows.1).enumerate() {
                     // SAFETY: this block's own outputs.
@@ -289,7 +290,6 @@ impl Block<'_> {
     /// # Safety
     /// `target` is this block's own, for a whole panel's width.
     unsafe fn run_f32(&self, isa: Isa, panel: usize, tile: &mut Vec<f32>, target: Target) {
-        tile.resize(TILE_INPUTS * PANEL, 0.0);
         let cols = self.matrix.cols();
         let (first, count) = self.rows;
         let step = TILE_INPUTS / self.matrix.tile_step() * self.matrix.tile_step();
@@ -299,7 +299,7 @@ impl Block<'_> {
             let weights = match self.matrix.tile_in_place(panel, k, inputs) {
                 Some(weights) => weights,
                 None => {
-                    let tile = &mut tile[..inputs * PANEL];
+                    let tile = sized(tile, inputs * PANEL);
                     self.matrix.expand_tile(isa, panel, k, tile);
                     tile
                 }

@@ -10,6 +10,7 @@
 mod arena;
 mod attention;
 mod block_format;
+mod buffers;
 mod elementwise;
 mod floats;
 mod int8;
@@ -19,10 +20,16 @@ mod matmul;
 mod micro;
 mod norms;
 mod packed;
+#[cfg(all(test, exact_memory))]
+mod planted;
 mod pool;
 mod quantised;
 mod scales;
 mod source;
+
+/// By how much tests try less where every instruction is watched.
+#[cfg(test)]
+const COARSER: usize = if cfg!(miri) { 32 } else { 1 };
 
 pub use arena::Arena;
 pub use attention::{

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Rounds of spinning before a worker sleeps: some tens of microseconds.
-const SPINS: usize = 20_000;
+const SPINS: usize = if cfg!(miri) { 5 } else { 20_000 };
 
 /// The pool. Regions are run one at a time, from one thread.
 pub struct ThreadPool {
@@ -32,7 +32,10 @@ struct Shared {
     job: AtomicPtr<Job<'static>>,
     panicked: AtomicBool,
     stop: AtomicBool,
-    sleepers: Mutex<usize>,
+    /// Workers that sleep or are about to. It grows under the lock and before `state` is looked at for the last
+    /// time, and a region looks at it after it has set `state`: one of the two sees the other.
+    sleepers: AtomicUsize,
+    falling_asleep: Mutex<()>,
     wake: Condvar,
 }
 
@@ -69,7 +72,8 @@ impl ThreadPool {
             job: AtomicPtr::new(std::ptr::null_mut()),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            sleepers: Mutex::new(0),
+            sleepers: AtomicUsize::new(0),
+            falling_asleep: Mutex::new(()),
             wake: Condvar::new(),
         });
         let mut workers = Vec::new();
@@ -110,8 +114,8 @@ impl ThreadPool {
             .store(std::ptr::from_ref(&job).cast_mut().cast(), Ordering::Relaxed);
         let next = (epoch(shared.state.load(Ordering::Relaxed)) + 1) << 17;
         shared.state.store(next | OPEN, Ordering::SeqCst);
-        if *shared.lock_sleepers() > 0 {
-            shared.wake.notify_all();
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            shared.wake_all();
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| job.work()));
         // `job` lives on this stack frame: close the region, then wait for those inside.
@@ -143,8 +147,14 @@ impl ThreadPool {
 }
 
 impl Shared {
-    fn lock_sleepers(&self) -> MutexGuard<'_, usize> {
-        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.falling_asleep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes those that sleep, once nobody is between a last look and its sleep.
+    fn wake_all(&self) {
+        drop(self.lock());
+        self.wake.notify_all();
     }
 
     fn serve(&self) {
@@ -191,15 +201,15 @@ impl Shared {
             }
             spin_loop();
         }
-        let mut sleepers = self.lock_sleepers();
-        *sleepers += 1;
+        let mut guard = self.lock();
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
         loop {
             let now = epoch(self.state.load(Ordering::SeqCst));
             if now != seen {
-                *sleepers -= 1;
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return now;
             }
-            sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -208,8 +218,7 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.state.fetch_add(1 << 17, Ordering::SeqCst);
-        drop(self.shared.lock_sleepers());
-        self.shared.wake.notify_all();
+        self.shared.wake_all();
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
@@ -261,11 +270,12 @@ impl<'a, T> Shards<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::COARSER;
 
     #[test]
     fn every_index_runs_once_in_each_of_many_regions() {
         let mut pool = ThreadPool::new(3).unwrap();
-        for count in [0, 1, 2, 7, 1000] {
+        for count in [0, 1, 2, 7, 1000 / COARSER] {
             let hits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
             for _ in 0..50 {
                 pool.run(count, &|index| {

@@ -9,6 +9,7 @@ use super::{AttentionShape, BLOCK_TOKENS};
 use crate::kernels::{
     Isa, RopeStyle, ThreadPool,
     arena::Buffer,
+    buffers::sized,
     elementwise::rope_heads,
     floats::{expand_f16, round_to_f16},
     pool::Shards,
@@ -207,7 +208,7 @@ pub fn rope_and_store(
             };
             rotate_rows(pool, isa, qkv, (shape, slots, angles), &|slot, key, value| {
                 NARROWED.with_borrow_mut(|narrowed| {
-                    narrowed.resize(key.len() + value.len(), 0);
+                    let narrowed = sized(narrowed, key.len() + value.len());
                     let (narrow_key, narrow_value) = narrowed.split_at_mut(key.len());
                     round_to_f16(isa, key, narrow_key);
                     round_to_f16(isa, value, narrow_value);

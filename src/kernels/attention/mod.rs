@@ -16,7 +16,7 @@ use std::{
 
 pub use self::cache::{KvKind, LayerCache, RopeAngles, rope_and_store};
 use self::tile::{QueryTile, Softmax, TILE_ROWS};
-use super::{Isa, ThreadPool, micro::LANES, pool::Shards};
+use super::{Isa, ThreadPool, buffers::sized, micro::LANES, pool::Shards};
 
 /// Tokens in a KV block: one vector of key columns.
 pub const BLOCK_TOKENS: usize = LANES;
@@ -101,12 +101,9 @@ pub fn attention(
     let out = Shards::new(out);
     PARTIALS.with_borrow_mut(|(partials, arrived)| {
         let len = if plan.split { plan.tasks * stride } else { 0 };
-        if partials.len() < len {
-            partials.resize(len, 0.0);
-        }
         arrived.clear();
         arrived.resize_with(if plan.split { plan.tiles } else { 0 }, AtomicUsize::default);
-        let (partials, arrived) = (Shards::new(partials), &*arrived);
+        let (partials, arrived) = (Shards::new(sized(partials, len)), &*arrived);
         pool.run(plan.tasks, &|task| {
             // Late tiles see the longest context: begin with them, so that workers end together.
             let task = plan.tasks - 1 - task;

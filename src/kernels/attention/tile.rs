@@ -8,6 +8,7 @@ use super::{
 };
 use crate::kernels::{
     Isa, Output,
+    buffers::sized,
     elementwise::{exp, soft_cap, softmax_numerators},
     isa::per_isa,
     micro::{self, LANES, NARROW_ROWS, Tile, WIDE_ROWS},
@@ -75,14 +76,6 @@ struct Operands {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// The first `len` elements, of which none is defined.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 impl<'a> QueryTile<'a> {

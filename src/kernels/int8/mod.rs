@@ -17,6 +17,7 @@ pub(super) use rows::Int8Rows;
 use self::rows::{FINE, SPAN};
 use super::{
     Isa, Output,
+    buffers::sized,
     isa::{IsaKind, per_isa},
     packed::PANEL,
 };
@@ -114,7 +115,7 @@ impl<'a> Strip<'a> {
         match (self.bits, isa.0) {
             #[cfg(target_arch = "x86_64")]
             (StripBits::Four(packed), IsaKind::Avx512Vnni) => {
-                bytes.resize(cols * STRIP, 0);
+                let bytes = sized(bytes, cols * STRIP);
                 take_apart(isa, packed, bytes);
                 Self {
                     bits: StripBits::Unpacked(bytes),
@@ -178,7 +179,7 @@ pub(super) unsafe fn product(
     let (cols, group) = (x.cols(), strip.group);
     let (step, inputs) = strip.bits.layout();
     assert!((group == FINE || group == SPAN) && cols.is_multiple_of(SPAN) && cols > 0);
-    assert!((first + count) * cols <= x.values.len() && count <= MAX_ROWS);
+    assert!(first + count <= x.rows() && count <= MAX_ROWS);
     let (groups, width) = (cols / group, strip.width);
     assert!(width == STRIP || (width == PANEL && count <= PANEL_ROWS));
     assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * width);

@@ -1,0 +1,56 @@
+//! Mistakes for `.ci/sanitize` to find: one that is not reported means that the tool watches nothing.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{
+    Arena, Isa, Output, ThreadPool,
+    micro::{self, LANES, Tile},
+    pool::Shards,
+};
+
+#[test]
+#[ignore = "a mistake"]
+fn a_read_behind_a_buffer() {
+    let buffer = Arena::default().zeros::<u16>(33).unwrap();
+    // SAFETY: none, and that is to be seen.
+    let behind = unsafe { buffer.as_ptr().add(33).read_volatile() };
+    assert_eq!(behind, 0);
+}
+
+#[test]
+#[ignore = "a mistake"]
+fn a_vector_read_behind_a_buffer() {
+    let (inputs, mut out) = ([1.0; 4], [0.0; LANES]);
+    let weights = Arena::default().zeros::<f32>(4 * LANES - 1).unwrap();
+    // SAFETY: none: the last of four vectors of weights is not whole.
+    unsafe {
+        let tile = Tile {
+            a: inputs.as_ptr(),
+            a_stride: 4,
+            w: weights.as_ptr(),
+            w_stride: LANES,
+            c: out.as_mut_ptr(),
+            c_stride: LANES,
+            output: Output::Replace,
+            k: 4,
+        };
+        micro::run(Isa::detect(), 1, 1, &tile);
+    }
+    assert!(out.iter().all(|sum| sum.is_finite()));
+}
+
+#[test]
+#[ignore = "a mistake"]
+fn two_tasks_write_one_place() {
+    let mut place = [0u64];
+    let (shards, arrived) = (Shards::new(&mut place), AtomicUsize::new(0));
+    ThreadPool::new(2).unwrap().run(2, &|task| {
+        // Both threads are here at once; relaxed, so that nothing orders what they do then.
+        arrived.fetch_add(1, Ordering::Relaxed);
+        while arrived.load(Ordering::Relaxed) < 2 {
+            std::hint::spin_loop();
+        }
+        // SAFETY: none: both tasks write.
+        unsafe { shards.pointer(0).write_volatile(task as u64) };
+    });
+}

@@ -1,0 +1,6 @@
+//! The parts of the program that contain `unsafe`, with their tests.
+
+#[path = "../../../src/kernels/mod.rs"]
+pub mod kernels;
+#[path = "../../../src/mapped.rs"]
+pub mod mapped;
