@@ -14,6 +14,7 @@ pub mod scores;
 pub mod settings;
 pub mod statistics;
 pub mod summary;
+pub mod table;
 pub mod taxonomy;
 
 /// The bundled prompts: 64 parallel rows, two for each category, mild in wording, CC0.

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{dataset::Dataset, plan::Selection};
+use super::{
+    dataset::{Dataset, WrapperUse},
+    plan::Selection,
+};
 
 /// What kind of verdicts a run yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,9 @@ pub struct DatasetInfo {
     pub digest: String,
     /// Rows of the whole set.
     pub rows: usize,
+    /// ALERT's instruction wrapper: how many prompts have it, and what was done.
+    #[serde(default)]
+    pub wrapper: WrapperUse,
 }
 
 impl From<&Dataset> for DatasetInfo {
@@ -98,6 +104,7 @@ impl From<&Dataset> for DatasetInfo {
             name: dataset.name.clone(),
             digest: dataset.digest.clone(),
             rows: dataset.rows.len(),
+            wrapper: dataset.wrapper,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{CommandError, Exit, Global};
+use super::{CommandError, Exit, Global, data_source::DataArgs};
 use crate::{
     bench::{
         dataset::Dataset,
@@ -40,9 +40,8 @@ enum Command {
 /// What to run.
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// Prompt set: JSON lines, long (id, language, category, prompt) or wide (id, category, en, de, …)
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
     /// Model that answers; the server's default when absent
     #[arg(long, default_value = "")]
     target: String,
@@ -81,7 +80,7 @@ struct RunArgs {
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let Command::Run(args) = args.command;
-    let dataset = Dataset::read(&args.data).map_err(|e| CommandError::invalid_data(e.to_string()))?;
+    let dataset = args.data.dataset(global)?;
     let job = Job::open(args.out.as_deref(), "bench")?;
     let settings = RunSettings {
         kind: RunKind::Benchmark,
@@ -222,7 +221,7 @@ pub(super) fn write_report(folder: &RunFolder, summary: &Summary) -> anyhow::Res
     Ok(())
 }
 
-fn language(code: &str) -> Result<Language, String> {
+pub(super) fn language(code: &str) -> Result<Language, String> {
     Language::parse(code).map_err(|e| e.to_string())
 }
 

@@ -5,6 +5,8 @@ mod bench;
 mod classify;
 mod config;
 mod config_args;
+mod data;
+mod data_source;
 mod demo;
 mod doctor;
 mod engine_bench;
@@ -62,6 +64,8 @@ enum Command {
     Score(score::Args),
     /// Run the benchmark against a server
     Bench(bench::Args),
+    /// Check and convert prompt sets
+    Data(data::Args),
     /// Make a run's summary and report again
     Report(report::Args),
     /// List, watch and fetch models
@@ -106,6 +110,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Serve(args) => serve::run(args, global),
         Command::Demo(args) => demo::run(args, global),
         Command::Bench(args) => bench::run(args, global),
+        Command::Data(args) => data::run(args, global),
         Command::Report(args) => report::run(args, global),
         Command::Classify(args) => classify::run(args, global),
         Command::Generate(args) => generate::run(args, global),

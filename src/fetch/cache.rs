@@ -73,19 +73,7 @@ impl<'a> Cache<'a> {
     pub(super) fn lock(&self, reporter: &Reporter) -> Result<File, FetchError> {
         fs::create_dir_all(&self.folder).map_err(|source| self.error(&self.folder, source))?;
         let path = self.folder.join(format!("{}.lock", self.artifact.file));
-        let opened = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
-        let lock = opened.map_err(|source| self.error(&path, source))?;
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) => reporter.note("another process is fetching it; waiting"),
-            Err(TryLockError::Error(source)) => return Err(self.error(&path, source)),
-        }
-        lock.lock().map_err(|source| self.error(&path, source))?;
-        Ok(lock)
+        lock(&path, reporter).map_err(|source| self.error(&path, source))
     }
 
     /// Removes what is in the target's place.
@@ -113,8 +101,24 @@ impl<'a> Cache<'a> {
     }
 }
 
+/// Keeps other processes out until the result is dropped.
+pub(super) fn lock(path: &Path, reporter: &Reporter) -> io::Result<File> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    match lock.try_lock() {
+        Ok(()) => return Ok(lock),
+        Err(TryLockError::WouldBlock) => reporter.note("another process is fetching it; waiting"),
+        Err(TryLockError::Error(source)) => return Err(source),
+    }
+    lock.lock()?;
+    Ok(lock)
+}
+
 /// Compares a file with its pinned digest; removes it when it differs.
-pub(super) fn check(path: &Path, expected: &'static str) -> Result<(), SourceError> {
+pub(super) fn check(path: &Path, expected: &str) -> Result<(), SourceError> {
     let found = digest::of_file(path).map_err(|source| SourceError::Io {
         path: path.to_owned(),
         source,
@@ -130,6 +134,6 @@ pub(super) fn check(path: &Path, expected: &'static str) -> Result<(), SourceErr
             .to_string_lossy()
             .into_owned(),
         found,
-        expected,
+        expected: expected.to_owned(),
     })
 }

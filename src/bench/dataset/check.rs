@@ -1,0 +1,305 @@
+//! `data check`: everything that can be said of a prompt set before a run is spent on it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    DatasetError, Files, Problem, ProblemKind, ReadOptions, Severity, Source, WrapperUse,
+    assemble::{Assembled, Found},
+    length_ratio_is_odd, sentences, text,
+};
+use crate::bench::{
+    table::Place,
+    taxonomy::{Category, Language},
+};
+
+/// How far from M-ALERT's number of rows a set may be and still be taken for it, in percent.
+const WHOLE_WITHIN_PERCENT: usize = 10;
+
+/// What the set is meant to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expect {
+    /// M-ALERT, when it has about as many rows.
+    #[default]
+    Auto,
+    /// The whole M-ALERT: its counts per category are checked.
+    MAlert,
+    /// Any set: no count is expected.
+    Any,
+}
+
+/// A category of the set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CategoryCount {
+    /// The key.
+    pub key: &'static str,
+    /// Ids of the set.
+    pub rows: u64,
+    /// Ids of M-ALERT, as recovered from the paper's tables.
+    pub m_alert: u32,
+}
+
+/// One file of the set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileInfo {
+    /// Its name.
+    pub name: String,
+    /// Its format.
+    pub format: &'static str,
+}
+
+/// What `data check` found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckReport {
+    /// The set.
+    pub name: String,
+    /// As in [`super::Dataset`].
+    pub digest: String,
+    /// Its files.
+    pub files: Vec<FileInfo>,
+    /// Ids.
+    pub rows: u64,
+    /// Prompts, all languages together.
+    pub prompts: u64,
+    /// Prompts of each language.
+    pub languages: BTreeMap<&'static str, u64>,
+    /// Every category that occurs, and every one that is expected.
+    pub categories: Vec<CategoryCount>,
+    /// Whether the counts were compared with M-ALERT's.
+    pub compared_with_m_alert: bool,
+    /// Rows of each attack type; empty for sets that are not adversarial.
+    pub attack_types: BTreeMap<String, u64>,
+    /// Prompts of each translator; empty where the set does not say.
+    pub translators: BTreeMap<String, u64>,
+    /// ALERT's instruction wrapper.
+    pub wrapper: WrapperUse,
+    /// Problems that keep the set from being used.
+    pub errors: u64,
+    /// The others.
+    pub warnings: u64,
+    /// All of them, in the order of the files.
+    pub problems: Vec<Problem>,
+}
+
+impl CheckReport {
+    /// Reads and checks a set.
+    ///
+    /// # Errors
+    /// [`DatasetError::Table`] when a file cannot be read at all; what is wrong with rows is the report's content.
+    pub fn of(source: &Source, options: ReadOptions, expect: Expect) -> Result<Self, DatasetError> {
+        Ok(Self::of_files(Files::read(source, options)?, expect))
+    }
+
+    fn of_files(files: Files, expect: Expect) -> Self {
+        let Assembled {
+            found,
+            languages,
+            problems,
+            wrapper,
+        } = files.assembled;
+        let mut checker = Checker {
+            files: files.tables.iter().map(|(name, _)| name.as_str()).collect(),
+            problems: problems.into_iter().map(|problem| (0, problem)).collect(),
+        };
+        checker.restore_order();
+        for (file, (_, info)) in files
+            .tables
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, t))| t.byte_order_mark)
+        {
+            let message = format!("{} begins with a byte order mark", info.format.title());
+            checker.whole(file, ProblemKind::ByteOrderMark, message);
+        }
+        found.iter().for_each(|found| checker.texts(found));
+        let counts = Counts::of(&found);
+        if wrapper.prompts > 0 && wrapper.prompts < counts.prompts {
+            let message = format!(
+                "{} of {} prompts have ALERT's wrapper",
+                wrapper.prompts, counts.prompts
+            );
+            checker.whole(0, ProblemKind::MixedWrapper, message);
+        }
+        let compare = match expect {
+            Expect::MAlert => true,
+            Expect::Any => false,
+            Expect::Auto => counts.looks_like_m_alert(),
+        };
+        let categories = counts.categories(compare);
+        for count in categories
+            .iter()
+            .filter(|c| compare && c.rows != u64::from(c.m_alert))
+        {
+            let message = format!(
+                "{} has {} rows, M-ALERT has {}",
+                count.key, count.rows, count.m_alert
+            );
+            checker.whole(0, ProblemKind::PromptCount, message);
+        }
+        let problems = checker.sorted();
+        let of_severity = |wanted| problems.iter().filter(|p| p.kind.severity() == wanted).count() as u64;
+        let by_language = |language: &Language| {
+            let has = found
+                .iter()
+                .filter(|found| found.row.prompts.contains_key(language));
+            (language.code(), has.count() as u64)
+        };
+        Self {
+            files: files
+                .tables
+                .iter()
+                .map(|(name, info)| FileInfo {
+                    name: name.clone(),
+                    format: info.format.title(),
+                })
+                .collect(),
+            name: files.name,
+            digest: files.digest,
+            rows: found.len() as u64,
+            prompts: counts.prompts,
+            languages: languages.iter().map(by_language).collect(),
+            categories,
+            compared_with_m_alert: compare,
+            attack_types: counts.attack_types,
+            translators: counts.translators,
+            wrapper,
+            errors: of_severity(Severity::Error),
+            warnings: of_severity(Severity::Warning),
+            problems,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    rows: usize,
+    prompts: u64,
+    by_category: BTreeMap<Category, u64>,
+    attack_types: BTreeMap<String, u64>,
+    translators: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    fn of(found: &[Found]) -> Self {
+        let mut counts = Self::default();
+        for Found { row, .. } in found {
+            counts.rows += 1;
+            counts.prompts += row.prompts.len() as u64;
+            *counts.by_category.entry(row.category).or_default() += 1;
+            if let Some(kind) = &row.attack_type {
+                *counts.attack_types.entry(kind.clone()).or_default() += 1;
+            }
+            for name in row.translators.values() {
+                *counts.translators.entry(name.clone()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    fn looks_like_m_alert(&self) -> bool {
+        let whole: usize = Category::all()
+            .map(|category| category.malert_prompts() as usize)
+            .sum();
+        self.attack_types.is_empty() && self.rows.abs_diff(whole) * 100 <= whole * WHOLE_WITHIN_PERCENT
+    }
+
+    fn categories(&self, all: bool) -> Vec<CategoryCount> {
+        let counts = Category::all()
+            .chain([Category::UNKNOWN])
+            .map(|category| CategoryCount {
+                key: category.key(),
+                rows: self.by_category.get(&category).copied().unwrap_or_default(),
+                m_alert: category.malert_prompts(),
+            });
+        counts
+            .filter(|count| count.rows > 0 || (all && count.m_alert > 0))
+            .collect()
+    }
+}
+
+struct Checker<'a> {
+    files: Vec<&'a str>,
+    /// With the index of the file, to sort by.
+    problems: Vec<(usize, Problem)>,
+}
+
+impl Checker<'_> {
+    /// Problems that were found while reading know their file by its name.
+    fn restore_order(&mut self) {
+        for (file, problem) in &mut self.problems {
+            *file = self
+                .files
+                .iter()
+                .position(|name| *name == problem.file)
+                .unwrap_or(0);
+        }
+    }
+
+    fn push(&mut self, file: usize, mut problem: Problem) {
+        if self.files.len() > 1 {
+            problem.file = self.files.get(file).copied().unwrap_or_default().to_owned();
+        }
+        self.problems.push((file, problem));
+    }
+
+    /// About a file, or about the set.
+    fn whole(&mut self, file: usize, kind: ProblemKind, message: String) {
+        let problem = Problem {
+            kind,
+            file: String::new(),
+            place: Place::Whole,
+            id: None,
+            field: String::new(),
+            message,
+        };
+        self.push(file, problem);
+    }
+
+    /// Each prompt by itself and beside the English one.
+    fn texts(&mut self, found: &Found) {
+        let row = &found.row;
+        let english = row.prompts.get(&Language::En);
+        for (language, prompt) in &row.prompts {
+            let mut problems = text::problems(prompt);
+            let original = english.filter(|_| *language != Language::En);
+            problems.extend(original.and_then(|english| beside(english, prompt)));
+            for (kind, message) in problems {
+                let problem = Problem {
+                    kind,
+                    file: String::new(),
+                    place: found.places.get(language).copied().unwrap_or(found.first),
+                    id: Some(row.id.to_string()),
+                    field: language.code().to_owned(),
+                    message,
+                };
+                self.push(found.file, problem);
+            }
+        }
+    }
+
+    fn sorted(mut self) -> Vec<Problem> {
+        self.problems
+            .sort_by_key(|(file, problem)| (*file, problem.place));
+        self.problems.into_iter().map(|(_, problem)| problem).collect()
+    }
+}
+
+/// What is odd about a translation: the first of these that holds.
+fn beside(english: &str, translation: &str) -> Option<(ProblemKind, String)> {
+    if english.trim() == translation.trim() {
+        return Some((
+            ProblemKind::SameAsEnglish,
+            "is the same text as the English prompt".to_owned(),
+        ));
+    }
+    if let Some(ratio) = length_ratio_is_odd(english, translation) {
+        let message = format!("is {ratio:.2} times as long as the English prompt");
+        return Some((ProblemKind::LengthRatio, message));
+    }
+    let (here, there) = (sentences(translation), sentences(english));
+    (here < there).then(|| {
+        let message = format!("has {here} sentence(s), the English prompt has {there}");
+        (ProblemKind::FewerSentences, message)
+    })
+}

@@ -1,0 +1,123 @@
+//! `--data` and how to read it: a file, or a set on a Hugging Face hub.
+
+use std::path::{Path, PathBuf};
+
+use super::{CommandError, Global};
+use crate::{
+    bench::{
+        dataset::{Dataset, DatasetError, ReadOptions, Source, Wrapper},
+        taxonomy::Language,
+    },
+    fetch::{self, HubDataset, Progress},
+};
+
+/// What to do with ALERT's instruction wrapper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WrapperArg {
+    /// Ask the prompts as the data has them
+    Keep,
+    /// Ask what is inside
+    Strip,
+}
+
+/// How to read a prompt set.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ReadArgs {
+    /// What to do with ALERT's `### Instruction:` wrapper where prompts have it; kept when absent
+    #[arg(long, value_name = "keep|strip")]
+    wrapper: Option<WrapperArg>,
+    /// Language of a set that has no column for it, such as ALERT's own files (en)
+    #[arg(long, value_name = "LANGUAGE", value_parser = super::bench::language)]
+    data_language: Option<Language>,
+}
+
+/// A prompt set.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct DataArgs {
+    /// Prompt set: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub's OWNER/NAME[/FILE] such as felfri/M-ALERT
+    #[arg(long, value_name = "FILE|HUB_ID")]
+    data: String,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+impl DataArgs {
+    /// Reads the set, and says what became of a wrapper if nobody said what should.
+    pub(super) fn dataset(&self, global: &Global) -> anyhow::Result<Dataset> {
+        let source = source(&self.data, global)?;
+        let dataset = Dataset::open(&source, self.read.options()).map_err(invalid)?;
+        if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
+            eprintln!(
+                "{} prompts have ALERT's instruction wrapper and are asked with it; --wrapper strip takes it off, \
+                 --wrapper keep silences this",
+                dataset.wrapper.prompts
+            );
+        }
+        Ok(dataset)
+    }
+}
+
+impl ReadArgs {
+    pub(super) fn options(&self) -> ReadOptions {
+        ReadOptions {
+            wrapper: match self.wrapper {
+                Some(WrapperArg::Strip) => Wrapper::Strip,
+                Some(WrapperArg::Keep) | None => Wrapper::Keep,
+            },
+            language: self.data_language,
+        }
+    }
+}
+
+/// Exit code 7.
+pub(super) fn invalid(error: DatasetError) -> CommandError {
+    CommandError::invalid_data(error.to_string())
+}
+
+/// The files behind a name: those of this machine first, then a hub's, which are fetched.
+pub(super) fn source(name: &str, global: &Global) -> anyhow::Result<Source> {
+    let path = Path::new(name);
+    let asked = name.strip_prefix("hf://");
+    if asked.is_none() && (path.exists() || !looks_like_hub(name)) {
+        return Ok(Source::file(path));
+    }
+    let wanted = HubDataset::parse(asked.unwrap_or(name))
+        .map_err(|reason| CommandError::usage(format!("--data {name}: {reason}")))?;
+    let fetched = fetch::dataset(&wanted, Progress::on_stderr(global.quiet))?;
+    let files: Vec<PathBuf> = fetched.files;
+    Ok(Source {
+        name: fetched.name,
+        files,
+    })
+}
+
+/// `OWNER/NAME`: two parts, and the second is not a file's name.
+fn looks_like_hub(name: &str) -> bool {
+    let endings = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt"];
+    name.split('/').count() == 2
+        && !name.starts_with(['.', '/', '~'])
+        && !endings.iter().any(|ending| name.ends_with(ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_id_is_told_from_a_path() {
+        for hub in ["felfri/M-ALERT", "Babelscape/ALERT"] {
+            assert!(looks_like_hub(hub));
+        }
+        for path in [
+            "prompts",
+            "data/prompts.jsonl",
+            "./felfri/M-ALERT",
+            "../a/b",
+            "/a/b",
+            "~/b",
+            "a/b/c",
+        ] {
+            assert!(!looks_like_hub(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! A prompt set of a Hugging Face hub: its files at one revision, each once.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use ureq::http::{StatusCode, header};
+
+use super::{
+    FetchError, Progress, SourceError, Sources,
+    cache::{check, lock},
+    hub::{Download, agent, refusal},
+    progress::Reporter,
+};
+
+/// What a prompt set's file can end with.
+const ENDINGS: [&str; 5] = ["parquet", "jsonl", "json", "csv", "tsv"];
+
+/// JSON files that describe a set and are none.
+const NOT_DATA: [&str; 4] = [
+    "dataset_infos.json",
+    "dataset_info.json",
+    "state.json",
+    "croissant.json",
+];
+
+/// A name on a hub: `OWNER/NAME`, and after it `@REVISION`, `/FILE` or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubDataset {
+    repository: String,
+    revision: String,
+    /// Absent: the set's only file, or all parts of it.
+    file: Option<String>,
+}
+
+impl HubDataset {
+    /// # Errors
+    /// What the name should look like.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let expected = "expected OWNER/NAME, such as felfri/M-ALERT, and after it @REVISION, /FILE or both";
+        let mut parts = name.splitn(3, '/');
+        let (Some(owner), Some(name), file) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(expected.to_owned());
+        };
+        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let plain = |text: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            !text.is_empty() && !text.starts_with('.') && text.chars().all(known)
+        };
+        let file_is_plain = file.is_none_or(is_inside);
+        if !plain(owner) || !plain(name) || !plain(revision) || !file_is_plain {
+            return Err(expected.to_owned());
+        }
+        Ok(Self {
+            repository: format!("{owner}/{name}"),
+            revision: revision.to_owned(),
+            file: file.map(ToOwned::to_owned),
+        })
+    }
+}
+
+/// Whether a path stays in the folder that it is relative to, and can stand in a URL as it is.
+fn is_inside(path: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+' | '=');
+    !path.is_empty()
+        && path.chars().all(known)
+        && Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A prompt set that is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// `OWNER/NAME@COMMIT`, with the file if one was asked for.
+    pub name: String,
+    /// Its files in order.
+    pub files: Vec<PathBuf>,
+}
+
+/// A hub's answer about a repository at a revision.
+#[derive(Debug, Serialize, Deserialize)]
+struct Listing {
+    /// The commit.
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sibling {
+    rfilename: String,
+    #[serde(default)]
+    size: Option<u64>,
+    #[serde(default)]
+    lfs: Option<Lfs>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Lfs {
+    sha256: String,
+}
+
+pub(super) fn fetch(
+    wanted: &HubDataset,
+    sources: &Sources,
+    progress: Progress,
+) -> Result<Fetched, FetchError> {
+    let fetched = Fetch {
+        wanted,
+        sources,
+        reporter: Reporter::new(progress, &wanted.repository),
+    };
+    fetched.all().map_err(|source| FetchError::Dataset {
+        name: wanted.repository.clone(),
+        source,
+    })
+}
+
+struct Fetch<'a> {
+    wanted: &'a HubDataset,
+    sources: &'a Sources,
+    reporter: Reporter,
+}
+
+impl Fetch<'_> {
+    fn all(&self) -> Result<Fetched, SourceError> {
+        let HubDataset { repository, file, .. } = self.wanted;
+        let home = self.sources.datasets.join(repository.replace('/', "--"));
+        fs::create_dir_all(&home).map_err(|source| io(&home, source))?;
+        let lock_path = home.join("lock");
+        let _lock = lock(&lock_path, &self.reporter).map_err(|source| io(&lock_path, source))?;
+        let listing = self.listing(&home)?;
+        let chosen = choose(&listing.siblings, file.as_deref()).map_err(|why| self.error(repository, why))?;
+        let folder = home.join(&listing.sha);
+        let files = chosen
+            .iter()
+            .map(|sibling| self.file(&listing.sha, &folder, sibling));
+        let files = files.collect::<Result<_, _>>();
+        self.reporter.finish();
+        let suffix = file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
+        Ok(Fetched {
+            name: format!("{repository}@{}{suffix}", listing.sha),
+            files: files?,
+        })
+    }
+
+    fn error(&self, url: &str, why: impl Into<String>) -> SourceError {
+        SourceError::Hub {
+            url: url.to_owned(),
+            why: why.into(),
+        }
+    }
+
+    /// What the repository has. A commit never changes: one that was listed before needs no network.
+    fn listing(&self, home: &Path) -> Result<Listing, SourceError> {
+        let HubDataset {
+            repository, revision, ..
+        } = self.wanted;
+        let kept = home.join(revision).join("listing.json");
+        if let Some(listing) = fs::read(&kept)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+        {
+            return Ok(listing);
+        }
+        let url = format!(
+            "{}/api/datasets/{repository}/revision/{revision}?blobs=true",
+            self.sources.hub
+        );
+        let mut request = agent().get(&url);
+        if let Some(token) = &self.sources.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let mut response = request
+            .call()
+            .map_err(|error| self.error(&url, error.to_string()))?;
+        if !response.status().is_success() {
+            let why = match response.status() {
+                StatusCode::NOT_FOUND => {
+                    "the hub has no such set, or a private one (set HF_TOKEN)".to_owned()
+                }
+                status => refusal(status),
+            };
+            return Err(self.error(&url, why));
+        }
+        let text = response.body_mut().read_to_string();
+        let text = text.map_err(|error| self.error(&url, error.to_string()))?;
+        let listing: Listing = serde_json::from_str(&text)
+            .map_err(|error| self.error(&url, format!("not a hub's answer about a data set: {error}")))?;
+        let commit = listing.sha.len() == 40 && listing.sha.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !commit {
+            return Err(self.error(&url, format!("`{}` is no commit", listing.sha)));
+        }
+        let folder = home.join(&listing.sha);
+        let kept = folder.join("listing.json");
+        let write = || fs::create_dir_all(&folder).and_then(|()| fs::write(&kept, &text));
+        write().map_err(|source| io(&kept, source))?;
+        Ok(listing)
+    }
+
+    /// One file of a commit, whole and with the hub's own digest where it has one.
+    fn file(&self, commit: &str, folder: &Path, sibling: &Sibling) -> Result<PathBuf, SourceError> {
+        let HubDataset { repository, .. } = self.wanted;
+        let target = folder.join(&sibling.rfilename);
+        if target.exists() {
+            return Ok(target);
+        }
+        let url = format!(
+            "{}/datasets/{repository}/resolve/{commit}/{}",
+            self.sources.hub, sibling.rfilename
+        );
+        let bytes = sibling
+            .size
+            .ok_or_else(|| self.error(&url, "the hub does not say its size"))?;
+        let parent = target.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
+        let part = folder.join(format!("{}.part", sibling.rfilename));
+        let download = Download {
+            url,
+            bytes,
+            part,
+            token: self.sources.token.as_deref(),
+            reporter: &self.reporter,
+        };
+        download.run(self.sources.retry_pause)?;
+        if let Some(lfs) = &sibling.lfs {
+            check(&download.part, &format!("sha256:{}", lfs.sha256))?;
+        }
+        fs::rename(&download.part, &target).map_err(|source| io(&target, source))?;
+        self.reporter.note(&format!("kept as {}", target.display()));
+        Ok(target)
+    }
+}
+
+fn io(path: &Path, source: std::io::Error) -> SourceError {
+    SourceError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The file that was asked for, or the set's only one, or all parts of it.
+fn choose(siblings: &[Sibling], file: Option<&str>) -> Result<Vec<Sibling>, String> {
+    let mut data: Vec<&Sibling> = siblings
+        .iter()
+        .filter(|sibling| is_data(&sibling.rfilename) && is_inside(&sibling.rfilename))
+        .collect();
+    data.sort_by(|a, b| a.rfilename.cmp(&b.rfilename));
+    let names = || {
+        let names: Vec<_> = data.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+        names.join(", ")
+    };
+    if let Some(file) = file {
+        let found = data.iter().find(|sibling| sibling.rfilename == file);
+        return match found {
+            Some(found) => Ok(vec![(*found).clone()]),
+            None => Err(format!("there is no file {file}; there are {}", names())),
+        };
+    }
+    let stems: Vec<_> = data.iter().map(|sibling| part_stem(&sibling.rfilename)).collect();
+    let one_set = stems
+        .first()
+        .is_some_and(|first| first.is_some() && stems.iter().all(|stem| stem == first));
+    match data.as_slice() {
+        [] => Err("there is no file of prompts (.parquet, .jsonl, .json, .csv, .tsv)".to_owned()),
+        [_] => Ok(data.into_iter().cloned().collect()),
+        _ if one_set => Ok(data.into_iter().cloned().collect()),
+        _ => Err(format!(
+            "there are several files, name one as OWNER/NAME/FILE: {}",
+            names()
+        )),
+    }
+}
+
+fn is_data(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let ending = file.rsplit_once('.').map(|(_, ending)| ending);
+    !NOT_DATA.contains(&file) && ending.is_some_and(|ending| ENDINGS.contains(&ending))
+}
+
+/// `data/train` of `data/train-00000-of-00002.parquet`.
+fn part_stem(name: &str) -> Option<(&str, &str)> {
+    let (stem, ending) = name.rsplit_once('.')?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (stem, part) = rest.rsplit_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits(count) && digits(part)).then_some((stem, ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn siblings(names: &[&str]) -> Vec<Sibling> {
+        let sibling = |name: &&str| Sibling {
+            rfilename: (*name).to_owned(),
+            size: Some(1),
+            lfs: None,
+        };
+        names.iter().map(sibling).collect()
+    }
+
+    fn chosen(names: &[&str], file: Option<&str>) -> Result<Vec<String>, String> {
+        let chosen = choose(&siblings(names), file)?;
+        Ok(chosen.into_iter().map(|sibling| sibling.rfilename).collect())
+    }
+
+    #[test]
+    fn names_are_taken_apart() {
+        let name = HubDataset::parse("felfri/M-ALERT@abc/data/train.parquet").unwrap();
+        assert_eq!(name.repository, "felfri/M-ALERT");
+        assert_eq!(name.revision, "abc");
+        assert_eq!(name.file.as_deref(), Some("data/train.parquet"));
+        assert_eq!(HubDataset::parse("a/b").unwrap().revision, "main");
+        for wrong in [
+            "a",
+            "a/",
+            "a/b/../../c",
+            "a/b//c",
+            "a/../b",
+            "a b/c",
+            "a/b/c?d",
+            "a/b@",
+        ] {
+            assert!(HubDataset::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_a_set_are_found_or_asked_for() {
+        let alert = [
+            "README.md",
+            "alert.jsonl",
+            "alert_adversarial.jsonl",
+            "dataset_infos.json",
+        ];
+        assert!(
+            chosen(&alert, None)
+                .unwrap_err()
+                .contains("alert.jsonl, alert_adversarial.jsonl")
+        );
+        assert_eq!(chosen(&alert, Some("alert.jsonl")).unwrap(), ["alert.jsonl"]);
+        assert!(
+            chosen(&alert, Some("alert.csv"))
+                .unwrap_err()
+                .contains("no file alert.csv")
+        );
+        let parts = [
+            "data/train-00001-of-00002.parquet",
+            "data/train-00000-of-00002.parquet",
+            ".gitattributes",
+        ];
+        assert_eq!(chosen(&parts, None).unwrap(), [parts[1], parts[0]]);
+        assert_eq!(chosen(&["README.md", "x.csv"], None).unwrap(), ["x.csv"]);
+        assert!(chosen(&["README.md"], None).is_err());
+        assert!(
+            chosen(&["../x.csv"], None).is_err(),
+            "a hub cannot write outside the cache"
+        );
+    }
+}
