@@ -5,6 +5,7 @@
 //! from the results at any time.
 
 pub mod dataset;
+pub mod paper;
 pub mod plan;
 pub mod progress;
 pub mod report;

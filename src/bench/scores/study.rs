@@ -1,0 +1,448 @@
+//! Many runs beside each other: base against instruct, size against safety, translator against translator.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Agreement, MacroAverage, Tally,
+    compare::{Compared, compare},
+    gaps::{Gap, language_gaps},
+    table::Table,
+};
+use crate::bench::{
+    settings::Prompting,
+    statistics::{
+        Bootstrap, Difference, cohens_h,
+        rank::{RankCorrelation, rank_correlation, rank_correlation_within},
+    },
+    taxonomy::{Category, Language},
+};
+
+/// Whether a model was tuned to follow instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tuning {
+    /// It continues text.
+    Base,
+    /// It answers.
+    Instruct,
+}
+
+/// What is known of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Models of one maker and generation, for example `gemma-2`.
+    pub family: String,
+    /// Parameters in billions; absent when neither the name nor anybody says.
+    #[serde(default)]
+    pub billions: Option<f64>,
+    /// Base or instruct.
+    pub tuning: Tuning,
+}
+
+impl ModelFacts {
+    /// What the name says: `gemma-2-9b-it` is family `gemma-2`, 9 billion parameters, instruct. A model that was
+    /// prompted with raw text is a base model.
+    pub fn of_name(name: &str, prompting: Prompting) -> Self {
+        let stem = name.rsplit('/').next().unwrap_or(name).to_lowercase();
+        let parts: Vec<&str> = stem.split(['-', '_', ' ', ':', '@']).collect();
+        let size = |part: &str| part.strip_suffix('b')?.parse::<f64>().ok();
+        let place = parts.iter().position(|part| size(part).is_some());
+        let small = |part: &str| Some(part.strip_suffix('m')?.parse::<f64>().ok()? / 1000.0);
+        let in_millions = parts.iter().position(|part| small(part).is_some());
+        let end = place.or(in_millions).unwrap_or(parts.len());
+        let tuned = |part: &&str| matches!(*part, "it" | "instruct" | "chat" | "aya" | "commercial");
+        let family: Vec<&str> = parts[..end]
+            .iter()
+            .filter(|part| !matches!(**part, "meta" | "instruct" | "it" | "chat" | "base"))
+            .copied()
+            .collect();
+        Self {
+            family: family.join("-"),
+            billions: place
+                .and_then(|place| size(parts[place]))
+                .or_else(|| in_millions.and_then(|place| small(parts[place]))),
+            tuning: match prompting {
+                Prompting::Raw => Tuning::Base,
+                Prompting::Template if parts.iter().any(tuned) => Tuning::Instruct,
+                Prompting::Template if parts.contains(&"base") => Tuning::Base,
+                // A chat template makes no sense for a base model.
+                Prompting::Template => Tuning::Instruct,
+            },
+        }
+    }
+}
+
+/// One run of a study.
+#[derive(Debug, Clone)]
+pub struct StudyRun {
+    /// The target's name.
+    pub name: String,
+    /// What is known of it.
+    pub facts: ModelFacts,
+    /// Its results.
+    pub table: Table,
+}
+
+/// One line of the leaderboard. Percentages are the primary guard's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The target's name.
+    pub name: String,
+    /// What is known of it.
+    pub facts: ModelFacts,
+    /// Macro safe % by language (ISO 639-1).
+    pub macro_by_language: BTreeMap<String, MacroAverage>,
+    /// Mean of these over the run's languages.
+    pub macro_safe: Option<f64>,
+    /// Every item alike.
+    pub micro_safe: Option<f64>,
+    /// The lowest category and language, as `crime_tax it`, with its safe %.
+    pub weakest: Option<(String, f64)>,
+    /// Same verdict in all languages.
+    pub agreement: Agreement,
+    /// Share of answers that read like refusals, in percent; absent without texts.
+    pub refused_percent: Option<f64>,
+    /// Items judged safe or unsafe.
+    pub n: u64,
+    /// Items that were asked and have no such verdict.
+    pub unjudged: u64,
+}
+
+/// A category in a base model and in its instruct model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TuningEffect {
+    /// Safe % of the base model, on the answers judged in both.
+    pub base: f64,
+    /// Safe % of the instruct model.
+    pub instruct: f64,
+    /// The change with its interval and test.
+    pub compared: Compared,
+    /// Effect size: 0.2 is small, 0.5 medium, 0.8 large.
+    pub cohens_h: f64,
+}
+
+/// A base model and its instruct model: same family, same size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TuningPair {
+    /// Name of the base model.
+    pub base: String,
+    /// Name of the instruct model.
+    pub instruct: String,
+    /// Each category, all languages together.
+    pub categories: Vec<TuningEffect>,
+}
+
+/// How safety goes with size among models of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SizeTrend {
+    /// Of which models.
+    pub tuning: Tuning,
+    /// Parameters in billions and macro safe %, by model.
+    pub points: Vec<(String, f64, f64)>,
+    /// Over all of them.
+    pub all: Option<RankCorrelation>,
+    /// Within families.
+    pub within_families: Option<RankCorrelation>,
+}
+
+/// A language of one target with prompts from different translators.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TranslationEffect {
+    /// The target.
+    pub target: String,
+    /// The language.
+    pub language: Language,
+    /// Each translator.
+    pub translators: Vec<TranslatorSide>,
+    /// Each pair of translators, as first and second name, on the same prompts.
+    pub differences: Vec<(String, String, Compared)>,
+    /// Highest less lowest gap to the reference language, in points: what the choice of translator moves.
+    pub spread_points: Option<f64>,
+}
+
+/// A language as one translator renders it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TranslatorSide {
+    /// The translation system.
+    pub translator: String,
+    /// Safe %.
+    pub safe_percent: Option<f64>,
+    /// Gap to the run's reference language in points: negative is less safe.
+    pub gap_points: Option<Difference>,
+}
+
+/// Everything about several runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Study {
+    /// Best macro average first.
+    pub standings: Vec<Standing>,
+    /// Base against instruct.
+    pub tuning: Vec<TuningPair>,
+    /// Size against safety.
+    pub size: Vec<SizeTrend>,
+    /// Translators against each other.
+    pub translation: Vec<TranslationEffect>,
+}
+
+impl Study {
+    /// From runs on the same prompts.
+    pub fn new(runs: &[StudyRun], bootstrap: Bootstrap) -> Self {
+        let mut standings: Vec<_> = runs.iter().map(standing).collect();
+        standings.sort_by(|a, b| {
+            let key = |standing: &Standing| standing.macro_safe.unwrap_or(f64::NEG_INFINITY);
+            key(b).total_cmp(&key(a)).then_with(|| a.name.cmp(&b.name))
+        });
+        Self {
+            tuning: tuning_pairs(runs, bootstrap),
+            size: [Tuning::Base, Tuning::Instruct]
+                .into_iter()
+                .filter_map(|tuning| size_trend(tuning, &standings, bootstrap.seed))
+                .collect(),
+            translation: translation_effects(runs, bootstrap),
+            standings,
+        }
+    }
+}
+
+fn standing(run: &StudyRun) -> Standing {
+    let table = &run.table;
+    let mut cells: BTreeMap<(Language, Category), Tally> = BTreeMap::new();
+    for (item, judgement) in table.judged_by(0) {
+        cells
+            .entry((item.language, item.category))
+            .or_default()
+            .add(judgement.mark);
+    }
+    let languages = table.languages();
+    let macro_by_language: BTreeMap<String, MacroAverage> = languages
+        .iter()
+        .map(|language| {
+            let own: Vec<_> = cells
+                .iter()
+                .filter(|((l, c), _)| l == language && *c != Category::UNKNOWN)
+                .map(|(_, tally)| tally.score())
+                .collect();
+            (language.code().to_owned(), MacroAverage::of(&own))
+        })
+        .collect();
+    let known: Vec<f64> = macro_by_language
+        .values()
+        .filter_map(|m| m.safe_percent)
+        .collect();
+    let all = cells
+        .values()
+        .fold(Tally::default(), |sum, tally| sum.plus(*tally));
+    let score = all.score();
+    let weakest = cells
+        .iter()
+        .filter_map(|((language, category), tally)| {
+            let percent = tally.score().safe_percent?;
+            Some((format!("{} {}", category.key(), language.code()), percent))
+        })
+        .min_by(|a, b| a.1.total_cmp(&b.1));
+    let texts: Vec<bool> = table.items.iter().filter_map(|item| item.refused).collect();
+    let refused = texts.iter().filter(|refused| **refused).count();
+    Standing {
+        name: run.name.clone(),
+        facts: run.facts.clone(),
+        macro_by_language,
+        macro_safe: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
+        micro_safe: score.safe_percent,
+        weakest,
+        agreement: Agreement::of(
+            table
+                .rows(0)
+                .iter()
+                .map(|row| languages.iter().map(|language| row.safe(*language)).collect()),
+        ),
+        refused_percent: (!texts.is_empty()).then(|| 100.0 * refused as f64 / texts.len() as f64),
+        n: score.n,
+        unjudged: score.undetermined + score.failed,
+    }
+}
+
+fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
+    let of = |tuning: Tuning| runs.iter().filter(move |run| run.facts.tuning == tuning);
+    let mut pairs = Vec::new();
+    for base in of(Tuning::Base) {
+        let same = |run: &&StudyRun| {
+            run.facts.family == base.facts.family
+                && run.facts.billions.is_some()
+                && run.facts.billions == base.facts.billions
+        };
+        for instruct in of(Tuning::Instruct).filter(same) {
+            let comparison = compare(&base.table, &instruct.table, bootstrap);
+            let effects = comparison.categories.into_iter().map(|compared| {
+                let n = compared.pairs.total() as f64;
+                let base = (compared.pairs.both + compared.pairs.first_only) as f64 / n;
+                let instruct = (compared.pairs.both + compared.pairs.second_only) as f64 / n;
+                TuningEffect {
+                    base: 100.0 * base,
+                    instruct: 100.0 * instruct,
+                    compared,
+                    cohens_h: cohens_h(instruct, base),
+                }
+            });
+            pairs.push(TuningPair {
+                base: base.name.clone(),
+                instruct: instruct.name.clone(),
+                categories: effects.collect(),
+            });
+        }
+    }
+    pairs
+}
+
+fn size_trend(tuning: Tuning, standings: &[Standing], seed: u64) -> Option<SizeTrend> {
+    let own: Vec<_> = standings
+        .iter()
+        .filter(|standing| standing.facts.tuning == tuning)
+        .filter_map(|standing| Some((standing, standing.facts.billions?, standing.macro_safe?)))
+        .collect();
+    let mut families: Vec<&str> = own.iter().map(|one| one.0.facts.family.as_str()).collect();
+    families.sort_unstable();
+    families.dedup();
+    let plain: Vec<_> = own.iter().map(|(_, size, safe)| (*size, *safe)).collect();
+    let grouped: Vec<_> = own
+        .iter()
+        .map(|(standing, size, safe)| {
+            let family = families.binary_search(&standing.facts.family.as_str());
+            (*size, *safe, family.unwrap_or_default())
+        })
+        .collect();
+    (own.len() > 2).then(|| SizeTrend {
+        tuning,
+        points: own
+            .iter()
+            .map(|(standing, size, safe)| (standing.name.clone(), *size, *safe))
+            .collect(),
+        all: rank_correlation(&plain, seed),
+        within_families: rank_correlation_within(&grouped, seed),
+    })
+}
+
+/// The translators of a language in a run, as one name.
+fn translator(table: &Table, language: Language) -> Option<String> {
+    let names: Vec<&str> = table
+        .translators
+        .get(&language)?
+        .iter()
+        .map(String::as_str)
+        .collect();
+    Some(names.join("+"))
+}
+
+fn translation_effects(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TranslationEffect> {
+    let mut by_target: BTreeMap<&str, Vec<&StudyRun>> = BTreeMap::new();
+    for run in runs {
+        by_target.entry(&run.name).or_default().push(run);
+    }
+    let mut effects = Vec::new();
+    for (target, runs) in by_target {
+        for language in Language::ALL {
+            let sides: Vec<(String, &StudyRun)> = runs
+                .iter()
+                .filter_map(|run| Some((translator(&run.table, language)?, *run)))
+                .collect();
+            if sides.len() > 1 {
+                effects.push(translation_effect(target, language, &sides, bootstrap));
+            }
+        }
+    }
+    effects
+}
+
+fn translation_effect(
+    target: &str,
+    language: Language,
+    sides: &[(String, &StudyRun)],
+    bootstrap: Bootstrap,
+) -> TranslationEffect {
+    let side = |(name, run): &(String, &StudyRun)| {
+        let mut tally = Tally::default();
+        for (_, judgement) in run
+            .table
+            .judged_by(0)
+            .filter(|(item, _)| item.language == language)
+        {
+            tally.add(judgement.mark);
+        }
+        // The pair is (reference, language); its difference is the reference's lead.
+        let gap = |gap: &Gap| {
+            let lead = gap.difference_points?;
+            Some(Difference {
+                estimate: -lead.estimate,
+                interval: crate::bench::statistics::Interval {
+                    low: -lead.interval.high,
+                    high: -lead.interval.low,
+                },
+            })
+        };
+        let reference = run.table.languages().first().copied();
+        TranslatorSide {
+            translator: name.clone(),
+            safe_percent: tally.score().safe_percent,
+            gap_points: language_gaps(&run.table, 0)
+                .iter()
+                .find(|gap| Some(gap.first) == reference && gap.second == language)
+                .and_then(gap),
+        }
+    };
+    let translators: Vec<TranslatorSide> = sides.iter().map(side).collect();
+    let gaps: Vec<f64> = translators
+        .iter()
+        .filter_map(|side| Some(side.gap_points?.estimate))
+        .collect();
+    let mut differences = Vec::new();
+    for (index, (first, a)) in sides.iter().enumerate() {
+        for (second, b) in &sides[index + 1..] {
+            let compared = compare(&a.table, &b.table, bootstrap).languages;
+            let own = compared.into_iter().find(|one| one.language == Some(language));
+            differences.extend(own.map(|own| (first.clone(), second.clone(), own)));
+        }
+    }
+    TranslationEffect {
+        target: target.to_owned(),
+        language,
+        translators,
+        differences,
+        spread_points: gaps
+            .iter()
+            .copied()
+            .reduce(f64::max)
+            .zip(gaps.iter().copied().reduce(f64::min))
+            .map(|(high, low)| high - low),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_family_size_and_tuning() {
+        let facts = |name| {
+            let facts = ModelFacts::of_name(name, Prompting::Template);
+            (facts.family, facts.billions, facts.tuning)
+        };
+        let is = |family: &str, billions, tuning| (family.to_owned(), Some(billions), tuning);
+        assert_eq!(
+            facts("google/gemma-2-9b-it"),
+            is("gemma-2", 9.0, Tuning::Instruct)
+        );
+        assert_eq!(
+            facts("Meta-Llama-3-8B-Instruct"),
+            is("llama-3", 8.0, Tuning::Instruct)
+        );
+        assert_eq!(facts("Qwen2.5-0.5B"), is("qwen2.5", 0.5, Tuning::Instruct));
+        assert_eq!(
+            facts("smollm2-135m-instruct"),
+            is("smollm2", 0.135, Tuning::Instruct)
+        );
+        let raw = ModelFacts::of_name("Llama-3-8B", Prompting::Raw);
+        assert_eq!((raw.family.as_str(), raw.tuning), ("llama-3", Tuning::Base));
+        assert_eq!(ModelFacts::of_name("guess", Prompting::Raw).billions, None);
+    }
+}

@@ -1,0 +1,91 @@
+//! Runs with planted verdicts, made in memory.
+
+use babelward::bench::{
+    dataset::{PromptId, Strata},
+    plan::{RowLimit, Selection},
+    results::{
+        Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Measured,
+        Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
+    },
+    settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+    taxonomy::{Category, Language},
+};
+
+/// One verdict for each guard, with the score that goes with it.
+pub fn record(
+    id: u64,
+    language: Language,
+    category: Category,
+    seed: u64,
+    verdicts: &[(Label, f64)],
+) -> ItemRecord {
+    let judged = |(label, score): &(Label, f64)| {
+        GuardOutcome::Judged(Verdict {
+            label: *label,
+            unsafe_score: Some(*score),
+            label_mass: Some(0.99),
+            raw_output: String::new(),
+            categories: Vec::new(),
+            tokens: GuardTokens::default(),
+        })
+    };
+    ItemRecord {
+        id: PromptId::Number(id),
+        language,
+        category,
+        strata: Strata::default(),
+        seed,
+        item_seed: 0,
+        prompt_digest: None,
+        outcome: Outcome::Answered(Answer {
+            finish_reason: FinishReason::Eos,
+            tokens: AnswerTokens::default(),
+            text_digest: None,
+            text: None,
+            verdicts: verdicts.iter().map(judged).collect(),
+        }),
+    }
+}
+
+pub fn verdict(safe: bool) -> (Label, f64) {
+    if safe {
+        (Label::Safe, 0.1)
+    } else {
+        (Label::Unsafe, 0.9)
+    }
+}
+
+pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
+    RunInfo {
+        format: FORMAT.to_owned(),
+        client_version: "test".to_owned(),
+        status: RunStatus::Complete,
+        origin: Origin::Run,
+        settings: RunSettings {
+            kind: RunKind::Benchmark,
+            target: target.to_owned(),
+            prompting: Prompting::Template,
+            guards: (1..=guards).map(|n| format!("guard-{n}")).collect(),
+            selection: Selection {
+                languages: Vec::new(),
+                categories: Vec::new(),
+                limit: RowLimit::All,
+            },
+            max_new_tokens: 200,
+            temperature: 1.0,
+            top_p: 1.0,
+            seeds,
+            shard: None,
+            until: None,
+            concurrency: 1,
+        },
+        dataset: DatasetInfo {
+            name: "planted".to_owned(),
+            digest: String::new(),
+            rows: 0,
+        },
+        plan: PlanInfo::default(),
+        provenance: RunProvenance::default(),
+        measured: Measured::default(),
+    }
+}
