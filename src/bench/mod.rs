@@ -17,6 +17,7 @@ pub mod statistics;
 pub mod summary;
 pub mod table;
 pub mod taxonomy;
+pub mod translation;
 
 /// The bundled prompts: 64 parallel rows, two for each category, mild in wording, CC0.
 pub const DEMO_PROMPTS: &str = include_str!("../../data/demo_prompts.jsonl");

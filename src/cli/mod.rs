@@ -22,6 +22,7 @@ mod priority;
 mod report;
 mod score;
 mod serve;
+mod translate;
 mod wire;
 
 use std::{io, process::ExitCode};
@@ -66,6 +67,8 @@ enum Command {
     Bench(bench::Args),
     /// Check and convert prompt sets
     Data(data::Args),
+    /// Prompts in one language to a prompt set in several
+    Translate(translate::Args),
     /// Make a run's summary and report again
     Report(report::Args),
     /// List, watch and fetch models
@@ -111,6 +114,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Demo(args) => demo::run(args, global),
         Command::Bench(args) => bench::run(args, global),
         Command::Data(args) => data::run(args, global),
+        Command::Translate(args) => translate::run(args, global),
         Command::Report(args) => report::run(args, global),
         Command::Classify(args) => classify::run(args, global),
         Command::Generate(args) => generate::run(args, global),

@@ -1,0 +1,311 @@
+//! Which candidate of a prompt goes into the set, and why the others do not.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Metric, flags::Flag};
+use crate::bench::{dataset::PromptId, taxonomy::Language};
+
+/// How to choose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// What decides.
+    pub by: By,
+    /// Candidates with any of these are not chosen; empty ones never are.
+    pub reject: Vec<Flag>,
+    /// The translators, in the order that decides when nothing else does.
+    pub translators: Vec<String>,
+}
+
+/// What decides between candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The highest COMET, if it reaches the threshold. Those within `margin` of the highest are tied; then the lowest
+    /// MetricX decides, then the highest human rating, then the translators' order.
+    Quality {
+        /// Least COMET of a candidate that may be chosen; the paper's is 0.5.
+        threshold: f64,
+        /// COMET differences up to this mean nothing.
+        margin: f64,
+    },
+    /// The first translator that has something.
+    Order,
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Whether it is in the set.
+    pub chosen: bool,
+    /// Whether it could have been.
+    pub eligible: bool,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Decision {
+    fn refused(reason: String) -> Self {
+        Self {
+            chosen: false,
+            eligible: false,
+            reason,
+        }
+    }
+}
+
+/// Decides about every candidate of every prompt and language; one decision per candidate, in the same order.
+pub fn decide(candidates: &[Candidate], rule: &Rule) -> Vec<Decision> {
+    let mut groups: BTreeMap<(&PromptId, Language), Vec<usize>> = BTreeMap::new();
+    for (at, candidate) in candidates.iter().enumerate() {
+        groups
+            .entry((&candidate.key.id, candidate.key.language))
+            .or_default()
+            .push(at);
+    }
+    let nothing = || Decision::refused(String::new());
+    let mut decisions: Vec<Decision> = std::iter::repeat_with(nothing).take(candidates.len()).collect();
+    for members in groups.values() {
+        let group: Vec<&Candidate> = members.iter().map(|at| &candidates[*at]).collect();
+        for (at, decision) in members.iter().zip(decide_group(&group, rule)) {
+            decisions[*at] = decision;
+        }
+    }
+    decisions
+}
+
+fn decide_group(group: &[&Candidate], rule: &Rule) -> Vec<Decision> {
+    let refusals: Vec<Option<String>> = group.iter().map(|candidate| refusal(candidate, rule)).collect();
+    let eligible: Vec<&Candidate> = group
+        .iter()
+        .zip(&refusals)
+        .filter_map(|(candidate, refusal)| refusal.is_none().then_some(*candidate))
+        .collect();
+    let best = best(&eligible, rule);
+    let decision = |(candidate, refusal): (&&Candidate, Option<String>)| match (refusal, &best) {
+        (Some(reason), _) => Decision::refused(reason),
+        (None, Some((chosen, why))) if chosen.key == candidate.key => Decision {
+            chosen: true,
+            eligible: true,
+            reason: why.clone(),
+        },
+        (None, chosen) => Decision {
+            chosen: false,
+            eligible: true,
+            reason: match chosen {
+                Some((chosen, _)) => format!("{} was chosen", chosen.key.translator),
+                None => String::new(),
+            },
+        },
+    };
+    group.iter().zip(refusals).map(decision).collect()
+}
+
+/// Why a candidate cannot be chosen.
+fn refusal(candidate: &Candidate, rule: &Rule) -> Option<String> {
+    let rejected = |flag: &&Flag| **flag == Flag::Empty || rule.reject.contains(flag);
+    if let Some(flag) = candidate.flags.iter().find(rejected) {
+        return Some(format!("is flagged {}", flag.key()));
+    }
+    let By::Quality { threshold, .. } = rule.by else {
+        return None;
+    };
+    match candidate.scores.get(&Metric::Comet) {
+        None => Some("has no COMET score".to_owned()),
+        Some(comet) if *comet < threshold => Some(format!("COMET {comet} is below {threshold}")),
+        Some(_) => None,
+    }
+}
+
+/// The best of the candidates that may be chosen, and what made it so.
+fn best<'a>(eligible: &[&'a Candidate], rule: &Rule) -> Option<(&'a Candidate, String)> {
+    let order = |candidate: &Candidate| {
+        let place = rule
+            .translators
+            .iter()
+            .position(|name| *name == candidate.key.translator);
+        place.unwrap_or(usize::MAX)
+    };
+    let first = |tied: &[&'a Candidate]| tied.iter().min_by_key(|candidate| order(candidate)).copied();
+    let By::Quality { margin, .. } = rule.by else {
+        return first(eligible).map(|chosen| (chosen, "first in the translators' order".to_owned()));
+    };
+    let mut tied = eligible.to_vec();
+    let mut even = Vec::new();
+    for metric in Metric::ALL {
+        let margin = if metric == Metric::Comet { margin } else { 0.0 };
+        let goodness =
+            |candidate: &&Candidate| candidate.scores.get(&metric).map(|value| metric.goodness(*value));
+        let Some(highest) = tied.iter().filter_map(goodness).max_by(|a, b| a.total_cmp(b)) else {
+            continue;
+        };
+        let before = tied.len();
+        tied.retain(|candidate| goodness(candidate).is_some_and(|found| found >= highest - margin));
+        if let ([only], Ordering::Greater) = (tied.as_slice(), before.cmp(&1)) {
+            let value = only.scores.get(&metric).copied().unwrap_or_default();
+            return Some((*only, format!("best {} {value}{}", metric.title(), after(&even))));
+        }
+        even.push(metric.title());
+    }
+    let chosen = first(&tied)?;
+    Some(match tied.len() {
+        1 => (chosen, "the only candidate that may be chosen".to_owned()),
+        _ => (chosen, format!("first in the translators' order{}", after(&even))),
+    })
+}
+
+fn after(even: &[&str]) -> String {
+    match even {
+        [] => String::new(),
+        _ => format!(", {} tied", even.join(" and ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::translation::{CandidateKey, flags};
+
+    fn candidate(translator: &str, comet: Option<f64>, metricx: Option<f64>) -> Candidate {
+        let scores = [(Metric::Comet, comet), (Metric::MetricX, metricx)];
+        Candidate {
+            key: CandidateKey {
+                id: PromptId::Number(1),
+                language: Language::De,
+                translator: translator.to_owned(),
+            },
+            source: "Hello".to_owned(),
+            text: "Hallo".to_owned(),
+            scores: scores
+                .into_iter()
+                .filter_map(|(metric, value)| Some((metric, value?)))
+                .collect(),
+            flags: Vec::new(),
+            back_translation: None,
+        }
+    }
+
+    fn rule(margin: f64) -> Rule {
+        Rule {
+            by: By::Quality {
+                threshold: 0.5,
+                margin,
+            },
+            reject: Vec::new(),
+            translators: ["a", "b", "c"].map(ToOwned::to_owned).to_vec(),
+        }
+    }
+
+    /// Who was chosen and why; then why the others were not.
+    fn told(candidates: &[Candidate], rule: &Rule) -> Vec<String> {
+        let decisions = decide(candidates, rule);
+        let tell = |(c, d): (&Candidate, Decision)| {
+            format!(
+                "{}{} {}",
+                c.key.translator,
+                if d.chosen { "*" } else { "" },
+                d.reason
+            )
+        };
+        candidates.iter().zip(decisions).map(tell).collect()
+    }
+
+    #[test]
+    fn the_highest_comet_wins_if_it_reaches_the_threshold() {
+        let some = [
+            candidate("a", Some(0.7), None),
+            candidate("b", Some(0.8), None),
+            candidate("c", None, None),
+        ];
+        assert_eq!(
+            told(&some, &rule(0.0)),
+            ["a b was chosen", "b* best COMET 0.8", "c has no COMET score"]
+        );
+        let low = [candidate("a", Some(0.49), None), candidate("b", Some(0.5), None)];
+        assert_eq!(
+            told(&low, &rule(0.0)),
+            [
+                "a COMET 0.49 is below 0.5",
+                "b* the only candidate that may be chosen"
+            ]
+        );
+        let none = [candidate("a", Some(0.1), Some(0.0))];
+        assert_eq!(told(&none, &rule(0.0)), ["a COMET 0.1 is below 0.5"]);
+    }
+
+    #[test]
+    fn ties_go_to_metricx_then_to_people_then_to_the_order() {
+        let even = [
+            candidate("b", Some(0.8), Some(2.0)),
+            candidate("a", Some(0.8), Some(1.0)),
+        ];
+        assert_eq!(
+            told(&even, &rule(0.0)),
+            ["b a was chosen", "a* best MetricX 1, COMET tied"]
+        );
+        let close = [
+            candidate("a", Some(0.79), Some(2.0)),
+            candidate("b", Some(0.8), Some(3.0)),
+        ];
+        assert_eq!(told(&close, &rule(0.0))[1], "b* best COMET 0.8");
+        assert_eq!(told(&close, &rule(0.02))[0], "a* best MetricX 2, COMET tied");
+        let mut same = [
+            candidate("b", Some(0.8), Some(1.0)),
+            candidate("a", Some(0.8), Some(1.0)),
+        ];
+        assert_eq!(
+            told(&same, &rule(0.0)),
+            [
+                "b a was chosen",
+                "a* first in the translators' order, COMET and MetricX tied"
+            ]
+        );
+        same[0].scores.insert(Metric::Human, 0.9);
+        assert_eq!(
+            told(&same, &rule(0.0))[0],
+            "b* best human 0.9, COMET and MetricX tied"
+        );
+        // Who has no MetricX score does not beat who has one.
+        let partly = [
+            candidate("a", Some(0.8), None),
+            candidate("b", Some(0.8), Some(24.0)),
+        ];
+        assert_eq!(told(&partly, &rule(0.0))[1], "b* best MetricX 24, COMET tied");
+    }
+
+    #[test]
+    fn empty_and_rejected_candidates_are_never_chosen() {
+        let mut some = [candidate("a", Some(0.9), None), candidate("b", Some(0.8), None)];
+        some[0].flags = vec![flags::Flag::Empty];
+        some[1].flags = vec![flags::Flag::WrongLanguage];
+        assert_eq!(
+            told(&some, &rule(0.0)),
+            ["a is flagged empty", "b* the only candidate that may be chosen"]
+        );
+        let strict = Rule {
+            by: By::Order,
+            reject: vec![flags::Flag::WrongLanguage],
+            ..rule(0.0)
+        };
+        assert_eq!(told(&some, &strict)[1], "b is flagged wrong_language");
+        some[1].flags.clear();
+        assert_eq!(told(&some, &strict)[1], "b* first in the translators' order");
+    }
+
+    #[test]
+    fn the_choice_does_not_depend_on_the_order_of_candidates() {
+        let mut some = vec![
+            candidate("c", Some(0.8), Some(1.0)),
+            candidate("a", Some(0.8), Some(1.0)),
+            candidate("b", Some(0.8), Some(1.5)),
+        ];
+        for _ in 0..3 {
+            let decisions = decide(&some, &rule(0.0));
+            let chosen: Vec<_> = some.iter().zip(decisions).filter(|(_, d)| d.chosen).collect();
+            assert_eq!(chosen.len(), 1);
+            assert_eq!(chosen[0].0.key.translator, "a");
+            some.rotate_left(1);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What came of a translation: scores as in the paper's Table 2, and who was chosen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Metric, flags::Flag, select::Decision};
+use crate::bench::{dataset::PromptId, taxonomy::Language};
+
+/// Mean and sample standard deviation (n - 1).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeanSd {
+    /// Values.
+    pub n: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Absent of a single value.
+    pub sd: Option<f64>,
+}
+
+impl MeanSd {
+    /// `None` of no values.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        // Welford (1962): one pass, no cancellation.
+        let (mut n, mut mean, mut squares) = (0u64, 0.0, 0.0);
+        for value in values {
+            n += 1;
+            let from_mean = value - mean;
+            mean += from_mean / n as f64;
+            squares += from_mean * (value - mean);
+        }
+        (n > 0).then(|| Self {
+            n,
+            mean,
+            sd: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()),
+        })
+    }
+}
+
+/// One translator in one language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TranslatorSummary {
+    /// Into which language.
+    pub language: Language,
+    /// Who.
+    pub translator: String,
+    /// Candidates, empty ones included.
+    pub candidates: u64,
+    /// Of those that have a score.
+    pub scores: BTreeMap<Metric, MeanSd>,
+    /// chrF of the way back, 0 to 100.
+    pub back_translation_chrf: Option<MeanSd>,
+    /// Candidates that could not be chosen: below the threshold, without a score, or rejected by a flag.
+    pub excluded: u64,
+    /// Candidates that are in the set.
+    pub chosen: u64,
+    /// How many have each flag.
+    pub flags: BTreeMap<Flag, u64>,
+}
+
+/// The chosen candidates of one language, or of all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChosenSummary {
+    /// Absent: all languages together.
+    pub language: Option<Language>,
+    /// Prompts with a chosen candidate.
+    pub chosen: u64,
+    /// Prompts without one: all candidates fail, or there is none.
+    pub without: u64,
+    /// Of the chosen candidates that have a score.
+    pub scores: BTreeMap<Metric, MeanSd>,
+}
+
+/// Every translator in every language that it has candidates in.
+pub fn by_translator(candidates: &[Candidate], decisions: &[Decision]) -> Vec<TranslatorSummary> {
+    let mut groups: BTreeMap<(Language, &str), Vec<(&Candidate, &Decision)>> = BTreeMap::new();
+    for pair in candidates.iter().zip(decisions) {
+        let key = (pair.0.key.language, pair.0.key.translator.as_str());
+        groups.entry(key).or_default().push(pair);
+    }
+    let summary = |((language, translator), members): ((Language, &str), Vec<(&Candidate, &Decision)>)| {
+        let count = |holds: &dyn Fn(&Candidate, &Decision) -> bool| {
+            members
+                .iter()
+                .filter(|(candidate, decision)| holds(candidate, decision))
+                .count() as u64
+        };
+        let flags = Flag::ALL.map(|flag| (flag, count(&|candidate, _| candidate.flags.contains(&flag))));
+        TranslatorSummary {
+            language,
+            translator: translator.to_owned(),
+            candidates: members.len() as u64,
+            scores: scores(members.iter().map(|(candidate, _)| *candidate)),
+            back_translation_chrf: MeanSd::of(
+                members
+                    .iter()
+                    .filter_map(|(candidate, _)| Some(candidate.back_translation.as_ref()?.chrf)),
+            ),
+            excluded: count(&|_, decision| !decision.eligible),
+            chosen: count(&|_, decision| decision.chosen),
+            flags: flags.into_iter().filter(|(_, count)| *count > 0).collect(),
+        }
+    };
+    groups.into_iter().map(summary).collect()
+}
+
+/// The chosen ones of each language, then of all.
+pub fn of_chosen(
+    prompts: &[PromptId],
+    languages: &[Language],
+    candidates: &[Candidate],
+    decisions: &[Decision],
+) -> Vec<ChosenSummary> {
+    let chosen: Vec<&Candidate> = candidates
+        .iter()
+        .zip(decisions)
+        .filter_map(|(candidate, decision)| decision.chosen.then_some(candidate))
+        .collect();
+    let summary = |language: Option<Language>, expected: usize| {
+        let own = chosen
+            .iter()
+            .filter(|c| language.is_none_or(|language| c.key.language == language));
+        let own: Vec<&Candidate> = own.copied().collect();
+        ChosenSummary {
+            language,
+            chosen: own.len() as u64,
+            without: expected.saturating_sub(own.len()) as u64,
+            scores: scores(own.iter().copied()),
+        }
+    };
+    let each = languages
+        .iter()
+        .map(|language| summary(Some(*language), prompts.len()));
+    each.chain([summary(None, prompts.len() * languages.len())])
+        .collect()
+}
+
+fn scores<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeMap<Metric, MeanSd> {
+    let of = |metric: Metric| {
+        let values = candidates
+            .clone()
+            .filter_map(|candidate| candidate.scores.get(&metric).copied());
+        Some((metric, MeanSd::of(values)?))
+    };
+    Metric::ALL.into_iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `statistics.mean` and `statistics.stdev` of Python.
+    #[test]
+    fn means_and_deviations_are_pythons() {
+        let some = MeanSd::of([0.84, 0.79, 0.91, 0.65]).unwrap();
+        assert!((some.mean - 0.797_5).abs() < 1e-12);
+        assert!(
+            (some.sd.unwrap() - 0.109_962_114_688_045).abs() < 1e-12,
+            "{some:?}"
+        );
+        assert_eq!(MeanSd::of([0.5]).unwrap().sd, None);
+        assert_eq!(MeanSd::of([]), None);
+    }
+}
