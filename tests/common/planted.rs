@@ -1,7 +1,7 @@
 //! Runs with planted verdicts, made in memory.
 
 use babelward::bench::{
-    dataset::{PromptId, Strata},
+    dataset::{PromptId, Strata, WrapperUse},
     plan::{RowLimit, Selection},
     results::{
         Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Measured,
@@ -83,6 +83,7 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
             name: "planted".to_owned(),
             digest: String::new(),
             rows: 0,
+            wrapper: WrapperUse::default(),
         },
         plan: PlanInfo::default(),
         provenance: RunProvenance::default(),
