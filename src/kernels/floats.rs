@@ -47,7 +47,7 @@ pub(super) fn expand_f16(isa: Isa, bits: &[u16], out: &mut [f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` is only made for a processor that has its features.
-        IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { expand_f16_avx512(bits, out) },
+        IsaKind::Amx | IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { expand_f16_avx512(bits, out) },
         _ => expand_f16_plain(isa, bits, out),
     }
 }

@@ -8,6 +8,8 @@ pub struct Isa(pub(super) IsaKind);
 /// Instruction sets with a kernel of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IsaKind {
+    /// AMX-INT8 besides all of the next.
+    Amx,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
     /// AVX-512 F, BW, VL.
@@ -34,6 +36,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 if is_x86_feature_detected!("avx512vnni") {
+                    if amx_is_usable() {
+                        found.push(Self(IsaKind::Amx));
+                    }
                     found.push(Self(IsaKind::Avx512Vnni));
                 }
                 found.push(Self(IsaKind::Avx512));
@@ -48,6 +53,26 @@ impl Isa {
         found.push(Self(IsaKind::Portable));
         found
     }
+}
+
+/// Whether the processor multiplies tiles of bytes, and the system lets this process do so: Linux wants to be
+/// asked first, because tiles make a thread's saved state larger (Documentation/arch/x86/xstate.rst).
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_is_usable() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    // Leaf 7 exists wherever AVX-512 does.
+    if std::arch::x86_64::__cpuid_count(7, 0).edx & TILE_AND_INT8 != TILE_AND_INT8 {
+        return false;
+    }
+    // SAFETY: asks for a permission of this process and touches no memory.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx_is_usable() -> bool {
+    false
 }
 
 /// Compiles a plain Rust body once per instruction set and calls the right one. The body is the scalar twin
@@ -67,7 +92,7 @@ macro_rules! per_isa {
             match $isa.0 {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: an `Isa` other than Portable is only made where the processor has its features.
-                $crate::kernels::isa::IsaKind::Avx512Vnni | $crate::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::kernels::isa::IsaKind::Amx | $crate::kernels::isa::IsaKind::Avx512Vnni | $crate::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::kernels::isa::IsaKind::Avx2 => unsafe { avx2($($arg),*) },

@@ -2,10 +2,12 @@
 
 use std::{cell::RefCell, str::FromStr};
 
+#[cfg(target_arch = "x86_64")]
+use super::int8::TileScratch;
 use super::{
     Isa, PackedMatrix, ThreadPool,
     buffers::sized,
-    int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, Target},
+    int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, TILE_ROWS, Target},
     micro::{self, LANES, Tile, WIDE_ROWS},
     packed::PANEL,
     pool::Shards,
@@ -116,8 +118,15 @@ struct Scratch {
     tile: Vec<f32>,
     /// Outputs of a panel that is not whole, `[rows][PANEL]`.
     spare: Vec<f32>,
+    integers: Int8Scratch,
+}
+
+#[derive(Default)]
+struct Int8Scratch {
     /// A strip of four-bit weights taken apart, `[k / 4][STRIP][4]`.
     bytes: Vec<u8>,
+    #[cfg(target_arch = "x86_64")]
+    tiles: TileScratch,
 }
 
 /// Multiplies `x` (`[m, cols]`, row-major) with `weights`, into `out` (`[m, rows]`).
@@ -136,6 +145,8 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         let quantised = |part: &PackedMatrix| wanted && part.is_quantised();
         if weights.parts.iter().any(quantised) {
             int8.set(pool, isa, x, cols);
+            #[cfg(target_arch = "x86_64")]
+            int8.set_tiles(pool, isa, weights.parts.iter().map(PackedMatrix::tile_step));
         }
         let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
         // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
@@ -146,7 +157,8 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
             STRIPS
         };
         let chunks = m.div_ceil(ROWS_PER_TASK);
-        let chunk_rows = m.div_ceil(chunks.max(1));
+        // Whole tiles of rows, where there is more than one chunk.
+        let chunk_rows = m.div_ceil(chunks.max(1)).next_multiple_of(TILE_ROWS);
         let shards = Shards::new(out);
         pool.run(strips.div_ceil(run) * chunks, &|task| {
             let (first, chunk) = (task / chunks * run, task % chunks);
@@ -214,7 +226,11 @@ impl Block<'_> {
     /// # Safety
     /// As [`Self::run`].
     unsafe fn run_strips(&self, isa: Isa, strip: usize, count: usize, scratch: &mut Scratch) {
-        let Scratch { tile, spare, bytes } = scratch;
+        let Scratch {
+            tile,
+            spare,
+            integers,
+        } = scratch;
         let first = strip * STRIP;
         let Some(width) = self.matrix.rows().checked_sub(first).filter(|&left| left > 0) else {
             return;
@@ -244,7 +260,7 @@ impl Block<'_> {
         // SAFETY: `target` holds this block's rows, in whole strips.
         unsafe {
             match self.int8 {
-                Some(x) => self.run_int8(isa, x, (strip, count), bytes, target),
+                Some(x) => self.run_int8(isa, x, (strip, count), integers, target),
                 None => self.run_f32(isa, strip / STRIPS, tile, target),
             }
         }
@@ -264,22 +280,31 @@ impl Block<'_> {
         isa: Isa,
         x: &Int8Rows,
         (strip, count): (usize, usize),
-        bytes: &mut Vec<u8>,
+        scratch: &mut Int8Scratch,
         target: Target,
     ) {
         let Some(mut strip) = self.matrix.strip(strip / STRIPS, strip % STRIPS, count) else {
             return;
         };
         let (first, rows) = self.rows;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: rows and strips are inside of the target.
+        let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &strip, &mut scratch.tiles, target) };
+        #[cfg(not(target_arch = "x86_64"))]
+        let done = 0;
+        let (first, rows) = (first + done, rows - done);
+        if rows == 0 {
+            return;
+        }
         if rows > UNPACK_ROWS {
-            strip = strip.unpacked(isa, self.matrix.cols(), bytes);
+            strip = strip.unpacked(isa, self.matrix.cols(), &mut scratch.bytes);
         }
         let step = rows.div_ceil(rows.div_ceil(MAX_ROWS));
         for row in (0..rows).step_by(step) {
             // SAFETY: rows and strips are inside of the target.
             unsafe {
                 let target = Target {
-                    at: target.at.add(row * target.stride),
+                    at: target.at.add((done + row) * target.stride),
                     ..target
                 };
                 int8::product(isa, x, (first + row, step.min(rows - row)), &strip, target);

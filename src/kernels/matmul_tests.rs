@@ -135,7 +135,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64 / COARSER as u32))]
     #[test]
     fn equals_the_scalar_twin_on_every_instruction_set(
-        m in 1usize..if cfg!(miri) { 4 } else { 20 }, rows in 1usize..if cfg!(miri) { 70 } else { 150 },
+        m in 1usize..if cfg!(miri) { 4 } else { 60 }, rows in 1usize..if cfg!(miri) { 70 } else { 150 },
         more in 0usize..if cfg!(miri) { 3 } else { 70 }, format in 0usize..14, seed: u32, add: bool,
         int8: bool,
     ) {
@@ -224,15 +224,19 @@ fn a_fault_in_an_activation_reaches_every_output() {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn long_batches_equal_their_rows_alone() {
     let (m, rows, cols) = (401, 96, 160);
-    let bytes = noise_blocks(7, BlockFormat::Q4_1, rows * cols);
-    let source = MatrixSource {
-        rows,
-        cols,
-        elements: RawElements::Bytes(BlockFormat::Q4_1, &bytes),
-    };
     let mut pool = ThreadPool::new(2).unwrap();
     let x = noise(9, m * cols);
-    for precision in [Precision::F32, Precision::Int8] {
+    for (format, precision) in [
+        (BlockFormat::Q4_1, Precision::F32),
+        (BlockFormat::Q4_1, Precision::Int8),
+        (BlockFormat::Q8_0, Precision::Int8),
+    ] {
+        let bytes = noise_blocks(7, format, rows * cols);
+        let source = MatrixSource {
+            rows,
+            cols,
+            elements: RawElements::Bytes(format, &bytes),
+        };
         let weights = Fused::new(vec![pack(&mut pool, &source)], precision);
         let mut product = |x: &[f32]| {
             let mut out = vec![0.0; x.len() / cols * rows];

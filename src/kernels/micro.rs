@@ -79,7 +79,7 @@ pub(super) unsafe fn run(isa: Isa, rows: usize, vectors: usize, tile: &Tile) {
     }
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx512Vnni | IsaKind::Avx512 => dispatch!(avx512),
+        IsaKind::Amx | IsaKind::Avx512Vnni | IsaKind::Avx512 => dispatch!(avx512),
         #[cfg(target_arch = "x86_64")]
         IsaKind::Avx2 => dispatch!(avx2),
         _ => dispatch!(portable),

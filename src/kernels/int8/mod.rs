@@ -6,18 +6,25 @@
 //! Batched equals alone, to the bit.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub(super) use rows::Int8Rows;
+#[cfg(target_arch = "x86_64")]
+pub(super) use tiles::{TileScratch, product_of_tiles};
 
 use self::rows::{FINE, SPAN};
 use super::{
     Isa, Output,
     buffers::sized,
+    floats::expand_f16,
     isa::{IsaKind, per_isa},
     packed::PANEL,
 };
@@ -26,6 +33,9 @@ use super::{
 pub(super) const STRIP: usize = 32;
 /// Most rows of activations that a kernel takes at once.
 pub(super) const MAX_ROWS: usize = 6;
+/// Rows that are taken together where the processor multiplies tiles of bytes: with two vectors of outputs each,
+/// their sums fill 24 of 32 registers.
+pub(super) const TILE_ROWS: usize = 12;
 /// Up to so many rows a kernel takes a whole panel: memory is read in its order, and sums still fit registers.
 pub(super) const PANEL_ROWS: usize = 2;
 
@@ -80,6 +90,25 @@ impl StripScales<'_> {
         }
     }
 
+    /// A group's values, for the first of the strip's outputs.
+    #[cfg(target_arch = "x86_64")]
+    fn read(&self, isa: Isa, group: usize, out: &mut [f32]) {
+        match self {
+            Self::F16(values) => expand_f16(isa, &values[group * PANEL..][..out.len()], out),
+            Self::F32(values) => out.copy_from_slice(&values[group * PANEL..][..out.len()]),
+            Self::Steps {
+                bases,
+                steps,
+                per_base,
+            } => {
+                expand_f16(isa, &bases[group / per_base * PANEL..][..out.len()], out);
+                for (value, &step) in out.iter_mut().zip(&steps[group * PANEL..]) {
+                    *value *= f32::from(step);
+                }
+            }
+        }
+    }
+
     fn covers(&self, groups: usize, width: usize) -> bool {
         let holds = |len: usize, groups: usize| groups == 0 || len >= (groups - 1) * PANEL + width;
         match self {
@@ -114,9 +143,9 @@ impl<'a> Strip<'a> {
     pub(super) fn unpacked(self, isa: Isa, cols: usize, bytes: &'a mut Vec<u8>) -> Self {
         match (self.bits, isa.0) {
             #[cfg(target_arch = "x86_64")]
-            (StripBits::Four(packed), IsaKind::Avx512Vnni) => {
+            (StripBits::Four(packed), IsaKind::Amx | IsaKind::Avx512Vnni) => {
                 let bytes = sized(bytes, cols * STRIP);
-                take_apart(isa, packed, bytes);
+                take_apart(isa, packed, 0, bytes);
                 Self {
                     bits: StripBits::Unpacked(bytes),
                     ..self
@@ -129,12 +158,12 @@ impl<'a> Strip<'a> {
 
 #[cfg(target_arch = "x86_64")]
 per_isa! {
-    fn take_apart(isa; packed: &[u8], out: &mut [u8]) {
+    fn take_apart(isa; packed: &[u8], zero: u8, out: &mut [u8]) {
         for (packed, out) in packed.chunks(4 * PANEL).zip(out.chunks_exact_mut(8 * STRIP)) {
             let (even, odd) = out.split_at_mut(4 * STRIP);
             for ((byte, even), odd) in packed.iter().zip(even).zip(odd) {
-                *even = byte & 15;
-                *odd = byte >> 4;
+                *even = (byte & 15).wrapping_sub(zero);
+                *odd = (byte >> 4).wrapping_sub(zero);
             }
         }
     }
@@ -162,6 +191,34 @@ pub(super) struct Target {
     pub output: Output,
 }
 
+impl Int8Rows {
+    /// # Panics
+    /// When the rows do not exist, or the strip does not hold as many inputs.
+    fn at(&self, (first, count): (usize, usize), strip: &Strip<'_>) -> RowsAt {
+        let (cols, group, width) = (self.cols(), strip.group, strip.width);
+        let (step, inputs) = strip.bits.layout();
+        assert!((group == FINE || group == SPAN) && cols.is_multiple_of(SPAN) && cols > 0);
+        assert!(first + count <= self.rows());
+        let groups = cols / group;
+        assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * width);
+        assert!(
+            strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width))
+        );
+        let sums = if group == FINE {
+            &self.fine_sums
+        } else {
+            &self.sums
+        };
+        RowsAt {
+            cols,
+            values: self.values[first * cols..].as_ptr(),
+            scales: self.scales[first * (cols / SPAN)..].as_ptr(),
+            sums: sums[first * groups..].as_ptr(),
+            groups,
+        }
+    }
+}
+
 /// `c[i][j] = x[first + i] · w[j]`, or added to it, for `count` rows and the strip's outputs.
 ///
 /// # Safety
@@ -176,22 +233,9 @@ pub(super) unsafe fn product(
     strip: &Strip<'_>,
     c: Target,
 ) {
-    let (cols, group) = (x.cols(), strip.group);
-    let (step, inputs) = strip.bits.layout();
-    assert!((group == FINE || group == SPAN) && cols.is_multiple_of(SPAN) && cols > 0);
-    assert!(first + count <= x.rows() && count <= MAX_ROWS);
-    let (groups, width) = (cols / group, strip.width);
-    assert!(width == STRIP || (width == PANEL && count <= PANEL_ROWS));
-    assert!(strip.bits.bytes().len() >= (cols / inputs - 1) * step + 4 * width);
-    assert!(strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width)));
-    let sums = if group == FINE { &x.fine_sums } else { &x.sums };
-    let rows = RowsAt {
-        cols,
-        values: x.values[first * cols..].as_ptr(),
-        scales: x.scales[first * (cols / SPAN)..].as_ptr(),
-        sums: sums[first * groups..].as_ptr(),
-        groups,
-    };
+    let width = strip.width;
+    assert!(count <= MAX_ROWS && (width == STRIP || (width == PANEL && count <= PANEL_ROWS)));
+    let rows = x.at((first, count), strip);
     macro_rules! dispatch {
         ($kernel:path) => {{
             use $kernel as kernel;
@@ -214,7 +258,7 @@ pub(super) unsafe fn product(
     }
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx512Vnni => dispatch!(avx512::product),
+        IsaKind::Amx | IsaKind::Avx512Vnni => dispatch!(avx512::product),
         #[cfg(target_arch = "x86_64")]
         IsaKind::Avx512 | IsaKind::Avx2 => dispatch!(avx2::product),
         _ => dispatch!(portable::product),

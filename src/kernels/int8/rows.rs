@@ -14,15 +14,17 @@ pub(in crate::kernels) const SPAN: usize = 32;
 pub(in crate::kernels) const FINE: usize = 16;
 /// Rows that one task quantises; fewer than this are not worth waking anybody for.
 const ROWS_PER_TASK: usize = 16;
+/// Bytes behind the last row that kernels may load, though not use.
+const BEYOND: usize = 2 * SPAN;
 
 /// `x ≈ value * scale`, a scale for each [`SPAN`] of a row: the largest magnitude becomes ±127, the rest is
 /// rounded to the nearest (ties to even). A span with a value that is not finite has a NaN scale, so that a
 /// fault upstream cannot vanish here.
 #[derive(Default)]
 pub(in crate::kernels) struct Int8Rows {
-    rows: usize,
-    cols: usize,
-    /// `[rows, cols]`, and more that a larger batch has left behind; so all the others.
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// `[rows, cols]`, and more: what a larger batch has left behind, so all the others, and [`BEYOND`].
     pub values: Vec<i8>,
     /// `[rows, cols / SPAN]`
     pub scales: Vec<f32>,
@@ -30,6 +32,8 @@ pub(in crate::kernels) struct Int8Rows {
     pub sums: Vec<f32>,
     /// Sums of the integers: `[rows, cols / FINE]`.
     pub fine_sums: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) tiles: super::tiles::TileFactors,
 }
 
 impl Int8Rows {
@@ -39,7 +43,7 @@ impl Int8Rows {
         let m = x.len() / cols;
         let spans = cols / SPAN;
         (self.rows, self.cols) = (m, cols);
-        let values = Shards::new(sized(&mut self.values, m * cols));
+        let values = Shards::new(sized(&mut self.values, m * cols + BEYOND));
         let scales = Shards::new(sized(&mut self.scales, m * spans));
         let sums = Shards::new(sized(&mut self.sums, m * spans));
         let fine_sums = Shards::new(sized(&mut self.fine_sums, m * 2 * spans));
@@ -98,7 +102,7 @@ fn quantise(isa: Isa, x: &[f32], out: &mut Spans<'_>) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` is only made for a processor that has its features.
-        IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { quantise_avx512(x, out) },
+        IsaKind::Amx | IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { quantise_avx512(x, out) },
         _ => quantise_plain(isa, x, out),
     }
 }
@@ -204,7 +208,7 @@ mod tests {
                 prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", found.values[i]);
                 prop_assert!(found.values[i] != -128);
             }
-            for (i, span) in found.values.chunks(SPAN).enumerate() {
+            for (i, span) in found.values[..x.len()].chunks(SPAN).enumerate() {
                 prop_assert_eq!(found.sums[i], span.iter().map(|&v| f32::from(v)).sum::<f32>());
                 prop_assert_eq!(found.sums[i], found.fine_sums[2 * i] + found.fine_sums[2 * i + 1]);
             }
