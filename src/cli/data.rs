@@ -182,7 +182,7 @@ fn overview(report: &CheckReport) -> String {
                 &mut report
                     .languages
                     .iter()
-                    .map(|(code, count)| ((*code).to_owned(), *count)),
+                    .map(|(language, count)| (language.code().to_owned(), *count)),
             ),
         ],
     ];

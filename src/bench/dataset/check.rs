@@ -63,7 +63,7 @@ pub struct CheckReport {
     /// Prompts, all languages together.
     pub prompts: u64,
     /// Prompts of each language.
-    pub languages: BTreeMap<&'static str, u64>,
+    pub languages: BTreeMap<Language, u64>,
     /// Every category that occurs, and every one that is expected.
     pub categories: Vec<CategoryCount>,
     /// Whether the counts were compared with M-ALERT's.
@@ -143,7 +143,7 @@ impl CheckReport {
             let has = found
                 .iter()
                 .filter(|found| found.row.prompts.contains_key(language));
-            (language.code(), has.count() as u64)
+            (*language, has.count() as u64)
         };
         Self {
             files: files

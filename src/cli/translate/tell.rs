@@ -59,6 +59,10 @@ pub(super) fn human(summary: &Summary) -> String {
             mean, sd: Some(sd), ..
         }) => format!("{mean:.digits$}±{sd:.digits$}"),
     };
+    let decided = |figure: String| match summary.complete {
+        Some(_) => figure,
+        None => "-".to_owned(),
+    };
     let header = [
         "language",
         "translator",
@@ -86,8 +90,8 @@ pub(super) fn human(summary: &Summary) -> String {
             mean(own.scores.get(&Metric::MetricX), 2),
             mean(own.scores.get(&Metric::Human), 2),
             mean(own.back_translation_chrf.as_ref(), 1),
-            format!("{share:.1}%"),
-            own.chosen.to_string(),
+            decided(format!("{share:.1}%")),
+            decided(own.chosen.to_string()),
             flags.collect::<Vec<_>>().join(", "),
         ]);
     }
