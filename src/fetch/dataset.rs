@@ -112,9 +112,9 @@ pub(super) fn fetch(
         sources,
         reporter: Reporter::new(progress, &wanted.repository),
     };
-    fetched.all().map_err(|source| FetchError::Dataset {
+    fetched.all().map_err(|error| FetchError::Dataset {
         name: wanted.repository.clone(),
-        source,
+        error,
     })
 }
 

@@ -139,12 +139,15 @@ pub enum FetchError {
         source: std::io::Error,
     },
     /// A prompt set could not be fetched.
-    #[error("the prompt set {name} could not be fetched: {source}")]
+    #[error(
+        "the prompt set {name} could not be fetched: {error}; check the network, or fetch its file elsewhere and give \
+         the path"
+    )]
     Dataset {
         /// As asked for.
         name: String,
         /// What went wrong.
-        source: SourceError,
+        error: SourceError,
     },
     /// No source gave the file.
     #[error("{}", no_source(.failures, .manual))]
