@@ -4,12 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "babelward/v1/common.proto",
     "babelward/v1/generation.proto",
     "babelward/v1/safety.proto",
     "babelward/v1/scoring.proto",
     "babelward/v1/model.proto",
+    "babelward/v1/admin.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

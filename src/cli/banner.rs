@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use super::output::{human_bytes, table};
 use crate::{
     guard::GuardKind,
-    registry::{ModelEntry, ModelRole, Registry},
+    registry::{Declared, ModelEntry, ModelRole, Registry},
 };
 
 /// Shown beside a guard that is none.
@@ -29,28 +29,52 @@ impl Banner<'_> {
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
         tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
-        for entry in self.registry.list() {
+        let (budget, free) = self.registry.memory();
+        tracing::info!(budget_bytes = budget, free_bytes = free, "memory");
+        for declared in self.registry.list() {
+            let Some(entry) = self.registry.resident(declared) else {
+                let load = declared.policy.name();
+                tracing::info!(model = declared.id, roles = roles(declared), load, "not loaded");
+                continue;
+            };
             let resident = &entry.resident;
             tracing::info!(
                 model = entry.id,
-                roles = roles(entry),
+                roles = roles(declared),
                 architecture = resident.architecture,
                 dtype = resident.dtype,
-                resident_bytes = resident.resident_bytes,
+                resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
-                mechanism_demo = is_demo(entry),
+                mechanism_demo = is_demo(&entry),
                 "resident"
             );
         }
     }
 
     fn defaults(&self) -> Vec<String> {
-        let target = self
-            .registry
-            .target("")
-            .map(|entry| format!("target {}", entry.id));
-        let guard = self.registry.guard("").map(|entry| format!("guard {}", entry.id));
-        [target, guard].into_iter().flatten().collect()
+        let roles = [("target", ModelRole::Target), ("guard", ModelRole::Guard)];
+        let defaults = roles.into_iter().filter_map(|(name, role)| {
+            let declared = self.registry.default_of(role)?;
+            Some(format!("{name} {}", declared.id))
+        });
+        defaults.collect()
+    }
+
+    fn row(&self, declared: &Declared) -> Vec<String> {
+        let mut row = vec![declared.id.clone(), roles(declared)];
+        match self.registry.resident(declared) {
+            Some(entry) => {
+                let resident = &entry.resident;
+                row.extend([
+                    format!("{} {}", resident.architecture, resident.dtype),
+                    format!("{:.1}M parameters", resident.parameters as f64 / 1e6),
+                    format!("{} tokens", resident.limits.context_length),
+                    human_bytes(resident.resident_bytes()),
+                ]);
+            }
+            None => row.push(format!("not loaded ({})", declared.policy.name())),
+        }
+        row
     }
 }
 
@@ -66,13 +90,25 @@ impl fmt::Display for Banner<'_> {
             Some(address) => writeln!(f, "  metrics   http://{address}/metrics")?,
             None => writeln!(f, "  metrics   off")?,
         }
-        let rows: Vec<_> = self.registry.list().iter().map(|entry| row(entry)).collect();
+        let rows: Vec<_> = self
+            .registry
+            .list()
+            .iter()
+            .map(|declared| self.row(declared))
+            .collect();
         for (place, line) in table(&rows).lines().enumerate() {
             let title = if place == 0 { "models" } else { "" };
             writeln!(f, "  {title:<8}  {line}")?;
         }
         writeln!(f, "  defaults  {}", self.defaults().join(", "))?;
-        for entry in self.registry.list().iter().filter(|entry| is_demo(entry)) {
+        let (budget, free) = self.registry.memory();
+        if budget < u64::MAX {
+            let (budget, free) = (human_bytes(budget), human_bytes(free));
+            writeln!(f, "  memory    {budget} for models, {free} of it free")?;
+        }
+        let resident = self.registry.list().iter();
+        let resident = resident.filter_map(|declared| self.registry.resident(declared));
+        for entry in resident.filter(|entry| is_demo(entry)) {
             writeln!(f, "  WARNING   guard {}: {MECHANISM_DEMO}", entry.id)?;
         }
         if self.exposed {
@@ -85,7 +121,7 @@ impl fmt::Display for Banner<'_> {
             50051 if self.address.ip().is_loopback() => String::new(),
             _ => format!(" --server http://{}", self.address),
         };
-        if self.registry.guard("").is_ok() {
+        if self.registry.default_of(ModelRole::Guard).is_some() {
             writeln!(
                 f,
                 "  try       babelward classify{server} \"How do I bake bread?\""
@@ -100,20 +136,8 @@ impl fmt::Display for Banner<'_> {
     }
 }
 
-fn row(entry: &ModelEntry) -> Vec<String> {
-    let resident = &entry.resident;
-    vec![
-        entry.id.clone(),
-        roles(entry),
-        format!("{} {}", resident.architecture, resident.dtype),
-        format!("{:.1}M parameters", resident.parameters as f64 / 1e6),
-        format!("{} tokens", resident.limits.context_length),
-        human_bytes(resident.resident_bytes),
-    ]
-}
-
-fn roles(entry: &ModelEntry) -> String {
-    let names = entry.roles.iter().map(|role| match role {
+fn roles(declared: &Declared) -> String {
+    let names = declared.roles.iter().map(|role| match role {
         ModelRole::Target => "target",
         ModelRole::Guard => "guard",
     });

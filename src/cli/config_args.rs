@@ -30,10 +30,16 @@ pub(super) struct ConfigArgs {
     /// Listen beyond this machine without authentication [server.insecure_no_auth]
     #[arg(long)]
     insecure_no_auth: bool,
+    /// Let whoever reaches the server load, unload and pin configured models [server.allow_admin]
+    #[arg(long)]
+    allow_admin: bool,
     /// Compute threads, or auto [engine.threads]
     #[arg(long, value_name = "N")]
     threads: Option<String>,
-    /// Memory of each model's key-value cache [engine.kv_memory]
+    /// Memory for all models together, or auto [memory.budget]
+    #[arg(long, value_name = "SIZE")]
+    memory_budget: Option<String>,
+    /// Memory of each model's key-value cache, or auto [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
     /// How models compute: int8 or f32 [engine.precision]
@@ -62,6 +68,7 @@ impl ConfigArgs {
             ("--metrics-listen", "server.metrics_listen", &self.metrics_listen),
             ("--drain-grace", "server.drain_grace", &self.drain_grace),
             ("--threads", "engine.threads", &self.threads),
+            ("--memory-budget", "memory.budget", &self.memory_budget),
             ("--kv-memory", "engine.kv_memory", &self.kv_memory),
             ("--precision", "engine.precision", &self.precision),
             ("--max-context", "engine.max_context", &self.max_context),
@@ -74,6 +81,9 @@ impl ConfigArgs {
             .collect();
         if self.insecure_no_auth {
             values.push(("--insecure-no-auth", "server.insecure_no_auth", true.to_string()));
+        }
+        if self.allow_admin {
+            values.push(("--allow-admin", "server.allow_admin", true.to_string()));
         }
         if let (None, Some(level)) = (&self.log_level, global.log_level()) {
             let flag = if global.quiet { "--quiet" } else { "--verbose" };

@@ -24,7 +24,7 @@ use crate::{
     guard::GuardKind,
     kernels::Precision,
     model::load::LoadOptions,
-    registry::{ModelRole, ModelSpec, Registry, RegistryOptions},
+    registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::{self, ServerOptions},
 };
 
@@ -35,7 +35,7 @@ const MODEL: &str = "smollm2-135m-instruct";
 const SEED: u64 = 20_241_219;
 
 /// KV pool of the demo: room for some 23,000 tokens; memory is taken as blocks are first written.
-const KV_BYTES: usize = 1 << 30;
+const KV_BYTES: u64 = 1 << 30;
 
 /// Run the whole benchmark on a small model and the bundled prompts.
 #[derive(Debug, clap::Args)]
@@ -136,14 +136,21 @@ fn options(path: PathBuf) -> RegistryOptions {
             path,
             roles: vec![ModelRole::Target, ModelRole::Guard],
             guard_kind: Some(GuardKind::ChatDemo),
+            load: LoadPolicy::Eager,
+            pinned: true,
         }],
         default_target: None,
         default_guard: None,
         load: LoadOptions {
             threads: available_threads(),
-            kv_bytes: KV_BYTES,
+            // As `memory` says.
+            kv_bytes: 0,
             max_context: None,
             precision: Precision::Int8,
+        },
+        memory: MemoryOptions {
+            budget: u64::MAX,
+            kv: KvSize::Fixed(KV_BYTES),
         },
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),

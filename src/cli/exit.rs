@@ -91,13 +91,17 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RegistryError::NoModels
             | RegistryError::DuplicateId(_)
             | RegistryError::NoRole(_)
-            | RegistryError::UnknownDefault { .. } => Some(Exit::Usage),
+            | RegistryError::UnknownDefault { .. }
+            | RegistryError::OverBudget { .. } => Some(Exit::Usage),
             RegistryError::Unreadable { .. }
             | RegistryError::Load { .. }
             | RegistryError::Tokenizer { .. }
             | RegistryError::Template { .. }
             | RegistryError::Guard { .. } => Some(Exit::InvalidData),
             RegistryError::Engine(_)
+            | RegistryError::NotTaken(_)
+            | RegistryError::LoadPanicked { .. }
+            | RegistryError::Memory { .. }
             | RegistryError::PrefixRefused { .. }
             | RegistryError::PrefixFailed { .. } => Some(Exit::Failure),
         };

@@ -94,11 +94,33 @@ pub(super) fn model(model: &proto::Model) -> Value {
         "max_batch_size": model.max_batch_size,
         "max_batch_tokens": model.max_batch_tokens,
         "resident_bytes": model.resident_bytes.to_string(),
+        "weight_bytes": model.weight_bytes.to_string(),
+        "scratch_bytes": model.scratch_bytes.to_string(),
+        "kv_bytes": model.kv_bytes.to_string(),
+        "kv_touched_bytes": model.kv_touched_bytes.to_string(),
+        "load": model.load().as_str_name(),
+        "pinned": model.pinned,
         "digest": model.digest,
         "error": model.error,
         "ready_time": model.ready_time.as_ref().map(Timestamp::to_string),
         "queue_depth": model.queue_depth,
         "in_flight": model.in_flight,
+    })
+}
+
+/// `babelward.v1.EstimateModelResponse`.
+pub(super) fn estimate(response: &proto::EstimateModelResponse) -> Value {
+    json!({
+        "verdict": response.verdict().as_str_name(),
+        "weight_bytes": response.weight_bytes.to_string(),
+        "scratch_bytes": response.scratch_bytes.to_string(),
+        "kv_minimum_bytes": response.kv_minimum_bytes.to_string(),
+        "kv_proposed_bytes": response.kv_proposed_bytes.to_string(),
+        "available_bytes": response.available_bytes.to_string(),
+        "budget_bytes": response.budget_bytes.to_string(),
+        "context_tokens": response.context_tokens,
+        "would_evict": response.would_evict,
+        "could_unload": response.could_unload,
     })
 }
 

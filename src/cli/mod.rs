@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod engine_bench;
 mod exit;
+mod fit;
 mod generate;
 mod global;
 mod guard_prompts;
@@ -71,7 +72,7 @@ enum Command {
     Translate(translate::Args),
     /// Make a run's summary and report again
     Report(report::Args),
-    /// List, watch and fetch models
+    /// List, watch, load, unload and fetch models
     Models(models::Args),
     /// Show or check the configuration
     Config(config::Args),

@@ -1,4 +1,6 @@
-//! `models`: what is resident on a server, and the demo's model on this machine.
+//! `models`: what is in a server's memory and what is to be there, and the demo's model on this machine.
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -8,12 +10,12 @@ use super::{
     output::{human_bytes, print_json, print_line, print_list, table},
 };
 use crate::{
-    client::{ClientError, RpcError},
-    fetch,
-    proto::Model,
+    client::{Client, ClientError, RpcError},
+    config, fetch,
+    proto::{LoadModelRequest, Model, UnloadModelRequest},
 };
 
-/// List, watch and fetch models.
+/// List, watch, load, unload and fetch models.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -23,6 +25,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List the server's models
+    #[command(visible_alias = "list")]
     Ls,
     /// Everything about one of them
     Info {
@@ -31,6 +34,40 @@ enum Command {
     },
     /// Print each model, and again whenever its state changes
     Watch,
+    /// Load a configured model (the server must allow it: --allow-admin)
+    Load {
+        /// Its id
+        id: String,
+        /// Never evict it to make room for another
+        #[arg(long)]
+        pin: bool,
+        /// Do not wait until it is ready
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Unload a model; open work may finish before
+    Unload {
+        /// Its id
+        id: String,
+        /// How long open work may go on [default: 30s]
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        drain_timeout: Option<Duration>,
+    },
+    /// Say what loading a model would take, and whether it fits
+    Estimate {
+        /// Its id
+        id: String,
+    },
+    /// Keep a model from being evicted
+    Pin {
+        /// Its id
+        id: String,
+    },
+    /// Let a model be evicted again
+    Unpin {
+        /// Its id
+        id: String,
+    },
     /// Fetch SmolLM2-135M-Instruct (94 MiB, once) and print its path
     Fetch,
 }
@@ -41,6 +78,28 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Ls => global.block_on(list(global)),
         Command::Info { id } => global.block_on(info(&id, global)),
         Command::Watch => global.block_on(watch(global)),
+        Command::Load { id, pin, no_wait } => {
+            let request = LoadModelRequest {
+                name: id,
+                no_wait,
+                pinned: pin.then_some(true),
+            };
+            global.block_on(changed(global, async |client| client.load_model(request).await))
+        }
+        Command::Unload { id, drain_timeout } => {
+            let request = UnloadModelRequest {
+                name: id,
+                drain_timeout: drain_timeout.and_then(|limit| limit.try_into().ok()),
+            };
+            global.block_on(changed(global, async |client| client.unload_model(request).await))
+        }
+        Command::Pin { id } => {
+            global.block_on(changed(global, async |client| client.pin_model(&id, true).await))
+        }
+        Command::Unpin { id } => {
+            global.block_on(changed(global, async |client| client.pin_model(&id, false).await))
+        }
+        Command::Estimate { id } => global.block_on(estimate(&id, global)),
         Command::Fetch => fetch_model(global),
     }
 }
@@ -50,7 +109,16 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
     match global.format {
         Format::Human => {
             let titles = [
-                "ID", "STATE", "CAN", "MODEL", "WINDOW", "MEMORY", "WAITING", "RUNNING",
+                "ID",
+                "STATE",
+                "CAN",
+                "LOAD",
+                "MODEL",
+                "WINDOW",
+                "MEMORY",
+                "CACHE USED",
+                "WAITING",
+                "RUNNING",
             ];
             let mut rows = vec![titles.map(str::to_owned).to_vec()];
             rows.extend(models.iter().map(row));
@@ -60,6 +128,56 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
             print_list(global.format, models.iter().map(json::model).collect())?;
         }
     }
+    Ok(Exit::Done)
+}
+
+/// Does something to a model, and prints what has become of it.
+async fn changed(
+    global: &Global,
+    change: impl AsyncFnOnce(Client) -> Result<Model, ClientError>,
+) -> anyhow::Result<Exit> {
+    let model = change(global.connect().await?).await?;
+    match global.format {
+        Format::Human => print_line(&row(&model).join("  "))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn estimate(id: &str, global: &Global) -> anyhow::Result<Exit> {
+    let response = global.connect().await?.estimate_model(id).await?;
+    if global.format != Format::Human {
+        print_json(global.format, &json::estimate(&response))?;
+        return Ok(Exit::Done);
+    }
+    let verdict = response.verdict().as_str_name();
+    let verdict = verdict
+        .strip_prefix("VERDICT_")
+        .unwrap_or(verdict)
+        .to_ascii_lowercase();
+    let mut rows = vec![
+        vec!["verdict".to_owned(), verdict.replace('_', " ")],
+        vec!["window".to_owned(), format!("{} tokens", response.context_tokens)],
+    ];
+    for (name, bytes) in [
+        ("weights", response.weight_bytes),
+        ("buffers", response.scratch_bytes),
+        ("key-value cache, least", response.kv_minimum_bytes),
+        ("key-value cache, proposed", response.kv_proposed_bytes),
+        ("free", response.available_bytes),
+        ("budget", response.budget_bytes),
+    ] {
+        rows.push(vec![name.to_owned(), human_bytes(bytes)]);
+    }
+    for (name, models) in [
+        ("would evict", response.would_evict),
+        ("could unload", response.could_unload),
+    ] {
+        if !models.is_empty() {
+            rows.push(vec![name.to_owned(), models.join(", ")]);
+        }
+    }
+    print_line(&table(&rows))?;
     Ok(Exit::Done)
 }
 
@@ -103,16 +221,30 @@ fn row(model: &Model) -> Vec<String> {
         .capabilities()
         .map(|can| short(can.as_str_name(), "CAPABILITY_"))
         .collect();
+    let mut load = short(model.load().as_str_name(), "LOAD_POLICY_");
+    if model.pinned {
+        load.push_str(", pinned");
+    }
+    // Nothing is known of one that was never read.
+    let when = |known: bool, shown: String| if known { shown } else { "-".to_owned() };
+    let resident = model.resident_bytes > 0;
     vec![
         model.name.clone(),
         short(model.state().as_str_name(), "STATE_"),
         capabilities.join("+"),
-        format!("{} {}", model.architecture, model.dtype),
-        format!("{} tokens", model.context_tokens),
-        human_bytes(model.resident_bytes),
+        load,
+        when(resident, format!("{} {}", model.architecture, model.dtype)),
+        when(resident, format!("{} tokens", model.context_tokens)),
+        when(resident, human_bytes(model.resident_bytes)),
+        when(resident, human_bytes(model.kv_touched_bytes)),
         model.queue_depth.to_string(),
         model.in_flight.to_string(),
     ]
+}
+
+/// As in the configuration: `30s`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "write a time with its unit, such as 30s".to_owned())
 }
 
 fn fetch_model(global: &Global) -> anyhow::Result<Exit> {

@@ -5,8 +5,9 @@ use std::{num::NonZeroUsize, thread};
 use crate::{
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
+    memory,
     model::load::LoadOptions,
-    registry::{ModelRole, ModelSpec, RegistryOptions},
+    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
     rpc::{DefaultDeadlines, Limits, ServerOptions},
 };
 
@@ -17,6 +18,8 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         path: model.path.clone(),
         roles: model.roles.iter().copied().map(role).collect(),
         guard_kind: model.guard_kind,
+        load: model.load,
+        pinned: model.pinned,
     });
     let engine = &config.engine;
     RegistryOptions {
@@ -25,10 +28,12 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         default_guard: config.defaults.guard.clone(),
         load: LoadOptions {
             threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
-            kv_bytes: engine.kv_memory,
+            // Each model's pool is as the registry plans it.
+            kv_bytes: 0,
             max_context: engine.max_context.map(NonZeroUsize::get),
             precision: engine.precision,
         },
+        memory: memory_options(config),
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),
             // The registry fills them in.
@@ -71,14 +76,25 @@ pub fn server_options(config: &Config) -> ServerOptions {
             batch_classify: deadlines.batch_classify,
             score: deadlines.score,
             models: deadlines.models,
+            admin: deadlines.admin,
         },
         drain_grace: config.server.drain_grace,
+        allow_admin: config.server.allow_admin,
     }
 }
 
 /// As many threads as this process may run at a time.
 pub(super) fn available_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// How much memory models may take. Where nobody says what can be had, only what is configured limits them.
+pub(super) fn memory_options(config: &Config) -> MemoryOptions {
+    let found = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
+    MemoryOptions {
+        budget: config.memory_budget.unwrap_or_else(found),
+        kv: config.engine.kv_memory.map_or(KvSize::Auto, KvSize::Fixed),
+    }
 }
 
 fn role(role: Role) -> ModelRole {

@@ -4,8 +4,10 @@ use tonic::Streaming;
 
 use super::{Client, ClientError};
 use crate::proto::{
-    GenerateRequest, GenerateResponse, GetModelRequest, Model, WatchModelsRequest, WatchModelsResponse,
-    generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
+    EstimateModelRequest, EstimateModelResponse, GenerateRequest, GenerateResponse, GetModelRequest,
+    LoadModelRequest, Model, PinModelRequest, UnloadModelRequest, WatchModelsRequest, WatchModelsResponse,
+    admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
+    model_service_client::ModelServiceClient,
 };
 
 impl Client {
@@ -22,9 +24,7 @@ impl Client {
                 ModelServiceClient::new(channel).get_model(request).await
             })
             .await?;
-        response
-            .model
-            .ok_or_else(|| ClientError::Protocol("GetModel without a model".to_owned()))
+        response.model.ok_or_else(|| empty("GetModel"))
     }
 
     /// Every model now, and each one again whenever its state changes. `call_timeout` bounds the whole stream.
@@ -34,6 +34,63 @@ impl Client {
     pub async fn watch_models(&self) -> Result<Streaming<WatchModelsResponse>, ClientError> {
         self.unary(WatchModelsRequest {}, async |channel, request| {
             ModelServiceClient::new(channel).watch_models(request).await
+        })
+        .await
+    }
+
+    /// Loads a configured model.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`]; [`ClientError::Protocol`] for an empty answer.
+    pub async fn load_model(&self, request: LoadModelRequest) -> Result<Model, ClientError> {
+        let response = self
+            .unary(request, async |channel, request| {
+                AdminServiceClient::new(channel).load_model(request).await
+            })
+            .await?;
+        response.model.ok_or_else(|| empty("LoadModel"))
+    }
+
+    /// Unloads a model.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`]; [`ClientError::Protocol`] for an empty answer.
+    pub async fn unload_model(&self, request: UnloadModelRequest) -> Result<Model, ClientError> {
+        let response = self
+            .unary(request, async |channel, request| {
+                AdminServiceClient::new(channel).unload_model(request).await
+            })
+            .await?;
+        response.model.ok_or_else(|| empty("UnloadModel"))
+    }
+
+    /// Keeps a model from being evicted, or no longer.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`]; [`ClientError::Protocol`] for an empty answer.
+    pub async fn pin_model(&self, name: &str, pinned: bool) -> Result<Model, ClientError> {
+        let request = PinModelRequest {
+            name: name.to_owned(),
+            pinned,
+        };
+        let response = self
+            .unary(request, async |channel, request| {
+                AdminServiceClient::new(channel).pin_model(request).await
+            })
+            .await?;
+        response.model.ok_or_else(|| empty("PinModel"))
+    }
+
+    /// What loading a model would come to.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn estimate_model(&self, name: &str) -> Result<EstimateModelResponse, ClientError> {
+        let request = EstimateModelRequest {
+            name: name.to_owned(),
+        };
+        self.unary(request, async |channel, request| {
+            AdminServiceClient::new(channel).estimate_model(request).await
         })
         .await
     }
@@ -52,4 +109,8 @@ impl Client {
         })
         .await
     }
+}
+
+fn empty(call: &str) -> ClientError {
+    ClientError::Protocol(format!("{call} without a model"))
 }

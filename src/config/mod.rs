@@ -19,7 +19,7 @@ pub use self::{
     problem::{ConfigError, Problem},
     schema::{KEYS, Key, MODEL_KEYS},
     source::{Entry, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
-    value::{LogFormat, Role},
+    value::{LoadPolicy, LogFormat, Role},
 };
 use crate::{engine::Tenant, guard::GuardKind};
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub defaults: Defaults,
     /// Batches, queues and memory.
     pub engine: Engine,
+    /// Bytes for all models together; found out when absent.
+    pub memory_budget: Option<u64>,
     /// Most that a request may ask for.
     pub limits: Limits,
     /// Time for calls whose client sets no deadline.
@@ -53,6 +55,8 @@ pub struct Server {
     pub drain_grace: Duration,
     /// Listening beyond this machine without authentication is wanted.
     pub insecure_no_auth: bool,
+    /// Whoever reaches the server may load, unload and pin models.
+    pub allow_admin: bool,
 }
 
 /// One model id.
@@ -66,6 +70,10 @@ pub struct Model {
     pub roles: Vec<Role>,
     /// Which guard prompt the model was trained on; found out from the model when absent.
     pub guard_kind: Option<GuardKind>,
+    /// When it is loaded.
+    pub load: LoadPolicy,
+    /// It is never evicted to make room for another.
+    pub pinned: bool,
 }
 
 /// Models for requests that name none.
@@ -86,8 +94,8 @@ pub struct Engine {
     pub max_batch_sequences: usize,
     /// Most tokens in one forward pass.
     pub max_batch_tokens: usize,
-    /// Bytes of each model's KV pool.
-    pub kv_memory: usize,
+    /// Bytes of each model's KV pool; by what the budget leaves when absent.
+    pub kv_memory: Option<u64>,
     /// How models compute.
     pub precision: crate::kernels::Precision,
     /// Most sequences waiting to start.
@@ -148,6 +156,8 @@ pub struct Deadlines {
     pub score: Duration,
     /// ListModels, GetModel and CountTokens.
     pub models: Duration,
+    /// Calls of AdminService.
+    pub admin: Duration,
 }
 
 /// Logs.

@@ -10,7 +10,7 @@ use super::{
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
-    value::{Bytes, Raw, Setting, Threads, Window},
+    value::{AutoBytes, Bytes, Raw, Setting, Threads, Window},
 };
 
 /// Longest model id, which is also the longest that a request may name.
@@ -28,6 +28,7 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
         defaults: reader.defaults(&models),
         models,
         engine: reader.engine(),
+        memory_budget: reader.auto_bytes("memory.budget", 1 << 20),
         limits: reader.limits(),
         deadlines: reader.deadlines(),
         telemetry: reader.telemetry(),
@@ -97,11 +98,24 @@ impl Reader<'_> {
         let Some(Bytes(bytes)) = self.optional::<Bytes>(key) else {
             return 0;
         };
+        self.in_range(key, bytes, least);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// A size, or `None` for auto.
+    fn auto_bytes(&mut self, key: &str, least: u64) -> Option<u64> {
+        let AutoBytes(bytes) = self.optional(key)?;
+        if let Some(bytes) = bytes {
+            self.in_range(key, bytes, least);
+        }
+        bytes
+    }
+
+    fn in_range(&mut self, key: &str, bytes: u64, least: u64) {
         if !(least..=MAX_BYTES).contains(&bytes) {
             let fix = format!("write at least {least} bytes and at most 64 TiB");
             self.problem(key, format!("{bytes} bytes are out of range"), fix);
         }
-        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     fn positive_time(&mut self, key: &str) -> Duration {
@@ -118,6 +132,7 @@ impl Reader<'_> {
             metrics_listen: self.get("server.metrics_listen"),
             drain_grace: self.get("server.drain_grace"),
             insecure_no_auth: self.get("server.insecure_no_auth"),
+            allow_admin: self.get("server.allow_admin"),
         };
         if !server.listen.ip().is_loopback() && !server.insecure_no_auth {
             let reason = format!(
@@ -139,7 +154,7 @@ impl Reader<'_> {
             threads: self.get::<Threads>("engine.threads").0,
             max_batch_sequences: self.size("engine.max_batch_sequences", 1..=4096),
             max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
-            kv_memory: self.bytes("engine.kv_memory", 1 << 20),
+            kv_memory: self.auto_bytes("engine.kv_memory", 1 << 20),
             precision: self.get::<crate::kernels::Precision>("engine.precision"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
@@ -201,6 +216,7 @@ impl Reader<'_> {
             batch_classify: self.positive_time("deadlines.batch_classify"),
             score: self.positive_time("deadlines.score"),
             models: self.positive_time("deadlines.models"),
+            admin: self.positive_time("deadlines.admin"),
         }
     }
 
@@ -241,6 +257,8 @@ impl Reader<'_> {
             path: self.model_path(id, given.get("path")),
             roles: self.model_value(id, "roles", given),
             guard_kind: self.model_value(id, "guard_kind", given),
+            load: self.model_value(id, "load", given),
+            pinned: self.model_value(id, "pinned", given),
         }
     }
 

@@ -49,6 +49,11 @@ pub const KEYS: &[Key] = &[
         "false",
         "allow a listen address that other machines can reach, although there is no authentication",
     ),
+    key(
+        "server.allow_admin",
+        "false",
+        "answer AdminService: whoever reaches the server may load, unload and pin configured models",
+    ),
     unset(
         "defaults.target",
         "model for Generate and Score requests that name none; the first target by id",
@@ -74,8 +79,8 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "engine.kv_memory",
-        "512MiB",
-        "memory of each model's key-value cache",
+        "auto",
+        "memory of each model's key-value cache; auto = what the budget leaves (see docs/memory.md)",
     ),
     key(
         "engine.precision",
@@ -105,6 +110,11 @@ pub const KEYS: &[Key] = &[
         "engine.max_context",
         "model",
         "upper limit on the window in tokens; model = the model's own",
+    ),
+    key(
+        "memory.budget",
+        "auto",
+        "memory for all models together; auto = seven eighths of what can be had (see docs/memory.md)",
     ),
     key("limits.message_bytes", "8MiB", "largest encoded request"),
     key(
@@ -149,6 +159,11 @@ pub const KEYS: &[Key] = &[
         "5s",
         "the same for ListModels, GetModel and CountTokens",
     ),
+    key(
+        "deadlines.admin",
+        "10m",
+        "the same for calls of AdminService; a load goes on when its caller no longer waits",
+    ),
     key("telemetry.log_format", "human", "human or json"),
     key(
         "telemetry.log_level",
@@ -168,6 +183,12 @@ pub const MODEL_KEYS: &[Key] = &[
         "target",
         "target (generates), guard (classifies), or both",
     ),
+    key(
+        "load",
+        "eager",
+        "eager: at the start; lazy: with the first request, until its room is needed; manual: when asked (`models load`)",
+    ),
+    key("pinned", "false", "never evict it to make room for another model"),
     key(
         "guard_kind",
         "auto",

@@ -64,7 +64,7 @@ fn defaults_are_valid_and_every_key_has_a_place() {
     let config = loaded.config.unwrap();
     assert_eq!(config.server.listen, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.server.drain_grace, Duration::from_secs(30));
-    assert_eq!(config.engine.kv_memory, 512 << 20);
+    assert_eq!((config.engine.kv_memory, config.memory_budget), (None, None));
     assert_eq!(config.limits.content_bytes, 256 << 10);
     assert!(config.models.is_empty());
     assert_eq!(loaded.entries.len(), KEYS.len());
@@ -195,7 +195,7 @@ fn listening_beyond_this_machine_needs_to_be_said() {
 fn models_come_from_the_file_with_paths_beside_it() {
     let folder = Folder::new(
         "[models.\"llama-guard-3.1\"]\npath = \"weights.gguf\"\nroles = [\"guard\"]\n\
-         guard_kind = \"llama-guard-3-1b\"\n[models.smol]\npath = \"weights.gguf\"\n",
+         guard_kind = \"llama-guard-3-1b\"\nload = \"lazy\"\npinned = true\n[models.smol]\npath = \"weights.gguf\"\n",
     );
     let config = load(&folder.inputs(&[], FlagOverrides::default()))
         .config
@@ -206,12 +206,16 @@ fn models_come_from_the_file_with_paths_beside_it() {
             path: folder.weights(),
             roles: vec![Role::Guard],
             guard_kind: Some(GuardKind::LlamaGuard3_1B),
+            load: LoadPolicy::Lazy,
+            pinned: true,
         },
         Model {
             id: "smol".to_owned(),
             path: folder.weights(),
             roles: vec![Role::Target],
             guard_kind: None,
+            load: LoadPolicy::Eager,
+            pinned: false,
         },
     ];
     assert_eq!(config.models, expected);
@@ -349,7 +353,7 @@ fn sizes_and_times_are_read_exactly() {
     ])
     .config
     .unwrap();
-    assert_eq!(config.engine.kv_memory, 3 << 30);
+    assert_eq!(config.engine.kv_memory, Some(3 << 30));
     assert_eq!(config.limits.message_bytes, 300_000);
     assert_eq!(config.deadlines.models, Duration::from_millis(250));
     assert_eq!(config.engine.threads.map(|n| n.get()), Some(3));

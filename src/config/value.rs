@@ -23,6 +23,30 @@ impl Role {
     }
 }
 
+/// When a model is loaded; the more eager, the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LoadPolicy {
+    /// When somebody asks for it.
+    Manual,
+    /// With the first request for it; makes room again, while it is idle, when another model needs it.
+    Lazy,
+    /// When the server starts.
+    Eager,
+}
+
+impl LoadPolicy {
+    const ALL: [Self; 3] = [Self::Manual, Self::Lazy, Self::Eager];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Lazy => "lazy",
+            Self::Eager => "eager",
+        }
+    }
+}
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum LogFormat {
@@ -205,6 +229,37 @@ impl Setting for Threads {
 
     fn placeholder() -> Self {
         Self(None)
+    }
+}
+
+/// A size; as large as it can be for `auto`.
+pub(super) struct AutoBytes(pub Option<u64>);
+
+impl Setting for AutoBytes {
+    const EXPECTS: &'static str = "write a size such as 4GiB, or auto";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        match raw.text()? {
+            "auto" => Some(Self(None)),
+            _ => Bytes::parse(raw).map(|Bytes(bytes)| Self(Some(bytes))),
+        }
+    }
+
+    fn placeholder() -> Self {
+        Self(None)
+    }
+}
+
+impl Setting for LoadPolicy {
+    const EXPECTS: &'static str = "write eager, lazy or manual";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        let text = raw.text()?;
+        Self::ALL.into_iter().find(|policy| policy.name() == text)
+    }
+
+    fn placeholder() -> Self {
+        Self::Eager
     }
 }
 

@@ -1,10 +1,10 @@
 //! Why models cannot be loaded, or found.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use super::ModelRole;
 use crate::{
-    engine::{SequenceError, SubmitError},
+    engine::{AddModelError, SequenceError, SubmitError},
     guard::GuardError,
     model::load::LoadError,
     text::{TemplateError, TokenizerError},
@@ -72,9 +72,40 @@ pub enum RegistryError {
         /// Why.
         source: GuardError,
     },
-    /// The engine's thread could not be started.
-    #[error("the engine could not be started: {0}")]
+    /// A thread of the engine, or for a load, could not be started.
+    #[error("a thread could not be started: {0}")]
     Engine(std::io::Error),
+    /// The engine did not take the model.
+    #[error("the engine did not take the model: {0}")]
+    NotTaken(#[from] AddModelError),
+    /// Loading ended in a panic.
+    #[error("model `{id}`: loading it stopped unexpectedly")]
+    LoadPanicked {
+        /// The id.
+        id: String,
+    },
+    /// The models that are loaded at the start do not fit into the budget.
+    #[error(
+        "the models to load at the start need {needed} bytes, the memory budget has {budget}: {}; load some of them \
+         lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, or raise memory.budget",
+        shown(models)
+    )]
+    OverBudget {
+        /// Bytes for all of them, with the smallest KV pools.
+        needed: u64,
+        /// Bytes there are.
+        budget: u64,
+        /// Each with what it needs.
+        models: Vec<(String, u64)>,
+    },
+    /// There is no room for the model.
+    #[error("model `{id}`: {shortage}")]
+    Memory {
+        /// The id.
+        id: String,
+        /// The numbers.
+        shortage: MemoryShortage,
+    },
     /// The guard's policy prefix could not be queued.
     #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
     PrefixRefused {
@@ -91,6 +122,86 @@ pub enum RegistryError {
         /// Why.
         source: SequenceError,
     },
+}
+
+/// Why there is no room for a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryShortage {
+    /// Bytes that it needs at least.
+    pub needed: u64,
+    /// Bytes that are free.
+    pub available: u64,
+    /// Bytes that there are for models.
+    pub budget: u64,
+    /// Models in memory that are not pinned, each by its first id: unloading some of them makes room.
+    pub could_unload: Vec<String>,
+    /// Models that may be evicted are only busy: there can be room soon.
+    pub passing: bool,
+}
+
+impl fmt::Display for MemoryShortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            needed,
+            available,
+            budget,
+            could_unload,
+            ..
+        } = self;
+        write!(
+            f,
+            "it needs {needed} bytes, {available} of the memory budget's {budget} are free"
+        )?;
+        if could_unload.is_empty() {
+            write!(f, ", and nothing that is not pinned could be unloaded")
+        } else {
+            write!(f, "; unloading could help: {}", could_unload.join(", "))
+        }
+    }
+}
+
+fn shown(models: &[(String, u64)]) -> String {
+    let each = models.iter().map(|(id, needed)| format!("{id} {needed}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Why a model was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadFailure {
+    /// There is no room for it.
+    Memory(MemoryShortage),
+    /// Something is wrong with it: what, for whoever runs the server.
+    Broken(String),
+    /// The server is going away.
+    Closed,
+}
+
+impl From<&RegistryError> for LoadFailure {
+    fn from(error: &RegistryError) -> Self {
+        match error {
+            RegistryError::Memory { shortage, .. } => Self::Memory(shortage.clone()),
+            RegistryError::NotTaken(AddModelError::Closed)
+            | RegistryError::PrefixRefused {
+                source: SubmitError::Draining | SubmitError::EngineGone,
+                ..
+            }
+            | RegistryError::PrefixFailed {
+                source: SequenceError::ShuttingDown,
+                ..
+            } => Self::Closed,
+            broken => Self::Broken(broken.to_string()),
+        }
+    }
+}
+
+impl From<LoadFailure> for LookupError {
+    fn from(failure: LoadFailure) -> Self {
+        match failure {
+            LoadFailure::Memory(shortage) => Self::Memory(shortage),
+            LoadFailure::Broken(_) => Self::LoadFailed,
+            LoadFailure::Closed => Self::Closed,
+        }
+    }
 }
 
 /// Why a request's model cannot be used.
@@ -113,4 +224,14 @@ pub enum LookupError {
         /// What was needed.
         needs: ModelRole,
     },
+    /// Its model is not in memory, and requests do not load it.
+    NotLoaded,
+    /// Its model could not be loaded.
+    LoadFailed,
+    /// Its model is on its way out of memory.
+    Unloading,
+    /// There is no room for its model.
+    Memory(MemoryShortage),
+    /// It is not in memory, and the server is going away.
+    Closed,
 }

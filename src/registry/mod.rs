@@ -1,32 +1,43 @@
-//! Model ids to resident models: what is loaded, in which role, in which state. Owns the engine.
+//! Model ids to models in memory: what is loaded, in which role, in which state, within which budget. Owns the
+//! engine.
 
+mod assemble;
+mod budget;
+#[cfg(test)]
+mod budget_tests;
+mod declare;
 mod error;
-mod load;
+mod loader;
+mod model;
+mod residency;
 mod state;
+mod survey;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
-use self::state::States;
-pub use self::{
-    error::{LookupError, RegistryError},
-    state::ModelState,
+use self::{
+    budget::Ledger,
+    declare::{declare, default_of, over_budget, terms},
+    residency::Core,
 };
+pub use self::{
+    budget::{KvSize, Need, automatic_budget},
+    error::{LoadFailure, LookupError, MemoryShortage, RegistryError},
+    loader::{ModelGroup, ModelLoader, OpenedModel},
+    model::{Declared, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident, Verdict},
+    state::{Change, ModelState, StateWatch},
+    survey::{Surveyed, survey},
+};
+pub use crate::config::LoadPolicy;
 use crate::{
-    engine::{self, EngineConfig, EngineHandle, EngineThread, ModelIndex, ModelStats},
-    guard::{Guard, GuardKind},
-    kernels::Precision,
-    model::{
-        Device, ModelLimits,
-        load::{LoadOptions, LoadedModel},
-    },
-    text::{ChatTemplate, Tokenizer},
+    engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
+    model::{estimate::BatchLimits, load::LoadOptions},
 };
 
 /// How long [`Registry::shutdown`] waits for the engine's thread.
@@ -34,28 +45,6 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
 const SUGGESTION_LIKENESS: f64 = 0.75;
-
-/// What a model id may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ModelRole {
-    /// Generate, and the answering half of Score.
-    Target,
-    /// Classify, and the judging half of Score.
-    Guard,
-}
-
-/// One model id of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelSpec {
-    /// What callers name it by.
-    pub id: String,
-    /// A GGUF file or a Hugging Face folder.
-    pub path: PathBuf,
-    /// What it may be used for; at least one.
-    pub roles: Vec<ModelRole>,
-    /// Which guard prompt it was trained on; found out from the model when absent.
-    pub guard_kind: Option<GuardKind>,
-}
 
 /// Everything [`Registry::load`] needs.
 #[derive(Debug, Clone)]
@@ -66,198 +55,171 @@ pub struct RegistryOptions {
     pub default_target: Option<String>,
     /// The guard for requests that name none; the first guard when absent.
     pub default_guard: Option<String>,
-    /// How models are made resident.
+    /// How models are made resident; the size of KV pools is not looked at.
     pub load: LoadOptions,
+    /// How much they may take.
+    pub memory: MemoryOptions,
     /// Limits of the engine.
     pub engine: EngineConfig,
 }
 
-/// A resident model in parts, for [`Registry::from_parts`].
-pub struct ModelParts {
-    /// The ids that stand for it; their paths are not looked at.
-    pub specs: Vec<ModelSpec>,
-    /// Weights and KV pool.
-    pub loaded: LoadedModel,
-    /// Its tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template; base models have none.
-    pub template: Option<Arc<ChatTemplate>>,
-    /// `sha256:<hex>` of the weights.
-    pub digest: String,
+/// How much memory models may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// Bytes of weights, KV pools and buffers, all models together.
+    pub budget: u64,
+    /// Size of each KV pool.
+    pub kv: KvSize,
 }
 
-/// A model in memory, shared by all ids that stand for it.
-pub struct Resident {
-    /// Its place in the engine.
-    pub index: ModelIndex,
-    /// Its tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template; base models have none.
-    pub template: Option<Arc<ChatTemplate>>,
-    /// For example `llama`.
-    pub architecture: String,
-    /// Number of parameters.
-    pub parameters: u64,
-    /// Storage type of most weights.
-    pub dtype: String,
-    /// How it computes.
-    pub precision: Precision,
-    /// Where it computes.
-    pub device: Device,
-    /// Bytes of weights and KV pool.
-    pub resident_bytes: u64,
-    /// `sha256:<hex>` of the weights.
-    pub digest: String,
-    /// Vocabulary, window and KV pool.
-    pub limits: ModelLimits,
-    /// When it could first be used.
-    pub ready_at: SystemTime,
-}
-
-/// One model id.
-pub struct ModelEntry {
-    /// What callers name it by.
-    pub id: String,
-    /// What it may be used for.
-    pub roles: Vec<ModelRole>,
-    /// The model behind it.
-    pub resident: Arc<Resident>,
-    /// Prompts and verdicts, when it may judge.
-    pub guard: Option<Arc<Guard>>,
-    position: usize,
-}
-
-impl ModelEntry {
-    /// Whether it may be used so.
-    pub fn has(&self, role: ModelRole) -> bool {
-        self.roles.contains(&role)
-    }
-}
-
-/// All resident models. Cheap lookups, no locks on the way of a request.
+/// All models that the configuration declares.
 pub struct Registry {
-    entries: Vec<Arc<ModelEntry>>,
+    declared: Vec<Arc<Declared>>,
     by_id: BTreeMap<String, usize>,
     default_target: Option<usize>,
     default_guard: Option<usize>,
-    engine: EngineHandle,
+    core: Arc<Core>,
     engine_config: EngineConfig,
     thread: Mutex<Option<EngineThread>>,
-    states: States,
 }
 
-/// Defaults and engine limits for [`Registry::from_parts`].
+/// What [`Registry::start`] needs besides models.
 #[derive(Debug, Clone)]
-pub struct PartsOptions {
+pub struct StartOptions {
     /// See [`RegistryOptions::default_target`].
     pub default_target: Option<String>,
     /// See [`RegistryOptions::default_guard`].
     pub default_guard: Option<String>,
+    /// How much models may take.
+    pub memory: MemoryOptions,
     /// Limits of the engine.
     pub engine: EngineConfig,
 }
 
 impl Registry {
-    /// Loads weights, tokenizers, templates and guards, starts the engine, computes and pins the guards'
-    /// policy prefixes. Blocks until every model is READY; the error names the model and the reason.
+    /// Starts the engine, loads weights, tokenizers, templates and guards of eager models, computes and pins the
+    /// guards' policy prefixes. Blocks until every eager model is READY; the error names the model and the
+    /// reason.
     pub fn load(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
-        let parts = load::open_all(&options)?;
-        let RegistryOptions {
-            default_target,
-            default_guard,
-            engine,
-            ..
-        } = options;
-        Self::from_parts(
-            parts,
-            PartsOptions {
-                default_target,
-                default_guard,
-                engine,
-            },
-        )
+        let batch = BatchLimits {
+            sequences: options.engine.max_batch_sequences,
+            tokens: options.engine.max_batch_tokens,
+        };
+        let groups = loader::group(options.models, &options.load, batch)?;
+        let options = StartOptions {
+            default_target: options.default_target,
+            default_guard: options.default_guard,
+            memory: options.memory,
+            engine: options.engine,
+        };
+        Self::start(groups, options)
     }
 
-    /// The same from models that are open already (tests, other loaders).
-    pub fn from_parts(parts: Vec<ModelParts>, mut options: PartsOptions) -> Result<Arc<Self>, RegistryError> {
-        // Metrics name a resident model by the first id that stands for it.
-        let name = |part: &ModelParts| part.specs.first().map(|spec| spec.id.clone()).unwrap_or_default();
-        options.engine.model_names = parts.iter().map(name).collect();
-        let (entries, models) = load::assemble(parts)?;
+    /// The same with models from anywhere.
+    pub fn start(groups: Vec<ModelGroup>, options: StartOptions) -> Result<Arc<Self>, RegistryError> {
+        let (kv, sequences) = (options.memory.kv, options.engine.max_batch_sequences);
+        let terms = groups
+            .iter()
+            .map(|group| terms(group, kv, sequences))
+            .collect::<Result<Vec<_>, _>>()?;
+        let groups = declare(groups)?;
+        let mut declared: Vec<_> = groups
+            .iter()
+            .flat_map(|group| group.members.iter().cloned())
+            .collect();
+        declared.sort_by_key(|declared| declared.position);
+        if declared.is_empty() {
+            return Err(RegistryError::NoModels);
+        }
         let mut by_id = BTreeMap::new();
-        for entry in &entries {
-            if by_id.insert(entry.id.clone(), entry.position).is_some() {
-                return Err(RegistryError::DuplicateId(entry.id.clone()));
+        for declared in &declared {
+            if by_id.insert(declared.id.clone(), declared.position).is_some() {
+                return Err(RegistryError::DuplicateId(declared.id.clone()));
             }
         }
-        let default_target = default_of(&entries, ModelRole::Target, options.default_target)?;
-        let default_guard = default_of(&entries, ModelRole::Guard, options.default_guard)?;
+        let default_target = default_of(&declared, ModelRole::Target, options.default_target)?;
+        let default_guard = default_of(&declared, ModelRole::Guard, options.default_guard)?;
+        let ledger = Ledger::new(options.memory.budget, terms.clone());
+        if ledger.eager_least() > ledger.budget() {
+            return Err(over_budget(&ledger, &groups, &terms));
+        }
+        residency::describe();
         let (engine, thread) =
-            engine::start(options.engine.clone(), models).map_err(RegistryError::Engine)?;
-        load::pin_prefixes(&engine, &entries)?;
-        let states = States::new(&entries);
-        Ok(Arc::new(Self {
-            entries,
+            engine::start(options.engine.clone(), Vec::new()).map_err(RegistryError::Engine)?;
+        let registry = Arc::new(Self {
+            declared,
             by_id,
             default_target,
             default_guard,
-            engine,
+            core: Arc::new(Core::new(groups, ledger, engine, (kv, sequences))),
             engine_config: options.engine,
             thread: Mutex::new(Some(thread)),
-            states,
-        }))
+        });
+        for (group, terms) in terms.iter().enumerate() {
+            if terms.policy == LoadPolicy::Eager {
+                registry.core.load_now(group)?;
+            }
+        }
+        Ok(registry)
     }
 
-    /// The target with this id; the default target for an empty id.
-    pub fn target(&self, id: &str) -> Result<Arc<ModelEntry>, LookupError> {
-        self.in_role(id, ModelRole::Target, self.default_target)
+    /// The target with this id; the default target for an empty id. Waits while it is on its way into memory.
+    pub async fn target(&self, id: &str) -> Result<Lease, LookupError> {
+        self.core.acquire(self.in_role(id, ModelRole::Target)?).await
     }
 
-    /// The guard with this id; the default guard for an empty id.
-    pub fn guard(&self, id: &str) -> Result<Arc<ModelEntry>, LookupError> {
-        self.in_role(id, ModelRole::Guard, self.default_guard)
+    /// The guard with this id; the default guard for an empty id. Waits while it is on its way into memory.
+    pub async fn guard(&self, id: &str) -> Result<Lease, LookupError> {
+        self.core.acquire(self.in_role(id, ModelRole::Guard)?).await
     }
 
     /// The model with this id in whatever role; the default target, or else the default guard, for an empty
-    /// id.
-    pub fn any(&self, id: &str) -> Result<Arc<ModelEntry>, LookupError> {
-        if id.is_empty() {
-            let position = self.default_target.or(self.default_guard);
-            return position
-                .and_then(|position| self.entries.get(position).cloned())
-                .ok_or(LookupError::NoDefault {
-                    needs: ModelRole::Target,
-                });
-        }
-        match self
-            .by_id
-            .get(id)
-            .and_then(|position| self.entries.get(*position))
-        {
-            Some(entry) => Ok(Arc::clone(entry)),
-            None => Err(LookupError::NotFound {
-                did_you_mean: self.closest(id),
-            }),
-        }
+    /// id. Waits while it is on its way into memory.
+    pub async fn any(&self, id: &str) -> Result<Lease, LookupError> {
+        self.core.acquire(self.find(id)?).await
     }
 
-    fn in_role(
-        &self,
-        id: &str,
-        needs: ModelRole,
-        default: Option<usize>,
-    ) -> Result<Arc<ModelEntry>, LookupError> {
+    /// What the configuration says of an id; of the default target, or else the default guard, for an empty
+    /// one.
+    pub fn find(&self, id: &str) -> Result<&Arc<Declared>, LookupError> {
+        let position = if id.is_empty() {
+            self.default_target.or(self.default_guard)
+        } else {
+            self.by_id.get(id).copied()
+        };
+        let declared = position.and_then(|position| self.declared.get(position));
+        declared.ok_or_else(|| {
+            if id.is_empty() {
+                LookupError::NoDefault {
+                    needs: ModelRole::Target,
+                }
+            } else {
+                LookupError::NotFound {
+                    did_you_mean: self.closest(id),
+                }
+            }
+        })
+    }
+
+    /// The default of a role.
+    pub fn default_of(&self, role: ModelRole) -> Option<&Arc<Declared>> {
+        let position = match role {
+            ModelRole::Target => self.default_target,
+            ModelRole::Guard => self.default_guard,
+        };
+        position.and_then(|position| self.declared.get(position))
+    }
+
+    fn in_role(&self, id: &str, needs: ModelRole) -> Result<&Arc<Declared>, LookupError> {
         if id.is_empty() {
-            return default
-                .and_then(|position| self.entries.get(position).cloned())
-                .ok_or(LookupError::NoDefault { needs });
+            return self.default_of(needs).ok_or(LookupError::NoDefault { needs });
         }
-        let entry = self.any(id)?;
-        if entry.has(needs) {
-            Ok(entry)
+        let declared = self.find(id)?;
+        if declared.has(needs) {
+            Ok(declared)
         } else {
             Err(LookupError::RoleMissing {
-                has: entry.roles.clone(),
+                has: declared.roles.clone(),
                 needs,
             })
         }
@@ -273,28 +235,109 @@ impl Registry {
     }
 
     /// All ids, in the order of the configuration.
-    pub fn list(&self) -> &[Arc<ModelEntry>] {
-        &self.entries
+    pub fn list(&self) -> &[Arc<Declared>] {
+        &self.declared
+    }
+
+    /// What is in memory for an id.
+    pub fn resident(&self, declared: &Declared) -> Option<Arc<ModelEntry>> {
+        self.core.entry(declared)
     }
 
     /// What an id is fit for now.
-    pub fn state(&self, entry: &ModelEntry) -> ModelState {
-        self.states.of(entry.position)
+    pub fn state(&self, declared: &Declared) -> ModelState {
+        self.core.states.of(declared.position)
     }
 
     /// States of all ids in the order of [`Registry::list`], now and whenever one changes.
-    pub fn watch(&self) -> watch::Receiver<Vec<ModelState>> {
-        self.states.subscribe()
+    pub fn states(&self) -> watch::Receiver<Vec<ModelState>> {
+        self.core.states.subscribe()
     }
 
-    /// Queue and pool of the model behind an id.
-    pub fn stats(&self, entry: &ModelEntry) -> ModelStats {
-        self.engine.stats(entry.resident.index)
+    /// States of all ids in the order of [`Registry::list`], and each change.
+    pub fn watch(&self) -> StateWatch {
+        self.core.watch()
+    }
+
+    /// Whether a request for an id in this state would be served, perhaps after loading its model.
+    pub fn serves(&self, declared: &Declared, state: ModelState) -> bool {
+        match state {
+            ModelState::Ready => true,
+            ModelState::Failed => false,
+            ModelState::Unloaded | ModelState::Loading | ModelState::Draining => {
+                declared.policy == LoadPolicy::Lazy && !self.is_draining()
+            }
+        }
+    }
+
+    /// Queue and pool of the model behind an id; all zero while it is not in memory.
+    pub fn stats(&self, declared: &Declared) -> ModelStats {
+        let entry = self.core.entry(declared);
+        entry.map_or_else(ModelStats::default, |entry| {
+            self.core.engine.stats(entry.resident.index)
+        })
+    }
+
+    /// Loads the model behind an id, with all ids that share it, and waits until it is READY. It goes on when
+    /// nobody waits any more.
+    pub async fn load_model(&self, declared: &Declared) -> Result<(), LoadFailure> {
+        let mut states = self.core.states.subscribe();
+        let attempt = self.request_load(declared).await?;
+        loop {
+            if let Some(outcome) = self.core.outcome(declared.group, attempt) {
+                return outcome;
+            }
+            if states.changed().await.is_err() {
+                return Err(LoadFailure::Closed);
+            }
+        }
+    }
+
+    /// Asks for the model behind an id to be loaded; returns a number of the load.
+    pub async fn request_load(&self, declared: &Declared) -> Result<u64, LoadFailure> {
+        let (core, group) = (Arc::clone(&self.core), declared.group);
+        let begun = tokio::task::spawn_blocking(move || core.request_load(group)).await;
+        begun.unwrap_or(Err(LoadFailure::Closed))
+    }
+
+    /// Unloads the model behind an id, with all ids that share it. What is open may finish within `limit`.
+    pub async fn unload_model(&self, declared: &Declared, limit: Duration) {
+        let (core, group) = (Arc::clone(&self.core), declared.group);
+        // It goes on when nobody waits any more, and an end of the runtime is an end of everything.
+        let _ = tokio::task::spawn_blocking(move || core.unload(group, limit)).await;
+    }
+
+    /// Keeps the model behind an id from being evicted, or no longer.
+    pub fn pin_model(&self, declared: &Declared, pinned: bool) {
+        self.core.set_pinned(declared.group, pinned);
+    }
+
+    /// Whether the model behind an id is never evicted.
+    pub fn is_pinned(&self, declared: &Declared) -> bool {
+        self.core.is_pinned(declared.group)
+    }
+
+    /// What loading the model behind an id would take and come to. Reads its header.
+    pub fn estimate_model(&self, declared: &Declared) -> Result<ModelNeed, RegistryError> {
+        let (need, context_length, verdict) = self.core.judge(declared.group)?;
+        let (budget, available) = self.core.memory();
+        Ok(ModelNeed {
+            need,
+            context_length,
+            budget,
+            available,
+            verdict,
+        })
+    }
+
+    /// Bytes that there are for models, and bytes that are free.
+    pub fn memory(&self) -> (u64, u64) {
+        self.core.memory()
     }
 
     /// Queues sequences on the models.
     pub fn engine(&self) -> &EngineHandle {
-        &self.engine
+        &self.core.engine
     }
 
     /// Limits of the engine.
@@ -304,31 +347,31 @@ impl Registry {
 
     /// Says that the model behind an id answered. Ends a FAILED state.
     pub fn record_answer(&self, entry: &ModelEntry) {
-        self.states.answered(entry.resident.index);
+        self.core.answered(entry.group);
     }
 
     /// Says that the model behind an id could not compute. After some in a row its ids are FAILED; they are
     /// still tried, and the first answer makes them READY again.
     pub fn record_fault(&self, entry: &ModelEntry) {
-        self.states.faulted(entry.resident.index);
+        self.core.faulted(entry.group);
     }
 
     /// Marks every model DRAINING. The engine still takes sequences, because open requests may need more of
     /// them (Score judges what it has generated); whoever admits requests must ask [`Registry::is_draining`].
     pub fn begin_drain(&self) {
-        self.states.drain();
+        self.core.begin_drain();
     }
 
     /// Whether [`Registry::begin_drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.states.is_draining()
+        self.core.is_draining()
     }
 
     /// Ends the engine; what is still open fails. `false` when its thread has not ended after ten seconds.
     pub fn shutdown(&self) -> bool {
         self.begin_drain();
-        self.engine.drain();
-        self.engine.shutdown();
+        self.core.engine.drain();
+        self.core.engine.shutdown();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         thread.is_none_or(|thread| thread.join(JOIN_LIMIT))
     }
@@ -337,26 +380,5 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.shutdown();
-    }
-}
-
-fn default_of(
-    entries: &[Arc<ModelEntry>],
-    role: ModelRole,
-    id: Option<String>,
-) -> Result<Option<usize>, RegistryError> {
-    let mut candidates = entries.iter().filter(|entry| entry.has(role));
-    let Some(id) = id else {
-        return Ok(candidates.next().map(|entry| entry.position));
-    };
-    match candidates.find(|entry| entry.id == id) {
-        Some(entry) => Ok(Some(entry.position)),
-        None => Err(RegistryError::UnknownDefault {
-            role: match role {
-                ModelRole::Target => "target",
-                ModelRole::Guard => "guard",
-            },
-            id,
-        }),
     }
 }

@@ -31,7 +31,7 @@ const REQUEST_ID: &str = "x-request-id";
 /// On whose account a call's work is done; see docs/scheduling.md.
 const TENANT: &str = "x-babelward-tenant";
 
-/// The calls of our four services.
+/// The calls of our services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
     Generate,
@@ -45,10 +45,14 @@ pub(crate) enum Method {
     GetModel,
     WatchModels,
     CountTokens,
+    LoadModel,
+    UnloadModel,
+    PinModel,
+    EstimateModel,
 }
 
 impl Method {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 15] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
@@ -60,6 +64,10 @@ impl Method {
         Self::GetModel,
         Self::WatchModels,
         Self::CountTokens,
+        Self::LoadModel,
+        Self::UnloadModel,
+        Self::PinModel,
+        Self::EstimateModel,
     ];
 
     /// As in the request's path and in metrics.
@@ -76,6 +84,10 @@ impl Method {
             Self::GetModel => "babelward.v1.ModelService/GetModel",
             Self::WatchModels => "babelward.v1.ModelService/WatchModels",
             Self::CountTokens => "babelward.v1.ModelService/CountTokens",
+            Self::LoadModel => "babelward.v1.AdminService/LoadModel",
+            Self::UnloadModel => "babelward.v1.AdminService/UnloadModel",
+            Self::PinModel => "babelward.v1.AdminService/PinModel",
+            Self::EstimateModel => "babelward.v1.AdminService/EstimateModel",
         }
     }
 
@@ -91,6 +103,7 @@ impl Method {
             Self::BatchClassify => defaults.batch_classify,
             Self::Score => defaults.score,
             Self::ListModels | Self::GetModel | Self::CountTokens => defaults.models,
+            Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => defaults.admin,
             Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream | Self::WatchModels => {
                 return Deadline::default();
             }

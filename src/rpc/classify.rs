@@ -103,7 +103,13 @@ async fn classify(
     let shared = Arc::clone(&context.shared);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let work = validate::classify(&request, &path, &shared.registry, &shared.limits)?;
+    let work = validate::classify(
+        &request,
+        &path,
+        &shared.registry,
+        (&shared.limits, context.deadline),
+    )
+    .await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
     let verdict = judge(&context, work).await?;
     Ok(proto::ClassifyResponse {

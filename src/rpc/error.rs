@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    registry::{LookupError, ModelRole},
+    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole},
 };
 
 /// One violated field.
@@ -113,6 +113,20 @@ pub enum ServiceError {
         /// When.
         retry_after: Duration,
     },
+    /// The model is not in memory, and requests do not load it. Load it, or use another.
+    ModelNotLoaded {
+        /// Its id, when it is printable and short.
+        model: String,
+    },
+    /// The model could not be loaded. Whoever runs the server finds out why, and asks for another try.
+    ModelLoadFailed {
+        /// What is wrong; told to those who may load models.
+        cause: Option<String>,
+    },
+    /// There is no room for the model. Unload another, or make the budget larger.
+    DeviceMemory(MemoryShortage),
+    /// Calls of AdminService are not allowed here.
+    AdminDisabled,
     /// The model's engine has stopped. Try another server.
     ModelFailed,
     /// A logit was not a number. Report it: no verdict or token comes from such a row.
@@ -199,6 +213,20 @@ impl ServiceError {
             },
             LookupError::NoDefault { needs } => Self::NoDefaultModel { needs },
             LookupError::RoleMissing { has, needs } => Self::CapabilityMissing { has, needs },
+            LookupError::NotLoaded => Self::ModelNotLoaded { model: printable(id) },
+            LookupError::LoadFailed => Self::ModelLoadFailed { cause: None },
+            LookupError::Unloading => Self::unloading(),
+            LookupError::Closed => Self::draining(),
+            LookupError::Memory(shortage) => Self::DeviceMemory(shortage),
+        }
+    }
+
+    /// Why a model was not loaded, for those who may load models.
+    pub(crate) fn from_load(failure: LoadFailure) -> Self {
+        match failure {
+            LoadFailure::Memory(shortage) => Self::DeviceMemory(shortage),
+            LoadFailure::Broken(cause) => Self::ModelLoadFailed { cause: Some(cause) },
+            LoadFailure::Closed => Self::draining(),
         }
     }
 }

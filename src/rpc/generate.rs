@@ -1,8 +1,8 @@
 //! Generate: a prompt's sequence as Started, Delta* and Finished.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, future, stream};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
@@ -54,11 +54,7 @@ pub(crate) struct Generation {
 impl Generation {
     /// Tokenises the prompt and queues it.
     pub(crate) async fn start(context: &WorkContext, work: GenerateWork) -> Result<Self, ServiceError> {
-        let (entry, prompt, field) = (
-            Arc::clone(&work.entry),
-            work.prompt.clone(),
-            work.prompt_field.clone(),
-        );
+        let (entry, prompt, field) = (work.entry.clone(), work.prompt.clone(), work.prompt_field.clone());
         let tokenise = with_text(prompt.bytes(), move || tokens(&entry, &prompt, &field));
         let tokens = context.deadline.limit(tokenise).await?;
         let tokenizer = &work.entry.resident.tokenizer;
@@ -198,17 +194,17 @@ pub(crate) async fn complete(context: &WorkContext, work: GenerateWork) -> Resul
 /// An answer as a stream of events that ends with the first error.
 fn events(
     context: WorkContext,
-    work: Result<GenerateWork, ServiceError>,
+    work: impl Future<Output = Result<GenerateWork, ServiceError>> + Send,
 ) -> impl Stream<Item = Result<proto::GenerateResponse, ServiceError>> + Send {
-    enum State {
-        New(WorkContext, Result<GenerateWork, ServiceError>),
+    enum State<W> {
+        New(WorkContext, W),
         Open(Box<Generation>),
         Done,
     }
-    stream::unfold(State::New(context, work), |state| async move {
+    stream::unfold(State::New(context, Box::pin(work)), |state| async move {
         let mut generation = match state {
             State::New(context, work) => {
-                let started = match work {
+                let started = match work.await {
                     Ok(work) => {
                         let context = context.prioritised(work.priority, Priority::Interactive);
                         Generation::start(&context, work).await
@@ -314,15 +310,16 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let call = Call::of(&request)?;
         let shared = &self.0;
-        let work = checked(shared, request.into_inner(), "").map_err(|error| call.fail(&error))?;
         let context = WorkContext {
             shared: Arc::clone(shared),
             deadline: call.deadline,
             priority: Priority::Interactive,
             tenant: call.tenant.clone(),
         };
+        let work = checked(&context, request.into_inner(), "").await;
+        let work = work.map_err(|error| call.fail(&error))?;
         let ended = call.clone();
-        let answer = events(context, Ok(work))
+        let answer = events(context, future::ready(Ok(work)))
             .map(move |event| event.map_err(|error| call.fail(&error)))
             // Reached only when no error ended the stream, or after it was counted.
             .chain(stream::poll_fn(move |_| {
@@ -340,14 +337,16 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
     }
 }
 
-fn checked(
-    shared: &Shared,
+async fn checked(
+    context: &WorkContext,
     request: proto::GenerateRequest,
     path: &str,
 ) -> Result<GenerateWork, ServiceError> {
+    let shared = &context.shared;
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    validate::generate(request, path, &shared.registry, &shared.limits)
+    let bounds = (&shared.limits, context.deadline);
+    validate::generate(request, path, &shared.registry, bounds).await
 }
 
 /// GenerateStream.
@@ -372,7 +371,8 @@ impl StreamRpc for GenerateItems {
     }
 
     fn run(context: WorkContext, work: Self::Work) -> ItemStream<Self::Output> {
-        let work = checked(&context.shared, work, "generate");
+        let checking = context.clone();
+        let work = async move { checked(&checking, work, "generate").await };
         events(context, work).boxed()
     }
 

@@ -76,6 +76,8 @@ pub struct DefaultDeadlines {
     pub score: Duration,
     /// Unary calls of ModelService.
     pub models: Duration,
+    /// Calls of AdminService. Reading a large model takes minutes.
+    pub admin: Duration,
 }
 
 impl Default for DefaultDeadlines {
@@ -86,6 +88,7 @@ impl Default for DefaultDeadlines {
             batch_classify: Duration::from_secs(300),
             score: Duration::from_secs(180),
             models: Duration::from_secs(5),
+            admin: Duration::from_secs(600),
         }
     }
 }
@@ -99,6 +102,8 @@ pub struct ServerOptions {
     pub default_deadlines: DefaultDeadlines,
     /// How long open work may go on once the server is asked to stop.
     pub drain_grace: Duration,
+    /// Whether AdminService answers.
+    pub allow_admin: bool,
 }
 
 impl Default for ServerOptions {
@@ -107,6 +112,7 @@ impl Default for ServerOptions {
             limits: Limits::default(),
             default_deadlines: DefaultDeadlines::default(),
             drain_grace: Duration::from_secs(30),
+            allow_admin: false,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! [`Registry`]: crate::registry::Registry
 
+mod admin;
 mod call;
 mod classify;
 mod connection;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::stream;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     proto,
-    registry::{ModelEntry, ModelState},
+    registry::{Change, Declared, ModelState, StateWatch},
 };
 
 /// ModelService.
@@ -26,7 +26,7 @@ impl ModelApi {
         let registry = &self.0.registry;
         let entries = registry.list();
         let work = validate::list_models(request, entries.len(), &self.0.limits)?;
-        let wanted = |entry: &ModelEntry| {
+        let wanted = |entry: &Declared| {
             work.capability == proto::Capability::Unspecified
                 || entry
                     .roles
@@ -55,11 +55,11 @@ impl ModelApi {
         if request.name.is_empty() {
             return Err(ServiceError::field("name", "is required"));
         }
-        let entry = registry
-            .any(&request.name)
+        let declared = registry
+            .find(&request.name)
             .map_err(|error| ServiceError::from_lookup(error, &request.name))?;
         Ok(proto::GetModelResponse {
-            model: Some(provenance::model(registry, &entry, registry.state(&entry))),
+            model: Some(provenance::model(registry, declared, registry.state(declared))),
         })
     }
 
@@ -72,6 +72,7 @@ impl ModelApi {
             .0
             .registry
             .any(&request.model)
+            .await
             .map_err(|error| ServiceError::from_lookup(error, &request.model))?;
         let tokens = with_text(request.text.len(), move || {
             let tokens = entry.resident.tokenizer.encode_plain(&request.text);
@@ -117,7 +118,7 @@ impl proto::model_service_server::ModelService for ModelApi {
     ) -> Result<Response<Self::WatchModelsStream>, Status> {
         let call = Call::of(&request)?;
         let watcher = Watcher {
-            states: self.0.registry.watch(),
+            watch: self.0.registry.watch(),
             told: Vec::new(),
             shared: Arc::clone(&self.0),
             call,
@@ -134,9 +135,9 @@ impl proto::model_service_server::ModelService for ModelApi {
     }
 }
 
-/// Tells one client of states as they change. Changes that undo each other before they are sent are not sent.
+/// Tells one client how each model stands, and then of each change.
 struct Watcher {
-    states: watch::Receiver<Vec<ModelState>>,
+    watch: StateWatch,
     /// What the client knows.
     told: Vec<ModelState>,
     shared: Arc<Shared>,
@@ -146,42 +147,45 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Option<Result<proto::WatchModelsResponse, Status>> {
         loop {
-            if let Some(response) = self.news() {
-                return Some(Ok(response));
+            if let Some((position, state)) = self.news() {
+                match self.told.get_mut(position) {
+                    Some(told) => *told = state,
+                    None => self.told.push(state),
+                }
+                let registry = &self.shared.registry;
+                let model = registry.list().get(position)?;
+                let model = Some(provenance::model(registry, model, state));
+                return Some(Ok(proto::WatchModelsResponse { model }));
             }
-            // Once everything is told to be draining, nothing changes any more.
-            if self.shared.draining.is_cancelled() && self.shared.registry.is_draining() {
-                self.call.succeed();
-                return None;
-            }
-            tokio::select! {
-                changed = self.states.changed() => {
-                    if changed.is_err() {
-                        return Some(Err(self.call.fail(&ServiceError::draining())));
-                    }
+            let change = tokio::select! {
+                biased;
+                change = self.watch.changes.recv() => change,
+                // Every model has been told to be draining by then.
+                () = self.shared.draining.cancelled() => {
+                    self.call.succeed();
+                    return None;
                 }
                 () = self.call.deadline.passed() => {
                     let error = ServiceError::Deadline { stage: crate::engine::Stage::Queue };
                     return Some(Err(self.call.fail(&error)));
                 }
+            };
+            match change {
+                Ok((position, state)) => {
+                    if let Some(now) = self.watch.now.get_mut(position) {
+                        *now = state;
+                    }
+                }
+                Err(RecvError::Lagged(_)) => self.watch = self.shared.registry.watch(),
+                Err(RecvError::Closed) => return Some(Err(self.call.fail(&ServiceError::draining()))),
             }
         }
     }
 
-    /// The first model whose state the client does not know.
-    fn news(&mut self) -> Option<proto::WatchModelsResponse> {
-        let registry = &self.shared.registry;
-        let states = self.states.borrow_and_update().clone();
-        for (position, (entry, state)) in registry.list().iter().zip(states).enumerate() {
-            match self.told.get_mut(position) {
-                Some(told) if *told == state => continue,
-                Some(told) => *told = state,
-                None => self.told.push(state),
-            }
-            return Some(proto::WatchModelsResponse {
-                model: Some(provenance::model(registry, entry, state)),
-            });
-        }
-        None
+    /// The first model of which the client knows another state, or none.
+    fn news(&self) -> Option<Change> {
+        let now = self.watch.now.iter().copied().enumerate();
+        let mut news = now.filter(|(position, state)| self.told.get(*position) != Some(state));
+        news.next()
     }
 }

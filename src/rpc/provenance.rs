@@ -6,7 +6,7 @@ use crate::{
     engine::SequenceSummary,
     model::Device,
     proto,
-    registry::{ModelEntry, ModelRole, ModelState, Registry},
+    registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry},
 };
 
 /// Where an answer came from. `template_digest` is empty for raw text, `seed` absent for greedy answers.
@@ -55,32 +55,61 @@ pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timin
 }
 
 /// An id as ModelService shows it.
-pub(crate) fn model(registry: &Registry, entry: &ModelEntry, state: ModelState) -> proto::Model {
-    let resident = &entry.resident;
-    let stats = registry.stats(entry);
+pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState) -> proto::Model {
+    let entry = registry.resident(declared);
+    let stats = registry.stats(declared);
     let engine = registry.engine_config();
     let (state, error) = match state {
+        ModelState::Unloaded => (proto::model::State::Unloaded, ""),
+        ModelState::Loading => (proto::model::State::Loading, ""),
         ModelState::Ready => (proto::model::State::Ready, ""),
         ModelState::Draining => (proto::model::State::Draining, ""),
+        ModelState::Failed if entry.is_none() => (
+            proto::model::State::Failed,
+            "it could not be loaded; the server's log says why",
+        ),
         ModelState::Failed => (proto::model::State::Failed, "its last forward passes all failed"),
     };
-    proto::Model {
-        name: entry.id.clone(),
-        capabilities: entry.roles.iter().map(|role| capability(*role).into()).collect(),
+    let capabilities = declared.roles.iter();
+    let named = proto::Model {
+        name: declared.id.clone(),
+        capabilities: capabilities.map(|role| capability(*role).into()).collect(),
         state: state.into(),
+        max_batch_size: count(engine.max_batch_sequences),
+        max_batch_tokens: count(engine.max_batch_tokens),
+        error: error.to_owned(),
+        queue_depth: count(stats.queued),
+        in_flight: count(stats.running),
+        load: load_policy(declared.policy).into(),
+        pinned: registry.is_pinned(declared),
+        ..proto::Model::default()
+    };
+    let Some(entry) = entry else { return named };
+    let resident = &entry.resident;
+    let blocks = u64::try_from(resident.limits.num_blocks.max(1)).unwrap_or(u64::MAX);
+    let touched = u64::try_from(stats.touched_blocks).unwrap_or(u64::MAX);
+    proto::Model {
         architecture: resident.architecture.clone(),
         parameters: resident.parameters,
         dtype: resident.dtype.clone(),
         device: resident.device.to_string(),
         context_tokens: count(resident.limits.context_length),
-        max_batch_size: count(engine.max_batch_sequences),
-        max_batch_tokens: count(engine.max_batch_tokens),
-        resident_bytes: resident.resident_bytes,
+        resident_bytes: resident.resident_bytes(),
+        weight_bytes: resident.weight_bytes,
+        scratch_bytes: resident.scratch_bytes,
+        kv_bytes: resident.kv_bytes,
+        kv_touched_bytes: resident.kv_bytes / blocks * touched,
         digest: resident.digest.clone(),
-        error: error.to_owned(),
         ready_time: Some(timestamp(resident.ready_at)),
-        queue_depth: count(stats.queued),
-        in_flight: count(stats.running),
+        ..named
+    }
+}
+
+fn load_policy(policy: LoadPolicy) -> proto::LoadPolicy {
+    match policy {
+        LoadPolicy::Eager => proto::LoadPolicy::Eager,
+        LoadPolicy::Lazy => proto::LoadPolicy::Lazy,
+        LoadPolicy::Manual => proto::LoadPolicy::Manual,
     }
 }
 

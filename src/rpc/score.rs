@@ -30,7 +30,8 @@ async fn score(
     let shared = Arc::clone(&context.shared);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let work = Arc::new(validate::score(request, &path, &shared.registry, &shared.limits)?);
+    let bounds = (&shared.limits, context.deadline);
+    let work = Arc::new(validate::score(request, &path, &shared.registry, bounds).await?);
     let context = context.prioritised(work.generate.priority, Priority::Interactive);
     let samples = (0..work.samples).map(|index| sample(&context, Arc::clone(&work), index));
     // The first failure drops, and so stops, the other samples.
@@ -62,7 +63,7 @@ async fn sample(
         seed: generate.sampling.seed.wrapping_add(u64::from(index)),
         ..generate.sampling
     };
-    let entry = Arc::clone(&generate.entry);
+    let entry = generate.entry.clone();
     let answer = complete(context, generate).await?;
     let mut messages = asked(&entry, &work.generate.prompt);
     // Judged as it is, also when it is empty: the model said nothing, and the guard sees just that.
@@ -74,7 +75,7 @@ async fn sample(
         judge(
             context,
             ClassifyWork {
-                guard: Arc::clone(&work.guard),
+                guard: work.guard.clone(),
                 messages: messages.clone(),
                 priority: work.generate.priority,
                 field: work.generate.prompt_field.clone(),

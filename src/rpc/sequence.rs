@@ -14,7 +14,7 @@ use super::{deadline::Deadline, error::ServiceError, limits::Limits};
 use crate::{
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
     proto,
-    registry::{ModelEntry, Registry},
+    registry::{Lease, Registry},
 };
 
 /// Text of more bytes than this is tokenised on a blocking thread.
@@ -24,6 +24,8 @@ const INLINE_BYTES: usize = 8 << 10;
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) limits: Limits,
+    /// Whether clients may load, unload and pin models.
+    pub(crate) allow_admin: bool,
     /// Set when the server takes nothing new.
     pub(crate) draining: CancellationToken,
     /// Set when the drain's grace is over: open work ends now.
@@ -65,7 +67,7 @@ impl WorkContext {
 pub(crate) struct Sequence {
     events: mpsc::Receiver<Event>,
     _cancel: CancelOnDrop,
-    entry: Arc<ModelEntry>,
+    entry: Lease,
     shared: Arc<Shared>,
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
     stage: Stage,
@@ -76,7 +78,7 @@ impl Sequence {
     /// Queues a prompt. `field` names where it came from, for errors that concern it.
     pub(crate) fn submit(
         context: &WorkContext,
-        entry: &Arc<ModelEntry>,
+        entry: &Lease,
         prompt: Vec<u32>,
         output: OutputSpec,
         field: &str,
@@ -107,7 +109,7 @@ impl Sequence {
         Ok(Self {
             events,
             _cancel: cancel,
-            entry: Arc::clone(entry),
+            entry: entry.clone(),
             shared: Arc::clone(&context.shared),
             deadline: Box::pin(context.deadline.passed()),
             stage: Stage::Queue,

@@ -9,16 +9,16 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    call::CallLayer, classify::SafetyApi, connection::Connection, generate::GenerationApi,
+    admin::AdminApi, call::CallLayer, classify::SafetyApi, connection::Connection, generate::GenerationApi,
     limits::ServerOptions, models::ModelApi, record::InFlightCount, score::ScoringApi, sequence::Shared,
 };
 use crate::{
     proto::{
-        FILE_DESCRIPTOR_SET, generation_service_server::GenerationServiceServer,
-        model_service_server::ModelServiceServer, safety_service_server::SafetyServiceServer,
-        scoring_service_server::ScoringServiceServer,
+        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        generation_service_server::GenerationServiceServer, model_service_server::ModelServiceServer,
+        safety_service_server::SafetyServiceServer, scoring_service_server::ScoringServiceServer,
     },
-    registry::{ModelRole, ModelState, Registry},
+    registry::{ModelRole, Registry},
 };
 
 /// How long written answers may take to leave after the last call has ended. Streams that are not ours to end
@@ -51,6 +51,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         registry,
         limits: options.limits,
+        allow_admin: options.allow_admin,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });
@@ -80,6 +81,9 @@ pub async fn serve(
         )
         .add_service(
             ModelServiceServer::new(ModelApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
+        )
+        .add_service(
+            AdminServiceServer::new(AdminApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health.clone()),
@@ -144,15 +148,16 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Keeps health in step with the models' states: a service serves while a model it needs is READY. Never
+/// Keeps health in step with the models' states: a service serves while a model it needs is READY, or would be
+/// loaded by a request. Never
 /// returns while the registry lives.
 async fn follow_states(registry: &Registry, health: &HealthReporter) {
-    let mut states = registry.watch();
+    let mut states = registry.states();
     loop {
         let ready: Vec<ModelRole> = {
             let states = states.borrow_and_update();
             let ready = registry.list().iter().zip(states.iter());
-            let ready = ready.filter(|(_, state)| **state == ModelState::Ready);
+            let ready = ready.filter(|(declared, state)| registry.serves(declared, **state));
             ready.flat_map(|(entry, _)| entry.roles.iter().copied()).collect()
         };
         set_health(health, |needs| needs.iter().all(|role| ready.contains(role))).await;
@@ -164,7 +169,7 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
 
 /// Says of each service whether it serves, by the roles it needs.
 async fn set_health(health: &HealthReporter, serves: impl Fn(&[ModelRole]) -> bool) {
-    let services: [(&str, &[ModelRole]); 5] = [
+    let services: [(&str, &[ModelRole]); 6] = [
         // The process itself.
         ("", &[]),
         (
@@ -177,6 +182,7 @@ async fn set_health(health: &HealthReporter, serves: impl Fn(&[ModelRole]) -> bo
             &[ModelRole::Target, ModelRole::Guard],
         ),
         (ModelServiceServer::<ModelApi>::NAME, &[]),
+        (AdminServiceServer::<AdminApi>::NAME, &[]),
     ];
     for (name, needs) in services {
         let status = if serves(needs) {

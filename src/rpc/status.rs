@@ -63,6 +63,10 @@ reasons! {
     DeadlineUnattainable = "DEADLINE_UNATTAINABLE" => DeadlineExceeded;
     ClientCancelled = "CLIENT_CANCELLED" => Cancelled;
     ServerDraining = "SERVER_DRAINING" => Unavailable;
+    ModelNotLoaded = "MODEL_NOT_LOADED" => FailedPrecondition;
+    ModelLoadFailed = "MODEL_LOAD_FAILED" => FailedPrecondition;
+    DeviceMemory = "DEVICE_MEMORY" => ResourceExhausted;
+    AdminDisabled = "ADMIN_DISABLED" => PermissionDenied;
     ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
     NumericFault = "NUMERIC_FAULT" => Internal;
@@ -238,6 +242,42 @@ impl ServiceError {
             Self::ServerDraining { retry_after } => {
                 Report::new(Reason::ServerDraining, "the server is draining".to_owned()).retry(*retry_after)
             }
+            Self::ModelNotLoaded { model } => Report::new(
+                Reason::ModelNotLoaded,
+                "the model is not loaded: load it with AdminService/LoadModel (`babelward models load ID`), or \
+                 configure it with load = \"lazy\""
+                    .to_owned(),
+            )
+            .with("model", model),
+            Self::ModelLoadFailed { cause } => {
+                let report = Report::new(
+                    Reason::ModelLoadFailed,
+                    "the model could not be loaded: the server's log says why, and LoadModel tries again".to_owned(),
+                );
+                match cause {
+                    Some(cause) => report.with("cause", cause),
+                    None => report,
+                }
+            }
+            Self::DeviceMemory(shortage) => {
+                let report = Report::new(Reason::DeviceMemory, format!("there is no room for the model: {shortage}"))
+                    .with("neededBytes", shortage.needed)
+                    .with("availableBytes", shortage.available)
+                    .with("budgetBytes", shortage.budget)
+                    .with("couldUnload", shortage.could_unload.join(","));
+                // Those that could make room are busy now.
+                if shortage.passing {
+                    report.retry(Duration::from_secs(1))
+                } else {
+                    report
+                }
+            }
+            Self::AdminDisabled => Report::new(
+                Reason::AdminDisabled,
+                "this server does not let clients manage models: start it with --allow-admin \
+                 (server.allow_admin = true)"
+                    .to_owned(),
+            ),
             Self::ModelUnloading { retry_after } => {
                 Report::new(Reason::ModelUnloading, "the model is being unloaded".to_owned())
                     .retry(*retry_after)

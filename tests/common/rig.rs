@@ -13,12 +13,16 @@ use babelward::{
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::GuardKind,
     kernels::Precision,
-    model::load::LoadedModel,
+    model::{LanguageModel, estimate::Estimate, load::LoadedModel},
     proto::{
-        self, generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
-        safety_service_client::SafetyServiceClient, scoring_service_client::ScoringServiceClient,
+        self, admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
+        model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
+        scoring_service_client::ScoringServiceClient,
     },
-    registry::{ModelParts, ModelRole, ModelSpec, PartsOptions, Registry},
+    registry::{
+        KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, OpenedModel,
+        Registry, RegistryError, StartOptions,
+    },
     rpc::{self, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
 };
@@ -74,23 +78,20 @@ impl Rig {
 
     pub async fn with(setup: Setup) -> Self {
         let gate = setup.gate.clone();
-        let (context, blocks, queue_items) = (setup.context, setup.blocks, setup.queue_items);
-        let (model_gate, clock) = (gate.clone(), setup.clock);
-        let registry =
-            tokio::task::spawn_blocking(move || registry(context, blocks, queue_items, &model_gate, clock));
-        let registry = registry.await.unwrap();
+        let (options, model_gate) = (setup.options.clone(), gate.clone());
+        let registry = tokio::task::spawn_blocking(move || registry(&setup, &model_gate));
+        Self::serve(registry.await.unwrap(), options, gate).await
+    }
+
+    /// A server for models that are made elsewhere.
+    pub async fn serve(registry: Arc<Registry>, options: ServerOptions, gate: Gate) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let server = tokio::spawn(rpc::serve(
-            listener,
-            Arc::clone(&registry),
-            setup.options,
-            shutdown,
-        ));
+        let server = tokio::spawn(rpc::serve(listener, Arc::clone(&registry), options, shutdown));
         Self {
             address,
             registry,
@@ -124,9 +125,13 @@ impl Rig {
         ModelServiceClient::new(self.channel().await)
     }
 
+    pub async fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel().await)
+    }
+
     /// Queue and pool of the model behind [`TARGET`] and [`GUARD`].
     pub fn stats(&self) -> ModelStats {
-        self.registry.stats(&self.registry.any(TARGET).unwrap())
+        self.registry.stats(self.registry.find(TARGET).unwrap())
     }
 
     /// Nothing waits, nothing runs, and every block but the pinned ones is free.
@@ -167,64 +172,125 @@ impl Drop for Rig {
     }
 }
 
-fn registry(context: usize, blocks: usize, queue_items: usize, gate: &Gate, clock: Clock) -> Arc<Registry> {
-    let (tokenizer, template) = text();
-    let parts = |specs: Vec<ModelSpec>, template: Option<Arc<ChatTemplate>>| ModelParts {
+fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
+    let (_, template) = text();
+    let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
+        loader: Box::new(ScriptedLoader {
+            template,
+            context: setup.context,
+            blocks: setup.blocks,
+            gate: gate.clone(),
+        }),
+    };
+    let groups = vec![
+        group(
+            vec![
+                spec(TARGET, ModelRole::Target),
+                ModelSpec {
+                    guard_kind: Some(GuardKind::ChatDemo),
+                    ..spec(GUARD, ModelRole::Guard)
+                },
+            ],
+            Some(template),
+        ),
+        group(vec![spec(BASE, ModelRole::Target)], None),
+    ];
+    let memory = MemoryOptions {
+        budget: u64::MAX,
+        kv: KvSize::Auto,
+    };
+    Registry::start(
+        groups,
+        start_options(memory, setup.queue_items, setup.clock.clone()),
+    )
+    .unwrap()
+}
+
+/// An eager model of one role.
+pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
+    ModelSpec {
+        id: id.to_owned(),
+        path: PathBuf::new(),
+        roles: vec![role],
+        guard_kind: None,
+        load: LoadPolicy::Eager,
+        pinned: false,
+    }
+}
+
+pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) -> StartOptions {
+    StartOptions {
+        default_target: None,
+        default_guard: None,
+        memory,
+        engine: EngineConfig {
+            name: "engine-test".to_owned(),
+            model_names: Vec::new(),
+            max_batch_sequences: 64,
+            max_batch_tokens: 8192,
+            queue_items,
+            queue_tokens: 1 << 24,
+            step_target: None,
+            tenant_weights: TenantWeights::default(),
+            clock,
+        },
+    }
+}
+
+/// Makes the scripted model.
+struct ScriptedLoader {
+    template: Option<Arc<ChatTemplate>>,
+    context: usize,
+    blocks: usize,
+    gate: Gate,
+}
+
+impl ModelLoader for ScriptedLoader {
+    fn estimate(&self) -> Result<Estimate, RegistryError> {
+        Ok(estimate(1, self.context))
+    }
+
+    fn open(&self, _kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
+        let model = Scripted::new(text().0, self.context, self.blocks, self.gate.clone());
+        Ok(opened(Box::new(model), 1, 0, self.template.clone()))
+    }
+}
+
+/// What a made-up model takes: so many bytes of weights, and a byte of cache for each token.
+pub fn estimate(weight_bytes: u64, context_length: usize) -> Estimate {
+    Estimate {
+        architecture: "scripted".to_owned(),
+        context_length,
+        weight_bytes,
+        scratch_bytes: 0,
+        kv_block_bytes: 16,
+        block_tokens: 16,
+    }
+}
+
+pub fn opened(
+    model: Box<dyn LanguageModel>,
+    weight_bytes: u64,
+    kv_bytes: u64,
+    template: Option<Arc<ChatTemplate>>,
+) -> OpenedModel {
+    OpenedModel {
         loaded: LoadedModel {
-            model: Box::new(Scripted::new(
-                Arc::clone(&tokenizer),
-                context,
-                blocks,
-                gate.clone(),
-            )),
+            model,
             architecture: "scripted".to_owned(),
             layers: 1,
             parameters: 1,
             dtype: "f32".to_owned(),
             precision: Precision::F32,
-            weight_bytes: 1,
-            kv_bytes: 0,
+            weight_bytes,
+            kv_bytes,
             adapters: Vec::new(),
         },
-        tokenizer: Arc::clone(&tokenizer),
+        tokenizer: text().0,
         template,
         digest: babelward::digest::of_bytes("scripted"),
-    };
-    let spec = |id: &str, role, guard_kind| ModelSpec {
-        id: id.to_owned(),
-        path: PathBuf::new(),
-        roles: vec![role],
-        guard_kind,
-    };
-    Registry::from_parts(
-        vec![
-            parts(
-                vec![
-                    spec(TARGET, ModelRole::Target, None),
-                    spec(GUARD, ModelRole::Guard, Some(GuardKind::ChatDemo)),
-                ],
-                Some(template),
-            ),
-            parts(vec![spec(BASE, ModelRole::Target, None)], None),
-        ],
-        PartsOptions {
-            default_target: None,
-            default_guard: None,
-            engine: EngineConfig {
-                name: "engine-test".to_owned(),
-                model_names: Vec::new(),
-                max_batch_sequences: 64,
-                max_batch_tokens: 8192,
-                queue_items,
-                queue_tokens: 1 << 24,
-                step_target: None,
-                tenant_weights: TenantWeights::default(),
-                clock,
-            },
-        },
-    )
-    .unwrap()
+    }
 }
 
 /// SmolLM2's tokenizer and chat template, read once.

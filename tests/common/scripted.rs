@@ -50,7 +50,8 @@ impl Gate {
         self.0.0.lock().unwrap().passes
     }
 
-    fn pass(&self) {
+    /// Waits until the gate is open.
+    pub fn pass(&self) {
         let (state, changed) = &*self.0;
         let mut state = state.lock().unwrap();
         while state.closed {

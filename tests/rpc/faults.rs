@@ -56,7 +56,7 @@ async fn device_faults_and_panics_are_told_apart_and_survived() {
 async fn faults_in_a_row_show_as_failed_until_an_answer() {
     let rig = Rig::start().await;
     let mut client = rig.safety().await;
-    let state = || rig.registry.state(&rig.registry.any(TARGET).unwrap());
+    let state = || rig.registry.state(rig.registry.find(TARGET).unwrap());
     for _ in 0..2 {
         client.classify(classify(&["[device]"])).await.unwrap_err();
         assert_eq!(state(), ModelState::Ready);

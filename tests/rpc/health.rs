@@ -7,11 +7,12 @@ use tonic_health::pb::{
 
 use crate::rig::{Rig, classify};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "babelward.v1.GenerationService",
     "babelward.v1.SafetyService",
     "babelward.v1.ScoringService",
     "babelward.v1.ModelService",
+    "babelward.v1.AdminService",
 ];
 
 fn of(service: &str) -> HealthCheckRequest {

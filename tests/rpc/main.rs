@@ -25,6 +25,7 @@ mod generate;
 mod health;
 mod models;
 mod raw;
+mod residency;
 mod score;
 mod streams;
 mod validation;

@@ -1,15 +1,13 @@
 //! Generate and Score.
 
-use std::sync::Arc;
-
 use rand::RngExt as _;
 
 use super::{Checker, conversation};
 use crate::{
     engine::Sampling,
     proto::{self, generate_request},
-    registry::{ModelEntry, Registry},
-    rpc::{error::ServiceError, limits::Limits},
+    registry::{Lease, Registry},
+    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
 
@@ -38,7 +36,7 @@ impl Prompt {
 /// A checked Generate.
 #[derive(Clone)]
 pub(crate) struct GenerateWork {
-    pub(crate) entry: Arc<ModelEntry>,
+    pub(crate) entry: Lease,
     pub(crate) prompt: Prompt,
     /// The prompt's field, for errors found later.
     pub(crate) prompt_field: String,
@@ -53,30 +51,30 @@ pub(crate) struct GenerateWork {
 /// A checked Score.
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
-    pub(crate) guard: Arc<ModelEntry>,
+    pub(crate) guard: Lease,
     pub(crate) samples: u32,
     pub(crate) keep_text: bool,
 }
 
-/// Checks a Generate; `path` is where it lies in what the caller sent.
-pub(crate) fn generate(
+/// Checks a Generate; `path` is where it lies in what the caller sent. The target may have to be waited for.
+pub(crate) async fn generate(
     request: proto::GenerateRequest,
     path: &str,
     registry: &Registry,
-    limits: &Limits,
+    (limits, deadline): (&Limits, Deadline),
 ) -> Result<GenerateWork, ServiceError> {
     let mut checker = Checker::at(path);
     let fields = generate_fields(&mut checker, request, limits);
     checker.finish()?;
-    fields.resolve(path, registry)
+    deadline.limit(fields.resolve(path, registry)).await
 }
 
-/// Checks a Score; `path` is where it lies in what the caller sent.
-pub(crate) fn score(
+/// Checks a Score; `path` is where it lies in what the caller sent. Target and guard may have to be waited for.
+pub(crate) async fn score(
     request: proto::ScoreRequest,
     path: &str,
     registry: &Registry,
-    limits: &Limits,
+    (limits, deadline): (&Limits, Deadline),
 ) -> Result<ScoreWork, ServiceError> {
     let mut checker = Checker::at(path);
     let judge = request.judge.unwrap_or_default();
@@ -106,10 +104,13 @@ pub(crate) fn score(
     let Some(fields) = fields else {
         return Err(ServiceError::field(generate_path, "is required"));
     };
-    let generate = fields.resolve(&generate_path, registry)?;
-    let guard = registry
-        .guard(&judge.model)
-        .map_err(|error| ServiceError::from_lookup(error, &judge.model))?;
+    let found = async {
+        let generate = fields.resolve(&generate_path, registry).await?;
+        let guard = registry.guard(&judge.model).await;
+        let guard = guard.map_err(|error| ServiceError::from_lookup(error, &judge.model))?;
+        Ok((generate, guard))
+    };
+    let (generate, guard) = deadline.limit(found).await?;
     Ok(ScoreWork {
         generate,
         guard,
@@ -132,9 +133,10 @@ pub(super) struct GenerateFields {
 
 impl GenerateFields {
     /// Finds the model and checks what depends on it.
-    fn resolve(self, path: &str, registry: &Registry) -> Result<GenerateWork, ServiceError> {
+    async fn resolve(self, path: &str, registry: &Registry) -> Result<GenerateWork, ServiceError> {
         let entry = registry
             .target(&self.model)
+            .await
             .map_err(|error| ServiceError::from_lookup(error, &self.model))?;
         if let Prompt::Tokens(ids) = &self.prompt {
             let vocab_size = entry.resident.limits.vocab_size;

@@ -1,30 +1,30 @@
 //! Classify and its batch.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use super::{Checker, conversation};
 use crate::{
     proto,
-    registry::{ModelEntry, Registry},
-    rpc::{error::ServiceError, limits::Limits},
+    registry::{Lease, Registry},
+    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
 
 /// A checked Classify.
 pub(crate) struct ClassifyWork {
-    pub(crate) guard: Arc<ModelEntry>,
+    pub(crate) guard: Lease,
     pub(crate) messages: Vec<ChatMessage>,
     pub(crate) priority: proto::Priority,
     /// The conversation's field, for errors found later.
     pub(crate) field: String,
 }
 
-/// Checks a Classify; `path` is where it lies in what the caller sent.
-pub(crate) fn classify(
+/// Checks a Classify; `path` is where it lies in what the caller sent. The guard may have to be waited for.
+pub(crate) async fn classify(
     request: &proto::ClassifyRequest,
     path: &str,
     registry: &Registry,
-    limits: &Limits,
+    (limits, deadline): (&Limits, Deadline),
 ) -> Result<ClassifyWork, ServiceError> {
     let mut checker = Checker::at(path);
     checker.model_id("model", &request.model, limits);
@@ -41,9 +41,11 @@ pub(crate) fn classify(
         }
     };
     checker.finish()?;
-    let guard = registry
-        .guard(&request.model)
-        .map_err(|error| ServiceError::from_lookup(error, &request.model))?;
+    let guard = async {
+        let guard = registry.guard(&request.model).await;
+        guard.map_err(|error| ServiceError::from_lookup(error, &request.model))
+    };
+    let guard = deadline.limit(guard).await?;
     Ok(ClassifyWork {
         guard,
         messages,

@@ -1,0 +1,77 @@
+//! What of the configured models fits into this machine's memory.
+
+use super::{
+    doctor::{Check, Outcome},
+    output::human_bytes,
+    wire,
+};
+use crate::{
+    config::{Config, LoadPolicy},
+    memory,
+    registry::{Need, Surveyed, survey},
+};
+
+/// The budget, and each model beside it. Nothing is loaded.
+pub(super) fn checks(config: &Config) -> Vec<Check> {
+    let budget = wire::memory_options(config).budget;
+    // For a path that cannot be read, its model's own check says so.
+    let models = survey(wire::registry_options(config)).unwrap_or_default();
+    let mut checks = vec![total(budget, &models)];
+    checks.extend(models.iter().filter_map(|model| {
+        let need = model.need.as_ref().ok()?;
+        Some(one(budget, model, need))
+    }));
+    checks
+}
+
+/// Whether what is loaded at the start fits together.
+fn total(budget: u64, models: &[Surveyed]) -> Check {
+    let eager = models.iter().filter(|model| model.policy == LoadPolicy::Eager);
+    let least = eager.filter_map(|model| Some(model.need.as_ref().ok()?.least()));
+    let least = least.fold(0, u64::saturating_add);
+    let available = match memory::available() {
+        Some(found) => format!("{} available ({})", human_bytes(found.bytes), found.source),
+        None => "not known on this system".to_owned(),
+    };
+    let budget_shown = match budget {
+        u64::MAX => "no limit for models".to_owned(),
+        bytes => format!("{} for models", human_bytes(bytes)),
+    };
+    let found = format!(
+        "{available}, {budget_shown}, {} needed at the start",
+        human_bytes(least)
+    );
+    let beyond = memory::available().is_some_and(|found| budget != u64::MAX && budget > found.bytes);
+    let outcome = if least > budget {
+        let fix = "choose smaller models, load some lazily (models.ID.load = \"lazy\"), lower engine.kv_memory \
+                   (--kv-memory 128MiB), or raise memory.budget";
+        Outcome::Fail(fix.to_owned())
+    } else if beyond {
+        Outcome::Warn("memory.budget is more than there is: lower it, or say auto".to_owned())
+    } else {
+        Outcome::Ok
+    };
+    Check::new("memory", found, outcome)
+}
+
+fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
+    let name = format!("memory of {}", model.ids.join(", "));
+    let found = format!(
+        "{} weights, {} buffers, key-value cache from {} to {} ({})",
+        human_bytes(need.weights),
+        human_bytes(need.scratch),
+        human_bytes(need.kv_min),
+        human_bytes(need.kv_max),
+        model.policy.name()
+    );
+    let outcome = if need.least() > budget {
+        let fix = format!(
+            "it needs {} alone: choose a smaller model, or raise memory.budget",
+            human_bytes(need.least())
+        );
+        Outcome::Fail(fix)
+    } else {
+        Outcome::Ok
+    };
+    Check::new(&name, found, outcome)
+}

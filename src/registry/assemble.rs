@@ -1,0 +1,175 @@
+//! From an opened model to what requests use: entries with their guards, and the guards' prefixes in the cache.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident};
+use crate::{
+    engine::{
+        CancelFlag, EngineHandle, Event, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
+        SubmitError, Tenant,
+    },
+    guard::Guard,
+    model::Device,
+};
+
+/// How long a guard's policy text waits for a place in a full queue.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Gives a model to the engine, and computes what its guards' prompts begin with; one entry for each of the ids
+/// that stand for it. `scratch_bytes` are those that its steps will take.
+pub(super) fn install(
+    engine: &EngineHandle,
+    opened: OpenedModel,
+    declared: &[Arc<Declared>],
+    scratch_bytes: u64,
+) -> Result<Vec<Arc<ModelEntry>>, RegistryError> {
+    let guards: Vec<_> = declared
+        .iter()
+        .map(|declared| guard_of(declared, &opened))
+        .collect::<Result<_, _>>()?;
+    let limits = opened.loaded.model.limits().clone();
+    // Metrics name a model by the first id that stands for it.
+    let name = declared.first().map_or("", |declared| declared.id.as_str());
+    let index = engine.add_model(name, opened.loaded.model)?;
+    let resident = Arc::new(Resident {
+        index,
+        tokenizer: opened.tokenizer,
+        template: opened.template,
+        architecture: opened.loaded.architecture,
+        parameters: opened.loaded.parameters,
+        dtype: opened.loaded.dtype,
+        precision: opened.loaded.precision,
+        device: Device::Cpu,
+        weight_bytes: opened.loaded.weight_bytes,
+        kv_bytes: opened.loaded.kv_bytes,
+        scratch_bytes,
+        digest: opened.digest,
+        limits,
+        ready_at: SystemTime::now(),
+    });
+    let entries: Vec<_> = declared
+        .iter()
+        .zip(guards)
+        .map(|(declared, guard)| {
+            Arc::new(ModelEntry {
+                id: declared.id.clone(),
+                roles: declared.roles.clone(),
+                resident: Arc::clone(&resident),
+                guard,
+                group: declared.group,
+            })
+        })
+        .collect();
+    if let Err(error) = pin_prefixes(engine, &entries) {
+        engine.remove_model(index).wait();
+        return Err(error);
+    }
+    Ok(entries)
+}
+
+fn guard_of(declared: &Declared, opened: &OpenedModel) -> Result<Option<Arc<Guard>>, RegistryError> {
+    if !declared.has(ModelRole::Guard) {
+        return Ok(None);
+    }
+    let kind = declared
+        .guard_kind
+        .unwrap_or_else(|| Guard::detect(&opened.tokenizer, opened.loaded.layers));
+    Guard::new(kind, Arc::clone(&opened.tokenizer), opened.template.clone())
+        .map(|guard| Some(Arc::new(guard)))
+        .map_err(|source| RegistryError::Guard {
+            id: declared.id.clone(),
+            source,
+        })
+}
+
+/// Queues a sequence; waits while the queue is full of others' work.
+fn submit(
+    engine: &EngineHandle,
+    request: impl Fn() -> SequenceRequest,
+    id: &str,
+) -> Result<(), RegistryError> {
+    let began = Instant::now();
+    loop {
+        match engine.submit(request()) {
+            Ok(()) => return Ok(()),
+            Err(SubmitError::QueueFull { retry_after }) if began.elapsed() < QUEUE_PATIENCE => {
+                thread::sleep(retry_after.min(Duration::from_secs(1)));
+            }
+            Err(source) => {
+                return Err(RegistryError::PrefixRefused {
+                    id: id.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// Computes what all prompts of each guard begin with, and keeps it in the prefix cache for good.
+fn pin_prefixes(engine: &EngineHandle, entries: &[Arc<ModelEntry>]) -> Result<(), RegistryError> {
+    let mut done: BTreeSet<Vec<u32>> = BTreeSet::new();
+    for entry in entries {
+        let Some(guard) = &entry.guard else { continue };
+        let prefixes = guard.policy_prefixes().map_err(|source| RegistryError::Guard {
+            id: entry.id.clone(),
+            source,
+        })?;
+        for prefix in prefixes {
+            if !prefix.is_empty() && !done.contains(&prefix) {
+                pin(engine, entry, &prefix)?;
+                done.insert(prefix);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), RegistryError> {
+    let (sender, receiver) = mpsc::channel();
+    let request = || SequenceRequest {
+        model: entry.resident.index,
+        adapter: None,
+        prompt: prefix.to_vec(),
+        output: OutputSpec {
+            max_new_tokens: 0,
+            eos: Arc::from([]),
+            sampling: Sampling::greedy(),
+            logprobs: None,
+            probe: None,
+            stop: None,
+            pin_prompt: true,
+        },
+        priority: Priority::Interactive,
+        tenant: Tenant::default(),
+        deadline: None,
+        cancel: CancelFlag::default(),
+        events: {
+            let sender = sender.clone();
+            Box::new(move |event| sender.send(event).is_ok())
+        },
+    };
+    submit(engine, request, &entry.id)?;
+    // Only the engine's end is left: should it lose the sequence, the loop ends.
+    drop(sender);
+    for event in receiver {
+        match event {
+            Event::Finished(_) => return Ok(()),
+            Event::Failed(source) => {
+                return Err(RegistryError::PrefixFailed {
+                    id: entry.id.clone(),
+                    source,
+                });
+            }
+            Event::Started { .. } | Event::Probe(_) | Event::Token(_) => {}
+        }
+    }
+    Err(RegistryError::PrefixFailed {
+        id: entry.id.clone(),
+        source: SequenceError::ShuttingDown,
+    })
+}

@@ -1,0 +1,93 @@
+//! What the configuration says of models, checked before anything is loaded.
+
+use std::sync::Arc;
+
+use super::{
+    Declared, KvSize, LoadPolicy, ModelGroup, ModelRole, Need, RegistryError,
+    budget::{Ledger, Terms},
+    residency::Group,
+};
+
+/// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
+/// model needs must be known; for the others there is time.
+pub(super) fn terms(group: &ModelGroup, kv: KvSize, sequences: usize) -> Result<Terms, RegistryError> {
+    let policy = group.policy();
+    let need = match group.loader.estimate() {
+        Ok(estimate) => Some(Need::new(&estimate, kv, sequences)),
+        Err(error) if policy == LoadPolicy::Eager => return Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "a model that is not loaded yet cannot be read");
+            None
+        }
+    };
+    Ok(Terms {
+        policy,
+        pinned: group.specs.iter().any(|spec| spec.pinned),
+        need,
+    })
+}
+
+/// Ids with their places, in the order of the groups.
+pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryError> {
+    let mut position = 0;
+    let mut declared = Vec::with_capacity(groups.len());
+    for (index, group) in groups.into_iter().enumerate() {
+        let policy = group.policy();
+        let mut members = Vec::with_capacity(group.specs.len());
+        for spec in group.specs {
+            if spec.roles.is_empty() {
+                return Err(RegistryError::NoRole(spec.id));
+            }
+            members.push(Arc::new(Declared {
+                id: spec.id,
+                roles: spec.roles,
+                policy,
+                guard_kind: spec.guard_kind,
+                position,
+                group: index,
+            }));
+            position += 1;
+        }
+        declared.push(Group {
+            loader: group.loader,
+            members,
+        });
+    }
+    Ok(declared)
+}
+
+/// The place of a role's default: the one that is named, or the first that has the role.
+pub(super) fn default_of(
+    declared: &[Arc<Declared>],
+    role: ModelRole,
+    id: Option<String>,
+) -> Result<Option<usize>, RegistryError> {
+    let mut candidates = declared.iter().filter(|declared| declared.has(role));
+    let Some(id) = id else {
+        return Ok(candidates.next().map(|declared| declared.position));
+    };
+    match candidates.find(|declared| declared.id == id) {
+        Some(declared) => Ok(Some(declared.position)),
+        None => Err(RegistryError::UnknownDefault {
+            role: match role {
+                ModelRole::Target => "target",
+                ModelRole::Guard => "guard",
+            },
+            id,
+        }),
+    }
+}
+
+/// The models that were to be loaded at the start do not fit.
+pub(super) fn over_budget(ledger: &Ledger, groups: &[Group], terms: &[Terms]) -> RegistryError {
+    let eager = groups
+        .iter()
+        .zip(terms)
+        .filter(|(_, terms)| terms.policy == LoadPolicy::Eager);
+    let models = eager.filter_map(|(group, terms)| Some((group.name().to_owned(), terms.need?.least())));
+    RegistryError::OverBudget {
+        needed: ledger.eager_least(),
+        budget: ledger.budget(),
+        models: models.collect(),
+    }
+}

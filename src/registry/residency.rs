@@ -1,0 +1,501 @@
+//! Models between disk and memory: loading with the first request or when asked, making room, unloading. Loads
+//! run on threads of their own; the engine's steps go on meanwhile.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Declared, KvSize, Lease, LoadFailure, LoadPolicy, LookupError, MemoryShortage, ModelEntry, ModelLoader,
+    RegistryError, Verdict,
+    assemble::install,
+    budget::{Ledger, Need, Shortage},
+    state::{Phase, States},
+};
+use crate::engine::EngineHandle;
+
+/// How long a load waits for a model that may be evicted to become idle.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A model that is loaded and unloaded as one.
+pub(super) struct Group {
+    pub(super) loader: Box<dyn ModelLoader>,
+    /// Ids that stand for it.
+    pub(super) members: Vec<Arc<Declared>>,
+}
+
+impl Group {
+    /// The first of its ids.
+    pub(super) fn name(&self) -> &str {
+        self.members.first().map_or("", |declared| declared.id.as_str())
+    }
+}
+
+/// What requests, loads and unloads share.
+pub(super) struct Core {
+    pub(super) groups: Vec<Group>,
+    pub(super) engine: EngineHandle,
+    pub(super) states: States,
+    kv: KvSize,
+    /// Sequences of a full batch.
+    sequences: usize,
+    inner: Mutex<Inner>,
+    /// Told when a use ends and when a phase changes.
+    changed: Condvar,
+    /// Who makes room does so alone: else two could count on the same memory.
+    making_room: Mutex<()>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    places: Vec<Place>,
+    draining: bool,
+}
+
+/// Where a model stands.
+struct Place {
+    phase: Phase,
+    /// Loads that were begun.
+    attempts: u64,
+    /// The last load that failed, by its number.
+    failure: Option<(u64, LoadFailure)>,
+    /// One entry for each id, in the order of the group's members; empty while it is not in memory.
+    entries: Vec<Arc<ModelEntry>>,
+}
+
+/// What a request for a model comes to at this moment.
+enum Attempt {
+    Leased(Lease),
+    /// It is on its way: the load of this number, or one that can begin when it has gone.
+    Wait(Option<u64>),
+}
+
+impl Core {
+    pub(super) fn new(
+        groups: Vec<Group>,
+        ledger: Ledger,
+        engine: EngineHandle,
+        (kv, sequences): (KvSize, usize),
+    ) -> Self {
+        let mut group_of = Vec::new();
+        for member in groups.iter().flat_map(|group| &group.members) {
+            group_of.push((member.position, member.group));
+        }
+        group_of.sort_unstable();
+        let place = |_: &Group| Place {
+            phase: Phase::Unloaded,
+            attempts: 0,
+            failure: None,
+            entries: Vec::new(),
+        };
+        Self {
+            states: States::new(group_of.into_iter().map(|(_, group)| group).collect()),
+            inner: Mutex::new(Inner {
+                ledger,
+                places: groups.iter().map(place).collect(),
+                draining: false,
+            }),
+            groups,
+            engine,
+            kv,
+            sequences,
+            changed: Condvar::new(),
+            making_room: Mutex::new(()),
+        }
+    }
+
+    /// Nothing panics while it holds the lock in the middle of a change.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self, inner: &Inner) {
+        let phases: Vec<Phase> = inner.places.iter().map(|place| place.phase).collect();
+        self.states.refresh(&phases, inner.draining);
+        record_memory(inner.ledger.budget(), inner.ledger.taken());
+        self.changed.notify_all();
+    }
+
+    /// Watches from a moment between two changes.
+    pub(super) fn watch(&self) -> super::StateWatch {
+        let _inner = self.inner();
+        self.states.watch()
+    }
+
+    /// The model behind an id, in memory and kept there until the lease is dropped. Waits while it is on its
+    /// way; a lazy one is sent for.
+    pub(super) async fn acquire(self: &Arc<Self>, declared: &Declared) -> Result<Lease, LookupError> {
+        let mut states = self.states.subscribe();
+        let mut awaited = None;
+        loop {
+            match self.attempt(declared, awaited)? {
+                Attempt::Leased(lease) => return Ok(lease),
+                Attempt::Wait(load) => awaited = load,
+            }
+            if states.changed().await.is_err() {
+                return Err(LookupError::Closed);
+            }
+        }
+    }
+
+    fn attempt(self: &Arc<Self>, declared: &Declared, awaited: Option<u64>) -> Result<Attempt, LookupError> {
+        let mut inner = self.inner();
+        let place = &inner.places[declared.group];
+        let lazy = declared.policy == LoadPolicy::Lazy;
+        match place.phase {
+            Phase::Ready => {
+                let entry = place.entries.iter().find(|entry| entry.id == declared.id);
+                let entry = Arc::clone(entry.ok_or(LookupError::NotLoaded)?);
+                inner.ledger.enter(declared.group);
+                Ok(Attempt::Leased(Lease {
+                    entry,
+                    core: Arc::clone(self),
+                }))
+            }
+            Phase::Loading if inner.draining => Err(LookupError::Closed),
+            Phase::Loading => Ok(Attempt::Wait(Some(place.attempts))),
+            Phase::Draining if lazy && !inner.draining => Ok(Attempt::Wait(None)),
+            Phase::Draining => Err(LookupError::Unloading),
+            Phase::Broken => Err(LookupError::LoadFailed),
+            Phase::Unloaded => match &place.failure {
+                Some((attempt, failure)) if awaited == Some(*attempt) => Err(failure.clone().into()),
+                _ if inner.draining => Err(LookupError::Closed),
+                _ if lazy => {
+                    let attempt = self.begin(&mut inner, declared.group);
+                    Ok(Attempt::Wait(Some(attempt)))
+                }
+                _ => Err(LookupError::NotLoaded),
+            },
+        }
+    }
+
+    /// Starts a load; returns its number.
+    fn begin(self: &Arc<Self>, inner: &mut Inner, group: usize) -> u64 {
+        let place = &mut inner.places[group];
+        place.phase = Phase::Loading;
+        place.attempts += 1;
+        let attempt = place.attempts;
+        self.refresh(inner);
+        let core = Arc::clone(self);
+        let thread = thread::Builder::new().name("model-load".to_owned());
+        if let Err(error) = thread.spawn(move || core.run(group)) {
+            self.failed(inner, group, &RegistryError::Engine(error));
+        }
+        attempt
+    }
+
+    /// A load on its own thread.
+    fn run(&self, group: usize) {
+        let began = Instant::now();
+        let name = self.groups[group].name();
+        match catch_unwind(AssertUnwindSafe(|| self.make(group))) {
+            Ok(Ok(())) => {
+                let seconds = began.elapsed().as_secs_f64();
+                tracing::info!(model = name, seconds, "loaded");
+            }
+            Ok(Err(error)) => {
+                tracing::error!(model = name, error = %error, "could not be loaded");
+                self.failed(&mut self.inner(), group, &error);
+            }
+            Err(_) => {
+                tracing::error!(model = name, "loading it panicked");
+                let error = RegistryError::LoadPanicked { id: name.to_owned() };
+                self.failed(&mut self.inner(), group, &error);
+            }
+        }
+    }
+
+    fn failed(&self, inner: &mut Inner, group: usize, error: &RegistryError) {
+        inner.ledger.release(group);
+        let place = &mut inner.places[group];
+        let failure = LoadFailure::from(error);
+        // What lacked memory may fit later; what is broken stays so until somebody asks for another try.
+        place.phase = match failure {
+            LoadFailure::Broken(_) => Phase::Broken,
+            LoadFailure::Memory(_) | LoadFailure::Closed => Phase::Unloaded,
+        };
+        place.failure = Some((place.attempts, failure));
+        self.refresh(inner);
+    }
+
+    /// Loads a model on this thread, when the server starts.
+    pub(super) fn load_now(&self, group: usize) -> Result<(), RegistryError> {
+        {
+            let mut inner = self.inner();
+            inner.places[group].phase = Phase::Loading;
+            inner.places[group].attempts += 1;
+            self.refresh(&inner);
+        }
+        self.make(group)
+    }
+
+    fn make(&self, group: usize) -> Result<(), RegistryError> {
+        let estimate = self.groups[group].loader.estimate()?;
+        let need = Need::new(&estimate, self.kv, self.sequences);
+        let kv_bytes = self.make_room(group, need)?;
+        let opened = self.groups[group].loader.open(kv_bytes)?;
+        let adapters = opened
+            .loaded
+            .adapters
+            .iter()
+            .map(|adapter| adapter.resident_bytes);
+        let weights = opened.loaded.weight_bytes + adapters.sum::<u64>();
+        let taken = weights + opened.loaded.kv_bytes + need.scratch;
+        // As it really is: estimates are exact unless the file was changed meanwhile.
+        let settled = self.inner().ledger.take(group, taken);
+        settled.map_err(|shortage| self.shortage(group, shortage))?;
+        let entries = install(&self.engine, opened, &self.groups[group].members, need.scratch)?;
+        let mut inner = self.inner();
+        inner.ledger.settle(group);
+        let place = &mut inner.places[group];
+        place.entries = entries;
+        place.phase = Phase::Ready;
+        place.failure = None;
+        self.states.answered(group);
+        self.refresh(&inner);
+        Ok(())
+    }
+
+    /// Sets aside what a model needs; who has to go for it goes first. Returns the size of its KV pool.
+    fn make_room(&self, group: usize, need: Need) -> Result<u64, RegistryError> {
+        let _alone = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = {
+            let mut inner = self.inner();
+            inner.ledger.set_need(group, need);
+            let began = Instant::now();
+            let plan = loop {
+                let shortage = match inner.ledger.plan(group, need) {
+                    Ok(plan) => break plan,
+                    Err(shortage) => shortage,
+                };
+                let left = BUSY_PATIENCE.saturating_sub(began.elapsed());
+                if !shortage.passing || left.is_zero() {
+                    return Err(self.shortage(group, shortage));
+                }
+                let waited = self.changed.wait_timeout(inner, left);
+                inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            };
+            // Nobody uses them, and nobody begins to.
+            for &evicted in &plan.evict {
+                inner.ledger.unsettle(evicted);
+                inner.places[evicted].phase = Phase::Draining;
+            }
+            self.refresh(&inner);
+            plan
+        };
+        for evicted in plan.evict {
+            let (gone, room_for) = (self.groups[evicted].name(), self.groups[group].name());
+            tracing::info!(model = gone, room_for, "evicted");
+            self.take_down(evicted);
+        }
+        let taken = self.inner().ledger.take(group, need.fixed() + plan.kv_bytes);
+        taken.map_err(|shortage| self.shortage(group, shortage))?;
+        Ok(plan.kv_bytes)
+    }
+
+    /// Takes a draining model out of the engine and gives its memory back to the system.
+    fn take_down(&self, group: usize) {
+        let entries = std::mem::take(&mut self.inner().places[group].entries);
+        if let Some(entry) = entries.first() {
+            self.engine.remove_model(entry.resident.index).wait();
+        }
+        drop(entries);
+        let mut inner = self.inner();
+        inner.ledger.release(group);
+        inner.places[group].phase = Phase::Unloaded;
+        self.refresh(&inner);
+    }
+
+    /// Asks for a model to be loaded, unless it is or is about to be. Returns the load's number.
+    pub(super) fn request_load(self: &Arc<Self>, group: usize) -> Result<u64, LoadFailure> {
+        let mut inner = self.inner();
+        if inner.draining {
+            return Err(LoadFailure::Closed);
+        }
+        // One that is on its way out is asked for again when it has gone.
+        while inner.places[group].phase == Phase::Draining {
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        match inner.places[group].phase {
+            Phase::Unloaded | Phase::Broken => Ok(self.begin(&mut inner, group)),
+            Phase::Loading | Phase::Ready | Phase::Draining => Ok(inner.places[group].attempts),
+        }
+    }
+
+    /// How the load of this number ended; `None` while it has not.
+    pub(super) fn outcome(&self, group: usize, attempt: u64) -> Option<Result<(), LoadFailure>> {
+        let inner = self.inner();
+        let place = &inner.places[group];
+        match &place.failure {
+            Some((failed, failure)) if *failed == attempt => Some(Err(failure.clone())),
+            _ if place.phase == Phase::Loading && place.attempts == attempt => None,
+            _ => Some(Ok(())),
+        }
+    }
+
+    /// Unloads a model: nothing new begins; what is open may finish within `limit`, and fails then.
+    pub(super) fn unload(&self, group: usize, limit: Duration) {
+        let mut inner = self.inner();
+        // One that is on its way in or out arrives first.
+        while matches!(inner.places[group].phase, Phase::Loading | Phase::Draining) {
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        match inner.places[group].phase {
+            Phase::Ready => {}
+            Phase::Broken => {
+                inner.places[group].phase = Phase::Unloaded;
+                return self.refresh(&inner);
+            }
+            Phase::Unloaded | Phase::Loading | Phase::Draining => return,
+        }
+        inner.ledger.unsettle(group);
+        inner.places[group].phase = Phase::Draining;
+        self.refresh(&inner);
+        let idle = self
+            .changed
+            .wait_timeout_while(inner, limit, |inner| inner.ledger.in_use(group) > 0);
+        let open = idle
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .ledger
+            .in_use(group);
+        let model = self.groups[group].name();
+        if open > 0 {
+            tracing::warn!(model, open, "unloaded with work in flight");
+        }
+        self.take_down(group);
+        tracing::info!(model, "unloaded");
+    }
+
+    /// Keeps a model from being evicted, or no longer.
+    pub(super) fn set_pinned(&self, group: usize, pinned: bool) {
+        let mut inner = self.inner();
+        inner.ledger.set_pinned(group, pinned);
+    }
+
+    pub(super) fn is_pinned(&self, group: usize) -> bool {
+        self.inner().ledger.is_pinned(group)
+    }
+
+    /// What loading a model would come to now.
+    pub(super) fn judge(&self, group: usize) -> Result<(Need, usize, Verdict), RegistryError> {
+        let estimate = self.groups[group].loader.estimate()?;
+        let need = Need::new(&estimate, self.kv, self.sequences);
+        let inner = self.inner();
+        let verdict = match inner.places[group].entries.first() {
+            Some(entry) => Verdict::Resident {
+                kv_bytes: entry.resident.kv_bytes,
+            },
+            None => match inner.ledger.plan(group, need) {
+                Ok(plan) => Verdict::Fits {
+                    kv_bytes: plan.kv_bytes,
+                    evict: self.names(&plan.evict),
+                },
+                Err(shortage) => Verdict::Lacks(self.told(shortage)),
+            },
+        };
+        Ok((need, estimate.context_length, verdict))
+    }
+
+    /// Bytes that there are, and bytes that are free.
+    pub(super) fn memory(&self) -> (u64, u64) {
+        let inner = self.inner();
+        (inner.ledger.budget(), inner.ledger.available())
+    }
+
+    /// The entry of an id whose model is in memory.
+    pub(super) fn entry(&self, declared: &Declared) -> Option<Arc<ModelEntry>> {
+        let inner = self.inner();
+        let mut entries = inner.places[declared.group].entries.iter();
+        entries.find(|entry| entry.id == declared.id).cloned()
+    }
+
+    pub(super) fn enter(&self, entry: &ModelEntry) {
+        let mut inner = self.inner();
+        if is_current(&inner.places[entry.group], entry) {
+            inner.ledger.enter(entry.group);
+        }
+    }
+
+    pub(super) fn leave(&self, entry: &ModelEntry) {
+        let mut inner = self.inner();
+        if is_current(&inner.places[entry.group], entry) {
+            inner.ledger.leave(entry.group);
+            // For who drains it, or wants its room.
+            if inner.ledger.in_use(entry.group) == 0 {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// See [`States::answered`].
+    pub(super) fn answered(&self, group: usize) {
+        if self.states.answered(group) {
+            self.refresh(&self.inner());
+        }
+    }
+
+    /// See [`States::faulted`].
+    pub(super) fn faulted(&self, group: usize) {
+        if self.states.faulted(group) {
+            self.refresh(&self.inner());
+        }
+    }
+
+    /// Every model that is READY is DRAINING from now on.
+    pub(super) fn begin_drain(&self) {
+        let mut inner = self.inner();
+        inner.draining = true;
+        self.refresh(&inner);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.inner().draining
+    }
+
+    fn names(&self, groups: &[usize]) -> Vec<String> {
+        let names = groups.iter().map(|&group| self.groups[group].name().to_owned());
+        names.collect()
+    }
+
+    fn told(&self, shortage: Shortage) -> MemoryShortage {
+        MemoryShortage {
+            needed: shortage.needed,
+            available: shortage.available,
+            budget: shortage.budget,
+            could_unload: self.names(&shortage.unpinned),
+            passing: shortage.passing,
+        }
+    }
+
+    fn shortage(&self, group: usize, shortage: Shortage) -> RegistryError {
+        RegistryError::Memory {
+            id: self.groups[group].name().to_owned(),
+            shortage: self.told(shortage),
+        }
+    }
+}
+
+/// Whether an entry is of the load that is in memory now.
+fn is_current(place: &Place, entry: &ModelEntry) -> bool {
+    let current = place.entries.first();
+    current.is_some_and(|current| current.resident.index == entry.resident.index)
+}
+
+/// Says what the metric means; once, when the server starts.
+pub(super) fn describe() {
+    metrics::describe_gauge!(
+        "babelward_memory_bytes",
+        metrics::Unit::Bytes,
+        "Memory for models: the budget, and what is taken of it (weights, buffers, KV pools)."
+    );
+}
+
+fn record_memory(budget: u64, taken: u64) {
+    for (kind, bytes) in [("budget", budget), ("taken", taken)] {
+        metrics::gauge!("babelward_memory_bytes", "kind" => kind).set(bytes as f64);
+    }
+}
