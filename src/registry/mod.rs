@@ -11,6 +11,7 @@ mod loader;
 mod model;
 mod residency;
 mod state;
+mod stats;
 mod survey;
 
 use std::{
@@ -143,7 +144,7 @@ impl Registry {
         if ledger.eager_least() > ledger.budget() {
             return Err(over_budget(&ledger, &groups, &terms));
         }
-        residency::describe();
+        stats::describe();
         let (engine, thread) =
             engine::start(options.engine.clone(), Vec::new()).map_err(RegistryError::Engine)?;
         let registry = Arc::new(Self {

@@ -14,6 +14,7 @@ use super::{
     assemble::install,
     budget::{Ledger, Need, Shortage},
     state::{Phase, States},
+    stats::record_memory,
 };
 use crate::engine::EngineHandle;
 
@@ -483,19 +484,4 @@ impl Core {
 fn is_current(place: &Place, entry: &ModelEntry) -> bool {
     let current = place.entries.first();
     current.is_some_and(|current| current.resident.index == entry.resident.index)
-}
-
-/// Says what the metric means; once, when the server starts.
-pub(super) fn describe() {
-    metrics::describe_gauge!(
-        "babelward_memory_bytes",
-        metrics::Unit::Bytes,
-        "Memory for models: the budget, and what is taken of it (weights, buffers, KV pools)."
-    );
-}
-
-fn record_memory(budget: u64, taken: u64) {
-    for (kind, bytes) in [("budget", budget), ("taken", taken)] {
-        metrics::gauge!("babelward_memory_bytes", "kind" => kind).set(bytes as f64);
-    }
 }

@@ -21,6 +21,7 @@ mod classify;
 mod deadlines;
 mod drain;
 mod faults;
+mod fleet;
 mod generate;
 mod health;
 mod models;
