@@ -68,7 +68,7 @@ impl Server {
         let mut process = babelward()
             .args(["serve", "--listen", "127.0.0.1:0", "--model"])
             .arg(format!("smol={}", common::smollm2().display()))
-            .args(["--guard", "smol"])
+            .args(["--guard", "smol", "--allow-admin"])
             .env("BABELWARD_SERVER__METRICS_LISTEN", "off")
             // Nobody's own configuration.
             .env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"))

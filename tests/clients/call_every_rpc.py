@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Calls every RPC of a running server through reflection only, and checks what comes back.
 
-usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target and one guard must be resident
+usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target and one guard must be resident, and
+                                       admin calls allowed
 
 Fails when reflection lists a method of ours that was not called.
 """
@@ -14,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from reflect import PACKAGE, Client, error_info, status_of, violations
 
 INVALID_ARGUMENT, NOT_FOUND, CANCELLED = 3, 5, 1
-SERVICES = ["GenerationService", "ModelService", "SafetyService", "ScoringService"]
+SERVICES = ["AdminService", "GenerationService", "ModelService", "SafetyService", "ScoringService"]
 QUESTION = {"messages": [{"role": "ROLE_USER", "content": "Which town is the capital of France?"}]}
 JUDGED = {
     "messages": [
@@ -97,6 +98,32 @@ def check_models(client: Client) -> None:
     two = client.call("ModelService/CountTokens", {"text": f"{text} {text}"}).tokens
     check(0 < one < len(text) and two == 2 * one, f"CountTokens says {one} and {two}")
     called("ModelService/CountTokens")
+
+
+def check_admin(client: Client) -> None:
+    """The model is pinned, goes, and comes back; whatever is called afterwards uses it."""
+
+    def number(enum: str, name: str) -> int:
+        return client.pool.FindEnumTypeByName(f"{PACKAGE}.{enum}").values_by_name[name].number
+
+    name = client.call("ModelService/ListModels", {}).models[0].name
+    estimate = client.call("AdminService/EstimateModel", {"name": name})
+    check(estimate.verdict == number("EstimateModelResponse.Verdict", "VERDICT_RESIDENT"), f"{estimate}")
+    check(0 < estimate.weight_bytes < estimate.budget_bytes and estimate.kv_minimum_bytes > 0, f"{estimate}")
+    called("AdminService/EstimateModel")
+
+    for pinned in (True, False):
+        model = client.call("AdminService/PinModel", {"name": name, "pinned": pinned}).model
+        check(model.pinned == pinned, f"{model}")
+    called("AdminService/PinModel")
+
+    model = client.call("AdminService/UnloadModel", {"name": name}).model
+    check(model.state == number("Model.State", "STATE_UNLOADED"), f"{model}")
+    called("AdminService/UnloadModel")
+
+    model = client.call("AdminService/LoadModel", {"name": name}).model
+    check(model.state == number("Model.State", "STATE_READY"), f"{model}")
+    called("AdminService/LoadModel")
 
 
 def check_verdict(verdict) -> None:
@@ -244,7 +271,8 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     client = Client(sys.argv[1])
-    for step in (check_reflection, check_health, check_models, check_classify, check_generate, check_score):
+    steps = (check_reflection, check_health, check_admin, check_models, check_classify, check_generate, check_score)
+    for step in steps:
         step(client)
     every = {method for service in SERVICES for method in client.methods(service)}
     check(CALLED == every, f"never called: {sorted(every - CALLED)}")
