@@ -5,6 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::Code;
 
 use crate::{
+    bench::results::FolderError,
     client::{ClientError, RpcError},
     config::ConfigError,
     fetch::FetchError,
@@ -60,6 +61,18 @@ impl Exit {
     }
 }
 
+/// An error with its causes, each said once: many messages quote their cause.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -83,7 +96,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<RpcError>() {
         return Some(of_rpc(error));
     }
-    if cause.is::<ConfigError>() {
+    if cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(FolderError::NotEmpty(_))) {
         return Some(Exit::Usage);
     }
     if let Some(error) = cause.downcast_ref::<RegistryError>() {
@@ -113,6 +126,7 @@ fn of_rpc(error: &RpcError) -> Exit {
     match error.code {
         Code::DeadlineExceeded => Exit::Timeout,
         Code::Unavailable => Exit::Unreachable,
+        Code::InvalidArgument => Exit::Usage,
         _ => Exit::Failure,
     }
 }
@@ -176,12 +190,21 @@ mod tests {
     }
 
     #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("disk full")
+            .context("x.bin: disk full")
+            .context("saving");
+        assert_eq!(told(&error), "saving: x.bin: disk full");
+    }
+
+    #[test]
     fn errors_keep_their_code_under_context() {
         let rpc = |code| ClientError::Rpc(RpcError::local(code, "X", "x"));
-        let cases: [(anyhow::Error, Exit); 6] = [
+        let cases: [(anyhow::Error, Exit); 7] = [
             (rpc(Code::DeadlineExceeded).into(), Exit::Timeout),
             (rpc(Code::Unavailable).into(), Exit::Unreachable),
-            (rpc(Code::InvalidArgument).into(), Exit::Failure),
+            (rpc(Code::InvalidArgument).into(), Exit::Usage),
+            (FolderError::NotEmpty("x".into()).into(), Exit::Usage),
             (CommandError::invalid_data("x").into(), Exit::InvalidData),
             (RegistryError::NoModels.into(), Exit::Usage),
             (anyhow::anyhow!("x"), Exit::Failure),

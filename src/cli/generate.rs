@@ -107,10 +107,12 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
     let mut ended = None;
     let mut text = String::new();
     loop {
-        let response = events
-            .message()
-            .await
-            .map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
+        let response = events.message().await.map_err(|status| {
+            if global.format == Format::Human && !text.is_empty() {
+                eprintln!();
+            }
+            ClientError::Rpc(RpcError::from_status(&status))
+        })?;
         let Some(event) = response.and_then(|response| response.event) else {
             break;
         };

@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Failure.into(),
         Err(error) => {
-            eprintln!("babelward: {error:#}");
+            eprintln!("babelward: {}", exit::told(&error));
             Exit::of_error(&error).into()
         }
     }

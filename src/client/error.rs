@@ -45,6 +45,11 @@ impl RpcError {
                 ServerHint::Exactly(Duration::from_millis(ms))
             })
         });
+        // What the server says has no source; with one, the connection broke on the way.
+        if status.code() == Code::Unknown && status.source().is_some() {
+            let message = format!("the connection to the server was lost: {}", status.message());
+            return Self::assemble(Code::Unavailable, &message, &details, pushback);
+        }
         Self::assemble(status.code(), status.message(), &details, pushback)
     }
 

@@ -236,6 +236,21 @@ async fn pushback_can_forbid_a_retry() {
 }
 
 #[test]
+fn a_broken_connection_is_told_apart_from_an_unknown_error_of_the_server() {
+    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let lost = RpcError::from_status(&Status::from_error(Box::new(reset)));
+    assert!(
+        lost.is_retryable() && lost.message.contains("connection to the server was lost"),
+        "{lost}"
+    );
+    let unknown = RpcError::from_status(&Status::unknown("the server's own"));
+    assert_eq!(
+        (unknown.code, unknown.message.as_str()),
+        (Code::Unknown, "the server's own")
+    );
+}
+
+#[test]
 fn hints_come_from_details_and_metadata() {
     let mut status = Status::with_error_details(
         Code::ResourceExhausted,
