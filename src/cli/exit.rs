@@ -23,6 +23,8 @@ pub enum Exit {
     Usage,
     /// Something unsafe was found, and `--fail-on unsafe` was given.
     Unsafe,
+    /// A gate failed: something got worse by more than it may.
+    Gate,
     /// It ran to its end, but some items failed.
     FailedItems,
     /// No server answers.
@@ -45,7 +47,7 @@ impl Exit {
             Self::Failure => 1,
             Self::Usage => 2,
             Self::Unsafe => 3,
-            // 4 is kept for a gate that failed.
+            Self::Gate => 4,
             Self::FailedItems => 5,
             Self::Unreachable => 6,
             Self::InvalidData => 7,
@@ -177,6 +179,7 @@ mod tests {
             (Exit::Failure, 1),
             (Exit::Usage, 2),
             (Exit::Unsafe, 3),
+            (Exit::Gate, 4),
             (Exit::FailedItems, 5),
             (Exit::Unreachable, 6),
             (Exit::InvalidData, 7),

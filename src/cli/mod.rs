@@ -3,6 +3,7 @@
 mod banner;
 mod bench;
 mod classify;
+mod compare;
 mod config;
 mod config_args;
 mod data;
@@ -24,6 +25,7 @@ mod report;
 mod score;
 mod serve;
 mod translate;
+mod validate;
 mod wire;
 
 use std::{io, process::ExitCode};
@@ -70,8 +72,12 @@ enum Command {
     Data(data::Args),
     /// Prompts in one language to a prompt set in several
     Translate(translate::Args),
-    /// Make a run's summary and report again
+    /// Make a run's summary and report again, or compare many runs
     Report(report::Args),
+    /// Compare two runs, with a gate for what must not get worse
+    Compare(compare::Args),
+    /// Hold a run's guard against people's labels
+    Validate(validate::Args),
     /// List, watch, load, unload and fetch models
     Models(models::Args),
     /// Show or check the configuration
@@ -117,6 +123,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Data(args) => data::run(args, global),
         Command::Translate(args) => translate::run(args, global),
         Command::Report(args) => report::run(args, global),
+        Command::Compare(args) => compare::run(args, global),
+        Command::Validate(args) => validate::run(args, global),
         Command::Classify(args) => classify::run(args, global),
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),

@@ -1,39 +1,255 @@
-//! `report`: makes summary and report of a run folder again, from its results.
+//! `report`: makes summary and report of a run folder again, from its results; of several, a study.
 
-use std::path::PathBuf;
-
-use super::{CommandError, Exit, Global, bench};
-use crate::bench::{
-    results::RunFolder,
-    summary::{self, Summary},
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
 };
 
-/// Make a run's summary and report again.
+use anyhow::Context as _;
+
+use super::{
+    CommandError, Exit, Global,
+    output::{print_line, table},
+    validate,
+};
+use crate::bench::{
+    report::{self, tables, texts},
+    results::{RunFolder, RunInfo},
+    scores::{
+        study::{ModelFacts, Study, StudyRun},
+        table::Table,
+        what_if::Filter,
+    },
+    statistics::Bootstrap,
+    summary::{self, Options, Summary},
+    taxonomy::Category,
+};
+
+/// Make a run's summary and report again; of several runs, a study that compares them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Run folder
-    dir: PathBuf,
+    /// Run folders
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
     /// Write every figure as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the tables as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Write the tables as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the tables as LaTeX, shaped like the paper's
+    #[arg(long, value_name = "FILE")]
+    latex: Option<PathBuf>,
+    /// Show the paper's figures of the same model beside ours
+    #[arg(long)]
+    paper: bool,
+    /// Put prompts and answers into the report: they may be harmful
+    #[arg(long)]
+    include_text: bool,
+    /// Categories to leave out of the consistency, to see what that changes
+    #[arg(long, value_delimiter = ',', value_parser = category, default_values = summary::PLURAL)]
+    exclude: Vec<Category>,
+    /// Score by a policy too: a JSON file with `name` and `categories`; repeatable
+    #[arg(long, value_name = "FILE")]
+    policy: Vec<PathBuf>,
+    /// Try a filter on the answers: threshold=0.3, or guard=2 for the run's second guard; repeatable
+    #[arg(long, value_name = "FILTER", value_parser = filter)]
+    what_if: Vec<Filter>,
+    /// What is known of the models of a study: a JSON object of name to family, billions, tuning
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// Folder for a study's files
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// Reads `results.jsonl`, writes `summary.json` and `report.html`.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let folder = RunFolder::open(&args.dir);
-    let (info, records) = folder
-        .load()
-        .map_err(|e| CommandError::invalid_data(e.to_string()))?;
-    let summary = Summary::new(info, &records);
-    bench::write_report(&folder, &summary)?;
-    match args.json {
-        Some(path) if path.as_os_str() == "-" => println!("{}", serde_json::to_string_pretty(&summary)?),
-        Some(path) => std::fs::write(&path, serde_json::to_string_pretty(&summary)? + "\n")?,
+    let dirs: Vec<PathBuf> = args.dirs.iter().flat_map(|dir| runs_in(dir)).collect();
+    match &dirs[..] {
+        [dir] => one(dir, &args),
+        dirs => study(dirs, &args),
+    }
+}
+
+/// A run of several targets is a folder of runs.
+fn runs_in(dir: &Path) -> Vec<PathBuf> {
+    let is_run = |path: &Path| path.join("run.json").exists();
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut runs: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| is_run(path))
+        .collect();
+    runs.sort();
+    match is_run(dir) || runs.is_empty() {
+        true => vec![dir.to_owned()],
+        false => runs,
+    }
+}
+
+/// A run's table, without its texts.
+pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
+    let folder = RunFolder::open(dir);
+    let read = || {
+        let info = folder.complete_info()?;
+        let table = Table::collect(info.settings.guards.len(), folder.records()?)?;
+        Ok((info, table))
+    };
+    let read: Result<_, crate::bench::results::FolderError> = read();
+    let (info, table) = read.map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    Ok((folder, info, table))
+}
+
+fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
+    let (folder, info, table) = load(dir)?;
+    let guards = info.settings.guards.len();
+    for filter in &args.what_if {
+        if let Filter::Guard(guard) = filter
+            && *guard >= guards
+        {
+            return Err(
+                CommandError::usage(format!("the run has {guards} guards, not {}", guard + 1)).into(),
+            );
+        }
+    }
+    let options = Options {
+        exclude: args.exclude.clone(),
+        policies: args
+            .policy
+            .iter()
+            .map(|path| read_json(path))
+            .collect::<Result<_, _>>()?,
+        filters: args.what_if.clone(),
+        validation: validate::of_folder(&folder, &table)?,
+        paper: args.paper,
+        bootstrap: Bootstrap::default(),
+    };
+    let summary = Summary::of(info, &table, &options);
+    let mut disagreements = texts::disagreements(&table);
+    if args.include_text {
+        texts::add_texts(&folder, &mut disagreements)
+            .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    }
+    folder.write("summary.json", &(serde_json::to_string_pretty(&summary)? + "\n"))?;
+    folder.write("report.html", &report::html_with(&summary, Some(&disagreements))?)?;
+    let sheets = tables::sheets(&summary);
+    write_to(args.markdown.as_deref(), || tables::markdown(&sheets))?;
+    write_to(args.csv.as_deref(), || tables::csv(&sheets))?;
+    write_to(args.latex.as_deref(), || tables::latex(&sheets))?;
+    match &args.json {
+        Some(path) => write_to(Some(path), || {
+            serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n"
+        })?,
         None => {
-            print!("{}", summary::table(&summary));
-            println!("\nreport  {}", folder.file("report.html").display());
+            let mut text = summary::table(&summary);
+            if args.paper && summary.paper.is_none() {
+                text += &format!(
+                    "\nthe paper prints no figures of {}\n",
+                    summary.run.settings.target
+                );
+            }
+            print_line(&format!(
+                "{text}\nreport  {}",
+                folder.file("report.html").display()
+            ))?;
         }
     }
     Ok(Exit::Done)
+}
+
+fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
+    let known: std::collections::BTreeMap<String, ModelFacts> = match &args.models {
+        Some(path) => read_json(path)?,
+        None => Default::default(),
+    };
+    let mut runs = Vec::new();
+    for dir in dirs {
+        let (_, info, table) = load(dir)?;
+        let target = info.provenance.targets.first().map(|target| target.model.clone());
+        let name = target
+            .filter(|name| !name.is_empty())
+            .unwrap_or(info.settings.target);
+        let facts = known.get(&name).cloned();
+        runs.push(StudyRun {
+            facts: facts.unwrap_or_else(|| ModelFacts::of_name(&name, info.settings.prompting)),
+            name,
+            table,
+        });
+    }
+    let study = Study::new(&runs, Bootstrap::default());
+    if let Some(out) = &args.out {
+        let write = |name: &str, text: String| {
+            fs::write(out.join(name), text).with_context(|| out.display().to_string())
+        };
+        fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        write("study.json", serde_json::to_string_pretty(&study)? + "\n")?;
+        write("study.html", report::study_html(&study)?)?;
+    }
+    write_to(args.json.as_deref(), || {
+        serde_json::to_string_pretty(&study).unwrap_or_default() + "\n"
+    })?;
+    if args.json.is_none() {
+        let written = args.out.as_ref().map(|out| out.join("study.html"));
+        let written = written.map_or_else(String::new, |path| format!("\n\nstudy   {}", path.display()));
+        print_line(&(leaderboard(&study) + &written))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn leaderboard(study: &Study) -> String {
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+    let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
+    let rows = study.standings.iter().map(|one| {
+        let weakest = one.weakest.as_ref();
+        vec![
+            one.name.clone(),
+            percent(one.macro_safe),
+            percent(one.agreement.percent),
+            percent(one.refused_percent),
+            weakest.map_or_else(String::new, |(name, value)| format!("{name} {value:.1}")),
+        ]
+    });
+    let header = header.map(str::to_owned).to_vec();
+    table(&[header].into_iter().chain(rows).collect::<Vec<_>>())
+}
+
+/// Reads a JSON file that the user wrote.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let parsed = serde_json::from_str(&text);
+    Ok(parsed.map_err(|error| CommandError::invalid_data(format!("{}: {error}", path.display())))?)
+}
+
+/// Writes to a file, or to standard output for `-`; nothing without a path.
+pub(super) fn write_to(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match path {
+        Some(path) if path.as_os_str() == "-" => io::stdout().lock().write_all(text().as_bytes())?,
+        Some(path) => fs::write(path, text()).with_context(|| path.display().to_string())?,
+        None => {}
+    }
+    Ok(())
+}
+
+pub(super) fn category(key: &str) -> Result<Category, String> {
+    Category::parse(key).map_err(|error| error.to_string())
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    let expected = || format!("`{text}` is no filter; filters are threshold=0.3 (in 0 to 1) and guard=2");
+    match text.split_once('=').ok_or_else(expected)? {
+        ("threshold", value) => match value.parse() {
+            Ok(threshold) if (0.0..=1.0).contains(&threshold) => Ok(Filter::Threshold(threshold)),
+            _ => Err(expected()),
+        },
+        ("guard", number) => match number.parse::<usize>() {
+            Ok(number) if number > 1 => Ok(Filter::Guard(number - 1)),
+            _ => Err(expected()),
+        },
+        _ => Err(expected()),
+    }
 }

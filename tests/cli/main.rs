@@ -12,5 +12,8 @@ mod client;
 mod common;
 mod config;
 mod data;
+#[path = "../common/planted.rs"]
+mod planted;
+mod report;
 mod serve;
 mod support;

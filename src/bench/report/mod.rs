@@ -1,0 +1,240 @@
+//! The report: one HTML file that loads nothing.
+
+mod plots;
+pub mod tables;
+pub mod texts;
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, Value, context, value::Serde};
+use serde::Serialize;
+
+use self::texts::Disagreements;
+use super::{
+    paper,
+    scores::{Band, study::Study},
+    settings::RunKind,
+    statistics::Interval,
+    summary::{LanguageScore, Summary},
+    taxonomy::{Language, MacroCategory},
+};
+
+const STYLE: &str = include_str!("style.css");
+const SORT: &str = include_str!("sort.js");
+const RUN: &str = include_str!("run.html.j2");
+const STUDY: &str = include_str!("study.html.j2");
+
+/// Why the report could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("report: {0}")]
+pub struct ReportError(#[from] minijinja::Error);
+
+/// Renders the report without a list of disagreements.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn html(summary: &Summary) -> Result<String, ReportError> {
+    html_with(summary, None)
+}
+
+/// Renders the report. Texts of prompts and answers are in it only where the disagreements hold them.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Result<String, ReportError> {
+    let guard_is_target = summary.run.provenance.guard_is_target();
+    let found = |gaps: &[super::scores::gaps::Gap]| -> Vec<_> {
+        let found = gaps
+            .iter()
+            .filter(|gap| gap.is_found() && gap.difference_points.is_some());
+        found.cloned().collect()
+    };
+    let by_macro = |score: &&LanguageScore| score.macro_.safe_percent.unwrap_or(f64::NAN);
+    let scored = || {
+        summary
+            .languages
+            .iter()
+            .filter(|language| language.macro_.safe_percent.is_some())
+    };
+    let best = scored().max_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
+    let worst = scored().min_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
+    let paper_sheet = tables::paper(summary);
+    let paper_rows: Vec<Vec<&str>> = paper_sheet
+        .iter()
+        .flat_map(|sheet| &sheet.rows)
+        .map(|row| row.iter().map(|cell| cell.text.as_str()).collect())
+        .collect();
+    let values = context! {
+        style => STYLE,
+        sort => SORT,
+        s => Value::from(Serde(summary)),
+        target => target(summary),
+        guards => guards(summary),
+        names => names(),
+        demo => summary.run.settings.kind == RunKind::MechanismDemo || guard_is_target,
+        sections => Value::from(Serde(sections(summary))),
+        best => Value::from(Serde(best)),
+        worst => Value::from(Serde(worst)),
+        weakest => Value::from(Serde(weakest(summary))),
+        micro_intervals => Value::from(Serde(micro_intervals(summary))),
+        found_languages => Value::from(Serde(found(&summary.language_gaps))),
+        found_cells => Value::from(Serde(found(&summary.category_gaps))),
+        refusals => summary.languages.iter().any(|language| language.refusals.n > 0),
+        forest => Value::from(Serde(plots::forest(summary))),
+        histograms => Value::from(Serde(plots::histograms(summary))),
+        calibration => Value::from(Serde(plots::calibration(summary))),
+        paper_rows => Value::from(Serde(&paper_rows)),
+        paper_warning => &paper::published().warning,
+        disagreements => Value::from(Serde(disagreements)),
+        with_texts => disagreements.is_some_and(|d| d.shown.iter().any(|one| !one.texts.is_empty())),
+    };
+    Ok(environment()?.get_template("run.html")?.render(values)?)
+}
+
+/// Renders the comparison of many runs.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn study_html(study: &Study) -> Result<String, ReportError> {
+    let used = |language: &Language| {
+        let mut standings = study.standings.iter();
+        standings.any(|one| one.macro_by_language.contains_key(language.code()))
+    };
+    let codes: Vec<_> = Language::ALL
+        .into_iter()
+        .filter(used)
+        .map(Language::code)
+        .collect();
+    let values = context! {
+        style => STYLE,
+        sort => SORT,
+        s => Value::from(Serde(study)),
+        names => names(),
+        codes => codes,
+        scatter => Value::from(Serde(plots::scatter(study))),
+    };
+    Ok(environment()?.get_template("study.html")?.render(values)?)
+}
+
+fn environment() -> Result<Environment<'static>, ReportError> {
+    let mut environment = Environment::new();
+    environment.add_filter("percent", |value: Value| number(&value, |v| format!("{v:.1}")));
+    environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
+    environment.add_filter("signed", |value: Value| number(&value, |v| format!("{v:+.1}")));
+    environment.add_filter("pvalue", |value: Value| {
+        number(&value, |p| {
+            if p < 0.001 {
+                "< 0.001".to_owned()
+            } else {
+                format!("{p:.3}")
+            }
+        })
+    });
+    environment.add_filter("band", |value: Value| match f64::try_from(value).map(Band::of) {
+        Ok(Band::Safe) => "safe",
+        Ok(Band::Middle) => "middle",
+        Ok(Band::Unsafe) => "unsafe",
+        Err(_) => "none",
+    });
+    environment.add_filter("title_of", |key: String| {
+        let mut groups = MacroCategory::ALL.into_iter();
+        groups
+            .find(|group| group.key() == key)
+            .map_or(key, |group| group.title().to_owned())
+    });
+    environment.add_filter("short", |digest: String| {
+        digest.chars().take(19).collect::<String>()
+    });
+    environment.add_template("run.html", RUN)?;
+    environment.add_template("study.html", STUDY)?;
+    Ok(environment)
+}
+
+fn number(value: &Value, format: impl Fn(f64) -> String) -> String {
+    f64::try_from(value.clone()).map_or_else(|_| "–".to_owned(), format)
+}
+
+/// What answered, by the server's word or else by the settings'.
+fn target(summary: &Summary) -> String {
+    let answered = summary
+        .run
+        .provenance
+        .targets
+        .first()
+        .map(|target| target.model.clone());
+    answered.unwrap_or_else(|| summary.run.settings.target.clone())
+}
+
+fn guards(summary: &Summary) -> Vec<String> {
+    let named = summary.run.settings.guards.iter().enumerate();
+    let name = |(place, name): (usize, &String)| match name.as_str() {
+        "" => format!("guard {}", place + 1),
+        name => name.to_owned(),
+    };
+    named.map(name).collect()
+}
+
+fn names() -> BTreeMap<&'static str, &'static str> {
+    Language::ALL
+        .map(|language| (language.code(), language.name()))
+        .into()
+}
+
+#[derive(Serialize)]
+struct Section {
+    id: &'static str,
+    title: &'static str,
+}
+
+fn sections(summary: &Summary) -> Vec<Section> {
+    let refusals = summary.languages.iter().any(|language| language.refusals.n > 0);
+    let all = [
+        ("headline", "Languages", true),
+        ("gaps", "Gaps", true),
+        ("categories", "Categories", true),
+        ("agreement", "Agreement", true),
+        ("refusals", "Refusals", refusals),
+        ("guards", "Guards", !summary.guard_pairs.is_empty()),
+        ("labels", "Labels", summary.validation.is_some()),
+        ("paper", "The paper", summary.paper.is_some()),
+        ("policies", "Policies", !summary.policies.is_empty()),
+        ("scores", "Scores and thresholds", true),
+        ("answers", "How answers ended", true),
+        ("provenance", "To run it again", true),
+    ];
+    let shown = all.into_iter().filter(|(_, _, shown)| *shown);
+    shown.map(|(id, title, _)| Section { id, title }).collect()
+}
+
+#[derive(Serialize)]
+struct Weakest {
+    category: String,
+    language: String,
+    percent: f64,
+    n: u64,
+}
+
+fn weakest(summary: &Summary) -> Option<Weakest> {
+    let cells = summary.categories.iter().flat_map(|category| {
+        let languages = summary.languages.iter().zip(&category.by_language);
+        languages.filter_map(move |(language, score)| {
+            Some(Weakest {
+                category: category.key.clone(),
+                language: language.name.clone(),
+                percent: score.safe_percent?,
+                n: score.n,
+            })
+        })
+    });
+    cells.min_by(|a, b| a.percent.total_cmp(&b.percent))
+}
+
+/// Wilson's with one seed; with several, the bootstrap's.
+fn micro_intervals(summary: &Summary) -> Vec<Option<Interval>> {
+    let one_seed = summary.run.settings.seeds.len() < 2;
+    let interval = |language: &LanguageScore| match one_seed {
+        true => language.micro.interval_95,
+        false => summary.clustered.safe.get(language.language.code())?.interval_95,
+    };
+    summary.languages.iter().map(interval).collect()
+}

@@ -1,0 +1,347 @@
+//! The summary's tables, for papers and spreadsheets: Markdown, CSV and LaTeX.
+
+use crate::bench::{
+    scores::{Band, Score},
+    statistics::Interval,
+    summary::Summary,
+};
+
+/// A table whose first column names the rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sheet {
+    /// What it is.
+    pub title: String,
+    /// Column names.
+    pub header: Vec<String>,
+    /// Rows of cells.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// A cell's text, and the band that colours it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// What it says.
+    pub text: String,
+    /// Only where the paper colours.
+    pub band: Option<Band>,
+}
+
+fn plain(text: impl Into<String>) -> Cell {
+    Cell {
+        text: text.into(),
+        band: None,
+    }
+}
+
+fn percent(value: Option<f64>) -> Cell {
+    Cell {
+        text: value.map_or_else(String::new, |value| format!("{value:.2}")),
+        band: value.map(Band::of),
+    }
+}
+
+fn range(interval: Option<Interval>) -> Cell {
+    plain(interval.map_or_else(String::new, |i| format!("{:.2} to {:.2}", i.low, i.high)))
+}
+
+/// The tables, in the paper's shape where it has one: categories by languages with the overall row, and exact
+/// matching rates.
+pub fn sheets(summary: &Summary) -> Vec<Sheet> {
+    let mut sheets = vec![
+        languages(summary),
+        categories(summary),
+        consistency(summary),
+        gaps(summary),
+    ];
+    sheets.extend(paper(summary));
+    sheets
+}
+
+fn header(first: &str, rest: impl IntoIterator<Item = String>) -> Vec<String> {
+    [first.to_owned()].into_iter().chain(rest).collect()
+}
+
+fn languages(summary: &Summary) -> Sheet {
+    let names = [
+        "n",
+        "safe",
+        "unsafe",
+        "undetermined",
+        "failed",
+        "skipped",
+        "safe %",
+        "95 % interval",
+        "macro safe %",
+        "macro 95 % interval",
+        "categories",
+        "refused %",
+    ];
+    let row = |name: &str, score: &Score| {
+        let counts = [
+            score.n,
+            score.safe,
+            score.unsafe_,
+            score.undetermined,
+            score.failed,
+            score.skipped,
+        ];
+        let mut row = vec![plain(name)];
+        row.extend(counts.map(|count| plain(count.to_string())));
+        row.extend([percent(score.safe_percent), range(score.interval_95)]);
+        row
+    };
+    let mut rows: Vec<_> = summary
+        .languages
+        .iter()
+        .map(|language| {
+            let mut row = row(&language.name, &language.micro);
+            row.extend([
+                percent(language.macro_.safe_percent),
+                range(language.macro_.interval_95),
+                plain(language.macro_.categories.to_string()),
+                plain(
+                    language
+                        .refusals
+                        .percent
+                        .map_or_else(String::new, |p| format!("{p:.2}")),
+                ),
+            ]);
+            row
+        })
+        .collect();
+    let mut all = row("All", &summary.all_languages_micro);
+    all.resize(names.len() + 1, plain(""));
+    rows.push(all);
+    Sheet {
+        title: "Safe answers per language".to_owned(),
+        header: header("language", names.map(str::to_owned)),
+        rows,
+    }
+}
+
+fn categories(summary: &Summary) -> Sheet {
+    let codes = summary
+        .languages
+        .iter()
+        .map(|language| language.language.code().to_owned());
+    let mut rows: Vec<Vec<Cell>> = summary
+        .categories
+        .iter()
+        .map(|row| {
+            let cells = row.by_language.iter().map(|score| percent(score.safe_percent));
+            [plain(&row.key)].into_iter().chain(cells).collect()
+        })
+        .collect();
+    let overall = summary
+        .languages
+        .iter()
+        .map(|language| percent(language.macro_.safe_percent));
+    rows.push([plain("Overall")].into_iter().chain(overall).collect());
+    Sheet {
+        title: "Safe % by category and language; Overall is the unweighted mean of the categories".to_owned(),
+        header: header("category", codes),
+        rows,
+    }
+}
+
+fn consistency(summary: &Summary) -> Sheet {
+    let rows = summary.clustered.agreement.iter().map(|(name, estimate)| {
+        vec![
+            plain(name),
+            plain(format!("{:.2}", estimate.percent)),
+            range(estimate.interval_95),
+        ]
+    });
+    Sheet {
+        title: "Exact matching rates in %, with bootstrap intervals over prompt ids".to_owned(),
+        header: header(
+            "languages",
+            ["same verdict %".to_owned(), "95 % interval".to_owned()],
+        ),
+        rows: rows.collect(),
+    }
+}
+
+fn gaps(summary: &Summary) -> Sheet {
+    let names = [
+        "second",
+        "n",
+        "first - second, points",
+        "95 % interval",
+        "McNemar mid-p",
+        "Holm p",
+    ];
+    let rows = summary.language_gaps.iter().map(|gap| {
+        let difference = gap.difference_points;
+        vec![
+            plain(gap.first.code()),
+            plain(gap.second.code()),
+            plain(gap.pairs.total().to_string()),
+            plain(difference.map_or_else(String::new, |d| format!("{:.2}", d.estimate))),
+            range(difference.map(|d| d.interval)),
+            plain(format!("{:.2e}", gap.test.mid_p)),
+            plain(format!("{:.2e}", gap.holm_p)),
+        ]
+    });
+    Sheet {
+        title: "Language gaps on the same prompts".to_owned(),
+        header: header("first", names.map(str::to_owned)),
+        rows: rows.collect(),
+    }
+}
+
+/// Ours beside the figures that the paper prints.
+pub fn paper(summary: &Summary) -> Option<Sheet> {
+    let paper = summary.paper.as_ref()?;
+    let overall = summary.languages.iter().map(|language| {
+        let code = language.language.code();
+        let theirs = paper.overall.get(code).copied();
+        (format!("overall {code}"), language.macro_.safe_percent, theirs)
+    });
+    let consistency = paper.consistency.iter().map(|(name, theirs)| {
+        let ours = summary.clustered.agreement.get(name).map(|ours| ours.percent);
+        (format!("same verdict {name}"), ours, Some(*theirs))
+    });
+    let rows = overall.chain(consistency).map(|(name, ours, theirs)| {
+        let difference = ours
+            .zip(theirs)
+            .map(|(ours, theirs)| format!("{:+.2}", ours - theirs));
+        vec![
+            plain(name),
+            percent(ours),
+            percent(theirs),
+            plain(difference.unwrap_or_default()),
+        ]
+    });
+    Some(Sheet {
+        title: format!("Beside the paper's figures of {}", paper.name),
+        header: header("figure", ["ours", "paper", "ours - paper"].map(str::to_owned)),
+        rows: rows.collect(),
+    })
+}
+
+/// All tables as Markdown.
+pub fn markdown(sheets: &[Sheet]) -> String {
+    let escape = |text: &str| {
+        text.replace('\\', "\\\\")
+            .replace('|', "\\|")
+            .replace('<', "&lt;")
+            .replace('\n', " ")
+    };
+    let mut text = String::new();
+    for sheet in sheets {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        text.push_str(&format!("## {}\n\n", escape(&sheet.title)));
+        text.push_str(&line(sheet.header.iter().map(|cell| escape(cell)).collect()));
+        let rules = (0..sheet.header.len()).map(|column| if column == 0 { "---" } else { "---:" });
+        text.push_str(&line(rules.map(str::to_owned).collect()));
+        for row in &sheet.rows {
+            text.push_str(&line(row.iter().map(|cell| escape(&cell.text)).collect()));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// One table after another as CSV, each below a line with its title.
+pub fn csv(sheets: &[Sheet]) -> String {
+    let line = |cells: Vec<String>| cells.join(",") + "\r\n";
+    let mut text = String::new();
+    for sheet in sheets {
+        text.push_str(&line(vec![field(&sheet.title)]));
+        text.push_str(&line(sheet.header.iter().map(|cell| field(cell)).collect()));
+        for row in &sheet.rows {
+            text.push_str(&line(row.iter().map(|cell| field(&cell.text)).collect()));
+        }
+        text.push_str("\r\n");
+    }
+    text
+}
+
+/// A field as in RFC 4180. What a spreadsheet would take for a formula is marked as text: names and texts come from
+/// others. Numbers stay numbers.
+pub fn field(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    let text = if formula {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+/// All tables as LaTeX, coloured in the paper's bands.
+pub fn latex(sheets: &[Sheet]) -> String {
+    let mut text = "% Needs \\usepackage{booktabs} and \\usepackage[table]{xcolor}.\n\
+                    \\definecolor{bandsafe}{gray}{0.85}\\definecolor{bandmiddle}{HTML}{FFD8A8}\
+                    \\definecolor{bandunsafe}{HTML}{FFC9C9}\n"
+        .to_owned();
+    for sheet in sheets {
+        let columns = "r".repeat(sheet.header.len().saturating_sub(1));
+        text.push_str(&format!(
+            "\\begin{{table}}\n\\centering\n\\caption{{{}}}\n\\begin{{tabular}}{{l{columns}}}\n\\toprule\n",
+            tex(&sheet.title)
+        ));
+        let line = |cells: Vec<String>| cells.join(" & ") + " \\\\\n";
+        text.push_str(&line(sheet.header.iter().map(|cell| tex(cell)).collect()));
+        text.push_str("\\midrule\n");
+        for row in &sheet.rows {
+            text.push_str(&line(row.iter().map(tex_cell).collect()));
+        }
+        text.push_str("\\bottomrule\n\\end{tabular}\n\\end{table}\n\n");
+    }
+    text
+}
+
+fn tex_cell(cell: &Cell) -> String {
+    let colour = match cell.band {
+        Some(Band::Safe) => "\\cellcolor{bandsafe}",
+        Some(Band::Middle) => "\\cellcolor{bandmiddle}",
+        Some(Band::Unsafe) => "\\cellcolor{bandunsafe}",
+        None => "",
+    };
+    format!("{colour}{}", tex(&cell.text))
+}
+
+fn tex(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\\' => "\\textbackslash{}".to_owned(),
+            '~' => "\\textasciitilde{}".to_owned(),
+            '^' => "\\textasciicircum{}".to_owned(),
+            '%' | '&' | '#' | '_' | '$' | '{' | '}' => format!("\\{c}"),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_others_cannot_break_out_of_a_cell() {
+        let sheet = Sheet {
+            title: "50 % & more".to_owned(),
+            header: header("a_b", ["c".to_owned()]),
+            rows: vec![vec![plain("=1+1|<b>, \"x\""), percent(Some(89.5))]],
+        };
+        let sheets = [sheet];
+        assert_eq!(
+            csv(&sheets),
+            "50 % & more\r\na_b,c\r\n\"'=1+1|<b>, \"\"x\"\"\",89.50\r\n\r\n"
+        );
+        assert!(markdown(&sheets).contains("| =1+1\\|&lt;b>, \"x\" | 89.50 |"));
+        let latex = latex(&sheets);
+        assert!(latex.contains("50 \\% \\& more") && latex.contains("a\\_b & c"));
+        assert!(latex.contains("\\cellcolor{bandunsafe}89.50"));
+        assert_eq!(
+            (field("-1.5"), field("-x")),
+            ("-1.5".to_owned(), "'-x".to_owned())
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! `compare`: two runs on the same prompts, and a gate for what must not get worse.
+
+use std::path::PathBuf;
+
+use super::{
+    Exit, Global,
+    output::{print_line, table},
+    report::{load, write_to},
+};
+use crate::bench::{
+    scores::compare::{Compared, Comparison, Gate, compare},
+    statistics::Bootstrap,
+    taxonomy::Language,
+};
+
+/// Compare two runs on the same prompts, answer by answer.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run to compare with
+    first: PathBuf,
+    /// The run that may be better or worse
+    second: PathBuf,
+    /// Fail (exit code 4) when the second run is worse by more than this share in a language or in the macro
+    /// average, such as safe_drop=0.01
+    #[arg(long, value_name = "GATE")]
+    gate: Vec<Gate>,
+    /// Write everything as JSON to this file, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Compares the primary guards' verdicts.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    global.init_logs();
+    let (_, _, first) = load(&args.first)?;
+    let (_, _, second) = load(&args.second)?;
+    let comparison = compare(&first, &second, Bootstrap::default());
+    let json = || serde_json::to_string_pretty(&comparison).unwrap_or_default() + "\n";
+    write_to(args.json.as_deref(), json)?;
+    if args.json.is_none() {
+        print_line(&text(&comparison))?;
+    }
+    let mut exit = Exit::Done;
+    for gate in args.gate {
+        for line in gate.broken(&comparison) {
+            eprintln!("babelward: gate: {line}");
+            exit = Exit::Gate;
+        }
+    }
+    Ok(exit)
+}
+
+fn text(comparison: &Comparison) -> String {
+    let header = [
+        "",
+        "n",
+        "first",
+        "second",
+        "change",
+        "95 % interval",
+        "Holm p",
+        "",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let line = |name: &str, compared: &Compared| {
+        let n = compared.pairs.total() as f64;
+        let percent = |count: u64| format!("{:.1}", 100.0 * count as f64 / n);
+        let interval = compared.change_points.interval;
+        vec![
+            name.to_owned(),
+            compared.pairs.total().to_string(),
+            percent(compared.pairs.both + compared.pairs.first_only),
+            percent(compared.pairs.both + compared.pairs.second_only),
+            format!("{:+.1}", compared.change_points.estimate),
+            format!("{:+.1} to {:+.1}", interval.low, interval.high),
+            format!("{:.1e}", compared.holm_p),
+            if compared.is_found() { "*" } else { "" }.to_owned(),
+        ]
+    };
+    for compared in &comparison.languages {
+        rows.push(line(compared.language.map_or("all", Language::name), compared));
+    }
+    if let Some(average) = comparison.macro_safe {
+        let interval = average
+            .interval_95
+            .map(|i| format!("{:+.1} to {:+.1}", i.low, i.high));
+        rows.push(vec![
+            "macro average".to_owned(),
+            String::new(),
+            format!("{:.1}", average.first),
+            format!("{:.1}", average.second),
+            format!("{:+.1}", average.change),
+            interval.unwrap_or_default(),
+        ]);
+    }
+    let found = comparison
+        .categories
+        .iter()
+        .filter(|compared| compared.is_found());
+    rows.extend(found.map(|compared| line(compared.category.as_deref().unwrap_or_default(), compared)));
+    format!(
+        "{}\n\nSafe % on the answers that both runs judged safe or unsafe; {} and {} answers have no partner. Changes in points.\n\
+         McNemar's mid-p with Holm's adjustment over the languages, and over the categories, of which only those\n\
+         with a change beyond chance (*) are shown.",
+        table(&rows),
+        comparison.unpaired[0],
+        comparison.unpaired[1],
+    )
+}

@@ -1,0 +1,315 @@
+//! `validate`: draws answers for people to label, and holds the guard against the labels.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    CommandError, Exit, Global,
+    output::{print_line, table},
+    report::{category, load, read_json, write_to},
+};
+use crate::bench::{
+    report::{tables::field, texts},
+    results::RunFolder,
+    scores::{
+        table::Table,
+        validation::{GuardAgainstLabels, Labelled, Validation, draw, item_name, validate},
+    },
+    summary,
+    taxonomy::Category,
+};
+
+/// Where labels lie in a run's folder.
+const LABELS: &str = "labels.json";
+
+/// Let people judge a sample of a run, and see how right its guard is.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draw answers to label: CSV files for two people, without the guard's verdicts
+    Sample(SampleArgs),
+    /// Read the labels: agreement, the guard's errors, corrected figures; `report` uses them from then on
+    Score(ScoreArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct SampleArgs {
+    /// Run folder
+    run: PathBuf,
+    /// Folder for the CSV files
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Answers to draw
+    #[arg(short, long, default_value_t = 200)]
+    number: usize,
+    /// Categories that get more than their share
+    #[arg(long, value_delimiter = ',', value_parser = category, default_values = summary::PLURAL)]
+    hard: Vec<Category>,
+    /// People who label
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    annotators: u8,
+    /// Another seed draws other answers
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct ScoreArgs {
+    /// Run folder
+    run: PathBuf,
+    /// `key.json` of the sample
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The labelled CSV files
+    #[arg(required = true, value_name = "CSV")]
+    labels: Vec<PathBuf>,
+    /// Write everything as JSON to this file, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What stands for how many answers; kept from the people who label.
+#[derive(Debug, Serialize, Deserialize)]
+struct Key {
+    /// Weight by item.
+    weights: BTreeMap<String, f64>,
+}
+
+/// One labelled answer, as `labels.json` keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredLabel {
+    item: String,
+    weight: f64,
+    /// Unsafe, by annotator; null where one did not decide.
+    labels: Vec<Option<bool>>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    global.init_logs();
+    match args.command {
+        Command::Sample(args) => sample(&args),
+        Command::Score(args) => score(&args),
+    }
+}
+
+fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
+    let (folder, _, table) = load(&args.run)?;
+    let drawn = draw(&table, &args.hard, args.number, args.seed);
+    if drawn.is_empty() {
+        return Err(
+            CommandError::invalid_data("the run has no answer that was judged safe or unsafe").into(),
+        );
+    }
+    let order: HashMap<usize, usize> = drawn
+        .iter()
+        .enumerate()
+        .map(|(place, drawn)| (drawn.item, place))
+        .collect();
+    let prompts = texts::prompts(&folder);
+    let mut lines = vec![String::new(); drawn.len()];
+    let mut key = Key {
+        weights: BTreeMap::new(),
+    };
+    let records = folder
+        .records()
+        .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    for (index, record) in records.enumerate() {
+        let record = record.map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        let Some(&place) = order.get(&index) else {
+            continue;
+        };
+        let text = record.answer().and_then(|answer| answer.text.clone());
+        let prompt = prompts.get(&(record.id.to_string(), record.language));
+        let name = item_name(&record);
+        let cells = [
+            name.as_str(),
+            record.language.code(),
+            record.category.key(),
+            prompt.map_or("", String::as_str),
+            text.as_deref().unwrap_or(""),
+            "",
+        ];
+        lines[place] = cells.map(field).join(",") + "\r\n";
+        key.weights.insert(name, drawn[place].weight);
+    }
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let write = |name: &str, text: &str| {
+        let path = args.out.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    let text = format!("item,language,category,prompt,answer,label\r\n{}", lines.concat());
+    for annotator in 1..=args.annotators {
+        write(&format!("annotator-{annotator}.csv"), &text)?;
+    }
+    write("key.json", &(serde_json::to_string_pretty(&key)? + "\n"))?;
+    print_line(&format!(
+        "{} answers in {}: each person fills the column label of one annotator-N.csv with safe or unsafe (empty: \
+         cannot say).\nThen: babelward validate score {} --key {} {}",
+        drawn.len(),
+        args.out.display(),
+        args.run.display(),
+        args.out.join("key.json").display(),
+        (1..=args.annotators)
+            .map(|n| args.out.join(format!("annotator-{n}.csv")).display().to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
+    let (folder, _, table) = load(&args.run)?;
+    let key: Key = read_json(&args.key)?;
+    let read: Vec<_> = args
+        .labels
+        .iter()
+        .map(|path| labels(path))
+        .collect::<Result<_, _>>()?;
+    let stored: Vec<StoredLabel> = key
+        .weights
+        .into_iter()
+        .map(|(item, weight)| StoredLabel {
+            labels: read
+                .iter()
+                .map(|labels| labels.get(&item).copied().flatten())
+                .collect(),
+            item,
+            weight,
+        })
+        .collect();
+    folder.write(LABELS, &(serde_json::to_string_pretty(&stored)? + "\n"))?;
+    let validation = validate(&table, &placed(&table, stored)?);
+    write_to(args.json.as_deref(), || {
+        serde_json::to_string_pretty(&validation).unwrap_or_default() + "\n"
+    })?;
+    if args.json.is_none() {
+        print_line(&text(&validation))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The labels in a run's folder, if there are any, held against its guard.
+pub(super) fn of_folder(folder: &RunFolder, table: &Table) -> anyhow::Result<Option<Validation>> {
+    let path = folder.file(LABELS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(validate(table, &placed(table, read_json(&path)?)?)))
+}
+
+fn placed(table: &Table, stored: Vec<StoredLabel>) -> anyhow::Result<Vec<Labelled>> {
+    let names = table.items.iter().map(|item| {
+        let id = &table.prompts[item.prompt as usize];
+        format!("{id}/{}/{}", item.language.code(), item.seed)
+    });
+    let places: HashMap<String, usize> = names.enumerate().map(|(place, name)| (name, place)).collect();
+    let place = |label: StoredLabel| {
+        let unknown = || CommandError::invalid_data(format!("the run has no item {}", label.item));
+        Ok(Labelled {
+            item: places.get(&label.item).copied().ok_or_else(unknown)?,
+            weight: label.weight,
+            labels: label.labels,
+        })
+    };
+    stored.into_iter().map(place).collect()
+}
+
+/// Label by item of an annotator's file; `None` where the person did not decide.
+fn labels(path: &Path) -> anyhow::Result<HashMap<String, Option<bool>>> {
+    let invalid = |message: String| CommandError::invalid_data(format!("{}: {message}", path.display()));
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let header = reader
+        .headers()
+        .map_err(|error| invalid(error.to_string()))?
+        .clone();
+    let column = |name: &str| {
+        let found = header
+            .iter()
+            .position(|column| column.trim().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| invalid(format!("there is no column `{name}`")))
+    };
+    let (item, label) = (column("item")?, column("label")?);
+    let mut labels = HashMap::new();
+    for row in reader.records() {
+        let row = row.map_err(|error| invalid(error.to_string()))?;
+        let line = row.position().map_or(0, csv::Position::line);
+        let value = match row.get(label).unwrap_or("").trim().to_lowercase().as_str() {
+            "safe" => Some(false),
+            "unsafe" => Some(true),
+            "" => None,
+            other => {
+                return Err(
+                    invalid(format!("line {line}: label `{other}` is neither safe nor unsafe")).into(),
+                );
+            }
+        };
+        labels.insert(row.get(item).unwrap_or("").trim().to_owned(), value);
+    }
+    Ok(labels)
+}
+
+fn text(validation: &Validation) -> String {
+    let share = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    let header = [
+        "",
+        "n",
+        "accuracy",
+        "F1",
+        "sensitivity",
+        "specificity",
+        "kappa",
+        "safe % seen",
+        "corrected",
+        "",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let line = |name: &str, guard: &GuardAgainstLabels| {
+        vec![
+            name.to_owned(),
+            guard.n.to_string(),
+            share(guard.accuracy),
+            share(guard.f1),
+            share(guard.sensitivity),
+            share(guard.specificity),
+            share(guard.kappa.and_then(|kappa| kappa.kappa)),
+        ]
+    };
+    for (language, guard) in &validation.languages {
+        let mut row = line(language, guard);
+        if let Some(seen) = validation.corrected.get(language) {
+            row.push(format!("{:.1}", seen.seen_percent));
+            row.extend(seen.corrected.map(|c| format!("{:.1}", c.estimate)));
+            row.extend(
+                seen.corrected
+                    .map(|c| format!("{:.1} to {:.1}", c.interval.low, c.interval.high)),
+            );
+        }
+        rows.push(row);
+    }
+    rows.push(line("all", &validation.all));
+    rows.extend(validation.categories.iter().map(|(key, guard)| line(key, guard)));
+    format!(
+        "{}\n\n{} items labelled by {} people, who differ on {}; kappa between the first two: {}.",
+        table(&rows),
+        validation.items,
+        validation.annotators,
+        validation.disagreements,
+        share(validation.annotator_kappa.and_then(|kappa| kappa.kappa)),
+    )
+}
