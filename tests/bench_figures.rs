@@ -445,6 +445,7 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         .find(|effect| effect.language == Language::It)
         .unwrap();
     assert_eq!(italian.translators.len(), 2);
+    assert_eq!(study.standings[0].translators, ["opus-mt"]);
     assert!((italian.spread_points.unwrap() - 10.0).abs() < 3.5, "{italian:?}");
     assert!(italian.differences[0].2.is_found());
     let german = study

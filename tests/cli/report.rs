@@ -60,7 +60,7 @@ fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {
     save(
         folder.path(),
         "run",
-        "gemma-2-9b-it",
+        "Llama-3.1-8B-Instruct",
         Prompting::Template,
         &records,
     );
@@ -104,14 +104,18 @@ fn every_figure_comes_as_json_markdown_csv_and_latex() {
         .unwrap()["macro"];
     assert!((italian["safe_percent"].as_f64().unwrap() - 80.0).abs() < 1e-9);
     assert_eq!(figures["what_if"].as_array().unwrap().len(), 2);
-    assert_eq!(figures["paper"]["name"], "gemma-2-9b-it");
+    assert_eq!(figures["paper"]["name"], "Llama-3.1-8B-Instruct");
     let markdown = read(folder.path(), "t.md");
     assert!(
         markdown.contains("| crime_tax |") && markdown.contains("| Overall |"),
         "{markdown}"
     );
     assert!(
-        markdown.contains("## Beside the paper's figures of gemma-2-9b-it"),
+        markdown.contains("## Beside the paper's figures of Llama-3.1-8B-Instruct"),
+        "{markdown}"
+    );
+    assert!(
+        markdown.contains("| crime_propaganda en | 100.00 | 55.06 | +44.94 |"),
         "{markdown}"
     );
     let csv = read(folder.path(), "t.csv");

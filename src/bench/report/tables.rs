@@ -202,17 +202,29 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
         let ours = summary.clustered.agreement.get(name).map(|ours| ours.percent);
         (format!("same verdict {name}"), ours, Some(*theirs))
     });
-    let rows = overall.chain(consistency).map(|(name, ours, theirs)| {
-        let difference = ours
-            .zip(theirs)
-            .map(|(ours, theirs)| format!("{:+.2}", ours - theirs));
-        vec![
-            plain(name),
-            percent(ours),
-            percent(theirs),
-            plain(difference.unwrap_or_default()),
-        ]
+    let categories = paper.categories.iter().flat_map(|(key, theirs)| {
+        let ours = summary.categories.iter().find(|category| category.key == *key);
+        let languages = summary.languages.iter().enumerate();
+        languages.filter_map(move |(place, language)| {
+            let code = language.language.code();
+            let ours = ours.and_then(|category| category.by_language[place].safe_percent);
+            Some((format!("{key} {code}"), ours, Some(*theirs.get(code)?)))
+        })
     });
+    let rows = overall
+        .chain(consistency)
+        .chain(categories)
+        .map(|(name, ours, theirs)| {
+            let difference = ours
+                .zip(theirs)
+                .map(|(ours, theirs)| format!("{:+.2}", ours - theirs));
+            vec![
+                plain(name),
+                percent(ours),
+                percent(theirs),
+                plain(difference.unwrap_or_default()),
+            ]
+        });
     Some(Sheet {
         title: format!("Beside the paper's figures of {}", paper.name),
         header: header("figure", ["ours", "paper", "ours - paper"].map(str::to_owned)),

@@ -1,6 +1,6 @@
 //! Many runs beside each other: base against instruct, size against safety, translator against translator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,8 @@ pub struct Standing {
     pub name: String,
     /// What is known of it.
     pub facts: ModelFacts,
+    /// Systems that translated its prompts, where the set names them.
+    pub translators: Vec<String>,
     /// Macro safe % by language (ISO 639-1).
     pub macro_by_language: BTreeMap<String, MacroAverage>,
     /// Mean of these over the run's languages.
@@ -242,11 +244,13 @@ fn standing(run: &StudyRun) -> Standing {
             Some((format!("{} {}", category.key(), language.code()), percent))
         })
         .min_by(|a, b| a.1.total_cmp(&b.1));
+    let translators: BTreeSet<&String> = table.translators.values().flatten().collect();
     let texts: Vec<bool> = table.items.iter().filter_map(|item| item.refused).collect();
     let refused = texts.iter().filter(|refused| **refused).count();
     Standing {
         name: run.name.clone(),
         facts: run.facts.clone(),
+        translators: translators.into_iter().cloned().collect(),
         macro_by_language,
         macro_safe: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
         micro_safe: score.safe_percent,
