@@ -137,10 +137,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     }
     folder.write("summary.json", &(serde_json::to_string_pretty(&summary)? + "\n"))?;
     folder.write("report.html", &report::html_with(&summary, Some(&disagreements))?)?;
-    let sheets = tables::sheets(&summary);
-    write_to(args.markdown.as_deref(), || tables::markdown(&sheets))?;
-    write_to(args.csv.as_deref(), || tables::csv(&sheets))?;
-    write_to(args.latex.as_deref(), || tables::latex(&sheets))?;
+    write_tables(args, &tables::sheets(&summary))?;
     match &args.json {
         Some(path) => write_to(Some(path), || {
             serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n"
@@ -162,7 +159,17 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {
+    write_to(args.markdown.as_deref(), || tables::markdown(sheets))?;
+    write_to(args.csv.as_deref(), || tables::csv(sheets))?;
+    write_to(args.latex.as_deref(), || tables::latex(sheets))
+}
+
 fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
+    if args.paper || args.include_text || !args.policy.is_empty() || !args.what_if.is_empty() {
+        let message = "--paper, --include-text, --policy and --what-if are for the report of one run";
+        return Err(CommandError::usage(message).into());
+    }
     let known: std::collections::BTreeMap<String, ModelFacts> = match &args.models {
         Some(path) => read_json(path)?,
         None => Default::default(),
@@ -190,6 +197,7 @@ fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         write("study.json", serde_json::to_string_pretty(&study)? + "\n")?;
         write("study.html", report::study_html(&study)?)?;
     }
+    write_tables(args, &tables::study_sheets(&study))?;
     write_to(args.json.as_deref(), || {
         serde_json::to_string_pretty(&study).unwrap_or_default() + "\n"
     })?;

@@ -199,6 +199,18 @@ fn many_runs_make_a_leaderboard() {
         .collect();
     assert_eq!(names, ["gemma-2-9b-it", "gemma-2-9b"]);
     assert_eq!(study["tuning"][0]["categories"].as_array().unwrap().len(), 32);
+    let latex = babelward(folder.path(), &["report", "base", "tuned", "--latex", "t.tex"]);
+    assert_eq!(latex.code, 0, "{}", latex.stderr);
+    let latex = read(folder.path(), "t.tex");
+    assert!(
+        latex.contains("gemma-2-9b-it & \\cellcolor{bandsafe}100.00 &"),
+        "{latex}"
+    );
+    assert!(latex.contains("gemma-2-9b against gemma-2-9b-it"), "{latex}");
+    assert_eq!(
+        babelward(folder.path(), &["report", "base", "tuned", "--paper"]).code,
+        2
+    );
     // A folder of runs stands for its runs.
     let whole = babelward(folder.path(), &["report", "."]);
     assert_eq!(whole.code, 0, "{}", whole.stderr);

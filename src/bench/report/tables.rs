@@ -1,9 +1,13 @@
 //! The summary's tables, for papers and spreadsheets: Markdown, CSV and LaTeX.
 
 use crate::bench::{
-    scores::{Band, Score},
+    scores::{
+        Band, Score,
+        study::{Study, TuningEffect},
+    },
     statistics::Interval,
     summary::Summary,
+    taxonomy::Language,
 };
 
 /// A table whose first column names the rows.
@@ -230,6 +234,72 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
         header: header("figure", ["ours", "paper", "ours - paper"].map(str::to_owned)),
         rows: rows.collect(),
     })
+}
+
+/// The leaderboard, and base against instruct.
+pub fn study_sheets(study: &Study) -> Vec<Sheet> {
+    let used = |language: &Language| {
+        let mut standings = study.standings.iter();
+        standings.any(|one| one.macro_by_language.contains_key(language.code()))
+    };
+    let codes: Vec<_> = Language::ALL
+        .into_iter()
+        .filter(used)
+        .map(Language::code)
+        .collect();
+    let share = |value: Option<f64>| plain(value.map_or_else(String::new, |value| format!("{value:.2}")));
+    let rows = study.standings.iter().map(|one| {
+        let average = |code: &&str| percent(one.macro_by_language.get(*code).and_then(|m| m.safe_percent));
+        let mut row = vec![plain(&one.name)];
+        row.extend(codes.iter().map(average));
+        row.extend([
+            percent(one.macro_safe),
+            percent(one.micro_safe),
+            share(one.agreement.percent),
+            share(one.refused_percent),
+            plain(one.n.to_string()),
+            plain(one.unjudged.to_string()),
+        ]);
+        row
+    });
+    let names = ["mean", "micro", "all agree %", "refused %", "n", "unjudged"];
+    let mut sheets = vec![Sheet {
+        title: "Macro safe % by model and language".to_owned(),
+        header: header("model", codes.iter().copied().chain(names).map(str::to_owned)),
+        rows: rows.collect(),
+    }];
+    sheets.extend(study.tuning.iter().map(|pair| {
+        Sheet {
+            title: format!("{} against {}", pair.base, pair.instruct),
+            header: header(
+                "category",
+                [
+                    "base %",
+                    "instruct %",
+                    "points",
+                    "95 % interval",
+                    "Cohen's h",
+                    "Holm p",
+                ]
+                .map(str::to_owned),
+            ),
+            rows: pair.categories.iter().map(tuning_row).collect(),
+        }
+    }));
+    sheets
+}
+
+fn tuning_row(effect: &TuningEffect) -> Vec<Cell> {
+    let change = effect.compared.change_points;
+    vec![
+        plain(effect.compared.category.as_deref().unwrap_or_default()),
+        percent(Some(effect.base)),
+        percent(Some(effect.instruct)),
+        plain(format!("{:.2}", change.estimate)),
+        range(Some(change.interval)),
+        plain(format!("{:.2}", effect.cohens_h)),
+        plain(format!("{:.2e}", effect.compared.holm_p)),
+    ]
 }
 
 /// All tables as Markdown.
