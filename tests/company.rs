@@ -11,7 +11,7 @@
 mod common;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -22,7 +22,10 @@ use babelward::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
         Sampling, SequenceRequest, Tenant, TenantWeights,
     },
-    model::load::{LoadOptions, load},
+    model::{
+        AdapterIndex,
+        load::{LoadOptions, load_with_adapters},
+    },
 };
 use proptest::prelude::*;
 
@@ -34,19 +37,36 @@ struct Ask {
     sampled: bool,
     seed: u64,
     priority: Priority,
+    adapter: Option<AdapterIndex>,
 }
 
 /// What must not change: bits of the probe, and the tokens with the bits of their log-probabilities.
 type Outcome = (Vec<u64>, u32, Vec<(u32, u64)>);
 
+/// A model and its adapters.
+struct Model {
+    path: PathBuf,
+    adapters: Vec<PathBuf>,
+}
+
+impl Model {
+    fn plain(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            adapters: Vec::new(),
+        }
+    }
+}
+
 fn start(
-    model: &Path,
+    model: &Model,
     kv_bytes: usize,
     batch_tokens: usize,
     batch_sequences: usize,
 ) -> (EngineHandle, engine::EngineThread) {
-    let loaded = load(
-        model,
+    let loaded = load_with_adapters(
+        &model.path,
+        &model.adapters,
         &LoadOptions {
             threads: 2,
             kv_bytes,
@@ -85,7 +105,7 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
     };
     let request = SequenceRequest {
         model: ModelIndex(0),
-        adapter: None,
+        adapter: ask.adapter,
         prompt: ask.prompt.clone(),
         output: OutputSpec {
             max_new_tokens: ask.new_tokens,
@@ -125,7 +145,7 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
     }
 }
 
-fn alone(model: &Path, asks: &[Ask]) -> Vec<Outcome> {
+fn alone(model: &Model, asks: &[Ask]) -> Vec<Outcome> {
     asks.iter()
         .map(|ask| {
             // A new engine each time: nothing cached, nobody else.
@@ -143,7 +163,8 @@ fn together(handle: &EngineHandle, asks: &[Ask]) -> Vec<Outcome> {
     receivers.iter().map(outcome).collect()
 }
 
-fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
+/// Sequences of the model itself and of its first `adapters`.
+fn asks(vocab: u32, adapters: usize) -> impl Strategy<Value = Vec<Ask>> {
     let ask = (
         0usize..3,
         1usize..90,
@@ -151,19 +172,23 @@ fn asks(vocab: u32) -> impl Strategy<Value = Vec<Ask>> {
         any::<bool>(),
         any::<u64>(),
         0usize..3,
+        0..=adapters,
     )
-        .prop_map(move |(family, length, new_tokens, sampled, seed, class)| {
-            // Three families of prompts with common beginnings, so that prefixes are shared.
-            let shared = (0..48).map(|i| (i * 31 + family as u32 * 17) % vocab);
-            let own = (0..length as u32).map(|i| (i.wrapping_mul(seed as u32 | 1) >> 7) % vocab);
-            Ask {
-                prompt: shared.take(family * 24).chain(own).collect(),
-                new_tokens,
-                sampled,
-                seed,
-                priority: Priority::ALL[class],
-            }
-        });
+        .prop_map(
+            move |(family, length, new_tokens, sampled, seed, class, adapter)| {
+                // Three families of prompts with common beginnings, so that prefixes are shared.
+                let shared = (0..48).map(|i| (i * 31 + family as u32 * 17) % vocab);
+                let own = (0..length as u32).map(|i| (i.wrapping_mul(seed as u32 | 1) >> 7) % vocab);
+                Ask {
+                    prompt: shared.take(family * 24).chain(own).collect(),
+                    new_tokens,
+                    sampled,
+                    seed,
+                    priority: Priority::ALL[class],
+                    adapter: adapter.checked_sub(1).map(AdapterIndex),
+                }
+            },
+        );
     prop::collection::vec(ask, 2..10)
 }
 
@@ -177,19 +202,19 @@ struct Mix {
     blocks: usize,
 }
 
-fn mixes(vocab: u32) -> impl Strategy<Value = Mix> {
-    (asks(vocab), 8usize..200, 1usize..9, 12usize..60).prop_map(|(asks, batch_tokens, sequences, blocks)| {
-        Mix {
+fn mixes(vocab: u32, adapters: usize) -> impl Strategy<Value = Mix> {
+    (asks(vocab, adapters), 8usize..200, 1usize..9, 12usize..60).prop_map(
+        |(asks, batch_tokens, sequences, blocks)| Mix {
             asks,
             batch_tokens,
             sequences,
             blocks,
-        }
-    })
+        },
+    )
 }
 
 /// Runs a mix alone, together from cold and together from cache. `block_bytes` is what a KV block takes in f16.
-fn check_mix(model: &Path, block_bytes: usize, mix: &Mix) -> Result<(), TestCaseError> {
+fn check_mix(model: &Model, block_bytes: usize, mix: &Mix) -> Result<(), TestCaseError> {
     let expected = alone(model, &mix.asks);
     let kv_bytes = mix.blocks * block_bytes;
     let (handle, thread) = start(model, kv_bytes, mix.batch_tokens, mix.sequences);
@@ -209,24 +234,38 @@ fn check_mix(model: &Path, block_bytes: usize, mix: &Mix) -> Result<(), TestCase
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn random_mixes_on_a_small_model(mix in mixes(256)) {
-        check_mix(Path::new("dummy:tiny:f32"), 4096, &mix)?;
+    fn random_mixes_on_a_small_model(mix in mixes(256, 0)) {
+        check_mix(&Model::plain("dummy:tiny:f32"), 4096, &mix)?;
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn random_mixes_on_models_with_windows(mix in mixes(128), model in 0usize..3) {
+    fn random_mixes_on_models_with_windows(mix in mixes(128, 0), model in 0usize..3) {
         let (name, block_bytes) = [("gemma2", 8192), ("gemma3", 6144), ("cohere2", 8192)][model];
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
-        check_mix(&folder, block_bytes, &mix)?;
+        check_mix(&Model::plain(folder), block_bytes, &mix)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    /// The same prompts with different adapters: a block found for the wrong one would show.
+    #[test]
+    fn random_mixes_of_a_model_and_its_adapters(mix in mixes(160, 2)) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let model = Model {
+            path: golden.join("models/llama3-rope-tied-bf16/model.gguf"),
+            adapters: ["adapters/llama-bf16", "adapters/llama-patterns"].map(|path| golden.join(path)).to_vec(),
+        };
+        check_mix(&model, 4096, &mix)?;
     }
 }
 
 #[test]
 fn a_mix_on_the_real_model() {
-    let model = common::smollm2();
+    let model = Model::plain(common::smollm2());
     let asks: Vec<Ask> = (0..6u32)
         .map(|s| Ask {
             prompt: (0..40 + 23 * s)
@@ -242,6 +281,7 @@ fn a_mix_on_the_real_model() {
             sampled: s % 2 == 0,
             seed: u64::from(s),
             priority: Priority::ALL[s as usize % 3],
+            adapter: None,
         })
         .collect();
     let expected = alone(&model, &asks);

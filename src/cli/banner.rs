@@ -45,6 +45,8 @@ impl Banner<'_> {
                 dtype = resident.dtype,
                 resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
+                adapter_of = entry.adapter.as_ref().map(|adapter| adapter.base.as_str()),
+                adapter_digest = entry.adapter.as_ref().map(|adapter| adapter.digest.as_str()),
                 mechanism_demo = is_demo(&entry),
                 "resident"
             );
@@ -65,11 +67,23 @@ impl Banner<'_> {
         match self.registry.resident(declared) {
             Some(entry) => {
                 let resident = &entry.resident;
+                let (what, parameters, bytes) = match &entry.adapter {
+                    None => (
+                        format!("{} {}", resident.architecture, resident.dtype),
+                        resident.parameters,
+                        human_bytes(resident.resident_bytes()),
+                    ),
+                    Some(adapter) => (
+                        format!("adapter of {}, rank {}", adapter.base, adapter.rank),
+                        adapter.parameters,
+                        format!("+{}", human_bytes(adapter.resident_bytes)),
+                    ),
+                };
                 row.extend([
-                    format!("{} {}", resident.architecture, resident.dtype),
-                    format!("{:.1}M parameters", resident.parameters as f64 / 1e6),
+                    what,
+                    format!("{:.1}M parameters", parameters as f64 / 1e6),
                     format!("{} tokens", resident.limits.context_length),
-                    human_bytes(resident.resident_bytes()),
+                    bytes,
                 ]);
             }
             None => row.push(format!("not loaded ({})", declared.policy.name())),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Global;
-use crate::config::{FlagModel, FlagOverrides, Inputs, Loaded, load};
+use crate::config::{FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, load};
 
 /// Flags that set configuration keys.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -15,6 +15,9 @@ pub(super) struct ConfigArgs {
     /// Model to generate with: a GGUF file or a Hugging Face folder; repeatable, the first is the default
     #[arg(long, value_name = "ID=PATH", value_parser = model)]
     model: Vec<FlagModel>,
+    /// LoRA adapter to serve as a model of its own: a PEFT folder or a GGUF adapter; repeatable
+    #[arg(long, value_name = "ID=BASE:PATH", value_parser = adapter)]
+    adapter: Vec<FlagAdapter>,
     /// Model to judge with: a file or folder, or the id of a configured model; repeatable
     #[arg(long, value_name = "[ID=]PATH|ID")]
     guard: Vec<String>,
@@ -92,6 +95,7 @@ impl ConfigArgs {
         FlagOverrides {
             values,
             models: self.model.clone(),
+            adapters: self.adapter.clone(),
             guards: self.guard.clone(),
         }
     }
@@ -104,5 +108,19 @@ fn model(text: &str) -> Result<FlagModel, String> {
             path: PathBuf::from(path),
         }),
         _ => Err("write ID=PATH, such as smol=models/smol.gguf".to_owned()),
+    }
+}
+
+fn adapter(text: &str) -> Result<FlagAdapter, String> {
+    let parts = text
+        .split_once('=')
+        .and_then(|(id, rest)| Some((id, rest.split_once(':')?)));
+    match parts {
+        Some((id, (base, path))) if ![id, base, path].contains(&"") => Ok(FlagAdapter {
+            id: id.to_owned(),
+            base: base.to_owned(),
+            path: PathBuf::from(path),
+        }),
+        _ => Err("write ID=BASE:PATH, such as polite=smol:adapters/polite".to_owned()),
     }
 }

@@ -134,6 +134,7 @@ fn options(path: PathBuf) -> RegistryOptions {
         models: vec![ModelSpec {
             id: MODEL.to_owned(),
             path,
+            base: None,
             roles: vec![ModelRole::Target, ModelRole::Guard],
             guard_kind: Some(GuardKind::ChatDemo),
             load: LoadPolicy::Eager,

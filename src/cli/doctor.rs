@@ -1,6 +1,6 @@
 //! `doctor`: looks at this machine; each line is ok, a warning or a failure with the fix.
 
-use std::{net::TcpListener, process::Command};
+use std::{net::TcpListener, path::Path, process::Command};
 
 use serde_json::json;
 
@@ -67,7 +67,12 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             checks.extend(fit::checks(config));
             checks.extend(ports(config));
             checks.push(cached_model(config));
-            checks.extend(config.models.iter().map(self_test));
+            checks.extend(
+                config
+                    .models
+                    .iter()
+                    .map(|model| self_test(model, base_of(model, config))),
+            );
         }
         Err(error) => {
             let fix = "see `babelward config check`".to_owned();
@@ -203,8 +208,9 @@ fn cached_model(config: &Config) -> Check {
                 guard_kind: None,
                 load: LoadPolicy::Eager,
                 pinned: false,
+                base: None,
             };
-            let check = self_test(&tested);
+            let check = self_test(&tested, &tested);
             Check {
                 name: name.to_owned(),
                 found: format!("{}, digest as pinned, {}", tested.path.display(), check.found),
@@ -226,25 +232,31 @@ fn cached_model(config: &Config) -> Check {
     }
 }
 
-/// Reads the tokenizer and the template, and renders one message with them.
-fn self_test(model: &Model) -> Check {
+/// The model that has the tokenizer and the template of this one: an adapter's base.
+fn base_of<'a>(model: &'a Model, config: &'a Config) -> &'a Model {
+    let named = |base: &String| config.models.iter().find(|other| other.id == *base);
+    model.base.as_ref().and_then(named).unwrap_or(model)
+}
+
+/// Reads the base's tokenizer and template, and renders one message with them.
+fn self_test(model: &Model, base: &Model) -> Check {
     let name = format!("model {}", model.id);
-    match try_templates(model) {
+    match try_templates(model, &base.path) {
         Ok(found) => Check::new(&name, found, Outcome::Ok),
         Err(error) => {
             let fix = "take another file of this model, or another model".to_owned();
             Check::new(
                 &name,
-                format!("{}: {error:#}", model.path.display()),
+                format!("{}: {error:#}", base.path.display()),
                 Outcome::Fail(fix),
             )
         }
     }
 }
 
-fn try_templates(model: &Model) -> anyhow::Result<String> {
-    let tokenizer = std::sync::Arc::new(Tokenizer::open(&model.path)?);
-    let template = ChatTemplate::open(&model.path)?.map(std::sync::Arc::new);
+fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
+    let tokenizer = std::sync::Arc::new(Tokenizer::open(path)?);
+    let template = ChatTemplate::open(path)?.map(std::sync::Arc::new);
     let mut found = match &template {
         None => "no chat template (raw text only)".to_owned(),
         Some(template) => {

@@ -105,6 +105,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return match error {
             RegistryError::NoModels
             | RegistryError::DuplicateId(_)
+            | RegistryError::UnknownBase { .. }
             | RegistryError::NoRole(_)
             | RegistryError::UnknownDefault { .. }
             | RegistryError::OverBudget { .. } => Some(Exit::Usage),

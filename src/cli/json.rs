@@ -70,8 +70,14 @@ pub(super) fn provenance(provenance: &proto::Provenance) -> Value {
         "device": provenance.device,
         "determinism": provenance.determinism().as_str_name(),
     });
-    if let (Some(object), Some(seed)) = (value.as_object_mut(), provenance.seed) {
-        object.insert("seed".to_owned(), seed.to_string().into());
+    if let Some(object) = value.as_object_mut() {
+        if let Some(seed) = provenance.seed {
+            object.insert("seed".to_owned(), seed.to_string().into());
+        }
+        if !provenance.adapter_digest.is_empty() {
+            let digest = provenance.adapter_digest.as_str();
+            object.insert("adapter_digest".to_owned(), digest.into());
+        }
     }
     value
 }
@@ -105,6 +111,13 @@ pub(super) fn model(model: &proto::Model) -> Value {
         "ready_time": model.ready_time.as_ref().map(Timestamp::to_string),
         "queue_depth": model.queue_depth,
         "in_flight": model.in_flight,
+        "adapter": model.adapter.as_ref().map(|adapter| json!({
+            "base": adapter.base,
+            "digest": adapter.digest,
+            "rank": adapter.rank,
+            "parameters": adapter.parameters.to_string(),
+            "resident_bytes": adapter.resident_bytes.to_string(),
+        })),
     })
 }
 

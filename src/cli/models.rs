@@ -215,7 +215,21 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
     }
 }
 
+/// The model, or what an adapter is.
+fn what(model: &Model) -> String {
+    match &model.adapter {
+        None => format!("{} {}", model.architecture, model.dtype),
+        Some(adapter) if adapter.rank == 0 => format!("adapter of {}", adapter.base),
+        Some(adapter) => format!("adapter of {}, rank {}", adapter.base, adapter.rank),
+    }
+}
+
 fn row(model: &Model) -> Vec<String> {
+    // An adapter's own: what it shares stands beside its base.
+    let memory = match &model.adapter {
+        None => human_bytes(model.resident_bytes),
+        Some(adapter) => format!("+{}", human_bytes(adapter.resident_bytes)),
+    };
     let short = |name: &'static str, prefix| name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase();
     let capabilities: Vec<_> = model
         .capabilities()
@@ -233,9 +247,9 @@ fn row(model: &Model) -> Vec<String> {
         short(model.state().as_str_name(), "STATE_"),
         capabilities.join("+"),
         load,
-        when(resident, format!("{} {}", model.architecture, model.dtype)),
+        when(resident || model.adapter.is_some(), what(model)),
         when(resident, format!("{} tokens", model.context_tokens)),
-        when(resident, human_bytes(model.resident_bytes)),
+        when(resident, memory),
         when(resident, human_bytes(model.kv_touched_bytes)),
         model.queue_depth.to_string(),
         model.in_flight.to_string(),

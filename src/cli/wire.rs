@@ -16,6 +16,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
         path: model.path.clone(),
+        base: model.base.clone(),
         roles: model.roles.iter().copied().map(role).collect(),
         guard_kind: model.guard_kind,
         load: model.load,

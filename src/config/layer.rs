@@ -207,6 +207,14 @@ pub(super) fn from_flags(
             set(split("defaults.target"), "--model", model.id.clone());
         }
     }
+    for adapter in &flags.adapters {
+        set(model_key(&adapter.id, "base"), "--adapter", adapter.base.clone());
+        let path = adapter.path.display().to_string();
+        set(model_key(&adapter.id, "path"), "--adapter", path);
+        let all = roles.entry(adapter.id.clone()).or_default();
+        add_role(all, "target");
+        set(model_key(&adapter.id, "roles"), "--adapter", all.clone());
+    }
     for (place, guard) in flags.guards.iter().enumerate() {
         let (id, path) = match guard.split_once('=') {
             Some((id, path)) => (id, Some(path)),

@@ -18,7 +18,7 @@ pub(crate) use self::value::parse_duration;
 pub use self::{
     problem::{ConfigError, Problem},
     schema::{KEYS, Key, MODEL_KEYS},
-    source::{Entry, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
+    source::{Entry, FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
     value::{LoadPolicy, LogFormat, Role},
 };
 use crate::{engine::Tenant, guard::GuardKind};
@@ -66,6 +66,8 @@ pub struct Model {
     pub id: String,
     /// A GGUF file or a Hugging Face folder; exists.
     pub path: PathBuf,
+    /// The model that this LoRA adapter changes; a model of its own when absent.
+    pub base: Option<String>,
     /// At least one, no duplicates.
     pub roles: Vec<Role>,
     /// Which guard prompt the model was trained on; found out from the model when absent.

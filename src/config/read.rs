@@ -255,6 +255,7 @@ impl Reader<'_> {
         Model {
             id: id.to_owned(),
             path: self.model_path(id, given.get("path")),
+            base: self.model_base(id, given.get("base")),
             roles: self.model_value(id, "roles", given),
             guard_kind: self.model_value(id, "guard_kind", given),
             load: self.model_value(id, "load", given),
@@ -276,6 +277,39 @@ impl Reader<'_> {
             });
             T::placeholder()
         })
+    }
+
+    /// The base of an adapter: a model of its own.
+    fn model_base(&mut self, id: &str, given: Option<&Given>) -> Option<String> {
+        let given = given?;
+        let base = given.raw.shown();
+        let is_model = |(_, keys): &(&String, &BTreeMap<String, Given>)| !keys.contains_key("base");
+        let mut models = self
+            .values
+            .models
+            .iter()
+            .filter(is_model)
+            .map(|(id, _)| id.as_str());
+        if !models.any(|known| known == base) {
+            let models = self.values.models.iter().filter(is_model);
+            let (reason, fix) = if self.values.models.contains_key(&base) {
+                let reason = format!("`{base}` is itself an adapter");
+                (reason, "name the model below both".to_owned())
+            } else {
+                let fix = match closest(&base, models.map(|(id, _)| id.as_str())) {
+                    Some(candidate) => format!("did you mean {candidate}?"),
+                    None => "configure the model that the adapter was made for, and name its id".to_owned(),
+                };
+                (format!("`{base}` is not a configured model"), fix)
+            };
+            self.problems.push(Problem {
+                key: model_key(id, "base"),
+                origin: Some(given.origin.clone()),
+                reason,
+                fix,
+            });
+        }
+        Some(base)
     }
 
     fn model_path(&mut self, id: &str, given: Option<&Given>) -> PathBuf {
@@ -310,7 +344,9 @@ impl Reader<'_> {
     fn default_model(&mut self, key: &str, role: Role, models: &[Model]) -> Option<String> {
         let fitting = || models.iter().filter(|model| model.roles.contains(&role));
         if !self.values.keys.contains_key(key) {
-            return fitting().next().map(|model| model.id.clone());
+            // An adapter only where there is nothing else: callers who name none mean a model.
+            let model = fitting().find(|model| model.base.is_none());
+            return model.or_else(|| fitting().next()).map(|model| model.id.clone());
         }
         let id: String = self.get(key);
         if fitting().all(|model| model.id != id) {

@@ -178,6 +178,10 @@ pub const MODEL_KEYS: &[Key] = &[
         "path",
         "GGUF file or Hugging Face folder; relative to the file it is written in. Required",
     ),
+    unset(
+        "base",
+        "id of the model that this one is a LoRA adapter of; path is then a PEFT folder or a GGUF adapter",
+    ),
     key(
         "roles",
         "target",

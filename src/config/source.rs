@@ -56,6 +56,17 @@ pub struct FlagModel {
     pub path: PathBuf,
 }
 
+/// `--adapter ID=BASE:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagAdapter {
+    /// What it is served as.
+    pub id: String,
+    /// The id of its base.
+    pub base: String,
+    /// Its folder or file.
+    pub path: PathBuf,
+}
+
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
 pub struct FlagOverrides {
@@ -63,6 +74,8 @@ pub struct FlagOverrides {
     pub values: Vec<(&'static str, &'static str, String)>,
     /// `--model`: targets; the first is the default target.
     pub models: Vec<FlagModel>,
+    /// `--adapter`: targets too, but never the default.
+    pub adapters: Vec<FlagAdapter>,
     /// `--guard`: `ID=PATH`, a path, or the id of a configured model; the first is the default guard.
     pub guards: Vec<String>,
 }

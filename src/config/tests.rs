@@ -1,3 +1,5 @@
+mod adapters;
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use super::*;
@@ -208,6 +210,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             guard_kind: Some(GuardKind::LlamaGuard3_1B),
             load: LoadPolicy::Lazy,
             pinned: true,
+            base: None,
         },
         Model {
             id: "smol".to_owned(),
@@ -216,6 +219,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             guard_kind: None,
             load: LoadPolicy::Eager,
             pinned: false,
+            base: None,
         },
     ];
     assert_eq!(config.models, expected);

@@ -111,11 +111,19 @@ pub fn load_with_adapters(
 }
 
 /// What the model at `path` will take in memory, from what its files say of themselves; `batch` are the largest
-/// batches it will be given.
-pub fn estimate(path: &Path, options: &LoadOptions, batch: BatchLimits) -> Result<Estimate, LoadError> {
+/// batches it will be given. Adapters, which are small, are read whole and counted with the weights.
+pub fn estimate(
+    path: &Path,
+    adapters: &[PathBuf],
+    options: &LoadOptions,
+    batch: BatchLimits,
+) -> Result<Estimate, LoadError> {
     with_source(path, |mut config, source| {
+        let adapters = load_adapters(adapters, &config, source)?;
         config.limit_context(options.max_context);
-        Ok(Estimate::new(&config, source, options.precision, batch)?)
+        let mut estimate = Estimate::new(&config, source, options.precision, batch)?;
+        estimate.weight_bytes += adapters.iter().map(|adapter| adapter.bytes() as u64).sum::<u64>();
+        Ok(estimate)
     })
 }
 

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident};
+use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
 use crate::{
     engine::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
         SubmitError, Tenant,
     },
     guard::Guard,
-    model::Device,
+    model::{AdapterIndex, Device},
 };
 
 /// How long a guard's policy text waits for a place in a full queue.
@@ -52,14 +52,39 @@ pub(super) fn install(
         limits,
         ready_at: SystemTime::now(),
     });
+    let bases = declared.iter().filter_map(|declared| declared.adapter.as_ref());
+    let bases: Vec<_> = bases
+        .map(|adapter| (adapter.index, adapter.base.as_str()))
+        .collect();
+    let loaded = opened.loaded.adapters.into_iter().zip(opened.adapter_digests);
+    let adapters: Vec<_> = loaded
+        .enumerate()
+        .map(|(place, (adapter, digest))| {
+            let index = AdapterIndex(place);
+            let base = bases.iter().find(|(other, _)| *other == index);
+            Arc::new(ResidentAdapter {
+                index,
+                base: base.map_or_else(String::new, |(_, base)| (*base).to_owned()),
+                rank: adapter.rank,
+                parameters: adapter.parameters,
+                resident_bytes: adapter.resident_bytes,
+                digest,
+            })
+        })
+        .collect();
     let entries: Vec<_> = declared
         .iter()
         .zip(guards)
         .map(|(declared, guard)| {
+            let adapter = declared
+                .adapter
+                .as_ref()
+                .and_then(|declared| adapters.iter().find(|adapter| adapter.index == declared.index));
             Arc::new(ModelEntry {
                 id: declared.id.clone(),
                 roles: declared.roles.clone(),
                 resident: Arc::clone(&resident),
+                adapter: adapter.cloned(),
                 guard,
                 group: declared.group,
             })
@@ -112,7 +137,7 @@ fn submit(
 
 /// Computes what all prompts of each guard begin with, and keeps it in the prefix cache for good.
 fn pin_prefixes(engine: &EngineHandle, entries: &[Arc<ModelEntry>]) -> Result<(), RegistryError> {
-    let mut done: BTreeSet<Vec<u32>> = BTreeSet::new();
+    let mut done: BTreeSet<(Option<AdapterIndex>, Vec<u32>)> = BTreeSet::new();
     for entry in entries {
         let Some(guard) = &entry.guard else { continue };
         let prefixes = guard.policy_prefixes().map_err(|source| RegistryError::Guard {
@@ -120,8 +145,9 @@ fn pin_prefixes(engine: &EngineHandle, entries: &[Arc<ModelEntry>]) -> Result<()
             source,
         })?;
         for prefix in prefixes {
-            if !prefix.is_empty() && !done.contains(&prefix) {
-                pin(engine, entry, &prefix)?;
+            let prefix = (adapter_of(entry), prefix);
+            if !prefix.1.is_empty() && !done.contains(&prefix) {
+                pin(engine, entry, &prefix.1)?;
                 done.insert(prefix);
             }
         }
@@ -129,11 +155,15 @@ fn pin_prefixes(engine: &EngineHandle, entries: &[Arc<ModelEntry>]) -> Result<()
     Ok(())
 }
 
+fn adapter_of(entry: &ModelEntry) -> Option<AdapterIndex> {
+    entry.adapter.as_ref().map(|adapter| adapter.index)
+}
+
 fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), RegistryError> {
     let (sender, receiver) = mpsc::channel();
     let request = || SequenceRequest {
         model: entry.resident.index,
-        adapter: None,
+        adapter: adapter_of(entry),
         prompt: prefix.to_vec(),
         output: OutputSpec {
             max_new_tokens: 0,

@@ -1,12 +1,13 @@
 //! What the configuration says of models, checked before anything is loaded.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Declared, KvSize, LoadPolicy, ModelGroup, ModelRole, Need, RegistryError,
+    Declared, DeclaredAdapter, KvSize, LoadPolicy, ModelGroup, ModelRole, Need, RegistryError,
     budget::{Ledger, Terms},
     residency::Group,
 };
+use crate::model::AdapterIndex;
 
 /// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
 /// model needs must be known; for the others there is time.
@@ -34,14 +35,27 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
     for (index, group) in groups.into_iter().enumerate() {
         let policy = group.policy();
         let mut members = Vec::with_capacity(group.specs.len());
+        let mut adapters: Vec<PathBuf> = Vec::new();
         for spec in group.specs {
             if spec.roles.is_empty() {
                 return Err(RegistryError::NoRole(spec.id));
             }
+            let adapter = spec.base.map(|base| {
+                let known = adapters.iter().position(|path| *path == spec.path);
+                let index = known.unwrap_or_else(|| {
+                    adapters.push(spec.path.clone());
+                    adapters.len() - 1
+                });
+                DeclaredAdapter {
+                    base,
+                    index: AdapterIndex(index),
+                }
+            });
             members.push(Arc::new(Declared {
                 id: spec.id,
                 roles: spec.roles,
                 policy,
+                adapter,
                 guard_kind: spec.guard_kind,
                 position,
                 group: index,
@@ -56,7 +70,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
     Ok(declared)
 }
 
-/// The place of a role's default: the one that is named, or the first that has the role.
+/// The place of a role's default: the one that is named, or the first that has the role; adapters come last.
 pub(super) fn default_of(
     declared: &[Arc<Declared>],
     role: ModelRole,
@@ -64,7 +78,10 @@ pub(super) fn default_of(
 ) -> Result<Option<usize>, RegistryError> {
     let mut candidates = declared.iter().filter(|declared| declared.has(role));
     let Some(id) = id else {
-        return Ok(candidates.next().map(|declared| declared.position));
+        let default = candidates.clone().find(|declared| declared.adapter.is_none());
+        return Ok(default
+            .or_else(|| candidates.next())
+            .map(|declared| declared.position));
     };
     match candidates.find(|declared| declared.id == id) {
         Some(declared) => Ok(Some(declared.position)),

@@ -19,6 +19,14 @@ pub enum RegistryError {
     /// An id stands for two models.
     #[error("model id `{0}` is configured twice")]
     DuplicateId(String),
+    /// An adapter's base is no model of its own.
+    #[error("adapter `{id}`: its base `{base}` is not a configured model")]
+    UnknownBase {
+        /// The adapter's id.
+        id: String,
+        /// The base's.
+        base: String,
+    },
     /// An id has no role.
     #[error("model `{0}` has no role: it must be a target, a guard or both")]
     NoRole(String),

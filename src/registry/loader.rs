@@ -1,7 +1,7 @@
 //! Where models come from: files, or what a test makes up.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +12,7 @@ use crate::{
     model::{
         self,
         estimate::{BatchLimits, Estimate},
-        load::{LoadOptions, LoadedModel},
+        load::{LoadError, LoadOptions, LoadedModel},
     },
     text::{ChatTemplate, Tokenizer},
 };
@@ -27,6 +27,8 @@ pub struct OpenedModel {
     pub template: Option<Arc<ChatTemplate>>,
     /// `sha256:<hex>` of the weights.
     pub digest: String,
+    /// The same of each adapter, in the order of [`LoadedModel::adapters`].
+    pub adapter_digests: Vec<String>,
 }
 
 /// Opens one model, as often as it is loaded.
@@ -38,9 +40,9 @@ pub trait ModelLoader: Send + Sync {
     fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError>;
 }
 
-/// A model and the ids that stand for it: they are loaded and unloaded together.
+/// A model with its adapters, and the ids that stand for them: they are loaded and unloaded together.
 pub struct ModelGroup {
-    /// At least one.
+    /// At least one. Those with a base are adapters: one for each path, in the order in which the paths first appear.
     pub specs: Vec<ModelSpec>,
     /// Opens it.
     pub loader: Box<dyn ModelLoader>,
@@ -59,26 +61,51 @@ struct ModelFile {
     /// The first of its ids, for errors.
     id: String,
     path: PathBuf,
+    adapters: Vec<AdapterFile>,
     options: LoadOptions,
     batch: BatchLimits,
 }
 
+/// An adapter on disk.
+struct AdapterFile {
+    /// The first of its ids, for errors.
+    id: String,
+    path: PathBuf,
+}
+
+impl ModelFile {
+    fn adapter_paths(&self) -> Vec<PathBuf> {
+        self.adapters.iter().map(|adapter| adapter.path.clone()).collect()
+    }
+
+    /// With the id that is to blame.
+    fn load_error(&self, source: LoadError) -> RegistryError {
+        let adapter = match &source {
+            LoadError::Adapter { path, .. } => self.adapters.iter().find(|adapter| adapter.path == *path),
+            LoadError::Io { .. } | LoadError::Invalid { .. } => None,
+        };
+        RegistryError::Load {
+            id: adapter.map_or(&self.id, |adapter| &adapter.id).clone(),
+            source,
+        }
+    }
+}
+
 impl ModelLoader for ModelFile {
     fn estimate(&self) -> Result<Estimate, RegistryError> {
-        model::load::estimate(&self.path, &self.options, self.batch).map_err(|source| RegistryError::Load {
-            id: self.id.clone(),
-            source,
-        })
+        model::load::estimate(&self.path, &self.adapter_paths(), &self.options, self.batch)
+            .map_err(|source| self.load_error(source))
     }
 
     fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
         let id = || self.id.clone();
         let path = &self.path;
-        let digest = digest_of(path).map_err(|source| RegistryError::Unreadable {
-            id: id(),
-            path: path.clone(),
-            source,
-        })?;
+        let digest = digest_for(&self.id, path)?;
+        let adapter_digests = self
+            .adapters
+            .iter()
+            .map(|adapter| digest_for(&adapter.id, &adapter.path))
+            .collect::<Result<_, _>>()?;
         let tokenizer =
             Tokenizer::open(path).map_err(|source| RegistryError::Tokenizer { id: id(), source })?;
         let template =
@@ -87,51 +114,82 @@ impl ModelLoader for ModelFile {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
             ..self.options.clone()
         };
-        let loaded =
-            model::load::load(path, &options).map_err(|source| RegistryError::Load { id: id(), source })?;
+        let loaded = model::load::load_with_adapters(path, &self.adapter_paths(), &options)
+            .map_err(|source| self.load_error(source))?;
         Ok(OpenedModel {
             loaded,
             tokenizer: Arc::new(tokenizer),
             template: template.map(Arc::new),
             digest,
+            adapter_digests,
         })
     }
 }
 
-/// One group per file, however many ids stand for it.
+/// One group per file, however many ids stand for it; adapters join their base's.
 pub(super) fn group(
     models: Vec<ModelSpec>,
     options: &LoadOptions,
     batch: BatchLimits,
 ) -> Result<Vec<ModelGroup>, RegistryError> {
-    let mut by_path: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    let mut groups: Vec<ModelGroup> = Vec::new();
-    for spec in models {
-        let path = spec
-            .path
-            .canonicalize()
-            .map_err(|source| RegistryError::Unreadable {
-                id: spec.id.clone(),
-                path: spec.path.clone(),
-                source,
-            })?;
-        let place = *by_path.entry(path.clone()).or_insert_with(|| {
-            groups.push(ModelGroup {
-                specs: Vec::new(),
-                loader: Box::new(ModelFile {
+    let mut groups: Vec<(Vec<ModelSpec>, ModelFile)> = Vec::new();
+    let (adapters, models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
+    for mut spec in models {
+        spec.path = canonical(&spec)?;
+        match groups.iter_mut().find(|(_, file)| file.path == spec.path) {
+            Some((specs, _)) => specs.push(spec),
+            None => {
+                let file = ModelFile {
                     id: spec.id.clone(),
-                    path,
+                    path: spec.path.clone(),
+                    adapters: Vec::new(),
                     options: options.clone(),
                     batch,
-                }),
-            });
-            groups.len() - 1
-        });
-        if let Some(group) = groups.get_mut(place) {
-            group.specs.push(spec);
+                };
+                groups.push((vec![spec], file));
+            }
         }
     }
-    Ok(groups)
+    for mut spec in adapters {
+        spec.path = canonical(&spec)?;
+        let is_base = |other: &ModelSpec| other.base.is_none() && Some(&other.id) == spec.base.as_ref();
+        let Some((specs, file)) = groups.iter_mut().find(|(specs, _)| specs.iter().any(is_base)) else {
+            return Err(RegistryError::UnknownBase {
+                id: spec.id,
+                base: spec.base.unwrap_or_default(),
+            });
+        };
+        if file.adapters.iter().all(|adapter| adapter.path != spec.path) {
+            file.adapters.push(AdapterFile {
+                id: spec.id.clone(),
+                path: spec.path.clone(),
+            });
+        }
+        specs.push(spec);
+    }
+    let boxed = |(specs, file): (_, ModelFile)| ModelGroup {
+        specs,
+        loader: Box::new(file),
+    };
+    Ok(groups.into_iter().map(boxed).collect())
+}
+
+fn canonical(spec: &ModelSpec) -> Result<PathBuf, RegistryError> {
+    spec.path
+        .canonicalize()
+        .map_err(|source| unreadable(&spec.id, &spec.path, source))
+}
+
+fn unreadable(id: &str, path: &Path, source: std::io::Error) -> RegistryError {
+    RegistryError::Unreadable {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn digest_for(id: &str, path: &Path) -> Result<String, RegistryError> {
+    digest_of(path).map_err(|source| unreadable(id, path, source))
 }
 
 /// Of a file: its SHA-256. Of a folder: the SHA-256 over the names and digests of its configuration and
@@ -143,7 +201,7 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name == "config.json" || name.ends_with(".safetensors") {
+        if ["config.json", "adapter_config.json"].contains(&name.as_str()) || name.ends_with(".safetensors") {
             names.insert(name);
         }
     }

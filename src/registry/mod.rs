@@ -31,7 +31,10 @@ pub use self::{
     budget::{KvSize, Need, automatic_budget},
     error::{LoadFailure, LookupError, MemoryShortage, RegistryError},
     loader::{ModelGroup, ModelLoader, OpenedModel},
-    model::{Declared, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident, Verdict},
+    model::{
+        Declared, DeclaredAdapter, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident,
+        ResidentAdapter, Verdict,
+    },
     state::{Change, ModelState, StateWatch},
     survey::{Surveyed, survey},
 };

@@ -7,7 +7,7 @@ use crate::{
     engine::ModelIndex,
     guard::{Guard, GuardKind},
     kernels::Precision,
-    model::{Device, ModelLimits},
+    model::{AdapterIndex, Device, ModelLimits},
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -27,6 +27,8 @@ pub struct ModelSpec {
     pub id: String,
     /// A GGUF file or a Hugging Face folder.
     pub path: PathBuf,
+    /// The id whose model this LoRA adapter changes; `None` for a model of its own.
+    pub base: Option<String>,
     /// What it may be used for; at least one.
     pub roles: Vec<ModelRole>,
     /// Which guard prompt it was trained on; found out from the model when absent.
@@ -76,6 +78,31 @@ impl Resident {
     }
 }
 
+/// A LoRA adapter in memory, beside its base.
+pub struct ResidentAdapter {
+    /// Its place among the adapters of its base.
+    pub index: AdapterIndex,
+    /// The id of its base.
+    pub base: String,
+    /// The largest rank of its changes.
+    pub rank: usize,
+    /// Number of its parameters.
+    pub parameters: u64,
+    /// Bytes of its weights.
+    pub resident_bytes: u64,
+    /// `sha256:<hex>` of its files.
+    pub digest: String,
+}
+
+/// Which adapter of its model an id stands for.
+#[derive(Debug, Clone)]
+pub struct DeclaredAdapter {
+    /// The id of its base.
+    pub base: String,
+    /// Its place among the adapters of its base.
+    pub(super) index: AdapterIndex,
+}
+
 /// A model id of the configuration, in memory or not.
 #[derive(Debug)]
 pub struct Declared {
@@ -85,6 +112,8 @@ pub struct Declared {
     pub roles: Vec<ModelRole>,
     /// When its model is loaded.
     pub policy: LoadPolicy,
+    /// What changes its model for this id.
+    pub adapter: Option<DeclaredAdapter>,
     pub(super) guard_kind: Option<GuardKind>,
     /// Place in the list of all ids.
     pub(super) position: usize,
@@ -107,6 +136,8 @@ pub struct ModelEntry {
     pub roles: Vec<ModelRole>,
     /// The model behind it.
     pub resident: Arc<Resident>,
+    /// What changes that model for this id.
+    pub adapter: Option<Arc<ResidentAdapter>>,
     /// Prompts and verdicts, when it may judge.
     pub guard: Option<Arc<Guard>>,
     /// See [`Declared::group`].

@@ -6,7 +6,7 @@ use crate::{
     engine::SequenceSummary,
     model::Device,
     proto,
-    registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry},
+    registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
 };
 
 /// Where an answer came from. `template_digest` is empty for raw text, `seed` absent for greedy answers.
@@ -23,6 +23,10 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         determinism: determinism(resident.device).into(),
         seed,
         precision: resident.precision.name().to_owned(),
+        adapter_digest: entry
+            .adapter
+            .as_ref()
+            .map_or_else(String::new, |adapter| adapter.digest.clone()),
     }
 }
 
@@ -82,6 +86,10 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         in_flight: count(stats.running),
         load: load_policy(declared.policy).into(),
         pinned: registry.is_pinned(declared),
+        adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
+            base: adapter.base.clone(),
+            ..proto::Adapter::default()
+        }),
         ..proto::Model::default()
     };
     let Some(entry) = entry else { return named };
@@ -101,7 +109,18 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         kv_touched_bytes: resident.kv_bytes / blocks * touched,
         digest: resident.digest.clone(),
         ready_time: Some(timestamp(resident.ready_at)),
+        adapter: entry.adapter.as_deref().map(adapter),
         ..named
+    }
+}
+
+fn adapter(adapter: &ResidentAdapter) -> proto::Adapter {
+    proto::Adapter {
+        base: adapter.base.clone(),
+        digest: adapter.digest.clone(),
+        rank: count(adapter.rank),
+        parameters: adapter.parameters,
+        resident_bytes: adapter.resident_bytes,
     }
 }
 

@@ -88,7 +88,7 @@ impl Sequence {
         let cancel = CancelOnDrop(CancelFlag::default());
         let request = SequenceRequest {
             model: entry.resident.index,
-            adapter: None,
+            adapter: entry.adapter.as_ref().map(|adapter| adapter.index),
             prompt,
             output,
             priority: context.priority,

@@ -212,6 +212,7 @@ pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
     ModelSpec {
         id: id.to_owned(),
         path: PathBuf::new(),
+        base: None,
         roles: vec![role],
         guard_kind: None,
         load: LoadPolicy::Eager,
@@ -290,6 +291,7 @@ pub fn opened(
         tokenizer: text().0,
         template,
         digest: babelward::digest::of_bytes("scripted"),
+        adapter_digests: Vec::new(),
     }
 }
 

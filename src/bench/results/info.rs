@@ -19,6 +19,9 @@ pub struct ModelProvenance {
     pub model: String,
     /// `sha256:<hex>` of the weights; empty in imported results.
     pub model_digest: String,
+    /// `sha256:<hex>` of the LoRA adapter that changed the weights; absent when there was none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub adapter_digest: String,
     /// `sha256:<hex>` of the tokenizer.
     pub tokenizer_digest: String,
     /// `sha256:<hex>` of the chat template or guard prompt; empty for raw text.
@@ -43,6 +46,7 @@ impl ModelProvenance {
         Self {
             model: provenance.model.clone(),
             model_digest: provenance.model_digest.clone(),
+            adapter_digest: provenance.adapter_digest.clone(),
             tokenizer_digest: provenance.tokenizer_digest.clone(),
             template_digest: provenance.template_digest.clone(),
             dtype: provenance.dtype.clone(),
@@ -65,18 +69,18 @@ pub struct RunProvenance {
 }
 
 impl RunProvenance {
-    /// Whether a guard has the weights of a target: then no guard was trained as one.
+    /// Whether a guard has the weights of a target, adapter included: then no guard was trained as one.
     pub fn guard_is_target(&self) -> bool {
         let known = |model: &&ModelProvenance| !model.model_digest.is_empty();
         let digests: BTreeSet<_> = self
             .targets
             .iter()
             .filter(known)
-            .map(|target| &target.model_digest)
+            .map(|target| (&target.model_digest, &target.adapter_digest))
             .collect();
         self.guards
             .iter()
-            .any(|guard| digests.contains(&guard.model_digest))
+            .any(|guard| digests.contains(&(&guard.model_digest, &guard.adapter_digest)))
     }
 }
 
