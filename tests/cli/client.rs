@@ -147,7 +147,7 @@ fn people_and_machines_get_the_same_verdict() {
 fn errors_have_their_codes() {
     let server = scripted();
     let cases: [(&[&str], i32, &str); 6] = [
-        (&["wrong"], 1, "INVALID_FIELDS"),
+        (&["wrong"], 2, "INVALID_FIELDS"),
         (&["late", "--timeout", "50ms"], 124, "DEADLINE_EXCEEDED"),
         (&["a", "--server", "http://127.0.0.1:1"], 6, "babelward serve"),
         (&["a", "--server", "ftp://x"], 2, "http"),
