@@ -15,13 +15,15 @@ mod rig;
 #[path = "common/scripted.rs"]
 mod scripted;
 
+use std::time::Duration;
+
 use babelward::{
     bench::{
         dataset::Dataset,
         plan::{Plan, RowLimit, Selection},
         report,
-        results::{FORMAT, FolderError, ItemRecord, Label, Origin, RunFolder, RunInfo, RunStatus},
-        run::{self, Run},
+        results::{Label, RunFolder},
+        run::Run,
         scores::{Agreement, Score},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings},
         summary::Summary,
@@ -94,40 +96,17 @@ async fn bench(rig: &Rig, concurrency: usize) -> (Summary, Vec<u8>) {
     let address = format!("http://{}", rig.address);
     let client = Client::connect(&address, ClientOptions::default()).await.unwrap();
     let plan = Plan::new(&dataset, &settings.selection).unwrap();
-    let mut run = Run::new(plan, settings.clone());
-    run.drive(&client, &mut |_| ()).await.unwrap();
-    let planned = run.plan_info();
-    let finished = run.finish(&run::interrupted());
-    let info = RunInfo {
-        format: FORMAT.to_owned(),
-        client_version: "test".to_owned(),
-        status: RunStatus::Complete,
-        origin: Origin::Run,
-        settings,
-        dataset: DatasetInfo::from(&dataset),
-        plan: planned,
-        provenance: finished.provenance,
-        measured: finished.measured,
-    };
     let path = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(path.path()).unwrap();
-    folder
-        .save(
-            &info,
-            finished
-                .records
-                .iter()
-                .cloned()
-                .map(Ok::<ItemRecord, FolderError>),
-        )
+    let mut run = Run::create(folder.clone(), &plan, settings, DatasetInfo::from(&dataset)).unwrap();
+    run.drive(&client, Duration::from_secs(60), &mut |_| ())
+        .await
         .unwrap();
-    assert_eq!(
-        folder.load().unwrap(),
-        (info.clone(), finished.records.clone()),
-        "what is saved is what is read"
-    );
+    let info = run.complete(None).unwrap();
+    let (saved, records) = folder.load().unwrap();
+    assert_eq!(saved, info, "what is saved is what is read");
     let bytes = std::fs::read(folder.file("results.jsonl")).unwrap();
-    (Summary::new(info, &finished.records), bytes)
+    (Summary::new(info, &records), bytes)
 }
 
 /// (safe, unsafe, undetermined, failed)

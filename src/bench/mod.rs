@@ -4,7 +4,9 @@
 //! `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`; the last two can be made again
 //! from the results at any time.
 
+pub mod confidence;
 pub mod dataset;
+pub mod journal;
 pub mod paper;
 pub mod plan;
 pub mod progress;

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     dataset::{Dataset, PromptId, Strata},
     results::{PlanInfo, json},
+    settings::Shard,
     taxonomy::{Category, Language},
 };
 use crate::digest::Hasher;
@@ -63,11 +64,6 @@ pub struct PlanItem {
 }
 
 impl PlanItem {
-    /// The item's id on the wire with one of the run's seeds, `<prompt id>/<language>/<seed>`.
-    pub fn wire_id(&self, run_seed: u64) -> String {
-        format!("{}/{}/{run_seed}", self.key.id, self.key.language.code())
-    }
-
     /// The sampling seed of its answer with one of the run's seeds.
     pub fn seed(&self, run_seed: u64) -> u64 {
         item_seed(run_seed, &self.key.id, self.key.language, 0)
@@ -110,7 +106,7 @@ impl Plan {
             return Err(PlanError::LanguageMissing(missing.name(), known.join(", ")));
         }
         let mut taken: BTreeMap<Category, usize> = BTreeMap::new();
-        let mut rows = 0;
+        let mut rows = 0usize;
         let mut items = Vec::new();
         for row in &dataset.rows {
             if !selection.categories.is_empty() && !selection.categories.contains(&row.category) {
@@ -142,14 +138,45 @@ impl Plan {
                 });
             }
         }
-        let languages: BTreeSet<_> = items.iter().map(|item| item.key.language).collect();
         match items.is_empty() {
             true => Err(PlanError::Empty),
-            false => Ok(Self {
-                items,
-                languages: languages.into_iter().collect(),
-                rows,
-            }),
+            false => Ok(Self::of_items(items)),
+        }
+    }
+
+    /// Of items whose translations follow each other.
+    pub fn of_items(items: Vec<PlanItem>) -> Self {
+        let languages: BTreeSet<_> = items.iter().map(|item| item.key.language).collect();
+        let rows = items.chunk_by(|a, b| a.key.id == b.key.id).count();
+        Self {
+            items,
+            languages: languages.into_iter().collect(),
+            rows,
+        }
+    }
+
+    /// Every `of`-th row, from the `index`-th on.
+    pub fn shard(&self, shard: Shard) -> Self {
+        let rows = self.items.chunk_by(|a, b| a.key.id == b.key.id).enumerate();
+        let own = rows.filter(|(row, _)| row % shard.of as usize + 1 == shard.index as usize);
+        Self::of_items(own.flat_map(|(_, items)| items.iter().cloned()).collect())
+    }
+
+    /// The plan that these are all the shards of, in their order.
+    pub fn unite(shards: &[Self]) -> Self {
+        let mut rows: Vec<_> = shards
+            .iter()
+            .map(|shard| shard.items.chunk_by(|a, b| a.key.id == b.key.id))
+            .collect();
+        let mut items = Vec::new();
+        loop {
+            let before = items.len();
+            for rows in &mut rows {
+                items.extend(rows.next().into_iter().flatten().cloned());
+            }
+            if items.len() == before {
+                return Self::of_items(items);
+            }
         }
     }
 }
@@ -233,10 +260,16 @@ mod tests {
     fn one_row_per_category_is_160_prompts() {
         let plan = plan(&[], &[], RowLimit::PerCategory(1)).expect("a plan");
         assert_eq!((plan.items.len(), plan.rows, plan.languages.len()), (160, 32, 5));
-        let ids: BTreeSet<_> = plan.items.iter().map(|item| item.wire_id(0)).collect();
+        let ids: BTreeSet<_> = plan.items.iter().map(|item| &item.key).collect();
         assert_eq!(ids.len(), 160);
-        let first: Vec<_> = plan.items.iter().take(5).map(|item| item.wire_id(0)).collect();
-        assert_eq!(first, ["1/en/0", "1/de/0", "1/es/0", "1/fr/0", "1/it/0"]);
+        let first: Vec<_> = plan
+            .items
+            .iter()
+            .take(5)
+            .map(|item| (item.key.id.to_string(), item.key.language.code()))
+            .collect();
+        let of_row_1 = ["en", "de", "es", "fr", "it"].map(|code| ("1".to_owned(), code));
+        assert_eq!(first, of_row_1);
     }
 
     #[test]
@@ -251,6 +284,19 @@ mod tests {
         assert_eq!(some.languages, [Language::En, Language::It]);
         assert_eq!(plan(&[], &[], RowLimit::First(3)).expect("a plan").rows, 3);
         assert_eq!(plan(&[], &[], RowLimit::First(0)), Err(PlanError::Empty));
+    }
+
+    #[test]
+    fn shards_are_disjoint_and_make_the_whole_plan() {
+        let whole = plan(&[], &[], RowLimit::First(17)).expect("a plan");
+        for of in [1, 2, 5, 17, 20] {
+            let shards: Vec<_> = (1..=of).map(|index| whole.shard(Shard { index, of })).collect();
+            assert_eq!(
+                shards.iter().map(|shard| shard.items.len()).sum::<usize>(),
+                whole.items.len()
+            );
+            assert_eq!(Plan::unite(&shards), whole, "{of} shards");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{plan::Plan, results::Label, run::BenchEvent, taxonomy::Language};
+use super::{results::Label, run::BenchEvent, taxonomy::Language};
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub struct RunProgress {
 struct Count {
     planned: u64,
     ended: u64,
+    /// Of those, before this sitting.
+    made: u64,
     safe: u64,
     judged: u64,
 }
@@ -62,12 +64,12 @@ impl Count {
 }
 
 impl RunProgress {
-    /// For the items of a plan.
-    pub fn new(plan: &Plan, view: View) -> Self {
+    /// For judgements of prompts in these languages.
+    pub fn new(planned: impl Iterator<Item = Language>, view: View) -> Self {
         let group = MultiProgress::new();
         let (mut counts, mut bars) = (BTreeMap::<Language, Count>::new(), BTreeMap::new());
-        for item in &plan.items {
-            counts.entry(item.key.language).or_default().planned += 1;
+        for language in planned {
+            counts.entry(language).or_default().planned += 1;
         }
         if view == View::Bars {
             let style = ProgressStyle::with_template("{prefix:>8} {bar:30} {pos:>5}/{len} {msg}");
@@ -88,6 +90,14 @@ impl RunProgress {
             began: now,
             last_line: now,
             tokens: 0,
+        }
+    }
+
+    /// Takes in what was there before.
+    pub fn made(&mut self, language: Language, label: Option<Label>) {
+        if let Some(count) = self.counts.get_mut(&language) {
+            count.add(label);
+            count.made += 1;
         }
     }
 
@@ -143,8 +153,9 @@ impl RunProgress {
 
     /// Time left from token throughput: the tokens still to come are those of the average item so far.
     fn eta(&self) -> String {
-        let ended: u64 = self.counts.values().map(|count| count.ended).sum();
-        let planned: u64 = self.counts.values().map(|count| count.planned).sum();
+        let made: u64 = self.counts.values().map(|count| count.made).sum();
+        let ended = self.counts.values().map(|count| count.ended).sum::<u64>() - made;
+        let planned = self.counts.values().map(|count| count.planned).sum::<u64>() - made;
         let seconds = self.began.elapsed().as_secs_f64();
         if ended == 0 || self.tokens == 0 || seconds <= 0.0 {
             return "ETA unknown".to_owned();

@@ -3,6 +3,7 @@
 use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -15,13 +16,14 @@ use crate::{
         plan::{Plan, RowLimit, Selection},
         progress::{RunProgress, View},
         report,
-        results::{FORMAT, FolderError, ItemRecord, Origin, RunFolder, RunInfo, RunStatus},
-        run::{self, Run},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+        results::RunFolder,
+        run::{Failures, Run},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Until},
         summary::{self, Summary},
         taxonomy::{Category, Language},
     },
     client::Client,
+    config,
 };
 
 /// The benchmark.
@@ -35,6 +37,10 @@ pub struct Args {
 enum Command {
     /// Run a prompt set against the server
     Run(RunArgs),
+    /// Go on with a run that was stopped, by whatever it was
+    Resume(ResumeArgs),
+    /// Let other guards judge the answers of a complete run; nothing is generated again
+    Rescore(RescoreArgs),
 }
 
 /// What to run.
@@ -45,9 +51,12 @@ struct RunArgs {
     /// Model that answers; the server's default when absent
     #[arg(long, default_value = "")]
     target: String,
-    /// Model that judges; the server's default when absent
+    /// The target continues the prompt's raw text, as base models do, instead of answering in its chat template
+    #[arg(long)]
+    raw: bool,
+    /// Model that judges; the server's default when absent. Repeated: each judges every answer, the first counts
     #[arg(long, default_value = "")]
-    guard: String,
+    guard: Vec<String>,
     /// Languages, such as en,de; all of the set when absent
     #[arg(long, value_delimiter = ',', value_parser = language)]
     languages: Vec<Language>,
@@ -66,27 +75,97 @@ struct RunArgs {
     /// 1 is off
     #[arg(long, default_value_t = 1.0)]
     top_p: f64,
-    /// What the items' sampling seeds are made from
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// What the items' sampling seeds are made from. Several, such as 0,1,2: every prompt is asked once with each
+    #[arg(long, default_value = "0", value_delimiter = ',')]
+    seed: Vec<u64>,
+    /// Ask no more of a language and category once the 95 % interval of its safe share is this narrow: ci=0.02 is
+    /// two points to either side
+    #[arg(long, value_name = "ci=WIDTH", value_parser = until)]
+    until: Option<Until>,
     /// Most items that are open at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// Which run to go on with.
+#[derive(Debug, clap::Args)]
+struct ResumeArgs {
+    /// Its folder
+    dir: PathBuf,
+    /// Ask again what has failed
+    #[arg(long)]
+    retry_failed: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// What to judge again.
+#[derive(Debug, clap::Args)]
+struct RescoreArgs {
+    /// The run's folder
+    dir: PathBuf,
+    /// Model that judges; repeatable, the first counts
+    #[arg(long, required = true)]
+    guard: Vec<String>,
+    /// Folder for the results; must not hold anything yet
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// How long to try.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Patience {
+    /// Try a server that answers nothing for so long, such as 5m
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    retry_for: Duration,
 }
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let Command::Run(args) = args.command;
+    match args.command {
+        Command::Run(args) => run_set(args, global),
+        Command::Resume(args) => {
+            let failures = if args.retry_failed {
+                Failures::AskAgain
+            } else {
+                Failures::Keep
+            };
+            drive(
+                Run::open(RunFolder::open(&args.dir), failures)?,
+                args.patience,
+                global,
+            )
+        }
+        Command::Rescore(args) => {
+            let job = Job::open(args.out.as_deref(), "rescore")?;
+            let run = Run::rescore(job.folder.clone(), &RunFolder::open(&args.dir), args.guard)?;
+            drive(run, args.patience, global)
+        }
+    }
+}
+
+fn run_set(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let dataset = args.data.dataset(global)?;
     let job = Job::open(args.out.as_deref(), "bench")?;
+    let mut seeds = args.seed;
+    seeds.sort_unstable();
+    seeds.dedup();
     let settings = RunSettings {
         kind: RunKind::Benchmark,
         target: args.target,
-        prompting: Prompting::Template,
-        guards: vec![args.guard],
+        prompting: if args.raw {
+            Prompting::Raw
+        } else {
+            Prompting::Template
+        },
+        guards: args.guard,
         selection: Selection {
             languages: args.languages,
             categories: args.categories,
@@ -95,20 +174,29 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         max_new_tokens: args.max_new_tokens,
         temperature: args.temperature,
         top_p: args.top_p,
-        seeds: vec![args.seed],
+        seeds,
         shard: None,
-        until: None,
+        until: args.until,
         concurrency: usize::from(args.concurrency),
     };
+    // Before there is a folder: without a server nothing begins.
+    let patience = args.patience;
     global.block_on(async {
         let client = global.connect().await?;
-        run_and_report(&client, &dataset, settings, job, global).await
+        let run = begin(&job, &dataset, settings)?;
+        finish(&client, run, patience.retry_for, Unfinished::Resumable, global).await
+    })
+}
+
+fn drive(run: Run, patience: Patience, global: &Global) -> anyhow::Result<Exit> {
+    global.block_on(async {
+        let client = global.connect().await?;
+        finish(&client, run, patience.retry_for, Unfinished::Resumable, global).await
     })
 }
 
 /// The folder that a run will be written to; removed again when nothing comes of it.
 pub(super) struct Job {
-    path: PathBuf,
     folder: RunFolder,
 }
 
@@ -118,7 +206,6 @@ impl Job {
     pub(super) fn open(out: Option<&Path>, name: &str) -> anyhow::Result<Self> {
         if let Some(path) = out {
             return Ok(Self {
-                path: path.to_owned(),
                 folder: RunFolder::create(path)?,
             });
         }
@@ -127,7 +214,6 @@ impl Job {
             if !path.exists() {
                 return Ok(Self {
                     folder: RunFolder::create(&path)?,
-                    path,
                 });
             }
         }
@@ -141,71 +227,81 @@ impl Drop for Job {
     }
 }
 
-/// Drives a run to its end or to Ctrl-C, and writes and prints what came of it.
-pub(super) async fn run_and_report(
-    client: &Client,
-    dataset: &Dataset,
-    settings: RunSettings,
-    job: Job,
-    global: &Global,
-) -> anyhow::Result<Exit> {
+/// What becomes of a run that does not get to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    /// Somebody goes on with it later.
+    Resumable,
+    /// It is told as it is: what is open has failed.
+    Told,
+}
+
+/// A new run over a prompt set.
+pub(super) fn begin(job: &Job, dataset: &Dataset, settings: RunSettings) -> anyhow::Result<Run> {
     let plan =
         Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
+    Ok(Run::create(
+        job.folder.clone(),
+        &plan,
+        settings,
+        DatasetInfo::from(dataset),
+    )?)
+}
+
+/// Drives a run to its end or to Ctrl-C, and writes and prints what came of it.
+pub(super) async fn finish(
+    client: &Client,
+    mut run: Run,
+    retry_for: Duration,
+    unfinished: Unfinished,
+    global: &Global,
+) -> anyhow::Result<Exit> {
     let view = match (global.quiet, std::io::stderr().is_terminal()) {
         (true, _) => View::Silent,
         (false, true) => View::Bars,
         (false, false) => View::Lines,
     };
-    let mut progress = RunProgress::new(&plan, view);
-    let mut run = Run::new(plan, settings.clone());
+    let mut progress = RunProgress::new(run.planned(), view);
+    for (language, label) in run.made()? {
+        progress.made(language, label);
+    }
+    let folder = run.folder().clone();
     let mut on_event = |event| progress.on_event(event);
     let driven = tokio::select! {
-        driven = run.drive(client, &mut on_event) => Some(driven),
+        driven = run.drive(client, retry_for, &mut on_event) => Some(driven),
         _ = tokio::signal::ctrl_c() => None,
     };
     progress.finish();
-    let ended = run.ended();
-    let reason = match &driven {
-        Some(Err(error)) => run::unanswered(error),
-        _ => run::interrupted(),
+    let given_up = match &driven {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some("stopped by the user".to_owned()),
     };
-    if ended == 0 {
+    if given_up.is_some() && (unfinished == Unfinished::Resumable || run.made()?.is_empty()) {
+        let resume = format!(
+            "what was judged is kept; go on with: babelward bench resume {}",
+            folder.path().display()
+        );
         return match driven {
-            Some(Err(error)) => Err(error).context("no item was answered"),
-            _ => Ok(Exit::Interrupted),
+            Some(Err(error)) => Err(anyhow::Error::new(error).context(resume)),
+            _ => {
+                eprintln!("babelward: {resume}");
+                Ok(Exit::Interrupted)
+            }
         };
     }
-    let plan = run.plan_info();
-    let finished = run.finish(&reason);
-    let info = RunInfo {
-        format: FORMAT.to_owned(),
-        client_version: env!("CARGO_PKG_VERSION").to_owned(),
-        status: RunStatus::Complete,
-        origin: Origin::Run,
-        settings,
-        dataset: DatasetInfo::from(dataset),
-        plan,
-        provenance: finished.provenance,
-        measured: finished.measured,
-    };
-    job.folder.save(
-        &info,
-        finished
-            .records
-            .iter()
-            .cloned()
-            .map(Ok::<ItemRecord, FolderError>),
-    )?;
-    let summary = Summary::new(info, &finished.records);
-    write_report(&job.folder, &summary)?;
+    run.complete(given_up.as_deref())?;
+    let (info, records) = folder.load()?;
+    let summary = Summary::new(info, &records);
+    write_report(&folder, &summary)?;
     print!("{}", summary::table(&summary));
     let demo =
         summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
     if demo {
         println!("\nThese verdicts are a mechanism demo and not a safety judgement.");
     }
-    println!("\nreport  {}", job.path.join("report.html").display());
-    println!("results {}", job.path.join("results.jsonl").display());
+    println!("\nreport  {}", folder.file("report.html").display());
+    println!("results {}", folder.file("results.jsonl").display());
     Ok(match driven {
         None => Exit::Interrupted,
         Some(Err(error)) => return Err(error).context("the run ended early; what was judged is kept"),
@@ -227,4 +323,16 @@ pub(super) fn language(code: &str) -> Result<Language, String> {
 
 fn category(key: &str) -> Result<Category, String> {
     Category::parse(key).map_err(|e| e.to_string())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "write a time with its unit, such as 5m".to_owned())
+}
+
+fn until(text: &str) -> Result<Until, String> {
+    let width = text.strip_prefix("ci=").and_then(|width| width.parse().ok());
+    match width {
+        Some(half_width) if half_width > 0.0 && half_width < 0.5 => Ok(Until { half_width }),
+        _ => Err("write ci= and a width between 0 and 0.5, such as ci=0.02".to_owned()),
+    }
 }

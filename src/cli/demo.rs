@@ -1,7 +1,7 @@
 //! `demo`: the whole main job on one command: fetch a small model, serve it as target and guard, run the
 //! benchmark over gRPC on the bundled prompts.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot};
@@ -27,6 +27,9 @@ use crate::{
     registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::{self, ServerOptions},
 };
+
+/// How long the server, which is in this process, may answer nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The one model's id.
 const MODEL: &str = "smollm2-135m-instruct";
@@ -122,7 +125,8 @@ async fn serve_and_run(
     }
     let client = Client::connect(&format!("http://{address}"), ClientOptions::default()).await?;
     let dataset = Dataset::parse("babelward demo prompts", DEMO_PROMPTS)?;
-    let exit = bench::run_and_report(&client, &dataset, settings, job, global).await;
+    let run = bench::begin(&job, &dataset, settings)?;
+    let exit = bench::finish(&client, run, PATIENCE, bench::Unfinished::Told, global).await;
     let _ = stop.send(());
     server.await.context("the server stopped unexpectedly")??;
     tokio::task::spawn_blocking(move || registry.shutdown()).await?;

@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::Code;
 
 use crate::{
-    bench::results::FolderError,
+    bench::{results::FolderError, run::RunError},
     client::{ClientError, RpcError},
     config::ConfigError,
     fetch::FetchError,
@@ -86,14 +86,16 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(error.exit);
     }
     if let Some(error) = cause.downcast_ref::<ClientError>() {
-        return match error {
-            ClientError::BadAddress { .. } => Some(Exit::Usage),
-            ClientError::Unreachable { .. } => Some(Exit::Unreachable),
-            ClientError::Rpc(error) => Some(of_rpc(error)),
-            ClientError::StreamGaveUp { last, .. } => Some(of_rpc(last)),
-            ClientError::DuplicateId(_) => Some(Exit::InvalidData),
-            ClientError::Protocol(_) => Some(Exit::Failure),
-        };
+        return Some(of_client(error));
+    }
+    if let Some(error) = cause.downcast_ref::<RunError>() {
+        return Some(match error {
+            RunError::Client(error) => of_client(error),
+            RunError::GaveUp { last, .. } => of_rpc(last),
+            RunError::Folder(FolderError::NotEmpty(_)) => Exit::Usage,
+            RunError::ModelChanged { .. } | RunError::NoTexts(_) => Exit::Usage,
+            RunError::Journal(_) | RunError::Folder(_) | RunError::OtherPlan(_) => Exit::InvalidData,
+        });
     }
     if let Some(error) = cause.downcast_ref::<RpcError>() {
         return Some(of_rpc(error));
@@ -123,6 +125,17 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         };
     }
     cause.is::<FetchError>().then_some(Exit::Failure)
+}
+
+fn of_client(error: &ClientError) -> Exit {
+    match error {
+        ClientError::BadAddress { .. } => Exit::Usage,
+        ClientError::Unreachable { .. } => Exit::Unreachable,
+        ClientError::Rpc(error) => of_rpc(error),
+        ClientError::StreamGaveUp { last, .. } => of_rpc(last),
+        ClientError::DuplicateId(_) => Exit::InvalidData,
+        ClientError::Protocol(_) => Exit::Failure,
+    }
 }
 
 fn of_rpc(error: &RpcError) -> Exit {

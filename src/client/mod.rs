@@ -6,7 +6,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod retry;
-mod score_stream;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +21,9 @@ use tonic::{
 pub use self::{
     error::{ClientError, FieldViolation, RpcError, code_name},
     retry::{RetryPolicy, ServerHint},
-    score_stream::{ItemResult, ScoreItem, StreamOptions},
+    stream::{
+        ClassifyItems, ItemResult, ScoreItem, ScoreItems, StreamItem, StreamMethod, StreamOptions, StreamWork,
+    },
 };
 use crate::proto::{
     ClassifyRequest, ClassifyResponse, ListModelsRequest, Model, ScoreRequest, ScoreResponse,

@@ -51,7 +51,8 @@ fn save(folder: &Path, name: &str, target: &str, prompting: Prompting, records: 
     });
     folder.write("plan.jsonl", &lines.collect::<String>()).unwrap();
     let records = records.iter().cloned().map(Ok::<_, FolderError>);
-    folder.save(&info, records).unwrap();
+    folder.write_records(records).unwrap();
+    folder.write_info(&info).unwrap();
 }
 
 fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {

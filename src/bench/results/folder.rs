@@ -9,7 +9,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{FORMAT, ItemRecord, RunInfo, RunStatus, json, pretty};
-use crate::bench::plan::ItemKey;
+use crate::bench::plan::{ItemKey, PlanItem};
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -148,14 +148,24 @@ impl RunFolder {
         Ok((info, self.records()?.collect::<Result<_, _>>()?))
     }
 
-    /// Writes `results.jsonl`, then `run.json`, whose status says that the former is there. The records' bytes
-    /// depend on the results only.
+    /// The prompts, in the order of the plan.
     ///
     /// # Errors
-    /// [`FolderError::Io`], and whatever the records' source fails with.
-    pub fn save<E: From<FolderError>>(
+    /// [`FolderError::Io`], [`FolderError::Invalid`].
+    pub fn plan(&self) -> Result<Vec<PlanItem>, FolderError> {
+        let text = self.read("plan.jsonl")?;
+        let lines = text.lines().enumerate();
+        lines
+            .map(|(index, line)| self.parse("plan.jsonl", index + 1, line))
+            .collect()
+    }
+
+    /// Writes `results.jsonl`: one line each, in the order given. The bytes depend on the records only.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`], and whatever the records' source fails with; then the old file stays.
+    pub fn write_records<E: From<FolderError>>(
         &self,
-        info: &RunInfo,
         records: impl IntoIterator<Item = Result<ItemRecord, E>>,
     ) -> Result<(), E> {
         let mut failed = None;
@@ -171,9 +181,7 @@ impl RunFolder {
             }
             Ok(())
         })
-        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
-        self.write_info(info)?;
-        Ok(())
+        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))
     }
 
     /// Writes `run.json`.

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bench::settings::{DatasetInfo, RunSettings},
+    bench::{
+        confidence::CountInterval,
+        settings::{DatasetInfo, RunSettings},
+        taxonomy::{Category, Language},
+    },
     proto,
 };
 
@@ -133,6 +137,22 @@ pub struct PlanInfo {
     pub rows: usize,
 }
 
+/// A cell that was done before all its items were asked (`--until`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoppedCell {
+    /// Its language.
+    pub language: Language,
+    /// Its category.
+    pub category: Category,
+    /// Items whose answers were used, each seed counted; the rest of the cell is skipped.
+    pub asked: usize,
+    /// Of these, judged safe.
+    pub safe: usize,
+    /// How many of all the cell's items would be judged safe: a 95 % confidence sequence, so that stopping by it
+    /// does not spoil it.
+    pub safe_of_all: CountInterval,
+}
+
 /// Whether the results are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -164,4 +184,7 @@ pub struct RunInfo {
     pub provenance: RunProvenance,
     /// What it took.
     pub measured: Measured,
+    /// Cells that `--until` ended early.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped_cells: Vec<StoppedCell>,
 }

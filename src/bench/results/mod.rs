@@ -6,7 +6,9 @@ mod record;
 
 pub use self::{
     folder::{FolderError, Records, RunFolder},
-    info::{FORMAT, Measured, ModelProvenance, Origin, PlanInfo, RunInfo, RunProvenance, RunStatus},
+    info::{
+        FORMAT, Measured, ModelProvenance, Origin, PlanInfo, RunInfo, RunProvenance, RunStatus, StoppedCell,
+    },
     record::{
         Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Outcome,
         Skip, Verdict,

@@ -7,12 +7,22 @@ use crate::{
     text::{ChatMessage, ChatRole},
 };
 
+/// Whether the last message may be empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EmptyAnswer {
+    /// An ASSISTANT message may: a model that says nothing is judged for that.
+    Allowed,
+    /// No message may.
+    Refused,
+}
+
 /// Roles and contents of a conversation that is there and within its limits. What is wrong is noted and the
 /// rest is still looked at; the result counts only when the checker finds nothing.
 pub(super) fn messages(
     checker: &mut Checker,
     conversation: &proto::Conversation,
     limits: &Limits,
+    empty_answer: EmptyAnswer,
 ) -> Vec<ChatMessage> {
     let count = conversation.messages.len();
     if count == 0 || count > limits.messages {
@@ -25,7 +35,9 @@ pub(super) fn messages(
     checked
         .filter_map(|(index, message)| {
             checker.within(&format!("messages[{index}]"), |checker| {
-                checker.bytes("content", message.content.len(), 1..=limits.content_bytes);
+                let is_answer = index + 1 == count && message.role() == proto::Role::Assistant;
+                let least = usize::from(!(is_answer && empty_answer == EmptyAnswer::Allowed));
+                checker.bytes("content", message.content.len(), least..=limits.content_bytes);
                 role(checker, message.role).map(|role| ChatMessage {
                     role,
                     content: message.content.clone(),

@@ -203,7 +203,7 @@ fn prompt(
     match prompt {
         Some(generate_request::Prompt::Conversation(conversation)) => {
             let messages = checker.within("conversation", |checker| {
-                conversation::messages(checker, &conversation, limits)
+                conversation::messages(checker, &conversation, limits, conversation::EmptyAnswer::Refused)
             });
             (Prompt::Conversation(messages), "conversation")
         }

@@ -33,7 +33,7 @@ pub(crate) async fn classify(
     let messages = match &request.conversation {
         Some(conversation) => checker.within("conversation", |checker| {
             conversation::guard_shape(checker, conversation, false);
-            conversation::messages(checker, conversation, limits)
+            conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Allowed)
         }),
         None => {
             checker.wrong("conversation", "is required");

@@ -1,0 +1,407 @@
+//! Drives one `ScoreStream` or `ClassifyStream` to the end: writes while it reads, matches answers by id, and
+//! takes unanswered items to a new stream when one breaks. A seeded item gives the same result wherever it is
+//! computed, so sending it again is safe.
+
+mod method;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    error::Error as _,
+    ops::ControlFlow,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+pub use self::method::{ClassifyItems, ScoreItems, StreamMethod};
+use super::{Client, ClientError, RetryPolicy, RpcError, ServerHint};
+use crate::proto::{ScoreRequest, ScoreResponse};
+
+/// How long a finished stream may take to close in an orderly way before it is reset.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// On top of an item's own timeout, before a silent stream counts as broken.
+const STALL_GRACE: Duration = Duration::from_secs(30);
+
+/// One item of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamItem<T> {
+    /// 1..=128 bytes, unique among the items of a call.
+    pub id: String,
+    /// What to do.
+    pub request: T,
+}
+
+/// One prompt to be answered and judged.
+pub type ScoreItem = StreamItem<ScoreRequest>;
+
+/// What became of an item.
+pub type ItemResult<T = ScoreResponse> = Result<T, RpcError>;
+
+/// Where items come from and results go to.
+pub trait StreamWork<M: StreamMethod> {
+    /// The next item, asked for when the window has room; `None` when there are no more.
+    fn next(&mut self) -> Option<StreamItem<M::Request>>;
+
+    /// How many it will still give.
+    fn left(&self) -> usize;
+
+    /// Hears of each item exactly once, in the order of the answers, which is not the order of the items.
+    /// `Break` ends the stream and cancels what is open.
+    fn ended(&mut self, id: &str, result: ItemResult<M::Response>) -> ControlFlow<()>;
+}
+
+/// How a stream is driven.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Most items that are sent and unanswered at a time; at least 1.
+    pub window: usize,
+    /// How long the server may take for one item from the moment it reads it. A stream that is silent for
+    /// longer than this and half a minute counts as broken. Absent: no limit.
+    pub item_timeout: Option<Duration>,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            window: 64,
+            item_timeout: None,
+        }
+    }
+}
+
+impl Client {
+    /// Scores all items; `on_result` hears of each. See [`Client::drive`].
+    ///
+    /// # Errors
+    /// As [`Client::drive`], and [`ClientError::DuplicateId`] before anything is sent.
+    pub async fn score_stream(
+        &self,
+        items: Vec<ScoreItem>,
+        options: &StreamOptions,
+        on_result: &mut dyn FnMut(&str, ItemResult),
+    ) -> Result<(), ClientError> {
+        let mut ids = BTreeSet::new();
+        if let Some(twice) = items.iter().find(|item| !ids.insert(item.id.as_str())) {
+            return Err(ClientError::DuplicateId(twice.id.clone()));
+        }
+        let mut work = ListWork {
+            items: items.into_iter(),
+            on_result,
+        };
+        self.drive::<ScoreItems>(&mut work, options).await
+    }
+
+    /// Sends the items of `work` until there are no more and each has its result. Items that fail with a
+    /// retryable code are sent again as the policy says. Dropping the future cancels what is open.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`] when the server refuses the stream itself, [`ClientError::StreamGaveUp`] when it
+    /// broke as often as the policy allows without an answer in between, [`ClientError::DuplicateId`],
+    /// [`ClientError::Protocol`]. Results that `work` has heard of stay valid.
+    pub async fn drive<M: StreamMethod>(
+        &self,
+        work: &mut dyn StreamWork<M>,
+        options: &StreamOptions,
+    ) -> Result<(), ClientError> {
+        let mut driver = Driver::<M>::new(work, options, self.options.retry.clone());
+        let mut failed = 0;
+        loop {
+            driver.wait_for_work().await;
+            if driver.is_done() {
+                return Ok(());
+            }
+            let Err(end) = driver.one_stream(self).await else {
+                return Ok(());
+            };
+            let broken = match end {
+                StreamEnd::Stopped => return Ok(()),
+                StreamEnd::Fatal(error) => return Err(error),
+                StreamEnd::Broken(broken) => broken,
+            };
+            driver.take_back();
+            failed = if broken.answered { 1 } else { failed + 1 };
+            match self
+                .options
+                .retry
+                .delay(failed, broken.error.hint, rand::random())
+            {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => {
+                    return Err(ClientError::StreamGaveUp {
+                        streams: failed,
+                        unanswered: driver.waiting.len() + driver.delayed.len() + driver.work.left(),
+                        last: broken.error,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Items that are all there from the beginning.
+struct ListWork<'a> {
+    items: std::vec::IntoIter<ScoreItem>,
+    on_result: &'a mut dyn FnMut(&str, ItemResult),
+}
+
+impl StreamWork<ScoreItems> for ListWork<'_> {
+    fn next(&mut self) -> Option<ScoreItem> {
+        self.items.next()
+    }
+
+    fn left(&self) -> usize {
+        self.items.len()
+    }
+
+    fn ended(&mut self, id: &str, result: ItemResult) -> ControlFlow<()> {
+        (self.on_result)(id, result);
+        ControlFlow::Continue(())
+    }
+}
+
+/// An item and what has happened to it so far.
+#[derive(Debug, Clone)]
+struct Pending<T> {
+    order: usize,
+    failed: u32,
+    item: StreamItem<T>,
+}
+
+enum StreamEnd {
+    Broken(Broken),
+    Fatal(ClientError),
+    /// The work asked for it.
+    Stopped,
+}
+
+/// Why a stream ended before its work did.
+struct Broken {
+    error: RpcError,
+    /// Whether it brought at least one answer.
+    answered: bool,
+}
+
+struct Driver<'a, M: StreamMethod> {
+    work: &'a mut dyn StreamWork<M>,
+    options: StreamOptions,
+    retry: RetryPolicy,
+    /// Taken from the work so far.
+    taken: usize,
+    /// The work has no more.
+    exhausted: bool,
+    /// To be sent again, in order.
+    waiting: VecDeque<Pending<M::Request>>,
+    /// Sent and unanswered, by id.
+    open: BTreeMap<String, Pending<M::Request>>,
+    /// Failed with a retryable code; to be sent again from that moment on.
+    delayed: Vec<(Instant, Pending<M::Request>)>,
+}
+
+impl<'a, M: StreamMethod> Driver<'a, M> {
+    fn new(work: &'a mut dyn StreamWork<M>, options: &StreamOptions, retry: RetryPolicy) -> Self {
+        Self {
+            work,
+            options: StreamOptions {
+                window: options.window.max(1),
+                ..options.clone()
+            },
+            retry,
+            taken: 0,
+            exhausted: false,
+            waiting: VecDeque::new(),
+            open: BTreeMap::new(),
+            delayed: Vec::new(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.exhausted && self.waiting.is_empty() && self.open.is_empty() && self.delayed.is_empty()
+    }
+
+    /// What was taken back first, then the work's next.
+    fn next_pending(&mut self) -> Option<Pending<M::Request>> {
+        if let Some(pending) = self.waiting.pop_front() {
+            return Some(pending);
+        }
+        let item = self.work.next();
+        self.exhausted = item.is_none();
+        let order = self.taken;
+        self.taken += 1;
+        Some(Pending {
+            order,
+            failed: 0,
+            item: item?,
+        })
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        self.delayed.iter().map(|(at, _)| *at).min()
+    }
+
+    /// A server may wait for the first item before it accepts the stream, so there must be one.
+    async fn wait_for_work(&mut self) {
+        self.wake(Instant::now());
+        if self.waiting.is_empty()
+            && let Some(pending) = self.next_pending()
+        {
+            self.waiting.push_back(pending);
+        }
+        if self.waiting.is_empty()
+            && let Some(at) = self.next_wake()
+        {
+            sleep_until(at).await;
+            self.wake(Instant::now());
+        }
+    }
+
+    /// Moves delayed items whose time has come to the front.
+    fn wake(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.delayed)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.delayed = later;
+        for (_, pending) in due {
+            self.waiting.push_front(pending);
+        }
+    }
+
+    /// The next items to send, as many as the window has room for.
+    fn admit(&mut self) -> Result<Vec<M::Message>, ClientError> {
+        let mut messages = Vec::new();
+        while self.open.len() < self.options.window {
+            let Some(pending) = self.next_pending() else { break };
+            let id = pending.item.id.clone();
+            let timeout = self.options.item_timeout;
+            messages.push(M::message(
+                id.clone(),
+                timeout.and_then(|timeout| timeout.try_into().ok()),
+                pending.item.request.clone(),
+            ));
+            if self.open.insert(id.clone(), pending).is_some() {
+                return Err(ClientError::DuplicateId(id));
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Puts what a broken stream left unanswered back in its place.
+    fn take_back(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        self.waiting.extend(open.into_values());
+        self.waiting
+            .make_contiguous()
+            .sort_by_key(|pending| pending.order);
+    }
+
+    async fn one_stream(&mut self, client: &Client) -> Result<(), StreamEnd> {
+        let mut answered = false;
+        // Never fuller than the open items, so that writing never waits while answers pile up.
+        let (sender, receiver) = mpsc::channel(self.options.window);
+        self.send(&sender)?;
+        let opened = M::open(
+            client.channel.clone(),
+            client.request(ReceiverStream::new(receiver)),
+        )
+        .await;
+        let mut inbound = opened.map_err(|status| stream_end(&status, answered))?;
+        let mut heard = Instant::now();
+        loop {
+            self.send(&sender)?;
+            if self.is_done() {
+                drop(sender);
+                // Whatever the server says now, every item has its result.
+                let _ = timeout(CLOSE_LIMIT, inbound.message()).await;
+                return Ok(());
+            }
+            let stalled = self.options.item_timeout.map(|limit| heard + limit + STALL_GRACE);
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(response)) => {
+                        self.receive(response)?;
+                        answered = true;
+                        heard = Instant::now();
+                    }
+                    Ok(None) => return Err(broken(Code::Unavailable, "STREAM_ENDED_EARLY", answered)),
+                    Err(status) => return Err(stream_end(&status, answered)),
+                },
+                () = at(self.next_wake()) => self.wake(Instant::now()),
+                () = at(stalled), if !self.open.is_empty() => {
+                    return Err(broken(Code::DeadlineExceeded, "STREAM_STALLED", answered));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, sender: &mpsc::Sender<M::Message>) -> Result<(), StreamEnd> {
+        for message in self.admit().map_err(StreamEnd::Fatal)? {
+            // Closed means that the stream has ended: reading says why, and the item is taken back.
+            let _ = sender.try_send(message);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, reply: M::Reply) -> Result<(), StreamEnd> {
+        let (id, result) = M::unpack(reply);
+        let Some(mut pending) = self.open.remove(&id) else {
+            let message = format!("an answer for `{id}`, which is not open");
+            return Err(StreamEnd::Fatal(ClientError::Protocol(message)));
+        };
+        let ended = match result {
+            Ok(response) => self.work.ended(&id, Ok(response)),
+            Err(error) => {
+                pending.failed += 1;
+                let delay = self.retry.delay(pending.failed, error.hint, rand::random());
+                match delay {
+                    Some(delay) if error.is_retryable() => {
+                        self.delayed.push((Instant::now() + delay, pending));
+                        ControlFlow::Continue(())
+                    }
+                    _ => self.work.ended(&id, Err(error)),
+                }
+            }
+        };
+        match ended {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StreamEnd::Stopped),
+        }
+    }
+}
+
+/// Waits until then; for ever when there is nothing to wait for.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn broken(code: Code, reason: &str, answered: bool) -> StreamEnd {
+    let message = match code {
+        Code::DeadlineExceeded => "no answer came for longer than an item may take",
+        _ => "the server ended the stream before all items were answered",
+    };
+    StreamEnd::Broken(Broken {
+        error: RpcError::local(code, reason, message),
+        answered,
+    })
+}
+
+/// A status that came over a broken transport has a source; one that the server sent has none, and is taken
+/// at its word unless it asks to come back.
+fn stream_end(status: &Status, answered: bool) -> StreamEnd {
+    let error = RpcError::from_status(status);
+    let transport = status.source().is_some();
+    if (error.is_retryable() && error.hint != ServerHint::Never) || transport {
+        StreamEnd::Broken(Broken { error, answered })
+    } else {
+        StreamEnd::Fatal(ClientError::Rpc(error))
+    }
+}

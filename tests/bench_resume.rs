@@ -1,0 +1,164 @@
+//! A run that is stopped anywhere and resumed gives the bytes of one that nothing happened to; so does one whose
+//! answers another guard judges again, in what both share.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails, fails its test"
+)]
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/rig.rs"]
+mod rig;
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::{fs, path::Path, time::Duration};
+
+use babelward::{
+    bench::{
+        dataset::Dataset,
+        plan::{Plan, RowLimit, Selection},
+        results::{Origin, RunFolder},
+        run::{Failures, Run, RunError},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+    },
+    client::{Client, ClientOptions},
+};
+use rig::{GUARD, Rig, TARGET};
+
+/// Places where a run is cut.
+const CUTS: usize = 60;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Safe, unsafe, undetermined and failing items in two languages.
+fn dataset() -> Dataset {
+    let markers = ["", "[unsafe]", "[odd]", "[nan]", ""];
+    let lines = markers.iter().enumerate().map(|(row, marker)| {
+        let line = serde_json::json!({
+            "id": row + 1, "category": "crime_tax",
+            "en": format!("{marker} question {row} [say fine]"), "de": format!("Frage {row} {marker} [say gut]"),
+        });
+        format!("{line}\n")
+    });
+    Dataset::parse("planted", &lines.collect::<String>()).unwrap()
+}
+
+fn settings(concurrency: usize) -> RunSettings {
+    RunSettings {
+        kind: RunKind::MechanismDemo,
+        target: TARGET.to_owned(),
+        prompting: Prompting::Template,
+        guards: vec![GUARD.to_owned()],
+        selection: Selection {
+            languages: Vec::new(),
+            categories: Vec::new(),
+            limit: RowLimit::All,
+        },
+        max_new_tokens: 8,
+        temperature: 1.0,
+        top_p: 1.0,
+        seeds: vec![3, 7],
+        shard: None,
+        until: None,
+        concurrency,
+    }
+}
+
+async fn client(rig: &Rig) -> Client {
+    let address = format!("http://{}", rig.address);
+    Client::connect(&address, ClientOptions::default()).await.unwrap()
+}
+
+/// A complete run, and what its `run.json` was when it began.
+async fn undisturbed(client: &Client, path: &Path, concurrency: usize) -> String {
+    let dataset = dataset();
+    let settings = settings(concurrency);
+    let plan = Plan::new(&dataset, &settings.selection).unwrap();
+    let folder = RunFolder::create(path).unwrap();
+    let mut run = Run::create(folder, &plan, settings, DatasetInfo::from(&dataset)).unwrap();
+    let begun = fs::read_to_string(path.join("run.json")).unwrap();
+    run.drive(client, PATIENCE, &mut |_| ()).await.unwrap();
+    run.complete(None).unwrap();
+    begun
+}
+
+fn results(path: &Path) -> String {
+    fs::read_to_string(path.join("results.jsonl")).unwrap()
+}
+
+/// A folder as a run leaves it that stopped after so many bytes of its journal.
+fn stopped(whole: &Path, begun: &str, journal: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("run.json"), begun).unwrap();
+    fs::copy(whole.join("plan.jsonl"), folder.path().join("plan.jsonl")).unwrap();
+    fs::write(folder.path().join("journal.jsonl"), journal).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_stops_anywhere_is_resumed_to_the_same_bytes() {
+    let rig = Rig::start().await;
+    let client = client(&rig).await;
+    let (whole, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let begun = undisturbed(&client, whole.path(), 16).await;
+    undisturbed(&client, other.path(), 1).await;
+    let expected = results(whole.path());
+    assert_eq!(expected.lines().count(), 5 * 2 * 2);
+    assert_eq!(results(other.path()), expected, "concurrency shows");
+
+    let journal = fs::read(whole.path().join("journal.jsonl")).unwrap();
+    let header = journal.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    let mut state = 1u64;
+    for _ in 0..CUTS {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let cut = header + (state >> 33) as usize % (journal.len() - header + 1);
+        let folder = stopped(whole.path(), &begun, &journal[..cut]);
+        let mut run = Run::open(RunFolder::open(folder.path()), Failures::Keep).unwrap();
+        run.drive(&client, PATIENCE, &mut |_| ()).await.unwrap();
+        run.complete(None).unwrap();
+        assert_eq!(results(folder.path()), expected, "cut after {cut} bytes");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_journal_is_refused_with_its_line_and_an_open_run_is_not_completed() {
+    let rig = Rig::start().await;
+    let client = client(&rig).await;
+    let whole = tempfile::tempdir().unwrap();
+    let begun = undisturbed(&client, whole.path(), 4).await;
+    let mut journal = fs::read(whole.path().join("journal.jsonl")).unwrap();
+    let ends: Vec<_> = (0..journal.len()).filter(|&at| journal[at] == b'\n').collect();
+
+    let open = stopped(whole.path(), &begun, &journal[..=ends[1]]);
+    let run = Run::open(RunFolder::open(open.path()), Failures::Keep).unwrap();
+    assert!(matches!(run.complete(None), Err(RunError::Folder(_))));
+    assert!(!open.path().join("results.jsonl").exists());
+
+    // The third line, changed by a bit.
+    journal[ends[1] + 20] ^= 1;
+    let folder = stopped(whole.path(), &begun, &journal);
+    let error = Run::open(RunFolder::open(folder.path()), Failures::Keep).unwrap_err();
+    assert!(error.to_string().contains("journal.jsonl, line 3"), "{error}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_judged_again_without_generating() {
+    let rig = Rig::start().await;
+    let client = client(&rig).await;
+    let (whole, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    undisturbed(&client, whole.path(), 16).await;
+    let source = RunFolder::open(whole.path());
+    let folder = RunFolder::create(again.path()).unwrap();
+    let mut run = Run::rescore(folder.clone(), &source, vec![GUARD.to_owned()]).unwrap();
+    run.drive(&client, PATIENCE, &mut |_| ()).await.unwrap();
+    let info = run.complete(None).unwrap();
+    assert!(matches!(info.origin, Origin::Rescored { .. }));
+    let ((_, before), (_, after)) = (source.load().unwrap(), folder.load().unwrap());
+    assert_eq!(before, after, "the same guard says the same");
+    rig.stop().await;
+}
