@@ -154,12 +154,15 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 async fn follow_states(registry: &Registry, health: &HealthReporter) {
     let mut states = registry.states();
     loop {
-        let ready: Vec<ModelRole> = {
-            let states = states.borrow_and_update();
-            let ready = registry.list().iter().zip(states.iter());
-            let ready = ready.filter(|(declared, state)| registry.serves(declared, **state));
-            ready.flat_map(|(entry, _)| entry.roles.iter().copied()).collect()
-        };
+        // A copy: whoever changes states holds the registry's lock, which `serves` takes.
+        let current = states.borrow_and_update().clone();
+        let ready: Vec<ModelRole> = registry
+            .list()
+            .iter()
+            .zip(current)
+            .filter(|(declared, state)| registry.serves(declared, *state))
+            .flat_map(|(declared, _)| declared.roles.iter().copied())
+            .collect();
         set_health(health, |needs| needs.iter().all(|role| ready.contains(role))).await;
         if states.changed().await.is_err() {
             return;
