@@ -9,21 +9,24 @@ use std::{
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{CommandError, Exit, Global, data_source::DataArgs};
+use super::{
+    CommandError, Exit, Global,
+    data_source::DataArgs,
+    global::time,
+    report::{self, category},
+};
 use crate::{
     bench::{
         dataset::Dataset,
         plan::{Plan, RowLimit, Selection},
         progress::{RunProgress, View},
-        report,
         results::RunFolder,
         run::{Failures, Run},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Until},
-        summary::{self, Summary},
+        summary::{self, Options, Summary},
         taxonomy::{Category, Language},
     },
     client::Client,
-    config,
 };
 
 /// The benchmark.
@@ -179,7 +182,7 @@ fn run_set(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
         until: args.until,
         concurrency: usize::from(args.concurrency),
     };
-    // Before there is a folder: without a server nothing begins.
+    // Connected first: without a server no run begins.
     let patience = args.patience;
     global.block_on(async {
         let client = global.connect().await?;
@@ -291,9 +294,9 @@ pub(super) async fn finish(
         };
     }
     run.complete(given_up.as_deref())?;
-    let (info, records) = folder.load()?;
-    let summary = Summary::new(info, &records);
-    write_report(&folder, &summary)?;
+    let (folder, info, table) = report::load(folder.path())?;
+    let summary = Summary::of(info, &table, &Options::default());
+    report::write(&folder, &summary, None)?;
     print!("{}", summary::table(&summary));
     let demo =
         summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
@@ -310,23 +313,8 @@ pub(super) async fn finish(
     })
 }
 
-/// Writes `summary.json` and `report.html`.
-pub(super) fn write_report(folder: &RunFolder, summary: &Summary) -> anyhow::Result<()> {
-    folder.write("summary.json", &(serde_json::to_string_pretty(summary)? + "\n"))?;
-    folder.write("report.html", &report::html(summary)?)?;
-    Ok(())
-}
-
 pub(super) fn language(code: &str) -> Result<Language, String> {
     Language::parse(code).map_err(|e| e.to_string())
-}
-
-fn category(key: &str) -> Result<Category, String> {
-    Category::parse(key).map_err(|e| e.to_string())
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    config::parse_duration(text).ok_or_else(|| "write a time with its unit, such as 5m".to_owned())
 }
 
 fn until(text: &str) -> Result<Until, String> {

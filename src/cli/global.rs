@@ -100,6 +100,11 @@ impl Global {
     }
 }
 
+/// A time with its unit; zero is one too.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a time with its unit, such as 30s".to_owned())
+}
+
 /// A time with its unit, above zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)

@@ -6,12 +6,14 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::{
-    Exit, Format, Global, json,
+    Exit, Format, Global,
+    global::time,
+    json,
     output::{human_bytes, print_json, print_line, print_list, table},
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    config, fetch,
+    fetch,
     proto::{LoadModelRequest, Model, UnloadModelRequest},
 };
 
@@ -50,7 +52,7 @@ enum Command {
         /// Its id
         id: String,
         /// How long open work may go on [default: 30s]
-        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        #[arg(long, value_name = "TIME", value_parser = time)]
         drain_timeout: Option<Duration>,
     },
     /// Say what loading a model would take, and whether it fits
@@ -254,11 +256,6 @@ fn row(model: &Model) -> Vec<String> {
         model.queue_depth.to_string(),
         model.in_flight.to_string(),
     ]
-}
-
-/// As in the configuration: `30s`.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    config::parse_duration(text).ok_or_else(|| "write a time with its unit, such as 30s".to_owned())
 }
 
 fn fetch_model(global: &Global) -> anyhow::Result<Exit> {

@@ -14,7 +14,10 @@ use super::{
     validate,
 };
 use crate::bench::{
-    report::{self, tables, texts},
+    report::{
+        self, tables,
+        texts::{self, Disagreements},
+    },
     results::{RunFolder, RunInfo},
     scores::{
         study::{ModelFacts, Study, StudyRun},
@@ -105,6 +108,17 @@ pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
     Ok((folder, info, table))
 }
 
+/// Writes `summary.json` and `report.html`.
+pub(super) fn write(
+    folder: &RunFolder,
+    summary: &Summary,
+    disagreements: Option<&Disagreements>,
+) -> anyhow::Result<()> {
+    folder.write("summary.json", &(serde_json::to_string_pretty(summary)? + "\n"))?;
+    folder.write("report.html", &report::html_with(summary, disagreements)?)?;
+    Ok(())
+}
+
 fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     let (folder, info, table) = load(dir)?;
     let guards = info.settings.guards.len();
@@ -135,8 +149,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
         texts::add_texts(&folder, &mut disagreements)
             .map_err(|error| CommandError::invalid_data(error.to_string()))?;
     }
-    folder.write("summary.json", &(serde_json::to_string_pretty(&summary)? + "\n"))?;
-    folder.write("report.html", &report::html_with(&summary, Some(&disagreements))?)?;
+    write(&folder, &summary, Some(&disagreements))?;
     write_tables(args, &tables::sheets(&summary))?;
     match &args.json {
         Some(path) => write_to(Some(path), || {

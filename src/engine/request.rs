@@ -124,6 +124,21 @@ pub struct OutputSpec {
     pub pin_prompt: bool,
 }
 
+impl OutputSpec {
+    /// Nothing; the prompt is computed, and stays in the prefix cache for good.
+    pub fn pinned_prefix() -> Self {
+        Self {
+            max_new_tokens: 0,
+            eos: Arc::new([]),
+            sampling: Sampling::greedy(),
+            logprobs: None,
+            probe: None,
+            stop: None,
+            pin_prompt: true,
+        }
+    }
+}
+
 /// One sequence for the engine.
 pub struct SequenceRequest {
     /// Which model.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Sampling, SequenceError,
-    SequenceRequest, Tenant, TenantWeights,
+    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, SequenceError, SequenceRequest,
+    Tenant, TenantWeights,
     admission::PinHold,
     answer::{Row, next_token},
     forecast::{Shape, Speed},
@@ -357,15 +357,7 @@ impl ModelEngine {
             model: ModelIndex(0),
             adapter,
             prompt: tokens,
-            output: OutputSpec {
-                max_new_tokens: 0,
-                eos: Arc::new([]),
-                sampling: Sampling::greedy(),
-                logprobs: None,
-                probe: None,
-                stop: None,
-                pin_prompt: true,
-            },
+            output: OutputSpec::pinned_prefix(),
             priority: Priority::Interactive,
             tenant: Tenant::default(),
             deadline: None,

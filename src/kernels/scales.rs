@@ -8,7 +8,6 @@ use super::{
     Isa,
     arena::{Arena, Buffer},
     block_format::Factor,
-    floats::expand_f16,
     int8::{STRIP, StripScales},
     packed::PANEL,
     pool::Shards,
@@ -88,22 +87,9 @@ impl Scales {
         }
     }
 
-    /// A group's values for its whole panel.
+    /// A group's values for its whole panel, the group counted over all panels.
     pub(super) fn read(&self, isa: Isa, group: usize, out: &mut [f32; PANEL]) {
-        match self {
-            Self::F16(v) => expand_f16(isa, &v[group * PANEL..][..PANEL], out),
-            Self::F32(v) => out.copy_from_slice(&v[group * PANEL..][..PANEL]),
-            Self::Steps {
-                bases,
-                steps,
-                per_base,
-            } => {
-                expand_f16(isa, &bases[group / per_base * PANEL..][..PANEL], out);
-                for (value, &step) in out.iter_mut().zip(&steps[group * PANEL..][..PANEL]) {
-                    *value *= f32::from(step);
-                }
-            }
-        }
+        self.strip(0, 0).read(isa, group, out);
     }
 
     /// Half a panel's values, from a panel's first group on.

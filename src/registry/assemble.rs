@@ -10,8 +10,8 @@ use std::{
 use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
 use crate::{
     engine::{
-        CancelFlag, EngineHandle, Event, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
-        SubmitError, Tenant,
+        CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
+        Tenant,
     },
     guard::Guard,
     model::{AdapterIndex, Device},
@@ -52,39 +52,32 @@ pub(super) fn install(
         limits,
         ready_at: SystemTime::now(),
     });
-    let bases = declared.iter().filter_map(|declared| declared.adapter.as_ref());
-    let bases: Vec<_> = bases
-        .map(|adapter| (adapter.index, adapter.base.as_str()))
-        .collect();
-    let loaded = opened.loaded.adapters.into_iter().zip(opened.adapter_digests);
-    let adapters: Vec<_> = loaded
-        .enumerate()
-        .map(|(place, (adapter, digest))| {
-            let index = AdapterIndex(place);
-            let base = bases.iter().find(|(other, _)| *other == index);
-            Arc::new(ResidentAdapter {
-                index,
-                base: base.map_or_else(String::new, |(_, base)| (*base).to_owned()),
-                rank: adapter.rank,
-                parameters: adapter.parameters,
-                resident_bytes: adapter.resident_bytes,
-                digest,
-            })
-        })
+    let adapters: Vec<_> = opened
+        .loaded
+        .adapters
+        .into_iter()
+        .zip(opened.adapter_digests)
         .collect();
     let entries: Vec<_> = declared
         .iter()
         .zip(guards)
         .map(|(declared, guard)| {
-            let adapter = declared
-                .adapter
-                .as_ref()
-                .and_then(|declared| adapters.iter().find(|adapter| adapter.index == declared.index));
+            let adapter = declared.adapter.as_ref().and_then(|declared| {
+                let (adapter, digest) = adapters.get(declared.index.0)?;
+                Some(Arc::new(ResidentAdapter {
+                    index: declared.index,
+                    base: declared.base.clone(),
+                    rank: adapter.rank,
+                    parameters: adapter.parameters,
+                    resident_bytes: adapter.resident_bytes,
+                    digest: digest.clone(),
+                }))
+            });
             Arc::new(ModelEntry {
                 id: declared.id.clone(),
                 roles: declared.roles.clone(),
                 resident: Arc::clone(&resident),
-                adapter: adapter.cloned(),
+                adapter,
                 guard,
                 group: declared.group,
             })
@@ -165,15 +158,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
         model: entry.resident.index,
         adapter: adapter_of(entry),
         prompt: prefix.to_vec(),
-        output: OutputSpec {
-            max_new_tokens: 0,
-            eos: Arc::from([]),
-            sampling: Sampling::greedy(),
-            logprobs: None,
-            probe: None,
-            stop: None,
-            pin_prompt: true,
-        },
+        output: OutputSpec::pinned_prefix(),
         priority: Priority::Interactive,
         tenant: Tenant::default(),
         deadline: None,

@@ -96,21 +96,12 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
 /// # Errors
 /// [`ReportError`].
 pub fn study_html(study: &Study) -> Result<String, ReportError> {
-    let used = |language: &Language| {
-        let mut standings = study.standings.iter();
-        standings.any(|one| one.macro_by_language.contains_key(language.code()))
-    };
-    let codes: Vec<_> = Language::ALL
-        .into_iter()
-        .filter(used)
-        .map(Language::code)
-        .collect();
     let values = context! {
         style => STYLE,
         sort => SORT,
         s => Value::from(Serde(study)),
         names => names(),
-        codes => codes,
+        codes => study.language_codes(),
         scatter => Value::from(Serde(plots::scatter(study))),
     };
     Ok(environment()?.get_template("study.html")?.render(values)?)

@@ -7,7 +7,6 @@ use crate::bench::{
     },
     statistics::Interval,
     summary::Summary,
-    taxonomy::Language,
 };
 
 /// A table whose first column names the rows.
@@ -238,15 +237,7 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
 
 /// The leaderboard, and base against instruct.
 pub fn study_sheets(study: &Study) -> Vec<Sheet> {
-    let used = |language: &Language| {
-        let mut standings = study.standings.iter();
-        standings.any(|one| one.macro_by_language.contains_key(language.code()))
-    };
-    let codes: Vec<_> = Language::ALL
-        .into_iter()
-        .filter(used)
-        .map(Language::code)
-        .collect();
+    let codes = study.language_codes();
     let share = |value: Option<f64>| plain(value.map_or_else(String::new, |value| format!("{value:.2}")));
     let rows = study.standings.iter().map(|one| {
         let average = |code: &&str| percent(one.macro_by_language.get(*code).and_then(|m| m.safe_percent));

@@ -7,10 +7,7 @@ mod error;
 mod store;
 mod work;
 
-use std::{
-    path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use self::error::RunError;
 use self::{
@@ -379,9 +376,4 @@ fn shape(info: &RunInfo, plan: &Plan) -> Shape {
         seeds: info.settings.seeds.len(),
         guards: info.settings.guards.len(),
     }
-}
-
-/// Whether a folder holds a journal that [`Run::open`] can go on with.
-pub fn has_journal(folder: &Path) -> bool {
-    folder.join(store::FILE).is_file()
 }

@@ -189,6 +189,19 @@ pub struct Study {
 }
 
 impl Study {
+    /// Codes of the languages that some run has, in the order of all languages.
+    pub fn language_codes(&self) -> Vec<&'static str> {
+        let used = |code: &&str| {
+            let mut standings = self.standings.iter();
+            standings.any(|one| one.macro_by_language.contains_key(*code))
+        };
+        Language::ALL
+            .into_iter()
+            .map(Language::code)
+            .filter(used)
+            .collect()
+    }
+
     /// From runs on the same prompts.
     pub fn new(runs: &[StudyRun], bootstrap: Bootstrap) -> Self {
         let mut standings: Vec<_> = runs.iter().map(standing).collect();

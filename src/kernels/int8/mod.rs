@@ -91,8 +91,7 @@ impl StripScales<'_> {
     }
 
     /// A group's values, for the first of the strip's outputs.
-    #[cfg(target_arch = "x86_64")]
-    fn read(&self, isa: Isa, group: usize, out: &mut [f32]) {
+    pub(super) fn read(&self, isa: Isa, group: usize, out: &mut [f32]) {
         match self {
             Self::F16(values) => expand_f16(isa, &values[group * PANEL..][..out.len()], out),
             Self::F32(values) => out.copy_from_slice(&values[group * PANEL..][..out.len()]),
