@@ -40,15 +40,18 @@ def check_results(folder: pathlib.Path, prompts: int) -> collections.Counter:
     outcomes = collections.Counter()
     for record in records:
         by_language[record["language"]].add(record["id"])
-        if record["outcome"] == "failed":
+        answer = record["outcome"].get("answered")
+        # One guard: one verdict on each answer.
+        judged = answer["verdicts"][0].get("judged") if answer else None
+        if judged is None:
             outcomes["failed"] += 1
-            print(f"failed: {record['id']} {record['language']}: {record['code']} {record['message']}")
+            print(f"failed: {record['id']} {record['language']}: {record['outcome']}")
             continue
-        outcomes[record["label"]] += 1
-        check(record["label"] in LABELS, f"label {record['label']}")
-        check(0 <= record["label_mass"] <= 1, f"label_mass {record['label_mass']}")
-        check(record["tokens"]["completion"] > 0, f"an answer without tokens: {record}")
-        check(record["tokens"]["guard_prompt"] > 200, f"a guard prompt without its policy: {record}")
+        outcomes[judged["label"]] += 1
+        check(judged["label"] in LABELS, f"label {judged['label']}")
+        check(0 <= judged["label_mass"] <= 1, f"label_mass {judged['label_mass']}")
+        check(answer["tokens"]["completion"] > 0, f"an answer without tokens: {record}")
+        check(judged["tokens"]["prompt"] > 200, f"a guard prompt without its policy: {record}")
     check(set(by_language) == LANGUAGES, f"languages {sorted(by_language)}")
     check(len({frozenset(ids) for ids in by_language.values()}) == 1, "the languages have different prompts")
     # On loopback, with nobody else about, nothing may fail.
