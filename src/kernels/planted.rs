@@ -43,14 +43,19 @@ fn a_vector_read_behind_a_buffer() {
 #[ignore = "a mistake"]
 fn two_tasks_write_one_place() {
     let mut place = [0u64];
-    let (shards, arrived) = (Shards::new(&mut place), AtomicUsize::new(0));
-    ThreadPool::new(2).unwrap().run(2, &|task| {
-        // Both threads are here at once; relaxed, so that nothing orders what they do then.
-        arrived.fetch_add(1, Ordering::Relaxed);
-        while arrived.load(Ordering::Relaxed) < 2 {
+    let (shards, step) = (Shards::new(&mut place), AtomicUsize::new(0));
+    // Relaxed, so that nothing orders what the threads do. Both are here at once, and then they write one after the
+    // other: of two writes in the same instant ThreadSanitizer may see neither.
+    let wait_for = |wanted| {
+        while step.load(Ordering::Relaxed) < wanted {
             std::hint::spin_loop();
         }
+    };
+    ThreadPool::new(2).unwrap().run(2, &|task| {
+        step.fetch_add(1, Ordering::Relaxed);
+        wait_for(2 + task);
         // SAFETY: none: both tasks write.
         unsafe { shards.pointer(0).write_volatile(task as u64) };
+        step.fetch_add(1, Ordering::Relaxed);
     });
 }
