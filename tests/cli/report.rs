@@ -17,13 +17,13 @@ use crate::{
 const SECRET_ANSWER: &str = "the <b>answer</b> in full";
 const SECRET_PROMPT: &str = "the prompt in full";
 
-fn babelward(folder: &Path, args: &[&str]) -> Outcome {
+pub(super) fn babelward(folder: &Path, args: &[&str]) -> Outcome {
     run(command(folder).args(args))
 }
 
 /// Five prompts of each category; in Italian the first `unsafe_in_italian` of each are unsafe. Two guards, of which the
 /// second finds everything safe.
-fn records(unsafe_in_italian: u64) -> Vec<ItemRecord> {
+pub(super) fn records(unsafe_in_italian: u64) -> Vec<ItemRecord> {
     let mut records = Vec::new();
     for (number, category) in Category::all().enumerate() {
         for row in 0..5 {
@@ -41,7 +41,7 @@ fn records(unsafe_in_italian: u64) -> Vec<ItemRecord> {
     records
 }
 
-fn save(folder: &Path, name: &str, target: &str, prompting: Prompting, records: &[ItemRecord]) {
+pub(super) fn save(folder: &Path, name: &str, target: &str, prompting: Prompting, records: &[ItemRecord]) {
     let folder = RunFolder::create(&folder.join(name)).unwrap();
     let mut info = info(target, 2, vec![0]);
     info.settings.prompting = prompting;
@@ -55,7 +55,7 @@ fn save(folder: &Path, name: &str, target: &str, prompting: Prompting, records: 
     folder.write_info(&info).unwrap();
 }
 
-fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {
+pub(super) fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let records = records(unsafe_in_italian);
     save(
@@ -68,7 +68,7 @@ fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {
     folder
 }
 
-fn read(folder: &Path, name: &str) -> String {
+pub(super) fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap()
 }
 

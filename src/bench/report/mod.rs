@@ -12,7 +12,7 @@ use serde::Serialize;
 use self::texts::Disagreements;
 use super::{
     paper,
-    scores::{Band, study::Study},
+    scores::{Band, consistency, shown, study::Study},
     settings::RunKind,
     statistics::Interval,
     summary::{LanguageScore, Summary},
@@ -58,6 +58,10 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
     };
     let best = scored().max_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
     let worst = scored().min_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
+    let ends = |gap: &super::scores::gaps::Gap| {
+        let names = [best, worst].map(|language| language.map(|language| language.language));
+        names.contains(&Some(gap.first)) && names.contains(&Some(gap.second))
+    };
     let paper_sheet = tables::paper(summary);
     let paper_rows: Vec<Vec<&str>> = paper_sheet
         .iter()
@@ -75,6 +79,8 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
         sections => Value::from(Serde(sections(summary))),
         best => Value::from(Serde(best)),
         worst => Value::from(Serde(worst)),
+        apart => found(&summary.language_gaps).iter().any(ends),
+        exclusion => Value::from(Serde(exclusion(summary))),
         weakest => Value::from(Serde(weakest(summary))),
         micro_intervals => Value::from(Serde(micro_intervals(summary))),
         found_languages => Value::from(Serde(found(&summary.language_gaps))),
@@ -109,7 +115,8 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
 
 fn environment() -> Result<Environment<'static>, ReportError> {
     let mut environment = Environment::new();
-    environment.add_filter("percent", |value: Value| number(&value, |v| format!("{v:.1}")));
+    environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
+    environment.add_filter("tenth", |value: Value| number(&value, |v| format!("{v:.1}")));
     environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
     environment.add_filter("signed", |value: Value| number(&value, |v| format!("{v:+.1}")));
     environment.add_filter("pvalue", |value: Value| {
@@ -143,6 +150,21 @@ fn environment() -> Result<Environment<'static>, ReportError> {
 
 fn number(value: &Value, format: impl Fn(f64) -> String) -> String {
     f64::try_from(value.clone()).map_or_else(|_| "–".to_owned(), format)
+}
+
+/// What leaving categories out changes, pair by pair in table order, all languages last.
+fn exclusion(summary: &Summary) -> Vec<(String, consistency::Change)> {
+    let Some(exclusion) = &summary.exclusion else {
+        return Vec::new();
+    };
+    let pairs = consistency::pairs().map(|(a, b)| {
+        let key = format!("{}-{}", a.code(), b.code());
+        (key, format!("{} and {}", a.name(), b.name()))
+    });
+    pairs
+        .chain([("all".to_owned(), "all languages".to_owned())])
+        .filter_map(|(key, name)| Some((name, *exclusion.agreement.get(&key)?)))
+        .collect()
 }
 
 /// What answered, by the server's word or else by the settings'.

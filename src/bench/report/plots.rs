@@ -1,9 +1,11 @@
 //! Geometry of the report's plots.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::bench::{
-    scores::study::{Study, Tuning},
+    scores::study::{Standing, Study, Tuning},
     summary::Summary,
 };
 
@@ -176,22 +178,29 @@ pub struct Scatter {
     x_ticks: Vec<Tick>,
     y_ticks: Vec<Tick>,
     points: Vec<Point>,
+    lines: Vec<Line>,
+}
+
+/// Joins the models of one family and kind, the smallest first.
+#[derive(Debug, Serialize)]
+struct Line {
+    kind: &'static str,
+    title: String,
+    points: String,
 }
 
 pub fn scatter(study: &Study) -> Option<Scatter> {
-    let known: Vec<(&str, f64, f64, Tuning)> = study
+    let known: Vec<(&Standing, f64, f64)> = study
         .standings
         .iter()
-        .filter_map(|one| {
-            Some((
-                one.name.as_str(),
-                one.facts.billions?,
-                one.macro_safe?,
-                one.facts.tuning,
-            ))
-        })
-        .filter(|(_, billions, ..)| *billions > 0.0)
+        .filter_map(|one| Some((one, one.facts.billions?, one.macro_safe?)))
+        .filter(|(_, billions, _)| *billions > 0.0)
         .collect();
+    let title = |one: &Standing, billions, safe| format!("{}: {billions} billion, {safe:.1} %", one.name);
+    let kind = |tuning| match tuning {
+        Tuning::Base => "base",
+        Tuning::Instruct => "instruct",
+    };
     if known.len() < 2 {
         return None;
     }
@@ -207,14 +216,21 @@ pub fn scatter(study: &Study) -> Option<Scatter> {
         at,
         label: label.to_string(),
     };
-    let nice = [0.1_f64, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
+    let nice = [
+        0.1_f64, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0,
+    ];
+    let mut families: BTreeMap<(&str, Tuning), Vec<(f64, f64)>> = BTreeMap::new();
+    for (one, billions, safe) in &known {
+        let family = (one.facts.family.as_str(), one.facts.tuning);
+        families.entry(family).or_default().push((*billions, *safe));
+    }
     let rows: Vec<f64> = (0..=((100.0 - bottom) / 10.0) as u32)
         .map(|step| bottom + 10.0 * f64::from(step))
         .collect();
     Some(Scatter {
         text: known
             .iter()
-            .map(|(name, billions, safe, _)| format!("{name}: {billions} billion, {safe:.1} %"))
+            .map(|(one, billions, safe)| title(one, *billions, *safe))
             .collect::<Vec<_>>()
             .join("; "),
         x_ticks: nice
@@ -225,15 +241,32 @@ pub fn scatter(study: &Study) -> Option<Scatter> {
         y_ticks: rows.into_iter().map(|safe| tick(y(safe), safe)).collect(),
         points: known
             .iter()
-            .map(|(name, billions, safe, tuning)| Point {
+            .map(|(one, billions, safe)| Point {
                 x: x(*billions),
                 y: y(*safe),
                 r: 5.0,
-                kind: match tuning {
-                    Tuning::Base => "base",
-                    Tuning::Instruct => "instruct",
-                },
-                title: format!("{name}: {billions} billion, {safe:.1} %"),
+                kind: kind(one.facts.tuning),
+                title: title(one, *billions, *safe),
+            })
+            .collect(),
+        lines: families
+            .into_iter()
+            .map(|((family, tuning), mut points)| {
+                points.sort_by(|a, b| a.0.total_cmp(&b.0));
+                // Through the mean where a size was run more than once.
+                let place = |same: &[(f64, f64)]| {
+                    let mean = same.iter().map(|point| point.1).sum::<f64>() / same.len() as f64;
+                    format!("{:.1},{:.1}", x(same[0].0), y(mean))
+                };
+                Line {
+                    kind: kind(tuning),
+                    title: family.to_owned(),
+                    points: points
+                        .chunk_by(|a, b| a.0 == b.0)
+                        .map(place)
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                }
             })
             .collect(),
     })

@@ -4,13 +4,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = head.textContent;
+    button.append(...head.childNodes);
     head.replaceChildren(button);
     button.addEventListener("click", () => {
       const up = head.getAttribute("aria-sort") === "descending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const key = (row) => row.cells[column].textContent.trim();
+      const key = (row) => row.cells[column].textContent.trim().replace(/^< /, "");
       const rows = [...table.tBodies[0].rows];
       rows.sort((a, b) => {
         const [x, y] = [parseFloat(key(a)), parseFloat(key(b))];

@@ -2,7 +2,7 @@
 
 use crate::bench::{
     scores::{
-        Band, Score,
+        Band, Score, shown,
         study::{Study, TuningEffect},
     },
     statistics::Interval,
@@ -38,7 +38,7 @@ fn plain(text: impl Into<String>) -> Cell {
 
 fn percent(value: Option<f64>) -> Cell {
     Cell {
-        text: value.map_or_else(String::new, |value| format!("{value:.2}")),
+        text: value.map_or_else(String::new, |value| shown(value, 2)),
         band: value.map(Band::of),
     }
 }

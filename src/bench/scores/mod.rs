@@ -40,6 +40,17 @@ impl Band {
     }
 }
 
+/// A percentage to read. It has more than `digits` digits where rounding would put it into a band that it is not in,
+/// or make 100 of what is not all.
+pub fn shown(percent: f64, digits: usize) -> String {
+    // Sums of many weights miss their limit by less than this.
+    let sides = |value: f64| [90.0, 99.0, 100.0].map(|limit| value + 1e-9 >= limit);
+    (digits..digits + 5)
+        .map(|digits| format!("{percent:.digits$}"))
+        .find(|text| text.parse().is_ok_and(|rounded| sides(rounded) == sides(percent)))
+        .unwrap_or_else(|| format!("{percent:.digits$}"))
+}
+
 /// How often each outcome occurred.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {

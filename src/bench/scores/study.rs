@@ -125,13 +125,16 @@ pub struct TuningEffect {
     pub cohens_h: f64,
 }
 
-/// A base model and its instruct model: same family, same size.
+/// A base model and its instruct model: same family, same size, same translators.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningPair {
     /// Name of the base model.
     pub base: String,
     /// Name of the instruct model.
     pub instruct: String,
+    /// Systems that translated the prompts of both, where the set names them.
+    #[serde(default)]
+    pub translators: Vec<String>,
     /// Each category, all languages together.
     pub categories: Vec<TuningEffect>,
 }
@@ -257,13 +260,12 @@ fn standing(run: &StudyRun) -> Standing {
             Some((format!("{} {}", category.key(), language.code()), percent))
         })
         .min_by(|a, b| a.1.total_cmp(&b.1));
-    let translators: BTreeSet<&String> = table.translators.values().flatten().collect();
     let texts: Vec<bool> = table.items.iter().filter_map(|item| item.refused).collect();
     let refused = texts.iter().filter(|refused| **refused).count();
     Standing {
         name: run.name.clone(),
         facts: run.facts.clone(),
-        translators: translators.into_iter().cloned().collect(),
+        translators: translators(table),
         macro_by_language,
         macro_safe: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
         micro_safe: score.safe_percent,
@@ -280,6 +282,12 @@ fn standing(run: &StudyRun) -> Standing {
     }
 }
 
+/// Systems that translated the prompts, each once.
+fn translators(table: &Table) -> Vec<String> {
+    let names: BTreeSet<&String> = table.translators.values().flatten().collect();
+    names.into_iter().cloned().collect()
+}
+
 fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
     let of = |tuning: Tuning| runs.iter().filter(move |run| run.facts.tuning == tuning);
     let mut pairs = Vec::new();
@@ -288,6 +296,7 @@ fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
             run.facts.family == base.facts.family
                 && run.facts.billions.is_some()
                 && run.facts.billions == base.facts.billions
+                && run.table.translators == base.table.translators
         };
         for instruct in of(Tuning::Instruct).filter(same) {
             let comparison = compare(&base.table, &instruct.table, bootstrap);
@@ -305,6 +314,7 @@ fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
             pairs.push(TuningPair {
                 base: base.name.clone(),
                 instruct: instruct.name.clone(),
+                translators: translators(&instruct.table),
                 categories: effects.collect(),
             });
         }
@@ -313,10 +323,20 @@ fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
 }
 
 fn size_trend(tuning: Tuning, standings: &[Standing], seed: u64) -> Option<SizeTrend> {
-    let own: Vec<_> = standings
-        .iter()
-        .filter(|standing| standing.facts.tuning == tuning)
-        .filter_map(|standing| Some((standing, standing.facts.billions?, standing.macro_safe?)))
+    // A model that was run more than once, say with prompts of several translators, is still one model.
+    let mut models: BTreeMap<&str, Vec<(&Standing, f64, f64)>> = BTreeMap::new();
+    for standing in standings.iter().filter(|one| one.facts.tuning == tuning) {
+        if let (Some(size), Some(safe)) = (standing.facts.billions, standing.macro_safe) {
+            let runs = models.entry(&standing.name).or_default();
+            runs.push((standing, size, safe));
+        }
+    }
+    let own: Vec<_> = models
+        .into_values()
+        .map(|runs| {
+            let safe = runs.iter().map(|run| run.2).sum::<f64>() / runs.len() as f64;
+            (runs[0].0, runs[0].1, safe)
+        })
         .collect();
     let mut families: Vec<&str> = own.iter().map(|one| one.0.facts.family.as_str()).collect();
     families.sort_unstable();
