@@ -8,6 +8,9 @@ use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
 use super::retry::ServerHint;
 use crate::proto::ItemStatus;
 
+/// `ErrorInfo.domain` of errors that the service itself gives.
+const DOMAIN: &str = "babelward";
+
 /// gRFC A6: how long to wait before the next attempt; a negative number forbids it.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
@@ -91,20 +94,28 @@ impl RpcError {
                 })
                 .collect()
         });
+        // The service says when to come back wherever that can help. A proxy, or what is below the service, says
+        // nothing either way.
+        let info = details.error_info();
+        let unhinted = match info {
+            Some(info) if info.domain == DOMAIN => ServerHint::Never,
+            _ => ServerHint::None,
+        };
         Self {
             code,
-            reason: details.error_info().map(|info| info.reason.clone()),
+            reason: info.map(|info| info.reason.clone()),
             message: message.to_owned(),
             violations,
             hint: pushback
                 .or(retry_delay.map(ServerHint::AtLeast))
-                .unwrap_or(ServerHint::None),
+                .unwrap_or(unhinted),
         }
     }
 
-    /// Whether the same request may succeed later: UNAVAILABLE and RESOURCE_EXHAUSTED.
+    /// Whether the same request may succeed later: UNAVAILABLE and RESOURCE_EXHAUSTED, unless the server says that
+    /// it will not.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.code, Code::Unavailable | Code::ResourceExhausted)
+        matches!(self.code, Code::Unavailable | Code::ResourceExhausted) && self.hint != ServerHint::Never
     }
 }
 

@@ -12,7 +12,8 @@ pub enum ServerHint {
     AtLeast(Duration),
     /// `grpc-retry-pushback-ms`: after just this.
     Exactly(Duration),
-    /// `grpc-retry-pushback-ms` is negative or not a number: do not.
+    /// `grpc-retry-pushback-ms` is negative or not a number, or the service gave an error of its own without a
+    /// time to come back: do not.
     Never,
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -233,6 +234,63 @@ async fn pushback_can_forbid_a_retry() {
         .expect_err("refused");
     assert!(matches!(error, ClientError::Rpc(error) if error.hint == ServerHint::Never));
     assert_eq!(server.calls().len(), 1);
+}
+
+/// As the service says that there is no room for a model: `retry` when those that could go were only busy.
+fn no_room(retry: Option<Duration>) -> Status {
+    let mut details = ErrorDetails::with_error_info("DEVICE_MEMORY", "babelward", HashMap::<String, String>::new());
+    if retry.is_some() {
+        details.set_retry_info(retry);
+    }
+    Status::with_error_details(Code::ResourceExhausted, "there is no room for the model", details)
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_final_is_not_tried_again() {
+    let server = FakeServer::start(|_| Reply::Break(no_room(None))).await;
+    let error = connect(&server)
+        .await
+        .score(ScoreRequest::default())
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, ClientError::Rpc(error) if !error.is_retryable()));
+    assert_eq!(server.calls().len(), 1);
+
+    let server = FakeServer::start(|call| match call.nth {
+        1 | 2 => Reply::Break(no_room(Some(Duration::from_millis(1)))),
+        _ => Reply::Score(echo(&call.request)),
+    })
+    .await;
+    connect(&server)
+        .await
+        .score(ScoreRequest::default())
+        .await
+        .expect("there is room in the end");
+    assert_eq!(server.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn an_item_whose_refusal_is_final_is_not_sent_again() {
+    let server = FakeServer::start(|call| {
+        let retry = (index_of(&call.id) == 1).then_some(Duration::from_millis(1));
+        let status = no_room(retry);
+        let decoded = tonic_types::pb::Status::decode(status.details()).expect("our own details");
+        match call.nth {
+            1 | 2 => Reply::Fail(ItemStatus {
+                code: decoded.code,
+                message: decoded.message,
+                details: decoded.details,
+            }),
+            _ => Reply::Score(echo(&call.request)),
+        }
+    })
+    .await;
+    let (end, results, _) = score_all(&connect(&server).await, 2, 2).await;
+    end.expect("the stream ends well");
+    assert!(results["item-0"].is_err() && results["item-1"].is_ok());
+    let calls = server.calls();
+    let times = |id: &str| calls.iter().filter(|call| call.id == id).count();
+    assert_eq!((times("item-0"), times("item-1")), (1, 3));
 }
 
 #[test]

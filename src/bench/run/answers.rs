@@ -40,6 +40,10 @@ impl FailureKind {
         }
         let for_this_item = error.reason.as_deref() == Some("CACHE_TOO_SMALL");
         match error.code {
+            // The server as it is now will never take it; another, or the same restarted, may.
+            Code::Unavailable => Self::Later,
+            // There is no room for the model.
+            Code::ResourceExhausted => Self::Run,
             Code::NotFound | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
                 Self::Run
             }

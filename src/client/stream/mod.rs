@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 pub use self::method::{ClassifyItems, ScoreItems, StreamMethod};
-use super::{Client, ClientError, RetryPolicy, RpcError, ServerHint};
+use super::{Client, ClientError, RetryPolicy, RpcError};
 use crate::proto::{ScoreRequest, ScoreResponse};
 
 /// How long a finished stream may take to close in an orderly way before it is reset.
@@ -399,7 +399,7 @@ fn broken(code: Code, reason: &str, answered: bool) -> StreamEnd {
 fn stream_end(status: &Status, answered: bool) -> StreamEnd {
     let error = RpcError::from_status(status);
     let transport = status.source().is_some();
-    if (error.is_retryable() && error.hint != ServerHint::Never) || transport {
+    if error.is_retryable() || transport {
         StreamEnd::Broken(Broken { error, answered })
     } else {
         StreamEnd::Fatal(ClientError::Rpc(error))
