@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 
 use super::CommandError;
 use crate::proto::{Conversation, Message, Role};
@@ -103,10 +104,28 @@ pub(super) struct Item {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    #[serde(default, deserialize_with = "id")]
     id: Option<String>,
     text: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<LineMessage>>,
+}
+
+/// Data sets number their items: an integer is the text that it is written as.
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let wrong = |what: &str| {
+        let fix = "an `id` is a string or an integer of 64 bits: put it in quotes, or leave it out";
+        D::Error::custom(format!("`id` is {what}; {fix}"))
+    };
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Number(number) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
+        Value::Number(number) => Err(wrong(&format!("the number {number}"))),
+        Value::Bool(value) => Err(wrong(&value.to_string())),
+        Value::Array(_) => Err(wrong("a list")),
+        Value::Object(_) => Err(wrong("an object")),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,7 +163,15 @@ pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
 }
 
 fn item(number: usize, line: &str) -> Result<Item, String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let line: Line = serde_json::from_str(line).map_err(|error| {
+        // Its line is one of one; the file's is told already.
+        let (told, column) = (error.to_string(), error.column());
+        let place = format!(" at line {} column {column}", error.line());
+        match told.strip_suffix(&place) {
+            Some(what) => format!("column {column}: {what}"),
+            None => told,
+        }
+    })?;
     let conversation = match (line.text, line.messages) {
         (Some(text), None) => judged(&text, JudgedRole::User, line.prompt.as_deref()),
         (None, Some(messages)) if line.prompt.is_none() => {
@@ -207,6 +234,20 @@ mod tests {
         assert_eq!(ids, ["1", "x", "4"]);
         assert_eq!(found[1].conversation, judged("b", JudgedRole::User, Some("p")));
         assert_eq!(found[2].conversation, judged("c", JudgedRole::User, None));
+
+        let numbered = "{\"id\": 17, \"text\": \"a\"}\n{\"id\": -3, \"text\": \"a\"}\n{\"id\": null, \"text\": \"a\"}\n\
+                        {\"id\": 18446744073709551615, \"text\": \"a\"}\n";
+        fs::write(&path, numbered).unwrap();
+        let ids: Vec<_> = items(&path).unwrap().into_iter().map(|item| item.id).collect();
+        assert_eq!(ids, ["17", "-3", "3", "18446744073709551615"]);
+        for id in ["1.5", "18446744073709551616", "true", "[1]", "{}"] {
+            fs::write(&path, format!("\n{{\"id\": {id}, \"text\": \"a\"}}\n")).unwrap();
+            let error = items(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("items.jsonl:2: ") && error.contains("`id` is") && error.contains("quotes"),
+                "{error}"
+            );
+        }
 
         let wrong = "{\"text\": 5}\n{\"txt\": \"a\"}\n{\"text\": \"a\", \"messages\": []}\n{}\n";
         fs::write(&path, wrong).unwrap();

@@ -238,7 +238,8 @@ async fn pushback_can_forbid_a_retry() {
 
 /// As the service says that there is no room for a model: `retry` when those that could go were only busy.
 fn no_room(retry: Option<Duration>) -> Status {
-    let mut details = ErrorDetails::with_error_info("DEVICE_MEMORY", "babelward", HashMap::<String, String>::new());
+    let mut details =
+        ErrorDetails::with_error_info("DEVICE_MEMORY", "babelward", HashMap::<String, String>::new());
     if retry.is_some() {
         details.set_retry_info(retry);
     }
