@@ -11,6 +11,7 @@ use std::{
 };
 
 use rand::RngExt as _;
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     body::Body,
@@ -169,6 +170,8 @@ impl Call {
 pub(crate) struct CallLayer {
     pub(crate) defaults: Arc<DefaultDeadlines>,
     pub(crate) in_flight: InFlightCount,
+    /// Set when the server takes nothing new: a drain does not wait for calls that are only refused.
+    pub(crate) draining: CancellationToken,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -214,12 +217,13 @@ where
             None => method.default_deadline(arrival, &self.layer.defaults),
         };
         let request_id = request_id(request.headers().get(REQUEST_ID));
+        let in_flight = (!self.layer.draining.is_cancelled()).then(|| self.layer.in_flight.enter());
         let call = Call {
             method,
             deadline,
             tenant: tenant(request.headers().get(TENANT)),
             request_id: Arc::from(request_id.as_ref()),
-            record: Arc::new(Record::call(method, deadline, self.layer.in_flight.enter())),
+            record: Arc::new(Record::call(method, deadline, in_flight)),
         };
         request.extensions_mut().insert(call.clone());
         let inner = self.inner.call(request);

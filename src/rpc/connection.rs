@@ -1,19 +1,58 @@
-//! Connections that can be closed from outside: tonic's graceful shutdown waits for ever on a stream that its
-//! client keeps open.
+//! Connections, and closing them from outside: tonic's graceful shutdown waits for ever on a stream that its client
+//! keeps open.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use futures::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// How long to wait when the system gives no connection, as when there are no file descriptors left: trying at once
+/// would only keep a core busy.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections as they come, for as long as somebody asks. Several may ask the same listener.
+pub(crate) fn incoming(
+    listener: Arc<TcpListener>,
+    breaker: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, breaker), |(listener, breaker)| async move {
+        let stream = loop {
+            match listener.accept().await {
+                Ok((stream, _)) => break stream,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no connection can be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        // Small messages leave at once; a socket that cannot do so still works.
+        let _ = stream.set_nodelay(true);
+        let connection = Connection::new(stream, breaker.clone());
+        Some((Ok(connection), (listener, breaker)))
+    })
+}
+
+/// Its peer was gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
 
 /// A TCP connection that breaks when its token is cancelled.
 pub(crate) struct Connection {
@@ -22,7 +61,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, breaker: CancellationToken) -> Self {
+    fn new(stream: TcpStream, breaker: CancellationToken) -> Self {
         Self {
             stream,
             broken: Box::pin(breaker.cancelled_owned()),

@@ -67,6 +67,7 @@ impl ModelApi {
         &self,
         request: proto::CountTokensRequest,
     ) -> Result<proto::CountTokensResponse, ServiceError> {
+        self.0.admit()?;
         validate::count_tokens(&request, &self.0.limits)?;
         let entry = self
             .0

@@ -34,15 +34,15 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// For a call.
-    pub(crate) fn call(method: Method, deadline: Deadline, in_flight: InFlight) -> Self {
+    /// For a call; one that a drain does not wait for has no `in_flight`.
+    pub(crate) fn call(method: Method, deadline: Deadline, in_flight: Option<InFlight>) -> Self {
         Self {
             kind: Kind::Call,
             method,
             began: Instant::now(),
             deadline,
             finished: AtomicBool::new(false),
-            in_flight: Some(in_flight),
+            in_flight,
         }
     }
 

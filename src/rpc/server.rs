@@ -3,13 +3,12 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    admin::AdminApi, call::CallLayer, classify::SafetyApi, connection::Connection, generate::GenerationApi,
+    admin::AdminApi, call::CallLayer, classify::SafetyApi, connection::incoming, generate::GenerationApi,
     limits::ServerOptions, models::ModelApi, record::InFlightCount, score::ScoringApi, sequence::Shared,
 };
 use crate::{
@@ -39,9 +38,11 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves until `shutdown` resolves, and then drains: health says NOT_SERVING, models are DRAINING, the port
-/// is closed, open calls finish for at most `options.drain_grace`, and what is open then ends with UNAVAILABLE
-/// (`SERVER_DRAINING`). The registry is not shut down; that is its owner's to do afterwards.
+/// Serves until `shutdown` resolves, and then drains: health says NOT_SERVING, models are DRAINING, new calls are
+/// refused with UNAVAILABLE (`SERVER_DRAINING`), and open calls finish for at most `options.drain_grace`; what is open
+/// then ends with the same error. Connections are taken until then, so that probes and callers are told; those that
+/// were open before are asked to go (GOAWAY), so that their clients connect anew, perhaps elsewhere. The registry is
+/// not shut down; that is its owner's to do afterwards.
 pub async fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
@@ -64,6 +65,7 @@ pub async fn serve(
         .layer(CallLayer {
             defaults: Arc::new(options.default_deadlines),
             in_flight: in_flight.clone(),
+            draining: shared.draining.clone(),
         });
     // The decoder refuses with a bare OUT_OF_RANGE, so it comes second: see `Limits::message_bytes`.
     let decoded = shared.limits.message_bytes.saturating_mul(2);
@@ -91,30 +93,32 @@ pub async fn serve(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
 
-    let connection_breaker = breaker.clone();
-    let incoming = TcpListenerStream::new(listener).map(move |stream| {
-        stream.map(|stream| {
-            // Small messages leave at once; a socket that cannot do so still works.
-            let _ = stream.set_nodelay(true);
-            Connection::new(stream, connection_breaker.clone())
-        })
-    });
+    let listener = Arc::new(listener);
+    let before = router.clone().serve_with_incoming_shutdown(
+        incoming(Arc::clone(&listener), breaker.clone()),
+        shared.draining.clone().cancelled_owned(),
+    );
     let closing = CancellationToken::new();
-    let server = router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
-    let drain = drain(&shared, &in_flight, &health, options.drain_grace, closing);
+    let while_draining = router.serve_with_incoming_shutdown(
+        incoming(listener, breaker.clone()),
+        closing.clone().cancelled_owned(),
+    );
     let watch_health = follow_states(&shared.registry, &health);
-    tokio::pin!(server, shutdown);
+    tokio::pin!(before, shutdown);
 
     tokio::select! {
-        ended = &mut server => return Ok(ended?),
+        ended = &mut before => return Ok(ended?),
         () = &mut shutdown => {}
         () = watch_health => {}
     }
     tracing::info!("draining");
+    let server = async { tokio::try_join!(before, while_draining).map(drop) };
+    tokio::pin!(server);
     tokio::select! {
         ended = &mut server => return Ok(ended?),
-        () = drain => {}
+        () = drain(&shared, &in_flight, &health, options.drain_grace) => {}
     }
+    closing.cancel();
     if let Ok(ended) = tokio::time::timeout(FLUSH, &mut server).await {
         return Ok(ended?);
     }
@@ -123,17 +127,10 @@ pub async fn serve(
 }
 
 /// Ends all calls: by themselves within the grace, else with an error.
-async fn drain(
-    shared: &Shared,
-    in_flight: &InFlightCount,
-    health: &HealthReporter,
-    grace: Duration,
-    closing: CancellationToken,
-) {
+async fn drain(shared: &Shared, in_flight: &InFlightCount, health: &HealthReporter, grace: Duration) {
     set_health(health, |_| false).await;
     shared.registry.begin_drain();
     shared.draining.cancel();
-    closing.cancel();
     if tokio::time::timeout(grace, in_flight.none()).await.is_err() {
         tracing::warn!("the drain's grace is over, open calls end now");
         shared.stopping.cancel();

@@ -70,6 +70,63 @@ async fn open_work_finishes_and_new_items_are_refused() {
     );
 }
 
+/// A prober and a caller that connect while the server drains are told so, until the last open call has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_it_drains_is_told() {
+    let mut rig = Rig::start().await;
+    rig.gate.close();
+    let (mut client, mut known) = (rig.safety().await, rig.safety().await);
+    let open = tokio::spawn(async move { client.classify(classify(&["hi"])).await });
+    rig.blocked().await;
+    let server = rig.begin_stop();
+    eventually("the drain begins", || rig.registry.is_draining()).await;
+
+    for service in ["", "babelward.v1.SafetyService", "babelward.v1.ModelService"] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = HealthClient::new(rig.channel().await)
+            .check(request)
+            .await
+            .unwrap();
+        assert_eq!(
+            answer.into_inner().status(),
+            ServingStatus::NotServing,
+            "{service}"
+        );
+    }
+    let refused = |status: tonic::Status| {
+        assert_eq!(reason(&status, Code::Unavailable).0, "SERVER_DRAINING");
+        assert!(status.get_error_details().retry_info().is_some());
+        assert!(status.message().contains("draining"));
+    };
+    refused(rig.safety().await.classify(classify(&["hi"])).await.unwrap_err());
+    refused(rig.scoring().await.score(score("hi")).await.unwrap_err());
+    let (_send, receive) = requests::<proto::ClassifyStreamRequest>();
+    refused(rig.safety().await.classify_stream(receive).await.unwrap_err());
+    let count = proto::CountTokensRequest {
+        text: "hi".to_owned(),
+        ..Default::default()
+    };
+    refused(rig.models().await.count_tokens(count).await.unwrap_err());
+    // One that was connected before comes back by itself.
+    refused(known.classify(classify(&["hi"])).await.unwrap_err());
+    let models = rig
+        .models()
+        .await
+        .list_models(proto::ListModelsRequest::default())
+        .await
+        .unwrap();
+    for model in models.into_inner().models {
+        assert_eq!(model.state(), proto::model::State::Draining, "{}", model.name);
+    }
+
+    rig.gate.open();
+    open.await.unwrap().unwrap();
+    server.await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn work_beyond_the_grace_is_told() {
     let options = ServerOptions {
