@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
 };
 
 use super::{CommandError, Exit, Global, banner, config_args::ConfigArgs, wire};
 use crate::{
     config::{Config, LogFormat},
-    registry::{Registry, RegistryError},
+    registry::Registry,
     rpc,
     telemetry::{LogStyle, init_logs, serve_metrics},
 };
@@ -55,14 +56,34 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     let address = listener.local_addr()?;
     let metrics = config.server.metrics_listen.map(serve_metrics).transpose()?;
 
-    tracing::info!(models = config.models.len(), "loading");
     let options = wire::registry_options(config);
-    let loading = tokio::task::spawn_blocking(move || Registry::load(options));
-    let registry: Result<Arc<Registry>, RegistryError> = tokio::select! {
-        loaded = loading => loaded.context("loading stopped unexpectedly")?,
+    let preparing = tokio::task::spawn_blocking(move || Registry::prepare(options));
+    let registry = tokio::select! {
+        prepared = preparing => prepared.context("reading the models stopped unexpectedly")??,
         exit = signals.next() => return Ok(exit),
     };
-    let registry = registry?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async {
+        // Told to stop, or whoever would say so is gone.
+        let _ = stopped.await;
+    };
+    let server = rpc::serve(
+        listener,
+        Arc::clone(&registry),
+        wire::server_options(config),
+        shutdown,
+    );
+    // It tells how far the models are while they are loaded.
+    let mut server = tokio::spawn(server);
+
+    tracing::info!(models = config.models.len(), %address, "loading");
+    let loading = Arc::clone(&registry);
+    let loading = tokio::task::spawn_blocking(move || loading.load_eager());
+    tokio::select! {
+        loaded = loading => loaded.context("loading stopped unexpectedly")??,
+        exit = signals.next() => return Ok(exit),
+        ended = &mut server => return ended?.map(|()| Exit::Failure).map_err(Into::into),
+    }
     let banner = banner::Banner {
         address,
         metrics,
@@ -75,22 +96,16 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         LogFormat::Human => eprint!("{banner}"),
     }
 
-    let shutdown = async move {
+    // The first asks for a drain, the second for an end.
+    let stopping = tokio::spawn(async move {
         signals.next().await;
-        // The first asks for a drain, the second for an end.
-        tokio::spawn(async move {
-            let exit = signals.next().await;
-            tracing::warn!("asked twice, ending now");
-            process::exit(i32::from(exit.code()));
-        });
-    };
-    rpc::serve(
-        listener,
-        Arc::clone(&registry),
-        wire::server_options(config),
-        shutdown,
-    )
-    .await?;
+        let _ = stop.send(());
+        let exit = signals.next().await;
+        tracing::warn!("asked twice, ending now");
+        process::exit(i32::from(exit.code()));
+    });
+    server.await.context("the server stopped unexpectedly")??;
+    stopping.abort();
     let ended = tokio::task::spawn_blocking(move || registry.shutdown()).await?;
     if !ended {
         tracing::warn!("the engine did not end in time");

@@ -10,6 +10,7 @@ mod error;
 mod loader;
 mod model;
 mod residency;
+mod start;
 mod state;
 mod stats;
 mod survey;
@@ -35,6 +36,7 @@ pub use self::{
         Declared, DeclaredAdapter, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident,
         ResidentAdapter, Verdict,
     },
+    start::StartProgress,
     state::{Change, ModelState, StateWatch},
     survey::{Surveyed, survey},
 };
@@ -50,7 +52,7 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
 const SUGGESTION_LIKENESS: f64 = 0.75;
 
-/// Everything [`Registry::load`] needs.
+/// Everything [`Registry::prepare`] needs.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
     /// At least one. Ids with the same canonical path share one resident model.
@@ -87,7 +89,7 @@ pub struct Registry {
     thread: Mutex<Option<EngineThread>>,
 }
 
-/// What [`Registry::start`] needs besides models.
+/// What [`Registry::prepare_groups`] needs besides models.
 #[derive(Debug, Clone)]
 pub struct StartOptions {
     /// See [`RegistryOptions::default_target`].
@@ -105,6 +107,14 @@ impl Registry {
     /// guards' policy prefixes. Blocks until every eager model is READY; the error names the model and the
     /// reason.
     pub fn load(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
+        let registry = Self::prepare(options)?;
+        registry.load_eager()?;
+        Ok(registry)
+    }
+
+    /// Checks everything that headers tell and starts the engine; [`Registry::load_eager`] is what is left. Blocks
+    /// while it reads.
+    pub fn prepare(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
         let batch = BatchLimits {
             sequences: options.engine.max_batch_sequences,
             tokens: options.engine.max_batch_tokens,
@@ -116,11 +126,14 @@ impl Registry {
             memory: options.memory,
             engine: options.engine,
         };
-        Self::start(groups, options)
+        Self::prepare_groups(groups, options)
     }
 
-    /// The same with models from anywhere.
-    pub fn start(groups: Vec<ModelGroup>, options: StartOptions) -> Result<Arc<Self>, RegistryError> {
+    /// [`Registry::prepare`] with models from anywhere.
+    pub fn prepare_groups(
+        groups: Vec<ModelGroup>,
+        options: StartOptions,
+    ) -> Result<Arc<Self>, RegistryError> {
         let (kv, sequences) = (options.memory.kv, options.engine.max_batch_sequences);
         let terms = groups
             .iter()
@@ -150,7 +163,7 @@ impl Registry {
         stats::describe();
         let (engine, thread) =
             engine::start(options.engine.clone(), Vec::new()).map_err(RegistryError::Engine)?;
-        let registry = Arc::new(Self {
+        Ok(Arc::new(Self {
             declared,
             by_id,
             default_target,
@@ -158,13 +171,7 @@ impl Registry {
             core: Arc::new(Core::new(groups, ledger, engine, (kv, sequences))),
             engine_config: options.engine,
             thread: Mutex::new(Some(thread)),
-        });
-        for (group, terms) in terms.iter().enumerate() {
-            if terms.policy == LoadPolicy::Eager {
-                registry.core.load_now(group)?;
-            }
-        }
-        Ok(registry)
+        }))
     }
 
     /// The target with this id; the default target for an empty id. Waits while it is on its way into memory.

@@ -33,6 +33,12 @@ impl Group {
     pub(super) fn name(&self) -> &str {
         self.members.first().map_or("", |declared| declared.id.as_str())
     }
+
+    /// Loaded when the server starts.
+    pub(super) fn is_eager(&self) -> bool {
+        let first = self.members.first();
+        first.is_some_and(|declared| declared.policy == LoadPolicy::Eager)
+    }
 }
 
 /// What requests, loads and unloads share.
@@ -50,17 +56,19 @@ pub(super) struct Core {
     making_room: Mutex<()>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     ledger: Ledger,
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     draining: bool,
 }
 
 /// Where a model stands.
-struct Place {
+pub(super) struct Place {
     phase: Phase,
     /// Loads that were begun.
-    attempts: u64,
+    pub(super) attempts: u64,
+    /// The server is not ready before it has been loaded.
+    pub(super) awaited: bool,
     /// The last load that failed, by its number.
     failure: Option<(u64, LoadFailure)>,
     /// One entry for each id, in the order of the group's members; empty while it is not in memory.
@@ -86,13 +94,18 @@ impl Core {
             group_of.push((member.position, member.group));
         }
         group_of.sort_unstable();
-        let place = |_: &Group| Place {
-            phase: Phase::Unloaded,
-            attempts: 0,
-            failure: None,
-            entries: Vec::new(),
+        let place = |group: &Group| {
+            let awaited = group.is_eager();
+            Place {
+                // Its load begins soon.
+                phase: if awaited { Phase::Loading } else { Phase::Unloaded },
+                attempts: 0,
+                awaited,
+                failure: None,
+                entries: Vec::new(),
+            }
         };
-        Self {
+        let core = Self {
             states: States::new(group_of.into_iter().map(|(_, group)| group).collect()),
             inner: Mutex::new(Inner {
                 ledger,
@@ -105,11 +118,13 @@ impl Core {
             sequences,
             changed: Condvar::new(),
             making_room: Mutex::new(()),
-        }
+        };
+        core.refresh(&core.inner());
+        core
     }
 
     /// Nothing panics while it holds the lock in the middle of a change.
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -222,18 +237,7 @@ impl Core {
         self.refresh(inner);
     }
 
-    /// Loads a model on this thread, when the server starts.
-    pub(super) fn load_now(&self, group: usize) -> Result<(), RegistryError> {
-        {
-            let mut inner = self.inner();
-            inner.places[group].phase = Phase::Loading;
-            inner.places[group].attempts += 1;
-            self.refresh(&inner);
-        }
-        self.make(group)
-    }
-
-    fn make(&self, group: usize) -> Result<(), RegistryError> {
+    pub(super) fn make(&self, group: usize) -> Result<(), RegistryError> {
         let estimate = self.groups[group].loader.estimate()?;
         let need = Need::new(&estimate, self.kv, self.sequences);
         let kv_bytes = self.make_room(group, need)?;
@@ -254,6 +258,7 @@ impl Core {
         let place = &mut inner.places[group];
         place.entries = entries;
         place.phase = Phase::Ready;
+        place.awaited = false;
         place.failure = None;
         self.states.answered(group);
         self.refresh(&inner);

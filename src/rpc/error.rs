@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole},
+    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole, StartProgress},
 };
 
 /// One violated field.
@@ -108,6 +108,13 @@ pub enum ServiceError {
         /// When.
         retry_after: Duration,
     },
+    /// The models that are loaded at the start are not all in memory yet. Try again after the delay.
+    ServerLoading {
+        /// How far it is.
+        progress: StartProgress,
+        /// When.
+        retry_after: Duration,
+    },
     /// The model is on its way out of memory. Try again after the delay, or elsewhere.
     ModelUnloading {
         /// When.
@@ -193,6 +200,14 @@ impl ServiceError {
     /// The server is going away; how long a restart may take is not known here.
     pub(crate) fn draining() -> Self {
         Self::ServerDraining {
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// The server is not ready yet; how long the rest takes is not known here.
+    pub(crate) fn loading(progress: StartProgress) -> Self {
+        Self::ServerLoading {
+            progress,
             retry_after: Duration::from_secs(1),
         }
     }

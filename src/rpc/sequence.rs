@@ -33,12 +33,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Refuses new work while draining.
+    /// Refuses new work while draining, and before the models that are loaded at the start are ready.
     pub(crate) fn admit(&self) -> Result<(), ServiceError> {
         if self.draining.is_cancelled() || self.registry.is_draining() {
             return Err(ServiceError::draining());
         }
-        Ok(())
+        match self.registry.starting() {
+            Some(progress) => Err(ServiceError::loading(progress)),
+            None => Ok(()),
+        }
     }
 }
 

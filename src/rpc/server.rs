@@ -59,6 +59,8 @@ pub async fn serve(
     let in_flight = InFlightCount::new();
     let breaker = CancellationToken::new();
     let health = HealthReporter::new();
+    // It begins with SERVING for the empty name, and knows no other.
+    set_health(&health, |_| false).await;
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_concurrent_streams(shared.limits.connection_streams)
@@ -145,14 +147,25 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
+/// What a service needs to be there for.
+#[derive(Debug, Clone, Copy)]
+enum Needs {
+    /// A server that runs: it tells what is loading, too.
+    Process,
+    /// A server whose eager models have been loaded.
+    Started,
+    /// Beyond that, a model of each of these roles.
+    Roles(&'static [ModelRole]),
+}
+
 /// Keeps health in step with the models' states: a service serves while a model it needs is READY, or would be
-/// loaded by a request. Never
-/// returns while the registry lives.
+/// loaded by a request. Never returns while the registry lives.
 async fn follow_states(registry: &Registry, health: &HealthReporter) {
     let mut states = registry.states();
     loop {
         // A copy: whoever changes states holds the registry's lock, which `serves` takes.
         let current = states.borrow_and_update().clone();
+        let started = registry.starting().is_none();
         let ready: Vec<ModelRole> = registry
             .list()
             .iter()
@@ -160,29 +173,37 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
             .filter(|(declared, state)| registry.serves(declared, *state))
             .flat_map(|(declared, _)| declared.roles.iter().copied())
             .collect();
-        set_health(health, |needs| needs.iter().all(|role| ready.contains(role))).await;
+        set_health(health, |needs| match needs {
+            Needs::Process => true,
+            Needs::Started => started,
+            Needs::Roles(roles) => started && roles.iter().all(|role| ready.contains(role)),
+        })
+        .await;
         if states.changed().await.is_err() {
             return;
         }
     }
 }
 
-/// Says of each service whether it serves, by the roles it needs.
-async fn set_health(health: &HealthReporter, serves: impl Fn(&[ModelRole]) -> bool) {
-    let services: [(&str, &[ModelRole]); 6] = [
-        // The process itself.
-        ("", &[]),
+/// Says of each service whether it serves, by what it needs.
+async fn set_health(health: &HealthReporter, serves: impl Fn(Needs) -> bool) {
+    let services = [
+        // Everything: what an orchestrator asks for when it is told nothing else.
+        ("", Needs::Started),
         (
             GenerationServiceServer::<GenerationApi>::NAME,
-            &[ModelRole::Target],
+            Needs::Roles(&[ModelRole::Target]),
         ),
-        (SafetyServiceServer::<SafetyApi>::NAME, &[ModelRole::Guard]),
+        (
+            SafetyServiceServer::<SafetyApi>::NAME,
+            Needs::Roles(&[ModelRole::Guard]),
+        ),
         (
             ScoringServiceServer::<ScoringApi>::NAME,
-            &[ModelRole::Target, ModelRole::Guard],
+            Needs::Roles(&[ModelRole::Target, ModelRole::Guard]),
         ),
-        (ModelServiceServer::<ModelApi>::NAME, &[]),
-        (AdminServiceServer::<AdminApi>::NAME, &[]),
+        (ModelServiceServer::<ModelApi>::NAME, Needs::Process),
+        (AdminServiceServer::<AdminApi>::NAME, Needs::Started),
     ];
     for (name, needs) in services {
         let status = if serves(needs) {

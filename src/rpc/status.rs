@@ -63,6 +63,7 @@ reasons! {
     DeadlineUnattainable = "DEADLINE_UNATTAINABLE" => DeadlineExceeded;
     ClientCancelled = "CLIENT_CANCELLED" => Cancelled;
     ServerDraining = "SERVER_DRAINING" => Unavailable;
+    ServerLoading = "SERVER_LOADING" => Unavailable;
     ModelNotLoaded = "MODEL_NOT_LOADED" => FailedPrecondition;
     ModelLoadFailed = "MODEL_LOAD_FAILED" => FailedPrecondition;
     DeviceMemory = "DEVICE_MEMORY" => ResourceExhausted;
@@ -242,6 +243,16 @@ impl ServiceError {
             Self::ServerDraining { retry_after } => {
                 Report::new(Reason::ServerDraining, "the server is draining".to_owned()).retry(*retry_after)
             }
+            Self::ServerLoading { progress, retry_after } => Report::new(
+                Reason::ServerLoading,
+                format!(
+                    "the server is still loading: {} of {} models are ready",
+                    progress.ready, progress.models
+                ),
+            )
+            .with("readyModels", progress.ready)
+            .with("models", progress.models)
+            .retry(*retry_after),
             Self::ModelNotLoaded { model } => Report::new(
                 Reason::ModelNotLoaded,
                 "the model is not loaded: load it with AdminService/LoadModel (`babelward models load ID`), or \

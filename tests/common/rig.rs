@@ -200,11 +200,10 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
         budget: u64::MAX,
         kv: KvSize::Auto,
     };
-    Registry::start(
-        groups,
-        start_options(memory, setup.queue_items, setup.clock.clone()),
-    )
-    .unwrap()
+    let options = start_options(memory, setup.queue_items, setup.clock.clone());
+    let registry = Registry::prepare_groups(groups, options).unwrap();
+    registry.load_eager().unwrap();
+    registry
 }
 
 /// An eager model of one role.

@@ -19,6 +19,7 @@ use babelward::{
     },
     rpc::ServerOptions,
 };
+use tokio::task::JoinHandle;
 use tonic::{Status, transport::Channel};
 
 use crate::{
@@ -112,6 +113,13 @@ impl Fleet {
     }
 
     pub async fn of(models: Vec<Vec<ModelSpec>>, room: u64, allow_admin: bool) -> Self {
+        let fleet = Self::starting(models, room, allow_admin).await;
+        fleet.load_eager().await.unwrap().unwrap();
+        fleet
+    }
+
+    /// One whose eager models are not loaded yet.
+    pub async fn starting(models: Vec<Vec<ModelSpec>>, room: u64, allow_admin: bool) -> Self {
         let mut probes = BTreeMap::new();
         let mut groups = Vec::new();
         for specs in models {
@@ -129,7 +137,7 @@ impl Fleet {
             kv: KvSize::Fixed(KV),
         };
         let options = rig::start_options(memory, 2048, Clock::default());
-        let registry = tokio::task::spawn_blocking(move || Registry::start(groups, options));
+        let registry = tokio::task::spawn_blocking(move || Registry::prepare_groups(groups, options));
         let options = ServerOptions {
             allow_admin,
             ..Default::default()
@@ -138,6 +146,11 @@ impl Fleet {
             rig: Rig::serve(registry.await.unwrap().unwrap(), options, Gate::default()).await,
             probes,
         }
+    }
+
+    pub fn load_eager(&self) -> JoinHandle<Result<(), RegistryError>> {
+        let registry = Arc::clone(&self.rig.registry);
+        tokio::task::spawn_blocking(move || registry.load_eager())
     }
 
     pub fn probe(&self, id: &str) -> &Probe {

@@ -28,5 +28,6 @@ mod models;
 mod raw;
 mod residency;
 mod score;
+mod starting;
 mod streams;
 mod validation;

@@ -376,7 +376,7 @@ async fn eager_models_that_do_not_fit_are_an_error_at_the_start() {
     };
     let options = rig::start_options(memory, 16, Clock::default());
     let groups = vec![group("first"), group("second")];
-    let started = tokio::task::spawn_blocking(move || Registry::start(groups, options).map(drop));
+    let started = tokio::task::spawn_blocking(move || Registry::prepare_groups(groups, options).map(drop));
     let error = started.await.unwrap().unwrap_err();
     let shown = error.to_string();
     for number in ["2400", "2399", "first 1200", "second 1200"] {
