@@ -23,7 +23,7 @@ use babelward::{
         plan::{Plan, RowLimit, Selection},
         results::{Origin, RunFolder},
         run::{Failures, Run, RunError},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions},
 };
@@ -57,9 +57,11 @@ fn settings(concurrency: usize) -> RunSettings {
             categories: Vec::new(),
             limit: RowLimit::All,
         },
-        max_new_tokens: 8,
-        temperature: 1.0,
-        top_p: 1.0,
+        sampling: Some(Sampling {
+            max_new_tokens: 8,
+            temperature: 1.0,
+            top_p: 1.0,
+        }),
         seeds: vec![3, 7],
         shard: None,
         until: None,

@@ -6,9 +6,11 @@
 
 pub mod confidence;
 pub mod dataset;
+pub mod import;
 pub mod journal;
 pub mod paper;
 pub mod plan;
+pub mod problem;
 pub mod progress;
 pub mod report;
 pub mod results;

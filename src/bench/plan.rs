@@ -184,7 +184,12 @@ impl Plan {
 impl Plan {
     /// The lines of `plan.jsonl`, each with its line break.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.items.iter().map(|item| json(item) + "\n")
+        Self::lines_of(self.items.iter())
+    }
+
+    /// Lines of some items.
+    pub fn lines_of<'a>(items: impl Iterator<Item = &'a PlanItem>) -> impl Iterator<Item = String> {
+        items.map(|item| json(item) + "\n")
     }
 
     /// What `run.json` says of it.

@@ -17,6 +17,8 @@ pub enum RunKind {
     Benchmark,
     /// A stand-in guard: the mechanism is real, the verdicts mean nothing.
     MechanismDemo,
+    /// Made elsewhere, and nobody said by what.
+    Unknown,
 }
 
 /// How a prompt is put to the target.
@@ -27,6 +29,8 @@ pub enum Prompting {
     Template,
     /// As raw text that the model continues: base models.
     Raw,
+    /// The answers were made elsewhere, and nobody said how.
+    Unknown,
 }
 
 /// One of the parts of a plan that go to several machines.
@@ -52,6 +56,17 @@ pub struct Until {
     pub half_width: f64,
 }
 
+/// How answers are sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Most tokens of an answer.
+    pub max_new_tokens: u32,
+    /// Sampling temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus sampling; 1 is off.
+    pub top_p: f64,
+}
+
 /// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
@@ -66,12 +81,9 @@ pub struct RunSettings {
     pub guards: Vec<String>,
     /// What was taken from the prompt set.
     pub selection: Selection,
-    /// Most tokens of an answer.
-    pub max_new_tokens: u32,
-    /// Sampling temperature; 0 is greedy.
-    pub temperature: f64,
-    /// Nucleus sampling; 1 is off.
-    pub top_p: f64,
+    /// How answers are sampled; absent where nobody said.
+    #[serde(flatten)]
+    pub sampling: Option<Sampling>,
     /// Ascending, never none. With each of them every prompt is asked once.
     pub seeds: Vec<u64>,
     /// Which part of the plan this is.
@@ -80,12 +92,12 @@ pub struct RunSettings {
     /// When a cell is done before all its items are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
-    /// Most items that are open at a time. No result depends on it.
+    /// Most items that are open at a time, 0 where none was asked. No result depends on it.
     pub concurrency: usize,
 }
 
-/// The prompt set of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The prompt set of a run; all of it empty where nobody said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetInfo {
     /// File name.
     pub name: String,

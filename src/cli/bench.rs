@@ -1,5 +1,7 @@
 //! `bench run`: the benchmark against a running server.
 
+mod import;
+
 use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
@@ -22,7 +24,7 @@ use crate::{
         progress::{RunProgress, View},
         results::RunFolder,
         run::{Failures, Run},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Until},
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling, Until},
         summary::{self, Options, Summary},
         taxonomy::{Category, Language},
     },
@@ -44,6 +46,8 @@ enum Command {
     Resume(ResumeArgs),
     /// Let other guards judge the answers of a complete run; nothing is generated again
     Rescore(RescoreArgs),
+    /// Make runs of verdicts that were made elsewhere
+    Import(import::ImportArgs),
 }
 
 /// What to run.
@@ -151,6 +155,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             let run = Run::rescore(job.folder.clone(), &RunFolder::open(&args.dir), args.guard)?;
             drive(run, args.patience, global)
         }
+        Command::Import(args) => import::import(args, global),
     }
 }
 
@@ -174,9 +179,11 @@ fn run_set(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
             categories: args.categories,
             limit: args.limit.map_or(RowLimit::All, RowLimit::First),
         },
-        max_new_tokens: args.max_new_tokens,
-        temperature: args.temperature,
-        top_p: args.top_p,
+        sampling: Some(Sampling {
+            max_new_tokens: args.max_new_tokens,
+            temperature: args.temperature,
+            top_p: args.top_p,
+        }),
         seeds,
         shard: None,
         until: args.until,

@@ -14,7 +14,10 @@ use super::{
     data_source::{ReadArgs, invalid, source},
     output::{Color, painted, print_json, print_line, table},
 };
-use crate::bench::dataset::{CheckReport, Dataset, Expect, Problem, Severity, Wrapper, write_long};
+use crate::bench::{
+    dataset::{CheckReport, Dataset, Expect, Problem, Wrapper, write_long},
+    problem::{Kind as _, Severity},
+};
 
 /// Prompt sets.
 #[derive(Debug, clap::Args)]

@@ -93,7 +93,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RunError::Client(error) => of_client(error),
             RunError::GaveUp { last, .. } => of_rpc(last),
             RunError::Folder(FolderError::NotEmpty(_)) => Exit::Usage,
-            RunError::ModelChanged { .. } | RunError::NoTexts(_) => Exit::Usage,
+            RunError::ModelChanged { .. }
+            | RunError::NothingToResume(..)
+            | RunError::NoPrompts(_)
+            | RunError::NoTexts(_) => Exit::Usage,
             RunError::Journal(_) | RunError::Folder(_) | RunError::OtherPlan(_) => Exit::InvalidData,
         });
     }

@@ -114,7 +114,7 @@ pub(super) fn write(
     summary: &Summary,
     disagreements: Option<&Disagreements>,
 ) -> anyhow::Result<()> {
-    folder.write("summary.json", &(serde_json::to_string_pretty(summary)? + "\n"))?;
+    folder.write("summary.json", &report::figures(summary, disagreements)?)?;
     folder.write("report.html", &report::html_with(summary, disagreements)?)?;
     Ok(())
 }
@@ -152,9 +152,10 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     write(&folder, &summary, Some(&disagreements))?;
     write_tables(args, &tables::sheets(&summary))?;
     match &args.json {
-        Some(path) => write_to(Some(path), || {
-            serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n"
-        })?,
+        Some(path) => {
+            let figures = report::figures(&summary, Some(&disagreements))?;
+            write_to(Some(path), || figures)?;
+        }
         None => {
             let mut text = summary::table(&summary);
             if args.paper && summary.paper.is_none() {

@@ -12,6 +12,7 @@ mod client;
 mod common;
 mod config;
 mod data;
+mod import;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;

@@ -7,7 +7,7 @@ use babelward::bench::{
         Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Measured,
         Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
     },
-    settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+    settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
     taxonomy::{Category, Language},
 };
 
@@ -35,7 +35,7 @@ pub fn record(
         category,
         strata: Strata::default(),
         seed,
-        item_seed: 0,
+        item_seed: None,
         prompt_digest: None,
         outcome: Outcome::Answered(Answer {
             finish_reason: FinishReason::Eos,
@@ -72,9 +72,11 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
                 categories: Vec::new(),
                 limit: RowLimit::All,
             },
-            max_new_tokens: 200,
-            temperature: 1.0,
-            top_p: 1.0,
+            sampling: Some(Sampling {
+                max_new_tokens: 200,
+                temperature: 1.0,
+                top_p: 1.0,
+            }),
             seeds,
             shard: None,
             until: None,

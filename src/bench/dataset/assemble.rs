@@ -85,11 +85,10 @@ impl<'a> Assembler<'a> {
         match row {
             Ok(fields) => self.fields(&fields),
             Err(bad) => {
-                let kind = match &bad {
-                    BadRow::NotUtf8 { .. } => ProblemKind::NotUtf8,
-                    BadRow::NotAnObject | BadRow::Syntax(_) => ProblemKind::Unreadable,
-                };
-                self.problem(kind, bad.field(), &bad);
+                let Problem {
+                    kind, field, message, ..
+                } = Problem::of_bad_row(place, &bad);
+                self.problem(kind, &field, message);
             }
         }
     }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    DatasetError, Files, Problem, ProblemKind, ReadOptions, Severity, Source, WrapperUse,
+    DatasetError, Files, Problem, ProblemKind, ReadOptions, Source, WrapperUse,
     assemble::{Assembled, Found},
     length_ratio_is_odd, sentences, text,
 };
 use crate::bench::{
+    problem::{Kind as _, Severity},
     table::Place,
     taxonomy::{Category, Language},
 };

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::assemble::{Assembled, Assembler};
 pub use self::{
     check::{CategoryCount, CheckReport, Expect},
-    problem::{DatasetError, Problem, ProblemKind, Severity},
+    problem::{DatasetError, Problem, ProblemKind},
     text::{length_ratio_is_odd, sentences},
     wrapper::{Wrapper, WrapperUse, unwrapped},
     write::write_long,

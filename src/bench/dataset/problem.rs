@@ -1,23 +1,14 @@
-//! What is wrong with a prompt set, by row and field, and what to do about it.
+//! The kinds of problems of a prompt set.
 
-use std::fmt;
+use serde::Serialize;
 
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use crate::bench::{
+    problem::{self, Kind, Severity, counted, list},
+    table::TableError,
+};
 
-use crate::bench::table::{Place, TableError};
-
-/// Problems that an error message spells out; the rest is counted.
-const SHOWN_PROBLEMS: usize = 100;
-
-/// How bad a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// The set cannot be used.
-    Error,
-    /// It can, but somebody should look.
-    Warning,
-}
+/// One thing that is wrong with a prompt set.
+pub type Problem = problem::Problem<ProblemKind>;
 
 /// The kinds of problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -69,9 +60,11 @@ pub enum ProblemKind {
     PromptCount,
 }
 
-impl ProblemKind {
-    /// Whether the set can still be used.
-    pub fn severity(self) -> Severity {
+impl Kind for ProblemKind {
+    const UNREADABLE: Self = Self::Unreadable;
+    const NOT_UTF8: Self = Self::NotUtf8;
+
+    fn severity(self) -> Severity {
         match self {
             Self::Unreadable
             | Self::NotUtf8
@@ -98,8 +91,7 @@ impl ProblemKind {
         }
     }
 
-    /// What to do about it.
-    pub fn fix(self) -> &'static str {
+    fn fix(self) -> &'static str {
         match self {
             Self::Unreadable => "correct the row or remove it",
             Self::NotUtf8 => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8, if that is what it is)",
@@ -129,58 +121,6 @@ impl ProblemKind {
     }
 }
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// What kind of thing.
-    pub kind: ProblemKind,
-    /// Which file; empty when there is only one.
-    pub file: String,
-    /// Where in it.
-    pub place: Place,
-    /// The row's id, where it has one.
-    pub id: Option<String>,
-    /// The column; empty: the row.
-    pub field: String,
-    /// What is wrong and what is expected.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.file.is_empty() {
-            write!(f, "{}, ", self.file)?;
-        }
-        let Self { place, message, .. } = self;
-        match self.field.as_str() {
-            "" => write!(f, "{place}: {message}"),
-            field => write!(f, "{place}, field `{field}`: {message}"),
-        }
-    }
-}
-
-impl Serialize for Problem {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let (line, row) = match self.place {
-            Place::Whole => (None, None),
-            Place::Line(line) => (Some(line), None),
-            Place::Row(row) => (None, Some(row)),
-        };
-        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let mut map = to.serialize_map(Some(9))?;
-        map.serialize_entry("severity", &self.kind.severity())?;
-        map.serialize_entry("kind", &self.kind)?;
-        map.serialize_entry("file", &text(&self.file))?;
-        map.serialize_entry("line", &line)?;
-        map.serialize_entry("row", &row)?;
-        map.serialize_entry("id", &self.id)?;
-        map.serialize_entry("field", &text(&self.field))?;
-        map.serialize_entry("message", &self.message)?;
-        map.serialize_entry("fix", self.kind.fix())?;
-        map.end()
-    }
-}
-
 /// Why a prompt set cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -188,25 +128,11 @@ pub enum DatasetError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// Some rows are wrong; all of them are listed.
-    #[error("{name} has {} problem{}:{}", .problems.len(), plural(.problems.len()), list(.problems))]
+    #[error("{name} has {}:{}", counted(.problems.len()), list(.problems, "`babelward data check` lists all"))]
     Invalid {
         /// The set.
         name: String,
         /// In the order of the file, never empty.
         problems: Vec<Problem>,
     },
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
-fn list(problems: &[Problem]) -> String {
-    let shown = problems.iter().take(SHOWN_PROBLEMS);
-    let mut text: String = shown.map(|problem| format!("\n  {problem}")).collect();
-    let more = problems.len().saturating_sub(SHOWN_PROBLEMS);
-    if more > 0 {
-        text.push_str(&format!("\n  and {more} more (`babelward data check` lists all)"));
-    }
-    text
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use self::texts::Disagreements;
 use super::{
     paper,
+    results::Origin,
     scores::{Band, consistency, shown, study::Study},
     settings::RunKind,
     statistics::Interval,
@@ -28,6 +29,21 @@ const STUDY: &str = include_str!("study.html.j2");
 #[derive(Debug, thiserror::Error)]
 #[error("report: {0}")]
 pub struct ReportError(#[from] minijinja::Error);
+
+/// Every figure of the report: `summary.json`.
+///
+/// # Errors
+/// Never with our own types.
+pub fn figures(summary: &Summary, disagreements: Option<&Disagreements>) -> serde_json::Result<String> {
+    let mut figures = serde_json::to_value(summary)?;
+    if let Some(disagreements) = disagreements {
+        figures["disagreements"] = disagreements.figures();
+    }
+    if summary.paper.is_some() {
+        figures["beside_paper"] = serde_json::to_value(tables::beside_paper(summary))?;
+    }
+    Ok(serde_json::to_string_pretty(&figures)? + "\n")
+}
 
 /// Renders the report without a list of disagreements.
 ///
@@ -74,6 +90,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
         s => Value::from(Serde(summary)),
         target => target(summary),
         guards => guards(summary),
+        origin => origin(summary),
         names => names(),
         demo => summary.run.settings.kind == RunKind::MechanismDemo || guard_is_target,
         sections => Value::from(Serde(sections(summary))),
@@ -175,7 +192,22 @@ fn target(summary: &Summary) -> String {
         .targets
         .first()
         .map(|target| target.model.clone());
-    answered.unwrap_or_else(|| summary.run.settings.target.clone())
+    let asked = || Some(summary.run.settings.target.clone()).filter(|name| !name.is_empty());
+    answered.or_else(asked).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Where the verdicts come from, unless a run made them.
+fn origin(summary: &Summary) -> Option<String> {
+    match &summary.run.origin {
+        Origin::Run => None,
+        Origin::Rescored { results_digest } => {
+            Some(format!("answers of another run, judged again ({results_digest})"))
+        }
+        Origin::Imported { file, digest } => Some(format!(
+            "imported from {file} ({digest}); what the file does not say is unknown"
+        )),
+        Origin::Merged { shards } => Some(format!("merged from {shards} shards")),
+    }
 }
 
 fn guards(summary: &Summary) -> Vec<String> {

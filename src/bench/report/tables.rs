@@ -1,5 +1,7 @@
 //! The summary's tables, for papers and spreadsheets: Markdown, CSV and LaTeX.
 
+use serde::Serialize;
+
 use crate::bench::{
     scores::{
         Band, Score, shown,
@@ -193,9 +195,24 @@ fn gaps(summary: &Summary) -> Sheet {
     }
 }
 
-/// Ours beside the figures that the paper prints.
-pub fn paper(summary: &Summary) -> Option<Sheet> {
-    let paper = summary.paper.as_ref()?;
+/// A figure of ours beside the paper's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BesidePaper {
+    /// What it is of.
+    pub figure: String,
+    /// In percent.
+    pub ours: Option<f64>,
+    /// In percent.
+    pub paper: Option<f64>,
+    /// Ours less the paper's, in points.
+    pub difference: Option<f64>,
+}
+
+/// The figures that the paper prints of the same model; empty when it prints none.
+pub fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
+    let Some(paper) = summary.paper.as_ref() else {
+        return Vec::new();
+    };
     let overall = summary.languages.iter().map(|language| {
         let code = language.language.code();
         let theirs = paper.overall.get(code).copied();
@@ -214,20 +231,28 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
             Some((format!("{key} {code}"), ours, Some(*theirs.get(code)?)))
         })
     });
-    let rows = overall
-        .chain(consistency)
-        .chain(categories)
-        .map(|(name, ours, theirs)| {
-            let difference = ours
-                .zip(theirs)
-                .map(|(ours, theirs)| format!("{:+.2}", ours - theirs));
-            vec![
-                plain(name),
-                percent(ours),
-                percent(theirs),
-                plain(difference.unwrap_or_default()),
-            ]
-        });
+    let all = overall.chain(consistency).chain(categories);
+    all.map(|(figure, ours, paper)| BesidePaper {
+        figure,
+        ours,
+        paper,
+        difference: ours.zip(paper).map(|(ours, paper)| ours - paper),
+    })
+    .collect()
+}
+
+/// Ours beside the figures that the paper prints.
+pub fn paper(summary: &Summary) -> Option<Sheet> {
+    let paper = summary.paper.as_ref()?;
+    let rows = beside_paper(summary).into_iter().map(|row| {
+        let difference = row.difference.map(|difference| format!("{difference:+.2}"));
+        vec![
+            plain(row.figure),
+            percent(row.ours),
+            percent(row.paper),
+            plain(difference.unwrap_or_default()),
+        ]
+    });
     Some(Sheet {
         title: format!("Beside the paper's figures of {}", paper.name),
         header: header("figure", ["ours", "paper", "ours - paper"].map(str::to_owned)),

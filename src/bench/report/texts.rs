@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::bench::{
     dataset::PromptId,
@@ -62,6 +63,14 @@ fn word(mark: Option<Mark>) -> &'static str {
         Some(Mark::Failed) => "failed",
         Some(Mark::Skipped) => "skipped",
         None => "–",
+    }
+}
+
+impl Disagreements {
+    /// Without prompts and answers.
+    pub fn figures(&self) -> Value {
+        let one = |one: &Disagreement| json!({"id": one.id, "category": one.category, "seed": one.seed, "verdicts": one.verdicts});
+        json!({"total": self.total, "shown": self.shown.iter().map(one).collect::<Vec<_>>()})
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 pub const FORMAT: &str = "babelward-run/2";
 
 /// A model as the server describes it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelProvenance {
     /// Model id.
     pub model: String,

@@ -2,6 +2,7 @@
 
 mod folder;
 mod info;
+mod names;
 mod record;
 
 pub use self::{
@@ -9,6 +10,7 @@ pub use self::{
     info::{
         FORMAT, Measured, ModelProvenance, Origin, PlanInfo, RunInfo, RunProvenance, RunStatus, StoppedCell,
     },
+    names::folder_names,
     record::{
         Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Outcome,
         Skip, Verdict,

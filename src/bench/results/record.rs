@@ -23,6 +23,18 @@ pub enum Label {
     Undetermined,
 }
 
+impl Label {
+    /// As it is written in results.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "safe" => Some(Self::Safe),
+            "unsafe" => Some(Self::Unsafe),
+            "undetermined" => Some(Self::Undetermined),
+            _ => None,
+        }
+    }
+}
+
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,7 +113,7 @@ pub struct Verdict {
     /// p(safe) + p(unsafe) in [0, 1]; absent in imported results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_mass: Option<f64>,
-    /// The guard's text.
+    /// The guard's text; empty in imported results.
     pub raw_output: String,
     /// Category codes that the guard named, in its order.
     pub categories: Vec<String>,
@@ -181,8 +193,9 @@ pub struct ItemRecord {
     pub strata: Strata,
     /// Which of the run's seeds.
     pub seed: u64,
-    /// Sampling seed of the answer, see [`crate::bench::plan::item_seed`].
-    pub item_seed: u64,
+    /// Sampling seed of the answer, see [`crate::bench::plan::item_seed`]; absent in imported results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_seed: Option<u64>,
     /// `sha256:<hex>` of the prompt; absent in imported results without prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_digest: Option<String>,
@@ -199,7 +212,7 @@ impl ItemRecord {
             category: item.category,
             strata: item.strata.clone(),
             seed,
-            item_seed: item.seed(seed),
+            item_seed: Some(item.seed(seed)),
             prompt_digest: Some(digest::of_bytes(&item.prompt)),
             outcome,
         }

@@ -71,7 +71,7 @@ pub(super) struct Received<T> {
 pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) -> ScoreRequest {
     let prompt = match settings.prompting {
         Prompting::Raw => Prompt::Text(item.prompt.clone()),
-        Prompting::Template => Prompt::Conversation(Conversation {
+        Prompting::Template | Prompting::Unknown => Prompt::Conversation(Conversation {
             messages: vec![message(Role::User, &item.prompt)],
         }),
     };
@@ -80,13 +80,13 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
             model: settings.target.clone(),
             prompt: Some(prompt),
             sampling: Some(SamplingParams {
-                temperature: Some(settings.temperature),
-                top_p: Some(settings.top_p),
+                temperature: settings.sampling.map(|sampling| sampling.temperature),
+                top_p: settings.sampling.map(|sampling| sampling.top_p),
                 seed: Some(item.seed(seed)),
                 ..SamplingParams::default()
             }),
-            stopping: Some(StoppingParams {
-                max_new_tokens: settings.max_new_tokens,
+            stopping: settings.sampling.map(|sampling| StoppingParams {
+                max_new_tokens: sampling.max_new_tokens,
                 ..StoppingParams::default()
             }),
             ..GenerateRequest::default()

@@ -44,6 +44,12 @@ pub enum RunError {
     /// What the plan file holds is not what `run.json` says.
     #[error("{0} is not the plan that this run began with")]
     OtherPlan(std::path::PathBuf),
+    /// What was asked by nobody here cannot be gone on with.
+    #[error("the run in {0} was {1}: there is nothing to resume in it")]
+    NothingToResume(std::path::PathBuf, &'static str),
+    /// Prompts without texts cannot be judged again.
+    #[error("{0} of the run's prompts have no text, so there is nothing to judge again")]
+    NoPrompts(usize),
     /// Answers without texts cannot be judged again.
     #[error("{0} of the run's answers have no text, so there is nothing to judge again")]
     NoTexts(usize),

@@ -85,13 +85,21 @@ impl Run {
         let old = source.complete_info()?;
         let path = source.file("results.jsonl");
         let results_digest = digest::of_file(&path).map_err(|source| FolderError::Io { path, source })?;
-        let plan = Plan::of_items(source.plan()?);
+        let imported = matches!(old.origin, Origin::Imported { .. });
+        let prompts = match imported && !source.file("plan.jsonl").exists() {
+            true => Vec::new(),
+            false => source.plan()?,
+        };
+        if imported && prompts.len() < old.plan.items {
+            return Err(RunError::NoPrompts(old.plan.items - prompts.len()));
+        }
+        let plan = Plan::of_items(prompts);
         let settings = RunSettings {
             guards,
             ..old.settings
         };
         let info = RunInfo {
-            plan: old.plan,
+            plan: if imported { plan.info() } else { old.plan },
             stopped_cells: old.stopped_cells,
             ..new_info(settings, old.dataset, Origin::Rescored { results_digest })
         };
@@ -128,6 +136,14 @@ impl Run {
     /// [`RunError`].
     pub fn open(folder: RunFolder, failures: Failures) -> Result<Self, RunError> {
         let info = folder.info()?;
+        let made_elsewhere = match info.origin {
+            Origin::Run | Origin::Rescored { .. } => None,
+            Origin::Imported { .. } => Some("imported"),
+            Origin::Merged { .. } => Some("merged: resume its shards and merge them again"),
+        };
+        if let Some(how) = made_elsewhere {
+            return Err(RunError::NothingToResume(folder.path().to_owned(), how));
+        }
         let plan = Plan::of_items(folder.plan()?);
         let fits = plan.items.len() == info.plan.items
             && (info.settings.shard.is_some() || plan.info().digest == info.plan.digest);

@@ -65,10 +65,10 @@ impl ModelFacts {
                 .or_else(|| in_millions.and_then(|place| small(parts[place]))),
             tuning: match prompting {
                 Prompting::Raw => Tuning::Base,
-                Prompting::Template if parts.iter().any(tuned) => Tuning::Instruct,
-                Prompting::Template if parts.contains(&"base") => Tuning::Base,
+                Prompting::Template | Prompting::Unknown if parts.iter().any(tuned) => Tuning::Instruct,
+                Prompting::Template | Prompting::Unknown if parts.contains(&"base") => Tuning::Base,
                 // A chat template makes no sense for a base model.
-                Prompting::Template => Tuning::Instruct,
+                Prompting::Template | Prompting::Unknown => Tuning::Instruct,
             },
         }
     }

@@ -1,0 +1,166 @@
+//! Verdicts that were made elsewhere, as runs: what any other harness judged is scored, compared and reported like
+//! our own. What the file does not say stays unknown.
+
+mod collect;
+mod problem;
+mod row;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use self::collect::{Collector, ModelVerdicts};
+pub use self::problem::{ImportError, VerdictProblem, VerdictProblemKind};
+use super::{
+    dataset::PromptId,
+    plan::{Plan, PlanItem, RowLimit, Selection},
+    results::{
+        FolderError, Measured, ModelProvenance, Origin, PlanInfo, RunFolder, RunInfo, RunProvenance,
+        RunStatus,
+    },
+    run::new_info,
+    settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+    table::{self, TableError},
+};
+use crate::digest;
+
+/// What the file leaves open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Take only this model's rows; of rows that name no model, the model.
+    pub model: Option<String>,
+    /// Who judged the rows that name no guard.
+    pub guard: Option<String>,
+}
+
+/// A file of verdicts, checked.
+#[derive(Debug)]
+pub struct Import {
+    file: String,
+    digest: String,
+    models: Vec<ModelVerdicts>,
+    /// Verdicts that are missing in some languages: they are in no run, and nobody knows why.
+    pub gaps: Vec<VerdictProblem>,
+}
+
+impl Import {
+    /// Reads a file: JSON lines, JSON, CSV, TSV or Parquet, one verdict per row.
+    ///
+    /// # Errors
+    /// [`ImportError`] with every problem of the file.
+    pub fn read(path: &Path, options: &ImportOptions) -> Result<Self, ImportError> {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let file = name.to_string_lossy().into_owned();
+        let mut collector = Collector::new(options);
+        table::read(path, &mut |place, row| collector.row(place, row))?;
+        let digest = digest::of_file(path).map_err(|source| TableError::Io {
+            path: PathBuf::from(path),
+            source,
+        })?;
+        let collected = collector.finish();
+        if !collected.problems.is_empty() {
+            return Err(ImportError::Invalid {
+                file,
+                problems: collected.problems,
+            });
+        }
+        let mut models = collected.models;
+        if let Some(model) = &options.model {
+            let names: Vec<_> = models
+                .iter()
+                .map(|verdicts| format!("`{}`", verdicts.model))
+                .collect();
+            models.retain(|verdicts| verdicts.model == *model);
+            if models.is_empty() {
+                return Err(ImportError::NoSuchModel {
+                    file,
+                    model: model.clone(),
+                    known: names.join(", "),
+                });
+            }
+        }
+        let gaps = models.iter().flat_map(ModelVerdicts::gaps).collect();
+        Ok(Self {
+            file,
+            digest,
+            models,
+            gaps,
+        })
+    }
+
+    /// Names of the models, in alphabetical order; empty where the file names none.
+    pub fn models(&self) -> Vec<&str> {
+        self.models
+            .iter()
+            .map(|verdicts| verdicts.model.as_str())
+            .collect()
+    }
+
+    /// Writes one model's run into an empty folder.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn write(&self, model: usize, folder: &RunFolder) -> Result<RunInfo, FolderError> {
+        let verdicts = &self.models[model];
+        let prompts: Vec<&PlanItem> = verdicts.prompts().collect();
+        if !prompts.is_empty() {
+            folder.write_with("plan.jsonl", |file| {
+                let mut lines = Plan::lines_of(prompts.iter().copied());
+                lines.try_for_each(|line| file.write_all(line.as_bytes()))
+            })?;
+        }
+        folder.write_records::<FolderError>(verdicts.records().map(Ok))?;
+        let info = self.info(verdicts);
+        folder.write_info(&info)?;
+        Ok(info)
+    }
+
+    fn info(&self, verdicts: &ModelVerdicts) -> RunInfo {
+        let named = |name: &String| ModelProvenance {
+            model: name.clone(),
+            determinism: "UNSPECIFIED".to_owned(),
+            ..ModelProvenance::default()
+        };
+        let is_named = |name: &&String| !name.is_empty();
+        let ids: std::collections::BTreeSet<&PromptId> = verdicts.keys().map(|key| &key.id).collect();
+        let settings = RunSettings {
+            kind: RunKind::Unknown,
+            target: verdicts.model.clone(),
+            prompting: Prompting::Unknown,
+            guards: verdicts.guards.clone(),
+            selection: Selection {
+                languages: Vec::new(),
+                categories: Vec::new(),
+                limit: RowLimit::All,
+            },
+            sampling: None,
+            seeds: verdicts.seeds(),
+            shard: None,
+            until: None,
+            concurrency: 0,
+        };
+        let origin = Origin::Imported {
+            file: self.file.clone(),
+            digest: self.digest.clone(),
+        };
+        RunInfo {
+            status: RunStatus::Complete,
+            plan: PlanInfo {
+                digest: String::new(),
+                items: verdicts.keys().count(),
+                rows: ids.len(),
+            },
+            provenance: RunProvenance {
+                targets: Some(&verdicts.model)
+                    .filter(is_named)
+                    .map(named)
+                    .into_iter()
+                    .collect(),
+                guards: verdicts.guards.iter().filter(is_named).map(named).collect(),
+            },
+            measured: Measured::default(),
+            ..new_info(settings, DatasetInfo::default(), origin)
+        }
+    }
+}
