@@ -19,6 +19,7 @@ pub mod mapped;
 pub mod memory;
 pub mod model;
 pub mod proto;
+pub mod quality;
 pub mod registry;
 pub mod rpc;
 pub mod telemetry;

@@ -116,6 +116,7 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
                 tokens: vec![3, 77],
                 finish_on: vec![],
             }),
+            row: false,
             stop: None,
             pin_prompt: false,
         },
@@ -133,7 +134,7 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
     let (mut probe, mut greedy, mut tokens) = (Vec::new(), 0, Vec::new());
     loop {
         match events.recv_timeout(Duration::from_secs(120)).unwrap() {
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Row(_) => {}
             Event::Probe(found) => {
                 probe = found.logprobs.iter().map(|p| p.to_bits()).collect();
                 greedy = found.greedy;

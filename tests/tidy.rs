@@ -33,19 +33,20 @@ const LAYERS: &[(&str, &str)] = &[
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf digest engine::StopCondition fetch"),
     ("guard", "engine model kernels text gguf digest"),
+    ("quality", "model kernels text"),
     (
         "registry",
-        "guard engine model kernels text gguf digest config memory",
+        "guard quality engine model kernels text gguf digest config memory",
     ),
     (
         "rpc",
-        "registry guard engine model kernels text gguf digest config telemetry proto",
+        "registry guard quality engine model kernels text gguf digest config telemetry proto",
     ),
     ("client", "proto digest"),
     ("bench", "client proto digest"),
     (
         "cli",
-        "rpc registry guard engine model kernels text gguf digest config telemetry proto client bench fetch memory",
+        "rpc registry guard quality engine model kernels text gguf digest config telemetry proto client bench fetch memory",
     ),
 ];
 
@@ -70,6 +71,7 @@ const TEXT_ROOTS: &[&str] = &[
     "benches",
     "docs",
     "proto",
+    "scripts",
     ".ci",
     "data",
     "build.rs",

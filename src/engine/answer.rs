@@ -29,6 +29,14 @@ pub fn next_token(
             return ending;
         }
     }
+    if sequence.output.row && generated == 0 {
+        let open = sequence.send(Event::Row(row.logits.to_vec()));
+        return Some(if open {
+            Ending::Finished(FinishReason::MaxTokens)
+        } else {
+            Ending::Closed
+        });
+    }
     if sequence.output.max_new_tokens == 0 {
         return Some(Ending::Finished(FinishReason::MaxTokens));
     }

@@ -118,6 +118,8 @@ pub struct OutputSpec {
     pub logprobs: Option<usize>,
     /// Read the distribution after the prompt.
     pub probe: Option<Probe>,
+    /// Report the row after the prompt as it is, and end there: an estimator's scores.
+    pub row: bool,
     /// Ends the answer from outside.
     pub stop: Option<Box<dyn StopCondition>>,
     /// Keep the prompt's full blocks in the prefix cache for good.
@@ -133,6 +135,7 @@ impl OutputSpec {
             sampling: Sampling::greedy(),
             logprobs: None,
             probe: None,
+            row: false,
             stop: None,
             pin_prompt: true,
         }
@@ -164,7 +167,7 @@ pub struct SequenceRequest {
 /// Receives a sequence's events in order; `false` says that nobody listens any more, which cancels it.
 pub type EventSink = Box<dyn FnMut(Event) -> bool + Send>;
 
-/// What happens to a sequence: Started, Probe?, Token*, then exactly one of Finished and Failed. A sequence
+/// What happens to a sequence: Started, Probe?, Row?, Token*, then exactly one of Finished and Failed. A sequence
 /// that fails in the queue has no Started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -177,6 +180,8 @@ pub enum Event {
     },
     /// The distribution after the prompt.
     Probe(ProbeResult),
+    /// The row after the prompt.
+    Row(Vec<f32>),
     /// The next token of the answer.
     Token(TokenEvent),
     /// The end.

@@ -208,7 +208,7 @@ impl Sequence {
 
     /// Whether the step that computes the last token so far has to read its logits.
     pub fn needs_logits(&self) -> bool {
-        self.output.max_new_tokens > 0 || self.output.probe.is_some()
+        self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.row
     }
 
     /// Why the sequence must stop before the next step, if it must.

@@ -97,6 +97,7 @@ impl Plan {
             sampling: self.sampling.clone(),
             logprobs: self.logprobs,
             probe: self.probe.clone(),
+            row: false,
             stop: self
                 .stop
                 .map(|token| Box::new(StopAt(token)) as Box<dyn StopCondition>),

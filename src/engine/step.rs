@@ -211,7 +211,7 @@ impl ModelEngine {
             .iter()
             .filter(|entry| entry.wants_logits)
             .count();
-        let expected = rows * self.limits.vocab_size;
+        let expected = rows * self.model.row_len();
         if self.logits.len() != expected {
             let found = self.logits.len();
             return Err(ModelError::InvalidBatch(format!(
@@ -227,7 +227,7 @@ impl ModelEngine {
             step.sound = outcome.is_ok();
         }
         let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact(self.limits.vocab_size);
+        let mut rows = logits.chunks_exact(self.model.row_len());
         let (mut index, mut entry) = (0, 0);
         while let Some(sequence) = self.scheduler.running.get(index) {
             if sequence.scheduled == 0 {

@@ -96,6 +96,7 @@ pub fn greedy(max_new_tokens: usize) -> OutputSpec {
         sampling: Sampling::greedy(),
         logprobs: None,
         probe: None,
+        row: false,
         stop: None,
         pin_prompt: false,
     }

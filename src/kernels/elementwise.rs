@@ -34,7 +34,7 @@ pub(super) fn exp(x: f32) -> f32 {
 /// tanh in f32, absolute error below 2e-7, in plain operations as [`exp`]. A polynomial near 0 (Cephes), where
 /// the quotient of exponentials would lose digits.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+pub(super) fn tanh(x: f32) -> f32 {
     let magnitude = x.abs();
     let square = x * x;
     let p = -5.704_988e-3f32;

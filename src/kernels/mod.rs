@@ -11,6 +11,7 @@ mod arena;
 mod attention;
 mod block_format;
 mod buffers;
+mod dense_attention;
 mod elementwise;
 mod floats;
 mod int8;
@@ -22,6 +23,7 @@ mod norms;
 mod packed;
 #[cfg(all(test, exact_memory))]
 mod planted;
+mod pointwise;
 mod pool;
 mod quantised;
 mod scales;
@@ -37,11 +39,13 @@ pub use attention::{
     rope_and_store,
 };
 pub use block_format::{BlockFormat, FormatError};
+pub use dense_attention::DenseAttention;
 pub use elementwise::{Activation, RopeStyle, add_bias, gate, soft_cap};
 pub use isa::Isa;
 pub use low_rank::{LowRank, LowRankPart, RowGroups, add_low_rank};
 pub use matmul::{Fused, Output, Precision, matmul};
 pub use norms::{Norm, NormKind};
 pub use packed::PackedMatrix;
+pub use pointwise::Pointwise;
 pub use pool::ThreadPool;
 pub use source::{MatrixSource, RawElements};

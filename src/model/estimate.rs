@@ -31,6 +31,8 @@ pub struct Estimate {
     pub scratch_bytes: u64,
     /// Bytes of one block of the KV pool, over all layers.
     pub kv_block_bytes: u64,
+    /// A KV pool of more bytes is of no use; `None` where every block is.
+    pub kv_most_bytes: Option<u64>,
     /// Tokens in such a block.
     pub block_tokens: usize,
 }
@@ -48,6 +50,7 @@ impl Estimate {
             weight_bytes: weight_bytes(config, source)?,
             scratch_bytes: scratch_bytes(config, batch),
             kv_block_bytes: KvCache::block_bytes(config, precision) as u64,
+            kv_most_bytes: None,
             block_tokens: BLOCK_TOKENS,
         })
     }

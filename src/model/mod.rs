@@ -9,6 +9,7 @@ mod decoder;
 pub mod estimate;
 mod kv_cache;
 pub mod load;
+pub mod tensors;
 mod weights;
 
 pub use adapter::AdapterError;
@@ -62,8 +63,14 @@ pub trait LanguageModel: Send {
     /// Sizes that the scheduler needs.
     fn limits(&self) -> &ModelLimits;
 
+    /// Values of a row that [`LanguageModel::forward`] writes: logits of the whole vocabulary, unless the model is of
+    /// another kind.
+    fn row_len(&self) -> usize {
+        self.limits().vocab_size
+    }
+
     /// Runs one forward pass. Keys and values of the new tokens are written to the KV blocks; `logits` is
-    /// cleared and filled with `[rows, vocab_size]`, one row per sequence that wants logits, in batch order.
+    /// cleared and filled with `[rows, row_len]`, one row per sequence that wants logits, in batch order.
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError>;
 }
 

@@ -7,7 +7,7 @@ mod safetensors;
 pub(super) use self::{
     dummy::DummyWeights,
     gguf::GgufWeights,
-    safetensors::{SafetensorsWeights, read_safetensors},
+    safetensors::{Entry, SafetensorsWeights, read_folder, read_safetensors},
 };
 
 use crate::kernels::{BlockFormat, MatrixSource, RawElements};

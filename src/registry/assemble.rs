@@ -180,7 +180,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
                     source,
                 });
             }
-            Event::Started { .. } | Event::Probe(_) | Event::Token(_) => {}
+            Event::Started { .. } | Event::Probe(_) | Event::Row(_) | Event::Token(_) => {}
         }
     }
     Err(RegistryError::PrefixFailed {

@@ -51,11 +51,12 @@ impl Need {
             KvSize::Auto => (bytes(window.min(MIN_POOL_TOKENS)), bytes(full.max(window))),
             KvSize::Fixed(bytes) => (bytes, bytes),
         };
+        let most = estimate.kv_most_bytes.unwrap_or(u64::MAX);
         Self {
             weights: estimate.weight_bytes,
             scratch: estimate.scratch_bytes,
-            kv_min,
-            kv_max,
+            kv_min: kv_min.min(most),
+            kv_max: kv_max.min(most),
         }
     }
 

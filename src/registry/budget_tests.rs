@@ -40,6 +40,7 @@ fn pools_lie_between_a_window_and_a_full_batch() {
         weight_bytes: 1000,
         scratch_bytes: 100,
         kv_block_bytes: 160,
+        kv_most_bytes: None,
         block_tokens: 16,
     };
     // Ten bytes a token.

@@ -65,6 +65,7 @@ impl Generation {
             sampling: work.sampling.clone(),
             logprobs: work.logprobs,
             probe: None,
+            row: false,
             stop: stop.map(|stop| Box::new(stop) as Box<dyn StopCondition>),
             pin_prompt: false,
         };
@@ -113,7 +114,7 @@ impl Generation {
                         return Ok(Some(self.delta(rest)));
                     }
                 }
-                Event::Probe(_) | Event::Failed(_) => {}
+                Event::Probe(_) | Event::Row(_) | Event::Failed(_) => {}
             }
         }
         Ok(None)

@@ -135,7 +135,7 @@ impl Sequence {
             Some(event) => {
                 match &event {
                     Event::Started { .. } => self.stage = Stage::Prefill,
-                    Event::Probe(_) | Event::Token(_) => self.stage = Stage::Decode,
+                    Event::Probe(_) | Event::Row(_) | Event::Token(_) => self.stage = Stage::Decode,
                     Event::Finished(_) => self.shared.registry.record_answer(&self.entry),
                     Event::Failed(_) => {}
                 }

@@ -11,14 +11,28 @@ use super::{
     byte_level::ByteAlphabet,
     load_gguf::{missing_bytes, split_merge},
     load_model,
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, component, invalid},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, WordModel, component, invalid},
     spm::piece_bytes,
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
+    unigram,
 };
 use crate::digest;
 
-/// Components that decoder models use and that cannot fail on hostile parameters.
+/// Components that models use and that cannot fail on hostile parameters.
 const NORMALIZERS: [&str; 9] = [
+    "Sequence",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Prepend",
+    "Replace",
+    "Strip",
+    "Lowercase",
+];
+/// SentencePiece's own table beside them; unigram models guard against damaged ones.
+const UNIGRAM_NORMALIZERS: [&str; 10] = [
+    "Precompiled",
     "Sequence",
     "NFC",
     "NFD",
@@ -39,6 +53,26 @@ const PRE_TOKENIZERS: [&str; 8] = [
     "Whitespace",
     "WhitespaceSplit",
 ];
+
+/// What makes tokens of words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelKind {
+    Bpe,
+    Unigram,
+}
+
+impl ModelKind {
+    fn of(model: &Value) -> Result<Self, TokenizerError> {
+        match model["type"].as_str() {
+            // Older files have no type, and their model is BPE.
+            None | Some("BPE") => Ok(Self::Bpe),
+            Some("Unigram") => Ok(Self::Unigram),
+            Some(kind) => Err(invalid(format!(
+                "model.type is `{kind}`; `BPE` and `Unigram` are supported"
+            ))),
+        }
+    }
+}
 
 /// How token spellings become bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +130,11 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
         });
     };
     let model = &json["model"];
-    let vocab = vocabulary(model)?;
+    let kind = ModelKind::of(model)?;
+    let vocab = match kind {
+        ModelKind::Bpe => vocabulary(model)?,
+        ModelKind::Unigram => unigram::vocabulary(model)?,
+    };
     let added = added_tokens(&json)?;
     let (spelling, strips_leading_space) = spelling(&json["decoder"])?;
     let id_of = |text: &str| {
@@ -110,7 +148,7 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
     let bytes = token_bytes(&vocab, &added, spelling)?;
     Ok(Parts {
         digest: digest::of_bytes(format!("{json}\n{bos_for_raw:?}\n{end_tokens:?}")),
-        plain: PlainEncoder::Ranked(Box::new(pipeline(&json, vocab, &added, spelling)?)),
+        plain: PlainEncoder::Pipeline(Box::new(pipeline(&json, vocab, &added, (kind, spelling))?)),
         added,
         bytes,
         bos_for_raw,
@@ -123,10 +161,16 @@ fn pipeline(
     json: &Value,
     vocab: Vocab,
     added: &[AddedToken],
-    spelling: Spelling,
+    (kind, spelling): (ModelKind, Spelling),
 ) -> Result<Pipeline, TokenizerError> {
     let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
-    check_types(normalizer, &NORMALIZERS)?;
+    match kind {
+        ModelKind::Bpe => check_types(normalizer, &NORMALIZERS)?,
+        ModelKind::Unigram => check_types(normalizer, &UNIGRAM_NORMALIZERS)?,
+    }
+    if kind == ModelKind::Unigram && !unigram::marks_spaces(pre_tokenizer) {
+        return Err(invalid("a Unigram model needs a pre_tokenizer with Metaspace"));
+    }
     check_types(pre_tokenizer, &PRE_TOKENIZERS)?;
     let has_unknown = json["model"]["unk_token"].is_string();
     let missing_bytes = match spelling {
@@ -137,7 +181,10 @@ fn pipeline(
         normalizer: component(normalizer)?,
         first: component(pre_tokenizer)?,
         later: component(&after_special(pre_tokenizer.clone()))?,
-        bpe: bpe(&json["model"], vocab, added)?,
+        words: match kind {
+            ModelKind::Bpe => WordModel::Bpe(bpe(&json["model"], vocab, added)?),
+            ModelKind::Unigram => WordModel::Unigram(unigram::model(&json["model"], added)?),
+        },
         missing_bytes,
     })
 }
@@ -186,9 +233,6 @@ fn merge_pair(merge: &Value) -> Option<(String, String)> {
 }
 
 fn vocabulary(model: &Value) -> Result<Vocab, TokenizerError> {
-    if let Some(kind) = model["type"].as_str().filter(|k| *k != "BPE") {
-        return Err(invalid(format!("model.type is `{kind}`; `BPE` is supported")));
-    }
     model["vocab"]
         .as_object()
         .ok_or_else(|| invalid("model.vocab is not an object"))?

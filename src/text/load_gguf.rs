@@ -11,7 +11,7 @@ use tokenizers::models::bpe::Vocab;
 use super::{
     added::{AddedKind, AddedToken, is_markup},
     byte_level::{ByteAlphabet, to_char},
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, component, invalid},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, WordModel, component, invalid},
     pre::{PreFacts, PreTokenizer},
     spm::{ScoredMerges, piece_bytes},
     tokenizer::{END_SPELLINGS, Parts, TokenBytes, TokenizerError},
@@ -50,7 +50,9 @@ pub(super) fn parts(gguf: &Gguf) -> Result<Parts, TokenizerError> {
     let facts = Facts::read(gguf, model)?;
     let vocabulary = Vocabulary::read(gguf, &facts)?;
     let plain = match model {
-        Model::Merges(pre) => PlainEncoder::Ranked(Box::new(ranked(gguf, &vocabulary, pre, facts.unknown)?)),
+        Model::Merges(pre) => {
+            PlainEncoder::Pipeline(Box::new(ranked(gguf, &vocabulary, pre, facts.unknown)?))
+        }
         Model::Scores => PlainEncoder::Scored(Box::new(scored(gguf, &vocabulary, &facts)?)),
     };
     Ok(Parts {
@@ -290,7 +292,7 @@ fn ranked(
         normalizer: component(&facts.pre.normalizer())?,
         first: component(&pre_tokenizer)?,
         later: component(&pre_tokenizer)?,
-        bpe,
+        words: WordModel::Bpe(bpe),
         missing_bytes,
     })
 }

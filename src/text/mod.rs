@@ -21,6 +21,7 @@ mod strftime;
 #[cfg(test)]
 pub(crate) mod test_files;
 mod tokenizer;
+mod unigram;
 #[cfg(test)]
 mod vocabulary_tests;
 

@@ -1,5 +1,5 @@
-//! Plain text to tokens: by ranked merges (normaliser, pre-tokeniser and BPE, all by the `tokenizers` crate) or
-//! by SentencePiece's scores.
+//! Plain text to tokens: by ranked merges or a unigram model (normaliser, pre-tokeniser and model, all by the
+//! `tokenizers` crate) or by SentencePiece's scores.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,17 @@ use serde_json::Value;
 use tokenizers::{
     Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
     PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
-    models::bpe::{BPE, Vocab},
+    models::{
+        bpe::{BPE, Vocab},
+        unigram::Unigram,
+    },
 };
 
-use super::{spm::ScoredMerges, tokenizer::TokenizerError};
+use super::{spm::ScoredMerges, tokenizer::TokenizerError, unigram::guarded};
 
 /// How plain text becomes tokens.
 pub(super) enum PlainEncoder {
-    Ranked(Box<Pipeline>),
+    Pipeline(Box<Pipeline>),
     Scored(Box<ScoredMerges>),
 }
 
@@ -28,7 +31,7 @@ impl PlainEncoder {
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
         match self {
-            Self::Ranked(pipeline) => pipeline.encode(text, at_start, out),
+            Self::Pipeline(pipeline) => pipeline.encode(text, at_start, out),
             Self::Scored(merges) => merges.encode(text, out),
         }
     }
@@ -93,14 +96,20 @@ impl BpeSpec {
     }
 }
 
-/// Normaliser, pre-tokenisers and merges.
+/// How a word becomes pieces.
+pub(super) enum WordModel {
+    Bpe(BPE),
+    Unigram(Unigram),
+}
+
+/// Normaliser, pre-tokenisers and the model of words.
 pub(super) struct Pipeline {
     pub normalizer: Option<NormalizerWrapper>,
     /// For text at the very beginning.
     pub first: Option<PreTokenizerWrapper>,
     /// For text after an added token, where it differs (Metaspace's `prepend_scheme: first`).
     pub later: Option<PreTokenizerWrapper>,
-    pub bpe: BPE,
+    pub words: WordModel,
     /// Bytes of the byte-level alphabet that the vocabulary lacks and nothing stands for; text with such a
     /// byte cannot be encoded without losing it.
     pub missing_bytes: Vec<u8>,
@@ -118,6 +127,13 @@ impl Pipeline {
                 "the vocabulary has no token for the byte 0x{byte:02X}, which the text contains"
             )));
         }
+        match self.words {
+            WordModel::Bpe(_) => self.encode_text(text, at_start, out),
+            WordModel::Unigram(_) => guarded(|| self.encode_text(text, at_start, out)),
+        }
+    }
+
+    fn encode_text(&self, text: &str, at_start: bool, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let failed = |e: tokenizers::Error| invalid(e.to_string());
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = &self.normalizer {
@@ -129,7 +145,11 @@ impl Pipeline {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
         }
         for (piece, _, _) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-            out.extend(self.bpe.tokenize(piece).map_err(failed)?.iter().map(|t| t.id));
+            let tokens = match &self.words {
+                WordModel::Bpe(bpe) => bpe.tokenize(piece),
+                WordModel::Unigram(unigram) => unigram.tokenize(piece),
+            };
+            out.extend(tokens.map_err(failed)?.iter().map(|t| t.id));
         }
         Ok(())
     }

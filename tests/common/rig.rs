@@ -265,6 +265,7 @@ pub fn estimate(weight_bytes: u64, context_length: usize) -> Estimate {
         weight_bytes,
         scratch_bytes: 0,
         kv_block_bytes: 16,
+        kv_most_bytes: None,
         block_tokens: 16,
     }
 }

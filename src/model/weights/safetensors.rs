@@ -37,37 +37,7 @@ pub(in crate::model) struct Entry {
 impl SafetensorsWeights {
     /// Maps all files of the folder; errors name the file. What norms are called depends on where they stand.
     pub(in crate::model) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
-        let mut tensors = HashMap::new();
-        let index = folder.join(INDEX);
-        if index.exists() {
-            let text = std::fs::read_to_string(&index).map_err(|e| format!("{INDEX}: {e}"))?;
-            let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{INDEX}: {e}"))?;
-            let map = json["weight_map"]
-                .as_object()
-                .ok_or_else(|| format!("{INDEX}: weight_map is missing"))?;
-            let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for (tensor, file) in map {
-                let file = file
-                    .as_str()
-                    .ok_or_else(|| format!("{INDEX}: weight_map.{tensor} is not a file name"))?;
-                // A shard lives beside its index; a path that leads elsewhere is not a shard.
-                if Path::new(file).components().count() != 1 || file == ".." {
-                    return Err(format!("{INDEX}: `{file}` is not a plain file name"));
-                }
-                shards.entry(file).or_default().push(tensor);
-            }
-            for (file, names) in shards {
-                let found = read_safetensors(&folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
-                if let Some(missing) = names.iter().find(|name| !found.contains_key(**name)) {
-                    return Err(format!(
-                        "{file}: tensor `{missing}` is missing, although the index says it is there"
-                    ));
-                }
-                tensors.extend(found);
-            }
-        } else {
-            tensors = read_safetensors(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
-        }
+        let tensors = read_folder(folder)?;
         let has_embedding =
             |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
         let prefix = PREFIXES.into_iter().find(has_embedding).unwrap_or(PREFIXES[0]);
@@ -77,6 +47,42 @@ impl SafetensorsWeights {
             placement,
         })
     }
+}
+
+/// All tensors of a folder, by name; errors name the file.
+pub(in crate::model) fn read_folder(folder: &Path) -> Result<HashMap<String, Entry>, String> {
+    let mut tensors = HashMap::new();
+    let index = folder.join(INDEX);
+    if index.exists() {
+        let text = std::fs::read_to_string(&index).map_err(|e| format!("{INDEX}: {e}"))?;
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{INDEX}: {e}"))?;
+        let map = json["weight_map"]
+            .as_object()
+            .ok_or_else(|| format!("{INDEX}: weight_map is missing"))?;
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in map {
+            let file = file
+                .as_str()
+                .ok_or_else(|| format!("{INDEX}: weight_map.{tensor} is not a file name"))?;
+            // A shard lives beside its index; a path that leads elsewhere is not a shard.
+            if Path::new(file).components().count() != 1 || file == ".." {
+                return Err(format!("{INDEX}: `{file}` is not a plain file name"));
+            }
+            shards.entry(file).or_default().push(tensor);
+        }
+        for (file, names) in shards {
+            let found = read_safetensors(&folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
+            if let Some(missing) = names.iter().find(|name| !found.contains_key(**name)) {
+                return Err(format!(
+                    "{file}: tensor `{missing}` is missing, although the index says it is there"
+                ));
+            }
+            tensors.extend(found);
+        }
+    } else {
+        tensors = read_safetensors(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
+    }
+    Ok(tensors)
 }
 
 /// All tensors of one file, by name.
@@ -153,6 +159,11 @@ impl WeightSource for SafetensorsWeights {
 }
 
 impl Entry {
+    /// Outputs first.
+    pub(in crate::model) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Its elements.
     pub(in crate::model) fn data(&self) -> Result<TensorData<'_>, String> {
         let format = match self.dtype {

@@ -1,0 +1,174 @@
+//! Translation quality estimation: neural models that read a source and its translation, and answer with one number.
+//!
+//! To the engine an estimator is a model like any other, whose row after a sequence is one score instead of logits:
+//! queues, deadlines, fairness, batching and the memory budget are the same ([`sequences`]). What differs between
+//! estimators is in [`Estimator`].
+
+mod comet;
+mod pair;
+mod sequences;
+
+pub use self::pair::PairEncoder;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use self::{comet::CometKiwi, sequences::Sequences};
+use crate::{
+    kernels::{Precision, ThreadPool},
+    model::{
+        estimate::Estimate,
+        load::{LoadError, LoadOptions, LoadedModel},
+        tensors::{Census, Tensors},
+    },
+};
+
+/// The estimators that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EstimatorKind {
+    /// Reference-free COMET (arXiv 2209.06243).
+    CometKiwi,
+}
+
+/// Which way an estimator's scores point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Orientation {
+    /// A higher score is a better translation.
+    HigherIsBetter,
+}
+
+impl EstimatorKind {
+    /// As provenance and `ModelService` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CometKiwi => "comet-kiwi",
+        }
+    }
+
+    /// Which way its scores point.
+    pub fn orientation(self) -> Orientation {
+        match self {
+            Self::CometKiwi => Orientation::HigherIsBetter,
+        }
+    }
+
+    /// By `architectures` of a folder's `config.json`; `None` for everything else, whatever it is.
+    pub fn detect(path: &Path) -> Option<Self> {
+        Self::of_config(&read_config(path).ok()?)
+    }
+
+    fn of_config(config: &Value) -> Option<Self> {
+        match config["architectures"][0].as_str()? {
+            "UnifiedMetric" => Some(Self::CometKiwi),
+            _ => None,
+        }
+    }
+}
+
+/// A resident estimator.
+enum Estimator {
+    CometKiwi(Box<CometKiwi>),
+}
+
+/// What is known of an estimator before its weights are read.
+struct Facts {
+    architecture: String,
+    vocab_size: usize,
+    /// Longest sequence, in tokens.
+    window: usize,
+    /// Layers.
+    layers: usize,
+    /// Bytes that each token of a batch takes on its way.
+    row_bytes: usize,
+}
+
+impl Estimator {
+    fn facts(kind: EstimatorKind, config: &Value) -> Result<Facts, String> {
+        match kind {
+            EstimatorKind::CometKiwi => comet::facts(config),
+        }
+    }
+
+    fn read(
+        kind: EstimatorKind,
+        config: &Value,
+        tensors: &Tensors,
+        pool: ThreadPool,
+    ) -> Result<(Self, Census), String> {
+        match kind {
+            EstimatorKind::CometKiwi => {
+                let (model, census) = CometKiwi::read(config, tensors, pool)?;
+                Ok((Self::CometKiwi(Box::new(model)), census))
+            }
+        }
+    }
+
+    /// A score for each sequence of tokens. Each has at least one token, is no longer than the window, and its tokens
+    /// are in the vocabulary.
+    fn score(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
+        match self {
+            Self::CometKiwi(model) => model.score(sequences),
+        }
+    }
+}
+
+/// What an estimator will take in memory, from what its files say of themselves.
+pub fn estimate(kind: EstimatorKind, path: &Path) -> Result<Estimate, LoadError> {
+    let (config, tensors) = open(path)?;
+    let facts = facts(kind, path, &config)?;
+    Ok(Estimate {
+        context_length: facts.window,
+        weight_bytes: tensors.resident_bytes().map_err(|reason| invalid(path, reason))?,
+        scratch_bytes: sequences::scratch_bytes(facts.window, facts.row_bytes),
+        kv_block_bytes: sequences::BLOCK_BYTES,
+        kv_most_bytes: Some(sequences::most_bytes(facts.window)),
+        block_tokens: sequences::BLOCK_TOKENS,
+        architecture: facts.architecture,
+    })
+}
+
+/// Loads the estimator in the folder `path`.
+pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
+    let (config, tensors) = open(path)?;
+    let facts = facts(kind, path, &config)?;
+    let pool = ThreadPool::new(options.threads)
+        .map_err(|error| invalid(path, format!("cannot start compute threads: {error}")))?;
+    let (estimator, census) =
+        Estimator::read(kind, &config, &tensors, pool).map_err(|reason| invalid(path, reason))?;
+    let model =
+        Sequences::new(estimator, &facts, options.kv_bytes).map_err(|reason| invalid(path, reason))?;
+    Ok(LoadedModel {
+        kv_bytes: model.kv_bytes(),
+        model: Box::new(model),
+        architecture: facts.architecture,
+        layers: facts.layers,
+        parameters: census.parameters,
+        dtype: census.dtype,
+        precision: Precision::F32,
+        weight_bytes: census.bytes,
+        adapters: Vec::new(),
+    })
+}
+
+fn facts(kind: EstimatorKind, path: &Path, config: &Value) -> Result<Facts, LoadError> {
+    Estimator::facts(kind, config).map_err(|reason| invalid(path, format!("config.json: {reason}")))
+}
+
+fn open(path: &Path) -> Result<(Value, Tensors), LoadError> {
+    let config = read_config(path).map_err(|reason| invalid(path, reason))?;
+    let tensors = Tensors::open(path).map_err(|reason| invalid(path, reason))?;
+    Ok((config, tensors))
+}
+
+fn read_config(path: &Path) -> Result<Value, String> {
+    let text = std::fs::read_to_string(path.join("config.json")).map_err(|e| format!("config.json: {e}"))?;
+    serde_json::from_str(&text).map_err(|e| format!("config.json: {e}"))
+}
+
+fn invalid(path: &Path, reason: String) -> LoadError {
+    LoadError::Invalid {
+        path: path.display().to_string(),
+        reason,
+    }
+}

@@ -1,0 +1,52 @@
+//! A source and its translation as an estimator's tokens.
+
+use std::sync::Arc;
+
+use super::EstimatorKind;
+use crate::text::{Segment, Tokenizer, TokenizerError};
+
+/// How the texts of a pair become one sequence of tokens.
+pub struct PairEncoder {
+    kind: EstimatorKind,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl PairEncoder {
+    /// # Errors
+    /// When the tokenizer lacks a special token that the sequences need.
+    pub fn new(kind: EstimatorKind, tokenizer: Arc<Tokenizer>) -> Result<Self, TokenizerError> {
+        let needed: &[&str] = match kind {
+            EstimatorKind::CometKiwi => &["<s>", "</s>"],
+        };
+        match needed.iter().find(|token| tokenizer.special_id(token).is_none()) {
+            Some(missing) => Err(TokenizerError::Invalid(format!(
+                "there is no special token `{missing}`, which {} needs",
+                kind.name()
+            ))),
+            None => Ok(Self { kind, tokenizer }),
+        }
+    }
+
+    /// Which estimator it encodes for.
+    pub fn kind(&self) -> EstimatorKind {
+        self.kind
+    }
+
+    /// All tokens of the pair, special ones included. Nothing is cut off. Special tokens that are spelled in the texts
+    /// stay text.
+    pub fn encode(&self, source: &str, translation: &str) -> Result<Vec<u32>, TokenizerError> {
+        let template = |text: &str| Segment::Template(text.to_owned());
+        let content = |text: &str| Segment::Content(text.to_owned());
+        let segments = match self.kind {
+            // The translation comes first; XLM-R has two separators between texts.
+            EstimatorKind::CometKiwi => [
+                template("<s>"),
+                content(translation),
+                template("</s></s>"),
+                content(source),
+                template("</s>"),
+            ],
+        };
+        self.tokenizer.encode(&segments)
+    }
+}

@@ -1,0 +1,270 @@
+//! Our quality estimators against their reference implementations: tokens and scores of tiny random checkpoints.
+//! `tests/golden/comet_scores.py` made those of CometKiwi, with unbabel-comet itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails, fails its test"
+)]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use babelward::{
+    kernels::Precision,
+    model::{
+        BatchSequence, ForwardBatch, LanguageModel,
+        load::{LoadOptions, LoadedModel},
+    },
+    quality::{self, EstimatorKind, PairEncoder},
+    text::Tokenizer,
+};
+use serde_json::Value;
+
+/// References compute in f32 too, in another order.
+const TOLERANCE: f64 = 2e-5;
+
+struct Pair {
+    source: String,
+    translation: String,
+    tokens: Vec<u32>,
+    score: f64,
+}
+
+struct Case {
+    folder: tempfile::TempDir,
+    pairs: Vec<Pair>,
+}
+
+/// A golden's folder as it would be served: all cases of a kind share one tokenizer.
+fn case(kind: &str, name: &str) -> Case {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(kind);
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: PathBuf, name: &str| {
+        std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
+    };
+    copy(golden.clone(), "tokenizer.json");
+    copy(golden.join(name), "config.json");
+    copy(golden.join(name), "model.safetensors");
+    let json = std::fs::read(golden.join(name).join("golden.json")).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    let pairs = json["pairs"].as_array().unwrap().iter().map(|pair| Pair {
+        source: pair["source"].as_str().unwrap().to_owned(),
+        translation: pair["translation"].as_str().unwrap().to_owned(),
+        tokens: serde_json::from_value(pair["tokens"].clone()).unwrap(),
+        score: pair["score"].as_f64().unwrap(),
+    });
+    Case {
+        pairs: pairs.collect(),
+        folder,
+    }
+}
+
+fn open(case: &Case, threads: usize) -> LoadedModel {
+    let kind = EstimatorKind::detect(case.folder.path()).unwrap();
+    let options = LoadOptions {
+        threads,
+        kv_bytes: 1 << 20,
+        max_context: None,
+        precision: Precision::Int8,
+    };
+    quality::load(kind, case.folder.path(), &options).unwrap()
+}
+
+/// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 16` on.
+fn step(model: &mut dyn LanguageModel, parts: &[(usize, &[u32], usize, usize)]) -> Vec<f32> {
+    let mut batch = ForwardBatch::default();
+    for &(index, tokens, from, to) in parts {
+        batch.tokens.extend_from_slice(&tokens[from..to]);
+        batch.sequences.push(BatchSequence {
+            new_tokens: to - from,
+            context: from,
+            block_table: (0..16).map(|block| (index * 16 + block) as u32).collect(),
+            adapter: None,
+            wants_logits: to == tokens.len(),
+        });
+    }
+    let mut scores = Vec::new();
+    model.forward(&batch, &mut scores).unwrap();
+    scores
+}
+
+fn whole(model: &mut dyn LanguageModel, sequences: &[&[u32]]) -> Vec<f32> {
+    let parts = sequences.iter().enumerate();
+    let parts: Vec<_> = parts
+        .map(|(index, tokens)| (index, *tokens, 0, tokens.len()))
+        .collect();
+    step(model, &parts)
+}
+
+fn check(kind: &str, name: &str) {
+    let case = case(kind, name);
+    let mut loaded = open(&case, 2);
+    let estimator = EstimatorKind::detect(case.folder.path()).unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_folder(case.folder.path()).unwrap());
+    let encoder = PairEncoder::new(estimator, tokenizer).unwrap();
+    for pair in &case.pairs {
+        let tokens = encoder.encode(&pair.source, &pair.translation).unwrap();
+        assert_eq!(tokens, pair.tokens, "{name}: {:?}", pair.translation);
+        let score = whole(&mut *loaded.model, &[&tokens])[0];
+        let error = (f64::from(score) - pair.score).abs();
+        assert!(
+            error < TOLERANCE,
+            "{name}: {:?}: {score}, not {}",
+            pair.translation,
+            pair.score
+        );
+    }
+}
+
+#[test]
+fn comet_kiwi_mixes_layers_by_softmax() {
+    check("comet", "softmax");
+}
+
+#[test]
+fn comet_kiwi_mixes_normed_layers_by_sparsemax_and_ends_with_an_activation() {
+    check("comet", "sparsemax-norm-sigmoid");
+}
+
+#[test]
+fn comet_kiwi_xl_has_its_norms_before() {
+    check("comet", "xl-softmax-norm");
+    check("comet", "xl-sparsemax");
+}
+
+#[test]
+fn comet_kiwi_can_use_one_layer() {
+    check("comet", "one-layer");
+}
+
+#[test]
+fn every_checkpoint_is_checked() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/comet");
+    let source = include_str!("quality_parity.rs");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            assert!(
+                source.contains(&format!("check(\"comet\", \"{name}\")")),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_score_has_the_same_bits_alone_in_company_and_in_chunks() {
+    let case = case("comet", "sparsemax-norm-sigmoid");
+    let sequences: Vec<&[u32]> = case.pairs.iter().map(|pair| pair.tokens.as_slice()).collect();
+    let bits = |scores: Vec<f32>| scores.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let mut alone = open(&case, 1);
+    let expected: Vec<u32> = sequences
+        .iter()
+        .flat_map(|tokens| bits(whole(&mut *alone.model, &[tokens])))
+        .collect();
+    for threads in [1, 3] {
+        let mut loaded = open(&case, threads);
+        assert_eq!(bits(whole(&mut *loaded.model, &sequences)), expected);
+        // First tokens of all, then the rest: the estimator runs when a sequence is complete.
+        let starts: Vec<_> = sequences
+            .iter()
+            .enumerate()
+            .map(|(index, tokens)| (index, *tokens, 0, tokens.len() / 2))
+            .collect();
+        assert_eq!(step(&mut *loaded.model, &starts), Vec::<f32>::new());
+        let ends: Vec<_> = starts
+            .iter()
+            .rev()
+            .map(|&(index, tokens, _, half)| (index, tokens, half, tokens.len()))
+            .collect();
+        let mut found = bits(step(&mut *loaded.model, &ends));
+        found.reverse();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn what_is_loaded_takes_what_was_estimated() {
+    for name in ["softmax", "xl-softmax-norm"] {
+        let case = case("comet", name);
+        let kind = EstimatorKind::detect(case.folder.path()).unwrap();
+        let estimate = quality::estimate(kind, case.folder.path()).unwrap();
+        let loaded = open(&case, 1);
+        assert!(loaded.weight_bytes <= estimate.weight_bytes, "{name}");
+        assert!(estimate.weight_bytes < 2 * loaded.weight_bytes, "{name}");
+        assert_eq!(
+            Some(estimate.kv_most_bytes.unwrap().min(1 << 20)),
+            Some(loaded.kv_bytes)
+        );
+        assert_eq!(estimate.context_length, loaded.model.limits().context_length);
+        assert_eq!(
+            (loaded.dtype.as_str(), loaded.layers, loaded.parameters > 0),
+            ("f32", 3, true)
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_folder_is_named() {
+    let edit = |change: &dyn Fn(&mut Value)| {
+        let case = case("comet", "softmax");
+        let path = case.folder.path().join("config.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        case
+    };
+    let refusal = |case: &Case| {
+        let options = LoadOptions {
+            threads: 1,
+            kv_bytes: 1 << 20,
+            max_context: None,
+            precision: Precision::F32,
+        };
+        let loaded = quality::load(EstimatorKind::CometKiwi, case.folder.path(), &options);
+        loaded.err().unwrap().to_string()
+    };
+    let cases = [
+        (
+            edit(&|json| json["encoder"]["hidden_act"] = "relu".into()),
+            "config.json: encoder.hidden_act is `relu`",
+        ),
+        (
+            edit(&|json| json["encoder"]["num_hidden_layers"] = 4.into()),
+            "layer.3.attention.self.query.bias`: it is missing",
+        ),
+        (
+            edit(&|json| json["encoder"]["num_hidden_layers"] = 2.into()),
+            "it is not part of the model",
+        ),
+        (
+            edit(&|json| json["hidden_sizes"][0] = 25.into()),
+            "tensor `estimator.ff.0.weight`: the shape is [24, 32]",
+        ),
+        (
+            edit(&|json| json["encoder"]["vocab_size"] = 111.into()),
+            "word_embeddings.weight`: the shape is",
+        ),
+        (edit(&|json| json["encoder"] = Value::Null), "config.json: "),
+    ];
+    for (case, expected) in &cases {
+        let found = refusal(case);
+        assert!(found.contains(expected), "{found}");
+    }
+    let truncated = case("comet", "softmax");
+    let weights = truncated.folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(
+        refusal(&truncated).contains("model.safetensors: "),
+        "{}",
+        refusal(&truncated)
+    );
+}
