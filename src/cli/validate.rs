@@ -1,22 +1,26 @@
 //! `validate`: draws answers for people to label, and holds the guard against the labels.
 
+mod label;
+mod sheet;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
+use self::sheet::{Entry, Label};
 use super::{
     CommandError, Exit, Global,
     output::{print_line, table},
     report::{category, load, read_json, write_to},
 };
 use crate::bench::{
-    report::{tables::field, texts},
+    report::texts,
     results::RunFolder,
     scores::{
         table::Table,
@@ -40,6 +44,8 @@ pub struct Args {
 enum Command {
     /// Draw answers to label: CSV files for two people, without the guard's verdicts
     Sample(SampleArgs),
+    /// Label a sample in the browser, blind: a page on this machine
+    Label(label::LabelArgs),
     /// Read the labels: agreement, the guard's errors, corrected figures; `report` uses them from then on
     Score(ScoreArgs),
 }
@@ -101,6 +107,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     match args.command {
         Command::Sample(args) => sample(&args),
+        Command::Label(args) => label::label(&args, global),
         Command::Score(args) => score(&args),
     }
 }
@@ -119,7 +126,7 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
         .map(|(place, drawn)| (drawn.item, place))
         .collect();
     let prompts = texts::prompts(&folder);
-    let mut lines = vec![String::new(); drawn.len()];
+    let mut entries: Vec<Option<Entry>> = vec![None; drawn.len()];
     let mut key = Key {
         weights: BTreeMap::new(),
     };
@@ -131,18 +138,16 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
         let Some(&place) = order.get(&index) else {
             continue;
         };
-        let text = record.answer().and_then(|answer| answer.text.clone());
+        let answer = record.answer().and_then(|answer| answer.text.clone());
         let prompt = prompts.get(&(record.id.to_string(), record.language));
         let name = item_name(&record);
-        let cells = [
-            name.as_str(),
-            record.language.code(),
-            record.category.key(),
-            prompt.map_or("", String::as_str),
-            text.as_deref().unwrap_or(""),
-            "",
-        ];
-        lines[place] = cells.map(field).join(",") + "\r\n";
+        entries[place] = Some(Entry {
+            item: name.clone(),
+            language: record.language,
+            category: record.category,
+            prompt: prompt.cloned().unwrap_or_default(),
+            answer: answer.unwrap_or_default(),
+        });
         key.weights.insert(name, drawn[place].weight);
     }
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
@@ -150,15 +155,18 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
         let path = args.out.join(name);
         fs::write(&path, text).with_context(|| path.display().to_string())
     };
-    let text = format!("item,language,category,prompt,answer,label\r\n{}", lines.concat());
+    let entries: Vec<Entry> = entries.into_iter().flatten().collect();
+    write(sheet::SAMPLE, &sheet::sample_lines(&entries))?;
+    let text = sheet::csv(&entries, &HashMap::new());
     for annotator in 1..=args.annotators {
         write(&format!("annotator-{annotator}.csv"), &text)?;
     }
     write("key.json", &(serde_json::to_string_pretty(&key)? + "\n"))?;
     print_line(&format!(
         "{} answers in {}: each person fills the column label of one annotator-N.csv with safe or unsafe (empty: \
-         cannot say).\nThen: babelward validate score {} --key {} {}",
+         cannot say).\nOr in the browser: babelward validate label {}\nThen: babelward validate score {} --key {} {}",
         drawn.len(),
+        args.out.display(),
         args.out.display(),
         args.run.display(),
         args.out.join("key.json").display(),
@@ -176,7 +184,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
     let read: Vec<_> = args
         .labels
         .iter()
-        .map(|path| labels(path))
+        .map(|path| sheet::read_labels(path))
         .collect::<Result<_, _>>()?;
     let stored: Vec<StoredLabel> = key
         .weights
@@ -184,7 +192,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
         .map(|(item, weight)| StoredLabel {
             labels: read
                 .iter()
-                .map(|labels| labels.get(&item).copied().flatten())
+                .map(|labels| labels.get(&item).copied().and_then(Label::is_unsafe))
                 .collect(),
             item,
             weight,
@@ -225,43 +233,6 @@ fn placed(table: &Table, stored: Vec<StoredLabel>) -> anyhow::Result<Vec<Labelle
         })
     };
     stored.into_iter().map(place).collect()
-}
-
-/// Label by item of an annotator's file; `None` where the person did not decide.
-fn labels(path: &Path) -> anyhow::Result<HashMap<String, Option<bool>>> {
-    let invalid = |message: String| CommandError::invalid_data(format!("{}: {message}", path.display()));
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .from_reader(text.trim_start_matches('\u{feff}').as_bytes());
-    let header = reader
-        .headers()
-        .map_err(|error| invalid(error.to_string()))?
-        .clone();
-    let column = |name: &str| {
-        let found = header
-            .iter()
-            .position(|column| column.trim().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| invalid(format!("there is no column `{name}`")))
-    };
-    let (item, label) = (column("item")?, column("label")?);
-    let mut labels = HashMap::new();
-    for row in reader.records() {
-        let row = row.map_err(|error| invalid(error.to_string()))?;
-        let line = row.position().map_or(0, csv::Position::line);
-        let value = match row.get(label).unwrap_or("").trim().to_lowercase().as_str() {
-            "safe" => Some(false),
-            "unsafe" => Some(true),
-            "" => None,
-            other => {
-                return Err(
-                    invalid(format!("line {line}: label `{other}` is neither safe nor unsafe")).into(),
-                );
-            }
-        };
-        labels.insert(row.get(item).unwrap_or("").trim().to_owned(), value);
-    }
-    Ok(labels)
 }
 
 fn text(validation: &Validation) -> String {

@@ -13,6 +13,7 @@ mod common;
 mod config;
 mod data;
 mod import;
+mod labels;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;

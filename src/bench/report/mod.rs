@@ -23,6 +23,8 @@ use super::{
 const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 const RUN: &str = include_str!("run.html.j2");
+const LABEL: &str = include_str!("label.html.j2");
+const LABEL_SCRIPT: &str = include_str!("label.js");
 const STUDY: &str = include_str!("study.html.j2");
 
 /// Why the report could not be made.
@@ -130,6 +132,15 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
     Ok(environment()?.get_template("study.html")?.render(values)?)
 }
 
+/// The page on which people label answers. Its script and style have the nonce.
+///
+/// # Errors
+/// [`ReportError`].
+pub fn label_page(nonce: &str, answers: usize) -> Result<String, ReportError> {
+    let values = context! { style => STYLE, script => LABEL_SCRIPT, nonce, answers };
+    Ok(environment()?.get_template("label.html")?.render(values)?)
+}
+
 fn environment() -> Result<Environment<'static>, ReportError> {
     let mut environment = Environment::new();
     environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
@@ -162,6 +173,7 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     });
     environment.add_template("run.html", RUN)?;
     environment.add_template("study.html", STUDY)?;
+    environment.add_template("label.html", LABEL)?;
     Ok(environment)
 }
 
