@@ -12,84 +12,22 @@
 mod common;
 #[path = "common/rig.rs"]
 mod rig;
+#[path = "common/runs.rs"]
+mod runs;
 #[path = "common/scripted.rs"]
 mod scripted;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-use babelward::{
-    bench::{
-        dataset::Dataset,
-        plan::{Plan, RowLimit, Selection},
-        results::{Origin, RunFolder},
-        run::{Failures, Run, RunError},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
-    },
-    client::{Client, ClientOptions},
+use babelward::bench::{
+    results::{Origin, RunFolder},
+    run::{Failures, Run, RunError},
 };
-use rig::{GUARD, Rig, TARGET};
+use rig::{GUARD, Rig};
+use runs::{PATIENCE, client, results, undisturbed};
 
 /// Places where a run is cut.
 const CUTS: usize = 60;
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Safe, unsafe, undetermined and failing items in two languages.
-fn dataset() -> Dataset {
-    let markers = ["", "[unsafe]", "[odd]", "[nan]", ""];
-    let lines = markers.iter().enumerate().map(|(row, marker)| {
-        let line = serde_json::json!({
-            "id": row + 1, "category": "crime_tax",
-            "en": format!("{marker} question {row} [say fine]"), "de": format!("Frage {row} {marker} [say gut]"),
-        });
-        format!("{line}\n")
-    });
-    Dataset::parse("planted", &lines.collect::<String>()).unwrap()
-}
-
-fn settings(concurrency: usize) -> RunSettings {
-    RunSettings {
-        kind: RunKind::MechanismDemo,
-        target: TARGET.to_owned(),
-        prompting: Prompting::Template,
-        guards: vec![GUARD.to_owned()],
-        selection: Selection {
-            languages: Vec::new(),
-            categories: Vec::new(),
-            limit: RowLimit::All,
-        },
-        sampling: Some(Sampling {
-            max_new_tokens: 8,
-            temperature: 1.0,
-            top_p: 1.0,
-        }),
-        seeds: vec![3, 7],
-        shard: None,
-        until: None,
-        concurrency,
-    }
-}
-
-async fn client(rig: &Rig) -> Client {
-    let address = format!("http://{}", rig.address);
-    Client::connect(&address, ClientOptions::default()).await.unwrap()
-}
-
-/// A complete run, and what its `run.json` was when it began.
-async fn undisturbed(client: &Client, path: &Path, concurrency: usize) -> String {
-    let dataset = dataset();
-    let settings = settings(concurrency);
-    let plan = Plan::new(&dataset, &settings.selection).unwrap();
-    let folder = RunFolder::create(path).unwrap();
-    let mut run = Run::create(folder, &plan, settings, DatasetInfo::from(&dataset)).unwrap();
-    let begun = fs::read_to_string(path.join("run.json")).unwrap();
-    run.drive(client, PATIENCE, &mut |_| ()).await.unwrap();
-    run.complete(None).unwrap();
-    begun
-}
-
-fn results(path: &Path) -> String {
-    fs::read_to_string(path.join("results.jsonl")).unwrap()
-}
 
 /// A folder as a run leaves it that stopped after so many bytes of its journal.
 fn stopped(whole: &Path, begun: &str, journal: &[u8]) -> tempfile::TempDir {

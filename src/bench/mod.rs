@@ -8,6 +8,7 @@ pub mod confidence;
 pub mod dataset;
 pub mod import;
 pub mod journal;
+pub mod merge;
 pub mod paper;
 pub mod plan;
 pub mod problem;

@@ -1,6 +1,6 @@
 //! Which prompts a run sends, in which order, with which seeds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -144,30 +144,39 @@ impl Plan {
         }
     }
 
-    /// Of items whose translations follow each other.
-    pub fn of_items(items: Vec<PlanItem>) -> Self {
+    /// Of items in sending order. Those of a prompt that follow later are put behind its first one.
+    pub fn of_items(mut items: Vec<PlanItem>) -> Self {
         let languages: BTreeSet<_> = items.iter().map(|item| item.key.language).collect();
-        let rows = items.chunk_by(|a, b| a.key.id == b.key.id).count();
+        let mut row_of: HashMap<PromptId, usize> = HashMap::new();
+        for item in &items {
+            let next = row_of.len();
+            row_of.entry(item.key.id.clone()).or_insert(next);
+        }
+        items.sort_by_key(|item| row_of.get(&item.key.id).copied());
         Self {
             items,
             languages: languages.into_iter().collect(),
-            rows,
+            rows: row_of.len(),
         }
+    }
+
+    /// Each prompt's items.
+    pub fn by_row(&self) -> impl Iterator<Item = &[PlanItem]> {
+        self.items.chunk_by(|a, b| a.key.id == b.key.id)
     }
 
     /// Every `of`-th row, from the `index`-th on.
     pub fn shard(&self, shard: Shard) -> Self {
-        let rows = self.items.chunk_by(|a, b| a.key.id == b.key.id).enumerate();
-        let own = rows.filter(|(row, _)| row % shard.of as usize + 1 == shard.index as usize);
+        let own = self
+            .by_row()
+            .enumerate()
+            .filter(|(row, _)| row % shard.of as usize + 1 == shard.index as usize);
         Self::of_items(own.flat_map(|(_, items)| items.iter().cloned()).collect())
     }
 
     /// The plan that these are all the shards of, in their order.
     pub fn unite(shards: &[Self]) -> Self {
-        let mut rows: Vec<_> = shards
-            .iter()
-            .map(|shard| shard.items.chunk_by(|a, b| a.key.id == b.key.id))
-            .collect();
+        let mut rows: Vec<_> = shards.iter().map(Self::by_row).collect();
         let mut items = Vec::new();
         loop {
             let before = items.len();
@@ -302,6 +311,34 @@ mod tests {
             );
             assert_eq!(Plan::unite(&shards), whole, "{of} shards");
         }
+    }
+
+    /// All English prompts first, then all German ones, as long files often are.
+    #[test]
+    fn translations_that_stand_apart_in_the_file_are_one_row() {
+        let line = |language: &str, id: usize| {
+            let prompt = format!("{language} {id}");
+            serde_json::json!({"id": id, "language": language, "category": "crime_tax", "prompt": prompt})
+                .to_string()
+        };
+        let lines: Vec<_> = ["en", "de"]
+            .iter()
+            .flat_map(|language| (0..5).map(|id| line(language, id)))
+            .collect();
+        let apart = Dataset::parse("long", &lines.join("\n")).expect("valid");
+        let whole = Selection {
+            languages: Vec::new(),
+            categories: Vec::new(),
+            limit: RowLimit::All,
+        };
+        let plan = Plan::new(&apart, &whole).expect("a plan");
+        assert_eq!((plan.rows, plan.items.len()), (5, 10));
+        let mut items = plan.items.clone();
+        items.sort_by_key(|item| item.key.language);
+        assert_eq!(Plan::of_items(items), plan);
+        let shards = [1, 2].map(|index| plan.shard(Shard { index, of: 2 }));
+        assert_eq!(shards.each_ref().map(|shard| shard.rows), [3, 2]);
+        assert_eq!(Plan::unite(&shards), plan);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a run was asked to do, as it stands in `run.json`.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,18 @@ pub struct Shard {
     pub index: u32,
     /// How many there are.
     pub of: u32,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/');
+        match parts.and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?))) {
+            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
+            _ => Err("write which of how many, such as 1/4".to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for Shard {

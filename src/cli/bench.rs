@@ -1,34 +1,21 @@
 //! `bench run`: the benchmark against a running server.
 
+mod drive;
 mod import;
+mod merge;
 
-use std::{
-    io::IsTerminal as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{
-    CommandError, Exit, Global,
-    data_source::DataArgs,
-    global::time,
-    report::{self, category},
-};
-use crate::{
-    bench::{
-        dataset::Dataset,
-        plan::{Plan, RowLimit, Selection},
-        progress::{RunProgress, View},
-        results::RunFolder,
-        run::{Failures, Run},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling, Until},
-        summary::{self, Options, Summary},
-        taxonomy::{Category, Language},
-    },
-    client::Client,
+pub(super) use self::drive::{Job, Unfinished, begin, finish};
+use super::{Exit, Global, data_source::DataArgs, global::time, report::category};
+use crate::bench::{
+    plan::{RowLimit, Selection},
+    results::RunFolder,
+    run::{Failures, Run},
+    settings::{Prompting, RunKind, RunSettings, Sampling, Shard, Until},
+    taxonomy::{Category, Language},
 };
 
 /// The benchmark.
@@ -48,6 +35,8 @@ enum Command {
     Rescore(RescoreArgs),
     /// Make runs of verdicts that were made elsewhere
     Import(import::ImportArgs),
+    /// Put the shards of a run together
+    Merge(merge::MergeArgs),
 }
 
 /// What to run.
@@ -89,6 +78,9 @@ struct RunArgs {
     /// two points to either side
     #[arg(long, value_name = "ci=WIDTH", value_parser = until)]
     until: Option<Until>,
+    /// Take one part of the rows, such as 1/4; other machines take the others, `bench merge` puts them together
+    #[arg(long, value_name = "I/N", conflicts_with = "until")]
+    shard: Option<Shard>,
     /// Most items that are open at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
@@ -152,10 +144,11 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         }
         Command::Rescore(args) => {
             let job = Job::open(args.out.as_deref(), "rescore")?;
-            let run = Run::rescore(job.folder.clone(), &RunFolder::open(&args.dir), args.guard)?;
+            let run = Run::rescore(job.folder().clone(), &RunFolder::open(&args.dir), args.guard)?;
             drive(run, args.patience, global)
         }
         Command::Import(args) => import::import(args, global),
+        Command::Merge(args) => merge::merge(args, global),
     }
 }
 
@@ -185,7 +178,7 @@ fn run_set(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
             top_p: args.top_p,
         }),
         seeds,
-        shard: None,
+        shard: args.shard,
         until: args.until,
         concurrency: usize::from(args.concurrency),
     };
@@ -202,121 +195,6 @@ fn drive(run: Run, patience: Patience, global: &Global) -> anyhow::Result<Exit> 
     global.block_on(async {
         let client = global.connect().await?;
         finish(&client, run, patience.retry_for, Unfinished::Resumable, global).await
-    })
-}
-
-/// The folder that a run will be written to; removed again when nothing comes of it.
-pub(super) struct Job {
-    folder: RunFolder,
-}
-
-impl Job {
-    /// `out`, or the first free `runs/<name>-<n>`. Opened first, so that nobody waits for a run that then
-    /// cannot be kept.
-    pub(super) fn open(out: Option<&Path>, name: &str) -> anyhow::Result<Self> {
-        if let Some(path) = out {
-            return Ok(Self {
-                folder: RunFolder::create(path)?,
-            });
-        }
-        for n in 1.. {
-            let path = Path::new("runs").join(format!("{name}-{n}"));
-            if !path.exists() {
-                return Ok(Self {
-                    folder: RunFolder::create(&path)?,
-                });
-            }
-        }
-        Err(CommandError::usage("no free folder under runs; name one with --out").into())
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.folder.remove_if_empty();
-    }
-}
-
-/// What becomes of a run that does not get to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unfinished {
-    /// Somebody goes on with it later.
-    Resumable,
-    /// It is told as it is: what is open has failed.
-    Told,
-}
-
-/// A new run over a prompt set.
-pub(super) fn begin(job: &Job, dataset: &Dataset, settings: RunSettings) -> anyhow::Result<Run> {
-    let plan =
-        Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
-    Ok(Run::create(
-        job.folder.clone(),
-        &plan,
-        settings,
-        DatasetInfo::from(dataset),
-    )?)
-}
-
-/// Drives a run to its end or to Ctrl-C, and writes and prints what came of it.
-pub(super) async fn finish(
-    client: &Client,
-    mut run: Run,
-    retry_for: Duration,
-    unfinished: Unfinished,
-    global: &Global,
-) -> anyhow::Result<Exit> {
-    let view = match (global.quiet, std::io::stderr().is_terminal()) {
-        (true, _) => View::Silent,
-        (false, true) => View::Bars,
-        (false, false) => View::Lines,
-    };
-    let mut progress = RunProgress::new(run.planned(), view);
-    for (language, label) in run.made()? {
-        progress.made(language, label);
-    }
-    let folder = run.folder().clone();
-    let mut on_event = |event| progress.on_event(event);
-    let driven = tokio::select! {
-        driven = run.drive(client, retry_for, &mut on_event) => Some(driven),
-        _ = tokio::signal::ctrl_c() => None,
-    };
-    progress.finish();
-    let given_up = match &driven {
-        Some(Ok(())) => None,
-        Some(Err(error)) => Some(error.to_string()),
-        None => Some("stopped by the user".to_owned()),
-    };
-    if given_up.is_some() && (unfinished == Unfinished::Resumable || run.made()?.is_empty()) {
-        let resume = format!(
-            "what was judged is kept; go on with: babelward bench resume {}",
-            folder.path().display()
-        );
-        return match driven {
-            Some(Err(error)) => Err(anyhow::Error::new(error).context(resume)),
-            _ => {
-                eprintln!("babelward: {resume}");
-                Ok(Exit::Interrupted)
-            }
-        };
-    }
-    run.complete(given_up.as_deref())?;
-    let (folder, info, table) = report::load(folder.path())?;
-    let summary = Summary::of(info, &table, &Options::default());
-    report::write(&folder, &summary, None)?;
-    print!("{}", summary::table(&summary));
-    let demo =
-        summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
-    if demo {
-        println!("\nThese verdicts are a mechanism demo and not a safety judgement.");
-    }
-    println!("\nreport  {}", folder.file("report.html").display());
-    println!("results {}", folder.file("results.jsonl").display());
-    Ok(match driven {
-        None => Exit::Interrupted,
-        Some(Err(error)) => return Err(error).context("the run ended early; what was judged is kept"),
-        Some(Ok(())) if summary.all_languages_micro.failed > 0 => Exit::FailedItems,
-        Some(Ok(())) => Exit::Done,
     })
 }
 

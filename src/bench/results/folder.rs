@@ -221,9 +221,13 @@ impl RunFolder {
             // The new name, too, is to be there after a power cut.
             fs::File::open(&self.path)?.sync_all()
         };
-        write().map_err(|source| FolderError::Io {
-            path: path.clone(),
-            source,
+        write().map_err(|source| {
+            // Gone already, if it was not even made.
+            let _ = fs::remove_file(&partial);
+            FolderError::Io {
+                path: path.clone(),
+                source,
+            }
         })
     }
 

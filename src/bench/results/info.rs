@@ -44,6 +44,18 @@ pub struct ModelProvenance {
 }
 
 impl ModelProvenance {
+    /// What decides about results. Two models that share it give the same answers, as far as anybody can know.
+    pub fn identity(&self) -> [&str; 6] {
+        [
+            &self.model_digest,
+            &self.adapter_digest,
+            &self.tokenizer_digest,
+            &self.template_digest,
+            &self.dtype,
+            &self.precision,
+        ]
+    }
+
     /// From an answer. The seed is left out: it is the item's.
     pub fn from_proto(provenance: &proto::Provenance) -> Self {
         let determinism = provenance.determinism().as_str_name();

@@ -233,7 +233,7 @@ impl Store {
         let Some(model) = model else { return Ok(()) };
         let mut before = self.known.models.iter().filter(|(who, _)| *who == speaker);
         let first = before.next().map(|(_, first)| first);
-        if let Some(first) = first.filter(|first| !same_results(first, &model)) {
+        if let Some(first) = first.filter(|first| first.identity() != model.identity()) {
             return Err(RunError::ModelChanged {
                 was: Box::new(first.clone()),
                 is: Box::new(model),
@@ -331,19 +331,4 @@ pub(super) fn first_label(outcome: &Outcome) -> Option<Label> {
         GuardOutcome::Judged(verdict) => Some(verdict.label),
         GuardOutcome::Failed(_) => None,
     }
-}
-
-/// Whether two models give the same answers, as far as anybody can know.
-fn same_results(a: &ModelProvenance, b: &ModelProvenance) -> bool {
-    let of = |model: &ModelProvenance| {
-        [
-            &model.model_digest,
-            &model.tokenizer_digest,
-            &model.template_digest,
-            &model.dtype,
-            &model.precision,
-        ]
-        .map(Clone::clone)
-    };
-    of(a) == of(b)
 }

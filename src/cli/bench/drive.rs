@@ -1,0 +1,152 @@
+//! A run from its folder to what it says.
+
+use std::{io::IsTerminal as _, path::Path, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::{
+    bench::{
+        dataset::Dataset,
+        plan::Plan,
+        progress::{RunProgress, View},
+        results::RunFolder,
+        run::Run,
+        settings::{DatasetInfo, RunKind, RunSettings},
+        summary::{self, Options, Summary},
+    },
+    cli::{CommandError, Exit, Global, output::print_line, report},
+    client::Client,
+};
+
+/// The folder that a run will be written to; removed again when nothing comes of it.
+pub(in crate::cli) struct Job {
+    folder: RunFolder,
+}
+
+impl Job {
+    /// Where it is.
+    pub(super) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// `out`, or the first free `runs/<name>-<n>`. Opened first, so that nobody waits for a run that then
+    /// cannot be kept.
+    pub(in crate::cli) fn open(out: Option<&Path>, name: &str) -> anyhow::Result<Self> {
+        if let Some(path) = out {
+            return Ok(Self {
+                folder: RunFolder::create(path)?,
+            });
+        }
+        for n in 1.. {
+            let path = Path::new("runs").join(format!("{name}-{n}"));
+            if !path.exists() {
+                return Ok(Self {
+                    folder: RunFolder::create(&path)?,
+                });
+            }
+        }
+        Err(CommandError::usage("no free folder under runs; name one with --out").into())
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.folder.remove_if_empty();
+    }
+}
+
+/// What becomes of a run that does not get to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Unfinished {
+    /// Somebody goes on with it later.
+    Resumable,
+    /// It is told as it is: what is open has failed.
+    Told,
+}
+
+/// A new run over a prompt set.
+pub(in crate::cli) fn begin(job: &Job, dataset: &Dataset, settings: RunSettings) -> anyhow::Result<Run> {
+    let plan =
+        Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
+    if let Some(shard) = settings.shard.filter(|shard| shard.index as usize > plan.rows) {
+        let message = format!("shard {shard} is empty: the plan has {} rows", plan.rows);
+        return Err(CommandError::usage(message).into());
+    }
+    Ok(Run::create(
+        job.folder.clone(),
+        &plan,
+        settings,
+        DatasetInfo::from(dataset),
+    )?)
+}
+
+/// Drives a run to its end or to Ctrl-C, and writes and prints what came of it.
+pub(in crate::cli) async fn finish(
+    client: &Client,
+    mut run: Run,
+    retry_for: Duration,
+    unfinished: Unfinished,
+    global: &Global,
+) -> anyhow::Result<Exit> {
+    let view = match (global.quiet, std::io::stderr().is_terminal()) {
+        (true, _) => View::Silent,
+        (false, true) => View::Bars,
+        (false, false) => View::Lines,
+    };
+    let mut progress = RunProgress::new(run.planned(), view);
+    for (language, label) in run.made()? {
+        progress.made(language, label);
+    }
+    let folder = run.folder().clone();
+    let mut on_event = |event| progress.on_event(event);
+    let driven = tokio::select! {
+        driven = run.drive(client, retry_for, &mut on_event) => Some(driven),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    progress.finish();
+    let given_up = match &driven {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some("stopped by the user".to_owned()),
+    };
+    if given_up.is_some() && (unfinished == Unfinished::Resumable || run.made()?.is_empty()) {
+        let resume = format!(
+            "what was judged is kept; go on with: babelward bench resume {}",
+            folder.path().display()
+        );
+        return match driven {
+            Some(Err(error)) => Err(anyhow::Error::new(error).context(resume)),
+            _ => {
+                eprintln!("babelward: {resume}");
+                Ok(Exit::Interrupted)
+            }
+        };
+    }
+    run.complete(given_up.as_deref())?;
+    let summary = tell(&folder)?;
+    Ok(match driven {
+        None => Exit::Interrupted,
+        Some(Err(error)) => return Err(error).context("the run ended early; what was judged is kept"),
+        Some(Ok(())) if summary.all_languages_micro.failed > 0 => Exit::FailedItems,
+        Some(Ok(())) => Exit::Done,
+    })
+}
+
+/// Writes and prints what a complete run says.
+pub(super) fn tell(folder: &RunFolder) -> anyhow::Result<Summary> {
+    let (folder, info, table) = report::load(folder.path())?;
+    let summary = Summary::of(info, &table, &Options::default());
+    report::write(&folder, &summary, None)?;
+    print_line(&summary::table(&summary))?;
+    let demo =
+        summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
+    if demo {
+        print_line("These verdicts are a mechanism demo and not a safety judgement.\n")?;
+    }
+    print_line(&format!(
+        "report  {}\nresults {}",
+        folder.file("report.html").display(),
+        folder.file("results.jsonl").display()
+    ))?;
+    Ok(summary)
+}
