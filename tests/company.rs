@@ -47,6 +47,7 @@ type Outcome = (Vec<u64>, u32, Vec<(u32, u64)>);
 struct Model {
     path: PathBuf,
     adapters: Vec<PathBuf>,
+    precision: Precision,
 }
 
 impl Model {
@@ -54,6 +55,7 @@ impl Model {
         Self {
             path: path.into(),
             adapters: Vec::new(),
+            precision: Precision::Int8,
         }
     }
 }
@@ -71,7 +73,7 @@ fn start(
             threads: 2,
             kv_bytes,
             max_context: None,
-            precision: Precision::Int8,
+            precision: model.precision,
         },
     )
     .unwrap();
@@ -259,6 +261,7 @@ proptest! {
         let model = Model {
             path: golden.join("models/llama3-rope-tied-bf16/model.gguf"),
             adapters: ["adapters/llama-bf16", "adapters/llama-patterns"].map(|path| golden.join(path)).to_vec(),
+            precision: Precision::Int8,
         };
         check_mix(&model, 4096, &mix)?;
     }
@@ -266,7 +269,6 @@ proptest! {
 
 #[test]
 fn a_mix_on_the_real_model() {
-    let model = Model::plain(common::smollm2());
     let asks: Vec<Ask> = (0..6u32)
         .map(|s| Ask {
             prompt: (0..40 + 23 * s)
@@ -285,10 +287,16 @@ fn a_mix_on_the_real_model() {
             adapter: None,
         })
         .collect();
-    let expected = alone(&model, &asks);
-    let (handle, thread) = start(&model, 64 << 20, 48, 4);
-    assert_eq!(together(&handle, &asks), expected);
-    assert_eq!(together(&handle, &asks), expected);
-    handle.shutdown();
-    assert!(thread.join(Duration::from_secs(30)));
+    for precision in [Precision::Int8, Precision::Bf16] {
+        let model = Model {
+            precision,
+            ..Model::plain(common::smollm2())
+        };
+        let expected = alone(&model, &asks);
+        let (handle, thread) = start(&model, 64 << 20, 48, 4);
+        assert_eq!(together(&handle, &asks), expected);
+        assert_eq!(together(&handle, &asks), expected);
+        handle.shutdown();
+        assert!(thread.join(Duration::from_secs(30)));
+    }
 }

@@ -60,7 +60,25 @@ fn best(values: &[f64]) -> usize {
 
 #[test]
 fn integers_stay_close_to_f32_on_real_text() {
-    let (mut exact, mut rounded) = (open(Precision::F32), open(Precision::Int8));
+    let (mean, agreement) = compare(Precision::Int8);
+    assert!(
+        mean < 0.02 && agreement > 0.9,
+        "KL {mean}, same best token {agreement}"
+    );
+}
+
+#[test]
+fn bf16_stays_closer_to_f32_on_real_text() {
+    let (mean, agreement) = compare(Precision::Bf16);
+    assert!(
+        mean < 0.005 && agreement > 0.95,
+        "KL {mean}, same best token {agreement}"
+    );
+}
+
+/// The mean divergence from f32, and in what share of positions the most likely token is the same.
+fn compare(precision: Precision) -> (f64, f64) {
+    let (mut exact, mut rounded) = (open(Precision::F32), open(precision));
     let (mut divergences, mut agreements) = (Vec::new(), 0usize);
     for tokens in prompts() {
         for (context, &token) in tokens.iter().enumerate() {
@@ -90,15 +108,13 @@ fn integers_stay_close_to_f32_on_real_text() {
     let mean = divergences.iter().sum::<f64>() / count as f64;
     let agreement = agreements as f64 / count as f64;
     println!(
-        "{count} tokens: KL mean {mean:.5}, median {:.5}, 99th percentile {:.5}, largest {:.5}; same best token {agreement:.4}",
+        "{}: {count} tokens: KL mean {mean:.5}, median {:.5}, 99th percentile {:.5}, largest {:.5}; same best token {agreement:.4}",
+        precision.name(),
         divergences[count / 2],
         divergences[count * 99 / 100],
         divergences[count - 1]
     );
     assert!(count > 300);
     assert!(divergences[0] > -1e-6, "a divergence is never negative");
-    assert!(
-        mean < 0.02 && agreement > 0.9,
-        "KL {mean}, same best token {agreement}"
-    );
+    (mean, agreement)
 }

@@ -174,7 +174,7 @@ def serve(setup: Setup, role: str, kv_tokens: int):
     """Our server with room for so many tokens; `role` is --guard or --model."""
     # Our keys and values are f16, as the peer's are.
     kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
-    settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes)}
+    settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes), "BABELWARD_ENGINE__PRECISION": setup.precision}
     return our_server(setup.ours, [role, f"bench={setup.model}"], setup.threads, settings)
 
 

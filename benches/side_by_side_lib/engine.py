@@ -37,7 +37,7 @@ def measure(setup: Setup, name: str, repetitions: int, quick: bool) -> tuple[lis
 def our_bench(setup: Setup, prompt: int, decode: int, sequences: int) -> dict:
     """Our engine: {"prefill_tok_s", "decode_tok_s"}."""
     command = [setup.ours, "engine-bench", "--model", setup.model, "--threads", setup.threads]
-    command += ["--prompt-tokens", prompt, "--decode-tokens", decode, "--sequences", sequences]
+    command += ["--precision", setup.precision, "--prompt-tokens", prompt, "--decode-tokens", decode, "--sequences", sequences]
     return json.loads(run(command))
 
 

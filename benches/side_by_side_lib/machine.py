@@ -34,9 +34,11 @@ class Setup:
     # Left open until `with_model`.
     model: pathlib.Path
     threads: int
+    # Ours.
+    precision: str
 
     @classmethod
-    def find(cls, root: pathlib.Path, threads: int) -> "Setup":
+    def find(cls, root: pathlib.Path, threads: int, precision: str) -> "Setup":
         """Checks both sides' programs before the first measurement; builds our binary."""
         folder = os.environ.get("LLAMA_CPP_BIN")
         if not folder:
@@ -53,7 +55,7 @@ class Setup:
         if subprocess.run(build, cwd=root, stdin=subprocess.DEVNULL, check=False).returncode != 0:
             raise CannotRun("cargo build --release failed: its message is above")
         ours = target_folder(root) / "release" / "babelward"
-        return cls(root, ours, peer, pathlib.Path(), threads)
+        return cls(root, ours, peer, pathlib.Path(), threads, precision)
 
     def with_model(self, model: pathlib.Path) -> "Setup":
         """The same for this model."""
@@ -72,7 +74,7 @@ class Setup:
         peer = re.search(r"version: .*", banner.stdout + banner.stderr)
         return (
             f"# {version} | llama.cpp {peer.group(0) if peer else 'of unknown version'} | "
-            f"{self.threads} threads each on {cpu_name()}, {os.cpu_count()} cores, "
+            f"ours in {self.precision}, {self.threads} threads each on {cpu_name()}, {os.cpu_count()} cores, "
             f"load {os.getloadavg()[0]:.2f} before"
         )
 

@@ -45,7 +45,7 @@ pub(super) struct ConfigArgs {
     /// Memory of each model's key-value cache, or auto [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
-    /// How models compute: int8 or f32 [engine.precision]
+    /// How models compute: int8, bf16 or f32 [engine.precision]
     #[arg(long, value_name = "PRECISION")]
     precision: Option<String>,
     /// Upper limit on the window in tokens, or model [engine.max_context]

@@ -23,7 +23,7 @@ pub struct Args {
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// How the model computes: int8 or f32.
+    /// How the model computes: int8, bf16 or f32.
     #[arg(long, default_value = "int8")]
     precision: Precision,
     /// Prompt tokens of each sequence.

@@ -264,7 +264,7 @@ impl Setting for LoadPolicy {
 }
 
 impl Setting for Precision {
-    const EXPECTS: &'static str = "write int8 or f32";
+    const EXPECTS: &'static str = "write int8, bf16 or f32";
 
     fn parse(raw: &Raw) -> Option<Self> {
         raw.text()?.parse().ok()

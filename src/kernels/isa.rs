@@ -8,7 +8,7 @@ pub struct Isa(pub(super) IsaKind);
 /// Instruction sets with a kernel of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IsaKind {
-    /// AMX-INT8 besides all of the next.
+    /// AMX-INT8, AMX-BF16 and AVX-512 BF16 besides all of the next.
     Amx,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
@@ -36,7 +36,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 if is_x86_feature_detected!("avx512vnni") {
-                    if amx_is_usable() {
+                    if is_x86_feature_detected!("avx512bf16") && amx_is_usable() {
                         found.push(Self(IsaKind::Amx));
                     }
                     found.push(Self(IsaKind::Avx512Vnni));
@@ -61,9 +61,9 @@ impl Isa {
 fn amx_is_usable() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const BF16_TILE_AND_INT8: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     // Leaf 7 exists wherever AVX-512 does.
-    if std::arch::x86_64::__cpuid_count(7, 0).edx & TILE_AND_INT8 != TILE_AND_INT8 {
+    if std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_TILE_AND_INT8 != BF16_TILE_AND_INT8 {
         return false;
     }
     // SAFETY: asks for a permission of this process and touches no memory.

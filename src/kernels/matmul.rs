@@ -6,6 +6,7 @@ use std::{cell::RefCell, str::FromStr};
 use super::int8::TileScratch;
 use super::{
     Isa, PackedMatrix, ThreadPool,
+    bf16::{self, Bf16Rows, Bf16Scratch},
     buffers::sized,
     int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, TILE_ROWS, Target},
     micro::{self, LANES, Tile, WIDE_ROWS},
@@ -17,6 +18,8 @@ use super::{
 const TILE_INPUTS: usize = 128;
 /// Rows of `x` that share one expansion of a tile. More would not pay, fewer let workers share long prompts.
 const ROWS_PER_TASK: usize = 192;
+/// The same in bf16, where expanding takes more of the time.
+const BF16_ROWS_PER_TASK: usize = 256;
 
 /// Strips in a panel.
 const STRIPS: usize = PANEL / STRIP;
@@ -26,12 +29,16 @@ const TASKS_PER_THREAD: usize = 4;
 /// From this many rows on, four-bit weights are taken apart once for all of them.
 const UNPACK_ROWS: usize = 12;
 
-/// How activations enter products with quantised weights. Products with float weights are always f32.
+/// How activations enter products with weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Weights are expanded to f32: exact to rounding, the slower.
+    /// Weights are expanded to f32: exact to rounding, the slowest.
     F32,
-    /// Activations are rounded to eight bits per run of 32, sums inside a run are exact integers.
+    /// Weights and activations are rounded to bf16: the fastest for many rows where the processor multiplies tiles
+    /// (AMX), as slow as f32 elsewhere.
+    Bf16,
+    /// For quantised weights activations are rounded to eight bits per run of 32, sums inside a run are exact
+    /// integers. Products with float weights are f32.
     Int8,
 }
 
@@ -40,6 +47,7 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         }
     }
@@ -51,8 +59,9 @@ impl FromStr for Precision {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
             "int8" => Ok(Self::Int8),
-            _ => Err("there are int8 and f32"),
+            _ => Err("there are int8, bf16 and f32"),
         }
     }
 }
@@ -106,9 +115,16 @@ pub enum Output {
 }
 
 thread_local! {
-    /// The calling thread's activations as integers.
-    static INT8_ROWS: RefCell<Int8Rows> = RefCell::default();
+    /// The calling thread's activations.
+    static ROWS: RefCell<RoundedRows> = RefCell::default();
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Activations as products take them.
+#[derive(Default)]
+struct RoundedRows {
+    int8: Int8Rows,
+    bf16: Bf16Rows,
 }
 
 /// A worker's buffers; they grow to the largest product and stay.
@@ -119,6 +135,7 @@ struct Scratch {
     /// Outputs of a panel that is not whole, `[rows][PANEL]`.
     spare: Vec<f32>,
     integers: Int8Scratch,
+    bf16: Bf16Scratch,
 }
 
 #[derive(Default)]
@@ -140,9 +157,12 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
     }
     let m = x.len() / cols;
     assert!(x.len() == m * cols && out.len() == m * rows);
-    INT8_ROWS.with_borrow_mut(|int8| {
+    ROWS.with_borrow_mut(|RoundedRows { int8, bf16 }| {
         let wanted = weights.precision == Precision::Int8;
         let quantised = |part: &PackedMatrix| wanted && part.is_quantised();
+        if weights.precision == Precision::Bf16 {
+            bf16.set(pool, isa, x, cols);
+        }
         if weights.parts.iter().any(quantised) {
             int8.set(pool, isa, x, cols);
             #[cfg(target_arch = "x86_64")]
@@ -156,9 +176,13 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         } else {
             STRIPS
         };
-        let chunks = m.div_ceil(ROWS_PER_TASK);
+        let (most, tile) = match weights.precision {
+            Precision::Bf16 => (BF16_ROWS_PER_TASK, bf16::TILE_ROWS),
+            Precision::Int8 | Precision::F32 => (ROWS_PER_TASK, TILE_ROWS),
+        };
         // Whole tiles of rows, where there is more than one chunk.
-        let chunk_rows = m.div_ceil(chunks.max(1)).next_multiple_of(TILE_ROWS);
+        let chunks = m.div_ceil(most);
+        let chunk_rows = m.div_ceil(chunks.max(1)).next_multiple_of(tile);
         let shards = Shards::new(out);
         pool.run(strips.div_ceil(run) * chunks, &|task| {
             let (first, chunk) = (task / chunks * run, task % chunks);
@@ -171,9 +195,12 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
                 if from < to {
                     let block = Block {
                         matrix: part,
-                        int8: quantised(part).then_some(&*int8),
+                        x: match weights.precision {
+                            Precision::Bf16 => Inputs::Bf16(bf16),
+                            Precision::Int8 if part.is_quantised() => Inputs::Int8(int8),
+                            Precision::Int8 | Precision::F32 => Inputs::F32(x),
+                        },
                         strips: (from - skipped, to - skipped),
-                        x,
                         rows: (first_row, chunk_rows.min(m - first_row)),
                         out: shards.pointer(first_row * rows + first_output),
                         out_stride: rows,
@@ -190,14 +217,21 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
     });
 }
 
+/// Rows of activations, and with them how the product is computed.
+#[derive(Clone, Copy)]
+enum Inputs<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a Bf16Rows),
+    Int8(&'a Int8Rows),
+}
+
 /// Neighbouring strips of one matrix, for some rows of `x`.
 struct Block<'a> {
     matrix: &'a PackedMatrix,
-    /// The activations as integers, when the product is one of integers.
-    int8: Option<&'a Int8Rows>,
-    /// First strip and the one after the last; products in f32 take whole panels.
+    /// All rows of activations.
+    x: Inputs<'a>,
+    /// First strip and the one after the last; only products in integers take less than whole panels.
     strips: (usize, usize),
-    x: &'a [f32],
     /// First row and number of rows.
     rows: (usize, usize),
     /// The matrix's first output of the first row.
@@ -213,8 +247,8 @@ impl Block<'_> {
         let (mut strip, end) = self.strips;
         while strip < end {
             let whole_panel = strip.is_multiple_of(STRIPS) && strip + STRIPS <= end;
-            let count = match self.int8 {
-                Some(_) if !whole_panel || self.rows.1 > PANEL_ROWS => 1,
+            let count = match self.x {
+                Inputs::Int8(_) if !whole_panel || self.rows.1 > PANEL_ROWS => 1,
                 _ => STRIPS,
             };
             // SAFETY: by the caller's promise.
@@ -230,6 +264,7 @@ impl Block<'_> {
             tile,
             spare,
             integers,
+            bf16,
         } = scratch;
         let first = strip * STRIP;
         let Some(width) = self.matrix.rows().checked_sub(first).filter(|&left| left > 0) else {
@@ -259,9 +294,12 @@ impl Block<'_> {
         };
         // SAFETY: `target` holds this block's rows, in whole strips.
         unsafe {
-            match self.int8 {
-                Some(x) => self.run_int8(isa, x, (strip, count), integers, target),
-                None => self.run_f32(isa, strip / STRIPS, tile, target),
+            match self.x {
+                Inputs::Int8(x) => self.run_int8(isa, x, (strip, count), integers, target),
+                Inputs::Bf16(x) => {
+                    bf16::product(isa, x, self.rows, (self.matrix, strip / STRIPS), bf16, target);
+                }
+                Inputs::F32(x) => self.run_f32(isa, x, strip / STRIPS, tile, target),
             }
         }
         if width < whole {
@@ -314,7 +352,7 @@ impl Block<'_> {
 
     /// # Safety
     /// `target` is this block's own, for a whole panel's width.
-    unsafe fn run_f32(&self, isa: Isa, panel: usize, tile: &mut Vec<f32>, target: Target) {
+    unsafe fn run_f32(&self, isa: Isa, x: &[f32], panel: usize, tile: &mut Vec<f32>, target: Target) {
         let cols = self.matrix.cols();
         let (first, count) = self.rows;
         let step = TILE_INPUTS / self.matrix.tile_step() * self.matrix.tile_step();
@@ -334,7 +372,7 @@ impl Block<'_> {
                 // block's own.
                 unsafe {
                     let operands = Tile {
-                        a: self.x[(first + row) * cols + k..].as_ptr(),
+                        a: x[(first + row) * cols + k..].as_ptr(),
                         a_stride: cols,
                         w: weights.as_ptr(),
                         w_stride: PANEL,

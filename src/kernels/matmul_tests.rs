@@ -127,6 +127,25 @@ fn int8_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usiz
     }
 }
 
+/// The same of values rounded to bf16: for each 32 inputs a chain of the even and one of the odd ones.
+fn bf16_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+    let round = |value: f32| half::bf16::from_f32(value).to_f32();
+    let mut row = vec![0.0; source.cols];
+    for n in 0..source.rows {
+        source.read_row(n, &mut row);
+        for (i, x) in x.chunks_exact(source.cols).enumerate() {
+            let sum = &mut out[i * stride + offset + n];
+            for (x, w) in x.chunks(32).zip(row.chunks(32)) {
+                let mut chains = [0f32; 2];
+                for (k, (x, w)) in x.iter().zip(w).enumerate() {
+                    chains[k % 2] = round(*x).mul_add(round(*w), chains[k % 2]);
+                }
+                *sum += chains[0] + chains[1];
+            }
+        }
+    }
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
@@ -137,7 +156,7 @@ proptest! {
     fn equals_the_scalar_twin_on_every_instruction_set(
         m in 1usize..if cfg!(miri) { 4 } else { 60 }, rows in 1usize..if cfg!(miri) { 70 } else { 150 },
         more in 0usize..if cfg!(miri) { 3 } else { 70 }, format in 0usize..14, seed: u32, add: bool,
-        int8: bool,
+        precision in prop::sample::select(vec![Precision::F32, Precision::Bf16, Precision::Int8]),
     ) {
         let format = FORMATS[format];
         let cols = 256;
@@ -150,13 +169,14 @@ proptest! {
         let x = noise(seed ^ 2, m * cols);
         let start = if add { noise(seed ^ 3, m * (rows + more)) } else { vec![0.0; m * (rows + more)] };
         let mut expected = start.clone();
-        let precision = if int8 { Precision::Int8 } else { Precision::F32 };
-        if int8 && format.block_elements() > 1 {
-            int8_twin(&x, &sources[0], &mut expected, 0, rows + more);
-        } else {
-            twin(&x, &sources[0], &mut expected, 0, rows + more);
+        for (source, offset) in sources.iter().zip([0, rows]) {
+            let twin = match precision {
+                Precision::Bf16 => bf16_twin,
+                Precision::Int8 if source.format().block_elements() > 1 => int8_twin,
+                Precision::Int8 | Precision::F32 => twin,
+            };
+            twin(&x, source, &mut expected, offset, rows + more);
         }
-        twin(&x, &sources[1], &mut expected, rows, rows + more);
         for threads in [1, 2] {
             let mut pool = ThreadPool::new(threads).unwrap();
             let parts = sources.iter().map(|s| pack(&mut pool, s)).collect();
@@ -172,8 +192,35 @@ proptest! {
 }
 
 #[test]
+fn bf16_takes_rows_of_any_length() {
+    let mut pool = ThreadPool::new(2).unwrap();
+    for (cols, m, rows) in [
+        (1, 1, 1),
+        (31, 18, 33),
+        (72, 5, 64),
+        (544, 33, 65),
+        (1100, 17, 20),
+    ] {
+        let (floats, x) = (noise(13, rows * cols), noise(17, m * cols));
+        let source = MatrixSource {
+            rows,
+            cols,
+            elements: RawElements::F32(&floats),
+        };
+        let weights = Fused::new(vec![pack(&mut pool, &source)], Precision::Bf16);
+        let mut expected = vec![0.0; m * rows];
+        bf16_twin(&x, &source, &mut expected, 0, rows);
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; m * rows];
+            matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+            assert_eq!(bits(&out), bits(&expected), "{cols} {isa:?}");
+        }
+    }
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
-fn integers_stay_close_to_f32() {
+fn rounded_products_stay_close_to_f32() {
     let (m, rows, cols) = (7, 64, 512);
     let mut pool = ThreadPool::new(1).unwrap();
     for format in FORMATS {
@@ -185,16 +232,19 @@ fn integers_stay_close_to_f32() {
         };
         let x = noise(5, m * cols);
         let mut found = Vec::new();
-        for precision in [Precision::F32, Precision::Int8] {
+        for precision in [Precision::F32, Precision::Int8, Precision::Bf16] {
             let weights = Fused::new(vec![pack(&mut pool, &source)], precision);
             let mut out = vec![0.0; m * rows];
             matmul(&mut pool, Isa::detect(), &x, &weights, &mut out, Output::Replace);
             found.push(out);
         }
         let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-        let difference: Vec<f32> = found[0].iter().zip(&found[1]).map(|(a, b)| a - b).collect();
-        // Rounding to 8 bits leaves an error of about 1 / (127 * sqrt(12)) of the largest of 32 values.
-        assert!(norm(&difference) < 0.01 * norm(&found[0]), "{format:?}");
+        for rounded in &found[1..] {
+            let difference: Vec<f32> = found[0].iter().zip(rounded).map(|(a, b)| a - b).collect();
+            // Rounding to 8 bits leaves an error of about 1 / (127 * sqrt(12)) of the largest of 32 values, rounding
+            // to bf16 one of about 1 / (256 * sqrt(12)) of each.
+            assert!(norm(&difference) < 0.01 * norm(&found[0]), "{format:?}");
+        }
     }
 }
 
@@ -208,14 +258,17 @@ fn a_fault_in_an_activation_reaches_every_output() {
         cols,
         elements: RawElements::Bytes(BlockFormat::Q4_1, &bytes),
     };
-    let weights = Fused::new(vec![pack(&mut pool, &source)], Precision::Int8);
-    for fault in [f32::NAN, f32::INFINITY] {
-        let mut x = noise(5, cols);
-        x[77] = fault;
-        for isa in Isa::available() {
-            let mut out = vec![0.0; rows];
-            matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
-            assert!(out.iter().all(|v| v.is_nan()));
+    for precision in [Precision::Int8, Precision::Bf16] {
+        let weights = Fused::new(vec![pack(&mut pool, &source)], precision);
+        for fault in [f32::NAN, f32::INFINITY] {
+            let mut x = noise(5, cols);
+            x[77] = fault;
+            for isa in Isa::available() {
+                let mut out = vec![0.0; rows];
+                matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+                let reached = |v: &f32| v.is_nan() || precision == Precision::Bf16 && v.is_infinite();
+                assert!(out.iter().all(reached));
+            }
         }
     }
 }
@@ -230,6 +283,7 @@ fn long_batches_equal_their_rows_alone() {
         (BlockFormat::Q4_1, Precision::F32),
         (BlockFormat::Q4_1, Precision::Int8),
         (BlockFormat::Q8_0, Precision::Int8),
+        (BlockFormat::Q4_1, Precision::Bf16),
     ] {
         let bytes = noise_blocks(7, format, rows * cols);
         let source = MatrixSource {

@@ -16,7 +16,7 @@ pub(super) struct KvCache {
 fn kind(precision: Precision) -> KvKind {
     match precision {
         Precision::F32 => KvKind::F32,
-        Precision::Int8 => KvKind::F16,
+        Precision::Bf16 | Precision::Int8 => KvKind::F16,
     }
 }
 

@@ -1,0 +1,176 @@
+//! AMX: tiles of 16 rows, 16 outputs and 32 inputs in an instruction.
+//!
+//! Two tiles of rows and two of outputs at a time: each operand that is loaded is used twice, which is what the
+//! first-level cache can keep up with.
+
+use std::arch::asm;
+
+use super::{
+    rows::RunBits,
+    tiles::{PairBits, TILE},
+};
+use crate::kernels::{Output, int8::Target};
+
+/// Most rows of a tile.
+pub(super) const ROWS: usize = 16;
+
+/// Shapes of the eight tile registers (Intel SDM, volume 1, "Tile configuration", palette 1).
+#[repr(C, align(64))]
+pub(super) struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl TileConfig {
+    /// For so many rows in all, at most two tiles of them: registers 0 to 3 hold sums (0 and 1 of the first rows), 4
+    /// and 5 rows, 6 and 7 weights.
+    pub(super) const fn new(rows: usize) -> Self {
+        let (first, second) = if rows > ROWS {
+            (ROWS, rows - ROWS)
+        } else {
+            (rows, 1)
+        };
+        let (first, second, full) = (first as u8, second as u8, ROWS as u8);
+        let rows = [first, first, second, second, first, second, full, full];
+        let mut config = Self {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_per_row: [0; 16],
+            rows: [0; 16],
+        };
+        let mut tile = 0;
+        while tile < rows.len() {
+            config.bytes_per_row[tile] = 64;
+            config.rows[tile] = rows[tile];
+            tile += 1;
+        }
+        config
+    }
+
+    /// Shapes this thread's tiles so, until [`release`]. It takes as long as a hundred tiles' products.
+    ///
+    /// # Safety
+    /// The processor has AMX, and the system lets this process use it. There are rows, and at most two tiles of them.
+    pub(super) unsafe fn load(&self) {
+        // SAFETY: the shapes fit palette 1, and the compiler does not use tiles.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) self, options(nostack, preserves_flags, readonly)) };
+    }
+}
+
+/// Gives the tiles back: a context switch need not save them then.
+///
+/// # Safety
+/// The processor has AMX.
+pub(super) unsafe fn release() {
+    // SAFETY: by the caller's promise.
+    unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+}
+
+/// Pointers are to the first run.
+#[derive(Clone, Copy)]
+pub(super) struct Operands {
+    /// `[runs][ROWS]`
+    pub x: *const RunBits,
+    /// The next rows, where there are more than [`ROWS`].
+    pub x_second: *const RunBits,
+    /// `[runs][2][16]`
+    pub w: *const PairBits,
+    /// At least one.
+    pub runs: usize,
+}
+
+/// `c[i][j] = x[i] · w[j]`, or added to it, for the rows that the tiles are shaped for and 32 outputs.
+///
+/// # Safety
+/// The operands are as [`Operands`] says, `c` is valid for the rows and outputs, and the tiles are shaped for at most
+/// [`ROWS`] rows without [`Operands::x_second`] and for more with it. The processor has AMX-BF16.
+pub(super) unsafe fn product(operands: &Operands, c: Target) {
+    let second = !operands.x_second.is_null();
+    // SAFETY: the compiler does not use tiles, and addresses are inside of what the caller vouches for.
+    unsafe {
+        let stride = 4 * c.stride;
+        let c_second = c.at.wrapping_add(ROWS * c.stride);
+        if c.output == Output::Add {
+            asm!(
+                "tileloadd tmm0, [{c} + {stride} * 1]",
+                "tileloadd tmm1, [{c} + {stride} * 1 + 64]",
+                c = in(reg) c.at, stride = in(reg) stride, options(nostack, preserves_flags, readonly),
+            );
+            if second {
+                asm!(
+                    "tileloadd tmm2, [{c} + {stride} * 1]",
+                    "tileloadd tmm3, [{c} + {stride} * 1 + 64]",
+                    c = in(reg) c_second, stride = in(reg) stride, options(nostack, preserves_flags, readonly),
+                );
+            }
+        } else {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, preserves_flags, nomem)
+            );
+        }
+        if second {
+            asm!(
+                "2:",
+                "tileloadd tmm6, [{w} + {line} * 1]",
+                "tileloadd tmm4, [{x} + {line} * 1]",
+                "tileloadd tmm7, [{w} + {line} * 1 + {tile}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{second} + {line} * 1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {x}, {tile}",
+                "add {second}, {tile}",
+                "add {w}, 2 * {tile}",
+                "dec {runs}",
+                "jnz 2b",
+                x = inout(reg) operands.x => _,
+                second = inout(reg) operands.x_second => _,
+                w = inout(reg) operands.w => _,
+                line = in(reg) 64usize,
+                tile = const 64 * TILE,
+                runs = inout(reg) operands.runs => _,
+                options(nostack, readonly),
+            );
+        } else {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{x} + {line} * 1]",
+                "tileloadd tmm6, [{w} + {line} * 1]",
+                "tileloadd tmm7, [{w} + {line} * 1 + {tile}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {x}, {tile}",
+                "add {w}, 2 * {tile}",
+                "dec {runs}",
+                "jnz 2b",
+                x = inout(reg) operands.x => _,
+                w = inout(reg) operands.w => _,
+                line = in(reg) 64usize,
+                tile = const 64 * TILE,
+                runs = inout(reg) operands.runs => _,
+                options(nostack, readonly),
+            );
+        }
+        asm!(
+            "tilestored [{c} + {stride} * 1], tmm0",
+            "tilestored [{c} + {stride} * 1 + 64], tmm1",
+            c = in(reg) c.at, stride = in(reg) stride, options(nostack, preserves_flags),
+        );
+        if second {
+            asm!(
+                "tilestored [{c} + {stride} * 1], tmm2",
+                "tilestored [{c} + {stride} * 1 + 64], tmm3",
+                c = in(reg) c_second, stride = in(reg) stride, options(nostack, preserves_flags),
+            );
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Products with the processor's tiles.
+
+use super::{
+    Bf16Rows, Bf16Scratch, RUN, TILE_ROWS,
+    amx::{self, Operands, ROWS, TileConfig},
+    expand,
+};
+use crate::kernels::{Isa, Output, PackedMatrix, buffers::sized, int8::Target, packed::PANEL};
+
+/// Outputs of a tile.
+pub(super) const TILE: usize = 16;
+/// Pairs of inputs in a run for half a panel, in two tiles.
+const HALF: usize = RUN / 2 * PANEL / 2 / TILE;
+/// Most inputs that are expanded at a time: half a panel's weights fit the first-level cache beside some rows.
+const DEPTH: usize = 640;
+
+/// A pair of inputs for a tile's outputs, an even input in the low bits and the odd one behind it in the high bits:
+/// a line of the cache.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Default)]
+pub(super) struct PairBits(pub [u32; TILE]);
+
+/// A panel's weights as tiles load them: for each half `[run][tile of the half][RUN / 2]`.
+pub(super) struct Halves<'a> {
+    pub first: &'a mut [PairBits],
+    pub second: &'a mut [PairBits],
+}
+
+impl Halves<'_> {
+    /// A pair of inputs, for the panel's outputs from `vector * TILE` on.
+    #[inline]
+    pub(super) fn pair(&mut self, pair: usize, vector: usize) -> &mut PairBits {
+        let half = if vector < 2 {
+            &mut *self.first
+        } else {
+            &mut *self.second
+        };
+        &mut half[pair / (RUN / 2) * HALF + vector % 2 * (RUN / 2) + pair % (RUN / 2)]
+    }
+
+    /// For so many pairs there is room.
+    pub(super) fn pairs(&self) -> usize {
+        self.first.len().min(self.second.len()) / HALF * (RUN / 2)
+    }
+
+    /// Fills up the last run, behind so many pairs.
+    fn fill_up(&mut self, pairs: usize) {
+        for pair in pairs..pairs.next_multiple_of(RUN / 2) {
+            for vector in 0..PANEL / TILE {
+                *self.pair(pair, vector) = PairBits::default();
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::product`]; the processor has AMX-BF16 and AVX-512 BF16.
+///
+/// # Panics
+/// As [`super::product`], and when the first row does not begin a tile.
+pub(super) unsafe fn product(
+    isa: Isa,
+    x: &Bf16Rows,
+    (first, count): (usize, usize),
+    (matrix, panel): (&PackedMatrix, usize),
+    scratch: &mut Bf16Scratch,
+    c: Target,
+) {
+    assert!(first.is_multiple_of(ROWS) && count > 0);
+    let whole = count / TILE_ROWS * TILE_ROWS;
+    // Equal parts, so that none is too short to be worth its sums' way to memory and back.
+    let cols = x.cols();
+    let depth = cols.div_ceil(cols.div_ceil(DEPTH)).next_multiple_of(RUN);
+    for k in (0..cols).step_by(depth) {
+        let inputs = depth.min(cols - k);
+        let runs = inputs.div_ceil(RUN);
+        let (first_half, second_half) = sized(&mut scratch.pairs, 2 * runs * HALF).split_at_mut(runs * HALF);
+        let mut halves = Halves {
+            first: first_half,
+            second: second_half,
+        };
+        // SAFETY: by the caller's promise.
+        unsafe {
+            expand_to(
+                isa,
+                (matrix, panel),
+                (k, inputs),
+                &mut scratch.expanded,
+                &mut halves,
+            )
+        };
+        let c = Target {
+            output: if k == 0 { c.output } else { Output::Add },
+            ..c
+        };
+        let weights = [&*first_half, &*second_half];
+        // SAFETY: by the caller's promise.
+        unsafe {
+            if whole > 0 {
+                const { TileConfig::new(TILE_ROWS) }.load();
+                multiply(x, (first, whole), k / RUN, weights, c);
+            }
+            if whole < count {
+                TileConfig::new(count - whole).load();
+                let c = Target {
+                    at: c.at.add(whole * c.stride),
+                    ..c
+                };
+                multiply(x, (first + whole, count - whole), k / RUN, weights, c);
+            }
+        }
+    }
+    // SAFETY: by the caller's promise.
+    unsafe { amx::release() };
+}
+
+/// Adds products of runs from `run` on.
+///
+/// # Safety
+/// As [`product`]; the tiles are shaped for all the rows, or [`TILE_ROWS`] of them at a time.
+unsafe fn multiply(
+    x: &Bf16Rows,
+    (first, count): (usize, usize),
+    run: usize,
+    weights: [&[PairBits]; 2],
+    c: Target,
+) {
+    for (half, w) in weights.into_iter().enumerate() {
+        for row in (0..count).step_by(TILE_ROWS) {
+            let x_second = if count - row > ROWS {
+                x.tile(first + row + ROWS, run).as_ptr()
+            } else {
+                std::ptr::null()
+            };
+            let operands = Operands {
+                x: x.tile(first + row, run).as_ptr(),
+                x_second,
+                w: w.as_ptr(),
+                runs: w.len() / HALF,
+            };
+            // SAFETY: rows and outputs are inside of the target; rows and weights hold so many runs.
+            unsafe {
+                let at = c.at.add(row * c.stride + half * PANEL / 2);
+                amx::product(&operands, Target { at, ..c });
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The processor has AVX-512 F, BW and BF16.
+unsafe fn expand_to(
+    isa: Isa,
+    (matrix, panel): (&PackedMatrix, usize),
+    (k, inputs): (usize, usize),
+    expanded: &mut Vec<f32>,
+    out: &mut Halves<'_>,
+) {
+    if let Some(strip) = matrix.strip(panel, 0, 2) {
+        // SAFETY: by the caller's promise.
+        return unsafe { expand::integers(isa, &strip, (k, inputs), out) };
+    }
+    let weights = match matrix.tile_in_place(panel, k, inputs) {
+        Some(weights) => weights,
+        None => {
+            let expanded = sized(expanded, inputs * PANEL);
+            matrix.expand_tile(isa, panel, k, expanded);
+            expanded
+        }
+    };
+    // SAFETY: by the caller's promise.
+    unsafe { expand::floats(weights, out) };
+    out.fill_up(inputs.div_ceil(2));
+}
