@@ -1,5 +1,6 @@
 //! Our quality estimators against their reference implementations: tokens and scores of tiny random checkpoints.
-//! `tests/golden/comet_scores.py` made those of CometKiwi, with unbabel-comet itself.
+//! `tests/golden/comet_scores.py` made those of CometKiwi, with unbabel-comet itself, and
+//! `tests/golden/metricx_scores.py` those of MetricX, with transformers' mT5.
 
 #![allow(
     clippy::unwrap_used,
@@ -76,7 +77,7 @@ fn open(case: &Case, threads: usize) -> LoadedModel {
     quality::load(kind, case.folder.path(), &options).unwrap()
 }
 
-/// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 16` on.
+/// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 20` on.
 fn step(model: &mut dyn LanguageModel, parts: &[(usize, &[u32], usize, usize)]) -> Vec<f32> {
     let mut batch = ForwardBatch::default();
     for &(index, tokens, from, to) in parts {
@@ -84,7 +85,7 @@ fn step(model: &mut dyn LanguageModel, parts: &[(usize, &[u32], usize, usize)]) 
         batch.sequences.push(BatchSequence {
             new_tokens: to - from,
             context: from,
-            block_table: (0..16).map(|block| (index * 16 + block) as u32).collect(),
+            block_table: (0..20).map(|block| (index * 20 + block) as u32).collect(),
             adapter: None,
             wants_logits: to == tokens.len(),
         });
@@ -144,24 +145,48 @@ fn comet_kiwi_can_use_one_layer() {
 }
 
 #[test]
+fn metricx_24_reads_the_source_first() {
+    check("metricx", "v24");
+}
+
+#[test]
+fn metricx_23_reads_the_translation_first_and_weights_of_16_bits() {
+    check("metricx", "v23-bf16");
+}
+
+#[test]
+fn metricx_scales_the_decoders_output_where_the_configuration_says_so() {
+    check("metricx", "v24-rescaled");
+}
+
+#[test]
 fn every_checkpoint_is_checked() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/comet");
     let source = include_str!("quality_parity.rs");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if entry.path().is_dir() {
-            assert!(
-                source.contains(&format!("check(\"comet\", \"{name}\")")),
-                "{name}"
-            );
+    for kind in ["comet", "metricx"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(kind);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if entry.path().is_dir() {
+                assert!(
+                    source.contains(&format!("check(\"{kind}\", \"{name}\")")),
+                    "{name}"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_score_has_the_same_bits_alone_in_company_and_in_chunks() {
-    let case = case("comet", "sparsemax-norm-sigmoid");
+    company("comet", "sparsemax-norm-sigmoid");
+    company("metricx", "v24");
+}
+
+fn company(kind: &str, name: &str) {
+    let case = case(kind, name);
     let sequences: Vec<&[u32]> = case.pairs.iter().map(|pair| pair.tokens.as_slice()).collect();
     let bits = |scores: Vec<f32>| scores.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     let mut alone = open(&case, 1);
@@ -192,8 +217,13 @@ fn a_score_has_the_same_bits_alone_in_company_and_in_chunks() {
 
 #[test]
 fn what_is_loaded_takes_what_was_estimated() {
-    for name in ["softmax", "xl-softmax-norm"] {
-        let case = case("comet", name);
+    let cases = [
+        ("comet", "softmax", 3),
+        ("comet", "xl-softmax-norm", 3),
+        ("metricx", "v24", 5),
+    ];
+    for (family, name, layers) in cases {
+        let case = case(family, name);
         let kind = EstimatorKind::detect(case.folder.path()).unwrap();
         let estimate = quality::estimate(kind, case.folder.path()).unwrap();
         let loaded = open(&case, 1);
@@ -206,21 +236,23 @@ fn what_is_loaded_takes_what_was_estimated() {
         assert_eq!(estimate.context_length, loaded.model.limits().context_length);
         assert_eq!(
             (loaded.dtype.as_str(), loaded.layers, loaded.parameters > 0),
-            ("f32", 3, true)
+            ("f32", layers, true)
         );
     }
 }
 
 #[test]
 fn what_is_wrong_with_a_folder_is_named() {
-    let edit = |change: &dyn Fn(&mut Value)| {
-        let case = case("comet", "softmax");
+    let edit_of = |kind: &str, name: &str, change: &dyn Fn(&mut Value)| {
+        let case = case(kind, name);
         let path = case.folder.path().join("config.json");
         let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         change(&mut json);
         std::fs::write(&path, json.to_string()).unwrap();
         case
     };
+    let edit = |change: &dyn Fn(&mut Value)| edit_of("comet", "softmax", change);
+    let edit_metricx = |change: &dyn Fn(&mut Value)| edit_of("metricx", "v24", change);
     let refusal = |case: &Case| {
         let options = LoadOptions {
             threads: 1,
@@ -228,7 +260,8 @@ fn what_is_wrong_with_a_folder_is_named() {
             max_context: None,
             precision: Precision::F32,
         };
-        let loaded = quality::load(EstimatorKind::CometKiwi, case.folder.path(), &options);
+        let kind = EstimatorKind::detect(case.folder.path()).unwrap();
+        let loaded = quality::load(kind, case.folder.path(), &options);
         loaded.err().unwrap().to_string()
     };
     let cases = [
@@ -253,6 +286,22 @@ fn what_is_wrong_with_a_folder_is_named() {
             "word_embeddings.weight`: the shape is",
         ),
         (edit(&|json| json["encoder"] = Value::Null), "config.json: "),
+        (
+            edit_metricx(&|json| json["metricx_version"] = Value::Null),
+            "config.json: metricx_version is missing",
+        ),
+        (
+            edit_metricx(&|json| json["num_decoder_layers"] = 2.into()),
+            "tensor `decoder.block.2.layer.0.SelfAttention.o.weight`: it is not part of the model",
+        ),
+        (
+            edit_metricx(&|json| json["d_kv"] = 32.into()),
+            "tensor `encoder.block.0.layer.0.SelfAttention.q.weight`: the shape is [32, 16]",
+        ),
+        (
+            edit_metricx(&|json| json["relative_attention_num_buckets"] = 16.into()),
+            "relative_attention_bias.weight`: the shape is [32, 2]",
+        ),
     ];
     for (case, expected) in &cases {
         let found = refusal(case);

@@ -40,7 +40,7 @@ pub use attention::{
     rope_and_store,
 };
 pub use block_format::{BlockFormat, FormatError};
-pub use dense_attention::DenseAttention;
+pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows};
 pub use elementwise::{Activation, RopeStyle, add_bias, gate, soft_cap};
 pub use isa::Isa;
 pub use low_rank::{LowRank, LowRankPart, RowGroups, add_low_rank};

@@ -28,10 +28,10 @@ impl Tensors {
         self.0.keys().map(String::as_str)
     }
 
-    /// Bytes that the tensors will take once they are read: matrices repacked, vectors as f32.
-    pub fn resident_bytes(&self) -> Result<u64, String> {
+    /// Bytes that those tensors will take that are `read`: matrices repacked, vectors as f32.
+    pub fn resident_bytes(&self, read: impl Fn(&str) -> bool) -> Result<u64, String> {
         let mut bytes = 0u64;
-        for name in self.0.keys() {
+        for name in self.0.keys().filter(|name| read(name)) {
             let data = self.get(name)?;
             bytes += match data.shape[..] {
                 [rows, cols] => PackedMatrix::bytes_for(data.format, rows, cols) as u64,
@@ -108,6 +108,19 @@ impl<'a> TensorReader<'a> {
         let fused = Fused::new(packed, Precision::F32);
         self.bytes += fused.bytes() as u64;
         Ok(fused)
+    }
+
+    /// One row of a matrix of this shape as f32 values; the others stay where they are.
+    pub fn row(&mut self, name: &str, (rows, cols): (usize, usize), row: usize) -> Result<Vec<f32>, String> {
+        let data = self.take(name)?;
+        let matrix = data.matrix(rows, cols).map_err(|e| named(name, &e))?;
+        if row >= rows {
+            return Err(named(name, &format!("there is no row {row} of {rows}")));
+        }
+        let mut values = vec![0.0; cols];
+        matrix.read_row(row, &mut values);
+        self.bytes += size_of_val(&values[..]) as u64;
+        Ok(values)
     }
 
     /// A tensor of this shape as f32 values.

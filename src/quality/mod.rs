@@ -5,6 +5,7 @@
 //! estimators is in [`Estimator`].
 
 mod comet;
+mod metricx;
 mod pair;
 mod sequences;
 
@@ -14,9 +15,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use self::{comet::CometKiwi, sequences::Sequences};
+use self::{comet::CometKiwi, metricx::MetricX, sequences::Sequences};
 use crate::{
-    kernels::{Precision, ThreadPool},
+    kernels::{Isa, Precision, ThreadPool},
     model::{
         estimate::Estimate,
         load::{LoadError, LoadOptions, LoadedModel},
@@ -29,6 +30,10 @@ use crate::{
 pub enum EstimatorKind {
     /// Reference-free COMET (arXiv 2209.06243).
     CometKiwi,
+    /// MetricX-23-QE (<https://aclanthology.org/2023.wmt-1.63>).
+    MetricX23,
+    /// MetricX-24 without a reference (<https://aclanthology.org/2024.wmt-1.35>).
+    MetricX24,
 }
 
 /// Which way an estimator's scores point.
@@ -36,6 +41,14 @@ pub enum EstimatorKind {
 pub enum Orientation {
     /// A higher score is a better translation.
     HigherIsBetter,
+    /// A score is an error: a lower one is a better translation.
+    LowerIsBetter,
+}
+
+/// What products are computed with.
+struct Compute {
+    pool: ThreadPool,
+    isa: Isa,
 }
 
 impl EstimatorKind {
@@ -43,6 +56,8 @@ impl EstimatorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::CometKiwi => "comet-kiwi",
+            Self::MetricX23 => "metricx-23",
+            Self::MetricX24 => "metricx-24",
         }
     }
 
@@ -50,6 +65,7 @@ impl EstimatorKind {
     pub fn orientation(self) -> Orientation {
         match self {
             Self::CometKiwi => Orientation::HigherIsBetter,
+            Self::MetricX23 | Self::MetricX24 => Orientation::LowerIsBetter,
         }
     }
 
@@ -61,6 +77,11 @@ impl EstimatorKind {
     fn of_config(config: &Value) -> Option<Self> {
         match config["architectures"][0].as_str()? {
             "UnifiedMetric" => Some(Self::CometKiwi),
+            // Loading one without a version says so.
+            "MT5ForRegression" => Some(match metricx::Version::of_config(config) {
+                Some(metricx::Version::V23) => Self::MetricX23,
+                Some(metricx::Version::V24) | None => Self::MetricX24,
+            }),
             _ => None,
         }
     }
@@ -69,6 +90,7 @@ impl EstimatorKind {
 /// A resident estimator.
 enum Estimator {
     CometKiwi(Box<CometKiwi>),
+    MetricX(Box<MetricX>),
 }
 
 /// What is known of an estimator before its weights are read.
@@ -87,6 +109,7 @@ impl Estimator {
     fn facts(kind: EstimatorKind, config: &Value) -> Result<Facts, String> {
         match kind {
             EstimatorKind::CometKiwi => comet::facts(config),
+            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::facts(config),
         }
     }
 
@@ -101,6 +124,10 @@ impl Estimator {
                 let (model, census) = CometKiwi::read(config, tensors, pool)?;
                 Ok((Self::CometKiwi(Box::new(model)), census))
             }
+            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => {
+                let (model, census) = MetricX::read(config, tensors, pool)?;
+                Ok((Self::MetricX(Box::new(model)), census))
+            }
         }
     }
 
@@ -109,6 +136,7 @@ impl Estimator {
     fn score(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
         match self {
             Self::CometKiwi(model) => model.score(sequences),
+            Self::MetricX(model) => model.score(sequences),
         }
     }
 }
@@ -117,9 +145,15 @@ impl Estimator {
 pub fn estimate(kind: EstimatorKind, path: &Path) -> Result<Estimate, LoadError> {
     let (config, tensors) = open(path)?;
     let facts = facts(kind, path, &config)?;
+    let read = |tensor: &str| match kind {
+        EstimatorKind::CometKiwi => true,
+        EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::reads(tensor),
+    };
     Ok(Estimate {
         context_length: facts.window,
-        weight_bytes: tensors.resident_bytes().map_err(|reason| invalid(path, reason))?,
+        weight_bytes: tensors
+            .resident_bytes(read)
+            .map_err(|reason| invalid(path, reason))?,
         scratch_bytes: sequences::scratch_bytes(facts.window, facts.row_bytes),
         kv_block_bytes: sequences::BLOCK_BYTES,
         kv_most_bytes: Some(sequences::most_bytes(facts.window)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::EstimatorKind;
+use super::{EstimatorKind, metricx::Version};
 use crate::text::{Segment, Tokenizer, TokenizerError};
 
 /// How the texts of a pair become one sequence of tokens.
@@ -17,6 +17,7 @@ impl PairEncoder {
     pub fn new(kind: EstimatorKind, tokenizer: Arc<Tokenizer>) -> Result<Self, TokenizerError> {
         let needed: &[&str] = match kind {
             EstimatorKind::CometKiwi => &["<s>", "</s>"],
+            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => &[],
         };
         match needed.iter().find(|token| tokenizer.special_id(token).is_none()) {
             Some(missing) => Err(TokenizerError::Invalid(format!(
@@ -37,6 +38,10 @@ impl PairEncoder {
     pub fn encode(&self, source: &str, translation: &str) -> Result<Vec<u32>, TokenizerError> {
         let template = |text: &str| Segment::Template(text.to_owned());
         let content = |text: &str| Segment::Content(text.to_owned());
+        let one_text = |version: Version| {
+            let text = version.text(source, translation);
+            self.tokenizer.encode_plain(&text)
+        };
         let segments = match self.kind {
             // The translation comes first; XLM-R has two separators between texts.
             EstimatorKind::CometKiwi => [
@@ -46,6 +51,8 @@ impl PairEncoder {
                 content(source),
                 template("</s>"),
             ],
+            EstimatorKind::MetricX23 => return one_text(Version::V23),
+            EstimatorKind::MetricX24 => return one_text(Version::V24),
         };
         self.tokenizer.encode(&segments)
     }

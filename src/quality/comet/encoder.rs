@@ -4,17 +4,12 @@ use std::ops::Range;
 
 use super::config::{EncoderConfig, NormPlacement};
 use crate::{
-    kernels::{DenseAttention, Fused, Isa, Norm, NormKind, Output, Pointwise, ThreadPool, add_bias, matmul},
+    kernels::{DenseAttention, Fused, Norm, NormKind, Output, Pointwise, add_bias, matmul},
     model::tensors::TensorReader,
+    quality::Compute,
 };
 
 const PREFIX: &str = "encoder.model.";
-
-/// What products are computed with.
-pub(super) struct Compute {
-    pub pool: ThreadPool,
-    pub isa: Isa,
-}
 
 /// A matrix and a bias.
 pub(super) struct Dense {

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use self::{
     config::CometConfig,
-    encoder::{Activations, Compute, Dense, Encoder, row_bytes},
+    encoder::{Activations, Dense, Encoder, row_bytes},
     sentence::Mix,
 };
-use super::Facts;
+use super::{Compute, Facts};
 use crate::{
     kernels::{Isa, Output, Pointwise, ThreadPool},
     model::tensors::{Census, TensorReader, Tensors},
