@@ -4,13 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "babelward/v1/common.proto",
     "babelward/v1/generation.proto",
     "babelward/v1/safety.proto",
     "babelward/v1/scoring.proto",
     "babelward/v1/model.proto",
     "babelward/v1/admin.proto",
+    "babelward/v1/quality.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -9,6 +9,8 @@
 )]
 
 mod common;
+#[path = "common/estimators.rs"]
+mod estimators;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -61,14 +63,18 @@ fn python(script: impl AsRef<Path>) -> Command {
 struct Server {
     process: Child,
     address: String,
+    /// Where its quality estimator lies.
+    _estimator: estimators::Case,
 }
 
 impl Server {
     fn start() -> Self {
+        let estimator = estimators::case("comet", "softmax");
         let mut process = babelward()
             .args(["serve", "--listen", "127.0.0.1:0", "--model"])
             .arg(format!("smol={}", common::smollm2().display()))
-            .args(["--guard", "smol", "--allow-admin"])
+            .args(["--guard", "smol", "--allow-admin", "--model"])
+            .arg(format!("kiwi={}", estimator.folder.path().display()))
             .env("BABELWARD_SERVER__METRICS_LISTEN", "off")
             // Nobody's own configuration.
             .env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"))
@@ -96,6 +102,7 @@ impl Server {
         let mut server = Server {
             process,
             address: String::new(),
+            _estimator: estimator,
         };
         server.address = address.expect("the server ended or hung before its banner: its log is above");
         server

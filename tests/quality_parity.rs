@@ -9,10 +9,10 @@
     reason = "a helper that fails, fails its test"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+#[path = "common/estimators.rs"]
+mod estimators;
+
+use std::{path::Path, sync::Arc};
 
 use babelward::{
     kernels::Precision,
@@ -23,58 +23,24 @@ use babelward::{
     quality::{self, EstimatorKind, PairEncoder},
     text::Tokenizer,
 };
+use estimators::{Case, case};
 use serde_json::Value;
 
 /// References compute in f32 too, in another order.
 const TOLERANCE: f64 = 2e-5;
 
-struct Pair {
-    source: String,
-    translation: String,
-    tokens: Vec<u32>,
-    score: f64,
-}
-
-struct Case {
-    folder: tempfile::TempDir,
-    pairs: Vec<Pair>,
-}
-
-/// A golden's folder as it would be served: all cases of a kind share one tokenizer.
-fn case(kind: &str, name: &str) -> Case {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(kind);
-    let folder = tempfile::tempdir().unwrap();
-    let copy = |from: PathBuf, name: &str| {
-        std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
-    };
-    copy(golden.clone(), "tokenizer.json");
-    copy(golden.join(name), "config.json");
-    copy(golden.join(name), "model.safetensors");
-    let json = std::fs::read(golden.join(name).join("golden.json")).unwrap();
-    let json: Value = serde_json::from_slice(&json).unwrap();
-    let pairs = json["pairs"].as_array().unwrap().iter().map(|pair| Pair {
-        source: pair["source"].as_str().unwrap().to_owned(),
-        translation: pair["translation"].as_str().unwrap().to_owned(),
-        tokens: serde_json::from_value(pair["tokens"].clone()).unwrap(),
-        score: pair["score"].as_f64().unwrap(),
-    });
-    Case {
-        pairs: pairs.collect(),
-        folder,
+fn options(threads: usize) -> LoadOptions {
+    LoadOptions {
+        threads,
+        kv_bytes: 1 << 20,
+        max_context: None,
+        precision: Precision::Int8,
     }
 }
 
 fn open(case: &Case, threads: usize) -> LoadedModel {
     let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-    let options = LoadOptions {
-        threads,
-        kv_bytes: 1 << 20,
-        max_context: None,
-        precision: Precision::Int8,
-    };
-    quality::load(kind, case.folder.path(), &options).unwrap()
+    quality::load(kind, case.folder.path(), &options(threads)).unwrap()
 }
 
 /// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 20` on.
@@ -108,7 +74,7 @@ fn check(kind: &str, name: &str) {
     let mut loaded = open(&case, 2);
     let estimator = EstimatorKind::detect(case.folder.path()).unwrap();
     let tokenizer = Arc::new(Tokenizer::from_folder(case.folder.path()).unwrap());
-    let encoder = PairEncoder::new(estimator, tokenizer).unwrap();
+    let encoder = PairEncoder::new(estimator, tokenizer, loaded.model.limits().vocab_size).unwrap();
     for pair in &case.pairs {
         let tokens = encoder.encode(&pair.source, &pair.translation).unwrap();
         assert_eq!(tokens, pair.tokens, "{name}: {:?}", pair.translation);
@@ -225,7 +191,7 @@ fn what_is_loaded_takes_what_was_estimated() {
     for (family, name, layers) in cases {
         let case = case(family, name);
         let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-        let estimate = quality::estimate(kind, case.folder.path()).unwrap();
+        let estimate = quality::estimate(kind, case.folder.path(), &options(1)).unwrap();
         let loaded = open(&case, 1);
         assert!(loaded.weight_bytes <= estimate.weight_bytes, "{name}");
         assert!(estimate.weight_bytes < 2 * loaded.weight_bytes, "{name}");
@@ -254,14 +220,8 @@ fn what_is_wrong_with_a_folder_is_named() {
     let edit = |change: &dyn Fn(&mut Value)| edit_of("comet", "softmax", change);
     let edit_metricx = |change: &dyn Fn(&mut Value)| edit_of("metricx", "v24", change);
     let refusal = |case: &Case| {
-        let options = LoadOptions {
-            threads: 1,
-            kv_bytes: 1 << 20,
-            max_context: None,
-            precision: Precision::F32,
-        };
         let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-        let loaded = quality::load(kind, case.folder.path(), &options);
+        let loaded = quality::load(kind, case.folder.path(), &options(1));
         loaded.err().unwrap().to_string()
     };
     let cases = [

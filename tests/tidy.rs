@@ -25,7 +25,10 @@ const LAYERS: &[(&str, &str)] = &[
     ("gguf", "mapped"),
     ("memory", ""),
     ("kernels", ""),
-    ("config", "guard::GuardKind kernels::Precision engine::Tenant"),
+    (
+        "config",
+        "guard::GuardKind kernels::Precision engine::Tenant quality::EstimatorKind",
+    ),
     ("telemetry", "config"),
     ("fetch", "digest"),
     ("model", "kernels gguf mapped digest"),

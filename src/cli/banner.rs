@@ -54,7 +54,11 @@ impl Banner<'_> {
     }
 
     fn defaults(&self) -> Vec<String> {
-        let roles = [("target", ModelRole::Target), ("guard", ModelRole::Guard)];
+        let roles = [
+            ("target", ModelRole::Target),
+            ("guard", ModelRole::Guard),
+            ("quality", ModelRole::Quality),
+        ];
         let defaults = roles.into_iter().filter_map(|(name, role)| {
             let declared = self.registry.default_of(role)?;
             Some(format!("{name} {}", declared.id))
@@ -154,6 +158,7 @@ fn roles(declared: &Declared) -> String {
     let names = declared.roles.iter().map(|role| match role {
         ModelRole::Target => "target",
         ModelRole::Guard => "guard",
+        ModelRole::Quality => "quality",
     });
     names.collect::<Vec<_>>().join("+")
 }

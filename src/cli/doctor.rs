@@ -15,6 +15,7 @@ use crate::{
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::Guard,
+    quality::{EstimatorKind, PairEncoder},
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
 
@@ -256,6 +257,16 @@ fn self_test(model: &Model, base: &Model) -> Check {
 
 fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
     let tokenizer = std::sync::Arc::new(Tokenizer::open(path)?);
+    if let Some(kind) = EstimatorKind::detect(path) {
+        // Without the weights the model's vocabulary is not known.
+        let encoder = PairEncoder::new(kind, tokenizer, usize::MAX)?;
+        let tokens = encoder.encode("Hello", "Hallo")?;
+        return Ok(format!(
+            "{} makes {} tokens of a greeting and its translation",
+            kind.name(),
+            tokens.len()
+        ));
+    }
     let template = ChatTemplate::open(path)?.map(std::sync::Arc::new);
     let mut found = match &template {
         None => "no chat template (raw text only)".to_owned(),

@@ -112,6 +112,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | RegistryError::DuplicateId(_)
             | RegistryError::UnknownBase { .. }
             | RegistryError::NoRole(_)
+            | RegistryError::NoEstimator { .. }
+            | RegistryError::OnlyEstimator { .. }
             | RegistryError::UnknownDefault { .. }
             | RegistryError::OverBudget { .. } => Some(Exit::Usage),
             RegistryError::Unreadable { .. }

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 
+mod quality;
 mod tell;
 mod work;
 
@@ -43,11 +44,14 @@ pub struct Args {
     /// Quality scores: id, language, translator, and comet, metricx or human; repeatable
     #[arg(long, value_name = "FILE")]
     scores: Vec<PathBuf>,
+    /// Score the candidates with this served quality estimator; repeatable, one per kind of score
+    #[arg(long, value_name = "MODEL")]
+    quality: Vec<String>,
     /// What decides between candidates
     #[arg(long, value_name = "quality|order", default_value = "quality")]
     select: Select,
     /// Least COMET score of a candidate that may be chosen (the paper's: 0.5)
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
     threshold: f64,
     /// COMET scores that differ by no more than this are tied
     #[arg(long, value_name = "COMET", default_value_t = 0.0)]

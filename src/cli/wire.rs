@@ -76,6 +76,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
             classify: deadlines.classify,
             batch_classify: deadlines.batch_classify,
             score: deadlines.score,
+            estimate_quality: deadlines.estimate_quality,
             models: deadlines.models,
             admin: deadlines.admin,
         },
@@ -102,6 +103,7 @@ fn role(role: Role) -> ModelRole {
     match role {
         Role::Target => ModelRole::Target,
         Role::Guard => ModelRole::Guard,
+        Role::Quality => ModelRole::Quality,
     }
 }
 

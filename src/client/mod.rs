@@ -5,6 +5,7 @@ mod calls;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod quality;
 mod retry;
 mod stream;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use tonic::{
 
 pub use self::{
     error::{ClientError, FieldViolation, RpcError, code_name},
+    quality::{MAX_PAIRS, QualityAnswer},
     retry::{RetryPolicy, ServerHint},
     stream::{
         ClassifyItems, ItemResult, ScoreItem, ScoreItems, StreamItem, StreamMethod, StreamOptions, StreamWork,

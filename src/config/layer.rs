@@ -9,6 +9,7 @@ use figment::{
 };
 
 use super::{FlagOverrides, Origin, Problem, merged::raw_of, problem::closest, schema, value::Raw};
+use crate::quality::EstimatorKind;
 
 const ENV_PREFIX: &str = "BABELWARD_";
 
@@ -197,13 +198,19 @@ pub(super) fn from_flags(
         .iter()
         .map(|(id, roles)| (id.clone(), roles.shown()))
         .collect();
-    for (place, model) in flags.models.iter().enumerate() {
+    let mut has_target = false;
+    for model in &flags.models {
         let path = model.path.display().to_string();
         set(model_key(&model.id, "path"), "--model", path);
         let all = roles.entry(model.id.clone()).or_default();
-        add_role(all, "target");
+        let estimator = EstimatorKind::detect(&model.path).is_some();
+        if estimator {
+            "quality".clone_into(all);
+        } else {
+            add_role(all, "target");
+        }
         set(model_key(&model.id, "roles"), "--model", all.clone());
-        if place == 0 {
+        if !estimator && !std::mem::replace(&mut has_target, true) {
             set(split("defaults.target"), "--model", model.id.clone());
         }
     }
@@ -239,6 +246,10 @@ pub(super) fn from_flags(
 }
 
 fn add_role(roles: &mut String, role: &str) {
+    if roles == "auto" {
+        // Who says more of a model takes it for one that generates.
+        "target".clone_into(roles);
+    }
     if !roles.split(',').any(|written| written.trim() == role) {
         if !roles.is_empty() {
             roles.push(',');

@@ -123,7 +123,7 @@ pub struct Limits {
     pub messages: usize,
     /// Prompt tokens sent as ids.
     pub token_ids: usize,
-    /// Items of a BatchClassify.
+    /// Items of a BatchClassify, and pairs of an EstimateQuality.
     pub batch_items: usize,
     /// Open items of a stream.
     pub stream_open_items: usize,
@@ -156,6 +156,8 @@ pub struct Deadlines {
     pub batch_classify: Duration,
     /// Score.
     pub score: Duration,
+    /// EstimateQuality.
+    pub estimate_quality: Duration,
     /// ListModels, GetModel and CountTokens.
     pub models: Duration,
     /// Calls of AdminService.

@@ -12,6 +12,7 @@ use super::{
     schema,
     value::{AutoBytes, Bytes, Raw, Setting, Threads, Window},
 };
+use crate::quality::EstimatorKind;
 
 /// Longest model id, which is also the longest that a request may name.
 const MAX_ID_BYTES: usize = 128;
@@ -215,6 +216,7 @@ impl Reader<'_> {
             classify: self.positive_time("deadlines.classify"),
             batch_classify: self.positive_time("deadlines.batch_classify"),
             score: self.positive_time("deadlines.score"),
+            estimate_quality: self.positive_time("deadlines.estimate_quality"),
             models: self.positive_time("deadlines.models"),
             admin: self.positive_time("deadlines.admin"),
         }
@@ -256,7 +258,7 @@ impl Reader<'_> {
             id: id.to_owned(),
             path: self.model_path(id, given.get("path")),
             base: self.model_base(id, given.get("base")),
-            roles: self.model_value(id, "roles", given),
+            roles: self.model_roles(id, given),
             guard_kind: self.model_value(id, "guard_kind", given),
             load: self.model_value(id, "load", given),
             pinned: self.model_value(id, "pinned", given),
@@ -277,6 +279,19 @@ impl Reader<'_> {
             });
             T::placeholder()
         })
+    }
+
+    /// As they are written, or what the files are good for.
+    fn model_roles(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Vec<Role> {
+        let automatic = |given: &Given| given.raw.text() == Some("auto");
+        if given.get("roles").is_some_and(|roles| !automatic(roles)) {
+            return self.model_value(id, "roles", given);
+        }
+        let path = given.get("path").and_then(|given| PathBuf::parse(&given.raw));
+        match path.as_deref().and_then(EstimatorKind::detect) {
+            Some(_) => vec![Role::Quality],
+            None => vec![Role::Target],
+        }
     }
 
     /// The base of an adapter: a model of its own.

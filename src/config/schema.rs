@@ -154,6 +154,7 @@ pub const KEYS: &[Key] = &[
     key("deadlines.classify", "1m", "the same for Classify"),
     key("deadlines.batch_classify", "5m", "the same for BatchClassify"),
     key("deadlines.score", "3m", "the same for Score"),
+    key("deadlines.estimate_quality", "5m", "the same for EstimateQuality"),
     key(
         "deadlines.models",
         "5s",
@@ -184,8 +185,9 @@ pub const MODEL_KEYS: &[Key] = &[
     ),
     key(
         "roles",
-        "target",
-        "target (generates), guard (classifies), or both",
+        "auto",
+        "target (generates), guard (classifies), or both; quality (judges translations) alone; auto = quality for the \
+         folder of a quality estimator, else target",
     ),
     key(
         "load",

@@ -11,6 +11,8 @@ pub enum Role {
     Target,
     /// Judges conversations.
     Guard,
+    /// Judges translations.
+    Quality,
 }
 
 impl Role {
@@ -19,6 +21,7 @@ impl Role {
         match self {
             Self::Target => "target",
             Self::Guard => "guard",
+            Self::Quality => "quality",
         }
     }
 }
@@ -77,7 +80,7 @@ impl Raw {
         }
     }
 
-    fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             Self::List(_) | Self::Other(_) => None,
@@ -313,7 +316,8 @@ impl Setting for LogFormat {
 }
 
 impl Setting for Vec<Role> {
-    const EXPECTS: &'static str = "write [\"target\"], [\"guard\"] or [\"target\", \"guard\"]";
+    const EXPECTS: &'static str =
+        "write [\"target\"], [\"guard\"], [\"target\", \"guard\"], [\"quality\"] or auto";
 
     fn parse(raw: &Raw) -> Option<Self> {
         let mut roles = Vec::new();
@@ -321,13 +325,16 @@ impl Setting for Vec<Role> {
             let role = match word {
                 "target" => Role::Target,
                 "guard" => Role::Guard,
+                "quality" => Role::Quality,
                 _ => return None,
             };
             if !roles.contains(&role) {
                 roles.push(role);
             }
         }
-        (!roles.is_empty()).then_some(roles)
+        // Who judges translations can do nothing else.
+        let sound = !roles.is_empty() && (roles.len() == 1 || !roles.contains(&Role::Quality));
+        sound.then_some(roles)
     }
 
     fn placeholder() -> Self {

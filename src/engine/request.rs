@@ -127,6 +127,15 @@ pub struct OutputSpec {
 }
 
 impl OutputSpec {
+    /// The row after the prompt, and nothing else.
+    pub fn row() -> Self {
+        Self {
+            row: true,
+            pin_prompt: false,
+            ..Self::pinned_prefix()
+        }
+    }
+
     /// Nothing; the prompt is computed, and stays in the prefix cache for good.
     pub fn pinned_prefix() -> Self {
         Self {

@@ -142,9 +142,9 @@ impl Estimator {
 }
 
 /// What an estimator will take in memory, from what its files say of themselves.
-pub fn estimate(kind: EstimatorKind, path: &Path) -> Result<Estimate, LoadError> {
+pub fn estimate(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<Estimate, LoadError> {
     let (config, tensors) = open(path)?;
-    let facts = facts(kind, path, &config)?;
+    let facts = facts(kind, path, &config, options)?;
     let read = |tensor: &str| match kind {
         EstimatorKind::CometKiwi => true,
         EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::reads(tensor),
@@ -165,7 +165,7 @@ pub fn estimate(kind: EstimatorKind, path: &Path) -> Result<Estimate, LoadError>
 /// Loads the estimator in the folder `path`.
 pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
     let (config, tensors) = open(path)?;
-    let facts = facts(kind, path, &config)?;
+    let facts = facts(kind, path, &config, options)?;
     let pool = ThreadPool::new(options.threads)
         .map_err(|error| invalid(path, format!("cannot start compute threads: {error}")))?;
     let (estimator, census) =
@@ -185,8 +185,16 @@ pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<L
     })
 }
 
-fn facts(kind: EstimatorKind, path: &Path, config: &Value) -> Result<Facts, LoadError> {
-    Estimator::facts(kind, config).map_err(|reason| invalid(path, format!("config.json: {reason}")))
+fn facts(
+    kind: EstimatorKind,
+    path: &Path,
+    config: &Value,
+    options: &LoadOptions,
+) -> Result<Facts, LoadError> {
+    let facts = Estimator::facts(kind, config);
+    let mut facts = facts.map_err(|reason| invalid(path, format!("config.json: {reason}")))?;
+    facts.window = facts.window.min(options.max_context.unwrap_or(usize::MAX));
+    Ok(facts)
 }
 
 fn open(path: &Path) -> Result<(Value, Tensors), LoadError> {

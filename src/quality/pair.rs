@@ -13,8 +13,19 @@ pub struct PairEncoder {
 
 impl PairEncoder {
     /// # Errors
-    /// When the tokenizer lacks a special token that the sequences need.
-    pub fn new(kind: EstimatorKind, tokenizer: Arc<Tokenizer>) -> Result<Self, TokenizerError> {
+    /// When the tokenizer lacks a special token that the sequences need, or has tokens that a model of this vocabulary
+    /// has not.
+    pub fn new(
+        kind: EstimatorKind,
+        tokenizer: Arc<Tokenizer>,
+        vocab_size: usize,
+    ) -> Result<Self, TokenizerError> {
+        let tokens = tokenizer.vocab_size();
+        if tokens > vocab_size {
+            return Err(TokenizerError::Invalid(format!(
+                "it has {tokens} tokens, the model knows {vocab_size}"
+            )));
+        }
         let needed: &[&str] = match kind {
             EstimatorKind::CometKiwi => &["<s>", "</s>"],
             EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => &[],

@@ -15,6 +15,7 @@ use crate::{
     },
     guard::Guard,
     model::{AdapterIndex, Device},
+    quality::PairEncoder,
 };
 
 /// How long a guard's policy text waits for a place in a full queue.
@@ -32,6 +33,7 @@ pub(super) fn install(
         .iter()
         .map(|declared| guard_of(declared, &opened))
         .collect::<Result<_, _>>()?;
+    let quality = pair_encoder(declared, &opened)?;
     let limits = opened.loaded.model.limits().clone();
     // Metrics name a model by the first id that stands for it.
     let name = declared.first().map_or("", |declared| declared.id.as_str());
@@ -79,6 +81,7 @@ pub(super) fn install(
                 resident: Arc::clone(&resident),
                 adapter,
                 guard,
+                quality: quality.clone(),
                 group: declared.group,
             })
         })
@@ -101,6 +104,29 @@ fn guard_of(declared: &Declared, opened: &OpenedModel) -> Result<Option<Arc<Guar
         .map(|guard| Some(Arc::new(guard)))
         .map_err(|source| RegistryError::Guard {
             id: declared.id.clone(),
+            source,
+        })
+}
+
+fn pair_encoder(
+    declared: &[Arc<Declared>],
+    opened: &OpenedModel,
+) -> Result<Option<Arc<PairEncoder>>, RegistryError> {
+    let Some(kind) = opened.estimator else {
+        return Ok(None);
+    };
+    let encoder = PairEncoder::new(
+        kind,
+        Arc::clone(&opened.tokenizer),
+        opened.loaded.model.limits().vocab_size,
+    );
+    encoder
+        .map(|encoder| Some(Arc::new(encoder)))
+        .map_err(|source| RegistryError::Tokenizer {
+            id: declared
+                .first()
+                .map_or("", |declared| declared.id.as_str())
+                .to_owned(),
             source,
         })
 }

@@ -89,6 +89,7 @@ pub(super) fn default_of(
             role: match role {
                 ModelRole::Target => "target",
                 ModelRole::Guard => "guard",
+                ModelRole::Quality => "quality",
             },
             id,
         }),

@@ -80,6 +80,27 @@ pub enum RegistryError {
         /// Why.
         source: GuardError,
     },
+    /// A model with the role `quality` is none that judges translations.
+    #[error(
+        "model `{id}`: it has the role quality, but {path} is no folder of a quality estimator (its config.json names \
+         none in architectures)"
+    )]
+    NoEstimator {
+        /// The id.
+        id: String,
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A quality estimator was given another role.
+    #[error(
+        "model `{id}` is a quality estimator ({kind}): its role can only be quality, and it takes no adapters"
+    )]
+    OnlyEstimator {
+        /// The id.
+        id: String,
+        /// What it is.
+        kind: &'static str,
+    },
     /// A thread of the engine, or for a load, could not be started.
     #[error("a thread could not be started: {0}")]
     Engine(std::io::Error),

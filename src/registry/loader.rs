@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{LoadPolicy, ModelSpec, RegistryError};
+use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
 use crate::{
     digest,
     model::{
@@ -14,6 +14,7 @@ use crate::{
         estimate::{BatchLimits, Estimate},
         load::{LoadError, LoadOptions, LoadedModel},
     },
+    quality::{self, EstimatorKind},
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -29,6 +30,8 @@ pub struct OpenedModel {
     pub digest: String,
     /// The same of each adapter, in the order of [`LoadedModel::adapters`].
     pub adapter_digests: Vec<String>,
+    /// Which quality estimator it is, when it is one.
+    pub estimator: Option<EstimatorKind>,
 }
 
 /// Opens one model, as often as it is loaded.
@@ -62,6 +65,7 @@ struct ModelFile {
     id: String,
     path: PathBuf,
     adapters: Vec<AdapterFile>,
+    estimator: Option<EstimatorKind>,
     options: LoadOptions,
     batch: BatchLimits,
 }
@@ -93,8 +97,11 @@ impl ModelFile {
 
 impl ModelLoader for ModelFile {
     fn estimate(&self) -> Result<Estimate, RegistryError> {
-        model::load::estimate(&self.path, &self.adapter_paths(), &self.options, self.batch)
-            .map_err(|source| self.load_error(source))
+        let estimate = match self.estimator {
+            Some(kind) => quality::estimate(kind, &self.path, &self.options),
+            None => model::load::estimate(&self.path, &self.adapter_paths(), &self.options, self.batch),
+        };
+        estimate.map_err(|source| self.load_error(source))
     }
 
     fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
@@ -114,14 +121,18 @@ impl ModelLoader for ModelFile {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
             ..self.options.clone()
         };
-        let loaded = model::load::load_with_adapters(path, &self.adapter_paths(), &options)
-            .map_err(|source| self.load_error(source))?;
+        let loaded = match self.estimator {
+            Some(kind) => quality::load(kind, path, &options),
+            None => model::load::load_with_adapters(path, &self.adapter_paths(), &options),
+        };
+        let loaded = loaded.map_err(|source| self.load_error(source))?;
         Ok(OpenedModel {
             loaded,
             tokenizer: Arc::new(tokenizer),
             template: template.map(Arc::new),
             digest,
             adapter_digests,
+            estimator: self.estimator,
         })
     }
 }
@@ -143,6 +154,7 @@ pub(super) fn group(
                     id: spec.id.clone(),
                     path: spec.path.clone(),
                     adapters: Vec::new(),
+                    estimator: EstimatorKind::detect(&spec.path),
                     options: options.clone(),
                     batch,
                 };
@@ -167,11 +179,38 @@ pub(super) fn group(
         }
         specs.push(spec);
     }
+    for (specs, file) in &groups {
+        check_roles(specs, file)?;
+    }
     let boxed = |(specs, file): (_, ModelFile)| ModelGroup {
         specs,
         loader: Box::new(file),
     };
     Ok(groups.into_iter().map(boxed).collect())
+}
+
+/// A quality estimator can do nothing else, and nothing else can do what it does.
+fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
+    for spec in specs {
+        match file.estimator {
+            Some(kind)
+                if spec.base.is_some() || spec.roles.iter().any(|role| *role != ModelRole::Quality) =>
+            {
+                return Err(RegistryError::OnlyEstimator {
+                    id: spec.id.clone(),
+                    kind: kind.name(),
+                });
+            }
+            None if spec.roles.contains(&ModelRole::Quality) => {
+                return Err(RegistryError::NoEstimator {
+                    id: spec.id.clone(),
+                    path: spec.path.clone(),
+                });
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
 }
 
 fn canonical(spec: &ModelSpec) -> Result<PathBuf, RegistryError> {

@@ -84,6 +84,7 @@ pub struct Registry {
     by_id: BTreeMap<String, usize>,
     default_target: Option<usize>,
     default_guard: Option<usize>,
+    default_quality: Option<usize>,
     core: Arc<Core>,
     engine_config: EngineConfig,
     thread: Mutex<Option<EngineThread>>,
@@ -156,6 +157,7 @@ impl Registry {
         }
         let default_target = default_of(&declared, ModelRole::Target, options.default_target)?;
         let default_guard = default_of(&declared, ModelRole::Guard, options.default_guard)?;
+        let default_quality = default_of(&declared, ModelRole::Quality, None)?;
         let ledger = Ledger::new(options.memory.budget, terms.clone());
         if ledger.eager_least() > ledger.budget() {
             return Err(over_budget(&ledger, &groups, &terms));
@@ -168,6 +170,7 @@ impl Registry {
             by_id,
             default_target,
             default_guard,
+            default_quality,
             core: Arc::new(Core::new(groups, ledger, engine, (kv, sequences))),
             engine_config: options.engine,
             thread: Mutex::new(Some(thread)),
@@ -182,6 +185,11 @@ impl Registry {
     /// The guard with this id; the default guard for an empty id. Waits while it is on its way into memory.
     pub async fn guard(&self, id: &str) -> Result<Lease, LookupError> {
         self.core.acquire(self.in_role(id, ModelRole::Guard)?).await
+    }
+
+    /// The quality estimator with this id; the first one for an empty id. Waits while it is on its way into memory.
+    pub async fn estimator(&self, id: &str) -> Result<Lease, LookupError> {
+        self.core.acquire(self.in_role(id, ModelRole::Quality)?).await
     }
 
     /// The model with this id in whatever role; the default target, or else the default guard, for an empty
@@ -217,6 +225,7 @@ impl Registry {
         let position = match role {
             ModelRole::Target => self.default_target,
             ModelRole::Guard => self.default_guard,
+            ModelRole::Quality => self.default_quality,
         };
         position.and_then(|position| self.declared.get(position))
     }

@@ -8,6 +8,7 @@ use crate::{
     guard::{Guard, GuardKind},
     kernels::Precision,
     model::{AdapterIndex, Device, ModelLimits},
+    quality::PairEncoder,
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -18,6 +19,8 @@ pub enum ModelRole {
     Target,
     /// Classify, and the judging half of Score.
     Guard,
+    /// EstimateQuality.
+    Quality,
 }
 
 /// One model id of the configuration.
@@ -140,6 +143,8 @@ pub struct ModelEntry {
     pub adapter: Option<Arc<ResidentAdapter>>,
     /// Prompts and verdicts, when it may judge.
     pub guard: Option<Arc<Guard>>,
+    /// How pairs become tokens, when it judges translations.
+    pub quality: Option<Arc<PairEncoder>>,
     /// See [`Declared::group`].
     pub(super) group: usize,
 }

@@ -50,10 +50,11 @@ pub(crate) enum Method {
     UnloadModel,
     PinModel,
     EstimateModel,
+    EstimateQuality,
 }
 
 impl Method {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
@@ -69,6 +70,7 @@ impl Method {
         Self::UnloadModel,
         Self::PinModel,
         Self::EstimateModel,
+        Self::EstimateQuality,
     ];
 
     /// As in the request's path and in metrics.
@@ -89,6 +91,7 @@ impl Method {
             Self::UnloadModel => "babelward.v1.AdminService/UnloadModel",
             Self::PinModel => "babelward.v1.AdminService/PinModel",
             Self::EstimateModel => "babelward.v1.AdminService/EstimateModel",
+            Self::EstimateQuality => "babelward.v1.QualityService/EstimateQuality",
         }
     }
 
@@ -103,6 +106,7 @@ impl Method {
             Self::Classify => defaults.classify,
             Self::BatchClassify => defaults.batch_classify,
             Self::Score => defaults.score,
+            Self::EstimateQuality => defaults.estimate_quality,
             Self::ListModels | Self::GetModel | Self::CountTokens => defaults.models,
             Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => defaults.admin,
             Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream | Self::WatchModels => {

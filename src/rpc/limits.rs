@@ -13,7 +13,7 @@ pub struct Limits {
     pub messages: usize,
     /// Prompt tokens sent as ids (the model's window is usually smaller).
     pub token_ids: usize,
-    /// Items of a BatchClassify.
+    /// Items of a BatchClassify, and pairs of an EstimateQuality.
     pub batch_items: usize,
     /// Open items of a stream; at this many the server stops reading until one is answered.
     pub stream_open_items: usize,
@@ -74,6 +74,8 @@ pub struct DefaultDeadlines {
     pub batch_classify: Duration,
     /// Score.
     pub score: Duration,
+    /// EstimateQuality.
+    pub estimate_quality: Duration,
     /// Unary calls of ModelService.
     pub models: Duration,
     /// Calls of AdminService. Reading a large model takes minutes.
@@ -87,6 +89,7 @@ impl Default for DefaultDeadlines {
             classify: Duration::from_secs(60),
             batch_classify: Duration::from_secs(300),
             score: Duration::from_secs(180),
+            estimate_quality: Duration::from_secs(300),
             models: Duration::from_secs(5),
             admin: Duration::from_secs(600),
         }

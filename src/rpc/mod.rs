@@ -16,6 +16,7 @@ mod generate;
 mod limits;
 mod models;
 mod provenance;
+mod quality;
 mod record;
 mod score;
 mod sequence;

@@ -136,6 +136,7 @@ pub(crate) fn capability(role: ModelRole) -> proto::Capability {
     match role {
         ModelRole::Target => proto::Capability::Generate,
         ModelRole::Guard => proto::Capability::Classify,
+        ModelRole::Quality => proto::Capability::EstimateQuality,
     }
 }
 

@@ -9,13 +9,15 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     admin::AdminApi, call::CallLayer, classify::SafetyApi, connection::incoming, generate::GenerationApi,
-    limits::ServerOptions, models::ModelApi, record::InFlightCount, score::ScoringApi, sequence::Shared,
+    limits::ServerOptions, models::ModelApi, quality::QualityApi, record::InFlightCount, score::ScoringApi,
+    sequence::Shared,
 };
 use crate::{
     proto::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         generation_service_server::GenerationServiceServer, model_service_server::ModelServiceServer,
-        safety_service_server::SafetyServiceServer, scoring_service_server::ScoringServiceServer,
+        quality_service_server::QualityServiceServer, safety_service_server::SafetyServiceServer,
+        scoring_service_server::ScoringServiceServer,
     },
     registry::{ModelRole, Registry},
 };
@@ -82,6 +84,9 @@ pub async fn serve(
         )
         .add_service(
             ScoringServiceServer::new(ScoringApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
+        )
+        .add_service(
+            QualityServiceServer::new(QualityApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
         )
         .add_service(
             ModelServiceServer::new(ModelApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
@@ -201,6 +206,10 @@ async fn set_health(health: &HealthReporter, serves: impl Fn(Needs) -> bool) {
         (
             ScoringServiceServer::<ScoringApi>::NAME,
             Needs::Roles(&[ModelRole::Target, ModelRole::Guard]),
+        ),
+        (
+            QualityServiceServer::<QualityApi>::NAME,
+            Needs::Roles(&[ModelRole::Quality]),
         ),
         (ModelServiceServer::<ModelApi>::NAME, Needs::Process),
         (AdminServiceServer::<AdminApi>::NAME, Needs::Started),

@@ -374,6 +374,7 @@ fn capability(role: ModelRole) -> &'static str {
     match role {
         ModelRole::Target => "generate",
         ModelRole::Guard => "classify",
+        ModelRole::Quality => "estimate_quality",
     }
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Calls every RPC of a running server through reflection only, and checks what comes back.
 
-usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target and one guard must be resident, and
+usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target, one guard and one quality
+                                       estimator must be resident, and
                                        admin calls allowed
 
 Fails when reflection lists a method of ours that was not called.
@@ -15,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from reflect import PACKAGE, Client, error_info, status_of, violations
 
 INVALID_ARGUMENT, NOT_FOUND, CANCELLED = 3, 5, 1
-SERVICES = ["AdminService", "GenerationService", "ModelService", "SafetyService", "ScoringService"]
+SERVICES = [
+    "AdminService", "GenerationService", "ModelService", "QualityService", "SafetyService", "ScoringService"
+]
 QUESTION = {"messages": [{"role": "ROLE_USER", "content": "Which town is the capital of France?"}]}
 JUDGED = {
     "messages": [
@@ -72,7 +75,7 @@ def check_health(client: Client) -> None:
 def check_models(client: Client) -> None:
     models = client.call("ModelService/ListModels", {}).models
     check(models, "no models are listed")
-    for name in ("CAPABILITY_GENERATE", "CAPABILITY_CLASSIFY"):
+    for name in ("CAPABILITY_GENERATE", "CAPABILITY_CLASSIFY", "CAPABILITY_ESTIMATE_QUALITY"):
         some = client.call("ModelService/ListModels", {"capability": name}).models
         check(some, f"no model has {name}")
     called("ModelService/ListModels")
@@ -266,12 +269,32 @@ def check_score(client: Client) -> None:
     called("ScoringService/ScoreStream")
 
 
+def check_quality(client: Client) -> None:
+    pairs = [
+        {"id": "good", "source": "How do I bake bread?", "translation": "Wie backe ich Brot?"},
+        {"id": "bad", "source": "How do I bake bread?"},
+    ]
+    answer = client.call("QualityService/EstimateQuality", {"pairs": pairs})
+    check([result.id for result in answer.results] == ["good", "bad"], f"order {answer}")
+    check(answer.metric != 0 and answer.provenance.model_digest.startswith("sha256:"), f"{answer}")
+    alone = client.call("QualityService/EstimateQuality", {"pairs": pairs[:1]})
+    score = answer.results[0].estimate.score
+    check(score == alone.results[0].estimate.score, f"company changed a score: {answer} {alone}")
+    error = answer.results[1].error
+    check(error.code == INVALID_ARGUMENT, f"{error}")
+    check(set(violations(error)) == {"pairs[1].translation"}, f"{violations(error)}")
+    called("QualityService/EstimateQuality")
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     client = Client(sys.argv[1])
-    steps = (check_reflection, check_health, check_admin, check_models, check_classify, check_generate, check_score)
+    steps = (
+        check_reflection, check_health, check_admin, check_models, check_classify, check_generate, check_score,
+        check_quality,
+    )
     for step in steps:
         step(client)
     every = {method for service in SERVICES for method in client.methods(service)}

@@ -16,8 +16,8 @@ use babelward::{
     model::{LanguageModel, estimate::Estimate, load::LoadedModel},
     proto::{
         self, admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
-        model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
-        scoring_service_client::ScoringServiceClient,
+        model_service_client::ModelServiceClient, quality_service_client::QualityServiceClient,
+        safety_service_client::SafetyServiceClient, scoring_service_client::ScoringServiceClient,
     },
     registry::{
         KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, OpenedModel,
@@ -119,6 +119,10 @@ impl Rig {
 
     pub async fn scoring(&self) -> ScoringServiceClient<Channel> {
         ScoringServiceClient::new(self.channel().await)
+    }
+
+    pub async fn quality(&self) -> QualityServiceClient<Channel> {
+        QualityServiceClient::new(self.channel().await)
     }
 
     pub async fn models(&self) -> ModelServiceClient<Channel> {
@@ -292,6 +296,7 @@ pub fn opened(
         template,
         digest: babelward::digest::of_bytes("scripted"),
         adapter_digests: Vec::new(),
+        estimator: None,
     }
 }
 

@@ -10,6 +10,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/estimators.rs"]
+mod estimators;
 #[path = "../common/rig.rs"]
 mod rig;
 #[path = "../common/scripted.rs"]
@@ -25,6 +27,8 @@ mod fleet;
 mod generate;
 mod health;
 mod models;
+mod quality;
+mod quality_held;
 mod raw;
 mod residency;
 mod score;

@@ -1,11 +1,12 @@
 //! From prompts in one language to a prompt set in several, as M-ALERT was made: candidates of several translators,
 //! their quality scores, the best candidate of each prompt if it is good enough, and a record of every choice.
 //!
-//! `served` and `import` give candidates; `import` gives scores too. `flags` looks at each candidate, `select` chooses,
-//! `folder` writes, `summary` counts. Scores of estimators that the server runs itself come in as a [`ScoreTable`],
-//! like imported ones.
+//! `served` and `import` give candidates; `import` and `estimated` give scores. `flags` looks at each candidate, `select` chooses,
+//! `folder` writes, `summary` counts. Imported scores come in as a
+//! [`ScoreTable`].
 
 pub mod chrf;
+pub mod estimated;
 pub mod flags;
 pub mod folder;
 pub mod import;

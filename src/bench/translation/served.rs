@@ -9,7 +9,7 @@ use std::{
 
 use futures::StreamExt as _;
 use minijinja::{Environment, UndefinedBehavior, context};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tonic::Code;
 
 use crate::{
@@ -176,7 +176,7 @@ impl ServedModel<'_> {
         answers.resize_with(prompts.len(), not_sent);
         let mut open = Vec::new();
         for (at, digest) in digests.iter().enumerate() {
-            match journal.answers.get(digest) {
+            match journal.get(digest) {
                 Some(answer) => answers[at] = Ok(answer.clone()),
                 None => open.push(at),
             }
@@ -208,19 +208,19 @@ impl ServedModel<'_> {
 }
 
 /// Answers that a folder has, by what they depend on.
-pub struct Journal {
+pub struct Journal<T = Answer> {
     file: File,
-    answers: HashMap<String, Answer>,
+    answers: HashMap<String, T>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Line<T> {
     request: String,
     #[serde(flatten)]
-    answer: Answer,
+    answer: T,
 }
 
-impl Journal {
+impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
     /// Opens or begins a journal. A last line that was cut off is dropped.
     ///
     /// # Errors
@@ -240,7 +240,7 @@ impl Journal {
             if line.is_empty() {
                 continue;
             }
-            let line: Line = serde_json::from_slice(line).map_err(|error| {
+            let line: Line<T> = serde_json::from_slice(line).map_err(|error| {
                 let message = format!("line {}: {error}; remove the line or the file", index + 1);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
@@ -251,7 +251,13 @@ impl Journal {
         Ok(Self { file, answers })
     }
 
-    fn add(&mut self, request: &str, answer: &Answer) -> io::Result<()> {
+    /// The answer to this request, if it is there.
+    pub(super) fn get(&self, request: &str) -> Option<&T> {
+        self.answers.get(request)
+    }
+
+    /// Keeps an answer.
+    pub(super) fn add(&mut self, request: &str, answer: &T) -> io::Result<()> {
         let line = Line {
             request: request.to_owned(),
             answer: answer.clone(),
@@ -310,10 +316,11 @@ mod tests {
             assert_eq!(journal.answers.len(), lines);
             journal.add("sha256:3", &answer("drei")).unwrap();
             drop(journal);
-            assert_eq!(Journal::open(&path).unwrap().answers.len(), lines + 1);
+            let again: Journal = Journal::open(&path).unwrap();
+            assert_eq!(again.answers.len(), lines + 1);
         }
         fs::write(&path, "nonsense\n").unwrap();
-        let error = Journal::open(&path).map(|_| ()).unwrap_err();
+        let error = Journal::<Answer>::open(&path).map(|_| ()).unwrap_err();
         assert!(error.to_string().starts_with("line 1: "), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use crate::{
         taxonomy::Language,
         translation::{
             Metric,
+            estimated::EstimatorInfo,
             select::Rule,
             summary::{ChosenSummary, MeanSd, TranslatorSummary},
         },
@@ -25,6 +26,8 @@ pub(super) struct Summary {
     pub(super) rule: Rule,
     /// Served translators: name, model, digest of its weights.
     pub(super) served: Vec<[String; 3]>,
+    /// Served estimators that gave scores.
+    pub(super) quality: Vec<EstimatorInfo>,
     /// Prompts that were to be translated.
     pub(super) prompts: usize,
     /// Prompts in `dataset.jsonl`; absent while nothing has been chosen.

@@ -21,6 +21,7 @@ use crate::{
         translation::{
             BackTranslation, Candidate, CandidateKey, Metric, ScoreTable,
             chrf::chrf,
+            estimated::EstimatorInfo,
             flags::{self, Flag, POOR_BACK_TRANSLATION},
             folder::{Task, TranslationFolder},
             import::{self, ImportError},
@@ -34,14 +35,16 @@ use crate::{
 };
 
 /// What has been gathered.
-struct Gathered {
-    candidates: Vec<Candidate>,
+pub(super) struct Gathered {
+    pub(super) candidates: Vec<Candidate>,
     /// In the order that breaks ties.
     translators: Vec<String>,
     served: Vec<[String; 3]>,
+    /// Estimators that were asked.
+    pub(super) quality: Vec<EstimatorInfo>,
     /// The first failure of each served model, and how many there are.
-    failures: Vec<ClientError>,
-    failed: usize,
+    pub(super) failures: Vec<ClientError>,
+    pub(super) failed: usize,
     ignored: usize,
 }
 
@@ -89,10 +92,10 @@ fn source(args: &Args, global: &Global) -> anyhow::Result<Dataset> {
     Ok(source)
 }
 
-struct Work<'a> {
-    args: &'a Args,
+pub(super) struct Work<'a> {
+    pub(super) args: &'a Args,
     template: &'a PromptTemplate,
-    global: &'a Global,
+    pub(super) global: &'a Global,
     task: &'a Task<'a>,
 }
 
@@ -102,6 +105,7 @@ impl Work<'_> {
             candidates: Vec::new(),
             translators: Vec::new(),
             served: Vec::new(),
+            quality: Vec::new(),
             failures: Vec::new(),
             failed: 0,
             ignored: 0,
@@ -141,6 +145,7 @@ impl Work<'_> {
         if ignored > 0 {
             eprintln!("{ignored} scores are of other prompts, languages or translators and are ignored");
         }
+        self.quality(folder, &mut gathered).await?;
         gathered.candidates.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(gathered)
     }
@@ -334,6 +339,7 @@ impl Work<'_> {
             to: task.to.to_vec(),
             rule,
             served: gathered.served,
+            quality: gathered.quality,
             prompts: ids.len(),
             complete: written.map(|(complete, _)| complete),
             excluded: written.map(|(_, excluded)| excluded),
@@ -356,7 +362,8 @@ impl Work<'_> {
         if unscored {
             eprintln!(
                 "no candidate has a COMET score, so nothing was chosen. Score {}, and give the file to the same \
-                 command with --scores, or choose by the translators' order with --select order",
+                 command with --scores, name a served estimator with --quality, or choose by the translators' order \
+                 with --select order",
                 folder.file("candidates.jsonl").display()
             );
         }

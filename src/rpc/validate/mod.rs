@@ -3,15 +3,18 @@
 
 mod conversation;
 mod generation;
+mod quality;
 mod safety;
 
 use std::{
+    collections::HashSet,
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
 pub(crate) use self::{
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
+    quality::{Pair, QualityWork, estimate_quality},
     safety::{ClassifyWork, batch, classify},
 };
 use super::{
@@ -134,6 +137,44 @@ pub(crate) fn item_timeout(timeout: Option<&prost_types::Duration>) -> Result<De
     match Duration::try_from(*timeout) {
         Ok(timeout) if !timeout.is_zero() => Ok(Deadline::after(Instant::now(), timeout)),
         _ => Err(ServiceError::field("timeout", "must be a positive duration")),
+    }
+}
+
+/// Ids of the items of the list `field`, each the index where it is empty; how many there are is checked as well, with
+/// all that `checker` has found before.
+pub(crate) fn item_ids<'a>(
+    mut checker: Checker,
+    field: &str,
+    given: impl ExactSizeIterator<Item = &'a str>,
+    limits: &Limits,
+) -> Result<Vec<String>, ServiceError> {
+    let count = given.len();
+    if count == 0 || count > limits.batch_items {
+        checker.wrong(
+            field,
+            format!("must have 1..={} items, has {count}", limits.batch_items),
+        );
+    }
+    let mut ids = Vec::with_capacity(count.min(limits.batch_items));
+    let mut seen = HashSet::new();
+    let mut duplicate = None;
+    for (index, id) in given.take(limits.batch_items).enumerate() {
+        let field = format!("{field}[{index}].id");
+        checker.bytes(&field, id.len(), 0..=limits.id_bytes);
+        let id = if id.is_empty() {
+            index.to_string()
+        } else {
+            id.to_owned()
+        };
+        if !seen.insert(id.clone()) {
+            duplicate.get_or_insert(field);
+        }
+        ids.push(id);
+    }
+    checker.finish()?;
+    match duplicate {
+        Some(field) => Err(ServiceError::ItemIdOpen { field }),
+        None => Ok(ids),
     }
 }
 

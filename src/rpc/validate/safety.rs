@@ -1,8 +1,6 @@
 //! Classify and its batch.
 
-use std::collections::HashSet;
-
-use super::{Checker, conversation};
+use super::{Checker, conversation, item_ids};
 use crate::{
     proto,
     registry::{Lease, Registry},
@@ -60,33 +58,6 @@ pub(crate) fn batch(
     request: &proto::BatchClassifyRequest,
     limits: &Limits,
 ) -> Result<Vec<String>, ServiceError> {
-    let mut checker = Checker::at("");
-    let count = request.items.len();
-    if count == 0 || count > limits.batch_items {
-        checker.wrong(
-            "items",
-            format!("must have 1..={} items, has {count}", limits.batch_items),
-        );
-    }
-    let mut ids = Vec::with_capacity(count.min(limits.batch_items));
-    let mut seen = HashSet::new();
-    let mut duplicate = None;
-    for (index, item) in request.items.iter().take(limits.batch_items).enumerate() {
-        let field = format!("items[{index}].id");
-        checker.bytes(&field, item.id.len(), 0..=limits.id_bytes);
-        let id = if item.id.is_empty() {
-            index.to_string()
-        } else {
-            item.id.clone()
-        };
-        if !seen.insert(id.clone()) {
-            duplicate.get_or_insert(field);
-        }
-        ids.push(id);
-    }
-    checker.finish()?;
-    match duplicate {
-        Some(field) => Err(ServiceError::ItemIdOpen { field }),
-        None => Ok(ids),
-    }
+    let given = request.items.iter().map(|item| item.id.as_str());
+    item_ids(Checker::at(""), "items", given, limits)
 }

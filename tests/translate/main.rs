@@ -7,15 +7,19 @@
     reason = "a helper that fails, fails its test"
 )]
 
-#[path = "common/mod.rs"]
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "common/rig.rs"]
+#[path = "../common/estimators.rs"]
+mod estimators;
+#[path = "../common/rig.rs"]
 mod rig;
-#[path = "common/scripted.rs"]
+#[path = "../common/scripted.rs"]
 mod scripted;
 #[allow(dead_code, reason = "only the binary's runs are needed here")]
-#[path = "cli/support.rs"]
+#[path = "../cli/support.rs"]
 mod support;
+
+mod quality;
 
 use std::{fs, path::Path};
 

@@ -1,0 +1,135 @@
+//! EstimateQuality: every pair is a sequence of its own, so pairs of all callers share the engine's batches.
+
+use std::sync::Arc;
+
+use futures::future;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    call::Call,
+    error::ServiceError,
+    provenance,
+    record::Record,
+    sequence::{Sequence, Shared, WorkContext, with_text},
+    validate::{self, Pair, QualityWork},
+};
+use crate::{
+    engine::{Event, OutputSpec, Priority},
+    proto::{self, quality_result},
+    quality::{EstimatorKind, PairEncoder},
+    registry::{Lease, ModelRole},
+};
+
+/// QualityService.
+pub(crate) struct QualityApi(pub(crate) Arc<Shared>);
+
+impl QualityApi {
+    async fn estimate(
+        &self,
+        call: &Call,
+        request: proto::EstimateQualityRequest,
+    ) -> Result<proto::EstimateQualityResponse, ServiceError> {
+        let shared = &self.0;
+        shared.admit()?;
+        validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
+        let bounds = (&shared.limits, call.deadline);
+        let work = validate::estimate_quality(request, &shared.registry, bounds).await?;
+        let QualityWork {
+            estimator,
+            pairs,
+            priority,
+        } = work;
+        let Some(encoder) = estimator.quality.clone() else {
+            return Err(ServiceError::CapabilityMissing {
+                has: estimator.roles.clone(),
+                needs: ModelRole::Quality,
+            });
+        };
+        let context = WorkContext {
+            shared: Arc::clone(shared),
+            deadline: call.deadline,
+            priority: Priority::Batch,
+            tenant: call.tenant.clone(),
+        }
+        .prioritised(priority, Priority::Interactive);
+        let results = pairs.into_iter().map(|(id, pair)| {
+            let record = Record::item(call.method, call.deadline);
+            let score = score(&context, &estimator, &encoder, pair);
+            async move {
+                let result = match score.await {
+                    Ok(estimate) => {
+                        record.finish(Code::Ok);
+                        quality_result::Result::Estimate(estimate)
+                    }
+                    Err(error) => {
+                        record.fail(&error);
+                        quality_result::Result::Error(error.to_item())
+                    }
+                };
+                proto::QualityResult {
+                    id,
+                    result: Some(result),
+                }
+            }
+        });
+        Ok(proto::EstimateQualityResponse {
+            results: future::join_all(results).await,
+            metric: metric(encoder.kind()).into(),
+            provenance: Some(provenance::provenance(&estimator, "", None)),
+        })
+    }
+}
+
+/// The score of one pair.
+async fn score(
+    context: &WorkContext,
+    estimator: &Lease,
+    encoder: &Arc<PairEncoder>,
+    pair: Result<Pair, ServiceError>,
+) -> Result<proto::QualityEstimate, ServiceError> {
+    let Pair {
+        source,
+        translation,
+        field,
+    } = pair?;
+    let encoder = Arc::clone(encoder);
+    let tokens = with_text(source.len() + translation.len(), move || {
+        let tokens = encoder.encode(&source, &translation);
+        tokens.map_err(|_| ServiceError::TextFault)
+    });
+    let tokens = context.deadline.limit(tokens).await?;
+    let mut sequence = Sequence::submit(context, estimator, tokens, OutputSpec::row(), &field)?;
+    let mut score = None;
+    let summary = loop {
+        match sequence.next().await? {
+            Event::Row(row) => score = row.first().copied(),
+            Event::Finished(summary) => break summary,
+            Event::Started { .. } | Event::Probe(_) | Event::Token(_) | Event::Failed(_) => {}
+        }
+    };
+    Ok(proto::QualityEstimate {
+        // An estimator's sequence always has a row.
+        score: f64::from(score.ok_or(ServiceError::DeviceFault)?),
+        usage: Some(provenance::usage(&summary)),
+        timing: Some(provenance::timing(&summary, sequence.elapsed())),
+    })
+}
+
+fn metric(kind: EstimatorKind) -> proto::QualityMetric {
+    match kind {
+        EstimatorKind::CometKiwi => proto::QualityMetric::CometKiwi,
+        EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => proto::QualityMetric::Metricx,
+    }
+}
+
+#[tonic::async_trait]
+impl proto::quality_service_server::QualityService for QualityApi {
+    async fn estimate_quality(
+        &self,
+        request: Request<proto::EstimateQualityRequest>,
+    ) -> Result<Response<proto::EstimateQualityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = self.estimate(&call, request.into_inner());
+        call.clone().unary(answer).await
+    }
+}

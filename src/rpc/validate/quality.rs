@@ -1,0 +1,62 @@
+//! EstimateQuality.
+
+use super::{Checker, item_ids};
+use crate::{
+    proto,
+    registry::{Lease, Registry},
+    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
+};
+
+/// A checked EstimateQuality.
+pub(crate) struct QualityWork {
+    pub(crate) estimator: Lease,
+    /// With their ids; a pair that is wrong fails alone.
+    pub(crate) pairs: Vec<(String, Result<Pair, ServiceError>)>,
+    pub(crate) priority: proto::Priority,
+}
+
+/// A checked pair.
+pub(crate) struct Pair {
+    pub(crate) source: String,
+    pub(crate) translation: String,
+    /// Where it lies in the request, for errors found later.
+    pub(crate) field: String,
+}
+
+/// Checks what concerns a request as a whole, and each pair by itself. The estimator may have to be waited for.
+pub(crate) async fn estimate_quality(
+    request: proto::EstimateQualityRequest,
+    registry: &Registry,
+    (limits, deadline): (&Limits, Deadline),
+) -> Result<QualityWork, ServiceError> {
+    let mut checker = Checker::at("");
+    checker.model_id("model", &request.model, limits);
+    let priority = checker.priority(request.priority);
+    let given = request.pairs.iter().map(|pair| pair.id.as_str());
+    let ids = item_ids(checker, "pairs", given, limits)?;
+    let estimator = async {
+        let estimator = registry.estimator(&request.model).await;
+        estimator.map_err(|error| ServiceError::from_lookup(error, &request.model))
+    };
+    let estimator = deadline.limit(estimator).await?;
+    let pairs = request.pairs.into_iter().zip(ids).enumerate();
+    let pairs = pairs.map(|(index, (pair, id))| (id, self::pair(pair, format!("pairs[{index}]"), limits)));
+    Ok(QualityWork {
+        pairs: pairs.collect(),
+        estimator,
+        priority,
+    })
+}
+
+fn pair(pair: proto::TranslationPair, field: String, limits: &Limits) -> Result<Pair, ServiceError> {
+    let mut checker = Checker::at(&field);
+    for (name, text) in [("source", &pair.source), ("translation", &pair.translation)] {
+        checker.bytes(name, text.len(), 1..=limits.content_bytes);
+    }
+    checker.finish()?;
+    Ok(Pair {
+        source: pair.source,
+        translation: pair.translation,
+        field,
+    })
+}
