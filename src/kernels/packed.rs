@@ -149,6 +149,17 @@ impl PackedMatrix {
         }
     }
 
+    /// The tile as it lies in memory, when it is bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn bf16_in_place(&self, panel: usize, k: usize, count: usize) -> Option<&[u16]> {
+        match &self.store {
+            Store::Half(HalfKind::Bf16, bits) => {
+                Some(&bits[(panel * self.cols + k) * PANEL..][..count * PANEL])
+            }
+            _ => None,
+        }
+    }
+
     /// Inputs `k..k + count` of a panel as f32, `[count][PANEL]`. `k` is a multiple of [`Self::tile_step`],
     /// and so is `count` unless it reaches the end.
     pub(super) fn expand_tile(&self, isa: Isa, panel: usize, k: usize, out: &mut [f32]) {

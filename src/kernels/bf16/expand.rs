@@ -1,10 +1,10 @@
 //! Weights of a panel to pairs of bf16, for tiles.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm512_and_si512,
-    _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_srl_epi32,
-    _mm512_storeu_si512, _mm512_sub_epi32,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps,
+    _mm512_set1_epi32, _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use super::{
@@ -120,6 +120,38 @@ pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
                 )
             };
             store(out, pair, vector, even, odd);
+        }
+    }
+}
+
+/// Brings inputs that are bf16, `[inputs][PANEL]`, together in pairs from 0 on. A last input without a partner gets a
+/// zero.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+///
+/// # Panics
+/// When `out` is too small.
+#[target_feature(enable = "avx512f")]
+pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
+    for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
+        let (even, odd) = weights.split_at(PANEL);
+        let odd = if odd.is_empty() { &[0; PANEL] } else { odd };
+        for line in 0..4 {
+            // Nothing is read there, or later anyway.
+            let ahead = weights.as_ptr().wrapping_add(AHEAD / 2 + 32 * line);
+            _mm_prefetch(ahead.cast(), _MM_HINT_T0);
+        }
+        for vector in 0..VECTORS {
+            let lanes = vector * TILE..(vector + 1) * TILE;
+            let PairBits(out) = out.pair(pair, vector);
+            // SAFETY: sixteen elements each.
+            unsafe {
+                let widen = |bits: &[u16]| _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
+                let (even, odd) = (widen(&even[lanes.clone()]), widen(&odd[lanes]));
+                let both = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
+            }
         }
     }
 }

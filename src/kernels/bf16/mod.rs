@@ -35,6 +35,9 @@ pub(super) struct Bf16Scratch {
     parted: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
     pairs: Vec<tiles::PairBits>,
+    /// A panel's outputs of some rows: those of one tile lie together, wherever they go in the end.
+    #[cfg(target_arch = "x86_64")]
+    sums: Vec<tiles::RowSums>,
 }
 
 /// `c[i][j] = x[first + i] · w[j]`, or added to it, for `count` rows and a panel's outputs.

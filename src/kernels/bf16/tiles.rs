@@ -20,6 +20,17 @@ const DEPTH: usize = 640;
 #[derive(Clone, Copy, Default)]
 pub(super) struct PairBits(pub [u32; TILE]);
 
+/// A row's sums for a panel's outputs.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(super) struct RowSums([f32; PANEL]);
+
+impl Default for RowSums {
+    fn default() -> Self {
+        Self([0.0; PANEL])
+    }
+}
+
 /// A panel's weights as tiles load them: for each half `[run][tile of the half][RUN / 2]`.
 pub(super) struct Halves<'a> {
     pub first: &'a mut [PairBits],
@@ -68,6 +79,15 @@ pub(super) unsafe fn product(
 ) {
     assert!(first.is_multiple_of(ROWS) && count > 0);
     let whole = count / TILE_ROWS * TILE_ROWS;
+    // Not in place: rows of the target may be so far apart that their sums would drive each other out of the cache.
+    let sums = sized(&mut scratch.sums, count);
+    if c.output == Output::Add {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: a row of the target.
+            sums.0
+                .copy_from_slice(unsafe { std::slice::from_raw_parts(c.at.add(row * c.stride), PANEL) });
+        }
+    }
     // Equal parts, so that none is too short to be worth its sums' way to memory and back.
     let cols = x.cols();
     let depth = cols.div_ceil(cols.div_ceil(DEPTH)).next_multiple_of(RUN);
@@ -89,42 +109,41 @@ pub(super) unsafe fn product(
                 &mut halves,
             )
         };
-        let c = Target {
-            output: if k == 0 { c.output } else { Output::Add },
-            ..c
-        };
+        let output = if k == 0 { c.output } else { Output::Add };
         let weights = [&*first_half, &*second_half];
         // SAFETY: by the caller's promise.
         unsafe {
             if whole > 0 {
                 const { TileConfig::new(TILE_ROWS) }.load();
-                multiply(x, (first, whole), k / RUN, weights, c);
+                multiply(x, (first, k / RUN), weights, &mut sums[..whole], output);
             }
             if whole < count {
                 TileConfig::new(count - whole).load();
-                let c = Target {
-                    at: c.at.add(whole * c.stride),
-                    ..c
-                };
-                multiply(x, (first + whole, count - whole), k / RUN, weights, c);
+                multiply(x, (first + whole, k / RUN), weights, &mut sums[whole..], output);
             }
         }
     }
     // SAFETY: by the caller's promise.
     unsafe { amx::release() };
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: a row of the target.
+        let out = unsafe { std::slice::from_raw_parts_mut(c.at.add(row * c.stride), PANEL) };
+        out.copy_from_slice(&sums.0);
+    }
 }
 
-/// Adds products of runs from `run` on.
+/// Adds products of runs from `run` on to rows from `first` on.
 ///
 /// # Safety
-/// As [`product`]; the tiles are shaped for all the rows, or [`TILE_ROWS`] of them at a time.
+/// The processor has AMX-BF16, and the tiles are shaped for all the rows, or [`TILE_ROWS`] of them at a time.
 unsafe fn multiply(
     x: &Bf16Rows,
-    (first, count): (usize, usize),
-    run: usize,
+    (first, run): (usize, usize),
     weights: [&[PairBits]; 2],
-    c: Target,
+    sums: &mut [RowSums],
+    output: Output,
 ) {
+    let count = sums.len();
     for (half, w) in weights.into_iter().enumerate() {
         for row in (0..count).step_by(TILE_ROWS) {
             let x_second = if count - row > ROWS {
@@ -138,11 +157,16 @@ unsafe fn multiply(
                 w: w.as_ptr(),
                 runs: w.len() / HALF,
             };
-            // SAFETY: rows and outputs are inside of the target; rows and weights hold so many runs.
-            unsafe {
-                let at = c.at.add(row * c.stride + half * PANEL / 2);
-                amx::product(&operands, Target { at, ..c });
-            }
+            let c = Target {
+                at: sums[row..]
+                    .as_mut_ptr()
+                    .cast::<f32>()
+                    .wrapping_add(half * PANEL / 2),
+                stride: PANEL,
+                output,
+            };
+            // SAFETY: rows and weights hold so many runs, and there are sums of all rows.
+            unsafe { amx::product(&operands, c) };
         }
     }
 }
@@ -159,6 +183,11 @@ unsafe fn expand_to(
     if let Some(strip) = matrix.strip(panel, 0, 2) {
         // SAFETY: by the caller's promise.
         return unsafe { expand::integers(isa, &strip, (k, inputs), out) };
+    }
+    if let Some(bits) = matrix.bf16_in_place(panel, k, inputs) {
+        // SAFETY: by the caller's promise.
+        unsafe { expand::bits(bits, out) };
+        return out.fill_up(inputs.div_ceil(2));
     }
     let weights = match matrix.tile_in_place(panel, k, inputs) {
         Some(weights) => weights,
