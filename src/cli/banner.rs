@@ -139,17 +139,13 @@ impl fmt::Display for Banner<'_> {
             50051 if self.address.ip().is_loopback() => String::new(),
             _ => format!(" --server http://{}", self.address),
         };
-        if self.registry.default_of(ModelRole::Guard).is_some() {
-            writeln!(
-                f,
-                "  try       babelward classify{server} \"How do I bake bread?\""
-            )?;
-        } else {
-            writeln!(
-                f,
-                "  try       babelward generate{server} \"How do I bake bread?\""
-            )?;
-        }
+        let has = |role| self.registry.default_of(role).is_some();
+        let command = match (has(ModelRole::Guard), has(ModelRole::Target)) {
+            (true, _) => format!("classify{server} \"How do I bake bread?\""),
+            (false, true) => format!("generate{server} \"How do I bake bread?\""),
+            (false, false) => format!("models{server} ls"),
+        };
+        writeln!(f, "  try       babelward {command}")?;
         Ok(())
     }
 }

@@ -85,7 +85,8 @@ pub const KEYS: &[Key] = &[
     key(
         "engine.precision",
         "int8",
-        "int8: activations in eight bits where weights are quantised; f32: everything in f32, slower",
+        "int8: activations in eight bits where weights are quantised; bf16: products of operands rounded to bf16, for \
+         guards on processors with AMX; f32: everything in f32, slower",
     ),
     key(
         "engine.queue_items",

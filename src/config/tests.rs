@@ -1,4 +1,5 @@
 mod adapters;
+mod estimators;
 
 use std::{fs, path::PathBuf, time::Duration};
 

@@ -1,0 +1,58 @@
+//! Quality estimators, which are told by their folder.
+
+use super::*;
+
+fn folder(text: &str) -> Folder {
+    let folder = Folder::new(text);
+    let kiwi = folder.folder.path().join("kiwi");
+    fs::create_dir(&kiwi).unwrap();
+    fs::write(
+        kiwi.join("config.json"),
+        r#"{"architectures": ["UnifiedMetric"]}"#,
+    )
+    .unwrap();
+    folder
+}
+
+fn roles(config: &Config) -> Vec<(&str, &[Role])> {
+    let models = config.models.iter();
+    models.map(|m| (m.id.as_str(), m.roles.as_slice())).collect()
+}
+
+#[test]
+fn an_estimator_gets_its_role_by_itself_and_is_nobodys_default_target() {
+    let folder = folder(
+        "[models.a-kiwi]\npath = \"kiwi\"\n[models.auto]\npath = \"weights.gguf\"\nroles = \"auto\"\n",
+    );
+    let flag = |id: &str, path: PathBuf| FlagModel {
+        id: id.to_owned(),
+        path,
+    };
+    let flags = FlagOverrides {
+        models: vec![
+            flag("b-kiwi", folder.folder.path().join("kiwi")),
+            flag("smol", folder.weights()),
+        ],
+        ..FlagOverrides::default()
+    };
+    let config = load(&folder.inputs(&[], flags)).config.unwrap();
+    let (quality, target): (&[Role], &[Role]) = (&[Role::Quality], &[Role::Target]);
+    assert_eq!(
+        roles(&config),
+        [
+            ("a-kiwi", quality),
+            ("auto", target),
+            ("b-kiwi", quality),
+            ("smol", target)
+        ]
+    );
+    assert_eq!(config.defaults.target.as_deref(), Some("smol"));
+}
+
+#[test]
+fn an_estimator_has_no_other_role() {
+    let folder = folder("[models.kiwi]\npath = \"kiwi\"\nroles = [\"quality\", \"guard\"]\n");
+    let found = problems(&load(&folder.inputs(&[], FlagOverrides::default())));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("`quality,guard` does not fit"), "{found:?}");
+}
