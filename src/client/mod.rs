@@ -21,7 +21,7 @@ use tonic::{
 
 pub use self::{
     error::{ClientError, FieldViolation, RpcError, code_name},
-    quality::{MAX_PAIRS, QualityAnswer},
+    quality::QualityAnswer,
     retry::{RetryPolicy, ServerHint},
     stream::{
         ClassifyItems, ItemResult, ScoreItem, ScoreItems, StreamItem, StreamMethod, StreamOptions, StreamWork,

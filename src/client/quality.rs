@@ -8,9 +8,6 @@ use crate::proto::{
     quality_result::Result as PairResult, quality_service_client::QualityServiceClient,
 };
 
-/// Most pairs that a server takes at once.
-pub const MAX_PAIRS: usize = 256;
-
 /// What an estimator says of pairs.
 #[derive(Debug)]
 pub struct QualityAnswer {
@@ -23,7 +20,7 @@ pub struct QualityAnswer {
 }
 
 impl Client {
-    /// Scores of up to [`MAX_PAIRS`] pairs of source and translation. Pairs that the server had no room for are sent
+    /// Scores of up to 256 pairs of source and translation. Pairs that the server had no room for are sent
     /// again, as the policy says.
     ///
     /// # Errors

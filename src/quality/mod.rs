@@ -36,15 +36,6 @@ pub enum EstimatorKind {
     MetricX24,
 }
 
-/// Which way an estimator's scores point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Orientation {
-    /// A higher score is a better translation.
-    HigherIsBetter,
-    /// A score is an error: a lower one is a better translation.
-    LowerIsBetter,
-}
-
 /// What products are computed with.
 struct Compute {
     pool: ThreadPool,
@@ -58,14 +49,6 @@ impl EstimatorKind {
             Self::CometKiwi => "comet-kiwi",
             Self::MetricX23 => "metricx-23",
             Self::MetricX24 => "metricx-24",
-        }
-    }
-
-    /// Which way its scores point.
-    pub fn orientation(self) -> Orientation {
-        match self {
-            Self::CometKiwi => Orientation::HigherIsBetter,
-            Self::MetricX23 | Self::MetricX24 => Orientation::LowerIsBetter,
         }
     }
 
