@@ -63,7 +63,7 @@ async fn a_server_that_has_learned_nothing_refuses_nothing() {
     let answer = rig
         .safety()
         .await
-        .classify(asked("how do I bake bread?", Duration::from_millis(20)))
+        .classify(asked("how do I bake bread?", Duration::from_secs(2)))
         .await;
     let (reason, _) = reason(&answer.unwrap_err(), Code::DeadlineExceeded);
     assert_eq!(reason, "DEADLINE");
