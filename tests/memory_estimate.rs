@@ -7,8 +7,12 @@
     reason = "a helper that fails, fails its test"
 )]
 
+#[path = "common/adapter_files.rs"]
+mod adapter_files;
+
 use std::path::{Path, PathBuf};
 
+use adapter_files::AdapterFiles;
 use babelward::{
     kernels::Precision,
     model::{
@@ -88,6 +92,16 @@ fn adapters_are_part_of_the_estimate() {
     let bytes = loaded.adapters.iter().map(|adapter| adapter.resident_bytes);
     assert_eq!(known.weight_bytes, loaded.weight_bytes + bytes.sum::<u64>());
     assert!(loaded.adapters[0].resident_bytes > 0);
+
+    // Values are looked at when it is loaded, and only then.
+    let mut files = AdapterFiles::golden("llama-bf16");
+    for file in files.tensors.values_mut() {
+        file.bytes.fill(0xff);
+    }
+    let folder = files.write();
+    let adapters = [folder.path().to_owned(), folder.path().to_owned()];
+    assert_eq!(estimate(&base, &adapters, &options, BATCH).unwrap(), known);
+    assert!(load_with_adapters(&base, &adapters, &options).is_err());
 }
 
 /// Large made-up models are not made up to be counted.

@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Subcommand;
 
 pub(super) use self::drive::{Job, Unfinished, begin, finish};
-use super::{Exit, Global, data_source::DataArgs, global::time, report::category};
+use super::{Connection, Exit, Global, data_source::DataArgs, global::time, report::category};
 use crate::bench::{
     plan::{RowLimit, Selection},
     results::RunFolder,
@@ -45,13 +45,13 @@ struct RunArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Model that answers; the server's default when absent
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     target: String,
     /// The target continues the prompt's raw text, as base models do, instead of answering in its chat template
     #[arg(long)]
     raw: bool,
     /// Model that judges; the server's default when absent. Repeated: each judges every answer, the first counts
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     guard: Vec<String>,
     /// Languages, such as en,de; all of the set when absent
     #[arg(long, value_delimiter = ',', value_parser = language)]
@@ -89,6 +89,8 @@ struct RunArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Which run to go on with.
@@ -101,6 +103,8 @@ struct ResumeArgs {
     retry_failed: bool,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// What to judge again.
@@ -109,13 +113,27 @@ struct RescoreArgs {
     /// The run's folder
     dir: PathBuf,
     /// Model that judges; repeatable, the first counts
-    #[arg(long, required = true)]
+    #[arg(long, value_name = "ID", required = true)]
     guard: Vec<String>,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Args {
+    /// The flags of those that call a server.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.command {
+            Command::Run(args) => Some(&args.connection),
+            Command::Resume(args) => Some(&args.connection),
+            Command::Rescore(args) => Some(&args.connection),
+            Command::Import(_) | Command::Merge(_) => None,
+        }
+    }
 }
 
 /// How long to try.

@@ -4,7 +4,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::{
-    CommandError, Exit, Format, Global,
+    CommandError, Connection, Exit, Format, Global,
     input::{self, Input, Item, JudgedRole},
     json,
     output::{Color, painted, print_json, print_line},
@@ -38,6 +38,8 @@ pub struct Args {
     fail_on: Option<FailOn>,
     #[command(flatten)]
     priority: PriorityArg,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]

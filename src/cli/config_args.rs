@@ -6,7 +6,7 @@ use super::Global;
 use crate::config::{FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, load};
 
 /// Flags that set configuration keys.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Configuration (see docs/configuration.md)")]
 pub(super) struct ConfigArgs {
     /// Configuration file, instead of BABELWARD_CONFIG, ./babelward.toml or the user's
@@ -63,6 +63,11 @@ impl ConfigArgs {
     /// Merges everything for this process.
     pub(super) fn load(&self, global: &Global) -> Loaded {
         load(&Inputs::of_process(self.config.clone(), self.overrides(global)))
+    }
+
+    /// Whether there is any of these flags.
+    pub(super) fn is_given(&self) -> bool {
+        *self != Self::default()
     }
 
     fn overrides(&self, global: &Global) -> FlagOverrides {

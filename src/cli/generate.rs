@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use serde_json::json;
 
 use super::{
-    Exit, Format, Global, input, json,
+    Connection, Exit, Format, Global, input, json,
     output::{print_json, print_line},
     priority::PriorityArg,
 };
@@ -92,6 +92,8 @@ pub struct Args {
     prompt: Option<String>,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 /// Generates.

@@ -3,50 +3,34 @@
 use std::{future::Future, io, io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
-use tonic::metadata::AsciiMetadataValue;
 
-use super::{Format, output::wants_color};
+use super::{Connection, Format, output::wants_color};
 use crate::{
-    client::{Client, ClientError, ClientOptions},
+    client::{Client, ClientError},
     config::parse_duration,
-    engine::Tenant,
     fetch::Progress,
     telemetry::{LogStyle, init_logs},
 };
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Flags that every subcommand has.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "For every command")]
 pub struct Global {
-    /// Server that client commands call
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "BABELWARD_SERVER_URL",
-        default_value = "http://127.0.0.1:50051"
-    )]
-    pub server: String,
     /// How data is written to stdout
     #[arg(long, global = true, value_enum, default_value = "human")]
     pub format: Format,
     /// No colours (also: NO_COLOR)
     #[arg(long, global = true)]
     pub no_color: bool,
-    /// Longest time for one call, such as 30s
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
-    pub timeout: Option<Duration>,
-    /// Tenant on whose account the server does the work
-    #[arg(long, global = true, value_name = "NAME", value_parser = tenant)]
-    pub tenant: Option<AsciiMetadataValue>,
     /// Only errors on stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// More logs on stderr; twice for all of ours
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// The flags of the commands that call a server, wherever they stood.
+    #[arg(skip)]
+    pub connection: Connection,
 }
 
 impl Global {
@@ -79,15 +63,7 @@ impl Global {
 
     /// Connects to `--server`, with `--timeout` for each call.
     pub async fn connect(&self) -> Result<Client, ClientError> {
-        let options = ClientOptions {
-            connect_timeout: self
-                .timeout
-                .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
-            call_timeout: self.timeout,
-            tenant: self.tenant.clone(),
-            ..ClientOptions::default()
-        };
-        Client::connect(&self.server, options).await
+        self.connection.connect().await
     }
 
     /// Runs a client command to its end.
@@ -110,17 +86,4 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|time| !time.is_zero())
         .ok_or_else(|| "write a number above zero and a unit (ms, s, m, h), such as 30s".to_owned())
-}
-
-/// A tenant's name, as the server takes it.
-fn tenant(text: &str) -> Result<AsciiMetadataValue, String> {
-    let wrong = || {
-        format!(
-            "write 1 to {} letters, digits, `.`, `_` and `-`",
-            Tenant::MAX_BYTES
-        )
-    };
-    Tenant::named(text)
-        .and_then(|_| text.parse().ok())
-        .ok_or_else(wrong)
 }

@@ -6,6 +6,7 @@ mod classify;
 mod compare;
 mod config;
 mod config_args;
+mod connection;
 mod data;
 mod data_source;
 mod demo;
@@ -33,6 +34,7 @@ use std::{io, process::ExitCode};
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 pub use self::{
+    connection::Connection,
     exit::{CommandError, Exit},
     global::Global,
     output::Format,
@@ -48,10 +50,12 @@ pub use self::{
     infer_subcommands = false
 )]
 struct Cli {
-    #[command(flatten)]
-    global: Global,
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +86,7 @@ enum Command {
     Models(models::Args),
     /// Show or check the configuration
     Config(config::Args),
-    /// Look at this machine, each line with the fix
+    /// Look at this machine, or with --server at that server; each line with the fix
     Doctor(doctor::Args),
     /// Raw speed of a model, without a server
     #[command(hide = true)]
@@ -105,12 +109,55 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    match run(cli.command, &cli.global) {
+    match cli.run() {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Failure.into(),
         Err(error) => {
             eprintln!("babelward: {}", exit::told(&error));
             Exit::of_error(&error).into()
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<Exit> {
+        let Self {
+            command,
+            mut global,
+            connection: before,
+        } = self;
+        global.connection = match (command.connection(), before.first_given()) {
+            (Some(own), _) => own.clone().or(before),
+            (None, None) => before,
+            (None, Some(flag)) => {
+                let message = format!("this command calls no server: leave {flag} out");
+                return Err(CommandError::usage(message).into());
+            }
+        };
+        run(command, &global)
+    }
+}
+
+impl Command {
+    /// The flags of a command that calls a server.
+    fn connection(&self) -> Option<&Connection> {
+        match self {
+            Self::Classify(args) => Some(&args.connection),
+            Self::Generate(args) => Some(&args.connection),
+            Self::Score(args) => Some(&args.connection),
+            Self::Translate(args) => Some(&args.connection),
+            Self::Doctor(args) => Some(&args.connection),
+            Self::Bench(args) => args.connection(),
+            Self::Models(args) => args.connection(),
+            Self::Serve(_)
+            | Self::Demo(_)
+            | Self::Data(_)
+            | Self::Report(_)
+            | Self::Compare(_)
+            | Self::Validate(_)
+            | Self::Config(_)
+            | Self::EngineBench(_)
+            | Self::GuardPrompts(_) => None,
         }
     }
 }

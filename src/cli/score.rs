@@ -1,7 +1,7 @@
 //! `score`: a target answers, a guard judges the answer, all inside the server.
 
 use super::{
-    Exit, Format, Global, classify,
+    Connection, Exit, Format, Global, classify,
     generate::GenerationArgs,
     input, json,
     output::{print_json, print_line},
@@ -25,6 +25,8 @@ pub struct Args {
     /// Show the answers too, not only their verdicts
     #[arg(long)]
     keep_text: bool,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 /// Scores.

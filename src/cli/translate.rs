@@ -8,7 +8,7 @@ mod quality;
 mod tell;
 mod work;
 
-use super::{CommandError, Exit, Format, Global, data_source::DataArgs};
+use super::{CommandError, Connection, Exit, Format, Global, data_source::DataArgs};
 use crate::bench::{
     taxonomy::Language,
     translation::{
@@ -74,6 +74,8 @@ pub struct Args {
     /// Folder for the results. The same folder again goes on where it was: served translations are kept
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

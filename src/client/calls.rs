@@ -1,13 +1,16 @@
 //! Calls of the command line that the benchmark does not need.
 
 use tonic::Streaming;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{Client, ClientError};
 use crate::proto::{
     EstimateModelRequest, EstimateModelResponse, GenerateRequest, GenerateResponse, GetModelRequest,
-    LoadModelRequest, Model, PinModelRequest, UnloadModelRequest, WatchModelsRequest, WatchModelsResponse,
-    admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
-    model_service_client::ModelServiceClient,
+    ListModelsRequest, LoadModelRequest, Model, PinModelRequest, UnloadModelRequest, WatchModelsRequest,
+    WatchModelsResponse, admin_service_client::AdminServiceClient,
+    generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
 };
 
 impl Client {
@@ -93,6 +96,39 @@ impl Client {
             AdminServiceClient::new(channel).estimate_model(request).await
         })
         .await
+    }
+
+    /// The version of the server's program; empty when it does not say.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn server_version(&self) -> Result<String, ClientError> {
+        let request = ListModelsRequest {
+            page_size: 1,
+            ..ListModelsRequest::default()
+        };
+        let response = self
+            .unary(request, async |channel, request| {
+                ModelServiceClient::new(channel).list_models(request).await
+            })
+            .await?;
+        Ok(response.server_version)
+    }
+
+    /// Whether a service of the server serves, by `grpc.health.v1`.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn is_serving(&self, service: &str) -> Result<bool, ClientError> {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let response = self
+            .unary(request, async |channel, request| {
+                HealthClient::new(channel).check(request).await
+            })
+            .await?;
+        Ok(response.status() == ServingStatus::Serving)
     }
 
     /// One answer as it is written. Retried until it begins, never after; `call_timeout` bounds the whole

@@ -23,6 +23,8 @@ pub struct LowRankPart {
     pub first_output: usize,
     /// How many it changes.
     pub outputs: usize,
+    /// Of the product.
+    pub inputs: usize,
     /// How many inputs it makes of all before.
     pub rank: usize,
     /// `[rank, inputs]`
@@ -56,9 +58,8 @@ impl LowRank {
     /// When a part's matrices do not have its sizes, or parts differ in their inputs; loaders check first.
     pub fn pack(parts: &[LowRankPart]) -> Option<Self> {
         let first = parts.first()?;
-        let inputs = first.a.len() / first.rank;
-        let ranks: usize = parts.iter().map(|part| part.rank).sum();
-        let width = ranks.next_multiple_of(LANES);
+        let inputs = first.inputs;
+        let width = width(parts);
         let mut packed = Self {
             inputs,
             width,
@@ -91,6 +92,15 @@ impl LowRank {
         Some(packed)
     }
 
+    /// What [`LowRank::bytes`] will be; looks at no values.
+    pub fn bytes_for(parts: &[LowRankPart]) -> usize {
+        let a = parts.first().map_or(0, |first| first.inputs * width(parts));
+        let b = parts
+            .iter()
+            .map(|part| part.outputs.next_multiple_of(PANEL) * part.rank);
+        (a + b.sum::<usize>()) * size_of::<f32>()
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         let values = self.a.len() + self.parts.iter().map(|part| part.b.len()).sum::<usize>();
@@ -101,6 +111,12 @@ impl LowRank {
     fn end(&self) -> usize {
         self.parts.iter().map(|part| part.outputs.end).max().unwrap_or(0)
     }
+}
+
+/// All ranks side by side, in whole vectors.
+fn width(parts: &[LowRankPart]) -> usize {
+    let ranks: usize = parts.iter().map(|part| part.rank).sum();
+    ranks.next_multiple_of(LANES)
 }
 
 /// Which rows of a batch get which change; a row gets one at most.
@@ -277,6 +293,7 @@ mod tests {
         LowRankPart {
             first_output,
             outputs,
+            inputs,
             rank,
             a: noise(seed, rank * inputs),
             b: noise(seed + 1, outputs * rank),
@@ -311,6 +328,9 @@ mod tests {
                 })
                 .collect();
             let packed: Vec<LowRank> = changes.iter().map(|parts| LowRank::pack(parts).unwrap()).collect();
+            for (parts, packed) in changes.iter().zip(&packed) {
+                prop_assert_eq!(LowRank::bytes_for(parts), packed.bytes());
+            }
             // 2: a number that nothing is known of; 3: no change.
             let of = |number: usize| (number < 3).then_some(number);
             let total: usize = runs.iter().map(|(_, count)| count).sum();

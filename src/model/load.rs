@@ -105,13 +105,13 @@ pub fn load_with_adapters(
 ) -> Result<LoadedModel, LoadError> {
     with_source(path, |config, source| {
         // Before the weights, which take longer: what does not fit is told at once.
-        let adapters = load_adapters(adapters, &config, source)?;
+        let adapters = each_adapter(adapters, &config, source, Adapter::load)?;
         Ok(build(config, source, adapters, options)?)
     })
 }
 
 /// What the model at `path` will take in memory, from what its files say of themselves; `batch` are the largest
-/// batches it will be given. Adapters, which are small, are read whole and counted with the weights.
+/// batches it will be given. Adapters are counted with the weights.
 pub fn estimate(
     path: &Path,
     adapters: &[PathBuf],
@@ -119,10 +119,10 @@ pub fn estimate(
     batch: BatchLimits,
 ) -> Result<Estimate, LoadError> {
     with_source(path, |mut config, source| {
-        let adapters = load_adapters(adapters, &config, source)?;
+        let adapters = each_adapter(adapters, &config, source, Adapter::bytes_of)?;
         config.limit_context(options.max_context);
         let mut estimate = Estimate::new(&config, source, options.precision, batch)?;
-        estimate.weight_bytes += adapters.iter().map(|adapter| adapter.bytes() as u64).sum::<u64>();
+        estimate.weight_bytes += adapters.iter().map(|bytes| *bytes as u64).sum::<u64>();
         Ok(estimate)
     })
 }
@@ -179,20 +179,21 @@ fn with_source<T>(
     work(config, &GgufWeights(&gguf)).map_err(fault)
 }
 
-fn load_adapters(
+/// Does something with each adapter, and says in errors which was wrong.
+fn each_adapter<T>(
     paths: &[PathBuf],
     config: &ModelConfig,
     source: &dyn WeightSource,
-) -> Result<Vec<Adapter>, Fault> {
+    work: impl Fn(&Path, &Base<'_>) -> Result<T, AdapterError>,
+) -> Result<Vec<T>, Fault> {
     let gguf_architecture = source.gguf_architecture();
     let base = Base {
         config,
         heads: HeadOrder::of(gguf_architecture),
         gguf_architecture,
     };
-    let load =
-        |path: &PathBuf| Adapter::load(path, &base).map_err(|error| Fault::Adapter(path.clone(), error));
-    paths.iter().map(load).collect()
+    let each = |path: &PathBuf| work(path, &base).map_err(|error| Fault::Adapter(path.clone(), error));
+    paths.iter().map(each).collect()
 }
 
 fn build(

@@ -47,6 +47,7 @@ impl ModelApi {
         Ok(proto::ListModelsResponse {
             models,
             next_page_token: next_page_token.unwrap_or_default(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }
 

@@ -21,6 +21,7 @@ mod admission;
 mod cancellation;
 mod classify;
 mod deadlines;
+mod doctor;
 mod drain;
 mod faults;
 mod fleet;

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::{AdapterError, Contents, Half, HeadOrder, Module, Scaling, Side, peft::unknown};
+use super::{AdapterError, Contents, Extent, Half, HeadOrder, Module, Scaling, Side, peft::unknown};
 use crate::{
     gguf::{Gguf, GgufError},
     model::weights::{GgufWeights, WeightSource as _},
 };
 
-/// Reads all tensors. The architecture must be the base's, when that is a GGUF file.
-pub(super) fn read(path: &Path, base: Option<&str>) -> Result<Contents, AdapterError> {
+/// Reads all tensors, or what their headers say. The architecture must be the base's, when that is a GGUF file.
+pub(super) fn read(path: &Path, base: Option<&str>, extent: Extent) -> Result<Contents, AdapterError> {
     let file = Gguf::open(path).map_err(|error| match error {
         GgufError::Io { source, .. } => AdapterError::Invalid(source.to_string()),
         GgufError::Invalid { reason, .. } => {
@@ -51,7 +51,7 @@ pub(super) fn read(path: &Path, base: Option<&str>) -> Result<Contents, AdapterE
             layer,
             module,
             side,
-            values: data.values(&data.shape).map_err(named)?,
+            values: extent.values(&data).map_err(named)?,
             shape: data.shape,
             rank: None,
             scaling,

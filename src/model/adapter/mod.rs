@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, path::Path};
 pub use self::error::AdapterError;
 use self::module::Module;
 pub(super) use self::module::Site;
-use super::config::{ModelConfig, Sizes, reorders_heads};
+use super::{
+    config::{ModelConfig, Sizes, reorders_heads},
+    weights::TensorData,
+};
 use crate::kernels::{LowRank, LowRankPart};
 
 /// An adapter in memory, beside its base.
@@ -53,6 +56,15 @@ impl HeadOrder {
     }
 }
 
+/// How much of a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Names and shapes.
+    Headers,
+    /// The values, too.
+    Whole,
+}
+
 /// A file's adapter.
 struct Contents {
     heads: HeadOrder,
@@ -67,6 +79,7 @@ struct Half {
     module: Module,
     side: Side,
     shape: Vec<usize>,
+    /// None when only headers are read.
     values: Vec<f32>,
     /// As the configuration says, where it does.
     rank: Option<usize>,
@@ -100,13 +113,50 @@ impl Scaling {
     }
 }
 
+/// What an adapter changes about each product of each layer.
+struct Changes {
+    rank: usize,
+    parameters: u64,
+    layers: Vec<[Vec<LowRankPart>; Site::ALL.len()]>,
+}
+
 impl Adapter {
     /// Reads a PEFT folder or a GGUF adapter.
     pub(super) fn load(path: &Path, base: &Base<'_>) -> Result<Self, AdapterError> {
+        let changes = Changes::read(path, base, Extent::Whole)?;
+        let pack = |parts: [Vec<LowRankPart>; Site::ALL.len()]| parts.map(|parts| LowRank::pack(&parts));
+        Ok(Self {
+            rank: changes.rank,
+            parameters: changes.parameters,
+            layers: changes.layers.into_iter().map(pack).collect(),
+        })
+    }
+
+    /// What [`Adapter::bytes`] will be; reads headers only.
+    pub(super) fn bytes_of(path: &Path, base: &Base<'_>) -> Result<usize, AdapterError> {
+        let changes = Changes::read(path, base, Extent::Headers)?;
+        let products = changes.layers.iter().flatten();
+        Ok(products.map(|parts| LowRank::bytes_for(parts)).sum())
+    }
+
+    /// What it changes about a layer's product.
+    pub(super) fn change(&self, layer: usize, site: Site) -> Option<&LowRank> {
+        self.layers.get(layer)?[site as usize].as_ref()
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let changes = self.layers.iter().flatten().flatten();
+        changes.map(LowRank::bytes).sum()
+    }
+}
+
+impl Changes {
+    fn read(path: &Path, base: &Base<'_>, extent: Extent) -> Result<Self, AdapterError> {
         let contents = if path.is_dir() {
-            peft::read(path)?
+            peft::read(path, extent)?
         } else {
-            gguf::read(path, base.gguf_architecture)?
+            gguf::read(path, base.gguf_architecture, extent)?
         };
         let mut pairs: BTreeMap<(usize, Module), [Option<Half>; 2]> = BTreeMap::new();
         for half in contents.halves {
@@ -114,16 +164,14 @@ impl Adapter {
             pairs.entry(pair).or_default()[side] = Some(half);
         }
         let layers = base.config.layers.len();
-        let mut adapter = Self {
+        let mut changes = Self {
             rank: 0,
             parameters: 0,
             layers: (0..layers).map(|_| Default::default()).collect(),
         };
-        let mut parts: Vec<[Vec<LowRankPart>; Site::ALL.len()]> =
-            (0..layers).map(|_| Default::default()).collect();
         for ((layer, module), pair) in pairs {
             let (a, mut b) = whole(pair)?;
-            let Some(parts) = parts.get_mut(layer) else {
+            let Some(parts) = changes.layers.get_mut(layer) else {
                 let reason = format!("tensor `{}`: the base has {layers} layers", a.name);
                 return Err(AdapterError::Invalid(reason));
             };
@@ -138,14 +186,15 @@ impl Adapter {
                     return Err(AdapterError::NotFinite(half.name.clone()));
                 }
             }
-            if contents.heads != base.heads {
+            if contents.heads != base.heads && extent == Extent::Whole {
                 b.values = reordered(b.values, rank, module, sizes, base.heads);
             }
-            adapter.rank = adapter.rank.max(rank);
-            adapter.parameters += (a.values.len() + b.values.len()) as u64;
+            changes.rank = changes.rank.max(rank);
+            changes.parameters += ((place.inputs + place.outputs) * rank) as u64;
             let part = LowRankPart {
                 first_output: place.first_output,
                 outputs: place.outputs,
+                inputs: place.inputs,
                 rank,
                 a: a.values,
                 b: b.values,
@@ -160,26 +209,20 @@ impl Adapter {
             }
             parts.push(part);
         }
-        if adapter.parameters == 0 {
+        if changes.parameters == 0 {
             return Err(AdapterError::Invalid("there are no tensors in it".into()));
         }
-        for (layer, parts) in adapter.layers.iter_mut().zip(&parts) {
-            for (site, parts) in layer.iter_mut().zip(parts) {
-                *site = LowRank::pack(parts);
-            }
+        Ok(changes)
+    }
+}
+
+impl Extent {
+    /// A tensor's values, when they are wanted.
+    fn values(self, data: &TensorData<'_>) -> Result<Vec<f32>, String> {
+        match self {
+            Self::Headers => Ok(Vec::new()),
+            Self::Whole => data.values(&data.shape),
         }
-        Ok(adapter)
-    }
-
-    /// What it changes about a layer's product.
-    pub(super) fn change(&self, layer: usize, site: Site) -> Option<&LowRank> {
-        self.layers.get(layer)?[site as usize].as_ref()
-    }
-
-    /// Bytes in memory.
-    pub(super) fn bytes(&self) -> usize {
-        let changes = self.layers.iter().flatten().flatten();
-        changes.map(LowRank::bytes).sum()
     }
 }
 

@@ -5,7 +5,7 @@ mod config;
 use std::path::Path;
 
 use self::config::PeftConfig;
-use super::{AdapterError, Contents, Half, HeadOrder, Module, Side};
+use super::{AdapterError, Contents, Extent, Half, HeadOrder, Module, Side};
 use crate::model::weights::read_safetensors;
 
 const CONFIG: &str = "adapter_config.json";
@@ -18,8 +18,8 @@ const LAYERS: [&str; 3] = [
     "model.language_model.layers.",
 ];
 
-/// Reads all tensors.
-pub(super) fn read(folder: &Path) -> Result<Contents, AdapterError> {
+/// Reads all tensors, or what their headers say.
+pub(super) fn read(folder: &Path, extent: Extent) -> Result<Contents, AdapterError> {
     let config = std::fs::read_to_string(folder.join(CONFIG)).map_err(|e| e.to_string());
     let config = config.and_then(|text| serde_json::from_str(&text).map_err(|e| e.to_string()));
     let config = config.map_err(|e| AdapterError::Invalid(format!("{CONFIG}: {e}")))?;
@@ -48,7 +48,7 @@ pub(super) fn read(folder: &Path) -> Result<Contents, AdapterError> {
             layer,
             module,
             side,
-            values: data.values(&data.shape).map_err(named)?,
+            values: extent.values(&data).map_err(named)?,
             shape: data.shape,
             rank: Some(rank),
             scaling,

@@ -1,11 +1,13 @@
-//! `doctor`: looks at this machine; each line is ok, a warning or a failure with the fix.
+//! `doctor`: looks at this machine, or at a server; each line is ok, a warning or a failure with the fix.
+
+mod server;
 
 use std::{net::TcpListener, path::Path, process::Command};
 
 use serde_json::json;
 
 use super::{
-    Exit, Format, Global,
+    CommandError, Connection, Exit, Format, Global,
     config_args::ConfigArgs,
     fit,
     output::{Color, painted, print_line, print_list},
@@ -19,11 +21,13 @@ use crate::{
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
 
-/// Look at this machine, each line with the fix.
+/// Look at this machine, or with --server at that server; each line with the fix.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 /// How one check went.
@@ -56,7 +60,35 @@ impl Check {
 
 /// Checks everything and prints it.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let loaded = args.config.load(global);
+    let checks = if !global.connection.is_named() {
+        machine(&args.config, global)
+    } else if args.config.is_given() {
+        let message =
+            "with --server, it is that server which is looked at: leave the configuration's flags out";
+        return Err(CommandError::usage(message).into());
+    } else {
+        global.block_on(async { Ok(server::checks(&global.connection).await) })?
+    };
+    match global.format {
+        Format::Human => checks
+            .iter()
+            .try_for_each(|check| print_line(&line(check, global.no_color)))?,
+        Format::Json | Format::Jsonl => {
+            let values = checks.iter().map(|check| {
+                let (status, fix) = parts(&check.outcome);
+                json!({"check": check.name, "status": status, "found": check.found, "fix": fix})
+            });
+            print_list(global.format, values.collect())?;
+        }
+    }
+    let failed = checks
+        .iter()
+        .any(|check| matches!(check.outcome, Outcome::Fail(_)));
+    Ok(if failed { Exit::Failure } else { Exit::Done })
+}
+
+fn machine(config: &ConfigArgs, global: &Global) -> Vec<Check> {
+    let loaded = config.load(global);
     let mut checks = vec![processor(), python()];
     match &loaded.config {
         Ok(config) => {
@@ -80,22 +112,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             checks.push(Check::new("configuration", error.to_string(), Outcome::Fail(fix)));
         }
     }
-    match global.format {
-        Format::Human => checks
-            .iter()
-            .try_for_each(|check| print_line(&line(check, global.no_color)))?,
-        Format::Json | Format::Jsonl => {
-            let values = checks.iter().map(|check| {
-                let (status, fix) = parts(&check.outcome);
-                json!({"check": check.name, "status": status, "found": check.found, "fix": fix})
-            });
-            print_list(global.format, values.collect())?;
-        }
-    }
-    let failed = checks
-        .iter()
-        .any(|check| matches!(check.outcome, Outcome::Fail(_)));
-    Ok(if failed { Exit::Failure } else { Exit::Done })
+    checks
 }
 
 fn parts(outcome: &Outcome) -> (&'static str, Option<&str>) {

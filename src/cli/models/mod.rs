@@ -1,0 +1,196 @@
+//! `models`: what is in a server's memory and what is to be there, and the demo's model on this machine.
+
+mod show;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::{
+    Connection, Exit, Format, Global,
+    global::time,
+    json,
+    output::{print_json, print_line, print_list, table},
+};
+use crate::{
+    client::{Client, ClientError, RpcError},
+    fetch,
+    proto::{LoadModelRequest, Model, UnloadModelRequest},
+};
+
+/// List, watch, load, unload and fetch models.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the server's models
+    #[command(visible_alias = "list")]
+    Ls(Connection),
+    /// Everything about one of them
+    Info(One),
+    /// Print each model, and again whenever its state changes
+    Watch(Connection),
+    /// Load a configured model (the server must allow it: --allow-admin)
+    Load {
+        #[command(flatten)]
+        one: One,
+        /// Never evict it to make room for another
+        #[arg(long)]
+        pin: bool,
+        /// Do not wait until it is ready
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Unload a model; open work may finish before (the server must allow it)
+    Unload {
+        #[command(flatten)]
+        one: One,
+        /// How long open work may go on [default: 30s]
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        drain_timeout: Option<Duration>,
+    },
+    /// Say what loading a model would take, and whether it fits (the server must allow it)
+    Estimate(One),
+    /// Keep a model from being evicted (the server must allow it)
+    Pin(One),
+    /// Let a model be evicted again (the server must allow it)
+    Unpin(One),
+    /// Fetch SmolLM2-135M-Instruct (94 MiB, once) and print its path
+    Fetch,
+}
+
+/// Which model of which server.
+#[derive(Debug, clap::Args)]
+struct One {
+    /// The model's id, as `models ls` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Args {
+    /// The flags of those that call a server.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.command {
+            Command::Ls(connection) | Command::Watch(connection) => Some(connection),
+            Command::Load { one, .. } | Command::Unload { one, .. } => Some(&one.connection),
+            Command::Info(one) | Command::Estimate(one) | Command::Pin(one) | Command::Unpin(one) => {
+                Some(&one.connection)
+            }
+            Command::Fetch => None,
+        }
+    }
+}
+
+/// Lists, watches or fetches.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    match args.command {
+        Command::Ls(_) => global.block_on(list(global)),
+        Command::Info(one) => global.block_on(info(&one.id, global)),
+        Command::Watch(_) => global.block_on(watch(global)),
+        Command::Load { one, pin, no_wait } => {
+            let request = LoadModelRequest {
+                name: one.id,
+                no_wait,
+                pinned: pin.then_some(true),
+            };
+            global.block_on(changed(global, async |client| client.load_model(request).await))
+        }
+        Command::Unload { one, drain_timeout } => {
+            let request = UnloadModelRequest {
+                name: one.id,
+                drain_timeout: drain_timeout.and_then(|limit| limit.try_into().ok()),
+            };
+            global.block_on(changed(global, async |client| client.unload_model(request).await))
+        }
+        Command::Pin(one) => global.block_on(changed(global, async |client| {
+            client.pin_model(&one.id, true).await
+        })),
+        Command::Unpin(one) => global.block_on(changed(global, async |client| {
+            client.pin_model(&one.id, false).await
+        })),
+        Command::Estimate(one) => global.block_on(estimate(&one.id, global)),
+        Command::Fetch => fetch_model(global),
+    }
+}
+
+async fn list(global: &Global) -> anyhow::Result<Exit> {
+    let models = global.connect().await?.list_models().await?;
+    match global.format {
+        Format::Human => {
+            if models.is_empty() {
+                print_line("the server has no models")?;
+            } else {
+                print_line(&show::list(&models))?;
+            }
+        }
+        Format::Json | Format::Jsonl => {
+            print_list(global.format, models.iter().map(json::model).collect())?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Does something to a model, and prints what has become of it.
+async fn changed(
+    global: &Global,
+    change: impl AsyncFnOnce(Client) -> Result<Model, ClientError>,
+) -> anyhow::Result<Exit> {
+    let model = change(global.connect().await?).await?;
+    match global.format {
+        Format::Human => print_line(&show::list(&[model]))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn estimate(id: &str, global: &Global) -> anyhow::Result<Exit> {
+    let response = global.connect().await?.estimate_model(id).await?;
+    if global.format != Format::Human {
+        print_json(global.format, &json::estimate(&response))?;
+        return Ok(Exit::Done);
+    }
+    print_line(&table(&show::estimate(response)))?;
+    Ok(Exit::Done)
+}
+
+async fn info(id: &str, global: &Global) -> anyhow::Result<Exit> {
+    let model = global.connect().await?.get_model(id).await?;
+    match global.format {
+        Format::Human => print_line(&table(&show::details(&model)))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn watch(global: &Global) -> anyhow::Result<Exit> {
+    let mut changes = global.connect().await?.watch_models().await?;
+    loop {
+        let next = changes.message().await;
+        let next = next.map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
+        let Some(change) = next else { return Ok(Exit::Done) };
+        let Some(model) = change.model else { continue };
+        match global.format {
+            Format::Human => print_line(&show::change(&model))?,
+            // A stream of changes is a stream of lines, whichever JSON was asked for.
+            Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::model(&model))?,
+        }
+    }
+}
+
+fn fetch_model(global: &Global) -> anyhow::Result<Exit> {
+    global.init_logs();
+    let path = fetch::smollm2(global.progress())?;
+    let shown = path.to_str().context("the cache's path is not UTF-8")?;
+    match global.format {
+        Format::Human => print_line(shown)?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json!({"path": shown}))?,
+    }
+    Ok(Exit::Done)
+}
