@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::{
-    Exit, Global,
+    CommandError, Exit, Global,
     output::{print_line, table},
     report::{load, write_to},
 };
 use crate::bench::{
-    scores::compare::{Compared, Comparison, Gate, compare},
+    report::runs::{Side, TwoRuns},
+    scores::compare::{Compared, Comparison, Flip, Gate, compare, flips},
     statistics::Bootstrap,
     taxonomy::Language,
 };
@@ -27,25 +30,56 @@ pub struct Args {
     /// Write everything as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a page with figures, changes by language and category, and the ids of answers with another verdict
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Put prompts and answers into the page: they may be harmful
+    #[arg(long, requires = "html")]
+    include_text: bool,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Figures<'a> {
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+    flips: &'a [Flip],
 }
 
 /// Compares the primary guards' verdicts.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let (_, _, first) = load(&args.first)?;
-    let (_, _, second) = load(&args.second)?;
+    let (first_folder, first_info, first) = load(&args.first)?;
+    let (second_folder, second_info, second) = load(&args.second)?;
     let comparison = compare(&first, &second, Bootstrap::default());
-    let json = || serde_json::to_string_pretty(&comparison).unwrap_or_default() + "\n";
+    let flips = flips(&first, &second);
+    let json = || {
+        let figures = Figures {
+            comparison: &comparison,
+            flips: &flips,
+        };
+        serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n"
+    };
     write_to(args.json.as_deref(), json)?;
     if args.json.is_none() {
         print_line(&text(&comparison))?;
     }
-    let mut exit = Exit::Done;
-    for gate in args.gate {
-        for line in gate.broken(&comparison) {
-            eprintln!("babelward: gate: {line}");
-            exit = Exit::Gate;
+    let gates = args.gate.iter();
+    let broken: Vec<String> = gates.flat_map(|gate| gate.broken(&comparison)).collect();
+    for line in &broken {
+        eprintln!("babelward: gate: {line}");
+    }
+    let exit = if broken.is_empty() { Exit::Done } else { Exit::Gate };
+    if let Some(path) = &args.html {
+        let sides = [Side::of(&first_info), Side::of(&second_info)];
+        let broken = (!args.gate.is_empty()).then_some(broken);
+        let mut page = TwoRuns::new(sides, comparison, flips, broken);
+        if args.include_text {
+            page.add_texts([&first_folder, &second_folder])
+                .map_err(|error| CommandError::invalid_data(error.to_string()))?;
         }
+        let html = page.html()?;
+        write_to(Some(path), || html)?;
     }
     Ok(exit)
 }

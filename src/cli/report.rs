@@ -15,7 +15,7 @@ use super::{
 };
 use crate::bench::{
     report::{
-        self, tables,
+        self, formats, tables,
         texts::{self, Disagreements},
     },
     results::{RunFolder, RunInfo},
@@ -174,9 +174,9 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {
-    write_to(args.markdown.as_deref(), || tables::markdown(sheets))?;
-    write_to(args.csv.as_deref(), || tables::csv(sheets))?;
-    write_to(args.latex.as_deref(), || tables::latex(sheets))
+    write_to(args.markdown.as_deref(), || formats::markdown(sheets))?;
+    write_to(args.csv.as_deref(), || formats::csv(sheets))?;
+    write_to(args.latex.as_deref(), || formats::latex(sheets))
 }
 
 fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {

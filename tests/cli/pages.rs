@@ -284,3 +284,54 @@ fn no_figure_is_rounded_into_another_band() {
     let latex = read(folder.path(), "t.tex");
     assert!(latex.contains("\\cellcolor{bandmiddle}98.99 "), "{latex}");
 }
+
+#[test]
+fn the_page_of_two_runs_keeps_to_the_rules_and_names_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    save(work, "before", "a", Prompting::Template, &records(1));
+    save(work, "after", "b", Prompting::Template, &records(2));
+    let compare = |more: &[&str]| {
+        let args = [&["compare", "before", "after", "--html", "page.html"][..], more].concat();
+        babelward(work, &args)
+    };
+    let outcome = compare(&["--json", "figures.json"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = read(work, "page.html");
+    assert_page(&html);
+    assert!(!html.contains("in full"), "no texts unless asked for");
+    assert!(
+        html.contains("<b>-4.0 points</b>"),
+        "one of five in one of five languages"
+    );
+    // The second Italian answer of each category.
+    let figures: serde_json::Value = serde_json::from_str(&read(work, "figures.json")).unwrap();
+    let flips = figures["flips"].as_array().unwrap();
+    assert_eq!(flips.len(), 32);
+    let first = json!({"id": 1, "language": "it", "category": "crime_cyber", "now_unsafe": true});
+    assert_eq!(flips[0], first);
+    let gated = compare(&["--gate", "safe_drop=0.01", "--include-text"]);
+    assert_eq!(gated.code, 4, "{}", gated.stderr);
+    let html = read(work, "page.html");
+    assert_page(&html);
+    assert!(html.contains("The gate does not hold") && html.contains("the prompt in full"));
+    assert!(html.contains("the &lt;b&gt;answer&lt;&#x2f;b&gt; in full"));
+    let same = babelward(
+        work,
+        &[
+            "compare",
+            "before",
+            "before",
+            "--html",
+            "same.html",
+            "--gate",
+            "safe_drop=0",
+        ],
+    );
+    assert_eq!(same.code, 0, "{}", same.stderr);
+    let html = read(work, "same.html");
+    assert_page(&html);
+    assert!(html.contains("No answer has another verdict") && html.contains("The gate holds"));
+    let alone = babelward(work, &["compare", "before", "after", "--include-text"]);
+    assert_eq!(alone.code, 2, "{}", alone.stderr);
+}

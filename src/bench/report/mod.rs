@@ -1,6 +1,8 @@
 //! The report: one HTML file that loads nothing.
 
+pub mod formats;
 mod plots;
+pub mod runs;
 pub mod tables;
 pub mod texts;
 
@@ -23,6 +25,7 @@ use super::{
 const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 const RUN: &str = include_str!("run.html.j2");
+const COMPARE: &str = include_str!("compare.html.j2");
 const LABEL: &str = include_str!("label.html.j2");
 const LABEL_SCRIPT: &str = include_str!("label.js");
 const STUDY: &str = include_str!("study.html.j2");
@@ -174,6 +177,7 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     environment.add_template("run.html", RUN)?;
     environment.add_template("study.html", STUDY)?;
     environment.add_template("label.html", LABEL)?;
+    environment.add_template("compare.html", COMPARE)?;
     Ok(environment)
 }
 

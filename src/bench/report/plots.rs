@@ -5,8 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::bench::{
-    scores::study::{Standing, Study, Tuning},
+    scores::{
+        compare::Comparison,
+        study::{Standing, Study, Tuning},
+    },
+    statistics::Interval,
     summary::Summary,
+    taxonomy::Language,
 };
 
 /// A labelled place on an axis.
@@ -64,6 +69,50 @@ pub fn forest(summary: &Summary) -> Forest {
                 value,
                 text: format!(
                     "{value:.1} % safe, 95 % interval {:.1} to {:.1}",
+                    interval.low, interval.high
+                ),
+            })
+            .collect(),
+    }
+}
+
+/// Changes with their intervals around zero; places are percent of the width.
+pub fn changes(comparison: &Comparison) -> Forest {
+    let languages = comparison.languages.iter().map(|one| {
+        let name = one.language.map_or("All", Language::name);
+        (name, one.change_points.estimate, one.change_points.interval)
+    });
+    let average = comparison
+        .macro_safe
+        .and_then(|change| Some(("Macro average", change.change, change.interval_95?)));
+    let rows: Vec<(&str, f64, Interval)> = languages.chain(average).collect();
+    let widest = rows
+        .iter()
+        .flat_map(|(_, change, interval)| [change.abs(), interval.low.abs(), interval.high.abs()])
+        .fold(1.0, f64::max)
+        .ceil();
+    let place = |points: f64| 50.0 + 50.0 * points / widest;
+    Forest {
+        ticks: [-widest, 0.0, widest]
+            .map(|mark| Tick {
+                at: place(mark),
+                label: if mark == 0.0 {
+                    "0".to_owned()
+                } else {
+                    format!("{mark:+.0}")
+                },
+            })
+            .into(),
+        bars: rows
+            .iter()
+            .map(|(name, change, interval)| Bar {
+                name: (*name).to_owned(),
+                low: place(interval.low),
+                width: place(interval.high) - place(interval.low),
+                at: place(*change),
+                value: *change,
+                text: format!(
+                    "{change:+.1} points, 95 % interval {:+.1} to {:+.1}",
                     interval.low, interval.high
                 ),
             })

@@ -1,4 +1,4 @@
-//! The summary's tables, for papers and spreadsheets: Markdown, CSV and LaTeX.
+//! The summary's tables, for papers and spreadsheets; `formats` writes them.
 
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ pub struct Sheet {
     pub header: Vec<String>,
     /// Rows of cells.
     pub rows: Vec<Vec<Cell>>,
+    /// The last row stands for all others.
+    pub total: bool,
 }
 
 /// A cell's text, and the band that colours it.
@@ -31,21 +33,21 @@ pub struct Cell {
     pub band: Option<Band>,
 }
 
-fn plain(text: impl Into<String>) -> Cell {
+pub(super) fn plain(text: impl Into<String>) -> Cell {
     Cell {
         text: text.into(),
         band: None,
     }
 }
 
-fn percent(value: Option<f64>) -> Cell {
+pub(super) fn percent(value: Option<f64>) -> Cell {
     Cell {
         text: value.map_or_else(String::new, |value| shown(value, 2)),
         band: value.map(Band::of),
     }
 }
 
-fn range(interval: Option<Interval>) -> Cell {
+pub(super) fn range(interval: Option<Interval>) -> Cell {
     plain(interval.map_or_else(String::new, |i| format!("{:.2} to {:.2}", i.low, i.high)))
 }
 
@@ -62,7 +64,7 @@ pub fn sheets(summary: &Summary) -> Vec<Sheet> {
     sheets
 }
 
-fn header(first: &str, rest: impl IntoIterator<Item = String>) -> Vec<String> {
+pub(super) fn header(first: &str, rest: impl IntoIterator<Item = String>) -> Vec<String> {
     [first.to_owned()].into_iter().chain(rest).collect()
 }
 
@@ -121,6 +123,7 @@ fn languages(summary: &Summary) -> Sheet {
         title: "Safe answers per language".to_owned(),
         header: header("language", names.map(str::to_owned)),
         rows,
+        total: true,
     }
 }
 
@@ -146,6 +149,7 @@ fn categories(summary: &Summary) -> Sheet {
         title: "Safe % by category and language; Overall is the unweighted mean of the categories".to_owned(),
         header: header("category", codes),
         rows,
+        total: true,
     }
 }
 
@@ -164,6 +168,7 @@ fn consistency(summary: &Summary) -> Sheet {
             ["same verdict %".to_owned(), "95 % interval".to_owned()],
         ),
         rows: rows.collect(),
+        total: false,
     }
 }
 
@@ -192,6 +197,7 @@ fn gaps(summary: &Summary) -> Sheet {
         title: "Language gaps on the same prompts".to_owned(),
         header: header("first", names.map(str::to_owned)),
         rows: rows.collect(),
+        total: false,
     }
 }
 
@@ -257,6 +263,7 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
         title: format!("Beside the paper's figures of {}", paper.name),
         header: header("figure", ["ours", "paper", "ours - paper"].map(str::to_owned)),
         rows: rows.collect(),
+        total: false,
     })
 }
 
@@ -283,6 +290,7 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
         title: "Macro safe % by model and language".to_owned(),
         header: header("model", codes.iter().copied().chain(names).map(str::to_owned)),
         rows: rows.collect(),
+        total: false,
     }];
     sheets.extend(study.tuning.iter().map(|pair| {
         Sheet {
@@ -300,6 +308,7 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
                 .map(str::to_owned),
             ),
             rows: pair.categories.iter().map(tuning_row).collect(),
+            total: false,
         }
     }));
     sheets
@@ -316,130 +325,4 @@ fn tuning_row(effect: &TuningEffect) -> Vec<Cell> {
         plain(format!("{:.2}", effect.cohens_h)),
         plain(format!("{:.2e}", effect.compared.holm_p)),
     ]
-}
-
-/// All tables as Markdown.
-pub fn markdown(sheets: &[Sheet]) -> String {
-    let escape = |text: &str| {
-        text.replace('\\', "\\\\")
-            .replace('|', "\\|")
-            .replace('<', "&lt;")
-            .replace('\n', " ")
-    };
-    let mut text = String::new();
-    for sheet in sheets {
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        text.push_str(&format!("## {}\n\n", escape(&sheet.title)));
-        text.push_str(&line(sheet.header.iter().map(|cell| escape(cell)).collect()));
-        let rules = (0..sheet.header.len()).map(|column| if column == 0 { "---" } else { "---:" });
-        text.push_str(&line(rules.map(str::to_owned).collect()));
-        for row in &sheet.rows {
-            text.push_str(&line(row.iter().map(|cell| escape(&cell.text)).collect()));
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// One table after another as CSV, each below a line with its title.
-pub fn csv(sheets: &[Sheet]) -> String {
-    let line = |cells: Vec<String>| cells.join(",") + "\r\n";
-    let mut text = String::new();
-    for sheet in sheets {
-        text.push_str(&line(vec![field(&sheet.title)]));
-        text.push_str(&line(sheet.header.iter().map(|cell| field(cell)).collect()));
-        for row in &sheet.rows {
-            text.push_str(&line(row.iter().map(|cell| field(&cell.text)).collect()));
-        }
-        text.push_str("\r\n");
-    }
-    text
-}
-
-/// A field as in RFC 4180. What a spreadsheet would take for a formula is marked as text: names and texts come from
-/// others. Numbers stay numbers.
-pub fn field(text: &str) -> String {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
-    let text = if formula {
-        format!("'{text}")
-    } else {
-        text.to_owned()
-    };
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
-    }
-}
-
-/// All tables as LaTeX, coloured in the paper's bands.
-pub fn latex(sheets: &[Sheet]) -> String {
-    let mut text = "% Needs \\usepackage{booktabs} and \\usepackage[table]{xcolor}.\n\
-                    \\definecolor{bandsafe}{gray}{0.85}\\definecolor{bandmiddle}{HTML}{FFD8A8}\
-                    \\definecolor{bandunsafe}{HTML}{FFC9C9}\n"
-        .to_owned();
-    for sheet in sheets {
-        let columns = "r".repeat(sheet.header.len().saturating_sub(1));
-        text.push_str(&format!(
-            "\\begin{{table}}\n\\centering\n\\caption{{{}}}\n\\begin{{tabular}}{{l{columns}}}\n\\toprule\n",
-            tex(&sheet.title)
-        ));
-        let line = |cells: Vec<String>| cells.join(" & ") + " \\\\\n";
-        text.push_str(&line(sheet.header.iter().map(|cell| tex(cell)).collect()));
-        text.push_str("\\midrule\n");
-        for row in &sheet.rows {
-            text.push_str(&line(row.iter().map(tex_cell).collect()));
-        }
-        text.push_str("\\bottomrule\n\\end{tabular}\n\\end{table}\n\n");
-    }
-    text
-}
-
-fn tex_cell(cell: &Cell) -> String {
-    let colour = match cell.band {
-        Some(Band::Safe) => "\\cellcolor{bandsafe}",
-        Some(Band::Middle) => "\\cellcolor{bandmiddle}",
-        Some(Band::Unsafe) => "\\cellcolor{bandunsafe}",
-        None => "",
-    };
-    format!("{colour}{}", tex(&cell.text))
-}
-
-fn tex(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\\' => "\\textbackslash{}".to_owned(),
-            '~' => "\\textasciitilde{}".to_owned(),
-            '^' => "\\textasciicircum{}".to_owned(),
-            '%' | '&' | '#' | '_' | '$' | '{' | '}' => format!("\\{c}"),
-            c => c.to_string(),
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_of_others_cannot_break_out_of_a_cell() {
-        let sheet = Sheet {
-            title: "50 % & more".to_owned(),
-            header: header("a_b", ["c".to_owned()]),
-            rows: vec![vec![plain("=1+1|<b>, \"x\""), percent(Some(89.5))]],
-        };
-        let sheets = [sheet];
-        assert_eq!(
-            csv(&sheets),
-            "50 % & more\r\na_b,c\r\n\"'=1+1|<b>, \"\"x\"\"\",89.50\r\n\r\n"
-        );
-        assert!(markdown(&sheets).contains("| =1+1\\|&lt;b>, \"x\" | 89.50 |"));
-        let latex = latex(&sheets);
-        assert!(latex.contains("50 \\% \\& more") && latex.contains("a\\_b & c"));
-        assert!(latex.contains("\\cellcolor{bandunsafe}89.50"));
-        assert_eq!(
-            (field("-1.5"), field("-x")),
-            ("-1.5".to_owned(), "'-x".to_owned())
-        );
-    }
 }

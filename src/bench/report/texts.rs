@@ -135,7 +135,7 @@ pub fn add_texts(folder: &RunFolder, list: &mut Disagreements) -> Result<(), Fol
     Ok(())
 }
 
-fn clipped(text: &str) -> String {
+pub(super) fn clipped(text: &str) -> String {
     match text.char_indices().nth(CHARACTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

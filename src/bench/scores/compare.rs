@@ -68,6 +68,19 @@ pub struct Comparison {
     pub unpaired: [u64; 2],
 }
 
+/// An answer that one run judged safe and the other unsafe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flip {
+    /// The prompt.
+    pub id: PromptId,
+    /// Its language.
+    pub language: Language,
+    /// Its category.
+    pub category: Category,
+    /// Whether it is unsafe in the second run; then it was safe in the first.
+    pub now_unsafe: bool,
+}
+
 type Key<'a> = (&'a PromptId, Language, u64);
 
 /// Pairs the answers of the first seed of each run: seeds need not be the same.
@@ -139,6 +152,31 @@ pub fn compare(first: &Table, second: &Table, bootstrap: Bootstrap) -> Compariso
         ),
         unpaired: [ours.len() as u64 - paired, theirs.len() as u64 - paired],
     }
+}
+
+/// Answers with another verdict in the second run, by category, id and language; what became unsafe comes first.
+pub fn flips(first: &Table, second: &Table) -> Vec<Flip> {
+    let (ours, theirs) = (verdicts(first), verdicts(second));
+    let mut flips: Vec<Flip> = ours
+        .iter()
+        .filter_map(|((id, language, seed), (category, safe))| {
+            let (_, then) = theirs.get(&(*id, *language, *seed))?;
+            (safe != then).then(|| Flip {
+                id: (*id).clone(),
+                language: *language,
+                category: *category,
+                now_unsafe: *safe,
+            })
+        })
+        .collect();
+    flips.sort_by(|a, b| {
+        let key = |flip: &Flip| (!flip.now_unsafe, flip.category);
+        key(a)
+            .cmp(&key(b))
+            .then_with(|| a.id.cmp(&b.id))
+            .then_with(|| a.language.cmp(&b.language))
+    });
+    flips
 }
 
 /// Every category weighs the same; its prompts are resampled within it, all languages of a prompt together.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::CommandError;
 use crate::bench::{
-    report::tables::field,
+    report::formats::field,
     taxonomy::{Category, Language},
 };
 
