@@ -92,7 +92,7 @@ impl Estimator {
     fn facts(kind: EstimatorKind, config: &Value) -> Result<Facts, String> {
         match kind {
             EstimatorKind::CometKiwi => comet::facts(config),
-            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::facts(config),
+            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::facts(kind.name(), config),
         }
     }
 

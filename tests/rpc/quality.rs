@@ -1,4 +1,4 @@
-//! EstimateQuality with tiny random CometKiwi models, whose scores unbabel-comet has told.
+//! EstimateQuality with tiny random CometKiwi and MetricX models, whose scores their references have told.
 
 use std::path::PathBuf;
 
@@ -129,6 +129,41 @@ async fn scores_are_the_references_in_order_and_the_same_alone() {
         assert_eq!(alone.score.to_bits(), found.score.to_bits());
     }
     rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metricx_gives_errors_of_0_to_25_and_cuts_nothing_off() {
+    for (name, architecture) in [("v23-bf16", "metricx-23"), ("v24", "metricx-24")] {
+        let case = case("metricx", name);
+        // A window that the longest pair does not fit into.
+        let path = case.folder.path().join("config.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json["metricx_max_input_tokens"] = 201.into();
+        std::fs::write(&path, json.to_string()).unwrap();
+        let rig = kiwi(&case).await;
+        let mut client = rig.quality().await;
+        // An RPC's source is never empty.
+        let pairs: Vec<_> = case.pairs.iter().filter(|pair| !pair.source.is_empty()).collect();
+        let all = request(pairs.iter().copied().map(pair).collect());
+        let answer = client.estimate_quality(all).await.unwrap().into_inner();
+        assert_eq!(answer.metric(), QualityMetric::Metricx);
+        for (result, expected) in answer.results.iter().zip(&pairs) {
+            if expected.tokens.len() > 200 {
+                let long = error(result);
+                assert_eq!(item_reason(long, Code::InvalidArgument), "INPUT_TOO_LONG");
+                assert!(long.message.contains("200"), "{}", long.message);
+            } else {
+                let found = estimate(result).score;
+                assert!((found - expected.score).abs() < 2e-5, "{found} {expected:?}");
+                assert!((0.0..=25.0).contains(&found));
+            }
+        }
+        let mut service = rig.models().await;
+        let models = service.list_models(proto::ListModelsRequest::default());
+        let models = models.await.unwrap().into_inner().models;
+        assert_eq!(models[0].architecture, format!("{architecture} mt5"));
+        rig.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,18 +18,21 @@ use crate::{
     write,
 };
 
-/// A server of one tiny random estimator.
-async fn estimator(case: &estimators::Case) -> Rig {
+/// A server of tiny random estimators.
+async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
     let memory = MemoryOptions {
         budget: 1 << 30,
         kv: KvSize::Auto,
     };
     let start = rig::start_options(memory, 2048, Clock::default());
     let options = RegistryOptions {
-        models: vec![ModelSpec {
-            path: case.folder.path().to_owned(),
-            ..rig::spec("kiwi", ModelRole::Quality)
-        }],
+        models: cases
+            .iter()
+            .map(|(id, case)| ModelSpec {
+                path: case.folder.path().to_owned(),
+                ..rig::spec(id, ModelRole::Quality)
+            })
+            .collect(),
         default_target: None,
         default_guard: None,
         load: LoadOptions {
@@ -48,7 +51,7 @@ async fn estimator(case: &estimators::Case) -> Rig {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_served_estimator_fills_the_comet_column_once() {
     let case = estimators::case("comet", "softmax");
-    let rig = estimator(&case).await;
+    let rig = estimators(&[("kiwi", &case)]).await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (good, other) = (&case.pairs[1], &case.pairs[3]);
@@ -155,5 +158,74 @@ async fn a_served_estimator_fills_the_comet_column_once() {
         "{}",
         unknown.stderr
     );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_candidates_that_comet_ties_the_lowest_metricx_decides() {
+    let (kiwi, errors) = (
+        estimators::case("comet", "softmax"),
+        estimators::case("metricx", "v24"),
+    );
+    let rig = estimators(&[("kiwi", &kiwi), ("errors", &errors)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let pair = &errors.pairs[0];
+    write(
+        &path("en.jsonl"),
+        &[json!({"id": 0, "category": "crime_tax", "en": pair.source})],
+    );
+    // The golden's own translation, and others before and after it.
+    let texts = [
+        ("a", "Ganz etwas anderes"),
+        ("b", pair.translation.as_str()),
+        ("c", "x"),
+    ];
+    for (name, text) in texts {
+        write(
+            &path(&format!("{name}.jsonl")),
+            &[json!({"id": 0, "language": "de", "text": text})],
+        );
+    }
+    let args = [
+        "translate",
+        "--data",
+        "en.jsonl",
+        "--to",
+        "de",
+        "--candidates",
+        "a=a.jsonl",
+        "--candidates",
+        "b=b.jsonl",
+        "--candidates",
+        "c=c.jsonl",
+        "--quality",
+        "kiwi",
+        "--quality",
+        "errors",
+        "--threshold",
+        "-1000",
+        "--tie-margin",
+        "1000",
+        "--out",
+        "out",
+    ];
+    let done = babelward(&rig, folder.path(), &args).await;
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let told = lines(&path("out/candidates.jsonl"));
+    let error = |index: usize| told[index]["scores"]["metricx"].as_f64().unwrap();
+    assert!((error(1) - pair.score).abs() < 2e-5, "{told:?}");
+    let best = (0..3).min_by(|a, b| error(*a).total_cmp(&error(*b))).unwrap();
+    for (index, candidate) in told.iter().enumerate() {
+        assert!(candidate["scores"]["comet"].is_number());
+        assert_eq!(candidate["chosen"] == true, index == best, "{told:?}");
+    }
+    let reason = told[best]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("best MetricX") && reason.ends_with("COMET tied"),
+        "{reason}"
+    );
+    let summary: Value = serde_json::from_slice(&fs::read(path("out/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["quality"][1]["metric"], "metricx");
     rig.stop().await;
 }

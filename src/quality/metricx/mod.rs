@@ -48,10 +48,10 @@ pub(super) struct MetricX {
 }
 
 /// The configuration's, checked. Errors name the key.
-pub(super) fn facts(json: &Value) -> Result<Facts, String> {
+pub(super) fn facts(name: &str, json: &Value) -> Result<Facts, String> {
     let config = MetricXConfig::from_json(json)?;
     Ok(Facts {
-        architecture: "metricx mt5".to_owned(),
+        architecture: format!("{name} mt5"),
         vocab_size: config.vocab,
         window: config.window,
         layers: config.encoder_layers + config.decoder_layers,
