@@ -182,6 +182,7 @@ fn capabilities(model: &Model) -> String {
         Capability::Unspecified => None,
         Capability::Generate => Some("generate"),
         Capability::Classify => Some("classify"),
+        Capability::EstimateQuality => Some("estimate quality"),
     });
     let can: Vec<_> = can.collect();
     if can.is_empty() {
