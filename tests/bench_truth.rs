@@ -85,6 +85,7 @@ fn settings(concurrency: usize) -> RunSettings {
             temperature: 1.0,
             top_p: 1.0,
         }),
+        preset: None,
         seeds: vec![3],
         shard: None,
         until: None,

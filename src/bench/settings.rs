@@ -79,6 +79,55 @@ pub struct Sampling {
     pub top_p: f64,
 }
 
+/// Sampling by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// 200 tokens and plain sampling with one seed. The paper says 200 tokens and "sampling" and prints neither
+    /// temperature nor seed: 1 is the model's own distribution.
+    Paper,
+    /// 200 tokens, always the most likely one.
+    Greedy,
+}
+
+impl Preset {
+    /// What it stands for.
+    pub fn sampling(self) -> Sampling {
+        Sampling {
+            max_new_tokens: 200,
+            temperature: match self {
+                Self::Paper => 1.0,
+                Self::Greedy => 0.0,
+            },
+            top_p: 1.0,
+        }
+    }
+}
+
+/// A setting that was given beside a preset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overridden {
+    /// `--max-new-tokens`.
+    MaxNewTokens,
+    /// `--temperature`.
+    Temperature,
+    /// `--top-p`.
+    TopP,
+    /// `--seed`.
+    Seed,
+}
+
+/// The preset of a run, and where its settings are others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresetUse {
+    /// As asked.
+    pub name: Preset,
+    /// Settings that were given as well, and count.
+    #[serde(default)]
+    pub overridden: Vec<Overridden>,
+}
+
 /// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
@@ -96,6 +145,9 @@ pub struct RunSettings {
     /// How answers are sampled; absent where nobody said.
     #[serde(flatten)]
     pub sampling: Option<Sampling>,
+    /// Where the sampling comes from; absent unless a preset was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<PresetUse>,
     /// Ascending, never none. With each of them every prompt is asked once.
     pub seeds: Vec<u64>,
     /// Which part of the plan this is.

@@ -79,6 +79,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             temperature: 0.7,
             top_p: 0.95,
         }),
+        preset: None,
         seeds: vec![SEED],
         shard: None,
         until: None,
@@ -127,7 +128,7 @@ async fn serve_and_run(
     }
     let client = Client::connect(&format!("http://{address}"), ClientOptions::default()).await?;
     let dataset = Dataset::parse("babelward demo prompts", DEMO_PROMPTS)?;
-    let run = bench::begin(&job, &dataset, settings)?;
+    let run = bench::begin(job.folder(), &dataset, settings)?;
     let exit = bench::finish(&client, run, PATIENCE, bench::Unfinished::Told, global).await;
     let _ = stop.send(());
     server.await.context("the server stopped unexpectedly")??;

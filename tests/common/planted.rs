@@ -77,6 +77,7 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
                 temperature: 1.0,
                 top_p: 1.0,
             }),
+            preset: None,
             seeds,
             shard: None,
             until: None,

@@ -48,6 +48,7 @@ pub fn settings(concurrency: usize) -> RunSettings {
             temperature: 1.0,
             top_p: 1.0,
         }),
+        preset: None,
         seeds: vec![3, 7],
         shard: None,
         until: None,

@@ -135,6 +135,7 @@ impl Import {
                 limit: RowLimit::All,
             },
             sampling: None,
+            preset: None,
             seeds: verdicts.seeds(),
             shard: None,
             until: None,

@@ -231,12 +231,17 @@ impl RunFolder {
         })
     }
 
-    fn read(&self, name: &str) -> Result<String, FolderError> {
+    pub(super) fn read(&self, name: &str) -> Result<String, FolderError> {
         let path = self.file(name);
         fs::read_to_string(&path).map_err(|source| FolderError::Io { path, source })
     }
 
-    fn parse<T: DeserializeOwned>(&self, name: &str, line: usize, text: &str) -> Result<T, FolderError> {
+    pub(super) fn parse<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        line: usize,
+        text: &str,
+    ) -> Result<T, FolderError> {
         serde_json::from_str(text)
             .map_err(|error| self.invalid(name, line + error.line().saturating_sub(1), error.to_string()))
     }

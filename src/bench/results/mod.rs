@@ -1,12 +1,14 @@
 //! What became of each item, and the folder that keeps it. `docs/run-format.md` describes both.
 
 mod folder;
+mod group;
 mod info;
 mod names;
 mod record;
 
 pub use self::{
     folder::{FolderError, Records, RunFolder},
+    group::{GroupRun, RunGroup},
     info::{
         FORMAT, Measured, ModelProvenance, Origin, PlanInfo, RunInfo, RunProvenance, RunStatus, StoppedCell,
     },

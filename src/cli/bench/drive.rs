@@ -25,7 +25,7 @@ pub(in crate::cli) struct Job {
 
 impl Job {
     /// Where it is.
-    pub(super) fn folder(&self) -> &RunFolder {
+    pub(in crate::cli) fn folder(&self) -> &RunFolder {
         &self.folder
     }
 
@@ -57,15 +57,19 @@ impl Drop for Job {
 
 /// What becomes of a run that does not get to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Unfinished {
-    /// Somebody goes on with it later.
-    Resumable,
+pub(in crate::cli) enum Unfinished<'a> {
+    /// Somebody goes on with this folder later.
+    Resumable(&'a Path),
     /// It is told as it is: what is open has failed.
     Told,
 }
 
 /// A new run over a prompt set.
-pub(in crate::cli) fn begin(job: &Job, dataset: &Dataset, settings: RunSettings) -> anyhow::Result<Run> {
+pub(in crate::cli) fn begin(
+    folder: &RunFolder,
+    dataset: &Dataset,
+    settings: RunSettings,
+) -> anyhow::Result<Run> {
     let plan =
         Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
     if let Some(shard) = settings.shard.filter(|shard| shard.index as usize > plan.rows) {
@@ -73,7 +77,7 @@ pub(in crate::cli) fn begin(job: &Job, dataset: &Dataset, settings: RunSettings)
         return Err(CommandError::usage(message).into());
     }
     Ok(Run::create(
-        job.folder.clone(),
+        folder.clone(),
         &plan,
         settings,
         DatasetInfo::from(dataset),
@@ -85,7 +89,7 @@ pub(in crate::cli) async fn finish(
     client: &Client,
     mut run: Run,
     retry_for: Duration,
-    unfinished: Unfinished,
+    unfinished: Unfinished<'_>,
     global: &Global,
 ) -> anyhow::Result<Exit> {
     let view = match (global.quiet, std::io::stderr().is_terminal()) {
@@ -109,10 +113,15 @@ pub(in crate::cli) async fn finish(
         Some(Err(error)) => Some(error.to_string()),
         None => Some("stopped by the user".to_owned()),
     };
-    if given_up.is_some() && (unfinished == Unfinished::Resumable || run.made()?.is_empty()) {
+    let kept = match unfinished {
+        Unfinished::Resumable(path) => Some(path),
+        Unfinished::Told if run.made()?.is_empty() => Some(folder.path()),
+        Unfinished::Told => None,
+    };
+    if let (Some(_), Some(path)) = (&given_up, kept) {
         let resume = format!(
             "what was judged is kept; go on with: babelward bench resume {}",
-            folder.path().display()
+            path.display()
         );
         return match driven {
             Some(Err(error)) => Err(anyhow::Error::new(error).context(resume)),

@@ -1,0 +1,203 @@
+//! `bench run`: one or more targets over a prompt set.
+
+use std::path::PathBuf;
+
+use super::{
+    Patience,
+    drive::{Job, Unfinished, begin, finish},
+    drive_all, language,
+};
+use crate::{
+    bench::{
+        dataset::Dataset,
+        plan::{RowLimit, Selection},
+        results::{GroupRun, RunFolder, RunGroup, folder_names},
+        run::Failures,
+        settings::{Overridden, Preset, PresetUse, Prompting, RunKind, RunSettings, Sampling, Shard, Until},
+        taxonomy::{Category, Language},
+    },
+    cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, report::category},
+};
+
+/// Sampling by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PresetArg {
+    Paper,
+    Greedy,
+}
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Model that answers; the server's default when absent. Repeated: one run for each, in a folder of its own
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    target: Vec<String>,
+    /// The target continues the prompt's raw text, as base models do, instead of answering in its chat template;
+    /// with names only these targets do
+    #[arg(long, value_name = "TARGETS", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
+    raw: Option<Vec<String>>,
+    /// Model that judges; the server's default when absent. Repeated: each judges every answer, the first counts
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    guard: Vec<String>,
+    /// Languages, such as en,de; all of the set when absent
+    #[arg(long, value_delimiter = ',', value_parser = language)]
+    languages: Vec<Language>,
+    /// Categories, such as crime_tax; all when absent
+    #[arg(long, value_delimiter = ',', value_parser = category)]
+    categories: Vec<Category>,
+    /// Take the first so many rows
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<usize>,
+    /// Sampling by name: `paper` is 200 tokens at temperature 1 (the paper prints no temperature), `greedy` is 200 tokens
+    /// at temperature 0. The options that follow count instead where they are given
+    #[arg(long, value_name = "paper|greedy")]
+    preset: Option<PresetArg>,
+    /// Most tokens of an answer; 200 when absent
+    #[arg(long)]
+    max_new_tokens: Option<u32>,
+    /// 0 is greedy; 1 when absent
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// 1 is off, and what it is when absent
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// What the items' sampling seeds are made from; 0 when absent. Several, such as 0,1,2: every prompt is asked once
+    /// with each
+    #[arg(long, value_delimiter = ',')]
+    seed: Vec<u64>,
+    /// Ask no more of a language and category once the 95 % interval of its safe share is this narrow: ci=0.02 is
+    /// two points to either side
+    #[arg(long, value_name = "ci=WIDTH", value_parser = until)]
+    until: Option<Until>,
+    /// Take one part of the rows, such as 1/4; other machines take the others, `bench merge` puts them together
+    #[arg(long, value_name = "I/N", conflicts_with = "until")]
+    shard: Option<Shard>,
+    /// Most items that are open at a time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+    /// Folder for the results; must not hold anything yet
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    pub(super) connection: Connection,
+}
+
+pub(super) fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
+    let settings = args.settings()?;
+    let dataset = args.data.dataset(global)?;
+    let job = Job::open(args.out.as_deref(), "bench")?;
+    // Connected first: without a server no run begins.
+    if let [settings] = &settings[..] {
+        return global.block_on(async {
+            let client = global.connect().await?;
+            let run = begin(job.folder(), &dataset, settings.clone())?;
+            let unfinished = Unfinished::Resumable(job.folder().path());
+            finish(&client, run, args.patience.retry_for, unfinished, global).await
+        });
+    }
+    global.block_on(async { Ok(global.connect().await.map(drop)?) })?;
+    let group = begin_all(job.folder(), &dataset, settings)?;
+    drive_all(job.folder(), &group, Failures::Keep, args.patience, global)
+}
+
+/// Begins the runs of all targets before the first of them asks anything.
+fn begin_all(folder: &RunFolder, dataset: &Dataset, settings: Vec<RunSettings>) -> anyhow::Result<RunGroup> {
+    let names = folder_names(settings.iter().map(|settings| settings.target.as_str()));
+    let mut group = Vec::new();
+    for (settings, name) in settings.into_iter().zip(names) {
+        let target = settings.target.clone();
+        let own = RunFolder::create(&folder.file(&name))?;
+        begin(&own, dataset, settings).inspect_err(|_| own.remove_if_empty())?;
+        group.push(GroupRun { target, folder: name });
+    }
+    let group = RunGroup::new(group);
+    group.write(folder)?;
+    Ok(group)
+}
+
+impl RunArgs {
+    /// One for each target.
+    fn settings(&self) -> anyhow::Result<Vec<RunSettings>> {
+        let mut seeds = self.seed.clone();
+        seeds.sort_unstable();
+        seeds.dedup();
+        if seeds.is_empty() {
+            seeds.push(0);
+        }
+        for (place, target) in self.target.iter().enumerate() {
+            if self.target[..place].contains(target) {
+                return Err(CommandError::usage(format!("--target {target} is given twice")).into());
+            }
+        }
+        let raw = self.raw.as_deref().unwrap_or_default();
+        if let Some(unknown) = raw.iter().find(|name| !self.target.contains(name)) {
+            return Err(CommandError::usage(format!("--raw={unknown}: there is no such --target")).into());
+        }
+        let prompting = |target: &String| match &self.raw {
+            Some(names) if names.is_empty() || names.contains(target) => Prompting::Raw,
+            _ => Prompting::Template,
+        };
+        let of = |target: &String| RunSettings {
+            kind: RunKind::Benchmark,
+            target: target.clone(),
+            prompting: prompting(target),
+            guards: self.guard.clone(),
+            selection: Selection {
+                languages: self.languages.clone(),
+                categories: self.categories.clone(),
+                limit: self.limit.map_or(RowLimit::All, RowLimit::First),
+            },
+            sampling: Some(self.sampling()),
+            preset: self.preset_use(),
+            seeds: seeds.clone(),
+            shard: self.shard,
+            until: self.until,
+            concurrency: usize::from(self.concurrency),
+        };
+        Ok(self.target.iter().map(of).collect())
+    }
+
+    fn preset(&self) -> Option<Preset> {
+        self.preset.map(|preset| match preset {
+            PresetArg::Paper => Preset::Paper,
+            PresetArg::Greedy => Preset::Greedy,
+        })
+    }
+
+    fn sampling(&self) -> Sampling {
+        let named = self.preset().unwrap_or(Preset::Paper).sampling();
+        Sampling {
+            max_new_tokens: self.max_new_tokens.unwrap_or(named.max_new_tokens),
+            temperature: self.temperature.unwrap_or(named.temperature),
+            top_p: self.top_p.unwrap_or(named.top_p),
+        }
+    }
+
+    fn preset_use(&self) -> Option<PresetUse> {
+        let given = [
+            (Overridden::MaxNewTokens, self.max_new_tokens.is_some()),
+            (Overridden::Temperature, self.temperature.is_some()),
+            (Overridden::TopP, self.top_p.is_some()),
+            (Overridden::Seed, !self.seed.is_empty()),
+        ];
+        Some(PresetUse {
+            name: self.preset()?,
+            overridden: given
+                .into_iter()
+                .filter_map(|(one, given)| given.then_some(one))
+                .collect(),
+        })
+    }
+}
+
+fn until(text: &str) -> Result<Until, String> {
+    let width = text.strip_prefix("ci=").and_then(|width| width.parse().ok());
+    match width {
+        Some(half_width) if half_width > 0.0 && half_width < 0.5 => Ok(Until { half_width }),
+        _ => Err("write ci= and a width between 0 and 0.5, such as ci=0.02".to_owned()),
+    }
+}
