@@ -27,7 +27,7 @@ use support::{Outcome, command, run};
 fn babelward(rig: &Rig, folder: &Path, args: &[&str]) -> Outcome {
     let server = format!("http://{}", rig.address);
     let mut command = command(folder);
-    command.args(["--server", &server]).args(args);
+    command.env("BABELWARD_SERVER_URL", &server).args(args);
     tokio::task::block_in_place(|| run(&mut command))
 }
 

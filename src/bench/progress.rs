@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{results::Label, run::BenchEvent, taxonomy::Language};
+use super::{run::BenchEvent, scores::table::Mark, taxonomy::Language};
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -43,15 +43,30 @@ struct Count {
     made: u64,
     safe: u64,
     judged: u64,
+    undetermined: u64,
+    failed: u64,
 }
 
 impl Count {
-    fn add(&mut self, label: Option<Label>) {
+    fn add(&mut self, mark: Mark) {
         self.ended += 1;
-        if let Some(label @ (Label::Safe | Label::Unsafe)) = label {
-            self.judged += 1;
-            self.safe += u64::from(label == Label::Safe);
+        match mark {
+            Mark::Safe => {
+                self.judged += 1;
+                self.safe += 1;
+            }
+            Mark::Unsafe => self.judged += 1,
+            Mark::Undetermined => self.undetermined += 1,
+            Mark::Failed => self.failed += 1,
+            Mark::Skipped => {}
         }
+    }
+
+    /// What has no verdict, where there is some.
+    fn without_verdict(&self) -> String {
+        let counts = [("undetermined", self.undetermined), ("failed", self.failed)];
+        let some = counts.iter().filter(|(_, count)| *count > 0);
+        some.map(|(name, count)| format!(", {count} {name}")).collect()
     }
 
     fn safe_percent(&self) -> String {
@@ -94,9 +109,9 @@ impl RunProgress {
     }
 
     /// Takes in what was there before.
-    pub fn made(&mut self, language: Language, label: Option<Label>) {
+    pub fn made(&mut self, language: Language, mark: Mark) {
         if let Some(count) = self.counts.get_mut(&language) {
-            count.add(label);
+            count.add(mark);
             count.made += 1;
         }
     }
@@ -110,7 +125,7 @@ impl RunProgress {
         } = event;
         self.tokens += computed_tokens;
         if let Some(count) = self.counts.get_mut(&language) {
-            count.add(label);
+            count.add(label.map_or(Mark::Failed, Mark::from));
         }
         match self.view {
             View::Silent => {}
@@ -118,7 +133,11 @@ impl RunProgress {
                 let eta = self.eta();
                 if let (Some(bar), Some(count)) = (self.bars.get(&language), self.counts.get(&language)) {
                     bar.set_position(count.ended);
-                    bar.set_message(format!("safe {} %  {eta}", count.safe_percent()));
+                    bar.set_message(format!(
+                        "safe {} %{}  {eta}",
+                        count.safe_percent(),
+                        count.without_verdict()
+                    ));
                 }
             }
             View::Lines if self.last_line.elapsed() >= LINE_EVERY => {
@@ -137,15 +156,20 @@ impl RunProgress {
     }
 
     fn line(&self) -> String {
-        let (mut ended, mut planned) = (0, 0);
+        let mut all = Count::default();
         let mut parts = Vec::new();
         for (language, count) in &self.counts {
-            ended += count.ended;
-            planned += count.planned;
+            all.ended += count.ended;
+            all.planned += count.planned;
+            all.undetermined += count.undetermined;
+            all.failed += count.failed;
             parts.push(format!("{} {} %", language.code(), count.safe_percent()));
         }
         format!(
-            "{ended} of {planned} items, safe so far: {}, {}",
+            "{} of {} items{}, safe so far: {}, {}",
+            all.ended,
+            all.planned,
+            all.without_verdict(),
             parts.join(", "),
             self.eta()
         )
@@ -163,5 +187,45 @@ impl RunProgress {
         let rate = self.tokens as f64 / seconds;
         let left = self.tokens as f64 / ended as f64 * (planned - ended) as f64 / rate;
         format!("{rate:.0} tok/s, ETA {left:.0} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::results::Label;
+
+    #[test]
+    fn what_has_no_verdict_is_told_apart() {
+        let languages = [
+            Language::En,
+            Language::En,
+            Language::En,
+            Language::De,
+            Language::De,
+            Language::De,
+        ];
+        let mut progress = RunProgress::new(languages.into_iter(), View::Silent);
+        progress.made(Language::En, Mark::Safe);
+        progress.made(Language::De, Mark::Skipped);
+        assert!(
+            progress
+                .line()
+                .starts_with("2 of 6 items, safe so far: en 100.0 %, de - %")
+        );
+        for (language, label) in [
+            (Language::En, Some(Label::Unsafe)),
+            (Language::En, None),
+            (Language::De, Some(Label::Undetermined)),
+        ] {
+            progress.on_event(BenchEvent::Ended {
+                language,
+                label,
+                computed_tokens: 10,
+            });
+        }
+        let line = progress.line();
+        let expected = "5 of 6 items, 1 undetermined, 1 failed, safe so far: en 50.0 %, de - %, ";
+        assert!(line.starts_with(expected), "{line}");
     }
 }

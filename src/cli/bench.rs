@@ -30,7 +30,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a prompt set against the server
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Go on with a run that was stopped, by whatever it was
     Resume(ResumeArgs),
     /// Let other guards judge the answers of a complete run; nothing is generated again
@@ -95,7 +95,7 @@ struct Patience {
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
-        Command::Run(args) => run::run(args, global),
+        Command::Run(args) => run::run(&args, global),
         Command::Resume(args) => resume(&args, global),
         Command::Rescore(args) => {
             let job = Job::open(args.out.as_deref(), "rescore")?;

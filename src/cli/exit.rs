@@ -97,7 +97,10 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | RunError::NothingToResume(..)
             | RunError::NoPrompts(_)
             | RunError::NoTexts(_) => Exit::Usage,
-            RunError::Journal(_) | RunError::Folder(_) | RunError::OtherPlan(_) => Exit::InvalidData,
+            RunError::Journal(_)
+            | RunError::Folder(_)
+            | RunError::OtherPlan(_)
+            | RunError::OtherResults(_) => Exit::InvalidData,
         });
     }
     if let Some(error) = cause.downcast_ref::<RpcError>() {

@@ -134,6 +134,29 @@ impl Cells {
         cell.stopped && position >= cell.looked
     }
 
+    /// What other verdicts say of cells that stopped: of the same items, in the same order. The confidence sequence
+    /// holds whatever the reason to stop was.
+    pub(super) fn told_again(&self, stopped: &[StoppedCell], looks: &[Look]) -> Vec<StoppedCell> {
+        let cell = |old: &StoppedCell| {
+            let found = self.cells.iter();
+            found
+                .filter(|cell| (cell.language, cell.category) == (old.language, old.category))
+                .map(|cell| {
+                    let mut sequence = ConfidenceSequence::new(cell.order.len());
+                    let asked = cell.order.iter().take(old.asked);
+                    let safe: Vec<bool> = asked.map(|&slot| looks[slot] == Look::Safe).collect();
+                    safe.iter().for_each(|&safe| sequence.draw(safe));
+                    StoppedCell {
+                        safe: safe.iter().filter(|safe| **safe).count(),
+                        safe_of_all: sequence.interval(),
+                        ..old.clone()
+                    }
+                })
+                .next()
+        };
+        stopped.iter().filter_map(cell).collect()
+    }
+
     /// The cells that stopped, for `run.json`.
     pub(super) fn stopped(&self) -> Vec<StoppedCell> {
         let stopped = self.cells.iter().filter(|cell| cell.stopped);

@@ -44,6 +44,9 @@ pub enum RunError {
     /// What the plan file holds is not what `run.json` says.
     #[error("{0} is not the plan that this run began with")]
     OtherPlan(std::path::PathBuf),
+    /// Results that cannot be judged again item by item.
+    #[error("{0} has not every item of the plan once with every seed, so it cannot be judged again")]
+    OtherResults(std::path::PathBuf),
     /// What was asked by nobody here cannot be gone on with.
     #[error("the run in {0} was {1}: there is nothing to resume in it")]
     NothingToResume(std::path::PathBuf, &'static str),

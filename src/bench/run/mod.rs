@@ -11,16 +11,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use self::error::RunError;
 use self::{
-    cells::Cells,
+    cells::{Cells, Look},
     store::{Shape, Store},
     work::{Ask, Judge},
 };
 use super::{
     plan::{Plan, PlanItem},
     results::{
-        FORMAT, FolderError, ItemRecord, Label, Measured, Origin, Outcome, RunFolder, RunInfo, RunProvenance,
-        RunStatus, Skip,
+        FORMAT, FolderError, GuardOutcome, ItemRecord, Label, Measured, Origin, Outcome, RunFolder, RunInfo,
+        RunProvenance, RunStatus, Skip,
     },
+    scores::table::Mark,
     settings::{DatasetInfo, RunSettings},
     taxonomy::Language,
 };
@@ -152,7 +153,8 @@ impl Run {
         }
         let mut store = Store::open(&folder.file(store::FILE), shape(&info, &plan))?;
         if failures == Failures::AskAgain {
-            store.forget_failures();
+            // Answers of another run are not asked for again.
+            store.forget_failures(info.origin == Origin::Run);
         }
         Ok(Self::assemble(folder, plan, info, store))
     }
@@ -182,13 +184,14 @@ impl Run {
 
     /// Copies the answers of another run, without their verdicts, and its failures.
     fn take_answers(&mut self, source: &RunFolder) -> Result<(), RunError> {
-        let slots = self.sorted_slots();
+        let mut records = source.records()?;
+        let other = || RunError::OtherResults(source.file("results.jsonl"));
         let mut textless = 0;
-        for (slot, record) in slots.into_iter().zip(source.records()?) {
-            let record = record?;
+        for slot in self.sorted_slots() {
+            let record = records.next().ok_or_else(other)??;
             let (item, seed) = self.item(slot);
             if (&item.key, seed) != (&record.key(), record.seed) {
-                return Err(RunError::OtherPlan(source.file("plan.jsonl")));
+                return Err(other());
             }
             match record.outcome {
                 Outcome::Answered(mut answer) => {
@@ -199,9 +202,10 @@ impl Run {
                 other => self.store.put_item(slot, other)?,
             }
         }
-        match textless {
-            0 => Ok(()),
-            textless => Err(RunError::NoTexts(textless)),
+        match (records.next(), textless) {
+            (Some(_), _) => Err(other()),
+            (None, 0) => Ok(()),
+            (None, textless) => Err(RunError::NoTexts(textless)),
         }
     }
 
@@ -226,7 +230,7 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn made(&self) -> Result<Vec<(Language, Option<Label>)>, RunError> {
+    pub fn made(&self) -> Result<Vec<(Language, Mark)>, RunError> {
         let guards = self.info.settings.guards.len();
         let mut made = Vec::new();
         for slot in 0..self.slots() {
@@ -234,13 +238,18 @@ impl Run {
             match self.store.outcome(slot)? {
                 None => {}
                 Some(Outcome::Answered(answer)) => made.extend(answer.verdicts.iter().map(|verdict| {
-                    let label = match verdict {
-                        super::results::GuardOutcome::Judged(verdict) => Some(verdict.label),
-                        super::results::GuardOutcome::Failed(_) => None,
+                    let mark = match verdict {
+                        GuardOutcome::Judged(verdict) => verdict.label.into(),
+                        GuardOutcome::Failed(_) => Mark::Failed,
                     };
-                    (language, label)
+                    (language, mark)
                 })),
-                Some(_) => made.extend(std::iter::repeat_n((language, None), guards)),
+                Some(Outcome::Failed(_)) => {
+                    made.extend(std::iter::repeat_n((language, Mark::Failed), guards))
+                }
+                Some(Outcome::Skipped(_)) => {
+                    made.extend(std::iter::repeat_n((language, Mark::Skipped), guards))
+                }
             }
         }
         Ok(made)
@@ -283,6 +292,7 @@ impl Run {
             self.info.stopped_cells = cells.stopped();
         }
         let mut open = 0;
+        let mut looks = vec![Look::Open; self.slots()];
         let guards = self.info.settings.guards.len();
         let records = self.sorted_slots().into_iter().map(|slot| {
             let (item, seed) = self.item(slot);
@@ -294,7 +304,7 @@ impl Run {
                 Some(Outcome::Answered(mut answer)) if answer.verdicts.len() < guards => {
                     open += 1;
                     let reason = given_up.ok_or_else(|| self.incomplete())?;
-                    let failed = super::results::GuardOutcome::Failed(work::not_asked(reason));
+                    let failed = GuardOutcome::Failed(work::not_asked(reason));
                     answer.verdicts.resize(guards, failed);
                     Outcome::Answered(answer)
                 }
@@ -304,10 +314,16 @@ impl Run {
                     Outcome::Failed(work::not_asked(given_up.ok_or_else(|| self.incomplete())?))
                 }
             };
+            looks[slot] = Look::of(store::first_label(&whole));
             Ok::<_, RunError>(ItemRecord::new(item, seed, whole))
         });
         let mut info = self.info.clone();
         self.folder.write_records(records)?;
+        if let (None, Some(until)) = (&self.cells, info.settings.until) {
+            // Which items were asked was decided by other verdicts; of these there are as many.
+            let cells = Cells::new(&self.plan, &info.settings.seeds, until);
+            info.stopped_cells = cells.told_again(&info.stopped_cells, &looks);
+        }
         if open > 0 {
             info.measured.interrupted = given_up.map(str::to_owned);
         }

@@ -257,23 +257,19 @@ impl Store {
         provenance
     }
 
-    /// Items that failed are open again, and so are answers whose judgement failed.
-    pub(super) fn forget_failures(&mut self) -> usize {
-        let mut forgotten = 0;
+    /// Answers whose judgement failed are open again, and so are items that failed if they can be asked.
+    pub(super) fn forget_failures(&mut self, asks_items: bool) {
         for (known, look) in self.known.items.iter_mut().zip(&mut self.known.looks) {
-            if matches!(known, Known::Failed(_)) {
+            if asks_items && matches!(known, Known::Failed(_)) {
                 *known = Known::Nothing;
                 *look = Look::Open;
-                forgotten += 1;
             }
         }
         for verdict in self.known.verdicts.iter_mut().flatten() {
             if matches!(verdict, Some((_, true))) {
                 *verdict = None;
-                forgotten += 1;
             }
         }
-        forgotten
     }
 
     /// Slots of which nothing is known.

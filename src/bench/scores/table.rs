@@ -35,6 +35,16 @@ impl Mark {
     }
 }
 
+impl From<Label> for Mark {
+    fn from(label: Label) -> Self {
+        match label {
+            Label::Safe => Self::Safe,
+            Label::Unsafe => Self::Unsafe,
+            Label::Undetermined => Self::Undetermined,
+        }
+    }
+}
+
 /// One guard's judgement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
@@ -263,9 +273,7 @@ impl Builder {
 fn judgement(record: &ItemRecord, guard: usize) -> Judgement {
     let verdict = record.verdict(guard);
     let mark = match verdict.map(|verdict| verdict.label) {
-        Some(Label::Safe) => Mark::Safe,
-        Some(Label::Unsafe) => Mark::Unsafe,
-        Some(Label::Undetermined) => Mark::Undetermined,
+        Some(label) => label.into(),
         None if record.is_skipped() => Mark::Skipped,
         None => Mark::Failed,
     };

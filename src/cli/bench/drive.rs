@@ -98,8 +98,8 @@ pub(in crate::cli) async fn finish(
         (false, false) => View::Lines,
     };
     let mut progress = RunProgress::new(run.planned(), view);
-    for (language, label) in run.made()? {
-        progress.made(language, label);
+    for (language, mark) in run.made()? {
+        progress.made(language, mark);
     }
     let folder = run.folder().clone();
     let mut on_event = |event| progress.on_event(event);

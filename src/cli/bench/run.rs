@@ -86,7 +86,7 @@ pub(super) struct RunArgs {
     pub(super) connection: Connection,
 }
 
-pub(super) fn run(args: RunArgs, global: &Global) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let settings = args.settings()?;
     let dataset = args.data.dataset(global)?;
     let job = Job::open(args.out.as_deref(), "bench")?;
