@@ -33,7 +33,7 @@ fn repository(path: &str) -> String {
 
 /// A server with a tiny random chat model in both roles (`tests/golden/tiny_chat.py`).
 fn serve(folder: &Path, listen: &str) -> (Server, String) {
-    let model = format!("tiny={}", repository("tests/golden/models/tiny-chat"));
+    let model = format!("tiny={}", repository("tests/golden/tiny-chat"));
     let mut server = Server::start(command(folder).args([
         "serve",
         "--listen",

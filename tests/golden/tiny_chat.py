@@ -1,4 +1,4 @@
-"""Makes a random chat model that a server can serve in both roles, small and quick: tests/golden/models/tiny-chat.
+"""Makes a random chat model that a server can serve in both roles, small and quick: tests/golden/tiny-chat.
 
     pip install numpy safetensors tokenizers
     python tests/golden/tiny_chat.py
@@ -15,7 +15,7 @@ import tokenizers
 from safetensors.numpy import save_file
 
 HERE = pathlib.Path(__file__).resolve().parent
-OUT = HERE / "models" / "tiny-chat"
+OUT = HERE / "tiny-chat"
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD, LAYERS, VOCAB = 32, 48, 2, 1, 16, 1, 900
 
 bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
