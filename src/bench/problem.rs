@@ -86,19 +86,25 @@ impl<K: Kind> Serialize for Problem<K> {
 }
 
 impl<K: Kind> Problem<K> {
-    /// A row that could not be read.
-    pub fn of_bad_row(place: Place, bad: &BadRow) -> Self {
+    /// In the only file; `field` empty: about the row.
+    pub fn new(kind: K, place: Place, id: Option<String>, field: &str, message: String) -> Self {
         Self {
-            kind: match bad {
-                BadRow::NotUtf8 { .. } => K::NOT_UTF8,
-                BadRow::NotAnObject | BadRow::Syntax(_) => K::UNREADABLE,
-            },
+            kind,
             file: String::new(),
             place,
-            id: None,
-            field: bad.field().to_owned(),
-            message: bad.to_string(),
+            id,
+            field: field.to_owned(),
+            message,
         }
+    }
+
+    /// A row that could not be read.
+    pub fn of_bad_row(place: Place, bad: &BadRow) -> Self {
+        let kind = match bad {
+            BadRow::NotUtf8 { .. } => K::NOT_UTF8,
+            BadRow::NotAnObject | BadRow::Syntax(_) => K::UNREADABLE,
+        };
+        Self::new(kind, place, None, bad.field(), bad.to_string())
     }
 }
 

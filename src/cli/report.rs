@@ -108,6 +108,14 @@ pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
     Ok((folder, info, table))
 }
 
+/// The summary of a complete run, written with its report.
+pub(super) fn renew(dir: &Path) -> anyhow::Result<(RunFolder, Summary)> {
+    let (folder, info, table) = load(dir)?;
+    let summary = Summary::of(info, &table, &Options::default());
+    write(&folder, &summary, None)?;
+    Ok((folder, summary))
+}
+
 /// Writes `summary.json` and `report.html`.
 pub(super) fn write(
     folder: &RunFolder,

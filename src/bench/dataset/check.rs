@@ -246,15 +246,7 @@ impl Checker<'_> {
 
     /// About a file, or about the set.
     fn whole(&mut self, file: usize, kind: ProblemKind, message: String) {
-        let problem = Problem {
-            kind,
-            file: String::new(),
-            place: Place::Whole,
-            id: None,
-            field: String::new(),
-            message,
-        };
-        self.push(file, problem);
+        self.push(file, Problem::new(kind, Place::Whole, None, "", message));
     }
 
     /// Each prompt by itself and beside the English one.
@@ -266,15 +258,12 @@ impl Checker<'_> {
             let original = english.filter(|_| *language != Language::En);
             problems.extend(original.and_then(|english| beside(english, prompt)));
             for (kind, message) in problems {
-                let problem = Problem {
-                    kind,
-                    file: String::new(),
-                    place: found.places.get(language).copied().unwrap_or(found.first),
-                    id: Some(row.id.to_string()),
-                    field: language.code().to_owned(),
-                    message,
-                };
-                self.push(found.file, problem);
+                let place = found.places.get(language).copied().unwrap_or(found.first);
+                let id = Some(row.id.to_string());
+                self.push(
+                    found.file,
+                    Problem::new(kind, place, id, language.code(), message),
+                );
             }
         }
     }

@@ -123,14 +123,9 @@ impl ModelVerdicts {
         let mut gaps = Vec::new();
         for ((id, seed), (place, languages)) in rows {
             for language in all.difference(&languages) {
-                gaps.push(VerdictProblem {
-                    kind: Kind::Missing,
-                    file: String::new(),
-                    place,
-                    id: Some(id.to_string()),
-                    field: "language".to_owned(),
-                    message: format!("id {id} with seed {seed} has no verdict in {}", language.name()),
-                });
+                let message = format!("id {id} with seed {seed} has no verdict in {}", language.name());
+                let id = Some(id.to_string());
+                gaps.push(VerdictProblem::new(Kind::Missing, place, id, "language", message));
             }
         }
         gaps
@@ -190,14 +185,9 @@ impl<'a> Collector<'a> {
         field: &str,
         message: impl fmt::Display,
     ) {
-        self.problems.push(VerdictProblem {
-            kind,
-            file: String::new(),
-            place,
-            id: id.map(PromptId::to_string),
-            field: field.to_owned(),
-            message: message.to_string(),
-        });
+        let id = id.map(PromptId::to_string);
+        self.problems
+            .push(VerdictProblem::new(kind, place, id, field, message.to_string()));
     }
 
     fn take(&mut self, place: Place, row: VerdictRow) {

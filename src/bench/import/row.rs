@@ -81,14 +81,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn problem(&mut self, kind: Kind, field: &str, message: impl fmt::Display) {
-        self.problems.push(VerdictProblem {
-            kind,
-            file: String::new(),
-            place: self.place,
-            id: self.id.clone(),
-            field: field.to_owned(),
-            message: message.to_string(),
-        });
+        let (place, id) = (self.place, self.id.clone());
+        self.problems
+            .push(VerdictProblem::new(kind, place, id, field, message.to_string()));
     }
 
     fn value(&self, field: &str) -> Option<&Value> {

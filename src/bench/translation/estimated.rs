@@ -2,13 +2,14 @@
 
 use std::io;
 
-use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use tonic::Code;
 
-use super::{Metric, served::Journal};
+use super::{
+    Metric,
+    journal::{Answers, Journal, Pace},
+};
 use crate::{
-    client::{Client, ClientError, RpcError},
+    client::{Client, ClientError},
     digest,
     proto::QualityMetric,
 };
@@ -71,52 +72,20 @@ impl ServedEstimator<'_> {
         concurrency: usize,
         on_score: &mut dyn FnMut(usize),
     ) -> io::Result<Vec<Result<Estimate, ClientError>>> {
-        let digests: Vec<String> = pairs.iter().map(|pair| self.request_digest(*pair)).collect();
-        let mut scores: Vec<Result<Estimate, ClientError>> = Vec::new();
-        scores.resize_with(pairs.len(), || Err(not_sent()));
-        let mut open = Vec::new();
-        for (at, digest) in digests.iter().enumerate() {
-            match journal.get(digest) {
-                Some(estimate) => scores[at] = Ok(*estimate),
-                None => open.push(at),
-            }
-        }
-        let mut done = pairs.len() - open.len();
-        on_score(done);
-        let calls = open.chunks(PAIRS_PER_CALL).map(|chunk| async move {
-            let sent: Vec<_> = chunk.iter().map(|at| pairs[*at]).collect();
-            (chunk, self.scores(&sent).await)
-        });
-        let mut calls = futures::stream::iter(calls).buffer_unordered(concurrency.max(1));
-        let mut failed_in_a_row = 0;
-        while let Some((chunk, answers)) = calls.next().await {
-            match answers {
-                Ok(answers) => {
-                    failed_in_a_row = 0;
-                    for (&at, answer) in chunk.iter().zip(answers) {
-                        if let Ok(estimate) = &answer {
-                            journal.add(&digests[at], estimate)?;
-                        }
-                        scores[at] = answer.map_err(ClientError::Rpc);
-                    }
-                }
-                Err(error) => {
-                    failed_in_a_row += 1;
-                    if let Some(&first) = chunk.first() {
-                        scores[first] = Err(error);
-                    }
-                }
-            }
-            done += chunk.len();
-            on_score(done);
-            if failed_in_a_row >= concurrency.max(4) {
-                break;
-            }
-        }
-        Ok(scores)
+        let requests: Vec<String> = pairs.iter().map(|pair| self.request_digest(*pair)).collect();
+        let pace = Pace {
+            concurrency,
+            per_call: PAIRS_PER_CALL,
+            patience: 4,
+        };
+        let call = async |places: Vec<usize>| {
+            let sent: Vec<_> = places.into_iter().map(|at| pairs[at]).collect();
+            self.scores(&sent).await
+        };
+        journal.complete(&requests, pace, call, on_score).await
     }
 
-    async fn scores(&self, pairs: &[(&str, &str)]) -> Result<Vec<Result<Estimate, RpcError>>, ClientError> {
+    async fn scores(&self, pairs: &[(&str, &str)]) -> Answers<Estimate> {
         let answer = self.client.estimate_quality(&self.model, pairs).await?;
         if answer.model_digest != self.digest {
             let message = format!("{} was exchanged meanwhile: {}", self.model, answer.model_digest);
@@ -135,9 +104,4 @@ impl ServedEstimator<'_> {
             .map(|result| result.map(|found| estimate(found.score)))
             .collect())
     }
-}
-
-fn not_sent() -> ClientError {
-    let reason = "a call before it failed";
-    ClientError::Rpc(RpcError::local(Code::Cancelled, "NOT_SENT", reason))
 }

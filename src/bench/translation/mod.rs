@@ -1,7 +1,7 @@
 //! From prompts in one language to a prompt set in several, as M-ALERT was made: candidates of several translators,
 //! their quality scores, the best candidate of each prompt if it is good enough, and a record of every choice.
 //!
-//! `served` and `import` give candidates; `import` and `estimated` give scores. `flags` looks at each candidate, `select` chooses,
+//! `served` and `import` give candidates; `import` and `estimated` give scores; `journal` keeps what cost a call. `flags` looks at each candidate, `select` chooses,
 //! `folder` writes, `summary` counts. Imported scores come in as a
 //! [`ScoreTable`].
 
@@ -10,6 +10,7 @@ pub mod estimated;
 pub mod flags;
 pub mod folder;
 pub mod import;
+pub mod journal;
 pub mod select;
 pub mod served;
 pub mod summary;

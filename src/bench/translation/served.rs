@@ -1,17 +1,11 @@
 //! Translations by a model that the server has: one prompt each, greedy, kept as they come.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    path::Path,
-};
+use std::io;
 
-use futures::StreamExt as _;
 use minijinja::{Environment, UndefinedBehavior, context};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tonic::Code;
+use serde::{Deserialize, Serialize};
 
+use super::journal::{Journal, Pace};
 use crate::{
     bench::taxonomy::Language,
     client::{Client, ClientError, RpcError},
@@ -159,115 +153,24 @@ impl ServedModel<'_> {
     pub async fn answer_all(
         &self,
         prompts: &[String],
-        journal: &mut Journal,
+        journal: &mut Journal<Answer>,
         concurrency: usize,
         on_answer: &mut dyn FnMut(usize),
     ) -> io::Result<Vec<Result<Answer, ClientError>>> {
-        let digests: Vec<String> = prompts.iter().map(|prompt| self.request_digest(prompt)).collect();
-        let not_sent = || {
-            let reason = "too many before it failed";
-            Err(ClientError::Rpc(RpcError::local(
-                Code::Cancelled,
-                "NOT_SENT",
-                reason,
-            )))
+        let requests: Vec<String> = prompts.iter().map(|prompt| self.request_digest(prompt)).collect();
+        let pace = Pace {
+            concurrency,
+            per_call: 1,
+            patience: 8,
         };
-        let mut answers: Vec<Result<Answer, ClientError>> = Vec::new();
-        answers.resize_with(prompts.len(), not_sent);
-        let mut open = Vec::new();
-        for (at, digest) in digests.iter().enumerate() {
-            match journal.get(digest) {
-                Some(answer) => answers[at] = Ok(answer.clone()),
-                None => open.push(at),
+        let call = async |places: Vec<usize>| {
+            let mut answers = Vec::new();
+            for at in places {
+                answers.push(Ok(self.answer(&prompts[at]).await?));
             }
-        }
-        let mut done = prompts.len() - open.len();
-        on_answer(done);
-        let calls = open
-            .into_iter()
-            .map(|at| async move { (at, self.answer(&prompts[at]).await) });
-        let mut calls = futures::stream::iter(calls).buffer_unordered(concurrency.max(1));
-        let mut failed_in_a_row = 0;
-        while let Some((at, answer)) = calls.next().await {
-            match &answer {
-                Ok(answer) => {
-                    failed_in_a_row = 0;
-                    journal.add(&digests[at], answer)?;
-                }
-                Err(_) => failed_in_a_row += 1,
-            }
-            answers[at] = answer;
-            done += 1;
-            on_answer(done);
-            if failed_in_a_row >= concurrency.max(8) {
-                break;
-            }
-        }
-        Ok(answers)
-    }
-}
-
-/// Answers that a folder has, by what they depend on.
-pub struct Journal<T = Answer> {
-    file: File,
-    answers: HashMap<String, T>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Line<T> {
-    request: String,
-    #[serde(flatten)]
-    answer: T,
-}
-
-impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
-    /// Opens or begins a journal. A last line that was cut off is dropped.
-    ///
-    /// # Errors
-    /// Those of the file; [`io::ErrorKind::InvalidData`] for a line that is none.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut answers = HashMap::new();
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
+            Ok(answers)
         };
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
-        for (index, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
-            if line.is_empty() {
-                continue;
-            }
-            let line: Line<T> = serde_json::from_slice(line).map_err(|error| {
-                let message = format!("line {}: {error}; remove the line or the file", index + 1);
-                io::Error::new(io::ErrorKind::InvalidData, message)
-            })?;
-            answers.insert(line.request, line.answer);
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        file.set_len(whole as u64)?;
-        Ok(Self { file, answers })
-    }
-
-    /// The answer to this request, if it is there.
-    pub(super) fn get(&self, request: &str) -> Option<&T> {
-        self.answers.get(request)
-    }
-
-    /// Keeps an answer.
-    pub(super) fn add(&mut self, request: &str, answer: &T) -> io::Result<()> {
-        let line = Line {
-            request: request.to_owned(),
-            answer: answer.clone(),
-        };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        // One write: what a killed process leaves is whole lines and at most one that is cut.
-        self.file.write_all(&text)?;
-        self.answers.insert(line.request, line.answer);
-        Ok(())
+        journal.complete(&requests, pace, call, on_answer).await
     }
 }
 
@@ -294,33 +197,5 @@ mod tests {
             let error = PromptTemplate::new(wrong).map(|_| ()).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
-    }
-
-    #[test]
-    fn a_journal_survives_a_cut_line_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("served.jsonl");
-        let answer = |text: &str| Answer {
-            text: text.to_owned(),
-            truncated: false,
-        };
-        let mut journal = Journal::open(&path).unwrap();
-        journal.add("sha256:1", &answer("eins")).unwrap();
-        journal.add("sha256:2", &answer("zwei")).unwrap();
-        drop(journal);
-        let whole = fs::read(&path).unwrap();
-        for length in 0..=whole.len() {
-            fs::write(&path, &whole[..length]).unwrap();
-            let mut journal = Journal::open(&path).unwrap();
-            let lines = whole[..length].iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(journal.answers.len(), lines);
-            journal.add("sha256:3", &answer("drei")).unwrap();
-            drop(journal);
-            let again: Journal = Journal::open(&path).unwrap();
-            assert_eq!(again.answers.len(), lines + 1);
-        }
-        fs::write(&path, "nonsense\n").unwrap();
-        let error = Journal::<Answer>::open(&path).map(|_| ()).unwrap_err();
-        assert!(error.to_string().starts_with("line 1: "), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         results::RunFolder,
         run::Run,
         settings::{DatasetInfo, RunKind, RunSettings},
-        summary::{self, Options, Summary},
+        summary::{self, Summary},
     },
     cli::{CommandError, Exit, Global, output::print_line, report},
     client::Client,
@@ -143,9 +143,7 @@ pub(in crate::cli) async fn finish(
 
 /// Writes and prints what a complete run says.
 pub(super) fn tell(folder: &RunFolder) -> anyhow::Result<Summary> {
-    let (folder, info, table) = report::load(folder.path())?;
-    let summary = Summary::of(info, &table, &Options::default());
-    report::write(&folder, &summary, None)?;
+    let (folder, summary) = report::renew(folder.path())?;
     print_line(&summary::table(&summary))?;
     let demo =
         summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();

@@ -9,7 +9,7 @@ use crate::{
         import::{Import, ImportError, ImportOptions},
         problem::{counted, list},
         results::{RunFolder, folder_names},
-        summary::{self, Options, Summary},
+        summary::{self, Summary},
     },
     cli::{
         CommandError, Exit, Format, Global,
@@ -98,8 +98,5 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
 fn write(import: &Import, model: usize, path: &Path) -> anyhow::Result<(RunFolder, Summary)> {
     let folder = RunFolder::create(path)?;
     import.write(model, &folder)?;
-    let (folder, info, table) = report::load(folder.path())?;
-    let summary = Summary::of(info, &table, &Options::default());
-    report::write(&folder, &summary, None)?;
-    Ok((folder, summary))
+    report::renew(folder.path())
 }

@@ -13,7 +13,7 @@ use crate::{
         estimated::{EstimatorInfo, ServedEstimator},
         flags::Flag,
         folder::TranslationFolder,
-        served::Journal,
+        journal::Journal,
     },
     client::Client,
     proto::Capability,

@@ -25,8 +25,9 @@ use crate::{
             flags::{self, Flag, POOR_BACK_TRANSLATION},
             folder::{Task, TranslationFolder},
             import::{self, ImportError},
+            journal::Journal,
             select::decide,
-            served::{Answer, Journal, PromptTemplate, ServedModel},
+            served::{Answer, PromptTemplate, ServedModel},
             summary,
         },
     },
@@ -150,7 +151,7 @@ impl Work<'_> {
         Ok(gathered)
     }
 
-    fn journal(&self, folder: &TranslationFolder) -> anyhow::Result<Journal> {
+    fn journal(&self, folder: &TranslationFolder) -> anyhow::Result<Journal<Answer>> {
         let path = folder.file("served.jsonl");
         Journal::open(&path).with_context(|| path.display().to_string())
     }
@@ -229,7 +230,7 @@ impl Work<'_> {
         model: &ServedModel<'_>,
         name: &str,
         prompts: &[String],
-        journal: &mut Journal,
+        journal: &mut Journal<Answer>,
     ) -> anyhow::Result<Vec<Result<Answer, ClientError>>> {
         let bar = progress(name, prompts.len(), self.global.quiet);
         let mut on_answer = |done: usize| bar.set_position(done as u64);
@@ -277,7 +278,7 @@ impl Work<'_> {
         &self,
         client: &Client,
         model: &str,
-        journal: &mut Journal,
+        journal: &mut Journal<Answer>,
         gathered: &mut Gathered,
     ) -> anyhow::Result<()> {
         let model = self.model(client, model).await?;

@@ -42,6 +42,8 @@ pub enum Label {
 }
 
 impl Label {
+    const ALL: [Self; 3] = [Self::Safe, Self::Unsafe, Self::Unsure];
+
     /// `None` when it was not decided.
     pub fn is_unsafe(self) -> Option<bool> {
         match self {
@@ -123,15 +125,13 @@ pub fn read_labels(path: &Path) -> anyhow::Result<HashMap<String, Label>> {
     for row in reader.records() {
         let row = row.map_err(|error| invalid(error.to_string()))?;
         let line = row.position().map_or(0, csv::Position::line);
-        let value = match row.get(label).unwrap_or("").trim().to_lowercase().as_str() {
-            "safe" => Label::Safe,
-            "unsafe" => Label::Unsafe,
-            "unsure" => Label::Unsure,
-            "" => continue,
-            other => {
-                let message = format!("line {line}: label `{other}` is none of safe, unsafe and unsure");
-                return Err(invalid(message).into());
-            }
+        let word = row.get(label).unwrap_or("").trim().to_lowercase();
+        if word.is_empty() {
+            continue;
+        }
+        let Some(value) = Label::ALL.into_iter().find(|value| value.word() == word) else {
+            let message = format!("line {line}: label `{word}` is none of safe, unsafe and unsure");
+            return Err(invalid(message).into());
         };
         labels.insert(row.get(item).unwrap_or("").trim().to_owned(), value);
     }
@@ -144,5 +144,8 @@ pub fn write_safely(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::File::create(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    // The new name, too, is to be there after a power cut.
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
