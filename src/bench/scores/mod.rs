@@ -7,6 +7,7 @@ pub mod guards;
 pub mod refusal;
 pub mod study;
 pub mod table;
+pub mod translation;
 pub mod validation;
 pub mod what_if;
 
