@@ -160,7 +160,16 @@ async fn what_does_not_belong_together_is_refused_and_named() {
     ] {
         fs::write(path("a2").join("results.jsonl"), wrong).unwrap();
         let error = refused(&["a1", "a2"]);
+        assert!(
+            error.contains("a2/results.jsonl is not what the run wrote"),
+            "{error}"
+        );
+        let mut info: serde_json::Value = serde_json::from_str(&text).unwrap();
+        info["results_digest"].take();
+        fs::write(path("a2").join("run.json"), info.to_string()).unwrap();
+        let error = refused(&["a1", "a2"]);
         assert!(error.contains(why), "{why}: {error}");
+        fs::write(path("a2").join("run.json"), &text).unwrap();
     }
     fs::write(path("a2").join("results.jsonl"), &lines).unwrap();
     fs::copy(path("a1").join("plan.jsonl"), path("a2").join("plan.jsonl")).unwrap();

@@ -11,7 +11,7 @@ use super::{
     plan::{ItemKey, Plan},
     results::{
         FolderError, ItemRecord, Measured, ModelProvenance, Origin, PlanInfo, Records, RunFolder, RunInfo,
-        RunProvenance, RunStatus,
+        RunProvenance,
     },
     settings::{RunSettings, Shard},
 };
@@ -155,11 +155,14 @@ pub fn merge(folders: &[RunFolder], out: &RunFolder) -> Result<RunInfo, MergeErr
         return Err(MergeError::Refused(wrong));
     }
     let seeds = parts.first().map(|part| part.info.settings.seeds.clone());
-    out.write_records(Merged::new(&parts, &plan, &seeds.unwrap_or_default())?)?;
+    let results_digest = out.write_records(Merged::new(&parts, &plan, &seeds.unwrap_or_default())?)?;
     out.write_with("plan.jsonl", |file| {
         plan.lines().try_for_each(|line| file.write_all(line.as_bytes()))
     })?;
-    let info = info(&parts, whole);
+    let info = RunInfo {
+        results_digest: Some(results_digest),
+        ..info(&parts, whole)
+    };
     out.write_info(&info)?;
     Ok(info)
 }
@@ -179,7 +182,10 @@ fn parts(folders: &[RunFolder]) -> Result<Vec<Part>, MergeError> {
     let mut refusals = Vec::new();
     let mut parts: Vec<Part> = Vec::new();
     for folder in folders {
-        let info = folder.info()?;
+        let (info, unfinished) = match folder.complete_info() {
+            Err(FolderError::Incomplete(_)) => (folder.info()?, true),
+            info => (info?, false),
+        };
         let path = || folder.path().to_owned();
         if info.settings.until.is_some() {
             refusals.push(Refusal::Until(path()));
@@ -188,7 +194,7 @@ fn parts(folders: &[RunFolder]) -> Result<Vec<Part>, MergeError> {
             refusals.push(Refusal::NotAShard(path()));
             continue;
         };
-        if info.status == RunStatus::Running {
+        if unfinished {
             refusals.push(Refusal::Unfinished(path()));
         }
         let part = Part {

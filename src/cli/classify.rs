@@ -2,6 +2,7 @@
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::{
     CommandError, Connection, Exit, Format, Global,
@@ -146,7 +147,10 @@ async fn judge(client: Client, item: Item, args: &Args) -> Result<ItemOutcome, C
     };
     match client.classify(request).await {
         Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict)?))),
-        Err(ClientError::Rpc(error)) if error.reason.is_some() => Ok((item.id, Err(error))),
+        // Too large for a message, which is refused before anything reads it, has no reason of ours.
+        Err(ClientError::Rpc(error)) if error.reason.is_some() || error.code == Code::OutOfRange => {
+            Ok((item.id, Err(error)))
+        }
         Err(error) => Err(error),
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct GenerationArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// 0 is greedy; the server's default is 1
-    #[arg(long, value_name = "0..2")]
+    #[arg(long, value_name = "0..2", allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// Draw from the most likely tokens that together have this probability
     #[arg(long, value_name = "0..1")]
@@ -42,11 +42,11 @@ pub(super) struct GenerationArgs {
     #[arg(long, value_name = "1..2")]
     repetition_penalty: Option<f64>,
     /// Makes the answer repeatable; drawn by the server when absent
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Longest answer; the server's default is 200
-    #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_default_value = true)]
-    max_new_tokens: u32,
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
     /// End before this text; repeatable
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -75,7 +75,8 @@ impl GenerationArgs {
                 seed: self.seed,
             }),
             stopping: Some(StoppingParams {
-                max_new_tokens: self.max_new_tokens,
+                // In the interface 0 is the server's default.
+                max_new_tokens: self.max_new_tokens.unwrap_or(0),
                 stop_sequences: self.stop.clone(),
             }),
             logprobs: None,

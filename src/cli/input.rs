@@ -1,6 +1,7 @@
 //! Text to work on: from the command line, from stdin, or from a JSON Lines file.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
@@ -15,6 +16,9 @@ use crate::proto::{Conversation, Message, Role};
 
 /// Most invalid lines of a file that are told.
 const LINES_TOLD: usize = 20;
+
+/// What some programs write in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Where text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +123,7 @@ fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::E
     };
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Err(wrong("empty")),
         Value::String(text) => Ok(Some(text)),
         Value::Number(number) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
         Value::Number(number) => Err(wrong(&format!("the number {number}"))),
@@ -138,16 +143,25 @@ struct LineMessage {
 /// Reads a whole file before anything is sent, so that a wrong line is found before work is done.
 pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
     let name = path.display();
-    let text =
-        fs::read_to_string(path).map_err(|error| CommandError::invalid_data(format!("{name}: {error}")))?;
-    let mut items = Vec::new();
+    let bytes = fs::read(path).map_err(|error| CommandError::invalid_data(format!("{name}: {error}")))?;
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    let mut items: Vec<Item> = Vec::new();
+    let mut lines = HashMap::new();
     let mut wrong = Vec::new();
-    for (number, line) in (1..)
-        .zip(text.lines())
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
-        match item(number, line) {
-            Ok(item) => items.push(item),
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let read = str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned());
+        match read.and_then(|line| item(number, line.trim())) {
+            // What has no id is told by its line: nobody else may be called so.
+            Ok(item) => match lines.insert(item.id.clone(), number) {
+                None => items.push(item),
+                Some(first) => wrong.push(format!(
+                    "{name}:{number}: line {first} is `{}`, too: ids are unique",
+                    item.id
+                )),
+            },
             Err(reason) => wrong.push(format!("{name}:{number}: {reason}")),
         }
     }
@@ -168,6 +182,7 @@ fn item(number: usize, line: &str) -> Result<Item, String> {
         let (told, column) = (error.to_string(), error.column());
         let place = format!(" at line {} column {column}", error.line());
         match told.strip_suffix(&place) {
+            _ if !line.starts_with('{') => "is no JSON object: write {\"text\": …}".to_owned(),
             Some(what) => format!("column {column}: {what}"),
             None => told,
         }
@@ -235,12 +250,26 @@ mod tests {
         assert_eq!(found[1].conversation, judged("b", JudgedRole::User, Some("p")));
         assert_eq!(found[2].conversation, judged("c", JudgedRole::User, None));
 
+        let marked = "\u{feff}{\"text\": \"a\"}\r\n  {\"text\": \"b\"}  \r\n\r\n";
+        fs::write(&path, marked).unwrap();
+        assert_eq!(items(&path).unwrap().len(), 2);
+
+        let mut cut = b"{\"text\": \"a\"}\n{\"text\": \"".to_vec();
+        cut.extend(b"\xff\"}\nhello\n{\"text\": \"b\", \"id\": 1}\n");
+        fs::write(&path, cut).unwrap();
+        let error = items(&path).unwrap_err().to_string();
+        let told: Vec<_> = error.lines().collect();
+        assert_eq!(told.len(), 3, "{error}");
+        assert!(told[0].ends_with("items.jsonl:2: is not UTF-8"), "{error}");
+        assert!(told[1].contains("items.jsonl:3: is no JSON object"), "{error}");
+        assert!(told[2].contains("items.jsonl:4: line 1 is `1`, too"), "{error}");
+
         let numbered = "{\"id\": 17, \"text\": \"a\"}\n{\"id\": -3, \"text\": \"a\"}\n{\"id\": null, \"text\": \"a\"}\n\
                         {\"id\": 18446744073709551615, \"text\": \"a\"}\n";
         fs::write(&path, numbered).unwrap();
         let ids: Vec<_> = items(&path).unwrap().into_iter().map(|item| item.id).collect();
         assert_eq!(ids, ["17", "-3", "3", "18446744073709551615"]);
-        for id in ["1.5", "18446744073709551616", "true", "[1]", "{}"] {
+        for id in ["1.5", "18446744073709551616", "true", "[1]", "{}", "\"\""] {
             fs::write(&path, format!("\n{{\"id\": {id}, \"text\": \"a\"}}\n")).unwrap();
             let error = items(&path).unwrap_err().to_string();
             assert!(

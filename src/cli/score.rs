@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     guard: String,
     /// Answers to draw and judge
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
     /// Show the answers too, not only their verdicts
     #[arg(long)]

@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     prompt: Option<PathBuf>,
     /// Most tokens of a translation
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
     /// Most requests that are open at a time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -7,6 +7,9 @@ use super::Origin;
 /// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
 const SUGGESTION_LIKENESS: f64 = 0.8;
 
+/// Least share of letters that stay when a key is edited into the one that was perhaps meant.
+const EDITED_LIKENESS: f64 = 0.55;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
@@ -57,7 +60,11 @@ impl std::error::Error for ConfigError {}
 pub(super) fn closest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::jaro_winkler(given, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
+        // The first favours equal beginnings, and keys of one table begin alike.
+        .filter(|(likeness, candidate)| {
+            *likeness >= SUGGESTION_LIKENESS
+                && strsim::normalized_damerau_levenshtein(given, candidate) > EDITED_LIKENESS
+        })
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
 }

@@ -167,12 +167,12 @@ impl ServiceError {
                 format!("{field} is the id of another item that is not answered yet"),
             )
             .violations(vec![Violation::new(field, "must be unique among the open items")]),
-            Self::ModelNotFound { did_you_mean, .. } => {
+            Self::ModelNotFound { model, did_you_mean } => {
                 let report = Report::new(
                     Reason::ModelNotFound,
                     match did_you_mean {
-                        Some(id) => format!("no model has this id; did you mean `{id}`?"),
-                        None => "no model has this id; ListModels names those there are".to_owned(),
+                        Some(id) => format!("no model has the id `{model}`; did you mean `{id}`?"),
+                        None => format!("no model has the id `{model}`; ListModels names those there are"),
                     },
                 );
                 match did_you_mean {

@@ -51,7 +51,7 @@ pub(super) fn save(folder: &Path, name: &str, target: &str, prompting: Prompting
     });
     folder.write("plan.jsonl", &lines.collect::<String>()).unwrap();
     let records = records.iter().cloned().map(Ok::<_, FolderError>);
-    folder.write_records(records).unwrap();
+    info.results_digest = Some(folder.write_records(records).unwrap());
     folder.write_info(&info).unwrap();
 }
 
@@ -164,6 +164,32 @@ fn texts_are_in_the_report_only_when_asked_for() {
     assert!(html.contains(SECRET_PROMPT));
     assert!(html.contains("the &lt;b&gt;answer&lt;&#x2f;b&gt; in full"));
     assert!(!html.contains(SECRET_ANSWER), "an answer writes into the page");
+}
+
+#[test]
+fn results_that_somebody_edited_are_no_results() {
+    let folder = one_run(1);
+    assert_eq!(babelward(folder.path(), &["report", "run"]).code, 0);
+    let path = folder.path().join("run/results.jsonl");
+    let written = read(folder.path(), "run/results.jsonl");
+    fs::write(&path, written.replacen("\"unsafe\"", "\"safe\"", 1)).unwrap();
+    let commands: [&[&str]; 4] = [
+        &["report", "run"],
+        &["report", "run", "run", "--out", "study"],
+        &["compare", "run", "run"],
+        &["validate", "sample", "run", "--out", "labels"],
+    ];
+    for args in commands {
+        let outcome = babelward(folder.path(), args);
+        assert_eq!(outcome.code, 7, "{args:?}: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("is not what the run wrote"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    fs::write(&path, written).unwrap();
+    assert_eq!(babelward(folder.path(), &["report", "run"]).code, 0);
 }
 
 #[test]

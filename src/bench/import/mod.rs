@@ -110,8 +110,11 @@ impl Import {
                 lines.try_for_each(|line| file.write_all(line.as_bytes()))
             })?;
         }
-        folder.write_records::<FolderError>(verdicts.records().map(Ok))?;
-        let info = self.info(verdicts);
+        let results_digest = folder.write_records::<FolderError>(verdicts.records().map(Ok))?;
+        let info = RunInfo {
+            results_digest: Some(results_digest),
+            ..self.info(verdicts)
+        };
         folder.write_info(&info)?;
         Ok(info)
     }

@@ -9,7 +9,12 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{FORMAT, ItemRecord, RunInfo, RunStatus, json, pretty};
-use crate::bench::plan::{ItemKey, PlanItem};
+use crate::{
+    bench::plan::{ItemKey, PlanItem},
+    digest,
+};
+
+const RESULTS: &str = "results.jsonl";
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +25,12 @@ pub enum FolderError {
     /// The run has not ended.
     #[error("the run in {0} is not complete: go on with `babelward bench resume {0}`")]
     Incomplete(PathBuf),
+    /// Somebody changed the results.
+    #[error(
+        "{0} is not what the run wrote: its digest is another than in run.json. Put the file back, or ask the run's \
+         journal for it with `babelward bench resume`; results that were edited are imported with `babelward bench import`"
+    )]
+    Altered(PathBuf),
     /// Reading or writing failed.
     #[error("{path}: {source}")]
     Io {
@@ -111,13 +122,21 @@ impl RunFolder {
     /// `run.json` of a run whose results are there.
     ///
     /// # Errors
-    /// As [`RunFolder::info`], and [`FolderError::Incomplete`].
+    /// As [`RunFolder::info`], and [`FolderError::Incomplete`], [`FolderError::Altered`].
     pub fn complete_info(&self) -> Result<RunInfo, FolderError> {
         let info = self.info()?;
-        match info.status {
-            RunStatus::Complete => Ok(info),
-            RunStatus::Running => Err(FolderError::Incomplete(self.path.clone())),
+        if info.status == RunStatus::Running {
+            return Err(FolderError::Incomplete(self.path.clone()));
         }
+        if let Some(written) = &info.results_digest {
+            let path = self.file(RESULTS);
+            match digest::of_file(&path) {
+                Ok(digest) if digest == *written => {}
+                Ok(_) => return Err(FolderError::Altered(path)),
+                Err(source) => return Err(FolderError::Io { path, source }),
+            }
+        }
+        Ok(info)
     }
 
     /// The results one after another: sorted by id, language and seed, each of these once.
@@ -125,7 +144,7 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`].
     pub fn records(&self) -> Result<Records, FolderError> {
-        let path = self.file("results.jsonl");
+        let path = self.file(RESULTS);
         let file = fs::File::open(&path).map_err(|source| FolderError::Io {
             path: path.clone(),
             source,
@@ -160,19 +179,25 @@ impl RunFolder {
             .collect()
     }
 
-    /// Writes `results.jsonl`: one line each, in the order given. The bytes depend on the records only.
+    /// Writes `results.jsonl`: one line each, in the order given, and tells its `sha256:<hex>`. The bytes depend on the
+    /// records only.
     ///
     /// # Errors
     /// [`FolderError::Io`], and whatever the records' source fails with; then the old file stays.
     pub fn write_records<E: From<FolderError>>(
         &self,
         records: impl IntoIterator<Item = Result<ItemRecord, E>>,
-    ) -> Result<(), E> {
+    ) -> Result<String, E> {
         let mut failed = None;
-        self.write_with("results.jsonl", |file| {
+        let mut hasher = digest::Hasher::default();
+        self.write_with(RESULTS, |file| {
             for record in records {
                 match record {
-                    Ok(record) => writeln!(file, "{}", json(&record))?,
+                    Ok(record) => {
+                        let line = json(&record) + "\n";
+                        hasher.update(line.as_bytes());
+                        file.write_all(line.as_bytes())?;
+                    }
                     Err(error) => {
                         failed = Some(error);
                         return Err(io::Error::other("the results are not complete"));
@@ -181,7 +206,8 @@ impl RunFolder {
             }
             Ok(())
         })
-        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))
+        .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
+        Ok(hasher.finish())
     }
 
     /// Writes `run.json`.
@@ -267,15 +293,14 @@ pub struct Records {
 
 impl Records {
     fn read(&mut self) -> Result<Option<ItemRecord>, FolderError> {
-        const NAME: &str = "results.jsonl";
         self.text.clear();
         self.line += 1;
         let read = self.file.read_line(&mut self.text);
-        let read = read.map_err(|error| self.folder.invalid(NAME, self.line, error.to_string()))?;
+        let read = read.map_err(|error| self.folder.invalid(RESULTS, self.line, error.to_string()))?;
         if read == 0 {
             return Ok(None);
         }
-        let record: ItemRecord = self.folder.parse(NAME, self.line, &self.text)?;
+        let record: ItemRecord = self.folder.parse(RESULTS, self.line, &self.text)?;
         let place = (record.key(), record.seed);
         if self.last.as_ref().is_some_and(|last| *last >= place) {
             let message = format!(
@@ -284,7 +309,7 @@ impl Records {
                 record.language.name(),
                 record.seed
             );
-            return Err(self.folder.invalid(NAME, self.line, message));
+            return Err(self.folder.invalid(RESULTS, self.line, message));
         }
         self.last = Some(place);
         Ok(Some(record))

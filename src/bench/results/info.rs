@@ -196,6 +196,10 @@ pub struct RunInfo {
     pub provenance: RunProvenance,
     /// What it took.
     pub measured: Measured,
+    /// `sha256:<hex>` of `results.jsonl`; absent before it is there, and in runs of older versions: these are read
+    /// unchecked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results_digest: Option<String>,
     /// Cells that `--until` ended early.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped_cells: Vec<StoppedCell>,

@@ -84,8 +84,13 @@ impl Run {
     /// [`RunError`]; [`RunError::NoTexts`] for answers that were imported without them.
     pub fn rescore(folder: RunFolder, source: &RunFolder, guards: Vec<String>) -> Result<Self, RunError> {
         let old = source.complete_info()?;
-        let path = source.file("results.jsonl");
-        let results_digest = digest::of_file(&path).map_err(|source| FolderError::Io { path, source })?;
+        let results_digest = match old.results_digest {
+            Some(digest) => digest,
+            None => {
+                let path = source.file("results.jsonl");
+                digest::of_file(&path).map_err(|source| FolderError::Io { path, source })?
+            }
+        };
         let imported = matches!(old.origin, Origin::Imported { .. });
         let prompts = match imported && !source.file("plan.jsonl").exists() {
             true => Vec::new(),
@@ -318,7 +323,7 @@ impl Run {
             Ok::<_, RunError>(ItemRecord::new(item, seed, whole))
         });
         let mut info = self.info.clone();
-        self.folder.write_records(records)?;
+        info.results_digest = Some(self.folder.write_records(records)?);
         if let (None, Some(until)) = (&self.cells, info.settings.until) {
             // Which items were asked was decided by other verdicts; of these there are as many.
             let cells = Cells::new(&self.plan, &info.settings.seeds, until);
@@ -397,6 +402,7 @@ pub(super) fn new_info(settings: RunSettings, dataset: DatasetInfo, origin: Orig
             started_unix: since_epoch.map_or(0, |since| since.as_secs()),
             ..Measured::default()
         },
+        results_digest: None,
         stopped_cells: Vec::new(),
     }
 }

@@ -55,10 +55,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "paper|greedy")]
     preset: Option<PresetArg>,
     /// Most tokens of an answer; 200 when absent
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     /// 0 is greedy; 1 when absent
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f64>,
     /// 1 is off, and what it is when absent
     #[arg(long)]
