@@ -55,6 +55,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
         models,
         default_target: Some(BASE.to_owned()),
         default_guard: Some(BASE.to_owned()),
+        default_quality: None,
         load: LoadOptions {
             threads: 2,
             kv_bytes: 128 << 20,

@@ -149,6 +149,7 @@ fn options(path: PathBuf) -> RegistryOptions {
         }],
         default_target: None,
         default_guard: None,
+        default_quality: None,
         load: LoadOptions {
             threads: available_threads(),
             // As `memory` says.

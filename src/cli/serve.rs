@@ -100,9 +100,9 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     let stopping = tokio::spawn(async move {
         signals.next().await;
         let _ = stop.send(());
-        let exit = signals.next().await;
+        signals.next().await;
         tracing::warn!("asked twice, ending now");
-        process::exit(i32::from(exit.code()));
+        process::exit(i32::from(Exit::Interrupted.code()));
     });
     server.await.context("the server stopped unexpectedly")??;
     stopping.abort();
@@ -127,11 +127,12 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one: what to end with when there is nothing left to drain.
+    /// Waits for the next one: what to end with when there is nothing to drain. Who runs services asks them to end with
+    /// SIGTERM, so that is no failure.
     async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Done,
         }
     }
 }

@@ -85,6 +85,8 @@ pub struct Defaults {
     pub target: Option<String>,
     /// A configured guard; the first one by id unless set.
     pub guard: Option<String>,
+    /// A configured quality estimator; the first one by id unless set.
+    pub quality: Option<String>,
 }
 
 /// Batches, queues and memory.

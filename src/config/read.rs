@@ -353,6 +353,7 @@ impl Reader<'_> {
         Defaults {
             target: self.default_model("defaults.target", Role::Target, models),
             guard: self.default_model("defaults.guard", Role::Guard, models),
+            quality: self.default_model("defaults.quality", Role::Quality, models),
         }
     }
 
@@ -372,7 +373,11 @@ impl Reader<'_> {
                 Some(candidate) => format!("did you mean {candidate}?"),
                 None => format!("configure a model of this id with the role {role}"),
             };
-            self.problem(key, format!("`{id}` is not a configured {role}"), fix);
+            self.problem(
+                key,
+                format!("no configured model `{id}` has the role {role}"),
+                fix,
+            );
         }
         Some(id)
     }

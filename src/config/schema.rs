@@ -62,6 +62,10 @@ pub const KEYS: &[Key] = &[
         "defaults.guard",
         "model for Classify and Score requests that name no guard; the first guard by id",
     ),
+    unset(
+        "defaults.quality",
+        "model for EstimateQuality requests that name none; the first quality estimator by id",
+    ),
     key(
         "engine.threads",
         "auto",

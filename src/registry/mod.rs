@@ -61,6 +61,8 @@ pub struct RegistryOptions {
     pub default_target: Option<String>,
     /// The guard for requests that name none; the first guard when absent.
     pub default_guard: Option<String>,
+    /// The quality estimator for requests that name none; the first one when absent.
+    pub default_quality: Option<String>,
     /// How models are made resident; the size of KV pools is not looked at.
     pub load: LoadOptions,
     /// How much they may take.
@@ -97,6 +99,8 @@ pub struct StartOptions {
     pub default_target: Option<String>,
     /// See [`RegistryOptions::default_guard`].
     pub default_guard: Option<String>,
+    /// See [`RegistryOptions::default_quality`].
+    pub default_quality: Option<String>,
     /// How much models may take.
     pub memory: MemoryOptions,
     /// Limits of the engine.
@@ -124,6 +128,7 @@ impl Registry {
         let options = StartOptions {
             default_target: options.default_target,
             default_guard: options.default_guard,
+            default_quality: options.default_quality,
             memory: options.memory,
             engine: options.engine,
         };
@@ -157,7 +162,7 @@ impl Registry {
         }
         let default_target = default_of(&declared, ModelRole::Target, options.default_target)?;
         let default_guard = default_of(&declared, ModelRole::Guard, options.default_guard)?;
-        let default_quality = default_of(&declared, ModelRole::Quality, None)?;
+        let default_quality = default_of(&declared, ModelRole::Quality, options.default_quality)?;
         let ledger = Ledger::new(options.memory.budget, terms.clone());
         if ledger.eager_least() > ledger.budget() {
             return Err(over_budget(&ledger, &groups, &terms));

@@ -227,6 +227,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
     StartOptions {
         default_target: None,
         default_guard: None,
+        default_quality: None,
         memory,
         engine: EngineConfig {
             name: "engine-test".to_owned(),

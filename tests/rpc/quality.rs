@@ -38,6 +38,7 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         models,
         default_target: None,
         default_guard: None,
+        default_quality: None,
         load: LoadOptions {
             threads: 2,
             kv_bytes: 0,

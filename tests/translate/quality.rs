@@ -35,6 +35,7 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
             .collect(),
         default_target: None,
         default_guard: None,
+        default_quality: None,
         load: LoadOptions {
             threads: 1,
             kv_bytes: 0,

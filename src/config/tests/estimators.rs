@@ -47,6 +47,25 @@ fn an_estimator_gets_its_role_by_itself_and_is_nobodys_default_target() {
         ]
     );
     assert_eq!(config.defaults.target.as_deref(), Some("smol"));
+    assert_eq!(config.defaults.quality.as_deref(), Some("a-kiwi"));
+}
+
+#[test]
+fn a_default_estimator_is_an_estimator() {
+    let defaults = |id: &str| {
+        let models = "[models.a]\npath = \"kiwi\"\n[models.b]\npath = \"kiwi\"\n[models.smol]\npath = \"weights.gguf\"\n";
+        let folder = folder(&format!("{models}[defaults]\nquality = \"{id}\"\n"));
+        load(&folder.inputs(&[], FlagOverrides::default()))
+    };
+    assert_eq!(
+        defaults("b").config.unwrap().defaults.quality.as_deref(),
+        Some("b")
+    );
+    let found = problems(&defaults("smol"));
+    assert!(
+        found[0].contains("no configured model `smol` has the role quality"),
+        "{found:?}"
+    );
 }
 
 #[test]
