@@ -224,3 +224,24 @@ fn an_adapter_that_is_not_loaded_is_refused() {
     let error = loaded.model.forward(&batch, &mut Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), "invalid batch: adapter 1 is not loaded");
 }
+
+/// What `engine-bench` measures with: adapters without files, over weights that are made up too.
+#[test]
+fn a_made_up_adapter_changes_every_product_and_its_rank_is_checked() {
+    let (base, adapters) = (
+        Path::new("dummy:tiny"),
+        ["dummy:3", "dummy:16"].map(PathBuf::from),
+    );
+    let mut loaded = open(base, &adapters, Precision::Int8);
+    let of = [None, Some(AdapterIndex(0)), Some(AdapterIndex(1))];
+    let logits = of.map(|adapter| bits(&step(&mut *loaded.model, adapter, 0, &[5, 9, 77])));
+    assert!(logits[0] != logits[1] && logits[1] != logits[2]);
+    // Two layers of width 64: queries, keys and values, output, gate and up, down.
+    let sizes = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 128);
+    assert_eq!(loaded.adapters[1].parameters, 2 * 16 * sizes);
+    for rank in ["dummy:0", "dummy:x", "dummy:"] {
+        let refused = load_with_adapters(base, &[rank.into()], &options(Precision::Int8)).err();
+        let refused = refused.unwrap().to_string();
+        assert_eq!(refused, format!("{rank}: dummy ranks are from 1 to 1024"));
+    }
+}

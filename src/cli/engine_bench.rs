@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::{
     kernels::Precision,
     model::{
-        BatchSequence, ForwardBatch,
-        load::{LoadOptions, load},
+        AdapterIndex, BatchSequence, ForwardBatch,
+        load::{LoadOptions, load_with_adapters},
     },
 };
 
@@ -20,6 +20,10 @@ pub struct Args {
     /// A GGUF file, a folder with safetensors, or `dummy:SHAPE[:FORMAT]`.
     #[arg(long)]
     model: PathBuf,
+    /// A LoRA adapter, a PEFT folder, a GGUF file, or `dummy:RANK`; may be repeated. Sequences take turns: each
+    /// adapter, then the model itself.
+    #[arg(long = "adapter")]
+    adapters: Vec<PathBuf>,
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -46,7 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         precision: args.precision,
     };
     let started = Instant::now();
-    let mut loaded = load(&args.model, &options)?;
+    let mut loaded = load_with_adapters(&args.model, &args.adapters, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let limits = loaded.model.limits().clone();
     let length = args.prompt_tokens + args.decode_tokens;
@@ -69,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             new_tokens: args.prompt_tokens,
             context: 0,
             block_table: (first..first + blocks as u32).collect(),
-            adapter: None,
+            adapter: adapter_of(sequence, args.adapters.len()),
             wants_logits: true,
         });
         batch
@@ -100,13 +104,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let decode = started.elapsed().as_secs_f64();
     let report = json!({
         "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "threads": args.threads, "sequences": args.sequences,
+        "adapters": args.adapters.len(),
         "load_s": load_seconds,
         "prefill_tok_s": (args.prompt_tokens * args.sequences) as f64 / prefill,
         "decode_tok_s": if args.decode_tokens == 0 { 0.0 } else { (args.decode_tokens * args.sequences) as f64 / decode },
         "resident_bytes": loaded.weight_bytes + loaded.kv_bytes,
+        "adapter_bytes": loaded.adapters.iter().map(|adapter| adapter.resident_bytes).sum::<u64>(),
     });
     println!("{report}");
     Ok(())
+}
+
+/// Sequences take turns: each adapter, then none.
+fn adapter_of(sequence: usize, adapters: usize) -> Option<AdapterIndex> {
+    let turn = sequence % (adapters + 1);
+    (turn < adapters).then_some(AdapterIndex(turn))
 }
 
 fn pseudo_token(index: usize, vocab_size: usize) -> u32 {

@@ -1,21 +1,32 @@
 //! Low-rank changes of products (LoRA, arXiv 2106.09685): `out += B · (A · x)` for some rows, in f32.
 //!
-//! Both products are chains of fused multiply-adds in ascending order, each from 0; the last one is added to what
-//! the row has. A row's bits depend on nothing but the row.
+//! `A · x` is a chain of fused multiply-adds in ascending order for each run of [`RUN_INPUTS`] inputs, each from 0,
+//! and the runs are added in ascending order; `B` times that is one chain, which is added to what the row has. A row's
+//! bits depend on nothing but the row.
 
-use std::{cell::RefCell, ops::Range};
+use std::{
+    cell::RefCell,
+    io,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use super::{
-    Isa, Output, ThreadPool,
+    Arena, Isa, Output, ThreadPool,
+    arena::Buffer,
+    buffers::sized,
     micro::{self, LANES, Tile, WIDE_ROWS},
     packed::PANEL,
-    pool::Shards,
+    pool::{Shards, wait_for},
 };
 
 /// Rows that share one pass over a change's weights.
 const ROWS_PER_TASK: usize = 24;
-/// Inputs taken at a time, so that their weights are still near when the next rows want them.
+/// Inputs taken at a time, so that their weights are still near when the next rows want them, and so that workers can
+/// share one row's.
 const RUN_INPUTS: usize = 256;
+/// With fewer tasks than this for each thread, tasks are shared.
+const TASKS_PER_THREAD: usize = 4;
 
 /// A change of neighbouring outputs, row-major.
 pub struct LowRankPart {
@@ -39,7 +50,7 @@ pub struct LowRank {
     /// The parts' ranks, rounded up to whole vectors.
     width: usize,
     /// `[inputs][width]`, the parts side by side.
-    a: Vec<f32>,
+    a: Buffer<f32>,
     parts: Vec<Part>,
 }
 
@@ -48,22 +59,27 @@ struct Part {
     first_rank: usize,
     rank: usize,
     /// `[panel][rank][PANEL]`
-    b: Vec<f32>,
+    b: Buffer<f32>,
 }
 
 impl LowRank {
     /// Repacks the changes of one product; `None` when there are none.
     ///
+    /// # Errors
+    /// When there is no memory for them.
+    ///
     /// # Panics
     /// When a part's matrices do not have its sizes, or parts differ in their inputs; loaders check first.
-    pub fn pack(parts: &[LowRankPart]) -> Option<Self> {
-        let first = parts.first()?;
+    pub fn pack(arena: &mut Arena, parts: &[LowRankPart]) -> io::Result<Option<Self>> {
+        let Some(first) = parts.first() else {
+            return Ok(None);
+        };
         let inputs = first.inputs;
         let width = width(parts);
         let mut packed = Self {
             inputs,
             width,
-            a: vec![0.0; inputs * width],
+            a: arena.zeros(inputs * width)?,
             parts: Vec::with_capacity(parts.len()),
         };
         let mut first_rank = 0;
@@ -75,7 +91,7 @@ impl LowRank {
                     packed.a[k * width + first_rank + r] = *value;
                 }
             }
-            let mut b = vec![0.0; part.outputs.div_ceil(PANEL) * rank * PANEL];
+            let mut b = arena.zeros::<f32>(part.outputs.div_ceil(PANEL) * rank * PANEL)?;
             for (output, row) in part.b.chunks_exact(rank).enumerate() {
                 for (r, value) in row.iter().enumerate() {
                     b[(output / PANEL * rank + r) * PANEL + output % PANEL] = *value;
@@ -89,7 +105,7 @@ impl LowRank {
             });
             first_rank += rank;
         }
-        Some(packed)
+        Ok(Some(packed))
     }
 
     /// What [`LowRank::bytes`] will be; looks at no values.
@@ -158,13 +174,17 @@ impl RowGroups {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// The calling thread's parts of `A · x`, and for each task how many of them are there.
+    static PARTIALS: RefCell<(Vec<f32>, Vec<AtomicUsize>)> = RefCell::default();
 }
 
 /// A worker's buffers; they grow to the largest change and stay.
 #[derive(Default)]
 struct Scratch {
-    /// Rows of `x` that do not lie side by side, `[rows][inputs]`.
+    /// A run of inputs of rows that do not lie side by side, `[rows][RUN_INPUTS]`.
     gathered: Vec<f32>,
+    /// `A · x` of each run of inputs, `[runs][rows][width]`.
+    partials: Vec<f32>,
     /// `A · x`, `[rows][width]`.
     low: Vec<f32>,
 }
@@ -188,89 +208,188 @@ pub fn add_low_rank<'a>(
     let (inputs, stride) = (x.len() / groups.batch, out.len() / groups.batch);
     assert!(x.len() == groups.batch * inputs && out.len() == groups.batch * stride);
     let shards = Shards::new(out);
-    pool.run(groups.tasks.len(), &|task| {
+    let (tasks, wanted) = (groups.tasks.len(), TASKS_PER_THREAD * pool.threads());
+    let find = |task: usize| {
         let rows = &groups.rows[groups.tasks[task].clone()];
-        let Some(change) = rows.first().and_then(|(number, _)| change(*number)) else {
-            return;
-        };
+        let change = rows.first().and_then(|(number, _)| change(*number))?;
         assert!(change.inputs == inputs && change.end() <= stride);
-        SCRATCH.with_borrow_mut(|scratch| {
-            change.multiply_a(isa, x, rows, scratch);
-            let add = |row: usize, first: usize, delta: &[f32]| {
-                // SAFETY: each row is in one task only, and a task takes its outputs one after the other.
-                let out = unsafe { shards.part(row * stride + first, delta.len()) };
-                for (value, delta) in out.iter_mut().zip(delta) {
-                    *value += delta;
+        Some((change, rows))
+    };
+    // SAFETY: each row is in one task only, and where a task is shared, its outputs are.
+    let add = |row: usize, first: usize, delta: &[f32]| unsafe {
+        let out = shards.part(row * stride + first, delta.len());
+        for (value, delta) in out.iter_mut().zip(delta) {
+            *value += delta;
+        }
+    };
+    if tasks >= wanted || pool.threads() == 1 {
+        return pool.run(tasks, &|task| {
+            let Some((change, rows)) = find(task) else { return };
+            SCRATCH.with_borrow_mut(|scratch| {
+                let Scratch {
+                    gathered,
+                    partials,
+                    low,
+                } = scratch;
+                let partials = sized(partials, change.runs() * rows.len() * change.width);
+                for (run, out) in partials.chunks_exact_mut(rows.len() * change.width).enumerate() {
+                    change.multiply_a(isa, (x, run), rows, gathered, out);
                 }
-            };
-            change.add_b(isa, rows, &scratch.low, &add);
+                let low = change.fold(partials, rows.len(), low);
+                change.add_b(isa, rows, (low, 0..change.panels()), &add);
+            });
+        });
+    }
+    // Few tasks: each is shared by inputs, then by outputs. Pieces are begun in order, so what a piece of outputs
+    // waits for is being computed already.
+    let (runs, pieces) = (inputs.div_ceil(RUN_INPUTS), wanted.div_ceil(tasks));
+    let widest = (0..tasks)
+        .filter_map(find)
+        .map(|(change, rows)| change.width * rows.len())
+        .max();
+    let widest = widest.unwrap_or(0);
+    PARTIALS.with_borrow_mut(|(partials, arrived)| {
+        arrived.clear();
+        arrived.resize_with(tasks, AtomicUsize::default);
+        let (partials, arrived) = (Shards::new(sized(partials, tasks * runs * widest)), &*arrived);
+        pool.run(tasks * (runs + pieces), &|index| {
+            if index < tasks * runs {
+                let (task, run) = (index / runs, index % runs);
+                let _arrival = Arrival(&arrived[task]);
+                let Some((change, rows)) = find(task) else { return };
+                let len = rows.len() * change.width;
+                // SAFETY: no other piece has this run of this task, and nobody reads it before it has arrived.
+                let own = unsafe { partials.part(task * runs * widest + run * len, len) };
+                SCRATCH.with_borrow_mut(|s| change.multiply_a(isa, (x, run), rows, &mut s.gathered, own));
+                return;
+            }
+            let index = index - tasks * runs;
+            let (task, piece) = (index / pieces, index % pieces);
+            let Some((change, rows)) = find(task) else { return };
+            let size = change.panels().div_ceil(pieces);
+            let panels = (piece * size).min(change.panels())..((piece + 1) * size).min(change.panels());
+            wait_for(&arrived[task], runs);
+            // SAFETY: all runs of this task have arrived: nobody writes them any more.
+            let all = unsafe { &*partials.part(task * runs * widest, runs * rows.len() * change.width) };
+            SCRATCH.with_borrow_mut(|scratch| {
+                let low = change.fold(all, rows.len(), &mut scratch.low);
+                change.add_b(isa, rows, (low, panels), &add);
+            });
         });
     });
 }
 
+/// Counts a piece when it is done, and also when it panics: nobody must wait for it for ever.
+struct Arrival<'a>(&'a AtomicUsize);
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
 impl LowRank {
-    /// `A · x` of some rows, into `scratch.low`.
-    fn multiply_a(&self, isa: Isa, x: &[f32], rows: &[(usize, usize)], scratch: &mut Scratch) {
-        let Scratch { gathered, low } = scratch;
+    /// Runs of [`RUN_INPUTS`] inputs.
+    fn runs(&self) -> usize {
+        self.inputs.div_ceil(RUN_INPUTS)
+    }
+
+    /// Panels of outputs, over all parts.
+    fn panels(&self) -> usize {
+        self.parts
+            .iter()
+            .map(|part| part.outputs.len().div_ceil(PANEL))
+            .sum()
+    }
+
+    /// `A · x` of some rows and one run of inputs, into `out` (`[rows][width]`); `gathered` is scratch.
+    fn multiply_a(
+        &self,
+        isa: Isa,
+        (x, run): (&[f32], usize),
+        rows: &[(usize, usize)],
+        gathered: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        let k = run * RUN_INPUTS;
+        let count = RUN_INPUTS.min(self.inputs - k);
         let (first, last) = (rows[0].1, rows[rows.len() - 1].1);
-        let x = if last - first + 1 == rows.len() {
-            &x[first * self.inputs..(last + 1) * self.inputs]
+        let (x, a_stride) = if last - first + 1 == rows.len() {
+            (
+                &x[first * self.inputs + k..last * self.inputs + k + count],
+                self.inputs,
+            )
         } else {
             gathered.clear();
             for (_, row) in rows {
-                gathered.extend_from_slice(&x[row * self.inputs..(row + 1) * self.inputs]);
+                gathered.extend_from_slice(&x[row * self.inputs + k..][..count]);
             }
-            gathered
+            (gathered.as_slice(), count)
         };
-        low.clear();
-        low.resize(rows.len() * self.width, 0.0);
-        for k in (0..self.inputs).step_by(RUN_INPUTS) {
-            for block in (0..self.width).step_by(PANEL) {
-                for row in (0..rows.len()).step_by(WIDE_ROWS) {
-                    let tile = Tile {
-                        a: x[row * self.inputs + k..].as_ptr(),
-                        a_stride: self.inputs,
-                        w: self.a[k * self.width + block..].as_ptr(),
-                        w_stride: self.width,
-                        c: low[row * self.width + block..].as_mut_ptr(),
-                        c_stride: self.width,
-                        // They are 0 at first.
-                        output: Output::Add,
-                        k: RUN_INPUTS.min(self.inputs - k),
-                    };
-                    let vectors = PANEL.min(self.width - block) / LANES;
-                    // SAFETY: `x` and `low` hold `rows` rows of their strides, `a` `inputs` of `width`, which is
-                    // whole vectors; the tile stays inside of all three.
-                    unsafe { micro::run(isa, WIDE_ROWS.min(rows.len() - row), vectors, &tile) };
-                }
+        assert!(out.len() == rows.len() * self.width);
+        for block in (0..self.width).step_by(PANEL) {
+            for row in (0..rows.len()).step_by(WIDE_ROWS) {
+                let tile = Tile {
+                    a: x[row * a_stride..].as_ptr(),
+                    a_stride,
+                    w: self.a[k * self.width + block..].as_ptr(),
+                    w_stride: self.width,
+                    c: out[row * self.width + block..].as_mut_ptr(),
+                    c_stride: self.width,
+                    output: Output::Replace,
+                    k: count,
+                };
+                let vectors = PANEL.min(self.width - block) / LANES;
+                // SAFETY: `x` holds `count` inputs of these rows, `out` `width` of each, `a` `count` rows of
+                // `width` from `k` on, which is whole vectors; the tile stays inside of all three.
+                unsafe { micro::run(isa, WIDE_ROWS.min(rows.len() - row), vectors, &tile) };
             }
         }
     }
 
-    /// Hands out `B · low`: row, first output, and what is to be added from there on.
-    fn add_b(&self, isa: Isa, rows: &[(usize, usize)], low: &[f32], add: &dyn Fn(usize, usize, &[f32])) {
+    /// The sum of all runs (`[runs][rows][width]`), in ascending order.
+    fn fold<'s>(&self, partials: &[f32], rows: usize, low: &'s mut Vec<f32>) -> &'s [f32] {
+        let mut runs = partials.chunks_exact(rows * self.width);
+        low.clear();
+        low.extend_from_slice(runs.next().unwrap_or_default());
+        for run in runs {
+            low.iter_mut().zip(run).for_each(|(sum, value)| *sum += value);
+        }
+        low
+    }
+
+    /// Hands out `B · low` of some panels: row, first output, and what is to be added from there on.
+    fn add_b(
+        &self,
+        isa: Isa,
+        rows: &[(usize, usize)],
+        (low, panels): (&[f32], Range<usize>),
+        add: &dyn Fn(usize, usize, &[f32]),
+    ) {
         let mut delta = [0f32; WIDE_ROWS * PANEL];
-        for part in &self.parts {
-            for (panel, b) in part.b.chunks_exact(part.rank * PANEL).enumerate() {
-                let first = part.outputs.start + panel * PANEL;
-                let width = PANEL.min(part.outputs.end - first);
-                for (block, rows) in rows.chunks(WIDE_ROWS).enumerate() {
-                    let tile = Tile {
-                        a: low[block * WIDE_ROWS * self.width + part.first_rank..].as_ptr(),
-                        a_stride: self.width,
-                        w: b.as_ptr(),
-                        w_stride: PANEL,
-                        c: delta.as_mut_ptr(),
-                        c_stride: PANEL,
-                        output: Output::Replace,
-                        k: part.rank,
-                    };
-                    // SAFETY: `low` holds these rows, `width` apart and `rank` long from `first_rank` on, `b`
-                    // `rank` rows of PANEL, and `delta` WIDE_ROWS of them.
-                    unsafe { micro::run(isa, rows.len(), PANEL / LANES, &tile) };
-                    for ((_, row), delta) in rows.iter().zip(delta.chunks_exact(PANEL)) {
-                        add(*row, first, &delta[..width]);
-                    }
+        let all = self.parts.iter().flat_map(|part| {
+            let b = part.b.chunks_exact(part.rank * PANEL).enumerate();
+            b.map(move |(panel, b)| (part, panel, b))
+        });
+        for (part, panel, b) in all.skip(panels.start).take(panels.len()) {
+            let first = part.outputs.start + panel * PANEL;
+            let width = PANEL.min(part.outputs.end - first);
+            for (block, rows) in rows.chunks(WIDE_ROWS).enumerate() {
+                let tile = Tile {
+                    a: low[block * WIDE_ROWS * self.width + part.first_rank..].as_ptr(),
+                    a_stride: self.width,
+                    w: b.as_ptr(),
+                    w_stride: PANEL,
+                    c: delta.as_mut_ptr(),
+                    c_stride: PANEL,
+                    output: Output::Replace,
+                    k: part.rank,
+                };
+                // SAFETY: `low` holds these rows, `width` apart and `rank` long from `first_rank` on, `b`
+                // `rank` rows of PANEL, and `delta` WIDE_ROWS of them.
+                unsafe { micro::run(isa, rows.len(), PANEL / LANES, &tile) };
+                for ((_, row), delta) in rows.iter().zip(delta.chunks_exact(PANEL)) {
+                    add(*row, first, &delta[..width]);
                 }
             }
         }
@@ -304,7 +423,13 @@ mod tests {
     fn reference(inputs: usize, parts: &[LowRankPart], x: &[f32], out: &mut [f32]) {
         for part in parts {
             let chain = |w: &[f32], x: &[f32]| w.iter().zip(x).fold(0f32, |sum, (w, x)| x.mul_add(*w, sum));
-            let low: Vec<f32> = part.a.chunks_exact(inputs).map(|a| chain(a, x)).collect();
+            let runs = |a: &[f32]| {
+                let runs = a.chunks(RUN_INPUTS).zip(x.chunks(RUN_INPUTS));
+                runs.map(|(a, x)| chain(a, x))
+                    .reduce(|sum, run| sum + run)
+                    .unwrap()
+            };
+            let low: Vec<f32> = part.a.chunks_exact(inputs).map(runs).collect();
             for (b, out) in part.b.chunks_exact(low.len()).zip(&mut out[part.first_output..]) {
                 *out += chain(b, &low);
             }
@@ -317,7 +442,7 @@ mod tests {
             inputs in 1usize..700,
             ranks in prop::collection::vec(1usize..40, 1..4),
             runs in prop::collection::vec((0usize..4, 1usize..40), 1..8),
-            threads in 1usize..3,
+            threads in 1usize..4,
         ) {
             let mut pool = ThreadPool::new(threads).unwrap();
             let stride = 300;
@@ -327,7 +452,10 @@ mod tests {
                     sizes.map(|(i, &rank)| part(c * 10 + i, inputs, i * 90, 70 + 10 * i + c, rank)).collect()
                 })
                 .collect();
-            let packed: Vec<LowRank> = changes.iter().map(|parts| LowRank::pack(parts).unwrap()).collect();
+            let packed: Vec<LowRank> = changes
+                .iter()
+                .map(|parts| LowRank::pack(&mut Arena::default(), parts).unwrap().unwrap())
+                .collect();
             for (parts, packed) in changes.iter().zip(&packed) {
                 prop_assert_eq!(LowRank::bytes_for(parts), packed.bytes());
             }

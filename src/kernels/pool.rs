@@ -120,15 +120,7 @@ impl ThreadPool {
         let outcome = catch_unwind(AssertUnwindSafe(|| job.work()));
         // `job` lives on this stack frame: close the region, then wait for those inside.
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut spins = 0usize;
-        while shared.state.load(Ordering::Acquire) & ACTIVE > 0 {
-            spins += 1;
-            if spins.is_multiple_of(SPINS) {
-                std::thread::yield_now()
-            } else {
-                spin_loop()
-            }
-        }
+        spin_while(|| shared.state.load(Ordering::Acquire) & ACTIVE > 0);
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(payload) = outcome {
             std::panic::resume_unwind(payload);
@@ -221,6 +213,24 @@ impl Drop for ThreadPool {
         self.shared.wake_all();
         for worker in self.workers.drain(..) {
             let _ = worker.join();
+        }
+    }
+}
+
+/// Waits until other pieces of the same region have counted to `count`. They must have been begun, so a piece may only
+/// wait for pieces of smaller index, and they must count even when they panic.
+pub(super) fn wait_for(counter: &AtomicUsize, count: usize) {
+    spin_while(|| counter.load(Ordering::Acquire) < count);
+}
+
+fn spin_while(waiting: impl Fn() -> bool) {
+    let mut spins = 0usize;
+    while waiting() {
+        spins += 1;
+        if spins.is_multiple_of(SPINS) {
+            std::thread::yield_now()
+        } else {
+            spin_loop()
         }
     }
 }

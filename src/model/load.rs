@@ -97,7 +97,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError
     load_with_adapters(path, &[], options)
 }
 
-/// The same, with LoRA adapters: PEFT folders or GGUF files.
+/// The same, with LoRA adapters: PEFT folders, GGUF files, or `dummy:RANK`.
 pub fn load_with_adapters(
     path: &Path,
     adapters: &[PathBuf],

@@ -1,8 +1,9 @@
 //! LoRA adapters (arXiv 2106.09685): low-rank changes of a decoder's matrices, for some sequences of a batch.
 //!
-//! [`peft`] and [`gguf`] read what files have, in their own names and order; here it is checked against the base,
-//! brought into the base's order, and packed.
+//! [`peft`] and [`gguf`] read what files have, in their own names and order, and [`dummy`] makes values up; here it is
+//! checked against the base, brought into the base's order, and packed.
 
+mod dummy;
 mod error;
 mod gguf;
 mod module;
@@ -17,7 +18,7 @@ use super::{
     config::{ModelConfig, Sizes, reorders_heads},
     weights::TensorData,
 };
-use crate::kernels::{LowRank, LowRankPart};
+use crate::kernels::{Arena, LowRank, LowRankPart};
 
 /// An adapter in memory, beside its base.
 pub(super) struct Adapter {
@@ -121,14 +122,23 @@ struct Changes {
 }
 
 impl Adapter {
-    /// Reads a PEFT folder or a GGUF adapter.
+    /// Reads a PEFT folder or a GGUF adapter, or makes up what `dummy:RANK` says.
     pub(super) fn load(path: &Path, base: &Base<'_>) -> Result<Self, AdapterError> {
         let changes = Changes::read(path, base, Extent::Whole)?;
-        let pack = |parts: [Vec<LowRankPart>; Site::ALL.len()]| parts.map(|parts| LowRank::pack(&parts));
+        let mut arena = Arena::default();
+        let mut layers = Vec::with_capacity(changes.layers.len());
+        for parts in changes.layers {
+            let mut layer = [const { None }; Site::ALL.len()];
+            for (packed, parts) in layer.iter_mut().zip(parts) {
+                let pack = LowRank::pack(&mut arena, &parts);
+                *packed = pack.map_err(|e| AdapterError::Invalid(format!("no memory for it: {e}")))?;
+            }
+            layers.push(layer);
+        }
         Ok(Self {
             rank: changes.rank,
             parameters: changes.parameters,
-            layers: changes.layers.into_iter().map(pack).collect(),
+            layers,
         })
     }
 
@@ -153,10 +163,11 @@ impl Adapter {
 
 impl Changes {
     fn read(path: &Path, base: &Base<'_>, extent: Extent) -> Result<Self, AdapterError> {
-        let contents = if path.is_dir() {
-            peft::read(path, extent)?
-        } else {
-            gguf::read(path, base.gguf_architecture, extent)?
+        let dummy = path.to_str().and_then(|path| path.strip_prefix("dummy:"));
+        let contents = match dummy {
+            Some(rank) => dummy::read(rank, base, extent)?,
+            None if path.is_dir() => peft::read(path, extent)?,
+            None => gguf::read(path, base.gguf_architecture, extent)?,
         };
         let mut pairs: BTreeMap<(usize, Module), [Option<Half>; 2]> = BTreeMap::new();
         for half in contents.halves {

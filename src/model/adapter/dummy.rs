@@ -1,0 +1,56 @@
+//! Made-up adapters of all of a layer's matrices: for measuring speed without files.
+
+use super::{AdapterError, Base, Contents, Extent, Half, Module, Scaling, Side};
+
+/// The matrices that common trainers call all linear layers.
+const MODULES: [Module; 7] = [
+    Module::Query,
+    Module::Key,
+    Module::Value,
+    Module::AttentionOutput,
+    Module::Gate,
+    Module::Up,
+    Module::Down,
+];
+
+/// An adapter of the rank that `rank` spells; noise of a plausible size, the same for the same rank.
+pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Contents, AdapterError> {
+    let rank = rank.parse().ok().filter(|rank| (1..=1024).contains(rank));
+    let rank: usize = rank.ok_or_else(|| AdapterError::Invalid("dummy ranks are from 1 to 1024".into()))?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut halves = Vec::new();
+    for layer in 0..base.config.layers.len() {
+        for module in MODULES {
+            let place = module.place(base.config.sizes);
+            for (side, shape) in [(Side::A, [rank, place.inputs]), (Side::B, [place.outputs, rank])] {
+                // Small beside what the base computes, so that activations keep their size.
+                let amplitude = 0.3 / (shape[1] as f32).sqrt();
+                let mut noise = || {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    amplitude * (state as i64 as f64 / i64::MAX as f64) as f32
+                };
+                halves.push(Half {
+                    name: format!("dummy.{layer}.{module:?}.{side:?}"),
+                    layer,
+                    module,
+                    side,
+                    values: match extent {
+                        Extent::Headers => Vec::new(),
+                        Extent::Whole => std::iter::repeat_with(&mut noise)
+                            .take(shape[0] * shape[1])
+                            .collect(),
+                    },
+                    shape: shape.to_vec(),
+                    rank: None,
+                    scaling: Scaling::One,
+                });
+            }
+        }
+    }
+    Ok(Contents {
+        heads: base.heads,
+        halves,
+    })
+}
