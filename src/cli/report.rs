@@ -202,7 +202,8 @@ fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         let target = info.provenance.targets.first().map(|target| target.model.clone());
         let name = target
             .filter(|name| !name.is_empty())
-            .unwrap_or(info.settings.target);
+            .or(Some(info.settings.target).filter(|name| !name.is_empty()))
+            .unwrap_or_else(|| dir.display().to_string());
         let facts = known.get(&name).cloned();
         runs.push(StudyRun {
             facts: facts.unwrap_or_else(|| ModelFacts::of_name(&name, info.settings.prompting)),

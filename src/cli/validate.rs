@@ -150,7 +150,8 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
         });
         key.weights.insert(name, drawn[place].weight);
     }
-    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    // What people wrote into a sample is never overwritten.
+    RunFolder::create(&args.out)?;
     let write = |name: &str, text: &str| {
         let path = args.out.join(name);
         fs::write(&path, text).with_context(|| path.display().to_string())
@@ -186,6 +187,19 @@ fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
         .iter()
         .map(|path| sheet::read_labels(path))
         .collect::<Result<_, _>>()?;
+    for (path, labels) in args.labels.iter().zip(&read) {
+        if let Some(other) = labels.keys().find(|item| !key.weights.contains_key(*item)) {
+            let message = format!(
+                "{}: {other} is not in the sample of {}",
+                path.display(),
+                args.key.display()
+            );
+            return Err(CommandError::invalid_data(message).into());
+        }
+    }
+    if read.iter().all(HashMap::is_empty) {
+        return Err(CommandError::invalid_data("nobody has labelled anything yet").into());
+    }
     let stored: Vec<StoredLabel> = key
         .weights
         .into_iter()

@@ -199,8 +199,10 @@ pub(super) fn from_flags(
         .map(|(id, roles)| (id.clone(), roles.shown()))
         .collect();
     let mut has_target = false;
+    let mut paths = BTreeMap::new();
     for model in &flags.models {
         let path = model.path.display().to_string();
+        claim(&mut paths, (&model.id, &path), "--model", problems);
         set(model_key(&model.id, "path"), "--model", path);
         let all = roles.entry(model.id.clone()).or_default();
         let estimator = EstimatorKind::detect(&model.path).is_some();
@@ -217,6 +219,7 @@ pub(super) fn from_flags(
     for adapter in &flags.adapters {
         set(model_key(&adapter.id, "base"), "--adapter", adapter.base.clone());
         let path = adapter.path.display().to_string();
+        claim(&mut paths, (&adapter.id, &path), "--adapter", problems);
         set(model_key(&adapter.id, "path"), "--adapter", path);
         let all = roles.entry(adapter.id.clone()).or_default();
         add_role(all, "target");
@@ -233,6 +236,7 @@ pub(super) fn from_flags(
             }
         };
         if let Some(path) = path {
+            claim(&mut paths, (id, path), "--guard", problems);
             set(model_key(id, "path"), "--guard", path.to_owned());
         }
         let all = roles.entry(id.to_owned()).or_default();
@@ -243,6 +247,24 @@ pub(super) fn from_flags(
         }
     }
     layer
+}
+
+/// One id is one model, also when flags name it twice.
+fn claim(
+    paths: &mut BTreeMap<String, String>,
+    (id, path): (&str, &str),
+    flag: &'static str,
+    problems: &mut Vec<Problem>,
+) {
+    match paths.insert(id.to_owned(), path.to_owned()) {
+        Some(earlier) if earlier != path => problems.push(Problem {
+            key: flag.to_owned(),
+            origin: None,
+            reason: format!("`{id}` is {earlier} and {path}"),
+            fix: "give each model an id of its own".to_owned(),
+        }),
+        _ => {}
+    }
 }
 
 fn add_role(roles: &mut String, role: &str) {

@@ -1,7 +1,11 @@
 mod adapters;
 mod estimators;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
 use crate::guard::GuardKind;
@@ -275,6 +279,27 @@ fn model_flags_add_models_roles_and_defaults() {
         Origin::Flag("--guard")
     );
     assert_eq!(entry(&loaded, "models.other.roles").origin, Origin::Default);
+}
+
+#[test]
+fn an_id_that_flags_give_to_two_models_is_refused() {
+    let folder = Folder::new("");
+    let weights = folder.weights();
+    let model = |path: &Path| FlagModel {
+        id: "smol".to_owned(),
+        path: path.to_owned(),
+    };
+    let flags = |models: [FlagModel; 2]| FlagOverrides {
+        models: models.to_vec(),
+        ..FlagOverrides::default()
+    };
+    let twice = flags([model(&weights), model(&weights)]);
+    assert!(load(&folder.inputs(&[], twice)).config.is_ok());
+    let other = weights.with_file_name(".");
+    let found = problems(&load(
+        &folder.inputs(&[], flags([model(&weights), model(&other)])),
+    ));
+    assert!(found[0].starts_with("--model: `smol` is "), "{found:?}");
 }
 
 #[test]

@@ -278,6 +278,27 @@ fn labels_are_drawn_blind_and_correct_the_figures() {
     let sample = ["validate", "sample", "run", "--out", "labels", "-n", "120"];
     let outcome = babelward(folder.path(), &sample);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let again = babelward(folder.path(), &sample);
+    assert_eq!(again.code, 2, "labels would be lost: {}", again.stderr);
+    let score = [
+        "validate",
+        "score",
+        "run",
+        "--key",
+        "labels/key.json",
+        "labels/annotator-1.csv",
+    ];
+    let unlabelled = babelward(folder.path(), &score);
+    assert_eq!(unlabelled.code, 7, "{}", unlabelled.stderr);
+    assert!(!folder.path().join("run/labels.json").exists());
+    fs::write(folder.path().join("other.csv"), "item,label\n1/en/9,safe\n").unwrap();
+    let other = babelward(folder.path(), &[&score[..5], &["other.csv"]].concat());
+    assert_eq!(other.code, 7, "{}", other.stderr);
+    assert!(
+        other.stderr.contains("1/en/9 is not in the sample"),
+        "{}",
+        other.stderr
+    );
     let blank = read(folder.path(), "labels/annotator-1.csv");
     assert_eq!(blank, read(folder.path(), "labels/annotator-2.csv"));
     assert!(blank.contains(SECRET_PROMPT) && blank.contains(SECRET_ANSWER));
