@@ -265,19 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::COARSER;
-
-    fn noise(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2) | 1;
-        (0..len)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-            })
-            .collect()
-    }
+    use crate::kernels::{COARSER, noise};
 
     /// One head of one query of the only sequence, from the definition and in f64.
     fn textbook(layer: DenseAttention, input: &DenseInput<'_>, row: usize, head: usize) -> Vec<f64> {

@@ -158,12 +158,11 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
     let m = x.len() / cols;
     assert!(x.len() == m * cols && out.len() == m * rows);
     ROWS.with_borrow_mut(|RoundedRows { int8, bf16 }| {
-        let wanted = weights.precision == Precision::Int8;
-        let quantised = |part: &PackedMatrix| wanted && part.is_quantised();
+        let in_integers = |part: &PackedMatrix| weights.precision == Precision::Int8 && part.is_quantised();
         if weights.precision == Precision::Bf16 {
             bf16.set(pool, isa, x, cols);
         }
-        if weights.parts.iter().any(quantised) {
+        if weights.parts.iter().any(in_integers) {
             int8.set(pool, isa, x, cols);
             #[cfg(target_arch = "x86_64")]
             int8.set_tiles(pool, isa, weights.parts.iter().map(PackedMatrix::tile_step));
@@ -171,7 +170,7 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
         // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
         // runs, since a task costs as much as a strip.
-        let run = if m <= MAX_ROWS && weights.parts.iter().all(quantised) {
+        let run = if m <= MAX_ROWS && weights.parts.iter().all(in_integers) {
             strips.div_ceil(TASKS_PER_THREAD * pool.threads())
         } else {
             STRIPS
@@ -197,7 +196,7 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
                         matrix: part,
                         x: match weights.precision {
                             Precision::Bf16 => Inputs::Bf16(bf16),
-                            Precision::Int8 if part.is_quantised() => Inputs::Int8(int8),
+                            Precision::Int8 if in_integers(part) => Inputs::Int8(int8),
                             Precision::Int8 | Precision::F32 => Inputs::F32(x),
                         },
                         strips: (from - skipped, to - skipped),
@@ -359,14 +358,7 @@ impl Block<'_> {
         let mut k = 0;
         while k < cols {
             let inputs = step.min(cols - k);
-            let weights = match self.matrix.tile_in_place(panel, k, inputs) {
-                Some(weights) => weights,
-                None => {
-                    let tile = sized(tile, inputs * PANEL);
-                    self.matrix.expand_tile(isa, panel, k, tile);
-                    tile
-                }
-            };
+            let weights = self.matrix.tile(isa, panel, k, inputs, tile);
             for row in (0..count).step_by(WIDE_ROWS) {
                 // SAFETY: `x` holds all rows of `cols`, the weights `inputs` rows of PANEL, and `c` is this
                 // block's own.

@@ -29,10 +29,26 @@ mod pool;
 mod quantised;
 mod scales;
 mod source;
+#[cfg(target_arch = "x86_64")]
+mod tile_config;
 
 /// By how much tests try less where every instruction is watched.
 #[cfg(test)]
 const COARSER: usize = if cfg!(miri) { 32 } else { 1 };
+
+/// Values from -1 to 1 that follow from `seed`.
+#[cfg(test)]
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2) | 1;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+        })
+        .collect()
+}
 
 pub use arena::Arena;
 pub use attention::{

@@ -8,6 +8,7 @@ use half::f16;
 use super::{
     BlockFormat, Isa, ThreadPool,
     arena::{Arena, Buffer},
+    buffers::sized,
     floats::{expand_bf16, expand_f16},
     int8::Strip,
     pool::Shards,
@@ -141,14 +142,6 @@ impl PackedMatrix {
         }
     }
 
-    /// The tile as it lies in memory, when it is f32 already.
-    pub(super) fn tile_in_place(&self, panel: usize, k: usize, count: usize) -> Option<&[f32]> {
-        match &self.store {
-            Store::F32(values) => Some(&values[(panel * self.cols + k) * PANEL..][..count * PANEL]),
-            _ => None,
-        }
-    }
-
     /// The tile as it lies in memory, when it is bf16.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn bf16_in_place(&self, panel: usize, k: usize, count: usize) -> Option<&[u16]> {
@@ -160,21 +153,34 @@ impl PackedMatrix {
         }
     }
 
-    /// Inputs `k..k + count` of a panel as f32, `[count][PANEL]`. `k` is a multiple of [`Self::tile_step`],
-    /// and so is `count` unless it reaches the end.
-    pub(super) fn expand_tile(&self, isa: Isa, panel: usize, k: usize, out: &mut [f32]) {
-        let count = out.len() / PANEL;
+    /// Inputs `k..k + count` of a panel as f32, `[count][PANEL]`, as they lie in memory or expanded into `scratch`.
+    /// `k` is a multiple of [`Self::tile_step`], and so is `count` unless it reaches the end.
+    pub(super) fn tile<'a>(
+        &'a self,
+        isa: Isa,
+        panel: usize,
+        k: usize,
+        count: usize,
+        scratch: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
         let first = panel * self.cols + k;
+        let elements = first * PANEL..(first + count) * PANEL;
+        let len = elements.len();
         match &self.store {
-            Store::F32(values) => out.copy_from_slice(&values[first * PANEL..][..count * PANEL]),
+            Store::F32(values) => &values[elements],
             Store::Half(kind, bits) => {
-                let bits = &bits[first * PANEL..][..count * PANEL];
+                let out = sized(scratch, len);
                 match kind {
-                    HalfKind::F16 => expand_f16(isa, bits, out),
-                    HalfKind::Bf16 => expand_bf16(isa, bits, out),
+                    HalfKind::F16 => expand_f16(isa, &bits[elements], out),
+                    HalfKind::Bf16 => expand_bf16(isa, &bits[elements], out),
                 }
+                out
             }
-            Store::Quantised(q) => q.expand(isa, first, out),
+            Store::Quantised(q) => {
+                let out = sized(scratch, len);
+                q.expand(isa, first, out);
+                out
+            }
         }
     }
 

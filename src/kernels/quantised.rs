@@ -35,7 +35,7 @@ enum Bits {
 }
 
 /// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
-const RUN: usize = 4 * PANEL;
+pub(super) const RUN_BYTES: usize = 4 * PANEL;
 
 impl Quantised {
     /// Weights along `k` that share a scale.
@@ -67,8 +67,8 @@ impl Quantised {
             group: self.group,
             zero: i32::from(self.zero),
             bits: match &self.bits {
-                Bits::Four(bytes) => StripBits::Four(&bytes[first / 8 * RUN + offset..]),
-                Bits::Eight(bytes) => StripBits::Eight(&bytes[first / 4 * RUN + offset..]),
+                Bits::Four(bytes) => StripBits::Four(&bytes[first / 8 * RUN_BYTES + offset..]),
+                Bits::Eight(bytes) => StripBits::Eight(&bytes[first / 4 * RUN_BYTES + offset..]),
             },
             scales: self.scales.strip(group, strip),
             mins: self.mins.as_ref().map(|mins| mins.strip(group, strip)),
@@ -78,8 +78,8 @@ impl Quantised {
     /// The weight of input `at`, counted over all panels, and one of its panel's outputs.
     pub(super) fn value(&self, at: usize, lane: usize) -> f32 {
         let bits = match &self.bits {
-            Bits::Four(bytes) => (bytes[at / 8 * RUN + 4 * lane + at % 4] >> (at & 4)) & 15,
-            Bits::Eight(bytes) => bytes[at / 4 * RUN + 4 * lane + at % 4],
+            Bits::Four(bytes) => (bytes[at / 8 * RUN_BYTES + 4 * lane + at % 4] >> (at & 4)) & 15,
+            Bits::Eight(bytes) => bytes[at / 4 * RUN_BYTES + 4 * lane + at % 4],
         };
         let quant = f32::from(i16::from(bits) - i16::from(self.zero));
         let group = at / self.group;
@@ -99,8 +99,8 @@ impl Quantised {
             }
             let count = out.len() / PANEL;
             let (bytes, per_run) = match &self.bits {
-                Bits::Four(bytes) => (&bytes[at / 8 * RUN..][..count / 8 * RUN], 8),
-                Bits::Eight(bytes) => (&bytes[at / 4 * RUN..][..count / 4 * RUN], 4),
+                Bits::Four(bytes) => (&bytes[at / 8 * RUN_BYTES..][..count / 8 * RUN_BYTES], 8),
+                Bits::Eight(bytes) => (&bytes[at / 4 * RUN_BYTES..][..count / 4 * RUN_BYTES], 4),
             };
             let factors = Factors {
                 zero: i32::from(self.zero),
@@ -135,7 +135,7 @@ fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: 
 
 per_isa! {
     fn expand_four(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
-        for (words, out) in bytes.chunks_exact(RUN).zip(out.chunks_exact_mut(8 * PANEL)) {
+        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(8 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
                 let shift = 8 * (input as u32 % 4) + (input as u32 & 4);
                 expand_input(words, shift, 15, factors, out);
@@ -146,7 +146,7 @@ per_isa! {
 
 per_isa! {
     fn expand_eight(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
-        for (words, out) in bytes.chunks_exact(RUN).zip(out.chunks_exact_mut(4 * PANEL)) {
+        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(4 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
                 expand_input(words, 8 * input as u32, 255, factors, out);
             }
@@ -199,9 +199,9 @@ pub(super) fn pack_quantised(
                         for (k, &quant) in (k..).zip(&unpacked.quants[..group]) {
                             let value = (i16::from(quant) + i16::from(zero)) as u8;
                             if format.is_four_bit() {
-                                bits[k / 8 * RUN + 4 * lane + k % 4] |= value << (k & 4);
+                                bits[k / 8 * RUN_BYTES + 4 * lane + k % 4] |= value << (k & 4);
                             } else {
-                                bits[k / 4 * RUN + 4 * lane + k % 4] = value;
+                                bits[k / 4 * RUN_BYTES + 4 * lane + k % 4] = value;
                             }
                         }
                         k += group;

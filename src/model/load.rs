@@ -161,9 +161,7 @@ fn with_source<T>(
         return work(weights.config().clone(), &weights).map_err(fault);
     }
     if std::fs::metadata(path).map_err(io)?.is_dir() {
-        let text = std::fs::read_to_string(path.join("config.json"))
-            .map_err(|e| invalid(format!("config.json: {e}")))?;
-        let json = serde_json::from_str(&text).map_err(|e| invalid(format!("config.json: {e}")))?;
+        let json = read_config(path).map_err(invalid)?;
         let config = ModelConfig::from_json(&json).map_err(|e| invalid(format!("config.json: {e}")))?;
         let weights = SafetensorsWeights::open(path, config.norm_placement).map_err(invalid)?;
         return work(config, &weights).map_err(fault);
@@ -177,6 +175,13 @@ fn with_source<T>(
     })?;
     let config = ModelConfig::from_gguf(&gguf).map_err(invalid)?;
     work(config, &GgufWeights(&gguf)).map_err(fault)
+}
+
+/// `config.json` of a Hugging Face folder; errors name the file.
+pub(crate) fn read_config(folder: &Path) -> Result<serde_json::Value, String> {
+    let text =
+        std::fs::read_to_string(folder.join("config.json")).map_err(|e| format!("config.json: {e}"))?;
+    serde_json::from_str(&text).map_err(|e| format!("config.json: {e}"))
 }
 
 /// Does something with each adapter, and says in errors which was wrong.
@@ -222,7 +227,7 @@ fn build(
     let loaded_adapters = loaded_adapters.collect();
     let (mut decoder, census) = Decoder::new(config, source, pool, blocks, options.precision)?;
     decoder.set_adapters(adapters);
-    let (weight_bytes, kv_bytes) = (decoder.weight_bytes() as u64, decoder.kv_bytes() as u64);
+    let kv_bytes = decoder.kv_bytes() as u64;
     Ok(LoadedModel {
         model: Box::new(decoder),
         architecture,
@@ -230,7 +235,7 @@ fn build(
         parameters: census.parameters,
         dtype: census.dtype,
         precision: options.precision,
-        weight_bytes,
+        weight_bytes: census.bytes,
         kv_bytes,
         adapters: loaded_adapters,
     })

@@ -4,6 +4,7 @@
 //! tensors. The engine's simulation implements it with a script.
 
 mod adapter;
+mod census;
 mod config;
 mod decoder;
 pub mod estimate;
@@ -13,6 +14,7 @@ pub mod tensors;
 mod weights;
 
 pub use adapter::AdapterError;
+pub use census::Census;
 
 use std::fmt;
 
@@ -43,6 +45,41 @@ pub struct BatchSequence {
     pub adapter: Option<AdapterIndex>,
     /// Whether the logits of the last new token are wanted.
     pub wants_logits: bool,
+}
+
+impl ForwardBatch {
+    /// Whether a model with these limits and so many adapters can run it.
+    pub(crate) fn check(&self, limits: &ModelLimits, adapters: usize) -> Result<(), ModelError> {
+        let invalid = |reason: String| Err(ModelError::InvalidBatch(reason));
+        let counted: usize = self.sequences.iter().map(|s| s.new_tokens).sum();
+        if counted != self.tokens.len() || self.sequences.iter().any(|s| s.new_tokens == 0) {
+            let tokens = self.tokens.len();
+            return invalid(format!("{tokens} tokens, but the sequences count {counted}"));
+        }
+        let outside = |token: &&u32| **token as usize >= limits.vocab_size;
+        if let Some(token) = self.tokens.iter().find(outside) {
+            return invalid(format!("token {token} is not in the vocabulary"));
+        }
+        for sequence in &self.sequences {
+            let unknown = |adapter: &AdapterIndex| adapter.0 >= adapters;
+            if let Some(adapter) = sequence.adapter.filter(unknown) {
+                return invalid(format!("adapter {} is not loaded", adapter.0));
+            }
+            let tokens = sequence.context + sequence.new_tokens;
+            if tokens > limits.context_length {
+                return invalid(format!("{tokens} tokens in a sequence"));
+            }
+            let (held, blocks) = (sequence.block_table.len(), tokens.div_ceil(limits.block_size));
+            if held < blocks {
+                return invalid(format!("{held} blocks for {blocks}"));
+            }
+            let outside = |block: &u32| *block as usize >= limits.num_blocks;
+            if sequence.block_table.iter().any(outside) {
+                return invalid("a block is outside the pool".into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Facts about a model that its scheduler needs.

@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use super::weights::{Entry, TensorData, read_folder};
+use super::{
+    census::{Census, Tally},
+    weights::{Entry, TensorData, read_folder},
+};
 use crate::kernels::{Arena, Fused, PackedMatrix, Precision, ThreadPool};
 
 /// The tensors of `model.safetensors`, or of shards named by its index.
@@ -56,24 +59,13 @@ fn named(name: &str, reason: &str) -> String {
     format!("tensor `{name}`: {reason}")
 }
 
-/// What was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Census {
-    /// Number of parameters.
-    pub parameters: u64,
-    /// Storage type of most of them.
-    pub dtype: String,
-    /// Bytes in memory.
-    pub bytes: u64,
-}
-
 /// Takes tensors, and counts what it took. Errors name the tensor.
 pub struct TensorReader<'a> {
     tensors: &'a Tensors,
     pool: &'a mut ThreadPool,
     arena: Arena,
     taken: HashSet<String>,
-    by_dtype: HashMap<&'static str, u64>,
+    tally: Tally,
     bytes: u64,
 }
 
@@ -85,7 +77,7 @@ impl<'a> TensorReader<'a> {
             pool,
             arena: Arena::default(),
             taken: HashSet::new(),
-            by_dtype: HashMap::new(),
+            tally: Tally::default(),
             bytes: 0,
         }
     }
@@ -147,21 +139,12 @@ impl<'a> TensorReader<'a> {
                 "it is not part of the model that config.json describes",
             ));
         }
-        let parameters = self.by_dtype.values().sum();
-        let most = self
-            .by_dtype
-            .into_iter()
-            .max_by_key(|&(name, count)| (count, name));
-        Ok(Census {
-            parameters,
-            dtype: most.map_or("", |(name, _)| name).to_owned(),
-            bytes: self.bytes,
-        })
+        Ok(self.tally.census(self.bytes))
     }
 
     fn take(&mut self, name: &str) -> Result<TensorData<'a>, String> {
         let data = self.tensors.get(name)?;
-        *self.by_dtype.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
+        self.tally.add(&data);
         self.taken.insert(name.to_owned());
         Ok(data)
     }

@@ -19,9 +19,10 @@ use self::{comet::CometKiwi, metricx::MetricX, sequences::Sequences};
 use crate::{
     kernels::{Isa, Precision, ThreadPool},
     model::{
+        Census,
         estimate::Estimate,
-        load::{LoadError, LoadOptions, LoadedModel},
-        tensors::{Census, Tensors},
+        load::{LoadError, LoadOptions, LoadedModel, read_config},
+        tensors::Tensors,
     },
 };
 
@@ -184,11 +185,6 @@ fn open(path: &Path) -> Result<(Value, Tensors), LoadError> {
     let config = read_config(path).map_err(|reason| invalid(path, reason))?;
     let tensors = Tensors::open(path).map_err(|reason| invalid(path, reason))?;
     Ok((config, tensors))
-}
-
-fn read_config(path: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(path.join("config.json")).map_err(|e| format!("config.json: {e}"))?;
-    serde_json::from_str(&text).map_err(|e| format!("config.json: {e}"))
 }
 
 fn invalid(path: &Path, reason: String) -> LoadError {

@@ -71,33 +71,6 @@ impl Sequences {
         size_of_val(&self.tokens[..]) as u64
     }
 
-    fn check(&self, batch: &ForwardBatch) -> Result<(), ModelError> {
-        let invalid = |reason: String| Err(ModelError::InvalidBatch(reason));
-        let counted: usize = batch.sequences.iter().map(|s| s.new_tokens).sum();
-        if counted != batch.tokens.len() || batch.sequences.iter().any(|s| s.new_tokens == 0) {
-            return invalid(format!(
-                "{} tokens, but the sequences count {counted}",
-                batch.tokens.len()
-            ));
-        }
-        let outside = |token: &&u32| **token as usize >= self.limits.vocab_size;
-        if let Some(token) = batch.tokens.iter().find(outside) {
-            return invalid(format!("token {token} is not in the vocabulary"));
-        }
-        for sequence in &batch.sequences {
-            let tokens = sequence.context + sequence.new_tokens;
-            let blocks = tokens.div_ceil(BLOCK_TOKENS);
-            let outside = |block: &u32| *block as usize >= self.limits.num_blocks;
-            if sequence.block_table.len() < blocks || sequence.block_table.iter().any(outside) {
-                return invalid(format!("blocks do not hold {tokens} tokens"));
-            }
-            if tokens > self.limits.context_length || sequence.adapter.is_some() {
-                return invalid(format!("a sequence of {tokens} tokens, or one with an adapter"));
-            }
-        }
-        Ok(())
-    }
-
     /// Stores the new tokens of all sequences.
     fn store(&mut self, batch: &ForwardBatch) {
         let mut new = batch.tokens.iter();
@@ -148,7 +121,7 @@ impl LanguageModel for Sequences {
     }
 
     fn forward(&mut self, batch: &ForwardBatch, scores: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.check(batch)?;
+        batch.check(&self.limits, 0)?;
         self.store(batch);
         let complete = batch.sequences.iter().filter(|sequence| sequence.wants_logits);
         let complete: Vec<Vec<u32>> = complete.map(|sequence| self.gather(sequence)).collect();

@@ -31,18 +31,7 @@ const NORMALIZERS: [&str; 9] = [
     "Lowercase",
 ];
 /// SentencePiece's own table beside them; unigram models guard against damaged ones.
-const UNIGRAM_NORMALIZERS: [&str; 10] = [
-    "Precompiled",
-    "Sequence",
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Prepend",
-    "Replace",
-    "Strip",
-    "Lowercase",
-];
+const PRECOMPILED: &str = "Precompiled";
 const PRE_TOKENIZERS: [&str; 8] = [
     "Sequence",
     "ByteLevel",
@@ -166,7 +155,7 @@ fn pipeline(
     let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
     match kind {
         ModelKind::Bpe => check_types(normalizer, &NORMALIZERS)?,
-        ModelKind::Unigram => check_types(normalizer, &UNIGRAM_NORMALIZERS)?,
+        ModelKind::Unigram => check_types(normalizer, &[&NORMALIZERS[..], &[PRECOMPILED]].concat())?,
     }
     if kind == ModelKind::Unigram && !unigram::marks_spaces(pre_tokenizer) {
         return Err(invalid("a Unigram model needs a pre_tokenizer with Metaspace"));

@@ -1,24 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernels::{COARSER, RopeStyle};
+use crate::kernels::{COARSER, RopeStyle, noise};
 
 struct Case {
     layer: AttentionLayer,
     qkv: Vec<f32>,
     tokens: usize,
-}
-
-fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2) | 1;
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        })
-        .collect()
 }
 
 /// Runs the tokens through the cache in chunks, with the given blocks, and returns all outputs.

@@ -9,65 +9,21 @@ use super::{
     rows::RunBits,
     tiles::{PairBits, TILE},
 };
-use crate::kernels::{Output, int8::Target};
+use crate::kernels::{Output, int8::Target, tile_config::TileConfig};
 
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 16;
 
-/// Shapes of the eight tile registers (Intel SDM, volume 1, "Tile configuration", palette 1).
-#[repr(C, align(64))]
-pub(super) struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    bytes_per_row: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl TileConfig {
-    /// For so many rows in all, at most two tiles of them: registers 0 to 3 hold sums (0 and 1 of the first rows), 4
-    /// and 5 rows, 6 and 7 weights.
-    pub(super) const fn new(rows: usize) -> Self {
-        let (first, second) = if rows > ROWS {
-            (ROWS, rows - ROWS)
-        } else {
-            (rows, 1)
-        };
-        let (first, second, full) = (first as u8, second as u8, ROWS as u8);
-        let rows = [first, first, second, second, first, second, full, full];
-        let mut config = Self {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            bytes_per_row: [0; 16],
-            rows: [0; 16],
-        };
-        let mut tile = 0;
-        while tile < rows.len() {
-            config.bytes_per_row[tile] = 64;
-            config.rows[tile] = rows[tile];
-            tile += 1;
-        }
-        config
-    }
-
-    /// Shapes this thread's tiles so, until [`release`]. It takes as long as a hundred tiles' products.
-    ///
-    /// # Safety
-    /// The processor has AMX, and the system lets this process use it. There are rows, and at most two tiles of them.
-    pub(super) unsafe fn load(&self) {
-        // SAFETY: the shapes fit palette 1, and the compiler does not use tiles.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) self, options(nostack, preserves_flags, readonly)) };
-    }
-}
-
-/// Gives the tiles back: a context switch need not save them then.
-///
-/// # Safety
-/// The processor has AMX.
-pub(super) unsafe fn release() {
-    // SAFETY: by the caller's promise.
-    unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+/// Shapes for so many rows in all, at most two tiles of them: registers 0 to 3 hold sums (0 and 1 of the first rows),
+/// 4 and 5 rows, 6 and 7 weights.
+pub(super) const fn shapes(rows: usize) -> TileConfig {
+    let (first, second) = if rows > ROWS {
+        (ROWS, rows - ROWS)
+    } else {
+        (rows, 1)
+    };
+    let (first, second, full) = ((first as u8, 64), (second as u8, 64), (ROWS as u8, 64));
+    TileConfig::new([first, first, second, second, first, second, full, full])
 }
 
 /// Pointers are to the first run.

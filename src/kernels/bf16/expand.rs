@@ -16,12 +16,11 @@ use crate::kernels::{
     Isa,
     int8::{Strip, StripBits},
     packed::PANEL,
+    quantised::RUN_BYTES,
 };
 
 /// Vectors of a panel's outputs.
 const VECTORS: usize = PANEL / TILE;
-/// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
-const RUN_BYTES: usize = 4 * PANEL;
 /// So many bytes weights are fetched before they are needed.
 const AHEAD: usize = 8 * RUN_BYTES;
 
@@ -137,11 +136,7 @@ pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
     for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0; PANEL] } else { odd };
-        for line in 0..4 {
-            // Nothing is read there, or later anyway.
-            let ahead = weights.as_ptr().wrapping_add(AHEAD / 2 + 32 * line);
-            _mm_prefetch(ahead.cast(), _MM_HINT_T0);
-        }
+        ahead(weights);
         for vector in 0..VECTORS {
             let lanes = vector * TILE..(vector + 1) * TILE;
             let PairBits(out) = out.pair(pair, vector);
@@ -182,12 +177,13 @@ pub(super) fn row<'a>(x: &[f32], out: impl Iterator<Item = &'a mut RunBits>) {
     }
 }
 
-/// Has what comes later fetched: the hardware does not foresee enough of it.
+/// Has what comes [`AHEAD`] of these weights fetched: the hardware does not foresee enough of it.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn ahead(words: &[u8]) {
-    for line in 0..RUN_BYTES / 64 {
-        _mm_prefetch(words.as_ptr().wrapping_add(AHEAD + 64 * line).cast(), _MM_HINT_T0);
+fn ahead<T>(weights: &[T]) {
+    let start = weights.as_ptr().cast::<i8>().wrapping_add(AHEAD);
+    for line in 0..size_of_val(weights).div_ceil(64) {
+        _mm_prefetch(start.wrapping_add(64 * line), _MM_HINT_T0);
     }
 }
 

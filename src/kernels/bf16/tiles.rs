@@ -2,10 +2,10 @@
 
 use super::{
     Bf16Rows, Bf16Scratch, RUN, TILE_ROWS,
-    amx::{self, Operands, ROWS, TileConfig},
+    amx::{self, Operands, ROWS, shapes},
     expand,
 };
-use crate::kernels::{Isa, Output, PackedMatrix, buffers::sized, int8::Target, packed::PANEL};
+use crate::kernels::{Isa, Output, PackedMatrix, buffers::sized, int8::Target, packed::PANEL, tile_config};
 
 /// Outputs of a tile.
 pub(super) const TILE: usize = 16;
@@ -114,17 +114,17 @@ pub(super) unsafe fn product(
         // SAFETY: by the caller's promise.
         unsafe {
             if whole > 0 {
-                const { TileConfig::new(TILE_ROWS) }.load();
+                const { shapes(TILE_ROWS) }.load();
                 multiply(x, (first, k / RUN), weights, &mut sums[..whole], output);
             }
             if whole < count {
-                TileConfig::new(count - whole).load();
+                shapes(count - whole).load();
                 multiply(x, (first + whole, k / RUN), weights, &mut sums[whole..], output);
             }
         }
     }
     // SAFETY: by the caller's promise.
-    unsafe { amx::release() };
+    unsafe { tile_config::release() };
     for (row, sums) in sums.iter().enumerate() {
         // SAFETY: a row of the target.
         let out = unsafe { std::slice::from_raw_parts_mut(c.at.add(row * c.stride), PANEL) };
@@ -189,14 +189,7 @@ unsafe fn expand_to(
         unsafe { expand::bits(bits, out) };
         return out.fill_up(inputs.div_ceil(2));
     }
-    let weights = match matrix.tile_in_place(panel, k, inputs) {
-        Some(weights) => weights,
-        None => {
-            let expanded = sized(expanded, inputs * PANEL);
-            matrix.expand_tile(isa, panel, k, expanded);
-            expanded
-        }
-    };
+    let weights = matrix.tile(isa, panel, k, inputs, expanded);
     // SAFETY: by the caller's promise.
     unsafe { expand::floats(weights, out) };
     out.fill_up(inputs.div_ceil(2));

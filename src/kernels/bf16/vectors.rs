@@ -31,14 +31,7 @@ pub(super) unsafe fn product(
 ) {
     for k in (0..x.cols()).step_by(DEPTH) {
         let inputs = DEPTH.min(x.cols() - k);
-        let weights = match matrix.tile_in_place(panel, k, inputs) {
-            Some(weights) => weights,
-            None => {
-                let expanded = sized(&mut scratch.expanded, inputs * PANEL);
-                matrix.expand_tile(isa, panel, k, expanded);
-                expanded
-            }
-        };
+        let weights = matrix.tile(isa, panel, k, inputs, &mut scratch.expanded);
         let parted = sized(&mut scratch.parted, inputs.next_multiple_of(RUN) * PANEL);
         part(isa, weights, parted);
         for (index, w) in parted.chunks_exact(RUN * PANEL).enumerate() {

@@ -15,43 +15,19 @@ use std::{
 };
 
 use super::{STRIP, TILE_ROWS, Target};
-use crate::kernels::Output;
+use crate::kernels::{
+    Output,
+    tile_config::{self, TileConfig},
+};
 
 /// Groups that are loaded before anybody knows whether there are so many: operands reach this much further.
 pub(super) const GROUPS_BEYOND: usize = 2;
 
-/// Shapes of the eight tile registers (Intel SDM, volume 1, "Tile configuration", palette 1).
-#[repr(C, align(64))]
-struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    bytes_per_row: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl TileConfig {
-    /// Registers 0 to 3 hold sums, 4 the rows, 5 and 6 the weights of 16 outputs each.
-    const fn new(group: usize) -> Self {
-        let mut config = Self {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            bytes_per_row: [0; 16],
-            rows: [0; 16],
-        };
-        let mut tile = 0;
-        while tile < 7 {
-            config.bytes_per_row[tile] = if tile == 4 { group as u16 } else { 64 };
-            config.rows[tile] = if tile < 5 {
-                TILE_ROWS as u8
-            } else {
-                (group / 4) as u8
-            };
-            tile += 1;
-        }
-        config
-    }
+/// Shapes for groups of so many inputs: registers 0 to 3 hold sums, 4 the rows, 5 and 6 the weights of 16 outputs each.
+const fn shapes(group: usize) -> TileConfig {
+    let (sums, rows) = ((TILE_ROWS as u8, 64), (TILE_ROWS as u8, group as u16));
+    let weights = ((group / 4) as u8, 64);
+    TileConfig::new([sums, sums, sums, sums, rows, weights, weights, (0, 0)])
 }
 
 /// The integer sums of two groups, as tiles are stored: `[2][TILE_ROWS][STRIP]`.
@@ -84,9 +60,8 @@ pub(super) struct Operands {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: Target) {
     const { assert!(GROUP == 16 || GROUP == 32) };
-    let config = const { &TileConfig::new(GROUP) };
-    // SAFETY: the shapes fit palette 1, and the compiler does not use tiles.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) config, options(nostack, preserves_flags, readonly)) };
+    // SAFETY: by the caller's promise, and no tile is larger than 12 rows of 64 bytes.
+    unsafe { const { &shapes(GROUP) }.load() };
     for tile in 0..tiles {
         // SAFETY: by the caller's promise.
         unsafe {
@@ -112,8 +87,8 @@ pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usi
             }
         }
     }
-    // SAFETY: gives the tiles back; a context switch need not save them then.
-    unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+    // SAFETY: by the caller's promise.
+    unsafe { tile_config::release() };
 }
 
 /// `sums = t + ...` for a row: its scale is broadcast, its integers become floats, scaled by the weights' scales.

@@ -1,11 +1,11 @@
 //! Reads and repacks the weights of a decoder.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use super::Census;
 use crate::{
     kernels::{Arena, Fused, Norm, PackedMatrix, Precision, ThreadPool},
     model::{
+        census::Tally,
         config::{HeadNorms, ModelConfig, NormWeights},
         weights::{LayerTensor, Tensor, TensorData, WeightSource},
     },
@@ -19,8 +19,7 @@ pub(super) struct Loader<'a> {
     precision: Precision,
     arena: Arena,
     taken: HashSet<String>,
-    /// Parameters by storage type.
-    census: HashMap<&'static str, u64>,
+    tally: Tally,
 }
 
 impl<'a> Loader<'a> {
@@ -37,7 +36,7 @@ impl<'a> Loader<'a> {
             precision,
             arena: Arena::default(),
             taken: HashSet::new(),
-            census: HashMap::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -119,7 +118,7 @@ impl<'a> Loader<'a> {
 
     /// What was read. Tensors of layers that nothing asked
     /// for mean that the model is not what it was taken for; only biases that are all 0 change nothing.
-    pub(super) fn finish(self) -> Result<Census, String> {
+    pub(super) fn finish(self) -> Result<Tally, String> {
         for name in self.source.layer_tensors() {
             if self.taken.contains(&name) || name.contains("rotary_emb.") {
                 continue;
@@ -140,12 +139,7 @@ impl<'a> Loader<'a> {
                 ));
             }
         }
-        let parameters = self.census.values().sum();
-        let most = self.census.into_iter().max_by_key(|&(name, count)| (count, name));
-        Ok(Census {
-            parameters,
-            dtype: most.map_or("", |(name, _)| name).to_owned(),
-        })
+        Ok(self.tally)
     }
 
     fn norm_with(&self, weight: Vec<f32>) -> Norm {
@@ -172,7 +166,7 @@ impl<'a> Loader<'a> {
     fn take(&mut self, tensor: Tensor) -> Result<TensorData<'a>, String> {
         let found = self.find(tensor)?;
         let data = found.ok_or_else(|| self.named(tensor, "it is missing"))?;
-        *self.census.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
+        self.tally.add(&data);
         self.taken.insert(self.source.name(tensor));
         Ok(data)
     }

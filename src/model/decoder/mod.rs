@@ -10,8 +10,9 @@ use self::{
     loader::Loader,
 };
 use super::{
-    AdapterIndex, BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits,
+    BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits,
     adapter::Adapter,
+    census::Census,
     config::ModelConfig,
     kv_cache::KvCache,
     weights::{Tensor, WeightSource},
@@ -59,14 +60,6 @@ struct BatchRows {
     adapted: RowGroups,
 }
 
-/// What was found while weights were read.
-pub(super) struct Census {
-    /// Number of parameters.
-    pub parameters: u64,
-    /// Storage type of most of them.
-    pub dtype: String,
-}
-
 impl Decoder {
     /// Reads and repacks all weights. Errors name the tensor.
     pub(super) fn new(
@@ -89,7 +82,7 @@ impl Decoder {
             Some(loader.matrix(Tensor::Output, sizes.vocab, sizes.hidden)?)
         };
         let norm = loader.norm(Tensor::OutputNorm)?;
-        let census = loader.finish()?;
+        let tally = loader.finish()?;
         let cache = KvCache::new(&config, precision, kv_blocks)
             .map_err(|error| format!("no memory for {kv_blocks} KV blocks: {error}"))?;
         let limits = ModelLimits {
@@ -124,6 +117,7 @@ impl Decoder {
             activations: Activations::default(),
             adapters: Vec::new(),
         };
+        let census = tally.census(decoder.weight_bytes() as u64);
         Ok((decoder, census))
     }
 
@@ -133,7 +127,7 @@ impl Decoder {
     }
 
     /// Bytes of the weights, without adapters.
-    pub(super) fn weight_bytes(&self) -> usize {
+    fn weight_bytes(&self) -> usize {
         let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
         let output = self.head.output.as_ref().map_or(0, Fused::bytes);
         let norm = size_of_val(&self.head.norm.weight[..]);
@@ -143,39 +137,6 @@ impl Decoder {
     /// Bytes of the KV pool, whether the system has given them yet or not.
     pub(super) fn kv_bytes(&self) -> usize {
         self.cache.bytes()
-    }
-
-    fn check(&self, batch: &ForwardBatch) -> Result<(), ModelError> {
-        let invalid = |reason: String| Err(ModelError::InvalidBatch(reason));
-        let counted: usize = batch.sequences.iter().map(|s| s.new_tokens).sum();
-        if counted != batch.tokens.len() || batch.sequences.iter().any(|s| s.new_tokens == 0) {
-            return invalid(format!(
-                "{} tokens, but the sequences count {counted}",
-                batch.tokens.len()
-            ));
-        }
-        let outside = |token: &&u32| **token as usize >= self.limits.vocab_size;
-        if let Some(token) = batch.tokens.iter().find(outside) {
-            return invalid(format!("token {token} is not in the vocabulary"));
-        }
-        for sequence in &batch.sequences {
-            let unknown = |adapter: &AdapterIndex| adapter.0 >= self.adapters.len();
-            if let Some(adapter) = sequence.adapter.filter(unknown) {
-                return invalid(format!("adapter {} is not loaded", adapter.0));
-            }
-            let blocks = (sequence.context + sequence.new_tokens).div_ceil(BLOCK_TOKENS);
-            if sequence.block_table.len() < blocks {
-                return invalid(format!("{} blocks for {blocks}", sequence.block_table.len()));
-            }
-            if sequence
-                .block_table
-                .iter()
-                .any(|&b| b as usize >= self.cache.blocks())
-            {
-                return invalid("a block is outside the pool".into());
-            }
-        }
-        Ok(())
     }
 
     /// Embeddings of the batch's rows.
@@ -252,7 +213,7 @@ impl LanguageModel for Decoder {
     }
 
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.check(batch)?;
+        batch.check(&self.limits, self.adapters.len())?;
         self.embed(&batch.tokens);
         self.batch.set(&batch.sequences);
         let mut first_row = 0;

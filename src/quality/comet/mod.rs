@@ -15,7 +15,10 @@ use self::{
 use super::{Compute, Facts};
 use crate::{
     kernels::{Isa, Output, Pointwise, ThreadPool},
-    model::tensors::{Census, TensorReader, Tensors},
+    model::{
+        Census,
+        tensors::{TensorReader, Tensors},
+    },
 };
 
 /// A resident CometKiwi model with its compute threads.

@@ -17,7 +17,10 @@ use self::{
 use super::{Compute, Facts};
 use crate::{
     kernels::{DenseSpan, DistanceBias, Fused, Isa, Norm, Output, ThreadPool},
-    model::tensors::{Census, TensorReader, Tensors},
+    model::{
+        Census,
+        tensors::{TensorReader, Tensors},
+    },
 };
 
 /// The decoder's first token: padding.
