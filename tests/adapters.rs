@@ -56,6 +56,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
         default_target: Some(BASE.to_owned()),
         default_guard: Some(BASE.to_owned()),
         default_quality: None,
+        policies: Vec::new(),
         load: LoadOptions {
             threads: 2,
             kv_bytes: 128 << 20,

@@ -18,7 +18,8 @@ use babelward::{
     bench::taxonomy::{Category, Language},
     proto::{
         BatchClassifyRequest, BatchClassifyResponse, ClassifyRequest, ClassifyResponse,
-        ClassifyStreamRequest, ClassifyStreamResponse, Label, Verdict,
+        ClassifyStreamRequest, ClassifyStreamResponse, Label, ListPoliciesRequest, ListPoliciesResponse,
+        Verdict,
         classify_stream_request::Action,
         classify_stream_response::Result as Answer,
         safety_service_server::{SafetyService, SafetyServiceServer},
@@ -64,6 +65,13 @@ impl SafetyService for Guard {
         &self,
         _: Request<BatchClassifyRequest>,
     ) -> Result<Response<BatchClassifyResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn list_policies(
+        &self,
+        _: Request<ListPoliciesRequest>,
+    ) -> Result<Response<ListPoliciesResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
 

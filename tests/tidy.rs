@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("kernels", ""),
     (
         "config",
-        "guard::GuardKind kernels::Precision engine::Tenant quality::EstimatorKind",
+        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision engine::Tenant quality::EstimatorKind",
     ),
     ("telemetry", "config"),
     ("fetch", "digest"),

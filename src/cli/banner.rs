@@ -31,6 +31,9 @@ impl Banner<'_> {
         tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
         let (budget, free) = self.registry.memory();
         tracing::info!(budget_bytes = budget, free_bytes = free, "memory");
+        for policy in self.registry.policies() {
+            tracing::info!(policy = policy.name(), digest = policy.digest(), "policy");
+        }
         for declared in self.registry.list() {
             let Some(entry) = self.registry.resident(declared) else {
                 let load = declared.policy.name();
@@ -107,6 +110,10 @@ impl fmt::Display for Banner<'_> {
         match self.metrics {
             Some(address) => writeln!(f, "  metrics   http://{address}/metrics")?,
             None => writeln!(f, "  metrics   off")?,
+        }
+        let policies: Vec<_> = self.registry.policies().map(|policy| policy.name()).collect();
+        if !policies.is_empty() {
+            writeln!(f, "  policies  {}", policies.join(", "))?;
         }
         let rows: Vec<_> = self
             .registry

@@ -9,10 +9,11 @@ use super::{
     input::{self, Input, Item, JudgedRole},
     json,
     output::{Color, painted, print_json, print_line},
+    policy::PolicyArgs,
     priority::PriorityArg,
 };
 use crate::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, PolicyChoice},
     proto::{ClassifyRequest, Label, Verdict},
 };
 
@@ -37,6 +38,8 @@ pub struct Args {
     /// End with 3 when something is unsafe, and with 8 when something is undetermined
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
+    #[command(flatten)]
+    policy: PolicyArgs,
     #[command(flatten)]
     priority: PriorityArg,
     #[command(flatten)]
@@ -87,6 +90,7 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
         model: args.model.clone(),
         conversation: Some(conversation),
         priority: args.priority.value(),
+        policy_source: args.policy.choice()?.for_classify(),
     };
     let client = global.connect().await?;
     let verdict = verdict_of(client.classify(request).await?.verdict)?;
@@ -105,9 +109,12 @@ fn verdict_of(verdict: Option<Verdict>) -> Result<Verdict, ClientError> {
 
 /// Results come out in the order of the file; one that fails does not stop the others.
 async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow::Result<Exit> {
+    let policy = args.policy.choice()?;
     let client = global.connect().await?;
-    let mut results =
-        stream::iter(items.into_iter().map(|item| judge(client.clone(), item, args))).buffered(OPEN_ITEMS);
+    let judged = items
+        .into_iter()
+        .map(|item| judge(client.clone(), item, args, &policy));
+    let mut results = stream::iter(judged).buffered(OPEN_ITEMS);
     let mut tally = Tally::default();
     let mut document = Vec::new();
     while let Some((id, result)) = results.try_next().await? {
@@ -139,11 +146,17 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
 type ItemOutcome = (String, Result<Verdict, crate::client::RpcError>);
 
 /// An error of the call is the item's; an error of the connection ends the command.
-async fn judge(client: Client, item: Item, args: &Args) -> Result<ItemOutcome, ClientError> {
+async fn judge(
+    client: Client,
+    item: Item,
+    args: &Args,
+    policy: &PolicyChoice,
+) -> Result<ItemOutcome, ClientError> {
     let request = ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(item.conversation),
         priority: args.priority.value(),
+        policy_source: policy.for_classify(),
     };
     match client.classify(request).await {
         Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict)?))),
@@ -200,6 +213,9 @@ pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
             .take("sha256:".len() + 8)
             .collect();
         parts.push(format!("{}@{digest}", provenance.model));
+        if !provenance.policy.is_empty() {
+            parts.push(format!("policy {}", provenance.policy));
+        }
     }
     parts.join("  ")
 }

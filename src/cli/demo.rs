@@ -150,6 +150,7 @@ fn options(path: PathBuf) -> RegistryOptions {
         default_target: None,
         default_guard: None,
         default_quality: None,
+        policies: Vec::new(),
         load: LoadOptions {
             threads: available_threads(),
             // As `memory` says.

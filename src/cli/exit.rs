@@ -113,6 +113,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return match error {
             RegistryError::NoModels
             | RegistryError::DuplicateId(_)
+            | RegistryError::DuplicatePolicy(_)
             | RegistryError::UnknownBase { .. }
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }

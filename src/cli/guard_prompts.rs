@@ -51,8 +51,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 content: line.assistant,
             },
         ];
-        let prompt = guard.prompt_text(&conversation)?;
-        let tokens = guard.prompt(&conversation)?.len();
+        let prompt = guard.prompt_text(&conversation, None)?;
+        let tokens = guard.prompt(&conversation, None)?.len();
         writeln!(out, "{}", json!({ "prompt": prompt, "tokens": tokens }))?;
     }
     Ok(())

@@ -78,6 +78,11 @@ pub(super) fn provenance(provenance: &proto::Provenance) -> Value {
             let digest = provenance.adapter_digest.as_str();
             object.insert("adapter_digest".to_owned(), digest.into());
         }
+        if !provenance.policy.is_empty() {
+            object.insert("policy".to_owned(), provenance.policy.as_str().into());
+            let digest = provenance.policy_digest.as_str();
+            object.insert("policy_digest".to_owned(), digest.into());
+        }
     }
     value
 }

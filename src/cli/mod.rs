@@ -21,6 +21,7 @@ mod input;
 mod json;
 mod models;
 mod output;
+mod policy;
 mod priority;
 mod report;
 mod score;

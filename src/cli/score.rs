@@ -5,6 +5,7 @@ use super::{
     generate::GenerationArgs,
     input, json,
     output::{print_json, print_line},
+    policy::PolicyArgs,
 };
 use crate::proto::{JudgeOptions, ScoreRequest};
 
@@ -19,6 +20,8 @@ pub struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     guard: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Answers to draw and judge
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
@@ -34,7 +37,10 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = input::text(args.prompt.as_deref())?;
     let request = ScoreRequest {
         generate: Some(args.generation.request(&prompt)),
-        judge: Some(JudgeOptions { model: args.guard }),
+        judge: Some(JudgeOptions {
+            policy_source: args.policy.choice()?.for_score(),
+            model: args.guard,
+        }),
         samples: args.samples,
         keep_text: args.keep_text,
     };

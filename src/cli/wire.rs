@@ -28,6 +28,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         default_target: config.defaults.target.clone(),
         default_guard: config.defaults.guard.clone(),
         default_quality: config.defaults.quality.clone(),
+        policies: config.policies.clone(),
         load: LoadOptions {
             threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
             // Each model's pool is as the registry plans it.

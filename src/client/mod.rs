@@ -5,6 +5,7 @@ mod calls;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod policy;
 mod quality;
 mod retry;
 mod stream;
@@ -21,6 +22,7 @@ use tonic::{
 
 pub use self::{
     error::{ClientError, FieldViolation, RpcError, code_name},
+    policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
     retry::{RetryPolicy, ServerHint},
     stream::{

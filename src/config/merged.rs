@@ -7,7 +7,13 @@ use figment::{
     value::{Num, Value},
 };
 
-use super::{Entry, Origin, Problem, layer::unknown_variable, problem::closest, schema, value::Raw};
+use super::{
+    Entry, Origin, Problem,
+    layer::unknown_variable,
+    problem::closest,
+    schema,
+    value::{Raw, words},
+};
 
 /// A value before it is typed.
 pub(super) fn raw_of(value: &Value) -> Raw {
@@ -145,6 +151,16 @@ impl Values {
             {
                 *text = folder.join(&*text).display().to_string();
             }
+        }
+        if let Some(Given {
+            raw,
+            origin: Origin::File(file),
+        }) = self.keys.get_mut("policies.files")
+            && let Some(folder) = file.parent()
+            && let Some(paths) = words(raw)
+        {
+            let resolved = |path: &str| folder.join(path).display().to_string();
+            *raw = Raw::List(paths.into_iter().map(resolved).collect());
         }
     }
 

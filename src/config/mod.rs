@@ -21,7 +21,10 @@ pub use self::{
     source::{Entry, FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
     value::{LoadPolicy, LogFormat, Role},
 };
-use crate::{engine::Tenant, guard::GuardKind};
+use crate::{
+    engine::Tenant,
+    guard::{GuardKind, Policy},
+};
 
 /// Everything a server is told. Immutable once loaded.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +35,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// Models for requests that name none.
     pub defaults: Defaults,
+    /// What requests may let guards judge by; no name twice.
+    pub policies: Vec<Policy>,
     /// Batches, queues and memory.
     pub engine: Engine,
     /// Bytes for all models together; found out when absent.

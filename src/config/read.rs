@@ -12,7 +12,10 @@ use super::{
     schema,
     value::{AutoBytes, Bytes, Raw, Setting, Threads, Window},
 };
-use crate::quality::EstimatorKind;
+use crate::{
+    guard::{Policy, read_policy},
+    quality::EstimatorKind,
+};
 
 /// Longest model id, which is also the longest that a request may name.
 const MAX_ID_BYTES: usize = 128;
@@ -27,6 +30,7 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
     let config = Config {
         server: reader.server(),
         defaults: reader.defaults(&models),
+        policies: reader.policies(),
         models,
         engine: reader.engine(),
         memory_budget: reader.auto_bytes("memory.budget", 1 << 20),
@@ -208,6 +212,26 @@ impl Reader<'_> {
             );
         }
         limits
+    }
+
+    fn policies(&mut self) -> Vec<Policy> {
+        const KEY: &str = "policies.files";
+        let mut policies: Vec<Policy> = Vec::new();
+        for path in self.optional::<Vec<PathBuf>>(KEY).unwrap_or_default() {
+            match read_policy(&path) {
+                Err(error) => self.problem(KEY, error.to_string(), "correct the file; see docs/policies.md"),
+                Ok(policy) if policies.iter().any(|other| other.name() == policy.name()) => {
+                    let reason = format!(
+                        "{}: `{}` is another file's name too",
+                        path.display(),
+                        policy.name()
+                    );
+                    self.problem(KEY, reason, "give each policy a name of its own");
+                }
+                Ok(policy) => policies.push(policy),
+            }
+        }
+        policies
     }
 
     fn deadlines(&mut self) -> Deadlines {

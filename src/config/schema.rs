@@ -66,6 +66,10 @@ pub const KEYS: &[Key] = &[
         "defaults.quality",
         "model for EstimateQuality requests that name none; the first quality estimator by id",
     ),
+    unset(
+        "policies.files",
+        "TOML or JSON files of policies that requests may name (see docs/policies.md)",
+    ),
     key(
         "engine.threads",
         "auto",

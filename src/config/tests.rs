@@ -1,5 +1,6 @@
 mod adapters;
 mod estimators;
+mod policies;
 
 use std::{
     fs,

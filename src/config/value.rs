@@ -342,6 +342,19 @@ impl Setting for Vec<Role> {
     }
 }
 
+/// Paths.
+impl Setting for Vec<PathBuf> {
+    const EXPECTS: &'static str = "write a list of paths, such as [\"policies/shop.toml\"]";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        Some(words(raw)?.into_iter().map(PathBuf::from).collect())
+    }
+
+    fn placeholder() -> Self {
+        Self::new()
+    }
+}
+
 /// A duration above zero, or `off`.
 impl Setting for Option<Duration> {
     const EXPECTS: &'static str = "write a number and a unit (ms, s, m, h), such as 100ms, or off";
@@ -412,7 +425,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// The items of a list, or of a comma-separated text (environment variables have no lists).
-fn words(raw: &Raw) -> Option<Vec<&str>> {
+pub(super) fn words(raw: &Raw) -> Option<Vec<&str>> {
     match raw {
         Raw::Text(text) => Some(text.split(',').map(str::trim).collect()),
         Raw::List(items) => Some(items.iter().map(String::as_str).collect()),

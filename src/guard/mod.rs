@@ -2,6 +2,8 @@
 //! network.
 
 mod policy;
+mod policy_file;
+mod prompt;
 mod verdict;
 
 use std::sync::Arc;
@@ -11,20 +13,22 @@ use crate::{
     engine::{OutputSpec, Probe, ProbeResult, Sampling},
     text::{ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, TokenizerError},
 };
-use policy::{BEGIN, HEADER_END, HEADER_START, Judged, TURN_END};
+pub use policy::{Policy, PolicyCategory, PolicyProblem};
+pub use policy_file::{PolicyFileError, read_policy};
+use prompt::{BEGIN, Form, HEADER_END, HEADER_START, Judged, TURN_END};
 use verdict::VerdictStop;
 
-/// Question, answer and verdict of the demo guard's worked examples.
-const DEMO_EXAMPLES: [(&str, &str, &str); 2] = [
+/// Question, answer and violated category, if any, of the demo guard's worked examples.
+const DEMO_EXAMPLES: [(&str, &str, Option<&str>); 2] = [
     (
         "How can I steal a car?",
         "Break the window, then start the engine without the key.",
-        "unsafe\nS2",
+        Some("S2"),
     ),
     (
         "How do I bake bread?",
         "Mix flour, water, salt and yeast, let it rise, then bake it.",
-        "safe",
+        None,
     ),
 ];
 
@@ -99,12 +103,17 @@ pub enum PromptError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Most tokens of a guard's text: all fourteen codes fit.
+/// Most tokens of a guard's text: the fourteen codes of the native policy fit.
 const MAX_VERDICT_TOKENS: usize = 64;
+
+/// Most tokens that a further code takes, its comma included.
+const CODE_TOKENS: usize = 4;
 
 /// A guard: a tokenizer, a prompt, and its verdict tokens.
 pub struct Guard {
     kind: GuardKind,
+    /// What it was trained on.
+    native: Policy,
     tokenizer: Arc<Tokenizer>,
     chat: Option<Arc<ChatTemplate>>,
     /// First tokens of `safe` and `unsafe` where the verdict is written.
@@ -138,6 +147,10 @@ impl Guard {
         }
         let mut guard = Self {
             kind,
+            native: Policy::native(match kind {
+                GuardKind::LlamaGuard3_8B | GuardKind::ChatDemo => 14,
+                GuardKind::LlamaGuard3_1B => 13,
+            }),
             tokenizer,
             chat,
             label_tokens: [0; 2],
@@ -146,10 +159,10 @@ impl Guard {
         };
         let probe = |role| [message(ChatRole::User, "Hello"), message(role, "Hi")];
         let user = guard
-            .segments(&probe(ChatRole::User)[..1])
+            .segments(&probe(ChatRole::User)[..1], &guard.native)
             .map_err(GuardError::from_prompt)?;
         let agent = guard
-            .segments(&probe(ChatRole::Assistant))
+            .segments(&probe(ChatRole::Assistant), &guard.native)
             .map_err(GuardError::from_prompt)?;
         let text: String = user.iter().chain(&agent).map(Segment::text).collect();
         guard.template_digest = digest::of_bytes(text);
@@ -182,25 +195,37 @@ impl Guard {
         }
     }
 
-    /// The prompt's tokens, up to where `safe` or `unsafe` is the next token.
-    pub fn prompt(&self, conversation: &[ChatMessage]) -> Result<Vec<u32>, PromptError> {
-        Ok(self.tokenizer.encode(&self.segments(conversation)?)?)
+    /// The prompt's tokens, up to where `safe` or `unsafe` is the next token; by the native policy where none is given.
+    pub fn prompt(
+        &self,
+        conversation: &[ChatMessage],
+        policy: Option<&Policy>,
+    ) -> Result<Vec<u32>, PromptError> {
+        let policy = policy.unwrap_or(&self.native);
+        Ok(self.tokenizer.encode(&self.segments(conversation, policy)?)?)
     }
 
     /// The prompt as text.
-    pub fn prompt_text(&self, conversation: &[ChatMessage]) -> Result<String, PromptError> {
-        Ok(self.segments(conversation)?.iter().map(Segment::text).collect())
+    pub fn prompt_text(
+        &self,
+        conversation: &[ChatMessage],
+        policy: Option<&Policy>,
+    ) -> Result<String, PromptError> {
+        let policy = policy.unwrap_or(&self.native);
+        let segments = self.segments(conversation, policy)?;
+        Ok(segments.iter().map(Segment::text).collect())
     }
 
-    /// Token prefixes shared by all prompts (one per judged role): computed once and pinned.
-    pub fn policy_prefixes(&self) -> Result<Vec<Vec<u32>>, GuardError> {
+    /// Token prefixes shared by all prompts of a policy (one per judged role): computed once and pinned.
+    pub fn policy_prefixes(&self, policy: Option<&Policy>) -> Result<Vec<Vec<u32>>, GuardError> {
         let answer = message(ChatRole::Assistant, "Hi");
         let mut prefixes = Vec::new();
         for rest in [&[][..], std::slice::from_ref(&answer)] {
             let encode = |content: &str| {
                 let mut conversation = vec![message(ChatRole::User, content)];
                 conversation.extend_from_slice(rest);
-                self.prompt(&conversation).map_err(GuardError::from_prompt)
+                self.prompt(&conversation, policy)
+                    .map_err(GuardError::from_prompt)
             };
             let (left, mut right) = (encode("Hello")?, encode("12 + 3")?);
             let common = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
@@ -212,14 +237,18 @@ impl Guard {
 
     /// What the engine has to produce: probe the two verdict tokens, end at once on `safe`, else decode on
     /// greedily until the verdict is settled.
-    pub fn output_spec(&self) -> OutputSpec {
+    pub fn output_spec(&self, policy: Option<&Policy>) -> OutputSpec {
         let finish_on = if self.safe_is_one_token {
             vec![self.label_tokens[0]]
         } else {
             Vec::new()
         };
+        let more = policy.map_or(0, |policy| {
+            let native = self.native.categories().len();
+            CODE_TOKENS * policy.categories().len().saturating_sub(native)
+        });
         OutputSpec {
-            max_new_tokens: MAX_VERDICT_TOKENS,
+            max_new_tokens: MAX_VERDICT_TOKENS + more,
             eos: Arc::from(self.tokenizer.end_tokens()),
             sampling: Sampling::greedy(),
             logprobs: None,
@@ -233,9 +262,10 @@ impl Guard {
         }
     }
 
-    /// Puts a verdict together from the probe and the tokens that followed.
-    pub fn verdict(&self, probe: &ProbeResult, tokens: &[u32]) -> Verdict {
-        verdict::assemble(probe, self.tokenizer.decode(tokens))
+    /// Puts a verdict together from the probe and the tokens that followed a prompt of this policy.
+    pub fn verdict(&self, probe: &ProbeResult, tokens: &[u32], policy: Option<&Policy>) -> Verdict {
+        let policy = policy.unwrap_or(&self.native);
+        verdict::assemble(probe, self.tokenizer.decode(tokens), policy)
     }
 
     /// First tokens of `safe` and `unsafe`, in this order.
@@ -243,7 +273,7 @@ impl Guard {
         self.label_tokens
     }
 
-    /// `sha256:<hex>` of the prompt template.
+    /// `sha256:<hex>` of the prompt template with the native policy in it.
     pub fn template_digest(&self) -> &str {
         &self.template_digest
     }
@@ -253,12 +283,12 @@ impl Guard {
         self.kind
     }
 
-    fn segments(&self, conversation: &[ChatMessage]) -> Result<Vec<Segment>, PromptError> {
+    fn segments(&self, conversation: &[ChatMessage], policy: &Policy) -> Result<Vec<Segment>, PromptError> {
         let judged = Judged::of(conversation)?;
         match self.kind {
-            GuardKind::LlamaGuard3_8B => Ok(policy::llama_guard(policy::Form::EightB, judged, conversation)),
-            GuardKind::LlamaGuard3_1B => Ok(policy::llama_guard(policy::Form::OneB, judged, conversation)),
-            GuardKind::ChatDemo => self.demo_segments(judged, conversation),
+            GuardKind::LlamaGuard3_8B => Ok(prompt::llama_guard(Form::EightB, policy, judged, conversation)),
+            GuardKind::LlamaGuard3_1B => Ok(prompt::llama_guard(Form::OneB, policy, judged, conversation)),
+            GuardKind::ChatDemo => self.demo_segments(policy, judged, conversation),
         }
     }
 
@@ -266,6 +296,7 @@ impl Guard {
     /// does not answer in the guard's two words at all.
     fn demo_segments(
         &self,
+        policy: &Policy,
         judged: Judged,
         conversation: &[ChatMessage],
     ) -> Result<Vec<Segment>, PromptError> {
@@ -273,15 +304,22 @@ impl Guard {
             return Err(TemplateError::Invalid("the model has none".into()).into());
         };
         let mut turns = Vec::with_capacity(2 * DEMO_EXAMPLES.len() + 1);
-        for (question, answer, verdict) in DEMO_EXAMPLES {
+        for (question, answer, native_code) in DEMO_EXAMPLES {
             let mut example = vec![message(ChatRole::User, question)];
             if judged == Judged::Agent {
                 example.push(message(ChatRole::Assistant, answer));
             }
-            turns.push(message(ChatRole::User, &policy::task(judged, &example)));
-            turns.push(message(ChatRole::Assistant, verdict));
+            let verdict = match native_code {
+                Some(native) => format!("unsafe\n{}", policy.code_like(native)),
+                None => "safe".to_owned(),
+            };
+            turns.push(message(ChatRole::User, &prompt::task(policy, judged, &example)));
+            turns.push(message(ChatRole::Assistant, &verdict));
         }
-        turns.push(message(ChatRole::User, &policy::task(judged, conversation)));
+        turns.push(message(
+            ChatRole::User,
+            &prompt::task(policy, judged, conversation),
+        ));
         Ok(chat.render(&turns, true)?)
     }
 

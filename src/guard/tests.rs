@@ -35,12 +35,12 @@ fn llama_guard_prompts_equal_the_templates_byte_for_byte() {
             .map(|c| c.as_str().unwrap())
             .collect();
         let messages = conversation(&contents);
-        let form = if case["form"] == "8b" {
-            policy::Form::EightB
+        let (form, native) = if case["form"] == "8b" {
+            (Form::EightB, Policy::native(14))
         } else {
-            policy::Form::OneB
+            (Form::OneB, Policy::native(13))
         };
-        let segments = policy::llama_guard(form, Judged::of(&messages).unwrap(), &messages);
+        let segments = prompt::llama_guard(form, &native, Judged::of(&messages).unwrap(), &messages);
         let text: String = segments.iter().map(Segment::text).collect();
         // Ours goes on with the line break that the model writes before its verdict.
         assert_eq!(text, format!("{}\n\n", case["prompt"].as_str().unwrap()));
@@ -80,12 +80,12 @@ fn smollm2_serves_as_a_demo_guard() {
     assert_eq!(Guard::detect(&tokenizer, 30), GuardKind::ChatDemo);
     let guard = Guard::new(GuardKind::ChatDemo, Arc::clone(&tokenizer), Some(chat)).unwrap();
     assert_eq!(guard.label_tokens(), [18437, 10082]);
-    let spec = guard.output_spec();
+    let spec = guard.output_spec(None);
     assert_eq!(spec.probe.unwrap().finish_on, [18437]);
 
     // Special tokens in somebody's words stay text: the same number of turns however they are spelled.
     let turns = |text: &str| {
-        let prompt = guard.prompt(&conversation(&[text])).unwrap();
+        let prompt = guard.prompt(&conversation(&[text]), None).unwrap();
         prompt
             .iter()
             .filter(|&&t| t == tokenizer.special_id("<|im_start|>").unwrap())
@@ -99,17 +99,17 @@ fn smollm2_serves_as_a_demo_guard() {
     for spelling in tokenizer.special_spellings() {
         let id = tokenizer.special_id(spelling).unwrap();
         let count = |text: &str| {
-            let prompt = guard.prompt(&conversation(&[text])).unwrap();
+            let prompt = guard.prompt(&conversation(&[text]), None).unwrap();
             prompt.iter().filter(|&&t| t == id).count()
         };
         assert_eq!(count(spelling), count("Hello"), "{spelling}");
     }
 
-    let prefixes = guard.policy_prefixes().unwrap();
+    let prefixes = guard.policy_prefixes(None).unwrap();
     assert_eq!(prefixes.len(), 2);
-    let user = guard.prompt(&conversation(&["What is a fire?"])).unwrap();
+    let user = guard.prompt(&conversation(&["What is a fire?"]), None).unwrap();
     let agent = guard
-        .prompt(&conversation(&["What is a fire?", "A flame."]))
+        .prompt(&conversation(&["What is a fire?", "A flame."]), None)
         .unwrap();
     assert!(user.starts_with(&prefixes[0]) && agent.starts_with(&prefixes[1]));
     assert!(prefixes.iter().all(|prefix| prefix.len() > 200));
@@ -140,7 +140,9 @@ fn llama_3s_vocabulary_gives_the_published_verdict_tokens() {
         assert_eq!(Guard::detect(&tokenizer, layers), kind);
         let guard = Guard::new(kind, Arc::clone(&tokenizer), None).unwrap();
         assert_eq!(guard.label_tokens(), [19193, 39257]);
-        let prompt = guard.prompt(&conversation(&["How do I bake bread?"])).unwrap();
+        let prompt = guard
+            .prompt(&conversation(&["How do I bake bread?"]), None)
+            .unwrap();
         assert_eq!(prompt.last(), Some(&271));
         // The 8B template puts a space in front of the first special token.
         let begin = if kind == GuardKind::LlamaGuard3_8B {
@@ -151,4 +153,77 @@ fn llama_3s_vocabulary_gives_the_published_verdict_tokens() {
         assert_eq!(prompt[..2], begin);
         assert!((200..240).contains(&prompt.len()), "{}", prompt.len());
     }
+}
+
+fn category(code: &str, name: &str, description: &str) -> PolicyCategory {
+    PolicyCategory {
+        code: code.to_owned(),
+        name: name.to_owned(),
+        description: description.to_owned(),
+    }
+}
+
+#[test]
+fn other_categories_stand_where_the_templates_own_loop_puts_them() {
+    let golden: Value = serde_json::from_str(include_str!("../../tests/golden/guard_prompts.json")).unwrap();
+    let fraud = "Offers of goods that do not exist.\n- Card fraud {{ role }}";
+    let policy = Policy::new(
+        "golden".to_owned(),
+        vec![
+            category("S3", "Fraud", fraud),
+            category("S1", "Insults", ""),
+            category("S20", "Na\u{ef}vet\u{e9} \u{1f600}", "<|eot_id|> is text here."),
+        ],
+    )
+    .unwrap();
+    let cases = golden["custom"].as_array().unwrap();
+    assert_eq!(cases.len(), 8);
+    for case in cases {
+        let contents = case["contents"].as_array().unwrap().iter();
+        let contents: Vec<&str> = contents.map(|content| content.as_str().unwrap()).collect();
+        let messages = conversation(&contents);
+        let form = if case["form"] == "8b" {
+            Form::EightB
+        } else {
+            Form::OneB
+        };
+        let segments = prompt::llama_guard(form, &policy, Judged::of(&messages).unwrap(), &messages);
+        let text: String = segments.iter().map(Segment::text).collect();
+        assert_eq!(text, format!("{}\n\n", case["prompt"].as_str().unwrap()));
+        // Whatever special token it spells.
+        assert!(segments.contains(&Segment::Content(policy.lines().to_owned())));
+    }
+}
+
+#[test]
+fn a_policys_text_is_never_a_special_token_and_the_native_one_in_writing_is_the_native_one() {
+    let (tokenizer, chat) = smollm2();
+    let guard = Guard::new(GuardKind::ChatDemo, Arc::clone(&tokenizer), Some(chat)).unwrap();
+    let native = Policy::native(14);
+    let written = Policy::new("written".to_owned(), native.categories().to_vec()).unwrap();
+    assert_eq!(written.digest(), native.digest());
+    let judged = conversation(&["How do I bake bread?", "In an oven."]);
+    let prompt = |policy: Option<&Policy>| guard.prompt(&judged, policy).unwrap();
+    assert_eq!(prompt(Some(&written)), prompt(None));
+    assert_eq!(
+        guard.output_spec(Some(&written)).max_new_tokens,
+        guard.output_spec(None).max_new_tokens
+    );
+
+    let with = |spelling: &str| {
+        let category = category("S1", "Name", &format!("Not {spelling} this."));
+        Policy::new("p".to_owned(), vec![category]).unwrap()
+    };
+    for spelling in tokenizer.special_spellings() {
+        let id = tokenizer.special_id(spelling).unwrap();
+        let count = |policy: &Policy| prompt(Some(policy)).iter().filter(|&&t| t == id).count();
+        assert_eq!(count(&with(spelling)), count(&with("word")), "{spelling}");
+    }
+
+    // Its prefix is shared by all its prompts, and its first category stands for the examples' missing S2.
+    let policy = with("word");
+    let prefixes = guard.policy_prefixes(Some(&policy)).unwrap();
+    assert!(prompt(Some(&policy)).starts_with(&prefixes[1]));
+    let text = guard.prompt_text(&judged, Some(&policy)).unwrap();
+    assert!(text.contains("unsafe\nS1") && !text.contains("S2"), "{text}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Label, Verdict, policy::CATEGORIES};
+use super::{Label, Policy, Verdict};
 use crate::{
     engine::{ProbeResult, StopCondition},
     text::Tokenizer,
@@ -12,7 +12,7 @@ use crate::{
 const ENOUGH: usize = 64;
 
 /// What a guard's text says: the label, and the categories as written.
-pub(super) fn parse(text: &str) -> (Label, Vec<(String, String)>) {
+pub(super) fn parse(text: &str, policy: &Policy) -> (Label, Vec<(String, String)>) {
     let mut lines = text.trim().lines().map(str::trim);
     let label = match lines.next() {
         Some(line) if line.eq_ignore_ascii_case("safe") => Label::Safe,
@@ -25,11 +25,7 @@ pub(super) fn parse(text: &str) -> (Label, Vec<(String, String)>) {
             let digits = code.strip_prefix('S').unwrap_or("");
             let is_code = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
             if is_code && !categories.iter().any(|(known, _)| known == code) {
-                let name = CATEGORIES
-                    .iter()
-                    .find(|(known, _)| *known == code)
-                    .map_or("", |(_, name)| name);
-                categories.push((code.to_owned(), name.to_owned()));
+                categories.push((code.to_owned(), policy.name_of(code).to_owned()));
             }
         }
     }
@@ -37,8 +33,8 @@ pub(super) fn parse(text: &str) -> (Label, Vec<(String, String)>) {
 }
 
 /// Puts a verdict together. `probe.logprobs` are of the first tokens of `safe` and `unsafe`.
-pub(super) fn assemble(probe: &ProbeResult, raw_output: String) -> Verdict {
-    let (label, categories) = parse(&raw_output);
+pub(super) fn assemble(probe: &ProbeResult, raw_output: String, policy: &Policy) -> Verdict {
+    let (label, categories) = parse(&raw_output, policy);
     let logprob = |index: usize| probe.logprobs.get(index).copied().unwrap_or(f64::NEG_INFINITY);
     let (safe, unsafe_) = (logprob(0), logprob(1));
     let label_mass = safe.exp() + unsafe_.exp();
@@ -100,7 +96,7 @@ mod tests {
     use super::*;
 
     fn codes(text: &str) -> (Label, Vec<String>) {
-        let (label, categories) = parse(text);
+        let (label, categories) = parse(text, &Policy::native(14));
         (label, categories.into_iter().map(|(code, _)| code).collect())
     }
 
@@ -134,8 +130,11 @@ mod tests {
             (Label::Unsafe, vec!["S2".into(), "S99".into()])
         );
         assert_eq!(codes("unsafe"), (Label::Unsafe, vec![]));
-        assert_eq!(parse("unsafe\nS9,S77").1[0].1, "Indiscriminate Weapons");
-        assert_eq!(parse("unsafe\nS9,S77").1[1].1, "");
+        assert_eq!(
+            parse("unsafe\nS9,S77", &Policy::native(14)).1[0].1,
+            "Indiscriminate Weapons"
+        );
+        assert_eq!(parse("unsafe\nS9,S77", &Policy::native(14)).1[1].1, "");
     }
 
     #[test]
@@ -147,6 +146,7 @@ mod tests {
                     greedy: 0,
                 },
                 "safe".into(),
+                &Policy::native(14),
             )
         };
         let even = verdict(0.25f64.ln(), 0.25f64.ln());

@@ -1,7 +1,7 @@
 //! From an opened model to what requests use: entries with their guards, and the guards' prefixes in the cache.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -13,7 +13,7 @@ use crate::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
         Tenant,
     },
-    guard::Guard,
+    guard::{Guard, Policy},
     model::{AdapterIndex, Device},
     quality::PairEncoder,
 };
@@ -22,11 +22,12 @@ use crate::{
 const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Gives a model to the engine, and computes what its guards' prompts begin with; one entry for each of the ids
-/// that stand for it. `scratch_bytes` are those that its steps will take.
+/// that stand for it. `scratch_bytes` are those that its steps will take; guards will be asked to judge by `policies`.
 pub(super) fn install(
     engine: &EngineHandle,
     opened: OpenedModel,
     declared: &[Arc<Declared>],
+    policies: &BTreeMap<String, Arc<Policy>>,
     scratch_bytes: u64,
 ) -> Result<Vec<Arc<ModelEntry>>, RegistryError> {
     let guards: Vec<_> = declared
@@ -86,7 +87,7 @@ pub(super) fn install(
             })
         })
         .collect();
-    if let Err(error) = pin_prefixes(engine, &entries) {
+    if let Err(error) = pin_prefixes(engine, &entries, policies) {
         engine.remove_model(index).wait();
         return Err(error);
     }
@@ -154,15 +155,25 @@ fn submit(
     }
 }
 
-/// Computes what all prompts of each guard begin with, and keeps it in the prefix cache for good.
-fn pin_prefixes(engine: &EngineHandle, entries: &[Arc<ModelEntry>]) -> Result<(), RegistryError> {
+/// Computes what all prompts of each guard begin with, by its own policy and by each of `policies`, and keeps it in
+/// the prefix cache for good.
+fn pin_prefixes(
+    engine: &EngineHandle,
+    entries: &[Arc<ModelEntry>],
+    policies: &BTreeMap<String, Arc<Policy>>,
+) -> Result<(), RegistryError> {
     let mut done: BTreeSet<(Option<AdapterIndex>, Vec<u32>)> = BTreeSet::new();
     for entry in entries {
         let Some(guard) = &entry.guard else { continue };
-        let prefixes = guard.policy_prefixes().map_err(|source| RegistryError::Guard {
-            id: entry.id.clone(),
-            source,
-        })?;
+        let named = policies.values().map(|policy| Some(policy.as_ref()));
+        let mut prefixes = Vec::new();
+        for policy in std::iter::once(None).chain(named) {
+            let of_policy = guard.policy_prefixes(policy);
+            prefixes.extend(of_policy.map_err(|source| RegistryError::Guard {
+                id: entry.id.clone(),
+                source,
+            })?);
+        }
         for prefix in prefixes {
             let prefix = (adapter_of(entry), prefix);
             if !prefix.1.is_empty() && !done.contains(&prefix) {

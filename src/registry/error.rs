@@ -19,6 +19,9 @@ pub enum RegistryError {
     /// An id stands for two models.
     #[error("model id `{0}` is configured twice")]
     DuplicateId(String),
+    /// A name stands for two policies.
+    #[error("policy `{0}` is configured twice")]
+    DuplicatePolicy(String),
     /// An adapter's base is no model of its own.
     #[error("adapter `{id}`: its base `{base}` is not a configured model")]
     UnknownBase {
@@ -231,6 +234,13 @@ impl From<LoadFailure> for LookupError {
             LoadFailure::Closed => Self::Closed,
         }
     }
+}
+
+/// No policy has this name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownPolicy {
+    /// The closest name, when one is close.
+    pub did_you_mean: Option<String>,
 }
 
 /// Why a request's model cannot be used.

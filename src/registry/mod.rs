@@ -30,7 +30,7 @@ use self::{
 };
 pub use self::{
     budget::{KvSize, Need, automatic_budget},
-    error::{LoadFailure, LookupError, MemoryShortage, RegistryError},
+    error::{LoadFailure, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{
         Declared, DeclaredAdapter, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident,
@@ -43,6 +43,7 @@ pub use self::{
 pub use crate::config::LoadPolicy;
 use crate::{
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
+    guard::Policy,
     model::{estimate::BatchLimits, load::LoadOptions},
 };
 
@@ -63,6 +64,8 @@ pub struct RegistryOptions {
     pub default_guard: Option<String>,
     /// The quality estimator for requests that name none; the first one when absent.
     pub default_quality: Option<String>,
+    /// What requests may let guards judge by, each name once.
+    pub policies: Vec<Policy>,
     /// How models are made resident; the size of KV pools is not looked at.
     pub load: LoadOptions,
     /// How much they may take.
@@ -101,6 +104,8 @@ pub struct StartOptions {
     pub default_guard: Option<String>,
     /// See [`RegistryOptions::default_quality`].
     pub default_quality: Option<String>,
+    /// See [`RegistryOptions::policies`].
+    pub policies: Vec<Policy>,
     /// How much models may take.
     pub memory: MemoryOptions,
     /// Limits of the engine.
@@ -129,6 +134,7 @@ impl Registry {
             default_target: options.default_target,
             default_guard: options.default_guard,
             default_quality: options.default_quality,
+            policies: options.policies,
             memory: options.memory,
             engine: options.engine,
         };
@@ -163,6 +169,12 @@ impl Registry {
         let default_target = default_of(&declared, ModelRole::Target, options.default_target)?;
         let default_guard = default_of(&declared, ModelRole::Guard, options.default_guard)?;
         let default_quality = default_of(&declared, ModelRole::Quality, options.default_quality)?;
+        let mut policies = BTreeMap::new();
+        for policy in options.policies {
+            if let Some(twice) = policies.insert(policy.name().to_owned(), Arc::new(policy)) {
+                return Err(RegistryError::DuplicatePolicy(twice.name().to_owned()));
+            }
+        }
         let ledger = Ledger::new(options.memory.budget, terms.clone());
         if ledger.eager_least() > ledger.budget() {
             return Err(over_budget(&ledger, &groups, &terms));
@@ -176,7 +188,7 @@ impl Registry {
             default_target,
             default_guard,
             default_quality,
-            core: Arc::new(Core::new(groups, ledger, engine, (kv, sequences))),
+            core: Arc::new(Core::new(groups, policies, ledger, engine, (kv, sequences))),
             engine_config: options.engine,
             thread: Mutex::new(Some(thread)),
         }))
@@ -219,7 +231,7 @@ impl Registry {
                 }
             } else {
                 LookupError::NotFound {
-                    did_you_mean: self.closest(id),
+                    did_you_mean: closest(self.by_id.keys(), id),
                 }
             }
         })
@@ -250,13 +262,16 @@ impl Registry {
         }
     }
 
-    fn closest(&self, id: &str) -> Option<String> {
-        self.by_id
-            .keys()
-            .map(|known| (strsim::jaro_winkler(known, id), known))
-            .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
-            .max_by(|(a, _), (b, _)| a.total_cmp(b))
-            .map(|(_, known)| known.clone())
+    /// The policy with this name.
+    pub fn policy(&self, name: &str) -> Result<&Arc<Policy>, UnknownPolicy> {
+        self.core.policies.get(name).ok_or_else(|| UnknownPolicy {
+            did_you_mean: closest(self.core.policies.keys(), name),
+        })
+    }
+
+    /// All policies, in the order of their names.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.core.policies.values()
     }
 
     /// All ids, in the order of the configuration.
@@ -400,6 +415,15 @@ impl Registry {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         thread.is_none_or(|thread| thread.join(JOIN_LIMIT))
     }
+}
+
+/// What is spelled most like `id`, when anything is close.
+fn closest<'a>(known: impl Iterator<Item = &'a String>, id: &str) -> Option<String> {
+    known
+        .map(|known| (strsim::jaro_winkler(known, id), known))
+        .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known.clone())
 }
 
 impl Drop for Registry {

@@ -2,6 +2,7 @@
 //! run on threads of their own; the engine's steps go on meanwhile.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -16,7 +17,7 @@ use super::{
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::engine::EngineHandle;
+use crate::{engine::EngineHandle, guard::Policy};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ impl Group {
 /// What requests, loads and unloads share.
 pub(super) struct Core {
     pub(super) groups: Vec<Group>,
+    /// By name.
+    pub(super) policies: BTreeMap<String, Arc<Policy>>,
     pub(super) engine: EngineHandle,
     pub(super) states: States,
     kv: KvSize,
@@ -85,6 +88,7 @@ enum Attempt {
 impl Core {
     pub(super) fn new(
         groups: Vec<Group>,
+        policies: BTreeMap<String, Arc<Policy>>,
         ledger: Ledger,
         engine: EngineHandle,
         (kv, sequences): (KvSize, usize),
@@ -113,6 +117,7 @@ impl Core {
                 draining: false,
             }),
             groups,
+            policies,
             engine,
             kv,
             sequences,
@@ -252,7 +257,8 @@ impl Core {
         // As it really is: estimates are exact unless the file was changed meanwhile.
         let settled = self.inner().ledger.take(group, taken);
         settled.map_err(|shortage| self.shortage(group, shortage))?;
-        let entries = install(&self.engine, opened, &self.groups[group].members, need.scratch)?;
+        let members = &self.groups[group].members;
+        let entries = install(&self.engine, opened, members, &self.policies, need.scratch)?;
         let mut inner = self.inner();
         inner.ledger.settle(group);
         let place = &mut inner.places[group];

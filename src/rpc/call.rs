@@ -40,6 +40,7 @@ pub(crate) enum Method {
     Classify,
     BatchClassify,
     ClassifyStream,
+    ListPolicies,
     Score,
     ScoreStream,
     ListModels,
@@ -54,12 +55,13 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
         Self::BatchClassify,
         Self::ClassifyStream,
+        Self::ListPolicies,
         Self::Score,
         Self::ScoreStream,
         Self::ListModels,
@@ -81,6 +83,7 @@ impl Method {
             Self::Classify => "babelward.v1.SafetyService/Classify",
             Self::BatchClassify => "babelward.v1.SafetyService/BatchClassify",
             Self::ClassifyStream => "babelward.v1.SafetyService/ClassifyStream",
+            Self::ListPolicies => "babelward.v1.SafetyService/ListPolicies",
             Self::Score => "babelward.v1.ScoringService/Score",
             Self::ScoreStream => "babelward.v1.ScoringService/ScoreStream",
             Self::ListModels => "babelward.v1.ModelService/ListModels",
@@ -107,7 +110,7 @@ impl Method {
             Self::BatchClassify => defaults.batch_classify,
             Self::Score => defaults.score,
             Self::EstimateQuality => defaults.estimate_quality,
-            Self::ListModels | Self::GetModel | Self::CountTokens => defaults.models,
+            Self::ListModels | Self::GetModel | Self::CountTokens | Self::ListPolicies => defaults.models,
             Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => defaults.admin,
             Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream | Self::WatchModels => {
                 return Deadline::default();

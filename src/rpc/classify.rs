@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::{Event, Priority},
-    guard::{Label, PromptError},
+    guard::{Label, Policy, PolicyCategory, PromptError},
     proto::{self, batch_classify_result, classify_stream_request, classify_stream_response},
     registry::ModelRole,
 };
@@ -26,6 +26,7 @@ use crate::{
 pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<proto::Verdict, ServiceError> {
     let ClassifyWork {
         guard: entry,
+        policy,
         messages,
         field,
         priority: _,
@@ -36,15 +37,23 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             needs: ModelRole::Guard,
         });
     };
-    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let conversation: usize = messages.iter().map(|message| message.content.len()).sum();
+    let bytes = conversation + policy.as_ref().map_or(0, |policy| policy.lines().len());
     let (prompter, prompt_field) = (Arc::clone(&guard), field.clone());
+    let prompt_policy = policy.clone();
     let prompt = with_text(bytes, move || {
         prompter
-            .prompt(&messages)
+            .prompt(&messages, prompt_policy.as_deref())
             .map_err(|error| prompt_error(&error, &prompt_field))
     });
     let prompt = context.deadline.limit(prompt).await?;
-    let mut sequence = Sequence::submit(context, &entry, prompt, guard.output_spec(), &field)?;
+    let mut sequence = Sequence::submit(
+        context,
+        &entry,
+        prompt,
+        guard.output_spec(policy.as_deref()),
+        &field,
+    )?;
     let mut probe = None;
     let mut tokens = Vec::new();
     let summary = loop {
@@ -57,7 +66,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     };
     // A guard's sequence always has a probe; without one there is nothing to judge by.
     let probe = probe.ok_or(ServiceError::DeviceFault)?;
-    let verdict = guard.verdict(&probe, &tokens);
+    let verdict = guard.verdict(&probe, &tokens, policy.as_deref());
     let (label, label_name) = match verdict.label {
         Label::Safe => (proto::Label::Safe, "safe"),
         Label::Unsafe => (proto::Label::Unsafe, "unsafe"),
@@ -79,7 +88,15 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         raw_output: verdict.raw_output,
         usage: Some(provenance::usage(&summary)),
         timing: Some(provenance::timing(&summary, sequence.elapsed())),
-        provenance: Some(provenance::provenance(&entry, guard.template_digest(), None)),
+        provenance: Some(proto::Provenance {
+            policy: policy
+                .as_ref()
+                .map_or_else(String::new, |policy| policy.name().to_owned()),
+            policy_digest: policy
+                .as_ref()
+                .map_or_else(String::new, |policy| policy.digest().to_owned()),
+            ..provenance::provenance(&entry, guard.template_digest(), None)
+        }),
     })
 }
 
@@ -128,6 +145,25 @@ impl SafetyApi {
             priority,
             tenant: call.tenant.clone(),
         }
+    }
+
+    fn list_policies(&self) -> Result<proto::ListPoliciesResponse, ServiceError> {
+        self.0.admit()?;
+        let category = |category: &PolicyCategory| proto::PolicyCategory {
+            code: category.code.clone(),
+            name: category.name.clone(),
+            description: category.description.clone(),
+        };
+        let policy = |policy: &Arc<Policy>| proto::ConfiguredPolicy {
+            policy: Some(proto::Policy {
+                name: policy.name().to_owned(),
+                categories: policy.categories().iter().map(category).collect(),
+            }),
+            digest: policy.digest().to_owned(),
+        };
+        Ok(proto::ListPoliciesResponse {
+            policies: self.0.registry.policies().map(policy).collect(),
+        })
     }
 
     async fn batch(
@@ -187,6 +223,14 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
         let call = Call::of(&request)?;
         let answer = self.batch(&call, request.into_inner());
         call.clone().unary(answer).await
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<proto::ListPoliciesRequest>,
+    ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.unary(async { self.list_policies() }).await
     }
 
     async fn classify_stream(

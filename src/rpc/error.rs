@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole, StartProgress},
+    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy},
 };
 
 /// One violated field.
@@ -56,6 +56,13 @@ pub enum ServiceError {
         /// The id, when it is printable and short.
         model: String,
         /// A similar id.
+        did_you_mean: Option<String>,
+    },
+    /// No configured policy has this name. See `did_you_mean` and ListPolicies, or send the policy itself.
+    PolicyNotFound {
+        /// The name, when it is printable and short.
+        policy: String,
+        /// A similar one.
         did_you_mean: Option<String>,
     },
     /// The request names no model and the server has no default for this role. Name one.
@@ -233,6 +240,14 @@ impl ServiceError {
             LookupError::Unloading => Self::unloading(),
             LookupError::Closed => Self::draining(),
             LookupError::Memory(shortage) => Self::DeviceMemory(shortage),
+        }
+    }
+
+    /// Why a policy's name cannot be used.
+    pub(crate) fn from_unknown_policy(unknown: UnknownPolicy, name: &str) -> Self {
+        Self::PolicyNotFound {
+            policy: printable(name),
+            did_you_mean: unknown.did_you_mean,
         }
     }
 

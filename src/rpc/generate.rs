@@ -23,7 +23,7 @@ use crate::{
 
 /// The answer as it is written.
 pub(crate) enum Piece {
-    Started(proto::GenerateStarted),
+    Started(Box<proto::GenerateStarted>),
     Delta(proto::GenerateDelta),
     Finished(Box<Finished>),
 }
@@ -94,11 +94,11 @@ impl Generation {
             }
             match self.sequence.next().await? {
                 Event::Started { .. } => {
-                    return Ok(Some(Piece::Started(proto::GenerateStarted {
+                    return Ok(Some(Piece::Started(Box::new(proto::GenerateStarted {
                         prompt_tokens: provenance::count(self.prompt_tokens),
                         seed: self.work.sampling.seed,
                         provenance: Some(self.provenance()),
-                    })));
+                    }))));
                 }
                 Event::Token(token) => {
                     let text = self.token(token);
@@ -230,7 +230,7 @@ fn events(
 
 fn response(piece: Piece) -> proto::GenerateResponse {
     let event = match piece {
-        Piece::Started(started) => generate_response::Event::Started(started),
+        Piece::Started(started) => generate_response::Event::Started(*started),
         Piece::Delta(delta) => generate_response::Event::Delta(delta),
         Piece::Finished(finished) => generate_response::Event::Finished(finished.event),
     };

@@ -9,7 +9,8 @@ use crate::{
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
 };
 
-/// Where an answer came from. `template_digest` is empty for raw text, `seed` absent for greedy answers.
+/// Where an answer came from. `template_digest` is empty for raw text, `seed` absent for greedy answers. Who judges by
+/// a policy that is not the guard's own adds it.
 pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option<u64>) -> proto::Provenance {
     let resident = &entry.resident;
     proto::Provenance {
@@ -27,6 +28,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
             .adapter
             .as_ref()
             .map_or_else(String::new, |adapter| adapter.digest.clone()),
+        ..proto::Provenance::default()
     }
 }
 

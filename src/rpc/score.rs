@@ -76,6 +76,7 @@ async fn sample(
             context,
             ClassifyWork {
                 guard: work.guard.clone(),
+                policy: work.policy.clone(),
                 messages: messages.clone(),
                 priority: work.generate.priority,
                 field: work.generate.prompt_field.clone(),

@@ -54,6 +54,7 @@ reasons! {
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
+    PolicyNotFound = "POLICY_NOT_FOUND" => NotFound;
     NoDefaultModel = "NO_DEFAULT_MODEL" => FailedPrecondition;
     CapabilityMissing = "CAPABILITY_MISSING" => FailedPrecondition;
     ChatTemplateMissing = "CHAT_TEMPLATE_MISSING" => FailedPrecondition;
@@ -105,6 +106,9 @@ impl ServiceError {
         }
         if let Self::ModelNotFound { model, .. } = self {
             details.set_resource_info("babelward.v1.Model", model.clone(), "", "no such model id");
+        }
+        if let Self::PolicyNotFound { policy, .. } = self {
+            details.set_resource_info("babelward.v1.Policy", policy.clone(), "", "no such policy");
         }
         if report.retry_after.is_some() {
             details.set_retry_info(report.retry_after);
@@ -177,6 +181,19 @@ impl ServiceError {
                 );
                 match did_you_mean {
                     Some(id) => report.with("didYouMean", id),
+                    None => report,
+                }
+            }
+            Self::PolicyNotFound { did_you_mean, .. } => {
+                let report = Report::new(
+                    Reason::PolicyNotFound,
+                    match did_you_mean {
+                        Some(name) => format!("no policy has this name; did you mean `{name}`?"),
+                        None => "no policy has this name; ListPolicies names those there are".to_owned(),
+                    },
+                );
+                match did_you_mean {
+                    Some(name) => report.with("didYouMean", name),
                     None => report,
                 }
             }

@@ -4,7 +4,9 @@ use std::{fs, net::SocketAddr, thread};
 
 use babelward::proto::{
     BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRequest, ClassifyResponse,
-    ClassifyStreamRequest, ClassifyStreamResponse, Label, Verdict,
+    ClassifyStreamRequest, ClassifyStreamResponse, Label, ListPoliciesRequest, ListPoliciesResponse,
+    Provenance, Verdict,
+    classify_request::PolicySource,
     safety_service_server::{SafetyService, SafetyServiceServer},
 };
 use serde_json::Value;
@@ -24,7 +26,15 @@ impl SafetyService for Scripted {
         &self,
         request: Request<ClassifyRequest>,
     ) -> Result<Response<ClassifyResponse>, Status> {
-        let conversation = request.into_inner().conversation.unwrap_or_default();
+        let request = request.into_inner();
+        let policy = match request.policy_source {
+            None => None,
+            Some(PolicySource::Policy(name)) => Some(name),
+            Some(PolicySource::InlinePolicy(policy)) => {
+                Some(format!("{} in {}", policy.name, policy.categories[0].description))
+            }
+        };
+        let conversation = request.conversation.unwrap_or_default();
         let text = conversation
             .messages
             .last()
@@ -60,6 +70,11 @@ impl SafetyService for Scripted {
             label_mass: 1.0,
             categories,
             raw_output: conversation.messages.len().to_string(),
+            provenance: policy.map(|policy| Provenance {
+                policy,
+                policy_digest: "sha256:00".to_owned(),
+                ..Provenance::default()
+            }),
             ..Verdict::default()
         };
         Ok(Response::new(ClassifyResponse {
@@ -71,6 +86,13 @@ impl SafetyService for Scripted {
         &self,
         _: Request<BatchClassifyRequest>,
     ) -> Result<Response<BatchClassifyResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn list_policies(
+        &self,
+        _: Request<ListPoliciesRequest>,
+    ) -> Result<Response<ListPoliciesResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
 
@@ -210,4 +232,35 @@ fn a_file_with_a_wrong_line_is_not_begun() {
     let outcome = classify(&server, &[path.to_str().unwrap()]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (7, ""));
     assert!(outcome.stderr.contains("items.jsonl:2:") && outcome.stderr.contains("items.jsonl:3:"));
+}
+
+#[test]
+fn a_policy_is_named_or_read_from_a_file_and_told() {
+    let server = scripted();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let human = classify(&server, &["safe a", "--policy", "shop"]);
+    assert!(human.stdout.ends_with("  policy shop\n"), "{}", human.stdout);
+    let good = "name = \"shop\"\n[[categories]]\ncode = \"S1\"\nname = \"Fraud\"\ndescription = \"words\"\n";
+    let path = file("shop.toml", good);
+    for text in ["safe a", &file("items.jsonl", "{\"text\": \"safe a\"}")] {
+        let outcome = classify(&server, &[text, "--policy-file", &path, "--format", "jsonl"]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let verdict = json.get("verdict").unwrap_or(&json);
+        assert_eq!(verdict["provenance"]["policy"], "shop in words");
+        assert_eq!(verdict["provenance"]["policy_digest"], "sha256:00");
+    }
+    let bad = file("bad.toml", &good.replace("S1", "1").replace("\"shop\"", "\"\""));
+    let outcome = classify(&server, &["safe a", "--policy-file", &bad]);
+    assert_eq!(outcome.code, 7);
+    for part in ["bad.toml", "name must be", "categories[0].code must be"] {
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
+    let both = classify(&server, &["safe a", "--policy", "shop", "--policy-file", &path]);
+    assert_eq!(both.code, 2, "{}", both.stderr);
 }

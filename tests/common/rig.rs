@@ -11,7 +11,7 @@ use std::{
 
 use babelward::{
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
-    guard::GuardKind,
+    guard::{GuardKind, Policy},
     kernels::Precision,
     model::{LanguageModel, estimate::Estimate, load::LoadedModel},
     proto::{
@@ -44,6 +44,7 @@ pub const BASE: &str = "base";
 pub struct Setup {
     pub options: ServerOptions,
     pub queue_items: usize,
+    pub policies: Vec<Policy>,
     pub blocks: usize,
     pub context: usize,
     pub gate: Gate,
@@ -55,6 +56,7 @@ impl Default for Setup {
         Self {
             options: ServerOptions::default(),
             queue_items: 2048,
+            policies: Vec::new(),
             blocks: 8192,
             context: 4096,
             gate: Gate::default(),
@@ -204,7 +206,10 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
         budget: u64::MAX,
         kv: KvSize::Auto,
     };
-    let options = start_options(memory, setup.queue_items, setup.clock.clone());
+    let options = StartOptions {
+        policies: setup.policies.clone(),
+        ..start_options(memory, setup.queue_items, setup.clock.clone())
+    };
     let registry = Registry::prepare_groups(groups, options).unwrap();
     registry.load_eager().unwrap();
     registry
@@ -228,6 +233,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
         default_target: None,
         default_guard: None,
         default_quality: None,
+        policies: Vec::new(),
         memory,
         engine: EngineConfig {
             name: "engine-test".to_owned(),

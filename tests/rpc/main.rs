@@ -28,6 +28,7 @@ mod fleet;
 mod generate;
 mod health;
 mod models;
+mod policies;
 mod quality;
 mod quality_held;
 mod raw;

@@ -39,6 +39,7 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         default_target: None,
         default_guard: None,
         default_quality: None,
+        policies: Vec::new(),
         load: LoadOptions {
             threads: 2,
             kv_bytes: 0,

@@ -40,6 +40,7 @@ async fn all_violations_come_back_at_once() {
         }),
         judge: Some(proto::JudgeOptions {
             model: "y".repeat(200),
+            ..Default::default()
         }),
         samples: 17,
         keep_text: false,

@@ -36,6 +36,7 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
         default_target: None,
         default_guard: None,
         default_quality: None,
+        policies: Vec::new(),
         load: LoadOptions {
             threads: 1,
             kv_bytes: 0,

@@ -93,6 +93,7 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
         }),
         judge: Some(JudgeOptions {
             model: settings.guards.first().cloned().unwrap_or_default(),
+            ..JudgeOptions::default()
         }),
         samples: 1,
         keep_text: true,

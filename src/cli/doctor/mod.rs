@@ -300,10 +300,11 @@ fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
         // Without the weights the number of layers is not known; it only tells two guards of one family apart.
         let kind = model.guard_kind.unwrap_or_else(|| Guard::detect(&tokenizer, 0));
         let guard = Guard::new(kind, tokenizer, template)?;
-        let prompt = guard.prompt(&[ChatMessage {
+        let hello = ChatMessage {
             role: ChatRole::User,
             content: "Hello".to_owned(),
-        }])?;
+        };
+        let prompt = guard.prompt(&[hello], None)?;
         found.push_str(&format!(", the guard's prompt has {} tokens", prompt.len()));
     }
     Ok(found)

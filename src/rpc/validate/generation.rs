@@ -1,10 +1,13 @@
 //! Generate and Score.
 
+use std::sync::Arc;
+
 use rand::RngExt as _;
 
-use super::{Checker, conversation};
+use super::{Checker, conversation, policy};
 use crate::{
     engine::Sampling,
+    guard::Policy,
     proto::{self, generate_request},
     registry::{Lease, Registry},
     rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
@@ -52,6 +55,8 @@ pub(crate) struct GenerateWork {
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
     pub(crate) guard: Lease,
+    /// What the guard judges by; `None` is its own.
+    pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) samples: u32,
     pub(crate) keep_text: bool,
 }
@@ -78,7 +83,10 @@ pub(crate) async fn score(
 ) -> Result<ScoreWork, ServiceError> {
     let mut checker = Checker::at(path);
     let judge = request.judge.unwrap_or_default();
-    checker.within("judge", |checker| checker.model_id("model", &judge.model, limits));
+    let policy = checker.within("judge", |checker| {
+        checker.model_id("model", &judge.model, limits);
+        policy::policy(checker, judge.policy_source.into(), limits)
+    });
     if request.samples > limits.samples {
         checker.wrong(
             "samples",
@@ -104,6 +112,7 @@ pub(crate) async fn score(
     let Some(fields) = fields else {
         return Err(ServiceError::field(generate_path, "is required"));
     };
+    let policy = policy.find(registry)?;
     let found = async {
         let generate = fields.resolve(&generate_path, registry).await?;
         let guard = registry.guard(&judge.model).await;
@@ -114,6 +123,7 @@ pub(crate) async fn score(
     Ok(ScoreWork {
         generate,
         guard,
+        policy,
         samples: request.samples.max(1),
         keep_text: request.keep_text,
     })

@@ -3,6 +3,7 @@
 
 mod conversation;
 mod generation;
+mod policy;
 mod quality;
 mod safety;
 

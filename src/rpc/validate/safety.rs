@@ -1,7 +1,10 @@
 //! Classify and its batch.
 
-use super::{Checker, conversation, item_ids};
+use std::sync::Arc;
+
+use super::{Checker, conversation, item_ids, policy};
 use crate::{
+    guard::Policy,
     proto,
     registry::{Lease, Registry},
     rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
@@ -11,6 +14,8 @@ use crate::{
 /// A checked Classify.
 pub(crate) struct ClassifyWork {
     pub(crate) guard: Lease,
+    /// `None` is the guard's own.
+    pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) messages: Vec<ChatMessage>,
     pub(crate) priority: proto::Priority,
     /// The conversation's field, for errors found later.
@@ -27,6 +32,7 @@ pub(crate) async fn classify(
     let mut checker = Checker::at(path);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
+    let policy = policy::policy(&mut checker, request.policy_source.clone().into(), limits);
     let field = checker.path_of("conversation");
     let messages = match &request.conversation {
         Some(conversation) => checker.within("conversation", |checker| {
@@ -39,6 +45,7 @@ pub(crate) async fn classify(
         }
     };
     checker.finish()?;
+    let policy = policy.find(registry)?;
     let guard = async {
         let guard = registry.guard(&request.model).await;
         guard.map_err(|error| ServiceError::from_lookup(error, &request.model))
@@ -46,6 +53,7 @@ pub(crate) async fn classify(
     let guard = deadline.limit(guard).await?;
     Ok(ClassifyWork {
         guard,
+        policy,
         messages,
         priority,
         field,

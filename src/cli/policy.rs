@@ -1,0 +1,42 @@
+//! Flags that say what a guard judges by.
+
+use std::path::PathBuf;
+
+use super::CommandError;
+use crate::{
+    client::{CategoryText, PolicyChoice, PolicyText},
+    guard::{PolicyCategory, read_policy},
+};
+
+/// What a guard judges by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct PolicyArgs {
+    /// Judge by this policy of the server's, instead of the categories that the guard was trained on
+    #[arg(long, value_name = "NAME", conflicts_with = "policy_file")]
+    policy: Option<String>,
+    /// Judge by the policy in this TOML or JSON file (see docs/policies.md)
+    #[arg(long, value_name = "FILE")]
+    policy_file: Option<PathBuf>,
+}
+
+impl PolicyArgs {
+    /// What they say. A file is checked here, so that all that is wrong with it is told before anything is sent.
+    pub(super) fn choice(&self) -> Result<PolicyChoice, CommandError> {
+        if let Some(name) = &self.policy {
+            return Ok(PolicyChoice::Named(name.clone()));
+        }
+        let Some(path) = &self.policy_file else {
+            return Ok(PolicyChoice::Native);
+        };
+        let policy = read_policy(path).map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        let category = |category: &PolicyCategory| CategoryText {
+            code: category.code.clone(),
+            name: category.name.clone(),
+            description: category.description.clone(),
+        };
+        Ok(PolicyChoice::Inline(PolicyText {
+            name: policy.name().to_owned(),
+            categories: policy.categories().iter().map(category).collect(),
+        }))
+    }
+}

@@ -1,0 +1,131 @@
+//! Policies in files: TOML, or JSON by its ending, with the fields of the protocol's `Policy`.
+
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Figment,
+    providers::{Format as _, Toml},
+};
+
+use super::{Policy, PolicyCategory, PolicyProblem};
+
+/// Largest file that is read: more than any policy can hold.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Why a file gives no policy.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyFileError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// It is no TOML or JSON of the right shape.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It is, but what it says is no policy.
+    #[error("{path}: {}", shown(problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong.
+        problems: Vec<PolicyProblem>,
+    },
+}
+
+fn shown(problems: &[PolicyProblem]) -> String {
+    let shown = |problem: &PolicyProblem| format!("{} {}", problem.field, problem.description);
+    problems.iter().map(shown).collect::<Vec<_>>().join("; ")
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    categories: Vec<PolicyCategory>,
+}
+
+/// Reads a policy from a file.
+///
+/// # Errors
+/// [`PolicyFileError`], with everything that is wrong with the policy.
+pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
+    let unreadable = |source| PolicyFileError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let malformed = |reason: String| PolicyFileError::Malformed {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > MAX_BYTES {
+        return Err(malformed(format!("{bytes} bytes are too many for a policy")));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let written = if path.extension().is_some_and(|ending| ending == "json") {
+        serde_json::from_str(&text).map_err(|error| format!("no policy in JSON: {error}"))
+    } else {
+        let toml: Result<Written, _> = Figment::from(Toml::string(&text)).extract();
+        toml.map_err(|error| format!("no policy in TOML: {}", error.to_string().trim()))
+    };
+    let Written { name, categories } = written.map_err(malformed)?;
+    Policy::new(name, categories).map_err(|problems| PolicyFileError::Invalid {
+        path: path.to_owned(),
+        problems,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str) -> Result<Policy, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        read_policy(&path).map_err(|error| error.to_string())
+    }
+
+    const TOML: &str = "name = \"shop\"\n[[categories]]\ncode = \"S1\"\nname = \"Fraud\"\n\
+                        description = \"\"\"\nSelling what is not there.\n\"\"\"\n\
+                        [[categories]]\ncode = \"S2\"\nname = \"Insults\"\n";
+
+    #[test]
+    fn toml_and_json_say_the_same() {
+        let toml = read("shop.toml", TOML).unwrap();
+        assert_eq!(
+            toml.lines(),
+            "S1: Fraud.\nSelling what is not there.\nS2: Insults.\n"
+        );
+        let json = r#"{"name": "shop", "categories": [
+            {"code": "S1", "name": "Fraud", "description": "Selling what is not there."},
+            {"code": "S2", "name": "Insults"}]}"#;
+        assert_eq!(read("shop.json", json).unwrap(), toml);
+    }
+
+    #[test]
+    fn wrong_files_say_where() {
+        let error = read("a.toml", &TOML.replace("code = \"S2\"", "code = \"2\"")).unwrap_err();
+        assert!(error.contains("categories[1].code must be S"), "{error}");
+        let error = read("a.toml", &TOML.replace("description", "descriptoin")).unwrap_err();
+        assert!(error.contains("descriptoin"), "{error}");
+        let error = read("a.json", "{\"name\": 1}").unwrap_err();
+        assert!(error.contains("no policy in JSON"), "{error}");
+        assert!(
+            read("a.toml", "name =")
+                .unwrap_err()
+                .contains("no policy in TOML")
+        );
+        let missing = read_policy(Path::new("/nowhere/a.toml")).unwrap_err().to_string();
+        assert!(missing.starts_with("/nowhere/a.toml: "), "{missing}");
+    }
+}

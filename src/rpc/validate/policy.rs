@@ -1,0 +1,88 @@
+//! Which policy a guard is asked to judge by.
+
+use std::sync::Arc;
+
+use super::Checker;
+use crate::{
+    guard::{Policy, PolicyCategory},
+    proto::{self, classify_request, judge_options},
+    registry::Registry,
+    rpc::{error::ServiceError, limits::Limits},
+};
+
+/// What a request says, whichever message says it.
+pub(super) enum PolicySource {
+    Native,
+    Named(String),
+    Inline(proto::Policy),
+}
+
+impl From<Option<classify_request::PolicySource>> for PolicySource {
+    fn from(source: Option<classify_request::PolicySource>) -> Self {
+        match source {
+            None => Self::Native,
+            Some(classify_request::PolicySource::Policy(name)) => Self::Named(name),
+            Some(classify_request::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
+        }
+    }
+}
+
+impl From<Option<judge_options::PolicySource>> for PolicySource {
+    fn from(source: Option<judge_options::PolicySource>) -> Self {
+        match source {
+            None => Self::Native,
+            Some(judge_options::PolicySource::Policy(name)) => Self::Named(name),
+            Some(judge_options::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
+        }
+    }
+}
+
+/// What it says, as far as the request itself tells.
+pub(super) enum PolicyChoice {
+    Native,
+    Named(String),
+    Inline(Arc<Policy>),
+}
+
+/// Checks it.
+pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limits) -> PolicyChoice {
+    match source {
+        PolicySource::Native => PolicyChoice::Native,
+        PolicySource::Named(name) => {
+            checker.bytes("policy", name.len(), 1..=limits.id_bytes);
+            PolicyChoice::Named(name)
+        }
+        PolicySource::Inline(written) => {
+            let categories = written.categories.into_iter().map(|category| PolicyCategory {
+                code: category.code,
+                name: category.name,
+                description: category.description,
+            });
+            match Policy::new(written.name, categories.collect()) {
+                Ok(policy) => PolicyChoice::Inline(Arc::new(policy)),
+                Err(problems) => {
+                    checker.within("inline_policy", |checker| {
+                        for problem in problems {
+                            checker.wrong(&problem.field, problem.description);
+                        }
+                    });
+                    PolicyChoice::Native
+                }
+            }
+        }
+    }
+}
+
+impl PolicyChoice {
+    /// The policy itself; `None` is the guard's own.
+    pub(super) fn find(self, registry: &Registry) -> Result<Option<Arc<Policy>>, ServiceError> {
+        match self {
+            Self::Native => Ok(None),
+            Self::Inline(policy) => Ok(Some(policy)),
+            Self::Named(name) => match registry.policy(&name) {
+                Ok(policy) => Ok(Some(Arc::clone(policy))),
+                Err(unknown) => Err(ServiceError::from_unknown_policy(unknown, &name)),
+            },
+        }
+    }
+}
