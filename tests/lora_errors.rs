@@ -147,6 +147,16 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn a_family_that_takes_no_adapters_says_so() {
+    let files = AdapterFiles::golden("llama-bf16").write();
+    for base in ["models/gpt-bigcode", "models/gpt-bigcode/model.gguf"] {
+        let told = refused(&golden(base), files.path()).to_string();
+        assert!(told.starts_with("an adapter of a `"), "{told}");
+        assert!(told.ends_with("` model is not supported"), "{told}");
+    }
+}
+
+#[test]
 fn modules_that_the_model_does_not_have_are_named() {
     let known = "q_proj, k_proj, v_proj, qkv_proj, o_proj, gate_proj, up_proj, gate_up_proj, down_proj";
     let unknown = |module: &str| AdapterError::UnknownModule {

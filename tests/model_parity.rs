@@ -125,7 +125,7 @@ macro_rules! checkpoints {
             found.sort();
             assert_eq!(found, [$($name),*]);
             let gguf = |name: &&String| golden_folder().join("models").join(name).join("model.gguf").exists();
-            assert_eq!(found.iter().filter(gguf).count(), 8);
+            assert_eq!(found.iter().filter(gguf).count(), 9);
         }
     };
 }
@@ -136,6 +136,7 @@ checkpoints! {
     gemma2_equals_transformers: "gemma2",
     gemma3_equals_transformers: "gemma3",
     gemma3_with_pictures_equals_transformers: "gemma3-pictures",
+    gpt_bigcode_equals_transformers: "gpt-bigcode",
     llama_equals_transformers: "gqa-untied-f32",
     linear_rope_equals_transformers: "linear-rope-f16-sharded",
     llama3_rope_equals_transformers: "llama3-rope-tied-bf16",

@@ -108,6 +108,22 @@ pub enum Activation {
     GeluTanh,
 }
 
+impl Activation {
+    /// Applies it to each row of `x` (`[m, width]`) in place: a feed-forward part without a gate.
+    pub fn apply(self, pool: &mut ThreadPool, isa: Isa, x: &mut [f32], width: usize) {
+        let m = x.len() / width;
+        let shards = Shards::new(x);
+        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            // SAFETY: tasks take disjoint rows.
+            let x = unsafe { shards.part(rows.start * width, rows.len() * width) };
+            match self {
+                Self::Silu => silu_all(isa, x),
+                Self::GeluTanh => gelu_tanh_all(isa, x),
+            }
+        });
+    }
+}
+
 /// `out = activation(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
 pub fn gate(
     pool: &mut ThreadPool,
@@ -135,21 +151,49 @@ per_isa! {
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate / (1.0 + exp(-gate)) * up;
+                *out = silu(*gate) * up;
             }
         }
     }
 }
 
 per_isa! {
+    fn silu_all(isa; x: &mut [f32]) {
+        for x in x {
+            *x = silu(*x);
+        }
+    }
+}
+
+per_isa! {
+    fn gelu_tanh_all(isa; x: &mut [f32]) {
+        for x in x {
+            *x = gelu_tanh(*x);
+        }
+    }
+}
+
+/// See [`Activation::Silu`].
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// See [`Activation::GeluTanh`].
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    // 2 * sqrt(2 / pi): with it, x/2 * (1 + tanh(y)) is x / (1 + e^(-2y)).
+    const FACTOR: f32 = 1.595_769;
+    let inner = (x * x * 0.044_715).mul_add(x, x);
+    x / (1.0 + exp(-FACTOR * inner))
+}
+
+per_isa! {
     fn gelu_tanh_rows(isa; gate_up: &[f32], width: usize, out: &mut [f32]) {
-        // 2 * sqrt(2 / pi): with it, x/2 * (1 + tanh(y)) is x / (1 + e^(-2y)).
-        const FACTOR: f32 = 1.595_769;
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
             for ((out, x), up) in out.iter_mut().zip(gate).zip(up) {
-                let inner = (x * x * 0.044_715).mul_add(*x, *x);
-                *out = x / (1.0 + exp(-FACTOR * inner)) * up;
+                *out = gelu_tanh(*x) * up;
             }
         }
     }
@@ -300,6 +344,14 @@ mod tests {
                 let expected = definition((*x).into()) * 1.5;
                 assert!((f64::from(out) - expected).abs() < 2e-6, "{x}: {out} {expected}");
             }
+            let mut alone = x.clone();
+            activation.apply(&mut pool, Isa::detect(), &mut alone, 10);
+            for (x, out) in x.iter().zip(alone) {
+                assert!(
+                    (f64::from(out) - definition((*x).into())).abs() < 2e-6,
+                    "{x}: {out}"
+                );
+            }
         };
         check(Activation::Silu, &|x| x / (1.0 + (-x).exp()));
         let inner = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
@@ -317,11 +369,15 @@ mod tests {
             let (mut silu, mut gelu) = (vec![0.0; 2 * 53], vec![0.0; 2 * 53]);
             gate(&mut pool, isa, Activation::Silu, &x[..4 * 53], 53, &mut silu);
             gate(&mut pool, isa, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
+            let mut alone = [x.clone(), x.clone()];
+            Activation::Silu.apply(&mut pool, isa, &mut alone[0], 75);
+            Activation::GeluTanh.apply(&mut pool, isa, &mut alone[1], 75);
             let (mut scores, mut sum) = (x[..133].to_vec(), [0.0; 2]);
             softmax_numerators(isa, &mut scores, &mut sum);
             let mut capped = x.clone();
             soft_cap(isa, &mut capped, 2.5);
             let all = silu.iter().chain(&gelu).chain(&scores).chain(&sum).chain(&capped);
+            let all = all.chain(alone.iter().flatten());
             results.push(all.map(|v| v.to_bits()).collect::<Vec<_>>());
         }
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]));

@@ -12,11 +12,11 @@ use super::{
 pub enum NormKind {
     /// The root mean square (arXiv 1910.07467).
     Rms,
-    /// The standard deviation, after the mean is taken away (arXiv 1607.06450), without a bias.
+    /// The standard deviation, after the mean is taken away (arXiv 1607.06450).
     Layer,
 }
 
-/// A norm with its weights: `(x - mean) / sqrt(mean((x - mean)²) + eps) * weight`, the mean being 0 for
+/// A norm with its weights: `(x - mean) / sqrt(mean((x - mean)²) + eps) * weight + bias`, the mean being 0 for
 /// [`NormKind::Rms`].
 #[derive(Debug, Clone)]
 pub struct Norm {
@@ -26,6 +26,8 @@ pub struct Norm {
     pub eps: f32,
     /// One weight for each element.
     pub weight: Vec<f32>,
+    /// One for each element, where the model has them; norms of heads have none.
+    pub bias: Option<Vec<f32>>,
 }
 
 impl Norm {
@@ -39,6 +41,11 @@ impl Norm {
             let out = unsafe { shards.part(rows.start * width, rows.len() * width) };
             norm_rows(isa, self, &x[rows.start * width..rows.end * width], out, output);
         });
+    }
+
+    /// Weights and biases.
+    pub fn values(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
     /// Norms the first heads of each row of `x` (`[m, stride]`) in place, each by itself: as many heads of
@@ -81,9 +88,17 @@ per_isa! {
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
             let (mean, scale) = norm.shift_and_scale(x);
             let values = x.iter().zip(&norm.weight).map(|(x, w)| (x - mean) * scale * w);
-            match output {
-                Output::Replace => out.iter_mut().zip(values).for_each(|(out, v)| *out = v),
-                Output::Add => out.iter_mut().zip(values).for_each(|(out, v)| *out += v),
+            match (output, &norm.bias) {
+                (Output::Replace, None) => out.iter_mut().zip(values).for_each(|(out, v)| *out = v),
+                (Output::Add, None) => out.iter_mut().zip(values).for_each(|(out, v)| *out += v),
+                (Output::Replace, Some(bias)) => {
+                    let values = values.zip(bias).map(|(v, b)| v + b);
+                    out.iter_mut().zip(values).for_each(|(out, v)| *out = v);
+                }
+                (Output::Add, Some(bias)) => {
+                    let values = values.zip(bias).map(|(v, b)| v + b);
+                    out.iter_mut().zip(values).for_each(|(out, v)| *out += v);
+                }
             }
         }
     }
@@ -108,12 +123,13 @@ mod tests {
         (0..len).map(|i| ((i * 37 % 101) as f32 - 40.0) / 9.0).collect()
     }
 
-    fn norm(kind: NormKind, len: usize) -> Norm {
+    fn norm(kind: NormKind, len: usize, biased: bool) -> Norm {
         let weight = (0..len).map(|i| 1.0 + i as f32 / 100.0).collect();
         Norm {
             kind,
             eps: 1e-5,
             weight,
+            bias: biased.then(|| (0..len).map(|i| i as f32 / 10.0 - 2.0).collect()),
         }
     }
 
@@ -143,15 +159,25 @@ mod tests {
     fn equals_the_textbook_on_every_instruction_set_to_the_bit() {
         let mut pool = ThreadPool::new(2).unwrap();
         let (rows, width, head_dim, stride) = (19, 75, 32, 110);
-        for kind in [NormKind::Rms, NormKind::Layer] {
-            let (whole, heads) = (norm(kind, width), norm(kind, 3 * head_dim));
+        for (kind, biased) in [
+            (NormKind::Rms, false),
+            (NormKind::Layer, false),
+            (NormKind::Layer, true),
+        ] {
+            let (whole, heads) = (norm(kind, width, biased), norm(kind, 3 * head_dim, false));
             let (x, qkv) = (noise(rows * width), noise(rows * stride));
             let mut bits = Vec::new();
             for isa in Isa::available() {
                 let mut out = vec![f32::NAN; x.len()];
                 whole.apply(&mut pool, isa, &x, &mut out, Output::Replace);
                 for (out, x) in out.chunks_exact(width).zip(x.chunks_exact(width)) {
-                    assert_close(out, &textbook(&whole, x, &whole.weight));
+                    let mut expected = textbook(&whole, x, &whole.weight);
+                    let bias = whole.bias.iter().flatten();
+                    expected
+                        .iter_mut()
+                        .zip(bias)
+                        .for_each(|(v, b)| *v += f64::from(*b));
+                    assert_close(out, &expected);
                 }
                 let mut added = x.clone();
                 whole.apply(&mut pool, isa, &x, &mut added, Output::Add);

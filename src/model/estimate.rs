@@ -57,14 +57,19 @@ impl Estimate {
 }
 
 /// Tensors that a layer may have by themselves.
-const SINGLE: [LayerTensor; 8] = [
+const SINGLE: [LayerTensor; 13] = [
     LayerTensor::AttentionNorm,
+    LayerTensor::AttentionNormBias,
     LayerTensor::QueryNorm,
     LayerTensor::KeyNorm,
     LayerTensor::AttentionOutput,
+    LayerTensor::AttentionOutputBias,
     LayerTensor::AttentionPostNorm,
     LayerTensor::FfnNorm,
+    LayerTensor::FfnNormBias,
+    LayerTensor::UpBias,
     LayerTensor::Down,
+    LayerTensor::DownBias,
     LayerTensor::FfnPostNorm,
 ];
 
@@ -106,6 +111,10 @@ fn weight_bytes(config: &ModelConfig, source: &dyn WeightSource) -> Result<u64, 
     };
     add(Tensor::Embedding)?;
     add(Tensor::OutputNorm)?;
+    add(Tensor::OutputNormBias)?;
+    if config.learned_positions {
+        add(Tensor::Positions)?;
+    }
     if !config.tied_embeddings {
         add(Tensor::Output)?;
     }

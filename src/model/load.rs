@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     LanguageModel,
     adapter::{Adapter, AdapterError, Base, HeadOrder},
-    config::ModelConfig,
+    config::{FeedForward, ModelConfig},
     decoder::Decoder,
     estimate::{BatchLimits, Estimate},
     kv_cache::KvCache,
@@ -191,6 +191,10 @@ fn each_adapter<T>(
     source: &dyn WeightSource,
     work: impl Fn(&Path, &Base<'_>) -> Result<T, AdapterError>,
 ) -> Result<Vec<T>, Fault> {
+    if let (Some(path), FeedForward::Plain) = (paths.first(), config.feed_forward) {
+        let what = format!("an adapter of a `{}` model", config.architecture);
+        return Err(Fault::Adapter(path.clone(), AdapterError::Unsupported(what)));
+    }
     let gguf_architecture = source.gguf_architecture();
     let base = Base {
         config,

@@ -16,7 +16,10 @@ use crate::kernels::{BlockFormat, MatrixSource, RawElements};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tensor {
     Embedding,
+    /// Of positions, `[context length, hidden]`.
+    Positions,
     OutputNorm,
+    OutputNormBias,
     Output,
     Layer(usize, LayerTensor),
 }
@@ -25,6 +28,7 @@ pub(super) enum Tensor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerTensor {
     AttentionNorm,
+    AttentionNormBias,
     /// Queries, keys and values in one matrix.
     Qkv,
     Query,
@@ -37,14 +41,18 @@ pub(super) enum LayerTensor {
     QueryNorm,
     KeyNorm,
     AttentionOutput,
+    AttentionOutputBias,
     /// After attention, before it joins the stream.
     AttentionPostNorm,
     FfnNorm,
+    FfnNormBias,
     /// Gate and up in one matrix.
     GateUp,
     Gate,
     Up,
+    UpBias,
     Down,
+    DownBias,
     /// After the feed-forward part, before it joins the stream.
     FfnPostNorm,
 }

@@ -16,7 +16,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parent / "models"
 # One checkpoint of each architecture. Mistral's is `llama`, whose files do not have its window.
-NAMES = ["llama3-rope-tied-bf16", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-longrope", "cohere", "cohere2"]
+NAMES = ["llama3-rope-tied-bf16", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-longrope", "cohere", "cohere2",
+         "gpt-bigcode"]
 
 
 def convert(name):

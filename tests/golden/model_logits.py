@@ -18,6 +18,7 @@ import sys
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, CohereConfig, Cohere2Config, Gemma2Config, Gemma3Config
+from transformers import GPTBigCodeConfig
 from transformers import Gemma3ForConditionalGeneration, Gemma3TextConfig, LlamaConfig, MinistralConfig, MistralConfig
 from transformers import Phi3Config, Qwen2Config, Qwen3Config
 
@@ -78,6 +79,8 @@ CASES = {
     "cohere2": Case(Cohere2Config(**{**NO_EPS, "num_hidden_layers": 4}, sliding_window=24, logit_scale=0.25,
                                   rope_parameters=dict(rope_type="default", rope_theta=50000.0)),
                     bites=dict(layer_types=[FULL] * 4)),
+    "gpt-bigcode": Case(GPTBigCodeConfig(vocab_size=128, n_embd=64, n_head=4, n_layer=2, n_positions=192,
+                                         bos_token_id=1, eos_token_id=2)),
 }
 
 
@@ -95,7 +98,7 @@ def randomise(model):
             # The library's initial 0.02 would give logits near 0; these make every layer matter.
             if name.endswith(".bias"):
                 parameter.normal_(0.0, 0.5)
-            elif "norm" in name:
+            elif "norm" in name or ".ln_" in name:
                 parameter.uniform_(0.5, 1.5).sub_(less)
             elif parameter.dim() == 2:
                 parameter.normal_(0.0, 2.0 / parameter.shape[1] ** 0.5)

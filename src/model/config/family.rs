@@ -24,6 +24,27 @@ pub(in crate::model) enum Family {
     Cohere,
     /// Command-R7B and later (arXiv 2504.00698).
     Cohere2,
+    /// GPT-BigCode: StarCoder and Aurora-M (arXiv 2305.06161, 2404.00399).
+    GptBigCode,
+}
+
+/// Which products have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Biases {
+    None,
+    /// Those of queries, keys and values.
+    Qkv,
+    /// Those of every layer, and norms too.
+    All,
+}
+
+/// What a feed-forward part computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum FeedForward {
+    /// `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
+    Gated,
+    /// `down(activation(up(x)))`.
+    Plain,
 }
 
 /// Where a layer's norms stand.
@@ -63,7 +84,10 @@ pub(super) struct Traits {
     pub norm_placement: NormPlacement,
     pub head_norms: HeadNorms,
     pub activation: Activation,
-    pub qkv_bias: bool,
+    pub biases: Biases,
+    pub feed_forward: FeedForward,
+    /// Whether each position has an embedding of its own, and nothing is rotated.
+    pub learned_positions: bool,
     /// Whether embeddings are multiplied with the square root of their width.
     pub scaled_embedding: bool,
     /// Whether the output projection is the embedding unless the file says otherwise.
@@ -77,14 +101,16 @@ impl Family {
             norm_placement: NormPlacement::Pre,
             head_norms: HeadNorms::None,
             activation: Activation::Silu,
-            qkv_bias: false,
+            biases: Biases::None,
+            feed_forward: FeedForward::Gated,
+            learned_positions: false,
             scaled_embedding: false,
             tied_embeddings: false,
         };
         match self {
             Self::Llama | Self::Mistral | Self::Phi3 => llama,
             Self::Qwen2 => Traits {
-                qkv_bias: true,
+                biases: Biases::Qkv,
                 ..llama
             },
             Self::Qwen3 => Traits {
@@ -109,6 +135,15 @@ impl Family {
                 tied_embeddings: true,
                 ..llama
             },
+            Self::GptBigCode => Traits {
+                norm: NormKind::Layer,
+                activation: Activation::GeluTanh,
+                biases: Biases::All,
+                feed_forward: FeedForward::Plain,
+                learned_positions: true,
+                tied_embeddings: true,
+                ..llama
+            },
         }
     }
 
@@ -116,7 +151,7 @@ impl Family {
     pub(super) fn rotation(self, sliding: bool) -> Rotation {
         match (self, sliding) {
             (Self::Gemma3, true) => Rotation::Local,
-            (Self::Cohere2, false) => Rotation::None,
+            (Self::Cohere2, false) | (Self::GptBigCode, _) => Rotation::None,
             _ => Rotation::Global,
         }
     }

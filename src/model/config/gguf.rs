@@ -1,7 +1,7 @@
 //! Reads [`ModelConfig`] from GGUF metadata, under llama.cpp's keys.
 
 use super::{
-    Family, HeadNorms, ModelConfig, Sizes,
+    Biases, Family, HeadNorms, ModelConfig, Sizes,
     family::sliding_layers,
     listed,
     rope::{LongScaling, Rope, Scaling, check_factors},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// `general.architecture`, and the family it stands for.
-const ARCHITECTURES: [(&str, Family); 9] = [
+const ARCHITECTURES: [(&str, Family); 10] = [
     ("llama", Family::Llama),
     ("mistral3", Family::Mistral),
     ("qwen2", Family::Qwen2),
@@ -23,6 +23,7 @@ const ARCHITECTURES: [(&str, Family); 9] = [
     ("phi3", Family::Phi3),
     ("command-r", Family::Cohere),
     ("cohere2", Family::Cohere2),
+    ("starcoder", Family::GptBigCode),
 ];
 
 /// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that what is
@@ -55,9 +56,11 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
         .float(eps)?
         .ok_or_else(|| format!("{} is missing", keys.name(eps)))? as f32;
     config.tied_embeddings = file.tensor("output.weight").is_none();
-    config.qkv_bias = ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"]
-        .iter()
-        .any(|name| file.tensor(name).is_some());
+    if config.biases != Biases::All {
+        let names = ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"];
+        let biased = names.iter().any(|name| file.tensor(name).is_some());
+        config.biases = if biased { Biases::Qkv } else { Biases::None };
+    }
     windows(&keys, family, &mut config)?;
     match family {
         Family::Gemma2 => {
@@ -88,7 +91,12 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
                 config.head_norms = HeadNorms::Own;
             }
         }
-        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::Phi3 => {}
+        Family::Llama
+        | Family::Mistral
+        | Family::Qwen2
+        | Family::Qwen3
+        | Family::Phi3
+        | Family::GptBigCode => {}
     }
     Ok(config)
 }
@@ -132,7 +140,12 @@ fn sizes(keys: &Keys<'_>) -> Result<Sizes, String> {
 fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, String> {
     let style = match family {
         Family::Llama | Family::Mistral | Family::Cohere | Family::Cohere2 => RopeStyle::Interleaved,
-        Family::Qwen2 | Family::Qwen3 | Family::Gemma2 | Family::Gemma3 | Family::Phi3 => RopeStyle::Halves,
+        Family::Qwen2
+        | Family::Qwen3
+        | Family::Gemma2
+        | Family::Gemma3
+        | Family::Phi3
+        | Family::GptBigCode => RopeStyle::Halves,
     };
     let dims = match keys.count("rope.dimension_count")? {
         Some(dims) if dims > sizes.head_dim || !dims.is_multiple_of(2) => {

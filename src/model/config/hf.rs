@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::{
     Family, HeadNorms, ModelConfig, NormWeights, Sizes,
     family::sliding_layers,
-    listed,
+    hf_gpt, listed,
     rope::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
 };
 use crate::kernels::{Activation, NormKind, RopeStyle};
@@ -34,10 +34,15 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
         fields = Fields(&json["text_config"]);
         model_type = fields.text("model_type")?.unwrap_or(inner);
     }
+    if model_type == hf_gpt::MODEL_TYPE {
+        return hf_gpt::read(&fields);
+    }
     let family = MODEL_TYPES.iter().find(|(name, _)| *name == model_type);
     let &(_, family) = family.ok_or_else(|| {
         let known = MODEL_TYPES.map(|(name, _)| name).into_iter();
-        let known = known.chain(WITH_PICTURES.map(|(name, _)| name));
+        let known = known
+            .chain(WITH_PICTURES.map(|(name, _)| name))
+            .chain([hf_gpt::MODEL_TYPE]);
         let known = listed(known.map(|name| format!("`{name}`")));
         format!("model_type is `{model_type}`; {known} are supported")
     })?;
@@ -90,7 +95,12 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
                 config.head_norms = HeadNorms::Own;
             }
         }
-        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::Phi3 => {}
+        Family::Llama
+        | Family::Mistral
+        | Family::Qwen2
+        | Family::Qwen3
+        | Family::Phi3
+        | Family::GptBigCode => {}
     }
     Ok(config)
 }
@@ -164,7 +174,7 @@ fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Resu
 /// The sliding window, in families that can have one; what transformers assumes where the file does not say.
 fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, String> {
     match (fields.0.get("sliding_window"), family) {
-        (_, Family::Llama | Family::Cohere) | (None, Family::Phi3) => Ok(None),
+        (_, Family::Llama | Family::Cohere | Family::GptBigCode) | (None, Family::Phi3) => Ok(None),
         (None, _) => Ok(Some(4096)),
         (Some(_), _) => fields.count("sliding_window"),
     }
@@ -197,7 +207,7 @@ fn sliding(
         types.collect::<Result<_, _>>().map(Some)
     };
     match family {
-        Family::Llama | Family::Cohere => Ok(vec![false; layers]),
+        Family::Llama | Family::Cohere | Family::GptBigCode => Ok(vec![false; layers]),
         Family::Mistral | Family::Phi3 => match named()? {
             Some(named) if model_type == "ministral" => Ok(named),
             _ => Ok(vec![true; layers]),
@@ -325,7 +335,7 @@ fn read_scaling(
 
 /// An object of the file. What is there but of another type is an error, not a default; null is not there.
 #[derive(Clone, Copy)]
-struct Fields<'a>(&'a Json);
+pub(super) struct Fields<'a>(&'a Json);
 
 impl<'a> Fields<'a> {
     fn read<T>(
@@ -342,29 +352,29 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn count(&self, name: &str) -> Result<Option<usize>, String> {
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, String> {
         self.read(name, "a number", |value| {
             value.as_u64().and_then(|v| usize::try_from(v).ok())
         })
     }
 
-    fn required(&self, name: &str) -> Result<usize, String> {
+    pub(super) fn required(&self, name: &str) -> Result<usize, String> {
         self.count(name)?.ok_or_else(|| format!("{name} is missing"))
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>, String> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, String> {
         self.read(name, "a number", Json::as_f64)
     }
 
-    fn optional_flag(&self, name: &str) -> Result<Option<bool>, String> {
+    pub(super) fn optional_flag(&self, name: &str) -> Result<Option<bool>, String> {
         self.read(name, "a boolean", Json::as_bool)
     }
 
-    fn flag(&self, name: &str) -> Result<bool, String> {
+    pub(super) fn flag(&self, name: &str) -> Result<bool, String> {
         Ok(self.optional_flag(name)?.unwrap_or(false))
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
         self.read(name, "a string", Json::as_str)
     }
 }

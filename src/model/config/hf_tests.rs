@@ -63,3 +63,33 @@ fn refuses_what_it_would_compute_wrongly() {
     let error = ModelConfig::from_json(&config).unwrap_err();
     assert!(error.contains("sliding window"), "{error}");
 }
+
+#[test]
+fn gpt_bigcode_is_read_by_its_own_keys() {
+    let own = json!({
+        "model_type": "gpt_bigcode", "vocab_size": 64, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 256,
+        "n_inner": null, "activation_function": "gelu_pytorch_tanh", "multi_query": true,
+    });
+    let config = ModelConfig::from_json(&own).unwrap();
+    assert_eq!((config.sizes.ffn, config.sizes.kv_heads), (256, 1));
+    assert_eq!(config.context_length, 256);
+    for (key, value) in [
+        ("multi_query", json!(false)),
+        ("scale_attn_weights", json!(false)),
+        ("add_cross_attention", json!(true)),
+        ("activation_function", json!("relu")),
+        ("n_positions", Json::Null),
+        ("n_head", json!(0)),
+        ("n_embd", json!(u64::MAX)),
+    ] {
+        let mut changed = own.clone();
+        changed[key] = value;
+        let error = ModelConfig::from_json(&changed).unwrap_err();
+        let named = match key {
+            "n_head" => "head count",
+            "n_embd" => "hidden size",
+            other => other,
+        };
+        assert!(error.contains(named), "{key}: {error}");
+    }
+}

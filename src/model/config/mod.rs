@@ -6,6 +6,7 @@
 mod family;
 mod gguf;
 mod hf;
+mod hf_gpt;
 mod rope;
 
 use std::{fmt, ops::RangeInclusive};
@@ -13,7 +14,7 @@ use std::{fmt, ops::RangeInclusive};
 use serde_json::Value as Json;
 
 pub(super) use self::{
-    family::{Family, HeadNorms, NormPlacement, NormWeights},
+    family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights},
     gguf::reorders_heads,
     rope::Rope,
 };
@@ -36,8 +37,10 @@ pub(super) struct ModelConfig {
     pub norm_placement: NormPlacement,
     pub head_norms: HeadNorms,
     pub activation: Activation,
-    /// Whether queries, keys and values have a bias.
-    pub qkv_bias: bool,
+    pub biases: Biases,
+    pub feed_forward: FeedForward,
+    /// Whether each position has an embedding of its own, which is added to the token's.
+    pub learned_positions: bool,
     /// What products of queries and keys are multiplied with.
     pub attention_scale: f32,
     /// Bounds scores: `cap * tanh(score / cap)`.
@@ -114,7 +117,9 @@ impl ModelConfig {
             norm_placement: traits.norm_placement,
             head_norms: traits.head_norms,
             activation: traits.activation,
-            qkv_bias: traits.qkv_bias,
+            biases: traits.biases,
+            feed_forward: traits.feed_forward,
+            learned_positions: traits.learned_positions,
             attention_scale: 1.0 / (sizes.head_dim as f32).sqrt(),
             attention_soft_cap: None,
             layers: vec![full; layers],

@@ -8,7 +8,7 @@ use crate::{
     },
     model::{
         adapter::{Adapter, Site},
-        config::{NormPlacement, Rotation},
+        config::{Biases, FeedForward, NormPlacement, Rotation},
         kv_cache::KvCache,
         weights::{LayerTensor, Tensor},
     },
@@ -26,7 +26,10 @@ pub(super) struct Layer {
     attention_output: Projection,
     /// Absent when the feed-forward part reads what attention reads.
     ffn_norm: Option<Norm>,
-    gate_up: Fused,
+    /// Gate and up side by side, or up alone.
+    up: Fused,
+    up_bias: Option<Vec<f32>>,
+    feed_forward: FeedForward,
     activation: Activation,
     down: Projection,
 }
@@ -34,6 +37,7 @@ pub(super) struct Layer {
 /// A product that joins the residual stream.
 struct Projection {
     weights: Fused,
+    bias: Option<Vec<f32>>,
     /// Applied before it joins.
     post_norm: Option<Norm>,
 }
@@ -85,31 +89,50 @@ impl Layer {
             (tensor(LayerTensor::Gate), sizes.ffn),
             (tensor(LayerTensor::Up), sizes.ffn),
         ];
-        let mut norm_where = |placements: &[NormPlacement], part| {
-            let wanted = placements.contains(&config.norm_placement);
-            wanted.then(|| loader.norm(tensor(part))).transpose()
+        let mut post_norm = |part| {
+            let wanted = config.norm_placement == NormPlacement::PreAndPost;
+            wanted.then(|| loader.post_norm(tensor(part))).transpose()
         };
-        let (pre, both) = (NormPlacement::Pre, NormPlacement::PreAndPost);
-        let attention_post_norm = norm_where(&[both], LayerTensor::AttentionPostNorm)?;
-        let ffn_norm = norm_where(&[pre, both], LayerTensor::FfnNorm)?;
-        let ffn_post_norm = norm_where(&[both], LayerTensor::FfnPostNorm)?;
+        let attention_post_norm = post_norm(LayerTensor::AttentionPostNorm)?;
+        let ffn_post_norm = post_norm(LayerTensor::FfnPostNorm)?;
+        let ffn_norm = match config.norm_placement {
+            NormPlacement::Pre | NormPlacement::PreAndPost => {
+                let bias = tensor(LayerTensor::FfnNormBias);
+                Some(loader.norm(tensor(LayerTensor::FfnNorm), bias)?)
+            }
+            NormPlacement::Parallel => None,
+        };
+        let up = match config.feed_forward {
+            FeedForward::Gated => loader.fused(tensor(LayerTensor::GateUp), &gate_up, sizes.hidden)?,
+            FeedForward::Plain => loader.matrix(tensor(LayerTensor::Up), sizes.ffn, sizes.hidden)?,
+        };
         Ok(Self {
             index,
             attends: config.attention_layer(attention),
             rotation: attention.rotation,
-            attention_norm: loader.norm(tensor(LayerTensor::AttentionNorm))?,
+            attention_norm: loader.norm(
+                tensor(LayerTensor::AttentionNorm),
+                tensor(LayerTensor::AttentionNormBias),
+            )?,
             qkv: loader.fused(tensor(LayerTensor::Qkv), &qkv, sizes.hidden)?,
-            qkv_bias: config.qkv_bias.then(|| loader.qkv_bias(index)).transpose()?,
+            qkv_bias: match config.biases {
+                Biases::None => None,
+                Biases::Qkv | Biases::All => Some(loader.qkv_bias(index)?),
+            },
             head_norm: loader.head_norm(index)?,
             attention_output: Projection {
                 weights: loader.matrix(tensor(LayerTensor::AttentionOutput), sizes.hidden, queries)?,
+                bias: loader.bias(tensor(LayerTensor::AttentionOutputBias), sizes.hidden)?,
                 post_norm: attention_post_norm,
             },
             ffn_norm,
-            gate_up: loader.fused(tensor(LayerTensor::GateUp), &gate_up, sizes.hidden)?,
+            up,
+            up_bias: loader.bias(tensor(LayerTensor::UpBias), sizes.ffn)?,
+            feed_forward: config.feed_forward,
             activation: config.activation,
             down: Projection {
                 weights: loader.matrix(tensor(LayerTensor::Down), sizes.hidden, sizes.ffn)?,
+                bias: loader.bias(tensor(LayerTensor::DownBias), sizes.hidden)?,
                 post_norm: ffn_post_norm,
             },
         })
@@ -118,7 +141,7 @@ impl Layer {
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         let projections = [&self.attention_output, &self.down];
-        let matrices = [&self.qkv, &self.gate_up].into_iter();
+        let matrices = [&self.qkv, &self.up].into_iter();
         let matrices = matrices.chain(projections.map(|projection| &projection.weights));
         let norms = [
             Some(&self.attention_norm),
@@ -127,8 +150,11 @@ impl Layer {
         ]
         .into_iter();
         let norms = norms.chain(projections.map(|projection| projection.post_norm.as_ref()));
-        let vectors = norms.flatten().map(|norm| norm.weight.len());
-        let values = vectors.sum::<usize>() + self.qkv_bias.as_ref().map_or(0, Vec::len);
+        let vectors = norms.flatten().map(Norm::values);
+        let biases = [&self.qkv_bias, &self.up_bias].into_iter();
+        let biases = biases.chain(projections.map(|projection| &projection.bias));
+        let biases = biases.flatten().map(Vec::len);
+        let values = vectors.sum::<usize>() + biases.sum::<usize>();
         matrices.map(Fused::bytes).sum::<usize>() + values * size_of::<f32>()
     }
 
@@ -145,7 +171,6 @@ impl Layer {
         a.normed.resize(a.hidden.len(), 0.0);
         a.qkv.resize(count * shape.qkv_width(), 0.0);
         a.attended.resize(count * shape.heads * shape.head_dim, 0.0);
-        a.gate_up.resize(count * 2 * ffn, 0.0);
         a.gated.resize(count * ffn, 0.0);
 
         let (norm, pool) = (&self.attention_norm, &mut compute.pool);
@@ -179,17 +204,22 @@ impl Layer {
         if let Some(norm) = &self.ffn_norm {
             norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
         }
-        matmul(
-            pool,
-            isa,
-            &a.normed,
-            &self.gate_up,
-            &mut a.gate_up,
-            Output::Replace,
-        );
-        rows.adapt(compute, (self.index, Site::GateUp), &a.normed, &mut a.gate_up);
-        let pool = &mut compute.pool;
-        gate(pool, isa, self.activation, &a.gate_up, ffn, &mut a.gated);
+        match self.feed_forward {
+            FeedForward::Gated => {
+                a.gate_up.resize(count * 2 * ffn, 0.0);
+                matmul(pool, isa, &a.normed, &self.up, &mut a.gate_up, Output::Replace);
+                rows.adapt(compute, (self.index, Site::GateUp), &a.normed, &mut a.gate_up);
+                let pool = &mut compute.pool;
+                gate(pool, isa, self.activation, &a.gate_up, ffn, &mut a.gated);
+            }
+            FeedForward::Plain => {
+                matmul(pool, isa, &a.normed, &self.up, &mut a.gated, Output::Replace);
+                if let Some(bias) = &self.up_bias {
+                    add_bias(&mut a.gated, bias);
+                }
+                self.activation.apply(pool, isa, &mut a.gated, ffn);
+            }
+        }
         let site = (self.index, Site::Down);
         let streams = (&mut a.projected, &mut a.hidden);
         self.down.join(compute, rows, site, &a.gated, streams);
@@ -209,10 +239,16 @@ impl Projection {
         let (pool, isa) = (&mut compute.pool, compute.isa);
         let Some(norm) = &self.post_norm else {
             matmul(pool, isa, x, &self.weights, hidden, Output::Add);
+            if let Some(bias) = &self.bias {
+                add_bias(hidden, bias);
+            }
             return rows.adapt(compute, site, x, hidden);
         };
         projected.resize(hidden.len(), 0.0);
         matmul(pool, isa, x, &self.weights, projected, Output::Replace);
+        if let Some(bias) = &self.bias {
+            add_bias(projected, bias);
+        }
         rows.adapt(compute, site, x, projected);
         norm.apply(&mut compute.pool, isa, projected, hidden, Output::Add);
     }

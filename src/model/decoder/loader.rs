@@ -6,7 +6,7 @@ use crate::{
     kernels::{Arena, Fused, Norm, PackedMatrix, Precision, ThreadPool},
     model::{
         census::Tally,
-        config::{HeadNorms, ModelConfig, NormWeights},
+        config::{Biases, HeadNorms, ModelConfig, NormWeights},
         weights::{LayerTensor, Tensor, TensorData, WeightSource},
     },
 };
@@ -90,10 +90,42 @@ impl<'a> Loader<'a> {
         Ok(bias)
     }
 
+    /// The bias of a product of `width` outputs, or of a norm; `None` where the model has none.
+    pub(super) fn bias(&mut self, tensor: Tensor, width: usize) -> Result<Option<Vec<f32>>, String> {
+        let biased = self.config.biases == Biases::All;
+        biased.then(|| self.values(tensor, &[width])).transpose()
+    }
+
     /// A norm of the residual stream's width.
-    pub(super) fn norm(&mut self, tensor: Tensor) -> Result<Norm, String> {
+    pub(super) fn norm(&mut self, tensor: Tensor, bias: Tensor) -> Result<Norm, String> {
+        let width = self.config.sizes.hidden;
+        let weight = self.norm_weights(tensor, &[width])?;
+        let bias = self.bias(bias, width)?;
+        Ok(Norm {
+            bias,
+            ..self.norm_with(weight)
+        })
+    }
+
+    /// A norm that no model has a bias for.
+    pub(super) fn post_norm(&mut self, tensor: Tensor) -> Result<Norm, String> {
         let weight = self.norm_weights(tensor, &[self.config.sizes.hidden])?;
         Ok(self.norm_with(weight))
+    }
+
+    /// Embeddings of positions. The file has as many as the model was made for, of which a lower limit uses the first.
+    pub(super) fn positions(&mut self) -> Result<Fused, String> {
+        let width = self.config.sizes.hidden;
+        let data = self.find(Tensor::Positions)?;
+        let rows = data.and_then(|data| data.shape.first().copied()).unwrap_or(0);
+        if rows < self.config.context_length {
+            let needed = self.config.context_length;
+            return Err(self.named(
+                Tensor::Positions,
+                &format!("{rows} rows for a window of {needed}"),
+            ));
+        }
+        self.matrix(Tensor::Positions, rows, width)
     }
 
     /// The norm of queries' and keys' heads: weights for each head, queries first.
@@ -147,6 +179,7 @@ impl<'a> Loader<'a> {
             kind: self.config.norm,
             eps: self.config.norm_eps,
             weight,
+            bias: None,
         }
     }
 

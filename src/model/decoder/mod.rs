@@ -27,6 +27,8 @@ pub(super) struct Decoder {
     compute: Compute,
     embedding: Fused,
     embedding_scale: f32,
+    /// Embeddings of positions, where nothing is rotated.
+    positions: Option<Fused>,
     layers: Vec<Layer>,
     head: Head,
     cache: KvCache,
@@ -81,7 +83,8 @@ impl Decoder {
         } else {
             Some(loader.matrix(Tensor::Output, sizes.vocab, sizes.hidden)?)
         };
-        let norm = loader.norm(Tensor::OutputNorm)?;
+        let norm = loader.norm(Tensor::OutputNorm, Tensor::OutputNormBias)?;
+        let positions = config.learned_positions.then(|| loader.positions()).transpose()?;
         let tally = loader.finish()?;
         let cache = KvCache::new(&config, precision, kv_blocks)
             .map_err(|error| format!("no memory for {kv_blocks} KV blocks: {error}"))?;
@@ -99,6 +102,7 @@ impl Decoder {
             },
             embedding,
             embedding_scale: config.embedding_scale,
+            positions,
             layers,
             head: Head {
                 norm,
@@ -130,8 +134,9 @@ impl Decoder {
     fn weight_bytes(&self) -> usize {
         let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
         let output = self.head.output.as_ref().map_or(0, Fused::bytes);
-        let norm = size_of_val(&self.head.norm.weight[..]);
-        layers + self.embedding.bytes() + output + norm
+        let norm = self.head.norm.values() * size_of::<f32>();
+        let positions = self.positions.as_ref().map_or(0, Fused::bytes);
+        layers + self.embedding.bytes() + positions + output + norm
     }
 
     /// Bytes of the KV pool, whether the system has given them yet or not.
@@ -139,7 +144,7 @@ impl Decoder {
         self.cache.bytes()
     }
 
-    /// Embeddings of the batch's rows.
+    /// Embeddings of the batch's rows, whose positions are known.
     fn embed(&mut self, tokens: &[u32]) {
         let width = self.embedding.cols();
         let hidden = &mut self.activations.hidden;
@@ -147,6 +152,13 @@ impl Decoder {
         for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
             self.embedding.read_row(token as usize, row);
             row.iter_mut().for_each(|value| *value *= self.embedding_scale);
+        }
+        if let Some(positions) = &self.positions {
+            let mut own = vec![0.0; width];
+            for (&position, row) in self.batch.positions.iter().zip(hidden.chunks_exact_mut(width)) {
+                positions.read_row(position, &mut own);
+                row.iter_mut().zip(&own).for_each(|(value, own)| *value += own);
+            }
         }
     }
 }
@@ -214,8 +226,8 @@ impl LanguageModel for Decoder {
 
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
         batch.check(&self.limits, self.adapters.len())?;
-        self.embed(&batch.tokens);
         self.batch.set(&batch.sequences);
+        self.embed(&batch.tokens);
         let mut first_row = 0;
         let mut spans = Vec::with_capacity(batch.sequences.len());
         for sequence in &batch.sequences {

@@ -16,12 +16,15 @@ impl WeightSource for GgufWeights<'_> {
         use LayerTensor as Part;
         let (layer, part) = match tensor {
             Tensor::Embedding => return "token_embd.weight".into(),
+            Tensor::Positions => return "position_embd.weight".into(),
             Tensor::OutputNorm => return "output_norm.weight".into(),
+            Tensor::OutputNormBias => return "output_norm.bias".into(),
             Tensor::Output => return "output.weight".into(),
             Tensor::Layer(layer, part) => (layer, part),
         };
         let part = match part {
             Part::AttentionNorm => "attn_norm.weight",
+            Part::AttentionNormBias => "attn_norm.bias",
             Part::Qkv => "attn_qkv.weight",
             Part::Query => "attn_q.weight",
             Part::Key => "attn_k.weight",
@@ -33,8 +36,10 @@ impl WeightSource for GgufWeights<'_> {
             Part::QueryNorm => "attn_q_norm.weight",
             Part::KeyNorm => "attn_k_norm.weight",
             Part::AttentionOutput => "attn_output.weight",
+            Part::AttentionOutputBias => "attn_output.bias",
             Part::AttentionPostNorm => "post_attention_norm.weight",
             Part::FfnNorm => "ffn_norm.weight",
+            Part::FfnNormBias => "ffn_norm.bias",
             Part::GateUp => match self.0.tensor(&format!("blk.{layer}.ffn_gate.weight")) {
                 // Without a gate beside it, `ffn_up` holds both.
                 None => "ffn_up.weight",
@@ -42,7 +47,9 @@ impl WeightSource for GgufWeights<'_> {
             },
             Part::Gate => "ffn_gate.weight",
             Part::Up => "ffn_up.weight",
+            Part::UpBias => "ffn_up.bias",
             Part::Down => "ffn_down.weight",
+            Part::DownBias => "ffn_down.bias",
             Part::FfnPostNorm => "post_ffw_norm.weight",
         };
         format!("blk.{layer}.{part}")

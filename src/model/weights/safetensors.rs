@@ -11,6 +11,18 @@ use crate::{kernels::BlockFormat, mapped, model::config::NormPlacement};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// How a folder names its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// As Llama, which most families follow.
+    Llama,
+    /// As GPT-2.
+    Gpt,
+}
+
+/// Below this GPT-2's tensors lie.
+const GPT_PREFIX: &str = "transformer.";
+
 /// Where the decoder's tensors lie, first match wins: by itself, or inside of a model that also sees pictures
 /// (older and newer layout). With each the name of the output projection.
 const PREFIXES: [(&str, &str); 3] = [
@@ -21,8 +33,9 @@ const PREFIXES: [(&str, &str); 3] = [
 
 pub(in crate::model) struct SafetensorsWeights {
     tensors: HashMap<String, Entry>,
-    /// One of [`PREFIXES`].
+    /// One of [`PREFIXES`], or [`GPT_PREFIX`].
     prefix: (&'static str, &'static str),
+    naming: Naming,
     placement: NormPlacement,
 }
 
@@ -40,10 +53,17 @@ impl SafetensorsWeights {
         let tensors = read_folder(folder)?;
         let has_embedding =
             |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
-        let prefix = PREFIXES.into_iter().find(has_embedding).unwrap_or(PREFIXES[0]);
+        let (naming, prefix) = match tensors.contains_key(&format!("{GPT_PREFIX}wte.weight")) {
+            true => (Naming::Gpt, (GPT_PREFIX, "lm_head.weight")),
+            false => {
+                let found = PREFIXES.into_iter().find(has_embedding);
+                (Naming::Llama, found.unwrap_or(PREFIXES[0]))
+            }
+        };
         Ok(Self {
             tensors,
             prefix,
+            naming,
             placement,
         })
     }
@@ -111,16 +131,57 @@ impl WeightSource for SafetensorsWeights {
     }
 
     fn name(&self, tensor: Tensor) -> String {
-        use LayerTensor as Part;
         let (prefix, output) = self.prefix;
-        let (layer, part) = match tensor {
-            Tensor::Embedding => return format!("{prefix}embed_tokens.weight"),
-            Tensor::OutputNorm => return format!("{prefix}norm.weight"),
-            Tensor::Output => return output.into(),
-            Tensor::Layer(layer, part) => (layer, part),
+        match (tensor, self.naming) {
+            (Tensor::Output, _) => output.into(),
+            (Tensor::Embedding, Naming::Llama) => format!("{prefix}embed_tokens.weight"),
+            (Tensor::Embedding, Naming::Gpt) => format!("{prefix}wte.weight"),
+            (Tensor::Positions, Naming::Llama) => format!("{prefix}embed_positions.weight"),
+            (Tensor::Positions, Naming::Gpt) => format!("{prefix}wpe.weight"),
+            (Tensor::OutputNorm, Naming::Llama) => format!("{prefix}norm.weight"),
+            (Tensor::OutputNorm, Naming::Gpt) => format!("{prefix}ln_f.weight"),
+            (Tensor::OutputNormBias, Naming::Llama) => format!("{prefix}norm.bias"),
+            (Tensor::OutputNormBias, Naming::Gpt) => format!("{prefix}ln_f.bias"),
+            (Tensor::Layer(layer, part), naming) => {
+                format!("{}{layer}.{}", self.layers(), self.layer_name(part, naming))
+            }
+        }
+    }
+
+    fn layer_tensors(&self) -> Vec<String> {
+        let layers = self.layers();
+        let names = self.tensors.keys().filter(|name| name.starts_with(&layers));
+        // Old files have the causal mask among the weights.
+        let mask = |name: &str| {
+            self.naming == Naming::Gpt
+                && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
         };
-        let part = match (part, self.placement) {
+        names.filter(|name| !mask(name)).cloned().collect()
+    }
+
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
+        self.tensors.get(name).map(Entry::data).transpose()
+    }
+}
+
+impl SafetensorsWeights {
+    /// What the names of all layers begin with.
+    fn layers(&self) -> String {
+        let layers = match self.naming {
+            Naming::Llama => "layers.",
+            Naming::Gpt => "h.",
+        };
+        format!("{}{layers}", self.prefix.0)
+    }
+
+    fn layer_name(&self, part: LayerTensor, naming: Naming) -> &'static str {
+        use LayerTensor as Part;
+        if naming == Naming::Gpt {
+            return gpt_name(part);
+        }
+        match (part, self.placement) {
             (Part::AttentionNorm, _) => "input_layernorm.weight",
+            (Part::AttentionNormBias, _) => "input_layernorm.bias",
             (Part::Qkv, _) => "self_attn.qkv_proj.weight",
             (Part::Query, _) => "self_attn.q_proj.weight",
             (Part::Key, _) => "self_attn.k_proj.weight",
@@ -132,29 +193,53 @@ impl WeightSource for SafetensorsWeights {
             (Part::QueryNorm, _) => "self_attn.q_norm.weight",
             (Part::KeyNorm, _) => "self_attn.k_norm.weight",
             (Part::AttentionOutput, _) => "self_attn.o_proj.weight",
+            (Part::AttentionOutputBias, _) => "self_attn.o_proj.bias",
             // The norm that the Llama family has after attention stands before the feed-forward part.
             (Part::AttentionPostNorm, _) => "post_attention_layernorm.weight",
             (Part::FfnNorm, NormPlacement::PreAndPost) => "pre_feedforward_layernorm.weight",
             (Part::FfnNorm, NormPlacement::Pre | NormPlacement::Parallel) => {
                 "post_attention_layernorm.weight"
             }
+            (Part::FfnNormBias, _) => "post_attention_layernorm.bias",
             (Part::GateUp, _) => "mlp.gate_up_proj.weight",
             (Part::Gate, _) => "mlp.gate_proj.weight",
             (Part::Up, _) => "mlp.up_proj.weight",
+            (Part::UpBias, _) => "mlp.up_proj.bias",
             (Part::Down, _) => "mlp.down_proj.weight",
+            (Part::DownBias, _) => "mlp.down_proj.bias",
             (Part::FfnPostNorm, _) => "post_feedforward_layernorm.weight",
-        };
-        format!("{prefix}layers.{layer}.{part}")
+        }
     }
+}
 
-    fn layer_tensors(&self) -> Vec<String> {
-        let layers = format!("{}layers.", self.prefix.0);
-        let names = self.tensors.keys().filter(|name| name.starts_with(&layers));
-        names.cloned().collect()
-    }
-
-    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
-        self.tensors.get(name).map(Entry::data).transpose()
+/// Below a layer of GPT-2's names; parts that such models do not have keep names that no file has.
+fn gpt_name(part: LayerTensor) -> &'static str {
+    use LayerTensor as Part;
+    match part {
+        Part::AttentionNorm => "ln_1.weight",
+        Part::AttentionNormBias => "ln_1.bias",
+        Part::Qkv => "attn.c_attn.weight",
+        Part::QkvBias => "attn.c_attn.bias",
+        Part::AttentionOutput => "attn.c_proj.weight",
+        Part::AttentionOutputBias => "attn.c_proj.bias",
+        Part::FfnNorm => "ln_2.weight",
+        Part::FfnNormBias => "ln_2.bias",
+        Part::Up => "mlp.c_fc.weight",
+        Part::UpBias => "mlp.c_fc.bias",
+        Part::Down => "mlp.c_proj.weight",
+        Part::DownBias => "mlp.c_proj.bias",
+        Part::Query => "attn.q.weight",
+        Part::Key => "attn.k.weight",
+        Part::Value => "attn.v.weight",
+        Part::QueryBias => "attn.q.bias",
+        Part::KeyBias => "attn.k.bias",
+        Part::ValueBias => "attn.v.bias",
+        Part::QueryNorm => "attn.q_norm.weight",
+        Part::KeyNorm => "attn.k_norm.weight",
+        Part::AttentionPostNorm => "attn.post_norm.weight",
+        Part::GateUp => "mlp.gate_up.weight",
+        Part::Gate => "mlp.gate.weight",
+        Part::FfnPostNorm => "mlp.post_norm.weight",
     }
 }
 

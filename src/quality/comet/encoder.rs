@@ -41,31 +41,25 @@ impl Dense {
     }
 }
 
-/// A layer norm with a bias.
-struct LayerNorm {
-    norm: Norm,
-    bias: Vec<f32>,
-}
+/// A layer norm.
+struct LayerNorm(Norm);
 
 impl LayerNorm {
     fn read(reader: &mut TensorReader<'_>, name: &str, config: &EncoderConfig) -> Result<Self, String> {
         let shape = [config.hidden];
-        Ok(Self {
-            norm: Norm {
-                kind: NormKind::Layer,
-                eps: config.eps,
-                weight: reader.values(&format!("{name}.weight"), &shape)?,
-            },
-            bias: reader.values(&format!("{name}.bias"), &shape)?,
-        })
+        Ok(Self(Norm {
+            kind: NormKind::Layer,
+            eps: config.eps,
+            weight: reader.values(&format!("{name}.weight"), &shape)?,
+            bias: Some(reader.values(&format!("{name}.bias"), &shape)?),
+        }))
     }
 
     /// Norms the rows of `x` into `out`.
     fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        self.norm
+        self.0
             .apply(&mut compute.pool, compute.isa, x, out, Output::Replace);
-        add_bias(out, &self.bias);
     }
 }
 

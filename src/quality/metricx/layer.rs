@@ -37,6 +37,7 @@ pub(super) fn norm(
     name: &str,
 ) -> Result<Norm, String> {
     Ok(Norm {
+        bias: None,
         kind: NormKind::Rms,
         eps: config.eps,
         weight: reader.values(&format!("{name}.weight"), &[config.hidden])?,
