@@ -95,37 +95,12 @@ impl Clusters {
         bootstrap: Bootstrap,
         of: impl Fn(&[f64]) -> [f64; K] + Sync,
     ) -> [Option<Interval>; K] {
-        let threads = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(bootstrap.resamples.max(1));
-        let share = |thread: usize| (thread..bootstrap.resamples).step_by(threads);
-        let draw = |thread: usize| -> Vec<[f64; K]> {
+        let draws = replicates(bootstrap, |random, _| {
             let mut counts = vec![0u32; self.by_bits.len()];
-            share(thread)
-                .map(|resample| {
-                    let stream = bootstrap.seed ^ (resample as u64).wrapping_mul(0xd134_2543_de82_ef95);
-                    self.resample(&mut Random::new(stream), &mut counts);
-                    of(&self.weigh(&counts))
-                })
-                .collect()
-        };
-        let draws: Vec<[f64; K]> = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|t| scope.spawn(move || draw(t))).collect();
-            let mut all = draw(0);
-            for other in others {
-                // A thread that cannot be joined has panicked, which `of` must not.
-                all.extend(other.join().unwrap_or_default());
-            }
-            all
+            self.resample(random, &mut counts);
+            of(&self.weigh(&counts))
         });
-        std::array::from_fn(|k| {
-            let mut values: Vec<f64> = draws.iter().map(|draw| draw[k]).filter(|v| !v.is_nan()).collect();
-            values.sort_by(f64::total_cmp);
-            Some(Interval {
-                low: quantile(&values, 0.025)?,
-                high: quantile(&values, 0.975)?,
-            })
-        })
+        percentiles(&draws)
     }
 
     fn resample(&self, random: &mut Random, counts: &mut [u32]) {
@@ -137,6 +112,48 @@ impl Clusters {
             }
         }
     }
+}
+
+/// What `draw` makes of each resample, from a random stream of the resample's own and its number. The order is not
+/// that of the numbers.
+pub(super) fn replicates<T: Send>(
+    bootstrap: Bootstrap,
+    draw: impl Fn(&mut Random, usize) -> T + Sync,
+) -> Vec<T> {
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(bootstrap.resamples.max(1));
+    let share = |thread: usize| -> Vec<T> {
+        (thread..bootstrap.resamples)
+            .step_by(threads)
+            .map(|resample| {
+                let stream = bootstrap.seed ^ (resample as u64).wrapping_mul(0xd134_2543_de82_ef95);
+                draw(&mut Random::new(stream), resample)
+            })
+            .collect()
+    };
+    thread::scope(|scope| {
+        let share = &share;
+        let others: Vec<_> = (1..threads).map(|t| scope.spawn(move || share(t))).collect();
+        let mut all = share(0);
+        for other in others {
+            // A thread that cannot be joined has panicked, which `draw` must not.
+            all.extend(other.join().unwrap_or_default());
+        }
+        all
+    })
+}
+
+/// 95 % percentile intervals of each statistic; `None` of one that is never a number.
+pub(super) fn percentiles<const K: usize>(draws: &[[f64; K]]) -> [Option<Interval>; K] {
+    std::array::from_fn(|k| {
+        let mut values: Vec<f64> = draws.iter().map(|draw| draw[k]).filter(|v| !v.is_nan()).collect();
+        values.sort_by(f64::total_cmp);
+        Some(Interval {
+            low: quantile(&values, 0.025)?,
+            high: quantile(&values, 0.975)?,
+        })
+    })
 }
 
 /// Linear interpolation between the closest ranks; `None` of nothing.

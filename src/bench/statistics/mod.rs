@@ -4,7 +4,9 @@
 pub mod agreement;
 pub mod bootstrap;
 pub mod calibration;
+pub mod choice;
 pub mod correction;
+pub mod crossed;
 pub mod paired;
 pub mod proportion;
 pub mod rank;
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     agreement::{BinaryCounts, Kappa, kappa},
     bootstrap::{Bootstrap, Clusters},
+    choice::Choice,
+    crossed::{CochranQ, Components, Crossed},
     paired::{McNemar, holm, mcnemar},
     proportion::{
         Difference, Pairs, cohens_h, independent_difference, mean_of_proportions, paired_difference, wilson,
