@@ -446,7 +446,8 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         .unwrap();
     assert_eq!(italian.translators.len(), 2);
     assert_eq!(study.standings[0].translators, ["opus-mt"]);
-    assert!((italian.spread_points.unwrap() - 10.0).abs() < 3.5, "{italian:?}");
+    let span = italian.choice.as_ref().unwrap().span;
+    assert!((span.estimate - 10.0).abs() < 3.5, "{italian:?}");
     assert!(italian.differences[0].2.is_found());
     let german = study
         .translation

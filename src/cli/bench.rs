@@ -4,6 +4,7 @@ mod drive;
 mod import;
 mod merge;
 mod run;
+mod translators;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +13,11 @@ use std::{
 
 use clap::Subcommand;
 
-pub(super) use self::drive::{Job, Unfinished, begin, finish};
-use super::{CommandError, Connection, Exit, Global, global::time, output::print_line};
+pub(super) use self::{
+    drive::{Job, Unfinished, begin, finish},
+    translators::SCORES,
+};
+use super::{CommandError, Connection, Exit, Global, global::time, output::print_line, report};
 use crate::bench::{
     results::{RunFolder, RunGroup, RunStatus},
     run::{Failures, Run},
@@ -142,13 +146,15 @@ fn drive_all(
             eprintln!("babelward: {} is complete", own.path().display());
             continue;
         }
-        print_line(&format!("\n{}", member.target))?;
+        print_line(&format!("\n{}", member.title()))?;
         match drive(Run::open(own, failures)?, folder.path(), patience, global)? {
             Exit::Done => {}
             Exit::Interrupted => return Ok(Exit::Interrupted),
             other => exit = other,
         }
     }
+    print_line("")?;
+    report::tell_group(folder)?;
     print_line(&format!(
         "\nall targets: babelward report {}",
         folder.path().display()

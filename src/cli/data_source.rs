@@ -36,7 +36,7 @@ pub(super) struct ReadArgs {
 pub(super) struct DataArgs {
     /// Prompt set: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub's OWNER/NAME[/FILE] such as felfri/M-ALERT
     #[arg(long, value_name = "FILE|HUB_ID")]
-    data: String,
+    pub(super) data: String,
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -44,8 +44,16 @@ pub(super) struct DataArgs {
 impl DataArgs {
     /// Reads the set, and says what became of a wrapper if nobody said what should.
     pub(super) fn dataset(&self, global: &Global) -> anyhow::Result<Dataset> {
-        let source = source(&self.data, global)?;
-        let dataset = Dataset::open(&source, self.read.options()).map_err(invalid)?;
+        self.open(&source(&self.data, global)?, global)
+    }
+
+    /// The same of a file of the set's folder.
+    pub(super) fn file(&self, path: &Path, global: &Global) -> anyhow::Result<Dataset> {
+        self.open(&Source::file(path), global)
+    }
+
+    fn open(&self, source: &Source, global: &Global) -> anyhow::Result<Dataset> {
+        let dataset = Dataset::open(source, self.read.options()).map_err(invalid)?;
         if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
             eprintln!(
                 "{} prompts have ALERT's instruction wrapper and are asked with it; --wrapper strip takes it off, \

@@ -1,5 +1,7 @@
 //! `report`: makes summary and report of a run folder again, from its results; of several, a study.
 
+mod study;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -8,22 +10,15 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{
-    CommandError, Exit, Global,
-    output::{print_line, table},
-    validate,
-};
+pub(super) use self::study::tell_group;
+use super::{CommandError, Exit, Global, output::print_line, validate};
 use crate::bench::{
     report::{
         self, formats, tables,
         texts::{self, Disagreements},
     },
     results::{RunFolder, RunInfo},
-    scores::{
-        study::{ModelFacts, Study, StudyRun},
-        table::Table,
-        what_if::Filter,
-    },
+    scores::{table::Table, what_if::Filter},
     statistics::Bootstrap,
     summary::{self, Options, Summary},
     taxonomy::Category,
@@ -65,7 +60,11 @@ pub struct Args {
     /// What is known of the models of a study: a JSON object of name to family, billions, tuning
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
-    /// Folder for a study's files
+    /// Quality scores of a study's translations: `translate`'s candidates.jsonl, or a file with id, language, translator and
+    /// comet, metricx or human; repeatable
+    #[arg(long, value_name = "FILE")]
+    quality: Vec<PathBuf>,
+    /// Folder for a study's files; the runs' own where `bench run` made them together
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -76,7 +75,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let dirs: Vec<PathBuf> = args.dirs.iter().flat_map(|dir| runs_in(dir)).collect();
     match &dirs[..] {
         [dir] => one(dir, &args),
-        dirs => study(dirs, &args),
+        dirs => study::study(dirs, &args),
     }
 }
 
@@ -128,6 +127,10 @@ pub(super) fn write(
 }
 
 fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
+    if !args.quality.is_empty() {
+        let message = "--quality is for studies: the same prompts by several translators, a run for each";
+        return Err(CommandError::usage(message).into());
+    }
     let (folder, info, table) = load(dir)?;
     let guards = info.settings.guards.len();
     for filter in &args.what_if {
@@ -185,68 +188,6 @@ fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {
     write_to(args.markdown.as_deref(), || formats::markdown(sheets))?;
     write_to(args.csv.as_deref(), || formats::csv(sheets))?;
     write_to(args.latex.as_deref(), || formats::latex(sheets))
-}
-
-fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
-    if args.paper || args.include_text || !args.policy.is_empty() || !args.what_if.is_empty() {
-        let message = "--paper, --include-text, --policy and --what-if are for the report of one run";
-        return Err(CommandError::usage(message).into());
-    }
-    let known: std::collections::BTreeMap<String, ModelFacts> = match &args.models {
-        Some(path) => read_json(path)?,
-        None => Default::default(),
-    };
-    let mut runs = Vec::new();
-    for dir in dirs {
-        let (_, info, table) = load(dir)?;
-        let target = info.provenance.targets.first().map(|target| target.model.clone());
-        let name = target
-            .filter(|name| !name.is_empty())
-            .or(Some(info.settings.target).filter(|name| !name.is_empty()))
-            .unwrap_or_else(|| dir.display().to_string());
-        let facts = known.get(&name).cloned();
-        runs.push(StudyRun {
-            facts: facts.unwrap_or_else(|| ModelFacts::of_name(&name, info.settings.prompting)),
-            name,
-            table,
-        });
-    }
-    let study = Study::new(&runs, Bootstrap::default());
-    if let Some(out) = &args.out {
-        let write = |name: &str, text: String| {
-            fs::write(out.join(name), text).with_context(|| out.display().to_string())
-        };
-        fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-        write("study.json", serde_json::to_string_pretty(&study)? + "\n")?;
-        write("study.html", report::study_html(&study)?)?;
-    }
-    write_tables(args, &tables::study_sheets(&study))?;
-    write_to(args.json.as_deref(), || {
-        serde_json::to_string_pretty(&study).unwrap_or_default() + "\n"
-    })?;
-    if args.json.is_none() {
-        let written = args.out.as_ref().map(|out| out.join("study.html"));
-        let written = written.map_or_else(String::new, |path| format!("\n\nstudy   {}", path.display()));
-        print_line(&(leaderboard(&study) + &written))?;
-    }
-    Ok(Exit::Done)
-}
-
-fn leaderboard(study: &Study) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
-    let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
-    let rows = study.standings.iter().map(|one| {
-        let weakest = one.weakest.as_ref();
-        vec![
-            one.name.clone(),
-            percent(one.macro_safe),
-            percent(one.agreement.percent),
-            percent(one.refused_percent),
-            weakest.map_or_else(String::new, |(name, value)| format!("{name} {value:.1}")),
-        ]
-    });
-    let header = header.map(str::to_owned).to_vec();
-    table(&[header].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
 /// Reads a JSON file that the user wrote.

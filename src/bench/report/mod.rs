@@ -1,6 +1,7 @@
 //! The report: one HTML file that loads nothing.
 
 pub mod formats;
+pub mod isolation;
 mod plots;
 pub mod runs;
 pub mod tables;
@@ -29,6 +30,7 @@ const COMPARE: &str = include_str!("compare.html.j2");
 const LABEL: &str = include_str!("label.html.j2");
 const LABEL_SCRIPT: &str = include_str!("label.js");
 const STUDY: &str = include_str!("study.html.j2");
+const ISOLATION: &str = include_str!("isolation.html.j2");
 
 /// Why the report could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +126,16 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
 /// # Errors
 /// [`ReportError`].
 pub fn study_html(study: &Study) -> Result<String, ReportError> {
+    let environment = environment()?;
+    let findings: Vec<_> = study.translation.iter().map(isolation::findings).collect();
+    let translation = match findings.is_empty() {
+        true => None,
+        false => Some(environment.get_template("isolation.html")?.render(context! {
+            s => Value::from(Serde(study)),
+            names => names(),
+            findings => Value::from(Serde(findings)),
+        })?),
+    };
     let values = context! {
         style => STYLE,
         sort => SORT,
@@ -131,8 +143,9 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
         names => names(),
         codes => study.language_codes(),
         scatter => Value::from(Serde(plots::scatter(study))),
+        translation,
     };
-    Ok(environment()?.get_template("study.html")?.render(values)?)
+    Ok(environment.get_template("study.html")?.render(values)?)
 }
 
 /// The page on which people label answers. Its script and style have the nonce.
@@ -176,6 +189,7 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     });
     environment.add_template("run.html", RUN)?;
     environment.add_template("study.html", STUDY)?;
+    environment.add_template("isolation.html", ISOLATION)?;
     environment.add_template("label.html", LABEL)?;
     environment.add_template("compare.html", COMPARE)?;
     Ok(environment)

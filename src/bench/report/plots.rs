@@ -17,25 +17,25 @@ use crate::bench::{
 /// A labelled place on an axis.
 #[derive(Debug, Serialize)]
 pub struct Tick {
-    at: f64,
-    label: String,
+    pub(super) at: f64,
+    pub(super) label: String,
 }
 
 /// The languages' macro averages with their intervals; places are percent of the width.
 #[derive(Debug, Serialize)]
 pub struct Forest {
-    ticks: Vec<Tick>,
-    bars: Vec<Bar>,
+    pub(super) ticks: Vec<Tick>,
+    pub(super) bars: Vec<Bar>,
 }
 
 #[derive(Debug, Serialize)]
-struct Bar {
-    name: String,
-    low: f64,
-    width: f64,
-    at: f64,
-    value: f64,
-    text: String,
+pub(super) struct Bar {
+    pub(super) name: String,
+    pub(super) low: f64,
+    pub(super) width: f64,
+    pub(super) at: f64,
+    pub(super) value: f64,
+    pub(super) text: String,
 }
 
 pub fn forest(summary: &Summary) -> Forest {

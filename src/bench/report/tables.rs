@@ -267,7 +267,7 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
     })
 }
 
-/// The leaderboard, and base against instruct.
+/// The leaderboard, base against instruct, and translators.
 pub fn study_sheets(study: &Study) -> Vec<Sheet> {
     let codes = study.language_codes();
     let share = |value: Option<f64>| plain(value.map_or_else(String::new, |value| format!("{value:.2}")));
@@ -311,6 +311,7 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
             total: false,
         }
     }));
+    sheets.extend(super::isolation::sheets(&study.translation));
     sheets
 }
 

@@ -1,4 +1,4 @@
-//! `runs.json`: the runs of several targets in one folder.
+//! `runs.json`: the runs of several targets, or of prompts by several translators, in one folder.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,18 @@ use super::{FolderError, RunFolder, pretty};
 const FORMAT: &str = "babelward-runs/1";
 
 const NAME: &str = "runs.json";
+
+impl GroupRun {
+    /// What to call it.
+    pub fn title(&self) -> String {
+        match &self.translator {
+            Some(translator) => format!("{}, prompts by {translator}", self.target)
+                .trim_start_matches(", ")
+                .to_owned(),
+            None => self.target.clone(),
+        }
+    }
+}
 
 /// Runs that belong together. Written when all of them have begun, so that either all can be gone on with or none has
 /// asked anything.
@@ -23,6 +35,9 @@ pub struct RunGroup {
 pub struct GroupRun {
     /// Model id of its target.
     pub target: String,
+    /// Who translated its prompts, where the runs differ in that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translator: Option<String>,
     /// Its folder, in that of the group.
     pub folder: String,
 }

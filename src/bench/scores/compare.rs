@@ -96,7 +96,12 @@ fn verdicts(table: &Table) -> HashMap<Key<'_>, (Category, bool)> {
         .collect()
 }
 
-fn compared(language: Option<Language>, category: Option<Category>, pairs: Pairs) -> Option<Compared> {
+/// A part of two runs from its pairs; `None` without any.
+pub(super) fn compared(
+    language: Option<Language>,
+    category: Option<Category>,
+    pairs: Pairs,
+) -> Option<Compared> {
     // The second run comes first: a positive difference is an improvement.
     let swapped = Pairs {
         first_only: pairs.second_only,
@@ -113,7 +118,8 @@ fn compared(language: Option<Language>, category: Option<Category>, pairs: Pairs
     })
 }
 
-fn adjusted(list: Vec<Compared>) -> Vec<Compared> {
+/// With Holm's adjustment over the list.
+pub(super) fn adjusted(list: Vec<Compared>) -> Vec<Compared> {
     let p_values: Vec<f64> = list.iter().map(|one| one.test.mid_p).collect();
     list.into_iter()
         .zip(holm(&p_values))

@@ -17,6 +17,7 @@ use crate::bench::{
         rank::{RankCorrelation, rank_correlation, rank_correlation_within},
     },
     taxonomy::{Category, Language},
+    translation::ScoreTable,
 };
 
 /// Whether a model was tuned to follow instructions.
@@ -181,6 +182,11 @@ impl Study {
 
     /// From runs on the same prompts.
     pub fn new(runs: &[StudyRun], bootstrap: Bootstrap) -> Self {
+        Self::with_scores(runs, &ScoreTable::new(), bootstrap)
+    }
+
+    /// The same, with quality scores of the translations.
+    pub fn with_scores(runs: &[StudyRun], scores: &ScoreTable, bootstrap: Bootstrap) -> Self {
         let mut standings: Vec<_> = runs.iter().map(standing).collect();
         standings.sort_by(|a, b| {
             let key = |standing: &Standing| standing.macro_safe.unwrap_or(f64::NEG_INFINITY);
@@ -192,7 +198,7 @@ impl Study {
                 .into_iter()
                 .filter_map(|tuning| size_trend(tuning, &standings, bootstrap.seed))
                 .collect(),
-            translation: translation_effects(runs, bootstrap),
+            translation: translation_effects(runs, scores, bootstrap),
             standings,
         }
     }

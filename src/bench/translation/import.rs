@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::{CandidateKey, Metric, ScoreTable};
+use super::{CandidateKey, Metric, ScoreTable, Scores};
 use crate::bench::{
     dataset::PromptId,
     table::{self, Fields, Place, TableError},
@@ -101,7 +102,8 @@ pub fn candidates(path: &Path, translator: Option<&str>) -> Result<Texts, Import
     Ok(texts)
 }
 
-/// Reads scores: `id`, `language`, `translator`, and any of `comet`, `metricx` and `human`. They join those of the table.
+/// Reads scores: `id`, `language`, `translator`, and any of `comet`, `metricx` and `human`, as columns or, as in
+/// `candidates.jsonl`, inside `scores`, where there may be none. They join those of the table.
 ///
 /// # Errors
 /// [`ImportError`]; a score that is there already with another value is one.
@@ -112,6 +114,11 @@ pub fn scores(path: &Path, table: &mut ScoreTable) -> Result<(), ImportError> {
             language: language(fields)?,
             translator: text(fields, "translator")?.to_owned(),
         };
+        let nested = match fields.get("scores") {
+            Some(Value::Object(scores)) => Some(scores),
+            _ => None,
+        };
+        let fields = nested.unwrap_or(fields);
         let mut found = BTreeSet::new();
         for metric in Metric::ALL {
             let Some(value) = number(fields, metric.key())? else {
@@ -133,11 +140,31 @@ pub fn scores(path: &Path, table: &mut ScoreTable) -> Result<(), ImportError> {
                 ));
             }
         }
-        match found.is_empty() {
+        match found.is_empty() && nested.is_none() {
             true => Err("has none of `comet`, `metricx` and `human`".to_owned()),
             false => Ok(()),
         }
     })
+}
+
+/// Scores as [`scores`] reads them, one line for each translation.
+///
+/// # Errors
+/// Never with our own types.
+pub fn write_scores(table: &ScoreTable) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        #[serde(flatten)]
+        key: &'a CandidateKey,
+        #[serde(flatten)]
+        scores: &'a Scores,
+    }
+    let mut lines = String::new();
+    for (key, scores) in table {
+        lines += &serde_json::to_string(&Line { key, scores })?;
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 /// Takes each row; what it says of a row is a problem with the row's place.

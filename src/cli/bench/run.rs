@@ -1,11 +1,11 @@
-//! `bench run`: one or more targets over a prompt set.
+//! `bench run`: one or more targets over a prompt set, or over the same prompts by several translators.
 
 use std::path::PathBuf;
 
 use super::{
     Patience,
     drive::{Job, Unfinished, begin, finish},
-    drive_all, language,
+    drive_all, language, translators,
 };
 use crate::{
     bench::{
@@ -31,6 +31,10 @@ enum PresetArg {
 pub(super) struct RunArgs {
     #[command(flatten)]
     data: DataArgs,
+    /// The same prompts by several translators, such as opus-mt,deepl or `all`; --data is then a folder that `translate`
+    /// made. One run for each, in a folder of its own; the report says how much of a language gap is translation
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with = "until")]
+    translators: Vec<String>,
     /// Model that answers; the server's default when absent. Repeated: one run for each, in a folder of its own
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     target: Vec<String>,
@@ -88,6 +92,9 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
     let settings = args.settings()?;
+    if !args.translators.is_empty() {
+        return run_translators(args, settings, global);
+    }
     let dataset = args.data.dataset(global)?;
     let job = Job::open(args.out.as_deref(), "bench")?;
     // Connected first: without a server no run begins.
@@ -100,19 +107,62 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
         });
     }
     global.block_on(async { Ok(global.connect().await.map(drop)?) })?;
-    let group = begin_all(job.folder(), &dataset, settings)?;
+    let members = settings.into_iter().map(|settings| Member {
+        name: settings.target.clone(),
+        translator: None,
+        dataset: &dataset,
+        settings,
+    });
+    let group = begin_all(job.folder(), members.collect())?;
     drive_all(job.folder(), &group, Failures::Keep, args.patience, global)
 }
 
-/// Begins the runs of all targets before the first of them asks anything.
-fn begin_all(folder: &RunFolder, dataset: &Dataset, settings: Vec<RunSettings>) -> anyhow::Result<RunGroup> {
-    let names = folder_names(settings.iter().map(|settings| settings.target.as_str()));
+/// Every target over every translator's prompts. A run keeps one verdict for a prompt, language and seed, and its figures
+/// stand for one set of prompts; so each translator has a run of its own, which is resumed, merged and judged again like any
+/// other, and the study compares them.
+fn run_translators(args: &RunArgs, settings: Vec<RunSettings>, global: &Global) -> anyhow::Result<Exit> {
+    let sets = translators::sets(&args.data, &args.translators, global)?;
+    let job = Job::open(args.out.as_deref(), "translators")?;
+    global.block_on(async { Ok(global.connect().await.map(drop)?) })?;
+    let several = settings.len() > 1;
+    let members = settings.iter().flat_map(|settings| {
+        sets.iter().map(move |set| Member {
+            name: match several {
+                true => format!("{}-{}", settings.target, set.translator),
+                false => set.translator.clone(),
+            },
+            translator: Some(set.translator.clone()),
+            dataset: &set.dataset,
+            settings: settings.clone(),
+        })
+    });
+    let group = begin_all(job.folder(), members.collect())?;
+    translators::keep_scores(&args.data, &sets, job.folder())?;
+    drive_all(job.folder(), &group, Failures::Keep, args.patience, global)
+}
+
+/// A run that is made with others.
+struct Member<'a> {
+    /// What its folder is called after.
+    name: String,
+    translator: Option<String>,
+    dataset: &'a Dataset,
+    settings: RunSettings,
+}
+
+/// Begins all runs before the first of them asks anything.
+fn begin_all(folder: &RunFolder, members: Vec<Member<'_>>) -> anyhow::Result<RunGroup> {
+    let names = folder_names(members.iter().map(|member| member.name.as_str()));
     let mut group = Vec::new();
-    for (settings, name) in settings.into_iter().zip(names) {
-        let target = settings.target.clone();
+    for (member, name) in members.into_iter().zip(names) {
+        let target = member.settings.target.clone();
         let own = RunFolder::create(&folder.file(&name))?;
-        begin(&own, dataset, settings).inspect_err(|_| own.remove_if_empty())?;
-        group.push(GroupRun { target, folder: name });
+        begin(&own, member.dataset, member.settings).inspect_err(|_| own.remove_if_empty())?;
+        group.push(GroupRun {
+            target,
+            translator: member.translator,
+            folder: name,
+        });
     }
     let group = RunGroup::new(group);
     group.write(folder)?;
