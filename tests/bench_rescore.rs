@@ -28,14 +28,20 @@ use babelward::{
         run::{Failures, Run, RunError},
         settings::{DatasetInfo, RunSettings, Until},
     },
-    client::Client,
+    client::{Client, PolicyChoice},
 };
 use rig::{GUARD, Rig};
 use runs::{PATIENCE, client, results, settings, undisturbed};
 
 async fn rescored(client: &Client, source: &Path, out: &Path) -> RunInfo {
     let folder = RunFolder::create(out).unwrap();
-    let mut run = Run::rescore(folder, &RunFolder::open(source), vec![GUARD.to_owned()]).unwrap();
+    let mut run = Run::rescore(
+        folder,
+        &RunFolder::open(source),
+        vec![GUARD.to_owned()],
+        PolicyChoice::Native,
+    )
+    .unwrap();
     run.drive(client, PATIENCE, &mut |_| ()).await.unwrap();
     run.complete(None).unwrap()
 }
@@ -108,7 +114,13 @@ async fn failures_of_another_run_s_items_stay_and_are_not_waited_for() {
     for (wrong, name) in [(rest, "less"), (&whole[..end], "cut"), (&more, "more")] {
         fs::write(first.join("results.jsonl"), wrong).unwrap();
         let folder = RunFolder::create(&root.path().join(name)).unwrap();
-        let error = Run::rescore(folder, &RunFolder::open(&first), vec![GUARD.to_owned()]).unwrap_err();
+        let error = Run::rescore(
+            folder,
+            &RunFolder::open(&first),
+            vec![GUARD.to_owned()],
+            PolicyChoice::Native,
+        )
+        .unwrap_err();
         assert!(matches!(error, RunError::OtherResults(_)), "{name}: {error}");
     }
     rig.stop().await;
@@ -204,7 +216,13 @@ async fn imported_answers_are_judged_again_if_they_have_texts() {
         ("gap", "not every item of the plan once with every seed"),
     ] {
         let folder = RunFolder::create(&path(&format!("{name}-again"))).unwrap();
-        let error = Run::rescore(folder, &RunFolder::open(&path(name)), vec![GUARD.to_owned()]).unwrap_err();
+        let error = Run::rescore(
+            folder,
+            &RunFolder::open(&path(name)),
+            vec![GUARD.to_owned()],
+            PolicyChoice::Native,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains(why), "{name}: {error}");
     }
     rig.stop().await;

@@ -19,9 +19,12 @@ mod scripted;
 
 use std::{fs, path::Path};
 
-use babelward::bench::{
-    results::{Origin, RunFolder},
-    run::{Failures, Run, RunError},
+use babelward::{
+    bench::{
+        results::{Origin, RunFolder},
+        run::{Failures, Run, RunError},
+    },
+    client::PolicyChoice,
 };
 use rig::{GUARD, Rig};
 use runs::{PATIENCE, client, results, undisturbed};
@@ -94,7 +97,13 @@ async fn answers_are_judged_again_without_generating() {
     undisturbed(&client, whole.path(), 16).await;
     let source = RunFolder::open(whole.path());
     let folder = RunFolder::create(again.path()).unwrap();
-    let mut run = Run::rescore(folder.clone(), &source, vec![GUARD.to_owned()]).unwrap();
+    let mut run = Run::rescore(
+        folder.clone(),
+        &source,
+        vec![GUARD.to_owned()],
+        PolicyChoice::Native,
+    )
+    .unwrap();
     run.drive(&client, PATIENCE, &mut |_| ()).await.unwrap();
     let info = run.complete(None).unwrap();
     assert!(matches!(info.origin, Origin::Rescored { .. }));

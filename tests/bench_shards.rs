@@ -18,11 +18,14 @@ mod scripted;
 
 use std::{fs, path::Path};
 
-use babelward::bench::{
-    merge::merge,
-    results::{Origin, RunFolder},
-    run::{Failures, Run},
-    settings::{RunSettings, Sampling, Shard},
+use babelward::{
+    bench::{
+        merge::merge,
+        results::{Origin, RunFolder},
+        run::{Failures, Run},
+        settings::{RunSettings, Sampling, Shard},
+    },
+    client::PolicyChoice,
 };
 use rig::{GUARD, Rig};
 use runs::{client, complete, results, settings, undisturbed};
@@ -83,7 +86,7 @@ async fn merged_shards_are_the_bytes_of_an_unsharded_run() {
     // It can be judged again like any other.
     let again = RunFolder::create(&path("again")).unwrap();
     let source = RunFolder::open(&path("merged-2"));
-    let mut run = Run::rescore(again, &source, vec![GUARD.to_owned()]).unwrap();
+    let mut run = Run::rescore(again, &source, vec![GUARD.to_owned()], PolicyChoice::Native).unwrap();
     run.drive(&client, runs::PATIENCE, &mut |_| ()).await.unwrap();
     run.complete(None).unwrap();
     assert_eq!(results(&path("again")), results(&path("whole")));

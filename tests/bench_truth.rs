@@ -29,7 +29,7 @@ use babelward::{
         summary::Summary,
         taxonomy::Category,
     },
-    client::{Client, ClientOptions},
+    client::{Client, ClientOptions, PolicyChoice},
 };
 use rig::{GUARD, Rig, TARGET};
 
@@ -75,6 +75,7 @@ fn settings(concurrency: usize) -> RunSettings {
         target: TARGET.to_owned(),
         prompting: Prompting::Template,
         guards: vec![GUARD.to_owned()],
+        policy: PolicyChoice::Native,
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),

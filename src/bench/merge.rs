@@ -247,7 +247,7 @@ fn differences(first: &RunInfo, other: &RunInfo) -> impl Iterator<Item = Aspect>
             Aspect::Target,
             (&a.target, a.prompting, a.kind) != (&b.target, b.prompting, b.kind),
         ),
-        (Aspect::Guards, a.guards != b.guards),
+        (Aspect::Guards, (&a.guards, &a.policy) != (&b.guards, &b.policy)),
         (Aspect::Selection, a.selection != b.selection),
         (Aspect::Sampling, a.sampling != b.sampling),
         (Aspect::Seeds, a.seeds != b.seeds),
@@ -261,7 +261,7 @@ fn differences(first: &RunInfo, other: &RunInfo) -> impl Iterator<Item = Aspect>
 }
 
 /// What decides about results, by model id.
-fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&str; 6]>> {
+fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&str; 7]>> {
     let mut found: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     for model in models {
         found.entry(&model.model).or_default().insert(model.identity());

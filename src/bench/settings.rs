@@ -8,6 +8,7 @@ use super::{
     dataset::{Dataset, WrapperUse},
     plan::Selection,
 };
+use crate::client::PolicyChoice;
 
 /// What kind of verdicts a run yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +141,9 @@ pub struct RunSettings {
     /// Model ids of the guards, never none; empty = the server's default. The first is the primary one: scores
     /// are its verdicts unless something else is said.
     pub guards: Vec<String>,
+    /// What they judge by.
+    #[serde(default, skip_serializing_if = "PolicyChoice::is_native")]
+    pub policy: PolicyChoice,
     /// What was taken from the prompt set.
     pub selection: Selection,
     /// How answers are sampled; absent where nobody said.

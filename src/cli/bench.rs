@@ -17,11 +17,16 @@ pub(super) use self::{
     drive::{Job, Unfinished, begin, finish},
     translators::SCORES,
 };
-use super::{CommandError, Connection, Exit, Global, global::time, output::print_line, report};
-use crate::bench::{
-    results::{RunFolder, RunGroup, RunStatus},
-    run::{Failures, Run},
-    taxonomy::Language,
+use super::{
+    CommandError, Connection, Exit, Global, global::time, output::print_line, policy::PolicyArgs, report,
+};
+use crate::{
+    bench::{
+        results::{RunFolder, RunGroup, RunStatus},
+        run::{Failures, Run},
+        taxonomy::Language,
+    },
+    client::PolicyChoice,
 };
 
 /// The benchmark.
@@ -37,7 +42,7 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Go on with a run that was stopped, by whatever it was
     Resume(ResumeArgs),
-    /// Let other guards judge the answers of a complete run; nothing is generated again
+    /// Let other guards, or by another policy, judge the answers of a complete run; nothing is generated again
     Rescore(RescoreArgs),
     /// Make runs of verdicts that were made elsewhere
     Import(import::ImportArgs),
@@ -64,9 +69,14 @@ struct ResumeArgs {
 struct RescoreArgs {
     /// The run's folder
     dir: PathBuf,
-    /// Model that judges; repeatable, the first counts
-    #[arg(long, value_name = "ID", required = true)]
+    /// Model that judges; repeatable, the first counts. The run's own guards when absent, for another policy
+    #[arg(long, value_name = "ID", required_unless_present_any = ["policy", "policy_file", "own_policy"])]
     guard: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Judge by the categories that each guard was trained on, where the run had another policy
+    #[arg(long, conflicts_with_all = ["policy", "policy_file"])]
+    own_policy: bool,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -103,7 +113,18 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Resume(args) => resume(&args, global),
         Command::Rescore(args) => {
             let job = Job::open(args.out.as_deref(), "rescore")?;
-            let run = Run::rescore(job.folder().clone(), &RunFolder::open(&args.dir), args.guard)?;
+            let source = RunFolder::open(&args.dir);
+            let settings = source.complete_info()?.settings;
+            let policy = match args.policy.choice()? {
+                // Who names neither wants other guards.
+                PolicyChoice::Native if !args.own_policy => settings.policy,
+                given => given,
+            };
+            let guards = match args.guard.is_empty() {
+                true => settings.guards,
+                false => args.guard,
+            };
+            let run = Run::rescore(job.folder().clone(), &source, guards, policy)?;
             drive(run, job.folder().path(), args.patience, global)
         }
         Command::Import(args) => import::import(args, global),

@@ -9,7 +9,7 @@ use super::{
     input::{self, Input, Item, JudgedRole},
     json,
     output::{Color, painted, print_json, print_line},
-    policy::PolicyArgs,
+    policy::{PolicyArgs, followed},
     priority::PriorityArg,
 };
 use crate::{
@@ -85,15 +85,16 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 
 async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Result<Exit> {
     let role = args.role.unwrap_or(JudgedRole::User);
+    let policy = args.policy.choice()?;
     let conversation = input::judged(text, role, args.prompt.as_deref());
     let request = ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(conversation),
         priority: args.priority.value(),
-        policy_source: args.policy.choice()?.for_classify(),
+        policy_source: policy.for_classify(),
     };
     let client = global.connect().await?;
-    let verdict = verdict_of(client.classify(request).await?.verdict)?;
+    let verdict = verdict_of(client.classify(request).await?.verdict, &policy)?;
     match global.format {
         Format::Human => print_line(&line(&verdict, global.no_color))?,
         Format::Json | Format::Jsonl => print_json(global.format, &json::verdict(&verdict))?,
@@ -103,8 +104,10 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     Ok(tally.exit(args.fail_on))
 }
 
-fn verdict_of(verdict: Option<Verdict>) -> Result<Verdict, ClientError> {
-    verdict.ok_or_else(|| ClientError::Protocol("Classify without a verdict".to_owned()))
+fn verdict_of(verdict: Option<Verdict>, policy: &PolicyChoice) -> Result<Verdict, ClientError> {
+    let verdict = verdict.ok_or_else(|| ClientError::Protocol("Classify without a verdict".to_owned()))?;
+    followed(policy, &verdict)?;
+    Ok(verdict)
 }
 
 /// Results come out in the order of the file; one that fails does not stop the others.
@@ -159,7 +162,7 @@ async fn judge(
         policy_source: policy.for_classify(),
     };
     match client.classify(request).await {
-        Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict)?))),
+        Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict, policy)?))),
         // Too large for a message, which is refused before anything reads it, has no reason of ours.
         Err(ClientError::Rpc(error)) if error.reason.is_some() || error.code == Code::OutOfRange => {
             Ok((item.id, Err(error)))

@@ -18,7 +18,7 @@ use crate::{
         plan::{RowLimit, Selection},
         settings::{Prompting, RunKind, RunSettings, Sampling},
     },
-    client::{Client, ClientOptions},
+    client::{Client, ClientOptions, PolicyChoice},
     engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
@@ -69,6 +69,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         target: MODEL.to_owned(),
         prompting: Prompting::Template,
         guards: vec![MODEL.to_owned()],
+        policy: PolicyChoice::Native,
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),

@@ -94,6 +94,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RunError::GaveUp { last, .. } => of_rpc(last),
             RunError::Folder(FolderError::NotEmpty(_)) => Exit::Usage,
             RunError::ModelChanged { .. }
+            | RunError::PolicyIgnored { .. }
             | RunError::NothingToResume(..)
             | RunError::NoPrompts(_)
             | RunError::NoTexts(_) => Exit::Usage,

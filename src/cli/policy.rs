@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::CommandError;
 use crate::{
-    client::{CategoryText, PolicyChoice, PolicyText},
+    client::{CategoryText, ClientError, PolicyChoice, PolicyText},
     guard::{PolicyCategory, read_policy},
+    proto::Verdict,
 };
 
 /// What a guard judges by.
@@ -17,6 +18,17 @@ pub(super) struct PolicyArgs {
     /// Judge by the policy in this TOML or JSON file (see docs/policies.md)
     #[arg(long, value_name = "FILE")]
     policy_file: Option<PathBuf>,
+}
+
+/// A verdict by something else than what was asked for is none.
+pub(super) fn followed(policy: &PolicyChoice, verdict: &Verdict) -> Result<(), ClientError> {
+    if policy.is_followed_by(verdict) {
+        return Ok(());
+    }
+    Err(ClientError::Protocol(
+        "a verdict that does not follow the policy it was asked for: is the server older than this client?"
+            .to_owned(),
+    ))
 }
 
 impl PolicyArgs {

@@ -5,9 +5,12 @@ use super::{
     generate::GenerationArgs,
     input, json,
     output::{print_json, print_line},
-    policy::PolicyArgs,
+    policy::{PolicyArgs, followed},
 };
-use crate::proto::{JudgeOptions, ScoreRequest};
+use crate::{
+    client::PolicyChoice,
+    proto::{JudgeOptions, ScoreRequest},
+};
 
 /// Let a target answer and a guard judge the answer.
 #[derive(Debug, clap::Args)]
@@ -35,20 +38,28 @@ pub struct Args {
 /// Scores.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = input::text(args.prompt.as_deref())?;
+    let policy = args.policy.choice()?;
     let request = ScoreRequest {
         generate: Some(args.generation.request(&prompt)),
         judge: Some(JudgeOptions {
-            policy_source: args.policy.choice()?.for_score(),
+            policy_source: policy.for_score(),
             model: args.guard,
         }),
         samples: args.samples,
         keep_text: args.keep_text,
     };
-    global.block_on(score(request, global))
+    global.block_on(score(request, &policy, global))
 }
 
-async fn score(request: ScoreRequest, global: &Global) -> anyhow::Result<Exit> {
+async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) -> anyhow::Result<Exit> {
     let response = global.connect().await?.score(request).await?;
+    for verdict in response
+        .samples
+        .iter()
+        .filter_map(|sample| sample.verdict.as_ref())
+    {
+        followed(policy, verdict)?;
+    }
     if global.format != Format::Human {
         print_json(global.format, &json::score(&response))?;
         return Ok(Exit::Done);

@@ -53,6 +53,12 @@ impl PolicyChoice {
         }
     }
 
+    /// Whether a verdict says that it followed this policy. One of a server that does not know policies does not.
+    pub fn is_followed_by(&self, verdict: &proto::Verdict) -> bool {
+        let followed = verdict.provenance.as_ref().map_or("", |p| p.policy.as_str());
+        followed == self.name().unwrap_or_default()
+    }
+
     /// For a Classify.
     pub fn for_classify(&self) -> Option<classify_request::PolicySource> {
         match self {

@@ -29,9 +29,11 @@ impl SafetyService for Scripted {
         let request = request.into_inner();
         let policy = match request.policy_source {
             None => None,
-            Some(PolicySource::Policy(name)) => Some(name),
+            // One that it does not follow.
+            Some(PolicySource::Policy(name)) if name == "ignored" => None,
+            Some(PolicySource::Policy(name)) => Some((name, "named".to_owned())),
             Some(PolicySource::InlinePolicy(policy)) => {
-                Some(format!("{} in {}", policy.name, policy.categories[0].description))
+                Some((policy.name, policy.categories[0].description.clone()))
             }
         };
         let conversation = request.conversation.unwrap_or_default();
@@ -70,9 +72,9 @@ impl SafetyService for Scripted {
             label_mass: 1.0,
             categories,
             raw_output: conversation.messages.len().to_string(),
-            provenance: policy.map(|policy| Provenance {
+            provenance: policy.map(|(policy, policy_digest)| Provenance {
                 policy,
-                policy_digest: "sha256:00".to_owned(),
+                policy_digest,
                 ..Provenance::default()
             }),
             ..Verdict::default()
@@ -252,8 +254,8 @@ fn a_policy_is_named_or_read_from_a_file_and_told() {
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
         let verdict = json.get("verdict").unwrap_or(&json);
-        assert_eq!(verdict["provenance"]["policy"], "shop in words");
-        assert_eq!(verdict["provenance"]["policy_digest"], "sha256:00");
+        assert_eq!(verdict["provenance"]["policy"], "shop");
+        assert_eq!(verdict["provenance"]["policy_digest"], "words");
     }
     let bad = file("bad.toml", &good.replace("S1", "1").replace("\"shop\"", "\"\""));
     let outcome = classify(&server, &["safe a", "--policy-file", &bad]);
@@ -263,4 +265,11 @@ fn a_policy_is_named_or_read_from_a_file_and_told() {
     }
     let both = classify(&server, &["safe a", "--policy", "shop", "--policy-file", &path]);
     assert_eq!(both.code, 2, "{}", both.stderr);
+    let ignored = classify(&server, &["safe a", "--policy", "ignored"]);
+    assert_ne!(ignored.code, 0);
+    assert!(
+        ignored.stderr.contains("does not follow the policy"),
+        "{}",
+        ignored.stderr
+    );
 }

@@ -1,14 +1,17 @@
 //! Runs with planted verdicts, made in memory.
 
-use babelward::bench::{
-    dataset::{PromptId, Strata, WrapperUse},
-    plan::{RowLimit, Selection},
-    results::{
-        Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Measured,
-        Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
+use babelward::{
+    bench::{
+        dataset::{PromptId, Strata, WrapperUse},
+        plan::{RowLimit, Selection},
+        results::{
+            Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label,
+            Measured, Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
+        },
+        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
+        taxonomy::{Category, Language},
     },
-    settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
-    taxonomy::{Category, Language},
+    client::PolicyChoice,
 };
 
 /// One verdict for each guard, with the score that goes with it.
@@ -68,6 +71,7 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
             target: target.to_owned(),
             prompting: Prompting::Template,
             guards: (1..=guards).map(|n| format!("guard-{n}")).collect(),
+            policy: PolicyChoice::Native,
             selection: Selection {
                 languages: Vec::new(),
                 categories: Vec::new(),

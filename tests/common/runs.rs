@@ -12,7 +12,7 @@ use babelward::{
         run::Run,
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
     },
-    client::{Client, ClientOptions},
+    client::{Client, ClientOptions, PolicyChoice},
 };
 
 use crate::rig::{GUARD, Rig, TARGET};
@@ -38,6 +38,7 @@ pub fn settings(concurrency: usize) -> RunSettings {
         target: TARGET.to_owned(),
         prompting: Prompting::Template,
         guards: vec![GUARD.to_owned()],
+        policy: PolicyChoice::Native,
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),

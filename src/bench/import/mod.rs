@@ -23,7 +23,7 @@ use super::{
     settings::{DatasetInfo, Prompting, RunKind, RunSettings},
     table::{self, TableError},
 };
-use crate::digest;
+use crate::{client::PolicyChoice, digest};
 
 /// What the file leaves open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -132,6 +132,7 @@ impl Import {
             target: verdicts.model.clone(),
             prompting: Prompting::Unknown,
             guards: verdicts.guards.clone(),
+            policy: PolicyChoice::Native,
             selection: Selection {
                 languages: Vec::new(),
                 categories: Vec::new(),

@@ -26,6 +26,12 @@ pub struct ModelProvenance {
     /// `sha256:<hex>` of the LoRA adapter that changed the weights; absent when there was none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub adapter_digest: String,
+    /// Name of the policy that a guard judged by; absent for its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy: String,
+    /// `sha256:<hex>` of that policy's categories in the guard's prompt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy_digest: String,
     /// `sha256:<hex>` of the tokenizer.
     pub tokenizer_digest: String,
     /// `sha256:<hex>` of the chat template or guard prompt; empty for raw text.
@@ -45,12 +51,13 @@ pub struct ModelProvenance {
 
 impl ModelProvenance {
     /// What decides about results. Two models that share it give the same answers, as far as anybody can know.
-    pub fn identity(&self) -> [&str; 6] {
+    pub fn identity(&self) -> [&str; 7] {
         [
             &self.model_digest,
             &self.adapter_digest,
             &self.tokenizer_digest,
             &self.template_digest,
+            &self.policy_digest,
             &self.dtype,
             &self.precision,
         ]
@@ -63,6 +70,8 @@ impl ModelProvenance {
             model: provenance.model.clone(),
             model_digest: provenance.model_digest.clone(),
             adapter_digest: provenance.adapter_digest.clone(),
+            policy: provenance.policy.clone(),
+            policy_digest: provenance.policy_digest.clone(),
             tokenizer_digest: provenance.tokenizer_digest.clone(),
             template_digest: provenance.template_digest.clone(),
             dtype: provenance.dtype.clone(),

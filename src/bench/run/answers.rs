@@ -93,7 +93,7 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
         }),
         judge: Some(JudgeOptions {
             model: settings.guards.first().cloned().unwrap_or_default(),
-            ..JudgeOptions::default()
+            policy_source: settings.policy.for_score(),
         }),
         samples: 1,
         keep_text: true,
@@ -101,9 +101,15 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
 }
 
 /// Asks a guard about an answer that is there already.
-pub(super) fn classify_request(prompt: &str, answer: &str, guard: &str) -> ClassifyRequest {
+pub(super) fn classify_request(
+    prompt: &str,
+    answer: &str,
+    guard: usize,
+    settings: &RunSettings,
+) -> ClassifyRequest {
     ClassifyRequest {
-        model: guard.to_owned(),
+        model: settings.guards.get(guard).cloned().unwrap_or_default(),
+        policy_source: settings.policy.for_classify(),
         conversation: Some(Conversation {
             messages: vec![message(Role::User, prompt), message(Role::Assistant, answer)],
         }),

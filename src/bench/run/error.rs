@@ -41,6 +41,17 @@ pub enum RunError {
         /// That answers now.
         is: Box<ModelProvenance>,
     },
+    /// The server does not know policies, or judged by another one.
+    #[error(
+        "the guard judged by {}, not by {}, as it was asked to: is the server older than this client?",
+        by(.followed), by(.asked)
+    )]
+    PolicyIgnored {
+        /// By name; empty for the guard's own.
+        asked: String,
+        /// The same.
+        followed: String,
+    },
     /// What the plan file holds is not what `run.json` says.
     #[error("{0} is not the plan that this run began with")]
     OtherPlan(std::path::PathBuf),
@@ -62,10 +73,21 @@ fn seconds(duration: &Duration) -> String {
     format!("{} s", duration.as_secs())
 }
 
+fn by(policy: &str) -> String {
+    match policy {
+        "" => "its own categories".to_owned(),
+        name => format!("policy `{name}`"),
+    }
+}
+
 fn identity(model: &ModelProvenance) -> String {
     let short = |digest: &str| digest.chars().take(19).collect::<String>();
+    let policy = match model.policy_digest.as_str() {
+        "" => String::new(),
+        digest => format!(", policy {} {}", model.policy, short(digest)),
+    };
     format!(
-        "weights {}, template {}, {} {}",
+        "weights {}, template {}, {} {}{policy}",
         short(&model.model_digest),
         short(&model.template_digest),
         model.dtype,

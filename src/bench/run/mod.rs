@@ -18,14 +18,17 @@ use self::{
 use super::{
     plan::{Plan, PlanItem},
     results::{
-        FORMAT, FolderError, GuardOutcome, ItemRecord, Label, Measured, Origin, Outcome, RunFolder, RunInfo,
-        RunProvenance, RunStatus, Skip,
+        FORMAT, FolderError, GuardOutcome, ItemRecord, Label, Measured, ModelProvenance, Origin, Outcome,
+        RunFolder, RunInfo, RunProvenance, RunStatus, Skip,
     },
     scores::table::Mark,
     settings::{DatasetInfo, RunSettings},
     taxonomy::Language,
 };
-use crate::{client::Client, digest};
+use crate::{
+    client::{Client, PolicyChoice},
+    digest,
+};
 
 /// What a run tells whoever watches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +85,12 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError`]; [`RunError::NoTexts`] for answers that were imported without them.
-    pub fn rescore(folder: RunFolder, source: &RunFolder, guards: Vec<String>) -> Result<Self, RunError> {
+    pub fn rescore(
+        folder: RunFolder,
+        source: &RunFolder,
+        guards: Vec<String>,
+        policy: PolicyChoice,
+    ) -> Result<Self, RunError> {
         let old = source.complete_info()?;
         let results_digest = match old.results_digest {
             Some(digest) => digest,
@@ -102,6 +110,7 @@ impl Run {
         let plan = Plan::of_items(prompts);
         let settings = RunSettings {
             guards,
+            policy,
             ..old.settings
         };
         let info = RunInfo {
@@ -361,6 +370,19 @@ impl Run {
 
     fn skips(&self, slot: usize) -> bool {
         self.cells.as_ref().is_some_and(|cells| cells.skips(slot))
+    }
+
+    /// Keeps who judged, if it did so by the policy that was asked for.
+    fn put_guard(&mut self, guard: usize, model: Option<ModelProvenance>) -> Result<(), RunError> {
+        let asked = self.info.settings.policy.name().unwrap_or_default();
+        let followed = model.as_ref().map_or("", |model| model.policy.as_str());
+        if asked != followed {
+            return Err(RunError::PolicyIgnored {
+                asked: asked.to_owned(),
+                followed: followed.to_owned(),
+            });
+        }
+        self.store.put_model(store::Speaker::Guard(guard), model)
     }
 
     fn put_item(&mut self, slot: usize, outcome: Outcome) -> Result<(), RunError> {

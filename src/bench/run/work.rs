@@ -76,7 +76,7 @@ impl Stage for Ask {
         let received = answers::scored(response).map_err(ClientError::Rpc)?;
         let outcome = Outcome::Answered(received.result);
         run.store.put_model(Speaker::Target, received.target)?;
-        run.store.put_model(Speaker::Guard(0), received.guard)?;
+        run.put_guard(0, received.guard)?;
         run.spend(received.cached_tokens);
         let label = first_label(&outcome);
         run.put_item(slot, outcome)?;
@@ -113,8 +113,12 @@ impl Stage for Judge {
             Some(Outcome::Answered(answer)) => answer.text.unwrap_or_default(),
             _ => String::new(),
         };
-        let guard = &run.info.settings.guards[self.guard];
-        Ok(answers::classify_request(&item.prompt, &text, guard))
+        Ok(answers::classify_request(
+            &item.prompt,
+            &text,
+            self.guard,
+            &run.info.settings,
+        ))
     }
 
     fn keep(&self, run: &mut Run, slot: usize, response: ClassifyResponse) -> Result<Kept, RunError> {
@@ -125,7 +129,7 @@ impl Stage for Judge {
             computed_tokens,
             ..
         } = answers::classified(response).map_err(ClientError::Rpc)?;
-        run.store.put_model(Speaker::Guard(self.guard), guard)?;
+        run.put_guard(self.guard, guard)?;
         run.spend(cached_tokens);
         let label = result.label;
         run.store

@@ -16,7 +16,9 @@ use crate::{
         settings::{Overridden, Preset, PresetUse, Prompting, RunKind, RunSettings, Sampling, Shard, Until},
         taxonomy::{Category, Language},
     },
-    cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, report::category},
+    cli::{
+        CommandError, Connection, Exit, Global, data_source::DataArgs, policy::PolicyArgs, report::category,
+    },
 };
 
 /// Sampling by name.
@@ -45,6 +47,8 @@ pub(super) struct RunArgs {
     /// Model that judges; the server's default when absent. Repeated: each judges every answer, the first counts
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     guard: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Languages, such as en,de; all of the set when absent
     #[arg(long, value_delimiter = ',', value_parser = language)]
     languages: Vec<Language>,
@@ -191,11 +195,13 @@ impl RunArgs {
             Some(names) if names.is_empty() || names.contains(target) => Prompting::Raw,
             _ => Prompting::Template,
         };
+        let policy = self.policy.choice()?;
         let of = |target: &String| RunSettings {
             kind: RunKind::Benchmark,
             target: target.clone(),
             prompting: prompting(target),
             guards: self.guard.clone(),
+            policy: policy.clone(),
             selection: Selection {
                 languages: self.languages.clone(),
                 categories: self.categories.clone(),

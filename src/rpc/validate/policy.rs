@@ -38,19 +38,19 @@ impl From<Option<judge_options::PolicySource>> for PolicySource {
 }
 
 /// What it says, as far as the request itself tells.
-pub(super) enum PolicyChoice {
+pub(super) enum CheckedPolicy {
     Native,
     Named(String),
     Inline(Arc<Policy>),
 }
 
 /// Checks it.
-pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limits) -> PolicyChoice {
+pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limits) -> CheckedPolicy {
     match source {
-        PolicySource::Native => PolicyChoice::Native,
+        PolicySource::Native => CheckedPolicy::Native,
         PolicySource::Named(name) => {
             checker.bytes("policy", name.len(), 1..=limits.id_bytes);
-            PolicyChoice::Named(name)
+            CheckedPolicy::Named(name)
         }
         PolicySource::Inline(written) => {
             let categories = written.categories.into_iter().map(|category| PolicyCategory {
@@ -59,21 +59,21 @@ pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limit
                 description: category.description,
             });
             match Policy::new(written.name, categories.collect()) {
-                Ok(policy) => PolicyChoice::Inline(Arc::new(policy)),
+                Ok(policy) => CheckedPolicy::Inline(Arc::new(policy)),
                 Err(problems) => {
                     checker.within("inline_policy", |checker| {
                         for problem in problems {
                             checker.wrong(&problem.field, problem.description);
                         }
                     });
-                    PolicyChoice::Native
+                    CheckedPolicy::Native
                 }
             }
         }
     }
 }
 
-impl PolicyChoice {
+impl CheckedPolicy {
     /// The policy itself; `None` is the guard's own.
     pub(super) fn find(self, registry: &Registry) -> Result<Option<Arc<Policy>>, ServiceError> {
         match self {
