@@ -39,8 +39,16 @@ fn options(threads: usize) -> LoadOptions {
 }
 
 fn open(case: &Case, threads: usize) -> LoadedModel {
+    open_in(case, threads, Precision::Int8)
+}
+
+fn open_in(case: &Case, threads: usize, precision: Precision) -> LoadedModel {
     let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-    quality::load(kind, case.folder.path(), &options(threads)).unwrap()
+    let options = LoadOptions {
+        precision,
+        ..options(threads)
+    };
+    quality::load(kind, case.folder.path(), &options).unwrap()
 }
 
 /// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 20` on.
@@ -147,21 +155,44 @@ fn every_checkpoint_is_checked() {
 
 #[test]
 fn a_score_has_the_same_bits_alone_in_company_and_in_chunks() {
-    company("comet", "sparsemax-norm-sigmoid");
-    company("metricx", "v24");
+    for precision in [Precision::F32, Precision::Bf16] {
+        company("comet", "sparsemax-norm-sigmoid", precision);
+        company("metricx", "v24", precision);
+    }
 }
 
-fn company(kind: &str, name: &str) {
+#[test]
+fn bf16_is_f32_but_for_rounding() {
+    for (kind, name, most) in [
+        ("comet", "softmax", 0.05),
+        ("comet", "xl-sparsemax", 0.05),
+        ("metricx", "v24", 1.0),
+    ] {
+        let case = case(kind, name);
+        let score = |precision| {
+            let mut loaded = open_in(&case, 2, precision);
+            assert_eq!(loaded.precision, precision);
+            let sequences: Vec<&[u32]> = case.pairs.iter().map(|pair| pair.tokens.as_slice()).collect();
+            whole(&mut *loaded.model, &sequences)
+        };
+        let (exact, rounded) = (score(Precision::F32), score(Precision::Bf16));
+        let off = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs());
+        let off = off.fold(0.0, f32::max);
+        assert!(off > 0.0 && off < most, "{name}: {off}");
+    }
+}
+
+fn company(kind: &str, name: &str, precision: Precision) {
     let case = case(kind, name);
     let sequences: Vec<&[u32]> = case.pairs.iter().map(|pair| pair.tokens.as_slice()).collect();
     let bits = |scores: Vec<f32>| scores.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    let mut alone = open(&case, 1);
+    let mut alone = open_in(&case, 1, precision);
     let expected: Vec<u32> = sequences
         .iter()
         .flat_map(|tokens| bits(whole(&mut *alone.model, &[tokens])))
         .collect();
     for threads in [1, 3] {
-        let mut loaded = open(&case, threads);
+        let mut loaded = open_in(&case, threads, precision);
         assert_eq!(bits(whole(&mut *loaded.model, &sequences)), expected);
         // First tokens of all, then the rest: the estimator runs when a sequence is complete.
         let starts: Vec<_> = sequences

@@ -63,6 +63,7 @@ fn named(name: &str, reason: &str) -> String {
 pub struct TensorReader<'a> {
     tensors: &'a Tensors,
     pool: &'a mut ThreadPool,
+    precision: Precision,
     arena: Arena,
     taken: HashSet<String>,
     tally: Tally,
@@ -70,11 +71,12 @@ pub struct TensorReader<'a> {
 }
 
 impl<'a> TensorReader<'a> {
-    /// Nothing is taken yet; matrices are repacked on `pool`.
-    pub fn new(tensors: &'a Tensors, pool: &'a mut ThreadPool) -> Self {
+    /// Nothing is taken yet; matrices are repacked on `pool`, for products of this precision.
+    pub fn new(tensors: &'a Tensors, pool: &'a mut ThreadPool, precision: Precision) -> Self {
         Self {
             tensors,
             pool,
+            precision,
             arena: Arena::default(),
             taken: HashSet::new(),
             tally: Tally::default(),
@@ -96,8 +98,7 @@ impl<'a> TensorReader<'a> {
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
             packed.push(matrix.map_err(|e| named(name, &format!("no memory for it: {e}")))?);
         }
-        // Files have floats only, and those are always computed in f32.
-        let fused = Fused::new(packed, Precision::F32);
+        let fused = Fused::new(packed, self.precision);
         self.bytes += fused.bytes() as u64;
         Ok(fused)
     }

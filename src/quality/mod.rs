@@ -102,14 +102,15 @@ impl Estimator {
         config: &Value,
         tensors: &Tensors,
         pool: ThreadPool,
+        precision: Precision,
     ) -> Result<(Self, Census), String> {
         match kind {
             EstimatorKind::CometKiwi => {
-                let (model, census) = CometKiwi::read(config, tensors, pool)?;
+                let (model, census) = CometKiwi::read(config, tensors, pool, precision)?;
                 Ok((Self::CometKiwi(Box::new(model)), census))
             }
             EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => {
-                let (model, census) = MetricX::read(config, tensors, pool)?;
+                let (model, census) = MetricX::read(config, tensors, pool, precision)?;
                 Ok((Self::MetricX(Box::new(model)), census))
             }
         }
@@ -152,8 +153,13 @@ pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<L
     let facts = facts(kind, path, &config, options)?;
     let pool = ThreadPool::new(options.threads)
         .map_err(|error| invalid(path, format!("cannot start compute threads: {error}")))?;
+    let precision = match options.precision {
+        // Files have floats only, and integers are for weights that are quantised.
+        Precision::Int8 | Precision::F32 => Precision::F32,
+        Precision::Bf16 => Precision::Bf16,
+    };
     let (estimator, census) =
-        Estimator::read(kind, &config, &tensors, pool).map_err(|reason| invalid(path, reason))?;
+        Estimator::read(kind, &config, &tensors, pool, precision).map_err(|reason| invalid(path, reason))?;
     let model =
         Sequences::new(estimator, &facts, options.kv_bytes).map_err(|reason| invalid(path, reason))?;
     Ok(LoadedModel {
@@ -163,7 +169,7 @@ pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<L
         layers: facts.layers,
         parameters: census.parameters,
         dtype: census.dtype,
-        precision: Precision::F32,
+        precision,
         weight_bytes: census.bytes,
         adapters: Vec::new(),
     })

@@ -14,7 +14,7 @@ use self::{
 };
 use super::{Compute, Facts};
 use crate::{
-    kernels::{Isa, Output, Pointwise, ThreadPool},
+    kernels::{Isa, Output, Pointwise, Precision, ThreadPool},
     model::{
         Census,
         tensors::{TensorReader, Tensors},
@@ -49,9 +49,10 @@ impl CometKiwi {
         json: &Value,
         tensors: &Tensors,
         mut pool: ThreadPool,
+        precision: Precision,
     ) -> Result<(Self, Census), String> {
         let config = CometConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
-        let mut reader = TensorReader::new(tensors, &mut pool);
+        let mut reader = TensorReader::new(tensors, &mut pool, precision);
         let encoder = Encoder::read(&mut reader, &config.encoder)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();

@@ -16,7 +16,7 @@ use self::{
 };
 use super::{Compute, Facts};
 use crate::{
-    kernels::{DenseSpan, DistanceBias, Fused, Isa, Norm, Output, ThreadPool},
+    kernels::{DenseSpan, DistanceBias, Fused, Isa, Norm, Output, Precision, ThreadPool},
     model::{
         Census,
         tensors::{TensorReader, Tensors},
@@ -88,9 +88,10 @@ impl MetricX {
         json: &Value,
         tensors: &Tensors,
         mut pool: ThreadPool,
+        precision: Precision,
     ) -> Result<(Self, Census), String> {
         let config = MetricXConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
-        let mut reader = TensorReader::new(tensors, &mut pool);
+        let mut reader = TensorReader::new(tensors, &mut pool, precision);
         let encoder = (0..config.encoder_layers).map(|index| EncoderLayer::read(&mut reader, &config, index));
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));
