@@ -55,12 +55,32 @@ pub(super) struct Activations {
     projected: Vec<f32>,
 }
 
-/// The rows of a batch as attention sees them.
-pub(super) struct Rows<'a> {
-    pub spans: &'a [AttentionSpan<'a>],
+impl Activations {
+    /// Leaves only these of `count` rows, in ascending order, of what [`Layer::run`] reads.
+    pub(super) fn keep(&mut self, rows: &[usize], count: usize) {
+        if rows.len() == count {
+            return;
+        }
+        for values in [&mut self.hidden, &mut self.normed, &mut self.qkv] {
+            let width = values.len() / count;
+            for (to, from) in rows.iter().enumerate() {
+                values.copy_within(from * width..(from + 1) * width, to * width);
+            }
+            values.truncate(rows.len() * width);
+        }
+    }
+}
+
+/// How the rows of a batch enter the cache.
+pub(super) struct Entries<'a> {
     /// Where each row's keys and values are stored.
     pub slots: &'a [usize],
     pub angles: &'a Angles,
+}
+
+/// The rows of a batch as attention sees them.
+pub(super) struct Rows<'a> {
+    pub spans: &'a [AttentionSpan<'a>],
     pub adapters: &'a [Adapter],
     /// Which rows run with which adapter.
     pub adapted: &'a RowGroups,
@@ -158,20 +178,18 @@ impl Layer {
         matrices.map(Fused::bytes).sum::<usize>() + values * size_of::<f32>()
     }
 
-    /// Adds what the layer makes of the residual stream to it.
-    pub(super) fn run(
+    /// Computes the rows' queries, keys and values, and writes keys and values to the cache.
+    pub(super) fn store(
         &self,
         compute: &mut Compute,
         rows: &Rows<'_>,
+        entries: &Entries<'_>,
         cache: &mut KvCache,
         a: &mut Activations,
     ) {
-        let (count, isa) = (rows.slots.len(), compute.isa);
-        let (shape, ffn) = (self.attends.shape, self.down.weights.cols());
+        let (shape, isa) = (self.attends.shape, compute.isa);
         a.normed.resize(a.hidden.len(), 0.0);
-        a.qkv.resize(count * shape.qkv_width(), 0.0);
-        a.attended.resize(count * shape.heads * shape.head_dim, 0.0);
-        a.gated.resize(count * ffn, 0.0);
+        a.qkv.resize(entries.slots.len() * shape.qkv_width(), 0.0);
 
         let (norm, pool) = (&self.attention_norm, &mut compute.pool);
         norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
@@ -184,10 +202,27 @@ impl Layer {
         if let Some(norm) = &self.head_norm {
             norm.apply_to_heads(pool, isa, &mut a.qkv, shape.qkv_width(), shape.head_dim);
         }
-        let angles = rows.angles.of(self.rotation);
-        rope_and_store(pool, isa, &mut a.qkv, rows.slots, angles, cache.layer(self.index));
+        let angles = entries.angles.of(self.rotation);
+        let cache = cache.layer(self.index);
+        rope_and_store(pool, isa, &mut a.qkv, entries.slots, angles, cache);
+    }
+
+    /// Adds what the layer makes of the residual stream to it, after [`Self::store`].
+    pub(super) fn run(
+        &self,
+        compute: &mut Compute,
+        rows: &Rows<'_>,
+        cache: &mut KvCache,
+        a: &mut Activations,
+    ) {
+        let isa = compute.isa;
+        let (shape, ffn) = (self.attends.shape, self.down.weights.cols());
+        let count = a.qkv.len() / shape.qkv_width();
+        a.attended.resize(count * shape.heads * shape.head_dim, 0.0);
+        a.gated.resize(count * ffn, 0.0);
+
         attention(
-            pool,
+            &mut compute.pool,
             isa,
             self.attends,
             &a.qkv,

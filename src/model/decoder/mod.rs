@@ -6,7 +6,7 @@ mod loader;
 
 use self::{
     angles::Angles,
-    layer::{Activations, Layer, Rows},
+    layer::{Activations, Entries, Layer, Rows},
     loader::Loader,
 };
 use super::{
@@ -50,7 +50,6 @@ struct Head {
     output: Option<Fused>,
     scale: f32,
     soft_cap: Option<f32>,
-    last_rows: Vec<f32>,
 }
 
 /// Where a batch's rows stand.
@@ -60,6 +59,10 @@ struct BatchRows {
     angles: Angles,
     /// Which rows run with which adapter.
     adapted: RowGroups,
+    /// Rows whose logits are wanted.
+    read: Vec<usize>,
+    /// Which of those run with which adapter.
+    read_adapted: RowGroups,
 }
 
 impl Decoder {
@@ -109,7 +112,6 @@ impl Decoder {
                 output,
                 scale: config.logit_scale,
                 soft_cap: config.logit_soft_cap,
-                last_rows: Vec::new(),
             },
             cache,
             batch: BatchRows {
@@ -117,6 +119,8 @@ impl Decoder {
                 slots: Vec::new(),
                 angles: Angles::new(config.rope, config.local_rope),
                 adapted: RowGroups::default(),
+                read: Vec::new(),
+                read_adapted: RowGroups::default(),
             },
             activations: Activations::default(),
             adapters: Vec::new(),
@@ -167,50 +171,35 @@ impl BatchRows {
     fn set(&mut self, sequences: &[BatchSequence]) {
         self.positions.clear();
         self.slots.clear();
+        self.read.clear();
         for sequence in sequences {
             for position in sequence.context..sequence.context + sequence.new_tokens {
                 let block = sequence.block_table[position / BLOCK_TOKENS] as usize;
                 self.positions.push(position);
                 self.slots.push(block * BLOCK_TOKENS + position % BLOCK_TOKENS);
             }
+            if sequence.wants_logits {
+                self.read.push(self.slots.len() - 1);
+            }
         }
         self.angles.set(&self.positions);
-        let runs = sequences.iter();
+        let adapter = |s: &BatchSequence| s.adapter.map(|adapter| adapter.0);
         self.adapted
-            .set(runs.map(|s| (s.adapter.map(|adapter| adapter.0), s.new_tokens)));
+            .set(sequences.iter().map(|s| (adapter(s), s.new_tokens)));
+        let read = sequences.iter().filter(|s| s.wants_logits);
+        self.read_adapted.set(read.map(|s| (adapter(s), 1)));
     }
 }
 
 impl Head {
-    /// Logits of the rows that are wanted.
-    fn run(
-        &mut self,
-        compute: &mut Compute,
-        embedding: &Fused,
-        sequences: &[BatchSequence],
-        a: &mut Activations,
-        logits: &mut Vec<f32>,
-    ) {
+    /// Logits of the rows that are left.
+    fn run(&self, compute: &mut Compute, embedding: &Fused, a: &mut Activations, logits: &mut Vec<f32>) {
         let output = self.output.as_ref().unwrap_or(embedding);
-        let hidden = output.cols();
-        self.last_rows.clear();
-        let mut end = 0;
-        for sequence in sequences {
-            end += sequence.new_tokens;
-            if sequence.wants_logits {
-                let row = &a.hidden[(end - 1) * hidden..end * hidden];
-                self.last_rows.extend_from_slice(row);
-            }
-        }
-        logits.clear();
-        logits.resize(self.last_rows.len() / hidden * output.rows(), 0.0);
-        if logits.is_empty() {
-            return;
-        }
+        logits.resize(a.hidden.len() / output.cols() * output.rows(), 0.0);
         let Compute { pool, isa } = compute;
-        a.normed.resize(self.last_rows.len(), 0.0);
+        a.normed.resize(a.hidden.len(), 0.0);
         let norm = &self.norm;
-        norm.apply(pool, *isa, &self.last_rows, &mut a.normed, Output::Replace);
+        norm.apply(pool, *isa, &a.hidden, &mut a.normed, Output::Replace);
         matmul(pool, *isa, &a.normed, output, logits, Output::Replace);
         logits.iter_mut().for_each(|logit| *logit *= self.scale);
         if let Some(cap) = self.soft_cap {
@@ -239,19 +228,44 @@ impl LanguageModel for Decoder {
             });
             first_row += sequence.new_tokens;
         }
-        let rows = Rows {
-            spans: &spans,
+        let (compute, cache, a) = (&mut self.compute, &mut self.cache, &mut self.activations);
+        let entries = Entries {
             slots: &self.batch.slots,
             angles: &self.batch.angles,
+        };
+        let rows = Rows {
+            spans: &spans,
             adapters: &self.adapters,
             adapted: &self.batch.adapted,
         };
-        for layer in &self.layers {
-            layer.run(&mut self.compute, &rows, &mut self.cache, &mut self.activations);
+        logits.clear();
+        let Some((last, others)) = self.layers.split_last() else {
+            return Ok(());
+        };
+        for layer in others {
+            layer.store(compute, &rows, &entries, cache, a);
+            layer.run(compute, &rows, cache, a);
         }
-        let (embedding, a) = (&self.embedding, &mut self.activations);
-        self.head
-            .run(&mut self.compute, embedding, &batch.sequences, a, logits);
+        // Of the last layer, the cache takes every row; the rest of it is for those whose logits are read.
+        last.store(compute, &rows, &entries, cache, a);
+        if self.batch.read.is_empty() {
+            return Ok(());
+        }
+        a.keep(&self.batch.read, self.batch.slots.len());
+        let read = batch.sequences.iter().filter(|sequence| sequence.wants_logits);
+        let read = read.enumerate().map(|(row, sequence)| AttentionSpan {
+            first_row: row,
+            rows: 1,
+            context: sequence.context + sequence.new_tokens - 1,
+            block_table: &sequence.block_table,
+        });
+        let read = Rows {
+            spans: &read.collect::<Vec<_>>(),
+            adapters: &self.adapters,
+            adapted: &self.batch.read_adapted,
+        };
+        last.run(compute, &read, cache, a);
+        self.head.run(compute, &self.embedding, a, logits);
         Ok(())
     }
 }
