@@ -93,6 +93,73 @@ fn imported_verdicts_are_reported_compared_and_validated_like_a_run() {
     assert_eq!(again.code, 2, "nothing is overwritten");
 }
 
+/// The rows in English belong to both translators; those in the others are one's alone.
+#[test]
+fn verdicts_on_several_translators_prompts_become_a_run_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let row = |id: u64, language: &str, translator: Option<&str>, is_unsafe: bool| {
+        let label = if is_unsafe { "unsafe" } else { "safe" };
+        let mut row =
+            json!({"id": id, "language": language, "category": "crime_tax", "label": label, "model": "m"});
+        if let Some(translator) = translator {
+            row["translator"] = json!(translator);
+        }
+        format!("{row}\n")
+    };
+    let rows = (0..60).map(|id| {
+        row(id, "en", None, false)
+            + &row(id, "de", Some("fine"), id % 6 == 0)
+            + &row(id, "de", Some("poor"), id % 3 == 0)
+    });
+    fs::write(work.join("all.jsonl"), rows.collect::<String>()).unwrap();
+    let import = |translators: &str, out: &str| {
+        let args = [
+            "bench",
+            "import",
+            "all.jsonl",
+            "--translators",
+            translators,
+            "--out",
+            out,
+        ];
+        babelward(work, &args)
+    };
+    let outcome = import("all", "runs");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("Part of the gap is translation"),
+        "{}",
+        outcome.stdout
+    );
+    let study = json_of(&babelward(work, &["report", "runs", "--json", "-"]));
+    let german = &study["translation"][0];
+    assert_eq!(
+        (&german["prompts"], &german["reference"]),
+        (&json!(60), &json!("en"))
+    );
+    assert_eq!(german["test"]["test"], "mcnemar");
+    let gaps = german["translators"].as_array().unwrap().iter();
+    let gaps: Vec<_> = gaps
+        .map(|side| side["gap_points"]["estimate"].as_f64().unwrap().round())
+        .collect();
+    assert_eq!(gaps, [17.0, 33.0]);
+    for wrong in ["fine", "fine,fine", "fine,other"] {
+        let outcome = import(wrong, "none");
+        assert_eq!(outcome.code, 2, "{wrong}");
+        assert!(
+            outcome
+                .stderr
+                .contains("two or more of those that the file has: fine, poor"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    let together = babelward(work, &["bench", "import", "all.jsonl", "--out", "none"]);
+    assert_eq!(together.code, 7);
+    assert!(together.stderr.contains("--translators"), "{}", together.stderr);
+}
+
 #[test]
 fn a_file_of_several_models_becomes_a_folder_of_runs() {
     let folder = tempfile::tempdir().unwrap();

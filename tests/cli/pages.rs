@@ -5,7 +5,10 @@ use std::{
     fs,
 };
 
-use babelward::bench::{settings::Prompting, taxonomy::Category};
+use babelward::bench::{
+    settings::Prompting,
+    taxonomy::{Category, Language},
+};
 use serde_json::json;
 
 use crate::{
@@ -243,14 +246,28 @@ fn a_study_keeps_to_the_rules() {
     save(work, "tuned", "gemma-2-9b-it", Prompting::Template, &records(0));
     save(work, "small", "gemma-2-2b-it", Prompting::Template, &records(1));
     save(work, "large", "gemma-2-27b-it", Prompting::Template, &records(0));
+    let mut quality = "id,language,translator,comet\n".to_owned();
     for translator in ["opus-mt", "deepl"] {
         let mut records = records(if translator == "deepl" { 1 } else { 2 });
-        for record in &mut records {
+        let translated = records
+            .iter_mut()
+            .filter(|record| record.language != Language::En);
+        for record in translated {
             record.strata.translator = Some(translator.to_owned());
+            quality += &format!(
+                "{},{},{translator},0.{}\n",
+                record.id,
+                record.language.code(),
+                700 + quality.len() % 97
+            );
         }
         save(work, translator, "gemma-2-9b-it", Prompting::Template, &records);
     }
-    let outcome = babelward(work, &["report", ".", "--out", "study"]);
+    fs::write(work.join("quality.csv"), quality).unwrap();
+    let outcome = babelward(
+        work,
+        &["report", ".", "--out", "study", "--quality", "quality.csv"],
+    );
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let html = read(work, "study/study.html");
     for section in ["leaderboard", "tuning", "size", "translation"] {
@@ -261,6 +278,10 @@ fn a_study_keeps_to_the_rules() {
         1,
         "same translators only"
     );
+    assert!(html.contains("Italian, gemma-2-9b-it: part of the gap is translation"));
+    for part in ["Gap to English in points", "quality (COMET)", "by COMET"] {
+        assert!(html.contains(part), "{part}");
+    }
     assert_page(&html);
 }
 

@@ -191,6 +191,10 @@ impl<'a> Collector<'a> {
     }
 
     fn take(&mut self, place: Place, row: VerdictRow) {
+        let others = |wanted: &String| translator(&row.strata).is_some_and(|name| name != wanted);
+        if self.options.translator.as_ref().is_some_and(others) {
+            return;
+        }
         let VerdictRow { key, seed, .. } = &row;
         let (key, seed) = (key.clone(), seed.unwrap_or_default());
         let model = row.model.clone().or_else(|| self.options.model.clone());

@@ -8,7 +8,10 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use self::collect::{Collector, ModelVerdicts};
 pub use self::problem::{ImportError, VerdictProblem, VerdictProblemKind};
@@ -32,6 +35,24 @@ pub struct ImportOptions {
     pub model: Option<String>,
     /// Who judged the rows that name no guard.
     pub guard: Option<String>,
+    /// Take only rows of prompts by this translator, and those that name none: the language that it translated from.
+    pub translator: Option<String>,
+}
+
+/// Names of the translators in a file, in alphabetical order.
+///
+/// # Errors
+/// [`ImportError::Table`].
+pub fn translators(path: &Path) -> Result<Vec<String>, ImportError> {
+    let mut names = BTreeSet::new();
+    table::read(path, &mut |_, row| {
+        let fields = row.unwrap_or_default();
+        if let Some(name) = fields.get("translator").and_then(|name| name.as_str()) {
+            names.insert(name.to_owned());
+        }
+    })?;
+    names.retain(|name| !name.is_empty());
+    Ok(names.into_iter().collect())
 }
 
 /// A file of verdicts, checked.
@@ -126,7 +147,7 @@ impl Import {
             ..ModelProvenance::default()
         };
         let is_named = |name: &&String| !name.is_empty();
-        let ids: std::collections::BTreeSet<&PromptId> = verdicts.keys().map(|key| &key.id).collect();
+        let ids: BTreeSet<&PromptId> = verdicts.keys().map(|key| &key.id).collect();
         let settings = RunSettings {
             kind: RunKind::Unknown,
             target: verdicts.model.clone(),

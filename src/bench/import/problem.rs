@@ -69,7 +69,9 @@ impl Kind for VerdictProblemKind {
             Self::UnknownLabel => "write safe, unsafe or undetermined",
             Self::Score => "give p(unsafe) in 0 to 1, or leave it out",
             Self::Duplicate => "remove one of them, or tell them apart with the columns model, guard or seed",
-            Self::Conflict => "let all rows of a prompt, and all of an answer, say the same of it",
+            Self::Conflict => {
+                "let all rows of a prompt, and all of an answer, say the same of it; of several translators make a run for each with --translators"
+            }
             Self::NoRows => "name a file with verdicts",
             Self::Missing => {
                 "add the verdict, as undetermined where there was none, or leave it out knowingly"
@@ -102,6 +104,12 @@ pub enum ImportError {
         file: String,
         /// As asked.
         model: String,
+        /// Those that it has.
+        known: String,
+    },
+    /// `--translators` names one alone, one twice, or one that the file has not.
+    #[error("--translators takes two or more of those that the file has: {}", if .known.is_empty() { "none" } else { .known })]
+    Translators {
         /// Those that it has.
         known: String,
     },

@@ -160,6 +160,7 @@ fn a_model_is_chosen_or_named() {
     let options = |model: &str| ImportOptions {
         model: Some(model.to_owned()),
         guard: Some("g".to_owned()),
+        translator: None,
     };
     let import = Import::read(&named.path, &options("n")).expect("valid");
     assert_eq!(import.models(), ["n"]);

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{
     plots::{Bar, Forest, Tick},
     tables::{Cell, Sheet, header, plain, range},
+    tenth,
 };
 use crate::bench::{
     scores::translation::{Noise, QualityEffect, TestKind, TranslationEffect, TranslatorTest},
@@ -44,12 +45,12 @@ fn sign(interval: Interval) -> Sign {
 }
 
 fn to(interval: Interval) -> String {
-    format!("{:.1} to {:.1}", interval.low, interval.high)
+    format!("{} to {}", tenth(interval.low), tenth(interval.high))
 }
 
 /// An estimate with its interval, as `2.0 points (0.5 to 3.5)`.
 fn points(one: Difference) -> String {
-    format!("{:.1} points ({})", one.estimate, to(one.interval))
+    format!("{} points ({})", tenth(one.estimate), to(one.interval))
 }
 
 /// Of one language.
@@ -313,7 +314,7 @@ pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
     let shown = |one: Option<Difference>| {
         one.map_or_else(
             || "-".to_owned(),
-            |one| format!("{:.1} ({})", one.estimate, to(one.interval)),
+            |one| format!("{} ({})", tenth(one.estimate), to(one.interval)),
         )
     };
     let line = |effect: &TranslationEffect| {

@@ -21,6 +21,7 @@ use super::{
     statistics::Interval,
     summary::{LanguageScore, Summary},
     taxonomy::{Language, MacroCategory},
+    translation::Metric,
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -133,6 +134,7 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
         false => Some(environment.get_template("isolation.html")?.render(context! {
             s => Value::from(Serde(study)),
             names => names(),
+            metrics => Metric::ALL.map(|metric| (metric.key(), metric.title())).into_iter().collect::<BTreeMap<_, _>>(),
             findings => Value::from(Serde(findings)),
         })?),
     };
@@ -160,7 +162,7 @@ pub fn label_page(nonce: &str, answers: usize) -> Result<String, ReportError> {
 fn environment() -> Result<Environment<'static>, ReportError> {
     let mut environment = Environment::new();
     environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
-    environment.add_filter("tenth", |value: Value| number(&value, |v| format!("{v:.1}")));
+    environment.add_filter("tenth", |value: Value| number(&value, tenth));
     environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
     environment.add_filter("signed", |value: Value| number(&value, |v| format!("{v:+.1}")));
     environment.add_filter("pvalue", |value: Value| {
@@ -197,6 +199,15 @@ fn environment() -> Result<Environment<'static>, ReportError> {
 
 fn number(value: &Value, format: impl Fn(f64) -> String) -> String {
     f64::try_from(value.clone()).map_or_else(|_| "–".to_owned(), format)
+}
+
+/// One digit after the point; what rounds to nothing has no sign.
+fn tenth(value: f64) -> String {
+    let text = format!("{value:.1}");
+    match text.as_str() {
+        "-0.0" => "0.0".to_owned(),
+        _ => text,
+    }
 }
 
 /// What leaving categories out changes, pair by pair in table order, all languages last.

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::translators::ALL;
 use crate::{
     bench::{
-        import::{Import, ImportError, ImportOptions},
+        import::{Import, ImportError, ImportOptions, VerdictProblem, translators},
         problem::{counted, list},
-        results::{RunFolder, folder_names},
+        results::{GroupRun, RunFolder, RunGroup, folder_names},
         summary::{self, Summary},
     },
     cli::{
@@ -33,40 +34,52 @@ pub(super) struct ImportArgs {
     /// Who judged, where the file does not say it
     #[arg(long)]
     guard: Option<String>,
+    /// Prompts by several translators, such as opus-mt,deepl or `all`: a run for each, with the rows that name no translator
+    /// in all of them; the report says how much of a language gap is translation
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    translators: Vec<String>,
 }
 
 pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let options = ImportOptions {
-        model: args.model,
-        guard: args.guard,
-    };
-    let import = match Import::read(&args.file, &options) {
-        Ok(import) => import,
+    let imports = match read_all(&args) {
+        Ok(imports) => imports,
         Err(ImportError::Invalid { problems, .. }) if global.format != Format::Human => {
             print_json(global.format, &json!({ "problems": problems }))?;
             return Ok(Exit::InvalidData);
         }
-        Err(error @ ImportError::NoSuchModel { .. }) => {
+        Err(error @ (ImportError::NoSuchModel { .. } | ImportError::Translators { .. })) => {
             return Err(CommandError::usage(error.to_string()).into());
         }
         Err(error) => return Err(CommandError::invalid_data(error.to_string()).into()),
     };
-    if !import.gaps.is_empty() && !global.quiet {
+    let gaps = imports.iter().flat_map(|(_, import)| import.gaps.iter().cloned());
+    let missing: Vec<VerdictProblem> = gaps.collect();
+    if !missing.is_empty() && !global.quiet {
         eprintln!(
             "babelward: {}, and nobody can tell why; they are in no figure:{}",
-            counted(import.gaps.len()).replace("problem", "missing verdict"),
-            list(&import.gaps, "they are in no language's n")
+            counted(missing.len()).replace("problem", "missing verdict"),
+            list(&missing, "they are in no language's n")
         );
     }
-    let models = import.models();
+    let members: Vec<Member<'_>> = imports.iter().flat_map(members).collect();
     let mut written = Vec::new();
-    match models[..] {
-        [_] => written.push(write(&import, 0, &args.out)?),
-        _ => {
-            RunFolder::create(&args.out)?;
-            for (number, name) in folder_names(models.iter().copied()).iter().enumerate() {
-                written.push(write(&import, number, &args.out.join(name))?);
+    match &members[..] {
+        [member] => written.push(write(member, &args.out)?),
+        members => {
+            let folder = RunFolder::create(&args.out)?;
+            let titles: Vec<String> = members.iter().map(Member::title).collect();
+            let names = folder_names(titles.iter().map(String::as_str));
+            for (member, name) in members.iter().zip(&names) {
+                written.push(write(member, &args.out.join(name))?);
+            }
+            if !args.translators.is_empty() {
+                let runs = members.iter().zip(names).map(|(member, folder)| GroupRun {
+                    target: member.model.to_owned(),
+                    translator: member.translator.map(str::to_owned),
+                    folder,
+                });
+                RunGroup::new(runs.collect()).write(&folder)?;
             }
         }
     }
@@ -81,22 +94,84 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         });
         print_json(
             global.format,
-            &json!({ "runs": runs.collect::<Vec<_>>(), "missing": import.gaps }),
+            &json!({ "runs": runs.collect::<Vec<_>>(), "missing": missing }),
         )?;
         return Ok(Exit::Done);
     }
-    for (folder, summary) in &written {
+    for ((folder, summary), member) in written.iter().zip(&members) {
         if written.len() > 1 {
-            print_line(&format!("\n{}", summary.run.settings.target))?;
+            print_line(&format!("\n{}", member.title()))?;
         }
         print_line(&summary::table(summary))?;
         print_line(&format!("report  {}", folder.file("report.html").display()))?;
     }
+    if !args.translators.is_empty() {
+        print_line("")?;
+        report::tell_group(&RunFolder::open(&args.out))?;
+    }
     Ok(Exit::Done)
 }
 
-fn write(import: &Import, model: usize, path: &Path) -> anyhow::Result<(RunFolder, Summary)> {
+/// The file, or what each translator has of it.
+fn read_all(args: &ImportArgs) -> Result<Vec<(Option<String>, Import)>, ImportError> {
+    let options = |translator: Option<String>| ImportOptions {
+        model: args.model.clone(),
+        guard: args.guard.clone(),
+        translator,
+    };
+    if args.translators.is_empty() {
+        return Ok(vec![(None, Import::read(&args.file, &options(None))?)]);
+    }
+    let known = translators(&args.file)?;
+    let names = match &args.translators[..] {
+        [one] if one == ALL => &known[..],
+        names => names,
+    };
+    let twice = |place: usize| names[..place].contains(&names[place]);
+    if names.len() < 2 || (0..names.len()).any(twice) || names.iter().any(|name| !known.contains(name)) {
+        return Err(ImportError::Translators {
+            known: known.join(", "),
+        });
+    }
+    let read = |name: &String| {
+        let import = Import::read(&args.file, &options(Some(name.clone())))?;
+        Ok((Some(name.clone()), import))
+    };
+    names.iter().map(read).collect()
+}
+
+/// A run of the file.
+struct Member<'a> {
+    import: &'a Import,
+    /// Its place in the import.
+    place: usize,
+    model: &'a str,
+    translator: Option<&'a str>,
+}
+
+impl Member<'_> {
+    fn title(&self) -> String {
+        match self.translator {
+            Some(translator) if self.import.models().len() > 1 => format!("{}-{translator}", self.model),
+            Some(translator) => translator.to_owned(),
+            None => self.model.to_owned(),
+        }
+    }
+}
+
+fn members((translator, import): &(Option<String>, Import)) -> Vec<Member<'_>> {
+    let models = import.models().into_iter().enumerate();
+    let member = |(place, model)| Member {
+        import,
+        place,
+        model,
+        translator: translator.as_deref(),
+    };
+    models.map(member).collect()
+}
+
+fn write(member: &Member<'_>, path: &Path) -> anyhow::Result<(RunFolder, Summary)> {
     let folder = RunFolder::create(path)?;
-    import.write(model, &folder)?;
+    member.import.write(member.place, &folder)?;
     report::renew(folder.path())
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every translator of the folder.
-const ALL: &str = "all";
+pub(super) const ALL: &str = "all";
 
 /// Scores of the translations, beside the runs.
 pub(in crate::cli) const SCORES: &str = "quality.jsonl";
