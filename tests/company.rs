@@ -20,10 +20,10 @@ use babelward::kernels::Precision;
 use babelward::{
     engine::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
-        Sampling, SequenceRequest, Tenant, TenantWeights,
+        Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
     },
     model::{
-        AdapterIndex,
+        AdapterIndex, ForwardBatch, LanguageModel, ModelError, ModelLimits,
         load::{LoadOptions, load_with_adapters},
     },
 };
@@ -60,11 +60,43 @@ impl Model {
     }
 }
 
+/// A model whose engine does not learn of its window, and so keeps every block until its sequence ends.
+struct KeepsAll(Box<dyn LanguageModel>, ModelLimits);
+
+impl KeepsAll {
+    fn boxed(model: Box<dyn LanguageModel>) -> Box<dyn LanguageModel> {
+        let limits = ModelLimits {
+            window: None,
+            ..model.limits().clone()
+        };
+        Box::new(Self(model, limits))
+    }
+}
+
+impl LanguageModel for KeepsAll {
+    fn limits(&self) -> &ModelLimits {
+        &self.1
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        self.0.forward(batch, logits)
+    }
+}
+
 fn start(
     model: &Model,
     kv_bytes: usize,
     batch_tokens: usize,
     batch_sequences: usize,
+) -> (EngineHandle, engine::EngineThread) {
+    start_as(model, kv_bytes, (batch_tokens, batch_sequences), |model| model)
+}
+
+fn start_as(
+    model: &Model,
+    kv_bytes: usize,
+    (batch_tokens, batch_sequences): (usize, usize),
+    wrap: impl Fn(Box<dyn LanguageModel>) -> Box<dyn LanguageModel>,
 ) -> (EngineHandle, engine::EngineThread) {
     let loaded = load_with_adapters(
         &model.path,
@@ -89,10 +121,10 @@ fn start(
         tenant_weights: TenantWeights::default(),
         clock: Clock::default(),
     };
-    engine::start(config, vec![loaded.model]).unwrap()
+    engine::start(config, vec![wrap(loaded.model)]).unwrap()
 }
 
-fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
+fn request(ask: &Ask) -> (SequenceRequest, mpsc::Receiver<Event>) {
     let (sender, receiver) = mpsc::channel();
     let sampling = if ask.sampled {
         Sampling {
@@ -128,6 +160,11 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
         cancel: CancelFlag::default(),
         events: Box::new(move |event| sender.send(event).is_ok()),
     };
+    (request, receiver)
+}
+
+fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
+    let (request, receiver) = request(ask);
     handle.submit(request).unwrap();
     receiver
 }
@@ -151,8 +188,8 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
 fn alone(model: &Model, asks: &[Ask]) -> Vec<Outcome> {
     asks.iter()
         .map(|ask| {
-            // A new engine each time: nothing cached, nobody else.
-            let (handle, thread) = start(model, 64 << 20, 4096, 64);
+            // A new engine each time: nothing cached, nobody else, and no block let go of.
+            let (handle, thread) = start_as(model, 64 << 20, (4096, 64), KeepsAll::boxed);
             let result = outcome(&submit(&handle, ask));
             handle.shutdown();
             assert!(thread.join(Duration::from_secs(30)));
@@ -245,8 +282,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn random_mixes_on_models_with_windows(mix in mixes(128, 0), model in 0usize..3) {
-        let (name, block_bytes) = [("gemma2", 8192), ("gemma3", 6144), ("cohere2", 8192)][model];
+    fn random_mixes_on_models_with_windows(mix in mixes(128, 0), model in 0usize..5) {
+        let models = [("gemma2", 8192), ("gemma3", 6144), ("cohere2", 8192), ("mistral-window", 8192), ("phi3-window", 4096)];
+        let (name, block_bytes) = models[model];
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
         check_mix(&Model::plain(folder), block_bytes, &mix)?;
     }
@@ -265,6 +303,63 @@ proptest! {
         };
         check_mix(&model, 4096, &mix)?;
     }
+}
+
+/// Every layer has a window of 20 tokens: whatever its length, a sequence holds four blocks of 16 at most. In a pool
+/// of nine, sequences of up to 27 blocks run two at a time, are found in the cache in part or not at all, and say
+/// what they say where nothing is ever let go of.
+#[test]
+fn sequences_longer_than_the_pool_on_a_model_with_a_window_everywhere() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/mistral-window");
+    let asks: Vec<Ask> = (0..6u32)
+        .map(|s| Ask {
+            prompt: (0..90 + 50 * s)
+                .map(|i| {
+                    if i < 70 {
+                        i * 11 % 128
+                    } else {
+                        (i * s * 97 + 5) % 128
+                    }
+                })
+                .collect(),
+            new_tokens: 20 + 12 * s as usize,
+            sampled: s % 2 == 0,
+            seed: u64::from(s),
+            priority: Priority::ALL[s as usize % 3],
+            adapter: None,
+        })
+        .collect();
+    for (precision, block_bytes) in [
+        (Precision::F32, 16_384),
+        (Precision::Int8, 8192),
+        (Precision::Bf16, 8192),
+    ] {
+        let model = Model {
+            precision,
+            ..Model::plain(&folder)
+        };
+        let expected = alone(&model, &asks);
+        let (handle, thread) = start(&model, 9 * block_bytes, 48, 4);
+        assert_eq!(together(&handle, &asks), expected);
+        assert_eq!(together(&handle, &asks), expected);
+        assert!(handle.wait_idle(Duration::from_secs(30)));
+        let stats = handle.stats(ModelIndex(0));
+        assert_eq!((stats.free_blocks, stats.total_blocks), (9, 9));
+        handle.shutdown();
+        assert!(thread.join(Duration::from_secs(30)));
+    }
+    // In three blocks not even one fits, and the window that is served shrinks to the pool as everywhere.
+    let (handle, _thread) = start(&Model::plain(&folder), 3 * 8192, 48, 4);
+    let (mut request, _events) = request(&asks[0]);
+    request.prompt.truncate(48);
+    assert_eq!(
+        handle.submit(request),
+        Err(SubmitError::PromptTooLong {
+            tokens: 48,
+            limit: 47
+        })
+    );
+    handle.shutdown();
 }
 
 #[test]

@@ -43,7 +43,8 @@ pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -
     Ok(())
 }
 
-/// KV blocks that the sequence needs when it runs to its end. Its last token is never computed.
+/// KV blocks of the sequence when it runs to its end, whether it holds them all at a time or not. Its last token is
+/// never computed.
 pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
     let answer = request.output.max_new_tokens.saturating_sub(1);
     let tokens = request
@@ -171,11 +172,17 @@ impl Book {
     }
 
     /// A request's place in the queue, unless its deadline is hopeless.
-    pub fn take_place(&self, request: &SequenceRequest, now: Instant) -> Result<Place, SubmitError> {
+    pub fn take_place(
+        &self,
+        request: &SequenceRequest,
+        limits: &ModelLimits,
+        now: Instant,
+    ) -> Result<Place, SubmitError> {
         let arrival = Arrival {
             priority: request.priority,
             tenant: &request.tenant,
             prompt: request.prompt.len(),
+            seen: limits.seen(request.prompt.len()),
             max_new_tokens: request.output.max_new_tokens,
             deadline: request.deadline,
         };
@@ -188,7 +195,7 @@ impl Book {
         })
     }
 
-    /// Enters a sequence that needs `needed` blocks, and whose `pin` (full blocks of its prompt) is to stay,
+    /// Enters a sequence of `needed` blocks, and whose `pin` (full blocks of its prompt) is to stay,
     /// if it fits alone in what pinned prompts leave of the pool, and every open sequence still does.
     pub fn enter(
         &mut self,
@@ -200,7 +207,10 @@ impl Book {
         let block_size = limits.block_size;
         let pin = pin.map(|pin| self.pins.add(pin, block_size));
         let available = limits.num_blocks.saturating_sub(self.pins.reserved());
-        let need = needed.saturating_sub(self.pins.covered(prompt, block_size));
+        let most = limits.most_blocks();
+        let need = needed
+            .saturating_sub(self.pins.covered(prompt, block_size))
+            .min(most);
         let largest = self.needs.keys().next_back().copied().unwrap_or(0);
         // Without a pin the largest open need fits already.
         if self.pins.reserved() > limits.num_blocks || need.max(largest) > available {
@@ -208,7 +218,7 @@ impl Book {
                 self.pins.remove(pin, block_size);
             }
             return Err(SubmitError::CannotFit {
-                needed: needed.max(largest),
+                needed: needed.min(most).max(largest),
                 available,
             });
         }
@@ -360,6 +370,7 @@ mod tests {
         context_length: 100,
         block_size: 2,
         num_blocks: 10,
+        window: None,
     };
 
     fn plain(tokens: &[u32]) -> Prefix<&[u32]> {

@@ -68,6 +68,7 @@ impl BlockPool {
     }
 
     /// Number of blocks.
+    #[cfg(test)]
     pub fn total(&self) -> usize {
         self.references.len()
     }

@@ -187,7 +187,7 @@ impl Inbox {
             return Err(SubmitError::QueueFull { retry_after });
         }
         let book = &mut state.slots.open(model)?.book;
-        let place = book.take_place(&request, now)?;
+        let place = book.take_place(&request, &limits, now)?;
         let entry = book.enter(prefix(tokens), needed, pin, &limits)?;
         state.enqueued(model, &place);
         let admission = Admission::new(self, model, entry, place);

@@ -30,6 +30,7 @@ const LIMITS: ModelLimits = ModelLimits {
     context_length: 600,
     block_size: 16,
     num_blocks: 4096,
+    window: None,
 };
 
 /// SmolLM2-135M on two cores, about.

@@ -55,6 +55,8 @@ pub struct Arrival<'a> {
     pub tenant: &'a Tenant,
     /// Tokens of its prompt.
     pub prompt: usize,
+    /// How many of them a token after the prompt sees.
+    pub seen: usize,
     /// Most tokens of its answer.
     pub max_new_tokens: usize,
     /// When it must be answered.
@@ -95,8 +97,8 @@ impl Outlook {
     pub fn work(&self, arrival: &Arrival<'_>) -> f64 {
         let Some(speed) = self.speed else { return 0.0 };
         let answer = self.usual_answer(arrival);
-        let parts = self.prefill(&speed.costs, arrival)
-            + answer * speed.costs.part(Shape::of(1, arrival.prompt, true));
+        let parts =
+            self.prefill(&speed.costs, arrival) + answer * speed.costs.part(Shape::of(1, arrival.seen, true));
         parts * speed.overhead
     }
 
@@ -136,7 +138,7 @@ impl Outlook {
         let tokens = (arrival.prompt as f64 * computed).round() as usize;
         costs.part(Shape::of(
             tokens,
-            arrival.prompt - tokens.min(arrival.prompt),
+            (arrival.prompt - tokens.min(arrival.prompt)).min(arrival.seen),
             true,
         ))
     }
@@ -198,6 +200,7 @@ mod tests {
             priority: Priority::Interactive,
             tenant,
             prompt: 100,
+            seen: 100,
             max_new_tokens: 50,
             deadline: timeout.map(|(now, timeout)| now + Duration::from_secs_f64(timeout)),
         }

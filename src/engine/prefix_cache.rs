@@ -24,6 +24,8 @@ struct Node {
     parent: Parent,
     tokens: Arc<[u32]>,
     children: Children,
+    /// How many of them are idle.
+    idle_children: usize,
     pinned: bool,
     /// When the last sequence let go of it; `None` while one holds it.
     idle_since: Option<u64>,
@@ -32,14 +34,18 @@ struct Node {
 /// The tree. A node is one block, so nodes are named by their block's id, and the path from the root is the
 /// prefix.
 ///
-/// Whoever holds or pins a node also holds or pins its ancestors (the caller sees to that), so everything
-/// below an idle node is idle, and all idle nodes that are not pinned can be evicted, leaves first.
+/// Whoever pins a node also pins its ancestors, and whoever holds one also holds its ancestors or lets go of them
+/// for good (the caller sees to that). So all idle nodes that are not pinned can be evicted: leaves first, then
+/// those that only held ones are below. The latter leave the tree with everything below them, since a prefix without
+/// its beginning is not found.
 #[derive(Debug)]
 pub struct PrefixCache {
     nodes: Vec<Option<Node>>,
     roots: HashMap<Option<AdapterIndex>, Children>,
     /// Idle leaves that are not pinned, the longest idle first.
     leaves: BTreeSet<(u64, u32)>,
+    /// Idle nodes that are not pinned and all of whose children are held.
+    left_behind: BTreeSet<(u64, u32)>,
     clock: u64,
     evictable: usize,
     pinned: usize,
@@ -52,6 +58,7 @@ impl PrefixCache {
             nodes: (0..blocks).map(|_| None).collect(),
             roots: HashMap::new(),
             leaves: BTreeSet::new(),
+            left_behind: BTreeSet::new(),
             clock: 0,
             evictable: 0,
             pinned: 0,
@@ -87,6 +94,7 @@ impl PrefixCache {
             parent,
             tokens: Arc::clone(&tokens),
             children: Children::new(),
+            idle_children: 0,
             pinned: false,
             idle_since: None,
         });
@@ -99,10 +107,12 @@ impl PrefixCache {
     /// A sequence now holds the block.
     pub fn hold(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
-        let pinned = node.pinned;
+        let (pinned, parent) = (node.pinned, node.parent);
         if let Some(since) = node.idle_since.take() {
             self.leaves.remove(&(since, block));
+            self.left_behind.remove(&(since, block));
             self.evictable -= usize::from(!pinned);
+            self.count_idle_child(parent, |count| count - 1);
         }
     }
 
@@ -111,10 +121,14 @@ impl PrefixCache {
         self.clock += 1;
         let clock = self.clock;
         let Some(node) = self.node_mut(block) else { return };
-        let newly_evictable = node.idle_since.is_none() && !node.pinned;
-        node.idle_since.get_or_insert(clock);
-        self.evictable += usize::from(newly_evictable);
-        self.refresh_leaf(block);
+        if node.idle_since.is_some() {
+            return;
+        }
+        node.idle_since = Some(clock);
+        let (pinned, parent) = (node.pinned, node.parent);
+        self.evictable += usize::from(!pinned);
+        self.refresh(block);
+        self.count_idle_child(parent, |count| count + 1);
     }
 
     /// Keeps the block for good.
@@ -127,14 +141,32 @@ impl PrefixCache {
         let was_evictable = node.idle_since.is_some();
         self.pinned += 1;
         self.evictable -= usize::from(was_evictable);
-        self.refresh_leaf(block);
+        self.refresh(block);
     }
 
-    /// Drops the leaf that has been idle longest; returns its block.
-    pub fn evict(&mut self) -> Option<u32> {
-        let (_, block) = self.leaves.pop_first()?;
-        self.remove(block);
-        Some(block)
+    /// Drops the leaf that has been idle longest; where there is none, the node that was left behind first, with
+    /// everything below it. Hands out each block that nobody has now.
+    pub fn evict(&mut self, mut free: impl FnMut(u32)) {
+        let Some((_, block)) = self.leaves.pop_first().or_else(|| self.left_behind.pop_first()) else {
+            return;
+        };
+        let mut branch = vec![block];
+        while let Some(block) = branch.pop() {
+            let Some(node) = self.take(block) else { continue };
+            branch.extend(node.children.into_values());
+            if node.idle_since.is_some() {
+                free(block);
+            }
+        }
+    }
+
+    /// The blocks of the prefix that this one continues, the last first.
+    pub fn ancestors(&self, block: u32) -> impl Iterator<Item = u32> + '_ {
+        let parent = |block: u32| match self.node(block)?.parent {
+            Parent::Block(parent) => Some(parent),
+            Parent::Root(_) => None,
+        };
+        std::iter::successors(parent(block), move |&block| parent(block))
     }
 
     /// Drops this block if it is an evictable leaf.
@@ -142,7 +174,7 @@ impl PrefixCache {
         let since = self.node(block).and_then(|node| node.idle_since);
         let removed = since.is_some_and(|since| self.leaves.remove(&(since, block)));
         if removed {
-            self.remove(block);
+            self.take(block);
         }
         removed
     }
@@ -172,32 +204,54 @@ impl PrefixCache {
         }
     }
 
-    /// Takes an evictable leaf, already out of `leaves`, from the tree.
-    fn remove(&mut self, block: u32) {
-        let Some(node) = self.nodes[block as usize].take() else {
-            return;
-        };
-        self.evictable -= 1;
+    /// Takes a node that is not pinned from the tree, whatever is below it.
+    fn take(&mut self, block: u32) -> Option<Node> {
+        let node = self.nodes[block as usize].take()?;
+        if let Some(since) = node.idle_since {
+            self.leaves.remove(&(since, block));
+            self.left_behind.remove(&(since, block));
+            self.evictable -= 1;
+        }
         if let Some(children) = self.children_mut(node.parent) {
             children.remove(&node.tokens);
         }
-        self.refresh_parent(node.parent);
+        if node.idle_since.is_some() {
+            self.count_idle_child(node.parent, |count| count - 1);
+        } else {
+            self.refresh_parent(node.parent);
+        }
+        Some(node)
+    }
+
+    fn count_idle_child(&mut self, parent: Parent, change: impl Fn(usize) -> usize) {
+        if let Parent::Block(parent) = parent
+            && let Some(node) = self.node_mut(parent)
+        {
+            node.idle_children = change(node.idle_children);
+            self.refresh(parent);
+        }
     }
 
     fn refresh_parent(&mut self, parent: Parent) {
         if let Parent::Block(parent) = parent {
-            self.refresh_leaf(parent);
+            self.refresh(parent);
         }
     }
 
-    /// Puts an idle node into `leaves` or takes it out, after its children or its pin changed.
-    fn refresh_leaf(&mut self, block: u32) {
+    /// Puts an idle node into `leaves` or `left_behind` or takes it out, after its children or its pin changed.
+    fn refresh(&mut self, block: u32) {
         let Some(node) = self.node(block) else { return };
         let Some(since) = node.idle_since else { return };
-        if node.children.is_empty() && !node.pinned {
-            self.leaves.insert((since, block));
-        } else {
-            self.leaves.remove(&(since, block));
+        let (leaf, last) = (node.children.is_empty(), node.idle_children == 0 && !node.pinned);
+        self.leaves.remove(&(since, block));
+        self.left_behind.remove(&(since, block));
+        if last {
+            let set = if leaf {
+                &mut self.leaves
+            } else {
+                &mut self.left_behind
+            };
+            set.insert((since, block));
         }
     }
 }

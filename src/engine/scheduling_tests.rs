@@ -15,6 +15,7 @@ fn limits(num_blocks: usize) -> ModelLimits {
         context_length: 64,
         block_size: 4,
         num_blocks,
+        window: None,
     }
 }
 

@@ -19,9 +19,14 @@ struct Cell {
 /// A deterministic model that has no knowledge but its KV blocks: each forward pass writes the new tokens to
 /// the blocks of the block table and lets the script see only what it reads back through that table. A wrong
 /// table, a block given to two sequences, or a position skipped changes the output or fails the pass.
+///
+/// With a window it reads no more than that of the context. As keys of deeper layers depend on what earlier tokens
+/// saw, so does the script: before the window's tokens it is given a hash of all up to the first of them.
 pub struct ScriptedModel {
     limits: ModelLimits,
+    window: Option<usize>,
     cells: Vec<Option<Cell>>,
+    seen: Vec<Cell>,
     context: Vec<u32>,
     script: Script,
 }
@@ -39,8 +44,10 @@ impl ScriptedModel {
     pub fn new(limits: ModelLimits, script: impl FnMut(&[u32], &mut [f32]) + Send + 'static) -> Self {
         let cells = vec![None; limits.num_blocks * limits.block_size];
         Self {
+            window: limits.window,
             limits,
             cells,
+            seen: Vec::new(),
             context: Vec::new(),
             script: Box::new(script),
         }
@@ -57,6 +64,13 @@ impl ScriptedModel {
                 *logit = 10.0;
             }
         })
+    }
+
+    /// The same model, but whoever schedules it does not learn of its window.
+    #[cfg(test)]
+    pub fn with_hidden_window(mut self) -> Self {
+        self.limits.window = None;
+        self
     }
 
     /// A model whose logits are pseudo-random numbers in [-4, 4) from a hash of the whole context.
@@ -84,7 +98,7 @@ impl ScriptedModel {
         }
     }
 
-    /// Writes the new tokens and reads the whole context into `self.context`.
+    /// Writes the new tokens and reads what the last of them sees into `self.context`.
     fn attend(&mut self, entry: &BatchSequence, tokens: &[u32]) -> Result<(), ModelError> {
         if entry.new_tokens == 0 || entry.context + entry.new_tokens > self.limits.context_length {
             return Err(ModelError::InvalidBatch(format!(
@@ -92,24 +106,31 @@ impl ScriptedModel {
                 entry.new_tokens, entry.context, self.limits.context_length
             )));
         }
-        self.context.clear();
+        self.seen.clear();
         let adapter = entry.adapter.map_or(0, |adapter| adapter.0 as u32 + 1);
-        let mut prefix = extend(FIRST_PREFIX, adapter);
-        for position in 0..entry.context {
+        let first_seen = |end: usize| self.window.map_or(0, |window| end.saturating_sub(window));
+        let (first, last) = (
+            first_seen(entry.context + 1),
+            first_seen(entry.context + tokens.len()),
+        );
+        // What was before the first that is seen is not there to be checked.
+        let mut prefix = (first == 0).then(|| extend(FIRST_PREFIX, adapter));
+        for position in first..entry.context {
             let index = self.cell(entry, position)?;
             let Some(cell) = self.cells[index] else {
                 return Err(ModelError::InvalidBatch(format!(
                     "position {position} was never written"
                 )));
             };
-            prefix = extend(prefix, cell.token);
-            if cell.prefix != prefix {
+            if prefix.is_some_and(|prefix| cell.prefix != extend(prefix, cell.token)) {
                 return Err(ModelError::InvalidBatch(format!(
                     "position {position} is of another sequence"
                 )));
             }
-            self.context.push(cell.token);
+            prefix = Some(cell.prefix);
+            self.seen.push(cell);
         }
+        let mut prefix = prefix.unwrap_or(FIRST_PREFIX);
         for (offset, &token) in tokens.iter().enumerate() {
             if token as usize >= self.limits.vocab_size {
                 return Err(ModelError::InvalidBatch(format!(
@@ -118,9 +139,17 @@ impl ScriptedModel {
             }
             let index = self.cell(entry, entry.context + offset)?;
             prefix = extend(prefix, token);
-            self.cells[index] = Some(Cell { token, prefix });
-            self.context.push(token);
+            let cell = Cell { token, prefix };
+            self.cells[index] = Some(cell);
+            self.seen.push(cell);
         }
+        let seen = &self.seen[last - first..];
+        self.context.clear();
+        if let (true, Some(cell)) = (last > 0, seen.first()) {
+            self.context
+                .extend([cell.prefix as u32, (cell.prefix >> 32) as u32]);
+        }
+        self.context.extend(seen.iter().map(|cell| cell.token));
         Ok(())
     }
 }
@@ -166,12 +195,14 @@ fn extend(prefix: u64, token: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::NULL_BLOCK;
 
     const LIMITS: ModelLimits = ModelLimits {
         vocab_size: 16,
         context_length: 16,
         block_size: 2,
         num_blocks: 4,
+        window: None,
     };
 
     fn pass(tokens: &[u32], context: usize, block_table: &[u32]) -> ForwardBatch {
@@ -198,6 +229,25 @@ mod tests {
         assert_eq!(whole, chunked);
         assert_ne!(whole, other);
         assert!(whole.iter().all(|x| (-4.0..4.0).contains(x)));
+    }
+
+    #[test]
+    fn behind_a_window_blocks_may_be_missing_but_what_was_in_them_counts() {
+        let limits = ModelLimits {
+            window: Some(3),
+            ..LIMITS
+        };
+        let mut model = ScriptedModel::hashing(limits);
+        let logits = |model: &mut ScriptedModel, pass: &ForwardBatch| {
+            let mut logits = Vec::new();
+            model.forward(pass, &mut logits).map(|()| logits)
+        };
+        let whole = logits(&mut model, &pass(&[1, 2, 3, 4, 5], 0, &[0, 1, 2])).unwrap();
+        let rest = logits(&mut model, &pass(&[5], 4, &[NULL_BLOCK, 1, 3])).unwrap();
+        assert_eq!(whole, rest);
+        let other = logits(&mut model, &pass(&[7, 2, 3, 4, 5], 0, &[0, 1, 2])).unwrap();
+        assert_ne!(whole, other, "deeper layers have seen the first token");
+        assert!(logits(&mut model, &pass(&[5], 4, &[0, NULL_BLOCK, 3])).is_err());
     }
 
     #[test]

@@ -133,8 +133,12 @@ pub struct Sequence {
     pub last_plan: u64,
     /// Seconds that its parts of all steps so far were predicted to take.
     pub work: f64,
-    /// KV blocks in order.
+    /// KV blocks in order; [`crate::model::NULL_BLOCK`] for those that it has let go of.
     pub blocks: Vec<u32>,
+    /// How many of them it has let go of: the first ones, which no token to come sees.
+    pub unseen: usize,
+    /// How many tokens of its context a token sees, at most.
+    pub window: usize,
     /// How many of the blocks are in the prefix cache.
     pub published: usize,
     /// What the caller wants.
@@ -169,6 +173,8 @@ impl Sequence {
             last_plan: 0,
             work: 0.0,
             blocks: Vec::new(),
+            unseen: 0,
+            window: usize::MAX,
             published: 0,
             output: request.output,
             counts: Counts::default(),
@@ -190,6 +196,21 @@ impl Sequence {
         }
     }
 
+    /// Whether it must not let go of blocks yet, because its prompt is to be pinned.
+    pub fn keeps_all(&self) -> bool {
+        self.output.pin_prompt && self.prompt_done.is_none()
+    }
+
+    /// Blocks that it holds.
+    pub fn held(&self) -> usize {
+        self.blocks.len() - self.unseen
+    }
+
+    /// Computed tokens that the next one sees.
+    pub fn seen(&self) -> usize {
+        self.computed.min(self.window)
+    }
+
     /// Tokens that are not computed yet.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
@@ -203,7 +224,7 @@ impl Sequence {
     /// Its part of a step that gives it this many tokens.
     pub fn part(&self, tokens: usize) -> Shape {
         let reads_logits = tokens == self.remaining() && self.needs_logits();
-        Shape::of(tokens, self.computed, reads_logits)
+        Shape::of(tokens, self.seen(), reads_logits)
     }
 
     /// Whether the step that computes the last token so far has to read its logits.

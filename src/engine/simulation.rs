@@ -10,7 +10,8 @@ use super::{
     admission::{Book, blocks_needed, validate},
     prefix::Prefix,
     scheduler::Budget,
-    testing::{Recorder, STEP, engine, run_until_idle, step},
+    scripted::ScriptedModel,
+    testing::{Recorder, STEP, engine, engine_of, run_until_idle, step},
 };
 use crate::model::{AdapterIndex, ModelLimits};
 
@@ -117,13 +118,15 @@ impl Plan {
         (request, recorder)
     }
 
-    /// Its events when nothing else is there: probe, tokens, and how it ended.
+    /// Its events when nothing else is there, and no block is let go of before it ends: probe, tokens, and how it
+    /// ended.
     fn alone(&self, limits: &ModelLimits) -> (Vec<Event>, FinishReason) {
         let limits = ModelLimits {
             num_blocks: 100,
             ..limits.clone()
         };
-        let mut engine = engine(limits, 1, 1000);
+        let model = ScriptedModel::hashing(limits).with_hidden_window();
+        let mut engine = engine_of(model, 1, 1000);
         let (request, recorder) = self.request();
         let now = Instant::now();
         engine.enqueue(request, now);
@@ -149,9 +152,13 @@ fn simulate(seed: u64) -> Outcomes {
         context_length: 40,
         block_size: 1 + dice.roll(5),
         num_blocks: 0,
+        window: dice.chance(50).then(|| 2 + dice.roll(14)),
     };
     // From barely one sequence to plenty.
-    let one = limits.context_length.div_ceil(limits.block_size);
+    let one = limits
+        .context_length
+        .div_ceil(limits.block_size)
+        .min(limits.most_blocks());
     let limits = ModelLimits {
         num_blocks: one + dice.roll(one),
         ..limits
@@ -229,6 +236,9 @@ struct Outcomes {
     refused: usize,
     finished: usize,
     cached: usize,
+    /// Longer than the pool.
+    outgrown: usize,
+    outgrown_cached: usize,
     cancelled: usize,
     late: HashMap<Stage, usize>,
     deaf: usize,
@@ -240,7 +250,7 @@ impl Outcomes {
         let recorder = &client.recorder;
         let (output, reason) = client.plan.alone(limits);
         let own = recorder.output();
-        assert!(client.needed <= limits.num_blocks);
+        assert!(client.needed.min(limits.most_blocks()) <= limits.num_blocks);
         assert!(
             output.starts_with(&own),
             "{:?}\n{own:?}\nalone\n{output:?}",
@@ -270,6 +280,10 @@ impl Outcomes {
                 assert!(summary.cached_tokens < summary.prompt_tokens);
                 self.finished += 1;
                 self.cached += usize::from(summary.cached_tokens > 0);
+                if client.needed > limits.num_blocks {
+                    self.outgrown += 1;
+                    self.outgrown_cached += usize::from(summary.cached_tokens > 0);
+                }
             }
             (_, Some(SequenceError::Cancelled)) => {
                 assert!(client.cancel.is_cancelled());
@@ -294,6 +308,8 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
         total.refused += one.refused;
         total.finished += one.finished;
         total.cached += one.cached;
+        total.outgrown += one.outgrown;
+        total.outgrown_cached += one.outgrown_cached;
         total.cancelled += one.cancelled;
         total.deaf += one.deaf;
         total.preemptions += one.preemptions;
@@ -304,6 +320,7 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
     // The schedules must have met what they are about.
     assert!(total.finished > 5000, "{total:?}");
     assert!(total.cached > 500 && total.preemptions > 500, "{total:?}");
+    assert!(total.outgrown > 200 && total.outgrown_cached > 50, "{total:?}");
     assert!(
         total.cancelled > 200 && total.deaf > 200 && total.refused > 100,
         "{total:?}"
@@ -323,6 +340,7 @@ fn the_youngest_batch_sequence_is_preempted_and_nobody_hears_of_it() {
         context_length: 64,
         block_size: 4,
         num_blocks: 8,
+        window: None,
     };
     let mut engine = engine(limits.clone(), 8, 64);
     let now = Instant::now();

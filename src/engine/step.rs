@@ -19,7 +19,7 @@ use super::{
     prefix::Prefix,
     prefix_cache::Parent,
     sampler::{self, Sampler},
-    scheduler::{Budget, Ledger, Pace, Planned, Scheduler},
+    scheduler::{Budget, Ledger, Pace, Planned, Scheduler, let_go_of_unseen},
     sequence::{Ending, Sequence},
     stats::{StepRecord, record_step},
 };
@@ -80,7 +80,7 @@ impl ModelEngine {
         weights: TenantWeights,
     ) -> Self {
         let limits = model.limits().clone();
-        let kv = KvBlocks::new(limits.num_blocks as u32, limits.block_size);
+        let kv = KvBlocks::new(limits.clone());
         let (lose_pin, lost_pins) = channel();
         Self {
             name,
@@ -312,6 +312,7 @@ impl ModelEngine {
         };
         publish_full_blocks(&mut self.scheduler.kv, sequence);
         if sequence.remaining() > 0 {
+            let_go_of_unseen(&mut self.scheduler.kv, sequence);
             return None;
         }
         if sequence.prompt_done.is_none() {
@@ -325,6 +326,7 @@ impl ModelEngine {
                     .push(now.saturating_duration_since(sequence.arrival));
             }
         }
+        let_go_of_unseen(&mut self.scheduler.kv, sequence);
         let Some(row) = row else {
             return Some(Ending::Finished(FinishReason::MaxTokens));
         };

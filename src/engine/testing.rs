@@ -124,7 +124,11 @@ pub const STEP: Duration = Duration::from_millis(5);
 
 /// One scripted model with at most so many sequences and tokens in a step.
 pub fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
-    let model = ScriptedModel::hashing(limits);
+    engine_of(ScriptedModel::hashing(limits), sequences, tokens)
+}
+
+/// The same of a model of the caller's.
+pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> ModelEngine {
     ModelEngine::new(
         "scripted".into(),
         Box::new(model),

@@ -22,6 +22,7 @@ pub(super) const LIMITS: ModelLimits = ModelLimits {
     context_length: 64,
     block_size: 4,
     num_blocks: 64,
+    window: None,
 };
 
 /// Makes the script panic, write NaN or positive infinity.

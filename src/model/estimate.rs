@@ -25,6 +25,9 @@ pub struct Estimate {
     pub architecture: String,
     /// Longest sequence, in tokens.
     pub context_length: usize,
+    /// Most tokens whose keys and values a sequence holds at a time: less than the longest sequence where every layer
+    /// has a window.
+    pub held_tokens: usize,
     /// Bytes of the weights as they will lie in memory, which is not how they lie in the file.
     pub weight_bytes: u64,
     /// Bytes of buffers that grow to the largest batch.
@@ -47,6 +50,7 @@ impl Estimate {
         Ok(Self {
             architecture: config.architecture.clone(),
             context_length: config.context_length,
+            held_tokens: held_tokens(config),
             weight_bytes: weight_bytes(config, source)?,
             scratch_bytes: scratch_bytes(config, batch),
             kv_block_bytes: KvCache::block_bytes(config, precision) as u64,
@@ -54,6 +58,11 @@ impl Estimate {
             block_tokens: BLOCK_TOKENS,
         })
     }
+}
+
+fn held_tokens(config: &ModelConfig) -> usize {
+    let most = config.limits(usize::MAX).most_blocks();
+    config.context_length.min(most.saturating_mul(BLOCK_TOKENS))
 }
 
 /// Tensors that a layer may have by themselves.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::config::ModelConfig;
-use crate::kernels::{BLOCK_TOKENS, KvKind, LayerCache, Precision};
+use crate::kernels::{KvKind, LayerCache, Precision};
 
 /// The pool of KV blocks of one model. Memory is taken from the system when a block is first written.
 pub(super) struct KvCache {
@@ -39,10 +39,6 @@ impl KvCache {
 
     pub(super) fn blocks(&self) -> usize {
         self.blocks
-    }
-
-    pub(super) fn tokens(&self) -> usize {
-        self.blocks * BLOCK_TOKENS
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -9,12 +9,14 @@ mod config;
 mod decoder;
 pub mod estimate;
 mod kv_cache;
+mod limits;
 pub mod load;
 pub mod tensors;
 mod weights;
 
 pub use adapter::AdapterError;
 pub use census::Census;
+pub use limits::{ModelLimits, NULL_BLOCK};
 
 use std::fmt;
 
@@ -38,7 +40,7 @@ pub struct BatchSequence {
     pub new_tokens: usize,
     /// Tokens of this sequence that are in the KV cache already. The first new token has this position.
     pub context: usize,
-    /// KV blocks in order; covers `context + new_tokens` tokens.
+    /// KV blocks in order; covers `context + new_tokens` tokens. Blocks that no new token sees may be [`NULL_BLOCK`].
     pub block_table: Vec<u32>,
     /// The adapter that changes the weights for this sequence; `None` is the model itself. Keys and values in
     /// the cache are the adapter's too, so it never changes.
@@ -74,25 +76,16 @@ impl ForwardBatch {
                 return invalid(format!("{held} blocks for {blocks}"));
             }
             let outside = |block: &u32| *block as usize >= limits.num_blocks;
-            if sequence.block_table.iter().any(outside) {
+            let mut seen = sequence
+                .block_table
+                .iter()
+                .skip(limits.unseen_blocks(sequence.context));
+            if seen.any(outside) {
                 return invalid("a block is outside the pool".into());
             }
         }
         Ok(())
     }
-}
-
-/// Facts about a model that its scheduler needs.
-#[derive(Debug, Clone)]
-pub struct ModelLimits {
-    /// Number of logits per row.
-    pub vocab_size: usize,
-    /// Longest sequence in tokens, prompt and answer together.
-    pub context_length: usize,
-    /// Tokens per KV block.
-    pub block_size: usize,
-    /// KV blocks in the pool.
-    pub num_blocks: usize,
 }
 
 /// A resident model with its KV pool.

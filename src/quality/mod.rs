@@ -136,6 +136,7 @@ pub fn estimate(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Resu
     };
     Ok(Estimate {
         context_length: facts.window,
+        held_tokens: facts.window,
         weight_bytes: tensors
             .resident_bytes(read)
             .map_err(|reason| invalid(path, reason))?,

@@ -61,6 +61,7 @@ impl Sequences {
                 context_length: facts.window,
                 block_size: BLOCK_TOKENS,
                 num_blocks: blocks,
+                window: None,
             },
             tokens: vec![0; blocks * BLOCK_TOKENS],
         })

@@ -45,7 +45,7 @@ impl Need {
     pub fn new(estimate: &Estimate, kv: KvSize, sequences: usize) -> Self {
         let blocks = |tokens: usize| tokens.div_ceil(estimate.block_tokens.max(1)).max(2) as u64;
         let bytes = |tokens| blocks(tokens).saturating_mul(estimate.kv_block_bytes);
-        let window = estimate.context_length;
+        let window = estimate.held_tokens;
         let full = sequences.saturating_mul(window.min(MAX_TOKENS_PER_SEQUENCE));
         let (kv_min, kv_max) = match kv {
             KvSize::Auto => (bytes(window.min(MIN_POOL_TOKENS)), bytes(full.max(window))),

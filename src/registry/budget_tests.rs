@@ -37,6 +37,7 @@ fn pools_lie_between_a_window_and_a_full_batch() {
     let estimate = |context_length| Estimate {
         architecture: "llama".to_owned(),
         context_length,
+        held_tokens: context_length,
         weight_bytes: 1000,
         scratch_bytes: 100,
         kv_block_bytes: 160,

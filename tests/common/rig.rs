@@ -273,6 +273,7 @@ pub fn estimate(weight_bytes: u64, context_length: usize) -> Estimate {
     Estimate {
         architecture: "scripted".to_owned(),
         context_length,
+        held_tokens: context_length,
         weight_bytes,
         scratch_bytes: 0,
         kv_block_bytes: 16,

@@ -77,6 +77,7 @@ impl Scripted {
             context_length,
             block_size: 16,
             num_blocks,
+            window: None,
         };
         Self {
             kv: vec![u32::MAX; limits.block_size * limits.num_blocks],

@@ -65,6 +65,7 @@ impl ModelLoader for HeldLoader {
             context_length: 512,
             block_size: 16,
             num_blocks: 512,
+            window: None,
         };
         let gate = self.gate.clone();
         Ok(OpenedModel {

@@ -6,6 +6,7 @@ mod room;
 mod select;
 
 pub use pace::{Ledger, Pace, Planned};
+pub use room::let_go_of_unseen;
 
 use std::time::{Duration, Instant};
 
@@ -130,6 +131,7 @@ impl Scheduler {
 
     /// Adds a sequence to the queue.
     pub fn enqueue(&mut self, mut sequence: Sequence) {
+        sequence.window = self.kv.limits().window.unwrap_or(usize::MAX);
         sequence.tenant = self.shares.enter(sequence.priority, sequence.tenant);
         self.waiting.insert(sequence);
     }
@@ -146,8 +148,7 @@ impl Scheduler {
 
     /// Takes all sequences out, without an event, and forgets all blocks and what they hold.
     pub fn clear(&mut self) -> Vec<Sequence> {
-        let blocks = self.kv.total() as u32;
-        self.kv = KvBlocks::new(blocks, self.kv.block_size());
+        self.kv.clear();
         let sequences: Vec<_> = self
             .running
             .drain(..)

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{
     super::{
         Priority, SequenceError,
+        kv_blocks::KvBlocks,
         prefix::Prefix,
         sequence::{Ending, Sequence},
         waiting::Line,
@@ -40,17 +41,20 @@ impl Scheduler {
             .match_prefix(sequence.prefix(sequence.tokens.len()), limit, &mut blocks);
         sequence.blocks = blocks;
         let matched = sequence.blocks.len();
+        sequence.computed = matched * block_size;
+        sequence.published = matched;
+        let_go_of_unseen(&mut self.kv, &mut sequence);
 
         let next_block = sequence.prefix(((matched + 1) * block_size).min(sequence.tokens.len()));
         if matched < limit && sequence.counts.deferrals < MAX_DEFERRALS && self.is_being_computed(next_block)
         {
-            self.kv.release_all(&mut sequence.blocks);
+            forget_computed(&mut self.kv, &mut sequence);
             sequence.counts.deferrals += 1;
             self.deferred.push(sequence);
             return Admitted::Deferred;
         }
         if !self.make_room(&sequence) {
-            self.kv.release_all(&mut sequence.blocks);
+            forget_computed(&mut self.kv, &mut sequence);
             if self.running.is_empty() {
                 // Submission refuses what does not fit alone; should one slip through, it must not wait for
                 // blocks that nobody can free.
@@ -60,8 +64,6 @@ impl Scheduler {
             }
             return Admitted::NoRoom;
         }
-        sequence.computed = matched * block_size;
-        sequence.published = matched;
         if sequence.started.is_none() {
             sequence.counts.cached_tokens = sequence.computed;
         }
@@ -76,18 +78,13 @@ impl Scheduler {
 
     /// Whether the sequence fits. An urgent one takes the blocks of those behind it that are not.
     fn make_room(&mut self, sequence: &Sequence) -> bool {
-        let needed = self.kv.blocks_for(sequence.tokens.len()) - sequence.blocks.len();
+        let needed = self.still_needs(sequence);
         loop {
             let promised: usize = self
                 .running
                 .iter()
                 // One more each, so that the next decodes do not preempt at once.
-                .map(|other| {
-                    1 + self
-                        .kv
-                        .blocks_for(other.tokens.len())
-                        .saturating_sub(other.blocks.len())
-                })
+                .map(|other| 1 + self.still_needs(other))
                 .sum();
             if needed + promised <= self.kv.available() {
                 return true;
@@ -99,6 +96,18 @@ impl Scheduler {
             if let Some(victim) = self.running.pop() {
                 self.preempt(victim);
             }
+        }
+    }
+
+    /// Blocks that a sequence's tokens so far need beyond those that it holds.
+    fn still_needs(&self, sequence: &Sequence) -> usize {
+        let tokens = self.kv.blocks_for(sequence.tokens.len());
+        let more = tokens.saturating_sub(sequence.blocks.len());
+        let most = self.kv.limits().most_blocks();
+        if sequence.keeps_all() {
+            more
+        } else {
+            more.min(most.saturating_sub(sequence.held()))
         }
     }
 
@@ -157,10 +166,28 @@ impl Scheduler {
         self.tight = true;
         self.tokens_left += victim.scheduled;
         victim.scheduled = 0;
-        victim.computed = 0;
-        victim.published = 0;
-        self.kv.release_all(&mut victim.blocks);
+        forget_computed(&mut self.kv, &mut victim);
         self.waiting.insert(victim);
+    }
+}
+
+/// Lets go of all blocks of a sequence that will begin anew.
+fn forget_computed(kv: &mut KvBlocks, sequence: &mut Sequence) {
+    (sequence.computed, sequence.published, sequence.unseen) = (0, 0, 0);
+    kv.release_all(&mut sequence.blocks);
+}
+
+/// Lets go of the blocks that none of the sequence's tokens to come sees. The last one in the cache stays, since the
+/// next is put below it, and so do all of a prompt that is to be pinned.
+pub fn let_go_of_unseen(kv: &mut KvBlocks, sequence: &mut Sequence) {
+    if sequence.keeps_all() {
+        return;
+    }
+    let unseen = kv.limits().unseen_blocks(sequence.computed);
+    let unseen = unseen.min(sequence.published.saturating_sub(1));
+    if unseen > sequence.unseen {
+        kv.let_go(&mut sequence.blocks[sequence.unseen..unseen]);
+        sequence.unseen = unseen;
     }
 }
 

@@ -194,11 +194,12 @@ impl Scheduler {
 
     /// Tokens for one prefill, at most so many and for at most so many seconds.
     pub(super) fn chunk(&self, sequence: &Sequence, tokens: usize, seconds: f64) -> usize {
-        let most = sequence.remaining().min(tokens);
+        let longest = self.kv.limits().longest_chunk();
+        let most = sequence.remaining().min(tokens).min(longest);
         if seconds.is_infinite() {
             return most;
         }
-        self.costs().affordable(seconds, sequence.computed, most)
+        self.costs().affordable(seconds, sequence.seen(), most)
     }
 
     /// The class whose oldest candidate is first in rank; in it, the tenant that has been served least; of its

@@ -18,9 +18,10 @@ pub(super) use self::{
     gguf::reorders_heads,
     rope::Rope,
 };
+use super::ModelLimits;
 use crate::{
     gguf::Gguf,
-    kernels::{Activation, AttentionLayer, AttentionShape, NormKind},
+    kernels::{Activation, AttentionLayer, AttentionShape, BLOCK_TOKENS, NormKind},
 };
 
 /// A decoder, described so that no code asks for a family.
@@ -171,6 +172,28 @@ impl ModelConfig {
             soft_cap: self.attention_soft_cap,
             window: layer.window,
         }
+    }
+
+    /// What a scheduler needs to know, with a pool of so many blocks.
+    pub(super) fn limits(&self, num_blocks: usize) -> ModelLimits {
+        let mut limits = ModelLimits {
+            vocab_size: self.sizes.vocab,
+            context_length: self.context_length,
+            block_size: BLOCK_TOKENS,
+            num_blocks,
+            window: self.window(),
+        };
+        if limits.most_blocks() > num_blocks {
+            limits.context_length = limits.context_length.min(num_blocks * BLOCK_TOKENS);
+        }
+        limits
+    }
+
+    /// How many tokens a token sees in any layer, where that is less than all of the context.
+    fn window(&self) -> Option<usize> {
+        let windows = self.layers.iter().map(|layer| layer.window);
+        let widest = windows.reduce(|a, b| Some(a?.max(b?))).flatten();
+        widest.filter(|&window| window < self.context_length)
     }
 
     /// Which layers see the window only, and so how the family rotates them.

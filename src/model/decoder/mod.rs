@@ -91,14 +91,8 @@ impl Decoder {
         let tally = loader.finish()?;
         let cache = KvCache::new(&config, precision, kv_blocks)
             .map_err(|error| format!("no memory for {kv_blocks} KV blocks: {error}"))?;
-        let limits = ModelLimits {
-            vocab_size: sizes.vocab,
-            context_length: config.context_length.min(cache.tokens()),
-            block_size: BLOCK_TOKENS,
-            num_blocks: cache.blocks(),
-        };
         let decoder = Self {
-            limits,
+            limits: config.limits(cache.blocks()),
             compute: Compute {
                 pool,
                 isa: Isa::detect(),
