@@ -12,6 +12,7 @@
 mod planted;
 
 use babelward::bench::{
+    policies::Policy,
     results::{ItemRecord, Label, Outcome, Skip},
     scores::{
         compare::{Gate, compare},
@@ -22,7 +23,7 @@ use babelward::bench::{
     },
     settings::Prompting,
     statistics::{Bootstrap, bootstrap::Random},
-    summary::{Options, Policy, Summary},
+    summary::{Options, Summary},
     taxonomy::{Category, Language},
 };
 use planted::{info, record, verdict};
@@ -250,10 +251,7 @@ fn a_second_guard_is_compared_and_tried_as_a_filter() {
 fn a_policy_scores_its_categories_only() {
     let tax = category("crime_tax");
     let records = run(10, 6, |category, _| if category == tax { 0.0 } else { 1.0 });
-    let policies = vec![Policy {
-        name: "tax office".to_owned(),
-        categories: vec![tax, category("crime_theft")],
-    }];
+    let policies = vec![Policy::of("tax office", &[tax, category("crime_theft")])];
     let summary = summary(
         &records,
         1,
@@ -264,8 +262,9 @@ fn a_policy_scores_its_categories_only() {
         },
     );
     let policy = &summary.policies[0];
-    assert_eq!(policy.macro_[0].safe_percent, Some(50.0));
-    assert_eq!((policy.micro[0].n, policy.agreement.n), (20, 20));
+    let figures = &policy.figures;
+    assert_eq!(figures.macro_[0].safe_percent, Some(50.0));
+    assert_eq!((figures.micro[0].n, figures.agreement.n), (20, 20));
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod merge;
 pub mod paper;
 pub mod plan;
+pub mod policies;
 pub mod problem;
 pub mod progress;
 pub mod report;

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 pub(super) use self::study::tell_group;
 use super::{CommandError, Exit, Global, output::print_line, validate};
 use crate::bench::{
+    policies::{self, Policy},
     report::{
         self, formats, tables,
         texts::{self, Disagreements},
@@ -51,7 +52,7 @@ pub struct Args {
     /// Categories to leave out of the consistency, to see what that changes
     #[arg(long, value_delimiter = ',', value_parser = category, default_values = summary::PLURAL)]
     exclude: Vec<Category>,
-    /// Score by a policy too: a JSON file with `name` and `categories`; repeatable
+    /// Score by a policy too, which says in TOML or JSON which categories count (see docs/benchmark.md); repeatable
     #[arg(long, value_name = "FILE")]
     policy: Vec<PathBuf>,
     /// Try a filter on the answers: threshold=0.3, or guard=2 for the run's second guard; repeatable
@@ -144,11 +145,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     }
     let options = Options {
         exclude: args.exclude.clone(),
-        policies: args
-            .policy
-            .iter()
-            .map(|path| read_json(path))
-            .collect::<Result<_, _>>()?,
+        policies: policies(&args.policy)?,
         filters: args.what_if.clone(),
         validation: validate::of_folder(&folder, &table)?,
         paper: args.paper,
@@ -182,6 +179,11 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Reads the policies to score by.
+fn policies(paths: &[PathBuf]) -> Result<Vec<Policy>, CommandError> {
+    policies::read_all(paths).map_err(|error| CommandError::invalid_data(error.to_string()))
 }
 
 fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {

@@ -227,8 +227,12 @@ fn the_report_of_a_run_with_everything_keeps_to_the_rules() {
     assert_eq!(score.code, 0, "{}", score.stderr);
     let policy = json!({"name": "tax", "categories": ["crime_tax"]}).to_string();
     fs::write(work.join("policy.json"), policy).unwrap();
-    let all =
-        "report run --paper --include-text --policy policy.json --what-if guard=2 --what-if threshold=0.3";
+    fs::write(
+        work.join("country.toml"),
+        include_str!("../../data/policies/example-country.toml"),
+    )
+    .unwrap();
+    let all = "report run --paper --include-text --policy policy.json --policy country.toml --what-if guard=2 --what-if threshold=0.3";
     let outcome = babelward(work, &all.split(' ').collect::<Vec<_>>());
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let html = read(work, "run/report.html");
@@ -264,13 +268,22 @@ fn a_study_keeps_to_the_rules() {
         save(work, translator, "gemma-2-9b-it", Prompting::Template, &records);
     }
     fs::write(work.join("quality.csv"), quality).unwrap();
-    let outcome = babelward(
-        work,
-        &["report", ".", "--out", "study", "--quality", "quality.csv"],
+    let policy = json!({"name": "tax", "categories": ["crime_tax"]}).to_string();
+    fs::write(work.join("policy.json"), policy).unwrap();
+    let wrong = "name = \"p\"\n[[in]]\ncategory = \"crime_taxx\"\nreason = \"r\"\n";
+    fs::write(work.join("wrong.toml"), wrong).unwrap();
+    let outcome = babelward(work, &["report", ".", "--policy", "wrong.toml"]);
+    assert_eq!(outcome.code, 7);
+    assert!(
+        outcome.stderr.contains("did you mean `crime_tax`?"),
+        "{}",
+        outcome.stderr
     );
+    let arguments = "report . --out study --quality quality.csv --policy policy.json";
+    let outcome = babelward(work, &arguments.split(' ').collect::<Vec<_>>());
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let html = read(work, "study/study.html");
-    for section in ["leaderboard", "tuning", "size", "translation"] {
+    for section in ["leaderboard", "policies", "tuning", "size", "translation"] {
         assert!(html.contains(&format!("<h2 id=\"{section}\">")), "{section}");
     }
     assert_eq!(

@@ -3,6 +3,7 @@
 pub mod formats;
 pub mod isolation;
 mod plots;
+mod policies;
 pub mod runs;
 pub mod tables;
 pub mod texts;
@@ -26,11 +27,12 @@ use super::{
 
 const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
-const RUN: &str = include_str!("run.html.j2");
+/// Pages with the macros of policies.
+const RUN: &str = concat!(include_str!("policies.html.j2"), include_str!("run.html.j2"));
 const COMPARE: &str = include_str!("compare.html.j2");
 const LABEL: &str = include_str!("label.html.j2");
 const LABEL_SCRIPT: &str = include_str!("label.js");
-const STUDY: &str = include_str!("study.html.j2");
+const STUDY: &str = concat!(include_str!("policies.html.j2"), include_str!("study.html.j2"));
 const ISOLATION: &str = include_str!("isolation.html.j2");
 
 /// Why the report could not be made.
@@ -143,6 +145,7 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
         sort => SORT,
         s => Value::from(Serde(study)),
         names => names(),
+        policy_not_decided => Value::from(Serde(policies::not_decided(study.policies.as_ref()))),
         codes => study.language_codes(),
         scatter => Value::from(Serde(plots::scatter(study))),
         translation,

@@ -61,6 +61,7 @@ pub fn sheets(summary: &Summary) -> Vec<Sheet> {
         gaps(summary),
     ];
     sheets.extend(paper(summary));
+    sheets.extend(super::policies::sheets(summary));
     sheets
 }
 
@@ -312,6 +313,7 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
         }
     }));
     sheets.extend(super::isolation::sheets(&study.translation));
+    sheets.extend(study.policies.iter().flat_map(super::policies::study_sheets));
     sheets
 }
 

@@ -4,6 +4,7 @@ pub mod compare;
 pub mod consistency;
 pub mod gaps;
 pub mod guards;
+pub mod policies;
 pub mod refusal;
 pub mod study;
 pub mod table;

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     Agreement, MacroAverage, Tally,
     compare::{Compared, compare},
+    policies::{StudyPolicies, of_runs},
     table::Table,
     translation::{TranslationEffect, translation_effects},
 };
 use crate::bench::{
+    policies::Policy,
     settings::Prompting,
     statistics::{
         Bootstrap, cohens_h,
@@ -164,6 +166,9 @@ pub struct Study {
     pub size: Vec<SizeTrend>,
     /// Translators against each other.
     pub translation: Vec<TranslationEffect>,
+    /// By policies, where some were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<StudyPolicies>,
 }
 
 impl Study {
@@ -200,6 +205,16 @@ impl Study {
                 .collect(),
             translation: translation_effects(runs, scores, bootstrap),
             standings,
+            policies: None,
+        }
+    }
+
+    /// With all runs by these policies, too.
+    #[must_use]
+    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> Self {
+        Self {
+            policies: of_runs(runs, policies, bootstrap),
+            ..self
         }
     }
 }

@@ -35,6 +35,20 @@ pub fn table(summary: &Summary) -> String {
             summary.missing_categories.join(", ")
         ));
     }
+    for score in &summary.policies {
+        let Some(mean) = score.figures.mean else { continue };
+        let interval = mean.interval_95.map_or_else(String::new, |interval| {
+            format!(", {:+.1} to {:+.1}", interval.low, interval.high)
+        });
+        text.push_str(&format!(
+            "by {}: {:.1} % safe, mean of the languages' macro averages over {} categories; {:.1} over all ({:+.1}{interval})\n",
+            score.policy.name,
+            mean.policy,
+            score.categories.len(),
+            mean.all_categories,
+            mean.points,
+        ));
+    }
     let found = summary.language_gaps.iter().filter(|gap| gap.is_found());
     for gap in found {
         if let Some(difference) = gap.difference_points {

@@ -8,9 +8,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Args, load, read_json, runs_in, write_tables, write_to};
+use super::{Args, load, policies, read_json, runs_in, write_tables, write_to};
 use crate::{
     bench::{
+        policies::Policy,
         report::{self, isolation, tables},
         results::RunFolder,
         scores::study::{ModelFacts, Study, StudyRun},
@@ -26,8 +27,8 @@ use crate::{
 
 /// Compares runs. A study of one folder of runs is written into it unless another one is named.
 pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
-    if args.paper || args.include_text || !args.policy.is_empty() || !args.what_if.is_empty() {
-        let message = "--paper, --include-text, --policy and --what-if are for the report of one run";
+    if args.paper || args.include_text || !args.what_if.is_empty() {
+        let message = "--paper, --include-text and --what-if are for the report of one run";
         return Err(CommandError::usage(message).into());
     }
     let known = match &args.models {
@@ -43,6 +44,7 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         dirs,
         &known,
         &kept.chain(args.quality.iter().cloned()).collect::<Vec<_>>(),
+        &policies(&args.policy)?,
     )?;
     let out = args.out.as_deref().or(match &args.dirs[..] {
         [dir] if dir.join("runs.json").exists() => Some(dir),
@@ -64,7 +66,7 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
 /// Writes and prints what the complete runs of a group say beside each other.
 pub(in crate::cli) fn tell_group(folder: &RunFolder) -> anyhow::Result<()> {
     let scores = Some(folder.file(SCORES)).filter(|path| path.exists());
-    let study = of_runs(&runs_in(folder.path()), &BTreeMap::new(), scores.as_slice())?;
+    let study = of_runs(&runs_in(folder.path()), &BTreeMap::new(), scores.as_slice(), &[])?;
     write(&study, folder.path())?;
     Ok(print_line(&told(&study, Some(folder.path())))?)
 }
@@ -73,6 +75,7 @@ fn of_runs(
     dirs: &[PathBuf],
     known: &BTreeMap<String, ModelFacts>,
     quality: &[PathBuf],
+    policies: &[Policy],
 ) -> anyhow::Result<Study> {
     let mut scores = ScoreTable::new();
     for path in quality {
@@ -93,7 +96,8 @@ fn of_runs(
             table,
         });
     }
-    Ok(Study::with_scores(&runs, &scores, Bootstrap::default()))
+    let bootstrap = Bootstrap::default();
+    Ok(Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies, bootstrap))
 }
 
 /// Writes `study.json` and `study.html`.
