@@ -133,6 +133,7 @@ fn what_translators_turn_is_found() {
 
     let html = report::study_html(&study).unwrap();
     assert!(html.contains("part of the gap is translation"), "{html}");
+    assert!(html.contains("of the worst translator&#x27;s gap"), "{html}");
     assert!(html.contains("Each translation was answered once"));
     let sheets = tables::study_sheets(&study);
     let markdown = formats::markdown(&sheets);

@@ -179,7 +179,13 @@ fn steady(effect: &TranslationEffect, choice: &Choice) -> Option<String> {
     let (name, percent) = names
         .zip(choice.chosen.iter().copied())
         .max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let span = points(choice.span);
+    let of_worst = choice.share_of_worst.map_or_else(String::new, |share| {
+        format!(
+            ", {:.0} % of the worst translator's gap ({:.0} to {:.0} %)",
+            share.estimate, share.interval.low, share.interval.high
+        )
+    });
+    let span = points(choice.span) + &of_worst;
     Some(match percent {
         percent if percent >= 90.0 => {
             format!("{name} was best in {percent:.0} % of the halves. Best less worst is {span}.")
