@@ -139,6 +139,30 @@ def check_verdict(verdict) -> None:
     check(verdict.provenance.template_digest.startswith("sha256:"), f"{verdict.provenance}")
 
 
+def check_policies(client: Client) -> None:
+    """Another policy than the guard's own, cold and from the prefix cache; this server has none by name."""
+    listed = client.call("SafetyService/ListPolicies", {}).policies
+    check(not listed, f"{listed}")
+    categories = [
+        {"code": "S1", "name": "Fraud", "description": "Offers of goods that do not exist."},
+        {"code": "S7", "name": "Insults"},
+    ]
+    request = {"conversation": JUDGED, "inline_policy": {"name": "shop", "categories": categories}}
+    cold = client.call("SafetyService/Classify", request).verdict
+    warm = client.call("SafetyService/Classify", request).verdict
+    check(warm.usage.cached_prompt_tokens > cold.usage.cached_prompt_tokens, f"{cold.usage} {warm.usage}")
+    same = ("label", "unsafe_score", "label_mass", "raw_output")
+    check(all(getattr(cold, name) == getattr(warm, name) for name in same), f"{cold}\n{warm}")
+    check(cold.provenance.policy == "shop", f"{cold.provenance}")
+    check(cold.provenance.policy_digest.startswith("sha256:"), f"{cold.provenance}")
+    error = fails(
+        grpc.StatusCode.NOT_FOUND,
+        lambda: client.call("SafetyService/Classify", {"conversation": JUDGED, "policy": "nobody's"}),
+    )
+    check(error_info(status_of(error)).reason == "POLICY_NOT_FOUND", f"{status_of(error)}")
+    called("SafetyService/ListPolicies")
+
+
 def check_classify(client: Client) -> None:
     first = client.call("SafetyService/Classify", {"conversation": JUDGED}).verdict
     check_verdict(first)
@@ -292,8 +316,8 @@ def main() -> int:
         return 2
     client = Client(sys.argv[1])
     steps = (
-        check_reflection, check_health, check_admin, check_models, check_classify, check_generate, check_score,
-        check_quality,
+        check_reflection, check_health, check_admin, check_models, check_classify, check_policies, check_generate,
+        check_score, check_quality,
     )
     for step in steps:
         step(client)
