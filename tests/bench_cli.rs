@@ -205,3 +205,54 @@ async fn shards_are_run_and_merged_and_the_paper_s_preset_is_the_default_s_sampl
     assert_eq!(results("all"), results("whole"));
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_what_the_server_does_not_have_does_not_begin() {
+    let rig = Rig::start().await;
+    let root = tempfile::tempdir().unwrap();
+    write_prompts(root.path());
+    let run = [
+        "bench",
+        "run",
+        "--data",
+        "prompts.jsonl",
+        "--guard",
+        GUARD,
+        "--out",
+        "run",
+    ];
+    for (more, code, part) in [
+        (&["--target", "absent"][..], 1, "no model has the id `absent`"),
+        (
+            &["--target", TARGET, "--target", "absent"],
+            1,
+            "no model has the id `absent`",
+        ),
+        (
+            &["--target", TARGET, "--guard", "absent"],
+            1,
+            "no model has the id `absent`",
+        ),
+        (
+            &["--target", TARGET, "--policy", "absent"],
+            2,
+            "no policy `absent`",
+        ),
+    ] {
+        let outcome = babelward(&rig, root.path(), &[&run, more].concat());
+        assert_eq!(outcome.code, code, "{more:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(part), "{more:?}: {}", outcome.stderr);
+        assert!(!root.path().join("run").exists(), "{more:?}");
+    }
+    let begun = babelward(
+        &rig,
+        root.path(),
+        &[&run[..], &["--target", TARGET, "--limit", "1"]].concat(),
+    );
+    assert_eq!(begun.code, 0, "{}", begun.stderr);
+    let rescore = ["bench", "rescore", "run", "--guard", "absent", "--out", "again"];
+    let outcome = babelward(&rig, root.path(), &rescore);
+    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    assert!(!root.path().join("again").exists());
+    rig.stop().await;
+}

@@ -14,7 +14,7 @@ use std::{
 use clap::Subcommand;
 
 pub(super) use self::{
-    drive::{Job, Unfinished, begin, finish},
+    drive::{Job, Unfinished, begin, check_served, finish},
     translators::SCORES,
 };
 use super::{
@@ -124,6 +124,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
                 true => settings.guards,
                 false => args.guard,
             };
+            global.block_on(async { check_served(&global.connect().await?, &guards, &policy).await })?;
             let run = Run::rescore(job.folder().clone(), &source, guards, policy)?;
             drive(run, job.folder().path(), args.patience, global)
         }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::{self, classify_request, judge_options};
+use super::{Client, ClientError};
+use crate::proto::{
+    self, ListPoliciesRequest, classify_request, judge_options, safety_service_client::SafetyServiceClient,
+};
 
 /// What guards judge by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,22 @@ pub struct CategoryText {
     /// What falls under it; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+}
+
+impl Client {
+    /// Names of the policies that the server has.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn policies(&self) -> Result<Vec<String>, ClientError> {
+        let response = self
+            .unary(ListPoliciesRequest {}, async |channel, request| {
+                SafetyServiceClient::new(channel).list_policies(request).await
+            })
+            .await?;
+        let names = response.policies.into_iter().filter_map(|known| known.policy);
+        Ok(names.map(|policy| policy.name).collect())
+    }
 }
 
 impl PolicyChoice {

@@ -25,6 +25,10 @@ impl Default for Bootstrap {
     }
 }
 
+/// Fewer units in a stratum have no interval. Resamples of `n` units vary by the factor `(n - 1) / n` too little: of one
+/// unit, not at all.
+const FEWEST_UNITS: usize = 5;
+
 /// The units that are drawn with replacement, stratum by stratum.
 #[derive(Debug, Clone, Default)]
 pub struct Clusters {
@@ -89,12 +93,16 @@ impl Clusters {
 
     /// 95 % percentile intervals (Efron 1979; percentiles as numpy interpolates them) of the statistics that
     /// `of` makes from the resampled sums. A statistic that is NaN in a resample is left out there, and is
-    /// `None` when it is never a number.
+    /// `None` when it is never a number. All are `None` when a stratum has units, but fewer than five.
     pub fn intervals<const K: usize>(
         &self,
         bootstrap: Bootstrap,
         of: impl Fn(&[f64]) -> [f64; K] + Sync,
     ) -> [Option<Interval>; K] {
+        let few = |stratum: &Vec<u32>| (1..FEWEST_UNITS).contains(&stratum.len());
+        if self.strata.iter().any(few) {
+            return [None; K];
+        }
         let draws = replicates(bootstrap, |random, _| {
             let mut counts = vec![0u32; self.by_bits.len()];
             self.resample(random, &mut counts);
@@ -251,6 +259,17 @@ mod tests {
         }
         let [found] = clusters.intervals(Bootstrap::default(), ratio);
         assert_eq!(found, Some(Interval { low: 0.5, high: 0.5 }));
+    }
+
+    #[test]
+    fn a_stratum_of_few_units_has_no_interval() {
+        let mut clusters = coin(30, 100);
+        for _ in 0..FEWEST_UNITS - 1 {
+            clusters.push(7, &[1.0, 1.0]);
+            assert_eq!(clusters.intervals(Bootstrap::default(), ratio), [None]);
+        }
+        clusters.push(7, &[1.0, 1.0]);
+        assert!(clusters.intervals(Bootstrap::default(), ratio)[0].is_some());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         summary::{self, Summary},
     },
     cli::{CommandError, Exit, Global, output::print_line, report},
-    client::Client,
+    client::{Client, PolicyChoice},
 };
 
 /// The folder that a run will be written to; removed again when nothing comes of it.
@@ -53,6 +53,30 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.folder.remove_if_empty();
     }
+}
+
+/// Refuses what the server does not have before there is a run that nobody could finish: models by their ids, and a
+/// policy by its name.
+pub(in crate::cli) async fn check_served(
+    client: &Client,
+    models: impl IntoIterator<Item = &String>,
+    policy: &PolicyChoice,
+) -> anyhow::Result<()> {
+    for model in models.into_iter().filter(|model| !model.is_empty()) {
+        client.get_model(model).await?;
+    }
+    let PolicyChoice::Named(name) = policy else {
+        return Ok(());
+    };
+    let known = client.policies().await?;
+    if known.contains(name) {
+        return Ok(());
+    }
+    let known = match known.join(", ") {
+        none if none.is_empty() => "it has none".to_owned(),
+        known => format!("it has {known}"),
+    };
+    Err(CommandError::usage(format!("the server has no policy `{name}`; {known}")).into())
 }
 
 /// What becomes of a run that does not get to its end.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Patience,
-    drive::{Job, Unfinished, begin, finish},
+    drive::{Job, Unfinished, begin, check_served, finish},
     drive_all, language, translators,
 };
 use crate::{
@@ -105,12 +105,13 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
     if let [settings] = &settings[..] {
         return global.block_on(async {
             let client = global.connect().await?;
+            check_served(&client, models_of(settings), &settings.policy).await?;
             let run = begin(job.folder(), &dataset, settings.clone())?;
             let unfinished = Unfinished::Resumable(job.folder().path());
             finish(&client, run, args.patience.retry_for, unfinished, global).await
         });
     }
-    global.block_on(async { Ok(global.connect().await.map(drop)?) })?;
+    global.block_on(check_all(&settings, global))?;
     let members = settings.into_iter().map(|settings| Member {
         name: settings.target.clone(),
         translator: None,
@@ -127,7 +128,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
 fn run_translators(args: &RunArgs, settings: Vec<RunSettings>, global: &Global) -> anyhow::Result<Exit> {
     let sets = translators::sets(&args.data, &args.translators, global)?;
     let job = Job::open(args.out.as_deref(), "translators")?;
-    global.block_on(async { Ok(global.connect().await.map(drop)?) })?;
+    global.block_on(check_all(&settings, global))?;
     let several = settings.len() > 1;
     let members = settings.iter().flat_map(|settings| {
         sets.iter().map(move |set| Member {
@@ -152,6 +153,19 @@ struct Member<'a> {
     translator: Option<String>,
     dataset: &'a Dataset,
     settings: RunSettings,
+}
+
+/// The models that a run is asked of.
+fn models_of(settings: &RunSettings) -> impl Iterator<Item = &String> {
+    std::iter::once(&settings.target).chain(&settings.guards)
+}
+
+async fn check_all(settings: &[RunSettings], global: &Global) -> anyhow::Result<()> {
+    let client = global.connect().await?;
+    for settings in settings {
+        check_served(&client, models_of(settings), &settings.policy).await?;
+    }
+    Ok(())
 }
 
 /// Begins all runs before the first of them asks anything.
