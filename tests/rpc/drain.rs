@@ -152,7 +152,7 @@ async fn work_beyond_the_grace_is_told() {
         .into_inner();
     eventually("both are with the engine", || {
         let stats = rig.stats();
-        rig.gate.is_blocked() && stats.queued + stats.running >= 1
+        rig.gate.is_blocked() && stats.queued + stats.running == 2
     })
     .await;
     let server = rig.begin_stop();
