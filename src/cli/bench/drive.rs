@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
+use tonic::Code;
 
 use crate::{
     bench::{
@@ -15,7 +16,7 @@ use crate::{
         summary::{self, Summary},
     },
     cli::{CommandError, Exit, Global, output::print_line, report},
-    client::{Client, PolicyChoice},
+    client::{Client, ClientError, PolicyChoice},
 };
 
 /// The folder that a run will be written to; removed again when nothing comes of it.
@@ -63,7 +64,11 @@ pub(in crate::cli) async fn check_served(
     policy: &PolicyChoice,
 ) -> anyhow::Result<()> {
     for model in models.into_iter().filter(|model| !model.is_empty()) {
-        client.get_model(model).await?;
+        match client.get_model(model).await {
+            // A server without ModelService tells when it is asked for the first item.
+            Err(ClientError::Rpc(error)) if error.code == Code::Unimplemented => {}
+            found => drop(found?),
+        }
     }
     let PolicyChoice::Named(name) = policy else {
         return Ok(());
