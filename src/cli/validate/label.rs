@@ -23,7 +23,7 @@ use super::{
     super::{CommandError, Exit, Global, output::print_line},
     sheet::{self, Entry, Label},
 };
-use crate::bench::{report::label_page, statistics::bootstrap::Random};
+use crate::bench::{report::label_page, results::RunFolder, statistics::bootstrap::Random};
 
 #[derive(Debug, clap::Args)]
 pub struct LabelArgs {
@@ -189,8 +189,10 @@ async fn give(
         Some(label) => labels.insert(given.item, label),
         None => labels.remove(&given.item),
     };
-    sheet::write_safely(&path, &sheet::csv(&desk.entries, &labels))
-        .map_err(|error| Refusal::File(format!("{}: {error}", path.display())))?;
+    // Whole or not at all, and on the disk: a label that was given stays.
+    RunFolder::open(&desk.dir)
+        .write(&sheet_name(&name), &sheet::csv(&desk.entries, &labels))
+        .map_err(|error| Refusal::File(error.to_string()))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -206,13 +208,18 @@ async fn file(State(desk): State<Arc<Desk>>, UrlPath(name): UrlPath<String>) -> 
     Ok((headers, text).into_response())
 }
 
+/// A person's file in the sample's folder.
+fn sheet_name(person: &str) -> String {
+    format!("{person}.csv")
+}
+
 impl Desk {
     /// A person's file. Names come from the page: nothing in them may leave the folder.
     fn path(&self, name: &str) -> Result<PathBuf, Refusal> {
         let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
         let fits = (1..=40).contains(&name.chars().count()) && name.chars().all(allowed);
         match fits {
-            true => Ok(self.dir.join(format!("{name}.csv"))),
+            true => Ok(self.dir.join(sheet_name(name))),
             false => Err(Refusal::Name),
         }
     }

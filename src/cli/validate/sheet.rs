@@ -1,6 +1,6 @@
 //! The answers that people label, and their files.
 
-use std::{collections::HashMap, fs, io::Write as _, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -136,16 +136,4 @@ pub fn read_labels(path: &Path) -> anyhow::Result<HashMap<String, Label>> {
         labels.insert(row.get(item).unwrap_or("").trim().to_owned(), value);
     }
     Ok(labels)
-}
-
-/// Writes a file whole or not at all: a label that was given stays.
-pub fn write_safely(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // The new name, too, is to be there after a power cut.
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
