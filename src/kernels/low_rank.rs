@@ -17,7 +17,7 @@ use super::{
     buffers::sized,
     micro::{self, LANES, Tile, WIDE_ROWS},
     packed::PANEL,
-    pool::{Shards, wait_for},
+    pool::{Order, Shards, wait_for},
 };
 
 /// Rows that share one pass over a change's weights.
@@ -252,7 +252,7 @@ pub fn add_low_rank<'a>(
         arrived.clear();
         arrived.resize_with(tasks, AtomicUsize::default);
         let (partials, arrived) = (Shards::new(sized(partials, tasks * runs * widest)), &*arrived);
-        pool.run(tasks * (runs + pieces), &|index| {
+        pool.run_in(Order::Together, tasks * (runs + pieces), &|index| {
             if index < tasks * runs {
                 let (task, run) = (index / runs, index % runs);
                 let _arrival = Arrival(&arrived[task]);

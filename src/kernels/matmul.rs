@@ -183,8 +183,10 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         let chunks = m.div_ceil(most);
         let chunk_rows = m.div_ceil(chunks.max(1)).next_multiple_of(tile);
         let shards = Shards::new(out);
-        pool.run(strips.div_ceil(run) * chunks, &|task| {
-            let (first, chunk) = (task / chunks * run, task % chunks);
+        // Chunk by chunk, so that a worker's share is of the rows that its shares of other regions are of.
+        let runs = strips.div_ceil(run);
+        pool.run(runs * chunks, &|task| {
+            let (first, chunk) = (task % runs * run, task / runs);
             let first_row = chunk * chunk_rows;
             let mut skipped = 0;
             let mut first_output = 0;

@@ -1,8 +1,9 @@
 //! A fixed pool of compute threads for short parallel regions.
 //!
 //! A step runs a few hundred regions of some tens of microseconds, so idle workers spin briefly before they
-//! sleep. The caller is worker 0 and takes its share. Work is handed out by an atomic counter; no result
-//! depends on which worker took a piece.
+//! sleep. The caller is worker 0. Each worker has a share of neighbouring pieces, the same one in every region of so
+//! many pieces, so that rows that it has written are in its own cache when it reads them; one that is done takes from
+//! the others' shares. No result depends on which worker took a piece.
 
 use std::{
     hint::spin_loop,
@@ -30,6 +31,8 @@ struct Shared {
     state: AtomicU64,
     /// The region's job, as a pointer to a [`Job`] on the caller's stack.
     job: AtomicPtr<Job<'static>>,
+    /// Of each worker.
+    shares: Vec<Share>,
     panicked: AtomicBool,
     stop: AtomicBool,
     /// Workers that sleep or are about to. It grows under the lock and before `state` is looked at for the last
@@ -48,18 +51,54 @@ fn epoch(state: u64) -> u64 {
 
 struct Job<'a> {
     run: &'a (dyn Fn(usize) + Sync),
-    next: AtomicUsize,
-    count: usize,
+    order: Order,
 }
 
-impl Job<'_> {
-    fn work(&self) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.count {
+/// In which order pieces are begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Each worker begins with the first of its share.
+    Forwards,
+    /// Each worker begins with the last of its share: where later pieces take longer, so that all end together.
+    Backwards,
+    /// All workers take them from the first to the last, without shares: where pieces wait for earlier ones.
+    Together,
+}
+
+/// A worker's pieces of a region, in a line of the cache of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share {
+    /// The first piece.
+    start: AtomicUsize,
+    /// How many there are.
+    count: AtomicUsize,
+    /// How many have been begun, or more.
+    begun: AtomicUsize,
+}
+
+impl Share {
+    fn set(&self, pieces: Range<usize>) {
+        self.start.store(pieces.start, Ordering::Relaxed);
+        self.count.store(pieces.len(), Ordering::Relaxed);
+        self.begun.store(0, Ordering::Relaxed);
+    }
+
+    fn work(&self, job: &Job<'_>) {
+        let (start, count) = (
+            self.start.load(Ordering::Relaxed),
+            self.count.load(Ordering::Relaxed),
+        );
+        // Looked at first: counting is what costs, and most shares are done when others come.
+        while self.begun.load(Ordering::Relaxed) < count {
+            let index = self.begun.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
                 return;
             }
-            (self.run)(index);
+            (job.run)(match job.order {
+                Order::Forwards | Order::Together => start + index,
+                Order::Backwards => start + count - 1 - index,
+            });
         }
     }
 }
@@ -67,9 +106,11 @@ impl Job<'_> {
 impl ThreadPool {
     /// A pool of `threads` workers in all, the caller included; at least 1.
     pub fn new(threads: usize) -> std::io::Result<Self> {
+        let threads = threads.clamp(1, ACTIVE as usize);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
+            shares: std::iter::repeat_with(Share::default).take(threads).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
@@ -77,13 +118,13 @@ impl ThreadPool {
             wake: Condvar::new(),
         });
         let mut workers = Vec::new();
-        for index in 1..threads.clamp(1, ACTIVE as usize) {
+        for index in 1..threads {
             let shared = Arc::clone(&shared);
             let name = format!("compute-{index}");
             workers.push(
                 std::thread::Builder::new()
                     .name(name)
-                    .spawn(move || shared.serve())?,
+                    .spawn(move || shared.serve(index))?,
             );
         }
         Ok(Self { shared, workers })
@@ -94,19 +135,30 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
-    /// Runs `run(0)`, …, `run(count - 1)`, in any order and on any worker, and returns when all are done. A
-    /// worker that the system does not schedule in time is not waited for: the others take its share.
+    /// Runs `run(0)`, …, `run(count - 1)` and returns when all are done. A worker that the system does not schedule in
+    /// time is not waited for: the others take its share.
     ///
     /// # Panics
     /// When `run` panicked on any worker.
     pub fn run(&mut self, count: usize, run: &(dyn Fn(usize) + Sync)) {
-        let job = Job {
-            run,
-            next: AtomicUsize::new(0),
-            count,
-        };
+        self.run_in(Order::Forwards, count, run);
+    }
+
+    /// [`Self::run`] in an order.
+    pub(super) fn run_in(&mut self, order: Order, count: usize, run: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() || count <= 1 {
-            return job.work();
+            return (0..count).for_each(run);
+        }
+        let job = Job { run, order };
+        let threads = self.threads();
+        for (worker, share) in self.shared.shares.iter().enumerate() {
+            share.set(match order {
+                Order::Forwards | Order::Backwards => {
+                    worker * count / threads..(worker + 1) * count / threads
+                }
+                Order::Together if worker == 0 => 0..count,
+                Order::Together => 0..0,
+            });
         }
         let shared = &*self.shared;
         shared
@@ -117,7 +169,7 @@ impl ThreadPool {
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             shared.wake_all();
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| job.work()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| shared.work(0, &job)));
         // `job` lives on this stack frame: close the region, then wait for those inside.
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         spin_while(|| shared.state.load(Ordering::Acquire) & ACTIVE > 0);
@@ -149,7 +201,7 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    fn serve(&self) {
+    fn serve(&self, worker: usize) {
         let mut seen = 0;
         loop {
             seen = self.wait_for_region(seen);
@@ -163,11 +215,17 @@ impl Shared {
             // SAFETY: this worker is counted in `state` as inside the open region, so `ThreadPool::run`,
             // which stored the pointer before it opened the region, does not return before the count falls.
             let job = unsafe { &*job };
-            if catch_unwind(AssertUnwindSafe(|| job.work())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.work(worker, job))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
             self.state.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// A worker's own share, and what is left of the others'.
+    fn work(&self, worker: usize, job: &Job<'_>) {
+        let (before, own) = self.shares.split_at(worker);
+        own.iter().chain(before).for_each(|share| share.work(job));
     }
 
     /// Counts this worker in, unless the region has closed.
@@ -218,7 +276,8 @@ impl Drop for ThreadPool {
 }
 
 /// Waits until other pieces of the same region have counted to `count`. They must have been begun, so a piece may only
-/// wait for pieces of smaller index, and they must count even when they panic.
+/// wait for pieces of smaller index in a region whose order is [`Order::Together`], and they must count even when they
+/// panic.
 pub(super) fn wait_for(counter: &AtomicUsize, count: usize) {
     spin_while(|| counter.load(Ordering::Acquire) < count);
 }
@@ -269,6 +328,13 @@ impl<'a, T> Shards<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
 
+    /// Pointer to the first of `count` elements `stride` apart, all of them inside.
+    pub(super) fn strided(&self, offset: usize, count: usize, stride: usize) -> *mut T {
+        let last = (count.saturating_sub(1) * stride).checked_add(offset);
+        assert!(last.is_some_and(|last| last < self.len));
+        self.pointer(offset)
+    }
+
     /// Pointer to an element, for kernels that write strided tiles.
     pub(super) fn pointer(&self, offset: usize) -> *mut T {
         assert!(offset <= self.len);
@@ -285,14 +351,16 @@ mod tests {
     #[test]
     fn every_index_runs_once_in_each_of_many_regions() {
         let mut pool = ThreadPool::new(3).unwrap();
-        for count in [0, 1, 2, 7, 1000 / COARSER] {
-            let hits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..50 {
-                pool.run(count, &|index| {
-                    hits[index].fetch_add(1, Ordering::Relaxed);
-                });
+        for order in [Order::Forwards, Order::Backwards, Order::Together] {
+            for count in [0, 1, 2, 7, 1000 / COARSER] {
+                let hits: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..50 {
+                    pool.run_in(order, count, &|index| {
+                        hits[index].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 50));
             }
-            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 50));
         }
     }
 
