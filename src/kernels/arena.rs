@@ -27,6 +27,7 @@ const ALIGN: usize = 64;
 pub(super) trait Plain: Copy + Send + Sync + 'static {}
 
 impl Plain for u8 {}
+impl Plain for u32 {}
 impl Plain for i8 {}
 impl Plain for u16 {}
 impl Plain for f32 {}

@@ -16,14 +16,15 @@ pub(super) struct KvCache {
 fn kind(precision: Precision) -> KvKind {
     match precision {
         Precision::F32 => KvKind::F32,
-        Precision::Bf16 | Precision::Int8 => KvKind::F16,
+        Precision::Bf16 => KvKind::Bf16,
+        Precision::Int8 => KvKind::F16,
     }
 }
 
 impl KvCache {
     /// Bytes that one block takes over all layers.
     pub(super) fn block_bytes(config: &ModelConfig, precision: Precision) -> usize {
-        config.layers.len() * 2 * config.attention_shape().block_len() * kind(precision).bytes()
+        config.layers.len() * kind(precision).block_bytes(config.attention_shape())
     }
 
     /// # Errors

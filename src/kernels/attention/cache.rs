@@ -1,7 +1,9 @@
 //! Keys and values in blocks of tokens, and how rows enter them.
 //!
 //! Per layer, keys lie as `[block][kv_head][head_dim][BLOCK_TOKENS]` and values as
-//! `[block][kv_head][BLOCK_TOKENS][head_dim]`, so that both products of attention have contiguous vectors.
+//! `[block][kv_head][BLOCK_TOKENS][head_dim]`, so that both products of attention have contiguous vectors. In bf16,
+//! keys lie in pairs of dimensions, `[block][kv_head][pairs][BLOCK_TOKENS][2]`, filled up with zeros to whole runs,
+//! as the processor's tiles take them.
 
 use std::{cell::RefCell, io};
 
@@ -9,9 +11,11 @@ use super::{AttentionShape, BLOCK_TOKENS};
 use crate::kernels::{
     Isa, RopeStyle, ThreadPool,
     arena::Buffer,
+    bf16::{RUN, round},
     buffers::sized,
     elementwise::rope_heads,
     floats::{expand_f16, round_to_f16},
+    isa::per_isa,
     pool::Shards,
 };
 
@@ -22,16 +26,29 @@ pub enum KvKind {
     F32,
     /// Rounded to f16 when stored; computed with in f32.
     F16,
+    /// Rounded to bf16, as queries and softmax's numerators are then.
+    Bf16,
 }
 
 impl KvKind {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
+    /// Bytes of a block of one layer, keys and values.
+    pub fn block_bytes(self, shape: AttentionShape) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => 2 * 4 * shape.block_len(),
+            Self::F16 => 2 * 2 * shape.block_len(),
+            Self::Bf16 => 4 * block_pairs(shape) + 2 * shape.block_len(),
         }
     }
+}
+
+/// Pairs of a head's dimensions, in whole runs.
+fn head_pairs(shape: AttentionShape) -> usize {
+    shape.head_dim.next_multiple_of(RUN) / 2
+}
+
+/// Pairs of keys' dimensions in one block of one layer.
+fn block_pairs(shape: AttentionShape) -> usize {
+    shape.kv_heads * head_pairs(shape) * BLOCK_TOKENS
 }
 
 /// One layer's keys and values. Memory is taken from the system when a block is first written.
@@ -42,8 +59,19 @@ pub struct LayerCache {
 
 /// `[blocks, block_len]` of keys and of values.
 enum Store {
-    F32 { keys: Buffer<f32>, values: Buffer<f32> },
-    F16 { keys: Buffer<u16>, values: Buffer<u16> },
+    F32 {
+        keys: Buffer<f32>,
+        values: Buffer<f32>,
+    },
+    F16 {
+        keys: Buffer<u16>,
+        values: Buffer<u16>,
+    },
+    /// Keys are `[blocks, block_pairs]`, even dimensions in the low halves.
+    Bf16 {
+        keys: Buffer<u32>,
+        values: Buffer<u16>,
+    },
 }
 
 /// Which of the two.
@@ -69,8 +97,38 @@ impl LayerCache {
                 keys: Buffer::sparse(len)?,
                 values: Buffer::sparse(len)?,
             },
+            KvKind::Bf16 => Store::Bf16 {
+                keys: Buffer::sparse(blocks * block_pairs(shape))?,
+                values: Buffer::sparse(len)?,
+            },
         };
         Ok(Self { shape, store })
+    }
+
+    pub(super) fn kind(&self) -> KvKind {
+        match &self.store {
+            Store::F32 { .. } => KvKind::F32,
+            Store::F16 { .. } => KvKind::F16,
+            Store::Bf16 { .. } => KvKind::Bf16,
+        }
+    }
+
+    /// One head's part of a block of a [`KvKind::Bf16`] cache: keys in pairs of dimensions, `[pairs][BLOCK_TOKENS]`, and
+    /// values, `[BLOCK_TOKENS][head_dim]`.
+    ///
+    /// # Panics
+    /// When the block lies outside the cache.
+    pub(super) fn rounded(&self, (block, head): (usize, usize)) -> (&[u32], &[u16]) {
+        let Store::Bf16 { keys, values } = &self.store else {
+            unreachable!("operands are chosen by the cache's kind");
+        };
+        let (head_pairs, head_len) = (
+            head_pairs(self.shape) * BLOCK_TOKENS,
+            self.shape.head_dim * BLOCK_TOKENS,
+        );
+        let keys = &keys[block * block_pairs(self.shape) + head * head_pairs..][..head_pairs];
+        let values = &values[block * self.shape.block_len() + head * head_len..][..head_len];
+        (keys, values)
     }
 
     /// The first `count` elements of one head's part of a block, as f32: in place, or expanded into `scratch`.
@@ -100,6 +158,7 @@ impl LayerCache {
                 expand_f16(isa, bits, out);
                 out
             }
+            Store::Bf16 { .. } => unreachable!("operands are chosen by the cache's kind"),
         }
     }
 
@@ -115,6 +174,11 @@ impl LayerCache {
             Store::F16 { keys, values } => {
                 keys[at..][..len].fill(0x7e00);
                 values[at..][..len].fill(0x7e00);
+            }
+            Store::Bf16 { keys, values } => {
+                let pairs = block_pairs(self.shape);
+                keys[block * pairs..][..pairs].fill(0x7fc0_7fc0);
+                values[at..][..len].fill(0x7fc0);
             }
         }
     }
@@ -133,39 +197,58 @@ pub struct RopeAngles<'a> {
     pub style: RopeStyle,
 }
 
-/// Where rows enter a cache.
-struct Entry<'a, T> {
-    shape: AttentionShape,
-    keys: Shards<'a, T>,
-    values: Shards<'a, T>,
+/// Where rows enter a cache: of each head, `lines` elements of its keys [`BLOCK_TOKENS`] apart and `head_dim` of its
+/// values side by side.
+struct Entry<'a, K, V> {
+    kv_heads: usize,
+    head_dim: usize,
+    lines: usize,
+    keys: Shards<'a, K>,
+    values: Shards<'a, V>,
 }
 
-impl<T: Copy> Entry<'_, T> {
-    /// Writes a row's keys and values, `[kv_heads, head_dim]` each.
+impl<'a, K: Copy, V: Copy> Entry<'a, K, V> {
+    fn new(shape: AttentionShape, lines: usize, keys: &'a mut [K], values: &'a mut [V]) -> Self {
+        Self {
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            lines,
+            keys: Shards::new(keys),
+            values: Shards::new(values),
+        }
+    }
+
+    /// Writes a row's keys, as many lines of each head as `key` gives, and values, `[kv_heads, head_dim]`.
     ///
     /// # Safety
-    /// No other thread writes this slot.
-    unsafe fn write(&self, slot: usize, key: &[T], value: &[T]) {
-        let AttentionShape {
-            kv_heads, head_dim, ..
-        } = self.shape;
+    /// No other thread uses this slot.
+    unsafe fn write<'k>(&self, slot: usize, mut key: impl FnMut(usize) -> &'k [K], value: &[V])
+    where
+        K: 'k,
+    {
         let (block, offset) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS);
-        for h in 0..kv_heads {
-            let base = block * self.shape.block_len() + h * head_dim * BLOCK_TOKENS;
-            for (d, &key) in key[h * head_dim..][..head_dim].iter().enumerate() {
-                // SAFETY: by the caller's promise.
-                unsafe { self.keys.part(base + d * BLOCK_TOKENS + offset, 1)[0] = key };
+        for head in 0..self.kv_heads {
+            let at = (block * self.kv_heads + head) * self.lines * BLOCK_TOKENS + offset;
+            let key = key(head);
+            assert!(key.len() <= self.lines);
+            // SAFETY: `strided` has checked that the last line is inside; the rest is the caller's promise.
+            unsafe {
+                let out = self.keys.strided(at, self.lines, BLOCK_TOKENS);
+                for (line, key) in key.iter().enumerate() {
+                    out.add(line * BLOCK_TOKENS).write(*key);
+                }
             }
-            // SAFETY: as above.
-            let out = unsafe { self.values.part(base + offset * head_dim, head_dim) };
-            out.copy_from_slice(&value[h * head_dim..][..head_dim]);
+            let at = ((block * self.kv_heads + head) * BLOCK_TOKENS + offset) * self.head_dim;
+            // SAFETY: by the caller's promise.
+            let out = unsafe { self.values.part(at, self.head_dim) };
+            out.copy_from_slice(&value[head * self.head_dim..][..self.head_dim]);
         }
     }
 }
 
 thread_local! {
-    /// A row's keys and values in f16.
-    static NARROWED: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
+    /// A row's keys and values in 16 bits, and a head's keys in pairs.
+    static NARROWED: RefCell<(Vec<u16>, Vec<u32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 /// Rotates queries and keys of `qkv` (`[rows, q | k | v]`) in place and writes keys and values to the cache.
@@ -182,38 +265,43 @@ pub fn rope_and_store(
     cache: &mut LayerCache,
 ) {
     let shape = cache.shape;
+    let head_dim = shape.head_dim;
+    let batch = (shape, slots, angles);
     match &mut cache.store {
         Store::F32 { keys, values } => {
-            let entry = Entry {
-                shape,
-                keys: Shards::new(keys),
-                values: Shards::new(values),
-            };
-            // SAFETY: slots are distinct.
-            rotate_rows(
-                pool,
-                isa,
-                qkv,
-                (shape, slots, angles),
-                &|slot, key, value| unsafe {
-                    entry.write(slot, key, value);
-                },
-            );
+            let entry = Entry::new(shape, head_dim, keys, values);
+            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
+                // SAFETY: slots are distinct.
+                unsafe { entry.write(slot, |head| &key[head * head_dim..][..head_dim], value) };
+            });
         }
         Store::F16 { keys, values } => {
-            let entry = Entry {
-                shape,
-                keys: Shards::new(keys),
-                values: Shards::new(values),
-            };
-            rotate_rows(pool, isa, qkv, (shape, slots, angles), &|slot, key, value| {
-                NARROWED.with_borrow_mut(|narrowed| {
-                    let narrowed = sized(narrowed, key.len() + value.len());
-                    let (narrow_key, narrow_value) = narrowed.split_at_mut(key.len());
+            let entry = Entry::new(shape, head_dim, keys, values);
+            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
+                NARROWED.with_borrow_mut(|(narrowed, _)| {
+                    let (narrow_key, narrow_value) =
+                        sized(narrowed, key.len() + value.len()).split_at_mut(key.len());
                     round_to_f16(isa, key, narrow_key);
                     round_to_f16(isa, value, narrow_value);
+                    let key = |head: usize| &narrow_key[head * head_dim..][..head_dim];
                     // SAFETY: slots are distinct.
-                    unsafe { entry.write(slot, narrow_key, narrow_value) };
+                    unsafe { entry.write(slot, key, narrow_value) };
+                });
+            });
+        }
+        Store::Bf16 { keys, values } => {
+            let lines = head_pairs(shape);
+            let entry = Entry::new(shape, lines, keys, values);
+            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
+                NARROWED.with_borrow_mut(|(narrowed, pairs)| {
+                    let narrow_value = sized(narrowed, value.len());
+                    round_to_bf16(isa, value, narrow_value);
+                    let pairs = sized(pairs, shape.kv_heads * lines);
+                    for (key, pairs) in key.chunks_exact(head_dim).zip(pairs.chunks_exact_mut(lines)) {
+                        round_to_pairs(isa, key, pairs);
+                    }
+                    // SAFETY: slots are distinct.
+                    unsafe { entry.write(slot, |head| &pairs[head * lines..][..lines], narrow_value) };
                 });
             });
         }
@@ -247,4 +335,24 @@ fn rotate_rows(
             store(slots[row], &rotated[shape.heads * head_dim..], value);
         }
     });
+}
+
+per_isa! {
+    /// f32 to bf16.
+    fn round_to_bf16(isa; values: &[f32], out: &mut [u16]) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = round(*value) as u16;
+        }
+    }
+}
+
+per_isa! {
+    /// f32 to pairs of bf16, filled up with zeros.
+    fn round_to_pairs(isa; values: &[f32], out: &mut [u32]) {
+        let (pairs, rest) = out.split_at_mut(values.len() / 2);
+        for (out, two) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+            *out = round(two[0]) | round(two[1]) << 16;
+        }
+        rest.fill(0);
+    }
 }

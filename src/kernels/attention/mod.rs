@@ -2,12 +2,17 @@
 //!
 //! A query row goes through the tokens it sees in segments of [`SEGMENT`] tokens that begin at multiples of it.
 //! Inside a segment, scores and sums are those of textbook softmax, over positions in ascending order; segments
-//! are folded into one another in ascending order, as online softmax does (arXiv 1805.02867). None of this
+//! are folded into one another in ascending order, as online softmax does (arXiv 1805.02867). How scores and sums are
+//! rounded is said by what computes them: [`floats`] or [`bf16`], as keys and values are stored. None of this
 //! depends on which rows share a tile or on who computes a segment: chunked and whole prefill, cached and cold,
 //! give the same bits.
 
+mod bf16;
 mod cache;
-mod tile;
+mod floats;
+mod query_tile;
+mod softmax;
+mod worker;
 
 use std::{
     cell::RefCell,
@@ -15,8 +20,13 @@ use std::{
 };
 
 pub use self::cache::{KvKind, LayerCache, RopeAngles, rope_and_store};
-use self::tile::{QueryTile, Softmax, TILE_ROWS};
-use super::{Isa, ThreadPool, buffers::sized, micro::LANES, pool::Shards};
+use self::query_tile::{QueryTile, most_rows};
+use super::{
+    Isa, ThreadPool,
+    buffers::sized,
+    micro::LANES,
+    pool::{Order, Shards},
+};
 
 /// Tokens in a KV block: one vector of key columns.
 pub const BLOCK_TOKENS: usize = LANES;
@@ -96,30 +106,29 @@ pub fn attention(
     cache: &LayerCache,
     out: &mut [f32],
 ) {
-    let plan = Plan::new(layer, spans, pool.threads());
-    let stride = plan.widest_tile * Softmax::row_len(layer.shape.head_dim);
+    let plan = Plan::new(layer, spans, cache.kind(), pool.threads());
     let out = Shards::new(out);
     PARTIALS.with_borrow_mut(|(partials, arrived)| {
-        let len = if plan.split { plan.tasks * stride } else { 0 };
+        let len = if plan.split { plan.tasks * plan.stride } else { 0 };
         arrived.clear();
         arrived.resize_with(if plan.split { plan.tiles } else { 0 }, AtomicUsize::default);
         let (partials, arrived) = (Shards::new(sized(partials, len)), &*arrived);
-        pool.run(plan.tasks, &|task| {
-            // Late tiles see the longest context: begin with them, so that workers end together.
-            let task = plan.tasks - 1 - task;
+        // Late tiles see the longest context.
+        pool.run_in(Order::Backwards, plan.tasks, &|task| {
             let place = plan.find(task);
-            let tile = QueryTile::new(layer, &spans[place.span], place.tile);
+            let tile = QueryTile::new(layer, &spans[place.span], place.tile, plan.most_rows);
             if !plan.split {
-                return tile.run(isa, qkv, cache, &out);
+                return worker::run(isa, &tile, qkv, cache, &out);
             }
             // SAFETY: each task has a partial result of its own.
-            let own = unsafe { partials.part(task * stride, stride) };
-            tile.run_segment(isa, qkv, cache, tile.segments().start + place.segment, own);
+            let own = unsafe { partials.part(task * plan.stride, plan.stride) };
+            let segment = tile.segments().start + place.segment;
+            worker::run_segment(isa, &tile, (qkv, cache), segment, own);
             if arrived[place.global_tile].fetch_add(1, Ordering::AcqRel) + 1 == place.segments {
                 let first = task - place.segment;
-                tile.combine(isa, &out, |segment| {
+                worker::combine(isa, &tile, cache.kind(), &out, |segment| {
                     // SAFETY: all of the tile's partial results are there, and nobody writes them any more.
-                    unsafe { &*partials.part((first + segment) * stride, stride) }
+                    unsafe { &*partials.part((first + segment) * plan.stride, plan.stride) }
                 });
             }
         });
@@ -135,7 +144,10 @@ struct Plan {
     segments: Vec<usize>,
     tasks: usize,
     tiles: usize,
-    widest_tile: usize,
+    /// Of a tile.
+    most_rows: usize,
+    /// Elements of a task's partial results, at most.
+    stride: usize,
     split: bool,
 }
 
@@ -150,10 +162,15 @@ struct Place {
 }
 
 impl Plan {
-    fn new(layer: AttentionLayer, spans: &[AttentionSpan<'_>], threads: usize) -> Self {
+    fn new(layer: AttentionLayer, spans: &[AttentionSpan<'_>], kind: KvKind, threads: usize) -> Self {
         let AttentionShape { heads, kv_heads, .. } = layer.shape;
-        let group = heads / kv_heads;
-        let tiles_of = |span: &AttentionSpan<'_>| (span.rows * group).div_ceil(TILE_ROWS) * kv_heads;
+        let (group, most_rows) = (heads / kv_heads, most_rows(kind));
+        let tiles_of = |span: &AttentionSpan<'_>| (span.rows * group).div_ceil(most_rows) * kv_heads;
+        let first_tile = |span| QueryTile::new(layer, span, (0, 0), most_rows);
+        // The first tile of a span is its largest.
+        let stride = spans
+            .iter()
+            .map(|span| worker::layout(&first_tile(span), kind).len());
         let tiles = spans.iter().map(tiles_of).sum::<usize>();
         let mut plan = Self {
             kv_heads,
@@ -161,18 +178,14 @@ impl Plan {
             segments: Vec::with_capacity(spans.len()),
             tasks: 0,
             tiles: 0,
-            widest_tile: spans
-                .iter()
-                .map(|span| span.rows * group)
-                .max()
-                .unwrap_or(0)
-                .min(TILE_ROWS),
+            most_rows,
+            stride: stride.max().unwrap_or(0),
             // One row each: all tiles of a span see the same segments.
             split: tiles < TILES_PER_THREAD * threads && spans.iter().all(|span| span.rows == 1),
         };
         for span in spans {
             let segments = if plan.split {
-                QueryTile::new(layer, span, (0, 0)).segments().len()
+                first_tile(span).segments().len()
             } else {
                 1
             };

@@ -5,18 +5,15 @@
 
 use std::arch::asm;
 
-use super::{
-    rows::RunBits,
-    tiles::{PairBits, TILE},
-};
+use super::{rows::RunBits, tiles::PairBits};
 use crate::kernels::{Output, int8::Target, tile_config::TileConfig};
 
 /// Most rows of a tile.
-pub(super) const ROWS: usize = 16;
+pub(in crate::kernels) const ROWS: usize = 16;
 
 /// Shapes for so many rows in all, at most two tiles of them: registers 0 to 3 hold sums (0 and 1 of the first rows),
 /// 4 and 5 rows, 6 and 7 weights.
-pub(super) const fn shapes(rows: usize) -> TileConfig {
+pub(in crate::kernels) const fn shapes(rows: usize) -> TileConfig {
     let (first, second) = if rows > ROWS {
         (ROWS, rows - ROWS)
     } else {
@@ -28,13 +25,15 @@ pub(super) const fn shapes(rows: usize) -> TileConfig {
 
 /// Pointers are to the first run.
 #[derive(Clone, Copy)]
-pub(super) struct Operands {
+pub(in crate::kernels) struct Operands {
     /// `[runs][ROWS]`
     pub x: *const RunBits,
     /// The next rows, where there are more than [`ROWS`].
     pub x_second: *const RunBits,
-    /// `[runs][2][16]`
-    pub w: *const PairBits,
+    /// `[runs][16]` of the first sixteen outputs and of the next, runs [`Self::w_step`] lines apart.
+    pub w: [*const PairBits; 2],
+    /// At least [`ROWS`].
+    pub w_step: usize,
     /// At least one.
     pub runs: usize,
 }
@@ -44,7 +43,7 @@ pub(super) struct Operands {
 /// # Safety
 /// The operands are as [`Operands`] says, `c` is valid for the rows and outputs, and the tiles are shaped for at most
 /// [`ROWS`] rows without [`Operands::x_second`] and for more with it. The processor has AMX-BF16.
-pub(super) unsafe fn product(operands: &Operands, c: Target) {
+pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
     let second = !operands.x_second.is_null();
     // SAFETY: the compiler does not use tiles, and addresses are inside of what the caller vouches for.
     unsafe {
@@ -77,7 +76,7 @@ pub(super) unsafe fn product(operands: &Operands, c: Target) {
                 "2:",
                 "tileloadd tmm6, [{w} + {line} * 1]",
                 "tileloadd tmm4, [{x} + {line} * 1]",
-                "tileloadd tmm7, [{w} + {line} * 1 + {tile}]",
+                "tileloadd tmm7, [{w_next} + {line} * 1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm5, [{second} + {line} * 1]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
@@ -85,14 +84,17 @@ pub(super) unsafe fn product(operands: &Operands, c: Target) {
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {x}, {tile}",
                 "add {second}, {tile}",
-                "add {w}, 2 * {tile}",
+                "add {w}, {step}",
+                "add {w_next}, {step}",
                 "dec {runs}",
                 "jnz 2b",
                 x = inout(reg) operands.x => _,
                 second = inout(reg) operands.x_second => _,
-                w = inout(reg) operands.w => _,
+                w = inout(reg) operands.w[0] => _,
+                w_next = inout(reg) operands.w[1] => _,
+                step = in(reg) 64 * operands.w_step,
                 line = in(reg) 64usize,
-                tile = const 64 * TILE,
+                tile = const 64 * ROWS,
                 runs = inout(reg) operands.runs => _,
                 options(nostack, readonly),
             );
@@ -101,17 +103,20 @@ pub(super) unsafe fn product(operands: &Operands, c: Target) {
                 "2:",
                 "tileloadd tmm4, [{x} + {line} * 1]",
                 "tileloadd tmm6, [{w} + {line} * 1]",
-                "tileloadd tmm7, [{w} + {line} * 1 + {tile}]",
+                "tileloadd tmm7, [{w_next} + {line} * 1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "add {x}, {tile}",
-                "add {w}, 2 * {tile}",
+                "add {w}, {step}",
+                "add {w_next}, {step}",
                 "dec {runs}",
                 "jnz 2b",
                 x = inout(reg) operands.x => _,
-                w = inout(reg) operands.w => _,
+                w = inout(reg) operands.w[0] => _,
+                w_next = inout(reg) operands.w[1] => _,
+                step = in(reg) 64 * operands.w_step,
                 line = in(reg) 64usize,
-                tile = const 64 * TILE,
+                tile = const 64 * ROWS,
                 runs = inout(reg) operands.runs => _,
                 options(nostack, readonly),
             );

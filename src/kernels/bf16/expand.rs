@@ -156,7 +156,7 @@ pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
 /// # Safety
 /// The processor has AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) fn row<'a>(x: &[f32], out: impl Iterator<Item = &'a mut RunBits>) {
+pub(in crate::kernels) fn row<'a>(x: &[f32], out: impl Iterator<Item = &'a mut RunBits>) {
     for (x, out) in x.chunks(RUN).zip(out) {
         let mut run = [0.0; RUN];
         let x = if x.len() == RUN {

@@ -16,12 +16,23 @@ mod rows;
 mod tiles;
 mod vectors;
 
-pub(super) use rows::Bf16Rows;
+#[cfg(target_arch = "x86_64")]
+pub(super) use {
+    amx::{Operands, ROWS, product as product_of_tiles, shapes},
+    expand::row as round_row,
+    rows::RunBits,
+    tiles::PairBits,
+};
+pub(super) use {
+    round::round,
+    rows::{Bf16Rows, part_row},
+    vectors::{RunTile, run_product},
+};
 
 use super::{Isa, PackedMatrix, int8::Target, isa::IsaKind};
 
 /// Inputs that are multiplied in one instruction.
-const RUN: usize = 32;
+pub(super) const RUN: usize = 32;
 
 /// Rows that are taken together: two tiles.
 pub(super) const TILE_ROWS: usize = 32;

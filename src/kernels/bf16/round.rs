@@ -3,7 +3,7 @@
 /// The nearest bf16's bits in the low half, ties to even. Numbers below the smallest normal become zero, as tiles
 /// take them; what is not a number stays so.
 #[inline(always)]
-pub(super) fn round(value: f32) -> u32 {
+pub(in crate::kernels) fn round(value: f32) -> u32 {
     let bits = value.to_bits();
     let magnitude = bits & 0x7fff_ffff;
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
@@ -21,7 +21,7 @@ pub(super) fn round(value: f32) -> u32 {
 
 /// A bf16's value.
 #[inline(always)]
-pub(super) fn widen(bits: u32) -> f32 {
+pub(in crate::kernels) fn widen(bits: u32) -> f32 {
     f32::from_bits(bits << 16)
 }
 

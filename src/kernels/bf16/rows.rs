@@ -17,7 +17,7 @@ const ROWS_PER_TASK: usize = 16;
 /// A run of a row, as a line of the cache.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
-pub(super) struct RunBits(pub [u16; RUN]);
+pub(in crate::kernels) struct RunBits(pub [u16; RUN]);
 
 /// Rounded rows, each filled up with zeros to whole runs.
 #[derive(Default)]
@@ -96,7 +96,8 @@ impl Bf16Rows {
 }
 
 per_isa! {
-    fn part_row(isa; x: &[f32], out: &mut [f32]) {
+    /// Rounds a row into its runs, of each the even inputs and then the odd ones, filled up with zeros.
+    pub(in crate::kernels) fn part_row(isa; x: &[f32], out: &mut [f32]) {
         for (x, out) in x.chunks(RUN).zip(out.as_chunks_mut::<RUN>().0) {
             let mut run = [0.0; RUN];
             run[..x.len()].copy_from_slice(x);

@@ -18,7 +18,7 @@ const DEPTH: usize = 640;
 /// a line of the cache.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
-pub(super) struct PairBits(pub [u32; TILE]);
+pub(in crate::kernels) struct PairBits(pub [u32; TILE]);
 
 /// A row's sums for a panel's outputs.
 #[repr(C, align(64))]
@@ -154,7 +154,8 @@ unsafe fn multiply(
             let operands = Operands {
                 x: x.tile(first + row, run).as_ptr(),
                 x_second,
-                w: w.as_ptr(),
+                w: [w.as_ptr(), w[TILE..].as_ptr()],
+                w_step: 2 * TILE,
                 runs: w.len() / HALF,
             };
             let c = Target {

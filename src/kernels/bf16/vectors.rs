@@ -9,7 +9,7 @@ use crate::kernels::{
     buffers::sized,
     int8::Target,
     isa::per_isa,
-    micro::{self, LANES, Tile, WIDE_ROWS},
+    micro::{self, LANES, NARROW_ROWS, Tile, WIDE_ROWS},
     packed::PANEL,
 };
 
@@ -48,33 +48,79 @@ pub(super) unsafe fn product(
 /// # Safety
 /// As [`super::product`].
 unsafe fn run(isa: Isa, x: &Bf16Rows, (first, count): (usize, usize), (at, w): (usize, &[f32]), c: Target) {
-    let mut sums = [[[0f32; PANEL]; WIDE_ROWS]; 2];
     for row in (0..count).step_by(WIDE_ROWS) {
-        let rows = WIDE_ROWS.min(count - row);
-        for ((odd, sums), w) in sums.iter_mut().enumerate().zip(w.chunks_exact(RUN / 2 * PANEL)) {
-            let tile = Tile {
-                a: x.values(first + row)[at + odd * RUN / 2..].as_ptr(),
-                a_stride: x.stride(),
-                w: w.as_ptr(),
-                w_stride: PANEL,
-                c: sums.as_mut_ptr().cast(),
-                c_stride: PANEL,
-                output: Output::Replace,
-                k: RUN / 2,
+        let operands = RunTile {
+            a: x.values(first + row)[at..].as_ptr(),
+            a_stride: x.stride(),
+            w: w.as_ptr(),
+            w_stride: PANEL,
+        };
+        // SAFETY: rows and weights hold whole runs, the target so many rows.
+        unsafe {
+            let c = Target {
+                at: c.at.add(row * c.stride),
+                ..c
             };
-            // SAFETY: rows and weights hold whole runs, sums so many rows.
-            unsafe { micro::run(isa, rows, PANEL / LANES, &tile) };
-        }
-        for (i, (even, odd)) in sums[0].iter().zip(&sums[1]).take(rows).enumerate() {
-            // SAFETY: a row of the target.
-            let c_row = unsafe { std::slice::from_raw_parts_mut(c.at.add((row + i) * c.stride), PANEL) };
-            add(isa, even, odd, c.output, c_row);
+            run_product(isa, (WIDE_ROWS.min(count - row), PANEL / LANES), &operands, c);
         }
     }
 }
 
+/// Operands of one run, rounded.
+pub(in crate::kernels) struct RunTile {
+    /// `[rows][even, odd][RUN / 2]`, rows `a_stride` apart.
+    pub a: *const f32,
+    pub a_stride: usize,
+    /// `[even, odd][RUN / 2][width]`, inputs `w_stride` apart.
+    pub w: *const f32,
+    pub w_stride: usize,
+}
+
+/// The products of one run, for `rows` rows of `vectors * LANES` outputs.
+///
+/// # Safety
+/// Operands and target hold so many rows and outputs, which the target does not share with the operands. There are as
+/// many as [`micro::run`] takes.
+pub(in crate::kernels) unsafe fn run_product(
+    isa: Isa,
+    (rows, vectors): (usize, usize),
+    operands: &RunTile,
+    c: Target,
+) {
+    const MOST: usize = if WIDE_ROWS * 4 > NARROW_ROWS {
+        WIDE_ROWS * 4
+    } else {
+        NARROW_ROWS
+    };
+    let width = vectors * LANES;
+    let mut sums = [[0f32; MOST * LANES]; 2];
+    for (odd, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: by the caller's promise; there is room for the sums of so many rows and vectors.
+        unsafe {
+            let tile = Tile {
+                a: operands.a.add(odd * RUN / 2),
+                a_stride: operands.a_stride,
+                w: operands.w.add(odd * RUN / 2 * operands.w_stride),
+                w_stride: operands.w_stride,
+                c: sums.as_mut_ptr(),
+                c_stride: width,
+                output: Output::Replace,
+                k: RUN / 2,
+            };
+            micro::run(isa, rows, vectors, &tile);
+        }
+    }
+    let [even, odd] = &sums;
+    let sums = even.chunks_exact(width).zip(odd.chunks_exact(width));
+    for (row, (even, odd)) in sums.take(rows).enumerate() {
+        // SAFETY: a row of the target.
+        let c_row = unsafe { std::slice::from_raw_parts_mut(c.at.add(row * c.stride), width) };
+        add(isa, even, odd, c.output, c_row);
+    }
+}
+
 per_isa! {
-    fn add(isa; even: &[f32; PANEL], odd: &[f32; PANEL], output: Output, c: &mut [f32]) {
+    fn add(isa; even: &[f32], odd: &[f32], output: Output, c: &mut [f32]) {
         for ((c, even), odd) in c.iter_mut().zip(even).zip(odd) {
             let before = if output == Output::Replace { 0.0 } else { *c };
             *c = before + (even + odd);
