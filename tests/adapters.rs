@@ -45,6 +45,7 @@ fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> Model
         base: base.map(str::to_owned),
         roles: roles.to_vec(),
         guard_kind: Some(GuardKind::ChatDemo),
+        precision: None,
         load: LoadPolicy::Eager,
         pinned: false,
     }

@@ -46,6 +46,7 @@ impl Banner<'_> {
                 roles = roles(declared),
                 architecture = resident.architecture,
                 dtype = resident.dtype,
+                precision = resident.precision.name(),
                 resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
                 adapter_of = entry.adapter.as_ref().map(|adapter| adapter.base.as_str()),
@@ -89,6 +90,7 @@ impl Banner<'_> {
                 row.extend([
                     what,
                     format!("{:.1}M parameters", parameters as f64 / 1e6),
+                    resident.precision.name().to_owned(),
                     format!("{} tokens", resident.limits.context_length),
                     bytes,
                 ]);

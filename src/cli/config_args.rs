@@ -1,9 +1,12 @@
 //! Flags that set configuration keys; the same for every command that reads the configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr as _};
 
 use super::Global;
-use crate::config::{FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, load};
+use crate::{
+    config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
+    kernels::Precision,
+};
 
 /// Flags that set configuration keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -45,9 +48,9 @@ pub(super) struct ConfigArgs {
     /// Memory of each model's key-value cache, or auto [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
-    /// How models compute: int8, bf16 or f32 [engine.precision]
-    #[arg(long, value_name = "PRECISION")]
-    precision: Option<String>,
+    /// How models compute, or the model ID does: int8, bf16 or f32; repeatable [engine.precision]
+    #[arg(long, value_name = "[ID=]PRECISION", value_parser = precision)]
+    precision: Vec<FlagPrecision>,
     /// Upper limit on the window in tokens, or model [engine.max_context]
     #[arg(long, value_name = "TOKENS")]
     max_context: Option<String>,
@@ -78,7 +81,6 @@ impl ConfigArgs {
             ("--threads", "engine.threads", &self.threads),
             ("--memory-budget", "memory.budget", &self.memory_budget),
             ("--kv-memory", "engine.kv_memory", &self.kv_memory),
-            ("--precision", "engine.precision", &self.precision),
             ("--max-context", "engine.max_context", &self.max_context),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-level", "telemetry.log_level", &self.log_level),
@@ -102,6 +104,7 @@ impl ConfigArgs {
             models: self.model.clone(),
             adapters: self.adapter.clone(),
             guards: self.guard.clone(),
+            precisions: self.precision.clone(),
         }
     }
 }
@@ -114,6 +117,18 @@ fn model(text: &str) -> Result<FlagModel, String> {
         }),
         _ => Err("write ID=PATH, such as smol=models/smol.gguf".to_owned()),
     }
+}
+
+fn precision(text: &str) -> Result<FlagPrecision, String> {
+    let (id, precision) = match text.rsplit_once('=') {
+        Some((id, precision)) => (Some(id.to_owned()), precision),
+        None => (None, text),
+    };
+    Precision::from_str(precision)?;
+    Ok(FlagPrecision {
+        id,
+        precision: precision.to_owned(),
+    })
 }
 
 fn adapter(text: &str) -> Result<FlagAdapter, String> {

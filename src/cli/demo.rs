@@ -145,6 +145,7 @@ fn options(path: PathBuf) -> RegistryOptions {
             base: None,
             roles: vec![ModelRole::Target, ModelRole::Guard],
             guard_kind: Some(GuardKind::ChatDemo),
+            precision: None,
             load: LoadPolicy::Eager,
             pinned: true,
         }],

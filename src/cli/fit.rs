@@ -57,12 +57,13 @@ fn total(budget: u64, models: &[Surveyed]) -> Check {
 fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
     let name = format!("memory of {}", model.ids.join(", "));
     let found = format!(
-        "{} weights, {} buffers, key-value cache from {} to {} ({})",
+        "{} weights, {} buffers, key-value cache from {} to {} ({}, {})",
         human_bytes(need.weights),
         human_bytes(need.scratch),
         human_bytes(need.kv_min),
         human_bytes(need.kv_max),
-        model.policy.name()
+        model.policy.name(),
+        model.precision.name()
     );
     let outcome = if need.least() > budget {
         let fix = format!(

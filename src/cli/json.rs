@@ -100,6 +100,7 @@ pub(super) fn model(model: &proto::Model) -> Value {
         "architecture": model.architecture,
         "parameters": model.parameters.to_string(),
         "dtype": model.dtype,
+        "precision": model.precision().as_str_name(),
         "device": model.device,
         "context_tokens": model.context_tokens,
         "max_batch_size": model.max_batch_size,

@@ -19,6 +19,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         base: model.base.clone(),
         roles: model.roles.iter().copied().map(role).collect(),
         guard_kind: model.guard_kind,
+        precision: model.precision,
         load: model.load,
         pinned: model.pinned,
     });

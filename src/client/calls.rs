@@ -88,10 +88,10 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
-    pub async fn estimate_model(&self, name: &str) -> Result<EstimateModelResponse, ClientError> {
-        let request = EstimateModelRequest {
-            name: name.to_owned(),
-        };
+    pub async fn estimate_model(
+        &self,
+        request: EstimateModelRequest,
+    ) -> Result<EstimateModelResponse, ClientError> {
         self.unary(request, async |channel, request| {
             AdminServiceClient::new(channel).estimate_model(request).await
         })

@@ -8,7 +8,9 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{FlagOverrides, Origin, Problem, merged::raw_of, problem::closest, schema, value::Raw};
+use super::{
+    FlagOverrides, FlagPrecision, Origin, Problem, merged::raw_of, problem::closest, schema, value::Raw,
+};
 use crate::quality::EstimatorKind;
 
 const ENV_PREFIX: &str = "BABELWARD_";
@@ -246,6 +248,26 @@ pub(super) fn from_flags(
             set(split("defaults.guard"), "--guard", id.to_owned());
         }
     }
+    let mut precisions = BTreeMap::new();
+    for FlagPrecision { id, precision } in &flags.precisions {
+        let path = match id {
+            None => split("engine.precision"),
+            Some(id) if roles.contains_key(id) => model_key(id, "precision"),
+            Some(id) => {
+                problems.push(unknown_model("--precision", id, &roles));
+                continue;
+            }
+        };
+        match precisions.insert(path.clone(), precision) {
+            Some(earlier) if earlier != precision => problems.push(Problem {
+                key: "--precision".to_owned(),
+                origin: None,
+                reason: format!("{} is {earlier} and {precision}", path.join(".")),
+                fix: "say it once".to_owned(),
+            }),
+            _ => set(path, "--precision", precision.clone()),
+        }
+    }
     layer
 }
 
@@ -277,6 +299,18 @@ fn add_role(roles: &mut String, role: &str) {
             roles.push(',');
         }
         roles.push_str(role);
+    }
+}
+
+fn unknown_model(flag: &str, given: &str, models: &BTreeMap<String, String>) -> Problem {
+    Problem {
+        key: flag.to_owned(),
+        origin: None,
+        reason: format!("`{given}` is not the id of a configured model"),
+        fix: match closest(given, models.keys().map(String::as_str)) {
+            Some(id) => format!("did you mean {id}?"),
+            None => "configure the model, or name one of its ids".to_owned(),
+        },
     }
 }
 

@@ -18,12 +18,13 @@ pub(crate) use self::value::parse_duration;
 pub use self::{
     problem::{ConfigError, Problem},
     schema::{KEYS, Key, MODEL_KEYS},
-    source::{Entry, FlagAdapter, FlagModel, FlagOverrides, Inputs, Loaded, Origin, load},
+    source::{Entry, FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, Origin, load},
     value::{LoadPolicy, LogFormat, Role},
 };
 use crate::{
     engine::Tenant,
     guard::{GuardKind, Policy},
+    kernels::Precision,
 };
 
 /// Everything a server is told. Immutable once loaded.
@@ -77,6 +78,8 @@ pub struct Model {
     pub roles: Vec<Role>,
     /// Which guard prompt the model was trained on; found out from the model when absent.
     pub guard_kind: Option<GuardKind>,
+    /// How it computes; as [`Engine::precision`] says when absent. Adapters have none: they compute as their base does.
+    pub precision: Option<Precision>,
     /// When it is loaded.
     pub load: LoadPolicy,
     /// It is never evicted to make room for another.
@@ -105,8 +108,8 @@ pub struct Engine {
     pub max_batch_tokens: usize,
     /// Bytes of each model's KV pool; by what the budget leaves when absent.
     pub kv_memory: Option<u64>,
-    /// How models compute.
-    pub precision: crate::kernels::Precision,
+    /// How models compute that have no precision of their own.
+    pub precision: Precision,
     /// Most sequences waiting to start.
     pub queue_items: usize,
     /// Most prompt tokens waiting to start.

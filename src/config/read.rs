@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     guard::{Policy, read_policy},
+    kernels::Precision,
     quality::EstimatorKind,
 };
 
@@ -160,7 +161,7 @@ impl Reader<'_> {
             max_batch_sequences: self.size("engine.max_batch_sequences", 1..=4096),
             max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
             kv_memory: self.auto_bytes("engine.kv_memory", 1 << 20),
-            precision: self.get::<crate::kernels::Precision>("engine.precision"),
+            precision: self.get::<Precision>("engine.precision"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
             step_target: self.get("engine.step_target"),
@@ -284,6 +285,7 @@ impl Reader<'_> {
             base: self.model_base(id, given.get("base")),
             roles: self.model_roles(id, given),
             guard_kind: self.model_value(id, "guard_kind", given),
+            precision: self.model_precision(id, given),
             load: self.model_value(id, "load", given),
             pinned: self.model_value(id, "pinned", given),
         }
@@ -316,6 +318,22 @@ impl Reader<'_> {
             Some(_) => vec![Role::Quality],
             None => vec![Role::Target],
         }
+    }
+
+    /// Of a model of its own: an adapter's rows share products with its base's.
+    fn model_precision(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Option<Precision> {
+        const NAME: &str = "precision";
+        let written = given.get(NAME)?;
+        if let Some(base) = given.get("base") {
+            self.problems.push(Problem {
+                key: model_key(id, NAME),
+                origin: Some(written.origin.clone()),
+                reason: "an adapter computes as its base does".to_owned(),
+                fix: format!("set {} instead", model_key(&base.raw.shown(), NAME)),
+            });
+            return None;
+        }
+        Some(self.model_value(id, NAME, given))
     }
 
     /// The base of an adapter: a model of its own.

@@ -93,8 +93,9 @@ pub const KEYS: &[Key] = &[
     key(
         "engine.precision",
         "int8",
-        "int8: activations in eight bits where weights are quantised; bf16: products of operands rounded to bf16, for \
-         guards on processors with AMX; f32: everything in f32, slower",
+        "how models compute that do not say it themselves; int8: activations in eight bits where weights are \
+         quantised; bf16: products of operands rounded to bf16, for guards on processors with AMX; f32: everything in \
+         f32, slower",
     ),
     key(
         "engine.queue_items",
@@ -202,6 +203,10 @@ pub const MODEL_KEYS: &[Key] = &[
         "load",
         "eager",
         "eager: at the start; lazy: with the first request, until its room is needed; manual: when asked (`models load`)",
+    ),
+    unset(
+        "precision",
+        "int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
     ),
     key("pinned", "false", "never evict it to make room for another model"),
     key(

@@ -67,6 +67,15 @@ pub struct FlagAdapter {
     pub path: PathBuf,
 }
 
+/// `--precision ID=PRECISION`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagPrecision {
+    /// The id of a model; all that have none of their own when absent.
+    pub id: Option<String>,
+    /// As it was written.
+    pub precision: String,
+}
+
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
 pub struct FlagOverrides {
@@ -78,6 +87,8 @@ pub struct FlagOverrides {
     pub adapters: Vec<FlagAdapter>,
     /// `--guard`: `ID=PATH`, a path, or the id of a configured model; the first is the default guard.
     pub guards: Vec<String>,
+    /// `--precision`: of all models, or of one.
+    pub precisions: Vec<FlagPrecision>,
 }
 
 /// Everything that a configuration is made from; nothing else is looked at.

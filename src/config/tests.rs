@@ -1,6 +1,7 @@
 mod adapters;
 mod estimators;
 mod policies;
+mod precision;
 
 use std::{
     fs,
@@ -214,6 +215,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             path: folder.weights(),
             roles: vec![Role::Guard],
             guard_kind: Some(GuardKind::LlamaGuard3_1B),
+            precision: None,
             load: LoadPolicy::Lazy,
             pinned: true,
             base: None,
@@ -223,6 +225,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             path: folder.weights(),
             roles: vec![Role::Target],
             guard_kind: None,
+            precision: None,
             load: LoadPolicy::Eager,
             pinned: false,
             base: None,

@@ -148,17 +148,22 @@ pub fn estimate(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Resu
     })
 }
 
+/// How an estimator computes when it is asked to compute so: files have floats only, and integers are for weights
+/// that are quantised.
+pub fn effective_precision(asked: Precision) -> Precision {
+    match asked {
+        Precision::Int8 | Precision::F32 => Precision::F32,
+        Precision::Bf16 => Precision::Bf16,
+    }
+}
+
 /// Loads the estimator in the folder `path`.
 pub fn load(kind: EstimatorKind, path: &Path, options: &LoadOptions) -> Result<LoadedModel, LoadError> {
     let (config, tensors) = open(path)?;
     let facts = facts(kind, path, &config, options)?;
     let pool = ThreadPool::new(options.threads)
         .map_err(|error| invalid(path, format!("cannot start compute threads: {error}")))?;
-    let precision = match options.precision {
-        // Files have floats only, and integers are for weights that are quantised.
-        Precision::Int8 | Precision::F32 => Precision::F32,
-        Precision::Bf16 => Precision::Bf16,
-    };
+    let precision = effective_precision(options.precision);
     let (estimator, census) =
         Estimator::read(kind, &config, &tensors, pool, precision).map_err(|reason| invalid(path, reason))?;
     let model =

@@ -13,7 +13,7 @@ use crate::model::AdapterIndex;
 /// model needs must be known; for the others there is time.
 pub(super) fn terms(group: &ModelGroup, kv: KvSize, sequences: usize) -> Result<Terms, RegistryError> {
     let policy = group.policy();
-    let need = match group.loader.estimate() {
+    let need = match group.loader.estimate(group.precision) {
         Ok(estimate) => Some(Need::new(&estimate, kv, sequences)),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
@@ -63,6 +63,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
             position += 1;
         }
         declared.push(Group {
+            precision: group.precision,
             loader: group.loader,
             members,
         });

@@ -6,6 +6,7 @@ use super::ModelRole;
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     guard::GuardError,
+    kernels::Precision,
     model::load::LoadError,
     text::{TemplateError, TokenizerError},
 };
@@ -206,6 +207,26 @@ pub enum LoadFailure {
     Broken(String),
     /// The server is going away.
     Closed,
+}
+
+/// Why a load that somebody asked for came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadRefusal {
+    /// It was tried.
+    Failed(LoadFailure),
+    /// The model is in memory, or on its way there, and computes otherwise.
+    Precision {
+        /// How.
+        has: Precision,
+        /// How it was asked for.
+        asked: Precision,
+    },
+}
+
+impl From<LoadFailure> for LoadRefusal {
+    fn from(failure: LoadFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl From<&RegistryError> for LoadFailure {

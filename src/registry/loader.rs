@@ -9,6 +9,7 @@ use std::{
 use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
 use crate::{
     digest,
+    kernels::Precision,
     model::{
         self,
         estimate::{BatchLimits, Estimate},
@@ -36,17 +37,24 @@ pub struct OpenedModel {
 
 /// Opens one model, as often as it is loaded.
 pub trait ModelLoader: Send + Sync {
-    /// What it will take; reads headers only.
-    fn estimate(&self) -> Result<Estimate, RegistryError>;
+    /// What it will take when it computes so; reads headers only.
+    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError>;
 
     /// Reads everything; `kv_bytes` is the size of its KV pool.
-    fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError>;
+    fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError>;
+
+    /// How it computes when it is asked to compute so: not all models have all precisions.
+    fn effective(&self, asked: Precision) -> Precision {
+        asked
+    }
 }
 
 /// A model with its adapters, and the ids that stand for them: they are loaded and unloaded together.
 pub struct ModelGroup {
     /// At least one. Those with a base are adapters: one for each path, in the order in which the paths first appear.
     pub specs: Vec<ModelSpec>,
+    /// How it computes, unless a load asks for something else.
+    pub precision: Precision,
     /// Opens it.
     pub loader: Box<dyn ModelLoader>,
 }
@@ -96,15 +104,19 @@ impl ModelFile {
 }
 
 impl ModelLoader for ModelFile {
-    fn estimate(&self) -> Result<Estimate, RegistryError> {
+    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError> {
+        let options = LoadOptions {
+            precision,
+            ..self.options.clone()
+        };
         let estimate = match self.estimator {
-            Some(kind) => quality::estimate(kind, &self.path, &self.options),
-            None => model::load::estimate(&self.path, &self.adapter_paths(), &self.options, self.batch),
+            Some(kind) => quality::estimate(kind, &self.path, &options),
+            None => model::load::estimate(&self.path, &self.adapter_paths(), &options, self.batch),
         };
         estimate.map_err(|source| self.load_error(source))
     }
 
-    fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
+    fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         let id = || self.id.clone();
         let path = &self.path;
         let digest = digest_for(&self.id, path)?;
@@ -119,6 +131,7 @@ impl ModelLoader for ModelFile {
             ChatTemplate::open(path).map_err(|source| RegistryError::Template { id: id(), source })?;
         let options = LoadOptions {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
+            precision,
             ..self.options.clone()
         };
         let loaded = match self.estimator {
@@ -135,37 +148,52 @@ impl ModelLoader for ModelFile {
             estimator: self.estimator,
         })
     }
+
+    fn effective(&self, asked: Precision) -> Precision {
+        effective(self.estimator, asked)
+    }
 }
 
-/// One group per file, however many ids stand for it; adapters join their base's.
+fn effective(estimator: Option<EstimatorKind>, asked: Precision) -> Precision {
+    match estimator {
+        Some(_) => quality::effective_precision(asked),
+        None => asked,
+    }
+}
+
+/// One group per file and precision, however many ids stand for it; adapters join their base's.
 pub(super) fn group(
     models: Vec<ModelSpec>,
     options: &LoadOptions,
     batch: BatchLimits,
 ) -> Result<Vec<ModelGroup>, RegistryError> {
-    let mut groups: Vec<(Vec<ModelSpec>, ModelFile)> = Vec::new();
+    let mut groups: Vec<(Vec<ModelSpec>, Precision, ModelFile)> = Vec::new();
     let (adapters, models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
     for mut spec in models {
         spec.path = canonical(&spec)?;
-        match groups.iter_mut().find(|(_, file)| file.path == spec.path) {
-            Some((specs, _)) => specs.push(spec),
+        let estimator = EstimatorKind::detect(&spec.path);
+        let precision = effective(estimator, spec.precision.unwrap_or(options.precision));
+        let mut known = groups.iter_mut();
+        match known.find(|(_, other, file)| file.path == spec.path && *other == precision) {
+            Some((specs, ..)) => specs.push(spec),
             None => {
                 let file = ModelFile {
                     id: spec.id.clone(),
                     path: spec.path.clone(),
                     adapters: Vec::new(),
-                    estimator: EstimatorKind::detect(&spec.path),
+                    estimator,
                     options: options.clone(),
                     batch,
                 };
-                groups.push((vec![spec], file));
+                groups.push((vec![spec], precision, file));
             }
         }
     }
     for mut spec in adapters {
         spec.path = canonical(&spec)?;
         let is_base = |other: &ModelSpec| other.base.is_none() && Some(&other.id) == spec.base.as_ref();
-        let Some((specs, file)) = groups.iter_mut().find(|(specs, _)| specs.iter().any(is_base)) else {
+        let mut known = groups.iter_mut();
+        let Some((specs, _, file)) = known.find(|(specs, ..)| specs.iter().any(is_base)) else {
             return Err(RegistryError::UnknownBase {
                 id: spec.id,
                 base: spec.base.unwrap_or_default(),
@@ -179,11 +207,12 @@ pub(super) fn group(
         }
         specs.push(spec);
     }
-    for (specs, file) in &groups {
+    for (specs, _, file) in &groups {
         check_roles(specs, file)?;
     }
-    let boxed = |(specs, file): (_, ModelFile)| ModelGroup {
+    let boxed = |(specs, precision, file): (_, _, ModelFile)| ModelGroup {
         specs,
+        precision,
         loader: Box::new(file),
     };
     Ok(groups.into_iter().map(boxed).collect())
@@ -250,4 +279,82 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
         lines.push_str(&format!("{digest}  {name}\n"));
     }
     Ok(digest::of_bytes(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(id: &str, path: &Path, precision: Option<Precision>) -> ModelSpec {
+        ModelSpec {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            base: None,
+            roles: vec![ModelRole::Target],
+            guard_kind: None,
+            precision,
+            load: LoadPolicy::Eager,
+            pinned: false,
+        }
+    }
+
+    /// Ids and precision of each group, on an engine of int8.
+    fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
+        let options = LoadOptions {
+            threads: 1,
+            kv_bytes: 0,
+            max_context: None,
+            precision: Precision::Int8,
+        };
+        let batch = BatchLimits {
+            sequences: 1,
+            tokens: 1,
+        };
+        let groups = group(models, &options, batch).unwrap();
+        let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
+        groups.iter().map(|group| (ids(group), group.precision)).collect()
+    }
+
+    fn ids<const N: usize>(ids: [&str; N]) -> Vec<String> {
+        ids.map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn ids_of_one_file_share_a_model_when_they_compute_alike() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let spec = |id, precision| spec(id, file.path(), precision);
+        let adapter = ModelSpec {
+            base: Some("guard".to_owned()),
+            ..spec("tuned", None)
+        };
+        let models = vec![
+            adapter,
+            spec("target", None),
+            spec("guard", Some(Precision::Bf16)),
+            spec("other", Some(Precision::Int8)),
+        ];
+        let expected = [
+            (ids(["target", "other"]), Precision::Int8),
+            (ids(["guard", "tuned"]), Precision::Bf16),
+        ];
+        assert_eq!(grouped(models), expected);
+    }
+
+    #[test]
+    fn estimators_have_no_int8_to_differ_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"architectures": ["UnifiedMetric"]}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let spec = |id, precision| ModelSpec {
+            roles: vec![ModelRole::Quality],
+            ..spec(id, folder.path(), precision)
+        };
+        let models = vec![
+            spec("a", None),
+            spec("b", Some(Precision::F32)),
+            spec("c", Some(Precision::Bf16)),
+        ];
+        let expected = [(ids(["a", "b"]), Precision::F32), (ids(["c"]), Precision::Bf16)];
+        assert_eq!(grouped(models), expected);
+    }
 }

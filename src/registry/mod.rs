@@ -1,6 +1,7 @@
 //! Model ids to models in memory: what is loaded, in which role, in which state, within which budget. Owns the
 //! engine.
 
+mod asked;
 mod assemble;
 mod budget;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use self::{
 };
 pub use self::{
     budget::{KvSize, Need, automatic_budget},
-    error::{LoadFailure, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
+    error::{LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{
         Declared, DeclaredAdapter, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident,
@@ -44,6 +45,7 @@ pub use crate::config::LoadPolicy;
 use crate::{
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
     guard::Policy,
+    kernels::Precision,
     model::{estimate::BatchLimits, load::LoadOptions},
 };
 
@@ -56,7 +58,7 @@ const SUGGESTION_LIKENESS: f64 = 0.75;
 /// Everything [`Registry::prepare`] needs.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// At least one. Ids with the same canonical path share one resident model.
+    /// At least one. Ids with the same canonical path and precision share one resident model.
     pub models: Vec<ModelSpec>,
     /// The target for requests that name none; the first target when absent.
     pub default_target: Option<String>,
@@ -319,25 +321,34 @@ impl Registry {
     }
 
     /// Loads the model behind an id, with all ids that share it, and waits until it is READY. It goes on when
-    /// nobody waits any more.
-    pub async fn load_model(&self, declared: &Declared) -> Result<(), LoadFailure> {
+    /// nobody waits any more. See [`Registry::request_load`] for `precision`.
+    pub async fn load_model(
+        &self,
+        declared: &Declared,
+        precision: Option<Precision>,
+    ) -> Result<(), LoadRefusal> {
         let mut states = self.core.states.subscribe();
-        let attempt = self.request_load(declared).await?;
+        let attempt = self.request_load(declared, precision).await?;
         loop {
             if let Some(outcome) = self.core.outcome(declared.group, attempt) {
-                return outcome;
+                return outcome.map_err(LoadRefusal::from);
             }
             if states.changed().await.is_err() {
-                return Err(LoadFailure::Closed);
+                return Err(LoadFailure::Closed.into());
             }
         }
     }
 
-    /// Asks for the model behind an id to be loaded; returns a number of the load.
-    pub async fn request_load(&self, declared: &Declared) -> Result<u64, LoadFailure> {
+    /// Asks for the model behind an id to be loaded; returns a number of the load. Once that succeeds the model
+    /// computes in `precision`, in later loads too; without one it stays as it is.
+    pub async fn request_load(
+        &self,
+        declared: &Declared,
+        precision: Option<Precision>,
+    ) -> Result<u64, LoadRefusal> {
         let (core, group) = (Arc::clone(&self.core), declared.group);
-        let begun = tokio::task::spawn_blocking(move || core.request_load(group)).await;
-        begun.unwrap_or(Err(LoadFailure::Closed))
+        let begun = tokio::task::spawn_blocking(move || core.request_load(group, precision)).await;
+        begun.unwrap_or(Err(LoadFailure::Closed.into()))
     }
 
     /// Unloads the model behind an id, with all ids that share it. What is open may finish within `limit`.
@@ -357,9 +368,18 @@ impl Registry {
         self.core.is_pinned(declared.group)
     }
 
-    /// What loading the model behind an id would take and come to. Reads its header.
-    pub fn estimate_model(&self, declared: &Declared) -> Result<ModelNeed, RegistryError> {
-        let (need, context_length, verdict) = self.core.judge(declared.group)?;
+    /// How the model behind an id computes, or would if it were loaded now.
+    pub fn precision(&self, declared: &Declared) -> Precision {
+        self.core.precision(declared.group)
+    }
+
+    /// What loading the model behind an id would take and come to, in `precision` or as it is. Reads its header.
+    pub fn estimate_model(
+        &self,
+        declared: &Declared,
+        precision: Option<Precision>,
+    ) -> Result<ModelNeed, RegistryError> {
+        let (need, context_length, verdict) = self.core.judge(declared.group, precision)?;
         let (budget, available) = self.core.memory();
         Ok(ModelNeed {
             need,

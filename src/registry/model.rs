@@ -36,6 +36,8 @@ pub struct ModelSpec {
     pub roles: Vec<ModelRole>,
     /// Which guard prompt it was trained on; found out from the model when absent.
     pub guard_kind: Option<GuardKind>,
+    /// How it computes; as [`super::RegistryOptions::load`] says when absent. An adapter computes as its base does.
+    pub precision: Option<Precision>,
     /// When it is loaded; of ids that share a model, the most eager one counts.
     pub load: LoadPolicy,
     /// It is never evicted to make room for another.

@@ -11,19 +11,21 @@ use std::{
 
 use super::{
     Declared, KvSize, Lease, LoadFailure, LoadPolicy, LookupError, MemoryShortage, ModelEntry, ModelLoader,
-    RegistryError, Verdict,
+    RegistryError,
     assemble::install,
     budget::{Ledger, Need, Shortage},
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::{engine::EngineHandle, guard::Policy};
+use crate::{engine::EngineHandle, guard::Policy, kernels::Precision, model::estimate::Estimate};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A model that is loaded and unloaded as one.
 pub(super) struct Group {
+    /// How it computes as configured.
+    pub(super) precision: Precision,
     pub(super) loader: Box<dyn ModelLoader>,
     /// Ids that stand for it.
     pub(super) members: Vec<Arc<Declared>>,
@@ -54,28 +56,32 @@ pub(super) struct Core {
     sequences: usize,
     inner: Mutex<Inner>,
     /// Told when a use ends and when a phase changes.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// Who makes room does so alone: else two could count on the same memory.
     making_room: Mutex<()>,
 }
 
 pub(super) struct Inner {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     pub(super) places: Vec<Place>,
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 /// Where a model stands.
 pub(super) struct Place {
-    phase: Phase,
+    pub(super) phase: Phase,
+    /// How it computes, or will with a load that names no precision.
+    pub(super) precision: Precision,
+    /// How it is to compute after the load that is under way; a load that fails changes nothing.
+    pub(super) coming: Precision,
     /// Loads that were begun.
     pub(super) attempts: u64,
     /// The server is not ready before it has been loaded.
     pub(super) awaited: bool,
     /// The last load that failed, by its number.
-    failure: Option<(u64, LoadFailure)>,
+    pub(super) failure: Option<(u64, LoadFailure)>,
     /// One entry for each id, in the order of the group's members; empty while it is not in memory.
-    entries: Vec<Arc<ModelEntry>>,
+    pub(super) entries: Vec<Arc<ModelEntry>>,
 }
 
 /// What a request for a model comes to at this moment.
@@ -100,7 +106,10 @@ impl Core {
         group_of.sort_unstable();
         let place = |group: &Group| {
             let awaited = group.is_eager();
+            let precision = group.loader.effective(group.precision);
             Place {
+                precision,
+                coming: precision,
                 // Its load begins soon.
                 phase: if awaited { Phase::Loading } else { Phase::Unloaded },
                 attempts: 0,
@@ -185,7 +194,8 @@ impl Core {
                 Some((attempt, failure)) if awaited == Some(*attempt) => Err(failure.clone().into()),
                 _ if inner.draining => Err(LookupError::Closed),
                 _ if lazy => {
-                    let attempt = self.begin(&mut inner, declared.group);
+                    let precision = place.precision;
+                    let attempt = self.begin(&mut inner, declared.group, precision);
                     Ok(Attempt::Wait(Some(attempt)))
                 }
                 _ => Err(LookupError::NotLoaded),
@@ -194,8 +204,9 @@ impl Core {
     }
 
     /// Starts a load; returns its number.
-    fn begin(self: &Arc<Self>, inner: &mut Inner, group: usize) -> u64 {
+    pub(super) fn begin(self: &Arc<Self>, inner: &mut Inner, group: usize, precision: Precision) -> u64 {
         let place = &mut inner.places[group];
+        place.coming = precision;
         place.phase = Phase::Loading;
         place.attempts += 1;
         let attempt = place.attempts;
@@ -243,10 +254,11 @@ impl Core {
     }
 
     pub(super) fn make(&self, group: usize) -> Result<(), RegistryError> {
-        let estimate = self.groups[group].loader.estimate()?;
-        let need = Need::new(&estimate, self.kv, self.sequences);
+        let precision = self.inner().places[group].coming;
+        let estimate = self.groups[group].loader.estimate(precision)?;
+        let need = self.need(&estimate);
         let kv_bytes = self.make_room(group, need)?;
-        let opened = self.groups[group].loader.open(kv_bytes)?;
+        let opened = self.groups[group].loader.open(kv_bytes, precision)?;
         let adapters = opened
             .loaded
             .adapters
@@ -264,11 +276,16 @@ impl Core {
         let place = &mut inner.places[group];
         place.entries = entries;
         place.phase = Phase::Ready;
+        place.precision = precision;
         place.awaited = false;
         place.failure = None;
         self.states.answered(group);
         self.refresh(&inner);
         Ok(())
+    }
+
+    pub(super) fn need(&self, estimate: &Estimate) -> Need {
+        Need::new(estimate, self.kv, self.sequences)
     }
 
     /// Sets aside what a model needs; who has to go for it goes first. Returns the size of its KV pool.
@@ -321,33 +338,6 @@ impl Core {
         self.refresh(&inner);
     }
 
-    /// Asks for a model to be loaded, unless it is or is about to be. Returns the load's number.
-    pub(super) fn request_load(self: &Arc<Self>, group: usize) -> Result<u64, LoadFailure> {
-        let mut inner = self.inner();
-        if inner.draining {
-            return Err(LoadFailure::Closed);
-        }
-        // One that is on its way out is asked for again when it has gone.
-        while inner.places[group].phase == Phase::Draining {
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
-        }
-        match inner.places[group].phase {
-            Phase::Unloaded | Phase::Broken => Ok(self.begin(&mut inner, group)),
-            Phase::Loading | Phase::Ready | Phase::Draining => Ok(inner.places[group].attempts),
-        }
-    }
-
-    /// How the load of this number ended; `None` while it has not.
-    pub(super) fn outcome(&self, group: usize, attempt: u64) -> Option<Result<(), LoadFailure>> {
-        let inner = self.inner();
-        let place = &inner.places[group];
-        match &place.failure {
-            Some((failed, failure)) if *failed == attempt => Some(Err(failure.clone())),
-            _ if place.phase == Phase::Loading && place.attempts == attempt => None,
-            _ => Some(Ok(())),
-        }
-    }
-
     /// Unloads a model: nothing new begins; what is open may finish within `limit`, and fails then.
     pub(super) fn unload(&self, group: usize, limit: Duration) {
         let mut inner = self.inner();
@@ -380,36 +370,6 @@ impl Core {
         }
         self.take_down(group);
         tracing::info!(model, "unloaded");
-    }
-
-    /// Keeps a model from being evicted, or no longer.
-    pub(super) fn set_pinned(&self, group: usize, pinned: bool) {
-        let mut inner = self.inner();
-        inner.ledger.set_pinned(group, pinned);
-    }
-
-    pub(super) fn is_pinned(&self, group: usize) -> bool {
-        self.inner().ledger.is_pinned(group)
-    }
-
-    /// What loading a model would come to now.
-    pub(super) fn judge(&self, group: usize) -> Result<(Need, usize, Verdict), RegistryError> {
-        let estimate = self.groups[group].loader.estimate()?;
-        let need = Need::new(&estimate, self.kv, self.sequences);
-        let inner = self.inner();
-        let verdict = match inner.places[group].entries.first() {
-            Some(entry) => Verdict::Resident {
-                kv_bytes: entry.resident.kv_bytes,
-            },
-            None => match inner.ledger.plan(group, need) {
-                Ok(plan) => Verdict::Fits {
-                    kv_bytes: plan.kv_bytes,
-                    evict: self.names(&plan.evict),
-                },
-                Err(shortage) => Verdict::Lacks(self.told(shortage)),
-            },
-        };
-        Ok((need, estimate.context_length, verdict))
     }
 
     /// Bytes that there are, and bytes that are free.
@@ -468,12 +428,12 @@ impl Core {
         self.inner().draining
     }
 
-    fn names(&self, groups: &[usize]) -> Vec<String> {
+    pub(super) fn names(&self, groups: &[usize]) -> Vec<String> {
         let names = groups.iter().map(|&group| self.groups[group].name().to_owned());
         names.collect()
     }
 
-    fn told(&self, shortage: Shortage) -> MemoryShortage {
+    pub(super) fn told(&self, shortage: Shortage) -> MemoryShortage {
         MemoryShortage {
             needed: shortage.needed,
             available: shortage.available,

@@ -1,7 +1,7 @@
 //! What models would need, without a server: for who looks at a configuration.
 
 use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions, loader};
-use crate::model::estimate::BatchLimits;
+use crate::{kernels::Precision, model::estimate::BatchLimits};
 
 /// A model that would be loaded as one.
 #[derive(Debug)]
@@ -10,6 +10,8 @@ pub struct Surveyed {
     pub ids: Vec<String>,
     /// When it would be loaded.
     pub policy: LoadPolicy,
+    /// How it would compute.
+    pub precision: Precision,
     /// What it needs, or why that is not known.
     pub need: Result<Need, RegistryError>,
 }
@@ -28,9 +30,10 @@ pub fn survey(options: RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> 
     let surveyed = |group: ModelGroup| Surveyed {
         ids: group.specs.iter().map(|spec| spec.id.clone()).collect(),
         policy: group.policy(),
+        precision: group.precision,
         need: group
             .loader
-            .estimate()
+            .estimate(group.precision)
             .map(|estimate| Need::new(&estimate, kv, sequences)),
     };
     Ok(groups.into_iter().map(surveyed).collect())

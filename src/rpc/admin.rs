@@ -11,6 +11,7 @@ use super::{
     sequence::Shared,
 };
 use crate::{
+    kernels::Precision,
     proto::{self, estimate_model_response::Verdict as Told},
     registry::{Declared, ModelNeed, Verdict},
 };
@@ -46,14 +47,15 @@ impl AdminApi {
 
     async fn load(&self, request: proto::LoadModelRequest) -> Result<proto::LoadModelResponse, ServiceError> {
         let declared = self.admit(&request.name)?;
+        let precision = precision(request.precision)?;
         let registry = &self.0.registry;
         if let Some(pinned) = request.pinned {
             registry.pin_model(&declared, pinned);
         }
         let loaded = if request.no_wait {
-            registry.request_load(&declared).await.map(drop)
+            registry.request_load(&declared, precision).await.map(drop)
         } else {
-            registry.load_model(&declared).await
+            registry.load_model(&declared, precision).await
         };
         loaded.map_err(ServiceError::from_load)?;
         Ok(proto::LoadModelResponse {
@@ -90,14 +92,29 @@ impl AdminApi {
         request: proto::EstimateModelRequest,
     ) -> Result<proto::EstimateModelResponse, ServiceError> {
         let declared = self.admit(&request.name)?;
+        let precision = precision(request.precision)?;
         let registry = Arc::clone(&self.0.registry);
-        let read = tokio::task::spawn_blocking(move || registry.estimate_model(&declared)).await;
+        let read = tokio::task::spawn_blocking(move || registry.estimate_model(&declared, precision)).await;
         match read {
             Ok(Ok(need)) => Ok(estimate(need)),
             Ok(Err(error)) => Err(ServiceError::ModelLoadFailed {
                 cause: Some(error.to_string()),
             }),
             Err(_) => Err(ServiceError::ModelLoadFailed { cause: None }),
+        }
+    }
+}
+
+/// How a model is to compute; `None` where the request leaves that as it is.
+fn precision(value: i32) -> Result<Option<Precision>, ServiceError> {
+    match proto::Precision::try_from(value) {
+        Ok(proto::Precision::Unspecified) => Ok(None),
+        Ok(proto::Precision::Int8) => Ok(Some(Precision::Int8)),
+        Ok(proto::Precision::Bf16) => Ok(Some(Precision::Bf16)),
+        Ok(proto::Precision::F32) => Ok(Some(Precision::F32)),
+        Err(_) => {
+            let known = "is not a known value: there are PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
+            Err(ServiceError::field("precision", known))
         }
     }
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    registry::{LoadFailure, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy},
+    kernels::Precision,
+    registry::{
+        LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy,
+    },
 };
 
 /// One violated field.
@@ -139,6 +142,13 @@ pub enum ServiceError {
     },
     /// There is no room for the model. Unload another, or make the budget larger.
     DeviceMemory(MemoryShortage),
+    /// The model is in memory with another precision than it was asked for in. Unload it first.
+    PrecisionMismatch {
+        /// How it computes.
+        has: Precision,
+        /// How it was asked for.
+        asked: Precision,
+    },
     /// Calls of AdminService are not allowed here.
     AdminDisabled,
     /// The model's engine has stopped. Try another server.
@@ -252,11 +262,12 @@ impl ServiceError {
     }
 
     /// Why a model was not loaded, for those who may load models.
-    pub(crate) fn from_load(failure: LoadFailure) -> Self {
-        match failure {
-            LoadFailure::Memory(shortage) => Self::DeviceMemory(shortage),
-            LoadFailure::Broken(cause) => Self::ModelLoadFailed { cause: Some(cause) },
-            LoadFailure::Closed => Self::draining(),
+    pub(crate) fn from_load(refusal: LoadRefusal) -> Self {
+        match refusal {
+            LoadRefusal::Failed(LoadFailure::Memory(shortage)) => Self::DeviceMemory(shortage),
+            LoadRefusal::Failed(LoadFailure::Broken(cause)) => Self::ModelLoadFailed { cause: Some(cause) },
+            LoadRefusal::Failed(LoadFailure::Closed) => Self::draining(),
+            LoadRefusal::Precision { has, asked } => Self::PrecisionMismatch { has, asked },
         }
     }
 }

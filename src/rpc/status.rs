@@ -68,6 +68,7 @@ reasons! {
     ModelNotLoaded = "MODEL_NOT_LOADED" => FailedPrecondition;
     ModelLoadFailed = "MODEL_LOAD_FAILED" => FailedPrecondition;
     DeviceMemory = "DEVICE_MEMORY" => ResourceExhausted;
+    PrecisionMismatch = "PRECISION_MISMATCH" => FailedPrecondition;
     AdminDisabled = "ADMIN_DISABLED" => PermissionDenied;
     ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
@@ -300,6 +301,16 @@ impl ServiceError {
                     report
                 }
             }
+            Self::PrecisionMismatch { has, asked } => Report::new(
+                Reason::PrecisionMismatch,
+                format!(
+                    "the model is loaded in {}, not in {}: unload it first",
+                    has.name(),
+                    asked.name()
+                ),
+            )
+            .with("precision", has.name())
+            .with("asked", asked.name()),
             Self::AdminDisabled => Report::new(
                 Reason::AdminDisabled,
                 "this server does not let clients manage models: start it with --allow-admin \

@@ -182,6 +182,7 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
     let (_, template) = text();
     let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
+        precision: Precision::F32,
         loader: Box::new(ScriptedLoader {
             template,
             context: setup.context,
@@ -223,6 +224,7 @@ pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
         base: None,
         roles: vec![role],
         guard_kind: None,
+        precision: None,
         load: LoadPolicy::Eager,
         pinned: false,
     }
@@ -258,13 +260,13 @@ struct ScriptedLoader {
 }
 
 impl ModelLoader for ScriptedLoader {
-    fn estimate(&self) -> Result<Estimate, RegistryError> {
+    fn estimate(&self, _precision: Precision) -> Result<Estimate, RegistryError> {
         Ok(estimate(1, self.context))
     }
 
-    fn open(&self, _kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
+    fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         let model = Scripted::new(text().0, self.context, self.blocks, self.gate.clone());
-        Ok(opened(Box::new(model), 1, 0, self.template.clone()))
+        Ok(opened(Box::new(model), (1, 0), precision, self.template.clone()))
     }
 }
 
@@ -284,8 +286,8 @@ pub fn estimate(weight_bytes: u64, context_length: usize) -> Estimate {
 
 pub fn opened(
     model: Box<dyn LanguageModel>,
-    weight_bytes: u64,
-    kv_bytes: u64,
+    (weight_bytes, kv_bytes): (u64, u64),
+    precision: Precision,
     template: Option<Arc<ChatTemplate>>,
 ) -> OpenedModel {
     OpenedModel {
@@ -295,7 +297,7 @@ pub fn opened(
             layers: 1,
             parameters: 1,
             dtype: "f32".to_owned(),
-            precision: Precision::F32,
+            precision,
             weight_bytes,
             kv_bytes,
             adapters: Vec::new(),

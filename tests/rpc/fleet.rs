@@ -11,6 +11,7 @@ use std::{
 
 use babelward::{
     engine::Clock,
+    kernels::Precision,
     model::{ForwardBatch, LanguageModel, ModelError, ModelLimits, estimate::Estimate},
     proto::{self, generation_service_client::GenerationServiceClient},
     registry::{
@@ -31,6 +32,14 @@ use crate::{
 pub const WEIGHTS: u64 = 1000;
 pub const KV: u64 = 200;
 pub const EACH: u64 = WEIGHTS + KV;
+
+/// A model that computes in int8 takes half: so that estimates show which precision they are for.
+fn weights(precision: Precision) -> u64 {
+    match precision {
+        Precision::Int8 => WEIGHTS / 2,
+        Precision::Bf16 | Precision::F32 => WEIGHTS,
+    }
+}
 
 /// What a test sees and decides of a model.
 #[derive(Clone, Default)]
@@ -55,11 +64,11 @@ impl Probe {
 }
 
 impl ModelLoader for Probe {
-    fn estimate(&self) -> Result<Estimate, RegistryError> {
-        Ok(rig::estimate(WEIGHTS, 4096))
+    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError> {
+        Ok(rig::estimate(weights(precision), 4096))
     }
 
-    fn open(&self, kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
+    fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         self.opened.fetch_add(1, Ordering::AcqRel);
         self.loading.pass();
         if self.broken.load(Ordering::Acquire) {
@@ -74,7 +83,8 @@ impl ModelLoader for Probe {
             Scripted::new(tokenizer, 4096, 8192, self.running.clone()),
             Arc::clone(&self.dropped),
         );
-        Ok(rig::opened(Box::new(model), WEIGHTS, kv_bytes, Some(template)))
+        let bytes = (weights(precision), kv_bytes);
+        Ok(rig::opened(Box::new(model), bytes, precision, Some(template)))
     }
 }
 
@@ -128,6 +138,7 @@ impl Fleet {
                 probes.insert(spec.id.clone(), probe.clone());
             }
             groups.push(ModelGroup {
+                precision: specs[0].precision.unwrap_or(Precision::F32),
                 specs,
                 loader: Box::new(probe),
             });
@@ -174,8 +185,13 @@ impl Fleet {
     }
 
     pub async fn load(&self, id: &str) -> Result<proto::Model, Status> {
+        self.load_in(id, proto::Precision::Unspecified.into()).await
+    }
+
+    pub async fn load_in(&self, id: &str, precision: i32) -> Result<proto::Model, Status> {
         let request = proto::LoadModelRequest {
             name: id.to_owned(),
+            precision,
             ..Default::default()
         };
         let response = self.rig.admin().await.load_model(request).await?;
@@ -201,7 +217,14 @@ impl Fleet {
     }
 
     pub async fn estimate(&self, id: &str) -> proto::EstimateModelResponse {
-        let request = proto::EstimateModelRequest { name: id.to_owned() };
+        self.estimate_in(id, proto::Precision::Unspecified).await
+    }
+
+    pub async fn estimate_in(&self, id: &str, precision: proto::Precision) -> proto::EstimateModelResponse {
+        let request = proto::EstimateModelRequest {
+            name: id.to_owned(),
+            precision: precision.into(),
+        };
         let response = self.rig.admin().await.estimate_model(request).await;
         response.unwrap().into_inner()
     }

@@ -29,6 +29,7 @@ mod generate;
 mod health;
 mod models;
 mod policies;
+mod precision;
 mod quality;
 mod quality_held;
 mod raw;

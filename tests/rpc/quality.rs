@@ -322,7 +322,10 @@ async fn models_tell_of_an_estimator_and_it_is_unloaded_and_loaded_within_the_bu
     assert!(model.kv_bytes > 0 && model.kv_bytes < 1 << 20, "{model:?}");
     let mut admin = rig.admin().await;
     let name = KIWI.to_owned();
-    let estimate = admin.estimate_model(proto::EstimateModelRequest { name: name.clone() });
+    let estimate = admin.estimate_model(proto::EstimateModelRequest {
+        name: name.clone(),
+        ..Default::default()
+    });
     let estimate = estimate.await.unwrap().into_inner();
     assert!(
         estimate.weight_bytes >= model.weight_bytes,

@@ -55,11 +55,11 @@ struct HeldLoader {
 }
 
 impl ModelLoader for HeldLoader {
-    fn estimate(&self) -> Result<Estimate, RegistryError> {
+    fn estimate(&self, _precision: Precision) -> Result<Estimate, RegistryError> {
         Ok(rig::estimate(1, 512))
     }
 
-    fn open(&self, _kv_bytes: u64) -> Result<OpenedModel, RegistryError> {
+    fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         let limits = ModelLimits {
             vocab_size: self.tokenizer.vocab_size(),
             context_length: 512,
@@ -75,7 +75,7 @@ impl ModelLoader for HeldLoader {
                 layers: 1,
                 parameters: 1,
                 dtype: "f32".to_owned(),
-                precision: Precision::F32,
+                precision,
                 weight_bytes: 1,
                 kv_bytes: 0,
                 adapters: Vec::new(),
@@ -97,6 +97,7 @@ async fn held(case: &Case, options: ServerOptions) -> Rig {
     };
     let group = ModelGroup {
         specs: vec![rig::spec(KIWI, ModelRole::Quality)],
+        precision: Precision::F32,
         loader: Box::new(loader),
     };
     let memory = MemoryOptions {

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use babelward::{
     engine::Clock,
     guard::GuardKind,
+    kernels::Precision,
     proto::{self, estimate_model_response::Verdict, model::State},
     registry::{
         self, KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelRole, ModelSpec, ModelState, Registry,
@@ -50,7 +51,10 @@ async fn clients_manage_models_only_where_that_is_allowed() {
             .await
             .unwrap_err(),
         admin
-            .estimate_model(proto::EstimateModelRequest { name: name() })
+            .estimate_model(proto::EstimateModelRequest {
+                name: name(),
+                ..Default::default()
+            })
             .await
             .unwrap_err(),
     ];
@@ -209,7 +213,9 @@ async fn a_busy_model_makes_no_room_before_it_has_answered() {
     assert_eq!(open.await.unwrap().unwrap(), "Hello.");
     eventually("x is idle", || {
         let registry = &fleet.rig.registry;
-        let need = registry.estimate_model(registry.find("y").unwrap()).unwrap();
+        let need = registry
+            .estimate_model(registry.find("y").unwrap(), None)
+            .unwrap();
         matches!(need.verdict, registry::Verdict::Fits { .. })
     })
     .await;
@@ -368,6 +374,7 @@ async fn eager_models_that_do_not_fit_are_an_error_at_the_start() {
     let spec = |id| vec![rig::spec(id, ModelRole::Target)];
     let group = |id| ModelGroup {
         specs: spec(id),
+        precision: Precision::F32,
         loader: Box::new(Probe::default()),
     };
     let memory = MemoryOptions {

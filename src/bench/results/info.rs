@@ -38,7 +38,7 @@ pub struct ModelProvenance {
     pub template_digest: String,
     /// Storage type of most weights.
     pub dtype: String,
-    /// How it computes: `int8` or `f32`.
+    /// How it computes: `int8`, `bf16` or `f32`.
     #[serde(default)]
     pub precision: String,
     /// Where it computes.

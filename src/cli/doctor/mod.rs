@@ -224,6 +224,7 @@ fn cached_model(config: &Config) -> Check {
                 path,
                 roles: vec![Role::Target, Role::Guard],
                 guard_kind: None,
+                precision: None,
                 load: LoadPolicy::Eager,
                 pinned: false,
                 base: None,

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch,
-    proto::{LoadModelRequest, Model, UnloadModelRequest},
+    fetch, kernels,
+    proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
 /// List, watch, load, unload and fetch models.
@@ -45,6 +45,8 @@ enum Command {
         /// Do not wait until it is ready
         #[arg(long)]
         no_wait: bool,
+        #[command(flatten)]
+        how: How,
     },
     /// Unload a model; open work may finish before (the server must allow it)
     Unload {
@@ -55,7 +57,12 @@ enum Command {
         drain_timeout: Option<Duration>,
     },
     /// Say what loading a model would take, and whether it fits (the server must allow it)
-    Estimate(One),
+    Estimate {
+        #[command(flatten)]
+        one: One,
+        #[command(flatten)]
+        how: How,
+    },
     /// Keep a model from being evicted (the server must allow it)
     Pin(One),
     /// Let a model be evicted again (the server must allow it)
@@ -74,15 +81,34 @@ struct One {
     connection: Connection,
 }
 
+/// How a model is to compute.
+#[derive(Debug, clap::Args)]
+struct How {
+    /// How it is to compute: int8, bf16 or f32 [default: as it is configured]
+    #[arg(long)]
+    precision: Option<kernels::Precision>,
+}
+
+impl How {
+    fn to_proto(&self) -> Precision {
+        match self.precision {
+            None => Precision::Unspecified,
+            Some(kernels::Precision::Int8) => Precision::Int8,
+            Some(kernels::Precision::Bf16) => Precision::Bf16,
+            Some(kernels::Precision::F32) => Precision::F32,
+        }
+    }
+}
+
 impl Args {
     /// The flags of those that call a server.
     pub(super) fn connection(&self) -> Option<&Connection> {
         match &self.command {
             Command::Ls(connection) | Command::Watch(connection) => Some(connection),
-            Command::Load { one, .. } | Command::Unload { one, .. } => Some(&one.connection),
-            Command::Info(one) | Command::Estimate(one) | Command::Pin(one) | Command::Unpin(one) => {
+            Command::Load { one, .. } | Command::Unload { one, .. } | Command::Estimate { one, .. } => {
                 Some(&one.connection)
             }
+            Command::Info(one) | Command::Pin(one) | Command::Unpin(one) => Some(&one.connection),
             Command::Fetch => None,
         }
     }
@@ -94,11 +120,17 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Ls(_) => global.block_on(list(global)),
         Command::Info(one) => global.block_on(info(&one.id, global)),
         Command::Watch(_) => global.block_on(watch(global)),
-        Command::Load { one, pin, no_wait } => {
+        Command::Load {
+            one,
+            pin,
+            no_wait,
+            how,
+        } => {
             let request = LoadModelRequest {
                 name: one.id,
                 no_wait,
                 pinned: pin.then_some(true),
+                precision: how.to_proto().into(),
             };
             global.block_on(changed(global, async |client| client.load_model(request).await))
         }
@@ -115,7 +147,13 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Unpin(one) => global.block_on(changed(global, async |client| {
             client.pin_model(&one.id, false).await
         })),
-        Command::Estimate(one) => global.block_on(estimate(&one.id, global)),
+        Command::Estimate { one, how } => {
+            let request = EstimateModelRequest {
+                name: one.id,
+                precision: how.to_proto().into(),
+            };
+            global.block_on(estimate(request, global))
+        }
         Command::Fetch => fetch_model(global),
     }
 }
@@ -150,8 +188,8 @@ async fn changed(
     Ok(Exit::Done)
 }
 
-async fn estimate(id: &str, global: &Global) -> anyhow::Result<Exit> {
-    let response = global.connect().await?.estimate_model(id).await?;
+async fn estimate(request: EstimateModelRequest, global: &Global) -> anyhow::Result<Exit> {
+    let response = global.connect().await?.estimate_model(request).await?;
     if global.format != Format::Human {
         print_json(global.format, &json::estimate(&response))?;
         return Ok(Exit::Done);

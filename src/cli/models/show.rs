@@ -4,7 +4,8 @@ use prost_types::Timestamp;
 
 use super::super::output::{human_bytes, table};
 use crate::proto::{
-    Capability, EstimateModelResponse, LoadPolicy, Model, estimate_model_response::Verdict, model::State,
+    Capability, EstimateModelResponse, LoadPolicy, Model, Precision, estimate_model_response::Verdict,
+    model::State,
 };
 
 /// In a cell of which nothing is known.
@@ -17,6 +18,7 @@ pub(super) fn list(models: &[Model]) -> String {
         "STATE",
         "CAN",
         "LOAD",
+        "PRECISION",
         "MODEL",
         "WINDOW",
         "MEMORY",
@@ -51,6 +53,7 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
     }
     add("can", capabilities(model));
     add("loaded", loaded(model));
+    add("precision", precision(model).to_owned());
     if let Some(adapter) = &model.adapter {
         add("adapter of", adapter.base.clone());
         if adapter.rank > 0 {
@@ -136,6 +139,7 @@ fn row(model: &Model) -> Vec<String> {
         state(model.state()).to_owned(),
         capabilities(model),
         loaded(model),
+        precision(model).to_owned(),
         when(resident || model.adapter.is_some(), what(model)),
         when(resident, format!("{} tokens", model.context_tokens)),
         when(resident, memory(model)),
@@ -206,6 +210,16 @@ fn loaded(model: &Model) -> String {
     }
 }
 
+/// How it computes. Servers of older versions do not say.
+fn precision(model: &Model) -> &'static str {
+    match model.precision() {
+        Precision::Unspecified => UNKNOWN,
+        Precision::Int8 => "int8",
+        Precision::Bf16 => "bf16",
+        Precision::F32 => "f32",
+    }
+}
+
 fn parameters(count: u64) -> String {
     match count {
         1_000_000_000.. => format!("{:.2}B", count as f64 / 1e9),
@@ -236,6 +250,7 @@ mod tests {
             architecture: "llama".to_owned(),
             parameters: 134_515_008,
             dtype: "q4_1".to_owned(),
+            precision: Precision::Int8.into(),
             device: "cpu".to_owned(),
             context_tokens: 8192,
             max_batch_size: 64,
@@ -272,6 +287,7 @@ mod tests {
             "STATE_",
             "CAPABILITY_",
             "LOAD_POLICY_",
+            "PRECISION_",
             "VERDICT_",
             "null",
             "{",
@@ -290,6 +306,7 @@ mod tests {
             "eager, pinned",
             "134.5M",
             "llama q4_1",
+            "int8",
             "200.0 MiB, of which 50.0 MiB used so far",
             "2023-11-14 22:13:20 UTC",
             "64 sequences, 512 tokens",
@@ -301,7 +318,7 @@ mod tests {
             rows.iter().all(|row| row.iter().all(|cell| !cell.is_empty())),
             "{rows:?}"
         );
-        assert_eq!(rows.len(), 4, "{rows:?}");
+        assert_eq!(rows.len(), 5, "{rows:?}");
 
         let failed = Model {
             state: State::Failed.into(),
