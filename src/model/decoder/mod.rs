@@ -195,7 +195,9 @@ impl Head {
         let norm = &self.norm;
         norm.apply(pool, *isa, &a.hidden, &mut a.normed, Output::Replace);
         matmul(pool, *isa, &a.normed, output, logits, Output::Replace);
-        logits.iter_mut().for_each(|logit| *logit *= self.scale);
+        if self.scale != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit *= self.scale);
+        }
         if let Some(cap) = self.soft_cap {
             soft_cap(*isa, logits, cap);
         }
@@ -232,8 +234,8 @@ impl LanguageModel for Decoder {
             adapters: &self.adapters,
             adapted: &self.batch.adapted,
         };
-        logits.clear();
         let Some((last, others)) = self.layers.split_last() else {
+            logits.clear();
             return Ok(());
         };
         for layer in others {
@@ -243,6 +245,7 @@ impl LanguageModel for Decoder {
         // Of the last layer, the cache takes every row; the rest of it is for those whose logits are read.
         last.store(compute, &rows, &entries, cache, a);
         if self.batch.read.is_empty() {
+            logits.clear();
             return Ok(());
         }
         a.keep(&self.batch.read, self.batch.slots.len());

@@ -2,11 +2,12 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __m512bh, __m512i, _CMP_NLT_UQ, _mm512_add_ps, _mm512_broadcastss_ps, _mm512_castps512_ps128,
-        _mm512_cmp_ps_mask, _mm512_cvtne2ps_pbh, _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_mask_loadu_ps,
-        _mm512_maskz_loadu_epi16, _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_permutexvar_epi64,
-        _mm512_set1_ps, _mm512_setr_epi64, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps,
-        _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi16, _mm512_unpacklo_epi16,
+        __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps,
+        _mm512_broadcastss_ps, _mm512_castps512_ps128, _mm512_cmp_ps_mask, _mm512_cvtne2ps_pbh,
+        _mm512_cvtss_f32, _mm512_fmadd_ps, _mm512_mask_loadu_ps, _mm512_maskz_loadu_epi16,
+        _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_permutexvar_epi64, _mm512_set1_ps, _mm512_setr_epi64,
+        _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_storeu_si512, _mm512_sub_ps,
+        _mm512_unpackhi_epi16, _mm512_unpacklo_epi16,
     },
     ops::Range,
 };
@@ -120,10 +121,15 @@ impl Shaped<'_> {
                 }
                 continue;
             }
-            let (_, block) = cache.rounded(tile.place(segment * SEGMENT + column));
+            let position = segment * SEGMENT + column;
+            let (keys, block) = cache.rounded(tile.place(position));
+            // Keys come next, and the next block: blocks lie where they happen to, and nothing else foresees them.
+            let last = tile.visible(tile.rows - 1).end - 1;
+            let (_, next) = cache.rounded(tile.place((position + BLOCK_TOKENS).min(last)));
+            let ahead = [keys.as_ptr().cast(), next.as_ptr().cast()];
             let tokens = BLOCK_TOKENS.min(seen.end - column);
             // SAFETY: by the caller's promise.
-            unsafe { pair_tokens(&block[..tokens * head_dim], head_dim, &mut values[out..]) };
+            unsafe { pair_tokens(&block[..tokens * head_dim], head_dim, ahead, &mut values[out..]) };
         }
     }
 
@@ -237,7 +243,8 @@ impl Shaped<'_> {
 }
 
 /// Brings a block's tokens, `[tokens][head_dim]`, together in pairs: of each group of dimensions and each of its two
-/// tiles [`BLOCK_PAIRS`], with zeros for tokens that are not there.
+/// tiles [`BLOCK_PAIRS`], with zeros for tokens that are not there. As many bytes as a block's are fetched from each place
+/// of `ahead`.
 ///
 /// # Safety
 /// The processor has AVX-512 F and BW.
@@ -245,7 +252,9 @@ impl Shaped<'_> {
 /// # Panics
 /// When `out` is too small.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pair_tokens(tokens: &[u16], head_dim: usize, out: &mut [PairBits]) {
+unsafe fn pair_tokens(tokens: &[u16], head_dim: usize, ahead: [*const i8; 2], out: &mut [PairBits]) {
+    /// Of a block's, for each pair and group.
+    const LINES: usize = BLOCK_TOKENS * PAIR_OF_TILES * size_of::<u16>() / 64 / BLOCK_PAIRS;
     // Unpacking goes by quarters of a vector: so the first tile gets its dimensions in order, and the second.
     let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     for (group, first) in (0..head_dim).step_by(PAIR_OF_TILES).enumerate() {
@@ -265,6 +274,12 @@ unsafe fn pair_tokens(tokens: &[u16], head_dim: usize, out: &mut [PairBits]) {
                 _mm512_permutexvar_epi64(order, dims)
             };
             let (even, odd) = (load(2 * pair), load(2 * pair + 1));
+            let done = (group * BLOCK_PAIRS + pair) * LINES * 64;
+            for ahead in ahead {
+                for line in 0..LINES {
+                    _mm_prefetch(ahead.wrapping_add(done + line * 64), _MM_HINT_T0);
+                }
+            }
             // SAFETY: 64 bytes each.
             unsafe {
                 _mm512_storeu_si512(left.0.as_mut_ptr().cast(), _mm512_unpacklo_epi16(even, odd));
