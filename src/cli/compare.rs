@@ -10,7 +10,7 @@ use super::{
     report::{load, write_to},
 };
 use crate::bench::{
-    report::runs::{Side, TwoRuns},
+    report::runs::{Side, TwoRuns, unlike_guards},
     scores::compare::{Compared, Comparison, Flip, Gate, compare, flips},
     statistics::Bootstrap,
     taxonomy::Language,
@@ -64,6 +64,10 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     if args.json.is_none() {
         print_line(&text(&comparison))?;
     }
+    let sides = [Side::of(&first_info), Side::of(&second_info)];
+    if let Some(unlike) = unlike_guards(&sides) {
+        eprintln!("babelward: {unlike}");
+    }
     let gates = args.gate.iter();
     let broken: Vec<String> = gates.flat_map(|gate| gate.broken(&comparison)).collect();
     for line in &broken {
@@ -71,7 +75,6 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     let exit = if broken.is_empty() { Exit::Done } else { Exit::Gate };
     if let Some(path) = &args.html {
-        let sides = [Side::of(&first_info), Side::of(&second_info)];
         let broken = (!args.gate.is_empty()).then_some(broken);
         let mut page = TwoRuns::new(sides, comparison, flips, broken);
         if args.include_text {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::bench::{
     dataset::PromptId,
-    results::{FolderError, RunFolder, RunInfo},
+    results::{FolderError, ModelProvenance, RunFolder, RunInfo},
     scores::compare::{Compared, Comparison, Flip},
     taxonomy::Language,
 };
@@ -24,8 +24,12 @@ const SHOWN: usize = 300;
 pub struct Side {
     /// The target.
     pub target: String,
+    /// How it computed, where that is known.
+    pub target_precision: Option<String>,
     /// The guard whose verdicts are compared.
     pub guard: String,
+    /// How that computed, where that is known.
+    pub guard_precision: Option<String>,
     /// The prompt set, its digest after it.
     pub dataset: (String, String),
     /// How the target was asked and sampled.
@@ -36,12 +40,21 @@ impl Side {
     /// What there is to say of a run.
     pub fn of(info: &RunInfo) -> Self {
         let settings = &info.settings;
-        let answered = info.provenance.targets.first().map(|target| target.model.clone());
+        let provenance = &info.provenance;
+        let answered = provenance.targets.first().map(|target| target.model.clone());
+        let guard = settings.guards.first().cloned().unwrap_or_default();
+        // A guard that was asked for without a name is the server's default, whichever that was.
+        let judges = |model: &&ModelProvenance| match guard.as_str() {
+            "" => !settings.guards.contains(&model.model),
+            name => model.model == name,
+        };
         Self {
+            target_precision: provenance.targets.first().and_then(precision),
+            guard_precision: provenance.guards.iter().find(judges).and_then(precision),
             target: answered
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| settings.target.clone()),
-            guard: settings.guards.first().cloned().unwrap_or_default(),
+            guard,
             dataset: (info.dataset.name.clone(), info.dataset.digest.clone()),
             settings: match settings.sampling {
                 Some(sampling) => format!(
@@ -52,6 +65,21 @@ impl Side {
             },
         }
     }
+}
+
+fn precision(model: &ModelProvenance) -> Option<String> {
+    Some(model.precision.clone()).filter(|precision| !precision.is_empty())
+}
+
+/// That the guards of two runs did not compute alike, where that is known.
+pub fn unlike_guards(sides: &[Side; 2]) -> Option<String> {
+    let [Some(first), Some(second)] = sides.each_ref().map(|side| side.guard_precision.as_deref()) else {
+        return None;
+    };
+    let unlike = format!(
+        "the guards of the two runs computed in {first} and in {second}: a change may be the guards'"
+    );
+    (first != second).then_some(unlike)
 }
 
 /// A flip with its texts where they were asked for: the prompt, the first run's answer, the second's.
@@ -153,6 +181,7 @@ impl TwoRuns {
             sort => SORT,
             names => names(),
             sides => Value::from(Serde(&self.sides)),
+            unlike_guards => unlike_guards(&self.sides),
             c => Value::from(Serde(&self.comparison)),
             changes => Value::from(Serde(plots::changes(&self.comparison))),
             found_languages => found(&self.comparison.languages),
