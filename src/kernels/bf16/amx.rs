@@ -11,6 +11,10 @@ use crate::kernels::{Output, int8::Target, tile_config::TileConfig};
 /// Most rows of a tile.
 pub(in crate::kernels) const ROWS: usize = 16;
 
+/// So many runs of rows are fetched before they are multiplied: they come from the second-level cache, and the hardware
+/// does not foresee what tiles load.
+const AHEAD: usize = 4;
+
 /// Shapes for so many rows in all, at most two tiles of them: registers 0 to 3 hold sums (0 and 1 of the first rows),
 /// 4 and 5 rows, 6 and 7 weights.
 pub(in crate::kernels) const fn shapes(rows: usize) -> TileConfig {
@@ -78,8 +82,14 @@ pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
                 "tileloadd tmm4, [{x} + {line} * 1]",
                 "tileloadd tmm7, [{w_next} + {line} * 1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
+                ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+                "prefetcht0 [{x} + {ahead} + 64 * \\line]",
+                ".endr",
                 "tileloadd tmm5, [{second} + {line} * 1]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
+                ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+                "prefetcht0 [{second} + {ahead} + 64 * \\line]",
+                ".endr",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {x}, {tile}",
@@ -95,6 +105,7 @@ pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
                 step = in(reg) 64 * operands.w_step,
                 line = in(reg) 64usize,
                 tile = const 64 * ROWS,
+                ahead = const AHEAD * 64 * ROWS,
                 runs = inout(reg) operands.runs => _,
                 options(nostack, readonly),
             );
