@@ -8,7 +8,7 @@ pub struct Isa(pub(super) IsaKind);
 /// Instruction sets with a kernel of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IsaKind {
-    /// AMX-INT8, AMX-BF16 and AVX-512 BF16 besides all of the next.
+    /// AMX-INT8, AMX-BF16, AVX-512 BF16 and VBMI besides all of the next.
     Amx,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
@@ -36,7 +36,10 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 if is_x86_feature_detected!("avx512vnni") {
-                    if is_x86_feature_detected!("avx512bf16") && amx_is_usable() {
+                    if is_x86_feature_detected!("avx512bf16")
+                        && is_x86_feature_detected!("avx512vbmi")
+                        && amx_is_usable()
+                    {
                         found.push(Self(IsaKind::Amx));
                     }
                     found.push(Self(IsaKind::Avx512Vnni));

@@ -170,7 +170,11 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
         let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
         // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
         // runs, since a task costs as much as a strip.
-        let run = if m <= MAX_ROWS && weights.parts.iter().all(in_integers) {
+        let few = match weights.precision {
+            Precision::Bf16 => bf16::takes_halves(isa, m),
+            Precision::Int8 | Precision::F32 => m <= MAX_ROWS && weights.parts.iter().all(in_integers),
+        };
+        let run = if few {
             strips.div_ceil(TASKS_PER_THREAD * pool.threads())
         } else {
             STRIPS
@@ -250,6 +254,7 @@ impl Block<'_> {
             let whole_panel = strip.is_multiple_of(STRIPS) && strip + STRIPS <= end;
             let count = match self.x {
                 Inputs::Int8(_) if !whole_panel || self.rows.1 > PANEL_ROWS => 1,
+                Inputs::Bf16(_) if bf16::takes_halves(isa, self.rows.1) => 1,
                 _ => STRIPS,
             };
             // SAFETY: by the caller's promise.
@@ -298,7 +303,7 @@ impl Block<'_> {
             match self.x {
                 Inputs::Int8(x) => self.run_int8(isa, x, (strip, count), integers, target),
                 Inputs::Bf16(x) => {
-                    bf16::product(isa, x, self.rows, (self.matrix, strip / STRIPS), bf16, target);
+                    bf16::product(isa, x, self.rows, (self.matrix, strip), bf16, target);
                 }
                 Inputs::F32(x) => self.run_f32(isa, x, strip / STRIPS, tile, target),
             }

@@ -49,24 +49,23 @@ pub(in crate::kernels) struct Operands {
 /// [`ROWS`] rows without [`Operands::x_second`] and for more with it. The processor has AMX-BF16.
 pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
     let second = !operands.x_second.is_null();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        load_sums(c, second);
+        add_products(operands);
+        store_sums(c, second);
+    }
+}
+
+/// Sums start from 0, or from what is in `c`, `c_second` for rows beyond [`ROWS`].
+///
+/// # Safety
+/// `c` is valid for the rows that the tiles are shaped for and 32 outputs. The processor has AMX-BF16.
+pub(super) unsafe fn load_sums(c: Target, second: bool) {
+    let stride = 4 * c.stride;
     // SAFETY: the compiler does not use tiles, and addresses are inside of what the caller vouches for.
     unsafe {
-        let stride = 4 * c.stride;
-        let c_second = c.at.wrapping_add(ROWS * c.stride);
-        if c.output == Output::Add {
-            asm!(
-                "tileloadd tmm0, [{c} + {stride} * 1]",
-                "tileloadd tmm1, [{c} + {stride} * 1 + 64]",
-                c = in(reg) c.at, stride = in(reg) stride, options(nostack, preserves_flags, readonly),
-            );
-            if second {
-                asm!(
-                    "tileloadd tmm2, [{c} + {stride} * 1]",
-                    "tileloadd tmm3, [{c} + {stride} * 1 + 64]",
-                    c = in(reg) c_second, stride = in(reg) stride, options(nostack, preserves_flags, readonly),
-                );
-            }
-        } else {
+        if c.output == Output::Replace {
             asm!(
                 "tilezero tmm0",
                 "tilezero tmm1",
@@ -74,8 +73,33 @@ pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
                 "tilezero tmm3",
                 options(nostack, preserves_flags, nomem)
             );
+            return;
         }
+        asm!(
+            "tileloadd tmm0, [{c} + {stride} * 1]",
+            "tileloadd tmm1, [{c} + {stride} * 1 + 64]",
+            c = in(reg) c.at, stride = in(reg) stride, options(nostack, preserves_flags, readonly),
+        );
         if second {
+            asm!(
+                "tileloadd tmm2, [{c} + {stride} * 1]",
+                "tileloadd tmm3, [{c} + {stride} * 1 + 64]",
+                c = in(reg) c.at.wrapping_add(ROWS * c.stride), stride = in(reg) stride,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+}
+
+/// Adds `x[i] · w[j]` to the sums of the rows that the tiles are shaped for and 32 outputs.
+///
+/// # Safety
+/// The operands are as [`Operands`] says, and the tiles are shaped for at most [`ROWS`] rows without
+/// [`Operands::x_second`] and for more with it. The processor has AMX-BF16.
+pub(super) unsafe fn add_products(operands: &Operands) {
+    // SAFETY: the compiler does not use tiles, and addresses are inside of what the caller vouches for.
+    unsafe {
+        if !operands.x_second.is_null() {
             asm!(
                 "2:",
                 "tileloadd tmm6, [{w} + {line} * 1]",
@@ -132,6 +156,17 @@ pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
                 options(nostack, readonly),
             );
         }
+    }
+}
+
+/// Leaves the sums in `c`.
+///
+/// # Safety
+/// As [`load_sums`].
+pub(super) unsafe fn store_sums(c: Target, second: bool) {
+    let stride = 4 * c.stride;
+    // SAFETY: addresses are inside of what the caller vouches for.
+    unsafe {
         asm!(
             "tilestored [{c} + {stride} * 1], tmm0",
             "tilestored [{c} + {stride} * 1 + 64], tmm1",
@@ -141,7 +176,8 @@ pub(in crate::kernels) unsafe fn product(operands: &Operands, c: Target) {
             asm!(
                 "tilestored [{c} + {stride} * 1], tmm2",
                 "tilestored [{c} + {stride} * 1 + 64], tmm3",
-                c = in(reg) c_second, stride = in(reg) stride, options(nostack, preserves_flags),
+                c = in(reg) c.at.wrapping_add(ROWS * c.stride), stride = in(reg) stride,
+                options(nostack, preserves_flags),
             );
         }
     }

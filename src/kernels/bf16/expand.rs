@@ -1,10 +1,12 @@
 //! Weights of a panel to pairs of bf16, for tiles.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps,
-    _mm512_set1_epi32, _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_and_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_shuffle_epi8,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi8, _mm512_permutexvar_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_set4_epi32, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_srai_epi32, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_xor_si512,
 };
 
 use super::{
@@ -13,14 +15,13 @@ use super::{
     tiles::{Halves, PairBits, TILE},
 };
 use crate::kernels::{
-    Isa,
-    int8::{Strip, StripBits},
+    int8::{Strip, StripBits, StripScales},
     packed::PANEL,
     quantised::RUN_BYTES,
 };
 
 /// Vectors of a panel's outputs.
-const VECTORS: usize = PANEL / TILE;
+pub(super) const VECTORS: usize = PANEL / TILE;
 /// So many bytes weights are fetched before they are needed.
 const AHEAD: usize = 8 * RUN_BYTES;
 
@@ -28,88 +29,143 @@ const AHEAD: usize = 8 * RUN_BYTES;
 /// weights' groups.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW and BF16.
+/// The processor has AVX-512 F, BW, VBMI and BF16.
 ///
 /// # Panics
 /// When `strip` is not a whole panel of so many inputs, or `out` is too small.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn integers(isa: Isa, strip: &Strip<'_>, (k, inputs): (usize, usize), out: &mut Halves<'_>) {
-    assert!(strip.width == PANEL && k.is_multiple_of(strip.group) && inputs.is_multiple_of(strip.group));
-    assert!(out.pairs() >= inputs / 2);
-    let table: [f32; 16] = std::array::from_fn(|bits| (bits as i32 - strip.zero) as f32);
-    // SAFETY: sixteen elements.
-    let table = unsafe { _mm512_loadu_ps(table.as_ptr()) };
-    let zero = _mm512_set1_epi32(strip.zero);
-    let (mut scales, mut mins) = ([0f32; PANEL], [0f32; PANEL]);
-    for at in (k..k + inputs).step_by(strip.group) {
-        strip.scales.read(isa, at / strip.group, &mut scales);
-        if let Some(strip_mins) = &strip.mins {
-            strip_mins.read(isa, at / strip.group, &mut mins);
-        }
-        let pair = (at - k) / 2;
-        match strip.bits {
-            StripBits::Four(bytes) => {
-                let words = &bytes[at / 8 * RUN_BYTES..][..strip.group / 8 * RUN_BYTES];
-                for (run, words) in words.chunks_exact(RUN_BYTES).enumerate() {
-                    ahead(words);
-                    for vector in 0..VECTORS {
-                        let (word, scale, min) = load(words, &scales, &mins, vector);
-                        let value = |shift| {
-                            let value = _mm512_permutexvar_ps(shifted(word, shift), table);
-                            _mm512_fmadd_ps(value, scale, min)
-                        };
-                        for (index, shift) in [0, 16, 4, 20].into_iter().enumerate() {
-                            store(
-                                out,
-                                pair + 4 * run + index,
-                                vector,
-                                value(shift),
-                                value(shift + 8),
-                            );
-                        }
-                    }
-                }
-            }
-            StripBits::Eight(bytes) => {
-                let words = &bytes[at / 4 * RUN_BYTES..][..strip.group / 4 * RUN_BYTES];
-                for (run, words) in words.chunks_exact(RUN_BYTES).enumerate() {
-                    ahead(words);
-                    for vector in 0..VECTORS {
-                        let (word, scale, min) = load(words, &scales, &mins, vector);
-                        let value = |shift| {
-                            let bits = _mm512_and_si512(shifted(word, shift), _mm512_set1_epi32(255));
-                            _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(bits, zero)), scale, min)
-                        };
-                        for (index, shift) in [0, 16].into_iter().enumerate() {
-                            store(
-                                out,
-                                pair + 2 * run + index,
-                                vector,
-                                value(shift),
-                                value(shift + 8),
-                            );
-                        }
-                    }
-                }
-            }
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+pub(super) fn integers(strip: &Strip<'_>, (k, inputs): (usize, usize), out: &mut Halves<'_>) {
+    let group = strip.group;
+    assert!(strip.width == PANEL && k.is_multiple_of(group) && inputs.is_multiple_of(group));
+    let table = _mm512_sub_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+        _mm512_set1_epi32(strip.zero),
+    );
+    let table = _mm512_cvtepi32_ps(table);
+    let short = strip.scales.are_short();
+    for at in (k..k + inputs).step_by(group) {
+        let words = match strip.bits {
+            StripBits::Four(bytes) => &bytes[at / 8 * RUN_BYTES..][..group / 8 * RUN_BYTES],
+            StripBits::Eight(bytes) => &bytes[at / 4 * RUN_BYTES..][..group / 4 * RUN_BYTES],
             StripBits::Unpacked(_) => unreachable!("panels are not taken apart"),
+        };
+        for vector in out.vectors() {
+            let out = out.pairs_of((at - k) / 2, group / 2, vector);
+            let words = words.chunks_exact(RUN_BYTES).map(|run| load(run, vector));
+            let scale = factors(&strip.scales, at / group, vector);
+            let min = match &strip.mins {
+                Some(mins) => factors(mins, at / group, vector),
+                None => _mm512_setzero_ps(),
+            };
+            match strip.bits {
+                StripBits::Four(_) => {
+                    for (word, out) in words.zip(out.as_chunks_mut().0) {
+                        four(word, table, (scale, min), out);
+                    }
+                }
+                _ if short => {
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(1.0 / TOP_BYTE));
+                    for (word, out) in words.zip(out.as_chunks_mut().0) {
+                        eight(word, (scale, min), |top| top, out);
+                    }
+                }
+                _ => {
+                    for (word, out) in words.zip(out.as_chunks_mut().0) {
+                        eight(word, (scale, min), |top| _mm512_srai_epi32::<24>(top), out);
+                    }
+                }
+            }
         }
     }
+}
+
+/// A group's scales or minimums for a vector's outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
+    let lanes = |group: usize| group * PANEL + vector * TILE..group * PANEL + (vector + 1) * TILE;
+    // SAFETY: sixteen elements each.
+    unsafe {
+        let halves = |values: &[u16]| _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast()));
+        match scales {
+            StripScales::F16(values) => halves(&values[lanes(group)]),
+            StripScales::F32(values) => _mm512_loadu_ps(values[lanes(group)].as_ptr()),
+            StripScales::Steps {
+                bases,
+                steps,
+                per_base,
+            } => {
+                let steps = _mm_loadu_si128(steps[lanes(group)].as_ptr().cast());
+                _mm512_mul_ps(
+                    halves(&bases[lanes(group / per_base)]),
+                    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(steps)),
+                )
+            }
+        }
+    }
+}
+
+/// Eight inputs of a vector's outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn four(word: __m512i, table: __m512, (scale, min): (__m512, __m512), out: &mut [PairBits; 4]) {
+    let value = |bits| _mm512_fmadd_ps(_mm512_permutexvar_ps(bits, table), scale, min);
+    macro_rules! shifted {
+        ($shift:literal) => {
+            value(_mm512_srli_epi32::<$shift>(word))
+        };
+    }
+    store(&mut out[0], value(word), shifted!(8));
+    store(&mut out[1], shifted!(16), shifted!(24));
+    store(&mut out[2], shifted!(4), shifted!(12));
+    store(&mut out[3], shifted!(20), shifted!(28));
+}
+
+/// What a byte counts for at the top of a word.
+const TOP_BYTE: f32 = (1 << 24) as f32;
+
+/// Four inputs of a vector's outputs, which stand for 0 at 128. `from_top` takes an input from the top byte, below
+/// which there are zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn eight(
+    word: __m512i,
+    (scale, min): (__m512, __m512),
+    from_top: impl Fn(__m512i) -> __m512i,
+    out: &mut [PairBits; 2],
+) {
+    const TOP: u64 = 0x8888_8888_8888_8888;
+    let word = _mm512_xor_si512(word, _mm512_set1_epi32(0x8080_8080u32 as i32));
+    let top = |byte: i32| {
+        let order = _mm512_or_si512(_mm512_set1_epi32(byte << 24), lanes_of_words());
+        _mm512_maskz_shuffle_epi8(TOP, word, order)
+    };
+    let value = |top| _mm512_fmadd_ps(_mm512_cvtepi32_ps(from_top(top)), scale, min);
+    let last = _mm512_and_si512(word, _mm512_set1_epi32(0xff00_0000u32 as i32));
+    store(&mut out[0], value(top(0)), value(top(1)));
+    store(&mut out[1], value(top(2)), value(last));
+}
+
+/// Where in its quarter of a vector a word begins, in its top byte.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lanes_of_words() -> __m512i {
+    _mm512_set4_epi32(12 << 24, 8 << 24, 4 << 24, 0)
 }
 
 /// Rounds inputs that are f32, `[inputs][PANEL]`, into pairs from 0 on. A last input without a partner gets a zero.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW and BF16.
+/// The processor has AVX-512 F, BW, VBMI and BF16.
 ///
 /// # Panics
 /// When `out` is too small.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
     for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0.0; PANEL] } else { odd };
-        for vector in 0..VECTORS {
+        for vector in out.vectors() {
             let lanes = vector * TILE..(vector + 1) * TILE;
             // SAFETY: sixteen elements each.
             let (even, odd) = unsafe {
@@ -118,7 +174,7 @@ pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
                     _mm512_loadu_ps(odd[lanes].as_ptr()),
                 )
             };
-            store(out, pair, vector, even, odd);
+            store(out.pair(pair, vector), even, odd);
         }
     }
 }
@@ -137,7 +193,7 @@ pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0; PANEL] } else { odd };
         ahead(weights);
-        for vector in 0..VECTORS {
+        for vector in out.vectors() {
             let lanes = vector * TILE..(vector + 1) * TILE;
             let PairBits(out) = out.pair(pair, vector);
             // SAFETY: sixteen elements each.
@@ -187,41 +243,29 @@ fn ahead<T>(weights: &[T]) {
     }
 }
 
-/// A vector's words, scales and minimums.
+/// A vector's words, and has some that come later fetched: the hardware does not foresee enough of it.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(
-    words: &[u8],
-    scales: &[f32; PANEL],
-    mins: &[f32; PANEL],
-    vector: usize,
-) -> (__m512i, __m512, __m512) {
-    assert!(words.len() == RUN_BYTES && vector < VECTORS);
-    // SAFETY: sixteen elements each.
+fn load(run: &[u8], vector: usize) -> __m512i {
+    assert!(run.len() == RUN_BYTES && vector < VECTORS);
+    // SAFETY: sixteen elements; what is only fetched may lie anywhere.
     unsafe {
-        (
-            _mm512_loadu_si512(words.as_ptr().add(vector * 4 * TILE).cast()),
-            _mm512_loadu_ps(scales.as_ptr().add(vector * TILE)),
-            _mm512_loadu_ps(mins.as_ptr().add(vector * TILE)),
-        )
+        let at = run.as_ptr().add(vector * 4 * TILE);
+        _mm_prefetch(at.wrapping_add(AHEAD).cast(), _MM_HINT_T0);
+        _mm512_loadu_si512(at.cast())
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn shifted(word: __m512i, shift: i32) -> __m512i {
-    _mm512_srl_epi32(word, _mm_cvtsi32_si128(shift))
 }
 
 /// Rounds two inputs of a vector's outputs and brings them together in pairs.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn store(out: &mut Halves<'_>, pair: usize, vector: usize, even: __m512, odd: __m512) {
-    const PAIRS: [u16; 32] = {
-        let mut order = [0; 32];
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn store(PairBits(out): &mut PairBits, even: __m512, odd: __m512) {
+    /// Bytes rather than words: that is one operation instead of two.
+    const PAIRS: [u8; 64] = {
+        let mut order = [0; 64];
         let mut i = 0;
-        while i < 32 {
-            order[i] = (i / 2 + i % 2 * 16) as u16;
+        while i < 64 {
+            order[i] = (i / 4 * 2 + i % 2 + i / 2 % 2 * 32) as u8;
             i += 1;
         }
         order
@@ -231,7 +275,6 @@ fn store(out: &mut Halves<'_>, pair: usize, vector: usize, even: __m512, odd: __
     unsafe {
         let order = _mm512_loadu_si512(PAIRS.as_ptr().cast());
         let both = std::mem::transmute::<__m512bh, __m512i>(both);
-        let PairBits(out) = out.pair(pair, vector);
-        _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, both));
+        _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi8(order, both));
     }
 }

@@ -10,6 +10,8 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod expand;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod round;
 mod rows;
 #[cfg(target_arch = "x86_64")]
@@ -51,11 +53,16 @@ pub(super) struct Bf16Scratch {
     sums: Vec<tiles::RowSums>,
 }
 
-/// `c[i][j] = x[first + i] · w[j]`, or added to it, for `count` rows and a panel's outputs.
+/// Whether [`product`] takes half a panel for so many rows.
+pub(super) fn takes_halves(isa: Isa, rows: usize) -> bool {
+    isa.0 == IsaKind::Amx && rows <= TILE_ROWS
+}
+
+/// `c[i][j] = x[first + i] · w[j]`, or added to it, for `count` rows and the outputs of `strips` neighbouring halves of
+/// a panel, from half `strip` on, halves counted over all panels. Less than a panel where [`takes_halves`] says so.
 ///
 /// # Safety
-/// `c` is readable and writable for `count` rows of [`PANEL`](super::packed::PANEL) outputs and belongs to nobody
-/// else.
+/// `c` is readable and writable for `count` rows of so many outputs and belongs to nobody else.
 ///
 /// # Panics
 /// When the rows do not exist, or have not as many inputs as the matrix.
@@ -63,14 +70,19 @@ pub(super) unsafe fn product(
     isa: Isa,
     x: &Bf16Rows,
     (first, count): (usize, usize),
-    (matrix, panel): (&PackedMatrix, usize),
+    (matrix, strip): (&PackedMatrix, usize),
     scratch: &mut Bf16Scratch,
     c: Target,
 ) {
     assert!(first + count <= x.rows() && x.cols() == matrix.cols());
+    let (panel, half) = (strip / 2, strip % 2);
     // SAFETY: by the caller's promise and the assertion; an `Isa` is only made for a processor that has its features.
     unsafe {
         match isa.0 {
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Amx if takes_halves(isa, count) => {
+                few::product(isa, x, (first, count), (matrix, panel, half), scratch, c)
+            }
             #[cfg(target_arch = "x86_64")]
             IsaKind::Amx => tiles::product(isa, x, (first, count), (matrix, panel), scratch, c),
             _ => vectors::product(isa, x, (first, count), (matrix, panel), scratch, c),

@@ -1,16 +1,18 @@
 //! Products with the processor's tiles.
 
+use std::ops::Range;
+
 use super::{
     Bf16Rows, Bf16Scratch, RUN, TILE_ROWS,
     amx::{self, Operands, ROWS, shapes},
-    expand,
+    expand::{self, VECTORS},
 };
 use crate::kernels::{Isa, Output, PackedMatrix, buffers::sized, int8::Target, packed::PANEL, tile_config};
 
 /// Outputs of a tile.
 pub(super) const TILE: usize = 16;
 /// Pairs of inputs in a run for half a panel, in two tiles.
-const HALF: usize = RUN / 2 * PANEL / 2 / TILE;
+pub(super) const HALF: usize = RUN / 2 * PANEL / 2 / TILE;
 /// Most inputs that are expanded at a time: half a panel's weights fit the first-level cache beside some rows.
 const DEPTH: usize = 640;
 
@@ -31,7 +33,8 @@ impl Default for RowSums {
     }
 }
 
-/// A panel's weights as tiles load them: for each half `[run][tile of the half][RUN / 2]`.
+/// A panel's weights as tiles load them: for each half `[run][tile of the half][RUN / 2]`, nothing for one that is
+/// not wanted.
 pub(super) struct Halves<'a> {
     pub first: &'a mut [PairBits],
     pub second: &'a mut [PairBits],
@@ -41,23 +44,36 @@ impl Halves<'_> {
     /// A pair of inputs, for the panel's outputs from `vector * TILE` on.
     #[inline]
     pub(super) fn pair(&mut self, pair: usize, vector: usize) -> &mut PairBits {
+        &mut self.pairs_of(pair, 1, vector)[0]
+    }
+
+    /// Some pairs of a run, for the panel's outputs from `vector * TILE` on.
+    #[inline]
+    pub(super) fn pairs_of(&mut self, first: usize, count: usize, vector: usize) -> &mut [PairBits] {
         let half = if vector < 2 {
             &mut *self.first
         } else {
             &mut *self.second
         };
-        &mut half[pair / (RUN / 2) * HALF + vector % 2 * (RUN / 2) + pair % (RUN / 2)]
+        let at = first / (RUN / 2) * HALF + vector % 2 * (RUN / 2) + first % (RUN / 2);
+        &mut half[at..at + count]
     }
 
-    /// For so many pairs there is room.
-    pub(super) fn pairs(&self) -> usize {
-        self.first.len().min(self.second.len()) / HALF * (RUN / 2)
+    /// Vectors of outputs that are wanted.
+    pub(super) fn vectors(&self) -> Range<usize> {
+        let from = if self.first.is_empty() { VECTORS / 2 } else { 0 };
+        let to = if self.second.is_empty() {
+            VECTORS / 2
+        } else {
+            VECTORS
+        };
+        from..to
     }
 
     /// Fills up the last run, behind so many pairs.
     fn fill_up(&mut self, pairs: usize) {
         for pair in pairs..pairs.next_multiple_of(RUN / 2) {
-            for vector in 0..PANEL / TILE {
+            for vector in self.vectors() {
                 *self.pair(pair, vector) = PairBits::default();
             }
         }
@@ -173,8 +189,8 @@ unsafe fn multiply(
 }
 
 /// # Safety
-/// The processor has AVX-512 F, BW and BF16.
-unsafe fn expand_to(
+/// The processor has AVX-512 F, BW, VBMI and BF16.
+pub(super) unsafe fn expand_to(
     isa: Isa,
     (matrix, panel): (&PackedMatrix, usize),
     (k, inputs): (usize, usize),
@@ -183,7 +199,7 @@ unsafe fn expand_to(
 ) {
     if let Some(strip) = matrix.strip(panel, 0, 2) {
         // SAFETY: by the caller's promise.
-        return unsafe { expand::integers(isa, &strip, (k, inputs), out) };
+        return unsafe { expand::integers(&strip, (k, inputs), out) };
     }
     if let Some(bits) = matrix.bf16_in_place(panel, k, inputs) {
         // SAFETY: by the caller's promise.

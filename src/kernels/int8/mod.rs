@@ -83,7 +83,7 @@ pub(super) enum StripScales<'a> {
 impl StripScales<'_> {
     /// Whether a scale times 1.5 * 2^23 is exact: it has at most 22 significant bits.
     #[cfg(target_arch = "x86_64")]
-    fn are_short(&self) -> bool {
+    pub(in crate::kernels) fn are_short(&self) -> bool {
         match self {
             Self::F16(_) | Self::Steps { .. } => true,
             Self::F32(_) => false,
