@@ -122,6 +122,14 @@ impl Activation {
             }
         });
     }
+
+    /// `out = activation(gate) * up`.
+    pub(super) fn gate(self, isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Silu => silu_gate(isa, gate, up, out),
+            Self::GeluTanh => gelu_tanh_gate(isa, gate, up, out),
+        }
+    }
 }
 
 /// `out = activation(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
@@ -139,20 +147,17 @@ pub fn gate(
         // SAFETY: tasks take disjoint rows.
         let out = unsafe { shards.part(rows.start * width, rows.len() * width) };
         let gate_up = &gate_up[rows.start * 2 * width..rows.end * 2 * width];
-        match activation {
-            Activation::Silu => silu_rows(isa, gate_up, width, out),
-            Activation::GeluTanh => gelu_tanh_rows(isa, gate_up, width, out),
+        for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+            let (gate, up) = row.split_at(width);
+            activation.gate(isa, gate, up, out);
         }
     });
 }
 
 per_isa! {
-    fn silu_rows(isa; gate_up: &[f32], width: usize, out: &mut [f32]) {
-        for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
-            let (gate, up) = row.split_at(width);
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = silu(*gate) * up;
-            }
+    fn silu_gate(isa; gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = silu(*gate) * up;
         }
     }
 }
@@ -189,12 +194,9 @@ fn gelu_tanh(x: f32) -> f32 {
 }
 
 per_isa! {
-    fn gelu_tanh_rows(isa; gate_up: &[f32], width: usize, out: &mut [f32]) {
-        for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
-            let (gate, up) = row.split_at(width);
-            for ((out, x), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gelu_tanh(*x) * up;
-            }
+    fn gelu_tanh_gate(isa; gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gelu_tanh(*gate) * up;
         }
     }
 }

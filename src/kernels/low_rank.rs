@@ -147,6 +147,11 @@ pub struct RowGroups {
 }
 
 impl RowGroups {
+    /// Whether no row gets a change.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Takes neighbouring runs of rows: the number of their change, if they get one, and how many they are.
     pub fn set(&mut self, runs: impl Iterator<Item = (Option<usize>, usize)>) {
         self.rows.clear();

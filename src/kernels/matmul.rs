@@ -97,6 +97,18 @@ impl Fused {
         self.parts.iter().map(PackedMatrix::bytes).sum()
     }
 
+    /// How activations enter.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The matrices.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn parts(&self) -> &[PackedMatrix] {
+        &self.parts
+    }
+
     /// Row `row` of the only matrix, as f32.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         if let Some(matrix) = self.parts.first() {
@@ -116,26 +128,29 @@ pub enum Output {
 
 thread_local! {
     /// The calling thread's activations.
-    static ROWS: RefCell<RoundedRows> = RefCell::default();
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    pub(super) static ROWS: RefCell<RoundedRows> = RefCell::default();
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Activations as products take them.
 #[derive(Default)]
-struct RoundedRows {
+pub(super) struct RoundedRows {
     int8: Int8Rows,
-    bf16: Bf16Rows,
+    pub bf16: Bf16Rows,
+    /// What lies between the products of a feed-forward part.
+    #[cfg(target_arch = "x86_64")]
+    pub gated: Bf16Rows,
 }
 
 /// A worker's buffers; they grow to the largest product and stay.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     /// Expanded weights, `[TILE_INPUTS][PANEL]`.
     tile: Vec<f32>,
     /// Outputs of a panel that is not whole, `[rows][PANEL]`.
     spare: Vec<f32>,
     integers: Int8Scratch,
-    bf16: Bf16Scratch,
+    pub bf16: Bf16Scratch,
 }
 
 #[derive(Default)]
@@ -157,8 +172,8 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
     }
     let m = x.len() / cols;
     assert!(x.len() == m * cols && out.len() == m * rows);
-    ROWS.with_borrow_mut(|RoundedRows { int8, bf16 }| {
-        let in_integers = |part: &PackedMatrix| weights.precision == Precision::Int8 && part.is_quantised();
+    let in_integers = |part: &PackedMatrix| weights.precision == Precision::Int8 && part.is_quantised();
+    ROWS.with_borrow_mut(|RoundedRows { int8, bf16, .. }| {
         if weights.precision == Precision::Bf16 {
             bf16.set(pool, isa, x, cols);
         }
@@ -167,59 +182,99 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Fused, out: 
             #[cfg(target_arch = "x86_64")]
             int8.set_tiles(pool, isa, weights.parts.iter().map(PackedMatrix::tile_step));
         }
-        let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
-        // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
-        // runs, since a task costs as much as a strip.
-        let few = match weights.precision {
-            Precision::Bf16 => bf16::takes_halves(isa, m),
-            Precision::Int8 | Precision::F32 => m <= MAX_ROWS && weights.parts.iter().all(in_integers),
+        let inputs = |part: &PackedMatrix| match weights.precision {
+            Precision::Bf16 => Inputs::Bf16(bf16),
+            Precision::Int8 if in_integers(part) => Inputs::Int8(int8),
+            Precision::Int8 | Precision::F32 => Inputs::F32(x),
         };
-        let run = if few {
-            strips.div_ceil(TASKS_PER_THREAD * pool.threads())
-        } else {
-            STRIPS
-        };
-        let (most, tile) = match weights.precision {
-            Precision::Bf16 => (BF16_ROWS_PER_TASK, bf16::TILE_ROWS),
-            Precision::Int8 | Precision::F32 => (ROWS_PER_TASK, TILE_ROWS),
-        };
-        // Whole tiles of rows, where there is more than one chunk.
-        let chunks = m.div_ceil(most);
-        let chunk_rows = m.div_ceil(chunks.max(1)).next_multiple_of(tile);
-        let shards = Shards::new(out);
-        // Chunk by chunk, so that a worker's share is of the rows that its shares of other regions are of.
-        let runs = strips.div_ceil(run);
-        pool.run(runs * chunks, &|task| {
-            let (first, chunk) = (task % runs * run, task / runs);
-            let first_row = chunk * chunk_rows;
-            let mut skipped = 0;
-            let mut first_output = 0;
-            for part in &weights.parts {
-                let own = part.panels() * STRIPS;
-                let (from, to) = (first.max(skipped), (first + run).min(skipped + own));
-                if from < to {
-                    let block = Block {
-                        matrix: part,
-                        x: match weights.precision {
-                            Precision::Bf16 => Inputs::Bf16(bf16),
-                            Precision::Int8 if in_integers(part) => Inputs::Int8(int8),
-                            Precision::Int8 | Precision::F32 => Inputs::F32(x),
-                        },
-                        strips: (from - skipped, to - skipped),
-                        rows: (first_row, chunk_rows.min(m - first_row)),
-                        out: shards.pointer(first_row * rows + first_output),
-                        out_stride: rows,
-                        output,
-                    };
-                    // SAFETY: tasks cover disjoint (rows, outputs) blocks of `out`, and `out` lives until `run`
-                    // returns.
-                    SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
-                }
-                skipped += own;
-                first_output += part.rows();
-            }
-        });
+        multiply(pool, isa, (m, &inputs), weights, out, output);
     });
+}
+
+/// [`matmul`] of rows that are rounded to bf16 already.
+///
+/// # Panics
+/// When sizes differ.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn matmul_rounded(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    x: &Bf16Rows,
+    weights: &Fused,
+    out: &mut [f32],
+    output: Output,
+) {
+    assert!(x.cols() == weights.cols() && out.len() == x.rows() * weights.rows());
+    multiply(pool, isa, (x.rows(), &|_| Inputs::Bf16(x)), weights, out, output);
+}
+
+/// [`matmul`] of `m` rows, which are there as each part takes them.
+fn multiply<'a>(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    (m, inputs): (usize, &(dyn Fn(&PackedMatrix) -> Inputs<'a> + Sync)),
+    weights: &Fused,
+    out: &mut [f32],
+    output: Output,
+) {
+    let rows = weights.rows();
+    let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
+    // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
+    // runs, since a task costs as much as a strip.
+    let few = match weights.precision {
+        Precision::Bf16 => bf16::takes_halves(isa, m),
+        Precision::Int8 | Precision::F32 => {
+            let in_integers = |part| matches!(inputs(part), Inputs::Int8(_));
+            m <= MAX_ROWS && weights.parts.iter().all(in_integers)
+        }
+    };
+    let run = if few {
+        strips.div_ceil(TASKS_PER_THREAD * pool.threads())
+    } else {
+        STRIPS
+    };
+    let chunk_rows = rows_per_task(weights.precision, m);
+    let chunks = m.div_ceil(chunk_rows);
+    let shards = Shards::new(out);
+    // Chunk by chunk, so that a worker's share is of the rows that its shares of other regions are of.
+    let runs = strips.div_ceil(run);
+    pool.run(runs * chunks, &|task| {
+        let (first, chunk) = (task % runs * run, task / runs);
+        let first_row = chunk * chunk_rows;
+        let mut skipped = 0;
+        let mut first_output = 0;
+        for part in &weights.parts {
+            let own = part.panels() * STRIPS;
+            let (from, to) = (first.max(skipped), (first + run).min(skipped + own));
+            if from < to {
+                let block = Block {
+                    matrix: part,
+                    x: inputs(part),
+                    strips: (from - skipped, to - skipped),
+                    rows: (first_row, chunk_rows.min(m - first_row)),
+                    out: shards.pointer(first_row * rows + first_output),
+                    out_stride: rows,
+                    output,
+                };
+                // SAFETY: tasks cover disjoint (rows, outputs) blocks of `out`, and `out` lives until `run`
+                // returns.
+                SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
+            }
+            skipped += own;
+            first_output += part.rows();
+        }
+    });
+}
+
+/// Rows of `m` that share one expansion of weights, in whole tiles.
+pub(super) fn rows_per_task(precision: Precision, m: usize) -> usize {
+    let (most, tile) = match precision {
+        Precision::Bf16 => (BF16_ROWS_PER_TASK, bf16::TILE_ROWS),
+        Precision::Int8 | Precision::F32 => (ROWS_PER_TASK, TILE_ROWS),
+    };
+    m.div_ceil(m.div_ceil(most).max(1))
+        .next_multiple_of(tile)
+        .max(tile)
 }
 
 /// Rows of activations, and with them how the product is computed.

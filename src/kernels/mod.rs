@@ -15,6 +15,7 @@ mod buffers;
 mod dense_attention;
 mod elementwise;
 mod floats;
+mod gated;
 mod int8;
 mod isa;
 mod low_rank;
@@ -58,6 +59,7 @@ pub use attention::{
 pub use block_format::{BlockFormat, FormatError};
 pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows};
 pub use elementwise::{Activation, RopeStyle, add_bias, gate, soft_cap};
+pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;
 pub use low_rank::{LowRank, LowRankPart, RowGroups, add_low_rank};
 pub use matmul::{Fused, Output, Precision, matmul};

@@ -12,6 +12,8 @@ mod amx;
 mod expand;
 #[cfg(target_arch = "x86_64")]
 mod few;
+#[cfg(target_arch = "x86_64")]
+mod gated;
 mod round;
 mod rows;
 #[cfg(target_arch = "x86_64")]
@@ -22,6 +24,7 @@ mod vectors;
 pub(super) use {
     amx::{Operands, ROWS, product as product_of_tiles, shapes},
     expand::row as round_row,
+    gated::{GatedProduct, Panel},
     rows::RunBits,
     tiles::PairBits,
 };

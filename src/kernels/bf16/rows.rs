@@ -65,11 +65,20 @@ impl Bf16Rows {
         });
     }
 
-    pub(super) fn rows(&self) -> usize {
+    /// Becomes `rows` of `cols` that are not defined, for tiles: who writes them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(&mut self, rows: usize, cols: usize) -> RunShards<'_> {
+        (self.rows, self.cols) = (rows, cols);
+        let runs = self.runs();
+        let shards = Shards::new(sized(&mut self.bits, rows.div_ceil(ROWS) * runs * ROWS));
+        RunShards { runs, shards }
+    }
+
+    pub(in crate::kernels) fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(super) fn cols(&self) -> usize {
+    pub(in crate::kernels) fn cols(&self) -> usize {
         self.cols
     }
 
@@ -92,6 +101,33 @@ impl Bf16Rows {
     /// Rows from `row` on.
     pub(super) fn values(&self, row: usize) -> &[f32] {
         &self.values[row * self.stride()..self.rows * self.stride()]
+    }
+}
+
+/// Rows for tiles, whose parts are written by several workers.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct RunShards<'a> {
+    runs: usize,
+    shards: Shards<'a, RunBits>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl RunShards<'_> {
+    /// Runs from `run` on of a tile of rows, which `row` begins: `[count][ROWS]`.
+    ///
+    /// # Safety
+    /// Nobody else has these runs of these rows.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "disjoint parts are the purpose; the contract above makes it sound"
+    )]
+    pub(super) unsafe fn tile(&self, row: usize, run: usize, count: usize) -> &mut [RunBits] {
+        assert!(run + count <= self.runs);
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.shards
+                .part((row / ROWS * self.runs + run) * ROWS, count * ROWS)
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(in crate::kernels) struct PairBits(pub [u32; TILE]);
 /// A row's sums for a panel's outputs.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-pub(super) struct RowSums([f32; PANEL]);
+pub(super) struct RowSums(pub [f32; PANEL]);
 
 impl Default for RowSums {
     fn default() -> Self {
@@ -80,6 +80,12 @@ impl Halves<'_> {
     }
 }
 
+/// Inputs that are expanded at a time, of so many. In equal parts, so that none is too short to be worth its sums' way
+/// to memory and back.
+pub(super) fn depth(cols: usize) -> usize {
+    cols.div_ceil(cols.div_ceil(DEPTH)).next_multiple_of(RUN)
+}
+
 /// # Safety
 /// As [`super::product`]; the processor has AMX-BF16 and AVX-512 BF16.
 ///
@@ -104,9 +110,8 @@ pub(super) unsafe fn product(
                 .copy_from_slice(unsafe { std::slice::from_raw_parts(c.at.add(row * c.stride), PANEL) });
         }
     }
-    // Equal parts, so that none is too short to be worth its sums' way to memory and back.
     let cols = x.cols();
-    let depth = cols.div_ceil(cols.div_ceil(DEPTH)).next_multiple_of(RUN);
+    let depth = depth(cols);
     for k in (0..cols).step_by(depth) {
         let inputs = depth.min(cols - k);
         let runs = inputs.div_ceil(RUN);
@@ -152,7 +157,7 @@ pub(super) unsafe fn product(
 ///
 /// # Safety
 /// The processor has AMX-BF16, and the tiles are shaped for all the rows, or [`TILE_ROWS`] of them at a time.
-unsafe fn multiply(
+pub(super) unsafe fn multiply(
     x: &Bf16Rows,
     (first, run): (usize, usize),
     weights: [&[PairBits]; 2],

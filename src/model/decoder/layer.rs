@@ -3,8 +3,8 @@
 use super::{Compute, angles::Angles, loader::Loader};
 use crate::{
     kernels::{
-        Activation, AttentionLayer, AttentionSpan, Fused, Norm, Output, RowGroups, add_bias, add_low_rank,
-        attention, gate, matmul, rope_and_store,
+        Activation, AttentionLayer, AttentionSpan, Fused, GatedBuffers, GatedFeedForward, Norm, Output,
+        RowGroups, add_bias, add_low_rank, attention, gate, matmul, rope_and_store,
     },
     model::{
         adapter::{Adapter, Site},
@@ -50,8 +50,7 @@ pub(super) struct Activations {
     pub normed: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated: Vec<f32>,
+    feed_forward: GatedBuffers,
     projected: Vec<f32>,
 }
 
@@ -219,7 +218,6 @@ impl Layer {
         let (shape, ffn) = (self.attends.shape, self.down.weights.cols());
         let count = a.qkv.len() / shape.qkv_width();
         a.attended.resize(count * shape.heads * shape.head_dim, 0.0);
-        a.gated.resize(count * ffn, 0.0);
 
         attention(
             &mut compute.pool,
@@ -233,58 +231,87 @@ impl Layer {
         let site = (self.index, Site::AttentionOutput);
         let streams = (&mut a.projected, &mut a.hidden);
         self.attention_output
-            .join(compute, rows, site, &a.attended, streams);
+            .join(compute, rows, site, Input::Rows(&a.attended), streams);
 
         let pool = &mut compute.pool;
         if let Some(norm) = &self.ffn_norm {
             norm.apply(pool, isa, &a.hidden, &mut a.normed, Output::Replace);
         }
-        match self.feed_forward {
-            FeedForward::Gated => {
-                a.gate_up.resize(count * 2 * ffn, 0.0);
-                matmul(pool, isa, &a.normed, &self.up, &mut a.gate_up, Output::Replace);
-                rows.adapt(compute, (self.index, Site::GateUp), &a.normed, &mut a.gate_up);
-                let pool = &mut compute.pool;
-                gate(pool, isa, self.activation, &a.gate_up, ffn, &mut a.gated);
-            }
-            FeedForward::Plain => {
-                matmul(pool, isa, &a.normed, &self.up, &mut a.gated, Output::Replace);
-                if let Some(bias) = &self.up_bias {
-                    add_bias(&mut a.gated, bias);
-                }
-                self.activation.apply(pool, isa, &mut a.gated, ffn);
-            }
-        }
         let site = (self.index, Site::Down);
         let streams = (&mut a.projected, &mut a.hidden);
-        self.down.join(compute, rows, site, &a.gated, streams);
+        if self.feed_forward == FeedForward::Gated && rows.adapted.is_empty() {
+            let products = GatedFeedForward {
+                gate_up: &self.up,
+                activation: self.activation,
+                down: &self.down.weights,
+            };
+            let input = Input::BeforeGate(products, &a.normed, &mut a.feed_forward);
+            return self.down.join(compute, rows, site, input, streams);
+        }
+        let GatedBuffers { gate_up, gated } = &mut a.feed_forward;
+        gated.resize(count * ffn, 0.0);
+        match self.feed_forward {
+            FeedForward::Gated => {
+                gate_up.resize(count * 2 * ffn, 0.0);
+                matmul(pool, isa, &a.normed, &self.up, gate_up, Output::Replace);
+                rows.adapt(compute, (self.index, Site::GateUp), &a.normed, gate_up);
+                let pool = &mut compute.pool;
+                gate(pool, isa, self.activation, gate_up, ffn, gated);
+            }
+            FeedForward::Plain => {
+                matmul(pool, isa, &a.normed, &self.up, gated, Output::Replace);
+                if let Some(bias) = &self.up_bias {
+                    add_bias(gated, bias);
+                }
+                self.activation.apply(pool, isa, gated, ffn);
+            }
+        }
+        self.down.join(compute, rows, site, Input::Rows(gated), streams);
     }
 }
 
+/// What a projection is the product of.
+enum Input<'a> {
+    Rows(&'a [f32]),
+    /// What products make of these rows; no adapter changes anything about them.
+    BeforeGate(GatedFeedForward<'a>, &'a [f32], &'a mut GatedBuffers),
+}
+
 impl Projection {
-    /// Adds the product of `x`, and what adapters change about it, to `hidden`; `projected` is scratch.
+    /// Adds the product of `input`, and what adapters change about it, to `hidden`; `projected` is scratch.
     fn join(
         &self,
         compute: &mut Compute,
         rows: &Rows<'_>,
         site: (usize, Site),
-        x: &[f32],
+        input: Input<'_>,
         (projected, hidden): (&mut Vec<f32>, &mut Vec<f32>),
     ) {
         let (pool, isa) = (&mut compute.pool, compute.isa);
-        let Some(norm) = &self.post_norm else {
-            matmul(pool, isa, x, &self.weights, hidden, Output::Add);
-            if let Some(bias) = &self.bias {
-                add_bias(hidden, bias);
-            }
-            return rows.adapt(compute, site, x, hidden);
+        let (out, output) = if self.post_norm.is_some() {
+            projected.resize(hidden.len(), 0.0);
+            (&mut **projected, Output::Replace)
+        } else {
+            (&mut **hidden, Output::Add)
         };
-        projected.resize(hidden.len(), 0.0);
-        matmul(pool, isa, x, &self.weights, projected, Output::Replace);
+        let adaptable = match input {
+            Input::Rows(x) => {
+                matmul(pool, isa, x, &self.weights, out, output);
+                Some(x)
+            }
+            Input::BeforeGate(products, x, buffers) => {
+                products.run(pool, isa, x, buffers, (out, output));
+                None
+            }
+        };
         if let Some(bias) = &self.bias {
-            add_bias(projected, bias);
+            add_bias(out, bias);
         }
-        rows.adapt(compute, site, x, projected);
-        norm.apply(&mut compute.pool, isa, projected, hidden, Output::Add);
+        if let Some(x) = adaptable {
+            rows.adapt(compute, site, x, out);
+        }
+        if let Some(norm) = &self.post_norm {
+            norm.apply(&mut compute.pool, isa, projected, hidden, Output::Add);
+        }
     }
 }

@@ -4,8 +4,8 @@
 use super::config::MetricXConfig;
 use crate::{
     kernels::{
-        Activation, DenseAttention, DenseInput, DenseSpan, DistanceBias, Fused, HeadRows, Norm, NormKind,
-        Output, gate, matmul,
+        Activation, DenseAttention, DenseInput, DenseSpan, DistanceBias, Fused, GatedBuffers,
+        GatedFeedForward, HeadRows, Norm, NormKind, Output, matmul,
     },
     model::tensors::TensorReader,
     quality::Compute,
@@ -21,8 +21,7 @@ pub(super) struct Activations {
     qkv: Vec<f32>,
     queries: Vec<f32>,
     attended: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated: Vec<f32>,
+    feed_forward: GatedBuffers,
 }
 
 /// Bytes that one row of the encoder takes on its way, what the decoder makes of it included.
@@ -102,19 +101,19 @@ impl FeedForward {
 
     fn run(&self, compute: &mut Compute, a: &mut Activations) {
         a.normed(compute, &self.norm);
-        product(compute, &a.normed, &self.gate_up, &mut a.gate_up);
-        let width = self.down.cols();
-        a.gated.resize(a.gate_up.len() / 2, 0.0);
-        let activation = Activation::GeluTanh;
-        gate(
+        let products = GatedFeedForward {
+            gate_up: &self.gate_up,
+            activation: Activation::GeluTanh,
+            down: &self.down,
+        };
+        let target = (&mut *a.hidden, Output::Add);
+        products.run(
             &mut compute.pool,
             compute.isa,
-            activation,
-            &a.gate_up,
-            width,
-            &mut a.gated,
+            &a.normed,
+            &mut a.feed_forward,
+            target,
         );
-        join(compute, &a.gated, &self.down, &mut a.hidden);
     }
 }
 

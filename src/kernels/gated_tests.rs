@@ -1,0 +1,141 @@
+//! The joined feed-forward part against its products one after the other.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernels::{Arena, BlockFormat, COARSER, MatrixSource, PackedMatrix, RawElements, noise};
+
+/// A matrix of noise: Q4_1 and Q8_0 with sensible scales.
+fn matrix(
+    pool: &mut ThreadPool,
+    format: BlockFormat,
+    (rows, cols): (usize, usize),
+    seed: u64,
+) -> PackedMatrix {
+    let bytes: Vec<u8> = match format {
+        BlockFormat::F32 => noise(rows * cols, seed)
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+        BlockFormat::Bf16 => noise(rows * cols, seed)
+            .iter()
+            .flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())
+            .collect(),
+        _ => {
+            let len = format.bytes_for(rows * cols).unwrap();
+            let mut bytes: Vec<u8> = noise(len, seed).iter().map(|v| (v * 127.0) as i8 as u8).collect();
+            for block in bytes.chunks_exact_mut(format.block_bytes()) {
+                block[..2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes());
+                if format == BlockFormat::Q4_1 {
+                    block[2..4].copy_from_slice(&half::f16::from_f32(-0.07).to_le_bytes());
+                }
+            }
+            bytes
+        }
+    };
+    let elements = RawElements::Bytes(format, &bytes);
+    let source = MatrixSource { rows, cols, elements };
+    PackedMatrix::pack(pool, &mut Arena::default(), &source).unwrap()
+}
+
+/// The products one after the other.
+fn unfused(
+    pool: &mut ThreadPool,
+    isa: Isa,
+    products: &GatedFeedForward<'_>,
+    x: &[f32],
+    (out, output): (&mut [f32], Output),
+) {
+    let (m, width) = (x.len() / products.gate_up.cols(), products.down.cols());
+    let (mut gate_up, mut gated) = (vec![0.0; m * 2 * width], vec![0.0; m * width]);
+    matmul(pool, isa, x, products.gate_up, &mut gate_up, Output::Replace);
+    gate(pool, isa, products.activation, &gate_up, width, &mut gated);
+    matmul(pool, isa, &gated, products.down, out, output);
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Both ways give the same bits, on every instruction set.
+fn check(
+    (m, cols, width, outputs): (usize, usize, usize, usize),
+    format: BlockFormat,
+    [whole, add]: [bool; 2],
+    (activation, precision): (Activation, Precision),
+    seed: u64,
+) {
+    let mut pool = ThreadPool::new(2).unwrap();
+    let gate_up = if whole {
+        vec![matrix(&mut pool, format, (2 * width, cols), seed)]
+    } else {
+        let mut one = |seed| matrix(&mut pool, format, (width, cols), seed);
+        vec![one(seed), one(seed ^ 5)]
+    };
+    let down = matrix(&mut pool, format, (outputs, width), seed ^ 9);
+    let (gate_up, down) = (Fused::new(gate_up, precision), Fused::new(vec![down], precision));
+    let products = GatedFeedForward {
+        gate_up: &gate_up,
+        activation,
+        down: &down,
+    };
+    let (x, before) = (noise(m * cols, seed ^ 2), noise(m * outputs, seed ^ 3));
+    let output = if add { Output::Add } else { Output::Replace };
+    for isa in Isa::available() {
+        let (mut expected, mut found) = (before.clone(), before.clone());
+        unfused(&mut pool, isa, &products, &x, (&mut expected, output));
+        products.run(
+            &mut pool,
+            isa,
+            &x,
+            &mut GatedBuffers::default(),
+            (&mut found, output),
+        );
+        assert_eq!(
+            bits(&found),
+            bits(&expected),
+            "{isa:?} {format:?} {m} {cols} {width}"
+        );
+    }
+}
+
+const FLOATS: [BlockFormat; 2] = [BlockFormat::F32, BlockFormat::Bf16];
+const BLOCKS: [BlockFormat; 2] = [BlockFormat::Q4_1, BlockFormat::Q8_0];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32 / COARSER as u32))]
+    #[test]
+    fn equals_its_products_one_after_the_other(
+        m in 1usize..if cfg!(miri) { 3 } else { 100 }, format in 0usize..4, runs in 1usize..4, blocks in 1usize..7,
+        odd in 0usize..32, outputs in 1usize..100, choices in any::<[bool; 2]>(), gelu: bool, seed: u64,
+        precision in prop::sample::select(vec![Precision::Bf16, Precision::Bf16, Precision::Int8, Precision::F32]),
+    ) {
+        let (format, odd) = match format {
+            0 | 1 => (FLOATS[format], odd),
+            _ => (BLOCKS[format - 2], 0),
+        };
+        let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
+        let sizes = (m, 32 * runs - odd, 32 * blocks - odd, outputs);
+        check(sizes, format, choices, (activation, precision), seed);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
+fn equals_them_where_inputs_and_rows_are_taken_in_parts() {
+    let silu_in_tiles = (Activation::Silu, Precision::Bf16);
+    for (m, cols, width, whole) in [
+        (300, 64, 96, false),
+        (40, 1312, 128, true),
+        (65, 2048, 160, false),
+        (17, 576, 1504, false),
+    ] {
+        check(
+            (m, cols, width, 70),
+            BlockFormat::Q4_1,
+            [whole, true],
+            silu_in_tiles,
+            3,
+        );
+    }
+}
