@@ -27,6 +27,7 @@ mod packed;
 mod planted;
 mod pointwise;
 mod pool;
+mod prefetch;
 mod quantised;
 mod scales;
 mod source;

@@ -17,6 +17,7 @@ use crate::kernels::{
     floats::{expand_f16, round_to_f16},
     isa::per_isa,
     pool::Shards,
+    prefetch::prefetch,
 };
 
 /// How keys and values are stored.
@@ -159,6 +160,21 @@ impl LayerCache {
                 out
             }
             Store::Bf16 { .. } => unreachable!("operands are chosen by the cache's kind"),
+        }
+    }
+
+    /// Has [`Self::head`]'s elements fetched, for later.
+    pub(super) fn fetch(&self, side: Side, (block, head): (usize, usize)) {
+        let len = self.shape.head_dim * BLOCK_TOKENS;
+        let at = block * self.shape.block_len() + head * len;
+        match (&self.store, side) {
+            (Store::F32 { keys, .. }, Side::Keys) => prefetch(&keys[at..][..len]),
+            (Store::F32 { values, .. }, Side::Values) => prefetch(&values[at..][..len]),
+            (Store::F16 { keys, .. }, Side::Keys) => prefetch(&keys[at..][..len]),
+            (Store::F16 { values, .. } | Store::Bf16 { values, .. }, Side::Values) => {
+                prefetch(&values[at..][..len]);
+            }
+            (Store::Bf16 { .. }, Side::Keys) => prefetch(self.rounded((block, head)).0),
         }
     }
 

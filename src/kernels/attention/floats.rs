@@ -57,6 +57,9 @@ impl FloatOperands {
         // From the first to the last token that any row sees, in whole blocks at the beginning.
         let seen = tile.seen_by(0..rows, segment);
         let first_block = seen.start / BLOCK_TOKENS;
+        let last = tile.visible(rows - 1).end - 1;
+        // Blocks lie where they happen to, and nothing else foresees them. Of many rows' tiles the first brings them near.
+        let few = rows <= NARROW_ROWS;
         let columns = || (first_block..seen.end.div_ceil(BLOCK_TOKENS)).map(|block| block * BLOCK_TOKENS);
         let Self {
             queries,
@@ -68,6 +71,11 @@ impl FloatOperands {
 
         for column in columns() {
             let place = tile.place(start + column);
+            if few {
+                cache.fetch(Side::Values, place);
+                let next = (start + column + BLOCK_TOKENS).min(last);
+                cache.fetch(Side::Keys, tile.place(next));
+            }
             let keys = cache.head(isa, Side::Keys, place, head_dim * BLOCK_TOKENS, expanded);
             for first in (0..rows).step_by(NARROW_ROWS) {
                 // SAFETY: `rows` queries of `head_dim`, a whole key block, and score rows of `SEGMENT`, of which
