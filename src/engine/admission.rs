@@ -213,14 +213,19 @@ impl Book {
             .min(most);
         let largest = self.needs.keys().next_back().copied().unwrap_or(0);
         // Without a pin the largest open need fits already.
-        if self.pins.reserved() > limits.num_blocks || need.max(largest) > available {
+        let too_much_pinned = self.pins.reserved() > limits.num_blocks;
+        if too_much_pinned || need.max(largest) > available {
             if let Some(pin) = pin {
                 self.pins.remove(pin, block_size);
             }
-            return Err(SubmitError::CannotFit {
-                needed: needed.min(most).max(largest),
-                available,
-            });
+            let (needed, available) = if too_much_pinned {
+                // The prompt that is to stay is itself what does not fit.
+                let before = limits.num_blocks.saturating_sub(self.pins.reserved());
+                (needed, before)
+            } else {
+                (needed.min(most).max(largest), available)
+            };
+            return Err(SubmitError::CannotFit { needed, available });
         }
         *self.needs.entry(need).or_default() += 1;
         self.open += 1;
@@ -446,6 +451,15 @@ mod tests {
         );
         assert_eq!((book.open, book.pins.reserved()), (1, 0));
         book.leave(open.need);
+        // A prompt that is larger than the pool is told the pool's size, not what it would leave itself.
+        let long: Vec<u32> = (0..22).collect();
+        assert_eq!(
+            book.enter(plain(&long), 11, pin(&long), &LIMITS).unwrap_err(),
+            SubmitError::CannotFit {
+                needed: 11,
+                available: 10
+            }
+        );
         assert!(book.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).is_ok());
     }
 

@@ -336,7 +336,7 @@ pub enum SubmitError {
         vocab_size: usize,
     },
     /// Alone in the pool it still would not fit.
-    #[error("needs {needed} KV blocks, the pool has {available}")]
+    #[error("needs {needed} KV blocks, the pool has {available} for it")]
     CannotFit {
         /// Blocks for the whole sequence.
         needed: usize,
