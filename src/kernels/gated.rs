@@ -5,13 +5,14 @@ use super::{Activation, Fused, Isa, Output, ThreadPool, gate, matmul};
 use super::{
     Precision,
     bf16::{GatedProduct, Panel},
+    isa::IsaKind,
     matmul::{ROWS, RoundedRows, SCRATCH, matmul_rounded, rows_per_task},
     packed::PANEL,
 };
 
-/// With so few rows, more and shorter tasks are worth more than what memory has less to do.
+/// With fewer tasks for each thread some threads would wait for others: the products one after the other are cut finer.
 #[cfg(target_arch = "x86_64")]
-const FEW_ROWS: usize = 16;
+const TASKS_PER_THREAD: usize = 2;
 
 /// The products of a gated feed-forward part.
 pub struct GatedFeedForward<'a> {
@@ -71,7 +72,13 @@ impl GatedFeedForward<'_> {
     ) -> bool {
         let (cols, width) = (self.gate_up.cols(), self.down.cols());
         let precisions = [self.gate_up.precision(), self.down.precision()];
-        if precisions != [Precision::Bf16; 2] || cols == 0 || x.len() / cols <= FEW_ROWS {
+        if isa.0 != IsaKind::Amx || precisions != [Precision::Bf16; 2] || cols == 0 {
+            return false;
+        }
+        let (m, panels) = (x.len() / cols, width.div_ceil(PANEL));
+        let chunk_rows = rows_per_task(Precision::Bf16, m);
+        let tasks = panels * m.div_ceil(chunk_rows);
+        if tasks < TASKS_PER_THREAD * pool.threads() {
             return false;
         }
         let Some(sources) = self.sources() else {
@@ -79,25 +86,18 @@ impl GatedFeedForward<'_> {
         };
         ROWS.with_borrow_mut(|RoundedRows { bf16, gated, .. }| {
             bf16.set(pool, isa, x, cols);
-            let m = bf16.rows();
-            {
-                let Some(product) = GatedProduct::new(isa, bf16, self.activation, width, gated) else {
-                    return false;
-                };
-                let chunk_rows = rows_per_task(Precision::Bf16, m);
-                let panels = width.div_ceil(PANEL);
-                pool.run(panels * m.div_ceil(chunk_rows), &|task| {
-                    let (panel, first) = (task % panels, task / panels * chunk_rows);
-                    let rows = (first, chunk_rows.min(m - first));
-                    SCRATCH.with_borrow_mut(|scratch| {
-                        // SAFETY: tasks take disjoint (rows, outputs) blocks.
-                        unsafe { product.panels(rows, panel, sources(panel), &mut scratch.bf16) };
-                    });
+            let product = GatedProduct::new(isa, bf16, self.activation, width, gated);
+            pool.run(tasks, &|task| {
+                let (panel, first) = (task % panels, task / panels * chunk_rows);
+                let rows = (first, chunk_rows.min(m - first));
+                SCRATCH.with_borrow_mut(|scratch| {
+                    // SAFETY: tasks take disjoint (rows, outputs) blocks.
+                    unsafe { product.panels(rows, panel, sources(panel), &mut scratch.bf16) };
                 });
-            }
+            });
             matmul_rounded(pool, isa, gated, self.down, out, output);
-            true
-        })
+        });
+        true
     }
 
     /// Where a panel's outputs of gate and up come from, if both are panels.

@@ -59,13 +59,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// Both ways give the same bits, on every instruction set.
 fn check(
+    threads: usize,
     (m, cols, width, outputs): (usize, usize, usize, usize),
     format: BlockFormat,
     [whole, add]: [bool; 2],
     (activation, precision): (Activation, Precision),
     seed: u64,
 ) {
-    let mut pool = ThreadPool::new(2).unwrap();
+    let mut pool = ThreadPool::new(threads).unwrap();
     let gate_up = if whole {
         vec![matrix(&mut pool, format, (2 * width, cols), seed)]
     } else {
@@ -106,7 +107,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32 / COARSER as u32))]
     #[test]
     fn equals_its_products_one_after_the_other(
-        m in 1usize..if cfg!(miri) { 3 } else { 100 }, format in 0usize..4, runs in 1usize..4, blocks in 1usize..7,
+        m in 1usize..if cfg!(miri) { 3 } else { 100 }, format in 0usize..4, runs in 1usize..4, blocks in 1usize..13,
+        threads in 1usize..4,
         odd in 0usize..32, outputs in 1usize..100, choices in any::<[bool; 2]>(), gelu: bool, seed: u64,
         precision in prop::sample::select(vec![Precision::Bf16, Precision::Bf16, Precision::Int8, Precision::F32]),
     ) {
@@ -116,7 +118,7 @@ proptest! {
         };
         let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
         let sizes = (m, 32 * runs - odd, 32 * blocks - odd, outputs);
-        check(sizes, format, choices, (activation, precision), seed);
+        check(threads, sizes, format, choices, (activation, precision), seed);
     }
 }
 
@@ -124,18 +126,38 @@ proptest! {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn equals_them_where_inputs_and_rows_are_taken_in_parts() {
     let silu_in_tiles = (Activation::Silu, Precision::Bf16);
-    for (m, cols, width, whole) in [
-        (300, 64, 96, false),
-        (40, 1312, 128, true),
-        (65, 2048, 160, false),
-        (17, 576, 1504, false),
+    for (threads, m, cols, width, whole) in [
+        (2, 300, 64, 96, false),
+        (1, 40, 1312, 128, true),
+        (1, 65, 2048, 160, false),
+        (2, 17, 576, 1504, false),
     ] {
         check(
+            threads,
             (m, cols, width, 70),
             BlockFormat::Q4_1,
             [whole, true],
             silu_in_tiles,
             3,
         );
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn is_in_tiles_where_there_are_tiles() {
+    let mut pool = ThreadPool::new(1).unwrap();
+    let mut one = |rows, cols| matrix(&mut pool, BlockFormat::F32, (rows, cols), 3);
+    let gate_up = Fused::new(vec![one(128, 4), one(128, 4)], Precision::Bf16);
+    let down = Fused::new(vec![one(8, 128)], Precision::Bf16);
+    let products = GatedFeedForward {
+        gate_up: &gate_up,
+        activation: Activation::Silu,
+        down: &down,
+    };
+    for isa in Isa::available() {
+        let mut out = [0.0; 8];
+        let done = products.run_in_tiles(&mut pool, isa, &[1.0; 4], &mut out, Output::Replace);
+        assert_eq!(done, isa.0 == IsaKind::Amx);
     }
 }

@@ -24,22 +24,25 @@ pub(in crate::kernels) struct GatedProduct<'a> {
 }
 
 impl<'a> GatedProduct<'a> {
-    /// A product with so many outputs for each row of `x`, which [`Self::panels`] writes to `out`. `None` where the
-    /// processor has no tiles.
+    /// A product with so many outputs for each row of `x`, which [`Self::panels`] writes to `out`.
+    ///
+    /// # Panics
+    /// Where the processor has no tiles.
     pub(in crate::kernels) fn new(
         isa: Isa,
         x: &'a Bf16Rows,
         activation: Activation,
         outputs: usize,
         out: &'a mut Bf16Rows,
-    ) -> Option<Self> {
-        (isa.0 == IsaKind::Amx).then(|| Self {
+    ) -> Self {
+        assert!(isa.0 == IsaKind::Amx);
+        Self {
             isa,
             x,
             activation,
             out: out.tiles(x.rows(), outputs),
             outputs,
-        })
+        }
     }
 
     /// Computes the outputs `PANEL * panel..` of `count` rows from `first` on: the gate's are a panel, and so are the
