@@ -2,17 +2,18 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
-    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_shuffle_epi8,
-    _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi8, _mm512_permutexvar_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_set4_epi32, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_srai_epi32, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_xor_si512,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_permutexvar_epi8, _mm512_mul_ps, _mm512_or_si512, _mm512_permutex2var_ps,
+    _mm512_permutexvar_epi8, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
+    _mm512_sub_ps,
 };
 
 use super::{
     RUN,
     rows::RunBits,
-    tiles::{Halves, PairBits, TILE},
+    tiles::{HALF, Halves, PairBits, TILE},
 };
 use crate::kernels::{
     int8::{Strip, StripBits, StripScales},
@@ -23,60 +24,166 @@ use crate::kernels::{
 /// Vectors of a panel's outputs.
 pub(super) const VECTORS: usize = PANEL / TILE;
 /// So many bytes weights are fetched before they are needed.
-const AHEAD: usize = 8 * RUN_BYTES;
+const AHEAD: usize = 16 * RUN_BYTES;
 
-/// Expands inputs `k..k + inputs` of a panel with integer weights into pairs from 0 on; both are multiples of the
-/// weights' groups.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, VBMI and BF16.
-///
-/// # Panics
-/// When `strip` is not a whole panel of so many inputs, or `out` is too small.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-pub(super) fn integers(strip: &Strip<'_>, (k, inputs): (usize, usize), out: &mut Halves<'_>) {
-    let group = strip.group;
-    assert!(strip.width == PANEL && k.is_multiple_of(group) && inputs.is_multiple_of(group));
-    let table = _mm512_sub_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-        _mm512_set1_epi32(strip.zero),
-    );
-    let table = _mm512_cvtepi32_ps(table);
-    let short = strip.scales.are_short();
-    for at in (k..k + inputs).step_by(group) {
-        let words = match strip.bits {
-            StripBits::Four(bytes) => &bytes[at / 8 * RUN_BYTES..][..group / 8 * RUN_BYTES],
-            StripBits::Eight(bytes) => &bytes[at / 4 * RUN_BYTES..][..group / 4 * RUN_BYTES],
+/// Integer weights of a panel.
+pub(super) struct Integers<'a> {
+    kind: Kind<'a>,
+    /// What four bits stand for.
+    table: __m512,
+}
+
+enum Kind<'a> {
+    Four(Plain<'a, 4>),
+    Eight(Plain<'a, 8>),
+    Other(Strip<'a>),
+}
+
+/// A scale in f16 for each run of inputs, as most formats have it: with nothing left to decide, what comes before a
+/// run's first weight takes less time.
+struct Plain<'a, const WORDS: usize> {
+    words: &'a [[[u8; RUN_BYTES]; WORDS]],
+    scales: &'a [[u16; PANEL]],
+    mins: Option<&'a [[u16; PANEL]]>,
+}
+
+impl<'a, const WORDS: usize> Plain<'a, WORDS> {
+    /// Nothing for other scales.
+    fn new(bytes: &'a [u8], strip: &Strip<'a>) -> Option<Self> {
+        let f16 = |scales| match scales {
+            StripScales::F16(values) if strip.group == RUN => Some(values.as_chunks().0),
+            _ => None,
+        };
+        Some(Self {
+            words: bytes.as_chunks().0.as_chunks().0,
+            scales: f16(strip.scales)?,
+            mins: match strip.mins {
+                Some(mins) => Some(f16(mins)?),
+                None => None,
+            },
+        })
+    }
+
+    /// Words, scale and minimum of a run, for a vector's outputs.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn run(&self, run: usize, vector: usize) -> (&'a [[u8; RUN_BYTES]; WORDS], [__m512; 2], [__m512; 2]) {
+        let min = match self.mins {
+            Some(mins) => twice(half_factors(&mins[run], vector)),
+            None => [_mm512_setzero_ps(); 2],
+        };
+        let scale = twice(half_factors(&self.scales[run], vector));
+        (&self.words[run], scale, min)
+    }
+}
+
+impl<'a> Integers<'a> {
+    /// # Safety
+    /// The processor has AVX-512 F, BW, VBMI and BF16.
+    ///
+    /// # Panics
+    /// When `strip` is not a whole panel.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn new(strip: Strip<'a>) -> Self {
+        assert!(strip.width == PANEL && (strip.group == RUN || strip.group == RUN / 2));
+        let bits = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let table = _mm512_cvtepi32_ps(_mm512_sub_epi32(bits, _mm512_set1_epi32(strip.zero)));
+        let plain = match strip.bits {
+            StripBits::Four(bytes) => Plain::new(bytes, &strip).map(Kind::Four),
+            StripBits::Eight(bytes) => Plain::new(bytes, &strip).map(Kind::Eight),
             StripBits::Unpacked(_) => unreachable!("panels are not taken apart"),
         };
-        for vector in out.vectors() {
-            let out = out.pairs_of((at - k) / 2, group / 2, vector);
-            let words = words.chunks_exact(RUN_BYTES).map(|run| load(run, vector));
-            let scale = factors(&strip.scales, at / group, vector);
+        Self {
+            kind: plain.unwrap_or(Kind::Other(strip)),
+            table,
+        }
+    }
+
+    /// Expands a run of inputs for half a panel's outputs.
+    ///
+    /// # Safety
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// When there are not so many inputs.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+    pub(super) fn expand(&self, run: usize, half: usize, out: &mut [PairBits; HALF]) {
+        match &self.kind {
+            Kind::Four(weights) => expand_four(weights, self.table, (run, half), out),
+            Kind::Eight(weights) => expand_eight(weights, (run, half), out),
+            Kind::Other(strip) => expand_other(strip, self.table, (run, half), out),
+        }
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn expand_four(
+    weights: &Plain<'_, 4>,
+    table: __m512,
+    (run, half): (usize, usize),
+    out: &mut [PairBits; HALF],
+) {
+    for (index, out) in out.as_chunks_mut::<{ RUN / 2 }>().0.iter_mut().enumerate() {
+        let vector = half * VECTORS / 2 + index;
+        let (words, scale, min) = weights.run(run, vector);
+        for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
+            four(load(word, vector), table, scale, min, out);
+        }
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn expand_eight(weights: &Plain<'_, 8>, (run, half): (usize, usize), out: &mut [PairBits; HALF]) {
+    for (index, out) in out.as_chunks_mut::<{ RUN / 2 }>().0.iter_mut().enumerate() {
+        let vector = half * VECTORS / 2 + index;
+        let (words, scale, min) = weights.run(run, vector);
+        for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
+            eight(load(word, vector), scale, min, out);
+        }
+    }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn expand_other(strip: &Strip<'_>, table: __m512, (run, half): (usize, usize), out: &mut [PairBits; HALF]) {
+    let groups = RUN / strip.group;
+    for (index, out) in out.chunks_exact_mut(RUN / 2).enumerate() {
+        let vector = half * VECTORS / 2 + index;
+        for (group, out) in (groups * run..).zip(out.chunks_exact_mut(strip.group / 2)) {
+            let scale = twice(factors(&strip.scales, group, vector));
             let min = match &strip.mins {
-                Some(mins) => factors(mins, at / group, vector),
-                None => _mm512_setzero_ps(),
+                Some(mins) => twice(factors(mins, group, vector)),
+                None => [_mm512_setzero_ps(); 2],
             };
             match strip.bits {
-                StripBits::Four(_) => {
+                StripBits::Four(bytes) => {
+                    let words = bytes.as_chunks().0[group * (strip.group / 8)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        four(word, table, (scale, min), out);
+                        four(load(word, vector), table, scale, min, out);
                     }
                 }
-                _ if short => {
-                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(1.0 / TOP_BYTE));
+                StripBits::Eight(bytes) => {
+                    let words = bytes.as_chunks().0[group * (strip.group / 4)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        eight(word, (scale, min), |top| top, out);
+                        eight(load(word, vector), scale, min, out);
                     }
                 }
-                _ => {
-                    for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        eight(word, (scale, min), |top| _mm512_srai_epi32::<24>(top), out);
-                    }
-                }
+                StripBits::Unpacked(_) => unreachable!("panels are not taken apart"),
             }
         }
     }
+}
+
+/// A vector's scales or minimums in f16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn half_factors(values: &[u16; PANEL], vector: usize) -> __m512 {
+    let values = &values[vector * TILE..][..TILE];
+    // SAFETY: sixteen elements.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
 }
 
 /// A group's scales or minimums for a vector's outputs.
@@ -105,52 +212,80 @@ fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
     }
 }
 
+/// Each output's value twice, for an even input and the odd one behind it: of the first eight outputs and of the others.
+/// Two vectors like that, rounded, are pairs in their order.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn twice(values: __m512) -> [__m512; 2] {
+    let first = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    let second = _mm512_or_si512(first, _mm512_set1_epi32(8));
+    [
+        _mm512_permutexvar_ps(first, values),
+        _mm512_permutexvar_ps(second, values),
+    ]
+}
+
+/// As [`twice`], of words with four bytes each: `first` and the byte two behind it, or those after them.
+const fn bytes_twice(half: usize, first: usize) -> [u8; 64] {
+    let mut order = [0; 64];
+    let mut at = 0;
+    while at < order.len() {
+        let (lane, byte) = (at / 4, at % 4);
+        order[at] = (32 * half + lane / 2 * 4 + (first + lane % 2 + 2 * byte) % 4) as u8;
+        at += 1;
+    }
+    order
+}
+
 /// Eight inputs of a vector's outputs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn four(word: __m512i, table: __m512, (scale, min): (__m512, __m512), out: &mut [PairBits; 4]) {
-    let value = |bits| _mm512_fmadd_ps(_mm512_permutexvar_ps(bits, table), scale, min);
-    macro_rules! shifted {
+fn four(word: __m512i, table: __m512, scale: [__m512; 2], min: [__m512; 2], out: &mut [PairBits; 4]) {
+    const ORDERS: [[u8; 64]; 2] = [bytes_twice(0, 0), bytes_twice(1, 0)];
+    let words = [0, 1].map(|half| _mm512_permutexvar_epi8(load_order(&ORDERS[half]), word));
+    macro_rules! pairs {
         ($shift:literal) => {
-            value(_mm512_srli_epi32::<$shift>(word))
+            [0, 1].map(|half| {
+                let bits = _mm512_srli_epi32::<$shift>(words[half]);
+                _mm512_fmadd_ps(_mm512_permutexvar_ps(bits, table), scale[half], min[half])
+            })
         };
     }
-    store(&mut out[0], value(word), shifted!(8));
-    store(&mut out[1], shifted!(16), shifted!(24));
-    store(&mut out[2], shifted!(4), shifted!(12));
-    store(&mut out[3], shifted!(20), shifted!(28));
+    store(&mut out[0], pairs!(0));
+    store(&mut out[1], pairs!(8));
+    store(&mut out[2], pairs!(4));
+    store(&mut out[3], pairs!(12));
 }
 
-/// What a byte counts for at the top of a word.
-const TOP_BYTE: f32 = (1 << 24) as f32;
-
-/// Four inputs of a vector's outputs, which stand for 0 at 128. `from_top` takes an input from the top byte, below
-/// which there are zeros.
+/// Four inputs of a vector's outputs, which stand for 0 at 128.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn eight(
-    word: __m512i,
-    (scale, min): (__m512, __m512),
-    from_top: impl Fn(__m512i) -> __m512i,
-    out: &mut [PairBits; 2],
-) {
-    const TOP: u64 = 0x8888_8888_8888_8888;
-    let word = _mm512_xor_si512(word, _mm512_set1_epi32(0x8080_8080u32 as i32));
-    let top = |byte: i32| {
-        let order = _mm512_or_si512(_mm512_set1_epi32(byte << 24), lanes_of_words());
-        _mm512_maskz_shuffle_epi8(TOP, word, order)
-    };
-    let value = |top| _mm512_fmadd_ps(_mm512_cvtepi32_ps(from_top(top)), scale, min);
-    let last = _mm512_and_si512(word, _mm512_set1_epi32(0xff00_0000u32 as i32));
-    store(&mut out[0], value(top(0)), value(top(1)));
-    store(&mut out[1], value(top(2)), value(last));
+fn eight(word: __m512i, scale: [__m512; 2], min: [__m512; 2], out: &mut [PairBits; 2]) {
+    const ORDERS: [[[u8; 64]; 2]; 2] = [
+        [bytes_twice(0, 0), bytes_twice(1, 0)],
+        [bytes_twice(0, 2), bytes_twice(1, 2)],
+    ];
+    /// The lowest byte of each word.
+    const LOWEST: u64 = 0x1111_1111_1111_1111;
+    // An integer in the low bits of 2^23 is that much more: no conversion is needed.
+    let whole = (1 << 23) as f32;
+    let zero = _mm512_set1_ps(whole + 128.0);
+    for (orders, out) in ORDERS.iter().zip(out) {
+        let pairs = [0, 1].map(|half| {
+            let above = _mm512_castps_si512(_mm512_set1_ps(whole));
+            let bits = _mm512_mask_permutexvar_epi8(above, LOWEST, load_order(&orders[half]), word);
+            let value = _mm512_sub_ps(_mm512_castsi512_ps(bits), zero);
+            _mm512_fmadd_ps(value, scale[half], min[half])
+        });
+        store(out, pairs);
+    }
 }
 
-/// Where in its quarter of a vector a word begins, in its top byte.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn lanes_of_words() -> __m512i {
-    _mm512_set4_epi32(12 << 24, 8 << 24, 4 << 24, 0)
+fn load_order(order: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
 }
 
 /// Rounds inputs that are f32, `[inputs][PANEL]`, into pairs from 0 on. A last input without a partner gets a zero.
@@ -162,6 +297,8 @@ fn lanes_of_words() -> __m512i {
 /// When `out` is too small.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
+    let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let second = _mm512_or_si512(first, _mm512_set1_epi32(8));
     for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0.0; PANEL] } else { odd };
@@ -174,7 +311,11 @@ pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
                     _mm512_loadu_ps(odd[lanes].as_ptr()),
                 )
             };
-            store(out.pair(pair, vector), even, odd);
+            let pairs = [
+                _mm512_permutex2var_ps(even, first, odd),
+                _mm512_permutex2var_ps(even, second, odd),
+            ];
+            store(out.pair(pair, vector), pairs);
         }
     }
 }
@@ -246,35 +387,21 @@ fn ahead<T>(weights: &[T]) {
 /// A vector's words, and has some that come later fetched: the hardware does not foresee enough of it.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(run: &[u8], vector: usize) -> __m512i {
-    assert!(run.len() == RUN_BYTES && vector < VECTORS);
-    // SAFETY: sixteen elements; what is only fetched may lie anywhere.
-    unsafe {
-        let at = run.as_ptr().add(vector * 4 * TILE);
-        _mm_prefetch(at.wrapping_add(AHEAD).cast(), _MM_HINT_T0);
-        _mm512_loadu_si512(at.cast())
-    }
+fn load(run: &[u8; RUN_BYTES], vector: usize) -> __m512i {
+    let words = &run[vector * 4 * TILE..][..4 * TILE];
+    _mm_prefetch(words.as_ptr().wrapping_add(AHEAD).cast(), _MM_HINT_T0);
+    // SAFETY: sixteen elements.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
-/// Rounds two inputs of a vector's outputs and brings them together in pairs.
+/// Rounds pairs of inputs, of eight outputs and the eight behind them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn store(PairBits(out): &mut PairBits, even: __m512, odd: __m512) {
-    /// Bytes rather than words: that is one operation instead of two.
-    const PAIRS: [u8; 64] = {
-        let mut order = [0; 64];
-        let mut i = 0;
-        while i < 64 {
-            order[i] = (i / 4 * 2 + i % 2 + i / 2 % 2 * 32) as u8;
-            i += 1;
-        }
-        order
-    };
-    let both: __m512bh = _mm512_cvtne2ps_pbh(odd, even);
-    // SAFETY: 64 bytes each; the vectors are bits of the same size.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn store(PairBits(out): &mut PairBits, [first, second]: [__m512; 2]) {
+    let both: __m512bh = _mm512_cvtne2ps_pbh(second, first);
+    // SAFETY: 64 bytes; the vectors are bits of the same size.
     unsafe {
-        let order = _mm512_loadu_si512(PAIRS.as_ptr().cast());
         let both = std::mem::transmute::<__m512bh, __m512i>(both);
-        _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi8(order, both));
+        _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
     }
 }

@@ -5,9 +5,15 @@ use std::ops::Range;
 use super::{
     Bf16Rows, Bf16Scratch, RUN, TILE_ROWS,
     amx::{self, Operands, ROWS, shapes},
-    expand::{self, VECTORS},
+    expand::{self, Integers, VECTORS},
 };
-use crate::kernels::{Isa, Output, PackedMatrix, buffers::sized, int8::Target, packed::PANEL, tile_config};
+use crate::kernels::{
+    Isa, Output, PackedMatrix,
+    buffers::sized,
+    int8::{Strip, Target},
+    packed::PANEL,
+    tile_config,
+};
 
 /// Outputs of a tile.
 pub(super) const TILE: usize = 16;
@@ -44,19 +50,12 @@ impl Halves<'_> {
     /// A pair of inputs, for the panel's outputs from `vector * TILE` on.
     #[inline]
     pub(super) fn pair(&mut self, pair: usize, vector: usize) -> &mut PairBits {
-        &mut self.pairs_of(pair, 1, vector)[0]
-    }
-
-    /// Some pairs of a run, for the panel's outputs from `vector * TILE` on.
-    #[inline]
-    pub(super) fn pairs_of(&mut self, first: usize, count: usize, vector: usize) -> &mut [PairBits] {
         let half = if vector < 2 {
             &mut *self.first
         } else {
             &mut *self.second
         };
-        let at = first / (RUN / 2) * HALF + vector % 2 * (RUN / 2) + first % (RUN / 2);
-        &mut half[at..at + count]
+        &mut half[pair / (RUN / 2) * HALF + vector % 2 * (RUN / 2) + pair % (RUN / 2)]
     }
 
     /// Vectors of outputs that are wanted.
@@ -204,15 +203,48 @@ pub(super) unsafe fn expand_to(
 ) {
     if let Some(strip) = matrix.strip(panel, 0, 2) {
         // SAFETY: by the caller's promise.
-        return unsafe { expand::integers(&strip, (k, inputs), out) };
+        return unsafe { integers(strip, k / RUN, out) };
     }
-    if let Some(bits) = matrix.bf16_in_place(panel, k, inputs) {
-        // SAFETY: by the caller's promise.
-        unsafe { expand::bits(bits, out) };
-        return out.fill_up(inputs.div_ceil(2));
-    }
-    let weights = matrix.tile(isa, panel, k, inputs, expanded);
     // SAFETY: by the caller's promise.
-    unsafe { expand::floats(weights, out) };
+    unsafe { expand_floats(isa, (matrix, panel), (k, inputs), expanded, out) };
+}
+
+/// Whole runs of integer weights, from one on.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VBMI and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn integers(strip: Strip<'_>, first: usize, out: &mut Halves<'_>) {
+    let weights = Integers::new(strip);
+    let halves = out
+        .first
+        .as_chunks_mut()
+        .0
+        .iter_mut()
+        .zip(out.second.as_chunks_mut().0);
+    for (run, (first, second)) in (first..).zip(halves) {
+        weights.expand(run, 0, first);
+        weights.expand(run, 1, second);
+    }
+}
+
+/// Weights that are no integers, or what is wanted of them.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VBMI and BF16.
+pub(super) unsafe fn expand_floats(
+    isa: Isa,
+    (matrix, panel): (&PackedMatrix, usize),
+    (k, inputs): (usize, usize),
+    expanded: &mut Vec<f32>,
+    out: &mut Halves<'_>,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match matrix.bf16_in_place(panel, k, inputs) {
+            Some(bits) => expand::bits(bits, out),
+            None => expand::floats(matrix.tile(isa, panel, k, inputs, expanded), out),
+        }
+    }
     out.fill_up(inputs.div_ceil(2));
 }
