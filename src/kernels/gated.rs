@@ -14,6 +14,10 @@ use super::{
 #[cfg(target_arch = "x86_64")]
 const TASKS_PER_THREAD: usize = 2;
 
+/// Of so few rows little lies between the products, and products of half a panel are shared more evenly.
+#[cfg(target_arch = "x86_64")]
+const FEW_ROWS: usize = 4;
+
 /// The products of a gated feed-forward part.
 pub struct GatedFeedForward<'a> {
     /// Gate and up side by side, with equal outputs.
@@ -78,7 +82,7 @@ impl GatedFeedForward<'_> {
         let (m, panels) = (x.len() / cols, width.div_ceil(PANEL));
         let chunk_rows = rows_per_task(Precision::Bf16, m);
         let tasks = panels * m.div_ceil(chunk_rows);
-        if tasks < TASKS_PER_THREAD * pool.threads() {
+        if m <= FEW_ROWS || tasks < TASKS_PER_THREAD * pool.threads() {
             return false;
         }
         let Some(sources) = self.sources() else {

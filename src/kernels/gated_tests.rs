@@ -156,8 +156,10 @@ fn is_in_tiles_where_there_are_tiles() {
         down: &down,
     };
     for isa in Isa::available() {
-        let mut out = [0.0; 8];
-        let done = products.run_in_tiles(&mut pool, isa, &[1.0; 4], &mut out, Output::Replace);
-        assert_eq!(done, isa.0 == IsaKind::Amx);
+        for rows in [FEW_ROWS, FEW_ROWS + 1] {
+            let (x, mut out) = (vec![1.0; 4 * rows], vec![0.0; 8 * rows]);
+            let done = products.run_in_tiles(&mut pool, isa, &x, &mut out, Output::Replace);
+            assert_eq!(done, isa.0 == IsaKind::Amx && rows > FEW_ROWS);
+        }
     }
 }
