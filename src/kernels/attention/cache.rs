@@ -75,6 +75,12 @@ enum Store {
     },
 }
 
+/// Some keys or values that are computed with in f32.
+enum Stored<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+}
+
 /// Which of the two.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
@@ -132,6 +138,23 @@ impl LayerCache {
         (keys, values)
     }
 
+    /// The first `count` elements of one head's part of a block, as they are stored in other caches.
+    ///
+    /// # Panics
+    /// When the block lies outside the cache.
+    fn stored(&self, side: Side, (block, head): (usize, usize), count: usize) -> Stored<'_> {
+        let at = block * self.shape.block_len() + head * self.shape.head_dim * BLOCK_TOKENS;
+        match (&self.store, side) {
+            (Store::F32 { keys: from, .. }, Side::Keys) | (Store::F32 { values: from, .. }, Side::Values) => {
+                Stored::F32(&from[at..][..count])
+            }
+            (Store::F16 { keys: from, .. }, Side::Keys) | (Store::F16 { values: from, .. }, Side::Values) => {
+                Stored::F16(&from[at..][..count])
+            }
+            (Store::Bf16 { .. }, _) => unreachable!("operands are chosen by the cache's kind"),
+        }
+    }
+
     /// The first `count` elements of one head's part of a block, as f32: in place, or expanded into `scratch`.
     ///
     /// # Panics
@@ -140,41 +163,25 @@ impl LayerCache {
         &'a self,
         isa: Isa,
         side: Side,
-        (block, head): (usize, usize),
+        place: (usize, usize),
         count: usize,
         scratch: &'a mut [f32],
     ) -> &'a [f32] {
-        let at = block * self.shape.block_len() + head * self.shape.head_dim * BLOCK_TOKENS;
-        match &self.store {
-            Store::F32 { keys, values } => match side {
-                Side::Keys => &keys[at..][..count],
-                Side::Values => &values[at..][..count],
-            },
-            Store::F16 { keys, values } => {
-                let bits = match side {
-                    Side::Keys => &keys[at..][..count],
-                    Side::Values => &values[at..][..count],
-                };
+        match self.stored(side, place, count) {
+            Stored::F32(values) => values,
+            Stored::F16(bits) => {
                 let out = &mut scratch[..count];
                 expand_f16(isa, bits, out);
                 out
             }
-            Store::Bf16 { .. } => unreachable!("operands are chosen by the cache's kind"),
         }
     }
 
-    /// Has [`Self::head`]'s elements fetched, for later.
-    pub(super) fn fetch(&self, side: Side, (block, head): (usize, usize)) {
-        let len = self.shape.head_dim * BLOCK_TOKENS;
-        let at = block * self.shape.block_len() + head * len;
-        match (&self.store, side) {
-            (Store::F32 { keys, .. }, Side::Keys) => prefetch(&keys[at..][..len]),
-            (Store::F32 { values, .. }, Side::Values) => prefetch(&values[at..][..len]),
-            (Store::F16 { keys, .. }, Side::Keys) => prefetch(&keys[at..][..len]),
-            (Store::F16 { values, .. } | Store::Bf16 { values, .. }, Side::Values) => {
-                prefetch(&values[at..][..len]);
-            }
-            (Store::Bf16 { .. }, Side::Keys) => prefetch(self.rounded((block, head)).0),
+    /// Has all of [`Self::head`]'s elements fetched, for later.
+    pub(super) fn fetch(&self, side: Side, place: (usize, usize)) {
+        match self.stored(side, place, self.shape.head_dim * BLOCK_TOKENS) {
+            Stored::F32(values) => prefetch(values),
+            Stored::F16(bits) => prefetch(bits),
         }
     }
 

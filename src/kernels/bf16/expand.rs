@@ -180,7 +180,7 @@ fn expand_other(strip: &Strip<'_>, table: __m512, (run, half): (usize, usize), o
 /// A vector's scales or minimums in f16.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn half_factors(values: &[u16; PANEL], vector: usize) -> __m512 {
+fn half_factors(values: &[u16], vector: usize) -> __m512 {
     let values = &values[vector * TILE..][..TILE];
     // SAFETY: sixteen elements.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
@@ -190,21 +190,20 @@ fn half_factors(values: &[u16; PANEL], vector: usize) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
-    let lanes = |group: usize| group * PANEL + vector * TILE..group * PANEL + (vector + 1) * TILE;
+    let lanes = group * PANEL + vector * TILE..group * PANEL + (vector + 1) * TILE;
     // SAFETY: sixteen elements each.
     unsafe {
-        let halves = |values: &[u16]| _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast()));
         match scales {
-            StripScales::F16(values) => halves(&values[lanes(group)]),
-            StripScales::F32(values) => _mm512_loadu_ps(values[lanes(group)].as_ptr()),
+            StripScales::F16(values) => half_factors(&values[group * PANEL..], vector),
+            StripScales::F32(values) => _mm512_loadu_ps(values[lanes].as_ptr()),
             StripScales::Steps {
                 bases,
                 steps,
                 per_base,
             } => {
-                let steps = _mm_loadu_si128(steps[lanes(group)].as_ptr().cast());
+                let steps = _mm_loadu_si128(steps[lanes].as_ptr().cast());
                 _mm512_mul_ps(
-                    halves(&bases[lanes(group / per_base)]),
+                    half_factors(&bases[group / per_base * PANEL..], vector),
                     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(steps)),
                 )
             }

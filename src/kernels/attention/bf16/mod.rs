@@ -9,7 +9,7 @@
 mod tiles;
 mod vectors;
 
-use std::f32::consts::LOG2_E;
+use std::{f32::consts::LOG2_E, ops::Range};
 
 #[cfg(target_arch = "x86_64")]
 use self::tiles::{Shaped, TileOperands};
@@ -110,6 +110,32 @@ impl Ready<'_> {
             Self::Tiles(operands) => operands.attend(tile, cache, segment, part),
         }
     }
+}
+
+/// Rows of a tile that are multiplied at a time with a segment.
+struct Part<'a> {
+    tile: &'a QueryTile<'a>,
+    segment: usize,
+    rows: Range<usize>,
+    /// What any of the rows sees, counted from the segment's first token; not empty.
+    seen: Range<usize>,
+    /// The runs of tokens in which that lies.
+    runs: Range<usize>,
+}
+
+/// A tile's parts that see anything of a segment.
+fn parts<'a>(tile: &'a QueryTile<'_>, segment: usize) -> impl Iterator<Item = Part<'a>> {
+    (0..tile.rows).step_by(PART_ROWS).filter_map(move |first| {
+        let rows = first..(first + PART_ROWS).min(tile.rows);
+        let seen = tile.seen_by(rows.clone(), segment);
+        (!seen.is_empty()).then(|| Part {
+            tile,
+            segment,
+            rows,
+            runs: seen.start / RUN..seen.end.div_ceil(RUN),
+            seen,
+        })
+    })
 }
 
 /// What makes exponents of 2 of products of queries and keys.

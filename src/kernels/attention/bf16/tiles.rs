@@ -12,7 +12,7 @@ use std::{
     ops::Range,
 };
 
-use super::{EXP2, LEAST_EXPONENT, PART_ROWS, ROUNDING, RUN, RUNS, cap, scale};
+use super::{EXP2, LEAST_EXPONENT, PART_ROWS, Part, ROUNDING, RUN, RUNS, cap, parts, scale};
 use crate::kernels::{
     Isa, Output,
     attention::{BLOCK_TOKENS, LayerCache, SEGMENT, query_tile::QueryTile, softmax::Softmax},
@@ -83,22 +83,16 @@ impl Shaped<'_> {
         tile: &QueryTile<'_>,
         cache: &LayerCache,
         segment: usize,
-        part: &mut Softmax<'_>,
+        results: &mut Softmax<'_>,
     ) {
         // SAFETY: only made for a processor that has the features, and tiles are shaped for all rows or for
         // `PART_ROWS` of them.
         unsafe {
             self.load_values(tile, cache, segment);
-            for first in (0..tile.rows).step_by(PART_ROWS) {
-                let rows = first..(first + PART_ROWS).min(tile.rows);
-                let seen = tile.seen_by(rows.clone(), segment);
-                if seen.is_empty() {
-                    continue;
-                }
-                let runs = seen.start / RUN..seen.end.div_ceil(RUN);
-                self.multiply_keys((tile, &rows), cache, (segment, &seen));
-                self.take_powers((tile, &rows), (segment, &runs), part);
-                self.multiply_values((tile, &rows), &runs, part);
+            for part in parts(tile, segment) {
+                self.multiply_keys(&part, cache);
+                self.take_powers(&part, results);
+                self.multiply_values(&part, results);
             }
         }
     }
@@ -108,6 +102,7 @@ impl Shaped<'_> {
     unsafe fn load_values(&mut self, tile: &QueryTile<'_>, cache: &LayerCache, segment: usize) {
         let head_dim = tile.layer.shape.head_dim;
         let seen = tile.seen_by(0..tile.rows, segment);
+        let last = tile.visible(tile.rows - 1).end - 1;
         let groups = head_dim.div_ceil(PAIR_OF_TILES);
         let values = sized(&mut self.operands.values, groups * RUNS * 2 * (RUN / 2));
         for column in (seen.start / RUN * RUN..seen.end.next_multiple_of(RUN)).step_by(BLOCK_TOKENS) {
@@ -124,7 +119,6 @@ impl Shaped<'_> {
             let position = segment * SEGMENT + column;
             let (keys, block) = cache.rounded(tile.place(position));
             // Keys come next, and the next block: blocks lie where they happen to, and nothing else foresees them.
-            let last = tile.visible(tile.rows - 1).end - 1;
             let (_, next) = cache.rounded(tile.place((position + BLOCK_TOKENS).min(last)));
             let ahead = [keys.as_ptr().cast(), next.as_ptr().cast()];
             let tokens = BLOCK_TOKENS.min(seen.end - column);
@@ -135,23 +129,25 @@ impl Shaped<'_> {
 
     /// # Safety
     /// The processor has AMX-BF16, and tiles are shaped for the rows.
-    unsafe fn multiply_keys(
-        &mut self,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        cache: &LayerCache,
-        (segment, seen): (usize, &Range<usize>),
-    ) {
+    unsafe fn multiply_keys(&mut self, part: &Part<'_>, cache: &LayerCache) {
+        let Part {
+            tile,
+            segment,
+            rows,
+            seen,
+            ..
+        } = part;
         let runs = tile.layer.shape.head_dim.div_ceil(RUN);
         let TileOperands { queries, scores, .. } = &mut *self.operands;
         let scores = sized(scores, PART_ROWS * SEGMENT);
         let queries = &queries[rows.start / ROWS * runs * ROWS..];
         let first_block = seen.start / BLOCK_TOKENS * BLOCK_TOKENS;
+        let last_block = (seen.end - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
         for column in (seen.start / RUN * RUN..seen.end).step_by(RUN) {
             // Of a run's two blocks one may not be there; the other's scores then stand for it, and nobody sees them.
-            let last = (seen.end - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
             let keys = [column, column + BLOCK_TOKENS].map(|column| {
-                let column = column.clamp(first_block, last);
-                let (keys, _) = cache.rounded(tile.place(segment * SEGMENT + column));
+                let column = column.clamp(first_block, last_block);
+                let (keys, _) = cache.rounded(tile.place(*segment * SEGMENT + column));
                 keys.as_ptr().cast::<PairBits>()
             });
             let operands = Operands {
@@ -177,19 +173,21 @@ impl Shaped<'_> {
 
     /// # Safety
     /// The processor has AVX-512 F, BW and BF16.
-    unsafe fn take_powers(
-        &mut self,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        (segment, runs): (usize, &Range<usize>),
-        part: &mut Softmax<'_>,
-    ) {
+    unsafe fn take_powers(&mut self, part: &Part<'_>, results: &mut Softmax<'_>) {
+        let Part {
+            tile,
+            segment,
+            rows,
+            runs,
+            ..
+        } = part;
         let TileOperands {
             scores, numerators, ..
         } = &mut *self.operands;
         let numerators = sized(numerators, PART_ROWS * RUNS);
         for (index, (row, scores)) in rows.clone().zip(scores.as_chunks_mut::<SEGMENT>().0).enumerate() {
             let out = &mut numerators[index / ROWS * RUNS * ROWS + index % ROWS..];
-            let Some(seen) = tile.seen(row, segment) else {
+            let Some(seen) = tile.seen(row, *segment) else {
                 for run in runs.clone() {
                     out[run * ROWS] = RunBits::default();
                 }
@@ -197,18 +195,14 @@ impl Shaped<'_> {
             };
             cap(self.isa, tile, &mut scores[seen.clone()]);
             // SAFETY: by the caller's promise.
-            [part.totals[row], part.tops[row]] = unsafe { powers(scores, seen, runs.clone(), out) };
+            [results.totals[row], results.tops[row]] = unsafe { powers(scores, seen, runs.clone(), out) };
         }
     }
 
     /// # Safety
     /// The processor has AMX-BF16, and tiles are shaped for the rows.
-    unsafe fn multiply_values(
-        &mut self,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        runs: &Range<usize>,
-        part: &mut Softmax<'_>,
-    ) {
+    unsafe fn multiply_values(&mut self, part: &Part<'_>, results: &mut Softmax<'_>) {
+        let Part { tile, rows, runs, .. } = part;
         let width = tile.layer.shape.head_dim.next_multiple_of(PAIR_OF_TILES);
         let TileOperands {
             numerators, values, ..
@@ -230,7 +224,7 @@ impl Shaped<'_> {
                 w_step: RUN,
                 runs: runs.len(),
             };
-            let sums = &mut part.sums[rows.start * width + index * PAIR_OF_TILES..];
+            let sums = &mut results.sums[rows.start * width + index * PAIR_OF_TILES..];
             let c = Target {
                 at: sums.as_mut_ptr(),
                 stride: width,

@@ -1,14 +1,13 @@
 //! The operations in vectors.
 
-use std::ops::Range;
-
-use super::{PART_ROWS, RUN, cap, exp2, scale};
+use super::{PART_ROWS, Part, RUN, cap, exp2, parts, scale};
 use crate::kernels::{
     Isa, Output,
     attention::{BLOCK_TOKENS, LayerCache, SEGMENT, query_tile::QueryTile, softmax::Softmax},
     bf16::{RunTile, part_row, run_product},
     buffers::sized,
     elementwise::add_lanes,
+    floats::expand_bf16,
     int8::Target,
     isa::per_isa,
     micro::{LANES, NARROW_ROWS, WIDE_ROWS},
@@ -52,19 +51,13 @@ impl VectorOperands {
         tile: &QueryTile<'_>,
         cache: &LayerCache,
         segment: usize,
-        part: &mut Softmax<'_>,
+        results: &mut Softmax<'_>,
     ) {
         self.load_values(isa, tile, cache, segment);
-        for first in (0..tile.rows).step_by(PART_ROWS) {
-            let rows = first..(first + PART_ROWS).min(tile.rows);
-            let seen = tile.seen_by(rows.clone(), segment);
-            if seen.is_empty() {
-                continue;
-            }
-            let runs = seen.start / RUN..seen.end.div_ceil(RUN);
-            self.multiply_keys(isa, (tile, &rows), cache, (segment, &seen));
-            self.take_powers(isa, (tile, &rows), (segment, &runs), part);
-            self.multiply_values(isa, (tile, &rows), &runs, part);
+        for part in parts(tile, segment) {
+            self.multiply_keys(isa, &part, cache);
+            self.take_powers(isa, &part, results);
+            self.multiply_values(isa, &part, results);
         }
     }
 
@@ -83,25 +76,26 @@ impl VectorOperands {
             }
             let (_, values) = cache.rounded(tile.place(segment * SEGMENT + column));
             let token = &values[column % BLOCK_TOKENS * head_dim..][..head_dim];
-            crate::kernels::floats::expand_bf16(isa, token, &mut out[..head_dim]);
+            expand_bf16(isa, token, &mut out[..head_dim]);
             out[head_dim..].fill(0.0);
         }
     }
 
-    fn multiply_keys(
-        &mut self,
-        isa: Isa,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        cache: &LayerCache,
-        (segment, seen): (usize, &Range<usize>),
-    ) {
+    fn multiply_keys(&mut self, isa: Isa, part: &Part<'_>, cache: &LayerCache) {
+        let Part {
+            tile,
+            segment,
+            rows,
+            seen,
+            ..
+        } = part;
         let width = tile.layer.shape.head_dim.next_multiple_of(RUN);
         let scores = sized(&mut self.scores, PART_ROWS * SEGMENT);
         let expanded = sized(&mut self.keys, width * BLOCK_TOKENS);
         for column in (seen.start / BLOCK_TOKENS * BLOCK_TOKENS..seen.end.next_multiple_of(BLOCK_TOKENS))
             .step_by(BLOCK_TOKENS)
         {
-            let (keys, _) = cache.rounded(tile.place(segment * SEGMENT + column));
+            let (keys, _) = cache.rounded(tile.place(*segment * SEGMENT + column));
             part_pairs(isa, keys, expanded);
             for (index, w) in expanded.chunks_exact(RUN * BLOCK_TOKENS).enumerate() {
                 for row in (0..rows.len()).step_by(NARROW_ROWS) {
@@ -123,19 +117,20 @@ impl VectorOperands {
         }
     }
 
-    fn take_powers(
-        &mut self,
-        isa: Isa,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        (segment, runs): (usize, &Range<usize>),
-        part: &mut Softmax<'_>,
-    ) {
+    fn take_powers(&mut self, isa: Isa, part: &Part<'_>, results: &mut Softmax<'_>) {
+        let Part {
+            tile,
+            segment,
+            rows,
+            runs,
+            ..
+        } = part;
         let numerators = sized(&mut self.numerators, PART_ROWS * SEGMENT);
         let scores = self.scores.chunks_exact_mut(SEGMENT);
         for ((row, scores), numerators) in rows.clone().zip(scores).zip(numerators.chunks_exact_mut(SEGMENT))
         {
             let columns = runs.start * RUN..runs.end * RUN;
-            let Some(seen) = tile.seen(row, segment) else {
+            let Some(seen) = tile.seen(row, *segment) else {
                 numerators[columns].fill(0.0);
                 continue;
             };
@@ -147,17 +142,12 @@ impl VectorOperands {
             let mut total_and_top = [0.0; 2];
             powers(isa, scores, &mut total_and_top);
             part_row(isa, scores, &mut numerators[columns]);
-            [part.totals[row], part.tops[row]] = total_and_top;
+            [results.totals[row], results.tops[row]] = total_and_top;
         }
     }
 
-    fn multiply_values(
-        &mut self,
-        isa: Isa,
-        (tile, rows): (&QueryTile<'_>, &Range<usize>),
-        runs: &Range<usize>,
-        part: &mut Softmax<'_>,
-    ) {
+    fn multiply_values(&mut self, isa: Isa, part: &Part<'_>, results: &mut Softmax<'_>) {
+        let Part { tile, rows, runs, .. } = part;
         let width = tile.layer.shape.head_dim.next_multiple_of(RUN);
         for run in runs.clone() {
             let values = &self.values[run * RUN * width..][..RUN * width];
@@ -171,7 +161,7 @@ impl VectorOperands {
                         w_stride: width,
                     };
                     let c = Target {
-                        at: part.sums[(rows.start + row) * width + column..].as_mut_ptr(),
+                        at: results.sums[(rows.start + row) * width + column..].as_mut_ptr(),
                         stride: width,
                         output: if run == runs.start {
                             Output::Replace
