@@ -106,7 +106,7 @@ impl Core {
         group_of.sort_unstable();
         let place = |group: &Group| {
             let awaited = group.is_eager();
-            let precision = group.loader.effective(group.precision);
+            let precision = group.precision;
             Place {
                 precision,
                 coming: precision,

@@ -107,16 +107,10 @@ impl AdminApi {
 
 /// How a model is to compute; `None` where the request leaves that as it is.
 fn precision(value: i32) -> Result<Option<Precision>, ServiceError> {
-    match proto::Precision::try_from(value) {
-        Ok(proto::Precision::Unspecified) => Ok(None),
-        Ok(proto::Precision::Int8) => Ok(Some(Precision::Int8)),
-        Ok(proto::Precision::Bf16) => Ok(Some(Precision::Bf16)),
-        Ok(proto::Precision::F32) => Ok(Some(Precision::F32)),
-        Err(_) => {
-            let known = "is not a known value: there are PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
-            Err(ServiceError::field("precision", known))
-        }
-    }
+    proto::Precision::try_from(value).map(Into::into).map_err(|_| {
+        let known = "is not a known value: there are PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
+        ServiceError::field("precision", known)
+    })
 }
 
 fn estimate(model: ModelNeed) -> proto::EstimateModelResponse {

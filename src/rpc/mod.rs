@@ -15,6 +15,7 @@ mod error;
 mod generate;
 mod limits;
 mod models;
+mod precision;
 mod provenance;
 mod quality;
 mod record;

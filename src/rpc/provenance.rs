@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     engine::SequenceSummary,
-    kernels::Precision,
     model::Device,
     proto,
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
@@ -89,7 +88,7 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         in_flight: count(stats.running),
         load: load_policy(declared.policy).into(),
         pinned: registry.is_pinned(declared),
-        precision: precision(registry.precision(declared)).into(),
+        precision: proto::Precision::from(registry.precision(declared)).into(),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
             ..proto::Adapter::default()
@@ -125,14 +124,6 @@ fn adapter(adapter: &ResidentAdapter) -> proto::Adapter {
         rank: count(adapter.rank),
         parameters: adapter.parameters,
         resident_bytes: adapter.resident_bytes,
-    }
-}
-
-fn precision(precision: Precision) -> proto::Precision {
-    match precision {
-        Precision::Int8 => proto::Precision::Int8,
-        Precision::Bf16 => proto::Precision::Bf16,
-        Precision::F32 => proto::Precision::F32,
     }
 }
 

@@ -91,12 +91,7 @@ struct How {
 
 impl How {
     fn to_proto(&self) -> Precision {
-        match self.precision {
-            None => Precision::Unspecified,
-            Some(kernels::Precision::Int8) => Precision::Int8,
-            Some(kernels::Precision::Bf16) => Precision::Bf16,
-            Some(kernels::Precision::F32) => Precision::F32,
-        }
+        self.precision.map_or(Precision::Unspecified, Precision::from)
     }
 }
 

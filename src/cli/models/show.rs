@@ -3,9 +3,11 @@
 use prost_types::Timestamp;
 
 use super::super::output::{human_bytes, table};
-use crate::proto::{
-    Capability, EstimateModelResponse, LoadPolicy, Model, Precision, estimate_model_response::Verdict,
-    model::State,
+use crate::{
+    kernels::Precision,
+    proto::{
+        Capability, EstimateModelResponse, LoadPolicy, Model, estimate_model_response::Verdict, model::State,
+    },
 };
 
 /// In a cell of which nothing is known.
@@ -212,12 +214,7 @@ fn loaded(model: &Model) -> String {
 
 /// How it computes. Servers of older versions do not say.
 fn precision(model: &Model) -> &'static str {
-    match model.precision() {
-        Precision::Unspecified => UNKNOWN,
-        Precision::Int8 => "int8",
-        Precision::Bf16 => "bf16",
-        Precision::F32 => "f32",
-    }
+    Option::from(model.precision()).map_or(UNKNOWN, Precision::name)
 }
 
 fn parameters(count: u64) -> String {
@@ -250,7 +247,7 @@ mod tests {
             architecture: "llama".to_owned(),
             parameters: 134_515_008,
             dtype: "q4_1".to_owned(),
-            precision: Precision::Int8.into(),
+            precision: crate::proto::Precision::Int8.into(),
             device: "cpu".to_owned(),
             context_tokens: 8192,
             max_batch_size: 64,

@@ -1,0 +1,24 @@
+//! How models compute, as the wire says it.
+
+use crate::{kernels::Precision, proto};
+
+impl From<Precision> for proto::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Int8 => Self::Int8,
+            Precision::Bf16 => Self::Bf16,
+            Precision::F32 => Self::F32,
+        }
+    }
+}
+
+impl From<proto::Precision> for Option<Precision> {
+    fn from(precision: proto::Precision) -> Self {
+        match precision {
+            proto::Precision::Unspecified => None,
+            proto::Precision::Int8 => Some(Precision::Int8),
+            proto::Precision::Bf16 => Some(Precision::Bf16),
+            proto::Precision::F32 => Some(Precision::F32),
+        }
+    }
+}
