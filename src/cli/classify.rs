@@ -1,12 +1,14 @@
 //! `classify`: a guard's verdict on one text or on each line of a file.
 
+use std::path::PathBuf;
+
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{
     CommandError, Connection, Exit, Format, Global,
-    input::{self, Input, Item, JudgedRole},
+    input::{self, Item, JudgedRole, Name, TextArgs},
     json,
     output::{Color, painted, print_json, print_line},
     policy::{PolicyArgs, followed},
@@ -23,9 +25,11 @@ const OPEN_ITEMS: usize = 32;
 /// Judge text with a guard.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to judge: a text, - for stdin, or a FILE.jsonl with lines like {"text": ..., "prompt": ...}
-    #[arg(value_name = "TEXT|-|FILE.jsonl")]
-    input: Option<String>,
+    #[command(flatten)]
+    text: TextArgs,
+    /// File with many texts to judge, each a line like {"text": ..., "prompt": ...}; - is standard input
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["given", "text", "file", "role", "prompt"])]
+    items: Option<PathBuf>,
     /// Who said the text: a user (a prompt) or an assistant (an answer; needs --prompt)
     #[arg(long, value_enum)]
     role: Option<JudgedRole>,
@@ -35,7 +39,7 @@ pub struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
-    /// End with 3 when something is unsafe, and with 8 when something is undetermined
+    /// End with exit code 3 when a verdict is unsafe, and with 8 when one is undetermined
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
     #[command(flatten)]
@@ -65,21 +69,33 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         }
         _ => {}
     }
-    let input = input::input(args.input.as_deref())?;
-    let text = match input {
-        Input::File(path) => {
-            if args.role.is_some() || args.prompt.is_some() {
-                return Err(CommandError::usage(
-                    "a file says itself who said what: leave --role and --prompt out",
-                )
-                .into());
-            }
-            let items = input::items(&path)?;
-            return global.block_on(classify_all(items, &args, global));
-        }
-        Input::Text(text) => text,
-        Input::Stdin => input::stdin()?,
-    };
+    if let Some(path) = &args.items {
+        let items = input::items(path)?;
+        return global.block_on(classify_all(items, &args, global));
+    }
+    if let Some(path) = args
+        .text
+        .file()
+        .filter(|path| path.extension() == Some("jsonl".as_ref()))
+    {
+        let message = format!(
+            "{0} is JSON lines by its name: say --items {0} to judge each line; `--file - < {0}` judges all of it as one text",
+            path.display()
+        );
+        return Err(CommandError::usage(message).into());
+    }
+    if let Some((prompt, name)) = args
+        .prompt
+        .as_ref()
+        .and_then(|prompt| Some((prompt, Name::of(prompt)?)))
+    {
+        let message = format!(
+            "--prompt `{prompt}` {name}: --prompt takes the words of a prompt; write {{\"prompt\": ..., \"text\": ...}} \
+             on a line of a file, and say --items FILE"
+        );
+        return Err(CommandError::usage(message).into());
+    }
+    let text = args.text.read()?;
     global.block_on(classify_one(&text, &args, global))
 }
 
@@ -164,7 +180,9 @@ async fn judge(
     match client.classify(request).await {
         Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict, policy)?))),
         // Too large for a message, which is refused before anything reads it, has no reason of ours.
-        Err(ClientError::Rpc(error)) if error.reason.is_some() || error.code == Code::OutOfRange => {
+        Err(ClientError::Rpc(error))
+            if !error.is_connection_lost() && (error.reason.is_some() || error.code == Code::OutOfRange) =>
+        {
             Ok((item.id, Err(error)))
         }
         Err(error) => Err(error),

@@ -1,12 +1,12 @@
 //! Flags of the commands that call a server.
 
-use std::{env, time::Duration};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use tonic::metadata::AsciiMetadataValue;
 
-use super::global::duration;
+use super::{CommandError, global::duration};
 use crate::{
-    client::{Client, ClientError, ClientOptions},
+    client::{Client, ClientOptions},
     engine::Tenant,
 };
 
@@ -19,13 +19,23 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 /// Names [`DEFAULT_SERVER`] otherwise.
 const SERVER_VARIABLE: &str = "BABELWARD_SERVER_URL";
 
+/// Names the file of `--ca-file` otherwise.
+const AUTHORITIES_VARIABLE: &str = "BABELWARD_CA_FILE";
+
+/// Begins a certificate in PEM form.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// Which server to call, and how. They may stand before the command's name, too.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Calling a server")]
 pub struct Connection {
-    /// Server to call [env: BABELWARD_SERVER_URL] [default: http://127.0.0.1:50051]
+    /// Server to call, https:// where a proxy in front of it speaks TLS [env: BABELWARD_SERVER_URL] [default:
+    /// http://127.0.0.1:50051]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// Certificates (PEM) of the authorities to trust for https://, instead of the system's [env: BABELWARD_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Longest time for one call, such as 30s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
@@ -39,6 +49,7 @@ impl Connection {
     pub(super) fn or(self, before: Self) -> Self {
         Self {
             server: self.server.or(before.server),
+            ca_file: self.ca_file.or(before.ca_file),
             timeout: self.timeout.or(before.timeout),
             tenant: self.tenant.or(before.tenant),
         }
@@ -48,15 +59,16 @@ impl Connection {
     pub(super) fn first_given(&self) -> Option<&'static str> {
         let given = [
             ("--server", self.server.is_some()),
+            ("--ca-file", self.ca_file.is_some()),
             ("--timeout", self.timeout.is_some()),
             ("--tenant", self.tenant.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 
-    /// Whether a flag names the server.
-    pub(super) fn is_named(&self) -> bool {
-        self.server.is_some()
+    /// The server that a flag names.
+    pub(super) fn named(&self) -> Option<&str> {
+        self.server.as_deref()
     }
 
     /// The same, where nobody says how long a call may take.
@@ -76,17 +88,37 @@ impl Connection {
             .unwrap_or_else(|| DEFAULT_SERVER.to_owned())
     }
 
+    /// The certificates of the authorities to trust, where somebody names their file.
+    fn authorities(&self) -> Result<Option<Vec<u8>>, CommandError> {
+        let variable = || env::var_os(AUTHORITIES_VARIABLE).filter(|path| !path.is_empty());
+        let Some(path) = self.ca_file.clone().or_else(|| variable().map(PathBuf::from)) else {
+            return Ok(None);
+        };
+        let wrong =
+            |what: String| CommandError::invalid_data(format!("--ca-file {}: {what}", path.display()));
+        let text = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        let begins = text.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
+        if !begins {
+            return Err(wrong(
+                "there is no certificate in it, which would begin with -----BEGIN CERTIFICATE-----"
+                    .to_owned(),
+            ));
+        }
+        Ok(Some(text))
+    }
+
     /// Connects, with `--timeout` for each call.
-    pub(super) async fn connect(&self) -> Result<Client, ClientError> {
+    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         let options = ClientOptions {
             connect_timeout: self
                 .timeout
                 .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
             call_timeout: self.timeout,
+            authorities: self.authorities()?,
             tenant: self.tenant.clone(),
             ..ClientOptions::default()
         };
-        Client::connect(&self.address(), options).await
+        Ok(Client::connect(&self.address(), options).await?)
     }
 }
 

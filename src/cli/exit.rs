@@ -33,6 +33,8 @@ pub enum Exit {
     InvalidData,
     /// A verdict was needed and the guard gave none.
     Undetermined,
+    /// The input was empty.
+    Nothing,
     /// Out of time.
     Timeout,
     /// Stopped by the user; what was done is kept.
@@ -52,6 +54,7 @@ impl Exit {
             Self::Unreachable => 6,
             Self::InvalidData => 7,
             Self::Undetermined => 8,
+            Self::Nothing => 9,
             Self::Timeout => 124,
             Self::Interrupted => 130,
         }
@@ -78,6 +81,22 @@ pub fn told(error: &anyhow::Error) -> String {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
+    }
+}
+
+/// The error of a call that a cause is, or holds.
+pub(super) fn rpc_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a RpcError> {
+    let of_client = |error: &'a ClientError| match error {
+        ClientError::Rpc(error) | ClientError::StreamGaveUp { last: error, .. } => Some(error),
+        _ => None,
+    };
+    match cause.downcast_ref::<RunError>() {
+        Some(RunError::Client(error)) => of_client(error),
+        Some(RunError::GaveUp { last, .. }) => Some(last),
+        Some(_) => None,
+        None => cause
+            .downcast_ref()
+            .or_else(|| cause.downcast_ref().and_then(of_client)),
     }
 }
 
@@ -140,7 +159,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 fn of_client(error: &ClientError) -> Exit {
     match error {
         ClientError::BadAddress { .. } => Exit::Usage,
-        ClientError::Unreachable { .. } => Exit::Unreachable,
+        ClientError::Unreachable { .. } | ClientError::Tls { .. } => Exit::Unreachable,
         ClientError::Rpc(error) => of_rpc(error),
         ClientError::StreamGaveUp { last, .. } => of_rpc(last),
         ClientError::DuplicateId(_) => Exit::InvalidData,
@@ -152,7 +171,8 @@ fn of_rpc(error: &RpcError) -> Exit {
     match error.code {
         Code::DeadlineExceeded => Exit::Timeout,
         Code::Unavailable => Exit::Unreachable,
-        Code::InvalidArgument => Exit::Usage,
+        // What it names there is not, or is more than a message may hold: it is the value that is wrong.
+        Code::InvalidArgument | Code::NotFound | Code::OutOfRange => Exit::Usage,
         _ => Exit::Failure,
     }
 }
@@ -169,6 +189,14 @@ impl CommandError {
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// The input is empty: there is nothing to do, and nothing was done.
+    pub fn nothing(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Nothing,
             message: message.into(),
         }
     }
@@ -208,6 +236,7 @@ mod tests {
             (Exit::Unreachable, 6),
             (Exit::InvalidData, 7),
             (Exit::Undetermined, 8),
+            (Exit::Nothing, 9),
             (Exit::Timeout, 124),
             (Exit::Interrupted, 130),
         ];

@@ -5,7 +5,9 @@ use std::io::{self, Write as _};
 use serde_json::json;
 
 use super::{
-    Connection, Exit, Format, Global, input, json,
+    Connection, Exit, Format, Global,
+    input::{self, TextArgs},
+    json,
     output::{print_json, print_line},
     priority::PriorityArg,
 };
@@ -88,9 +90,8 @@ impl GenerationArgs {
 /// Let a target answer, streamed to the terminal.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The prompt: a text, or - for stdin
-    #[arg(value_name = "PROMPT|-")]
-    prompt: Option<String>,
+    #[command(flatten)]
+    prompt: TextArgs,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -99,7 +100,7 @@ pub struct Args {
 
 /// Generates.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let prompt = input::text(args.prompt.as_deref())?;
+    let prompt = args.prompt.read()?;
     global.block_on(generate(args.generation.request(&prompt), global))
 }
 

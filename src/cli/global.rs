@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::{Connection, Format, output::wants_color};
 use crate::{
-    client::{Client, ClientError},
+    client::Client,
     config::parse_duration,
     fetch::Progress,
     telemetry::{LogStyle, init_logs},
@@ -62,7 +62,7 @@ impl Global {
     }
 
     /// Connects to `--server`, with `--timeout` for each call.
-    pub async fn connect(&self) -> Result<Client, ClientError> {
+    pub async fn connect(&self) -> anyhow::Result<Client> {
         self.connection.connect().await
     }
 

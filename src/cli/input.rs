@@ -1,13 +1,12 @@
-//! Text to work on: from the command line, from stdin, or from a JSON Lines file.
+//! Text to work on: from the command line, from a file or standard input, or from a file of JSON lines.
 
 use std::{
     collections::HashMap,
-    fs,
+    fmt, fs,
     io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
@@ -17,52 +16,134 @@ use crate::proto::{Conversation, Message, Role};
 /// Most invalid lines of a file that are told.
 const LINES_TOLD: usize = 20;
 
+/// Longest ending of a file's name, after its last full stop.
+const LONGEST_ENDING: usize = 5;
+
 /// What some programs write in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Where text comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Input {
-    /// This text.
-    Text(String),
-    /// Everything on stdin.
-    Stdin,
-    /// Each line of this file.
-    File(PathBuf),
+/// Stands for standard input where a file's name is wanted.
+const STDIN: &str = "-";
+
+/// Where a text comes from; the same flags for every command that takes one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct TextArgs {
+    /// The text, or - to read it from standard input. What could be a file's name is refused: say --file or --text
+    #[arg(value_name = "TEXT|-")]
+    given: Option<String>,
+    /// The text, even where it looks like a file's name
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "given",
+        allow_hyphen_values = true
+    )]
+    text: Option<String>,
+    /// File that holds the text; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["given", "text"])]
+    file: Option<PathBuf>,
 }
 
-/// `-` or nothing is stdin, a name that ends in `.jsonl` is a file, everything else is text.
-pub(super) fn input(argument: Option<&str>) -> anyhow::Result<Input> {
-    match argument {
-        Some("-") => Ok(Input::Stdin),
-        Some(name) if name.ends_with(".jsonl") => Ok(Input::File(PathBuf::from(name))),
-        Some(text) => Ok(Input::Text(text.to_owned())),
-        None if io::stdin().is_terminal() => {
-            Err(CommandError::usage("nothing to work on: give a text, or - and the text on stdin").into())
+impl TextArgs {
+    /// The text. A final line break of a file is not part of it, and a text that is empty is an error: who asks about
+    /// nothing must not be told that all is well.
+    pub(super) fn read(&self) -> anyhow::Result<String> {
+        let text = self.source()?;
+        if text.trim().is_empty() {
+            return Err(CommandError::nothing("the text is empty: there is nothing to work on").into());
         }
-        None => Ok(Input::Stdin),
+        Ok(text)
+    }
+
+    /// The file that holds the text.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    fn source(&self) -> anyhow::Result<String> {
+        match (&self.given, &self.text, &self.file) {
+            (_, Some(text), _) => Ok(text.clone()),
+            (_, _, Some(path)) => content(path),
+            (Some(given), ..) if given == STDIN => content(Path::new(STDIN)),
+            (Some(given), ..) => match Name::of(given) {
+                None => Ok(given.clone()),
+                Some(name) => {
+                    let message = format!(
+                        "`{given}` {name}: say --file {given} for the text in it, or --text {given} for these words \
+                         themselves"
+                    );
+                    Err(CommandError::usage(message).into())
+                }
+            },
+            (None, ..) if io::stdin().is_terminal() => Err(CommandError::usage(
+                "there is no text: give one, --file FILE, or - and the text on standard input",
+            )
+            .into()),
+            (None, ..) => content(Path::new(STDIN)),
+        }
     }
 }
 
-/// The text itself; a final line break of stdin is not part of it.
-pub(super) fn text(argument: Option<&str>) -> anyhow::Result<String> {
-    match input(argument)? {
-        Input::Text(text) => Ok(text),
-        Input::Stdin => stdin(),
-        Input::File(path) => {
-            let message = format!("{}: a file is not taken here; give a text or -", path.display());
-            Err(CommandError::usage(message).into())
+/// Words that could be meant as the name of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// Something has this name.
+    Exists,
+    /// Nothing has it, but it is written like one: a file that was to be there is missing.
+    Looks,
+}
+
+impl Name {
+    /// What `text` could name: whatever exists, and a single word with a `/` or with an ending such as `.txt`.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        if Path::new(text).symlink_metadata().is_ok() {
+            return Some(Self::Exists);
         }
+        let has_ending = text.rsplit_once('.').is_some_and(|(name, ending)| {
+            !name.is_empty()
+                && ending.len() <= LONGEST_ENDING
+                && ending.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && ending.bytes().any(|byte| byte.is_ascii_alphabetic())
+        });
+        let is_word = !text.contains(char::is_whitespace);
+        (is_word && (text.contains('/') || has_ending)).then_some(Self::Looks)
     }
 }
 
-/// Everything on stdin, without its final line break.
-pub(super) fn stdin() -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    io::stdin().read_to_end(&mut bytes).context("stdin")?;
-    let text = String::from_utf8(bytes).map_err(|_| CommandError::invalid_data("stdin is not UTF-8"))?;
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exists => "is the name of a file or folder",
+            Self::Looks => "looks like the name of a file, and there is none",
+        })
+    }
+}
+
+/// The whole of a file, without its final line break.
+fn content(path: &Path) -> anyhow::Result<String> {
+    let text = String::from_utf8(bytes(path)?)
+        .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", shown(path))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = if path == Path::new(STDIN) {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        fs::read(path)
+    };
+    Ok(read.map_err(|error| CommandError::invalid_data(format!("{}: {error}", shown(path))))?)
+}
+
+/// A file's name in a message.
+fn shown(path: &Path) -> String {
+    if path == Path::new(STDIN) {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
 }
 
 /// One message of one person.
@@ -140,10 +221,11 @@ struct LineMessage {
     content: String,
 }
 
-/// Reads a whole file before anything is sent, so that a wrong line is found before work is done.
+/// Reads a whole file before anything is sent, so that a wrong line is found before work is done. A file without items
+/// is an error: whatever was to be judged is not in it.
 pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
-    let name = path.display();
-    let bytes = fs::read(path).map_err(|error| CommandError::invalid_data(format!("{name}: {error}")))?;
+    let name = shown(path);
+    let bytes = bytes(path)?;
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let mut items: Vec<Item> = Vec::new();
     let mut lines = HashMap::new();
@@ -164,6 +246,9 @@ pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
             },
             Err(reason) => wrong.push(format!("{name}:{number}: {reason}")),
         }
+    }
+    if wrong.is_empty() && items.is_empty() {
+        return Err(CommandError::nothing(format!("{name} has no items: nothing was judged")).into());
     }
     if wrong.is_empty() {
         return Ok(items);
@@ -212,15 +297,64 @@ fn item(number: usize, line: &str) -> Result<Item, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Exit;
 
     #[test]
-    fn arguments_are_text_stdin_or_a_file() {
-        assert_eq!(input(Some("-")).unwrap(), Input::Stdin);
-        assert_eq!(
-            input(Some("a.jsonl")).unwrap(),
-            Input::File(PathBuf::from("a.jsonl"))
-        );
-        assert_eq!(input(Some("hello")).unwrap(), Input::Text("hello".to_owned()));
+    fn what_could_name_a_file_is_told_apart_from_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some words");
+        fs::write(&path, "x").unwrap();
+        assert_eq!(Name::of(path.to_str().unwrap()), Some(Name::Exists));
+        assert_eq!(Name::of(folder.path().to_str().unwrap()), Some(Name::Exists));
+        for looks in ["missing.txt", "answers/1", "a.jsonl", "./x", "x.tar.gz"] {
+            assert_eq!(Name::of(looks), Some(Name::Looks), "{looks}");
+        }
+        for words in [
+            "",
+            "hello",
+            "Yes.",
+            "3.14",
+            "Open a.txt now.",
+            "wait...",
+            ".",
+            "either / or",
+            "größe.größe",
+        ] {
+            let expected = (words == ".").then_some(Name::Exists);
+            assert_eq!(Name::of(words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_text_comes_from_where_it_was_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        let name = path.to_str().unwrap().to_owned();
+        fs::write(&path, "two\nlines\r\n").unwrap();
+        let given = |text: &str| TextArgs {
+            given: Some(text.to_owned()),
+            ..TextArgs::default()
+        };
+        let words = TextArgs {
+            text: Some(name.clone()),
+            ..TextArgs::default()
+        };
+        let file = TextArgs {
+            file: Some(path.clone()),
+            ..TextArgs::default()
+        };
+        assert_eq!(given("hello").read().unwrap(), "hello");
+        assert_eq!(words.read().unwrap(), name);
+        assert_eq!(file.read().unwrap(), "two\nlines");
+        let refused = given(&name).read().unwrap_err();
+        assert_eq!(Exit::of_error(&refused), Exit::Usage);
+        for part in ["--file", "--text"] {
+            assert!(refused.to_string().contains(part), "{refused}");
+        }
+        fs::write(&path, " \n").unwrap();
+        for empty in [file, given(""), given(" ")] {
+            assert_eq!(Exit::of_error(&empty.read().unwrap_err()), Exit::Nothing);
+        }
     }
 
     #[test]
@@ -277,6 +411,9 @@ mod tests {
                 "{error}"
             );
         }
+
+        fs::write(&path, "\n \n").unwrap();
+        assert_eq!(Exit::of_error(&items(&path).unwrap_err()), Exit::Nothing);
 
         let wrong = "{\"text\": 5}\n{\"txt\": \"a\"}\n{\"text\": \"a\", \"messages\": []}\n{}\n";
         fs::write(&path, wrong).unwrap();

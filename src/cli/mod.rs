@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod engine_bench;
 mod exit;
+mod failure;
 mod fit;
 mod generate;
 mod global;
@@ -21,6 +22,7 @@ mod input;
 mod json;
 mod models;
 mod output;
+mod policies;
 mod policy;
 mod priority;
 mod report;
@@ -30,10 +32,11 @@ mod translate;
 mod validate;
 mod wire;
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
+use self::failure::Failure;
 pub use self::{
     connection::Connection,
     exit::{CommandError, Exit},
@@ -85,6 +88,8 @@ enum Command {
     Validate(validate::Args),
     /// List, watch, load, unload and fetch models
     Models(models::Args),
+    /// List the policies of a server, which guards can be asked to judge by
+    Policies(policies::Args),
     /// Show or check the configuration
     Config(config::Args),
     /// Look at this machine, or with --server at that server; each line with the fix
@@ -101,26 +106,39 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // Nobody left to tell when this fails.
             let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
-                _ => Exit::Usage.into(),
-            };
+            return Exit::Done.into();
+        }
+        Err(error) => {
+            failure::tell_usage(&error, env::args_os());
+            return Exit::Usage.into();
         }
     };
+    let format = cli.global.format;
+    let server = cli.named_server();
     match cli.run() {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Failure.into(),
         Err(error) => {
-            eprintln!("babelward: {}", exit::told(&error));
+            let failure = Failure {
+                error: &error,
+                server: server.as_deref(),
+            };
+            failure.tell(format);
             Exit::of_error(&error).into()
         }
     }
 }
 
 impl Cli {
+    /// What `--server` says, wherever it stood.
+    fn named_server(&self) -> Option<String> {
+        let own = self.command.connection().and_then(Connection::named);
+        own.or_else(|| self.connection.named()).map(str::to_owned)
+    }
+
     fn run(self) -> anyhow::Result<Exit> {
         let Self {
             command,
@@ -150,6 +168,7 @@ impl Command {
             Self::Doctor(args) => Some(&args.connection),
             Self::Bench(args) => args.connection(),
             Self::Models(args) => args.connection(),
+            Self::Policies(args) => Some(args.connection()),
             Self::Serve(_)
             | Self::Demo(_)
             | Self::Data(_)
@@ -177,6 +196,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),
         Command::Models(args) => models::run(args, global),
+        Command::Policies(args) => policies::run(args, global),
         Command::Config(args) => config::run(args, global),
         Command::Doctor(args) => doctor::run(args, global),
         Command::EngineBench(args) => engine_bench::run(&args).map(|()| Exit::Done),

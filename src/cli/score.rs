@@ -3,7 +3,8 @@
 use super::{
     Connection, Exit, Format, Global, classify,
     generate::GenerationArgs,
-    input, json,
+    input::TextArgs,
+    json,
     output::{print_json, print_line},
     policy::{PolicyArgs, followed},
 };
@@ -15,9 +16,8 @@ use crate::{
 /// Let a target answer and a guard judge the answer.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The prompt: a text, or - for stdin
-    #[arg(value_name = "PROMPT|-")]
-    prompt: Option<String>,
+    #[command(flatten)]
+    prompt: TextArgs,
     #[command(flatten)]
     generation: GenerationArgs,
     /// Guard to judge with, instead of the server's default
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Scores.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let prompt = input::text(args.prompt.as_deref())?;
+    let prompt = args.prompt.read()?;
     let policy = args.policy.choice()?;
     let request = ScoreRequest {
         generate: Some(args.generation.request(&prompt)),

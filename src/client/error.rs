@@ -1,6 +1,6 @@
 //! What can go wrong in a call, as values that a caller can act on.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
@@ -10,6 +10,12 @@ use crate::proto::ItemStatus;
 
 /// `ErrorInfo.domain` of errors that the service itself gives.
 const DOMAIN: &str = "babelward";
+
+/// [`RpcError::reason`] where the client itself found that the connection is gone.
+const CONNECTION_LOST: &str = "CONNECTION_LOST";
+
+/// `ErrorInfo.reason` of a server that is being stopped.
+const SERVER_DRAINING: &str = "SERVER_DRAINING";
 
 /// gRFC A6: how long to wait before the next attempt; a negative number forbids it.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -48,10 +54,15 @@ impl RpcError {
                 ServerHint::Exactly(Duration::from_millis(ms))
             })
         });
-        // What the server says has no source; with one, the connection broke on the way.
-        if status.code() == Code::Unknown && status.source().is_some() {
-            let message = format!("the connection to the server was lost: {}", status.message());
-            return Self::assemble(Code::Unavailable, &message, &details, pushback);
+        // What the server says has no source; with one, the connection broke on the way, or there was none.
+        if let (Code::Unknown | Code::Unavailable | Code::Internal, Some(cause)) =
+            (status.code(), status.source())
+        {
+            let message = format!(
+                "the connection to the server was lost, or the server is going away: {}",
+                innermost(cause)
+            );
+            return Self::local(Code::Unavailable, CONNECTION_LOST, message);
         }
         Self::assemble(status.code(), status.message(), &details, pushback)
     }
@@ -112,6 +123,16 @@ impl RpcError {
         }
     }
 
+    /// Whether it is the connection that broke: the server has not answered.
+    pub fn is_connection_lost(&self) -> bool {
+        self.reason.as_deref() == Some(CONNECTION_LOST)
+    }
+
+    /// Whether the server said that it is going away.
+    pub fn is_server_draining(&self) -> bool {
+        self.reason.as_deref() == Some(SERVER_DRAINING)
+    }
+
     /// Whether the same request may succeed later: UNAVAILABLE and RESOURCE_EXHAUSTED, unless the server says that
     /// it will not.
     pub fn is_retryable(&self) -> bool {
@@ -146,6 +167,14 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Somebody answers there, but TLS did not come about.
+    #[error("no connection with TLS to {address}: {problem}")]
+    Tls {
+        /// As given.
+        address: String,
+        /// What went wrong.
+        problem: TlsProblem,
+    },
     /// Nobody answers there.
     #[error("no server answers at {address}: {reason}; is `babelward serve` running there?")]
     Unreachable {
@@ -173,6 +202,55 @@ pub enum ClientError {
     /// The server answered something that was not asked.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
+}
+
+/// Why TLS did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsProblem {
+    /// The server's certificate is not accepted.
+    #[error(
+        "the server's certificate is not accepted ({0}); where its authority is your own, name the authority's \
+         certificate with --ca-file"
+    )]
+    Certificate(String),
+    /// What answers does not speak TLS.
+    #[error(
+        "what listens there does not speak TLS ({0}); `babelward serve` itself does not, a proxy in front of it may: \
+         say http:// for the server itself"
+    )]
+    NotSpoken(String),
+    /// The client's own part could not be set up.
+    #[error("it could not be set up ({0}); name the certificates of the authorities to trust with --ca-file")]
+    NotSetUp(String),
+}
+
+impl ClientError {
+    /// Why there is no connection to `address`.
+    pub(super) fn not_connected(address: &str, error: &(dyn Error + 'static)) -> Self {
+        let address = address.to_owned();
+        let problem = match tls_error(error) {
+            Some(error @ rustls::Error::InvalidCertificate(_)) => TlsProblem::Certificate(error.to_string()),
+            Some(error) => TlsProblem::NotSpoken(error.to_string()),
+            None => {
+                let reason = innermost(error);
+                return Self::Unreachable { address, reason };
+            }
+        };
+        Self::Tls { address, problem }
+    }
+}
+
+/// What rustls says, which travels inside of the system's errors.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = inside.and_then(|inside| inside.downcast_ref()) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// The code as in the gRPC specification, for example `RESOURCE_EXHAUSTED`.

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use tonic::{
     Code, Response, Status,
     metadata::AsciiMetadataValue,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 pub use self::{
-    error::{ClientError, FieldViolation, RpcError, code_name},
+    error::{ClientError, FieldViolation, RpcError, TlsProblem, code_name},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
     retry::{RetryPolicy, ServerHint},
@@ -46,6 +46,8 @@ pub struct ClientOptions {
     /// How long a unary call may take, retries not included; sent to the server as its deadline. Absent: no
     /// limit. Streams have none.
     pub call_timeout: Option<Duration>,
+    /// Authorities whose certificates a server with TLS may show, in PEM form; those that the system trusts when absent.
+    pub authorities: Option<Vec<u8>>,
     /// On whose account the server does the work, where it is one of several tenants.
     pub tenant: Option<AsciiMetadataValue>,
     /// What to do about UNAVAILABLE and RESOURCE_EXHAUSTED.
@@ -57,6 +59,7 @@ impl Default for ClientOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             call_timeout: None,
+            authorities: None,
             tenant: None,
             retry: RetryPolicy::default(),
         }
@@ -71,13 +74,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `address` (`http://host:port`; the scheme may be left out), trying again as the policy
-    /// says.
+    /// Connects to `address` (`http://host:port`, or `https://host:port` for TLS; the scheme may be left out), trying
+    /// again as the policy says.
     ///
     /// # Errors
-    /// [`ClientError::BadAddress`], or [`ClientError::Unreachable`] after the last attempt.
+    /// [`ClientError::BadAddress`] and [`ClientError::Tls`] at once, [`ClientError::Unreachable`] after the last
+    /// attempt.
     pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
-        let endpoint = endpoint(address)?
+        let endpoint = endpoint(address, options.authorities.as_deref())?
             .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -88,14 +92,11 @@ impl Client {
                 Ok(channel) => return Ok(Self { channel, options }),
                 Err(error) => {
                     failed += 1;
+                    let failure = ClientError::not_connected(address, &error);
+                    let again = matches!(failure, ClientError::Unreachable { .. });
                     match options.retry.delay(failed, ServerHint::None, rand::random()) {
-                        Some(delay) => tokio::time::sleep(delay).await,
-                        None => {
-                            return Err(ClientError::Unreachable {
-                                address: address.to_owned(),
-                                reason: error::innermost(&error),
-                            });
-                        }
+                        Some(delay) if again => tokio::time::sleep(delay).await,
+                        _ => return Err(failure),
                     }
                 }
             }
@@ -169,6 +170,7 @@ impl Client {
         Q: Clone,
     {
         let mut failed = 0;
+        let mut going_away = None;
         loop {
             let mut request = self.request(request.clone());
             let sent = Instant::now();
@@ -195,22 +197,42 @@ impl Client {
             }
             let delay = self.options.retry.delay(failed, error.hint, rand::random());
             match delay {
-                Some(delay) if error.is_retryable() => tokio::time::sleep(delay).await,
-                _ => return Err(ClientError::Rpc(error)),
+                Some(delay) if error.is_retryable() => {
+                    if error.is_server_draining() {
+                        going_away = Some(error);
+                    }
+                    tokio::time::sleep(delay).await;
+                }
+                // Gone meanwhile, as it had said: that tells more than the system's reason.
+                _ if error.is_connection_lost() => return Err(going_away.unwrap_or(error).into()),
+                _ => return Err(error.into()),
             }
         }
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, ClientError> {
+fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {
     let bad = |reason: String| ClientError::BadAddress {
         address: address.to_owned(),
         reason,
     };
     let with_scheme = match address.split_once("://") {
-        Some(("http", _)) => address.to_owned(),
-        Some((scheme, _)) => return Err(bad(format!("the scheme must be http, not {scheme}"))),
+        Some(("http" | "https", _)) => address.to_owned(),
+        Some((scheme, _)) => return Err(bad(format!("the scheme must be http or https, not {scheme}"))),
         None => format!("http://{address}"),
     };
-    Endpoint::from_shared(with_scheme).map_err(|error| bad(error.to_string()))
+    let is_tls = with_scheme.starts_with("https:");
+    let endpoint = Endpoint::from_shared(with_scheme).map_err(|error| bad(error.to_string()))?;
+    if !is_tls {
+        return Ok(endpoint);
+    }
+    let tls = ClientTlsConfig::new();
+    let tls = match authorities {
+        Some(authorities) => tls.ca_certificate(Certificate::from_pem(authorities)),
+        None => tls.with_native_roots(),
+    };
+    endpoint.tls_config(tls).map_err(|error| ClientError::Tls {
+        address: address.to_owned(),
+        problem: TlsProblem::NotSetUp(error::innermost(&error)),
+    })
 }

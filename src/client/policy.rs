@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Client, ClientError};
 use crate::proto::{
-    self, ListPoliciesRequest, classify_request, judge_options, safety_service_client::SafetyServiceClient,
+    self, ConfiguredPolicy, ListPoliciesRequest, classify_request, judge_options,
+    safety_service_client::SafetyServiceClient,
 };
 
 /// What guards judge by.
@@ -42,18 +43,17 @@ pub struct CategoryText {
 }
 
 impl Client {
-    /// Names of the policies that the server has.
+    /// The policies that the server has, in the order of their names.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
-    pub async fn policies(&self) -> Result<Vec<String>, ClientError> {
+    pub async fn policies(&self) -> Result<Vec<ConfiguredPolicy>, ClientError> {
         let response = self
             .unary(ListPoliciesRequest {}, async |channel, request| {
                 SafetyServiceClient::new(channel).list_policies(request).await
             })
             .await?;
-        let names = response.policies.into_iter().filter_map(|known| known.policy);
-        Ok(names.map(|policy| policy.name).collect())
+        Ok(response.policies)
     }
 }
 

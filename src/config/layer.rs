@@ -16,7 +16,12 @@ use crate::quality::EstimatorKind;
 const ENV_PREFIX: &str = "BABELWARD_";
 
 /// Variables with our prefix that are not keys.
-const OTHER_VARIABLES: [&str; 3] = ["BABELWARD_CONFIG", "BABELWARD_CACHE", "BABELWARD_SERVER_URL"];
+const OTHER_VARIABLES: [&str; 4] = [
+    "BABELWARD_CONFIG",
+    "BABELWARD_CACHE",
+    "BABELWARD_SERVER_URL",
+    "BABELWARD_CA_FILE",
+];
 
 /// One source, for figment to merge.
 pub(super) struct Layer {

@@ -4,8 +4,8 @@ use std::{fs, net::SocketAddr, thread};
 
 use babelward::proto::{
     BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRequest, ClassifyResponse,
-    ClassifyStreamRequest, ClassifyStreamResponse, Label, ListPoliciesRequest, ListPoliciesResponse,
-    Provenance, Verdict,
+    ClassifyStreamRequest, ClassifyStreamResponse, ConfiguredPolicy, Label, ListPoliciesRequest,
+    ListPoliciesResponse, Policy, PolicyCategory, Provenance, Verdict,
     classify_request::PolicySource,
     safety_service_server::{SafetyService, SafetyServiceServer},
 };
@@ -18,7 +18,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::support::{Outcome, command, run};
 
 /// Says of a text what its first word says, and fails when it says so.
-struct Scripted;
+pub struct Scripted;
 
 #[tonic::async_trait]
 impl SafetyService for Scripted {
@@ -95,7 +95,21 @@ impl SafetyService for Scripted {
         &self,
         _: Request<ListPoliciesRequest>,
     ) -> Result<Response<ListPoliciesResponse>, Status> {
-        Err(Status::unimplemented("not used"))
+        let category = |code: &str, name: &str| PolicyCategory {
+            code: code.to_owned(),
+            name: name.to_owned(),
+            description: "words".to_owned(),
+        };
+        let shop = Policy {
+            name: "shop".to_owned(),
+            categories: vec![category("S1", "Fraud"), category("S2", "Returns")],
+        };
+        Ok(Response::new(ListPoliciesResponse {
+            policies: vec![ConfiguredPolicy {
+                policy: Some(shop),
+                digest: "sha256:1".to_owned(),
+            }],
+        }))
     }
 
     type ClassifyStreamStream = tokio_stream::Pending<Result<ClassifyStreamResponse, Status>>;
@@ -109,7 +123,7 @@ impl SafetyService for Scripted {
 }
 
 /// Serves for as long as the test's process lives.
-fn scripted() -> String {
+pub fn scripted() -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -176,7 +190,7 @@ fn errors_have_their_codes() {
         (&["a", "--server", "http://127.0.0.1:1"], 6, "babelward serve"),
         (&["a", "--server", "ftp://x"], 2, "http"),
         (&["a", "--role", "assistant"], 2, "--prompt"),
-        (&["missing.jsonl"], 7, "missing.jsonl"),
+        (&["--items", "missing.jsonl"], 7, "missing.jsonl"),
     ];
     for (arguments, code, text) in cases {
         let folder = tempfile::tempdir().unwrap();
@@ -202,7 +216,7 @@ fn a_file_is_answered_in_its_order_and_failed_items_show() {
         .collect();
     fs::write(&path, lines.join("\n")).unwrap();
     let path = path.to_str().unwrap();
-    let outcome = classify(&server, &[path, "--format", "jsonl"]);
+    let outcome = classify(&server, &["--items", path, "--format", "jsonl"]);
     assert_eq!(outcome.code, 5);
     assert_eq!(outcome.stderr, "25 safe, 25 unsafe, 25 undetermined, 25 failed\n");
     let results: Vec<Value> = outcome
@@ -216,8 +230,11 @@ fn a_file_is_answered_in_its_order_and_failed_items_show() {
         assert_eq!(result["error"]["reason"] == "INVALID_FIELDS", i % 4 == 1);
         assert_eq!(result["verdict"]["label"] == "LABEL_UNSAFE", i % 4 == 3);
     }
-    assert_eq!(classify(&server, &[path, "--fail-on", "unsafe"]).code, 3);
-    let document = classify(&server, &[path, "--format", "json", "--quiet"]);
+    assert_eq!(
+        classify(&server, &["--items", path, "--fail-on", "unsafe"]).code,
+        3
+    );
+    let document = classify(&server, &["--items", path, "--format", "json", "--quiet"]);
     assert_eq!(document.stderr, "");
     assert_eq!(
         serde_json::from_str::<Vec<Value>>(&document.stdout).unwrap(),
@@ -231,7 +248,7 @@ fn a_file_with_a_wrong_line_is_not_begun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("items.jsonl");
     fs::write(&path, "{\"text\": \"safe\"}\n{\"txt\": 1}\nnonsense\n").unwrap();
-    let outcome = classify(&server, &[path.to_str().unwrap()]);
+    let outcome = classify(&server, &["--items", path.to_str().unwrap()]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (7, ""));
     assert!(outcome.stderr.contains("items.jsonl:2:") && outcome.stderr.contains("items.jsonl:3:"));
 }
@@ -249,8 +266,12 @@ fn a_policy_is_named_or_read_from_a_file_and_told() {
     assert!(human.stdout.ends_with("  policy shop\n"), "{}", human.stdout);
     let good = "name = \"shop\"\n[[categories]]\ncode = \"S1\"\nname = \"Fraud\"\ndescription = \"words\"\n";
     let path = file("shop.toml", good);
-    for text in ["safe a", &file("items.jsonl", "{\"text\": \"safe a\"}")] {
-        let outcome = classify(&server, &[text, "--policy-file", &path, "--format", "jsonl"]);
+    let items = file("items.jsonl", "{\"text\": \"safe a\"}");
+    for what in [["--text", "safe a"], ["--items", &items]] {
+        let outcome = classify(
+            &server,
+            &[what[0], what[1], "--policy-file", &path, "--format", "jsonl"],
+        );
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let json: Value = serde_json::from_str(&outcome.stdout).unwrap();
         let verdict = json.get("verdict").unwrap_or(&json);

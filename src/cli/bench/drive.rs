@@ -73,7 +73,8 @@ pub(in crate::cli) async fn check_served(
     let PolicyChoice::Named(name) = policy else {
         return Ok(());
     };
-    let known = client.policies().await?;
+    let known = client.policies().await?.into_iter();
+    let known: Vec<_> = known.filter_map(|known| Some(known.policy?.name)).collect();
     if known.contains(name) {
         return Ok(());
     }

@@ -60,7 +60,7 @@ impl Check {
 
 /// Checks everything and prints it.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let checks = if !global.connection.is_named() {
+    let checks = if global.connection.named().is_none() {
         machine(&args.config, global)
     } else if args.config.is_given() {
         let message =

@@ -10,7 +10,7 @@ use tonic::{Code, codegen::http::Uri};
 use super::{Check, Outcome};
 use crate::{
     cli::Connection,
-    client::{Client, ClientError, RpcError},
+    client::{Client, ClientError, RpcError, TlsProblem},
     proto::{Capability, LoadPolicy, Model, model::State},
 };
 
@@ -31,12 +31,12 @@ pub(super) async fn checks(connection: &Connection) -> Vec<Check> {
     let address = connection.address();
     let client = match connection.with_timeout(PATIENCE).connect().await {
         Ok(client) => client,
-        Err(error) => return vec![unreached(&address, &error)],
+        Err(error) => return vec![unreached(&error)],
     };
     let asked = Instant::now();
     let serving = match client.is_serving("").await {
         Ok(serving) => serving,
-        Err(error) => return vec![unanswered(&address, &error)],
+        Err(error) => return vec![unanswered(&address, error)],
     };
     let found = format!(
         "{address} answers, in {:.1} ms",
@@ -52,27 +52,35 @@ pub(super) async fn checks(connection: &Connection) -> Vec<Check> {
             checks.extend(roles(&models));
             checks.extend(models.iter().map(model));
         }
-        Err(error) => checks.push(unanswered(&address, &error)),
+        Err(error) => checks.push(unanswered(&address, error)),
     }
     checks
 }
 
 /// No connection.
-fn unreached(address: &str, error: &ClientError) -> Check {
-    let fix = match error {
-        ClientError::BadAddress { .. } if address.starts_with("https:") => {
-            "say http://: neither `babelward serve` nor these commands speak TLS; where a proxy does, go round it"
+fn unreached(error: &anyhow::Error) -> Check {
+    let fix = match error.downcast_ref() {
+        None => "name a file that holds the certificates of the authorities to trust, in PEM form",
+        Some(ClientError::BadAddress { .. }) => "write it like http://127.0.0.1:50051, or https:// for TLS",
+        Some(ClientError::Tls { problem, .. }) => match problem {
+            TlsProblem::Certificate(_) => {
+                "use the host name that the certificate is for, and name its authority's certificate with --ca-file"
+            }
+            TlsProblem::NotSpoken(_) => "say http://, or give the port of the proxy that speaks TLS",
+            TlsProblem::NotSetUp(_) => "name the certificates of the authorities to trust with --ca-file",
+        },
+        Some(_) => {
+            "start `babelward serve` there, or say where it listens; from another machine it needs --listen"
         }
-        ClientError::BadAddress { .. } => "write it like http://127.0.0.1:50051",
-        _ => "start `babelward serve` there, or say where it listens; from another machine it needs --listen",
     };
     Check::new("server", error.to_string(), Outcome::Fail(fix.to_owned()))
 }
 
 /// A connection, and no answer that helps.
-fn unanswered(address: &str, error: &ClientError) -> Check {
-    let ClientError::Rpc(rpc) = error else {
-        return unreached(address, error);
+fn unanswered(address: &str, error: ClientError) -> Check {
+    let rpc = match error {
+        ClientError::Rpc(rpc) => rpc,
+        other => return unreached(&other.into()),
     };
     let (name, fix) = match rpc.code {
         Code::Unauthenticated | Code::PermissionDenied => (
@@ -90,12 +98,12 @@ fn unanswered(address: &str, error: &ClientError) -> Check {
         _ => (
             "server",
             "what listens there does not speak gRPC without TLS: give the port of `babelward serve` (not that of its \
-             metrics)",
+             metrics), or say https:// where a proxy in front of it speaks TLS",
         ),
     };
     Check::new(
         name,
-        format!("{address}: {}", told(rpc)),
+        format!("{address}: {}", told(&rpc)),
         Outcome::Fail(fix.to_owned()),
     )
 }
@@ -104,8 +112,15 @@ fn told(error: &RpcError) -> String {
     error.to_string().lines().collect::<Vec<_>>().join(" ")
 }
 
-/// Nothing here speaks TLS; whether that matters depends on the way there.
+/// `babelward serve` speaks no TLS, a proxy in front of it may; whether that matters depends on the way there.
 fn encryption(address: &str) -> Check {
+    if address.starts_with("https://") {
+        return Check::new(
+            "encryption",
+            "TLS, with a certificate that is trusted here",
+            Outcome::Ok,
+        );
+    }
     let with_scheme = match address.contains("://") {
         true => address.to_owned(),
         false => format!("http://{address}"),
@@ -123,7 +138,7 @@ fn encryption(address: &str) -> Check {
             Outcome::Ok,
         );
     }
-    let fix = "keep to a network that is trusted, or let two proxies speak TLS with each other";
+    let fix = "keep to a network that is trusted, or put a proxy that speaks TLS in front of the server and say https://";
     let found = "none: who can listen on the way can read prompts and answers";
     Check::new("encryption", found, Outcome::Warn(fix.to_owned()))
 }
@@ -234,7 +249,12 @@ mod tests {
 
     #[test]
     fn only_what_leaves_the_machine_needs_encryption() {
-        for address in ["http://127.0.0.1:50051", "localhost:1", "http://[::1]:50051"] {
+        for address in [
+            "http://127.0.0.1:50051",
+            "localhost:1",
+            "http://[::1]:50051",
+            "https://guard.example",
+        ] {
             assert_eq!(encryption(address).outcome, Outcome::Ok, "{address}");
         }
         for address in ["http://10.0.0.7:50051", "guard.example:1"] {

@@ -1,0 +1,212 @@
+//! An error that ends a command, told on stderr: in words for people, as one JSON object for machines.
+
+use std::{ffi::OsString, io::Write as _};
+
+use serde_json::{Value, json};
+
+use super::{
+    Format,
+    exit::{self, Exit},
+    json,
+};
+use crate::{client::RpcError, config::ConfigError};
+
+/// What a command ended with.
+pub(super) struct Failure<'a> {
+    /// The error, with its causes.
+    pub(super) error: &'a anyhow::Error,
+    /// The `--server` that was called, where it was given.
+    pub(super) server: Option<&'a str>,
+}
+
+impl Failure<'_> {
+    /// Writes it to stderr.
+    pub(super) fn tell(&self, format: Format) {
+        match format {
+            Format::Human => write(&self.text()),
+            Format::Json | Format::Jsonl => write(&self.json().to_string()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let told = format!("babelward: {}", exit::told(self.error));
+        match self.hint() {
+            Some(hint) => format!("{told}\n  {hint}"),
+            None => told,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let told = match (self.rpc(), self.config()) {
+            (Some(error), _) => {
+                let mut told = json::rpc_error(error);
+                // With what surrounds it, such as how often a stream broke.
+                told["message"] = context(self.error, error).into();
+                told
+            }
+            (None, Some(error)) => {
+                let fields = error.problems.iter().map(|problem| {
+                    let description = format!("{}; {}", problem.reason, problem.fix);
+                    json!({"field": problem.key, "description": description})
+                });
+                shape(&error.to_string(), fields.collect())
+            }
+            (None, None) => shape(&exit::told(self.error), Vec::new()),
+        };
+        finished(told, Exit::of_error(self.error), self.hint())
+    }
+
+    fn rpc(&self) -> Option<&RpcError> {
+        self.error.chain().find_map(exit::rpc_of)
+    }
+
+    fn config(&self) -> Option<&ConfigError> {
+        self.error.chain().find_map(|cause| cause.downcast_ref())
+    }
+
+    /// The command that helps, where the server's message can only name a call.
+    fn hint(&self) -> Option<String> {
+        let server = self
+            .server
+            .map_or_else(String::new, |server| format!(" --server {server}"));
+        let hint = match self.rpc()?.reason.as_deref()? {
+            "MODEL_NOT_FOUND" | "NO_DEFAULT_MODEL" | "CAPABILITY_MISSING" => {
+                format!("`babelward models ls{server}` lists the server's models and what each can do")
+            }
+            "POLICY_NOT_FOUND" => format!(
+                "`babelward policies ls{server}` lists the server's policies; --policy-file sends one of your own"
+            ),
+            "MODEL_NOT_LOADED" | "MODEL_LOAD_FAILED" => {
+                format!(
+                    "`babelward models load{server} ID` loads it, where the server was started with --allow-admin"
+                )
+            }
+            "SERVER_DRAINING" => {
+                "the server is being stopped: try again once it is back, or call another".to_owned()
+            }
+            "SERVER_LOADING" => format!("`babelward models watch{server}` shows how far it is"),
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// A wrong command line, which is found before it is known what format was asked for.
+pub(super) fn tell_usage(error: &clap::Error, arguments: impl Iterator<Item = OsString>) {
+    if !asks_for_json(arguments) {
+        // Nobody left to tell when this fails.
+        let _ = error.print();
+        return;
+    }
+    let told = error.to_string();
+    let message = told.split("\n\nUsage:").next().unwrap_or(&told);
+    let message = message.strip_prefix("error: ").unwrap_or(message).trim();
+    let value = finished(shape(message, Vec::new()), Exit::Usage, None);
+    write(&value.to_string());
+}
+
+fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let arguments: Vec<_> = arguments.collect();
+    let is_json = |value: &str| matches!(value, "json" | "jsonl");
+    let joined = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str()?.strip_prefix("--format="));
+    let apart = arguments
+        .windows(2)
+        .filter(|pair| pair[0] == "--format")
+        .filter_map(|pair| pair[1].to_str());
+    joined.chain(apart).any(is_json)
+}
+
+/// The message with its context: what the server said is in the object already.
+fn context(error: &anyhow::Error, rpc: &RpcError) -> String {
+    let told = exit::told(error);
+    match told.strip_suffix(&rpc.to_string()) {
+        Some(context) => format!("{context}{}", rpc.message),
+        None => told,
+    }
+}
+
+/// An error that is not of a call.
+fn shape(message: &str, field_violations: Vec<Value>) -> Value {
+    json!({"code": null, "reason": null, "message": message, "field_violations": field_violations})
+}
+
+fn finished(mut told: Value, exit: Exit, hint: Option<String>) -> Value {
+    told["hint"] = hint.into();
+    told["exit_code"] = exit.code().into();
+    json!({"error": told})
+}
+
+/// One line or more; nobody is left to tell when this fails.
+fn write(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use tonic::Code;
+
+    use super::*;
+    use crate::{cli::CommandError, client::ClientError};
+
+    #[test]
+    fn errors_of_a_call_name_the_command_that_helps() {
+        let error = ClientError::Rpc(RpcError::local(Code::NotFound, "POLICY_NOT_FOUND", "no policy"));
+        let error = Err::<(), _>(error).context("judging").unwrap_err();
+        let failure = Failure {
+            error: &error,
+            server: Some("http://guard:1"),
+        };
+        let text = failure.text();
+        assert!(
+            text.starts_with("babelward: judging: NOT_FOUND (POLICY_NOT_FOUND): no policy\n  "),
+            "{text}"
+        );
+        assert!(
+            text.contains("`babelward policies ls --server http://guard:1`"),
+            "{text}"
+        );
+        let told = failure.json();
+        assert_eq!(told["error"]["code"], "NOT_FOUND");
+        assert_eq!(told["error"]["reason"], "POLICY_NOT_FOUND");
+        assert_eq!(told["error"]["message"], "judging: no policy");
+        assert_eq!(told["error"]["exit_code"], 2);
+        assert!(
+            told["error"]["hint"]
+                .as_str()
+                .is_some_and(|hint| hint.contains("policies ls"))
+        );
+    }
+
+    #[test]
+    fn every_error_has_the_same_shape_in_json() {
+        let error = CommandError::invalid_data("a.txt is not UTF-8 text").into();
+        let failure = Failure {
+            error: &error,
+            server: None,
+        };
+        let told = failure.json();
+        let expected = json!({"error": {
+            "code": null, "reason": null, "message": "a.txt is not UTF-8 text", "field_violations": [],
+            "hint": null, "exit_code": 7,
+        }});
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn the_format_is_found_on_a_command_line_that_is_wrong() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(OsString::from));
+        for line in [
+            "--format json x",
+            "x --format=jsonl",
+            "--format human --format json",
+        ] {
+            assert!(asks(line), "{line}");
+        }
+        for line in ["--format", "--format human", "x json"] {
+            assert!(!asks(line), "{line}");
+        }
+    }
+}

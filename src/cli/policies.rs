@@ -1,0 +1,75 @@
+//! `policies`: what a server's guards can be asked to judge by.
+
+use serde_json::{Value, json};
+
+use super::{
+    Connection, Exit, Format, Global,
+    output::{print_line, print_list, table},
+};
+use crate::proto::ConfiguredPolicy;
+
+/// List the policies of a server.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the policies that the server has, for --policy
+    #[command(visible_alias = "list")]
+    Ls(Connection),
+}
+
+impl Args {
+    /// The flags of those that call a server.
+    pub(super) fn connection(&self) -> &Connection {
+        let Command::Ls(connection) = &self.command;
+        connection
+    }
+}
+
+/// Lists.
+pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let Command::Ls(_) = args.command;
+    global.block_on(list(global))
+}
+
+async fn list(global: &Global) -> anyhow::Result<Exit> {
+    let policies = global.connect().await?.policies().await?;
+    match global.format {
+        Format::Json | Format::Jsonl => print_list(global.format, policies.iter().map(value).collect())?,
+        Format::Human if policies.is_empty() => print_line(
+            "the server has no policies: its guards judge by the categories that they were trained on; \
+             policies.files of its configuration adds some",
+        )?,
+        Format::Human => print_line(&shown(&policies))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn shown(policies: &[ConfiguredPolicy]) -> String {
+    let mut rows = vec![["NAME", "CATEGORIES", "DIGEST"].map(str::to_owned).to_vec()];
+    rows.extend(policies.iter().map(|configured| {
+        let policy = configured.policy.clone().unwrap_or_default();
+        let categories = policy.categories.iter();
+        let categories: Vec<_> = categories
+            .map(|category| format!("{} {}", category.code, category.name))
+            .collect();
+        vec![policy.name, categories.join(", "), configured.digest.clone()]
+    }));
+    table(&rows)
+}
+
+/// `babelward.v1.ConfiguredPolicy`.
+fn value(configured: &ConfiguredPolicy) -> Value {
+    let policy = configured.policy.clone().unwrap_or_default();
+    let categories = policy.categories.into_iter().map(
+        |category| json!({"code": category.code, "name": category.name, "description": category.description}),
+    );
+    json!({
+        "policy": {"name": policy.name, "categories": categories.collect::<Vec<_>>()},
+        "digest": configured.digest,
+    })
+}

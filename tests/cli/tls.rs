@@ -1,0 +1,128 @@
+//! Client commands against a server behind TLS, as a proxy gives it.
+
+use std::{fs, net::SocketAddr, path::Path, thread};
+
+use babelward::proto::safety_service_server::SafetyServiceServer;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use crate::{
+    client::{Scripted, scripted},
+    support::{Outcome, command, run},
+};
+
+/// An authority of one's own, as companies have it.
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { certificate, issuer }
+    }
+
+    /// A server whose certificate is for these names; it lives as long as the test's process.
+    fn serve(&self, names: &[&str]) -> SocketAddr {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let serving = Server::builder()
+                .tls_config(ServerTlsConfig::new().identity(identity))
+                .unwrap()
+                .add_service(SafetyServiceServer::new(Scripted))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            runtime.block_on(serving).unwrap();
+        });
+        address
+    }
+
+    fn write(&self, folder: &Path, name: &str) -> String {
+        let path = folder.join(name);
+        fs::write(&path, &self.certificate).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+fn classify(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+    let mut command = command(folder);
+    command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    run(command
+        .envs(environment.iter().copied())
+        .args(["classify", "safe a", "--timeout", "20s"])
+        .args(arguments))
+}
+
+#[test]
+fn a_server_behind_tls_is_called_when_its_authority_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let address = authority.serve(&["localhost", "127.0.0.1"]);
+    let trusted = authority.write(folder.path(), "ca.pem");
+    let by_address = format!("https://{address}");
+    let by_name = format!("https://localhost:{}", address.port());
+    let ways: [(&[(&str, &str)], &[&str]); 4] = [
+        (&[], &["--server", &by_address, "--ca-file", &trusted]),
+        (&[], &["--server", &by_name, "--ca-file", &trusted]),
+        (&[("BABELWARD_CA_FILE", &trusted)], &["--server", &by_address]),
+        // What the system trusts.
+        (&[("SSL_CERT_FILE", &trusted)], &["--server", &by_address]),
+    ];
+    for (environment, arguments) in ways {
+        let outcome = classify(folder.path(), environment, arguments);
+        assert_eq!(outcome.code, 0, "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stdout.starts_with("SAFE"), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_ends_the_command_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let trusted = authority.write(folder.path(), "ca.pem");
+    let stranger = other.write(folder.path(), "other.pem");
+    let server = format!("https://{}", authority.serve(&["127.0.0.1"]));
+    let misnamed = format!("https://{}", authority.serve(&["guard.example"]));
+    let plain = scripted().replace("http://", "https://");
+    let no_certificate = folder.path().join("no.pem");
+    fs::write(&no_certificate, "words").unwrap();
+    let no_certificate = no_certificate.to_str().unwrap();
+    let cases: [(&str, &str, i32, &str); 5] = [
+        (&server, &stranger, 6, "certificate is not accepted"),
+        (&misnamed, &trusted, 6, "certificate is not accepted"),
+        (&plain, &trusted, 6, "does not speak TLS"),
+        (&server, no_certificate, 7, "BEGIN CERTIFICATE"),
+        (&server, "missing.pem", 7, "missing.pem"),
+    ];
+    for (server, authorities, code, says) in cases {
+        let outcome = classify(
+            folder.path(),
+            &[],
+            &["--server", server, "--ca-file", authorities],
+        );
+        assert_eq!(outcome.code, code, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+    }
+    // The system does not know this authority, if it knows any.
+    let outcome = classify(folder.path(), &[], &["--server", &server]);
+    assert_eq!(outcome.code, 6, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--ca-file"), "{}", outcome.stderr);
+}
