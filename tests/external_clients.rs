@@ -232,7 +232,18 @@ fn grpcurl_lists_describes_and_calls() {
         "{message}"
     );
     assert!(
-        message.contains("google.rpc.BadRequest") && message.contains("conversation"),
+        message.contains("Message: invalid fields: conversation: is required"),
         "{message}"
     );
+    // Decoded, where a type that reflection does not know would be shown as base64.
+    for part in [
+        "google.rpc.BadRequest",
+        "fieldViolations",
+        "google.rpc.ErrorInfo",
+        "\"INVALID_FIELDS\"",
+        "google.rpc.RequestInfo",
+    ] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    assert!(!message.contains("not recognized"), "{message}");
 }

@@ -147,8 +147,12 @@ impl fmt::Display for RpcError {
             write!(f, " ({reason})")?;
         }
         write!(f, ": {}", self.message)?;
-        for violation in &self.violations {
-            write!(f, "\n  {}: {}", violation.field, violation.description)?;
+        for FieldViolation { field, description } in &self.violations {
+            let line = format!("{field}: {description}");
+            // The message has as many as its length allows.
+            if !self.message.contains(&line) {
+                write!(f, "\n  {line}")?;
+            }
         }
         Ok(())
     }

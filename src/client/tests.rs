@@ -217,6 +217,16 @@ async fn unary_calls_are_retried_and_typed() {
         "INVALID_ARGUMENT (INVALID_REQUEST): 2 fields are wrong\n  generate.prompt: is required\n  samples: must be at most 16"
     );
     assert_eq!(server.calls().len(), 4);
+
+    let said = RpcError {
+        message: "invalid fields: samples: must be at most 16".to_owned(),
+        ..error
+    };
+    assert_eq!(
+        said.to_string(),
+        "INVALID_ARGUMENT (INVALID_REQUEST): invalid fields: samples: must be at most 16\n  generate.prompt: is required",
+        "nothing is said twice"
+    );
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod server;
 mod status;
 mod stream;
 mod validate;
+mod violations;
 
 pub use error::ServiceError;
 pub use limits::{DefaultDeadlines, Limits, ServerOptions};

@@ -6,15 +6,14 @@ use prost::Message as _;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::error::{ServiceError, Violation};
+use super::{
+    error::{ServiceError, Violation},
+    violations::{listed, named},
+};
 use crate::{engine::Stage, proto, registry::ModelRole};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "babelward";
-
-/// Field names and descriptions beyond this many bytes are counted, not listed: details travel in a header,
-/// and clients refuse headers from 8 KiB on.
-const LISTED_BYTES: usize = 4 << 10;
 
 /// Declares the closed list of reasons with the code that goes with each.
 macro_rules! reasons {
@@ -142,16 +141,15 @@ impl ServiceError {
     fn report(&self) -> Report {
         match self {
             Self::InvalidFields(violations) => {
-                let (violations, names) = listed(violations);
-                Report::new(Reason::InvalidFields, format!("invalid fields: {names}")).violations(violations)
+                let message = format!("invalid fields: {}", named(violations));
+                Report::new(Reason::InvalidFields, message).violations(listed(violations))
             }
             Self::ConversationShape(violations) => {
-                let (violations, names) = listed(violations);
-                Report::new(
-                    Reason::ConversationShape,
-                    format!("the conversation has a shape that the model does not take: {names}"),
-                )
-                .violations(violations)
+                let message = format!(
+                    "the conversation has a shape that the model does not take: {}",
+                    named(violations)
+                );
+                Report::new(Reason::ConversationShape, message).violations(listed(violations))
             }
             Self::MessageTooLarge { limit_bytes } => Report::new(
                 Reason::MessageTooLarge,
@@ -175,9 +173,11 @@ impl ServiceError {
             Self::ModelNotFound { model, did_you_mean } => {
                 let report = Report::new(
                     Reason::ModelNotFound,
-                    match did_you_mean {
-                        Some(id) => format!("no model has the id `{model}`; did you mean `{id}`?"),
-                        None => format!("no model has the id `{model}`; ListModels names those there are"),
+                    match (did_you_mean, model.as_str()) {
+                        (Some(id), "") => format!("no model has this id; did you mean `{id}`?"),
+                        (Some(id), _) => format!("no model has the id `{model}`; did you mean `{id}`?"),
+                        (None, "") => "no model has this id; ListModels names those there are".to_owned(),
+                        (None, _) => format!("no model has the id `{model}`; ListModels names those there are"),
                     },
                 );
                 match did_you_mean {
@@ -368,36 +368,6 @@ impl Report {
     }
 }
 
-/// The violations that fit a header, a last one that counts the rest, and some of their names for the
-/// message.
-fn listed(violations: &[Violation]) -> (Vec<Violation>, String) {
-    const NAMED: usize = 4;
-    let mut bytes = 0;
-    let mut list: Vec<Violation> = violations
-        .iter()
-        .take_while(|violation| {
-            bytes += violation.field.len() + violation.description.len();
-            bytes <= LISTED_BYTES
-        })
-        .cloned()
-        .collect();
-    let rest = violations.len() - list.len();
-    if rest > 0 {
-        list.push(Violation::new("", format!("and {rest} more")));
-    }
-    let mut names: Vec<&str> = list
-        .iter()
-        .take(NAMED)
-        .map(|violation| violation.field.as_str())
-        .collect();
-    let more = format!("and {} more", violations.len().saturating_sub(NAMED));
-    if violations.len() > NAMED {
-        names.push(&more);
-    }
-    let names = names.join(", ");
-    (list, names)
-}
-
 fn capability(role: ModelRole) -> &'static str {
     match role {
         ModelRole::Target => "generate",
@@ -418,33 +388,6 @@ pub(crate) fn stage_name(stage: Stage) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn violations_are_all_listed_up_to_what_a_header_takes() {
-        let few: Vec<_> = (0..20)
-            .map(|n| Violation::new(format!("f[{n}]"), "is wrong"))
-            .collect();
-        let status = ServiceError::InvalidFields(few).to_status("r1");
-        let details = status.get_error_details();
-        assert_eq!(details.bad_request().unwrap().field_violations.len(), 20);
-        assert_eq!(details.request_info().unwrap().request_id, "r1");
-
-        let many: Vec<_> = (0..10_000)
-            .map(|n| Violation::new(format!("f[{n}]"), "is wrong"))
-            .collect();
-        let status = ServiceError::InvalidFields(many).to_status("r1");
-        let details = status.get_error_details();
-        let list = &details.bad_request().unwrap().field_violations;
-        assert!(
-            status.details().len() < 3 * LISTED_BYTES,
-            "{} bytes",
-            status.details().len()
-        );
-        assert_eq!(
-            list.last().unwrap().description,
-            format!("and {} more", 10_000 - (list.len() - 1))
-        );
-    }
 
     #[test]
     fn an_item_error_decodes_as_google_rpc_status() {

@@ -13,7 +13,7 @@ import sys
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from reflect import PACKAGE, Client, error_info, status_of, violations
+from reflect import PACKAGE, Client, decoded, error_info, status_of, violations
 
 INVALID_ARGUMENT, NOT_FOUND, CANCELLED = 3, 5, 1
 SERVICES = [
@@ -237,6 +237,12 @@ def check_generate(client: Client) -> None:
     fields = violations(status)
     check(set(fields) == {"sampling.temperature", "stopping.max_new_tokens"}, f"violations {fields}")
     check(all(fields.values()) and error_info(status).reason, f"{status}")
+    for field, description in fields.items():
+        check(f"{field}: {description}" in error.details(), f"the message lacks {field}: {error.details()}")
+    details = {detail["@type"].split("/")[-1]: detail for detail in decoded(client, status)["details"]}
+    check(len(details["google.rpc.BadRequest"]["fieldViolations"]) == 2, f"{details}")
+    check(details["google.rpc.ErrorInfo"]["reason"] == "INVALID_FIELDS", f"{details}")
+    check(details["google.rpc.RequestInfo"]["requestId"], f"{details}")
     called("GenerationService/Generate")
 
     endless = {"text": "Once upon a time", "stopping": {"max_new_tokens": 1000}}

@@ -86,6 +86,13 @@ def violations(status) -> dict[str, str]:
     return found
 
 
+def decoded(client: Client, status) -> dict:
+    """A status with its details as plain dictionaries, by what reflection says of their types alone."""
+    kind = message_factory.GetMessageClass(client.pool.FindMessageTypeByName("google.rpc.Status"))
+    status = kind.FromString(status.SerializeToString())
+    return json_format.MessageToDict(status, descriptor_pool=client.pool)
+
+
 def error_info(status) -> error_details_pb2.ErrorInfo:
     """The status' ErrorInfo detail."""
     for detail in status.details:

@@ -107,3 +107,63 @@ async fn reflection_lists_our_services_in_both_versions() {
     }
     rig.stop().await;
 }
+
+/// Every file that a client asks for to read the details of an error, starting from the types it finds there.
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_describes_what_errors_carry() {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+
+    let rig = Rig::start().await;
+    let mut client = ServerReflectionClient::new(rig.channel().await);
+    let mut asked = BTreeSet::new();
+    let mut messages = BTreeSet::new();
+    let types = [
+        "BadRequest",
+        "ErrorInfo",
+        "RequestInfo",
+        "ResourceInfo",
+        "RetryInfo",
+        "Status",
+    ];
+    let mut open: Vec<_> = types
+        .iter()
+        .map(|name| MessageRequest::FileContainingSymbol(format!("google.rpc.{name}")))
+        .collect();
+    while let Some(question) = open.pop() {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(question.clone()),
+        };
+        let stream = client
+            .server_reflection_info(tokio_stream::iter([request]))
+            .await
+            .unwrap();
+        let answer = stream.into_inner().message().await.unwrap().unwrap();
+        let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+            panic!("{question:?}: {answer:?}");
+        };
+        for file in files.file_descriptor_proto {
+            let file = prost_types::FileDescriptorProto::decode(file.as_slice()).unwrap();
+            for message in &file.message_type {
+                messages.insert(format!("{}.{}", file.package(), message.name()));
+            }
+            let needed = file.dependency.into_iter();
+            let new = needed.filter(|name| asked.insert(name.clone()));
+            open.extend(new.map(MessageRequest::FileByFilename));
+        }
+    }
+    for name in types {
+        assert!(
+            messages.contains(&format!("google.rpc.{name}")),
+            "{name}: {messages:?}"
+        );
+    }
+    assert!(asked.contains("google/protobuf/any.proto"), "{asked:?}");
+    rig.stop().await;
+}
