@@ -27,7 +27,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("kernels", ""),
     (
         "config",
-        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision engine::Tenant quality::EstimatorKind",
+        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision engine::Tenant quality::EstimatorKind \
+         memory::human_bytes",
     ),
     ("telemetry", "config"),
     ("fetch", "digest"),
@@ -43,7 +44,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "registry guard quality engine model kernels text gguf digest config telemetry proto",
+        "registry guard quality engine model kernels text gguf digest config telemetry proto memory::human_bytes",
     ),
     ("client", "proto digest"),
     ("bench", "client proto digest"),

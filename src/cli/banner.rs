@@ -2,9 +2,10 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::output::{human_bytes, table};
+use super::output::table;
 use crate::{
     guard::GuardKind,
+    memory::human_bytes,
     registry::{Declared, ModelEntry, ModelRole, Registry},
 };
 

@@ -29,7 +29,7 @@ use crate::{
     client::PolicyChoice,
 };
 
-/// The benchmark.
+/// Run the benchmark against a server.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -40,9 +40,10 @@ pub struct Args {
 enum Command {
     /// Run a prompt set against the server
     Run(Box<run::RunArgs>),
-    /// Go on with a run that was stopped, by whatever it was
+    /// Continue a run that ended early, by Ctrl-C or a failure: what has been judged is kept, the rest is asked
     Resume(ResumeArgs),
-    /// Let other guards, or by another policy, judge the answers of a complete run; nothing is generated again
+    /// Judge the answers of a complete run again, with other guards or by another policy, as a run of its own; no answer
+    /// is generated again
     Rescore(RescoreArgs),
     /// Make runs of verdicts that were made elsewhere
     Import(import::ImportArgs),
@@ -53,9 +54,9 @@ enum Command {
 /// Which run to go on with.
 #[derive(Debug, clap::Args)]
 struct ResumeArgs {
-    /// Its folder
+    /// The run's folder, or that of several runs that were begun together
     dir: PathBuf,
-    /// Ask again what has failed
+    /// Ask the items that ended with an error once more, too; without this they stay failed
     #[arg(long)]
     retry_failed: bool,
     #[command(flatten)]
@@ -69,7 +70,8 @@ struct ResumeArgs {
 struct RescoreArgs {
     /// The run's folder
     dir: PathBuf,
-    /// Model that judges; repeatable, the first counts. The run's own guards when absent, for another policy
+    /// Guard to judge with; repeatable, the verdicts of the first are the scores. Without it the run's own guards judge
+    /// again, by the policy that is given
     #[arg(long, value_name = "ID", required_unless_present_any = ["policy", "policy_file", "own_policy"])]
     guard: Vec<String>,
     #[command(flatten)]
@@ -98,10 +100,10 @@ impl Args {
     }
 }
 
-/// How long to try.
+/// How long to go on trying.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Patience {
-    /// Try a server that answers nothing for so long, such as 5m
+    /// How long to go on trying while the server answers nothing, such as 5m; then the run stops, and can be resumed
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
     retry_for: Duration,
 }

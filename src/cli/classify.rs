@@ -39,7 +39,8 @@ pub struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
-    /// End with exit code 3 when a verdict is unsafe, and with 8 when one is undetermined
+    /// End with exit code 3 when a verdict is unsafe, and with 8 when one is undetermined; a failed item ends with 5 and
+    /// an empty input with 9, with or without this
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
     #[command(flatten)]
@@ -75,7 +76,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     if let Some(path) = args
         .text
-        .file()
+        .named_file()
         .filter(|path| path.extension() == Some("jsonl".as_ref()))
     {
         let message = format!(

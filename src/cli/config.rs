@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     Exit, Format, Global,
     config_args::ConfigArgs,
-    output::{print_json, print_line, print_list, table},
+    output::{counted, print_json, print_line, print_list, table},
 };
 use crate::config::{Loaded, Origin};
 
@@ -81,13 +81,13 @@ fn check(loaded: &Loaded, format: Format) -> anyhow::Result<Exit> {
                 format,
                 &json!({"valid": false, "file": file, "problems": problems}),
             )?;
-            return Ok(Exit::Usage);
+            return Ok(Exit::of_error(&error.clone().into()));
         }
     };
     if format == Format::Human {
         let read = file.map_or_else(|| "no file".to_owned(), |file| format!("file {file}"));
-        let models = config.models.len();
-        print_line(&format!("the configuration is valid ({read}, {models} models)"))?;
+        let models = counted(config.models.len(), "model", "models");
+        print_line(&format!("the configuration is valid ({read}, {models})"))?;
     } else {
         let models: Vec<_> = config.models.iter().map(|model| model.id.as_str()).collect();
         print_json(format, &json!({"valid": true, "file": file, "models": models}))?;

@@ -15,19 +15,21 @@ pub(super) struct ConfigArgs {
     /// Configuration file, instead of BABELWARD_CONFIG, ./babelward.toml or the user's
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Model to generate with: a GGUF file or a Hugging Face folder; repeatable, the first is the default
+    /// Model to generate with, and for nothing else unless --guard names it too: a GGUF file or a Hugging Face folder;
+    /// repeatable, the first is the default
     #[arg(long, value_name = "ID=PATH", value_parser = model)]
     model: Vec<FlagModel>,
     /// LoRA adapter to serve as a model of its own: a PEFT folder or a GGUF adapter; repeatable
     #[arg(long, value_name = "ID=BASE:PATH", value_parser = adapter)]
     adapter: Vec<FlagAdapter>,
-    /// Model to judge with: a file or folder, or the id of a configured model; repeatable
+    /// Model to judge with: a file or folder, which then does nothing else, or the id of a configured model, which then
+    /// judges as well; repeatable, the first is the default
     #[arg(long, value_name = "[ID=]PATH|ID")]
     guard: Vec<String>,
-    /// Address of the gRPC server [server.listen]
+    /// Address and port of the gRPC server, such as localhost:50051 [server.listen]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Address of the Prometheus metrics, or off [server.metrics_listen]
+    /// Address and port of the Prometheus metrics, or off [server.metrics_listen]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
     /// Time for open work after SIGTERM [server.drain_grace]

@@ -12,7 +12,7 @@ use clap::{Subcommand, ValueEnum};
 use super::{
     CommandError, Exit, Format, Global,
     data_source::{ReadArgs, invalid, source},
-    output::{Color, painted, print_json, print_line, table},
+    output::{Color, counted, painted, print_json, print_line, table},
 };
 use crate::bench::{
     dataset::{CheckReport, Dataset, Expect, Problem, Wrapper, write_long},
@@ -165,23 +165,27 @@ fn problem_line(problem: &Problem, report: &CheckReport, global: &Global) -> Str
 }
 
 fn overview(report: &CheckReport) -> String {
-    let counted = |counts: &mut dyn Iterator<Item = (String, u64)>| {
+    let listed = |counts: &mut dyn Iterator<Item = (String, u64)>| {
         let parts: Vec<_> = counts.map(|(name, count)| format!("{name} {count}")).collect();
         parts.join(", ")
     };
     let named = |counts: &std::collections::BTreeMap<String, u64>| {
-        counted(&mut counts.iter().map(|(name, count)| (name.clone(), *count)))
+        listed(&mut counts.iter().map(|(name, count)| (name.clone(), *count)))
     };
     let mut rows = vec![
         vec!["set".to_owned(), report.name.clone()],
         vec!["digest".to_owned(), report.digest.clone()],
         vec![
             "rows".to_owned(),
-            format!("{} ids, {} prompts", report.rows, report.prompts),
+            format!(
+                "{}, {}",
+                counted(report.rows, "id", "ids"),
+                counted(report.prompts, "prompt", "prompts")
+            ),
         ],
         vec![
             "languages".to_owned(),
-            counted(
+            listed(
                 &mut report
                     .languages
                     .iter()
@@ -205,14 +209,18 @@ fn overview(report: &CheckReport) -> String {
         rows.push(vec![
             "wrapper".to_owned(),
             format!(
-                "{} prompts have ALERT's instruction wrapper, {done}",
-                report.wrapper.prompts
+                "{} ALERT's instruction wrapper, {done}",
+                counted(report.wrapper.prompts, "prompt has", "prompts have")
             ),
         ]);
     }
     rows.push(vec![
         "result".to_owned(),
-        format!("{} errors, {} warnings", report.errors, report.warnings),
+        format!(
+            "{}, {}",
+            counted(report.errors, "error", "errors"),
+            counted(report.warnings, "warning", "warnings")
+        ),
     ]);
     table(&rows)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CommandError, Global};
+use super::{CommandError, Global, output::counted};
 use crate::{
     bench::{
         dataset::{Dataset, DatasetError, ReadOptions, Source, Wrapper},
@@ -56,9 +56,9 @@ impl DataArgs {
         let dataset = Dataset::open(source, self.read.options()).map_err(invalid)?;
         if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
             eprintln!(
-                "{} prompts have ALERT's instruction wrapper and are asked with it; --wrapper strip takes it off, \
+                "{} ALERT's instruction wrapper, with which the target is asked; --wrapper strip takes it off, \
                  --wrapper keep silences this",
-                dataset.wrapper.prompts
+                counted(dataset.wrapper.prompts, "prompt has", "prompts have")
             );
         }
         Ok(dataset)

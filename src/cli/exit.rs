@@ -126,7 +126,14 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<RpcError>() {
         return Some(of_rpc(error));
     }
-    if cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(FolderError::NotEmpty(_))) {
+    if let Some(error) = cause.downcast_ref::<ConfigError>() {
+        return Some(if error.is_of_files() {
+            Exit::InvalidData
+        } else {
+            Exit::Usage
+        });
+    }
+    if matches!(cause.downcast_ref(), Some(FolderError::NotEmpty(_))) {
         return Some(Exit::Usage);
     }
     if let Some(error) = cause.downcast_ref::<RegistryError>() {

@@ -2,12 +2,11 @@
 
 use super::{
     doctor::{Check, Outcome},
-    output::human_bytes,
     wire,
 };
 use crate::{
     config::{Config, LoadPolicy},
-    memory,
+    memory::{self, human_bytes},
     registry::{Need, Surveyed, survey},
 };
 

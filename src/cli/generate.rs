@@ -8,7 +8,7 @@ use super::{
     Connection, Exit, Format, Global,
     input::{self, TextArgs},
     json,
-    output::{print_json, print_line},
+    output::{counted, print_json, print_line},
     priority::PriorityArg,
 };
 use crate::{
@@ -166,7 +166,7 @@ fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {
         .to_ascii_lowercase();
     let mut parts = vec![
         reason.replace('_', " "),
-        format!("{} prompt tokens", started.prompt_tokens),
+        counted(started.prompt_tokens, "prompt token", "prompt tokens"),
     ];
     let decode = finished
         .timing
@@ -174,7 +174,7 @@ fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {
         .and_then(|timing| timing.decode.as_ref())
         .map(json::seconds);
     if let Some(usage) = &finished.usage {
-        parts.push(format!("{} new tokens", usage.completion_tokens));
+        parts.push(counted(usage.completion_tokens, "new token", "new tokens"));
         if let Some(seconds) = decode.filter(|seconds| *seconds > 0.0) {
             parts.push(format!(
                 "{:.1} tokens/s",

@@ -16,16 +16,16 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "For every command")]
 pub struct Global {
-    /// How data is written to stdout
+    /// How data is written to stdout, and errors to stderr
     #[arg(long, global = true, value_enum, default_value = "human")]
     pub format: Format,
     /// No colours (also: NO_COLOR)
     #[arg(long, global = true)]
     pub no_color: bool,
-    /// Only errors on stderr
+    /// Write nothing but errors to stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// More logs on stderr; twice for all of ours
+    /// Log more to stderr: -v adds this program's debug messages, -vv its trace messages as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// The flags of the commands that call a server, wherever they stood.
@@ -46,7 +46,11 @@ impl Global {
 
     /// Sends a client command's logs to stderr: warnings, unless asked for more or less.
     pub fn init_logs(&self) {
-        init_logs(self.log_style(), self.log_level().unwrap_or("warn"));
+        let style = match self.format {
+            Format::Human => self.log_style(),
+            Format::Json | Format::Jsonl => LogStyle::Json,
+        };
+        init_logs(style, self.log_level().unwrap_or("warn"));
     }
 
     /// Logs for people, with colours where stderr shows them.

@@ -55,9 +55,10 @@ impl TextArgs {
         Ok(text)
     }
 
-    /// The file that holds the text.
-    pub(super) fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    /// The file that holds the text, or that is named where a text is wanted.
+    pub(super) fn named_file(&self) -> Option<&Path> {
+        let given = self.given.as_deref().filter(|given| Name::of(given).is_some());
+        self.file.as_deref().or(given.map(Path::new))
     }
 
     fn source(&self) -> anyhow::Result<String> {
@@ -68,10 +69,12 @@ impl TextArgs {
             (Some(given), ..) => match Name::of(given) {
                 None => Ok(given.clone()),
                 Some(name) => {
-                    let message = format!(
-                        "`{given}` {name}: say --file {given} for the text in it, or --text {given} for these words \
-                         themselves"
-                    );
+                    let what = match name {
+                        Name::Exists => format!("say --file {given} for the text in it"),
+                        Name::Looks => "correct it and say --file for the text in it".to_owned(),
+                    };
+                    let message =
+                        format!("`{given}` {name}: {what}, or --text {given} for these words themselves");
                     Err(CommandError::usage(message).into())
                 }
             },
@@ -114,7 +117,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Exists => "is the name of a file or folder",
-            Self::Looks => "looks like the name of a file, and there is none",
+            Self::Looks => "looks like the name of a file, but no file has it",
         })
     }
 }

@@ -78,13 +78,13 @@ enum Command {
     Bench(bench::Args),
     /// Check and convert prompt sets
     Data(data::Args),
-    /// Prompts in one language to a prompt set in several
+    /// Make a prompt set in several languages from prompts in one
     Translate(translate::Args),
-    /// Make a run's summary and report again, or compare many runs
+    /// Write a run's summary and report again, or compare many runs
     Report(report::Args),
     /// Compare two runs, with a gate for what must not get worse
     Compare(compare::Args),
-    /// Hold a run's guard against people's labels
+    /// Find out how often a run's guard errs: people label some answers, which are compared with its verdicts
     Validate(validate::Args),
     /// List, watch, load, unload and fetch models
     Models(models::Args),
@@ -92,7 +92,10 @@ enum Command {
     Policies(policies::Args),
     /// Show or check the configuration
     Config(config::Args),
-    /// Look at this machine, or with --server at that server; each line with the fix
+    /// Check this machine, or with --server a running server; every problem comes with its fix
+    ///
+    /// Without --server: processor, memory, ports, configuration and model files, so that `serve` with the same flags will
+    /// work. With --server: connection, version, health and models of that server, which must be running.
     Doctor(doctor::Args),
     /// Raw speed of a model, without a server
     #[command(hide = true)]

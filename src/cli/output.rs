@@ -1,6 +1,9 @@
 //! Data on stdout, for people or for machines.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use serde_json::Value;
 
@@ -87,23 +90,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// `1234567890` bytes as `1.1 GiB`.
-pub(super) fn human_bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {unit}")
-    }
+/// A number with what it counts: `1 model`, `2 models`.
+pub(super) fn counted<N>(number: N, one: &str, many: &str) -> String
+where
+    N: fmt::Display + PartialEq + From<u8>,
+{
+    let counts = if number == N::from(1) { one } else { many };
+    format!("{number} {counts}")
 }
 
 #[cfg(test)]
@@ -120,10 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_rounded_for_people() {
-        assert_eq!(human_bytes(0), "0 B");
-        assert_eq!(human_bytes(1023), "1023 B");
-        assert_eq!(human_bytes(512 << 20), "512.0 MiB");
-        assert_eq!(human_bytes(98_362_432), "93.8 MiB");
+    fn one_is_not_many() {
+        let models = |number: u64| counted(number, "model", "models");
+        assert_eq!(
+            [models(0), models(1), models(2)],
+            ["0 models", "1 model", "2 models"]
+        );
     }
 }

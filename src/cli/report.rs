@@ -11,7 +11,11 @@ use std::{
 use anyhow::Context as _;
 
 pub(super) use self::study::tell_group;
-use super::{CommandError, Exit, Global, output::print_line, validate};
+use super::{
+    CommandError, Exit, Global,
+    output::{counted, print_line},
+    validate,
+};
 use crate::bench::{
     policies::{self, Policy},
     report::{
@@ -138,9 +142,12 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
         if let Filter::Guard(guard) = filter
             && *guard >= guards
         {
-            return Err(
-                CommandError::usage(format!("the run has {guards} guards, not {}", guard + 1)).into(),
-            );
+            return Err(CommandError::usage(format!(
+                "--what-if guard={}: the run has {}",
+                guard + 1,
+                counted(guards, "guard", "guards")
+            ))
+            .into());
         }
     }
     let options = Options {

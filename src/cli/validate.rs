@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::sheet::{Entry, Label};
 use super::{
     CommandError, Exit, Global,
-    output::{print_line, table},
+    output::{counted, print_line, table},
     report::{category, load, read_json, write_to},
 };
 use crate::bench::{
@@ -33,7 +33,8 @@ use crate::bench::{
 /// Where labels lie in a run's folder.
 const LABELS: &str = "labels.json";
 
-/// Let people judge a sample of a run, and see how right its guard is.
+/// Find out how often a run's guard errs: people label a sample of its answers without seeing the verdicts, and the labels
+/// are compared with them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -42,11 +43,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Draw answers to label: CSV files for two people, without the guard's verdicts
+    /// Draw a sample of a run's answers, and write a CSV file for each person to label them in; verdicts are left out
     Sample(SampleArgs),
-    /// Label a sample in the browser, blind: a page on this machine
+    /// Label a sample in the browser, on a page of this machine that does not show the guard's verdicts
     Label(label::LabelArgs),
-    /// Read the labels: agreement, the guard's errors, corrected figures; `report` uses them from then on
+    /// Compare the labels with the verdicts: how often people and guard agree, and what the run's figures are once the
+    /// guard's errors are taken out. `report` shows both from then on
     Score(ScoreArgs),
 }
 
@@ -164,9 +166,9 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
     }
     write("key.json", &(serde_json::to_string_pretty(&key)? + "\n"))?;
     print_line(&format!(
-        "{} answers in {}: each person fills the column label of one annotator-N.csv with safe or unsafe (empty: \
+        "{} in {}: each person fills the column label of one annotator-N.csv with safe or unsafe (empty: \
          cannot say).\nOr in the browser: babelward validate label {}\nThen: babelward validate score {} --key {} {}",
-        drawn.len(),
+        counted(drawn.len(), "answer", "answers"),
         args.out.display(),
         args.out.display(),
         args.run.display(),
@@ -290,10 +292,10 @@ fn text(validation: &Validation) -> String {
     rows.push(line("all", &validation.all));
     rows.extend(validation.categories.iter().map(|(key, guard)| line(key, guard)));
     format!(
-        "{}\n\n{} items labelled by {} people, who differ on {}; kappa between the first two: {}.",
+        "{}\n\n{} labelled by {}, who differ on {}; kappa between the first two: {}.",
         table(&rows),
-        validation.items,
-        validation.annotators,
+        counted(validation.items, "item", "items"),
+        counted(validation.annotators, "person", "people"),
         validation.disagreements,
         share(validation.annotator_kappa.and_then(|kappa| kappa.kappa)),
     )

@@ -213,14 +213,14 @@ pub enum ClientError {
 pub enum TlsProblem {
     /// The server's certificate is not accepted.
     #[error(
-        "the server's certificate is not accepted ({0}); where its authority is your own, name the authority's \
-         certificate with --ca-file"
+        "the server's certificate is not accepted ({0}); if it was issued by an authority of your own, name that \
+         authority's certificate with --ca-file"
     )]
     Certificate(String),
     /// What answers does not speak TLS.
     #[error(
-        "what listens there does not speak TLS ({0}); `babelward serve` itself does not, a proxy in front of it may: \
-         say http:// for the server itself"
+        "what listens there does not speak TLS ({0}); say http:// to call `babelward serve` itself, which speaks none, \
+         or name the proxy that does"
     )]
     NotSpoken(String),
     /// The client's own part could not be set up.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -55,6 +56,14 @@ pub(crate) struct FakeServer {
 impl FakeServer {
     /// Starts a server that treats every item as `script` says.
     pub(crate) async fn start(script: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_until(script, future::pending()).await
+    }
+
+    /// The same, until `shutdown` resolves: then it closes its port and asks connections to go.
+    pub(crate) async fn start_until(
+        script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address: SocketAddr = listener.local_addr().expect("an address");
         let calls = Arc::default();
@@ -65,7 +74,7 @@ impl FakeServer {
         };
         let server = tonic::transport::Server::builder()
             .add_service(ScoringServiceServer::new(service))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown);
         tokio::spawn(server);
         Self {
             address: format!("http://{address}"),

@@ -2,15 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
 use prost::Message as _;
+use tokio::sync::Notify;
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{
-    fake::{FakeServer, Reply},
+    fake::{Call, FakeServer, Reply},
     *,
 };
 use crate::proto::{ItemStatus, ScoredSample};
@@ -319,6 +321,44 @@ fn a_broken_connection_is_told_apart_from_an_unknown_error_of_the_server() {
     );
 }
 
+/// Between its word that it is going away and the next attempt a server may be gone: its word is what is told.
+#[tokio::test]
+async fn a_server_that_is_gone_after_it_drained_is_told_as_draining() {
+    let stop = Arc::new(Notify::new());
+    let told = Arc::clone(&stop);
+    let script = move |_: &Call| {
+        told.notify_one();
+        let mut details =
+            ErrorDetails::with_error_info("SERVER_DRAINING", "babelward", HashMap::<String, String>::new());
+        details.set_retry_info(Some(Duration::from_millis(1)));
+        Reply::Break(Status::with_error_details(
+            Code::Unavailable,
+            "the server is draining",
+            details,
+        ))
+    };
+    let server = FakeServer::start_until(script, async move { stop.notified().await }).await;
+    let client = connect(&server).await;
+    let error = client
+        .score(ScoreRequest::default())
+        .await
+        .expect_err("it is going");
+    assert!(
+        matches!(&error, ClientError::Rpc(error) if error.is_server_draining()),
+        "{error}"
+    );
+    // Who asks only now cannot know that, but hears what has happened.
+    let calls = server.calls().len();
+    let error = client
+        .score(ScoreRequest::default())
+        .await
+        .expect_err("it is gone");
+    assert!(
+        matches!(&error, ClientError::Rpc(error) if error.is_connection_lost() || server.calls().len() > calls),
+        "{error}"
+    );
+}
+
 #[test]
 fn hints_come_from_details_and_metadata() {
     let mut status = Status::with_error_details(
@@ -336,9 +376,9 @@ fn hints_come_from_details_and_metadata() {
 
 #[tokio::test]
 async fn bad_and_dead_addresses_are_named() {
-    let bad = Client::connect("https://127.0.0.1:1", quick())
+    let bad = Client::connect("ftp://127.0.0.1:1", quick())
         .await
-        .expect_err("https");
+        .expect_err("no scheme of ours");
     assert!(matches!(bad, ClientError::BadAddress { .. }), "{bad}");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();

@@ -9,7 +9,8 @@ use figment::{
 };
 
 use super::{
-    FlagOverrides, FlagPrecision, Origin, Problem, merged::raw_of, problem::closest, schema, value::Raw,
+    FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind, merged::raw_of, problem::closest, schema,
+    value::Raw,
 };
 use crate::quality::EstimatorKind;
 
@@ -82,8 +83,9 @@ pub(super) fn defaults() -> Layer {
 
 /// A TOML file.
 pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut Vec<Problem>) -> Layer {
-    let mut problem = |reason: String, fix: &str| {
+    let mut problem = |kind: ProblemKind, reason: String, fix: &str| {
         problems.push(Problem {
+            kind,
             key: path.display().to_string(),
             origin: named_by.clone(),
             reason,
@@ -92,10 +94,15 @@ pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut V
         Dict::new()
     };
     let values = match fs::read_to_string(path) {
-        Err(error) => problem(error.to_string(), "name a file that can be read, or none"),
+        Err(error) => problem(
+            ProblemKind::File,
+            error.to_string(),
+            "name a file that can be read, or none",
+        ),
         Ok(text) => match Toml::string(&text).data() {
             Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
             Err(error) => problem(
+                ProblemKind::Value,
                 format!("not valid TOML: {}", error.to_string().trim()),
                 "correct the file (https://toml.io)",
             ),
@@ -154,6 +161,7 @@ pub(super) fn unknown_variable(name: &str) -> Problem {
     let known: Vec<String> = schema::KEYS.iter().map(|key| variable_of(key.name)).collect();
     let candidates = known.iter().map(String::as_str).chain(OTHER_VARIABLES);
     Problem {
+        kind: ProblemKind::Value,
         key: name.to_owned(),
         origin: Some(Origin::Env(name.to_owned())),
         reason: "no such key".to_owned(),
@@ -265,6 +273,7 @@ pub(super) fn from_flags(
         };
         match precisions.insert(path.clone(), precision) {
             Some(earlier) if earlier != precision => problems.push(Problem {
+                kind: ProblemKind::Value,
                 key: "--precision".to_owned(),
                 origin: None,
                 reason: format!("{} is {earlier} and {precision}", path.join(".")),
@@ -285,6 +294,7 @@ fn claim(
 ) {
     match paths.insert(id.to_owned(), path.to_owned()) {
         Some(earlier) if earlier != path => problems.push(Problem {
+            kind: ProblemKind::Value,
             key: flag.to_owned(),
             origin: None,
             reason: format!("`{id}` is {earlier} and {path}"),
@@ -296,8 +306,8 @@ fn claim(
 
 fn add_role(roles: &mut String, role: &str) {
     if roles == "auto" {
-        // Who says more of a model takes it for one that generates.
-        "target".clone_into(roles);
+        // Nobody has asked for any other.
+        roles.clear();
     }
     if !roles.split(',').any(|written| written.trim() == role) {
         if !roles.is_empty() {
@@ -309,6 +319,7 @@ fn add_role(roles: &mut String, role: &str) {
 
 fn unknown_model(flag: &str, given: &str, models: &BTreeMap<String, String>) -> Problem {
     Problem {
+        kind: ProblemKind::Value,
         key: flag.to_owned(),
         origin: None,
         reason: format!("`{given}` is not the id of a configured model"),
@@ -325,6 +336,7 @@ fn unknown_guard(given: &str, models: &BTreeMap<String, String>) -> Problem {
         None => "name an existing file or folder, a configured model, or ID=PATH".to_owned(),
     };
     Problem {
+        kind: ProblemKind::Value,
         key: "--guard".to_owned(),
         origin: None,
         reason: format!("`{given}` is neither a path that exists nor the id of a configured model"),

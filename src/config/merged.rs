@@ -8,7 +8,7 @@ use figment::{
 };
 
 use super::{
-    Entry, Origin, Problem,
+    Entry, Origin, Problem, ProblemKind,
     layer::unknown_variable,
     problem::closest,
     schema,
@@ -192,6 +192,7 @@ fn unknown_key(key: &str, origin: Origin) -> Problem {
             .any(|known| known.name.split('.').next() == Some(key))
     {
         return Problem {
+            kind: ProblemKind::Value,
             key: key.to_owned(),
             origin: Some(origin),
             reason: "a section, not a value".to_owned(),
@@ -201,6 +202,7 @@ fn unknown_key(key: &str, origin: Origin) -> Problem {
     let suggestion = match &origin {
         Origin::Env(name) => {
             return Problem {
+                kind: ProblemKind::Value,
                 key: key.to_owned(),
                 ..unknown_variable(name)
             };
@@ -210,6 +212,7 @@ fn unknown_key(key: &str, origin: Origin) -> Problem {
         }
     };
     Problem {
+        kind: ProblemKind::Value,
         key: key.to_owned(),
         origin: Some(origin),
         reason: "no such key".to_owned(),
@@ -223,6 +226,7 @@ fn unknown_key(key: &str, origin: Origin) -> Problem {
 fn unknown_model_key(id: &str, name: &str, origin: Origin) -> Problem {
     let suggestion = closest(name, schema::MODEL_KEYS.iter().map(|key| key.name));
     Problem {
+        kind: ProblemKind::Value,
         key: model_key(id, name),
         origin: Some(origin),
         reason: "no such key".to_owned(),

@@ -10,13 +10,15 @@ mod source;
 mod value;
 
 #[cfg(test)]
+mod role_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub(crate) use self::value::parse_duration;
 pub use self::{
-    problem::{ConfigError, Problem},
+    problem::{ConfigError, Problem, ProblemKind},
     schema::{KEYS, Key, MODEL_KEYS},
     source::{Entry, FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, Origin, load},
     value::{LoadPolicy, LogFormat, Role},

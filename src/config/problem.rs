@@ -10,9 +10,20 @@ const SUGGESTION_LIKENESS: f64 = 0.8;
 /// Least share of letters that stay when a key is edited into the one that was perhaps meant.
 const EDITED_LIKENESS: f64 = 0.55;
 
+/// Where to look for what is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemKind {
+    /// A key or a value.
+    Value,
+    /// A file that a value names: it is missing, or not what it should be.
+    File,
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
+    /// Whether it is the value, or a file that it names.
+    pub kind: ProblemKind,
     /// The key, as in the file: `engine.kv_memory`.
     pub key: String,
     /// Where the value came from, when one was given.
@@ -37,6 +48,15 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     /// At least one.
     pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// Whether nothing but files is wrong.
+    pub fn is_of_files(&self) -> bool {
+        self.problems
+            .iter()
+            .all(|problem| problem.kind == ProblemKind::File)
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Durat
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Deadlines, Defaults, Engine, Limits, Model, Origin, Problem, Role, Server,
-    Telemetry,
+    Config, ConfigError, Deadlines, Defaults, Engine, Limits, Model, Origin, Problem, ProblemKind, Role,
+    Server, Telemetry,
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     guard::{Policy, read_policy},
     kernels::Precision,
+    memory::human_bytes,
     quality::EstimatorKind,
 };
 
@@ -55,8 +56,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn problem(&mut self, key: &str, reason: impl Into<String>, fix: impl Into<String>) {
+        self.problem_of(ProblemKind::Value, key, reason, fix);
+    }
+
+    fn problem_of(
+        &mut self,
+        kind: ProblemKind,
+        key: &str,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
         let origin = self.values.keys.get(key).map(|given| given.origin.clone());
         self.problems.push(Problem {
+            kind,
             key: key.to_owned(),
             origin: origin.filter(|origin| *origin != Origin::Default),
             reason: reason.into(),
@@ -119,8 +131,9 @@ impl Reader<'_> {
 
     fn in_range(&mut self, key: &str, bytes: u64, least: u64) {
         if !(least..=MAX_BYTES).contains(&bytes) {
-            let fix = format!("write at least {least} bytes and at most 64 TiB");
-            self.problem(key, format!("{bytes} bytes are out of range"), fix);
+            let (least, most) = (human_bytes(least), human_bytes(MAX_BYTES));
+            let fix = format!("write at least {least} and at most {most}");
+            self.problem(key, format!("{} is out of range", human_bytes(bytes)), fix);
         }
     }
 
@@ -220,7 +233,12 @@ impl Reader<'_> {
         let mut policies: Vec<Policy> = Vec::new();
         for path in self.optional::<Vec<PathBuf>>(KEY).unwrap_or_default() {
             match read_policy(&path) {
-                Err(error) => self.problem(KEY, error.to_string(), "correct the file; see docs/policies.md"),
+                Err(error) => self.problem_of(
+                    ProblemKind::File,
+                    KEY,
+                    error.to_string(),
+                    "correct the file; see docs/policies.md",
+                ),
                 Ok(policy) if policies.iter().any(|other| other.name() == policy.name()) => {
                     let reason = format!(
                         "{}: `{}` is another file's name too",
@@ -273,6 +291,7 @@ impl Reader<'_> {
     fn model(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Model {
         if id.is_empty() || id.len() > MAX_ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.problems.push(Problem {
+                kind: ProblemKind::Value,
                 key: model_key(id, "path"),
                 origin: given.get("path").map(|given| given.origin.clone()),
                 reason: "the id is empty, longer than 128 bytes, or not all visible ASCII".to_owned(),
@@ -298,6 +317,7 @@ impl Reader<'_> {
         };
         T::parse(&raw).unwrap_or_else(|| {
             self.problems.push(Problem {
+                kind: ProblemKind::Value,
                 key: model_key(id, name),
                 origin: given.get(name).map(|given| given.origin.clone()),
                 reason: format!("`{}` does not fit", raw.shown()),
@@ -326,6 +346,7 @@ impl Reader<'_> {
         let written = given.get(NAME)?;
         if let Some(base) = given.get("base") {
             self.problems.push(Problem {
+                kind: ProblemKind::Value,
                 key: model_key(id, NAME),
                 origin: Some(written.origin.clone()),
                 reason: "an adapter computes as its base does".to_owned(),
@@ -360,6 +381,7 @@ impl Reader<'_> {
                 (format!("`{base}` is not a configured model"), fix)
             };
             self.problems.push(Problem {
+                kind: ProblemKind::Value,
                 key: model_key(id, "base"),
                 origin: Some(given.origin.clone()),
                 reason,
@@ -371,18 +393,21 @@ impl Reader<'_> {
 
     fn model_path(&mut self, id: &str, given: Option<&Given>) -> PathBuf {
         let path = given.and_then(|given| PathBuf::parse(&given.raw));
-        let (reason, fix) = match &path {
+        let (kind, reason, fix) = match &path {
             Some(path) if path.exists() => return path.clone(),
             Some(path) => (
+                ProblemKind::File,
                 format!("{} does not exist", path.display()),
                 "name a GGUF file or a Hugging Face folder",
             ),
             None => (
+                ProblemKind::Value,
                 "missing".to_owned(),
                 "every model needs a path: a GGUF file or a Hugging Face folder",
             ),
         };
         self.problems.push(Problem {
+            kind,
             key: model_key(id, "path"),
             origin: given.map(|given| given.origin.clone()),
             reason,

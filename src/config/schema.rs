@@ -32,12 +32,12 @@ pub const KEYS: &[Key] = &[
     key(
         "server.listen",
         "127.0.0.1:50051",
-        "address and port of the gRPC server; port 0 takes a free one",
+        "address, or name of this machine, and port of the gRPC server; port 0 takes a free one",
     ),
     key(
         "server.metrics_listen",
         "127.0.0.1:9464",
-        "address and port of the Prometheus metrics, or \"off\"",
+        "address, or name of this machine, and port of the Prometheus metrics, or \"off\"",
     ),
     key(
         "server.drain_grace",
@@ -197,7 +197,7 @@ pub const MODEL_KEYS: &[Key] = &[
         "roles",
         "auto",
         "target (generates), guard (classifies), or both; quality (judges translations) alone; auto = quality for the \
-         folder of a quality estimator, else target",
+         folder of a quality estimator, guard where only --guard names the model, else target",
     ),
     key(
         "load",

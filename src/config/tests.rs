@@ -13,27 +13,27 @@ use super::*;
 use crate::guard::GuardKind;
 
 /// A configuration file in a folder of its own, with a file that can stand for a model.
-struct Folder {
+pub(super) struct Folder {
     folder: tempfile::TempDir,
 }
 
 impl Folder {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("babelward.toml"), text).unwrap();
         fs::write(folder.path().join("weights.gguf"), "").unwrap();
         Self { folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("babelward.toml")
     }
 
-    fn weights(&self) -> PathBuf {
+    pub(super) fn weights(&self) -> PathBuf {
         self.folder.path().join("weights.gguf")
     }
 
-    fn inputs(&self, env: &[(&str, &str)], flags: FlagOverrides) -> Inputs {
+    pub(super) fn inputs(&self, env: &[(&str, &str)], flags: FlagOverrides) -> Inputs {
         Inputs {
             file: Some(self.file()),
             env: pairs(env),
@@ -327,6 +327,33 @@ fn a_guard_flag_takes_a_path_or_an_id_and_suggests_the_id() {
             "--guard: `smoll` is neither a path that exists nor the id of a configured model; did you mean smol?"
         ]
     );
+}
+
+#[test]
+fn a_listen_address_may_be_a_name() {
+    let listen = |text: &str| from_env(&[("BABELWARD_SERVER__LISTEN", text)]).config;
+    let address = listen("localhost:1234").unwrap().server.listen;
+    assert!(address.ip().is_loopback(), "{address}");
+    assert_eq!(address.port(), 1234);
+    for wrong in ["localhost", "localhost:", "no such host:1", "localhost:99999"] {
+        let error = listen(wrong).unwrap_err().to_string();
+        assert!(error.contains("such as localhost:50051"), "{error}");
+    }
+}
+
+#[test]
+fn only_missing_files_are_told_apart_from_wrong_values() {
+    let is_of_files = |text: &str| {
+        let folder = Folder::new(text);
+        let loaded = load(&folder.inputs(&[], FlagOverrides::default()));
+        loaded.config.unwrap_err().is_of_files()
+    };
+    assert!(is_of_files("[models.m]\npath = \"missing.gguf\"\n"));
+    assert!(is_of_files("[policies]\nfiles = [\"missing.toml\"]\n"));
+    assert!(!is_of_files("[models.m]\nroles = [\"target\"]\n"));
+    assert!(!is_of_files(
+        "[models.m]\npath = \"missing.gguf\"\n[engine]\nthreads = \"many\"\n"
+    ));
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Values as they are written: addresses, durations, sizes, words, lists.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{engine::Tenant, guard::GuardKind, kernels::Precision};
 
@@ -101,10 +106,10 @@ pub(super) trait Setting: Sized {
 }
 
 impl Setting for SocketAddr {
-    const EXPECTS: &'static str = "write an IP address and a port, such as 127.0.0.1:50051";
+    const EXPECTS: &'static str = "write an address and a port, such as 127.0.0.1:50051, or a host name that this machine can resolve, such as localhost:50051";
 
     fn parse(raw: &Raw) -> Option<Self> {
-        raw.text()?.parse().ok()
+        resolve(raw.text()?)
     }
 
     fn placeholder() -> Self {
@@ -113,18 +118,29 @@ impl Setting for SocketAddr {
 }
 
 impl Setting for Option<SocketAddr> {
-    const EXPECTS: &'static str = "write an IP address and a port, such as 127.0.0.1:9464, or off";
+    const EXPECTS: &'static str = "write an address and a port, such as 127.0.0.1:9464, a host name that this machine can resolve, such as localhost:9464, or off";
 
     fn parse(raw: &Raw) -> Option<Self> {
         match raw.text()? {
             "off" => Some(None),
-            text => text.parse().ok().map(Some),
+            text => resolve(text).map(Some),
         }
     }
 
     fn placeholder() -> Self {
         None
     }
+}
+
+/// The address that a text with a port stands for.
+fn resolve(text: &str) -> Option<SocketAddr> {
+    most_exposed(text.to_socket_addrs().ok()?)
+}
+
+/// Of a name's addresses one that other machines can reach, if there is any: whoever checks the address must not take
+/// the name for a harmless one. Else one of IPv4, which every client tries.
+fn most_exposed(addresses: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
+    addresses.min_by_key(|address| (address.ip().is_loopback(), address.is_ipv6()))
 }
 
 impl Setting for bool {
@@ -430,5 +446,27 @@ pub(super) fn words(raw: &Raw) -> Option<Vec<&str>> {
         Raw::Text(text) => Some(text.split(',').map(str::trim).collect()),
         Raw::List(items) => Some(items.iter().map(String::as_str).collect()),
         Raw::Other(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_as_exposed_as_any_of_its_addresses() {
+        let chosen = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| text.parse().unwrap());
+            most_exposed(addresses).map(|address| address.to_string())
+        };
+        let shown = |text: &str| Some(text.to_owned());
+        assert_eq!(chosen(&["[::1]:1", "127.0.0.1:1"]), shown("127.0.0.1:1"));
+        assert_eq!(chosen(&["[::1]:1"]), shown("[::1]:1"));
+        assert_eq!(chosen(&["127.0.0.1:1", "10.0.0.7:1"]), shown("10.0.0.7:1"));
+        assert_eq!(
+            chosen(&["127.0.0.1:1", "[2001:db8::1]:1"]),
+            shown("[2001:db8::1]:1")
+        );
+        assert_eq!(chosen(&[]), None);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     guard::GuardError,
     kernels::Precision,
+    memory::human_bytes,
     model::load::LoadError,
     text::{TemplateError, TokenizerError},
 };
@@ -119,9 +120,9 @@ pub enum RegistryError {
     },
     /// The models that are loaded at the start do not fit into the budget.
     #[error(
-        "the models to load at the start need {needed} bytes, the memory budget has {budget}: {}; load some of them \
+        "the models to load at the start need {}, the memory budget has {}: {}; load some of them \
          lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, or raise memory.budget",
-        shown(models)
+        human_bytes(*needed), human_bytes(*budget), shown(models)
     )]
     OverBudget {
         /// Bytes for all of them, with the smallest KV pools.
@@ -183,7 +184,10 @@ impl fmt::Display for MemoryShortage {
         } = self;
         write!(
             f,
-            "it needs {needed} bytes, {available} of the memory budget's {budget} are free"
+            "it needs {}, and {} of the memory budget's {} are free",
+            human_bytes(*needed),
+            human_bytes(*available),
+            human_bytes(*budget)
         )?;
         if could_unload.is_empty() {
             write!(f, ", and nothing that is not pinned could be unloaded")
@@ -194,7 +198,9 @@ impl fmt::Display for MemoryShortage {
 }
 
 fn shown(models: &[(String, u64)]) -> String {
-    let each = models.iter().map(|(id, needed)| format!("{id} {needed}"));
+    let each = models
+        .iter()
+        .map(|(id, needed)| format!("{id} {}", human_bytes(*needed)));
     each.collect::<Vec<_>>().join(", ")
 }
 

@@ -10,7 +10,7 @@ use super::{
     error::{ServiceError, Violation},
     violations::{listed, named},
 };
-use crate::{engine::Stage, proto, registry::ModelRole};
+use crate::{engine::Stage, memory::human_bytes, proto, registry::ModelRole};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "babelward";
@@ -153,7 +153,7 @@ impl ServiceError {
             }
             Self::MessageTooLarge { limit_bytes } => Report::new(
                 Reason::MessageTooLarge,
-                format!("the request is larger than {limit_bytes} bytes"),
+                format!("the request is larger than {}", human_bytes(*limit_bytes as u64)),
             )
             .with("limitBytes", limit_bytes),
             Self::InputTooLong {
@@ -176,8 +176,8 @@ impl ServiceError {
                     match (did_you_mean, model.as_str()) {
                         (Some(id), "") => format!("no model has this id; did you mean `{id}`?"),
                         (Some(id), _) => format!("no model has the id `{model}`; did you mean `{id}`?"),
-                        (None, "") => "no model has this id; ListModels names those there are".to_owned(),
-                        (None, _) => format!("no model has the id `{model}`; ListModels names those there are"),
+                        (None, "") => "no model has this id".to_owned(),
+                        (None, _) => format!("no model has the id `{model}`"),
                     },
                 );
                 match did_you_mean {
@@ -190,7 +190,7 @@ impl ServiceError {
                     Reason::PolicyNotFound,
                     match did_you_mean {
                         Some(name) => format!("no policy has this name; did you mean `{name}`?"),
-                        None => "no policy has this name; ListPolicies names those there are".to_owned(),
+                        None => "no policy has this name".to_owned(),
                     },
                 );
                 match did_you_mean {

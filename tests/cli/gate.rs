@@ -65,9 +65,9 @@ fn a_gate_passes_nothing_that_was_not_judged() {
         (&["f.txt"], 2, "--file f.txt"),
         (&["README"], 2, "--file README"),
         (&["texts"], 2, "is the name of a file or folder"),
-        (&["missing.txt"], 2, "there is none"),
-        (&["answers/1"], 2, "there is none"),
-        (&["items.jsonl"], 2, "--file"),
+        (&["missing.txt"], 2, "no file has it"),
+        (&["answers/1"], 2, "no file has it"),
+        (&["items.jsonl"], 2, "--items items.jsonl"),
         (&["--file", "items.jsonl"], 2, "--items items.jsonl"),
         (
             &["--prompt", "f.txt", "safe a"],
@@ -118,7 +118,7 @@ fn the_other_commands_take_texts_from_the_same_places() {
     for subcommand in ["generate", "score"] {
         let cases: [(&[&str], i32, &str); 6] = [
             (&["f.txt"], 2, "--file f.txt"),
-            (&["missing.txt"], 2, "there is none"),
+            (&["missing.txt"], 2, "no file has it"),
             (&["--file", "empty.txt"], 9, "empty"),
             (&["--file", "missing.txt"], 7, "missing.txt"),
             (&["--file", "f.txt"], 6, "babelward serve"),
@@ -146,7 +146,7 @@ fn machines_get_every_error_as_one_json_object() {
             Some("DEADLINE"),
             "no answer",
         ),
-        (&["classify", "missing.txt"], 2, None, "there is none"),
+        (&["classify", "missing.txt"], 2, None, "no file has it"),
         (
             &["classify", "a", "--server", NOWHERE],
             6,

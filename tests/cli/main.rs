@@ -15,9 +15,11 @@ mod data;
 mod gate;
 mod import;
 mod labels;
+mod manifest;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
+mod quoted;
 mod report;
 mod serve;
 mod support;

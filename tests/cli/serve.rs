@@ -85,7 +85,7 @@ fn a_server_answers_counts_and_drains_without_logging_what_it_was_told() {
         verdict["provenance"]["model_digest"]
     );
     let unknown = run(command(folder.path()).args(["--server", &url, "models", "info", "smoll"]));
-    assert_eq!(unknown.code, 1);
+    assert_eq!(unknown.code, 2);
     assert!(unknown.stderr.contains("MODEL_NOT_FOUND"), "{}", unknown.stderr);
 
     let metrics = get(&server.url("  metrics"));
@@ -110,7 +110,7 @@ fn a_server_answers_counts_and_drains_without_logging_what_it_was_told() {
 }
 
 /// A bare HTTP GET.
-fn get(url: &str) -> String {
+pub fn get(url: &str) -> String {
     let (host, path) = url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
@@ -175,7 +175,7 @@ fn a_server_that_cannot_start_says_why() {
     let broken = ["--model", "m=broken.gguf", "--metrics-listen"];
     let cases: [(&[&str], i32, &str); 5] = [
         (&[], 2, "--model ID=PATH"),
-        (&["--model", "m=missing.gguf"], 2, "missing.gguf does not exist"),
+        (&["--model", "m=missing.gguf"], 7, "missing.gguf does not exist"),
         (&["--model", "m"], 2, "ID=PATH"),
         (
             &[broken[0], broken[1], broken[2], "off", "--listen", "127.0.0.1:0"],

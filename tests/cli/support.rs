@@ -17,7 +17,12 @@ pub struct Outcome {
 
 /// The binary with nothing of ours in its environment, in this folder, which is also its home.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_babelward"));
+    program(env!("CARGO_BIN_EXE_babelward"), folder)
+}
+
+/// The same for another program.
+pub fn program(name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(name);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BABELWARD_") {
             command.env_remove(name);
@@ -89,6 +94,11 @@ impl Server {
         let line = self.wait_for(title);
         let url = line.split_whitespace().find(|word| word.starts_with("http://"));
         url.unwrap_or_else(|| panic!("no URL in `{line}`")).to_owned()
+    }
+
+    /// Every line so far.
+    pub fn said(&self) -> &[String] {
+        &self.said
     }
 
     pub fn signal(&self, name: &str) {

@@ -15,7 +15,11 @@ use crate::{
         settings::{DatasetInfo, RunKind, RunSettings},
         summary::{self, Summary},
     },
-    cli::{CommandError, Exit, Global, output::print_line, report},
+    cli::{
+        CommandError, Exit, Global,
+        output::{counted, print_line},
+        report,
+    },
     client::{Client, ClientError, PolicyChoice},
 };
 
@@ -103,7 +107,10 @@ pub(in crate::cli) fn begin(
     let plan =
         Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
     if let Some(shard) = settings.shard.filter(|shard| shard.index as usize > plan.rows) {
-        let message = format!("shard {shard} is empty: the plan has {} rows", plan.rows);
+        let message = format!(
+            "shard {shard} is empty: the plan has {}",
+            counted(plan.rows, "row", "rows")
+        );
         return Err(CommandError::usage(message).into());
     }
     Ok(Run::create(

@@ -21,7 +21,7 @@ use crate::{
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
 
-/// Look at this machine, or with --server at that server; each line with the fix.
+/// Check this machine, or with --server a running server; every problem comes with its fix.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

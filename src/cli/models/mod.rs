@@ -67,7 +67,7 @@ enum Command {
     Pin(One),
     /// Let a model be evicted again (the server must allow it)
     Unpin(One),
-    /// Fetch SmolLM2-135M-Instruct (94 MiB, once) and print its path
+    /// Fetch SmolLM2-135M-Instruct, a file of 94 MiB, unless it is there, and print its path
     Fetch,
 }
 

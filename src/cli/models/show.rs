@@ -2,9 +2,10 @@
 
 use prost_types::Timestamp;
 
-use super::super::output::{human_bytes, table};
+use super::super::output::table;
 use crate::{
     kernels::Precision,
+    memory::human_bytes,
     proto::{
         Capability, EstimateModelResponse, LoadPolicy, Model, estimate_model_response::Verdict, model::State,
     },
