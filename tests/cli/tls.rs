@@ -61,7 +61,10 @@ impl Authority {
     }
 }
 
-fn classify(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+/// Variables by name and value.
+type Environment<'a> = &'a [(&'a str, &'a str)];
+
+fn classify(folder: &Path, environment: Environment, arguments: &[&str]) -> Outcome {
     let mut command = command(folder);
     command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
     run(command
@@ -78,7 +81,7 @@ fn a_server_behind_tls_is_called_when_its_authority_is_trusted() {
     let trusted = authority.write(folder.path(), "ca.pem");
     let by_address = format!("https://{address}");
     let by_name = format!("https://localhost:{}", address.port());
-    let ways: [(&[(&str, &str)], &[&str]); 4] = [
+    let ways: [(Environment, &[&str]); 4] = [
         (&[], &["--server", &by_address, "--ca-file", &trusted]),
         (&[], &["--server", &by_name, "--ca-file", &trusted]),
         (&[("BABELWARD_CA_FILE", &trusted)], &["--server", &by_address]),
