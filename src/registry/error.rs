@@ -120,9 +120,9 @@ pub enum RegistryError {
     },
     /// The models that are loaded at the start do not fit into the budget.
     #[error(
-        "the models to load at the start need {}, the memory budget has {}: {}; load some of them \
+        "the models to load at the start need {}, {} more than the memory budget of {}: {}; load some of them \
          lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, or raise memory.budget",
-        human_bytes(*needed), human_bytes(*budget), shown(models)
+        human_bytes(*needed), human_bytes(needed.saturating_sub(*budget)), human_bytes(*budget), shown(models)
     )]
     OverBudget {
         /// Bytes for all of them, with the smallest KV pools.

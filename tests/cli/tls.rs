@@ -124,6 +124,16 @@ fn a_certificate_that_is_not_trusted_ends_the_command_and_says_what_to_do() {
         assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
         assert_eq!(outcome.stdout, "");
     }
+    let doctors: [(&str, &str, &str); 2] = [
+        (&server, &stranger, "host name that the certificate is for"),
+        (&plain, &trusted, "say http://"),
+    ];
+    for (server, authorities, fix) in doctors {
+        let outcome =
+            run(command(folder.path()).args(["doctor", "--server", server, "--ca-file", authorities]));
+        assert_eq!(outcome.code, 1, "{}", outcome.stdout);
+        assert!(outcome.stdout.contains(fix), "{}", outcome.stdout);
+    }
     // The system does not know this authority, if it knows any.
     let outcome = classify(folder.path(), &[], &["--server", &server]);
     assert_eq!(outcome.code, 6, "{}", outcome.stderr);
