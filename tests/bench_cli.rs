@@ -222,15 +222,15 @@ async fn a_run_of_what_the_server_does_not_have_does_not_begin() {
         "run",
     ];
     for (more, code, part) in [
-        (&["--target", "absent"][..], 1, "no model has the id `absent`"),
+        (&["--target", "absent"][..], 2, "no model has the id `absent`"),
         (
             &["--target", TARGET, "--target", "absent"],
-            1,
+            2,
             "no model has the id `absent`",
         ),
         (
             &["--target", TARGET, "--guard", "absent"],
-            1,
+            2,
             "no model has the id `absent`",
         ),
         (
@@ -252,7 +252,7 @@ async fn a_run_of_what_the_server_does_not_have_does_not_begin() {
     assert_eq!(begun.code, 0, "{}", begun.stderr);
     let rescore = ["bench", "rescore", "run", "--guard", "absent", "--out", "again"];
     let outcome = babelward(&rig, root.path(), &rescore);
-    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    assert_eq!(outcome.code, 2, "{}", outcome.stderr);
     assert!(!root.path().join("again").exists());
     rig.stop().await;
 }

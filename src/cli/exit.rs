@@ -250,6 +250,13 @@ mod tests {
         for (exit, code) in all {
             assert_eq!(exit.code(), code);
         }
+        let (_, table) = include_str!("../../docs/quickstart.md")
+            .split_once("| code | meaning |")
+            .unwrap();
+        let documented = table
+            .lines()
+            .filter_map(|line| line.split('|').nth(1)?.trim().parse().ok());
+        assert_eq!(documented.collect::<Vec<u8>>(), all.map(|(_, code)| code));
     }
 
     #[test]
