@@ -118,7 +118,10 @@ fn start_as(
         queue_tokens: 1 << 20,
         // Shorter than any step: as many kinds of chunks as there can be.
         step_target: Some(Duration::from_millis(1)),
-        tenant_weights: TenantWeights::default(),
+        // Accounts of their own for two of three tenants, so that places and blocks change hands.
+        tenant_weights: TenantWeights::new(
+            [0, 1].map(|number| (Tenant::named(&format!("tenant-{number}")).unwrap(), 1)),
+        ),
         clock: Clock::default(),
     };
     engine::start(config, vec![wrap(loaded.model)]).unwrap()

@@ -191,7 +191,12 @@ def mixed(setup: Setup) -> dict[str, tuple[str, float]]:
 
 def tenants(setup: Setup) -> dict[str, tuple[str, float]]:
     """One tenant keeps four times as many generations open as the other, and more than run at a time."""
-    with served(setup, {"BABELWARD_ENGINE__MAX_BATCH_SEQUENCES": str(PLACES)}) as client:
+    # Names that are not listed would share one account.
+    settings = {
+        "BABELWARD_ENGINE__MAX_BATCH_SEQUENCES": str(PLACES),
+        "BABELWARD_ENGINE__TENANT_WEIGHTS": "flood=1,modest=1",
+    }
+    with served(setup, settings) as client:
         classify, generate = methods(client)
         for pair in conversations(24, setup.seed + 77):
             classify(judged(pair))

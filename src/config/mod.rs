@@ -118,7 +118,7 @@ pub struct Engine {
     pub queue_tokens: usize,
     /// Longest that a step without urgent work is planned to take; steps are not paced when absent.
     pub step_target: Option<Duration>,
-    /// Shares of tenants; 1 for those not listed.
+    /// Tenants with a share of their own, and its weight; all other names share one of weight 1.
     pub tenant_weights: Vec<(Tenant, u32)>,
     /// Upper limit on every model's window, in tokens; the model's own when absent.
     pub max_context: Option<NonZeroUsize>,

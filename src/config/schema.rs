@@ -114,7 +114,7 @@ pub const KEYS: &[Key] = &[
     ),
     unset(
         "engine.tenant_weights",
-        "shares of tenants, as NAME=WEIGHT; 1 for those not listed",
+        "tenants with a share of their own, as NAME=WEIGHT; all other names share one of weight 1",
     ),
     key(
         "engine.max_context",

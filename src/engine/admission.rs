@@ -6,12 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Priority, SequenceRequest, SubmitError, Tenant, TenantWeights,
-    inbox::Inbox,
-    outlook::{Arrival, Outlook},
-    prefix::Prefix,
-};
+use super::{SequenceRequest, SubmitError, Tenant, inbox::Inbox, prefix::Prefix};
 use crate::model::ModelLimits;
 
 /// Checks all that does not depend on other sequences.
@@ -114,7 +109,7 @@ fn covered<'a, T: AsRef<[u32]>>(
 }
 
 /// Open sequences and promised blocks of one model.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Book {
     /// Sequences that have been accepted and have not ended.
     pub open: usize,
@@ -122,8 +117,6 @@ pub struct Book {
     pub queued: usize,
     /// Pinned prompts.
     pub pins: PinBook,
-    /// Work that waits.
-    pub outlook: Outlook,
     /// Blocks that open sequences need beyond the pinned ones: size -> how many sequences.
     needs: BTreeMap<usize, usize>,
 }
@@ -133,21 +126,8 @@ pub struct Book {
 pub struct Place {
     /// Prompt tokens, as counted in the queue's bound.
     pub tokens: usize,
-    /// Its class.
-    pub priority: Priority,
     /// On whose account.
-    pub tenant: Tenant,
-    /// Predicted seconds.
-    pub work: f64,
-}
-
-/// What a sequence that starts has found.
-#[derive(Debug, Clone, Copy)]
-pub struct Start {
-    /// When its first forward pass begins.
-    pub at: Instant,
-    /// Prompt tokens found in the cache.
-    pub cached_tokens: usize,
+    pub account: Tenant,
 }
 
 /// What a sequence is entered with.
@@ -160,41 +140,6 @@ pub struct Entry {
 }
 
 impl Book {
-    /// Nothing is open.
-    pub fn new(weights: TenantWeights) -> Self {
-        Self {
-            open: 0,
-            queued: 0,
-            pins: PinBook::default(),
-            outlook: Outlook::new(weights),
-            needs: BTreeMap::new(),
-        }
-    }
-
-    /// A request's place in the queue, unless its deadline is hopeless.
-    pub fn take_place(
-        &self,
-        request: &SequenceRequest,
-        limits: &ModelLimits,
-        now: Instant,
-    ) -> Result<Place, SubmitError> {
-        let arrival = Arrival {
-            priority: request.priority,
-            tenant: &request.tenant,
-            prompt: request.prompt.len(),
-            seen: limits.seen(request.prompt.len()),
-            max_new_tokens: request.output.max_new_tokens,
-            deadline: request.deadline,
-        };
-        self.outlook.check(&arrival, now)?;
-        Ok(Place {
-            tokens: request.prompt.len(),
-            priority: request.priority,
-            tenant: request.tenant.clone(),
-            work: self.outlook.work(&arrival),
-        })
-    }
-
     /// Enters a sequence of `needed` blocks, and whose `pin` (full blocks of its prompt) is to stay,
     /// if it fits alone in what pinned prompts leave of the pool, and every open sequence still does.
     pub fn enter(
@@ -273,18 +218,11 @@ impl Admission {
         }
     }
 
-    /// Makes room in the queue, once; `started` is there if the first forward pass begins.
-    pub fn leave_queue(&mut self, started: Option<Start>) {
+    /// Makes room in the queue, once; `started` is there if the first forward pass begins then.
+    pub fn leave_queue(&mut self, started: Option<Instant>) {
         if std::mem::take(&mut self.queued) {
             self.inbox.left_queue(self.model, &self.place, started);
         }
-    }
-
-    /// The sequence finished with an answer of so many tokens.
-    pub fn finished(&self, answer: usize) {
-        let priority = self.place.priority;
-        self.inbox
-            .with_book(self.model, |book, _| book.outlook.finished(priority, answer));
     }
 
     /// The prompt is pinned now: its reservation outlives the sequence.
@@ -414,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_sequence_may_use_the_pinned_blocks_of_its_own_prefix() {
-        let mut book = Book::new(TenantWeights::default());
+        let mut book = Book::default();
         book.enter(
             plain(&[1, 1, 2, 2, 3, 3, 4, 4]),
             4,
@@ -439,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_pin_that_would_squeeze_out_an_open_sequence_is_refused_and_leaves_no_trace() {
-        let mut book = Book::new(TenantWeights::default());
+        let mut book = Book::default();
         let open = book.enter(plain(&[9, 9]), 8, None, &LIMITS).unwrap();
         let prompt = [1, 1, 2, 2, 3, 3];
         assert_eq!(

@@ -56,6 +56,11 @@ impl BlockPool {
         self.references[block as usize] > 0
     }
 
+    /// Whether a single sequence holds the block.
+    pub fn is_held_once(&self, block: u32) -> bool {
+        self.references[block as usize] == 1
+    }
+
     /// Number of free blocks.
     pub fn free(&self) -> usize {
         self.free.len()

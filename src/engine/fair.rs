@@ -1,9 +1,9 @@
 //! Fair shares: who is behind in service goes first.
 //!
 //! Start-time fair queueing over predicted seconds (Goyal, Vin and Cheng, "Start-time fair queuing", SIGCOMM
-//! 1996): each tenant has an account per class, charged with what its sequences cost divided by its weight, and
-//! the tenant with the least is served next. A tenant that comes back starts at what the least served one has
-//! had, so that nobody saves up service while away.
+//! 1996): each listed tenant has an account per class, all other names have one together, charged with what its
+//! sequences cost divided by its weight, and the account with the least is served next. One that comes back starts at
+//! what the least served one has had, so that nobody saves up service while away.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -24,8 +24,8 @@ impl Tenant {
         fits.then(|| Self(Arc::from(name)))
     }
 
-    /// Those whose tenant is not known, and those beyond the number of tenants that are told apart, are one
-    /// tenant, which has no name.
+    /// Callers who name no tenant are one tenant, which has no name. Its account is also that of all names that have
+    /// none of their own.
     pub fn is_unnamed(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,7 +37,8 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// How much larger than others' a tenant's share is; 1 for tenants that are not listed.
+/// Tenants that have an account of their own, and how large their shares are. Names come from callers, who may make
+/// up as many as they like: all that are not listed here share one account, of weight 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TenantWeights(BTreeMap<Tenant, u32>);
 
@@ -52,14 +53,17 @@ impl TenantWeights {
         )
     }
 
-    /// One tenant's weight.
-    pub fn of(&self, tenant: &Tenant) -> u32 {
-        self.0.get(tenant).copied().unwrap_or(1)
+    /// On whose account a tenant's sequences run: its own if it is listed, else the account without a name.
+    pub fn account(&self, tenant: &Tenant) -> Tenant {
+        let listed = self.0.contains_key(tenant);
+        if listed { tenant.clone() } else { Tenant::default() }
+    }
+
+    /// An account's weight.
+    pub fn of(&self, account: &Tenant) -> u32 {
+        self.0.get(account).copied().unwrap_or(1)
     }
 }
-
-/// Most tenants that are told apart at a time in one class of one model.
-const MAX_ACCOUNTS: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Account {
@@ -73,7 +77,7 @@ struct Account {
 #[derive(Debug, Default)]
 struct Book {
     accounts: BTreeMap<Tenant, Account>,
-    /// The least that a tenant with open sequences has been served; never goes back.
+    /// The least that an account with open sequences has been served; never goes back.
     clock: f64,
 }
 
@@ -85,24 +89,9 @@ impl Book {
             self.clock = self.clock.max(least);
         }
     }
-
-    /// Forgets tenants that are away and owe nothing; when that is not enough, the one that owes least.
-    fn prune(&mut self) {
-        let clock = self.clock;
-        self.accounts
-            .retain(|_, account| account.open > 0 || account.service > clock);
-        if self.accounts.len() < MAX_ACCOUNTS {
-            return;
-        }
-        let away = self.accounts.iter().filter(|(_, account)| account.open == 0);
-        let least = away.min_by(|a, b| a.1.service.total_cmp(&b.1.service));
-        if let Some(tenant) = least.map(|(tenant, _)| tenant.clone()) {
-            self.accounts.remove(&tenant);
-        }
-    }
 }
 
-/// Service by class and tenant, in one model.
+/// Service by class and account, in one model.
 #[derive(Debug, Default)]
 pub struct Shares {
     books: [Book; Priority::ALL.len()],
@@ -118,16 +107,10 @@ impl Shares {
         }
     }
 
-    /// Opens a sequence; returns on whose account, which is the unnamed tenant's when too many are open.
-    pub fn enter(&mut self, class: Priority, tenant: Tenant) -> Tenant {
+    /// Opens a tenant's sequence; returns on whose account.
+    pub fn enter(&mut self, class: Priority, tenant: &Tenant) -> Tenant {
+        let tenant = self.account(tenant);
         let book = &mut self.books[class.index()];
-        let mut tenant = tenant;
-        if !book.accounts.contains_key(&tenant) && book.accounts.len() >= MAX_ACCOUNTS {
-            book.prune();
-            if book.accounts.len() >= MAX_ACCOUNTS {
-                tenant = Tenant::default();
-            }
-        }
         let clock = book.clock;
         let account = book.accounts.entry(tenant.clone()).or_default();
         if account.open == 0 {
@@ -153,7 +136,7 @@ impl Shares {
 
     /// A sequence was given service.
     pub fn charge(&mut self, class: Priority, tenant: &Tenant, seconds: f64) {
-        let weighted = seconds / f64::from(self.weights.of(tenant));
+        let weighted = self.weighted(tenant, seconds);
         let book = &mut self.books[class.index()];
         if let Some(account) = book.accounts.get_mut(tenant) {
             account.service += weighted;
@@ -161,7 +144,7 @@ impl Shares {
         book.advance();
     }
 
-    /// What a tenant has been served; only differences within a class mean anything.
+    /// What an account has been served; only differences within a class mean anything.
     pub fn service(&self, class: Priority, tenant: &Tenant) -> f64 {
         let book = &self.books[class.index()];
         book.accounts
@@ -169,9 +152,19 @@ impl Shares {
             .map_or(book.clock, |account| account.service)
     }
 
+    /// On whose account a tenant's sequences run.
+    pub fn account(&self, tenant: &Tenant) -> Tenant {
+        self.weights.account(tenant)
+    }
+
     /// What [`Shares::charge`] would add.
     pub fn weighted(&self, tenant: &Tenant, seconds: f64) -> f64 {
         seconds / f64::from(self.weights.of(tenant))
+    }
+
+    /// An account's weight.
+    pub fn weight(&self, tenant: &Tenant) -> f64 {
+        f64::from(self.weights.of(tenant))
     }
 
     /// Sequences of a class that have not ended.
@@ -180,9 +173,12 @@ impl Shares {
         accounts.map(|account| account.open).sum()
     }
 
-    #[cfg(test)]
-    fn accounts(&self) -> usize {
-        self.books.iter().map(|book| book.accounts.len()).sum()
+    /// Accounts with open sequences of a class.
+    pub fn accounts(&self, class: Priority) -> impl Iterator<Item = &Tenant> {
+        let accounts = self.books[class.index()].accounts.iter();
+        accounts
+            .filter(|(_, account)| account.open > 0)
+            .map(|(tenant, _)| tenant)
     }
 }
 
@@ -198,6 +194,11 @@ mod tests {
         Tenant::named(&format!("tenant-{number}")).unwrap()
     }
 
+    /// So many tenants with accounts of their own.
+    fn listed(tenants: usize) -> TenantWeights {
+        TenantWeights::new((0..tenants).map(|number| (tenant(number), 1)))
+    }
+
     #[test]
     fn names_are_short_and_plain() {
         for name in ["a", "team-7.eu_west", &"x".repeat(64)] {
@@ -211,29 +212,33 @@ mod tests {
 
     #[test]
     fn who_comes_back_has_saved_nothing_up_and_still_owes_what_it_owed() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(listed(3));
         let (early, late) = (tenant(1), tenant(2));
-        shares.enter(CLASS, early.clone());
+        shares.enter(CLASS, &early);
         shares.charge(CLASS, &early, 100.0);
-        shares.enter(CLASS, late.clone());
+        shares.enter(CLASS, &late);
         assert_eq!(shares.service(CLASS, &late), 100.0);
         shares.charge(CLASS, &late, 50.0);
         // Gone and back at once: no fresh start.
         shares.leave(CLASS, &late);
-        shares.enter(CLASS, late.clone());
+        shares.enter(CLASS, &late);
         assert_eq!(shares.service(CLASS, &late), 150.0);
         // Gone until the others have caught up: forgotten.
         shares.leave(CLASS, &late);
         shares.charge(CLASS, &early, 200.0);
-        shares.enter(CLASS, late.clone());
+        shares.enter(CLASS, &late);
         assert_eq!(shares.service(CLASS, &late), 300.0);
     }
 
     #[test]
     fn weights_divide_what_is_charged() {
-        let mut shares = Shares::new(TenantWeights::new([(tenant(1), 4), (tenant(2), 0)]));
+        let mut shares = Shares::new(TenantWeights::new([
+            (tenant(1), 4),
+            (tenant(2), 0),
+            (tenant(3), 1),
+        ]));
         for number in [1, 2, 3] {
-            shares.enter(CLASS, tenant(number));
+            shares.enter(CLASS, &tenant(number));
         }
         for number in [1, 2, 3] {
             shares.charge(CLASS, &tenant(number), 8.0);
@@ -243,18 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn tenants_beyond_the_limit_share_one_account_and_the_idle_are_forgotten() {
-        let mut shares = Shares::default();
-        for number in 0..MAX_ACCOUNTS {
-            assert_eq!(shares.enter(CLASS, tenant(number)), tenant(number));
+    fn names_that_are_not_listed_share_one_account_however_many_they_are() {
+        let mut shares = Shares::new(listed(1));
+        assert_eq!(shares.enter(CLASS, &tenant(0)), tenant(0));
+        for number in 1..5000 {
+            assert!(shares.enter(CLASS, &tenant(number)).is_unnamed());
         }
-        assert!(shares.enter(CLASS, tenant(MAX_ACCOUNTS)).is_unnamed());
-        assert_eq!(shares.open(CLASS), MAX_ACCOUNTS + 1);
-        for number in 0..MAX_ACCOUNTS {
-            shares.leave(CLASS, &tenant(number));
+        assert!(shares.enter(CLASS, &Tenant::default()).is_unnamed());
+        assert_eq!((shares.open(CLASS), shares.accounts(CLASS).count()), (5001, 2));
+        shares.charge(CLASS, &Tenant::default(), 2.0);
+        assert_eq!(shares.service(CLASS, &Tenant::default()), 2.0);
+        for _ in 0..5000 {
+            shares.leave(CLASS, &Tenant::default());
         }
-        shares.leave(CLASS, &Tenant::default());
-        assert_eq!((shares.open(CLASS), shares.accounts()), (0, 0));
+        assert_eq!((shares.open(CLASS), shares.accounts(CLASS).count()), (1, 1));
     }
 
     proptest! {
@@ -265,9 +272,9 @@ mod tests {
             costs in prop::collection::vec(0.001f64..1.0, 1..400),
             tenants in 2usize..6,
         ) {
-            let mut shares = Shares::default();
+            let mut shares = Shares::new(listed(tenants));
             for number in 0..tenants {
-                shares.enter(CLASS, tenant(number));
+                shares.enter(CLASS, &tenant(number));
             }
             for cost in costs {
                 let least = (0..tenants)

@@ -7,7 +7,7 @@
 //! forgetting algorithm based on the decomposition of the information matrix", Automatica 36, 2000): only what a
 //! step says something about is forgotten, so an hour of decoding does not unlearn what prefill costs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const COEFFICIENTS: usize = 4;
 
@@ -20,12 +20,13 @@ const MEMORY: f64 = 0.95;
 const NOISE: f64 = 0.1;
 /// The prior's standard deviation, relative to its values: large models are that far off.
 const PRIOR_DOUBT: f64 = 30.0;
-/// Share of the newest step in the running means.
-const RECENT: f64 = 0.05;
-/// Steps that are almost empty say little about those of a queue that waits.
-const MOST_OVERHEAD: f64 = 2.0;
 /// Steps until the fit is more than its prior.
 const WARM_STEPS: u32 = 16;
+/// So long after the last prompt the forecast no longer says what prompts cost at least: the machine may have other
+/// work by then, or none.
+const FRESH: Duration = Duration::from_secs(10);
+/// By how much of the forecast a step may still be shorter than it after each step that was not.
+const RECOVERY: f64 = 1.0 / 64.0;
 /// Tokens, rows and positions are counted in units of about as many as a step has: what is forgotten depends on
 /// the scales, and so they must be alike.
 const UNITS: Vector = [1.0, 64.0, 16.0, 65536.0];
@@ -119,17 +120,6 @@ impl Costs {
     }
 }
 
-/// How fast the device is going, beyond a prior.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed {
-    /// What steps cost.
-    pub costs: Costs,
-    /// Running mean of steps' seconds.
-    pub step: f64,
-    /// Running mean of steps' times over the sum of their parts: what their base adds.
-    pub overhead: f64,
-}
-
 /// The model of step times.
 #[derive(Debug, Clone)]
 pub struct Forecast {
@@ -137,8 +127,10 @@ pub struct Forecast {
     /// Inverse of the coefficients' covariance, in units of [`NOISE`].
     information: Matrix,
     observed: u32,
-    /// Running means of steps' seconds, and of the parts in them.
-    recent: (f64, f64),
+    /// The smallest ratio of a step's time to its forecast, slowly forgotten.
+    luck: f64,
+    /// When the last step with a good part of a prompt ended.
+    prompt_seen: Option<Instant>,
 }
 
 impl Default for Forecast {
@@ -147,7 +139,8 @@ impl Default for Forecast {
             costs: Costs::PRIOR,
             information: prior_information(),
             observed: 0,
-            recent: (0.0, 0.0),
+            luck: 1.0,
+            prompt_seen: None,
         }
     }
 }
@@ -158,19 +151,18 @@ impl Forecast {
         self.costs
     }
 
-    /// What is known once enough steps were seen for it to be more than a prior.
-    pub fn learned(&self) -> Option<Speed> {
-        let (step, parts) = self.recent;
-        (self.observed >= WARM_STEPS).then(|| Speed {
-            costs: self.costs,
-            step,
-            overhead: (step / parts.max(1e-9)).clamp(1.0, MOST_OVERHEAD),
-        })
+    /// What steps cost at least, if enough is known, and recently: as little as the luckiest of the last steps did,
+    /// each against its forecast. Nothing that a forecast says is held against anybody for longer than [`FRESH`]
+    /// without a prompt that confirmed it.
+    pub fn least(&self, now: Instant) -> Option<Costs> {
+        let seen = self.prompt_seen?;
+        let known = self.observed >= WARM_STEPS && now.saturating_duration_since(seen) <= FRESH;
+        known.then(|| Costs(self.costs.0.map(|cost| cost * self.luck)))
     }
 
-    /// Learns from a step; returns the relative error of what was predicted: |actual - predicted| over the
-    /// larger of the two.
-    pub fn observe(&mut self, shape: Shape, actual: Duration) -> f64 {
+    /// Learns from a step that ended `now`; returns the relative error of what was predicted: |actual - predicted|
+    /// over the larger of the two.
+    pub fn observe(&mut self, shape: Shape, actual: Duration, now: Instant) -> f64 {
         let actual = actual.as_secs_f64();
         let features = shape.features();
         let predicted = dot(&self.costs.0, &features);
@@ -180,9 +172,11 @@ impl Forecast {
         }
         let error = (actual - predicted) / larger;
         self.observed = self.observed.saturating_add(1);
-        let share = RECENT.max(1.0 / f64::from(self.observed));
-        self.recent.0 += share * (actual - self.recent.0);
-        self.recent.1 += share * (self.costs.part(shape) - self.recent.1);
+        let ratio = actual / predicted.max(1e-9);
+        self.luck = ratio.min(self.luck + RECOVERY).min(1.0);
+        if shape.tokens >= 2 * shape.rows.max(1) {
+            self.prompt_seen = Some(now);
+        }
         // Relative to the larger of the two, so one step that something else held up counts for little.
         let scaled = features.map(|feature| feature / larger);
         self.learn(&scaled, error);
@@ -304,67 +298,100 @@ mod tests {
 
     #[test]
     fn planted_coefficients_are_found_through_noise() {
-        let mut forecast = Forecast::default();
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
         let mut late_errors = 0.0;
-        assert_eq!(forecast.learned(), None);
+        assert_eq!(forecast.least(now), None);
         for step in 0..400 {
             let shape = mixed(step);
-            let error = forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+            let error = forecast.observe(shape, step_of(PLANTED, shape, noise(step)), now);
             late_errors += if step < 300 { 0.0 } else { error / 100.0 };
         }
-        close(forecast.learned().unwrap().costs, PLANTED, 0.06);
+        close(forecast.costs(), PLANTED, 0.06);
+        // Steps took down to a tenth less than was planted.
+        let least = forecast.least(now).unwrap();
+        let shape = Shape::of(128, 768, true);
+        assert!(
+            (0.7..1.0).contains(&(least.step(shape) / PLANTED.step(shape))),
+            "{least:?}"
+        );
         assert!(late_errors < 0.08, "{late_errors}");
     }
 
     #[test]
     fn a_machine_fifty_times_slower_than_the_prior_is_learned_in_a_few_steps() {
         let slow = Costs(Costs::PRIOR.0.map(|cost| 50.0 * cost));
-        let mut forecast = Forecast::default();
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
         for step in 0..60 {
             let shape = mixed(step);
-            forecast.observe(shape, step_of(slow, shape, 0.0));
+            forecast.observe(shape, step_of(slow, shape, 0.0), now);
         }
         close(forecast.costs(), slow, 0.15);
     }
 
     #[test]
     fn what_a_long_monotony_says_nothing_about_is_not_forgotten() {
-        let mut forecast = Forecast::default();
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
         for step in 0..300 {
             let shape = mixed(step);
-            forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+            forecast.observe(shape, step_of(PLANTED, shape, noise(step)), now);
         }
         let decodes = (0..32).fold(Shape::default(), |all, _| all.plus(Shape::of(1, 200, true)));
         for step in 0..20_000 {
-            forecast.observe(decodes, step_of(PLANTED, decodes, noise(step)));
+            forecast.observe(decodes, step_of(PLANTED, decodes, noise(step)), now);
         }
         close(forecast.costs(), PLANTED, 0.1);
     }
 
     #[test]
     fn a_change_of_speed_is_followed_and_a_single_hiccup_is_not() {
-        let mut forecast = Forecast::default();
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
         for step in 0..300 {
             let shape = mixed(step);
-            forecast.observe(shape, step_of(PLANTED, shape, noise(step)));
+            forecast.observe(shape, step_of(PLANTED, shape, noise(step)), now);
         }
-        forecast.observe(Shape::of(1, 100, true), Duration::from_secs(10));
+        forecast.observe(Shape::of(1, 100, true), Duration::from_secs(10), now);
         close(forecast.costs(), PLANTED, 0.2);
         let slower = Costs(PLANTED.0.map(|cost| 2.0 * cost));
         for step in 300..600 {
             let shape = mixed(step);
-            forecast.observe(shape, step_of(slower, shape, noise(step)));
+            forecast.observe(shape, step_of(slower, shape, noise(step)), now);
         }
         close(forecast.costs(), slower, 0.2);
     }
 
     #[test]
+    fn what_is_least_follows_a_machine_that_gets_faster_at_once_and_is_forgotten_without_prompts() {
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        for step in 0..300 {
+            let shape = mixed(step);
+            forecast.observe(shape, step_of(PLANTED, shape, 0.0), now);
+        }
+        let prompt = Shape::of(200, 0, true);
+        let least = |forecast: &Forecast, now| forecast.least(now).map(|costs| costs.step(prompt));
+        let (planted, fifth) = (PLANTED.step(prompt), Costs(PLANTED.0.map(|cost| cost / 5.0)));
+        assert!((least(&forecast, now).unwrap() / planted - 1.0).abs() < 0.05);
+        let decodes = (0..32).fold(Shape::default(), |all, _| all.plus(Shape::of(1, 200, true)));
+        for step in 0..8 {
+            let now = now + step * Duration::from_secs(1);
+            forecast.observe(decodes, step_of(fifth, decodes, 0.0), now);
+            let least = least(&forecast, now).unwrap();
+            assert!(least < 0.35 * planted, "{step}: {least} of {planted}");
+        }
+        assert!(least(&forecast, now + FRESH).is_some());
+        assert_eq!(
+            least(&forecast, now + FRESH + Duration::from_secs(1)),
+            None,
+            "no prompt since"
+        );
+    }
+
+    #[test]
     fn coefficients_are_never_negative_and_never_lost() {
-        let mut forecast = Forecast::default();
+        let (mut forecast, now) = (Forecast::default(), Instant::now());
         for step in 0..5000u64 {
             // Times that have nothing to do with the shape, zero among them.
             let time = Duration::from_secs_f64(uniform(7, step).powi(8) * 100.0 * (step % 3) as f64);
-            forecast.observe(mixed(step), time);
+            forecast.observe(mixed(step), time, now);
             assert!(
                 forecast
                     .costs

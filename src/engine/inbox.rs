@@ -12,8 +12,7 @@ use std::{
 
 use super::{
     ModelStats, SequenceRequest, SubmitError, Tenant, TenantWeights,
-    admission::{Admission, Book, Place, Start, StartRate, blocks_needed, validate},
-    forecast::Speed,
+    admission::{Admission, Book, Place, StartRate, blocks_needed, validate},
     prefix::Prefix,
     slots::{Arrivals, Slots},
     step::ModelEngine,
@@ -39,10 +38,10 @@ pub enum Signal {
     Shutdown,
 }
 
-/// A tenant that has less than this part of the queue still gets in when others have filled it, as long as the
+/// An account that has less than this part of the queue still gets in when others have filled it, as long as the
 /// queue is over its bounds by no more than [`SPARE_PART`].
 const MODEST_PART: usize = 16;
-/// How much of the queue's bounds is kept for tenants that have little in it.
+/// How much of the queue's bounds is kept for accounts that have little in it.
 const SPARE_PART: usize = 4;
 
 /// Bounds of the queue.
@@ -79,8 +78,8 @@ struct State {
     phase: Phase,
     arrivals: Arrivals,
     queued: Queued,
-    /// The same by tenant; none is empty.
-    tenants: BTreeMap<Tenant, Queued>,
+    /// The same by account; none is empty.
+    accounts: BTreeMap<Tenant, Queued>,
     slots: Slots,
     rate: StartRate,
     /// The thread waits for arrivals and has published its counts.
@@ -120,6 +119,7 @@ pub struct KvCounts {
 /// Shared by all handles and the thread. Its lock is never held while a model runs or an event is sent.
 pub struct Inbox {
     bounds: QueueBounds,
+    weights: TenantWeights,
     state: Mutex<State>,
     /// The thread waits here for work.
     work: Condvar,
@@ -139,7 +139,7 @@ impl std::fmt::Debug for Inbox {
 impl Inbox {
     /// An open queue for models with these limits.
     pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
-        let mut slots = Slots::new(weights.clone());
+        let mut slots = Slots::default();
         for limits in limits {
             slots.add(limits);
         }
@@ -147,13 +147,14 @@ impl Inbox {
             phase: Phase::Open,
             arrivals: Arrivals::default(),
             queued: Queued::default(),
-            tenants: BTreeMap::new(),
+            accounts: BTreeMap::new(),
             slots,
             rate: StartRate::default(),
             parked: false,
         };
         Self {
             bounds,
+            weights: weights.clone(),
             state: Mutex::new(state),
             work: Condvar::new(),
             settled: Condvar::new(),
@@ -183,13 +184,14 @@ impl Inbox {
         state.phase.admits()?;
         state.slots.open(model)?;
         let tokens = request.prompt.len();
-        if let Some(retry_after) = state.queue_full(self.bounds, &request.tenant, tokens, now) {
+        let account = self.weights.account(&request.tenant);
+        if let Some(retry_after) = state.queue_full(self.bounds, &account, tokens, now) {
             return Err(SubmitError::QueueFull { retry_after });
         }
         let book = &mut state.slots.open(model)?.book;
-        let place = book.take_place(&request, &limits, now)?;
         let entry = book.enter(prefix(tokens), needed, pin, &limits)?;
-        state.enqueued(model, &place);
+        let place = Place { tokens, account };
+        state.enqueued(&place);
         let admission = Admission::new(self, model, entry, place);
         state.arrivals.sequences.push(Submission {
             request,
@@ -255,12 +257,10 @@ impl Inbox {
         }
     }
 
-    /// Tells callers the state of a model's pool, and how fast it is, once that is known.
-    pub fn publish(&self, model: usize, counts: KvCounts, speed: Option<Speed>) {
-        let mut state = self.state();
-        if let Some(slot) = state.slots.get_mut(model) {
+    /// Tells callers the state of a model's pool.
+    pub fn publish(&self, model: usize, counts: KvCounts) {
+        if let Some(slot) = self.state().slots.get_mut(model) {
             slot.kv = counts;
-            slot.book.outlook.update(speed);
         }
     }
 
@@ -335,27 +335,21 @@ impl Inbox {
         self.restarts.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A sequence is no longer in the queue.
-    pub fn left_queue(&self, model: usize, place: &Place, started: Option<Start>) {
+    /// A sequence is no longer in the queue; `started` is there if its first forward pass begins then.
+    pub fn left_queue(&self, model: usize, place: &Place, started: Option<Instant>) {
         let mut state = self.state();
         state.queued.remove(place.tokens);
-        if let Some(queued) = state.tenants.get_mut(&place.tenant) {
+        if let Some(queued) = state.accounts.get_mut(&place.account) {
             queued.remove(place.tokens);
             if queued.items == 0 {
-                state.tenants.remove(&place.tenant);
+                state.accounts.remove(&place.account);
             }
         }
         if let Some(slot) = state.slots.get_mut(model) {
-            let book = &mut slot.book;
-            book.queued -= 1;
-            book.outlook.leave(place.priority, &place.tenant, place.work);
-            if let Some(start) = started {
-                book.outlook
-                    .started(place.priority, place.tokens, start.cached_tokens);
-            }
+            slot.book.queued -= 1;
         }
-        if let Some(start) = started {
-            state.rate.record(place.tokens, start.at);
+        if let Some(at) = started {
+            state.rate.record(place.tokens, at);
         }
     }
 
@@ -393,7 +387,7 @@ impl State {
     fn queue_full(
         &self,
         bounds: QueueBounds,
-        tenant: &Tenant,
+        account: &Tenant,
         tokens: usize,
         now: Instant,
     ) -> Option<Duration> {
@@ -402,7 +396,7 @@ impl State {
         if self.queued.items == 0 || (items <= bounds.items && total <= bounds.tokens) {
             return None;
         }
-        let (own_items, own_total) = after(self.tenants.get(tenant).copied().unwrap_or_default());
+        let (own_items, own_total) = after(self.accounts.get(account).copied().unwrap_or_default());
         let modest = own_items <= bounds.items / MODEST_PART && own_total <= bounds.tokens / MODEST_PART;
         let spare = |bound: usize| bound.saturating_add(bound / SPARE_PART);
         if modest && items <= spare(bounds.items) && total <= spare(bounds.tokens) {
@@ -415,16 +409,12 @@ impl State {
     }
 
     /// A sequence is in the queue.
-    fn enqueued(&mut self, model: usize, place: &Place) {
+    fn enqueued(&mut self, place: &Place) {
         self.queued.add(place.tokens);
-        self.tenants
-            .entry(place.tenant.clone())
+        self.accounts
+            .entry(place.account.clone())
             .or_default()
             .add(place.tokens);
-        if let Some(slot) = self.slots.get_mut(model) {
-            let outlook = &mut slot.book.outlook;
-            outlook.enter(place.priority, &place.tenant, place.work);
-        }
         self.parked = false;
     }
 }

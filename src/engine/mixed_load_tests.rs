@@ -1,227 +1,19 @@
 //! Verdicts beside generations, tenants beside each other, on a made-up clock that moves as the batches' shapes
 //! say. The measured machine's costs are planted; the engine has to find them out.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{
-    Clock, Event, ModelIndex, Priority, SequenceError, SubmitError, Tenant, TenantWeights,
+    Event, Priority, Tenant, TenantWeights,
     forecast::{Costs, Shape},
     inbox::{Inbox, QueueBounds},
     sampler::uniform,
-    scheduler::{Budget, Ledger},
-    scripted::ScriptedModel,
-    slots::Arrivals,
-    step::ModelEngine,
-    testing::{Recorder, greedy, request},
-    thread::Turns,
+    scheduler::Budget,
+    testing::Recorder,
+    world::{Ask, COSTS, Closed, LIMITS, World, generation, verdict},
 };
-use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
-
-const LIMITS: ModelLimits = ModelLimits {
-    vocab_size: 61,
-    context_length: 600,
-    block_size: 16,
-    num_blocks: 4096,
-    window: None,
-};
-
-/// SmolLM2-135M on two cores, about.
-const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
-const TARGET: Duration = Duration::from_millis(100);
-
-/// A model whose forward passes move the clock.
-struct Timed {
-    model: ScriptedModel,
-    costs: Costs,
-    nanoseconds: Arc<AtomicU64>,
-}
-
-impl LanguageModel for Timed {
-    fn limits(&self) -> &ModelLimits {
-        self.model.limits()
-    }
-
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let shapes = batch
-            .sequences
-            .iter()
-            .map(|entry| Shape::of(entry.new_tokens, entry.context, entry.wants_logits));
-        let seconds = self.costs.step(shapes.fold(Shape::default(), Shape::plus));
-        let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
-        self.nanoseconds.fetch_add(time, Ordering::Relaxed);
-        self.model.forward(batch, logits)
-    }
-}
-
-/// A device with its clock.
-struct World {
-    inbox: Arc<Inbox>,
-    turns: Turns,
-    start: Instant,
-    nanoseconds: Arc<AtomicU64>,
-    prompts: u64,
-}
-
-impl World {
-    fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
-        let nanoseconds = Arc::new(AtomicU64::new(0));
-        let start = Instant::now();
-        let engines = costs.iter().map(|costs| {
-            let model = Timed {
-                model: ScriptedModel::hashing(LIMITS),
-                costs: Costs::planted(*costs),
-                nanoseconds: Arc::clone(&nanoseconds),
-            };
-            ModelEngine::new("timed".into(), Box::new(model), budget, weights.clone())
-        });
-        let bounds = QueueBounds {
-            items: 100_000,
-            tokens: 100_000_000,
-        };
-        let clock = {
-            let nanoseconds = Arc::clone(&nanoseconds);
-            move || start + Duration::from_nanos(nanoseconds.load(Ordering::Relaxed))
-        };
-        Self {
-            inbox: Arc::new(Inbox::new(
-                costs.iter().map(|_| LIMITS).collect(),
-                bounds,
-                weights,
-            )),
-            turns: Turns::new(engines.collect(), Ledger::new(Some(TARGET)), Clock::new(clock)),
-            start,
-            nanoseconds,
-            prompts: 0,
-        }
-    }
-
-    fn now(&self) -> f64 {
-        self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
-    }
-
-    fn offer(&mut self, ask: &Ask) -> Result<Recorder, SubmitError> {
-        self.prompts += 1;
-        // No two begin alike, so that nothing is cached.
-        let token = |i: usize| (uniform(self.prompts, i as u64) * 61.0) as u32;
-        let prompt: Vec<u32> = (0..ask.prompt).map(token).collect();
-        let (mut request, recorder) = request(&prompt, greedy(ask.answer));
-        request.model = ModelIndex(ask.model);
-        request.priority = ask.priority;
-        request.tenant = ask.tenant.clone();
-        let now = self.instant();
-        request.deadline = ask.timeout.map(|timeout| now + Duration::from_secs_f64(timeout));
-        self.inbox.submit(request, now).map(|()| recorder)
-    }
-
-    fn submit(&mut self, ask: &Ask) -> Recorder {
-        self.offer(ask).unwrap()
-    }
-
-    fn instant(&self) -> Instant {
-        self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
-    }
-
-    /// A step, or, with nothing to do, a millisecond.
-    fn step(&mut self) {
-        let mut arrivals = Arrivals::default();
-        // "Busy" as far as the inbox is concerned: it is not to wait.
-        self.inbox.take(&mut arrivals, true);
-        self.turns.take_in(&mut arrivals, &self.inbox);
-        if self.turns.has_work() {
-            self.turns.step(&self.inbox);
-        } else {
-            self.nanoseconds.fetch_add(1_000_000, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What a client asks for.
-#[derive(Debug, Clone)]
-struct Ask {
-    model: usize,
-    priority: Priority,
-    tenant: Tenant,
-    prompt: usize,
-    answer: usize,
-    timeout: Option<f64>,
-}
-
-fn verdict(model: usize) -> Ask {
-    Ask {
-        model,
-        priority: Priority::Urgent,
-        tenant: Tenant::default(),
-        prompt: 140,
-        answer: 1,
-        timeout: None,
-    }
-}
-
-fn generation(prompt: usize, answer: usize) -> Ask {
-    Ask {
-        model: 0,
-        priority: Priority::Interactive,
-        tenant: Tenant::default(),
-        prompt,
-        answer,
-        timeout: None,
-    }
-}
-
-/// Some client's open request.
-struct Open {
-    ask: Ask,
-    recorder: Recorder,
-    submitted: f64,
-}
-
-/// Clients that keep a number of generations open all the time.
-struct Closed {
-    asks: Vec<Ask>,
-    open: Vec<Open>,
-    /// Seconds that finished ones took.
-    took: Vec<f64>,
-}
-
-impl Closed {
-    fn new(asks: Vec<Ask>) -> Self {
-        Self {
-            asks,
-            open: Vec::new(),
-            took: Vec::new(),
-        }
-    }
-
-    fn turn(&mut self, world: &mut World) {
-        let now = world.now();
-        for open in std::mem::take(&mut self.open) {
-            if open.recorder.terminal_events() == 0 {
-                self.open.push(open);
-            } else {
-                assert_eq!(open.recorder.tokens().len(), open.ask.answer);
-                self.took.push(now - open.submitted);
-                self.asks.push(open.ask);
-            }
-        }
-        for ask in std::mem::take(&mut self.asks) {
-            let recorder = world.submit(&ask);
-            let submitted = world.now();
-            self.open.push(Open {
-                ask,
-                recorder,
-                submitted,
-            });
-        }
-    }
-}
 
 /// Verdicts that arrive at random whatever the server does: `per_second` of them on average, `count` in all.
 /// Returns their latencies, sorted.
@@ -292,7 +84,7 @@ fn verdicts_of_one_model_beside_generations_of_another_take_at_most_three_times_
 
 /// More verdicts than the device can give, for ever: the generations have a fifth of the time.
 fn under_a_flood(costs: &[[f64; 4]], budget: Budget, asks: &[Ask]) -> (f64, f64) {
-    let mut world = World::new(costs, budget, &TenantWeights::default());
+    let mut world = World::new(costs, budget, &listed(&["t0", "t1", "t2"]));
     let guard = costs.len() - 1;
     let mut flood = Closed::new(vec![verdict(guard); 40]);
     for _ in 0..200 {
@@ -360,6 +152,11 @@ proptest! {
     }
 }
 
+/// Tenants with accounts of their own, of weight 1.
+fn listed(names: &[&str]) -> TenantWeights {
+    TenantWeights::new(names.iter().map(|name| (Tenant::named(name).unwrap(), 1)))
+}
+
 /// Tokens that were written for these until now.
 fn written(load: &[(Recorder, f64)]) -> usize {
     load.iter().map(|(recorder, _)| recorder.tokens().len()).sum()
@@ -369,7 +166,7 @@ fn written(load: &[(Recorder, f64)]) -> usize {
 fn a_tenant_that_floods_a_hundredfold_gets_its_share_and_no_more() {
     for (weight, share) in [(1, 0.5), (3, 0.75)] {
         let tenant = |name: &str| Tenant::named(name).unwrap();
-        let weights = TenantWeights::new([(tenant("modest"), weight)]);
+        let weights = TenantWeights::new([(tenant("modest"), weight), (tenant("flood"), 1)]);
         let mut world = World::new(&[COSTS], Budget::new(16, 256), &weights);
         let ask = |name: &str| Ask {
             tenant: tenant(name),
@@ -398,7 +195,7 @@ fn a_tenant_that_floods_a_hundredfold_gets_its_share_and_no_more() {
 #[test]
 fn the_other_tenants_wait_is_bounded_whatever_one_tenant_has_queued() {
     let wait = |flood: usize| {
-        let mut world = World::new(&[COSTS], Budget::new(16, 256), &TenantWeights::default());
+        let mut world = World::new(&[COSTS], Budget::new(16, 256), &listed(&["modest", "flood"]));
         let ask = |name: &str| Ask {
             tenant: Tenant::named(name).unwrap(),
             ..generation(60, 20)
@@ -428,63 +225,19 @@ fn the_other_tenants_wait_is_bounded_whatever_one_tenant_has_queued() {
     );
 }
 
-/// Twice as much as the device can do, each with a deadline: it is busy all the time, and most of what it accepts
-/// is in time. The rest is told at once.
-#[test]
-fn of_what_is_accepted_under_overload_most_is_in_time() {
-    let mut world = World::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
-    let ask = Ask {
-        timeout: Some(8.0),
-        ..generation(60, 20)
-    };
-    let (mut open, mut refused, mut arrival) = (Vec::new(), 0, 0.0);
-    for sent in 0..1500u64 {
-        while world.now() < arrival {
-            world.step();
-        }
-        // About 0.13 s of work each.
-        arrival -= (1.0 - uniform(6, sent)).ln() * 0.065;
-        match world.offer(&ask) {
-            Ok(recorder) => open.push(recorder),
-            Err(SubmitError::DeadlineUnattainable {
-                predicted, remaining, ..
-            }) => {
-                assert!(predicted > remaining);
-                refused += 1;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    while open.iter().any(|recorder| recorder.terminal_events() == 0) {
-        world.step();
-    }
-    let late: Vec<_> = open.iter().filter_map(Recorder::error).collect();
-    assert!(
-        late.iter()
-            .all(|error| matches!(error, SequenceError::DeadlineExceeded { .. }))
-    );
-    assert!(refused > 300, "{refused}");
-    // The device can answer about 750 of them.
-    assert!(open.len() > 600, "{} accepted", open.len());
-    assert!(
-        late.len() * 5 <= open.len(),
-        "{} of {} late",
-        late.len(),
-        open.len()
-    );
-}
-
 /// Another tenant's full queue does not shut a modest one out.
 #[test]
 fn a_full_queue_has_room_for_tenants_that_have_little_in_it() {
-    let mut world = World::new(&[COSTS], Budget::new(16, 256), &TenantWeights::default());
+    let names: Vec<String> = (0..6).map(|n| format!("modest-{n}")).collect();
+    let weights = listed(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut world = World::new(&[COSTS], Budget::new(16, 256), &weights);
     world.inbox = Arc::new(Inbox::new(
         vec![LIMITS],
         QueueBounds {
             items: 64,
             tokens: 64_000,
         },
-        &TenantWeights::default(),
+        &weights,
     ));
     let ask = |name: &str| Ask {
         tenant: Tenant::named(name).unwrap(),

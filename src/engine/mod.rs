@@ -29,7 +29,13 @@ mod waiting;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod kv_blocks_tests;
+#[cfg(test)]
 mod mixed_load_tests;
+#[cfg(test)]
+mod place_tests;
+#[cfg(test)]
+mod refusal_tests;
 #[cfg(test)]
 mod residency_tests;
 #[cfg(test)]
@@ -40,6 +46,8 @@ mod simulation;
 mod testing;
 #[cfg(test)]
 mod thread_tests;
+#[cfg(test)]
+mod world;
 
 pub use fair::{Tenant, TenantWeights};
 pub use request::*;
@@ -106,7 +114,7 @@ pub struct EngineConfig {
     /// Longest that a step without urgent work is planned to take; without it, steps are as large as the batch
     /// limits allow and classes matter for the order only.
     pub step_target: Option<Duration>,
-    /// Shares of tenants.
+    /// Tenants with shares of their own.
     pub tenant_weights: TenantWeights,
     /// Its clock.
     pub clock: Clock,

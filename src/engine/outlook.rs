@@ -1,180 +1,119 @@
-//! What a request that arrives now has to wait for, and whether its deadline leaves any hope.
+//! Whether a sequence that has just arrived can be in time, by what is certain of it and of those before it.
 //!
-//! Work that waits is counted in predicted seconds. Under fair queueing, a newcomer waits for what its own tenant
-//! has waiting in its class, and for as much of each other tenant's, up to what that one has. Running sequences
-//! are left out: while they finish and others take their places, the queue shrinks by the device's seconds.
+//! Nothing here is an average over other requests: a prompt's tokens are counted as far as neither the cache has them
+//! nor another open sequence may put them there, an answer as a single token, and of the waiting sequences only those
+//! of the same tenant and class, which certainly go first. All times are lower bounds, so what they refuse is
+//! hopeless; what is merely unlikely is admitted.
 
 use std::{
-    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, Instant},
 };
 
-use super::{
-    Priority, SubmitError, Tenant, TenantWeights,
-    forecast::{Costs, Shape, Speed},
-};
+use super::SequenceError;
 
-/// Weight of the newest sequence in the running means.
-const NEWEST: f64 = 0.1;
-/// Bounds of the time to try again after.
+/// Bounds of the time to try again after, in seconds.
 const RETRY: (f64, f64) = (0.1, 60.0);
 
-/// What sequences of a class turn out to be, as running means; nothing until there were some.
-#[derive(Debug, Clone, Copy, Default)]
-struct Habit {
-    /// Share of the prompt that is not found in the cache.
-    computed: f64,
-    /// Tokens of the answer.
-    answer: f64,
+/// A prompt's full blocks, for telling what two prompts have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Outline {
+    /// Hashes of the prompt up to the end of each block. Where two agree, all before them do.
+    chain: Box<[u64]>,
+    /// Leading blocks that the cache had when the sequence arrived.
+    cached: usize,
+    /// Leading blocks that the cache had, or that other sequences may compute before this one is to.
+    expected: usize,
 }
 
-/// A tenant's waiting sequences of one class.
-#[derive(Debug, Clone, Copy, Default)]
-struct Line {
-    sequences: usize,
-    /// Predicted seconds.
-    work: f64,
+impl Outline {
+    /// Of a prompt whose first `cached` blocks are in the cache.
+    pub fn new(prompt: &[u32], block_size: usize, cached: usize) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let chain = prompt.chunks_exact(block_size).map(|block| {
+            block.hash(&mut hasher);
+            hasher.finish()
+        });
+        Self {
+            chain: chain.collect(),
+            cached,
+            expected: cached,
+        }
+    }
+
+    /// Leading blocks that another sequence may put into the cache, if its answer makes it up to `blocks` blocks long.
+    pub fn shared_with(&self, other: &Self, blocks: usize) -> usize {
+        let both = self.chain.len().min(other.chain.len());
+        let (mut common, mut differs) = (0, both + 1);
+        while common + 1 < differs {
+            let middle = common.midpoint(differs);
+            if self.chain[middle - 1] == other.chain[middle - 1] {
+                common = middle;
+            } else {
+                differs = middle;
+            }
+        }
+        // Where this prompt goes on after all of the other's, the other's answer may be how.
+        let reach = if common == other.chain.len() {
+            blocks
+        } else {
+            common
+        };
+        reach.min(self.chain.len())
+    }
+
+    /// Others may compute so many of the leading blocks.
+    pub fn expect(&mut self, blocks: usize) {
+        self.expected = self.expected.max(blocks);
+    }
+
+    /// Leading blocks that need not be computed for this sequence.
+    pub fn spared(&self) -> usize {
+        self.expected
+    }
+
+    /// Whether it may be held back until another sequence has computed a common beginning; others pass it then.
+    pub fn may_be_passed(&self) -> bool {
+        self.expected > self.cached
+    }
 }
 
-/// One model's waiting work.
-#[derive(Debug)]
-pub struct Outlook {
-    /// Absent until the engine has seen enough steps: nobody is refused for a guess.
-    speed: Option<Speed>,
-    habits: [Habit; Priority::ALL.len()],
-    waiting: BTreeMap<(Priority, Tenant), Line>,
-    weights: TenantWeights,
-}
-
-/// What a request looks like before it is queued.
+/// A sequence that certainly goes first.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
-    /// Its class.
-    pub priority: Priority,
-    /// Its tenant.
-    pub tenant: &'a Tenant,
-    /// Tokens of its prompt.
-    pub prompt: usize,
-    /// How many of them a token after the prompt sees.
-    pub seen: usize,
-    /// Most tokens of its answer.
-    pub max_new_tokens: usize,
-    /// When it must be answered.
+pub struct Ahead {
+    /// Least seconds that it takes.
+    pub seconds: f64,
+    /// When it ends in any case.
     pub deadline: Option<Instant>,
 }
 
-impl Outlook {
-    /// Nothing waits, and nothing is known.
-    pub fn new(weights: TenantWeights) -> Self {
-        Self {
-            speed: None,
-            habits: Default::default(),
-            waiting: BTreeMap::new(),
-            weights,
-        }
+/// Refuses what needs `own` seconds at least once those ahead are done, if that is later than `deadline`.
+///
+/// # Errors
+/// [`SequenceError::DeadlineUnattainable`].
+pub fn check(
+    ahead: impl Iterator<Item = Ahead>,
+    own: f64,
+    deadline: Instant,
+    now: Instant,
+) -> Result<(), SequenceError> {
+    let until = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+    // One that does not get through before its own deadline holds up those behind it until then.
+    let wait = ahead.fold(0.0f64, |wait, ahead| {
+        let done = wait + ahead.seconds;
+        wait.max(ahead.deadline.map_or(done, |deadline| done.min(until(deadline))))
+    });
+    let remaining = deadline.saturating_duration_since(now);
+    if wait + own <= remaining.as_secs_f64() {
+        return Ok(());
     }
-
-    /// What the engine knows now.
-    pub fn update(&mut self, speed: Option<Speed>) {
-        self.speed = speed;
-    }
-
-    /// A sequence started and found so many of its prompt's tokens in the cache.
-    pub fn started(&mut self, priority: Priority, prompt: usize, cached: usize) {
-        let computed = (prompt - cached.min(prompt)) as f64 / prompt.max(1) as f64;
-        let habit = &mut self.habits[priority.index()];
-        habit.computed += NEWEST * (computed - habit.computed);
-    }
-
-    /// A sequence finished with so many tokens.
-    pub fn finished(&mut self, priority: Priority, answer: usize) {
-        let habit = &mut self.habits[priority.index()];
-        habit.answer += NEWEST * (answer as f64 - habit.answer);
-    }
-
-    /// Predicted seconds of the device, with a share of what steps cost whatever is in them; zero while nothing
-    /// is known.
-    pub fn work(&self, arrival: &Arrival<'_>) -> f64 {
-        let Some(speed) = self.speed else { return 0.0 };
-        let answer = self.usual_answer(arrival);
-        let parts =
-            self.prefill(&speed.costs, arrival) + answer * speed.costs.part(Shape::of(1, arrival.seen, true));
-        parts * speed.overhead
-    }
-
-    /// Refuses what cannot be answered in time even if nothing overtakes it and its answer is no longer than
-    /// usual.
-    ///
-    /// # Errors
-    /// [`SubmitError::DeadlineUnattainable`].
-    pub fn check(&self, arrival: &Arrival<'_>, now: Instant) -> Result<(), SubmitError> {
-        let (Some(speed), Some(deadline)) = (self.speed, arrival.deadline) else {
-            return Ok(());
-        };
-        // The first token comes with the prompt's last one.
-        let decodes = (self.usual_answer(arrival) - 1.0).max(0.0);
-        let own = speed.costs.base() + self.prefill(&speed.costs, arrival) + decodes * speed.step;
-        let wait = self.wait(arrival.priority, arrival.tenant);
-        let remaining = deadline.saturating_duration_since(now);
-        if wait + own <= remaining.as_secs_f64() {
-            return Ok(());
-        }
-        let alone = own <= remaining.as_secs_f64();
-        Err(SubmitError::DeadlineUnattainable {
-            predicted: seconds(wait + own),
-            wait: seconds(wait),
-            remaining,
-            retry_after: alone.then(|| seconds(wait.clamp(RETRY.0, RETRY.1))),
-        })
-    }
-
-    fn usual_answer(&self, arrival: &Arrival<'_>) -> f64 {
-        let usual = self.habits[arrival.priority.index()].answer;
-        usual.min(arrival.max_new_tokens as f64)
-    }
-
-    fn prefill(&self, costs: &Costs, arrival: &Arrival<'_>) -> f64 {
-        let computed = self.habits[arrival.priority.index()].computed;
-        let tokens = (arrival.prompt as f64 * computed).round() as usize;
-        costs.part(Shape::of(
-            tokens,
-            (arrival.prompt - tokens.min(arrival.prompt)).min(arrival.seen),
-            true,
-        ))
-    }
-
-    /// Seconds until a sequence that arrives now would start.
-    fn wait(&self, priority: Priority, tenant: &Tenant) -> f64 {
-        let line = self.waiting.get(&(priority, tenant.clone()));
-        let own = line.map_or(0.0, |line| line.work);
-        let weight = f64::from(self.weights.of(tenant));
-        let others = self
-            .waiting
-            .iter()
-            .filter(|((class, other), _)| *class == priority && other != tenant);
-        let ahead =
-            |other: &Tenant, line: &Line| line.work.min(own * f64::from(self.weights.of(other)) / weight);
-        own + others.map(|((_, other), line)| ahead(other, line)).sum::<f64>()
-    }
-
-    /// A sequence waits.
-    pub fn enter(&mut self, priority: Priority, tenant: &Tenant, work: f64) {
-        let line = self.waiting.entry((priority, tenant.clone())).or_default();
-        line.sequences += 1;
-        line.work += work;
-    }
-
-    /// It waits no more.
-    pub fn leave(&mut self, priority: Priority, tenant: &Tenant, work: f64) {
-        let key = (priority, tenant.clone());
-        if let Some(line) = self.waiting.get_mut(&key) {
-            line.sequences = line.sequences.saturating_sub(1);
-            line.work = (line.work - work).max(0.0);
-            if line.sequences == 0 {
-                self.waiting.remove(&key);
-            }
-        }
-    }
+    let alone = own <= remaining.as_secs_f64();
+    Err(SequenceError::DeadlineUnattainable {
+        predicted: seconds(wait + own),
+        wait: seconds(wait),
+        remaining,
+        retry_after: alone.then(|| seconds(wait.clamp(RETRY.0, RETRY.1))),
+    })
 }
 
 fn seconds(seconds: f64) -> Duration {
@@ -185,109 +124,92 @@ fn seconds(seconds: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const SPEED: Speed = Speed {
-        costs: Costs::planted([0.01, 0.001, 0.002, 0.0]),
-        step: 0.05,
-        overhead: 1.25,
-    };
-
-    fn tenant(name: &str) -> Tenant {
-        Tenant::named(name).unwrap()
-    }
-
-    fn arrival(tenant: &Tenant, timeout: Option<(Instant, f64)>) -> Arrival<'_> {
-        Arrival {
-            priority: Priority::Interactive,
-            tenant,
-            prompt: 100,
-            seen: 100,
-            max_new_tokens: 50,
-            deadline: timeout.map(|(now, timeout)| now + Duration::from_secs_f64(timeout)),
-        }
-    }
-
-    /// Prompts of which nothing is cached, and answers of ten tokens.
-    fn informed(weights: TenantWeights) -> Outlook {
-        let mut outlook = Outlook::new(weights);
-        outlook.update(Some(SPEED));
-        for _ in 0..400 {
-            outlook.started(Priority::Interactive, 100, 0);
-            outlook.finished(Priority::Interactive, 10);
-        }
-        outlook
+    fn outline(prompt: &[u32]) -> Outline {
+        Outline::new(prompt, 2, 0)
     }
 
     #[test]
-    fn nobody_is_refused_before_there_are_steps_to_predict_from() {
-        let mut outlook = Outlook::new(TenantWeights::default());
-        let (now, own) = (Instant::now(), tenant("a"));
-        outlook.enter(Priority::Interactive, &own, 1000.0);
-        assert_eq!(outlook.check(&arrival(&own, Some((now, 1e-6))), now), Ok(()));
-        outlook.update(Some(SPEED));
-        assert!(outlook.check(&arrival(&own, Some((now, 1e-6))), now).is_err());
-        assert_eq!(outlook.check(&arrival(&own, None), now), Ok(()));
+    fn outlines_tell_how_many_blocks_two_prompts_have_in_common() {
+        let long = outline(&[1, 1, 2, 2, 3, 3, 4]);
+        for (other, blocks, shared) in [
+            (&[1, 1, 2, 2, 9, 9][..], 3, 2),
+            (&[9, 9, 2, 2, 3, 3], 3, 0),
+            (&[1, 1, 2, 2, 3, 3, 4], 3, 3),
+            // All of the other prompt: its answer may go on as this prompt does.
+            (&[1, 1], 1, 1),
+            (&[1, 1], 2, 2),
+            (&[1], 9, 3),
+        ] {
+            assert_eq!(
+                long.shared_with(&outline(other), blocks),
+                shared,
+                "{other:?} {blocks}"
+            );
+        }
     }
 
     #[test]
-    fn work_is_what_is_computed_and_what_is_usually_written() {
-        let outlook = informed(TenantWeights::default());
-        let own = tenant("a");
-        // 100 tokens, a row for the first token, and ten decodes of a token and a row.
-        let expected = 1.25 * (0.1 + 0.002 + 10.0 * 0.003);
-        assert!((outlook.work(&arrival(&own, None)) - expected).abs() < 1e-3);
-        let short = Arrival {
-            max_new_tokens: 2,
-            ..arrival(&own, None)
+    fn what_others_may_compute_is_not_counted_and_may_hold_a_sequence_back() {
+        let mut outline = Outline::new(&[1, 1, 2, 2, 3, 3], 2, 1);
+        outline.expect(1);
+        assert_eq!((outline.spared(), outline.may_be_passed()), (1, false));
+        outline.expect(3);
+        outline.expect(2);
+        assert_eq!((outline.spared(), outline.may_be_passed()), (3, true));
+    }
+
+    fn ahead(now: Instant, parts: &[(f64, Option<f64>)]) -> Vec<Ahead> {
+        let at = |seconds: f64| now + Duration::from_secs_f64(seconds);
+        let ahead = |&(seconds, deadline): &(f64, Option<f64>)| Ahead {
+            seconds,
+            deadline: deadline.map(at),
         };
-        assert!((outlook.work(&short) - 1.25 * 0.108).abs() < 1e-3);
+        parts.iter().map(ahead).collect()
     }
 
     #[test]
-    fn others_are_waited_for_up_to_what_the_tenant_itself_has_waiting() {
-        let weights = TenantWeights::new([(tenant("heavy"), 4)]);
-        let mut outlook = informed(weights);
-        let names = ["a", "flood", "heavy"].map(tenant);
-        for (name, work) in names.iter().zip([2.0, 100.0, 3.0]) {
-            outlook.enter(Priority::Interactive, name, work);
-            outlook.enter(Priority::Batch, name, 1000.0);
+    fn those_ahead_hold_up_until_they_are_done_or_their_own_deadlines_pass() {
+        let now = Instant::now();
+        for (parts, least) in [
+            (&[][..], 1.0),
+            (&[(2.0, None), (3.0, None)], 6.0),
+            (&[(2.0, Some(9.0)), (3.0, Some(4.0))], 5.0),
+            // It is gone before its turn could come.
+            (&[(5.0, None), (3.0, Some(4.0))], 6.0),
+            (&[(7.0, Some(0.0))], 1.0),
+        ] {
+            let in_time = |timeout: f64| {
+                let deadline = now + Duration::from_secs_f64(timeout);
+                check(ahead(now, parts).into_iter(), 1.0, deadline, now).is_ok()
+            };
+            assert!(in_time(least + 1e-6) && !in_time(least - 1e-6), "{parts:?}");
         }
-        let wait = |name: &Tenant| outlook.wait(Priority::Interactive, name);
-        assert_eq!(wait(&names[0]), 2.0 + 2.0 + 3.0);
-        assert_eq!(wait(&names[1]), 100.0 + 2.0 + 3.0);
-        assert_eq!(wait(&names[2]), 3.0 + 0.75 + 0.75);
-        assert_eq!(wait(&tenant("new")), 0.0);
-        outlook.leave(Priority::Interactive, &names[0], 2.0);
-        assert_eq!(outlook.wait(Priority::Interactive, &names[0]), 0.0);
     }
 
     #[test]
-    fn a_refusal_says_what_was_predicted_and_when_to_come_back_if_that_helps() {
-        let mut outlook = informed(TenantWeights::default());
-        let (now, own) = (Instant::now(), tenant("a"));
-        outlook.enter(Priority::Interactive, &own, 10.0);
-        let refused = |timeout| outlook.check(&arrival(&own, Some((now, timeout))), now);
-        // 10 s of waiting; of its own a step, 100 tokens, a row, and nine decodes in steps as long as now.
-        assert_eq!(refused(10.57), Ok(()));
-        let Err(SubmitError::DeadlineUnattainable {
-            predicted,
-            wait,
-            remaining,
-            retry_after,
-        }) = refused(5.0)
-        else {
-            panic!()
+    fn a_refusal_says_what_it_would_take_and_when_to_come_back_if_that_helps() {
+        let now = Instant::now();
+        let refused = |timeout: u64| {
+            let deadline = now + Duration::from_secs(timeout);
+            check(ahead(now, &[(10.0, None)]).into_iter(), 2.0, deadline, now).unwrap_err()
         };
-        assert_eq!((wait.as_secs_f64(), remaining.as_secs_f64()), (10.0, 5.0));
-        assert!((predicted.as_secs_f64() - 10.562).abs() < 1e-3);
-        assert_eq!(retry_after, Some(Duration::from_secs(10)));
-        let hopeless = refused(0.01);
+        assert_eq!(
+            refused(5),
+            SequenceError::DeadlineUnattainable {
+                predicted: Duration::from_secs(12),
+                wait: Duration::from_secs(10),
+                remaining: Duration::from_secs(5),
+                retry_after: Some(Duration::from_secs(10)),
+            }
+        );
+        let hopeless = refused(1);
         assert!(
             matches!(
                 hopeless,
-                Err(SubmitError::DeadlineUnattainable {
+                SequenceError::DeadlineUnattainable {
                     retry_after: None,
                     ..
-                })
+                }
             ),
             "{hopeless:?}"
         );

@@ -2,7 +2,25 @@
 
 use std::sync::Arc;
 
+use super::Tenant;
 use crate::model::AdapterIndex;
+
+/// Who finds in the cache what a sequence has computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// All sequences: it is a prefix that is pinned or will be, so no caller's words are in it.
+    Everyone,
+    /// Only sequences of this tenant. Neither the count of cached tokens nor the time to an answer tells a tenant
+    /// what another one has sent.
+    Tenant(Tenant),
+}
+
+impl Owner {
+    /// Whether sequences of `reader` find it.
+    pub fn is_found_by(&self, reader: &Self) -> bool {
+        *self == Self::Everyone || self == reader
+    }
+}
 
 /// The beginning of a sequence as far as keys and values go: they depend on its tokens and on the adapter that
 /// computes them.

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::{Tenant, prefix::Owner};
 use crate::model::AdapterIndex;
 
 /// What a block follows.
@@ -17,11 +18,63 @@ pub enum Parent {
     Block(u32),
 }
 
-type Children = HashMap<Arc<[u32]>, u32>;
+type Blocks = HashMap<Arc<[u32]>, u32>;
+
+/// The blocks that continue a prefix, by their tokens. Two owners may each have one for the same tokens.
+#[derive(Debug, Default)]
+struct Children {
+    everyone: Blocks,
+    /// None is empty.
+    tenants: HashMap<Tenant, Blocks>,
+}
+
+impl Children {
+    fn find(&self, reader: &Owner, tokens: &[u32]) -> Option<u32> {
+        let own = || match reader {
+            Owner::Everyone => None,
+            Owner::Tenant(tenant) => self.tenants.get(tenant)?.get(tokens),
+        };
+        self.everyone.get(tokens).or_else(own).copied()
+    }
+
+    fn insert(&mut self, owner: &Owner, tokens: Arc<[u32]>, block: u32) {
+        let blocks = match owner {
+            Owner::Everyone => &mut self.everyone,
+            Owner::Tenant(tenant) => self.tenants.entry(tenant.clone()).or_default(),
+        };
+        blocks.insert(tokens, block);
+    }
+
+    fn remove(&mut self, owner: &Owner, tokens: &[u32]) {
+        match owner {
+            Owner::Everyone => {
+                self.everyone.remove(tokens);
+            }
+            Owner::Tenant(tenant) => {
+                if let Some(blocks) = self.tenants.get_mut(tenant) {
+                    blocks.remove(tokens);
+                    if blocks.is_empty() {
+                        self.tenants.remove(tenant);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.everyone.is_empty() && self.tenants.is_empty()
+    }
+
+    fn into_blocks(self) -> impl Iterator<Item = u32> {
+        let own = self.tenants.into_values().flat_map(HashMap::into_values);
+        self.everyone.into_values().chain(own)
+    }
+}
 
 #[derive(Debug)]
 struct Node {
     parent: Parent,
+    owner: Owner,
     tokens: Arc<[u32]>,
     children: Children,
     /// How many of them are idle.
@@ -32,7 +85,7 @@ struct Node {
 }
 
 /// The tree. A node is one block, so nodes are named by their block's id, and the path from the root is the
-/// prefix.
+/// prefix. Everyone's nodes have everyone's above them; a tenant's may be below either kind, its own or everyone's.
 ///
 /// Whoever pins a node also pins its ancestors, and whoever holds one also holds its ancestors or lets go of them
 /// for good (the caller sees to that). So all idle nodes that are not pinned can be evicted: leaves first, then
@@ -65,13 +118,13 @@ impl PrefixCache {
         }
     }
 
-    /// The block that continues the prefix `parent` with one block of tokens.
-    pub fn child(&self, parent: Parent, tokens: &[u32]) -> Option<u32> {
+    /// The block that continues the prefix `parent` with one block of tokens, where sequences of `reader` find it.
+    pub fn child(&self, parent: Parent, reader: &Owner, tokens: &[u32]) -> Option<u32> {
         let children = match parent {
             Parent::Root(adapter) => self.roots.get(&adapter)?,
             Parent::Block(parent) => &self.node(parent)?.children,
         };
-        children.get(tokens).copied()
+        children.find(reader, tokens)
     }
 
     /// Whether the block is in the tree.
@@ -79,27 +132,28 @@ impl PrefixCache {
         self.node(block).is_some()
     }
 
-    /// Adds a held block below `parent`. Nothing happens when the parent is not in the tree, or the block or
-    /// the same prefix already is.
-    pub fn insert(&mut self, parent: Parent, tokens: &[u32], block: u32) {
+    /// Adds a held block of `owner` below `parent`, which the owner's sequences found. Nothing happens when the
+    /// parent is not in the tree, or the block is, or the owner's sequences find the same prefix already.
+    pub fn insert(&mut self, parent: Parent, owner: &Owner, tokens: &[u32], block: u32) {
         let parent_known = match parent {
             Parent::Root(_) => true,
             Parent::Block(parent) => self.contains(parent),
         };
-        if !parent_known || self.contains(block) || self.child(parent, tokens).is_some() {
+        if !parent_known || self.contains(block) || self.child(parent, owner, tokens).is_some() {
             return;
         }
         let tokens: Arc<[u32]> = tokens.into();
         self.nodes[block as usize] = Some(Node {
             parent,
+            owner: owner.clone(),
             tokens: Arc::clone(&tokens),
-            children: Children::new(),
+            children: Children::default(),
             idle_children: 0,
             pinned: false,
             idle_since: None,
         });
         if let Some(children) = self.children_mut(parent) {
-            children.insert(tokens, block);
+            children.insert(owner, tokens, block);
         }
         self.refresh_parent(parent);
     }
@@ -153,7 +207,7 @@ impl PrefixCache {
         let mut branch = vec![block];
         while let Some(block) = branch.pop() {
             let Some(node) = self.take(block) else { continue };
-            branch.extend(node.children.into_values());
+            branch.extend(node.children.into_blocks());
             if node.idle_since.is_some() {
                 free(block);
             }
@@ -189,6 +243,11 @@ impl PrefixCache {
         self.pinned
     }
 
+    /// Whether this block is kept for good.
+    pub fn is_pinned(&self, block: u32) -> bool {
+        self.node(block).is_some_and(|node| node.pinned)
+    }
+
     fn node(&self, block: u32) -> Option<&Node> {
         self.nodes.get(block as usize)?.as_ref()
     }
@@ -213,7 +272,7 @@ impl PrefixCache {
             self.evictable -= 1;
         }
         if let Some(children) = self.children_mut(node.parent) {
-            children.remove(&node.tokens);
+            children.remove(&node.owner, &node.tokens);
         }
         if node.idle_since.is_some() {
             self.count_idle_child(node.parent, |count| count - 1);

@@ -303,6 +303,18 @@ pub enum SequenceError {
     /// Its model was removed.
     #[error("the model was unloaded")]
     ModelRemoved,
+    /// Its deadline would have passed before it could be answered, so nothing was computed for it.
+    #[error("an answer takes at least {predicted:?}, the deadline is in {remaining:?}")]
+    DeadlineUnattainable {
+        /// Least time to its end.
+        predicted: Duration,
+        /// How much of that is waiting for what the same tenant has sent before.
+        wait: Duration,
+        /// Time to the deadline.
+        remaining: Duration,
+        /// When to try again; absent when it would be late even alone.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// Why a sequence was not queued.
@@ -346,18 +358,6 @@ pub enum SubmitError {
     /// Its deadline has passed already.
     #[error("deadline exceeded")]
     DeadlineExceeded,
-    /// Its deadline would pass before it could be answered.
-    #[error("an answer is predicted to take {predicted:?}, the deadline is in {remaining:?}")]
-    DeadlineUnattainable {
-        /// Time to its end, if the answer is as long as usual.
-        predicted: Duration,
-        /// How much of that is waiting for others.
-        wait: Duration,
-        /// Time to the deadline.
-        remaining: Duration,
-        /// When to try again; absent when it would be late even alone.
-        retry_after: Option<Duration>,
-    },
     /// The engine takes nothing new.
     #[error("the server is draining")]
     Draining,

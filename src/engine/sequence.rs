@@ -8,9 +8,10 @@ use std::{
 use super::{
     CancelFlag, Event, EventSink, FinishReason, OutputSpec, Priority, SequenceError, SequenceRequest,
     SequenceSummary, Stage, Tenant,
-    admission::{Admission, Start},
+    admission::Admission,
     forecast::Shape,
-    prefix::Prefix,
+    outlook::Outline,
+    prefix::{Owner, Prefix},
 };
 use crate::model::AdapterIndex;
 
@@ -33,13 +34,17 @@ pub struct Rank {
 impl Rank {
     /// The rank of the `id`-th sequence, which arrived at `arrival`.
     pub fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
-        let handicap = match priority {
-            Priority::Urgent => Duration::ZERO,
-            Priority::Interactive => INTERACTIVE_HANDICAP,
-            Priority::Batch => BATCH_HANDICAP,
-        };
-        let at = arrival.checked_add(handicap).unwrap_or(arrival);
+        let at = arrival.checked_add(handicap(priority)).unwrap_or(arrival);
         Self { at, id }
+    }
+}
+
+/// How much later sequences of a class rank than urgent ones.
+pub fn handicap(class: Priority) -> Duration {
+    match class {
+        Priority::Urgent => Duration::ZERO,
+        Priority::Interactive => INTERACTIVE_HANDICAP,
+        Priority::Batch => BATCH_HANDICAP,
     }
 }
 
@@ -121,6 +126,8 @@ pub struct Sequence {
     pub adapter: Option<AdapterIndex>,
     /// On whose account it runs.
     pub tenant: Tenant,
+    /// Who finds in the cache what it computes; it finds what is theirs, and everyone's.
+    pub owner: Owner,
     /// Prompt and answer so far.
     pub tokens: Vec<u32>,
     /// How many of the tokens are the prompt.
@@ -141,12 +148,18 @@ pub struct Sequence {
     pub window: usize,
     /// How many of the blocks are in the prefix cache.
     pub published: usize,
+    /// What its prompt has in common with others.
+    pub outline: Outline,
     /// What the caller wants.
     pub output: OutputSpec,
     /// For the summary.
     pub counts: Counts,
     /// When it was submitted.
     pub arrival: Instant,
+    /// Since when it waits for a place: its arrival, or when it last lost its place.
+    pub waits_since: Instant,
+    /// When it wrote its first token in the place that it has.
+    pub writes_since: Option<Instant>,
     /// When its first forward pass began.
     pub started: Option<Instant>,
     /// When the logits of the last prompt token were there.
@@ -165,6 +178,11 @@ impl Sequence {
             rank: Rank::new(request.priority, arrival, id),
             priority: request.priority,
             adapter: request.adapter,
+            owner: if request.output.pin_prompt {
+                Owner::Everyone
+            } else {
+                Owner::Tenant(request.tenant.clone())
+            },
             tenant: request.tenant,
             prompt_len: request.prompt.len(),
             tokens: request.prompt,
@@ -176,9 +194,12 @@ impl Sequence {
             unseen: 0,
             window: usize::MAX,
             published: 0,
+            outline: Outline::default(),
             output: request.output,
             counts: Counts::default(),
             arrival,
+            waits_since: arrival,
+            writes_since: None,
             started: None,
             prompt_done: None,
             admission,
@@ -232,28 +253,45 @@ impl Sequence {
         self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.row
     }
 
+    /// Whether another sequence finds in the cache what this one has computed.
+    pub fn is_found_by(&self, other: &Self) -> bool {
+        self.adapter == other.adapter && self.owner.is_found_by(&other.owner)
+    }
+
+    /// When it must have ended.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether its caller has stopped it.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     /// Why the sequence must stop before the next step, if it must.
     pub fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
-        if self.cancel.is_cancelled() {
+        if self.is_cancelled() {
             return Some(SequenceError::Cancelled);
         }
+        let late = self.deadline.is_some_and(|deadline| now >= deadline);
+        late.then(|| self.late())
+    }
+
+    /// That its time ran out where it is.
+    pub fn late(&self) -> SequenceError {
         let stage = match (self.started, self.prompt_done) {
             (None, _) => Stage::Queue,
             (Some(_), None) => Stage::Prefill,
             (Some(_), Some(_)) => Stage::Decode,
         };
-        let late = self.deadline.is_some_and(|deadline| now >= deadline);
-        late.then_some(SequenceError::DeadlineExceeded { stage })
+        SequenceError::DeadlineExceeded { stage }
     }
 
     /// Leaves the queue: its first forward pass begins. `false` when nobody listens.
     pub fn start(&mut self, now: Instant) -> bool {
         self.started = Some(now);
         if let Some(admission) = &mut self.admission {
-            admission.leave_queue(Some(Start {
-                at: now,
-                cached_tokens: self.counts.cached_tokens,
-            }));
+            admission.leave_queue(Some(now));
         }
         self.send(Event::Started {
             queue: now.saturating_duration_since(self.arrival),
@@ -270,9 +308,6 @@ impl Sequence {
     pub fn end(mut self, ending: Ending, now: Instant) {
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);
-            if matches!(ending, Ending::Finished(_)) {
-                admission.finished(self.counts.completion_tokens);
-            }
         }
         let summary = match &ending {
             Ending::Finished(reason) => Some(self.summary(*reason, now)),

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
-    SequenceRequest, Stage, StopCondition, Tenant, TenantWeights,
+    SequenceRequest, Stage, StopCondition, Tenant,
     admission::{Book, blocks_needed, validate},
     prefix::Prefix,
     scheduler::Budget,
@@ -165,7 +165,7 @@ fn simulate(seed: u64) -> Outcomes {
     };
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
     let mut engine = engine(limits.clone(), budget.sequences, budget.tokens);
-    let mut book = Book::new(TenantWeights::default());
+    let mut book = Book::default();
     let mut now = Instant::now();
     let mut clients: Vec<Client> = Vec::new();
     let mut outcomes = Outcomes::default();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    SubmitError, TenantWeights,
+    SubmitError,
     admission::Book,
     inbox::{KvCounts, Submission},
     step::ModelEngine,
@@ -51,22 +51,13 @@ pub struct Slot {
 }
 
 /// All models by their places.
+#[derive(Default)]
 pub struct Slots {
     next: usize,
     slots: BTreeMap<usize, Slot>,
-    weights: TenantWeights,
 }
 
 impl Slots {
-    /// No models.
-    pub fn new(weights: TenantWeights) -> Self {
-        Self {
-            next: 0,
-            slots: BTreeMap::new(),
-            weights,
-        }
-    }
-
     /// A place that no model ever had.
     pub fn add(&mut self, limits: ModelLimits) -> usize {
         let place = self.next;
@@ -77,7 +68,7 @@ impl Slots {
                 ..KvCounts::default()
             },
             limits: Arc::new(limits),
-            book: Book::new(self.weights.clone()),
+            book: Book::default(),
             closed: false,
         };
         self.slots.insert(place, slot);

@@ -13,7 +13,7 @@ use super::{
     Tenant, TenantWeights,
     admission::PinHold,
     answer::{Row, next_token},
-    forecast::{Shape, Speed},
+    forecast::Shape,
     inbox::{KvCounts, Submission},
     kv_blocks::KvBlocks,
     prefix::Prefix,
@@ -100,8 +100,8 @@ impl ModelEngine {
         }
     }
 
-    /// Adds an accepted sequence.
-    pub fn submit(&mut self, submission: Submission) {
+    /// Adds an accepted sequence, unless its deadline is hopeless.
+    pub fn submit(&mut self, submission: Submission, now: Instant) {
         let Submission {
             request,
             arrival,
@@ -109,7 +109,7 @@ impl ModelEngine {
         } = submission;
         let id = self.take_id();
         self.scheduler
-            .enqueue(Sequence::new(request, arrival, id, Some(admission)));
+            .arrive(Sequence::new(request, arrival, id, Some(admission)), now);
     }
 
     /// Adds a sequence that is in no queue's books.
@@ -126,11 +126,6 @@ impl ModelEngine {
     /// Whether there is anything urgent to do.
     pub fn has_urgent(&self) -> bool {
         self.scheduler.has_urgent()
-    }
-
-    /// How fast it is, once that is known.
-    pub fn speed(&self) -> Option<Speed> {
-        self.scheduler.forecast.learned()
     }
 
     /// The pool's state.
@@ -262,7 +257,7 @@ impl ModelEngine {
         if let Some(step) = self.current.take() {
             let time = now.saturating_duration_since(step.began);
             if step.sound {
-                self.record.forecast_error = Some(self.scheduler.forecast.observe(step.shape, time));
+                self.record.forecast_error = Some(self.scheduler.forecast.observe(step.shape, time, now));
             }
             self.record.seconds = Some(time);
             ledger.settle(step.pace, step.planned, time.as_secs_f64());
@@ -332,6 +327,7 @@ impl ModelEngine {
         };
         let before = sequence.counts.completion_tokens;
         let ending = next_token(sequence, row, &mut self.sampler, self.limits.context_length);
+        sequence.writes_since.get_or_insert(now);
         self.record.generated += (sequence.counts.completion_tokens - before) as u64;
         ending
     }
@@ -390,7 +386,7 @@ fn publish_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
             .checked_sub(1)
             .map_or(root, |parent| Parent::Block(sequence.blocks[parent]));
         let tokens = &sequence.tokens[i * size..(i + 1) * size];
-        sequence.blocks[i] = kv.publish(parent, tokens, sequence.blocks[i]);
+        sequence.blocks[i] = kv.publish(parent, &sequence.owner, tokens, sequence.blocks[i]);
         sequence.published += 1;
     }
 }

@@ -37,6 +37,11 @@ impl Recorder {
         self.0.lock().unwrap().clone()
     }
 
+    /// The last event so far.
+    pub fn last(&self) -> Option<Event> {
+        self.0.lock().unwrap().last().cloned()
+    }
+
     /// How many terminal events there were; also checks that nothing came after one.
     pub fn terminal_events(&self) -> usize {
         let events = self.events();

@@ -81,7 +81,7 @@ impl Turns {
         for submission in arrivals.sequences.drain(..) {
             // The inbox has checked the place.
             if let Some(engine) = self.engines.get_mut(&submission.request.model.0) {
-                engine.submit(submission);
+                engine.submit(submission, self.clock.now());
             }
         }
         for (place, back) in arrivals.departures.drain(..) {
@@ -137,7 +137,7 @@ impl Turns {
 }
 
 fn publish(inbox: &Inbox, index: usize, engine: &ModelEngine) {
-    inbox.publish(index, engine.kv_counts(), engine.speed());
+    inbox.publish(index, engine.kv_counts());
     if let Some(stats) = inbox.stats(index) {
         record_state(engine.name(), &stats);
     }

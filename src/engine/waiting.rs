@@ -38,6 +38,21 @@ impl Waiting {
             .filter_map(|(line, sequences)| Some((line, *sequences.first_key_value()?.0)))
     }
 
+    /// A line's sequences, the first in rank first.
+    pub fn line<'a>(&'a self, line: &Line) -> impl Iterator<Item = &'a Sequence> + use<'a> {
+        self.0.get(line).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    /// All of them, to change what does not decide their places.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.0.values_mut().flat_map(BTreeMap::values_mut)
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -99,12 +99,12 @@ pub enum ServiceError {
         /// Where the work was.
         stage: Stage,
     },
-    /// The call's or item's time would run out before an answer: nothing was started. Allow more time,
+    /// The call's or item's time would certainly run out before an answer: nothing was started. Allow more time,
     /// or try again after the delay, where there is one.
     DeadlineUnattainable {
-        /// Time to its end, if the answer is as long as usual.
+        /// Least time to its end.
         predicted: Duration,
-        /// How much of that is waiting for others.
+        /// How much of that is waiting for what the same tenant has sent before.
         wait: Duration,
         /// Time to the deadline.
         remaining: Duration,
@@ -197,17 +197,6 @@ impl ServiceError {
                 available_blocks: available,
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
-            SubmitError::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            } => Self::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            },
             SubmitError::Draining => Self::draining(),
             SubmitError::ModelRemoved => Self::unloading(),
             SubmitError::EngineGone => Self::ModelFailed,
@@ -282,6 +271,17 @@ impl From<SequenceError> for ServiceError {
             SequenceError::EnginePanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
             SequenceError::ModelRemoved => Self::unloading(),
+            SequenceError::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            } => Self::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            },
         }
     }
 }

@@ -244,7 +244,7 @@ impl ServiceError {
                 let report = Report::new(
                     Reason::DeadlineUnattainable,
                     format!(
-                        "an answer is predicted to take {predicted} ms, the deadline is in {remaining} ms"
+                        "an answer takes at least {predicted} ms, the deadline is in {remaining} ms"
                     ),
                 )
                 .with("predictedMs", predicted)

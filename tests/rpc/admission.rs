@@ -1,9 +1,10 @@
-//! Deadlines that cannot be met are refused at once, by what the engine has learned, and by nothing else.
+//! Deadlines that cannot be met are refused at once, by what is certain of the request and of its caller's queue, and
+//! by nothing else.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,21 +14,37 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    rig::{Rig, Setup, classify, eventually, reason},
+    rig::{Rig, Setup, classify, eventually, generate_tokens, reason},
     scripted::Gate,
 };
 
-/// What a forward pass takes on the engine's clock while the model is slow.
+/// What a slow forward pass takes on the engine's clock.
 const PASS: Duration = Duration::from_secs(5);
 
-/// A server whose engine's clock moves by [`PASS`] in each forward pass, as long as `slow` says so.
-async fn slow_rig() -> (Rig, Arc<AtomicBool>) {
-    let (gate, slow) = (Gate::default(), Arc::new(AtomicBool::new(true)));
+/// The passes after so many are slow.
+#[derive(Clone, Default)]
+struct Slow(Arc<AtomicUsize>);
+
+impl Slow {
+    /// The engine's clock shows the time, and passes are slow from here on.
+    fn begin(&self, gate: &Gate) {
+        self.0.store(gate.passes(), Ordering::Release);
+    }
+
+    /// The engine's clock shows the time, and passes take what they take.
+    fn no_more(&self) {
+        self.0.store(usize::MAX, Ordering::Release);
+    }
+}
+
+/// A server whose engine's clock moves by [`PASS`] in each slow forward pass.
+async fn slow_rig() -> (Rig, Slow) {
+    let (gate, slow) = (Gate::default(), Slow::default());
     let clock = {
-        let (gate, slow) = (gate.clone(), Arc::clone(&slow));
+        let (gate, slow) = (gate.clone(), slow.clone());
         Clock::new(move || {
-            let passes = u32::try_from(gate.passes()).unwrap();
-            Instant::now() + PASS * if slow.load(Ordering::Acquire) { passes } else { 0 }
+            let passes = gate.passes().saturating_sub(slow.0.load(Ordering::Acquire));
+            Instant::now() + PASS * u32::try_from(passes).unwrap()
         })
     };
     let setup = Setup {
@@ -56,6 +73,42 @@ async fn learn(rig: &Rig) {
     }
 }
 
+fn from(
+    tenant: &'static str,
+    mut request: Request<proto::ClassifyRequest>,
+) -> Request<proto::ClassifyRequest> {
+    let metadata = request.metadata_mut();
+    metadata.insert("x-babelward-tenant", tenant.parse().unwrap());
+    request
+}
+
+/// What others have sent, and how long that took, shuts nobody out of a server that has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_tries_whatever_it_has_learned() {
+    let (rig, slow) = slow_rig().await;
+    learn(&rig).await;
+    let mut safety = rig.safety().await;
+    let hour = Duration::from_secs(3600);
+    for number in 0..6 {
+        let long = format!(
+            "[odd] {number} {}",
+            "all of this is to be read first ".repeat(240)
+        );
+        let answer = safety.classify(from("evil", asked(&long, hour))).await.unwrap();
+        let usage = answer.into_inner().verdict.unwrap().usage.unwrap();
+        assert!(usage.prompt_tokens > 1700, "{usage:?}");
+    }
+    slow.no_more();
+    for _ in 0..5 {
+        let answer = safety
+            .classify(from("good", asked("hello", Duration::from_secs(1))))
+            .await;
+        assert!(answer.is_ok(), "{answer:?}");
+        rig.idle().await;
+    }
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_learned_nothing_refuses_nothing() {
     let rig = Rig::start().await;
@@ -74,14 +127,20 @@ async fn a_server_that_has_learned_nothing_refuses_nothing() {
 async fn a_deadline_shorter_than_the_work_itself_is_refused_without_a_retry() {
     let (rig, slow) = slow_rig().await;
     learn(&rig).await;
-    slow.store(false, Ordering::Release);
-    let passes = rig.gate.passes();
-    let answer = rig
-        .safety()
-        .await
-        .classify(asked("how do I bake cake?", Duration::from_secs(2)))
-        .await;
-    let status = answer.unwrap_err();
+    slow.begin(&rig.gate);
+    rig.gate.close();
+    let mut generation = rig.generation().await;
+    let busy = tokio::spawn(async move { generation.generate(generate_tokens("babble", 3000)).await });
+    rig.blocked().await;
+    let mut safety = rig.safety().await;
+    let late = tokio::spawn(async move {
+        let request = asked("how do I bake cake?", Duration::from_secs(7));
+        safety.classify(request).await
+    });
+    eventually("it is in the queue", || rig.stats().queued == 1).await;
+    // The pass that is under way takes five of the seven seconds, and so would the next.
+    rig.gate.open();
+    let status = late.await.unwrap().unwrap_err();
     let (reason, metadata) = reason(&status, Code::DeadlineExceeded);
     assert_eq!(reason, "DEADLINE_UNATTAINABLE");
     let number = |key: &str| metadata[key].parse::<u64>().unwrap();
@@ -91,44 +150,51 @@ async fn a_deadline_shorter_than_the_work_itself_is_refused_without_a_retry() {
     );
     assert_eq!(number("waitMs"), 0);
     assert!(status.get_error_details().retry_info().is_none());
-    assert_eq!(rig.gate.passes(), passes, "nothing was computed");
+    busy.abort();
     rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_passes_in_the_queue_is_refused_with_a_time_to_retry() {
+async fn a_deadline_that_passes_in_its_callers_own_queue_is_refused_with_a_time_to_retry() {
     let (rig, slow) = slow_rig().await;
     learn(&rig).await;
-    slow.store(false, Ordering::Release);
+    slow.begin(&rig.gate);
     rig.gate.close();
     // One keeps the engine busy: a step that begins later would take in many of those that are to wait.
-    let busy = asked("how do I bake cake?", Duration::from_secs(3600));
+    let hour = Duration::from_secs(3600);
+    let busy = asked("how do I bake cake?", hour);
     let mut safety = rig.safety().await;
     let busy = tokio::spawn(async move { safety.classify(busy).await });
-    eventually("the engine is busy", || rig.gate.is_blocked()).await;
+    rig.blocked().await;
     let waiting: Vec<_> = (0..40)
         .map(|number| {
-            let request = asked(
-                &format!("how do I bake cake number {number}?"),
-                Duration::from_secs(3600),
-            );
+            let request = asked(&format!("{number} is my number, and I bake bread"), hour);
             let channel = rig.safety();
             async move { channel.await.classify(request).await }
         })
         .collect();
     let waiting = futures::future::join_all(waiting);
-    let refused = async {
-        eventually("most of them wait", || rig.stats().queued > 30).await;
-        let mut safety = rig.safety().await;
-        let answer = safety
-            .classify(asked("how do I bake pie?", Duration::from_secs(20)))
-            .await;
-        rig.gate.open();
-        answer
+    let judged = async {
+        eventually("they wait", || rig.stats().queued == 40).await;
+        let twenty = || asked("how do I bake pie?", Duration::from_secs(20));
+        let hurried = [twenty(), from("another", twenty())].map(|request| {
+            let channel = rig.safety();
+            async move { channel.await.classify(request).await }
+        });
+        let hurried = futures::future::join_all(hurried);
+        let opened = async {
+            eventually("both are in the queue", || rig.stats().queued == 42).await;
+            rig.gate.open();
+        };
+        tokio::join!(hurried, opened).0
     };
-    let (answers, refused) = tokio::join!(waiting, refused);
+    let (answers, mut hurried) = tokio::join!(waiting, judged);
     assert!(busy.await.unwrap().is_ok() && answers.iter().all(Result::is_ok));
-    let status = refused.unwrap_err();
+    assert!(
+        hurried.pop().unwrap().is_ok(),
+        "another tenant's queue is not its own"
+    );
+    let status = hurried.pop().unwrap().unwrap_err();
     let (reason, metadata) = reason(&status, Code::DeadlineExceeded);
     assert_eq!(reason, "DEADLINE_UNATTAINABLE");
     assert!(

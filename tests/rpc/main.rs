@@ -37,4 +37,5 @@ mod residency;
 mod score;
 mod starting;
 mod streams;
+mod tenants;
 mod validation;

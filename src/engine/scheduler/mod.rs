@@ -2,10 +2,14 @@
 //! synchronous code without clocks: the time is an argument.
 
 mod pace;
+mod places;
+mod prospects;
 mod room;
 mod select;
 
 pub use pace::{Ledger, Pace, Planned};
+#[cfg(test)]
+pub use places::TURN;
 pub use room::let_go_of_unseen;
 
 use std::time::{Duration, Instant};
@@ -16,7 +20,7 @@ use super::{
     forecast::{Costs, Forecast},
     kv_blocks::KvBlocks,
     sequence::{Ending, Sequence},
-    waiting::Waiting,
+    waiting::{Line, Waiting},
 };
 
 /// Most of one step.
@@ -101,6 +105,8 @@ pub struct Scheduler {
     tokens_left: usize,
     /// Blocks ran out in this plan: nobody else is admitted in it.
     tight: bool,
+    /// Lines whose first found no room in this plan.
+    no_room: Vec<Line>,
     /// Waiting sequences that sit this plan out, because it computes a prefix for them.
     deferred: Vec<Sequence>,
     /// Of the steps that were too short for all decodes and all prefill: seconds for the one and the other.
@@ -124,16 +130,10 @@ impl Scheduler {
             plans: 0,
             tokens_left: 0,
             tight: false,
+            no_room: Vec::new(),
             deferred: Vec::new(),
             scarce: (0.0, 0.0),
         }
-    }
-
-    /// Adds a sequence to the queue.
-    pub fn enqueue(&mut self, mut sequence: Sequence) {
-        sequence.window = self.kv.limits().window.unwrap_or(usize::MAX);
-        sequence.tenant = self.shares.enter(sequence.priority, sequence.tenant);
-        self.waiting.insert(sequence);
     }
 
     /// Whether there is anything to do.
@@ -176,10 +176,14 @@ impl Scheduler {
         self.plans += 1;
         self.tokens_left = self.budget.tokens;
         self.tight = false;
+        let no_room = std::mem::take(&mut self.no_room);
         if pace == Pace::Unbounded {
+            self.give_back(Group::All, &no_room, now);
             self.plan_decodes(Group::All, f64::INFINITY, now);
             self.plan_prefills(Group::All, f64::INFINITY, 0, now);
         } else {
+            self.give_back(Group::Urgent, &no_room, now);
+            self.give_back(Group::Rest, &no_room, now);
             self.plan_paced(pace, now);
         }
         for sequence in self.deferred.drain(..) {

@@ -6,11 +6,12 @@ use super::{
     super::{
         Priority, SequenceError,
         kv_blocks::KvBlocks,
-        prefix::Prefix,
+        prefix::{Owner, Prefix},
         sequence::{Ending, Sequence},
         waiting::Line,
     },
     Scheduler,
+    select::Chunk,
 };
 
 /// A sequence waits for others to compute a prefix that it shares at most this often; then it does so itself.
@@ -18,10 +19,12 @@ const MAX_DEFERRALS: usize = 16;
 
 /// What came of taking a waiting sequence in.
 pub(super) enum Admitted {
-    /// It runs and takes part in this step, for so many seconds.
-    Scheduled(f64),
+    /// It runs and takes part in this step.
+    Scheduled(Chunk),
     /// It waits for a prefix that this step computes.
     Deferred,
+    /// It ended: too little time was left.
+    Ended,
     /// There is no room; whatever ranks behind it waits too, so that it is not overtaken for ever.
     NoRoom,
 }
@@ -37,8 +40,8 @@ impl Scheduler {
         // The last token is always computed: its logits are wanted.
         let limit = (sequence.tokens.len() - 1) / block_size;
         let mut blocks = std::mem::take(&mut sequence.blocks);
-        self.kv
-            .match_prefix(sequence.prefix(sequence.tokens.len()), limit, &mut blocks);
+        let whole = sequence.prefix(sequence.tokens.len());
+        self.kv.match_prefix(&sequence.owner, whole, limit, &mut blocks);
         sequence.blocks = blocks;
         let matched = sequence.blocks.len();
         sequence.computed = matched * block_size;
@@ -46,15 +49,23 @@ impl Scheduler {
         let_go_of_unseen(&mut self.kv, &mut sequence);
 
         let next_block = sequence.prefix(((matched + 1) * block_size).min(sequence.tokens.len()));
-        if matched < limit && sequence.counts.deferrals < MAX_DEFERRALS && self.is_being_computed(next_block)
+        if matched < limit
+            && sequence.counts.deferrals < MAX_DEFERRALS
+            && self.is_being_computed(&sequence.owner, next_block)
         {
             forget_computed(&mut self.kv, &mut sequence);
             sequence.counts.deferrals += 1;
             self.deferred.push(sequence);
             return Admitted::Deferred;
         }
-        if !self.make_room(&sequence) {
+        if self.is_too_late(&sequence, now) {
+            let error = sequence.late();
+            self.retire(sequence, Ending::Failed(error), now);
+            return Admitted::Ended;
+        }
+        if !self.make_room(&sequence, now) {
             forget_computed(&mut self.kv, &mut sequence);
+            self.no_room.push(line.clone());
             if self.running.is_empty() {
                 // Submission refuses what does not fit alone; should one slip through, it must not wait for
                 // blocks that nobody can free.
@@ -69,34 +80,45 @@ impl Scheduler {
         }
         let rank = sequence.rank;
         let index = self.running.partition_point(|other| other.rank < rank);
-        let tokens = self.chunk(&sequence, chunk.0, chunk.1);
-        let seconds = self.costs().part(sequence.part(tokens));
+        let chunk = self.chunk(&sequence, chunk.0, chunk.1);
         self.running.insert(index, sequence);
-        self.schedule(index, tokens, now);
-        Admitted::Scheduled(seconds)
+        self.schedule(index, chunk.tokens, now);
+        Admitted::Scheduled(chunk)
+    }
+
+    /// Whether the rest of the prompt alone takes longer than there is time, so that computing it is in vain. Where
+    /// nothing else is open, it is tried all the same.
+    fn is_too_late(&self, sequence: &Sequence, now: Instant) -> bool {
+        let (Some(deadline), Some(costs)) = (sequence.deadline(), self.forecast.least(now)) else {
+            return false;
+        };
+        let remaining = deadline.saturating_duration_since(now).as_secs_f64();
+        self.has_work() && costs.step(sequence.part(sequence.remaining())) > remaining
     }
 
     /// Whether the sequence fits. An urgent one takes the blocks of those behind it that are not.
-    fn make_room(&mut self, sequence: &Sequence) -> bool {
-        let needed = self.still_needs(sequence);
-        loop {
-            let promised: usize = self
-                .running
-                .iter()
-                // One more each, so that the next decodes do not preempt at once.
-                .map(|other| 1 + self.still_needs(other))
-                .sum();
-            if needed + promised <= self.kv.available() {
-                return true;
-            }
+    fn make_room(&mut self, sequence: &Sequence, now: Instant) -> bool {
+        while !self.fits(sequence) {
             let gives_way = |last: &Sequence| last.priority != Priority::Urgent && last.rank > sequence.rank;
             if sequence.priority != Priority::Urgent || !self.running.last().is_some_and(gives_way) {
                 return false;
             }
             if let Some(victim) = self.running.pop() {
-                self.preempt(victim);
+                self.preempt(victim, now);
             }
         }
+        true
+    }
+
+    /// Whether the sequence's tokens so far fit beside what the running ones still need.
+    pub(super) fn fits(&self, sequence: &Sequence) -> bool {
+        let promised: usize = self
+            .running
+            .iter()
+            // One more each, so that the next decodes do not preempt at once.
+            .map(|other| 1 + self.still_needs(other))
+            .sum();
+        self.still_needs(sequence) + promised <= self.kv.available()
     }
 
     /// Blocks that a sequence's tokens so far need beyond those that it holds.
@@ -112,12 +134,13 @@ impl Scheduler {
     }
 
     /// Whether this step computes the last block of `prefix` (full blocks) for another sequence: one step
-    /// later it is in the cache.
-    fn is_being_computed(&self, prefix: Prefix<&[u32]>) -> bool {
+    /// later `reader` finds it in the cache.
+    fn is_being_computed(&self, reader: &Owner, prefix: Prefix<&[u32]>) -> bool {
         let end = prefix.tokens.len();
         let begin = end - self.kv.block_size();
         self.running.iter().any(|other| {
             other.scheduled > 0
+                && other.owner.is_found_by(reader)
                 && other.computed <= begin
                 && other.computed + other.scheduled >= end
                 && other.prefix(end) == prefix
@@ -125,7 +148,7 @@ impl Scheduler {
     }
 
     /// Gives the running sequence at `index` blocks for `tokens` more and puts it into the step, preempting
-    /// from the end of the order where blocks are short. `false` when it was itself the last and had to go.
+    /// others where blocks are short. `false` when it was itself the one that had to go.
     pub(super) fn schedule(&mut self, index: usize, tokens: usize, now: Instant) -> bool {
         let target = self.kv.blocks_for(self.running[index].computed + tokens);
         while self.running[index].blocks.len() < target {
@@ -133,20 +156,20 @@ impl Scheduler {
                 self.running[index].blocks.push(block);
                 continue;
             }
-            if let Some(mut victim) = self.running.pop() {
-                if self.running.is_empty() {
-                    // Alone, and still out of blocks: it had computed for itself what was pinned meanwhile. It
-                    // finds that in the cache when it comes back; a second time cannot be.
-                    victim.counts.lone_preemptions += 1;
-                    if victim.counts.lone_preemptions > 1 {
-                        self.tokens_left += victim.scheduled;
-                        self.retire(victim, Ending::Failed(out_of_blocks()), now);
-                        return false;
-                    }
+            let loser = self.loses_blocks(index);
+            let mut victim = self.running.remove(loser);
+            if self.running.is_empty() {
+                // Alone, and still out of blocks: it had computed for itself what was pinned meanwhile. It
+                // finds that in the cache when it comes back; a second time cannot be.
+                victim.counts.lone_preemptions += 1;
+                if victim.counts.lone_preemptions > 1 {
+                    self.tokens_left += victim.scheduled;
+                    self.retire(victim, Ending::Failed(out_of_blocks()), now);
+                    return false;
                 }
-                self.preempt(victim);
             }
-            if self.running.len() <= index {
+            self.preempt(victim, now);
+            if loser == index || self.running.len() <= index {
                 return false;
             }
         }
@@ -157,7 +180,7 @@ impl Scheduler {
     }
 
     /// Takes a sequence's blocks; it goes back to its place in the queue and computes them again later.
-    fn preempt(&mut self, mut victim: Sequence) {
+    pub(super) fn preempt(&mut self, mut victim: Sequence, now: Instant) {
         self.record.preemptions += 1;
         #[cfg(test)]
         {
@@ -166,6 +189,7 @@ impl Scheduler {
         self.tight = true;
         self.tokens_left += victim.scheduled;
         victim.scheduled = 0;
+        (victim.waits_since, victim.writes_since) = (now, None);
         forget_computed(&mut self.kv, &mut victim);
         self.waiting.insert(victim);
     }

@@ -24,6 +24,17 @@ enum Candidate {
     Waiting(Line),
 }
 
+/// What a prompt gets of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk {
+    /// Tokens of it.
+    pub(super) tokens: usize,
+    /// Seconds that they are predicted to take.
+    pub(super) seconds: f64,
+    /// Whether it would have had more tokens if there were more time: what time is left is none for others either.
+    pub(super) cut: bool,
+}
+
 /// The best candidate of a class so far.
 struct Best {
     /// The first rank among the class's candidates.
@@ -175,31 +186,44 @@ impl Scheduler {
         let mut spent = 0.0;
         while self.tokens_left > reserve && spent < limit {
             let (tokens, seconds) = (self.tokens_left - reserve, limit - spent);
-            match self.next_prefill(group) {
+            let chunk = match self.next_prefill(group) {
                 None => break,
                 Some(Candidate::Running(index)) => {
                     let chunk = self.chunk(&self.running[index], tokens, seconds);
-                    spent += self.costs().part(self.running[index].part(chunk));
-                    self.schedule(index, chunk, now);
+                    self.schedule(index, chunk.tokens, now);
+                    chunk
                 }
                 Some(Candidate::Waiting(line)) => match self.admit(&line, (tokens, seconds), now) {
-                    Admitted::Scheduled(seconds) => spent += seconds,
-                    Admitted::Deferred => {}
-                    Admitted::NoRoom => self.tight = true,
+                    Admitted::Scheduled(chunk) => chunk,
+                    Admitted::Deferred | Admitted::Ended => continue,
+                    Admitted::NoRoom => {
+                        self.tight = true;
+                        continue;
+                    }
                 },
+            };
+            spent += chunk.seconds;
+            if chunk.cut {
+                break;
             }
         }
         spent
     }
 
     /// Tokens for one prefill, at most so many and for at most so many seconds.
-    pub(super) fn chunk(&self, sequence: &Sequence, tokens: usize, seconds: f64) -> usize {
+    pub(super) fn chunk(&self, sequence: &Sequence, tokens: usize, seconds: f64) -> Chunk {
         let longest = self.kv.limits().longest_chunk();
         let most = sequence.remaining().min(tokens).min(longest);
-        if seconds.is_infinite() {
-            return most;
+        let tokens = if seconds.is_infinite() {
+            most
+        } else {
+            self.costs().affordable(seconds, sequence.seen(), most)
+        };
+        Chunk {
+            tokens,
+            seconds: self.costs().part(sequence.part(tokens)),
+            cut: tokens < most,
         }
-        self.costs().affordable(seconds, sequence.seen(), most)
     }
 
     /// The class whose oldest candidate is first in rank; in it, the tenant that has been served least; of its
@@ -241,7 +265,7 @@ impl Scheduler {
     }
 
     /// Whether one more may run.
-    fn has_place(&self, group: Group) -> bool {
+    pub(super) fn has_place(&self, group: Group) -> bool {
         let most = match group {
             Group::All => self.budget.sequences,
             Group::Urgent | Group::Rest => self.budget.sequences - self.budget.reserved_places(),
