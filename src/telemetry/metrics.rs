@@ -1,11 +1,17 @@
-//! The Prometheus endpoint, with what each metric means and the bounds of the histograms.
+//! What is recorded for Prometheus, with what each metric means and the bounds of the histograms.
 //!
 //! The engine describes its own metrics where it records them; those of the server are described here.
 
-use std::net::{SocketAddr, TcpListener};
+use std::{net::SocketAddr, time::Duration};
 
-use ::metrics::{Unit, describe_counter, describe_histogram};
+use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::metrics_port;
+
+/// How often what histograms have collected is put in order, so that it does not grow between two readings.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Seconds: from one step of a small model to the deadline of a slow call.
 const SECONDS: [f64; 17] = [
@@ -46,19 +52,24 @@ pub enum MetricsError {
 /// Serves `http://listen/metrics` until the process ends, and records from now on. Needs a tokio runtime; call
 /// once. Returns the address with the port that port 0 became.
 pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
-    let exporter = |source| MetricsError::Exporter { listen, source };
-    // The exporter does not say which port it got, so the free one is found first.
-    let listen = match listen.port() {
-        0 => TcpListener::bind(listen)
-            .and_then(|free| free.local_addr())
-            .map_err(|source| MetricsError::Listen { listen, source })?,
-        _ => listen,
-    };
-    builder()
-        .and_then(|builder| builder.with_http_listener(listen).install())
-        .map_err(exporter)?;
+    let socket = |source| MetricsError::Listen { listen, source };
+    let listener = metrics_port::bind(listen).map_err(socket)?;
+    let address = listener.local_addr().map_err(socket)?;
+    let handle = builder()
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|source| MetricsError::Exporter { listen, source })?;
     describe();
-    Ok(listen)
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(UPKEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    tokio::spawn(metrics_port::serve(listener, move || handle.render()));
+    Ok(address)
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
@@ -71,6 +82,16 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 
 /// Says what the server's metrics mean.
 fn describe() {
+    describe_gauge!(
+        "babelward_connections",
+        Unit::Count,
+        "Open connections of the gRPC port."
+    );
+    describe_counter!(
+        "babelward_connections_refused_total",
+        Unit::Count,
+        "Connections that found no place because all that were open had calls."
+    );
     describe_counter!(
         "babelward_requests_total",
         Unit::Count,

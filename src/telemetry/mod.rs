@@ -2,6 +2,7 @@
 
 mod logs;
 mod metrics;
+mod metrics_port;
 
 pub use self::{
     logs::{LogStyle, init_logs},
