@@ -11,51 +11,29 @@
 mod common;
 #[path = "common/estimators.rs"]
 mod estimators;
+#[path = "common/python.rs"]
+mod python;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{LazyLock, mpsc},
+    sync::mpsc,
     time::Duration,
 };
 
+use python::PACKAGES;
 use serde_json::{Value, json};
 
 /// Far more than loading takes; only a server that hangs gets there.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// The folder with the Python packages of `tests/clients/requirements.txt`.
-static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| {
-    let mut install = python("tests/clients/install.py");
-    install.arg(env!("CARGO_TARGET_TMPDIR")).stderr(Stdio::inherit());
-    let done = install
-        .output()
-        .expect("python3 runs: these tests need python3 and pip");
-    assert!(
-        done.status.success(),
-        "the Python clients could not be installed: pip's message is above. This test needs pip and a package index."
-    );
-    PathBuf::from(text(&done.stdout).trim())
-});
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn babelward() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_babelward"));
     command.stdin(Stdio::null());
-    command
-}
-
-fn python(script: impl AsRef<Path>) -> Command {
-    let mut command = Command::new("python3");
-    command.arg(root().join(script)).stdin(Stdio::null());
     command
 }
 
@@ -166,7 +144,7 @@ fn documents(output: &str) -> Vec<Value> {
 #[test]
 fn grpcio_calls_every_rpc_through_reflection() {
     let server = Server::start();
-    let script = python("tests/clients/call_every_rpc.py")
+    let script = python::script("tests/clients/call_every_rpc.py")
         .arg(&server.address)
         .env("PYTHONPATH", PACKAGES.as_path())
         .status()

@@ -48,6 +48,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 }
 
 async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
+    rpc::raise_descriptor_limit();
     let mut signals = StopSignals::new().context("signals cannot be heard")?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen)

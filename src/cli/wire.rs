@@ -8,7 +8,7 @@ use crate::{
     memory,
     model::load::LoadOptions,
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
-    rpc::{DefaultDeadlines, Limits, ServerOptions},
+    rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };
 
 /// What the registry has to load.
@@ -59,6 +59,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
     ServerOptions {
         limits: Limits {
             message_bytes: limits.message_bytes,
+            request_bytes: limits.request_bytes,
             content_bytes: limits.content_bytes,
             messages: limits.messages,
             token_ids: limits.token_ids,
@@ -72,6 +73,8 @@ pub fn server_options(config: &Config) -> ServerOptions {
             default_new_tokens: limits.default_new_tokens,
             samples: limits.samples,
             connection_streams: limits.connection_streams,
+            connections: limits.connections,
+            calls: limits.calls,
             ..Limits::default()
         },
         default_deadlines: DefaultDeadlines {
@@ -82,6 +85,14 @@ pub fn server_options(config: &Config) -> ServerOptions {
             estimate_quality: deadlines.estimate_quality,
             models: deadlines.models,
             admin: deadlines.admin,
+        },
+        times: TimeLimits {
+            longest_deadline: deadlines.longest,
+            receive: deadlines.receive,
+            stream_idle: deadlines.stream_idle,
+            connection_idle: config.server.connection_idle,
+            connection_age: config.server.connection_age,
+            ..TimeLimits::default()
         },
         drain_grace: config.server.drain_grace,
         allow_admin: config.server.allow_admin,

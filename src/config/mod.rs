@@ -46,7 +46,7 @@ pub struct Config {
     pub memory_budget: Option<u64>,
     /// Most that a request may ask for.
     pub limits: Limits,
-    /// Time for calls whose client sets no deadline.
+    /// Time for calls.
     pub deadlines: Deadlines,
     /// Logs.
     pub telemetry: Telemetry,
@@ -65,6 +65,10 @@ pub struct Server {
     pub insecure_no_auth: bool,
     /// Whoever reaches the server may load, unload and pin models.
     pub allow_admin: bool,
+    /// How long a connection may stay without a call.
+    pub connection_idle: Duration,
+    /// When a connection is asked to go; never when absent.
+    pub connection_age: Option<Duration>,
 }
 
 /// One model id.
@@ -129,6 +133,8 @@ pub struct Engine {
 pub struct Limits {
     /// Bytes of an encoded request.
     pub message_bytes: usize,
+    /// Bytes of all requests that are being received or worked on.
+    pub request_bytes: usize,
     /// Bytes of one message's content.
     pub content_bytes: usize,
     /// Messages of a conversation.
@@ -155,9 +161,13 @@ pub struct Limits {
     pub samples: u32,
     /// Requests in flight on one connection.
     pub connection_streams: u32,
+    /// Open connections.
+    pub connections: usize,
+    /// Open calls over all connections.
+    pub calls: usize,
 }
 
-/// Time for calls whose client sets no deadline.
+/// Time for calls: where the client sets no deadline, and at most.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deadlines {
     /// Generate.
@@ -174,6 +184,12 @@ pub struct Deadlines {
     pub models: Duration,
     /// Calls of AdminService.
     pub admin: Duration,
+    /// Longest deadline of a call that is not a stream of items.
+    pub longest: Duration,
+    /// Longest that a message may take to arrive.
+    pub receive: Duration,
+    /// Longest that a stream may stay idle.
+    pub stream_idle: Duration,
 }
 
 /// Logs.

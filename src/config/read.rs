@@ -152,14 +152,22 @@ impl Reader<'_> {
             drain_grace: self.get("server.drain_grace"),
             insecure_no_auth: self.get("server.insecure_no_auth"),
             allow_admin: self.get("server.allow_admin"),
+            connection_idle: self.positive_time("server.connection_idle"),
+            connection_age: self.get("server.connection_age"),
         };
-        if !server.listen.ip().is_loopback() && !server.insecure_no_auth {
-            let reason = format!(
-                "{} can be reached by other machines without authentication",
-                server.listen
-            );
-            let fix = "listen on 127.0.0.1, or say --insecure-no-auth where the network is trusted";
-            self.problem("server.listen", reason, fix);
+        let addresses = [
+            ("server.listen", Some(server.listen)),
+            ("server.metrics_listen", server.metrics_listen),
+        ];
+        for (key, address) in addresses {
+            let Some(address) = address.filter(|address| !address.ip().is_loopback()) else {
+                continue;
+            };
+            if !server.insecure_no_auth {
+                let reason = format!("{address} can be reached by other machines without authentication");
+                let fix = "listen on 127.0.0.1, or say --insecure-no-auth where the network is trusted";
+                self.problem(key, reason, fix);
+            }
         }
         if server.metrics_listen == Some(server.listen) && server.listen.port() != 0 {
             let reason = format!("{} is server.listen too", server.listen);
@@ -195,6 +203,7 @@ impl Reader<'_> {
     fn limits(&mut self) -> Limits {
         let limits = Limits {
             message_bytes: self.bytes("limits.message_bytes", 1024),
+            request_bytes: self.bytes("limits.request_bytes", 1 << 20),
             content_bytes: self.bytes("limits.content_bytes", 1),
             messages: self.size("limits.messages", 1..=65_536),
             token_ids: self.size("limits.token_ids", 1..=100_000_000),
@@ -208,7 +217,18 @@ impl Reader<'_> {
             default_new_tokens: self.count("limits.default_new_tokens", 1..=10_000_000),
             samples: self.count("limits.samples", 1..=4096),
             connection_streams: self.count("limits.connection_streams", 1..=65_536),
+            connections: self.size("limits.connections", 1..=1_000_000),
+            calls: self.size("limits.calls", 1..=1_000_000),
         };
+        // A message is held twice over for a moment, and large ones may use three quarters of the budget.
+        if limits.message_bytes.saturating_mul(4) > limits.request_bytes {
+            let reason = format!(
+                "less than four requests of limits.message_bytes ({} bytes)",
+                limits.message_bytes
+            );
+            let fix = "raise it, or lower limits.message_bytes";
+            self.problem("limits.request_bytes", reason, fix);
+        }
         if limits.content_bytes > limits.message_bytes {
             let reason = "a content of this size would not fit into a request";
             self.problem(
@@ -262,6 +282,9 @@ impl Reader<'_> {
             estimate_quality: self.positive_time("deadlines.estimate_quality"),
             models: self.positive_time("deadlines.models"),
             admin: self.positive_time("deadlines.admin"),
+            longest: self.positive_time("deadlines.longest"),
+            receive: self.positive_time("deadlines.receive"),
+            stream_idle: self.positive_time("deadlines.stream_idle"),
         }
     }
 

@@ -47,12 +47,22 @@ pub const KEYS: &[Key] = &[
     key(
         "server.insecure_no_auth",
         "false",
-        "allow a listen address that other machines can reach, although there is no authentication",
+        "allow listen addresses that other machines can reach, although there is no authentication",
     ),
     key(
         "server.allow_admin",
         "false",
         "answer AdminService: whoever reaches the server may load, unload and pin configured models",
+    ),
+    key(
+        "server.connection_idle",
+        "5m",
+        "how long a connection may stay without a call before it is closed",
+    ),
+    key(
+        "server.connection_age",
+        "off",
+        "when a connection is asked to go, so that its client connects anew, perhaps elsewhere; or \"off\"",
     ),
     unset(
         "defaults.target",
@@ -128,6 +138,11 @@ pub const KEYS: &[Key] = &[
     ),
     key("limits.message_bytes", "8MiB", "largest encoded request"),
     key(
+        "limits.request_bytes",
+        "256MiB",
+        "bytes of all requests that are being received or worked on, over all connections; more are refused",
+    ),
+    key(
         "limits.content_bytes",
         "256KiB",
         "largest message content or raw text",
@@ -157,6 +172,16 @@ pub const KEYS: &[Key] = &[
         "requests in flight on one connection",
     ),
     key(
+        "limits.connections",
+        "1024",
+        "open connections; fewer where the limit on open files is lower (see docs/deployment.md)",
+    ),
+    key(
+        "limits.calls",
+        "4096",
+        "open calls over all connections; more are refused",
+    ),
+    key(
         "deadlines.generate",
         "2m",
         "time for a Generate whose client sets no deadline",
@@ -174,6 +199,22 @@ pub const KEYS: &[Key] = &[
         "deadlines.admin",
         "10m",
         "the same for calls of AdminService; a load goes on when its caller no longer waits",
+    ),
+    key(
+        "deadlines.longest",
+        "1h",
+        "longest deadline of a call that is not a stream of items; a later grpc-timeout counts as this",
+    ),
+    key(
+        "deadlines.receive",
+        "1m",
+        "longest that a request's message may take to arrive, from its first byte to its last",
+    ),
+    key(
+        "deadlines.stream_idle",
+        "10m",
+        "longest that a stream of items may stay without an open item and without a message, and that an answer waits \
+         for a client that does not read",
     ),
     key("telemetry.log_format", "human", "human or json"),
     key(

@@ -193,8 +193,16 @@ fn listening_beyond_this_machine_needs_to_be_said() {
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("server.listen (BABELWARD_SERVER__LISTEN): 0.0.0.0:50051 can be reached"));
     assert!(found[0].contains("--insecure-no-auth"));
+    let refused = from_env(&[("BABELWARD_SERVER__METRICS_LISTEN", "[::]:9464")]);
+    let found = problems(&refused);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("server.metrics_listen (BABELWARD_SERVER__METRICS_LISTEN): [::]:9464 can be")
+    );
+    assert!(found[0].contains("--insecure-no-auth"));
     let allowed = from_env(&[
         ("BABELWARD_SERVER__LISTEN", "0.0.0.0:50051"),
+        ("BABELWARD_SERVER__METRICS_LISTEN", "0.0.0.0:9464"),
         ("BABELWARD_SERVER__INSECURE_NO_AUTH", "true"),
     ]);
     assert!(allowed.config.is_ok());

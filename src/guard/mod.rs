@@ -13,7 +13,7 @@ use crate::{
     engine::{OutputSpec, Probe, ProbeResult, Sampling},
     text::{ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, TokenizerError},
 };
-pub use policy::{Policy, PolicyCategory, PolicyProblem};
+pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
 use prompt::{BEGIN, Form, HEADER_END, HEADER_START, Judged, TURN_END};
 use verdict::VerdictStop;

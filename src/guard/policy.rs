@@ -21,7 +21,7 @@ const NATIVE: [(&str, &str); 14] = [
 ];
 
 /// Most categories of a policy.
-const CATEGORIES: usize = 32;
+pub const MAX_CATEGORIES: usize = 32;
 /// Longest name of a policy, in bytes.
 const POLICY_NAME_BYTES: usize = 128;
 /// Longest name of a category, in bytes.
@@ -83,17 +83,17 @@ impl Policy {
                 format!("must be 1..={POLICY_NAME_BYTES} visible ASCII characters"),
             );
         }
-        if !(1..=CATEGORIES).contains(&categories.len()) {
+        if !(1..=MAX_CATEGORIES).contains(&categories.len()) {
             let count = categories.len();
             check.wrong(
                 "categories",
-                format!("must have 1..={CATEGORIES} items, has {count}"),
+                format!("must have 1..={MAX_CATEGORIES} items, has {count}"),
             );
         }
         let trimmed = |text: &str| strip(text).to_owned();
         let categories: Vec<_> = categories
             .into_iter()
-            .take(CATEGORIES)
+            .take(MAX_CATEGORIES)
             .map(|category| PolicyCategory {
                 name: trimmed(&category.name),
                 description: trimmed(&category.description),

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::RngExt as _;
@@ -21,9 +21,12 @@ use tower::{Layer, Service};
 
 use super::{
     deadline::{Deadline, grpc_timeout},
+    element_counts::ElementCounts,
     error::ServiceError,
-    limits::DefaultDeadlines,
+    limits::{DefaultDeadlines, TimeLimits},
     record::{InFlightCount, Record},
+    request_body::{Received, ReceivedMessage, RequestBody},
+    transport::Intake,
 };
 use crate::engine::{Stage, Tenant};
 
@@ -55,7 +58,7 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
@@ -98,6 +101,24 @@ impl Method {
         }
     }
 
+    /// Whether its requests are a stream of items; every other call has one request message.
+    pub(crate) fn takes_items(self) -> bool {
+        matches!(
+            self,
+            Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream
+        )
+    }
+
+    /// The deadline that the caller asks for with `timeout`. A stream of items lives as long as its client wants; the
+    /// rest has an upper limit.
+    fn asked_deadline(self, arrival: Instant, timeout: Duration, longest: Duration) -> Deadline {
+        if self.takes_items() || self == Self::WatchModels {
+            Deadline::after(arrival, timeout)
+        } else {
+            Deadline::after(arrival, timeout.min(longest))
+        }
+    }
+
     fn of_path(path: &str) -> Option<Self> {
         let name = path.strip_prefix('/')?;
         Self::ALL.into_iter().find(|method| method.name() == name)
@@ -128,6 +149,7 @@ pub(crate) struct Call {
     pub(crate) tenant: Tenant,
     request_id: Arc<str>,
     record: Arc<Record>,
+    received: Received,
 }
 
 impl Call {
@@ -138,6 +160,11 @@ impl Call {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Status::internal("the call layer is missing"))
+    }
+
+    /// What goes with the next of the messages that were received. Until it is taken, it stays with the call.
+    pub(crate) fn take_received(&self) -> Option<ReceivedMessage> {
+        self.received.take()
     }
 
     /// Counts the failure and makes its status.
@@ -176,6 +203,8 @@ impl Call {
 #[derive(Clone)]
 pub(crate) struct CallLayer {
     pub(crate) defaults: Arc<DefaultDeadlines>,
+    pub(crate) times: TimeLimits,
+    pub(crate) counts: Arc<ElementCounts>,
     pub(crate) in_flight: InFlightCount,
     /// Set when the server takes nothing new: a drain does not wait for calls that are only refused.
     pub(crate) draining: CancellationToken,
@@ -201,7 +230,7 @@ pub(crate) struct CallService<S> {
 
 type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
-impl<S> Service<http::Request<Body>> for CallService<S>
+impl<S> Service<http::Request<Intake>> for CallService<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
@@ -214,13 +243,15 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Intake>) -> Self::Future {
+        let receive = self.layer.times.receive;
         let Some(method) = Method::of_path(request.uri().path()) else {
+            let request = request.map(|intake| Body::new(RequestBody::foreign(intake, receive)));
             return Box::pin(self.inner.call(request));
         };
         let arrival = Instant::now();
         let deadline = match grpc_timeout(request.headers()) {
-            Some(timeout) => Deadline::after(arrival, timeout),
+            Some(timeout) => method.asked_deadline(arrival, timeout, self.layer.times.longest_deadline),
             None => method.default_deadline(arrival, &self.layer.defaults),
         };
         let request_id = request_id(request.headers().get(REQUEST_ID));
@@ -231,7 +262,14 @@ where
             tenant: tenant(request.headers().get(TENANT)),
             request_id: Arc::from(request_id.as_ref()),
             record: Arc::new(Record::call(method, deadline, in_flight)),
+            received: Received::default(),
         };
+        let body = (
+            call.clone(),
+            call.received.clone(),
+            Arc::clone(&self.layer.counts),
+        );
+        let mut request = request.map(|intake| Body::new(RequestBody::of_call(intake, receive, body)));
         request.extensions_mut().insert(call.clone());
         let inner = self.inner.call(request);
         Box::pin(async move {
@@ -285,6 +323,21 @@ mod tests {
             assert_eq!(Method::of_path(&format!("/{}", method.name())), Some(method));
         }
         assert_eq!(Method::of_path("/grpc.health.v1.Health/Check"), None);
+    }
+
+    #[test]
+    fn deadlines_beyond_the_longest_count_as_that() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+        let asked = |method: Method, timeout| method.asked_deadline(now, timeout, hour);
+        let ages = Duration::from_secs(99_999_999 * 3600);
+        assert_eq!(asked(Method::Classify, ages), Deadline::after(now, hour));
+        assert_eq!(asked(Method::Generate, ages), Deadline::after(now, hour));
+        let minute = Duration::from_secs(60);
+        assert_eq!(asked(Method::Classify, minute), Deadline::after(now, minute));
+        assert_eq!(
+            asked(Method::ScoreStream, 2 * hour),
+            Deadline::after(now, 2 * hour)
+        );
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Deadlines: `grpc-timeout` becomes an instant that travels with the work.
 //!
-//! tonic's server always honours `grpc-timeout` itself: it wraps every response future, outside of all
-//! user layers, and answers CANCELLED "Timeout expired". Streaming bodies it lets run on. So we answer a
-//! margin before the deadline, from the same task and from inside its future, which is polled before its
-//! timer: it never gets to speak.
+//! A client looks at its deadline too, and hears no more once it has passed. So the server answers a margin before
+//! it: what the caller gets is the server's answer, which says how far the work was.
 
 use std::{
     future::Future,

@@ -42,6 +42,26 @@ pub enum ServiceError {
         /// Most bytes.
         limit_bytes: usize,
     },
+    /// The requests of all callers hold as many bytes as the server gives them. Try again after the delay.
+    RequestMemory {
+        /// When.
+        retry_after: Duration,
+    },
+    /// As many calls are open as the server takes. Try again after the delay.
+    TooManyCalls {
+        /// When.
+        retry_after: Duration,
+    },
+    /// The request did not arrive to its end in time. Send it without pauses, or on a faster line.
+    RequestIncomplete {
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// The stream had no open item, and no message came for it. Open a new one when there is work.
+    StreamIdle {
+        /// How long it may be so.
+        limit: Duration,
+    },
     /// The prompt does not fit the model's window; nothing was cut. Shorten it.
     InputTooLong {
         /// Tokens of the prompt.

@@ -5,8 +5,10 @@ use std::time::Duration;
 /// Limits on requests. The defaults are the documented ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of an encoded request message. The decoder itself stops at twice this, with OUT_OF_RANGE.
+    /// Bytes of an encoded request message. A stream's item up to twice this fails alone; a larger one ends its stream.
     pub message_bytes: usize,
+    /// Bytes of all requests that are being received or worked on, over all connections.
+    pub request_bytes: usize,
     /// Bytes of one message's content, or of raw text.
     pub content_bytes: usize,
     /// Messages of a conversation.
@@ -37,12 +39,17 @@ pub struct Limits {
     pub default_page_size: u32,
     /// Requests in flight on one connection.
     pub connection_streams: u32,
+    /// Open connections.
+    pub connections: usize,
+    /// Open calls over all connections.
+    pub calls: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 8 << 20,
+            request_bytes: 256 << 20,
             content_bytes: 256 << 10,
             messages: 64,
             token_ids: 256 << 10,
@@ -58,6 +65,8 @@ impl Default for Limits {
             page_size: 1000,
             default_page_size: 50,
             connection_streams: 512,
+            connections: 1024,
+            calls: 4096,
         }
     }
 }
@@ -96,6 +105,37 @@ impl Default for DefaultDeadlines {
     }
 }
 
+/// How long callers may take, so that those who stop halfway hold nothing for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// Longest deadline of a call that is not a stream of items: a later `grpc-timeout` counts as this.
+    pub longest_deadline: Duration,
+    /// Longest from the first byte of a request's message to its last; for a call with one message, from its headers on.
+    pub receive: Duration,
+    /// Longest that a stream of items may stay without an open item and without a message, and that an answer may wait
+    /// for a client that does not read.
+    pub stream_idle: Duration,
+    /// Longest that a new connection may take until it speaks HTTP/2.
+    pub handshake: Duration,
+    /// Longest that a connection may stay without a call.
+    pub connection_idle: Duration,
+    /// When a connection is asked to go, so that its client connects anew, perhaps elsewhere; never when absent.
+    pub connection_age: Option<Duration>,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        Self {
+            longest_deadline: Duration::from_secs(3600),
+            receive: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(600),
+            handshake: Duration::from_secs(10),
+            connection_idle: Duration::from_secs(300),
+            connection_age: None,
+        }
+    }
+}
+
 /// How to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -103,6 +143,8 @@ pub struct ServerOptions {
     pub limits: Limits,
     /// For calls whose client sets none.
     pub default_deadlines: DefaultDeadlines,
+    /// How long callers may take.
+    pub times: TimeLimits,
     /// How long open work may go on once the server is asked to stop.
     pub drain_grace: Duration,
     /// Whether AdminService answers.
@@ -114,6 +156,7 @@ impl Default for ServerOptions {
         Self {
             limits: Limits::default(),
             default_deadlines: DefaultDeadlines::default(),
+            times: TimeLimits::default(),
             drain_grace: Duration::from_secs(30),
             allow_admin: false,
         }

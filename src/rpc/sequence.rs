@@ -10,7 +10,11 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{deadline::Deadline, error::ServiceError, limits::Limits};
+use super::{
+    deadline::Deadline,
+    error::ServiceError,
+    limits::{Limits, TimeLimits},
+};
 use crate::{
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
     proto,
@@ -24,6 +28,7 @@ const INLINE_BYTES: usize = 8 << 10;
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) limits: Limits,
+    pub(crate) times: TimeLimits,
     /// Whether clients may load, unload and pin models.
     pub(crate) allow_admin: bool,
     /// Set when the server takes nothing new.

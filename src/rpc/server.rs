@@ -3,14 +3,24 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, transport::Server};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::Layer as _;
 
 use super::{
-    admin::AdminApi, call::CallLayer, classify::SafetyApi, connection::incoming, generate::GenerationApi,
-    limits::ServerOptions, models::ModelApi, quality::QualityApi, record::InFlightCount, score::ScoringApi,
+    admin::AdminApi,
+    call::CallLayer,
+    classify::SafetyApi,
+    element_counts::ElementCounts,
+    generate::GenerationApi,
+    limits::ServerOptions,
+    models::ModelApi,
+    quality::QualityApi,
+    record::InFlightCount,
+    score::ScoringApi,
     sequence::Shared,
+    transport::{Connections, Ends, RequestBytes, Transport, connection_limit, listen},
 };
 use crate::{
     proto::{
@@ -26,18 +36,15 @@ use crate::{
 /// (health, reflection) are cut off then.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Dead peers are found out within about twice this.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
 /// Why serving failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The reflection service could not be built from our own descriptors.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server could not run.
-    #[error("server: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    /// What requests may be could not be read from our own descriptors.
+    #[error("descriptors: {0}")]
+    Descriptors(#[from] prost::DecodeError),
 }
 
 /// Serves until `shutdown` resolves, and then drains: health says NOT_SERVING, models are DRAINING, new calls are
@@ -51,86 +58,91 @@ pub async fn serve(
     options: ServerOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
         registry,
         limits: options.limits,
+        times: options.times,
         allow_admin: options.allow_admin,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });
     let in_flight = InFlightCount::new();
-    let breaker = CancellationToken::new();
     let health = HealthReporter::new();
     // It begins with SERVING for the empty name, and knows no other.
     set_health(&health, |_| false).await;
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .max_concurrent_streams(shared.limits.connection_streams)
-        .layer(CallLayer {
-            defaults: Arc::new(options.default_deadlines),
-            in_flight: in_flight.clone(),
-            draining: shared.draining.clone(),
-        });
-    // The decoder refuses with a bare OUT_OF_RANGE, so it comes second: see `Limits::message_bytes`.
-    let decoded = shared.limits.message_bytes.saturating_mul(2);
-    let mut router = router;
-    let router = router
-        .add_service(
-            GenerationServiceServer::new(GenerationApi(Arc::clone(&shared)))
-                .max_decoding_message_size(decoded),
-        )
-        .add_service(
-            SafetyServiceServer::new(SafetyApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
-        )
-        .add_service(
-            ScoringServiceServer::new(ScoringApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
-        )
-        .add_service(
-            QualityServiceServer::new(QualityApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
-        )
-        .add_service(
-            ModelServiceServer::new(ModelApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
-        )
-        .add_service(
-            AdminServiceServer::new(AdminApi(Arc::clone(&shared))).max_decoding_message_size(decoded),
-        )
-        .add_service(tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(health.clone()),
-        ))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-
-    let listener = Arc::new(listener);
-    let before = router.clone().serve_with_incoming_shutdown(
-        incoming(Arc::clone(&listener), breaker.clone()),
-        shared.draining.clone().cancelled_owned(),
-    );
-    let closing = CancellationToken::new();
-    let while_draining = router.serve_with_incoming_shutdown(
-        incoming(listener, breaker.clone()),
-        closing.clone().cancelled_owned(),
-    );
+    let calls = CallLayer {
+        defaults: Arc::new(options.default_deadlines),
+        times: shared.times.clone(),
+        counts: Arc::new(counts),
+        in_flight: in_flight.clone(),
+        draining: shared.draining.clone(),
+    };
+    let most = connection_limit(shared.limits.connections);
+    if most < shared.limits.connections {
+        let wanted = shared.limits.connections;
+        tracing::warn!(
+            most,
+            wanted,
+            "fewer connections than limits.connections: the limit on open files is too low"
+        );
+    }
+    let transport = Arc::new(Transport {
+        service: calls.layer(routes(&shared, &health)?),
+        limits: shared.limits.clone(),
+        times: shared.times.clone(),
+        connections: Connections::new(most, shared.limits.calls),
+        request_bytes: RequestBytes::new(shared.limits.request_bytes),
+    });
+    let ends = Ends {
+        draining: shared.draining.clone(),
+        closing: CancellationToken::new(),
+        cut: CancellationToken::new(),
+    };
+    let connections = TaskTracker::new();
+    let listening = listen(listener, transport, ends.clone(), connections.clone());
     let watch_health = follow_states(&shared.registry, &health);
-    tokio::pin!(before, shutdown);
+    tokio::pin!(listening);
 
     tokio::select! {
-        ended = &mut before => return Ok(ended?),
-        () = &mut shutdown => {}
+        () = &mut listening => {}
+        () = shutdown => {}
         () = watch_health => {}
     }
     tracing::info!("draining");
-    let server = async { tokio::try_join!(before, while_draining).map(drop) };
-    tokio::pin!(server);
     tokio::select! {
-        ended = &mut server => return Ok(ended?),
+        () = &mut listening => {}
         () = drain(&shared, &in_flight, &health, options.drain_grace) => {}
     }
-    closing.cancel();
-    if let Ok(ended) = tokio::time::timeout(FLUSH, &mut server).await {
-        return Ok(ended?);
+    ends.closing.cancel();
+    // It ends now, and the port is closed.
+    listening.await;
+    connections.close();
+    if tokio::time::timeout(FLUSH, connections.wait()).await.is_err() {
+        ends.cut.cancel();
+        connections.wait().await;
     }
-    breaker.cancel();
-    Ok(server.await?)
+    Ok(())
+}
+
+/// All services.
+fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Result<Routes, ServeError> {
+    // Larger ones do not get this far.
+    let decoded = usize::MAX;
+    let routes = Routes::new(
+        GenerationServiceServer::new(GenerationApi(Arc::clone(shared))).max_decoding_message_size(decoded),
+    )
+    .add_service(SafetyServiceServer::new(SafetyApi(Arc::clone(shared))).max_decoding_message_size(decoded))
+    .add_service(ScoringServiceServer::new(ScoringApi(Arc::clone(shared))).max_decoding_message_size(decoded))
+    .add_service(QualityServiceServer::new(QualityApi(Arc::clone(shared))).max_decoding_message_size(decoded))
+    .add_service(ModelServiceServer::new(ModelApi(Arc::clone(shared))).max_decoding_message_size(decoded))
+    .add_service(AdminServiceServer::new(AdminApi(Arc::clone(shared))).max_decoding_message_size(decoded))
+    .add_service(tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health.clone()),
+    ))
+    .add_service(reflection().build_v1()?)
+    .add_service(reflection().build_v1alpha()?);
+    Ok(routes.prepare())
 }
 
 /// Ends all calls: by themselves within the grace, else with an error.

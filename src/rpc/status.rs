@@ -50,6 +50,10 @@ reasons! {
     InvalidFields = "INVALID_FIELDS" => InvalidArgument;
     ConversationShape = "CONVERSATION_SHAPE" => InvalidArgument;
     MessageTooLarge = "MESSAGE_TOO_LARGE" => InvalidArgument;
+    RequestMemory = "REQUEST_MEMORY" => ResourceExhausted;
+    TooManyCalls = "TOO_MANY_CALLS" => ResourceExhausted;
+    RequestIncomplete = "REQUEST_INCOMPLETE" => DeadlineExceeded;
+    StreamIdle = "STREAM_IDLE" => DeadlineExceeded;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
@@ -156,6 +160,34 @@ impl ServiceError {
                 format!("the request is larger than {}", human_bytes(*limit_bytes as u64)),
             )
             .with("limitBytes", limit_bytes),
+            Self::RequestMemory { retry_after } => Report::new(
+                Reason::RequestMemory,
+                "the requests that the server is receiving and working on take all the memory that it has for them; \
+                 try again"
+                    .to_owned(),
+            )
+            .retry(*retry_after),
+            Self::TooManyCalls { retry_after } => Report::new(
+                Reason::TooManyCalls,
+                "as many calls are open as the server takes (limits.calls); try again".to_owned(),
+            )
+            .retry(*retry_after),
+            Self::RequestIncomplete { limit } => Report::new(
+                Reason::RequestIncomplete,
+                format!(
+                    "the request did not arrive to its end within {} ms (deadlines.receive)",
+                    limit.as_millis()
+                ),
+            )
+            .with("limitMs", limit.as_millis()),
+            Self::StreamIdle { limit } => Report::new(
+                Reason::StreamIdle,
+                format!(
+                    "the stream had no open item and got no message for {} ms (deadlines.stream_idle)",
+                    limit.as_millis()
+                ),
+            )
+            .with("limitMs", limit.as_millis()),
             Self::InputTooLong {
                 input_tokens,
                 limit_tokens,

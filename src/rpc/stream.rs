@@ -2,7 +2,7 @@
 //!
 //! One task per stream (that of its HTTP/2 response) reads items, polls the open ones and writes answers. It
 //! reads only while fewer than the limit are open, so a client that sends faster than the models answer is
-//! held up by HTTP/2 flow control.
+//! held up by HTTP/2 flow control: what it has sent ahead waits below, compactly (see [`super::transport`]).
 
 use std::{
     collections::HashMap,
@@ -16,13 +16,16 @@ use futures::{
     future::{AbortHandle, Abortable},
     stream::{self, BoxStream, SelectAll},
 };
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     call::{Call, Method},
     error::ServiceError,
     record::Record,
+    request_body::ReceivedMessage,
     sequence::{Shared, WorkContext},
+    transport::HeldBytes,
     validate,
 };
 use crate::{engine::Priority, proto::ItemStatus};
@@ -75,6 +78,7 @@ pub(crate) fn drive<R: StreamRpc>(
         items: SelectAll::new(),
         next_serial: 0,
         draining: false,
+        idle: Box::pin(sleep(shared.times.stream_idle)),
     };
     let responses = stream::unfold(Some(driver), |driver| async move {
         let mut driver = driver?;
@@ -96,6 +100,8 @@ struct Driver<R: StreamRpc> {
     items: SelectAll<Item<R::Output>>,
     next_serial: u64,
     draining: bool,
+    /// Runs while no item is open, from the last message or answer on.
+    idle: Pin<Box<Sleep>>,
 }
 
 /// An open item. Ids may be used again once answered, so each use has a serial number.
@@ -103,6 +109,8 @@ struct Open {
     serial: u64,
     abort: AbortHandle,
     record: Record,
+    /// Its share of the memory for requests.
+    _held: Option<HeldBytes>,
 }
 
 enum Step<R> {
@@ -119,11 +127,19 @@ impl<R: StreamRpc> Driver<R> {
                 return Step::End;
             }
             let full = self.open.len() >= self.shared.limits.stream_open_items;
+            let is_idle = self.open.is_empty();
             let step = tokio::select! {
-                Some(event) = self.items.next() => self.on_item(event).map(Step::Send),
+                Some(event) = self.items.next() => {
+                    let answer = self.on_item(event).map(Step::Send);
+                    self.restart_idle_time();
+                    answer
+                }
                 message = receive(&mut self.incoming), if self.incoming.is_some() && !full => {
                     match message {
-                        Ok(Some(request)) => self.on_request(request),
+                        Ok(Some(request)) => {
+                            self.restart_idle_time();
+                            self.on_request(request)
+                        }
                         Ok(None) => {
                             self.incoming = None;
                             None
@@ -138,6 +154,10 @@ impl<R: StreamRpc> Driver<R> {
                     let error = ServiceError::Deadline { stage: crate::engine::Stage::Queue };
                     Some(Step::Fail(self.call.fail(&error)))
                 }
+                () = &mut self.idle, if is_idle => {
+                    let limit = self.shared.times.stream_idle;
+                    Some(Step::Fail(self.call.fail(&ServiceError::StreamIdle { limit })))
+                }
                 () = self.shared.draining.cancelled(), if !self.draining => {
                     self.draining = true;
                     None
@@ -146,6 +166,15 @@ impl<R: StreamRpc> Driver<R> {
             if let Some(step) = step {
                 return step;
             }
+        }
+    }
+
+    fn restart_idle_time(&mut self) {
+        // Only the last item's end begins it; between items of a busy stream there is nothing to do.
+        if self.open.is_empty() {
+            self.idle
+                .as_mut()
+                .reset(Instant::now() + self.shared.times.stream_idle);
         }
     }
 
@@ -174,6 +203,7 @@ impl<R: StreamRpc> Driver<R> {
 
     fn on_request(&mut self, request: R::Request) -> Option<Step<R::Response>> {
         let size = prost::Message::encoded_len(&request);
+        let received = self.call.take_received();
         let Envelope { id, action, timeout } = R::unpack(request);
         if matches!(action, Some(Action::Cancel)) {
             // Unknown, or answered already: nothing to say.
@@ -192,7 +222,7 @@ impl<R: StreamRpc> Driver<R> {
             };
             return Some(Step::Fail(self.call.fail(&error)));
         }
-        match self.start(&id, size, action, timeout) {
+        match self.start(&id, (size, received), action, timeout) {
             Ok(()) => None,
             Err(error) => {
                 Record::item(R::METHOD, self.call.deadline).fail(&error);
@@ -204,12 +234,19 @@ impl<R: StreamRpc> Driver<R> {
     fn start(
         &mut self,
         id: &str,
-        size: usize,
+        (size, received): (usize, Option<ReceivedMessage>),
         action: Option<Action<R::Work>>,
         timeout: Option<prost_types::Duration>,
     ) -> Result<(), ServiceError> {
         self.shared.admit()?;
         validate::item_id(id, &self.shared.limits)?;
+        let held = match received {
+            Some(ReceivedMessage {
+                refusal: Some(error), ..
+            }) => return Err(error),
+            Some(ReceivedMessage { held, .. }) => Some(held),
+            None => None,
+        };
         validate::message_size(size, &self.shared.limits)?;
         let deadline = validate::item_timeout(timeout.as_ref())?.min(self.call.deadline);
         let Some(Action::Start(work)) = action else {
@@ -236,6 +273,7 @@ impl<R: StreamRpc> Driver<R> {
                 serial,
                 abort,
                 record,
+                _held: held,
             },
         );
         Ok(())

@@ -12,14 +12,18 @@
 mod common;
 #[path = "../common/estimators.rs"]
 mod estimators;
+#[path = "../common/python.rs"]
+mod python;
 #[path = "../common/rig.rs"]
 mod rig;
 #[path = "../common/scripted.rs"]
 mod scripted;
 
 mod admission;
+mod back_pressure;
 mod cancellation;
 mod classify;
+mod connections;
 mod deadlines;
 mod doctor;
 mod drain;
@@ -33,6 +37,7 @@ mod precision;
 mod quality;
 mod quality_held;
 mod raw;
+mod received;
 mod residency;
 mod score;
 mod starting;

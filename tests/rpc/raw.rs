@@ -1,55 +1,161 @@
 //! A client without a timer: bare HTTP/2. tonic's own client looks at `grpc-timeout` too and may speak before
 //! the server's answer arrives; with this one, what arrives is what the server said.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use h2::{SendStream, client::SendRequest};
 use prost::Message;
-use tokio::net::TcpStream;
-use tonic::{
-    Status,
-    codegen::{Bytes, http},
-};
+use tokio::{net::TcpStream, task::JoinHandle};
+use tonic::{Status, codegen::http};
 
 /// One connection; cheap to clone.
 #[derive(Clone)]
 pub struct Raw(SendRequest<Bytes>);
 
+/// A call whose request is not sent to its end.
+pub struct Unfinished {
+    body: SendStream<Bytes>,
+    response: h2::client::ResponseFuture,
+}
+
 impl Raw {
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::watched(address).await.0
+    }
+
+    /// The same, and how the connection ends.
+    pub async fn watched(address: SocketAddr) -> (Self, JoinHandle<Result<(), h2::Error>>) {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (send, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        Self(send)
+        let mut builder = h2::client::Builder::new();
+        // Answers may be small, and this client slow.
+        builder.data_frame_budget(1 << 26);
+        let (send, connection) = builder.handshake(stream).await.unwrap();
+        (Self(send), tokio::spawn(connection))
     }
 
     /// Calls a method with one message and waits for its status.
     pub async fn call(&self, method: &str, timeout: &str, message: impl Message) -> Status {
-        let (mut body, response) = self.open(method, timeout).await;
-        let encoded = message.encode_to_vec();
-        let mut frame = vec![0];
-        frame.extend(u32::try_from(encoded.len()).unwrap().to_be_bytes());
-        frame.extend(encoded);
-        body.send_data(frame.into(), true).unwrap();
-        status(response).await
+        self.call_bytes(method, timeout, message.encode_to_vec()).await
+    }
+
+    /// The same with a message that is encoded already.
+    pub async fn call_bytes(&self, method: &str, timeout: &str, message: Vec<u8>) -> Status {
+        let mut call = self.begin(method, timeout).await;
+        call.send(&framed(&message)).await;
+        // A request that was refused has ended already.
+        let _refused = call.body.send_data(Bytes::new(), true);
+        status(call.response).await
     }
 
     /// Calls a method, keeps its requests open, sends none, and waits for its status.
     pub async fn say_nothing(&self, method: &str, timeout: &str) -> Status {
-        let (_body, response) = self.open(method, timeout).await;
-        status(response).await
+        self.begin(method, timeout).await.status().await
     }
 
-    async fn open(&self, method: &str, timeout: &str) -> (SendStream<Bytes>, h2::client::ResponseFuture) {
-        let request = http::Request::post(format!("http://localhost/babelward.v1.{method}"))
+    /// Begins a call and sends nothing yet.
+    pub async fn begin(&self, method: &str, timeout: &str) -> Unfinished {
+        let mut request = http::Request::post(format!("http://localhost/babelward.v1.{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header("grpc-timeout", timeout)
-            .body(())
-            .unwrap();
+            .header("te", "trailers");
+        if !timeout.is_empty() {
+            request = request.header("grpc-timeout", timeout);
+        }
         let mut send = self.0.clone().ready().await.unwrap();
-        let (response, body) = send.send_request(request, false).unwrap();
-        (body, response)
+        let (response, body) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        Unfinished { body, response }
+    }
+
+    /// Sends messages to a stream as fast as its window allows, each in a frame of its own, and half-closes. `sent` counts
+    /// those that the window has taken. All answers, and the status at the end.
+    pub async fn push<M: Message, A: Message + Default>(
+        &self,
+        method: &str,
+        messages: impl IntoIterator<Item = M>,
+        sent: &Arc<AtomicUsize>,
+    ) -> (Vec<A>, Status) {
+        let Unfinished { mut body, response } = self.begin(method, "").await;
+        let pushing = async {
+            for message in messages {
+                write(&mut body, framed(&message.encode_to_vec())).await;
+                sent.fetch_add(1, Ordering::AcqRel);
+            }
+            body.send_data(Bytes::new(), true).unwrap();
+        };
+        let reading = async {
+            let mut body = response.await.unwrap().into_body();
+            let (mut bytes, mut answers) = (BytesMut::new(), Vec::new());
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                bytes.extend_from_slice(&data);
+                while bytes.len() >= 5 {
+                    let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+                    if bytes.len() < 5 + length {
+                        break;
+                    }
+                    bytes.advance(5);
+                    answers.push(A::decode(bytes.split_to(length)).unwrap());
+                }
+            }
+            let trailers = body.trailers().await.unwrap().unwrap();
+            (answers, Status::from_header_map(&trailers).unwrap())
+        };
+        tokio::join!(pushing, reading).1
+    }
+}
+
+impl Unfinished {
+    /// Sends these bytes as the window allows.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        write(&mut self.body, Bytes::copy_from_slice(bytes)).await;
+    }
+
+    /// Sends the beginning of a message that says it has `length` bytes.
+    pub async fn send_part(&mut self, length: usize, content: usize) {
+        let mut part = vec![0];
+        part.extend(u32::try_from(length).unwrap().to_be_bytes());
+        part.resize(5 + content, 0);
+        self.send(&part).await;
+    }
+
+    /// Keeps the request open and waits for the call's status.
+    pub async fn status(self) -> Status {
+        let Self { body, response } = self;
+        let status = status(response).await;
+        drop(body);
+        status
+    }
+}
+
+/// A message with its prefix.
+fn framed(message: &[u8]) -> Bytes {
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    frame.into()
+}
+
+/// Sends bytes as the window allows; stops when the server wants no more.
+async fn write(body: &mut SendStream<Bytes>, mut bytes: Bytes) {
+    while !bytes.is_empty() {
+        body.reserve_capacity(bytes.len());
+        while body.capacity() == 0 {
+            match std::future::poll_fn(|context| body.poll_capacity(context)).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+        let part = bytes.split_to(body.capacity().min(bytes.len()));
+        if body.send_data(part, false).is_err() {
+            return;
+        }
     }
 }
 

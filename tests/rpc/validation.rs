@@ -210,7 +210,7 @@ async fn a_sequence_that_can_never_fit_the_pool_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_size_limit_speaks_before_the_decoders() {
+async fn a_message_over_the_limit_is_refused_with_the_limit() {
     let limits = Limits {
         message_bytes: 4096,
         ..Default::default()
@@ -231,8 +231,9 @@ async fn our_size_limit_speaks_before_the_decoders() {
         (name.as_str(), metadata["limitBytes"].as_str()),
         ("MESSAGE_TOO_LARGE", "4096")
     );
+    // Beyond twice the limit it is refused by the length that it announces.
     let status = client.classify(classify(&[&"x".repeat(9000)])).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(reason(&status, Code::InvalidArgument).0, "MESSAGE_TOO_LARGE");
     rig.stop().await;
 }
 

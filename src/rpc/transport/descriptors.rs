@@ -1,0 +1,49 @@
+//! Open files: every connection is one, and the models' files and the metrics port need some too.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that connections leave free: for model files, logs, the metrics port's connections, and connections that
+/// are just being closed.
+const RESERVED: u64 = 128;
+
+/// Raises the process's own limit on open files to the most that the system lets it have. A system that does not allow
+/// that leaves it as it is.
+pub fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
+/// How many connections may be open when `wanted` are asked for: fewer where the process may not open that many files.
+pub fn connection_limit(wanted: usize) -> usize {
+    within(wanted, getrlimit(Resource::Nofile).current)
+}
+
+/// `descriptors` is how many files may be open; none for no limit.
+fn within(wanted: usize, descriptors: Option<u64>) -> usize {
+    let Some(descriptors) = descriptors else {
+        return wanted;
+    };
+    // Where there are hardly any, half of them.
+    let free = descriptors.saturating_sub(RESERVED).max(descriptors / 2).max(1);
+    usize::try_from(free).map_or(wanted, |free| wanted.min(free))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_files() {
+        assert_eq!(within(1024, None), 1024);
+        assert_eq!(within(1024, Some(1 << 20)), 1024);
+        assert_eq!(within(1024, Some(1024)), 896);
+        assert_eq!(within(1024, Some(200)), 100);
+        assert_eq!(within(1024, Some(1)), 1);
+    }
+}

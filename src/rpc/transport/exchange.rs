@@ -1,0 +1,154 @@
+//! One call on a connection: its request as it arrives, and its answer.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::time::timeout;
+use tonic::body::Body;
+use tower::Service;
+
+use super::{accept::Transport, connections::OpenCall, intake::Intake};
+use crate::rpc::error::ServiceError;
+
+/// What answers calls.
+pub(crate) trait CallService:
+    Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> CallService for S where
+    S: Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Answers a call. What arrives for it is taken off the connection all the while, whatever the answer waits for.
+pub(super) async fn exchange<S: CallService>(
+    transport: Arc<Transport<S>>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    _call: OpenCall,
+) {
+    let (head, body) = request.into_parts();
+    let (intake, arriving) = Intake::new(body, &transport.request_bytes, transport.limits.message_bytes);
+    let request = Request::from_parts(head, intake);
+    tokio::select! {
+        biased;
+        never = arriving => match never {},
+        () = answer(transport.service.clone(), request, respond, transport.times.stream_idle) => {}
+    }
+}
+
+/// When to try again where there are too many calls: as long as it may take until one has ended.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Tells a call's client that there are too many.
+pub(super) fn refuse(mut respond: SendResponse<Bytes>) {
+    let error = ServiceError::TooManyCalls { retry_after: RETRY };
+    let (head, ()) = error.to_status("").into_http::<()>().into_parts();
+    let _gone = respond.send_response(Response::from_parts(head, ()), true);
+}
+
+/// Ends early when the client is gone; the call's work ends with it.
+async fn answer<S: CallService>(
+    mut service: S,
+    request: Request<Intake>,
+    mut respond: SendResponse<Bytes>,
+    longest_stall: Duration,
+) {
+    let Ok(()) = poll_fn(|context| service.poll_ready(context)).await;
+    let response = tokio::select! {
+        biased;
+        response = service.call(request) => response,
+        _gone = poll_fn(|context| respond.poll_reset(context)) => return,
+    };
+    let Ok(response) = response;
+    let (head, mut body) = response.into_parts();
+    let head = Response::from_parts(head, ());
+    let is_all = body.is_end_stream();
+    let Ok(mut out) = respond.send_response(head, is_all) else {
+        return;
+    };
+    if is_all {
+        return;
+    }
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)) => frame,
+            _gone = poll_fn(|context| out.poll_reset(context)) => return,
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => return out.send_reset(Reason::INTERNAL_ERROR),
+            None => {
+                let _gone = out.send_data(Bytes::new(), true);
+                return;
+            }
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                if !send(&mut out, data, longest_stall).await {
+                    return;
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    let _gone = out.send_trailers(trailers);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Sends as the client's window allows. False when it is gone, or does not read for too long.
+async fn send(out: &mut SendStream<Bytes>, mut data: Bytes, longest_stall: Duration) -> bool {
+    while !data.is_empty() {
+        out.reserve_capacity(data.len());
+        let capacity = match out.capacity() {
+            0 => match timeout(longest_stall, capacity(out)).await {
+                Ok(Some(capacity)) => capacity,
+                Ok(None) => return false,
+                Err(_) => {
+                    out.send_reset(Reason::CANCEL);
+                    return false;
+                }
+            },
+            capacity => capacity,
+        };
+        let part = data.split_to(capacity.min(data.len()));
+        if out.send_data(part, false).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Waits until something may be sent; none when the stream is no longer there.
+fn capacity(out: &mut SendStream<Bytes>) -> impl Future<Output = Option<usize>> {
+    poll_fn(|context| {
+        loop {
+            match std::task::ready!(out.poll_capacity(context)) {
+                Some(Ok(0)) => {}
+                Some(Ok(capacity)) => return std::task::Poll::Ready(Some(capacity)),
+                Some(Err(_)) | None => return std::task::Poll::Ready(None),
+            }
+        }
+    })
+}

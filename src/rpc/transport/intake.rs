@@ -1,0 +1,236 @@
+//! A request's bytes, from the frames they arrive in to the messages they make up.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+
+use super::budget::{HeldBytes, RequestBytes};
+
+/// A gRPC message begins with a byte for its compression and four for its length.
+const PREFIX: usize = 5;
+
+/// Behind a message of more bytes than this, the buffer is made anew.
+const LARGE: usize = 64 << 10;
+
+/// Why a request's messages stop before their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IntakeError {
+    /// A message says that it is more than twice as large as messages may be.
+    TooLarge { limit_bytes: usize },
+    /// The budget of all requests has no room for it.
+    NoRoom,
+}
+
+/// A whole message with its prefix, and its share of the budget.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) bytes: Bytes,
+    pub(crate) held: HeldBytes,
+}
+
+/// The messages of a request, as whoever answers it takes them.
+pub(crate) struct Intake(Arc<Mutex<Buffer>>);
+
+impl Intake {
+    /// The second part takes what arrives for as long as it is polled, and never ends. Messages may have `limit_bytes`;
+    /// those up to twice as large are received all the same, since a stream's item that is too large fails alone.
+    pub(crate) fn new(
+        body: RecvStream,
+        budget: &Arc<RequestBytes>,
+        limit_bytes: usize,
+    ) -> (Self, impl Future<Output = Infallible> + use<>) {
+        let buffer = Arc::new(Mutex::new(Buffer {
+            body,
+            bytes: BytesMut::new(),
+            held: HeldBytes::none(budget),
+            limit_bytes,
+            granted: 0,
+            state: State::Open,
+            reader: None,
+        }));
+        let arriving = Arc::clone(&buffer);
+        let arriving = poll_fn(move |context| {
+            lock(&arriving).arrive(context);
+            Poll::Pending
+        });
+        (Self(buffer), arriving)
+    }
+
+    /// The next whole message. None at the end; what is left of a message that was cut off comes before that, as it is.
+    pub(crate) fn poll_message(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Arrival, IntakeError>>> {
+        let mut buffer = lock(&self.0);
+        let next = buffer.next();
+        if next.is_pending() {
+            buffer.reader = Some(context.waker().clone());
+        }
+        next
+    }
+
+    /// Whether the beginning of a message is there, and not its end.
+    pub(crate) fn has_part(&self) -> bool {
+        let buffer = lock(&self.0);
+        !buffer.bytes.is_empty()
+            && buffer
+                .message_length()
+                .is_none_or(|length| length > buffer.bytes.len())
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        // What still arrives is not kept.
+        lock(&self.0).end(State::Closed);
+    }
+}
+
+fn lock(buffer: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
+    buffer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// More may come.
+    Open,
+    /// The client has sent all.
+    Ended,
+    /// It stops here; to be told.
+    Failed(IntakeError),
+    /// Nothing is wanted any more.
+    Closed,
+    /// The client has cancelled the call, or is no longer there: nothing comes, and the call is about to be dropped.
+    Gone,
+}
+
+/// Bytes that have arrived and were not taken.
+struct Buffer {
+    body: RecvStream,
+    /// Begins with the prefix of a message.
+    bytes: BytesMut,
+    /// As many as `bytes`.
+    held: HeldBytes,
+    limit_bytes: usize,
+    /// How many of `bytes` the client may send again: those of the first message. So it can always send a message to its
+    /// end, and beyond that no more than its window.
+    granted: usize,
+    state: State,
+    reader: Option<Waker>,
+}
+
+impl Buffer {
+    /// Takes all that has arrived.
+    fn arrive(&mut self, context: &mut Context<'_>) {
+        while !matches!(self.state, State::Ended | State::Gone) {
+            match self.body.poll_data(context) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(data))) => self.push(&data),
+                Poll::Ready(Some(Err(error))) if error.reason() != Some(h2::Reason::NO_ERROR) => {
+                    self.end(State::Gone);
+                    return;
+                }
+                // Trailers of a request mean nothing in gRPC.
+                Poll::Ready(Some(Err(_)) | None) => {
+                    if self.state == State::Open {
+                        self.state = State::Ended;
+                    }
+                    self.wake();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, data: &Bytes) {
+        if self.state != State::Open {
+            return self.release(data.len());
+        }
+        if !self.held.grow(data.len()) {
+            self.release(data.len());
+            return self.end(State::Failed(IntakeError::NoRoom));
+        }
+        // The buffer grows with what arrives, not with what is announced.
+        self.bytes.extend_from_slice(data);
+        self.grant();
+        self.wake();
+    }
+
+    /// Bytes of the first message with its prefix, once they are known.
+    fn message_length(&self) -> Option<usize> {
+        let prefix: [u8; PREFIX] = self.bytes.get(..PREFIX)?.try_into().ok()?;
+        let [_, length @ ..] = prefix;
+        usize::try_from(u32::from_be_bytes(length))
+            .ok()?
+            .checked_add(PREFIX)
+    }
+
+    /// Lets the client send as much again as has arrived of the first message.
+    fn grant(&mut self) {
+        let length = self.message_length();
+        let limit_bytes = self.limit_bytes;
+        if length.is_some_and(|length| length - PREFIX > limit_bytes.saturating_mul(2)) {
+            return self.end(State::Failed(IntakeError::TooLarge { limit_bytes }));
+        }
+        let first = length.map_or(self.bytes.len(), |length| length.min(self.bytes.len()));
+        self.release(first.saturating_sub(self.granted));
+        self.granted = self.granted.max(first);
+    }
+
+    fn next(&mut self) -> Poll<Option<Result<Arrival, IntakeError>>> {
+        if let State::Failed(error) = self.state {
+            self.state = State::Closed;
+            return Poll::Ready(Some(Err(error)));
+        }
+        if self.state == State::Gone {
+            return Poll::Pending;
+        }
+        let length = match self.message_length() {
+            Some(length) if length <= self.bytes.len() => length,
+            _ if self.state == State::Open => return Poll::Pending,
+            // Cut off, or the end.
+            _ => self.bytes.len(),
+        };
+        if length == 0 {
+            return Poll::Ready(None);
+        }
+        let bytes = self.bytes.split_to(length).freeze();
+        let held = self.held.split(length);
+        if length > LARGE {
+            // What is left would keep all of the memory.
+            self.bytes = BytesMut::from(self.bytes.as_ref());
+        }
+        self.granted = self.granted.saturating_sub(length);
+        self.grant();
+        Poll::Ready(Some(Ok(Arrival { bytes, held })))
+    }
+
+    fn end(&mut self, state: State) {
+        let kept = self.bytes.len() - self.granted.min(self.bytes.len());
+        self.release(kept);
+        self.bytes = BytesMut::new();
+        self.held.clear();
+        self.granted = 0;
+        self.state = state;
+        self.wake();
+    }
+
+    /// A stream that has ended has no window; then there is nothing to give back.
+    fn release(&mut self, bytes: usize) {
+        if bytes > 0 {
+            let _ended = self.body.flow_control().release_capacity(bytes);
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
