@@ -1,8 +1,10 @@
 //! SHA-256 digests as they appear in provenance: `sha256:<hex>`.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use sha2::{Digest as _, Sha256};
+
+use crate::files;
 
 /// `sha256:<hex>` of some bytes.
 pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
@@ -25,9 +27,9 @@ impl Hasher {
     }
 }
 
-/// `sha256:<hex>` of a file's content, read in pieces.
+/// `sha256:<hex>` of a regular file's content, read in pieces.
 pub fn of_file(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = files::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
     loop {

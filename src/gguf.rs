@@ -1,28 +1,30 @@
-//! The GGUF container (version 2 and 3, little endian): metadata and tensor directory over a memory map.
+//! The GGUF container (version 2 and 3, little endian): metadata, tensor directory, and tensors read in pieces.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length and offset is checked
 //! against the file, so a damaged or hostile file gives an error, never a panic or a huge allocation.
 
 use std::{
     collections::HashMap,
-    ops::Range,
+    io::{BufReader, Read},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use memmap2::Mmap;
-
-use crate::mapped;
+use crate::files::Pieces;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: u32 = 4;
 const MAX_NESTING: usize = 4;
+/// The largest vocabularies with their merges take 20 MB.
+const MAX_HEADER_BYTES: u64 = 64 << 20;
+/// Elements of all arrays together; each takes 32 bytes in memory, whatever it takes in the file. The largest
+/// vocabularies have a million and a half.
+const MAX_ARRAY_ELEMENTS: u64 = 16 << 20;
 
 /// Why a GGUF file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    /// The file could not be opened or mapped.
+    /// The file could not be opened.
     #[error("{path}: {source}")]
     Io {
         /// The file.
@@ -119,7 +121,7 @@ pub struct TensorInfo {
     /// The raw ggml type number.
     pub ggml_type: u32,
     /// Offset of its first byte in the file.
-    pub offset: usize,
+    pub offset: u64,
 }
 
 impl TensorInfo {
@@ -132,31 +134,27 @@ impl TensorInfo {
 /// An open GGUF file.
 pub struct Gguf {
     path: PathBuf,
-    map: Arc<Mmap>,
+    pieces: Pieces,
     metadata: HashMap<String, Value>,
     tensors: HashMap<String, TensorInfo>,
 }
 
 impl Gguf {
-    /// Maps a file and reads its header.
+    /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let io = |source| GgufError::Io {
             path: path.display().to_string(),
             source,
         };
-        let map = mapped::map(path).map_err(io)?;
-        let header = Reader {
-            bytes: &map,
-            position: 0,
-        }
-        .header();
+        let pieces = Pieces::open(path).map_err(io)?;
+        let header = Reader::new(BufReader::new(pieces.from_start()), pieces.len()).header();
         let (metadata, tensors) = header.map_err(|reason| GgufError::Invalid {
             path: path.display().to_string(),
             reason,
         })?;
         Ok(Self {
             path: path.to_owned(),
-            map,
+            pieces,
             metadata,
             tensors,
         })
@@ -202,27 +200,36 @@ impl Gguf {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
-    /// Bytes of the file, or `None` when the range is outside it.
-    pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
-        self.map.get(range)
-    }
-
-    /// The map itself, for weights that are used in place.
-    pub fn map(&self) -> &Arc<Mmap> {
-        &self.map
+    /// The file itself, for tensors.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 }
 
 type Header = (HashMap<String, Value>, HashMap<String, TensorInfo>);
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    position: usize,
+/// Reads a header from its beginning.
+struct Reader<R> {
+    input: R,
+    /// Bytes of the whole file.
+    len: u64,
+    position: u64,
+    /// Elements of arrays so far.
+    elements: u64,
 }
 
-impl<'a> Reader<'a> {
+impl<R: Read> Reader<R> {
+    fn new(input: R, len: u64) -> Self {
+        Self {
+            input,
+            len,
+            position: 0,
+            elements: 0,
+        }
+    }
+
     fn header(mut self) -> Result<Header, String> {
-        if self.take(4)? != MAGIC {
+        if self.array()? != *MAGIC {
             return Err("it does not begin with GGUF".into());
         }
         let version = self.u32()?;
@@ -255,13 +262,16 @@ impl<'a> Reader<'a> {
                 return Err(format!("tensor `{name}` appears twice"));
             }
         }
-        let data_start = (self.position as u64).next_multiple_of(alignment);
+        let data_start = self.position.next_multiple_of(alignment);
         for (name, info) in &mut tensors {
-            let offset = data_start
-                .checked_add(info.offset as u64)
-                .and_then(|o| usize::try_from(o).ok());
-            match offset {
-                Some(offset) if offset <= self.bytes.len() => info.offset = offset,
+            if info.offset % alignment != 0 {
+                return Err(format!(
+                    "tensor `{name}`: its offset {} is not a multiple of general.alignment, which is {alignment}",
+                    info.offset
+                ));
+            }
+            match data_start.checked_add(info.offset) {
+                Some(offset) if offset <= self.len => info.offset = offset,
                 _ => return Err(format!("tensor `{name}` lies outside the file")),
             }
         }
@@ -281,7 +291,7 @@ impl<'a> Reader<'a> {
             dimensions.push(size);
         }
         let ggml_type = self.u32()?;
-        let offset = usize::try_from(self.u64()?).map_err(|_| "the offset is too large")?;
+        let offset = self.u64()?;
         Ok(TensorInfo {
             dimensions,
             ggml_type,
@@ -291,14 +301,14 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, kind: u32, depth: usize) -> Result<Value, String> {
         Ok(match kind {
-            0 => Value::Uint(self.take(1)?[0].into()),
-            1 => Value::Int((self.take(1)?[0] as i8).into()),
+            0 => Value::Uint(self.byte()?.into()),
+            1 => Value::Int((self.byte()? as i8).into()),
             2 => Value::Uint(u16::from_le_bytes(self.array()?).into()),
             3 => Value::Int(i16::from_le_bytes(self.array()?).into()),
             4 => Value::Uint(self.u32()?.into()),
             5 => Value::Int(i32::from_le_bytes(self.array()?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
-            7 => Value::Bool(self.take(1)?[0] != 0),
+            7 => Value::Bool(self.byte()? != 0),
             8 => Value::String(self.string()?),
             9 => {
                 if depth == MAX_NESTING {
@@ -307,8 +317,14 @@ impl<'a> Reader<'a> {
                 let kind = self.u32()?;
                 let count = self.u64()?;
                 // Each element takes at least a byte, so a count beyond the file is a lie.
-                if count > (self.bytes.len() - self.position) as u64 {
+                if count > self.len.saturating_sub(self.position) {
                     return Err(format!("an array of {count} elements does not fit the file"));
+                }
+                self.elements = self.elements.saturating_add(count);
+                if self.elements > MAX_ARRAY_ELEMENTS {
+                    return Err(format!(
+                        "the arrays have more than {MAX_ARRAY_ELEMENTS} elements, which no vocabulary has"
+                    ));
                 }
                 let mut values = Vec::new();
                 for _ in 0..count {
@@ -323,22 +339,32 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let end = self
-            .position
-            .checked_add(count)
-            .filter(|&end| end <= self.bytes.len());
-        let end =
-            end.ok_or_else(|| format!("the file ends inside the header, at byte {}", self.bytes.len()))?;
-        let taken = &self.bytes[self.position..end];
+    /// Fills `out` with the next bytes of the header.
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), String> {
+        let end = self.position.saturating_add(out.len() as u64);
+        if end > MAX_HEADER_BYTES {
+            return Err(format!(
+                "the header has more than {MAX_HEADER_BYTES} bytes, which no model needs"
+            ));
+        }
+        self.input.read_exact(out).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                format!("the file ends inside the header, before byte {end}")
+            }
+            _ => format!("the header cannot be read at byte {}: {error}", self.position),
+        })?;
         self.position = end;
-        Ok(taken)
+        Ok(())
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
+        self.fill(&mut array)?;
         Ok(array)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        self.array().map(|[byte]| byte)
     }
 
     fn u32(&mut self) -> Result<u32, String> {
@@ -350,10 +376,16 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self) -> Result<String, String> {
-        let length = usize::try_from(self.u64()?).map_err(|_| "a string is too long")?;
-        let bytes = self.take(length)?;
+        let length = self.u64()?;
+        // Before there is memory for it.
+        if length > self.len.saturating_sub(self.position).min(MAX_HEADER_BYTES) {
+            return Err(format!("a string of {length} bytes does not fit the file"));
+        }
+        let mut bytes = vec![0; length as usize];
+        self.fill(&mut bytes)?;
         // Some vocabularies hold tokens that are not UTF-8; they stay readable and never fail a load.
-        Ok(String::from_utf8_lossy(bytes).into_owned())
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 }
 
@@ -363,7 +395,16 @@ mod tests {
 
     use super::*;
 
+    fn header(bytes: &[u8]) -> Result<Header, String> {
+        Reader::new(bytes, bytes.len() as u64).header()
+    }
+
     fn sample() -> Vec<u8> {
+        sample_at(0)
+    }
+
+    /// With its tensor at `offset` of the data.
+    fn sample_at(offset: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         let string = |bytes: &mut Vec<u8>, s: &str| {
             bytes.extend((s.len() as u64).to_le_bytes());
@@ -387,24 +428,53 @@ mod tests {
         bytes.extend(4u64.to_le_bytes());
         bytes.extend(2u64.to_le_bytes());
         bytes.extend(0u32.to_le_bytes());
-        bytes.extend(0u64.to_le_bytes());
-        bytes.resize(bytes.len().next_multiple_of(32) + 32, 7);
+        bytes.extend(offset.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(32) + 32 + offset as usize, 7);
         bytes
     }
 
     #[test]
     fn reads_metadata_and_tensors() {
         let bytes = sample();
-        let (metadata, tensors) = Reader {
-            bytes: &bytes,
-            position: 0,
-        }
-        .header()
-        .unwrap();
+        let (metadata, tensors) = header(&bytes).unwrap();
         assert_eq!(metadata["general.architecture"].as_str(), Some("llama"));
         assert_eq!(metadata["scores"].as_array().unwrap()[1].as_f64(), Some(-2.0));
         assert_eq!(tensors["w"].dimensions, [4, 2]);
-        assert_eq!(tensors["w"].offset, bytes.len() - 32);
+        assert_eq!(tensors["w"].offset, bytes.len() as u64 - 32);
+    }
+
+    #[test]
+    fn a_tensor_off_its_alignment_is_refused() {
+        assert!(header(&sample_at(64)).is_ok());
+        for offset in [1, 4, 33] {
+            let error = header(&sample_at(offset)).unwrap_err();
+            assert!(
+                error.contains("tensor `w`") && error.contains("general.alignment"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_that_the_file_does_not_have_take_no_memory() {
+        let mut bytes = sample();
+        // The length of the first key.
+        bytes[24..32].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        let error = header(&bytes).unwrap_err();
+        assert!(error.contains("does not fit the file"), "{error}");
+        // Of a sparse file: as long as it says, and too long for any header.
+        let error = Reader::new(&bytes[..], 1 << 50).header().unwrap_err();
+        assert!(error.contains("does not fit the file"), "{error}");
+    }
+
+    #[test]
+    fn arrays_have_a_limit() {
+        let mut bytes = sample();
+        let scores = bytes.windows(6).position(|w| w == b"scores").unwrap();
+        let count = scores + 6 + 4 + 4;
+        bytes[count..count + 8].copy_from_slice(&(MAX_ARRAY_ELEMENTS + 1).to_le_bytes());
+        let error = Reader::new(&bytes[..], 1 << 50).header().unwrap_err();
+        assert!(error.contains("which no vocabulary has"), "{error}");
     }
 
     proptest! {
@@ -414,7 +484,7 @@ mod tests {
             let at = position % bytes.len();
             bytes[at] = byte;
             bytes.truncate(cut.max(1));
-            let _ = Reader { bytes: &bytes, position: 0 }.header();
+            let _ = header(&bytes);
         }
     }
 }

@@ -150,9 +150,19 @@ enum Meta {
 
 /// A GGUF file with an embedding and this metadata below the architecture's name.
 fn gguf(folder: &Path, architecture: &'static str, metadata: &[(&str, Meta)]) -> std::path::PathBuf {
+    gguf_with(folder, architecture, metadata, &[("token_embd.weight", 0)])
+}
+
+/// The same with tensors of 64 times 8 F32 values at these places of the data, which has room for one and a half.
+fn gguf_with(
+    folder: &Path,
+    architecture: &'static str,
+    metadata: &[(&str, Meta)],
+    tensors: &[(&str, u64)],
+) -> std::path::PathBuf {
     let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
-    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend((metadata.len() as u64 + 1).to_le_bytes());
     let first = ("general.architecture".to_owned(), &Meta::Text(architecture));
     let rest = metadata
@@ -166,31 +176,94 @@ fn gguf(folder: &Path, architecture: &'static str, metadata: &[(&str, Meta)]) ->
             Meta::Real(real) => bytes.extend([6u32.to_le_bytes(), real.to_le_bytes()].concat()),
         }
     }
-    bytes.extend(string("token_embd.weight"));
-    bytes.extend(2u32.to_le_bytes());
-    bytes.extend([64u64.to_le_bytes(), 8u64.to_le_bytes()].concat());
-    // F32, at the beginning of the data.
-    bytes.extend([0; 12]);
-    bytes.resize(bytes.len().next_multiple_of(32) + 64 * 8 * 4, 0);
+    for (name, offset) in tensors {
+        bytes.extend(string(name));
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend([64u64.to_le_bytes(), 8u64.to_le_bytes()].concat());
+        // F32.
+        bytes.extend([0; 4]);
+        bytes.extend(offset.to_le_bytes());
+    }
+    bytes.resize(bytes.len().next_multiple_of(32) + 64 * 8 * 6, 0);
     let path = folder.join("model.gguf");
     fs::write(&path, bytes).unwrap();
     path
 }
 
+fn complete() -> Vec<(&'static str, Meta)> {
+    vec![
+        ("embedding_length", Meta::Number(64)),
+        ("feed_forward_length", Meta::Number(64)),
+        ("block_count", Meta::Number(1)),
+        ("context_length", Meta::Number(64)),
+        ("attention.head_count", Meta::Number(4)),
+        ("attention.layer_norm_rms_epsilon", Meta::Real(1e-5)),
+        ("attention.layer_norm_epsilon", Meta::Real(1e-5)),
+    ]
+}
+
+#[test]
+fn tensors_that_lie_where_none_can_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (offset, expected) in [
+        (
+            4,
+            "tensor `output.weight`: its offset 4 is not a multiple of general.alignment",
+        ),
+        (1024, "inside of tensor `token_embd.weight`"),
+        (0, "inside of tensor `"),
+        (2048, "tensor `output.weight`: its data lies outside the file"),
+        (1 << 40, "tensor `output.weight` lies outside the file"),
+    ] {
+        let tensors = [("token_embd.weight", 0), ("output.weight", offset)];
+        let path = gguf_with(folder.path(), "llama", &complete(), &tensors);
+        let text = error(&path, 1 << 20);
+        assert!(text.contains(expected), "{offset}: {text}");
+    }
+}
+
+/// Nobody writes into such a pipe: whoever opened it to read would wait for ever.
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_at_once() {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model.gguf",
+    ] {
+        let folder = checkpoint("qwen2");
+        let path = folder.path().join(name);
+        let _ = fs::remove_file(&path);
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let model = if name == "model.gguf" {
+            &path
+        } else {
+            folder.path()
+        };
+        let text = error(model, 1 << 20);
+        assert!(
+            text.contains(name) && text.contains("not a regular file"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_configuration_beyond_any_size_is_refused() {
+    let folder = checkpoint("qwen2");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(folder.path().join("config.json"))
+        .unwrap();
+    // Of nothing but zeros, which take no room on the disk.
+    file.set_len(1 << 40).unwrap();
+    assert!(error(folder.path(), 1 << 20).contains("config.json: it has more than 16777216 bytes"));
+}
+
 #[test]
 fn what_a_gguf_model_needs_and_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let complete = || {
-        vec![
-            ("embedding_length", Meta::Number(64)),
-            ("feed_forward_length", Meta::Number(64)),
-            ("block_count", Meta::Number(1)),
-            ("context_length", Meta::Number(64)),
-            ("attention.head_count", Meta::Number(4)),
-            ("attention.layer_norm_rms_epsilon", Meta::Real(1e-5)),
-            ("attention.layer_norm_epsilon", Meta::Real(1e-5)),
-        ]
-    };
     for (architecture, key, value, expected) in [
         (
             "gptneox",

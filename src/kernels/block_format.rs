@@ -447,7 +447,7 @@ mod tests {
                 elements: RawElements::Bytes(format, &bytes),
             };
             assert!(source.is_consistent(), "{format:?}");
-            source.read_row(0, &mut found);
+            source.read_row(0, &mut found).unwrap();
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 // One rounding less than the reference, which multiplies and adds apart.
                 let error = (f64::from(*found) - expected).abs();

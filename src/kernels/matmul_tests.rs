@@ -76,7 +76,7 @@ const FORMATS: [BlockFormat; 14] = [
 fn twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
     let mut row = vec![0.0; source.cols];
     for n in 0..source.rows {
-        source.read_row(n, &mut row);
+        source.read_row(n, &mut row).unwrap();
         for (i, x) in x.chunks_exact(source.cols).enumerate() {
             let sum = &mut out[i * stride + offset + n];
             for (x, w) in x.iter().zip(&row) {
@@ -132,7 +132,7 @@ fn bf16_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usiz
     let round = |value: f32| half::bf16::from_f32(value).to_f32();
     let mut row = vec![0.0; source.cols];
     for n in 0..source.rows {
-        source.read_row(n, &mut row);
+        source.read_row(n, &mut row).unwrap();
         for (i, x) in x.chunks_exact(source.cols).enumerate() {
             let sum = &mut out[i * stride + offset + n];
             for (x, w) in x.chunks(32).zip(row.chunks(32)) {
@@ -318,7 +318,7 @@ fn embedding_rows_equal_the_source() {
         let packed = pack(&mut pool, &source);
         let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
         for row in [0, 1, 63, 64, 69] {
-            source.read_row(row, &mut expected);
+            source.read_row(row, &mut expected).unwrap();
             packed.read_row(row, &mut found);
             assert_eq!(expected, found, "{format:?}");
         }

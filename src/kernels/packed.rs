@@ -1,7 +1,7 @@
 //! Weight matrices repacked at load into panels of [`PANEL`] output rows, `k`-major inside a panel, so that a
 //! kernel's vector lanes are neighbouring outputs.
 
-use std::io;
+use std::{io, sync::OnceLock};
 
 use half::f16;
 
@@ -13,7 +13,7 @@ use super::{
     int8::Strip,
     pool::Shards,
     quantised::{Quantised, pack_quantised},
-    source::{MatrixSource, RawElements},
+    source::{MatrixSource, RawElements, dequantize},
 };
 
 /// Output rows in a panel: four AVX-512 registers of f32.
@@ -39,49 +39,100 @@ enum HalfKind {
     Bf16,
 }
 
+/// Why a matrix could not be repacked.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The system has no memory for it.
+    #[error("there is no memory for it: {0}")]
+    Memory(io::Error),
+    /// It could not be read from its file.
+    #[error("it could not be read: {0}")]
+    Read(io::Error),
+}
+
+/// Calls `pack` with each panel of `source` and the bytes of its rows, on the threads of the pool, until one cannot be
+/// read.
+pub(super) fn each_panel(
+    pool: &mut ThreadPool,
+    source: &MatrixSource<'_>,
+    pack: &(dyn Fn(usize, &[u8]) + Sync),
+) -> Result<(), PackError> {
+    let fault = OnceLock::new();
+    pool.run(source.rows.div_ceil(PANEL), &|panel| {
+        if fault.get().is_some() {
+            return;
+        }
+        let mut scratch = Vec::new();
+        let first = panel * PANEL;
+        match source.rows(first..source.rows.min(first + PANEL), &mut scratch) {
+            Ok(bytes) => pack(panel, bytes),
+            // The first one tells enough.
+            Err(error) => drop(fault.set(error)),
+        }
+    });
+    match fault.into_inner() {
+        Some(error) => Err(PackError::Read(error)),
+        None => Ok(()),
+    }
+}
+
 impl PackedMatrix {
     /// Repacks a matrix; `source` must be consistent. F16 and BF16 stay 16 bits wide, quantised formats four
-    /// or eight.
+    /// or eight. What is in a file is read a panel at a time.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// When there is no memory for it, or it cannot be read.
     ///
     /// # Panics
     /// When `source` is not consistent; loaders check first.
-    pub fn pack(pool: &mut ThreadPool, arena: &mut Arena, source: &MatrixSource<'_>) -> io::Result<Self> {
+    pub fn pack(
+        pool: &mut ThreadPool,
+        arena: &mut Arena,
+        source: &MatrixSource<'_>,
+    ) -> Result<Self, PackError> {
         assert!(source.is_consistent());
         let (rows, cols) = (source.rows, source.cols);
         let panels = rows.div_ceil(PANEL);
-        let store = match source.elements {
-            RawElements::F32(_) | RawElements::Bytes(BlockFormat::F32, _) => {
-                let mut packed = arena.zeros::<f32>(panels * PANEL * cols)?;
+        let store = match source.format() {
+            BlockFormat::F32 => {
+                let mut packed = arena
+                    .zeros::<f32>(panels * PANEL * cols)
+                    .map_err(PackError::Memory)?;
                 let shards = Shards::new(&mut packed);
-                pool.run(panels, &|panel| {
+                each_panel(pool, source, &|panel, bytes| {
                     // SAFETY: panels do not overlap.
                     let out = unsafe { shards.part(panel * PANEL * cols, PANEL * cols) };
-                    let mut row = vec![0f32; cols];
+                    let mut values = vec![0f32; cols];
                     for lane in 0..PANEL.min(rows - panel * PANEL) {
-                        source.read_row(panel * PANEL + lane, &mut row);
-                        for (k, value) in row.iter().enumerate() {
+                        match source.elements {
+                            RawElements::F32(all) => {
+                                values.copy_from_slice(&all[(panel * PANEL + lane) * cols..][..cols]);
+                            }
+                            RawElements::Bytes(format, _) | RawElements::Stored(format, _) => {
+                                dequantize(format, &bytes[lane * cols * 4..][..cols * 4], &mut values);
+                            }
+                        }
+                        for (k, value) in values.iter().enumerate() {
                             out[k * PANEL + lane] = *value;
                         }
                     }
-                });
+                })?;
                 Store::F32(packed)
             }
-            RawElements::Bytes(format @ (BlockFormat::F16 | BlockFormat::Bf16), bytes) => {
-                let mut packed = arena.zeros::<u16>(panels * PANEL * cols)?;
+            format @ (BlockFormat::F16 | BlockFormat::Bf16) => {
+                let mut packed = arena
+                    .zeros::<u16>(panels * PANEL * cols)
+                    .map_err(PackError::Memory)?;
                 let shards = Shards::new(&mut packed);
-                pool.run(panels, &|panel| {
+                each_panel(pool, source, &|panel, bytes| {
                     // SAFETY: panels do not overlap.
                     let out = unsafe { shards.part(panel * PANEL * cols, PANEL * cols) };
-                    for lane in 0..PANEL.min(rows - panel * PANEL) {
-                        let row = &bytes[(panel * PANEL + lane) * cols * 2..][..cols * 2];
+                    for (lane, row) in bytes.chunks_exact(cols * 2).enumerate() {
                         for (k, b) in row.chunks_exact(2).enumerate() {
                             out[k * PANEL + lane] = u16::from_le_bytes([b[0], b[1]]);
                         }
                     }
-                });
+                })?;
                 let kind = if format == BlockFormat::F16 {
                     HalfKind::F16
                 } else {
@@ -89,9 +140,7 @@ impl PackedMatrix {
                 };
                 Store::Half(kind, packed)
             }
-            RawElements::Bytes(format, bytes) => {
-                Store::Quantised(pack_quantised(pool, arena, (rows, cols), format, bytes)?)
-            }
+            format => Store::Quantised(pack_quantised(pool, arena, format, source)?),
         };
         Ok(Self { rows, cols, store })
     }

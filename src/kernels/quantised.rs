@@ -1,15 +1,14 @@
 //! Repacked matrices of four- and eight-bit weights.
 
-use std::io;
-
 use super::{
     BlockFormat, Isa, ThreadPool,
     arena::{Arena, Buffer},
     int8::{STRIP, Strip, StripBits},
     isa::per_isa,
-    packed::PANEL,
+    packed::{PANEL, PackError, each_panel},
     pool::Shards,
     scales::Scales,
+    source::MatrixSource,
 };
 
 /// Weights as `(bits - zero) * scale + min`, a scale (and a minimum) for each group of inputs.
@@ -158,10 +157,10 @@ per_isa! {
 pub(super) fn pack_quantised(
     pool: &mut ThreadPool,
     arena: &mut Arena,
-    (rows, cols): (usize, usize),
     format: BlockFormat,
-    bytes: &[u8],
-) -> io::Result<Quantised> {
+    source: &MatrixSource<'_>,
+) -> Result<Quantised, PackError> {
+    let (rows, cols) = (source.rows, source.cols);
     let panels = rows.div_ceil(PANEL);
     let group = format.group_size();
     let row_bytes = cols / format.block_elements() * format.block_bytes();
@@ -170,21 +169,20 @@ pub(super) fn pack_quantised(
     let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
     let panel_bytes = PANEL * cols / inputs_per_byte;
     // Outputs beyond the last row stand for 0 like any other weight would: with a scale of 0.
-    let mut bits = arena.zeros::<u8>(panels * panel_bytes)?;
-    let mut scales = Scales::new(arena, format.scale_kind(), panels * panel_groups)?;
-    let mut mins = if format.has_min() {
-        Some(Scales::new(arena, format.scale_kind(), panels * panel_groups)?)
-    } else {
-        None
-    };
+    let mut bits = arena
+        .zeros::<u8>(panels * panel_bytes)
+        .map_err(PackError::Memory)?;
+    let mut factors =
+        || Scales::new(arena, format.scale_kind(), panels * panel_groups).map_err(PackError::Memory);
+    let mut scales = factors()?;
+    let mut mins = format.has_min().then(factors).transpose()?;
     {
         let (bit_shards, scale_shards) = (Shards::new(&mut bits), scales.shards());
         let min_shards = mins.as_mut().map(Scales::shards);
-        pool.run(panels, &|panel| {
+        each_panel(pool, source, &|panel, bytes| {
             // SAFETY: panels do not overlap.
             let bits = unsafe { bit_shards.part(panel * panel_bytes, panel_bytes) };
-            for lane in 0..PANEL.min(rows - panel * PANEL) {
-                let row = &bytes[(panel * PANEL + lane) * row_bytes..][..row_bytes];
+            for (lane, row) in bytes.chunks_exact(row_bytes).enumerate() {
                 let mut k = 0;
                 for block in row.chunks_exact(format.block_bytes()) {
                     format.unpack(block, |unpacked| {
@@ -208,7 +206,7 @@ pub(super) fn pack_quantised(
                     });
                 }
             }
-        });
+        })?;
     }
     Ok(Quantised {
         group,

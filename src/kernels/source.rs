@@ -1,8 +1,27 @@
 //! Weight matrices as files have them, before they are repacked.
 
+use std::io;
+
 use half::f16;
 
 use super::BlockFormat;
+
+/// Bytes that are read at a time where a row is longer, or nobody wants more than one.
+const PIECE_BYTES: usize = 1 << 16;
+
+/// Bytes that are not in memory. Threads read them at the same time.
+pub trait StoredBytes: Sync {
+    /// How many they are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `out` with those from `offset` on.
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()>;
+}
 
 /// A weight matrix as a file has it: `rows` outputs of `cols` inputs, row-major.
 #[derive(Clone, Copy)]
@@ -20,8 +39,10 @@ pub struct MatrixSource<'a> {
 pub enum RawElements<'a> {
     /// Values in memory.
     F32(&'a [f32]),
-    /// Bytes of a file in one of ggml's formats (little endian).
+    /// Bytes in memory in one of ggml's formats (little endian).
     Bytes(BlockFormat, &'a [u8]),
+    /// The same in a file. They are read as they are repacked, so that they never are in memory all at once.
+    Stored(BlockFormat, &'a dyn StoredBytes),
 }
 
 impl MatrixSource<'_> {
@@ -29,7 +50,7 @@ impl MatrixSource<'_> {
     pub fn format(&self) -> BlockFormat {
         match self.elements {
             RawElements::F32(_) => BlockFormat::F32,
-            RawElements::Bytes(format, _) => format,
+            RawElements::Bytes(format, _) | RawElements::Stored(format, _) => format,
         }
     }
 
@@ -37,27 +58,68 @@ impl MatrixSource<'_> {
     pub fn is_consistent(&self) -> bool {
         match self.elements {
             RawElements::F32(values) => self.rows.checked_mul(self.cols) == Some(values.len()),
-            RawElements::Bytes(format, bytes) => {
-                let row = format.bytes_for(self.cols);
-                row.and_then(|row| row.checked_mul(self.rows)) == Some(bytes.len())
+            RawElements::Bytes(format, bytes) => self.bytes_in(format) == Some(bytes.len()),
+            RawElements::Stored(format, stored) => self.bytes_in(format) == Some(stored.len()),
+        }
+    }
+
+    fn bytes_in(&self, format: BlockFormat) -> Option<usize> {
+        format.bytes_for(self.cols)?.checked_mul(self.rows)
+    }
+
+    /// Bytes of neighbouring rows of a format, where they are or read into `scratch`. Values in memory have none.
+    pub(super) fn rows<'s>(
+        &'s self,
+        rows: std::ops::Range<usize>,
+        scratch: &'s mut Vec<u8>,
+    ) -> io::Result<&'s [u8]> {
+        let row_bytes = self.row_bytes();
+        let bytes = rows.start * row_bytes..rows.end * row_bytes;
+        match self.elements {
+            RawElements::F32(_) => Ok(&[]),
+            RawElements::Bytes(_, all) => Ok(&all[bytes]),
+            RawElements::Stored(_, stored) => {
+                scratch.resize(bytes.len(), 0);
+                stored.read_at(bytes.start, scratch)?;
+                Ok(scratch)
             }
         }
     }
 
+    fn row_bytes(&self) -> usize {
+        let format = self.format();
+        self.cols / format.block_elements() * format.block_bytes()
+    }
+
     /// Row `row` as f32, written to `out` (`cols` long).
-    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+    ///
+    /// # Errors
+    /// When the elements are in a file that cannot be read.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) -> io::Result<()> {
+        let row_bytes = self.row_bytes();
         match self.elements {
             RawElements::F32(values) => out.copy_from_slice(&values[row * self.cols..][..self.cols]),
             RawElements::Bytes(format, bytes) => {
-                let row_bytes = self.cols / format.block_elements() * format.block_bytes();
                 dequantize(format, &bytes[row * row_bytes..][..row_bytes], out);
             }
+            RawElements::Stored(format, stored) => {
+                let blocks = PIECE_BYTES / format.block_bytes();
+                let mut piece = Vec::new();
+                let mut offset = row * row_bytes;
+                for out in out.chunks_mut(blocks * format.block_elements()) {
+                    piece.resize(out.len() / format.block_elements() * format.block_bytes(), 0);
+                    stored.read_at(offset, &mut piece)?;
+                    dequantize(format, &piece, out);
+                    offset += piece.len();
+                }
+            }
         }
+        Ok(())
     }
 }
 
 /// Expands whole blocks to f32.
-fn dequantize(format: BlockFormat, bytes: &[u8], out: &mut [f32]) {
+pub(super) fn dequantize(format: BlockFormat, bytes: &[u8], out: &mut [f32]) {
     match format {
         BlockFormat::F32 => {
             for (value, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {

@@ -13,9 +13,13 @@ use super::{
     weights::{DummyWeights, GgufWeights, SafetensorsWeights, WeightSource},
 };
 use crate::{
+    files,
     gguf::{Gguf, GgufError},
     kernels::{Precision, ThreadPool},
 };
+
+/// Configurations have some kilobytes, indices of the largest models a few megabytes.
+const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// How to make a model resident.
 #[derive(Debug, Clone)]
@@ -174,14 +178,19 @@ fn with_source<T>(
         },
     })?;
     let config = ModelConfig::from_gguf(&gguf).map_err(invalid)?;
-    work(config, &GgufWeights(&gguf)).map_err(fault)
+    let weights = GgufWeights::new(&gguf).map_err(invalid)?;
+    work(config, &weights).map_err(fault)
 }
 
 /// `config.json` of a Hugging Face folder; errors name the file.
 pub(crate) fn read_config(folder: &Path) -> Result<serde_json::Value, String> {
-    let text =
-        std::fs::read_to_string(folder.join("config.json")).map_err(|e| format!("config.json: {e}"))?;
-    serde_json::from_str(&text).map_err(|e| format!("config.json: {e}"))
+    read_json(folder, "config.json")
+}
+
+/// A JSON file of a folder; errors name the file.
+pub(super) fn read_json(folder: &Path, name: &str) -> Result<serde_json::Value, String> {
+    let text = files::read_text(&folder.join(name), MAX_JSON_BYTES).map_err(|e| format!("{name}: {e}"))?;
+    serde_json::from_str(&text).map_err(|e| format!("{name}: {e}"))
 }
 
 /// Does something with each adapter, and says in errors which was wrong.
@@ -243,4 +252,67 @@ fn build(
         kv_bytes,
         adapters: loaded_adapters,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn copy_of(checkpoint: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+        for entry in fs::read_dir(models.join(checkpoint)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        folder
+    }
+
+    /// Loads what is at `model`, and cuts `file` to `len` bytes once the headers have been read.
+    fn cut_while_it_loads(model: &Path, file: &Path, len: u64) -> String {
+        let options = LoadOptions {
+            threads: 2,
+            kv_bytes: 1 << 20,
+            max_context: None,
+            precision: Precision::Int8,
+        };
+        let loaded = with_source(model, |config, source| {
+            let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+            file.set_len(len).unwrap();
+            Ok(build(config, source, Vec::new(), &options)?)
+        });
+        loaded.err().expect("it cannot be whole").to_string()
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_loads_is_an_error_that_names_the_tensor() {
+        for (checkpoint, file) in [
+            ("qwen2", "model.gguf"),
+            ("qwen2", "model.safetensors"),
+            ("linear-rope-f16-sharded", "model-00002-of-00005.safetensors"),
+        ] {
+            let folder = copy_of(checkpoint);
+            let file = folder.path().join(file);
+            let model = match file.extension().is_some_and(|extension| extension == "gguf") {
+                true => file.clone(),
+                false => folder.path().to_owned(),
+            };
+            let whole = fs::metadata(&file).unwrap().len();
+            for len in [0, whole / 2, whole - 1] {
+                let error = cut_while_it_loads(&model, &file, len);
+                let reason = format!("was cut from {whole} to {len} bytes while it was being read");
+                assert!(
+                    error.contains("tensor `")
+                        && error.contains(&reason)
+                        && error.contains(&*model.to_string_lossy()),
+                    "{error}"
+                );
+                fs::remove_file(&file).unwrap();
+                let original = copy_of(checkpoint);
+                fs::copy(original.path().join(file.file_name().unwrap()), &file).unwrap();
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::kernels::{Arena, Fused, PackedMatrix, Precision, ThreadPool};
 pub struct Tensors(HashMap<String, Entry>);
 
 impl Tensors {
-    /// Maps the files of the folder; errors name the file.
+    /// Reads the headers of the folder's files; errors name the file.
     pub fn open(folder: &Path) -> Result<Self, String> {
         read_folder(folder).map(Self)
     }
@@ -96,7 +96,7 @@ impl<'a> TensorReader<'a> {
             let data = self.take(name)?;
             let matrix = data.matrix(rows, cols).map_err(|e| named(name, &e))?;
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
-            packed.push(matrix.map_err(|e| named(name, &format!("no memory for it: {e}")))?);
+            packed.push(matrix.map_err(|e| named(name, &e.to_string()))?);
         }
         let fused = Fused::new(packed, self.precision);
         self.bytes += fused.bytes() as u64;
@@ -111,7 +111,8 @@ impl<'a> TensorReader<'a> {
             return Err(named(name, &format!("there is no row {row} of {rows}")));
         }
         let mut values = vec![0.0; cols];
-        matrix.read_row(row, &mut values);
+        let read = matrix.read_row(row, &mut values);
+        read.map_err(|error| named(name, &format!("it could not be read: {error}")))?;
         self.bytes += size_of_val(&values[..]) as u64;
         Ok(values)
     }

@@ -10,7 +10,12 @@ pub(super) use self::{
     safetensors::{Entry, SafetensorsWeights, read_folder, read_safetensors},
 };
 
-use crate::kernels::{BlockFormat, MatrixSource, RawElements};
+use std::io;
+
+use crate::{
+    files::Pieces,
+    kernels::{BlockFormat, MatrixSource, RawElements, StoredBytes},
+};
 
 /// A tensor of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +62,35 @@ pub(super) enum LayerTensor {
     FfnPostNorm,
 }
 
-/// A tensor's elements, borrowed from a mapped file or made up.
+/// A tensor's elements, in a file or made up.
 pub(super) struct TensorData<'a> {
     /// Outputs first, as Hugging Face counts: `[rows, cols]`; one entry for a vector.
     pub shape: Vec<usize>,
     pub format: BlockFormat,
-    pub bytes: std::borrow::Cow<'a, [u8]>,
+    pub bytes: TensorBytes<'a>,
+}
+
+/// Where a tensor's elements are.
+pub(super) enum TensorBytes<'a> {
+    Made(Vec<u8>),
+    Stored(Part<'a>),
+}
+
+/// Neighbouring bytes of a file.
+pub(super) struct Part<'a> {
+    pub file: &'a Pieces,
+    pub offset: u64,
+    pub len: usize,
+}
+
+impl StoredBytes for Part<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(self.offset.saturating_add(offset as u64), out)
+    }
 }
 
 /// A place to read tensors from. Errors name the tensor.
@@ -93,25 +121,13 @@ pub(super) trait WeightSource {
 impl TensorData<'_> {
     /// As a matrix of this shape.
     pub(super) fn matrix(&self, rows: usize, cols: usize) -> Result<MatrixSource<'_>, String> {
-        let source = MatrixSource {
-            rows,
-            cols,
-            elements: RawElements::Bytes(self.format, &self.bytes),
-        };
         if self.shape != [rows, cols] {
             return Err(format!(
                 "the shape is {:?}, expected [{rows}, {cols}]",
                 self.shape
             ));
         }
-        if !source.is_consistent() {
-            return Err(format!(
-                "{} bytes do not hold {rows} x {cols} of {}",
-                self.bytes.len(),
-                self.format.name()
-            ));
-        }
-        Ok(source)
+        self.elements(rows, cols)
     }
 
     /// As values of this shape, in f32.
@@ -120,20 +136,24 @@ impl TensorData<'_> {
             return Err(format!("the shape is {:?}, expected {shape:?}", self.shape));
         }
         let len = shape.iter().product();
-        let source = MatrixSource {
-            rows: 1,
-            cols: len,
-            elements: RawElements::Bytes(self.format, &self.bytes),
-        };
-        if !source.is_consistent() {
-            return Err(format!(
-                "{} bytes do not hold {len} of {}",
-                self.bytes.len(),
-                self.format.name()
-            ));
-        }
+        // Before there is memory for them.
+        let source = self.elements(1, len)?;
         let mut values = vec![0.0; len];
-        source.read_row(0, &mut values);
+        let read = source.read_row(0, &mut values);
+        read.map_err(|error| format!("it could not be read: {error}"))?;
         Ok(values)
+    }
+
+    fn elements(&self, rows: usize, cols: usize) -> Result<MatrixSource<'_>, String> {
+        let (elements, len) = match &self.bytes {
+            TensorBytes::Made(bytes) => (RawElements::Bytes(self.format, bytes), bytes.len()),
+            TensorBytes::Stored(part) => (RawElements::Stored(self.format, part), part.len),
+        };
+        let source = MatrixSource { rows, cols, elements };
+        if !source.is_consistent() {
+            let format = self.format.name();
+            return Err(format!("{len} bytes do not hold {rows} x {cols} of {format}"));
+        }
+        Ok(source)
     }
 }

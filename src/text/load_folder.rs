@@ -16,7 +16,10 @@ use super::{
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
     unigram,
 };
-use crate::digest;
+use crate::{digest, files};
+
+/// Of one file beside the weights. The largest `tokenizer.json` has 35 MB; as JSON in memory it takes ten times that.
+pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Components that models use and that cannot fail on hostile parameters.
 const NORMALIZERS: [&str; 9] = [
@@ -387,7 +390,7 @@ pub(super) fn token_id(value: &Value) -> Option<u32> {
 /// A JSON object of the folder; `None` when there is no such file.
 pub(super) fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, TokenizerError> {
     let path = folder.join(name);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match files::read(&path, MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(invalid(format!("{}: {e}", path.display()))),

@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::{
     added::{AddedKind, AddedToken},
-    load_folder::{Settings, token_id},
+    load_folder::{MAX_FILE_BYTES, Settings, token_id},
     pipeline::{PlainEncoder, invalid},
     spm::{SPACE, ScoredMerges, piece_bytes},
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
 };
-use crate::digest;
+use crate::{digest, files};
 
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
@@ -75,7 +75,7 @@ const BPE: i32 = 2;
 /// Reads everything a tokenizer needs; `None` when there is no such file.
 pub(super) fn parts(folder: &Path, settings: &Settings) -> Result<Option<Parts>, TokenizerError> {
     let path = folder.join("tokenizer.model");
-    let bytes = match std::fs::read(&path) {
+    let bytes = match files::read(&path, MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(invalid(format!("{}: {e}", path.display()))),

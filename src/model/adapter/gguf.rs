@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path, base: Option<&str>, extent: Extent) -> Result<Co
         None | Some(0.0) => Scaling::One,
         Some(alpha) => Scaling::Rank(alpha),
     };
-    let weights = GgufWeights(&file);
+    let weights = GgufWeights::new(&file).map_err(AdapterError::Invalid)?;
     let mut halves = Vec::new();
     for (name, _) in file.tensors() {
         let (layer, module, side) = parse(name, architecture)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use self::config::PeftConfig;
 use super::{AdapterError, Contents, Extent, Half, HeadOrder, Module, Side};
-use crate::model::weights::read_safetensors;
+use crate::model::{load::read_json, weights::read_safetensors};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -20,9 +20,7 @@ const LAYERS: [&str; 3] = [
 
 /// Reads all tensors, or what their headers say.
 pub(super) fn read(folder: &Path, extent: Extent) -> Result<Contents, AdapterError> {
-    let config = std::fs::read_to_string(folder.join(CONFIG)).map_err(|e| e.to_string());
-    let config = config.and_then(|text| serde_json::from_str(&text).map_err(|e| e.to_string()));
-    let config = config.map_err(|e| AdapterError::Invalid(format!("{CONFIG}: {e}")))?;
+    let config = read_json(folder, CONFIG).map_err(AdapterError::Invalid)?;
     let config = PeftConfig::read(&config)?;
     let path = folder.join(WEIGHTS);
     if !path.exists() && folder.join("adapter_model.bin").exists() {

@@ -253,7 +253,7 @@ impl Keys<'_> {
     /// Divisors of rotary frequencies.
     fn factors(&self, tensor: &str, pairs: usize) -> Result<Option<Vec<f64>>, String> {
         let named = |reason: String| format!("tensor `{tensor}`: {reason}");
-        let weights = GgufWeights(self.file);
+        let weights = GgufWeights::new(self.file)?;
         let Some(data) = weights.named(tensor).map_err(named)? else {
             return Ok(None);
         };

@@ -66,7 +66,7 @@ impl<'a> Loader<'a> {
             let data = self.take(tensor)?;
             let matrix = data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?;
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
-            packed.push(matrix.map_err(|e| self.named(tensor, &format!("no memory for it: {e}")))?);
+            packed.push(matrix.map_err(|e| self.named(tensor, &e.to_string()))?);
         }
         Ok(Fused::new(packed, self.precision))
     }

@@ -1,8 +1,8 @@
 //! Made-up weights for a shape: for measuring speed and memory of models whose files are not at hand.
 
-use std::{borrow::Cow, hash::Hasher};
+use std::hash::Hasher;
 
-use super::{LayerTensor, Tensor, TensorData, WeightSource};
+use super::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
     kernels::BlockFormat,
     model::config::{Family, ModelConfig, Rope, Sizes},
@@ -93,7 +93,7 @@ impl WeightSource for DummyWeights {
             return Ok(Some(TensorData {
                 shape,
                 format: BlockFormat::F32,
-                bytes: Cow::Owned(ones),
+                bytes: TensorBytes::Made(ones),
             }));
         }
         let elements = shape.iter().product();
@@ -132,7 +132,7 @@ impl WeightSource for DummyWeights {
         Ok(Some(TensorData {
             shape,
             format: self.format,
-            bytes: Cow::Owned(bytes),
+            bytes: TensorBytes::Made(bytes),
         }))
     }
 

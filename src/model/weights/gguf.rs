@@ -1,11 +1,38 @@
 //! Weights of a GGUF file, under llama.cpp's tensor names.
 
-use std::borrow::Cow;
-
-use super::{LayerTensor, Tensor, TensorData, WeightSource};
+use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{gguf::Gguf, kernels::BlockFormat};
 
-pub(in crate::model) struct GgufWeights<'a>(pub &'a Gguf);
+pub(in crate::model) struct GgufWeights<'a>(&'a Gguf);
+
+impl<'a> GgufWeights<'a> {
+    /// Errors name a tensor that lies outside of the file or over another one.
+    pub(in crate::model) fn new(gguf: &'a Gguf) -> Result<Self, String> {
+        let mut places = Vec::new();
+        for (name, info) in gguf.tensors() {
+            // A format that nobody can read fails when the tensor is wanted; where it begins is known.
+            let len = BlockFormat::try_from(info.ggml_type)
+                .ok()
+                .and_then(|format| format.bytes_for(info.elements()));
+            let end = info.offset.checked_add(len.unwrap_or(1) as u64);
+            let end = end.filter(|end| *end <= gguf.pieces().len());
+            let end = end.ok_or_else(|| format!("tensor `{name}`: {OUTSIDE}"))?;
+            places.push((info.offset, end, name));
+        }
+        places.sort_unstable();
+        for pair in places.windows(2) {
+            let ((_, end, name), (start, _, next)) = (pair[0], pair[1]);
+            if start < end {
+                return Err(format!(
+                    "tensor `{next}`: it begins at byte {start}, inside of tensor `{name}`, which ends at byte {end}"
+                ));
+            }
+        }
+        Ok(Self(gguf))
+    }
+}
+
+const OUTSIDE: &str = "its data lies outside the file (is the download complete?)";
 
 impl WeightSource for GgufWeights<'_> {
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
@@ -75,15 +102,16 @@ impl WeightSource for GgufWeights<'_> {
         let len = format
             .bytes_for(info.elements())
             .ok_or_else(|| format!("{:?} does not fill whole blocks of {}", shape, format.name()))?;
-        let bytes = info
-            .offset
-            .checked_add(len)
-            .and_then(|end| self.0.bytes(info.offset..end));
-        let bytes = bytes.ok_or("its data lies outside the file (is the download complete?)")?;
+        let file = self.0.pieces();
+        let end = info.offset.checked_add(len as u64);
+        if end.is_none_or(|end| end > file.len()) {
+            return Err(OUTSIDE.into());
+        }
+        let offset = info.offset;
         Ok(Some(TensorData {
             shape,
             format,
-            bytes: Cow::Borrowed(bytes),
+            bytes: TensorBytes::Stored(FilePart { file, offset, len }),
         }))
     }
 }

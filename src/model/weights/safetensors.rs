@@ -1,15 +1,20 @@
 //! Weights of a Hugging Face folder: `model.safetensors`, or shards named by `model.safetensors.index.json`.
 
-use std::{borrow::Cow, collections::BTreeMap, collections::HashMap, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, collections::HashMap, path::Path, sync::Arc};
 
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 
-use super::{LayerTensor, Tensor, TensorData, WeightSource};
-use crate::{kernels::BlockFormat, mapped, model::config::NormPlacement};
+use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
+use crate::{
+    files::Pieces,
+    kernels::BlockFormat,
+    model::{config::NormPlacement, load::read_json},
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// As the safetensors library has it.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// How a folder names its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +44,17 @@ pub(in crate::model) struct SafetensorsWeights {
     placement: NormPlacement,
 }
 
-/// A tensor of a mapped file.
+/// A tensor of a file.
 pub(in crate::model) struct Entry {
-    map: Arc<Mmap>,
-    range: Range<usize>,
+    file: Arc<Pieces>,
+    offset: u64,
+    len: usize,
     dtype: Dtype,
     shape: Vec<usize>,
 }
 
 impl SafetensorsWeights {
-    /// Maps all files of the folder; errors name the file. What norms are called depends on where they stand.
+    /// Reads the headers of all files of the folder; errors name the file. What norms are called depends on where they stand.
     pub(in crate::model) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
         let tensors = read_folder(folder)?;
         let has_embedding =
@@ -74,8 +80,7 @@ pub(in crate::model) fn read_folder(folder: &Path) -> Result<HashMap<String, Ent
     let mut tensors = HashMap::new();
     let index = folder.join(INDEX);
     if index.exists() {
-        let text = std::fs::read_to_string(&index).map_err(|e| format!("{INDEX}: {e}"))?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("{INDEX}: {e}"))?;
+        let json = read_json(folder, INDEX)?;
         let map = json["weight_map"]
             .as_object()
             .ok_or_else(|| format!("{INDEX}: weight_map is missing"))?;
@@ -107,22 +112,43 @@ pub(in crate::model) fn read_folder(folder: &Path) -> Result<HashMap<String, Ent
 
 /// All tensors of one file, by name.
 pub(in crate::model) fn read_safetensors(path: &Path) -> Result<HashMap<String, Entry>, String> {
-    let map = mapped::map(path).map_err(|e| e.to_string())?;
-    let file = SafeTensors::deserialize(&map).map_err(|e| e.to_string())?;
-    let base = map.as_ptr() as usize;
-    let mut entries = HashMap::new();
-    for (name, view) in file.iter() {
-        let start = view.data().as_ptr() as usize - base;
-        let range = start..start + view.data().len();
-        let entry = Entry {
-            map: Arc::clone(&map),
-            range,
-            dtype: view.dtype(),
-            shape: view.shape().to_vec(),
-        };
-        entries.insert(name.to_owned(), entry);
+    let file = Pieces::open(path).map_err(|e| e.to_string())?;
+    let read = |offset, out: &mut [u8]| {
+        let read = file.read_at(offset, out);
+        read.map_err(|error| format!("its header cannot be read: {error}"))
+    };
+    let mut length = [0; 8];
+    read(0, &mut length)?;
+    let header_bytes = u64::from_le_bytes(length);
+    let data_start = header_bytes.checked_add(length.len() as u64);
+    let data_start = data_start.filter(|start| *start <= file.len() && header_bytes <= MAX_HEADER_BYTES);
+    let data_start =
+        data_start.ok_or_else(|| format!("a header of {header_bytes} bytes is too long for this file"))?;
+    let mut header = vec![0; header_bytes as usize];
+    read(length.len() as u64, &mut header)?;
+    // Which checks that tensors lie side by side and have the bytes of their shapes.
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| format!("its header is invalid: {error}"))?;
+    if data_start.checked_add(metadata.data_len() as u64) != Some(file.len()) {
+        return Err(format!(
+            "it has {} bytes, and its header speaks of {} after the first {data_start} (is the download complete?)",
+            file.len(),
+            metadata.data_len()
+        ));
     }
-    Ok(entries)
+    let file = Arc::new(file);
+    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+        file: Arc::clone(&file),
+        offset: data_start + info.data_offsets.0 as u64,
+        len: info.data_offsets.1 - info.data_offsets.0,
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+    };
+    let tensors = metadata.tensors();
+    Ok(tensors
+        .into_iter()
+        .map(|(name, info)| (name, entry(info)))
+        .collect())
 }
 
 impl WeightSource for SafetensorsWeights {
@@ -260,7 +286,11 @@ impl Entry {
         Ok(TensorData {
             shape: self.shape.clone(),
             format,
-            bytes: Cow::Borrowed(&self.map[self.range.clone()]),
+            bytes: TensorBytes::Stored(FilePart {
+                file: &self.file,
+                offset: self.offset,
+                len: self.len,
+            }),
         })
     }
 }

@@ -2,5 +2,3 @@
 
 #[path = "../../../src/kernels/mod.rs"]
 pub mod kernels;
-#[path = "../../../src/mapped.rs"]
-pub mod mapped;

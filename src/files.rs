@@ -1,0 +1,187 @@
+//! Files that somebody else wrote, and may change at any moment: opened so that nothing waits for them, and read with
+//! every length checked.
+//!
+//! Nothing is mapped into memory: reading a mapped page that the file no longer has is a signal that ends the process,
+//! where reading past the end of a file is an error.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+/// Opens a regular file for reading. A pipe, a device, a socket or a folder is refused: opening or reading one of
+/// those could wait for ever.
+///
+/// # Errors
+/// When there is no such file, it may not be read, or it is not a regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    // Before it is opened: to open a device can already do something.
+    regular(&std::fs::metadata(path)?)?;
+    // Should it have become a pipe since, opening it waits for nobody.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn regular(metadata: &std::fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let reason = "it is not a regular file";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+}
+
+/// The bytes of a regular file that has no more than `limit` of them.
+///
+/// # Errors
+/// As [`open`], and when the file is larger.
+pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells that there are more, should the file grow meanwhile.
+    open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let reason = format!("it has more than {limit} bytes, which is the limit for such a file");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(bytes)
+}
+
+/// The text of a regular file that has no more than `limit` bytes.
+///
+/// # Errors
+/// As [`read`], and when it is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    String::from_utf8(read(path, limit)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8: {error}")))
+}
+
+/// A regular file that is read in pieces, from wherever they are. Threads may share it.
+#[derive(Debug)]
+pub struct Pieces {
+    file: File,
+    len: u64,
+}
+
+impl Pieces {
+    /// Opens the file and notes how long it is.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { file, len })
+    }
+
+    /// Bytes of the file when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it was empty when it was opened.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has fewer bytes; whether it had them when it was opened is said.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset).map_err(|error| {
+            if error.kind() != io::ErrorKind::UnexpectedEof {
+                return error;
+            }
+            let (end, len) = (offset.saturating_add(out.len() as u64), self.len);
+            let reason = match self.file.metadata() {
+                Ok(now) if now.len() < len => format!(
+                    "the file was cut from {len} to {} bytes while it was being read",
+                    now.len()
+                ),
+                _ => format!("the file has {len} bytes, and byte {end} was to be read"),
+            };
+            io::Error::new(io::ErrorKind::UnexpectedEof, reason)
+        })
+    }
+
+    /// The bytes from the beginning on, one after the other.
+    pub fn from_start(&self) -> FromStart<'_> {
+        FromStart {
+            pieces: self,
+            position: 0,
+        }
+    }
+}
+
+/// See [`Pieces::from_start`].
+#[derive(Debug)]
+pub struct FromStart<'a> {
+    pieces: &'a Pieces,
+    position: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.pieces.file.read_at(out, self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_and_nothing_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [&pipe, Path::new("/dev/zero"), folder.path()] {
+            let error = open(path).unwrap_err();
+            assert!(error.to_string().contains("regular file"), "{path:?}: {error}");
+            assert!(Pieces::open(path).is_err() && read(path, 10).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_over_its_limit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        assert_eq!(read(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        std::fs::write(&path, [0xff]).unwrap();
+        assert_eq!(
+            read_text(&path, 5).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, [7; 100]).unwrap();
+        let pieces = Pieces::open(&path).unwrap();
+        let mut out = [0; 10];
+        pieces.read_at(90, &mut out).unwrap();
+        assert_eq!(out, [7; 10]);
+        let beyond = pieces.read_at(91, &mut out).unwrap_err().to_string();
+        assert!(beyond.contains("has 100 bytes"), "{beyond}");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(95)
+            .unwrap();
+        let cut = pieces.read_at(90, &mut out).unwrap_err().to_string();
+        assert!(cut.contains("cut from 100 to 95 bytes"), "{cut}");
+    }
+}
