@@ -275,6 +275,10 @@ pub(crate) fn template_error(error: &TemplateError, field: &str) -> ServiceError
     };
     match error {
         TemplateError::Invalid(_) => ServiceError::TextFault,
+        TemplateError::TooLong => violation(
+            format!("{field}.messages"),
+            "the model's chat template takes too many steps, or makes too much text, for this conversation",
+        ),
         TemplateError::Refused(_) => violation(
             format!("{field}.messages"),
             "the model's chat template refuses this order of roles",

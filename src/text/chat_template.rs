@@ -11,9 +11,23 @@ use super::{
     Segment, jinja,
     load_folder::{read_json, token_text},
     marks::Marks,
-    strftime,
+    strftime, weighed,
 };
-use crate::{digest, gguf::Gguf};
+use crate::{digest, files, gguf::Gguf};
+
+/// Of a template. The longest that is known has 30 kB.
+const MAX_SOURCE_BYTES: u64 = 512 << 10;
+
+/// What a template may do, in units of minijinja's: one for an instruction, and one for 64 bytes of text that it makes
+/// or looks through. So much for itself, whatever the conversation is ...
+const FUEL: u64 = 400_000;
+/// ... so much for each message ...
+const FUEL_PER_MESSAGE: u64 = 4_000;
+/// ... as if it made or looked through all of the conversation so many times. Of the templates that are known, the most
+/// demanding does so eighteen times ...
+const PASSES: u64 = 40;
+/// ... and so many times more for each message: some templates append each message to a copy of all that came before.
+const PASSES_PER_MESSAGE: u64 = 3;
 
 /// Who said a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +69,11 @@ pub enum TemplateError {
     /// The template itself refused this conversation (`raise_exception`): the caller's fault.
     #[error("the model's chat template refuses this conversation: {0}")]
     Refused(String),
+    /// It takes too long, or makes too much text, for the conversation that it was given.
+    #[error(
+        "chat template: it was stopped, because it takes too many steps or makes too much text for this conversation"
+    )]
+    TooLong,
     /// A message's text is not in the rendered prompt: judging or answering it would be a lie.
     #[error("the chat template dropped the text of message {0}")]
     MessageDropped(usize),
@@ -82,16 +101,31 @@ impl ChatTemplate {
         eos: &str,
         clock: jinja::Clock,
     ) -> Result<Self, TemplateError> {
+        if source.len() as u64 > MAX_SOURCE_BYTES {
+            let len = source.len();
+            return Err(TemplateError::Invalid(format!(
+                "it has {len} bytes; {MAX_SOURCE_BYTES} are the limit"
+            )));
+        }
         let environment = jinja::environment(clock).map_err(|e| explain(&e))?;
         let plain = jinja::without_generation_tags(source);
-        environment.template_from_str(&plain).map_err(|e| explain(&e))?;
-        Ok(Self {
+        weighed::check(&environment, &plain).map_err(|e| explain(&e))?;
+        let template = Self {
             environment,
             source: plain,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
             digest: digest::of_bytes(source),
-        })
+        };
+        // What takes too long for one word takes too long for everything; anything else depends on the conversation.
+        let word = ChatMessage {
+            role: ChatRole::User,
+            content: "x".to_owned(),
+        };
+        match template.render(&[word], true) {
+            Err(TemplateError::TooLong) => Err(TemplateError::TooLong),
+            Ok(_) | Err(_) => Ok(template),
+        }
     }
 
     /// The template of a GGUF file, if it has one.
@@ -128,7 +162,7 @@ impl ChatTemplate {
         };
         let config = json("tokenizer_config.json")?;
         let file = folder.join("chat_template.jinja");
-        let source = match std::fs::read_to_string(&file) {
+        let source = match files::read_text(&file, MAX_SOURCE_BYTES) {
             Ok(source) => Some(source),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 match template_in(&config["chat_template"])? {
@@ -170,11 +204,9 @@ impl ChatTemplate {
             bos_token => &self.bos,
             eos_token => &self.eos,
         };
-        let template = self
-            .environment
-            .template_from_str(&self.source)
-            .map_err(|e| explain(&e))?;
-        let rendered = template.render(values).map_err(|e| explain(&e))?;
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel(messages)));
+        let rendered = weighed::render(&environment, &self.source, values).map_err(|e| explain(&e))?;
         marks.split(&rendered, messages)
     }
 
@@ -182,6 +214,15 @@ impl ChatTemplate {
     pub fn digest(&self) -> &str {
         &self.digest
     }
+}
+
+/// What a template may do with a conversation.
+fn fuel(messages: &[ChatMessage]) -> u64 {
+    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    let own = FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64);
+    let passes = PASSES + PASSES_PER_MESSAGE.saturating_mul(messages.len() as u64);
+    let text = passes.saturating_mul(bytes as u64) / jinja::BYTES_PER_FUEL;
+    FUEL.saturating_add(own).saturating_add(text)
 }
 
 /// A template given as text or as a list of named ones.
@@ -222,6 +263,10 @@ fn explain(error: &minijinja::Error) -> TemplateError {
     while let Some(this) = cause {
         if let Some(refusal) = this.downcast_ref::<jinja::Refusal>() {
             return TemplateError::Refused(refusal.to_string());
+        }
+        let engine = this.downcast_ref::<minijinja::Error>();
+        if engine.is_some_and(|error| error.kind() == minijinja::ErrorKind::OutOfFuel) {
+            return TemplateError::TooLong;
         }
         cause = this.source();
     }

@@ -1,7 +1,7 @@
 //! A Jinja environment that behaves as the one in which transformers renders chat templates: Python's
 //! string methods and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
 
-use std::{borrow::Cow, fmt, io};
+use std::{borrow::Cow, collections::HashSet, fmt, io};
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, Value,
@@ -11,7 +11,13 @@ use minijinja::{
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
-use super::{python, strftime};
+use super::{
+    python, strftime,
+    weighed::{self, Price},
+};
+
+/// Bytes of text that one unit of fuel pays for, as everywhere in minijinja.
+pub(super) const BYTES_PER_FUEL: u64 = 64;
 
 /// The template called `raise_exception`.
 #[derive(Debug)]
@@ -43,13 +49,12 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     environment.add_filter(
         "trim",
         |text: Cow<'_, str>, chars: Option<Cow<'_, str>>| match chars {
-            Some(chars) => text
-                .trim_matches(&chars.chars().collect::<Vec<_>>()[..])
-                .to_owned(),
+            Some(chars) => text.trim_matches(among(&chars)).to_owned(),
             None => python::strip(&text).to_owned(),
         },
     );
     environment.add_filter("tojson", to_json);
+    weighed::add_functions(&mut environment);
     // In Python None is not iterable; without tools, templates ask.
     environment.add_test("iterable", |value: &Value| {
         !value.is_none() && value.try_iter().is_ok()
@@ -92,20 +97,41 @@ fn write_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Valu
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
-        _ => return minijinja::escape_formatter(out, state, value),
+        _ => {
+            weighed::pay(state, value, Price::Text)?;
+            return minijinja::escape_formatter(out, state, value);
+        }
     };
     out.write_str(text).map_err(Error::from)
 }
 
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if let (Some(text), [], "strip" | "lstrip" | "rstrip") = (value.as_str(), args, name) {
+    if let (Some(text), "strip" | "lstrip" | "rstrip") = (value.as_str(), name) {
+        let chars = match args {
+            [] => None,
+            [chars] => chars.as_str(),
+            _ => return Err(Error::from(ErrorKind::TooManyArguments)),
+        };
+        state.consume_fuel((text.len() + chars.map_or(0, str::len)) as u64 / BYTES_PER_FUEL)?;
+        let chars = chars.map(among);
+        let matches = |c: char| {
+            chars
+                .as_ref()
+                .map_or_else(|| python::is_space(c), |matches| matches(c))
+        };
         return Ok(Value::from(match name {
-            "lstrip" => text.trim_start_matches(python::is_space),
-            "rstrip" => text.trim_end_matches(python::is_space),
-            _ => python::strip(text),
+            "lstrip" => text.trim_start_matches(matches),
+            "rstrip" => text.trim_end_matches(matches),
+            _ => text.trim_matches(matches),
         }));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// Whether a character is one of these; as fast with many.
+fn among(chars: &str) -> impl Fn(char) -> bool + use<> {
+    let chars: HashSet<char> = chars.chars().collect();
+    move |c| chars.contains(&c)
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=...)`.

@@ -24,6 +24,7 @@ mod tokenizer;
 mod unigram;
 #[cfg(test)]
 mod vocabulary_tests;
+mod weighed;
 
 pub use chat_template::{ChatMessage, ChatRole, ChatTemplate, TemplateError};
 pub(crate) use python::strip;
