@@ -137,6 +137,7 @@ checkpoints! {
     gemma3_equals_transformers: "gemma3",
     gemma3_with_pictures_equals_transformers: "gemma3-pictures",
     gpt_bigcode_equals_transformers: "gpt-bigcode",
+    gpt_bigcode_with_exact_gelu_equals_transformers: "gpt-bigcode-gelu",
     llama_equals_transformers: "gqa-untied-f32",
     linear_rope_equals_transformers: "linear-rope-f16-sharded",
     llama3_rope_equals_transformers: "llama3-rope-tied-bf16",

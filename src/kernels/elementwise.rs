@@ -104,7 +104,9 @@ pub(super) fn sum_of_squares(x: &[f32], mean: f32) -> [f32; LANES] {
 pub enum Activation {
     /// `x * sigmoid(x)` (arXiv 1702.03118).
     Silu,
-    /// The Gaussian error linear unit (arXiv 1606.08415) in its form with tanh.
+    /// The Gaussian error linear unit (arXiv 1606.08415), `x * Φ(x)` with the exact normal distribution.
+    Gelu,
+    /// The same in its form with tanh.
     GeluTanh,
 }
 
@@ -118,6 +120,7 @@ impl Activation {
             let x = unsafe { shards.part(rows.start * width, rows.len() * width) };
             match self {
                 Self::Silu => silu_all(isa, x),
+                Self::Gelu => gelu_all(isa, x),
                 Self::GeluTanh => gelu_tanh_all(isa, x),
             }
         });
@@ -127,6 +130,7 @@ impl Activation {
     pub(super) fn gate(self, isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
         match self {
             Self::Silu => silu_gate(isa, gate, up, out),
+            Self::Gelu => gelu_gate(isa, gate, up, out),
             Self::GeluTanh => gelu_tanh_gate(isa, gate, up, out),
         }
     }
@@ -171,6 +175,14 @@ per_isa! {
 }
 
 per_isa! {
+    pub(super) fn gelu_all(isa; x: &mut [f32]) {
+        for x in x {
+            *x = gelu(*x);
+        }
+    }
+}
+
+per_isa! {
     fn gelu_tanh_all(isa; x: &mut [f32]) {
         for x in x {
             *x = gelu_tanh(*x);
@@ -184,6 +196,22 @@ fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// See [`Activation::Gelu`].
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    // Half the complementary error function of |x| / √2, by Abramowitz and Stegun's 7.1.26 (error below 1e-7):
+    // the tail of the normal distribution, with all its digits.
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / 0.327_591_1f32.mul_add(z, 1.0);
+    let p = 0.530_702_7f32;
+    let p = p.mul_add(t, -0.726_576);
+    let p = p.mul_add(t, 0.710_706_9);
+    let p = p.mul_add(t, -0.142_248_37);
+    let p = p.mul_add(t, 0.127_414_8);
+    let tail = p * t * exp(-z * z);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
 /// See [`Activation::GeluTanh`].
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
@@ -191,6 +219,14 @@ fn gelu_tanh(x: f32) -> f32 {
     const FACTOR: f32 = 1.595_769;
     let inner = (x * x * 0.044_715).mul_add(x, x);
     x / (1.0 + exp(-FACTOR * inner))
+}
+
+per_isa! {
+    fn gelu_gate(isa; gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gelu(*gate) * up;
+        }
+    }
 }
 
 per_isa! {

@@ -2,7 +2,7 @@
 
 use super::{
     Isa, ThreadPool,
-    elementwise::{exp, tanh},
+    elementwise::{exp, gelu_all, tanh},
     isa::per_isa,
     pool::Shards,
 };
@@ -30,29 +30,11 @@ impl Pointwise {
             // SAFETY: tasks take disjoint parts.
             let values = unsafe { shards.part(part.start, part.len()) };
             match self {
-                Self::Gelu => gelu(isa, values),
+                Self::Gelu => gelu_all(isa, values),
                 Self::Tanh => tanh_all(isa, values),
                 Self::Sigmoid => sigmoid(isa, values),
             }
         });
-    }
-}
-
-per_isa! {
-    fn gelu(isa; values: &mut [f32]) {
-        // Half the complementary error function of |x| / √2, by Abramowitz and Stegun's 7.1.26 (error below 1e-7):
-        // the tail of the normal distribution, with all its digits.
-        for x in values {
-            let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-            let t = 1.0 / 0.327_591_1f32.mul_add(z, 1.0);
-            let p = 0.530_702_7f32;
-            let p = p.mul_add(t, -0.726_576);
-            let p = p.mul_add(t, 0.710_706_9);
-            let p = p.mul_add(t, -0.142_248_37);
-            let p = p.mul_add(t, 0.127_414_8);
-            let tail = p * t * exp(-z * z);
-            *x *= if *x < 0.0 { tail } else { 1.0 - tail };
-        }
     }
 }
 

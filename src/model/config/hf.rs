@@ -148,6 +148,7 @@ fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
 fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Result<(), String> {
     let wanted = match activation {
         Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
     };
     // Where both are there, as in Gemma's files, the first is the one that counts.

@@ -1,6 +1,7 @@
 //! Reads [`ModelConfig`] from a `config.json` with GPT-2's keys.
 
 use super::{Family, ModelConfig, Rope, Sizes, hf::Fields};
+use crate::kernels::Activation;
 
 /// The one of these that is supported.
 pub(super) const MODEL_TYPE: &str = "gpt_bigcode";
@@ -16,14 +17,15 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, String> {
             return Err(format!("{key} is {}, which is not supported", !wanted));
         }
     }
-    match fields.text("activation_function")? {
-        None | Some("gelu_pytorch_tanh") => {}
+    let activation = match fields.text("activation_function")? {
+        None | Some("gelu_pytorch_tanh") => Activation::GeluTanh,
+        Some("gelu") => Activation::Gelu,
         Some(found) => {
             return Err(format!(
-                "activation_function is `{found}`; `gelu_pytorch_tanh` is supported"
+                "activation_function is `{found}`; `gelu` and `gelu_pytorch_tanh` are supported"
             ));
         }
-    }
+    };
     let sizes = Sizes {
         vocab: fields.required("vocab_size")?,
         hidden,
@@ -38,6 +40,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, String> {
     let rope = Rope::plain(10_000.0, sizes.head_dim);
     let mut config = ModelConfig::new(Family::GptBigCode, sizes, layers, rope);
     MODEL_TYPE.clone_into(&mut config.architecture);
+    config.activation = activation;
     config.context_length = fields.required("n_positions")?;
     config.norm_eps = fields.number("layer_norm_epsilon")?.unwrap_or(1e-5) as f32;
     if let Some(tied) = fields.optional_flag("tie_word_embeddings")? {

@@ -1,6 +1,7 @@
 use serde_json::{Value as Json, json};
 
 use super::super::ModelConfig;
+use crate::kernels::Activation;
 
 fn base() -> Json {
     json!({
@@ -73,6 +74,13 @@ fn gpt_bigcode_is_read_by_its_own_keys() {
     let config = ModelConfig::from_json(&own).unwrap();
     assert_eq!((config.sizes.ffn, config.sizes.kv_heads), (256, 1));
     assert_eq!(config.context_length, 256);
+    assert_eq!(config.activation, Activation::GeluTanh);
+    let mut exact = own.clone();
+    exact["activation_function"] = json!("gelu");
+    assert_eq!(
+        ModelConfig::from_json(&exact).unwrap().activation,
+        Activation::Gelu
+    );
     for (key, value) in [
         ("multi_query", json!(false)),
         ("scale_attn_weights", json!(false)),
