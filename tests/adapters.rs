@@ -17,7 +17,7 @@ use adapter_files::AdapterFiles;
 use babelward::{
     engine::{Clock, EngineConfig, TenantWeights},
     guard::GuardKind,
-    kernels::Precision,
+    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
     proto::{
         self, generate_response::Event, generation_service_client::GenerationServiceClient,
@@ -64,6 +64,8 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
             max_context: None,
             precision: Precision::Int8,
         },
+        precision: PrecisionChoice::Only(Precision::Int8),
+        bf16_products: Bf16Products::Vectors,
         memory: MemoryOptions {
             budget: 2 << 30,
             kv: KvSize::Fixed(128 << 20),

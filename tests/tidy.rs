@@ -27,8 +27,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("kernels", ""),
     (
         "config",
-        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision engine::Tenant quality::EstimatorKind \
-         memory::human_bytes",
+        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision kernels::PrecisionChoice engine::Tenant \
+         quality::EstimatorKind memory::human_bytes",
     ),
     ("telemetry", "config"),
     ("fetch", "digest"),

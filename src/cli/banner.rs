@@ -48,6 +48,7 @@ impl Banner<'_> {
                 architecture = resident.architecture,
                 dtype = resident.dtype,
                 precision = resident.precision.name(),
+                instruction_set = resident.isa.name(),
                 resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
                 adapter_of = entry.adapter.as_ref().map(|adapter| adapter.base.as_str()),
@@ -91,7 +92,7 @@ impl Banner<'_> {
                 row.extend([
                     what,
                     format!("{:.1}M parameters", parameters as f64 / 1e6),
-                    resident.precision.name().to_owned(),
+                    format!("{} on {}", resident.precision.name(), resident.isa.name()),
                     format!("{} tokens", resident.limits.context_length),
                     bytes,
                 ]);

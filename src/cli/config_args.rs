@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr as _};
 use super::Global;
 use crate::{
     config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
-    kernels::Precision,
+    kernels::PrecisionChoice,
 };
 
 /// Flags that set configuration keys.
@@ -50,7 +50,7 @@ pub(super) struct ConfigArgs {
     /// Memory of each model's key-value cache, or auto [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
-    /// How models compute, or the model ID does: int8, bf16 or f32; repeatable [engine.precision]
+    /// How models compute, or the model ID does: auto, int8, bf16 or f32; repeatable [engine.precision]
     #[arg(long, value_name = "[ID=]PRECISION", value_parser = precision)]
     precision: Vec<FlagPrecision>,
     /// Upper limit on the window in tokens, or model [engine.max_context]
@@ -126,7 +126,7 @@ fn precision(text: &str) -> Result<FlagPrecision, String> {
         Some((id, precision)) => (Some(id.to_owned()), precision),
         None => (None, text),
     };
-    Precision::from_str(precision)?;
+    PrecisionChoice::from_str(precision)?;
     Ok(FlagPrecision {
         id,
         precision: precision.to_owned(),

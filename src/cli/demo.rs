@@ -22,7 +22,7 @@ use crate::{
     engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
-    kernels::Precision,
+    kernels::{Isa, Precision, PrecisionChoice},
     model::load::LoadOptions,
     registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::{self, ServerOptions},
@@ -158,8 +158,12 @@ fn options(path: PathBuf) -> RegistryOptions {
             // As `memory` says.
             kv_bytes: 0,
             max_context: None,
+            // As `precision` says.
             precision: Precision::Int8,
         },
+        // The same answers and verdicts on every machine.
+        precision: PrecisionChoice::Only(Precision::Int8),
+        bf16_products: Isa::detect().bf16_products(),
         memory: MemoryOptions {
             budget: u64::MAX,
             kv: KvSize::Fixed(KV_BYTES),

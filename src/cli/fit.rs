@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     config::{Config, LoadPolicy},
+    kernels::{Isa, Precision},
     memory::{self, human_bytes},
     registry::{Need, Surveyed, survey},
 };
@@ -53,6 +54,10 @@ fn total(budget: u64, models: &[Surveyed]) -> Check {
     Check::new("memory", found, outcome)
 }
 
+fn computed(precision: Precision) -> String {
+    format!("computed in {} on {}", precision.name(), Isa::detect().name())
+}
+
 fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
     let name = format!("memory of {}", model.ids.join(", "));
     let found = format!(
@@ -62,7 +67,7 @@ fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
         human_bytes(need.kv_min),
         human_bytes(need.kv_max),
         model.policy.name(),
-        model.precision.name()
+        computed(model.precision)
     );
     let outcome = if need.least() > budget {
         let fix = format!(

@@ -67,6 +67,7 @@ pub(super) fn provenance(provenance: &proto::Provenance) -> Value {
         "template_digest": provenance.template_digest,
         "dtype": provenance.dtype,
         "precision": provenance.precision,
+        "instruction_set": provenance.instruction_set,
         "device": provenance.device,
         "determinism": provenance.determinism().as_str_name(),
     });
@@ -101,6 +102,7 @@ pub(super) fn model(model: &proto::Model) -> Value {
         "parameters": model.parameters.to_string(),
         "dtype": model.dtype,
         "precision": model.precision().as_str_name(),
+        "instruction_set": model.instruction_set,
         "device": model.device,
         "context_tokens": model.context_tokens,
         "max_batch_size": model.max_batch_size,

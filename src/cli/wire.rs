@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, thread};
 use crate::{
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
+    kernels::{Isa, Precision},
     memory,
     model::load::LoadOptions,
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
@@ -35,8 +36,11 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             // Each model's pool is as the registry plans it.
             kv_bytes: 0,
             max_context: engine.max_context.map(NonZeroUsize::get),
-            precision: engine.precision,
+            // Each model's is as the registry chooses it.
+            precision: Precision::F32,
         },
+        precision: engine.precision,
+        bf16_products: Isa::detect().bf16_products(),
         memory: memory_options(config),
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),

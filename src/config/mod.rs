@@ -26,7 +26,7 @@ pub use self::{
 use crate::{
     engine::Tenant,
     guard::{GuardKind, Policy},
-    kernels::Precision,
+    kernels::PrecisionChoice,
 };
 
 /// Everything a server is told. Immutable once loaded.
@@ -85,7 +85,7 @@ pub struct Model {
     /// Which guard prompt the model was trained on; found out from the model when absent.
     pub guard_kind: Option<GuardKind>,
     /// How it computes; as [`Engine::precision`] says when absent. Adapters have none: they compute as their base does.
-    pub precision: Option<Precision>,
+    pub precision: Option<PrecisionChoice>,
     /// When it is loaded.
     pub load: LoadPolicy,
     /// It is never evicted to make room for another.
@@ -115,7 +115,7 @@ pub struct Engine {
     /// Bytes of each model's KV pool; by what the budget leaves when absent.
     pub kv_memory: Option<u64>,
     /// How models compute that have no precision of their own.
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
     /// Most sequences waiting to start.
     pub queue_items: usize,
     /// Most prompt tokens waiting to start.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     guard::{Policy, read_policy},
-    kernels::Precision,
+    kernels::PrecisionChoice,
     memory::human_bytes,
     quality::EstimatorKind,
 };
@@ -182,7 +182,7 @@ impl Reader<'_> {
             max_batch_sequences: self.size("engine.max_batch_sequences", 1..=4096),
             max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
             kv_memory: self.auto_bytes("engine.kv_memory", 1 << 20),
-            precision: self.get::<Precision>("engine.precision"),
+            precision: self.get::<PrecisionChoice>("engine.precision"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
             step_target: self.get("engine.step_target"),
@@ -364,7 +364,7 @@ impl Reader<'_> {
     }
 
     /// Of a model of its own: an adapter's rows share products with its base's.
-    fn model_precision(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Option<Precision> {
+    fn model_precision(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Option<PrecisionChoice> {
         const NAME: &str = "precision";
         let written = given.get(NAME)?;
         if let Some(base) = given.get("base") {

@@ -102,10 +102,10 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "engine.precision",
-        "int8",
-        "how models compute that do not say it themselves; int8: activations in eight bits where weights are \
-         quantised; bf16: products of operands rounded to bf16, for guards on processors with AMX; f32: everything in \
-         f32, slower",
+        "auto",
+        "how models compute that do not say it themselves; auto: a guard in bf16 on a processor with AMX, everything \
+         else in int8; int8: activations in eight bits where weights are quantised; bf16: products of operands rounded \
+         to bf16; f32: everything in f32, slower",
     ),
     key(
         "engine.queue_items",
@@ -247,7 +247,7 @@ pub const MODEL_KEYS: &[Key] = &[
     ),
     unset(
         "precision",
-        "int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
+        "auto, int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
     ),
     key("pinned", "false", "never evict it to make room for another model"),
     key(

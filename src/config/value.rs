@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{engine::Tenant, guard::GuardKind, kernels::Precision};
+use crate::{engine::Tenant, guard::GuardKind, kernels::PrecisionChoice};
 
 /// What a model may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -282,15 +282,15 @@ impl Setting for LoadPolicy {
     }
 }
 
-impl Setting for Precision {
-    const EXPECTS: &'static str = "write int8, bf16 or f32";
+impl Setting for PrecisionChoice {
+    const EXPECTS: &'static str = "write auto, int8, bf16 or f32";
 
     fn parse(raw: &Raw) -> Option<Self> {
         raw.text()?.parse().ok()
     }
 
     fn placeholder() -> Self {
-        Self::Int8
+        Self::Auto
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         Tenant,
     },
     guard::{Guard, Policy},
+    kernels::Isa,
     model::{AdapterIndex, Device},
     quality::PairEncoder,
 };
@@ -47,6 +48,7 @@ pub(super) fn install(
         parameters: opened.loaded.parameters,
         dtype: opened.loaded.dtype,
         precision: opened.loaded.precision,
+        isa: Isa::detect(),
         device: Device::Cpu,
         weight_bytes: opened.loaded.weight_bytes,
         kv_bytes: opened.loaded.kv_bytes,

@@ -9,7 +9,7 @@ use std::{
 use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
 use crate::{
     digest,
-    kernels::Precision,
+    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::{
         self,
         estimate::{BatchLimits, Estimate},
@@ -161,18 +161,28 @@ fn effective(estimator: Option<EstimatorKind>, asked: Precision) -> Precision {
     }
 }
 
-/// One group per file and precision, however many ids stand for it; adapters join their base's.
+/// One group per file and precision, however many ids stand for it; adapters join their base's. A model that says
+/// nothing of its precision has the one of `compute`, and `compute` says what this processor has for bf16.
 pub(super) fn group(
     models: Vec<ModelSpec>,
     options: &LoadOptions,
+    (precision, bf16_products): (PrecisionChoice, Bf16Products),
     batch: BatchLimits,
 ) -> Result<Vec<ModelGroup>, RegistryError> {
     let mut groups: Vec<(Vec<ModelSpec>, Precision, ModelFile)> = Vec::new();
-    let (adapters, models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
-    for mut spec in models {
-        spec.path = canonical(&spec)?;
+    let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
+    for spec in &mut models {
+        spec.path = canonical(spec)?;
+        spec.precision.get_or_insert(precision);
+    }
+    let judging = judging(&models, &adapters);
+    for spec in models {
         let estimator = EstimatorKind::detect(&spec.path);
-        let precision = effective(estimator, spec.precision.unwrap_or(options.precision));
+        let best = match judging.contains(&spec.path) {
+            true => bf16_products.best_for_judging(),
+            false => bf16_products.best_for_answering(),
+        };
+        let precision = effective(estimator, spec.precision.unwrap_or(precision).or(best));
         let mut known = groups.iter_mut();
         match known.find(|(_, other, file)| file.path == spec.path && *other == precision) {
             Some((specs, ..)) => specs.push(spec),
@@ -216,6 +226,22 @@ pub(super) fn group(
         loader: Box::new(file),
     };
     Ok(groups.into_iter().map(boxed).collect())
+}
+
+/// Files whose precision is left to the server, and which judge by one of the ids that leave it so, or by an adapter of
+/// one: all such ids of a file compute alike, so that they share its weights.
+fn judging(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
+    let judges = |spec: &ModelSpec| spec.roles.contains(&ModelRole::Guard);
+    let automatic = models
+        .iter()
+        .filter(|spec| spec.precision == Some(PrecisionChoice::Auto));
+    let judging = automatic.filter(|spec| {
+        let mut own = adapters
+            .iter()
+            .filter(|adapter| adapter.base.as_ref() == Some(&spec.id));
+        judges(spec) || own.any(judges)
+    });
+    judging.map(|spec| spec.path.clone()).collect()
 }
 
 /// A quality estimator can do nothing else, and nothing else can do what it does.
@@ -285,7 +311,7 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
 mod tests {
     use super::*;
 
-    fn spec(id: &str, path: &Path, precision: Option<Precision>) -> ModelSpec {
+    fn spec(id: &str, path: &Path, precision: Option<PrecisionChoice>) -> ModelSpec {
         ModelSpec {
             id: id.to_owned(),
             path: path.to_owned(),
@@ -298,21 +324,36 @@ mod tests {
         }
     }
 
-    /// Ids and precision of each group, on an engine of int8.
-    fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
+    fn guard(spec: ModelSpec) -> ModelSpec {
+        ModelSpec {
+            roles: vec![ModelRole::Guard],
+            ..spec
+        }
+    }
+
+    fn only(precision: Precision) -> Option<PrecisionChoice> {
+        Some(PrecisionChoice::Only(precision))
+    }
+
+    /// Ids and precision of each group, where nothing else is said.
+    fn grouped_on(models: Vec<ModelSpec>, bf16_products: Bf16Products) -> Vec<(Vec<String>, Precision)> {
         let options = LoadOptions {
             threads: 1,
             kv_bytes: 0,
             max_context: None,
-            precision: Precision::Int8,
+            precision: Precision::F32,
         };
         let batch = BatchLimits {
             sequences: 1,
             tokens: 1,
         };
-        let groups = group(models, &options, batch).unwrap();
+        let groups = group(models, &options, (PrecisionChoice::Auto, bf16_products), batch).unwrap();
         let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
         groups.iter().map(|group| (ids(group), group.precision)).collect()
+    }
+
+    fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
+        grouped_on(models, Bf16Products::Vectors)
     }
 
     fn ids<const N: usize>(ids: [&str; N]) -> Vec<String> {
@@ -330,14 +371,74 @@ mod tests {
         let models = vec![
             adapter,
             spec("target", None),
-            spec("guard", Some(Precision::Bf16)),
-            spec("other", Some(Precision::Int8)),
+            spec("guard", only(Precision::Bf16)),
+            spec("other", only(Precision::Int8)),
         ];
         let expected = [
             (ids(["target", "other"]), Precision::Int8),
             (ids(["guard", "tuned"]), Precision::Bf16),
         ];
         assert_eq!(grouped(models), expected);
+    }
+
+    #[test]
+    fn guards_that_leave_it_to_the_server_compute_in_bf16_where_there_are_tiles() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let other = tempfile::NamedTempFile::new().unwrap();
+        let models = || {
+            vec![
+                // One file by two ids: the guard decides for both, and they are one model.
+                spec("target", file.path(), None),
+                guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
+                spec("alone", other.path(), None),
+            ]
+        };
+        let found = grouped_on(models(), Bf16Products::Tiles);
+        let expected = [
+            (ids(["target", "guard"]), Precision::Bf16),
+            (ids(["alone"]), Precision::Int8),
+        ];
+        assert_eq!(found, expected);
+        let found = grouped_on(models(), Bf16Products::Vectors);
+        let expected = [
+            (ids(["target", "guard"]), Precision::Int8),
+            (ids(["alone"]), Precision::Int8),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_said_stays_and_decides_for_nobody_else() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let models = vec![
+            spec("target", file.path(), None),
+            guard(spec("exact", file.path(), only(Precision::F32))),
+        ];
+        let expected = [
+            (ids(["target"]), Precision::Int8),
+            (ids(["exact"]), Precision::F32),
+        ];
+        assert_eq!(grouped_on(models, Bf16Products::Tiles), expected);
+    }
+
+    #[test]
+    fn an_adapter_that_judges_makes_its_base_compute_as_a_guard() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let models = |roles| {
+            let adapter = ModelSpec {
+                base: Some("base".to_owned()),
+                roles,
+                ..spec("tuned", file.path(), None)
+            };
+            vec![spec("base", file.path(), None), adapter]
+        };
+        for (roles, precision) in [
+            (vec![ModelRole::Guard], Precision::Bf16),
+            (vec![ModelRole::Target], Precision::Int8),
+        ] {
+            let expected = [(ids(["base", "tuned"]), precision)];
+            assert_eq!(grouped_on(models(roles), Bf16Products::Tiles), expected);
+        }
     }
 
     #[test]
@@ -351,8 +452,8 @@ mod tests {
         };
         let models = vec![
             spec("a", None),
-            spec("b", Some(Precision::F32)),
-            spec("c", Some(Precision::Bf16)),
+            spec("b", only(Precision::F32)),
+            spec("c", only(Precision::Bf16)),
         ];
         let expected = [(ids(["a", "b"]), Precision::F32), (ids(["c"]), Precision::Bf16)];
         assert_eq!(grouped(models), expected);

@@ -45,7 +45,7 @@ pub use crate::config::LoadPolicy;
 use crate::{
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
     guard::Policy,
-    kernels::Precision,
+    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::{estimate::BatchLimits, load::LoadOptions},
 };
 
@@ -68,8 +68,12 @@ pub struct RegistryOptions {
     pub default_quality: Option<String>,
     /// What requests may let guards judge by, each name once.
     pub policies: Vec<Policy>,
-    /// How models are made resident; the size of KV pools is not looked at.
+    /// How models are made resident; the size of KV pools and the precision are not looked at.
     pub load: LoadOptions,
+    /// How models compute that do not say it themselves.
+    pub precision: PrecisionChoice,
+    /// What this processor multiplies operands in bf16 with; decides what [`PrecisionChoice::Auto`] comes to.
+    pub bf16_products: Bf16Products,
     /// How much they may take.
     pub memory: MemoryOptions,
     /// Limits of the engine.
@@ -131,7 +135,8 @@ impl Registry {
             sequences: options.engine.max_batch_sequences,
             tokens: options.engine.max_batch_tokens,
         };
-        let groups = loader::group(options.models, &options.load, batch)?;
+        let compute = (options.precision, options.bf16_products);
+        let groups = loader::group(options.models, &options.load, compute, batch)?;
         let options = StartOptions {
             default_target: options.default_target,
             default_guard: options.default_guard,

@@ -6,7 +6,7 @@ use super::{LoadPolicy, MemoryShortage, budget::Need, residency::Core};
 use crate::{
     engine::ModelIndex,
     guard::{Guard, GuardKind},
-    kernels::Precision,
+    kernels::{Isa, Precision, PrecisionChoice},
     model::{AdapterIndex, Device, ModelLimits},
     quality::PairEncoder,
     text::{ChatTemplate, Tokenizer},
@@ -36,8 +36,8 @@ pub struct ModelSpec {
     pub roles: Vec<ModelRole>,
     /// Which guard prompt it was trained on; found out from the model when absent.
     pub guard_kind: Option<GuardKind>,
-    /// How it computes; as [`super::RegistryOptions::load`] says when absent. An adapter computes as its base does.
-    pub precision: Option<Precision>,
+    /// How it computes; as [`super::RegistryOptions::precision`] says when absent. An adapter computes as its base does.
+    pub precision: Option<PrecisionChoice>,
     /// When it is loaded; of ids that share a model, the most eager one counts.
     pub load: LoadPolicy,
     /// It is never evicted to make room for another.
@@ -60,6 +60,8 @@ pub struct Resident {
     pub dtype: String,
     /// How it computes.
     pub precision: Precision,
+    /// The instructions that it computes with.
+    pub isa: Isa,
     /// Where it computes.
     pub device: Device,
     /// Bytes of weights.

@@ -26,7 +26,8 @@ pub fn survey(options: RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> 
         tokens: options.engine.max_batch_tokens,
     };
     let (kv, sequences) = (options.memory.kv, batch.sequences);
-    let groups = loader::group(options.models, &options.load, batch)?;
+    let compute = (options.precision, options.bf16_products);
+    let groups = loader::group(options.models, &options.load, compute, batch)?;
     let surveyed = |group: ModelGroup| Surveyed {
         ids: group.specs.iter().map(|spec| spec.id.clone()).collect(),
         policy: group.policy(),

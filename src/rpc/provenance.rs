@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     engine::SequenceSummary,
+    kernels::Isa,
     model::Device,
     proto,
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
@@ -24,6 +25,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         determinism: determinism(resident.device).into(),
         seed,
         precision: resident.precision.name().to_owned(),
+        instruction_set: resident.isa.name().to_owned(),
         adapter_digest: entry
             .adapter
             .as_ref()
@@ -89,6 +91,7 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         load: load_policy(declared.policy).into(),
         pinned: registry.is_pinned(declared),
         precision: proto::Precision::from(registry.precision(declared)).into(),
+        instruction_set: Isa::detect().name().to_owned(),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
             ..proto::Adapter::default()

@@ -138,7 +138,9 @@ impl Fleet {
                 probes.insert(spec.id.clone(), probe.clone());
             }
             groups.push(ModelGroup {
-                precision: specs[0].precision.unwrap_or(Precision::F32),
+                precision: specs[0]
+                    .precision
+                    .map_or(Precision::F32, |choice| choice.or(Precision::F32)),
                 specs,
                 loader: Box::new(probe),
             });

@@ -18,7 +18,7 @@ use crate::{
 
 fn spec(id: &str, role: ModelRole, precision: kernels::Precision) -> Vec<ModelSpec> {
     vec![ModelSpec {
-        precision: Some(precision),
+        precision: Some(kernels::PrecisionChoice::Only(precision)),
         guard_kind: Some(GuardKind::ChatDemo),
         ..rig::spec(id, role)
     }]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use babelward::{
     engine::Clock,
-    kernels::Precision,
+    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
     proto::{self, Capability, QualityMetric, model::State, quality_result::Result as PairResult},
     quality::{self, EstimatorKind},
@@ -46,6 +46,8 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
             max_context: None,
             precision: Precision::Int8,
         },
+        precision: PrecisionChoice::Only(Precision::Int8),
+        bf16_products: Bf16Products::Vectors,
         memory,
         engine,
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use babelward::{
     engine::Clock,
-    kernels::Precision,
+    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::ServerOptions,
@@ -43,6 +43,8 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
             max_context: None,
             precision: Precision::F32,
         },
+        precision: PrecisionChoice::Only(Precision::F32),
+        bf16_products: Bf16Products::Vectors,
         memory,
         engine: start.engine,
     };

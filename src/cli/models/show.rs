@@ -56,7 +56,7 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
     }
     add("can", capabilities(model));
     add("loaded", loaded(model));
-    add("precision", precision(model).to_owned());
+    add("precision", precision(model));
     if let Some(adapter) = &model.adapter {
         add("adapter of", adapter.base.clone());
         if adapter.rank > 0 {
@@ -142,7 +142,7 @@ fn row(model: &Model) -> Vec<String> {
         state(model.state()).to_owned(),
         capabilities(model),
         loaded(model),
-        precision(model).to_owned(),
+        precision(model),
         when(resident || model.adapter.is_some(), what(model)),
         when(resident, format!("{} tokens", model.context_tokens)),
         when(resident, memory(model)),
@@ -213,9 +213,13 @@ fn loaded(model: &Model) -> String {
     }
 }
 
-/// How it computes. Servers of older versions do not say.
-fn precision(model: &Model) -> &'static str {
-    Option::from(model.precision()).map_or(UNKNOWN, Precision::name)
+/// How it computes, and with which instructions. Servers of older versions do not say.
+fn precision(model: &Model) -> String {
+    let name = Option::from(model.precision()).map_or(UNKNOWN, Precision::name);
+    match model.instruction_set.as_str() {
+        "" => name.to_owned(),
+        isa => format!("{name} on {isa}"),
+    }
 }
 
 fn parameters(count: u64) -> String {

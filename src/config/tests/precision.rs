@@ -1,7 +1,7 @@
 //! How models compute: all of them, or one.
 
 use super::*;
-use crate::kernels::Precision;
+use crate::kernels::{Precision, PrecisionChoice};
 
 const MODELS: &str = "[engine]\nprecision = \"f32\"\n\
     [models.smol]\npath = \"weights.gguf\"\n\
@@ -21,7 +21,7 @@ fn flags(precisions: Vec<FlagPrecision>) -> FlagOverrides {
     }
 }
 
-fn precisions(config: &Config) -> Vec<(&str, Option<Precision>)> {
+fn precisions(config: &Config) -> Vec<(&str, Option<PrecisionChoice>)> {
     let models = config.models.iter();
     models.map(|model| (model.id.as_str(), model.precision)).collect()
 }
@@ -31,10 +31,13 @@ fn a_model_has_its_own_or_that_of_the_engine() {
     let folder = Folder::new(MODELS);
     let loaded = load(&folder.inputs(&[], FlagOverrides::default()));
     let config = loaded.config.clone().unwrap();
-    assert_eq!(config.engine.precision, Precision::F32);
+    assert_eq!(config.engine.precision, PrecisionChoice::Only(Precision::F32));
     assert_eq!(
         precisions(&config),
-        [("judge", Some(Precision::Bf16)), ("smol", None)]
+        [
+            ("judge", Some(PrecisionChoice::Only(Precision::Bf16))),
+            ("smol", None)
+        ]
     );
     assert_eq!(entry(&loaded, "models.smol.precision").value, None);
 
@@ -42,10 +45,13 @@ fn a_model_has_its_own_or_that_of_the_engine() {
     let given = flags(vec![flag(Some("judge"), "f32"), flag(None, "int8")]);
     let loaded = load(&folder.inputs(&env, given));
     let config = loaded.config.clone().unwrap();
-    assert_eq!(config.engine.precision, Precision::Int8);
+    assert_eq!(config.engine.precision, PrecisionChoice::Only(Precision::Int8));
     assert_eq!(
         precisions(&config),
-        [("judge", Some(Precision::F32)), ("smol", Some(Precision::Bf16))]
+        [
+            ("judge", Some(PrecisionChoice::Only(Precision::F32))),
+            ("smol", Some(PrecisionChoice::Only(Precision::Bf16)))
+        ]
     );
     let origin = |key| entry(&loaded, key).origin.clone();
     assert_eq!(origin("engine.precision"), Origin::Flag("--precision"));
@@ -78,7 +84,17 @@ fn what_cannot_be_is_refused_with_what_can() {
                 "models.polite.precision ({file}): an adapter computes as its base does; set \
                  models.smol.precision instead"
             ),
-            format!("models.smol.precision ({file}): `int4` does not fit; write int8, bf16 or f32"),
+            format!("models.smol.precision ({file}): `int4` does not fit; write auto, int8, bf16 or f32"),
         ]
     );
+}
+
+#[test]
+fn without_a_word_it_is_auto_and_a_model_can_go_back_to_it() {
+    let folder = Folder::new("[models.smol]\npath = \"weights.gguf\"\n");
+    let loaded = load(&folder.inputs(&[], FlagOverrides::default()));
+    assert_eq!(loaded.config.unwrap().engine.precision, PrecisionChoice::Auto);
+    let given = flags(vec![flag(Some("smol"), "auto"), flag(None, "f32")]);
+    let config = load(&folder.inputs(&[], given)).config.unwrap();
+    assert_eq!(precisions(&config), [("smol", Some(PrecisionChoice::Auto))]);
 }
