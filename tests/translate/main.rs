@@ -365,7 +365,7 @@ async fn wrong_input_names_the_field_and_the_fix() {
             2,
             &["no prompts in Italian"],
         ),
-        (&["--to", "de", "--with", "x=nobody"], 1, &["nobody"]),
+        (&["--to", "de", "--with", "x=nobody"], 2, &["nobody"]),
     ];
     for (more, code, parts) in cases {
         let outcome = babelward(&rig, folder.path(), &with(more)).await;
