@@ -25,7 +25,7 @@ pub struct Global {
     /// Write nothing but errors to stderr
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Log more to stderr: -v adds this program's debug messages, -vv its trace messages as well
+    /// Log more to stderr: -v adds what happens in each call, -vv each step of the engine as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// The flags of the commands that call a server, wherever they stood.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{
     Code, Response, Status,
-    metadata::AsciiMetadataValue,
+    metadata::{AsciiMetadataValue, MetadataMap},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
@@ -178,7 +178,11 @@ impl Client {
                 request.set_timeout(timeout);
             }
             let status = match call(self.channel.clone(), request).await {
-                Ok(response) => return Ok(response.into_inner()),
+                Ok(response) => {
+                    let ms = sent.elapsed().as_secs_f64() * 1e3;
+                    tracing::debug!(id = call_id(response.metadata()), ms, "a call was answered");
+                    return Ok(response.into_inner());
+                }
                 Err(status) => status,
             };
             failed += 1;
@@ -196,19 +200,33 @@ impl Client {
                 );
             }
             let delay = self.options.retry.delay(failed, error.hint, rand::random());
+            let delay = delay.filter(|_| error.is_retryable());
+            tracing::debug!(
+                id = call_id(status.metadata()),
+                code = code_name(error.code),
+                reason = error.reason.as_deref(),
+                attempt = failed,
+                again_in_ms = delay.map(|delay| delay.as_secs_f64() * 1e3),
+                "a call failed"
+            );
             match delay {
-                Some(delay) if error.is_retryable() => {
+                Some(delay) => {
                     if error.is_server_draining() {
                         going_away = Some(error);
                     }
                     tokio::time::sleep(delay).await;
                 }
                 // Gone meanwhile, as it had said: that tells more than the system's reason.
-                _ if error.is_connection_lost() => return Err(going_away.unwrap_or(error).into()),
-                _ => return Err(error.into()),
+                None if error.is_connection_lost() => return Err(going_away.unwrap_or(error).into()),
+                None => return Err(error.into()),
             }
         }
     }
+}
+
+/// The id that the server's log has the call under.
+fn call_id(metadata: &MetadataMap) -> Option<&str> {
+    metadata.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
 fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {

@@ -104,12 +104,25 @@ pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
         counter!("babelward_tokens_total", "model" => Arc::clone(model), "kind" => kind).increment(count);
     }
     if plan.preemptions > 0 {
+        tracing::debug!(
+            model = &**model,
+            sequences = plan.preemptions,
+            "preempted for lack of KV blocks"
+        );
         counter!("babelward_preemptions_total", "model" => Arc::clone(model)).increment(plan.preemptions);
     }
     if step.batch_size > 0 {
         counter!("babelward_steps_total", "model" => Arc::clone(model)).increment(1);
         histogram!("babelward_batch_size", "model" => Arc::clone(model)).record(step.batch_size as f64);
         histogram!("babelward_batch_tokens", "model" => Arc::clone(model)).record(step.batch_tokens as f64);
+        tracing::trace!(
+            model = &**model,
+            sequences = step.batch_size,
+            tokens = step.batch_tokens,
+            generated = step.generated,
+            seconds = step.seconds.map(|time| time.as_secs_f64()),
+            "a step"
+        );
     }
 }
 

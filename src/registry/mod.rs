@@ -352,15 +352,19 @@ impl Registry {
         precision: Option<Precision>,
     ) -> Result<u64, LoadRefusal> {
         let (core, group) = (Arc::clone(&self.core), declared.group);
-        let begun = tokio::task::spawn_blocking(move || core.request_load(group, precision)).await;
+        let span = tracing::Span::current();
+        let begin = move || span.in_scope(|| core.request_load(group, precision));
+        let begun = tokio::task::spawn_blocking(begin).await;
         begun.unwrap_or(Err(LoadFailure::Closed.into()))
     }
 
     /// Unloads the model behind an id, with all ids that share it. What is open may finish within `limit`.
     pub async fn unload_model(&self, declared: &Declared, limit: Duration) {
         let (core, group) = (Arc::clone(&self.core), declared.group);
+        let span = tracing::Span::current();
+        let unload = move || span.in_scope(|| core.unload(group, limit));
         // It goes on when nobody waits any more, and an end of the runtime is an end of everything.
-        let _ = tokio::task::spawn_blocking(move || core.unload(group, limit)).await;
+        let _ = tokio::task::spawn_blocking(unload).await;
     }
 
     /// Keeps the model behind an id from being evicted, or no longer.

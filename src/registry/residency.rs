@@ -165,6 +165,7 @@ impl Core {
                 Attempt::Leased(lease) => return Ok(lease),
                 Attempt::Wait(load) => awaited = load,
             }
+            tracing::debug!(model = declared.id.as_str(), "waits until the model is in memory");
             if states.changed().await.is_err() {
                 return Err(LookupError::Closed);
             }
@@ -213,7 +214,9 @@ impl Core {
         self.refresh(inner);
         let core = Arc::clone(self);
         let thread = thread::Builder::new().name("model-load".to_owned());
-        if let Err(error) = thread.spawn(move || core.run(group)) {
+        // What it logs belongs to the call that asked for it.
+        let span = tracing::Span::current();
+        if let Err(error) = thread.spawn(move || span.in_scope(|| core.run(group))) {
             self.failed(inner, group, &RegistryError::Engine(error));
         }
         attempt

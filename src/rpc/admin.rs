@@ -94,7 +94,9 @@ impl AdminApi {
         let declared = self.admit(&request.name)?;
         let precision = precision(request.precision)?;
         let registry = Arc::clone(&self.0.registry);
-        let read = tokio::task::spawn_blocking(move || registry.estimate_model(&declared, precision)).await;
+        let span = tracing::Span::current();
+        let read = move || span.in_scope(|| registry.estimate_model(&declared, precision));
+        let read = tokio::task::spawn_blocking(read).await;
         match read {
             Ok(Ok(need)) => Ok(estimate(need)),
             Ok(Err(error)) => Err(ServiceError::ModelLoadFailed {
@@ -141,6 +143,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::LoadModelRequest>,
     ) -> Result<Response<proto::LoadModelResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().name);
         call.unary(self.load(request.into_inner())).await
     }
 
@@ -149,6 +152,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::UnloadModelRequest>,
     ) -> Result<Response<proto::UnloadModelResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().name);
         call.unary(self.unload(request.into_inner())).await
     }
 
@@ -157,6 +161,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::PinModelRequest>,
     ) -> Result<Response<proto::PinModelResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().name);
         call.unary(async { self.pin(request.get_ref()) }).await
     }
 
@@ -165,6 +170,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::EstimateModelRequest>,
     ) -> Result<Response<proto::EstimateModelResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().name);
         call.unary(self.estimate(request.into_inner())).await
     }
 }

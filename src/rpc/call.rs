@@ -1,5 +1,5 @@
-//! What accompanies a call from its headers to its last byte: method, request id, deadline, and a record
-//! that counts it exactly once.
+//! What accompanies a call from its headers to its last byte: method, request id, deadline, the span that its log
+//! lines are in, and a record that counts it exactly once.
 
 use std::{
     borrow::Cow,
@@ -10,16 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{Stream, StreamExt as _, stream};
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     body::Body,
-    codegen::http::{self, HeaderValue},
+    codegen::{
+        BoxStream,
+        http::{self, HeaderValue},
+    },
 };
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{
+    access::{ForeignCall, call_span, millis},
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
     error::ServiceError,
@@ -28,7 +34,10 @@ use super::{
     request_body::{Received, ReceivedMessage, RequestBody},
     transport::Intake,
 };
-use crate::engine::{Stage, Tenant};
+use crate::{
+    engine::{Stage, Tenant},
+    registry::Registry,
+};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -144,11 +153,10 @@ impl Method {
 /// A call as its handler sees it.
 #[derive(Clone)]
 pub(crate) struct Call {
-    pub(crate) method: Method,
     pub(crate) deadline: Deadline,
     pub(crate) tenant: Tenant,
     request_id: Arc<str>,
-    record: Arc<Record>,
+    pub(crate) record: Arc<Record>,
     received: Received,
 }
 
@@ -165,6 +173,12 @@ impl Call {
     /// What goes with the next of the messages that were received. Until it is taken, it stays with the call.
     pub(crate) fn take_received(&self) -> Option<ReceivedMessage> {
         self.received.take()
+    }
+
+    /// Notes the model that the request names, for the log.
+    pub(crate) fn asks(self, registry: &Registry, model: &str) -> Self {
+        self.record.note_asked(registry, model);
+        self
     }
 
     /// Counts the failure and makes its status.
@@ -195,6 +209,17 @@ impl Call {
             }
             Err(error) => Err(self.fail(&error)),
         }
+    }
+
+    /// Answers with a stream: what it does is the call's, for the log, too.
+    pub(crate) fn stream<T: 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<BoxStream<T>> {
+        let span = self.record.span().clone();
+        let mut answers = Box::pin(answers);
+        let answers = stream::poll_fn(move |context| span.in_scope(|| answers.poll_next_unpin(context)));
+        Response::new(Box::pin(answers))
     }
 }
 
@@ -245,23 +270,25 @@ where
 
     fn call(&mut self, request: http::Request<Intake>) -> Self::Future {
         let receive = self.layer.times.receive;
+        let request_id = request_id(request.headers().get(REQUEST_ID));
         let Some(method) = Method::of_path(request.uri().path()) else {
+            let foreign = ForeignCall::new(request.uri().path(), &request_id);
             let request = request.map(|intake| Body::new(RequestBody::foreign(intake, receive)));
-            return Box::pin(self.inner.call(request));
+            return self.pass_on(foreign, request);
         };
         let arrival = Instant::now();
         let deadline = match grpc_timeout(request.headers()) {
             Some(timeout) => method.asked_deadline(arrival, timeout, self.layer.times.longest_deadline),
             None => method.default_deadline(arrival, &self.layer.defaults),
         };
-        let request_id = request_id(request.headers().get(REQUEST_ID));
+        let tenant = tenant(request.headers().get(TENANT));
+        let span = call_span(&request_id, method.name());
         let in_flight = (!self.layer.draining.is_cancelled()).then(|| self.layer.in_flight.enter());
         let call = Call {
-            method,
             deadline,
-            tenant: tenant(request.headers().get(TENANT)),
+            tenant: tenant.clone(),
             request_id: Arc::from(request_id.as_ref()),
-            record: Arc::new(Record::call(method, deadline, in_flight)),
+            record: Record::call(method, span.clone(), deadline, tenant, in_flight),
             received: Received::default(),
         };
         let body = (
@@ -271,8 +298,12 @@ where
         );
         let mut request = request.map(|intake| Body::new(RequestBody::of_call(intake, receive, body)));
         request.extensions_mut().insert(call.clone());
-        let inner = self.inner.call(request);
-        Box::pin(async move {
+        let inner = span.in_scope(|| {
+            let left = deadline.instant().map(|at| at.saturating_duration_since(arrival));
+            tracing::debug!(deadline_ms = left.map(millis), "a call begins");
+            self.inner.call(request)
+        });
+        let answer = async move {
             let mut response = tokio::select! {
                 biased;
                 response = inner => response?,
@@ -282,15 +313,40 @@ where
                 }
             };
             // A status in the headers is the whole response: requests that reach no handler are counted too.
-            if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
-                call.record.finish(Code::from_bytes(status.as_bytes()));
+            if let Some(code) = whole_response(&response) {
+                call.record.finish(code);
             }
             if let Ok(value) = HeaderValue::from_str(&call.request_id) {
                 response.headers_mut().insert(REQUEST_ID, value);
             }
             Ok(response)
-        })
+        };
+        Box::pin(answer.instrument(span))
     }
+}
+
+impl<S> CallService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    /// A call that is not for our services.
+    fn pass_on(&mut self, foreign: ForeignCall, request: http::Request<Body>) -> ResponseFuture<S::Error> {
+        let span = foreign.span().clone();
+        let inner = self.inner.call(request);
+        let answer = async move {
+            let response = inner.await?;
+            foreign.answered(whole_response(&response).unwrap_or(Code::Ok));
+            Ok(response)
+        };
+        Box::pin(answer.instrument(span))
+    }
+}
+
+/// The status of a response that is nothing but its headers.
+fn whole_response(response: &http::Response<Body>) -> Option<Code> {
+    let status = response.headers().get(Status::GRPC_STATUS)?;
+    Some(Code::from_bytes(status.as_bytes()))
 }
 
 /// The tenant that the header names. Without one, or with a name that is none, the call is on the account that

@@ -6,7 +6,7 @@ use futures::{FutureExt as _, StreamExt as _, future, stream};
 use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    call::{Call, Method},
+    call::Call,
     error::{ServiceError, Violation},
     generate::template_error,
     provenance,
@@ -37,6 +37,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             needs: ModelRole::Guard,
         });
     };
+    context.record.note(|tally| tally.use_model(&entry.id));
     let conversation: usize = messages.iter().map(|message| message.content.len()).sum();
     let bytes = conversation + policy.as_ref().map_or(0, |policy| policy.lines().len());
     let (prompter, prompt_field) = (Arc::clone(&guard), field.clone());
@@ -118,6 +119,7 @@ async fn classify(
     path: String,
 ) -> Result<proto::ClassifyResponse, ServiceError> {
     let shared = Arc::clone(&context.shared);
+    context.record.note_asked(&shared.registry, &request.model);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let work = validate::classify(
@@ -138,15 +140,6 @@ async fn classify(
 pub(crate) struct SafetyApi(pub(crate) Arc<Shared>);
 
 impl SafetyApi {
-    fn context(&self, call: &Call, priority: Priority) -> WorkContext {
-        WorkContext {
-            shared: Arc::clone(&self.0),
-            deadline: call.deadline,
-            priority,
-            tenant: call.tenant.clone(),
-        }
-    }
-
     fn list_policies(&self) -> Result<proto::ListPoliciesResponse, ServiceError> {
         self.0.admit()?;
         let category = |category: &PolicyCategory| proto::PolicyCategory {
@@ -173,12 +166,12 @@ impl SafetyApi {
     ) -> Result<proto::BatchClassifyResponse, ServiceError> {
         self.0.admit()?;
         let ids = validate::batch(&request, &self.0.limits)?;
-        let context = self.context(call, Priority::Batch);
-        let items = request.items.into_iter().zip(ids).enumerate();
-        let results = items.map(|(index, (item, id))| {
-            let path = format!("items[{index}].request");
-            let record = Record::item(call.method, call.deadline);
-            let answer = classify(context.clone(), item.request.unwrap_or_default(), path);
+        let context = WorkContext::of(&self.0, call, Priority::Batch);
+        let items = (0..).zip(request.items.into_iter().zip(ids));
+        let results = items.map(|(number, (item, id))| {
+            let path = format!("items[{number}].request");
+            let record = Record::item(&call.record, number, call.deadline);
+            let answer = classify(context.item(&record), item.request.unwrap_or_default(), path);
             async move {
                 let result = match answer.await {
                     Ok(response) => {
@@ -211,7 +204,7 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
         request: Request<proto::ClassifyRequest>,
     ) -> Result<Response<proto::ClassifyResponse>, Status> {
         let call = Call::of(&request)?;
-        let context = self.context(&call, Priority::Urgent);
+        let context = WorkContext::of(&self.0, &call, Priority::Urgent);
         let answer = classify(context, request.into_inner(), String::new());
         call.unary(answer).await
     }
@@ -245,7 +238,6 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
 struct ClassifyItems;
 
 impl StreamRpc for ClassifyItems {
-    const METHOD: Method = Method::ClassifyStream;
     type Request = proto::ClassifyStreamRequest;
     type Response = proto::ClassifyStreamResponse;
     type Work = proto::ClassifyRequest;

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt as _, future, stream};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    call::{Call, Method},
+    call::Call,
     error::{ServiceError, Violation},
     provenance,
     sequence::{Sequence, Shared, WorkContext, with_text},
@@ -54,6 +54,7 @@ pub(crate) struct Generation {
 impl Generation {
     /// Tokenises the prompt and queues it.
     pub(crate) async fn start(context: &WorkContext, work: GenerateWork) -> Result<Self, ServiceError> {
+        context.record.note(|tally| tally.use_model(&work.entry.id));
         let (entry, prompt, field) = (work.entry.clone(), work.prompt.clone(), work.prompt_field.clone());
         let tokenise = with_text(prompt.bytes(), move || tokens(&entry, &prompt, &field));
         let tokens = context.deadline.limit(tokenise).await?;
@@ -314,16 +315,10 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
         request: Request<proto::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let call = Call::of(&request)?;
-        let shared = &self.0;
-        let context = WorkContext {
-            shared: Arc::clone(shared),
-            deadline: call.deadline,
-            priority: Priority::Interactive,
-            tenant: call.tenant.clone(),
-        };
+        let context = WorkContext::of(&self.0, &call, Priority::Interactive);
         let work = checked(&context, request.into_inner(), "").await;
         let work = work.map_err(|error| call.fail(&error))?;
-        let ended = call.clone();
+        let (answered, ended) = (call.clone(), call.clone());
         let answer = events(context, future::ready(Ok(work)))
             .map(move |event| event.map_err(|error| call.fail(&error)))
             // Reached only when no error ended the stream, or after it was counted.
@@ -331,7 +326,7 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
                 ended.succeed();
                 std::task::Poll::Ready(None)
             }));
-        Ok(Response::new(Box::pin(answer)))
+        Ok(answered.stream(answer))
     }
 
     async fn generate_stream(
@@ -348,6 +343,7 @@ async fn checked(
     path: &str,
 ) -> Result<GenerateWork, ServiceError> {
     let shared = &context.shared;
+    context.record.note_asked(&shared.registry, &request.model);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let bounds = (&shared.limits, context.deadline);
@@ -358,7 +354,6 @@ async fn checked(
 struct GenerateItems;
 
 impl StreamRpc for GenerateItems {
-    const METHOD: Method = Method::GenerateStream;
     type Request = proto::GenerateStreamRequest;
     type Response = proto::GenerateStreamResponse;
     type Work = proto::GenerateRequest;

@@ -6,6 +6,7 @@
 //!
 //! [`Registry`]: crate::registry::Registry
 
+mod access;
 mod admin;
 mod call;
 mod classify;

@@ -103,6 +103,7 @@ impl proto::model_service_server::ModelService for ModelApi {
         request: Request<proto::GetModelRequest>,
     ) -> Result<Response<proto::GetModelResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().name);
         call.unary(async { self.get(request.get_ref()) }).await
     }
 
@@ -111,6 +112,7 @@ impl proto::model_service_server::ModelService for ModelApi {
         request: Request<proto::CountTokensRequest>,
     ) -> Result<Response<proto::CountTokensResponse>, Status> {
         let call = Call::of(&request)?;
+        let call = call.asks(&self.0.registry, &request.get_ref().model);
         call.unary(self.count(request.into_inner())).await
     }
 
@@ -123,7 +125,7 @@ impl proto::model_service_server::ModelService for ModelApi {
             watch: self.0.registry.watch(),
             told: Vec::new(),
             shared: Arc::clone(&self.0),
-            call,
+            call: call.clone(),
         };
         let changes = stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;
@@ -133,7 +135,7 @@ impl proto::model_service_server::ModelService for ModelApi {
                 None => None,
             }
         });
-        Ok(Response::new(Box::pin(changes)))
+        Ok(call.stream(changes))
     }
 }
 

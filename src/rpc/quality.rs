@@ -30,6 +30,7 @@ impl QualityApi {
         request: proto::EstimateQualityRequest,
     ) -> Result<proto::EstimateQualityResponse, ServiceError> {
         let shared = &self.0;
+        call.record.note_asked(&shared.registry, &request.model);
         shared.admit()?;
         validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
         let bounds = (&shared.limits, call.deadline);
@@ -45,18 +46,15 @@ impl QualityApi {
                 needs: ModelRole::Quality,
             });
         };
-        let context = WorkContext {
-            shared: Arc::clone(shared),
-            deadline: call.deadline,
-            priority: Priority::Batch,
-            tenant: call.tenant.clone(),
-        }
-        .prioritised(priority, Priority::Interactive);
-        let results = pairs.into_iter().map(|(id, pair)| {
-            let record = Record::item(call.method, call.deadline);
-            let score = score(&context, &estimator, &encoder, pair);
+        call.record.note(|tally| tally.use_model(&estimator.id));
+        let context = WorkContext::of(shared, call, Priority::Batch);
+        let context = context.prioritised(priority, Priority::Interactive);
+        let results = (0..).zip(pairs).map(|(number, (id, pair))| {
+            let record = Record::item(&call.record, number, call.deadline);
+            let context = context.item(&record);
+            let (estimator, encoder) = (&estimator, &encoder);
             async move {
-                let result = match score.await {
+                let result = match score(&context, estimator, encoder, pair).await {
                     Ok(estimate) => {
                         record.finish(Code::Ok);
                         quality_result::Result::Estimate(estimate)

@@ -77,7 +77,7 @@ pub(crate) struct RequestBody {
 
 impl RequestBody {
     pub(crate) fn of_call(intake: Intake, receive: Duration, parts: CallParts) -> Self {
-        let owner = if parts.0.method.takes_items() {
+        let owner = if parts.0.record.method().takes_items() {
             Owner::Items(parts)
         } else {
             Owner::Single(parts)
@@ -117,7 +117,7 @@ impl RequestBody {
             )),
             Owner::Single((call, received, counts)) => {
                 self.is_through = true;
-                if let Err(violation) = counts.check(call.method, content(&bytes)) {
+                if let Err(violation) = counts.check(call.record.method(), content(&bytes)) {
                     return Err(call.fail(&ServiceError::InvalidFields(vec![violation])));
                 }
                 let refusal = None;
@@ -125,7 +125,7 @@ impl RequestBody {
                 Ok(bytes)
             }
             Owner::Items((call, received, counts)) => {
-                let refusal = counts.check(call.method, content(&bytes)).err();
+                let refusal = counts.check(call.record.method(), content(&bytes)).err();
                 let bytes = match &refusal {
                     Some(_) => only_id(first_id(content(&bytes))),
                     None => bytes,

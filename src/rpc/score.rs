@@ -6,7 +6,7 @@ use futures::{FutureExt as _, StreamExt as _, future, stream};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    call::{Call, Method},
+    call::Call,
     classify::judge,
     error::ServiceError,
     generate::{Finished, complete},
@@ -28,6 +28,11 @@ async fn score(
     path: String,
 ) -> Result<proto::ScoreResponse, ServiceError> {
     let shared = Arc::clone(&context.shared);
+    let target = request.generate.as_ref().map(|generate| &generate.model);
+    let guard = request.judge.as_ref().map(|judge| &judge.model);
+    for model in target.into_iter().chain(guard) {
+        context.record.note_asked(&shared.registry, model);
+    }
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let bounds = (&shared.limits, context.deadline);
@@ -151,12 +156,7 @@ impl proto::scoring_service_server::ScoringService for ScoringApi {
         request: Request<proto::ScoreRequest>,
     ) -> Result<Response<proto::ScoreResponse>, Status> {
         let call = Call::of(&request)?;
-        let context = WorkContext {
-            shared: Arc::clone(&self.0),
-            deadline: call.deadline,
-            priority: Priority::Interactive,
-            tenant: call.tenant.clone(),
-        };
+        let context = WorkContext::of(&self.0, &call, Priority::Interactive);
         let answer = score(context, request.into_inner(), String::new());
         call.unary(answer).await
     }
@@ -173,7 +173,6 @@ impl proto::scoring_service_server::ScoringService for ScoringApi {
 struct ScoreItems;
 
 impl StreamRpc for ScoreItems {
-    const METHOD: Method = Method::ScoreStream;
     type Request = proto::ScoreStreamRequest;
     type Response = proto::ScoreStreamResponse;
     type Work = proto::ScoreRequest;

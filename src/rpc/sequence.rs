@@ -11,9 +11,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::{Times, millis},
+    call::Call,
     deadline::Deadline,
     error::ServiceError,
     limits::{Limits, TimeLimits},
+    record::Record,
 };
 use crate::{
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
@@ -57,9 +60,30 @@ pub(crate) struct WorkContext {
     pub(crate) deadline: Deadline,
     pub(crate) priority: Priority,
     pub(crate) tenant: Tenant,
+    /// Of the call or item that the work is for.
+    pub(crate) record: Arc<Record>,
 }
 
 impl WorkContext {
+    /// For the work of a call, of its class unless the request says otherwise.
+    pub(crate) fn of(shared: &Arc<Shared>, call: &Call, priority: Priority) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            deadline: call.deadline,
+            priority,
+            tenant: call.tenant.clone(),
+            record: Arc::clone(&call.record),
+        }
+    }
+
+    /// For an item of the call.
+    pub(crate) fn item(&self, record: &Arc<Record>) -> Self {
+        Self {
+            record: Arc::clone(record),
+            ..self.clone()
+        }
+    }
+
     /// With the class that a request asks for: the call's own, `interactive`, or batch.
     pub(crate) fn prioritised(mut self, requested: proto::Priority, interactive: Priority) -> Self {
         self.priority = match requested {
@@ -80,6 +104,11 @@ pub(crate) struct Sequence {
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
     stage: Stage,
     admitted: Instant,
+    record: Arc<Record>,
+    /// When its first forward pass began, and when its prompt was done.
+    began: Option<Instant>,
+    prompted: Option<Instant>,
+    ended: bool,
 }
 
 impl Sequence {
@@ -105,15 +134,26 @@ impl Sequence {
             cancel: cancel.0.clone(),
             events: Box::new(move |event| sender.try_send(event).is_ok()),
         };
-        let admitted = Instant::now();
+        let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
         let registry = &context.shared.registry;
+        let (model, class) = (entry.id.as_str(), context.priority.name());
         registry.engine().submit(request).map_err(|error| {
             let error = ServiceError::from_submit(error, field);
             if error.is_model_fault() {
                 registry.record_fault(entry);
             }
+            let reason = error.reason().name();
+            tracing::debug!(
+                model,
+                prompt_tokens,
+                class,
+                reason,
+                "the engine takes no such sequence"
+            );
             error
         })?;
+        context.record.note(|tally| tally.queue(prompt_tokens));
+        tracing::debug!(model, prompt_tokens, class, "a sequence waits for the engine");
         Ok(Self {
             events,
             _cancel: cancel,
@@ -122,6 +162,10 @@ impl Sequence {
             deadline: Box::pin(context.deadline.passed()),
             stage: Stage::Queue,
             admitted,
+            record: Arc::clone(&context.record),
+            began: None,
+            prompted: None,
+            ended: false,
         })
     }
 
@@ -138,14 +182,44 @@ impl Sequence {
             // The engine dropped the sequence without a word: it is gone.
             None => Err(self.failed(ServiceError::ModelFailed)),
             Some(event) => {
-                match &event {
-                    Event::Started { .. } => self.stage = Stage::Prefill,
-                    Event::Probe(_) | Event::Row(_) | Event::Token(_) => self.stage = Stage::Decode,
-                    Event::Finished(_) => self.shared.registry.record_answer(&self.entry),
-                    Event::Failed(_) => {}
-                }
+                self.follow(&event);
                 Ok(event)
             }
+        }
+    }
+
+    fn follow(&mut self, event: &Event) {
+        match event {
+            Event::Started { queue, cached_tokens } => {
+                self.stage = Stage::Prefill;
+                self.began = Some(Instant::now());
+                self.record.note(|tally| tally.find_cached(*cached_tokens));
+                let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
+                tracing::debug!(model, queue_ms, cached_tokens, "prefill begins");
+            }
+            Event::Probe(_) | Event::Row(_) | Event::Token(_) => {
+                self.stage = Stage::Decode;
+                self.prompted.get_or_insert_with(Instant::now);
+                if matches!(event, Event::Token(_)) {
+                    self.record.note(|tally| tally.answer());
+                }
+            }
+            Event::Finished(summary) => {
+                self.shared.registry.record_answer(&self.entry);
+                self.ended = true;
+                let times = Times::from(summary);
+                self.record.note(|tally| tally.spend(times));
+                tracing::debug!(
+                    model = self.entry.id.as_str(),
+                    answer_tokens = summary.completion_tokens,
+                    forward_passes = summary.forward_passes,
+                    max_batch_size = summary.max_batch_size,
+                    prefill_ms = millis(times.prefill),
+                    decode_ms = millis(times.decode),
+                    "a sequence is complete"
+                );
+            }
+            Event::Failed(_) => {}
         }
     }
 
@@ -160,6 +234,24 @@ impl Sequence {
     /// Time since it was queued.
     pub(crate) fn elapsed(&self) -> Duration {
         self.admitted.elapsed()
+    }
+}
+
+impl Drop for Sequence {
+    /// One that ends early has taken its time as well.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let now = Instant::now();
+        let began = self.began.unwrap_or(now);
+        let prompted = self.prompted.unwrap_or(now);
+        let times = Times {
+            queue: began.saturating_duration_since(self.admitted),
+            prefill: prompted.saturating_duration_since(began),
+            decode: now.saturating_duration_since(prompted),
+        };
+        self.record.note(|tally| tally.spend(times));
     }
 }
 
@@ -180,7 +272,8 @@ pub(crate) async fn with_text<T: Send + 'static>(
     if bytes <= INLINE_BYTES {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(_) => Err(ServiceError::TextFault),
     }

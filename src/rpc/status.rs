@@ -91,9 +91,9 @@ struct Report {
 }
 
 impl ServiceError {
-    /// Its status code.
-    pub(crate) fn code(&self) -> Code {
-        self.report().reason.code()
+    /// What programs know it by; its status code goes with it.
+    pub(crate) fn reason(&self) -> Reason {
+        self.report().reason
     }
 
     /// For a whole call.

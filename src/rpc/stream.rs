@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    call::{Call, Method},
+    call::Call,
     error::ServiceError,
     record::Record,
     request_body::ReceivedMessage,
@@ -49,7 +49,6 @@ pub(crate) struct Envelope<W> {
 
 /// What tells the three streams apart.
 pub(crate) trait StreamRpc: Send + 'static {
-    const METHOD: Method;
     type Request: prost::Message + Default + Send + 'static;
     type Response: Send + 'static;
     type Work: Send + 'static;
@@ -80,6 +79,7 @@ pub(crate) fn drive<R: StreamRpc>(
         draining: false,
         idle: Box::pin(sleep(shared.times.stream_idle)),
     };
+    let call = driver.call.clone();
     let responses = stream::unfold(Some(driver), |driver| async move {
         let mut driver = driver?;
         match driver.next().await {
@@ -88,7 +88,7 @@ pub(crate) fn drive<R: StreamRpc>(
             Step::End => None,
         }
     });
-    Ok(Response::new(Box::pin(responses)))
+    Ok(call.stream(responses))
 }
 
 struct Driver<R: StreamRpc> {
@@ -108,7 +108,7 @@ struct Driver<R: StreamRpc> {
 struct Open {
     serial: u64,
     abort: AbortHandle,
-    record: Record,
+    record: Arc<Record>,
     /// Its share of the memory for requests.
     _held: Option<HeldBytes>,
 }
@@ -145,18 +145,18 @@ impl<R: StreamRpc> Driver<R> {
                             None
                         }
                         Err(status) => {
+                            self.abandon();
                             self.call.end_with(&status);
                             Some(Step::Fail(status))
                         }
                     }
                 }
                 () = self.call.deadline.passed() => {
-                    let error = ServiceError::Deadline { stage: crate::engine::Stage::Queue };
-                    Some(Step::Fail(self.call.fail(&error)))
+                    Some(self.fail(&ServiceError::Deadline { stage: crate::engine::Stage::Queue }))
                 }
                 () = &mut self.idle, if is_idle => {
                     let limit = self.shared.times.stream_idle;
-                    Some(Step::Fail(self.call.fail(&ServiceError::StreamIdle { limit })))
+                    Some(self.fail(&ServiceError::StreamIdle { limit }))
                 }
                 () = self.shared.draining.cancelled(), if !self.draining => {
                     self.draining = true;
@@ -176,6 +176,18 @@ impl<R: StreamRpc> Driver<R> {
                 .as_mut()
                 .reset(Instant::now() + self.shared.times.stream_idle);
         }
+    }
+
+    /// Ends the call with an error.
+    fn fail(&mut self, error: &ServiceError) -> Step<R::Response> {
+        self.abandon();
+        Step::Fail(self.call.fail(error))
+    }
+
+    /// Drops what is open, so that it is counted before its call is.
+    fn abandon(&mut self) {
+        self.open.clear();
+        self.items = SelectAll::new();
     }
 
     fn on_item(&mut self, event: ItemEvent<R::Output>) -> Option<R::Response> {
@@ -220,12 +232,13 @@ impl<R: StreamRpc> Driver<R> {
             let error = ServiceError::ItemIdOpen {
                 field: "id".to_owned(),
             };
-            return Some(Step::Fail(self.call.fail(&error)));
+            return Some(self.fail(&error));
         }
         match self.start(&id, (size, received), action, timeout) {
             Ok(()) => None,
             Err(error) => {
-                Record::item(R::METHOD, self.call.deadline).fail(&error);
+                Record::item(&self.call.record, self.next_serial, self.call.deadline).fail(&error);
+                self.next_serial += 1;
                 Some(Step::Send(R::pack(id, Err(error.to_item()))))
             }
         }
@@ -252,21 +265,19 @@ impl<R: StreamRpc> Driver<R> {
         let Some(Action::Start(work)) = action else {
             return Err(ServiceError::field("action", "is required"));
         };
-        let context = WorkContext {
-            shared: Arc::clone(&self.shared),
-            deadline,
-            priority: Priority::Batch,
-            tenant: self.call.tenant.clone(),
-        };
-        let (abort, registration) = AbortHandle::new_pair();
         let serial = self.next_serial;
         self.next_serial += 1;
+        let record = Record::item(&self.call.record, serial, deadline);
+        let context = WorkContext {
+            deadline,
+            ..WorkContext::of(&self.shared, &self.call, Priority::Batch).item(&record)
+        };
+        let (abort, registration) = AbortHandle::new_pair();
         self.items.push(Item {
             id: id.to_owned(),
             serial,
             answers: Some(Abortable::new(R::run(context, work), registration)),
         });
-        let record = Record::item(R::METHOD, deadline);
         self.open.insert(
             id.to_owned(),
             Open {

@@ -23,6 +23,12 @@ pub fn init_logs(style: LogStyle, directives: &str) {
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
     let _already_set = match style {
         LogStyle::Human { color } => logs.with_ansi(color).finish().try_init(),
-        LogStyle::Json => logs.json().flatten_event(true).finish().try_init(),
+        // A line's own fields beside those of its call, under `span`.
+        LogStyle::Json => logs
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .finish()
+            .try_init(),
     };
 }

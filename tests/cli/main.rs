@@ -15,6 +15,7 @@ mod data;
 mod gate;
 mod import;
 mod labels;
+mod logs;
 mod manifest;
 mod pages;
 #[path = "../common/planted.rs"]

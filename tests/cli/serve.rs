@@ -18,7 +18,7 @@ use crate::{
 /// Occurs in requests only.
 const CANARY: &str = "xylophone-canary";
 
-fn serve(folder: &Path, arguments: &[&str]) -> Command {
+pub fn serve(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = command(folder);
     command
         .args([

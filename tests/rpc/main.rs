@@ -19,6 +19,7 @@ mod rig;
 #[path = "../common/scripted.rs"]
 mod scripted;
 
+mod access;
 mod admission;
 mod back_pressure;
 mod cancellation;

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 pub use self::method::{ClassifyItems, ScoreItems, StreamMethod};
-use super::{Client, ClientError, RetryPolicy, RpcError};
+use super::{Client, ClientError, RetryPolicy, RpcError, code_name};
 use crate::proto::{ScoreRequest, ScoreResponse};
 
 /// How long a finished stream may take to close in an orderly way before it is reset.
@@ -128,11 +128,18 @@ impl Client {
             };
             driver.take_back();
             failed = if broken.answered { 1 } else { failed + 1 };
-            match self
+            let delay = self
                 .options
                 .retry
-                .delay(failed, broken.error.hint, rand::random())
-            {
+                .delay(failed, broken.error.hint, rand::random());
+            tracing::debug!(
+                code = code_name(broken.error.code),
+                reason = broken.error.reason.as_deref(),
+                attempt = failed,
+                again_in_ms = delay.map(|delay| delay.as_secs_f64() * 1e3),
+                "a stream broke"
+            );
+            match delay {
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => {
                     return Err(ClientError::StreamGaveUp {

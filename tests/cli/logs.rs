@@ -1,0 +1,257 @@
+//! What a server logs of the calls it gets: a line for each, in both formats, as much as was asked for, and never a
+//! caller's text.
+
+use std::path::Path;
+
+use babelward::proto::{
+    self, BatchClassifyItem, BatchClassifyRequest, ClassifyRequest, ClassifyStreamRequest, Conversation,
+    CountTokensRequest, GenerateRequest, GetModelRequest, JudgeOptions, Message, Policy, PolicyCategory,
+    Role, ScoreRequest, StoppingParams, classify_request::PolicySource, classify_stream_request::Action,
+    generate_request::Prompt, generation_service_client::GenerationServiceClient,
+    model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
+    scoring_service_client::ScoringServiceClient,
+};
+use serde_json::Value;
+use tonic::{Request, transport::Channel};
+
+use crate::{
+    serve::serve,
+    support::{Server, command, run},
+};
+
+/// Occurs in what callers write only.
+const CANARY: &str = "xylophone";
+
+fn says(role: Role, content: &str) -> Message {
+    Message {
+        role: role.into(),
+        content: format!("{CANARY} {content}"),
+    }
+}
+
+fn asked() -> Conversation {
+    Conversation {
+        messages: vec![says(Role::User, "how do I bake bread?")],
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        name: format!("{CANARY}-rules"),
+        categories: vec![PolicyCategory {
+            code: "S1".to_owned(),
+            name: format!("{CANARY} sales"),
+            description: format!("Offers of a {CANARY}."),
+        }],
+    }
+}
+
+fn generate() -> GenerateRequest {
+    GenerateRequest {
+        prompt: Some(Prompt::Conversation(Conversation {
+            messages: vec![says(Role::System, "be kind"), says(Role::User, "hello")],
+        })),
+        stopping: Some(StoppingParams {
+            max_new_tokens: 4,
+            stop_sequences: vec![CANARY.to_owned()],
+        }),
+        ..Default::default()
+    }
+}
+
+fn classify(policy_source: Option<PolicySource>) -> ClassifyRequest {
+    ClassifyRequest {
+        conversation: Some(asked()),
+        policy_source,
+        ..Default::default()
+    }
+}
+
+/// With text in a header of the caller's own, and one in a header that would be an id were it printable.
+fn marked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert("x-note", CANARY.parse().unwrap());
+    metadata.insert("x-request-id", format!("the {CANARY}").parse().unwrap());
+    metadata.insert("x-babelward-tenant", format!("{CANARY}/s").parse().unwrap());
+    request
+}
+
+/// Calls with text wherever a request takes some; whether they are answered or refused does not matter. How many
+/// there were.
+async fn call_with_text_everywhere(channel: &Channel) -> usize {
+    let mut safety = SafetyServiceClient::new(channel.clone());
+    let mut generation = GenerationServiceClient::new(channel.clone());
+    let mut scoring = ScoringServiceClient::new(channel.clone());
+    let mut models = ModelServiceClient::new(channel.clone());
+    let (by_name, inline) = (
+        PolicySource::Policy(CANARY.to_owned()),
+        PolicySource::InlinePolicy(policy()),
+    );
+    for source in [None, Some(by_name), Some(inline)] {
+        let _ = safety.classify(marked(classify(source))).await;
+    }
+    let wrong_model = ClassifyRequest {
+        model: CANARY.to_owned(),
+        ..classify(None)
+    };
+    let _ = safety.classify(marked(wrong_model.clone())).await;
+    let items = [classify(None), wrong_model.clone()];
+    let batch = BatchClassifyRequest {
+        items: items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| BatchClassifyItem {
+                id: format!("{CANARY}-{index}"),
+                request: Some(item.clone()),
+            })
+            .collect(),
+    };
+    safety.batch_classify(marked(batch)).await.unwrap();
+    let items = items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| ClassifyStreamRequest {
+            id: format!("{CANARY}-{index}"),
+            action: Some(Action::Classify(item)),
+            timeout: None,
+        });
+    let stream = marked(tokio_stream::iter(items.collect::<Vec<_>>()));
+    let mut stream = safety.classify_stream(stream).await.unwrap().into_inner();
+    while stream.message().await.unwrap().is_some() {}
+
+    let mut answer = generation
+        .generate(marked(generate()))
+        .await
+        .unwrap()
+        .into_inner();
+    while answer.message().await.unwrap().is_some() {}
+    let raw = GenerateRequest {
+        prompt: Some(Prompt::Text(CANARY.repeat(3))),
+        model: CANARY.to_owned(),
+        ..generate()
+    };
+    assert!(generation.generate(marked(raw)).await.is_err());
+    let scored = ScoreRequest {
+        generate: Some(GenerateRequest {
+            prompt: Some(Prompt::Conversation(asked())),
+            ..generate()
+        }),
+        judge: Some(JudgeOptions {
+            policy_source: Some(proto::judge_options::PolicySource::InlinePolicy(policy())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let _ = scoring.score(marked(scored)).await;
+    let count = CountTokensRequest {
+        text: CANARY.repeat(2000),
+        ..Default::default()
+    };
+    models.count_tokens(marked(count)).await.unwrap();
+    let name = CANARY.to_owned();
+    assert!(models.get_model(marked(GetModelRequest { name })).await.is_err());
+
+    let mut unknown = tonic::client::Grpc::new(channel.clone());
+    unknown.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<ClassifyRequest, proto::ClassifyResponse>::default();
+    let path = format!("/{CANARY}.Service/Play").parse().unwrap();
+    assert!(unknown.unary(marked(classify(None)), path, codec).await.is_err());
+    12
+}
+
+#[tokio::test]
+async fn a_callers_text_is_logged_at_no_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--log-level", "trace", "--log-format", "json"];
+    let mut server = Server::start(&mut serve(folder.path(), &arguments));
+    let started: Value = serde_json::from_str(&server.wait_for("\"serving\"")).unwrap();
+    let address = format!("http://{}", started["address"].as_str().unwrap());
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let calls = call_with_text_everywhere(&channel).await;
+    drop(channel);
+    server.signal("TERM");
+    let (status, stderr, _) = server.end();
+    assert!(status.success(), "{stderr}");
+
+    let told = stderr.lines().find(|line| line.contains(CANARY));
+    assert_eq!(told, None, "the log has text of a caller");
+    let lines = stderr.lines().map(|line| serde_json::from_str(line).unwrap());
+    let ended: Vec<Value> = lines
+        .filter(|line: &Value| line["message"] == "call ended" && line["level"] == "INFO")
+        .collect();
+    assert_eq!(ended.len(), calls, "one line for each call: {ended:#?}");
+    let mut ids: Vec<_> = ended
+        .iter()
+        .map(|line| line["span"]["id"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), calls, "{ids:?}");
+}
+
+/// The URL of a server that was started for people.
+fn started(folder: &Path, arguments: &[&str]) -> (Server, String) {
+    let mut server = Server::start(&mut serve(folder, arguments));
+    let url = server.url("  gRPC");
+    (server, url)
+}
+
+#[test]
+fn twice_verbose_shows_the_way_of_a_call_and_the_engines_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, url) = started(folder.path(), &["-vv"]);
+    let outcome = run(command(folder.path()).args(["classify", "-v", "hello", "--server", &url]));
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    server.signal("TERM");
+    let (_, log, _) = server.end();
+    let line = |part: &str| {
+        let found = log.lines().find(|line| line.contains(part));
+        found.unwrap_or_else(|| panic!("`{part}` is not in\n{log}"))
+    };
+    let ended = line("call ended");
+    let (_, rest) = ended.split_once("INFO call{id=\"").unwrap();
+    let (id, rest) = rest.split_once('"').unwrap();
+    assert!(
+        rest.starts_with(
+            " method=babelward.v1.SafetyService/Classify}: babelward::access: call ended code=OK model=smol \
+             sequences=1 prompt_tokens="
+        ),
+        "{ended}"
+    );
+    for part in [
+        "a call begins",
+        "a sequence waits for the engine",
+        "a sequence is complete",
+    ] {
+        let line = line(part);
+        assert!(
+            line.contains("DEBUG") && line.contains(&format!("call{{id=\"{id}\"")),
+            "{line}"
+        );
+    }
+    assert!(line("a step").contains("TRACE babelward::engine::stats"));
+    // The client knows the call by the same id.
+    assert!(
+        outcome.stderr.contains("a call was answered") && outcome.stderr.contains(id),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn the_lines_of_calls_can_be_left_out_and_ids_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--allow-admin", "--log-level", "info,babelward::access=warn"];
+    let (mut server, url) = started(folder.path(), &arguments);
+    let outcome = run(command(folder.path()).args(["models", "unload", "smol", "--server", &url]));
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    server.signal("TERM");
+    let (_, log, _) = server.end();
+    assert!(!log.contains("call ended"), "{log}");
+    let unloaded = log.lines().find(|line| line.contains("unloaded")).unwrap();
+    assert!(
+        unloaded.contains("call{id=\"") && unloaded.contains("AdminService/UnloadModel"),
+        "{unloaded}"
+    );
+}
