@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -198,6 +199,7 @@ pub(crate) fn millis(time: Duration) -> f64 {
 /// before.
 pub(crate) struct ForeignCall {
     kind: Foreign,
+    id: Arc<str>,
     span: Span,
     began: Instant,
     told: bool,
@@ -229,7 +231,7 @@ impl Foreign {
 
 impl ForeignCall {
     /// Begins with the request's headers.
-    pub(crate) fn new(path: &str, id: &str) -> Self {
+    pub(crate) fn new(path: &str, id: Arc<str>) -> Self {
         let kind = Foreign::of_path(path);
         let method = match kind {
             Foreign::Infrastructure(method) => method,
@@ -237,7 +239,8 @@ impl ForeignCall {
         };
         Self {
             kind,
-            span: call_span(id, method),
+            span: call_span(&id, method),
+            id,
             began: Instant::now(),
             told: false,
         }
@@ -245,6 +248,10 @@ impl ForeignCall {
 
     pub(crate) fn span(&self) -> &Span {
         &self.span
+    }
+
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.id
     }
 
     /// Its answer begins.

@@ -2,7 +2,6 @@
 //! lines are in, and a record that counts it exactly once.
 
 use std::{
-    borrow::Cow,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -272,7 +271,7 @@ where
         let receive = self.layer.times.receive;
         let request_id = request_id(request.headers().get(REQUEST_ID));
         let Some(method) = Method::of_path(request.uri().path()) else {
-            let foreign = ForeignCall::new(request.uri().path(), &request_id);
+            let foreign = ForeignCall::new(request.uri().path(), request_id);
             let request = request.map(|intake| Body::new(RequestBody::foreign(intake, receive)));
             return self.pass_on(foreign, request);
         };
@@ -287,7 +286,7 @@ where
         let call = Call {
             deadline,
             tenant: tenant.clone(),
-            request_id: Arc::from(request_id.as_ref()),
+            request_id,
             record: Record::call(method, span.clone(), deadline, tenant, in_flight),
             received: Received::default(),
         };
@@ -316,9 +315,7 @@ where
             if let Some(code) = whole_response(&response) {
                 call.record.finish(code);
             }
-            if let Ok(value) = HeaderValue::from_str(&call.request_id) {
-                response.headers_mut().insert(REQUEST_ID, value);
-            }
+            tell_id(response.headers_mut(), &call.request_id);
             Ok(response)
         };
         Box::pin(answer.instrument(span))
@@ -332,14 +329,38 @@ where
 {
     /// A call that is not for our services.
     fn pass_on(&mut self, foreign: ForeignCall, request: http::Request<Body>) -> ResponseFuture<S::Error> {
-        let span = foreign.span().clone();
+        let (span, id) = (foreign.span().clone(), foreign.id().clone());
         let inner = self.inner.call(request);
         let answer = async move {
-            let response = inner.await?;
+            let mut response = inner.await?;
             foreign.answered(whole_response(&response).unwrap_or(Code::Ok));
+            tell_id(response.headers_mut(), &id);
             Ok(response)
         };
         Box::pin(answer.instrument(span))
+    }
+}
+
+/// The response to a call that does not begin; it is counted and logged as all others are.
+pub(crate) fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<()> {
+    let request_id = request_id(call.headers.get(REQUEST_ID));
+    match Method::of_path(call.uri.path()) {
+        Some(method) => {
+            let span = call_span(&request_id, method.name());
+            let tenant = tenant(call.headers.get(TENANT));
+            Record::call(method, span, Deadline::default(), tenant, None).fail(error);
+        }
+        None => ForeignCall::new(call.uri.path(), Arc::clone(&request_id)).answered(error.reason().code()),
+    }
+    let mut response = error.to_status(&request_id).into_http();
+    tell_id(response.headers_mut(), &request_id);
+    response
+}
+
+/// Tells the caller the id of its call.
+fn tell_id(headers: &mut http::HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, value);
     }
 }
 
@@ -359,13 +380,13 @@ fn tenant(value: Option<&HeaderValue>) -> Tenant {
 }
 
 /// The caller's, when it is at most 128 visible ASCII characters; else a fresh one.
-fn request_id(value: Option<&HeaderValue>) -> Cow<'_, str> {
+fn request_id(value: Option<&HeaderValue>) -> Arc<str> {
     value
         .and_then(|value| value.to_str().ok())
         .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
         .map_or_else(
-            || Cow::Owned(format!("{:016x}", rand::rng().random::<u64>())),
-            Cow::Borrowed,
+            || Arc::from(format!("{:016x}", rand::rng().random::<u64>())),
+            Arc::from,
         )
 }
 
@@ -430,7 +451,7 @@ mod tests {
     #[test]
     fn request_ids_are_kept_when_they_are_printable_and_made_when_not() {
         let kept = HeaderValue::from_static("run-7/item-3");
-        assert_eq!(request_id(Some(&kept)), "run-7/item-3");
+        assert_eq!(&*request_id(Some(&kept)), "run-7/item-3");
         let spaced = HeaderValue::from_static("a b");
         assert_eq!(request_id(Some(&spaced)).len(), 16);
         assert_eq!(request_id(None).len(), 16);

@@ -18,8 +18,12 @@ pub enum LogStyle {
 
 /// Sends logs to stderr from now on. `directives` are those of [`EnvFilter`] (`info`,
 /// `info,babelward::engine=debug`); what cannot be read counts as `info`. A second call changes nothing.
+///
+/// The HTTP/2 library repeats what peers write into their frames, so it is silent unless a directive names it.
 pub fn init_logs(style: LogStyle, directives: &str) {
-    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
+    // A later directive for the same target replaces an earlier one.
+    let filter = EnvFilter::try_new(format!("h2=off,{directives}"));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("h2=off,info"));
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
     let _already_set = match style {
         LogStyle::Human { color } => logs.with_ansi(color).finish().try_init(),

@@ -12,6 +12,10 @@ use babelward::proto::{
     scoring_service_client::ScoringServiceClient,
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::{Request, transport::Channel};
 
 use crate::{
@@ -160,6 +164,20 @@ async fn call_with_text_everywhere(channel: &Channel) -> usize {
     12
 }
 
+/// Ends a connection with an error that has text in it, as HTTP/2 allows.
+async fn leave_with_text(address: &str) {
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // Empty SETTINGS; GOAWAY of the last stream 0 for INTERNAL_ERROR.
+    said.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    said.extend([0, 0, 8 + CANARY.len() as u8, 7, 0, 0, 0, 0, 0]);
+    said.extend([0, 0, 0, 0, 0, 0, 0, 2]);
+    said.extend(CANARY.as_bytes());
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    connection.write_all(&said).await.unwrap();
+    // An end or a reset: the server is done with it.
+    let _ = connection.read_to_end(&mut Vec::new()).await;
+}
+
 #[tokio::test]
 async fn a_callers_text_is_logged_at_no_level() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,6 +188,8 @@ async fn a_callers_text_is_logged_at_no_level() {
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     let calls = call_with_text_everywhere(&channel).await;
     drop(channel);
+    leave_with_text(started["address"].as_str().unwrap()).await;
+    server.wait_for("a connection failed");
     server.signal("TERM");
     let (status, stderr, _) = server.end();
     assert!(status.success(), "{stderr}");

@@ -42,7 +42,7 @@ impl io::Write for Log {
 }
 
 /// Logs to [`LOG`] from now on.
-fn listen() {
+pub fn listen() {
     static LISTENING: OnceLock<()> = OnceLock::new();
     LISTENING.get_or_init(|| {
         tracing_subscriber::fmt()
@@ -84,7 +84,7 @@ async fn line(id: &str) -> Value {
 }
 
 /// How the call ended, by its line.
-async fn outcome(id: &str) -> (String, String) {
+pub async fn outcome(id: &str) -> (String, String) {
     let line = line(id).await;
     let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
     (text("code"), text("reason"))
@@ -95,7 +95,7 @@ fn pair(code: &str, reason: &str) -> (String, String) {
 }
 
 /// A request with the id that its lines are found by.
-fn tagged<T>(id: &str, message: T) -> Request<T> {
+pub fn tagged<T>(id: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("x-request-id", id.parse().unwrap());
     request
@@ -439,6 +439,7 @@ async fn probes_are_quiet_and_unknown_methods_are_not_repeated() {
             .await
             .unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented);
+        assert_eq!(status.metadata().get("x-request-id").unwrap(), id);
         let odd = line(id).await;
         assert_eq!(
             (&odd["code"], &odd["span"]["method"]),

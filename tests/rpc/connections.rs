@@ -17,6 +17,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::{
+    access::{listen, outcome, tagged},
     raw::Raw,
     rig::{Rig, Setup, classify, eventually},
 };
@@ -127,6 +128,7 @@ async fn connections_without_a_call_make_room_and_those_with_one_do_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_calls_are_told_to_come_back_and_probes_are_answered() {
+    listen();
     let options = ServerOptions {
         limits: Limits {
             calls: 1,
@@ -143,10 +145,17 @@ async fn too_many_calls_are_told_to_come_back_and_probes_are_answered() {
     let mut client = rig.safety().await;
     let open = tokio::spawn(async move { client.classify(classify(&["hi"])).await });
     rig.blocked().await;
-    let status = rig.safety().await.classify(classify(&["hi"])).await.unwrap_err();
+    let request = tagged("log-too-many", classify(&["hi"]));
+    let status = rig.safety().await.classify(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.metadata().get("x-request-id").unwrap(), "log-too-many");
     let details = status.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "TOO_MANY_CALLS");
+    assert_eq!(details.request_info().unwrap().request_id, "log-too-many");
+    assert_eq!(
+        outcome("log-too-many").await,
+        ("RESOURCE_EXHAUSTED".to_owned(), "TOO_MANY_CALLS".to_owned())
+    );
     assert!(details.retry_info().is_some());
     let mut health = HealthClient::new(rig.channel().await);
     let probe = health.check(HealthCheckRequest::default()).await.unwrap();

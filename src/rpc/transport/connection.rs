@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::field::debug;
 
 use super::{
     accept::Transport,
@@ -131,12 +132,14 @@ async fn converse<S: CallService>(
                     if let Some(call) = place.call(request.uri().path() == HEALTH) {
                         tokio::spawn(exchange(Arc::clone(transport), request, respond, call));
                     } else {
-                        refuse(respond);
+                        refuse(&request.into_parts().0, respond);
                     }
                     false
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "a connection failed");
+                    // Its text may repeat what the peer wrote.
+                    let io = error.get_io().map(|error| debug(error.kind()));
+                    tracing::debug!(reason = error.reason().map(debug), io, "a connection failed");
                     return;
                 }
                 None => return,

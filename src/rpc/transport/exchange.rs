@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{accept::Transport, connections::OpenCall, intake::Intake};
-use crate::rpc::error::ServiceError;
+use crate::rpc::{call::refusal, error::ServiceError};
 
 /// What answers calls.
 pub(crate) trait CallService:
@@ -58,10 +58,9 @@ pub(super) async fn exchange<S: CallService>(
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Tells a call's client that there are too many.
-pub(super) fn refuse(mut respond: SendResponse<Bytes>) {
-    let error = ServiceError::TooManyCalls { retry_after: RETRY };
-    let (head, ()) = error.to_status("").into_http::<()>().into_parts();
-    let _gone = respond.send_response(Response::from_parts(head, ()), true);
+pub(super) fn refuse(call: &http::request::Parts, mut respond: SendResponse<Bytes>) {
+    let response = refusal(call, &ServiceError::TooManyCalls { retry_after: RETRY });
+    let _gone = respond.send_response(response, true);
 }
 
 /// Ends early when the client is gone; the call's work ends with it.
