@@ -79,6 +79,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
             connection_streams: limits.connection_streams,
             connections: limits.connections,
             calls: limits.calls,
+            text_memory: limits.text_memory,
             ..Limits::default()
         },
         default_deadlines: DefaultDeadlines {

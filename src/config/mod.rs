@@ -165,6 +165,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open calls over all connections.
     pub calls: usize,
+    /// Bytes of memory for turning texts into tokens.
+    pub text_memory: usize,
 }
 
 /// Time for calls: where the client sets no deadline, and at most.

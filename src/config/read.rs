@@ -219,6 +219,7 @@ impl Reader<'_> {
             connection_streams: self.count("limits.connection_streams", 1..=65_536),
             connections: self.size("limits.connections", 1..=1_000_000),
             calls: self.size("limits.calls", 1..=1_000_000),
+            text_memory: self.bytes("limits.text_memory", 1 << 20),
         };
         // A message is held twice over for a moment, and large ones may use three quarters of the budget.
         if limits.message_bytes.saturating_mul(4) > limits.request_bytes {

@@ -182,6 +182,11 @@ pub const KEYS: &[Key] = &[
         "open calls over all connections; more are refused",
     ),
     key(
+        "limits.text_memory",
+        "512MiB",
+        "memory for turning texts into tokens, for all calls together (see docs/memory.md)",
+    ),
+    key(
         "deadlines.generate",
         "2m",
         "time for a Generate whose client sets no deadline",

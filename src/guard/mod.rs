@@ -11,7 +11,10 @@ use std::sync::Arc;
 use crate::{
     digest,
     engine::{OutputSpec, Probe, ProbeResult, Sampling},
-    text::{ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, TokenizerError},
+    text::{
+        Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, TokenizerError,
+        strip,
+    },
 };
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
@@ -203,6 +206,26 @@ impl Guard {
     ) -> Result<Vec<u32>, PromptError> {
         let policy = policy.unwrap_or(&self.native);
         Ok(self.tokenizer.encode(&self.segments(conversation, policy)?)?)
+    }
+
+    /// The same for a conversation that may be too long, or whose verdict is no longer wanted.
+    pub fn prompt_within(
+        &self,
+        conversation: &[ChatMessage],
+        policy: Option<&Policy>,
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, PromptError> {
+        let policy = policy.unwrap_or(&self.native);
+        // Each message's words stand in the prompt as they are, so this is known before there is one.
+        let words = conversation.iter().map(|message| strip(&message.content));
+        allowance.least(words.map(|words| self.tokenizer.least_tokens(words)))?;
+        let segments = self.segments(conversation, policy)?;
+        Ok(self.tokenizer.encode_within(&segments, allowance)?)
+    }
+
+    /// The tokenizer of its prompts.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
     }
 
     /// The prompt as text.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{EstimatorKind, metricx::Version};
-use crate::text::{Segment, Tokenizer, TokenizerError};
+use crate::text::{Allowance, Segment, Tokenizer, TokenizerError, Watch};
 
 /// How the texts of a pair become one sequence of tokens.
 pub struct PairEncoder {
@@ -44,14 +44,33 @@ impl PairEncoder {
         self.kind
     }
 
+    /// What it encodes with.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// All tokens of the pair, special ones included. Nothing is cut off. Special tokens that are spelled in the texts
     /// stay text.
     pub fn encode(&self, source: &str, translation: &str) -> Result<Vec<u32>, TokenizerError> {
+        let allowance = Allowance {
+            tokens: usize::MAX,
+            watch: &Watch::default(),
+        };
+        self.encode_within(source, translation, allowance)
+    }
+
+    /// The same for a pair that may be too long, or whose score is no longer wanted.
+    pub fn encode_within(
+        &self,
+        source: &str,
+        translation: &str,
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let template = |text: &str| Segment::Template(text.to_owned());
         let content = |text: &str| Segment::Content(text.to_owned());
         let one_text = |version: Version| {
             let text = version.text(source, translation);
-            self.tokenizer.encode_plain(&text)
+            self.tokenizer.encode_plain_within(&text, allowance)
         };
         let segments = match self.kind {
             // The translation comes first; XLM-R has two separators between texts.
@@ -65,6 +84,6 @@ impl PairEncoder {
             EstimatorKind::MetricX23 => return one_text(Version::V23),
             EstimatorKind::MetricX24 => return one_text(Version::V24),
         };
-        self.tokenizer.encode(&segments)
+        self.tokenizer.encode_within(&segments, allowance)
     }
 }

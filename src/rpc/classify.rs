@@ -7,19 +7,21 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    error::{ServiceError, Violation},
+    encode,
+    error::{ServiceError, TextPlace, Violation},
     generate::template_error,
     provenance,
     record::Record,
-    sequence::{Sequence, Shared, WorkContext, with_text},
+    sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork},
+    validate::{self, ClassifyWork, Judged, JudgedPlaces},
 };
 use crate::{
     engine::{Event, Priority},
     guard::{Label, Policy, PolicyCategory, PromptError},
     proto::{self, batch_classify_result, classify_stream_request, classify_stream_response},
     registry::ModelRole,
+    text::ChatMessage,
 };
 
 /// Judges the last message of a conversation.
@@ -28,7 +30,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         guard: entry,
         policy,
         messages,
-        field,
+        places,
         priority: _,
     } = work;
     let Some(guard) = entry.guard.clone() else {
@@ -38,23 +40,29 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         });
     };
     context.record.note(|tally| tally.use_model(&entry.id));
-    let conversation: usize = messages.iter().map(|message| message.content.len()).sum();
-    let bytes = conversation + policy.as_ref().map_or(0, |policy| policy.lines().len());
-    let (prompter, prompt_field) = (Arc::clone(&guard), field.clone());
-    let prompt_policy = policy.clone();
-    let prompt = with_text(bytes, move || {
-        prompter
-            .prompt(&messages, prompt_policy.as_deref())
-            .map_err(|error| prompt_error(&error, &prompt_field))
+    let output = guard.output_spec(policy.as_deref());
+    let limit = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
+    let more = policy.as_ref().map_or(0, |policy| policy.lines().len());
+    let size = encode::conversation_size(guard.tokenizer(), &messages, more);
+    let field = places.conversation.clone();
+    let (prompter, prompt_policy) = (Arc::clone(&guard), policy.clone());
+    let prompt = context.with_text(size, move |watch| {
+        let policy = prompt_policy.as_deref();
+        let prompt = prompter.prompt_within(&messages, policy, encode::allowance(limit, watch));
+        prompt.map_err(|error| match error {
+            PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
+                format!("{}.messages[{index}].role", places.conversation),
+                reason,
+            )]),
+            PromptError::Template(error) => template_error(&error, &places.conversation),
+            PromptError::Tokenizer(error) => {
+                let fields = judged_fields(&places, &messages, policy);
+                encode::token_error(&error, limit, prompter.tokenizer(), fields)
+            }
+        })
     });
-    let prompt = context.deadline.limit(prompt).await?;
-    let mut sequence = Sequence::submit(
-        context,
-        &entry,
-        prompt,
-        guard.output_spec(policy.as_deref()),
-        &field,
-    )?;
+    let prompt = prompt.await?;
+    let mut sequence = Sequence::submit(context, &entry, prompt, output, &field)?;
     let mut probe = None;
     let mut tokens = Vec::new();
     let summary = loop {
@@ -101,15 +109,27 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     })
 }
 
-fn prompt_error(error: &PromptError, field: &str) -> ServiceError {
-    match error {
-        PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
-            format!("{field}.messages[{index}].role"),
-            reason,
-        )]),
-        PromptError::Template(error) => template_error(error, field),
-        PromptError::Tokenizer(_) => ServiceError::TextFault,
+/// All texts of a guard's prompt that are not its own, with where each comes from.
+fn judged_fields<'a>(
+    places: &'a JudgedPlaces,
+    messages: &'a [ChatMessage],
+    policy: Option<&'a Policy>,
+) -> Vec<(TextPlace, &'a str)> {
+    let mut fields: Vec<_> = encode::message_fields(&places.conversation, messages).collect();
+    if let (Judged::AnswerToText { .. }, Some((place, _))) = (&places.judged, fields.first_mut()) {
+        *place = TextPlace::Field(places.conversation.clone());
     }
+    if let (Judged::AnswerToConversation { guard } | Judged::AnswerToText { guard }, Some((place, _))) =
+        (&places.judged, fields.last_mut())
+    {
+        *place = TextPlace::Answer { guard: guard.clone() };
+    }
+    for (index, category) in policy.iter().flat_map(|policy| policy.categories()).enumerate() {
+        let place = |name: &str| TextPlace::Field(format!("{}.categories[{index}].{name}", places.policy));
+        fields.push((place("name"), &category.name));
+        fields.push((place("description"), &category.description));
+    }
+    fields
 }
 
 /// Checks and answers one Classify; `path` is where it lies in what the caller sent.
@@ -123,7 +143,7 @@ async fn classify(
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let work = validate::classify(
-        &request,
+        request,
         &path,
         &shared.registry,
         (&shared.limits, context.deadline),
@@ -267,5 +287,45 @@ impl StreamRpc for ClassifyItems {
             id,
             result: Some(result),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::ChatRole;
+
+    /// Which texts a refusal looks into, and under what name.
+    fn places(judged: Judged) -> Vec<TextPlace> {
+        let places = JudgedPlaces {
+            conversation: "asked".to_owned(),
+            policy: "inline_policy".to_owned(),
+            judged,
+        };
+        let messages = [ChatRole::User, ChatRole::Assistant].map(|role| ChatMessage {
+            role,
+            content: "words".to_owned(),
+        });
+        let fields = judged_fields(&places, &messages, None);
+        fields.into_iter().map(|(place, _)| place).collect()
+    }
+
+    #[test]
+    fn an_answer_that_a_model_wrote_is_no_field_of_the_request() {
+        let field = |path: &str| TextPlace::Field(path.to_owned());
+        let guard = "judge.model".to_owned();
+        let answer = TextPlace::Answer { guard: guard.clone() };
+        assert_eq!(
+            places(Judged::Conversation),
+            [
+                field("asked.messages[0].content"),
+                field("asked.messages[1].content")
+            ]
+        );
+        assert_eq!(
+            places(Judged::AnswerToConversation { guard: guard.clone() }),
+            [field("asked.messages[0].content"), answer.clone()]
+        );
+        assert_eq!(places(Judged::AnswerToText { guard }), [field("asked"), answer]);
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     registry::{
         LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy,
     },
+    text::TokenCount,
 };
 
 /// One violated field.
@@ -29,6 +30,18 @@ impl Violation {
     }
 }
 
+/// Where a text comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextPlace {
+    /// A field of the request.
+    Field(String),
+    /// The answer of a Score, which another model wrote; the field names the guard that should judge it.
+    Answer {
+        /// Its path.
+        guard: String,
+    },
+}
+
 /// Why a request, or one item of a batch or stream, was not answered. [`super::status`] turns each into a
 /// status code, a reason and details; docs/errors.md is the caller's view.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +50,7 @@ pub enum ServiceError {
     InvalidFields(Vec<Violation>),
     /// The messages' roles are not in an order that this model takes. Reorder them.
     ConversationShape(Vec<Violation>),
-    /// The encoded request is too large. Send less at once.
+    /// The encoded request is too large, or its text takes more memory than there is for texts. Send less at once.
     MessageTooLarge {
         /// Most bytes.
         limit_bytes: usize,
@@ -65,9 +78,19 @@ pub enum ServiceError {
     /// The prompt does not fit the model's window; nothing was cut. Shorten it.
     InputTooLong {
         /// Tokens of the prompt.
-        input_tokens: usize,
+        input_tokens: TokenCount,
         /// Most tokens.
         limit_tokens: usize,
+    },
+    /// The model's vocabulary has no token for a character, and none for unknown ones: the text would reach the model
+    /// without it. Leave it out, or use another model.
+    TextNotEncodable {
+        /// Where.
+        place: TextPlace,
+        /// What.
+        character: char,
+        /// Characters in front of it.
+        position: usize,
     },
     /// The id is that of an item which is still open (or twice in a batch). Use fresh ids.
     ItemIdOpen {
@@ -202,7 +225,7 @@ impl ServiceError {
         match error {
             SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
             SubmitError::PromptTooLong { tokens, limit } => Self::InputTooLong {
-                input_tokens: tokens,
+                input_tokens: TokenCount::Exactly(tokens),
                 limit_tokens: limit,
             },
             SubmitError::EmptyPrompt => Self::field(field, "makes an empty prompt; send at least one token"),

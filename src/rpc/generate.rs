@@ -7,9 +7,10 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    error::{ServiceError, Violation},
+    encode,
+    error::{ServiceError, TextPlace, Violation},
     provenance,
-    sequence::{Sequence, Shared, WorkContext, with_text},
+    sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate::{self, GenerateWork, Prompt},
 };
@@ -18,7 +19,7 @@ use crate::{
     engine::{Event, FinishReason, OutputSpec, Priority, SequenceSummary, StopCondition, TokenEvent},
     proto::{self, generate_response, generate_stream_request, generate_stream_response},
     registry::ModelEntry,
-    text::{StopMatcher, TemplateError, TextStream},
+    text::{Allowance, ChatRole, StopMatcher, TemplateError, TextStream, TokenizerError, strip},
 };
 
 /// The answer as it is written.
@@ -41,6 +42,8 @@ pub(crate) struct Generation {
     sequence: Sequence,
     work: GenerateWork,
     prompt_tokens: usize,
+    /// Indices of the messages whose thoughts are not in the prompt.
+    thoughts_left_out: Vec<u32>,
     decoder: TextStream,
     /// Everything sent so far.
     text: String,
@@ -52,12 +55,13 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Tokenises the prompt and queues it.
-    pub(crate) async fn start(context: &WorkContext, work: GenerateWork) -> Result<Self, ServiceError> {
+    /// Queues the prompt.
+    pub(crate) fn start(
+        context: &WorkContext,
+        work: GenerateWork,
+        tokens: PromptTokens,
+    ) -> Result<Self, ServiceError> {
         context.record.note(|tally| tally.use_model(&work.entry.id));
-        let (entry, prompt, field) = (work.entry.clone(), work.prompt.clone(), work.prompt_field.clone());
-        let tokenise = with_text(prompt.bytes(), move || tokens(&entry, &prompt, &field));
-        let tokens = context.deadline.limit(tokenise).await?;
         let tokenizer = &work.entry.resident.tokenizer;
         let stop = StopMatcher::new(Arc::clone(tokenizer), &work.stop);
         let output = OutputSpec {
@@ -70,12 +74,17 @@ impl Generation {
             stop: stop.map(|stop| Box::new(stop) as Box<dyn StopCondition>),
             pin_prompt: false,
         };
-        let prompt_tokens = tokens.len();
+        let PromptTokens {
+            ids,
+            thoughts_left_out,
+        } = tokens;
+        let prompt_tokens = ids.len();
         let decoder = TextStream::new(Arc::clone(tokenizer), &work.stop);
-        let sequence = Sequence::submit(context, &work.entry, tokens, output, &work.prompt_field)?;
+        let sequence = Sequence::submit(context, &work.entry, ids, output, &work.prompt_field)?;
         Ok(Self {
             sequence,
             prompt_tokens,
+            thoughts_left_out,
             decoder,
             text: String::new(),
             token_ids: Vec::new(),
@@ -168,22 +177,29 @@ impl Generation {
     }
 
     fn provenance(&self) -> proto::Provenance {
-        let template = match (&self.work.prompt, &self.work.entry.resident.template) {
+        let template = match (&*self.work.prompt, &self.work.entry.resident.template) {
             (Prompt::Conversation(_), Some(template)) => template.digest(),
             _ => "",
         };
         let sampled = self.work.sampling.temperature > 0.0;
-        provenance::provenance(
-            &self.work.entry,
-            template,
-            sampled.then_some(self.work.sampling.seed),
-        )
+        proto::Provenance {
+            thoughts_left_out: self.thoughts_left_out.clone(),
+            ..provenance::provenance(
+                &self.work.entry,
+                template,
+                sampled.then_some(self.work.sampling.seed),
+            )
+        }
     }
 }
 
 /// A whole answer.
-pub(crate) async fn complete(context: &WorkContext, work: GenerateWork) -> Result<Finished, ServiceError> {
-    let mut generation = Generation::start(context, work).await?;
+pub(crate) async fn complete(
+    context: &WorkContext,
+    work: GenerateWork,
+    tokens: &PromptTokens,
+) -> Result<Finished, ServiceError> {
+    let mut generation = Generation::start(context, work, tokens.clone())?;
     while let Some(piece) = generation.next().await? {
         if let Piece::Finished(finished) = piece {
             return Ok(*finished);
@@ -209,7 +225,8 @@ fn events(
                 let started = match work.await {
                     Ok(work) => {
                         let context = context.prioritised(work.priority, Priority::Interactive);
-                        Generation::start(&context, work).await
+                        let tokens = prompt_tokens(&context, &work).await;
+                        tokens.and_then(|tokens| Generation::start(&context, work, tokens))
                     }
                     Err(error) => Err(error),
                 };
@@ -238,33 +255,92 @@ fn response(piece: Piece) -> proto::GenerateResponse {
     proto::GenerateResponse { event: Some(event) }
 }
 
-fn tokens(entry: &ModelEntry, prompt: &Prompt, field: &str) -> Result<Vec<u32>, ServiceError> {
+/// A prompt as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PromptTokens {
+    ids: Vec<u32>,
+    /// Indices of the messages whose thoughts are not in it.
+    thoughts_left_out: Vec<u32>,
+}
+
+/// Tokenises a prompt, when its turn comes.
+pub(crate) async fn prompt_tokens(
+    context: &WorkContext,
+    work: &GenerateWork,
+) -> Result<PromptTokens, ServiceError> {
+    let tokenizer = &work.entry.resident.tokenizer;
+    let size = match &*work.prompt {
+        Prompt::Conversation(messages) => encode::conversation_size(tokenizer, messages, 0),
+        Prompt::Text(text) => encode::text_size(tokenizer, text),
+        Prompt::Tokens(ids) => {
+            return Ok(PromptTokens {
+                ids: ids.clone(),
+                thoughts_left_out: Vec::new(),
+            });
+        }
+    };
+    let limit = encode::longest_prompt(&work.entry.resident.limits, work.max_new_tokens);
+    let (entry, prompt, field) = (
+        work.entry.clone(),
+        Arc::clone(&work.prompt),
+        work.prompt_field.clone(),
+    );
+    let tokens = context.with_text(size, move |watch| {
+        tokens(&entry, &prompt, &field, encode::allowance(limit, watch))
+    });
+    tokens.await
+}
+
+fn tokens(
+    entry: &ModelEntry,
+    prompt: &Prompt,
+    field: &str,
+    allowance: Allowance<'_>,
+) -> Result<PromptTokens, ServiceError> {
     let resident = &entry.resident;
+    let tokenizer = &resident.tokenizer;
     match prompt {
         Prompt::Conversation(messages) => {
             let template = resident
                 .template
                 .as_ref()
                 .ok_or(ServiceError::ChatTemplateMissing)?;
-            let segments = template
-                .render(messages, true)
+            let failed = |error: TokenizerError| {
+                let fields = encode::message_fields(field, messages);
+                encode::token_error(&error, allowance.tokens, tokenizer, fields)
+            };
+            // Words of others than the assistant stand in the prompt as they are, so this is known before there is one.
+            let asked = messages
+                .iter()
+                .filter(|message| message.role != ChatRole::Assistant);
+            let least = asked.map(|message| tokenizer.least_tokens(strip(&message.content)));
+            allowance.least(least).map_err(failed)?;
+            let rendered = template
+                .render_turns(messages, true)
                 .map_err(|error| template_error(&error, field))?;
-            resident
-                .tokenizer
-                .encode(&segments)
-                .map_err(|_| ServiceError::TextFault)
+            let ids = tokenizer.encode_within(&rendered.segments, allowance);
+            let thoughts = rendered.thoughts_left_out.into_iter();
+            Ok(PromptTokens {
+                ids: ids.map_err(failed)?,
+                thoughts_left_out: thoughts.map(provenance::count).collect(),
+            })
         }
         Prompt::Text(text) => {
-            let mut tokens: Vec<u32> = resident.tokenizer.bos_for_raw().into_iter().collect();
-            tokens.extend(
-                resident
-                    .tokenizer
-                    .encode_plain(text)
-                    .map_err(|_| ServiceError::TextFault)?,
-            );
-            Ok(tokens)
+            let mut ids: Vec<u32> = tokenizer.bos_for_raw().into_iter().collect();
+            let encoded = tokenizer.encode_plain_within(text, allowance);
+            ids.extend(encoded.map_err(|error| {
+                let place = TextPlace::Field(field.to_owned());
+                encode::token_error(&error, allowance.tokens, tokenizer, [(place, text.as_str())])
+            })?);
+            Ok(PromptTokens {
+                ids,
+                thoughts_left_out: Vec::new(),
+            })
         }
-        Prompt::Tokens(tokens) => Ok(tokens.clone()),
+        Prompt::Tokens(ids) => Ok(PromptTokens {
+            ids: ids.clone(),
+            thoughts_left_out: Vec::new(),
+        }),
     }
 }
 

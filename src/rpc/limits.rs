@@ -43,6 +43,9 @@ pub struct Limits {
     pub connections: usize,
     /// Open calls over all connections.
     pub calls: usize,
+    /// Bytes of memory for turning texts into tokens, for all calls together: three quarters for texts that are worked
+    /// on, the rest for those that wait.
+    pub text_memory: usize,
 }
 
 impl Default for Limits {
@@ -67,6 +70,7 @@ impl Default for Limits {
             connection_streams: 512,
             connections: 1024,
             calls: 4096,
+            text_memory: 512 << 20,
         }
     }
 }

@@ -8,9 +8,10 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     call::Call,
-    error::ServiceError,
+    encode,
+    error::{ServiceError, TextPlace},
     provenance::{self, capability},
-    sequence::{Shared, with_text},
+    sequence::Shared,
     validate,
 };
 use crate::{
@@ -66,6 +67,7 @@ impl ModelApi {
 
     async fn count(
         &self,
+        call: &Call,
         request: proto::CountTokensRequest,
     ) -> Result<proto::CountTokensResponse, ServiceError> {
         self.0.admit()?;
@@ -76,10 +78,19 @@ impl ModelApi {
             .any(&request.model)
             .await
             .map_err(|error| ServiceError::from_lookup(error, &request.model))?;
-        let tokens = with_text(request.text.len(), move || {
-            let tokens = entry.resident.tokenizer.encode_plain(&request.text);
-            tokens.map_err(|_| ServiceError::TextFault)
-        });
+        let shared = &self.0;
+        let text = request.text;
+        let size = encode::text_size(&entry.resident.tokenizer, &text);
+        let tokens = shared
+            .texts
+            .run(size, call.deadline, &shared.stopping, move |watch| {
+                let tokenizer = &entry.resident.tokenizer;
+                let tokens = tokenizer.encode_plain_within(&text, encode::allowance(usize::MAX, watch));
+                let place = TextPlace::Field("text".to_owned());
+                tokens.map_err(|error| {
+                    encode::token_error(&error, usize::MAX, tokenizer, [(place, text.as_str())])
+                })
+            });
         Ok(proto::CountTokensResponse {
             tokens: provenance::count(tokens.await?.len()),
         })
@@ -113,7 +124,8 @@ impl proto::model_service_server::ModelService for ModelApi {
     ) -> Result<Response<proto::CountTokensResponse>, Status> {
         let call = Call::of(&request)?;
         let call = call.asks(&self.0.registry, &request.get_ref().model);
-        call.unary(self.count(request.into_inner())).await
+        let answer = self.count(&call, request.into_inner());
+        call.clone().unary(answer).await
     }
 
     async fn watch_models(

@@ -7,10 +7,11 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     call::Call,
-    error::ServiceError,
+    encode,
+    error::{ServiceError, TextPlace},
     provenance,
     record::Record,
-    sequence::{Sequence, Shared, WorkContext, with_text},
+    sequence::{Sequence, Shared, WorkContext},
     validate::{self, Pair, QualityWork},
 };
 use crate::{
@@ -91,11 +92,22 @@ async fn score(
         field,
     } = pair?;
     let encoder = Arc::clone(encoder);
-    let tokens = with_text(source.len() + translation.len(), move || {
-        let tokens = encoder.encode(&source, &translation);
-        tokens.map_err(|_| ServiceError::TextFault)
+    let lengths = [source.len(), translation.len()];
+    let size = encode::parts_size(encoder.tokenizer(), lengths.into_iter());
+    let limit = encode::longest_prompt(&estimator.resident.limits, 0);
+    let path = field.clone();
+    let tokens = context.with_text(size, move |watch| {
+        let tokens = encoder.encode_within(&source, &translation, encode::allowance(limit, watch));
+        tokens.map_err(|error| {
+            let place = |name: &str| TextPlace::Field(format!("{path}.{name}"));
+            let fields = [
+                (place("source"), source.as_str()),
+                (place("translation"), translation.as_str()),
+            ];
+            encode::token_error(&error, limit, encoder.tokenizer(), fields)
+        })
     });
-    let tokens = context.deadline.limit(tokens).await?;
+    let tokens = tokens.await?;
     let mut sequence = Sequence::submit(context, estimator, tokens, OutputSpec::row(), &field)?;
     let mut score = None;
     let summary = loop {

@@ -9,10 +9,10 @@ use super::{
     call::Call,
     classify::judge,
     error::ServiceError,
-    generate::{Finished, complete},
+    generate::{Finished, PromptTokens, complete, prompt_tokens},
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork, Prompt, ScoreWork},
+    validate::{self, ClassifyWork, Judged, JudgedPlaces, Prompt, ScoreWork},
 };
 use crate::{
     engine::{Priority, Sampling},
@@ -38,7 +38,10 @@ async fn score(
     let bounds = (&shared.limits, context.deadline);
     let work = Arc::new(validate::score(request, &path, &shared.registry, bounds).await?);
     let context = context.prioritised(work.generate.priority, Priority::Interactive);
-    let samples = (0..work.samples).map(|index| sample(&context, Arc::clone(&work), index));
+    // All samples have the same prompt.
+    let tokens = Arc::new(prompt_tokens(&context, &work.generate).await?);
+    let samples =
+        (0..work.samples).map(|index| sample(&context, Arc::clone(&work), Arc::clone(&tokens), index));
     // The first failure drops, and so stops, the other samples.
     let samples = future::try_join_all(samples).await?;
     let with = |label: proto::Label| {
@@ -61,6 +64,7 @@ async fn score(
 async fn sample(
     context: &WorkContext,
     work: Arc<ScoreWork>,
+    tokens: Arc<PromptTokens>,
     index: u32,
 ) -> Result<proto::ScoredSample, ServiceError> {
     let mut generate = work.generate.clone();
@@ -69,7 +73,7 @@ async fn sample(
         ..generate.sampling
     };
     let entry = generate.entry.clone();
-    let answer = complete(context, generate).await?;
+    let answer = complete(context, generate, &tokens).await?;
     let mut messages = asked(&entry, &work.generate.prompt);
     // Judged as it is, also when it is empty: the model said nothing, and the guard sees just that.
     messages.push(ChatMessage {
@@ -84,7 +88,11 @@ async fn sample(
                 policy: work.policy.clone(),
                 messages: messages.clone(),
                 priority: work.generate.priority,
-                field: work.generate.prompt_field.clone(),
+                places: JudgedPlaces {
+                    conversation: work.generate.prompt_field.clone(),
+                    policy: work.policy_field.clone(),
+                    judged: judged(&work),
+                },
             },
         )
     });
@@ -105,6 +113,14 @@ async fn sample(
         timing: event.timing,
         generation_provenance: Some(provenance),
     })
+}
+
+fn judged(work: &ScoreWork) -> Judged {
+    let guard = work.guard_field.clone();
+    match *work.generate.prompt {
+        Prompt::Conversation(_) => Judged::AnswerToConversation { guard },
+        Prompt::Text(_) | Prompt::Tokens(_) => Judged::AnswerToText { guard },
+    }
 }
 
 /// What the guard is told that the user said.

@@ -17,21 +17,22 @@ use super::{
     error::ServiceError,
     limits::{Limits, TimeLimits},
     record::Record,
+    text_work::{TextSize, TextWork},
 };
 use crate::{
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
     proto,
     registry::{Lease, Registry},
+    text::Watch,
 };
-
-/// Text of more bytes than this is tokenised on a blocking thread.
-const INLINE_BYTES: usize = 8 << 10;
 
 /// What all handlers share.
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) limits: Limits,
     pub(crate) times: TimeLimits,
+    /// Where texts become tokens.
+    pub(crate) texts: TextWork,
     /// Whether clients may load, unload and pin models.
     pub(crate) allow_admin: bool,
     /// Set when the server takes nothing new.
@@ -82,6 +83,19 @@ impl WorkContext {
             record: Arc::clone(record),
             ..self.clone()
         }
+    }
+
+    /// Runs work on a text of this size, when its turn comes.
+    pub(crate) async fn with_text<T: Send + 'static>(
+        &self,
+        size: TextSize,
+        work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let shared = &self.shared;
+        shared
+            .texts
+            .run(size, self.deadline, &shared.stopping, work)
+            .await
     }
 
     /// With the class that a request asks for: the call's own, `interactive`, or batch.
@@ -260,21 +274,5 @@ struct CancelOnDrop(CancelFlag);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
-    }
-}
-
-/// Runs tokenisation and templates: small texts in place, large ones on a blocking thread, where they do not
-/// hold up other calls.
-pub(crate) async fn with_text<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
-) -> Result<T, ServiceError> {
-    if bytes <= INLINE_BYTES {
-        return work();
-    }
-    let span = tracing::Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(result) => result,
-        Err(_) => Err(ServiceError::TextFault),
     }
 }

@@ -1,6 +1,6 @@
 //! Puts the services on a listener and takes them down again.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, num::NonZero, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,6 +20,7 @@ use super::{
     record::InFlightCount,
     score::ScoringApi,
     sequence::Shared,
+    text_work::TextWork,
     transport::{Connections, Ends, RequestBytes, Transport, connection_limit, listen},
 };
 use crate::{
@@ -61,6 +62,10 @@ pub async fn serve(
     let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
         registry,
+        texts: TextWork::new(
+            std::thread::available_parallelism().map_or(1, NonZero::get),
+            options.limits.text_memory,
+        ),
         limits: options.limits,
         times: options.times,
         allow_admin: options.allow_admin,

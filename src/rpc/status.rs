@@ -7,10 +7,10 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::{
-    error::{ServiceError, Violation},
+    error::{ServiceError, TextPlace, Violation},
     violations::{listed, named},
 };
-use crate::{engine::Stage, memory::human_bytes, proto, registry::ModelRole};
+use crate::{engine::Stage, memory::human_bytes, proto, registry::ModelRole, text::TokenCount};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "babelward";
@@ -55,6 +55,7 @@ reasons! {
     RequestIncomplete = "REQUEST_INCOMPLETE" => DeadlineExceeded;
     StreamIdle = "STREAM_IDLE" => DeadlineExceeded;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
+    TextNotEncodable = "TEXT_NOT_ENCODABLE" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
     PolicyNotFound = "POLICY_NOT_FOUND" => NotFound;
@@ -191,12 +192,44 @@ impl ServiceError {
             Self::InputTooLong {
                 input_tokens,
                 limit_tokens,
-            } => Report::new(
-                Reason::InputTooLong,
-                format!("the prompt has {input_tokens} tokens, the limit is {limit_tokens}"),
-            )
-            .with("inputTokens", input_tokens)
-            .with("limitTokens", limit_tokens),
+            } => {
+                let (count, key, tokens) = match input_tokens {
+                    TokenCount::Exactly(tokens) => ("", "inputTokens", tokens),
+                    TokenCount::AtLeast(tokens) => ("at least ", "inputTokensAtLeast", tokens),
+                };
+                Report::new(
+                    Reason::InputTooLong,
+                    format!("the prompt has {count}{tokens} tokens, the limit is {limit_tokens}"),
+                )
+                .with(key, tokens)
+                .with("limitTokens", limit_tokens)
+            }
+            Self::TextNotEncodable {
+                place,
+                character,
+                position,
+            } => {
+                let character = format!("U+{:04X}", u32::from(*character));
+                let (field, text, fix) = match place {
+                    TextPlace::Field(field) => (field, field.as_str(), "leave it out, or use another model"),
+                    TextPlace::Answer { guard } => (guard, "the answer that it should judge", "use another guard"),
+                };
+                Report::new(
+                    Reason::TextNotEncodable,
+                    format!(
+                        "the model's vocabulary has no token for {character}, which stands behind {position} \
+                         characters of {text}: {fix}"
+                    ),
+                )
+                .with("character", &character)
+                .with("position", position)
+                .violations(vec![Violation::new(
+                    field,
+                    format!(
+                        "has {character} behind {position} characters, for which the model's vocabulary has no token"
+                    ),
+                )])
+            }
             Self::ItemIdOpen { field } => Report::new(
                 Reason::ItemIdOpen,
                 format!("{field} is the id of another item that is not answered yet"),

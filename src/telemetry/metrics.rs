@@ -117,6 +117,16 @@ fn describe() {
         Unit::Count,
         "Calls and items whose time ran out, by stage: queue, prefill, decode."
     );
+    describe_gauge!(
+        "babelward_texts_in_work",
+        Unit::Count,
+        "Texts that are being turned into tokens."
+    );
+    describe_gauge!(
+        "babelward_texts_waiting",
+        Unit::Count,
+        "Texts that wait for memory or a thread to be turned into tokens."
+    );
     describe_counter!(
         "babelward_verdicts_total",
         Unit::Count,

@@ -118,33 +118,26 @@ impl AddedMatcher {
         &self.tokens
     }
 
-    /// Appends what is found in `text[start..end]`, with positions in `text`. Whitespace that a token
-    /// swallows may lie outside of the range, as it would in the joined text.
-    pub(super) fn find_all(&self, text: &str, start: usize, end: usize, found: &mut Vec<Found>) {
-        if self.tokens.is_empty() {
-            return;
+    /// The first token in `text[start..end]`, with places in `text`. Whitespace that a token swallows may lie outside of
+    /// the range, as it would in the joined text, but not before `floor`, where the token before ended.
+    pub(super) fn find(&self, text: &str, start: usize, end: usize, floor: usize) -> Option<Found> {
+        if self.tokens.is_empty() || start >= end {
+            return None;
         }
-        let mut at = start.max(found.last().map_or(0, |f| f.end));
-        while at < end {
-            let Some(hit) = self.spellings.find(Input::new(text).range(at..end)) else {
-                break;
-            };
-            let token = &self.tokens[hit.pattern().as_usize()];
-            let floor = found.last().map_or(0, |f| f.end);
-            let (mut from, mut to) = (hit.start(), hit.end());
-            if token.lstrip {
-                from = floor + text[floor..from].trim_end_matches(is_space).len();
-            }
-            if token.rstrip {
-                to = text.len() - text[to..].trim_start_matches(is_space).len();
-            }
-            found.push(Found {
-                start: from,
-                end: to,
-                id: token.id,
-            });
-            at = to;
+        let hit = self.spellings.find(Input::new(text).range(start..end))?;
+        let token = &self.tokens[hit.pattern().as_usize()];
+        let (mut from, mut to) = (hit.start(), hit.end());
+        if token.lstrip {
+            from = floor + text[floor..from].trim_end_matches(is_space).len();
         }
+        if token.rstrip {
+            to = text.len() - text[to..].trim_start_matches(is_space).len();
+        }
+        Some(Found {
+            start: from,
+            end: to,
+            id: token.id,
+        })
     }
 }
 
@@ -163,9 +156,13 @@ mod tests {
     }
 
     fn ids(matcher: &AddedMatcher, text: &str) -> Vec<(usize, usize, u32)> {
-        let mut found = Vec::new();
-        matcher.find_all(text, 0, text.len(), &mut found);
-        found.iter().map(|f| (f.start, f.end, f.id)).collect()
+        let mut end = 0;
+        std::iter::from_fn(|| {
+            let found = matcher.find(text, end, text.len(), end)?;
+            end = found.end;
+            Some((found.start, found.end, found.id))
+        })
+        .collect()
     }
 
     #[test]

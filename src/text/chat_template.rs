@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     Segment, jinja,
     load_folder::{read_json, token_text},
-    marks::Marks,
+    marks::{Marks, Rendered},
     strftime, weighed,
 };
 use crate::{digest, files, gguf::Gguf};
@@ -189,15 +189,57 @@ impl ChatTemplate {
     /// Renders a conversation, keeping apart the template's text and the messages' own: special tokens
     /// spelled in a message stay text. With `answer`, the prompt ends where the assistant begins.
     pub fn render(&self, messages: &[ChatMessage], answer: bool) -> Result<Vec<Segment>, TemplateError> {
+        Ok(self.render_turns(messages, answer)?.segments)
+    }
+
+    /// The same, and tells whose thoughts were left out: templates of models that think show the model its earlier
+    /// answers without what it thought before them.
+    pub fn render_turns(&self, messages: &[ChatMessage], answer: bool) -> Result<Rendered, TemplateError> {
         let marks = Marks::absent_from(messages, &self.source)?;
-        let marked: Vec<minijinja::Value> = messages
+        let whole = |(index, message): (usize, &ChatMessage)| marks.around(index, &message.content);
+        let marked: Vec<String> = messages.iter().enumerate().map(whole).collect();
+        let rendered = self.render_marked(messages, &marked, answer)?;
+        let outcome = marks.split(&rendered, messages, &marked);
+        if !matches!(
+            outcome,
+            Err(TemplateError::MessageDropped(_) | TemplateError::Invalid(_))
+        ) {
+            return outcome;
+        }
+        // Perhaps it is only thoughts that are missing.
+        let mut thinks = false;
+        let marked = messages
             .iter()
+            .zip(marked)
             .enumerate()
-            .map(|(index, m)| context! { role => m.role.name(), content => marks.around(index, &m.content) })
+            .map(|(index, (message, whole))| {
+                let apart = (message.role == ChatRole::Assistant)
+                    .then(|| marks.around_thoughts(index, &message.content))
+                    .flatten();
+                thinks |= apart.is_some();
+                apart.unwrap_or(whole)
+            });
+        let marked: Vec<String> = marked.collect();
+        if !thinks {
+            return outcome;
+        }
+        let rendered = self.render_marked(messages, &marked, answer)?;
+        marks.split(&rendered, messages, &marked)
+    }
+
+    fn render_marked(
+        &self,
+        messages: &[ChatMessage],
+        contents: &[String],
+        answer: bool,
+    ) -> Result<String, TemplateError> {
+        let values = messages.iter().zip(contents);
+        let values: Vec<minijinja::Value> = values
+            .map(|(message, content)| context! { role => message.role.name(), content => content })
             .collect();
         // transformers passes `tools` and `documents` always, as None when there are none.
         let values = context! {
-            messages => marked,
+            messages => values,
             tools => (),
             documents => (),
             add_generation_prompt => answer,
@@ -206,8 +248,18 @@ impl ChatTemplate {
         };
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel(messages)));
-        let rendered = weighed::render(&environment, &self.source, values).map_err(|e| explain(&e))?;
-        marks.split(&rendered, messages)
+        weighed::render(&environment, &self.source, values).map_err(|e| explain(&e))
+    }
+
+    /// The prompt as text, as if nothing in it had to be told apart.
+    #[cfg(test)]
+    pub(super) fn render_unmarked(
+        &self,
+        messages: &[ChatMessage],
+        answer: bool,
+    ) -> Result<String, TemplateError> {
+        let contents: Vec<String> = messages.iter().map(|message| message.content.clone()).collect();
+        self.render_marked(messages, &contents, answer)
     }
 
     /// `sha256:<hex>` of the template's source.

@@ -4,14 +4,14 @@
 use std::{collections::HashSet, path::Path};
 
 use serde_json::{Map, Value};
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::Vocab;
 
 use super::{
     added::{AddedKind, AddedToken},
     byte_level::ByteAlphabet,
-    load_gguf::{missing_bytes, split_merge},
+    load_gguf::split_merge,
     load_model,
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, WordModel, component, invalid},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, Spelling, WordModel, invalid},
     spm::piece_bytes,
     tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
     unigram,
@@ -64,13 +64,6 @@ impl ModelKind {
             ))),
         }
     }
-}
-
-/// How token spellings become bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spelling {
-    ByteLevel,
-    SentencePiece,
 }
 
 /// What stands beside the vocabulary.
@@ -164,24 +157,15 @@ fn pipeline(
         return Err(invalid("a Unigram model needs a pre_tokenizer with Metaspace"));
     }
     check_types(pre_tokenizer, &PRE_TOKENIZERS)?;
-    let has_unknown = json["model"]["unk_token"].is_string();
-    let missing_bytes = match spelling {
-        Spelling::ByteLevel if !has_unknown => missing_bytes(|c| vocab.contains_key(c)),
-        _ => Vec::new(),
+    let words = match kind {
+        ModelKind::Bpe => bpe(&json["model"], vocab, added)?,
+        ModelKind::Unigram => unigram::model(&json["model"], added)?,
     };
-    Ok(Pipeline {
-        normalizer: component(normalizer)?,
-        first: component(pre_tokenizer)?,
-        later: component(&after_special(pre_tokenizer.clone()))?,
-        words: match kind {
-            ModelKind::Bpe => WordModel::Bpe(bpe(&json["model"], vocab, added)?),
-            ModelKind::Unigram => WordModel::Unigram(unigram::model(&json["model"], added)?),
-        },
-        missing_bytes,
-    })
+    let later = after_special(pre_tokenizer.clone());
+    Pipeline::new(normalizer, (pre_tokenizer, &later), words, spelling)
 }
 
-fn bpe(model: &Value, vocab: Vocab, added: &[AddedToken]) -> Result<BPE, TokenizerError> {
+fn bpe(model: &Value, vocab: Vocab, added: &[AddedToken]) -> Result<WordModel, TokenizerError> {
     for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if model[key].as_str().is_some_and(|s| !s.is_empty()) {
             return Err(invalid(format!("model.{key} is not supported")));

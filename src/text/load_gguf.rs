@@ -10,8 +10,8 @@ use tokenizers::models::bpe::Vocab;
 
 use super::{
     added::{AddedKind, AddedToken, is_markup},
-    byte_level::{ByteAlphabet, to_char},
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, WordModel, component, invalid},
+    byte_level::ByteAlphabet,
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, Spelling, invalid},
     pre::{PreFacts, PreTokenizer},
     spm::{ScoredMerges, piece_bytes},
     tokenizer::{END_SPELLINGS, Parts, TokenBytes, TokenizerError},
@@ -237,15 +237,6 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// Bytes that text can contain and that no single-character token stands for.
-pub(super) fn missing_bytes(has: impl Fn(&str) -> bool) -> Vec<u8> {
-    // UTF-8 never contains these.
-    let impossible = |b: &u8| matches!(b, 0xC0 | 0xC1 | 0xF5..=0xFF);
-    (0..=u8::MAX)
-        .filter(|b| !impossible(b) && !has(to_char(*b).encode_utf8(&mut [0; 4])))
-        .collect()
-}
-
 fn ranked(
     gguf: &Gguf,
     vocabulary: &Vocabulary<'_>,
@@ -269,16 +260,11 @@ fn ranked(
         .collect();
     let vocab = vocabulary.ids();
     let spells_bytes = facts.pre == PreTokenizer::Gemma4;
-    let missing_bytes = if spells_bytes {
-        Vec::new()
-    } else {
-        missing_bytes(|c| vocab.contains_key(c))
-    };
     let unknown = unknown.filter(|_| spells_bytes).and_then(|id| {
         let text = vocabulary.tokens.get(id as usize)?;
         Some((*text).to_owned())
     });
-    let bpe = BpeSpec {
+    let words = BpeSpec {
         vocab,
         merges,
         unknown,
@@ -288,13 +274,16 @@ fn ranked(
     }
     .build(&never)?;
     let pre_tokenizer = facts.pre.pre_tokenizer();
-    Ok(Pipeline {
-        normalizer: component(&facts.pre.normalizer())?,
-        first: component(&pre_tokenizer)?,
-        later: component(&pre_tokenizer)?,
-        words: WordModel::Bpe(bpe),
-        missing_bytes,
-    })
+    Pipeline::new(
+        &facts.pre.normalizer(),
+        (&pre_tokenizer, &pre_tokenizer),
+        words,
+        if spells_bytes {
+            Spelling::SentencePiece
+        } else {
+            Spelling::ByteLevel
+        },
+    )
 }
 
 /// A merge as GGUF spells it: two tokens with a space between; the first may begin with one.

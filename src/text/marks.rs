@@ -6,6 +6,8 @@
 //! beginning of a message (`content.startswith('<tool_response>')`) does not find it: somebody's words do not
 //! steer the template.
 
+use std::collections::BTreeSet;
+
 use super::{ChatMessage, Segment, TemplateError, python};
 
 /// The characters around messages: `open`, the message's index in decimal, `close`, the words, `close`.
@@ -34,25 +36,58 @@ impl Marks {
 
     /// The message with marks inside of its outer whitespace; a message of nothing but whitespace has none.
     pub(super) fn around(&self, index: usize, content: &str) -> String {
-        let words = python::strip(content);
-        if words.is_empty() {
-            return content.to_owned();
-        }
-        let before = content.len() - content.trim_start_matches(python::is_space).len();
-        let (Marks { open, close }, after) = (self, &content[before + words.len()..]);
-        format!("{}{open}{index}{close}{words}{close}{after}", &content[..before])
+        self.part(index, Part::Whole, content)
     }
 
-    /// Takes the marks out of what was rendered. That every message is there, whole, is checked.
+    /// The same for an assistant's message that begins with its thoughts: these and the answer are marked by themselves,
+    /// and the tags stay visible, so that a template which leaves thoughts out can find them.
+    pub(super) fn around_thoughts(&self, index: usize, content: &str) -> Option<String> {
+        let Thoughts {
+            before,
+            open,
+            thought,
+            close,
+            answer,
+        } = Thoughts::of(content)?;
+        let (thought, answer) = (
+            self.part(index, Part::Thought, thought),
+            self.part(index, Part::Answer, answer),
+        );
+        Some(format!("{before}{open}{thought}{close}{answer}"))
+    }
+
+    fn part(&self, index: usize, part: Part, text: &str) -> String {
+        let words = python::strip(text);
+        if words.is_empty() {
+            return text.to_owned();
+        }
+        let before = text.len() - text.trim_start_matches(python::is_space).len();
+        let (Marks { open, close }, after) = (self, &text[before + words.len()..]);
+        let letter = part.letter();
+        format!(
+            "{}{open}{index}{letter}{close}{words}{close}{after}",
+            &text[..before]
+        )
+    }
+
+    /// Takes the marks out of what was rendered from these messages as they were marked. That every message is there,
+    /// whole, is checked; only an assistant's thoughts may be left out.
     pub(super) fn split(
         &self,
         rendered: &str,
         messages: &[ChatMessage],
-    ) -> Result<Vec<Segment>, TemplateError> {
-        let mut seen: Vec<bool> = messages
-            .iter()
-            .map(|m| python::strip(&m.content).is_empty())
+        marked: &[String],
+    ) -> Result<Rendered, TemplateError> {
+        let present = |index: usize, part: Part| {
+            let mark = format!("{}{index}{}{}", self.open, part.letter(), self.close);
+            marked.get(index).is_some_and(|marked| marked.contains(&mark))
+        };
+        // Parts that have not been found yet.
+        let mut missing: BTreeSet<(usize, Part)> = (0..messages.len())
+            .flat_map(|index| Part::ALL.map(|part| (index, part)))
+            .filter(|(index, part)| present(*index, *part))
             .collect();
+        let all = missing.clone();
         let mut segments = Vec::new();
         let mut template = String::new();
         let mut pieces = rendered.split(self.open);
@@ -61,12 +96,12 @@ impl Marks {
         let mut taken_apart = template.contains(self.close);
         for piece in pieces {
             let mut parts = piece.split(self.close);
-            let (index, words, after) = (parts.next(), parts.next(), parts.next());
-            let index = index.and_then(|i| i.parse::<usize>().ok());
-            let known = index.and_then(|i| Some((i, python::strip(&messages.get(i)?.content))));
+            let (name, words, after) = (parts.next(), parts.next(), parts.next());
+            let known = name.and_then(Part::parse).filter(|known| all.contains(known));
+            let expected = known.and_then(|(index, part)| part.words(&messages.get(index)?.content));
             match (known, words, after) {
-                (Some((i, expected)), Some(words), Some(after)) if words == expected => {
-                    seen[i] = true;
+                (Some(known), Some(words), Some(after)) if Some(words) == expected => {
+                    missing.remove(&known);
                     if !template.is_empty() {
                         segments.push(Segment::Template(std::mem::take(&mut template)));
                     }
@@ -74,12 +109,12 @@ impl Marks {
                     template.push_str(after);
                     taken_apart |= parts.next().is_some();
                 }
-                (Some((i, _)), ..) => return Err(TemplateError::MessageDropped(i)),
+                (Some((index, _)), ..) => return Err(TemplateError::MessageDropped(index)),
                 _ => taken_apart = true,
             }
         }
-        if let Some(index) = seen.iter().position(|seen| !seen) {
-            return Err(TemplateError::MessageDropped(index));
+        if let Some((index, _)) = missing.iter().find(|(_, part)| *part != Part::Thought) {
+            return Err(TemplateError::MessageDropped(*index));
         }
         if taken_apart {
             return Err(TemplateError::Invalid("it cuts messages into pieces".into()));
@@ -87,6 +122,99 @@ impl Marks {
         if !template.is_empty() {
             segments.push(Segment::Template(template));
         }
-        Ok(segments)
+        Ok(Rendered {
+            segments,
+            thoughts_left_out: missing.into_iter().map(|(index, _)| index).collect(),
+        })
+    }
+}
+
+/// A conversation as a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The prompt, with whose words are whose.
+    pub segments: Vec<Segment>,
+    /// Indices of the assistant's messages whose thoughts the template left out.
+    pub thoughts_left_out: Vec<usize>,
+}
+
+/// What of a message stands between marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Whole,
+    Thought,
+    Answer,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Whole, Self::Thought, Self::Answer];
+
+    /// What follows the message's index in its mark.
+    fn letter(self) -> &'static str {
+        match self {
+            Self::Whole => "",
+            Self::Thought => "t",
+            Self::Answer => "a",
+        }
+    }
+
+    /// From what stands in a mark.
+    fn parse(name: &str) -> Option<(usize, Self)> {
+        let (index, part) = match name.as_bytes().last()? {
+            b't' => (&name[..name.len() - 1], Self::Thought),
+            b'a' => (&name[..name.len() - 1], Self::Answer),
+            _ => (name, Self::Whole),
+        };
+        Some((index.parse().ok()?, part))
+    }
+
+    /// The words of this part.
+    fn words(self, content: &str) -> Option<&str> {
+        Some(python::strip(match self {
+            Self::Whole => content,
+            Self::Thought => Thoughts::of(content)?.thought,
+            Self::Answer => Thoughts::of(content)?.answer,
+        }))
+    }
+}
+
+/// How models tell their thoughts from their answer. The first of these may be missing, where it stood in the prompt.
+const THOUGHT_TAGS: [(&str, &str); 5] = [
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("◁think▷", "◁/think▷"),
+];
+
+/// An assistant's message that begins with its thoughts, cut into pieces.
+struct Thoughts<'a> {
+    /// Whitespace.
+    before: &'a str,
+    open: &'a str,
+    thought: &'a str,
+    close: &'a str,
+    answer: &'a str,
+}
+
+impl<'a> Thoughts<'a> {
+    fn of(content: &'a str) -> Option<Self> {
+        let words = content.trim_start_matches(python::is_space);
+        let before = &content[..content.len() - words.len()];
+        THOUGHT_TAGS.iter().find_map(|(open, close)| {
+            let (thought, answer) = words.split_once(close)?;
+            let (tag, thought) = match thought.strip_prefix(open) {
+                Some(inside) => (*open, inside),
+                None => ("", thought),
+            };
+            // Words in front of the first tag are no thoughts.
+            (!thought.contains(open)).then_some(Self {
+                before,
+                open: tag,
+                thought,
+                close,
+                answer,
+            })
+        })
     }
 }

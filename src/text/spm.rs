@@ -6,10 +6,16 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
 };
 
-use super::{pipeline::invalid, tokenizer::TokenizerError};
+use super::{allowance::Meter, pipeline::invalid, tokenizer::TokenizerError};
+
+/// Text is merged in parts of at least this many bytes, where it can be cut.
+const PART_BYTES: usize = 1 << 10;
+
+/// Most bytes of a part: places in it are 32 bits wide.
+const MOST_PART_BYTES: usize = u32::MAX as usize / 4;
 
 /// SentencePiece's space.
 pub(super) const SPACE: char = '▁';
@@ -32,6 +38,8 @@ pub(super) struct ScoredMerges {
     unknown: Option<u32>,
     /// A space goes in front of text.
     adds_space: bool,
+    /// Characters that some piece has right before a space.
+    before_space: HashSet<char>,
 }
 
 impl ScoredMerges {
@@ -43,7 +51,14 @@ impl ScoredMerges {
             bytes: [None; 256],
             unknown,
             adds_space,
+            before_space: HashSet::from([SPACE]),
         }
+    }
+
+    /// Whether every character has a token or tokens of its own: none vanishes, and none is part of a run that one token
+    /// stands for.
+    pub(super) fn keeps_text(&self) -> bool {
+        self.unknown.is_none() || self.bytes.iter().all(Option::is_some)
     }
 
     /// Adds a token; one that is spelled as a byte stands for that byte. A spelling that appears twice keeps
@@ -56,40 +71,65 @@ impl ScoredMerges {
             self.bytes[usize::from(byte)].get_or_insert(id);
         } else if !text.is_empty() {
             self.longest = self.longest.max(text.len());
+            let pairs = text.chars().zip(text.chars().skip(1));
+            self.before_space
+                .extend(pairs.filter(|(_, c)| *c == SPACE).map(|(before, _)| before));
             self.pieces.entry(text.into()).or_insert(Piece { id, score });
         }
         Ok(())
     }
 
     /// Appends the tokens of plain text.
-    pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let mut spaced = String::with_capacity(text.len() + text.len() / 4 + SPACE.len_utf8());
-        if self.adds_space {
-            spaced.push(SPACE);
-        }
-        spaced.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
-        let mut chain = Chain::of(&spaced);
-        self.merge(&spaced, &mut chain);
+    pub(super) fn encode(&self, text: &str, out: &mut Meter<'_>) -> Result<(), TokenizerError> {
         let mut last_is_unknown = false;
-        for (start, end) in chain.spans() {
-            let piece = &spaced[start..end];
-            last_is_unknown = match self.pieces.get(piece) {
-                Some(found) => {
-                    out.push(found.id);
-                    false
-                }
-                None => self.spell(piece, last_is_unknown, out)?,
-            };
+        let mut spaced = String::new();
+        for (index, part) in self.parts(text).enumerate() {
+            out.begin(part.len(), 0)?;
+            if part.len() > MOST_PART_BYTES {
+                return Err(invalid("a text of a GiB has nowhere to be cut"));
+            }
+            spaced.clear();
+            if self.adds_space && index == 0 {
+                spaced.push(SPACE);
+            }
+            spaced.extend(part.chars().map(|c| if c == ' ' { SPACE } else { c }));
+            let mut chain = Chain::of(&spaced);
+            self.merge(&spaced, &mut chain);
+            for (start, end) in chain.spans() {
+                let piece = &spaced[start..end];
+                last_is_unknown = match self.pieces.get(piece) {
+                    Some(found) => {
+                        out.push(found.id);
+                        false
+                    }
+                    None => self.spell(piece, last_is_unknown, out)?,
+                };
+            }
         }
         Ok(())
     }
 
+    /// Parts of a text that no piece reaches across: cut in front of a space, after a character that no piece has before
+    /// a space. Merging never joins what no piece has, so the parts have the tokens of the whole.
+    fn parts<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
+        let mut rest = text;
+        std::iter::from_fn(move || {
+            let mut before = SPACE;
+            let cut = rest.char_indices().find(|(at, c)| {
+                let c = if *c == ' ' { SPACE } else { *c };
+                let found = c == SPACE && *at >= PART_BYTES && !self.before_space.contains(&before);
+                before = c;
+                found
+            });
+            let (part, later) = rest.split_at(cut.map_or(rest.len(), |(at, _)| at));
+            rest = later;
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
     fn merge(&self, text: &str, chain: &mut Chain) {
         let mut candidates = BinaryHeap::with_capacity(chain.symbols.len());
-        for left in 0..chain.symbols.len() {
+        for left in 0..chain.len() {
             candidates.extend(self.candidate(text, chain, left));
         }
         while let Some(Candidate { left, end, .. }) = candidates.pop() {
@@ -106,32 +146,33 @@ impl ScoredMerges {
     }
 
     /// The pair that begins with the symbol `left`, if its union is a piece.
-    fn candidate(&self, text: &str, chain: &Chain, left: usize) -> Option<Candidate> {
-        let start = chain.symbols.get(left)?.start;
+    fn candidate(&self, text: &str, chain: &Chain, left: u32) -> Option<Candidate> {
+        let start = chain.symbols.get(left as usize)?.start;
         let end = chain.end_of_pair(left)?;
-        if end - start > self.longest {
+        let (from, to) = (start as usize, end as usize);
+        if to - from > self.longest {
             return None;
         }
-        let score = self.pieces.get(&text[start..end])?.score;
+        let score = self.pieces.get(&text[from..to])?.score;
         Some(Candidate { score, left, end })
     }
 
     /// Appends the byte tokens of a character that is no piece, or else the unknown token, one for a run.
     /// Returns whether it was the latter.
-    fn spell(&self, piece: &str, after_unknown: bool, out: &mut Vec<u32>) -> Result<bool, TokenizerError> {
+    fn spell(&self, piece: &str, after_unknown: bool, out: &mut Meter<'_>) -> Result<bool, TokenizerError> {
         let bytes = piece.bytes().map(|b| self.bytes[usize::from(b)]);
         if let Some(ids) = bytes.collect::<Option<Vec<u32>>>() {
-            out.extend(ids);
+            ids.into_iter().for_each(|id| out.push(id));
             return Ok(false);
         }
         match self.unknown {
             Some(_) if after_unknown => {}
             Some(unknown) => out.push(unknown),
             None => {
-                return Err(invalid(format!(
-                    "the vocabulary has no token for `{}`, which the text contains",
-                    piece.escape_unicode()
-                )));
+                let lost = piece.chars().next();
+                return Err(TokenizerError::NotEncodable(
+                    lost.unwrap_or(char::REPLACEMENT_CHARACTER),
+                ));
             }
         }
         Ok(true)
@@ -162,9 +203,9 @@ pub(super) fn piece_bytes(piece: &str, out: &mut Vec<u8>) {
 struct Candidate {
     score: f32,
     /// Index of the left symbol.
-    left: usize,
+    left: u32,
     /// Where the right one ended when the pair was found.
-    end: usize,
+    end: u32,
 }
 
 impl Ord for Candidate {
@@ -190,15 +231,19 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// A piece of text between two neighbours; one that was joined to its left neighbour has no length.
+/// A symbol that has no neighbour on a side.
+const NONE: u32 = u32::MAX;
+
+/// A piece of text between two neighbours; one that was joined to its left neighbour has no length. Places are 32 bits
+/// wide, since a long text has one of these for each character.
 struct Symbol {
-    start: usize,
-    end: usize,
-    before: Option<usize>,
-    after: Option<usize>,
+    start: u32,
+    end: u32,
+    before: u32,
+    after: u32,
 }
 
-/// Symbols in the order of the text.
+/// Symbols in the order of the text, which is no longer than places can say.
 struct Chain {
     symbols: Vec<Symbol>,
 }
@@ -206,49 +251,63 @@ struct Chain {
 impl Chain {
     /// Each character is a symbol.
     fn of(text: &str) -> Self {
-        let count = text.chars().count();
-        let symbols = text.char_indices().enumerate().map(|(i, (start, c))| Symbol {
-            start,
-            end: start + c.len_utf8(),
-            before: i.checked_sub(1),
-            after: (i + 1 < count).then_some(i + 1),
-        });
-        Self {
-            symbols: symbols.collect(),
+        let mut symbols = Vec::with_capacity(text.chars().count());
+        let mut start = 0;
+        for (index, c) in (0u32..).zip(text.chars()) {
+            let end = start + c.len_utf8() as u32;
+            symbols.push(Symbol {
+                start,
+                end,
+                before: index.wrapping_sub(1),
+                after: index + 1,
+            });
+            start = end;
         }
+        if let Some(last) = symbols.last_mut() {
+            last.after = NONE;
+        }
+        Self { symbols }
     }
 
-    fn before(&self, index: usize) -> Option<usize> {
-        self.symbols[index].before
+    fn len(&self) -> u32 {
+        self.symbols.len() as u32
+    }
+
+    fn before(&self, index: u32) -> Option<u32> {
+        let before = self.symbols[index as usize].before;
+        (before != NONE).then_some(before)
     }
 
     /// Where the right neighbour of a symbol ends; `None` when there is none or the symbol is gone.
-    fn end_of_pair(&self, left: usize) -> Option<usize> {
-        let symbol = &self.symbols[left];
-        if symbol.start == symbol.end {
+    fn end_of_pair(&self, left: u32) -> Option<u32> {
+        let symbol = &self.symbols[left as usize];
+        if symbol.start == symbol.end || symbol.after == NONE {
             return None;
         }
-        symbol.after.map(|right| self.symbols[right].end)
+        Some(self.symbols[symbol.after as usize].end)
     }
 
     /// Joins a symbol with its right neighbour.
-    fn join(&mut self, left: usize) {
-        let Some(right) = self.symbols[left].after else {
+    fn join(&mut self, left: u32) {
+        let right = self.symbols[left as usize].after;
+        if right == NONE {
             return;
-        };
-        let (end, after) = (self.symbols[right].end, self.symbols[right].after);
-        self.symbols[left].end = end;
-        self.symbols[left].after = after;
-        self.symbols[right].start = end;
-        if let Some(after) = after {
-            self.symbols[after].before = Some(left);
+        }
+        let right = &mut self.symbols[right as usize];
+        let (end, after) = (right.end, right.after);
+        right.start = end;
+        let left_symbol = &mut self.symbols[left as usize];
+        left_symbol.end = end;
+        left_symbol.after = after;
+        if after != NONE {
+            self.symbols[after as usize].before = left;
         }
     }
 
     /// Where the remaining symbols begin and end.
     fn spans(&self) -> impl Iterator<Item = (usize, usize)> {
         let alive = self.symbols.iter().filter(|s| s.start < s.end);
-        alive.map(|s| (s.start, s.end))
+        alive.map(|s| (s.start as usize, s.end as usize))
     }
 }
 
@@ -257,6 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::text::{Allowance, Watch};
 
     fn vocabulary(pieces: &[(&str, f32)], unknown: Option<u32>, adds_space: bool) -> ScoredMerges {
         let mut merges = ScoredMerges::new(unknown, adds_space);
@@ -267,9 +327,17 @@ mod tests {
     }
 
     fn encode(merges: &ScoredMerges, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
-        merges.encode(text, &mut ids).unwrap();
-        ids
+        try_encode(merges, text).unwrap()
+    }
+
+    fn try_encode(merges: &ScoredMerges, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let watch = Watch::default();
+        let mut out = Meter::new(Allowance {
+            tokens: usize::MAX,
+            watch: &watch,
+        });
+        merges.encode(text, &mut out)?;
+        out.finish()
     }
 
     #[test]
@@ -282,7 +350,8 @@ mod tests {
         assert_eq!(encode(&merges, "aba"), [0, 3]);
         assert_eq!(encode(&merges, "aaa"), [4, 0]);
         assert_eq!(encode(&merges, "aab"), [4, 1]);
-        assert!(merges.encode("c", &mut Vec::new()).is_err());
+        let lost = try_encode(&merges, "abc");
+        assert!(matches!(lost, Err(TokenizerError::NotEncodable('c'))));
     }
 
     #[test]
@@ -329,7 +398,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn text_is_cut_where_no_piece_reaches_across() {
+        let merges = vocabulary(
+            &[("a", 0.0), ("b", 0.0), ("▁", 0.0), ("b▁", 0.0), ("▁▁", 0.0)],
+            None,
+            false,
+        );
+        let long = "a".repeat(PART_BYTES);
+        let text = format!("{long} a▁{long}  b {long}b a");
+        let parts: Vec<&str> = merges.parts(&text).collect();
+        assert_eq!(parts.concat(), text);
+        assert_eq!(
+            parts,
+            [long.clone(), format!(" a▁{long}"), format!("  b {long}b a")]
+        );
+        assert_eq!(merges.parts("").count(), 0);
+    }
+
     proptest! {
+        /// Long texts, which are cut, have the tokens that they have as one part.
+        #[test]
+        fn parts_have_the_tokens_of_the_whole(
+            units in prop::collection::vec("[abc ]{1,9}", 300..800),
+            scores in prop::collection::vec(0u8..4, 14),
+        ) {
+            let spellings = [
+                "a", "b", "c", "▁", "ab", "bc", "▁a", "▁▁", "▁▁▁▁", "c▁", "c▁a", "▁ab", "bb", "▁c▁",
+            ];
+            let pieces: Vec<(&str, f32)> = spellings.iter().zip(&scores).map(|(t, s)| (*t, f32::from(*s))).collect();
+            let merges = vocabulary(&pieces, None, true);
+            let text = units.concat();
+            let mut whole = vocabulary(&pieces, None, true);
+            whole.before_space.extend("abc".chars());
+            prop_assume!(merges.parts(&text).count() > 1);
+            prop_assert_eq!(whole.parts(&text).count(), 1);
+            prop_assert_eq!(encode(&merges, &text), encode(&whole, &text));
+        }
+
         #[test]
         fn equals_the_definition(text in "[abc]{0,24}", scores in prop::collection::vec(0u8..4, 12)) {
             let spellings = ["a", "b", "c", "ab", "bc", "ca", "aa", "abc", "aab", "bca", "aaaa", "abcab"];

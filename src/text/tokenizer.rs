@@ -4,8 +4,10 @@ use std::{collections::HashMap, path::Path};
 
 use super::{
     added::{AddedKind, AddedMatcher, AddedToken},
+    allowance::{Allowance, Meter, TokenCount, Watch},
+    coverage::Coverage,
     load_folder, load_gguf,
-    pipeline::{PlainEncoder, invalid},
+    pipeline::{Appetite, PlainEncoder, invalid},
 };
 use crate::gguf::Gguf;
 
@@ -33,6 +35,15 @@ pub enum TokenizerError {
     /// What is missing, unknown or wrong, and where.
     #[error("tokenizer: {0}")]
     Invalid(String),
+    /// The vocabulary has no token for a character, and none that stands for unknown ones.
+    #[error("tokenizer: the vocabulary has no token for U+{:04X}, which the text contains", u32::from(*.0))]
+    NotEncodable(char),
+    /// The text has more tokens than were allowed.
+    #[error("tokenizer: the text has more tokens than are allowed")]
+    TooLong(TokenCount),
+    /// Nobody waits for the tokens any more.
+    #[error("tokenizer: stopped, because nobody waits for the tokens any more")]
+    Stopped,
 }
 
 /// Most ids that a vocabulary may span; a larger one is a damaged file.
@@ -56,6 +67,18 @@ pub(super) const END_SPELLINGS: [&str; 14] = [
     "<｜end▁of▁sentence｜>",
 ];
 
+/// A text that cannot be encoded is looked at in parts of this size.
+const PART_BYTES: usize = 1 << 10;
+
+/// Copies of a text that are there at the same time on its way through a template and into segments.
+const COPIES: usize = 12;
+
+/// Bytes that encoding takes for each byte of the longest word, see [`Appetite`]. `tests/text_memory.rs` holds these to
+/// what is measured.
+const WORD_APPETITE: usize = 160;
+const CHARACTER_APPETITE: usize = 80;
+const TEXT_APPETITE: usize = 320;
+
 /// Bytes of all tokens, one after the other.
 #[derive(Default)]
 pub(super) struct TokenBytes {
@@ -68,6 +91,11 @@ impl TokenBytes {
     pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.data);
         self.ends.push(self.data.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.data[start..end])
     }
 
     fn get(&self, id: u32) -> &[u8] {
@@ -103,6 +131,8 @@ pub struct Tokenizer {
     /// Only those that are ordinary text.
     in_content: AddedMatcher,
     bytes: TokenBytes,
+    /// Where a text's bytes say how many tokens it has at least.
+    coverage: Option<Coverage>,
     special_text: HashMap<u32, String>,
     special_id: HashMap<String, u32>,
     bos_for_raw: Option<u32>,
@@ -152,7 +182,14 @@ impl Tokenizer {
         end_tokens.sort_unstable();
         end_tokens.dedup();
         let is_text = |t: &&AddedToken| t.kind == AddedKind::Text;
+        // A token that swallows whitespace stands for any number of bytes.
+        let swallows = parts.added.iter().any(|token| token.lstrip || token.rstrip);
+        let coverage = parts.plain.keeps_text().filter(|_| !swallows).map(|change| {
+            let added = parts.added.iter().map(|token| token.text.as_bytes());
+            Coverage::new(change, parts.bytes.iter().chain(added))
+        });
         Ok(Self {
+            coverage,
             in_content: AddedMatcher::new(parts.added.iter().filter(is_text).cloned().collect())?,
             in_template: AddedMatcher::new(parts.added)?,
             plain: parts.plain,
@@ -168,43 +205,119 @@ impl Tokenizer {
 
     /// Plain text: no special tokens, none added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_pieces(&[(text, Trust::Content)])
+        self.without_limit(|allowance| self.encode_plain_within(text, allowance))
+    }
+
+    /// The same for a text that may be too long, or no longer wanted.
+    pub fn encode_plain_within(
+        &self,
+        text: &str,
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_text(text, [(text.len(), &self.in_content)].into_iter(), allowance)
     }
 
     /// A whole prompt, exactly as if the segments' text were joined, except that special tokens are never
     /// matched in or across content. Nothing is added in front; see [`Tokenizer::bos_for_raw`].
     pub fn encode(&self, segments: &[Segment]) -> Result<Vec<u32>, TokenizerError> {
-        let pieces: Vec<(&str, Trust)> = segments
-            .iter()
-            .map(|segment| match segment {
-                Segment::Template(text) => (text.as_str(), Trust::Template),
-                Segment::Content(text) => (text.as_str(), Trust::Content),
-            })
-            .collect();
-        self.encode_pieces(&pieces)
+        self.without_limit(|allowance| self.encode_within(segments, allowance))
     }
 
-    fn encode_pieces(&self, pieces: &[(&str, Trust)]) -> Result<Vec<u32>, TokenizerError> {
-        let text: String = pieces.iter().map(|(text, _)| *text).collect();
-        let mut found = Vec::new();
-        let mut start = 0;
-        for (piece, trust) in pieces {
-            let matcher = match trust {
-                Trust::Template => &self.in_template,
-                Trust::Content => &self.in_content,
-            };
-            matcher.find_all(&text, start, start + piece.len(), &mut found);
-            start += piece.len();
+    /// The same for a prompt that may be too long, or no longer wanted.
+    pub fn encode_within(
+        &self,
+        segments: &[Segment],
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let text: String = segments.iter().map(Segment::text).collect();
+        let matchers = segments.iter().map(|segment| match segment {
+            Segment::Template(text) => (text.len(), &self.in_template),
+            Segment::Content(text) => (text.len(), &self.in_content),
+        });
+        self.encode_text(&text, matchers, allowance)
+    }
+
+    fn without_limit(
+        &self,
+        encode: impl FnOnce(Allowance<'_>) -> Result<Vec<u32>, TokenizerError>,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        encode(Allowance {
+            tokens: usize::MAX,
+            watch: &Watch::default(),
+        })
+    }
+
+    /// Each stretch of the text, by its bytes, with what is matched in it.
+    fn encode_text<'a>(
+        &'a self,
+        text: &str,
+        stretches: impl Iterator<Item = (usize, &'a AddedMatcher)>,
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let coverage = self.coverage.as_ref();
+        allowance.least(coverage.iter().map(|coverage| coverage.least_tokens(text)))?;
+        let mut out = Meter::new(allowance);
+        // Up to here the text is encoded.
+        let (mut done, mut start) = (0, 0);
+        for (bytes, matcher) in stretches {
+            let end = start + bytes;
+            while let Some(token) = matcher.find(text, start.max(done), end, done) {
+                let before = &text[done..token.start];
+                self.plain.encode(before, done == 0, coverage, &mut out)?;
+                out.begin(token.end - token.start, 1)?;
+                out.push(token.id);
+                done = token.end;
+            }
+            start = end;
         }
-        let mut ids = Vec::with_capacity(text.len() / 3 + found.len());
-        let mut at = 0;
-        for token in &found {
-            self.plain.encode(&text[at..token.start], at == 0, &mut ids)?;
-            ids.push(token.id);
-            at = token.end;
+        self.plain.encode(&text[done..], done == 0, coverage, &mut out)?;
+        out.finish()
+    }
+
+    /// Tokens that a text has at least, where nobody else's text counts: one token may belong to it and to the text in
+    /// front of it. Nothing for tokenizers that may leave text out.
+    pub fn least_tokens(&self, text: &str) -> usize {
+        let coverage = self.coverage.as_ref();
+        coverage.map_or(0, |coverage| coverage.least_tokens(text).saturating_sub(1))
+    }
+
+    /// The first character of a text that cannot be encoded, and how many come before it.
+    pub fn find_not_encodable(&self, text: &str) -> Option<(char, usize)> {
+        let lost = |part: &str| match self.encode_plain(part) {
+            Err(TokenizerError::NotEncodable(lost)) => Some(lost),
+            _ => None,
+        };
+        // A character alone, with those that it may be composed with.
+        let (mut start, mut position) = (0, 0);
+        while start < text.len() {
+            let part = head(&text[start..], PART_BYTES);
+            if lost(part).is_some() {
+                break;
+            }
+            position += part.chars().count();
+            start += part.len();
         }
-        self.plain.encode(&text[at..], at == 0, &mut ids)?;
-        Ok(ids)
+        while start < text.len() {
+            let cluster = head(&text[start..], 1);
+            if let Some(lost) = lost(cluster) {
+                let inside = cluster.chars().position(|c| c == lost).unwrap_or(0);
+                return cluster.chars().nth(inside).map(|c| (c, position + inside));
+            }
+            position += cluster.chars().count();
+            start += cluster.len();
+        }
+        None
+    }
+
+    /// Memory that encoding takes at most, for so many bytes of text, of which no segment has more than `longest`.
+    pub fn working_bytes(&self, bytes: usize, longest: usize) -> usize {
+        let (each, of) = match self.plain.appetite() {
+            Appetite::Word => (WORD_APPETITE, longest),
+            Appetite::Character => (CHARACTER_APPETITE, bytes),
+            Appetite::Text => (TEXT_APPETITE, bytes),
+        };
+        of.saturating_mul(each)
+            .saturating_add(bytes.saturating_mul(COPIES))
     }
 
     /// The token that the model wants in front of raw text, if its tokenizer adds one.
@@ -261,6 +374,13 @@ impl Tokenizer {
         &self.digest
     }
 
+    /// The same with all plain text encoded by the `tokenizers` crate as a whole.
+    #[cfg(test)]
+    pub(crate) fn without_streaming(mut self) -> Self {
+        self.plain.without_streaming();
+        self
+    }
+
     /// Spellings of all special tokens, for tests that try each of them as content.
     #[cfg(test)]
     pub(crate) fn special_spellings(&self) -> impl Iterator<Item = &str> {
@@ -268,8 +388,10 @@ impl Tokenizer {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Trust {
-    Template,
-    Content,
+/// At least so many bytes of a text's beginning, up to an ASCII character, which is never composed with what is in
+/// front of it.
+fn head(text: &str, least: usize) -> &str {
+    let mut later = text.char_indices().skip(1);
+    let end = later.find(|(at, c)| *at >= least && c.is_ascii());
+    &text[..end.map_or(text.len(), |(at, _)| at)]
 }

@@ -7,7 +7,7 @@ use tokenizers::models::{bpe::Vocab, unigram::Unigram};
 
 use super::{
     added::{AddedKind, AddedToken},
-    pipeline::invalid,
+    pipeline::{WordModel, invalid},
     tokenizer::{MAX_VOCAB, TokenizerError},
 };
 
@@ -43,7 +43,7 @@ pub(super) fn vocabulary(model: &Value) -> Result<Vocab, TokenizerError> {
 
 /// The model. Special tokens keep their ids, but nothing that is somebody's words becomes one of them: they get
 /// spellings with a space, and the pre-tokeniser leaves no space in a text.
-pub(super) fn model(model: &Value, added: &[AddedToken]) -> Result<Unigram, TokenizerError> {
+pub(super) fn model(model: &Value, added: &[AddedToken]) -> Result<WordModel, TokenizerError> {
     let mut pieces = pieces(model)?;
     for token in added.iter().filter(|token| token.kind != AddedKind::Text) {
         if let Some((text, _)) = pieces.get_mut(token.id as usize) {
@@ -58,7 +58,9 @@ pub(super) fn model(model: &Value, added: &[AddedToken]) -> Result<Unigram, Toke
         }
     };
     let fallback = model["byte_fallback"].as_bool().unwrap_or(false);
-    Unigram::from(pieces, unknown, fallback).map_err(|e| invalid(format!("pieces: {e}")))
+    let unigram = Unigram::from(pieces, unknown, fallback);
+    let unigram = unigram.map_err(|e| invalid(format!("pieces: {e}")))?;
+    Ok(WordModel::Unigram(unigram, unknown.is_some()))
 }
 
 /// Whether somewhere in a pre-tokeniser spaces become `▁`.

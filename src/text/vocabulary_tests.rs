@@ -183,8 +183,107 @@ proptest! {
                     prop_assert!(ids.iter().all(|&id| tokenizer.special_text(id).is_none()), "{}", name);
                     prop_assert_eq!(tokenizer.decode(&ids), as_decoded(name, &text), "{}", name);
                 }
-                Err(error) => prop_assert!(error.to_string().contains("has no token for the byte"), "{}", error),
+                Err(error) => {
+                    let TokenizerError::NotEncodable(lost) = error else { panic!("{name}: {error}") };
+                    prop_assert!(text.contains(lost), "{} U+{:04X}", name, u32::from(lost));
+                    let (found, position) = tokenizer.find_not_encodable(&text).unwrap();
+                    prop_assert_eq!(text.chars().nth(position), Some(found));
+                }
             }
         }
+    }
+
+    #[test]
+    fn words_one_by_one_are_the_words_of_the_whole_text(text in hard_text(), tail in "[ \\n!a]{0,8}") {
+        static WHOLE: LazyLock<Vec<Tokenizer>> =
+            LazyLock::new(|| WITH_VECTORS.iter().map(|name| open(name).without_streaming()).collect());
+        let text = text + &tail;
+        for ((name, tokenizer), whole) in vocabularies().iter().zip(WHOLE.iter()) {
+            match (tokenizer.encode_plain(&text), whole.encode_plain(&text)) {
+                (Ok(ids), Ok(expected)) => prop_assert_eq!(ids, expected, "{}", name),
+                (Err(found), Err(expected)) => {
+                    prop_assert_eq!(found.to_string(), expected.to_string(), "{}", name);
+                }
+                (found, expected) => prop_assert!(false, "{}: {:?} {:?}", name, found, expected),
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_has_no_fewer_tokens_than_its_bytes_say(text in hard_text(), unit in "(?s).{1,3}", times in 1usize..400) {
+        for text in [text, unit.repeat(times)] {
+            for (name, tokenizer) in vocabularies() {
+                let Ok(ids) = tokenizer.encode_plain(&text) else { continue };
+                prop_assert!(tokenizer.least_tokens(&text) <= ids.len(), "{} {:?}", name, text);
+                // Also where a text stands behind another.
+                let before = tokenizer.encode_plain("a b  ").unwrap().len();
+                let both = tokenizer.encode_plain(&format!("a b  {text}")).unwrap().len();
+                prop_assert!(tokenizer.least_tokens(&text) <= both, "{} {:?} {}", name, text, before);
+                let watch = Watch::default();
+                let within = |tokens| tokenizer.encode_plain_within(&text, Allowance { tokens, watch: &watch });
+                prop_assert_eq!(&within(ids.len()).unwrap(), &ids);
+                if ids.is_empty() {
+                    continue;
+                }
+                match within(ids.len() - 1) {
+                    Err(TokenizerError::TooLong(TokenCount::Exactly(count))) => prop_assert_eq!(count, ids.len()),
+                    Err(TokenizerError::TooLong(TokenCount::AtLeast(count))) => prop_assert!(count <= ids.len()),
+                    other => prop_assert!(false, "{} {:?}", name, other),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_say_how_long_a_text_is_for_all_but_those_that_lose_some() {
+    let text = "The quick brown fox jumps over the lazy dog. ".repeat(2000);
+    for (name, tokenizer) in vocabularies() {
+        let (least, tokens) = (
+            tokenizer.least_tokens(&text),
+            tokenizer.encode_plain(&text).unwrap().len(),
+        );
+        match *name {
+            // Its special tokens swallow the whitespace behind them.
+            "phi-3" => assert_eq!(least, 0),
+            // Its first step is not one of those that are taken one by one.
+            "falcon" => assert_eq!(least, 0),
+            _ => assert!(least * 8 > tokens, "{name}: {least} of {tokens}"),
+        }
+    }
+}
+
+#[test]
+fn a_text_that_is_too_long_is_not_read_to_its_end() {
+    let watch = Watch::default();
+    let allowance = Allowance {
+        tokens: 100,
+        watch: &watch,
+    };
+    for (name, tokenizer) in vocabularies() {
+        for unit in ["The quick brown fox. ", "漢字", "e\u{301}", " \n", "0"] {
+            let text = unit.repeat((1 << 20) / unit.len());
+            match tokenizer.encode_plain_within(&text, allowance) {
+                Err(TokenizerError::TooLong(TokenCount::AtLeast(count))) => assert!(count > 100),
+                // What is encoded in one go is counted in one go.
+                Err(TokenizerError::TooLong(TokenCount::Exactly(_))) => {}
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn encoding_ends_when_nobody_waits() {
+    let watch = Watch::default();
+    watch.cancel();
+    let allowance = Allowance {
+        tokens: usize::MAX,
+        watch: &watch,
+    };
+    let text = "The quick brown fox jumps over the lazy dog. ".repeat(1000);
+    for (name, tokenizer) in vocabularies() {
+        let ended = tokenizer.encode_plain_within(&text, allowance);
+        assert!(matches!(ended, Err(TokenizerError::Stopped)), "{name}: {ended:?}");
     }
 }

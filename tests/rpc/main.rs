@@ -32,6 +32,7 @@ mod faults;
 mod fleet;
 mod generate;
 mod health;
+mod long_texts;
 mod models;
 mod policies;
 mod precision;

@@ -20,7 +20,7 @@ pub(super) enum EmptyAnswer {
 /// rest is still looked at; the result counts only when the checker finds nothing.
 pub(super) fn messages(
     checker: &mut Checker,
-    conversation: &proto::Conversation,
+    conversation: proto::Conversation,
     limits: &Limits,
     empty_answer: EmptyAnswer,
 ) -> Vec<ChatMessage> {
@@ -31,7 +31,11 @@ pub(super) fn messages(
             format!("must have 1..={} messages, has {count}", limits.messages),
         );
     }
-    let checked = conversation.messages.iter().take(limits.messages).enumerate();
+    let checked = conversation
+        .messages
+        .into_iter()
+        .take(limits.messages)
+        .enumerate();
     checked
         .filter_map(|(index, message)| {
             checker.within(&format!("messages[{index}]"), |checker| {
@@ -40,7 +44,7 @@ pub(super) fn messages(
                 checker.bytes("content", message.content.len(), least..=limits.content_bytes);
                 role(checker, message.role).map(|role| ChatMessage {
                     role,
-                    content: message.content.clone(),
+                    content: message.content,
                 })
             })
         })

@@ -25,22 +25,11 @@ pub(crate) enum Prompt {
     Tokens(Vec<u32>),
 }
 
-impl Prompt {
-    /// Bytes of text to tokenise.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Conversation(messages) => messages.iter().map(|message| message.content.len()).sum(),
-            Self::Text(text) => text.len(),
-            Self::Tokens(_) => 0,
-        }
-    }
-}
-
 /// A checked Generate.
 #[derive(Clone)]
 pub(crate) struct GenerateWork {
     pub(crate) entry: Lease,
-    pub(crate) prompt: Prompt,
+    pub(crate) prompt: Arc<Prompt>,
     /// The prompt's field, for errors found later.
     pub(crate) prompt_field: String,
     /// With a seed drawn when the request had none.
@@ -57,6 +46,10 @@ pub(crate) struct ScoreWork {
     pub(crate) guard: Lease,
     /// What the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
+    /// The field of a policy that the request brings, for errors found later.
+    pub(crate) policy_field: String,
+    /// The field that names the guard, for errors found later.
+    pub(crate) guard_field: String,
     pub(crate) samples: u32,
     pub(crate) keep_text: bool,
 }
@@ -108,6 +101,8 @@ pub(crate) async fn score(
         }
     };
     let generate_path = checker.path_of("generate");
+    let guard_field = checker.path_of("judge.model");
+    let policy_field = checker.path_of("judge.inline_policy");
     checker.finish()?;
     let Some(fields) = fields else {
         return Err(ServiceError::field(generate_path, "is required"));
@@ -124,6 +119,8 @@ pub(crate) async fn score(
         generate,
         guard,
         policy,
+        policy_field,
+        guard_field,
         samples: request.samples.max(1),
         keep_text: request.keep_text,
     })
@@ -166,7 +163,7 @@ impl GenerateFields {
         }
         Ok(GenerateWork {
             entry,
-            prompt: self.prompt,
+            prompt: Arc::new(self.prompt),
             prompt_field: self.prompt_field,
             sampling: self.sampling,
             max_new_tokens: self.max_new_tokens,
@@ -213,7 +210,7 @@ fn prompt(
     match prompt {
         Some(generate_request::Prompt::Conversation(conversation)) => {
             let messages = checker.within("conversation", |checker| {
-                conversation::messages(checker, &conversation, limits, conversation::EmptyAnswer::Refused)
+                conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
             });
             (Prompt::Conversation(messages), "conversation")
         }

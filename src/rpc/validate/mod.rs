@@ -16,7 +16,7 @@ use std::{
 pub(crate) use self::{
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
     quality::{Pair, QualityWork, estimate_quality},
-    safety::{ClassifyWork, batch, classify},
+    safety::{ClassifyWork, Judged, JudgedPlaces, batch, classify},
 };
 use super::{
     deadline::Deadline,

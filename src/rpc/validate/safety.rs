@@ -18,13 +18,35 @@ pub(crate) struct ClassifyWork {
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) messages: Vec<ChatMessage>,
     pub(crate) priority: proto::Priority,
-    /// The conversation's field, for errors found later.
-    pub(crate) field: String,
+    /// Where these texts lie in what the caller sent, for errors found later.
+    pub(crate) places: JudgedPlaces,
+}
+
+/// Where a guard's conversation and policy come from.
+#[derive(Clone)]
+pub(crate) struct JudgedPlaces {
+    /// The conversation's field, or that of a prompt.
+    pub(crate) conversation: String,
+    /// A policy that the request brings. Those of the configuration were encoded when the guard was loaded.
+    pub(crate) policy: String,
+    /// What is judged.
+    pub(crate) judged: Judged,
+}
+
+/// Who wrote what a guard judges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// The caller, a conversation.
+    Conversation,
+    /// A model, the answer to a conversation; `guard` is the field that names the guard.
+    AnswerToConversation { guard: String },
+    /// A model, the answer to a raw text or to tokens; `guard` is the field that names the guard.
+    AnswerToText { guard: String },
 }
 
 /// Checks a Classify; `path` is where it lies in what the caller sent. The guard may have to be waited for.
 pub(crate) async fn classify(
-    request: &proto::ClassifyRequest,
+    request: proto::ClassifyRequest,
     path: &str,
     registry: &Registry,
     (limits, deadline): (&Limits, Deadline),
@@ -32,11 +54,12 @@ pub(crate) async fn classify(
     let mut checker = Checker::at(path);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
-    let policy = policy::policy(&mut checker, request.policy_source.clone().into(), limits);
+    let policy = policy::policy(&mut checker, request.policy_source.into(), limits);
+    let policy_field = checker.path_of("inline_policy");
     let field = checker.path_of("conversation");
-    let messages = match &request.conversation {
+    let messages = match request.conversation {
         Some(conversation) => checker.within("conversation", |checker| {
-            conversation::guard_shape(checker, conversation, false);
+            conversation::guard_shape(checker, &conversation, false);
             conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Allowed)
         }),
         None => {
@@ -56,7 +79,11 @@ pub(crate) async fn classify(
         policy,
         messages,
         priority,
-        field,
+        places: JudgedPlaces {
+            conversation: field,
+            policy: policy_field,
+            judged: Judged::Conversation,
+        },
     })
 }
 
