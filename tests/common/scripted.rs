@@ -28,6 +28,7 @@ struct GateState {
     closed: bool,
     blocked: bool,
     passes: usize,
+    tokens: usize,
 }
 
 impl Gate {
@@ -50,8 +51,18 @@ impl Gate {
         self.0.0.lock().unwrap().passes
     }
 
+    /// New tokens in the forward passes so far.
+    pub fn tokens(&self) -> usize {
+        self.0.0.lock().unwrap().tokens
+    }
+
     /// Waits until the gate is open.
     pub fn pass(&self) {
+        self.pass_with(0);
+    }
+
+    /// Waits until the gate is open; then a forward pass over so many new tokens begins.
+    pub fn pass_with(&self, tokens: usize) {
         let (state, changed) = &*self.0;
         let mut state = state.lock().unwrap();
         while state.closed {
@@ -60,6 +71,7 @@ impl Gate {
         }
         state.blocked = false;
         state.passes += 1;
+        state.tokens += tokens;
     }
 }
 
@@ -197,7 +209,7 @@ impl LanguageModel for Scripted {
     }
 
     fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.gate.pass();
+        self.gate.pass_with(batch.tokens.len());
         logits.clear();
         let block_size = self.limits.block_size;
         let mut tokens = batch.tokens.iter();

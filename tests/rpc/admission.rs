@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,33 +18,42 @@ use crate::{
     scripted::Gate,
 };
 
-/// What a slow forward pass takes on the engine's clock.
+/// What a slow forward pass takes on the engine's clock, whatever is in it.
 const PASS: Duration = Duration::from_secs(5);
+/// What each of its new tokens adds. Were it nothing, a longer queue would not take longer.
+const TOKEN: Duration = Duration::from_millis(60);
 
-/// The passes after so many are slow.
+/// The work until some moment takes no time on the engine's clock, and the work after it is slow.
 #[derive(Clone, Default)]
-struct Slow(Arc<AtomicUsize>);
+struct Slow(Arc<AtomicU64>);
 
 impl Slow {
     /// The engine's clock shows the time, and passes are slow from here on.
     fn begin(&self, gate: &Gate) {
-        self.0.store(gate.passes(), Ordering::Release);
+        self.0.store(milliseconds(gate), Ordering::Release);
     }
 
     /// The engine's clock shows the time, and passes take what they take.
     fn no_more(&self) {
-        self.0.store(usize::MAX, Ordering::Release);
+        self.0.store(u64::MAX, Ordering::Release);
     }
 }
 
-/// A server whose engine's clock moves by [`PASS`] in each slow forward pass.
+/// What all passes until now take if they are slow.
+fn milliseconds(gate: &Gate) -> u64 {
+    let passes = PASS * u32::try_from(gate.passes()).unwrap();
+    let tokens = TOKEN * u32::try_from(gate.tokens()).unwrap();
+    u64::try_from((passes + tokens).as_millis()).unwrap()
+}
+
+/// A server whose engine's clock moves by [`PASS`] and by a [`TOKEN`] for each new token in each slow forward pass.
 async fn slow_rig() -> (Rig, Slow) {
     let (gate, slow) = (Gate::default(), Slow::default());
     let clock = {
         let (gate, slow) = (gate.clone(), slow.clone());
         Clock::new(move || {
-            let passes = gate.passes().saturating_sub(slow.0.load(Ordering::Acquire));
-            Instant::now() + PASS * u32::try_from(passes).unwrap()
+            let slow = milliseconds(&gate).saturating_sub(slow.0.load(Ordering::Acquire));
+            Instant::now() + Duration::from_millis(slow)
         })
     };
     let setup = Setup {
@@ -138,7 +147,7 @@ async fn a_deadline_shorter_than_the_work_itself_is_refused_without_a_retry() {
         safety.classify(request).await
     });
     eventually("it is in the queue", || rig.stats().queued == 1).await;
-    // The pass that is under way takes five of the seven seconds, and so would the next.
+    // The pass that is under way takes more than five of the seven seconds, and so would the next.
     rig.gate.open();
     let status = late.await.unwrap().unwrap_err();
     let (reason, metadata) = reason(&status, Code::DeadlineExceeded);
