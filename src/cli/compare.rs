@@ -11,7 +11,11 @@ use super::{
 };
 use crate::bench::{
     report::runs::{Side, TwoRuns, unlike_guards},
-    scores::compare::{Compared, Comparison, Flip, Gate, compare, flips},
+    scores::{
+        compare::{Compared, Comparison, Flip, Gate, compare, flips},
+        gaps::LEVEL,
+        shown_p,
+    },
     statistics::Bootstrap,
     taxonomy::Language,
 };
@@ -103,14 +107,15 @@ fn text(comparison: &Comparison) -> String {
         let n = compared.pairs.total() as f64;
         let percent = |count: u64| format!("{:.1}", 100.0 * count as f64 / n);
         let interval = compared.change_points.interval;
+        let interval = interval.map(|i| format!("{:+.1} to {:+.1}", i.low, i.high));
         vec![
             name.to_owned(),
             compared.pairs.total().to_string(),
             percent(compared.pairs.both + compared.pairs.first_only),
             percent(compared.pairs.both + compared.pairs.second_only),
             format!("{:+.1}", compared.change_points.estimate),
-            format!("{:+.1} to {:+.1}", interval.low, interval.high),
-            format!("{:.1e}", compared.holm_p),
+            interval.unwrap_or_else(|| "too few prompts".to_owned()),
+            shown_p(compared.holm_p),
             if compared.is_found() { "*" } else { "" }.to_owned(),
         ]
     };
@@ -127,7 +132,9 @@ fn text(comparison: &Comparison) -> String {
             format!("{:.1}", average.first),
             format!("{:.1}", average.second),
             format!("{:+.1}", average.change),
-            interval.unwrap_or_default(),
+            interval.unwrap_or_else(|| "too few prompts".to_owned()),
+            shown_p(average.p),
+            if average.p < LEVEL { "*" } else { "" }.to_owned(),
         ]);
     }
     let found = comparison
@@ -137,8 +144,8 @@ fn text(comparison: &Comparison) -> String {
     rows.extend(found.map(|compared| line(compared.category.as_deref().unwrap_or_default(), compared)));
     format!(
         "{}\n\nSafe % on the answers that both runs judged safe or unsafe; {} and {} answers have no partner. Changes in points.\n\
-         McNemar's mid-p with Holm's adjustment over the languages, and over the categories, of which only those\n\
-         with a change beyond chance (*) are shown.",
+         Prompts are what intervals and tests count. p under random signs of the prompts' differences, with Holm's adjustment\n\
+         over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
         comparison.unpaired[0],
         comparison.unpaired[1],

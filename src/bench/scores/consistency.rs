@@ -24,27 +24,6 @@ pub fn pairs() -> impl Iterator<Item = (Language, Language)> {
         .flat_map(move |first| later(first).map(move |second| (first, second)))
 }
 
-/// A share in percent with its interval from the cluster bootstrap by prompt id.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// Percent.
-    pub percent: f64,
-    /// 95 %.
-    pub interval_95: Option<Interval>,
-}
-
-/// Cluster-bootstrap intervals of a run's headline figures. They stay right with several seeds, where a prompt's
-/// answers are not independent of each other.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Clustered {
-    /// Resamples.
-    pub resamples: usize,
-    /// Safe % by language (ISO 639-1).
-    pub safe: BTreeMap<String, Estimate>,
-    /// Exact-match rate by pair, such as `en-de`, and `all`.
-    pub agreement: BTreeMap<String, Estimate>,
-}
-
 /// The figures with a set of categories left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exclusion {
@@ -149,21 +128,15 @@ fn named<T: Copy>(values: &[Option<T>; FIGURES]) -> (BTreeMap<String, T>, BTreeM
     (collect(safe, 0), collect(agreement, languages))
 }
 
-/// Intervals of a guard's headline figures.
-pub fn clustered(table: &Table, guard: usize, bootstrap: Bootstrap) -> Clustered {
-    let clusters = clusters(&table.rows(guard), &table.languages(), &[]);
-    let estimates = shares(&clusters.sums());
-    let intervals = clusters.intervals(bootstrap, shares);
-    let (safe, agreement) = named(&std::array::from_fn(|figure| {
-        let percent = estimates[figure];
-        let interval_95 = intervals[figure];
-        (!percent.is_nan()).then_some(Estimate { percent, interval_95 })
-    }));
-    Clustered {
-        resamples: bootstrap.resamples,
-        safe,
-        agreement,
-    }
+/// How often verdicts are equal: of each pair of the run's languages, such as `en-de`, and of `all`.
+pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
+    let has = |pair: &(Language, Language)| languages.contains(&pair.0) && languages.contains(&pair.1);
+    let of_pair = |(a, b): (Language, Language)| {
+        let name = format!("{}-{}", a.code(), b.code());
+        (name, Agreement::of(rows, &[a, b]))
+    };
+    let all = ("all".to_owned(), Agreement::of(rows, languages));
+    pairs().filter(has).map(of_pair).chain([all]).collect()
 }
 
 /// What leaving categories out changes.

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agreement, MacroAverage, Score, Tally, study::StudyRun, table::Table};
+use super::{
+    Agreement, MacroAverage, Score, Tally, by_prompt::VerdictsByPrompt, study::StudyRun, table::Table,
+};
 use crate::bench::{
     policies::Policy,
-    statistics::{Bootstrap, Clusters, Interval},
+    statistics::{Bootstrap, Clusters, Interval, Share},
     taxonomy::{Category, Language},
 };
 
@@ -137,7 +139,9 @@ pub fn of_runs(runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> 
 fn figures(table: &Table, cells: &Cells, policy: &Policy, bootstrap: Bootstrap) -> PolicyFigures {
     let languages = table.languages();
     let counted: Vec<Category> = policy.counted().collect();
-    let scores = |language: Language| {
+    let prompts = VerdictsByPrompt::new(table, 0);
+    let is_counted = |category: Category| counted.contains(&category);
+    let tallies = |language: Language| {
         counted
             .iter()
             .filter_map(move |c| cells.get(&(*c, language)).copied())
@@ -146,30 +150,31 @@ fn figures(table: &Table, cells: &Cells, policy: &Policy, bootstrap: Bootstrap) 
     let key = |category: Category| category.key().to_owned();
     let judged = |category: &Category| {
         let mut tallies = languages.iter().filter_map(|&l| cells.get(&(*category, l)));
-        tallies.any(|tally| tally.score().n > 0)
+        tallies.any(|tally| tally.judged() > 0)
     };
     PolicyFigures {
         not_judged: counted.iter().copied().filter(|c| !judged(c)).map(key).collect(),
         micro: languages
             .iter()
-            .map(|&l| scores(l).fold(Tally::default(), Tally::plus).score())
+            .map(|&language| {
+                let tally = tallies(language).fold(Tally::default(), Tally::plus);
+                tally.score(&prompts.safe(is_counted, |l| l == language))
+            })
             .collect(),
         macro_: languages
             .iter()
-            .map(|&l| {
-                let scores: Vec<Score> = scores(l).map(|tally| tally.score()).collect();
-                MacroAverage::of(&scores)
+            .map(|&language| {
+                let shares = prompts.by_category(|l| l == language).into_iter();
+                let shares: Vec<Share> = shares
+                    .filter(|(category, _)| is_counted(*category))
+                    .map(|(_, share)| share)
+                    .collect();
+                MacroAverage::of(&shares)
             })
             .collect(),
         changes: languages.iter().map(|&l| changes[l as usize]).collect(),
         mean: changes[Language::ALL.len()],
-        agreement: Agreement::of(
-            table
-                .only(|category| counted.contains(&category))
-                .rows(0)
-                .iter()
-                .map(|row| languages.iter().map(|language| row.safe(*language)).collect()),
-        ),
+        agreement: Agreement::of(&table.only(is_counted).rows(0), &languages),
     }
 }
 
@@ -180,7 +185,7 @@ fn weights(cells: &Cells, language: Language, keep: impl Fn(Category) -> bool) -
         .filter(|category| {
             cells
                 .get(&(*category, language))
-                .is_some_and(|cell| cell.score().n > 0)
+                .is_some_and(|cell| cell.judged() > 0)
         })
         .collect();
     let weight = 1.0 / judged.len() as f64;
@@ -210,16 +215,15 @@ fn changes(
         }
         let (mut with_all, mut with_own) = (0.0, 0.0);
         for (category, weight) in all {
-            let score = cells
-                .get(&(category, language))
-                .copied()
-                .unwrap_or_default()
-                .score();
-            let share = score.safe_percent.unwrap_or_default();
+            let cell = cells.get(&(category, language)).copied().unwrap_or_default();
+            let share = cell.safe_percent().unwrap_or_default();
             let in_own = own.get(&category).copied().unwrap_or_default();
             with_all += weight * share;
             with_own += in_own * share;
-            contrast.insert((category, language), (score.n as f64, share, in_own - weight));
+            contrast.insert(
+                (category, language),
+                (cell.judged() as f64, share, in_own - weight),
+            );
         }
         points[language as usize] = Some((with_all, with_own));
     }
