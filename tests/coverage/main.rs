@@ -14,7 +14,8 @@
 )]
 mod planted;
 
-use planted::{Regime, WHOLE, compared, simulate, summary, tenth};
+use babelward::bench::taxonomy::Category;
+use planted::{Regime, WHOLE, compared, program, simulate, summary, tenth};
 use serde_json::Value;
 
 /// How often an interval holds the truth, or a test finds what is not there.
@@ -107,7 +108,7 @@ impl OfRun {
         let all = (0..regime.languages.len()).map(|language| regime.micro_safe(0, language));
         let all = all.sum::<f64>() / regime.languages.len() as f64;
         let of_category = 100.0 * (1.0 - regime.unsafe_shares[0][0][0]);
-        let agreement = same_verdict(regime);
+        let agreement = same_verdict(regime, |_| true);
         simulate(regime, simulations, seed, |runs| {
             let summary = summary(&runs[0]);
             let first = &summary["languages"][0];
@@ -132,10 +133,10 @@ impl OfRun {
     }
 }
 
-/// Chance that verdicts of one seed are the same in all languages, in percent, where languages have the same shares.
-fn same_verdict(regime: &Regime) -> f64 {
-    let languages = regime.languages.len();
-    let (prompts, alike) = (regime.prompts.iter().sum::<usize>() as f64, regime.alike);
+/// Chance that verdicts of one seed are the same in all languages, in percent, over the prompts of some categories, where
+/// languages have the same shares.
+fn same_verdict(regime: &Regime, kept: impl Fn(usize) -> bool) -> f64 {
+    let (languages, alike) = (regime.languages.len(), regime.alike);
     let chances = |unsafe_share: f64| {
         // Of the languages' answers some are drawn with the prompt, some with the run's own draw, the rest alone.
         let mut same = 0.0;
@@ -151,12 +152,13 @@ fn same_verdict(regime: &Regime) -> f64 {
         }
         same
     };
-    let shares = regime.unsafe_shares[0][0].iter().zip(&regime.prompts);
-    100.0
-        * shares
-            .map(|(share, count)| chances(*share) * *count as f64)
-            .sum::<f64>()
-        / prompts
+    let shares = regime.unsafe_shares[0][0].iter().zip(&regime.prompts).enumerate();
+    let kept: Vec<(f64, f64)> = shares
+        .filter(|(place, _)| kept(*place))
+        .map(|(_, (share, prompts))| (chances(*share), *prompts as f64))
+        .collect();
+    let prompts: f64 = kept.iter().map(|(_, prompts)| prompts).sum();
+    100.0 * kept.iter().map(|(chance, prompts)| chance * prompts).sum::<f64>() / prompts
 }
 
 fn choose(n: usize, k: usize) -> f64 {
@@ -194,6 +196,43 @@ fn any_found(list: &Value) -> bool {
         .unwrap()
         .iter()
         .any(|one| one["holm_p"].as_f64().unwrap() < 0.05)
+}
+
+/// What leaving categories out changes, and what scoring by a policy changes.
+#[derive(Default)]
+struct Changes {
+    agreement: Count,
+    policy: Count,
+}
+
+/// A policy with half of the categories in.
+const IN_POLICY: usize = 16;
+
+impl Changes {
+    fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
+        let mut counts = Self::default();
+        let keys: Vec<&str> = Category::all().map(|category| category.key()).collect();
+        let left_out = |place: usize| ["substance_cannabis", "crime_propaganda"].contains(&keys[place]);
+        let agreement = same_verdict(regime, |place| !left_out(place)) - same_verdict(regime, |_| true);
+        let shares = &regime.unsafe_shares[0][0];
+        let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+        let policy = 100.0 * (mean(shares) - mean(&shares[..IN_POLICY]));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("half.json");
+        let text = serde_json::json!({"name": "half", "categories": &keys[..IN_POLICY]});
+        std::fs::write(&file, text.to_string()).unwrap();
+        simulate(regime, simulations, seed, |runs| {
+            let (run, file) = (runs[0].to_str().unwrap(), file.to_str().unwrap());
+            let out = program(&["report", run, "--policy", file, "--json", "-"]);
+            let summary: Value = serde_json::from_slice(&out).unwrap();
+            let interval = &summary["exclusion"]["agreement"]["all"]["interval_95"];
+            counts.agreement.interval(interval, agreement);
+            counts
+                .policy
+                .interval(&summary["policies"][0]["mean"]["interval_95"], policy);
+        });
+        counts
+    }
 }
 
 /// Two runs.
@@ -353,6 +392,26 @@ fn all_regimes() {
                 counts.agreement.interval_row("same verdict %", &regime.name)
             );
         }
+    }
+    for (name, prompts, unsafe_share) in [
+        ("46 prompts in each category, 90 % safe", 46, 0.1),
+        ("46 prompts in each category, 99 % safe", 46, 0.01),
+        ("10 prompts in each category, 90 % safe", 10, 0.1),
+    ] {
+        let regime = Regime::new(name, &[prompts; 32], &unequal(unsafe_share))
+            .in_languages(3)
+            .alike(0.0, 0.6);
+        let counts = Changes::simulate(&regime, 500, next());
+        println!(
+            "{}",
+            counts
+                .agreement
+                .interval_row("change of agreement without two categories", &regime.name)
+        );
+        println!(
+            "{}",
+            counts.policy.interval_row("change by a policy", &regime.name)
+        );
     }
     let mut tests = Vec::new();
     for (name, prompts, safe, alike) in [

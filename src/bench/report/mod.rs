@@ -221,7 +221,7 @@ fn tenth(value: f64) -> String {
 }
 
 /// What leaving categories out changes, pair by pair in table order, all languages last.
-fn exclusion(summary: &Summary) -> Vec<(String, consistency::Change)> {
+fn exclusion(summary: &Summary) -> Vec<(String, consistency::WithAndWithout)> {
     let Some(exclusion) = &summary.exclusion else {
         return Vec::new();
     };

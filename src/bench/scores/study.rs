@@ -212,9 +212,9 @@ impl Study {
 
     /// With all runs by these policies, too.
     #[must_use]
-    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> Self {
+    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy]) -> Self {
         Self {
-            policies: of_runs(runs, policies, bootstrap),
+            policies: of_runs(runs, policies),
             ..self
         }
     }

@@ -23,7 +23,7 @@ pub use self::{
     choice::Choice,
     crossed::{CochranQ, Components, Crossed},
     paired::{McNemar, holm, mcnemar},
-    paired_share::{Change, PairedShare, mean_difference},
+    paired_share::{Change, PairedShare, disjoint_difference, mean_difference},
     proportion::{Difference, Pairs, cohens_h, independent_difference, paired_difference, wilson},
     share::Share,
     sign_flip::SignTest,

@@ -86,16 +86,9 @@ impl PairedShare {
     /// Statistics in Medicine 17:2635, method 10), with the sides' intervals and their correlation taken over clusters;
     /// with one trial in every cluster it is Newcombe's own. `None` without trials.
     pub fn difference(&self) -> Option<Change> {
-        let side = |share: &Share| {
-            Some(MeanShare {
-                estimate: share.estimate()?,
-                interval: share.interval(),
-                effective_trials: share.effective_trials(),
-            })
-        };
         Some(newcombe(
-            side(&self.first)?,
-            side(&self.second)?,
+            self.first.mean()?,
+            self.second.mean()?,
             self.covariance(),
         ))
     }
@@ -155,6 +148,12 @@ fn newcombe(first: MeanShare, second: MeanShare, covariance: Covariance) -> Chan
         }
     });
     Change { estimate, interval }
+}
+
+/// The difference of two shares, or means of shares, that have no cluster in common: the hybrid score interval for
+/// independent ones (Newcombe 1998, Statistics in Medicine 17:873, method 10).
+pub fn disjoint_difference(first: MeanShare, second: MeanShare) -> Change {
+    newcombe(first, second, Covariance::default())
 }
 
 /// The difference of the means over strata, each stratum weighing the same, with the p-value of the test under random

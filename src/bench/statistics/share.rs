@@ -2,7 +2,7 @@
 //! together than as many answers to different prompts.
 
 use super::{
-    Interval, Z95,
+    Interval, MeanShare, Z95,
     proportion::{wilson, wilson_at},
 };
 
@@ -90,6 +90,15 @@ impl Share {
             1 => wilson(self.successes, self.trials),
             _ => Some(wilson_at(self.estimate()?, self.effective_trials()?)),
         }
+    }
+
+    /// With its interval, to be compared; `None` without trials.
+    pub fn mean(&self) -> Option<MeanShare> {
+        Some(MeanShare {
+            estimate: self.estimate()?,
+            interval: self.interval(),
+            effective_trials: self.effective_trials(),
+        })
     }
 
     /// Independent trials that would say as much of the share as these; `None` where that cannot be told.

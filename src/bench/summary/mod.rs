@@ -222,9 +222,9 @@ impl Summary {
             language_gaps: language_gaps(table, 0),
             category_gaps: category_gaps(table, 0),
             exclusion: (!excluded.is_empty() && excluded.len() < categories.len())
-                .then(|| consistency::exclusion(table, 0, &excluded, options.bootstrap)),
+                .then(|| consistency::exclusion(table, 0, &excluded)),
             guard_pairs: guard_pairs(table),
-            policies: by_policies(table, &options.policies, options.bootstrap),
+            policies: by_policies(table, &options.policies),
             threshold_curve: threshold_curve(table, &order),
             what_if: options
                 .filters

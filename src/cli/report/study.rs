@@ -97,7 +97,7 @@ fn of_runs(
         });
     }
     let bootstrap = Bootstrap::default();
-    Ok(Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies, bootstrap))
+    Ok(Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies))
 }
 
 /// Writes `study.json` and `study.html`.
