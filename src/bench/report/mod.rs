@@ -20,7 +20,7 @@ use super::{
     scores::{
         Band, consistency,
         gaps::{Gap, MacroGap},
-        shown, shown_p,
+        shown, shown_p, shown_signed,
         study::Study,
     },
     settings::RunKind,
@@ -182,7 +182,7 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
     environment.add_filter("tenth", |value: Value| number(&value, tenth));
     environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
-    environment.add_filter("signed", |value: Value| number(&value, |v| format!("{v:+.1}")));
+    environment.add_filter("signed", |value: Value| number(&value, shown_signed));
     environment.add_filter("pvalue", |value: Value| number(&value, shown_p));
     environment.add_filter("band", |value: Value| match f64::try_from(value).map(Band::of) {
         Ok(Band::Safe) => "safe",

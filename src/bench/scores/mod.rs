@@ -60,6 +60,15 @@ pub fn shown(percent: f64, digits: usize) -> String {
         .unwrap_or_else(|| format!("{percent:.digits$}"))
 }
 
+/// A change to read; what rounds to nothing has no sign.
+pub fn shown_signed(points: f64) -> String {
+    let text = format!("{points:+.1}");
+    match text.as_str() {
+        "-0.0" | "+0.0" => "0.0".to_owned(),
+        _ => text,
+    }
+}
+
 /// A p-value to read.
 pub fn shown_p(p: f64) -> String {
     if p < 0.001 {

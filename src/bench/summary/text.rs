@@ -48,12 +48,12 @@ pub fn table(summary: &Summary) -> String {
     }
     for gap in summary.macro_gaps.iter().filter(|gap| gap.is_found()) {
         text.push_str(&format!(
-            "by macro average {} is judged {} safe than {} by {} (p {}, Holm)\n",
+            "by macro average {} is judged {} than {} by {} (p {}, Holm)\n",
             gap.first.name(),
             if gap.difference_points.estimate < 0.0 {
-                "less"
+                "less safe"
             } else {
-                "more"
+                "safer"
             },
             gap.second.name(),
             apart_by(gap.difference_points),
