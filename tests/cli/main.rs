@@ -10,6 +10,7 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod config;
 mod data;
 mod gate;

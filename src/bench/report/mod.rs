@@ -1,5 +1,6 @@
 //! The report: one HTML file that loads nothing.
 
+pub mod comparability;
 pub mod formats;
 pub mod isolation;
 mod plots;
@@ -29,10 +30,18 @@ const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 /// Pages with the macros of policies.
 const RUN: &str = concat!(include_str!("policies.html.j2"), include_str!("run.html.j2"));
-const COMPARE: &str = include_str!("compare.html.j2");
+/// Pages with the macro that says whether runs can be compared.
+const COMPARE: &str = concat!(
+    include_str!("comparable.html.j2"),
+    include_str!("compare.html.j2")
+);
 const LABEL: &str = include_str!("label.html.j2");
 const LABEL_SCRIPT: &str = include_str!("label.js");
-const STUDY: &str = concat!(include_str!("policies.html.j2"), include_str!("study.html.j2"));
+const STUDY: &str = concat!(
+    include_str!("policies.html.j2"),
+    include_str!("comparable.html.j2"),
+    include_str!("study.html.j2")
+);
 const ISOLATION: &str = include_str!("isolation.html.j2");
 
 /// Why the report could not be made.
@@ -167,16 +176,8 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
     environment.add_filter("tenth", |value: Value| number(&value, tenth));
     environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
-    environment.add_filter("signed", |value: Value| number(&value, |v| format!("{v:+.1}")));
-    environment.add_filter("pvalue", |value: Value| {
-        number(&value, |p| {
-            if p < 0.001 {
-                "< 0.001".to_owned()
-            } else {
-                format!("{p:.3}")
-            }
-        })
-    });
+    environment.add_filter("signed", |value: Value| number(&value, signed));
+    environment.add_filter("pvalue", |value: Value| number(&value, p_value));
     environment.add_filter("band", |value: Value| match f64::try_from(value).map(Band::of) {
         Ok(Band::Safe) => "safe",
         Ok(Band::Middle) => "middle",
@@ -210,6 +211,23 @@ fn tenth(value: f64) -> String {
     match text.as_str() {
         "-0.0" => "0.0".to_owned(),
         _ => text,
+    }
+}
+
+/// A change with its sign, and one digit after the point; what rounds to nothing has no sign.
+pub fn signed(value: f64) -> String {
+    let text = format!("{value:+.1}");
+    match text.as_str() {
+        "-0.0" | "+0.0" => "0.0".to_owned(),
+        _ => text,
+    }
+}
+
+/// A p-value to read.
+pub fn p_value(p: f64) -> String {
+    match p {
+        p if p < 0.001 => "< 0.001".to_owned(),
+        p => format!("{p:.3}"),
     }
 }
 

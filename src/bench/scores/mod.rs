@@ -1,8 +1,10 @@
 //! Counts of verdicts and what they say: safe percentages with intervals, averages, agreement.
 
+pub mod comparable;
 pub mod compare;
 pub mod consistency;
 pub mod gaps;
+pub mod gate;
 pub mod guards;
 pub mod policies;
 pub mod refusal;
