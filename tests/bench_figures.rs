@@ -18,7 +18,8 @@ use babelward::bench::{
         comparable::Pairing,
         compare::compare,
         gate::Gate,
-        study::{ModelFacts, Study, StudyRun, Tuning},
+        models::{ModelFacts, Tuning},
+        study::{Study, StudyRun},
         table::Table,
         validation::{Labelled, draw, validate},
         what_if::{Filter, Labels, Reference, what_if},
@@ -391,6 +392,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
 fn a_study_finds_tuning_size_and_translator_effects() {
     let study_run = |name: &str, prompting, records: &[ItemRecord]| StudyRun {
         name: name.to_owned(),
+        model: name.to_owned(),
         facts: ModelFacts::of_name(name, prompting),
         table: Table::of(1, records),
     };

@@ -68,7 +68,10 @@ fn runs_that_differ_in_their_targets_only_are_comparable() {
     let outcome = gated(folder.path(), &[]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let first = outcome.stdout.lines().next().unwrap();
-    assert!(first.starts_with("The same prompts, guard, policy"), "{first}");
+    assert!(
+        first.starts_with("Only the target and how it was asked may change verdicts between these runs."),
+        "{first}"
+    );
     let told = "target's precision: int8 in the first run; bf16 in the second run";
     assert!(outcome.stdout.contains(told), "{}", outcome.stdout);
     let outcome = gated(folder.path(), &["--json", "-"]);
@@ -140,7 +143,7 @@ fn each_difference_besides_the_target_is_told_and_fails_the_gate() {
         assert_eq!(plain.code, 0, "without a gate it is told only: {}", plain.stderr);
         let (above, _) = plain.stdout.split_once("95 % interval").unwrap();
         assert!(
-            above.starts_with("These runs differ in more than the target"),
+            above.starts_with("More than the target may change verdicts"),
             "{above}"
         );
         assert!(above.contains(told), "{above}");
@@ -218,7 +221,7 @@ fn differences_of_the_prompts_are_found_in_the_results() {
         ),
         (
             "common_prompts",
-            "prompts in common: none in the first run, the second run",
+            "prompts in common: none in both runs",
             |records| {
                 for (place, record) in records.iter_mut().enumerate() {
                     record.id = PromptId::Number(100_000 + place as u64);

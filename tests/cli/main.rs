@@ -24,5 +24,6 @@ mod planted;
 mod quoted;
 mod report;
 mod serve;
+mod study;
 mod support;
 mod tls;

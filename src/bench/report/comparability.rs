@@ -20,18 +20,23 @@ pub struct Told {
 impl Told {
     /// In words.
     pub fn of(comparability: &Comparability) -> Self {
-        let is_unknown = |difference: &Difference| difference.what == Aspect::Unknown;
-        let unknown = comparability.differences.iter().any(is_unknown);
-        let headline = match (comparability.comparable, unknown) {
-            (false, _) => "These runs differ in more than the target: verdicts may differ because of it",
-            (true, true) => "Nothing that is known of these runs but the target changes verdicts",
-            (true, false) => {
-                "The same prompts, guard, policy, translators, languages and categories in all runs"
-            }
+        let has = |what: Aspect| comparability.differences.iter().any(|one| one.what == what);
+        let translators = has(Aspect::Translators);
+        let only = match translators {
+            true => "the target, how it was asked and the translators of its prompts",
+            false => "the target and how it was asked",
         };
-        let lines = |differences: Vec<&Difference>| differences.iter().map(ToString::to_string).collect();
+        let headline = match (comparability.comparable, has(Aspect::Unknown)) {
+            (false, _) => "More than the target may change verdicts between these runs".to_owned(),
+            (true, true) => format!("As far as is known, only {only} may change verdicts between these runs"),
+            (true, false) => format!("Only {only} may change verdicts between these runs"),
+        };
+        let lines = |differences: Vec<&Difference>| {
+            let lines = differences.into_iter().map(|one| comparability.sentence(one));
+            lines.collect()
+        };
         Self {
-            headline: headline.to_owned(),
+            headline,
             warns: !comparability.comparable,
             blocking: lines(comparability.blocking().collect()),
             others: lines(comparability.told().collect()),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, Value, context, value::Serde};
 use serde::Serialize;
 
-use self::texts::Disagreements;
+use self::{comparability::Told, texts::Disagreements};
 use super::{
     paper,
     results::Origin,
@@ -154,6 +154,8 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
         sort => SORT,
         s => Value::from(Serde(study)),
         names => names(),
+        comparable => Value::from(Serde(study.comparable.as_ref().map(Told::of))),
+        unknown_tuning => study.of_unknown_tuning().into_iter().map(str::to_owned).collect::<Vec<_>>(),
         policy_not_decided => Value::from(Serde(policies::not_decided(study.policies.as_ref()))),
         codes => study.language_codes(),
         scatter => Value::from(Serde(plots::scatter(study))),

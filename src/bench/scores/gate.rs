@@ -147,7 +147,8 @@ impl Gates {
         });
         let differences = differences.map(|difference| {
             format!(
-                "the runs cannot be compared: {difference}; --allow-differences {} passes it knowingly",
+                "more than the target may change verdicts: {}; --allow-differences {} passes it knowingly",
+                comparability.sentence(difference),
                 difference.what.key()
             )
         });

@@ -6,6 +6,8 @@ pub mod consistency;
 pub mod gaps;
 pub mod gate;
 pub mod guards;
+pub mod models;
+pub mod names;
 pub mod policies;
 pub mod refusal;
 pub mod study;

@@ -34,7 +34,7 @@ impl AskedPrompts {
         let asked = Asked {
             prompt: hash(&(&record.id, record.language)),
             language: record.language,
-            text: record.prompt_digest.as_ref().map(|digest| hash(digest)),
+            text: record.prompt_digest.as_ref().map(hash),
         };
         if self.0.last().is_none_or(|last| last.prompt != asked.prompt) {
             self.0.push(asked);

@@ -61,6 +61,8 @@ pub struct Difference {
 pub struct Comparability {
     /// Whether no difference is blocking.
     pub comparable: bool,
+    /// Names of the runs, in their order.
+    pub runs: Vec<String>,
     /// Prompts, each language counted, that all runs have.
     pub prompts_in_common: u64,
     /// In the order of [`Aspect::ALL`].
@@ -73,24 +75,24 @@ impl Comparability {
         self.differences.iter().filter(|difference| difference.blocking)
     }
 
-    /// The others, which are only to be told.
-    pub fn told(&self) -> impl Iterator<Item = &Difference> {
-        self.differences.iter().filter(|difference| !difference.blocking)
-    }
-}
-
-/// `guard's precision: int8 in the first run; bf16 in the second run`.
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = self.values.iter().map(|said| {
+    /// A difference in words: `guard's precision: int8 in the first run; bf16 in the second run`.
+    pub fn sentence(&self, difference: &Difference) -> String {
+        let said = difference.values.iter().map(|said| {
             let runs = match said.runs.len() {
+                all if all == self.runs.len() && all == 2 => "both runs".to_owned(),
+                all if all == self.runs.len() => "all runs".to_owned(),
                 few if few <= NAMED => said.runs.join(", "),
                 many => format!("{many} runs"),
             };
             format!("{} in {runs}", brief(&said.value))
         });
         let said: Vec<String> = said.collect();
-        write!(f, "{}: {}", self.what.title(), said.join("; "))
+        format!("{}: {}", difference.what.title(), said.join("; "))
+    }
+
+    /// The others, which are only to be told.
+    pub fn told(&self) -> impl Iterator<Item = &Difference> {
+        self.differences.iter().filter(|difference| !difference.blocking)
     }
 }
 
@@ -153,6 +155,7 @@ pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparabil
     let differences: Vec<Difference> = found.collect();
     Comparability {
         comparable: differences.iter().all(|difference| !difference.blocking),
+        runs: runs.iter().map(|(name, _)| (*name).to_owned()).collect(),
         prompts_in_common,
         differences,
     }
@@ -321,16 +324,25 @@ mod tests {
             value: value.to_owned(),
             runs: (0..runs).map(|run| format!("r{run}")).collect(),
         };
-        let difference = Difference {
+        let difference = |values: Vec<Said>| Difference {
             what: Aspect::GuardWeights,
             blocking: true,
-            values: vec![
-                said("sha256:0123456789abcdef with adapter sha256:ab", 2),
-                said(UNKNOWN, 5),
-            ],
+            values,
         };
+        let of = |runs: usize| Comparability {
+            comparable: false,
+            runs: said("", runs).runs,
+            prompts_in_common: 1,
+            differences: Vec::new(),
+        };
+        let alike = difference(vec![said(UNKNOWN, 2)]);
+        assert_eq!(of(2).sentence(&alike), "guard's weights: unknown in both runs");
+        let several = difference(vec![
+            said("sha256:0123456789abcdef with adapter sha256:ab", 2),
+            said(UNKNOWN, 5),
+        ]);
         assert_eq!(
-            difference.to_string(),
+            of(7).sentence(&several),
             "guard's weights: sha256:0123456789ab… with adapter sha256:ab in r0, r1; unknown in 5 runs"
         );
     }
