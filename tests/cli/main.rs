@@ -27,3 +27,4 @@ mod serve;
 mod study;
 mod support;
 mod tls;
+mod translate;
