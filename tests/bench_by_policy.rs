@@ -17,8 +17,9 @@ use babelward::bench::{
     report,
     results::ItemRecord,
     scores::{
+        models::ModelFacts,
         policies::{PolicyFigures, by_policies},
-        study::{ModelFacts, Study, StudyRun},
+        study::{Study, StudyRun},
         table::Table,
     },
     settings::Prompting,
@@ -178,6 +179,7 @@ fn a_study_ranks_by_each_policy() {
         });
         StudyRun {
             name: name.to_owned(),
+            model: name.to_owned(),
             facts: ModelFacts::of_name(name, Prompting::Template),
             table: Table::of(1, &records),
         }

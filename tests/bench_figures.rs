@@ -15,8 +15,11 @@ use babelward::bench::{
     policies::Policy,
     results::{ItemRecord, Label, Outcome, Skip},
     scores::{
-        compare::{Gate, compare},
-        study::{ModelFacts, Study, StudyRun, Tuning},
+        comparable::Pairing,
+        compare::compare,
+        gate::Gate,
+        models::{ModelFacts, Tuning},
+        study::{Study, StudyRun},
         table::Table,
         validation::{Labelled, draw, validate},
         what_if::{Filter, Labels, Reference, what_if},
@@ -303,18 +306,34 @@ fn a_drop_in_one_language_breaks_the_gate() {
     assert!(found[0].change_points.interval.unwrap().holds(-10.0), "{found:?}");
     assert!(comparison.macro_safe.unwrap().interval_95.unwrap().holds(-2.0));
     let gate: Gate = "safe_drop=0.05".parse().unwrap();
-    let broken = gate.broken(&comparison);
+    let broken = gate.broken(&comparison, &Pairing::of(&before, &after));
     assert!(
         broken.len() == 1 && broken[0].starts_with("Spanish"),
         "{broken:?}"
     );
-    assert!(gate.broken(&compare(&before, &before, bootstrap)).is_empty());
-    assert!(
-        !gate
-            .broken(&compare(&before, &Table::of(1, &[]), bootstrap))
-            .is_empty()
+    let against = |gate: Gate, second: &Table| {
+        gate.broken(
+            &compare(&before, second, bootstrap),
+            &Pairing::of(&before, second),
+        )
+    };
+    assert!(against(gate, &before).is_empty());
+    let nothing = Table::of(1, &[]);
+    assert!(!against(gate, &nothing).is_empty());
+    let unpaired: Gate = "unpaired=0.99".parse().unwrap();
+    assert!(against(unpaired, &before).is_empty());
+    assert_eq!(
+        against(unpaired, &nothing).len(),
+        1,
+        "all of the first run's answers"
     );
-    for wrong in ["safe_drop", "safe_drop=2", "drop=0.1", "safe_drop=x"] {
+    for wrong in [
+        "safe_drop",
+        "safe_drop=2",
+        "drop=0.1",
+        "safe_drop=x",
+        "unpaired=-1",
+    ] {
         assert!(wrong.parse::<Gate>().is_err(), "{wrong}");
     }
 }
@@ -387,6 +406,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
 fn a_study_finds_tuning_size_and_translator_effects() {
     let study_run = |name: &str, prompting, records: &[ItemRecord]| StudyRun {
         name: name.to_owned(),
+        model: name.to_owned(),
         facts: ModelFacts::of_name(name, prompting),
         table: Table::of(1, records),
     };

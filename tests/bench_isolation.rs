@@ -16,7 +16,8 @@ use babelward::bench::{
     report::{self, formats, tables},
     results::ItemRecord,
     scores::{
-        study::{ModelFacts, Study, StudyRun},
+        models::ModelFacts,
+        study::{Study, StudyRun},
         table::Table,
         translation::{TestKind, TranslationEffect},
     },
@@ -83,6 +84,7 @@ fn run(number: u64, translator: &Translator, seeds: u64, noise: f64) -> StudyRun
     }
     StudyRun {
         name: "target-8b-it".to_owned(),
+        model: "target-8b-it".to_owned(),
         facts: ModelFacts::of_name("target-8b-it", Prompting::Template),
         table: Table::of(1, &records),
     }
@@ -215,6 +217,7 @@ fn without_a_gap_nothing_is_told() {
             .collect();
         StudyRun {
             name: "target".to_owned(),
+            model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
             table: Table::of(1, &records),
         }
@@ -280,6 +283,7 @@ fn only_common_prompts_count() {
         let english = english.map(|id| record(id, Language::En, category, 0, &[verdict(true)]));
         StudyRun {
             name: "target".to_owned(),
+            model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
             table: Table::of(1, &german.chain(english).collect::<Vec<_>>()),
         }

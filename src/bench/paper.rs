@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::scores::study::Tuning;
+use super::scores::models::Tuning;
 
 const DATA: &str = include_str!("../../data/paper/malert_v1.json");
 
@@ -77,8 +77,16 @@ pub fn find(name: &str) -> Option<PaperModel> {
     named.next().cloned()
 }
 
-/// `meta-llama/Llama-3.1-8B-Instruct.Q4_K_M.gguf` is `llama-3.1-8b-it`.
-fn normal(name: &str) -> String {
+/// Whether the paper compares a model of this name with the instruct model that was made of it.
+pub fn is_base(name: &str) -> bool {
+    let wanted = normal(name);
+    let mut pairs = published().tuning.iter();
+    pairs.any(|pair| normal(&pair.model) == wanted)
+}
+
+/// A name in small letters without path, file ending and quantisation: `meta-llama/Llama-3.1-8B-Instruct.Q4_K_M.gguf` is
+/// `llama-3.1-8b-instruct`.
+pub fn stem(name: &str) -> String {
     let stem = name.rsplit(['/', '\\']).next().unwrap_or(name).to_lowercase();
     let stem = stem.strip_suffix(".gguf").unwrap_or(&stem);
     let is_quantisation = |part: &str| {
@@ -88,10 +96,15 @@ fn normal(name: &str) -> String {
         quantised || part.starts_with("iq") || matches!(part, "f16" | "f32" | "bf16" | "gguf")
     };
     // The quantisation is the last part, after a dot or a dash: `.Q4_K_M`, `-f16`.
-    let stem = match stem.rsplit_once(['.', '-']) {
-        Some((rest, last)) if is_quantisation(last) => rest,
-        _ => stem,
-    };
+    match stem.rsplit_once(['.', '-']) {
+        Some((rest, last)) if is_quantisation(last) => rest.to_owned(),
+        _ => stem.to_owned(),
+    }
+}
+
+/// `meta-llama/Llama-3.1-8B-Instruct.Q4_K_M.gguf` is `llama-3.1-8b-it`.
+fn normal(name: &str) -> String {
+    let stem = stem(name);
     let parts = stem
         .split(['-', '_', ' '])
         .filter(|part| !matches!(*part, "meta" | ""))

@@ -7,16 +7,21 @@ use serde::Serialize;
 use super::{
     CommandError, Exit, Global,
     output::{print_line, table},
-    report::{load, write_to},
+    report::{load_to_compare, write_to},
 };
 use crate::bench::{
-    report::runs::{Side, TwoRuns, unlike_guards},
-    scores::{
-        compare::{Compared, Comparison, Flip, Gate, compare, flips},
-        gaps::LEVEL,
-        shown_p,
+    report::{
+        comparability::Told,
+        runs::{Side, TwoRuns},
     },
-    statistics::Bootstrap,
+    scores::{
+        comparable::{Comparability, Pairing, Purpose, comparability},
+        compare::{Compared, Comparison, Flip, compare, flips},
+        gaps::LEVEL,
+        gate::{Allowed, Gate, Gates},
+        shown, shown_p, shown_signed,
+    },
+    statistics::{Bootstrap, Interval},
     taxonomy::Language,
 };
 
@@ -27,10 +32,14 @@ pub struct Args {
     first: PathBuf,
     /// The run that may be better or worse
     second: PathBuf,
-    /// Fail (exit code 4) when the second run is worse by more than this share in a language or in the macro
-    /// average, such as safe_drop=0.01
+    /// Fail (exit code 4) when the second run is worse by more than this share in a language or in the macro average
+    /// (safe_drop=0.01), or when more than this share of either run's answers has no judged partner (unpaired=0.01, which
+    /// also holds where any gate is given); repeatable. A gate also fails where the runs differ in more than the target
     #[arg(long, value_name = "GATE")]
     gate: Vec<Gate>,
+    /// What the runs may differ in besides the target without failing a gate, such as guard_precision, or `all`
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "gate")]
+    allow_differences: Vec<Allowed>,
     /// Write everything as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -45,6 +54,11 @@ pub struct Args {
 /// What `--json` writes.
 #[derive(Serialize)]
 struct Figures<'a> {
+    comparable: &'a Comparability,
+    pairing: Pairing,
+    /// Why the second run does not pass; absent without a gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate_broken: Option<&'a [String]>,
     #[serde(flatten)]
     comparison: &'a Comparison,
     flips: &'a [Flip],
@@ -53,34 +67,43 @@ struct Figures<'a> {
 /// Compares the primary guards' verdicts.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let (first_folder, first_info, first) = load(&args.first)?;
-    let (second_folder, second_info, second) = load(&args.second)?;
+    let (first_folder, first_info, first, ours) = load_to_compare(&args.first)?;
+    let (second_folder, second_info, second, theirs) = load_to_compare(&args.second)?;
+    let sides = [("the first run", &ours), ("the second run", &theirs)];
+    let comparable = comparability(&sides, Purpose::Targets);
+    let pairing = Pairing::of(&first, &second);
     let comparison = compare(&first, &second, Bootstrap::default());
     let flips = flips(&first, &second);
+    let gates = Gates {
+        gates: args.gate,
+        allowed: args.allow_differences,
+    };
+    let broken = gates.broken(&comparison, &pairing, &comparable);
     let json = || {
         let figures = Figures {
+            comparable: &comparable,
+            pairing,
+            gate_broken: broken.as_deref(),
             comparison: &comparison,
             flips: &flips,
         };
         serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n"
     };
     write_to(args.json.as_deref(), json)?;
-    if args.json.is_none() {
-        print_line(&text(&comparison))?;
+    let told = Told::of(&comparable);
+    match args.json.is_none() {
+        true => print_line(&format!("{}\n\n{}", told.text(), text(&comparison, &pairing)))?,
+        false if told.warns => eprintln!("babelward: {}", told.text()),
+        false => {}
     }
-    let sides = [Side::of(&first_info), Side::of(&second_info)];
-    if let Some(unlike) = unlike_guards(&sides) {
-        eprintln!("babelward: {unlike}");
-    }
-    let gates = args.gate.iter();
-    let broken: Vec<String> = gates.flat_map(|gate| gate.broken(&comparison)).collect();
-    for line in &broken {
+    let failed = broken.as_deref().unwrap_or_default();
+    for line in failed {
         eprintln!("babelward: gate: {line}");
     }
-    let exit = if broken.is_empty() { Exit::Done } else { Exit::Gate };
+    let exit = if failed.is_empty() { Exit::Done } else { Exit::Gate };
     if let Some(path) = &args.html {
-        let broken = (!args.gate.is_empty()).then_some(broken);
-        let mut page = TwoRuns::new(sides, comparison, flips, broken);
+        let sides = [Side::of(&first_info), Side::of(&second_info)];
+        let mut page = TwoRuns::new(sides, (comparison, flips), (comparable, pairing), broken);
         if args.include_text {
             page.add_texts([&first_folder, &second_folder])
                 .map_err(|error| CommandError::invalid_data(error.to_string()))?;
@@ -91,7 +114,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn text(comparison: &Comparison) -> String {
+fn text(comparison: &Comparison, pairing: &Pairing) -> String {
     let header = [
         "",
         "n",
@@ -103,18 +126,28 @@ fn text(comparison: &Comparison) -> String {
         "",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let range = |interval: Option<Interval>| {
+        interval.map_or_else(
+            || "too few prompts".to_owned(),
+            |interval| {
+                format!(
+                    "{} to {}",
+                    shown_signed(interval.low),
+                    shown_signed(interval.high)
+                )
+            },
+        )
+    };
     let line = |name: &str, compared: &Compared| {
         let n = compared.pairs.total() as f64;
-        let percent = |count: u64| format!("{:.1}", 100.0 * count as f64 / n);
-        let interval = compared.change_points.interval;
-        let interval = interval.map(|i| format!("{:+.1} to {:+.1}", i.low, i.high));
+        let percent = |count: u64| shown(100.0 * count as f64 / n, 1);
         vec![
             name.to_owned(),
             compared.pairs.total().to_string(),
             percent(compared.pairs.both + compared.pairs.first_only),
             percent(compared.pairs.both + compared.pairs.second_only),
-            format!("{:+.1}", compared.change_points.estimate),
-            interval.unwrap_or_else(|| "too few prompts".to_owned()),
+            shown_signed(compared.change_points.estimate),
+            range(compared.change_points.interval),
             shown_p(compared.holm_p),
             if compared.is_found() { "*" } else { "" }.to_owned(),
         ]
@@ -123,16 +156,13 @@ fn text(comparison: &Comparison) -> String {
         rows.push(line(compared.language.map_or("all", Language::name), compared));
     }
     if let Some(average) = comparison.macro_safe {
-        let interval = average
-            .interval_95
-            .map(|i| format!("{:+.1} to {:+.1}", i.low, i.high));
         rows.push(vec![
             "macro average".to_owned(),
             String::new(),
-            format!("{:.1}", average.first),
-            format!("{:.1}", average.second),
-            format!("{:+.1}", average.change),
-            interval.unwrap_or_else(|| "too few prompts".to_owned()),
+            shown(average.first, 1),
+            shown(average.second, 1),
+            shown_signed(average.change),
+            range(average.interval_95),
             shown_p(average.p),
             if average.p < LEVEL { "*" } else { "" }.to_owned(),
         ]);
@@ -142,12 +172,16 @@ fn text(comparison: &Comparison) -> String {
         .iter()
         .filter(|compared| compared.is_found());
     rows.extend(found.map(|compared| line(compared.category.as_deref().unwrap_or_default(), compared)));
+    let without = pairing.without();
     format!(
-        "{}\n\nSafe % on the answers that both runs judged safe or unsafe; {} and {} answers have no partner. Changes in points.\n\
-         Prompts are what intervals and tests count. p under random signs of the prompts' differences, with Holm's adjustment\n\
-         over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
+        "{}\n\nSafe % on the answers that both runs judged safe or unsafe. Of the first run {} of {} answers have no judged\n\
+         partner, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
+         Prompts are what intervals and tests count. p under random signs of the prompts' differences, with Holm's\n\
+         adjustment over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
-        comparison.unpaired[0],
-        comparison.unpaired[1],
+        without[0],
+        pairing.asked[0],
+        without[1],
+        pairing.asked[1],
     )
 }

@@ -22,8 +22,12 @@ use crate::bench::{
         self, formats, tables,
         texts::{self, Disagreements},
     },
-    results::{RunFolder, RunInfo},
-    scores::{table::Table, what_if::Filter},
+    results::{ItemRecord, RunFolder, RunInfo},
+    scores::{
+        comparable::{AskedPrompts, RunFacts},
+        table::Table,
+        what_if::Filter,
+    },
     statistics::Bootstrap,
     summary::{self, Options, Summary},
     taxonomy::Category,
@@ -101,10 +105,28 @@ fn runs_in(dir: &Path) -> Vec<PathBuf> {
 
 /// A run's table, without its texts.
 pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
+    read_run(dir, |_| {})
+}
+
+/// The same with what is to be known of a run to compare it with others.
+pub(super) fn load_to_compare(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table, RunFacts)> {
+    let mut asked = AskedPrompts::default();
+    let (folder, info, table) = read_run(dir, |record| asked.add(record))?;
+    let facts = RunFacts::of(&info, &table, asked);
+    Ok((folder, info, table, facts))
+}
+
+fn read_run(dir: &Path, mut see: impl FnMut(&ItemRecord)) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
     let folder = RunFolder::open(dir);
-    let read = || {
+    let mut read = || {
         let info = folder.complete_info()?;
-        let table = Table::collect(info.settings.guards.len(), folder.records()?)?;
+        let records = folder.records()?;
+        let records = records.inspect(|record| {
+            if let Ok(record) = record {
+                see(record);
+            }
+        });
+        let table = Table::collect(info.settings.guards.len(), records)?;
         Ok((info, table))
     };
     let read: Result<_, crate::bench::results::FolderError> = read();

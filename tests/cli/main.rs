@@ -10,6 +10,7 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod config;
 mod data;
 mod gate;
@@ -23,5 +24,7 @@ mod planted;
 mod quoted;
 mod report;
 mod serve;
+mod study;
 mod support;
 mod tls;
+mod translate;

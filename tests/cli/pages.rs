@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
 };
 
 use babelward::bench::{
@@ -13,6 +12,7 @@ use babelward::bench::{
 use serde_json::json;
 
 use crate::{
+    compare::{change, model},
     planted::{record, verdict},
     report::{babelward, one_run, read, records, save},
 };
@@ -371,46 +371,18 @@ fn the_page_of_two_runs_keeps_to_the_rules_and_names_what_changed() {
     assert_eq!(alone.code, 2, "{}", alone.stderr);
 }
 
-/// What judged a planted run.
-fn judged_in(work: &Path, run: &str, precision: &str) {
-    let path = work.join(run).join("run.json");
-    let mut info: serde_json::Value = serde_json::from_str(&read(work, &format!("{run}/run.json"))).unwrap();
-    let model = |name: &serde_json::Value, precision: &str| {
-        json!({"model": name, "precision": precision, "model_digest": "sha256:ab", "tokenizer_digest": "",
-               "template_digest": "", "dtype": "q4_1", "device": "cpu", "determinism": "", "server_version": ""})
-    };
-    let guards = info["settings"]["guards"].as_array().unwrap().clone();
-    let judges = guards.iter().enumerate();
-    // Only the first guard's verdicts are compared.
-    let judges = judges.map(|(place, name)| model(name, if place == 0 { precision } else { "int8" }));
-    info["provenance"]["guards"] = judges.collect();
-    info["provenance"]["targets"] = json!([model(&json!("a"), "int8")]);
-    fs::write(path, info.to_string()).unwrap();
-}
-
+/// Where precisions of a run's models stand on its page.
 #[test]
-fn guards_that_did_not_compute_alike_are_told() {
+fn a_report_names_the_precisions_of_its_models() {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path();
-    for run in ["before", "after"] {
-        save(work, run, "a", Prompting::Template, &records(1));
-    }
-    let compare = || babelward(work, &["compare", "before", "after", "--html", "page.html"]);
-    let told = "the guards of the two runs computed in int8 and in bf16";
-    // Nobody says how imported verdicts were computed.
-    judged_in(work, "after", "bf16");
-    assert!(!compare().stderr.contains("computed in"));
-    judged_in(work, "before", "bf16");
-    assert!(!compare().stderr.contains("computed in"));
-    judged_in(work, "before", "int8");
-    let outcome = compare();
-    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
-    let html = read(work, "page.html");
-    assert_page(&html);
-    assert!(html.contains(told) && html.contains("(bf16)"));
-    assert_eq!(babelward(work, &["report", "after"]).code, 0);
-    let html = read(work, "after/report.html");
+    save(work, "run", "a", Prompting::Template, &records(1));
+    change(work, "run", |info| {
+        info["provenance"]["guards"] = json!([model("guard-1", "bf16", "sha256:ab", "")]);
+        info["provenance"]["targets"] = json!([model("a", "int8", "sha256:cd", "")]);
+    });
+    assert_eq!(babelward(work, &["report", "run"]).code, 0);
+    let html = read(work, "run/report.html");
     for part in ["q4_1, computed in int8, cpu", "q4_1, computed in bf16, cpu"] {
         assert!(html.contains(part), "{part}");
     }

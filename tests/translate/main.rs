@@ -102,7 +102,7 @@ async fn the_best_candidates_become_a_set_that_a_run_takes() {
     assert_eq!(first.code, 0, "{}", first.stderr);
     assert!(first.stderr.contains("--scores"), "{}", first.stderr);
     assert!(
-        first.stderr.contains("1 candidates are of other prompts"),
+        first.stderr.contains("1 candidate is of other prompts"),
         "{}",
         first.stderr
     );
@@ -287,7 +287,7 @@ async fn a_failed_translation_is_told_and_tried_again() {
     ];
     let outcome = babelward(&rig, folder.path(), &args).await;
     assert_eq!(outcome.code, 5, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("1 requests failed"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("1 request failed"), "{}", outcome.stderr);
     assert_eq!(lines(&folder.path().join("out/dataset.jsonl")).len(), 2);
     assert_eq!(lines(&folder.path().join("out/excluded.jsonl"))[0]["id"], 2);
     assert_eq!(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    ImportOptions, VerdictProblem, VerdictProblemKind as Kind,
+    ImportOptions, MissingAnswer, MissingVerdicts, VerdictProblem, VerdictProblemKind as Kind,
     row::{self, VerdictRow},
 };
 use crate::{
@@ -110,25 +110,31 @@ impl ModelVerdicts {
         }
     }
 
-    /// Answers that other languages have and one has not, of the languages that occur.
-    pub(super) fn gaps(&self) -> Vec<VerdictProblem> {
-        let mut rows: BTreeMap<(&PromptId, u64), (Place, BTreeSet<Language>)> = BTreeMap::new();
-        for ((key, seed), judged) in &self.answers {
-            let (_, languages) = rows
-                .entry((&key.id, *seed))
-                .or_insert((judged.first, BTreeSet::new()));
-            languages.insert(key.language);
+    /// By language, answers that others of the languages that occur have and this one has not.
+    pub(super) fn gaps(&self) -> Vec<MissingVerdicts> {
+        let mut rows: BTreeMap<(&PromptId, u64), BTreeSet<Language>> = BTreeMap::new();
+        for (key, seed) in self.answers.keys() {
+            rows.entry((&key.id, *seed)).or_default().insert(key.language);
         }
         let all: BTreeSet<Language> = self.answers.keys().map(|(key, _)| key.language).collect();
-        let mut gaps = Vec::new();
-        for ((id, seed), (place, languages)) in rows {
-            for language in all.difference(&languages) {
-                let message = format!("id {id} with seed {seed} has no verdict in {}", language.name());
-                let id = Some(id.to_string());
-                gaps.push(VerdictProblem::new(Kind::Missing, place, id, "language", message));
+        let of_language = |language: Language| {
+            let lacking = rows
+                .iter()
+                .filter(|(_, languages)| !languages.contains(&language));
+            let answers = lacking.map(|((id, seed), _)| MissingAnswer {
+                id: (*id).clone(),
+                seed: *seed,
+            });
+            MissingVerdicts {
+                model: self.model.clone(),
+                translator: None,
+                language,
+                of: rows.len(),
+                answers: answers.collect(),
             }
-        }
-        gaps
+        };
+        let gaps = all.into_iter().map(of_language);
+        gaps.filter(|gap| !gap.answers.is_empty()).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use self::collect::{Collector, ModelVerdicts};
-pub use self::problem::{ImportError, VerdictProblem, VerdictProblemKind};
+pub use self::problem::{ImportError, MissingAnswer, MissingVerdicts, VerdictProblem, VerdictProblemKind};
 use super::{
     dataset::PromptId,
     plan::{Plan, PlanItem, RowLimit, Selection},
@@ -62,7 +62,7 @@ pub struct Import {
     digest: String,
     models: Vec<ModelVerdicts>,
     /// Verdicts that are missing in some languages: they are in no run, and nobody knows why.
-    pub gaps: Vec<VerdictProblem>,
+    pub gaps: Vec<MissingVerdicts>,
 }
 
 impl Import {
@@ -101,7 +101,12 @@ impl Import {
                 });
             }
         }
-        let gaps = models.iter().flat_map(ModelVerdicts::gaps).collect();
+        let gaps = models.iter().flat_map(ModelVerdicts::gaps);
+        let gaps = gaps.map(|gap| MissingVerdicts {
+            translator: options.translator.clone(),
+            ..gap
+        });
+        let gaps = gaps.collect();
         Ok(Self {
             file,
             digest,

@@ -1,12 +1,14 @@
 //! What can be wrong with a file of verdicts.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
 use crate::bench::{
+    dataset::PromptId,
     problem::{self, Kind, Severity, counted, list},
     table::TableError,
+    taxonomy::Language,
 };
 
 /// The kinds of problems of a file of verdicts.
@@ -33,8 +35,6 @@ pub enum VerdictProblemKind {
     Conflict,
     /// The file has no rows.
     NoRows,
-    /// Other languages have this id with this seed, this one has not.
-    Missing,
 }
 
 impl Kind for VerdictProblemKind {
@@ -42,19 +42,7 @@ impl Kind for VerdictProblemKind {
     const NOT_UTF8: Self = Self::NotUtf8;
 
     fn severity(self) -> Severity {
-        match self {
-            Self::Unreadable
-            | Self::NotUtf8
-            | Self::Schema
-            | Self::UnknownCategory
-            | Self::UnknownLanguage
-            | Self::UnknownLabel
-            | Self::Score
-            | Self::Duplicate
-            | Self::Conflict
-            | Self::NoRows => Severity::Error,
-            Self::Missing => Severity::Warning,
-        }
+        Severity::Error
     }
 
     fn fix(self) -> &'static str {
@@ -73,15 +61,69 @@ impl Kind for VerdictProblemKind {
                 "let all rows of a prompt, and all of an answer, say the same of it; of several translators make a run for each with --translators"
             }
             Self::NoRows => "name a file with verdicts",
-            Self::Missing => {
-                "add the verdict, as undetermined where there was none, or leave it out knowingly"
-            }
         }
     }
 }
 
 /// One thing that is wrong with a file of verdicts.
 pub type VerdictProblem = problem::Problem<VerdictProblemKind>;
+
+/// Missing answers that a line of text names.
+const EXAMPLES: usize = 3;
+
+/// Verdicts that one language of a model lacks and others have. They are in no figure, since nobody can tell why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingVerdicts {
+    /// The model; empty where the file names none.
+    pub model: String,
+    /// Whose prompts were taken from the file, where only one translator's were.
+    pub translator: Option<String>,
+    /// The language that lacks them.
+    pub language: Language,
+    /// Answers that some language of the model has.
+    pub of: usize,
+    /// Those that this one lacks, by id and seed.
+    pub answers: Vec<MissingAnswer>,
+}
+
+/// An answer without a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingAnswer {
+    /// To which prompt.
+    pub id: PromptId,
+    /// With which seed.
+    pub seed: u64,
+}
+
+/// `org/one, prompts by opus: Italian lacks 4 of 96 (id 3, id 7, id 12 and 1 more)`.
+impl fmt::Display for MissingVerdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.model.as_str() {
+            "" => "the unnamed model",
+            model => model,
+        })?;
+        if let Some(translator) = &self.translator {
+            write!(f, ", prompts by {translator}")?;
+        }
+        let name = |answer: &MissingAnswer| match answer.seed {
+            0 => format!("id {}", answer.id),
+            seed => format!("id {} with seed {seed}", answer.id),
+        };
+        let shown: Vec<String> = self.answers.iter().take(EXAMPLES).map(name).collect();
+        let more = match self.answers.len().saturating_sub(EXAMPLES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        write!(
+            f,
+            ": {} lacks {} of {} ({}{more})",
+            self.language.name(),
+            self.answers.len(),
+            self.of,
+            shown.join(", ")
+        )
+    }
+}
 
 /// Why verdicts cannot be imported.
 #[derive(Debug, thiserror::Error)]

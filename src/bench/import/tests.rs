@@ -110,7 +110,12 @@ fn models_guards_and_seeds_become_runs() {
     let import = read("a.csv", &text).expect("valid");
     assert_eq!(import.models(), ["m/1", "m/2"]);
     // Two models, two seeds: id 10 has no Italian.
-    assert_eq!(import.gaps.len(), 4);
+    let gaps: Vec<String> = import.gaps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        gaps,
+        ["m/1", "m/2"]
+            .map(|model| format!("{model}: Italian lacks 2 of 4 (id 10 with seed 1, id 10 with seed 5)"))
+    );
     let target = file("x", "");
     let folder = RunFolder::create(&target.folder.path().join("run")).expect("new");
     import.write(1, &folder).expect("written");

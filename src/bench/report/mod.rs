@@ -1,5 +1,6 @@
 //! The report: one HTML file that loads nothing.
 
+pub mod comparability;
 pub mod formats;
 pub mod isolation;
 mod plots;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, Value, context, value::Serde};
 use serde::Serialize;
 
-use self::texts::Disagreements;
+use self::{comparability::Told, texts::Disagreements};
 use super::{
     paper,
     results::Origin,
@@ -33,10 +34,18 @@ const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 /// Pages with the macros of policies.
 const RUN: &str = concat!(include_str!("policies.html.j2"), include_str!("run.html.j2"));
-const COMPARE: &str = include_str!("compare.html.j2");
+/// Pages with the macro that says whether runs can be compared.
+const COMPARE: &str = concat!(
+    include_str!("comparable.html.j2"),
+    include_str!("compare.html.j2")
+);
 const LABEL: &str = include_str!("label.html.j2");
 const LABEL_SCRIPT: &str = include_str!("label.js");
-const STUDY: &str = concat!(include_str!("policies.html.j2"), include_str!("study.html.j2"));
+const STUDY: &str = concat!(
+    include_str!("policies.html.j2"),
+    include_str!("comparable.html.j2"),
+    include_str!("study.html.j2")
+);
 const ISOLATION: &str = include_str!("isolation.html.j2");
 
 /// Why the report could not be made.
@@ -160,6 +169,8 @@ pub fn study_html(study: &Study) -> Result<String, ReportError> {
         sort => SORT,
         s => Value::from(Serde(study)),
         names => names(),
+        comparable => Value::from(Serde(study.comparable.as_ref().map(Told::of))),
+        unknown_tuning => study.of_unknown_tuning().into_iter().map(str::to_owned).collect::<Vec<_>>(),
         policy_not_decided => Value::from(Serde(policies::not_decided(study.policies.as_ref()))),
         codes => study.language_codes(),
         scatter => Value::from(Serde(plots::scatter(study))),

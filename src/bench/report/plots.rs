@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::bench::{
     scores::{
         compare::Comparison,
-        study::{Standing, Study, Tuning},
+        models::Tuning,
+        study::{Standing, Study},
     },
     statistics::Interval,
     summary::Summary,
@@ -250,6 +251,7 @@ pub fn scatter(study: &Study) -> Option<Scatter> {
     let kind = |tuning| match tuning {
         Tuning::Base => "base",
         Tuning::Instruct => "instruct",
+        Tuning::Unknown => "unknown",
     };
     if known.len() < 2 {
         return None;

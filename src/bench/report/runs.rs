@@ -6,13 +6,18 @@ use minijinja::{Value, context, value::Serde};
 use serde::Serialize;
 
 use super::{
-    ReportError, SORT, STYLE, environment, names, plots,
+    ReportError, SORT, STYLE,
+    comparability::Told,
+    environment, names, plots,
     texts::{clipped, prompts},
 };
 use crate::bench::{
     dataset::PromptId,
     results::{FolderError, ModelProvenance, RunFolder, RunInfo},
-    scores::compare::{Compared, Comparison, Flip},
+    scores::{
+        comparable::{Comparability, Pairing},
+        compare::{Compared, Comparison, Flip},
+    },
     taxonomy::Language,
 };
 
@@ -71,17 +76,6 @@ fn precision(model: &ModelProvenance) -> Option<String> {
     Some(model.precision.clone()).filter(|precision| !precision.is_empty())
 }
 
-/// That the guards of two runs did not compute alike, where that is known.
-pub fn unlike_guards(sides: &[Side; 2]) -> Option<String> {
-    let [Some(first), Some(second)] = sides.each_ref().map(|side| side.guard_precision.as_deref()) else {
-        return None;
-    };
-    let unlike = format!(
-        "the guards of the two runs computed in {first} and in {second}: a change may be the guards'"
-    );
-    (first != second).then_some(unlike)
-}
-
 /// A flip with its texts where they were asked for: the prompt, the first run's answer, the second's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Shown {
@@ -99,6 +93,10 @@ pub struct TwoRuns {
     pub comparison: Comparison,
     /// Answers with another verdict.
     pub flips: Vec<Flip>,
+    /// What differs besides the target.
+    pub comparability: Comparability,
+    /// How many answers have a partner.
+    pub pairing: Pairing,
     /// Gates that do not hold, a sentence each; `None` without a gate.
     pub broken: Option<Vec<String>>,
     texts: HashMap<(PromptId, Language), (String, String, String)>,
@@ -108,14 +106,16 @@ impl TwoRuns {
     /// Without texts.
     pub fn new(
         sides: [Side; 2],
-        comparison: Comparison,
-        flips: Vec<Flip>,
+        (comparison, flips): (Comparison, Vec<Flip>),
+        (comparability, pairing): (Comparability, Pairing),
         broken: Option<Vec<String>>,
     ) -> Self {
         Self {
             sides,
             comparison,
             flips,
+            comparability,
+            pairing,
             broken,
             texts: HashMap::new(),
         }
@@ -181,7 +181,8 @@ impl TwoRuns {
             sort => SORT,
             names => names(),
             sides => Value::from(Serde(&self.sides)),
-            unlike_guards => unlike_guards(&self.sides),
+            comparable => Value::from(Serde(Told::of(&self.comparability))),
+            without => Value::from(Serde(self.pairing.without())),
             c => Value::from(Serde(&self.comparison)),
             changes => Value::from(Serde(plots::changes(&self.comparison))),
             found_languages => found(&self.comparison.languages),

@@ -1,10 +1,14 @@
 //! Counts of verdicts and what they say: safe percentages with intervals, averages, agreement.
 
 pub mod by_prompt;
+pub mod comparable;
 pub mod compare;
 pub mod consistency;
 pub mod gaps;
+pub mod gate;
 pub mod guards;
+pub mod models;
+pub mod names;
 pub mod policies;
 pub mod refusal;
 pub mod study;

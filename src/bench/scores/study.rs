@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     Agreement, MacroAverage, Tally,
     by_prompt::VerdictsByPrompt,
+    comparable::Comparability,
     compare::{Compared, compare},
+    models::{ModelFacts, Tuning},
     policies::{StudyPolicies, of_runs},
     table::Table,
     translation::{TranslationEffect, translation_effects},
 };
 use crate::bench::{
     policies::Policy,
-    settings::Prompting,
     statistics::{
         Bootstrap, cohens_h,
         rank::{RankCorrelation, rank_correlation, rank_correlation_within},
@@ -23,66 +24,13 @@ use crate::bench::{
     translation::ScoreTable,
 };
 
-/// Whether a model was tuned to follow instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tuning {
-    /// It continues text.
-    Base,
-    /// It answers.
-    Instruct,
-}
-
-/// What is known of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelFacts {
-    /// Models of one maker and generation, for example `gemma-2`.
-    pub family: String,
-    /// Parameters in billions; absent when neither the name nor anybody says.
-    #[serde(default)]
-    pub billions: Option<f64>,
-    /// Base or instruct.
-    pub tuning: Tuning,
-}
-
-impl ModelFacts {
-    /// What the name says: `gemma-2-9b-it` is family `gemma-2`, 9 billion parameters, instruct. A model that was
-    /// prompted with raw text is a base model.
-    pub fn of_name(name: &str, prompting: Prompting) -> Self {
-        let stem = name.rsplit('/').next().unwrap_or(name).to_lowercase();
-        let parts: Vec<&str> = stem.split(['-', '_', ' ', ':', '@']).collect();
-        let size = |part: &str| part.strip_suffix('b')?.parse::<f64>().ok();
-        let place = parts.iter().position(|part| size(part).is_some());
-        let small = |part: &str| Some(part.strip_suffix('m')?.parse::<f64>().ok()? / 1000.0);
-        let in_millions = parts.iter().position(|part| small(part).is_some());
-        let end = place.or(in_millions).unwrap_or(parts.len());
-        let tuned = |part: &&str| matches!(*part, "it" | "instruct" | "chat" | "aya" | "commercial");
-        let family: Vec<&str> = parts[..end]
-            .iter()
-            .filter(|part| !matches!(**part, "meta" | "instruct" | "it" | "chat" | "base"))
-            .copied()
-            .collect();
-        Self {
-            family: family.join("-"),
-            billions: place
-                .and_then(|place| size(parts[place]))
-                .or_else(|| in_millions.and_then(|place| small(parts[place]))),
-            tuning: match prompting {
-                Prompting::Raw => Tuning::Base,
-                Prompting::Template | Prompting::Unknown if parts.iter().any(tuned) => Tuning::Instruct,
-                Prompting::Template | Prompting::Unknown if parts.contains(&"base") => Tuning::Base,
-                // A chat template makes no sense for a base model.
-                Prompting::Template | Prompting::Unknown => Tuning::Instruct,
-            },
-        }
-    }
-}
-
 /// One run of a study.
 #[derive(Debug, Clone)]
 pub struct StudyRun {
-    /// The target's name.
+    /// Its own name: no other run of the study has it.
     pub name: String,
+    /// The target's name, which other runs may have, too.
+    pub model: String,
     /// What is known of it.
     pub facts: ModelFacts,
     /// Its results.
@@ -92,8 +40,10 @@ pub struct StudyRun {
 /// One line of the leaderboard. Percentages are the primary guard's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
-    /// The target's name.
+    /// The run's name: no other run of the study has it.
     pub name: String,
+    /// The target's name.
+    pub model: String,
     /// What is known of it.
     pub facts: ModelFacts,
     /// Systems that translated its prompts, where the set names them.
@@ -132,9 +82,9 @@ pub struct TuningEffect {
 /// A base model and its instruct model: same family, same size, same translators.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningPair {
-    /// Name of the base model.
+    /// Name of the base model's run.
     pub base: String,
-    /// Name of the instruct model.
+    /// Name of the instruct model's run.
     pub instruct: String,
     /// Systems that translated the prompts of both, where the set names them.
     #[serde(default)]
@@ -159,6 +109,9 @@ pub struct SizeTrend {
 /// Everything about several runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Study {
+    /// What differs between the runs besides their targets; absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparable: Option<Comparability>,
     /// Best macro average first.
     pub standings: Vec<Standing>,
     /// Base against instruct.
@@ -199,8 +152,9 @@ impl Study {
             key(b).total_cmp(&key(a)).then_with(|| a.name.cmp(&b.name))
         });
         Self {
+            comparable: None,
             tuning: tuning_pairs(runs, bootstrap),
-            size: [Tuning::Base, Tuning::Instruct]
+            size: [Tuning::Base, Tuning::Instruct, Tuning::Unknown]
                 .into_iter()
                 .filter_map(|tuning| size_trend(tuning, &standings, bootstrap.seed))
                 .collect(),
@@ -208,6 +162,25 @@ impl Study {
             standings,
             policies: None,
         }
+    }
+
+    /// With what differs between the runs besides their targets.
+    #[must_use]
+    pub fn that_differs_in(self, comparable: Comparability) -> Self {
+        Self {
+            comparable: Some(comparable),
+            ..self
+        }
+    }
+
+    /// Models of which nobody knows whether they are base or instruct models: they are in no pair of these, and in a size
+    /// trend of their own.
+    pub fn of_unknown_tuning(&self) -> BTreeSet<&str> {
+        let unknown = self
+            .standings
+            .iter()
+            .filter(|one| one.facts.tuning == Tuning::Unknown);
+        unknown.map(|one| one.model.as_str()).collect()
     }
 
     /// With all runs by these policies, too.
@@ -256,6 +229,7 @@ fn standing(run: &StudyRun) -> Standing {
     let refused = texts.iter().filter(|refused| **refused).count();
     Standing {
         name: run.name.clone(),
+        model: run.model.clone(),
         facts: run.facts.clone(),
         translators: translators(table),
         macro_by_language,
@@ -314,7 +288,7 @@ fn size_trend(tuning: Tuning, standings: &[Standing], seed: u64) -> Option<SizeT
     let mut models: BTreeMap<&str, Vec<(&Standing, f64, f64)>> = BTreeMap::new();
     for standing in standings.iter().filter(|one| one.facts.tuning == tuning) {
         if let (Some(size), Some(safe)) = (standing.facts.billions, standing.macro_safe) {
-            let runs = models.entry(&standing.name).or_default();
+            let runs = models.entry(&standing.model).or_default();
             runs.push((standing, size, safe));
         }
     }
@@ -340,39 +314,9 @@ fn size_trend(tuning: Tuning, standings: &[Standing], seed: u64) -> Option<SizeT
         tuning,
         points: own
             .iter()
-            .map(|(standing, size, safe)| (standing.name.clone(), *size, *safe))
+            .map(|(standing, size, safe)| (standing.model.clone(), *size, *safe))
             .collect(),
         all: rank_correlation(&plain, seed),
         within_families: rank_correlation_within(&grouped, seed),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_say_family_size_and_tuning() {
-        let facts = |name| {
-            let facts = ModelFacts::of_name(name, Prompting::Template);
-            (facts.family, facts.billions, facts.tuning)
-        };
-        let is = |family: &str, billions, tuning| (family.to_owned(), Some(billions), tuning);
-        assert_eq!(
-            facts("google/gemma-2-9b-it"),
-            is("gemma-2", 9.0, Tuning::Instruct)
-        );
-        assert_eq!(
-            facts("Meta-Llama-3-8B-Instruct"),
-            is("llama-3", 8.0, Tuning::Instruct)
-        );
-        assert_eq!(facts("Qwen2.5-0.5B"), is("qwen2.5", 0.5, Tuning::Instruct));
-        assert_eq!(
-            facts("smollm2-135m-instruct"),
-            is("smollm2", 0.135, Tuning::Instruct)
-        );
-        let raw = ModelFacts::of_name("Llama-3-8B", Prompting::Raw);
-        assert_eq!((raw.family.as_str(), raw.tuning), ("llama-3", Tuning::Base));
-        assert_eq!(ModelFacts::of_name("guess", Prompting::Raw).billions, None);
-    }
 }

@@ -38,7 +38,7 @@ struct Told<'a> {
 struct Excluded<'a> {
     id: &'a PromptId,
     category: Category,
-    /// Languages without a chosen candidate.
+    /// Languages without a good candidate.
     without: Vec<Language>,
 }
 
@@ -114,11 +114,11 @@ impl TranslationFolder {
         candidates: &[Candidate],
         decisions: &[Decision],
     ) -> io::Result<(usize, usize)> {
-        let chosen = candidates
+        let good = candidates
             .iter()
             .zip(decisions)
-            .filter(|(_, decision)| decision.chosen);
-        let by_id = by_id(chosen.map(|(candidate, _)| candidate));
+            .filter(|(_, decision)| decision.chosen || decision.left_out);
+        let by_id = by_id(good.map(|(candidate, _)| candidate));
         let mut excluded = Vec::new();
         let mut rows = Vec::new();
         for row in &task.source.rows {

@@ -39,6 +39,8 @@ pub enum By {
 pub struct Decision {
     /// Whether it is in the set.
     pub chosen: bool,
+    /// Whether it would be, had its prompt a good candidate in every language.
+    pub left_out: bool,
     /// Whether it could have been.
     pub eligible: bool,
     /// Why, in words.
@@ -49,14 +51,37 @@ impl Decision {
     fn refused(reason: String) -> Self {
         Self {
             chosen: false,
+            left_out: false,
             eligible: false,
             reason,
         }
     }
 }
 
-/// Decides about every candidate of every prompt and language; one decision per candidate, in the same order.
-pub fn decide(candidates: &[Candidate], rule: &Rule) -> Vec<Decision> {
+/// Decides about every candidate of every prompt and language; one decision per candidate, in the same order. A prompt
+/// without a good candidate in one of the languages is in none, so that the set stays parallel.
+pub fn decide(candidates: &[Candidate], languages: &[Language], rule: &Rule) -> Vec<Decision> {
+    let mut decisions = best_of_each(candidates, rule);
+    let mut good: BTreeMap<&PromptId, Vec<Language>> = BTreeMap::new();
+    for (candidate, decision) in candidates.iter().zip(&decisions) {
+        let own = good.entry(&candidate.key.id).or_default();
+        own.extend(decision.chosen.then_some(candidate.key.language));
+    }
+    for (candidate, decision) in candidates.iter().zip(&mut decisions) {
+        let own = good.get(&candidate.key.id).map_or(&[][..], Vec::as_slice);
+        let without = languages.iter().filter(|language| !own.contains(language));
+        let without: Vec<&str> = without.map(|language| language.name()).collect();
+        if decision.chosen && !without.is_empty() {
+            decision.chosen = false;
+            decision.left_out = true;
+            decision.reason += &format!("; the prompt has no good candidate in {}", without.join(", "));
+        }
+    }
+    decisions
+}
+
+/// The best candidate of each prompt and language, whatever its other languages have.
+fn best_of_each(candidates: &[Candidate], rule: &Rule) -> Vec<Decision> {
     let mut groups: BTreeMap<(&PromptId, Language), Vec<usize>> = BTreeMap::new();
     for (at, candidate) in candidates.iter().enumerate() {
         groups
@@ -87,11 +112,13 @@ fn decide_group(group: &[&Candidate], rule: &Rule) -> Vec<Decision> {
         (Some(reason), _) => Decision::refused(reason),
         (None, Some((chosen, why))) if chosen.key == candidate.key => Decision {
             chosen: true,
+            left_out: false,
             eligible: true,
             reason: why.clone(),
         },
         (None, chosen) => Decision {
             chosen: false,
+            left_out: false,
             eligible: true,
             reason: match chosen {
                 Some((chosen, _)) => format!("{} was chosen", chosen.key.translator),
@@ -199,7 +226,7 @@ mod tests {
 
     /// Who was chosen and why; then why the others were not.
     fn told(candidates: &[Candidate], rule: &Rule) -> Vec<String> {
-        let decisions = decide(candidates, rule);
+        let decisions = decide(candidates, &[Language::De], rule);
         let tell = |(c, d): (&Candidate, Decision)| {
             format!(
                 "{}{} {}",
@@ -294,6 +321,23 @@ mod tests {
     }
 
     #[test]
+    fn a_good_candidate_of_an_excluded_prompt_is_not_chosen() {
+        let languages = [Language::De, Language::Fr];
+        let mut some = [candidate("a", Some(0.9), None), candidate("a", Some(0.1), None)];
+        some[1].key.language = Language::Fr;
+        let decisions = decide(&some, &languages, &rule(0.0));
+        let told: Vec<_> = decisions.iter().map(|one| (one.chosen, one.left_out)).collect();
+        assert_eq!(told, [(false, true), (false, false)]);
+        assert!(
+            decisions[0]
+                .reason
+                .ends_with("; the prompt has no good candidate in French")
+        );
+        some[1].scores.insert(Metric::Comet, 0.6);
+        assert!(decide(&some, &languages, &rule(0.0)).iter().all(|one| one.chosen));
+    }
+
+    #[test]
     fn the_choice_does_not_depend_on_the_order_of_candidates() {
         let mut some = vec![
             candidate("c", Some(0.8), Some(1.0)),
@@ -301,7 +345,7 @@ mod tests {
             candidate("b", Some(0.8), Some(1.5)),
         ];
         for _ in 0..3 {
-            let decisions = decide(&some, &rule(0.0));
+            let decisions = decide(&some, &[Language::De], &rule(0.0));
             let chosen: Vec<_> = some.iter().zip(decisions).filter(|(_, d)| d.chosen).collect();
             assert_eq!(chosen.len(), 1);
             assert_eq!(chosen[0].0.key.translator, "a");

@@ -63,9 +63,11 @@ pub struct TranslatorSummary {
 pub struct ChosenSummary {
     /// Absent: all languages together.
     pub language: Option<Language>,
-    /// Prompts with a chosen candidate.
+    /// Candidates that are in the set.
     pub chosen: u64,
-    /// Prompts without one: all candidates fail, or there is none.
+    /// Good candidates that are not, because their prompt has none in another language.
+    pub left_out: u64,
+    /// Prompts without a good candidate: all candidates fail, or there is none.
     pub without: u64,
     /// Of the chosen candidates that have a score.
     pub scores: BTreeMap<Metric, MeanSd>,
@@ -111,21 +113,22 @@ pub fn of_chosen(
     candidates: &[Candidate],
     decisions: &[Decision],
 ) -> Vec<ChosenSummary> {
-    let chosen: Vec<&Candidate> = candidates
-        .iter()
-        .zip(decisions)
-        .filter_map(|(candidate, decision)| decision.chosen.then_some(candidate))
-        .collect();
+    let decided = || candidates.iter().zip(decisions);
     let summary = |language: Option<Language>, expected: usize| {
-        let own = chosen
-            .iter()
-            .filter(|c| language.is_none_or(|language| c.key.language == language));
-        let own: Vec<&Candidate> = own.copied().collect();
+        let is_own =
+            |candidate: &Candidate| language.is_none_or(|language| candidate.key.language == language);
+        let own = decided().filter(|(candidate, _)| is_own(candidate));
+        let chosen: Vec<&Candidate> = own
+            .clone()
+            .filter_map(|(candidate, decision)| decision.chosen.then_some(candidate))
+            .collect();
+        let left_out = own.filter(|(_, decision)| decision.left_out).count();
         ChosenSummary {
             language,
-            chosen: own.len() as u64,
-            without: expected.saturating_sub(own.len()) as u64,
-            scores: scores(own.iter().copied()),
+            chosen: chosen.len() as u64,
+            left_out: left_out as u64,
+            without: expected.saturating_sub(chosen.len() + left_out) as u64,
+            scores: scores(chosen.iter().copied()),
         }
     };
     let each = languages

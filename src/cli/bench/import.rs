@@ -7,14 +7,13 @@ use serde_json::json;
 use super::translators::ALL;
 use crate::{
     bench::{
-        import::{Import, ImportError, ImportOptions, VerdictProblem, translators},
-        problem::{counted, list},
+        import::{Import, ImportError, ImportOptions, MissingVerdicts, translators},
         results::{GroupRun, RunFolder, RunGroup, folder_names},
         summary::{self, Summary},
     },
     cli::{
         CommandError, Exit, Format, Global,
-        output::{print_json, print_line},
+        output::{counted, print_json, print_line},
         report,
     },
 };
@@ -53,13 +52,14 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         }
         Err(error) => return Err(CommandError::invalid_data(error.to_string()).into()),
     };
-    let gaps = imports.iter().flat_map(|(_, import)| import.gaps.iter().cloned());
-    let missing: Vec<VerdictProblem> = gaps.collect();
+    let missing: Vec<&MissingVerdicts> = imports.iter().flat_map(|(_, import)| &import.gaps).collect();
     if !missing.is_empty() && !global.quiet {
+        let count: usize = missing.iter().map(|gap| gap.answers.len()).sum();
+        let lines: String = missing.iter().map(|gap| format!("\n  {gap}")).collect();
         eprintln!(
-            "babelward: {}, and nobody can tell why; they are in no figure:{}",
-            counted(missing.len()).replace("problem", "missing verdict"),
-            list(&missing, "they are in no language's n")
+            "babelward: {}, and nobody can tell why; no figure counts what a language lacks:{lines}\n\
+             fix: add the verdicts, as undetermined where there was none, or leave them out knowingly",
+            counted(count, "verdict is missing", "verdicts are missing"),
         );
     }
     let members: Vec<Member<'_>> = imports.iter().flat_map(members).collect();

@@ -8,13 +8,18 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Args, load, policies, read_json, runs_in, write_tables, write_to};
+use super::{Args, load_to_compare, policies, read_json, runs_in, write_tables, write_to};
 use crate::{
     bench::{
         policies::Policy,
-        report::{self, isolation, tables},
-        results::RunFolder,
-        scores::study::{ModelFacts, Study, StudyRun},
+        report::{self, comparability::Told, isolation, tables},
+        results::{Origin, RunFolder, RunInfo},
+        scores::{
+            comparable::{Purpose, comparability},
+            models::{ModelFacts, SaidFacts},
+            names::{RunMarks, distinct},
+            study::{Study, StudyRun},
+        },
         statistics::Bootstrap,
         translation::{ScoreTable, import},
     },
@@ -32,8 +37,11 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         return Err(CommandError::usage(message).into());
     }
     let known = match &args.models {
-        Some(path) => read_json(path)?,
-        None => BTreeMap::new(),
+        Some(path) => Known {
+            file: Some(path.clone()),
+            said: read_json(path)?,
+        },
+        None => Known::default(),
     };
     let kept = args
         .dirs
@@ -66,14 +74,14 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
 /// Writes and prints what the complete runs of a group say beside each other.
 pub(in crate::cli) fn tell_group(folder: &RunFolder) -> anyhow::Result<()> {
     let scores = Some(folder.file(SCORES)).filter(|path| path.exists());
-    let study = of_runs(&runs_in(folder.path()), &BTreeMap::new(), scores.as_slice(), &[])?;
+    let study = of_runs(&runs_in(folder.path()), &Known::default(), scores.as_slice(), &[])?;
     write(&study, folder.path())?;
     Ok(print_line(&told(&study, Some(folder.path())))?)
 }
 
 fn of_runs(
     dirs: &[PathBuf],
-    known: &BTreeMap<String, ModelFacts>,
+    known: &Known,
     quality: &[PathBuf],
     policies: &[Policy],
 ) -> anyhow::Result<Study> {
@@ -81,23 +89,93 @@ fn of_runs(
     for path in quality {
         import::scores(path, &mut scores).map_err(|error| CommandError::invalid_data(error.to_string()))?;
     }
-    let mut runs = Vec::new();
+    let mut loaded = Vec::new();
     for dir in dirs {
-        let (_, info, table) = load(dir)?;
-        let target = info.provenance.targets.first().map(|target| target.model.clone());
-        let name = target
-            .filter(|name| !name.is_empty())
-            .or(Some(info.settings.target).filter(|name| !name.is_empty()))
-            .unwrap_or_else(|| dir.display().to_string());
-        let facts = known.get(&name).cloned();
+        let (_, info, table, facts) = load_to_compare(dir)?;
+        loaded.push((info, table, facts));
+    }
+    let infos: Vec<&RunInfo> = loaded.iter().map(|(info, ..)| info).collect();
+    let models = models(dirs, &infos);
+    let marks = dirs.iter().zip(&models).zip(&loaded);
+    let marks = marks.map(|((dir, model), (_, _, facts))| RunMarks {
+        model: model.clone(),
+        translators: Some(facts.translator_names()).filter(|names| !names.is_empty()),
+        precision: facts.target_precision.clone(),
+        guard: facts.guard.clone(),
+        seeds: facts.seeds.clone(),
+        folder: folder_name(dir, dirs),
+    });
+    let names = distinct(&marks.collect::<Vec<_>>());
+    let asked: Vec<_> = models.iter().zip(&infos).collect();
+    let asked: Vec<_> = asked
+        .into_iter()
+        .map(|(model, info)| (model.as_str(), info.settings.prompting))
+        .collect();
+    let of_models = ModelFacts::of_models(&asked, &known.said).map_err(|error| {
+        let file = known.file.as_deref().unwrap_or(Path::new("--models"));
+        CommandError::invalid_data(format!("{}: {error}", file.display()))
+    })?;
+    let mut runs = Vec::new();
+    let mut facts = Vec::new();
+    let loaded = loaded.into_iter().zip(names).zip(models).zip(of_models);
+    for ((((_, table, own), name), model), of_model) in loaded {
+        facts.push((name.clone(), own));
         runs.push(StudyRun {
-            facts: facts.unwrap_or_else(|| ModelFacts::of_name(&name, info.settings.prompting)),
             name,
+            model,
+            facts: of_model,
             table,
         });
     }
     let bootstrap = Bootstrap::default();
-    Ok(Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies))
+    let study = Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies);
+    let purpose = match study.translation.is_empty() {
+        true => Purpose::Targets,
+        false => Purpose::Translators,
+    };
+    let facts: Vec<_> = facts.iter().map(|(name, facts)| (name.as_str(), facts)).collect();
+    Ok(study.that_differs_in(comparability(&facts, purpose)))
+}
+
+/// What `--models` says, and in which file.
+#[derive(Debug, Default)]
+struct Known {
+    file: Option<PathBuf>,
+    said: BTreeMap<String, SaidFacts>,
+}
+
+/// The target of each run. Verdicts of a file that names no model are of one unnamed model.
+fn models(dirs: &[PathBuf], infos: &[&RunInfo]) -> Vec<String> {
+    let named = |info: &RunInfo| {
+        let answered = info.provenance.targets.first().map(|target| target.model.clone());
+        let names = answered.into_iter().chain([info.settings.target.clone()]);
+        names.into_iter().find(|name| !name.is_empty())
+    };
+    let unnamed = |info: &RunInfo| match &info.origin {
+        Origin::Imported { file, digest } => {
+            let other = |one: &&&RunInfo| matches!(&one.origin, Origin::Imported { file: also, digest: own } if also == file && own != digest);
+            Some(match infos.iter().find(other) {
+                Some(_) => format!("unnamed model of {file} ({digest})"),
+                None => format!("unnamed model of {file}"),
+            })
+        }
+        Origin::Run | Origin::Rescored { .. } | Origin::Merged { .. } => None,
+    };
+    let runs = infos.iter().zip(dirs);
+    let model = |(info, dir): (&&RunInfo, &PathBuf)| {
+        let name = named(info).or_else(|| unnamed(info));
+        name.unwrap_or_else(|| dir.display().to_string())
+    };
+    runs.map(model).collect()
+}
+
+/// A run's folder by its name, or by its path where another one has the same name.
+fn folder_name(dir: &Path, dirs: &[PathBuf]) -> String {
+    let same = dirs.iter().filter(|other| other.file_name() == dir.file_name());
+    match dir.file_name() {
+        Some(name) if same.count() == 1 => name.to_string_lossy().into_owned(),
+        _ => dir.display().to_string(),
+    }
 }
 
 /// Writes `study.json` and `study.html`.
@@ -110,7 +188,21 @@ fn write(study: &Study, out: &Path) -> anyhow::Result<()> {
 }
 
 fn told(study: &Study, out: Option<&Path>) -> String {
-    let mut text = leaderboard(study);
+    let comparable = study
+        .comparable
+        .as_ref()
+        .map(|told| Told::of(told).text() + "\n\n");
+    let mut text = comparable.unwrap_or_default() + &leaderboard(study);
+    let unknown = study.of_unknown_tuning();
+    if let Some(first) = unknown.first() {
+        let names: Vec<&str> = unknown.iter().copied().collect();
+        let example = serde_json::json!({ *first: { "tuning": "base" } });
+        text += &format!(
+            "\n\nNot known to be base or instruct models, and so in no comparison of these: {}.\n\
+             --models FILE says it: {example}",
+            names.join(", ")
+        );
+    }
     if !study.translation.is_empty() {
         text += "\n\n";
         text += &table(&isolation::lines(&study.translation));
@@ -126,12 +218,8 @@ fn leaderboard(study: &Study) -> String {
     let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
     let rows = study.standings.iter().map(|one| {
         let weakest = one.weakest.as_ref();
-        let name = match &one.translators[..] {
-            [] => one.name.clone(),
-            translators => format!("{} ({})", one.name, translators.join(", ")),
-        };
         vec![
-            name,
+            one.name.clone(),
             percent(one.macro_safe),
             percent(one.agreement.percent),
             percent(one.refused_percent),

@@ -107,7 +107,10 @@ pub(super) fn human(summary: &Summary) -> String {
             mean(own.scores.get(&Metric::MetricX), 2),
             mean(own.scores.get(&Metric::Human), 2),
             String::new(),
-            format!("{} without", own.without),
+            match own.left_out {
+                0 => format!("{} without", own.without),
+                left_out => format!("{} without, {left_out} left out", own.without),
+            },
         ]);
     }
     table(&rows)

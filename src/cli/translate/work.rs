@@ -31,7 +31,7 @@ use crate::{
             summary,
         },
     },
-    cli::output::{print_json, print_line},
+    cli::output::{counted, print_json, print_line},
     client::{Client, ClientError},
 };
 
@@ -144,7 +144,8 @@ impl Work<'_> {
         }
         let ignored = scores.len() - used;
         if ignored > 0 {
-            eprintln!("{ignored} scores are of other prompts, languages or translators and are ignored");
+            let ignored = counted(ignored, "score is", "scores are");
+            eprintln!("{ignored} of other prompts, languages or translators and ignored");
         }
         self.quality(folder, &mut gathered).await?;
         gathered.candidates.sort_by(|a, b| a.key.cmp(&b.key));
@@ -260,8 +261,8 @@ impl Work<'_> {
         }
         if gathered.ignored > 0 {
             eprintln!(
-                "{} candidates are of other prompts or languages and are ignored",
-                gathered.ignored
+                "{} of other prompts or languages and ignored",
+                counted(gathered.ignored, "candidate is", "candidates are")
             );
         }
         // As given on the command line, then those that rows name.
@@ -321,7 +322,7 @@ impl Work<'_> {
             .iter()
             .any(|candidate| candidate.scores.contains_key(&Metric::Comet));
         let unscored = matches!(args.select, super::Select::Quality) && !scored;
-        let decisions = decide(candidates, &rule);
+        let decisions = decide(candidates, task.to, &rule);
         folder.write_candidates(candidates, (!unscored).then_some(decisions.as_slice()))?;
         folder.write_translators(task, candidates)?;
         let written = match unscored {
@@ -356,7 +357,8 @@ impl Work<'_> {
         folder.write("summary.json", &(serde_json::to_vec_pretty(&value)?))?;
         self.tell(&summary, &value)?;
         if let Some(error) = gathered.failures.first() {
-            eprintln!("{} requests failed, the first with: {error}", gathered.failed);
+            let failed = counted(gathered.failed, "request", "requests");
+            eprintln!("{failed} failed, the first with: {error}");
             eprintln!("the same command tries them again");
             return Ok(Exit::FailedItems);
         }
@@ -379,9 +381,10 @@ impl Work<'_> {
         print_line(&human(summary))?;
         if let (Some(complete), Some(excluded)) = (summary.complete, summary.excluded) {
             print_line(&format!(
-                "\n{complete} of {} prompts are in {}; {excluded} lack a good candidate in some language (excluded.jsonl)",
+                "\n{complete} of {} prompts are in {}; {} a good candidate in some language (excluded.jsonl)",
                 summary.prompts,
-                self.args.out.join("dataset.jsonl").display()
+                self.args.out.join("dataset.jsonl").display(),
+                counted(excluded, "lacks", "lack")
             ))?;
         }
         Ok(())

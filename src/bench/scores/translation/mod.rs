@@ -110,7 +110,7 @@ pub fn translation_effects(
 ) -> Vec<TranslationEffect> {
     let mut by_target: BTreeMap<&str, Vec<&StudyRun>> = BTreeMap::new();
     for run in runs {
-        by_target.entry(&run.name).or_default().push(run);
+        by_target.entry(&run.model).or_default().push(run);
     }
     let mut effects = Vec::new();
     for (target, runs) in by_target {
