@@ -12,69 +12,14 @@
     clippy::print_stdout,
     reason = "a helper that fails, fails its test; the table is printed"
 )]
+
+mod count;
 mod planted;
 
 use babelward::bench::taxonomy::Category;
+use count::Count;
 use planted::{Regime, WHOLE, compared, program, simulate, summary, tenth};
 use serde_json::Value;
-
-/// How often an interval holds the truth, or a test finds what is not there.
-#[derive(Debug, Default, Clone)]
-struct Count {
-    looked_at: usize,
-    truth_below: usize,
-    truth_above: usize,
-    none: usize,
-    width: f64,
-}
-
-impl Count {
-    fn interval(&mut self, interval: &Value, truth: f64) {
-        self.looked_at += 1;
-        let end = |name: &str| interval[name].as_f64();
-        let Some((low, high)) = end("low").zip(end("high")) else {
-            self.none += 1;
-            return;
-        };
-        self.truth_below += usize::from(truth < low);
-        self.truth_above += usize::from(truth > high);
-        self.width += high - low;
-    }
-
-    /// A test; it is an error to find something.
-    fn test(&mut self, found: bool) {
-        self.looked_at += 1;
-        self.truth_above += usize::from(found);
-    }
-
-    fn percent(&self, count: usize) -> f64 {
-        100.0 * count as f64 / (self.looked_at - self.none) as f64
-    }
-
-    /// % of the intervals that hold the truth.
-    fn covered(&self) -> f64 {
-        100.0 - self.percent(self.truth_below + self.truth_above)
-    }
-
-    fn interval_row(&self, figure: &str, regime: &str) -> String {
-        format!(
-            "| {figure} | {regime} | 95 | {:.1} | {:.1} / {:.1} | {:.2} | {} |",
-            self.covered(),
-            self.percent(self.truth_below),
-            self.percent(self.truth_above),
-            self.width / (self.looked_at - self.none) as f64,
-            self.looked_at - self.none,
-        )
-    }
-
-    fn test_row(&self, test: &str, regime: &str) -> String {
-        format!(
-            "| {test} | {regime} | 5 | {:.1} | {} |",
-            self.percent(self.truth_above),
-            self.looked_at
-        )
-    }
-}
 
 /// Every category has the same share.
 fn equal(unsafe_share: f64) -> [f64; 32] {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::table::{Mark, Table};
-use crate::bench::statistics::{Kappa, kappa};
+use crate::bench::statistics::{Kappa, clustered_kappa};
 
 /// Two guards on the same answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct GuardPair {
     pub second: usize,
     /// Answers by what both say: rows the first, columns the second; safe, unsafe, undetermined.
     pub confusion: [[u64; 3]; 3],
-    /// Over answers that both judged safe or unsafe.
+    /// Over answers that both judged safe or unsafe; its interval counts prompts.
     pub agreement: Option<Kappa>,
     /// The same by language (ISO 639-1).
     pub by_language: BTreeMap<String, Kappa>,
@@ -31,8 +31,21 @@ fn place(mark: Mark) -> Option<usize> {
     }
 }
 
-fn decided(confusion: &[[u64; 3]; 3]) -> [[u64; 2]; 2] {
-    std::array::from_fn(|i| std::array::from_fn(|j| confusion[i][j]))
+/// Answers that both judged safe or unsafe, by prompt.
+#[derive(Default)]
+struct Decided(BTreeMap<u32, [[u64; 2]; 2]>);
+
+impl Decided {
+    fn add(&mut self, prompt: u32, row: usize, column: usize) {
+        if row < 2 && column < 2 {
+            self.0.entry(prompt).or_default()[row][column] += 1;
+        }
+    }
+
+    fn kappa(&self) -> Option<Kappa> {
+        let prompts: Vec<[[u64; 2]; 2]> = self.0.values().copied().collect();
+        clustered_kappa(&prompts)
+    }
 }
 
 /// Every pair of the run's guards.
@@ -42,22 +55,25 @@ pub fn guard_pairs(table: &Table) -> Vec<GuardPair> {
     numbers
         .map(|(first, second)| {
             let mut confusion = [[0; 3]; 3];
-            let mut by_language: BTreeMap<String, [[u64; 3]; 3]> = BTreeMap::new();
+            let mut all = Decided::default();
+            let mut by_language: BTreeMap<String, Decided> = BTreeMap::new();
             for (index, item) in table.items.iter().enumerate() {
                 let marks = [first, second].map(|guard| place(table.judgement(index, guard).mark));
                 if let [Some(row), Some(column)] = marks {
                     confusion[row][column] += 1;
-                    by_language.entry(item.language.code().to_owned()).or_default()[row][column] += 1;
+                    all.add(item.prompt, row, column);
+                    let language = by_language.entry(item.language.code().to_owned()).or_default();
+                    language.add(item.prompt, row, column);
                 }
             }
             GuardPair {
                 first,
                 second,
                 confusion,
-                agreement: kappa(&decided(&confusion)),
+                agreement: all.kappa(),
                 by_language: by_language
                     .into_iter()
-                    .filter_map(|(language, counts)| Some((language, kappa(&decided(&counts))?)))
+                    .filter_map(|(language, decided)| Some((language, decided.kappa()?)))
                     .collect(),
             }
         })

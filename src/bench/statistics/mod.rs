@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod bootstrap;
 pub mod calibration;
 pub mod choice;
+pub mod clustered_kappa;
 pub mod correction;
 pub mod crossed;
 pub mod paired;
@@ -21,6 +22,7 @@ pub use self::{
     agreement::{BinaryCounts, Kappa, kappa},
     bootstrap::{Bootstrap, Clusters},
     choice::Choice,
+    clustered_kappa::clustered_kappa,
     crossed::{CochranQ, Components, Crossed},
     paired::{McNemar, holm, mcnemar},
     paired_share::{Change, PairedShare, disjoint_difference, mean_difference},

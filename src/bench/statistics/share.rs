@@ -161,7 +161,7 @@ pub(super) fn design_effect<'a>(strata: impl IntoIterator<Item = &'a Share>) -> 
 
 /// The 97.5 % quantile of Student's t for a variance from `units` units: the expansion of Cornish & Fisher (Abramowitz &
 /// Stegun 1964, 26.7.5), within 0.2 % from five units on.
-fn student(units: u64) -> f64 {
+pub(super) fn student(units: u64) -> f64 {
     let df = units.saturating_sub(1).max(1) as f64;
     let z = Z95;
     let polynomials = [

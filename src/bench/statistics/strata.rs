@@ -9,7 +9,7 @@ use super::{
 /// Fewest trials' worth of the pooled share that is mixed into each stratum's before its variance is taken.
 const LEAST_PRIOR: f64 = 2.0;
 /// At most one for so many trials of the average stratum.
-const PRIOR_PART: f64 = 6.0;
+const PRIOR_PART: f64 = 4.0;
 
 /// The mean of the strata's shares, each stratum weighing the same.
 #[derive(Debug, Clone, Copy, PartialEq)]

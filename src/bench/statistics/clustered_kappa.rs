@@ -1,0 +1,117 @@
+//! Cohen's kappa of verdicts that come in clusters, such as all answers to one prompt.
+
+use super::{
+    Interval, Kappa, kappa,
+    share::{FEWEST_CLUSTERS, student},
+};
+
+/// From a table of counts for each cluster, `table[first judge][second judge]`. `None` without units.
+///
+/// The interval is from the large-sample error of Fleiss, Cohen & Everitt (1969), with what the units of a cluster add to
+/// it summed before it is squared (linearisation for clusters, Yang & Zhou 2014, Biometrical Journal 56:966) and Student's
+/// quantile for the clusters. With one unit in every cluster it is theirs; with fewer than [`FEWEST_CLUSTERS`] clusters of
+/// several units there is none.
+pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kappa> {
+    let mut table = [[0u64; K]; K];
+    for cluster in clusters {
+        for (sums, counts) in table.iter_mut().zip(cluster) {
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    let pooled = kappa(&table)?;
+    let units = |cluster: &[[u64; K]; K]| cluster.iter().flatten().sum::<u64>();
+    let occupied = clusters.iter().filter(|cluster| units(cluster) > 0).count() as u64;
+    let Some(estimate) = pooled.kappa.filter(|_| occupied < pooled.n) else {
+        return Some(pooled);
+    };
+    let influence = influence(&table, estimate);
+    let squares: f64 = clusters
+        .iter()
+        .map(|cluster| {
+            let cells = cluster.iter().flatten().zip(influence.iter().flatten());
+            cells
+                .map(|(count, influence)| *count as f64 * influence)
+                .sum::<f64>()
+                .powi(2)
+        })
+        .sum();
+    let quantile = if occupied >= FEWEST_CLUSTERS {
+        student(occupied)
+    } else {
+        f64::INFINITY
+    };
+    let half = quantile * squares.sqrt() / pooled.n as f64;
+    Some(Kappa {
+        interval: half.is_finite().then(|| Interval {
+            low: (estimate - half).max(-1.0),
+            high: (estimate + half).min(1.0),
+        }),
+        ..pooled
+    })
+}
+
+/// By how much one more unit in each cell moves kappa, times the number of units.
+fn influence<const K: usize>(table: &[[u64; K]; K], kappa: f64) -> [[f64; K]; K] {
+    let total: u64 = table.iter().flatten().sum();
+    let share = |count: u64| count as f64 / total as f64;
+    let rows: [f64; K] = std::array::from_fn(|i| share(table[i].iter().sum()));
+    let columns: [f64; K] = std::array::from_fn(|j| share(table.iter().map(|row| row[j]).sum()));
+    let chance: f64 = rows.iter().zip(&columns).map(|(row, column)| row * column).sum();
+    let rest = 1.0 - kappa;
+    let mean = kappa - chance * rest;
+    std::array::from_fn(|i| {
+        std::array::from_fn(|j| {
+            let equal = f64::from(u8::from(i == j));
+            (equal - (columns[i] + rows[j]) * rest - mean) / (1.0 - chance)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Z95, *};
+
+    const TABLE: [[u64; 2]; 2] = [[40, 9], [6, 25]];
+
+    fn single(row: usize, column: usize) -> [[u64; 2]; 2] {
+        let mut one = [[0; 2]; 2];
+        one[row][column] = 1;
+        one
+    }
+
+    fn units() -> Vec<[[u64; 2]; 2]> {
+        let cells = [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter();
+        cells
+            .flat_map(|(i, j)| vec![single(i, j); TABLE[i][j] as usize])
+            .collect()
+    }
+
+    #[test]
+    fn single_units_have_the_large_sample_error() {
+        assert_eq!(clustered_kappa(&units()), kappa(&TABLE));
+        assert_eq!(clustered_kappa::<2>(&[]), None);
+        // The same sum from the influences.
+        let influence = influence(&TABLE, kappa(&TABLE).and_then(|k| k.kappa).expect("both words"));
+        let cells = TABLE.iter().flatten().zip(influence.iter().flatten());
+        let squares: f64 = cells.map(|(count, one)| *count as f64 * one * one).sum();
+        let interval = kappa(&TABLE).and_then(|k| k.interval).expect("both words");
+        let half = Z95 * squares.sqrt() / 80.0;
+        assert!((interval.high - interval.low - 2.0 * half).abs() < 1e-12);
+    }
+
+    #[test]
+    fn equal_units_of_a_cluster_count_once() {
+        let five: Vec<_> = units()
+            .iter()
+            .map(|one| one.map(|row| row.map(|count| 5 * count)))
+            .collect();
+        let (alone, alike) = (
+            kappa(&TABLE).expect("units"),
+            clustered_kappa(&five).expect("units"),
+        );
+        assert_eq!((alike.kappa, alike.n), (alone.kappa, 400));
+        let width = |kappa: Kappa| kappa.interval.map(|i| i.high - i.low).expect("clusters");
+        assert!((width(alike) / width(alone) - 1.0).abs() < 0.02);
+        assert_eq!(clustered_kappa(&five[..4]).and_then(|k| k.interval), None);
+    }
+}
