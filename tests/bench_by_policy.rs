@@ -65,7 +65,7 @@ fn run(rows: u64, seed: u64, seeds: &[u64], safe: impl Fn(Category, Language) ->
 
 fn figures(records: &[ItemRecord], policy: &Policy) -> PolicyFigures {
     let table = Table::of(1, records);
-    let mut scores = by_policies(&table, std::slice::from_ref(policy), RESAMPLES);
+    let mut scores = by_policies(&table, std::slice::from_ref(policy));
     scores.remove(0).figures
 }
 
@@ -189,7 +189,7 @@ fn a_study_ranks_by_each_policy() {
         Policy::of("crime", &crime),
         Policy::of("tax", &[category("crime_tax")]),
     ];
-    let study = Study::new(&runs, RESAMPLES).by_policies(&runs, &policies, RESAMPLES);
+    let study = Study::new(&runs, RESAMPLES).by_policies(&runs, &policies);
     let by_policy = study.policies.as_ref().unwrap();
     let means: Vec<_> = by_policy
         .runs
@@ -209,7 +209,7 @@ fn a_study_ranks_by_each_policy() {
     assert!(html.contains("<h2 id=\"policies\">") && html.starts_with("<!doctype html>"));
     assert!(
         Study::new(&runs, RESAMPLES)
-            .by_policies(&runs, &[], RESAMPLES)
+            .by_policies(&runs, &[])
             .policies
             .is_none()
     );

@@ -25,7 +25,7 @@ use babelward::bench::{
         what_if::{Filter, Labels, Reference, what_if},
     },
     settings::Prompting,
-    statistics::{Bootstrap, bootstrap::Random},
+    statistics::{Bootstrap, Interval, bootstrap::Random, wilson},
     summary::{Options, Summary},
     taxonomy::{Category, Language},
 };
@@ -106,7 +106,7 @@ fn a_blind_spot_of_one_language_and_category_is_found_and_nothing_else() {
         (Some("crime_tax"), Language::It)
     );
     let difference = found[0].difference_points.unwrap();
-    assert!(difference.interval.holds(-28.0), "{difference:?}");
+    assert!(difference.interval.unwrap().holds(-28.0), "{difference:?}");
     assert_eq!(summary.category_gaps.len(), 32 * 4);
 }
 
@@ -160,7 +160,7 @@ fn skipped_and_failed_items_are_never_safe() {
         (None, None)
     );
     assert_eq!((french.macro_.safe_percent, french.macro_.categories), (None, 0));
-    assert!(summary.failures.is_empty() && summary.full_agreement.n == 0);
+    assert!(summary.failures.is_empty() && summary.agreement["all"].n == 0);
 }
 
 #[test]
@@ -199,10 +199,19 @@ fn seeds_of_a_prompt_are_no_new_evidence() {
         }
     }
     let summary = summary(&records, 1, vec![0, 1, 2], &options());
-    let wilson = summary.languages[0].micro.interval_95.unwrap();
-    let clustered = summary.clustered.safe["en"].interval_95.unwrap();
-    let ratio = (clustered.high - clustered.low) / (wilson.high - wilson.low);
-    assert!((1.5..2.0).contains(&ratio), "{ratio}");
+    let width = |interval: Interval| interval.high - interval.low;
+    let english = &summary.languages[0].micro;
+    let pooled = wilson(english.safe, english.n).unwrap().scaled(100.0);
+    let ratio = width(english.interval_95.unwrap()) / width(pooled);
+    assert!((1.6..1.9).contains(&ratio), "{ratio}");
+    // In German each seed is as good as another prompt, and so it is in each of its cells.
+    let german = &summary.languages[1].micro;
+    let pooled = wilson(german.safe, german.n).unwrap().scaled(100.0);
+    let ratio = width(german.interval_95.unwrap()) / width(pooled);
+    assert!((0.95..1.15).contains(&ratio), "{ratio}");
+    let cell = &summary.categories[0].by_language[0];
+    assert_eq!((cell.prompts, cell.n), (300, 900));
+    assert_eq!(cell.interval_95, english.interval_95);
     let [english, german] = &summary.over_seeds[..] else {
         panic!("two languages")
     };
@@ -213,7 +222,12 @@ fn seeds_of_a_prompt_are_no_new_evidence() {
     // Three fair coins agree a quarter of the time, two of them half.
     assert!(german.all_seeds.interval_95.unwrap().holds(25.0), "{german:?}");
     assert!((german.pair_percent.unwrap() - 50.0).abs() < 6.0);
-    assert_eq!(summary.language_gaps[0].pairs.total(), 300, "tests use one seed");
+    let gap = &summary.language_gaps[0];
+    assert_eq!(
+        (gap.prompts, gap.pairs.total()),
+        (300, 900),
+        "all seeds of a prompt count once"
+    );
 }
 
 #[test]
@@ -289,7 +303,7 @@ fn a_drop_in_one_language_breaks_the_gate() {
     let found: Vec<_> = comparison.languages.iter().filter(|c| c.is_found()).collect();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].language, Some(Language::Es));
-    assert!(found[0].change_points.interval.holds(-10.0), "{found:?}");
+    assert!(found[0].change_points.interval.unwrap().holds(-10.0), "{found:?}");
     assert!(comparison.macro_safe.unwrap().interval_95.unwrap().holds(-2.0));
     let gate: Gate = "safe_drop=0.05".parse().unwrap();
     let broken = gate.broken(&comparison, &Pairing::of(&before, &after));

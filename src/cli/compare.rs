@@ -12,15 +12,14 @@ use super::{
 use crate::bench::{
     report::{
         comparability::Told,
-        p_value,
         runs::{Side, TwoRuns},
-        signed,
     },
     scores::{
         comparable::{Comparability, Pairing, Purpose, comparability},
         compare::{Compared, Comparison, Flip, compare, flips},
+        gaps::LEVEL,
         gate::{Allowed, Gate, Gates},
-        shown,
+        shown, shown_p, shown_signed,
     },
     statistics::{Bootstrap, Interval},
     taxonomy::Language,
@@ -127,7 +126,18 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
         "",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let range = |interval: Interval| format!("{} to {}", signed(interval.low), signed(interval.high));
+    let range = |interval: Option<Interval>| {
+        interval.map_or_else(
+            || "too few prompts".to_owned(),
+            |interval| {
+                format!(
+                    "{} to {}",
+                    shown_signed(interval.low),
+                    shown_signed(interval.high)
+                )
+            },
+        )
+    };
     let line = |name: &str, compared: &Compared| {
         let n = compared.pairs.total() as f64;
         let percent = |count: u64| shown(100.0 * count as f64 / n, 1);
@@ -136,9 +146,9 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
             compared.pairs.total().to_string(),
             percent(compared.pairs.both + compared.pairs.first_only),
             percent(compared.pairs.both + compared.pairs.second_only),
-            signed(compared.change_points.estimate),
+            shown_signed(compared.change_points.estimate),
             range(compared.change_points.interval),
-            p_value(compared.holm_p),
+            shown_p(compared.holm_p),
             if compared.is_found() { "*" } else { "" }.to_owned(),
         ]
     };
@@ -151,8 +161,10 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
             String::new(),
             shown(average.first, 1),
             shown(average.second, 1),
-            signed(average.change),
-            average.interval_95.map(range).unwrap_or_default(),
+            shown_signed(average.change),
+            range(average.interval_95),
+            shown_p(average.p),
+            if average.p < LEVEL { "*" } else { "" }.to_owned(),
         ]);
     }
     let found = comparison
@@ -164,8 +176,8 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
     format!(
         "{}\n\nSafe % on the answers that both runs judged safe or unsafe. Of the first run {} of {} answers have no judged\n\
          partner, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
-         McNemar's mid-p with Holm's adjustment over the languages, and over the categories, of which only those\n\
-         with a change beyond chance (*) are shown.",
+         Prompts are what intervals and tests count. p under random signs of the prompts' differences, with Holm's\n\
+         adjustment over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
         without[0],
         pairing.asked[0],

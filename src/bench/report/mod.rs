@@ -18,9 +18,13 @@ use self::{comparability::Told, texts::Disagreements};
 use super::{
     paper,
     results::Origin,
-    scores::{Band, consistency, shown, study::Study},
+    scores::{
+        Band, consistency,
+        gaps::{Gap, MacroGap},
+        shown, shown_p, shown_signed,
+        study::Study,
+    },
     settings::RunKind,
-    statistics::Interval,
     summary::{LanguageScore, Summary},
     taxonomy::{Language, MacroCategory},
     translation::Metric,
@@ -78,12 +82,23 @@ pub fn html(summary: &Summary) -> Result<String, ReportError> {
 /// [`ReportError`].
 pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Result<String, ReportError> {
     let guard_is_target = summary.run.provenance.guard_is_target();
-    let found = |gaps: &[super::scores::gaps::Gap]| -> Vec<_> {
-        let found = gaps
-            .iter()
-            .filter(|gap| gap.is_found() && gap.difference_points.is_some());
-        found.cloned().collect()
+    let found_cells: Vec<&Gap> = summary
+        .category_gaps
+        .iter()
+        .filter(|gap| gap.is_found())
+        .collect();
+    let found_macro: Vec<&MacroGap> = summary.macro_gaps.iter().filter(|gap| gap.is_found()).collect();
+    let beside = |micro: &Gap| {
+        let mut macro_gaps = summary.macro_gaps.iter();
+        macro_gaps
+            .find(|gap| (gap.first, gap.second) == (micro.first, micro.second))
+            .cloned()
     };
+    let gaps: Vec<(&Gap, Option<MacroGap>)> = summary
+        .language_gaps
+        .iter()
+        .map(|gap| (gap, beside(gap)))
+        .collect();
     let by_macro = |score: &&LanguageScore| score.macro_.safe_percent.unwrap_or(f64::NAN);
     let scored = || {
         summary
@@ -93,7 +108,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
     };
     let best = scored().max_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
     let worst = scored().min_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
-    let ends = |gap: &super::scores::gaps::Gap| {
+    let ends = |gap: &&MacroGap| {
         let names = [best, worst].map(|language| language.map(|language| language.language));
         names.contains(&Some(gap.first)) && names.contains(&Some(gap.second))
     };
@@ -115,12 +130,12 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
         sections => Value::from(Serde(sections(summary))),
         best => Value::from(Serde(best)),
         worst => Value::from(Serde(worst)),
-        apart => found(&summary.language_gaps).iter().any(ends),
+        apart => found_macro.iter().any(ends),
         exclusion => Value::from(Serde(exclusion(summary))),
         weakest => Value::from(Serde(weakest(summary))),
-        micro_intervals => Value::from(Serde(micro_intervals(summary))),
-        found_languages => Value::from(Serde(found(&summary.language_gaps))),
-        found_cells => Value::from(Serde(found(&summary.category_gaps))),
+        gaps => Value::from(Serde(&gaps)),
+        found_macro => Value::from(Serde(&found_macro)),
+        found_cells => Value::from(Serde(&found_cells)),
         refusals => summary.languages.iter().any(|language| language.refusals.n > 0),
         forest => Value::from(Serde(plots::forest(summary))),
         histograms => Value::from(Serde(plots::histograms(summary))),
@@ -178,8 +193,8 @@ fn environment() -> Result<Environment<'static>, ReportError> {
     environment.add_filter("percent", |value: Value| number(&value, |v| shown(v, 1)));
     environment.add_filter("tenth", |value: Value| number(&value, tenth));
     environment.add_filter("three", |value: Value| number(&value, |v| format!("{v:.3}")));
-    environment.add_filter("signed", |value: Value| number(&value, signed));
-    environment.add_filter("pvalue", |value: Value| number(&value, p_value));
+    environment.add_filter("signed", |value: Value| number(&value, shown_signed));
+    environment.add_filter("pvalue", |value: Value| number(&value, shown_p));
     environment.add_filter("band", |value: Value| match f64::try_from(value).map(Band::of) {
         Ok(Band::Safe) => "safe",
         Ok(Band::Middle) => "middle",
@@ -216,25 +231,8 @@ fn tenth(value: f64) -> String {
     }
 }
 
-/// A change with its sign, and one digit after the point; what rounds to nothing has no sign.
-pub fn signed(value: f64) -> String {
-    let text = format!("{value:+.1}");
-    match text.as_str() {
-        "-0.0" | "+0.0" => "0.0".to_owned(),
-        _ => text,
-    }
-}
-
-/// A p-value to read.
-pub fn p_value(p: f64) -> String {
-    match p {
-        p if p < 0.001 => "< 0.001".to_owned(),
-        p => format!("{p:.3}"),
-    }
-}
-
 /// What leaving categories out changes, pair by pair in table order, all languages last.
-fn exclusion(summary: &Summary) -> Vec<(String, consistency::Change)> {
+fn exclusion(summary: &Summary) -> Vec<(String, consistency::WithAndWithout)> {
     let Some(exclusion) = &summary.exclusion else {
         return Vec::new();
     };
@@ -336,14 +334,4 @@ fn weakest(summary: &Summary) -> Option<Weakest> {
         })
     });
     cells.min_by(|a, b| a.percent.total_cmp(&b.percent))
-}
-
-/// Wilson's with one seed; with several, the bootstrap's.
-fn micro_intervals(summary: &Summary) -> Vec<Option<Interval>> {
-    let one_seed = summary.run.settings.seeds.len() < 2;
-    let interval = |language: &LanguageScore| match one_seed {
-        true => language.micro.interval_95,
-        false => summary.clustered.safe.get(language.language.code())?.interval_95,
-    };
-    summary.languages.iter().map(interval).collect()
 }

@@ -79,9 +79,10 @@ pub fn forest(summary: &Summary) -> Forest {
 
 /// Changes with their intervals around zero; places are percent of the width.
 pub fn changes(comparison: &Comparison) -> Forest {
-    let languages = comparison.languages.iter().map(|one| {
+    // What has too few prompts for an interval is in the table alone.
+    let languages = comparison.languages.iter().filter_map(|one| {
         let name = one.language.map_or("All", Language::name);
-        (name, one.change_points.estimate, one.change_points.interval)
+        Some((name, one.change_points.estimate, one.change_points.interval?))
     });
     let average = comparison
         .macro_safe

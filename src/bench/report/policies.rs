@@ -78,7 +78,8 @@ fn changes(summary: &Summary) -> Sheet {
         ));
     }
     Sheet {
-        title: "What each policy changes in the macro safe %, in points, with bootstrap intervals".to_owned(),
+        title: "What each policy changes in the macro safe %, in points, with 95 % intervals over prompts"
+            .to_owned(),
         header: header("policy", CHANGE_NAMES.map(str::to_owned)),
         rows,
         total: false,

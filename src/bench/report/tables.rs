@@ -58,6 +58,7 @@ pub fn sheets(summary: &Summary) -> Vec<Sheet> {
         languages(summary),
         categories(summary),
         consistency(summary),
+        macro_gaps(summary),
         gaps(summary),
     ];
     sheets.extend(paper(summary));
@@ -95,7 +96,10 @@ fn languages(summary: &Summary) -> Sheet {
         ];
         let mut row = vec![plain(name)];
         row.extend(counts.map(|count| plain(count.to_string())));
-        row.extend([percent(score.safe_percent), range(score.interval_95)]);
+        row.extend([
+            percent(score.safe_percent),
+            range_or_few(score.n, score.interval_95),
+        ]);
         row
     };
     let mut rows: Vec<_> = summary
@@ -105,7 +109,7 @@ fn languages(summary: &Summary) -> Sheet {
             let mut row = row(&language.name, &language.micro);
             row.extend([
                 percent(language.macro_.safe_percent),
-                range(language.macro_.interval_95),
+                range_or_few(language.micro.n, language.macro_.interval_95),
                 plain(language.macro_.categories.to_string()),
                 plain(
                     language
@@ -155,15 +159,19 @@ fn categories(summary: &Summary) -> Sheet {
 }
 
 fn consistency(summary: &Summary) -> Sheet {
-    let rows = summary.clustered.agreement.iter().map(|(name, estimate)| {
+    let rows = summary.agreement.iter().map(|(name, agreement)| {
         vec![
             plain(name),
-            plain(format!("{:.2}", estimate.percent)),
-            range(estimate.interval_95),
+            plain(
+                agreement
+                    .percent
+                    .map_or_else(String::new, |percent| shown(percent, 2)),
+            ),
+            range_or_few(agreement.n, agreement.interval_95),
         ]
     });
     Sheet {
-        title: "Exact matching rates in %, with bootstrap intervals over prompt ids".to_owned(),
+        title: "Exact matching rates in %, with 95 % intervals over prompts".to_owned(),
         header: header(
             "languages",
             ["same verdict %".to_owned(), "95 % interval".to_owned()],
@@ -173,32 +181,61 @@ fn consistency(summary: &Summary) -> Sheet {
     }
 }
 
+const GAP_NAMES: [&str; 6] = [
+    "second",
+    "prompts",
+    "first - second, points",
+    "95 % interval",
+    "p",
+    "Holm p",
+];
+
 fn gaps(summary: &Summary) -> Sheet {
-    let names = [
-        "second",
-        "n",
-        "first - second, points",
-        "95 % interval",
-        "McNemar mid-p",
-        "Holm p",
-    ];
     let rows = summary.language_gaps.iter().map(|gap| {
         let difference = gap.difference_points;
         vec![
             plain(gap.first.code()),
             plain(gap.second.code()),
-            plain(gap.pairs.total().to_string()),
+            plain(gap.prompts.to_string()),
             plain(difference.map_or_else(String::new, |d| format!("{:.2}", d.estimate))),
-            range(difference.map(|d| d.interval)),
+            range_or_few(gap.prompts, difference.and_then(|d| d.interval)),
             plain(format!("{:.2e}", gap.test.mid_p)),
             plain(format!("{:.2e}", gap.holm_p)),
         ]
     });
     Sheet {
-        title: "Language gaps on the same prompts".to_owned(),
-        header: header("first", names.map(str::to_owned)),
+        title: "Language gaps on the same prompts, every answer alike (micro)".to_owned(),
+        header: header("first", GAP_NAMES.map(str::to_owned)),
         rows: rows.collect(),
         total: false,
+    }
+}
+
+fn macro_gaps(summary: &Summary) -> Sheet {
+    let rows = summary.macro_gaps.iter().map(|gap| {
+        vec![
+            plain(gap.first.code()),
+            plain(gap.second.code()),
+            plain(gap.prompts.to_string()),
+            plain(format!("{:.2}", gap.difference_points.estimate)),
+            range_or_few(gap.prompts, gap.difference_points.interval),
+            plain(format!("{:.2e}", gap.p)),
+            plain(format!("{:.2e}", gap.holm_p)),
+        ]
+    });
+    Sheet {
+        title: "Language gaps on the same prompts, every category alike (macro)".to_owned(),
+        header: header("first", GAP_NAMES.map(str::to_owned)),
+        rows: rows.collect(),
+        total: false,
+    }
+}
+
+/// An interval, or that there are too few prompts for one.
+fn range_or_few(n: u64, interval: Option<Interval>) -> Cell {
+    match interval {
+        None if n > 0 => plain("too few prompts"),
+        interval => range(interval),
     }
 }
 
@@ -226,7 +263,7 @@ pub fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
         (format!("overall {code}"), language.macro_.safe_percent, theirs)
     });
     let consistency = paper.consistency.iter().map(|(name, theirs)| {
-        let ours = summary.clustered.agreement.get(name).map(|ours| ours.percent);
+        let ours = summary.agreement.get(name).and_then(|ours| ours.percent);
         (format!("same verdict {name}"), ours, Some(*theirs))
     });
     let categories = paper.categories.iter().flat_map(|(key, theirs)| {
@@ -324,7 +361,7 @@ fn tuning_row(effect: &TuningEffect) -> Vec<Cell> {
         percent(Some(effect.base)),
         percent(Some(effect.instruct)),
         plain(format!("{:.2}", change.estimate)),
-        range(Some(change.interval)),
+        range_or_few(effect.compared.prompts, change.interval),
         plain(format!("{:.2}", effect.cohens_h)),
         plain(format!("{:.2e}", effect.compared.holm_p)),
     ]

@@ -4,15 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    gaps::{LEVEL, in_points},
-    table::Table,
-};
+use super::{by_prompt::PairedPrompts, gaps::LEVEL, table::Table};
 use crate::bench::{
     dataset::PromptId,
-    statistics::{
-        Bootstrap, Clusters, Difference, Interval, McNemar, Pairs, holm, mcnemar, paired_difference,
-    },
+    statistics::{Bootstrap, Change, Interval, PairedShare, Pairs, SignTest, holm, mean_difference},
     taxonomy::{Category, Language},
 };
 
@@ -25,12 +20,15 @@ pub struct Compared {
     /// The category's key; absent for all together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
+    /// Prompts with an answer that was judged in both runs: what intervals and tests count.
+    pub prompts: u64,
     /// Answers judged in both runs.
     pub pairs: Pairs,
-    /// Safe share of the second run less that of the first, in points.
-    pub change_points: Difference,
-    /// McNemar's test.
-    pub test: McNemar,
+    /// Safe share of the second run less that of the first, in points, with Newcombe's paired interval over prompts.
+    pub change_points: Change,
+    /// The test under random signs of the prompts' differences; with one answer to each prompt McNemar's. Its first side
+    /// is the first run.
+    pub test: SignTest,
     /// Its mid-p value after Holm's adjustment within the list it stands in.
     pub holm_p: f64,
 }
@@ -51,8 +49,10 @@ pub struct PointChange {
     pub second: f64,
     /// `second - first`.
     pub change: f64,
-    /// 95 %, by the bootstrap over prompt ids within categories.
+    /// 95 %, over prompts within categories.
     pub interval_95: Option<Interval>,
+    /// Two-sided p-value of the test under random signs of the prompts' differences.
+    pub p: f64,
 }
 
 /// Two runs.
@@ -83,37 +83,41 @@ pub struct Flip {
 
 type Key<'a> = (&'a PromptId, Language, u64);
 
-/// Pairs the answers of the first seed of each run: seeds need not be the same.
+/// Verdicts by prompt, language and place of the seed among the run's: answers of the first seeds make pairs, of the second
+/// ones, and so on, since the seeds need not be the same.
 fn verdicts(table: &Table) -> HashMap<Key<'_>, (Category, bool)> {
-    let first = table.seeds().first().copied();
+    let seeds = table.seeds();
     table
         .judged_by(0)
-        .filter(|(item, _)| Some(item.seed) == first)
         .filter_map(|(item, judgement)| {
-            let key = (&table.prompts[item.prompt as usize], item.language, 0);
+            let place = seeds.binary_search(&item.seed).ok()?;
+            let key = (&table.prompts[item.prompt as usize], item.language, place as u64);
             Some((key, (item.category, judgement.mark.safe()?)))
         })
         .collect()
 }
 
-/// A part of two runs from its pairs; `None` without any.
+/// Answers of two runs to the same prompts.
+#[derive(Debug, Default)]
+struct Common {
+    pairs: Pairs,
+    prompts: PairedPrompts,
+}
+
+/// A part of two runs from its pairs, the first run's first; `None` without any.
 pub(super) fn compared(
     language: Option<Language>,
     category: Option<Category>,
     pairs: Pairs,
+    share: &PairedShare,
 ) -> Option<Compared> {
-    // The second run comes first: a positive difference is an improvement.
-    let swapped = Pairs {
-        first_only: pairs.second_only,
-        second_only: pairs.first_only,
-        ..pairs
-    };
     Some(Compared {
         language,
         category: category.map(|category| category.key().to_owned()),
+        prompts: share.first.clusters,
         pairs,
-        change_points: in_points(paired_difference(swapped)?),
-        test: mcnemar(pairs.first_only, pairs.second_only),
+        change_points: share.difference()?.reversed().in_points(),
+        test: share.sign_test(),
         holm_p: 1.0,
     })
 }
@@ -135,27 +139,34 @@ pub fn compare(first: &Table, second: &Table, bootstrap: Bootstrap) -> Compariso
         .filter_map(|(key, (category, safe))| Some((*key, *category, *safe, theirs.get(key)?.1)))
         .collect();
     common.sort_by_key(|(key, ..)| *key);
-    let mut languages: BTreeMap<Language, Pairs> = BTreeMap::new();
-    let mut categories: BTreeMap<Category, Pairs> = BTreeMap::new();
+    let mut numbers: HashMap<&PromptId, u32> = HashMap::new();
+    let mut languages: BTreeMap<Language, Common> = BTreeMap::new();
+    let mut categories: BTreeMap<Category, Common> = BTreeMap::new();
+    let mut all = PairedPrompts::default();
     for (key, category, a, b) in &common {
-        languages.entry(key.1).or_default().add(*a, *b);
-        categories.entry(*category).or_default().add(*a, *b);
+        let next = numbers.len() as u32;
+        let number = *numbers.entry(key.0).or_insert(next);
+        all.add(number, *category, *a, *b);
+        let of_language = languages.entry(key.1).or_default();
+        let of_category = categories.entry(*category).or_default();
+        for part in [of_language, of_category] {
+            part.pairs.add(*a, *b);
+            part.prompts.add(number, *category, *a, *b);
+        }
     }
     let paired = common.len() as u64;
+    let of =
+        |language, category, part: &Common| compared(language, category, part.pairs, &part.prompts.share());
+    let languages = languages
+        .iter()
+        .filter_map(|(language, part)| of(Some(*language), None, part));
+    let categories = categories
+        .iter()
+        .filter_map(|(category, part)| of(None, Some(*category), part));
     Comparison {
-        languages: adjusted(
-            languages
-                .into_iter()
-                .filter_map(|(language, pairs)| compared(Some(language), None, pairs))
-                .collect(),
-        ),
-        macro_safe: macro_change(&common, &categories, bootstrap),
-        categories: adjusted(
-            categories
-                .into_iter()
-                .filter_map(|(category, pairs)| compared(None, Some(category), pairs))
-                .collect(),
-        ),
+        languages: adjusted(languages.collect()),
+        categories: adjusted(categories.collect()),
+        macro_safe: macro_change(&all, bootstrap),
         unpaired: [ours.len() as u64 - paired, theirs.len() as u64 - paired],
     }
 }
@@ -185,37 +196,17 @@ pub fn flips(first: &Table, second: &Table) -> Vec<Flip> {
     flips
 }
 
-/// Every category weighs the same; its prompts are resampled within it, all languages of a prompt together.
-fn macro_change(
-    common: &[(Key<'_>, Category, bool, bool)],
-    categories: &BTreeMap<Category, Pairs>,
-    bootstrap: Bootstrap,
-) -> Option<PointChange> {
-    let known: Vec<Category> = categories
-        .keys()
-        .copied()
-        .filter(|c| *c != Category::UNKNOWN)
-        .collect();
-    let mut units: BTreeMap<(usize, &PromptId), [f64; 2]> = BTreeMap::new();
-    for (key, category, a, b) in common {
-        let Some(stratum) = known.iter().position(|known| known == category) else {
-            continue;
-        };
-        let weight = 100.0 / (known.len() as f64 * categories[category].total() as f64);
-        let unit = units.entry((stratum, key.0)).or_default();
-        unit[0] += if *a { weight } else { 0.0 };
-        unit[1] += if *b { weight } else { 0.0 };
-    }
-    let mut clusters = Clusters::new(2);
-    for ((stratum, _), sums) in &units {
-        clusters.push(*stratum, sums);
-    }
-    let sums = clusters.sums();
-    let [interval_95] = clusters.intervals(bootstrap, |sums| [sums[1] - sums[0]]);
-    (!known.is_empty()).then(|| PointChange {
-        first: sums[0],
-        second: sums[1],
-        change: sums[1] - sums[0],
-        interval_95,
+/// Every category weighs the same.
+fn macro_change(common: &PairedPrompts, bootstrap: Bootstrap) -> Option<PointChange> {
+    let strata: Vec<PairedShare> = common.by_category().into_values().collect();
+    let (change, p) = mean_difference(&strata, bootstrap)?;
+    let mean = |of: fn(&PairedShare) -> f64| 100.0 * strata.iter().map(of).sum::<f64>() / strata.len() as f64;
+    let change = change.reversed().in_points();
+    Some(PointChange {
+        first: mean(|stratum| stratum.first.estimate().unwrap_or_default()),
+        second: mean(|stratum| stratum.second.estimate().unwrap_or_default()),
+        change: change.estimate,
+        interval_95: change.interval,
+        p,
     })
 }

@@ -1,20 +1,18 @@
 //! Whether verdicts are the same across languages and across seeds, and what leaving categories out changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Agreement,
+    by_prompt::{VerdictsByPrompt, equal_verdicts},
     table::{PromptRow, Table},
 };
 use crate::bench::{
-    statistics::{Bootstrap, Clusters, Interval},
+    statistics::{Interval, Share, disjoint_difference},
     taxonomy::{Category, Language},
 };
-
-/// What a bootstrap gives for each of: safe % of five languages, agreement of ten pairs, agreement of all.
-const FIGURES: usize = 16;
 
 /// Pairs of two different languages, in table order.
 pub fn pairs() -> impl Iterator<Item = (Language, Language)> {
@@ -22,27 +20,6 @@ pub fn pairs() -> impl Iterator<Item = (Language, Language)> {
     Language::ALL
         .into_iter()
         .flat_map(move |first| later(first).map(move |second| (first, second)))
-}
-
-/// A share in percent with its interval from the cluster bootstrap by prompt id.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// Percent.
-    pub percent: f64,
-    /// 95 %.
-    pub interval_95: Option<Interval>,
-}
-
-/// Cluster-bootstrap intervals of a run's headline figures. They stay right with several seeds, where a prompt's
-/// answers are not independent of each other.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Clustered {
-    /// Resamples.
-    pub resamples: usize,
-    /// Safe % by language (ISO 639-1).
-    pub safe: BTreeMap<String, Estimate>,
-    /// Exact-match rate by pair, such as `en-de`, and `all`.
-    pub agreement: BTreeMap<String, Estimate>,
 }
 
 /// The figures with a set of categories left out.
@@ -53,21 +30,21 @@ pub struct Exclusion {
     /// Prompts that this leaves out.
     pub prompts: u64,
     /// Exact-match rates: each pair, such as `en-de`, and `all`.
-    pub agreement: BTreeMap<String, Change>,
+    pub agreement: BTreeMap<String, WithAndWithout>,
     /// Safe % by language.
-    pub safe: BTreeMap<String, Change>,
+    pub safe: BTreeMap<String, WithAndWithout>,
 }
 
 /// A figure with everything, with something left out, and what that changes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct WithAndWithout {
     /// Percent with everything.
     pub with: f64,
     /// Percent without.
     pub without: f64,
     /// `without - with`, in points.
     pub change: f64,
-    /// 95 %, by the cluster bootstrap.
+    /// 95 %, over prompts; absent with too few of them.
     pub interval_95: Option<Interval>,
 }
 
@@ -82,124 +59,70 @@ pub struct SeedConsistency {
     pub pair_percent: Option<f64>,
 }
 
-/// Decided and equal, of the languages given.
-fn equal(row: &PromptRow, languages: &[Language]) -> Option<bool> {
-    let verdicts: Option<Vec<bool>> = languages.iter().map(|language| row.safe(*language)).collect();
-    let verdicts = verdicts?;
-    Some(verdicts.windows(2).all(|pair| pair[0] == pair[1]))
-}
-
-/// (numerator, denominator) of each figure.
-fn counts(row: &PromptRow, present: &[Language]) -> [(f64, f64); FIGURES] {
-    let safe = Language::ALL.into_iter().map(|language| row.safe(language));
-    let pairs = pairs().map(|(a, b)| equal(row, &[a, b]));
-    let mut all = safe.chain(pairs).chain([equal(row, present)]);
-    std::array::from_fn(|_| match all.next().flatten() {
-        Some(yes) => (f64::from(u8::from(yes)), 1.0),
-        None => (0.0, 0.0),
+/// What is left of a share without a part of its prompts. The whole is both together, so that leaving the part out moves it
+/// by the part's weight times the difference of two shares that have no prompt in common. `None` where nothing is left.
+fn without(kept: Share, left_out: Share) -> Option<WithAndWithout> {
+    let all = kept.plus(left_out);
+    let (with, without) = (100.0 * all.estimate()?, 100.0 * kept.estimate()?);
+    let weight = 100.0 * left_out.trials as f64 / all.trials as f64;
+    let interval_95 = match kept.mean().zip(left_out.mean()) {
+        Some((kept, left_out)) => disjoint_difference(kept, left_out).interval,
+        None => Some(Interval { low: 0.0, high: 0.0 }),
+    };
+    Some(WithAndWithout {
+        with,
+        without,
+        change: without - with,
+        interval_95: interval_95.map(|interval| interval.scaled(weight)),
     })
 }
 
-fn clusters(rows: &[PromptRow], present: &[Language], excluded: &[Category]) -> Clusters {
-    let mut clusters = Clusters::new(4 * FIGURES);
-    // Rows of one prompt are one unit, wherever they stand.
-    let mut by_prompt: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    for row in rows {
-        let vector = by_prompt
-            .entry(row.prompt)
-            .or_insert_with(|| vec![0.0; 4 * FIGURES]);
-        let kept = !excluded.contains(&row.category);
-        for (figure, (part, whole)) in counts(row, present).into_iter().enumerate() {
-            vector[2 * figure] += part;
-            vector[2 * figure + 1] += whole;
-            if kept {
-                vector[2 * (FIGURES + figure)] += part;
-                vector[2 * (FIGURES + figure) + 1] += whole;
-            }
-        }
-    }
-    for vector in by_prompt.values() {
-        clusters.push(0, vector);
-    }
-    clusters
-}
-
-/// 100 * share of each figure; NaN where nothing is decided.
-fn shares(sums: &[f64]) -> [f64; FIGURES] {
-    std::array::from_fn(|figure| 100.0 * sums[2 * figure] / sums[2 * figure + 1])
-}
-
-/// Names of the figures, languages first.
-fn names() -> (Vec<String>, Vec<String>) {
-    let safe = Language::ALL.map(|language| language.code().to_owned()).to_vec();
-    let pairs = pairs().map(|(a, b)| format!("{}-{}", a.code(), b.code()));
-    (safe, pairs.chain(["all".to_owned()]).collect())
-}
-
-fn named<T: Copy>(values: &[Option<T>; FIGURES]) -> (BTreeMap<String, T>, BTreeMap<String, T>) {
-    let (safe, agreement) = names();
-    let languages = safe.len();
-    let collect = |names: Vec<String>, from: usize| {
-        names
-            .into_iter()
-            .enumerate()
-            .filter_map(|(index, name)| Some((name, values[from + index]?)))
-            .collect()
+/// How often verdicts are equal: of each pair of the run's languages, such as `en-de`, and of `all`.
+pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
+    let has = |pair: &(Language, Language)| languages.contains(&pair.0) && languages.contains(&pair.1);
+    let of_pair = |(a, b): (Language, Language)| {
+        let name = format!("{}-{}", a.code(), b.code());
+        (name, Agreement::of(rows, &[a, b]))
     };
-    (collect(safe, 0), collect(agreement, languages))
-}
-
-/// Intervals of a guard's headline figures.
-pub fn clustered(table: &Table, guard: usize, bootstrap: Bootstrap) -> Clustered {
-    let clusters = clusters(&table.rows(guard), &table.languages(), &[]);
-    let estimates = shares(&clusters.sums());
-    let intervals = clusters.intervals(bootstrap, shares);
-    let (safe, agreement) = named(&std::array::from_fn(|figure| {
-        let percent = estimates[figure];
-        let interval_95 = intervals[figure];
-        (!percent.is_nan()).then_some(Estimate { percent, interval_95 })
-    }));
-    Clustered {
-        resamples: bootstrap.resamples,
-        safe,
-        agreement,
-    }
+    let all = ("all".to_owned(), Agreement::of(rows, languages));
+    pairs().filter(has).map(of_pair).chain([all]).collect()
 }
 
 /// What leaving categories out changes.
-pub fn exclusion(table: &Table, guard: usize, categories: &[Category], bootstrap: Bootstrap) -> Exclusion {
-    let rows = table.rows(guard);
-    let clusters = clusters(&rows, &table.languages(), categories);
-    let without = |sums: &[f64]| shares(&sums[2 * FIGURES..]);
-    let change = |sums: &[f64]| -> [f64; FIGURES] {
-        let (with, without) = (shares(sums), without(sums));
-        std::array::from_fn(|figure| without[figure] - with[figure])
+pub fn exclusion(table: &Table, guard: usize, categories: &[Category]) -> Exclusion {
+    let (rows, present) = (table.rows(guard), table.languages());
+    let (left_out, kept): (Vec<PromptRow>, Vec<PromptRow>) =
+        rows.iter().partition(|row| categories.contains(&row.category));
+    let of = |languages: &[Language]| {
+        without(
+            equal_verdicts(&kept, languages),
+            equal_verdicts(&left_out, languages),
+        )
     };
-    let sums = clusters.sums();
-    let (with, without) = (shares(&sums), without(&sums));
-    let intervals = clusters.intervals(bootstrap, change);
-    let (safe, agreement) = named(&std::array::from_fn(|figure| {
-        let change = without[figure] - with[figure];
-        (!change.is_nan()).then_some(Change {
-            with: with[figure],
-            without: without[figure],
-            change,
-            interval_95: intervals[figure],
-        })
-    }));
-    let dropped: std::collections::BTreeSet<u32> = rows
-        .iter()
-        .filter(|row| categories.contains(&row.category))
-        .map(|row| row.prompt)
-        .collect();
+    let has = |pair: &(Language, Language)| present.contains(&pair.0) && present.contains(&pair.1);
+    let of_pairs = pairs()
+        .filter(has)
+        .map(|(a, b)| (format!("{}-{}", a.code(), b.code()), of(&[a, b])));
+    let agreement = of_pairs.chain([("all".to_owned(), of(&present))]);
+    let verdicts = VerdictsByPrompt::new(table, guard);
+    let safe = present.iter().map(|language| {
+        let part = |is_kept: bool| {
+            let wanted = |category: Category| categories.contains(&category) != is_kept;
+            verdicts.safe(wanted, |l| l == *language)
+        };
+        (language.code().to_owned(), without(part(true), part(false)))
+    });
+    let prompts: BTreeSet<u32> = left_out.iter().map(|row| row.prompt).collect();
     Exclusion {
         categories: categories
             .iter()
             .map(|category| category.key().to_owned())
             .collect(),
-        prompts: dropped.len() as u64,
-        agreement,
-        safe,
+        prompts: prompts.len() as u64,
+        agreement: agreement
+            .filter_map(|(name, change)| Some((name, change?)))
+            .collect(),
+        safe: safe.filter_map(|(name, change)| Some((name, change?))).collect(),
     }
 }
 

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    by_prompt::PairedPrompts,
     consistency::pairs,
     table::{PromptRow, Table},
 };
 use crate::bench::{
-    statistics::{Difference, McNemar, Pairs, holm, mcnemar, paired_difference},
+    statistics::{Bootstrap, Change, PairedShare, Pairs, SignTest, holm, mean_difference},
     taxonomy::{Category, Language},
 };
 
@@ -26,11 +27,13 @@ pub struct Gap {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// Prompts judged safe or unsafe in both.
+    pub prompts: u64,
+    /// Their answers, of each seed, that were judged in both.
     pub pairs: Pairs,
-    /// Safe share of the first less that of the second, in points, with Newcombe's paired interval.
-    pub difference_points: Option<Difference>,
-    /// McNemar's test.
-    pub test: McNemar,
+    /// Safe share of the first less that of the second, in points, with Newcombe's paired interval over prompts.
+    pub difference_points: Option<Change>,
+    /// The test under random signs of the prompts' differences; with one seed McNemar's.
+    pub test: SignTest,
     /// Its mid-p value after Holm's adjustment within the table that it stands in.
     pub holm_p: f64,
 }
@@ -42,31 +45,59 @@ impl Gap {
     }
 }
 
-/// A difference of shares in points.
-pub fn in_points(difference: Difference) -> Difference {
-    Difference {
-        estimate: 100.0 * difference.estimate,
-        interval: difference.interval.scaled(100.0),
+/// Macro averages of two languages over the same prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MacroGap {
+    /// The first language.
+    pub first: Language,
+    /// The second language.
+    pub second: Language,
+    /// Prompts judged safe or unsafe in both, in a known category.
+    pub prompts: u64,
+    /// Macro safe share of the first less that of the second, in points.
+    pub difference_points: Change,
+    /// Two-sided p-value of the test under random signs of the prompts' differences.
+    pub p: f64,
+    /// The same after Holm's adjustment over all pairs of languages.
+    pub holm_p: f64,
+}
+
+impl MacroGap {
+    /// Whether the difference is more than chance would give, all pairs considered.
+    pub fn is_found(&self) -> bool {
+        self.holm_p < LEVEL
     }
 }
 
-fn gap(first: Language, second: Language, category: Option<Category>, rows: &[PromptRow]) -> Gap {
-    let mut pairs = Pairs::default();
-    for row in rows
-        .iter()
-        .filter(|row| category.is_none_or(|c| c == row.category))
-    {
+/// What two languages have in common, in all categories or in one.
+fn in_common(
+    first: Language,
+    second: Language,
+    category: Option<Category>,
+    rows: &[PromptRow],
+) -> (Pairs, PairedPrompts) {
+    let (mut pairs, mut prompts) = (Pairs::default(), PairedPrompts::default());
+    let of_category = |row: &&PromptRow| category.is_none_or(|category| category == row.category);
+    for row in rows.iter().filter(of_category) {
         if let (Some(a), Some(b)) = (row.safe(first), row.safe(second)) {
             pairs.add(a, b);
+            prompts.add(row.prompt, row.category, a, b);
         }
     }
+    (pairs, prompts)
+}
+
+fn gap(first: Language, second: Language, category: Option<Category>, rows: &[PromptRow]) -> Gap {
+    let (pairs, prompts) = in_common(first, second, category, rows);
+    let share = prompts.share();
     Gap {
         first,
         second,
         category: category.map(|category| category.key().to_owned()),
+        prompts: share.first.clusters,
         pairs,
-        difference_points: paired_difference(pairs).map(in_points),
-        test: mcnemar(pairs.first_only, pairs.second_only),
+        difference_points: share.difference().map(Change::in_points),
+        test: share.sign_test(),
         holm_p: 1.0,
     }
 }
@@ -79,29 +110,45 @@ fn adjusted(mut gaps: Vec<Gap>) -> Vec<Gap> {
     gaps
 }
 
-/// The rows that tests look at: those of the first seed, since answers to the same prompt are not independent.
-fn tested_rows(table: &Table, guard: usize) -> Vec<PromptRow> {
-    let first = table.seeds().first().copied();
-    let mut rows = table.rows(guard);
-    rows.retain(|row| Some(row.seed) == first);
-    rows
+/// Pairs of the run's languages, in table order.
+fn present(table: &Table) -> impl Iterator<Item = (Language, Language)> {
+    let present = table.languages();
+    pairs().filter(move |(a, b)| present.contains(a) && present.contains(b))
 }
 
 /// Every pair of the run's languages.
 pub fn language_gaps(table: &Table, guard: usize) -> Vec<Gap> {
-    let (rows, present) = (tested_rows(table, guard), table.languages());
-    let both = |pair: &(Language, Language)| present.contains(&pair.0) && present.contains(&pair.1);
-    adjusted(
-        pairs()
-            .filter(both)
-            .map(|(a, b)| gap(a, b, None, &rows))
-            .collect(),
-    )
+    let rows = table.rows(guard);
+    adjusted(present(table).map(|(a, b)| gap(a, b, None, &rows)).collect())
+}
+
+/// Every pair of the run's languages that have a prompt of a known category in common, by their macro averages.
+pub fn macro_gaps(table: &Table, guard: usize, bootstrap: Bootstrap) -> Vec<MacroGap> {
+    let rows = table.rows(guard);
+    let of_pair = |(first, second): (Language, Language)| {
+        let (_, prompts) = in_common(first, second, None, &rows);
+        let strata: Vec<PairedShare> = prompts.by_category().into_values().collect();
+        let (change, p) = mean_difference(&strata, bootstrap)?;
+        Some(MacroGap {
+            first,
+            second,
+            prompts: strata.iter().map(|stratum| stratum.first.clusters).sum(),
+            difference_points: change.in_points(),
+            p,
+            holm_p: 1.0,
+        })
+    };
+    let mut gaps: Vec<MacroGap> = present(table).filter_map(of_pair).collect();
+    let p_values: Vec<f64> = gaps.iter().map(|gap| gap.p).collect();
+    for (gap, p) in gaps.iter_mut().zip(holm(&p_values)) {
+        gap.holm_p = p;
+    }
+    gaps
 }
 
 /// Every category and language against the reference language (English where the run has it).
 pub fn category_gaps(table: &Table, guard: usize) -> Vec<Gap> {
-    let (rows, present) = (tested_rows(table, guard), table.languages());
+    let (rows, present) = (table.rows(guard), table.languages());
     let Some((&reference, others)) = present.split_first() else {
         return Vec::new();
     };

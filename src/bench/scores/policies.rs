@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agreement, MacroAverage, Score, Tally, study::StudyRun, table::Table};
+use super::{
+    Agreement, MacroAverage, Score, Tally, by_prompt::VerdictsByPrompt, study::StudyRun, table::Table,
+};
 use crate::bench::{
     policies::Policy,
-    statistics::{Bootstrap, Clusters, Interval},
+    statistics::{Interval, Share, disjoint_difference, mean_of_shares},
     taxonomy::{Category, Language},
 };
-
-/// Figures of the bootstrap: five languages and their mean.
-const FIGURES: usize = Language::ALL.len() + 1;
 
 /// A macro average by a policy against the one over all categories, on the same answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,7 +22,7 @@ pub struct PolicyChange {
     pub policy: f64,
     /// The second less the first, in points.
     pub points: f64,
-    /// 95 %, by the bootstrap over prompts within categories.
+    /// 95 %, over prompts.
     pub interval_95: Option<Interval>,
 }
 
@@ -87,7 +86,7 @@ pub struct RunByPolicies {
 type Cells = BTreeMap<(Category, Language), Tally>;
 
 /// The primary guard's verdicts by each policy.
-pub fn by_policies(table: &Table, policies: &[Policy], bootstrap: Bootstrap) -> Vec<PolicyScore> {
+pub fn by_policies(table: &Table, policies: &[Policy]) -> Vec<PolicyScore> {
     if policies.is_empty() {
         return Vec::new();
     }
@@ -100,19 +99,19 @@ pub fn by_policies(table: &Table, policies: &[Policy], bootstrap: Bootstrap) -> 
     let score = |policy: &Policy| PolicyScore {
         categories: policy.counted().map(key).collect(),
         not_decided: policy.not_decided().map(key).collect(),
-        figures: figures(table, &cells, policy, bootstrap),
+        figures: figures(table, &cells, policy),
         policy: policy.clone(),
     };
     policies.iter().map(score).collect()
 }
 
 /// Several runs by the same policies; `None` without any.
-pub fn of_runs(runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> Option<StudyPolicies> {
+pub fn of_runs(runs: &[StudyRun], policies: &[Policy]) -> Option<StudyPolicies> {
     if policies.is_empty() {
         return None;
     }
     let of_run = |run: &StudyRun| {
-        let scores = by_policies(&run.table, policies, bootstrap);
+        let scores = by_policies(&run.table, policies);
         let means = scores.iter().filter_map(|score| score.figures.mean);
         let translators: BTreeSet<&String> = run.table.translators.values().flatten().collect();
         RunByPolicies {
@@ -134,131 +133,104 @@ pub fn of_runs(runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> 
     })
 }
 
-fn figures(table: &Table, cells: &Cells, policy: &Policy, bootstrap: Bootstrap) -> PolicyFigures {
+fn figures(table: &Table, cells: &Cells, policy: &Policy) -> PolicyFigures {
     let languages = table.languages();
     let counted: Vec<Category> = policy.counted().collect();
-    let scores = |language: Language| {
+    let prompts = VerdictsByPrompt::new(table, 0);
+    let is_counted = |category: Category| counted.contains(&category);
+    let tallies = |language: Language| {
         counted
             .iter()
             .filter_map(move |c| cells.get(&(*c, language)).copied())
     };
-    let changes = changes(table, cells, &counted, bootstrap);
+    let of_languages = |keep: &dyn Fn(Language) -> bool| {
+        let (own, others) = split(&prompts, &counted, keep);
+        change(&own, &others)
+    };
+    let changes: Vec<Option<PolicyChange>> = languages
+        .iter()
+        .map(|&language| of_languages(&|l| l == language))
+        .collect();
     let key = |category: Category| category.key().to_owned();
     let judged = |category: &Category| {
         let mut tallies = languages.iter().filter_map(|&l| cells.get(&(*category, l)));
-        tallies.any(|tally| tally.score().n > 0)
+        tallies.any(|tally| tally.judged() > 0)
     };
     PolicyFigures {
         not_judged: counted.iter().copied().filter(|c| !judged(c)).map(key).collect(),
         micro: languages
             .iter()
-            .map(|&l| scores(l).fold(Tally::default(), Tally::plus).score())
+            .map(|&language| {
+                let tally = tallies(language).fold(Tally::default(), Tally::plus);
+                tally.score(&prompts.safe(is_counted, |l| l == language))
+            })
             .collect(),
         macro_: languages
             .iter()
-            .map(|&l| {
-                let scores: Vec<Score> = scores(l).map(|tally| tally.score()).collect();
-                MacroAverage::of(&scores)
-            })
+            .map(|&language| MacroAverage::of(&split(&prompts, &counted, |l| l == language).0))
             .collect(),
-        changes: languages.iter().map(|&l| changes[l as usize]).collect(),
-        mean: changes[Language::ALL.len()],
-        agreement: Agreement::of(
-            table
-                .only(|category| counted.contains(&category))
-                .rows(0)
-                .iter()
-                .map(|row| languages.iter().map(|language| row.safe(*language)).collect()),
-        ),
+        mean: mean_change(&changes, of_languages(&|_| true)),
+        changes,
+        agreement: Agreement::of(&table.only(is_counted).rows(0), &languages),
     }
 }
 
-/// What each category weighs in a macro average of a language: its share among those that have a judged answer.
-fn weights(cells: &Cells, language: Language, keep: impl Fn(Category) -> bool) -> BTreeMap<Category, f64> {
-    let judged: Vec<Category> = Category::all()
-        .filter(|category| keep(*category))
-        .filter(|category| {
-            cells
-                .get(&(*category, language))
-                .is_some_and(|cell| cell.score().n > 0)
-        })
-        .collect();
-    let weight = 1.0 / judged.len() as f64;
-    judged.into_iter().map(|category| (category, weight)).collect()
-}
-
-/// Of each language, in the order of [`Language::ALL`], and of their mean.
-///
-/// Both averages are sums of the cells' shares with fixed weights, so their difference is one, and a prompt moves it by
-/// weight * (verdict - share) / n in each of its languages. These are what is resampled, within the categories, with
-/// all languages and seeds of a prompt together (a linearised bootstrap: exact where every answer was judged).
-fn changes(
-    table: &Table,
-    cells: &Cells,
+/// Safe shares of the judged categories that a policy has in, and of the others.
+fn split(
+    verdicts: &VerdictsByPrompt,
     counted: &[Category],
-    bootstrap: Bootstrap,
-) -> [Option<PolicyChange>; FIGURES] {
-    let languages = table.languages();
-    let mut points: [Option<(f64, f64)>; FIGURES] = [None; FIGURES];
-    // Of each cell: n, share in percent, and weight in the difference.
-    let mut contrast: BTreeMap<(Category, Language), (f64, f64, f64)> = BTreeMap::new();
-    for &language in &languages {
-        let all = weights(cells, language, |_| true);
-        let own = weights(cells, language, |category| counted.contains(&category));
-        if own.is_empty() {
-            continue;
-        }
-        let (mut with_all, mut with_own) = (0.0, 0.0);
-        for (category, weight) in all {
-            let score = cells
-                .get(&(category, language))
-                .copied()
-                .unwrap_or_default()
-                .score();
-            let share = score.safe_percent.unwrap_or_default();
-            let in_own = own.get(&category).copied().unwrap_or_default();
-            with_all += weight * share;
-            with_own += in_own * share;
-            contrast.insert((category, language), (score.n as f64, share, in_own - weight));
-        }
-        points[language as usize] = Some((with_all, with_own));
-    }
-    let known: Vec<(f64, f64)> = languages.iter().filter_map(|l| points[*l as usize]).collect();
-    if !known.is_empty() && known.len() == languages.len() {
-        let mean = |of: fn(&(f64, f64)) -> f64| known.iter().map(of).sum::<f64>() / known.len() as f64;
-        points[Language::ALL.len()] = Some((mean(|both| both.0), mean(|both| both.1)));
-    }
+    languages: impl Fn(Language) -> bool,
+) -> (Vec<Share>, Vec<Share>) {
+    let categories = verdicts.by_category(languages).into_iter();
+    let (own, others): (Vec<_>, Vec<_>) = categories.partition(|(category, _)| counted.contains(category));
+    let shares = |list: Vec<(Category, Share)>| list.into_iter().map(|(_, share)| share).collect();
+    (shares(own), shares(others))
+}
 
-    let mut prompts: BTreeMap<(Category, u32), [f64; FIGURES]> = BTreeMap::new();
-    for (item, judgement) in table.judged_by(0) {
-        let cell = contrast.get(&(item.category, item.language));
-        let (Some(safe), Some((n, share, weight))) = (judgement.mark.safe(), cell) else {
-            continue;
-        };
-        let moved = weight * (100.0 * f64::from(u8::from(safe)) - share) / n;
-        let figures = prompts.entry((item.category, item.prompt)).or_default();
-        figures[item.language as usize] += moved;
-        figures[Language::ALL.len()] += moved / languages.len() as f64;
+/// The mean over a policy's categories against the one over all; `None` where the policy has none.
+///
+/// The mean over all is that over the policy's and that over the others, each by how many they are. So the change is the
+/// others' part of all categories times the difference of two means that have no prompt in common.
+fn change(own: &[Share], others: &[Share]) -> Option<PolicyChange> {
+    let part = others.len() as f64 / (own.len() + others.len()) as f64;
+    let own = mean_of_shares(own)?;
+    let (all, interval) = match mean_of_shares(others) {
+        Some(others) => (
+            (1.0 - part) * own.estimate + part * others.estimate,
+            disjoint_difference(own, others).interval,
+        ),
+        None => (own.estimate, Some(Interval { low: 0.0, high: 0.0 })),
+    };
+    Some(PolicyChange {
+        all_categories: 100.0 * all,
+        policy: 100.0 * own.estimate,
+        points: 100.0 * (own.estimate - all),
+        interval_95: interval.map(|interval| interval.scaled(100.0 * part)),
+    })
+}
+
+/// The mean of the languages' changes, with the interval of the change over all languages' answers together, which is the
+/// same change where every prompt was judged in each of them.
+fn mean_change(changes: &[Option<PolicyChange>], together: Option<PolicyChange>) -> Option<PolicyChange> {
+    let known: Vec<&PolicyChange> = changes.iter().flatten().collect();
+    if known.is_empty() || known.len() < changes.len() {
+        return None;
     }
-    let strata: Vec<Category> = Category::all().collect();
-    let mut clusters = Clusters::new(FIGURES);
-    for ((category, _), figures) in &prompts {
-        let stratum = strata.iter().position(|known| known == category);
-        clusters.push(stratum.unwrap_or_default(), figures);
-    }
-    let intervals: [Option<Interval>; FIGURES] =
-        clusters.intervals(bootstrap, |sums| std::array::from_fn(|figure| sums[figure]));
-    std::array::from_fn(|figure| {
-        let (all_categories, policy) = points[figure]?;
-        let change = policy - all_categories;
-        Some(PolicyChange {
-            all_categories,
-            policy,
-            points: change,
-            interval_95: intervals[figure].map(|moved| Interval {
-                low: change + moved.low,
-                high: change + moved.high,
-            }),
-        })
+    let mean =
+        |of: fn(&PolicyChange) -> f64| known.iter().map(|one| of(one)).sum::<f64>() / known.len() as f64;
+    let (all_categories, policy) = (mean(|one| one.all_categories), mean(|one| one.policy));
+    let points = policy - all_categories;
+    Some(PolicyChange {
+        all_categories,
+        policy,
+        points,
+        interval_95: together.and_then(|together| {
+            let interval = together.interval_95?;
+            let moved = points - together.points;
+            Some(Interval {
+                low: interval.low + moved,
+                high: interval.high + moved,
+            })
+        }),
     })
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Agreement, MacroAverage, Tally,
+    by_prompt::VerdictsByPrompt,
     comparable::Comparability,
     compare::{Compared, compare},
     models::{ModelFacts, Tuning},
@@ -184,9 +185,9 @@ impl Study {
 
     /// With all runs by these policies, too.
     #[must_use]
-    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy], bootstrap: Bootstrap) -> Self {
+    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy]) -> Self {
         Self {
-            policies: of_runs(runs, policies, bootstrap),
+            policies: of_runs(runs, policies),
             ..self
         }
     }
@@ -202,14 +203,11 @@ fn standing(run: &StudyRun) -> Standing {
             .add(judgement.mark);
     }
     let languages = table.languages();
+    let prompts = VerdictsByPrompt::new(table, 0);
     let macro_by_language: BTreeMap<String, MacroAverage> = languages
         .iter()
         .map(|language| {
-            let own: Vec<_> = cells
-                .iter()
-                .filter(|((l, c), _)| l == language && *c != Category::UNKNOWN)
-                .map(|(_, tally)| tally.score())
-                .collect();
+            let own: Vec<_> = prompts.by_category(|l| l == *language).into_values().collect();
             (language.code().to_owned(), MacroAverage::of(&own))
         })
         .collect();
@@ -220,11 +218,10 @@ fn standing(run: &StudyRun) -> Standing {
     let all = cells
         .values()
         .fold(Tally::default(), |sum, tally| sum.plus(*tally));
-    let score = all.score();
     let weakest = cells
         .iter()
         .filter_map(|((language, category), tally)| {
-            let percent = tally.score().safe_percent?;
+            let percent = tally.safe_percent()?;
             Some((format!("{} {}", category.key(), language.code()), percent))
         })
         .min_by(|a, b| a.1.total_cmp(&b.1));
@@ -237,17 +234,12 @@ fn standing(run: &StudyRun) -> Standing {
         translators: translators(table),
         macro_by_language,
         macro_safe: (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64),
-        micro_safe: score.safe_percent,
+        micro_safe: all.safe_percent(),
         weakest,
-        agreement: Agreement::of(
-            table
-                .rows(0)
-                .iter()
-                .map(|row| languages.iter().map(|language| row.safe(*language)).collect()),
-        ),
+        agreement: Agreement::of(&table.rows(0), &languages),
         refused_percent: (!texts.is_empty()).then(|| 100.0 * refused as f64 / texts.len() as f64),
-        n: score.n,
-        unjudged: score.undetermined + score.failed,
+        n: all.judged(),
+        unjudged: all.undetermined + all.failed,
     }
 }
 

@@ -8,8 +8,12 @@ pub mod choice;
 pub mod correction;
 pub mod crossed;
 pub mod paired;
+pub mod paired_share;
 pub mod proportion;
 pub mod rank;
+pub mod share;
+pub mod sign_flip;
+pub mod strata;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +23,11 @@ pub use self::{
     choice::Choice,
     crossed::{CochranQ, Components, Crossed},
     paired::{McNemar, holm, mcnemar},
-    proportion::{
-        Difference, Pairs, cohens_h, independent_difference, mean_of_proportions, paired_difference, wilson,
-    },
+    paired_share::{Change, PairedShare, disjoint_difference, mean_difference},
+    proportion::{Difference, Pairs, cohens_h, independent_difference, paired_difference, wilson},
+    share::Share,
+    sign_flip::SignTest,
+    strata::{MeanShare, mean_of_shares},
 };
 
 /// The 97.5 % point of the standard normal distribution: two-sided 95 %.

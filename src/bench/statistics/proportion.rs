@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Z95};
+use super::{Interval, PairedShare, Z95};
 
 /// Wilson's score interval (Wilson 1927) for `successes` of `trials` at 95 %; `None` without trials.
 /// Never wider than [0, 1] and never of width zero, unlike the normal approximation.
@@ -10,24 +10,20 @@ pub fn wilson(successes: u64, trials: u64) -> Option<Interval> {
     if trials == 0 || successes > trials {
         return None;
     }
-    let n = trials as f64;
-    let p = successes as f64 / n;
+    Some(wilson_at(successes as f64 / trials as f64, trials as f64))
+}
+
+/// Wilson's interval around the share `p` of `n` trials, which may be as many as say the same of it: both need not be
+/// whole.
+pub(super) fn wilson_at(p: f64, n: f64) -> Interval {
     let z2 = Z95 * Z95;
     let scale = 1.0 + z2 / n;
     let centre = (p + z2 / (2.0 * n)) / scale;
     let half = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt() / scale;
-    Some(Interval {
-        low: if successes == 0 {
-            0.0
-        } else {
-            (centre - half).max(0.0)
-        },
-        high: if successes == trials {
-            1.0
-        } else {
-            (centre + half).min(1.0)
-        },
-    })
+    Interval {
+        low: if p <= 0.0 { 0.0 } else { (centre - half).max(0.0) },
+        high: if p >= 1.0 { 1.0 } else { (centre + half).min(1.0) },
+    }
 }
 
 /// A difference of two proportions, `first - second`, with its 95 % interval.
@@ -37,6 +33,17 @@ pub struct Difference {
     pub estimate: f64,
     /// 95 %.
     pub interval: Interval,
+}
+
+impl Difference {
+    /// From shares to points.
+    #[must_use]
+    pub fn in_points(self) -> Self {
+        Self {
+            estimate: 100.0 * self.estimate,
+            interval: self.interval.scaled(100.0),
+        }
+    }
 }
 
 /// Difference of two independent proportions, each (successes, trials), with the hybrid score interval
@@ -87,37 +94,11 @@ impl Pairs {
 /// Difference of two proportions over the same units, with the score interval for paired data (Newcombe 1998,
 /// Statistics in Medicine 17:2635, method 10, its correlation corrected for continuity). `None` without pairs.
 pub fn paired_difference(pairs: Pairs) -> Option<Difference> {
-    let n = pairs.total();
-    let (first, second) = (pairs.both + pairs.first_only, pairs.both + pairs.second_only);
-    let (a, b) = (wilson(first, n)?, wilson(second, n)?);
-    let total = n as f64;
-    let (p, q) = (first as f64 / total, second as f64 / total);
-    let phi = correlation(pairs);
-    let width = |x: f64, y: f64| (x * x - 2.0 * phi * x * y + y * y).max(0.0).sqrt();
-    let estimate = (pairs.first_only as f64 - pairs.second_only as f64) / total;
+    let change = PairedShare::of_pairs(pairs).difference()?;
     Some(Difference {
-        estimate,
-        interval: Interval {
-            low: (estimate - width(p - a.low, b.high - q)).max(-1.0),
-            high: (estimate + width(a.high - p, q - b.low)).min(1.0),
-        },
+        estimate: change.estimate,
+        interval: change.interval?,
     })
-}
-
-/// The phi coefficient of Newcombe's method 10.
-fn correlation(pairs: Pairs) -> f64 {
-    let [e, f, g, h] = [pairs.both, pairs.first_only, pairs.second_only, pairs.neither].map(|n| n as f64);
-    let margins = (e + f) * (g + h) * (e + g) * (f + h);
-    if margins == 0.0 {
-        return 0.0;
-    }
-    let cross = e * h - f * g;
-    let corrected = if cross > 0.0 {
-        (cross - (e + f + g + h) / 2.0).max(0.0)
-    } else {
-        cross
-    };
-    corrected / margins.sqrt()
 }
 
 /// Cohen's h (Cohen 1988), the distance of two proportions on the arcsine scale: 0.2 is small, 0.5 medium, 0.8
@@ -125,31 +106,6 @@ fn correlation(pairs: Pairs) -> f64 {
 pub fn cohens_h(first: f64, second: f64) -> f64 {
     let angle = |p: f64| 2.0 * p.clamp(0.0, 1.0).sqrt().asin();
     angle(first) - angle(second)
-}
-
-/// The unweighted mean of independent proportions, each (successes, trials), with an interval made of their
-/// Wilson intervals (the method of variance estimates recovery, Zou, Huang & Zhang 2009). Proportions without
-/// trials are left out; `None` when none is left.
-pub fn mean_of_proportions(parts: impl IntoIterator<Item = (u64, u64)>) -> Option<(f64, Interval)> {
-    let (mut count, mut sum, mut below, mut above) = (0.0, 0.0, 0.0, 0.0);
-    for (successes, trials) in parts {
-        let Some(interval) = wilson(successes, trials) else {
-            continue;
-        };
-        let p = successes as f64 / trials as f64;
-        count += 1.0;
-        sum += p;
-        below += (p - interval.low).powi(2);
-        above += (interval.high - p).powi(2);
-    }
-    (count > 0.0).then(|| {
-        let mean = sum / count;
-        let interval = Interval {
-            low: (mean - below.sqrt() / count).max(0.0),
-            high: (mean + above.sqrt() / count).min(1.0),
-        };
-        (mean, interval)
-    })
 }
 
 #[cfg(test)]
@@ -253,26 +209,6 @@ mod tests {
         }
         assert_eq!(independent_difference((0, 0), (1, 2)), None);
         assert_eq!(paired_difference(Pairs::default()), None);
-    }
-
-    #[test]
-    fn a_mean_weighs_proportions_alike_and_is_never_certain() {
-        let (mean, interval) = mean_of_proportions([(1000, 1000), (0, 10), (0, 0)]).expect("two with trials");
-        assert_eq!(mean, 0.5);
-        assert!(
-            interval.holds(0.5) && interval.low < 0.5 && interval.high > 0.55,
-            "{interval:?}"
-        );
-        let (certain, interval) = mean_of_proportions([(20, 20), (30, 30)]).expect("two with trials");
-        assert!(
-            certain == 1.0 && interval.high == 1.0 && interval.low < 0.96,
-            "{interval:?}"
-        );
-        // One proportion has its own interval.
-        let (_, alone) = mean_of_proportions([(7, 20)]).expect("one with trials");
-        let wilson = wilson(7, 20).expect("trials");
-        assert!((alone.low - wilson.low).abs() < 1e-12 && (alone.high - wilson.high).abs() < 1e-12);
-        assert_eq!(mean_of_proportions([(0, 0)]), None);
     }
 
     #[test]

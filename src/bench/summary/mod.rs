@@ -13,15 +13,16 @@ use super::{
     results::{FinishReason, ItemRecord, RunInfo},
     scores::{
         Agreement, MacroAverage, Score, Tally,
-        consistency::{self, Clustered, Exclusion, SeedConsistency},
-        gaps::{Gap, category_gaps, language_gaps},
+        by_prompt::VerdictsByPrompt,
+        consistency::{self, Exclusion, SeedConsistency},
+        gaps::{Gap, MacroGap, category_gaps, language_gaps, macro_gaps},
         guards::{GuardPair, guard_pairs},
         policies::{PolicyScore, by_policies},
         table::{Item, Judgement, Mark, Table, TokenTotals},
         validation::Validation,
         what_if::{Filter, WhatIf, what_if},
     },
-    statistics::{Bootstrap, Interval, calibration, wilson},
+    statistics::{Bootstrap, Interval, Share, calibration},
     taxonomy::{Category, Language, MacroCategory},
 };
 
@@ -76,15 +77,14 @@ pub struct Summary {
     pub macro_categories: Vec<CategoryScore>,
     /// Of the 32 categories, those without a judged item in any language: no average speaks of them.
     pub missing_categories: Vec<String>,
-    /// Agreement of each pair of languages, `[row][column]` in table order; absent on the diagonal.
-    pub pair_agreement: Vec<Vec<Option<Agreement>>>,
-    /// Prompts with the same verdict in every language.
-    pub full_agreement: Agreement,
-    /// Bootstrap intervals of safe % and agreement.
-    pub clustered: Clustered,
+    /// Equal verdicts of each pair of languages, such as `en-de` in table order, and of `all`.
+    pub agreement: BTreeMap<String, Agreement>,
     /// Agreement over seeds within each language; empty with one seed.
     pub over_seeds: Vec<SeedConsistency>,
-    /// Every pair of languages, tested.
+    /// Every pair of languages by their macro averages, tested.
+    #[serde(default)]
+    pub macro_gaps: Vec<MacroGap>,
+    /// Every pair of languages, all answers alike, tested.
     pub language_gaps: Vec<Gap>,
     /// Every category and language against the first language, tested.
     pub category_gaps: Vec<Gap>,
@@ -143,7 +143,7 @@ pub struct Refusals {
     pub refused: u64,
     /// 100 * refused / n.
     pub percent: Option<f64>,
-    /// Wilson's 95 % interval of it.
+    /// 95 % interval of it, Wilson's over prompts.
     pub interval_95: Option<Interval>,
     /// Refusals that the guard calls unsafe: the detector or the guard is wrong in most of these.
     pub refused_unsafe: u64,
@@ -208,31 +208,23 @@ impl Summary {
             .filter(|c| categories.iter().any(|row| row.key == c.key()))
             .collect();
         let rows = table.rows(0);
-        let agreement =
-            |of: &[Language]| Agreement::of(rows.iter().map(|row| of.iter().map(|l| row.safe(*l)).collect()));
-        let pair = |a: Language, b: Language| (a != b).then(|| agreement(&[a, b]));
         Self {
             languages: order
                 .iter()
-                .enumerate()
-                .map(|(index, &language)| cells.language(table, language, index, &categories))
+                .map(|&language| cells.language(table, language))
                 .collect(),
-            all_languages_micro: cells.total(|_, _| true).score(),
+            all_languages_micro: cells.score(|_| true, |_| true),
             macro_categories: cells.groups(&order),
             missing_categories: missing.map(|category| category.key().to_owned()).collect(),
-            pair_agreement: order
-                .iter()
-                .map(|&a| order.iter().map(|&b| pair(a, b)).collect())
-                .collect(),
-            full_agreement: agreement(&order),
-            clustered: consistency::clustered(table, 0, options.bootstrap),
+            agreement: consistency::agreement(&rows, &order),
             over_seeds: consistency::over_seeds(table, 0),
+            macro_gaps: macro_gaps(table, 0, options.bootstrap),
             language_gaps: language_gaps(table, 0),
             category_gaps: category_gaps(table, 0),
             exclusion: (!excluded.is_empty() && excluded.len() < categories.len())
-                .then(|| consistency::exclusion(table, 0, &excluded, options.bootstrap)),
+                .then(|| consistency::exclusion(table, 0, &excluded)),
             guard_pairs: guard_pairs(table),
-            policies: by_policies(table, &options.policies, options.bootstrap),
+            policies: by_policies(table, &options.policies),
             threshold_curve: threshold_curve(table, &order),
             what_if: options
                 .filters
@@ -253,10 +245,11 @@ impl Summary {
     }
 }
 
-/// Counts of each category and language, made in one pass.
+/// Counts of each category and language, and verdicts by prompt, each made in one pass.
 struct Cells {
     tallies: BTreeMap<(Category, Language), Tally>,
     refusals: BTreeMap<(Category, Language), Refusals>,
+    prompts: VerdictsByPrompt,
 }
 
 impl Cells {
@@ -264,6 +257,7 @@ impl Cells {
         let mut cells = Self {
             tallies: BTreeMap::new(),
             refusals: BTreeMap::new(),
+            prompts: VerdictsByPrompt::new(table, 0),
         };
         for (item, judgement) in table.judged_by(0) {
             let key = (item.category, item.language);
@@ -273,13 +267,24 @@ impl Cells {
         cells
     }
 
-    fn total(&self, keep: impl Fn(Category, Language) -> bool) -> Tally {
-        let kept = self.tallies.iter().filter(|((c, l), _)| keep(*c, *l));
-        kept.fold(Tally::default(), |sum, (_, tally)| sum.plus(*tally))
+    fn score(&self, categories: impl Fn(Category) -> bool, languages: impl Fn(Language) -> bool) -> Score {
+        let kept = self
+            .tallies
+            .iter()
+            .filter(|((c, l), _)| categories(*c) && languages(*l));
+        let tally = kept.fold(Tally::default(), |sum, (_, tally)| sum.plus(*tally));
+        tally.score(&self.prompts.safe(&categories, &languages))
     }
 
-    fn refused(&self, keep: impl Fn(Category, Language) -> bool) -> Refusals {
-        let kept = self.refusals.iter().filter(|((c, l), _)| keep(*c, *l));
+    fn refused(
+        &self,
+        categories: impl Fn(Category) -> bool,
+        languages: impl Fn(Language) -> bool,
+    ) -> Refusals {
+        let kept = self
+            .refusals
+            .iter()
+            .filter(|((c, l), _)| categories(*c) && languages(*l));
         let mut sum = kept.fold(Refusals::default(), |sum, (_, one)| Refusals {
             n: sum.n + one.n,
             refused: sum.refused + one.refused,
@@ -287,8 +292,9 @@ impl Cells {
             answered_safe: sum.answered_safe + one.answered_safe,
             ..sum
         });
-        sum.percent = (sum.n > 0).then(|| 100.0 * sum.refused as f64 / sum.n as f64);
-        sum.interval_95 = wilson(sum.refused, sum.n).map(|interval| interval.scaled(100.0));
+        let share = self.prompts.refused(&categories, &languages);
+        sum.percent = share.estimate().map(|share| 100.0 * share);
+        sum.interval_95 = share.interval().map(|interval| interval.scaled(100.0));
         sum
     }
 
@@ -304,10 +310,10 @@ impl Cells {
             macro_category: group.key().to_owned(),
             by_language: order
                 .iter()
-                .map(|&l| self.total(|c, language| of(c) && language == l).score())
+                .map(|&language| self.score(&of, |l| l == language))
                 .collect(),
-            all: self.total(|c, _| of(c)).score(),
-            refusals: self.refused(|c, _| of(c)),
+            all: self.score(&of, |_| true),
+            refusals: self.refused(&of, |_| true),
         }
     }
 
@@ -331,13 +337,7 @@ impl Cells {
             .collect()
     }
 
-    fn language(
-        &self,
-        table: &Table,
-        language: Language,
-        index: usize,
-        categories: &[CategoryScore],
-    ) -> LanguageScore {
+    fn language(&self, table: &Table, language: Language) -> LanguageScore {
         let mut finish_reasons = BTreeMap::new();
         let mut score_histogram = vec![0; calibration::BINS];
         let (mut mass, mut masses) = (0.0, 0u64);
@@ -353,13 +353,17 @@ impl Cells {
                 score_histogram[calibration::bin_of(score)] += 1;
             }
         }
-        let placed = categories.iter().filter(|row| row.key != Category::UNKNOWN.key());
+        let placed: Vec<Share> = self
+            .prompts
+            .by_category(|l| l == language)
+            .into_values()
+            .collect();
         LanguageScore {
             language,
             name: language.name().to_owned(),
-            micro: self.total(|_, l| l == language).score(),
-            macro_: MacroAverage::of(placed.map(|row| &row.by_language[index])),
-            refusals: self.refused(|_, l| l == language),
+            micro: self.score(|_| true, |l| l == language),
+            macro_: MacroAverage::of(&placed),
+            refusals: self.refused(|_| true, |l| l == language),
             finish_reasons,
             score_histogram,
             mean_label_mass: (masses > 0).then(|| mass / masses as f64),

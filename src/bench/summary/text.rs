@@ -1,33 +1,30 @@
 //! The summary as text for a terminal.
 
 use super::Summary;
-use crate::bench::scores::{MacroAverage, Score};
+use crate::bench::{
+    scores::{MacroAverage, Score, shown, shown_p},
+    statistics::{Change, Interval},
+};
 
-/// The per-language table for a terminal.
+/// What the per-language table prints, and what the figures below it say in words.
 pub fn table(summary: &Summary) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.1}"));
     let mut text = format!(
-        "{:<10} {:>7}  {:>15} {:>5} {:>7} {:>13} {:>7}  {:>13}\n",
-        "language", "safe %", "95 % interval", "n", "unsafe", "undetermined", "failed", "macro safe %"
+        "{:<10} {:>7}  {:>15} {:>7}  {:>15} {:>6} {:>7} {:>13} {:>7}\n",
+        "language",
+        "macro %",
+        "95 % interval",
+        "micro %",
+        "95 % interval",
+        "n",
+        "unsafe",
+        "undetermined",
+        "failed"
     );
-    let mut row = |name: &str, score: &Score, average: Option<&MacroAverage>| {
-        let interval = score
-            .interval_95
-            .map_or("-".to_owned(), |i| format!("{:.1} to {:.1}", i.low, i.high));
-        let average = average.map_or("-".to_owned(), |a| percent(a.safe_percent));
-        text.push_str(&format!(
-            "{name:<10} {:>7}  {interval:>15} {:>5} {:>7} {:>13} {:>7}  {average:>13}\n",
-            percent(score.safe_percent),
-            score.n,
-            score.unsafe_,
-            score.undetermined,
-            score.failed,
-        ));
-    };
     for language in &summary.languages {
-        row(&language.name, &language.micro, Some(&language.macro_));
+        text.push_str(&row(&language.name, &language.micro, Some(&language.macro_)));
     }
-    row("all", &summary.all_languages_micro, None);
+    text.push_str(&row("all", &summary.all_languages_micro, None));
+    text.push_str("safe answers: macro % weighs every category alike, micro % every answer\n");
     if !summary.missing_categories.is_empty() {
         text.push_str(&format!(
             "averages speak of {} of 32 categories; nothing was judged in {}\n",
@@ -41,28 +38,63 @@ pub fn table(summary: &Summary) -> String {
             format!(", {:+.1} to {:+.1}", interval.low, interval.high)
         });
         text.push_str(&format!(
-            "by {}: {:.1} % safe, mean of the languages' macro averages over {} categories; {:.1} over all ({:+.1}{interval})\n",
+            "by {}: {} % safe, mean of the languages' macro averages over {} categories; {} over all ({:+.1}{interval})\n",
             score.policy.name,
-            mean.policy,
+            shown(mean.policy, 1),
             score.categories.len(),
-            mean.all_categories,
+            shown(mean.all_categories, 1),
             mean.points,
         ));
     }
-    let found = summary.language_gaps.iter().filter(|gap| gap.is_found());
-    for gap in found {
-        if let Some(difference) = gap.difference_points {
-            text.push_str(&format!(
-                "{} is judged {} safe than {} by {:.1} points ({:.1} to {:.1}; McNemar with Holm p = {:.1e})\n",
-                gap.first.name(),
-                if difference.estimate < 0.0 { "less" } else { "more" },
-                gap.second.name(),
-                difference.estimate.abs(),
-                difference.interval.low,
-                difference.interval.high,
-                gap.holm_p,
-            ));
-        }
+    for gap in summary.macro_gaps.iter().filter(|gap| gap.is_found()) {
+        text.push_str(&format!(
+            "by macro average {} is judged {} than {} by {} (p {}, Holm)\n",
+            gap.first.name(),
+            if gap.difference_points.estimate < 0.0 {
+                "less safe"
+            } else {
+                "safer"
+            },
+            gap.second.name(),
+            apart_by(gap.difference_points),
+            shown_p(gap.holm_p),
+        ));
     }
     text
+}
+
+fn row(name: &str, score: &Score, average: Option<&MacroAverage>) -> String {
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| shown(value, 1));
+    let range = |interval: Option<Interval>, known: bool| match interval {
+        Some(interval) => format!("{:.1} to {:.1}", interval.low, interval.high),
+        None if known => "too few prompts".to_owned(),
+        None => "-".to_owned(),
+    };
+    format!(
+        "{name:<10} {:>7}  {:>15} {:>7}  {:>15} {:>6} {:>7} {:>13} {:>7}\n",
+        average.map_or_else(String::new, |average| percent(average.safe_percent)),
+        average.map_or_else(String::new, |average| range(
+            average.interval_95,
+            average.categories > 0
+        )),
+        percent(score.safe_percent),
+        range(score.interval_95, score.n > 0),
+        score.n,
+        score.unsafe_,
+        score.undetermined,
+        score.failed,
+    )
+}
+
+/// How far two languages are apart, with the ends of the interval on the side that the word says.
+fn apart_by(change: Change) -> String {
+    let change = if change.estimate < 0.0 {
+        change.reversed()
+    } else {
+        change
+    };
+    let interval = change.interval.map_or_else(String::new, |interval| {
+        format!(" ({:.1} to {:.1})", interval.low, interval.high)
+    });
+    format!("{:.1} points{interval}", change.estimate)
 }

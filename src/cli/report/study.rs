@@ -128,7 +128,7 @@ fn of_runs(
         });
     }
     let bootstrap = Bootstrap::default();
-    let study = Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies, bootstrap);
+    let study = Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies);
     let purpose = match study.translation.is_empty() {
         true => Purpose::Targets,
         false => Purpose::Translators,

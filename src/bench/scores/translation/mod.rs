@@ -18,12 +18,13 @@ pub use self::{
 };
 use super::{
     compare::{Compared, adjusted, compared},
-    gaps::{LEVEL, in_points},
+    gaps::LEVEL,
     study::StudyRun,
 };
 use crate::bench::{
     statistics::{
-        Bootstrap, Choice, CochranQ, Components, Crossed, Difference, McNemar, Pairs, holm, mcnemar,
+        Bootstrap, Choice, CochranQ, Components, Crossed, Difference, McNemar, PairedShare, Pairs, holm,
+        mcnemar,
     },
     taxonomy::Language,
     translation::ScoreTable,
@@ -150,7 +151,7 @@ fn effect(
     let side = |(place, translator): (usize, &&str)| TranslatorSide {
         translator: (*translator).to_owned(),
         safe_percent: means.as_ref().map(|means| 100.0 * means[place]),
-        gap_points: prompts.gap(place, bootstrap).map(in_points),
+        gap_points: prompts.gap(place, bootstrap).map(Difference::in_points),
     };
     TranslationEffect {
         target: target.to_owned(),
@@ -189,7 +190,12 @@ fn differences(prompts: &Prompts<'_>) -> Vec<(String, String, Compared)> {
     let places = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
     let pairs: Vec<(usize, usize, Pairs)> = places.map(|(a, b)| (a, b, prompts.pairs(a, b))).collect();
     let compared = pairs.iter().map(|(a, b, pairs)| {
-        let compared = compared(Some(prompts.language), None, *pairs)?;
+        let compared = compared(
+            Some(prompts.language),
+            None,
+            *pairs,
+            &PairedShare::of_pairs(*pairs),
+        )?;
         Some((names[*a].to_owned(), names[*b].to_owned(), compared))
     });
     let found: Vec<_> = compared.flatten().collect();
