@@ -387,3 +387,30 @@ fn a_report_names_the_precisions_of_its_models() {
         assert!(html.contains(part), "{part}");
     }
 }
+
+/// A digest is one word of 71 letters: without a place to break it is twice as wide as a phone.
+#[test]
+fn a_digest_breaks_where_a_phone_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let verdicts = "id,language,category,label\n1,en,crime_tax,safe\n1,de,crime_tax,safe\n";
+    fs::write(work.join("v.csv"), verdicts).unwrap();
+    let outcome = babelward(work, &["bench", "import", "v.csv", "--out", "run"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = read(work, "run/report.html");
+    let rule = html.split(" { overflow-wrap:anywhere; }").next().unwrap();
+    let breaking: Vec<&str> = rule.lines().last().unwrap().split(", ").collect();
+    let is_long = |word: &str| word.len() > 60 && word.contains("sha256:");
+    let tags = tags(&html);
+    let long: Vec<&Tag> = tags
+        .iter()
+        .filter(|tag| tag.text.split_whitespace().any(is_long))
+        .collect();
+    assert!(!long.is_empty(), "the page names the digest of the file");
+    for tag in long {
+        assert!(
+            breaking.contains(&tag.name.as_str()),
+            "{tag:?} is not among {breaking:?}"
+        );
+    }
+}

@@ -138,8 +138,9 @@ pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparabil
             Aspect::Prompting => differences.known(|one| one.prompting.map(str::to_owned))?,
             Aspect::Sampling => differences.known(|one| one.sampling.clone())?,
             Aspect::Seeds => differences.every(|one| list(one.seeds.iter()))?,
-            Aspect::Answers => differences
-                .every(|one| format!("{} judged, {} without a verdict", one.judged, one.unjudged))?,
+            Aspect::Answers => {
+                differences.every(|one| format!("{} of {} judged", one.judged, one.judged + one.unjudged))?
+            }
             Aspect::Unknown => differences.unknown()?,
         };
         Some(Difference {
