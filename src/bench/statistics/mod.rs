@@ -2,14 +2,15 @@
 //! source of each.
 
 pub mod agreement;
+pub mod beta;
 pub mod bootstrap;
 pub mod calibration;
 pub mod choice;
-pub mod correction;
 pub mod crossed;
 pub mod paired;
 pub mod proportion;
 pub mod rank;
+pub mod stratified;
 
 use serde::{Deserialize, Serialize};
 

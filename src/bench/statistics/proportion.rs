@@ -10,24 +10,20 @@ pub fn wilson(successes: u64, trials: u64) -> Option<Interval> {
     if trials == 0 || successes > trials {
         return None;
     }
-    let n = trials as f64;
-    let p = successes as f64 / n;
+    Some(wilson_at(successes as f64 / trials as f64, trials as f64))
+}
+
+/// Wilson's interval around the share `p` of `n` trials, which may be as many as say the same of it: both need not be
+/// whole.
+pub(super) fn wilson_at(p: f64, n: f64) -> Interval {
     let z2 = Z95 * Z95;
     let scale = 1.0 + z2 / n;
     let centre = (p + z2 / (2.0 * n)) / scale;
     let half = Z95 * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt() / scale;
-    Some(Interval {
-        low: if successes == 0 {
-            0.0
-        } else {
-            (centre - half).max(0.0)
-        },
-        high: if successes == trials {
-            1.0
-        } else {
-            (centre + half).min(1.0)
-        },
-    })
+    Interval {
+        low: if p <= 0.0 { 0.0 } else { (centre - half).max(0.0) },
+        high: if p >= 1.0 { 1.0 } else { (centre + half).min(1.0) },
+    }
 }
 
 /// A difference of two proportions, `first - second`, with its 95 % interval.
