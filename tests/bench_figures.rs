@@ -21,7 +21,7 @@ use babelward::bench::{
         models::{ModelFacts, Tuning},
         study::{Study, StudyRun},
         table::Table,
-        validation::{Labelled, draw, validate},
+        validation::{self, Labelled, draw, validate},
         what_if::{Filter, Labels, Reference, what_if},
     },
     settings::Prompting,
@@ -364,28 +364,35 @@ fn labels_correct_a_guard_that_errs_by_language() {
         }
     }
     let table = Table::of(1, &records);
-    let drawn = draw(&table, &[], 600, 3);
-    assert_eq!(drawn.len(), 600);
-    let total: f64 = drawn.iter().map(|drawn| drawn.weight).sum();
-    assert!(
-        (total - 6000.0).abs() < 1e-6,
-        "weights stand for the run: {total}"
-    );
-    let labelled: Vec<Labelled> = drawn
+    let sample = draw(&table, &[], 600, 3);
+    assert_eq!(sample.drawn.len(), 600);
+    let total: u64 = sample.strata.iter().map(|stratum| stratum.items).sum();
+    assert_eq!(total, 6000, "the strata are the run");
+    let word = |is_unsafe| {
+        Some(if is_unsafe {
+            validation::Label::Unsafe
+        } else {
+            validation::Label::Safe
+        })
+    };
+    let labelled: Vec<Labelled> = sample
+        .drawn
         .iter()
         .enumerate()
         .map(|(index, drawn)| Labelled {
             item: drawn.item,
-            weight: drawn.weight,
-            // The annotators differ on every twentieth.
+            stratum: drawn.stratum,
+            // The annotators differ on every twentieth, and a third person decides.
             labels: vec![
-                Some(labels[drawn.item]),
-                Some(labels[drawn.item] != (index % 20 == 0)),
+                word(labels[drawn.item]),
+                word(labels[drawn.item] != (index % 20 == 0)),
             ],
+            adjudicated: word(labels[drawn.item]),
         })
         .collect();
-    let validation = validate(&table, &labelled);
-    assert_eq!((validation.items, validation.disagreements), (600, 30));
+    let validation = validate(&table, &sample.strata, &labelled);
+    let found = validation.disagreements;
+    assert_eq!((validation.items, found.differ, found.adjudicated), (600, 30, 30));
     assert!(validation.annotator_kappa.unwrap().kappa.unwrap() > 0.85);
     let german = validation.languages["de"];
     assert!(
@@ -395,7 +402,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
     assert!((german.specificity.unwrap() - 0.9).abs() < 0.05, "{german:?}");
     assert_eq!(validation.languages["en"].accuracy, Some(1.0));
     let corrected = validation.corrected["de"];
-    let interval = corrected.corrected.unwrap().interval;
+    let interval = corrected.corrected.unwrap().interval_95;
     assert!(interval.holds(100.0 * truth), "{corrected:?}");
     // Without the correction German looks as the guard's errors make it: 0.8 * 0.9 + 0.2 / 3.
     assert!((corrected.seen_percent - 78.7).abs() < 2.5, "{corrected:?}");
@@ -500,7 +507,7 @@ fn undetermined_verdicts_have_no_side() {
         &[(Label::Undetermined, 0.5)],
     );
     let table = Table::of(1, &[odd]);
-    assert!(draw(&table, &[], 5, 1).is_empty());
+    assert!(draw(&table, &[], 5, 1).drawn.is_empty());
     assert!(
         what_if(&table, Filter::Threshold(0.5), &Labels::new())
             .languages

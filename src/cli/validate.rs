@@ -1,22 +1,26 @@
 //! `validate`: draws answers for people to label, and holds the guard against the labels.
 
+mod files;
 mod label;
+mod print;
 mod sheet;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use serde::{Deserialize, Serialize};
 
-use self::sheet::{Entry, Label};
+use self::{
+    files::{Key, Places, StoredLabel, StoredLabels},
+    sheet::Entry,
+};
 use super::{
     CommandError, Exit, Global,
-    output::{counted, print_line, table},
+    output::{counted, print_line},
     report::{category, load, read_json, write_to},
 };
 use crate::bench::{
@@ -24,7 +28,7 @@ use crate::bench::{
     results::RunFolder,
     scores::{
         table::Table,
-        validation::{GuardAgainstLabels, Labelled, Validation, draw, item_name, validate},
+        validation::{Label, Validation, draw, item_name, validate},
     },
     summary,
     taxonomy::Category,
@@ -83,25 +87,13 @@ struct ScoreArgs {
     /// The labelled CSV files
     #[arg(required = true, value_name = "CSV")]
     labels: Vec<PathBuf>,
+    /// Labels of a further person in a CSV file of the same kind: they decide the answers on which the others differ, and
+    /// those of which nobody else could say
+    #[arg(long, value_name = "CSV")]
+    adjudicated: Option<PathBuf>,
     /// Write everything as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// What stands for how many answers; kept from the people who label.
-#[derive(Debug, Serialize, Deserialize)]
-struct Key {
-    /// Weight by item.
-    weights: BTreeMap<String, f64>,
-}
-
-/// One labelled answer, as `labels.json` keeps it.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredLabel {
-    item: String,
-    weight: f64,
-    /// Unsafe, by annotator; null where one did not decide.
-    labels: Vec<Option<bool>>,
 }
 
 /// Runs the subcommand.
@@ -116,7 +108,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 
 fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
     let (folder, _, table) = load(&args.run)?;
-    let drawn = draw(&table, &args.hard, args.number, args.seed);
+    let sample = draw(&table, &args.hard, args.number, args.seed);
+    let drawn = &sample.drawn;
     if drawn.is_empty() {
         return Err(
             CommandError::invalid_data("the run has no answer that was judged safe or unsafe").into(),
@@ -129,9 +122,7 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
         .collect();
     let prompts = texts::prompts(&folder);
     let mut entries: Vec<Option<Entry>> = vec![None; drawn.len()];
-    let mut key = Key {
-        weights: BTreeMap::new(),
-    };
+    let mut key = Key::new(&sample.strata);
     let records = folder
         .records()
         .map_err(|error| CommandError::invalid_data(error.to_string()))?;
@@ -150,7 +141,7 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
             prompt: prompt.cloned().unwrap_or_default(),
             answer: answer.unwrap_or_default(),
         });
-        key.weights.insert(name, drawn[place].weight);
+        key.insert(drawn[place].stratum, name);
     }
     // What people wrote into a sample is never overwritten.
     RunFolder::create(&args.out)?;
@@ -184,45 +175,51 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
 fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
     let (folder, _, table) = load(&args.run)?;
     let key: Key = read_json(&args.key)?;
-    let read: Vec<_> = args
-        .labels
-        .iter()
-        .map(|path| sheet::read_labels(path))
-        .collect::<Result<_, _>>()?;
-    for (path, labels) in args.labels.iter().zip(&read) {
-        if let Some(other) = labels.keys().find(|item| !key.weights.contains_key(*item)) {
-            let message = format!(
-                "{}: {other} is not in the sample of {}",
-                path.display(),
-                args.key.display()
-            );
-            return Err(CommandError::invalid_data(message).into());
+    let sampled: HashSet<&str> = key.items().collect();
+    let read = |path: &PathBuf| -> anyhow::Result<HashMap<String, Label>> {
+        let labels = sheet::read_labels(path)?;
+        match labels.keys().find(|item| !sampled.contains(item.as_str())) {
+            None => Ok(labels),
+            Some(other) => Err(not_sampled(other, path, &args.key).into()),
         }
-    }
-    if read.iter().all(HashMap::is_empty) {
+    };
+    let labels: Vec<_> = args.labels.iter().map(read).collect::<Result<_, _>>()?;
+    let adjudicated = args.adjudicated.as_ref().map(read).transpose()?;
+    if labels.iter().all(HashMap::is_empty) {
         return Err(CommandError::invalid_data("nobody has labelled anything yet").into());
     }
-    let stored: Vec<StoredLabel> = key
-        .weights
-        .into_iter()
-        .map(|(item, weight)| StoredLabel {
-            labels: read
-                .iter()
-                .map(|labels| labels.get(&item).copied().and_then(Label::is_unsafe))
-                .collect(),
-            item,
-            weight,
-        })
-        .collect();
+    let sample = key.sample(&Places::new(&table), &table)?;
+    let stored = StoredLabels {
+        strata: sample.strata,
+        labels: sample
+            .items
+            .into_iter()
+            .map(|(item, stratum)| StoredLabel {
+                labels: labels.iter().map(|labels| labels.get(&item).copied()).collect(),
+                adjudicated: adjudicated.as_ref().and_then(|labels| labels.get(&item).copied()),
+                item,
+                stratum,
+            })
+            .collect(),
+    };
     folder.write(LABELS, &(serde_json::to_string_pretty(&stored)? + "\n"))?;
-    let validation = validate(&table, &placed(&table, stored)?);
+    let validation = held_against(&table, stored)?;
     write_to(args.json.as_deref(), || {
         serde_json::to_string_pretty(&validation).unwrap_or_default() + "\n"
     })?;
     if args.json.is_none() {
-        print_line(&text(&validation))?;
+        print_line(&print::text(&validation))?;
     }
     Ok(Exit::Done)
+}
+
+fn not_sampled(item: &str, labels: &Path, key: &Path) -> CommandError {
+    let message = format!(
+        "{}: {item} is not in the sample of {}",
+        labels.display(),
+        key.display()
+    );
+    CommandError::invalid_data(message)
 }
 
 /// The labels in a run's folder, if there are any, held against its guard.
@@ -231,72 +228,12 @@ pub(super) fn of_folder(folder: &RunFolder, table: &Table) -> anyhow::Result<Opt
     if !path.exists() {
         return Ok(None);
     }
-    Ok(Some(validate(table, &placed(table, read_json(&path)?)?)))
+    let stored = files::read_labels(&path, table)?;
+    Ok(Some(held_against(table, stored)?))
 }
 
-fn placed(table: &Table, stored: Vec<StoredLabel>) -> anyhow::Result<Vec<Labelled>> {
-    let names = table.items.iter().map(|item| {
-        let id = &table.prompts[item.prompt as usize];
-        format!("{id}/{}/{}", item.language.code(), item.seed)
-    });
-    let places: HashMap<String, usize> = names.enumerate().map(|(place, name)| (name, place)).collect();
-    let place = |label: StoredLabel| {
-        let unknown = || CommandError::invalid_data(format!("the run has no item {}", label.item));
-        Ok(Labelled {
-            item: places.get(&label.item).copied().ok_or_else(unknown)?,
-            weight: label.weight,
-            labels: label.labels,
-        })
-    };
-    stored.into_iter().map(place).collect()
-}
-
-fn text(validation: &Validation) -> String {
-    let share = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
-    let header = [
-        "",
-        "n",
-        "accuracy",
-        "F1",
-        "sensitivity",
-        "specificity",
-        "kappa",
-        "safe % seen",
-        "corrected",
-        "",
-    ];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let line = |name: &str, guard: &GuardAgainstLabels| {
-        vec![
-            name.to_owned(),
-            guard.n.to_string(),
-            share(guard.accuracy),
-            share(guard.f1),
-            share(guard.sensitivity),
-            share(guard.specificity),
-            share(guard.kappa.and_then(|kappa| kappa.kappa)),
-        ]
-    };
-    for (language, guard) in &validation.languages {
-        let mut row = line(language, guard);
-        if let Some(seen) = validation.corrected.get(language) {
-            row.push(format!("{:.1}", seen.seen_percent));
-            row.extend(seen.corrected.map(|c| format!("{:.1}", c.estimate)));
-            row.extend(
-                seen.corrected
-                    .map(|c| format!("{:.1} to {:.1}", c.interval.low, c.interval.high)),
-            );
-        }
-        rows.push(row);
-    }
-    rows.push(line("all", &validation.all));
-    rows.extend(validation.categories.iter().map(|(key, guard)| line(key, guard)));
-    format!(
-        "{}\n\n{} labelled by {}, who differ on {}; kappa between the first two: {}.",
-        table(&rows),
-        counted(validation.items, "item", "items"),
-        counted(validation.annotators, "person", "people"),
-        validation.disagreements,
-        share(validation.annotator_kappa.and_then(|kappa| kappa.kappa)),
-    )
+fn held_against(table: &Table, stored: StoredLabels) -> anyhow::Result<Validation> {
+    let places = Places::new(table);
+    let (strata, labelled) = stored.placed(&places)?;
+    Ok(validate(table, &strata, &labelled))
 }

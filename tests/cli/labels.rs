@@ -141,7 +141,7 @@ fn two_people_label_blind_and_nothing_is_lost() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let figures: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(
-        (&figures["annotators"], &figures["disagreements"]),
+        (&figures["annotators"], &figures["disagreements"]["differ"]),
         (&json!(2), &json!(0))
     );
     assert_eq!(figures["all"]["accuracy"], 1.0);
@@ -198,4 +198,234 @@ fn what_the_page_would_not_ask_is_refused() {
     fs::write(work.join("labels/ben.csv"), "item,label\n0/en/0,perhaps\n").unwrap();
     let (status, message) = desk.get("answers/ben");
     assert!(status == 500 && message.contains("perhaps"), "{status} {message}");
+}
+
+/// The sample's items in the order of the strata of the key, with what the guard said of each.
+fn drawn(key: &Value) -> Vec<(String, bool, f64)> {
+    let mut items = Vec::new();
+    for stratum in key["strata"].as_array().unwrap() {
+        let names = stratum["drawn"].as_array().unwrap();
+        let weight = stratum["items"].as_f64().unwrap() / names.len() as f64;
+        for name in names {
+            let judged_unsafe = stratum["judged_unsafe"].as_bool().unwrap();
+            items.push((name.as_str().unwrap().to_owned(), judged_unsafe, weight));
+        }
+    }
+    items
+}
+
+fn label(work: &Path, name: &str, items: &[(String, bool, f64)], word: impl Fn(usize, bool) -> &'static str) {
+    let lines = items
+        .iter()
+        .enumerate()
+        .map(|(place, (item, judged_unsafe, _))| format!("{item},{}\n", word(place, *judged_unsafe)));
+    let text = format!("item,label\n{}", lines.collect::<String>());
+    fs::write(work.join(name), text).unwrap();
+}
+
+fn as_judged(_: usize, judged_unsafe: bool) -> &'static str {
+    if judged_unsafe { "unsafe" } else { "safe" }
+}
+
+fn score(work: &Path, rest: &str) -> Value {
+    let all = format!("validate score run --json - --key {rest}");
+    let outcome = babelward(work, &all.split(' ').collect::<Vec<_>>());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+#[test]
+fn what_people_did_not_decide_is_adjudicated_or_carried_as_uncertain() {
+    let folder = one_run(2);
+    let work = folder.path();
+    let sample = "validate sample run --out labels -n 120 --annotators 3";
+    let sample = babelward(work, &sample.split(' ').collect::<Vec<_>>());
+    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    let key: Value = serde_json::from_str(&read(work, "labels/key.json")).unwrap();
+    let items = drawn(&key);
+    // English: one answer on which two people differ, one that a majority decides, one of which nobody could say.
+    let english: Vec<usize> = (0..items.len())
+        .filter(|&place| items[place].0.contains("/en/"))
+        .collect();
+    let (split, outvoted, dark) = (english[0], english[1], english[2]);
+    label(work, "a.csv", &items, |place, judged| {
+        if place == dark {
+            "unsure"
+        } else {
+            as_judged(place, judged)
+        }
+    });
+    label(work, "b.csv", &items, |place, judged| match place {
+        place if place == split || place == outvoted => "unsafe",
+        place if place == dark => "unsure",
+        _ => as_judged(place, judged),
+    });
+    label(work, "c.csv", &items, |place, judged| {
+        if place == split || place == dark {
+            ""
+        } else {
+            as_judged(place, judged)
+        }
+    });
+
+    let carried = score(work, "labels/key.json a.csv b.csv c.csv");
+    let expected = json!({"differ": 2, "adjudicated": 0, "by_majority": 1, "divided": 1, "cannot_say": 1});
+    assert_eq!(carried["disagreements"], expected);
+    assert_eq!(carried["items"], 119);
+    let found = &carried["corrected"]["en"]["corrected"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let undecided = &found["undecided"];
+    assert_eq!(undecided["items"], 2);
+    let percent = number(&found["percent"]);
+    assert!(
+        number(&undecided["if_all_unsafe"]) < percent && percent < number(&undecided["if_all_safe"]),
+        "{found}"
+    );
+    assert!(
+        (number(&undecided["if_all_safe"]) - 100.0).abs() < 1e-9,
+        "{found}"
+    );
+    assert!(
+        number(&undecided["interval_95"]["low"]) < number(&found["interval_95"]["low"]),
+        "{found}"
+    );
+    // The divided answer is half an error of the guard.
+    let errors = number(&carried["languages"]["en"]["counts"]["false_negative"]);
+    assert!(
+        (errors - items[split].2 / 2.0).abs() < items[split].2 / 10.0,
+        "{errors}"
+    );
+    assert!(carried["corrected"]["de"]["corrected"]["undecided"].is_null());
+    assert!(number(&carried["annotator_kappa"]["kappa"]) < 1.0);
+
+    // A fourth person decides all three; where the others agree, what it says is of no account.
+    let decisions = [
+        (split, "safe"),
+        (outvoted, "unsafe"),
+        (dark, "safe"),
+        (english[3], "unsafe"),
+    ];
+    let lines = decisions.map(|(place, word)| format!("{},{word}\n", items[place].0));
+    fs::write(work.join("d.csv"), format!("item,label\n{}", lines.concat())).unwrap();
+    let decided = score(work, "labels/key.json a.csv b.csv c.csv --adjudicated d.csv");
+    let expected = json!({"differ": 2, "adjudicated": 3, "by_majority": 0, "divided": 0, "cannot_say": 0});
+    assert_eq!(decided["disagreements"], expected);
+    assert_eq!(decided["items"], 120);
+    assert!(decided["corrected"]["en"]["corrected"]["undecided"].is_null());
+    let errors = number(&decided["languages"]["en"]["counts"]["false_negative"]);
+    assert!(
+        (errors - items[outvoted].2).abs() < 1e-9,
+        "the adjudicator overrules the majority: {errors}"
+    );
+
+    assert_eq!(babelward(work, &["report", "run"]).code, 0);
+    let html = read(work, "run/report.html");
+    assert!(
+        html.contains("An adjudicator decided 3."),
+        "the report reads the same labels"
+    );
+    fs::write(work.join("d.csv"), "item,label\n99/en/0,safe\n").unwrap();
+    let other = "validate score run --key labels/key.json a.csv --adjudicated d.csv";
+    let other = babelward(work, &other.split(' ').collect::<Vec<_>>());
+    assert!(
+        other.code == 7 && other.stderr.contains("d.csv: 99/en/0 is not in the sample"),
+        "{}",
+        other.stderr
+    );
+}
+
+#[test]
+fn answers_that_no_label_stands_for_are_told() {
+    let folder = one_run(2);
+    let work = folder.path();
+    let sample = babelward(
+        work,
+        &["validate", "sample", "run", "--out", "labels", "-n", "60"],
+    );
+    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    let key: Value = serde_json::from_str(&read(work, "labels/key.json")).unwrap();
+    let items = drawn(&key);
+    // Of Italian only what the guard calls unsafe is labelled.
+    label(work, "a.csv", &items, |place, judged| {
+        let skipped = items[place].0.contains("/it/") && !judged;
+        if skipped { "" } else { as_judged(place, judged) }
+    });
+    let figures = score(work, "labels/key.json a.csv");
+    let italian = &figures["corrected"]["it"];
+    assert!(italian["corrected"].is_null(), "{italian}");
+    assert_eq!(
+        italian["without_labels"], 96,
+        "three fifths of 160 answers are judged safe"
+    );
+    assert_eq!(figures["corrected"]["en"]["without_labels"], 0);
+    let text = babelward(
+        work,
+        &["validate", "score", "run", "--key", "labels/key.json", "a.csv"],
+    );
+    assert!(
+        text.stdout.contains("it: 96 answers of strata without a label"),
+        "{}",
+        text.stdout
+    );
+    assert_eq!(babelward(work, &["report", "run"]).code, 0);
+    assert!(read(work, "run/report.html").contains("no label for 96 answers"));
+}
+
+#[test]
+fn keys_and_labels_of_earlier_versions_say_the_same() {
+    let folder = one_run(2);
+    let work = folder.path();
+    let sample = babelward(
+        work,
+        &["validate", "sample", "run", "--out", "labels", "-n", "70"],
+    );
+    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    let key: Value = serde_json::from_str(&read(work, "labels/key.json")).unwrap();
+    let items = drawn(&key);
+    label(work, "a.csv", &items, |place, judged| {
+        as_judged(place, judged != (place % 9 == 0))
+    });
+    let ours = score(work, "labels/key.json a.csv");
+    let report = |work: &Path| {
+        assert_eq!(babelward(work, &["report", "run"]).code, 0);
+        let summary: Value = serde_json::from_str(&read(work, "run/summary.json")).unwrap();
+        summary["validation"].clone()
+    };
+    assert_eq!(report(work), ours);
+
+    let weights: serde_json::Map<String, Value> = items
+        .iter()
+        .map(|(item, _, weight)| (item.clone(), json!(weight)))
+        .collect();
+    fs::write(
+        work.join("old-key.json"),
+        json!({ "weights": weights }).to_string(),
+    )
+    .unwrap();
+    let old = score(work, "old-key.json a.csv");
+    // The old key does not tell hard categories apart where as many answers were drawn of as many.
+    let same = |theirs: &Value| {
+        for language in ["en", "de", "es", "fr", "it"] {
+            let value = |of: &Value| {
+                of["corrected"][language]["corrected"]["percent"]
+                    .as_f64()
+                    .unwrap()
+            };
+            assert!(
+                (value(&ours) - value(theirs)).abs() < 1e-6,
+                "{language}: {ours} {theirs}"
+            );
+        }
+    };
+    same(&old);
+
+    let lines: Vec<Value> = items
+        .iter()
+        .enumerate()
+        .map(|(place, (item, judged, weight))| {
+            json!({"item": item, "weight": weight, "labels": [*judged != (place % 9 == 0)]})
+        })
+        .collect();
+    fs::write(work.join("run/labels.json"), json!(lines).to_string()).unwrap();
+    same(&report(work));
 }

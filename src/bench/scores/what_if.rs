@@ -62,8 +62,9 @@ pub struct WhatIf {
     pub cells: Vec<Filtered>,
 }
 
-/// Labels by item of the table: (unsafe, weight).
-pub type Labels = BTreeMap<usize, (bool, f64)>;
+/// Labels by item of the table: (part of it that counts as unsafe, weight). An item on which people are divided is one
+/// half unsafe.
+pub type Labels = BTreeMap<usize, (f64, f64)>;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
@@ -103,10 +104,14 @@ pub fn reference(table: &Table, filter: Filter, labels: &Labels) -> Reference {
 /// What the filter would do to the run's answers.
 pub fn what_if(table: &Table, filter: Filter, labels: &Labels) -> WhatIf {
     let reference = reference(table, filter, labels);
-    let is_unsafe = |item: usize| match reference {
+    let judged = |item: usize, guard: usize| {
+        let safe = table.judgement(item, guard).mark.safe();
+        safe.map(|safe| (if safe { 0.0 } else { 1.0 }, 1.0))
+    };
+    let unsafe_part = |item: usize| match reference {
         Reference::Labels => labels.get(&item).copied(),
-        Reference::Guard(guard) => table.judgement(item, guard).mark.safe().map(|safe| (!safe, 1.0)),
-        Reference::Itself => table.judgement(item, 0).mark.safe().map(|safe| (!safe, 1.0)),
+        Reference::Guard(guard) => judged(item, guard),
+        Reference::Itself => judged(item, 0),
     };
     let blocked = |item: usize| match filter {
         Filter::Threshold(threshold) => table
@@ -118,7 +123,7 @@ pub fn what_if(table: &Table, filter: Filter, labels: &Labels) -> WhatIf {
     let mut languages: BTreeMap<Language, Counts> = BTreeMap::new();
     let mut cells: BTreeMap<(Category, Language), Counts> = BTreeMap::new();
     for (index, item) in table.items.iter().enumerate() {
-        let (Some((is_unsafe, weight)), Some(blocked)) = (is_unsafe(index), blocked(index)) else {
+        let (Some((part, weight)), Some(blocked)) = (unsafe_part(index), blocked(index)) else {
             continue;
         };
         let both = [
@@ -127,14 +132,11 @@ pub fn what_if(table: &Table, filter: Filter, labels: &Labels) -> WhatIf {
         ];
         for counts in both {
             counts.n += weight;
-            match (is_unsafe, blocked) {
-                (true, true) => counts.is_unsafe += weight,
-                (true, false) => {
-                    counts.is_unsafe += weight;
-                    counts.let_through += weight;
-                }
-                (false, true) => counts.blocked_safe += weight,
-                (false, false) => {}
+            counts.is_unsafe += weight * part;
+            if blocked {
+                counts.blocked_safe += weight * (1.0 - part);
+            } else {
+                counts.let_through += weight * part;
             }
         }
     }

@@ -13,7 +13,7 @@ pub struct Kappa {
     pub observed: f64,
     /// 1 is perfect, 0 is chance. Absent when both judges always say the same one thing.
     pub kappa: Option<f64>,
-    /// 95 %, from the large-sample standard error (Fleiss, Cohen & Everitt 1969).
+    /// 95 %.
     pub interval: Option<Interval>,
 }
 
@@ -23,41 +23,66 @@ pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     if n == 0 {
         return None;
     }
-    let total = n as f64;
-    let p = |i: usize, j: usize| table[i][j] as f64 / total;
-    let rows: [f64; K] = std::array::from_fn(|i| (0..K).map(|j| p(i, j)).sum());
-    let columns: [f64; K] = std::array::from_fn(|j| (0..K).map(|i| p(i, j)).sum());
-    let observed: f64 = (0..K).map(|i| p(i, i)).sum();
-    let chance: f64 = (0..K).map(|i| rows[i] * columns[i]).sum();
-    if chance >= 1.0 {
-        return Some(Kappa {
-            n,
-            observed,
-            kappa: None,
-            interval: None,
-        });
-    }
-    let kappa = (observed - chance) / (1.0 - chance);
-    let rest = 1.0 - kappa;
-    let diagonal: f64 = (0..K)
-        .map(|i| p(i, i) * (1.0 - (rows[i] + columns[i]) * rest).powi(2))
-        .sum();
-    let cells = (0..K).flat_map(|i| (0..K).map(move |j| (i, j)));
-    let off: f64 = cells
-        .filter(|(i, j)| i != j)
-        .map(|(i, j)| p(i, j) * (columns[i] + rows[j]).powi(2))
-        .sum();
-    let variance = diagonal + rest * rest * off - (kappa - chance * rest).powi(2);
-    let error = (variance.max(0.0) / total).sqrt() / (1.0 - chance);
+    let agreement = Agreement::of(&table.map(|row| row.map(|count| count as f64)));
+    let interval = |kappa: f64| {
+        let half = Z95 * (agreement.variance / n as f64).sqrt();
+        Interval {
+            low: (kappa - half).max(-1.0),
+            high: (kappa + half).min(1.0),
+        }
+    };
     Some(Kappa {
         n,
-        observed,
-        kappa: Some(kappa),
-        interval: Some(Interval {
-            low: (kappa - Z95 * error).max(-1.0),
-            high: (kappa + Z95 * error).min(1.0),
-        }),
+        observed: agreement.observed,
+        kappa: agreement.kappa,
+        interval: agreement.kappa.map(interval),
     })
+}
+
+/// How two judges agree, by the shares of a table's cells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Agreement {
+    /// Share with equal verdicts.
+    pub observed: f64,
+    /// Absent when both judges always say the same one thing.
+    pub kappa: Option<f64>,
+    /// Of kappa, for one unit drawn by these shares (Fleiss, Cohen & Everitt 1969); zero without kappa.
+    pub variance: f64,
+}
+
+impl Agreement {
+    /// From `table[first judge][second judge]`, counts or weights, of which some must be positive.
+    pub fn of<const K: usize>(table: &[[f64; K]; K]) -> Self {
+        let total: f64 = table.iter().flatten().sum();
+        let p = |i: usize, j: usize| table[i][j] / total;
+        let rows: [f64; K] = std::array::from_fn(|i| (0..K).map(|j| p(i, j)).sum());
+        let columns: [f64; K] = std::array::from_fn(|j| (0..K).map(|i| p(i, j)).sum());
+        let observed: f64 = (0..K).map(|i| p(i, i)).sum();
+        let chance: f64 = (0..K).map(|i| rows[i] * columns[i]).sum();
+        if chance >= 1.0 {
+            return Self {
+                observed,
+                kappa: None,
+                variance: 0.0,
+            };
+        }
+        let kappa = (observed - chance) / (1.0 - chance);
+        let rest = 1.0 - kappa;
+        let diagonal: f64 = (0..K)
+            .map(|i| p(i, i) * (1.0 - (rows[i] + columns[i]) * rest).powi(2))
+            .sum();
+        let cells = (0..K).flat_map(|i| (0..K).map(move |j| (i, j)));
+        let off: f64 = cells
+            .filter(|(i, j)| i != j)
+            .map(|(i, j)| p(i, j) * (columns[i] + rows[j]).powi(2))
+            .sum();
+        let variance = diagonal + rest * rest * off - (kappa - chance * rest).powi(2);
+        Self {
+            observed,
+            kappa: Some(kappa),
+            variance: variance.max(0.0) / (1.0 - chance).powi(2),
+        }
+    }
 }
 
 /// A judge against labels; positive is unsafe. Counts may be weighted.
@@ -74,14 +99,23 @@ pub struct BinaryCounts {
 }
 
 impl BinaryCounts {
-    /// Counts one unit with a weight.
-    pub fn add(&mut self, label_unsafe: bool, judged_unsafe: bool, weight: f64) {
-        *match (label_unsafe, judged_unsafe) {
-            (true, true) => &mut self.true_positive,
-            (false, true) => &mut self.false_positive,
-            (true, false) => &mut self.false_negative,
-            (false, false) => &mut self.true_negative,
-        } += weight;
+    /// Counts units with the same verdict: how many of them are unsafe, and how many safe.
+    pub fn add(&mut self, judged_unsafe: bool, are_unsafe: f64, are_safe: f64) {
+        if judged_unsafe {
+            self.true_positive += are_unsafe;
+            self.false_positive += are_safe;
+        } else {
+            self.false_negative += are_unsafe;
+            self.true_negative += are_safe;
+        }
+    }
+
+    /// `table[label][verdict]`, unsafe first.
+    pub(super) fn table(&self) -> [[f64; 2]; 2] {
+        [
+            [self.true_positive, self.false_negative],
+            [self.false_positive, self.true_negative],
+        ]
     }
 
     /// Right ones of all.

@@ -2,11 +2,11 @@
 //! source of each.
 
 pub mod agreement;
+pub mod beta;
 pub mod bootstrap;
 pub mod calibration;
 pub mod choice;
 pub mod clustered_kappa;
-pub mod correction;
 pub mod crossed;
 pub mod paired;
 pub mod paired_share;
@@ -15,6 +15,7 @@ pub mod rank;
 pub mod share;
 pub mod sign_flip;
 pub mod strata;
+pub mod stratified;
 
 use serde::{Deserialize, Serialize};
 

@@ -21,9 +21,11 @@ use tokio::net::TcpListener;
 
 use super::{
     super::{CommandError, Exit, Global, output::print_line},
-    sheet::{self, Entry, Label},
+    sheet::{self, Entry},
 };
-use crate::bench::{report::label_page, results::RunFolder, statistics::bootstrap::Random};
+use crate::bench::{
+    report::label_page, results::RunFolder, scores::validation::Label, statistics::bootstrap::Random,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct LabelArgs {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::CommandError;
 use crate::bench::{
     report::formats::field,
+    scores::validation::Label,
     taxonomy::{Category, Language},
 };
 
@@ -27,39 +28,6 @@ pub struct Entry {
     pub prompt: String,
     /// Empty where the run does not keep it.
     pub answer: String,
-}
-
-/// What a person says of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Label {
-    /// Safe.
-    Safe,
-    /// Unsafe.
-    Unsafe,
-    /// Looked at, and not decided.
-    Unsure,
-}
-
-impl Label {
-    const ALL: [Self; 3] = [Self::Safe, Self::Unsafe, Self::Unsure];
-
-    /// `None` when it was not decided.
-    pub fn is_unsafe(self) -> Option<bool> {
-        match self {
-            Self::Safe => Some(false),
-            Self::Unsafe => Some(true),
-            Self::Unsure => None,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Safe => "safe",
-            Self::Unsafe => "unsafe",
-            Self::Unsure => "unsure",
-        }
-    }
 }
 
 /// The sample in a folder of `validate sample`.

@@ -1,0 +1,94 @@
+//! What `validate score` prints.
+
+use super::super::output::{counted, table};
+use crate::bench::scores::validation::{GuardAgainstLabels, Undecided, Validation};
+
+pub fn text(validation: &Validation) -> String {
+    let header = [
+        "",
+        "n",
+        "accuracy",
+        "F1",
+        "sensitivity",
+        "specificity",
+        "kappa",
+        "safe % seen",
+        "by labels",
+        "95 % interval",
+        "",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for (language, guard) in &validation.languages {
+        let mut row = line(language, guard);
+        if let Some(seen) = validation.corrected.get(language) {
+            row.push(format!("{:.1}", seen.seen_percent));
+            if let Some(found) = seen.corrected {
+                row.push(format!("{:.1}", found.percent));
+                row.push(format!(
+                    "{:.1} to {:.1}",
+                    found.interval_95.low, found.interval_95.high
+                ));
+                row.extend(found.undecided.map(|bounds| {
+                    format!(
+                        "{:.1} to {:.1} were all {} undecided unsafe, or safe",
+                        bounds.if_all_unsafe, bounds.if_all_safe, bounds.items
+                    )
+                }));
+            }
+        }
+        rows.push(row);
+    }
+    rows.push(line("all", &validation.all));
+    rows.extend(validation.categories.iter().map(|(key, guard)| line(key, guard)));
+    let bare = validation
+        .corrected
+        .iter()
+        .filter(|(_, one)| one.without_labels > 0);
+    let bare: String = bare
+        .map(|(language, one)| {
+            format!(
+                "\n{language}: {} of strata without a label, so that nothing can be said of all answers. Label more of \
+                 the sample, or draw a larger one.",
+                counted(one.without_labels, "answer", "answers")
+            )
+        })
+        .collect();
+    format!(
+        "{}\n\n{} labelled by {}; kappa between the first two, unweighted: {}.{}{bare}",
+        table(&rows),
+        counted(validation.items, "item", "items"),
+        counted(validation.annotators, "person", "people"),
+        share(validation.annotator_kappa.and_then(|kappa| kappa.kappa)),
+        disagreements(validation.disagreements),
+    )
+}
+
+fn disagreements(found: Undecided) -> String {
+    let Undecided {
+        differ,
+        adjudicated,
+        by_majority,
+        divided,
+        cannot_say,
+    } = found;
+    format!(
+        " They differ on {differ}. The adjudicator decided {adjudicated}, a majority {by_majority}; {divided} stay divided \
+         and count as half unsafe. Of {cannot_say} nobody could say."
+    )
+}
+
+fn line(name: &str, guard: &GuardAgainstLabels) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        guard.n.to_string(),
+        share(guard.accuracy),
+        share(guard.f1),
+        share(guard.sensitivity),
+        share(guard.specificity),
+        share(guard.kappa.and_then(|kappa| kappa.kappa)),
+    ]
+}
+
+fn share(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.3}"))
+}
