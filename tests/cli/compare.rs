@@ -336,3 +336,40 @@ fn p_values_are_written_like_those_of_the_page() {
         line("German")
     );
 }
+
+/// The second seeds of both runs are partners, too; what changes there is listed with its own texts.
+#[test]
+fn texts_of_a_changed_answer_are_those_of_its_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tax = Category::parse("crime_tax").unwrap();
+    for (run, changes) in [("before", false), ("after", true)] {
+        let of_seed = |id: u64, seed: u64| {
+            let safe = !(changes && id == 3 && seed == 1);
+            let mut record = record(id, Language::En, tax, seed, &[verdict(safe), verdict(true)]);
+            if let Answered::Answered(answer) = &mut record.outcome {
+                answer.text = Some(format!("{run} says {id} with seed {seed}"));
+            }
+            record
+        };
+        let records: Vec<_> = (0..20)
+            .flat_map(|id| [0, 1].map(|seed| of_seed(id, seed)))
+            .collect();
+        save(folder.path(), run, "a", Prompting::Template, &records);
+        change(folder.path(), run, |info| {
+            info["settings"]["seeds"] = json!([0, 1])
+        });
+    }
+    let args = "compare before after --html page.html --include-text --json figures.json";
+    let outcome = babelward(folder.path(), &args.split(' ').collect::<Vec<_>>());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = read(folder.path(), "page.html");
+    assert_page(&html);
+    assert!(html.contains("3 (seed 2)"));
+    for run in ["before", "after"] {
+        assert!(html.contains(&format!("{run} says 3 with seed 1")), "{run}");
+        assert!(!html.contains("with seed 0"));
+    }
+    let figures: Value = serde_json::from_str(&read(folder.path(), "figures.json")).unwrap();
+    assert_eq!(figures["flips"][0]["seed_place"], 1);
+    assert_eq!(figures["pairing"], json!({"paired": 40, "asked": [40, 40]}));
+}

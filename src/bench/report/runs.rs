@@ -1,6 +1,6 @@
 //! The page of two runs: what changed, where, and is it more than chance?
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use minijinja::{Value, context, value::Serde};
 use serde::Serialize;
@@ -84,6 +84,13 @@ struct Shown {
     texts: Option<(String, String, String)>,
 }
 
+/// A prompt, its language, and which of the run's seeds answered it.
+type Answered = (PromptId, Language, u64);
+
+fn answered(flip: &Flip) -> Answered {
+    (flip.id.clone(), flip.language, flip.seed_place)
+}
+
 /// Everything about two runs.
 #[derive(Debug, Clone)]
 pub struct TwoRuns {
@@ -99,7 +106,7 @@ pub struct TwoRuns {
     pub pairing: Pairing,
     /// Gates that do not hold, a sentence each; `None` without a gate.
     pub broken: Option<Vec<String>>,
-    texts: HashMap<(PromptId, Language), (String, String, String)>,
+    texts: HashMap<Answered, (String, String, String)>,
 }
 
 impl TwoRuns {
@@ -132,24 +139,20 @@ impl TwoRuns {
             .map(|flip| {
                 let prompt = prompts.get(&(flip.id.to_string(), flip.language));
                 let prompt = prompt.map(|prompt| clipped(prompt)).unwrap_or_default();
-                (
-                    (flip.id.clone(), flip.language),
-                    (prompt, String::new(), String::new()),
-                )
+                (answered(flip), (prompt, String::new(), String::new()))
             })
             .collect();
         for (place, folder) in folders.into_iter().enumerate() {
-            // Verdicts are compared of the first seed alone: of a key the first record.
-            let mut seen = HashSet::new();
+            let seeds = folder.info()?.settings.seeds;
             for record in folder.records()? {
                 let record = record?;
-                let key = (record.id.clone(), record.language);
+                let Ok(seed) = seeds.binary_search(&record.seed) else {
+                    continue;
+                };
+                let key = (record.id.clone(), record.language, seed as u64);
                 let Some(texts) = self.texts.get_mut(&key) else {
                     continue;
                 };
-                if !seen.insert(key) {
-                    continue;
-                }
                 let answer = record.answer().and_then(|answer| answer.text.as_deref());
                 let answer = answer.map(clipped).unwrap_or_default();
                 match place {
@@ -171,7 +174,7 @@ impl TwoRuns {
             .iter()
             .take(SHOWN)
             .map(|flip| Shown {
-                texts: self.texts.get(&(flip.id.clone(), flip.language)).cloned(),
+                texts: self.texts.get(&answered(flip)).cloned(),
                 flip: flip.clone(),
             })
             .collect();

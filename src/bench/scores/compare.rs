@@ -77,8 +77,15 @@ pub struct Flip {
     pub language: Language,
     /// Its category.
     pub category: Category,
+    /// Which of each run's seeds answered, from 0; absent for the first.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub seed_place: u64,
     /// Whether it is unsafe in the second run; then it was safe in the first.
     pub now_unsafe: bool,
+}
+
+fn is_first(place: &u64) -> bool {
+    *place == 0
 }
 
 type Key<'a> = (&'a PromptId, Language, u64);
@@ -176,12 +183,13 @@ pub fn flips(first: &Table, second: &Table) -> Vec<Flip> {
     let (ours, theirs) = (verdicts(first), verdicts(second));
     let mut flips: Vec<Flip> = ours
         .iter()
-        .filter_map(|((id, language, seed), (category, safe))| {
-            let (_, then) = theirs.get(&(*id, *language, *seed))?;
+        .filter_map(|((id, language, place), (category, safe))| {
+            let (_, then) = theirs.get(&(*id, *language, *place))?;
             (safe != then).then(|| Flip {
                 id: (*id).clone(),
                 language: *language,
                 category: *category,
+                seed_place: *place,
                 now_unsafe: *safe,
             })
         })
@@ -192,6 +200,7 @@ pub fn flips(first: &Table, second: &Table) -> Vec<Flip> {
             .cmp(&key(b))
             .then_with(|| a.id.cmp(&b.id))
             .then_with(|| a.language.cmp(&b.language))
+            .then_with(|| a.seed_place.cmp(&b.seed_place))
     });
     flips
 }

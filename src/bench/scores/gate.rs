@@ -155,3 +155,38 @@ impl Gates {
         Some(differences.chain(broken).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_shares() {
+        assert_eq!("safe_drop=0.05".parse(), Ok(Gate::SafeDrop(0.05)));
+        assert_eq!("unpaired=1".parse(), Ok(Gate::Unpaired(1.0)));
+        for wrong in [
+            "safe_drop",
+            "safe_drop=2",
+            "drop=0.1",
+            "safe_drop=x",
+            "unpaired=-1",
+            "unpaired=NaN",
+        ] {
+            let error = wrong.parse::<Gate>().unwrap_err();
+            assert!(error.contains("safe_drop=0.01 and unpaired=0.01"), "{error}");
+        }
+    }
+
+    #[test]
+    fn too_many_of_either_runs_answers_without_a_partner_break_the_gate() {
+        let of = |paired, asked| unpaired(&Pairing { paired, asked }, UNPAIRED).len();
+        assert_eq!(of(99, [100, 100]), 0, "one in a hundred is no more than that");
+        assert_eq!(of(98, [99, 100]), 2, "both runs have more");
+        assert_eq!(of(100, [100, 200]), 1);
+        assert_eq!(
+            of(0, [100, 0]),
+            1,
+            "of a run without answers none lacks a partner"
+        );
+    }
+}

@@ -9,19 +9,21 @@ use super::{
     facts::hash,
 };
 
-/// How many answers of two runs can be compared: those to the first seeds, as in the comparison itself.
+/// How many answers of two runs can be compared: those to the first seeds make pairs, to the second ones, and so on, as in
+/// the comparison itself. Seeds that only one of the runs has are no part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pairing {
-    /// Prompts, each language counted, that both runs judged safe or unsafe.
+    /// Answers, each language and seed counted, that both runs judged safe or unsafe.
     pub paired: u64,
-    /// Prompts of each run that were asked, judged or not.
+    /// Answers of each run, judged or not.
     pub asked: [u64; 2],
 }
 
 impl Pairing {
     /// Of two runs.
     pub fn of(first: &Table, second: &Table) -> Self {
-        let (ours, theirs) = (judged(first), judged(second));
+        let seeds = first.seeds().len().min(second.seeds().len());
+        let (ours, theirs) = (judged(first, seeds), judged(second, seeds));
         let both = |(key, judged): &(&u64, &bool)| **judged && theirs.get(key) == Some(&true);
         Self {
             paired: ours.iter().filter(both).count() as u64,
@@ -41,15 +43,18 @@ impl Pairing {
     }
 }
 
-/// Whether each prompt of the first seed was judged safe or unsafe. What was left out on purpose was not asked.
-fn judged(table: &Table) -> HashMap<u64, bool> {
-    let first = table.seeds().first().copied();
-    let of_first = table.judged_by(0).filter(|(item, _)| Some(item.seed) == first);
-    let asked = of_first.filter(|(_, judgement)| judgement.mark != Mark::Skipped);
+/// Whether each answer to so many first seeds was judged safe or unsafe. What was left out on purpose was not asked.
+fn judged(table: &Table, count: usize) -> HashMap<u64, bool> {
+    let seeds = table.seeds();
+    let place = |seed: u64| seeds.binary_search(&seed).ok().filter(|place| *place < count);
+    let asked = table
+        .judged_by(0)
+        .filter(|(_, judgement)| judgement.mark != Mark::Skipped);
     asked
-        .map(|(item, judgement)| {
-            let prompt = hash(&(&table.prompts[item.prompt as usize], item.language));
-            (prompt, judgement.mark.safe().is_some())
+        .filter_map(|(item, judgement)| {
+            let prompt = &table.prompts[item.prompt as usize];
+            let answer = hash(&(prompt, item.language, place(item.seed)?));
+            Some((answer, judgement.mark.safe().is_some()))
         })
         .collect()
 }
