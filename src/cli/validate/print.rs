@@ -30,12 +30,8 @@ pub fn text(validation: &Validation) -> String {
                 ));
                 row.extend(found.undecided.map(|bounds| {
                     format!(
-                        "{:.1} to {:.1} ({:.1} to {:.1}) were all {} undecided unsafe, or safe",
-                        bounds.if_all_unsafe,
-                        bounds.if_all_safe,
-                        bounds.interval_95.low,
-                        bounds.interval_95.high,
-                        bounds.items
+                        "{:.1} to {:.1} were all {} undecided unsafe, or safe",
+                        bounds.if_all_unsafe, bounds.if_all_safe, bounds.items
                     )
                 }));
             }
