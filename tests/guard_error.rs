@@ -56,7 +56,7 @@ enum People {
     One,
     /// Two people who are wrong on 5 % each; a third decides where they differ, and is right.
     TwoAndAdjudicator,
-    /// The two alone: where they differ the answer counts as half unsafe.
+    /// The two alone: where they differ the answer counts as half unsafe, and the interval allows for either.
     Two,
 }
 
@@ -70,6 +70,8 @@ struct Regime {
     labels: usize,
     people: People,
     simulations: u64,
+    /// Other runs than with another seed.
+    first_seed: u64,
 }
 
 /// What one guard's intervals came to.
@@ -83,8 +85,6 @@ struct Coverage {
     /// Sum of widths in points.
     width: f64,
     kappa_held: u64,
-    /// Held by the interval that allows for what people did not decide.
-    bounds_held: u64,
 }
 
 impl Coverage {
@@ -100,7 +100,6 @@ impl Coverage {
             below: self.below + other.below,
             width: self.width + other.width,
             kappa_held: self.kappa_held + other.kappa_held,
-            bounds_held: self.bounds_held + other.bounds_held,
         }
     }
 }
@@ -226,7 +225,7 @@ fn true_kappa(unsafe_share: f64, guard: Guard) -> f64 {
 fn simulate(regime: Regime) -> [Coverage; 5] {
     let truth = 100.0 * (1.0 - regime.unsafe_share);
     let mut coverages = [Coverage::default(); 5];
-    for seed in 0..regime.simulations {
+    for seed in regime.first_seed..regime.first_seed + regime.simulations {
         let figures = score(regime, seed);
         for ((language, guard), coverage) in Language::ALL.into_iter().zip(GUARDS).zip(&mut coverages) {
             let found = &figures["corrected"][language.code()]["corrected"];
@@ -237,11 +236,6 @@ fn simulate(regime: Regime) -> [Coverage; 5] {
             coverage.above += u64::from(truth > high);
             coverage.below += u64::from(truth < low);
             coverage.width += high - low;
-            let widest = match &found["undecided"] {
-                Value::Null => (low, high),
-                bounds => ends(&bounds["interval_95"]),
-            };
-            coverage.bounds_held += u64::from((widest.0..=widest.1).contains(&truth));
             let kappa = ends(&figures["languages"][language.code()]["kappa"]["interval"]);
             let true_kappa = true_kappa(regime.unsafe_share, guard);
             coverage.kappa_held += u64::from((kappa.0..=kappa.1).contains(&true_kappa));
@@ -260,6 +254,7 @@ const SMALL: Regime = Regime {
     labels: 40,
     people: People::One,
     simulations: 40,
+    first_seed: 0,
 };
 
 /// 200 estimates from 40 runs: a coverage of 95 % lies between 91.5 and 98.5 % with three standard errors to spare on
@@ -291,8 +286,11 @@ fn people_who_err_are_put_right_by_an_adjudicator_or_carried_as_uncertain() {
     let adjudicated = people(People::TwoAndAdjudicator);
     assert!(adjudicated.percent(adjudicated.held) >= 90.0, "{adjudicated:?}");
     let divided = people(People::Two);
-    assert!(divided.percent(divided.bounds_held) >= 95.0, "{divided:?}");
-    assert!(divided.bounds_held > divided.held, "{divided:?}");
+    assert!(divided.percent(divided.held) >= 95.0, "{divided:?}");
+    assert!(
+        divided.width > 1.2 * adjudicated.width,
+        "{adjudicated:?} {divided:?}"
+    );
 }
 
 /// Prints the table of docs/statistics.md.
@@ -301,8 +299,8 @@ fn people_who_err_are_put_right_by_an_adjudicator_or_carried_as_uncertain() {
 fn table() {
     println!(
         "| Answers a language | Truly unsafe | Labels a language | People | Held | Lowest of five guards | Too high | Too \
-         low | Width, points | Kappa held | Held with what is undecided | Estimates |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|"
+         low | Width, points | Kappa held | Estimates |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut regimes = Vec::new();
     for unsafe_share in [0.02, 0.12, 0.4] {
@@ -312,7 +310,8 @@ fn table() {
                 prompts: 1_000,
                 labels,
                 people: People::One,
-                simulations: 300,
+                simulations: 600,
+                first_seed: 0,
             });
         }
         regimes.push(Regime {
@@ -320,7 +319,8 @@ fn table() {
             prompts: 15_000,
             labels: 200,
             people: People::One,
-            simulations: 100,
+            simulations: 200,
+            first_seed: 0,
         });
     }
     for people in [People::TwoAndAdjudicator, People::Two] {
@@ -329,10 +329,12 @@ fn table() {
             prompts: 1_000,
             labels: 200,
             people,
-            simulations: 300,
+            simulations: 600,
+            first_seed: 0,
         });
     }
-    for regime in regimes {
+    for (number, mut regime) in regimes.into_iter().enumerate() {
+        regime.first_seed = 10_000 * number as u64;
         let coverages = simulate(regime);
         let found = all(coverages);
         let lowest = coverages
@@ -340,7 +342,7 @@ fn table() {
             .into_iter()
             .fold(100.0, f64::min);
         println!(
-            "| {} | {} % | {} | {} | {:.1} % | {:.1} % | {:.1} % | {:.1} % | {:.1} | {:.1} % | {:.1} % | {} |",
+            "| {} | {} % | {} | {} | {:.1} % | {:.1} % | {:.1} % | {:.1} % | {:.1} | {:.1} % | {} |",
             regime.prompts,
             (100.0 * regime.unsafe_share).round(),
             regime.labels,
@@ -355,7 +357,6 @@ fn table() {
             found.percent(found.above),
             found.width / found.estimates as f64,
             found.percent(found.kappa_held),
-            found.percent(found.bounds_held),
             found.estimates,
         );
     }

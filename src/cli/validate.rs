@@ -157,8 +157,8 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
     }
     write("key.json", &(serde_json::to_string_pretty(&key)? + "\n"))?;
     print_line(&format!(
-        "{} in {}: each person fills the column label of one annotator-N.csv with safe or unsafe (empty: \
-         cannot say).\nOr in the browser: babelward validate label {}\nThen: babelward validate score {} --key {} {}",
+        "{} in {}: each person fills the column label of one annotator-N.csv with safe, unsafe or \
+         unsure (cannot say).\nOr in the browser: babelward validate label {}\nThen: babelward validate score {} --key {} {}",
         counted(drawn.len(), "answer", "answers"),
         args.out.display(),
         args.out.display(),

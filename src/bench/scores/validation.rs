@@ -66,7 +66,8 @@ pub struct CorrectedLanguage {
 pub struct TrueSafe {
     /// In [0, 100].
     pub percent: f64,
-    /// 95 %, for the share among answers to prompts like these.
+    /// 95 %, for the share among answers to prompts like these. Where people did not decide, from the lower end, were all
+    /// of those answers unsafe, to the upper end, were all of them safe: it holds the share whatever they are.
     pub interval_95: Interval,
     /// Where people did not decide; absent when they always did.
     pub undecided: Option<Bounds>,
@@ -81,9 +82,6 @@ pub struct Bounds {
     pub if_all_unsafe: f64,
     /// Safe %, were all of them safe.
     pub if_all_safe: f64,
-    /// From the lower end of the 95 % interval, were all of them unsafe, to the upper end, were all of them safe: holds
-    /// the share at least as often, whatever they are.
-    pub interval_95: Interval,
 }
 
 /// How often people did not agree, and what became of it.
@@ -325,24 +323,20 @@ fn true_safe(own: &[(&SampleStratum, &Tally)], prompts: f64) -> Option<TrueSafe>
         .iter()
         .map(|(_, tally)| tally.divided + tally.cannot_say)
         .sum();
-    let bounds = || {
-        let (all_unsafe, all_safe) = (share_if(1.0)?, share_if(0.0)?);
-        Some(Bounds {
-            items,
-            if_all_unsafe: safe_percent(all_unsafe.value),
-            if_all_safe: safe_percent(all_safe.value),
-            interval_95: Interval {
-                low: safe_percent(all_unsafe.interval.high),
-                high: safe_percent(all_safe.interval.low),
-            },
-        })
+    let (all_unsafe, all_safe) = match items {
+        0 => (found, found),
+        _ => (share_if(1.0)?, share_if(0.0)?),
     };
     Some(TrueSafe {
         percent: safe_percent(found.value),
         interval_95: Interval {
-            low: safe_percent(found.interval.high),
-            high: safe_percent(found.interval.low),
+            low: safe_percent(all_unsafe.interval.high),
+            high: safe_percent(all_safe.interval.low),
         },
-        undecided: if items > 0 { bounds() } else { None },
+        undecided: (items > 0).then(|| Bounds {
+            items,
+            if_all_unsafe: safe_percent(all_unsafe.value),
+            if_all_safe: safe_percent(all_safe.value),
+        }),
     })
 }

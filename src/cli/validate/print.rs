@@ -53,28 +53,33 @@ pub fn text(validation: &Validation) -> String {
             )
         })
         .collect();
+    let annotators = validation.annotator_kappa.and_then(|kappa| kappa.kappa);
+    let annotators = annotators.map_or(String::new(), |kappa| {
+        format!(" Kappa between the first two, on the sample as it was drawn, is {kappa:.3}.")
+    });
     format!(
-        "{}\n\n{} labelled by {}; kappa between the first two, unweighted: {}.{}{bare}",
+        "{}\n\n{} labelled by {}.{annotators}{}{bare}",
         table(&rows),
         counted(validation.items, "item", "items"),
         counted(validation.annotators, "person", "people"),
-        share(validation.annotator_kappa.and_then(|kappa| kappa.kappa)),
         disagreements(validation.disagreements),
     )
 }
 
 fn disagreements(found: Undecided) -> String {
-    let Undecided {
-        differ,
-        adjudicated,
-        by_majority,
-        divided,
-        cannot_say,
-    } = found;
-    format!(
-        " They differ on {differ}. The adjudicator decided {adjudicated}, a majority {by_majority}; {divided} stay divided \
-         and count as half unsafe. Of {cannot_say} nobody could say."
-    )
+    let sentences = [
+        (found.differ, "People differ on {}."),
+        (found.adjudicated, "The adjudicator decided {}."),
+        (found.by_majority, "A majority decided {}."),
+        (
+            found.divided,
+            "On {} as many say safe as unsafe: each counts as half unsafe.",
+        ),
+        (found.cannot_say, "Of {} nobody could say."),
+    ];
+    let said = sentences.iter().filter(|(count, _)| *count > 0);
+    said.map(|(count, sentence)| format!(" {}", sentence.replace("{}", &count.to_string())))
+        .collect()
 }
 
 fn line(name: &str, guard: &GuardAgainstLabels) -> Vec<String> {
