@@ -84,6 +84,8 @@ struct Coverage {
     below: u64,
     /// Sum of widths in points.
     width: f64,
+    /// Intervals of kappa, which is without one where people are divided.
+    kappas: u64,
     kappa_held: u64,
 }
 
@@ -99,8 +101,14 @@ impl Coverage {
             above: self.above + other.above,
             below: self.below + other.below,
             width: self.width + other.width,
+            kappas: self.kappas + other.kappas,
             kappa_held: self.kappa_held + other.kappa_held,
         }
+    }
+
+    /// % of the intervals of kappa that hold the truth, where there are some.
+    fn kappa_percent(self) -> Option<f64> {
+        (self.kappas > 0).then(|| 100.0 * self.kappa_held as f64 / self.kappas as f64)
     }
 }
 
@@ -236,9 +244,13 @@ fn simulate(regime: Regime) -> [Coverage; 5] {
             coverage.above += u64::from(truth > high);
             coverage.below += u64::from(truth < low);
             coverage.width += high - low;
-            let kappa = ends(&figures["languages"][language.code()]["kappa"]["interval"]);
-            let true_kappa = true_kappa(regime.unsafe_share, guard);
-            coverage.kappa_held += u64::from((kappa.0..=kappa.1).contains(&true_kappa));
+            let kappa = &figures["languages"][language.code()]["kappa"]["interval"];
+            if !kappa.is_null() {
+                let (low, high) = ends(kappa);
+                let true_kappa = true_kappa(regime.unsafe_share, guard);
+                coverage.kappas += 1;
+                coverage.kappa_held += u64::from((low..=high).contains(&true_kappa));
+            }
         }
     }
     coverages
@@ -262,7 +274,7 @@ const SMALL: Regime = Regime {
 #[test]
 fn intervals_hold_the_truth_that_was_planted() {
     let found = all(simulate(SMALL));
-    let (held, kappa_held) = (found.percent(found.held), found.percent(found.kappa_held));
+    let (held, kappa_held) = (found.percent(found.held), found.kappa_percent().unwrap());
     assert!((91.5..=98.5).contains(&held), "{found:?}");
     assert!((91.5..=99.0).contains(&kappa_held), "{found:?}");
     assert!(
@@ -342,7 +354,7 @@ fn table() {
             .into_iter()
             .fold(100.0, f64::min);
         println!(
-            "| {} | {} % | {} | {} | {:.1} % | {:.1} % | {:.1} % | {:.1} % | {:.1} | {:.1} % | {} |",
+            "| {} | {} % | {} | {} | {:.1} % | {:.1} % | {:.1} % | {:.1} % | {:.1} | {} | {} |",
             regime.prompts,
             (100.0 * regime.unsafe_share).round(),
             regime.labels,
@@ -356,7 +368,9 @@ fn table() {
             found.percent(found.below),
             found.percent(found.above),
             found.width / found.estimates as f64,
-            found.percent(found.kappa_held),
+            found
+                .kappa_percent()
+                .map_or_else(|| "–".to_owned(), |held| format!("{held:.1} %")),
             found.estimates,
         );
     }

@@ -296,6 +296,7 @@ fn what_people_did_not_decide_is_adjudicated_or_carried_as_uncertain() {
         (errors - items[split].2 / 2.0).abs() < items[split].2 / 10.0,
         "{errors}"
     );
+    assert!(carried["languages"]["en"]["kappa"]["interval"].is_null());
     assert!(carried["corrected"]["de"]["corrected"]["undecided"].is_null());
     assert!(number(&carried["annotator_kappa"]["kappa"]) < 1.0);
 
@@ -313,6 +314,7 @@ fn what_people_did_not_decide_is_adjudicated_or_carried_as_uncertain() {
     assert_eq!(decided["disagreements"], expected);
     assert_eq!(decided["items"], 120);
     assert!(decided["corrected"]["en"]["corrected"]["undecided"].is_null());
+    assert!(decided["languages"]["en"]["kappa"]["interval"].is_object());
     let errors = number(&decided["languages"]["en"]["counts"]["false_negative"]);
     assert!(
         (errors - items[outvoted].2).abs() < 1e-9,

@@ -46,7 +46,8 @@ pub struct GuardAgainstLabels {
     pub sensitivity: Option<f64>,
     /// Share of safe answers that it lets pass.
     pub specificity: Option<f64>,
-    /// Agreement beyond chance, weighted like the rest.
+    /// Agreement beyond chance, weighted like the rest. It has no interval where people are divided on an answer: each such
+    /// answer counts as half an error of the guard, and no sampling error says how far that is from the truth.
     pub kappa: Option<Kappa>,
 }
 
@@ -215,6 +216,7 @@ fn against_labels(
     key: &dyn Fn(&Item) -> &'static str,
 ) -> BTreeMap<String, GuardAgainstLabels> {
     let mut parts: BTreeMap<&'static str, BTreeMap<(usize, bool), Stratum>> = BTreeMap::new();
+    let mut divided: BTreeSet<&'static str> = BTreeSet::new();
     for one in counted {
         let Some(safe) = table.judgement(one.item, 0).mark.safe() else {
             continue;
@@ -230,6 +232,9 @@ fn against_labels(
         group.size += one.weight;
         group.labels += 1.0;
         group.unsafe_labels += one.unsafe_part;
+        if one.unsafe_part > 0.0 && one.unsafe_part < 1.0 {
+            divided.insert(key(&table.items[one.item]));
+        }
     }
     let mut prompts: BTreeMap<&'static str, BTreeSet<u32>> = BTreeMap::new();
     for (item, judgement) in table.judged_by(0) {
@@ -242,7 +247,13 @@ fn against_labels(
         .map(|(key, groups)| {
             let groups: Vec<Stratum> = groups.into_values().collect();
             let prompts = prompts.get(key).map_or(0, BTreeSet::len);
-            (key.to_owned(), of_groups(&groups, prompts))
+            let mut against = of_groups(&groups, prompts);
+            if divided.contains(key)
+                && let Some(kappa) = &mut against.kappa
+            {
+                kappa.interval = None;
+            }
+            (key.to_owned(), against)
         })
         .collect()
 }
