@@ -15,217 +15,11 @@
 
 mod count;
 mod planted;
+mod runs;
+mod studies;
 
-use babelward::bench::taxonomy::Category;
-use count::Count;
-use planted::{Regime, WHOLE, compared, program, simulate, summary, tenth};
-use serde_json::Value;
-
-/// Every category has the same share.
-fn equal(unsafe_share: f64) -> [f64; 32] {
-    [unsafe_share; 32]
-}
-
-/// A few categories have most of what is unsafe.
-fn unequal(unsafe_share: f64) -> [f64; 32] {
-    let weight = |place: usize| match place % 8 {
-        0 => 5.0,
-        1 | 2 => 1.0,
-        _ => 0.2,
-    };
-    let total: f64 = (0..32).map(weight).sum();
-    std::array::from_fn(|place| 32.0 * unsafe_share * weight(place) / total)
-}
-
-/// What one run's summary says of its first language, of all together, and of agreement.
-#[derive(Default)]
-struct OfRun {
-    macro_: Count,
-    micro: Count,
-    all: Count,
-    category: Count,
-    agreement: Count,
-}
-
-impl OfRun {
-    fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
-        let mut counts = Self::default();
-        let all = (0..regime.languages.len()).map(|language| regime.micro_safe(0, language));
-        let all = all.sum::<f64>() / regime.languages.len() as f64;
-        let of_category = 100.0 * (1.0 - regime.unsafe_shares[0][0][0]);
-        let agreement = same_verdict(regime, |_| true);
-        simulate(regime, simulations, seed, |runs| {
-            let summary = summary(&runs[0]);
-            let first = &summary["languages"][0];
-            counts
-                .macro_
-                .interval(&first["macro"]["interval_95"], regime.macro_safe(0, 0));
-            counts
-                .micro
-                .interval(&first["micro"]["interval_95"], regime.micro_safe(0, 0));
-            counts
-                .all
-                .interval(&summary["all_languages_micro"]["interval_95"], all);
-            let category = &summary["categories"][0];
-            counts
-                .category
-                .interval(&category["all"]["interval_95"], of_category);
-            counts
-                .agreement
-                .interval(&summary["agreement"]["all"]["interval_95"], agreement);
-        });
-        counts
-    }
-}
-
-/// Chance that verdicts of one seed are the same in all languages, in percent, over the prompts of some categories, where
-/// languages have the same shares.
-fn same_verdict(regime: &Regime, kept: impl Fn(usize) -> bool) -> f64 {
-    let (languages, alike) = (regime.languages.len(), regime.alike);
-    let chances = |unsafe_share: f64| {
-        // Of the languages' answers some are drawn with the prompt, some with the run's own draw, the rest alone.
-        let mut same = 0.0;
-        for prompt in 0..=languages {
-            for run in 0..=languages - prompt {
-                let rest = languages - prompt - run;
-                let ways = choose(languages, prompt) * choose(languages - prompt, run);
-                let own = (1.0 - alike.prompt - alike.run).powi(rest as i32);
-                let chance = ways * alike.prompt.powi(prompt as i32) * alike.run.powi(run as i32) * own;
-                let draws = (usize::from(prompt > 0) + usize::from(run > 0) + rest) as i32;
-                same += chance * (unsafe_share.powi(draws) + (1.0 - unsafe_share).powi(draws));
-            }
-        }
-        same
-    };
-    let shares = regime.unsafe_shares[0][0].iter().zip(&regime.prompts).enumerate();
-    let kept: Vec<(f64, f64)> = shares
-        .filter(|(place, _)| kept(*place))
-        .map(|(_, (share, prompts))| (chances(*share), *prompts as f64))
-        .collect();
-    let prompts: f64 = kept.iter().map(|(_, prompts)| prompts).sum();
-    100.0 * kept.iter().map(|(chance, prompts)| chance * prompts).sum::<f64>() / prompts
-}
-
-fn choose(n: usize, k: usize) -> f64 {
-    (1..=k).map(|i| (n + 1 - i) as f64 / i as f64).product()
-}
-
-/// Gaps between a run's languages, which are none.
-#[derive(Default)]
-struct Gaps {
-    macro_interval: Count,
-    macro_any: Count,
-    micro_interval: Count,
-    micro_any: Count,
-    category_any: Count,
-}
-
-impl Gaps {
-    fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
-        let mut counts = Self::default();
-        simulate(regime, simulations, seed, |runs| {
-            let summary = summary(&runs[0]);
-            let gap = |list: &str| summary[list][0]["difference_points"]["interval"].clone();
-            counts.macro_interval.interval(&gap("macro_gaps"), 0.0);
-            counts.micro_interval.interval(&gap("language_gaps"), 0.0);
-            counts.macro_any.test(any_found(&summary["macro_gaps"]));
-            counts.micro_any.test(any_found(&summary["language_gaps"]));
-            counts.category_any.test(any_found(&summary["category_gaps"]));
-        });
-        counts
-    }
-}
-
-fn any_found(list: &Value) -> bool {
-    list.as_array()
-        .unwrap()
-        .iter()
-        .any(|one| one["holm_p"].as_f64().unwrap() < 0.05)
-}
-
-/// What leaving categories out changes, and what scoring by a policy changes.
-#[derive(Default)]
-struct Changes {
-    agreement: Count,
-    policy: Count,
-}
-
-/// A policy with half of the categories in.
-const IN_POLICY: usize = 16;
-
-impl Changes {
-    fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
-        let mut counts = Self::default();
-        let keys: Vec<&str> = Category::all().map(|category| category.key()).collect();
-        let left_out = |place: usize| ["substance_cannabis", "crime_propaganda"].contains(&keys[place]);
-        let agreement = same_verdict(regime, |place| !left_out(place)) - same_verdict(regime, |_| true);
-        let shares = &regime.unsafe_shares[0][0];
-        let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
-        let policy = 100.0 * (mean(shares) - mean(&shares[..IN_POLICY]));
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("half.json");
-        let text = serde_json::json!({"name": "half", "categories": &keys[..IN_POLICY]});
-        std::fs::write(&file, text.to_string()).unwrap();
-        simulate(regime, simulations, seed, |runs| {
-            let (run, file) = (runs[0].to_str().unwrap(), file.to_str().unwrap());
-            let out = program(&["report", run, "--policy", file, "--json", "-"]);
-            let summary: Value = serde_json::from_slice(&out).unwrap();
-            let interval = &summary["exclusion"]["agreement"]["all"]["interval_95"];
-            counts.agreement.interval(interval, agreement);
-            counts
-                .policy
-                .interval(&summary["policies"][0]["mean"]["interval_95"], policy);
-        });
-        counts
-    }
-}
-
-/// Two runs.
-#[derive(Default)]
-struct OfTwo {
-    language: Count,
-    category: Count,
-    macro_: Count,
-    category_test: Count,
-    any_category: Count,
-    language_test: Count,
-    macro_test: Count,
-}
-
-impl OfTwo {
-    /// Tests are errors only where the runs are the same.
-    fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
-        let mut counts = Self::default();
-        let change = |category: usize| {
-            100.0 * (regime.unsafe_shares[0][0][category] - regime.unsafe_shares[1][0][category])
-        };
-        simulate(regime, simulations, seed, |runs| {
-            let both = compared(runs);
-            let interval = |one: &Value| one["change_points"]["interval"].clone();
-            let language = &both["languages"][0];
-            let micro = regime.micro_safe(1, 0) - regime.micro_safe(0, 0);
-            counts.language.interval(&interval(language), micro);
-            counts
-                .language_test
-                .test(language["test"]["mid_p"].as_f64().unwrap() < 0.05);
-            let macro_safe = regime.macro_safe(1, 0) - regime.macro_safe(0, 0);
-            counts
-                .macro_
-                .interval(&both["macro_safe"]["interval_95"], macro_safe);
-            counts
-                .macro_test
-                .test(both["macro_safe"]["p"].as_f64().unwrap() < 0.05);
-            for (place, one) in both["categories"].as_array().unwrap().iter().enumerate() {
-                counts.category.interval(&interval(one), change(place));
-                counts
-                    .category_test
-                    .test(one["test"]["mid_p"].as_f64().unwrap() < 0.05);
-            }
-            counts.any_category.test(any_found(&both["categories"]));
-        });
-        counts
-    }
-}
+use planted::{Regime, WHOLE, tenth};
+use runs::{Changes, Gaps, OfRun, OfTwo, equal, unequal};
 
 /// Seeds and languages of a prompt were once counted as so many prompts: of eight seeds an interval held the truth in 62 of
 /// 100 cases.
@@ -278,6 +72,70 @@ fn categories_of_two_runs_differ_by_chance_as_often_as_they_may() {
     );
     assert!(counts.category.covered() > 93.0, "{:?}", counts.category);
     assert!(counts.macro_.covered() > 85.0, "{:?}", counts.macro_);
+}
+
+/// The rest of the tables: studies of several runs, and runs with several guards.
+#[test]
+#[ignore = "takes minutes"]
+fn all_studies() {
+    let (mut intervals, mut tests) = (Vec::new(), Vec::new());
+    for models in [6, 14] {
+        let regime = format!("{models} models whose safety and size are unrelated");
+        let counts = studies::Sizes::simulate(models, 1000, 300 + models as u64);
+        intervals.push(
+            counts
+                .interval
+                .interval_row("rank correlation of size and safety", &regime),
+        );
+        tests.push(counts.test.test_row("size and safety", &regime));
+    }
+    for (alike, name) in [(0.0, "independent answers"), (0.8, "three languages alike")] {
+        let count = studies::kappa_of_guards(0.6, alike, 1000, 320);
+        let regime = format!("kappa 0.6, 150 prompts, {name}");
+        intervals.push(count.interval_row("kappa of two guards", &regime));
+    }
+    for (names, seeds) in [(&["a", "b"][..], 1), (&["a", "b", "c"], 1), (&["a", "b", "c"], 3)] {
+        let counts = studies::Translators::simulate(names, seeds, 600, 340 + seeds);
+        let regime = format!("{} translators alike, 120 prompts, {seeds} seeds", names.len());
+        intervals.push(
+            counts
+                .difference
+                .interval_row("difference of two translators", &regime),
+        );
+        intervals.push(counts.gap.interval_row("gap to the reference language", &regime));
+        tests.push(counts.test.test_row("translators against each other", &regime));
+    }
+    println!(
+        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    intervals.iter().for_each(|row| println!("{row}"));
+    println!("\n| test | regime | nominal % | found by chance % | simulations |");
+    println!("|---|---|---|---|---|");
+    tests.iter().for_each(|row| println!("{row}"));
+}
+
+/// Guards and translators, in small.
+#[test]
+fn studies_hold_what_was_planted() {
+    let kappa = studies::kappa_of_guards(0.6, 0.8, 40, 5);
+    assert!(kappa.covered() > 85.0 && kappa.none == 0, "{kappa:?}");
+    let sizes = studies::Sizes::simulate(8, 30, 6);
+    assert!(sizes.interval.covered() > 85.0, "{:?}", sizes.interval);
+    assert!(
+        sizes.test.percent(sizes.test.truth_above) < 17.0,
+        "{:?}",
+        sizes.test
+    );
+    let translators = studies::Translators::simulate(&["a", "b"], 1, 30, 7);
+    assert!(
+        translators.difference.covered() > 85.0,
+        "{:?}",
+        translators.difference
+    );
+    assert!(translators.gap.covered() > 85.0, "{:?}", translators.gap);
+    let test = &translators.test;
+    assert!(test.percent(test.truth_above) < 17.0, "{test:?}");
 }
 
 /// The table of docs/statistics.md.
