@@ -241,3 +241,26 @@ fn every_problem_of_a_file_is_listed_and_nothing_is_written() {
     );
     assert!(!folder.path().join("run").exists());
 }
+
+/// 97 of 98 are 98.98 %, which one digit would make a safe model of.
+#[test]
+fn a_share_is_not_rounded_into_another_band() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let row = |model: &str, id: u32, label: &str| {
+        let row =
+            json!({"id": id, "language": "en", "category": "crime_tax", "label": label, "model": model});
+        format!("{row}\n")
+    };
+    let rows = (0..98).map(|id| {
+        let label = if id == 0 { "unsafe" } else { "safe" };
+        row("one-1b-it", id, label) + &row("other-2b-it", id, "safe")
+    });
+    fs::write(work.join("all.jsonl"), rows.collect::<String>()).unwrap();
+    let imported = babelward(work, &["bench", "import", "all.jsonl", "--out", "runs"]);
+    let study = babelward(work, &["report", "runs/one-1b-it", "runs/other-2b-it"]);
+    let compared = babelward(work, &["compare", "runs/other-2b-it", "runs/one-1b-it"]);
+    for said in [&imported.stdout, &study.stdout, &compared.stdout] {
+        assert!(said.contains("98.98") && !said.contains("99.0 "), "{said}");
+    }
+}

@@ -8,6 +8,7 @@ use crate::bench::{
     scores::{
         compare::Comparison,
         models::Tuning,
+        shown,
         study::{Standing, Study},
     },
     statistics::Interval,
@@ -69,8 +70,10 @@ pub fn forest(summary: &Summary) -> Forest {
                 at: place(value),
                 value,
                 text: format!(
-                    "{value:.1} % safe, 95 % interval {:.1} to {:.1}",
-                    interval.low, interval.high
+                    "{} % safe, 95 % interval {:.1} to {:.1}",
+                    shown(value, 1),
+                    interval.low,
+                    interval.high
                 ),
             })
             .collect(),
@@ -247,7 +250,8 @@ pub fn scatter(study: &Study) -> Option<Scatter> {
         .filter_map(|one| Some((one, one.facts.billions?, one.macro_safe?)))
         .filter(|(_, billions, _)| *billions > 0.0)
         .collect();
-    let title = |one: &Standing, billions, safe| format!("{}: {billions} billion, {safe:.1} %", one.name);
+    let title =
+        |one: &Standing, billions, safe| format!("{}: {billions} billion, {} %", one.name, shown(safe, 1));
     let kind = |tuning| match tuning {
         Tuning::Base => "base",
         Tuning::Instruct => "instruct",

@@ -18,6 +18,7 @@ use crate::{
             comparable::{Purpose, comparability},
             models::{ModelFacts, SaidFacts},
             names::{RunMarks, distinct},
+            shown,
             study::{Study, StudyRun},
         },
         statistics::Bootstrap,
@@ -214,7 +215,7 @@ fn told(study: &Study, out: Option<&Path>) -> String {
 }
 
 fn leaderboard(study: &Study) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| shown(value, 1));
     let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
     let rows = study.standings.iter().map(|one| {
         let weakest = one.weakest.as_ref();
@@ -223,7 +224,9 @@ fn leaderboard(study: &Study) -> String {
             percent(one.macro_safe),
             percent(one.agreement.percent),
             percent(one.refused_percent),
-            weakest.map_or_else(String::new, |(name, value)| format!("{name} {value:.1}")),
+            weakest.map_or_else(String::new, |(name, value)| {
+                format!("{name} {}", shown(*value, 1))
+            }),
         ]
     });
     let header = header.map(str::to_owned).to_vec();

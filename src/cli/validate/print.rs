@@ -1,7 +1,10 @@
 //! What `validate score` prints.
 
 use super::super::output::{counted, table};
-use crate::bench::scores::validation::{GuardAgainstLabels, Undecided, Validation};
+use crate::bench::scores::{
+    shown,
+    validation::{GuardAgainstLabels, Undecided, Validation},
+};
 
 pub fn text(validation: &Validation) -> String {
     let header = [
@@ -21,9 +24,9 @@ pub fn text(validation: &Validation) -> String {
     for (language, guard) in &validation.languages {
         let mut row = line(language, guard);
         if let Some(seen) = validation.corrected.get(language) {
-            row.push(format!("{:.1}", seen.seen_percent));
+            row.push(shown(seen.seen_percent, 1));
             if let Some(found) = seen.corrected {
-                row.push(format!("{:.1}", found.percent));
+                row.push(shown(found.percent, 1));
                 row.push(format!(
                     "{:.1} to {:.1}",
                     found.interval_95.low, found.interval_95.high
