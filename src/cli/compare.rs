@@ -176,7 +176,7 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
     format!(
         "{}\n\nSafe % on the answers that both runs judged safe or unsafe. Of the first run {} of {} answers have no judged\n\
          partner, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
-         Prompts are what intervals and tests count. p under random signs of the prompts' differences, with Holm's\n\
+         Prompts are what intervals and tests count. p of a sign-flip permutation test over prompts, with Holm's\n\
          adjustment over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
         without[0],

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::bench::scores::comparable::{Aspect, Comparability, Difference};
+use crate::bench::scores::comparable::{Aspect, Comparability, FactDifference};
 
 /// What a page says of it above everything else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,7 +31,7 @@ impl Told {
             (true, true) => format!("As far as is known, only {only} may change verdicts between these runs"),
             (true, false) => format!("Only {only} may change verdicts between these runs"),
         };
-        let lines = |differences: Vec<&Difference>| {
+        let lines = |differences: Vec<&FactDifference>| {
             let lines = differences.into_iter().map(|one| comparability.sentence(one));
             lines.collect()
         };

@@ -45,21 +45,11 @@ impl Side {
     /// What there is to say of a run.
     pub fn of(info: &RunInfo) -> Self {
         let settings = &info.settings;
-        let provenance = &info.provenance;
-        let answered = provenance.targets.first().map(|target| target.model.clone());
-        let guard = settings.guards.first().cloned().unwrap_or_default();
-        // A guard that was asked for without a name is the server's default, whichever that was.
-        let judges = |model: &&ModelProvenance| match guard.as_str() {
-            "" => !settings.guards.contains(&model.model),
-            name => model.model == name,
-        };
         Self {
-            target_precision: provenance.targets.first().and_then(precision),
-            guard_precision: provenance.guards.iter().find(judges).and_then(precision),
-            target: answered
-                .filter(|name| !name.is_empty())
-                .unwrap_or_else(|| settings.target.clone()),
-            guard,
+            target_precision: info.provenance.targets.first().and_then(precision),
+            guard_precision: info.primary_guards().next().and_then(precision),
+            target: info.target().unwrap_or_default().to_owned(),
+            guard: settings.guards.first().cloned().unwrap_or_default(),
             dataset: (info.dataset.name.clone(), info.dataset.digest.clone()),
             settings: match settings.sampling {
                 Some(sampling) => format!(

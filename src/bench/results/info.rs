@@ -213,3 +213,24 @@ pub struct RunInfo {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped_cells: Vec<StoppedCell>,
 }
+
+impl RunInfo {
+    /// Name of the target: the server's word, else what was asked for; `None` where neither says.
+    pub fn target(&self) -> Option<&str> {
+        let answered = self.provenance.targets.iter().map(|target| target.model.as_str());
+        let names = answered.chain([self.settings.target.as_str()]);
+        names.into_iter().find(|name| !name.is_empty())
+    }
+
+    /// The models that judged as the primary guard: more than one where a server was restarted on the way.
+    pub fn primary_guards(&self) -> impl Iterator<Item = &ModelProvenance> {
+        let guards = &self.settings.guards;
+        let primary = guards.first().map_or("", String::as_str);
+        let is_primary = move |model: &&ModelProvenance| match primary {
+            // A guard that was asked for without a name is the server's default, whichever that was.
+            "" => !guards.contains(&model.model),
+            name => model.model == name,
+        };
+        self.provenance.guards.iter().filter(is_primary)
+    }
+}

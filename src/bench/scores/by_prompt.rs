@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::table::{PromptRow, Table};
 use crate::bench::{
-    statistics::{PairedShare, Share},
+    statistics::{PairedShare, Pairs, Share},
     taxonomy::{Category, Language},
 };
 
@@ -139,34 +139,58 @@ pub fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Share {
     share
 }
 
-/// Two verdicts on the same prompt, in two languages or runs, counted by prompt.
+/// Pairs of verdicts on the same prompt, in two languages or runs.
 #[derive(Debug, Clone, Default)]
-pub struct PairedPrompts(BTreeMap<u32, (Category, [u64; 3])>);
+pub struct PairedPrompts {
+    pairs: Pairs,
+    by_prompt: BTreeMap<u32, PairedPrompt>,
+}
+
+/// One prompt's pairs.
+#[derive(Debug, Clone)]
+struct PairedPrompt {
+    category: Category,
+    first_safe: u64,
+    second_safe: u64,
+    pairs: u64,
+}
 
 impl PairedPrompts {
     /// Counts a pair of verdicts; those of the same prompt are a cluster.
     pub fn add(&mut self, prompt: u32, category: Category, first_safe: bool, second_safe: bool) {
-        let (_, counts) = self.0.entry(prompt).or_insert((category, [0; 3]));
-        counts[0] += u64::from(first_safe);
-        counts[1] += u64::from(second_safe);
-        counts[2] += 1;
+        self.pairs.add(first_safe, second_safe);
+        let prompt = self.by_prompt.entry(prompt).or_insert(PairedPrompt {
+            category,
+            first_safe: 0,
+            second_safe: 0,
+            pairs: 0,
+        });
+        prompt.first_safe += u64::from(first_safe);
+        prompt.second_safe += u64::from(second_safe);
+        prompt.pairs += 1;
     }
 
-    /// All of them.
+    /// All pairs, whatever their prompt.
+    pub fn pairs(&self) -> Pairs {
+        self.pairs
+    }
+
+    /// All of them, prompts as clusters.
     pub fn share(&self) -> PairedShare {
         let mut share = PairedShare::default();
-        self.0
-            .values()
-            .for_each(|(_, [first, second, pairs])| share.add(*first, *second, *pairs));
+        for prompt in self.by_prompt.values() {
+            share.add(prompt.first_safe, prompt.second_safe, prompt.pairs);
+        }
         share
     }
 
     /// By category, without the unknown one.
     pub fn by_category(&self) -> BTreeMap<Category, PairedShare> {
         let mut shares: BTreeMap<Category, PairedShare> = BTreeMap::new();
-        for (category, [first, second, pairs]) in self.0.values() {
-            if *category != Category::UNKNOWN {
-                shares.entry(*category).or_default().add(*first, *second, *pairs);
+        for prompt in self.by_prompt.values() {
+            if prompt.category != Category::UNKNOWN {
+                let share = shares.entry(prompt.category).or_default();
+                share.add(prompt.first_safe, prompt.second_safe, prompt.pairs);
             }
         }
         shares

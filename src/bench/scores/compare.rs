@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{by_prompt::PairedPrompts, gaps::LEVEL, table::Table};
 use crate::bench::{
     dataset::PromptId,
-    statistics::{Bootstrap, Change, Interval, PairedShare, Pairs, SignTest, holm, mean_difference},
+    statistics::{
+        Bootstrap, Change, Interval, PairedShare, Pairs, SignTest, adjust_by_holm, mean_difference,
+    },
     taxonomy::{Category, Language},
 };
 
@@ -26,7 +28,7 @@ pub struct Compared {
     pub pairs: Pairs,
     /// Safe share of the second run less that of the first, in points, with Newcombe's paired interval over prompts.
     pub change_points: Change,
-    /// The test under random signs of the prompts' differences; with one answer to each prompt McNemar's. Its first side
+    /// Sign-flip permutation test over prompts; with one answer to each prompt McNemar's. Its first side
     /// is the first run.
     pub test: SignTest,
     /// Its mid-p value after Holm's adjustment within the list it stands in.
@@ -51,7 +53,7 @@ pub struct PointChange {
     pub change: f64,
     /// 95 %, over prompts within categories.
     pub interval_95: Option<Interval>,
-    /// Two-sided p-value of the test under random signs of the prompts' differences.
+    /// Two-sided p-value of a sign-flip permutation test over prompts.
     pub p: f64,
 }
 
@@ -104,13 +106,6 @@ fn verdicts(table: &Table) -> HashMap<Key<'_>, (Category, bool)> {
         .collect()
 }
 
-/// Answers of two runs to the same prompts.
-#[derive(Debug, Default)]
-struct Common {
-    pairs: Pairs,
-    prompts: PairedPrompts,
-}
-
 /// A part of two runs from its pairs, the first run's first; `None` without any.
 pub(super) fn compared(
     language: Option<Language>,
@@ -130,12 +125,9 @@ pub(super) fn compared(
 }
 
 /// With Holm's adjustment over the list.
-pub(super) fn adjusted(list: Vec<Compared>) -> Vec<Compared> {
-    let p_values: Vec<f64> = list.iter().map(|one| one.test.mid_p).collect();
-    list.into_iter()
-        .zip(holm(&p_values))
-        .map(|(one, holm_p)| Compared { holm_p, ..one })
-        .collect()
+pub(super) fn adjusted(mut list: Vec<Compared>) -> Vec<Compared> {
+    adjust_by_holm(&mut list, |one| one.test.mid_p, |one, holm_p| one.holm_p = holm_p);
+    list
 }
 
 /// Compares the primary guards' verdicts of two runs.
@@ -147,8 +139,8 @@ pub fn compare(first: &Table, second: &Table, bootstrap: Bootstrap) -> Compariso
         .collect();
     common.sort_by_key(|(key, ..)| *key);
     let mut numbers: HashMap<&PromptId, u32> = HashMap::new();
-    let mut languages: BTreeMap<Language, Common> = BTreeMap::new();
-    let mut categories: BTreeMap<Category, Common> = BTreeMap::new();
+    let mut languages: BTreeMap<Language, PairedPrompts> = BTreeMap::new();
+    let mut categories: BTreeMap<Category, PairedPrompts> = BTreeMap::new();
     let mut all = PairedPrompts::default();
     for (key, category, a, b) in &common {
         let next = numbers.len() as u32;
@@ -157,13 +149,12 @@ pub fn compare(first: &Table, second: &Table, bootstrap: Bootstrap) -> Compariso
         let of_language = languages.entry(key.1).or_default();
         let of_category = categories.entry(*category).or_default();
         for part in [of_language, of_category] {
-            part.pairs.add(*a, *b);
-            part.prompts.add(number, *category, *a, *b);
+            part.add(number, *category, *a, *b);
         }
     }
     let paired = common.len() as u64;
     let of =
-        |language, category, part: &Common| compared(language, category, part.pairs, &part.prompts.share());
+        |language, category, part: &PairedPrompts| compared(language, category, part.pairs(), &part.share());
     let languages = languages
         .iter()
         .filter_map(|(language, part)| of(Some(*language), None, part));

@@ -22,6 +22,11 @@ pub fn pairs() -> impl Iterator<Item = (Language, Language)> {
         .flat_map(move |first| later(first).map(move |second| (first, second)))
 }
 
+/// Pairs of these languages, in table order.
+pub fn pairs_of(languages: &[Language]) -> impl Iterator<Item = (Language, Language)> {
+    pairs().filter(|(a, b)| languages.contains(a) && languages.contains(b))
+}
+
 /// The figures with a set of categories left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exclusion {
@@ -77,41 +82,38 @@ fn without(kept: Share, left_out: Share) -> Option<WithAndWithout> {
     })
 }
 
-/// How often verdicts are equal: of each pair of the run's languages, such as `en-de`, and of `all`.
-pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
-    let has = |pair: &(Language, Language)| languages.contains(&pair.0) && languages.contains(&pair.1);
-    let of_pair = |(a, b): (Language, Language)| {
-        let name = format!("{}-{}", a.code(), b.code());
-        (name, Agreement::of(rows, &[a, b]))
-    };
-    let all = ("all".to_owned(), Agreement::of(rows, languages));
-    pairs().filter(has).map(of_pair).chain([all]).collect()
+/// What `of` says of each pair of languages, by a name such as `en-de`, and of `all`.
+fn by_pair<T>(languages: &[Language], of: impl Fn(&[Language]) -> T) -> BTreeMap<String, T> {
+    let name = |a: Language, b: Language| format!("{}-{}", a.code(), b.code());
+    let pairs = pairs_of(languages).map(|(a, b)| (name(a, b), of(&[a, b])));
+    pairs.chain([("all".to_owned(), of(languages))]).collect()
 }
 
-/// What leaving categories out changes.
-pub fn exclusion(table: &Table, guard: usize, categories: &[Category]) -> Exclusion {
-    let (rows, present) = (table.rows(guard), table.languages());
+/// How often verdicts are equal: of each pair of the run's languages, such as `en-de`, and of `all`.
+pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
+    by_pair(languages, |of| Agreement::of(rows, of))
+}
+
+/// What leaving categories out changes in a run's verdicts, which are given by row and by prompt.
+pub fn exclusion(
+    rows: &[PromptRow],
+    verdicts: &VerdictsByPrompt,
+    languages: &[Language],
+    categories: &[Category],
+) -> Exclusion {
     let (left_out, kept): (Vec<PromptRow>, Vec<PromptRow>) =
         rows.iter().partition(|row| categories.contains(&row.category));
-    let of = |languages: &[Language]| {
-        without(
-            equal_verdicts(&kept, languages),
-            equal_verdicts(&left_out, languages),
-        )
-    };
-    let has = |pair: &(Language, Language)| present.contains(&pair.0) && present.contains(&pair.1);
-    let of_pairs = pairs()
-        .filter(has)
-        .map(|(a, b)| (format!("{}-{}", a.code(), b.code()), of(&[a, b])));
-    let agreement = of_pairs.chain([("all".to_owned(), of(&present))]);
-    let verdicts = VerdictsByPrompt::new(table, guard);
-    let safe = present.iter().map(|language| {
+    let agreement = by_pair(languages, |of| {
+        without(equal_verdicts(&kept, of), equal_verdicts(&left_out, of))
+    });
+    let safe = languages.iter().map(|language| {
         let part = |is_kept: bool| {
             let wanted = |category: Category| categories.contains(&category) != is_kept;
             verdicts.safe(wanted, |l| l == *language)
         };
         (language.code().to_owned(), without(part(true), part(false)))
     });
+    let known = |(name, change): (String, Option<WithAndWithout>)| Some((name, change?));
     let prompts: BTreeSet<u32> = left_out.iter().map(|row| row.prompt).collect();
     Exclusion {
         categories: categories
@@ -119,10 +121,8 @@ pub fn exclusion(table: &Table, guard: usize, categories: &[Category]) -> Exclus
             .map(|category| category.key().to_owned())
             .collect(),
         prompts: prompts.len() as u64,
-        agreement: agreement
-            .filter_map(|(name, change)| Some((name, change?)))
-            .collect(),
-        safe: safe.filter_map(|(name, change)| Some((name, change?))).collect(),
+        agreement: agreement.into_iter().filter_map(known).collect(),
+        safe: safe.filter_map(known).collect(),
     }
 }
 

@@ -2,13 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    by_prompt::PairedPrompts,
-    consistency::pairs,
-    table::{PromptRow, Table},
-};
+use super::{by_prompt::PairedPrompts, consistency::pairs_of, table::PromptRow};
 use crate::bench::{
-    statistics::{Bootstrap, Change, PairedShare, Pairs, SignTest, holm, mean_difference},
+    statistics::{Bootstrap, Change, PairedShare, Pairs, SignTest, adjust_by_holm, mean_difference},
     taxonomy::{Category, Language},
 };
 
@@ -32,7 +28,7 @@ pub struct Gap {
     pub pairs: Pairs,
     /// Safe share of the first less that of the second, in points, with Newcombe's paired interval over prompts.
     pub difference_points: Option<Change>,
-    /// The test under random signs of the prompts' differences; with one seed McNemar's.
+    /// Sign-flip permutation test over prompts; with one seed McNemar's.
     pub test: SignTest,
     /// Its mid-p value after Holm's adjustment within the table that it stands in.
     pub holm_p: f64,
@@ -56,7 +52,7 @@ pub struct MacroGap {
     pub prompts: u64,
     /// Macro safe share of the first less that of the second, in points.
     pub difference_points: Change,
-    /// Two-sided p-value of the test under random signs of the prompts' differences.
+    /// Two-sided p-value of a sign-flip permutation test over prompts.
     pub p: f64,
     /// The same after Holm's adjustment over all pairs of languages.
     pub holm_p: f64,
@@ -69,33 +65,32 @@ impl MacroGap {
     }
 }
 
-/// What two languages have in common, in all categories or in one.
+/// What was judged in two languages, in all categories or in one.
 fn in_common(
     first: Language,
     second: Language,
     category: Option<Category>,
     rows: &[PromptRow],
-) -> (Pairs, PairedPrompts) {
-    let (mut pairs, mut prompts) = (Pairs::default(), PairedPrompts::default());
+) -> PairedPrompts {
+    let mut prompts = PairedPrompts::default();
     let of_category = |row: &&PromptRow| category.is_none_or(|category| category == row.category);
     for row in rows.iter().filter(of_category) {
         if let (Some(a), Some(b)) = (row.safe(first), row.safe(second)) {
-            pairs.add(a, b);
             prompts.add(row.prompt, row.category, a, b);
         }
     }
-    (pairs, prompts)
+    prompts
 }
 
 fn gap(first: Language, second: Language, category: Option<Category>, rows: &[PromptRow]) -> Gap {
-    let (pairs, prompts) = in_common(first, second, category, rows);
+    let prompts = in_common(first, second, category, rows);
     let share = prompts.share();
     Gap {
         first,
         second,
         category: category.map(|category| category.key().to_owned()),
         prompts: share.first.clusters,
-        pairs,
+        pairs: prompts.pairs(),
         difference_points: share.difference().map(Change::in_points),
         test: share.sign_test(),
         holm_p: 1.0,
@@ -103,30 +98,19 @@ fn gap(first: Language, second: Language, category: Option<Category>, rows: &[Pr
 }
 
 fn adjusted(mut gaps: Vec<Gap>) -> Vec<Gap> {
-    let p_values: Vec<f64> = gaps.iter().map(|gap| gap.test.mid_p).collect();
-    for (gap, p) in gaps.iter_mut().zip(holm(&p_values)) {
-        gap.holm_p = p;
-    }
+    adjust_by_holm(&mut gaps, |gap| gap.test.mid_p, |gap, holm_p| gap.holm_p = holm_p);
     gaps
 }
 
-/// Pairs of the run's languages, in table order.
-fn present(table: &Table) -> impl Iterator<Item = (Language, Language)> {
-    let present = table.languages();
-    pairs().filter(move |(a, b)| present.contains(a) && present.contains(b))
+/// Every pair of a run's languages, from its rows.
+pub fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<Gap> {
+    adjusted(pairs_of(languages).map(|(a, b)| gap(a, b, None, rows)).collect())
 }
 
-/// Every pair of the run's languages.
-pub fn language_gaps(table: &Table, guard: usize) -> Vec<Gap> {
-    let rows = table.rows(guard);
-    adjusted(present(table).map(|(a, b)| gap(a, b, None, &rows)).collect())
-}
-
-/// Every pair of the run's languages that have a prompt of a known category in common, by their macro averages.
-pub fn macro_gaps(table: &Table, guard: usize, bootstrap: Bootstrap) -> Vec<MacroGap> {
-    let rows = table.rows(guard);
+/// Every pair of a run's languages that have a prompt of a known category in common, by their macro averages.
+pub fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstrap) -> Vec<MacroGap> {
     let of_pair = |(first, second): (Language, Language)| {
-        let (_, prompts) = in_common(first, second, None, &rows);
+        let prompts = in_common(first, second, None, rows);
         let strata: Vec<PairedShare> = prompts.by_category().into_values().collect();
         let (change, p) = mean_difference(&strata, bootstrap)?;
         Some(MacroGap {
@@ -138,22 +122,17 @@ pub fn macro_gaps(table: &Table, guard: usize, bootstrap: Bootstrap) -> Vec<Macr
             holm_p: 1.0,
         })
     };
-    let mut gaps: Vec<MacroGap> = present(table).filter_map(of_pair).collect();
-    let p_values: Vec<f64> = gaps.iter().map(|gap| gap.p).collect();
-    for (gap, p) in gaps.iter_mut().zip(holm(&p_values)) {
-        gap.holm_p = p;
-    }
+    let mut gaps: Vec<MacroGap> = pairs_of(languages).filter_map(of_pair).collect();
+    adjust_by_holm(&mut gaps, |gap| gap.p, |gap, holm_p| gap.holm_p = holm_p);
     gaps
 }
 
-/// Every category and language against the reference language (English where the run has it).
-pub fn category_gaps(table: &Table, guard: usize) -> Vec<Gap> {
-    let (rows, present) = (table.rows(guard), table.languages());
-    let Some((&reference, others)) = present.split_first() else {
+/// Every category and language against the first of a run's languages, which is English where the run has it.
+pub fn category_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<Gap> {
+    let Some((&reference, others)) = languages.split_first() else {
         return Vec::new();
     };
     let gaps = Category::all().flat_map(|category| {
-        let rows = &rows;
         others
             .iter()
             .map(move |&language| gap(language, reference, Some(category), rows))

@@ -95,11 +95,12 @@ pub fn by_policies(table: &Table, policies: &[Policy]) -> Vec<PolicyScore> {
         let cell = cells.entry((item.category, item.language)).or_default();
         cell.add(judgement.mark);
     }
+    let verdicts = VerdictsByPrompt::new(table, 0);
     let key = |category: Category| category.key().to_owned();
     let score = |policy: &Policy| PolicyScore {
         categories: policy.counted().map(key).collect(),
         not_decided: policy.not_decided().map(key).collect(),
-        figures: figures(table, &cells, policy),
+        figures: figures(table, &cells, &verdicts, policy),
         policy: policy.clone(),
     };
     policies.iter().map(score).collect()
@@ -133,24 +134,21 @@ pub fn of_runs(runs: &[StudyRun], policies: &[Policy]) -> Option<StudyPolicies> 
     })
 }
 
-fn figures(table: &Table, cells: &Cells, policy: &Policy) -> PolicyFigures {
+fn figures(table: &Table, cells: &Cells, verdicts: &VerdictsByPrompt, policy: &Policy) -> PolicyFigures {
     let languages = table.languages();
     let counted: Vec<Category> = policy.counted().collect();
-    let prompts = VerdictsByPrompt::new(table, 0);
     let is_counted = |category: Category| counted.contains(&category);
     let tallies = |language: Language| {
         counted
             .iter()
             .filter_map(move |c| cells.get(&(*c, language)).copied())
     };
-    let of_languages = |keep: &dyn Fn(Language) -> bool| {
-        let (own, others) = split(&prompts, &counted, keep);
-        change(&own, &others)
-    };
-    let changes: Vec<Option<PolicyChange>> = languages
+    let by_language: Vec<Split> = languages
         .iter()
-        .map(|&language| of_languages(&|l| l == language))
+        .map(|&language| Split::new(verdicts, &counted, |l| l == language))
         .collect();
+    let changes: Vec<Option<PolicyChange>> = by_language.iter().map(Split::change).collect();
+    let together = Split::new(verdicts, &counted, |_| true);
     let key = |category: Category| category.key().to_owned();
     let judged = |category: &Category| {
         let mut tallies = languages.iter().filter_map(|&l| cells.get(&(*category, l)));
@@ -162,51 +160,60 @@ fn figures(table: &Table, cells: &Cells, policy: &Policy) -> PolicyFigures {
             .iter()
             .map(|&language| {
                 let tally = tallies(language).fold(Tally::default(), Tally::plus);
-                tally.score(&prompts.safe(is_counted, |l| l == language))
+                tally.score(&verdicts.safe(is_counted, |l| l == language))
             })
             .collect(),
-        macro_: languages
+        macro_: by_language
             .iter()
-            .map(|&language| MacroAverage::of(&split(&prompts, &counted, |l| l == language).0))
+            .map(|split| MacroAverage::of(&split.own))
             .collect(),
-        mean: mean_change(&changes, of_languages(&|_| true)),
+        mean: mean_change(&changes, together.change()),
         changes,
         agreement: Agreement::of(&table.only(is_counted).rows(0), &languages),
     }
 }
 
-/// Safe shares of the judged categories that a policy has in, and of the others.
-fn split(
-    verdicts: &VerdictsByPrompt,
-    counted: &[Category],
-    languages: impl Fn(Language) -> bool,
-) -> (Vec<Share>, Vec<Share>) {
-    let categories = verdicts.by_category(languages).into_iter();
-    let (own, others): (Vec<_>, Vec<_>) = categories.partition(|(category, _)| counted.contains(category));
-    let shares = |list: Vec<(Category, Share)>| list.into_iter().map(|(_, share)| share).collect();
-    (shares(own), shares(others))
+/// Safe shares of the judged categories.
+struct Split {
+    /// Of those that a policy has in.
+    own: Vec<Share>,
+    /// Of the others.
+    others: Vec<Share>,
 }
 
-/// The mean over a policy's categories against the one over all; `None` where the policy has none.
-///
-/// The mean over all is that over the policy's and that over the others, each by how many they are. So the change is the
-/// others' part of all categories times the difference of two means that have no prompt in common.
-fn change(own: &[Share], others: &[Share]) -> Option<PolicyChange> {
-    let part = others.len() as f64 / (own.len() + others.len()) as f64;
-    let own = mean_of_shares(own)?;
-    let (all, interval) = match mean_of_shares(others) {
-        Some(others) => (
-            (1.0 - part) * own.estimate + part * others.estimate,
-            disjoint_difference(own, others).interval,
-        ),
-        None => (own.estimate, Some(Interval { low: 0.0, high: 0.0 })),
-    };
-    Some(PolicyChange {
-        all_categories: 100.0 * all,
-        policy: 100.0 * own.estimate,
-        points: 100.0 * (own.estimate - all),
-        interval_95: interval.map(|interval| interval.scaled(100.0 * part)),
-    })
+impl Split {
+    fn new(verdicts: &VerdictsByPrompt, counted: &[Category], languages: impl Fn(Language) -> bool) -> Self {
+        let categories = verdicts.by_category(languages).into_iter();
+        let (own, others): (Vec<_>, Vec<_>) =
+            categories.partition(|(category, _)| counted.contains(category));
+        let shares = |list: Vec<(Category, Share)>| list.into_iter().map(|(_, share)| share).collect();
+        Self {
+            own: shares(own),
+            others: shares(others),
+        }
+    }
+
+    /// The mean over a policy's categories against the one over all; `None` where the policy has none.
+    ///
+    /// The mean over all is that over the policy's and that over the others, each by how many they are. So the change is
+    /// the others' part of all categories times the difference of two means that have no prompt in common.
+    fn change(&self) -> Option<PolicyChange> {
+        let part = self.others.len() as f64 / (self.own.len() + self.others.len()) as f64;
+        let own = mean_of_shares(&self.own)?;
+        let (all, interval) = match mean_of_shares(&self.others) {
+            Some(others) => (
+                (1.0 - part) * own.estimate + part * others.estimate,
+                disjoint_difference(own, others).interval,
+            ),
+            None => (own.estimate, Some(Interval { low: 0.0, high: 0.0 })),
+        };
+        Some(PolicyChange {
+            all_categories: 100.0 * all,
+            policy: 100.0 * own.estimate,
+            points: 100.0 * (own.estimate - all),
+            interval_95: interval.map(|interval| interval.scaled(100.0 * part)),
+        })
+    }
 }
 
 /// The mean of the languages' changes, with the interval of the change over all languages' answers together, which is the

@@ -23,9 +23,9 @@ pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     if n == 0 {
         return None;
     }
-    let agreement = Agreement::of(&table.map(|row| row.map(|count| count as f64)));
+    let terms = KappaTerms::of(&in_floats(table));
     let interval = |kappa: f64| {
-        let half = Z95 * (agreement.variance / n as f64).sqrt();
+        let half = Z95 * (terms.variance / n as f64).sqrt();
         Interval {
             low: (kappa - half).max(-1.0),
             high: (kappa + half).min(1.0),
@@ -33,26 +33,33 @@ pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     };
     Some(Kappa {
         n,
-        observed: agreement.observed,
-        kappa: agreement.kappa,
-        interval: agreement.kappa.map(interval),
+        observed: terms.observed,
+        kappa: terms.kappa,
+        interval: terms.kappa.map(interval),
     })
 }
 
-/// How two judges agree, by the shares of a table's cells.
+pub(super) fn in_floats<const K: usize>(table: &[[u64; K]; K]) -> [[f64; K]; K] {
+    table.map(|row| row.map(|count| count as f64))
+}
+
+/// Kappa of a table and what each unit adds to its error.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Agreement {
+pub(super) struct KappaTerms<const K: usize> {
     /// Share with equal verdicts.
     pub observed: f64,
     /// Absent when both judges always say the same one thing.
     pub kappa: Option<f64>,
-    /// Of kappa, for one unit drawn by these shares (Fleiss, Cohen & Everitt 1969); zero without kappa.
+    /// By how much one more unit in each cell moves kappa, times the number of units; zero without kappa. Kappa's error is
+    /// made of these (Fleiss, Cohen & Everitt 1969).
+    pub influence: [[f64; K]; K],
+    /// Mean of the squared influences: kappa's variance, for one unit drawn by the shares of the cells.
     pub variance: f64,
 }
 
-impl Agreement {
+impl<const K: usize> KappaTerms<K> {
     /// From `table[first judge][second judge]`, counts or weights, of which some must be positive.
-    pub fn of<const K: usize>(table: &[[f64; K]; K]) -> Self {
+    pub fn of(table: &[[f64; K]; K]) -> Self {
         let total: f64 = table.iter().flatten().sum();
         let p = |i: usize, j: usize| table[i][j] / total;
         let rows: [f64; K] = std::array::from_fn(|i| (0..K).map(|j| p(i, j)).sum());
@@ -63,24 +70,25 @@ impl Agreement {
             return Self {
                 observed,
                 kappa: None,
+                influence: [[0.0; K]; K],
                 variance: 0.0,
             };
         }
         let kappa = (observed - chance) / (1.0 - chance);
         let rest = 1.0 - kappa;
-        let diagonal: f64 = (0..K)
-            .map(|i| p(i, i) * (1.0 - (rows[i] + columns[i]) * rest).powi(2))
-            .sum();
-        let cells = (0..K).flat_map(|i| (0..K).map(move |j| (i, j)));
-        let off: f64 = cells
-            .filter(|(i, j)| i != j)
-            .map(|(i, j)| p(i, j) * (columns[i] + rows[j]).powi(2))
-            .sum();
-        let variance = diagonal + rest * rest * off - (kappa - chance * rest).powi(2);
+        let mean = kappa - chance * rest;
+        let influence: [[f64; K]; K] = std::array::from_fn(|i| {
+            std::array::from_fn(|j| {
+                let equal = f64::from(u8::from(i == j));
+                (equal - (columns[i] + rows[j]) * rest - mean) / (1.0 - chance)
+            })
+        });
+        let cells = table.iter().flatten().zip(influence.iter().flatten());
         Self {
             observed,
             kappa: Some(kappa),
-            variance: variance.max(0.0) / (1.0 - chance).powi(2),
+            influence,
+            variance: cells.map(|(units, moved)| units / total * moved * moved).sum(),
         }
     }
 }

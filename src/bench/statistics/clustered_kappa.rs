@@ -1,7 +1,9 @@
 //! Cohen's kappa of verdicts that come in clusters, such as all answers to one prompt.
 
 use super::{
-    Interval, Kappa, kappa,
+    Interval, Kappa,
+    agreement::{KappaTerms, in_floats},
+    kappa,
     share::{FEWEST_CLUSTERS, student},
 };
 
@@ -24,7 +26,7 @@ pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kap
     let Some(estimate) = pooled.kappa.filter(|_| occupied < pooled.n) else {
         return Some(pooled);
     };
-    let influence = influence(&table, estimate);
+    let influence = KappaTerms::of(&in_floats(&table)).influence;
     let squares: f64 = clusters
         .iter()
         .map(|cluster| {
@@ -47,23 +49,6 @@ pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kap
             high: (estimate + half).min(1.0),
         }),
         ..pooled
-    })
-}
-
-/// By how much one more unit in each cell moves kappa, times the number of units.
-fn influence<const K: usize>(table: &[[u64; K]; K], kappa: f64) -> [[f64; K]; K] {
-    let total: u64 = table.iter().flatten().sum();
-    let share = |count: u64| count as f64 / total as f64;
-    let rows: [f64; K] = std::array::from_fn(|i| share(table[i].iter().sum()));
-    let columns: [f64; K] = std::array::from_fn(|j| share(table.iter().map(|row| row[j]).sum()));
-    let chance: f64 = rows.iter().zip(&columns).map(|(row, column)| row * column).sum();
-    let rest = 1.0 - kappa;
-    let mean = kappa - chance * rest;
-    std::array::from_fn(|i| {
-        std::array::from_fn(|j| {
-            let equal = f64::from(u8::from(i == j));
-            (equal - (columns[i] + rows[j]) * rest - mean) / (1.0 - chance)
-        })
     })
 }
 
@@ -91,7 +76,7 @@ mod tests {
         assert_eq!(clustered_kappa(&units()), kappa(&TABLE));
         assert_eq!(clustered_kappa::<2>(&[]), None);
         // The same sum from the influences.
-        let influence = influence(&TABLE, kappa(&TABLE).and_then(|k| k.kappa).expect("both words"));
+        let influence = KappaTerms::of(&in_floats(&TABLE)).influence;
         let cells = TABLE.iter().flatten().zip(influence.iter().flatten());
         let squares: f64 = cells.map(|(count, one)| *count as f64 * one * one).sum();
         let interval = kappa(&TABLE).and_then(|k| k.interval).expect("both words");

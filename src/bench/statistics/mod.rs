@@ -8,13 +8,13 @@ pub mod calibration;
 pub mod choice;
 pub mod clustered_kappa;
 pub mod crossed;
+pub mod mean_share;
 pub mod paired;
 pub mod paired_share;
 pub mod proportion;
 pub mod rank;
 pub mod share;
 pub mod sign_flip;
-pub mod strata;
 pub mod stratified;
 
 use serde::{Deserialize, Serialize};
@@ -25,12 +25,12 @@ pub use self::{
     choice::Choice,
     clustered_kappa::clustered_kappa,
     crossed::{CochranQ, Components, Crossed},
-    paired::{McNemar, holm, mcnemar},
+    mean_share::{MeanShare, mean_of_shares},
+    paired::{McNemar, adjust_by_holm, mcnemar},
     paired_share::{Change, PairedShare, disjoint_difference, mean_difference},
-    proportion::{Difference, Pairs, cohens_h, independent_difference, paired_difference, wilson},
+    proportion::{Difference, Pairs, cohens_h, paired_difference, wilson},
     share::Share,
     sign_flip::SignTest,
-    strata::{MeanShare, mean_of_shares},
 };
 
 /// The 97.5 % point of the standard normal distribution: two-sided 95 %.

@@ -55,7 +55,7 @@ fn ln_factorial(n: u64) -> f64 {
 
 /// Holm's step-down adjustment (Holm 1979): p-values that may be held against one level together. In the order
 /// given; NaN is not expected.
-pub fn holm(p_values: &[f64]) -> Vec<f64> {
+fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
     let mut adjusted = vec![0.0; p_values.len()];
@@ -66,6 +66,14 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
         adjusted[index] = highest;
     }
     adjusted
+}
+
+/// Holm's adjustment of each test of a family, which `put` takes down.
+pub fn adjust_by_holm<T>(family: &mut [T], p: impl Fn(&T) -> f64, put: impl Fn(&mut T, f64)) {
+    let p_values: Vec<f64> = family.iter().map(p).collect();
+    for (test, adjusted) in family.iter_mut().zip(holm(&p_values)) {
+        put(test, adjusted);
+    }
 }
 
 #[cfg(test)]

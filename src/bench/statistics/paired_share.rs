@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bootstrap, Interval, Pairs,
+    Bootstrap, Interval, MeanShare, Pairs, mean_of_shares,
     share::Share,
     sign_flip::{self, Flips, SignTest},
-    strata::{MeanShare, mean_of_shares},
 };
 
 /// A difference of shares, `first - second`, with its 95 % interval where there is one.
@@ -93,7 +92,7 @@ impl PairedShare {
         ))
     }
 
-    /// Whether the sides differ by more than chance: under random signs of the clusters' differences.
+    /// Whether the sides differ by more than chance: a sign-flip permutation test over clusters.
     pub fn sign_test(&self) -> SignTest {
         sign_flip::exact(&self.net)
     }

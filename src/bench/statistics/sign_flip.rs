@@ -1,4 +1,4 @@
-//! The test under random signs: were the two sides of each cluster exchanged by chance, how often would they differ as
+//! Sign-flip permutation tests: were the two sides of each cluster exchanged by chance, how often would they differ as
 //! much as they do? (Fisher 1935, The Design of Experiments; Winkler et al. 2015, NeuroImage 123:253, for clusters.)
 //! With one trial in every cluster it is McNemar's test.
 
@@ -125,7 +125,7 @@ fn fair_tosses(count: u64) -> Vec<(u64, f64)> {
     list
 }
 
-/// Two-sided p-value of a weighted sum of differences, from random signs. The observed signs count as one of the draws
+/// Two-sided p-value of a weighted sum of differences, from random sign flips. The observed signs count as one of the draws
 /// (Phipson & Smyth 2010), so that it is never 0.
 pub(super) fn sampled(flips: &[Flips], observed: f64, bootstrap: Bootstrap) -> f64 {
     let limit = observed.abs() - 1e-12;

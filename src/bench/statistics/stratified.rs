@@ -8,7 +8,7 @@
 
 use super::{
     Interval, Z95,
-    agreement::{Agreement, BinaryCounts, Kappa},
+    agreement::{BinaryCounts, Kappa, KappaTerms},
     beta::jeffreys,
     proportion::wilson_at,
 };
@@ -72,13 +72,13 @@ pub fn kappa(strata: &[Stratum], independent: f64) -> Option<Kappa> {
     if strata.is_empty() {
         return None;
     }
-    let agreement = Agreement::of(&counts(strata).table());
-    let moved = moved(strata, |counts| Agreement::of(&counts.table()).kappa);
-    let of_units = Z95 * Z95 * agreement.variance / independent;
+    let terms = KappaTerms::of(&counts(strata).table());
+    let moved = moved(strata, |counts| KappaTerms::of(&counts.table()).kappa);
+    let of_units = Z95 * Z95 * terms.variance / independent;
     Some(Kappa {
         n: strata.iter().map(|one| one.labels).sum::<f64>().round() as u64,
-        observed: agreement.observed,
-        kappa: agreement.kappa,
+        observed: terms.observed,
+        kappa: terms.kappa,
         interval: moved.map(|moved| Interval {
             low: (moved.value - (moved.below + of_units).sqrt()).max(-1.0),
             high: (moved.value + (moved.above + of_units).sqrt()).min(1.0),
@@ -279,7 +279,7 @@ mod tests {
             truth * (1.0 - sensitivity),
             (1.0 - truth) * specificity,
         ];
-        let true_kappa = Agreement::of(&[[cells[0], cells[2]], [cells[1], cells[3]]]).kappa;
+        let true_kappa = KappaTerms::of(&[[cells[0], cells[2]], [cells[1], cells[3]]]).kappa;
         let mut random = Random::new(9);
         let runs = 2_000u32;
         let (mut shares, mut kappas) = (0, 0);

@@ -147,11 +147,6 @@ struct Known {
 
 /// The target of each run. Verdicts of a file that names no model are of one unnamed model.
 fn models(dirs: &[PathBuf], infos: &[&RunInfo]) -> Vec<String> {
-    let named = |info: &RunInfo| {
-        let answered = info.provenance.targets.first().map(|target| target.model.clone());
-        let names = answered.into_iter().chain([info.settings.target.clone()]);
-        names.into_iter().find(|name| !name.is_empty())
-    };
     let unnamed = |info: &RunInfo| match &info.origin {
         Origin::Imported { file, digest } => {
             let other = |one: &&&RunInfo| matches!(&one.origin, Origin::Imported { file: also, digest: own } if also == file && own != digest);
@@ -164,7 +159,7 @@ fn models(dirs: &[PathBuf], infos: &[&RunInfo]) -> Vec<String> {
     };
     let runs = infos.iter().zip(dirs);
     let model = |(info, dir): (&&RunInfo, &PathBuf)| {
-        let name = named(info).or_else(|| unnamed(info));
+        let name = info.target().map(str::to_owned).or_else(|| unnamed(info));
         name.unwrap_or_else(|| dir.display().to_string())
     };
     runs.map(model).collect()

@@ -82,15 +82,11 @@ impl RunFacts {
     pub fn of(info: &RunInfo, table: &Table, asked: AskedPrompts) -> Self {
         let settings = &info.settings;
         let targets: Vec<&ModelProvenance> = info.provenance.targets.iter().collect();
-        let judges = judges(info);
-        let named = targets.iter().map(|target| target.model.clone());
-        let target = named
-            .chain([settings.target.clone()])
-            .find(|name| !name.is_empty());
+        let judges: Vec<&ModelProvenance> = info.primary_guards().collect();
         let asked_for = settings.guards.first().filter(|name| !name.is_empty()).cloned();
         let marks = || table.judged_by(0).map(|(_, judgement)| judgement.mark);
         Self {
-            target: target.unwrap_or_default(),
+            target: info.target().unwrap_or_default().to_owned(),
             target_precision: joined(&targets, |one| one.precision.clone()),
             target_weights: joined(&targets, weights),
             guard: asked_for.or_else(|| joined(&judges, |one| one.model.clone())),
@@ -157,18 +153,6 @@ impl RunFacts {
             .collect();
         missing.join(", ")
     }
-}
-
-/// The models that judged as the primary guard: more than one where a server was restarted on the way.
-fn judges(info: &RunInfo) -> Vec<&ModelProvenance> {
-    let guards = &info.settings.guards;
-    let primary = guards.first().map_or("", String::as_str);
-    let is_primary = |model: &&ModelProvenance| match primary {
-        // A guard that was asked for without a name is the server's default, whichever that was.
-        "" => !guards.contains(&model.model),
-        name => model.model == name,
-    };
-    info.provenance.guards.iter().filter(is_primary).collect()
 }
 
 fn weights(model: &ModelProvenance) -> String {

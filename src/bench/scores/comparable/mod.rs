@@ -47,7 +47,7 @@ pub struct Said {
 
 /// One thing in which runs differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
+pub struct FactDifference {
     /// In what.
     pub what: Aspect,
     /// Whether verdicts may differ because of it and not because of the target.
@@ -66,17 +66,17 @@ pub struct Comparability {
     /// Prompts, each language counted, that all runs have.
     pub prompts_in_common: u64,
     /// In the order of [`Aspect::ALL`].
-    pub differences: Vec<Difference>,
+    pub differences: Vec<FactDifference>,
 }
 
 impl Comparability {
     /// The differences that verdicts may come from.
-    pub fn blocking(&self) -> impl Iterator<Item = &Difference> {
+    pub fn blocking(&self) -> impl Iterator<Item = &FactDifference> {
         self.differences.iter().filter(|difference| difference.blocking)
     }
 
     /// A difference in words: `guard's precision: int8 in the first run; bf16 in the second run`.
-    pub fn sentence(&self, difference: &Difference) -> String {
+    pub fn sentence(&self, difference: &FactDifference) -> String {
         let said = difference.values.iter().map(|said| {
             let runs = match said.runs.len() {
                 all if all == self.runs.len() && all == 2 => "both runs".to_owned(),
@@ -91,7 +91,7 @@ impl Comparability {
     }
 
     /// The others, which are only to be told.
-    pub fn told(&self) -> impl Iterator<Item = &Difference> {
+    pub fn told(&self) -> impl Iterator<Item = &FactDifference> {
         self.differences.iter().filter(|difference| !difference.blocking)
     }
 }
@@ -143,7 +143,7 @@ pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparabil
             }
             Aspect::Unknown => differences.unknown()?,
         };
-        Some(Difference {
+        Some(FactDifference {
             what,
             blocking: match (what, purpose) {
                 (Aspect::Translators, Purpose::Translators) => false,
@@ -153,7 +153,7 @@ pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparabil
             values,
         })
     });
-    let differences: Vec<Difference> = found.collect();
+    let differences: Vec<FactDifference> = found.collect();
     Comparability {
         comparable: differences.iter().all(|difference| !difference.blocking),
         runs: runs.iter().map(|(name, _)| (*name).to_owned()).collect(),
@@ -325,7 +325,7 @@ mod tests {
             value: value.to_owned(),
             runs: (0..runs).map(|run| format!("r{run}")).collect(),
         };
-        let difference = |values: Vec<Said>| Difference {
+        let difference = |values: Vec<Said>| FactDifference {
             what: Aspect::GuardWeights,
             blocking: true,
             values,

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::bench::{
     statistics::{
-        Bootstrap, Choice, CochranQ, Components, Crossed, Difference, McNemar, PairedShare, Pairs, holm,
-        mcnemar,
+        Bootstrap, Choice, CochranQ, Components, Crossed, Difference, McNemar, PairedShare, Pairs,
+        adjust_by_holm, mcnemar,
     },
     taxonomy::Language,
     translation::ScoreTable,
@@ -128,12 +128,9 @@ pub fn translation_effects(
 
 /// Adjusts the tests of one target's languages.
 fn with_holm(mut effects: Vec<TranslationEffect>) -> Vec<TranslationEffect> {
-    let tests = || effects.iter().filter_map(|effect| effect.test);
-    let adjusted = holm(&tests().map(|test| test.p).collect::<Vec<_>>());
     let tests = effects.iter_mut().filter_map(|effect| effect.test.as_mut());
-    for (test, holm_p) in tests.zip(adjusted) {
-        test.holm_p = holm_p;
-    }
+    let mut tests: Vec<&mut TranslatorTest> = tests.collect();
+    adjust_by_holm(&mut tests, |test| test.p, |test, holm_p| test.holm_p = holm_p);
     effects
 }
 
