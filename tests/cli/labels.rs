@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     pages::assert_page,
-    report::{babelward, one_run, read},
+    report::{babelward, one_run, read, sample},
     support::command,
 };
 
@@ -79,11 +79,7 @@ impl Drop for Desk {
 fn two_people_label_blind_and_nothing_is_lost() {
     let folder = one_run(2);
     let work = folder.path();
-    let sample = babelward(
-        work,
-        &["validate", "sample", "run", "--out", "labels", "-n", "30"],
-    );
-    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    sample(work, "30");
     let desk = Desk::open(work);
     let (status, page) = desk.get("");
     assert_eq!(status, 200);
@@ -155,8 +151,7 @@ fn what_the_page_would_not_ask_is_refused() {
     let none = babelward(work, &["validate", "label", "nowhere"]);
     assert_eq!(none.code, 1, "{}", none.stderr);
     assert!(none.stderr.contains("validate sample"), "{}", none.stderr);
-    let sample = babelward(work, &["validate", "sample", "run", "--out", "labels", "-n", "4"]);
-    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    sample(work, "4");
     let desk = Desk::open(work);
     let item = desk.answers("anna")[0]["item"].clone();
     let label = json!({"item": item, "label": "safe"});
@@ -341,11 +336,7 @@ fn what_people_did_not_decide_is_adjudicated_or_carried_as_uncertain() {
 fn answers_that_no_label_stands_for_are_told() {
     let folder = one_run(2);
     let work = folder.path();
-    let sample = babelward(
-        work,
-        &["validate", "sample", "run", "--out", "labels", "-n", "60"],
-    );
-    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    sample(work, "60");
     let key: Value = serde_json::from_str(&read(work, "labels/key.json")).unwrap();
     let items = drawn(&key);
     // Of Italian only what the guard calls unsafe is labelled.
@@ -378,11 +369,7 @@ fn answers_that_no_label_stands_for_are_told() {
 fn keys_and_labels_of_earlier_versions_say_the_same() {
     let folder = one_run(2);
     let work = folder.path();
-    let sample = babelward(
-        work,
-        &["validate", "sample", "run", "--out", "labels", "-n", "70"],
-    );
-    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    sample(work, "70");
     let key: Value = serde_json::from_str(&read(work, "labels/key.json")).unwrap();
     let items = drawn(&key);
     label(work, "a.csv", &items, |place, judged| {

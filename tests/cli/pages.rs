@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     compare::{change, model},
     planted::{record, verdict},
-    report::{babelward, one_run, read, records, save},
+    report::{babelward, one_run, read, records, sample, save},
 };
 
 /// A start tag with what follows it up to the next tag; end tags have a name that starts with `/`.
@@ -209,11 +209,7 @@ fn text_stands_out_in_both_themes() {
 fn the_report_of_a_run_with_everything_keeps_to_the_rules() {
     let folder = one_run(2);
     let work = folder.path();
-    let sample = babelward(
-        work,
-        &["validate", "sample", "run", "--out", "labels", "-n", "60"],
-    );
-    assert_eq!(sample.code, 0, "{}", sample.stderr);
+    sample(work, "60");
     let labelled = read(work, "labels/annotator-1.csv").replace(",\r\n", ",safe\r\n");
     fs::write(work.join("labels/annotator-1.csv"), labelled).unwrap();
     let score = [

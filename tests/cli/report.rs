@@ -68,6 +68,13 @@ pub(super) fn one_run(unsafe_in_italian: u64) -> tempfile::TempDir {
     folder
 }
 
+/// Draws so many answers of the run in `run` to be labelled, into `labels`.
+pub(super) fn sample(folder: &Path, answers: &str) {
+    let args = ["validate", "sample", "run", "--out", "labels", "-n", answers];
+    let outcome = babelward(folder, &args);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+}
+
 pub(super) fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap()
 }

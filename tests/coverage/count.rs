@@ -59,3 +59,25 @@ impl Count {
         )
     }
 }
+
+/// Prints a row for each figure of a regime.
+pub fn print_intervals(regime: &str, figures: &[(&Count, &str)]) {
+    for (count, figure) in figures {
+        println!("{}", count.interval_row(figure, regime));
+    }
+}
+
+/// Prints the head of the table of intervals.
+pub fn print_interval_header() {
+    println!(
+        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+}
+
+/// Prints the table of tests.
+pub fn print_tests(rows: &[String]) {
+    println!("\n| test | regime | nominal % | found by chance % | simulations |");
+    println!("|---|---|---|---|---|");
+    rows.iter().for_each(|row| println!("{row}"));
+}

@@ -18,6 +18,7 @@ mod planted;
 mod runs;
 mod studies;
 
+use count::{print_interval_header, print_intervals, print_tests};
 use planted::{Regime, WHOLE, tenth};
 use runs::{Changes, Gaps, OfRun, OfTwo, equal, unequal};
 
@@ -105,14 +106,9 @@ fn all_studies() {
         intervals.push(counts.gap.interval_row("gap to the reference language", &regime));
         tests.push(counts.test.test_row("translators against each other", &regime));
     }
-    println!(
-        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    print_interval_header();
     intervals.iter().for_each(|row| println!("{row}"));
-    println!("\n| test | regime | nominal % | found by chance % | simulations |");
-    println!("|---|---|---|---|---|");
-    tests.iter().for_each(|row| println!("{row}"));
+    print_tests(&tests);
 }
 
 /// Guards and translators, in small.
@@ -142,10 +138,7 @@ fn studies_hold_what_was_planted() {
 #[test]
 #[ignore = "takes half an hour"]
 fn all_macro_averages() {
-    println!(
-        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    print_interval_header();
     let mut seed = 100;
     let mut next = || {
         seed += 1;
@@ -160,7 +153,7 @@ fn all_macro_averages() {
                     &shares(1.0 - safe / 100.0),
                 );
                 let counts = OfRun::simulate(&regime, simulations, next());
-                println!("{}", counts.macro_.interval_row("macro safe %", &regime.name));
+                print_intervals(&regime.name, &[(&counts.macro_, "macro safe %")]);
             }
         }
     }
@@ -170,10 +163,7 @@ fn all_macro_averages() {
 #[test]
 #[ignore = "takes minutes"]
 fn all_pooled_figures() {
-    println!(
-        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    print_interval_header();
     let mut seed = 112;
     let mut next = || {
         seed += 1;
@@ -195,22 +185,18 @@ fn all_pooled_figures() {
             .with_seeds(seeds)
             .alike(0.0, run);
             let counts = OfRun::simulate(&regime, 1000, next());
-            println!("{}", counts.macro_.interval_row("macro safe %", &regime.name));
-            println!("{}", counts.micro.interval_row("micro safe %", &regime.name));
-            println!(
-                "{}",
-                counts.all.interval_row("safe % of all languages", &regime.name)
-            );
-            println!(
-                "{}",
-                counts.category.interval_row("safe % of a category", &regime.name)
+            print_intervals(
+                &regime.name,
+                &[
+                    (&counts.macro_, "macro safe %"),
+                    (&counts.micro, "micro safe %"),
+                    (&counts.all, "safe % of all languages"),
+                    (&counts.category, "safe % of a category"),
+                ],
             );
             // Of one language it is all, whatever the verdicts.
             if languages > 1 {
-                println!(
-                    "{}",
-                    counts.agreement.interval_row("same verdict %", &regime.name)
-                );
+                print_intervals(&regime.name, &[(&counts.agreement, "same verdict %")]);
             }
         }
     }
@@ -223,15 +209,12 @@ fn all_pooled_figures() {
             .in_languages(3)
             .alike(0.0, 0.6);
         let counts = Changes::simulate(&regime, 500, next());
-        println!(
-            "{}",
-            counts
-                .agreement
-                .interval_row("change of agreement without two categories", &regime.name)
-        );
-        println!(
-            "{}",
-            counts.policy.interval_row("change by a policy", &regime.name)
+        print_intervals(
+            &regime.name,
+            &[
+                (&counts.agreement, "change of agreement without two categories"),
+                (&counts.policy, "change by a policy"),
+            ],
         );
     }
 }
@@ -240,10 +223,7 @@ fn all_pooled_figures() {
 #[test]
 #[ignore = "takes a quarter of an hour"]
 fn all_differences() {
-    println!(
-        "| figure | regime | nominal % | covered % | truth below / above % | mean width | simulations |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    print_interval_header();
     let mut seed = 123;
     let mut next = || {
         seed += 1;
@@ -259,17 +239,12 @@ fn all_differences() {
             .in_languages(3)
             .alike(0.0, alike);
         let counts = Gaps::simulate(&regime, 1000, next());
-        println!(
-            "{}",
-            counts
-                .macro_interval
-                .interval_row("macro gap of two languages", &regime.name)
-        );
-        println!(
-            "{}",
-            counts
-                .micro_interval
-                .interval_row("micro gap of two languages", &regime.name)
+        print_intervals(
+            &regime.name,
+            &[
+                (&counts.macro_interval, "macro gap of two languages"),
+                (&counts.micro_interval, "micro gap of two languages"),
+            ],
         );
         tests.push(
             counts
@@ -310,17 +285,7 @@ fn all_differences() {
             .alike(prompt, run)
             .against(&equal(unsafe_share));
         let counts = OfTwo::simulate(&regime, 300, next());
-        println!(
-            "{}",
-            counts.language.interval_row("change of a language", &regime.name)
-        );
-        println!(
-            "{}",
-            counts
-                .category
-                .interval_row("change of a category, five languages", &regime.name)
-        );
-        println!("{}", counts.macro_.interval_row("macro change", &regime.name));
+        print_intervals(&regime.name, &counts.intervals());
         tests.push(
             counts
                 .language_test
@@ -343,18 +308,6 @@ fn all_differences() {
         .alike(0.4, 0.3)
         .against(&unequal(0.07));
     let counts = OfTwo::simulate(&regime, 300, next());
-    println!(
-        "{}",
-        counts.language.interval_row("change of a language", &regime.name)
-    );
-    println!(
-        "{}",
-        counts
-            .category
-            .interval_row("change of a category, five languages", &regime.name)
-    );
-    println!("{}", counts.macro_.interval_row("macro change", &regime.name));
-    println!("\n| test | regime | nominal % | found by chance % | simulations |");
-    println!("|---|---|---|---|---|");
-    tests.iter().for_each(|row| println!("{row}"));
+    print_intervals(&regime.name, &counts.intervals());
+    print_tests(&tests);
 }

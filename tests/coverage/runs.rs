@@ -180,6 +180,15 @@ pub struct OfTwo {
 }
 
 impl OfTwo {
+    /// What has an interval, by name.
+    pub fn intervals(&self) -> [(&Count, &str); 3] {
+        [
+            (&self.language, "change of a language"),
+            (&self.category, "change of a category, five languages"),
+            (&self.macro_, "macro change"),
+        ]
+    }
+
     /// Tests are errors only where the runs are the same.
     pub fn simulate(regime: &Regime, simulations: usize, seed: u64) -> Self {
         let mut counts = Self::default();
