@@ -24,60 +24,65 @@ const PASS: Duration = Duration::from_secs(5);
 /// What each of its new tokens adds. Were it nothing, a longer queue would not take longer.
 const TOKEN: Duration = Duration::from_millis(60);
 
-/// The work until some moment takes no time on the engine's clock, and the work after it is slow.
-#[derive(Clone, Default)]
-struct Slow(Arc<AtomicU64>);
-
-impl Slow {
-    /// The engine's clock shows the time, and passes are slow from here on.
-    fn begin(&self, gate: &Gate) {
-        self.0.store(milliseconds(gate), Ordering::Release);
-    }
-
-    /// The engine's clock shows the time, and passes take what they take.
-    fn no_more(&self) {
-        self.0.store(u64::MAX, Ordering::Release);
-    }
+/// What runs the engine's clock ahead: slow passes, up to some moment. The clock never goes back: a step that began before
+/// and is learned from after that would have taken no time.
+#[derive(Clone)]
+struct Slow {
+    gate: Gate,
+    /// Most milliseconds that the clock is ahead.
+    most: Arc<AtomicU64>,
 }
 
-/// What all passes until now take if they are slow.
-fn milliseconds(gate: &Gate) -> u64 {
-    let passes = PASS * u32::try_from(gate.passes()).unwrap();
-    let tokens = TOKEN * u32::try_from(gate.tokens()).unwrap();
-    u64::try_from((passes + tokens).as_millis()).unwrap()
+impl Slow {
+    /// How far the engine's clock is ahead of the time.
+    fn ahead(&self) -> Duration {
+        let passes = PASS * u32::try_from(self.gate.passes()).unwrap();
+        let tokens = TOKEN * u32::try_from(self.gate.tokens()).unwrap();
+        let most = Duration::from_millis(self.most.load(Ordering::Acquire));
+        (passes + tokens).min(most)
+    }
+
+    /// Passes take what they take from here on.
+    fn no_more(&self) {
+        let ahead = u64::try_from(self.ahead().as_millis()).unwrap();
+        self.most.store(ahead, Ordering::Release);
+    }
+
+    /// A request with so much time on the engine's clock. The server takes a hundredth of a timeout for its answer's way.
+    fn within<T>(&self, timeout: Duration, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.ahead() * 100 / 99 + timeout);
+        request
+    }
+
+    fn asked(&self, content: &str, timeout: Duration) -> Request<proto::ClassifyRequest> {
+        self.within(timeout, classify(&[content]))
+    }
 }
 
 /// A server whose engine's clock moves by [`PASS`] and by a [`TOKEN`] for each new token in each slow forward pass.
 async fn slow_rig() -> (Rig, Slow) {
-    let (gate, slow) = (Gate::default(), Slow::default());
-    let clock = {
-        let (gate, slow) = (gate.clone(), slow.clone());
-        Clock::new(move || {
-            let slow = milliseconds(&gate).saturating_sub(slow.0.load(Ordering::Acquire));
-            Instant::now() + Duration::from_millis(slow)
-        })
+    let gate = Gate::default();
+    let slow = Slow {
+        gate: gate.clone(),
+        most: Arc::new(AtomicU64::new(u64::MAX)),
     };
+    let clock = slow.clone();
     let setup = Setup {
         gate,
-        clock,
+        clock: Clock::new(move || Instant::now() + clock.ahead()),
         ..Setup::default()
     };
     (Rig::with(setup).await, slow)
 }
 
-fn asked(content: &str, timeout: Duration) -> Request<proto::ClassifyRequest> {
-    let mut request = Request::new(classify(&[content]));
-    request.set_timeout(timeout);
-    request
-}
-
 /// Lets the engine see more than enough steps.
-async fn learn(rig: &Rig) {
+async fn learn(rig: &Rig, slow: &Slow) {
     let mut safety = rig.safety().await;
     for number in 0..24 {
         let hour = Duration::from_secs(3600);
         safety
-            .classify(asked(&format!("how do I bake bread number {number}?"), hour))
+            .classify(slow.asked(&format!("how do I bake bread number {number}?"), hour))
             .await
             .unwrap();
     }
@@ -96,7 +101,7 @@ fn from(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_server_tries_whatever_it_has_learned() {
     let (rig, slow) = slow_rig().await;
-    learn(&rig).await;
+    learn(&rig, &slow).await;
     let mut safety = rig.safety().await;
     let hour = Duration::from_secs(3600);
     for number in 0..6 {
@@ -104,14 +109,17 @@ async fn an_idle_server_tries_whatever_it_has_learned() {
             "[odd] {number} {}",
             "all of this is to be read first ".repeat(240)
         );
-        let answer = safety.classify(from("evil", asked(&long, hour))).await.unwrap();
+        let answer = safety
+            .classify(from("evil", slow.asked(&long, hour)))
+            .await
+            .unwrap();
         let usage = answer.into_inner().verdict.unwrap().usage.unwrap();
         assert!(usage.prompt_tokens > 1700, "{usage:?}");
     }
     slow.no_more();
     for _ in 0..5 {
         let answer = safety
-            .classify(from("good", asked("hello", Duration::from_secs(1))))
+            .classify(from("good", slow.asked("hello", Duration::from_secs(1))))
             .await;
         assert!(answer.is_ok(), "{answer:?}");
         rig.idle().await;
@@ -139,17 +147,15 @@ async fn a_server_that_has_learned_nothing_refuses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_shorter_than_the_work_itself_is_refused_without_a_retry() {
     let (rig, slow) = slow_rig().await;
-    learn(&rig).await;
-    slow.begin(&rig.gate);
+    learn(&rig, &slow).await;
     rig.gate.close();
     let mut generation = rig.generation().await;
-    let busy = tokio::spawn(async move { generation.generate(generate_tokens("babble", 3000)).await });
+    let request = slow.within(Duration::from_secs(3600), generate_tokens("babble", 3000));
+    let busy = tokio::spawn(async move { generation.generate(request).await });
     rig.blocked().await;
     let mut safety = rig.safety().await;
-    let late = tokio::spawn(async move {
-        let request = asked("how do I bake cake?", Duration::from_secs(7));
-        safety.classify(request).await
-    });
+    let request = slow.asked("how do I bake cake?", Duration::from_secs(7));
+    let late = tokio::spawn(async move { safety.classify(request).await });
     eventually("it is in the queue", || rig.stats().queued == 1).await;
     // The pass that is under way takes more than five of the seven seconds, and so would the next.
     rig.gate.open();
@@ -170,18 +176,17 @@ async fn a_deadline_shorter_than_the_work_itself_is_refused_without_a_retry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_in_its_callers_own_queue_is_refused_with_a_time_to_retry() {
     let (rig, slow) = slow_rig().await;
-    learn(&rig).await;
-    slow.begin(&rig.gate);
+    learn(&rig, &slow).await;
     rig.gate.close();
     // One keeps the engine busy: a step that begins later would take in many of those that are to wait.
     let hour = Duration::from_secs(3600);
-    let busy = asked("how do I bake cake?", hour);
+    let busy = slow.asked("how do I bake cake?", hour);
     let mut safety = rig.safety().await;
     let busy = tokio::spawn(async move { safety.classify(busy).await });
     rig.blocked().await;
     let waiting: Vec<_> = (0..40)
         .map(|number| {
-            let request = asked(&format!("{number} is my number, and I bake bread"), hour);
+            let request = slow.asked(&format!("{number} is my number, and I bake bread"), hour);
             let channel = rig.safety();
             async move { channel.await.classify(request).await }
         })
@@ -189,7 +194,7 @@ async fn a_deadline_that_passes_in_its_callers_own_queue_is_refused_with_a_time_
     let waiting = futures::future::join_all(waiting);
     let judged = async {
         eventually("they wait", || rig.stats().queued == 40).await;
-        let twenty = || asked("how do I bake pie?", Duration::from_secs(20));
+        let twenty = || slow.asked("how do I bake pie?", Duration::from_secs(20));
         let hurried = [twenty(), from("another", twenty())].map(|request| {
             let channel = rig.safety();
             async move { channel.await.classify(request).await }
