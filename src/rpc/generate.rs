@@ -263,6 +263,16 @@ pub(crate) struct PromptTokens {
     thoughts_left_out: Vec<u32>,
 }
 
+impl PromptTokens {
+    /// Of a prompt from which nothing was left out.
+    fn whole(ids: Vec<u32>) -> Self {
+        Self {
+            ids,
+            thoughts_left_out: Vec::new(),
+        }
+    }
+}
+
 /// Tokenises a prompt, when its turn comes.
 pub(crate) async fn prompt_tokens(
     context: &WorkContext,
@@ -273,10 +283,7 @@ pub(crate) async fn prompt_tokens(
         Prompt::Conversation(messages) => encode::conversation_size(tokenizer, messages, 0),
         Prompt::Text(text) => encode::text_size(tokenizer, text),
         Prompt::Tokens(ids) => {
-            return Ok(PromptTokens {
-                ids: ids.clone(),
-                thoughts_left_out: Vec::new(),
-            });
+            return Ok(PromptTokens::whole(ids.clone()));
         }
     };
     let limit = encode::longest_prompt(&work.entry.resident.limits, work.max_new_tokens);
@@ -332,15 +339,9 @@ fn tokens(
                 let place = TextPlace::Field(field.to_owned());
                 encode::token_error(&error, allowance.tokens, tokenizer, [(place, text.as_str())])
             })?);
-            Ok(PromptTokens {
-                ids,
-                thoughts_left_out: Vec::new(),
-            })
+            Ok(PromptTokens::whole(ids))
         }
-        Prompt::Tokens(ids) => Ok(PromptTokens {
-            ids: ids.clone(),
-            thoughts_left_out: Vec::new(),
-        }),
+        Prompt::Tokens(ids) => Ok(PromptTokens::whole(ids.clone())),
     }
 }
 

@@ -65,8 +65,8 @@ impl Coverage {
         self.least_of_bytes(text.as_bytes())
     }
 
-    /// The same for the bytes that tokens are of. Any division into tokens reaches no further with so many tokens than the furthest of those that begin anywhere
-    /// up to where one token less reaches.
+    /// The same for bytes as tokens spell them. It counts in the way that needs the fewest tokens: each next token begins
+    /// anywhere up to where the last one ended, and is the one that reaches furthest.
     pub(super) fn least_of_bytes(&self, bytes: &[u8]) -> usize {
         if bytes.is_empty() {
             return 0;

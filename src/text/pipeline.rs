@@ -38,15 +38,15 @@ pub(super) enum PlainEncoder {
     Scored(Box<ScoredMerges>),
 }
 
-/// Memory that encoding takes while it runs.
+/// What the memory that encoding takes while it runs grows with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Appetite {
-    /// For each byte of the longest word, since words come one after the other.
-    Word,
-    /// For each byte of the text, in a list of its characters and one of the pairs of them.
-    Character,
-    /// For each byte of the text, with the place of each byte through each step.
-    Text,
+pub(super) enum WorkingMemory {
+    /// With the longest word: words are encoded one after the other.
+    LongestWord,
+    /// With the text, in a list of its characters and one of the pairs of them.
+    Characters,
+    /// With the text, with the place of each byte through each step.
+    WholeText,
 }
 
 impl PlainEncoder {
@@ -73,11 +73,11 @@ impl PlainEncoder {
         }
     }
 
-    pub(super) fn appetite(&self) -> Appetite {
+    pub(super) fn working_memory(&self) -> WorkingMemory {
         match self {
-            Self::Pipeline(pipeline) if pipeline.streamed.is_some() => Appetite::Word,
-            Self::Pipeline(_) => Appetite::Text,
-            Self::Scored(_) => Appetite::Character,
+            Self::Pipeline(pipeline) if pipeline.streamed.is_some() => WorkingMemory::LongestWord,
+            Self::Pipeline(_) => WorkingMemory::WholeText,
+            Self::Scored(_) => WorkingMemory::Characters,
         }
     }
 

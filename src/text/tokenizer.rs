@@ -7,7 +7,7 @@ use super::{
     allowance::{Allowance, Meter, TokenCount, Watch},
     coverage::Coverage,
     load_folder, load_gguf,
-    pipeline::{Appetite, PlainEncoder, invalid},
+    pipeline::{PlainEncoder, WorkingMemory, invalid},
 };
 use crate::gguf::Gguf;
 
@@ -73,11 +73,11 @@ const PART_BYTES: usize = 1 << 10;
 /// Copies of a text that are there at the same time on its way through a template and into segments.
 const COPIES: usize = 12;
 
-/// Bytes that encoding takes for each byte of the longest word, see [`Appetite`]. `tests/text_memory.rs` holds these to
-/// what is measured.
-const WORD_APPETITE: usize = 160;
-const CHARACTER_APPETITE: usize = 80;
-const TEXT_APPETITE: usize = 320;
+/// Bytes of memory that encoding takes for each byte of what it grows with, see [`WorkingMemory`]. `tests/text_memory.rs`
+/// holds these to what is measured.
+const BYTES_BY_LONGEST_WORD: usize = 160;
+const BYTES_BY_CHARACTERS: usize = 80;
+const BYTES_BY_WHOLE_TEXT: usize = 320;
 
 /// Bytes of all tokens, one after the other.
 #[derive(Default)]
@@ -311,10 +311,10 @@ impl Tokenizer {
 
     /// Memory that encoding takes at most, for so many bytes of text, of which no segment has more than `longest`.
     pub fn working_bytes(&self, bytes: usize, longest: usize) -> usize {
-        let (each, of) = match self.plain.appetite() {
-            Appetite::Word => (WORD_APPETITE, longest),
-            Appetite::Character => (CHARACTER_APPETITE, bytes),
-            Appetite::Text => (TEXT_APPETITE, bytes),
+        let (each, of) = match self.plain.working_memory() {
+            WorkingMemory::LongestWord => (BYTES_BY_LONGEST_WORD, longest),
+            WorkingMemory::Characters => (BYTES_BY_CHARACTERS, bytes),
+            WorkingMemory::WholeText => (BYTES_BY_WHOLE_TEXT, bytes),
         };
         of.saturating_mul(each)
             .saturating_add(bytes.saturating_mul(COPIES))
