@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Arena, Isa, Output, ThreadPool,
+    Arena, Isa, LowRankPart, Output, ThreadPool,
     arena::Buffer,
     buffers::sized,
     micro::{self, LANES, Tile, WIDE_ROWS},
@@ -27,22 +27,6 @@ const ROWS_PER_TASK: usize = 24;
 const RUN_INPUTS: usize = 256;
 /// With fewer tasks than this for each thread, tasks are shared.
 const TASKS_PER_THREAD: usize = 4;
-
-/// A change of neighbouring outputs, row-major.
-pub struct LowRankPart {
-    /// The first output that it changes.
-    pub first_output: usize,
-    /// How many it changes.
-    pub outputs: usize,
-    /// Of the product.
-    pub inputs: usize,
-    /// How many inputs it makes of all before.
-    pub rank: usize,
-    /// `[rank, inputs]`
-    pub a: Vec<f32>,
-    /// `[outputs, rank]`, with the adapter's factor in it.
-    pub b: Vec<f32>,
-}
 
 /// All changes of the product of one input, repacked.
 pub struct LowRank {

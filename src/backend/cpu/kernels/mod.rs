@@ -52,8 +52,8 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 use crate::model::spec::{
-    Activation, AttentionLayer, AttentionShape, Factor, KvFormat, MatrixSource, NormKind, Pointwise,
-    Products, RawElements, RopeStyle, TensorFormat, dequantize,
+    Activation, AttentionLayer, AttentionShape, Factor, KvFormat, LowRankPart, MatrixSource, NormKind,
+    Pointwise, Products, RawElements, RopeStyle, TensorFormat, dequantize,
 };
 
 pub use arena::Arena;
@@ -62,7 +62,7 @@ pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, H
 pub use elementwise::{add_bias, gate, soft_cap};
 pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;
-pub use low_rank::{LowRank, LowRankPart, RowGroups, add_low_rank};
+pub use low_rank::{LowRank, RowGroups, add_low_rank};
 pub use matmul::{Linear, Output, matmul};
 pub use norms::Norm;
 pub use packed::{PackError, PackedMatrix};
