@@ -1,21 +1,21 @@
-//! From the logits after a sequence's last token to its next one, and to its end.
+//! Turns the logits after a sequence's last token into its next token, and decides whether that ends the sequence.
 
 use super::{
-    Event, FinishReason, ProbeResult, TokenEvent,
+    event::{Event, FinishReason, ProbeResult, TokenEvent},
     sampler::{self, Sampler},
     sequence::{Ending, Sequence},
 };
 
-/// A sound row of logits.
+/// A row of logits without numeric faults.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
-    /// All logits.
+    /// One logit for each token of the vocabulary.
     pub logits: &'a [f32],
-    /// The largest of them.
+    /// The largest logit.
     pub max: f32,
 }
 
-/// Probe, choice of the next token, and whether that ends the sequence.
+/// Reports the probe, chooses and reports the next token, and returns the ending if the sequence ends with it.
 pub fn next_token(
     sequence: &mut Sequence,
     row: Row<'_>,
@@ -66,8 +66,8 @@ pub fn next_token(
     }
 }
 
-/// Reports the distribution after the prompt; ends the sequence where its most likely token says so. That
-/// token is reported too, unless no tokens were asked for at all.
+/// Reports the distribution after the prompt, and ends the sequence if the most likely token is one of those that the
+/// probe finishes on. That token is reported too, unless the request wants no tokens at all.
 fn probe(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler) -> Option<Ending> {
     let probe = sequence.output.probe.as_ref()?;
     let greedy = sampler::argmax(row.logits, row.max);
@@ -90,7 +90,7 @@ fn probe(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler) -> Option
     Some(Ending::Finished(FinishReason::Probe))
 }
 
-/// Sends a token event; `false` when nobody listens.
+/// Sends a token event. Returns `false` when the caller listens no more.
 fn report_token(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler, token: u32) -> bool {
     let logprobs = sequence
         .output

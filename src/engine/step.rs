@@ -1,4 +1,4 @@
-//! One model's steps: a plan becomes a forward batch, its logits become tokens and events.
+//! One model's steps: the scheduler's plan becomes a forward batch, and its logits become tokens and events.
 
 use std::{
     sync::{
@@ -9,49 +9,51 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, SequenceError, SequenceRequest,
-    Tenant, TenantWeights,
-    admission::PinHold,
+    admission::{PinReservation, Submission},
     answer::{Row, next_token},
-    forecast::Shape,
-    inbox::{KvCounts, Submission},
-    kv_blocks::KvBlocks,
+    error::SequenceError,
+    event::{Event, FinishReason},
+    kv_blocks::{KvBlocks, KvCounts},
     prefix::Prefix,
     prefix_cache::Parent,
+    request::{CancelFlag, ModelIndex, OutputSpec, Priority, SequenceRequest},
     sampler::{self, Sampler},
-    scheduler::{Budget, Ledger, Pace, Planned, Scheduler, let_go_of_unseen},
+    scheduler::{Budget, Pace, Scheduler, StepForecast, TimeLedger, release_out_of_window},
     sequence::{Ending, Sequence},
-    stats::{StepRecord, record_step},
+    stats::record_step,
+    step_time::StepShape,
+    tenant::{Tenant, TenantWeights},
 };
 use crate::model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits};
 
-/// How often a lost pinned prefix is computed again before it is given up.
+/// How many times a lost pinned prefix is computed again before it is given up.
 const MAX_PIN_ATTEMPTS: u32 = 3;
 
-/// A prefix that is to stay in the cache.
-struct Pinned {
+/// A prefix that stays in the cache.
+struct PinnedPrefix {
     prompt: Prefix,
-    /// Whether its blocks are pinned now.
+    /// Whether its blocks are in the cache now.
     resident: bool,
     /// Computations that failed since it was last resident.
     failures: u32,
-    _hold: Option<PinHold>,
+    /// Keeps its blocks reserved in the queue's ledger.
+    _reservation: Option<PinReservation>,
 }
 
 /// A step under way.
 struct Step {
     began: Instant,
-    shape: Shape,
+    shape: StepShape,
     pace: Pace,
-    planned: Planned,
-    /// Whether the forward pass did what it was to do, so that its time says something.
-    sound: bool,
+    forecast: StepForecast,
+    /// Whether the forward pass succeeded. The time of one that failed is not learned from.
+    succeeded: bool,
 }
 
 /// A model with its scheduler.
 ///
-/// A step is [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`],
-/// [`ModelEngine::settle`]; the caller reads the clock.
+/// A step consists of [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`] and
+/// [`ModelEngine::settle`], called in this order. The caller reads the clock.
 pub struct ModelEngine {
     name: Arc<str>,
     model: Box<dyn LanguageModel>,
@@ -59,15 +61,15 @@ pub struct ModelEngine {
     scheduler: Scheduler,
     sampler: Sampler,
     batch: ForwardBatch,
-    /// Entries of earlier batches, kept for their block tables' memory.
+    /// Entries of earlier batches, kept to reuse the memory of their block tables.
     spare: Vec<BatchSequence>,
     logits: Vec<f32>,
-    record: StepRecord,
     current: Option<Step>,
-    pinned: Vec<Pinned>,
-    /// Pinned prompts whose computation failed: said by the sequences' sinks, heard after each step.
-    lost_pins: Receiver<Prefix>,
-    lose_pin: Sender<Prefix>,
+    pinned: Vec<PinnedPrefix>,
+    /// Receives the pinned prompts whose computation failed, after each step.
+    failed_pins: Receiver<Prefix>,
+    /// Given to the event sinks of the sequences that compute pinned prompts.
+    failed_pin_sender: Sender<Prefix>,
     next_id: u64,
 }
 
@@ -81,7 +83,7 @@ impl ModelEngine {
     ) -> Self {
         let limits = model.limits().clone();
         let kv = KvBlocks::new(limits.clone());
-        let (lose_pin, lost_pins) = channel();
+        let (failed_pin_sender, failed_pins) = channel();
         Self {
             name,
             model,
@@ -91,16 +93,15 @@ impl ModelEngine {
             batch: ForwardBatch::default(),
             spare: Vec::new(),
             logits: Vec::new(),
-            record: StepRecord::default(),
             current: None,
             pinned: Vec::new(),
-            lost_pins,
-            lose_pin,
+            failed_pins,
+            failed_pin_sender,
             next_id: 0,
         }
     }
 
-    /// Adds an accepted sequence, unless its deadline is hopeless.
+    /// Adds an accepted sequence, unless it cannot meet its deadline.
     pub fn submit(&mut self, submission: Submission, now: Instant) {
         let Submission {
             request,
@@ -112,29 +113,25 @@ impl ModelEngine {
             .arrive(Sequence::new(request, arrival, id, Some(admission)), now);
     }
 
-    /// Adds a sequence that is in no queue's books.
+    /// Adds a sequence that is in no queue's ledger.
     pub fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
         let id = self.take_id();
         self.scheduler.enqueue(Sequence::new(request, now, id, None));
     }
 
-    /// Whether there is anything to do.
+    /// Whether any sequence is open.
     pub fn has_work(&self) -> bool {
         self.scheduler.has_work()
     }
 
-    /// Whether there is anything urgent to do.
+    /// Whether any urgent sequence is open.
     pub fn has_urgent(&self) -> bool {
         self.scheduler.has_urgent()
     }
 
-    /// The pool's state.
+    /// The counts of the KV pool.
     pub fn kv_counts(&self) -> KvCounts {
-        KvCounts {
-            available: self.scheduler.kv.available(),
-            pinned: self.scheduler.kv.pinned(),
-            touched: self.scheduler.kv.touched(),
-        }
+        self.scheduler.kv.counts()
     }
 
     /// The batch of the current step.
@@ -154,10 +151,10 @@ impl ModelEngine {
         &self.name
     }
 
-    /// Plans a step and builds its batch; `false` when there is nothing to compute.
+    /// Plans a step and builds its batch. Returns `false` when there is nothing to compute.
     pub fn begin(&mut self, now: Instant, pace: Pace) -> bool {
-        let planned = self.scheduler.plan(now, pace);
-        let mut shape = Shape::default();
+        let forecast = self.scheduler.plan(now, pace);
+        let mut shape = StepShape::default();
         self.batch.tokens.clear();
         self.spare.append(&mut self.batch.sequences);
         for sequence in self
@@ -167,7 +164,7 @@ impl ModelEngine {
             .filter(|sequence| sequence.scheduled > 0)
         {
             let end = sequence.computed + sequence.scheduled;
-            shape = shape.plus(sequence.part(sequence.scheduled));
+            shape = shape.plus(sequence.shape(sequence.scheduled));
             self.batch
                 .tokens
                 .extend_from_slice(&sequence.tokens[sequence.computed..end]);
@@ -180,21 +177,18 @@ impl ModelEngine {
             entry.wants_logits = end == sequence.tokens.len() && sequence.needs_logits();
             self.batch.sequences.push(entry);
         }
-        self.record.batch_size = self.batch.sequences.len();
-        self.record.batch_tokens = self.batch.tokens.len();
-        self.record.generated = 0;
-        self.record.first_tokens.clear();
-        self.record.forecast_error = None;
-        self.record.seconds = None;
-        let anything = !self.batch.sequences.is_empty();
-        self.current = anything.then_some(Step {
+        let record = &mut self.scheduler.record;
+        record.batch_size = self.batch.sequences.len();
+        record.batch_tokens = self.batch.tokens.len();
+        let has_batch = !self.batch.sequences.is_empty();
+        self.current = has_batch.then_some(Step {
             began: now,
             shape,
             pace,
-            planned,
-            sound: false,
+            forecast,
+            succeeded: false,
         });
-        anything
+        has_batch
     }
 
     /// Runs the model on the batch.
@@ -216,10 +210,10 @@ impl ModelEngine {
         Ok(())
     }
 
-    /// Takes the outcome of the forward pass to the sequences.
+    /// Applies the outcome of the forward pass to its sequences.
     pub fn complete(&mut self, outcome: Result<(), ModelError>, now: Instant) {
         if let Some(step) = &mut self.current {
-            step.sound = outcome.is_ok();
+            step.succeeded = outcome.is_ok();
         }
         let mut logits = std::mem::take(&mut self.logits);
         let mut rows = logits.chunks_exact(self.model.row_len());
@@ -248,40 +242,42 @@ impl ModelEngine {
         }
         logits.clear();
         self.logits = logits;
-        self.recompute_lost_pins(now);
+        self.recompute_failed_pins(now);
     }
 
-    /// Learns from the step that has just been completed, tells the ledger what it took, and records its
-    /// metrics, or those of a plan without a batch.
-    pub fn settle(&mut self, ledger: &mut Ledger, now: Instant) {
+    /// Ends a step: learns from its time, accounts for it in the ledger, and records its metrics. A step without a batch
+    /// only has metrics.
+    pub fn settle(&mut self, ledger: &mut TimeLedger, now: Instant) {
         if let Some(step) = self.current.take() {
             let time = now.saturating_duration_since(step.began);
-            if step.sound {
-                self.record.forecast_error = Some(self.scheduler.forecast.observe(step.shape, time, now));
+            let scheduler = &mut self.scheduler;
+            if step.succeeded {
+                let error = scheduler.step_time.observe(step.shape, time, now);
+                scheduler.record.forecast_error = Some(error);
             }
-            self.record.seconds = Some(time);
-            ledger.settle(step.pace, step.planned, time.as_secs_f64());
+            scheduler.record.seconds = Some(time);
+            ledger.settle(step.pace, step.forecast, time.as_secs_f64());
         }
-        for seconds in self.scheduler.urgent_work.drain(..) {
+        for seconds in self.scheduler.finished_urgent_work.drain(..) {
             ledger.urgent_finished(seconds);
         }
-        record_step(&self.name, &self.scheduler.record, &self.record);
+        record_step(&self.name, &self.scheduler.record);
     }
 
-    /// Ends everything that is open with `error`.
+    /// Fails all open sequences with `error`.
     pub fn fail_all(&mut self, error: &SequenceError, now: Instant) {
         for sequence in self.scheduler.clear() {
             sequence.end(Ending::Failed(error.clone()), now);
         }
     }
 
-    /// After a panic: everything open fails, the pool and the cache start anew, and pinned prefixes are
+    /// Restarts after a panic: all open sequences fail, the pool and the cache are cleared, and pinned prefixes are
     /// computed again.
     pub fn restart(&mut self, now: Instant) {
         self.current = None;
         self.fail_all(&SequenceError::EnginePanicked, now);
-        // What the failed computations of pins have said is said by `resident` as well.
-        while self.lost_pins.try_recv().is_ok() {}
+        // These failures are counted below, because their prefixes are not resident.
+        while self.failed_pins.try_recv().is_ok() {}
         for pinned in &mut self.pinned {
             pinned.failures += u32::from(!pinned.resident);
             pinned.resident = false;
@@ -292,22 +288,22 @@ impl ModelEngine {
         }
     }
 
-    /// The sequence at `index` has computed what was scheduled; `row` are the logits of its last token, where
-    /// it wanted them.
+    /// Advances the sequence at `index`, whose scheduled tokens have been computed. `row` holds the logits of its last
+    /// token, if it needs them.
     fn advance(&mut self, index: usize, row: Option<&[f32]>, now: Instant) -> Option<Ending> {
         let sequence = &mut self.scheduler.running[index];
         sequence.computed += std::mem::take(&mut sequence.scheduled);
         sequence.counts.passes += 1;
-        sequence.counts.max_batch = sequence.counts.max_batch.max(self.record.batch_size);
+        sequence.counts.max_batch = sequence.counts.max_batch.max(self.scheduler.record.batch_size);
         let row = match row.map(|row| (row, sampler::row_max(row))) {
             None => None,
             Some((row, Some(max))) => Some(Row { logits: row, max }),
-            // Before anything is cached: such keys and values must not be found again.
+            // Checked before its blocks are cached, because such keys and values must not be found again.
             Some((_, None)) => return Some(Ending::Failed(SequenceError::NumericFault)),
         };
-        publish_full_blocks(&mut self.scheduler.kv, sequence);
+        cache_full_blocks(&mut self.scheduler.kv, sequence);
         if sequence.remaining() > 0 {
-            let_go_of_unseen(&mut self.scheduler.kv, sequence);
+            release_out_of_window(&mut self.scheduler.kv, sequence);
             return None;
         }
         if sequence.prompt_done.is_none() {
@@ -316,24 +312,25 @@ impl ModelEngine {
                 pin_prompt(&mut self.scheduler.kv, sequence, &mut self.pinned);
             }
             if row.is_some() {
-                self.record
+                self.scheduler
+                    .record
                     .first_tokens
                     .push(now.saturating_duration_since(sequence.arrival));
             }
         }
-        let_go_of_unseen(&mut self.scheduler.kv, sequence);
+        release_out_of_window(&mut self.scheduler.kv, sequence);
         let Some(row) = row else {
             return Some(Ending::Finished(FinishReason::MaxTokens));
         };
         let before = sequence.counts.completion_tokens;
         let ending = next_token(sequence, row, &mut self.sampler, self.limits.context_length);
-        sequence.writes_since.get_or_insert(now);
-        self.record.generated += (sequence.counts.completion_tokens - before) as u64;
+        sequence.decoding_since.get_or_insert(now);
+        self.scheduler.record.generated += (sequence.counts.completion_tokens - before) as u64;
         ending
     }
 
-    fn recompute_lost_pins(&mut self, now: Instant) {
-        while let Ok(prompt) = self.lost_pins.try_recv() {
+    fn recompute_failed_pins(&mut self, now: Instant) {
+        while let Ok(prompt) = self.failed_pins.try_recv() {
             if let Some(pinned) = self.pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
                 pinned.failures += 1;
             }
@@ -341,16 +338,16 @@ impl ModelEngine {
         }
     }
 
-    /// Queues a prefill of the engine's own for a pinned prefix, or gives the prefix up.
+    /// Queues a prefill for a pinned prefix, or gives the prefix up after too many failures.
     fn recompute_pin(&mut self, prompt: Prefix, now: Instant) {
-        let given_up = |pinned: &Pinned| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
+        let given_up = |pinned: &PinnedPrefix| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
         if self.pinned.iter().any(given_up) {
-            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "gave up on a pinned prefix");
+            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "a pinned prefix could not be computed again and is no longer pinned");
             self.pinned.retain(|pinned| pinned.prompt != prompt);
             return;
         }
         let (adapter, tokens) = (prompt.adapter, prompt.tokens.to_vec());
-        let lost = self.lose_pin.clone();
+        let failed = self.failed_pin_sender.clone();
         let request = SequenceRequest {
             model: ModelIndex(0),
             adapter,
@@ -363,7 +360,7 @@ impl ModelEngine {
             events: Box::new(move |event| {
                 if matches!(event, Event::Failed(_)) {
                     // The receiver lives as long as the engine.
-                    return lost.send(prompt.clone()).is_ok();
+                    return failed.send(prompt.clone()).is_ok();
                 }
                 true
             }),
@@ -377,21 +374,23 @@ impl ModelEngine {
     }
 }
 
-fn publish_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
+/// Puts the sequence's blocks that have become full into the prefix cache.
+fn cache_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
     let size = kv.block_size();
-    while (sequence.published + 1) * size <= sequence.computed {
-        let i = sequence.published;
+    while (sequence.cached_blocks + 1) * size <= sequence.computed {
+        let i = sequence.cached_blocks;
         let root = Parent::Root(sequence.adapter);
         let parent = i
             .checked_sub(1)
             .map_or(root, |parent| Parent::Block(sequence.blocks[parent]));
         let tokens = &sequence.tokens[i * size..(i + 1) * size];
-        sequence.blocks[i] = kv.publish(parent, &sequence.owner, tokens, sequence.blocks[i]);
-        sequence.published += 1;
+        sequence.blocks[i] = kv.cache_block(parent, &sequence.owner, tokens, sequence.blocks[i]);
+        sequence.cached_blocks += 1;
     }
 }
 
-fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinned>) {
+/// Pins the full blocks of the sequence's prompt.
+fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<PinnedPrefix>) {
     let full = sequence.prompt_len / kv.block_size();
     if full == 0 {
         return;
@@ -403,11 +402,11 @@ fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinne
             known.resident = true;
             known.failures = 0;
         }
-        None => pinned.push(Pinned {
+        None => pinned.push(PinnedPrefix {
             prompt,
             resident: true,
             failures: 0,
-            _hold: sequence
+            _reservation: sequence
                 .admission
                 .as_mut()
                 .and_then(|admission| admission.take_pin()),

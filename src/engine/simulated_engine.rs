@@ -1,0 +1,338 @@
+//! A simulated engine, whose clock advances by the predicted cost of each batch, and clients of it: for tests of how
+//! sequences share a device's time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    arrivals::Arrivals,
+    config::Clock,
+    error::SubmitError,
+    inbox::{Inbox, QueueBounds},
+    request::{CancelFlag, ModelIndex, Priority},
+    sampler::uniform,
+    scheduler::{Budget, TimeLedger},
+    scripted::ScriptedModel,
+    step::ModelEngine,
+    step_time::{StepCosts, StepShape},
+    tenant::{Tenant, TenantWeights},
+    testing::{Recorder, greedy, request},
+    thread::ModelTurns,
+};
+use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
+
+/// Limits of each simulated model.
+pub const LIMITS: ModelLimits = ModelLimits {
+    vocab_size: 61,
+    context_length: 600,
+    block_size: 16,
+    num_blocks: 4096,
+    window: None,
+};
+
+/// Roughly the costs of SmolLM2-135M on two cores: seconds per step, per token, per row and per 1024 positions.
+pub const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
+/// Longest time that a step without urgent work is planned to take.
+pub const TARGET: Duration = Duration::from_millis(100);
+
+/// A model whose forward passes advance the clock.
+struct TimedModel {
+    model: Box<dyn LanguageModel>,
+    costs: StepCosts,
+    slowness: Slowness,
+    nanoseconds: Arc<AtomicU64>,
+}
+
+/// The factor by which a step takes longer than planted, from the time in seconds and a number that is different for each
+/// step.
+pub type Slowness = Arc<dyn Fn(f64, u64) -> f64 + Send + Sync>;
+
+/// A model whose logits are all zero, for long simulations.
+struct ZeroModel(ModelLimits);
+
+impl LanguageModel for ZeroModel {
+    fn limits(&self) -> &ModelLimits {
+        &self.0
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        let rows = batch.sequences.iter().filter(|entry| entry.wants_logits).count();
+        logits.clear();
+        logits.resize(rows * self.0.vocab_size, 0.0);
+        Ok(())
+    }
+}
+
+impl LanguageModel for TimedModel {
+    fn limits(&self) -> &ModelLimits {
+        self.model.limits()
+    }
+
+    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        let shapes = batch
+            .sequences
+            .iter()
+            .map(|entry| StepShape::of(entry.new_tokens, entry.context, entry.wants_logits));
+        let seconds = self
+            .costs
+            .step(shapes.fold(StepShape::default(), StepShape::plus));
+        let began = self.nanoseconds.load(Ordering::Relaxed);
+        let seconds = seconds * (self.slowness)(began as f64 * 1e-9, began);
+        let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
+        self.nanoseconds.fetch_add(time, Ordering::Relaxed);
+        self.model.forward(batch, logits)
+    }
+}
+
+/// Seeds of prompts that share nothing begin here; smaller seeds are those of shared beginnings.
+const FIRST_UNSHARED_SEED: u64 = 1 << 32;
+
+/// An engine with its clock.
+pub struct SimulatedEngine {
+    pub inbox: Arc<Inbox>,
+    pub turns: ModelTurns,
+    start: Instant,
+    nanoseconds: Arc<AtomicU64>,
+    prompts: u64,
+}
+
+impl SimulatedEngine {
+    /// One scripted model for each of these costs.
+    pub fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
+        let models = costs.iter().map(|costs| {
+            let model: Box<dyn LanguageModel> = Box::new(ScriptedModel::hashing(LIMITS));
+            (model, StepCosts::planted(*costs))
+        });
+        Self::with(
+            models.collect(),
+            budget,
+            weights,
+            &(Arc::new(|_, _| 1.0) as Slowness),
+        )
+    }
+
+    /// One model without logits, on a device whose speed changes.
+    pub fn without_logits(
+        limits: ModelLimits,
+        costs: [f64; 4],
+        budget: Budget,
+        weights: &TenantWeights,
+        slowness: &Slowness,
+    ) -> Self {
+        let model: Box<dyn LanguageModel> = Box::new(ZeroModel(limits));
+        Self::with(
+            vec![(model, StepCosts::planted(costs))],
+            budget,
+            weights,
+            slowness,
+        )
+    }
+
+    fn with(
+        models: Vec<(Box<dyn LanguageModel>, StepCosts)>,
+        budget: Budget,
+        weights: &TenantWeights,
+        slowness: &Slowness,
+    ) -> Self {
+        let nanoseconds = Arc::new(AtomicU64::new(0));
+        let start = Instant::now();
+        let limits = models.iter().map(|(model, _)| model.limits().clone()).collect();
+        let engines = models.into_iter().map(|(model, costs)| {
+            let model = TimedModel {
+                model,
+                costs,
+                slowness: Arc::clone(slowness),
+                nanoseconds: Arc::clone(&nanoseconds),
+            };
+            ModelEngine::new("timed".into(), Box::new(model), budget, weights.clone())
+        });
+        let bounds = QueueBounds {
+            items: 100_000,
+            tokens: 100_000_000,
+        };
+        let clock = {
+            let nanoseconds = Arc::clone(&nanoseconds);
+            move || start + Duration::from_nanos(nanoseconds.load(Ordering::Relaxed))
+        };
+        Self {
+            inbox: Arc::new(Inbox::new(limits, bounds, weights)),
+            turns: ModelTurns::new(
+                engines.collect(),
+                TimeLedger::new(Some(TARGET)),
+                Clock::new(clock),
+            ),
+            start,
+            nanoseconds,
+            prompts: 0,
+        }
+    }
+
+    /// Seconds since the start.
+    pub fn now(&self) -> f64 {
+        self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
+    }
+
+    /// Submits a request.
+    pub fn try_submit(&mut self, request: &ClientRequest) -> Result<Recorder, SubmitError> {
+        self.try_submit_with(request, request.timeout)
+            .map(|submitted| submitted.recorder)
+    }
+
+    /// Submits a request with another timeout.
+    pub fn try_submit_with(
+        &mut self,
+        wanted: &ClientRequest,
+        timeout: Option<f64>,
+    ) -> Result<Submitted, SubmitError> {
+        self.prompts += 1;
+        // After the shared beginning no two prompts are alike, so that nothing else is cached.
+        let token = |i: usize| {
+            let seed = if i < wanted.shared_tokens {
+                wanted.shared_seed
+            } else {
+                FIRST_UNSHARED_SEED + self.prompts
+            };
+            (uniform(seed, i as u64) * 61.0) as u32
+        };
+        let prompt: Vec<u32> = (0..wanted.prompt).map(token).collect();
+        let (mut request, recorder) = request(&prompt, greedy(wanted.answer));
+        request.model = ModelIndex(wanted.model);
+        request.priority = wanted.priority;
+        request.tenant = wanted.tenant.clone();
+        let now = self.instant();
+        request.deadline = timeout.map(|timeout| now + Duration::from_secs_f64(timeout));
+        let cancel = request.cancel.clone();
+        self.inbox
+            .submit(request, now)
+            .map(|()| Submitted { recorder, cancel })
+    }
+
+    /// Submits a request that must not be refused.
+    pub fn submit(&mut self, request: &ClientRequest) -> Recorder {
+        self.try_submit(request).unwrap()
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
+    }
+
+    /// Takes a step; with no sequence open, advances the clock by a millisecond.
+    pub fn step(&mut self) {
+        let mut arrivals = Arrivals::default();
+        // The inbox is told that the thread is busy, so that it does not wait.
+        self.inbox.take(&mut arrivals, true);
+        self.turns.accept(&mut arrivals, &self.inbox);
+        if self.turns.has_work() {
+            self.turns.step(&self.inbox);
+        } else {
+            self.nanoseconds.fetch_add(1_000_000, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request that has been accepted.
+pub struct Submitted {
+    pub recorder: Recorder,
+    pub cancel: CancelFlag,
+}
+
+/// What a client requests.
+#[derive(Debug, Clone)]
+pub struct ClientRequest {
+    pub model: usize,
+    pub priority: Priority,
+    pub tenant: Tenant,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// How many of its first tokens are the same as those of all requests with the same seed.
+    pub shared_tokens: usize,
+    /// Seed of those tokens.
+    pub shared_seed: u64,
+    /// Tokens of the answer.
+    pub answer: usize,
+    /// Seconds from submission to the deadline.
+    pub timeout: Option<f64>,
+}
+
+/// A request for a verdict of a model.
+pub fn verdict(model: usize) -> ClientRequest {
+    ClientRequest {
+        model,
+        priority: Priority::Urgent,
+        tenant: Tenant::default(),
+        prompt: 140,
+        shared_tokens: 0,
+        shared_seed: 0,
+        answer: 1,
+        timeout: None,
+    }
+}
+
+/// A request for an answer of the first model.
+pub fn generation(prompt: usize, answer: usize) -> ClientRequest {
+    ClientRequest {
+        model: 0,
+        priority: Priority::Interactive,
+        tenant: Tenant::default(),
+        prompt,
+        shared_tokens: 0,
+        shared_seed: 0,
+        answer,
+        timeout: None,
+    }
+}
+
+/// A client's open request.
+pub struct OpenRequest {
+    request: ClientRequest,
+    recorder: Recorder,
+    submitted: f64,
+}
+
+/// Closed-loop clients: each submits its request again as soon as it is answered.
+pub struct ClosedLoop {
+    /// Requests to submit next.
+    requests: Vec<ClientRequest>,
+    pub open: Vec<OpenRequest>,
+    /// Seconds that each finished request took.
+    pub latencies: Vec<f64>,
+}
+
+impl ClosedLoop {
+    /// Clients that have submitted nothing yet.
+    pub fn new(requests: Vec<ClientRequest>) -> Self {
+        Self {
+            requests,
+            open: Vec::new(),
+            latencies: Vec::new(),
+        }
+    }
+
+    /// Submits the requests that have been answered again.
+    pub fn resubmit(&mut self, engine: &mut SimulatedEngine) {
+        let now = engine.now();
+        for open in std::mem::take(&mut self.open) {
+            if open.recorder.terminal_events() == 0 {
+                self.open.push(open);
+            } else {
+                assert_eq!(open.recorder.tokens().len(), open.request.answer);
+                self.latencies.push(now - open.submitted);
+                self.requests.push(open.request);
+            }
+        }
+        for request in std::mem::take(&mut self.requests) {
+            let recorder = engine.submit(&request);
+            let submitted = engine.now();
+            self.open.push(OpenRequest {
+                request,
+                recorder,
+                submitted,
+            });
+        }
+    }
+}
