@@ -25,6 +25,7 @@ use babelward::{
     },
     registry::{
         KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryError, RegistryOptions,
+        StartOptions,
     },
     rpc::{self, ServerOptions},
 };
@@ -54,10 +55,6 @@ fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> Model
 fn options(models: Vec<ModelSpec>) -> RegistryOptions {
     RegistryOptions {
         models,
-        default_target: Some(BASE.to_owned()),
-        default_guard: Some(BASE.to_owned()),
-        default_quality: None,
-        policies: Vec::new(),
         load: LoadOptions {
             threads: 2,
             kv_bytes: 128 << 20,
@@ -66,20 +63,26 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
         },
         precision: PrecisionChoice::Only(Precision::Int8),
         bf16_products: Bf16Products::Vectors,
-        memory: MemoryOptions {
-            budget: 2 << 30,
-            kv: KvSize::Fixed(128 << 20),
-        },
-        engine: EngineConfig {
-            name: "engine-test".to_owned(),
-            model_names: Vec::new(),
-            max_batch_sequences: 16,
-            max_batch_tokens: 256,
-            queue_items: 64,
-            queue_tokens: 1 << 16,
-            step_target: None,
-            tenant_weights: TenantWeights::default(),
-            clock: Clock::default(),
+        start: StartOptions {
+            default_target: Some(BASE.to_owned()),
+            default_guard: Some(BASE.to_owned()),
+            default_quality: None,
+            policies: Vec::new(),
+            memory: MemoryOptions {
+                budget: 2 << 30,
+                kv: KvSize::Fixed(128 << 20),
+            },
+            engine: EngineConfig {
+                name: "engine-test".to_owned(),
+                model_names: Vec::new(),
+                max_batch_sequences: 16,
+                max_batch_tokens: 256,
+                queue_items: 64,
+                queue_tokens: 1 << 16,
+                step_target: None,
+                tenant_weights: TenantWeights::default(),
+                clock: Clock::default(),
+            },
         },
     }
 }

@@ -30,8 +30,12 @@ impl Banner<'_> {
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
         tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
-        let (budget, free) = self.registry.memory();
-        tracing::info!(budget_bytes = budget, free_bytes = free, "memory");
+        let memory = self.registry.memory();
+        tracing::info!(
+            budget_bytes = memory.budget,
+            free_bytes = memory.available,
+            "memory"
+        );
         for policy in self.registry.policies() {
             tracing::info!(policy = policy.name(), digest = policy.digest(), "policy");
         }
@@ -130,9 +134,9 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  {title:<8}  {line}")?;
         }
         writeln!(f, "  defaults  {}", self.defaults().join(", "))?;
-        let (budget, free) = self.registry.memory();
-        if budget < u64::MAX {
-            let (budget, free) = (human_bytes(budget), human_bytes(free));
+        let memory = self.registry.memory();
+        if memory.budget < u64::MAX {
+            let (budget, free) = (human_bytes(memory.budget), human_bytes(memory.available));
             writeln!(f, "  memory    {budget} for models, {free} of it free")?;
         }
         let resident = self.registry.list().iter();

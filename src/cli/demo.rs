@@ -24,7 +24,9 @@ use crate::{
     guard::GuardKind,
     kernels::{Isa, Precision, PrecisionChoice},
     model::load::LoadOptions,
-    registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
+    registry::{
+        KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions, StartOptions,
+    },
     rpc::{self, ServerOptions},
 };
 
@@ -149,10 +151,6 @@ fn options(path: PathBuf) -> RegistryOptions {
             load: LoadPolicy::Eager,
             pinned: true,
         }],
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
         load: LoadOptions {
             threads: available_threads(),
             // As `memory` says.
@@ -164,21 +162,27 @@ fn options(path: PathBuf) -> RegistryOptions {
         // The same answers and verdicts on every machine.
         precision: PrecisionChoice::Only(Precision::Int8),
         bf16_products: Isa::detect().bf16_products(),
-        memory: MemoryOptions {
-            budget: u64::MAX,
-            kv: KvSize::Fixed(KV_BYTES),
-        },
-        engine: EngineConfig {
-            name: "engine-cpu".to_owned(),
-            model_names: Vec::new(),
-            max_batch_sequences: 32,
-            max_batch_tokens: 512,
-            queue_items: 1024,
-            queue_tokens: 1 << 20,
-            // Nobody else calls: throughput is all.
-            step_target: None,
-            tenant_weights: TenantWeights::default(),
-            clock: Clock::default(),
+        start: StartOptions {
+            default_target: None,
+            default_guard: None,
+            default_quality: None,
+            policies: Vec::new(),
+            memory: MemoryOptions {
+                budget: u64::MAX,
+                kv: KvSize::Fixed(KV_BYTES),
+            },
+            engine: EngineConfig {
+                name: "engine-cpu".to_owned(),
+                model_names: Vec::new(),
+                max_batch_sequences: 32,
+                max_batch_tokens: 512,
+                queue_items: 1024,
+                queue_tokens: 1 << 20,
+                // Nobody else calls: throughput is all.
+                step_target: None,
+                tenant_weights: TenantWeights::default(),
+                clock: Clock::default(),
+            },
         },
     }
 }

@@ -8,7 +8,9 @@ use crate::{
     kernels::{Isa, Precision},
     memory,
     model::load::LoadOptions,
-    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
+    registry::{
+        KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, StartOptions, automatic_budget,
+    },
     rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };
 
@@ -27,10 +29,6 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     let engine = &config.engine;
     RegistryOptions {
         models: models.collect(),
-        default_target: config.defaults.target.clone(),
-        default_guard: config.defaults.guard.clone(),
-        default_quality: config.defaults.quality.clone(),
-        policies: config.policies.clone(),
         load: LoadOptions {
             threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
             // Each model's pool is as the registry plans it.
@@ -41,18 +39,24 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         },
         precision: engine.precision,
         bf16_products: Isa::detect().bf16_products(),
-        memory: memory_options(config),
-        engine: EngineConfig {
-            name: "engine-cpu".to_owned(),
-            // The registry fills them in.
-            model_names: Vec::new(),
-            max_batch_sequences: engine.max_batch_sequences,
-            max_batch_tokens: engine.max_batch_tokens,
-            queue_items: engine.queue_items,
-            queue_tokens: engine.queue_tokens,
-            step_target: engine.step_target,
-            tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
-            clock: Clock::default(),
+        start: StartOptions {
+            default_target: config.defaults.target.clone(),
+            default_guard: config.defaults.guard.clone(),
+            default_quality: config.defaults.quality.clone(),
+            policies: config.policies.clone(),
+            memory: memory_options(config),
+            engine: EngineConfig {
+                name: "engine-cpu".to_owned(),
+                // The registry fills them in.
+                model_names: Vec::new(),
+                max_batch_sequences: engine.max_batch_sequences,
+                max_batch_tokens: engine.max_batch_tokens,
+                queue_items: engine.queue_items,
+                queue_tokens: engine.queue_tokens,
+                step_target: engine.step_target,
+                tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
+                clock: Clock::default(),
+            },
         },
     }
 }

@@ -1,20 +1,4 @@
-//! Model ids to models in memory: what is loaded, in which role, in which state, within which budget. Owns the
-//! engine.
-
-mod asked;
-mod assemble;
-mod budget;
-#[cfg(test)]
-mod budget_tests;
-mod declare;
-mod error;
-mod loader;
-mod model;
-mod residency;
-mod start;
-mod state;
-mod stats;
-mod survey;
+//! All configured models by id, and what can be done with them.
 
 use std::{
     collections::BTreeMap,
@@ -24,70 +8,32 @@ use std::{
 
 use tokio::sync::watch;
 
-use self::{
-    budget::Ledger,
-    declare::{declare, default_of, over_budget, terms},
-    residency::Core,
-};
-pub use self::{
-    budget::{KvSize, Need, automatic_budget},
-    error::{LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
-    loader::{ModelGroup, ModelLoader, OpenedModel},
-    model::{
-        Declared, DeclaredAdapter, Lease, ModelEntry, ModelNeed, ModelRole, ModelSpec, Resident,
-        ResidentAdapter, Verdict,
-    },
+use super::{
+    budget::{KvSizing, MemoryLedger},
+    declare::{declare, default_of, over_budget, residency_terms},
+    error::{LoadFailure, LoadRefusal, LookupError, RegistryError, UnknownPolicy},
+    loader::{self, DefaultPrecision, ModelGroup},
+    model::{Declared, ModelEntry, ModelRole},
+    operations::LoadAssessment,
+    options::{RegistryOptions, StartOptions},
+    residency::{Lease, MemoryUse, Residency},
     start::StartProgress,
-    state::{Change, ModelState, StateWatch},
-    survey::{Surveyed, survey},
+    state::{ModelState, StateWatch},
+    stats,
 };
-pub use crate::config::LoadPolicy;
 use crate::{
+    config::LoadPolicy,
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
     guard::Policy,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
-    model::{estimate::BatchLimits, load::LoadOptions},
+    kernels::Precision,
+    model::estimate::BatchLimits,
 };
 
 /// How long [`Registry::shutdown`] waits for the engine's thread.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
-const SUGGESTION_LIKENESS: f64 = 0.75;
-
-/// Everything [`Registry::prepare`] needs.
-#[derive(Debug, Clone)]
-pub struct RegistryOptions {
-    /// At least one. Ids with the same canonical path and precision share one resident model.
-    pub models: Vec<ModelSpec>,
-    /// The target for requests that name none; the first target when absent.
-    pub default_target: Option<String>,
-    /// The guard for requests that name none; the first guard when absent.
-    pub default_guard: Option<String>,
-    /// The quality estimator for requests that name none; the first one when absent.
-    pub default_quality: Option<String>,
-    /// What requests may let guards judge by, each name once.
-    pub policies: Vec<Policy>,
-    /// How models are made resident; the size of KV pools and the precision are not looked at.
-    pub load: LoadOptions,
-    /// How models compute that do not say it themselves.
-    pub precision: PrecisionChoice,
-    /// What this processor multiplies operands in bf16 with; decides what [`PrecisionChoice::Auto`] comes to.
-    pub bf16_products: Bf16Products,
-    /// How much they may take.
-    pub memory: MemoryOptions,
-    /// Limits of the engine.
-    pub engine: EngineConfig,
-}
-
-/// How much memory models may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryOptions {
-    /// Bytes of weights, KV pools and buffers, all models together.
-    pub budget: u64,
-    /// Size of each KV pool.
-    pub kv: KvSize,
-}
+/// Least similarity of a name to an unknown one for it to be suggested (Jaro-Winkler, from 0 to 1).
+const SUGGESTION_SIMILARITY: f64 = 0.75;
 
 /// All models that the configuration declares.
 pub struct Registry {
@@ -96,67 +42,47 @@ pub struct Registry {
     default_target: Option<usize>,
     default_guard: Option<usize>,
     default_quality: Option<usize>,
-    core: Arc<Core>,
+    residency: Arc<Residency>,
     engine_config: EngineConfig,
     thread: Mutex<Option<EngineThread>>,
 }
 
-/// What [`Registry::prepare_groups`] needs besides models.
-#[derive(Debug, Clone)]
-pub struct StartOptions {
-    /// See [`RegistryOptions::default_target`].
-    pub default_target: Option<String>,
-    /// See [`RegistryOptions::default_guard`].
-    pub default_guard: Option<String>,
-    /// See [`RegistryOptions::default_quality`].
-    pub default_quality: Option<String>,
-    /// See [`RegistryOptions::policies`].
-    pub policies: Vec<Policy>,
-    /// How much models may take.
-    pub memory: MemoryOptions,
-    /// Limits of the engine.
-    pub engine: EngineConfig,
-}
-
 impl Registry {
-    /// Starts the engine, loads weights, tokenizers, templates and guards of eager models, computes and pins the
-    /// guards' policy prefixes. Blocks until every eager model is READY; the error names the model and the
-    /// reason.
+    /// Starts the engine, loads the weights, tokenizers, templates and guards of eager models, and computes and pins the
+    /// guards' policy prefixes. Blocks until every eager model is READY. The error names the model and the reason.
     pub fn load(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
         let registry = Self::prepare(options)?;
         registry.load_eager()?;
         Ok(registry)
     }
 
-    /// Checks everything that headers tell and starts the engine; [`Registry::load_eager`] is what is left. Blocks
-    /// while it reads.
+    /// Checks the models' headers and starts the engine. Blocks while it reads. [`Registry::load_eager`] then loads the
+    /// eager models.
     pub fn prepare(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
         let batch = BatchLimits {
-            sequences: options.engine.max_batch_sequences,
-            tokens: options.engine.max_batch_tokens,
+            sequences: options.start.engine.max_batch_sequences,
+            tokens: options.start.engine.max_batch_tokens,
         };
-        let compute = (options.precision, options.bf16_products);
-        let groups = loader::group(options.models, &options.load, compute, batch)?;
-        let options = StartOptions {
-            default_target: options.default_target,
-            default_guard: options.default_guard,
-            default_quality: options.default_quality,
-            policies: options.policies,
-            memory: options.memory,
-            engine: options.engine,
+        let precision = DefaultPrecision {
+            choice: options.precision,
+            bf16_products: options.bf16_products,
         };
-        Self::prepare_groups(groups, options)
+        let groups = loader::group(options.models, &options.load, precision, batch)?;
+        Self::prepare_groups(groups, options.start)
     }
 
-    /// [`Registry::prepare`] with models from anywhere.
+    /// Like [`Registry::prepare`], with models that need not come from files.
     pub fn prepare_groups(
         groups: Vec<ModelGroup>,
         options: StartOptions,
     ) -> Result<Arc<Self>, RegistryError> {
-        let (kv, sequences) = (options.memory.kv, options.engine.max_batch_sequences);
+        let kv = KvSizing {
+            size: options.memory.kv,
+            batch_sequences: options.engine.max_batch_sequences,
+        };
         let terms = groups
             .iter()
-            .map(|group| terms(group, kv, sequences))
+            .map(|group| residency_terms(group, kv))
             .collect::<Result<Vec<_>, _>>()?;
         let groups = declare(groups)?;
         let mut declared: Vec<_> = groups
@@ -178,11 +104,11 @@ impl Registry {
         let default_quality = default_of(&declared, ModelRole::Quality, options.default_quality)?;
         let mut policies = BTreeMap::new();
         for policy in options.policies {
-            if let Some(twice) = policies.insert(policy.name().to_owned(), Arc::new(policy)) {
-                return Err(RegistryError::DuplicatePolicy(twice.name().to_owned()));
+            if let Some(duplicate) = policies.insert(policy.name().to_owned(), Arc::new(policy)) {
+                return Err(RegistryError::DuplicatePolicy(duplicate.name().to_owned()));
             }
         }
-        let ledger = Ledger::new(options.memory.budget, terms.clone());
+        let ledger = MemoryLedger::new(options.memory.budget, terms.clone());
         if ledger.eager_least() > ledger.budget() {
             return Err(over_budget(&ledger, &groups, &terms));
         }
@@ -195,35 +121,37 @@ impl Registry {
             default_target,
             default_guard,
             default_quality,
-            core: Arc::new(Core::new(groups, policies, ledger, engine, (kv, sequences))),
+            residency: Arc::new(Residency::new(groups, policies, ledger, engine, kv)),
             engine_config: options.engine,
             thread: Mutex::new(Some(thread)),
         }))
     }
 
-    /// The target with this id; the default target for an empty id. Waits while it is on its way into memory.
+    /// A lease on the target with this id, or on the default target for an empty id. Waits while it is being loaded.
     pub async fn target(&self, id: &str) -> Result<Lease, LookupError> {
-        self.core.acquire(self.in_role(id, ModelRole::Target)?).await
+        self.residency.acquire(self.in_role(id, ModelRole::Target)?).await
     }
 
-    /// The guard with this id; the default guard for an empty id. Waits while it is on its way into memory.
+    /// A lease on the guard with this id, or on the default guard for an empty id. Waits while it is being loaded.
     pub async fn guard(&self, id: &str) -> Result<Lease, LookupError> {
-        self.core.acquire(self.in_role(id, ModelRole::Guard)?).await
+        self.residency.acquire(self.in_role(id, ModelRole::Guard)?).await
     }
 
-    /// The quality estimator with this id; the first one for an empty id. Waits while it is on its way into memory.
+    /// A lease on the quality estimator with this id, or on the default one for an empty id. Waits while it is being
+    /// loaded.
     pub async fn estimator(&self, id: &str) -> Result<Lease, LookupError> {
-        self.core.acquire(self.in_role(id, ModelRole::Quality)?).await
+        self.residency
+            .acquire(self.in_role(id, ModelRole::Quality)?)
+            .await
     }
 
-    /// The model with this id in whatever role; the default target, or else the default guard, for an empty
-    /// id. Waits while it is on its way into memory.
+    /// A lease on the model with this id in any role; for an empty id, on the default target, or else the default guard.
+    /// Waits while it is being loaded.
     pub async fn any(&self, id: &str) -> Result<Lease, LookupError> {
-        self.core.acquire(self.find(id)?).await
+        self.residency.acquire(self.find(id)?).await
     }
 
-    /// What the configuration says of an id; of the default target, or else the default guard, for an empty
-    /// one.
+    /// The configured model with this id; for an empty id, the default target, or else the default guard.
     pub fn find(&self, id: &str) -> Result<&Arc<Declared>, LookupError> {
         let position = if id.is_empty() {
             self.default_target.or(self.default_guard)
@@ -244,7 +172,7 @@ impl Registry {
         })
     }
 
-    /// The default of a role.
+    /// The model that serves requests for a role which name no model.
     pub fn default_of(&self, role: ModelRole) -> Option<&Arc<Declared>> {
         let position = match role {
             ModelRole::Target => self.default_target,
@@ -269,41 +197,41 @@ impl Registry {
         }
     }
 
-    /// The policy with this name.
+    /// The configured policy with this name.
     pub fn policy(&self, name: &str) -> Result<&Arc<Policy>, UnknownPolicy> {
-        self.core.policies.get(name).ok_or_else(|| UnknownPolicy {
-            did_you_mean: closest(self.core.policies.keys(), name),
+        self.residency.policies.get(name).ok_or_else(|| UnknownPolicy {
+            did_you_mean: closest(self.residency.policies.keys(), name),
         })
     }
 
-    /// All policies, in the order of their names.
+    /// All configured policies, in the order of their names.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.core.policies.values()
+        self.residency.policies.values()
     }
 
-    /// All ids, in the order of the configuration.
+    /// All configured models, in the order of the configuration.
     pub fn list(&self) -> &[Arc<Declared>] {
         &self.declared
     }
 
-    /// What is in memory for an id.
+    /// What is in memory for a model id; `None` while its model is not loaded.
     pub fn resident(&self, declared: &Declared) -> Option<Arc<ModelEntry>> {
-        self.core.entry(declared)
+        self.residency.entry(declared)
     }
 
-    /// What an id is fit for now.
+    /// The present state of a model id.
     pub fn state(&self, declared: &Declared) -> ModelState {
-        self.core.states.of(declared.position)
+        self.residency.states.of(declared.position)
     }
 
-    /// States of all ids in the order of [`Registry::list`], now and whenever one changes.
+    /// The states of all ids, in the order of [`Registry::list`]. The receiver is notified whenever one changes.
     pub fn states(&self) -> watch::Receiver<Vec<ModelState>> {
-        self.core.states.subscribe()
+        self.residency.states.subscribe()
     }
 
-    /// States of all ids in the order of [`Registry::list`], and each change.
+    /// The states of all ids, in the order of [`Registry::list`], and each change from then on.
     pub fn watch(&self) -> StateWatch {
-        self.core.watch()
+        self.residency.watch()
     }
 
     /// Whether a request for an id in this state would be served, perhaps after loading its model.
@@ -317,25 +245,25 @@ impl Registry {
         }
     }
 
-    /// Queue and pool of the model behind an id; all zero while it is not in memory.
+    /// Counts of the queue and KV pool of the model behind an id. All are zero while it is not in memory.
     pub fn stats(&self, declared: &Declared) -> ModelStats {
-        let entry = self.core.entry(declared);
+        let entry = self.residency.entry(declared);
         entry.map_or_else(ModelStats::default, |entry| {
-            self.core.engine.stats(entry.resident.index)
+            self.residency.engine.stats(entry.resident.index)
         })
     }
 
-    /// Loads the model behind an id, with all ids that share it, and waits until it is READY. It goes on when
-    /// nobody waits any more. See [`Registry::request_load`] for `precision`.
+    /// Loads the model behind an id, for all ids that share it, and waits until it is READY. The load goes on even when
+    /// the future is dropped. See [`Registry::request_load`] for `precision`.
     pub async fn load_model(
         &self,
         declared: &Declared,
         precision: Option<Precision>,
     ) -> Result<(), LoadRefusal> {
-        let mut states = self.core.states.subscribe();
+        let mut states = self.residency.states.subscribe();
         let attempt = self.request_load(declared, precision).await?;
         loop {
-            if let Some(outcome) = self.core.outcome(declared.group, attempt) {
+            if let Some(outcome) = self.residency.outcome(declared.group, attempt) {
                 return outcome.map_err(LoadRefusal::from);
             }
             if states.changed().await.is_err() {
@@ -344,115 +272,123 @@ impl Registry {
         }
     }
 
-    /// Asks for the model behind an id to be loaded; returns a number of the load. Once that succeeds the model
-    /// computes in `precision`, in later loads too; without one it stays as it is.
+    /// Requests that the model behind an id is loaded, and returns the number of the load. Once that succeeds, the model
+    /// computes in `precision`, in later loads too. Without a precision, the one it has is kept.
     pub async fn request_load(
         &self,
         declared: &Declared,
         precision: Option<Precision>,
     ) -> Result<u64, LoadRefusal> {
-        let (core, group) = (Arc::clone(&self.core), declared.group);
+        let (residency, group) = (Arc::clone(&self.residency), declared.group);
         let span = tracing::Span::current();
-        let begin = move || span.in_scope(|| core.request_load(group, precision));
+        let begin = move || span.in_scope(|| residency.request_load(group, precision));
         let begun = tokio::task::spawn_blocking(begin).await;
         begun.unwrap_or(Err(LoadFailure::Closed.into()))
     }
 
-    /// Unloads the model behind an id, with all ids that share it. What is open may finish within `limit`.
+    /// Unloads the model behind an id, for all ids that share it. Open requests may finish within `limit`.
     pub async fn unload_model(&self, declared: &Declared, limit: Duration) {
-        let (core, group) = (Arc::clone(&self.core), declared.group);
+        let (residency, group) = (Arc::clone(&self.residency), declared.group);
         let span = tracing::Span::current();
-        let unload = move || span.in_scope(|| core.unload(group, limit));
-        // It goes on when nobody waits any more, and an end of the runtime is an end of everything.
+        let unload = move || span.in_scope(|| residency.unload(group, limit));
+        // The unload goes on even when the future is dropped. An error means that the runtime has ended.
         let _ = tokio::task::spawn_blocking(unload).await;
     }
 
-    /// Keeps the model behind an id from being evicted, or no longer.
+    /// Sets whether the model behind an id is pinned, which means that it is never evicted.
     pub fn pin_model(&self, declared: &Declared, pinned: bool) {
-        self.core.set_pinned(declared.group, pinned);
+        self.residency.set_pinned(declared.group, pinned);
     }
 
-    /// Whether the model behind an id is never evicted.
+    /// Whether the model behind an id is pinned.
     pub fn is_pinned(&self, declared: &Declared) -> bool {
-        self.core.is_pinned(declared.group)
+        self.residency.is_pinned(declared.group)
     }
 
-    /// How the model behind an id computes, or would if it were loaded now.
+    /// The precision in which the model behind an id computes, or would if it were loaded now.
     pub fn precision(&self, declared: &Declared) -> Precision {
-        self.core.precision(declared.group)
+        self.residency.precision(declared.group)
     }
 
-    /// What loading the model behind an id would take and come to, in `precision` or as it is. Reads its header.
+    /// What loading the model behind an id would take, and whether there is room. `precision` is that of the load, or the
+    /// present one when absent. Reads the model's header.
     pub fn estimate_model(
         &self,
         declared: &Declared,
         precision: Option<Precision>,
-    ) -> Result<ModelNeed, RegistryError> {
-        let (need, context_length, verdict) = self.core.judge(declared.group, precision)?;
-        let (budget, available) = self.core.memory();
-        Ok(ModelNeed {
-            need,
-            context_length,
-            budget,
-            available,
-            verdict,
-        })
+    ) -> Result<LoadAssessment, RegistryError> {
+        self.residency.assess(declared.group, precision)
     }
 
-    /// Bytes that there are for models, and bytes that are free.
-    pub fn memory(&self) -> (u64, u64) {
-        self.core.memory()
+    /// The memory budget for models, and how much of it is free.
+    pub fn memory(&self) -> MemoryUse {
+        self.residency.memory()
     }
 
-    /// Queues sequences on the models.
+    /// The engine that runs the models.
     pub fn engine(&self) -> &EngineHandle {
-        &self.core.engine
+        &self.residency.engine
     }
 
-    /// Limits of the engine.
+    /// The limits that the engine was started with.
     pub fn engine_config(&self) -> &EngineConfig {
         &self.engine_config
     }
 
-    /// Says that the model behind an id answered. Ends a FAILED state.
+    /// Records that the model behind an id has answered, which ends a FAILED state.
     pub fn record_answer(&self, entry: &ModelEntry) {
-        self.core.answered(entry.group);
+        self.residency.answered(entry.group);
     }
 
-    /// Says that the model behind an id could not compute. After some in a row its ids are FAILED; they are
-    /// still tried, and the first answer makes them READY again.
+    /// Records that a forward pass of the model behind an id has failed. After several in a row its ids are FAILED. Requests
+    /// are still tried then, and the first answer makes the ids READY again.
     pub fn record_fault(&self, entry: &ModelEntry) {
-        self.core.faulted(entry.group);
+        self.residency.faulted(entry.group);
     }
 
-    /// Marks every model DRAINING. The engine still takes sequences, because open requests may need more of
-    /// them (Score judges what it has generated); whoever admits requests must ask [`Registry::is_draining`].
+    /// Marks every model DRAINING. The engine still accepts sequences, because open requests may need more of them (Score
+    /// judges what it has generated). So services must check [`Registry::is_draining`] before they accept a request.
     pub fn begin_drain(&self) {
-        self.core.begin_drain();
+        self.residency.begin_drain();
     }
 
-    /// Whether [`Registry::begin_drain`] was called.
+    /// Whether [`Registry::begin_drain`] has been called.
     pub fn is_draining(&self) -> bool {
-        self.core.is_draining()
+        self.residency.is_draining()
     }
 
-    /// Ends the engine; what is still open fails. `false` when its thread has not ended after ten seconds.
+    /// Ends the engine; open requests fail. Returns `false` when its thread has not ended after ten seconds.
     pub fn shutdown(&self) -> bool {
         self.begin_drain();
-        self.core.engine.drain();
-        self.core.engine.shutdown();
+        self.residency.engine.drain();
+        self.residency.engine.shutdown();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         thread.is_none_or(|thread| thread.join(JOIN_LIMIT))
     }
 }
 
-/// What is spelled most like `id`, when anything is close.
+/// The known name that is spelled most like `id`, if one is close.
 fn closest<'a>(known: impl Iterator<Item = &'a String>, id: &str) -> Option<String> {
     known
         .map(|known| (strsim::jaro_winkler(known, id), known))
-        .filter(|(likeness, _)| *likeness >= SUGGESTION_LIKENESS)
+        .filter(|(similarity, _)| *similarity >= SUGGESTION_SIMILARITY)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known.clone())
+}
+
+impl Registry {
+    /// Loads every eager model, and blocks until all are READY.
+    ///
+    /// # Errors
+    /// Names the first model that could not be loaded and the reason. The registry never becomes ready then.
+    pub fn load_eager(&self) -> Result<(), RegistryError> {
+        self.residency.load_eager()
+    }
+
+    /// How many eager models have been loaded; `None` when all of them have been loaded once.
+    pub fn starting(&self) -> Option<StartProgress> {
+        self.residency.start_progress()
+    }
 }
 
 impl Drop for Registry {

@@ -1,35 +1,58 @@
-//! What the configuration says of models, checked before anything is loaded.
+//! Checks the configured models before any is loaded.
 
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Declared, DeclaredAdapter, KvSize, LoadPolicy, ModelGroup, ModelRole, Need, RegistryError,
-    budget::{Ledger, Terms},
-    residency::Group,
+    budget::{KvSizing, MemoryLedger, MemoryNeed, ResidencyTerms},
+    error::RegistryError,
+    loader::{ModelGroup, ModelLoader},
+    model::{Declared, DeclaredAdapter, ModelRole},
 };
-use crate::model::AdapterIndex;
+use crate::{config::LoadPolicy, kernels::Precision, model::AdapterIndex};
 
-/// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
-/// model needs must be known; for the others there is time.
-pub(super) fn terms(group: &ModelGroup, kv: KvSize, sequences: usize) -> Result<Terms, RegistryError> {
+/// A checked group of ids that is loaded and unloaded as one model.
+pub(super) struct DeclaredGroup {
+    /// The configured precision.
+    pub(super) precision: Precision,
+    pub(super) loader: Box<dyn ModelLoader>,
+    /// Ids that stand for the model.
+    pub(super) members: Vec<Arc<Declared>>,
+}
+
+impl DeclaredGroup {
+    /// The first of its ids.
+    pub(super) fn name(&self) -> &str {
+        self.members.first().map_or("", |declared| declared.id.as_str())
+    }
+
+    /// Whether it is loaded when the server starts.
+    pub(super) fn is_eager(&self) -> bool {
+        let first = self.members.first();
+        first.is_some_and(|declared| declared.policy == LoadPolicy::Eager)
+    }
+}
+
+/// When a model is loaded, whether it may be evicted, and what it needs. The most eager of its ids decides, and one
+/// pinned id pins it. The need of an eager model must be known; others are read again before they are loaded.
+pub(super) fn residency_terms(group: &ModelGroup, kv: KvSizing) -> Result<ResidencyTerms, RegistryError> {
     let policy = group.policy();
     let need = match group.loader.estimate(group.precision) {
-        Ok(estimate) => Some(Need::new(&estimate, kv, sequences)),
+        Ok(estimate) => Some(MemoryNeed::new(&estimate, kv)),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "a model that is not loaded yet cannot be read");
             None
         }
     };
-    Ok(Terms {
+    Ok(ResidencyTerms {
         policy,
         pinned: group.specs.iter().any(|spec| spec.pinned),
         need,
     })
 }
 
-/// Ids with their places, in the order of the groups.
-pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryError> {
+/// Gives each id its position, in the order of the groups.
+pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<DeclaredGroup>, RegistryError> {
     let mut position = 0;
     let mut declared = Vec::with_capacity(groups.len());
     for (index, group) in groups.into_iter().enumerate() {
@@ -62,7 +85,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
             }));
             position += 1;
         }
-        declared.push(Group {
+        declared.push(DeclaredGroup {
             precision: group.precision,
             loader: group.loader,
             members,
@@ -71,7 +94,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
     Ok(declared)
 }
 
-/// The place of a role's default: the one that is named, or the first that has the role; adapters come last.
+/// Position of a role's default: the id that is named, else the first model with the role, else the first adapter with it.
 pub(super) fn default_of(
     declared: &[Arc<Declared>],
     role: ModelRole,
@@ -97,8 +120,12 @@ pub(super) fn default_of(
     }
 }
 
-/// The models that were to be loaded at the start do not fit.
-pub(super) fn over_budget(ledger: &Ledger, groups: &[Group], terms: &[Terms]) -> RegistryError {
+/// The error that the eager models do not fit into the memory budget.
+pub(super) fn over_budget(
+    ledger: &MemoryLedger,
+    groups: &[DeclaredGroup],
+    terms: &[ResidencyTerms],
+) -> RegistryError {
     let eager = groups
         .iter()
         .zip(terms)

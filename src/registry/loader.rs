@@ -1,4 +1,4 @@
-//! Where models come from: files, or what a test makes up.
+//! Loads models: from files, or, in tests, from wherever a [`ModelLoader`] takes them.
 
 use std::{
     collections::BTreeSet,
@@ -6,8 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
+use super::{
+    error::RegistryError,
+    model::{ModelRole, ModelSpec},
+};
 use crate::{
+    config::LoadPolicy,
     digest,
     kernels::{Bf16Products, Precision, PrecisionChoice},
     model::{
@@ -19,48 +23,49 @@ use crate::{
     text::{ChatTemplate, Tokenizer},
 };
 
-/// A model in memory, in parts.
+/// The parts of a model that has been read into memory.
 pub struct OpenedModel {
     /// Weights and KV pool.
     pub loaded: LoadedModel,
-    /// Its tokenizer.
+    /// Turns text into its tokens.
     pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template; base models have none.
+    /// Its chat template; `None` for base models.
     pub template: Option<Arc<ChatTemplate>>,
     /// `sha256:<hex>` of the weights.
     pub digest: String,
-    /// The same of each adapter, in the order of [`LoadedModel::adapters`].
+    /// `sha256:<hex>` of each adapter, in the order of [`LoadedModel::adapters`].
     pub adapter_digests: Vec<String>,
-    /// Which quality estimator it is, when it is one.
+    /// Its kind, if it is a quality estimator.
     pub estimator: Option<EstimatorKind>,
 }
 
-/// Opens one model, as often as it is loaded.
+/// Opens one model, each time that it is loaded.
 pub trait ModelLoader: Send + Sync {
-    /// What it will take when it computes so; reads headers only.
+    /// What the model will take in this precision. Reads headers only.
     fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError>;
 
-    /// Reads everything; `kv_bytes` is the size of its KV pool.
+    /// Reads the model; `kv_bytes` is the size of its KV pool in bytes.
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError>;
 
-    /// How it computes when it is asked to compute so: not all models have all precisions.
-    fn effective(&self, asked: Precision) -> Precision {
-        asked
+    /// The precision in which the model computes when this one is requested. Not all models have all precisions.
+    fn effective(&self, requested: Precision) -> Precision {
+        requested
     }
 }
 
-/// A model with its adapters, and the ids that stand for them: they are loaded and unloaded together.
+/// A model with its adapters, and the ids that stand for them. They are loaded and unloaded together.
 pub struct ModelGroup {
-    /// At least one. Those with a base are adapters: one for each path, in the order in which the paths first appear.
+    /// The ids; at least one. Those with a base are adapters: one for each path, in the order in which the paths first
+    /// appear.
     pub specs: Vec<ModelSpec>,
-    /// How it computes, unless a load asks for something else.
+    /// The precision in which it computes, unless a load names another.
     pub precision: Precision,
-    /// Opens it.
+    /// Opens the model.
     pub loader: Box<dyn ModelLoader>,
 }
 
 impl ModelGroup {
-    /// The most eager of its ids decides when it is loaded.
+    /// When it is loaded: as the most eager of its ids demands.
     pub(super) fn policy(&self) -> LoadPolicy {
         let policy = self.specs.iter().map(|spec| spec.load).max();
         policy.unwrap_or(LoadPolicy::Manual)
@@ -69,7 +74,7 @@ impl ModelGroup {
 
 /// A model on disk.
 struct ModelFile {
-    /// The first of its ids, for errors.
+    /// The first of its ids, which errors name.
     id: String,
     path: PathBuf,
     adapters: Vec<AdapterFile>,
@@ -80,7 +85,7 @@ struct ModelFile {
 
 /// An adapter on disk.
 struct AdapterFile {
-    /// The first of its ids, for errors.
+    /// The first of its ids, which errors name.
     id: String,
     path: PathBuf,
 }
@@ -90,7 +95,7 @@ impl ModelFile {
         self.adapters.iter().map(|adapter| adapter.path.clone()).collect()
     }
 
-    /// With the id that is to blame.
+    /// The error with the id of the model or adapter that causes it.
     fn load_error(&self, source: LoadError) -> RegistryError {
         let adapter = match &source {
             LoadError::Adapter { path, .. } => self.adapters.iter().find(|adapter| adapter.path == *path),
@@ -149,43 +154,59 @@ impl ModelLoader for ModelFile {
         })
     }
 
-    fn effective(&self, asked: Precision) -> Precision {
-        effective(self.estimator, asked)
+    fn effective(&self, requested: Precision) -> Precision {
+        effective(self.estimator, requested)
     }
 }
 
-fn effective(estimator: Option<EstimatorKind>, asked: Precision) -> Precision {
+fn effective(estimator: Option<EstimatorKind>, requested: Precision) -> Precision {
     match estimator {
-        Some(_) => quality::effective_precision(asked),
-        None => asked,
+        Some(_) => quality::effective_precision(requested),
+        None => requested,
     }
 }
 
-/// One group per file and precision, however many ids stand for it; adapters join their base's. A model that says
-/// nothing of its precision has the one of `compute`, and `compute` says what this processor has for bf16.
+/// How models compute whose own configuration does not name a precision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DefaultPrecision {
+    /// The choice for models that name none.
+    pub(super) choice: PrecisionChoice,
+    /// How this processor multiplies bf16 operands, which decides what [`PrecisionChoice::Auto`] chooses.
+    pub(super) bf16_products: Bf16Products,
+}
+
+/// A group that is being put together.
+struct FileGroup {
+    specs: Vec<ModelSpec>,
+    precision: Precision,
+    file: ModelFile,
+}
+
+/// Puts models into groups: one for each file and precision, however many ids stand for it. Adapters join the group of
+/// their base.
 pub(super) fn group(
     models: Vec<ModelSpec>,
     options: &LoadOptions,
-    (precision, bf16_products): (PrecisionChoice, Bf16Products),
+    default: DefaultPrecision,
     batch: BatchLimits,
 ) -> Result<Vec<ModelGroup>, RegistryError> {
-    let mut groups: Vec<(Vec<ModelSpec>, Precision, ModelFile)> = Vec::new();
+    let mut groups: Vec<FileGroup> = Vec::new();
     let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
     for spec in &mut models {
         spec.path = canonical(spec)?;
-        spec.precision.get_or_insert(precision);
+        spec.precision.get_or_insert(default.choice);
     }
-    let judging = judging(&models, &adapters);
+    let judging = automatic_guards(&models, &adapters);
     for spec in models {
         let estimator = EstimatorKind::detect(&spec.path);
         let best = match judging.contains(&spec.path) {
-            true => bf16_products.best_for_judging(),
-            false => bf16_products.best_for_answering(),
+            true => default.bf16_products.best_for_judging(),
+            false => default.bf16_products.best_for_answering(),
         };
-        let precision = effective(estimator, spec.precision.unwrap_or(precision).or(best));
+        let precision = effective(estimator, spec.precision.unwrap_or(default.choice).or(best));
         let mut known = groups.iter_mut();
-        match known.find(|(_, other, file)| file.path == spec.path && *other == precision) {
-            Some((specs, ..)) => specs.push(spec),
+        match known.find(|group| group.file.path == spec.path && group.precision == precision) {
+            Some(group) => group.specs.push(spec),
             None => {
                 let file = ModelFile {
                     id: spec.id.clone(),
@@ -195,7 +216,11 @@ pub(super) fn group(
                     options: options.clone(),
                     batch,
                 };
-                groups.push((vec![spec], precision, file));
+                groups.push(FileGroup {
+                    specs: vec![spec],
+                    precision,
+                    file,
+                });
             }
         }
     }
@@ -203,34 +228,35 @@ pub(super) fn group(
         spec.path = canonical(&spec)?;
         let is_base = |other: &ModelSpec| other.base.is_none() && Some(&other.id) == spec.base.as_ref();
         let mut known = groups.iter_mut();
-        let Some((specs, _, file)) = known.find(|(specs, ..)| specs.iter().any(is_base)) else {
+        let Some(group) = known.find(|group| group.specs.iter().any(is_base)) else {
             return Err(RegistryError::UnknownBase {
                 id: spec.id,
                 base: spec.base.unwrap_or_default(),
             });
         };
-        if file.adapters.iter().all(|adapter| adapter.path != spec.path) {
-            file.adapters.push(AdapterFile {
+        let adapters = &mut group.file.adapters;
+        if adapters.iter().all(|adapter| adapter.path != spec.path) {
+            adapters.push(AdapterFile {
                 id: spec.id.clone(),
                 path: spec.path.clone(),
             });
         }
-        specs.push(spec);
+        group.specs.push(spec);
     }
-    for (specs, _, file) in &groups {
-        check_roles(specs, file)?;
+    for group in &groups {
+        check_roles(&group.specs, &group.file)?;
     }
-    let boxed = |(specs, precision, file): (_, _, ModelFile)| ModelGroup {
-        specs,
-        precision,
-        loader: Box::new(file),
+    let boxed = |group: FileGroup| ModelGroup {
+        specs: group.specs,
+        precision: group.precision,
+        loader: Box::new(group.file),
     };
     Ok(groups.into_iter().map(boxed).collect())
 }
 
-/// Files whose precision is left to the server, and which judge by one of the ids that leave it so, or by an adapter of
-/// one: all such ids of a file compute alike, so that they share its weights.
-fn judging(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
+/// Files with an id whose precision is automatic and that is a guard, or has an adapter that is one. All ids of such a
+/// file whose precision is automatic get that of guards, so that they share the file's weights.
+fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
     let judges = |spec: &ModelSpec| spec.roles.contains(&ModelRole::Guard);
     let automatic = models
         .iter()
@@ -244,7 +270,7 @@ fn judging(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
     judging.map(|spec| spec.path.clone()).collect()
 }
 
-/// A quality estimator can do nothing else, and nothing else can do what it does.
+/// A quality estimator has only that role, and no other model has it.
 fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
     for spec in specs {
         match file.estimator {
@@ -286,8 +312,8 @@ fn digest_for(id: &str, path: &Path) -> Result<String, RegistryError> {
     digest_of(path).map_err(|source| unreadable(id, path, source))
 }
 
-/// Of a file: its SHA-256. Of a folder: the SHA-256 over the names and digests of its configuration and
-/// weights, in the order of their names.
+/// For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
+/// order of their names.
 fn digest_of(path: &Path) -> std::io::Result<String> {
     if !path.is_dir() {
         return digest::of_file(path);
@@ -335,7 +361,7 @@ mod tests {
         Some(PrecisionChoice::Only(precision))
     }
 
-    /// Ids and precision of each group, where nothing else is said.
+    /// Ids and precision of each group when models without a precision choose it automatically.
     fn grouped_on(models: Vec<ModelSpec>, bf16_products: Bf16Products) -> Vec<(Vec<String>, Precision)> {
         let options = LoadOptions {
             threads: 1,
@@ -347,7 +373,13 @@ mod tests {
             sequences: 1,
             tokens: 1,
         };
-        let groups = group(models, &options, (PrecisionChoice::Auto, bf16_products), batch).unwrap();
+        let groups = {
+            let default = DefaultPrecision {
+                choice: PrecisionChoice::Auto,
+                bf16_products,
+            };
+            group(models, &options, default, batch).unwrap()
+        };
         let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
         groups.iter().map(|group| (ids(group), group.precision)).collect()
     }
@@ -361,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_one_file_share_a_model_when_they_compute_alike() {
+    fn ids_of_one_file_share_a_model_when_they_have_the_same_precision() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let spec = |id, precision| spec(id, file.path(), precision);
         let adapter = ModelSpec {
@@ -382,12 +414,12 @@ mod tests {
     }
 
     #[test]
-    fn guards_that_leave_it_to_the_server_compute_in_bf16_where_there_are_tiles() {
+    fn guards_with_automatic_precision_compute_in_bf16_where_there_are_tiles() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = tempfile::NamedTempFile::new().unwrap();
         let models = || {
             vec![
-                // One file by two ids: the guard decides for both, and they are one model.
+                // Two ids of one file: the guard decides for both, and they are one model.
                 spec("target", file.path(), None),
                 guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
                 spec("alone", other.path(), None),
@@ -408,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_stays_and_decides_for_nobody_else() {
+    fn a_configured_precision_is_kept_and_decides_for_no_other_id() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let models = vec![
             spec("target", file.path(), None),
@@ -422,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_judges_makes_its_base_compute_as_a_guard() {
+    fn an_adapter_that_is_a_guard_makes_its_base_compute_as_one() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let models = |roles| {
             let adapter = ModelSpec {
@@ -442,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn estimators_have_no_int8_to_differ_in() {
+    fn estimators_in_int8_and_f32_are_one_model() {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"architectures": ["UnifiedMetric"]}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();

@@ -1,96 +1,143 @@
-//! What is asked of one model from outside: to be loaded, to stay, and what loading it would come to.
+//! What callers may request for one model: to load it, to pin it, and to assess what loading it would take.
 
 use std::sync::{Arc, PoisonError};
 
-use super::{LoadFailure, LoadRefusal, RegistryError, Verdict, budget::Need, residency::Core, state::Phase};
+use super::{
+    budget::MemoryNeed,
+    error::{LoadFailure, LoadRefusal, MemoryShortage, RegistryError},
+    residency::Residency,
+    state::Phase,
+};
 use crate::kernels::Precision;
 
-impl Core {
-    /// Asks for a model to be loaded, unless it is or is about to be; from then on it computes in `precision`, or as
-    /// it did when there is none. Returns the load's number.
+/// Whether a model could be loaded now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feasibility {
+    /// It is in memory already.
+    Resident {
+        /// Bytes of its KV pool.
+        kv_bytes: u64,
+    },
+    /// There is room for it.
+    Fits {
+        /// Bytes that its KV pool would get.
+        kv_bytes: u64,
+        /// Models that would be evicted for it, each by its first id.
+        evict: Vec<String>,
+    },
+    /// There is no room for it.
+    Lacks(MemoryShortage),
+}
+
+/// What loading a model would take, and whether there is room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadAssessment {
+    /// Memory that it needs.
+    pub need: MemoryNeed,
+    /// Longest sequence, in tokens.
+    pub context_length: usize,
+    /// Bytes of the memory budget for models.
+    pub budget: u64,
+    /// Bytes of the budget that are free.
+    pub available: u64,
+    /// Whether it could be loaded now.
+    pub feasibility: Feasibility,
+}
+
+impl Residency {
+    /// Requests that a model is loaded, unless it is in memory or being loaded. Once the load succeeds, the model computes
+    /// in `precision`; without one, its precision is kept. Returns the number of the load.
     pub(super) fn request_load(
         self: &Arc<Self>,
         group: usize,
         precision: Option<Precision>,
     ) -> Result<u64, LoadRefusal> {
-        let asked = precision.map(|asked| self.groups[group].loader.effective(asked));
-        let mut inner = self.inner();
-        if inner.draining {
+        let requested = precision.map(|precision| self.groups[group].loader.effective(precision));
+        let mut state = self.state();
+        if state.draining {
             return Err(LoadFailure::Closed.into());
         }
-        // One that is on its way out is asked for again when it has gone.
-        while inner.places[group].phase == Phase::Draining {
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        // A model that is being unloaded is loaded again after that.
+        while state.slots[group].phase == Phase::Draining {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let place = &inner.places[group];
-        let has = match place.phase {
+        let slot = &state.slots[group];
+        let has = match slot.phase {
             Phase::Unloaded | Phase::Broken => {
-                let precision = asked.unwrap_or(place.precision);
-                return Ok(self.begin(&mut inner, group, precision));
+                let precision = requested.unwrap_or(slot.precision);
+                return Ok(self.begin_load(&mut state, group, precision));
             }
-            Phase::Loading => place.coming,
-            Phase::Ready | Phase::Draining => place.precision,
+            Phase::Loading => slot.next_precision,
+            Phase::Ready | Phase::Draining => slot.precision,
         };
-        match asked {
-            Some(asked) if asked != has => Err(LoadRefusal::Precision { has, asked }),
-            Some(_) | None => Ok(place.attempts),
+        match requested {
+            Some(requested) if requested != has => Err(LoadRefusal::Precision { has, requested }),
+            Some(_) | None => Ok(slot.attempts),
         }
     }
 
-    /// How the load of this number ended; `None` while it has not.
+    /// How the load of this number ended; `None` while it goes on.
     pub(super) fn outcome(&self, group: usize, attempt: u64) -> Option<Result<(), LoadFailure>> {
-        let inner = self.inner();
-        let place = &inner.places[group];
-        match &place.failure {
-            Some((failed, failure)) if *failed == attempt => Some(Err(failure.clone())),
-            _ if place.phase == Phase::Loading && place.attempts == attempt => None,
+        let state = self.state();
+        let slot = &state.slots[group];
+        match &slot.failure {
+            Some(failed) if failed.attempt == attempt => Some(Err(failed.failure.clone())),
+            _ if slot.phase == Phase::Loading && slot.attempts == attempt => None,
             _ => Some(Ok(())),
         }
     }
 
-    /// Keeps a model from being evicted, or no longer.
+    /// Sets whether a model is pinned.
     pub(super) fn set_pinned(&self, group: usize, pinned: bool) {
-        let mut inner = self.inner();
-        inner.ledger.set_pinned(group, pinned);
+        let mut state = self.state();
+        state.ledger.set_pinned(group, pinned);
     }
 
+    /// Whether a model is pinned.
     pub(super) fn is_pinned(&self, group: usize) -> bool {
-        self.inner().ledger.is_pinned(group)
+        self.state().ledger.is_pinned(group)
     }
 
-    /// How a model computes, or would if it were loaded now.
+    /// The precision in which a model computes, or would if it were loaded now.
     pub(super) fn precision(&self, group: usize) -> Precision {
-        let inner = self.inner();
-        let place = &inner.places[group];
-        match place.phase {
-            Phase::Loading => place.coming,
-            Phase::Unloaded | Phase::Ready | Phase::Draining | Phase::Broken => place.precision,
+        let state = self.state();
+        let slot = &state.slots[group];
+        match slot.phase {
+            Phase::Loading => slot.next_precision,
+            Phase::Unloaded | Phase::Ready | Phase::Draining | Phase::Broken => slot.precision,
         }
     }
 
-    /// What loading a model would come to now, in `precision`, or as it computes when there is none.
-    pub(super) fn judge(
+    /// What loading a model would take now, in `precision`, or in its present one when absent.
+    pub(super) fn assess(
         &self,
         group: usize,
         precision: Option<Precision>,
-    ) -> Result<(Need, usize, Verdict), RegistryError> {
+    ) -> Result<LoadAssessment, RegistryError> {
         let loader = &self.groups[group].loader;
-        let precision = precision.map_or_else(|| self.precision(group), |asked| loader.effective(asked));
+        let precision =
+            precision.map_or_else(|| self.precision(group), |precision| loader.effective(precision));
         let estimate = loader.estimate(precision)?;
         let need = self.need(&estimate);
-        let inner = self.inner();
-        let verdict = match inner.places[group].entries.first() {
-            Some(entry) => Verdict::Resident {
+        let state = self.state();
+        let feasibility = match state.slots[group].entries.first() {
+            Some(entry) => Feasibility::Resident {
                 kv_bytes: entry.resident.kv_bytes,
             },
-            None => match inner.ledger.plan(group, need) {
-                Ok(plan) => Verdict::Fits {
+            None => match state.ledger.plan(group, need) {
+                Ok(plan) => Feasibility::Fits {
                     kv_bytes: plan.kv_bytes,
                     evict: self.names(&plan.evict),
                 },
-                Err(shortage) => Verdict::Lacks(self.told(shortage)),
+                Err(shortage) => Feasibility::Lacks(self.memory_shortage(shortage)),
             },
         };
-        Ok((need, estimate.context_length, verdict))
+        Ok(LoadAssessment {
+            need,
+            context_length: estimate.context_length,
+            budget: state.ledger.budget(),
+            available: state.ledger.available(),
+            feasibility,
+        })
     }
 }

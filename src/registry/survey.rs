@@ -1,41 +1,52 @@
-//! What models would need, without a server: for who looks at a configuration.
+//! What the models of a configuration would need, without starting a server.
 
-use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions, loader};
-use crate::{kernels::Precision, model::estimate::BatchLimits};
+use super::{
+    budget::{KvSizing, MemoryNeed},
+    error::RegistryError,
+    loader::{self, DefaultPrecision, ModelGroup},
+    options::RegistryOptions,
+};
+use crate::{config::LoadPolicy, kernels::Precision, model::estimate::BatchLimits};
 
-/// A model that would be loaded as one.
+/// What one model would need.
 #[derive(Debug)]
-pub struct Surveyed {
-    /// Ids that stand for it.
+pub struct SurveyedModel {
+    /// Ids that stand for the model.
     pub ids: Vec<String>,
     /// When it would be loaded.
     pub policy: LoadPolicy,
-    /// How it would compute.
+    /// The precision in which it would compute.
     pub precision: Precision,
-    /// What it needs, or why that is not known.
-    pub need: Result<Need, RegistryError>,
+    /// Memory that it needs, or the reason why that is not known.
+    pub need: Result<MemoryNeed, RegistryError>,
 }
 
 /// Reads the headers of all models.
 ///
 /// # Errors
-/// When a path cannot be read.
-pub fn survey(options: RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> {
+/// Names the path that cannot be read.
+pub fn survey(options: RegistryOptions) -> Result<Vec<SurveyedModel>, RegistryError> {
     let batch = BatchLimits {
-        sequences: options.engine.max_batch_sequences,
-        tokens: options.engine.max_batch_tokens,
+        sequences: options.start.engine.max_batch_sequences,
+        tokens: options.start.engine.max_batch_tokens,
     };
-    let (kv, sequences) = (options.memory.kv, batch.sequences);
-    let compute = (options.precision, options.bf16_products);
-    let groups = loader::group(options.models, &options.load, compute, batch)?;
-    let surveyed = |group: ModelGroup| Surveyed {
+    let kv = KvSizing {
+        size: options.start.memory.kv,
+        batch_sequences: batch.sequences,
+    };
+    let precision = DefaultPrecision {
+        choice: options.precision,
+        bf16_products: options.bf16_products,
+    };
+    let groups = loader::group(options.models, &options.load, precision, batch)?;
+    let surveyed = |group: ModelGroup| SurveyedModel {
         ids: group.specs.iter().map(|spec| spec.id.clone()).collect(),
         policy: group.policy(),
         precision: group.precision,
         need: group
             .loader
             .estimate(group.precision)
-            .map(|estimate| Need::new(&estimate, kv, sequences)),
+            .map(|estimate| MemoryNeed::new(&estimate, kv)),
     };
     Ok(groups.into_iter().map(surveyed).collect())
 }

@@ -36,10 +36,6 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
     let StartOptions { memory, engine, .. } = rig::start_options(memory, 2048, Clock::default());
     RegistryOptions {
         models,
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
         load: LoadOptions {
             threads: 2,
             kv_bytes: 0,
@@ -48,8 +44,14 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         },
         precision: PrecisionChoice::Only(Precision::Int8),
         bf16_products: Bf16Products::Vectors,
-        memory,
-        engine,
+        start: StartOptions {
+            default_target: None,
+            default_guard: None,
+            default_quality: None,
+            policies: Vec::new(),
+            memory,
+            engine,
+        },
     }
 }
 
@@ -283,7 +285,10 @@ fn a_role_that_does_not_fit_the_folder_is_told_before_anything_is_loaded() {
     )
     .unwrap();
     let found = refused(spec(KIWI, path, ModelRole::Quality));
-    assert!(found.contains("is no folder of a quality estimator"), "{found}");
+    assert!(
+        found.contains("is not the folder of a quality estimator"),
+        "{found}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

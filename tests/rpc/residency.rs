@@ -111,7 +111,8 @@ async fn a_manual_model_is_estimated_loaded_used_and_unloaded_with_its_memory() 
     let unloaded = fleet.unload("m").await;
     assert_eq!((unloaded.state(), unloaded.resident_bytes), (State::Unloaded, 0));
     assert_eq!(fleet.probe("m").dropped(), 1, "its memory is the system's again");
-    assert_eq!(fleet.rig.registry.memory(), (3 * EACH, 2 * EACH));
+    let memory = fleet.rig.registry.memory();
+    assert_eq!((memory.budget, memory.available), (3 * EACH, 2 * EACH));
     assert_eq!(fleet.unload("m").await.state(), State::Unloaded);
     let status = fleet.ask("m").await.unwrap_err();
     assert_eq!(reason(&status, Code::FailedPrecondition).0, "MODEL_NOT_LOADED");
@@ -217,7 +218,7 @@ async fn a_busy_model_makes_no_room_before_it_has_answered() {
         let need = registry
             .estimate_model(registry.find("y").unwrap(), None)
             .unwrap();
-        matches!(need.verdict, registry::Verdict::Fits { .. })
+        matches!(need.feasibility, registry::Feasibility::Fits { .. })
     })
     .await;
     assert_eq!(fleet.ask("y").await.unwrap(), "Hello.");
@@ -360,7 +361,7 @@ async fn a_model_that_cannot_be_loaded_says_so_until_it_can() {
     let model = fleet.model("l").await;
     assert_eq!(model.state(), State::Failed);
     assert!(!model.error.contains("secret"));
-    assert_eq!(fleet.rig.registry.memory().1, EACH, "its room is free");
+    assert_eq!(fleet.rig.registry.memory().available, EACH, "its room is free");
     let status = fleet.load("l").await.unwrap_err();
     let (_, metadata) = reason(&status, Code::FailedPrecondition);
     assert!(metadata["cause"].contains("secret/place"));

@@ -6,7 +6,7 @@ use babelward::{
     engine::Clock,
     kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
-    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
+    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions, StartOptions},
     rpc::ServerOptions,
 };
 use serde_json::{Value, json};
@@ -33,10 +33,6 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
                 ..rig::spec(id, ModelRole::Quality)
             })
             .collect(),
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
         load: LoadOptions {
             threads: 1,
             kv_bytes: 0,
@@ -45,8 +41,14 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
         },
         precision: PrecisionChoice::Only(Precision::F32),
         bf16_products: Bf16Products::Vectors,
-        memory,
-        engine: start.engine,
+        start: StartOptions {
+            default_target: None,
+            default_guard: None,
+            default_quality: None,
+            policies: Vec::new(),
+            memory,
+            engine: start.engine,
+        },
     };
     let registry = tokio::task::spawn_blocking(move || Registry::load(options).unwrap());
     Rig::serve(registry.await.unwrap(), ServerOptions::default(), Gate::default()).await
