@@ -30,8 +30,8 @@ pub fn read_row(readout: &Readout, row: usize, logits: &[f32]) -> Option<Reading
     }
 }
 
-/// The largest logit of a row, or `None` when the row cannot be trusted: a NaN, a positive infinity, or
-/// nothing above negative infinity. Single logits of negative infinity are fine: models mask tokens that way.
+/// The largest logit of a row, or `None` when the row cannot be trusted: when it has a NaN or a positive infinity, or
+/// nothing but negative infinities. Single logits of negative infinity are valid, because models mask tokens with them.
 pub fn row_max(row: &[f32]) -> Option<f32> {
     const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -56,7 +56,7 @@ pub fn row_max(row: &[f32]) -> Option<f32> {
 /// The lowest token id whose logit is `max`, the row's [`row_max`].
 pub fn argmax(row: &[f32], max: f32) -> u32 {
     const CHUNK: usize = 64;
-    // Whole chunks without early exit (vectorised), then the place within the first that has it.
+    // Whole chunks are compared without an early exit, which vectorises; then the position in the first match is found.
     let has_max = |chunk: &[f32]| chunk.iter().fold(false, |found, &x| found | (x == max));
     let begin = row.chunks(CHUNK).position(has_max).unwrap_or(0) * CHUNK;
     let offset = row.iter().skip(begin).position(|&x| x == max).unwrap_or(0);

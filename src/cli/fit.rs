@@ -8,7 +8,7 @@ use crate::{
     config::{Config, LoadPolicy},
     memory::{self, human_bytes},
     model::spec::Precision,
-    registry::{Need, Surveyed, survey},
+    registry::{MemoryNeed, SurveyedModel, survey},
 };
 
 /// The budget, and each model beside it. Nothing is loaded.
@@ -31,7 +31,7 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
 }
 
 /// Whether what is loaded at the start fits together.
-fn total(budget: u64, models: &[Surveyed]) -> Check {
+fn total(budget: u64, models: &[SurveyedModel]) -> Check {
     let eager = models.iter().filter(|model| model.policy == LoadPolicy::Eager);
     let least = eager.filter_map(|model| Some(model.need.as_ref().ok()?.least()));
     let least = least.fold(0, u64::saturating_add);
@@ -64,7 +64,7 @@ fn computed(precision: Precision, architecture: &str) -> String {
     format!("computed in {} on {architecture}", precision.name())
 }
 
-fn one(budget: u64, architecture: &str, model: &Surveyed, need: &Need) -> Check {
+fn one(budget: u64, architecture: &str, model: &SurveyedModel, need: &MemoryNeed) -> Check {
     let name = format!("memory of {}", model.ids.join(", "));
     let found = format!(
         "{} weights, {} buffers, key-value cache from {} to {} ({}, {})",

@@ -1,15 +1,12 @@
-//! What is checked before a sequence is queued, and the books that a queued sequence is entered in.
+//! What is checked before a sequence is queued, and the ledger of open sequences and promised KV blocks that an
+//! accepted sequence is entered in.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use super::{SequenceRequest, SubmitError, Tenant, inbox::Inbox, prefix::Prefix};
+use super::{error::SubmitError, prefix::Prefix, request::SequenceRequest, tenant::Tenant};
 use crate::backend::ModelLimits;
 
-/// Checks all that does not depend on other sequences.
+/// Checks everything that does not depend on other sequences.
 pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -> Result<(), SubmitError> {
     let tokens = request.prompt.len();
     if tokens == 0 {
@@ -38,8 +35,8 @@ pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -
     Ok(())
 }
 
-/// KV blocks of the sequence when it runs to its end, whether it holds them all at a time or not. Its last token is
-/// never computed.
+/// KV blocks for the whole sequence if it runs to its end, whether or not it holds them all at the same time. The keys
+/// and values of its last token are never computed.
 pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
     let answer = request.output.max_new_tokens.saturating_sub(1);
     let tokens = request
@@ -50,27 +47,27 @@ pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
     tokens.div_ceil(limits.block_size)
 }
 
-/// Prompts that are pinned or will be, and what that takes from the pool. Entered at submission, so that
-/// nothing is accepted that would no longer fit once they are resident.
+/// Prompts that are pinned or will be, and the blocks they take from the pool. They are entered at submission, so that
+/// no sequence is accepted that would no longer fit once they are resident.
 #[derive(Debug, Default)]
-pub struct PinBook {
+pub struct PinLedger {
     prompts: Vec<(u64, Prefix)>,
     next_id: u64,
     reserved: usize,
 }
 
-impl PinBook {
+impl PinLedger {
     /// Blocks that the pinned prompts take together.
     pub fn reserved(&self) -> usize {
         self.reserved
     }
 
-    /// Leading blocks of `prompt` that are among the pinned ones.
+    /// Number of leading blocks of `prompt` that a pinned prompt has too.
     pub fn covered(&self, prompt: Prefix<&[u32]>, block_size: usize) -> usize {
         covered(self.prompts.iter().map(|(_, pinned)| pinned), &prompt, block_size)
     }
 
-    /// Enters a prompt; returns the entry's name.
+    /// Enters a prompt and returns the id of its entry.
     pub fn add(&mut self, prompt: Prefix, block_size: usize) -> u64 {
         self.next_id += 1;
         self.prompts.push((self.next_id, prompt));
@@ -84,7 +81,7 @@ impl PinBook {
         self.recount(block_size);
     }
 
-    /// Blocks in the union of the prompts' paths: each adds what no earlier one covers.
+    /// Counts the blocks in the union of the prompts: each prompt adds those that no earlier one covers.
     fn recount(&mut self, block_size: usize) {
         self.reserved = (0..self.prompts.len())
             .map(|i| {
@@ -110,45 +107,45 @@ fn covered<'a, T: AsRef<[u32]>>(
 
 /// Open sequences and promised blocks of one model.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct AdmissionLedger {
     /// Sequences that have been accepted and have not ended.
     pub open: usize,
-    /// Those of them that have not started.
+    /// Open sequences that have not started.
     pub queued: usize,
     /// Pinned prompts.
-    pub pins: PinBook,
-    /// Blocks that open sequences need beyond the pinned ones: size -> how many sequences.
+    pub pins: PinLedger,
+    /// How many open sequences need a given number of blocks beyond the pinned ones, by that number.
     needs: BTreeMap<usize, usize>,
 }
 
-/// A place in the queue.
+/// What a queued sequence counts for in the queue's bounds.
 #[derive(Debug)]
-pub struct Place {
-    /// Prompt tokens, as counted in the queue's bound.
+pub struct QueuedRequest {
+    /// Prompt tokens.
     pub tokens: usize,
-    /// On whose account.
+    /// The account that it is queued on.
     pub account: Tenant,
 }
 
-/// What a sequence is entered with.
+/// What the ledger holds for one open sequence.
 #[derive(Debug)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// Blocks beyond the pinned ones.
     need: usize,
-    /// Its entry in the [`PinBook`].
+    /// Id of its entry in the [`PinLedger`].
     pin: Option<u64>,
 }
 
-impl Book {
-    /// Enters a sequence of `needed` blocks, and whose `pin` (full blocks of its prompt) is to stay,
-    /// if it fits alone in what pinned prompts leave of the pool, and every open sequence still does.
+impl AdmissionLedger {
+    /// Enters a sequence that needs `needed` blocks and whose `pin` (the full blocks of its prompt) is to stay cached.
+    /// It is accepted if it fits alone into what pinned prompts leave of the pool, and every open sequence still does.
     pub fn enter(
         &mut self,
         prompt: Prefix<&[u32]>,
         needed: usize,
         pin: Option<Prefix>,
         limits: &ModelLimits,
-    ) -> Result<Entry, SubmitError> {
+    ) -> Result<LedgerEntry, SubmitError> {
         let block_size = limits.block_size;
         let pin = pin.map(|pin| self.pins.add(pin, block_size));
         let available = limits.num_blocks.saturating_sub(self.pins.reserved());
@@ -157,14 +154,14 @@ impl Book {
             .saturating_sub(self.pins.covered(prompt, block_size))
             .min(most);
         let largest = self.needs.keys().next_back().copied().unwrap_or(0);
-        // Without a pin the largest open need fits already.
+        // Without a new pin the largest open sequence is known to fit.
         let too_much_pinned = self.pins.reserved() > limits.num_blocks;
         if too_much_pinned || need.max(largest) > available {
             if let Some(pin) = pin {
                 self.pins.remove(pin, block_size);
             }
             let (needed, available) = if too_much_pinned {
-                // The prompt that is to stay is itself what does not fit.
+                // The prompt that is to be pinned does not fit itself.
                 let before = limits.num_blocks.saturating_sub(self.pins.reserved());
                 (needed, before)
             } else {
@@ -175,10 +172,11 @@ impl Book {
         *self.needs.entry(need).or_default() += 1;
         self.open += 1;
         self.queued += 1;
-        Ok(Entry { need, pin })
+        Ok(LedgerEntry { need, pin })
     }
 
-    fn leave(&mut self, need: usize) {
+    /// Removes an open sequence that was entered with `need` blocks.
+    pub fn leave(&mut self, need: usize) {
         self.open -= 1;
         if let Some(count) = self.needs.get_mut(&need) {
             *count -= 1;
@@ -189,44 +187,63 @@ impl Book {
     }
 }
 
-/// A sequence's place in the books, given back when it is dropped.
+/// Gives back what the ledgers hold for open sequences. The inbox implements this, so that guards can outlive its lock
+/// without knowing the inbox.
+pub trait ReleaseAdmission: std::fmt::Debug + Send + Sync {
+    /// A request has left the queue; `started` is the time if its first forward pass begins now.
+    fn leave_queue(&self, model: usize, request: &QueuedRequest, started: Option<Instant>);
+
+    /// A sequence of a model has ended that was entered with `need` blocks.
+    fn close_sequence(&self, model: usize, need: usize);
+
+    /// The prompt with this id in a model's [`PinLedger`] is pinned no longer.
+    fn unpin(&self, model: usize, id: u64);
+}
+
+/// Keeps an accepted sequence in the ledgers for as long as it exists.
 #[derive(Debug)]
 pub struct Admission {
-    inbox: Arc<Inbox>,
+    ledgers: Arc<dyn ReleaseAdmission>,
     model: usize,
-    place: Place,
+    request: QueuedRequest,
     need: usize,
     queued: bool,
-    pin: Option<PinHold>,
+    pin: Option<PinReservation>,
 }
 
 impl Admission {
-    /// The place of an entered sequence of the `model`-th model.
-    pub fn new(inbox: &Arc<Inbox>, model: usize, entry: Entry, place: Place) -> Self {
-        let pin = entry.pin.map(|id| PinHold {
-            inbox: Arc::clone(inbox),
+    /// The admission of a sequence of the model with this index.
+    pub fn new(
+        ledgers: Arc<dyn ReleaseAdmission>,
+        model: usize,
+        entry: LedgerEntry,
+        request: QueuedRequest,
+    ) -> Self {
+        let pin = entry.pin.map(|id| PinReservation {
+            ledgers: Arc::clone(&ledgers),
             model,
             id,
         });
         Self {
-            inbox: Arc::clone(inbox),
+            ledgers,
             model,
-            place,
+            request,
             need: entry.need,
             queued: true,
             pin,
         }
     }
 
-    /// Makes room in the queue, once; `started` is there if the first forward pass begins then.
+    /// Makes room in the queue. Only the first call has an effect; `started` is the time if the first forward pass
+    /// begins now.
     pub fn leave_queue(&mut self, started: Option<Instant>) {
         if std::mem::take(&mut self.queued) {
-            self.inbox.left_queue(self.model, &self.place, started);
+            self.ledgers.leave_queue(self.model, &self.request, started);
         }
     }
 
-    /// The prompt is pinned now: its reservation outlives the sequence.
-    pub fn take_pin(&mut self) -> Option<PinHold> {
+    /// Takes the reservation of the prompt's blocks, which now are pinned: it outlives the sequence.
+    pub fn take_pin(&mut self) -> Option<PinReservation> {
         self.pin.take()
     }
 }
@@ -234,73 +251,32 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.leave_queue(None);
-        let need = self.need;
-        self.inbox.with_book(self.model, |book, _| book.leave(need));
+        self.ledgers.close_sequence(self.model, self.need);
     }
 }
 
-/// Keeps a pinned prompt's blocks reserved; gives them back when it is dropped.
+/// Keeps a pinned prompt's blocks reserved until it is dropped.
 #[derive(Debug)]
-pub struct PinHold {
-    inbox: Arc<Inbox>,
+pub struct PinReservation {
+    ledgers: Arc<dyn ReleaseAdmission>,
     model: usize,
     id: u64,
 }
 
-impl Drop for PinHold {
+impl Drop for PinReservation {
     fn drop(&mut self) {
-        let id = self.id;
-        self.inbox
-            .with_book(self.model, |book, block_size| book.pins.remove(id, block_size));
+        self.ledgers.unpin(self.model, self.id);
     }
 }
 
-/// Recent speed at which sequences leave the queue: exponentially decaying counts.
-#[derive(Debug, Default)]
-pub struct StartRate {
-    since: Option<Instant>,
-    updated: Option<Instant>,
-    sequences: f64,
-    tokens: f64,
-}
-
-impl StartRate {
-    const WINDOW_SECONDS: f64 = 10.0;
-    const SHORTEST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(60);
-
-    /// A sequence with this many prompt tokens started.
-    pub fn record(&mut self, tokens: usize, now: Instant) {
-        let decay = self.decay(now);
-        self.sequences = self.sequences * decay + 1.0;
-        self.tokens = self.tokens * decay + tokens as f64;
-        self.since.get_or_insert(now);
-        self.updated = Some(now);
-    }
-
-    /// How long until this many sequences and prompt tokens have left the queue. One second while nothing is
-    /// known.
-    pub fn time_for(&self, sequences: usize, tokens: usize, now: Instant) -> Duration {
-        let Some(since) = self.since else {
-            return Duration::from_secs(1);
-        };
-        let decay = self.decay(now);
-        let age = now.saturating_duration_since(since).as_secs_f64().max(0.1);
-        // A decaying count of a steady stream that began `age` ago is rate * window * (1 - e^(-age/window)).
-        let window = Self::WINDOW_SECONDS * -(-age / Self::WINDOW_SECONDS).exp_m1();
-        let seconds = |count: usize, recent: f64| count as f64 * window / (recent * decay).max(1e-9);
-        let wait = seconds(sequences, self.sequences).max(seconds(tokens, self.tokens));
-        Duration::try_from_secs_f64(wait)
-            .unwrap_or(Self::LONGEST)
-            .clamp(Self::SHORTEST, Self::LONGEST)
-    }
-
-    fn decay(&self, now: Instant) -> f64 {
-        let idle = self
-            .updated
-            .map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
-        (-idle / Self::WINDOW_SECONDS).exp()
-    }
+/// A sequence on its way to the engine's thread.
+pub struct Submission {
+    /// What the caller wants.
+    pub request: SequenceRequest,
+    /// When it was accepted.
+    pub arrival: Instant,
+    /// Its entries in the ledgers.
+    pub admission: Admission,
 }
 
 #[cfg(test)]
@@ -329,7 +305,7 @@ mod tests {
 
     #[test]
     fn pinned_prompts_are_counted_as_a_union_of_paths() {
-        let mut pins = PinBook::default();
+        let mut pins = PinLedger::default();
         let first = pins.add(plain(&[1, 1, 2, 2, 3, 3]).to_owned(), 2);
         assert_eq!(pins.reserved(), 3);
         let second = pins.add(plain(&[1, 1, 2, 2, 4, 4]).to_owned(), 2);
@@ -352,77 +328,56 @@ mod tests {
 
     #[test]
     fn a_sequence_may_use_the_pinned_blocks_of_its_own_prefix() {
-        let mut book = Book::default();
-        book.enter(
-            plain(&[1, 1, 2, 2, 3, 3, 4, 4]),
-            4,
-            pin(&[1, 1, 2, 2, 3, 3, 4, 4]),
-            &LIMITS,
-        )
-        .unwrap();
+        let mut ledger = AdmissionLedger::default();
+        ledger
+            .enter(
+                plain(&[1, 1, 2, 2, 3, 3, 4, 4]),
+                4,
+                pin(&[1, 1, 2, 2, 3, 3, 4, 4]),
+                &LIMITS,
+            )
+            .unwrap();
         // 4 of 10 blocks are reserved; another prompt has 6, one that starts with the pinned one has 10.
         assert_eq!(
-            book.enter(plain(&[9, 9]), 7, None, &LIMITS).unwrap_err(),
+            ledger.enter(plain(&[9, 9]), 7, None, &LIMITS).unwrap_err(),
             SubmitError::CannotFit {
                 needed: 7,
                 available: 6
             }
         );
-        assert!(book.enter(plain(&[9, 9]), 6, None, &LIMITS).is_ok());
+        assert!(ledger.enter(plain(&[9, 9]), 6, None, &LIMITS).is_ok());
         assert!(
-            book.enter(plain(&[1, 1, 2, 2, 3, 3, 4, 4, 5]), 10, None, &LIMITS)
+            ledger
+                .enter(plain(&[1, 1, 2, 2, 3, 3, 4, 4, 5]), 10, None, &LIMITS)
                 .is_ok()
         );
     }
 
     #[test]
     fn a_pin_that_would_squeeze_out_an_open_sequence_is_refused_and_leaves_no_trace() {
-        let mut book = Book::default();
-        let open = book.enter(plain(&[9, 9]), 8, None, &LIMITS).unwrap();
+        let mut ledger = AdmissionLedger::default();
+        let open = ledger.enter(plain(&[9, 9]), 8, None, &LIMITS).unwrap();
         let prompt = [1, 1, 2, 2, 3, 3];
         assert_eq!(
-            book.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).unwrap_err(),
+            ledger
+                .enter(plain(&prompt), 3, pin(&prompt), &LIMITS)
+                .unwrap_err(),
             SubmitError::CannotFit {
                 needed: 8,
                 available: 7
             }
         );
-        assert_eq!((book.open, book.pins.reserved()), (1, 0));
-        book.leave(open.need);
+        assert_eq!((ledger.open, ledger.pins.reserved()), (1, 0));
+        ledger.leave(open.need);
         // A prompt that is larger than the pool is told the pool's size, not what it would leave itself.
         let long: Vec<u32> = (0..22).collect();
         assert_eq!(
-            book.enter(plain(&long), 11, pin(&long), &LIMITS).unwrap_err(),
+            ledger.enter(plain(&long), 11, pin(&long), &LIMITS).unwrap_err(),
             SubmitError::CannotFit {
                 needed: 11,
                 available: 10
             }
         );
-        assert!(book.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).is_ok());
-    }
-
-    #[test]
-    fn retry_after_follows_the_recent_speed() {
-        let start = Instant::now();
-        let mut rate = StartRate::default();
-        assert_eq!(rate.time_for(1, 1, start), Duration::from_secs(1));
-        for i in 0..200u32 {
-            rate.record(50, start + i * Duration::from_millis(100));
-        }
-        let now = start + Duration::from_secs(20);
-        let wait = rate.time_for(20, 1, now).as_secs_f64();
-        assert!(
-            (1.8..2.2).contains(&wait),
-            "10 sequences per second, 20 to go: {wait}"
-        );
-        let wait = rate.time_for(1, 5000, now).as_secs_f64();
-        assert!(
-            (9.0..11.0).contains(&wait),
-            "500 tokens per second, 5000 to go: {wait}"
-        );
-        assert_eq!(
-            rate.time_for(1, 1, now + Duration::from_secs(3600)),
-            Duration::from_secs(60)
-        );
+        assert!(ledger.enter(plain(&prompt), 3, pin(&prompt), &LIMITS).is_ok());
     }
 }

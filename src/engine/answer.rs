@@ -1,13 +1,14 @@
-//! From what a step read after a sequence's last token to the sequence's next token, and to its end.
+//! Turns what a step read after a sequence's last token into its next token, and decides whether that ends the sequence.
 
 use super::{
-    Event, FinishReason, ProbeResult, SequenceError, TokenEvent,
+    error::SequenceError,
+    event::{Event, FinishReason, ProbeResult, TokenEvent},
     sampler::Sampler,
     sequence::{Ending, Sequence},
 };
 use crate::backend::{ProbeReading, Reading, Readout, StepOutput, read_row, row_max};
 
-/// What a step read after a sequence's last token, and found to be sound.
+/// What a step read after a sequence's last token, without numeric faults.
 pub enum Read<'a> {
     /// All logits.
     Row(Row<'a>),
@@ -17,12 +18,12 @@ pub enum Read<'a> {
     Score(f32),
 }
 
-/// A sound row of logits.
+/// A row of logits without numeric faults.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
-    /// All logits.
+    /// One logit for each token of the vocabulary.
     pub logits: &'a [f32],
-    /// The largest of them.
+    /// The largest logit.
     pub max: f32,
 }
 
@@ -43,7 +44,7 @@ impl<'a> Read<'a> {
     }
 }
 
-/// Probe or score, choice of the next token, and whether that ends the sequence.
+/// Reports the probe or the score, chooses and reports the next token, and returns the ending if the sequence ends with it.
 pub fn next_token(
     sequence: &mut Sequence,
     read: &Read<'_>,
@@ -56,7 +57,7 @@ pub fn next_token(
             false => Ending::Closed,
         }),
         Read::Probe(probe) => {
-            // The most likely token is all that is left to choose.
+            // The sequence is greedy, so the most likely token is its next one.
             report_probe(sequence, probe, None, sampler)
                 .or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
         }
@@ -114,8 +115,8 @@ fn take_token(
     }
 }
 
-/// Reports the distribution after the prompt; ends the sequence where its most likely token says so. That
-/// token is reported too, unless no tokens were asked for at all.
+/// Reports the distribution after the prompt, and ends the sequence if the most likely token is one of those that the
+/// probe finishes on. That token is reported too, unless the request wants no tokens at all.
 fn report_probe(
     sequence: &mut Sequence,
     read: &ProbeReading,
@@ -140,7 +141,8 @@ fn report_probe(
     Some(Ending::Finished(FinishReason::Probe))
 }
 
-/// Sends a token event; `false` when nobody listens. Log-probabilities need the row: who asks for them reads it.
+/// Sends a token event. Returns `false` when the caller listens no more. A sequence that wants log-probabilities reads whole
+/// rows, so `row` is there when they are wanted.
 fn report_token(sequence: &mut Sequence, row: Option<Row<'_>>, sampler: &mut Sampler, token: u32) -> bool {
     let top = sequence.output.logprobs;
     let logprobs = row

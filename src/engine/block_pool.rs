@@ -1,7 +1,7 @@
 //! Fixed KV blocks with reference counts.
 
-/// Hands out block ids. A block is free, held by one or more sequences, or unheld and kept by the prefix
-/// cache; the pool knows the first two and leaves the third to its caller.
+/// Hands out block ids. A block is free, held by one or more sequences, or not held but kept by the prefix cache. The
+/// pool manages the first two states and leaves the third to its caller.
 #[derive(Debug)]
 pub struct BlockPool {
     references: Vec<u32>,
@@ -14,13 +14,13 @@ impl BlockPool {
     pub fn new(blocks: u32) -> Self {
         Self {
             references: vec![0; blocks as usize],
-            // Taken from the end: low ids first.
+            // Blocks are taken from the end, so low ids come first.
             free: (0..blocks).rev().collect(),
             touched: 0,
         }
     }
 
-    /// Takes a free block, held once.
+    /// Takes a free block, which is then held once.
     pub fn take(&mut self) -> Option<u32> {
         let block = self.free.pop()?;
         self.references[block as usize] = 1;
@@ -33,8 +33,8 @@ impl BlockPool {
         self.references[block as usize] += 1;
     }
 
-    /// Lets go of a block once; `true` when nobody holds it any more. The caller then either keeps it in the
-    /// prefix cache or gives it back with [`BlockPool::recycle`].
+    /// Releases a block once. Returns `true` when no sequence holds it any more; the caller then either keeps it in the
+    /// prefix cache or makes it free with [`BlockPool::recycle`].
     pub fn release(&mut self, block: u32) -> bool {
         let references = &mut self.references[block as usize];
         debug_assert!(
@@ -45,7 +45,7 @@ impl BlockPool {
         *references == 0
     }
 
-    /// Makes an unheld block free.
+    /// Makes a block free that no sequence holds.
     pub fn recycle(&mut self, block: u32) {
         debug_assert_eq!(self.references[block as usize], 0);
         self.free.push(block);
@@ -66,8 +66,8 @@ impl BlockPool {
         self.free.len()
     }
 
-    /// How many blocks were ever taken. Blocks that were given back go first, so that this grows only when it
-    /// must.
+    /// How many blocks have been taken at least once. Recycled blocks are taken first, so that this grows only when no
+    /// other block is free.
     pub fn touched(&self) -> usize {
         self.touched
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of reference counts.
+        /// Compared with a plain list of reference counts.
         #[test]
         fn counts_agree_with_a_naive_model(operations in prop::collection::vec((0u8..3, 0u32..8), 0..200)) {
             let mut pool = BlockPool::new(8);

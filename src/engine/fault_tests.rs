@@ -1,4 +1,4 @@
-//! Faults: numbers that are none, devices that fail, panics in the model and in listeners.
+//! Faults: logits that are not numbers, devices that fail, and panics in the model and in event sinks.
 
 use std::sync::{
     Arc,
@@ -107,7 +107,7 @@ fn after_a_panic_everything_open_fails_and_pinned_prefixes_come_back() {
     assert!(!handle.is_alive());
 }
 
-/// The pinned prefix itself brings the model down each time: the engine gives up on it instead of spinning.
+/// Computing the pinned prefix panics each time, and the engine gives the prefix up instead of trying for ever.
 #[test]
 fn a_pinned_prefix_that_always_panics_is_given_up() {
     let passes = Arc::new(AtomicUsize::new(0));
@@ -142,7 +142,7 @@ fn a_pinned_prefix_that_always_panics_is_given_up() {
     assert_eq!(bad_events.error(), Some(SequenceError::EnginePanicked));
     assert_eq!((handle.restarts(), passes.load(Ordering::SeqCst)), (4, 5));
     assert_eq!(handle.stats(ModelIndex(0)).free_blocks, LIMITS.num_blocks);
-    // Its reservation is gone as well: a sequence may take the whole window.
+    // Its blocks are no longer reserved, so that a sequence may take the whole window.
     handle.submit(request(&[2; 60], greedy(4)).0).unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! The one bounded queue between callers and the engine's thread.
+//! The one bounded queue between callers and the engine's thread, and the counts that callers can read.
 
 use std::{
     collections::BTreeMap,
@@ -11,60 +11,58 @@ use std::{
 };
 
 use super::{
-    ModelStats, SequenceRequest, SubmitError, Tenant, TenantWeights,
-    admission::{Admission, Book, Place, StartRate, blocks_needed, validate},
+    admission::{Admission, QueuedRequest, ReleaseAdmission, Submission, blocks_needed, validate},
+    arrivals::{AddedModel, Arrivals, RemovedModel},
+    error::SubmitError,
+    kv_blocks::KvCounts,
+    model_table::ModelTable,
     prefix::Prefix,
-    slots::{Arrivals, Slots},
+    request::SequenceRequest,
+    start_rate::StartRate,
+    stats::ModelStats,
     step::ModelEngine,
+    tenant::{Tenant, TenantWeights},
 };
 use crate::backend::ModelLimits;
 
-/// A sequence on its way to the engine's thread.
-pub struct Submission {
-    /// What to do.
-    pub request: SequenceRequest,
-    /// When it was accepted.
-    pub arrival: Instant,
-    /// Its place in the books.
-    pub admission: Admission,
-}
-
-/// What the engine's thread is to do next.
+/// What the engine's thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// Take a step.
     Run,
-    /// Fail what is open, and end.
+    /// Fail all open sequences, and end.
     Shutdown,
 }
 
-/// An account that has less than this part of the queue still gets in when others have filled it, as long as the
-/// queue is over its bounds by no more than [`SPARE_PART`].
-const MODEST_PART: usize = 16;
-/// How much of the queue's bounds is kept for accounts that have little in it.
-const SPARE_PART: usize = 4;
+/// When others have filled the queue, an account whose requests take at most the bounds divided by this is still let
+/// in, until the queue exceeds its bounds by [`OVERFLOW_DIVISOR`].
+const SMALL_ACCOUNT_DIVISOR: usize = 16;
+/// Small accounts may fill the queue beyond its bounds by the bounds divided by this.
+const OVERFLOW_DIVISOR: usize = 4;
 
 /// Bounds of the queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueBounds {
-    /// Sequences waiting to start.
+    /// Most sequences waiting to start.
     pub items: usize,
-    /// Their prompt tokens.
+    /// Most prompt tokens of the sequences waiting to start.
     pub tokens: usize,
 }
+
+/// How far an engine is from its end. Phases only advance.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Open,
     Draining,
-    /// No handle is left: end as soon as nothing is open.
+    /// No handle is left: the thread ends as soon as no sequence is open.
     Abandoned,
     ShuttingDown,
     Ended,
 }
 
 impl Phase {
-    /// Whether something new is taken, or why not.
+    /// Refuses sequences and models in every phase but the first.
     fn admits(self) -> Result<(), SubmitError> {
         match self {
             Self::Open => Ok(()),
@@ -77,23 +75,23 @@ impl Phase {
 struct State {
     phase: Phase,
     arrivals: Arrivals,
-    queued: Queued,
-    /// The same by account; none is empty.
-    accounts: BTreeMap<Tenant, Queued>,
-    slots: Slots,
+    queued: QueueUsage,
+    /// Usage by account; accounts without queued requests are removed.
+    accounts: BTreeMap<Tenant, QueueUsage>,
+    models: ModelTable,
     rate: StartRate,
-    /// The thread waits for arrivals and has published its counts.
+    /// Whether the thread waits for arrivals and has published its counts.
     parked: bool,
 }
 
-/// What waits to start.
+/// How much of the queue's bounds is used.
 #[derive(Debug, Clone, Copy, Default)]
-struct Queued {
+struct QueueUsage {
     items: usize,
     tokens: usize,
 }
 
-impl Queued {
+impl QueueUsage {
     fn add(&mut self, tokens: usize) {
         self.items += 1;
         self.tokens = self.tokens.saturating_add(tokens);
@@ -105,25 +103,14 @@ impl Queued {
     }
 }
 
-/// A pool's state after a step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KvCounts {
-    /// Free, or cached and neither held nor pinned.
-    pub available: usize,
-    /// Pinned.
-    pub pinned: usize,
-    /// Ever handed out.
-    pub touched: usize,
-}
-
-/// Shared by all handles and the thread. Its lock is never held while a model runs or an event is sent.
+/// Shared by all handles and the engine's thread. Its lock is never held while a model runs or an event is sent.
 pub struct Inbox {
     bounds: QueueBounds,
     weights: TenantWeights,
     state: Mutex<State>,
-    /// The thread waits here for work.
+    /// The engine's thread waits here for work.
     work: Condvar,
-    /// Callers wait here for the thread to park or end.
+    /// Callers wait here for the engine's thread to park or end.
     settled: Condvar,
     restarts: AtomicU64,
 }
@@ -137,18 +124,18 @@ impl std::fmt::Debug for Inbox {
 }
 
 impl Inbox {
-    /// An open queue for models with these limits.
+    /// An open, empty queue for models with these limits.
     pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
-        let mut slots = Slots::default();
+        let mut models = ModelTable::default();
         for limits in limits {
-            slots.add(limits);
+            models.add(limits);
         }
         let state = State {
             phase: Phase::Open,
             arrivals: Arrivals::default(),
-            queued: Queued::default(),
+            queued: QueueUsage::default(),
             accounts: BTreeMap::new(),
-            slots,
+            models,
             rate: StartRate::default(),
             parked: false,
         };
@@ -162,13 +149,13 @@ impl Inbox {
         }
     }
 
-    /// Queues a request, or says why not.
+    /// Queues a request, or returns the reason why it is refused.
     pub fn submit(self: &Arc<Self>, request: SequenceRequest, now: Instant) -> Result<(), SubmitError> {
         let model = request.model.0;
         let limits = {
             let mut state = self.state();
             state.phase.admits()?;
-            Arc::clone(&state.slots.open(model)?.limits)
+            Arc::clone(&state.models.open(model)?.limits)
         };
         validate(&request, &limits, now)?;
         let needed = blocks_needed(&request, &limits);
@@ -180,19 +167,20 @@ impl Inbox {
         let pin = (request.output.pin_prompt && full > 0).then(|| prefix(full).to_owned());
 
         let mut state = self.state();
-        // Again: much may have changed while the prompt was checked.
+        // Checked again, because the lock was free while the prompt was checked.
         state.phase.admits()?;
-        state.slots.open(model)?;
+        state.models.open(model)?;
         let tokens = request.prompt.len();
         let account = self.weights.account(&request.tenant);
         if let Some(retry_after) = state.queue_full(self.bounds, &account, tokens, now) {
             return Err(SubmitError::QueueFull { retry_after });
         }
-        let book = &mut state.slots.open(model)?.book;
-        let entry = book.enter(prefix(tokens), needed, pin, &limits)?;
-        let place = Place { tokens, account };
-        state.enqueued(&place);
-        let admission = Admission::new(self, model, entry, place);
+        let ledger = &mut state.models.open(model)?.ledger;
+        let entry = ledger.enter(prefix(tokens), needed, pin, &limits)?;
+        let queued = QueuedRequest { tokens, account };
+        state.enqueued(&queued);
+        let ledgers: Arc<dyn ReleaseAdmission> = Arc::clone(self) as _;
+        let admission = Admission::new(ledgers, model, entry, queued);
         state.arrivals.sequences.push(Submission {
             request,
             arrival: now,
@@ -203,41 +191,44 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes in a model, ready to run; `None` when nothing new is taken. What is submitted for it arrives
-    /// after it.
+    /// Adds a model and returns its index; `None` when the engine accepts nothing new. Sequences that are submitted for
+    /// the model arrive at the thread after it.
     pub fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Option<usize> {
         let mut state = self.state();
         state.phase.admits().ok()?;
-        let model = state.slots.add(limits);
-        state.arrivals.models.push((model, engine));
+        let index = state.models.add(limits);
+        state.arrivals.models.push(AddedModel { index, engine });
         state.parked = false;
         drop(state);
         self.work.notify_one();
-        Some(model)
+        Some(index)
     }
 
-    /// Refuses what comes for a model from now on, and asks for it back. When it is gone already, so is what
-    /// would send it.
-    pub fn remove(&self, model: usize, back: Sender<Box<ModelEngine>>) {
+    /// Refuses new sequences for a model from now on, and asks the thread to send its engine to `receiver`. When the
+    /// model or the thread has gone already, `receiver` is dropped, so that nobody waits for it.
+    pub fn remove(&self, model: usize, receiver: Sender<Box<ModelEngine>>) {
         let mut state = self.state();
         let ended = state.phase == Phase::Ended;
-        if let Ok(slot) = state.slots.open(model)
+        if let Ok(entry) = state.models.open(model)
             && !ended
         {
-            slot.closed = true;
-            state.arrivals.departures.push((model, back));
+            entry.closed = true;
+            state.arrivals.removals.push(RemovedModel {
+                index: model,
+                receiver,
+            });
             state.parked = false;
         }
         drop(state);
         self.work.notify_one();
     }
 
-    /// The model has left the thread, and nothing of it is open any more.
+    /// Forgets a model that has left the thread and has no open sequences.
     pub fn removed(&self, model: usize) {
-        self.state().slots.remove(model);
+        self.state().models.remove(model);
     }
 
-    /// Moves what has arrived to `arrivals`; waits for something while the thread is not `busy`.
+    /// Moves everything that has arrived to `arrivals`. While the thread is not `busy`, waits until something arrives.
     pub fn take(&self, arrivals: &mut Arrivals, busy: bool) -> Signal {
         let mut state = self.state();
         loop {
@@ -257,33 +248,33 @@ impl Inbox {
         }
     }
 
-    /// Tells callers the state of a model's pool.
-    pub fn publish(&self, model: usize, counts: KvCounts) {
-        if let Some(slot) = self.state().slots.get_mut(model) {
-            slot.kv = counts;
+    /// Makes the counts of a model's KV pool visible to callers.
+    pub fn set_kv_counts(&self, model: usize, counts: KvCounts) {
+        if let Some(entry) = self.state().models.get_mut(model) {
+            entry.kv = counts;
         }
     }
 
-    /// A model's counts.
+    /// The counts of a model's queue and KV pool.
     pub fn stats(&self, model: usize) -> Option<ModelStats> {
         let state = self.state();
-        let slot = state.slots.get(model)?;
+        let entry = state.models.get(model)?;
         Some(ModelStats {
-            queued: slot.book.queued,
-            running: slot.book.open - slot.book.queued,
-            free_blocks: slot.kv.available,
-            pinned_blocks: slot.kv.pinned,
-            touched_blocks: slot.kv.touched,
-            total_blocks: slot.limits.num_blocks,
+            queued: entry.ledger.queued,
+            running: entry.ledger.open - entry.ledger.queued,
+            free_blocks: entry.kv.available,
+            pinned_blocks: entry.kv.pinned,
+            touched_blocks: entry.kv.touched,
+            total_blocks: entry.limits.num_blocks,
         })
     }
 
-    /// Refuses what comes from now on.
+    /// Refuses new sequences and models from now on.
     pub fn drain(&self) {
         self.advance_phase(Phase::Draining);
     }
 
-    /// Ends the thread when nothing is open any more.
+    /// Ends the thread when no sequence is open any more.
     pub fn abandon(&self) {
         self.advance_phase(Phase::Abandoned);
     }
@@ -293,71 +284,46 @@ impl Inbox {
         self.advance_phase(Phase::ShuttingDown);
     }
 
-    /// Whether the thread has been told to end.
+    /// Whether the thread has been asked to end, or has ended.
     pub fn is_shutting_down(&self) -> bool {
         self.state().phase >= Phase::ShuttingDown
     }
 
-    /// The thread has ended. Drops what it left behind.
+    /// Records that the thread has ended, and drops the arrivals that it did not take.
     pub fn ended(&self) {
         let left = {
             let mut state = self.state();
             state.phase = Phase::Ended;
             std::mem::take(&mut state.arrivals)
         };
-        // Outside of the lock: this sends events and strikes the sequences from the books.
+        // Dropped without the lock, because this sends events and removes the sequences from the ledgers.
         drop(left);
         self.settled.notify_all();
     }
 
-    /// Whether the thread is there.
+    /// Whether the thread has not ended.
     pub fn is_alive(&self) -> bool {
         self.state().phase != Phase::Ended
     }
 
-    /// Waits until nothing is open, or the thread has ended; `false` when that took longer than `limit`.
+    /// Waits until no sequence is open, or the thread has ended. Returns `false` when that takes longer than `limit`.
     pub fn wait_idle(&self, limit: Duration) -> bool {
         self.wait_until(limit, |state| state.phase == Phase::Ended || state.parked)
     }
 
-    /// Waits until the thread has ended.
+    /// Waits until the thread has ended. Returns `false` when that takes longer than `limit`.
     pub fn wait_ended(&self, limit: Duration) -> bool {
         self.wait_until(limit, |state| state.phase == Phase::Ended)
     }
 
-    /// How often the engine has restarted after a panic.
+    /// How many times the engine has restarted after a panic.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Acquire)
     }
 
-    /// The engine has restarted.
+    /// Counts a restart of the engine.
     pub fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A sequence is no longer in the queue; `started` is there if its first forward pass begins then.
-    pub fn left_queue(&self, model: usize, place: &Place, started: Option<Instant>) {
-        let mut state = self.state();
-        state.queued.remove(place.tokens);
-        if let Some(queued) = state.accounts.get_mut(&place.account) {
-            queued.remove(place.tokens);
-            if queued.items == 0 {
-                state.accounts.remove(&place.account);
-            }
-        }
-        if let Some(slot) = state.slots.get_mut(model) {
-            slot.book.queued -= 1;
-        }
-        if let Some(at) = started {
-            state.rate.record(place.tokens, at);
-        }
-    }
-
-    /// Changes a model's book, if it is there; the closure also gets the model's block size.
-    pub fn with_book(&self, model: usize, change: impl FnOnce(&mut Book, usize)) {
-        if let Some(slot) = self.state().slots.get_mut(model) {
-            change(&mut slot.book, slot.limits.block_size);
-        }
     }
 
     fn advance_phase(&self, phase: Phase) {
@@ -375,15 +341,47 @@ impl Inbox {
         !timeout.timed_out()
     }
 
-    /// Counters stay consistent even if a thread died while it held the lock: nothing panics in between.
+    /// Locks the state. A poisoned lock is used all the same: no code panics between two changes that belong together,
+    /// so the counters are consistent.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl ReleaseAdmission for Inbox {
+    fn leave_queue(&self, model: usize, request: &QueuedRequest, started: Option<Instant>) {
+        let mut state = self.state();
+        state.queued.remove(request.tokens);
+        if let Some(usage) = state.accounts.get_mut(&request.account) {
+            usage.remove(request.tokens);
+            if usage.items == 0 {
+                state.accounts.remove(&request.account);
+            }
+        }
+        if let Some(entry) = state.models.get_mut(model) {
+            entry.ledger.queued -= 1;
+        }
+        if let Some(at) = started {
+            state.rate.record(request.tokens, at);
+        }
+    }
+
+    fn close_sequence(&self, model: usize, need: usize) {
+        if let Some(entry) = self.state().models.get_mut(model) {
+            entry.ledger.leave(need);
+        }
+    }
+
+    fn unpin(&self, model: usize, id: u64) {
+        if let Some(entry) = self.state().models.get_mut(model) {
+            entry.ledger.pins.remove(id, entry.limits.block_size);
+        }
+    }
+}
+
 impl State {
-    /// When to try again, if the queue has no room for this many prompt tokens. An empty queue takes any
-    /// prompt, else one longer than the bound could never be served.
+    /// When to try again, if the queue has no room for this many prompt tokens. An empty queue accepts any prompt,
+    /// because one that is longer than the bound could otherwise never be served.
     fn queue_full(
         &self,
         bounds: QueueBounds,
@@ -391,30 +389,31 @@ impl State {
         tokens: usize,
         now: Instant,
     ) -> Option<Duration> {
-        let after = |queued: Queued| (queued.items + 1, queued.tokens.saturating_add(tokens));
+        let after = |usage: QueueUsage| (usage.items + 1, usage.tokens.saturating_add(tokens));
         let (items, total) = after(self.queued);
         if self.queued.items == 0 || (items <= bounds.items && total <= bounds.tokens) {
             return None;
         }
         let (own_items, own_total) = after(self.accounts.get(account).copied().unwrap_or_default());
-        let modest = own_items <= bounds.items / MODEST_PART && own_total <= bounds.tokens / MODEST_PART;
-        let spare = |bound: usize| bound.saturating_add(bound / SPARE_PART);
-        if modest && items <= spare(bounds.items) && total <= spare(bounds.tokens) {
+        let is_small = own_items <= bounds.items / SMALL_ACCOUNT_DIVISOR
+            && own_total <= bounds.tokens / SMALL_ACCOUNT_DIVISOR;
+        let extended = |bound: usize| bound.saturating_add(bound / OVERFLOW_DIVISOR);
+        if is_small && items <= extended(bounds.items) && total <= extended(bounds.tokens) {
             return None;
         }
         let excess_items = items.saturating_sub(bounds.items).max(1);
-        // At most all that is queued has to leave.
+        // No more tokens can leave than are queued.
         let excess_tokens = total.saturating_sub(bounds.tokens).min(self.queued.tokens);
         Some(self.rate.time_for(excess_items, excess_tokens, now))
     }
 
-    /// A sequence is in the queue.
-    fn enqueued(&mut self, place: &Place) {
-        self.queued.add(place.tokens);
+    /// Counts a request that has been queued.
+    fn enqueued(&mut self, request: &QueuedRequest) {
+        self.queued.add(request.tokens);
         self.accounts
-            .entry(place.account.clone())
+            .entry(request.account.clone())
             .or_default()
-            .add(place.tokens);
+            .add(request.tokens);
         self.parked = false;
     }
 }

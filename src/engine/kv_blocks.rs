@@ -1,20 +1,31 @@
-//! A model's KV blocks: the pool and the prefix cache, kept in step.
+//! A model's KV blocks: the block pool and the prefix cache, kept consistent with each other.
 
 use super::{
     block_pool::BlockPool,
-    prefix::{Owner, Prefix},
+    prefix::{CacheOwner, Prefix},
     prefix_cache::{Parent, PrefixCache},
 };
 use crate::backend::{ModelLimits, NULL_BLOCK};
+
+/// How many blocks of a pool are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KvCounts {
+    /// Blocks that can be allocated now: free ones, and cached ones that are neither held nor pinned.
+    pub available: usize,
+    /// Blocks that are pinned.
+    pub pinned: usize,
+    /// Blocks that have been handed out at least once.
+    pub touched: usize,
+}
 
 /// The pool and the prefix cache of one model.
 ///
 /// Every block is in exactly one of four states: free, held by sequences (cached or not), cached and idle
 /// (evictable, so as good as free), or pinned and idle.
 ///
-/// Where every layer has a window, a sequence lets go of its first blocks while it holds later ones. As long as
-/// nobody needs the memory they stay in the cache, and the whole prefix can be found. When one of them is taken,
-/// what is cached below it cannot be found any more and leaves the cache.
+/// Where every layer has a sliding window, a sequence releases its first blocks while it holds later ones. They stay in
+/// the cache, and the whole prefix can be found, until their memory is needed. When one of them is evicted, the blocks
+/// cached below it cannot be found any more and leave the cache too.
 #[derive(Debug)]
 pub struct KvBlocks {
     pool: BlockPool,
@@ -23,7 +34,7 @@ pub struct KvBlocks {
 }
 
 impl KvBlocks {
-    /// A model's pool; nothing is cached.
+    /// The blocks of a model with these limits, all free.
     pub fn new(limits: ModelLimits) -> Self {
         Self {
             pool: BlockPool::new(limits.num_blocks as u32),
@@ -32,16 +43,16 @@ impl KvBlocks {
         }
     }
 
-    /// Forgets all blocks and what they hold.
+    /// Makes all blocks free and forgets their contents.
     pub fn clear(&mut self) {
         *self = Self::new(self.limits.clone());
     }
 
-    /// Holds the blocks of the longest cached prefix of `sequence` that `reader` finds, at most `limit` of them,
-    /// and appends them to `blocks`.
+    /// Finds the longest cached prefix of `sequence` that `reader` may find, holds its blocks, at most `limit` of them, and
+    /// appends them to `blocks`.
     pub fn match_prefix(
         &mut self,
-        reader: &Owner,
+        reader: &CacheOwner,
         sequence: Prefix<&[u32]>,
         limit: usize,
         blocks: &mut Vec<u32>,
@@ -57,8 +68,8 @@ impl KvBlocks {
         }
     }
 
-    /// Blocks of the longest cached prefix of `sequence` that `reader` finds.
-    pub fn cached(&self, reader: &Owner, sequence: Prefix<&[u32]>) -> usize {
+    /// Number of blocks of the longest cached prefix of `sequence` that `reader` may find.
+    pub fn cached_prefix(&self, reader: &CacheOwner, sequence: Prefix<&[u32]>) -> usize {
         let (mut parent, mut blocks) = (Parent::Root(sequence.adapter), 0);
         for chunk in sequence.tokens.chunks_exact(self.limits.block_size) {
             let Some(block) = self.cache.child(parent, reader, chunk) else {
@@ -69,8 +80,8 @@ impl KvBlocks {
         blocks
     }
 
-    /// Takes a block: a free one, else the least recently used leaf of the cache, else what a window has left
-    /// behind.
+    /// Allocates a block: a free one, else the least recently used leaf of the cache, else a block that a sequence
+    /// released because it left its attention window.
     pub fn allocate(&mut self) -> Option<u32> {
         if self.pool.free() == 0 {
             self.cache.evict(|block| self.pool.recycle(block));
@@ -78,11 +89,11 @@ impl KvBlocks {
         self.pool.take()
     }
 
-    /// Caches a held block that has become full, below the block of the preceding tokens. Where `owner` finds the
-    /// same prefix already (two sequences computed it at the same time), the caller's block is given
-    /// back and the cached one, which has the same contents, is held and returned instead. So whoever holds
-    /// a cached block holds its ancestors too, but for those that it has let go of.
-    pub fn publish(&mut self, parent: Parent, owner: &Owner, tokens: &[u32], block: u32) -> u32 {
+    /// Puts a held block that has become full into the prefix cache, below the block of the preceding tokens. Where
+    /// `owner` finds the same prefix already, because two sequences computed it at the same time, the caller's block is
+    /// released, and the cached block with the same contents is held and returned instead. So a sequence that holds a
+    /// cached block also holds the blocks before it, except those that it has released.
+    pub fn cache_block(&mut self, parent: Parent, owner: &CacheOwner, tokens: &[u32], block: u32) -> u32 {
         match self.cache.child(parent, owner, tokens) {
             Some(cached) if cached != block => {
                 self.retain(cached);
@@ -97,54 +108,67 @@ impl KvBlocks {
         }
     }
 
-    /// Lets go of blocks, the last first; cached ones stay until they are evicted. Leaves `blocks` empty.
+    /// Releases blocks, the last first, and leaves `blocks` empty. Cached blocks stay in the cache until they are evicted.
     pub fn release_all(&mut self, blocks: &mut Vec<u32>) {
         for block in blocks.drain(..).rev().filter(|&block| block != NULL_BLOCK) {
             self.release(block);
         }
     }
 
-    /// Lets go of some of a sequence's blocks, the last first, and leaves [`NULL_BLOCK`] in their places.
-    pub fn let_go(&mut self, blocks: &mut [u32]) {
+    /// Releases leading blocks of a sequence, the last first, and puts [`NULL_BLOCK`] into their positions of its block
+    /// table.
+    pub fn release_leading(&mut self, blocks: &mut [u32]) {
         for block in blocks.iter_mut().rev() {
             self.release(std::mem::replace(block, NULL_BLOCK));
         }
     }
 
-    /// Like [`KvBlocks::release_all`], but forgets what nobody else holds: its contents are not trusted.
+    /// Like [`KvBlocks::release_all`], but evicts the blocks that no other sequence holds, because their contents are not
+    /// trusted.
     pub fn discard_all(&mut self, blocks: &mut Vec<u32>) {
         let first = blocks.iter().copied().find(|&block| block != NULL_BLOCK);
-        let let_go: Vec<u32> = first
+        let released: Vec<u32> = first
             .map(|first| self.cache.ancestors(first))
             .into_iter()
             .flatten()
             .collect();
         for block in blocks.drain(..).rev().filter(|&block| block != NULL_BLOCK) {
             self.release(block);
-            self.forget(block);
+            self.evict_idle(block);
         }
-        let_go.into_iter().for_each(|block| self.forget(block));
+        released.into_iter().for_each(|block| self.evict_idle(block));
     }
 
-    fn forget(&mut self, block: u32) {
+    /// Makes a cached block free if no sequence holds it and none is cached below it.
+    fn evict_idle(&mut self, block: u32) {
         if self.cache.evict_leaf(block) {
             self.pool.recycle(block);
         }
     }
 
-    /// How many of these blocks are no other sequence's and not pinned: what letting go of them would give back.
-    pub fn own(&self, blocks: &[u32]) -> usize {
-        let own = |block: u32| self.pool.is_held_once(block) && !self.cache.is_pinned(block);
+    /// How many of these blocks no other sequence holds and no pin keeps, which is how many would become available if
+    /// they were released.
+    pub fn held_alone(&self, blocks: &[u32]) -> usize {
+        let held_alone = |block: u32| self.pool.is_held_once(block) && !self.cache.is_pinned(block);
         blocks
             .iter()
-            .filter(|&&block| block != NULL_BLOCK && own(block))
+            .filter(|&&block| block != NULL_BLOCK && held_alone(block))
             .count()
     }
 
-    /// Keeps cached blocks for good. They must be a path from the root.
+    /// Keeps cached blocks until the pool is cleared. They must be the leading blocks of a prefix.
     pub fn pin(&mut self, blocks: &[u32]) {
         for &block in blocks {
             self.cache.pin(block);
+        }
+    }
+
+    /// The pool's counts.
+    pub fn counts(&self) -> KvCounts {
+        KvCounts {
+            available: self.available(),
+            pinned: self.pinned(),
+            touched: self.pool.touched(),
         }
     }
 
@@ -158,11 +182,6 @@ impl KvBlocks {
         self.cache.pinned()
     }
 
-    /// Blocks that were ever handed out: those whose memory the system has had to give.
-    pub fn touched(&self) -> usize {
-        self.pool.touched()
-    }
-
     /// Blocks in the pool.
     #[cfg(test)]
     pub fn total(&self) -> usize {
@@ -174,12 +193,12 @@ impl KvBlocks {
         self.limits.block_size
     }
 
-    /// The model's limits.
+    /// Sizes of the model and of its pool.
     pub fn limits(&self) -> &ModelLimits {
         &self.limits
     }
 
-    /// Blocks that hold this many tokens.
+    /// Number of blocks for this many tokens.
     pub fn blocks_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.limits.block_size)
     }

@@ -1,4 +1,4 @@
-//! A pool and its prefix cache: who finds what, who is evicted, and a naive model of all of it.
+//! The block pool with its prefix cache: which blocks are found, which are evicted, and a naive model of all of it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     Tenant,
     kv_blocks::KvBlocks,
-    prefix::{Owner, Prefix},
+    prefix::{CacheOwner, Prefix},
     prefix_cache::Parent,
 };
 use crate::backend::{AdapterIndex, ModelLimits, NULL_BLOCK};
@@ -34,13 +34,13 @@ fn plain(tokens: &[u32]) -> Prefix<&[u32]> {
 
 /// What a scheduler does with the blocks of one sequence.
 struct Holder {
-    owner: Owner,
+    owner: CacheOwner,
     adapter: Option<AdapterIndex>,
     tokens: Vec<u32>,
     blocks: Vec<u32>,
     /// Blocks found in the cache when it started.
     matched: usize,
-    /// Blocks that it has let go of.
+    /// Leading blocks that it has released.
     gone: usize,
 }
 
@@ -49,14 +49,14 @@ impl Holder {
         &self.blocks[self.gone..]
     }
 
-    fn let_go(&mut self, kv: &mut KvBlocks, count: usize) {
-        kv.let_go(&mut self.blocks[self.gone..count]);
+    fn release_leading(&mut self, kv: &mut KvBlocks, count: usize) {
+        kv.release_leading(&mut self.blocks[self.gone..count]);
         self.gone = count;
     }
 }
 
-fn tenant(name: &str) -> Owner {
-    Owner::Tenant(Tenant::named(name).unwrap())
+fn tenant(name: &str) -> CacheOwner {
+    CacheOwner::Tenant(Tenant::named(name).unwrap())
 }
 
 fn start(kv: &mut KvBlocks, tokens: Vec<u32>) -> Option<Holder> {
@@ -65,7 +65,7 @@ fn start(kv: &mut KvBlocks, tokens: Vec<u32>) -> Option<Holder> {
 
 fn start_with(
     kv: &mut KvBlocks,
-    owner: Owner,
+    owner: CacheOwner,
     adapter: Option<AdapterIndex>,
     tokens: Vec<u32>,
 ) -> Option<Holder> {
@@ -95,23 +95,23 @@ fn start_with(
     })
 }
 
-fn publish(kv: &mut KvBlocks, holder: &mut Holder) {
+fn cache_all(kv: &mut KvBlocks, holder: &mut Holder) {
     for i in holder.matched..holder.blocks.len() {
         let root = Parent::Root(holder.adapter);
         let parent = i.checked_sub(1).map_or(root, |p| Parent::Block(holder.blocks[p]));
         let chunk = &holder.tokens[i * BLOCK..(i + 1) * BLOCK];
-        holder.blocks[i] = kv.publish(parent, &holder.owner, chunk, holder.blocks[i]);
+        holder.blocks[i] = kv.cache_block(parent, &holder.owner, chunk, holder.blocks[i]);
     }
 }
 
 #[test]
-fn a_published_prefix_is_found_and_a_twin_gives_its_blocks_back() {
+fn a_cached_prefix_is_found_and_a_twin_gives_its_blocks_back() {
     let mut kv = pool(BLOCKS);
     let mut first = start(&mut kv, vec![1, 2, 3, 4]).unwrap();
     let mut twin = start(&mut kv, vec![1, 2, 3, 4]).unwrap();
     assert_eq!(kv.held(), 4);
-    publish(&mut kv, &mut first);
-    publish(&mut kv, &mut twin);
+    cache_all(&mut kv, &mut first);
+    cache_all(&mut kv, &mut twin);
     assert_eq!(first.blocks, twin.blocks);
     assert_eq!(kv.held(), 2);
     kv.release_all(&mut first.blocks);
@@ -128,20 +128,20 @@ fn a_published_prefix_is_found_and_a_twin_gives_its_blocks_back() {
 #[test]
 fn a_tenant_finds_its_own_blocks_and_everyones_and_no_other() {
     let mut kv = pool(BLOCKS);
-    let mut policy = start_with(&mut kv, Owner::Everyone, None, vec![1, 2]).unwrap();
-    publish(&mut kv, &mut policy);
+    let mut policy = start_with(&mut kv, CacheOwner::Everyone, None, vec![1, 2]).unwrap();
+    cache_all(&mut kv, &mut policy);
     kv.pin(&policy.blocks);
     for name in ["a", "b"] {
         let mut first = start_with(&mut kv, tenant(name), None, vec![1, 2, 3, 4]).unwrap();
         assert_eq!(first.matched, 1, "{name} finds the policy and nothing else");
-        publish(&mut kv, &mut first);
+        cache_all(&mut kv, &mut first);
         kv.release_all(&mut first.blocks);
         let mut again = start_with(&mut kv, tenant(name), None, vec![1, 2, 3, 4]).unwrap();
         assert_eq!(again.matched, 2, "{name} finds its own");
         kv.release_all(&mut again.blocks);
     }
     assert_eq!(
-        start_with(&mut kv, Owner::Everyone, None, vec![1, 2, 3, 4])
+        start_with(&mut kv, CacheOwner::Everyone, None, vec![1, 2, 3, 4])
             .unwrap()
             .matched,
         1
@@ -156,7 +156,7 @@ fn adapters_never_share_blocks() {
     for adapter in adapters {
         let mut holder = start_with(&mut kv, tenant("a"), adapter, vec![1, 2, 3, 4]).unwrap();
         assert_eq!(holder.matched, 0, "nothing of another adapter is found");
-        publish(&mut kv, &mut holder);
+        cache_all(&mut kv, &mut holder);
         assert!(holders.iter().all(|other| other.blocks != holder.blocks));
         holders.push(holder);
     }
@@ -172,12 +172,12 @@ fn the_least_recently_used_leaf_goes_first_and_pinned_ones_stay() {
     let mut kv = pool(4);
     for tokens in [vec![1, 1, 2, 2], vec![3, 3], vec![4, 4]] {
         let owner = if tokens[0] == 3 {
-            Owner::Everyone
+            CacheOwner::Everyone
         } else {
             tenant("a")
         };
         let mut holder = start_with(&mut kv, owner, None, tokens).unwrap();
-        publish(&mut kv, &mut holder);
+        cache_all(&mut kv, &mut holder);
         if holder.tokens[0] == 3 {
             kv.pin(&holder.blocks);
         }
@@ -196,18 +196,18 @@ fn the_least_recently_used_leaf_goes_first_and_pinned_ones_stay() {
 }
 
 #[test]
-fn what_a_window_left_behind_is_found_until_it_is_taken_and_then_nothing_below_it_is() {
+fn blocks_outside_a_window_are_found_until_one_is_evicted_and_then_none_below_it_is() {
     let mut kv = pool(6);
     let tokens = vec![1, 1, 2, 2, 3, 3, 4, 4];
     let mut long = start(&mut kv, tokens.clone()).unwrap();
-    publish(&mut kv, &mut long);
-    long.let_go(&mut kv, 2);
+    cache_all(&mut kv, &mut long);
+    long.release_leading(&mut kv, 2);
     assert_eq!(long.blocks, [NULL_BLOCK, NULL_BLOCK, 2, 3]);
     assert_eq!((kv.held(), kv.available()), (2, 4));
     let mut again = start(&mut kv, tokens.clone()).unwrap();
     assert_eq!((again.matched, &again.blocks[..]), (4, &[0, 1, 2, 3][..]));
     kv.release_all(&mut again.blocks);
-    // Two are free, and the last of those left behind goes first: the beginning stays as long as it can.
+    // Two are free, and of the released ones the last is evicted first, so that the beginning is kept for longest.
     let taken: Vec<u32> = (0..3).map(|_| kv.allocate().unwrap()).collect();
     assert_eq!((taken, kv.available()), (vec![4, 5, 1], 1));
     assert_eq!(start(&mut kv, vec![1, 1]).unwrap().matched, 1);
@@ -215,17 +215,17 @@ fn what_a_window_left_behind_is_found_until_it_is_taken_and_then_nothing_below_i
         start(&mut kv, tokens).is_none(),
         "only the first block of it is found"
     );
-    // The rest is nobody's cache any more, and free as soon as it is let go.
+    // The rest is cached no more, and becomes free as soon as it is released.
     kv.release_all(&mut long.blocks);
     assert_eq!((kv.held(), kv.available()), (4, 2));
 }
 
 #[test]
-fn discarded_blocks_take_those_with_them_that_were_let_go_before() {
+fn discarding_blocks_also_discards_those_released_before() {
     let mut kv = pool(4);
     let mut faulty = start(&mut kv, vec![1, 1, 2, 2, 3, 3]).unwrap();
-    publish(&mut kv, &mut faulty);
-    faulty.let_go(&mut kv, 2);
+    cache_all(&mut kv, &mut faulty);
+    faulty.release_leading(&mut kv, 2);
     kv.discard_all(&mut faulty.blocks);
     assert_eq!(start(&mut kv, vec![1, 1, 2, 2, 3, 3]).unwrap().matched, 0);
 }
@@ -234,17 +234,16 @@ fn discarded_blocks_take_those_with_them_that_were_let_go_before() {
 fn discarded_blocks_are_not_found_again_unless_someone_else_holds_them() {
     let mut kv = pool(4);
     let mut shared = start(&mut kv, vec![1, 1]).unwrap();
-    publish(&mut kv, &mut shared);
+    cache_all(&mut kv, &mut shared);
     let mut faulty = start(&mut kv, vec![1, 1, 2, 2]).unwrap();
-    publish(&mut kv, &mut faulty);
+    cache_all(&mut kv, &mut faulty);
     kv.discard_all(&mut faulty.blocks);
     assert_eq!(start(&mut kv, vec![1, 1, 2, 2]).unwrap().matched, 1);
 }
 
 proptest! {
-    /// Random sequences of three owners over a tiny alphabet against a map of everything that was ever published: what
-    /// is found is the right block for that very prefix, nothing held or pinned is ever evicted, and the
-    /// states add up.
+    /// Compares random sequences of three owners over a tiny alphabet with a map of everything that was ever cached: what is
+    /// found is the right block for that very prefix, no held or pinned block is ever evicted, and the counts add up.
     #[test]
     fn agrees_with_a_naive_model(
         operations in prop::collection::vec(
@@ -253,8 +252,8 @@ proptest! {
         ),
     ) {
         let mut kv = pool(BLOCKS);
-        let owners = [Owner::Everyone, tenant("a"), tenant("b")];
-        // Block -> its owner and its whole prefix.
+        let owners = [CacheOwner::Everyone, tenant("a"), tenant("b")];
+        // The owner and the whole prefix of each block.
         let mut contents: HashMap<u32, (usize, Vec<u32>)> = HashMap::new();
         let mut holders: Vec<Holder> = Vec::new();
         let mut pinned: HashSet<Vec<u32>> = HashSet::new();
@@ -279,7 +278,7 @@ proptest! {
                         }
                     }
                     let matched = holder.matched;
-                    publish(&mut kv, &mut holder);
+                    cache_all(&mut kv, &mut holder);
                     for (i, &block) in holder.blocks.iter().enumerate().skip(matched) {
                         let entry = (owner, holder.tokens[..(i + 1) * BLOCK].to_vec());
                         contents.retain(|_, old| *old != entry);
@@ -295,14 +294,14 @@ proptest! {
                     let holder = pick.index(holders.len());
                     let count = tokens[0] as usize + 1;
                     let holder = &mut holders[holder];
-                    // The last one stays, as the parent of the next.
+                    // The last one is kept, as the parent of the next.
                     if holder.gone < count && count < holder.blocks.len() {
-                        holder.let_go(&mut kv, count);
+                        holder.release_leading(&mut kv, count);
                     }
                 }
                 3 if !holders.is_empty() && pinned.len() < 3 => {
                     let holder = &holders[pick.index(holders.len())];
-                    if holder.gone > 0 || holder.owner != Owner::Everyone {
+                    if holder.gone > 0 || holder.owner != CacheOwner::Everyone {
                         continue;
                     }
                     kv.pin(&holder.blocks[..1]);
@@ -322,7 +321,7 @@ proptest! {
             prop_assert!(pinned_idle <= pinned.len());
             prop_assert_eq!(kv.available() + held.len() + pinned_idle, kv.total());
         }
-        // All that is available can really be had.
+        // All available blocks can really be allocated.
         let available = kv.available();
         for _ in 0..available {
             prop_assert!(kv.allocate().is_some());

@@ -1,5 +1,5 @@
-//! Verdicts beside generations, tenants beside each other, on a made-up clock that moves as the batches' shapes
-//! say. The measured machine's costs are planted; the engine has to find them out.
+//! Verdicts beside generations, and tenants beside each other, on a simulated engine. The costs of a measured machine are
+//! planted, and the engine has to learn them.
 
 use std::sync::Arc;
 
@@ -7,29 +7,35 @@ use proptest::prelude::*;
 
 use super::{
     Event, Priority, Tenant, TenantWeights,
-    forecast::{Costs, Shape},
     inbox::{Inbox, QueueBounds},
     sampler::uniform,
     scheduler::Budget,
+    simulated_engine::{COSTS, ClientRequest, ClosedLoop, LIMITS, SimulatedEngine, generation, verdict},
+    step_time::{StepCosts, StepShape},
     testing::Recorder,
-    world::{Ask, COSTS, Closed, LIMITS, World, generation, verdict},
 };
 
-/// Verdicts that arrive at random whatever the server does: `per_second` of them on average, `count` in all.
-/// Returns their latencies, sorted.
-fn verdicts(world: &mut World, model: usize, load: &mut Closed, per_second: f64, count: usize) -> Vec<f64> {
-    let mut arrival = world.now() + 2.0;
+/// Latencies in seconds, sorted, of `count` verdicts that arrive at random, `per_second` on average, whatever the engine
+/// does.
+fn verdicts(
+    engine: &mut SimulatedEngine,
+    model: usize,
+    load: &mut ClosedLoop,
+    per_second: f64,
+    count: usize,
+) -> Vec<f64> {
+    let mut arrival = engine.now() + 2.0;
     let mut open: Vec<(f64, Recorder)> = Vec::new();
     let (mut latencies, mut sent) = (Vec::new(), 0);
     while latencies.len() < count {
-        load.turn(world);
-        while sent < count && arrival <= world.now() {
-            open.push((arrival, world.submit(&verdict(model))));
+        load.resubmit(engine);
+        while sent < count && arrival <= engine.now() {
+            open.push((arrival, engine.submit(&verdict(model))));
             sent += 1;
             arrival -= (1.0 - uniform(5, sent as u64)).ln() / per_second;
         }
-        world.step();
-        let now = world.now();
+        engine.step();
+        let now = engine.now();
         open.retain(|(arrival, recorder)| {
             let done = recorder.terminal_events() == 1;
             if done {
@@ -46,15 +52,15 @@ fn p99(sorted: &[f64]) -> f64 {
     sorted[(sorted.len() * 99).div_ceil(100) - 1]
 }
 
-/// Idle and loaded p99 of verdicts, and the generations that finished meanwhile.
-fn beside_generations(costs: &[[f64; 4]], generations: usize) -> (f64, f64, Closed) {
+/// The p99 latencies of verdicts without and beside generations, and those generations.
+fn beside_generations(costs: &[[f64; 4]], generations: usize) -> (f64, f64, ClosedLoop) {
     let guard = costs.len() - 1;
-    let world = || World::new(costs, Budget::new(64, 512), &TenantWeights::default());
-    let idle = verdicts(&mut world(), guard, &mut Closed::new(Vec::new()), 1.0, 300);
-    // Prompts of all lengths, so that chunks of prompts and answers mix at all times.
-    let asks = (0..generations).map(|i| generation(20 + 37 * (i % 11), 40 + 3 * (i % 50)));
-    let mut load = Closed::new(asks.collect());
-    let loaded = verdicts(&mut world(), guard, &mut load, 1.0, 300);
+    let engine = || SimulatedEngine::new(costs, Budget::new(64, 512), &TenantWeights::default());
+    let idle = verdicts(&mut engine(), guard, &mut ClosedLoop::new(Vec::new()), 1.0, 300);
+    // Prompts and answers of many lengths, so that prefill chunks and decodes mix at all times.
+    let requests = (0..generations).map(|i| generation(20 + 37 * (i % 11), 40 + 3 * (i % 50)));
+    let mut load = ClosedLoop::new(requests.collect());
+    let loaded = verdicts(&mut engine(), guard, &mut load, 1.0, 300);
     (p99(&idle), p99(&loaded), load)
 }
 
@@ -67,9 +73,9 @@ fn verdicts_beside_generations_that_saturate_the_same_model_take_at_most_three_t
             "{generations}: {loaded} against {idle} idle"
         );
         assert!(
-            load.took.len() > 2 * generations,
+            load.latencies.len() > 2 * generations,
             "generations went on: {}",
-            load.took.len()
+            load.latencies.len()
         );
     }
 }
@@ -79,55 +85,61 @@ fn verdicts_of_one_model_beside_generations_of_another_take_at_most_three_times_
     let target = [20e-3, 2e-3, 3e-3, 1e-3];
     let (idle, loaded, load) = beside_generations(&[target, COSTS], 32);
     assert!(loaded <= 3.0 * idle, "{loaded} against {idle} idle");
-    assert!(load.took.len() > 32, "generations went on: {}", load.took.len());
+    assert!(
+        load.latencies.len() > 32,
+        "generations went on: {}",
+        load.latencies.len()
+    );
 }
 
-/// More verdicts than the device can give, for ever: the generations have a fifth of the time.
-fn under_a_flood(costs: &[[f64; 4]], budget: Budget, asks: &[Ask]) -> (f64, f64) {
-    let mut world = World::new(costs, budget, &listed(&["t0", "t1", "t2"]));
+/// Requests more verdicts than the device can answer, for ever, so that the generations get a fifth of the time. Returns
+/// how long the generations took and how much work they are, in seconds.
+fn under_a_flood(costs: &[[f64; 4]], budget: Budget, requests: &[ClientRequest]) -> (f64, f64) {
+    let mut engine = SimulatedEngine::new(costs, budget, &listed(&["t0", "t1", "t2"]));
     let guard = costs.len() - 1;
-    let mut flood = Closed::new(vec![verdict(guard); 40]);
+    let mut flood = ClosedLoop::new(vec![verdict(guard); 40]);
     for _ in 0..200 {
-        flood.turn(&mut world);
-        world.step();
+        flood.resubmit(&mut engine);
+        engine.step();
     }
-    let began = world.now();
-    let generations: Vec<Recorder> = asks.iter().map(|ask| world.submit(ask)).collect();
-    let work: f64 = asks
+    let began = engine.now();
+    let generations: Vec<Recorder> = requests.iter().map(|request| engine.submit(request)).collect();
+    let work: f64 = requests
         .iter()
-        .map(|ask| {
-            let costs = Costs::planted(costs[ask.model]);
-            let decode = Shape::of(1, ask.prompt + ask.answer, true);
-            // Each token in a step of its own is as bad as it can be.
-            costs.part(Shape::of(ask.prompt, 0, true)) + costs.step(decode) * (ask.prompt + ask.answer) as f64
+        .map(|request| {
+            let costs = StepCosts::planted(costs[request.model]);
+            let decode = StepShape::of(1, request.prompt + request.answer, true);
+            // At worst, each token is computed in a step of its own.
+            costs.part(StepShape::of(request.prompt, 0, true))
+                + costs.step(decode) * (request.prompt + request.answer) as f64
         })
         .sum();
     while generations.iter().any(|recorder| recorder.terminal_events() == 0) {
-        flood.turn(&mut world);
-        world.step();
+        flood.resubmit(&mut engine);
+        engine.step();
         assert!(
-            world.now() - began < 6.0 * work + 60.0,
+            engine.now() - began < 6.0 * work + 60.0,
             "a generation starves: {} of {work} seconds of work",
-            world.now() - began
+            engine.now() - began
         );
     }
-    for (recorder, ask) in generations.iter().zip(asks) {
-        assert_eq!(recorder.tokens().len(), ask.answer);
+    for (recorder, request) in generations.iter().zip(requests) {
+        assert_eq!(recorder.tokens().len(), request.answer);
     }
-    assert!(!flood.took.is_empty());
-    (world.now() - began, work)
+    assert!(!flood.latencies.is_empty());
+    (engine.now() - began, work)
 }
 
 #[test]
 fn a_flood_of_verdicts_leaves_a_fifth_of_the_time() {
-    let asks: Vec<Ask> = (0..8).map(|_| generation(100, 50)).collect();
-    under_a_flood(&[COSTS], Budget::new(64, 512), &asks);
-    under_a_flood(&[COSTS, COSTS], Budget::new(64, 512), &asks);
+    let requests: Vec<ClientRequest> = (0..8).map(|_| generation(100, 50)).collect();
+    under_a_flood(&[COSTS], Budget::new(64, 512), &requests);
+    under_a_flood(&[COSTS, COSTS], Budget::new(64, 512), &requests);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Whatever the machine costs, the limits are, and the generations are like: each of them ends in time.
+    /// Whatever the costs, the limits and the generations, each generation ends in time.
     #[test]
     fn no_generation_starves(
         base in 1e-4f64..0.3,
@@ -136,19 +148,19 @@ proptest! {
         sequences in 1usize..24,
         tokens in 1usize..200,
         two_models in any::<bool>(),
-        asks in prop::collection::vec((1usize..150, 1usize..20, any::<bool>(), 0usize..3), 1..12),
+        requests in prop::collection::vec((1usize..150, 1usize..20, any::<bool>(), 0usize..3), 1..12),
     ) {
         let costs = [[base, token, row, 1e-4], [5e-3, 1e-3, 1e-3, 1e-4]];
         let costs = if two_models { &costs[..] } else { &costs[..1] };
-        let asks: Vec<Ask> = asks
+        let requests: Vec<ClientRequest> = requests
             .into_iter()
-            .map(|(prompt, answer, batch, tenant)| Ask {
+            .map(|(prompt, answer, batch, tenant)| ClientRequest {
                 priority: if batch { Priority::Batch } else { Priority::Interactive },
                 tenant: Tenant::named(&format!("t{tenant}")).unwrap(),
                 ..generation(prompt, answer)
             })
             .collect();
-        under_a_flood(costs, Budget::new(sequences, tokens), &asks);
+        under_a_flood(costs, Budget::new(sequences, tokens), &requests);
     }
 }
 
@@ -157,7 +169,7 @@ fn listed(names: &[&str]) -> TenantWeights {
     TenantWeights::new(names.iter().map(|name| (Tenant::named(name).unwrap(), 1)))
 }
 
-/// Tokens that were written for these until now.
+/// Tokens that have been written so far for these requests.
 fn written(load: &[(Recorder, f64)]) -> usize {
     load.iter().map(|(recorder, _)| recorder.tokens().len()).sum()
 }
@@ -167,26 +179,29 @@ fn a_tenant_that_floods_a_hundredfold_gets_its_share_and_no_more() {
     for (weight, share) in [(1, 0.5), (3, 0.75)] {
         let tenant = |name: &str| Tenant::named(name).unwrap();
         let weights = TenantWeights::new([(tenant("modest"), weight), (tenant("flood"), 1)]);
-        let mut world = World::new(&[COSTS], Budget::new(16, 256), &weights);
-        let ask = |name: &str| Ask {
+        let mut engine = SimulatedEngine::new(&[COSTS], Budget::new(16, 256), &weights);
+        let request = |name: &str| ClientRequest {
             tenant: tenant(name),
             ..generation(60, 20)
         };
-        // A hundred times as many at once; the modest one asks for enough to be served all the time.
+        // The flood is a hundred times as large; the modest tenant requests enough to be served all the time.
         let flood: Vec<_> = (0..4000)
-            .map(|_| (world.submit(&ask("flood")), world.now()))
+            .map(|_| (engine.submit(&request("flood")), engine.now()))
             .collect();
-        let mut modest = Closed::new(vec![ask("modest"); 40]);
+        let mut modest = ClosedLoop::new(vec![request("modest"); 40]);
         for _ in 0..400 {
-            modest.turn(&mut world);
-            world.step();
+            modest.resubmit(&mut engine);
+            engine.step();
         }
-        let before = (written(&flood), modest.took.len());
+        let before = (written(&flood), modest.latencies.len());
         for _ in 0..4000 {
-            modest.turn(&mut world);
-            world.step();
+            modest.resubmit(&mut engine);
+            engine.step();
         }
-        let (flooded, served) = (written(&flood) - before.0, (modest.took.len() - before.1) * 20);
+        let (flooded, served) = (
+            written(&flood) - before.0,
+            (modest.latencies.len() - before.1) * 20,
+        );
         let found = served as f64 / (served + flooded) as f64;
         assert!((found - share).abs() < 0.06, "{found} is not about {share}");
     }
@@ -195,27 +210,27 @@ fn a_tenant_that_floods_a_hundredfold_gets_its_share_and_no_more() {
 #[test]
 fn the_other_tenants_wait_is_bounded_whatever_one_tenant_has_queued() {
     let wait = |flood: usize| {
-        let mut world = World::new(&[COSTS], Budget::new(16, 256), &listed(&["modest", "flood"]));
-        let ask = |name: &str| Ask {
+        let mut engine = SimulatedEngine::new(&[COSTS], Budget::new(16, 256), &listed(&["modest", "flood"]));
+        let request = |name: &str| ClientRequest {
             tenant: Tenant::named(name).unwrap(),
             ..generation(60, 20)
         };
         for _ in 0..flood {
-            world.submit(&ask("flood"));
+            engine.submit(&request("flood"));
         }
         for _ in 0..300 {
-            world.step();
+            engine.step();
         }
-        let recorder = world.submit(&ask("modest"));
-        let began = world.now();
+        let recorder = engine.submit(&request("modest"));
+        let began = engine.now();
         while recorder.terminal_events() == 0 {
-            world.step();
+            engine.step();
         }
         let events = recorder.events();
         let Some(Event::Started { queue, .. }) = events.first() else {
             panic!("{events:?}")
         };
-        assert!(world.now() > began);
+        assert!(engine.now() > began);
         queue.as_secs_f64()
     };
     let (short, long) = (wait(200), wait(20_000));
@@ -225,13 +240,13 @@ fn the_other_tenants_wait_is_bounded_whatever_one_tenant_has_queued() {
     );
 }
 
-/// Another tenant's full queue does not shut a modest one out.
+/// A queue that one tenant has filled still accepts requests of tenants that have little in it.
 #[test]
 fn a_full_queue_has_room_for_tenants_that_have_little_in_it() {
     let names: Vec<String> = (0..6).map(|n| format!("modest-{n}")).collect();
     let weights = listed(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut world = World::new(&[COSTS], Budget::new(16, 256), &weights);
-    world.inbox = Arc::new(Inbox::new(
+    let mut engine = SimulatedEngine::new(&[COSTS], Budget::new(16, 256), &weights);
+    engine.inbox = Arc::new(Inbox::new(
         vec![LIMITS],
         QueueBounds {
             items: 64,
@@ -239,11 +254,15 @@ fn a_full_queue_has_room_for_tenants_that_have_little_in_it() {
         },
         &weights,
     ));
-    let ask = |name: &str| Ask {
+    let request = |name: &str| ClientRequest {
         tenant: Tenant::named(name).unwrap(),
         ..generation(60, 20)
     };
-    let mut accepted = |name: &str| (0..100).take_while(|_| world.offer(&ask(name)).is_ok()).count();
+    let mut accepted = |name: &str| {
+        (0..100)
+            .take_while(|_| engine.try_submit(&request(name)).is_ok())
+            .count()
+    };
     assert_eq!(accepted("flood"), 64);
     // A sixteenth of 64 each, until a quarter of 64 is used up.
     let modest: Vec<usize> = (0..6).map(|n| accepted(&format!("modest-{n}"))).collect();

@@ -1,39 +1,39 @@
-//! Beginnings of sequences.
+//! Prefixes of sequences, and which sequences may find them in the prefix cache.
 
 use std::sync::Arc;
 
-use super::Tenant;
+use super::tenant::Tenant;
 use crate::backend::AdapterIndex;
 
-/// Who finds in the cache what a sequence has computed.
+/// Which sequences find a cached block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    /// All sequences: it is a prefix that is pinned or will be, so no caller's words are in it.
+pub enum CacheOwner {
+    /// All sequences. The block belongs to a prefix that is pinned or will be, so it contains no caller's text.
     Everyone,
-    /// Only sequences of this tenant. Neither the count of cached tokens nor the time to an answer tells a tenant
+    /// Only sequences of this tenant. So neither the count of cached tokens nor the time to an answer shows a tenant
     /// what another one has sent.
     Tenant(Tenant),
 }
 
-impl Owner {
-    /// Whether sequences of `reader` find it.
+impl CacheOwner {
+    /// Whether sequences of `reader` find the block.
     pub fn is_found_by(&self, reader: &Self) -> bool {
         *self == Self::Everyone || self == reader
     }
 }
 
-/// The beginning of a sequence as far as keys and values go: they depend on its tokens and on the adapter that
+/// The beginning of a sequence, with everything that its keys and values depend on: its tokens and the adapter that
 /// computes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prefix<T = Arc<[u32]>> {
-    /// The adapter; `None` is the model itself.
+    /// The adapter; `None` is the model without one.
     pub adapter: Option<AdapterIndex>,
-    /// The tokens.
+    /// Ids of the tokens from the first on.
     pub tokens: T,
 }
 
 impl<T: AsRef<[u32]>> Prefix<T> {
-    /// Full blocks that it has in common with another.
+    /// Number of leading full blocks that it has in common with another prefix.
     pub fn common_blocks<U: AsRef<[u32]>>(&self, other: &Prefix<U>, block_size: usize) -> usize {
         if self.adapter != other.adapter {
             return 0;
@@ -43,7 +43,7 @@ impl<T: AsRef<[u32]>> Prefix<T> {
         pairs.take_while(|(a, b)| a == b).count()
     }
 
-    /// A copy of its own.
+    /// A copy that owns its tokens.
     pub fn to_owned(&self) -> Prefix {
         Prefix {
             adapter: self.adapter,

@@ -1,56 +1,56 @@
-//! A radix tree over full blocks of tokens: which KV block holds the keys and values of which prefix.
+//! A radix tree over full blocks of tokens, which finds the KV blocks that hold the keys and values of a prefix.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use super::{Tenant, prefix::Owner};
+use super::{prefix::CacheOwner, tenant::Tenant};
 use crate::backend::AdapterIndex;
 
-/// What a block follows.
+/// What precedes a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parent {
-    /// Nothing: it is the first of sequences that run with this adapter, or without one. Nothing below two
-    /// roots is ever shared.
+    /// Nothing: it is the first block of sequences that run with this adapter, or without one. Blocks below different
+    /// roots are never shared.
     Root(Option<AdapterIndex>),
-    /// This block.
+    /// The block with this id.
     Block(u32),
 }
 
 type Blocks = HashMap<Arc<[u32]>, u32>;
 
-/// The blocks that continue a prefix, by their tokens. Two owners may each have one for the same tokens.
+/// The blocks that continue a prefix, by their tokens. Two owners may each have a block for the same tokens.
 #[derive(Debug, Default)]
 struct Children {
     everyone: Blocks,
-    /// None is empty.
+    /// Tenants without blocks are removed.
     tenants: HashMap<Tenant, Blocks>,
 }
 
 impl Children {
-    fn find(&self, reader: &Owner, tokens: &[u32]) -> Option<u32> {
+    fn find(&self, reader: &CacheOwner, tokens: &[u32]) -> Option<u32> {
         let own = || match reader {
-            Owner::Everyone => None,
-            Owner::Tenant(tenant) => self.tenants.get(tenant)?.get(tokens),
+            CacheOwner::Everyone => None,
+            CacheOwner::Tenant(tenant) => self.tenants.get(tenant)?.get(tokens),
         };
         self.everyone.get(tokens).or_else(own).copied()
     }
 
-    fn insert(&mut self, owner: &Owner, tokens: Arc<[u32]>, block: u32) {
+    fn insert(&mut self, owner: &CacheOwner, tokens: Arc<[u32]>, block: u32) {
         let blocks = match owner {
-            Owner::Everyone => &mut self.everyone,
-            Owner::Tenant(tenant) => self.tenants.entry(tenant.clone()).or_default(),
+            CacheOwner::Everyone => &mut self.everyone,
+            CacheOwner::Tenant(tenant) => self.tenants.entry(tenant.clone()).or_default(),
         };
         blocks.insert(tokens, block);
     }
 
-    fn remove(&mut self, owner: &Owner, tokens: &[u32]) {
+    fn remove(&mut self, owner: &CacheOwner, tokens: &[u32]) {
         match owner {
-            Owner::Everyone => {
+            CacheOwner::Everyone => {
                 self.everyone.remove(tokens);
             }
-            Owner::Tenant(tenant) => {
+            CacheOwner::Tenant(tenant) => {
                 if let Some(blocks) = self.tenants.get_mut(tenant) {
                     blocks.remove(tokens);
                     if blocks.is_empty() {
@@ -74,31 +74,31 @@ impl Children {
 #[derive(Debug)]
 struct Node {
     parent: Parent,
-    owner: Owner,
+    owner: CacheOwner,
     tokens: Arc<[u32]>,
     children: Children,
-    /// How many of them are idle.
+    /// How many of the children are idle.
     idle_children: usize,
     pinned: bool,
-    /// When the last sequence let go of it; `None` while one holds it.
+    /// When the last sequence released it; `None` while a sequence holds it.
     idle_since: Option<u64>,
 }
 
-/// The tree. A node is one block, so nodes are named by their block's id, and the path from the root is the
-/// prefix. Everyone's nodes have everyone's above them; a tenant's may be below either kind, its own or everyone's.
+/// The tree. A node is one block and is named by the block's id; the path from the root to it is the prefix. Above nodes
+/// that everyone finds there are only such nodes; above a tenant's nodes there may be nodes of either kind.
 ///
-/// Whoever pins a node also pins its ancestors, and whoever holds one also holds its ancestors or lets go of them
-/// for good (the caller sees to that). So all idle nodes that are not pinned can be evicted: leaves first, then
-/// those that only held ones are below. The latter leave the tree with everything below them, since a prefix without
-/// its beginning is not found.
+/// The caller ensures that a sequence that pins a node also pins its ancestors, and that a sequence that holds a node
+/// also holds its ancestors or has released them for good. So all idle nodes that are not pinned can be evicted: leaves
+/// first, then inner nodes below which all nodes are held. The latter leave the tree together with everything below
+/// them, because a prefix without its beginning cannot be found.
 #[derive(Debug)]
 pub struct PrefixCache {
     nodes: Vec<Option<Node>>,
     roots: HashMap<Option<AdapterIndex>, Children>,
     /// Idle leaves that are not pinned, the longest idle first.
-    leaves: BTreeSet<(u64, u32)>,
-    /// Idle nodes that are not pinned and all of whose children are held.
-    left_behind: BTreeSet<(u64, u32)>,
+    idle_leaves: BTreeSet<(u64, u32)>,
+    /// Idle inner nodes that are not pinned and all of whose children are held, the longest idle first.
+    idle_inner: BTreeSet<(u64, u32)>,
     clock: u64,
     evictable: usize,
     pinned: usize,
@@ -110,8 +110,8 @@ impl PrefixCache {
         Self {
             nodes: (0..blocks).map(|_| None).collect(),
             roots: HashMap::new(),
-            leaves: BTreeSet::new(),
-            left_behind: BTreeSet::new(),
+            idle_leaves: BTreeSet::new(),
+            idle_inner: BTreeSet::new(),
             clock: 0,
             evictable: 0,
             pinned: 0,
@@ -119,7 +119,7 @@ impl PrefixCache {
     }
 
     /// The block that continues the prefix `parent` with one block of tokens, where sequences of `reader` find it.
-    pub fn child(&self, parent: Parent, reader: &Owner, tokens: &[u32]) -> Option<u32> {
+    pub fn child(&self, parent: Parent, reader: &CacheOwner, tokens: &[u32]) -> Option<u32> {
         let children = match parent {
             Parent::Root(adapter) => self.roots.get(&adapter)?,
             Parent::Block(parent) => &self.node(parent)?.children,
@@ -132,9 +132,9 @@ impl PrefixCache {
         self.node(block).is_some()
     }
 
-    /// Adds a held block of `owner` below `parent`, which the owner's sequences found. Nothing happens when the
-    /// parent is not in the tree, or the block is, or the owner's sequences find the same prefix already.
-    pub fn insert(&mut self, parent: Parent, owner: &Owner, tokens: &[u32], block: u32) {
+    /// Adds a held block of `owner` below `parent`, which the owner's sequences find. Nothing happens when the parent is
+    /// not in the tree, when the block is in it already, or when the owner's sequences find the same prefix already.
+    pub fn insert(&mut self, parent: Parent, owner: &CacheOwner, tokens: &[u32], block: u32) {
         let parent_known = match parent {
             Parent::Root(_) => true,
             Parent::Block(parent) => self.contains(parent),
@@ -158,19 +158,19 @@ impl PrefixCache {
         self.refresh_parent(parent);
     }
 
-    /// A sequence now holds the block.
+    /// Notes that a sequence holds the block now.
     pub fn hold(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
         let (pinned, parent) = (node.pinned, node.parent);
         if let Some(since) = node.idle_since.take() {
-            self.leaves.remove(&(since, block));
-            self.left_behind.remove(&(since, block));
+            self.idle_leaves.remove(&(since, block));
+            self.idle_inner.remove(&(since, block));
             self.evictable -= usize::from(!pinned);
             self.count_idle_child(parent, |count| count - 1);
         }
     }
 
-    /// No sequence holds the block any more.
+    /// Notes that no sequence holds the block any more.
     pub fn idle(&mut self, block: u32) {
         self.clock += 1;
         let clock = self.clock;
@@ -185,7 +185,7 @@ impl PrefixCache {
         self.count_idle_child(parent, |count| count + 1);
     }
 
-    /// Keeps the block for good.
+    /// Keeps the block until the cache is cleared.
     pub fn pin(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
         if node.pinned {
@@ -198,15 +198,19 @@ impl PrefixCache {
         self.refresh(block);
     }
 
-    /// Drops the leaf that has been idle longest; where there is none, the node that was left behind first, with
-    /// everything below it. Hands out each block that nobody has now.
+    /// Evicts the leaf that has been idle longest. Where there is none, evicts the inner node that has been idle longest,
+    /// with everything below it. Calls `free` with each block that no sequence holds.
     pub fn evict(&mut self, mut free: impl FnMut(u32)) {
-        let Some((_, block)) = self.leaves.pop_first().or_else(|| self.left_behind.pop_first()) else {
+        let Some((_, block)) = self
+            .idle_leaves
+            .pop_first()
+            .or_else(|| self.idle_inner.pop_first())
+        else {
             return;
         };
         let mut branch = vec![block];
         while let Some(block) = branch.pop() {
-            let Some(node) = self.take(block) else { continue };
+            let Some(node) = self.remove(block) else { continue };
             branch.extend(node.children.into_blocks());
             if node.idle_since.is_some() {
                 free(block);
@@ -214,7 +218,7 @@ impl PrefixCache {
         }
     }
 
-    /// The blocks of the prefix that this one continues, the last first.
+    /// The blocks before this one in its prefix, the last first.
     pub fn ancestors(&self, block: u32) -> impl Iterator<Item = u32> + '_ {
         let parent = |block: u32| match self.node(block)?.parent {
             Parent::Block(parent) => Some(parent),
@@ -223,27 +227,27 @@ impl PrefixCache {
         std::iter::successors(parent(block), move |&block| parent(block))
     }
 
-    /// Drops this block if it is an evictable leaf.
+    /// Evicts this block if it is an idle leaf that is not pinned. Returns whether it was.
     pub fn evict_leaf(&mut self, block: u32) -> bool {
         let since = self.node(block).and_then(|node| node.idle_since);
-        let removed = since.is_some_and(|since| self.leaves.remove(&(since, block)));
+        let removed = since.is_some_and(|since| self.idle_leaves.remove(&(since, block)));
         if removed {
-            self.take(block);
+            self.remove(block);
         }
         removed
     }
 
-    /// Blocks that [`PrefixCache::evict`] can give back, one after the other.
+    /// Number of blocks that repeated calls of [`PrefixCache::evict`] can make free.
     pub fn evictable(&self) -> usize {
         self.evictable
     }
 
-    /// Blocks that are kept for good.
+    /// Number of pinned blocks.
     pub fn pinned(&self) -> usize {
         self.pinned
     }
 
-    /// Whether this block is kept for good.
+    /// Whether this block is pinned.
     pub fn is_pinned(&self, block: u32) -> bool {
         self.node(block).is_some_and(|node| node.pinned)
     }
@@ -263,12 +267,12 @@ impl PrefixCache {
         }
     }
 
-    /// Takes a node that is not pinned from the tree, whatever is below it.
-    fn take(&mut self, block: u32) -> Option<Node> {
+    /// Removes a node that is not pinned from the tree, whatever is below it.
+    fn remove(&mut self, block: u32) -> Option<Node> {
         let node = self.nodes[block as usize].take()?;
         if let Some(since) = node.idle_since {
-            self.leaves.remove(&(since, block));
-            self.left_behind.remove(&(since, block));
+            self.idle_leaves.remove(&(since, block));
+            self.idle_inner.remove(&(since, block));
             self.evictable -= 1;
         }
         if let Some(children) = self.children_mut(node.parent) {
@@ -297,18 +301,19 @@ impl PrefixCache {
         }
     }
 
-    /// Puts an idle node into `leaves` or `left_behind` or takes it out, after its children or its pin changed.
+    /// Puts an idle node into `idle_leaves` or `idle_inner`, or takes it out, after its children or its pin changed.
     fn refresh(&mut self, block: u32) {
         let Some(node) = self.node(block) else { return };
         let Some(since) = node.idle_since else { return };
-        let (leaf, last) = (node.children.is_empty(), node.idle_children == 0 && !node.pinned);
-        self.leaves.remove(&(since, block));
-        self.left_behind.remove(&(since, block));
-        if last {
-            let set = if leaf {
-                &mut self.leaves
+        let is_leaf = node.children.is_empty();
+        let is_evictable_next = node.idle_children == 0 && !node.pinned;
+        self.idle_leaves.remove(&(since, block));
+        self.idle_inner.remove(&(since, block));
+        if is_evictable_next {
+            let set = if is_leaf {
+                &mut self.idle_leaves
             } else {
-                &mut self.left_behind
+                &mut self.idle_inner
             };
             set.insert((since, block));
         }

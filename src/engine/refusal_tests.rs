@@ -1,14 +1,16 @@
-//! Whether what is refused for its deadline would have been late: adversarial mixes on a made-up clock, in which each
-//! refused request is run once more without the refusal, all else alike.
+//! Whether requests that are refused for their deadlines would have been late: adversarial mixes on a simulated engine, in
+//! which refused requests are run once more without the refusal and everything else unchanged.
 
 use std::sync::Arc;
 
 use super::{
-    CancelFlag, Event, Priority, SequenceError, Tenant, TenantWeights,
+    Event, Priority, SequenceError, Tenant, TenantWeights,
     sampler::uniform,
     scheduler::Budget,
+    simulated_engine::{
+        COSTS, ClientRequest, LIMITS, SimulatedEngine, Slowness, Submitted, generation, verdict,
+    },
     testing::Recorder,
-    world::{Ask, COSTS, LIMITS, Slowness, World, generation, verdict},
 };
 use crate::backend::ModelLimits;
 
@@ -16,45 +18,47 @@ use crate::backend::ModelLimits;
 struct Dice(u64, u64);
 
 impl Dice {
-    fn share(&mut self) -> f64 {
+    fn fraction(&mut self) -> f64 {
         self.1 += 1;
         uniform(self.0, self.1)
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        (self.share() * limit as f64) as usize
+        (self.fraction() * limit as f64) as usize
     }
 
     fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// As likely in each octave.
+    /// A number that is equally likely in each octave of the range.
     fn between(&mut self, low: f64, high: f64) -> f64 {
-        low * (high / low).powf(self.share())
+        low * (high / low).powf(self.fraction())
     }
 }
 
-/// A request, when it comes, and after how many seconds its caller gives it up.
+/// A request that arrives at a given time.
 struct Arrival {
+    /// Seconds since the start.
     at: f64,
-    ask: Ask,
+    request: ClientRequest,
+    /// Seconds after which its caller cancels it.
     given_up: Option<f64>,
 }
 
-/// What becomes of a request.
+/// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     InTime,
     Late,
-    /// When it arrived.
+    /// It was refused on arrival.
     Refused,
-    /// When its turn came, before its deadline.
+    /// It was ended before its deadline, when its turn came.
     Dropped,
     GivenUp,
 }
 
-/// A device and what it is asked.
+/// A simulated engine and the requests that arrive at it.
 struct Mix {
     limits: ModelLimits,
     costs: [f64; 4],
@@ -78,12 +82,12 @@ impl Mix {
             dice.between(1e-5, 2e-3),
         ];
         let limits = ModelLimits {
-            // From barely two of the longest sequences to plenty.
+            // From barely enough for two of the longest sequences to plenty.
             num_blocks: 80 + dice.below(1000),
             window: dice.chance(20).then(|| 64 + dice.below(200)),
             ..LIMITS
         };
-        let noise = 0.3 * dice.share();
+        let noise = 0.3 * dice.fraction();
         let regimes: Vec<f64> = (0..64).map(|_| dice.between(0.2, 5.0)).collect();
         let regime_seconds = dice.between(2.0, 60.0);
         let steady = dice.chance(30);
@@ -102,31 +106,39 @@ impl Mix {
         }
     }
 
-    /// What becomes of the requests. The one that is `spared` has no deadline as far as the engine knows; then only
-    /// what comes until it is known whether it was in time is run.
+    /// How each request ends. The engine is not told the deadline of the request that is `spared`, and the run ends as soon
+    /// as that request's outcome is known.
     fn run(&self, spared: Option<usize>) -> Vec<Option<Outcome>> {
-        let device = (self.limits.clone(), self.costs);
-        let mut world = World::blank(device, self.budget, &self.weights, &self.slowness);
+        let mut engine = SimulatedEngine::without_logits(
+            self.limits.clone(),
+            self.costs,
+            self.budget,
+            &self.weights,
+            &self.slowness,
+        );
         let mut outcomes = vec![None; self.arrivals.len()];
-        let mut open: Vec<(usize, f64, Recorder, CancelFlag)> = Vec::new();
+        let mut open: Vec<(usize, f64, Submitted)> = Vec::new();
         let mut next = 0;
         while next < self.arrivals.len() || !open.is_empty() {
-            let now = world.now();
-            let tried = (!world.turns.has_work()).then_some(next);
+            let now = engine.now();
+            let tried = (!engine.turns.has_work()).then_some(next);
             while let Some(arrival) = self.arrivals.get(next).filter(|arrival| arrival.at <= now) {
-                let timeout = arrival.ask.timeout.filter(|_| spared != Some(next));
-                // What the pool cannot hold is refused for that.
-                if let Ok((recorder, cancel)) = world.offer_for(&arrival.ask, timeout) {
-                    open.push((next, now, recorder, cancel));
+                let timeout = arrival.request.timeout.filter(|_| spared != Some(next));
+                // A request that the pool cannot hold is refused for that reason.
+                if let Ok(submitted) = engine.try_submit_with(&arrival.request, timeout) {
+                    open.push((next, now, submitted));
                 }
                 next += 1;
             }
-            world.step();
-            let now = world.now();
-            open.retain(|(index, since, recorder, cancel)| {
+            engine.step();
+            let now = engine.now();
+            open.retain(|(index, since, submitted)| {
                 let arrival = &self.arrivals[*index];
-                let late = arrival.ask.timeout.is_some_and(|timeout| now > since + timeout);
-                let outcome = match recorder.last() {
+                let late = arrival
+                    .request
+                    .timeout
+                    .is_some_and(|timeout| now > since + timeout);
+                let outcome = match submitted.recorder.last() {
                     Some(Event::Finished(_)) if late => Outcome::Late,
                     Some(Event::Finished(_)) => Outcome::InTime,
                     Some(Event::Failed(SequenceError::DeadlineUnattainable { .. })) => Outcome::Refused,
@@ -137,7 +149,7 @@ impl Mix {
                     _ if spared == Some(*index) && late => Outcome::Late,
                     _ => {
                         if arrival.given_up.is_some_and(|after| now > since + after) {
-                            cancel.cancel();
+                            submitted.cancel.cancel();
                         }
                         return true;
                     }
@@ -157,8 +169,8 @@ impl Mix {
     }
 }
 
-/// Bursts and pauses of several callers. One is patient and asks for little; others come with long prompts, long
-/// answers, names made up for each call, and give up in between.
+/// Bursts and pauses of several callers. One is patient and requests little; others have long prompts and long answers,
+/// invent a name for each call, and cancel some of their requests.
 fn arrivals(dice: &mut Dice, token: f64) -> Vec<Arrival> {
     let (mut arrivals, mut at) = (Vec::new(), 0.0);
     while arrivals.len() < 120 {
@@ -184,11 +196,12 @@ fn arrivals(dice: &mut Dice, token: f64) -> Vec<Arrival> {
             let gives_up = dice.chance(if caller < 2 { 2 } else { 25 });
             arrivals.push(Arrival {
                 at,
-                ask: Ask {
+                request: ClientRequest {
                     priority,
                     tenant: tenant(&name),
-                    // Some beginnings are those of other callers, which makes no difference to anybody.
-                    shared: (1 + dice.below(3) as u64, cached),
+                    // Some beginnings are those of other callers, which must make no difference to anybody.
+                    shared_seed: 1 + dice.below(3) as u64,
+                    shared_tokens: cached,
                     timeout: dice.chance(80).then(|| work * hurry * dice.between(0.5, 2.0)),
                     ..generation(prompt, 1 + dice.below(answers))
                 },
@@ -207,11 +220,12 @@ fn of_refused_requests_at_least_99_in_100_would_have_been_late() {
         let outcomes = mix.run(None);
         let answered = |outcome: &&Option<Outcome>| **outcome == Some(Outcome::InTime);
         in_time += outcomes.iter().filter(answered).count();
-        let ended = |(index, outcome): (usize, &Option<Outcome>)| {
-            matches!(outcome, Some(Outcome::Refused | Outcome::Dropped)).then_some(index)
+        let was_ended = |index: &usize| {
+            let outcome = outcomes[*index];
+            matches!(outcome, Some(Outcome::Refused | Outcome::Dropped))
         };
-        let ended: Vec<usize> = outcomes.iter().enumerate().filter_map(ended).collect();
-        // Spread over the mix: each is another run.
+        let ended: Vec<usize> = (0..outcomes.len()).filter(was_ended).collect();
+        // Each check is another run, so only some are checked, spread over the mix.
         for index in ended.iter().step_by(ended.len().div_ceil(8).max(1)) {
             match outcomes[*index] {
                 Some(Outcome::Refused) => refused += 1,
@@ -232,7 +246,7 @@ fn of_refused_requests_at_least_99_in_100_would_have_been_late() {
     );
 }
 
-/// So many verdicts that have been asked for, and how many of them were refused.
+/// How many of these requests were refused for their deadlines.
 fn refusals(recorders: &[Recorder]) -> usize {
     let refused = |recorder: &&Recorder| {
         matches!(
@@ -244,26 +258,26 @@ fn refusals(recorders: &[Recorder]) -> usize {
 }
 
 #[test]
-fn what_is_hopeless_is_refused() {
-    let mut world = World::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
+fn requests_that_cannot_meet_their_deadlines_are_refused() {
+    let mut engine = SimulatedEngine::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
     for _ in 0..40 {
-        world.submit(&verdict(0));
-        world.step();
+        engine.submit(&verdict(0));
+        engine.step();
     }
-    while world.turns.has_work() {
-        world.step();
+    while engine.turns.has_work() {
+        engine.step();
     }
-    // Two hundred verdicts of about 0.19 s each at once: those that get through in 8 s are about forty.
-    let ask = Ask {
+    // Two hundred verdicts of about 0.19 s each arrive at once, of which about forty can be answered in 8 s.
+    let request = ClientRequest {
         timeout: Some(8.0),
         ..verdict(0)
     };
-    let recorders: Vec<Recorder> = (0..200).map(|_| world.submit(&ask)).collect();
-    world.step();
+    let recorders: Vec<Recorder> = (0..200).map(|_| engine.submit(&request)).collect();
+    engine.step();
     let refused = refusals(&recorders);
     assert!((150..170).contains(&refused), "{refused}");
-    while world.turns.has_work() {
-        world.step();
+    while engine.turns.has_work() {
+        engine.step();
     }
     let answered = recorders
         .iter()
@@ -272,16 +286,17 @@ fn what_is_hopeless_is_refused() {
     assert!(answered >= 30, "{answered}");
 }
 
-/// Of twice as many requests as the device can answer in time, how many are, of those that it could answer.
-fn answered_under_overload(ask: &Ask, seconds_each: f64) -> f64 {
-    let mut world = World::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
+/// Submits twice as many requests as the device can answer. Returns the part of its capacity that is spent on requests
+/// which are answered in time.
+fn answered_under_overload(request: &ClientRequest, seconds_each: f64) -> f64 {
+    let mut engine = SimulatedEngine::new(&[COSTS], Budget::new(8, 256), &TenantWeights::default());
     let (mut open, mut arrival, mut in_time) = (Vec::new(), 0.0, 0);
-    let timeout = ask.timeout.unwrap();
-    let mut settle = |world: &World, open: &mut Vec<(f64, Recorder)>| {
-        let now = world.now();
-        open.retain(|(due, recorder): &(f64, Recorder)| match recorder.last() {
+    let timeout = request.timeout.unwrap();
+    let mut settle = |engine: &SimulatedEngine, open: &mut Vec<(f64, Recorder)>| {
+        let now = engine.now();
+        open.retain(|entry: &(f64, Recorder)| match entry.1.last() {
             Some(Event::Finished(_)) => {
-                in_time += usize::from(now <= *due);
+                in_time += usize::from(now <= entry.0);
                 false
             }
             Some(Event::Failed(_)) => false,
@@ -289,26 +304,26 @@ fn answered_under_overload(ask: &Ask, seconds_each: f64) -> f64 {
         });
     };
     for sent in 0..1500u64 {
-        while world.now() < arrival {
-            world.step();
-            settle(&world, &mut open);
+        while engine.now() < arrival {
+            engine.step();
+            settle(&engine, &mut open);
         }
         arrival -= (1.0 - uniform(6, sent)).ln() * seconds_each / 2.0;
-        open.push((world.now() + timeout, world.submit(ask)));
+        open.push((engine.now() + timeout, engine.submit(request)));
     }
     while !open.is_empty() {
-        world.step();
-        settle(&world, &mut open);
+        engine.step();
+        settle(&engine, &mut open);
     }
-    in_time as f64 * seconds_each / world.now()
+    in_time as f64 * seconds_each / engine.now()
 }
 
 #[test]
 fn under_overload_verdicts_that_can_be_answered_are() {
-    let ask = Ask {
+    let request = ClientRequest {
         timeout: Some(8.0),
         ..verdict(0)
     };
-    let answered = answered_under_overload(&ask, 0.19);
+    let answered = answered_under_overload(&request, 0.19);
     assert!(answered > 0.7, "{answered}");
 }

@@ -1,4 +1,4 @@
-//! Models that come and go while the engine runs.
+//! Models that are added and removed while the engine runs.
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::backend::{ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
 
-/// Says when its memory is given back.
+/// A model that records when it is dropped.
 struct Dropped(ScriptedModel, Arc<AtomicBool>);
 
 impl LanguageModel for Dropped {
@@ -57,11 +57,11 @@ fn a_model_comes_answers_and_goes_with_its_memory() {
     late.model = second;
     assert_eq!(handle.submit(late), Err(SubmitError::ModelRemoved));
     assert_eq!(handle.stats(second).total_blocks, 0);
-    // Once more is nothing.
+    // Removing it a second time has no effect.
     handle.remove_model(second).wait();
 
     let third = handle.add_model("third", Box::new(counting())).unwrap();
-    assert_eq!(third, ModelIndex(2), "a place is never given again");
+    assert_eq!(third, ModelIndex(2), "an index is never given again");
     let (asked, recorder) = request(&[1], greedy(1));
     handle.submit(asked).unwrap();
     assert!(handle.wait_idle(HANG));
@@ -76,7 +76,7 @@ fn what_is_open_on_a_model_that_goes_fails_and_the_others_go_on() {
     let (stays, stays_events) = request(&[1, 2], greedy(4));
     handle.submit(stays).unwrap();
     gate.entered.recv_timeout(HANG).unwrap();
-    // The thread is in a step of the first model: nothing of the second has begun.
+    // The thread is in a step of the first model, so that no sequence of the second has begun.
     let open = [0, 1].map(|_| {
         let (mut asked, recorder) = request(&[5], greedy(20));
         asked.model = second;

@@ -1,14 +1,14 @@
 //! Chooses tokens and reads log-probabilities from rows of logits.
 //!
-//! Filters follow Hugging Face transformers, in its order: repetition penalty, temperature, top-k, top-p. All
-//! arithmetic is f64 in a fixed order, so a row and a draw give the same token on every run.
+//! Filters follow Hugging Face transformers, in its order: repetition penalty, temperature, top-k, top-p. All arithmetic
+//! is in f64 and in a fixed order, so the same row and the same draw give the same token on every run.
 
-use super::{Sampling, TokenLogprobs};
+use super::{event::TokenLogprobs, request::Sampling};
 use crate::backend::{argmax, log_sum_exp, logprob};
 
-/// Uniform number in [0, 1): draw `n` of the stream that belongs to `seed`. Counter-based (splitmix64 at
-/// position `n`, from a state that is itself a hash of the seed, so that neighbouring seeds do not overlap):
-/// no draw depends on how many were made before, on the batch, or on a preemption in between.
+/// A uniform number in [0, 1): draw `n` of the stream of `seed`. It is counter-based (splitmix64 at position `n`, from a
+/// state that is itself a hash of the seed, so that the streams of neighbouring seeds do not overlap). So a draw does not
+/// depend on earlier draws, on the batch, or on a preemption.
 pub fn uniform(seed: u64, n: u64) -> f64 {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let state = mix(seed ^ 0x6a09_e667_f3bc_c909).wrapping_add(n.wrapping_add(1).wrapping_mul(GOLDEN));
@@ -22,32 +22,32 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Scratch space for sampling; one per engine, reused for all rows.
+/// Chooses tokens. Its buffers are reused for all rows.
 #[derive(Debug, Default)]
 pub struct Sampler {
+    /// Logits of the row, after penalty and temperature.
     scores: Vec<f64>,
+    /// Candidates for the k-th largest score; during a draw, the weights of the kept tokens.
     selection: Vec<f64>,
+    /// Tokens that the filters keep.
     kept: Vec<u32>,
 }
 
 impl Sampler {
-    /// Chooses the next token. `max` is the row's [`crate::backend::row_max`], `context` the prompt and the answer so far,
+    /// Chooses the next token. `max` is the row's [`row_max`](crate::backend::row_max), `context` the prompt and the answer so far,
     /// `draw` the number of tokens generated before this one.
     pub fn sample(&mut self, row: &[f32], max: f32, context: &[u32], sampling: &Sampling, draw: u64) -> u32 {
-        // Parameters are validated where requests enter; what makes no sense here counts as off.
-        let greedy = sampling.temperature.is_nan() || sampling.temperature <= 0.0;
-        let penalised = sampling.penalises();
         if sampling.takes_the_most_likely() {
             return argmax(row, max);
         }
         self.load(row);
-        if penalised {
+        if sampling.penalises() {
             self.penalise(row, context, sampling.repetition_penalty);
         }
-        if greedy {
+        if sampling.is_greedy() {
             return self.best();
         }
-        // Relative to the best, so that a tiny temperature cannot overflow.
+        // Scores are relative to the best one, so that a tiny temperature cannot overflow.
         let best = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         for score in &mut self.scores {
             *score = (*score - best) / sampling.temperature;
@@ -56,7 +56,7 @@ impl Sampler {
         self.draw(kept_all, uniform(sampling.seed, draw))
     }
 
-    /// Log-probability of the chosen token and the `top` most likely ones (ties: lowest id first).
+    /// Log-probabilities of the chosen token and of the `top` most likely ones (of equals, the lowest id first).
     pub fn token_logprobs(&mut self, row: &[f32], max: f32, chosen: u32, top: usize) -> TokenLogprobs {
         let log_sum_exp = log_sum_exp(row, max);
         let mut best = Vec::new();
@@ -78,7 +78,8 @@ impl Sampler {
         self.scores.extend(row.iter().map(|&x| f64::from(x)));
     }
 
-    /// Once per distinct token: it starts from the unmodified logit each time.
+    /// Applies the repetition penalty. A token that occurs several times is penalised once, because each time starts from
+    /// the unmodified logit.
     fn penalise(&mut self, row: &[f32], context: &[u32], penalty: f64) {
         for &token in context {
             if let (Some(score), Some(&x)) = (self.scores.get_mut(token as usize), row.get(token as usize)) {
@@ -98,7 +99,7 @@ impl Sampler {
         best as u32
     }
 
-    /// Applies top-k and top-p; `true` when everything is kept (and `kept` is not filled).
+    /// Applies top-k and top-p. Returns `true` when all tokens are kept; then `kept` is not filled.
     fn filter(&mut self, sampling: &Sampling) -> bool {
         let vocab = self.scores.len();
         let top_k = match sampling.top_k {
@@ -118,7 +119,7 @@ impl Sampler {
         false
     }
 
-    /// Keeps the `k` best and, as transformers does, whatever ties with the last of them; ascending ids.
+    /// Keeps the `k` best tokens and, as transformers does, all that tie with the last of them, in ascending order of id.
     fn keep_top(&mut self, k: usize) {
         let threshold = self.kth_largest(k);
         self.kept.clear();
@@ -127,8 +128,8 @@ impl Sampler {
             .extend((0..scores.len() as u32).filter(|&id| scores[id as usize] >= threshold));
     }
 
-    /// Keeps the fewest best tokens that together have at least probability `top_p`: token i stays when the
-    /// ones before it have less. At least one stays.
+    /// Keeps the fewest best tokens that together have at least probability `top_p`: a token is kept when those before it
+    /// have less. At least one is kept.
     fn keep_nucleus(&mut self, filtered: bool, top_p: f64) {
         let max = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weight = |score: f64| (score - max).exp();
@@ -140,7 +141,7 @@ impl Sampler {
         };
         let mut candidates = 64;
         loop {
-            // The nucleus is nearly always small: look among a few of the best before sorting them all.
+            // The nucleus is nearly always small, so it is looked for among a few of the best before all are sorted.
             if !filtered {
                 self.keep_top(candidates.min(vocab));
             }
@@ -163,14 +164,14 @@ impl Sampler {
         }
     }
 
-    /// Best first, ties by id.
+    /// Sorts the kept tokens, the best first and equals by id.
     fn sort_kept(&mut self) {
         let scores = &self.scores;
         self.kept
             .sort_unstable_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
     }
 
-    /// The value of the k-th largest score (1 ≤ k ≤ length), in one pass that rarely does more than compare.
+    /// The k-th largest score (1 ≤ k ≤ length), found in one pass that rarely does more than compare.
     fn kth_largest(&mut self, k: usize) -> f64 {
         let k = k.clamp(1, self.scores.len().max(1));
         let capacity = (2 * k).max(256);
@@ -194,7 +195,7 @@ impl Sampler {
         kth
     }
 
-    /// Inverse transform: the first kept token whose cumulative weight exceeds `uniform` of the total.
+    /// Inverse transform sampling: the first kept token at which the cumulative weight exceeds `uniform` times the total.
     fn draw(&mut self, kept_all: bool, uniform: f64) -> u32 {
         if kept_all {
             self.kept.clear();
@@ -267,7 +268,7 @@ mod tests {
         }
     }
 
-    /// tests/golden/sampler.py: Hugging Face transformers' processors in f64.
+    /// The golden values are those of Hugging Face transformers' processors in f64, written by tests/golden/sampler.py.
     #[test]
     fn keeps_what_transformers_keeps_with_the_same_probabilities() {
         let mut sampler = Sampler::default();
@@ -275,7 +276,7 @@ mod tests {
             let max = row_max(&case.logits).unwrap();
             let logprob_0 = logprob(&case.logits, log_sum_exp(&case.logits, max), 0);
             assert!((logprob_0 - case.logprob_0).abs() < 1e-12, "case {index}");
-            // The sampler leaves the kept ids and their weights behind.
+            // After a draw, the sampler still has the kept ids and their weights.
             let chosen = sampler.sample(&case.logits, max, &case.context, &sampling(case, 1), 0);
             assert!(case.kept.contains(&chosen));
             let total: f64 = sampler.selection.iter().sum();
@@ -289,7 +290,8 @@ mod tests {
         }
     }
 
-    /// Frequencies of 20,000 draws against the probabilities; the draws are fixed, so this cannot flicker.
+    /// Compares the frequencies of 20,000 draws with the probabilities. The draws are fixed, so the result is the same on
+    /// every run.
     #[test]
     fn draws_follow_the_distribution() {
         let mut sampler = Sampler::default();
@@ -338,12 +340,12 @@ mod tests {
     }
 
     #[test]
-    fn argmax_finds_every_place() {
-        for place in 0..200 {
+    fn argmax_finds_every_position() {
+        for position in 0..200 {
             let mut row = vec![-1.0; 200];
-            row[place] = 0.5;
+            row[position] = 0.5;
             row[199] = 0.5;
-            assert_eq!(argmax(&row, 0.5), place as u32);
+            assert_eq!(argmax(&row, 0.5), position as u32);
         }
     }
 
@@ -387,7 +389,7 @@ mod tests {
     }
 
     proptest! {
-        /// The threshold search against sorting everything; few distinct values, so there are many ties.
+        /// Compares the threshold search with sorting everything. There are few distinct values, so there are many ties.
         #[test]
         fn top_keeps_the_best_and_their_ties(
             values in prop::collection::vec(-20i8..20, 1..2000),

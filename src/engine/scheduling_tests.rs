@@ -1,4 +1,4 @@
-//! What the scheduler does with chosen schedules: fairness, chunks, shared prefixes, deadlines, too small a pool.
+//! What the scheduler does with chosen schedules: priorities, chunks, shared prefixes, deadlines, and a pool that is too small.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::backend::ModelLimits;
 
-/// A small model with so many KV blocks of four tokens.
+/// Limits of a small model with this many KV blocks of four tokens each.
 fn limits(num_blocks: usize) -> ModelLimits {
     ModelLimits {
         vocab_size: 11,
@@ -19,8 +19,8 @@ fn limits(num_blocks: usize) -> ModelLimits {
     }
 }
 
-/// A batch-class sequence must get through although interactive ones never stop coming and could alone fill
-/// every step, every slot and every block.
+/// A batch-class sequence is answered although interactive ones arrive all the time, enough to fill every step, every
+/// running slot and every block.
 #[test]
 fn batch_class_sequences_do_not_starve() {
     let limits = limits(20);
@@ -125,7 +125,7 @@ fn a_prefix_that_is_being_computed_is_waited_for_and_then_found() {
 #[test]
 fn a_deadline_ends_a_sequence_where_it_is_and_frees_its_blocks() {
     let limits = limits(40);
-    // (prompt, steps before the deadline, stage): one slot, chunks of 8 tokens.
+    // (prompt, steps before the deadline, stage), with one running slot and chunks of 8 tokens.
     for (prompt, steps, stage) in [
         (20, 0, Stage::Queue),
         (20, 2, Stage::Prefill),
@@ -143,7 +143,7 @@ fn a_deadline_ends_a_sequence_where_it_is_and_frees_its_blocks() {
     }
 }
 
-/// A sequence that has computed for itself what is pinned meanwhile, in a pool that holds only one of the two.
+/// A sequence has computed for itself a prefix that is then pinned, in a pool that can hold only one of the two copies.
 #[test]
 fn a_lone_sequence_beside_a_late_pin_gets_through() {
     let limits = limits(6);
@@ -162,7 +162,7 @@ fn a_lone_sequence_beside_a_late_pin_gets_through() {
     assert_eq!(engine.kv_counts().available, 4);
 }
 
-/// Should the books ever be wrong, nothing hangs.
+/// Even if the admission ledger were wrong, nothing would hang.
 #[test]
 fn what_can_never_fit_fails() {
     let limits = limits(3);

@@ -1,4 +1,4 @@
-//! A language model made of a closure: for tests of the engine, and of servers, without weights.
+//! A language model that computes its logits with a closure, for tests of engines and servers without weights.
 
 use std::fmt;
 
@@ -6,24 +6,25 @@ use crate::backend::{
     BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
 };
 
-/// Decides the next token's logits (`row`, zeros on entry) from all tokens that the position sees.
+/// Writes the next token's logits into a row of zeros, from all tokens that the position attends to.
 pub type Script = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
 
-/// What a KV cell holds in place of a key and a value: the token, and a hash of all tokens up to it, as a
-/// real key depends on all of them.
+/// What the cache holds for a position in place of a key and a value: the token, and a hash of all tokens up to it,
+/// because a real key depends on all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
     token: u32,
-    /// Depends on the adapter as well.
+    /// Hash of the adapter and of all tokens up to this one.
     prefix: u64,
 }
 
-/// A deterministic model that has no knowledge but its KV blocks: each forward pass writes the new tokens to
-/// the blocks of the block table and lets the script see only what it reads back through that table. A wrong
-/// table, a block given to two sequences, or a position skipped changes the output or fails the pass.
+/// A deterministic model that knows only what is in its KV blocks. Each forward pass writes the new tokens to the blocks of
+/// the block table, and the script sees only what is read back through that table. A wrong table, a block that was given
+/// to two sequences, or a skipped position changes the output or fails the pass.
 ///
-/// With a window it reads no more than that of the context. As keys of deeper layers depend on what earlier tokens
-/// saw, so does the script: before the window's tokens it is given a hash of all up to the first of them.
+/// With a sliding window, the model reads only the window of the context. Keys of deeper layers depend on what earlier
+/// tokens attended to, and so does the script: before the window's tokens it is given a hash of all tokens up to the first
+/// of them.
 pub struct ScriptedModel {
     limits: ModelLimits,
     window: Option<usize>,
@@ -58,8 +59,8 @@ impl ScriptedModel {
         }
     }
 
-    /// A model whose most likely next token is what `next` says (logit 10, all others 0; a token outside the
-    /// vocabulary makes all equal).
+    /// A model whose most likely next token is what `next` returns: its logit is 10 and all others are 0. For a token
+    /// outside the vocabulary, all logits are equal.
     pub fn with_next_token(
         limits: ModelLimits,
         mut next: impl FnMut(&[u32]) -> u32 + Send + 'static,
@@ -71,14 +72,14 @@ impl ScriptedModel {
         })
     }
 
-    /// The same model, but whoever schedules it does not learn of its window.
+    /// The same model, with its window left out of the limits that the scheduler reads.
     #[cfg(test)]
     pub fn with_hidden_window(mut self) -> Self {
         self.limits.window = None;
         self
     }
 
-    /// A model whose logits are pseudo-random numbers in [-4, 4) from a hash of the whole context.
+    /// A model whose logits are pseudo-random numbers in [-4, 4), made from a hash of the whole context.
     pub fn hashing(limits: ModelLimits) -> Self {
         Self::new(limits, |context, row| {
             let seed = context
@@ -103,7 +104,7 @@ impl ScriptedModel {
         }
     }
 
-    /// Writes the new tokens and reads what the last of them sees into `self.context`.
+    /// Writes the new tokens to their blocks, and reads the context of the last one into `self.context`.
     fn attend(&mut self, entry: &BatchSequence, tokens: &[u32]) -> Result<(), StepError> {
         if entry.new_tokens == 0 || entry.context + entry.new_tokens > self.limits.context_length {
             return Err(StepError::InvalidBatch(format!(
@@ -118,7 +119,7 @@ impl ScriptedModel {
             first_seen(entry.context + 1),
             first_seen(entry.context + tokens.len()),
         );
-        // What was before the first that is seen is not there to be checked.
+        // Blocks before the window may have been released, so the hash before the first position cannot be checked.
         let mut prefix = (first == 0).then(|| extend(FIRST_PREFIX, adapter));
         for position in first..entry.context {
             let index = self.cell(entry, position)?;
@@ -199,7 +200,7 @@ impl LanguageModel for ScriptedModel {
 
 const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
 
-/// Hash of a prefix and the token after it.
+/// The hash of a prefix with one more token.
 fn extend(prefix: u64, token: u32) -> u64 {
     let z = (prefix ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_window_blocks_may_be_missing_but_what_was_in_them_counts() {
+    fn blocks_before_a_window_may_be_missing_but_their_tokens_count() {
         let limits = ModelLimits {
             window: Some(3),
             ..LIMITS

@@ -1,4 +1,4 @@
-//! One sequence inside the engine, and how it is heard of outside.
+//! One sequence inside the engine, and the events it sends to its caller.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -6,25 +6,27 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Event, EventSink, FinishReason, OutputSpec, Priority, SequenceError, SequenceRequest,
-    SequenceSummary, Stage, Tenant,
     admission::Admission,
-    forecast::Shape,
-    outlook::Outline,
-    prefix::{Owner, Prefix},
+    error::{SequenceError, Stage},
+    event::{Event, EventSink, FinishReason, SequenceSummary},
+    prefix::{CacheOwner, Prefix},
+    prompt_blocks::PromptBlocks,
+    request::{CancelFlag, OutputSpec, Priority, SequenceRequest},
+    step_time::StepShape,
+    tenant::Tenant,
 };
 use crate::backend::{AdapterIndex, Readout};
 
-/// How much later a sequence ranks than an urgent one that arrived at the same moment.
+/// How much later an interactive sequence ranks than an urgent one that arrived at the same moment.
 ///
-/// Within a tenant, one order by (arrival + handicap) decides who is admitted first and who gets prefill tokens
-/// first; over all tenants it decides, from the other end, who is preempted first. Ranks never change and only
-/// finitely many sequences can rank before a given one, so nobody starves: the first in rank is never preempted
-/// for another.
+/// Within a tenant, the order by (arrival + handicap) decides which sequence is admitted first and which gets prefill
+/// tokens first. Over all tenants, the last in this order is preempted first. A rank never changes, and only finitely
+/// many sequences can rank before a given one, so no sequence starves: the first in rank is never preempted for another.
 const INTERACTIVE_HANDICAP: Duration = Duration::from_secs(30);
+/// How much later a batch sequence ranks than an urgent one that arrived at the same moment.
 const BATCH_HANDICAP: Duration = Duration::from_secs(40);
 
-/// Place in the order of all sequences of a model; smaller goes first.
+/// Position in the order of all sequences of a model. The smaller rank goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     at: Instant,
@@ -32,7 +34,7 @@ pub struct Rank {
 }
 
 impl Rank {
-    /// The rank of the `id`-th sequence, which arrived at `arrival`.
+    /// The rank of a sequence that arrived at `arrival`; `id` decides between equal times.
     pub fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
         let at = arrival.checked_add(handicap(priority)).unwrap_or(arrival);
         Self { at, id }
@@ -51,26 +53,26 @@ pub fn handicap(class: Priority) -> Duration {
 /// How a sequence ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ending {
-    /// With an answer.
+    /// Its answer is complete.
     Finished(FinishReason),
-    /// Without.
+    /// There is no answer, for this reason.
     Failed(SequenceError),
-    /// Nobody listens.
+    /// The caller listens no more, so no last event is sent.
     Closed,
 }
 
-/// Tells the caller what happens; sees to it that there is exactly one terminal event, also when a panic
-/// unwinds past the sequence.
+/// Sends events to the caller, and ensures that there is exactly one terminal event, even when a panic unwinds past the
+/// sequence.
 pub struct Reporter(Option<EventSink>);
 
 impl Reporter {
-    /// A reporter for this sink.
+    /// A reporter that sends to `sink`.
     pub fn new(sink: EventSink) -> Self {
         Self(Some(sink))
     }
 
-    /// Sends an event that is not the last; `false` when nobody listens, and from then on nothing is sent.
-    /// A sink that panics counts as closed: it must not take other callers' sequences with it.
+    /// Sends an event that is not the last. Returns `false` when the caller listens no more; nothing is sent from then
+    /// on. A sink that panics counts as closed, so that it cannot end the sequences of other callers.
     pub fn send(&mut self, event: Event) -> bool {
         let Some(sink) = &mut self.0 else { return false };
         let open = catch_unwind(AssertUnwindSafe(|| sink(event))).unwrap_or(false);
@@ -86,7 +88,7 @@ impl Reporter {
         self.0 = None;
     }
 
-    /// Sends nothing any more.
+    /// Ends without a last event.
     pub fn close(mut self) {
         self.0 = None;
     }
@@ -94,77 +96,78 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        // Only reached with a sink when the sequence is lost to a panic.
+        // A sink is left only when a panic has unwound past the sequence.
         self.send(Event::Failed(SequenceError::EnginePanicked));
     }
 }
 
-/// Counts of a sequence for its summary.
+/// What is counted while a sequence runs.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Prompt tokens found in the cache at the first start.
+    /// Prompt tokens found in the prefix cache when it first started.
     pub cached_tokens: usize,
     /// Token events sent.
     pub completion_tokens: usize,
-    /// Forward passes.
+    /// Forward passes it took part in.
     pub passes: usize,
-    /// Sequences in the largest of them.
+    /// Most sequences in one of those passes.
     pub max_batch: usize,
-    /// How often the last sequence left was itself out of blocks.
+    /// How many times it was preempted while no other sequence ran.
     pub lone_preemptions: usize,
-    /// How often it waited a step for a prefix that another one was computing.
+    /// How many times it waited a step for a prefix that another sequence was computing.
     pub deferrals: usize,
 }
 
-/// A sequence: its tokens, how many of them are computed, and the KV blocks they are in.
+/// A sequence: its tokens, how many of them are computed, and the KV blocks that hold their keys and values.
 pub struct Sequence {
-    /// Its place in the order.
+    /// Its position in the order of all sequences of the model.
     pub rank: Rank,
-    /// Its class.
+    /// Its priority class.
     pub priority: Priority,
     /// The adapter that it runs with.
     pub adapter: Option<AdapterIndex>,
-    /// On whose account it runs.
+    /// The account that it is charged to.
     pub tenant: Tenant,
-    /// Who finds in the cache what it computes; it finds what is theirs, and everyone's.
-    pub owner: Owner,
-    /// Prompt and answer so far.
+    /// Which sequences find the blocks that it puts into the prefix cache. It finds the blocks of this owner and those
+    /// that everyone finds.
+    pub owner: CacheOwner,
+    /// Tokens of the prompt and of the answer so far.
     pub tokens: Vec<u32>,
-    /// How many of the tokens are the prompt.
+    /// How many of the tokens belong to the prompt.
     pub prompt_len: usize,
-    /// How many tokens have keys and values in the blocks.
+    /// How many tokens have their keys and values in the blocks.
     pub computed: usize,
     /// Tokens to compute in the current step; 0 when it does not take part.
     pub scheduled: usize,
-    /// The plan that it last took part in, by number.
-    pub last_plan: u64,
+    /// Number of the step that it last took part in.
+    pub last_step: u64,
     /// Seconds that its parts of all steps so far were predicted to take.
-    pub work: f64,
-    /// KV blocks in order; [`crate::backend::NULL_BLOCK`] for those that it has let go of.
+    pub work_seconds: f64,
+    /// Its block table: KV blocks in order, with [`crate::backend::NULL_BLOCK`] for those that it has released.
     pub blocks: Vec<u32>,
-    /// How many of them it has let go of: the first ones, which no token to come sees.
-    pub unseen: usize,
-    /// How many tokens of its context a token sees, at most.
+    /// How many leading blocks it has released because they are outside the attention windows of all tokens to come.
+    pub released_blocks: usize,
+    /// Most tokens of its context that a token attends to.
     pub window: usize,
-    /// How many of the blocks are in the prefix cache.
-    pub published: usize,
-    /// What its prompt has in common with others.
-    pub outline: Outline,
-    /// What the caller wants.
+    /// How many leading blocks are in the prefix cache.
+    pub cached_blocks: usize,
+    /// The full blocks of its prompt, compared with those of other sequences.
+    pub prompt_blocks: PromptBlocks,
+    /// What to produce after the prompt.
     pub output: OutputSpec,
-    /// For the summary.
+    /// What the summary reports.
     pub counts: Counts,
     /// When it was submitted.
     pub arrival: Instant,
-    /// Since when it waits for a place: its arrival, or when it last lost its place.
-    pub waits_since: Instant,
-    /// When it wrote its first token in the place that it has.
-    pub writes_since: Option<Instant>,
+    /// Since when it has waited for a running slot: its arrival, or the time when it last lost its slot.
+    pub waiting_since: Instant,
+    /// When it wrote its first token in the slot that it has.
+    pub decoding_since: Option<Instant>,
     /// When its first forward pass began.
     pub started: Option<Instant>,
-    /// When the logits of the last prompt token were there.
+    /// When the last prompt token was computed.
     pub prompt_done: Option<Instant>,
-    /// The queue's books; `None` for the engine's own sequences.
+    /// Its entries in the queue's ledgers; `None` for the engine's own sequences.
     pub admission: Option<Admission>,
     deadline: Option<Instant>,
     cancel: CancelFlag,
@@ -172,34 +175,34 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// Takes a valid request.
+    /// A sequence for a valid request, which has not begun.
     pub fn new(request: SequenceRequest, arrival: Instant, id: u64, admission: Option<Admission>) -> Self {
         Self {
             rank: Rank::new(request.priority, arrival, id),
             priority: request.priority,
             adapter: request.adapter,
             owner: if request.output.pin_prompt {
-                Owner::Everyone
+                CacheOwner::Everyone
             } else {
-                Owner::Tenant(request.tenant.clone())
+                CacheOwner::Tenant(request.tenant.clone())
             },
             tenant: request.tenant,
             prompt_len: request.prompt.len(),
             tokens: request.prompt,
             computed: 0,
             scheduled: 0,
-            last_plan: 0,
-            work: 0.0,
+            last_step: 0,
+            work_seconds: 0.0,
             blocks: Vec::new(),
-            unseen: 0,
+            released_blocks: 0,
             window: usize::MAX,
-            published: 0,
-            outline: Outline::default(),
+            cached_blocks: 0,
+            prompt_blocks: PromptBlocks::default(),
             output: request.output,
             counts: Counts::default(),
             arrival,
-            waits_since: arrival,
-            writes_since: None,
+            waiting_since: arrival,
+            decoding_since: None,
             started: None,
             prompt_done: None,
             admission,
@@ -217,45 +220,43 @@ impl Sequence {
         }
     }
 
-    /// Whether it must not let go of blocks yet, because its prompt is to be pinned.
-    pub fn keeps_all(&self) -> bool {
+    /// Whether it must not release any block yet, because its prompt is to be pinned.
+    pub fn keeps_all_blocks(&self) -> bool {
         self.output.pin_prompt && self.prompt_done.is_none()
     }
 
-    /// Blocks that it holds.
-    pub fn held(&self) -> usize {
-        self.blocks.len() - self.unseen
+    /// Number of blocks that it holds.
+    pub fn held_blocks(&self) -> usize {
+        self.blocks.len() - self.released_blocks
     }
 
-    /// Computed tokens that the next one sees.
-    pub fn seen(&self) -> usize {
+    /// Number of computed tokens that the next token attends to.
+    pub fn attended_context(&self) -> usize {
         self.computed.min(self.window)
     }
 
-    /// Tokens that are not computed yet.
+    /// Number of tokens that are not computed yet.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
     }
 
-    /// Tokens generated so far (also the number of the next draw).
+    /// Number of tokens generated so far, which is also the number of the next draw.
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Its part of a step that gives it this many tokens.
-    pub fn part(&self, tokens: usize) -> Shape {
-        let reads_logits = tokens == self.remaining() && self.is_read();
-        Shape::of(tokens, self.seen(), reads_logits)
+    /// Its part of a step that computes this many of its tokens.
+    pub fn shape(&self, tokens: usize) -> StepShape {
+        let is_read = tokens == self.remaining() && self.is_read();
+        StepShape::of(tokens, self.attended_context(), is_read)
     }
 
-    /// What the step that computes the last token so far has to read.
+    /// What the step that computes its last token has to read.
     pub fn readout(&self) -> Readout {
         let output = &self.output;
-        if output.score {
-            return Readout::Score;
-        }
         match &output.probe {
-            Some(probe) if self.generated() == 0 && self.probe_is_enough() => Readout::Probe {
+            _ if output.score => Readout::Score,
+            Some(probe) if self.generated() == 0 && self.probe_suffices() => Readout::Probe {
                 tokens: probe.tokens.clone(),
             },
             Some(_) => Readout::Logits,
@@ -264,24 +265,23 @@ impl Sequence {
         }
     }
 
-    /// Whether the most likely token after the prompt decides what follows: then nobody needs the other logits.
-    fn probe_is_enough(&self) -> bool {
+    /// Whether the first token follows from the probe alone, without the other logits.
+    fn probe_suffices(&self) -> bool {
         let output = &self.output;
         output.max_new_tokens == 0 || output.logprobs.is_none() && output.sampling.takes_the_most_likely()
     }
 
-    /// Whether the step that computes the last token so far reads something.
+    /// Whether the step that computes its last token reads anything.
     pub fn is_read(&self) -> bool {
-        let output = &self.output;
-        output.max_new_tokens > 0 || output.probe.is_some() || output.score
+        self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.score
     }
 
-    /// Whether another sequence finds in the cache what this one has computed.
+    /// Whether another sequence finds the blocks that this one puts into the prefix cache.
     pub fn is_found_by(&self, other: &Self) -> bool {
         self.adapter == other.adapter && self.owner.is_found_by(&other.owner)
     }
 
-    /// When it must have ended.
+    /// The time by which it must have ended.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -291,17 +291,17 @@ impl Sequence {
         self.cancel.is_cancelled()
     }
 
-    /// Why the sequence must stop before the next step, if it must.
+    /// The reason why the sequence must stop before the next step; `None` if it may go on.
     pub fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
         if self.is_cancelled() {
             return Some(SequenceError::Cancelled);
         }
-        let late = self.deadline.is_some_and(|deadline| now >= deadline);
-        late.then(|| self.late())
+        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
+        is_late.then(|| self.deadline_error())
     }
 
-    /// That its time ran out where it is.
-    pub fn late(&self) -> SequenceError {
+    /// The error for a deadline that passes at its present stage.
+    pub fn deadline_error(&self) -> SequenceError {
         let stage = match (self.started, self.prompt_done) {
             (None, _) => Stage::Queue,
             (Some(_), None) => Stage::Prefill,
@@ -310,7 +310,7 @@ impl Sequence {
         SequenceError::DeadlineExceeded { stage }
     }
 
-    /// Leaves the queue: its first forward pass begins. `false` when nobody listens.
+    /// Leaves the queue, because its first forward pass begins. Returns `false` when the caller listens no more.
     pub fn start(&mut self, now: Instant) -> bool {
         self.started = Some(now);
         if let Some(admission) = &mut self.admission {
@@ -322,12 +322,12 @@ impl Sequence {
         })
     }
 
-    /// Sends an event that is not the last; `false` when nobody listens.
+    /// Sends an event that is not the last. Returns `false` when the caller listens no more.
     pub fn send(&mut self, event: Event) -> bool {
         self.reporter.send(event)
     }
 
-    /// Sends the last event and lets go of the queue's books. The blocks must be released before.
+    /// Leaves the queue's ledgers and sends the last event. The blocks must have been released before.
     pub fn end(mut self, ending: Ending, now: Instant) {
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);

@@ -1,29 +1,72 @@
-//! Metrics of the engine, recorded once per step.
+//! Counts of a model for callers, and the engine's metrics, which are recorded once per step.
 
 use std::{sync::Arc, time::Duration};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use super::{ModelStats, scheduler::PlanRecord};
+use super::request::Priority;
 
-/// What the metrics say of a step beyond its plan. Reused from step to step.
+/// What a model is doing now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelStats {
+    /// Sequences waiting to start.
+    pub queued: usize,
+    /// Sequences that have started and not ended.
+    pub running: usize,
+    /// KV blocks that no sequence holds (cached prefixes count as free unless pinned).
+    pub free_blocks: usize,
+    /// KV blocks held by pinned prefixes.
+    pub pinned_blocks: usize,
+    /// KV blocks that have been handed out at least once, which is how much of the pool's memory the system has had to
+    /// provide.
+    pub touched_blocks: usize,
+    /// KV blocks in the pool.
+    pub total_blocks: usize,
+}
+
+/// What the metrics record of one step. Reused from step to step.
 #[derive(Debug, Default)]
 pub struct StepRecord {
+    /// Queue times of the sequences that started, with their classes.
+    pub queue_waits: Vec<(Priority, Duration)>,
+    /// Prompt tokens of the sequences that started, without the cached ones.
+    pub prompt_tokens: u64,
+    /// Prompt tokens of the sequences that started which were in the prefix cache.
+    pub cached_tokens: u64,
+    /// Sequences that lost their blocks to others.
+    pub preemptions: u64,
     /// Sequences in the batch.
     pub batch_size: usize,
     /// Tokens in the batch.
     pub batch_tokens: usize,
     /// Tokens generated.
     pub generated: u64,
-    /// Times from submission to the logits of the last prompt token.
+    /// Times from submission to the logits of the last prompt token, of prompts that ended in this step.
     pub first_tokens: Vec<Duration>,
-    /// How long it took.
+    /// How long the step took; `None` when there was no forward pass.
     pub seconds: Option<Duration>,
-    /// Relative error of what it was predicted to take.
+    /// Relative error of the step's predicted time.
     pub forecast_error: Option<f64>,
 }
 
-/// Says what the metrics mean; once, when an engine starts.
+impl StepRecord {
+    /// Forgets the last step, but keeps the memory of its lists.
+    pub fn reset(&mut self) {
+        let (mut queue_waits, mut first_tokens) = (
+            std::mem::take(&mut self.queue_waits),
+            std::mem::take(&mut self.first_tokens),
+        );
+        queue_waits.clear();
+        first_tokens.clear();
+        *self = Self {
+            queue_waits,
+            first_tokens,
+            ..Self::default()
+        };
+    }
+}
+
+/// Describes the metrics. Called once, when an engine starts.
 pub fn describe() {
     describe_gauge!(
         "babelward_queue_depth",
@@ -80,9 +123,9 @@ pub fn describe() {
     );
 }
 
-/// Records a step of the model called `model`.
-pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
-    for (class, wait) in &plan.queue_waits {
+/// Records the metrics of one step of the model called `model`.
+pub fn record_step(model: &Arc<str>, step: &StepRecord) {
+    for (class, wait) in &step.queue_waits {
         let model = Arc::clone(model);
         histogram!("babelward_queue_wait_seconds", "model" => model, "class" => class.name()).record(*wait);
     }
@@ -96,20 +139,20 @@ pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
         histogram!("babelward_ttft_seconds", "model" => Arc::clone(model)).record(*time);
     }
     let tokens = [
-        ("prompt", plan.prompt_tokens),
-        ("cached", plan.cached_tokens),
+        ("prompt", step.prompt_tokens),
+        ("cached", step.cached_tokens),
         ("generated", step.generated),
     ];
     for (kind, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
         counter!("babelward_tokens_total", "model" => Arc::clone(model), "kind" => kind).increment(count);
     }
-    if plan.preemptions > 0 {
+    if step.preemptions > 0 {
         tracing::debug!(
             model = &**model,
-            sequences = plan.preemptions,
-            "preempted for lack of KV blocks"
+            sequences = step.preemptions,
+            "preempted sequences for lack of KV blocks"
         );
-        counter!("babelward_preemptions_total", "model" => Arc::clone(model)).increment(plan.preemptions);
+        counter!("babelward_preemptions_total", "model" => Arc::clone(model)).increment(step.preemptions);
     }
     if step.batch_size > 0 {
         counter!("babelward_steps_total", "model" => Arc::clone(model)).increment(1);
@@ -126,7 +169,7 @@ pub fn record_step(model: &Arc<str>, plan: &PlanRecord, step: &StepRecord) {
     }
 }
 
-/// Sets the gauges of the model called `model`.
+/// Sets the gauges of the model called `model` to its counts.
 pub fn record_state(model: &Arc<str>, stats: &ModelStats) {
     gauge!("babelward_queue_depth", "model" => Arc::clone(model)).set(stats.queued as f64);
     gauge!("babelward_running", "model" => Arc::clone(model)).set(stats.running as f64);

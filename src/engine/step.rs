@@ -1,4 +1,4 @@
-//! One model's steps: a plan becomes a forward batch, its logits become tokens and events.
+//! One model's steps: the scheduler's plan becomes a forward batch, and its logits become tokens and events.
 
 use std::{
     sync::{
@@ -9,51 +9,53 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, SequenceError, SequenceRequest,
-    Tenant, TenantWeights,
-    admission::PinHold,
+    admission::{PinReservation, Submission},
     answer::{Read, next_token},
-    forecast::Shape,
-    inbox::{KvCounts, Submission},
-    kv_blocks::KvBlocks,
+    error::SequenceError,
+    event::{Event, FinishReason},
+    kv_blocks::{KvBlocks, KvCounts},
     prefix::Prefix,
     prefix_cache::Parent,
+    request::{CancelFlag, ModelIndex, OutputSpec, Priority, SequenceRequest},
     sampler::Sampler,
-    scheduler::{Budget, Ledger, Pace, Planned, Scheduler, let_go_of_unseen},
+    scheduler::{Budget, Pace, Scheduler, StepForecast, TimeLedger, release_out_of_window},
     sequence::{Ending, Sequence},
-    stats::{StepRecord, record_step},
+    stats::record_step,
+    step_time::StepShape,
+    tenant::{Tenant, TenantWeights},
 };
 use crate::backend::{
     BatchSequence, CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput,
 };
 
-/// How often a lost pinned prefix is computed again before it is given up.
+/// How many times a lost pinned prefix is computed again before it is given up.
 const MAX_PIN_ATTEMPTS: u32 = 3;
 
-/// A prefix that is to stay in the cache.
-struct Pinned {
+/// A prefix that stays in the cache.
+struct PinnedPrefix {
     prompt: Prefix,
-    /// Whether its blocks are pinned now.
+    /// Whether its blocks are in the cache now.
     resident: bool,
     /// Computations that failed since it was last resident.
     failures: u32,
-    _hold: Option<PinHold>,
+    /// Keeps its blocks reserved in the queue's ledger.
+    _reservation: Option<PinReservation>,
 }
 
 /// A step under way.
 struct Step {
     began: Instant,
-    shape: Shape,
+    shape: StepShape,
     pace: Pace,
-    planned: Planned,
-    /// Whether the forward pass did what it was to do, so that its time says something.
-    sound: bool,
+    forecast: StepForecast,
+    /// Whether the forward pass succeeded. The time of one that failed is not learned from.
+    succeeded: bool,
 }
 
 /// A model with its scheduler.
 ///
-/// A step is [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`],
-/// [`ModelEngine::settle`]; the caller reads the clock.
+/// A step consists of [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`] and
+/// [`ModelEngine::settle`], called in this order. The caller reads the clock.
 pub struct ModelEngine {
     name: Arc<str>,
     model: Box<dyn LanguageModel>,
@@ -61,16 +63,16 @@ pub struct ModelEngine {
     scheduler: Scheduler,
     sampler: Sampler,
     batch: ForwardBatch,
-    /// Entries of earlier batches, kept for their block tables' memory.
+    /// Entries of earlier batches, kept to reuse the memory of their block tables.
     spare: Vec<BatchSequence>,
-    /// What the last step read; its buffers go into the next.
+    /// What the last step read. Its buffers are reused for the next step.
     output: StepOutput,
-    record: StepRecord,
     current: Option<Step>,
-    pinned: Vec<Pinned>,
-    /// Pinned prompts whose computation failed: said by the sequences' sinks, heard after each step.
-    lost_pins: Receiver<Prefix>,
-    lose_pin: Sender<Prefix>,
+    pinned: Vec<PinnedPrefix>,
+    /// Receives the pinned prompts whose computation failed, after each step.
+    failed_pins: Receiver<Prefix>,
+    /// Given to the event sinks of the sequences that compute pinned prompts.
+    failed_pin_sender: Sender<Prefix>,
     next_id: u64,
 }
 
@@ -80,31 +82,30 @@ impl ModelEngine {
         name: Arc<str>,
         model: Box<dyn LanguageModel>,
         budget: Budget,
-        prior: CostPrior,
+        cost_prior: CostPrior,
         weights: TenantWeights,
     ) -> Self {
         let limits = model.limits().clone();
         let kv = KvBlocks::new(limits.clone());
-        let (lose_pin, lost_pins) = channel();
+        let (failed_pin_sender, failed_pins) = channel();
         Self {
             name,
             model,
             limits,
-            scheduler: Scheduler::new(budget, kv, prior, weights),
+            scheduler: Scheduler::new(budget, kv, cost_prior, weights),
             sampler: Sampler::default(),
             batch: ForwardBatch::default(),
             spare: Vec::new(),
             output: StepOutput::default(),
-            record: StepRecord::default(),
             current: None,
             pinned: Vec::new(),
-            lost_pins,
-            lose_pin,
+            failed_pins,
+            failed_pin_sender,
             next_id: 0,
         }
     }
 
-    /// Adds an accepted sequence, unless its deadline is hopeless.
+    /// Adds an accepted sequence, unless it cannot meet its deadline.
     pub fn submit(&mut self, submission: Submission, now: Instant) {
         let Submission {
             request,
@@ -116,29 +117,25 @@ impl ModelEngine {
             .arrive(Sequence::new(request, arrival, id, Some(admission)), now);
     }
 
-    /// Adds a sequence that is in no queue's books.
+    /// Adds a sequence that is in no queue's ledger.
     pub fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
         let id = self.take_id();
         self.scheduler.enqueue(Sequence::new(request, now, id, None));
     }
 
-    /// Whether there is anything to do.
+    /// Whether any sequence is open.
     pub fn has_work(&self) -> bool {
         self.scheduler.has_work()
     }
 
-    /// Whether there is anything urgent to do.
+    /// Whether any urgent sequence is open.
     pub fn has_urgent(&self) -> bool {
         self.scheduler.has_urgent()
     }
 
-    /// The pool's state.
+    /// The counts of the KV pool.
     pub fn kv_counts(&self) -> KvCounts {
-        KvCounts {
-            available: self.scheduler.kv.available(),
-            pinned: self.scheduler.kv.pinned(),
-            touched: self.scheduler.kv.touched(),
-        }
+        self.scheduler.kv.counts()
     }
 
     /// The batch of the current step.
@@ -158,10 +155,10 @@ impl ModelEngine {
         &self.name
     }
 
-    /// Plans a step and builds its batch; `false` when there is nothing to compute.
+    /// Plans a step and builds its batch. Returns `false` when there is nothing to compute.
     pub fn begin(&mut self, now: Instant, pace: Pace) -> bool {
-        let planned = self.scheduler.plan(now, pace);
-        let mut shape = Shape::default();
+        let forecast = self.scheduler.plan(now, pace);
+        let mut shape = StepShape::default();
         self.batch.tokens.clear();
         self.spare.append(&mut self.batch.sequences);
         for sequence in self
@@ -171,7 +168,7 @@ impl ModelEngine {
             .filter(|sequence| sequence.scheduled > 0)
         {
             let end = sequence.computed + sequence.scheduled;
-            shape = shape.plus(sequence.part(sequence.scheduled));
+            shape = shape.plus(sequence.shape(sequence.scheduled));
             self.batch
                 .tokens
                 .extend_from_slice(&sequence.tokens[sequence.computed..end]);
@@ -187,42 +184,39 @@ impl ModelEngine {
             };
             self.batch.sequences.push(entry);
         }
-        self.record.batch_size = self.batch.sequences.len();
-        self.record.batch_tokens = self.batch.tokens.len();
-        self.record.generated = 0;
-        self.record.first_tokens.clear();
-        self.record.forecast_error = None;
-        self.record.seconds = None;
-        let anything = !self.batch.sequences.is_empty();
-        self.current = anything.then_some(Step {
+        let record = &mut self.scheduler.record;
+        record.batch_size = self.batch.sequences.len();
+        record.batch_tokens = self.batch.tokens.len();
+        let has_batch = !self.batch.sequences.is_empty();
+        self.current = has_batch.then_some(Step {
             began: now,
             shape,
             pace,
-            planned,
-            sound: false,
+            forecast,
+            succeeded: false,
         });
-        anything
+        has_batch
     }
 
     /// Runs the model on the batch.
     pub fn forward(&mut self) -> Result<(), StepError> {
         let output = std::mem::take(&mut self.output);
         self.output = self.model.forward(&self.batch, output)?;
-        let asked = self.batch.sequences.iter();
-        let asked = asked.filter(|entry| entry.readout != Readout::None).count();
+        let entries = self.batch.sequences.iter();
+        let expected = entries.filter(|entry| entry.readout != Readout::None).count();
         let found = self.output.readings.len();
-        if found != asked {
+        if found != expected {
             return Err(StepError::InvalidBatch(format!(
-                "{found} readouts came back, not {asked}"
+                "{found} readings came back, not {expected}"
             )));
         }
         Ok(())
     }
 
-    /// Takes the outcome of the forward pass to the sequences.
+    /// Applies the outcome of the forward pass to its sequences.
     pub fn complete(&mut self, outcome: Result<(), StepError>, now: Instant) {
         if let Some(step) = &mut self.current {
-            step.sound = outcome.is_ok();
+            step.succeeded = outcome.is_ok();
         }
         let mut output = std::mem::take(&mut self.output);
         let mut readings = output.readings.iter();
@@ -239,14 +233,8 @@ impl ModelEngine {
                         Readout::Logits | Readout::Probe { .. } | Readout::Score => readings.next(),
                     };
                     let width = self.limits.vocab_size;
-                    match reading
-                        .map(|reading| Read::new(reading, &output, width))
-                        .transpose()
-                    {
-                        Ok(read) => self.advance(index, read, now),
-                        // Before anything is cached: such keys and values must not be found again.
-                        Err(error) => self.fail(index, error),
-                    }
+                    let read = reading.map(|reading| Read::new(reading, &output, width));
+                    self.advance(index, read.transpose(), now)
                 }
                 Err(error) => Some(Ending::Failed(SequenceError::ModelFailed(error.to_string()))),
             };
@@ -261,40 +249,42 @@ impl ModelEngine {
         }
         output.clear();
         self.output = output;
-        self.recompute_lost_pins(now);
+        self.recompute_failed_pins(now);
     }
 
-    /// Learns from the step that has just been completed, tells the ledger what it took, and records its
-    /// metrics, or those of a plan without a batch.
-    pub fn settle(&mut self, ledger: &mut Ledger, now: Instant) {
+    /// Ends a step: learns from its time, accounts for it in the ledger, and records its metrics. A step without a batch
+    /// only has metrics.
+    pub fn settle(&mut self, ledger: &mut TimeLedger, now: Instant) {
         if let Some(step) = self.current.take() {
             let time = now.saturating_duration_since(step.began);
-            if step.sound {
-                self.record.forecast_error = Some(self.scheduler.forecast.observe(step.shape, time, now));
+            let scheduler = &mut self.scheduler;
+            if step.succeeded {
+                let error = scheduler.step_time.observe(step.shape, time, now);
+                scheduler.record.forecast_error = Some(error);
             }
-            self.record.seconds = Some(time);
-            ledger.settle(step.pace, step.planned, time.as_secs_f64());
+            scheduler.record.seconds = Some(time);
+            ledger.settle(step.pace, step.forecast, time.as_secs_f64());
         }
-        for seconds in self.scheduler.urgent_work.drain(..) {
+        for seconds in self.scheduler.finished_urgent_work.drain(..) {
             ledger.urgent_finished(seconds);
         }
-        record_step(&self.name, &self.scheduler.record, &self.record);
+        record_step(&self.name, &self.scheduler.record);
     }
 
-    /// Ends everything that is open with `error`.
+    /// Fails all open sequences with `error`.
     pub fn fail_all(&mut self, error: &SequenceError, now: Instant) {
         for sequence in self.scheduler.clear() {
             sequence.end(Ending::Failed(error.clone()), now);
         }
     }
 
-    /// After a panic: everything open fails, the pool and the cache start anew, and pinned prefixes are
+    /// Restarts after a panic: all open sequences fail, the pool and the cache are cleared, and pinned prefixes are
     /// computed again.
     pub fn restart(&mut self, now: Instant) {
         self.current = None;
         self.fail_all(&SequenceError::EnginePanicked, now);
-        // What the failed computations of pins have said is said by `resident` as well.
-        while self.lost_pins.try_recv().is_ok() {}
+        // These failures are counted below, because their prefixes are not resident.
+        while self.failed_pins.try_recv().is_ok() {}
         for pinned in &mut self.pinned {
             pinned.failures += u32::from(!pinned.resident);
             pinned.resident = false;
@@ -305,28 +295,26 @@ impl ModelEngine {
         }
     }
 
-    /// The sequence at `index` has computed what was scheduled.
-    fn count_pass(&mut self, index: usize) {
+    /// Advances the sequence at `index`, whose scheduled tokens have been computed. `read` is what was read after its last
+    /// token, if it wants that.
+    fn advance(
+        &mut self,
+        index: usize,
+        read: Result<Option<Read<'_>>, SequenceError>,
+        now: Instant,
+    ) -> Option<Ending> {
         let sequence = &mut self.scheduler.running[index];
         sequence.computed += std::mem::take(&mut sequence.scheduled);
         sequence.counts.passes += 1;
-        sequence.counts.max_batch = sequence.counts.max_batch.max(self.record.batch_size);
-    }
-
-    /// Ends the sequence at `index`, which computed something that is no number.
-    fn fail(&mut self, index: usize, error: SequenceError) -> Option<Ending> {
-        self.count_pass(index);
-        Some(Ending::Failed(error))
-    }
-
-    /// Takes the sequence at `index` on, which has computed what was scheduled; `read` is what was read after its last
-    /// token, where it wanted that.
-    fn advance(&mut self, index: usize, read: Option<Read<'_>>, now: Instant) -> Option<Ending> {
-        self.count_pass(index);
-        let sequence = &mut self.scheduler.running[index];
-        publish_full_blocks(&mut self.scheduler.kv, sequence);
+        sequence.counts.max_batch = sequence.counts.max_batch.max(self.scheduler.record.batch_size);
+        let read = match read {
+            Ok(read) => read,
+            // Checked before its blocks are cached, because such keys and values must not be found again.
+            Err(error) => return Some(Ending::Failed(error)),
+        };
+        cache_full_blocks(&mut self.scheduler.kv, sequence);
         if sequence.remaining() > 0 {
-            let_go_of_unseen(&mut self.scheduler.kv, sequence);
+            release_out_of_window(&mut self.scheduler.kv, sequence);
             return None;
         }
         if sequence.prompt_done.is_none() {
@@ -335,24 +323,25 @@ impl ModelEngine {
                 pin_prompt(&mut self.scheduler.kv, sequence, &mut self.pinned);
             }
             if read.is_some() {
-                self.record
+                self.scheduler
+                    .record
                     .first_tokens
                     .push(now.saturating_duration_since(sequence.arrival));
             }
         }
-        let_go_of_unseen(&mut self.scheduler.kv, sequence);
+        release_out_of_window(&mut self.scheduler.kv, sequence);
         let Some(read) = read else {
             return Some(Ending::Finished(FinishReason::MaxTokens));
         };
         let before = sequence.counts.completion_tokens;
         let ending = next_token(sequence, &read, &mut self.sampler, self.limits.context_length);
-        sequence.writes_since.get_or_insert(now);
-        self.record.generated += (sequence.counts.completion_tokens - before) as u64;
+        sequence.decoding_since.get_or_insert(now);
+        self.scheduler.record.generated += (sequence.counts.completion_tokens - before) as u64;
         ending
     }
 
-    fn recompute_lost_pins(&mut self, now: Instant) {
-        while let Ok(prompt) = self.lost_pins.try_recv() {
+    fn recompute_failed_pins(&mut self, now: Instant) {
+        while let Ok(prompt) = self.failed_pins.try_recv() {
             if let Some(pinned) = self.pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
                 pinned.failures += 1;
             }
@@ -360,16 +349,16 @@ impl ModelEngine {
         }
     }
 
-    /// Queues a prefill of the engine's own for a pinned prefix, or gives the prefix up.
+    /// Queues a prefill for a pinned prefix, or gives the prefix up after too many failures.
     fn recompute_pin(&mut self, prompt: Prefix, now: Instant) {
-        let given_up = |pinned: &Pinned| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
+        let given_up = |pinned: &PinnedPrefix| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
         if self.pinned.iter().any(given_up) {
-            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "gave up on a pinned prefix");
+            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "a pinned prefix could not be computed again and is no longer pinned");
             self.pinned.retain(|pinned| pinned.prompt != prompt);
             return;
         }
         let (adapter, tokens) = (prompt.adapter, prompt.tokens.to_vec());
-        let lost = self.lose_pin.clone();
+        let failed = self.failed_pin_sender.clone();
         let request = SequenceRequest {
             model: ModelIndex(0),
             adapter,
@@ -382,7 +371,7 @@ impl ModelEngine {
             events: Box::new(move |event| {
                 if matches!(event, Event::Failed(_)) {
                     // The receiver lives as long as the engine.
-                    return lost.send(prompt.clone()).is_ok();
+                    return failed.send(prompt.clone()).is_ok();
                 }
                 true
             }),
@@ -396,21 +385,23 @@ impl ModelEngine {
     }
 }
 
-fn publish_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
+/// Puts the sequence's blocks that have become full into the prefix cache.
+fn cache_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
     let size = kv.block_size();
-    while (sequence.published + 1) * size <= sequence.computed {
-        let i = sequence.published;
+    while (sequence.cached_blocks + 1) * size <= sequence.computed {
+        let i = sequence.cached_blocks;
         let root = Parent::Root(sequence.adapter);
         let parent = i
             .checked_sub(1)
             .map_or(root, |parent| Parent::Block(sequence.blocks[parent]));
         let tokens = &sequence.tokens[i * size..(i + 1) * size];
-        sequence.blocks[i] = kv.publish(parent, &sequence.owner, tokens, sequence.blocks[i]);
-        sequence.published += 1;
+        sequence.blocks[i] = kv.cache_block(parent, &sequence.owner, tokens, sequence.blocks[i]);
+        sequence.cached_blocks += 1;
     }
 }
 
-fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinned>) {
+/// Pins the full blocks of the sequence's prompt.
+fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<PinnedPrefix>) {
     let full = sequence.prompt_len / kv.block_size();
     if full == 0 {
         return;
@@ -422,11 +413,11 @@ fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinne
             known.resident = true;
             known.failures = 0;
         }
-        None => pinned.push(Pinned {
+        None => pinned.push(PinnedPrefix {
             prompt,
             resident: true,
             failures: 0,
-            _hold: sequence
+            _reservation: sequence
                 .admission
                 .as_mut()
                 .and_then(|admission| admission.take_pin()),

@@ -6,15 +6,17 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Event, ModelIndex, OutputSpec, Priority, Sampling, SequenceError, SequenceRequest,
-    SequenceSummary, Tenant, TenantWeights,
+    error::SequenceError,
+    event::{Event, EventSink, SequenceSummary},
+    request::{CancelFlag, ModelIndex, OutputSpec, Priority, Sampling, SequenceRequest},
     scheduler::{Budget, Pace},
     scripted::ScriptedModel,
     step::ModelEngine,
+    tenant::{Tenant, TenantWeights},
 };
 use crate::backend::{CostPrior, ModelLimits};
 
-/// Long enough that only a hang exceeds it.
+/// A time limit that only a hang exceeds.
 pub const HANG: Duration = Duration::from_secs(60);
 
 /// Collects a sequence's events.
@@ -22,8 +24,8 @@ pub const HANG: Duration = Duration::from_secs(60);
 pub struct Recorder(Arc<Mutex<Vec<Event>>>);
 
 impl Recorder {
-    /// A sink that stops listening after `limit` events.
-    pub fn sink(&self, limit: usize) -> super::EventSink {
+    /// A sink that records events and stops listening after `limit` of them.
+    pub fn sink(&self, limit: usize) -> EventSink {
         let events = Arc::clone(&self.0);
         Box::new(move |event| {
             let mut events = events.lock().unwrap();
@@ -42,7 +44,7 @@ impl Recorder {
         self.0.lock().unwrap().last().cloned()
     }
 
-    /// How many terminal events there were; also checks that nothing came after one.
+    /// Number of terminal events so far. Fails the test if an event followed one.
     pub fn terminal_events(&self) -> usize {
         let events = self.events();
         let terminal = |event: &&Event| matches!(event, Event::Finished(_) | Event::Failed(_));
@@ -55,7 +57,7 @@ impl Recorder {
         count
     }
 
-    /// Probe and token events: what must not depend on company.
+    /// Probe and token events, which must not depend on the other sequences of a batch.
     pub fn output(&self) -> Vec<Event> {
         let output = |event: &Event| matches!(event, Event::Probe(_) | Event::Token(_));
         self.events().into_iter().filter(output).collect()
@@ -76,7 +78,7 @@ impl Recorder {
             .collect()
     }
 
-    /// The summary, when it finished.
+    /// The summary, if the sequence has finished.
     pub fn summary(&self) -> Option<SequenceSummary> {
         match self.events().pop() {
             Some(Event::Finished(summary)) => Some(summary),
@@ -84,7 +86,7 @@ impl Recorder {
         }
     }
 
-    /// The error, when it failed.
+    /// The error, if the sequence has failed.
     pub fn error(&self) -> Option<SequenceError> {
         match self.events().pop() {
             Some(Event::Failed(error)) => Some(error),
@@ -107,7 +109,7 @@ pub fn greedy(max_new_tokens: usize) -> OutputSpec {
     }
 }
 
-/// An interactive request of the first model, and its events.
+/// An interactive request for the first model, and the recorder of its events.
 pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder) {
     let recorder = Recorder::default();
     let request = SequenceRequest {
@@ -124,15 +126,15 @@ pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder
     (request, recorder)
 }
 
-/// How long a step takes on the made-up clock.
+/// How long a step takes in tests that advance the time themselves.
 pub const STEP: Duration = Duration::from_millis(5);
 
-/// One scripted model with at most so many sequences and tokens in a step.
+/// An engine for a scripted model with at most this many sequences and tokens in a step.
 pub fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
     engine_of(ScriptedModel::hashing(limits), sequences, tokens)
 }
 
-/// The same of a model of the caller's.
+/// Like [`engine`], for a given model.
 pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> ModelEngine {
     ModelEngine::new(
         "scripted".into(),
@@ -143,7 +145,7 @@ pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> Model
     )
 }
 
-/// A step; returns its sequences and tokens.
+/// Takes a step and returns its numbers of sequences and tokens.
 pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
     if !engine.begin(now, Pace::Unbounded) {
         return (0, 0);
@@ -155,7 +157,7 @@ pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
     size
 }
 
-/// Runs to the end; returns the time then.
+/// Takes steps until no sequence is open, and returns the time then.
 pub fn run_until_idle(engine: &mut ModelEngine, mut now: Instant) -> Instant {
     for _ in 0..100_000 {
         if !engine.has_work() {

@@ -8,22 +8,23 @@ use std::{
 };
 
 use super::{
-    Clock, ModelStats, SequenceError,
+    arrivals::Arrivals,
+    config::Clock,
+    error::SequenceError,
     inbox::{Inbox, Signal},
-    scheduler::Ledger,
-    slots::Arrivals,
-    stats::{record_restart, record_state},
+    scheduler::TimeLedger,
+    stats::{ModelStats, record_restart, record_state},
     step::ModelEngine,
 };
 
-/// Runs until [`Inbox::shutdown`], or until nobody can submit any more and nothing is open.
-pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: Turns) {
-    // Declared first, so dropped last: whoever waits for the end finds the models gone and all events sent.
+/// Runs until [`Inbox::shutdown`], or until no handle is left and no sequence is open.
+pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: ModelTurns) {
+    // Declared first, so that it is dropped last: when a caller sees the end, the models are gone and all events sent.
     let _ended = EndedOnDrop(inbox);
     let mut arrivals = Arrivals::default();
     loop {
         let signal = inbox.take(&mut arrivals, turns.has_work());
-        turns.take_in(&mut arrivals, inbox);
+        turns.accept(&mut arrivals, inbox);
         if signal == Signal::Shutdown {
             turns.fail_all(&SequenceError::ShuttingDown);
             return;
@@ -33,10 +34,10 @@ pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: Turns) {
             tracing::error!(
                 engine = name,
                 reason = panic_message(&*panic),
-                "the engine panicked and restarts"
+                "the engine panicked and is restarting"
             );
             record_restart(name);
-            // Before the events: whoever hears of the panic sees it counted.
+            // Counted before the events are sent, so that a caller who hears of the panic sees it counted.
             inbox.count_restart();
             turns.restart(inbox);
         }
@@ -51,17 +52,17 @@ impl Drop for EndedOnDrop<'_> {
     }
 }
 
-/// The models by their places, and whose turn it is.
-pub struct Turns {
+/// The models by index, and the one whose turn is next.
+pub struct ModelTurns {
     engines: BTreeMap<usize, Box<ModelEngine>>,
     next: usize,
-    ledger: Ledger,
+    ledger: TimeLedger,
     clock: Clock,
 }
 
-impl Turns {
-    /// Idle models, the first of which is next.
-    pub fn new(engines: Vec<ModelEngine>, ledger: Ledger, clock: Clock) -> Self {
+impl ModelTurns {
+    /// Idle models; the first has the first turn.
+    pub fn new(engines: Vec<ModelEngine>, ledger: TimeLedger, clock: Clock) -> Self {
         Self {
             engines: engines.into_iter().map(Box::new).enumerate().collect(),
             next: 0,
@@ -70,38 +71,40 @@ impl Turns {
         }
     }
 
-    /// Whether there is anything to do.
+    /// Whether any model has an open sequence.
     pub fn has_work(&self) -> bool {
         self.engines.values().any(|engine| engine.has_work())
     }
 
-    /// Takes in models, then sequences, then gives models back: what is open there fails.
-    pub fn take_in(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
-        self.engines.extend(arrivals.models.drain(..));
+    /// Adds models, then accepts sequences, then hands removed models back, whose open sequences fail.
+    pub fn accept(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
+        let added = arrivals.models.drain(..);
+        self.engines
+            .extend(added.map(|model| (model.index, model.engine)));
         for submission in arrivals.sequences.drain(..) {
-            // The inbox has checked the place.
+            // The inbox has checked that the model exists.
             if let Some(engine) = self.engines.get_mut(&submission.request.model.0) {
                 engine.submit(submission, self.clock.now());
             }
         }
-        for (place, back) in arrivals.departures.drain(..) {
-            let Some(mut engine) = self.engines.remove(&place) else {
+        for removed in arrivals.removals.drain(..) {
+            let Some(mut engine) = self.engines.remove(&removed.index) else {
                 continue;
             };
             engine.fail_all(&SequenceError::ModelRemoved, self.clock.now());
             record_state(engine.name(), &ModelStats::default());
-            inbox.removed(place);
-            // When nobody waits for it, it ends here.
-            let _ = back.send(engine);
+            inbox.removed(removed.index);
+            // When nobody waits for the model, it is dropped here.
+            let _ = removed.receiver.send(engine);
         }
     }
 
-    /// One step of the next model that has work. While urgent work is open in some model, the others wait for
-    /// their share.
+    /// Takes one step of the next model that has work. While urgent work is open in some model, models without urgent
+    /// work take steps only while the ledger has time for them.
     pub fn step(&mut self, inbox: &Inbox) {
         let urgent = self.engines.values().any(|engine| engine.has_urgent());
-        let rest_may_run = !urgent || self.ledger.rest_may_run();
-        let may_run = |engine: &ModelEngine| engine.has_work() && (rest_may_run || engine.has_urgent());
+        let others_may_run = !urgent || self.ledger.non_urgent_may_run();
+        let may_run = |engine: &ModelEngine| engine.has_work() && (others_may_run || engine.has_urgent());
         let (later, earlier) = (self.engines.range(self.next..), self.engines.range(..self.next));
         let next = later.chain(earlier).find(|(_, engine)| may_run(engine));
         let Some(index) = next.map(|(index, _)| *index) else {
@@ -119,13 +122,13 @@ impl Turns {
             engine.complete(outcome, self.clock.now());
         }
         engine.settle(&mut self.ledger, self.clock.now());
-        publish(inbox, index, engine);
+        publish_counts(inbox, index, engine);
     }
 
     fn restart(&mut self, inbox: &Inbox) {
         for (index, engine) in &mut self.engines {
             engine.restart(self.clock.now());
-            publish(inbox, *index, engine);
+            publish_counts(inbox, *index, engine);
         }
     }
 
@@ -136,8 +139,8 @@ impl Turns {
     }
 }
 
-fn publish(inbox: &Inbox, index: usize, engine: &ModelEngine) {
-    inbox.publish(index, engine.kv_counts());
+fn publish_counts(inbox: &Inbox, index: usize, engine: &ModelEngine) {
+    inbox.set_kv_counts(index, engine.kv_counts());
     if let Some(stats) = inbox.stats(index) {
         record_state(engine.name(), &stats);
     }

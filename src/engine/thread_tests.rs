@@ -1,4 +1,4 @@
-//! The engine through its handle: threads, the queue's bounds, panics, faults, the end.
+//! The engine through its handle: events, the bounds of the queue, cancellation, draining, and the end of the thread.
 
 use std::{
     sync::{
@@ -25,11 +25,13 @@ pub(super) const LIMITS: ModelLimits = ModelLimits {
     window: None,
 };
 
-/// Makes the script panic, write NaN or positive infinity.
+/// A first prompt token that makes the script panic.
 pub(super) const PANIC: u32 = 31;
+/// A first prompt token that makes the script write NaN.
 pub(super) const NAN: u32 = 30;
+/// A first prompt token that makes the script write positive infinity.
 pub(super) const INFINITY: u32 = 29;
-/// Makes the model return an error.
+/// A prompt token that makes the model return an error.
 pub(super) const FAULT: u32 = 28;
 
 /// Counts upwards from the last prompt token: 5 is followed by 6, and so on.
@@ -60,7 +62,7 @@ impl LanguageModel for Gated {
 
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
         let _ = self.entered.send(batch.sequences.len());
-        // Once the test has dropped its end, everything passes.
+        // After the test has dropped its end, every pass goes ahead.
         let _ = self.gate.recv();
         if batch.tokens.contains(&FAULT) {
             return Err(StepError::Device("out of order".to_owned()));
@@ -198,7 +200,6 @@ fn each_way_to_finish() {
     ];
     for (prompt, max_new_tokens, probe, reason, tokens, passes) in cases {
         let (mut asked, recorder) = request(&prompt, greedy(max_new_tokens));
-        // Own first token: nothing is found in the cache.
         asked.output.probe = probe;
         handle.submit(asked).unwrap();
         assert!(handle.wait_idle(HANG));
@@ -298,7 +299,7 @@ fn a_full_queue_says_when_to_try_again_and_has_room_again_later() {
     handle.submit(request(&[1, 2], greedy(1)).0).unwrap();
     gate.entered.recv_timeout(HANG).unwrap();
 
-    // Nothing waits: even more than the bound is taken.
+    // Nothing waits, so that even a prompt beyond the bound is accepted.
     let (long, long_events) = request(&[1; 30], greedy(1));
     handle.submit(long).unwrap();
     let refused = handle.submit(request(&[1], greedy(1)).0).unwrap_err();
@@ -397,7 +398,7 @@ fn shutting_down_fails_what_is_open_and_ends_the_thread() {
 }
 
 #[test]
-fn joining_does_not_wait_longer_than_told() {
+fn joining_waits_no_longer_than_its_limit() {
     let (model, gate) = gated();
     let (handle, thread) = started(model);
     handle.submit(request(&[1, 2], greedy(1)).0).unwrap();
@@ -445,7 +446,7 @@ fn models_take_turns() {
     assert_eq!(*turns.lock().unwrap(), [1, 2, 1, 2, 1, 2, 1, 2, 1, 2]);
 }
 
-/// Many threads submit at once; each gets the answer it would get alone.
+/// Many threads submit at once, and each gets the answer that it would get alone.
 #[test]
 fn concurrent_callers_get_their_own_answers() {
     let (handle, thread) = started(counting());

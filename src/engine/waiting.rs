@@ -1,65 +1,75 @@
-//! Sequences that hold no blocks: one line per class and tenant, each in order of rank.
+//! The sequences of one model that hold no KV blocks, in one queue per class and tenant, each in order of rank.
 
 use std::collections::BTreeMap;
 
 use super::{
-    Priority, Tenant,
+    request::Priority,
     sequence::{Rank, Sequence},
+    tenant::Tenant,
 };
 
-/// A class's sequences of one tenant.
-pub type Line = (Priority, Tenant);
+/// Names the queue of one class and tenant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueKey {
+    /// The class of its sequences.
+    pub class: Priority,
+    /// The account that they are charged to.
+    pub tenant: Tenant,
+}
 
-/// All lines of one model; none is empty.
+/// All queues of one model. Queues without sequences are removed.
 #[derive(Default)]
-pub struct Waiting(BTreeMap<Line, BTreeMap<Rank, Sequence>>);
+pub struct WaitingQueues(BTreeMap<QueueKey, BTreeMap<Rank, Sequence>>);
 
-impl Waiting {
-    /// Puts a sequence into its place.
+impl WaitingQueues {
+    /// Puts a sequence into its queue, in order of rank.
     pub fn insert(&mut self, sequence: Sequence) {
-        let line = (sequence.priority, sequence.tenant.clone());
-        self.0.entry(line).or_default().insert(sequence.rank, sequence);
+        let key = QueueKey {
+            class: sequence.priority,
+            tenant: sequence.tenant.clone(),
+        };
+        self.0.entry(key).or_default().insert(sequence.rank, sequence);
     }
 
-    /// Takes the first of a line.
-    pub fn pop(&mut self, line: &Line) -> Option<Sequence> {
-        let sequences = self.0.get_mut(line)?;
+    /// Takes the first sequence of a queue.
+    pub fn pop(&mut self, key: &QueueKey) -> Option<Sequence> {
+        let sequences = self.0.get_mut(key)?;
         let (_, sequence) = sequences.pop_first()?;
         if sequences.is_empty() {
-            self.0.remove(line);
+            self.0.remove(key);
         }
         Some(sequence)
     }
 
-    /// Each line with the first rank in it.
-    pub fn heads(&self) -> impl Iterator<Item = (&Line, Rank)> {
+    /// Each queue with the rank of its first sequence.
+    pub fn heads(&self) -> impl Iterator<Item = (&QueueKey, Rank)> {
         self.0
             .iter()
-            .filter_map(|(line, sequences)| Some((line, *sequences.first_key_value()?.0)))
+            .filter_map(|(key, sequences)| Some((key, *sequences.first_key_value()?.0)))
     }
 
-    /// A line's sequences, the first in rank first.
-    pub fn line<'a>(&'a self, line: &Line) -> impl Iterator<Item = &'a Sequence> + use<'a> {
-        self.0.get(line).into_iter().flat_map(BTreeMap::values)
+    /// The sequences of one queue, in order of rank.
+    pub fn queue<'a>(&'a self, key: &QueueKey) -> impl Iterator<Item = &'a Sequence> + use<'a> {
+        self.0.get(key).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// All of them.
+    /// All waiting sequences.
     pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
         self.0.values().flat_map(BTreeMap::values)
     }
 
-    /// All of them, to change what does not decide their places.
+    /// All waiting sequences, to change fields that decide neither their queue nor their rank.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
         self.0.values_mut().flat_map(BTreeMap::values_mut)
     }
 
-    /// Whether nobody waits.
+    /// Whether no sequence waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes out those for whom there is a reason.
-    pub fn take_stopped<R>(&mut self, reason: impl Fn(&Sequence) -> Option<R>) -> Vec<(Sequence, R)> {
+    /// Removes the sequences for which `reason` returns something, and returns them with their reasons.
+    pub fn remove_stopped<R>(&mut self, reason: impl Fn(&Sequence) -> Option<R>) -> Vec<(Sequence, R)> {
         let mut stopped = Vec::new();
         for sequences in self.0.values_mut() {
             let ranks: Vec<(Rank, R)> = sequences
@@ -69,15 +79,15 @@ impl Waiting {
             stopped.extend(
                 ranks
                     .into_iter()
-                    .filter_map(|(rank, why)| Some((sequences.remove(&rank)?, why))),
+                    .filter_map(|(rank, reason)| Some((sequences.remove(&rank)?, reason))),
             );
         }
         self.0.retain(|_, sequences| !sequences.is_empty());
         stopped
     }
 
-    /// Takes all out.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Sequence> {
+    /// Removes all sequences.
+    pub fn drain(&mut self) -> impl Iterator<Item = Sequence> {
         std::mem::take(&mut self.0)
             .into_values()
             .flat_map(BTreeMap::into_values)

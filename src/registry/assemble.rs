@@ -1,4 +1,4 @@
-//! From an opened model to what requests use: entries with their guards, and the guards' prefixes in the cache.
+//! Gives an opened model to the engine, builds the entries that requests use, and pins the prefixes of guard prompts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Declared, Device, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
+use super::{
+    device::Device,
+    error::RegistryError,
+    loader::OpenedModel,
+    model::{Declared, ModelEntry, ModelRole, Resident, ResidentAdapter},
+};
 use crate::{
     backend::AdapterIndex,
     engine::{
@@ -18,11 +23,12 @@ use crate::{
     quality::PairEncoder,
 };
 
-/// How long a guard's policy text waits for a place in a full queue.
+/// How long the policy text of a guard waits when the queue is full.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Gives a model to the engine, and computes what its guards' prompts begin with; one entry for each of the ids
-/// that stand for it. `scratch_bytes` are those that its steps will take; guards will be asked to judge by `policies`.
+/// Gives a model to the engine, and computes and pins the prefixes of its guards' prompts. Returns one entry for each of
+/// the ids that stand for it. `scratch_bytes` are the bytes of buffers that its steps will take; `policies` are those that
+/// requests may let guards judge by.
 pub(super) fn install(
     device: &Device,
     opened: OpenedModel,
@@ -134,7 +140,7 @@ fn pair_encoder(
         })
 }
 
-/// Queues a sequence; waits while the queue is full of others' work.
+/// Queues a sequence, and waits while the queue is full.
 fn submit(
     engine: &EngineHandle,
     request: impl Fn() -> SequenceRequest,
@@ -157,8 +163,7 @@ fn submit(
     }
 }
 
-/// Computes what all prompts of each guard begin with, by its own policy and by each of `policies`, and keeps it in
-/// the prefix cache for good.
+/// Computes and pins the prefixes of each guard's prompts: those with its own policy, and those with each of `policies`.
 fn pin_prefixes(
     engine: &EngineHandle,
     entries: &[Arc<ModelEntry>],
@@ -208,7 +213,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
         },
     };
     submit(engine, request, &entry.id)?;
-    // Only the engine's end is left: should it lose the sequence, the loop ends.
+    // Only the engine holds a sender now, so that the loop ends if the engine drops the sequence.
     drop(sender);
     for event in receiver {
         match event {

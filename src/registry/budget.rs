@@ -1,54 +1,65 @@
-//! The device's memory as an account: what models take, how large their KV pools become, who makes room for whom.
-//! Plain synchronous code; the clock is a counter of uses.
+//! The account of the memory for models: what each takes, how large its KV pool becomes, and which models are evicted for
+//! another. This is plain synchronous code; its clock is a counter of uses.
 
 use crate::{backend::Footprint, config::LoadPolicy};
 
-/// Of what can be had, so much is left to everything that is not accounted for: tokenizers, requests, the
-/// allocator, the file that is being read. An eighth.
-const HEADROOM_PART: u64 = 8;
+/// The automatic budget leaves this part of the available memory, an eighth, to everything that is not accounted for:
+/// tokenizers, requests, the allocator, and the file that is being read.
+const HEADROOM_DIVISOR: u64 = 8;
 
-/// Tokens that a KV pool holds at least, or the whole window where that is shorter.
+/// Least tokens of a KV pool; a model whose context window is shorter has a pool for one window at least.
 const MIN_POOL_TOKENS: usize = 4096;
 
-/// Tokens that a pool holds at most for each sequence of a full batch, and never less than one whole window.
+/// Most tokens of a KV pool for each sequence of a full batch. A pool may always have one whole context window.
 const MAX_TOKENS_PER_SEQUENCE: usize = 2048;
 
-/// The budget, where the configuration names none.
+/// The memory budget in bytes when the configuration names none.
 pub fn automatic_budget(available: u64) -> u64 {
-    available - available / HEADROOM_PART
+    available - available / HEADROOM_DIVISOR
 }
 
-/// How large KV pools are.
+/// The size of a KV pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvSize {
-    /// What the budget leaves, between a minimum and a maximum of the model's.
+    /// What the budget leaves, between the minimum and the maximum of the model.
     Auto,
-    /// So many bytes.
+    /// This many bytes.
     Fixed(u64),
 }
 
-/// What a model needs.
+/// What the sizes of KV pools depend on, besides the model.
+#[derive(Debug, Clone, Copy)]
+pub struct KvSizing {
+    /// The configured size.
+    pub size: KvSize,
+    /// Sequences of a full batch.
+    pub batch_sequences: usize,
+}
+
+/// The memory that a model needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
+pub struct MemoryNeed {
     /// Bytes of weights.
     pub weights: u64,
-    /// Bytes of buffers that grow to the largest batch.
+    /// Bytes of buffers for the largest batch.
     pub scratch: u64,
-    /// Bytes of the smallest KV pool it is served with.
+    /// Bytes of the smallest KV pool that it is served with.
     pub kv_min: u64,
-    /// Bytes of the largest one that makes sense.
+    /// Bytes of the largest KV pool that it can use.
     pub kv_max: u64,
 }
 
-impl Need {
-    /// From an footprint; `sequences` is the size of a full batch.
-    pub fn new(footprint: &Footprint, kv: KvSize, sequences: usize) -> Self {
+impl MemoryNeed {
+    /// The need of a model with this footprint.
+    pub fn new(footprint: &Footprint, kv: KvSizing) -> Self {
         let blocks = |tokens: usize| tokens.div_ceil(footprint.block_tokens.max(1)).max(2) as u64;
         let bytes = |tokens| blocks(tokens).saturating_mul(footprint.kv_block_bytes);
         let window = footprint.held_tokens;
-        let full = sequences.saturating_mul(window.min(MAX_TOKENS_PER_SEQUENCE));
-        let (kv_min, kv_max) = match kv {
-            KvSize::Auto => (bytes(window.min(MIN_POOL_TOKENS)), bytes(full.max(window))),
+        let full_batch = kv
+            .batch_sequences
+            .saturating_mul(window.min(MAX_TOKENS_PER_SEQUENCE));
+        let (kv_min, kv_max) = match kv.size {
+            KvSize::Auto => (bytes(window.min(MIN_POOL_TOKENS)), bytes(full_batch.max(window))),
             KvSize::Fixed(bytes) => (bytes, bytes),
         };
         let most = footprint.kv_most_bytes.unwrap_or(u64::MAX);
@@ -60,34 +71,34 @@ impl Need {
         }
     }
 
-    /// What it takes without a KV pool.
+    /// Bytes without the KV pool.
     pub fn fixed(&self) -> u64 {
         self.weights.saturating_add(self.scratch)
     }
 
-    /// The least that it can be served with.
+    /// Bytes with the smallest KV pool.
     pub fn least(&self) -> u64 {
         self.fixed().saturating_add(self.kv_min)
     }
 }
 
-/// How a model is to be treated.
+/// When a model is loaded, whether it may be evicted, and what it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct ResidencyTerms {
     /// When it is loaded.
     pub policy: LoadPolicy,
-    /// It never makes room for another.
+    /// Whether it is never evicted.
     pub pinned: bool,
-    /// What it needs, where that is known.
-    pub need: Option<Need>,
+    /// What it needs; `None` while its file has not been read.
+    pub need: Option<MemoryNeed>,
 }
 
-/// How a model can be loaded.
+/// How room can be made for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct EvictionPlan {
     /// Bytes of its KV pool.
     pub kv_bytes: u64,
-    /// Models that have to go before, the one least recently used first.
+    /// Models to evict first, the least recently used one first.
     pub evict: Vec<usize>,
 }
 
@@ -98,41 +109,55 @@ pub struct Shortage {
     pub needed: u64,
     /// Bytes that are free.
     pub available: u64,
-    /// Bytes that there are.
+    /// Bytes of the budget.
     pub budget: u64,
-    /// Resident models that are not pinned: unloading some of them makes room.
+    /// Models in memory that are not pinned. Unloading some of them makes room.
     pub unpinned: Vec<usize>,
-    /// Whether room could be made if models that may be evicted were idle.
-    pub passing: bool,
+    /// Whether there would be room if the models that may be evicted were idle.
+    pub is_temporary: bool,
 }
 
-struct Account {
-    terms: Terms,
-    /// Bytes of the KV pool that it would get with all others beside it.
-    share: u64,
+/// What the ledger knows of one model.
+struct ModelAccount {
+    terms: ResidencyTerms,
+    /// Bytes of the KV pool that it gets when all models that fit together are in memory.
+    kv_share: u64,
+    /// Bytes that are reserved for it.
     taken: u64,
-    /// It is READY: complete, and not on its way out.
-    settled: bool,
+    /// Whether it is READY: loaded, and not being unloaded.
+    ready: bool,
+    /// Number of leases on it.
     in_use: usize,
+    /// The ledger's count of uses when it was last used.
     last_used: u64,
 }
 
-/// The account of a device's memory, one entry per model.
-pub struct Ledger {
+/// The memory budget for models, of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes of the budget.
+    pub budget: u64,
+    /// Bytes of the budget that are free.
+    pub available: u64,
+}
+
+/// The account of a device's memory, with one entry for each model.
+pub struct MemoryLedger {
     budget: u64,
-    accounts: Vec<Account>,
+    accounts: Vec<ModelAccount>,
+    /// Number of uses of all models, which serves as a clock.
     uses: u64,
 }
 
-impl Ledger {
-    /// Nothing is taken. KV pools are planned so that all eager models, and then as many of the others as there
-    /// is room for, can be resident at the same time.
-    pub fn new(budget: u64, terms: Vec<Terms>) -> Self {
-        let account = |terms| Account {
+impl MemoryLedger {
+    /// A ledger of models that are not in memory. KV pools are planned so that all eager models, and all others if there
+    /// is room for them, can be in memory at the same time.
+    pub fn new(budget: u64, terms: Vec<ResidencyTerms>) -> Self {
+        let account = |terms| ModelAccount {
             terms,
-            share: 0,
+            kv_share: 0,
             taken: 0,
-            settled: false,
+            ready: false,
             in_use: 0,
             last_used: 0,
         };
@@ -141,14 +166,14 @@ impl Ledger {
             accounts: terms.into_iter().map(account).collect(),
             uses: 0,
         };
-        ledger.plan_shares();
+        ledger.plan_kv_shares();
         ledger
     }
 
-    /// The rest of the budget, after what every model needs at least, goes to the pools in proportion to how
-    /// much more they could use. When not all fit together, those that are not eager share one place, as large
-    /// as the most demanding of them needs.
-    fn plan_shares(&mut self) {
+    /// Divides what the budget leaves after the least need of every model between the KV pools, in proportion to how much
+    /// more each could use. When not all models fit together, the models that are not eager take turns in memory that is
+    /// large enough for the most demanding one of them.
+    fn plan_kv_shares(&mut self) {
         let known = |eager: bool| {
             let accounts = self.accounts.iter().enumerate();
             accounts
@@ -157,50 +182,50 @@ impl Ledger {
                 .collect::<Vec<_>>()
         };
         let (eager, others) = (known(true), known(false));
-        let least = |needs: &[(usize, Need)]| {
+        let least = |needs: &[(usize, MemoryNeed)]| {
             let least = needs.iter().map(|(_, need)| need.least());
             least.fold(0u64, u64::saturating_add)
         };
         let after_eager = self.budget.saturating_sub(least(&eager));
-        let together = least(&others) <= after_eager;
-        let places: Vec<(usize, Need)> = if together {
+        let all_fit = least(&others) <= after_eager;
+        let concurrent: Vec<(usize, MemoryNeed)> = if all_fit {
             [eager, others.clone()].concat()
         } else {
             let largest = others.iter().filter(|(_, need)| need.least() <= after_eager);
             let largest = largest.max_by_key(|(_, need)| need.least()).copied();
             eager.into_iter().chain(largest).collect()
         };
-        let rest = self.budget.saturating_sub(least(&places));
-        let wish = |need: &Need| need.kv_max.saturating_sub(need.kv_min);
-        let wishes: u128 = places.iter().map(|(_, need)| u128::from(wish(need))).sum();
-        let share = |need: &Need| {
-            let part = u128::from(rest) * u128::from(wish(need)) / wishes.max(1);
-            need.kv_min + u64::try_from(part).unwrap_or(u64::MAX).min(wish(need))
+        let rest = self.budget.saturating_sub(least(&concurrent));
+        let extra = |need: &MemoryNeed| need.kv_max.saturating_sub(need.kv_min);
+        let extras: u128 = concurrent.iter().map(|(_, need)| u128::from(extra(need))).sum();
+        let share = |need: &MemoryNeed| {
+            let part = u128::from(rest) * u128::from(extra(need)) / extras.max(1);
+            need.kv_min + u64::try_from(part).unwrap_or(u64::MAX).min(extra(need))
         };
-        for (index, need) in &places {
-            self.accounts[*index].share = share(need);
+        for (index, need) in &concurrent {
+            self.accounts[*index].kv_share = share(need);
         }
-        if !together {
-            // The place that they share, one after the other.
-            let place = places
+        if !all_fit {
+            // The memory in which the models that are not eager take turns.
+            let turn_bytes = concurrent
                 .iter()
                 .filter(|(index, _)| self.accounts[*index].terms.policy != LoadPolicy::Eager)
                 .map(|(_, need)| need.fixed().saturating_add(share(need)))
                 .max()
                 .unwrap_or(0);
             for (index, need) in others {
-                let room = place.saturating_sub(need.fixed());
-                self.accounts[index].share = room.clamp(need.kv_min, need.kv_max);
+                let room = turn_bytes.saturating_sub(need.fixed());
+                self.accounts[index].kv_share = room.clamp(need.kv_min, need.kv_max);
             }
         }
     }
 
-    /// Bytes that there are.
+    /// Bytes of the budget.
     pub fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// Bytes that models hold.
+    /// Bytes that are reserved for models.
     pub fn taken(&self) -> u64 {
         self.accounts.iter().map(|account| account.taken).sum()
     }
@@ -210,26 +235,26 @@ impl Ledger {
         self.budget.saturating_sub(self.taken())
     }
 
-    /// What a model needs, as its file says now.
-    pub fn set_need(&mut self, model: usize, need: Need) {
-        let first = self.accounts[model].terms.need.replace(need).is_none();
-        if first {
-            self.plan_shares();
+    /// Sets what a model needs, which its file says now.
+    pub fn set_need(&mut self, model: usize, need: MemoryNeed) {
+        let is_first = self.accounts[model].terms.need.replace(need).is_none();
+        if is_first {
+            self.plan_kv_shares();
         }
     }
 
-    /// Whether it may be evicted.
+    /// Sets whether a model is pinned.
     pub fn set_pinned(&mut self, model: usize, pinned: bool) {
         self.accounts[model].terms.pinned = pinned;
     }
 
-    /// Whether it may not be evicted.
+    /// Whether a model is pinned.
     pub fn is_pinned(&self, model: usize) -> bool {
         self.accounts[model].terms.pinned
     }
 
-    /// How a model with this need can be loaded now. What it holds itself does not count.
-    pub fn plan(&self, model: usize, need: Need) -> Result<Plan, Shortage> {
+    /// How room can be made now for a model with this need. Bytes that are reserved for it already count as free.
+    pub fn plan(&self, model: usize, need: MemoryNeed) -> Result<EvictionPlan, Shortage> {
         let least = need.least();
         let mut free = self.available().saturating_add(self.accounts[model].taken);
         let mut evict = self.evictable(model);
@@ -247,7 +272,7 @@ impl Ledger {
             if free < least {
                 return Err(self.shortage(model, least));
             }
-            // Small ones that were looked at first may stay when a larger one makes enough room.
+            // Small models that were chosen first are kept if a later, larger one makes enough room.
             for &candidate in evict.iter().rev() {
                 let taken = self.accounts[candidate].taken;
                 if free - taken >= least {
@@ -259,32 +284,35 @@ impl Ledger {
         } else {
             evict.clear();
         }
-        let share = self.accounts[model].share.clamp(need.kv_min, need.kv_max);
-        Ok(Plan {
+        let share = self.accounts[model].kv_share.clamp(need.kv_min, need.kv_max);
+        Ok(EvictionPlan {
             kv_bytes: share.min(free - need.fixed()),
             evict,
         })
     }
 
-    /// Idle, lazy and unpinned: least recently used first.
-    fn evictable(&self, but: usize) -> Vec<usize> {
+    /// Idle models that may be evicted, except `except`; the least recently used first.
+    fn evictable(&self, except: usize) -> Vec<usize> {
         let mut found: Vec<usize> = (0..self.accounts.len())
-            .filter(|&index| index != but && self.may_go(index) && self.accounts[index].in_use == 0)
+            .filter(|&index| {
+                index != except && self.may_be_evicted(index) && self.accounts[index].in_use == 0
+            })
             .collect();
         found.sort_by_key(|&index| self.accounts[index].last_used);
         found
     }
 
-    fn may_go(&self, index: usize) -> bool {
+    /// Whether a model is READY, lazy and not pinned.
+    fn may_be_evicted(&self, index: usize) -> bool {
         let account = &self.accounts[index];
-        account.settled && account.terms.policy == LoadPolicy::Lazy && !account.terms.pinned
+        account.ready && account.terms.policy == LoadPolicy::Lazy && !account.terms.pinned
     }
 
     fn shortage(&self, model: usize, needed: u64) -> Shortage {
         let others = || (0..self.accounts.len()).filter(|&index| index != model);
         let available = self.available().saturating_add(self.accounts[model].taken);
-        let could_go = others()
-            .filter(|&index| self.may_go(index))
+        let evictable = others()
+            .filter(|&index| self.may_be_evicted(index))
             .map(|index| self.accounts[index].taken)
             .sum::<u64>();
         Shortage {
@@ -292,14 +320,14 @@ impl Ledger {
             available,
             budget: self.budget,
             unpinned: others()
-                .filter(|&index| self.accounts[index].settled && !self.accounts[index].terms.pinned)
+                .filter(|&index| self.accounts[index].ready && !self.accounts[index].terms.pinned)
                 .collect(),
-            passing: available.saturating_add(could_go) >= needed,
+            is_temporary: available.saturating_add(evictable) >= needed,
         }
     }
 
-    /// Sets aside what a model takes; refused when there is not so much.
-    pub fn take(&mut self, model: usize, bytes: u64) -> Result<(), Shortage> {
+    /// Reserves these bytes for a model, in place of those that were reserved before.
+    pub fn reserve(&mut self, model: usize, bytes: u64) -> Result<(), Shortage> {
         let others = self.taken() - self.accounts[model].taken;
         if bytes > self.budget.saturating_sub(others) {
             return Err(self.shortage(model, bytes));
@@ -308,44 +336,44 @@ impl Ledger {
         Ok(())
     }
 
-    /// The model is complete.
-    pub fn settle(&mut self, model: usize) {
+    /// Records that a model is READY.
+    pub fn mark_ready(&mut self, model: usize) {
         self.uses += 1;
         let account = &mut self.accounts[model];
-        (account.settled, account.last_used) = (true, self.uses);
+        (account.ready, account.last_used) = (true, self.uses);
     }
 
-    /// The model takes nothing new.
-    pub fn unsettle(&mut self, model: usize) {
-        self.accounts[model].settled = false;
+    /// Records that a model accepts no new requests.
+    pub fn mark_unready(&mut self, model: usize) {
+        self.accounts[model].ready = false;
     }
 
-    /// The model has given its memory back.
+    /// Records that a model has left memory.
     pub fn release(&mut self, model: usize) {
         let account = &mut self.accounts[model];
-        (account.taken, account.settled, account.in_use) = (0, false, 0);
+        (account.taken, account.ready, account.in_use) = (0, false, 0);
     }
 
-    /// Somebody begins to use it.
-    pub fn enter(&mut self, model: usize) {
+    /// Counts a new lease on a model.
+    pub fn begin_use(&mut self, model: usize) {
         self.uses += 1;
         let account = &mut self.accounts[model];
         account.in_use += 1;
         account.last_used = self.uses;
     }
 
-    /// Somebody has done with it.
-    pub fn leave(&mut self, model: usize) {
+    /// Records that a lease on a model has ended.
+    pub fn end_use(&mut self, model: usize) {
         let account = &mut self.accounts[model];
         account.in_use = account.in_use.saturating_sub(1);
     }
 
-    /// How many use it.
+    /// Number of leases on a model.
     pub fn in_use(&self, model: usize) -> usize {
         self.accounts[model].in_use
     }
 
-    /// Bytes that eager models need at least, all together.
+    /// Least bytes that all eager models need together.
     pub fn eager_least(&self) -> u64 {
         let eager = self
             .accounts

@@ -1,34 +1,68 @@
-//! What the configuration says of models, checked before anything is loaded.
+//! Checks the configured models before any is loaded.
 
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Declared, DeclaredAdapter, DeviceOptions, LoadPolicy, ModelGroup, ModelRole, RegistryError,
-    accounts::Accounts, budget::Terms, residency::Group,
+    accounts::{Accounts, DeviceTerms},
+    budget::{MemoryNeed, ResidencyTerms},
+    error::RegistryError,
+    loader::{ModelGroup, ModelLoader},
+    model::{Declared, DeclaredAdapter, ModelRole},
+    options::DeviceOptions,
 };
-use crate::backend::AdapterIndex;
+use crate::{backend::AdapterIndex, config::LoadPolicy, model::spec::Precision};
 
-/// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
-/// model needs must be known; for the others there is time.
-pub(super) fn terms(group: &ModelGroup, device: &DeviceOptions) -> Result<Terms, RegistryError> {
+/// A checked group of ids that is loaded and unloaded as one model.
+pub(super) struct DeclaredGroup {
+    /// Index of the device that it is loaded onto.
+    pub(super) device: usize,
+    /// The configured precision.
+    pub(super) precision: Precision,
+    pub(super) loader: Box<dyn ModelLoader>,
+    /// Ids that stand for the model.
+    pub(super) members: Vec<Arc<Declared>>,
+}
+
+impl DeclaredGroup {
+    /// The first of its ids.
+    pub(super) fn name(&self) -> &str {
+        self.members.first().map_or("", |declared| declared.id.as_str())
+    }
+
+    /// Whether it is loaded when the server starts.
+    pub(super) fn is_eager(&self) -> bool {
+        let first = self.members.first();
+        first.is_some_and(|declared| declared.policy == LoadPolicy::Eager)
+    }
+}
+
+/// When a model is loaded, whether it may be evicted, and what it needs. The most eager of its ids decides, and one
+/// pinned id pins it. The need of an eager model must be known; others are read again before they are loaded.
+pub(super) fn residency_terms(
+    group: &ModelGroup,
+    devices: &[DeviceOptions],
+) -> Result<DeviceTerms, RegistryError> {
     let policy = group.policy();
     let need = match group.loader.footprint(group.precision) {
-        Ok(footprint) => Some(device.need(&footprint)),
+        Ok(footprint) => Some(MemoryNeed::new(&footprint, devices[group.device].kv_sizing())),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "a model that is not loaded yet cannot be read");
             None
         }
     };
-    Ok(Terms {
-        policy,
-        pinned: group.specs.iter().any(|spec| spec.pinned),
-        need,
+    Ok(DeviceTerms {
+        device: group.device,
+        terms: ResidencyTerms {
+            policy,
+            pinned: group.specs.iter().any(|spec| spec.pinned),
+            need,
+        },
     })
 }
 
-/// Ids with their places, in the order of the groups.
-pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryError> {
+/// Gives each id its position, in the order of the groups.
+pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<DeclaredGroup>, RegistryError> {
     let mut position = 0;
     let mut declared = Vec::with_capacity(groups.len());
     for (index, group) in groups.into_iter().enumerate() {
@@ -61,7 +95,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
             }));
             position += 1;
         }
-        declared.push(Group {
+        declared.push(DeclaredGroup {
             device: group.device,
             precision: group.precision,
             loader: group.loader,
@@ -71,7 +105,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
     Ok(declared)
 }
 
-/// The place of a role's default: the one that is named, or the first that has the role; adapters come last.
+/// Position of a role's default: the id that is named, else the first model with the role, else the first adapter with it.
 pub(super) fn default_of(
     declared: &[Arc<Declared>],
     role: ModelRole,
@@ -97,18 +131,19 @@ pub(super) fn default_of(
     }
 }
 
-/// The error when the models that are to be loaded at the start do not fit onto their device.
+/// The error that the eager models of a device do not fit into its memory budget; `None` when they do.
 pub(super) fn over_budget(
     accounts: &Accounts,
-    groups: &[Group],
-    terms: &[(usize, Terms)],
+    groups: &[DeclaredGroup],
+    terms: &[DeviceTerms],
 ) -> Option<RegistryError> {
     let (device, ledger) = accounts.over_budget()?;
     let eager = groups
         .iter()
         .zip(terms)
-        .filter(|(_, (on, terms))| *on == device && terms.policy == LoadPolicy::Eager);
-    let models = eager.filter_map(|(group, (_, terms))| Some((group.name().to_owned(), terms.need?.least())));
+        .filter(|(_, placed)| placed.device == device && placed.terms.policy == LoadPolicy::Eager);
+    let models =
+        eager.filter_map(|(group, placed)| Some((group.name().to_owned(), placed.terms.need?.least())));
     Some(RegistryError::OverBudget {
         needed: ledger.eager_least(),
         budget: ledger.budget(),

@@ -1,8 +1,8 @@
-//! Why models cannot be loaded, or found.
+//! Why a model cannot be loaded, or found.
 
 use std::{fmt, path::PathBuf};
 
-use super::ModelRole;
+use super::model::ModelRole;
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     guard::GuardError,
@@ -15,16 +15,16 @@ use crate::{
 /// Why the registry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// Nothing to serve.
+    /// No model is configured.
     #[error("no models are configured: name at least one (--model ID=PATH)")]
     NoModels,
-    /// An id stands for two models.
+    /// Two models have the same id.
     #[error("model id `{0}` is configured twice")]
     DuplicateId(String),
-    /// A name stands for two policies.
+    /// Two policies have the same name.
     #[error("policy `{0}` is configured twice")]
     DuplicatePolicy(String),
-    /// There is nothing to compute on.
+    /// There is no device to load models onto.
     #[error("there is no device to load models onto")]
     NoDevices,
     /// A model names a device that there is not.
@@ -37,31 +37,31 @@ pub enum RegistryError {
         /// The devices that there are.
         known: Vec<String>,
     },
-    /// An adapter's base is no model of its own.
+    /// The base of an adapter is not a configured model.
     #[error("adapter `{id}`: its base `{base}` is not a configured model")]
     UnknownBase {
-        /// The adapter's id.
+        /// Model id of the adapter.
         id: String,
-        /// The base's.
+        /// Model id of the base.
         base: String,
     },
     /// An id has no role.
     #[error("model `{0}` has no role: it must be a target, a guard or both")]
     NoRole(String),
-    /// A default names no model of that role.
+    /// The default of a role does not name a model with that role.
     #[error("the default {role} `{id}` is not a configured {role}")]
     UnknownDefault {
-        /// `target` or `guard`.
+        /// Name of the role: `target`, `guard` or `quality`.
         role: &'static str,
-        /// The id.
+        /// Model id.
         id: String,
     },
     /// The path does not exist or cannot be read.
     #[error("model `{id}`: {path}: {source}")]
     Unreadable {
-        /// The id.
+        /// Model id.
         id: String,
-        /// Its path.
+        /// Path of the model.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -69,7 +69,7 @@ pub enum RegistryError {
     /// The weights could not be loaded.
     #[error("model `{id}`: {source}")]
     Load {
-        /// The id.
+        /// Model id.
         id: String,
         /// Which file and field.
         source: LoadError,
@@ -77,7 +77,7 @@ pub enum RegistryError {
     /// The tokenizer could not be loaded.
     #[error("model `{id}`: {source}")]
     Tokenizer {
-        /// The id.
+        /// Model id.
         id: String,
         /// What is wrong.
         source: TokenizerError,
@@ -85,7 +85,7 @@ pub enum RegistryError {
     /// The chat template could not be compiled.
     #[error("model `{id}`: {source}")]
     Template {
-        /// The id.
+        /// Model id.
         id: String,
         /// What is wrong.
         source: TemplateError,
@@ -93,20 +93,20 @@ pub enum RegistryError {
     /// The model cannot serve as a guard.
     #[error("model `{id}`: {source}")]
     Guard {
-        /// The id.
+        /// Model id.
         id: String,
         /// Why.
         source: GuardError,
     },
-    /// A model with the role `quality` is none that judges translations.
+    /// A model has the role `quality` but is not a quality estimator.
     #[error(
-        "model `{id}`: it has the role quality, but {path} is no folder of a quality estimator (its config.json names \
-         none in architectures)"
+        "model `{id}`: it has the role quality, but {path} is not the folder of a quality estimator (the architectures \
+         in its config.json name none)"
     )]
     NoEstimator {
-        /// The id.
+        /// Model id.
         id: String,
-        /// Its path.
+        /// Path of the model.
         path: PathBuf,
     },
     /// A quality estimator was given another role.
@@ -114,24 +114,24 @@ pub enum RegistryError {
         "model `{id}` is a quality estimator ({kind}): its role can only be quality, and it takes no adapters"
     )]
     OnlyEstimator {
-        /// The id.
+        /// Model id.
         id: String,
-        /// What it is.
+        /// Kind of the estimator.
         kind: &'static str,
     },
     /// A thread of the engine, or for a load, could not be started.
     #[error("a thread could not be started: {0}")]
     Engine(std::io::Error),
-    /// The engine did not take the model.
-    #[error("the engine did not take the model: {0}")]
+    /// The engine refused the model.
+    #[error("the engine refused the model: {0}")]
     NotTaken(#[from] AddModelError),
-    /// Loading ended in a panic.
+    /// Loading the model panicked.
     #[error("model `{id}`: loading it stopped unexpectedly")]
     LoadPanicked {
-        /// The id.
+        /// Model id.
         id: String,
     },
-    /// The models that are loaded at the start do not fit into the budget.
+    /// The eager models do not fit into the memory budget.
     #[error(
         "the models to load at the start need {}, {} more than the memory budget of {}: {}; load some of them \
          lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, or raise memory.budget",
@@ -140,23 +140,23 @@ pub enum RegistryError {
     OverBudget {
         /// Bytes for all of them, with the smallest KV pools.
         needed: u64,
-        /// Bytes there are.
+        /// Bytes of the memory budget.
         budget: u64,
-        /// Each with what it needs.
+        /// Each eager model with the bytes that it needs.
         models: Vec<(String, u64)>,
     },
     /// There is no room for the model.
     #[error("model `{id}`: {shortage}")]
     Memory {
-        /// The id.
+        /// Model id.
         id: String,
-        /// The numbers.
+        /// What it needs and what is free.
         shortage: MemoryShortage,
     },
     /// The guard's policy prefix could not be queued.
     #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
     PrefixRefused {
-        /// The id.
+        /// Model id.
         id: String,
         /// Why.
         source: SubmitError,
@@ -164,7 +164,7 @@ pub enum RegistryError {
     /// The guard's policy prefix could not be computed.
     #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
     PrefixFailed {
-        /// The id.
+        /// Model id.
         id: String,
         /// Why.
         source: SequenceError,
@@ -178,12 +178,12 @@ pub struct MemoryShortage {
     pub needed: u64,
     /// Bytes that are free.
     pub available: u64,
-    /// Bytes that there are for models.
+    /// Bytes of the memory budget.
     pub budget: u64,
-    /// Models in memory that are not pinned, each by its first id: unloading some of them makes room.
+    /// Models in memory that are not pinned, each by its first id. Unloading some of them makes room.
     pub could_unload: Vec<String>,
-    /// Models that may be evicted are only busy: there can be room soon.
-    pub passing: bool,
+    /// Whether there would be room if the models that may be evicted were idle, so that a later try may succeed.
+    pub is_temporary: bool,
 }
 
 impl fmt::Display for MemoryShortage {
@@ -203,7 +203,7 @@ impl fmt::Display for MemoryShortage {
             human_bytes(*budget)
         )?;
         if could_unload.is_empty() {
-            write!(f, ", and nothing that is not pinned could be unloaded")
+            write!(f, ", and all other models in memory are pinned")
         } else {
             write!(f, "; unloading could help: {}", could_unload.join(", "))
         }
@@ -222,23 +222,23 @@ fn shown(models: &[(String, u64)]) -> String {
 pub enum LoadFailure {
     /// There is no room for it.
     Memory(MemoryShortage),
-    /// Something is wrong with it: what, for whoever runs the server.
+    /// The model or its files are broken. The text is for the operator of the server.
     Broken(String),
-    /// The server is going away.
+    /// The server is shutting down.
     Closed,
 }
 
-/// Why a load that somebody asked for came to nothing.
+/// Why a requested load did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadRefusal {
-    /// It was tried.
+    /// The load failed.
     Failed(LoadFailure),
-    /// The model is in memory, or on its way there, and computes otherwise.
+    /// The model is in memory, or being loaded, in another precision.
     Precision {
-        /// How.
+        /// The precision that it has.
         has: Precision,
-        /// How it was asked for.
-        asked: Precision,
+        /// The precision that was requested.
+        requested: Precision,
     },
 }
 
@@ -276,41 +276,41 @@ impl From<LoadFailure> for LookupError {
     }
 }
 
-/// No policy has this name.
+/// The requested policy is not configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownPolicy {
-    /// The closest name, when one is close.
+    /// The name with the most similar spelling, if one is similar.
     pub did_you_mean: Option<String>,
 }
 
 /// Why a request's model cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupError {
-    /// No such id.
+    /// No configured model has this id.
     NotFound {
-        /// The closest id, when one is close.
+        /// The id with the most similar spelling, if one is similar.
         did_you_mean: Option<String>,
     },
-    /// The request names no model and no model has this role.
+    /// The request names no model, and no model has this role.
     NoDefault {
         /// The role that was needed.
         needs: ModelRole,
     },
-    /// The model is not configured for this.
+    /// The model does not have the role that the request needs.
     RoleMissing {
-        /// What it is configured for.
+        /// The roles that it has.
         has: Vec<ModelRole>,
-        /// What was needed.
+        /// The role that is needed.
         needs: ModelRole,
     },
     /// Its model is not in memory, and requests do not load it.
     NotLoaded,
     /// Its model could not be loaded.
     LoadFailed,
-    /// Its model is on its way out of memory.
+    /// Its model is being unloaded.
     Unloading,
     /// There is no room for its model.
     Memory(MemoryShortage),
-    /// It is not in memory, and the server is going away.
+    /// Its model is not in memory, and the server is shutting down.
     Closed,
 }

@@ -1,4 +1,4 @@
-//! Where models come from: files, or what a test makes up.
+//! Loads models: from files, or, in tests, from wherever a [`ModelLoader`] takes them.
 
 use std::{
     collections::BTreeSet,
@@ -6,62 +6,64 @@ use std::{
     sync::Arc,
 };
 
-use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
+use super::{
+    error::RegistryError,
+    model::{ModelRole, ModelSpec},
+};
 use crate::{
     backend::{Backend, BatchLimits, Footprint, LoadOptions, LoadedModel},
+    config::LoadPolicy,
     digest,
-    model::{
-        LoadError,
-        spec::{Precision, PrecisionChoice},
-    },
+    model::{LoadError, spec::Precision, spec::PrecisionChoice},
     quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
 };
 
-/// A model in memory, in parts.
+/// The parts of a model that has been read into memory.
 pub struct OpenedModel {
     /// Weights and KV pool.
     pub loaded: LoadedModel,
-    /// Its tokenizer.
+    /// Turns text into its tokens.
     pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template; base models have none.
+    /// Its chat template; `None` for base models.
     pub template: Option<Arc<ChatTemplate>>,
     /// `sha256:<hex>` of the weights.
     pub digest: String,
-    /// The same of each adapter, in the order of [`LoadedModel::adapters`].
+    /// `sha256:<hex>` of each adapter, in the order of [`LoadedModel::adapters`].
     pub adapter_digests: Vec<String>,
-    /// Which quality estimator it is, when it is one.
+    /// Its kind, if it is a quality estimator.
     pub estimator: Option<EstimatorKind>,
 }
 
-/// Opens one model, as often as it is loaded.
+/// Opens one model, each time that it is loaded.
 pub trait ModelLoader: Send + Sync {
-    /// What it will take when it computes so; reads headers only.
+    /// What the model will take in this precision. Reads headers only.
     fn footprint(&self, precision: Precision) -> Result<Footprint, RegistryError>;
 
-    /// Reads everything; `kv_bytes` is the size of its KV pool.
+    /// Reads the model; `kv_bytes` is the size of its KV pool in bytes.
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError>;
 
-    /// How it computes when it is asked to compute so: not all models have all precisions.
-    fn effective(&self, asked: Precision) -> Precision {
-        asked
+    /// The precision in which the model computes when this one is requested. Not all models have all precisions.
+    fn effective(&self, requested: Precision) -> Precision {
+        requested
     }
 }
 
-/// A model with its adapters, and the ids that stand for them: they are loaded and unloaded together.
+/// A model with its adapters, and the ids that stand for them. They are loaded and unloaded together.
 pub struct ModelGroup {
-    /// At least one. Those with a base are adapters: one for each path, in the order in which the paths first appear.
+    /// The ids; at least one. Those with a base are adapters: one for each path, in the order in which the paths first
+    /// appear.
     pub specs: Vec<ModelSpec>,
     /// Index of the device that it is loaded onto.
     pub device: usize,
-    /// How it computes, unless a load asks for something else.
+    /// The precision in which it computes, unless a load names another.
     pub precision: Precision,
-    /// Opens it.
+    /// Opens the model.
     pub loader: Box<dyn ModelLoader>,
 }
 
 impl ModelGroup {
-    /// The most eager of its ids decides when it is loaded.
+    /// When it is loaded: as the most eager of its ids demands.
     pub(super) fn policy(&self) -> LoadPolicy {
         let policy = self.specs.iter().map(|spec| spec.load).max();
         policy.unwrap_or(LoadPolicy::Manual)
@@ -70,7 +72,7 @@ impl ModelGroup {
 
 /// A model on disk.
 struct ModelFile {
-    /// The first of its ids, for errors.
+    /// The first of its ids, which errors name.
     id: String,
     path: PathBuf,
     adapters: Vec<AdapterFile>,
@@ -82,7 +84,7 @@ struct ModelFile {
 
 /// An adapter on disk.
 struct AdapterFile {
-    /// The first of its ids, for errors.
+    /// The first of its ids, which errors name.
     id: String,
     path: PathBuf,
 }
@@ -92,7 +94,7 @@ impl ModelFile {
         self.adapters.iter().map(|adapter| adapter.path.clone()).collect()
     }
 
-    /// With the id that is to blame.
+    /// The error with the id of the model or adapter that causes it.
     fn load_error(&self, source: LoadError) -> RegistryError {
         let adapter = match &source {
             LoadError::Adapter { path, .. } => self.adapters.iter().find(|adapter| adapter.path == *path),
@@ -113,9 +115,10 @@ impl ModelLoader for ModelFile {
             max_context: self.max_context,
             precision,
         };
+        let adapters = self.adapter_paths();
         let footprint = self
             .backend
-            .footprint(&self.path, &self.adapter_paths(), &options, self.batch);
+            .footprint(&self.path, &adapters, &options, self.batch);
         footprint.map_err(|source| self.load_error(source))
     }
 
@@ -149,60 +152,77 @@ impl ModelLoader for ModelFile {
         })
     }
 
-    fn effective(&self, asked: Precision) -> Precision {
-        self.backend.effective_precision(&self.path, asked)
+    fn effective(&self, requested: Precision) -> Precision {
+        self.backend.effective_precision(&self.path, requested)
     }
 }
 
-/// How models are read and where they are loaded.
-pub(super) struct Placement<'a> {
-    /// Upper limit on context windows, in tokens.
+/// How models are read, and which devices there are for them.
+pub(super) struct Placement {
+    /// Upper limit on the context window, in tokens.
     pub(super) max_context: Option<usize>,
-    /// The precision of models that say nothing of it.
+    /// The choice for models that name no precision.
     pub(super) precision: PrecisionChoice,
-    /// The devices, each with the largest batches that it is given; a model that names none is loaded onto the first.
-    pub(super) devices: &'a [(Arc<dyn Backend>, BatchLimits)],
+    /// The devices. A model that names none is loaded onto the first.
+    pub(super) devices: Vec<PlacementDevice>,
 }
 
-impl Placement<'_> {
-    /// The device that a model is loaded onto.
+/// A device that models can be loaded onto.
+pub(super) struct PlacementDevice {
+    pub(super) backend: Arc<dyn Backend>,
+    /// The largest batches that its engine makes.
+    pub(super) batch: BatchLimits,
+}
+
+impl Placement {
+    /// Index of the device that a model is loaded onto.
     fn device_of(&self, spec: &ModelSpec) -> Result<usize, RegistryError> {
-        let names = || self.devices.iter().map(|(backend, _)| &backend.device().name);
-        let found = match &spec.device {
-            None => (!self.devices.is_empty()).then_some(0),
-            Some(name) => names().position(|known| known == name),
+        let names = || self.devices.iter().map(|device| &device.backend.device().name);
+        let Some(device) = &spec.device else {
+            return if self.devices.is_empty() {
+                Err(RegistryError::NoDevices)
+            } else {
+                Ok(0)
+            };
         };
+        let found = names().position(|known| known == device);
         found.ok_or_else(|| RegistryError::UnknownDevice {
             id: spec.id.clone(),
-            device: spec.device.clone().unwrap_or_default(),
+            device: device.clone(),
             known: names().cloned().collect(),
         })
     }
 }
 
-/// One group per file, device and precision, however many ids stand for it; adapters join their base's.
-pub(super) fn group(
-    models: Vec<ModelSpec>,
-    placement: &Placement<'_>,
-) -> Result<Vec<ModelGroup>, RegistryError> {
+/// A group that is being put together.
+struct FileGroup {
+    specs: Vec<ModelSpec>,
+    device: usize,
+    precision: Precision,
+    file: ModelFile,
+}
+
+/// Puts models into groups: one for each file, device and precision, however many ids stand for it. Adapters join the group
+/// of their base.
+pub(super) fn group(models: Vec<ModelSpec>, placement: &Placement) -> Result<Vec<ModelGroup>, RegistryError> {
     let mut groups: Vec<FileGroup> = Vec::new();
     let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
     for spec in &mut models {
         spec.path = canonical(spec)?;
         spec.precision.get_or_insert(placement.precision);
     }
-    let judging = judging(&models, &adapters);
+    let judging = automatic_guards(&models, &adapters);
     for spec in models {
-        let device = placement.device_of(&spec)?;
-        let (backend, batch) = &placement.devices[device];
+        let index = placement.device_of(&spec)?;
+        let PlacementDevice { backend, batch } = &placement.devices[index];
         let best = match judging.contains(&spec.path) {
             true => backend.device().best_for_judging,
             false => backend.device().best_for_answering,
         };
-        let asked = spec.precision.unwrap_or(placement.precision).or(best);
-        let precision = backend.effective_precision(&spec.path, asked);
+        let requested = spec.precision.unwrap_or(placement.precision).or(best);
+        let precision = backend.effective_precision(&spec.path, requested);
         let same = |group: &&mut FileGroup| {
-            group.file.path == spec.path && group.device == device && group.precision == precision
+            group.file.path == spec.path && group.device == index && group.precision == precision
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.specs.push(spec),
@@ -217,7 +237,7 @@ pub(super) fn group(
                     batch: *batch,
                 },
                 specs: vec![spec],
-                device,
+                device: index,
                 precision,
             }),
         }
@@ -232,13 +252,9 @@ pub(super) fn group(
                 base: spec.base.unwrap_or_default(),
             });
         };
-        if group
-            .file
-            .adapters
-            .iter()
-            .all(|adapter| adapter.path != spec.path)
-        {
-            group.file.adapters.push(AdapterFile {
+        let adapters = &mut group.file.adapters;
+        if adapters.iter().all(|adapter| adapter.path != spec.path) {
+            adapters.push(AdapterFile {
                 id: spec.id.clone(),
                 path: spec.path.clone(),
             });
@@ -257,17 +273,9 @@ pub(super) fn group(
     Ok(groups.into_iter().map(boxed).collect())
 }
 
-/// A [`ModelGroup`] while it is put together.
-struct FileGroup {
-    specs: Vec<ModelSpec>,
-    device: usize,
-    precision: Precision,
-    file: ModelFile,
-}
-
-/// Files whose precision is left to the server, and which judge by one of the ids that leave it so, or by an adapter of
-/// one: all such ids of a file compute alike, so that they share its weights.
-fn judging(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
+/// Files with an id whose precision is automatic and that is a guard, or has an adapter that is one. All ids of such a
+/// file whose precision is automatic get that of guards, so that they share the file's weights.
+fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
     let judges = |spec: &ModelSpec| spec.roles.contains(&ModelRole::Guard);
     let automatic = models
         .iter()
@@ -281,7 +289,7 @@ fn judging(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
     judging.map(|spec| spec.path.clone()).collect()
 }
 
-/// A quality estimator can do nothing else, and nothing else can do what it does.
+/// A quality estimator has only that role, and no other model has it.
 fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
     for spec in specs {
         match file.estimator {
@@ -323,8 +331,8 @@ fn digest_for(id: &str, path: &Path) -> Result<String, RegistryError> {
     digest_of(path).map_err(|source| unreadable(id, path, source))
 }
 
-/// Of a file: its SHA-256. Of a folder: the SHA-256 over the names and digests of its configuration and
-/// weights, in the order of their names.
+/// For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
+/// order of their names.
 fn digest_of(path: &Path) -> std::io::Result<String> {
     if !path.is_dir() {
         return digest::of_file(path);
@@ -427,11 +435,14 @@ mod tests {
             sequences: 1,
             tokens: 1,
         };
-        let device = |device| (Arc::new(device) as Arc<dyn Backend>, batch);
+        let device = |device| PlacementDevice {
+            backend: Arc::new(device),
+            batch,
+        };
         let placement = Placement {
             max_context: None,
             precision: PrecisionChoice::Auto,
-            devices: &devices.into_iter().map(device).collect::<Vec<_>>(),
+            devices: devices.into_iter().map(device).collect(),
         };
         group(models, &placement)
     }
@@ -480,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_one_file_share_a_model_when_they_compute_alike() {
+    fn ids_of_one_file_share_a_model_when_they_have_the_same_precision() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let spec = |id, precision| spec(id, file.path(), precision);
         let adapter = ModelSpec {
@@ -501,12 +512,12 @@ mod tests {
     }
 
     #[test]
-    fn guards_that_leave_it_to_the_server_compute_in_bf16_where_there_are_tiles() {
+    fn guards_with_automatic_precision_compute_in_bf16_where_there_are_tiles() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = tempfile::NamedTempFile::new().unwrap();
         let models = || {
             vec![
-                // One file by two ids: the guard decides for both, and they are one model.
+                // Two ids of one file: the guard decides for both, and they are one model.
                 spec("target", file.path(), None),
                 guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
                 spec("alone", other.path(), None),
@@ -527,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_stays_and_decides_for_nobody_else() {
+    fn a_configured_precision_is_kept_and_decides_for_no_other_id() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let models = vec![
             spec("target", file.path(), None),
@@ -541,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_judges_makes_its_base_compute_as_a_guard() {
+    fn an_adapter_that_is_a_guard_makes_its_base_compute_as_one() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let models = |roles| {
             let adapter = ModelSpec {
@@ -561,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn estimators_have_no_int8_to_differ_in() {
+    fn estimators_in_int8_and_f32_are_one_model() {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"architectures": ["UnifiedMetric"]}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();

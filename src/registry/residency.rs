@@ -1,8 +1,9 @@
-//! Models between disk and memory: loading with the first request or when asked, making room, unloading. Loads
-//! run on threads of their own; the engine's steps go on meanwhile.
+//! Loads, evicts and unloads models: at the first request or when a caller requests it. Loads run on threads of their own,
+//! while the engine's steps go on.
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -10,91 +11,77 @@ use std::{
 };
 
 use super::{
-    Declared, Lease, LoadFailure, LoadPolicy, LookupError, MemoryShortage, ModelEntry, ModelLoader,
-    RegistryError,
-    accounts::{Accounts, DeviceMemory},
+    accounts::Accounts,
     assemble::install,
-    budget::{Need, Shortage},
+    budget::{MemoryNeed, Shortage},
+    declare::DeclaredGroup,
     device::Device,
-    state::{Phase, States},
+    error::{LoadFailure, LookupError, MemoryShortage, RegistryError},
+    model::{Declared, ModelEntry},
+    state::{ModelStates, Phase, StateWatch},
     stats::record_memory,
 };
-use crate::{backend::Footprint, guard::Policy, model::spec::Precision};
+use crate::{backend::Footprint, config::LoadPolicy, guard::Policy, model::spec::Precision};
 
-/// How long a load waits for a model that may be evicted to become idle.
+/// How long a load waits for a busy model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A model that is loaded and unloaded as one.
-pub(super) struct Group {
-    /// Index of the device that it is loaded onto.
-    pub(super) device: usize,
-    /// How it computes as configured.
-    pub(super) precision: Precision,
-    pub(super) loader: Box<dyn ModelLoader>,
-    /// Ids that stand for it.
-    pub(super) members: Vec<Arc<Declared>>,
-}
-
-impl Group {
-    /// The first of its ids.
-    pub(super) fn name(&self) -> &str {
-        self.members.first().map_or("", |declared| declared.id.as_str())
-    }
-
-    /// Loaded when the server starts.
-    pub(super) fn is_eager(&self) -> bool {
-        let first = self.members.first();
-        first.is_some_and(|declared| declared.policy == LoadPolicy::Eager)
-    }
-}
-
-/// What requests, loads and unloads share.
-pub(super) struct Core {
-    pub(super) groups: Vec<Group>,
-    /// By name.
+/// Which models are in memory. Requests, loads and unloads share it.
+pub(super) struct Residency {
+    pub(super) groups: Vec<DeclaredGroup>,
+    /// Policies by name.
     pub(super) policies: BTreeMap<String, Arc<Policy>>,
     pub(super) devices: Vec<Device>,
-    pub(super) states: States,
-    inner: Mutex<Inner>,
-    /// Told when a use ends and when a phase changes.
+    pub(super) states: ModelStates,
+    state: Mutex<ResidencyState>,
+    /// Notified when a lease ends and when a phase changes.
     pub(super) changed: Condvar,
-    /// Who makes room does so alone: else two could count on the same memory.
+    /// Held while room is made for a model. Otherwise two loads could count on the same memory.
     making_room: Mutex<()>,
 }
 
-pub(super) struct Inner {
+/// What changes while models come and go.
+pub(super) struct ResidencyState {
     pub(super) accounts: Accounts,
-    pub(super) places: Vec<Place>,
+    /// One slot for each group.
+    pub(super) slots: Vec<ModelSlot>,
     pub(super) draining: bool,
 }
 
-/// Where a model stands.
-pub(super) struct Place {
+/// A load that failed.
+pub(super) struct FailedLoad {
+    /// Number of the load.
+    pub(super) attempt: u64,
+    pub(super) failure: LoadFailure,
+}
+
+/// What is known of one model.
+pub(super) struct ModelSlot {
     pub(super) phase: Phase,
-    /// How it computes, or will with a load that names no precision.
+    /// The precision in which it computes, or will after a load that names none.
     pub(super) precision: Precision,
-    /// How it is to compute after the load that is under way; a load that fails changes nothing.
-    pub(super) coming: Precision,
-    /// Loads that were begun.
+    /// The precision after the load that is under way. A load that fails does not change `precision`.
+    pub(super) next_precision: Precision,
+    /// Number of loads that were begun.
     pub(super) attempts: u64,
-    /// The server is not ready before it has been loaded.
-    pub(super) awaited: bool,
-    /// The last load that failed, by its number.
-    pub(super) failure: Option<(u64, LoadFailure)>,
-    /// One entry for each id, in the order of the group's members; empty while it is not in memory.
+    /// Whether the server waits for its first load before it is ready.
+    pub(super) required_at_start: bool,
+    /// The last load, if it failed.
+    pub(super) failure: Option<FailedLoad>,
+    /// One entry for each id, in the order of the group's members; empty while the model is not in memory.
     pub(super) entries: Vec<Arc<ModelEntry>>,
 }
 
-/// What a request for a model comes to at this moment.
-enum Attempt {
+/// Whether a request can use its model at this moment.
+enum LeaseAttempt {
     Leased(Lease),
-    /// It is on its way: the load of this number, or one that can begin when it has gone.
+    /// The model is being loaded, by the load of this number, or unloaded, after which a load can begin.
     Wait(Option<u64>),
 }
 
-impl Core {
+impl Residency {
     pub(super) fn new(
-        groups: Vec<Group>,
+        groups: Vec<DeclaredGroup>,
         policies: BTreeMap<String, Arc<Policy>>,
         accounts: Accounts,
         devices: Vec<Device>,
@@ -104,25 +91,25 @@ impl Core {
             group_of.push((member.position, member.group));
         }
         group_of.sort_unstable();
-        let place = |group: &Group| {
-            let awaited = group.is_eager();
+        let slot = |group: &DeclaredGroup| {
+            let is_eager = group.is_eager();
             let precision = group.precision;
-            Place {
+            ModelSlot {
                 precision,
-                coming: precision,
-                // Its load begins soon.
-                phase: if awaited { Phase::Loading } else { Phase::Unloaded },
+                next_precision: precision,
+                // The load of an eager model begins soon.
+                phase: if is_eager { Phase::Loading } else { Phase::Unloaded },
                 attempts: 0,
-                awaited,
+                required_at_start: is_eager,
                 failure: None,
                 entries: Vec::new(),
             }
         };
-        let core = Self {
-            states: States::new(group_of.into_iter().map(|(_, group)| group).collect()),
-            inner: Mutex::new(Inner {
+        let residency = Self {
+            states: ModelStates::new(group_of.into_iter().map(|(_, group)| group).collect()),
+            state: Mutex::new(ResidencyState {
                 accounts,
-                places: groups.iter().map(place).collect(),
+                slots: groups.iter().map(slot).collect(),
                 draining: false,
             }),
             groups,
@@ -131,131 +118,148 @@ impl Core {
             changed: Condvar::new(),
             making_room: Mutex::new(()),
         };
-        core.refresh(&core.inner());
-        core
+        residency.refresh(&residency.state());
+        residency
     }
 
-    /// Nothing panics while it holds the lock in the middle of a change.
-    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the state. A poisoned lock is used all the same, because no code panics in the middle of a change.
+    pub(super) fn state(&self) -> MutexGuard<'_, ResidencyState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refresh(&self, inner: &Inner) {
-        let phases: Vec<Phase> = inner.places.iter().map(|place| place.phase).collect();
-        self.states.refresh(&phases, inner.draining);
-        record_memory(inner.accounts.budget(), inner.accounts.taken());
+    /// Publishes the phases of all models and the memory that they take.
+    fn refresh(&self, state: &ResidencyState) {
+        let phases: Vec<Phase> = state.slots.iter().map(|slot| slot.phase).collect();
+        self.states.refresh(&phases, state.draining);
+        record_memory(state.accounts.budget(), state.accounts.taken());
         self.changed.notify_all();
     }
 
-    /// Watches from a moment between two changes.
-    pub(super) fn watch(&self) -> super::StateWatch {
-        let _inner = self.inner();
+    /// The states at a moment between two changes, and the changes from then on.
+    pub(super) fn watch(&self) -> StateWatch {
+        let _state = self.state();
         self.states.watch()
     }
 
-    /// The model behind an id, in memory and kept there until the lease is dropped. Waits while it is on its
-    /// way; a lazy one is sent for.
+    /// A lease on the model behind an id. Waits while the model is being loaded; a lazy one is loaded for the request.
     pub(super) async fn acquire(self: &Arc<Self>, declared: &Declared) -> Result<Lease, LookupError> {
         let mut states = self.states.subscribe();
         let mut awaited = None;
         loop {
-            match self.attempt(declared, awaited)? {
-                Attempt::Leased(lease) => return Ok(lease),
-                Attempt::Wait(load) => awaited = load,
+            match self.try_lease(declared, awaited)? {
+                LeaseAttempt::Leased(lease) => return Ok(lease),
+                LeaseAttempt::Wait(load) => awaited = load,
             }
-            tracing::debug!(model = declared.id.as_str(), "waits until the model is in memory");
+            tracing::debug!(
+                model = declared.id.as_str(),
+                "a request waits until the model is in memory"
+            );
             if states.changed().await.is_err() {
                 return Err(LookupError::Closed);
             }
         }
     }
 
-    fn attempt(self: &Arc<Self>, declared: &Declared, awaited: Option<u64>) -> Result<Attempt, LookupError> {
-        let mut inner = self.inner();
-        let place = &inner.places[declared.group];
+    /// A lease, if the model is in memory. `awaited` is the number of the load that the request has waited for.
+    fn try_lease(
+        self: &Arc<Self>,
+        declared: &Declared,
+        awaited: Option<u64>,
+    ) -> Result<LeaseAttempt, LookupError> {
+        let mut state = self.state();
+        let slot = &state.slots[declared.group];
         let lazy = declared.policy == LoadPolicy::Lazy;
-        match place.phase {
+        match slot.phase {
             Phase::Ready => {
-                let entry = place.entries.iter().find(|entry| entry.id == declared.id);
+                let entry = slot.entries.iter().find(|entry| entry.id == declared.id);
                 let entry = Arc::clone(entry.ok_or(LookupError::NotLoaded)?);
-                inner.accounts.enter(declared.group);
-                Ok(Attempt::Leased(Lease {
+                state.accounts.begin_use(declared.group);
+                Ok(LeaseAttempt::Leased(Lease {
                     entry,
-                    core: Arc::clone(self),
+                    residency: Arc::clone(self),
                 }))
             }
-            Phase::Loading if inner.draining => Err(LookupError::Closed),
-            Phase::Loading => Ok(Attempt::Wait(Some(place.attempts))),
-            Phase::Draining if lazy && !inner.draining => Ok(Attempt::Wait(None)),
+            Phase::Loading if state.draining => Err(LookupError::Closed),
+            Phase::Loading => Ok(LeaseAttempt::Wait(Some(slot.attempts))),
+            Phase::Draining if lazy && !state.draining => Ok(LeaseAttempt::Wait(None)),
             Phase::Draining => Err(LookupError::Unloading),
             Phase::Broken => Err(LookupError::LoadFailed),
-            Phase::Unloaded => match &place.failure {
-                Some((attempt, failure)) if awaited == Some(*attempt) => Err(failure.clone().into()),
-                _ if inner.draining => Err(LookupError::Closed),
+            Phase::Unloaded => match &slot.failure {
+                Some(failed) if awaited == Some(failed.attempt) => Err(failed.failure.clone().into()),
+                _ if state.draining => Err(LookupError::Closed),
                 _ if lazy => {
-                    let precision = place.precision;
-                    let attempt = self.begin(&mut inner, declared.group, precision);
-                    Ok(Attempt::Wait(Some(attempt)))
+                    let precision = slot.precision;
+                    let attempt = self.begin_load(&mut state, declared.group, precision);
+                    Ok(LeaseAttempt::Wait(Some(attempt)))
                 }
                 _ => Err(LookupError::NotLoaded),
             },
         }
     }
 
-    /// Starts a load; returns its number.
-    pub(super) fn begin(self: &Arc<Self>, inner: &mut Inner, group: usize, precision: Precision) -> u64 {
-        let place = &mut inner.places[group];
-        place.coming = precision;
-        place.phase = Phase::Loading;
-        place.attempts += 1;
-        let attempt = place.attempts;
-        self.refresh(inner);
-        let core = Arc::clone(self);
+    /// Begins a load on a thread of its own, and returns the number of the load.
+    pub(super) fn begin_load(
+        self: &Arc<Self>,
+        state: &mut ResidencyState,
+        group: usize,
+        precision: Precision,
+    ) -> u64 {
+        let slot = &mut state.slots[group];
+        slot.next_precision = precision;
+        slot.phase = Phase::Loading;
+        slot.attempts += 1;
+        let attempt = slot.attempts;
+        self.refresh(state);
+        let residency = Arc::clone(self);
         let thread = thread::Builder::new().name("model-load".to_owned());
-        // What it logs belongs to the call that asked for it.
+        // Its log lines belong to the call that requested the load.
         let span = tracing::Span::current();
-        if let Err(error) = thread.spawn(move || span.in_scope(|| core.run(group))) {
-            self.failed(inner, group, &RegistryError::Engine(error));
+        if let Err(error) = thread.spawn(move || span.in_scope(|| residency.run_load(group))) {
+            self.load_failed(state, group, &RegistryError::Engine(error));
         }
         attempt
     }
 
-    /// A load on its own thread.
-    fn run(&self, group: usize) {
+    /// Loads a model and logs the result. Runs on a thread of its own.
+    fn run_load(&self, group: usize) {
         let began = Instant::now();
         let name = self.groups[group].name();
-        match catch_unwind(AssertUnwindSafe(|| self.make(group))) {
+        match catch_unwind(AssertUnwindSafe(|| self.load_now(group))) {
             Ok(Ok(())) => {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::info!(model = name, seconds, "loaded");
             }
             Ok(Err(error)) => {
                 tracing::error!(model = name, error = %error, "could not be loaded");
-                self.failed(&mut self.inner(), group, &error);
+                self.load_failed(&mut self.state(), group, &error);
             }
             Err(_) => {
                 tracing::error!(model = name, "loading it panicked");
                 let error = RegistryError::LoadPanicked { id: name.to_owned() };
-                self.failed(&mut self.inner(), group, &error);
+                self.load_failed(&mut self.state(), group, &error);
             }
         }
     }
 
-    fn failed(&self, inner: &mut Inner, group: usize, error: &RegistryError) {
-        inner.accounts.release(group);
-        let place = &mut inner.places[group];
+    fn load_failed(&self, state: &mut ResidencyState, group: usize, error: &RegistryError) {
+        state.accounts.release(group);
+        let slot = &mut state.slots[group];
         let failure = LoadFailure::from(error);
-        // What lacked memory may fit later; what is broken stays so until somebody asks for another try.
-        place.phase = match failure {
+        // A model that lacked memory may fit later; a broken one stays broken until a caller requests another load.
+        slot.phase = match failure {
             LoadFailure::Broken(_) => Phase::Broken,
             LoadFailure::Memory(_) | LoadFailure::Closed => Phase::Unloaded,
         };
-        place.failure = Some((place.attempts, failure));
-        self.refresh(inner);
+        slot.failure = Some(FailedLoad {
+            attempt: slot.attempts,
+            failure,
+        });
+        self.refresh(state);
     }
 
-    pub(super) fn make(&self, group: usize) -> Result<(), RegistryError> {
-        let precision = self.inner().places[group].coming;
+    /// Loads a model on the calling thread.
+    pub(super) fn load_now(&self, group: usize) -> Result<(), RegistryError> {
+        let precision = self.state().slots[group].next_precision;
         let footprint = self.groups[group].loader.footprint(precision)?;
         let need = self.need(group, &footprint);
         let kv_bytes = self.make_room(group, need)?;
@@ -267,102 +271,113 @@ impl Core {
             .map(|adapter| adapter.resident_bytes);
         let weights = opened.loaded.weight_bytes + adapters.sum::<u64>();
         let taken = weights + opened.loaded.kv_bytes + need.scratch;
-        // As it really is: estimates are exact unless the file was changed meanwhile.
-        let settled = self.inner().accounts.take(group, taken);
-        settled.map_err(|shortage| self.shortage(group, shortage))?;
-        let (members, device) = (
-            &self.groups[group].members,
-            &self.devices[self.groups[group].device],
-        );
-        let entries = install(device, opened, members, &self.policies, need.scratch)?;
-        let mut inner = self.inner();
-        inner.accounts.settle(group);
-        let place = &mut inner.places[group];
-        place.entries = entries;
-        place.phase = Phase::Ready;
-        place.precision = precision;
-        place.awaited = false;
-        place.failure = None;
+        // Reserves what the model really takes. The estimate was exact unless the file has changed since.
+        let reserved = self.state().accounts.reserve(group, taken);
+        reserved.map_err(|shortage| self.shortage_error(group, shortage))?;
+        let members = &self.groups[group].members;
+        let entries = install(
+            self.device_of(group),
+            opened,
+            members,
+            &self.policies,
+            need.scratch,
+        )?;
+        let mut state = self.state();
+        state.accounts.mark_ready(group);
+        let slot = &mut state.slots[group];
+        slot.entries = entries;
+        slot.phase = Phase::Ready;
+        slot.precision = precision;
+        slot.required_at_start = false;
+        slot.failure = None;
         self.states.answered(group);
-        self.refresh(&inner);
+        self.refresh(&state);
         Ok(())
     }
 
-    pub(super) fn need(&self, group: usize, footprint: &Footprint) -> Need {
-        self.devices[self.groups[group].device].need(footprint)
+    /// The device that a model is loaded onto.
+    pub(super) fn device_of(&self, group: usize) -> &Device {
+        &self.devices[self.groups[group].device]
     }
 
-    /// Sets aside what a model needs; who has to go for it goes first. Returns the size of its KV pool.
-    fn make_room(&self, group: usize, need: Need) -> Result<u64, RegistryError> {
-        let _alone = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn need(&self, group: usize, footprint: &Footprint) -> MemoryNeed {
+        self.device_of(group).need(footprint)
+    }
+
+    /// Reserves the memory that a model needs, after evicting other models where that is necessary. Returns the bytes of
+    /// the model's KV pool.
+    fn make_room(&self, group: usize, need: MemoryNeed) -> Result<u64, RegistryError> {
+        let _guard = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = {
-            let mut inner = self.inner();
-            inner.accounts.set_need(group, need);
+            let mut state = self.state();
+            state.accounts.set_need(group, need);
             let began = Instant::now();
             let plan = loop {
-                let shortage = match inner.accounts.plan(group, need) {
+                let shortage = match state.accounts.plan(group, need) {
                     Ok(plan) => break plan,
                     Err(shortage) => shortage,
                 };
                 let left = BUSY_PATIENCE.saturating_sub(began.elapsed());
-                if !shortage.passing || left.is_zero() {
-                    return Err(self.shortage(group, shortage));
+                if !shortage.is_temporary || left.is_zero() {
+                    return Err(self.shortage_error(group, shortage));
                 }
-                let waited = self.changed.wait_timeout(inner, left);
-                inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+                let waited = self.changed.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             };
-            // Nobody uses them, and nobody begins to.
+            // The evicted models are idle, and from now on no request can begin to use them.
             for &evicted in &plan.evict {
-                inner.accounts.unsettle(evicted);
-                inner.places[evicted].phase = Phase::Draining;
+                state.accounts.mark_unready(evicted);
+                state.slots[evicted].phase = Phase::Draining;
             }
-            self.refresh(&inner);
+            self.refresh(&state);
             plan
         };
         for evicted in plan.evict {
-            let (gone, room_for) = (self.groups[evicted].name(), self.groups[group].name());
-            tracing::info!(model = gone, room_for, "evicted");
-            self.take_down(evicted);
+            let (model, room_for) = (self.groups[evicted].name(), self.groups[group].name());
+            tracing::info!(model, room_for, "evicted");
+            self.remove_from_memory(evicted);
         }
-        let taken = self.inner().accounts.take(group, need.fixed() + plan.kv_bytes);
-        taken.map_err(|shortage| self.shortage(group, shortage))?;
+        let bytes = need.fixed() + plan.kv_bytes;
+        let reserved = self.state().accounts.reserve(group, bytes);
+        reserved.map_err(|shortage| self.shortage_error(group, shortage))?;
         Ok(plan.kv_bytes)
     }
 
-    /// Takes a draining model out of the engine and gives its memory back to the system.
-    fn take_down(&self, group: usize) {
-        let entries = std::mem::take(&mut self.inner().places[group].entries);
+    /// Removes a draining model from the engine and releases its memory.
+    fn remove_from_memory(&self, group: usize) {
+        let entries = std::mem::take(&mut self.state().slots[group].entries);
         if let Some(entry) = entries.first() {
-            entry.resident.engine.remove_model(entry.resident.index).wait();
+            let resident = &entry.resident;
+            resident.engine.remove_model(resident.index).wait();
         }
         drop(entries);
-        let mut inner = self.inner();
-        inner.accounts.release(group);
-        inner.places[group].phase = Phase::Unloaded;
-        self.refresh(&inner);
+        let mut state = self.state();
+        state.accounts.release(group);
+        state.slots[group].phase = Phase::Unloaded;
+        self.refresh(&state);
     }
 
-    /// Unloads a model: nothing new begins; what is open may finish within `limit`, and fails then.
+    /// Unloads a model. New requests are refused; open ones may finish within `limit`, and fail after that.
     pub(super) fn unload(&self, group: usize, limit: Duration) {
-        let mut inner = self.inner();
-        // One that is on its way in or out arrives first.
-        while matches!(inner.places[group].phase, Phase::Loading | Phase::Draining) {
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        // A load or an unload that is under way ends first.
+        while matches!(state.slots[group].phase, Phase::Loading | Phase::Draining) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        match inner.places[group].phase {
+        match state.slots[group].phase {
             Phase::Ready => {}
             Phase::Broken => {
-                inner.places[group].phase = Phase::Unloaded;
-                return self.refresh(&inner);
+                state.slots[group].phase = Phase::Unloaded;
+                return self.refresh(&state);
             }
             Phase::Unloaded | Phase::Loading | Phase::Draining => return,
         }
-        inner.accounts.unsettle(group);
-        inner.places[group].phase = Phase::Draining;
-        self.refresh(&inner);
+        state.accounts.mark_unready(group);
+        state.slots[group].phase = Phase::Draining;
+        self.refresh(&state);
         let idle = self
             .changed
-            .wait_timeout_while(inner, limit, |inner| inner.accounts.in_use(group) > 0);
+            .wait_timeout_while(state, limit, |state| state.accounts.in_use(group) > 0);
         let open = idle
             .unwrap_or_else(PoisonError::into_inner)
             .0
@@ -370,92 +385,121 @@ impl Core {
             .in_use(group);
         let model = self.groups[group].name();
         if open > 0 {
-            tracing::warn!(model, open, "unloaded with work in flight");
+            tracing::warn!(model, open, "unloaded with open requests");
         }
-        self.take_down(group);
+        self.remove_from_memory(group);
         tracing::info!(model, "unloaded");
-    }
-
-    /// The memory of a device.
-    pub(super) fn memory_of(&self, device: usize) -> DeviceMemory {
-        self.inner().accounts.of_device(device)
     }
 
     /// The entry of an id whose model is in memory.
     pub(super) fn entry(&self, declared: &Declared) -> Option<Arc<ModelEntry>> {
-        let inner = self.inner();
-        let mut entries = inner.places[declared.group].entries.iter();
+        let state = self.state();
+        let mut entries = state.slots[declared.group].entries.iter();
         entries.find(|entry| entry.id == declared.id).cloned()
     }
 
-    pub(super) fn enter(&self, entry: &ModelEntry) {
-        let mut inner = self.inner();
-        if is_current(&inner.places[entry.group], entry) {
-            inner.accounts.enter(entry.group);
+    /// Counts a lease, unless its model has been unloaded since.
+    fn begin_use(&self, entry: &ModelEntry) {
+        let mut state = self.state();
+        if is_current(&state.slots[entry.group], entry) {
+            state.accounts.begin_use(entry.group);
         }
     }
 
-    pub(super) fn leave(&self, entry: &ModelEntry) {
-        let mut inner = self.inner();
-        if is_current(&inner.places[entry.group], entry) {
-            inner.accounts.leave(entry.group);
-            // For who drains it, or wants its room.
-            if inner.accounts.in_use(entry.group) == 0 {
+    /// Ends a lease.
+    fn end_use(&self, entry: &ModelEntry) {
+        let mut state = self.state();
+        if is_current(&state.slots[entry.group], entry) {
+            state.accounts.end_use(entry.group);
+            // An unload or an eviction may be waiting for this.
+            if state.accounts.in_use(entry.group) == 0 {
                 self.changed.notify_all();
             }
         }
     }
 
-    /// See [`States::answered`].
+    /// See [`ModelStates::answered`].
     pub(super) fn answered(&self, group: usize) {
         if self.states.answered(group) {
-            self.refresh(&self.inner());
+            self.refresh(&self.state());
         }
     }
 
-    /// See [`States::faulted`].
+    /// See [`ModelStates::faulted`].
     pub(super) fn faulted(&self, group: usize) {
         if self.states.faulted(group) {
-            self.refresh(&self.inner());
+            self.refresh(&self.state());
         }
     }
 
-    /// Every model that is READY is DRAINING from now on.
+    /// Marks every READY model as DRAINING.
     pub(super) fn begin_drain(&self) {
-        let mut inner = self.inner();
-        inner.draining = true;
-        self.refresh(&inner);
+        let mut state = self.state();
+        state.draining = true;
+        self.refresh(&state);
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.inner().draining
+        self.state().draining
     }
 
+    /// The first id of each of these groups.
     pub(super) fn names(&self, groups: &[usize]) -> Vec<String> {
         let names = groups.iter().map(|&group| self.groups[group].name().to_owned());
         names.collect()
     }
 
-    pub(super) fn told(&self, shortage: Shortage) -> MemoryShortage {
+    /// The shortage with the names of models.
+    pub(super) fn memory_shortage(&self, shortage: Shortage) -> MemoryShortage {
         MemoryShortage {
             needed: shortage.needed,
             available: shortage.available,
             budget: shortage.budget,
             could_unload: self.names(&shortage.unpinned),
-            passing: shortage.passing,
+            is_temporary: shortage.is_temporary,
         }
     }
 
-    fn shortage(&self, group: usize, shortage: Shortage) -> RegistryError {
+    fn shortage_error(&self, group: usize, shortage: Shortage) -> RegistryError {
         RegistryError::Memory {
             id: self.groups[group].name().to_owned(),
-            shortage: self.told(shortage),
+            shortage: self.memory_shortage(shortage),
         }
     }
 }
 
-/// Whether an entry is of the load that is in memory now.
-fn is_current(place: &Place, entry: &ModelEntry) -> bool {
-    let current = place.entries.first();
+/// Whether an entry belongs to the load that is in memory now.
+fn is_current(slot: &ModelSlot, entry: &ModelEntry) -> bool {
+    let current = slot.entries.first();
     current.is_some_and(|current| current.resident.index == entry.resident.index)
+}
+
+/// A model id in use. Its model stays in memory until the lease is dropped, or until an unload has waited for its limit.
+pub struct Lease {
+    entry: Arc<ModelEntry>,
+    residency: Arc<Residency>,
+}
+
+impl Deref for Lease {
+    type Target = ModelEntry;
+
+    fn deref(&self) -> &ModelEntry {
+        &self.entry
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        self.residency.begin_use(&self.entry);
+        Self {
+            entry: Arc::clone(&self.entry),
+            residency: Arc::clone(&self.residency),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.residency.end_use(&self.entry);
+    }
 }

@@ -1,64 +1,71 @@
-//! States of models, and who is told when one changes.
+//! ModelStates of models, and the subscriptions to their changes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{broadcast, watch};
 
-/// Faults in a row after which a model is FAILED.
+/// Number of failed forward passes in a row after which a model is FAILED.
 const FAULTS_UNTIL_FAILED: u32 = 3;
 
-/// Changes that a slow watcher may be behind before it is told how things stand instead.
+/// Number of changes that a slow watcher may be behind. Beyond that, it gets the present states instead.
 const REMEMBERED_CHANGES: usize = 256;
 
-/// What a model is fit for.
+/// Whether a model answers requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelState {
     /// Not in memory.
     Unloaded,
-    /// On its way into memory.
+    /// It is being loaded.
     Loading,
-    /// Answers.
+    /// It answers requests.
     Ready,
-    /// Finishes what it has, takes nothing new.
+    /// It finishes open requests and accepts no new ones.
     Draining,
-    /// It could not be loaded, or its last forward passes all failed. In the second case requests are still
-    /// tried, and one answer makes it READY.
+    /// It could not be loaded, or its last forward passes all failed. In the second case requests are still tried, and one
+    /// answer makes it READY.
     Failed,
 }
 
-/// Where a model stands between disk and memory.
+/// Whether a model is in memory, or between disk and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Unloaded,
     Loading,
     Ready,
     Draining,
-    /// Could not be loaded.
+    /// It could not be loaded.
     Broken,
 }
 
-/// A model id, by its place in the list of all, and its new state.
-pub type Change = (usize, ModelState);
-
-/// How all stood, and each change from then on.
-pub struct StateWatch {
-    /// States of all ids.
-    pub now: Vec<ModelState>,
-    /// What changes after that.
-    pub changes: broadcast::Receiver<Change>,
+/// The new state of a model id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateChange {
+    /// Position of the id in the list of all ids.
+    pub position: usize,
+    /// Its state from now on.
+    pub state: ModelState,
 }
 
-pub(super) struct States {
-    /// Per id: its model.
+/// The states of all ids at one moment, and each change from then on.
+pub struct StateWatch {
+    /// ModelStates of all ids at the moment of subscription.
+    pub now: Vec<ModelState>,
+    /// The changes after that.
+    pub changes: broadcast::Receiver<StateChange>,
+}
+
+/// The states of all ids.
+pub(super) struct ModelStates {
+    /// The model of each id.
     group_of: Vec<usize>,
-    /// Per model: faults since its last answer.
+    /// For each model, failed forward passes since its last answer.
     faults: Vec<AtomicU32>,
     current: watch::Sender<Vec<ModelState>>,
-    changes: broadcast::Sender<Change>,
+    changes: broadcast::Sender<StateChange>,
 }
 
-impl States {
-    /// Nothing is loaded; `group_of` names each id's model.
+impl ModelStates {
+    /// ModelStates of ids whose models are not loaded; `group_of` has the model of each id.
     pub(super) fn new(group_of: Vec<usize>) -> Self {
         let groups = group_of.iter().max().map_or(0, |last| last + 1);
         Self {
@@ -74,12 +81,12 @@ impl States {
         current.get(position).copied().unwrap_or(ModelState::Unloaded)
     }
 
-    /// States of all ids, now and whenever one changes.
+    /// The states of all ids. The receiver is notified whenever one changes.
     pub(super) fn subscribe(&self) -> watch::Receiver<Vec<ModelState>> {
         self.current.subscribe()
     }
 
-    /// Every change from now on. To be called with the lock that [`States::refresh`] is called with.
+    /// Every change from now on. Callers hold the lock with which [`ModelStates::refresh`] is called.
     pub(super) fn watch(&self) -> StateWatch {
         StateWatch {
             changes: self.changes.subscribe(),
@@ -87,22 +94,22 @@ impl States {
         }
     }
 
-    /// The model answered; whether that changes its state.
+    /// Records that the model has answered. Returns whether that changes its state.
     pub(super) fn answered(&self, group: usize) -> bool {
         let Some(faults) = self.faults.get(group) else {
             return false;
         };
-        // The common case costs one load.
+        // In the common case there were no faults, and this costs one atomic load.
         faults.load(Ordering::Relaxed) != 0 && faults.swap(0, Ordering::AcqRel) >= FAULTS_UNTIL_FAILED
     }
 
-    /// The model could not compute; whether that changes its state.
+    /// Records that a forward pass of the model has failed. Returns whether that changes its state.
     pub(super) fn faulted(&self, group: usize) -> bool {
         let faults = self.faults.get(group);
         faults.is_some_and(|faults| faults.fetch_add(1, Ordering::AcqRel) + 1 == FAULTS_UNTIL_FAILED)
     }
 
-    /// Computes all states anew. Callers hold the lock of what they pass, so that nobody tells old news last.
+    /// Computes all states again. Callers hold the lock of what they pass, so that changes are sent in order.
     pub(super) fn refresh(&self, phases: &[Phase], draining: bool) {
         self.current.send_if_modified(|states| {
             let mut changed = false;
@@ -112,8 +119,8 @@ impl States {
                 if *state != now {
                     *state = now;
                     changed = true;
-                    // No watcher is no reason to stop.
-                    let _ = self.changes.send((position, now));
+                    // An error means that nobody watches.
+                    let _ = self.changes.send(StateChange { position, state: now });
                 }
             }
             changed
@@ -125,7 +132,7 @@ impl States {
         let failing = faults.is_some_and(|faults| faults.load(Ordering::Acquire) >= FAULTS_UNTIL_FAILED);
         match phase {
             Phase::Unloaded => ModelState::Unloaded,
-            // Nobody waits for it any more.
+            // Requests no longer wait for it.
             Phase::Loading if draining => ModelState::Draining,
             Phase::Loading => ModelState::Loading,
             Phase::Draining => ModelState::Draining,
@@ -141,18 +148,18 @@ impl States {
 mod tests {
     use super::*;
 
-    /// Two ids of one model, and one of another; both READY.
-    fn states() -> States {
-        let states = States::new(vec![0, 0, 1]);
+    /// Two ids of one model, and one of another; both models are READY.
+    fn states() -> ModelStates {
+        let states = ModelStates::new(vec![0, 0, 1]);
         states.refresh(&[Phase::Ready; 2], false);
         states
     }
 
-    fn all(states: &States) -> Vec<ModelState> {
+    fn all(states: &ModelStates) -> Vec<ModelState> {
         states.current.borrow().clone()
     }
 
-    fn fault(states: &States, group: usize) {
+    fn fault(states: &ModelStates, group: usize) {
         if states.faulted(group) {
             states.refresh(&[Phase::Ready; 2], false);
         }
@@ -187,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_is_told_each_change_even_one_that_is_undone() {
+    fn a_watcher_receives_each_change_even_one_that_is_undone() {
         let states = states();
         let mut watch = states.watch();
         assert_eq!(watch.now, [ModelState::Ready; 3]);
@@ -196,9 +203,9 @@ mod tests {
         }
         states.refresh(&[Phase::Ready, Phase::Ready], true);
         states.refresh(&[Phase::Ready, Phase::Broken], true);
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         while let Ok(change) = watch.changes.try_recv() {
-            told.push(change);
+            received.push((change.position, change.state));
         }
         use ModelState::{Draining, Failed, Loading, Ready, Unloaded};
         let expected = [
@@ -211,6 +218,6 @@ mod tests {
             (2, Draining),
             (2, Failed),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(received, expected);
     }
 }

@@ -1,8 +1,8 @@
-//! What metrics say of the memory for models.
+//! Metrics of the memory for models.
 
 use metrics::{Unit, describe_gauge, gauge};
 
-/// Says what the metric means; once, when the server starts.
+/// Describes the metric. Called once, when the server starts.
 pub(super) fn describe() {
     describe_gauge!(
         "babelward_memory_bytes",
@@ -11,7 +11,7 @@ pub(super) fn describe() {
     );
 }
 
-/// Sets the gauges.
+/// Sets the gauges of the budget and of the bytes that are taken.
 pub(super) fn record_memory(budget: u64, taken: u64) {
     for (kind, bytes) in [("budget", budget), ("taken", taken)] {
         gauge!("babelward_memory_bytes", "kind" => kind).set(bytes as f64);

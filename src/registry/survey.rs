@@ -1,35 +1,35 @@
-//! What models would need, without a server: for who looks at a configuration.
+//! What the models of a configuration would need, without starting a server.
 
-use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions};
-use crate::model::spec::Precision;
+use super::{budget::MemoryNeed, error::RegistryError, loader::ModelGroup, options::RegistryOptions};
+use crate::{config::LoadPolicy, model::spec::Precision};
 
-/// A model that would be loaded as one.
+/// What one model would need.
 #[derive(Debug)]
-pub struct Surveyed {
-    /// Ids that stand for it.
+pub struct SurveyedModel {
+    /// Ids that stand for the model.
     pub ids: Vec<String>,
     /// When it would be loaded.
     pub policy: LoadPolicy,
-    /// How it would compute.
+    /// The precision in which it would compute.
     pub precision: Precision,
-    /// What it needs, or why that is not known.
-    pub need: Result<Need, RegistryError>,
+    /// Memory that it needs, or the reason why that is not known.
+    pub need: Result<MemoryNeed, RegistryError>,
 }
 
 /// Reads the headers of all models.
 ///
 /// # Errors
-/// When a path cannot be read.
-pub fn survey(options: &RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> {
-    let groups = options.groups()?;
-    let surveyed = |group: ModelGroup| Surveyed {
+/// Names the path that cannot be read.
+pub fn survey(options: &RegistryOptions) -> Result<Vec<SurveyedModel>, RegistryError> {
+    let devices = &options.start.devices;
+    let surveyed = |group: ModelGroup| SurveyedModel {
         ids: group.specs.iter().map(|spec| spec.id.clone()).collect(),
         policy: group.policy(),
         precision: group.precision,
         need: group
             .loader
             .footprint(group.precision)
-            .map(|footprint| options.start.devices[group.device].need(&footprint)),
+            .map(|footprint| MemoryNeed::new(&footprint, devices[group.device].kv_sizing())),
     };
-    Ok(groups.into_iter().map(surveyed).collect())
+    Ok(options.groups()?.into_iter().map(surveyed).collect())
 }

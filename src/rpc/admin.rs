@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     model::spec::Precision,
-    proto::{self, estimate_model_response::Verdict as Told},
-    registry::{Declared, ModelNeed, Verdict},
+    proto::{self, estimate_model_response::Verdict},
+    registry::{Declared, Feasibility, LoadAssessment},
 };
 
 /// How long open work may go on when the request does not say.
@@ -107,7 +107,7 @@ impl AdminApi {
     }
 }
 
-/// How a model is to compute; `None` where the request leaves that as it is.
+/// The precision that a request names; `None` when it names none.
 fn precision(value: i32) -> Result<Option<Precision>, ServiceError> {
     proto::Precision::try_from(value).map(Into::into).map_err(|_| {
         let known = "is not a known value: there are PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
@@ -115,12 +115,14 @@ fn precision(value: i32) -> Result<Option<Precision>, ServiceError> {
     })
 }
 
-fn estimate(model: ModelNeed) -> proto::EstimateModelResponse {
-    let (verdict, kv_proposed_bytes, would_evict, could_unload) = match model.verdict {
-        Verdict::Resident { kv_bytes } => (Told::Resident, kv_bytes, Vec::new(), Vec::new()),
-        Verdict::Fits { kv_bytes, evict } if evict.is_empty() => (Told::Fits, kv_bytes, evict, Vec::new()),
-        Verdict::Fits { kv_bytes, evict } => (Told::FitsAfterEviction, kv_bytes, evict, Vec::new()),
-        Verdict::Lacks(shortage) => (Told::DoesNotFit, 0, Vec::new(), shortage.could_unload),
+fn estimate(model: LoadAssessment) -> proto::EstimateModelResponse {
+    let (verdict, kv_proposed_bytes, would_evict, could_unload) = match model.feasibility {
+        Feasibility::Resident { kv_bytes } => (Verdict::Resident, kv_bytes, Vec::new(), Vec::new()),
+        Feasibility::Fits { kv_bytes, evict } if evict.is_empty() => {
+            (Verdict::Fits, kv_bytes, evict, Vec::new())
+        }
+        Feasibility::Fits { kv_bytes, evict } => (Verdict::FitsAfterEviction, kv_bytes, evict, Vec::new()),
+        Feasibility::Lacks(shortage) => (Verdict::DoesNotFit, 0, Vec::new(), shortage.could_unload),
     };
     proto::EstimateModelResponse {
         verdict: verdict.into(),

@@ -190,7 +190,7 @@ pub enum ServiceError {
         /// How it computes.
         has: Precision,
         /// How it was asked for.
-        asked: Precision,
+        requested: Precision,
     },
     /// Calls of AdminService are not allowed here.
     AdminDisabled,
@@ -299,7 +299,7 @@ impl ServiceError {
             LoadRefusal::Failed(LoadFailure::Memory(shortage)) => Self::DeviceMemory(shortage),
             LoadRefusal::Failed(LoadFailure::Broken(cause)) => Self::ModelLoadFailed { cause: Some(cause) },
             LoadRefusal::Failed(LoadFailure::Closed) => Self::draining(),
-            LoadRefusal::Precision { has, asked } => Self::PrecisionMismatch { has, asked },
+            LoadRefusal::Precision { has, requested } => Self::PrecisionMismatch { has, requested },
         }
     }
 }

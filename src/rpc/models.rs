@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     proto,
-    registry::{Change, Declared, ModelState, StateWatch},
+    registry::{Declared, ModelState, StateChange, StateWatch},
 };
 
 /// ModelService.
@@ -135,7 +135,7 @@ impl proto::model_service_server::ModelService for ModelApi {
         let call = Call::of(&request)?;
         let watcher = Watcher {
             watch: self.0.registry.watch(),
-            told: Vec::new(),
+            sent: Vec::new(),
             shared: Arc::clone(&self.0),
             call: call.clone(),
         };
@@ -155,7 +155,7 @@ impl proto::model_service_server::ModelService for ModelApi {
 struct Watcher {
     watch: StateWatch,
     /// What the client knows.
-    told: Vec<ModelState>,
+    sent: Vec<ModelState>,
     shared: Arc<Shared>,
     call: Call,
 }
@@ -163,20 +163,20 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Option<Result<proto::WatchModelsResponse, Status>> {
         loop {
-            if let Some((position, state)) = self.news() {
-                match self.told.get_mut(position) {
-                    Some(told) => *told = state,
-                    None => self.told.push(state),
+            if let Some(change) = self.next_unsent() {
+                match self.sent.get_mut(change.position) {
+                    Some(sent) => *sent = change.state,
+                    None => self.sent.push(change.state),
                 }
                 let registry = &self.shared.registry;
-                let model = registry.list().get(position)?;
-                let model = Some(provenance::model(registry, model, state));
+                let model = registry.list().get(change.position)?;
+                let model = Some(provenance::model(registry, model, change.state));
                 return Some(Ok(proto::WatchModelsResponse { model }));
             }
             let change = tokio::select! {
                 biased;
                 change = self.watch.changes.recv() => change,
-                // Every model has been told to be draining by then.
+                // By then the client has been told that every model is draining.
                 () = self.shared.draining.cancelled() => {
                     self.call.succeed();
                     return None;
@@ -187,9 +187,9 @@ impl Watcher {
                 }
             };
             match change {
-                Ok((position, state)) => {
-                    if let Some(now) = self.watch.now.get_mut(position) {
-                        *now = state;
+                Ok(change) => {
+                    if let Some(now) = self.watch.now.get_mut(change.position) {
+                        *now = change.state;
                     }
                 }
                 Err(RecvError::Lagged(_)) => self.watch = self.shared.registry.watch(),
@@ -198,10 +198,11 @@ impl Watcher {
         }
     }
 
-    /// The first model of which the client knows another state, or none.
-    fn news(&self) -> Option<Change> {
+    /// The state of the first model whose present state has not been sent to the client.
+    fn next_unsent(&self) -> Option<StateChange> {
         let now = self.watch.now.iter().copied().enumerate();
-        let mut news = now.filter(|(position, state)| self.told.get(*position) != Some(state));
-        news.next()
+        let mut unsent = now.filter(|(position, state)| self.sent.get(*position) != Some(state));
+        let (position, state) = unsent.next()?;
+        Some(StateChange { position, state })
     }
 }

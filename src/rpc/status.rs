@@ -359,23 +359,23 @@ impl ServiceError {
                     .with("availableBytes", shortage.available)
                     .with("budgetBytes", shortage.budget)
                     .with("couldUnload", shortage.could_unload.join(","));
-                // Those that could make room are busy now.
-                if shortage.passing {
+                // The models that could be evicted are busy now.
+                if shortage.is_temporary {
                     report.retry(Duration::from_secs(1))
                 } else {
                     report
                 }
             }
-            Self::PrecisionMismatch { has, asked } => Report::new(
+            Self::PrecisionMismatch { has, requested } => Report::new(
                 Reason::PrecisionMismatch,
                 format!(
                     "the model is loaded in {}, not in {}: unload it first",
                     has.name(),
-                    asked.name()
+                    requested.name()
                 ),
             )
             .with("precision", has.name())
-            .with("asked", asked.name()),
+            .with("asked", requested.name()),
             Self::AdminDisabled => Report::new(
                 Reason::AdminDisabled,
                 "this server does not let clients manage models: start it with --allow-admin \

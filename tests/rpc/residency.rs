@@ -217,7 +217,7 @@ async fn a_busy_model_makes_no_room_before_it_has_answered() {
         let need = registry
             .estimate_model(registry.find("y").unwrap(), None)
             .unwrap();
-        matches!(need.verdict, registry::Verdict::Fits { .. })
+        matches!(need.feasibility, registry::Feasibility::Fits { .. })
     })
     .await;
     assert_eq!(fleet.ask("y").await.unwrap(), "Hello.");

@@ -1,4 +1,5 @@
-//! A device whose clock moves as the batches' shapes say, and clients of it: for tests of what shares its time.
+//! A simulated engine, whose clock advances by the predicted cost of each batch, and clients of it: for tests of how
+//! sequences share a device's time.
 
 use std::{
     sync::{
@@ -9,22 +10,25 @@ use std::{
 };
 
 use super::{
-    CancelFlag, Clock, ModelIndex, Priority, SubmitError, Tenant, TenantWeights,
-    forecast::{Costs, Shape},
+    arrivals::Arrivals,
+    config::Clock,
+    error::SubmitError,
     inbox::{Inbox, QueueBounds},
+    request::{CancelFlag, ModelIndex, Priority},
     sampler::uniform,
-    scheduler::{Budget, Ledger},
+    scheduler::{Budget, TimeLedger},
     scripted::ScriptedModel,
-    slots::Arrivals,
     step::ModelEngine,
+    step_time::{StepCosts, StepShape},
+    tenant::{Tenant, TenantWeights},
     testing::{Recorder, greedy, request},
-    thread::Turns,
+    thread::ModelTurns,
 };
 use crate::backend::{
     CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
 };
 
-/// Of each model.
+/// Limits of each simulated model.
 pub const LIMITS: ModelLimits = ModelLimits {
     vocab_size: 61,
     context_length: 600,
@@ -33,29 +37,30 @@ pub const LIMITS: ModelLimits = ModelLimits {
     window: None,
 };
 
-/// SmolLM2-135M on two cores, about.
+/// Roughly the costs of SmolLM2-135M on two cores: seconds per step, per token, per row and per 1024 positions.
 pub const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
-/// Longest step without urgent work.
+/// Longest time that a step without urgent work is planned to take.
 pub const TARGET: Duration = Duration::from_millis(100);
 
-/// A model whose forward passes move the clock.
-struct Timed {
+/// A model whose forward passes advance the clock.
+struct TimedModel {
     model: Box<dyn LanguageModel>,
-    costs: Costs,
+    costs: StepCosts,
     slowness: Slowness,
     nanoseconds: Arc<AtomicU64>,
 }
 
-/// By what factor steps take longer than planted, from the time in seconds and a number that no two steps share.
+/// The factor by which a step takes longer than planted, from the time in seconds and a number that is different for each
+/// step.
 pub type Slowness = Arc<dyn Fn(f64, u64) -> f64 + Send + Sync>;
 
-/// A model without knowledge, for long simulations.
-struct Blank {
+/// A model whose logits are all zero, for long simulations.
+struct ZeroModel {
     limits: ModelLimits,
     output: Option<StepOutput>,
 }
 
-impl LanguageModel for Blank {
+impl LanguageModel for ZeroModel {
     fn limits(&self) -> &ModelLimits {
         &self.limits
     }
@@ -63,8 +68,8 @@ impl LanguageModel for Blank {
     fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
         output.clear();
         let width = self.limits.vocab_size;
-        let read = batch.sequences.iter().map(|entry| &entry.readout);
-        for (row, readout) in read.filter(|readout| **readout != Readout::None).enumerate() {
+        let readouts = batch.sequences.iter().map(|entry| &entry.readout);
+        for (row, readout) in readouts.filter(|readout| **readout != Readout::None).enumerate() {
             output.logits.resize((row + 1) * width, 0.0);
             output
                 .readings
@@ -79,7 +84,7 @@ impl LanguageModel for Blank {
     }
 }
 
-impl LanguageModel for Timed {
+impl LanguageModel for TimedModel {
     fn limits(&self) -> &ModelLimits {
         self.model.limits()
     }
@@ -88,8 +93,10 @@ impl LanguageModel for Timed {
         let shapes = batch
             .sequences
             .iter()
-            .map(|entry| Shape::of(entry.new_tokens, entry.context, entry.readout != Readout::None));
-        let seconds = self.costs.step(shapes.fold(Shape::default(), Shape::plus));
+            .map(|entry| StepShape::of(entry.new_tokens, entry.context, entry.readout != Readout::None));
+        let seconds = self
+            .costs
+            .step(shapes.fold(StepShape::default(), StepShape::plus));
         let began = self.nanoseconds.load(Ordering::Relaxed);
         let seconds = seconds * (self.slowness)(began as f64 * 1e-9, began);
         let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
@@ -102,24 +109,24 @@ impl LanguageModel for Timed {
     }
 }
 
-/// Texts of their own have numbers from here on.
-const FIRST_OWN: u64 = 1 << 32;
+/// Seeds of prompts that share nothing begin here; smaller seeds are those of shared beginnings.
+const FIRST_UNSHARED_SEED: u64 = 1 << 32;
 
-/// A device with its clock.
-pub struct World {
+/// An engine with its clock.
+pub struct SimulatedEngine {
     pub inbox: Arc<Inbox>,
-    pub turns: Turns,
+    pub turns: ModelTurns,
     start: Instant,
     nanoseconds: Arc<AtomicU64>,
     prompts: u64,
 }
 
-impl World {
-    /// Models that cost this, and tenants of these weights.
+impl SimulatedEngine {
+    /// One scripted model for each of these costs.
     pub fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
         let models = costs.iter().map(|costs| {
             let model: Box<dyn LanguageModel> = Box::new(ScriptedModel::hashing(LIMITS));
-            (model, Costs::planted(*costs))
+            (model, StepCosts::planted(*costs))
         });
         Self::with(
             models.collect(),
@@ -129,19 +136,25 @@ impl World {
         )
     }
 
-    /// A model with these limits, which knows nothing, on a device of changing speed.
-    pub fn blank(
-        (limits, costs): (ModelLimits, [f64; 4]),
+    /// One model without logits, on a device whose speed changes.
+    pub fn without_logits(
+        limits: ModelLimits,
+        costs: [f64; 4],
         budget: Budget,
         weights: &TenantWeights,
         slowness: &Slowness,
     ) -> Self {
-        let model: Box<dyn LanguageModel> = Box::new(Blank { limits, output: None });
-        Self::with(vec![(model, Costs::planted(costs))], budget, weights, slowness)
+        let model: Box<dyn LanguageModel> = Box::new(ZeroModel { limits, output: None });
+        Self::with(
+            vec![(model, StepCosts::planted(costs))],
+            budget,
+            weights,
+            slowness,
+        )
     }
 
     fn with(
-        models: Vec<(Box<dyn LanguageModel>, Costs)>,
+        models: Vec<(Box<dyn LanguageModel>, StepCosts)>,
         budget: Budget,
         weights: &TenantWeights,
         slowness: &Slowness,
@@ -150,7 +163,7 @@ impl World {
         let start = Instant::now();
         let limits = models.iter().map(|(model, _)| model.limits().clone()).collect();
         let engines = models.into_iter().map(|(model, costs)| {
-            let model = Timed {
+            let model = TimedModel {
                 model,
                 costs,
                 slowness: Arc::clone(slowness),
@@ -174,7 +187,11 @@ impl World {
         };
         Self {
             inbox: Arc::new(Inbox::new(limits, bounds, weights)),
-            turns: Turns::new(engines.collect(), Ledger::new(Some(TARGET)), Clock::new(clock)),
+            turns: ModelTurns::new(
+                engines.collect(),
+                TimeLedger::new(Some(TARGET)),
+                Clock::new(clock),
+            ),
             start,
             nanoseconds,
             prompts: 0,
@@ -186,53 +203,56 @@ impl World {
         self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
     }
 
-    /// Submits what a client asks for.
-    pub fn offer(&mut self, ask: &Ask) -> Result<Recorder, SubmitError> {
-        self.offer_for(ask, ask.timeout).map(|(recorder, _)| recorder)
+    /// Submits a request.
+    pub fn try_submit(&mut self, request: &ClientRequest) -> Result<Recorder, SubmitError> {
+        self.try_submit_with(request, request.timeout)
+            .map(|submitted| submitted.recorder)
     }
 
-    /// The same with another deadline; also returns what cancels it.
-    pub fn offer_for(
+    /// Submits a request with another timeout.
+    pub fn try_submit_with(
         &mut self,
-        ask: &Ask,
+        wanted: &ClientRequest,
         timeout: Option<f64>,
-    ) -> Result<(Recorder, CancelFlag), SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         self.prompts += 1;
-        // Beyond what is shared no two go on alike, so that nothing else is cached.
+        // After the shared beginning no two prompts are alike, so that nothing else is cached.
         let token = |i: usize| {
-            let text = if i < ask.shared.1 {
-                ask.shared.0
+            let seed = if i < wanted.shared_tokens {
+                wanted.shared_seed
             } else {
-                FIRST_OWN + self.prompts
+                FIRST_UNSHARED_SEED + self.prompts
             };
-            (uniform(text, i as u64) * 61.0) as u32
+            (uniform(seed, i as u64) * 61.0) as u32
         };
-        let prompt: Vec<u32> = (0..ask.prompt).map(token).collect();
-        let (mut request, recorder) = request(&prompt, greedy(ask.answer));
-        request.model = ModelIndex(ask.model);
-        request.priority = ask.priority;
-        request.tenant = ask.tenant.clone();
+        let prompt: Vec<u32> = (0..wanted.prompt).map(token).collect();
+        let (mut request, recorder) = request(&prompt, greedy(wanted.answer));
+        request.model = ModelIndex(wanted.model);
+        request.priority = wanted.priority;
+        request.tenant = wanted.tenant.clone();
         let now = self.instant();
         request.deadline = timeout.map(|timeout| now + Duration::from_secs_f64(timeout));
         let cancel = request.cancel.clone();
-        self.inbox.submit(request, now).map(|()| (recorder, cancel))
+        self.inbox
+            .submit(request, now)
+            .map(|()| Submitted { recorder, cancel })
     }
 
-    /// The same where nothing is refused.
-    pub fn submit(&mut self, ask: &Ask) -> Recorder {
-        self.offer(ask).unwrap()
+    /// Submits a request that must not be refused.
+    pub fn submit(&mut self, request: &ClientRequest) -> Recorder {
+        self.try_submit(request).unwrap()
     }
 
     fn instant(&self) -> Instant {
         self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }
 
-    /// A step, or, with nothing to do, a millisecond.
+    /// Takes a step; with no sequence open, advances the clock by a millisecond.
     pub fn step(&mut self) {
         let mut arrivals = Arrivals::default();
-        // "Busy" as far as the inbox is concerned: it is not to wait.
+        // The inbox is told that the thread is busy, so that it does not wait.
         self.inbox.take(&mut arrivals, true);
-        self.turns.take_in(&mut arrivals, &self.inbox);
+        self.turns.accept(&mut arrivals, &self.inbox);
         if self.turns.has_work() {
             self.turns.step(&self.inbox);
         } else {
@@ -241,90 +261,101 @@ impl World {
     }
 }
 
-/// What a client asks for.
+/// A request that has been accepted.
+pub struct Submitted {
+    pub recorder: Recorder,
+    pub cancel: CancelFlag,
+}
+
+/// What a client requests.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct ClientRequest {
     pub model: usize,
     pub priority: Priority,
     pub tenant: Tenant,
     /// Tokens of the prompt.
     pub prompt: usize,
-    /// How many of them are those of all asks with the same number.
-    pub shared: (u64, usize),
+    /// How many of its first tokens are the same as those of all requests with the same seed.
+    pub shared_tokens: usize,
+    /// Seed of those tokens.
+    pub shared_seed: u64,
     /// Tokens of the answer.
     pub answer: usize,
-    /// Seconds until it must be answered.
+    /// Seconds from submission to the deadline.
     pub timeout: Option<f64>,
 }
 
-/// A verdict of a model.
-pub fn verdict(model: usize) -> Ask {
-    Ask {
+/// A request for a verdict of a model.
+pub fn verdict(model: usize) -> ClientRequest {
+    ClientRequest {
         model,
         priority: Priority::Urgent,
         tenant: Tenant::default(),
         prompt: 140,
-        shared: (0, 0),
+        shared_tokens: 0,
+        shared_seed: 0,
         answer: 1,
         timeout: None,
     }
 }
 
-/// An answer of the first model.
-pub fn generation(prompt: usize, answer: usize) -> Ask {
-    Ask {
+/// A request for an answer of the first model.
+pub fn generation(prompt: usize, answer: usize) -> ClientRequest {
+    ClientRequest {
         model: 0,
         priority: Priority::Interactive,
         tenant: Tenant::default(),
         prompt,
-        shared: (0, 0),
+        shared_tokens: 0,
+        shared_seed: 0,
         answer,
         timeout: None,
     }
 }
 
-/// Some client's open request.
-pub struct Open {
-    ask: Ask,
+/// A client's open request.
+pub struct OpenRequest {
+    request: ClientRequest,
     recorder: Recorder,
     submitted: f64,
 }
 
-/// Clients that keep a number of generations open all the time.
-pub struct Closed {
-    asks: Vec<Ask>,
-    pub open: Vec<Open>,
-    /// Seconds that finished ones took.
-    pub took: Vec<f64>,
+/// Closed-loop clients: each submits its request again as soon as it is answered.
+pub struct ClosedLoop {
+    /// Requests to submit next.
+    requests: Vec<ClientRequest>,
+    pub open: Vec<OpenRequest>,
+    /// Seconds that each finished request took.
+    pub latencies: Vec<f64>,
 }
 
-impl Closed {
-    /// Nothing is open yet.
-    pub fn new(asks: Vec<Ask>) -> Self {
+impl ClosedLoop {
+    /// Clients that have submitted nothing yet.
+    pub fn new(requests: Vec<ClientRequest>) -> Self {
         Self {
-            asks,
+            requests,
             open: Vec::new(),
-            took: Vec::new(),
+            latencies: Vec::new(),
         }
     }
 
-    /// Asks again for what is finished.
-    pub fn turn(&mut self, world: &mut World) {
-        let now = world.now();
+    /// Submits the requests that have been answered again.
+    pub fn resubmit(&mut self, engine: &mut SimulatedEngine) {
+        let now = engine.now();
         for open in std::mem::take(&mut self.open) {
             if open.recorder.terminal_events() == 0 {
                 self.open.push(open);
             } else {
-                assert_eq!(open.recorder.tokens().len(), open.ask.answer);
-                self.took.push(now - open.submitted);
-                self.asks.push(open.ask);
+                assert_eq!(open.recorder.tokens().len(), open.request.answer);
+                self.latencies.push(now - open.submitted);
+                self.requests.push(open.request);
             }
         }
-        for ask in std::mem::take(&mut self.asks) {
-            let recorder = world.submit(&ask);
-            let submitted = world.now();
-            self.open.push(Open {
-                ask,
+        for request in std::mem::take(&mut self.requests) {
+            let recorder = engine.submit(&request);
+            let submitted = engine.now();
+            self.open.push(OpenRequest {
+                request,
                 recorder,
                 submitted,
             });

@@ -1,5 +1,5 @@
-//! The scheduler, pool and cache of one model under thousands of random arrivals, cancels and deadlines, on a
-//! made-up clock. The scripted model notices any mix-up of blocks, and each outcome is compared with the
+//! The scheduler, block pool and prefix cache of one model under thousands of random arrivals, cancellations and deadlines,
+//! on a simulated clock. The scripted model detects any mix-up of blocks, and each outcome is compared with that of the
 //! same sequence run alone.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
     SequenceRequest, Stage, StopCondition, Tenant,
-    admission::{Book, blocks_needed, validate},
+    admission::{AdmissionLedger, blocks_needed, validate},
     prefix::Prefix,
     scheduler::Budget,
     scripted::ScriptedModel,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::backend::{AdapterIndex, ModelLimits};
 
-/// Numbers for one schedule; the same seed gives the same schedule.
+/// Random numbers for one schedule. The same seed gives the same schedule.
 struct Dice(u64);
 
 impl Dice {
@@ -38,9 +38,9 @@ impl StopCondition for StopAt {
     }
 }
 
-/// What a client asks for; can be asked for again, alone.
+/// One request of a client, which can be run again alone.
 #[derive(Debug, Clone)]
-struct Plan {
+struct Scenario {
     prompt: Vec<u32>,
     max_new_tokens: usize,
     sampling: Sampling,
@@ -52,7 +52,7 @@ struct Plan {
     adapter: Option<AdapterIndex>,
 }
 
-impl Plan {
+impl Scenario {
     fn random(dice: &mut Dice, limits: &ModelLimits) -> Self {
         // Few distinct beginnings, so that prefixes are shared.
         let (family, shared, own) = (dice.roll(3) as u32, dice.roll(20), 1 + dice.roll(12));
@@ -118,8 +118,7 @@ impl Plan {
         (request, recorder)
     }
 
-    /// Its events when nothing else is there, and no block is let go of before it ends: probe, tokens, and how it
-    /// ended.
+    /// Its probe and token events, and the reason why it ended, when it runs alone and releases no block before its end.
     fn alone(&self, limits: &ModelLimits) -> (Vec<Event>, FinishReason) {
         let limits = ModelLimits {
             num_blocks: 100,
@@ -136,7 +135,7 @@ impl Plan {
 }
 
 struct Client {
-    plan: Plan,
+    scenario: Scenario,
     recorder: Recorder,
     cancel: CancelFlag,
     deadline: Option<Instant>,
@@ -154,7 +153,7 @@ fn simulate(seed: u64) -> Outcomes {
         num_blocks: 0,
         window: dice.chance(50).then(|| 2 + dice.roll(14)),
     };
-    // From barely one sequence to plenty.
+    // From barely enough for one sequence to plenty.
     let one = limits
         .context_length
         .div_ceil(limits.block_size)
@@ -165,15 +164,15 @@ fn simulate(seed: u64) -> Outcomes {
     };
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
     let mut engine = engine(limits.clone(), budget.sequences, budget.tokens);
-    let mut book = Book::default();
+    let mut ledger = AdmissionLedger::default();
     let mut now = Instant::now();
     let mut clients: Vec<Client> = Vec::new();
     let mut outcomes = Outcomes::default();
 
     for _ in 0..150 {
         while dice.chance(40) && clients.len() < 60 {
-            let plan = Plan::random(&mut dice, &limits);
-            let (mut request, recorder) = plan.request();
+            let scenario = Scenario::random(&mut dice, &limits);
+            let (mut request, recorder) = scenario.request();
             request.deadline = dice.chance(10).then(|| now + STEP * dice.roll(60) as u32);
             let listens_for = if dice.chance(10) {
                 1 + dice.roll(8)
@@ -183,17 +182,17 @@ fn simulate(seed: u64) -> Outcomes {
             request.events = recorder.sink(listens_for);
             let needed = blocks_needed(&request, &limits);
             let size = limits.block_size;
-            let full = plan.prompt.len() / size * size;
+            let full = scenario.prompt.len() / size * size;
             let prefix = |len| Prefix {
-                adapter: plan.adapter,
-                tokens: &plan.prompt[..len],
+                adapter: scenario.adapter,
+                tokens: &scenario.prompt[..len],
             };
-            let pin = (plan.pin && full > 0).then(|| prefix(full).to_owned());
-            // Not all of the pool, so that pins stay possible. Entries are never struck out: stricter than
-            // the real books, which only makes the engine's life easier where pins are concerned.
+            let pin = (scenario.pin && full > 0).then(|| prefix(full).to_owned());
+            // Entries are never removed from this ledger, so it is stricter than the real one, and later pins are refused
+            // earlier.
             if validate(&request, &limits, now).is_err()
-                || book
-                    .enter(prefix(plan.prompt.len()), needed, pin, &limits)
+                || ledger
+                    .enter(prefix(scenario.prompt.len()), needed, pin, &limits)
                     .is_err()
             {
                 outcomes.refused += 1;
@@ -201,7 +200,7 @@ fn simulate(seed: u64) -> Outcomes {
             }
             let (cancel, deadline) = (request.cancel.clone(), request.deadline);
             clients.push(Client {
-                plan,
+                scenario,
                 recorder,
                 cancel,
                 deadline,
@@ -236,7 +235,7 @@ struct Outcomes {
     refused: usize,
     finished: usize,
     cached: usize,
-    /// Longer than the pool.
+    /// Sequences with more blocks than the pool.
     outgrown: usize,
     outgrown_cached: usize,
     cancelled: usize,
@@ -248,13 +247,13 @@ struct Outcomes {
 impl Outcomes {
     fn count(&mut self, client: &Client, limits: &ModelLimits) {
         let recorder = &client.recorder;
-        let (output, reason) = client.plan.alone(limits);
+        let (output, reason) = client.scenario.alone(limits);
         let own = recorder.output();
         assert!(client.needed.min(limits.most_blocks()) <= limits.num_blocks);
         assert!(
             output.starts_with(&own),
             "{:?}\n{own:?}\nalone\n{output:?}",
-            client.plan
+            client.scenario
         );
         let events = recorder.events();
         let started = events
@@ -276,7 +275,7 @@ impl Outcomes {
             (Some(summary), _) => {
                 assert_eq!((&own, summary.reason), (&output, reason));
                 assert_eq!(summary.completion_tokens, recorder.tokens().len());
-                assert_eq!(summary.prompt_tokens, client.plan.prompt.len());
+                assert_eq!(summary.prompt_tokens, client.scenario.prompt.len());
                 assert!(summary.cached_tokens < summary.prompt_tokens);
                 self.finished += 1;
                 self.cached += usize::from(summary.cached_tokens > 0);
@@ -334,7 +333,7 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
 }
 
 #[test]
-fn the_youngest_batch_sequence_is_preempted_and_nobody_hears_of_it() {
+fn the_youngest_batch_sequence_is_preempted_without_an_event() {
     let limits = ModelLimits {
         vocab_size: 11,
         context_length: 64,
@@ -344,7 +343,7 @@ fn the_youngest_batch_sequence_is_preempted_and_nobody_hears_of_it() {
     };
     let mut engine = engine(limits.clone(), 8, 64);
     let now = Instant::now();
-    let plans = [Priority::Interactive, Priority::Batch, Priority::Batch].map(|priority| Plan {
+    let scenarios = [Priority::Interactive, Priority::Batch, Priority::Batch].map(|priority| Scenario {
         prompt: vec![1, 2, 3, priority as u32, 5],
         max_new_tokens: 12,
         sampling: Sampling::greedy(),
@@ -355,11 +354,11 @@ fn the_youngest_batch_sequence_is_preempted_and_nobody_hears_of_it() {
         adapter: None,
         priority,
     });
-    let recorders: Vec<_> = plans
+    let recorders: Vec<_> = scenarios
         .iter()
         .enumerate()
-        .map(|(i, plan)| {
-            let (mut request, recorder) = plan.request();
+        .map(|(i, scenario)| {
+            let (mut request, recorder) = scenario.request();
             request.prompt[4] += i as u32;
             request.output.eos = Arc::new([]);
             engine.enqueue(request, now);

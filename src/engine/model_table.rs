@@ -1,0 +1,69 @@
+//! What callers know of an engine's models. An index is never given to another model.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts};
+use crate::backend::ModelLimits;
+
+/// What callers know of one model.
+pub struct ModelEntry {
+    /// Sizes of the model and of its KV pool.
+    pub limits: Arc<ModelLimits>,
+    /// Open sequences and promised blocks.
+    pub ledger: AdmissionLedger,
+    /// The KV pool's counts after the last step.
+    pub kv: KvCounts,
+    /// Whether the model is being removed.
+    pub closed: bool,
+}
+
+/// All models by index.
+#[derive(Default)]
+pub struct ModelTable {
+    next_index: usize,
+    models: BTreeMap<usize, ModelEntry>,
+}
+
+impl ModelTable {
+    /// Adds a model, and returns an index that no model had before.
+    pub fn add(&mut self, limits: ModelLimits) -> usize {
+        let index = self.next_index;
+        self.next_index += 1;
+        let entry = ModelEntry {
+            kv: KvCounts {
+                available: limits.num_blocks,
+                ..KvCounts::default()
+            },
+            limits: Arc::new(limits),
+            ledger: AdmissionLedger::default(),
+            closed: false,
+        };
+        self.models.insert(index, entry);
+        index
+    }
+
+    /// The model with this index if it accepts sequences; otherwise the reason why it does not.
+    pub fn open(&mut self, index: usize) -> Result<&mut ModelEntry, SubmitError> {
+        let was_added = index < self.next_index;
+        match self.models.get_mut(&index) {
+            Some(entry) if !entry.closed => Ok(entry),
+            _ if was_added => Err(SubmitError::ModelRemoved),
+            _ => Err(SubmitError::EngineGone),
+        }
+    }
+
+    /// The model with this index, also while it is being removed.
+    pub fn get(&self, index: usize) -> Option<&ModelEntry> {
+        self.models.get(&index)
+    }
+
+    /// Like [`ModelTable::get`], to change the entry.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut ModelEntry> {
+        self.models.get_mut(&index)
+    }
+
+    /// Removes a model's entry.
+    pub fn remove(&mut self, index: usize) {
+        self.models.remove(&index);
+    }
+}
