@@ -15,10 +15,11 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use adapter_files::AdapterFiles;
 use babelward::{
+    backend::cpu::kernels::Bf16Products,
     engine::{Clock, EngineConfig, TenantWeights},
     guard::GuardKind,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
+    model::spec::{Precision, PrecisionChoice},
     proto::{
         self, generate_response::Event, generation_service_client::GenerationServiceClient,
         model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use babelward::kernels::Precision;
+use babelward::model::spec::Precision;
 use babelward::{
     engine::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,

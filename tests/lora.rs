@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use adapter_files::{AdapterFiles, golden};
 use babelward::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         AdapterIndex, BatchSequence, ForwardBatch, LanguageModel,
         load::{LoadOptions, LoadedModel, load, load_with_adapters},

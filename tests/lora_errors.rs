@@ -14,7 +14,7 @@ use std::path::Path;
 
 use adapter_files::{AdapterFiles, golden};
 use babelward::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         AdapterError,
         load::{LoadError, LoadOptions, load_with_adapters},

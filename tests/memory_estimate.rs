@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use adapter_files::AdapterFiles;
 use babelward::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         estimate::BatchLimits,
         load::{LoadOptions, estimate, load, load_with_adapters},

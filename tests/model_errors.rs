@@ -11,8 +11,8 @@ mod common;
 
 use std::{fs, path::Path};
 
-use babelward::kernels::Precision;
 use babelward::model::load::{LoadOptions, load};
+use babelward::model::spec::Precision;
 
 fn error(path: &Path, kv_bytes: usize) -> String {
     let options = LoadOptions {

@@ -13,7 +13,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use babelward::kernels::Precision;
+use babelward::model::spec::Precision;
 use babelward::model::{
     BatchSequence, ForwardBatch, LanguageModel,
     load::{LoadOptions, LoadedModel, load},

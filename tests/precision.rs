@@ -10,7 +10,7 @@
 mod common;
 
 use babelward::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         BatchSequence, ForwardBatch,
         load::{LoadOptions, LoadedModel, load},

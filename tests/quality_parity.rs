@@ -15,7 +15,7 @@ mod estimators;
 use std::{path::Path, sync::Arc};
 
 use babelward::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         BatchSequence, ForwardBatch, LanguageModel,
         load::{LoadOptions, LoadedModel},

@@ -12,6 +12,7 @@ use super::{
     wire::available_threads,
 };
 use crate::{
+    backend::cpu::kernels::Isa,
     bench::{
         DEMO_PROMPTS,
         dataset::Dataset,
@@ -22,8 +23,8 @@ use crate::{
     engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
-    kernels::{Isa, Precision, PrecisionChoice},
     model::load::LoadOptions,
+    model::spec::{Precision, PrecisionChoice},
     registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::{self, ServerOptions},
 };

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::{
-    kernels::Precision,
+    model::spec::Precision,
     model::{
         AdapterIndex, BatchSequence, ForwardBatch,
         load::{LoadOptions, load_with_adapters},

@@ -5,9 +5,10 @@ use super::{
     wire,
 };
 use crate::{
+    backend::cpu::kernels::Isa,
     config::{Config, LoadPolicy},
-    kernels::{Isa, Precision},
     memory::{self, human_bytes},
+    model::spec::Precision,
     registry::{Need, Surveyed, survey},
 };
 

@@ -3,11 +3,12 @@
 use std::{num::NonZeroUsize, thread};
 
 use crate::{
+    backend::cpu::kernels::Isa,
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
-    kernels::{Isa, Precision},
     memory,
     model::load::LoadOptions,
+    model::spec::Precision,
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
     rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };

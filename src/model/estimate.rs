@@ -7,7 +7,8 @@ use super::{
     kv_cache::KvCache,
     weights::{LayerTensor, Tensor, WeightSource},
 };
-use crate::kernels::{BLOCK_TOKENS, PackedMatrix, Precision};
+use crate::backend::cpu::kernels::{BLOCK_TOKENS, PackedMatrix};
+use crate::model::spec::Precision;
 
 /// The largest batches that a model will be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

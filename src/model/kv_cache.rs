@@ -3,7 +3,8 @@
 use std::io;
 
 use super::config::ModelConfig;
-use crate::kernels::{KvKind, LayerCache, Precision};
+use crate::backend::cpu::kernels::LayerCache;
+use crate::model::spec::Precision;
 
 /// The pool of KV blocks of one model. Memory is taken from the system when a block is first written.
 pub(super) struct KvCache {
@@ -12,25 +13,16 @@ pub(super) struct KvCache {
     layers: Vec<LayerCache>,
 }
 
-/// Keys and values are as exact as what they are computed from.
-fn kind(precision: Precision) -> KvKind {
-    match precision {
-        Precision::F32 => KvKind::F32,
-        Precision::Bf16 => KvKind::Bf16,
-        Precision::Int8 => KvKind::F16,
-    }
-}
-
 impl KvCache {
     /// Bytes that one block takes over all layers.
     pub(super) fn block_bytes(config: &ModelConfig, precision: Precision) -> usize {
-        config.layers.len() * kind(precision).block_bytes(config.attention_shape())
+        config.layers.len() * precision.kv_format().block_bytes(config.attention_shape())
     }
 
     /// # Errors
     /// When the system does not promise so much memory.
     pub(super) fn new(config: &ModelConfig, precision: Precision, blocks: usize) -> io::Result<Self> {
-        let layer = |_| LayerCache::new(config.attention_shape(), kind(precision), blocks);
+        let layer = |_| LayerCache::new(config.attention_shape(), precision.kv_format(), blocks);
         Ok(Self {
             blocks,
             block_bytes: Self::block_bytes(config, precision),

@@ -13,9 +13,10 @@ use super::{
     weights::{DummyWeights, GgufWeights, SafetensorsWeights, WeightSource},
 };
 use crate::{
+    backend::cpu::kernels::ThreadPool,
     files,
     gguf::{Gguf, GgufError},
-    kernels::{Precision, ThreadPool},
+    model::spec::Precision,
 };
 
 /// Configurations have some kilobytes, indices of the largest models a few megabytes.

@@ -11,6 +11,7 @@ pub mod estimate;
 mod kv_cache;
 mod limits;
 pub mod load;
+pub mod spec;
 pub mod tensors;
 mod weights;
 

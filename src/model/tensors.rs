@@ -10,7 +10,8 @@ use super::{
     census::{Census, Tally},
     weights::{Entry, TensorData, read_folder},
 };
-use crate::kernels::{Arena, Fused, PackedMatrix, Precision, ThreadPool};
+use crate::backend::cpu::kernels::{Arena, Linear, PackedMatrix, ThreadPool};
+use crate::model::spec::Precision;
 
 /// The tensors of `model.safetensors`, or of shards named by its index.
 pub struct Tensors(HashMap<String, Entry>);
@@ -85,12 +86,12 @@ impl<'a> TensorReader<'a> {
     }
 
     /// A matrix of `[rows, cols]`.
-    pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Fused, String> {
+    pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, String> {
         self.matrices(&[name], rows, cols)
     }
 
     /// Matrices of `[rows, cols]` each over the same input, side by side.
-    pub fn matrices(&mut self, names: &[&str], rows: usize, cols: usize) -> Result<Fused, String> {
+    pub fn matrices(&mut self, names: &[&str], rows: usize, cols: usize) -> Result<Linear, String> {
         let mut packed = Vec::with_capacity(names.len());
         for name in names {
             let data = self.take(name)?;
@@ -98,7 +99,7 @@ impl<'a> TensorReader<'a> {
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
             packed.push(matrix.map_err(|e| named(name, &e.to_string()))?);
         }
-        let fused = Fused::new(packed, self.precision);
+        let fused = Linear::new(packed, self.precision.products());
         self.bytes += fused.bytes() as u64;
         Ok(fused)
     }

@@ -14,7 +14,7 @@ use std::io;
 
 use crate::{
     files::Pieces,
-    kernels::{BlockFormat, MatrixSource, RawElements, StoredBytes},
+    model::spec::{MatrixSource, RawElements, StoredBytes, TensorFormat},
 };
 
 /// A tensor of a decoder.
@@ -66,7 +66,7 @@ pub(super) enum LayerTensor {
 pub(super) struct TensorData<'a> {
     /// Outputs first, as Hugging Face counts: `[rows, cols]`; one entry for a vector.
     pub shape: Vec<usize>,
-    pub format: BlockFormat,
+    pub format: TensorFormat,
     pub bytes: TensorBytes<'a>,
 }
 
@@ -99,7 +99,7 @@ pub(super) trait WeightSource {
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String>;
 
     /// Its shape and format; does not look at its elements.
-    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, BlockFormat)>, String> {
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, TensorFormat)>, String> {
         Ok(self.tensor(tensor)?.map(|data| (data.shape, data.format)))
     }
 

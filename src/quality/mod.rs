@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use self::{comet::CometKiwi, metricx::MetricX, sequences::Sequences};
 use crate::{
-    kernels::{Isa, Precision, ThreadPool},
+    backend::cpu::kernels::{Isa, ThreadPool},
+    model::spec::Precision,
     model::{
         Census,
         estimate::Estimate,

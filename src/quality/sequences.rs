@@ -6,7 +6,7 @@ use std::iter;
 
 use super::{Estimator, Facts};
 use crate::{
-    kernels,
+    backend::cpu::kernels,
     model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits},
 };
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{LoadFailure, LoadRefusal, RegistryError, Verdict, budget::Need, residency::Core, state::Phase};
-use crate::kernels::Precision;
+use crate::model::spec::Precision;
 
 impl Core {
     /// Asks for a model to be loaded, unless it is or is about to be; from then on it computes in `precision`, or as

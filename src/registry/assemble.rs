@@ -9,12 +9,12 @@ use std::{
 
 use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
 use crate::{
+    backend::cpu::kernels::Isa,
     engine::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
         Tenant,
     },
     guard::{Guard, Policy},
-    kernels::Isa,
     model::{AdapterIndex, Device},
     quality::PairEncoder,
 };

@@ -6,9 +6,9 @@ use super::ModelRole;
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     guard::GuardError,
-    kernels::Precision,
     memory::human_bytes,
     model::load::LoadError,
+    model::spec::Precision,
     text::{TemplateError, TokenizerError},
 };
 

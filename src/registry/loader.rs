@@ -8,8 +8,9 @@ use std::{
 
 use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
 use crate::{
+    backend::cpu::kernels::Bf16Products,
     digest,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
+    model::spec::{Precision, PrecisionChoice},
     model::{
         self,
         estimate::{BatchLimits, Estimate},

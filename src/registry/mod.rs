@@ -43,9 +43,10 @@ pub use self::{
 };
 pub use crate::config::LoadPolicy;
 use crate::{
+    backend::cpu::kernels::Bf16Products,
     engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
     guard::Policy,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
+    model::spec::{Precision, PrecisionChoice},
     model::{estimate::BatchLimits, load::LoadOptions},
 };
 

@@ -4,9 +4,10 @@ use std::{ops::Deref, path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::{LoadPolicy, MemoryShortage, budget::Need, residency::Core};
 use crate::{
+    backend::cpu::kernels::Isa,
     engine::ModelIndex,
     guard::{Guard, GuardKind},
-    kernels::{Isa, Precision, PrecisionChoice},
+    model::spec::{Precision, PrecisionChoice},
     model::{AdapterIndex, Device, ModelLimits},
     quality::PairEncoder,
     text::{ChatTemplate, Tokenizer},

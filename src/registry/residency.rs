@@ -17,7 +17,7 @@ use super::{
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::{engine::EngineHandle, guard::Policy, kernels::Precision, model::estimate::Estimate};
+use crate::{engine::EngineHandle, guard::Policy, model::estimate::Estimate, model::spec::Precision};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! What models would need, without a server: for who looks at a configuration.
 
 use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions, loader};
-use crate::{kernels::Precision, model::estimate::BatchLimits};
+use crate::{model::estimate::BatchLimits, model::spec::Precision};
 
 /// A model that would be loaded as one.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
+    backend::cpu::kernels::Isa,
     engine::SequenceSummary,
-    kernels::Isa,
     model::Device,
     proto,
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},

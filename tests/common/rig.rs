@@ -12,7 +12,7 @@ use std::{
 use babelward::{
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::{GuardKind, Policy},
-    kernels::Precision,
+    model::spec::Precision,
     model::{LanguageModel, estimate::Estimate, load::LoadedModel},
     proto::{
         self, admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,

@@ -11,7 +11,7 @@ use std::{
 
 use babelward::{
     engine::Clock,
-    kernels::Precision,
+    model::spec::Precision,
     model::{ForwardBatch, LanguageModel, ModelError, ModelLimits, estimate::Estimate},
     proto::{self, generation_service_client::GenerationServiceClient},
     registry::{

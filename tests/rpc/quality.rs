@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use babelward::{
+    backend::cpu::kernels::Bf16Products,
     engine::Clock,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
+    model::spec::{Precision, PrecisionChoice},
     proto::{self, Capability, QualityMetric, model::State, quality_result::Result as PairResult},
     quality::{self, EstimatorKind},
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions, StartOptions},

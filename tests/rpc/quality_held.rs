@@ -5,7 +5,7 @@ use std::sync::Arc;
 use babelward::{
     digest,
     engine::Clock,
-    kernels::Precision,
+    model::spec::Precision,
     model::{ForwardBatch, LanguageModel, ModelError, ModelLimits, estimate::Estimate, load::LoadedModel},
     proto,
     quality::EstimatorKind,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use babelward::{
     engine::Clock,
     guard::GuardKind,
-    kernels::Precision,
+    model::spec::Precision,
     proto::{self, estimate_model_response::Verdict, model::State},
     registry::{
         self, KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelRole, ModelSpec, ModelState, Registry,

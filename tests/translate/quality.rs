@@ -3,9 +3,10 @@
 use std::fs;
 
 use babelward::{
+    backend::cpu::kernels::Bf16Products,
     engine::Clock,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::load::LoadOptions,
+    model::spec::{Precision, PrecisionChoice},
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::ServerOptions,
 };

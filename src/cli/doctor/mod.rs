@@ -14,10 +14,10 @@ use super::{
     wire,
 };
 use crate::{
+    backend::cpu::kernels::Isa,
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::Guard,
-    kernels::Isa,
     quality::{EstimatorKind, PairEncoder},
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };

@@ -18,7 +18,7 @@ use super::{
     config::{ModelConfig, Sizes, reorders_heads},
     weights::TensorData,
 };
-use crate::kernels::{Arena, LowRank, LowRankPart};
+use crate::backend::cpu::kernels::{Arena, LowRank, LowRankPart};
 
 /// An adapter in memory, beside its base.
 pub(super) struct Adapter {

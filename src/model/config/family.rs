@@ -1,7 +1,7 @@
 //! What all models of a family have in common, whatever file they come in.
 
 use super::Rotation;
-use crate::kernels::{Activation, NormKind};
+use crate::model::spec::{Activation, NormKind};
 
 /// Families of decoders. Only this folder knows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

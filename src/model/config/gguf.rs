@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     gguf::{Gguf, Value},
-    kernels::{NormKind, RopeStyle},
+    model::spec::{NormKind, RopeStyle},
     model::weights::{GgufWeights, WeightSource},
 };
 

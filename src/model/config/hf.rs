@@ -8,7 +8,7 @@ use super::{
     hf_gpt, listed,
     rope::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
 };
-use crate::kernels::{Activation, NormKind, RopeStyle};
+use crate::model::spec::{Activation, NormKind, RopeStyle};
 
 /// `model_type`, and the family it stands for.
 const MODEL_TYPES: [(&str, Family); 10] = [

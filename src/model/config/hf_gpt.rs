@@ -1,7 +1,7 @@
 //! Reads [`ModelConfig`] from a `config.json` with GPT-2's keys.
 
 use super::{Family, ModelConfig, Rope, Sizes, hf::Fields};
-use crate::kernels::Activation;
+use crate::model::spec::Activation;
 
 /// The one of these that is supported.
 pub(super) const MODEL_TYPE: &str = "gpt_bigcode";

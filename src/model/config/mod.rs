@@ -20,8 +20,9 @@ pub(super) use self::{
 };
 use super::ModelLimits;
 use crate::{
+    backend::cpu::kernels::BLOCK_TOKENS,
     gguf::Gguf,
-    kernels::{Activation, AttentionLayer, AttentionShape, BLOCK_TOKENS, NormKind},
+    model::spec::{Activation, AttentionLayer, AttentionShape, NormKind},
 };
 
 /// A decoder, described so that no code asks for a family.

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::kernels::RopeStyle;
+use crate::model::spec::RopeStyle;
 
 /// Rotary embedding (arXiv 2104.09864) of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,9 @@
 //! Rotary angles of a batch's rows.
 
 use crate::{
-    kernels::{RopeAngles, RopeStyle},
+    backend::cpu::kernels::RopeAngles,
     model::config::{Rope, Rotation},
+    model::spec::RopeStyle,
 };
 
 /// For each way in which layers rotate, the angles of all rows.

@@ -2,10 +2,11 @@
 
 use super::{Compute, angles::Angles, loader::Loader};
 use crate::{
-    kernels::{
-        Activation, AttentionLayer, AttentionSpan, Fused, GatedBuffers, GatedFeedForward, Norm, Output,
-        RowGroups, add_bias, add_low_rank, attention, gate, matmul, rope_and_store,
+    backend::cpu::kernels::{
+        AttentionSpan, GatedBuffers, GatedFeedForward, Linear, Norm, Output, RowGroups, add_bias,
+        add_low_rank, attention, gate, matmul, rope_and_store,
     },
+    model::spec::{Activation, AttentionLayer},
     model::{
         adapter::{Adapter, Site},
         config::{Biases, FeedForward, NormPlacement, Rotation},
@@ -20,14 +21,14 @@ pub(super) struct Layer {
     attends: AttentionLayer,
     rotation: Rotation,
     attention_norm: Norm,
-    qkv: Fused,
+    qkv: Linear,
     qkv_bias: Option<Vec<f32>>,
     head_norm: Option<Norm>,
     attention_output: Projection,
     /// Absent when the feed-forward part reads what attention reads.
     ffn_norm: Option<Norm>,
     /// Gate and up side by side, or up alone.
-    up: Fused,
+    up: Linear,
     up_bias: Option<Vec<f32>>,
     feed_forward: FeedForward,
     activation: Activation,
@@ -36,7 +37,7 @@ pub(super) struct Layer {
 
 /// A product that joins the residual stream.
 struct Projection {
-    weights: Fused,
+    weights: Linear,
     bias: Option<Vec<f32>>,
     /// Applied before it joins.
     post_norm: Option<Norm>,
@@ -174,7 +175,7 @@ impl Layer {
         let biases = biases.chain(projections.map(|projection| &projection.bias));
         let biases = biases.flatten().map(Vec::len);
         let values = vectors.sum::<usize>() + biases.sum::<usize>();
-        matrices.map(Fused::bytes).sum::<usize>() + values * size_of::<f32>()
+        matrices.map(Linear::bytes).sum::<usize>() + values * size_of::<f32>()
     }
 
     /// Computes the rows' queries, keys and values, and writes keys and values to the cache.

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use crate::{
-    kernels::{Arena, Fused, Norm, PackedMatrix, Precision, ThreadPool},
+    backend::cpu::kernels::{Arena, Linear, Norm, PackedMatrix, ThreadPool},
+    model::spec::Precision,
     model::{
         census::Tally,
         config::{Biases, HeadNorms, ModelConfig, NormWeights},
@@ -41,7 +42,7 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix of `[rows, cols]`.
-    pub(super) fn matrix(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<Fused, String> {
+    pub(super) fn matrix(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<Linear, String> {
         self.matrices(&[(tensor, rows)], cols)
     }
 
@@ -51,7 +52,7 @@ impl<'a> Loader<'a> {
         whole: Tensor,
         parts: &[(Tensor, usize)],
         cols: usize,
-    ) -> Result<Fused, String> {
+    ) -> Result<Linear, String> {
         if self.find(whole)?.is_some() {
             let rows = parts.iter().map(|(_, rows)| rows).sum();
             self.matrix(whole, rows, cols)
@@ -60,7 +61,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn matrices(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<Fused, String> {
+    fn matrices(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<Linear, String> {
         let mut packed = Vec::with_capacity(parts.len());
         for &(tensor, rows) in parts {
             let data = self.take(tensor)?;
@@ -68,7 +69,7 @@ impl<'a> Loader<'a> {
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
             packed.push(matrix.map_err(|e| self.named(tensor, &e.to_string()))?);
         }
-        Ok(Fused::new(packed, self.precision))
+        Ok(Linear::new(packed, self.precision.products()))
     }
 
     /// The biases of queries, keys and values, one after the other.
@@ -114,7 +115,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Embeddings of positions. The file has as many as the model was made for, of which a lower limit uses the first.
-    pub(super) fn positions(&mut self) -> Result<Fused, String> {
+    pub(super) fn positions(&mut self) -> Result<Linear, String> {
         let width = self.config.sizes.hidden;
         let data = self.find(Tensor::Positions)?;
         let rows = data.and_then(|data| data.shape.first().copied()).unwrap_or(0);

@@ -17,18 +17,19 @@ use super::{
     kv_cache::KvCache,
     weights::{Tensor, WeightSource},
 };
-use crate::kernels::{
-    AttentionSpan, BLOCK_TOKENS, Fused, Isa, Norm, Output, Precision, RowGroups, ThreadPool, matmul, soft_cap,
+use crate::backend::cpu::kernels::{
+    AttentionSpan, BLOCK_TOKENS, Isa, Linear, Norm, Output, RowGroups, ThreadPool, matmul, soft_cap,
 };
+use crate::model::spec::Precision;
 
 /// A resident decoder with its KV pool and compute threads.
 pub(super) struct Decoder {
     limits: ModelLimits,
     compute: Compute,
-    embedding: Fused,
+    embedding: Linear,
     embedding_scale: f32,
     /// Embeddings of positions, where nothing is rotated.
-    positions: Option<Fused>,
+    positions: Option<Linear>,
     layers: Vec<Layer>,
     head: Head,
     cache: KvCache,
@@ -47,7 +48,7 @@ struct Compute {
 struct Head {
     norm: Norm,
     /// `None` when it is the embedding.
-    output: Option<Fused>,
+    output: Option<Linear>,
     scale: f32,
     soft_cap: Option<f32>,
 }
@@ -131,9 +132,9 @@ impl Decoder {
     /// Bytes of the weights, without adapters.
     fn weight_bytes(&self) -> usize {
         let layers = self.layers.iter().map(Layer::bytes).sum::<usize>();
-        let output = self.head.output.as_ref().map_or(0, Fused::bytes);
+        let output = self.head.output.as_ref().map_or(0, Linear::bytes);
         let norm = self.head.norm.values() * size_of::<f32>();
-        let positions = self.positions.as_ref().map_or(0, Fused::bytes);
+        let positions = self.positions.as_ref().map_or(0, Linear::bytes);
         layers + self.embedding.bytes() + positions + output + norm
     }
 
@@ -187,7 +188,7 @@ impl BatchRows {
 
 impl Head {
     /// Logits of the rows that are left.
-    fn run(&self, compute: &mut Compute, embedding: &Fused, a: &mut Activations, logits: &mut Vec<f32>) {
+    fn run(&self, compute: &mut Compute, embedding: &Linear, a: &mut Activations, logits: &mut Vec<f32>) {
         let output = self.output.as_ref().unwrap_or(embedding);
         logits.resize(a.hidden.len() / output.cols() * output.rows(), 0.0);
         let Compute { pool, isa } = compute;

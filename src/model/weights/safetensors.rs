@@ -7,7 +7,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
     files::Pieces,
-    kernels::BlockFormat,
+    model::spec::TensorFormat,
     model::{config::NormPlacement, load::read_json},
 };
 
@@ -278,9 +278,9 @@ impl Entry {
     /// Its elements.
     pub(in crate::model) fn data(&self) -> Result<TensorData<'_>, String> {
         let format = match self.dtype {
-            Dtype::F32 => BlockFormat::F32,
-            Dtype::F16 => BlockFormat::F16,
-            Dtype::BF16 => BlockFormat::Bf16,
+            Dtype::F32 => TensorFormat::F32,
+            Dtype::F16 => TensorFormat::F16,
+            Dtype::BF16 => TensorFormat::Bf16,
             other => return Err(format!("its type is {other:?}; F32, F16 and BF16 are supported")),
         };
         Ok(TensorData {

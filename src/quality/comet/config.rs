@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::kernels::Pointwise;
+use crate::model::spec::Pointwise;
 
 /// Heads are read in vectors of so many values.
 const HEAD_STEP: usize = 16;

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::config::{EncoderConfig, NormPlacement};
 use crate::{
-    kernels::{DenseAttention, Fused, Norm, NormKind, Output, Pointwise, add_bias, matmul},
+    backend::cpu::kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
+    model::spec::{NormKind, Pointwise},
     model::tensors::TensorReader,
     quality::Compute,
 };
@@ -13,7 +14,7 @@ const PREFIX: &str = "encoder.model.";
 
 /// A matrix and a bias.
 pub(super) struct Dense {
-    weights: Fused,
+    weights: Linear,
     bias: Vec<f32>,
 }
 
@@ -65,7 +66,7 @@ impl LayerNorm {
 
 struct Layer {
     attention_norm: LayerNorm,
-    qkv: Fused,
+    qkv: Linear,
     qkv_bias: Vec<f32>,
     attention_output: Dense,
     ffn_norm: LayerNorm,
@@ -86,7 +87,7 @@ pub(super) struct Activations {
 /// The encoder's weights.
 pub(super) struct Encoder {
     config: EncoderConfig,
-    embedding: Fused,
+    embedding: Linear,
     /// Embeddings of positions, the only token type's added: `[positions, hidden]`.
     positions: Vec<f32>,
     embedding_norm: Option<LayerNorm>,

@@ -14,7 +14,8 @@ use self::{
 };
 use super::{Compute, Facts};
 use crate::{
-    kernels::{Isa, Output, Pointwise, Precision, ThreadPool},
+    backend::cpu::kernels::{Isa, Output, ThreadPool},
+    model::spec::{Pointwise, Precision},
     model::{
         Census,
         tensors::{TensorReader, Tensors},

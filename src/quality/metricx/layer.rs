@@ -3,10 +3,11 @@
 
 use super::config::MetricXConfig;
 use crate::{
-    kernels::{
-        Activation, DenseAttention, DenseInput, DenseSpan, DistanceBias, Fused, GatedBuffers,
-        GatedFeedForward, HeadRows, Norm, NormKind, Output, matmul,
+    backend::cpu::kernels::{
+        DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
+        Linear, Norm, Output, matmul,
     },
+    model::spec::{Activation, NormKind},
     model::tensors::TensorReader,
     quality::Compute,
 };
@@ -59,13 +60,13 @@ impl Activations {
 }
 
 /// `out = x · Wᵀ`.
-fn product(compute: &mut Compute, x: &[f32], weights: &Fused, out: &mut Vec<f32>) {
+fn product(compute: &mut Compute, x: &[f32], weights: &Linear, out: &mut Vec<f32>) {
     out.resize(x.len() / weights.cols() * weights.rows(), 0.0);
     matmul(&mut compute.pool, compute.isa, x, weights, out, Output::Replace);
 }
 
 /// `stream += x · Wᵀ`.
-fn join(compute: &mut Compute, x: &[f32], weights: &Fused, stream: &mut [f32]) {
+fn join(compute: &mut Compute, x: &[f32], weights: &Linear, stream: &mut [f32]) {
     matmul(&mut compute.pool, compute.isa, x, weights, stream, Output::Add);
 }
 
@@ -84,8 +85,8 @@ fn projections<const N: usize>(name: &str, parts: [&str; N]) -> [String; N] {
 
 struct FeedForward {
     norm: Norm,
-    gate_up: Fused,
-    down: Fused,
+    gate_up: Linear,
+    down: Linear,
 }
 
 impl FeedForward {
@@ -120,8 +121,8 @@ impl FeedForward {
 pub(super) struct EncoderLayer {
     attention: DenseAttention,
     norm: Norm,
-    qkv: Fused,
-    output: Fused,
+    qkv: Linear,
+    output: Linear,
     feed_forward: FeedForward,
 }
 
@@ -167,13 +168,13 @@ impl EncoderLayer {
 pub(super) struct DecoderLayer {
     attention: DenseAttention,
     own_norm: Norm,
-    own_value: Fused,
-    own_output: Fused,
+    own_value: Linear,
+    own_output: Linear,
     cross_norm: Norm,
-    cross_query: Fused,
+    cross_query: Linear,
     /// Keys and values of what the encoder read.
-    cross_kv: Fused,
-    cross_output: Fused,
+    cross_kv: Linear,
+    cross_output: Linear,
     feed_forward: FeedForward,
 }
 

@@ -16,7 +16,8 @@ use self::{
 };
 use super::{Compute, Facts};
 use crate::{
-    kernels::{DenseSpan, DistanceBias, Fused, Isa, Norm, Output, Precision, ThreadPool},
+    backend::cpu::kernels::{DenseSpan, DistanceBias, Isa, Linear, Norm, Output, ThreadPool},
+    model::spec::Precision,
     model::{
         Census,
         tensors::{TensorReader, Tensors},
@@ -32,7 +33,7 @@ const WORST: f32 = 25.0;
 pub(super) struct MetricX {
     compute: Compute,
     config: MetricXConfig,
-    embedding: Fused,
+    embedding: Linear,
     encoder: Vec<EncoderLayer>,
     /// What each head adds for distances up to the window, `[heads, 2 * window - 1]`.
     distance_bias: Vec<f32>,

@@ -1,0 +1,3 @@
+//! The host processor.
+
+pub mod kernels;

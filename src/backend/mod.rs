@@ -1,0 +1,3 @@
+//! Devices: what computes models.
+
+pub mod cpu;
