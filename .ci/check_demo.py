@@ -41,7 +41,7 @@ def check_results(folder: pathlib.Path, prompts: int) -> collections.Counter:
     for record in records:
         by_language[record["language"]].add(record["id"])
         answer = record["outcome"].get("answered")
-        # One guard: one verdict on each answer.
+        # The demo has one guard, so each answer has one verdict.
         judged = answer["verdicts"][0].get("judged") if answer else None
         if judged is None:
             outcomes["failed"] += 1
@@ -54,13 +54,13 @@ def check_results(folder: pathlib.Path, prompts: int) -> collections.Counter:
         check(judged["tokens"]["prompt"] > 200, f"a guard prompt without its policy: {record}")
     check(set(by_language) == LANGUAGES, f"languages {sorted(by_language)}")
     check(len({frozenset(ids) for ids in by_language.values()}) == 1, "the languages have different prompts")
-    # On loopback, with nobody else about, nothing may fail.
+    # On loopback and with no other load nothing may fail.
     check(outcomes["failed"] == 0, f"{outcomes['failed']} prompts failed")
     return outcomes
 
 
 def check_summary(folder: pathlib.Path, outcomes: collections.Counter) -> None:
-    """summary.json counts what results.jsonl has."""
+    """The counts of summary.json are those of results.jsonl."""
     summary = json.loads((folder / "summary.json").read_text())
     expected = {name: outcomes[name] for name in (*LABELS, "failed")}
     found = list(counts_of(summary))
