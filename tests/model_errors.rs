@@ -12,7 +12,10 @@ mod common;
 use std::{fs, path::Path};
 
 use babelward::kernels::Precision;
-use babelward::model::load::{LoadOptions, load};
+use babelward::{
+    errors::with_causes,
+    model::load::{LoadOptions, load},
+};
 
 fn error(path: &Path, kv_bytes: usize) -> String {
     let options = LoadOptions {
@@ -24,7 +27,7 @@ fn error(path: &Path, kv_bytes: usize) -> String {
     match load(path, &options) {
         Ok(_) => panic!("{} loaded", path.display()),
         Err(error) => {
-            let text = error.to_string();
+            let text = with_causes(&error);
             assert!(
                 text.contains(&path.display().to_string()),
                 "the file is not named: {text}"

@@ -130,7 +130,7 @@ fn read_run(dir: &Path, mut see: impl FnMut(&ItemRecord)) -> anyhow::Result<(Run
         Ok((info, table))
     };
     let read: Result<_, crate::bench::results::FolderError> = read();
-    let (info, table) = read.map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    let (info, table) = read.map_err(CommandError::invalid_data)?;
     Ok((folder, info, table))
 }
 
@@ -183,8 +183,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     let summary = Summary::of(info, &table, &options);
     let mut disagreements = texts::disagreements(&table);
     if args.include_text {
-        texts::add_texts(&folder, &mut disagreements)
-            .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        texts::add_texts(&folder, &mut disagreements).map_err(CommandError::invalid_data)?;
     }
     write(&folder, &summary, Some(&disagreements))?;
     write_tables(args, &tables::sheets(&summary))?;
@@ -212,7 +211,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
 
 /// Reads the policies to score by.
 fn policies(paths: &[PathBuf]) -> Result<Vec<Policy>, CommandError> {
-    policies::read_all(paths).map_err(|error| CommandError::invalid_data(error.to_string()))
+    policies::read_all(paths).map_err(CommandError::invalid_data)
 }
 
 fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {

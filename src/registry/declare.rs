@@ -7,7 +7,7 @@ use super::{
     budget::{Ledger, Terms},
     residency::Group,
 };
-use crate::model::AdapterIndex;
+use crate::{errors::with_causes, model::AdapterIndex};
 
 /// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
 /// model needs must be known; for the others there is time.
@@ -17,7 +17,10 @@ pub(super) fn terms(group: &ModelGroup, kv: KvSize, sequences: usize) -> Result<
         Ok(estimate) => Some(Need::new(&estimate, kv, sequences)),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
-            tracing::warn!(%error, "a model that is not loaded yet cannot be read");
+            tracing::warn!(
+                error = with_causes(&error),
+                "a model that is not loaded yet cannot be read"
+            );
             None
         }
     };

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf};
 use super::ModelRole;
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
+    errors::with_causes,
     guard::GuardError,
     kernels::Precision,
     memory::human_bytes,
@@ -44,7 +45,7 @@ pub enum RegistryError {
         id: String,
     },
     /// The path does not exist or cannot be read.
-    #[error("model `{id}`: {path}: {source}")]
+    #[error("model `{id}`: cannot read {path}")]
     Unreadable {
         /// The id.
         id: String,
@@ -54,7 +55,7 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// The weights could not be loaded.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Load {
         /// The id.
         id: String,
@@ -62,7 +63,7 @@ pub enum RegistryError {
         source: LoadError,
     },
     /// The tokenizer could not be loaded.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Tokenizer {
         /// The id.
         id: String,
@@ -70,7 +71,7 @@ pub enum RegistryError {
         source: TokenizerError,
     },
     /// The chat template could not be compiled.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Template {
         /// The id.
         id: String,
@@ -78,7 +79,7 @@ pub enum RegistryError {
         source: TemplateError,
     },
     /// The model cannot serve as a guard.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Guard {
         /// The id.
         id: String,
@@ -110,7 +111,7 @@ pub enum RegistryError {
     #[error("a thread could not be started: {0}")]
     Engine(std::io::Error),
     /// The engine did not take the model.
-    #[error("the engine did not take the model: {0}")]
+    #[error("the engine did not take the model")]
     NotTaken(#[from] AddModelError),
     /// Loading ended in a panic.
     #[error("model `{id}`: loading it stopped unexpectedly")]
@@ -141,7 +142,7 @@ pub enum RegistryError {
         shortage: MemoryShortage,
     },
     /// The guard's policy prefix could not be queued.
-    #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
+    #[error("model `{id}`: the guard's policy text could not be computed")]
     PrefixRefused {
         /// The id.
         id: String,
@@ -149,7 +150,7 @@ pub enum RegistryError {
         source: SubmitError,
     },
     /// The guard's policy prefix could not be computed.
-    #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
+    #[error("model `{id}`: the guard's policy text could not be computed")]
     PrefixFailed {
         /// The id.
         id: String,
@@ -248,7 +249,7 @@ impl From<&RegistryError> for LoadFailure {
                 source: SequenceError::ShuttingDown,
                 ..
             } => Self::Closed,
-            broken => Self::Broken(broken.to_string()),
+            broken => Self::Broken(with_causes(broken)),
         }
     }
 }

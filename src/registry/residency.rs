@@ -17,7 +17,9 @@ use super::{
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::{engine::EngineHandle, guard::Policy, kernels::Precision, model::estimate::Estimate};
+use crate::{
+    engine::EngineHandle, errors::with_causes, guard::Policy, kernels::Precision, model::estimate::Estimate,
+};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
@@ -232,7 +234,7 @@ impl Core {
                 tracing::info!(model = name, seconds, "loaded");
             }
             Ok(Err(error)) => {
-                tracing::error!(model = name, error = %error, "could not be loaded");
+                tracing::error!(model = name, error = with_causes(&error), "could not be loaded");
                 self.failed(&mut self.inner(), group, &error);
             }
             Err(_) => {
