@@ -52,7 +52,7 @@ const LAYERS: &[(&str, &str)] = &[
          memory::human_bytes",
     ),
     ("client", "proto digest"),
-    ("bench", "client proto digest"),
+    ("bench", "client proto digest errors"),
     (
         "cli",
         "rpc registry guard quality engine model kernels text gguf digest errors config telemetry proto client bench fetch \

@@ -2,21 +2,13 @@
 
 /// Circles of files that use each other, the files of each sorted.
 pub const CIRCLES: &[&[&str]] = &[
-    &["src/bench/dataset/assemble.rs", "src/bench/dataset/mod.rs"],
-    &["src/bench/import/collect.rs", "src/bench/import/mod.rs"],
     &["src/bench/paper.rs", "src/bench/scores/models.rs"],
-    &[
-        "src/bench/plan.rs",
-        "src/bench/results/info.rs",
-        "src/bench/settings.rs",
-    ],
     &[
         "src/bench/report/isolation.rs",
         "src/bench/report/mod.rs",
         "src/bench/report/policies.rs",
         "src/bench/report/tables.rs",
     ],
-    &["src/bench/run/mod.rs", "src/bench/run/work.rs"],
     &[
         "src/bench/scores/policies.rs",
         "src/bench/scores/study.rs",
@@ -38,26 +30,6 @@ pub const CIRCLES: &[&[&str]] = &[
         "src/bench/table/mod.rs",
         "src/bench/table/parquet.rs",
     ],
-    &[
-        "src/cli/bench.rs",
-        "src/cli/bench/drive.rs",
-        "src/cli/bench/import.rs",
-        "src/cli/bench/merge.rs",
-        "src/cli/bench/run.rs",
-        "src/cli/bench/translators.rs",
-        "src/cli/data_source.rs",
-        "src/cli/report.rs",
-        "src/cli/report/study.rs",
-        "src/cli/validate.rs",
-        "src/cli/validate/files.rs",
-    ],
-    &["src/cli/connection.rs", "src/cli/global.rs"],
-    &[
-        "src/cli/doctor/mod.rs",
-        "src/cli/doctor/server.rs",
-        "src/cli/fit.rs",
-    ],
-    &["src/cli/translate.rs", "src/cli/translate/work.rs"],
     &["src/client/stream/method.rs", "src/client/stream/mod.rs"],
     &[
         "src/config/layer.rs",
@@ -190,11 +162,8 @@ pub const CIRCLES: &[&[&str]] = &[
 
 /// Functions that take a tuple apart in their parameters, or have too many.
 pub const PARAMETERS: &[&str] = &[
-    "src/bench/import/collect.rs: problem: a tuple taken apart",
     "src/bench/report/policies.rs: change_row: a tuple taken apart",
     "src/bench/report/runs.rs: new: a tuple taken apart",
-    "src/bench/translation/estimated.rs: request_digest: a tuple taken apart",
-    "src/cli/bench/import.rs: members: a tuple taken apart",
     "src/config/layer.rs: claim: a tuple taken apart",
     "src/engine/world.rs: blank: a tuple taken apart",
     "src/kernels/attention/cache.rs: rounded: a tuple taken apart",
