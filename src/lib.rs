@@ -12,6 +12,7 @@ pub mod client;
 pub mod config;
 pub mod digest;
 pub mod engine;
+pub mod errors;
 pub mod fetch;
 pub mod files;
 pub mod gguf;

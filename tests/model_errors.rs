@@ -11,8 +11,11 @@ mod common;
 
 use std::{fs, path::Path};
 
-use babelward::backend::{Backend, LoadOptions, cpu::CpuBackend};
-use babelward::model::spec::Precision;
+use babelward::{
+    backend::{Backend, LoadOptions, cpu::CpuBackend},
+    errors::with_causes,
+    model::spec::Precision,
+};
 
 fn error(path: &Path, kv_bytes: usize) -> String {
     let options = LoadOptions {
@@ -23,7 +26,7 @@ fn error(path: &Path, kv_bytes: usize) -> String {
     match CpuBackend::new(1).load(path, &[], &options) {
         Ok(_) => panic!("{} loaded", path.display()),
         Err(error) => {
-            let text = error.to_string();
+            let text = with_causes(&error);
             assert!(
                 text.contains(&path.display().to_string()),
                 "the file is not named: {text}"

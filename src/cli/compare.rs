@@ -2,26 +2,21 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::{
-    CommandError, Exit, Global,
-    output::{print_line, table},
-    report::{load_to_compare, write_to},
+    Exit, Global,
+    output::{print_line, table, write_to},
 };
 use crate::bench::{
-    report::{
-        comparability::Told,
-        runs::{Side, TwoRuns},
-    },
+    analysis::{TextsInReport, compare_runs},
+    report::comparability::Told,
     scores::{
-        comparable::{Comparability, Pairing, Purpose, comparability},
-        compare::{Compared, Comparison, Flip, compare, flips},
+        comparable::Pairing,
+        compare::{Compared, Comparison},
         gaps::LEVEL,
         gate::{Allowed, Gate, Gates},
         shown, shown_p, shown_signed,
     },
-    statistics::{Bootstrap, Interval},
+    statistics::Interval,
     taxonomy::Language,
 };
 
@@ -51,64 +46,39 @@ pub struct Args {
     include_text: bool,
 }
 
-/// What `--json` writes.
-#[derive(Serialize)]
-struct Figures<'a> {
-    comparable: &'a Comparability,
-    pairing: Pairing,
-    /// Why the second run does not pass; absent without a gate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gate_broken: Option<&'a [String]>,
-    #[serde(flatten)]
-    comparison: &'a Comparison,
-    flips: &'a [Flip],
-}
-
 /// Compares the primary guards' verdicts.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let (first_folder, first_info, first, ours) = load_to_compare(&args.first)?;
-    let (second_folder, second_info, second, theirs) = load_to_compare(&args.second)?;
-    let sides = [("the first run", &ours), ("the second run", &theirs)];
-    let comparable = comparability(&sides, Purpose::Targets);
-    let pairing = Pairing::of(&first, &second);
-    let comparison = compare(&first, &second, Bootstrap::default());
-    let flips = flips(&first, &second);
     let gates = Gates {
         gates: args.gate,
         allowed: args.allow_differences,
     };
-    let broken = gates.broken(&comparison, &pairing, &comparable);
-    let json = || {
-        let figures = Figures {
-            comparable: &comparable,
-            pairing,
-            gate_broken: broken.as_deref(),
-            comparison: &comparison,
-            flips: &flips,
-        };
-        serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n"
-    };
-    write_to(args.json.as_deref(), json)?;
-    let told = Told::of(&comparable);
-    match args.json.is_none() {
-        true => print_line(&format!("{}\n\n{}", told.text(), text(&comparison, &pairing)))?,
-        false if told.warns => eprintln!("babelward: {}", told.text()),
-        false => {}
+    let comparison = compare_runs(&args.first, &args.second, &gates)?;
+    let told = Told::of(&comparison.comparable);
+    match &args.json {
+        Some(path) => {
+            let figures = comparison.figures()?;
+            write_to(Some(path), || figures)?;
+            if told.warns {
+                eprintln!("babelward: {}", told.text());
+            }
+        }
+        None => {
+            let text = text(&comparison.comparison, &comparison.pairing);
+            print_line(&format!("{}\n\n{text}", told.text()))?;
+        }
     }
-    let failed = broken.as_deref().unwrap_or_default();
-    for line in failed {
+    let broken = comparison.gate_broken.as_deref().unwrap_or_default();
+    for line in broken {
         eprintln!("babelward: gate: {line}");
     }
-    let exit = if failed.is_empty() { Exit::Done } else { Exit::Gate };
+    let exit = if broken.is_empty() { Exit::Done } else { Exit::Gate };
     if let Some(path) = &args.html {
-        let sides = [Side::of(&first_info), Side::of(&second_info)];
-        let mut page = TwoRuns::new(sides, (comparison, flips), (comparable, pairing), broken);
-        if args.include_text {
-            page.add_texts([&first_folder, &second_folder])
-                .map_err(|error| CommandError::invalid_data(error.to_string()))?;
-        }
-        let html = page.html()?;
+        let texts = match args.include_text {
+            true => TextsInReport::With,
+            false => TextsInReport::Without,
+        };
+        let html = comparison.page(texts)?;
         write_to(Some(path), || html)?;
     }
     Ok(exit)

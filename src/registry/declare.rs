@@ -10,7 +10,7 @@ use super::{
     model::{Declared, DeclaredAdapter, ModelRole},
     options::DeviceOptions,
 };
-use crate::{backend::AdapterIndex, config::LoadPolicy, model::spec::Precision};
+use crate::{backend::AdapterIndex, config::LoadPolicy, errors::with_causes, model::spec::Precision};
 
 /// A checked group of ids that is loaded and unloaded as one model.
 pub(super) struct DeclaredGroup {
@@ -47,7 +47,10 @@ pub(super) fn residency_terms(
         Ok(footprint) => Some(MemoryNeed::new(&footprint, devices[group.device].kv_sizing())),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
-            tracing::warn!(%error, "a model that is not loaded yet cannot be read");
+            tracing::warn!(
+                error = with_causes(&error),
+                "a model that is not loaded yet cannot be read"
+            );
             None
         }
     };

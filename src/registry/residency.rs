@@ -21,7 +21,9 @@ use super::{
     state::{ModelStates, Phase, StateWatch},
     stats::record_memory,
 };
-use crate::{backend::Footprint, config::LoadPolicy, guard::Policy, model::spec::Precision};
+use crate::{
+    backend::Footprint, config::LoadPolicy, errors::with_causes, guard::Policy, model::spec::Precision,
+};
 
 /// How long a load waits for a busy model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
@@ -230,7 +232,7 @@ impl Residency {
                 tracing::info!(model = name, seconds, "loaded");
             }
             Ok(Err(error)) => {
-                tracing::error!(model = name, error = %error, "could not be loaded");
+                tracing::error!(model = name, error = with_causes(&error), "could not be loaded");
                 self.load_failed(&mut self.state(), group, &error);
             }
             Err(_) => {

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::bench::taxonomy::{Category, Language};
 
 fn problems(text: &str) -> Vec<String> {
     match Dataset::parse("test", text) {

@@ -50,7 +50,7 @@ const ISOLATION: &str = include_str!("isolation.html.j2");
 
 /// Why the report could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("report: {0}")]
+#[error("the report cannot be made")]
 pub struct ReportError(#[from] minijinja::Error);
 
 /// Every figure of the report: `summary.json`.

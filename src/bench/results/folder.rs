@@ -32,7 +32,7 @@ pub enum FolderError {
     )]
     Altered(PathBuf),
     /// Reading or writing failed.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}")]
     Io {
         /// Which file.
         path: PathBuf,

@@ -1,6 +1,6 @@
 //! The view of somebody who deploys: what would a filter on the answers fix, and what would it block for nothing?
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,25 @@ pub enum Filter {
     Threshold(f64),
     /// This guard of the run says unsafe.
     Guard(usize),
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("`{text}` is no filter; filters are threshold=0.3 (in 0 to 1) and guard=2");
+        match text.split_once('=').ok_or_else(expected)? {
+            ("threshold", value) => match value.parse() {
+                Ok(threshold) if (0.0..=1.0).contains(&threshold) => Ok(Self::Threshold(threshold)),
+                _ => Err(expected()),
+            },
+            ("guard", number) => match number.parse::<usize>() {
+                Ok(number) if number > 1 => Ok(Self::Guard(number - 1)),
+                _ => Err(expected()),
+            },
+            _ => Err(expected()),
+        }
+    }
 }
 
 /// What an answer is held to be.

@@ -102,7 +102,7 @@ impl BadRow {
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The system says no.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// Which file.
         path: PathBuf,

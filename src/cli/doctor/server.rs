@@ -7,7 +7,7 @@ use std::{
 
 use tonic::{Code, codegen::http::Uri};
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::{
     cli::Connection,
     client::{Client, ClientError, RpcError, TlsProblem},
@@ -73,7 +73,7 @@ fn unreached(error: &anyhow::Error) -> Check {
             "start `babelward serve` there, or say where it listens; from another machine it needs --listen"
         }
     };
-    Check::new("server", error.to_string(), Outcome::Fail(fix.to_owned()))
+    Check::new("server", format!("{error:#}"), Outcome::Fail(fix.to_owned()))
 }
 
 /// A connection, and no answer that helps.
