@@ -21,6 +21,7 @@ const MAX_LINES: usize = 500;
 const LAYERS: &[(&str, &str)] = &[
     ("proto", ""),
     ("errors", ""),
+    ("random", ""),
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
@@ -34,7 +35,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("fetch", "digest errors"),
     ("model", "kernels gguf files digest"),
-    ("engine", "model kernels"),
+    ("engine", "model kernels random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),
     ("guard", "engine model kernels text gguf digest errors"),
@@ -49,11 +50,11 @@ const LAYERS: &[(&str, &str)] = &[
          memory::human_bytes",
     ),
     ("client", "proto digest"),
-    ("bench", "client proto digest"),
+    ("bench", "client proto digest random"),
     (
         "cli",
         "rpc registry guard quality engine model kernels text gguf digest errors config telemetry proto client bench fetch \
-         memory",
+         memory random",
     ),
 ];
 

@@ -24,10 +24,9 @@ use super::{
     sheet::{self, Entry},
 };
 use crate::{
-    bench::{
-        report::label_page, results::RunFolder, scores::validation::Label, statistics::bootstrap::Random,
-    },
+    bench::{report::label_page, results::RunFolder, scores::validation::Label},
     errors::with_causes,
+    random::Random,
 };
 
 #[derive(Debug, clap::Args)]
