@@ -130,6 +130,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::DuplicateId(_)
             | RegistryError::DuplicatePolicy(_)
             | RegistryError::UnknownBase { .. }
+            | RegistryError::UnknownDevice { .. }
+            | RegistryError::NoDevices
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
             | RegistryError::OnlyEstimator { .. }
@@ -237,7 +239,7 @@ mod tests {
         engine::{AddModelError, SequenceError},
         gguf::GgufError,
         guard::{GuardError, PolicyFileError},
-        model::{AdapterError, load::LoadError},
+        model::{AdapterError, LoadError},
     };
 
     #[test]
