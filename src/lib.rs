@@ -21,6 +21,7 @@ pub mod memory;
 pub mod model;
 pub mod proto;
 pub mod quality;
+pub mod random;
 pub mod registry;
 pub mod rpc;
 pub mod telemetry;

@@ -24,6 +24,7 @@ const MAX_LINES: usize = 500;
 const LAYERS: &[(&str, &str)] = &[
     ("proto", ""),
     ("errors", ""),
+    ("random", ""),
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
@@ -37,7 +38,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("telemetry", "config"),
     ("fetch", "digest errors"),
     ("model", "gguf files digest"),
-    ("engine", "backend model"),
+    ("engine", "backend model random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),
     ("guard", "engine backend model text gguf digest errors"),
@@ -52,11 +53,11 @@ const LAYERS: &[(&str, &str)] = &[
          memory::human_bytes",
     ),
     ("client", "proto digest"),
-    ("bench", "client proto digest errors"),
+    ("bench", "client proto digest errors random"),
     (
         "cli",
         "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \
-         memory",
+         memory random",
     ),
 ];
 

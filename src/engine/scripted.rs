@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use crate::backend::{
-    BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+use crate::{
+    backend::{
+        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+    },
+    random::{GOLDEN, mix},
 };
 
 /// Writes the next token's logits into a row of zeros, from all tokens that the position attends to.
@@ -202,9 +205,7 @@ const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
 
 /// The hash of a prefix with one more token.
 fn extend(prefix: u64, token: u32) -> u64 {
-    let z = (prefix ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 32)
+    mix((prefix ^ u64::from(token)).wrapping_mul(GOLDEN))
 }
 
 #[cfg(test)]
