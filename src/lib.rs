@@ -2,7 +2,7 @@
 //! arrives into shared forward passes, and answers Generate, Classify and Score; and a client that runs the
 //! M-ALERT benchmark (arXiv 2412.15035) against it.
 //!
-//! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `model` → `kernels`, with
+//! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `backend` → `model`, with
 //! `text` and `gguf` beside them. `client` and `bench` see only the generated types in [`proto`].
 
 pub mod backend;

@@ -319,3 +319,68 @@ fn readme_has_exactly_two_setup_commands() {
     let commands: Vec<_> = tidy_support::code_lines(setup).collect();
     assert_eq!(commands, ["cargo run --release -- demo", "cargo test --release"]);
 }
+
+/// Words in backticks, line by line, outside of code blocks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_block = false;
+    let lines = text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        in_block ^= fence;
+        !in_block && !fence
+    });
+    lines.flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let folders = ["src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/"];
+    let mut broken = Vec::new();
+    for (name, path) in files(&["README.md", "ARCHITECTURE.md", "docs"]) {
+        // Dated results name the files of their day.
+        if !name.ends_with(".md") || name.starts_with("docs/results/") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).expect("a document in UTF-8");
+        let paths = quoted(&text).filter(|word| folders.iter().any(|folder| word.starts_with(folder)));
+        let whole = paths.filter(|path| !path.contains([' ', '*', '{', '<']));
+        broken.extend(
+            whole
+                .filter(|path| !root().join(path).exists())
+                .map(|path| format!("{name}: {path}")),
+        );
+    }
+    report("a document names a file that does not exist", broken);
+}
+
+#[test]
+fn the_glossary_names_files_and_types_that_exist() {
+    let text = std::fs::read_to_string(root().join("docs/glossary.md")).expect("docs/glossary.md");
+    let sources: Vec<String> = rust_files(&["src"]).into_iter().map(|(_, source)| source).collect();
+    let is_word = |word: &str| sources.iter().any(|source| words(source).any(|(_, found)| found == word));
+    let mut below = String::new();
+    let mut broken = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("## ") {
+            below.clear();
+        }
+        if let Some((_, rest)) = line.split_once("file below `") {
+            below = rest.split('`').next().unwrap_or_default().to_owned();
+        }
+        if !line.starts_with("| ") || line.starts_with("| Term") {
+            continue;
+        }
+        let last = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for word in quoted(last) {
+            let known = if word.contains('/') || word.ends_with(".rs") {
+                let places = [format!("src/{word}"), format!("src/{below}{word}")];
+                places.iter().any(|place| root().join(place).exists())
+            } else {
+                word.split("::").all(is_word)
+            };
+            if !known {
+                broken.push(format!("{word}: {line}"));
+            }
+        }
+    }
+    report("the glossary names what does not exist", broken);
+}

@@ -26,6 +26,7 @@ mod cancellation;
 mod classify;
 mod connections;
 mod deadlines;
+mod devices;
 mod doctor;
 mod drain;
 mod faults;

@@ -1,0 +1,320 @@
+//! Two devices in one server: the processor, and a small scripted one with other blocks, other promises, memory of its own,
+//! and steps that are computed only when they are waited for. The engine and the registry know nothing else of either.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use babelward::{
+    backend::{
+        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, ForwardBatch, LanguageModel,
+        LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
+    },
+    engine::{Clock, scripted::ScriptedModel},
+    model::{
+        LoadError,
+        spec::{Precision, PrecisionChoice},
+    },
+    proto::{self, model::State},
+    registry::{
+        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions,
+    },
+    rpc::ServerOptions,
+};
+use tonic::Code;
+
+use crate::{
+    common,
+    rig::{self, Rig, reason},
+    scripted::Gate,
+};
+
+/// Tokens in a block of the scripted device, and bytes that such a block takes.
+const BLOCK_TOKENS: usize = 5;
+const BLOCK_BYTES: u64 = 7;
+/// Bytes of a scripted model's weights, and of its KV pool.
+const WEIGHTS: u64 = 1000;
+const POOL: u64 = 700;
+
+const ON_CPU: &str = "on-cpu";
+const SCRIPTED: &str = "scripted-a";
+const OTHER: &str = "scripted-b";
+
+/// A device that computes from a script.
+struct ScriptedDevice {
+    info: DeviceInfo,
+    lost: Arc<AtomicBool>,
+}
+
+/// A model of it: a step is only remembered when it is submitted.
+struct LazyModel {
+    model: ScriptedModel,
+    submitted: Option<(ForwardBatch, StepOutput)>,
+    lost: Arc<AtomicBool>,
+}
+
+impl ScriptedDevice {
+    fn new(lost: Arc<AtomicBool>) -> Self {
+        Self {
+            info: DeviceInfo {
+                name: "scripted".to_owned(),
+                architecture: "script-1".to_owned(),
+                best_for_judging: Precision::F32,
+                best_for_answering: Precision::F32,
+                determinism: Determinism::BestEffort,
+                cost_prior: CostPrior {
+                    step: Duration::from_micros(10),
+                    token: Duration::from_micros(1),
+                    row: Duration::from_micros(1),
+                    positions: Duration::ZERO,
+                },
+            },
+            lost,
+        }
+    }
+}
+
+impl Backend for ScriptedDevice {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn effective_precision(&self, _path: &Path, _asked: Precision) -> Precision {
+        Precision::F32
+    }
+
+    fn footprint(
+        &self,
+        _path: &Path,
+        _adapters: &[PathBuf],
+        _options: &LoadOptions,
+        _batch: BatchLimits,
+    ) -> Result<Footprint, LoadError> {
+        Ok(Footprint {
+            architecture: "scripted".to_owned(),
+            context_length: 256,
+            held_tokens: 256,
+            weight_bytes: WEIGHTS,
+            scratch_bytes: 0,
+            kv_block_bytes: BLOCK_BYTES,
+            kv_most_bytes: None,
+            block_tokens: BLOCK_TOKENS,
+        })
+    }
+
+    fn load(
+        &self,
+        _path: &Path,
+        _adapters: &[PathBuf],
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadError> {
+        let limits = ModelLimits {
+            vocab_size: rig::text().0.vocab_size(),
+            context_length: 256,
+            block_size: BLOCK_TOKENS,
+            num_blocks: options.kv_bytes / BLOCK_BYTES as usize,
+            window: None,
+        };
+        Ok(LoadedModel {
+            kv_bytes: limits.num_blocks as u64 * BLOCK_BYTES,
+            model: Box::new(LazyModel {
+                model: ScriptedModel::hashing(limits),
+                submitted: None,
+                lost: Arc::clone(&self.lost),
+            }),
+            architecture: "scripted".to_owned(),
+            layers: 1,
+            parameters: 1,
+            dtype: "f32".to_owned(),
+            precision: Precision::F32,
+            weight_bytes: WEIGHTS,
+            adapters: Vec::new(),
+        })
+    }
+}
+
+impl LanguageModel for LazyModel {
+    fn limits(&self) -> &ModelLimits {
+        self.model.limits()
+    }
+
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
+        self.submitted = Some((batch.clone(), output));
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        let (batch, output) = self.submitted.take().ok_or(StepError::NotSubmitted)?;
+        if self.lost.load(Ordering::Acquire) {
+            return Err(StepError::Device("the scripted device is lost".to_owned()));
+        }
+        self.model.forward(&batch, output)
+    }
+}
+
+/// A server of one model on the processor and two on the scripted device, which has room for one.
+async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
+    let spec = |id: &str, device: &str, load| ModelSpec {
+        path: common::smollm2(),
+        device: Some(device.to_owned()),
+        load,
+        ..rig::spec(id, ModelRole::Target)
+    };
+    let cpu: Arc<dyn Backend> = Arc::new(CpuBackend::new(2));
+    let scripted: Arc<dyn Backend> = Arc::new(ScriptedDevice::new(Arc::clone(lost)));
+    let device = |backend: &Arc<dyn Backend>, budget, kv| {
+        let memory = MemoryOptions {
+            budget,
+            kv: KvSize::Fixed(kv),
+        };
+        let mut start = rig::start_options(memory, 64, Clock::default());
+        let mut options = start.devices.remove(0);
+        options.info = backend.device().clone();
+        options.engine.name = format!("engine-{}", options.info.name);
+        options.engine.cost_prior = options.info.cost_prior;
+        options
+    };
+    let devices: Vec<DeviceOptions> = vec![
+        device(&cpu, 1 << 30, 64 << 20),
+        device(&scripted, WEIGHTS + POOL, POOL),
+    ];
+    let mut start = rig::start_options(devices[0].memory, 64, Clock::default());
+    start.devices = devices;
+    let options = RegistryOptions {
+        models: vec![
+            spec(ON_CPU, "cpu", LoadPolicy::Eager),
+            spec(SCRIPTED, "scripted", LoadPolicy::Eager),
+            spec(OTHER, "scripted", LoadPolicy::Lazy),
+        ],
+        max_context: None,
+        precision: PrecisionChoice::Only(Precision::Int8),
+        backends: vec![cpu, scripted],
+        start,
+    };
+    let registry = tokio::task::spawn_blocking(move || Registry::load(options));
+    let registry = registry.await.unwrap().unwrap();
+    Rig::serve(registry, ServerOptions::default(), Gate::default()).await
+}
+
+/// An answer, where it was computed and what it took.
+struct Answer {
+    text: String,
+    provenance: proto::Provenance,
+    usage: proto::Usage,
+}
+
+async fn generate(rig: &Rig, model: &str) -> Result<Answer, tonic::Status> {
+    let request = proto::GenerateRequest {
+        model: model.to_owned(),
+        ..rig::generate("The same words for every device, and more of them than a block has tokens.")
+    };
+    let mut stream = rig.generation().await.generate(request).await?.into_inner();
+    let (mut text, mut provenance, mut usage) = (String::new(), None, None);
+    while let Some(response) = stream.message().await? {
+        match response.event.unwrap() {
+            proto::generate_response::Event::Started(started) => provenance = started.provenance,
+            proto::generate_response::Event::Delta(delta) => text.push_str(&delta.text),
+            proto::generate_response::Event::Finished(finished) => usage = finished.usage,
+        }
+    }
+    Ok(Answer {
+        text,
+        provenance: provenance.unwrap(),
+        usage: usage.unwrap(),
+    })
+}
+
+async fn state(rig: &Rig, model: &str) -> State {
+    let request = proto::GetModelRequest {
+        name: model.to_owned(),
+    };
+    let response = rig.models().await.get_model(request).await.unwrap();
+    response.into_inner().model.unwrap().state()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_of_two_devices_serve_side_by_side_each_with_its_own_promises() {
+    let rig = two_devices(&Arc::default()).await;
+    let (on_cpu, scripted) = tokio::join!(generate(&rig, ON_CPU), generate(&rig, SCRIPTED));
+    let (on_cpu, scripted) = (on_cpu.unwrap(), scripted.unwrap());
+    assert_ne!(on_cpu.text, scripted.text);
+    let promises = |answer: &Answer| {
+        let provenance = &answer.provenance;
+        let determinism = provenance.determinism();
+        (
+            provenance.device.clone(),
+            determinism,
+            provenance.precision.clone(),
+        )
+    };
+    let expected =
+        |device: &str, determinism, precision: &str| (device.to_owned(), determinism, precision.to_owned());
+    let batch_invariant = proto::Determinism::BatchInvariant;
+    assert_eq!(promises(&on_cpu), expected("cpu", batch_invariant, "int8"));
+    let best_effort = proto::Determinism::BestEffort;
+    assert_eq!(promises(&scripted), expected("scripted", best_effort, "f32"));
+    assert_eq!(scripted.provenance.instruction_set, "script-1");
+
+    // Each finds its prompt again in blocks of its own size.
+    for (model, block, first) in [(ON_CPU, 16, on_cpu), (SCRIPTED, BLOCK_TOKENS, scripted)] {
+        let again = generate(&rig, model).await.unwrap();
+        assert_eq!(again.text, first.text, "{model}");
+        let whole = (again.usage.prompt_tokens as usize - 1) / block * block;
+        assert_eq!(again.usage.cached_prompt_tokens as usize, whole, "{model}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_one_device_reaches_its_callers_and_nobody_else() {
+    let lost = Arc::new(AtomicBool::new(false));
+    let rig = two_devices(&lost).await;
+    let before = generate(&rig, SCRIPTED).await.unwrap().text;
+    lost.store(true, Ordering::Release);
+    let (failed, on_cpu) = tokio::join!(generate(&rig, SCRIPTED), generate(&rig, ON_CPU));
+    assert_eq!(reason(&failed.err().unwrap(), Code::Internal).0, "DEVICE_FAULT");
+    assert!(!on_cpu.unwrap().text.is_empty());
+    lost.store(false, Ordering::Release);
+    assert_eq!(generate(&rig, SCRIPTED).await.unwrap().text, before);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_device_has_its_own_memory() {
+    let rig = two_devices(&Arc::default()).await;
+    let memory = |rig: &Rig| -> Vec<(String, u64)> {
+        let devices = rig.registry.devices().into_iter();
+        devices
+            .map(|(info, memory)| (info.name.clone(), memory.available))
+            .collect()
+    };
+    let [(cpu, free), (scripted, none)] = &memory(&rig)[..] else {
+        panic!("two devices");
+    };
+    assert_eq!((cpu.as_str(), scripted.as_str(), *none), ("cpu", "scripted", 0));
+    assert!(*free > 0);
+    // There is room for one on the scripted device, and an eager model is never evicted.
+    let refused = generate(&rig, OTHER).await.err().unwrap();
+    let (name, metadata) = reason(&refused, Code::ResourceExhausted);
+    assert_eq!(
+        (name.as_str(), metadata["couldUnload"].as_str()),
+        ("DEVICE_MEMORY", SCRIPTED)
+    );
+    let scripted = rig.registry.find(SCRIPTED).unwrap();
+    rig.registry.unload_model(scripted, Duration::from_secs(60)).await;
+    generate(&rig, OTHER).await.unwrap();
+    assert_eq!(
+        (
+            state(&rig, ON_CPU).await,
+            state(&rig, SCRIPTED).await,
+            state(&rig, OTHER).await
+        ),
+        (State::Ready, State::Unloaded, State::Ready)
+    );
+    rig.stop().await;
+}
