@@ -19,6 +19,7 @@ use babelward::{
         AdapterIndex, Backend, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout,
         StepOutput, cpu::CpuBackend,
     },
+    errors::with_causes,
     model::spec::Precision,
 };
 use serde_json::Value;
@@ -246,7 +247,10 @@ fn a_made_up_adapter_changes_every_product_and_its_rank_is_checked() {
         let refused = CpuBackend::new(2)
             .load(base, &[rank.into()], &options(Precision::Int8))
             .err();
-        let refused = refused.unwrap().to_string();
-        assert_eq!(refused, format!("{rank}: dummy ranks are from 1 to 1024"));
+        let refused = with_causes(&refused.unwrap());
+        assert_eq!(
+            refused,
+            format!("the adapter {rank} cannot be used: dummy ranks are from 1 to 1024")
+        );
     }
 }

@@ -333,7 +333,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn documents_name_files_that_exist() {
-    let folders = ["src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/"];
+    let folders = [
+        "src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/",
+    ];
     let mut broken = Vec::new();
     for (name, path) in files(&["README.md", "ARCHITECTURE.md", "docs"]) {
         // Dated results name the files of their day.
@@ -355,8 +357,15 @@ fn documents_name_files_that_exist() {
 #[test]
 fn the_glossary_names_files_and_types_that_exist() {
     let text = std::fs::read_to_string(root().join("docs/glossary.md")).expect("docs/glossary.md");
-    let sources: Vec<String> = rust_files(&["src"]).into_iter().map(|(_, source)| source).collect();
-    let is_word = |word: &str| sources.iter().any(|source| words(source).any(|(_, found)| found == word));
+    let sources: Vec<String> = rust_files(&["src"])
+        .into_iter()
+        .map(|(_, source)| source)
+        .collect();
+    let is_word = |word: &str| {
+        sources
+            .iter()
+            .any(|source| words(source).any(|(_, found)| found == word))
+    };
     let mut below = String::new();
     let mut broken = Vec::new();
     for line in text.lines() {
@@ -369,7 +378,11 @@ fn the_glossary_names_files_and_types_that_exist() {
         if !line.starts_with("| ") || line.starts_with("| Term") {
             continue;
         }
-        let last = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let last = line
+            .trim_end_matches(" |")
+            .rsplit(" | ")
+            .next()
+            .unwrap_or_default();
         for word in quoted(last) {
             let known = if word.contains('/') || word.ends_with(".rs") {
                 let places = [format!("src/{word}"), format!("src/{below}{word}")];
