@@ -16,12 +16,12 @@ pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// The next piece.
+    /// Adds the next piece.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Of all pieces so far.
+    /// The digest of all pieces.
     pub fn finish(self) -> String {
         tagged(self.0.finalize().as_slice())
     }

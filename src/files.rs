@@ -1,8 +1,7 @@
-//! Files that somebody else wrote, and may change at any moment: opened so that nothing waits for them, and read with
-//! every length checked.
+//! Reads files that others have written and may change at any moment. Opening one never blocks, and every length is checked.
 //!
-//! Nothing is mapped into memory: reading a mapped page that the file no longer has is a signal that ends the process,
-//! where reading past the end of a file is an error.
+//! Files are not mapped into memory: reading a mapped page that the file no longer has ends the process with a signal, while
+//! reading past the end of a file is an error.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,15 +10,15 @@ use std::{
     path::Path,
 };
 
-/// Opens a regular file for reading. A pipe, a device, a socket or a folder is refused: opening or reading one of
-/// those could wait for ever.
+/// Opens a regular file for reading. Pipes, devices, sockets and folders are refused, because opening or reading one could
+/// block for ever.
 ///
 /// # Errors
 /// When there is no such file, it may not be read, or it is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Before it is opened: to open a device can already do something.
+    // Checked before it is opened, because opening a device can have effects.
     regular(&std::fs::metadata(path)?)?;
-    // Should it have become a pipe since, opening it waits for nobody.
+    // If it has become a pipe since, opening it does not block.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -36,13 +35,13 @@ fn regular(metadata: &std::fs::Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-/// The bytes of a regular file that has no more than `limit` of them.
+/// Reads a regular file that has at most `limit` bytes.
 ///
 /// # Errors
 /// As [`open`], and when the file is larger.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One byte more than allowed tells that there are more, should the file grow meanwhile.
+    // One byte more than the limit is read, to detect a file that is too large even if it grows meanwhile.
     open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         let reason = format!("it has more than {limit} bytes, which is the limit for such a file");
@@ -51,7 +50,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a regular file that has no more than `limit` bytes.
+/// Reads the text of a regular file that has at most `limit` bytes.
 ///
 /// # Errors
 /// As [`read`], and when it is not UTF-8.
@@ -60,7 +59,7 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8: {error}")))
 }
 
-/// A regular file that is read in pieces, from wherever they are. Threads may share it.
+/// A regular file that is read in pieces at any offset. Threads may share it.
 #[derive(Debug)]
 pub struct Pieces {
     file: File,
@@ -68,7 +67,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Opens the file and notes how long it is.
+    /// Opens the file and records its length.
     ///
     /// # Errors
     /// As [`open`].
@@ -78,12 +77,12 @@ impl Pieces {
         Ok(Self { file, len })
     }
 
-    /// Bytes of the file when it was opened.
+    /// Length of the file in bytes when it was opened.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it was empty when it was opened.
+    /// Whether the file was empty when it was opened.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -91,7 +90,7 @@ impl Pieces {
     /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// When the file cannot be read, or has fewer bytes; whether it had them when it was opened is said.
+    /// When the file cannot be read or has too few bytes. The error says if it has become shorter since it was opened.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(out, offset).map_err(|error| {
             if error.kind() != io::ErrorKind::UnexpectedEof {
@@ -109,7 +108,7 @@ impl Pieces {
         })
     }
 
-    /// The bytes from the beginning on, one after the other.
+    /// Reads the bytes of the file one after the other, from the beginning.
     pub fn from_start(&self) -> FromStart<'_> {
         FromStart {
             pieces: self,
@@ -118,7 +117,7 @@ impl Pieces {
     }
 }
 
-/// See [`Pieces::from_start`].
+/// Reads a file from the beginning, see [`Pieces::from_start`].
 #[derive(Debug)]
 pub struct FromStart<'a> {
     pieces: &'a Pieces,
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_a_regular_file_is_refused_and_nothing_waits() {
+    fn files_that_are_not_regular_are_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();

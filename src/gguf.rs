@@ -15,10 +15,10 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: u32 = 4;
 const MAX_NESTING: usize = 4;
-/// The largest vocabularies with their merges take 20 MB.
+/// Most bytes of the header. The largest vocabularies with their merges take 20 MB.
 const MAX_HEADER_BYTES: u64 = 64 << 20;
-/// Elements of all arrays together; each takes 32 bytes in memory, whatever it takes in the file. The largest
-/// vocabularies have a million and a half.
+/// Most elements of all arrays together. Each takes 32 bytes in memory, whatever its size in the file. The largest
+/// vocabularies have one and a half million.
 const MAX_ARRAY_ELEMENTS: u64 = 16 << 20;
 
 /// Why a GGUF file could not be read.
@@ -113,12 +113,12 @@ impl Value {
     }
 }
 
-/// A tensor's place in the file.
+/// The shape and type of a tensor, and where it is in the file.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
     /// Dimensions as GGUF has them: the contiguous one first (`[in, out]` for a projection).
     pub dimensions: Vec<usize>,
-    /// The raw ggml type number.
+    /// The number of its ggml type.
     pub ggml_type: u32,
     /// Offset of its first byte in the file.
     pub offset: u64,
@@ -160,7 +160,7 @@ impl Gguf {
         })
     }
 
-    /// Where the file is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -190,7 +190,7 @@ impl Gguf {
         self.get(key).and_then(Value::as_bool)
     }
 
-    /// A tensor's entry.
+    /// The entry of a tensor.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name)
     }
@@ -200,7 +200,7 @@ impl Gguf {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
-    /// The file itself, for tensors.
+    /// The file, from which tensors are read.
     pub fn pieces(&self) -> &Pieces {
         &self.pieces
     }
@@ -316,7 +316,7 @@ impl<R: Read> Reader<R> {
                 }
                 let kind = self.u32()?;
                 let count = self.u64()?;
-                // Each element takes at least a byte, so a count beyond the file is a lie.
+                // Each element takes at least a byte, so a count beyond the end of the file is wrong.
                 if count > self.len.saturating_sub(self.position) {
                     return Err(format!("an array of {count} elements does not fit the file"));
                 }

@@ -1,12 +1,12 @@
-//! How much memory this process may take: what the system can give without swapping, and what the control
-//! groups that it is in still allow. Linux; elsewhere nothing is known.
+//! How much memory this process may use: what the system has available without swapping, and what the control groups of the
+//! process still allow. Only Linux is supported; on other systems nothing is known.
 
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
 };
 
-/// What says how much there is.
+/// What limits the available memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// `MemAvailable` of /proc/meminfo.
@@ -27,16 +27,16 @@ impl fmt::Display for Source {
     }
 }
 
-/// Memory that can be had.
+/// Memory that is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Available {
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
-    /// What gives the least.
+    /// The source that allows the fewest bytes.
     pub source: Source,
 }
 
-/// Memory that this process can have now, beyond what it has; `None` where nobody says.
+/// Memory that this process can use now, in addition to what it uses already; `None` if that is not known.
 pub fn available() -> Option<Available> {
     available_below(Path::new("/"))
 }
@@ -60,11 +60,11 @@ fn available_below(root: &Path) -> Option<Available> {
     known.min_by_key(|available| available.bytes)
 }
 
-/// Where a version keeps its numbers.
+/// The files in which a version of control groups keeps its numbers.
 struct Files {
     limit: &'static str,
     usage: &'static str,
-    /// In `memory.stat`: pages of files that go as soon as somebody needs memory.
+    /// Key in `memory.stat` of file pages that are dropped as soon as memory is needed.
     reclaimable: &'static str,
 }
 
@@ -80,7 +80,7 @@ const V1: Files = Files {
     reclaimable: "total_inactive_file ",
 };
 
-/// The least that any of these groups still allows.
+/// The fewest bytes that any of these groups still allows.
 fn least(folders: &[PathBuf], files: &Files) -> Option<u64> {
     folders.iter().filter_map(|folder| allowed(folder, files)).min()
 }
@@ -88,7 +88,7 @@ fn least(folders: &[PathBuf], files: &Files) -> Option<u64> {
 fn allowed(folder: &Path, files: &Files) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    // "max" is no number, and version 1 writes a number beyond every machine.
+    // Without a limit, version 2 writes "max", and version 1 a number that is larger than any machine's memory.
     let limit = number(files.limit).filter(|limit| *limit < 1 << 60)?;
     let usage = number(files.usage).unwrap_or(0);
     let stat = read("memory.stat").unwrap_or_default();
@@ -98,7 +98,7 @@ fn allowed(folder: &Path, files: &Files) -> Option<u64> {
     Some(limit.saturating_sub(usage.saturating_sub(reclaimable.unwrap_or(0))))
 }
 
-/// The process's group and those above it; a container sees its own as the topmost.
+/// Folders of the process's control group and of those above it. In a container, its own group is the topmost.
 fn v2_folders(root: &Path, own: &str) -> Vec<PathBuf> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::"));
     let mounts = [root.to_path_buf(), root.join("unified")];
@@ -131,7 +131,7 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// `1234567890` bytes as `1.1 GiB`.
+/// A number of bytes for people, for example `1.1 GiB` for `1234567890`.
 pub fn human_bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -154,7 +154,7 @@ pub fn human_bytes(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    /// A root folder with these files.
+    /// A root folder that contains these files.
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -171,7 +171,7 @@ mod tests {
     );
 
     #[test]
-    fn without_a_limit_the_system_says() {
+    fn without_a_limit_the_system_decides() {
         assert_eq!(available_below(root(&[]).path()), None);
         let unlimited = root(&[
             MEMINFO,

@@ -1,11 +1,11 @@
-//! Calls of the command line that the benchmark does not need.
+//! Calls that only the command line needs.
 
 use tonic::Streaming;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{Client, ClientError};
+use super::{channel::Client, error::ClientError};
 use crate::proto::{
     EstimateModelRequest, EstimateModelResponse, GenerateRequest, GenerateResponse, GetModelRequest,
     ListModelsRequest, LoadModelRequest, Model, PinModelRequest, UnloadModelRequest, WatchModelsRequest,
@@ -30,7 +30,7 @@ impl Client {
         response.model.ok_or_else(|| empty("GetModel"))
     }
 
-    /// Every model now, and each one again whenever its state changes. `call_timeout` bounds the whole stream.
+    /// All models, and each one again whenever its state changes. `call_timeout` bounds the whole stream.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
@@ -67,7 +67,7 @@ impl Client {
         response.model.ok_or_else(|| empty("UnloadModel"))
     }
 
-    /// Keeps a model from being evicted, or no longer.
+    /// Sets whether a model is pinned, which means that it is never evicted.
     ///
     /// # Errors
     /// [`ClientError::Rpc`]; [`ClientError::Protocol`] for an empty answer.
@@ -84,7 +84,7 @@ impl Client {
         response.model.ok_or_else(|| empty("PinModel"))
     }
 
-    /// What loading a model would come to.
+    /// What loading a model would take, and whether there is room.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
@@ -98,7 +98,7 @@ impl Client {
         .await
     }
 
-    /// The version of the server's program; empty when it does not say.
+    /// The version of the server; empty if it does not state it.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
@@ -115,7 +115,7 @@ impl Client {
         Ok(response.server_version)
     }
 
-    /// Whether a service of the server serves, by `grpc.health.v1`.
+    /// Whether a service of the server serves, as `grpc.health.v1` reports.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
@@ -131,8 +131,8 @@ impl Client {
         Ok(response.status() == ServingStatus::Serving)
     }
 
-    /// One answer as it is written. Retried until it begins, never after; `call_timeout` bounds the whole
-    /// answer.
+    /// One answer, as it is written. The call is retried until the answer begins, and never after that; `call_timeout` bounds
+    /// the whole answer.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].

@@ -1,4 +1,4 @@
-//! What can go wrong in a call, as values that a caller can act on.
+//! Errors of calls, as values that a caller can act on.
 
 use std::{error::Error, fmt, io, time::Duration};
 
@@ -8,44 +8,44 @@ use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
 use super::retry::ServerHint;
 use crate::proto::ItemStatus;
 
-/// `ErrorInfo.domain` of errors that the service itself gives.
+/// `ErrorInfo.domain` of errors that the service itself returns.
 const DOMAIN: &str = "babelward";
 
-/// [`RpcError::reason`] where the client itself found that the connection is gone.
+/// [`RpcError::reason`] if the client has found that the connection is lost.
 const CONNECTION_LOST: &str = "CONNECTION_LOST";
 
-/// `ErrorInfo.reason` of a server that is being stopped.
+/// `ErrorInfo.reason` of a server that is shutting down.
 const SERVER_DRAINING: &str = "SERVER_DRAINING";
 
-/// gRFC A6: how long to wait before the next attempt; a negative number forbids it.
+/// The header with the time to wait before the next attempt, of which a negative number forbids it (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// One field that the server did not accept.
+/// One field that the server has refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldViolation {
     /// Path of the field.
     pub field: String,
-    /// What is wrong with it.
+    /// The rule that it violates.
     pub description: String,
 }
 
 /// A `google.rpc.Status`, of a call or of one item of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcError {
-    /// Never `Ok`.
+    /// The status code, which is never `Ok`.
     pub code: Code,
-    /// `ErrorInfo.reason`: the stable name of the error; absent when the server sent none.
+    /// `ErrorInfo.reason`, the stable name of the error; absent if the server has sent none.
     pub reason: Option<String>,
-    /// For developers.
+    /// The message for people.
     pub message: String,
-    /// Every field that was not accepted.
+    /// The fields that were refused.
     pub violations: Vec<FieldViolation>,
-    /// What the server says about trying again.
+    /// What the server says about retries.
     pub hint: ServerHint,
 }
 
 impl RpcError {
-    /// From the status that ended a call.
+    /// The error for the status that ended a call.
     pub fn from_status(status: &Status) -> Self {
         let details = status.get_error_details();
         let pushback = status.metadata().get(PUSHBACK).map(|value| {
@@ -54,12 +54,13 @@ impl RpcError {
                 ServerHint::Exactly(Duration::from_millis(ms))
             })
         });
-        // What the server says has no source; with one, the connection broke on the way, or there was none.
+        // A status that the server has sent has no source. One with a source means that the connection broke, or was never
+        // made.
         if let (Code::Unknown | Code::Unavailable | Code::Internal, Some(cause)) =
             (status.code(), status.source())
         {
             let message = format!(
-                "the connection to the server was lost, or the server is going away: {}",
+                "the connection to the server was lost, or the server is shutting down: {}",
                 innermost(cause)
             );
             return Self::local(Code::Unavailable, CONNECTION_LOST, message);
@@ -67,7 +68,7 @@ impl RpcError {
         Self::assemble(status.code(), status.message(), &details, pushback)
     }
 
-    /// From the error of one item.
+    /// The error for the status of one item.
     pub fn from_item(status: ItemStatus) -> Self {
         let status = tonic_types::Status {
             code: status.code,
@@ -75,7 +76,7 @@ impl RpcError {
             details: status.details,
         };
         let details = status.get_error_details();
-        // An item that failed without an error code is the server's fault.
+        // An item that failed without an error code is an error of the server.
         let code = match Code::from_i32(status.code) {
             Code::Ok => Code::Unknown,
             code => code,
@@ -83,7 +84,7 @@ impl RpcError {
         Self::assemble(code, &status.message, &details, None)
     }
 
-    /// An error that the client itself found.
+    /// An error that the client itself has found.
     pub fn local(code: Code, reason: &str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -105,8 +106,8 @@ impl RpcError {
                 })
                 .collect()
         });
-        // The service says when to come back wherever that can help. A proxy, or what is below the service, says
-        // nothing either way.
+        // The service states a time to retry whenever a retry can help. Errors of a proxy, or of the layers below the service,
+        // state nothing.
         let info = details.error_info();
         let unhinted = match info {
             Some(info) if info.domain == DOMAIN => ServerHint::Never,
@@ -123,18 +124,17 @@ impl RpcError {
         }
     }
 
-    /// Whether it is the connection that broke: the server has not answered.
+    /// Whether the connection broke, so that the server has not answered.
     pub fn is_connection_lost(&self) -> bool {
         self.reason.as_deref() == Some(CONNECTION_LOST)
     }
 
-    /// Whether the server said that it is going away.
+    /// Whether the server said that it is shutting down.
     pub fn is_server_draining(&self) -> bool {
         self.reason.as_deref() == Some(SERVER_DRAINING)
     }
 
-    /// Whether the same request may succeed later: UNAVAILABLE and RESOURCE_EXHAUSTED, unless the server says that
-    /// it will not.
+    /// Whether the same request may succeed later: for UNAVAILABLE and RESOURCE_EXHAUSTED, unless the server forbids a retry.
     pub fn is_retryable(&self) -> bool {
         matches!(self.code, Code::Unavailable | Code::ResourceExhausted) && self.hint != ServerHint::Never
     }
@@ -149,7 +149,7 @@ impl fmt::Display for RpcError {
         write!(f, ": {}", self.message)?;
         for FieldViolation { field, description } in &self.violations {
             let line = format!("{field}: {description}");
-            // The message has as many as its length allows.
+            // Violations that the message contains already are not repeated.
             if !self.message.contains(&line) {
                 write!(f, "\n  {line}")?;
             }
@@ -160,29 +160,29 @@ impl fmt::Display for RpcError {
 
 impl Error for RpcError {}
 
-/// Why a client call did not end well.
+/// Why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The server's address cannot be used.
     #[error("`{address}` is not a server address like http://127.0.0.1:50051: {reason}")]
     BadAddress {
-        /// As given.
+        /// The given address.
         address: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Somebody answers there, but TLS did not come about.
+    /// Something answers at the address, but the TLS connection failed.
     #[error("no connection with TLS to {address}: {problem}")]
     Tls {
-        /// As given.
+        /// The given address.
         address: String,
         /// What went wrong.
         problem: TlsProblem,
     },
-    /// Nobody answers there.
+    /// Nothing answers at the address.
     #[error("no server answers at {address}: {reason}; is `babelward serve` running there?")]
     Unreachable {
-        /// As given.
+        /// The given address.
         address: String,
         /// The system's reason.
         reason: String,
@@ -190,25 +190,25 @@ pub enum ClientError {
     /// The server refused the call, or the retries did not help.
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// The stream broke again and again without one answer in between.
+    /// The stream broke repeatedly without an answer in between.
     #[error("the stream broke {streams} times in a row, {unanswered} items are unanswered; last: {last}")]
     StreamGaveUp {
-        /// Streams that were opened in vain.
+        /// Number of streams that broke in a row.
         streams: u32,
-        /// Items without a result.
+        /// Number of items without a result.
         unanswered: usize,
-        /// What ended the last one.
+        /// The error of the last stream.
         last: RpcError,
     },
     /// Two items of one stream have the same id.
     #[error("item id `{0}` is used twice")]
     DuplicateId(String),
-    /// The server answered something that was not asked.
+    /// The server sent an answer that does not belong to any request.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
 }
 
-/// Why TLS did not come about.
+/// Why the TLS connection failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsProblem {
     /// The server's certificate is not accepted.
@@ -217,19 +217,19 @@ pub enum TlsProblem {
          authority's certificate with --ca-file"
     )]
     Certificate(String),
-    /// What answers does not speak TLS.
+    /// The peer does not speak TLS.
     #[error(
         "what listens there does not speak TLS ({0}); say http:// to call `babelward serve` itself, which speaks none, \
          or name the proxy that does"
     )]
     NotSpoken(String),
-    /// The client's own part could not be set up.
+    /// The client's own part of TLS could not be set up.
     #[error("it could not be set up ({0}); name the certificates of the authorities to trust with --ca-file")]
     NotSetUp(String),
 }
 
 impl ClientError {
-    /// Why there is no connection to `address`.
+    /// The error of a connection to `address` that failed.
     pub(super) fn not_connected(address: &str, error: &(dyn Error + 'static)) -> Self {
         let address = address.to_owned();
         let problem = match tls_error(error) {
@@ -244,7 +244,7 @@ impl ClientError {
     }
 }
 
-/// What rustls says, which travels inside of the system's errors.
+/// The error of rustls inside of an error chain, where it is wrapped in an error of the system.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -280,7 +280,7 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The last error of a chain: tonic's own text is only "transport error".
+/// The text of the last error in a chain, because the text of tonic's own error is only "transport error".
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

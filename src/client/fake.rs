@@ -1,4 +1,4 @@
-//! A scripted server on a free port, for tests of whatever calls one.
+//! A scripted server on a free port, for tests of clients.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use crate::proto::{
 pub(crate) struct Call {
     /// The item's id; empty for a unary call.
     pub(crate) id: String,
-    /// How often this id has been seen, from 1.
+    /// How many times this id has arrived, from 1.
     pub(crate) nth: usize,
-    /// What was asked.
+    /// The request.
     pub(crate) request: ScoreRequest,
 }
 
-/// What the server does about an item.
+/// How the server replies to an item.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// Answers.
@@ -40,7 +40,7 @@ pub(crate) enum Reply {
     Fail(ItemStatus),
     /// Ends the stream with a status; items held back are never answered.
     Break(Status),
-    /// Ends the stream as if all were done.
+    /// Ends the stream as if all items were answered.
     End,
 }
 

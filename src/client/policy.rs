@@ -1,49 +1,49 @@
-//! The policy that guards are asked to judge by.
+//! The policy by which guards are to judge.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Client, ClientError};
+use super::{channel::Client, error::ClientError};
 use crate::proto::{
     self, ConfiguredPolicy, ListPoliciesRequest, classify_request, judge_options,
     safety_service_client::SafetyServiceClient,
 };
 
-/// What guards judge by.
+/// The policy by which guards are to judge.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyChoice {
-    /// The categories that each was trained on.
+    /// The categories that each guard was trained on.
     #[default]
     Native,
-    /// A policy that the server has under this name.
+    /// The policy that the server has under this name.
     Named(String),
-    /// A policy that travels with each request.
+    /// A policy that is sent with each request.
     Inline(PolicyText),
 }
 
-/// A policy as the protocol has it.
+/// A policy as it is written in the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyText {
-    /// What verdicts call it.
+    /// The name by which verdicts refer to it.
     pub name: String,
-    /// In the order of the guard's prompt.
+    /// The categories, in the order in which they are in the guard's prompt.
     pub categories: Vec<CategoryText>,
 }
 
 /// One category of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CategoryText {
-    /// `S1` to `S99`.
+    /// The code, `S1` to `S99`.
     pub code: String,
-    /// One line.
+    /// The name, in one line.
     pub name: String,
-    /// What falls under it; may be empty.
+    /// What belongs to the category; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
 impl Client {
-    /// The policies that the server has, in the order of their names.
+    /// The policies of the server, in the order of their names.
     ///
     /// # Errors
     /// [`ClientError::Rpc`].
@@ -58,12 +58,12 @@ impl Client {
 }
 
 impl PolicyChoice {
-    /// Whether it is the guards' own.
+    /// Whether guards judge by the categories that they were trained on.
     pub fn is_native(&self) -> bool {
         *self == Self::Native
     }
 
-    /// What verdicts call it; `None` for the guards' own.
+    /// The name by which verdicts refer to it; `None` for the guards' own categories.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Native => None,
@@ -72,13 +72,13 @@ impl PolicyChoice {
         }
     }
 
-    /// Whether a verdict says that it followed this policy. One of a server that does not know policies does not.
+    /// Whether a verdict says that it follows this policy. Verdicts of a server without policies do not.
     pub fn is_followed_by(&self, verdict: &proto::Verdict) -> bool {
         let followed = verdict.provenance.as_ref().map_or("", |p| p.policy.as_str());
         followed == self.name().unwrap_or_default()
     }
 
-    /// For a Classify.
+    /// The field of a Classify request.
     pub fn for_classify(&self) -> Option<classify_request::PolicySource> {
         match self {
             Self::Native => None,
@@ -87,7 +87,7 @@ impl PolicyChoice {
         }
     }
 
-    /// For a Score.
+    /// The field of a Score request.
     pub fn for_score(&self) -> Option<judge_options::PolicySource> {
         match self {
             Self::Native => None,

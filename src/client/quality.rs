@@ -1,27 +1,31 @@
-//! Quality estimates of translations.
+//! Estimates the quality of translations.
 
 use tokio::time::sleep;
 
-use super::{Client, ClientError, ItemResult, RpcError};
+use super::{
+    channel::Client,
+    error::{ClientError, RpcError},
+    stream::ItemResult,
+};
 use crate::proto::{
     EstimateQualityRequest, EstimateQualityResponse, QualityEstimate, QualityMetric, TranslationPair,
     quality_result::Result as PairResult, quality_service_client::QualityServiceClient,
 };
 
-/// What an estimator says of pairs.
+/// The scores of pairs.
 #[derive(Debug)]
 pub struct QualityAnswer {
-    /// What the scores are.
+    /// The metric of the scores.
     pub metric: QualityMetric,
     /// `sha256:<hex>` of the estimator's weights.
     pub model_digest: String,
-    /// One for each pair, in their order.
+    /// One result for each pair, in their order.
     pub results: Vec<ItemResult<QualityEstimate>>,
 }
 
 impl Client {
-    /// Scores of up to 256 pairs of source and translation. Pairs that the server had no room for are sent
-    /// again, as the policy says.
+    /// Scores up to 256 pairs of source and translation. Pairs that fail with a retryable error are sent again, with the
+    /// retries of the policy.
     ///
     /// # Errors
     /// [`ClientError::Rpc`] when the call fails as a whole; [`ClientError::Protocol`] when pairs are left unanswered.
@@ -47,22 +51,22 @@ impl Client {
                 let (found, sent) = (response.results.len(), open.len());
                 return Err(ClientError::Protocol(format!("{found} results for {sent} pairs")));
             }
-            for (place, result) in open.iter().zip(response.results) {
-                answer.results[*place] = match result.result {
+            for (index, result) in open.iter().zip(response.results) {
+                answer.results[*index] = match result.result {
                     Some(PairResult::Estimate(estimate)) => Ok(estimate),
                     Some(PairResult::Error(error)) => Err(RpcError::from_item(error)),
                     None => return Err(ClientError::Protocol("a result that is empty".to_owned())),
                 };
             }
-            let retryable = |place: &usize| {
-                let error = answer.results[*place].as_ref().err();
+            let retryable = |index: &usize| {
+                let error = answer.results[*index].as_ref().err();
                 error.is_some_and(RpcError::is_retryable)
             };
             open.retain(retryable);
             failed += 1;
             let hint = open
                 .last()
-                .and_then(|place| answer.results[*place].as_ref().err());
+                .and_then(|index| answer.results[*index].as_ref().err());
             let delay = hint.and_then(|error| self.options.retry.delay(failed, error.hint, rand::random()));
             match delay {
                 Some(delay) => sleep(delay).await,
@@ -77,7 +81,7 @@ impl Client {
         pairs: &[(&str, &str)],
         open: &[usize],
     ) -> Result<EstimateQualityResponse, ClientError> {
-        let sent = open.iter().filter_map(|place| pairs.get(*place));
+        let sent = open.iter().filter_map(|index| pairs.get(*index));
         let request = EstimateQualityRequest {
             model: model.to_owned(),
             pairs: sent

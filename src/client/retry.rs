@@ -1,39 +1,39 @@
-//! When to try again: exponential backoff with full jitter, unless the server says otherwise.
+//! Decides when a call is retried: with exponential backoff and full jitter, unless the server says otherwise.
 
 use std::time::Duration;
 
-/// What the server says about trying again.
+/// What the server says about retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ServerHint {
-    /// Nothing.
+    /// It says nothing.
     #[default]
     None,
-    /// `RetryInfo`: not before this.
+    /// `RetryInfo`: retry after at least this time.
     AtLeast(Duration),
-    /// `grpc-retry-pushback-ms`: after just this.
+    /// `grpc-retry-pushback-ms`: retry after exactly this time.
     Exactly(Duration),
-    /// `grpc-retry-pushback-ms` is negative or not a number, or the service gave an error of its own without a
-    /// time to come back: do not.
+    /// Do not retry: `grpc-retry-pushback-ms` is negative or not a number, or the service returned one of its own errors without
+    /// a time to retry.
     Never,
 }
 
-/// How often and when to try again.
+/// How many times and when calls are retried.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1.
+    /// Most attempts, with the first; at least 1.
     pub max_attempts: u32,
-    /// Upper bound of the first wait.
+    /// Longest wait before the first retry.
     pub initial: Duration,
-    /// Upper bound of every wait.
+    /// Longest wait before any retry.
     pub max: Duration,
-    /// Growth of the bound from one wait to the next.
+    /// Factor by which the longest wait grows from one retry to the next.
     pub multiplier: f64,
-    /// A server that asks for more than this is taken at its word: the call ends instead.
+    /// If the server asks for a longer wait than this, the call ends instead.
     pub longest_hint: Duration,
 }
 
 impl Default for RetryPolicy {
-    /// 4 attempts, 0.1 s to 5 s, doubling.
+    /// Four attempts, with waits from 0.1 s to 5 s that double.
     fn default() -> Self {
         Self {
             max_attempts: 4,
@@ -46,8 +46,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait after the `failed`-th failure in a row (from 1), or `None` to give up. `jitter` is
-    /// uniform in [0, 1): full jitter keeps clients that failed together from coming back together.
+    /// How long to wait after the `failed`-th failure in a row (from 1), or `None` to give up. `jitter` is uniform in [0, 1);
+    /// full jitter keeps clients that failed at the same time from retrying at the same time.
     pub fn delay(&self, failed: u32, hint: ServerHint, jitter: f64) -> Option<Duration> {
         if failed >= self.max_attempts {
             return None;

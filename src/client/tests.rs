@@ -15,7 +15,7 @@ use super::{
     fake::{Call, FakeServer, Reply},
     *,
 };
-use crate::proto::{ItemStatus, ScoredSample};
+use crate::proto::{ItemStatus, ScoreRequest, ScoreResponse, ScoredSample};
 
 fn quick() -> ClientOptions {
     ClientOptions {

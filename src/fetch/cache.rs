@@ -1,4 +1,4 @@
-//! The folder of fetched models: files appear in it whole and checked, or not at all.
+//! The folder of fetched models. A file appears in it complete and checked, or not at all.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -6,21 +6,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Artifact, FetchError, SourceError, Sources, progress::Reporter};
+use super::{
+    artifact::Artifact,
+    error::{FetchError, SourceError},
+    progress::Reporter,
+    sources::Sources,
+};
 use crate::digest;
 
-/// What is in the cache.
+/// The state of a file in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheState {
-    /// Nothing.
+    /// There is no such file.
     Missing,
-    /// A file of another size or digest.
+    /// The file has another size or digest.
     Damaged,
-    /// The pinned content.
+    /// The file has the pinned content.
     Valid,
 }
 
-/// The places of one artifact.
+/// The cache entry of one file.
 pub(super) struct Cache<'a> {
     artifact: &'a Artifact,
     folder: PathBuf,
@@ -36,23 +41,23 @@ impl<'a> Cache<'a> {
         }
     }
 
-    /// Where the file is, once it is there.
+    /// The path of the file.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Bytes that have arrived from the hub so far.
+    /// The path for the bytes that have arrived from the hub so far.
     pub(super) fn part(&self) -> PathBuf {
         self.folder.join(format!("{}.part", self.artifact.file))
     }
 
-    /// A folder for pip's files, on the same file system.
+    /// The path of a folder for pip's files, on the same file system.
     pub(super) fn staging(&self) -> PathBuf {
         self.folder.join(format!("{}.staging", self.artifact.file))
     }
 
-    /// Reads the whole file (0.1 s for 100 MB), because a model that is not the pinned one must not be served
-    /// as it.
+    /// The state of the file. Reads all of it (0.1 s for 100 MB), because a model with other content must not be served in its
+    /// place.
     pub(super) fn state(&self) -> Result<CacheState, FetchError> {
         match fs::metadata(&self.target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CacheState::Missing),
@@ -68,20 +73,20 @@ impl<'a> Cache<'a> {
         })
     }
 
-    /// Creates the folder and keeps other processes out until the result is dropped. The system lets go of
-    /// the lock when a process dies.
+    /// Creates the folder and locks it for other processes until the result is dropped. The system releases the lock when a
+    /// process ends.
     pub(super) fn lock(&self, reporter: &Reporter) -> Result<File, FetchError> {
         fs::create_dir_all(&self.folder).map_err(|source| self.error(&self.folder, source))?;
         let path = self.folder.join(format!("{}.lock", self.artifact.file));
         lock(&path, reporter).map_err(|source| self.error(&path, source))
     }
 
-    /// Removes what is in the target's place.
+    /// Removes the file.
     pub(super) fn discard(&self) -> Result<(), FetchError> {
         fs::remove_file(&self.target).map_err(|source| self.error(&self.target, source))
     }
 
-    /// Checks a fetched file and moves it into place. A file with the wrong digest is removed.
+    /// Checks a fetched file and moves it to its path. A file with a wrong digest is removed.
     pub(super) fn install(&self, fetched: &Path) -> Result<(), SourceError> {
         let installed = check(fetched, self.artifact.sha256).and_then(|()| {
             fs::rename(fetched, &self.target).map_err(|source| SourceError::Io {
@@ -101,7 +106,7 @@ impl<'a> Cache<'a> {
     }
 }
 
-/// Keeps other processes out until the result is dropped.
+/// Locks a file for other processes until the result is dropped.
 pub(super) fn lock(path: &Path, reporter: &Reporter) -> io::Result<File> {
     let lock = OpenOptions::new()
         .create(true)
@@ -117,7 +122,7 @@ pub(super) fn lock(path: &Path, reporter: &Reporter) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Compares a file with its pinned digest; removes it when it differs.
+/// Compares a file with its pinned digest, and removes it if they differ.
 pub(super) fn check(path: &Path, expected: &str) -> Result<(), SourceError> {
     let found = digest::of_file(path).map_err(|source| SourceError::Io {
         path: path.to_owned(),

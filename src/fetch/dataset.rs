@@ -1,4 +1,4 @@
-//! A prompt set of a Hugging Face hub: its files at one revision, each once.
+//! Fetches a prompt set from a Hugging Face hub: each of its files at one revision, once.
 
 use std::{
     fs,
@@ -9,16 +9,17 @@ use serde::{Deserialize, Serialize};
 use ureq::http::{StatusCode, header};
 
 use super::{
-    FetchError, Progress, SourceError, Sources,
     cache::{check, lock},
+    error::{FetchError, SourceError},
     hub::{Download, agent, refusal},
-    progress::Reporter,
+    progress::{Progress, Reporter},
+    sources::Sources,
 };
 
-/// What a prompt set's file can end with.
+/// File name extensions of prompt sets.
 const ENDINGS: [&str; 5] = ["parquet", "jsonl", "json", "csv", "tsv"];
 
-/// JSON files that describe a set and are none.
+/// JSON files that describe a prompt set and contain no prompts.
 const NOT_DATA: [&str; 4] = [
     "dataset_infos.json",
     "dataset_info.json",
@@ -26,18 +27,20 @@ const NOT_DATA: [&str; 4] = [
     "croissant.json",
 ];
 
-/// A name on a hub: `OWNER/NAME`, and after it `@REVISION`, `/FILE` or both.
+/// The name of a prompt set on a hub: `OWNER/NAME`, optionally followed by `@REVISION`, `/FILE` or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubDataset {
     repository: String,
     revision: String,
-    /// Absent: the set's only file, or all parts of it.
+    /// The file; if absent, the only file of the set, or all its parts.
     file: Option<String>,
 }
 
 impl HubDataset {
+    /// Parses a name.
+    ///
     /// # Errors
-    /// What the name should look like.
+    /// Describes what a name looks like.
     pub fn parse(name: &str) -> Result<Self, String> {
         let expected = "expected OWNER/NAME, such as felfri/M-ALERT, and after it @REVISION, /FILE or both";
         let mut parts = name.splitn(3, '/');
@@ -61,7 +64,7 @@ impl HubDataset {
     }
 }
 
-/// Whether a path stays in the folder that it is relative to, and can stand in a URL as it is.
+/// Whether a path stays in the folder that it is relative to, and can be used in a URL without escaping.
 fn is_inside(path: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+' | '=');
     !path.is_empty()
@@ -71,16 +74,16 @@ fn is_inside(path: &str) -> bool {
             .all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// A prompt set that is on this machine.
+/// A prompt set in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// `OWNER/NAME@COMMIT`, with the file if one was asked for.
+pub struct FetchedDataset {
+    /// `OWNER/NAME@COMMIT`, with the file if one was named.
     pub name: String,
-    /// Its files in order.
+    /// Paths of its files, in order.
     pub files: Vec<PathBuf>,
 }
 
-/// A hub's answer about a repository at a revision.
+/// A hub's description of a repository at a revision.
 #[derive(Debug, Serialize, Deserialize)]
 struct Listing {
     /// The commit.
@@ -102,11 +105,20 @@ struct Lfs {
     sha256: String,
 }
 
+/// Fetches the files of a prompt set that are not in the cache.
+///
+/// # Errors
+/// [`FetchError::Dataset`], or [`FetchError::NoCacheFolder`].
+pub fn fetch_dataset(wanted: &HubDataset, progress: Progress) -> Result<FetchedDataset, FetchError> {
+    fetch(wanted, &Sources::of_process()?, progress)
+}
+
+/// The same from given sources.
 pub(super) fn fetch(
     wanted: &HubDataset,
     sources: &Sources,
     progress: Progress,
-) -> Result<Fetched, FetchError> {
+) -> Result<FetchedDataset, FetchError> {
     let fetched = Fetch {
         wanted,
         sources,
@@ -125,7 +137,7 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    fn all(&self) -> Result<Fetched, SourceError> {
+    fn all(&self) -> Result<FetchedDataset, SourceError> {
         let HubDataset { repository, file, .. } = self.wanted;
         let home = self.sources.datasets.join(repository.replace('/', "--"));
         fs::create_dir_all(&home).map_err(|source| io(&home, source))?;
@@ -140,7 +152,7 @@ impl Fetch<'_> {
         let files = files.collect::<Result<_, _>>();
         self.reporter.finish();
         let suffix = file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
-        Ok(Fetched {
+        Ok(FetchedDataset {
             name: format!("{repository}@{}{suffix}", listing.sha),
             files: files?,
         })
@@ -153,7 +165,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// What the repository has. A commit never changes: one that was listed before needs no network.
+    /// The files of the repository. A commit never changes, so one that was listed before needs no network.
     fn listing(&self, home: &Path) -> Result<Listing, SourceError> {
         let HubDataset {
             repository, revision, ..
@@ -187,11 +199,15 @@ impl Fetch<'_> {
         }
         let text = response.body_mut().read_to_string();
         let text = text.map_err(|error| self.error(&url, error.to_string()))?;
-        let listing: Listing = serde_json::from_str(&text)
-            .map_err(|error| self.error(&url, format!("not a hub's answer about a data set: {error}")))?;
+        let listing: Listing = serde_json::from_str(&text).map_err(|error| {
+            self.error(
+                &url,
+                format!("this is not a hub's description of a data set: {error}"),
+            )
+        })?;
         let commit = listing.sha.len() == 40 && listing.sha.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !commit {
-            return Err(self.error(&url, format!("`{}` is no commit", listing.sha)));
+            return Err(self.error(&url, format!("`{}` is not a commit", listing.sha)));
         }
         let folder = home.join(&listing.sha);
         let kept = folder.join("listing.json");
@@ -200,7 +216,7 @@ impl Fetch<'_> {
         Ok(listing)
     }
 
-    /// One file of a commit, whole and with the hub's own digest where it has one.
+    /// Fetches one file of a commit, and checks it against the hub's digest if there is one.
     fn file(&self, commit: &str, folder: &Path, sibling: &Sibling) -> Result<PathBuf, SourceError> {
         let HubDataset { repository, .. } = self.wanted;
         let target = folder.join(&sibling.rfilename);
@@ -213,7 +229,7 @@ impl Fetch<'_> {
         );
         let bytes = sibling
             .size
-            .ok_or_else(|| self.error(&url, "the hub does not say its size"))?;
+            .ok_or_else(|| self.error(&url, "the hub does not state its size"))?;
         let parent = target.parent().unwrap_or(folder);
         fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
         let part = folder.join(format!("{}.part", sibling.rfilename));
@@ -241,7 +257,7 @@ fn io(path: &Path, source: std::io::Error) -> SourceError {
     }
 }
 
-/// The file that was asked for, or the set's only one, or all parts of it.
+/// The named file, or the only file of the set, or all its parts.
 fn choose(siblings: &[Sibling], file: Option<&str>) -> Result<Vec<Sibling>, String> {
     let mut data: Vec<&Sibling> = siblings
         .iter()
@@ -280,7 +296,8 @@ fn is_data(name: &str) -> bool {
     !NOT_DATA.contains(&file) && ending.is_some_and(|ending| ENDINGS.contains(&ending))
 }
 
-/// `data/train` of `data/train-00000-of-00002.parquet`.
+/// The name and extension without the part number: `data/train` and `parquet` for
+/// `data/train-00000-of-00002.parquet`.
 fn part_stem(name: &str) -> Option<(&str, &str)> {
     let (stem, ending) = name.rsplit_once('.')?;
     let (rest, count) = stem.rsplit_once("-of-")?;
@@ -308,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_taken_apart() {
+    fn names_are_parsed() {
         let name = HubDataset::parse("felfri/M-ALERT@abc/data/train.parquet").unwrap();
         assert_eq!(name.repository, "felfri/M-ALERT");
         assert_eq!(name.revision, "abc");
@@ -329,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_of_a_set_are_found_or_asked_for() {
+    fn the_files_of_a_set_are_found_or_named_in_the_error() {
         let alert = [
             "README.md",
             "alert.jsonl",

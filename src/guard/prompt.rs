@@ -1,24 +1,25 @@
-//! The text of Llama Guard 3's prompt around policy and conversation. Source: the chat templates of Llama-Guard-3-8B and -1B; oddities such as
-//! the leading space (8B), "according our" and the space before `<|eot_id|>` (1B) are theirs, and scores
-//! depend on them.
+//! The text of Llama Guard 3's prompt around policy and conversation.
+//!
+//! It is that of the chat templates of Llama-Guard-3-8B and -1B. Their oddities, such as the leading space (8B), "according
+//! our" and the space before `<|eot_id|>` (1B), are kept, because scores depend on them.
 
 use crate::text::{ChatMessage, ChatRole, Segment, strip};
 
-use super::{Policy, PromptError};
+use super::{error::PromptError, policy::Policy};
 
 pub(super) const BEGIN: &str = "<|begin_of_text|>";
 pub(super) const HEADER_START: &str = "<|start_header_id|>";
 pub(super) const HEADER_END: &str = "<|end_header_id|>";
 pub(super) const TURN_END: &str = "<|eot_id|>";
 
-/// Whose prompt.
+/// The model whose prompt it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     EightB,
     OneB,
 }
 
-/// Who is judged: the author of the last message.
+/// The author of the last message, who is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
     User,
@@ -33,7 +34,7 @@ impl Judged {
         }
     }
 
-    /// Checks that roles alternate from user, and says who spoke last.
+    /// Checks that the roles alternate beginning with the user, and returns the author of the last message.
     pub(super) fn of(conversation: &[ChatMessage]) -> Result<Self, PromptError> {
         if conversation.is_empty() {
             let reason = "a conversation needs at least one message".to_owned();
@@ -71,7 +72,7 @@ fn opening(judged: Judged) -> String {
     )
 }
 
-/// Between the categories and the conversation.
+/// The text between the categories and the conversation.
 const MIDDLE: &str = "<END UNSAFE CONTENT CATEGORIES>\n\n<BEGIN CONVERSATION>\n\n";
 
 /// The task after the conversation.
@@ -84,7 +85,7 @@ pub(super) fn closing(judged: Judged) -> String {
     )
 }
 
-/// The conversation's lines, each message's own words apart from the frame.
+/// The lines of the conversation, in which the text of each message is a segment of its own.
 pub(super) fn conversation(messages: &[ChatMessage]) -> Vec<Segment> {
     let mut segments = Vec::with_capacity(3 * messages.len());
     for message in messages {
@@ -100,8 +101,8 @@ pub(super) fn conversation(messages: &[ChatMessage]) -> Vec<Segment> {
     segments
 }
 
-/// Llama Guard 3's prompt, up to where the verdict is the next token. The policy's text is somebody's words, as the
-/// conversation's is.
+/// Llama Guard 3's prompt, up to where the verdict is the next token. The policy's text is content, like that of the
+/// conversation, because callers may write it.
 pub(super) fn llama_guard(
     form: Form,
     policy: &Policy,
@@ -121,7 +122,7 @@ pub(super) fn llama_guard(
         Segment::Template(MIDDLE.to_owned()),
     ];
     segments.extend(conversation(messages));
-    // The template ends at the header and the model writes the line break itself; appended here, so that one
+    // The template ends at the header, and the model writes the line break itself. It is appended here, so that one
     // prefill reaches the verdict.
     let closing = closing(judged);
     segments.push(Segment::Template(format!(

@@ -1,7 +1,13 @@
 use serde_json::Value;
 
-use super::*;
-use crate::text::test_files;
+use std::sync::Arc;
+
+use super::{
+    judge::message,
+    prompt::{self, Form, Judged},
+    *,
+};
+use crate::text::{ChatMessage, ChatRole, ChatTemplate, Segment, Tokenizer, test_files};
 
 fn conversation(contents: &[&str]) -> Vec<ChatMessage> {
     let role = |index: usize| {

@@ -1,17 +1,43 @@
-//! From a guard's words and log-probabilities to a verdict.
+//! Reads verdicts from a guard's text and log-probabilities.
 
 use std::sync::Arc;
 
-use super::{Label, Policy, Verdict};
+use super::policy::Policy;
 use crate::{
     engine::{ProbeResult, StopCondition},
     text::Tokenizer,
 };
 
-/// Bytes of an answer that is no verdict that are kept for `raw_output`.
-const ENOUGH: usize = 64;
+/// The label that the guard's text begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Label {
+    /// The first line is `safe`.
+    Safe,
+    /// The first line is `unsafe`.
+    Unsafe,
+    /// The first line is neither. It is never counted as safe.
+    Undetermined,
+}
 
-/// What a guard's text says: the label, and the categories as written.
+/// A guard's judgement of the last message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The label in the guard's greedy text.
+    pub label: Label,
+    /// p(unsafe) / (p(safe) + p(unsafe)); absent when both probabilities underflow.
+    pub unsafe_score: Option<f64>,
+    /// p(safe) + p(unsafe).
+    pub label_mass: f64,
+    /// Category codes as the guard wrote them (`S9`), with their names (empty for codes that the policy does not list).
+    pub categories: Vec<(String, String)>,
+    /// The text that the guard wrote.
+    pub raw_output: String,
+}
+
+/// Bytes that are decoded of a text which is not a verdict, for `raw_output`.
+const UNDETERMINED_BYTES: usize = 64;
+
+/// The label in a guard's text, and the categories as they are written.
 pub(super) fn parse(text: &str, policy: &Policy) -> (Label, Vec<(String, String)>) {
     let mut lines = text.trim().lines().map(str::trim);
     let label = match lines.next() {
@@ -32,7 +58,7 @@ pub(super) fn parse(text: &str, policy: &Policy) -> (Label, Vec<(String, String)
     (label, categories)
 }
 
-/// Puts a verdict together. `probe.logprobs` are of the first tokens of `safe` and `unsafe`.
+/// The verdict for a guard's text. `probe.logprobs` are those of the first tokens of `safe` and `unsafe`.
 pub(super) fn assemble(probe: &ProbeResult, raw_output: String, policy: &Policy) -> Verdict {
     let (label, categories) = parse(&raw_output, policy);
     let logprob = |index: usize| probe.logprobs.get(index).copied().unwrap_or(f64::NEG_INFINITY);
@@ -48,8 +74,8 @@ pub(super) fn assemble(probe: &ProbeResult, raw_output: String, policy: &Policy)
     }
 }
 
-/// Ends decoding as soon as more text could not change the verdict: after the line of categories, or when
-/// the first line is neither word.
+/// Ends decoding as soon as more text cannot change the verdict: after the line of categories, or when the first line is
+/// neither `safe` nor `unsafe`.
 pub(super) struct VerdictStop {
     tokenizer: Arc<Tokenizer>,
     bytes: Vec<u8>,
@@ -71,6 +97,7 @@ impl StopCondition for VerdictStop {
     }
 }
 
+/// Whether more text cannot change the verdict.
 fn is_settled(bytes: &[u8]) -> bool {
     let bytes = bytes.trim_ascii_start();
     let mut lines = bytes.split(|&b| b == b'\n');
@@ -82,13 +109,13 @@ fn is_settled(bytes: &[u8]) -> bool {
     if first.eq_ignore_ascii_case(b"safe") {
         return second_begun;
     }
-    // Neither word yet: it may still become one, or enough of it is kept.
+    // The text may still become one of the words. If not, it is decoded until enough of it is kept.
     let may_become = b"unsafe".len() >= first.len()
         && !second_begun
         && [b"unsafe".as_slice(), b"safe"]
             .iter()
             .any(|word| word.len() >= first.len() && word[..first.len()].eq_ignore_ascii_case(first));
-    !may_become && bytes.len() >= ENOUGH
+    !may_become && bytes.len() >= UNDETERMINED_BYTES
 }
 
 #[cfg(test)]
@@ -160,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_ends_when_nothing_can_change() {
+    fn decoding_ends_when_the_verdict_cannot_change() {
         for (text, settled) in [
             ("", false),
             ("\n\n", false),

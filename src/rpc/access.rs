@@ -1,5 +1,5 @@
-//! The access log: one line for each call when it ends, and one for each item of a batch or stream at debug. It
-//! says what was asked of which model, by whom, how it ended and what it took; never what was said.
+//! The access log: one line for each call when it ends, and one for each item of a batch or stream at debug level. A line
+//! has the method, model and tenant, how the call ended, and its counts and times; it never has a user's text.
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +11,22 @@ use std::{
 use tonic::Code;
 use tracing::Span;
 
-use super::{record::code_name, status::Reason};
+use super::status::Reason;
 use crate::{engine::SequenceSummary, registry::Registry};
 
-/// The target of these lines, for directives such as `info,babelward::access=warn`. The spans of calls have it
-/// too, at a level that only `off` silences: all other lines of a call get its id from there.
+/// The target of these lines, for directives such as `info,babelward::access=warn`. The spans of calls have it too, at a
+/// level that only `off` silences, because all other lines of a call get its id from its span.
 pub(crate) const TARGET: &str = "babelward::access";
 
-/// Stands for whatever a caller names that this server does not have: such a name is the caller's text.
+/// Logged in place of a name that this server does not know, because such a name is the caller's text.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// The span of a call: every line that is logged on its behalf has its id and method.
+/// The span of a call. Every line that is logged for the call has its id and method.
 pub(crate) fn call_span(id: &str, method: &'static str) -> Span {
     tracing::error_span!(target: TARGET, parent: None, "call", id, method = %method)
 }
 
-/// What a call, or an item of one, has asked for and taken so far.
+/// The totals of a call, or of an item of one, so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     models: Vec<String>,
@@ -34,20 +34,20 @@ pub(crate) struct Tally {
     prompt_tokens: u64,
     cached_tokens: u64,
     answer_tokens: u64,
-    times: Times,
+    times: SequenceTimes,
     items_ok: u64,
     items_failed: BTreeMap<&'static str, u64>,
 }
 
 /// How long sequences waited, computed their prompts, and wrote their answers.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Times {
+pub(crate) struct SequenceTimes {
     pub(crate) queue: Duration,
     pub(crate) prefill: Duration,
     pub(crate) decode: Duration,
 }
 
-impl From<&SequenceSummary> for Times {
+impl From<&SequenceSummary> for SequenceTimes {
     fn from(summary: &SequenceSummary) -> Self {
         Self {
             queue: summary.queue,
@@ -58,37 +58,37 @@ impl From<&SequenceSummary> for Times {
 }
 
 impl Tally {
-    /// A model of the configuration.
-    pub(crate) fn use_model(&mut self, id: &str) {
+    /// Adds a model of the configuration.
+    pub(crate) fn add_model(&mut self, id: &str) {
         if self.models.iter().all(|known| known != id) {
             self.models.push(id.to_owned());
         }
     }
 
-    /// A sequence has begun to wait.
-    pub(crate) fn queue(&mut self, prompt_tokens: usize) {
+    /// Counts a sequence that has been queued.
+    pub(crate) fn add_sequence(&mut self, prompt_tokens: usize) {
         self.sequences += 1;
         self.prompt_tokens += prompt_tokens as u64;
     }
 
-    /// So many of its prompt's tokens were in the prefix cache.
-    pub(crate) fn find_cached(&mut self, tokens: usize) {
+    /// Counts tokens of a prompt that were in the prefix cache.
+    pub(crate) fn add_cached_tokens(&mut self, tokens: usize) {
         self.cached_tokens += tokens as u64;
     }
 
-    /// It has written a token.
-    pub(crate) fn answer(&mut self) {
+    /// Counts a token of an answer.
+    pub(crate) fn add_answer_token(&mut self) {
         self.answer_tokens += 1;
     }
 
-    /// It has ended.
-    pub(crate) fn spend(&mut self, times: Times) {
+    /// Adds the times of a sequence that has ended.
+    pub(crate) fn add_times(&mut self, times: SequenceTimes) {
         self.times.queue += times.queue;
         self.times.prefill += times.prefill;
         self.times.decode += times.decode;
     }
 
-    /// An item has ended.
+    /// Counts an item that has ended.
     pub(crate) fn count_item(&mut self, code: Code) {
         match code {
             Code::Ok => self.items_ok += 1,
@@ -97,7 +97,8 @@ impl Tally {
     }
 }
 
-/// The id itself where the configuration has it; `None` for an empty one, which stands for a default.
+/// The id as it may be logged: itself if it is configured, otherwise [`UNKNOWN`]; `None` for an empty one, which stands
+/// for a default.
 pub(crate) fn known_model<'a>(registry: &Registry, id: &'a str) -> Option<&'a str> {
     let known = registry.list().iter().any(|declared| declared.id == id);
     match (id, known) {
@@ -107,16 +108,16 @@ pub(crate) fn known_model<'a>(registry: &Registry, id: &'a str) -> Option<&'a st
     }
 }
 
-/// The end of a call or item.
-pub(crate) struct Ending<'a> {
+/// How a call or item has ended.
+pub(crate) struct CallEnding<'a> {
     pub(crate) code: Code,
-    /// Of an error that is from the table in docs/errors.md.
+    /// The reason of its error; `None` for errors that are not in docs/errors.md.
     pub(crate) reason: Option<Reason>,
     pub(crate) total: Duration,
     pub(crate) tally: &'a Tally,
 }
 
-impl Ending<'_> {
+impl CallEnding<'_> {
     /// Logs the end of a call.
     pub(crate) fn log_call(&self, span: &Span, tenant: Option<&dyn fmt::Display>) {
         let Self { tally, .. } = self;
@@ -171,7 +172,7 @@ impl Ending<'_> {
         (!models.is_empty()).then(|| models.join(","))
     }
 
-    /// A figure that only work on the engine has.
+    /// A figure, if the call had sequences on the engine.
     fn of_sequences<T>(&self, figure: T) -> Option<T> {
         (self.tally.sequences > 0).then_some(figure)
     }
@@ -190,27 +191,50 @@ impl fmt::Display for Counts<'_> {
     }
 }
 
+/// The name of a code in the gRPC specification.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
 /// Milliseconds with one decimal.
 pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// A call that is none of our services': its line is written when its answer begins, or when its caller is gone
-/// before.
+/// A call that is not for our services. Its line is logged when its answer begins, or when its caller is gone before
+/// that.
 pub(crate) struct ForeignCall {
     kind: Foreign,
     id: Arc<str>,
     span: Span,
     began: Instant,
-    told: bool,
+    logged: bool,
 }
 
-/// What is asked of the port besides our services.
+/// Calls at the port that are not for our services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Foreign {
-    /// Health and reflection. Probes come every few seconds, so they are logged at debug only.
+    /// Health and reflection. Probes come every few seconds, so they are logged at debug level only.
     Infrastructure(&'static str),
-    /// A method that nobody has. Its path is the caller's text.
+    /// A method that does not exist. Its path is the caller's text.
     Unknown,
 }
 
@@ -230,7 +254,7 @@ impl Foreign {
 }
 
 impl ForeignCall {
-    /// Begins with the request's headers.
+    /// A call whose headers have arrived.
     pub(crate) fn new(path: &str, id: Arc<str>) -> Self {
         let kind = Foreign::of_path(path);
         let method = match kind {
@@ -242,7 +266,7 @@ impl ForeignCall {
             span: call_span(&id, method),
             id,
             began: Instant::now(),
-            told: false,
+            logged: false,
         }
     }
 
@@ -254,13 +278,13 @@ impl ForeignCall {
         &self.id
     }
 
-    /// Its answer begins.
+    /// Logs the call, because its answer begins.
     pub(crate) fn answered(mut self, code: Code) {
-        self.tell(code);
+        self.log(code);
     }
 
-    fn tell(&mut self, code: Code) {
-        self.told = true;
+    fn log(&mut self, code: Code) {
+        self.logged = true;
         let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
         match self.kind {
             Foreign::Infrastructure(_) => {
@@ -275,8 +299,8 @@ impl ForeignCall {
 
 impl Drop for ForeignCall {
     fn drop(&mut self) {
-        if !self.told {
-            self.tell(Code::Cancelled);
+        if !self.logged {
+            self.log(Code::Cancelled);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! AdminService.
+//! AdminService: loads, unloads, pins and estimates models.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,16 +17,16 @@ use crate::{
     registry::{Declared, Feasibility, LoadAssessment},
 };
 
-/// How long open work may go on when the request does not say.
-const DRAIN: Duration = Duration::from_secs(30);
-/// How long it may go on at most.
+/// How long open requests may go on when the request names no time.
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+/// Longest time that open requests may go on.
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
 /// AdminService.
 pub(crate) struct AdminApi(pub(crate) Arc<Shared>);
 
 impl AdminApi {
-    /// The id that a request names, if clients may do such things here.
+    /// The model that a request names, if clients may manage models.
     fn admit(&self, name: &str) -> Result<Arc<Declared>, ServiceError> {
         if !self.0.allow_admin {
             return Err(ServiceError::AdminDisabled);
@@ -70,7 +70,7 @@ impl AdminApi {
     ) -> Result<proto::UnloadModelResponse, ServiceError> {
         let declared = self.admit(&request.name)?;
         let limit = match request.drain_timeout.map(Duration::try_from) {
-            None | Some(Ok(Duration::ZERO)) => DRAIN,
+            None | Some(Ok(Duration::ZERO)) => DEFAULT_DRAIN,
             Some(Ok(limit)) => limit.min(LONGEST_DRAIN),
             Some(Err(_)) => return Err(ServiceError::field("drain_timeout", "must not be negative")),
         };
@@ -146,7 +146,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::LoadModelRequest>,
     ) -> Result<Response<proto::LoadModelResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().name);
+        let call = call.names_model(&self.0.registry, &request.get_ref().name);
         call.unary(self.load(request.into_inner())).await
     }
 
@@ -155,7 +155,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::UnloadModelRequest>,
     ) -> Result<Response<proto::UnloadModelResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().name);
+        let call = call.names_model(&self.0.registry, &request.get_ref().name);
         call.unary(self.unload(request.into_inner())).await
     }
 
@@ -164,7 +164,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::PinModelRequest>,
     ) -> Result<Response<proto::PinModelResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().name);
+        let call = call.names_model(&self.0.registry, &request.get_ref().name);
         call.unary(async { self.pin(request.get_ref()) }).await
     }
 
@@ -173,7 +173,7 @@ impl proto::admin_service_server::AdminService for AdminApi {
         request: Request<proto::EstimateModelRequest>,
     ) -> Result<Response<proto::EstimateModelResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().name);
+        let call = call.names_model(&self.0.registry, &request.get_ref().name);
         call.unary(self.estimate(request.into_inner())).await
     }
 }

@@ -1,4 +1,4 @@
-//! Classify, alone, in a batch and on a stream.
+//! Classify: a guard judges conversations, one at a time, in a batch, or on a stream.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 use super::{
     call::Call,
     encode,
-    error::{ServiceError, TextPlace, Violation},
+    error::{ServiceError, TextOrigin, Violation},
     generate::template_error,
     provenance,
     record::Record,
     sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork, Judged, JudgedPlaces},
+    validate::{self, ClassifyWork, Judged, JudgedMessages, ValidationContext},
 };
 use crate::{
     engine::{Event, Priority},
@@ -30,7 +30,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         guard: entry,
         policy,
         messages,
-        places,
+        fields,
         priority: _,
     } = work;
     let Some(guard) = entry.guard.clone() else {
@@ -39,25 +39,25 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             needs: ModelRole::Guard,
         });
     };
-    context.record.note(|tally| tally.use_model(&entry.id));
+    context.record.note(|tally| tally.add_model(&entry.id));
     let output = guard.output_spec(policy.as_deref());
     let limit = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
-    let more = policy.as_ref().map_or(0, |policy| policy.lines().len());
-    let size = encode::conversation_size(guard.tokenizer(), &messages, more);
-    let field = places.conversation.clone();
+    let policy_bytes = policy.as_ref().map_or(0, |policy| policy.lines().len());
+    let size = encode::conversation_size(guard.tokenizer(), &messages, policy_bytes);
+    let field = fields.conversation.clone();
     let (prompter, prompt_policy) = (Arc::clone(&guard), policy.clone());
     let prompt = context.with_text(size, move |watch| {
         let policy = prompt_policy.as_deref();
         let prompt = prompter.prompt_within(&messages, policy, encode::allowance(limit, watch));
         prompt.map_err(|error| match error {
             PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
-                format!("{}.messages[{index}].role", places.conversation),
+                format!("{}.messages[{index}].role", fields.conversation),
                 reason,
             )]),
-            PromptError::Template(error) => template_error(&error, &places.conversation),
+            PromptError::Template(error) => template_error(&error, &fields.conversation),
             PromptError::Tokenizer(error) => {
-                let fields = judged_fields(&places, &messages, policy);
-                encode::token_error(&error, limit, prompter.tokenizer(), fields)
+                let texts = prompt_texts(&fields, &messages, policy);
+                encode::token_error(&error, limit, prompter.tokenizer(), texts)
             }
         })
     });
@@ -73,7 +73,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             Event::Started { .. } | Event::Score(_) | Event::Failed(_) => {}
         }
     };
-    // A guard's sequence always has a probe; without one there is nothing to judge by.
+    // The sequence of a guard always has a probe. Without one there would be no verdict.
     let probe = probe.ok_or(ServiceError::DeviceFault)?;
     let verdict = guard.verdict(&probe, &tokens, policy.as_deref());
     let (label, label_name) = match verdict.label {
@@ -109,46 +109,43 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     })
 }
 
-/// All texts of a guard's prompt that are not its own, with where each comes from.
-fn judged_fields<'a>(
-    places: &'a JudgedPlaces,
+/// All texts of a guard's prompt that are not its own, with the origin of each.
+fn prompt_texts<'a>(
+    fields: &'a JudgedMessages,
     messages: &'a [ChatMessage],
     policy: Option<&'a Policy>,
-) -> Vec<(TextPlace, &'a str)> {
-    let mut fields: Vec<_> = encode::message_fields(&places.conversation, messages).collect();
-    if let (Judged::AnswerToText { .. }, Some((place, _))) = (&places.judged, fields.first_mut()) {
-        *place = TextPlace::Field(places.conversation.clone());
+) -> Vec<(TextOrigin, &'a str)> {
+    let mut texts: Vec<_> = encode::message_fields(&fields.conversation, messages).collect();
+    if let (Judged::AnswerToText { .. }, Some((origin, _))) = (&fields.judged, texts.first_mut()) {
+        *origin = TextOrigin::Field(fields.conversation.clone());
     }
-    if let (Judged::AnswerToConversation { guard } | Judged::AnswerToText { guard }, Some((place, _))) =
-        (&places.judged, fields.last_mut())
+    if let (Judged::AnswerToConversation { guard } | Judged::AnswerToText { guard }, Some((origin, _))) =
+        (&fields.judged, texts.last_mut())
     {
-        *place = TextPlace::Answer { guard: guard.clone() };
+        *origin = TextOrigin::Answer { guard: guard.clone() };
     }
     for (index, category) in policy.iter().flat_map(|policy| policy.categories()).enumerate() {
-        let place = |name: &str| TextPlace::Field(format!("{}.categories[{index}].{name}", places.policy));
-        fields.push((place("name"), &category.name));
-        fields.push((place("description"), &category.description));
+        let origin = |name: &str| TextOrigin::Field(format!("{}.categories[{index}].{name}", fields.policy));
+        texts.push((origin("name"), &category.name));
+        texts.push((origin("description"), &category.description));
     }
-    fields
+    texts
 }
 
-/// Checks and answers one Classify; `path` is where it lies in what the caller sent.
+/// Checks and answers one Classify; `path` is its path in the message that the caller sent.
 async fn classify(
     context: WorkContext,
     request: proto::ClassifyRequest,
     path: String,
 ) -> Result<proto::ClassifyResponse, ServiceError> {
     let shared = Arc::clone(&context.shared);
-    context.record.note_asked(&shared.registry, &request.model);
+    context
+        .record
+        .note_requested_model(&shared.registry, &request.model);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let work = validate::classify(
-        request,
-        &path,
-        &shared.registry,
-        (&shared.limits, context.deadline),
-    )
-    .await?;
+    let validation = ValidationContext::of(&shared, context.deadline);
+    let work = validate::classify(request, &path, &validation).await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
     let verdict = judge(&context, work).await?;
     Ok(proto::ClassifyResponse {
@@ -254,7 +251,7 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
     }
 }
 
-/// ClassifyStream.
+/// The items of ClassifyStream.
 struct ClassifyItems;
 
 impl StreamRpc for ClassifyItems {
@@ -295,10 +292,10 @@ mod tests {
     use super::*;
     use crate::text::ChatRole;
 
-    /// Which texts a refusal looks into, and under what name.
-    fn places(judged: Judged) -> Vec<TextPlace> {
-        let places = JudgedPlaces {
-            conversation: "asked".to_owned(),
+    /// The origins of the texts in which a character that cannot be encoded is looked for.
+    fn origins(judged: Judged) -> Vec<TextOrigin> {
+        let fields = JudgedMessages {
+            conversation: "prompt".to_owned(),
             policy: "inline_policy".to_owned(),
             judged,
         };
@@ -306,26 +303,26 @@ mod tests {
             role,
             content: "words".to_owned(),
         });
-        let fields = judged_fields(&places, &messages, None);
-        fields.into_iter().map(|(place, _)| place).collect()
+        let texts = prompt_texts(&fields, &messages, None);
+        texts.into_iter().map(|(origin, _)| origin).collect()
     }
 
     #[test]
     fn an_answer_that_a_model_wrote_is_no_field_of_the_request() {
-        let field = |path: &str| TextPlace::Field(path.to_owned());
+        let field = |path: &str| TextOrigin::Field(path.to_owned());
         let guard = "judge.model".to_owned();
-        let answer = TextPlace::Answer { guard: guard.clone() };
+        let answer = TextOrigin::Answer { guard: guard.clone() };
         assert_eq!(
-            places(Judged::Conversation),
+            origins(Judged::Conversation),
             [
-                field("asked.messages[0].content"),
-                field("asked.messages[1].content")
+                field("prompt.messages[0].content"),
+                field("prompt.messages[1].content")
             ]
         );
         assert_eq!(
-            places(Judged::AnswerToConversation { guard: guard.clone() }),
-            [field("asked.messages[0].content"), answer.clone()]
+            origins(Judged::AnswerToConversation { guard: guard.clone() }),
+            [field("prompt.messages[0].content"), answer.clone()]
         );
-        assert_eq!(places(Judged::AnswerToText { guard }), [field("asked"), answer]);
+        assert_eq!(origins(Judged::AnswerToText { guard }), [field("prompt"), answer]);
     }
 }

@@ -1,7 +1,7 @@
-//! Deadlines: `grpc-timeout` becomes an instant that travels with the work.
+//! Deadlines: a call's `grpc-timeout` becomes an instant that accompanies its work.
 //!
-//! A client looks at its deadline too, and hears no more once it has passed. So the server answers a margin before
-//! it: what the caller gets is the server's answer, which says how far the work was.
+//! A client watches its deadline too, and ignores answers that come after it. So the server answers a margin before the
+//! deadline, and the caller gets the server's answer, which says at what stage the work was.
 
 use std::{
     future::Future,
@@ -13,22 +13,22 @@ use tonic::codegen::http::HeaderMap;
 use super::error::ServiceError;
 use crate::engine::Stage;
 
-/// Answers leave at least this long before the caller stops listening.
+/// Answers are sent at least this long before the caller stops listening.
 const LEAST_MARGIN: Duration = Duration::from_millis(2);
 
-/// The instant at which an answer must leave; none for no limit.
+/// The instant by which an answer must be sent; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// A margin (2 ms, or 1 % if that is more) before `arrival + timeout`.
+    /// The deadline for a timeout: a margin (2 ms, or 1 % of the timeout if that is more) before `arrival + timeout`.
     pub(crate) fn after(arrival: Instant, timeout: Duration) -> Self {
         let margin = LEAST_MARGIN.max(timeout / 100);
-        // A timeout beyond what an instant can hold is none.
+        // A timeout that is too long for an instant counts as none.
         Self(arrival.checked_add(timeout.saturating_sub(margin)))
     }
 
-    /// The earlier of two.
+    /// The earlier of two deadlines.
     pub(crate) fn min(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -36,7 +36,7 @@ impl Deadline {
         })
     }
 
-    /// For the engine.
+    /// The instant, for the engine.
     pub(crate) fn instant(self) -> Option<Instant> {
         self.0
     }
@@ -46,7 +46,7 @@ impl Deadline {
         self.0.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Resolves at the deadline; never without one.
+    /// Resolves at the deadline; without one, never.
     pub(crate) async fn passed(self) {
         match self.0 {
             Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -54,7 +54,7 @@ impl Deadline {
         }
     }
 
-    /// Runs work that knows nothing of deadlines. Work that is done at the deadline counts.
+    /// Runs work until the deadline. Work that is done exactly then still counts.
     pub(crate) async fn limit<T>(
         self,
         work: impl Future<Output = Result<T, ServiceError>>,
@@ -67,8 +67,8 @@ impl Deadline {
     }
 }
 
-/// The caller's `grpc-timeout`: up to eight digits and a unit. Anything else is ignored, as the gRPC
-/// specification's servers do.
+/// The timeout in the caller's `grpc-timeout` header: up to eight digits and a unit. Anything else is ignored, as other
+/// gRPC servers do.
 pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let unit = text.chars().last()?;

@@ -1,5 +1,5 @@
-//! Counts the elements of a message's lists before it is decoded: an empty element takes two bytes on the wire and many
-//! times that in memory, and decoding millions of them would keep a thread of the server from everything else.
+//! Counts the elements of a message's lists before it is decoded. An empty element takes two bytes on the wire and many
+//! times that in memory, and decoding millions of them would block a thread of the server.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use prost_types::{
     field_descriptor_proto::{Label, Type},
 };
 
-use super::{call::Method, error::Violation, limits::Limits};
+use super::{error::Violation, limits::Limits, method::Method};
 
-/// Up to this many times a list's limit, the message is decoded and checked field by field, so that its caller is told
-/// everything that is wrong with it.
+/// A message whose lists have up to this many times their limits is still decoded and checked field by field, so that its
+/// caller learns of everything that is wrong with it.
 const SLACK: usize = 2;
 
-/// Fields of a message beside those of its lists.
+/// Most fields of a message besides those of its lists.
 const OTHER_FIELDS: usize = 1 << 16;
 
 /// The lists of all requests, with their limits.
@@ -29,7 +29,7 @@ pub(crate) struct ElementCounts {
 /// A message type.
 #[derive(Default)]
 struct Node {
-    /// Those that are or may contain lists, by number.
+    /// The fields that are lists, or are messages which may contain some.
     fields: Vec<Field>,
 }
 
@@ -71,7 +71,7 @@ fn limit(name: &str, limits: &Limits) -> Option<usize> {
 }
 
 impl ElementCounts {
-    /// For the requests in these descriptors.
+    /// The lists of all requests in these descriptors.
     pub(crate) fn new(descriptors: &[u8], limits: &Limits) -> Result<Self, prost::DecodeError> {
         let set = FileDescriptorSet::decode(descriptors)?;
         let mut types = HashMap::new();
@@ -154,7 +154,8 @@ impl ElementCounts {
         node
     }
 
-    /// The first list of a request that is far too long. What is no message counts as none: the decoder says that.
+    /// Refuses a request if one of its lists is far too long, and names the first such list. Bytes that are not a message
+    /// pass, because the decoder refuses them.
     pub(crate) fn check(&self, method: Method, message: &[u8]) -> Result<(), Violation> {
         let Some(root) = self.roots.get(method.name()) else {
             return Ok(());
@@ -172,7 +173,7 @@ impl ElementCounts {
     }
 }
 
-/// The id of a stream's message: the first field 1 of its outermost level; empty when there is none.
+/// The id of a stream's message, which is the first field 1 of its outermost level; empty when there is none.
 pub(crate) fn first_id(mut message: &[u8]) -> &[u8] {
     while let Some((number, value)) = next_field(&mut message) {
         if let (1, Value::Bytes(id)) = (number, value) {
@@ -187,7 +188,7 @@ enum Stop {
     Malformed,
 }
 
-/// A field's value, as far as it matters.
+/// The value of a field. Numbers are not read.
 enum Value<'a> {
     Number,
     Bytes(&'a [u8]),
@@ -195,7 +196,7 @@ enum Value<'a> {
     GroupEnd,
 }
 
-/// The next field; none at the end, and where this is no message.
+/// The next field; `None` at the end, and where the bytes are not a message.
 fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let key = varint(bytes)?;
     let value = match key & 7 {
@@ -234,7 +235,7 @@ fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 /// One walk through a message.
 struct Walk<'a> {
     counts: &'a ElementCounts,
-    /// Elements of each list so far, in the element of the list around it.
+    /// For each list, its elements so far, within the element of the list around it.
     seen: Vec<usize>,
     fields: usize,
     path: Vec<(&'a str, Option<usize>)>,
@@ -255,7 +256,7 @@ impl<'a> Walk<'a> {
             match value {
                 Value::GroupStart => groups += 1,
                 Value::GroupEnd => groups = groups.checked_sub(1).ok_or(Stop::Malformed)?,
-                // Groups are in no message of ours: the decoder skips them.
+                // None of our messages has groups, and the decoder skips them.
                 Value::Number | Value::Bytes(_) if groups > 0 => {}
                 Value::Number => self.value(node, number, None)?,
                 Value::Bytes(content) => self.value(node, number, Some(content))?,
@@ -291,11 +292,12 @@ impl<'a> Walk<'a> {
             }
         }
         if let (Kind::Message(inner), Some(content)) = (field.kind, content) {
-            // Each element of a list has its own; a field that is given twice has them together, as it is decoded.
-            let of_others = field.list.map(|_| self.seen.clone());
+            // Each element of a list counts its own lists. The lists of a field that is given twice are counted together,
+            // because the decoder joins them.
+            let outer = field.list.map(|_| self.seen.clone());
             self.message(inner, content)?;
-            if let Some(of_others) = of_others {
-                self.seen = of_others;
+            if let Some(outer) = outer {
+                self.seen = outer;
             }
         }
         self.path.pop();

@@ -1,7 +1,7 @@
-//! How much text may become a prompt, and what its sender is told when it cannot.
+//! Limits on turning text into prompts, and the errors when a text cannot become one.
 
 use super::{
-    error::{ServiceError, TextPlace},
+    error::{ServiceError, TextOrigin},
     text_work::TextSize,
 };
 use crate::{
@@ -10,23 +10,27 @@ use crate::{
     text::{Allowance, ChatMessage, Tokenizer, TokenizerError, Watch},
 };
 
-/// Most tokens of a prompt, when so many are to follow it: an answer has at least one.
+/// Most tokens of a prompt that is followed by an answer of `new_tokens`. An answer needs room for at least one token.
 pub(crate) fn longest_prompt(limits: &ModelLimits, new_tokens: usize) -> usize {
     limits.context_length.saturating_sub(usize::from(new_tokens > 0))
 }
 
-/// A text in one piece.
+/// The size of a text in one piece.
 pub(crate) fn text_size(tokenizer: &Tokenizer, text: &str) -> TextSize {
     parts_size(tokenizer, [text.len()].into_iter())
 }
 
-/// A conversation, and what else goes into the same prompt.
-pub(crate) fn conversation_size(tokenizer: &Tokenizer, messages: &[ChatMessage], more: usize) -> TextSize {
+/// The size of a conversation with `other_bytes` of other text in the same prompt.
+pub(crate) fn conversation_size(
+    tokenizer: &Tokenizer,
+    messages: &[ChatMessage],
+    other_bytes: usize,
+) -> TextSize {
     let contents = messages.iter().map(|message| message.content.len());
-    parts_size(tokenizer, contents.chain([more]))
+    parts_size(tokenizer, contents.chain([other_bytes]))
 }
 
-/// Texts of these lengths, none of which shares a word with the next.
+/// The size of texts with these lengths in bytes. No word extends over two of them.
 pub(crate) fn parts_size(tokenizer: &Tokenizer, lengths: impl Iterator<Item = usize>) -> TextSize {
     let (bytes, longest) = lengths.fold((0usize, 0), |(sum, longest), length| {
         (sum.saturating_add(length), longest.max(length))
@@ -37,48 +41,49 @@ pub(crate) fn parts_size(tokenizer: &Tokenizer, lengths: impl Iterator<Item = us
     }
 }
 
-/// So many tokens, while somebody waits for them.
+/// Allows this many tokens, for as long as a caller waits for them.
 pub(crate) fn allowance(tokens: usize, watch: &Watch) -> Allowance<'_> {
     Allowance { tokens, watch }
 }
 
-/// Why a text has no tokens. `fields` are the texts that the caller sent, to look for what cannot be encoded.
+/// The error of a text that could not be turned into tokens. `fields` are the texts of the prompt, in which the character
+/// that cannot be encoded is looked for.
 pub(crate) fn token_error<'a>(
     error: &TokenizerError,
     limit_tokens: usize,
     tokenizer: &Tokenizer,
-    fields: impl IntoIterator<Item = (TextPlace, &'a str)>,
+    fields: impl IntoIterator<Item = (TextOrigin, &'a str)>,
 ) -> ServiceError {
     match error {
         TokenizerError::TooLong(input_tokens) => ServiceError::InputTooLong {
             input_tokens: *input_tokens,
             limit_tokens,
         },
-        // Whoever waited was told already, or is gone.
+        // The caller has been answered already, or is gone.
         TokenizerError::Stopped => ServiceError::Deadline { stage: Stage::Queue },
         TokenizerError::NotEncodable(_) => {
-            let mut found = fields.into_iter().filter_map(|(place, text)| {
+            let mut found = fields.into_iter().filter_map(|(origin, text)| {
                 let (character, position) = tokenizer.find_not_encodable(text)?;
                 Some(ServiceError::TextNotEncodable {
-                    place,
+                    origin,
                     character,
                     position,
                 })
             });
-            // Where none of them is to blame, the model's own template is.
+            // If none of them has such a character, the model's own template has it.
             found.next().unwrap_or(ServiceError::TextFault)
         }
         TokenizerError::Invalid(_) => ServiceError::TextFault,
     }
 }
 
-/// The fields of a conversation's messages with their texts.
+/// The texts of a conversation's messages, with their fields.
 pub(crate) fn message_fields<'a>(
     field: &'a str,
     messages: &'a [ChatMessage],
-) -> impl Iterator<Item = (TextPlace, &'a str)> + 'a {
+) -> impl Iterator<Item = (TextOrigin, &'a str)> + 'a {
     messages.iter().enumerate().map(move |(index, message)| {
         let path = format!("{field}.messages[{index}].content");
-        (TextPlace::Field(path), message.content.as_str())
+        (TextOrigin::Field(path), message.content.as_str())
     })
 }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a request, named by what the caller can do next.
+//! All errors of requests, named by what the caller can do about them.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::{
     text::TokenCount,
 };
 
-/// One violated field.
+/// One field that violates a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its path from the message that the caller sent, such as
+    /// Path of the field from the message that the caller sent, such as
     /// `items[3].request.conversation.messages[0].content`.
     pub field: String,
-    /// What must be so.
+    /// The rule that it violates.
     pub description: String,
 }
 
@@ -30,14 +30,14 @@ impl Violation {
     }
 }
 
-/// Where a text comes from.
+/// Where a text of a prompt comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TextPlace {
-    /// A field of the request.
+pub enum TextOrigin {
+    /// The field of the request with this path.
     Field(String),
-    /// The answer of a Score, which another model wrote; the field names the guard that should judge it.
+    /// The answer of a Score, which the target model wrote.
     Answer {
-        /// Its path.
+        /// Path of the field that names the guard which should judge it.
         guard: String,
     },
 }
@@ -46,81 +46,81 @@ pub enum TextPlace {
 /// status code, a reason and details; docs/errors.md is the caller's view.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServiceError {
-    /// Fields are missing, wrong or out of range; all of them are listed. Correct them.
+    /// Fields are missing, wrong or out of range. All of them are listed; correct them.
     InvalidFields(Vec<Violation>),
-    /// The messages' roles are not in an order that this model takes. Reorder them.
+    /// The roles of the messages are not in an order that this model accepts. Reorder them.
     ConversationShape(Vec<Violation>),
-    /// The encoded request is too large, or its text takes more memory than there is for texts. Send less at once.
+    /// The encoded request is too large, or its text needs more memory than there is for texts. Send less at once.
     MessageTooLarge {
-        /// Most bytes.
+        /// Most bytes that a request may have.
         limit_bytes: usize,
     },
-    /// The requests of all callers hold as many bytes as the server gives them. Try again after the delay.
+    /// The requests of all callers use all the memory that the server has for them. Try again after the delay.
     RequestMemory {
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// As many calls are open as the server takes. Try again after the delay.
+    /// As many calls are open as the server allows. Try again after the delay.
     TooManyCalls {
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The request did not arrive to its end in time. Send it without pauses, or on a faster line.
+    /// The request did not arrive completely in time. Send it without pauses, or on a faster connection.
     RequestIncomplete {
-        /// How long it may take.
+        /// Longest time that it may take.
         limit: Duration,
     },
-    /// The stream had no open item, and no message came for it. Open a new one when there is work.
+    /// The stream had no open item and received no message for too long. Open a new one when there is work.
     StreamIdle {
-        /// How long it may be so.
+        /// Longest time that a stream may be idle.
         limit: Duration,
     },
-    /// The prompt does not fit the model's window; nothing was cut. Shorten it.
+    /// The prompt does not fit into the model's context window; nothing was cut off. Shorten it.
     InputTooLong {
         /// Tokens of the prompt.
         input_tokens: TokenCount,
-        /// Most tokens.
+        /// Most tokens that a prompt may have.
         limit_tokens: usize,
     },
-    /// The model's vocabulary has no token for a character, and none for unknown ones: the text would reach the model
+    /// The model's vocabulary has no token for a character, and none for unknown characters, so the model would get the text
     /// without it. Leave it out, or use another model.
     TextNotEncodable {
-        /// Where.
-        place: TextPlace,
-        /// What.
+        /// Where the text comes from.
+        origin: TextOrigin,
+        /// The character.
         character: char,
-        /// Characters in front of it.
+        /// Number of characters before it.
         position: usize,
     },
-    /// The id is that of an item which is still open (or twice in a batch). Use fresh ids.
+    /// An item with this id is still open, or the id occurs twice in a batch. Use new ids.
     ItemIdOpen {
-        /// Where.
+        /// Path of the field with the id.
         field: String,
     },
     /// No model has this id. See `did_you_mean` and ListModels.
     ModelNotFound {
-        /// The id, when it is printable and short.
+        /// The requested id, if it is printable and short.
         model: String,
-        /// A similar id.
+        /// A similar id, if there is one.
         did_you_mean: Option<String>,
     },
     /// No configured policy has this name. See `did_you_mean` and ListPolicies, or send the policy itself.
     PolicyNotFound {
-        /// The name, when it is printable and short.
+        /// The requested name, if it is printable and short.
         policy: String,
-        /// A similar one.
+        /// A similar name, if there is one.
         did_you_mean: Option<String>,
     },
     /// The request names no model and the server has no default for this role. Name one.
     NoDefaultModel {
-        /// The role.
+        /// The role that the request needs.
         needs: ModelRole,
     },
-    /// The model is not configured for this call. Use another.
+    /// The model does not have the role that this call needs. Use another.
     CapabilityMissing {
-        /// What the model can do.
+        /// The roles that it has.
         has: Vec<ModelRole>,
-        /// What was needed.
+        /// The role that is needed.
         needs: ModelRole,
     },
     /// A base model has no chat template. Send `text` or `token_ids`.
@@ -129,90 +129,90 @@ pub enum ServiceError {
     CacheTooSmall {
         /// Blocks for the sequence.
         needed_blocks: usize,
-        /// Blocks there are.
+        /// Blocks that the pool has for it.
         available_blocks: usize,
     },
-    /// Too much is waiting. Try again after the delay.
+    /// Too many requests are waiting. Try again after the delay.
     QueueFull {
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The call's or item's time ran out. Allow more time, or send less.
+    /// The deadline of the call or item passed. Allow more time, or send less.
     Deadline {
-        /// Where the work was.
+        /// The stage that the work had reached.
         stage: Stage,
     },
-    /// The call's or item's time would certainly run out before an answer: nothing was started. Allow more time,
-    /// or try again after the delay, where there is one.
+    /// The deadline of the call or item would certainly pass before an answer, so nothing was computed. Allow more time, or
+    /// try again after the delay, if there is one.
     DeadlineUnattainable {
-        /// Least time to its end.
+        /// Least time until the answer.
         predicted: Duration,
-        /// How much of that is waiting for what the same tenant has sent before.
+        /// The part of `predicted` that is spent waiting for earlier requests of the same tenant.
         wait: Duration,
-        /// Time to the deadline.
+        /// Time until the deadline.
         remaining: Duration,
-        /// When, if it would have been in time alone.
+        /// When to try again; absent if it would be late even with the device to itself.
         retry_after: Option<Duration>,
     },
-    /// The caller cancelled it.
+    /// The caller cancelled the call or item.
     ClientCancelled,
-    /// The server is going away. Try another one, or this one after the delay.
+    /// The server is shutting down. Try another server, or this one after the delay.
     ServerDraining {
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The models that are loaded at the start are not all in memory yet. Try again after the delay.
+    /// The server is still loading its eager models. Try again after the delay.
     ServerLoading {
-        /// How far it is.
+        /// How many models are loaded.
         progress: StartProgress,
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The model is on its way out of memory. Try again after the delay, or elsewhere.
+    /// The model is being unloaded. Try again after the delay, or on another server.
     ModelUnloading {
-        /// When.
+        /// When to try again.
         retry_after: Duration,
     },
     /// The model is not in memory, and requests do not load it. Load it, or use another.
     ModelNotLoaded {
-        /// Its id, when it is printable and short.
+        /// Its id, if it is printable and short.
         model: String,
     },
-    /// The model could not be loaded. Whoever runs the server finds out why, and asks for another try.
+    /// The model could not be loaded. The operator of the server finds the reason in its log, and can load it again.
     ModelLoadFailed {
-        /// What is wrong; told to those who may load models.
+        /// The reason; only sent to callers who may load models.
         cause: Option<String>,
     },
-    /// There is no room for the model. Unload another, or make the budget larger.
+    /// There is not enough memory for the model. Unload another, or raise the memory budget.
     DeviceMemory(MemoryShortage),
-    /// The model is in memory with another precision than it was asked for in. Unload it first.
+    /// The model is loaded in another precision than the requested one. Unload it first.
     PrecisionMismatch {
-        /// How it computes.
+        /// The precision that it is loaded in.
         has: Precision,
-        /// How it was asked for.
+        /// The precision that was requested.
         requested: Precision,
     },
-    /// Calls of AdminService are not allowed here.
+    /// This server does not allow calls of AdminService.
     AdminDisabled,
     /// The model's engine has stopped. Try another server.
     ModelFailed,
-    /// A logit was not a number. Report it: no verdict or token comes from such a row.
+    /// The model computed a value that is not a number, from which no verdict or token may come. Report it.
     NumericFault,
     /// The forward pass failed. Report it.
     DeviceFault,
-    /// The engine panicked in a step this request was part of, and restarted. Report it.
+    /// The engine panicked in a step that this request was part of, and has restarted. Report it.
     WorkerPanic,
-    /// The model's own template or tokenizer failed on input that should be fine. Report it.
+    /// The model's chat template or tokenizer failed on valid input. Report it.
     TextFault,
 }
 
 impl ServiceError {
-    /// One violated field.
+    /// The error of one invalid field.
     pub(crate) fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::InvalidFields(vec![Violation::new(field, description)])
     }
 
-    /// Whether the model is to blame (feeds its FAILED state).
+    /// Whether the model has failed, which counts towards its FAILED state.
     pub(crate) fn is_model_fault(&self) -> bool {
         matches!(
             self,
@@ -220,7 +220,7 @@ impl ServiceError {
         )
     }
 
-    /// Why the engine did not queue a prompt; `field` is where the prompt came from.
+    /// The error of a prompt that the engine refused; `field` is the field that the prompt comes from.
     pub(crate) fn from_submit(error: SubmitError, field: &str) -> Self {
         match error {
             SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
@@ -246,14 +246,14 @@ impl ServiceError {
         }
     }
 
-    /// The server is going away; how long a restart may take is not known here.
+    /// The server is shutting down. How long a restart takes is not known here, so callers are told to retry soon.
     pub(crate) fn draining() -> Self {
         Self::ServerDraining {
             retry_after: Duration::from_secs(1),
         }
     }
 
-    /// The server is not ready yet; how long the rest takes is not known here.
+    /// The server is still loading. How long that takes is not known here, so callers are told to retry soon.
     pub(crate) fn loading(progress: StartProgress) -> Self {
         Self::ServerLoading {
             progress,
@@ -261,14 +261,14 @@ impl ServiceError {
         }
     }
 
-    /// The model is going away; what comes after it is not known here.
+    /// The model is being unloaded. Callers are told to retry soon.
     pub(crate) fn unloading() -> Self {
         Self::ModelUnloading {
             retry_after: Duration::from_secs(1),
         }
     }
 
-    /// Why a model id cannot be used.
+    /// The error of a model id that cannot be used.
     pub(crate) fn from_lookup(error: LookupError, id: &str) -> Self {
         match error {
             LookupError::NotFound { did_you_mean } => Self::ModelNotFound {
@@ -285,7 +285,7 @@ impl ServiceError {
         }
     }
 
-    /// Why a policy's name cannot be used.
+    /// The error of a policy name that is not configured.
     pub(crate) fn from_unknown_policy(unknown: UnknownPolicy, name: &str) -> Self {
         Self::PolicyNotFound {
             policy: printable(name),
@@ -293,7 +293,7 @@ impl ServiceError {
         }
     }
 
-    /// Why a model was not loaded, for those who may load models.
+    /// The error of a model that was not loaded, for callers who may load models.
     pub(crate) fn from_load(refusal: LoadRefusal) -> Self {
         match refusal {
             LoadRefusal::Failed(LoadFailure::Memory(shortage)) => Self::DeviceMemory(shortage),
@@ -329,7 +329,7 @@ impl From<SequenceError> for ServiceError {
     }
 }
 
-/// An id as it may stand in an error: callers' text is not repeated unless it looks like an id.
+/// An id as it may be repeated in an error: text of callers is not repeated unless it looks like an id.
 fn printable(id: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-:/@+".contains(c);
     if id.len() <= 128 && id.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! Generate: a prompt's sequence as Started, Delta* and Finished.
+//! Generate: answers a prompt with the events Started, any number of Deltas, and Finished.
 
 use std::{future::Future, sync::Arc};
 
@@ -8,11 +8,11 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 use super::{
     call::Call,
     encode,
-    error::{ServiceError, TextPlace, Violation},
+    error::{ServiceError, TextOrigin, Violation},
     provenance,
     sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, GenerateWork, Prompt},
+    validate::{self, GenerateWork, Prompt, ValidationContext},
 };
 use crate::{
     digest,
@@ -22,7 +22,7 @@ use crate::{
     text::{Allowance, ChatRole, StopMatcher, TemplateError, TextStream, TokenizerError, strip},
 };
 
-/// The answer as it is written.
+/// One piece of an answer, in the order in which it is written.
 pub(crate) enum Piece {
     Started(Box<proto::GenerateStarted>),
     Delta(proto::GenerateDelta),
@@ -42,12 +42,12 @@ pub(crate) struct Generation {
     sequence: Sequence,
     work: GenerateWork,
     prompt_tokens: usize,
-    /// Indices of the messages whose thoughts are not in the prompt.
+    /// Indices of the messages whose thoughts were left out of the prompt.
     thoughts_left_out: Vec<u32>,
     decoder: TextStream,
-    /// Everything sent so far.
+    /// The text that has been sent so far.
     text: String,
-    /// Tokens whose text is held back.
+    /// Tokens whose text has not been sent yet.
     token_ids: Vec<u32>,
     logprobs: Vec<proto::TokenLogprob>,
     summary: Option<SequenceSummary>,
@@ -55,13 +55,13 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Queues the prompt.
+    /// Queues the prompt and returns the generation.
     pub(crate) fn start(
         context: &WorkContext,
         work: GenerateWork,
         tokens: PromptTokens,
     ) -> Result<Self, ServiceError> {
-        context.record.note(|tally| tally.use_model(&work.entry.id));
+        context.record.note(|tally| tally.add_model(&work.entry.id));
         let tokenizer = &work.entry.resident.tokenizer;
         let stop = StopMatcher::new(Arc::clone(tokenizer), &work.stop);
         let output = OutputSpec {
@@ -95,7 +95,7 @@ impl Generation {
         })
     }
 
-    /// The next piece; none after the last.
+    /// The next piece; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
         while !self.done {
             if let Some(summary) = self.summary.take() {
@@ -119,7 +119,7 @@ impl Generation {
                 Event::Finished(summary) => {
                     let rest = self.decoder.finish();
                     self.summary = Some(summary);
-                    // Every token is reported once, also those that made no text.
+                    // Every token is reported once, including those without text.
                     if !rest.is_empty() || !self.token_ids.is_empty() {
                         return Ok(Some(self.delta(rest)));
                     }
@@ -134,16 +134,19 @@ impl Generation {
         self.token_ids.push(token.id);
         let tokenizer = &self.work.entry.resident.tokenizer;
         if let Some(logprobs) = token.logprobs {
-            let alternative = |&(id, logprob): &(u32, f64)| proto::token_logprob::Alternative {
-                token_id: id,
-                token: tokenizer.token_bytes(id).to_vec(),
-                logprob,
-            };
+            let alternatives = logprobs
+                .top
+                .iter()
+                .map(|&(id, logprob)| proto::token_logprob::Alternative {
+                    token_id: id,
+                    token: tokenizer.token_bytes(id).to_vec(),
+                    logprob,
+                });
             self.logprobs.push(proto::TokenLogprob {
                 token_id: token.id,
                 token: tokenizer.token_bytes(token.id).to_vec(),
                 logprob: logprobs.chosen,
-                alternatives: logprobs.top.iter().map(alternative).collect(),
+                alternatives: alternatives.collect(),
             });
         }
         self.decoder.push(token.id)
@@ -193,7 +196,7 @@ impl Generation {
     }
 }
 
-/// A whole answer.
+/// Generates a whole answer.
 pub(crate) async fn complete(
     context: &WorkContext,
     work: GenerateWork,
@@ -209,7 +212,7 @@ pub(crate) async fn complete(
     Err(ServiceError::ModelFailed)
 }
 
-/// An answer as a stream of events that ends with the first error.
+/// Generates an answer as a stream of events, which ends with the first error.
 fn events(
     context: WorkContext,
     work: impl Future<Output = Result<GenerateWork, ServiceError>> + Send,
@@ -259,12 +262,12 @@ fn response(piece: Piece) -> proto::GenerateResponse {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PromptTokens {
     ids: Vec<u32>,
-    /// Indices of the messages whose thoughts are not in it.
+    /// Indices of the messages whose thoughts were left out of it.
     thoughts_left_out: Vec<u32>,
 }
 
 impl PromptTokens {
-    /// Of a prompt from which nothing was left out.
+    /// The tokens of a prompt from which nothing was left out.
     fn whole(ids: Vec<u32>) -> Self {
         Self {
             ids,
@@ -273,7 +276,7 @@ impl PromptTokens {
     }
 }
 
-/// Tokenises a prompt, when its turn comes.
+/// Waits for a turn to work on text, and turns a prompt into tokens.
 pub(crate) async fn prompt_tokens(
     context: &WorkContext,
     work: &GenerateWork,
@@ -316,11 +319,12 @@ fn tokens(
                 let fields = encode::message_fields(field, messages);
                 encode::token_error(&error, allowance.tokens, tokenizer, fields)
             };
-            // Words of others than the assistant stand in the prompt as they are, so this is known before there is one.
-            let asked = messages
+            // The chat template may leave out parts of the assistant's messages only, so all other messages bound the prompt
+            // from below before it is rendered.
+            let kept = messages
                 .iter()
                 .filter(|message| message.role != ChatRole::Assistant);
-            let least = asked.map(|message| tokenizer.least_tokens(strip(&message.content)));
+            let least = kept.map(|message| tokenizer.least_tokens(strip(&message.content)));
             allowance.least(least).map_err(failed)?;
             let rendered = template
                 .render_turns(messages, true)
@@ -336,8 +340,8 @@ fn tokens(
             let mut ids: Vec<u32> = tokenizer.bos_for_raw().into_iter().collect();
             let encoded = tokenizer.encode_plain_within(text, allowance);
             ids.extend(encoded.map_err(|error| {
-                let place = TextPlace::Field(field.to_owned());
-                encode::token_error(&error, allowance.tokens, tokenizer, [(place, text.as_str())])
+                let origin = TextOrigin::Field(field.to_owned());
+                encode::token_error(&error, allowance.tokens, tokenizer, [(origin, text.as_str())])
             })?);
             Ok(PromptTokens::whole(ids))
         }
@@ -345,8 +349,8 @@ fn tokens(
     }
 }
 
-/// A template's own refusal concerns the conversation. Its text is the template author's, but a template may
-/// quote a message in it, so it is not repeated.
+/// The error of a conversation that a chat template refuses. The template's own text is not repeated, because it may quote
+/// a message.
 pub(crate) fn template_error(error: &TemplateError, field: &str) -> ServiceError {
     let violation = |field: String, description: &str| {
         ServiceError::ConversationShape(vec![Violation::new(field, description)])
@@ -374,7 +378,7 @@ fn finish_reason(reason: FinishReason) -> proto::FinishReason {
         FinishReason::MaxTokens => proto::FinishReason::MaxTokens,
         FinishReason::Stop => proto::FinishReason::StopSequence,
         FinishReason::ContextWindow => proto::FinishReason::ContextWindow,
-        // Only sequences with a probe end so, and a generation has none.
+        // Only sequences with a probe end like this, and a generation has none.
         FinishReason::Probe => proto::FinishReason::Unspecified,
     }
 }
@@ -398,7 +402,7 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
         let (answered, ended) = (call.clone(), call.clone());
         let answer = events(context, future::ready(Ok(work)))
             .map(move |event| event.map_err(|error| call.fail(&error)))
-            // Reached only when no error ended the stream, or after it was counted.
+            // This is only reached if no error has ended the stream, or after the error was counted.
             .chain(stream::poll_fn(move |_| {
                 ended.succeed();
                 std::task::Poll::Ready(None)
@@ -414,20 +418,23 @@ impl proto::generation_service_server::GenerationService for GenerationApi {
     }
 }
 
+/// Checks a request.
 async fn checked(
     context: &WorkContext,
     request: proto::GenerateRequest,
     path: &str,
 ) -> Result<GenerateWork, ServiceError> {
     let shared = &context.shared;
-    context.record.note_asked(&shared.registry, &request.model);
+    context
+        .record
+        .note_requested_model(&shared.registry, &request.model);
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let bounds = (&shared.limits, context.deadline);
-    validate::generate(request, path, &shared.registry, bounds).await
+    let validation = ValidationContext::of(shared, context.deadline);
+    validate::generate(request, path, &validation).await
 }
 
-/// GenerateStream.
+/// The items of GenerateStream.
 struct GenerateItems;
 
 impl StreamRpc for GenerateItems {

@@ -1,50 +1,51 @@
-//! What a server takes at most, and how long it works for callers that set no deadline.
+//! Limits on requests and on the time of calls.
 
 use std::time::Duration;
 
 /// Limits on requests. The defaults are the documented ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of an encoded request message. A stream's item up to twice this fails alone; a larger one ends its stream.
+    /// Most bytes of an encoded request message. An item of a stream with up to twice this fails alone; a larger one ends
+    /// its stream.
     pub message_bytes: usize,
-    /// Bytes of all requests that are being received or worked on, over all connections.
+    /// Most bytes of all requests that are being received or worked on, over all connections.
     pub request_bytes: usize,
-    /// Bytes of one message's content, or of raw text.
+    /// Most bytes of the content of one message, or of raw text.
     pub content_bytes: usize,
-    /// Messages of a conversation.
+    /// Most messages of a conversation.
     pub messages: usize,
-    /// Prompt tokens sent as ids (the model's window is usually smaller).
+    /// Most prompt tokens that are sent as ids (the model's context window is usually smaller).
     pub token_ids: usize,
-    /// Items of a BatchClassify, and pairs of an EstimateQuality.
+    /// Most items of a BatchClassify, and most pairs of an EstimateQuality.
     pub batch_items: usize,
-    /// Open items of a stream; at this many the server stops reading until one is answered.
+    /// Most open items of a stream. At this number the server stops reading until one is answered.
     pub stream_open_items: usize,
-    /// Bytes of an item's id or of a model id.
+    /// Most bytes of the id of an item or of a model.
     pub id_bytes: usize,
-    /// Stop sequences of a request.
+    /// Most stop sequences of a request.
     pub stop_sequences: usize,
-    /// Bytes of a stop sequence.
+    /// Most bytes of a stop sequence.
     pub stop_sequence_bytes: usize,
-    /// Alternatives per position.
+    /// Most alternatives for each position of an answer.
     pub top_n: u32,
-    /// Tokens of an answer.
+    /// Most tokens of an answer.
     pub max_new_tokens: u32,
-    /// Tokens of an answer when the request does not say.
+    /// Most tokens of an answer when the request names no number.
     pub default_new_tokens: u32,
-    /// Samples of a Score.
+    /// Most samples of a Score.
     pub samples: u32,
-    /// Models on a page of ListModels.
+    /// Most models on a page of ListModels.
     pub page_size: u32,
-    /// Models on a page when the request does not say.
+    /// Models on a page when the request names no number.
     pub default_page_size: u32,
-    /// Requests in flight on one connection.
+    /// Most calls that are open at the same time on one connection.
     pub connection_streams: u32,
-    /// Open connections.
+    /// Most open connections.
     pub connections: usize,
-    /// Open calls over all connections.
+    /// Most open calls over all connections.
     pub calls: usize,
-    /// Bytes of memory for turning texts into tokens, for all calls together: three quarters for texts that are worked
-    /// on, the rest for those that wait.
+    /// Bytes of memory for turning texts into tokens, for all calls together: three quarters for texts that are being worked
+    /// on, and the rest for texts that wait.
     pub text_memory: usize,
 }
 
@@ -75,8 +76,8 @@ impl Default for Limits {
     }
 }
 
-/// Deadlines for calls whose client sets none. Streams of items and WatchModels have none: they live as long
-/// as their client wants, and an item without a timeout of its own waits as long as its stream.
+/// Deadlines for calls whose client sets none. Streams of items and WatchModels have none: they live for as long as their
+/// client wants, and an item without a timeout waits for as long as its stream lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultDeadlines {
     /// Generate.
@@ -109,21 +110,23 @@ impl Default for DefaultDeadlines {
     }
 }
 
-/// How long callers may take, so that those who stop halfway hold nothing for ever.
+/// How long callers may take, so that callers who stop halfway hold no resources for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeLimits {
-    /// Longest deadline of a call that is not a stream of items: a later `grpc-timeout` counts as this.
+    /// Longest deadline of a call that is not a stream of items. A longer `grpc-timeout` is treated as this.
     pub longest_deadline: Duration,
-    /// Longest from the first byte of a request's message to its last; for a call with one message, from its headers on.
+    /// Longest time from the first byte of a request's message to its last; for a call with one message, from its headers
+    /// on.
     pub receive: Duration,
-    /// Longest that a stream of items may stay without an open item and without a message, and that an answer may wait
-    /// for a client that does not read.
+    /// Longest time that a stream of items may be without an open item and without a message, and that an answer may wait
+    /// for a client which does not read.
     pub stream_idle: Duration,
-    /// Longest that a new connection may take until it speaks HTTP/2.
+    /// Longest time that a new connection may take until it speaks HTTP/2.
     pub handshake: Duration,
-    /// Longest that a connection may stay without a call.
+    /// Longest time that a connection may be open without a call.
     pub connection_idle: Duration,
-    /// When a connection is asked to go, so that its client connects anew, perhaps elsewhere; never when absent.
+    /// Age at which a connection is asked to close, so that its client reconnects, perhaps to another server. Without it,
+    /// connections may have any age.
     pub connection_age: Option<Duration>,
 }
 
@@ -140,16 +143,16 @@ impl Default for TimeLimits {
     }
 }
 
-/// How to serve.
+/// How the server serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
     /// Limits on requests.
     pub limits: Limits,
-    /// For calls whose client sets none.
+    /// Deadlines for calls whose client sets none.
     pub default_deadlines: DefaultDeadlines,
     /// How long callers may take.
     pub times: TimeLimits,
-    /// How long open work may go on once the server is asked to stop.
+    /// How long open calls may go on after the server has been asked to stop.
     pub drain_grace: Duration,
     /// Whether AdminService answers.
     pub allow_admin: bool,

@@ -1,14 +1,15 @@
 //! The gRPC server: validation, deadlines, streams and errors around the models of a [`Registry`].
 //!
-//! Handlers hold no state of their own. Each unit of work becomes a [`sequence::Sequence`] on the engine,
-//! which is cancelled when it is dropped; so whatever ends a call (its answer, its deadline, its client, the
-//! server's drain) also ends its work.
+//! Handlers have no state of their own. Each unit of work becomes a [`sequence::Sequence`] on the engine, which is cancelled
+//! when it is dropped. So whatever ends a call (its answer, its deadline, its client, the server's drain) also ends its
+//! work.
 //!
 //! [`Registry`]: crate::registry::Registry
 
 mod access;
 mod admin;
 mod call;
+mod call_layer;
 mod classify;
 mod deadline;
 mod element_counts;
@@ -16,6 +17,7 @@ mod encode;
 mod error;
 mod generate;
 mod limits;
+mod method;
 mod models;
 mod precision;
 mod provenance;
@@ -32,7 +34,7 @@ mod transport;
 mod validate;
 mod violations;
 
-pub use error::{ServiceError, TextPlace};
+pub use error::{ServiceError, TextOrigin};
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
 pub use server::{ServeError, serve};
 pub use status::{DOMAIN, Reason};

@@ -1,4 +1,4 @@
-//! ModelService.
+//! ModelService: lists, describes and watches models, and counts tokens.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 use super::{
     call::Call,
     encode,
-    error::{ServiceError, TextPlace},
+    error::{ServiceError, TextOrigin},
     provenance::{self, capability},
     sequence::Shared,
     validate,
@@ -86,9 +86,9 @@ impl ModelApi {
             .run(size, call.deadline, &shared.stopping, move |watch| {
                 let tokenizer = &entry.resident.tokenizer;
                 let tokens = tokenizer.encode_plain_within(&text, encode::allowance(usize::MAX, watch));
-                let place = TextPlace::Field("text".to_owned());
+                let origin = TextOrigin::Field("text".to_owned());
                 tokens.map_err(|error| {
-                    encode::token_error(&error, usize::MAX, tokenizer, [(place, text.as_str())])
+                    encode::token_error(&error, usize::MAX, tokenizer, [(origin, text.as_str())])
                 })
             });
         Ok(proto::CountTokensResponse {
@@ -114,7 +114,7 @@ impl proto::model_service_server::ModelService for ModelApi {
         request: Request<proto::GetModelRequest>,
     ) -> Result<Response<proto::GetModelResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().name);
+        let call = call.names_model(&self.0.registry, &request.get_ref().name);
         call.unary(async { self.get(request.get_ref()) }).await
     }
 
@@ -123,7 +123,7 @@ impl proto::model_service_server::ModelService for ModelApi {
         request: Request<proto::CountTokensRequest>,
     ) -> Result<Response<proto::CountTokensResponse>, Status> {
         let call = Call::of(&request)?;
-        let call = call.asks(&self.0.registry, &request.get_ref().model);
+        let call = call.names_model(&self.0.registry, &request.get_ref().model);
         let answer = self.count(&call, request.into_inner());
         call.clone().unary(answer).await
     }
@@ -151,10 +151,10 @@ impl proto::model_service_server::ModelService for ModelApi {
     }
 }
 
-/// Tells one client how each model stands, and then of each change.
+/// Sends one client the state of each model, and then each change.
 struct Watcher {
     watch: StateWatch,
-    /// What the client knows.
+    /// The states that the client has been sent.
     sent: Vec<ModelState>,
     shared: Arc<Shared>,
     call: Call,

@@ -1,4 +1,4 @@
-//! How models compute, as the wire says it.
+//! Converts precisions between the kernels and the protocol.
 
 use crate::{model::spec::Precision, proto};
 

@@ -1,4 +1,4 @@
-//! What is needed to run a computation again, and what it cost.
+//! Describes answers and models in the protocol: what is needed to reproduce an answer, and what it cost.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,8 @@ use crate::{
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
 };
 
-/// Where an answer came from. `template_digest` is empty for raw text, `seed` absent for greedy answers. Who judges by
-/// a policy that is not the guard's own adds it.
+/// What an answer was computed with. `template_digest` is empty for raw text, and `seed` is absent for greedy answers. The
+/// caller adds a policy that is not the guard's own.
 pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option<u64>) -> proto::Provenance {
     let resident = &entry.resident;
     proto::Provenance {
@@ -49,7 +49,7 @@ pub(crate) fn usage(summary: &SequenceSummary) -> proto::Usage {
     }
 }
 
-/// `total` is the time from admission to the end.
+/// The times of a sequence; `total` is the time from its submission to its end.
 pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timing {
     proto::Timing {
         queue: Some(duration(summary.queue)),
@@ -60,7 +60,7 @@ pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timin
     }
 }
 
-/// An id as ModelService shows it.
+/// A model id as ModelService describes it.
 pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState) -> proto::Model {
     let entry = registry.resident(declared);
     let stats = registry.stats(declared);
@@ -144,7 +144,7 @@ pub(crate) fn capability(role: ModelRole) -> proto::Capability {
     }
 }
 
-/// A count as the protocol has it; saturates.
+/// A count in the protocol's type. Larger numbers become its maximum.
 pub(crate) fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

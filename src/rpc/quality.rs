@@ -1,4 +1,4 @@
-//! EstimateQuality: every pair is a sequence of its own, so pairs of all callers share the engine's batches.
+//! EstimateQuality: every pair is a sequence of its own, so the pairs of all callers share the engine's batches.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     call::Call,
     encode,
-    error::{ServiceError, TextPlace},
+    error::{ServiceError, TextOrigin},
     provenance,
     record::Record,
     sequence::{Sequence, Shared, WorkContext},
-    validate::{self, Pair, QualityWork},
+    validate::{self, Pair, QualityWork, ValidationContext},
 };
 use crate::{
     engine::{Event, OutputSpec, Priority},
@@ -31,11 +31,11 @@ impl QualityApi {
         request: proto::EstimateQualityRequest,
     ) -> Result<proto::EstimateQualityResponse, ServiceError> {
         let shared = &self.0;
-        call.record.note_asked(&shared.registry, &request.model);
+        call.record.note_requested_model(&shared.registry, &request.model);
         shared.admit()?;
         validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-        let bounds = (&shared.limits, call.deadline);
-        let work = validate::estimate_quality(request, &shared.registry, bounds).await?;
+        let validation = ValidationContext::of(shared, call.deadline);
+        let work = validate::estimate_quality(request, &validation).await?;
         let QualityWork {
             estimator,
             pairs,
@@ -47,7 +47,7 @@ impl QualityApi {
                 needs: ModelRole::Quality,
             });
         };
-        call.record.note(|tally| tally.use_model(&estimator.id));
+        call.record.note(|tally| tally.add_model(&estimator.id));
         let context = WorkContext::of(shared, call, Priority::Batch);
         let context = context.prioritised(priority, Priority::Interactive);
         let results = (0..).zip(pairs).map(|(number, (id, pair))| {
@@ -79,7 +79,7 @@ impl QualityApi {
     }
 }
 
-/// The score of one pair.
+/// Scores one pair.
 async fn score(
     context: &WorkContext,
     estimator: &Lease,
@@ -99,10 +99,10 @@ async fn score(
     let tokens = context.with_text(size, move |watch| {
         let tokens = encoder.encode_within(&source, &translation, encode::allowance(limit, watch));
         tokens.map_err(|error| {
-            let place = |name: &str| TextPlace::Field(format!("{path}.{name}"));
+            let origin = |name: &str| TextOrigin::Field(format!("{path}.{name}"));
             let fields = [
-                (place("source"), source.as_str()),
-                (place("translation"), translation.as_str()),
+                (origin("source"), source.as_str()),
+                (origin("translation"), translation.as_str()),
             ];
             encode::token_error(&error, limit, encoder.tokenizer(), fields)
         })
@@ -118,7 +118,7 @@ async fn score(
         }
     };
     Ok(proto::QualityEstimate {
-        // An estimator's sequence always has a row.
+        // The sequence of an estimator always has a row.
         score: f64::from(score.ok_or(ServiceError::DeviceFault)?),
         usage: Some(provenance::usage(&summary)),
         timing: Some(provenance::timing(&summary, sequence.elapsed())),

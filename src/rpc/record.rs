@@ -1,4 +1,4 @@
-//! Counting: each call and each item once, in the metrics and in the access log, and how many calls are in flight.
+//! Counts each call and each item exactly once, in the metrics and in the access log, and counts the calls in flight.
 
 use std::{
     fmt,
@@ -14,10 +14,10 @@ use tonic::Code;
 use tracing::Span;
 
 use super::{
-    access::{Ending, Tally, known_model},
-    call::Method,
+    access::{CallEnding, Tally, code_name, known_model},
     deadline::Deadline,
     error::ServiceError,
+    method::Method,
     status::{Reason, stage_name},
 };
 use crate::{
@@ -29,23 +29,23 @@ use crate::{
 enum Kind {
     Call {
         tenant: Tenant,
-        /// Dropped with the record: what a drain waits for.
+        /// Dropped with the record. A drain waits for it.
         in_flight: Option<InFlight>,
     },
     Item {
-        /// Its call, which therefore is counted after it.
+        /// The record of its call, which is therefore counted after it.
         of: Arc<Record>,
-        /// Its place among the call's items, from 0. Its id is the caller's text.
+        /// Its number among the call's items, from 0. The item's id is not logged, because it is the caller's text.
         number: u64,
     },
 }
 
-/// Counts and logs a call, or an item of a stream or batch, exactly once: with the code it was finished with, or
-/// as cancelled when it is dropped before (its client is gone).
+/// Counts and logs a call, or an item of a stream or batch, exactly once: with the code that it was finished with, or as
+/// cancelled when it is dropped before that, because its client is gone.
 pub(crate) struct Record {
     kind: Kind,
     method: Method,
-    /// The call's.
+    /// The span of the call.
     span: Span,
     began: Instant,
     deadline: Deadline,
@@ -54,7 +54,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// For a call; one that a drain does not wait for has no `in_flight`.
+    /// The record of a call. A drain waits for it only if it has `in_flight`.
     pub(crate) fn call(
         method: Method,
         span: Span,
@@ -73,7 +73,7 @@ impl Record {
         })
     }
 
-    /// For an item of a stream or batch; `number` is its place among the items of its call.
+    /// The record of an item of a stream or batch; `number` is its number among the items of its call, from 0.
     pub(crate) fn item(of: &Arc<Self>, number: u64, deadline: Deadline) -> Arc<Self> {
         Arc::new(Self {
             kind: Kind::Item {
@@ -89,7 +89,7 @@ impl Record {
         })
     }
 
-    /// Which call it is, or of which call an item.
+    /// The method of the call, or of the call that the item belongs to.
     pub(crate) fn method(&self) -> Method {
         self.method
     }
@@ -99,7 +99,7 @@ impl Record {
         &self.span
     }
 
-    /// Notes what the call or item has done; what an item does, its call does.
+    /// Adds to the totals of the call or item. What is added to an item is added to its call too.
     pub(crate) fn note(&self, done: impl Fn(&mut Tally)) {
         done(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
         if let Kind::Item { of, .. } = &self.kind {
@@ -107,19 +107,19 @@ impl Record {
         }
     }
 
-    /// Notes the model that a request names; none for an empty id.
-    pub(crate) fn note_asked(&self, registry: &Registry, id: &str) {
+    /// Records the model that a request names. An empty id names none.
+    pub(crate) fn note_requested_model(&self, registry: &Registry, id: &str) {
         if let Some(model) = known_model(registry, id) {
-            self.note(|tally| tally.use_model(model));
+            self.note(|tally| tally.add_model(model));
         }
     }
 
-    /// Counts it, unless it was counted already.
+    /// Counts the call or item, unless it has been counted already.
     pub(crate) fn finish(&self, code: Code) {
         self.end(code, None);
     }
 
-    /// Counts a failure.
+    /// Counts the call or item as failed, unless it has been counted already.
     pub(crate) fn fail(&self, error: &ServiceError) {
         match error {
             ServiceError::Deadline { stage } => count_deadline(stage_name(*stage)),
@@ -153,7 +153,7 @@ impl Record {
                 of.note(|tally| tally.count_item(code));
             }
         }
-        let ending = Ending {
+        let ending = CallEnding {
             code,
             reason,
             total,
@@ -188,30 +188,7 @@ fn count_deadline(stage: &'static str) {
     metrics::counter!("babelward_deadline_exceeded_total", "stage" => stage).increment(1);
 }
 
-/// As in the gRPC specification.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-/// Number of calls in flight, to wait for.
+/// The number of calls in flight, which a drain waits for.
 #[derive(Clone)]
 pub(crate) struct InFlightCount(Arc<watch::Sender<usize>>);
 
@@ -221,20 +198,20 @@ impl InFlightCount {
     }
 
     /// Counts one call until the result is dropped.
-    pub(crate) fn enter(&self) -> InFlight {
+    pub(crate) fn begin(&self) -> InFlight {
         self.0.send_modify(|count| *count += 1);
         InFlight(self.clone())
     }
 
-    /// Resolves when there is none.
-    pub(crate) async fn none(&self) {
+    /// Resolves when no call is in flight.
+    pub(crate) async fn wait_for_none(&self) {
         let mut count = self.0.subscribe();
         // The sender is in `self`, so this cannot fail.
         let _ = count.wait_for(|count| *count == 0).await;
     }
 }
 
-/// One call in flight.
+/// One call in flight, counted until it is dropped.
 pub(crate) struct InFlight(InFlightCount);
 
 impl Drop for InFlight {

@@ -1,9 +1,8 @@
-//! What a service gets of a request's body: whole messages, looked at before they are decoded.
+//! The request body as a service reads it: whole messages, whose lists are counted before they are decoded.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,72 +14,52 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 use super::{
-    call::Call,
+    call::{Call, ReceivedMessage},
     element_counts::{ElementCounts, first_id},
     error::ServiceError,
-    transport::{Arrival, HeldBytes, Intake, IntakeError},
+    transport::{Arrival, Intake, IntakeError},
 };
 
 /// A gRPC message begins with a byte for its compression and four for its length.
 const PREFIX: usize = 5;
 
-/// When to try again where all memory for requests is taken: as long as it may take until one is answered.
+/// When to try again if the memory for requests is used up: about as long as it takes until a request is answered.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What goes with a message beside its content.
-pub(crate) struct ReceivedMessage {
-    /// Its share of the memory for requests, given back when this is dropped.
-    pub(crate) held: HeldBytes,
-    /// Why it was not let through; its place is taken by one with its id alone.
-    pub(crate) refusal: Option<ServiceError>,
+/// What the body of a call of ours needs.
+pub(crate) struct CallBody {
+    pub(crate) call: Call,
+    pub(crate) counts: Arc<ElementCounts>,
 }
 
-/// What goes with the messages of a call that have been received and not taken, in their order.
-#[derive(Clone, Default)]
-pub(crate) struct Received(Arc<Mutex<VecDeque<ReceivedMessage>>>);
-
-impl Received {
-    pub(crate) fn take(&self) -> Option<ReceivedMessage> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
-    fn add(&self, message: ReceivedMessage) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(message);
-    }
-}
-
-/// Whose body it is.
+/// The kind of request that a body belongs to.
 enum Owner {
     /// A call with one message.
-    Single(CallParts),
+    Single(CallBody),
     /// A call with a stream of items.
-    Items(CallParts),
+    Items(CallBody),
     /// Health or reflection.
     Foreign,
 }
 
-type CallParts = (Call, Received, Arc<ElementCounts>);
-
-/// See the module.
+/// The body of one request.
 pub(crate) struct RequestBody {
     intake: Intake,
     owner: Owner,
-    /// Whether the one message of a call is through.
-    is_through: bool,
+    /// Whether the only message of a call has been handed on.
+    is_complete: bool,
+    /// Longest time that a message may take to arrive.
     receive: Duration,
-    /// Runs while a message, or the one message of a call, is not there to its end.
+    /// Runs while a message is incomplete, and until the only message of a call has arrived.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    pub(crate) fn of_call(intake: Intake, receive: Duration, parts: CallParts) -> Self {
-        let owner = if parts.0.record.method().takes_items() {
-            Owner::Items(parts)
+    pub(crate) fn of_call(intake: Intake, receive: Duration, body: CallBody) -> Self {
+        let owner = if body.call.record.method().takes_items() {
+            Owner::Items(body)
         } else {
-            Owner::Single(parts)
+            Owner::Single(body)
         };
         Self::new(intake, receive, owner)
     }
@@ -94,7 +73,7 @@ impl RequestBody {
         Self {
             intake,
             owner,
-            is_through: false,
+            is_complete: false,
             receive,
             timer,
         }
@@ -102,35 +81,35 @@ impl RequestBody {
 
     fn fail(&self, error: &ServiceError) -> Status {
         match &self.owner {
-            Owner::Single((call, ..)) | Owner::Items((call, ..)) => call.fail(error),
+            Owner::Single(body) | Owner::Items(body) => body.call.fail(error),
             Owner::Foreign => error.to_status(""),
         }
     }
 
-    /// The message as the service gets it.
-    fn pass(&mut self, arrival: Arrival) -> Result<Bytes, Status> {
+    /// Checks a message and returns it as the service gets it.
+    fn check(&mut self, arrival: Arrival) -> Result<Bytes, Status> {
         let Arrival { bytes, held } = arrival;
         match &self.owner {
             Owner::Foreign => Ok(bytes),
-            Owner::Single(_) if self.is_through => Err(Status::unimplemented(
+            Owner::Single(_) if self.is_complete => Err(Status::unimplemented(
                 "this call takes one request message, and got another",
             )),
-            Owner::Single((call, received, counts)) => {
-                self.is_through = true;
+            Owner::Single(CallBody { call, counts }) => {
+                self.is_complete = true;
                 if let Err(violation) = counts.check(call.record.method(), content(&bytes)) {
                     return Err(call.fail(&ServiceError::InvalidFields(vec![violation])));
                 }
                 let refusal = None;
-                received.add(ReceivedMessage { held, refusal });
+                call.received.add(ReceivedMessage { held, refusal });
                 Ok(bytes)
             }
-            Owner::Items((call, received, counts)) => {
+            Owner::Items(CallBody { call, counts }) => {
                 let refusal = counts.check(call.record.method(), content(&bytes)).err();
                 let bytes = match &refusal {
                     Some(_) => only_id(first_id(content(&bytes))),
                     None => bytes,
                 };
-                received.add(ReceivedMessage {
+                call.received.add(ReceivedMessage {
                     held,
                     refusal: refusal.map(|violation| ServiceError::InvalidFields(vec![violation])),
                 });
@@ -139,13 +118,13 @@ impl RequestBody {
         }
     }
 
-    /// Whether what is missing is the client's to send.
+    /// Whether the client still has to send the rest of a message.
     fn is_awaited(&self) -> bool {
         matches!(self.owner, Owner::Single(_)) || self.intake.has_part()
     }
 }
 
-/// What follows the prefix; nothing where it is compressed, which the decoder refuses.
+/// The bytes after the prefix of a message; none if it is compressed, which the decoder refuses.
 fn content(message: &[u8]) -> &[u8] {
     match message.split_at_checked(PREFIX) {
         Some(([0, ..], content)) => content,
@@ -153,7 +132,7 @@ fn content(message: &[u8]) -> &[u8] {
     }
 }
 
-/// A message of a stream with nothing but its id.
+/// A message of a stream that has its id and nothing else.
 fn only_id(id: &[u8]) -> Bytes {
     let mut content = BytesMut::new();
     encode_key(1, WireType::LengthDelimited, &mut content);
@@ -161,7 +140,7 @@ fn only_id(id: &[u8]) -> Bytes {
     content.put_slice(id);
     let mut message = BytesMut::new();
     message.put_u8(0);
-    // An id is part of a message, whose length has four bytes.
+    // The id is part of a message, so its length fits into four bytes.
     message.put_u32(u32::try_from(content.len()).unwrap_or(u32::MAX));
     message.put(content);
     message.freeze()
@@ -197,7 +176,7 @@ impl http_body::Body for RequestBody {
                 }
                 IntakeError::NoRoom => this.fail(&ServiceError::RequestMemory { retry_after: RETRY }),
             })?;
-            this.pass(arrival).map(Frame::data)
+            this.check(arrival).map(Frame::data)
         }))
     }
 }

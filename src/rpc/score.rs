@@ -1,4 +1,4 @@
-//! Score: generate, then judge, without leaving the server.
+//! Score: the target answers a prompt and the guard judges the answer, in one call.
 
 use std::{future::Future, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
     generate::{Finished, PromptTokens, complete, prompt_tokens},
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork, Judged, JudgedPlaces, Prompt, ScoreWork},
+    validate::{self, ClassifyWork, Judged, JudgedMessages, Prompt, ScoreWork, ValidationContext},
 };
 use crate::{
     engine::{Priority, Sampling},
@@ -21,7 +21,7 @@ use crate::{
     text::{ChatMessage, ChatRole},
 };
 
-/// Checks and answers one Score; `path` is where it lies in what the caller sent.
+/// Checks and answers one Score; `path` is its path in the message that the caller sent.
 async fn score(
     context: WorkContext,
     request: proto::ScoreRequest,
@@ -31,20 +31,20 @@ async fn score(
     let target = request.generate.as_ref().map(|generate| &generate.model);
     let guard = request.judge.as_ref().map(|judge| &judge.model);
     for model in target.into_iter().chain(guard) {
-        context.record.note_asked(&shared.registry, model);
+        context.record.note_requested_model(&shared.registry, model);
     }
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let bounds = (&shared.limits, context.deadline);
-    let work = Arc::new(validate::score(request, &path, &shared.registry, bounds).await?);
+    let validation = ValidationContext::of(&shared, context.deadline);
+    let work = Arc::new(validate::score(request, &path, &validation).await?);
     let context = context.prioritised(work.generate.priority, Priority::Interactive);
     // All samples have the same prompt.
     let tokens = Arc::new(prompt_tokens(&context, &work.generate).await?);
     let samples =
         (0..work.samples).map(|index| sample(&context, Arc::clone(&work), Arc::clone(&tokens), index));
-    // The first failure drops, and so stops, the other samples.
+    // The first failure drops the other samples, which cancels them.
     let samples = future::try_join_all(samples).await?;
-    let with = |label: proto::Label| {
+    let count_of = |label: proto::Label| {
         let labelled = samples.iter().filter(|sample| {
             sample
                 .verdict
@@ -54,13 +54,14 @@ async fn score(
         super::provenance::count(labelled.count())
     };
     Ok(proto::ScoreResponse {
-        safe_count: with(proto::Label::Safe),
-        unsafe_count: with(proto::Label::Unsafe),
-        undetermined_count: with(proto::Label::Undetermined),
+        safe_count: count_of(proto::Label::Safe),
+        unsafe_count: count_of(proto::Label::Unsafe),
+        undetermined_count: count_of(proto::Label::Undetermined),
         samples,
     })
 }
 
+/// Generates and judges one sample.
 async fn sample(
     context: &WorkContext,
     work: Arc<ScoreWork>,
@@ -74,13 +75,13 @@ async fn sample(
     };
     let entry = generate.entry.clone();
     let answer = complete(context, generate, &tokens).await?;
-    let mut messages = asked(&entry, &work.generate.prompt);
-    // Judged as it is, also when it is empty: the model said nothing, and the guard sees just that.
+    let mut messages = conversation(&entry, &work.generate.prompt);
+    // An empty answer is judged too: the guard sees that the model said nothing.
     messages.push(ChatMessage {
         role: ChatRole::Assistant,
         content: answer.text.clone(),
     });
-    let verdict = patient(context, || {
+    let verdict = retry_when_full(context, || {
         judge(
             context,
             ClassifyWork {
@@ -88,7 +89,7 @@ async fn sample(
                 policy: work.policy.clone(),
                 messages: messages.clone(),
                 priority: work.generate.priority,
-                places: JudgedPlaces {
+                fields: JudgedMessages {
                     conversation: work.generate.prompt_field.clone(),
                     policy: work.policy_field.clone(),
                     judged: judged(&work),
@@ -123,8 +124,8 @@ fn judged(work: &ScoreWork) -> Judged {
     }
 }
 
-/// What the guard is told that the user said.
-fn asked(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
+/// The conversation before the answer, as the guard sees it.
+fn conversation(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
     let user = |content| {
         vec![ChatMessage {
             role: ChatRole::User,
@@ -138,9 +139,9 @@ fn asked(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
     }
 }
 
-/// An answer that has been generated is worth waiting for a place in the queue to judge it: retries until
-/// the deadline.
-async fn patient<T, F>(context: &WorkContext, work: impl Fn() -> F) -> Result<T, ServiceError>
+/// Runs work, and retries it until the deadline while the queue is full. An answer that has been generated should not be
+/// lost because the queue is full when it is to be judged.
+async fn retry_when_full<T, F>(context: &WorkContext, work: impl Fn() -> F) -> Result<T, ServiceError>
 where
     F: Future<Output = Result<T, ServiceError>>,
 {
@@ -185,7 +186,7 @@ impl proto::scoring_service_server::ScoringService for ScoringApi {
     }
 }
 
-/// ScoreStream.
+/// The items of ScoreStream.
 struct ScoreItems;
 
 impl StreamRpc for ScoreItems {

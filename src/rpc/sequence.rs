@@ -1,4 +1,5 @@
-//! A sequence on the engine, as a request sees it: events in, errors typed, cancelled when dropped.
+//! A sequence on the engine, as a service uses it: it receives the events, turns failures into typed errors, and cancels
+//! the sequence when it is dropped.
 
 use std::{
     future::Future,
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    access::{Times, millis},
+    access::{SequenceTimes, millis},
     call::Call,
     deadline::Deadline,
     error::ServiceError,
@@ -26,23 +27,23 @@ use crate::{
     text::Watch,
 };
 
-/// What all handlers share.
+/// What all services share.
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) limits: Limits,
     pub(crate) times: TimeLimits,
-    /// Where texts become tokens.
+    /// Turns texts into tokens.
     pub(crate) texts: TextWork,
     /// Whether clients may load, unload and pin models.
     pub(crate) allow_admin: bool,
-    /// Set when the server takes nothing new.
+    /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
-    /// Set when the drain's grace is over: open work ends now.
+    /// Cancelled when the grace period of the drain is over, and open work must end.
     pub(crate) stopping: CancellationToken,
 }
 
 impl Shared {
-    /// Refuses new work while draining, and before the models that are loaded at the start are ready.
+    /// Refuses new work while the server drains, and before its eager models are loaded.
     pub(crate) fn admit(&self) -> Result<(), ServiceError> {
         if self.draining.is_cancelled() || self.registry.is_draining() {
             return Err(ServiceError::draining());
@@ -54,19 +55,19 @@ impl Shared {
     }
 }
 
-/// What accompanies one unit of work into the engine.
+/// What accompanies one unit of work to the engine.
 #[derive(Clone)]
 pub(crate) struct WorkContext {
     pub(crate) shared: Arc<Shared>,
     pub(crate) deadline: Deadline,
     pub(crate) priority: Priority,
     pub(crate) tenant: Tenant,
-    /// Of the call or item that the work is for.
+    /// The record of the call or item that the work is for.
     pub(crate) record: Arc<Record>,
 }
 
 impl WorkContext {
-    /// For the work of a call, of its class unless the request says otherwise.
+    /// The context for the work of a call, with the class that the call has by default.
     pub(crate) fn of(shared: &Arc<Shared>, call: &Call, priority: Priority) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -77,7 +78,7 @@ impl WorkContext {
         }
     }
 
-    /// For an item of the call.
+    /// The context for an item of the call.
     pub(crate) fn item(&self, record: &Arc<Record>) -> Self {
         Self {
             record: Arc::clone(record),
@@ -85,7 +86,7 @@ impl WorkContext {
         }
     }
 
-    /// Runs work on a text of this size, when its turn comes.
+    /// Waits for a turn, and runs work on a text of this size.
     pub(crate) async fn with_text<T: Send + 'static>(
         &self,
         size: TextSize,
@@ -98,7 +99,7 @@ impl WorkContext {
             .await
     }
 
-    /// With the class that a request asks for: the call's own, `interactive`, or batch.
+    /// The context with the class that a request names; `interactive` is the class for interactive requests of this call.
     pub(crate) fn prioritised(mut self, requested: proto::Priority, interactive: Priority) -> Self {
         self.priority = match requested {
             proto::Priority::Unspecified => self.priority,
@@ -109,7 +110,7 @@ impl WorkContext {
     }
 }
 
-/// An open sequence. Dropping it stops the engine's work on it and frees its KV blocks.
+/// An open sequence. Dropping it cancels the sequence, and the engine releases its KV blocks.
 pub(crate) struct Sequence {
     events: mpsc::Receiver<Event>,
     _cancel: CancelOnDrop,
@@ -119,14 +120,15 @@ pub(crate) struct Sequence {
     stage: Stage,
     admitted: Instant,
     record: Arc<Record>,
-    /// When its first forward pass began, and when its prompt was done.
+    /// When its first forward pass began.
     began: Option<Instant>,
-    prompted: Option<Instant>,
+    /// When its prompt was computed.
+    prompt_done: Option<Instant>,
     ended: bool,
 }
 
 impl Sequence {
-    /// Queues a prompt. `field` names where it came from, for errors that concern it.
+    /// Queues a prompt. `field` is the field of the request that it comes from, which errors name.
     pub(crate) fn submit(
         context: &WorkContext,
         entry: &Lease,
@@ -134,7 +136,7 @@ impl Sequence {
         output: OutputSpec,
         field: &str,
     ) -> Result<Self, ServiceError> {
-        // Started, Probe, the tokens, and the end: the engine never finds the channel full.
+        // The channel has room for Started, Probe, Row, all tokens and the last event, so that it is never full.
         let (sender, events) = mpsc::channel(output.max_new_tokens.saturating_add(4));
         let cancel = CancelOnDrop(CancelFlag::default());
         let request = SequenceRequest {
@@ -162,12 +164,12 @@ impl Sequence {
                 prompt_tokens,
                 class,
                 reason,
-                "the engine takes no such sequence"
+                "the engine refused a sequence"
             );
             error
         })?;
-        context.record.note(|tally| tally.queue(prompt_tokens));
-        tracing::debug!(model, prompt_tokens, class, "a sequence waits for the engine");
+        context.record.note(|tally| tally.add_sequence(prompt_tokens));
+        tracing::debug!(model, prompt_tokens, class, "a sequence is queued");
         Ok(Self {
             events,
             _cancel: cancel,
@@ -178,7 +180,7 @@ impl Sequence {
             admitted,
             record: Arc::clone(&context.record),
             began: None,
-            prompted: None,
+            prompt_done: None,
             ended: false,
         })
     }
@@ -193,7 +195,7 @@ impl Sequence {
         };
         match event {
             Some(Event::Failed(error)) => Err(self.failed(error.into())),
-            // The engine dropped the sequence without a word: it is gone.
+            // The engine has dropped the sequence without an event, so it is gone.
             None => Err(self.failed(ServiceError::ModelFailed)),
             Some(event) => {
                 self.follow(&event);
@@ -202,27 +204,28 @@ impl Sequence {
         }
     }
 
+    /// Updates the stage and the totals of the call.
     fn follow(&mut self, event: &Event) {
         match event {
             Event::Started { queue, cached_tokens } => {
                 self.stage = Stage::Prefill;
                 self.began = Some(Instant::now());
-                self.record.note(|tally| tally.find_cached(*cached_tokens));
+                self.record.note(|tally| tally.add_cached_tokens(*cached_tokens));
                 let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
                 tracing::debug!(model, queue_ms, cached_tokens, "prefill begins");
             }
             Event::Probe(_) | Event::Score(_) | Event::Token(_) => {
                 self.stage = Stage::Decode;
-                self.prompted.get_or_insert_with(Instant::now);
+                self.prompt_done.get_or_insert_with(Instant::now);
                 if matches!(event, Event::Token(_)) {
-                    self.record.note(|tally| tally.answer());
+                    self.record.note(|tally| tally.add_answer_token());
                 }
             }
             Event::Finished(summary) => {
                 self.shared.registry.record_answer(&self.entry);
                 self.ended = true;
-                let times = Times::from(summary);
-                self.record.note(|tally| tally.spend(times));
+                let times = SequenceTimes::from(summary);
+                self.record.note(|tally| tally.add_times(times));
                 tracing::debug!(
                     model = self.entry.id.as_str(),
                     answer_tokens = summary.completion_tokens,
@@ -252,20 +255,20 @@ impl Sequence {
 }
 
 impl Drop for Sequence {
-    /// One that ends early has taken its time as well.
+    /// A sequence that ends early adds its times to the totals too.
     fn drop(&mut self) {
         if self.ended {
             return;
         }
         let now = Instant::now();
         let began = self.began.unwrap_or(now);
-        let prompted = self.prompted.unwrap_or(now);
-        let times = Times {
+        let prompt_done = self.prompt_done.unwrap_or(now);
+        let times = SequenceTimes {
             queue: began.saturating_duration_since(self.admitted),
-            prefill: prompted.saturating_duration_since(began),
-            decode: now.saturating_duration_since(prompted),
+            prefill: prompt_done.saturating_duration_since(began),
+            decode: now.saturating_duration_since(prompt_done),
         };
-        self.record.note(|tally| tally.spend(times));
+        self.record.note(|tally| tally.add_times(times));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Puts the services on a listener and takes them down again.
+//! Serves all services on a listener, until the server is asked to stop and has drained.
 
 use std::{future::Future, num::NonZero, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tower::Layer as _;
 
 use super::{
     admin::AdminApi,
-    call::CallLayer,
+    call_layer::{self, CallLayer},
     classify::SafetyApi,
     element_counts::ElementCounts,
     generate::GenerationApi,
@@ -21,7 +21,7 @@ use super::{
     score::ScoringApi,
     sequence::Shared,
     text_work::TextWork,
-    transport::{Connections, Ends, RequestBytes, Transport, connection_limit, listen},
+    transport::{Connections, RequestBudget, Shutdown, Transport, connection_limit, listen},
 };
 use crate::{
     proto::{
@@ -33,8 +33,8 @@ use crate::{
     registry::{ModelRole, Registry},
 };
 
-/// How long written answers may take to leave after the last call has ended. Streams that are not ours to end
-/// (health, reflection) are cut off then.
+/// How long written answers may take to be sent after the last call has ended. Streams of health and reflection, which this
+/// server does not end itself, are closed after that.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why serving failed.
@@ -43,16 +43,16 @@ pub enum ServeError {
     /// The reflection service could not be built from our own descriptors.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// What requests may be could not be read from our own descriptors.
+    /// The lists of requests could not be read from our own descriptors.
     #[error("the descriptors of the services cannot be read")]
     Descriptors(#[from] prost::DecodeError),
 }
 
-/// Serves until `shutdown` resolves, and then drains: health says NOT_SERVING, models are DRAINING, new calls are
-/// refused with UNAVAILABLE (`SERVER_DRAINING`), and open calls finish for at most `options.drain_grace`; what is open
-/// then ends with the same error. Connections are taken until then, so that probes and callers are told; those that
-/// were open before are asked to go (GOAWAY), so that their clients connect anew, perhaps elsewhere. The registry is
-/// not shut down; that is its owner's to do afterwards.
+/// Serves until `shutdown` resolves, and then drains: health reports NOT_SERVING, models are DRAINING, new calls are refused
+/// with UNAVAILABLE (`SERVER_DRAINING`), and open calls may finish within `options.drain_grace`; those that are still open
+/// then end with the same error. Connections are accepted until then, so that probes and callers get an answer; those that
+/// were open before are asked to close (GOAWAY), so that their clients reconnect, perhaps to another server. The registry
+/// is not shut down; its owner does that afterwards.
 pub async fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
@@ -74,7 +74,7 @@ pub async fn serve(
     });
     let in_flight = InFlightCount::new();
     let health = HealthReporter::new();
-    // It begins with SERVING for the empty name, and knows no other.
+    // The reporter begins with SERVING for the empty name, and knows no other service.
     set_health(&health, |_| false).await;
     let calls = CallLayer {
         defaults: Arc::new(options.default_deadlines),
@@ -89,23 +89,24 @@ pub async fn serve(
         tracing::warn!(
             most,
             wanted,
-            "fewer connections than limits.connections: the limit on open files is too low"
+            "the limit on open files allows fewer connections than limits.connections"
         );
     }
     let transport = Arc::new(Transport {
         service: calls.layer(routes(&shared, &health)?),
+        refuse: call_layer::too_many_calls,
         limits: shared.limits.clone(),
         times: shared.times.clone(),
         connections: Connections::new(most, shared.limits.calls),
-        request_bytes: RequestBytes::new(shared.limits.request_bytes),
+        request_budget: RequestBudget::new(shared.limits.request_bytes),
     });
-    let ends = Ends {
+    let stages = Shutdown {
         draining: shared.draining.clone(),
         closing: CancellationToken::new(),
-        cut: CancellationToken::new(),
+        abort: CancellationToken::new(),
     };
     let connections = TaskTracker::new();
-    let listening = listen(listener, transport, ends.clone(), connections.clone());
+    let listening = listen(listener, transport, stages.clone(), connections.clone());
     let watch_health = follow_states(&shared.registry, &health);
     tokio::pin!(listening);
 
@@ -119,12 +120,12 @@ pub async fn serve(
         () = &mut listening => {}
         () = drain(&shared, &in_flight, &health, options.drain_grace) => {}
     }
-    ends.closing.cancel();
-    // It ends now, and the port is closed.
+    stages.closing.cancel();
+    // The listener ends now, which closes the port.
     listening.await;
     connections.close();
     if tokio::time::timeout(FLUSH, connections.wait()).await.is_err() {
-        ends.cut.cancel();
+        stages.abort.cancel();
         connections.wait().await;
     }
     Ok(())
@@ -132,7 +133,7 @@ pub async fn serve(
 
 /// All services.
 fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Result<Routes, ServeError> {
-    // Larger ones do not get this far.
+    // The transport refuses larger messages before they get here.
     let decoded = usize::MAX;
     let routes = Routes::new(
         GenerationServiceServer::new(GenerationApi(Arc::clone(shared))).max_decoding_message_size(decoded),
@@ -150,44 +151,47 @@ fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Result<Routes, Serve
     Ok(routes.prepare())
 }
 
-/// Ends all calls: by themselves within the grace, else with an error.
+/// Ends all calls: they may finish within the grace period, and end with an error after it.
 async fn drain(shared: &Shared, in_flight: &InFlightCount, health: &HealthReporter, grace: Duration) {
     set_health(health, |_| false).await;
     shared.registry.begin_drain();
     shared.draining.cancel();
-    if tokio::time::timeout(grace, in_flight.none()).await.is_err() {
-        tracing::warn!("the drain's grace is over, open calls end now");
+    if tokio::time::timeout(grace, in_flight.wait_for_none())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the grace period of the drain is over; open calls end now");
         shared.stopping.cancel();
-        // Calls hear of it at once; one whose client does not read may stay.
-        let _ = tokio::time::timeout(FLUSH, in_flight.none()).await;
+        // Calls end at once, except those whose client does not read.
+        let _ = tokio::time::timeout(FLUSH, in_flight.wait_for_none()).await;
     }
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        // What errors carry: a client that knows only reflection can read their details.
+        // The types of error details, so that a client which knows only reflection can read them.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// What a service needs to be there for.
+/// What a service needs in order to serve.
 #[derive(Debug, Clone, Copy)]
 enum Needs {
-    /// A server that runs: it tells what is loading, too.
+    /// A running server. It also reports which models are being loaded.
     Process,
     /// A server whose eager models have been loaded.
     Started,
-    /// Beyond that, a model of each of these roles.
+    /// In addition, a model with each of these roles.
     Roles(&'static [ModelRole]),
 }
 
-/// Keeps health in step with the models' states: a service serves while a model it needs is READY, or would be
-/// loaded by a request. Never returns while the registry lives.
+/// Updates health whenever the state of a model changes. A service serves while each model that it needs is READY, or would
+/// be loaded by a request. Does not return while the registry exists.
 async fn follow_states(registry: &Registry, health: &HealthReporter) {
     let mut states = registry.states();
     loop {
-        // A copy: whoever changes states holds the registry's lock, which `serves` takes.
+        // The states are copied, because states change under the registry's lock, which `serves` takes too.
         let current = states.borrow_and_update().clone();
         let started = registry.starting().is_none();
         let ready: Vec<ModelRole> = registry
@@ -209,10 +213,10 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
     }
 }
 
-/// Says of each service whether it serves, by what it needs.
+/// Sets the health of each service by what it needs.
 async fn set_health(health: &HealthReporter, serves: impl Fn(Needs) -> bool) {
     let services = [
-        // Everything: what an orchestrator asks for when it is told nothing else.
+        // The server as a whole, which orchestrators ask for unless they are configured otherwise.
         ("", Needs::Started),
         (
             GenerationServiceServer::<GenerationApi>::NAME,

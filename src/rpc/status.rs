@@ -1,4 +1,4 @@
-//! Errors to gRPC: one reason, one code and the google.rpc details for each [`ServiceError`].
+//! Turns each [`ServiceError`] into a gRPC status: a reason, a code and google.rpc details.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,18 +7,18 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::{
-    error::{ServiceError, TextPlace, Violation},
-    violations::{listed, named},
+    error::{ServiceError, TextOrigin, Violation},
+    violations::{for_details, for_message},
 };
 use crate::{engine::Stage, memory::human_bytes, proto, registry::ModelRole, text::TokenCount};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "babelward";
 
-/// Declares the closed list of reasons with the code that goes with each.
+/// Declares all reasons, with the status code of each.
 macro_rules! reasons {
     ($($variant:ident = $name:literal => $code:ident;)*) => {
-        /// `ErrorInfo.reason`: the contract for programs. docs/errors.md lists them all.
+        /// The reason of an error, which programs rely on (`ErrorInfo.reason`). docs/errors.md lists them all.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "each is documented in docs/errors.md, which a test checks")]
         pub enum Reason {
@@ -29,14 +29,14 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
 
-            /// As it appears in `ErrorInfo.reason`.
+            /// The name in `ErrorInfo.reason`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Reason::$variant => $name,)*
                 }
             }
 
-            /// The status code it comes with.
+            /// The status code of errors with this reason.
             pub fn code(self) -> Code {
                 match self {
                     $(Reason::$variant => Code::$code,)*
@@ -82,7 +82,7 @@ reasons! {
     TextFault = "TEXT_FAULT" => Internal;
 }
 
-/// What a caller is told about an error.
+/// What an error says to its caller.
 struct Report {
     reason: Reason,
     message: String,
@@ -92,12 +92,12 @@ struct Report {
 }
 
 impl ServiceError {
-    /// What programs know it by; its status code goes with it.
+    /// The reason that programs rely on, from which the status code follows.
     pub(crate) fn reason(&self) -> Reason {
         self.report().reason
     }
 
-    /// For a whole call.
+    /// The status that ends a call.
     pub(crate) fn to_status(&self, request_id: &str) -> Status {
         let report = self.report();
         let mut details = ErrorDetails::with_error_info(report.reason.name(), DOMAIN, report.metadata);
@@ -129,10 +129,10 @@ impl ServiceError {
         status
     }
 
-    /// For one item of a batch or stream.
+    /// The status of one item of a batch or stream.
     pub(crate) fn to_item(&self) -> proto::ItemStatus {
         let status = self.to_status("");
-        // The details were encoded a line ago; were they unreadable, code and message still stand.
+        // The details have just been encoded. If they could not be decoded, code and message would still be there.
         let details = tonic_types::pb::Status::decode(status.details())
             .map(|decoded| decoded.details)
             .unwrap_or_default();
@@ -146,15 +146,15 @@ impl ServiceError {
     fn report(&self) -> Report {
         match self {
             Self::InvalidFields(violations) => {
-                let message = format!("invalid fields: {}", named(violations));
-                Report::new(Reason::InvalidFields, message).violations(listed(violations))
+                let message = format!("invalid fields: {}", for_message(violations));
+                Report::new(Reason::InvalidFields, message).violations(for_details(violations))
             }
             Self::ConversationShape(violations) => {
                 let message = format!(
-                    "the conversation has a shape that the model does not take: {}",
-                    named(violations)
+                    "the conversation has a shape that the model does not accept: {}",
+                    for_message(violations)
                 );
-                Report::new(Reason::ConversationShape, message).violations(listed(violations))
+                Report::new(Reason::ConversationShape, message).violations(for_details(violations))
             }
             Self::MessageTooLarge { limit_bytes } => Report::new(
                 Reason::MessageTooLarge,
@@ -163,20 +163,20 @@ impl ServiceError {
             .with("limitBytes", limit_bytes),
             Self::RequestMemory { retry_after } => Report::new(
                 Reason::RequestMemory,
-                "the requests that the server is receiving and working on take all the memory that it has for them; \
+                "the requests that the server is receiving and working on use all the memory that it has for them; \
                  try again"
                     .to_owned(),
             )
             .retry(*retry_after),
             Self::TooManyCalls { retry_after } => Report::new(
                 Reason::TooManyCalls,
-                "as many calls are open as the server takes (limits.calls); try again".to_owned(),
+                "as many calls are open as the server allows (limits.calls); try again".to_owned(),
             )
             .retry(*retry_after),
             Self::RequestIncomplete { limit } => Report::new(
                 Reason::RequestIncomplete,
                 format!(
-                    "the request did not arrive to its end within {} ms (deadlines.receive)",
+                    "the request did not arrive completely within {} ms (deadlines.receive)",
                     limit.as_millis()
                 ),
             )
@@ -184,7 +184,7 @@ impl ServiceError {
             Self::StreamIdle { limit } => Report::new(
                 Reason::StreamIdle,
                 format!(
-                    "the stream had no open item and got no message for {} ms (deadlines.stream_idle)",
+                    "the stream had no open item and received no message for {} ms (deadlines.stream_idle)",
                     limit.as_millis()
                 ),
             )
@@ -205,14 +205,14 @@ impl ServiceError {
                 .with("limitTokens", limit_tokens)
             }
             Self::TextNotEncodable {
-                place,
+                origin,
                 character,
                 position,
             } => {
                 let character = format!("U+{:04X}", u32::from(*character));
-                let (field, text, fix) = match place {
-                    TextPlace::Field(field) => (field, field.as_str(), "leave it out, or use another model"),
-                    TextPlace::Answer { guard } => (guard, "the answer that it should judge", "use another guard"),
+                let (field, text, fix) = match origin {
+                    TextOrigin::Field(field) => (field, field.as_str(), "leave it out, or use another model"),
+                    TextOrigin::Answer { guard } => (guard, "the answer that it should judge", "use another guard"),
                 };
                 Report::new(
                     Reason::TextNotEncodable,
@@ -441,7 +441,7 @@ fn capability(role: ModelRole) -> &'static str {
     }
 }
 
-/// As in `ErrorInfo.metadata` and in metrics.
+/// The name of a stage in `ErrorInfo.metadata` and in metrics.
 pub(crate) fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Queue => "queue",
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_id_is_repeated_only_when_it_looks_like_one() {
+    fn a_model_id_is_repeated_only_if_it_looks_like_one() {
         use crate::registry::LookupError;
         let missing = LookupError::NotFound { did_you_mean: None };
         let named = |id| match ServiceError::from_lookup(missing.clone(), id) {

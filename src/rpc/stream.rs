@@ -1,8 +1,8 @@
-//! The one driver behind the three `*Stream` calls: items with the client's ids, answered as they complete.
+//! Drives the three `*Stream` calls: items with the client's ids, which are answered as they complete.
 //!
-//! One task per stream (that of its HTTP/2 response) reads items, polls the open ones and writes answers. It
-//! reads only while fewer than the limit are open, so a client that sends faster than the models answer is
-//! held up by HTTP/2 flow control: what it has sent ahead waits below, compactly (see [`super::transport`]).
+//! One task for each stream (that of its HTTP/2 response) reads items, polls the open ones and writes answers. It reads only
+//! while fewer than the limit are open, so a client that sends faster than the models answer is slowed down by HTTP/2 flow
+//! control: what it has sent ahead waits in the transport, still encoded (see [`super::transport`]).
 
 use std::{
     collections::HashMap,
@@ -20,34 +20,33 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    call::Call,
+    call::{Call, ReceivedMessage},
     error::ServiceError,
     record::Record,
-    request_body::ReceivedMessage,
     sequence::{Shared, WorkContext},
     transport::HeldBytes,
     validate,
 };
 use crate::{engine::Priority, proto::ItemStatus};
 
-/// One item's answers; the item ends with its stream, or at the first error.
+/// The answers to one item. The item ends when this stream ends, or at the first error.
 pub(crate) type ItemStream<O> = BoxStream<'static, Result<O, ServiceError>>;
 
-/// What a client asks about an id.
+/// What a client requests for an item.
 pub(crate) enum Action<W> {
     Start(W),
     Cancel,
 }
 
-/// A message of any of the streams.
+/// A message of any of the three streams.
 pub(crate) struct Envelope<W> {
     pub(crate) id: String,
-    /// None when the client set no action, or one that we do not know.
+    /// `None` when the client set no action, or one that this version does not know.
     pub(crate) action: Option<Action<W>>,
     pub(crate) timeout: Option<prost_types::Duration>,
 }
 
-/// What tells the three streams apart.
+/// What differs between the three streams.
 pub(crate) trait StreamRpc: Send + 'static {
     type Request: prost::Message + Default + Send + 'static;
     type Response: Send + 'static;
@@ -94,9 +93,9 @@ pub(crate) fn drive<R: StreamRpc>(
 struct Driver<R: StreamRpc> {
     shared: Arc<Shared>,
     call: Call,
-    /// None once the client has half-closed.
+    /// `None` after the client has closed its half of the stream.
     incoming: Option<Streaming<R::Request>>,
-    open: HashMap<String, Open>,
+    open: HashMap<String, OpenItem>,
     items: SelectAll<Item<R::Output>>,
     next_serial: u64,
     draining: bool,
@@ -104,13 +103,23 @@ struct Driver<R: StreamRpc> {
     idle: Pin<Box<Sleep>>,
 }
 
-/// An open item. Ids may be used again once answered, so each use has a serial number.
-struct Open {
+/// An open item. An id may be used again after its item has been answered, so each item has a serial number too.
+struct OpenItem {
     serial: u64,
     abort: AbortHandle,
     record: Arc<Record>,
-    /// Its share of the memory for requests.
+    /// Its bytes of the memory for requests.
     _held: Option<HeldBytes>,
+}
+
+/// An item that has arrived.
+struct NewItem<W> {
+    id: String,
+    /// Bytes of its encoded message.
+    size: usize,
+    received: Option<ReceivedMessage>,
+    action: Option<Action<W>>,
+    timeout: Option<prost_types::Duration>,
 }
 
 enum Step<R> {
@@ -170,7 +179,7 @@ impl<R: StreamRpc> Driver<R> {
     }
 
     fn restart_idle_time(&mut self) {
-        // Only the last item's end begins it; between items of a busy stream there is nothing to do.
+        // The time only runs while no item is open.
         if self.open.is_empty() {
             self.idle
                 .as_mut()
@@ -184,7 +193,7 @@ impl<R: StreamRpc> Driver<R> {
         Step::Fail(self.call.fail(error))
     }
 
-    /// Drops what is open, so that it is counted before its call is.
+    /// Drops all open items, so that they are counted before their call is.
     fn abandon(&mut self) {
         self.open.clear();
         self.items = SelectAll::new();
@@ -218,7 +227,7 @@ impl<R: StreamRpc> Driver<R> {
         let received = self.call.take_received();
         let Envelope { id, action, timeout } = R::unpack(request);
         if matches!(action, Some(Action::Cancel)) {
-            // Unknown, or answered already: nothing to say.
+            // For an id that is unknown, or answered already, there is nothing to send.
             let open = self.open.remove(&id)?;
             open.abort.abort();
             open.record.fail(&ServiceError::ClientCancelled);
@@ -228,13 +237,20 @@ impl<R: StreamRpc> Driver<R> {
             )));
         }
         if self.open.contains_key(&id) {
-            // An error for this id could not be told from the first item's own, so the stream ends.
+            // The client could not tell an error for this id from one of the item that is open, so the stream ends.
             let error = ServiceError::ItemIdOpen {
                 field: "id".to_owned(),
             };
             return Some(self.fail(&error));
         }
-        match self.start(&id, (size, received), action, timeout) {
+        let item = NewItem {
+            id: id.clone(),
+            size,
+            received,
+            action,
+            timeout,
+        };
+        match self.start(item) {
             Ok(()) => None,
             Err(error) => {
                 Record::item(&self.call.record, self.next_serial, self.call.deadline).fail(&error);
@@ -244,25 +260,20 @@ impl<R: StreamRpc> Driver<R> {
         }
     }
 
-    fn start(
-        &mut self,
-        id: &str,
-        (size, received): (usize, Option<ReceivedMessage>),
-        action: Option<Action<R::Work>>,
-        timeout: Option<prost_types::Duration>,
-    ) -> Result<(), ServiceError> {
+    /// Checks an item and starts its work.
+    fn start(&mut self, item: NewItem<R::Work>) -> Result<(), ServiceError> {
         self.shared.admit()?;
-        validate::item_id(id, &self.shared.limits)?;
-        let held = match received {
+        validate::item_id(&item.id, &self.shared.limits)?;
+        let held = match item.received {
             Some(ReceivedMessage {
                 refusal: Some(error), ..
             }) => return Err(error),
             Some(ReceivedMessage { held, .. }) => Some(held),
             None => None,
         };
-        validate::message_size(size, &self.shared.limits)?;
-        let deadline = validate::item_timeout(timeout.as_ref())?.min(self.call.deadline);
-        let Some(Action::Start(work)) = action else {
+        validate::message_size(item.size, &self.shared.limits)?;
+        let deadline = validate::item_timeout(item.timeout.as_ref())?.min(self.call.deadline);
+        let Some(Action::Start(work)) = item.action else {
             return Err(ServiceError::field("action", "is required"));
         };
         let serial = self.next_serial;
@@ -274,13 +285,13 @@ impl<R: StreamRpc> Driver<R> {
         };
         let (abort, registration) = AbortHandle::new_pair();
         self.items.push(Item {
-            id: id.to_owned(),
+            id: item.id.clone(),
             serial,
             answers: Some(Abortable::new(R::run(context, work), registration)),
         });
         self.open.insert(
-            id.to_owned(),
-            Open {
+            item.id,
+            OpenItem {
                 serial,
                 abort,
                 record,
@@ -291,7 +302,7 @@ impl<R: StreamRpc> Driver<R> {
     }
 }
 
-/// The next message; never resolves when there is nothing to receive from.
+/// The next message. Never resolves after the client has closed its half of the stream.
 async fn receive<T>(incoming: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
     match incoming {
         Some(incoming) => incoming.message().await,
@@ -299,7 +310,7 @@ async fn receive<T>(incoming: &mut Option<Streaming<T>>) -> Result<Option<T>, St
     }
 }
 
-/// An item's answers with its id, followed by one [`Outcome::Failed`] or [`Outcome::Ended`].
+/// The answers to an item with its id, followed by one [`Outcome::Failed`] or [`Outcome::Ended`].
 struct Item<O> {
     id: String,
     serial: u64,

@@ -1,8 +1,8 @@
-//! Where text becomes tokens: on so many threads as there are cores, within a budget of memory, away from the threads
-//! that serve connections, and no longer than somebody waits for it.
+//! Turns texts into tokens: on as many threads as there are cores, within a memory budget, away from the threads that serve
+//! connections, and only for as long as a caller waits.
 //!
-//! Short texts have a lane of their own, so that none waits behind long ones. A long one waits until there is memory for
-//! it; how much may wait is bounded as well.
+//! Short texts have a lane of their own, so that they do not wait behind long ones. A long text waits until there is memory
+//! for it, and the amount of text that may wait is bounded as well.
 
 use std::{
     sync::{
@@ -18,37 +18,39 @@ use tokio_util::sync::CancellationToken;
 use super::{deadline::Deadline, error::ServiceError};
 use crate::{engine::Stage, text::Watch};
 
-/// Text of at most so many bytes takes the short lane.
+/// Texts of at most this many bytes take the short lane.
 const SHORT_BYTES: usize = 8 << 10;
 
-/// Short texts that may wait.
+/// Most short texts that may wait.
 const SHORT_WAITING: usize = 8192;
 
-/// Memory is given out in pieces of this size.
+/// Bytes of one piece of memory, in which the budget is counted.
 const GRAIN: usize = 1 << 10;
 
-/// When to come back where too much text waits: a text of some MiB takes about so long.
+/// When to try again if too much text waits: about as long as a text of a few MiB takes.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a text is going to take.
+/// The size of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TextSize {
     /// Bytes of the text.
     pub(crate) bytes: usize,
-    /// Bytes of memory while it is worked on.
+    /// Bytes of memory that are needed while it is worked on.
     pub(crate) working: usize,
 }
 
-/// Texts that wait for the same.
+/// Texts that wait for the same threads and memory.
 struct Lane {
+    /// One permit for each thread.
     workers: Arc<Semaphore>,
-    /// Pieces of memory; none for short texts, of which only so many can be worked on.
+    /// One permit for each piece of memory; `None` for short texts, whose number bounds their memory.
     memory: Option<Arc<Semaphore>>,
+    /// Amount that waits: texts in the short lane, bytes of text in the long one.
     waiting: Arc<AtomicUsize>,
     most_waiting: usize,
 }
 
-/// All work on text.
+/// Runs all work on text.
 pub(crate) struct TextWork {
     short: Lane,
     long: Lane,
@@ -57,8 +59,8 @@ pub(crate) struct TextWork {
 }
 
 impl TextWork {
-    /// With `workers` threads for each lane. Of `memory` bytes, three quarters are for texts that are worked on, the rest
-    /// for those that wait.
+    /// Text work with `workers` threads for each lane. Of `memory` bytes, three quarters are for texts that are worked on, and
+    /// the rest for texts that wait.
     pub(crate) fn new(workers: usize, memory: usize) -> Self {
         let waiting_bytes = memory / 4;
         let working_bytes = memory - waiting_bytes;
@@ -76,8 +78,8 @@ impl TextWork {
         }
     }
 
-    /// Runs work on a text of this size when its turn comes. The work looks at the watch it is given, and ends when the
-    /// caller is gone or its deadline has passed; what it holds is free only then.
+    /// Waits for a turn, and runs work on a text of this size. The work checks the watch that it is given, and ends when the
+    /// caller is gone or its deadline has passed. Its memory and thread are released only then.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         size: TextSize,
@@ -111,12 +113,12 @@ impl TextWork {
 
     /// Waits for memory and a thread.
     async fn turn(&self, size: TextSize) -> Result<Vec<OwnedSemaphorePermit>, ServiceError> {
-        let (lane, waits_as) = match size.bytes <= SHORT_BYTES {
+        let (lane, amount) = match size.bytes <= SHORT_BYTES {
             true => (&self.short, 1),
             false => (&self.long, size.bytes),
         };
         let mut permits = Vec::with_capacity(2);
-        let waiting = Waiting::begin(lane, waits_as)?;
+        let waiting = Waiting::begin(lane, amount)?;
         if let Some(memory) = &lane.memory {
             if size.working > self.working_bytes {
                 let each = size.working.div_ceil(size.bytes.max(1));
@@ -136,11 +138,11 @@ impl TextWork {
 async fn acquire(
     permit: impl Future<Output = Result<OwnedSemaphorePermit, tokio::sync::AcquireError>>,
 ) -> Result<OwnedSemaphorePermit, ServiceError> {
-    // Nobody closes these semaphores.
+    // An error would mean that a semaphore is closed, which never happens.
     permit.await.map_err(|_| ServiceError::draining())
 }
 
-/// A text that waits; counted until it is dropped.
+/// A text that waits. It is counted until it is dropped.
 struct Waiting {
     waiting: Arc<AtomicUsize>,
     amount: usize,
@@ -154,7 +156,7 @@ impl Waiting {
             waiting: Arc::clone(&lane.waiting),
             amount,
         };
-        // One alone always may.
+        // A text that waits alone always may.
         if before > 0 && before.saturating_add(amount) > lane.most_waiting {
             return Err(ServiceError::QueueFull { retry_after: RETRY });
         }
@@ -169,7 +171,7 @@ impl Drop for Waiting {
     }
 }
 
-/// A text that is worked on; also when the work panics, what it holds is given back.
+/// A text that is worked on. Its permits are released when it is dropped, even if the work panics.
 struct InWork(#[allow(dead_code, reason = "held until it is dropped")] Vec<OwnedSemaphorePermit>);
 
 impl InWork {
@@ -211,7 +213,7 @@ mod tests {
         }
     }
 
-    /// Work that tells when it has begun, and ends when nobody waits for it.
+    /// Work that reports when it has begun, and ends when no caller waits for it.
     fn until_cancelled(
         begun: tokio::sync::mpsc::UnboundedSender<()>,
     ) -> impl FnOnce(&Watch) -> Result<(), ServiceError> {
@@ -251,7 +253,7 @@ mod tests {
         }
         assert_eq!(run(&texts, SHORT, |_| Ok(7)).await, Ok(7));
         assert!(begins.try_recv().is_err());
-        // The first is no longer wanted: its work ends, and only then is its memory free.
+        // The caller of the first is gone: its work ends, and only then is its memory released.
         first.abort();
         begins.recv().await.unwrap();
         second.abort();
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn no_more_is_worked_on_at_once_than_there_are_threads() {
+    async fn no_more_texts_are_worked_on_at_once_than_there_are_threads() {
         let texts = Arc::new(TextWork::new(2, 1 << 30));
         let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let tasks = (0..40).map(|index| {
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_much_that_waits_is_refused() {
+    async fn texts_beyond_the_bound_of_waiting_ones_are_refused() {
         let texts = TextWork::new(1, 1 << 20);
         let (end, ended) = mpsc::channel::<()>();
         let hog = run(&texts, long(768), move |_| {
@@ -301,14 +303,14 @@ mod tests {
         }
         let refused = run(&texts, long(1), |_| Ok(())).await;
         assert_eq!(refused, Err(ServiceError::QueueFull { retry_after: RETRY }));
-        // One that goes away makes room.
+        // A text that no longer waits makes room.
         waiting.pop();
         let mut next = Box::pin(run(&texts, long(1), |_| Ok(())));
         assert!(futures::poll!(&mut next).is_pending());
         end.send(()).unwrap();
         assert_eq!(hog.await, Ok(()));
         assert_eq!(next.await, Ok(()));
-        // What could never be worked on does not wait.
+        // A text that could never be worked on does not wait.
         assert_eq!(
             run(&texts, long(769), |_| Ok(())).await,
             Err(ServiceError::MessageTooLarge {
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_gives_back_what_it_held() {
+    async fn work_that_panics_releases_its_permits() {
         let texts = TextWork::new(1, 1 << 20);
         let failed = run(&texts, long(768), |_| -> Result<(), _> { panic!("of the test") }).await;
         assert_eq!(failed, Err(ServiceError::TextFault));

@@ -1,37 +1,37 @@
-//! Violated fields in a status: as details for programs, and in its message for people, since many clients show
-//! nothing but the message.
+//! Writes the violations of a request into its status: as details for programs, and in the message for people, because many
+//! clients show only the message.
 //!
-//! Both travel in headers, and clients refuse headers from 8 KiB on: 3 KiB of details are 4 KiB in base64, the
-//! message is there twice (the details repeat it), and the rest is small.
+//! Both are sent in headers, and clients refuse headers of 8 KiB or more. 3 KiB of details are 4 KiB in base64, the message
+//! is sent twice (the details repeat it), and the rest is small.
 
 use super::error::Violation;
 
-/// Violations are details up to this many bytes; the rest is counted.
-const LISTED_BYTES: usize = 3 << 10;
+/// Most bytes of violations in the details. Further violations are only counted.
+const DETAILS_BYTES: usize = 3 << 10;
 
-/// What protobuf adds to a violation: three tags and three lengths.
+/// Bytes that protobuf adds to a violation: three tags and three lengths.
 const FRAME_BYTES: usize = 9;
 
-/// The message has at most this many violations, and counts the rest.
-const NAMED: usize = 8;
+/// Most violations in the message. Further ones are only counted.
+const MESSAGE_VIOLATIONS: usize = 8;
 
-/// Bytes of violations in the message, as the header has them.
-const NAMED_BYTES: usize = 1 << 10;
+/// Most bytes of violations in the message, as they are encoded in the header.
+const MESSAGE_BYTES: usize = 1 << 10;
 
-/// The violations that are details of the status, with one that counts the rest.
-pub(super) fn listed(violations: &[Violation]) -> Vec<Violation> {
+/// The violations for the details of the status, with one that counts the rest.
+pub(super) fn for_details(violations: &[Violation]) -> Vec<Violation> {
     let size = |violation: &Violation| violation.field.len() + violation.description.len() + FRAME_BYTES;
-    let (mut list, rest) = fitting(violations, LISTED_BYTES, size);
+    let (mut list, rest) = fitting(violations, DETAILS_BYTES, size);
     if rest > 0 {
         list.push(Violation::new("", format!("and {rest} more")));
     }
     list
 }
 
-/// What goes into the message after a colon: `field: reason; field: reason; and 3 more`.
-pub(super) fn named(violations: &[Violation]) -> String {
-    let few = &violations[..violations.len().min(NAMED)];
-    let (list, left_out) = fitting(few, NAMED_BYTES, |violation| header_bytes(&sentence(violation)));
+/// The violations for the message: `field: reason; field: reason; and 3 more`.
+pub(super) fn for_message(violations: &[Violation]) -> String {
+    let few = &violations[..violations.len().min(MESSAGE_VIOLATIONS)];
+    let (list, left_out) = fitting(few, MESSAGE_BYTES, |violation| header_bytes(&sentence(violation)));
     let rest = left_out + (violations.len() - few.len());
     let mut parts: Vec<String> = list.iter().map(sentence).collect();
     if rest > 0 {
@@ -40,7 +40,7 @@ pub(super) fn named(violations: &[Violation]) -> String {
     parts.join("; ")
 }
 
-/// The first violations, of which the sizes together are at most `limit` (one at least), and how many are left.
+/// The first violations whose sizes together are at most `limit` (but at least one), and the number of those left out.
 fn fitting(
     violations: &[Violation],
     limit: usize,
@@ -67,7 +67,7 @@ fn sentence(violation: &Violation) -> String {
     }
 }
 
-/// A message's bytes once it is percent-encoded, or a few more.
+/// An upper bound of the bytes of a message when it is percent-encoded.
 fn header_bytes(text: &str) -> usize {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.,:;=/()[]".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum()
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::rpc::error::ServiceError;
 
-    /// As many as asked for, each of about this many bytes.
+    /// This many violations, each of about this many bytes.
     fn violations(count: usize, bytes: usize) -> Vec<Violation> {
         let description = "is wrong ".repeat(bytes.div_ceil(9));
         (0..count)
@@ -106,13 +106,13 @@ mod tests {
         let shape = ServiceError::ConversationShape(two).to_status("r1");
         assert_eq!(
             shape.message(),
-            format!("the conversation has a shape that the model does not take: {text}")
+            format!("the conversation has a shape that the model does not accept: {text}")
         );
     }
 
     #[test]
-    fn what_does_not_fit_the_message_is_counted_there() {
-        let message = named(&violations(12, 9));
+    fn violations_that_do_not_fit_into_the_message_are_counted() {
+        let message = for_message(&violations(12, 9));
         assert!(
             message.starts_with("f[0]: is wrong; f[1]: is wrong; "),
             "{message}"
@@ -121,17 +121,17 @@ mod tests {
             message.ends_with("; f[7]: is wrong; and 4 more"),
             "eight and a count: {message}"
         );
-        let message = named(&violations(5, 600));
+        let message = for_message(&violations(5, 600));
         assert!(
-            message.len() < NAMED_BYTES && message.ends_with("; and 4 more"),
+            message.len() < MESSAGE_BYTES && message.ends_with("; and 4 more"),
             "{message}"
         );
-        assert_eq!(named(&violations(8, 9)).matches("is wrong").count(), 8);
-        assert_eq!(named(&[Violation::new("", "is wrong")]), "is wrong");
+        assert_eq!(for_message(&violations(8, 9)).matches("is wrong").count(), 8);
+        assert_eq!(for_message(&[Violation::new("", "is wrong")]), "is wrong");
     }
 
     #[test]
-    fn details_are_complete_where_they_fit_and_end_with_a_count_where_not() {
+    fn details_are_complete_if_they_fit_and_otherwise_end_with_a_count() {
         let status = ServiceError::InvalidFields(violations(20, 9)).to_status("r1");
         let details = status.get_error_details();
         assert_eq!(details.bad_request().unwrap().field_violations.len(), 20);
@@ -147,9 +147,9 @@ mod tests {
         );
     }
 
-    /// The size of a header list is that of names and values and 32 for each.
+    /// The size of a header list is that of its names and values, and 32 bytes for each header.
     #[test]
-    fn no_status_is_larger_than_the_headers_that_clients_take() {
+    fn no_status_is_larger_than_the_headers_that_clients_accept() {
         let id = "x".repeat(128);
         for bytes in [1, 40, 200, 600, 1000] {
             for error in [ServiceError::InvalidFields, ServiceError::ConversationShape] {

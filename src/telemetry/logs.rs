@@ -1,15 +1,15 @@
-//! Logs through `tracing`, for people or for machines.
+//! Writes logs through `tracing`, for people or for machines.
 
 use std::io;
 
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
-/// How logs look.
+/// The format of logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStyle {
     /// Lines for people.
     Human {
-        /// With colours.
+        /// Whether lines are coloured.
         color: bool,
     },
     /// One JSON object per line.
@@ -17,9 +17,9 @@ pub enum LogStyle {
 }
 
 /// Sends logs to stderr from now on. `directives` are those of [`EnvFilter`] (`info`,
-/// `info,babelward::engine=debug`); what cannot be read counts as `info`. A second call changes nothing.
+/// `info,babelward::engine=debug`); directives that cannot be parsed count as `info`. A second call has no effect.
 ///
-/// The HTTP/2 library repeats what peers write into their frames, so it is silent unless a directive names it.
+/// The HTTP/2 library logs what peers send in their frames, so it is silenced unless a directive names it.
 pub fn init_logs(style: LogStyle, directives: &str) {
     // A later directive for the same target replaces an earlier one.
     let filter = EnvFilter::try_new(format!("h2=off,{directives}"));
@@ -27,7 +27,7 @@ pub fn init_logs(style: LogStyle, directives: &str) {
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
     let _already_set = match style {
         LogStyle::Human { color } => logs.with_ansi(color).finish().try_init(),
-        // A line's own fields beside those of its call, under `span`.
+        // The fields of a line are at its top level, and those of its call under `span`.
         LogStyle::Json => logs
             .json()
             .flatten_event(true)

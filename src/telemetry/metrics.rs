@@ -1,6 +1,6 @@
-//! What is recorded for Prometheus, with what each metric means and the bounds of the histograms.
+//! Prometheus metrics: descriptions of the server's metrics, and the buckets of all histograms.
 //!
-//! The engine describes its own metrics where it records them; those of the server are described here.
+//! The engine describes its own metrics where it records them.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,20 +10,20 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::metrics_port;
 
-/// How often what histograms have collected is put in order, so that it does not grow between two readings.
+/// Time between two compactions of the histograms, so that their data does not grow between two readings.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Seconds: from one step of a small model to the deadline of a slow call.
+/// Buckets of times in seconds, from one step of a small model to the deadline of a slow call.
 const SECONDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
 ];
 
-/// Sequences in a step.
+/// Buckets of the sequences in a step.
 const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Bounds of relative errors.
+/// Buckets of relative errors.
 const ERRORS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
-/// Tokens in a step.
+/// Buckets of the tokens in a step.
 const TOKENS: [f64; 12] = [
     1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
 ];
@@ -44,13 +44,13 @@ pub enum MetricsError {
     Exporter {
         /// The address.
         listen: SocketAddr,
-        /// Its reason.
+        /// The error of the exporter.
         reason: BuildError,
     },
 }
 
-/// Serves `http://listen/metrics` until the process ends, and records from now on. Needs a tokio runtime; call
-/// once. Returns the address with the port that port 0 became.
+/// Serves `http://listen/metrics` until the process ends, and records metrics from now on. It needs a tokio runtime and is
+/// called once. Returns the address with the actual port if the given one is 0.
 pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
     let socket = |reason| MetricsError::Listen { listen, reason };
     let listener = metrics_port::bind(listen).map_err(socket)?;
@@ -80,7 +80,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_batch_tokens".to_owned()), &TOKENS)
 }
 
-/// Says what the server's metrics mean.
+/// Describes the server's metrics.
 fn describe() {
     describe_gauge!(
         "babelward_connections",
@@ -90,7 +90,7 @@ fn describe() {
     describe_counter!(
         "babelward_connections_refused_total",
         Unit::Count,
-        "Connections that found no place because all that were open had calls."
+        "Connections that were refused because all open connections had calls."
     );
     describe_counter!(
         "babelward_requests_total",
@@ -115,7 +115,7 @@ fn describe() {
     describe_counter!(
         "babelward_deadline_exceeded_total",
         Unit::Count,
-        "Calls and items whose time ran out, by stage: queue, prefill, decode."
+        "Calls and items whose deadline passed, by stage: queue, prefill, decode."
     );
     describe_gauge!(
         "babelward_texts_in_work",
@@ -161,9 +161,9 @@ mod tests {
     }
 
     fn collect(source: &str, call: &str, names: &mut BTreeSet<String>) {
-        for (place, _) in source.match_indices(call) {
-            let before = source[..place].chars().next_back();
-            let argument = source[place + call.len()..].trim_start();
+        for (position, _) in source.match_indices(call) {
+            let before = source[..position].chars().next_back();
+            let argument = source[position + call.len()..].trim_start();
             if before != Some('_')
                 && let Some(name) = argument.strip_prefix('"').and_then(|rest| rest.split('"').next())
                 && name.starts_with("babelward_")
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_that_is_recorded_is_described_and_the_other_way_round() {
+    fn every_recorded_metric_is_described_and_every_described_one_is_recorded() {
         let recorded = names_after(&["counter", "gauge", "histogram"]);
         let described = names_after(&["describe_counter", "describe_gauge", "describe_histogram"]);
         assert!(recorded.contains("babelward_requests_total"));

@@ -1,4 +1,4 @@
-//! The port that Prometheus reads: `/metrics` over HTTP/1, and nothing else.
+//! The port that Prometheus reads. It serves `/metrics` over HTTP/1, and nothing else.
 
 use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,29 +10,29 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
-/// Connections at a time. A reading takes milliseconds, so the oldest one makes room.
+/// Most open connections. A reading takes milliseconds, so the oldest connection is closed for a new one.
 const CONNECTIONS: usize = 32;
 
-/// How long a peer may take to ask, the first time and between two requests.
+/// How long a peer may take to send a request, the first time and between two requests.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a request.
+/// Most bytes of a request.
 const REQUEST_BYTES: usize = 16 << 10;
 
-/// How long to wait when the system gives no connection.
+/// How long to wait after the system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Prometheus's text format.
+/// The content type of Prometheus's text format.
 const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// The socket to serve on; port 0 becomes a free one.
+/// The socket to serve on. For port 0, the system chooses a free one.
 pub(super) fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }
 
-/// Answers with what `render` gives, for as long as somebody polls this.
+/// Answers requests with the result of `render`, for as long as this future is polled.
 pub(super) async fn serve(listener: TcpListener, render: impl Fn() -> String + Send + Sync + 'static) {
     let render = Arc::new(render);
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
@@ -74,7 +74,8 @@ fn answer<B>(request: &Request<B>, render: impl Fn() -> String) -> Response<Stri
     let mut response = Response::new(String::new());
     if request.uri().path() != "/metrics" {
         *response.status_mut() = StatusCode::NOT_FOUND;
-        "only /metrics is here; health is asked over gRPC (grpc.health.v1)\n".clone_into(response.body_mut());
+        "only /metrics is served here; health is reported over gRPC (grpc.health.v1)\n"
+            .clone_into(response.body_mut());
     } else if ![Method::GET, Method::HEAD].contains(request.method()) {
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
         response
@@ -103,7 +104,7 @@ mod tests {
     }
 
     /// Sends a request line and reads until the server closes.
-    async fn asked(address: SocketAddr, line: &str) -> String {
+    async fn response(address: SocketAddr, line: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("{line} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -115,41 +116,45 @@ mod tests {
     #[tokio::test]
     async fn only_metrics_are_there() {
         let address = started().await;
-        let found = asked(address, "GET /metrics").await;
+        let found = response(address, "GET /metrics").await;
         assert!(found.starts_with("HTTP/1.1 200"), "{found}");
         assert!(found.ends_with("\r\n\r\nbabelward_test 1\n"), "{found}");
         assert!(
             found.contains("content-type: text/plain; version=0.0.4"),
             "{found}"
         );
-        let head = asked(address, "HEAD /metrics").await;
+        let head = response(address, "HEAD /metrics").await;
         assert!(
             head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
             "{head}"
         );
         for line in ["GET /", "GET /healthz", "GET /metrics/x", "POST /healthz"] {
-            let answer = asked(address, line).await;
+            let answer = response(address, line).await;
             assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
         }
-        let posted = asked(address, "POST /metrics").await;
+        let posted = response(address, "POST /metrics").await;
         assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
     }
 
     #[tokio::test]
-    async fn silent_connections_make_room() {
+    async fn silent_connections_are_closed_for_new_ones() {
         let address = started().await;
         let mut silent = Vec::new();
         for _ in 0..3 * CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        assert!(asked(address, "GET /metrics").await.starts_with("HTTP/1.1 200"));
+        assert!(
+            response(address, "GET /metrics")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
         // The first ones have been closed: nothing was ever sent, and reading ends.
         let mut rest = Vec::new();
         assert!(!matches!(silent[0].read_to_end(&mut rest).await, Ok(1..)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_does_not_ask_in_time_is_closed() {
+    async fn connections_without_a_request_in_time_are_closed() {
         let address = started().await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /metr").await.unwrap();

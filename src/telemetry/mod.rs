@@ -1,4 +1,4 @@
-//! Logs on stderr and Prometheus metrics on a port of their own. Neither ever holds text of a request.
+//! Logs on stderr, and Prometheus metrics on a port of their own. Neither ever contains text of a request.
 
 mod logs;
 mod metrics;

@@ -1,11 +1,14 @@
-//! Tokens that are found in text before any merging: special tokens and the like.
+//! Added tokens, such as special tokens, which are found in text before any merging.
 
 use aho_corasick::{AhoCorasick, Input, MatchKind};
 
-use super::{pipeline::invalid, python::is_space, tokenizer::TokenizerError};
+use super::{
+    error::{TokenizerError, invalid},
+    python::is_space,
+};
 
-/// Elements of HTML for whose tags Gemma has tokens, which are words like others. Without `s`: in other
-/// vocabularies its tags begin and end a text.
+/// HTML elements for whose tags Gemma has tokens, which are ordinary text. `s` is not among them, because in other
+/// vocabularies `<s>` and `</s>` begin and end a text.
 const HTML: [&str; 33] = [
     "table",
     "caption",
@@ -42,15 +45,15 @@ const HTML: [&str; 33] = [
     "footer",
 ];
 
-/// Where a token of this kind may be found.
+/// The kinds of added tokens, which decide in which text they are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AddedKind {
-    /// Steers the model (`<|eot_id|>`): found in trusted text only, and stands for no text.
+    /// A token that steers the model (`<|eot_id|>`). It is found in trusted text only, and stands for no text.
     Control,
-    /// Not declared as control, but spelled as markup (`<think>`, `[TOOL]`), so that somebody's words must
-    /// not become it: found in trusted text only, stands for its spelling.
+    /// A token that is not declared as control but spelled as markup (`<think>`, `[TOOL]`), which the text of a user must not
+    /// become. It is found in trusted text only, and stands for its spelling.
     Markup,
-    /// An ordinary piece of text, for example a run of spaces or an HTML tag: found everywhere.
+    /// An ordinary piece of text, for example a run of spaces or an HTML tag. It is found in all text.
     Text,
 }
 
@@ -65,7 +68,7 @@ impl AddedKind {
     }
 }
 
-/// Whether something is spelled as special tokens are.
+/// Whether a token is spelled as special tokens are.
 pub(super) fn is_markup(spelling: &str) -> bool {
     [('<', '>'), ('[', ']'), ('>', '<'), ('｜', '｜')]
         .iter()
@@ -77,19 +80,19 @@ fn is_html(spelling: &str) -> bool {
     name.is_some_and(|name| HTML.contains(&name.strip_prefix('/').unwrap_or(name)))
 }
 
-/// One such token.
+/// One added token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AddedToken {
     pub id: u32,
     pub text: String,
     pub kind: AddedKind,
-    /// Swallows whitespace in front of it.
+    /// Whether whitespace in front of it belongs to the token.
     pub lstrip: bool,
-    /// Swallows whitespace after it.
+    /// Whether whitespace after it belongs to the token.
     pub rstrip: bool,
 }
 
-/// A token found in a text.
+/// An added token that was found in a text, with its range of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
     pub start: usize,
@@ -97,10 +100,10 @@ pub(super) struct Found {
     pub id: u32,
 }
 
-/// Finds added tokens, leftmost first, the longest at each place.
+/// Finds added tokens: the leftmost first, and of several at the same position the longest.
 pub(super) struct AddedMatcher {
     tokens: Vec<AddedToken>,
-    /// Patterns are the tokens' spellings, in the same order.
+    /// Finds the spellings of `tokens`, in the same order.
     spellings: AhoCorasick,
 }
 
@@ -118,8 +121,8 @@ impl AddedMatcher {
         &self.tokens
     }
 
-    /// The first token in `text[start..end]`, with places in `text`. Whitespace that a token swallows may lie outside of
-    /// the range, as it would in the joined text, but not before `floor`, where the token before ended.
+    /// The first token in `text[start..end]`, with its range in `text`. Whitespace that belongs to a token may be outside of
+    /// `start..end`, as it would be in the joined text, but not before `floor`, where the previous token ended.
     pub(super) fn find(&self, text: &str, start: usize, end: usize, floor: usize) -> Option<Found> {
         if self.tokens.is_empty() || start >= end {
             return None;
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_is_told_from_text() {
+    fn markup_is_distinguished_from_text() {
         for markup in [
             "<think>",
             "[TOOL_CALLS]",

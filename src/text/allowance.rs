@@ -1,29 +1,20 @@
-//! What an encoding may come to, and what ends it before it is done.
+//! Limits on encoding: the number of tokens, and whether the caller still waits.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-use super::TokenizerError;
+use super::error::{TokenCount, TokenizerError};
 
-/// Bytes of text between two looks at a [`Watch`].
-const LOOK_BYTES: usize = 4 << 10;
+/// Bytes of text between two checks of a [`Watch`].
+const CHECK_BYTES: usize = 4 << 10;
 
-/// A text is counted to its end up to this many times the tokens that are allowed, so that its writer learns by how
-/// much it is too long; of a longer one it is only known that it is longer.
+/// Tokens are counted up to this many times the allowed number, so that the caller learns by how much a text is too long.
+/// Of longer texts only a lower bound is known.
 const COUNTED: usize = 2;
 
-/// Tokens of a text that is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenCount {
-    /// All of them were counted.
-    Exactly(usize),
-    /// Counting ended before the text did.
-    AtLeast(usize),
-}
-
-/// Tells work on a text, on whatever thread, that nobody waits for it any more.
+/// Tells work on a text, on any thread, to stop, because the caller waits no longer.
 #[derive(Debug, Default)]
 pub struct Watch {
     cancelled: AtomicBool,
@@ -31,7 +22,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Over at the deadline, if there is one, or when it is cancelled.
+    /// A watch that is over at the deadline, if there is one, or when it is cancelled.
     pub fn until(deadline: Option<Instant>) -> Self {
         Self {
             cancelled: AtomicBool::new(false),
@@ -39,29 +30,31 @@ impl Watch {
         }
     }
 
-    /// The work is no longer wanted.
+    /// Tells the work to stop.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
 
-    /// Whether the work should end now.
+    /// Whether the work should stop now.
     pub fn is_over(&self) -> bool {
         self.cancelled.load(Ordering::Acquire) || self.deadline.is_some_and(|at| Instant::now() >= at)
     }
 }
 
-/// How many tokens a text may have, and who still waits for them.
+/// How many tokens a text may have, and whether the caller still waits for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance<'a> {
     /// Most tokens of the whole text.
     pub tokens: usize,
-    /// Looked at every few KiB of text.
+    /// Checked every few KiB of text.
     pub watch: &'a Watch,
 }
 
 impl Allowance<'_> {
+    /// Checks the least numbers of tokens of the parts of a text.
+    ///
     /// # Errors
-    /// When parts of a text have too many tokens, by what each has at least.
+    /// [`TokenizerError::TooLong`] when the parts together have too many tokens.
     pub fn least(&self, parts: impl Iterator<Item = usize>) -> Result<(), TokenizerError> {
         let least = parts.fold(0, usize::saturating_add);
         if least > self.tokens {
@@ -71,13 +64,13 @@ impl Allowance<'_> {
     }
 }
 
-/// Takes the tokens of a text as they are found.
+/// Collects the tokens of a text as they are found, and stops encoding when there are too many.
 pub(super) struct Meter<'a> {
     allowance: Allowance<'a>,
     ids: Vec<u32>,
     count: usize,
-    /// Bytes since the watch was looked at.
-    unseen: usize,
+    /// Bytes of text since the watch was checked.
+    unchecked: usize,
 }
 
 impl<'a> Meter<'a> {
@@ -86,11 +79,11 @@ impl<'a> Meter<'a> {
             allowance,
             ids: Vec::new(),
             count: 0,
-            unseen: 0,
+            unchecked: 0,
         }
     }
 
-    /// The next token. Beyond what is allowed, tokens are only counted.
+    /// Adds the next token. Beyond the allowed number, tokens are only counted.
     pub(super) fn push(&mut self, id: u32) {
         self.count += 1;
         if self.count <= self.allowance.tokens {
@@ -98,24 +91,24 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Whether so many more tokens would be more than are counted.
-    fn would_end(&self, more: usize) -> bool {
+    /// Whether this many more tokens would exceed what is counted.
+    fn would_exceed(&self, more: usize) -> bool {
         self.count.saturating_add(more) > self.allowance.tokens.saturating_mul(COUNTED)
     }
 
-    /// So many bytes of text come next, which have at least so many tokens.
+    /// Announces the next bytes of text, which have at least `least` tokens.
     ///
     /// # Errors
-    /// When that is far too many, or nobody waits any more.
+    /// When there would be far too many tokens, or the caller waits no longer.
     pub(super) fn begin(&mut self, bytes: usize, least: usize) -> Result<(), TokenizerError> {
-        if self.would_end(least) {
+        if self.would_exceed(least) {
             return Err(TokenizerError::TooLong(TokenCount::AtLeast(
                 self.count.saturating_add(least),
             )));
         }
-        self.unseen += bytes;
-        if self.unseen >= LOOK_BYTES {
-            self.unseen = 0;
+        self.unchecked += bytes;
+        if self.unchecked >= CHECK_BYTES {
+            self.unchecked = 0;
             if self.allowance.watch.is_over() {
                 return Err(TokenizerError::Stopped);
             }
@@ -123,7 +116,7 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
-    /// All tokens, if they are not too many.
+    /// The tokens, if there are not too many.
     pub(super) fn finish(self) -> Result<Vec<u32>, TokenizerError> {
         if self.count > self.allowance.tokens {
             return Err(TokenizerError::TooLong(TokenCount::Exactly(self.count)));
@@ -173,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_looked_at_every_few_kib() {
+    fn a_watch_is_checked_every_few_kib() {
         let watch = Watch::default();
         let mut meter = Meter::new(Allowance {
             tokens: usize::MAX,
             watch: &watch,
         });
         watch.cancel();
-        assert!(meter.begin(LOOK_BYTES - 1, 0).is_ok());
+        assert!(meter.begin(CHECK_BYTES - 1, 0).is_ok());
         assert!(matches!(meter.begin(1, 0), Err(TokenizerError::Stopped)));
         assert!(Watch::until(Some(Instant::now())).is_over());
         assert!(!Watch::until(None).is_over());

@@ -1,4 +1,4 @@
-//! GPT-2's byte-level alphabet: every byte has a printable character, so that merges are over text.
+//! GPT-2's byte-level alphabet, in which every byte has a printable character, so that merges are pairs of texts.
 //!
 //! Definition: <https://github.com/openai/gpt-2/blob/master/src/encoder.py> (`bytes_to_unicode`).
 
@@ -16,7 +16,7 @@ fn is_printable(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)
 }
 
-/// Character to byte, for decoding a vocabulary.
+/// Maps characters of the alphabet to bytes, to decode a vocabulary.
 pub(super) struct ByteAlphabet {
     bytes: [Option<u8>; 0x180],
 }
@@ -32,7 +32,8 @@ impl ByteAlphabet {
         Self { bytes }
     }
 
-    /// Appends the bytes a token stands for; a token outside the alphabet stands for its own spelling.
+    /// Appends the bytes that a token stands for. A token with characters outside of the alphabet stands for its own
+    /// spelling.
     pub(super) fn decode(&self, token: &str, out: &mut Vec<u8>) {
         let start = out.len();
         for c in token.chars() {

@@ -1,6 +1,6 @@
-//! The model's own chat template (Jinja), rendered as transformers renders it.
+//! Renders a model's own chat template (Jinja) as transformers does.
 //!
-//! The messages' words are kept apart from the template's own text, see [`super::marks`].
+//! The text of messages is kept apart from the template's own text, see [`super::marks`].
 
 use std::path::Path;
 
@@ -8,76 +8,29 @@ use minijinja::{Environment, context};
 use serde_json::Value;
 
 use super::{
-    Segment, jinja,
-    load_folder::{read_json, token_text},
+    chat::{ChatMessage, ChatRole, TemplateError},
+    folder_settings::{read_json, token_text},
+    jinja,
     marks::{Marks, Rendered},
-    strftime, weighed,
+    metered,
+    segment::Segment,
+    strftime,
 };
 use crate::{digest, errors::with_causes, files, gguf::Gguf};
 
-/// Of a template. The longest that is known has 30 kB.
+/// Most bytes of a template. The longest known one has 30 kB.
 const MAX_SOURCE_BYTES: u64 = 512 << 10;
 
-/// What a template may do, in units of minijinja's: one for an instruction, and one for 64 bytes of text that it makes
-/// or looks through. So much for itself, whatever the conversation is ...
+/// Fuel for a template, whatever the conversation is. minijinja consumes one unit for an instruction, and one for 64 bytes
+/// of text that the template produces or reads.
 const FUEL: u64 = 400_000;
-/// ... so much for each message ...
+/// Additional fuel for each message.
 const FUEL_PER_MESSAGE: u64 = 4_000;
-/// ... as if it made or looked through all of the conversation so many times. Of the templates that are known, the most
-/// demanding does so eighteen times ...
+/// Additional fuel: as much as producing or reading the whole conversation this many times. The most demanding known template
+/// does so eighteen times.
 const PASSES: u64 = 40;
-/// ... and so many times more for each message: some templates append each message to a copy of all that came before.
+/// Further times for each message, because some templates append each message to a copy of all earlier ones.
 const PASSES_PER_MESSAGE: u64 = 3;
-
-/// Who said a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ChatRole {
-    /// `system`
-    System,
-    /// `user`
-    User,
-    /// `assistant`
-    Assistant,
-}
-
-impl ChatRole {
-    /// The role's name as templates spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatMessage {
-    /// Who said it.
-    pub role: ChatRole,
-    /// What was said.
-    pub content: String,
-}
-
-/// Why a template could not be compiled or rendered.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TemplateError {
-    /// The template's source is invalid.
-    #[error("chat template: {0}")]
-    Invalid(String),
-    /// The template itself refused this conversation (`raise_exception`): the caller's fault.
-    #[error("the model's chat template refuses this conversation: {0}")]
-    Refused(String),
-    /// It takes too long, or makes too much text, for the conversation that it was given.
-    #[error(
-        "chat template: it was stopped, because it takes too many steps or makes too much text for this conversation"
-    )]
-    TooLong,
-    /// A message's text is not in the rendered prompt: judging or answering it would be a lie.
-    #[error("the chat template dropped the text of message {0}")]
-    MessageDropped(usize),
-}
 
 /// A compiled chat template.
 pub struct ChatTemplate {
@@ -89,12 +42,12 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template; `bos` and `eos` are the spellings that it may refer to.
+    /// Compiles a template; `bos` and `eos` are the spellings of the tokens that it may use.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
         Self::with_clock(source, bos, eos, strftime::now)
     }
 
-    /// The same with another idea of what time it is, for templates that print the date.
+    /// The same with a given clock, for templates that print the date.
     pub(super) fn with_clock(
         source: &str,
         bos: &str,
@@ -109,7 +62,7 @@ impl ChatTemplate {
         }
         let environment = jinja::environment(clock).map_err(|e| explain(&e))?;
         let plain = jinja::without_generation_tags(source);
-        weighed::check(&environment, &plain).map_err(|e| explain(&e))?;
+        metered::check(&environment, &plain).map_err(|e| explain(&e))?;
         let template = Self {
             environment,
             source: plain,
@@ -117,7 +70,8 @@ impl ChatTemplate {
             eos: eos.to_owned(),
             digest: digest::of_bytes(source),
         };
-        // What takes too long for one word takes too long for everything; anything else depends on the conversation.
+        // A template that takes too long for one word takes too long for every conversation. Other errors depend on the
+        // conversation.
         let word = ChatMessage {
             role: ChatRole::User,
             content: "x".to_owned(),
@@ -153,8 +107,8 @@ impl ChatTemplate {
         source.map(|source| Self::new(&source, bos, eos)).transpose()
     }
 
-    /// The template of a Hugging Face folder, if any: of `chat_template.jinja`, `tokenizer_config.json` and
-    /// `chat_template.json` the first that has one.
+    /// The template of a Hugging Face folder, if it has one: that of `chat_template.jinja`, otherwise of
+    /// `tokenizer_config.json`, otherwise of `chat_template.json`.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, TemplateError> {
         let json = |name: &str| {
             let read = read_json(folder, name).map_err(|e| TemplateError::Invalid(e.to_string()))?;
@@ -178,7 +132,7 @@ impl ChatTemplate {
             .transpose()
     }
 
-    /// From either, by what `path` is.
+    /// The template of a Hugging Face folder or of a GGUF file, whichever `path` is.
     pub fn open(path: &Path) -> Result<Option<Self>, TemplateError> {
         if path.is_dir() {
             return Self::from_folder(path);
@@ -186,18 +140,20 @@ impl ChatTemplate {
         Self::from_gguf(&Gguf::open(path).map_err(|e| TemplateError::Invalid(with_causes(&e)))?)
     }
 
-    /// Renders a conversation, keeping apart the template's text and the messages' own: special tokens
-    /// spelled in a message stay text. With `answer`, the prompt ends where the assistant begins.
+    /// Renders a conversation. The template's own text and that of the messages are separate segments, so that special tokens
+    /// which are spelled in a message stay text. With `answer`, the prompt ends where the assistant begins.
     pub fn render(&self, messages: &[ChatMessage], answer: bool) -> Result<Vec<Segment>, TemplateError> {
         Ok(self.render_turns(messages, answer)?.segments)
     }
 
-    /// The same, and tells whose thoughts were left out: templates of models that think show the model its earlier
-    /// answers without what it thought before them.
+    /// The same, with the messages whose thoughts were left out: the templates of models that think leave the thoughts out of
+    /// the model's earlier answers.
     pub fn render_turns(&self, messages: &[ChatMessage], answer: bool) -> Result<Rendered, TemplateError> {
         let marks = Marks::absent_from(messages, &self.source)?;
-        let whole = |(index, message): (usize, &ChatMessage)| marks.around(index, &message.content);
-        let marked: Vec<String> = messages.iter().enumerate().map(whole).collect();
+        let marked = messages.iter().enumerate();
+        let marked: Vec<String> = marked
+            .map(|(index, message)| marks.around(index, &message.content))
+            .collect();
         let rendered = self.render_marked(messages, &marked, answer)?;
         let outcome = marks.split(&rendered, messages, &marked);
         if !matches!(
@@ -206,7 +162,7 @@ impl ChatTemplate {
         ) {
             return outcome;
         }
-        // Perhaps it is only thoughts that are missing.
+        // Perhaps only thoughts are missing, so messages with thoughts are marked in two parts.
         let mut thinks = false;
         let marked = messages
             .iter()
@@ -237,7 +193,7 @@ impl ChatTemplate {
         let values: Vec<minijinja::Value> = values
             .map(|(message, content)| context! { role => message.role.name(), content => content })
             .collect();
-        // transformers passes `tools` and `documents` always, as None when there are none.
+        // transformers always passes `tools` and `documents`, as None if there are none.
         let values = context! {
             messages => values,
             tools => (),
@@ -248,10 +204,10 @@ impl ChatTemplate {
         };
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel(messages)));
-        weighed::render(&environment, &self.source, values).map_err(|e| explain(&e))
+        metered::render(&environment, &self.source, values).map_err(|e| explain(&e))
     }
 
-    /// The prompt as text, as if nothing in it had to be told apart.
+    /// The prompt as text, without marks.
     #[cfg(test)]
     pub(super) fn render_unmarked(
         &self,
@@ -268,16 +224,16 @@ impl ChatTemplate {
     }
 }
 
-/// What a template may do with a conversation.
+/// The fuel for rendering a conversation.
 fn fuel(messages: &[ChatMessage]) -> u64 {
     let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
     let own = FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64);
     let passes = PASSES + PASSES_PER_MESSAGE.saturating_mul(messages.len() as u64);
-    let text = passes.saturating_mul(bytes as u64) / jinja::BYTES_PER_FUEL;
+    let text = passes.saturating_mul(bytes as u64) / metered::BYTES_PER_FUEL;
     FUEL.saturating_add(own).saturating_add(text)
 }
 
-/// A template given as text or as a list of named ones.
+/// A template that is given as text, or as a list of named templates.
 fn template_in(value: &Value) -> Result<Option<String>, TemplateError> {
     match value {
         Value::String(source) => Ok(Some(source.clone())),
@@ -292,8 +248,8 @@ fn template_in(value: &Value) -> Result<Option<String>, TemplateError> {
     }
 }
 
-/// Of named templates the one called `default`, or else the only one, or else `EN`: some models have one for
-/// each language and none by default.
+/// Of named templates, the one called `default`, otherwise the only one, otherwise `EN`: some models have a template for each
+/// language and no default.
 fn one_of(templates: &[(&str, &str)]) -> Result<Option<String>, TemplateError> {
     let named = |wanted: &str| templates.iter().find(|(name, _)| *name == wanted);
     let only = || templates.first().filter(|_| templates.len() == 1);
@@ -349,13 +305,13 @@ mod tests {
     }
 
     #[test]
-    fn whose_words_are_whose() {
+    fn text_of_messages_is_content_and_the_rest_is_template() {
         let kept = "{{ bos_token }}[{{ messages[0].content }}]";
         let trimmed = "{{ bos_token + '[' + messages[0]['content'].strip() + ']' }}";
         let around = |before, words, after| vec![template(before), content(words), template(after)];
         assert_eq!(render(kept, " \n<s>x ").unwrap(), around("<s>[ \n", "<s>x", " ]"));
         assert_eq!(render(trimmed, " \n<s>x ").unwrap(), around("<s>[", "<s>x", "]"));
-        // The marks themselves in a message are somebody's words too.
+        // Private-use characters in a message are its text too.
         let private = "\u{e000}0\u{e001}x\u{e001}";
         assert_eq!(render(kept, private).unwrap(), around("<s>[", private, "]"));
         assert_eq!(render(kept, " \n").unwrap(), [template("<s>[ \n]")]);

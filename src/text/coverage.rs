@@ -1,5 +1,5 @@
-//! How many tokens a text has at least, from its bytes and the longest tokens of the vocabulary: a text that is far too
-//! long for a model is known to be, before anything is made of it.
+//! A lower bound for the number of tokens of a text, from its bytes and the longest tokens of the vocabulary. So a text that
+//! is far too long for a model is refused before it is encoded.
 
 use std::borrow::Cow;
 
@@ -7,14 +7,14 @@ use unicode_normalization::{IsNormalized, is_nfc_quick};
 
 use super::spm::SPACE;
 
-/// What an encoder does to text before it looks for tokens.
+/// How an encoder changes text before it looks for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing: tokens stand for the text's own bytes.
+    /// Not at all: tokens stand for the bytes of the text.
     None,
     /// It composes characters (normal form C).
     Composes,
-    /// Spaces are spelled as `▁`, and so a `▁` is a space.
+    /// It spells spaces as `▁`, so that a `▁` counts as a space.
     MarksSpaces,
 }
 
@@ -26,19 +26,19 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
-    /// For an encoder that leaves no byte of a text out and never makes one token of a longer text than the token's own
-    /// bytes. `tokens` are the bytes of all that it may make.
+    /// The bound for an encoder that leaves out no byte of a text, and whose tokens never stand for more text than their own
+    /// bytes. `tokens` are the bytes of all tokens that it may produce.
     pub(super) fn new<'a>(change: Change, tokens: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut by_start = vec![1u16; 1 << 16].into_boxed_slice();
         let mut longest = 1;
         for token in tokens {
             longest = longest.max(token.len());
             if let [first, second, ..] = token {
-                let place = &mut by_start[start(*first, *second)];
-                *place = (*place).max(u16::try_from(token.len()).unwrap_or(u16::MAX));
+                let known = &mut by_start[start(*first, *second)];
+                *known = (*known).max(u16::try_from(token.len()).unwrap_or(u16::MAX));
             }
         }
-        // A token that is longer than the table can say is taken to begin anywhere.
+        // A token that is longer than the table can hold is assumed to begin with any pair of bytes.
         if longest > usize::from(u16::MAX) {
             by_start.fill(u16::MAX);
         }
@@ -49,15 +49,15 @@ impl Coverage {
         }
     }
 
-    /// Tokens that a text has at least, wherever it stands in a prompt: one that begins before it, or with a space that
-    /// was put in front, may cover as much of it as the longest token has bytes.
+    /// Least number of tokens of a text at any position of a prompt. A token that begins before the text, or with a space that
+    /// was added in front, may cover as many bytes of it as the longest token has.
     pub(super) fn least_tokens(&self, text: &str) -> usize {
         let text = match self.change {
             Change::None => Cow::Borrowed(text),
             Change::Composes if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes => {
                 Cow::Borrowed(text)
             }
-            // What composing would leave of it is not known yet.
+            // How many bytes are left after composing is not known yet.
             Change::Composes => return usize::from(!text.is_empty()),
             Change::MarksSpaces if text.contains(SPACE) => Cow::Owned(text.replace(SPACE, " ")),
             Change::MarksSpaces => Cow::Borrowed(text),
@@ -65,8 +65,8 @@ impl Coverage {
         self.least_of_bytes(text.as_bytes())
     }
 
-    /// The same for bytes as tokens spell them. It counts in the way that needs the fewest tokens: each next token begins
-    /// anywhere up to where the last one ended, and is the one that reaches furthest.
+    /// The same for bytes as tokens spell them. It counts the fewest possible tokens: each next token begins anywhere up to the
+    /// end of the last one, and is the one that reaches furthest.
     pub(super) fn least_of_bytes(&self, bytes: &[u8]) -> usize {
         if bytes.is_empty() {
             return 0;
@@ -83,7 +83,7 @@ impl Coverage {
                 end = furthest;
             }
         }
-        // The last byte, which begins no pair.
+        // The last byte begins no pair, so it is counted here.
         if end < bytes.len() {
             count += 1;
         }
@@ -154,7 +154,7 @@ mod tests {
             let coverage = coverage(&tokens);
             let least = coverage.least_tokens(&text);
             prop_assert!(least <= fewest(&tokens, text.as_bytes()));
-            // Nor where a token begins before the text.
+            // The same holds if a token begins before the text.
             let whole = format!("{before}{text}");
             prop_assert!(least <= fewest(&tokens, whole.as_bytes()));
             prop_assert!(text.is_empty() || least >= text.len() / coverage.longest);

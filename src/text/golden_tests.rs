@@ -1,5 +1,5 @@
-//! Equality with the reference implementations: Hugging Face tokenizers and transformers (goldens and the
-//! scripts that wrote them are in `tests/golden/text_*`).
+//! Equality with the reference implementations, Hugging Face tokenizers and transformers. The golden values and the scripts
+//! that wrote them are `tests/golden/text_*`.
 
 use std::{fs, path::Path};
 
@@ -28,7 +28,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// Writes a `tokenizer.json` with what a GGUF file holds, as the model's publisher would have.
+/// Writes the tokenizer of a GGUF file as a `tokenizer.json`, as the publisher of the model would have.
 fn folder_of_smollm2() -> tempfile::TempDir {
     let gguf = Gguf::open(&smollm2_path()).unwrap();
     let list = |key: &str| gguf.get(key).unwrap().as_array().unwrap();

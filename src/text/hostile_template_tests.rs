@@ -1,4 +1,4 @@
-//! Chat templates that would take a lot of time or memory, and those that people use.
+//! Chat templates that would take much time or memory, and templates that models have.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ fn said(role: ChatRole, content: String) -> ChatMessage {
     ChatMessage { role, content }
 }
 
-/// As many bytes in as many messages as a request may have, in turns.
+/// A conversation with as many bytes and messages as a request may have, with alternating roles.
 fn largest_conversation(messages: usize, words: &str) -> Vec<ChatMessage> {
     let content = words.repeat((8 << 20) / messages / words.len());
     let turn = |index: usize| match index % 2 {
@@ -18,7 +18,7 @@ fn largest_conversation(messages: usize, words: &str) -> Vec<ChatMessage> {
     (0..messages).map(turn).collect()
 }
 
-/// Templates that take a lot of time or memory, whatever they are given.
+/// Templates that take much time or memory for every conversation.
 const ENDLESS: [&str; 9] = [
     "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% set x = a %}{% endfor %}{% endfor %}{% endfor %}",
     "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
@@ -31,7 +31,7 @@ const ENDLESS: [&str; 9] = [
     "{% macro m(n) %}{% if n > 0 %}{{ m(n - 1) }}{{ m(n - 1) }}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
 ];
 
-/// Makes `name` a list that stands for 2^60 ones.
+/// Template source that makes `name` a list with 2^60 elements.
 fn doubled(name: &str) -> String {
     format!("{{% set {name} = [1] %}}") + &format!("{{% set {name} = [{name}, {name}] %}}").repeat(60)
 }

@@ -1,4 +1,4 @@
-//! Damaged and hostile tokenizers: typed errors, no panic; and encoding as a property.
+//! Damaged and hostile tokenizers give typed errors and never panic; and properties of encoding.
 
 use std::fs;
 
@@ -75,7 +75,7 @@ fn error_of(entries: &[(&str, Meta)]) -> String {
     }
 }
 
-/// The entries of a sound file, with some replaced.
+/// The entries of a valid file, with some replaced.
 fn with(base: &[(&'static str, Meta)], changes: &[(&'static str, Meta)]) -> Vec<(&'static str, Meta)> {
     let mut entries: Vec<_> = base
         .iter()
@@ -99,7 +99,7 @@ fn damaged_gguf_vocabularies_are_refused() {
     let file = gguf(&base);
     let tokenizer = Tokenizer::open(file.path()).unwrap();
     assert_eq!(tokenizer.encode_plain("abba").unwrap(), [2, 1, 0]);
-    // A byte without a token would vanish from the text: refused, and told where.
+    // A byte without a token would be left out of the text, so it is refused, with its position.
     let lost = tokenizer.encode_plain("abc").unwrap_err();
     assert!(lost.to_string().contains("U+0063"), "{lost}");
     assert_eq!(tokenizer.find_not_encodable("abc"), Some(('c', 2)));
@@ -156,7 +156,7 @@ fn markup_in_a_vocabulary_is_never_content() {
             Texts(vec!["x", "<", ">", "<x", "<x>", "<c>", "c", "!!"]),
         ),
         ("token_type", Ints(vec![1, 1, 1, 1, 4, 3, 1, 4])),
-        // Merging, too, must not arrive at a special token.
+        // Merging must not result in a special token either.
         ("merges", Texts(vec!["< x", "<x >"])),
     ]);
     let tokenizer = Tokenizer::open(file.path()).unwrap();
@@ -167,7 +167,7 @@ fn markup_in_a_vocabulary_is_never_content() {
     );
     let ids = tokenizer.encode(&[Segment::Content(text)]);
     assert_eq!(ids.unwrap(), [3, 2, 1, 6, 2, 7]);
-    // Nor half in the template.
+    // Nor may a special token be partly in the template.
     let halves = [Segment::Template("<".into()), Segment::Content("c>".into())];
     assert_eq!(tokenizer.encode(&halves).unwrap(), [1, 6, 2]);
     assert_eq!(tokenizer.token_bytes(4), b"<x>");
@@ -200,7 +200,7 @@ fn end_tokens_written_down_as_normal_are_special_all_the_same() {
         encode(&declared, Segment::Template("<e><|im_end|>".into())),
         [4, 5]
     );
-    // A word may end a text, and stays a word.
+    // A word that ends a text stays a word.
     assert_eq!(
         encode(&[("eos_token_id", Int(1))], Segment::Content("e".into())),
         [1]
@@ -216,7 +216,7 @@ fn folder_tokenizer(json: &Value) -> Tokenizer {
 #[test]
 fn what_a_vocabulary_lacks_falls_back_or_is_refused() {
     let bytes = |text: &str| text.bytes().map(|b| format!("<0x{b:02X}>")).collect::<Vec<_>>();
-    // SentencePiece's spellings: byte tokens, or else the unknown token, or else an error.
+    // In SentencePiece's spelling there are byte tokens, otherwise the unknown token, otherwise an error.
     let mut vocab = json!({"<unk>": 0, "▁": 1, "a": 2, "▁a": 3});
     for (id, byte) in bytes("é").into_iter().enumerate() {
         vocab[byte] = json!(4 + id);
@@ -261,7 +261,7 @@ fn what_a_vocabulary_lacks_falls_back_or_is_refused() {
         Err(TokenizerError::NotEncodable('\u{4}'))
     ));
     assert_eq!(strict.find_not_encodable("ae\u{4}"), Some(('\u{4}', 2)));
-    // What is composed is looked for as it is composed, and named as it was written.
+    // Composed characters are looked for in composed form, and named as they were written.
     assert!(matches!(
         strict.encode_plain("e\u{301}"),
         Err(TokenizerError::NotEncodable('é'))
@@ -380,7 +380,7 @@ proptest! {
     #[test]
     fn plain_text_survives_the_round_trip(text in "(?s).{0,60}") {
         let tokenizer = smollm2();
-        // Some code points have bytes that the vocabulary lacks; those are refused, never lost.
+        // Some code points have bytes that are not in the vocabulary. They are refused, and never left out.
         if let Ok(ids) = tokenizer.encode_plain(&text) {
             prop_assert_eq!(tokenizer.decode(&ids), text);
             prop_assert!(ids.iter().all(|&id| tokenizer.special_text(id).is_none()));

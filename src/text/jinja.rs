@@ -1,5 +1,5 @@
-//! A Jinja environment that behaves as the one in which transformers renders chat templates: Python's
-//! string methods and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
+//! A Jinja environment that behaves like the one in which transformers renders chat templates: with Python's string methods
+//! and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
 
 use std::{borrow::Cow, collections::HashSet, fmt, io};
 
@@ -12,14 +12,11 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
 use super::{
+    metered::{self, BYTES_PER_FUEL, Price},
     python, strftime,
-    weighed::{self, Price},
 };
 
-/// Bytes of text that one unit of fuel pays for, as everywhere in minijinja.
-pub(super) const BYTES_PER_FUEL: u64 = 64;
-
-/// The template called `raise_exception`.
+/// The error of a template that has called `raise_exception`.
 #[derive(Debug)]
 pub(super) struct Refusal(pub String);
 
@@ -31,10 +28,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Seconds since 1970-01-01 at this moment.
+/// Returns the seconds since 1970-01-01.
 pub(super) type Clock = fn() -> u64;
 
-/// The environment; `clock` is what `strftime_now` tells.
+/// The environment for templates; `strftime_now` reads `clock`.
 pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(
@@ -54,8 +51,8 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
         },
     );
     environment.add_filter("tojson", to_json);
-    weighed::add_functions(&mut environment);
-    // In Python None is not iterable; without tools, templates ask.
+    metered::add_functions(&mut environment);
+    // In Python, None is not iterable. Templates test this when there are no tools.
     environment.add_test("iterable", |value: &Value| {
         !value.is_none() && value.try_iter().is_ok()
     });
@@ -70,7 +67,8 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// `{% generation %}` only marks the answer for training; transformers renders its body, and so do we.
+/// Replaces `{% generation %}`, which only marks the answer for training, by a condition that is always true, because
+/// transformers renders its body.
 pub(super) fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -95,14 +93,14 @@ pub(super) fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// `None`, `True` and `False` print as Python prints them.
+/// Writes a value as Python prints it: `None`, `True` and `False`.
 fn write_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
         _ => {
-            weighed::pay(state, value, Price::Text)?;
+            metered::pay(state, value, Price::Text)?;
             return minijinja::escape_formatter(out, state, value);
         }
     };
@@ -132,15 +130,15 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
-/// Whether a character is one of these; as fast with many.
+/// A test of whether a character is one of these, which is as fast with many.
 fn among(chars: &str) -> impl Fn(char) -> bool + use<> {
     let chars: HashSet<char> = chars.chars().collect();
     move |c| chars.contains(&c)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=...)`.
+/// Python's `json.dumps(value, ensure_ascii=False, indent=...)`.
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
-    // These change nothing here: keys keep their order, and text is never escaped to ASCII.
+    // These have no effect: keys keep their order, and text is never escaped to ASCII.
     let _ = kwargs.get::<Option<bool>>("ensure_ascii")?;
     let _ = kwargs.get::<Option<bool>>("sort_keys")?;
     let indent = kwargs.get::<Option<usize>>("indent")?;

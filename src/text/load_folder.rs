@@ -1,27 +1,26 @@
-//! Tokenizers from a Hugging Face folder: `tokenizer.json` or else `tokenizer.model`, with what
-//! `tokenizer_config.json`, `generation_config.json` and `config.json` add to it.
+//! Loads the tokenizer of a Hugging Face folder: `tokenizer.json`, or else `tokenizer.model`, with the settings of
+//! `tokenizer_config.json`, `generation_config.json` and `config.json`.
 
 use std::{collections::HashSet, path::Path};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::models::bpe::Vocab;
 
 use super::{
     added::{AddedKind, AddedToken},
     byte_level::ByteAlphabet,
+    error::{TokenizerError, invalid},
+    folder_settings::{Settings, read_json, token_id},
     load_gguf::split_merge,
     load_model,
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, Spelling, WordModel, invalid},
+    parts::{MAX_VOCAB, Parts, TokenBytes},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, PreTokenizers, Spelling, WordModel},
     spm::piece_bytes,
-    tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
     unigram,
 };
-use crate::{digest, files};
+use crate::digest;
 
-/// Of one file beside the weights. The largest `tokenizer.json` has 35 MB; as JSON in memory it takes ten times that.
-pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
-
-/// Components that models use and that cannot fail on hostile parameters.
+/// Normalisers that models use and that cannot fail with hostile parameters.
 const NORMALIZERS: [&str; 9] = [
     "Sequence",
     "NFC",
@@ -33,8 +32,9 @@ const NORMALIZERS: [&str; 9] = [
     "Strip",
     "Lowercase",
 ];
-/// SentencePiece's own table beside them; unigram models guard against damaged ones.
+/// SentencePiece's own table. Only unigram models may have it, because they are protected against a damaged one.
 const PRECOMPILED: &str = "Precompiled";
+/// Pre-tokenisers that models use and that cannot fail with hostile parameters.
 const PRE_TOKENIZERS: [&str; 8] = [
     "Sequence",
     "ByteLevel",
@@ -46,7 +46,7 @@ const PRE_TOKENIZERS: [&str; 8] = [
     "WhitespaceSplit",
 ];
 
-/// What makes tokens of words.
+/// The kind of model that turns words into tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ModelKind {
     Bpe,
@@ -56,7 +56,7 @@ enum ModelKind {
 impl ModelKind {
     fn of(model: &Value) -> Result<Self, TokenizerError> {
         match model["type"].as_str() {
-            // Older files have no type, and their model is BPE.
+            // Older files do not name the type; their model is BPE.
             None | Some("BPE") => Ok(Self::Bpe),
             Some("Unigram") => Ok(Self::Unigram),
             Some(kind) => Err(invalid(format!(
@@ -66,44 +66,7 @@ impl ModelKind {
     }
 }
 
-/// What stands beside the vocabulary.
-pub(super) struct Settings {
-    /// `tokenizer_config.json`, or null.
-    pub config: Value,
-    generation: Value,
-    model_config: Value,
-}
-
-impl Settings {
-    fn read(folder: &Path) -> Result<Self, TokenizerError> {
-        let json = |name: &str| Ok(read_json(folder, name)?.unwrap_or(Value::Null));
-        Ok(Self {
-            config: json("tokenizer_config.json")?,
-            generation: json("generation_config.json")?,
-            model_config: json("config.json")?,
-        })
-    }
-
-    /// Declared end tokens, sorted.
-    pub(super) fn end_tokens(&self, id_of: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
-        let mut end_tokens = ids(&self.generation["eos_token_id"]);
-        end_tokens.extend(ids(&self.model_config["eos_token_id"]));
-        end_tokens.extend(token_text(&self.config["eos_token"]).and_then(id_of));
-        end_tokens.sort_unstable();
-        end_tokens.dedup();
-        end_tokens
-    }
-
-    /// The token in front of raw text; `None` when nothing is said about it.
-    pub(super) fn bos_for_raw(&self, id_of: impl Fn(&str) -> Option<u32>) -> Option<Option<u32>> {
-        match self.config["add_bos_token"].as_bool()? {
-            true => Some(token_text(&self.config["bos_token"]).and_then(id_of)),
-            false => Some(None),
-        }
-    }
-}
-
-/// Reads everything a tokenizer needs.
+/// Reads everything that a tokenizer needs.
 pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
     let settings = Settings::read(folder)?;
     let Some(json) = read_json(folder, "tokenizer.json")? else {
@@ -133,7 +96,7 @@ pub(super) fn parts(folder: &Path) -> Result<Parts, TokenizerError> {
     let bytes = token_bytes(&vocab, &added, spelling)?;
     Ok(Parts {
         digest: digest::of_bytes(format!("{json}\n{bos_for_raw:?}\n{end_tokens:?}")),
-        plain: PlainEncoder::Pipeline(Box::new(pipeline(&json, vocab, &added, (kind, spelling))?)),
+        plain: PlainEncoder::Pipeline(Box::new(pipeline(&json, vocab, &added, kind, spelling)?)),
         added,
         bytes,
         bos_for_raw,
@@ -146,7 +109,8 @@ fn pipeline(
     json: &Value,
     vocab: Vocab,
     added: &[AddedToken],
-    (kind, spelling): (ModelKind, Spelling),
+    kind: ModelKind,
+    spelling: Spelling,
 ) -> Result<Pipeline, TokenizerError> {
     let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
     match kind {
@@ -162,7 +126,11 @@ fn pipeline(
         ModelKind::Unigram => unigram::model(&json["model"], added)?,
     };
     let later = after_special(pre_tokenizer.clone());
-    Pipeline::new(normalizer, (pre_tokenizer, &later), words, spelling)
+    let pre_tokenizers = PreTokenizers {
+        first: pre_tokenizer,
+        later: &later,
+    };
+    Pipeline::new(normalizer, pre_tokenizers, words, spelling)
 }
 
 fn bpe(model: &Value, vocab: Vocab, added: &[AddedToken]) -> Result<WordModel, TokenizerError> {
@@ -280,7 +248,7 @@ fn token_bytes(
     Ok(bytes)
 }
 
-/// How this decoder spells bytes, and whether it takes the first space of a text away.
+/// How tokens spell bytes, and whether the decoder removes the first space of a text.
 fn spelling(decoder: &Value) -> Result<(Spelling, bool), TokenizerError> {
     let steps = steps(decoder, "decoders");
     let has = |name: &str| steps.iter().any(|s| s["type"] == name);
@@ -300,7 +268,7 @@ fn spelling(decoder: &Value) -> Result<(Spelling, bool), TokenizerError> {
     Ok((Spelling::SentencePiece, strips))
 }
 
-/// The members of a sequence, or the component itself.
+/// The members of a sequence, or the component itself if it is none.
 fn steps<'a>(component: &'a Value, members: &str) -> Vec<&'a Value> {
     match component[members].as_array() {
         Some(list) => list.iter().flat_map(|step| steps(step, members)).collect(),
@@ -324,8 +292,8 @@ fn check_types(component: &Value, known: &[&str]) -> Result<(), TokenizerError> 
     }
 }
 
-/// The pre-tokeniser for text that does not begin the prompt: one that puts a space in front of the first
-/// piece only puts none here.
+/// The pre-tokeniser for text that does not begin the prompt. One that adds a space in front of the first piece only adds
+/// none here.
 fn after_special(mut pre_tokenizer: Value) -> Value {
     fn visit(value: &mut Value) {
         match value {
@@ -349,37 +317,4 @@ fn leading_token(post_processor: &Value) -> Option<&str> {
         .into_iter()
         .filter(|step| step["type"] == "TemplateProcessing")
         .find_map(|step| step["single"][0]["SpecialToken"]["id"].as_str())
-}
-
-/// `"</s>"` or `{"content": "</s>", ...}`.
-pub(super) fn token_text(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token["content"].as_str())
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    match value {
-        Value::Array(list) => list.iter().filter_map(token_id).collect(),
-        other => token_id(other).into_iter().collect(),
-    }
-}
-
-/// A token id of a plausible vocabulary.
-pub(super) fn token_id(value: &Value) -> Option<u32> {
-    value
-        .as_u64()
-        .filter(|&id| id < MAX_VOCAB as u64)
-        .and_then(|id| u32::try_from(id).ok())
-}
-
-/// A JSON object of the folder; `None` when there is no such file.
-pub(super) fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, TokenizerError> {
-    let path = folder.join(name);
-    let bytes = match files::read(&path, MAX_FILE_BYTES) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(invalid(format!("{}: {e}", path.display()))),
-    };
-    serde_json::from_slice::<Map<String, Value>>(&bytes)
-        .map(|map| Some(Value::Object(map)))
-        .map_err(|e| invalid(format!("{}: {e}", path.display())))
 }

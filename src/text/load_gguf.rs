@@ -1,6 +1,6 @@
-//! Tokenizers from a GGUF file's `tokenizer.ggml.*` keys.
+//! Loads the tokenizer in a GGUF file's `tokenizer.ggml.*` keys.
 //!
-//! Three models are understood: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece BPE, where merges
+//! Three models are supported: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece BPE, where merges
 //! follow from scores) and `gemma4` (merges over SentencePiece's spellings).
 //! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer>.
 
@@ -11,17 +11,18 @@ use tokenizers::models::bpe::Vocab;
 use super::{
     added::{AddedKind, AddedToken, is_markup},
     byte_level::ByteAlphabet,
-    pipeline::{BpeSpec, Pipeline, PlainEncoder, Spelling, invalid},
+    error::{TokenizerError, invalid},
+    parts::{END_SPELLINGS, Parts, TokenBytes},
+    pipeline::{BpeSpec, Pipeline, PlainEncoder, PreTokenizers, Spelling},
     pre::{PreFacts, PreTokenizer},
     spm::{ScoredMerges, piece_bytes},
-    tokenizer::{END_SPELLINGS, Parts, TokenBytes, TokenizerError},
 };
 use crate::{
     digest,
     gguf::{Gguf, Value},
 };
 
-/// `tokenizer.ggml.token_type`.
+/// The types of tokens in `tokenizer.ggml.token_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TokenType {
     Normal,
@@ -37,17 +38,17 @@ struct Vocabulary<'a> {
     types: Vec<TokenType>,
 }
 
-/// `tokenizer.ggml.model`, with `tokenizer.ggml.pre` where it means something.
+/// How tokens are found: `tokenizer.ggml.model`, and `tokenizer.ggml.pre` for models with merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Model {
     Merges(PreFacts),
     Scores,
 }
 
-/// Reads everything a tokenizer needs.
+/// Reads everything that a tokenizer needs.
 pub(super) fn parts(gguf: &Gguf) -> Result<Parts, TokenizerError> {
     let model = Model::read(gguf)?;
-    let facts = Facts::read(gguf, model)?;
+    let facts = Settings::read(gguf, model)?;
     let vocabulary = Vocabulary::read(gguf, &facts)?;
     let plain = match model {
         Model::Merges(pre) => {
@@ -56,7 +57,7 @@ pub(super) fn parts(gguf: &Gguf) -> Result<Parts, TokenizerError> {
         Model::Scores => PlainEncoder::Scored(Box::new(scored(gguf, &vocabulary, &facts)?)),
     };
     Ok(Parts {
-        added: vocabulary.added(swallows_whitespace(gguf)),
+        added: vocabulary.added(strips_whitespace_after(gguf)),
         bytes: vocabulary.bytes(model.spells_as_sentence_piece()),
         plain,
         bos_for_raw: if facts.adds_bos { facts.bos } else { None },
@@ -101,20 +102,20 @@ impl Model {
     }
 }
 
-/// What the smaller keys say.
-struct Facts {
+/// The values of the smaller keys.
+struct Settings {
     bos: Option<u32>,
     unknown: Option<u32>,
-    /// Declared end tokens.
+    /// End tokens that the file declares.
     end_tokens: Vec<u32>,
-    /// Raw text starts with the bos token. There is no such thing for eos: a prompt that has ended cannot be
+    /// Whether raw text begins with the bos token. There is no such setting for eos: a prompt that has ended cannot be
     /// continued, so `tokenizer.ggml.add_eos_token` is not read.
     adds_bos: bool,
-    /// Text gets a space in front.
+    /// Whether a space is added in front of text.
     adds_space: bool,
 }
 
-impl Facts {
+impl Settings {
     fn read(gguf: &Gguf, model: Model) -> Result<Self, TokenizerError> {
         let id = |key: &str| token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"));
         let flag = |key: &str| gguf.get_bool(&format!("tokenizer.ggml.{key}"));
@@ -123,7 +124,7 @@ impl Facts {
             end_tokens.extend(id(key)?);
         }
         let (adds_bos, adds_space) = match model {
-            // Converters wrote false for Gemma 4, which cannot do without.
+            // Converters have written false for Gemma 4, which needs the bos token.
             Model::Merges(facts) if facts.pre == PreTokenizer::Gemma4 => (true, false),
             Model::Merges(facts) => (flag("add_bos_token").unwrap_or(facts.adds_bos), false),
             Model::Scores => (
@@ -142,7 +143,7 @@ impl Facts {
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(gguf: &'a Gguf, facts: &Facts) -> Result<Self, TokenizerError> {
+    fn read(gguf: &'a Gguf, facts: &Settings) -> Result<Self, TokenizerError> {
         let tokens = strings(gguf, "tokenizer.ggml.tokens")?
             .ok_or_else(|| invalid("tokenizer.ggml.tokens is missing"))?;
         let mut types = match gguf.get("tokenizer.ggml.token_type").and_then(Value::as_array) {
@@ -166,7 +167,7 @@ impl<'a> Vocabulary<'a> {
                 tokens.len()
             )));
         }
-        // Some converters write special tokens down as normal ones.
+        // Some converters declare special tokens as normal ones.
         for (id, (text, kind)) in tokens.iter().zip(&mut types).enumerate() {
             let declared = || {
                 facts
@@ -191,7 +192,7 @@ impl<'a> Vocabulary<'a> {
             .map(|(id, (text, kind))| (id as u32, *text, *kind))
     }
 
-    /// Spelling to id; a spelling that appears twice keeps its first id.
+    /// Ids by spelling. A spelling that occurs twice keeps its first id.
     fn ids(&self) -> Vocab {
         let mut vocab = Vocab::with_capacity(self.tokens.len());
         for (id, text, _) in self.iter() {
@@ -202,7 +203,7 @@ impl<'a> Vocabulary<'a> {
         vocab
     }
 
-    fn added(&self, swallows: bool) -> Vec<AddedToken> {
+    fn added(&self, strips_after: bool) -> Vec<AddedToken> {
         let kind_of = |text: &str, kind| match kind {
             TokenType::Control => Some(AddedKind::Control),
             TokenType::UserDefined => Some(AddedKind::of_user_defined(text)),
@@ -216,7 +217,7 @@ impl<'a> Vocabulary<'a> {
                     text: text.to_owned(),
                     kind,
                     lstrip: false,
-                    rstrip: swallows && !["<unk>", "<s>", "<|endoftext|>"].contains(&text),
+                    rstrip: strips_after && !["<unk>", "<s>", "<|endoftext|>"].contains(&text),
                 })
             })
             .collect()
@@ -276,7 +277,10 @@ fn ranked(
     let pre_tokenizer = facts.pre.pre_tokenizer();
     Pipeline::new(
         &facts.pre.normalizer(),
-        (&pre_tokenizer, &pre_tokenizer),
+        PreTokenizers {
+            first: &pre_tokenizer,
+            later: &pre_tokenizer,
+        },
         words,
         if spells_bytes {
             Spelling::SentencePiece
@@ -286,7 +290,7 @@ fn ranked(
     )
 }
 
-/// A merge as GGUF spells it: two tokens with a space between; the first may begin with one.
+/// Splits a merge as GGUF spells it: two tokens with a space between them. The first token may begin with a space.
 pub(super) fn split_merge(merge: &str) -> Option<(String, String)> {
     let start = merge.chars().next()?.len_utf8();
     let at = start + merge.get(start..)?.find(' ')?;
@@ -294,7 +298,11 @@ pub(super) fn split_merge(merge: &str) -> Option<(String, String)> {
     (!left.is_empty() && !right.is_empty()).then(|| (left.to_owned(), right.to_owned()))
 }
 
-fn scored(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> Result<ScoredMerges, TokenizerError> {
+fn scored(
+    gguf: &Gguf,
+    vocabulary: &Vocabulary<'_>,
+    facts: &Settings,
+) -> Result<ScoredMerges, TokenizerError> {
     let scores = gguf
         .get("tokenizer.ggml.scores")
         .and_then(Value::as_array)
@@ -308,7 +316,7 @@ fn scored(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> Result<Sco
     }
     let mut merges = ScoredMerges::new(facts.unknown, facts.adds_space);
     for ((id, text, kind), score) in vocabulary.iter().zip(scores) {
-        // Whatever is special must not come out of merging.
+        // Special tokens must not result from merging.
         if matches!(kind, TokenType::Normal | TokenType::Byte) {
             merges.add(id, text, score.as_f64().map_or(f32::NAN, |s| s as f32))?;
         }
@@ -316,8 +324,8 @@ fn scored(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> Result<Sco
     Ok(merges)
 }
 
-/// Phi-3's special tokens swallow the whitespace after them; its GGUF files have no key for that.
-fn swallows_whitespace(gguf: &Gguf) -> bool {
+/// Whether whitespace after special tokens belongs to them. This is so for Phi-3, whose GGUF files have no key for it.
+fn strips_whitespace_after(gguf: &Gguf) -> bool {
     let name = gguf.get_str("general.name").unwrap_or("").to_lowercase();
     name.contains("phi-3") || name.contains("phi3")
 }
@@ -343,7 +351,7 @@ fn token_id(gguf: &Gguf, key: &str) -> Result<Option<u32>, TokenizerError> {
     }
 }
 
-fn digest_of(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> String {
+fn digest_of(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Settings) -> String {
     let mut everything: Vec<u8> = vocabulary.types.iter().map(|t| *t as u8).collect();
     let mut text = |text: &str| {
         everything.extend((text.len() as u64).to_le_bytes());
@@ -359,7 +367,7 @@ fn digest_of(gguf: &Gguf, vocabulary: &Vocabulary<'_>, facts: &Facts) -> String 
         facts.end_tokens,
         facts.bos,
         facts.unknown,
-        swallows_whitespace(gguf)
+        strips_whitespace_after(gguf)
     ));
     for token in &vocabulary.tokens {
         text(token);

@@ -1,7 +1,7 @@
-//! Tokenizers from a folder with SentencePiece's own `tokenizer.model` and no `tokenizer.json`.
+//! Loads the tokenizer of a folder that has SentencePiece's own `tokenizer.model` and no `tokenizer.json`.
 //!
 //! Format: <https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto>. Only BPE without
-//! normalisation rules is understood; the models that chat use nothing else.
+//! normalisation rules is supported; chat models use nothing else.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use super::{
     added::{AddedKind, AddedToken},
-    load_folder::{MAX_FILE_BYTES, Settings, token_id},
-    pipeline::{PlainEncoder, invalid},
+    error::{TokenizerError, invalid},
+    folder_settings::{MAX_FILE_BYTES, Settings, token_id},
+    parts::{MAX_VOCAB, Parts, TokenBytes},
+    pipeline::PlainEncoder,
     spm::{SPACE, ScoredMerges, piece_bytes},
-    tokenizer::{MAX_VOCAB, Parts, TokenBytes, TokenizerError},
 };
 use crate::{digest, files};
 
@@ -72,7 +73,7 @@ struct NormalizerProto {
 /// `TrainerSpec.ModelType`.
 const BPE: i32 = 2;
 
-/// Reads everything a tokenizer needs; `None` when there is no such file.
+/// Reads everything that a tokenizer needs; `None` when there is no such file.
 pub(super) fn parts(folder: &Path, settings: &Settings) -> Result<Option<Parts>, TokenizerError> {
     let path = folder.join("tokenizer.model");
     let bytes = match files::read(&path, MAX_FILE_BYTES) {
@@ -114,7 +115,7 @@ pub(super) fn parts(folder: &Path, settings: &Settings) -> Result<Option<Parts>,
     }))
 }
 
-/// Whether text gets a space in front; an error for anything that would make the tokens differ.
+/// Whether a space is added in front of text. Refuses settings that are not supported and would change the tokens.
 fn adds_space(model: &ModelProto) -> Result<bool, String> {
     let trainer = model.trainer.clone().unwrap_or_default();
     if trainer.model_type != Some(BPE) {
@@ -145,7 +146,7 @@ fn adds_space(model: &ModelProto) -> Result<bool, String> {
     }
 }
 
-/// Special tokens by id: the model's own, and over them those of `tokenizer_config.json`.
+/// Added tokens by id. Those of `tokenizer_config.json` replace those of the model.
 fn added(model: &ModelProto, settings: &Settings) -> Result<BTreeMap<u32, AddedToken>, TokenizerError> {
     let mut added = BTreeMap::new();
     let token = |id, text: String, kind| AddedToken {

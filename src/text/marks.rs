@@ -1,23 +1,26 @@
-//! Keeps the messages' words apart from the template's own text.
+//! Keeps the text of messages apart from the template's own text.
 //!
-//! Each message is handed to the template between two private-use characters that occur nowhere in the
-//! conversation. They go inside of the message's outer whitespace, so that a template which trims still trims,
-//! and they are taken out of the result, where they show what is whose. A template that looks for markup at the
-//! beginning of a message (`content.startswith('<tool_response>')`) does not find it: somebody's words do not
-//! steer the template.
+//! Each message is given to the template between two private-use characters that do not occur in the conversation. They are
+//! put inside of the message's outer whitespace, so that a template which trims still trims it, and they are removed from
+//! the result, where they show which text belongs to a message. A template that looks for markup at the beginning of a
+//! message (`content.startswith('<tool_response>')`) does not find it, so the text of a user does not steer the template.
 
 use std::collections::BTreeSet;
 
-use super::{ChatMessage, Segment, TemplateError, python};
+use super::{
+    chat::{ChatMessage, TemplateError},
+    python,
+    segment::Segment,
+};
 
-/// The characters around messages: `open`, the message's index in decimal, `close`, the words, `close`.
+/// The characters around messages. A marked message is `open`, its index in decimal, `close`, its text, `close`.
 pub(super) struct Marks {
     open: char,
     close: char,
 }
 
 impl Marks {
-    /// Two characters that neither the messages nor the template have.
+    /// Two characters that occur neither in the messages nor in the template.
     pub(super) fn absent_from(messages: &[ChatMessage], source: &str) -> Result<Self, TemplateError> {
         let used: std::collections::HashSet<char> = messages
             .iter()
@@ -34,13 +37,13 @@ impl Marks {
         }
     }
 
-    /// The message with marks inside of its outer whitespace; a message of nothing but whitespace has none.
+    /// A message with marks inside of its outer whitespace. A message of whitespace only gets none.
     pub(super) fn around(&self, index: usize, content: &str) -> String {
         self.part(index, Part::Whole, content)
     }
 
-    /// The same for an assistant's message that begins with its thoughts: these and the answer are marked by themselves,
-    /// and the tags stay visible, so that a template which leaves thoughts out can find them.
+    /// The same for a message of the assistant that begins with its thoughts. Thoughts and answer are marked separately and the
+    /// tags stay visible, so that a template which leaves thoughts out can find them.
     pub(super) fn around_thoughts(&self, index: usize, content: &str) -> Option<String> {
         let Thoughts {
             before,
@@ -70,8 +73,8 @@ impl Marks {
         )
     }
 
-    /// Takes the marks out of what was rendered from these messages as they were marked. That every message is there,
-    /// whole, is checked; only an assistant's thoughts may be left out.
+    /// Splits rendered text at the marks and removes them. Checks that it contains every message completely; only thoughts of
+    /// the assistant may be left out.
     pub(super) fn split(
         &self,
         rendered: &str,
@@ -92,13 +95,13 @@ impl Marks {
         let mut template = String::new();
         let mut pieces = rendered.split(self.open);
         template.extend(pieces.next());
-        // What cannot be read is a message that the template took apart.
-        let mut taken_apart = template.contains(self.close);
+        // Set if the template has cut a message into pieces.
+        let mut cut = template.contains(self.close);
         for piece in pieces {
             let mut parts = piece.split(self.close);
             let (name, words, after) = (parts.next(), parts.next(), parts.next());
             let known = name.and_then(Part::parse).filter(|known| all.contains(known));
-            let expected = known.and_then(|(index, part)| part.words(&messages.get(index)?.content));
+            let expected = known.and_then(|(index, part)| part.text(&messages.get(index)?.content));
             match (known, words, after) {
                 (Some(known), Some(words), Some(after)) if Some(words) == expected => {
                     missing.remove(&known);
@@ -107,16 +110,16 @@ impl Marks {
                     }
                     segments.push(Segment::Content(words.to_owned()));
                     template.push_str(after);
-                    taken_apart |= parts.next().is_some();
+                    cut |= parts.next().is_some();
                 }
                 (Some((index, _)), ..) => return Err(TemplateError::MessageDropped(index)),
-                _ => taken_apart = true,
+                _ => cut = true,
             }
         }
         if let Some((index, _)) = missing.iter().find(|(_, part)| *part != Part::Thought) {
             return Err(TemplateError::MessageDropped(*index));
         }
-        if taken_apart {
+        if cut {
             return Err(TemplateError::Invalid("it cuts messages into pieces".into()));
         }
         if !template.is_empty() {
@@ -129,16 +132,16 @@ impl Marks {
     }
 }
 
-/// A conversation as a prompt.
+/// A conversation that was rendered to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The prompt, with whose words are whose.
+    /// The prompt, with the text of messages as content.
     pub segments: Vec<Segment>,
     /// Indices of the assistant's messages whose thoughts the template left out.
     pub thoughts_left_out: Vec<usize>,
 }
 
-/// What of a message stands between marks.
+/// The part of a message that is between marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Whole,
@@ -149,7 +152,7 @@ enum Part {
 impl Part {
     const ALL: [Self; 3] = [Self::Whole, Self::Thought, Self::Answer];
 
-    /// What follows the message's index in its mark.
+    /// The letter after the index of the message in a mark.
     fn letter(self) -> &'static str {
         match self {
             Self::Whole => "",
@@ -158,7 +161,7 @@ impl Part {
         }
     }
 
-    /// From what stands in a mark.
+    /// Reads a mark.
     fn parse(name: &str) -> Option<(usize, Self)> {
         let (index, part) = match name.as_bytes().last()? {
             b't' => (&name[..name.len() - 1], Self::Thought),
@@ -168,8 +171,8 @@ impl Part {
         Some((index.parse().ok()?, part))
     }
 
-    /// The words of this part.
-    fn words(self, content: &str) -> Option<&str> {
+    /// The text of this part of a message, without outer whitespace.
+    fn text(self, content: &str) -> Option<&str> {
         Some(python::strip(match self {
             Self::Whole => content,
             Self::Thought => Thoughts::of(content)?.thought,
@@ -178,7 +181,7 @@ impl Part {
     }
 }
 
-/// How models tell their thoughts from their answer. The first of these may be missing, where it stood in the prompt.
+/// The tags around the thoughts of models. The opening one may be missing, because some prompts end with it.
 const THOUGHT_TAGS: [(&str, &str); 5] = [
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
@@ -187,9 +190,9 @@ const THOUGHT_TAGS: [(&str, &str); 5] = [
     ("◁think▷", "◁/think▷"),
 ];
 
-/// An assistant's message that begins with its thoughts, cut into pieces.
+/// The parts of a message of the assistant that begins with its thoughts.
 struct Thoughts<'a> {
-    /// Whitespace.
+    /// Whitespace in front.
     before: &'a str,
     open: &'a str,
     thought: &'a str,
@@ -207,7 +210,7 @@ impl<'a> Thoughts<'a> {
                 Some(inside) => (*open, inside),
                 None => ("", thought),
             };
-            // Words in front of the first tag are no thoughts.
+            // Text in front of the opening tag is not a thought.
             (!thought.contains(open)).then_some(Self {
                 before,
                 open: tag,

@@ -1,10 +1,13 @@
-//! Text to tokens and back: tokenizers, chat templates, incremental detokenisation, stop strings.
+//! Turns text into tokens and back: tokenizers, chat templates, incremental detokenisation, and stop strings.
 
 mod added;
 mod allowance;
 mod byte_level;
+mod chat;
 mod chat_template;
 mod coverage;
+mod error;
+mod folder_settings;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
@@ -16,9 +19,12 @@ mod load_folder;
 mod load_gguf;
 mod load_model;
 mod marks;
+mod metered;
+mod parts;
 mod pipeline;
 mod pre;
 mod python;
+mod segment;
 mod spm;
 mod stream;
 mod strftime;
@@ -30,12 +36,14 @@ mod tokenizer;
 mod unigram;
 #[cfg(test)]
 mod vocabulary_tests;
-mod weighed;
 mod words;
 
-pub use allowance::{Allowance, TokenCount, Watch};
-pub use chat_template::{ChatMessage, ChatRole, ChatTemplate, TemplateError};
+pub use allowance::{Allowance, Watch};
+pub use chat::{ChatMessage, ChatRole, TemplateError};
+pub use chat_template::ChatTemplate;
+pub use error::{TokenCount, TokenizerError};
 pub use marks::Rendered;
 pub(crate) use python::strip;
+pub use segment::Segment;
 pub use stream::{StopMatcher, TextStream};
-pub use tokenizer::{Segment, Tokenizer, TokenizerError};
+pub use tokenizer::Tokenizer;

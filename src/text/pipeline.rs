@@ -1,7 +1,11 @@
-//! Plain text to tokens: by ranked merges or a unigram model (normaliser, pre-tokeniser and model, all by the
-//! `tokenizers` crate) or by SentencePiece's scores.
+//! Turns plain text into tokens: by ranked merges or a unigram model (normaliser, pre-tokeniser and model, all from the
+//! `tokenizers` crate), or by SentencePiece's scores.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,17 +23,16 @@ use super::{
     allowance::Meter,
     byte_level::{ByteAlphabet, to_char},
     coverage::{Change, Coverage},
+    error::{TokenizerError, invalid},
     spm::ScoredMerges,
-    tokenizer::TokenizerError,
-    unigram::guarded,
     words::{ByteWords, composable_parts},
 };
 
-/// Words that each thread remembers the tokens of. A word of 255 bytes takes 8 KiB there, so a thread that is told
-/// nothing but such words remembers 8 MiB.
-const REMEMBERED_WORDS: usize = 1024;
+/// Number of words whose tokens each thread caches. A word of 255 bytes takes 8 KiB in the cache, so with such words only, a
+/// thread's cache takes 8 MiB.
+const CACHED_WORDS: usize = 1024;
 
-/// A word of more bytes is not begun when it must have too many tokens.
+/// A word with more bytes than this is not encoded if it must have too many tokens.
 const LONG_WORD: usize = 1 << 10;
 
 /// How plain text becomes tokens.
@@ -38,14 +41,14 @@ pub(super) enum PlainEncoder {
     Scored(Box<ScoredMerges>),
 }
 
-/// What the memory that encoding takes while it runs grows with.
+/// What the memory that encoding needs grows with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WorkingMemory {
-    /// With the longest word: words are encoded one after the other.
+    /// The longest word, because words are encoded one after the other.
     LongestWord,
-    /// With the text, in a list of its characters and one of the pairs of them.
+    /// The text, for a list of its characters and one of their pairs.
     Characters,
-    /// With the text, with the place of each byte through each step.
+    /// The text, for the position of each byte through each step.
     WholeText,
 }
 
@@ -64,8 +67,8 @@ impl PlainEncoder {
         }
     }
 
-    /// What happens to text before tokens are looked for, where every byte of it ends up in a token that is at least as
-    /// long; `None` where text may vanish, or a token stand for more than its own bytes.
+    /// How text is changed before tokens are looked for, if every byte of it ends up in a token that is at least as long;
+    /// `None` if text may be left out, or a token may stand for more than its own bytes.
     pub(super) fn keeps_text(&self) -> Option<Change> {
         match self {
             Self::Pipeline(pipeline) => pipeline.keeps,
@@ -81,7 +84,7 @@ impl PlainEncoder {
         }
     }
 
-    /// Everything through the crate, to compare with.
+    /// Encodes everything through the crate, for comparison.
     #[cfg(test)]
     pub(super) fn without_streaming(&mut self) {
         if let Self::Pipeline(pipeline) = self {
@@ -93,23 +96,23 @@ impl PlainEncoder {
 /// What a BPE model is built from.
 #[derive(Default)]
 pub(super) struct BpeSpec {
-    /// Spelling to id.
+    /// Ids by spelling.
     pub vocab: Vocab,
-    /// Best first.
+    /// Pairs that are merged, the best first.
     pub merges: Vec<(String, String)>,
-    /// Stands for what the vocabulary lacks; must be in `vocab`.
+    /// The token that stands for characters that are not in the vocabulary; must be in `vocab`.
     pub unknown: Option<String>,
-    /// Consecutive unknown characters become one token.
+    /// Whether consecutive unknown characters become one token.
     pub fuse_unknown: bool,
-    /// Unknown characters become `<0xNN>` tokens.
+    /// Whether unknown characters become `<0xNN>` tokens.
     pub byte_fallback: bool,
-    /// A whole word that is a token is that token, whatever the merges say.
+    /// Whether a whole word that is a token becomes that token, whatever the merges are.
     pub ignore_merges: bool,
 }
 
 impl BpeSpec {
-    /// Builds the model. `excluded` spellings must never come out of merging: they leave the vocabulary,
-    /// and the merges that touch them go too.
+    /// Builds the model. `excluded` spellings must never result from merging, so they are removed from the vocabulary, and so
+    /// are the merges that use them.
     pub(super) fn build(mut self, excluded: &HashSet<&str>) -> Result<WordModel, TokenizerError> {
         let unknown = self.unknown.clone();
         self.vocab
@@ -132,12 +135,12 @@ impl BpeSpec {
         }
         let longest = self.vocab.keys().map(String::len).max().unwrap_or(0);
         if let Some((left, right)) = self.merges.iter().find(|(l, r)| l.len() + r.len() > longest) {
-            // The crate would index past its buffer.
+            // With such a merge, the crate would read beyond its buffer.
             return Err(invalid(format!(
                 "the merge of `{left}` and `{right}` is longer than any token"
             )));
         }
-        let lacks = Lacks {
+        let missing_bytes = MissingBytes {
             bytes: missing(|byte| to_char(byte).to_string(), &self.vocab),
             fallback_bytes: match self.byte_fallback {
                 true => missing(|byte| format!("<0x{byte:02X}>"), &self.vocab),
@@ -147,7 +150,7 @@ impl BpeSpec {
         };
         let mut builder = BPE::builder()
             .vocab_and_merges(self.vocab, self.merges)
-            .cache_capacity(REMEMBERED_WORDS)
+            .cache_capacity(CACHED_WORDS)
             .fuse_unk(self.fuse_unknown)
             .byte_fallback(self.byte_fallback)
             .ignore_merges(self.ignore_merges);
@@ -155,33 +158,33 @@ impl BpeSpec {
             builder = builder.unk_token(unknown);
         }
         let bpe = builder.build().map_err(|e| invalid(format!("merges: {e}")))?;
-        Ok(WordModel::Bpe(bpe, lacks))
+        Ok(WordModel::Bpe(bpe, missing_bytes))
     }
 }
 
-/// Bytes that text can contain and that have no token of this spelling.
+/// The bytes that text can contain for which there is no token with this spelling.
 fn missing(spelling: impl Fn(u8) -> String, vocab: &Vocab) -> Vec<u8> {
-    // UTF-8 never contains these.
+    // UTF-8 never contains these bytes.
     let impossible = |b: &u8| matches!(b, 0xC0 | 0xC1 | 0xF5..=0xFF);
     (0..=u8::MAX)
         .filter(|byte| !impossible(byte) && !vocab.contains_key(spelling(*byte).as_str()))
         .collect()
 }
 
-/// What a vocabulary has no token for.
-pub(super) struct Lacks {
-    /// Bytes without a character of the byte-level alphabet.
+/// The bytes that a vocabulary has no token for.
+pub(super) struct MissingBytes {
+    /// Bytes whose character of the byte-level alphabet is no token.
     bytes: Vec<u8>,
-    /// Bytes without a `<0xNN>` token to fall back to.
+    /// Bytes without a `<0xNN>` token.
     fallback_bytes: Vec<u8>,
-    /// An unknown token stands for the rest.
+    /// Whether an unknown token stands for all other characters.
     unknown: bool,
 }
 
-/// How a word becomes pieces.
+/// Turns words into tokens.
 pub(super) enum WordModel {
-    Bpe(BPE, Lacks),
-    /// With whether an unknown token stands for what the pieces lack.
+    Bpe(BPE, MissingBytes),
+    /// The flag says whether an unknown token stands for characters without a piece.
     Unigram(Unigram, bool),
 }
 
@@ -192,26 +195,34 @@ pub(super) enum Spelling {
     SentencePiece,
 }
 
+/// Pre-tokenisers in the form of `tokenizer.json`.
+#[derive(Clone, Copy)]
+pub(super) struct PreTokenizers<'a> {
+    /// For text at the very beginning of a prompt.
+    pub first: &'a Value,
+    /// For text after an added token.
+    pub later: &'a Value,
+}
+
 /// Normaliser, pre-tokenisers and the model of words.
 pub(super) struct Pipeline {
     normalizer: Option<NormalizerWrapper>,
-    /// For text at the very beginning.
+    /// For text at the very beginning of a prompt.
     first: Option<PreTokenizerWrapper>,
     /// For text after an added token, where it differs (Metaspace's `prepend_scheme: first`).
     later: Option<PreTokenizerWrapper>,
     words: WordModel,
     spelling: Spelling,
-    /// The same words, one after the other.
+    /// Splits text into the same words, one after the other.
     streamed: Option<ByteWords>,
     keeps: Option<Change>,
 }
 
 impl Pipeline {
-    /// From components in the form of `tokenizer.json`; `later` differs from `first` for text that does not begin a
-    /// prompt.
+    /// A pipeline of components in the form of `tokenizer.json`.
     pub(super) fn new(
         normalizer: &Value,
-        (first, later): (&Value, &Value),
+        PreTokenizers { first, later }: PreTokenizers<'_>,
         words: WordModel,
         spelling: Spelling,
     ) -> Result<Self, TokenizerError> {
@@ -220,9 +231,9 @@ impl Pipeline {
             _ => None,
         };
         let keeps = match (&words, spelling) {
-            (WordModel::Bpe(_, lacks), Spelling::ByteLevel) => streamed
+            (WordModel::Bpe(_, missing_bytes), Spelling::ByteLevel) => streamed
                 .as_ref()
-                .filter(|_| !lacks.unknown || lacks.bytes.is_empty())
+                .filter(|_| !missing_bytes.unknown || missing_bytes.bytes.is_empty())
                 .map(|words| {
                     if words.composes {
                         Change::Composes
@@ -230,9 +241,11 @@ impl Pipeline {
                         Change::None
                     }
                 }),
-            (WordModel::Bpe(_, lacks), Spelling::SentencePiece) => {
-                (lacks.fallback_bytes.is_empty() && marks_spaces_only(normalizer) && splits_only(first))
-                    .then_some(Change::MarksSpaces)
+            (WordModel::Bpe(_, missing_bytes), Spelling::SentencePiece) => {
+                (missing_bytes.fallback_bytes.is_empty()
+                    && marks_spaces_only(normalizer)
+                    && splits_only(first))
+                .then_some(Change::MarksSpaces)
             }
             (WordModel::Unigram(..), _) => None,
         };
@@ -258,7 +271,7 @@ impl Pipeline {
             return Ok(());
         }
         match (&self.words, &self.streamed) {
-            (WordModel::Bpe(bpe, lacks), Some(words)) => {
+            (WordModel::Bpe(bpe, missing_bytes), Some(words)) => {
                 let text = match words.composes && !is_composed(text) {
                     true => Cow::Owned(compose(text, out)?),
                     false => Cow::Borrowed(text),
@@ -269,7 +282,7 @@ impl Pipeline {
                     let least = long.map_or(0, |coverage| coverage.least_of_bytes(word.as_bytes()));
                     out.begin(word.len(), least)?;
                     words.spell(word, &mut spelled);
-                    lacks.check_bytes(word.as_bytes())?;
+                    missing_bytes.check_bytes(word.as_bytes())?;
                     extend(bpe.tokenize(&spelled), out)
                 })
             }
@@ -302,23 +315,31 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether a piece has nothing that the model of words would leave out without a word.
+    /// Refuses a piece with a character that the model of words would leave out silently.
     fn check(&self, piece: &str) -> Result<(), TokenizerError> {
         match (&self.words, self.spelling) {
-            (WordModel::Bpe(_, lacks), _) if lacks.unknown => Ok(()),
-            (WordModel::Bpe(_, lacks), Spelling::ByteLevel) if lacks.bytes.is_empty() => Ok(()),
-            (WordModel::Bpe(_, lacks), Spelling::ByteLevel) => {
+            (WordModel::Bpe(_, missing_bytes), _) if missing_bytes.unknown => Ok(()),
+            (WordModel::Bpe(_, missing_bytes), Spelling::ByteLevel) if missing_bytes.bytes.is_empty() => {
+                Ok(())
+            }
+            (WordModel::Bpe(_, missing_bytes), Spelling::ByteLevel) => {
                 let mut bytes = Vec::with_capacity(piece.len());
                 ByteAlphabet::new().decode(piece, &mut bytes);
-                lacks.check_bytes(&bytes)
+                missing_bytes.check_bytes(&bytes)
             }
-            (WordModel::Bpe(_, lacks), Spelling::SentencePiece) if lacks.fallback_bytes.is_empty() => Ok(()),
-            (WordModel::Bpe(bpe, lacks), Spelling::SentencePiece) => first_without(piece, |c, spelled| {
-                bpe.token_to_id(spelled).is_some()
-                    || c.encode_utf8(&mut [0; 4])
-                        .bytes()
-                        .all(|byte| !lacks.fallback_bytes.contains(&byte))
-            }),
+            (WordModel::Bpe(_, missing_bytes), Spelling::SentencePiece)
+                if missing_bytes.fallback_bytes.is_empty() =>
+            {
+                Ok(())
+            }
+            (WordModel::Bpe(bpe, missing_bytes), Spelling::SentencePiece) => {
+                first_without(piece, |c, spelled| {
+                    bpe.token_to_id(spelled).is_some()
+                        || c.encode_utf8(&mut [0; 4])
+                            .bytes()
+                            .all(|byte| !missing_bytes.fallback_bytes.contains(&byte))
+                })
+            }
             (WordModel::Unigram(_, true), _) => Ok(()),
             (WordModel::Unigram(unigram, false), _) => {
                 first_without(piece, |_, spelled| unigram.token_to_id(spelled).is_some())
@@ -327,8 +348,8 @@ impl Pipeline {
     }
 }
 
-impl Lacks {
-    /// Whether each byte of a text in UTF-8 has a token, or the unknown token stands for it.
+impl MissingBytes {
+    /// Refuses a text in UTF-8 with a byte for which there is neither a token nor the unknown token.
     fn check_bytes(&self, text: &[u8]) -> Result<(), TokenizerError> {
         if self.unknown || self.bytes.is_empty() {
             return Ok(());
@@ -347,7 +368,7 @@ impl Lacks {
     }
 }
 
-/// Fails at the first character of a piece that is not known by its spelling.
+/// Refuses a piece, and names its first character that is not known.
 fn first_without(piece: &str, known: impl Fn(char, &str) -> bool) -> Result<(), TokenizerError> {
     let unknown = piece.chars().find(|c| !known(*c, c.encode_utf8(&mut [0; 4])));
     unknown.map_or(Ok(()), |c| Err(TokenizerError::NotEncodable(c)))
@@ -364,12 +385,12 @@ fn extend(
     Ok(())
 }
 
-/// Whether normal form C would leave a text as it is, for certain.
+/// Whether normal form C certainly leaves a text unchanged.
 fn is_composed(text: &str) -> bool {
     text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes
 }
 
-/// Normal form C, in parts, as the crate composes (its tables are of an older Unicode than ours).
+/// Brings a text into normal form C, part by part, with the crate's tables, which are of an older Unicode version.
 fn compose(text: &str, out: &mut Meter<'_>) -> Result<String, TokenizerError> {
     let mut composed = String::with_capacity(text.len());
     for part in composable_parts(text) {
@@ -381,7 +402,7 @@ fn compose(text: &str, out: &mut Meter<'_>) -> Result<String, TokenizerError> {
     Ok(composed)
 }
 
-/// Whether a normaliser does nothing but spell spaces as SentencePiece does, or put one in front.
+/// Whether a normaliser only spells spaces as SentencePiece does, or adds one in front.
 fn marks_spaces_only(normalizer: &Value) -> bool {
     match normalizer["type"].as_str() {
         None => normalizer.is_null(),
@@ -395,7 +416,7 @@ fn marks_spaces_only(normalizer: &Value) -> bool {
     }
 }
 
-/// Whether a pre-tokeniser leaves nothing out.
+/// Whether a pre-tokeniser leaves no text out.
 fn splits_only(pre_tokenizer: &Value) -> bool {
     match pre_tokenizer["type"].as_str() {
         None => pre_tokenizer.is_null(),
@@ -405,7 +426,7 @@ fn splits_only(pre_tokenizer: &Value) -> bool {
     }
 }
 
-/// A component from its form in `tokenizer.json`; `null` is none.
+/// Reads a component in the form of `tokenizer.json`; `null` is none.
 pub(super) fn component<T: DeserializeOwned>(json: &Value) -> Result<Option<T>, TokenizerError> {
     if json.is_null() {
         return Ok(None);
@@ -420,7 +441,9 @@ fn failed(error: tokenizers::Error) -> TokenizerError {
     invalid(error.to_string())
 }
 
-/// The error of this module.
-pub(super) fn invalid(reason: impl Into<String>) -> TokenizerError {
-    TokenizerError::Invalid(reason.into())
+/// Runs work that reads a table of the tokenizer's file which the library does not check. It panics on a damaged table,
+/// which becomes an error here.
+fn guarded<T>(work: impl FnOnce() -> Result<T, TokenizerError>) -> Result<T, TokenizerError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(invalid("the normaliser's table is damaged: it failed on a text")))
 }

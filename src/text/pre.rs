@@ -1,57 +1,57 @@
-//! Pre-tokenisers of GGUF files, which name them (`tokenizer.ggml.pre`) but do not carry them.
+//! Pre-tokenisers of GGUF files, which only name them (`tokenizer.ggml.pre`).
 //!
-//! The patterns are those of the models' own `tokenizer.json`, or llama.cpp's where a name stands for no model.
+//! The patterns are those of the models' own `tokenizer.json`, or those of llama.cpp if a name stands for no model.
 
 use serde_json::{Value, json};
 
 use super::spm::SPACE;
 
-/// How text is cut into words before merging.
+/// How text is split into words before merging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PreTokenizer {
     /// GPT-2's pattern.
     Gpt2,
-    /// GPT-2's pattern, normal form C.
+    /// GPT-2's pattern on text in Unicode normal form C.
     Mpt,
-    /// Each digit alone, then GPT-2's pattern.
+    /// Each digit is a word, then GPT-2's pattern.
     DigitsGpt2,
-    /// As [`PreTokenizer::DigitsGpt2`], on text in Unicode normal form C.
+    /// Like [`PreTokenizer::DigitsGpt2`], on text in Unicode normal form C.
     CommandR,
-    /// Llama 3: numbers in threes.
+    /// Llama 3: numbers are split into up to three digits.
     Llama3,
-    /// Qwen 2 and 3, normal form C: each digit alone.
+    /// Qwen 2 and 3: each digit is a word, on text in Unicode normal form C.
     Qwen2,
     /// Qwen 3.5: marks belong to words.
     Qwen35,
-    /// Mistral's tekken: words by case, each digit alone.
+    /// Mistral's tekken: words are split by case, and each digit is a word.
     Tekken,
-    /// GPT-4o: words by case with contractions, numbers in threes.
+    /// GPT-4o: words are split by case and have contractions, numbers are split into up to three digits.
     Gpt4o,
     /// DeepSeek Coder: a sequence of splits.
     DeepSeekCoder,
     /// DeepSeek LLM: a sequence of splits by script.
     DeepSeekLlm,
-    /// DeepSeek V3: numbers in threes, then Chinese and Japanese, then words with marks.
+    /// DeepSeek V3: splits numbers into up to three digits, then Chinese and Japanese, then words with marks.
     DeepSeekV3,
-    /// Falcon: punctuation alone, then GPT-2's pattern, then numbers in threes.
+    /// Falcon: splits punctuation, then by GPT-2's pattern, then numbers into three digits.
     Falcon,
-    /// What llama.cpp takes for files whose converter knew no better.
+    /// What llama.cpp uses for files whose converter did not know the model's pre-tokeniser.
     Default,
-    /// Gemma 4: SentencePiece's spaces and bytes, no words.
+    /// Gemma 4: SentencePiece's spaces and bytes, without words.
     Gemma4,
 }
 
-/// Facts that a GGUF file implies by the name of its pre-tokeniser.
+/// What the name of a pre-tokeniser says about a GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PreFacts {
     pub pre: PreTokenizer,
-    /// A whole word that is a token is that token, whatever the merges say.
+    /// Whether a whole word that is a token becomes that token, whatever the merges are.
     pub ignore_merges: bool,
-    /// Raw text starts with the bos token, unless the file says otherwise.
+    /// Whether raw text begins with the bos token, unless the file says otherwise.
     pub adds_bos: bool,
 }
 
-/// Names in GGUF files; then `ignore_merges` and `adds_bos`.
+/// Each pre-tokeniser with its names in GGUF files, and its `ignore_merges` and `adds_bos`.
 const NAMES: &[(PreTokenizer, &[&str], bool, bool)] = {
     use PreTokenizer::*;
     &[
@@ -117,7 +117,7 @@ const DEEPSEEK_HAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
 const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
 impl PreTokenizer {
-    /// Looks a name up.
+    /// Finds a pre-tokeniser by its name in GGUF files.
     pub(super) fn by_name(name: &str) -> Option<PreFacts> {
         let found = NAMES.iter().find(|(_, names, ..)| names.contains(&name));
         found.map(|&(pre, _, ignore_merges, adds_bos)| PreFacts {
@@ -127,7 +127,7 @@ impl PreTokenizer {
         })
     }
 
-    /// All names, for people.
+    /// All names, for error messages.
     pub(super) fn supported() -> String {
         let names = NAMES.iter().flat_map(|(_, names, ..)| *names);
         names.copied().collect::<Vec<_>>().join(", ")

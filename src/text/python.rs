@@ -1,11 +1,11 @@
-//! Python's idea of whitespace, which templates and reference prompts rely on.
+//! Whitespace as Python defines it, which templates and reference prompts rely on.
 
-/// `str.isspace` of one character: Unicode White_Space and the four ASCII separators that Rust leaves out.
+/// Python's `str.isspace` of one character: Unicode White_Space, and the four ASCII separators that Rust does not count.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// `str.strip()`.
+/// Python's `str.strip()`.
 pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }

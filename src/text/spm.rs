@@ -1,4 +1,4 @@
-//! SentencePiece's BPE: the two neighbours whose union has the best score are joined first.
+//! SentencePiece's BPE: of all pairs of neighbours, the one whose union has the best score is joined first.
 //!
 //! Algorithm: Kudo and Richardson 2018, <https://aclanthology.org/D18-2012>, section 3.1 (a heap of candidate
 //! pairs, so that n characters cost O(n log n)). Of equal scores the leftmost pair goes first, as in
@@ -9,36 +9,39 @@ use std::{
     collections::{BinaryHeap, HashMap, HashSet},
 };
 
-use super::{allowance::Meter, pipeline::invalid, tokenizer::TokenizerError};
+use super::{
+    allowance::Meter,
+    error::{TokenizerError, invalid},
+};
 
-/// Text is merged in parts of at least this many bytes, where it can be cut.
+/// Least bytes of the parts in which text is merged, if it can be split there.
 const PART_BYTES: usize = 1 << 10;
 
-/// Most bytes of a part: places in it are 32 bits wide.
+/// Most bytes of a part, because positions in it have 32 bits.
 const MOST_PART_BYTES: usize = u32::MAX as usize / 4;
 
 /// SentencePiece's space.
 pub(super) const SPACE: char = '▁';
 
-/// A token that merging may make.
+/// A token that may result from merging.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     id: u32,
     score: f32,
 }
 
-/// Vocabulary and scores.
+/// A vocabulary with scores.
 pub(super) struct ScoredMerges {
     pieces: HashMap<Box<str>, Piece>,
     /// Bytes of the longest piece.
     longest: usize,
-    /// Tokens `<0xNN>`, for characters that are no piece.
+    /// The tokens `<0xNN>`, for characters that are no piece.
     bytes: [Option<u32>; 256],
-    /// Stands for characters that are neither.
+    /// The token for characters without a piece or byte tokens.
     unknown: Option<u32>,
-    /// A space goes in front of text.
+    /// Whether a space is added in front of text.
     adds_space: bool,
-    /// Characters that some piece has right before a space.
+    /// Characters that some piece has directly before a space.
     before_space: HashSet<char>,
 }
 
@@ -55,14 +58,12 @@ impl ScoredMerges {
         }
     }
 
-    /// Whether every character has a token or tokens of its own: none vanishes, and none is part of a run that one token
-    /// stands for.
+    /// Whether every character has a token or tokens of its own, so that none is left out or joined into one unknown token.
     pub(super) fn keeps_text(&self) -> bool {
         self.unknown.is_none() || self.bytes.iter().all(Option::is_some)
     }
 
-    /// Adds a token; one that is spelled as a byte stands for that byte. A spelling that appears twice keeps
-    /// its first id.
+    /// Adds a token. A token that is spelled as a byte stands for that byte. A spelling that occurs twice keeps its first id.
     pub(super) fn add(&mut self, id: u32, text: &str, score: f32) -> Result<(), TokenizerError> {
         if !score.is_finite() {
             return Err(invalid(format!("the score of token `{text}` is not a number")));
@@ -86,7 +87,7 @@ impl ScoredMerges {
         for (index, part) in self.parts(text).enumerate() {
             out.begin(part.len(), 0)?;
             if part.len() > MOST_PART_BYTES {
-                return Err(invalid("a text of a GiB has nowhere to be cut"));
+                return Err(invalid("a text of more than a GiB cannot be split anywhere"));
             }
             spaced.clear();
             if self.adds_space && index == 0 {
@@ -109,8 +110,8 @@ impl ScoredMerges {
         Ok(())
     }
 
-    /// Parts of a text that no piece reaches across: cut in front of a space, after a character that no piece has before
-    /// a space. Merging never joins what no piece has, so the parts have the tokens of the whole.
+    /// Splits a text where no piece reaches across: in front of a space, after a character that no piece has before a space.
+    /// Merging never joins text that is no piece, so the tokens of the parts are those of the whole.
     fn parts<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
         let mut rest = text;
         std::iter::from_fn(move || {
@@ -133,7 +134,7 @@ impl ScoredMerges {
             candidates.extend(self.candidate(text, chain, left));
         }
         while let Some(Candidate { left, end, .. }) = candidates.pop() {
-            // Either side may have been joined to something else since.
+            // Either side may have been joined to another symbol since the pair was found.
             if chain.end_of_pair(left) != Some(end) {
                 continue;
             }
@@ -145,7 +146,7 @@ impl ScoredMerges {
         }
     }
 
-    /// The pair that begins with the symbol `left`, if its union is a piece.
+    /// The pair that begins with the symbol `left`, if the union of its symbols is a piece.
     fn candidate(&self, text: &str, chain: &Chain, left: u32) -> Option<Candidate> {
         let start = chain.symbols.get(left as usize)?.start;
         let end = chain.end_of_pair(left)?;
@@ -157,8 +158,8 @@ impl ScoredMerges {
         Some(Candidate { score, left, end })
     }
 
-    /// Appends the byte tokens of a character that is no piece, or else the unknown token, one for a run.
-    /// Returns whether it was the latter.
+    /// Appends the byte tokens of a character that is no piece, otherwise the unknown token, once for a run of such
+    /// characters. Returns whether it was the unknown token.
     fn spell(&self, piece: &str, after_unknown: bool, out: &mut Meter<'_>) -> Result<bool, TokenizerError> {
         let bytes = piece.bytes().map(|b| self.bytes[usize::from(b)]);
         if let Some(ids) = bytes.collect::<Option<Vec<u32>>>() {
@@ -179,7 +180,7 @@ impl ScoredMerges {
     }
 }
 
-/// The byte that a token such as `<0x0A>` stands for.
+/// The byte that a token such as `<0x0A>` stands for; `None` for other tokens.
 pub(super) fn byte_of(piece: &str) -> Option<u8> {
     let hex = piece.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2 && !hex.starts_with('+'))
@@ -187,7 +188,7 @@ pub(super) fn byte_of(piece: &str) -> Option<u8> {
         .flatten()
 }
 
-/// The bytes of a SentencePiece token: `▁` is a space, `<0x0A>` a byte.
+/// Appends the bytes of a SentencePiece token, in which `▁` is a space and `<0x0A>` a byte.
 pub(super) fn piece_bytes(piece: &str, out: &mut Vec<u8>) {
     if let Some(byte) = byte_of(piece) {
         out.push(byte);
@@ -204,7 +205,7 @@ struct Candidate {
     score: f32,
     /// Index of the left symbol.
     left: u32,
-    /// Where the right one ended when the pair was found.
+    /// End of the right symbol when the pair was found.
     end: u32,
 }
 
@@ -231,11 +232,11 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// A symbol that has no neighbour on a side.
+/// In place of a neighbour that does not exist.
 const NONE: u32 = u32::MAX;
 
-/// A piece of text between two neighbours; one that was joined to its left neighbour has no length. Places are 32 bits
-/// wide, since a long text has one of these for each character.
+/// A piece of text with its two neighbours. A symbol that was joined to its left neighbour is empty. Positions have 32 bits,
+/// because a long text has a symbol for each character.
 struct Symbol {
     start: u32,
     end: u32,
@@ -243,13 +244,13 @@ struct Symbol {
     after: u32,
 }
 
-/// Symbols in the order of the text, which is no longer than places can say.
+/// The symbols of a text, in order.
 struct Chain {
     symbols: Vec<Symbol>,
 }
 
 impl Chain {
-    /// Each character is a symbol.
+    /// The symbols of a text, one for each character.
     fn of(text: &str) -> Self {
         let mut symbols = Vec::with_capacity(text.chars().count());
         let mut start = 0;
@@ -278,7 +279,7 @@ impl Chain {
         (before != NONE).then_some(before)
     }
 
-    /// Where the right neighbour of a symbol ends; `None` when there is none or the symbol is gone.
+    /// End of the right neighbour of a symbol; `None` if there is none, or the symbol is empty.
     fn end_of_pair(&self, left: u32) -> Option<u32> {
         let symbol = &self.symbols[left as usize];
         if symbol.start == symbol.end || symbol.after == NONE {
@@ -304,7 +305,7 @@ impl Chain {
         }
     }
 
-    /// Where the remaining symbols begin and end.
+    /// Ranges of the symbols that are not empty.
     fn spans(&self) -> impl Iterator<Item = (usize, usize)> {
         let alive = self.symbols.iter().filter(|s| s.start < s.end);
         alive.map(|s| (s.start as usize, s.end as usize))

@@ -1,19 +1,19 @@
-//! Tokens to text while they arrive: whole code points only, and stop strings.
+//! Turns tokens into text while they arrive, in whole code points, and finds stop strings.
 
 use std::sync::Arc;
 
-use super::Tokenizer;
+use super::tokenizer::Tokenizer;
 use crate::engine::StopCondition;
 
-/// Turns tokens into text as they arrive; holds back bytes that do not yet make a code point, and text that
-/// may be the beginning of a stop string. All text together is what [`Tokenizer::decode`] gives for all
-/// tokens, up to the stop string that is complete first (of two that end together, the longer one).
+/// Turns tokens into text as they arrive. Holds back bytes that are not a complete code point yet, and text that may be the
+/// beginning of a stop string. All text together is that of [`Tokenizer::decode`] for all tokens, up to the stop string that
+/// is complete first (of two that end together, the longer one).
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    stops: Stops,
-    /// Nothing was decoded yet, so a leading space may still have to go.
+    stops: StopStrings,
+    /// Whether no text has been decoded yet, so that a leading space may have to be removed.
     at_start: bool,
-    /// The beginning of a code point.
+    /// Bytes at the beginning of an incomplete code point.
     pending: Vec<u8>,
 }
 
@@ -22,13 +22,13 @@ impl TextStream {
     pub fn new(tokenizer: Arc<Tokenizer>, stop: &[String]) -> Self {
         Self {
             tokenizer,
-            stops: Stops::new(stop),
+            stops: StopStrings::new(stop),
             at_start: true,
             pending: Vec::new(),
         }
     }
 
-    /// Takes the next token; returns the text that is certain by now (may be empty).
+    /// Takes the next token, and returns the text that is certain now, which may be empty.
     pub fn push(&mut self, token: u32) -> String {
         let bytes = self.tokenizer.token_bytes(token);
         let bytes = match bytes.first() {
@@ -41,12 +41,12 @@ impl TextStream {
         self.stops.push(&text)
     }
 
-    /// The stop string that was found, if any; nothing comes after it.
+    /// The stop string that was found, if any. There is no text after it.
     pub fn stopped(&self) -> Option<&str> {
         self.stops.stopped()
     }
 
-    /// No more tokens: what was held back, incomplete code points replaced by U+FFFD.
+    /// Ends the stream, and returns the text that was held back, with incomplete code points replaced by U+FFFD.
     pub fn finish(&mut self) -> String {
         if self.stopped().is_some() {
             return String::new();
@@ -58,8 +58,8 @@ impl TextStream {
     }
 }
 
-/// Takes the whole code points off the front of `bytes`; bytes that can never become one are replaced by
-/// U+FFFD, exactly as [`String::from_utf8_lossy`] would do on the whole text.
+/// Removes the complete code points from the front of `bytes` and returns them. Bytes that can never become one are replaced
+/// by U+FFFD, as [`String::from_utf8_lossy`] does for the whole text.
 fn take_whole(bytes: &mut Vec<u8>) -> String {
     let mut text = String::new();
     let mut taken = 0;
@@ -89,14 +89,14 @@ fn take_whole(bytes: &mut Vec<u8>) -> String {
 }
 
 /// Finds stop strings in text that arrives in pieces.
-struct Stops {
+struct StopStrings {
     stops: Vec<String>,
     found: Option<usize>,
     /// Text that may be the beginning of a stop string.
     held: String,
 }
 
-impl Stops {
+impl StopStrings {
     fn new(stops: &[String]) -> Self {
         Self {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
@@ -109,13 +109,13 @@ impl Stops {
         self.found.and_then(|i| self.stops.get(i)).map(String::as_str)
     }
 
-    /// Takes text; returns what is certainly in front of any stop string.
+    /// Takes text, and returns the text that is certainly in front of any stop string.
     fn push(&mut self, text: &str) -> String {
         if self.found.is_some() {
             return String::new();
         }
         self.held.push_str(text);
-        // The match that ends first, whatever pieces the text came in; of those, the one that starts first.
+        // The match that ends first, whatever the pieces; of several, the one that begins first.
         let first = self
             .stops
             .iter()
@@ -139,7 +139,7 @@ impl Stops {
     }
 }
 
-/// Length of the longest end of `text` that is a proper beginning of `stop`.
+/// Length of the longest suffix of `text` that is a proper prefix of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     stop.char_indices()
         .map(|(at, _)| at)
@@ -148,11 +148,11 @@ fn overlap(text: &str, stop: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// The same stop strings for the engine's thread.
+/// Finds the same stop strings on the engine's thread.
 pub struct StopMatcher(TextStream);
 
 impl StopMatcher {
-    /// Ends the sequence at the token that completes one of these strings; `None` for no strings.
+    /// A condition that ends the sequence at the token which completes one of these strings; `None` without strings.
     pub fn new(tokenizer: Arc<Tokenizer>, stop: &[String]) -> Option<Self> {
         let stream = TextStream::new(tokenizer, stop);
         (!stream.stops.stops.is_empty()).then_some(Self(stream))
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::text::test_files::{llama_cpp_vocabulary, smollm2};
 
-    /// All text of a stream, the stop string it found, and the token at which.
+    /// All text of a stream, the stop string that it found, and the index of the token at which it did.
     fn run(
         tokenizer: &Arc<Tokenizer>,
         tokens: &[u32],
@@ -192,7 +192,7 @@ mod tests {
         (text, stream.stopped().map(str::to_owned), at)
     }
 
-    /// The definition, on the whole text: the stop string that ends first, the longer one of two.
+    /// The definition on the whole text: the stop string that ends first, and of two the longer one.
     fn expected(text: &str, stop: &[String]) -> (String, Option<String>) {
         for end in (0..=text.len()).filter(|&i| text.is_char_boundary(i)) {
             let found = stop
@@ -222,7 +222,7 @@ mod tests {
                 .all(|d| d.is_empty() || ["a", "🙂", "b"].contains(&d.as_str()))
         );
         assert_eq!(stream.finish(), "");
-        // Cut inside of the emoji, the rest never comes.
+        // The tokens end inside of the emoji.
         let (text, ..) = run(&tokenizer, &tokens[..tokens.len() - 2], &[]);
         assert_eq!(text, "a\u{fffd}");
     }
@@ -295,7 +295,7 @@ mod tests {
                 .collect();
             let (before, found, at) = run(&tokenizer, &tokens, &stop);
             prop_assert_eq!((before, found), expected(&text, &stop));
-            // The engine's side stops at the same token.
+            // The condition on the engine's thread stops at the same token.
             if let Some(mut matcher) = StopMatcher::new(tokenizer, &stop) {
                 prop_assert_eq!(tokens.iter().position(|&t| matcher.push(t)), at);
             }

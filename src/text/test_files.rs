@@ -9,7 +9,7 @@ use std::{
 use super::{ChatTemplate, Tokenizer};
 use crate::fetch::{self, Progress};
 
-/// SmolLM2's file: `BABELWARD_TEST_MODEL`, or the demo's, fetched unless it is in the user's cache.
+/// The file of SmolLM2: `BABELWARD_TEST_MODEL`, or that of the demo, which is fetched unless it is in the user's cache.
 pub(crate) fn smollm2_path() -> PathBuf {
     static PATH: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("BABELWARD_TEST_MODEL") {
         Some(path) => PathBuf::from(path),

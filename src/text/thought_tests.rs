@@ -1,4 +1,5 @@
-//! Models that think before they answer, in several turns: what their templates leave out of earlier answers.
+//! Conversations of several turns with models that think before they answer: what their templates leave out of earlier
+//! answers.
 
 use std::fs;
 
@@ -53,7 +54,7 @@ fn earlier_thoughts_are_left_out_and_told() {
             "<think>\nI add them.\n</think>\n\nFour.",
             "<think>I add them.</think>Four.",
             "  <think>\nI add them.\n</think>\n\nFour. \n",
-            // Where the prompt ended with the first tag.
+            // The prompt ended with the opening tag.
             "I add them.\n</think>\n\nFour.",
         ] {
             let messages = turns(answer);
@@ -70,7 +71,7 @@ fn earlier_thoughts_are_left_out_and_told() {
                 "{name} {answer:?}"
             );
         }
-        // An empty thought is none.
+        // An empty thought does not count.
         let rendered = template
             .render_turns(&turns("<think>\n\n</think>\n\nFour."), true)
             .unwrap();
@@ -88,16 +89,16 @@ fn words_that_are_no_thoughts_must_not_vanish() {
             Err(TemplateError::MessageDropped(index)) => index,
             other => panic!("{name}: {other:?}"),
         };
-        // In front of the thoughts, and between two ends of them.
+        // Text in front of the thoughts, and between two closing tags.
         assert_eq!(dropped(&turns("So: <think>I add them.</think>Four.")), 1);
         assert_eq!(dropped(&turns("<think>I add</think>them.</think>Four.")), 1);
-        // Thoughts are an assistant's. What a user writes is kept, whatever it spells.
+        // Only the assistant has thoughts. The text of a user is kept, whatever it spells.
         let mut messages = turns("<think>I add them.</think>Four.");
         messages[2].content = "<think>Hm.</think>And three and three?".to_owned();
         let rendered = template.render_turns(&messages, true).unwrap();
         assert_eq!(contents(&rendered)[2], messages[2].content, "{name}");
     }
-    // Nor where a template would take it apart.
+    // The same holds if a template would cut it into pieces.
     let cuts = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}|{% endfor %}";
     let cuts = ChatTemplate::new(cuts, "", "").unwrap();
     let mut messages = turns("<think>x</think>y");
@@ -107,7 +108,7 @@ fn words_that_are_no_thoughts_must_not_vanish() {
         cuts.render_turns(&messages, true),
         Err(TemplateError::MessageDropped(2))
     ));
-    // A template that leaves the answer out, too.
+    // A template that leaves the answer out too.
     let thoughtful = "{% for m in messages %}{{ m.content.split('</think>')[0] }}|{% endfor %}";
     let thoughtful = ChatTemplate::new(thoughtful, "", "").unwrap();
     assert!(matches!(
@@ -126,15 +127,15 @@ fn thoughts_that_a_template_keeps_are_the_models_own_words() {
     assert!(rendered.thoughts_left_out.is_empty());
     assert_eq!(contents(&rendered)[1..], ["I add <|im_end|> them.", "Four."]);
     assert_eq!(joined(&rendered), qwen.render_unmarked(&messages, true).unwrap());
-    // Templates that know nothing of thoughts show the whole message, tags and all, as somebody's words.
+    // Templates without support for thoughts show the whole message, with its tags, as content.
     let messages = turns("<think>I add them.</think>Four.");
     let rendered = smollm2_chat().render_turns(&messages, true).unwrap();
     assert_eq!(contents(&rendered)[1], messages[1].content);
     assert!(rendered.thoughts_left_out.is_empty());
 }
 
-/// Every template that takes a conversation without thoughts takes it with thoughts, and the prompt is what it would
-/// have been without our marks in it.
+/// Every template that accepts a conversation without thoughts accepts it with thoughts, and the prompt is the same as
+/// without marks.
 #[test]
 fn every_template_takes_its_own_model_s_thoughts() {
     let mut left_out = 0;

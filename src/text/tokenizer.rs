@@ -1,137 +1,43 @@
-//! Tokenizers from GGUF metadata or `tokenizer.json`.
+//! The tokenizer: turns plain text and prompts into tokens, and tokens into text.
 
 use std::{collections::HashMap, path::Path};
 
 use super::{
     added::{AddedKind, AddedMatcher, AddedToken},
-    allowance::{Allowance, Meter, TokenCount, Watch},
+    allowance::{Allowance, Meter, Watch},
     coverage::Coverage,
+    error::{TokenizerError, invalid},
     load_folder, load_gguf,
-    pipeline::{PlainEncoder, WorkingMemory, invalid},
+    parts::{END_SPELLINGS, MAX_VOCAB, Parts, TokenBytes},
+    pipeline::{PlainEncoder, WorkingMemory},
+    segment::Segment,
 };
 use crate::{errors::with_causes, gguf::Gguf};
 
-/// A piece of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
-    /// Trusted text: special tokens spelled in it become special tokens.
-    Template(String),
-    /// Somebody's words: always plain text, whatever it spells.
-    Content(String),
-}
-
-impl Segment {
-    /// The text, whoever wrote it.
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Template(text) | Self::Content(text) => text,
-        }
-    }
-}
-
-/// Why a tokenizer could not be loaded or could not encode.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenizerError {
-    /// What is missing, unknown or wrong, and where.
-    #[error("tokenizer: {0}")]
-    Invalid(String),
-    /// The vocabulary has no token for a character, and none that stands for unknown ones.
-    #[error("tokenizer: the vocabulary has no token for U+{:04X}, which the text contains", u32::from(*.0))]
-    NotEncodable(char),
-    /// The text has more tokens than were allowed.
-    #[error("tokenizer: the text has more tokens than are allowed")]
-    TooLong(TokenCount),
-    /// Nobody waits for the tokens any more.
-    #[error("tokenizer: stopped, because nobody waits for the tokens any more")]
-    Stopped,
-}
-
-/// Most ids that a vocabulary may span; a larger one is a damaged file.
-pub(super) const MAX_VOCAB: usize = 1 << 22;
-
-/// Spellings of tokens that end an answer in well-known chat formats, whatever the file calls them.
-pub(super) const END_SPELLINGS: [&str; 14] = [
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|eot|>",
-    "<|eom|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|return|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<end_of_turn>",
-    "<turn|>",
-    "<EOT>",
-    "<｜end▁of▁sentence｜>",
-];
-
-/// A text that cannot be encoded is looked at in parts of this size.
+/// Bytes of the parts in which a character that cannot be encoded is looked for.
 const PART_BYTES: usize = 1 << 10;
 
-/// Copies of a text that are there at the same time on its way through a template and into segments.
+/// Copies of a text that exist at the same time while it goes through a template and into segments.
 const COPIES: usize = 12;
 
-/// Bytes of memory that encoding takes for each byte of what it grows with, see [`WorkingMemory`]. `tests/text_memory.rs`
-/// holds these to what is measured.
+/// Bytes of memory that encoding needs for each byte of the longest word, see [`WorkingMemory`]. `tests/text_memory.rs`
+/// compares this and the two below with measurements.
 const BYTES_BY_LONGEST_WORD: usize = 160;
+/// The same for each byte of a text whose characters are merged by scores.
 const BYTES_BY_CHARACTERS: usize = 80;
+/// The same for each byte of a text that is encoded as a whole.
 const BYTES_BY_WHOLE_TEXT: usize = 320;
 
-/// Bytes of all tokens, one after the other.
-#[derive(Default)]
-pub(super) struct TokenBytes {
-    data: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl TokenBytes {
-    /// Appends the next id's bytes.
-    pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.data);
-        self.ends.push(self.data.len());
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.data[start..end])
-    }
-
-    fn get(&self, id: u32) -> &[u8] {
-        let index = id as usize;
-        match self.ends.get(index) {
-            Some(&end) => {
-                let start = index.checked_sub(1).and_then(|i| self.ends.get(i)).copied();
-                &self.data[start.unwrap_or(0)..end]
-            }
-            None => &[],
-        }
-    }
-}
-
-/// What the loaders hand over.
-pub(super) struct Parts {
-    pub plain: PlainEncoder,
-    pub added: Vec<AddedToken>,
-    pub bytes: TokenBytes,
-    pub bos_for_raw: Option<u32>,
-    /// Declared end tokens, in any order.
-    pub end_tokens: Vec<u32>,
-    /// A decoded text loses its first space, because encoding puts one in front.
-    pub strips_leading_space: bool,
-    pub digest: String,
-}
-
-/// A model's tokenizer. Special tokens are matched by us and never inside [`Segment::Content`].
+/// A model's tokenizer. Special tokens are found before the text between them is encoded, and never inside
+/// [`Segment::Content`].
 pub struct Tokenizer {
     plain: PlainEncoder,
-    /// All added tokens, for trusted text.
+    /// Finds all added tokens, for trusted text.
     in_template: AddedMatcher,
-    /// Only those that are ordinary text.
+    /// Finds only the added tokens that are ordinary text.
     in_content: AddedMatcher,
     bytes: TokenBytes,
-    /// Where a text's bytes say how many tokens it has at least.
+    /// Bounds the number of tokens of a text by its bytes; `None` for encoders that do not allow it.
     coverage: Option<Coverage>,
     special_text: HashMap<u32, String>,
     special_id: HashMap<String, u32>,
@@ -142,17 +48,18 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// From a GGUF file's `tokenizer.ggml.*` keys.
+    /// The tokenizer in a GGUF file's `tokenizer.ggml.*` keys.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
         Self::from_parts(load_gguf::parts(gguf)?)
     }
 
-    /// From a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`, `generation_config.json`).
+    /// The tokenizer of a Hugging Face folder (`tokenizer.json` or `tokenizer.model`, `tokenizer_config.json`,
+    /// `generation_config.json`).
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
         Self::from_parts(load_folder::parts(folder)?)
     }
 
-    /// From either, by what `path` is.
+    /// The tokenizer of a Hugging Face folder or of a GGUF file, whichever `path` is.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
         if path.is_dir() {
             return Self::from_folder(path);
@@ -161,7 +68,7 @@ impl Tokenizer {
     }
 
     fn from_parts(parts: Parts) -> Result<Self, TokenizerError> {
-        let size = parts.bytes.ends.len();
+        let size = parts.bytes.len();
         if size == 0 || size > MAX_VOCAB {
             return Err(invalid(format!("{size} tokens; 1 to {MAX_VOCAB} are supported")));
         }
@@ -182,9 +89,9 @@ impl Tokenizer {
         end_tokens.sort_unstable();
         end_tokens.dedup();
         let is_text = |t: &&AddedToken| t.kind == AddedKind::Text;
-        // A token that swallows whitespace stands for any number of bytes.
-        let swallows = parts.added.iter().any(|token| token.lstrip || token.rstrip);
-        let coverage = parts.plain.keeps_text().filter(|_| !swallows).map(|change| {
+        // A token that strips whitespace around it stands for any number of bytes.
+        let strips = parts.added.iter().any(|token| token.lstrip || token.rstrip);
+        let coverage = parts.plain.keeps_text().filter(|_| !strips).map(|change| {
             let added = parts.added.iter().map(|token| token.text.as_bytes());
             Coverage::new(change, parts.bytes.iter().chain(added))
         });
@@ -203,12 +110,12 @@ impl Tokenizer {
         })
     }
 
-    /// Plain text: no special tokens, none added.
+    /// The tokens of plain text. No special tokens are found in it, and none are added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.without_limit(|allowance| self.encode_plain_within(text, allowance))
     }
 
-    /// The same for a text that may be too long, or no longer wanted.
+    /// Like [`Tokenizer::encode_plain`], within an allowance of tokens, and only while the caller waits.
     pub fn encode_plain_within(
         &self,
         text: &str,
@@ -217,13 +124,13 @@ impl Tokenizer {
         self.encode_text(text, [(text.len(), &self.in_content)].into_iter(), allowance)
     }
 
-    /// A whole prompt, exactly as if the segments' text were joined, except that special tokens are never
-    /// matched in or across content. Nothing is added in front; see [`Tokenizer::bos_for_raw`].
+    /// The tokens of a whole prompt. They are those of the joined text of the segments, except that special tokens are never
+    /// found in or across content. No token is added in front; see [`Tokenizer::bos_for_raw`].
     pub fn encode(&self, segments: &[Segment]) -> Result<Vec<u32>, TokenizerError> {
         self.without_limit(|allowance| self.encode_within(segments, allowance))
     }
 
-    /// The same for a prompt that may be too long, or no longer wanted.
+    /// Like [`Tokenizer::encode`], within an allowance of tokens, and only while the caller waits.
     pub fn encode_within(
         &self,
         segments: &[Segment],
@@ -247,7 +154,7 @@ impl Tokenizer {
         })
     }
 
-    /// Each stretch of the text, by its bytes, with what is matched in it.
+    /// Encodes a text. `stretches` are its parts, each with its length in bytes and the matcher for tokens in it.
     fn encode_text<'a>(
         &'a self,
         text: &str,
@@ -257,7 +164,7 @@ impl Tokenizer {
         let coverage = self.coverage.as_ref();
         allowance.least(coverage.iter().map(|coverage| coverage.least_tokens(text)))?;
         let mut out = Meter::new(allowance);
-        // Up to here the text is encoded.
+        // The text before `done` is encoded; the current stretch begins at `start`.
         let (mut done, mut start) = (0, 0);
         for (bytes, matcher) in stretches {
             let end = start + bytes;
@@ -274,20 +181,20 @@ impl Tokenizer {
         out.finish()
     }
 
-    /// Tokens that a text has at least, where nobody else's text counts: one token may belong to it and to the text in
-    /// front of it. Nothing for tokenizers that may leave text out.
+    /// Least number of tokens that a text adds to any prompt; one token may belong to both the text and what is in front of
+    /// it. Zero for tokenizers that may leave text out.
     pub fn least_tokens(&self, text: &str) -> usize {
         let coverage = self.coverage.as_ref();
         coverage.map_or(0, |coverage| coverage.least_tokens(text).saturating_sub(1))
     }
 
-    /// The first character of a text that cannot be encoded, and how many come before it.
+    /// The first character of a text that cannot be encoded, and the number of characters before it.
     pub fn find_not_encodable(&self, text: &str) -> Option<(char, usize)> {
         let lost = |part: &str| match self.encode_plain(part) {
             Err(TokenizerError::NotEncodable(lost)) => Some(lost),
             _ => None,
         };
-        // A character alone, with those that it may be composed with.
+        // The first loop finds the part that has the character, the second one the character in it.
         let (mut start, mut position) = (0, 0);
         while start < text.len() {
             let part = head(&text[start..], PART_BYTES);
@@ -309,7 +216,7 @@ impl Tokenizer {
         None
     }
 
-    /// Memory that encoding takes at most, for so many bytes of text, of which no segment has more than `longest`.
+    /// Most bytes of memory that encoding needs for texts of `bytes` bytes together, none of which has more than `longest`.
     pub fn working_bytes(&self, bytes: usize, longest: usize) -> usize {
         let (each, of) = match self.plain.working_memory() {
             WorkingMemory::LongestWord => (BYTES_BY_LONGEST_WORD, longest),
@@ -320,7 +227,7 @@ impl Tokenizer {
             .saturating_add(bytes.saturating_mul(COPIES))
     }
 
-    /// The token that the model wants in front of raw text, if its tokenizer adds one.
+    /// The token that belongs in front of raw text, if the tokenizer adds one.
     pub fn bos_for_raw(&self) -> Option<u32> {
         self.bos_for_raw
     }
@@ -330,7 +237,7 @@ impl Tokenizer {
         &self.end_tokens
     }
 
-    /// The bytes a token stands for; empty for a special token or an id that does not exist.
+    /// The bytes that a token stands for; none for a special token or an id that does not exist.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id)
     }
@@ -345,8 +252,8 @@ impl Tokenizer {
         self.special_id.get(text).copied()
     }
 
-    /// Bytes of all tokens joined, invalid UTF-8 replaced, special tokens left out. A tokenizer that puts a
-    /// space in front of text when it encodes takes one away here, as transformers' `decode` does.
+    /// The text of tokens: their bytes joined, with invalid UTF-8 replaced and special tokens left out. A tokenizer that adds
+    /// a space in front of text when it encodes removes one here, as transformers' `decode` does.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut bytes = Vec::new();
         for &id in ids {
@@ -366,7 +273,7 @@ impl Tokenizer {
 
     /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
-        self.bytes.ends.len()
+        self.bytes.len()
     }
 
     /// `sha256:<hex>` over everything that decides the encoding.
@@ -388,8 +295,8 @@ impl Tokenizer {
     }
 }
 
-/// At least so many bytes of a text's beginning, up to an ASCII character, which is never composed with what is in
-/// front of it.
+/// The beginning of a text with at least this many bytes, up to an ASCII character, which is never composed with the
+/// characters before it.
 fn head(text: &str, least: usize) -> &str {
     let mut later = text.char_indices().skip(1);
     let end = later.find(|(at, c)| *at >= least && c.is_ascii());

@@ -1,17 +1,16 @@
-//! SentencePiece's unigram model (arXiv 1808.06226) from `tokenizer.json`: what encoders such as XLM-R and mT5 use.
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+//! Reads SentencePiece's unigram model (arXiv 1808.06226) from `tokenizer.json`. Encoders such as XLM-R and mT5 use it.
 
 use serde_json::Value;
 use tokenizers::models::{bpe::Vocab, unigram::Unigram};
 
 use super::{
     added::{AddedKind, AddedToken},
-    pipeline::{WordModel, invalid},
-    tokenizer::{MAX_VOCAB, TokenizerError},
+    error::{TokenizerError, invalid},
+    parts::MAX_VOCAB,
+    pipeline::WordModel,
 };
 
-/// Pieces and their log-probabilities; a piece's id is its place.
+/// Reads the pieces with their log-probabilities. The id of a piece is its index.
 fn pieces(model: &Value) -> Result<Vec<(String, f64)>, TokenizerError> {
     let list = model["vocab"].as_array();
     let list = list.ok_or_else(|| invalid("model.vocab is not an array of pieces"))?;
@@ -21,16 +20,21 @@ fn pieces(model: &Value) -> Result<Vec<(String, f64)>, TokenizerError> {
             list.len()
         )));
     }
-    let piece = |(id, entry): (usize, &Value)| match (entry[0].as_str(), entry[1].as_f64()) {
-        (Some(text), Some(score)) if !text.is_empty() && score.is_finite() => Ok((text.to_owned(), score)),
-        _ => Err(invalid(format!(
-            "entry {id} of model.vocab is not a piece with a score"
-        ))),
-    };
-    list.iter().enumerate().map(piece).collect()
+    let pieces = list
+        .iter()
+        .enumerate()
+        .map(|(id, entry)| match (entry[0].as_str(), entry[1].as_f64()) {
+            (Some(text), Some(score)) if !text.is_empty() && score.is_finite() => {
+                Ok((text.to_owned(), score))
+            }
+            _ => Err(invalid(format!(
+                "entry {id} of model.vocab is not a piece with a score"
+            ))),
+        });
+    pieces.collect()
 }
 
-/// Spellings to ids.
+/// The ids of the pieces by spelling.
 pub(super) fn vocabulary(model: &Value) -> Result<Vocab, TokenizerError> {
     let pieces = pieces(model)?;
     let ids = 0u32..;
@@ -41,8 +45,8 @@ pub(super) fn vocabulary(model: &Value) -> Result<Vocab, TokenizerError> {
         .collect())
 }
 
-/// The model. Special tokens keep their ids, but nothing that is somebody's words becomes one of them: they get
-/// spellings with a space, and the pre-tokeniser leaves no space in a text.
+/// Reads the model. Special tokens keep their ids but get a spelling with a space, and the pre-tokeniser leaves no space in
+/// a text, so that no user's text can become one of them.
 pub(super) fn model(model: &Value, added: &[AddedToken]) -> Result<WordModel, TokenizerError> {
     let mut pieces = pieces(model)?;
     for token in added.iter().filter(|token| token.kind != AddedKind::Text) {
@@ -63,7 +67,7 @@ pub(super) fn model(model: &Value, added: &[AddedToken]) -> Result<WordModel, To
     Ok(WordModel::Unigram(unigram, unknown.is_some()))
 }
 
-/// Whether somewhere in a pre-tokeniser spaces become `▁`.
+/// Whether any part of a pre-tokeniser turns spaces into `▁`.
 pub(super) fn marks_spaces(pre_tokenizer: &Value) -> bool {
     match pre_tokenizer {
         Value::Object(map) => {
@@ -72,12 +76,6 @@ pub(super) fn marks_spaces(pre_tokenizer: &Value) -> bool {
         Value::Array(list) => list.iter().any(marks_spaces),
         _ => false,
     }
-}
-
-/// Runs what follows a table of the file, which the library does not check: a damaged one is an error.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, TokenizerError>) -> Result<T, TokenizerError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(invalid("the normaliser's table is damaged: it failed on a text")))
 }
 
 #[cfg(test)]
@@ -108,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_spell_special_tokens_stay_words() {
+    fn text_that_spells_special_tokens_stays_text() {
         let folder = folder_with(&golden());
         let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
         let special = |id: u32| tokenizer.special_text(id).is_some_and(|text| text != "<unk>");
@@ -127,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_says_wrong_is_named() {
+    fn what_is_wrong_in_the_file_is_named() {
         let cases = [
             (
                 refusal(|t| t["model"]["vocab"] = json!({})),

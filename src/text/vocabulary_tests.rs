@@ -37,8 +37,8 @@ fn vocabularies() -> &'static [(&'static str, Tokenizer)] {
     &ALL
 }
 
-/// What decoding gives for the tokens of a text: some vocabularies want normal form C, and SentencePiece's
-/// spelling of the space is a space.
+/// The text that decoding gives for the tokens of a text. Some vocabularies use normal form C, and SentencePiece's spelling
+/// of the space becomes a space.
 fn as_decoded(name: &str, text: &str) -> String {
     match name {
         "qwen2" | "command-r" | "mpt" => {
@@ -177,7 +177,7 @@ proptest! {
     #[test]
     fn decoding_gives_the_text_back(text in hard_text()) {
         for (name, tokenizer) in vocabularies() {
-            // Some vocabularies lack bytes, and refuse text with them: never lost.
+            // Some vocabularies do not have all bytes. Text with the others is refused, and never left out.
             match tokenizer.encode_plain(&text) {
                 Ok(ids) => {
                     prop_assert!(ids.iter().all(|&id| tokenizer.special_text(id).is_none()), "{}", name);
@@ -215,7 +215,7 @@ proptest! {
             for (name, tokenizer) in vocabularies() {
                 let Ok(ids) = tokenizer.encode_plain(&text) else { continue };
                 prop_assert!(tokenizer.least_tokens(&text) <= ids.len(), "{} {:?}", name, text);
-                // Also where a text stands behind another.
+                // The same holds if a text follows another.
                 let before = tokenizer.encode_plain("a b  ").unwrap().len();
                 let both = tokenizer.encode_plain(&format!("a b  {text}")).unwrap().len();
                 prop_assert!(tokenizer.least_tokens(&text) <= both, "{} {:?} {}", name, text, before);
@@ -244,9 +244,9 @@ fn bytes_say_how_long_a_text_is_for_all_but_those_that_lose_some() {
             tokenizer.encode_plain(&text).unwrap().len(),
         );
         match *name {
-            // Its special tokens swallow the whitespace behind them.
+            // Whitespace after its special tokens belongs to them.
             "phi-3" => assert_eq!(least, 0),
-            // Its first step is not one of those that are taken one by one.
+            // Its first step is not supported by the splitter, so text is encoded as a whole.
             "falcon" => assert_eq!(least, 0),
             _ => assert!(least * 8 > tokens, "{name}: {least} of {tokens}"),
         }
@@ -265,7 +265,7 @@ fn a_text_that_is_too_long_is_not_read_to_its_end() {
             let text = unit.repeat((1 << 20) / unit.len());
             match tokenizer.encode_plain_within(&text, allowance) {
                 Err(TokenizerError::TooLong(TokenCount::AtLeast(count))) => assert!(count > 100),
-                // What is encoded in one go is counted in one go.
+                // Text that is encoded as a whole is counted as a whole.
                 Err(TokenizerError::TooLong(TokenCount::Exactly(_))) => {}
                 other => panic!("{name}: {other:?}"),
             }

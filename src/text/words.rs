@@ -1,34 +1,34 @@
-//! Byte-level text cut into words one after the other, so that work on a long text can end at any word and needs little
-//! memory: the same words as the `tokenizers` crate finds in the whole text at once.
+//! Splits byte-level text into words one after the other, so that work on a long text can stop at any word and needs little
+//! memory. The words are the same as those that the `tokenizers` crate finds in the whole text at once.
 //!
-//! What is not understood here goes through the crate as a whole, see [`super::pipeline`].
+//! Text with components that are not supported here goes through the crate as a whole, see [`super::pipeline`].
 
 use serde_json::Value;
 use tokenizers::utils::SysRegex;
 use unicode_normalization::{IsNormalized, char::canonical_combining_class, is_nfc_quick};
 
-use super::{byte_level::to_char, pre::GPT2, tokenizer::TokenizerError};
+use super::{byte_level::to_char, error::TokenizerError, pre::GPT2};
 
-/// Text is composed in parts of at least this many bytes.
+/// Least bytes of the parts in which text is composed.
 const PART_BYTES: usize = 4 << 10;
 
-/// One step of a pre-tokeniser: matches and what lies between them become pieces.
+/// One step of a pre-tokeniser. Its matches, and the text between them, become pieces.
 enum Step {
     Pattern(SysRegex),
-    /// Each digit alone.
+    /// Each digit is a match.
     Digits,
 }
 
 /// A pre-tokeniser whose last step spells bytes as characters.
 pub(super) struct ByteWords {
     steps: Vec<Step>,
-    /// Text is in normal form C first.
+    /// Whether text is brought into Unicode normal form C first.
     pub(super) composes: bool,
     alphabet: [char; 256],
 }
 
 impl ByteWords {
-    /// From the components in the form of `tokenizer.json`; `None` where they do anything else.
+    /// The splitter for components in the form of `tokenizer.json`; `None` if they do anything that is not supported here.
     pub(super) fn from_json(normalizer: &Value, pre_tokenizer: &Value) -> Option<Self> {
         let composes = match normalizer["type"].as_str() {
             None if normalizer.is_null() => false,
@@ -44,7 +44,7 @@ impl ByteWords {
         if last["type"] != "ByteLevel" || last["add_prefix_space"] != false {
             return None;
         }
-        // Without the key, the pattern is used.
+        // If the key is missing, the pattern is used.
         if last["use_regex"] != false {
             steps.push(Step::Pattern(SysRegex::new(GPT2).ok()?));
         }
@@ -55,7 +55,7 @@ impl ByteWords {
         })
     }
 
-    /// The words of a text, in order, as they are spelled in it. With [`ByteWords::composes`], the text is composed.
+    /// Calls `take` with each word of a text, in order. With [`ByteWords::composes`], the text must have been composed.
     pub(super) fn each(
         &self,
         text: &str,
@@ -64,7 +64,7 @@ impl ByteWords {
         cut(&self.steps, text, take)
     }
 
-    /// A word in the alphabet of bytes.
+    /// Writes a word in the byte-level alphabet to `out`.
     pub(super) fn spell(&self, word: &str, out: &mut String) {
         out.clear();
         out.extend(word.bytes().map(|byte| self.alphabet[usize::from(byte)]));
@@ -117,8 +117,8 @@ fn cut(
     piece(text.len(), text.len())
 }
 
-/// Parts of a text that can be brought into normal form C one by one: each begins with a character that is never
-/// joined or reordered with anything in front of it (a starter with `NFC_Quick_Check=Yes`, UAX #15, section 9.1).
+/// Splits a text into parts that can be brought into normal form C one by one: each begins with a character that is never
+/// joined or reordered with anything before it (a starter with `NFC_Quick_Check=Yes`, UAX #15, section 9.1).
 pub(super) fn composable_parts(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -239,11 +239,7 @@ fn twice_verbose_shows_the_way_of_a_call_and_the_engines_steps() {
         ),
         "{ended}"
     );
-    for part in [
-        "a call begins",
-        "a sequence waits for the engine",
-        "a sequence is complete",
-    ] {
+    for part in ["a call begins", "a sequence is queued", "a sequence is complete"] {
         let line = line(part);
         assert!(
             line.contains("DEBUG") && line.contains(&format!("call{{id=\"{id}\"")),

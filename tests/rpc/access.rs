@@ -482,7 +482,7 @@ async fn whatever_is_logged_for_a_call_has_its_id() {
         "a call begins",
         "waits until the model is in memory",
         "loaded",
-        "a sequence waits for the engine",
+        "a sequence is queued",
         "prefill begins",
         "a sequence is complete",
         "call ended",

@@ -84,8 +84,8 @@ impl Backend for ScriptedDevice {
         &self.info
     }
 
-    fn effective_precision(&self, _path: &Path, _asked: Precision) -> Precision {
-        Precision::F32
+    fn effective_precision(&self, _path: &Path, asked: Precision) -> Precision {
+        asked
     }
 
     fn footprint(
@@ -131,7 +131,7 @@ impl Backend for ScriptedDevice {
             layers: 1,
             parameters: 1,
             dtype: "f32".to_owned(),
-            precision: Precision::F32,
+            precision: options.precision,
             weight_bytes: WEIGHTS,
             adapters: Vec::new(),
         })
@@ -159,10 +159,10 @@ impl LanguageModel for LazyModel {
 
 /// A server of one model on the processor and two on the scripted device, which has room for one.
 async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
-    let spec = |id: &str, device: &str, load| ModelSpec {
+    let spec = |id: &str, device: &str, precision| ModelSpec {
         path: common::smollm2(),
         device: Some(device.to_owned()),
-        load,
+        precision: Some(PrecisionChoice::Only(precision)),
         ..rig::spec(id, ModelRole::Target)
     };
     let cpu: Arc<dyn Backend> = Arc::new(CpuBackend::new(2));
@@ -187,12 +187,16 @@ async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
     start.devices = devices;
     let options = RegistryOptions {
         models: vec![
-            spec(ON_CPU, "cpu", LoadPolicy::Eager),
-            spec(SCRIPTED, "scripted", LoadPolicy::Eager),
-            spec(OTHER, "scripted", LoadPolicy::Lazy),
+            spec(ON_CPU, "cpu", Precision::Int8),
+            spec(SCRIPTED, "scripted", Precision::F32),
+            // In another precision it is a model of its own, though the file is the same.
+            ModelSpec {
+                load: LoadPolicy::Lazy,
+                ..spec(OTHER, "scripted", Precision::Bf16)
+            },
         ],
         max_context: None,
-        precision: PrecisionChoice::Only(Precision::Int8),
+        precision: PrecisionChoice::Auto,
         backends: vec![cpu, scripted],
         start,
     };

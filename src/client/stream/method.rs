@@ -5,9 +5,8 @@ use std::future::Future;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
-use super::ItemResult;
 use crate::{
-    client::RpcError,
+    client::error::RpcError,
     proto::{
         ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse, ScoreRequest,
         ScoreResponse, ScoreStreamRequest, ScoreStreamResponse, classify_stream_request,
@@ -16,21 +15,24 @@ use crate::{
     },
 };
 
+/// The result of an item.
+pub type ItemResult<T = ScoreResponse> = Result<T, RpcError>;
+
 /// A call that takes items with ids and answers them in any order.
 pub trait StreamMethod {
-    /// What an item asks.
+    /// The request of an item.
     type Request: Clone + Send;
-    /// What it gets.
+    /// The answer to an item.
     type Response: Send;
-    /// An item on the wire.
+    /// The message of an item.
     type Message: Send + 'static;
-    /// Its answer on the wire.
+    /// The message of an answer.
     type Reply;
 
-    /// Packs an item.
+    /// Makes the message of an item.
     fn message(id: String, timeout: Option<prost_types::Duration>, request: Self::Request) -> Self::Message;
 
-    /// Unpacks an answer.
+    /// Unpacks the message of an answer.
     fn unpack(reply: Self::Reply) -> (String, ItemResult<Self::Response>);
 
     /// Makes the call.

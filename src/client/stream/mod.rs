@@ -1,6 +1,6 @@
-//! Drives one `ScoreStream` or `ClassifyStream` to the end: writes while it reads, matches answers by id, and
-//! takes unanswered items to a new stream when one breaks. A seeded item gives the same result wherever it is
-//! computed, so sending it again is safe.
+//! Drives a `ScoreStream` or `ClassifyStream` to its end: writes while it reads, matches answers by id, and sends unanswered
+//! items on a new stream when one breaks. A seeded item gives the same result wherever it is computed, so it is safe to send
+//! it again.
 
 mod method;
 #[cfg(test)]
@@ -20,51 +20,52 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-pub use self::method::{ClassifyItems, ScoreItems, StreamMethod};
-use super::{Client, ClientError, RetryPolicy, RpcError, code_name};
-use crate::proto::{ScoreRequest, ScoreResponse};
+pub use self::method::{ClassifyItems, ItemResult, ScoreItems, StreamMethod};
+use super::{
+    channel::Client,
+    error::{ClientError, RpcError, code_name},
+    retry::RetryPolicy,
+};
+use crate::proto::ScoreRequest;
 
-/// How long a finished stream may take to close in an orderly way before it is reset.
+/// How long a finished stream may take to close before it is reset.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// On top of an item's own timeout, before a silent stream counts as broken.
+/// Additional time, after the timeout of an item, before a silent stream counts as broken.
 const STALL_GRACE: Duration = Duration::from_secs(30);
 
 /// One item of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamItem<T> {
-    /// 1..=128 bytes, unique among the items of a call.
+    /// Id of 1 to 128 bytes that no other item of the call has.
     pub id: String,
-    /// What to do.
+    /// The request of the item.
     pub request: T,
 }
 
 /// One prompt to be answered and judged.
 pub type ScoreItem = StreamItem<ScoreRequest>;
 
-/// What became of an item.
-pub type ItemResult<T = ScoreResponse> = Result<T, RpcError>;
-
-/// Where items come from and results go to.
+/// Gives the items of a stream, and receives their results.
 pub trait StreamWork<M: StreamMethod> {
-    /// The next item, asked for when the window has room; `None` when there are no more.
+    /// The next item. It is called when the window has room; `None` means that there are no more items.
     fn next(&mut self) -> Option<StreamItem<M::Request>>;
 
-    /// How many it will still give.
+    /// Number of items that [`StreamWork::next`] has not returned yet.
     fn left(&self) -> usize;
 
-    /// Hears of each item exactly once, in the order of the answers, which is not the order of the items.
-    /// `Break` ends the stream and cancels what is open.
+    /// Receives the result of each item exactly once, in the order of the answers, which is not that of the items. `Break` ends
+    /// the stream and cancels the open items.
     fn ended(&mut self, id: &str, result: ItemResult<M::Response>) -> ControlFlow<()>;
 }
 
 /// How a stream is driven.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
-    /// Most items that are sent and unanswered at a time; at least 1.
+    /// Most items that are sent and not answered at the same time; at least 1.
     pub window: usize,
-    /// How long the server may take for one item from the moment it reads it. A stream that is silent for
-    /// longer than this and half a minute counts as broken. Absent: no limit.
+    /// How long the server may take for one item after it has read it. A stream that is silent for half a minute longer than
+    /// this counts as broken. Without it there is no limit.
     pub item_timeout: Option<Duration>,
 }
 
@@ -78,7 +79,7 @@ impl Default for StreamOptions {
 }
 
 impl Client {
-    /// Scores all items; `on_result` hears of each. See [`Client::drive`].
+    /// Scores all items, and calls `on_result` with each result. See [`Client::drive`].
     ///
     /// # Errors
     /// As [`Client::drive`], and [`ClientError::DuplicateId`] before anything is sent.
@@ -99,13 +100,13 @@ impl Client {
         self.drive::<ScoreItems>(&mut work, options).await
     }
 
-    /// Sends the items of `work` until there are no more and each has its result. Items that fail with a
-    /// retryable code are sent again as the policy says. Dropping the future cancels what is open.
+    /// Sends the items of `work` until each has its result. Items that fail with a retryable code are sent again, with the
+    /// retries of the policy. Dropping the future cancels the open items.
     ///
     /// # Errors
-    /// [`ClientError::Rpc`] when the server refuses the stream itself, [`ClientError::StreamGaveUp`] when it
-    /// broke as often as the policy allows without an answer in between, [`ClientError::DuplicateId`],
-    /// [`ClientError::Protocol`]. Results that `work` has heard of stay valid.
+    /// [`ClientError::Rpc`] when the server refuses the stream itself, [`ClientError::StreamGaveUp`] when it broke as many times
+    /// as the policy allows without an answer in between, [`ClientError::DuplicateId`], [`ClientError::Protocol`]. Results that
+    /// `work` has received stay valid.
     pub async fn drive<M: StreamMethod>(
         &self,
         work: &mut dyn StreamWork<M>,
@@ -126,7 +127,7 @@ impl Client {
                 StreamEnd::Fatal(error) => return Err(error),
                 StreamEnd::Broken(broken) => broken,
             };
-            driver.take_back();
+            driver.requeue_open();
             failed = if broken.answered { 1 } else { failed + 1 };
             let delay = self
                 .options
@@ -153,7 +154,7 @@ impl Client {
     }
 }
 
-/// Items that are all there from the beginning.
+/// A list of items.
 struct ListWork<'a> {
     items: std::vec::IntoIter<ScoreItem>,
     on_result: &'a mut dyn FnMut(&str, ItemResult),
@@ -174,7 +175,7 @@ impl StreamWork<ScoreItems> for ListWork<'_> {
     }
 }
 
-/// An item and what has happened to it so far.
+/// An item that has no result yet.
 #[derive(Debug, Clone)]
 struct Pending<T> {
     order: usize,
@@ -185,14 +186,14 @@ struct Pending<T> {
 enum StreamEnd {
     Broken(Broken),
     Fatal(ClientError),
-    /// The work asked for it.
+    /// The work has ended the stream.
     Stopped,
 }
 
 /// Why a stream ended before its work did.
 struct Broken {
     error: RpcError,
-    /// Whether it brought at least one answer.
+    /// Whether there was at least one answer.
     answered: bool,
 }
 
@@ -200,15 +201,15 @@ struct Driver<'a, M: StreamMethod> {
     work: &'a mut dyn StreamWork<M>,
     options: StreamOptions,
     retry: RetryPolicy,
-    /// Taken from the work so far.
+    /// Number of items that were taken from the work.
     taken: usize,
-    /// The work has no more.
+    /// Whether the work has no more items.
     exhausted: bool,
-    /// To be sent again, in order.
+    /// Items to send next, in order.
     waiting: VecDeque<Pending<M::Request>>,
-    /// Sent and unanswered, by id.
+    /// Items that are sent and not answered, by id.
     open: BTreeMap<String, Pending<M::Request>>,
-    /// Failed with a retryable code; to be sent again from that moment on.
+    /// Items that failed with a retryable code, each with the time from which on it is sent again.
     delayed: Vec<(Instant, Pending<M::Request>)>,
 }
 
@@ -233,7 +234,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
         self.exhausted && self.waiting.is_empty() && self.open.is_empty() && self.delayed.is_empty()
     }
 
-    /// What was taken back first, then the work's next.
+    /// The next waiting item, otherwise the next item of the work.
     fn next_pending(&mut self) -> Option<Pending<M::Request>> {
         if let Some(pending) = self.waiting.pop_front() {
             return Some(pending);
@@ -253,7 +254,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
         self.delayed.iter().map(|(at, _)| *at).min()
     }
 
-    /// A server may wait for the first item before it accepts the stream, so there must be one.
+    /// Waits until there is an item to send, because a server may wait for the first item before it accepts the stream.
     async fn wait_for_work(&mut self) {
         self.wake(Instant::now());
         if self.waiting.is_empty()
@@ -269,7 +270,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
         }
     }
 
-    /// Moves delayed items whose time has come to the front.
+    /// Moves delayed items whose time has come to the front of the waiting ones.
     fn wake(&mut self, now: Instant) {
         let (due, later) = std::mem::take(&mut self.delayed)
             .into_iter()
@@ -299,8 +300,8 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
         Ok(messages)
     }
 
-    /// Puts what a broken stream left unanswered back in its place.
-    fn take_back(&mut self) {
+    /// Puts the unanswered items of a broken stream back among the waiting ones, in order.
+    fn requeue_open(&mut self) {
         let open = std::mem::take(&mut self.open);
         self.waiting.extend(open.into_values());
         self.waiting
@@ -310,7 +311,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
 
     async fn one_stream(&mut self, client: &Client) -> Result<(), StreamEnd> {
         let mut answered = false;
-        // Never fuller than the open items, so that writing never waits while answers pile up.
+        // The channel never has more than the open items, so that writing never blocks the reading of answers.
         let (sender, receiver) = mpsc::channel(self.options.window);
         self.send(&sender)?;
         let opened = M::open(
@@ -324,7 +325,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
             self.send(&sender)?;
             if self.is_done() {
                 drop(sender);
-                // Whatever the server says now, every item has its result.
+                // Every item has its result, whatever the server sends now.
                 let _ = timeout(CLOSE_LIMIT, inbound.message()).await;
                 return Ok(());
             }
@@ -349,7 +350,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
 
     fn send(&mut self, sender: &mpsc::Sender<M::Message>) -> Result<(), StreamEnd> {
         for message in self.admit().map_err(StreamEnd::Fatal)? {
-            // Closed means that the stream has ended: reading says why, and the item is taken back.
+            // A closed channel means that the stream has ended. Reading gives the reason, and the item is sent again.
             let _ = sender.try_send(message);
         }
         Ok(())
@@ -382,7 +383,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
     }
 }
 
-/// Waits until then; for ever when there is nothing to wait for.
+/// Waits until this moment; without one, for ever.
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
@@ -401,8 +402,8 @@ fn broken(code: Code, reason: &str, answered: bool) -> StreamEnd {
     })
 }
 
-/// A status that came over a broken transport has a source; one that the server sent has none, and is taken
-/// at its word unless it asks to come back.
+/// Decides whether a stream that has ended may be opened again. A status from a broken transport has a source. One that the
+/// server has sent has none, and is final unless it is retryable.
 fn stream_end(status: &Status, answered: bool) -> StreamEnd {
     let error = RpcError::from_status(status);
     let transport = status.source().is_some();

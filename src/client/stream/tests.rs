@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::{ScoreStreamResponse, score_stream_response::Result as Answer};
+use crate::proto::{ScoreResponse, ScoreStreamResponse, score_stream_response::Result as Answer};
 
 /// So many items; counts how often each ends.
 struct Counted {
@@ -97,7 +97,7 @@ proptest! {
                 Happening::Refuse(n) => if let Some(id) = nth(&driver, n) {
                     prop_assert!(driver.receive(response(&id, busy())).is_ok());
                 },
-                Happening::Break => driver.take_back(),
+                Happening::Break => driver.requeue_open(),
                 Happening::Wait => driver.wake(far),
             }
             prop_assert!(driver.open.len() <= window);

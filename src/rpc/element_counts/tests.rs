@@ -1,4 +1,4 @@
-//! Lists that are too long, wherever they are.
+//! Lists that are too long, at any depth of a message.
 
 use super::*;
 use crate::proto::{self, FILE_DESCRIPTOR_SET};
@@ -25,7 +25,7 @@ fn violated(method: Method, message: &impl prost::Message) -> Option<String> {
     Some(violation.field)
 }
 
-/// A list that comes to a request gets a limit, or this fails.
+/// Fails when a list is added to a request without a limit for it.
 #[test]
 fn every_list_of_a_request_has_a_limit() {
     fn walk(name: &str, set: &FileDescriptorSet, seen: &mut Vec<String>, lists: &mut Vec<String>) {
@@ -160,7 +160,7 @@ fn a_field_that_is_given_many_times_counts_as_one() {
         counts().check(Method::Classify, &message).unwrap_err().field,
         "conversation.messages"
     );
-    // Fields that no list has: as many as a request may ever need, and no more.
+    // Unknown fields: as many as the fields of the largest request pass, and one more does not.
     let unknown = [0xf8, 0x01, 0x00].repeat(counts().most_fields);
     assert!(counts().check(Method::Classify, &unknown).is_ok());
     let unknown = [0xf8, 0x01, 0x00].repeat(counts().most_fields + 1);

@@ -1,4 +1,4 @@
-//! Taking connections.
+//! Accepts connections until the server shuts down.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -6,84 +6,77 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    budget::RequestBytes,
-    connection::{self, Leaving},
-    connections::Connections,
-    exchange::CallService,
+    connection::{self, ConnectionShutdown},
+    service::{CallService, Transport},
 };
-use crate::rpc::limits::{Limits, TimeLimits};
 
-/// How long to wait when the system gives no connection, as when there are no file descriptors left: trying at once
-/// would only keep a core busy.
+/// How long to wait after the system could not accept a connection, for example because no file descriptors are left.
+/// Trying again at once would only keep a core busy.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What all connections share.
-pub(crate) struct Transport<S> {
-    pub(crate) service: S,
-    pub(crate) limits: Limits,
-    pub(crate) times: TimeLimits,
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) request_bytes: Arc<RequestBytes>,
-}
-
-/// How serving ends.
+/// The stages in which the server shuts down.
 #[derive(Clone)]
-pub(crate) struct Ends {
-    /// Connections that are open when this comes are asked to go, so that their clients connect anew, perhaps elsewhere.
-    /// Those that come later are served too.
+pub(crate) struct Shutdown {
+    /// Connections that are open at this moment are asked to close (GOAWAY), so that their clients reconnect, perhaps to
+    /// another server. Later connections are still served.
     pub(crate) draining: CancellationToken,
-    /// No connection is taken any more, and all are asked to go.
+    /// No more connections are accepted, and all are asked to close.
     pub(crate) closing: CancellationToken,
-    /// All are cut off.
-    pub(crate) cut: CancellationToken,
+    /// All connections are closed at once.
+    pub(crate) abort: CancellationToken,
 }
 
-/// Takes connections until the end, each with a task of its own.
+/// Accepts connections until the server closes, and serves each on a task of its own.
 pub(crate) async fn listen<S: CallService>(
     listener: TcpListener,
     transport: Arc<Transport<S>>,
-    ends: Ends,
+    shutdown: Shutdown,
     tasks: TaskTracker,
 ) {
     loop {
         let next = async {
-            let socket = transport.connections.socket().await;
+            let socket = transport.connections.acquire_socket().await;
             (listener.accept().await, socket)
         };
         let (accepted, socket) = tokio::select! {
-            () = ends.closing.cancelled() => return,
+            () = shutdown.closing.cancelled() => return,
             next = next => next,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
-            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
-                transport.connections.shed();
+                transport.connections.evict_one();
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Some(place) = transport.connections.admit(socket) else {
+        let Some(permit) = transport.connections.admit(socket) else {
             metrics::counter!("babelward_connections_refused_total").increment(1);
             continue;
         };
-        // Small messages leave at once; a socket that cannot do so still works.
+        // Small messages are sent at once. A socket without this option still works.
         let _ = stream.set_nodelay(true);
-        let leaving = Leaving {
-            leave: if ends.draining.is_cancelled() {
-                ends.closing.clone()
+        let shutdown = ConnectionShutdown {
+            close: if shutdown.draining.is_cancelled() {
+                shutdown.closing.clone()
             } else {
-                ends.draining.clone()
+                shutdown.draining.clone()
             },
-            cut: ends.cut.clone(),
+            abort: shutdown.abort.clone(),
         };
-        tasks.spawn(connection::serve(stream, place, Arc::clone(&transport), leaving));
+        tasks.spawn(connection::serve(
+            stream,
+            permit,
+            Arc::clone(&transport),
+            shutdown,
+        ));
     }
 }
 
-/// Its peer was gone before it was accepted.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether the error is that a peer was gone before its connection was accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted

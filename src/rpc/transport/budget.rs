@@ -1,22 +1,22 @@
-//! The bytes of all requests together: what is being received, and what is being worked on.
+//! The budget of bytes for all requests together: those that are being received, and those that are being worked on.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// A request of at most this many bytes may use the whole budget; larger ones leave it a quarter. So large requests that
-/// never end do not shut out the ordinary ones.
-const SMALL: usize = 64 << 10;
+/// Requests of at most this many bytes may use the whole budget; larger ones leave a quarter of it free. So large requests
+/// that never end do not keep ordinary ones out.
+const SMALL_REQUEST: usize = 64 << 10;
 
-/// A budget in bytes.
+/// A budget of bytes.
 #[derive(Debug)]
-pub(crate) struct RequestBytes {
+pub(crate) struct RequestBudget {
     limit: usize,
     used: AtomicUsize,
 }
 
-impl RequestBytes {
+impl RequestBudget {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -40,26 +40,26 @@ impl RequestBytes {
     }
 }
 
-/// Some of a budget's bytes; they are given back when this is dropped.
+/// Bytes of a budget, which are released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
-    budget: Arc<RequestBytes>,
+    budget: Arc<RequestBudget>,
     bytes: usize,
 }
 
 impl HeldBytes {
-    /// None yet.
-    pub(crate) fn none(budget: &Arc<RequestBytes>) -> Self {
+    /// No bytes of this budget.
+    pub(crate) fn none(budget: &Arc<RequestBudget>) -> Self {
         Self {
             budget: Arc::clone(budget),
             bytes: 0,
         }
     }
 
-    /// Takes more; false when the budget has no room for them.
+    /// Takes more bytes. Returns `false` when the budget has too few.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
         let limit = self.budget.limit;
-        let limit = if self.bytes.saturating_add(more) > SMALL {
+        let limit = if self.bytes.saturating_add(more) > SMALL_REQUEST {
             limit - limit / 4
         } else {
             limit
@@ -71,7 +71,7 @@ impl HeldBytes {
         grown
     }
 
-    /// Some of these, to be given back by themselves.
+    /// Separates some of the bytes, which are then released by themselves.
     pub(crate) fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -81,7 +81,7 @@ impl HeldBytes {
         }
     }
 
-    /// Gives all back.
+    /// Releases all bytes.
     pub(crate) fn clear(&mut self) {
         drop(self.split(self.bytes));
     }
@@ -98,8 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back_piece_by_piece() {
-        let budget = RequestBytes::new(1000);
+    fn bytes_are_released_piece_by_piece() {
+        let budget = RequestBudget::new(1000);
         let mut held = HeldBytes::none(&budget);
         assert!(held.grow(600) && held.grow(400));
         assert!(!held.grow(1), "the budget is used up");
@@ -112,14 +112,14 @@ mod tests {
 
     #[test]
     fn large_requests_leave_a_quarter_to_small_ones() {
-        let budget = RequestBytes::new(8 * SMALL);
+        let budget = RequestBudget::new(8 * SMALL_REQUEST);
         let mut large = HeldBytes::none(&budget);
-        assert!(large.grow(6 * SMALL));
+        assert!(large.grow(6 * SMALL_REQUEST));
         assert!(!large.grow(1));
         let mut small = HeldBytes::none(&budget);
-        assert!(small.grow(SMALL));
+        assert!(small.grow(SMALL_REQUEST));
         assert!(!small.grow(1), "it is no longer small");
-        assert!(HeldBytes::none(&budget).grow(SMALL));
+        assert!(HeldBytes::none(&budget).grow(SMALL_REQUEST));
         large.clear();
         assert!(small.grow(1));
     }

@@ -13,65 +13,65 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::debug;
 
 use super::{
-    accept::Transport,
-    connections::Place,
-    exchange::{CallService, exchange, refuse},
+    connections::ConnectionPermit,
+    exchange::{exchange, refuse},
+    service::{CallService, Transport},
     socket::Socket,
 };
 
-/// Dead peers are found out within about twice this.
+/// Time between pings. A dead peer is detected within about twice this.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// How long a peer may take to answer a ping.
 const PONG: Duration = Duration::from_secs(20);
 
-/// Bytes that one call's client may send ahead of what the call has taken. Beyond a message that is being received, a
-/// call never has more than this in memory.
+/// Bytes that the client of a call may send ahead of what the call has read. Besides the message that is being received,
+/// a call never has more than this in memory.
 const CALL_WINDOW: u32 = 64 << 10;
 
-/// Bytes of an answer that wait in memory for a client that reads slowly; the rest is not made before.
+/// Most bytes of an answer that wait in memory for a client that reads slowly. The rest is not produced before.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Bytes of a request's headers.
+/// Most bytes of a request's headers.
 const HEADER_BYTES: u32 = 16 << 10;
 
-/// What h2's bookkeeping of small frames may take, in bytes, between two turns of the calls that take them.
+/// Most bytes that h2 may use for its records of small frames, before the calls read them.
 const SMALL_FRAMES: usize = 8 << 20;
 
-/// What probes ask: it is answered however many calls are open, since a server that is busy is not ill.
+/// The method of health probes. It is answered however many calls are open, because a busy server is not unhealthy.
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// What ends a connection from outside.
-pub(super) struct Leaving {
-    /// The peer is asked to go; calls that are open finish.
-    pub(super) leave: CancellationToken,
-    /// It ends at once.
-    pub(super) cut: CancellationToken,
+/// How the server ends a connection.
+pub(super) struct ConnectionShutdown {
+    /// The peer is asked to close the connection; open calls finish.
+    pub(super) close: CancellationToken,
+    /// The connection ends at once.
+    pub(super) abort: CancellationToken,
 }
 
 /// Serves a connection until it ends.
 pub(super) async fn serve<S: CallService>(
     stream: TcpStream,
-    place: Place,
+    permit: ConnectionPermit,
     transport: Arc<Transport<S>>,
-    leaving: Leaving,
+    shutdown: ConnectionShutdown,
 ) {
     metrics::gauge!("babelward_connections").increment(1);
-    let (cut, close) = (leaving.cut.clone(), place.close());
+    let (abort, evicted) = (shutdown.abort.clone(), permit.evicted());
     let handshake = timeout(
         transport.times.handshake,
         builder(&transport).handshake(Socket::new(stream)),
     );
     let begun = tokio::select! {
         begun = handshake => begun,
-        () = cut.cancelled() => return ended(),
-        () = close.cancelled() => return ended(),
+        () = abort.cancelled() => return ended(),
+        () = evicted.cancelled() => return ended(),
     };
     if let Ok(Ok(connection)) = begun {
         tokio::select! {
             biased;
-            () = cut.cancelled() => {}
-            () = converse(connection, place, &transport, &leaving.leave) => {}
+            () = abort.cancelled() => {}
+            () = serve_calls(connection, permit, &transport, &shutdown.close) => {}
         }
     }
     ended();
@@ -87,7 +87,7 @@ fn builder<S>(transport: &Transport<S>) -> server::Builder {
     builder
         .max_concurrent_streams(streams)
         .initial_window_size(CALL_WINDOW)
-        // Room for every call's window, so that calls that wait do not hold up others.
+        // Room for the window of every call, so that waiting calls do not block others.
         .initial_connection_window_size(streams.saturating_mul(CALL_WINDOW).min(i32::MAX as u32))
         .max_header_list_size(HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER)
@@ -95,32 +95,32 @@ fn builder<S>(transport: &Transport<S>) -> server::Builder {
     builder
 }
 
-/// Answers calls until the connection ends, by itself or because it must.
-async fn converse<S: CallService>(
+/// Answers calls until the peer or the server ends the connection.
+async fn serve_calls<S: CallService>(
     mut connection: server::Connection<Socket, Bytes>,
-    place: Place,
+    permit: ConnectionPermit,
     transport: &Arc<Transport<S>>,
-    leave: &CancellationToken,
+    close: &CancellationToken,
 ) {
-    let place = Arc::new(place);
-    let close = place.close();
+    let permit = Arc::new(permit);
+    let evicted = permit.evicted();
     let times = &transport.times;
     let Some(ping_pong) = connection.ping_pong() else {
         return;
     };
-    let dead = dead(ping_pong, times.handshake, Arc::clone(&place));
+    let dead = until_dead(ping_pong, times.handshake, Arc::clone(&permit));
     let idle = sleep(times.connection_idle);
-    let old = old(times.connection_age);
+    let old = until_age(times.connection_age);
     tokio::pin!(dead, idle, old);
-    let mut is_leaving = false;
+    let mut is_closing = false;
     loop {
-        let leaves = tokio::select! {
+        let must_close = tokio::select! {
             biased;
-            () = close.cancelled() => break,
+            () = evicted.cancelled() => break,
             () = &mut dead => break,
-            () = leave.cancelled(), if !is_leaving => true,
-            () = &mut old, if !is_leaving => true,
-            () = &mut idle, if !is_leaving => match place.idle_time_left(times.connection_idle) {
+            () = close.cancelled(), if !is_closing => true,
+            () = &mut old, if !is_closing => true,
+            () = &mut idle, if !is_closing => match permit.idle_time_left(times.connection_idle) {
                 Some(left) => {
                     idle.as_mut().reset(Instant::now() + left);
                     false
@@ -129,15 +129,15 @@ async fn converse<S: CallService>(
             },
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    if let Some(call) = place.call(request.uri().path() == HEALTH) {
+                    if let Some(call) = permit.begin_call(request.uri().path() == HEALTH) {
                         tokio::spawn(exchange(Arc::clone(transport), request, respond, call));
                     } else {
-                        refuse(&request.into_parts().0, respond);
+                        refuse(transport.refuse, &request.into_parts().0, respond);
                     }
                     false
                 }
                 Some(Err(error)) => {
-                    // Its text may repeat what the peer wrote.
+                    // The text of the error is not logged, because it may repeat what the peer has sent.
                     let io = error.get_io().map(|error| debug(error.kind()));
                     tracing::debug!(reason = error.reason().map(debug), io, "a connection failed");
                     return;
@@ -145,22 +145,22 @@ async fn converse<S: CallService>(
                 None => return,
             },
         };
-        if leaves {
-            is_leaving = true;
+        if must_close {
+            is_closing = true;
             connection.graceful_shutdown();
         }
     }
-    // It goes at once; what can be said without waiting is said.
+    // The connection is closed at once. What can be sent without waiting is sent.
     connection.abrupt_shutdown(Reason::NO_ERROR);
     let _ = connection.accept().now_or_never();
 }
 
-/// Resolves when the peer does not answer: first within the time of the handshake, then to every ping.
-async fn dead(mut ping_pong: PingPong, handshake: Duration, place: Arc<Place>) {
+/// Resolves when the peer does not answer: the first ping within the time of the handshake, and every later one.
+async fn until_dead(mut ping_pong: PingPong, handshake: Duration, permit: Arc<ConnectionPermit>) {
     if !answers(&mut ping_pong, handshake).await {
         return;
     }
-    place.speaks();
+    permit.has_spoken();
     loop {
         sleep(KEEPALIVE).await;
         if !answers(&mut ping_pong, PONG).await {
@@ -173,8 +173,8 @@ async fn answers(ping_pong: &mut PingPong, within: Duration) -> bool {
     matches!(timeout(within, ping_pong.ping(Ping::opaque())).await, Ok(Ok(_)))
 }
 
-/// Resolves at that age; never without one.
-async fn old(age: Option<Duration>) {
+/// Resolves when the connection has this age; without one, never.
+async fn until_age(age: Option<Duration>) {
     match age.and_then(|age| Instant::now().checked_add(age)) {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! Who is connected, and who goes when there is no more room.
+//! The open connections, and which of them is evicted when there is no room for another.
 
 use std::{
     collections::BTreeMap,
@@ -9,21 +9,22 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Connections that made room, and are not closed yet, at a time.
+/// Most evicted connections that are not closed yet.
 const CLOSING: usize = 32;
 
 /// All open connections and calls, up to a limit of each.
 pub(crate) struct Connections {
     most: usize,
     most_calls: usize,
-    crowd: Mutex<Crowd>,
-    /// One for each connection whose socket is there, whether it has a place or has lost it.
+    peers: Mutex<PeerTable>,
+    /// One permit for each open socket, whether its connection is admitted or evicted.
     sockets: Arc<Semaphore>,
 }
 
+/// The peers of all admitted connections.
 #[derive(Default)]
-struct Crowd {
-    /// By serial number: the oldest first.
+struct PeerTable {
+    /// Peers by serial number, so the oldest is first.
     peers: BTreeMap<u64, Peer>,
     next: u64,
     calls: usize,
@@ -31,17 +32,18 @@ struct Crowd {
 
 struct Peer {
     phase: Phase,
-    close: CancellationToken,
+    /// Cancelled when the connection is evicted.
+    evicted: CancellationToken,
 }
 
-/// What a connection has shown of itself.
+/// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing: its peer has not spoken HTTP/2 yet.
+    /// Its peer has not spoken HTTP/2 yet.
     Silent,
-    /// No call is open, since then.
+    /// It has had no open call since this moment.
     Idle(Instant),
-    /// So many calls are open.
+    /// This many calls are open.
     Busy(usize),
 }
 
@@ -50,58 +52,59 @@ impl Connections {
         Arc::new(Self {
             most,
             most_calls,
-            crowd: Mutex::default(),
+            peers: Mutex::default(),
             sockets: Arc::new(Semaphore::new((most + CLOSING).min(Semaphore::MAX_PERMITS))),
         })
     }
 
-    /// Connections that are open now.
+    /// Number of admitted connections.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
-        self.crowd().peers.len()
+        self.table().peers.len()
     }
 
-    /// Waits until a socket more may be there: those that made room for others close within moments.
-    pub(crate) async fn socket(&self) -> Option<Socket> {
+    /// Waits until one more socket may be open. Evicted connections close theirs within moments.
+    pub(crate) async fn acquire_socket(&self) -> Option<SocketPermit> {
         let permit = Arc::clone(&self.sockets).acquire_owned().await;
-        permit.ok().map(Socket)
+        permit.ok().map(SocketPermit)
     }
 
-    /// A place for a new connection. When all are taken, it is that of the oldest connection whose peer has said nothing,
-    /// else that of the one that has been without a call for longest. None when every other connection has a call.
-    pub(crate) fn admit(self: &Arc<Self>, socket: Option<Socket>) -> Option<Place> {
-        let mut crowd = self.crowd();
-        if crowd.peers.len() >= self.most && !crowd.shed() {
+    /// Admits a new connection. When there are as many as may be, another is evicted for it: the oldest whose peer has not
+    /// spoken, otherwise the one that has been without a call for longest. `None` when every other connection has a call.
+    pub(crate) fn admit(self: &Arc<Self>, socket: Option<SocketPermit>) -> Option<ConnectionPermit> {
+        let mut table = self.table();
+        if table.peers.len() >= self.most && !table.evict_one() {
             return None;
         }
-        let (serial, close) = (crowd.next, CancellationToken::new());
-        crowd.next += 1;
+        let (serial, evicted) = (table.next, CancellationToken::new());
+        table.next += 1;
         let peer = Peer {
             phase: Phase::Silent,
-            close: close.clone(),
+            evicted: evicted.clone(),
         };
-        crowd.peers.insert(serial, peer);
-        drop(crowd);
-        Some(Place {
+        table.peers.insert(serial, peer);
+        drop(table);
+        Some(ConnectionPermit {
             connections: Arc::clone(self),
             serial,
-            close,
+            evicted,
             _socket: socket,
         })
     }
 
-    /// Closes one connection that has no call, as when the system has no descriptor for another one.
-    pub(crate) fn shed(&self) {
-        self.crowd().shed();
+    /// Evicts one connection that has no call, for example because the system has no descriptor for another.
+    pub(crate) fn evict_one(&self) {
+        self.table().evict_one();
     }
 
-    fn crowd(&self) -> MutexGuard<'_, Crowd> {
-        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, PeerTable> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Crowd {
-    fn shed(&mut self) -> bool {
+impl PeerTable {
+    /// Evicts one connection without a call. Returns `false` when there is none.
+    fn evict_one(&mut self) -> bool {
         let mut silent = self.peers.iter().filter(|(_, peer)| peer.phase == Phase::Silent);
         let idle = self.peers.iter().filter_map(|(serial, peer)| match peer.phase {
             Phase::Idle(since) => Some((since, serial)),
@@ -115,31 +118,33 @@ impl Crowd {
             return false;
         };
         if let Some(peer) = self.peers.remove(&serial) {
-            peer.close.cancel();
+            peer.evicted.cancel();
         }
         true
     }
 }
 
-/// Leave for a socket to be there.
-pub(crate) struct Socket(#[allow(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit);
+/// Permits one open socket.
+pub(crate) struct SocketPermit(
+    #[allow(dead_code, reason = "it is released when dropped")] OwnedSemaphorePermit,
+);
 
-/// One connection's place; free when it is dropped.
-pub(crate) struct Place {
+/// Permits one connection until it is dropped.
+pub(crate) struct ConnectionPermit {
     connections: Arc<Connections>,
     serial: u64,
-    close: CancellationToken,
-    _socket: Option<Socket>,
+    evicted: CancellationToken,
+    _socket: Option<SocketPermit>,
 }
 
-impl Place {
-    /// Cancelled when the connection must make room for another.
-    pub(crate) fn close(&self) -> CancellationToken {
-        self.close.clone()
+impl ConnectionPermit {
+    /// Cancelled when the connection is evicted for another.
+    pub(crate) fn evicted(&self) -> CancellationToken {
+        self.evicted.clone()
     }
 
-    /// Its peer speaks HTTP/2.
-    pub(crate) fn speaks(&self) {
+    /// Records that the peer speaks HTTP/2.
+    pub(crate) fn has_spoken(&self) {
         self.change(|phase| {
             if *phase == Phase::Silent {
                 *phase = Phase::Idle(Instant::now());
@@ -147,15 +152,15 @@ impl Place {
         });
     }
 
-    /// A call is open until the result is dropped. None when there are too many, over all connections; one that
-    /// `is_exempt` is there all the same.
-    pub(crate) fn call(self: &Arc<Self>, is_exempt: bool) -> Option<OpenCall> {
-        let mut crowd = self.connections.crowd();
-        if crowd.calls >= self.connections.most_calls && !is_exempt {
+    /// Counts an open call until the result is dropped. `None` when there are too many over all connections; a call that
+    /// `is_exempt` is counted all the same.
+    pub(crate) fn begin_call(self: &Arc<Self>, is_exempt: bool) -> Option<OpenCall> {
+        let mut table = self.connections.table();
+        if table.calls >= self.connections.most_calls && !is_exempt {
             return None;
         }
-        crowd.calls += 1;
-        drop(crowd);
+        table.calls += 1;
+        drop(table);
         self.change(|phase| {
             *phase = match *phase {
                 Phase::Busy(calls) => Phase::Busy(calls + 1),
@@ -165,10 +170,10 @@ impl Place {
         Some(OpenCall(Arc::clone(self)))
     }
 
-    /// How long it may still stay without a call, if it may for `longest`; none when that is over.
+    /// How much longer the connection may be without a call, if it may for `longest`; `None` when that time is over.
     pub(crate) fn idle_time_left(&self, longest: Duration) -> Option<Duration> {
-        let crowd = self.connections.crowd();
-        let phase = crowd.peers.get(&self.serial).map(|peer| peer.phase);
+        let table = self.connections.table();
+        let phase = table.peers.get(&self.serial).map(|peer| peer.phase);
         let idle = match phase {
             Some(Phase::Idle(since)) => since.elapsed(),
             _ => Duration::ZERO,
@@ -177,24 +182,24 @@ impl Place {
     }
 
     fn change(&self, change: impl FnOnce(&mut Phase)) {
-        if let Some(peer) = self.connections.crowd().peers.get_mut(&self.serial) {
+        if let Some(peer) = self.connections.table().peers.get_mut(&self.serial) {
             change(&mut peer.phase);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.connections.crowd().peers.remove(&self.serial);
+        self.connections.table().peers.remove(&self.serial);
     }
 }
 
 /// An open call of a connection.
-pub(crate) struct OpenCall(Arc<Place>);
+pub(crate) struct OpenCall(Arc<ConnectionPermit>);
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.connections.crowd().calls -= 1;
+        self.0.connections.table().calls -= 1;
         self.0.change(|phase| {
             *phase = match *phase {
                 Phase::Busy(calls) if calls > 1 => Phase::Busy(calls - 1),
@@ -209,31 +214,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_silent_one_goes_first_then_the_one_longest_without_a_call() {
+    fn the_oldest_silent_one_is_evicted_first_then_the_one_longest_without_a_call() {
         let connections = Connections::new(3, 10);
         let [talking, silent, late] = [(); 3].map(|()| Arc::new(connections.admit(None).unwrap()));
-        talking.speaks();
+        talking.has_spoken();
         let fourth = Arc::new(connections.admit(None).unwrap());
-        assert!(silent.close().is_cancelled());
+        assert!(silent.evicted().is_cancelled());
         assert_eq!(connections.count(), 3);
-        late.speaks();
-        fourth.speaks();
-        // One that has been busy counts from the end of its last call.
-        drop(talking.call(false).unwrap());
+        late.has_spoken();
+        fourth.has_spoken();
+        // A connection that was busy is idle from the end of its last call on.
+        drop(talking.begin_call(false).unwrap());
         let fifth = connections.admit(None).unwrap();
-        assert!(late.close().is_cancelled());
-        assert!(!talking.close().is_cancelled() && !fourth.close().is_cancelled());
+        assert!(late.evicted().is_cancelled());
+        assert!(!talking.evicted().is_cancelled() && !fourth.evicted().is_cancelled());
         drop(fifth);
         assert_eq!(connections.count(), 2);
     }
 
     #[test]
-    fn connections_with_calls_stay() {
+    fn connections_with_calls_are_kept() {
         let connections = Connections::new(2, 3);
         let [one, two] = [(); 2].map(|()| Arc::new(connections.admit(None).unwrap()));
-        let calls = [&one, &one, &two].map(|place| place.call(false).unwrap());
-        assert!(two.call(false).is_none(), "three calls are the limit");
-        drop(two.call(true).unwrap());
+        let calls = [&one, &one, &two].map(|permit| permit.begin_call(false).unwrap());
+        assert!(two.begin_call(false).is_none(), "three calls are the limit");
+        drop(two.begin_call(true).unwrap());
         assert!(connections.admit(None).is_none());
         let [first, second, third] = calls;
         drop(first);
@@ -243,21 +248,21 @@ mod tests {
         );
         drop(second);
         assert!(connections.admit(None).is_some());
-        assert!(one.close().is_cancelled());
+        assert!(one.evicted().is_cancelled());
         drop(third);
     }
 
     #[test]
     fn a_connection_is_idle_from_its_last_call_on() {
         let connections = Connections::new(1, 10);
-        let place = Arc::new(connections.admit(None).unwrap());
+        let permit = Arc::new(connections.admit(None).unwrap());
         let hour = Duration::from_secs(3600);
-        let call = place.call(false).unwrap();
-        assert_eq!(place.idle_time_left(hour), Some(hour));
-        assert_eq!(place.idle_time_left(Duration::ZERO), None);
+        let call = permit.begin_call(false).unwrap();
+        assert_eq!(permit.idle_time_left(hour), Some(hour));
+        assert_eq!(permit.idle_time_left(Duration::ZERO), None);
         drop(call);
-        assert!(place.idle_time_left(hour).is_some_and(|left| left <= hour));
+        assert!(permit.idle_time_left(hour).is_some_and(|left| left <= hour));
         std::thread::yield_now();
-        assert_eq!(place.idle_time_left(Duration::from_nanos(1)), None);
+        assert_eq!(permit.idle_time_left(Duration::from_nanos(1)), None);
     }
 }

@@ -1,13 +1,13 @@
-//! Open files: every connection is one, and the models' files and the metrics port need some too.
+//! The limit on open files. Every connection is one, and model files and the metrics port need some too.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that connections leave free: for model files, logs, the metrics port's connections, and connections that
-/// are just being closed.
+/// Descriptors that connections leave free for model files, logs, connections of the metrics port, and connections that
+/// are being closed.
 const RESERVED: u64 = 128;
 
-/// Raises the process's own limit on open files to the most that the system lets it have. A system that does not allow
-/// that leaves it as it is.
+/// Raises the process's limit on open files to the maximum that the system allows. If the system refuses, the limit stays
+/// as it is.
 pub fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -15,21 +15,21 @@ pub fn raise_descriptor_limit() {
         maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
+        tracing::debug!(%error, "the limit on open files could not be raised");
     }
 }
 
-/// How many connections may be open when `wanted` are asked for: fewer where the process may not open that many files.
+/// How many connections may be open: `wanted`, or fewer if the process may not open that many files.
 pub fn connection_limit(wanted: usize) -> usize {
     within(wanted, getrlimit(Resource::Nofile).current)
 }
 
-/// `descriptors` is how many files may be open; none for no limit.
+/// The same when `descriptors` files may be open; `None` is no limit.
 fn within(wanted: usize, descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors else {
         return wanted;
     };
-    // Where there are hardly any, half of them.
+    // When there are few descriptors, connections get half of them.
     let free = descriptors.saturating_sub(RESERVED).max(descriptors / 2).max(1);
     usize::try_from(free).map_or(wanted, |free| wanted.min(free))
 }

@@ -1,7 +1,6 @@
-//! One call on a connection: its request as it arrives, and its answer.
+//! One call on a connection: reads its request as it arrives, and sends its answer.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     sync::Arc,
     time::Duration,
@@ -12,32 +11,14 @@ use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{Request, Response};
 use http_body::Body as _;
 use tokio::time::timeout;
-use tonic::body::Body;
-use tower::Service;
 
-use super::{accept::Transport, connections::OpenCall, intake::Intake};
-use crate::rpc::{call::refusal, error::ServiceError};
+use super::{
+    connections::OpenCall,
+    intake::Intake,
+    service::{CallService, Transport},
+};
 
-/// What answers calls.
-pub(crate) trait CallService:
-    Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> CallService for S where
-    S: Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-/// Answers a call. What arrives for it is taken off the connection all the while, whatever the answer waits for.
+/// Answers a call. Whatever the answer waits for, the bytes that arrive for the call are read off the connection.
 pub(super) async fn exchange<S: CallService>(
     transport: Arc<Transport<S>>,
     request: Request<RecvStream>,
@@ -45,7 +26,7 @@ pub(super) async fn exchange<S: CallService>(
     _call: OpenCall,
 ) {
     let (head, body) = request.into_parts();
-    let (intake, arriving) = Intake::new(body, &transport.request_bytes, transport.limits.message_bytes);
+    let (intake, arriving) = Intake::new(body, &transport.request_budget, transport.limits.message_bytes);
     let request = Request::from_parts(head, intake);
     tokio::select! {
         biased;
@@ -54,16 +35,17 @@ pub(super) async fn exchange<S: CallService>(
     }
 }
 
-/// When to try again where there are too many calls: as long as it may take until one has ended.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Tells a call's client that there are too many.
-pub(super) fn refuse(call: &http::request::Parts, mut respond: SendResponse<Bytes>) {
-    let response = refusal(call, &ServiceError::TooManyCalls { retry_after: RETRY });
+/// Refuses a call with the response that `response` makes for it.
+pub(super) fn refuse(
+    response: fn(&http::request::Parts) -> Response<()>,
+    call: &http::request::Parts,
+    mut respond: SendResponse<Bytes>,
+) {
+    let response = response(call);
     let _gone = respond.send_response(response, true);
 }
 
-/// Ends early when the client is gone; the call's work ends with it.
+/// Sends the answer. Ends early when the client is gone, and the call's work ends with it.
 async fn answer<S: CallService>(
     mut service: S,
     request: Request<Intake>,
@@ -116,7 +98,8 @@ async fn answer<S: CallService>(
     }
 }
 
-/// Sends as the client's window allows. False when it is gone, or does not read for too long.
+/// Sends data as the client's flow control window allows. Returns `false` when the client is gone, or does not read for too
+/// long.
 async fn send(out: &mut SendStream<Bytes>, mut data: Bytes, longest_stall: Duration) -> bool {
     while !data.is_empty() {
         out.reserve_capacity(data.len());
@@ -139,7 +122,7 @@ async fn send(out: &mut SendStream<Bytes>, mut data: Bytes, longest_stall: Durat
     true
 }
 
-/// Waits until something may be sent; none when the stream is no longer there.
+/// Waits until some bytes may be sent, and returns how many; `None` when the stream has ended.
 fn capacity(out: &mut SendStream<Bytes>) -> impl Future<Output = Option<usize>> {
     poll_fn(|context| {
         loop {

@@ -1,4 +1,4 @@
-//! A request's bytes, from the frames they arrive in to the messages they make up.
+//! Puts the bytes of a request, which arrive in frames, together into messages.
 
 use std::{
     convert::Infallible,
@@ -10,39 +10,40 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 
-use super::budget::{HeldBytes, RequestBytes};
+use super::budget::{HeldBytes, RequestBudget};
 
 /// A gRPC message begins with a byte for its compression and four for its length.
 const PREFIX: usize = 5;
 
-/// Behind a message of more bytes than this, the buffer is made anew.
+/// After a message of more bytes than this, the buffer is allocated again, so that it does not keep the memory.
 const LARGE: usize = 64 << 10;
 
-/// Why a request's messages stop before their end.
+/// Why the messages of a request end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IntakeError {
-    /// A message says that it is more than twice as large as messages may be.
+    /// A message announces more than twice the bytes that messages may have.
     TooLarge { limit_bytes: usize },
-    /// The budget of all requests has no room for it.
+    /// The budget of all requests has too few bytes left.
     NoRoom,
 }
 
-/// A whole message with its prefix, and its share of the budget.
+/// A whole message with its prefix, and its bytes of the budget.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) bytes: Bytes,
     pub(crate) held: HeldBytes,
 }
 
-/// The messages of a request, as whoever answers it takes them.
+/// The messages of a request, for the service that answers it.
 pub(crate) struct Intake(Arc<Mutex<Buffer>>);
 
 impl Intake {
-    /// The second part takes what arrives for as long as it is polled, and never ends. Messages may have `limit_bytes`;
-    /// those up to twice as large are received all the same, since a stream's item that is too large fails alone.
+    /// Returns the intake, and a future that reads what arrives for as long as it is polled and never ends. Messages may
+    /// have `limit_bytes`. Messages up to twice as large are received all the same, because an item of a stream that is too
+    /// large fails alone.
     pub(crate) fn new(
         body: RecvStream,
-        budget: &Arc<RequestBytes>,
+        budget: &Arc<RequestBudget>,
         limit_bytes: usize,
     ) -> (Self, impl Future<Output = Infallible> + use<>) {
         let buffer = Arc::new(Mutex::new(Buffer {
@@ -62,7 +63,7 @@ impl Intake {
         (Self(buffer), arriving)
     }
 
-    /// The next whole message. None at the end; what is left of a message that was cut off comes before that, as it is.
+    /// The next whole message; `None` at the end. If the last message is incomplete, its bytes are returned as they are.
     pub(crate) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
@@ -75,7 +76,7 @@ impl Intake {
         next
     }
 
-    /// Whether the beginning of a message is there, and not its end.
+    /// Whether part of a message has arrived.
     pub(crate) fn has_part(&self) -> bool {
         let buffer = lock(&self.0);
         !buffer.bytes.is_empty()
@@ -87,7 +88,7 @@ impl Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        // What still arrives is not kept.
+        // Bytes that still arrive are not kept.
         lock(&self.0).end(State::Closed);
     }
 }
@@ -102,31 +103,31 @@ enum State {
     Open,
     /// The client has sent all.
     Ended,
-    /// It stops here; to be told.
+    /// The request fails here, and the service has not been told yet.
     Failed(IntakeError),
-    /// Nothing is wanted any more.
+    /// No more messages are wanted.
     Closed,
-    /// The client has cancelled the call, or is no longer there: nothing comes, and the call is about to be dropped.
+    /// The client has cancelled the call or is gone: nothing more arrives, and the call is about to be dropped.
     Gone,
 }
 
-/// Bytes that have arrived and were not taken.
+/// Bytes that have arrived and have not been taken.
 struct Buffer {
     body: RecvStream,
     /// Begins with the prefix of a message.
     bytes: BytesMut,
-    /// As many as `bytes`.
+    /// The budget's bytes for `bytes`.
     held: HeldBytes,
     limit_bytes: usize,
-    /// How many of `bytes` the client may send again: those of the first message. So it can always send a message to its
-    /// end, and beyond that no more than its window.
+    /// How many of `bytes` the client has been allowed to send again: those of the first message. So it can always complete
+    /// a message, and send no more than its window beyond it.
     granted: usize,
     state: State,
     reader: Option<Waker>,
 }
 
 impl Buffer {
-    /// Takes all that has arrived.
+    /// Reads all that has arrived.
     fn arrive(&mut self, context: &mut Context<'_>) {
         while !matches!(self.state, State::Ended | State::Gone) {
             match self.body.poll_data(context) {
@@ -156,13 +157,13 @@ impl Buffer {
             self.release(data.len());
             return self.end(State::Failed(IntakeError::NoRoom));
         }
-        // The buffer grows with what arrives, not with what is announced.
+        // The buffer grows with the bytes that arrive, not with the announced length.
         self.bytes.extend_from_slice(data);
         self.grant();
         self.wake();
     }
 
-    /// Bytes of the first message with its prefix, once they are known.
+    /// Length in bytes of the first message with its prefix, once it is known.
     fn message_length(&self) -> Option<usize> {
         let prefix: [u8; PREFIX] = self.bytes.get(..PREFIX)?.try_into().ok()?;
         let [_, length @ ..] = prefix;
@@ -171,7 +172,7 @@ impl Buffer {
             .checked_add(PREFIX)
     }
 
-    /// Lets the client send as much again as has arrived of the first message.
+    /// Lets the client send as many bytes again as have arrived of the first message.
     fn grant(&mut self) {
         let length = self.message_length();
         let limit_bytes = self.limit_bytes;
@@ -194,7 +195,7 @@ impl Buffer {
         let length = match self.message_length() {
             Some(length) if length <= self.bytes.len() => length,
             _ if self.state == State::Open => return Poll::Pending,
-            // Cut off, or the end.
+            // The message is incomplete, or there is none.
             _ => self.bytes.len(),
         };
         if length == 0 {
@@ -203,7 +204,7 @@ impl Buffer {
         let bytes = self.bytes.split_to(length).freeze();
         let held = self.held.split(length);
         if length > LARGE {
-            // What is left would keep all of the memory.
+            // The remaining bytes would otherwise keep all of the memory.
             self.bytes = BytesMut::from(self.bytes.as_ref());
         }
         self.granted = self.granted.saturating_sub(length);
@@ -221,7 +222,7 @@ impl Buffer {
         self.wake();
     }
 
-    /// A stream that has ended has no window; then there is nothing to give back.
+    /// Returns bytes to the client's flow control window. A stream that has ended has no window.
     fn release(&mut self, bytes: usize) {
         if bytes > 0 {
             let _ended = self.body.flow_control().release_capacity(bytes);

@@ -1,4 +1,4 @@
-//! A TCP socket that lets others run while much arrives on it.
+//! A TCP socket that lets other tasks run while many bytes arrive on it.
 
 use std::{
     io,
@@ -11,13 +11,14 @@ use tokio::{
     net::TcpStream,
 };
 
-/// After this many bytes, the calls of a connection get to take what has arrived for them. h2 keeps each frame until
-/// then, and bounds how many small ones it keeps.
+/// After this many bytes, the calls of the connection get a turn to read what has arrived for them. Until then h2 keeps
+/// each frame, and it bounds how many small ones it keeps.
 const TURN: usize = 64 << 10;
 
-/// See the module.
+/// A TCP stream that yields after [`TURN`] bytes.
 pub(super) struct Socket {
     stream: TcpStream,
+    /// Bytes read since the last turn of other tasks.
     read: usize,
 }
 

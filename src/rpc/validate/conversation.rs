@@ -1,6 +1,6 @@
-//! Conversations.
+//! Checks conversations.
 
-use super::Checker;
+use super::checker::Checker;
 use crate::{
     proto,
     rpc::limits::Limits,
@@ -10,14 +10,14 @@ use crate::{
 /// Whether the last message may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EmptyAnswer {
-    /// An ASSISTANT message may: a model that says nothing is judged for that.
+    /// A last message of ASSISTANT may be empty, because a model that says nothing is judged for that.
     Allowed,
-    /// No message may.
+    /// No message may be empty.
     Refused,
 }
 
-/// Roles and contents of a conversation that is there and within its limits. What is wrong is noted and the
-/// rest is still looked at; the result counts only when the checker finds nothing.
+/// Checks the number, roles and contents of the messages of a conversation and returns the messages. After a violation the
+/// rest is still checked; the result is only valid if the checker has found no violation.
 pub(super) fn messages(
     checker: &mut Checker,
     conversation: proto::Conversation,
@@ -63,17 +63,17 @@ fn role(checker: &mut Checker, role: i32) -> Option<ChatRole> {
     }
 }
 
-/// Roles as guards take them: USER, ASSISTANT, USER, ... without SYSTEM. With `ends_with_user` the last one
-/// must be USER, because an answer will follow.
+/// Checks that the roles are in an order that guards accept: USER, ASSISTANT, USER and so on, without SYSTEM. With
+/// `ends_with_user` the last message must be one of USER, because an answer will follow.
 pub(super) fn guard_shape(checker: &mut Checker, conversation: &proto::Conversation, ends_with_user: bool) {
     let mut expected = proto::Role::User;
     for (index, message) in conversation.messages.iter().enumerate() {
         let field = format!("messages[{index}].role");
         let role = match proto::Role::try_from(message.role) {
-            // Said already.
+            // This has been reported already.
             Ok(proto::Role::Unspecified) | Err(_) => expected,
             Ok(proto::Role::System) => {
-                checker.misplaced(&field, "guards take no ROLE_SYSTEM message");
+                checker.misplaced(&field, "guards do not accept ROLE_SYSTEM messages");
                 continue;
             }
             Ok(role) => role,
@@ -87,7 +87,7 @@ pub(super) fn guard_shape(checker: &mut Checker, conversation: &proto::Conversat
                 ),
             );
         }
-        // From what is there, so that each break is reported once.
+        // The next role follows from the actual one, so that each break in the order is reported once.
         expected = match role {
             proto::Role::User => proto::Role::Assistant,
             _ => proto::Role::User,

@@ -1,27 +1,30 @@
-//! Generate and Score.
+//! Checks Generate and Score.
 
 use std::sync::Arc;
 
 use rand::RngExt as _;
 
-use super::{Checker, conversation, policy};
+use super::{
+    checker::{Checker, ValidationContext},
+    conversation, policy,
+};
 use crate::{
     engine::Sampling,
     guard::Policy,
     proto::{self, generate_request},
     registry::{Lease, Registry},
-    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
+    rpc::{error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
 
-/// Where the answer begins.
+/// What the model answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Prompt {
-    /// For the model's chat template.
+    /// A conversation, which the model's chat template turns into text.
     Conversation(Vec<ChatMessage>),
-    /// As it is.
+    /// Text that is used as it is.
     Text(String),
-    /// As they are.
+    /// Tokens that are used as they are.
     Tokens(Vec<u32>),
 }
 
@@ -30,9 +33,9 @@ pub(crate) enum Prompt {
 pub(crate) struct GenerateWork {
     pub(crate) entry: Lease,
     pub(crate) prompt: Arc<Prompt>,
-    /// The prompt's field, for errors found later.
+    /// The field of the prompt, which later errors name.
     pub(crate) prompt_field: String,
-    /// With a seed drawn when the request had none.
+    /// With a random seed if the request has none.
     pub(crate) sampling: Sampling,
     pub(crate) max_new_tokens: usize,
     pub(crate) stop: Vec<String>,
@@ -44,36 +47,36 @@ pub(crate) struct GenerateWork {
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
     pub(crate) guard: Lease,
-    /// What the guard judges by; `None` is its own.
+    /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
-    /// The field of a policy that the request brings, for errors found later.
+    /// The field of a policy in the request, which later errors name.
     pub(crate) policy_field: String,
-    /// The field that names the guard, for errors found later.
+    /// The field that names the guard, which later errors name.
     pub(crate) guard_field: String,
     pub(crate) samples: u32,
     pub(crate) keep_text: bool,
 }
 
-/// Checks a Generate; `path` is where it lies in what the caller sent. The target may have to be waited for.
+/// Checks a Generate; `path` is its path in the message that the caller sent. Waits while the target is being loaded.
 pub(crate) async fn generate(
     request: proto::GenerateRequest,
     path: &str,
-    registry: &Registry,
-    (limits, deadline): (&Limits, Deadline),
+    context: &ValidationContext<'_>,
 ) -> Result<GenerateWork, ServiceError> {
     let mut checker = Checker::at(path);
-    let fields = generate_fields(&mut checker, request, limits);
+    let fields = generate_fields(&mut checker, request, context.limits);
     checker.finish()?;
-    deadline.limit(fields.resolve(path, registry)).await
+    let found = fields.resolve(path, context.registry);
+    context.deadline.limit(found).await
 }
 
-/// Checks a Score; `path` is where it lies in what the caller sent. Target and guard may have to be waited for.
+/// Checks a Score; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
 pub(crate) async fn score(
     request: proto::ScoreRequest,
     path: &str,
-    registry: &Registry,
-    (limits, deadline): (&Limits, Deadline),
+    context: &ValidationContext<'_>,
 ) -> Result<ScoreWork, ServiceError> {
+    let (registry, limits) = (context.registry, context.limits);
     let mut checker = Checker::at(path);
     let judge = request.judge.unwrap_or_default();
     let policy = checker.within("judge", |checker| {
@@ -114,7 +117,7 @@ pub(crate) async fn score(
         let guard = guard.map_err(|error| ServiceError::from_lookup(error, &judge.model))?;
         Ok((generate, guard))
     };
-    let (generate, guard) = deadline.limit(found).await?;
+    let (generate, guard) = context.deadline.limit(found).await?;
     Ok(ScoreWork {
         generate,
         guard,
@@ -126,7 +129,7 @@ pub(crate) async fn score(
     })
 }
 
-/// A Generate whose fields are right by themselves.
+/// A Generate whose fields are valid without knowing the model.
 pub(super) struct GenerateFields {
     model: String,
     prompt: Prompt,
@@ -240,7 +243,7 @@ fn sampling(checker: &mut Checker, params: Option<proto::SamplingParams>) -> Sam
     let temperature = params.temperature.unwrap_or(1.0);
     checker.number("temperature", temperature, 0.0..=2.0);
     let top_p = params.top_p.unwrap_or(1.0);
-    // Written so that not-a-number is wrong.
+    // Written so that not-a-number is refused.
     if !(top_p > 0.0 && top_p <= 1.0) {
         checker.wrong("top_p", format!("must be above 0 and at most 1, is {top_p}"));
     }

@@ -1,8 +1,8 @@
-//! Which policy a guard is asked to judge by.
+//! Checks which policy a guard is to judge by.
 
 use std::sync::Arc;
 
-use super::Checker;
+use super::checker::Checker;
 use crate::{
     guard::{Policy, PolicyCategory},
     proto::{self, classify_request, judge_options},
@@ -10,7 +10,7 @@ use crate::{
     rpc::{error::ServiceError, limits::Limits},
 };
 
-/// What a request says, whichever message says it.
+/// The policy that a request names or contains, whichever message it is in.
 pub(super) enum PolicySource {
     Native,
     Named(String),
@@ -37,14 +37,14 @@ impl From<Option<judge_options::PolicySource>> for PolicySource {
     }
 }
 
-/// What it says, as far as the request itself tells.
+/// A policy that is checked as far as possible without the registry.
 pub(super) enum CheckedPolicy {
     Native,
     Named(String),
     Inline(Arc<Policy>),
 }
 
-/// Checks it.
+/// Checks the policy of a request.
 pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limits) -> CheckedPolicy {
     match source {
         PolicySource::Native => CheckedPolicy::Native,
@@ -74,7 +74,7 @@ pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limit
 }
 
 impl CheckedPolicy {
-    /// The policy itself; `None` is the guard's own.
+    /// Looks the policy up; `None` is the guard's own.
     pub(super) fn find(self, registry: &Registry) -> Result<Option<Arc<Policy>>, ServiceError> {
         match self {
             Self::Native => Ok(None),

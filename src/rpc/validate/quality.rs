@@ -1,16 +1,19 @@
-//! EstimateQuality.
+//! Checks EstimateQuality.
 
-use super::{Checker, item_ids};
+use super::{
+    checker::{Checker, ValidationContext},
+    request::item_ids,
+};
 use crate::{
     proto,
-    registry::{Lease, Registry},
-    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
+    registry::Lease,
+    rpc::{error::ServiceError, limits::Limits},
 };
 
 /// A checked EstimateQuality.
 pub(crate) struct QualityWork {
     pub(crate) estimator: Lease,
-    /// With their ids; a pair that is wrong fails alone.
+    /// The pairs with their ids. An invalid pair fails alone.
     pub(crate) pairs: Vec<(String, Result<Pair, ServiceError>)>,
     pub(crate) priority: proto::Priority,
 }
@@ -19,16 +22,16 @@ pub(crate) struct QualityWork {
 pub(crate) struct Pair {
     pub(crate) source: String,
     pub(crate) translation: String,
-    /// Where it lies in the request, for errors found later.
+    /// The field of the pair, which later errors name.
     pub(crate) field: String,
 }
 
-/// Checks what concerns a request as a whole, and each pair by itself. The estimator may have to be waited for.
+/// Checks the request as a whole, and each pair by itself. Waits while the estimator is being loaded.
 pub(crate) async fn estimate_quality(
     request: proto::EstimateQualityRequest,
-    registry: &Registry,
-    (limits, deadline): (&Limits, Deadline),
+    context: &ValidationContext<'_>,
 ) -> Result<QualityWork, ServiceError> {
+    let (registry, limits) = (context.registry, context.limits);
     let mut checker = Checker::at("");
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
@@ -38,7 +41,7 @@ pub(crate) async fn estimate_quality(
         let estimator = registry.estimator(&request.model).await;
         estimator.map_err(|error| ServiceError::from_lookup(error, &request.model))
     };
-    let estimator = deadline.limit(estimator).await?;
+    let estimator = context.deadline.limit(estimator).await?;
     let pairs = request.pairs.into_iter().zip(ids).enumerate();
     let pairs = pairs.map(|(index, (pair, id))| (id, self::pair(pair, format!("pairs[{index}]"), limits)));
     Ok(QualityWork {

@@ -1,56 +1,60 @@
-//! Classify and its batch.
+//! Checks Classify and BatchClassify.
 
 use std::sync::Arc;
 
-use super::{Checker, conversation, item_ids, policy};
+use super::{
+    checker::{Checker, ValidationContext},
+    conversation, policy,
+    request::item_ids,
+};
 use crate::{
     guard::Policy,
     proto,
-    registry::{Lease, Registry},
-    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
+    registry::Lease,
+    rpc::{error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
 
 /// A checked Classify.
 pub(crate) struct ClassifyWork {
     pub(crate) guard: Lease,
-    /// `None` is the guard's own.
+    /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) messages: Vec<ChatMessage>,
     pub(crate) priority: proto::Priority,
-    /// Where these texts lie in what the caller sent, for errors found later.
-    pub(crate) places: JudgedPlaces,
+    /// The fields of these texts, which later errors name.
+    pub(crate) fields: JudgedMessages,
 }
 
-/// Where a guard's conversation and policy come from.
+/// Where the messages that a guard judges come from, and the policy that it judges by.
 #[derive(Clone)]
-pub(crate) struct JudgedPlaces {
-    /// The conversation's field, or that of a prompt.
+pub(crate) struct JudgedMessages {
+    /// The field of the conversation or prompt.
     pub(crate) conversation: String,
-    /// A policy that the request brings. Those of the configuration were encoded when the guard was loaded.
+    /// The field of a policy in the request. Policies of the configuration were encoded when the guard was loaded.
     pub(crate) policy: String,
-    /// What is judged.
+    /// Who wrote the last message.
     pub(crate) judged: Judged,
 }
 
-/// Who wrote what a guard judges.
+/// Who wrote the message that a guard judges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Judged {
-    /// The caller, a conversation.
+    /// The caller sent it as the end of a conversation.
     Conversation,
-    /// A model, the answer to a conversation; `guard` is the field that names the guard.
+    /// A model wrote it as the answer to a conversation; `guard` is the field that names the guard.
     AnswerToConversation { guard: String },
-    /// A model, the answer to a raw text or to tokens; `guard` is the field that names the guard.
+    /// A model wrote it as the answer to raw text or tokens; `guard` is the field that names the guard.
     AnswerToText { guard: String },
 }
 
-/// Checks a Classify; `path` is where it lies in what the caller sent. The guard may have to be waited for.
+/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
 pub(crate) async fn classify(
     request: proto::ClassifyRequest,
     path: &str,
-    registry: &Registry,
-    (limits, deadline): (&Limits, Deadline),
+    context: &ValidationContext<'_>,
 ) -> Result<ClassifyWork, ServiceError> {
+    let (registry, limits) = (context.registry, context.limits);
     let mut checker = Checker::at(path);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
@@ -73,13 +77,13 @@ pub(crate) async fn classify(
         let guard = registry.guard(&request.model).await;
         guard.map_err(|error| ServiceError::from_lookup(error, &request.model))
     };
-    let guard = deadline.limit(guard).await?;
+    let guard = context.deadline.limit(guard).await?;
     Ok(ClassifyWork {
         guard,
         policy,
         messages,
         priority,
-        places: JudgedPlaces {
+        fields: JudgedMessages {
             conversation: field,
             policy: policy_field,
             judged: Judged::Conversation,
@@ -87,8 +91,8 @@ pub(crate) async fn classify(
     })
 }
 
-/// Checks what concerns a batch as a whole; returns each item's id. The items' own requests are checked one
-/// by one, and fail one by one.
+/// Checks a batch as a whole, and returns the id of each item. The requests of the items are checked one by one, and fail
+/// one by one.
 pub(crate) fn batch(
     request: &proto::BatchClassifyRequest,
     limits: &Limits,

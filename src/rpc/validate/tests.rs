@@ -1,7 +1,16 @@
 use proptest::prelude::*;
 
-use super::{generation::generate_fields, *};
-use crate::proto::{self, generate_request::Prompt as Wire};
+use super::{
+    checker::Checker,
+    conversation,
+    generation::generate_fields,
+    request::{item_timeout, list_models},
+    safety::batch,
+};
+use crate::{
+    proto::{self, generate_request::Prompt as Wire},
+    rpc::{deadline::Deadline, error::ServiceError, limits::Limits},
+};
 
 fn paths(result: Result<(), ServiceError>) -> Vec<String> {
     match result {

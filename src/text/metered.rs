@@ -1,10 +1,10 @@
-//! Templates in which no list is looked through before that has been paid for.
+//! Renders templates so that the work on lists costs fuel.
 //!
-//! minijinja's fuel pays for instructions and for text, but not for what comparing or printing a list does with the
-//! lists in it: forty times `{% set a = [a, a] %}` is cheap, and stands for more than any memory holds; lists that are
-//! thousands deep overflow the stack. So each expression whose value is compared, printed, joined or put into another
-//! list goes through a function first, which pays for all that it stands for and refuses what is too deep. No template
-//! can name these functions.
+//! minijinja's fuel pays for instructions and for text, but not for the lists inside of a list that is compared or printed.
+//! `{% set a = [a, a] %}`, forty times, is cheap, but the result has more elements than any memory can hold; and lists that
+//! are nested thousands deep overflow the stack. So each expression whose value is compared, printed, joined or put into
+//! another list is passed through a function first, which consumes fuel for everything in it and refuses what is nested too
+//! deep. Templates cannot name these functions.
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, State, Value,
@@ -15,25 +15,26 @@ use minijinja::{
     value::ValueKind,
 };
 
-use super::jinja::BYTES_PER_FUEL;
+/// Bytes of text that one unit of fuel pays for, as everywhere in minijinja.
+pub(super) const BYTES_PER_FUEL: u64 = 64;
 
-/// What is known to the templates' errors by this name.
+/// The name of the template in errors.
 const NAME: &str = "<string>";
-/// Pays for the values in a list, and refuses one that is too deep.
+/// The function that consumes fuel for the values in a list, and refuses a list that is nested too deep.
 const WEIGH: &str = "(weigh)";
-/// The same, and pays for their text, because all of it may be compared or copied.
+/// The same, with fuel for the text of the values too, because all of it may be compared or copied.
 const MEASURE: &str = "(measure)";
-/// Lists within lists. A conversation has two.
+/// Most levels of lists within lists. A conversation has two.
 const MAX_DEPTH: usize = 32;
-/// Of one tag. The longest that is known has 62.
+/// Most tokens of one tag. The longest known tag has 62.
 const MAX_TOKENS: usize = 512;
-/// Of a whole template. The most that are known are 20.
+/// Most `elif` of a template. The known templates have at most 20.
 const MAX_BRANCHES: usize = 128;
-/// Filters and methods that look at no value in a list but take it or count it.
+/// Filters and methods that do not read the values in a list, but only take or count them.
 const SHALLOW: [&str; 12] = [
     "count", "d", "default", "first", "get", "items", "keys", "last", "length", "list", "reverse", "values",
 ];
-/// Tests of whether there is something: they must be given what there is.
+/// Tests of whether a value exists. They need the value itself, not the result of a function.
 const PRESENCE: [&str; 2] = ["defined", "undefined"];
 
 /// Adds the functions that [`render`] needs.
@@ -46,7 +47,7 @@ pub(super) fn add_functions(environment: &mut Environment<'_>) {
     });
 }
 
-/// Checks that a template can be parsed, and that no expression of it is so long that whoever follows it runs out of
+/// Checks that a template can be parsed, and that none of its expressions is so long that evaluating it could overflow the
 /// stack.
 pub(super) fn check(environment: &Environment<'_>, source: &str) -> Result<(), Error> {
     let refuse = |reason: String| Err(Error::new(ErrorKind::SyntaxError, reason));
@@ -67,7 +68,7 @@ pub(super) fn check(environment: &Environment<'_>, source: &str) -> Result<(), E
     machinery::parse(source, NAME, environment.syntax().clone()).map(|_| ())
 }
 
-/// What a template makes of these values.
+/// Renders a template with these values.
 pub(super) fn render<'a>(
     environment: &'a Environment<'a>,
     source: &'a str,
@@ -90,16 +91,16 @@ pub(super) fn render<'a>(
     Ok(text)
 }
 
-/// What is paid for.
+/// What fuel is consumed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Price {
     /// Each value in a list, in the lists in it, and so on.
     Values,
-    /// Their text as well.
+    /// Each value, and its text.
     Text,
 }
 
-/// Pays for a list or a map; anything else costs nothing here.
+/// Consumes fuel for a list or a map. Other values cost nothing here.
 pub(super) fn pay(state: &State<'_, '_>, value: &Value, price: Price) -> Result<(), Error> {
     let mut open = Vec::new();
     open.extend(members(value));
@@ -108,7 +109,7 @@ pub(super) fn pay(state: &State<'_, '_>, value: &Value, price: Price) -> Result<
             open.pop();
             continue;
         };
-        // Of a map these are the keys.
+        // The members of a map are its keys.
         let held = map.as_ref().and_then(|map| map.get_item(&member).ok());
         for member in [Some(member), held].into_iter().flatten() {
             let text = match (price, member.as_str()) {
@@ -147,7 +148,7 @@ fn statement<'a>(node: &Stmt<'a>) -> Stmt<'a> {
                 children: statements(&s.children),
             },
         )),
-        // What is printed is paid for where it is printed.
+        // Fuel for what is printed is consumed when it is printed.
         Stmt::EmitExpr(s) => Stmt::EmitExpr(at(
             s,
             ast::EmitExpr {
@@ -190,7 +191,7 @@ fn statement<'a>(node: &Stmt<'a>) -> Stmt<'a> {
             ast::Set {
                 target: target(&s.target),
                 expr: match s.target {
-                    // Into a namespace, which is a map.
+                    // The target is in a namespace, which is a map.
                     Expr::GetAttr(_) => through(WEIGH, &s.expr),
                     _ => expression(&s.expr),
                 },
@@ -246,7 +247,7 @@ fn declaration<'a>(node: &Spanned<ast::Macro<'a>>) -> Spanned<ast::Macro<'a>> {
     )
 }
 
-/// What something is assigned to: names, alone or in lists, and places in a namespace.
+/// The target of an assignment: names, alone or in lists, and attributes of a namespace.
 fn target<'a>(node: &Expr<'a>) -> Expr<'a> {
     let targets = |items: &[Expr<'a>]| items.iter().map(target).collect();
     match node {
@@ -266,12 +267,12 @@ fn target<'a>(node: &Expr<'a>) -> Expr<'a> {
     }
 }
 
-/// The expression, through one of the functions unless it is known to be no list.
+/// The expression, passed through one of the functions unless its value is certainly no list.
 fn through<'a>(function: &'static str, node: &Expr<'a>) -> Expr<'a> {
     let expr = expression(node);
     match &expr {
         Expr::Const(_) => expr,
-        // Always a text, which costs nothing there but would be paid for as what a function gives back.
+        // The value is always a text. Passing it through the function would cost fuel for the text that the function returns.
         Expr::BinOp(text) if matches!(text.op, BinOpKind::Concat) => expr,
         _ => {
             let span = node.span();
@@ -327,7 +328,7 @@ fn expression<'a>(node: &Expr<'a>) -> Expr<'a> {
         Expr::BinOp(e) => {
             let function = match e.op {
                 BinOpKind::ScAnd | BinOpKind::ScOr => None,
-                // Lists are put together without a look at what is in them.
+                // Lists are joined without reading their values.
                 BinOpKind::Add | BinOpKind::Mul => Some(WEIGH),
                 _ => Some(MEASURE),
             };
@@ -422,7 +423,7 @@ fn expression<'a>(node: &Expr<'a>) -> Expr<'a> {
 
 fn call<'a>(node: &Spanned<ast::Call<'a>>) -> Spanned<ast::Call<'a>> {
     let (expr, function) = match &node.expr {
-        // A method, of which nobody knows what it does; `loop` has to be known by its name.
+        // A method, whose work is not known. `loop` must stay accessible by its name.
         Expr::GetAttr(method) if !matches!(&method.expr, Expr::Var(var) if var.id == "loop") => {
             let function = by(method.name);
             let object = ast::GetAttr {
@@ -452,7 +453,7 @@ fn arguments<'a>(function: &'static str, arguments: &[CallArg<'a>]) -> Vec<CallA
     arguments.iter().map(argument).collect()
 }
 
-/// A node in the place of another.
+/// A node with the position of another.
 fn at<T, U>(node: &Spanned<T>, instead: U) -> Spanned<U> {
     let span: Span = node.span();
     Spanned::new(instead, span)

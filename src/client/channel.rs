@@ -1,0 +1,240 @@
+//! A connected client: its channel, unary calls, and their retries.
+
+use std::time::{Duration, Instant};
+
+use tonic::{
+    Code, Response, Status,
+    metadata::{AsciiMetadataValue, MetadataMap},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{
+    error::{self, ClientError, RpcError, TlsProblem, code_name},
+    retry::{RetryPolicy, ServerHint},
+};
+use crate::proto::{
+    ClassifyRequest, ClassifyResponse, ListModelsRequest, Model, ScoreRequest, ScoreResponse,
+    model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
+    scoring_service_client::ScoringServiceClient,
+};
+
+/// A connection with an open call that has been idle for this long is pinged, so that a dead peer is detected.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How to reach a server.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How long one attempt of a unary call may take, which is sent to the server as its deadline. Without it there is no
+    /// limit. Streams have no limit.
+    pub call_timeout: Option<Duration>,
+    /// Authorities, in PEM form, that may have issued the certificate of a server with TLS; those that the system trusts if
+    /// absent.
+    pub authorities: Option<Vec<u8>>,
+    /// The tenant that the server charges with the work.
+    pub tenant: Option<AsciiMetadataValue>,
+    /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
+    pub retry: RetryPolicy,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: None,
+            authorities: None,
+            tenant: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// A connected client. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(super) channel: Channel,
+    pub(super) options: ClientOptions,
+}
+
+impl Client {
+    /// Connects to `address` (`http://host:port`, or `https://host:port` for TLS; the scheme may be left out), with the retries
+    /// of the policy.
+    ///
+    /// # Errors
+    /// [`ClientError::BadAddress`] and [`ClientError::Tls`] at once, [`ClientError::Unreachable`] after the last
+    /// attempt.
+    pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        let endpoint = endpoint(address, options.authorities.as_deref())?
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        let mut failed = 0;
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return Ok(Self { channel, options }),
+                Err(error) => {
+                    failed += 1;
+                    let failure = ClientError::not_connected(address, &error);
+                    let again = matches!(failure, ClientError::Unreachable { .. });
+                    match options.retry.delay(failed, ServerHint::None, rand::random()) {
+                        Some(delay) if again => tokio::time::sleep(delay).await,
+                        _ => return Err(failure),
+                    }
+                }
+            }
+        }
+    }
+
+    /// All models of the server.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn list_models(&self) -> Result<Vec<Model>, ClientError> {
+        let mut models = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListModelsRequest {
+                page_token,
+                ..ListModelsRequest::default()
+            };
+            let page = self
+                .unary(request, async |channel, request| {
+                    ModelServiceClient::new(channel).list_models(request).await
+                })
+                .await?;
+            models.extend(page.models);
+            if page.next_page_token.is_empty() {
+                return Ok(models);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// Judges the last message of a conversation.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse, ClientError> {
+        self.unary(request, async |channel, request| {
+            SafetyServiceClient::new(channel).classify(request).await
+        })
+        .await
+    }
+
+    /// Answers one prompt and judges the answer. It is safe to retry, with or without a seed, because the server keeps nothing.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse, ClientError> {
+        self.unary(request, async |channel, request| {
+            ScoringServiceClient::new(channel).score(request).await
+        })
+        .await
+    }
+
+    /// The request of a call, with the headers that all calls have.
+    pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(tenant) = &self.options.tenant {
+            request
+                .metadata_mut()
+                .insert("x-babelward-tenant", tenant.clone());
+        }
+        request
+    }
+
+    pub(super) async fn unary<Q, R>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(Channel, tonic::Request<Q>) -> Result<Response<R>, Status>,
+    ) -> Result<R, ClientError>
+    where
+        Q: Clone,
+    {
+        let mut failed = 0;
+        let mut going_away = None;
+        loop {
+            let mut request = self.request(request.clone());
+            let sent = Instant::now();
+            if let Some(timeout) = self.options.call_timeout {
+                request.set_timeout(timeout);
+            }
+            let status = match call(self.channel.clone(), request).await {
+                Ok(response) => {
+                    let ms = sent.elapsed().as_secs_f64() * 1e3;
+                    tracing::debug!(id = call_id(response.metadata()), ms, "a call was answered");
+                    return Ok(response.into_inner());
+                }
+                Err(status) => status,
+            };
+            failed += 1;
+            let mut error = RpcError::from_status(&status);
+            // tonic's timers, on either side, report a call whose deadline has passed as CANCELLED.
+            let late = self
+                .options
+                .call_timeout
+                .is_some_and(|timeout| sent.elapsed() >= timeout);
+            if error.code == Code::Cancelled && late {
+                error = RpcError::local(
+                    Code::DeadlineExceeded,
+                    "DEADLINE",
+                    "no answer within the time limit",
+                );
+            }
+            let delay = self.options.retry.delay(failed, error.hint, rand::random());
+            let delay = delay.filter(|_| error.is_retryable());
+            tracing::debug!(
+                id = call_id(status.metadata()),
+                code = code_name(error.code),
+                reason = error.reason.as_deref(),
+                attempt = failed,
+                again_in_ms = delay.map(|delay| delay.as_secs_f64() * 1e3),
+                "a call failed"
+            );
+            match delay {
+                Some(delay) => {
+                    if error.is_server_draining() {
+                        going_away = Some(error);
+                    }
+                    tokio::time::sleep(delay).await;
+                }
+                // The server is gone after it said that it was draining, which explains more than the system's error.
+                None if error.is_connection_lost() => return Err(going_away.unwrap_or(error).into()),
+                None => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The id of the call in the server's log.
+fn call_id(metadata: &MetadataMap) -> Option<&str> {
+    metadata.get("x-request-id").and_then(|id| id.to_str().ok())
+}
+
+fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {
+    let bad = |reason: String| ClientError::BadAddress {
+        address: address.to_owned(),
+        reason,
+    };
+    let with_scheme = match address.split_once("://") {
+        Some(("http" | "https", _)) => address.to_owned(),
+        Some((scheme, _)) => return Err(bad(format!("the scheme must be http or https, not {scheme}"))),
+        None => format!("http://{address}"),
+    };
+    let is_tls = with_scheme.starts_with("https:");
+    let endpoint = Endpoint::from_shared(with_scheme).map_err(|error| bad(error.to_string()))?;
+    if !is_tls {
+        return Ok(endpoint);
+    }
+    let tls = ClientTlsConfig::new();
+    let tls = match authorities {
+        Some(authorities) => tls.ca_certificate(Certificate::from_pem(authorities)),
+        None => tls.with_native_roots(),
+    };
+    endpoint.tls_config(tls).map_err(|error| ClientError::Tls {
+        address: address.to_owned(),
+        problem: TlsProblem::NotSetUp(error::innermost(&error)),
+    })
+}

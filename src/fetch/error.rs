@@ -1,0 +1,93 @@
+//! Why a file could not be fetched.
+
+use std::path::PathBuf;
+
+use crate::errors::with_causes;
+
+/// Why a model could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The environment does not say where the cache is.
+    #[error("no cache folder: set HOME, or name a folder with BABELWARD_CACHE")]
+    NoCacheFolder,
+    /// The cache cannot be used.
+    #[error("{path}: {reason}; name a folder that can be written with BABELWARD_CACHE")]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        reason: std::io::Error,
+    },
+    /// A prompt set could not be fetched.
+    #[error(
+        "the prompt set {name} could not be fetched: {}; check the network, or fetch its file elsewhere and give \
+         the path",
+        with_causes(error)
+    )]
+    Dataset {
+        /// The requested name.
+        name: String,
+        /// What went wrong.
+        error: SourceError,
+    },
+    /// No source has given the file.
+    #[error("{}", no_source(.failures, .manual))]
+    NoSource {
+        /// Each source that was tried, with its error.
+        failures: Vec<(&'static str, SourceError)>,
+        /// Commands that do the same by hand.
+        manual: String,
+    },
+}
+
+fn no_source(failures: &[(&'static str, SourceError)], manual: &str) -> String {
+    let mut text = "the model could not be fetched:\n".to_owned();
+    for (source, error) in failures {
+        text.push_str(&format!("  {source}: {}\n", with_causes(error)));
+    }
+    text.push_str("check the network, or put the file there yourself, on any machine that has one:\n");
+    text.push_str(manual);
+    text
+}
+
+/// Why one source has not given the file.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Python is missing.
+    #[error("`{0}` could not be started ({1}); install Python 3 with pip")]
+    NoPython(String, std::io::Error),
+    /// pip or Python failed.
+    #[error("{what} failed: {why}")]
+    Python {
+        /// The command.
+        what: &'static str,
+        /// The last lines that it has written.
+        why: String,
+    },
+    /// The hub has not given the file.
+    #[error("{url}: {why}")]
+    Hub {
+        /// The requested address.
+        url: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// The content does not have the pinned digest.
+    #[error("{file} has the digest {found}, expected {expected}; the source may have been tampered with")]
+    WrongDigest {
+        /// The file.
+        file: String,
+        /// Its digest.
+        found: String,
+        /// The pinned digest.
+        expected: String,
+    },
+    /// A file could not be written.
+    #[error("cannot read or write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,65 @@
+//! Where files are fetched from, and where they are kept.
+
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
+
+use super::{artifact::Artifact, error::FetchError};
+
+/// The Python that pip is run with.
+pub(crate) const PYTHON: &str = "python3";
+
+/// Where files are fetched from, and where they are kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    /// Folder of fetched models.
+    pub(super) cache: PathBuf,
+    /// Folder of fetched prompt sets.
+    pub(super) datasets: PathBuf,
+    /// `HF_TOKEN`, for files that a hub does not give to everybody.
+    pub(super) token: Option<String>,
+    /// The Python whose pip is used.
+    pub(super) python: OsString,
+    /// The hub's address, without a slash at the end.
+    pub(super) hub: String,
+    /// Whether the hub is tried before pip.
+    pub(super) hub_first: bool,
+    /// How long to wait after a failure before the hub is tried again.
+    pub(super) retry_pause: Duration,
+}
+
+impl Sources {
+    /// The sources that the environment names: `BABELWARD_CACHE`, `HF_ENDPOINT` and `HF_TOKEN`.
+    pub(super) fn of_process() -> Result<Self, FetchError> {
+        let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let (cache, datasets) = match named("BABELWARD_CACHE").map(PathBuf::from) {
+            Some(folder) => (folder.clone(), folder.join("datasets")),
+            None => {
+                let folder = dirs::cache_dir()
+                    .ok_or(FetchError::NoCacheFolder)?
+                    .join("babelward");
+                (folder.join("models"), folder.join("datasets"))
+            }
+        };
+        let text = |name: &str| named(name).and_then(|value| value.into_string().ok());
+        let endpoint = text("HF_ENDPOINT");
+        Ok(Self {
+            cache: std::path::absolute(&cache).unwrap_or(cache),
+            datasets: std::path::absolute(&datasets).unwrap_or(datasets),
+            token: text("HF_TOKEN").map(|token| token.trim().to_owned()),
+            python: OsString::from(PYTHON),
+            hub_first: endpoint.is_some(),
+            hub: endpoint
+                .unwrap_or_else(|| "https://huggingface.co".to_owned())
+                .trim_end_matches('/')
+                .to_owned(),
+            retry_pause: Duration::from_secs(1),
+        })
+    }
+
+    /// The address of a file on the hub.
+    pub(super) fn hub_url(&self, artifact: &Artifact) -> String {
+        format!(
+            "{}/{}/resolve/main/{}",
+            self.hub, artifact.hub_repository, artifact.file
+        )
+    }
+}

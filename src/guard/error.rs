@@ -1,0 +1,47 @@
+//! Why a model cannot serve as a guard, and why a conversation cannot be judged.
+
+use crate::text::{TemplateError, TokenizerError};
+
+/// Why a model cannot serve as a guard.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// `safe` and `unsafe` begin with the same token, or the vocabulary lacks what the prompt needs.
+    #[error("cannot serve as a guard: {0}")]
+    Unsuitable(String),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template failed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// Why a conversation cannot be judged, which the caller can mend.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// Roles must alternate user, assistant, user, ... and system is not allowed.
+    #[error("message {index}: {reason}")]
+    Roles {
+        /// Index of the message, from 0.
+        index: usize,
+        /// The rule that it violates.
+        reason: String,
+    },
+    /// The chat template refused or dropped something.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The text could not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+impl GuardError {
+    /// The error of a prompt that the guard has made itself, without a caller.
+    pub(super) fn from_prompt(error: PromptError) -> Self {
+        match error {
+            PromptError::Roles { reason, .. } => Self::Unsuitable(reason),
+            PromptError::Template(error) => Self::Template(error),
+            PromptError::Tokenizer(error) => Self::Tokenizer(error),
+        }
+    }
+}

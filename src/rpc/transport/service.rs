@@ -1,0 +1,40 @@
+//! What all connections share: the service that answers calls, and the limits.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::Service;
+
+use super::{budget::RequestBudget, connections::Connections, intake::Intake};
+use crate::rpc::limits::{Limits, TimeLimits};
+
+/// Answers calls.
+pub(crate) trait CallService:
+    Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> CallService for S where
+    S: Service<Request<Intake>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What all connections share.
+pub(crate) struct Transport<S> {
+    pub(crate) service: S,
+    /// Makes the response to a call that is refused because too many are open.
+    pub(crate) refuse: fn(&http::request::Parts) -> Response<()>,
+    pub(crate) limits: Limits,
+    pub(crate) times: TimeLimits,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) request_budget: Arc<RequestBudget>,
+}
