@@ -17,8 +17,8 @@ use tidy_support::parameters::crowded;
 use tidy_support::uses::uses;
 use tidy_support::{code_only, crate_paths, known, line_of, words};
 
-/// A file is one subject; beyond this many lines it is two.
-const MAX_LINES: usize = 500;
+/// Files are cut by subject, not by length: so many lines are an alarm that there may be two subjects.
+const MAX_LINES: usize = 800;
 
 /// What each layer of `src/` may use besides itself. `ARCHITECTURE.md` draws the same picture.
 const LAYERS: &[(&str, &str)] = &[
@@ -265,7 +265,7 @@ fn files_stay_small() {
             (lines > MAX_LINES).then(|| format!("{name}: {lines} lines"))
         });
     report(
-        &format!("a file has more than {MAX_LINES} lines: split it by subject"),
+        &format!("a file has more than {MAX_LINES} lines: does it have two subjects?"),
         long.collect(),
     );
 }
