@@ -1,22 +1,23 @@
 //! Functions of single values, in place.
 
 use super::{
-    Isa, Pointwise, ThreadPool,
+    disjoint::DisjointSlices,
     elementwise::{exp, gelu_all, tanh},
-    isa::per_isa,
-    pool::DisjointSlices,
+    isa::{Isa, per_isa},
+    pool::ThreadPool,
 };
+use crate::model::spec::Pointwise;
 
-/// Values that one task takes.
+/// Values in one task.
 const VALUES_PER_TASK: usize = 1 << 14;
 
 impl Pointwise {
-    /// Applies it to every value.
+    /// Replaces every value by the function of it.
     pub fn apply(self, pool: &mut ThreadPool, isa: Isa, values: &mut [f32]) {
         let len = values.len();
         let slices = DisjointSlices::new(values);
         pool.run_parts(len, VALUES_PER_TASK, &|part| {
-            // SAFETY: tasks take disjoint parts.
+            // SAFETY: `run_parts` gives each task another part.
             let values = unsafe { slices.part(part.start, part.len()) };
             match self {
                 Self::Gelu => gelu_all(isa, values),
@@ -38,7 +39,7 @@ per_isa! {
 per_isa! {
     fn sigmoid(isa; values: &mut [f32]) {
         for x in values {
-            // e^-x of a large negative x is finite in `exp`, and its inverse as good as 0.
+            // `exp` is finite even for the most negative x, so this is a number close to 0.
             *x = 1.0 / (1.0 + exp(-*x));
         }
     }
@@ -49,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::COARSER;
+    use crate::backend::cpu::kernels::test_support::COARSER;
 
     /// The normal distribution by its Taylor series, or far out by its continued fraction; in f64.
     fn normal_cdf(x: f64) -> f64 {
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_stay_in_range_and_what_is_no_number_stays_none() {
+    fn extremes_stay_in_range_and_nan_stays_nan() {
         let mut pool = ThreadPool::new(1).unwrap();
         let cases = [
             (Pointwise::Gelu, [0.0, 1e30, 0.0]),
