@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use babelward::{
     guard::GuardKind,
-    model::spec::{self, PrecisionChoice},
+    model::{spec, spec::PrecisionChoice},
     proto::{self, Precision, estimate_model_response::Verdict, model::State},
     registry::{LoadPolicy, ModelRole, ModelSpec},
 };

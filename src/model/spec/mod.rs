@@ -6,6 +6,9 @@
 
 mod activation;
 mod attention;
+mod decoder;
+mod family;
+mod low_rank;
 mod matrix_source;
 mod norm;
 mod precision;
@@ -15,10 +18,17 @@ mod tensor_format;
 pub use self::{
     activation::{Activation, Pointwise},
     attention::{AttentionLayer, AttentionShape},
+    low_rank::LowRankPart,
     matrix_source::{MatrixSource, RawElements, StoredBytes},
     norm::NormKind,
     precision::{KvFormat, Precision, PrecisionChoice, Products},
     rotary::RopeStyle,
     tensor_format::{FormatError, TensorFormat},
 };
-pub(crate) use self::{matrix_source::dequantize, tensor_format::Factor};
+pub(crate) use self::{
+    decoder::{ModelConfig, Rotation, Sizes},
+    family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights, sliding_layers},
+    matrix_source::dequantize,
+    rotary::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
+    tensor_format::Factor,
+};

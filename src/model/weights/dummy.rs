@@ -4,19 +4,19 @@ use std::hash::Hasher;
 
 use super::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
-    model::config::{Family, ModelConfig, Rope, Sizes},
     model::spec::TensorFormat,
+    model::spec::{Family, ModelConfig, Rope, Sizes},
 };
 
 /// Noise of a plausible size in one storage format, the same for the same tensor.
-pub(in crate::model) struct DummyWeights {
+pub(crate) struct DummyWeights {
     config: ModelConfig,
     format: TensorFormat,
 }
 
 impl DummyWeights {
     /// From `SHAPE` or `SHAPE:FORMAT`, for example `llama-3.2-1b:q8_0`.
-    pub(in crate::model) fn parse(spec: &str) -> Result<Self, String> {
+    pub(crate) fn parse(spec: &str) -> Result<Self, String> {
         let (shape, format) = spec.split_once(':').unwrap_or((spec, "bf16"));
         let format = match format {
             "f32" => TensorFormat::F32,
@@ -58,7 +58,7 @@ impl DummyWeights {
         Ok(Self { config, format })
     }
 
-    pub(in crate::model) fn config(&self) -> &ModelConfig {
+    pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 

@@ -3,11 +3,11 @@
 use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{gguf::Gguf, model::spec::TensorFormat};
 
-pub(in crate::model) struct GgufWeights<'a>(&'a Gguf);
+pub(crate) struct GgufWeights<'a>(&'a Gguf);
 
 impl<'a> GgufWeights<'a> {
     /// Errors name a tensor that lies outside of the file or over another one.
-    pub(in crate::model) fn new(gguf: &'a Gguf) -> Result<Self, String> {
+    pub(crate) fn new(gguf: &'a Gguf) -> Result<Self, String> {
         let mut places = Vec::new();
         for (name, info) in gguf.tensors() {
             // A format that nobody can read fails when the tensor is wanted; where it begins is known.

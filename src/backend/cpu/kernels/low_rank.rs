@@ -27,28 +27,13 @@ use super::{
     pool::{Order, ThreadPool, wait_for},
     row_groups::{RowGroups, UpdatedRow},
 };
+use crate::model::spec::LowRankPart;
 
 /// Inputs in a chunk. The weights of a chunk stay in the cache until the task's next rows are multiplied with them, and
 /// threads can share a single row by chunks.
 const CHUNK_INPUTS: usize = 256;
 /// Fewest tasks for each thread that are not shared among threads.
 const TASKS_PER_THREAD: usize = 4;
-
-/// An update of neighbouring outputs, row-major.
-pub struct LowRankPart {
-    /// The first output that is updated.
-    pub first_output: usize,
-    /// Number of outputs that are updated.
-    pub outputs: usize,
-    /// Number of inputs of the product.
-    pub inputs: usize,
-    /// Rank of the update: rows of A, columns of B.
-    pub rank: usize,
-    /// A, `[rank, inputs]`.
-    pub a: Vec<f32>,
-    /// B, `[outputs, rank]`, multiplied by the adapter's factor.
-    pub b: Vec<f32>,
-}
 
 /// All updates of the products of one input, repacked.
 pub struct LowRank {

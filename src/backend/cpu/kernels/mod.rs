@@ -92,7 +92,7 @@ pub use elementwise::{add_bias, gate, soft_cap};
 pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;
 pub use linear::Linear;
-pub use low_rank::{LowRank, LowRankPart, add_low_rank};
+pub use low_rank::{LowRank, add_low_rank};
 pub use matmul::matmul;
 pub use norms::Norm;
 pub use output::Output;

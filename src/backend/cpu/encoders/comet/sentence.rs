@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::config::{EncoderConfig, MixTransform, SentenceLayer};
-use crate::model::tensors::TensorReader;
-
 const PREFIX: &str = "layerwise_attention";
 /// What keeps the divisor of a layer's norm away from 0.
 const NORM_EPS: f64 = 1e-12;
+
+use super::super::tensor_reader::TensorReader;
+use crate::model::estimator::{EncoderConfig, MixTransform, SentenceLayer};
 
 /// How much of each layer's output goes into the vector; the embeddings are layer 0.
 pub(super) struct Mix {

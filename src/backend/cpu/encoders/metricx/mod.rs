@@ -2,26 +2,16 @@
 //! and translation as one text, and the score is one logit of the decoder's first token. It predicts an MQM error: 0 to
 //! 25, lower is better. Follows `MT5ForRegression` of google-research/metricx.
 
-mod config;
 mod layer;
-mod position;
-
-pub(super) use self::config::Version;
 
 use serde_json::Value;
 
-use self::{
-    config::MetricXConfig,
-    layer::{Activations, DecoderLayer, EncoderLayer, norm, row_bytes},
-};
-use super::{Compute, Facts};
+use self::layer::{Activations, DecoderLayer, EncoderLayer, norm, row_bytes};
+use super::{Compute, Facts, tensor_reader::TensorReader};
 use crate::{
-    backend::cpu::kernels::{DenseSpan, DistanceBias, Isa, Linear, Norm, Output, ThreadPool},
+    backend::cpu::kernels::{DenseSpan, DistanceBias, Linear, Norm, Output},
     model::spec::Precision,
-    model::{
-        Census,
-        tensors::{TensorReader, Tensors},
-    },
+    model::{Census, Tensors, estimator::MetricXConfig},
 };
 
 /// The decoder's first token: padding.
@@ -88,11 +78,11 @@ impl MetricX {
     pub(super) fn read(
         json: &Value,
         tensors: &Tensors,
-        mut pool: ThreadPool,
+        mut compute: Compute,
         precision: Precision,
     ) -> Result<(Self, Census), String> {
         let config = MetricXConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
-        let mut reader = TensorReader::new(tensors, &mut pool, precision);
+        let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
         let encoder = (0..config.encoder_layers).map(|index| EncoderLayer::read(&mut reader, &config, index));
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));
@@ -107,7 +97,7 @@ impl MetricX {
         let decoder_norm = norm(&mut reader, &config, "decoder.final_layer_norm")?;
         let mut head = reader.row(
             "lm_head.weight",
-            (config.vocab, config.hidden),
+            [config.vocab, config.hidden],
             config.score_token,
         )?;
         if config.rescaled {
@@ -116,10 +106,7 @@ impl MetricX {
         }
         let census = reader.finish(reads)?;
         let model = Self {
-            compute: Compute {
-                pool,
-                isa: Isa::detect(),
-            },
+            compute,
             distance_bias: config.buckets.by_distance(&biases, config.heads, config.window),
             config,
             embedding,

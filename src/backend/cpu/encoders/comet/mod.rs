@@ -1,25 +1,20 @@
 //! CometKiwi (arXiv 2209.06243): an XLM-R encoder reads translation and source together, and a feed-forward head
 //! makes a score of the sentence's vector. Follows `UnifiedMetric` of unbabel-comet, without references.
 
-mod config;
 mod encoder;
 mod sentence;
 
 use serde_json::Value;
 
 use self::{
-    config::CometConfig,
     encoder::{Activations, Dense, Encoder, row_bytes},
     sentence::Mix,
 };
-use super::{Compute, Facts};
+use super::{Compute, Facts, tensor_reader::TensorReader};
 use crate::{
-    backend::cpu::kernels::{Isa, Output, ThreadPool},
+    backend::cpu::kernels::Output,
     model::spec::{Pointwise, Precision},
-    model::{
-        Census,
-        tensors::{TensorReader, Tensors},
-    },
+    model::{Census, Tensors, estimator::CometConfig},
 };
 
 /// A resident CometKiwi model with its compute threads.
@@ -49,11 +44,11 @@ impl CometKiwi {
     pub(super) fn read(
         json: &Value,
         tensors: &Tensors,
-        mut pool: ThreadPool,
+        mut compute: Compute,
         precision: Precision,
     ) -> Result<(Self, Census), String> {
         let config = CometConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
-        let mut reader = TensorReader::new(tensors, &mut pool, precision);
+        let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
         let encoder = Encoder::read(&mut reader, &config.encoder)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();
@@ -85,10 +80,7 @@ impl CometKiwi {
             .any(|part| name.starts_with(part))
         })?;
         let model = Self {
-            compute: Compute {
-                pool,
-                isa: Isa::detect(),
-            },
+            compute,
             encoder,
             mix,
             head,

@@ -3,7 +3,7 @@
 
 /// How distances are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Buckets {
+pub(crate) struct Buckets {
     /// A multiple of 4: half of them for each direction.
     pub count: usize,
     /// From this distance on all is one; more than a quarter of `count`.
@@ -13,7 +13,7 @@ pub(super) struct Buckets {
 impl Buckets {
     /// The bucket of a key that is `distance` behind the query: short distances have their own, longer ones share by
     /// their logarithm.
-    pub(super) fn of(self, distance: isize) -> usize {
+    pub(crate) fn of(self, distance: isize) -> usize {
         let half = self.count / 2;
         let exact = half / 2;
         let steps = distance.unsigned_abs();
@@ -29,7 +29,7 @@ impl Buckets {
 
     /// What is added for distances from `1 - reach` to `reach - 1`, `[heads, 2 * reach - 1]`, from the checkpoint's
     /// `[count, heads]`.
-    pub(super) fn by_distance(self, biases: &[f32], heads: usize, reach: usize) -> Vec<f32> {
+    pub(crate) fn by_distance(self, biases: &[f32], heads: usize, reach: usize) -> Vec<f32> {
         let distances = || (0..2 * reach - 1).map(|at| at.cast_signed() - (reach - 1).cast_signed());
         let of_head = |head| distances().map(move |distance| biases[self.of(distance) * heads + head]);
         (0..heads).flat_map(of_head).collect()

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::config::{EncoderConfig, NormPlacement};
+use super::super::{Compute, tensor_reader::TensorReader};
+use crate::model::estimator::{EncoderConfig, NormPlacement};
 use crate::{
     backend::cpu::kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
     model::spec::{NormKind, Pointwise},
-    model::tensors::TensorReader,
-    quality::Compute,
 };
 
 const PREFIX: &str = "encoder.model.";

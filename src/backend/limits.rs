@@ -1,5 +1,7 @@
 //! Facts about a model that its scheduler needs, and what follows from them.
 
+use crate::model::spec::ModelConfig;
+
 /// Stands in a block table for a block that no layer looks at any more.
 pub const NULL_BLOCK: u32 = u32::MAX;
 
@@ -19,6 +21,21 @@ pub struct ModelLimits {
 }
 
 impl ModelLimits {
+    /// Those of a decoder with a pool of `num_blocks` blocks of `block_size` tokens.
+    pub(crate) fn of_decoder(config: &ModelConfig, block_size: usize, num_blocks: usize) -> Self {
+        let mut limits = Self {
+            vocab_size: config.sizes.vocab,
+            context_length: config.context_length,
+            block_size,
+            num_blocks,
+            window: config.window(),
+        };
+        if limits.most_blocks() > num_blocks {
+            limits.context_length = limits.context_length.min(num_blocks * block_size);
+        }
+        limits
+    }
+
     /// How many of a sequence's first blocks nothing sees any more once `computed` of its tokens are computed.
     pub fn unseen_blocks(&self, computed: usize) -> usize {
         let first_seen = self

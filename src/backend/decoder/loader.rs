@@ -2,83 +2,77 @@
 
 use std::collections::HashSet;
 
-use crate::{
-    backend::cpu::kernels::{Arena, Linear, Norm, PackedMatrix, ThreadPool},
-    model::spec::Precision,
-    model::{
-        census::Tally,
-        config::{Biases, HeadNorms, ModelConfig, NormWeights},
-        weights::{LayerTensor, Tensor, TensorData, WeightSource},
-    },
+use super::ops::{DecoderOps, NormParameters};
+use crate::model::{
+    LayerTensor, Tally, Tensor, TensorData, WeightSource,
+    spec::{Biases, HeadNorms, ModelConfig, NormWeights},
 };
 
-/// Takes tensors out of a source, and counts what it took. Errors name the tensor.
-pub(super) struct Loader<'a> {
+/// Takes tensors out of a source, gives them to a device, and counts them. Errors name the tensor.
+pub(super) struct Loader<'a, O> {
     pub config: &'a ModelConfig,
-    pub pool: &'a mut ThreadPool,
+    ops: &'a mut O,
     source: &'a dyn WeightSource,
-    precision: Precision,
-    arena: Arena,
     taken: HashSet<String>,
     tally: Tally,
 }
 
-impl<'a> Loader<'a> {
-    pub(super) fn new(
-        config: &'a ModelConfig,
-        pool: &'a mut ThreadPool,
-        source: &'a dyn WeightSource,
-        precision: Precision,
-    ) -> Self {
+impl<'a, O: DecoderOps> Loader<'a, O> {
+    pub(super) fn new(config: &'a ModelConfig, ops: &'a mut O, source: &'a dyn WeightSource) -> Self {
         Self {
             config,
-            pool,
+            ops,
             source,
-            precision,
-            arena: Arena::default(),
             taken: HashSet::new(),
             tally: Tally::default(),
         }
     }
 
     /// A matrix of `[rows, cols]`.
-    pub(super) fn matrix(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<Linear, String> {
-        self.matrices(&[(tensor, rows)], cols)
+    pub(super) fn linear(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<O::Linear, String> {
+        self.side_by_side(&[(tensor, rows)], cols)
     }
 
     /// The matrices of one input side by side; the file may have them as one already.
-    pub(super) fn fused(
+    pub(super) fn joined(
         &mut self,
         whole: Tensor,
         parts: &[(Tensor, usize)],
         cols: usize,
-    ) -> Result<Linear, String> {
+    ) -> Result<O::Linear, String> {
         if self.find(whole)?.is_some() {
             let rows = parts.iter().map(|(_, rows)| rows).sum();
-            self.matrix(whole, rows, cols)
+            self.linear(whole, rows, cols)
         } else {
-            self.matrices(parts, cols)
+            self.side_by_side(parts, cols)
         }
     }
 
-    fn matrices(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<Linear, String> {
-        let mut packed = Vec::with_capacity(parts.len());
-        for &(tensor, rows) in parts {
-            let data = self.take(tensor)?;
-            let matrix = data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?;
-            let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
-            packed.push(matrix.map_err(|e| self.named(tensor, &e.to_string()))?);
+    fn side_by_side(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<O::Linear, String> {
+        let mut found = Vec::with_capacity(parts.len());
+        for &(tensor, _) in parts {
+            found.push(self.take(tensor)?);
         }
-        Ok(Linear::new(packed, self.precision.products()))
+        let mut matrices = Vec::with_capacity(parts.len());
+        for (data, &(tensor, rows)) in found.iter().zip(parts) {
+            matrices.push(data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?);
+        }
+        self.ops
+            .linear(&matrices)
+            .map_err(|error| match parts.get(error.part) {
+                Some(&(tensor, _)) => self.named(tensor, &error.reason),
+                None => error.reason,
+            })
     }
 
     /// The biases of queries, keys and values, one after the other.
-    pub(super) fn qkv_bias(&mut self, layer: usize) -> Result<Vec<f32>, String> {
+    pub(super) fn qkv_bias(&mut self, layer: usize) -> Result<O::Bias, String> {
         let sizes = self.config.sizes;
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
         let whole = Tensor::Layer(layer, LayerTensor::QkvBias);
         if self.find(whole)?.is_some() {
-            return self.values(whole, &[queries + 2 * keys]);
+            let bias = self.values(whole, &[queries + 2 * keys])?;
+            return Ok(self.ops.bias(bias));
         }
         let mut bias = Vec::with_capacity(queries + 2 * keys);
         for (part, len) in [
@@ -88,34 +82,36 @@ impl<'a> Loader<'a> {
         ] {
             bias.extend(self.values(Tensor::Layer(layer, part), &[len])?);
         }
-        Ok(bias)
+        Ok(self.ops.bias(bias))
     }
 
     /// The bias of a product of `width` outputs, or of a norm; `None` where the model has none.
-    pub(super) fn bias(&mut self, tensor: Tensor, width: usize) -> Result<Option<Vec<f32>>, String> {
+    pub(super) fn bias(&mut self, tensor: Tensor, width: usize) -> Result<Option<O::Bias>, String> {
+        let values = self.bias_values(tensor, width)?;
+        Ok(values.map(|values| self.ops.bias(values)))
+    }
+
+    fn bias_values(&mut self, tensor: Tensor, width: usize) -> Result<Option<Vec<f32>>, String> {
         let biased = self.config.biases == Biases::All;
         biased.then(|| self.values(tensor, &[width])).transpose()
     }
 
     /// A norm of the residual stream's width.
-    pub(super) fn norm(&mut self, tensor: Tensor, bias: Tensor) -> Result<Norm, String> {
+    pub(super) fn norm(&mut self, tensor: Tensor, bias: Tensor) -> Result<O::Norm, String> {
         let width = self.config.sizes.hidden;
         let weight = self.norm_weights(tensor, &[width])?;
-        let bias = self.bias(bias, width)?;
-        Ok(Norm {
-            bias,
-            ..self.norm_with(weight)
-        })
+        let bias = self.bias_values(bias, width)?;
+        Ok(self.norm_with(weight, bias))
     }
 
     /// A norm that no model has a bias for.
-    pub(super) fn post_norm(&mut self, tensor: Tensor) -> Result<Norm, String> {
+    pub(super) fn post_norm(&mut self, tensor: Tensor) -> Result<O::Norm, String> {
         let weight = self.norm_weights(tensor, &[self.config.sizes.hidden])?;
-        Ok(self.norm_with(weight))
+        Ok(self.norm_with(weight, None))
     }
 
     /// Embeddings of positions. The file has as many as the model was made for, of which a lower limit uses the first.
-    pub(super) fn positions(&mut self) -> Result<Linear, String> {
+    pub(super) fn positions(&mut self) -> Result<O::Linear, String> {
         let width = self.config.sizes.hidden;
         let data = self.find(Tensor::Positions)?;
         let rows = data.and_then(|data| data.shape.first().copied()).unwrap_or(0);
@@ -126,11 +122,11 @@ impl<'a> Loader<'a> {
                 &format!("{rows} rows for a window of {needed}"),
             ));
         }
-        self.matrix(Tensor::Positions, rows, width)
+        self.linear(Tensor::Positions, rows, width)
     }
 
     /// The norm of queries' and keys' heads: weights for each head, queries first.
-    pub(super) fn head_norm(&mut self, layer: usize) -> Result<Option<Norm>, String> {
+    pub(super) fn head_norm(&mut self, layer: usize) -> Result<Option<O::Norm>, String> {
         let sizes = self.config.sizes;
         let mut weight = Vec::with_capacity((sizes.heads + sizes.kv_heads) * sizes.head_dim);
         for (part, heads) in [
@@ -146,7 +142,7 @@ impl<'a> Loader<'a> {
                 HeadNorms::Own => weight.extend(self.norm_weights(tensor, &[heads, sizes.head_dim])?),
             }
         }
-        Ok(Some(self.norm_with(weight)))
+        Ok(Some(self.norm_with(weight, None)))
     }
 
     /// What was read. Tensors of layers that nothing asked
@@ -175,13 +171,13 @@ impl<'a> Loader<'a> {
         Ok(self.tally)
     }
 
-    fn norm_with(&self, weight: Vec<f32>) -> Norm {
-        Norm {
+    fn norm_with(&mut self, weight: Vec<f32>, bias: Option<Vec<f32>>) -> O::Norm {
+        self.ops.norm_weights(NormParameters {
             kind: self.config.norm,
             eps: self.config.norm_eps,
             weight,
-            bias: None,
-        }
+            bias,
+        })
     }
 
     fn norm_weights(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, String> {

@@ -5,13 +5,11 @@
 use std::iter;
 
 use super::{Estimator, Facts};
-use crate::{
-    backend::cpu::kernels,
-    model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits},
+use crate::backend::{
+    BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Reading, Readout, StepError, StepOutput,
+    cpu::kernels::BLOCK_TOKENS,
 };
 
-/// Tokens in a block.
-pub(super) const BLOCK_TOKENS: usize = kernels::BLOCK_TOKENS;
 /// Bytes of a block.
 pub(super) const BLOCK_BYTES: u64 = (BLOCK_TOKENS * size_of::<u32>()) as u64;
 
@@ -39,6 +37,8 @@ pub(super) struct Sequences {
     limits: ModelLimits,
     /// `[blocks, BLOCK_TOKENS]`.
     tokens: Vec<u32>,
+    /// What the step under way has read.
+    output: Option<StepOutput>,
 }
 
 impl Sequences {
@@ -64,6 +64,7 @@ impl Sequences {
                 window: None,
             },
             tokens: vec![0; blocks * BLOCK_TOKENS],
+            output: None,
         })
     }
 
@@ -117,21 +118,36 @@ impl LanguageModel for Sequences {
         &self.limits
     }
 
-    fn row_len(&self) -> usize {
-        1
-    }
-
-    fn forward(&mut self, batch: &ForwardBatch, scores: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
+        self.output = None;
         batch.check(&self.limits, 0)?;
+        let scored = |sequence: &&BatchSequence| sequence.readout != Readout::None;
+        if batch
+            .sequences
+            .iter()
+            .filter(scored)
+            .any(|sequence| sequence.readout != Readout::Score)
+        {
+            return Err(StepError::InvalidBatch(
+                "an encoder has a score and no logits".into(),
+            ));
+        }
         self.store(batch);
-        let complete = batch.sequences.iter().filter(|sequence| sequence.wants_logits);
+        let complete = batch.sequences.iter().filter(scored);
         let complete: Vec<Vec<u32>> = complete.map(|sequence| self.gather(sequence)).collect();
         let complete: Vec<&[u32]> = complete.iter().map(Vec::as_slice).collect();
-        scores.clear();
+        output.clear();
         for group in groups(&complete) {
-            scores.extend(self.estimator.score(group));
+            output
+                .readings
+                .extend(self.estimator.score(group).into_iter().map(Reading::Score));
         }
+        self.output = Some(output);
         Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.output.take().ok_or(StepError::NotSubmitted)
     }
 }
 

@@ -1,68 +1,40 @@
-//! What a model will take in memory, before it is loaded: from its configuration and its tensors' shapes.
+//! What a decoder will take in memory, before it is loaded: from its configuration and its tensors' shapes.
 
 use std::collections::HashSet;
 
 use super::{
-    config::{HeadNorms, ModelConfig},
+    kernels::{BLOCK_TOKENS, PackedMatrix},
     kv_cache::KvCache,
-    weights::{LayerTensor, Tensor, WeightSource},
 };
-use crate::backend::cpu::kernels::{BLOCK_TOKENS, PackedMatrix};
-use crate::model::spec::Precision;
+use crate::{
+    backend::{BatchLimits, Footprint, ModelLimits},
+    model::{
+        LayerTensor, Tensor, WeightSource,
+        spec::{HeadNorms, KvFormat, ModelConfig},
+    },
+};
 
-/// The largest batches that a model will be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimits {
-    /// Sequences.
-    pub sequences: usize,
-    /// Tokens of all of them.
-    pub tokens: usize,
-}
-
-/// What a model will take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Estimate {
-    /// For example `llama`.
-    pub architecture: String,
-    /// Longest sequence, in tokens.
-    pub context_length: usize,
-    /// Most tokens whose keys and values a sequence holds at a time: less than the longest sequence where every layer
-    /// has a window.
-    pub held_tokens: usize,
-    /// Bytes of the weights as they will lie in memory, which is not how they lie in the file.
-    pub weight_bytes: u64,
-    /// Bytes of buffers that grow to the largest batch.
-    pub scratch_bytes: u64,
-    /// Bytes of one block of the KV pool, over all layers.
-    pub kv_block_bytes: u64,
-    /// A KV pool of more bytes is of no use; `None` where every block is.
-    pub kv_most_bytes: Option<u64>,
-    /// Tokens in such a block.
-    pub block_tokens: usize,
-}
-
-impl Estimate {
-    pub(super) fn new(
-        config: &ModelConfig,
-        source: &dyn WeightSource,
-        precision: Precision,
-        batch: BatchLimits,
-    ) -> Result<Self, String> {
-        Ok(Self {
-            architecture: config.architecture.clone(),
-            context_length: config.context_length,
-            held_tokens: held_tokens(config),
-            weight_bytes: weight_bytes(config, source)?,
-            scratch_bytes: scratch_bytes(config, batch),
-            kv_block_bytes: KvCache::block_bytes(config, precision) as u64,
-            kv_most_bytes: None,
-            block_tokens: BLOCK_TOKENS,
-        })
-    }
+/// Errors name the tensor.
+pub(super) fn of_decoder(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    kv_format: KvFormat,
+    batch: BatchLimits,
+) -> Result<Footprint, String> {
+    Ok(Footprint {
+        architecture: config.architecture.clone(),
+        context_length: config.context_length,
+        held_tokens: held_tokens(config),
+        weight_bytes: weight_bytes(config, source)?,
+        scratch_bytes: scratch_bytes(config, batch),
+        kv_block_bytes: KvCache::block_bytes(config, kv_format) as u64,
+        kv_most_bytes: None,
+        block_tokens: BLOCK_TOKENS,
+    })
 }
 
 fn held_tokens(config: &ModelConfig) -> usize {
-    let most = config.limits(usize::MAX).most_blocks();
+    let most = ModelLimits::of_decoder(config, BLOCK_TOKENS, usize::MAX).most_blocks();
     config.context_length.min(most.saturating_mul(BLOCK_TOKENS))
 }
 

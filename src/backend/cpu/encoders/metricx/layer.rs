@@ -1,15 +1,14 @@
 //! mT5's layers (arXiv 2010.11934; T5 v1.1): norms before each part and without biases, a gated feed-forward part, and
 //! products of queries and keys that are not scaled.
 
-use super::config::MetricXConfig;
+use super::super::{Compute, tensor_reader::TensorReader};
+use crate::model::estimator::MetricXConfig;
 use crate::{
     backend::cpu::kernels::{
         DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
         Linear, Norm, Output, matmul,
     },
     model::spec::{Activation, NormKind},
-    model::tensors::TensorReader,
-    quality::Compute,
 };
 
 /// Rows on their way through the layers; the buffers grow to the largest batch and stay.

@@ -1,10 +1,7 @@
 //! Rotary angles of a batch's rows.
 
-use crate::{
-    backend::cpu::kernels::RopeAngles,
-    model::config::{Rope, Rotation},
-    model::spec::RopeStyle,
-};
+use super::kernels::RopeAngles;
+use crate::model::spec::{Rope, RopeStyle, Rotation};
 
 /// For each way in which layers rotate, the angles of all rows.
 pub(super) struct Angles {

@@ -1,11 +1,10 @@
 //! What all models of a family have in common, whatever file they come in.
 
-use super::Rotation;
-use crate::model::spec::{Activation, NormKind};
+use super::{Activation, NormKind, Rotation};
 
 /// Families of decoders. Only this folder knows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Family {
+pub(crate) enum Family {
     /// Llama 2 and 3, and what shares their shape: EuroLLM, Teuken, SmolLM2 (arXiv 2302.13971, 2407.21783).
     Llama,
     /// Mistral and Ministral (arXiv 2310.06825).
@@ -30,7 +29,7 @@ pub(in crate::model) enum Family {
 
 /// Which products have biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Biases {
+pub(crate) enum Biases {
     None,
     /// Those of queries, keys and values.
     Qkv,
@@ -40,7 +39,7 @@ pub(in crate::model) enum Biases {
 
 /// What a feed-forward part computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum FeedForward {
+pub(crate) enum FeedForward {
     /// `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
     Gated,
     /// `down(activation(up(x)))`.
@@ -49,7 +48,7 @@ pub(in crate::model) enum FeedForward {
 
 /// Where a layer's norms stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum NormPlacement {
+pub(crate) enum NormPlacement {
     /// Before attention and before the feed-forward part.
     Pre,
     /// Before and after both.
@@ -60,7 +59,7 @@ pub(in crate::model) enum NormPlacement {
 
 /// Whether heads of queries and keys are normed before they are rotated (arXiv 2010.04245).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum HeadNorms {
+pub(crate) enum HeadNorms {
     /// They are not.
     None,
     /// All heads have the same weights, `[head_dim]`.
@@ -71,7 +70,7 @@ pub(in crate::model) enum HeadNorms {
 
 /// How a file stores the weights of norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum NormWeights {
+pub(crate) enum NormWeights {
     /// As they are used.
     Whole,
     /// Less 1.
@@ -79,7 +78,7 @@ pub(in crate::model) enum NormWeights {
 }
 
 /// What a family's models share.
-pub(super) struct Traits {
+pub(crate) struct Traits {
     pub norm: NormKind,
     pub norm_placement: NormPlacement,
     pub head_norms: HeadNorms,
@@ -95,7 +94,7 @@ pub(super) struct Traits {
 }
 
 impl Family {
-    pub(super) fn traits(self) -> Traits {
+    pub(crate) fn traits(self) -> Traits {
         let llama = Traits {
             norm: NormKind::Rms,
             norm_placement: NormPlacement::Pre,
@@ -148,7 +147,7 @@ impl Family {
     }
 
     /// How layers with and without a window are rotated.
-    pub(super) fn rotation(self, sliding: bool) -> Rotation {
+    pub(crate) fn rotation(self, sliding: bool) -> Rotation {
         match (self, sliding) {
             (Self::Gemma3, true) => Rotation::Local,
             (Self::Cohere2, false) | (Self::GptBigCode, _) => Rotation::None,
@@ -157,7 +156,7 @@ impl Family {
     }
 
     /// Every how many layers one sees everything, in families where the others see a window.
-    pub(super) fn sliding_pattern(self) -> Option<usize> {
+    pub(crate) fn sliding_pattern(self) -> Option<usize> {
         match self {
             Self::Gemma2 => Some(2),
             Self::Gemma3 => Some(6),
@@ -168,7 +167,7 @@ impl Family {
 }
 
 /// `pattern - 1` layers with a window, then one without, and so on.
-pub(super) fn sliding_layers(layers: usize, pattern: usize) -> Vec<bool> {
+pub(crate) fn sliding_layers(layers: usize, pattern: usize) -> Vec<bool> {
     let pattern = pattern.max(1);
     (1..=layers).map(|layer| !layer.is_multiple_of(pattern)).collect()
 }

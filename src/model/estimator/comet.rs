@@ -11,7 +11,7 @@ const HEAD_STEP: usize = 16;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct CometConfig {
+pub(crate) struct CometConfig {
     pub encoder: EncoderConfig,
     pub sentence: SentenceLayer,
     /// Outputs of the hidden layers of the regression head.
@@ -22,7 +22,7 @@ pub(super) struct CometConfig {
 
 /// An XLM-R encoder.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct EncoderConfig {
+pub(crate) struct EncoderConfig {
     pub placement: NormPlacement,
     pub vocab: usize,
     pub hidden: usize,
@@ -38,7 +38,7 @@ pub(super) struct EncoderConfig {
 
 /// Where an encoder's layers have their norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NormPlacement {
+pub(crate) enum NormPlacement {
     /// After each part has joined the stream: XLM-R base and large (arXiv 1911.02116).
     Post,
     /// Before each part, and one at the end: XLM-R XL and XXL (arXiv 2105.00572).
@@ -47,7 +47,7 @@ pub(super) enum NormPlacement {
 
 /// What the sentence's vector is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SentenceLayer {
+pub(crate) enum SentenceLayer {
     /// The output of one layer, 0 being the embeddings.
     One(usize),
     /// A weighted sum of all.
@@ -56,7 +56,7 @@ pub(super) enum SentenceLayer {
 
 /// How parameters become weights of layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MixTransform {
+pub(crate) enum MixTransform {
     Softmax,
     /// The projection onto the simplex (arXiv 1602.02068): some layers get no weight at all.
     Sparsemax,
@@ -99,7 +99,7 @@ fn one() -> usize {
 
 impl CometConfig {
     /// Errors name the key.
-    pub(super) fn from_json(json: &Value) -> Result<Self, String> {
+    pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
         let file = File::deserialize(json).map_err(|error| error.to_string())?;
         let encoder = file.encoder.check().map_err(|error| format!("encoder.{error}"))?;
         let segments: Vec<&str> = file.input_segments.iter().map(String::as_str).collect();
@@ -229,12 +229,12 @@ impl EncoderFile {
 
 impl EncoderConfig {
     /// Longest sequence, in tokens.
-    pub(super) fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.positions - self.first_position
     }
 
     /// As provenance names it.
-    pub(super) fn architecture(&self) -> &'static str {
+    pub(crate) fn architecture(&self) -> &'static str {
         match self.placement {
             NormPlacement::Post => "comet-kiwi xlm-roberta",
             NormPlacement::Pre => "comet-kiwi xlm-roberta-xl",

@@ -20,7 +20,7 @@ const MOST_TOKENS: usize = 1 << 16;
 
 /// Which texts a checkpoint was trained to read. Its weights do not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::quality) enum Version {
+pub(crate) enum Version {
     /// MetricX-23-QE: the translation, then the source.
     V23,
     /// MetricX-24: the source, then the translation.
@@ -29,7 +29,7 @@ pub(in crate::quality) enum Version {
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct MetricXConfig {
+pub(crate) struct MetricXConfig {
     pub vocab: usize,
     /// Width of the stream.
     pub hidden: usize,
@@ -92,7 +92,7 @@ fn gated_gelu() -> String {
 
 impl Version {
     /// What `metricx_version` says; `None` when it says nothing that is known.
-    pub(in crate::quality) fn of_config(json: &Value) -> Option<Self> {
+    pub(crate) fn of_config(json: &Value) -> Option<Self> {
         match json["metricx_version"].as_u64()? {
             23 => Some(Self::V23),
             24 => Some(Self::V24),
@@ -101,7 +101,7 @@ impl Version {
     }
 
     /// What an estimator reads for a source and its translation.
-    pub(in crate::quality) fn text(self, source: &str, translation: &str) -> String {
+    pub(crate) fn text(self, source: &str, translation: &str) -> String {
         match self {
             Self::V23 => format!("candidate: {translation} source: {source}"),
             Self::V24 => format!("source: {source} candidate: {translation}"),
@@ -119,7 +119,7 @@ impl Version {
 
 impl MetricXConfig {
     /// Errors name the key.
-    pub(super) fn from_json(json: &Value) -> Result<Self, String> {
+    pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
         let file = File::deserialize(json).map_err(|error| error.to_string())?;
         let version = Version::of_config(json).ok_or_else(|| match file.metricx_version {
             None => "metricx_version is missing: 23 for MetricX-23-QE, 24 for MetricX-24".to_owned(),
@@ -199,7 +199,7 @@ impl MetricXConfig {
     }
 
     /// Width of all heads together.
-    pub(super) fn inner(&self) -> usize {
+    pub(crate) fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
 }
