@@ -8,12 +8,12 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     buffers::scratch_slice,
+    compute::Compute,
     disjoint::DisjointSlices,
     elementwise::{ScoreSums, softmax_numerators},
     isa::Isa,
     micro::{self, LANES, MOST_VECTORS, Tile, TileSize, WIDE_ROWS},
     output::Output,
-    pool::ThreadPool,
 };
 
 /// Sizes of an encoder's attention.
@@ -130,14 +130,14 @@ impl DenseAttention {
     ///
     /// # Panics
     /// When the sizes do not fit together, a span ends behind the rows, or two spans overlap.
-    pub fn run(self, pool: &mut ThreadPool, isa: Isa, qkv: &[f32], spans: &[Range<usize>], out: &mut [f32]) {
+    pub fn run(self, compute: &mut Compute, qkv: &[f32], spans: &[Range<usize>], out: &mut [f32]) {
         assert!(qkv.len() == 3 * out.len());
         let itself = |span: &Range<usize>| DenseSpan {
             queries: span.clone(),
             keys: span.clone(),
         };
         let spans: Vec<_> = spans.iter().map(itself).collect();
-        self.run_on(pool, isa, &DenseInput::of_qkv(self, qkv, &spans, None), out);
+        self.run_on(compute, &DenseInput::of_qkv(self, qkv, &spans, None), out);
     }
 
     /// Attention of each span's queries over its keys, into `out`, `[queries, heads * head_dim]`.
@@ -145,7 +145,7 @@ impl DenseAttention {
     /// # Panics
     /// When the sizes do not fit together, a span ends behind the rows, the queries of two spans overlap, or there is
     /// a bias and a span is longer than its reach.
-    pub fn run_on(self, pool: &mut ThreadPool, isa: Isa, input: &DenseInput<'_>, out: &mut [f32]) {
+    pub fn run_on(self, compute: &mut Compute, input: &DenseInput<'_>, out: &mut [f32]) {
         let width = self.heads * self.head_dim;
         assert!(self.head_dim > 0 && self.head_dim.is_multiple_of(LANES) && self.heads > 0);
         let rows = out.len() / width;
@@ -163,8 +163,9 @@ impl DenseAttention {
         }
         assert!(input.queries.hold(end, width));
         assert!(input.keys.hold(keys, width) && input.values.hold(keys, width));
+        let isa = compute.isa;
         let slices = DisjointSlices::new(out);
-        pool.run(input.spans.len() * self.heads, &|task| {
+        compute.pool.run(input.spans.len() * self.heads, &|task| {
             let (span, head) = (&input.spans[task / self.heads], task % self.heads);
             if !span.queries.is_empty() {
                 let sequence = SequenceHead { span, head };
@@ -303,7 +304,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::test_support::{COARSER, bits, noise};
+    use crate::backend::cpu::kernels::test_support::{COARSER, bits, compute, noise};
 
     /// Attention of one head of one query of the only sequence, by its definition and in f64.
     fn textbook(layer: DenseAttention, input: &DenseInput<'_>, row: usize, head: usize) -> Vec<f64> {
@@ -388,27 +389,28 @@ mod tests {
             let reach = 90;
             let values = noise(heads * (2 * reach - 1), seed ^ 1);
             let bias = biased.then_some(DistanceBias { values: &values, reach });
-            let mut pool = ThreadPool::new(threads).unwrap();
+            let mut compute = compute(threads, Isa::detect());
             let itself = |span: Range<usize>| DenseSpan { queries: span.clone(), keys: span };
             let spans: Vec<_> = ranges(&lens).into_iter().map(itself).collect();
             let mut together = vec![f32::NAN; rows * width];
             let input = DenseInput::of_qkv(layer, &qkv, &spans, bias);
-            layer.run_on(&mut pool, Isa::detect(), &input, &mut together);
+            layer.run_on(&mut compute, &input, &mut together);
             for DenseSpan { keys: span, .. } in &spans {
                 let own = &qkv[span.start * 3 * width..span.end * 3 * width];
                 let together = &together[span.start * width..span.end * width];
                 let only = [itself(0..span.len())];
                 let input = DenseInput::of_qkv(layer, own, &only, bias);
                 for isa in Isa::available() {
+                    compute.isa = isa;
                     let mut alone = vec![f32::NAN; own.len() / 3];
-                    layer.run_on(&mut pool, isa, &input, &mut alone);
+                    layer.run_on(&mut compute, &input, &mut alone);
                     prop_assert!(bits(&alone) == bits(together));
                 }
                 assert_is_textbook(layer, &input, together);
             }
             if !biased {
                 let mut short = vec![f32::NAN; rows * width];
-                layer.run(&mut pool, Isa::detect(), &qkv, &ranges(&lens), &mut short);
+                layer.run(&mut compute, &qkv, &ranges(&lens), &mut short);
                 prop_assert!(bits(&short) == bits(&together));
             }
         }
@@ -425,9 +427,9 @@ mod tests {
             let spans: Vec<_> = spans.map(|(queries, keys)| DenseSpan { queries, keys }).collect();
             let q = noise(queries.iter().sum::<usize>() * width, seed);
             let kv = noise(keys.iter().sum::<usize>() * 2 * width, seed ^ 1);
-            let mut pool = ThreadPool::new(threads).unwrap();
+            let mut compute = compute(threads, Isa::detect());
             let mut together = vec![f32::NAN; q.len()];
-            layer.run_on(&mut pool, Isa::detect(), &across(layer, &q, &kv, &spans), &mut together);
+            layer.run_on(&mut compute, &across(layer, &q, &kv, &spans), &mut together);
             for span in &spans {
                 let own_q = &q[span.queries.start * width..span.queries.end * width];
                 let own_kv = &kv[span.keys.start * 2 * width..span.keys.end * 2 * width];
@@ -435,8 +437,9 @@ mod tests {
                 let input = across(layer, own_q, own_kv, &only);
                 let together = &together[span.queries.start * width..span.queries.end * width];
                 for isa in Isa::available() {
+                    compute.isa = isa;
                     let mut alone = vec![f32::NAN; own_q.len()];
-                    layer.run_on(&mut pool, isa, &input, &mut alone);
+                    layer.run_on(&mut compute, &input, &mut alone);
                     prop_assert!(bits(&alone) == bits(together));
                 }
                 assert_is_textbook(layer, &input, together);

@@ -3,9 +3,9 @@
 //! bits.
 
 use super::{
+    compute::Compute,
     disjoint::DisjointSlices,
     isa::{Isa, per_isa},
-    pool::ThreadPool,
 };
 use crate::model::spec::{Activation, RopeStyle};
 
@@ -110,10 +110,10 @@ pub(super) fn sum_of_squares(x: &[f32], mean: f32) -> [f32; LANES] {
 
 impl Activation {
     /// Applies the activation to each value of `x` (`[m, width]`) in place, for a feed-forward part without a gate.
-    pub fn apply(self, pool: &mut ThreadPool, isa: Isa, x: &mut [f32], width: usize) {
-        let m = x.len() / width;
+    pub fn apply(self, compute: &mut Compute, x: &mut [f32], width: usize) {
+        let (m, isa) = (x.len() / width, compute.isa);
         let slices = DisjointSlices::new(x);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let x = unsafe { slices.part(rows.start * width, rows.len() * width) };
             match self {
@@ -135,17 +135,10 @@ impl Activation {
 }
 
 /// `out = activation(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
-pub fn gate(
-    pool: &mut ThreadPool,
-    isa: Isa,
-    activation: Activation,
-    gate_up: &[f32],
-    width: usize,
-    out: &mut [f32],
-) {
-    let m = out.len() / width;
+pub fn gate(compute: &mut Compute, activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+    let (m, isa) = (out.len() / width, compute.isa);
     let slices = DisjointSlices::new(out);
-    pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+    compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
         // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
         let out = unsafe { slices.part(rows.start * width, rows.len() * width) };
         let gate_up = &gate_up[rows.start * 2 * width..rows.end * 2 * width];
@@ -335,7 +328,7 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::kernels::test_support::COARSER;
+    use crate::backend::cpu::kernels::test_support::{COARSER, compute};
 
     #[test]
     fn exp_is_close_to_f64() {
@@ -373,16 +366,16 @@ mod tests {
     fn gates_equal_their_definitions() {
         let x: Vec<f32> = (-60..60).map(|i| i as f32 / 5.0).collect();
         let both: Vec<f32> = x.iter().copied().chain(x.iter().map(|_| 1.5)).collect();
-        let mut pool = ThreadPool::new(1).unwrap();
+        let mut compute = compute(1, Isa::detect());
         let mut check = |activation, definition: &dyn Fn(f64) -> f64| {
             let mut out = vec![0.0; x.len()];
-            gate(&mut pool, Isa::detect(), activation, &both, x.len(), &mut out);
+            gate(&mut compute, activation, &both, x.len(), &mut out);
             for (x, out) in x.iter().zip(out) {
                 let expected = definition((*x).into()) * 1.5;
                 assert!((f64::from(out) - expected).abs() < 2e-6, "{x}: {out} {expected}");
             }
             let mut alone = x.clone();
-            activation.apply(&mut pool, Isa::detect(), &mut alone, 10);
+            activation.apply(&mut compute, &mut alone, 10);
             for (x, out) in x.iter().zip(alone) {
                 assert!(
                     (f64::from(out) - definition((*x).into())).abs() < 2e-6,
@@ -400,15 +393,16 @@ mod tests {
         let x: Vec<f32> = (0..3 * 75)
             .map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0)
             .collect();
-        let mut pool = ThreadPool::new(1).unwrap();
+        let mut compute = compute(1, Isa::detect());
         let mut results = Vec::new();
         for isa in Isa::available() {
+            compute.isa = isa;
             let (mut silu, mut gelu) = (vec![0.0; 2 * 53], vec![0.0; 2 * 53]);
-            gate(&mut pool, isa, Activation::Silu, &x[..4 * 53], 53, &mut silu);
-            gate(&mut pool, isa, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
+            gate(&mut compute, Activation::Silu, &x[..4 * 53], 53, &mut silu);
+            gate(&mut compute, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
             let mut alone = [x.clone(), x.clone()];
-            Activation::Silu.apply(&mut pool, isa, &mut alone[0], 75);
-            Activation::GeluTanh.apply(&mut pool, isa, &mut alone[1], 75);
+            Activation::Silu.apply(&mut compute, &mut alone[0], 75);
+            Activation::GeluTanh.apply(&mut compute, &mut alone[1], 75);
             let (mut scores, mut sums) = (x[..133].to_vec(), ScoreSums::default());
             softmax_numerators(isa, &mut scores, &mut sums);
             let sums = [sums.total, sums.maximum];

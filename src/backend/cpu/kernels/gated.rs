@@ -15,7 +15,7 @@ use super::{
     panel::PANEL,
     ranges::RowRange,
 };
-use super::{elementwise::gate, isa::Isa, linear::Linear, matmul::matmul, output::Output, pool::ThreadPool};
+use super::{compute::Compute, elementwise::gate, linear::Linear, matmul::matmul, output::Output};
 use crate::model::spec::Activation;
 #[cfg(target_arch = "x86_64")]
 use crate::model::spec::Products;
@@ -56,54 +56,47 @@ impl GatedFeedForward<'_> {
     /// When sizes differ.
     pub fn run(
         &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
+        compute: &mut Compute,
         x: &[f32],
         buffers: &mut GatedBuffers,
-        (out, output): (&mut [f32], Output),
+        out: &mut [f32],
+        output: Output,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.run_joined(pool, isa, x, out, output) {
+        if self.run_joined(compute, x, out, output) {
             return;
         }
         let GatedBuffers { gate_up, gated } = buffers;
         let (m, width) = (x.len() / self.gate_up.cols().max(1), self.down.cols());
         gate_up.resize(m * 2 * width, 0.0);
         gated.resize(m * width, 0.0);
-        matmul(pool, isa, x, self.gate_up, gate_up, Output::Replace);
-        gate(pool, isa, self.activation, gate_up, width, gated);
-        matmul(pool, isa, gated, self.down, out, output);
+        matmul(compute, x, self.gate_up, gate_up, Output::Replace);
+        gate(compute, self.activation, gate_up, width, gated);
+        matmul(compute, gated, self.down, out, output);
     }
 
     /// Joins gate, up and activation in one region. `false`, with nothing done, where that is not possible or not
     /// faster.
     #[cfg(target_arch = "x86_64")]
-    fn run_joined(
-        &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &[f32],
-        out: &mut [f32],
-        output: Output,
-    ) -> bool {
+    fn run_joined(&self, compute: &mut Compute, x: &[f32], out: &mut [f32], output: Output) -> bool {
         let (cols, width) = (self.gate_up.cols(), self.down.cols());
         let precisions = [self.gate_up.precision(), self.down.precision()];
-        if isa.0 != IsaKind::Amx || precisions != [Products::Bf16; 2] || cols == 0 {
+        if compute.isa.0 != IsaKind::Amx || precisions != [Products::Bf16; 2] || cols == 0 {
             return false;
         }
         let (m, panels) = (x.len() / cols, width.div_ceil(PANEL));
         let rows_per_task = rows_per_task(Products::Bf16, m);
         let tasks = panels * m.div_ceil(rows_per_task);
-        if m <= FEW_ROWS || tasks < TASKS_PER_THREAD * pool.threads() {
+        if m <= FEW_ROWS || tasks < TASKS_PER_THREAD * compute.pool.threads() {
             return false;
         }
         let Some(sources) = self.sources() else {
             return false;
         };
         ROUNDED_ROWS.with_borrow_mut(|RoundedRows { bf16, gated, .. }| {
-            bf16.set(pool, isa, x, cols);
-            let product = GatedProduct::new(isa, bf16, self.activation, width, gated);
-            pool.run(tasks, &|task| {
+            bf16.set(compute, x, cols);
+            let product = GatedProduct::new(compute.isa, bf16, self.activation, width, gated);
+            compute.pool.run(tasks, &|task| {
                 let (panel, first) = (task % panels, task / panels * rows_per_task);
                 let rows = RowRange {
                     first,
@@ -115,7 +108,7 @@ impl GatedFeedForward<'_> {
                     unsafe { product.run_panel(rows, panel, sources(panel), &mut scratch.bf16) };
                 });
             });
-            matmul_rounded(pool, isa, gated, self.down, out, output);
+            matmul_rounded(compute, gated, self.down, out, output);
         });
         true
     }

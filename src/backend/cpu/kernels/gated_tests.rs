@@ -6,8 +6,10 @@ use super::*;
 use crate::{
     backend::cpu::kernels::{
         arena::Arena,
+        isa::Isa,
         packed::PackedMatrix,
-        test_support::{COARSER, bits, noise},
+        pool::ThreadPool,
+        test_support::{COARSER, bits, compute, noise},
     },
     model::spec::{MatrixSource, Products, RawElements, TensorFormat},
 };
@@ -42,8 +44,7 @@ fn matrix(pool: &mut ThreadPool, format: TensorFormat, rows: usize, cols: usize,
 
 /// Computes the products one after the other.
 fn run_in_turn(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     products: &GatedFeedForward<'_>,
     x: &[f32],
     out: &mut [f32],
@@ -51,9 +52,9 @@ fn run_in_turn(
 ) {
     let (m, width) = (x.len() / products.gate_up.cols(), products.down.cols());
     let (mut gate_up, mut gated) = (vec![0.0; m * 2 * width], vec![0.0; m * width]);
-    matmul(pool, isa, x, products.gate_up, &mut gate_up, Output::Replace);
-    gate(pool, isa, products.activation, &gate_up, width, &mut gated);
-    matmul(pool, isa, &gated, products.down, out, output);
+    matmul(compute, x, products.gate_up, &mut gate_up, Output::Replace);
+    gate(compute, products.activation, &gate_up, width, &mut gated);
+    matmul(compute, &gated, products.down, out, output);
 }
 
 /// A feed-forward part and a batch.
@@ -92,14 +93,14 @@ fn check(case: Case) {
         precision,
         seed,
     } = case;
-    let mut pool = ThreadPool::new(threads).unwrap();
+    let mut compute = compute(threads, Isa::detect());
     let gate_up = if whole {
-        vec![matrix(&mut pool, format, 2 * width, cols, seed)]
+        vec![matrix(&mut compute.pool, format, 2 * width, cols, seed)]
     } else {
-        let mut one = |seed| matrix(&mut pool, format, width, cols, seed);
+        let mut one = |seed| matrix(&mut compute.pool, format, width, cols, seed);
         vec![one(seed), one(seed ^ 5)]
     };
-    let down = matrix(&mut pool, format, outputs, width, seed ^ 9);
+    let down = matrix(&mut compute.pool, format, outputs, width, seed ^ 9);
     let (gate_up, down) = (
         Linear::new(gate_up, precision),
         Linear::new(vec![down], precision),
@@ -111,15 +112,11 @@ fn check(case: Case) {
     };
     let (x, before) = (noise(m * cols, seed ^ 2), noise(m * outputs, seed ^ 3));
     for isa in Isa::available() {
+        compute.isa = isa;
         let (mut expected, mut found) = (before.clone(), before.clone());
-        run_in_turn(&mut pool, isa, &products, &x, &mut expected, output);
-        products.run(
-            &mut pool,
-            isa,
-            &x,
-            &mut GatedBuffers::default(),
-            (&mut found, output),
-        );
+        run_in_turn(&mut compute, &products, &x, &mut expected, output);
+        let buffers = &mut GatedBuffers::default();
+        products.run(&mut compute, &x, buffers, &mut found, output);
         assert_eq!(bits(&found), bits(&expected), "{isa:?} {case:?}");
     }
 }
@@ -177,8 +174,8 @@ fn equals_them_where_inputs_and_rows_are_taken_in_parts() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn is_joined_where_there_are_tiles() {
-    let mut pool = ThreadPool::new(1).unwrap();
-    let mut one = |rows, cols| matrix(&mut pool, TensorFormat::F32, rows, cols, 3);
+    let mut compute = compute(1, Isa::detect());
+    let mut one = |rows, cols| matrix(&mut compute.pool, TensorFormat::F32, rows, cols, 3);
     let gate_up = Linear::new(vec![one(128, 4), one(128, 4)], Products::Bf16);
     let down = Linear::new(vec![one(8, 128)], Products::Bf16);
     let products = GatedFeedForward {
@@ -187,9 +184,10 @@ fn is_joined_where_there_are_tiles() {
         down: &down,
     };
     for isa in Isa::available() {
+        compute.isa = isa;
         for rows in [FEW_ROWS, FEW_ROWS + 1] {
             let (x, mut out) = (vec![1.0; 4 * rows], vec![0.0; 8 * rows]);
-            let done = products.run_joined(&mut pool, isa, &x, &mut out, Output::Replace);
+            let done = products.run_joined(&mut compute, &x, &mut out, Output::Replace);
             assert_eq!(done, isa.0 == IsaKind::Amx && rows > FEW_ROWS);
         }
     }

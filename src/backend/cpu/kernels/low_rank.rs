@@ -19,12 +19,13 @@ use std::{
 use super::{
     arena::{Arena, Buffer},
     buffers::scratch_slice,
+    compute::Compute,
     disjoint::DisjointSlices,
     isa::Isa,
     micro::{self, LANES, Tile, TileSize, WIDE_ROWS},
     output::Output,
     panel::PANEL,
-    pool::{Order, ThreadPool, wait_for},
+    pool::{Order, wait_for},
     row_groups::{RowGroups, UpdatedRow},
 };
 use crate::model::spec::LowRankPart;
@@ -161,8 +162,7 @@ struct SharedResults {
 /// # Panics
 /// When the slices do not have these sizes, or an update reaches beyond the end of a row.
 pub fn add_low_rank<'a>(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     groups: &RowGroups,
     update: &(dyn Fn(usize) -> Option<&'a LowRank> + Sync),
     x: &[f32],
@@ -173,8 +173,9 @@ pub fn add_low_rank<'a>(
     }
     let (inputs, stride) = (x.len() / groups.batch(), out.len() / groups.batch());
     assert!(x.len() == groups.batch() * inputs && out.len() == groups.batch() * stride);
+    let isa = compute.isa;
     let slices = DisjointSlices::new(out);
-    let (tasks, wanted) = (groups.tasks(), TASKS_PER_THREAD * pool.threads());
+    let (tasks, wanted) = (groups.tasks(), TASKS_PER_THREAD * compute.pool.threads());
     let find = |task: usize| {
         let rows = groups.rows_of(task);
         let update = rows.first().and_then(|row| update(row.update))?;
@@ -189,8 +190,8 @@ pub fn add_low_rank<'a>(
             *value += delta;
         }
     };
-    if tasks >= wanted || pool.threads() == 1 {
-        return pool.run(tasks, &|task| {
+    if tasks >= wanted || compute.pool.threads() == 1 {
+        return compute.pool.run(tasks, &|task| {
             let Some((update, rows)) = find(task) else { return };
             SCRATCH.with_borrow_mut(|scratch| {
                 let Scratch {
@@ -220,40 +221,43 @@ pub fn add_low_rank<'a>(
         shared.done.resize_with(tasks, AtomicUsize::default);
         let results = DisjointSlices::new(scratch_slice(&mut shared.chunks, tasks * chunks * widest));
         let done = shared.done.as_slice();
-        pool.run_in(Order::OneQueue, tasks * (chunks + output_parts), &|index| {
-            if index < tasks * chunks {
-                let (task, chunk) = (index / chunks, index % chunks);
-                let _done = CountWhenDropped(&done[task]);
+        compute
+            .pool
+            .run_in(Order::OneQueue, tasks * (chunks + output_parts), &|index| {
+                if index < tasks * chunks {
+                    let (task, chunk) = (index / chunks, index % chunks);
+                    let _done = CountWhenDropped(&done[task]);
+                    let Some((update, rows)) = find(task) else { return };
+                    let len = rows.len() * update.width;
+                    // SAFETY: this sub-task alone has this chunk of this task, at most `widest` elements, and sub-tasks
+                    // of outputs read it only once `done` counts it, which is after this slice's last use.
+                    let own = unsafe { results.part(task * chunks * widest + chunk * len, len) };
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        update.multiply_a(
+                            isa,
+                            InputChunk { x, index: chunk },
+                            rows,
+                            &mut scratch.gathered,
+                            own,
+                        );
+                    });
+                    return;
+                }
+                let index = index - tasks * chunks;
+                let (task, part) = (index / output_parts, index % output_parts);
                 let Some((update, rows)) = find(task) else { return };
-                let len = rows.len() * update.width;
-                // SAFETY: this sub-task alone has this chunk of this task, at most `widest` elements, and sub-tasks
-                // of outputs read it only once `done` counts it, which is after this slice's last use.
-                let own = unsafe { results.part(task * chunks * widest + chunk * len, len) };
+                let size = update.panels().div_ceil(output_parts);
+                let panels = (part * size).min(update.panels())..((part + 1) * size).min(update.panels());
+                wait_for(&done[task], chunks);
+                // SAFETY: all chunks of this task are done (`wait_for` acquires what they released), so nobody writes
+                // these elements any more; sub-tasks of outputs only read them, hence the shared slice.
+                let all =
+                    unsafe { &*results.part(task * chunks * widest, chunks * rows.len() * update.width) };
                 SCRATCH.with_borrow_mut(|scratch| {
-                    update.multiply_a(
-                        isa,
-                        InputChunk { x, index: chunk },
-                        rows,
-                        &mut scratch.gathered,
-                        own,
-                    );
+                    let low = update.add_chunks(all, rows.len(), &mut scratch.low);
+                    update.multiply_b(isa, rows, low, panels, &add);
                 });
-                return;
-            }
-            let index = index - tasks * chunks;
-            let (task, part) = (index / output_parts, index % output_parts);
-            let Some((update, rows)) = find(task) else { return };
-            let size = update.panels().div_ceil(output_parts);
-            let panels = (part * size).min(update.panels())..((part + 1) * size).min(update.panels());
-            wait_for(&done[task], chunks);
-            // SAFETY: all chunks of this task are done (`wait_for` acquires what they released), so nobody writes these
-            // elements any more; sub-tasks of outputs only read them, hence the shared slice.
-            let all = unsafe { &*results.part(task * chunks * widest, chunks * rows.len() * update.width) };
-            SCRATCH.with_borrow_mut(|scratch| {
-                let low = update.add_chunks(all, rows.len(), &mut scratch.low);
-                update.multiply_b(isa, rows, low, panels, &add);
             });
-        });
     });
 }
 

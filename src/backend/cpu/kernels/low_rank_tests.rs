@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::cpu::kernels::test_support::bits;
+use crate::backend::cpu::kernels::{
+    row_groups::RowRun,
+    test_support::{bits, compute},
+};
 
 fn values(seed: usize, len: usize) -> Vec<f32> {
     (0..len)
@@ -42,13 +45,13 @@ fn reference(inputs: usize, parts: &[LowRankPart], x: &[f32], out: &mut [f32]) {
 
 proptest! {
     #[test]
-    fn equals_its_scalar_twin_to_the_bit_and_leaves_other_rows_alone(
+    fn equals_its_definition_to_the_bit_and_leaves_other_rows_alone(
         inputs in 1usize..700,
         ranks in prop::collection::vec(1usize..40, 1..4),
         runs in prop::collection::vec((0usize..4, 1usize..40), 1..8),
         threads in 1usize..4,
     ) {
-        let mut pool = ThreadPool::new(threads).unwrap();
+        let mut compute = compute(threads, Isa::detect());
         let stride = 300;
         let updates: Vec<Vec<LowRankPart>> = (0..2)
             .map(|c| {
@@ -79,10 +82,11 @@ proptest! {
             }
         }
         let mut groups = RowGroups::default();
-        groups.set(runs.iter().map(|&(number, count)| (of(number), count)));
+        groups.set(runs.iter().map(|&(number, count)| RowRun { update: of(number), count }));
         for isa in Isa::available() {
+            compute.isa = isa;
             let mut out = before.clone();
-            add_low_rank(&mut pool, isa, &groups, &|number| packed.get(number), &x, &mut out);
+            add_low_rank(&mut compute, &groups, &|number| packed.get(number), &x, &mut out);
             prop_assert_eq!(bits(&out), bits(&expected));
         }
     }

@@ -8,6 +8,7 @@ use super::int8::TileScratch;
 use super::{
     bf16::{self, Bf16Rows, Bf16Scratch},
     buffers::scratch_slice,
+    compute::Compute,
     disjoint::DisjointSlices,
     int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS},
     isa::Isa,
@@ -16,7 +17,6 @@ use super::{
     output::{Output, OutputTile},
     packed::{MatrixPanel, MatrixStrip, PackedMatrix},
     panel::{PANEL, STRIP, STRIPS_PER_PANEL},
-    pool::ThreadPool,
     ranges::{InputRange, RowRange},
     strip::Strip,
 };
@@ -77,7 +77,7 @@ struct Int8Scratch {
 ///
 /// # Panics
 /// When the slices do not have these sizes.
-pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out: &mut [f32], output: Output) {
+pub fn matmul(compute: &mut Compute, x: &[f32], weights: &Linear, out: &mut [f32], output: Output) {
     let (rows, cols) = (weights.rows(), weights.cols());
     if rows == 0 || cols == 0 {
         return;
@@ -88,12 +88,12 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out:
     let in_integers = |part: &PackedMatrix| precision == Products::Int8 && part.is_quantised();
     ROUNDED_ROWS.with_borrow_mut(|RoundedRows { int8, bf16, .. }| {
         if precision == Products::Bf16 {
-            bf16.set(pool, isa, x, cols);
+            bf16.set(compute, x, cols);
         }
         if weights.parts().iter().any(in_integers) {
-            int8.set(pool, isa, x, cols);
+            int8.set(compute, x, cols);
             #[cfg(target_arch = "x86_64")]
-            int8.set_tiles(pool, isa, weights.parts().iter().map(PackedMatrix::group_size));
+            int8.set_tiles(compute, weights.parts().iter().map(PackedMatrix::group_size));
         }
         let inputs = |part: &PackedMatrix| match precision {
             Products::Bf16 => Inputs::Bf16(bf16),
@@ -106,7 +106,7 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out:
             weights,
             output,
         };
-        product.run(pool, isa, out);
+        product.run(compute, out);
     });
 }
 
@@ -116,8 +116,7 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out:
 /// When sizes differ.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn matmul_rounded(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     x: &Bf16Rows,
     weights: &Linear,
     out: &mut [f32],
@@ -130,7 +129,7 @@ pub(super) fn matmul_rounded(
         weights,
         output,
     };
-    product.run(pool, isa, out);
+    product.run(compute, out);
 }
 
 /// Most rows of `m` that share one expansion of weights: `m` in equal parts of whole tiles.
@@ -164,14 +163,15 @@ struct Product<'p, 'a> {
 
 impl Product<'_, '_> {
     /// Computes the product into `out`, `[rows, outputs]`, which callers have checked.
-    fn run(&self, pool: &mut ThreadPool, isa: Isa, out: &mut [f32]) {
+    fn run(&self, compute: &mut Compute, out: &mut [f32]) {
+        let isa = compute.isa;
         let outputs = self.weights.rows();
         let parts = self.weights.parts();
         let strips: usize = parts.iter().map(|part| part.panels() * STRIPS_PER_PANEL).sum();
         // A task of many rows is one panel, so that threads share the work evenly even when some are delayed. A task
         // of few rows is more strips than that, because to begin a task takes as long as a strip.
         let strips_per_task = if self.has_few_rows(isa) {
-            strips.div_ceil(TASKS_PER_THREAD * pool.threads())
+            strips.div_ceil(TASKS_PER_THREAD * compute.pool.threads())
         } else {
             STRIPS_PER_PANEL
         };
@@ -181,7 +181,7 @@ impl Product<'_, '_> {
         // All strips of some rows come before those of the next rows, so that a worker's work range is of the same
         // rows as in other regions.
         let strip_blocks = strips.div_ceil(strips_per_task);
-        pool.run(strip_blocks * row_blocks, &|task| {
+        compute.pool.run(strip_blocks * row_blocks, &|task| {
             let first_strip = task % strip_blocks * strips_per_task;
             let first_row = task / strip_blocks * rows_per_task;
             let rows = RowRange {

@@ -6,7 +6,8 @@ use super::*;
 use crate::{
     backend::cpu::kernels::{
         arena::Arena,
-        test_support::{COARSER, bits},
+        pool::ThreadPool,
+        test_support::{COARSER, bits, compute},
     },
     model::spec::{MatrixSource, RawElements, TensorFormat},
 };
@@ -199,13 +200,14 @@ proptest! {
             definition(&x, source, Sums { out: &mut expected, offset, stride: rows + more });
         }
         for threads in [1, 2] {
-            let mut pool = ThreadPool::new(threads).unwrap();
-            let parts = sources.iter().map(|s| pack(&mut pool, s)).collect();
+            let mut compute = compute(threads, Isa::detect());
+            let parts = sources.iter().map(|s| pack(&mut compute.pool, s)).collect();
             let weights = Linear::new(parts, precision);
             for isa in Isa::available() {
+            compute.isa = isa;
                 let mut out = start.clone();
                 let output = if add { Output::Add } else { Output::Replace };
-                matmul(&mut pool, isa, &x, &weights, &mut out, output);
+                matmul(&mut compute, &x, &weights, &mut out, output);
                 prop_assert_eq!(bits(&out), bits(&expected), "{:?} {:?}", isa, format);
             }
         }
@@ -214,7 +216,7 @@ proptest! {
 
 #[test]
 fn bf16_takes_rows_of_any_length() {
-    let mut pool = ThreadPool::new(2).unwrap();
+    let mut compute = compute(2, Isa::detect());
     for (cols, m, rows) in [
         (1, 1, 1),
         (31, 18, 33),
@@ -228,7 +230,7 @@ fn bf16_takes_rows_of_any_length() {
             cols,
             elements: RawElements::F32(&floats),
         };
-        let weights = Linear::new(vec![pack(&mut pool, &source)], Products::Bf16);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], Products::Bf16);
         let mut expected = vec![0.0; m * rows];
         let sums = Sums {
             out: &mut expected,
@@ -237,8 +239,9 @@ fn bf16_takes_rows_of_any_length() {
         };
         bf16_product(&x, &source, sums);
         for isa in Isa::available() {
+            compute.isa = isa;
             let mut out = vec![f32::NAN; m * rows];
-            matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
             assert_eq!(bits(&out), bits(&expected), "{cols} {isa:?}");
         }
     }
@@ -248,7 +251,7 @@ fn bf16_takes_rows_of_any_length() {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn rounded_products_stay_close_to_f32() {
     let (m, rows, cols) = (7, 64, 512);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     for format in FORMATS {
         let bytes = noise_blocks(3, format, rows * cols);
         let source = MatrixSource {
@@ -259,9 +262,9 @@ fn rounded_products_stay_close_to_f32() {
         let x = noise(5, m * cols);
         let mut found = Vec::new();
         for precision in [Products::F32, Products::Int8, Products::Bf16] {
-            let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+            let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
             let mut out = vec![0.0; m * rows];
-            matmul(&mut pool, Isa::detect(), &x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
             found.push(out);
         }
         let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
@@ -277,7 +280,7 @@ fn rounded_products_stay_close_to_f32() {
 #[test]
 fn a_fault_in_an_activation_reaches_every_output() {
     let (rows, cols) = (70, 256);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     let bytes = noise_blocks(3, TensorFormat::Q4_1, rows * cols);
     let source = MatrixSource {
         rows,
@@ -285,13 +288,14 @@ fn a_fault_in_an_activation_reaches_every_output() {
         elements: RawElements::Bytes(TensorFormat::Q4_1, &bytes),
     };
     for precision in [Products::Int8, Products::Bf16] {
-        let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
         for fault in [f32::NAN, f32::INFINITY] {
             let mut x = noise(5, cols);
             x[77] = fault;
             for isa in Isa::available() {
+                compute.isa = isa;
                 let mut out = vec![0.0; rows];
-                matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+                matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
                 let reached = |v: &f32| v.is_nan() || precision == Products::Bf16 && v.is_infinite();
                 assert!(out.iter().all(reached));
             }
@@ -303,7 +307,7 @@ fn a_fault_in_an_activation_reaches_every_output() {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn long_batches_equal_their_rows_alone() {
     let (m, rows, cols) = (401, 96, 160);
-    let mut pool = ThreadPool::new(2).unwrap();
+    let mut compute = compute(2, Isa::detect());
     let x = noise(9, m * cols);
     for (format, precision) in [
         (TensorFormat::Q4_1, Products::F32),
@@ -317,10 +321,10 @@ fn long_batches_equal_their_rows_alone() {
             cols,
             elements: RawElements::Bytes(format, &bytes),
         };
-        let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
         let mut product = |x: &[f32]| {
             let mut out = vec![0.0; x.len() / cols * rows];
-            matmul(&mut pool, Isa::detect(), x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, x, &weights, &mut out, Output::Replace);
             out
         };
         let together = product(&x);
@@ -333,7 +337,7 @@ fn long_batches_equal_their_rows_alone() {
 #[test]
 fn embedding_rows_equal_the_source() {
     let (rows, cols) = (70, 256);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     for format in FORMATS.into_iter().step_by(COARSER / 4 + 1) {
         let bytes = noise_blocks(11, format, rows * cols);
         let source = MatrixSource {
@@ -341,7 +345,7 @@ fn embedding_rows_equal_the_source() {
             cols,
             elements: RawElements::Bytes(format, &bytes),
         };
-        let packed = pack(&mut pool, &source);
+        let packed = pack(&mut compute.pool, &source);
         let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
         for row in [0, 1, 63, 64, 69] {
             source.read_row(row, &mut expected).unwrap();

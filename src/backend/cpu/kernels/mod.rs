@@ -54,6 +54,7 @@ mod arena;
 mod attention;
 mod bf16;
 mod buffers;
+mod compute;
 mod dense_attention;
 mod disjoint;
 mod elementwise;
@@ -86,7 +87,10 @@ mod test_support;
 mod tile_config;
 
 pub use arena::Arena;
-pub use attention::{AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention, rope_and_store};
+pub use attention::{
+    AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store,
+};
+pub use compute::Compute;
 pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows};
 pub use elementwise::{add_bias, gate, soft_cap};
 pub use gated::{GatedBuffers, GatedFeedForward};
@@ -100,4 +104,4 @@ pub use packed::PackedMatrix;
 pub use panel::PackError;
 pub use pool::ThreadPool;
 pub use precision::Bf16Products;
-pub use row_groups::RowGroups;
+pub use row_groups::{RowGroups, RowRun};

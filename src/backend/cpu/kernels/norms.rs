@@ -1,11 +1,11 @@
 //! Norms of rows and of heads.
 
 use super::{
+    compute::Compute,
     disjoint::DisjointSlices,
     elementwise::{ROWS_PER_TASK, add_lanes, sum, sum_of_squares},
-    isa::{Isa, per_isa},
+    isa::per_isa,
     output::Output,
-    pool::ThreadPool,
 };
 use crate::model::spec::NormKind;
 
@@ -25,11 +25,12 @@ pub struct Norm {
 
 impl Norm {
     /// Writes the norm of each row of `x` to `out`, or adds it; both are `[m, weight.len()]`.
-    pub fn apply(&self, pool: &mut ThreadPool, isa: Isa, x: &[f32], out: &mut [f32], output: Output) {
+    pub fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut [f32], output: Output) {
         let width = self.weight.len();
         let m = x.len() / width;
+        let isa = compute.isa;
         let slices = DisjointSlices::new(out);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let out = unsafe { slices.part(rows.start * width, rows.len() * width) };
             norm_rows(isa, self, &x[rows.start * width..rows.end * width], out, output);
@@ -43,17 +44,11 @@ impl Norm {
 
     /// Norms heads of `head_dim` elements in place, each by itself: in each row of `x` (`[m, stride]`) the first
     /// `weight.len() / head_dim` heads.
-    pub fn apply_to_heads(
-        &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &mut [f32],
-        stride: usize,
-        head_dim: usize,
-    ) {
+    pub fn apply_to_heads(&self, compute: &mut Compute, x: &mut [f32], stride: usize, head_dim: usize) {
         let m = x.len() / stride;
+        let isa = compute.isa;
         let slices = DisjointSlices::new(x);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             for row in rows {
                 // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
                 let heads = unsafe { slices.part(row * stride, self.weight.len()) };
@@ -111,6 +106,7 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::kernels::{isa::Isa, test_support::compute};
 
     fn waves(len: usize) -> Vec<f32> {
         (0..len).map(|i| ((i * 37 % 101) as f32 - 40.0) / 9.0).collect()
@@ -150,7 +146,7 @@ mod tests {
 
     #[test]
     fn equals_the_textbook_on_every_instruction_set_to_the_bit() {
-        let mut pool = ThreadPool::new(2).unwrap();
+        let mut compute = compute(2, Isa::detect());
         let (rows, width, head_dim, stride) = (19, 75, 32, 110);
         for (kind, biased) in [
             (NormKind::Rms, false),
@@ -161,8 +157,9 @@ mod tests {
             let (x, qkv) = (waves(rows * width), waves(rows * stride));
             let mut bits = Vec::new();
             for isa in Isa::available() {
+                compute.isa = isa;
                 let mut out = vec![f32::NAN; x.len()];
-                whole.apply(&mut pool, isa, &x, &mut out, Output::Replace);
+                whole.apply(&mut compute, &x, &mut out, Output::Replace);
                 for (out, x) in out.chunks_exact(width).zip(x.chunks_exact(width)) {
                     let mut expected = textbook(&whole, x, &whole.weight);
                     let bias = whole.bias.iter().flatten();
@@ -173,12 +170,12 @@ mod tests {
                     assert_close(out, &expected);
                 }
                 let mut added = x.clone();
-                whole.apply(&mut pool, isa, &x, &mut added, Output::Add);
+                whole.apply(&mut compute, &x, &mut added, Output::Add);
                 for ((added, out), x) in added.iter().zip(&out).zip(&x) {
                     assert_eq!(added.to_bits(), (x + out).to_bits());
                 }
                 let mut in_place = qkv.clone();
-                heads.apply_to_heads(&mut pool, isa, &mut in_place, stride, head_dim);
+                heads.apply_to_heads(&mut compute, &mut in_place, stride, head_dim);
                 for (found, before) in in_place.chunks_exact(stride).zip(qkv.chunks_exact(stride)) {
                     for first in (0..3 * head_dim).step_by(head_dim) {
                         let part = first..first + head_dim;

@@ -14,6 +14,15 @@ pub(super) struct UpdatedRow {
     pub row: usize,
 }
 
+/// Neighbouring rows of a batch that get the same update, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowRun {
+    /// Number of the update, if the rows get one.
+    pub update: Option<usize>,
+    /// Number of rows.
+    pub count: usize,
+}
+
 /// Which rows of a batch get which update; a row gets one at most.
 #[derive(Debug, Default)]
 pub struct RowGroups {
@@ -31,13 +40,12 @@ impl RowGroups {
         self.rows.is_empty()
     }
 
-    /// Sets the groups of a batch, which is given as neighbouring runs of rows: the number of their update, if they get
-    /// one, and how many rows they are.
-    pub fn set(&mut self, runs: impl Iterator<Item = (Option<usize>, usize)>) {
+    /// Sets the groups of a batch, which is given as neighbouring runs of rows.
+    pub fn set(&mut self, runs: impl Iterator<Item = RowRun>) {
         self.rows.clear();
         self.tasks.clear();
         self.batch = 0;
-        for (update, count) in runs {
+        for RowRun { update, count } in runs {
             if let Some(update) = update {
                 let rows = self.batch..self.batch + count;
                 self.rows.extend(rows.map(|row| UpdatedRow { update, row }));

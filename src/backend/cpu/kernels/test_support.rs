@@ -1,5 +1,7 @@
 //! What the kernels' tests share.
 
+use super::{compute::Compute, isa::Isa, pool::ThreadPool};
+
 /// Divisor of the number of cases that tests try: Miri interprets every instruction, so it tries few.
 pub(super) const COARSER: usize = if cfg!(miri) { 32 } else { 1 };
 
@@ -19,4 +21,10 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<f32> {
 /// The bits of values, which compare equal for equal NaNs and unequal for 0 and -0.
 pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// `threads` threads and an instruction set.
+pub(super) fn compute(threads: usize, isa: Isa) -> Compute {
+    let pool = ThreadPool::new(threads).unwrap();
+    Compute { pool, isa }
 }

@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     backend::cpu::kernels::{
-        buffers::scratch_slice,
-        disjoint::DisjointSlices,
-        isa::Isa,
-        pool::{Order, ThreadPool},
+        buffers::scratch_slice, compute::Compute, disjoint::DisjointSlices, pool::Order,
     },
     model::spec::AttentionLayer,
 };
@@ -43,15 +40,15 @@ struct SharedResults {
 /// # Panics
 /// When a block table does not cover its span or names a block outside of the cache.
 pub fn attention(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     layer: AttentionLayer,
     qkv: &[f32],
     spans: &[AttentionSpan<'_>],
     cache: &LayerCache,
     out: &mut [f32],
 ) {
-    let list = TaskList::new(layer, spans, cache.format(), pool.threads());
+    let isa = compute.isa;
+    let list = TaskList::new(layer, spans, cache.format(), compute.pool.threads());
     let out = DisjointSlices::new(out);
     SHARED.with_borrow_mut(|shared| {
         let (states, tiles) = if list.shares_segments {
@@ -64,7 +61,7 @@ pub fn attention(
         let states = DisjointSlices::new(scratch_slice(&mut shared.states, states));
         let done = shared.done.as_slice();
         // Later tiles see a longer context and take longer.
-        pool.run_in(Order::Descending, list.tasks, &|index| {
+        compute.pool.run_in(Order::Descending, list.tasks, &|index| {
             let task = list.task(index);
             let tile = QueryTile::new(layer, &spans[task.span], task.tile, list.tile_rows);
             let work = TileWork {

@@ -13,11 +13,11 @@ use crate::{
         arena::Buffer,
         bf16::{RUN, round},
         buffers::scratch_slice,
+        compute::Compute,
         disjoint::DisjointSlices,
         elementwise::rope_heads,
         floats::{expand_f16, round_to_f16},
         isa::{Isa, per_isa},
-        pool::ThreadPool,
         prefetch::prefetch,
     },
     model::spec::{AttentionShape, KvFormat, RopeStyle},
@@ -309,36 +309,62 @@ struct RoundedRow {
     key_pairs: Vec<u32>,
 }
 
-/// Rotates queries and keys of `qkv` (`[rows, q | k | v]`) in place, and writes keys and values to the cache. `slots[row]` is
-/// where a row is written: the block times [`BLOCK_TOKENS`], plus the token's offset in the block. No two rows have
-/// the same slot.
+/// Where the keys and values of each row of a step are stored. No two rows have the same slot.
+#[derive(Debug, Default)]
+pub struct SlotMapping {
+    /// For each row the block times [`BLOCK_TOKENS`], plus the token's offset in the block.
+    slots: Vec<usize>,
+    /// Scratch for finding equal slots.
+    sorted: Vec<usize>,
+}
+
+impl SlotMapping {
+    /// Sets the rows' slots: for each row its block times [`BLOCK_TOKENS`], plus the token's offset in the block.
+    ///
+    /// # Panics
+    /// When two rows have the same slot: threads would write it at the same time.
+    pub fn set(&mut self, slots: impl Iterator<Item = usize>) {
+        self.slots.clear();
+        self.slots.extend(slots);
+        self.sorted.clone_from(&self.slots);
+        self.sorted.sort_unstable();
+        let distinct = self.sorted.windows(2).all(|pair| pair[0] != pair[1]);
+        if !distinct {
+            // So that nobody can use the mapping after the panic.
+            self.slots.clear();
+        }
+        assert!(distinct, "two rows of a step have the same slot of the KV cache");
+    }
+}
+
+/// Rotates queries and keys of `qkv` (`[rows, q | k | v]`) in place, and writes keys and values to the cache, each row to its
+/// slot.
 ///
 /// # Panics
-/// When a slot lies outside of the cache.
+/// When a slot lies outside of the cache, or there are fewer rows than slots.
 pub fn rope_and_store(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     qkv: &mut [f32],
-    slots: &[usize],
+    slots: &SlotMapping,
     angles: RopeAngles<'_>,
     cache: &mut LayerCache,
 ) {
-    let shape = cache.shape;
+    let (shape, isa) = (cache.shape, compute.isa);
     let head_dim = shape.head_dim;
+    let slots = slots.slots.as_slice();
     let batch = RotatedBatch { shape, slots, angles };
     match &mut cache.store {
         Store::F32 { keys, values } => {
             let writer = CacheWriter::new(shape, head_dim, keys, values);
-            batch.run(pool, isa, qkv, &|slot, key, value| {
+            batch.run(compute, qkv, &|slot, key, value| {
                 let key_of = |head: usize| &key[head * head_dim..][..head_dim];
-                // SAFETY: each row has a slot of its own, as the caller of `rope_and_store` sees to, and the cache is
-                // borrowed exclusively.
+                // SAFETY: a `SlotMapping` has another slot for each row, and the cache is borrowed exclusively.
                 unsafe { writer.write(slot, key_of, value) };
             });
         }
         Store::F16 { keys, values } => {
             let writer = CacheWriter::new(shape, head_dim, keys, values);
-            batch.run(pool, isa, qkv, &|slot, key, value| {
+            batch.run(compute, qkv, &|slot, key, value| {
                 ROUNDED.with_borrow_mut(|rounded| {
                     let bits = scratch_slice(&mut rounded.bits, key.len() + value.len());
                     let (key_bits, value_bits) = bits.split_at_mut(key.len());
@@ -353,7 +379,7 @@ pub fn rope_and_store(
         Store::Bf16 { keys, values } => {
             let head_pairs = head_pairs(shape);
             let writer = CacheWriter::new(shape, head_pairs, keys, values);
-            batch.run(pool, isa, qkv, &|slot, key, value| {
+            batch.run(compute, qkv, &|slot, key, value| {
                 ROUNDED.with_borrow_mut(|rounded| {
                     let value_bits = scratch_slice(&mut rounded.bits, value.len());
                     round_to_bf16(isa, value, value_bits);
@@ -383,11 +409,12 @@ struct RotatedBatch<'a> {
 
 impl RotatedBatch<'_> {
     /// Rotates the rows of `qkv`, and calls `store` with each.
-    fn run(&self, pool: &mut ThreadPool, isa: Isa, qkv: &mut [f32], store: &StoreRow<'_>) {
+    fn run(&self, compute: &mut Compute, qkv: &mut [f32], store: &StoreRow<'_>) {
         let Self { shape, slots, angles } = self;
         let (width, pairs, head_dim) = (shape.qkv_width(), angles.pairs, shape.head_dim);
+        let isa = compute.isa;
         let rows = DisjointSlices::new(qkv);
-        pool.run_parts(slots.len(), ROWS_PER_TASK, &|part| {
+        compute.pool.run_parts(slots.len(), ROWS_PER_TASK, &|part| {
             for row in part {
                 // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
                 let qkv = unsafe { rows.part(row * width, width) };

@@ -21,7 +21,7 @@ mod worker;
 
 pub use self::{
     batch::attention,
-    cache::{LayerCache, RopeAngles, rope_and_store},
+    cache::{LayerCache, RopeAngles, SlotMapping, rope_and_store},
     sizes::BLOCK_TOKENS,
     span::AttentionSpan,
 };

@@ -2,12 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::{AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention, rope_and_store};
+use super::{AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store};
 use crate::{
     backend::cpu::kernels::{
         isa::Isa,
-        pool::ThreadPool,
-        test_support::{COARSER, bits, noise},
+        test_support::{COARSER, bits, compute, noise},
     },
     model::spec::{AttentionLayer, AttentionShape, KvFormat, RopeStyle},
 };
@@ -37,7 +36,7 @@ fn run(case: &Case, way: &Way<'_>) -> Vec<f32> {
         chunks,
         block_table: table,
     } = way;
-    let mut pool = ThreadPool::new(threads).unwrap();
+    let mut compute = compute(threads, isa);
     let (layer, shape) = (case.layer, case.layer.shape);
     let blocks = *table.iter().max().unwrap() as usize + 1;
     let mut cache = LayerCache::new(shape, format, blocks).unwrap();
@@ -52,9 +51,9 @@ fn run(case: &Case, way: &Way<'_>) -> Vec<f32> {
             break;
         }
         let mut qkv = case.qkv[done * width..][..chunk * width].to_vec();
-        let slots: Vec<usize> = (done..done + chunk)
-            .map(|p| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS)
-            .collect();
+        let mut slots = SlotMapping::default();
+        let slot = |p: usize| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS;
+        slots.set((done..done + chunk).map(slot));
         let (cos, sin) = (vec![0.8; chunk * pairs], vec![0.6; chunk * pairs]);
         let angles = RopeAngles {
             pairs,
@@ -62,7 +61,7 @@ fn run(case: &Case, way: &Way<'_>) -> Vec<f32> {
             sin: &sin,
             style: RopeStyle::Halves,
         };
-        rope_and_store(&mut pool, isa, &mut qkv, &slots, angles, &mut cache);
+        rope_and_store(&mut compute, &mut qkv, &slots, angles, &mut cache);
         // Blocks that have left the first row's window, and so every row's, must not be read.
         let gone = layer.window.map_or(0, |window| (done + 1).saturating_sub(window)) / BLOCK_TOKENS;
         for &block in &table[..gone] {
@@ -75,7 +74,7 @@ fn run(case: &Case, way: &Way<'_>) -> Vec<f32> {
             block_table: table,
         };
         let mut out = vec![0.0; chunk * shape.heads * shape.head_dim];
-        attention(&mut pool, isa, layer, &qkv, &[span], &cache, &mut out);
+        attention(&mut compute, layer, &qkv, &[span], &cache, &mut out);
         outputs.extend(out);
         done += chunk;
     }
@@ -195,4 +194,10 @@ fn check_against_textbook(case: &Case, format: KvFormat, tolerance: f64) {
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "same slot")]
+fn two_rows_cannot_have_one_slot() {
+    SlotMapping::default().set([3, 17, 4, 17].into_iter());
 }

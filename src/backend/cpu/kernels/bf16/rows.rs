@@ -12,10 +12,7 @@ use super::{
 #[cfg(target_arch = "x86_64")]
 use crate::backend::cpu::kernels::isa::IsaKind;
 use crate::backend::cpu::kernels::{
-    buffers::scratch_slice,
-    disjoint::DisjointSlices,
-    isa::{Isa, per_isa},
-    pool::ThreadPool,
+    buffers::scratch_slice, compute::Compute, disjoint::DisjointSlices, isa::per_isa,
 };
 
 /// Rows in one task, a whole tile.
@@ -35,21 +32,15 @@ pub(in crate::backend::cpu::kernels) struct Bf16Rows {
 
 impl Bf16Rows {
     /// Rounds `x`, `[m, cols]`.
-    pub(in crate::backend::cpu::kernels) fn set(
-        &mut self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &[f32],
-        cols: usize,
-    ) {
-        let m = x.len() / cols;
+    pub(in crate::backend::cpu::kernels) fn set(&mut self, compute: &mut Compute, x: &[f32], cols: usize) {
+        let (m, isa) = (x.len() / cols, compute.isa);
         (self.rows, self.cols) = (m, cols);
         let runs = self.runs();
         #[cfg(target_arch = "x86_64")]
         if isa.0 == IsaKind::Amx {
             let tile = runs * TILE_ROWS;
             let out = DisjointSlices::new(scratch_slice(&mut self.bits, m.div_ceil(TILE_ROWS) * tile));
-            return pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            return compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
                 // SAFETY: `run_parts` gives each task other rows, `ROWS_PER_TASK` of them, which is a whole tile;
                 // these elements are that tile's only.
                 let out = unsafe {
@@ -72,7 +63,7 @@ impl Bf16Rows {
         }
         let stride = runs * RUN;
         let out = DisjointSlices::new(scratch_slice(&mut self.values, m * stride));
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             for row in rows {
                 // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
                 let out = unsafe { out.part(row * stride, stride) };

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::backend::cpu::kernels::{
     buffers::scratch_slice,
+    compute::Compute,
     disjoint::DisjointSlices,
     elementwise::add_lanes,
     isa::{Isa, IsaKind, per_isa},
-    pool::ThreadPool,
 };
 
 /// Rows in one task. Fewer rows take less time than waking another thread.
@@ -50,22 +50,16 @@ impl Int8Rows {
     ///
     /// # Panics
     /// When `cols` is not a multiple of [`ACTIVATION_GROUP`], or 0.
-    pub(in crate::backend::cpu::kernels) fn set(
-        &mut self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &[f32],
-        cols: usize,
-    ) {
+    pub(in crate::backend::cpu::kernels) fn set(&mut self, compute: &mut Compute, x: &[f32], cols: usize) {
         assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
-        let m = x.len() / cols;
+        let (m, isa) = (x.len() / cols, compute.isa);
         let groups = cols / ACTIVATION_GROUP;
         (self.rows, self.cols) = (m, cols);
         let values = DisjointSlices::new(scratch_slice(&mut self.values, m * cols + BYTES_BEYOND));
         let scales = DisjointSlices::new(scratch_slice(&mut self.scales, m * groups));
         let sums = DisjointSlices::new(scratch_slice(&mut self.sums, m * groups));
         let small_sums = DisjointSlices::new(scratch_slice(&mut self.small_group_sums, m * 2 * groups));
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             let (first, rows) = (rows.start, rows.len());
             // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let mut out = unsafe {
@@ -85,11 +79,10 @@ impl Int8Rows {
     #[cfg(target_arch = "x86_64")]
     pub(in crate::backend::cpu::kernels) fn set_tiles(
         &mut self,
-        pool: &mut ThreadPool,
-        isa: Isa,
+        compute: &mut Compute,
         groups: impl Iterator<Item = usize>,
     ) {
-        if isa.0 != IsaKind::Amx || self.rows < FEWEST_TILED_ROWS {
+        if compute.isa.0 != IsaKind::Amx || self.rows < FEWEST_TILED_ROWS {
             return;
         }
         let (mut activation_groups, mut small_groups) = (false, false);
@@ -105,11 +98,12 @@ impl Int8Rows {
             sums,
         };
         if activation_groups {
-            self.tiles.set(pool, &factors(ACTIVATION_GROUP, &self.sums));
+            self.tiles
+                .set(&mut compute.pool, &factors(ACTIVATION_GROUP, &self.sums));
         }
         if small_groups {
             self.tiles
-                .set(pool, &factors(SMALL_GROUP, &self.small_group_sums));
+                .set(&mut compute.pool, &factors(SMALL_GROUP, &self.small_group_sums));
         }
     }
 }
@@ -242,11 +236,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::test_support::COARSER;
+    use crate::backend::cpu::kernels::test_support::{COARSER, compute};
 
     fn rows(isa: Isa, x: &[f32], cols: usize) -> Int8Rows {
         let mut rows = Int8Rows::default();
-        rows.set(&mut ThreadPool::new(1).unwrap(), isa, x, cols);
+        rows.set(&mut compute(1, isa), x, cols);
         rows
     }
 
