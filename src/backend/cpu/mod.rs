@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use self::{
     adapter::{CpuAdapter, adapters_of},
-    kernels::{BLOCK_TOKENS, Isa, ThreadPool},
+    kernels::{BLOCK_TOKENS, Compute, Isa, ThreadPool},
     kv_cache::KvCache,
     ops::CpuOps,
 };
@@ -32,12 +32,6 @@ use crate::model::{
 pub struct CpuBackend {
     threads: usize,
     device: DeviceInfo,
-}
-
-/// What kernels compute with.
-struct Compute {
-    pool: ThreadPool,
-    isa: Isa,
 }
 
 impl CpuBackend {

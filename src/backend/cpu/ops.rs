@@ -7,8 +7,8 @@ use super::{
     adapter::CpuAdapter,
     angles::Angles,
     kernels::{
-        self, Arena, AttentionSpan, BLOCK_TOKENS, Linear, Norm, PackedMatrix, RowGroups, add_low_rank,
-        attention, gate, matmul, rope_and_store, soft_cap,
+        self, Arena, AttentionSpan, BLOCK_TOKENS, Linear, Norm, PackedMatrix, RowGroups, RowRun, SlotMapping,
+        add_low_rank, attention, gate, matmul, rope_and_store, soft_cap,
     },
     kv_cache::KvCache,
 };
@@ -35,8 +35,8 @@ pub(super) struct CpuOps {
     adapters: Vec<CpuAdapter>,
     /// Positions of the step's rows.
     positions: Vec<usize>,
-    /// Where the keys and values of each row are stored: block times tokens of a block, plus the place in the block.
-    slots: Vec<usize>,
+    /// Where the keys and values of each row are stored.
+    slots: SlotMapping,
     angles: Angles,
     /// What the step under way has read.
     output: StepOutput,
@@ -59,7 +59,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(spans: Vec<AttentionSpan<'a>>, adapters: impl Iterator<Item = (Option<usize>, usize)>) -> Self {
+    fn new(spans: Vec<AttentionSpan<'a>>, adapters: impl Iterator<Item = RowRun>) -> Self {
         let mut adapted = RowGroups::default();
         adapted.set(adapters);
         Self { spans, adapted }
@@ -68,7 +68,10 @@ impl<'a> Rows<'a> {
 
 impl<'a> CpuStep<'a> {
     fn new(batch: &'a ForwardBatch) -> Self {
-        let adapter = |s: &BatchSequence| s.adapter.map(|adapter| adapter.0);
+        let adapted = |s: &BatchSequence, count| RowRun {
+            update: s.adapter.map(|adapter| adapter.0),
+            count,
+        };
         let mut all = Vec::with_capacity(batch.sequences.len());
         let mut read = Vec::new();
         let mut read_rows = Vec::new();
@@ -95,8 +98,8 @@ impl<'a> CpuStep<'a> {
         let reading = sequences.clone().filter(|s| s.readout != Readout::None);
         Self {
             batch,
-            all: Rows::new(all, sequences.map(|s| (adapter(s), s.new_tokens))),
-            read: Rows::new(read, reading.map(|s| (adapter(s), 1))),
+            all: Rows::new(all, sequences.map(|s| adapted(s, s.new_tokens))),
+            read: Rows::new(read, reading.map(|s| adapted(s, 1))),
             read_rows,
         }
     }
@@ -126,7 +129,7 @@ impl CpuOps {
             cache,
             adapters,
             positions: Vec::new(),
-            slots: Vec::new(),
+            slots: SlotMapping::default(),
             angles: Angles::new(config.rope.clone(), config.local_rope.clone()),
             output: StepOutput::default(),
         }
@@ -195,14 +198,15 @@ impl DecoderOps for CpuOps {
         output.clear();
         self.output = output;
         self.positions.clear();
-        self.slots.clear();
-        for sequence in &batch.sequences {
-            for position in sequence.context..sequence.context + sequence.new_tokens {
+        let slots = batch.sequences.iter().flat_map(|sequence| {
+            let positions = sequence.context..sequence.context + sequence.new_tokens;
+            self.positions.extend(positions.clone());
+            positions.map(move |position| {
                 let block = sequence.block_table[position / BLOCK_TOKENS] as usize;
-                self.positions.push(position);
-                self.slots.push(block * BLOCK_TOKENS + position % BLOCK_TOKENS);
-            }
-        }
+                block * BLOCK_TOKENS + position % BLOCK_TOKENS
+            })
+        });
+        self.slots.set(slots);
         self.angles.set(&self.positions);
         CpuStep::new(batch)
     }
@@ -224,20 +228,22 @@ impl DecoderOps for CpuOps {
     }
 
     fn norm(&mut self, norm: &Norm, x: &Vec<f32>, out: &mut Vec<f32>, output: Output) {
-        let Compute { pool, isa } = &mut self.compute;
         out.resize(x.len(), 0.0);
-        norm.apply(pool, *isa, x, out, output.into());
+        norm.apply(&mut self.compute, x, out, output.into());
     }
 
     fn norm_heads(&mut self, norm: &Norm, layer: &AttentionLayer, qkv: &mut Vec<f32>) {
-        let Compute { pool, isa } = &mut self.compute;
-        norm.apply_to_heads(pool, *isa, qkv, layer.shape.qkv_width(), layer.shape.head_dim);
+        norm.apply_to_heads(
+            &mut self.compute,
+            qkv,
+            layer.shape.qkv_width(),
+            layer.shape.head_dim,
+        );
     }
 
     fn product(&mut self, weights: &Linear, x: &Vec<f32>, out: &mut Vec<f32>, output: Output) {
-        let Compute { pool, isa } = &mut self.compute;
         out.resize(x.len() / weights.cols() * weights.rows(), 0.0);
-        matmul(pool, *isa, x, weights, out, output.into());
+        matmul(&mut self.compute, x, weights, out, output.into());
     }
 
     fn add_bias(&mut self, bias: &Vec<f32>, rows: &mut Vec<f32>) {
@@ -249,9 +255,8 @@ impl DecoderOps for CpuOps {
     }
 
     fn add_low_rank(&mut self, step: &CpuStep<'_>, at: AdapterPoint, x: &Vec<f32>, out: &mut Vec<f32>) {
-        let Compute { pool, isa } = &mut self.compute;
         let update = |adapter: usize| self.adapters.get(adapter)?.update(at.layer, at.site);
-        add_low_rank(pool, *isa, &step.rows(at.rows).adapted, &update, x, out);
+        add_low_rank(&mut self.compute, &step.rows(at.rows).adapted, &update, x, out);
     }
 
     fn rotate_and_store(
@@ -261,17 +266,15 @@ impl DecoderOps for CpuOps {
         rotation: Rotation,
         qkv: &mut Vec<f32>,
     ) {
-        let Compute { pool, isa } = &mut self.compute;
         let (angles, cache) = (self.angles.of(rotation), self.cache.layer(layer));
-        rope_and_store(pool, *isa, qkv, &self.slots, angles, cache);
+        rope_and_store(&mut self.compute, qkv, &self.slots, angles, cache);
     }
 
     fn attention(&mut self, step: &CpuStep<'_>, at: AttentionPoint, qkv: &Vec<f32>, out: &mut Vec<f32>) {
-        let Compute { pool, isa } = &mut self.compute;
         let shape = at.attention.shape;
         out.resize(qkv.len() / shape.qkv_width() * shape.heads * shape.head_dim, 0.0);
         let (spans, cache) = (&step.rows(at.rows).spans, self.cache.layer(at.layer));
-        attention(pool, *isa, at.attention, qkv, spans, cache, out);
+        attention(&mut self.compute, at.attention, qkv, spans, cache, out);
     }
 
     fn gated_feed_forward(
@@ -282,7 +285,6 @@ impl DecoderOps for CpuOps {
         out: &mut Vec<f32>,
         output: Output,
     ) {
-        let Compute { pool, isa } = &mut self.compute;
         out.resize(x.len() / weights.gate_up.cols() * weights.down.rows(), 0.0);
         let products = kernels::GatedFeedForward {
             gate_up: weights.gate_up,
@@ -293,20 +295,18 @@ impl DecoderOps for CpuOps {
             gate_up: mem::take(&mut scratch.gate_up),
             gated: mem::take(&mut scratch.gated),
         };
-        products.run(pool, *isa, x, &mut buffers, (out, output.into()));
+        products.run(&mut self.compute, x, &mut buffers, out, output.into());
         (scratch.gate_up, scratch.gated) = (buffers.gate_up, buffers.gated);
     }
 
     fn gate(&mut self, activation: Activation, width: usize, scratch: &mut GatedRows<Vec<f32>>) {
-        let Compute { pool, isa } = &mut self.compute;
         let GatedRows { gate_up, gated } = scratch;
         gated.resize(gate_up.len() / 2, 0.0);
-        gate(pool, *isa, activation, gate_up, width, gated);
+        gate(&mut self.compute, activation, gate_up, width, gated);
     }
 
     fn activate(&mut self, activation: Activation, width: usize, rows: &mut Vec<f32>) {
-        let Compute { pool, isa } = &mut self.compute;
-        activation.apply(pool, *isa, rows, width);
+        activation.apply(&mut self.compute, rows, width);
     }
 
     fn keep_read_rows(&mut self, step: &CpuStep<'_>, rows: &mut Vec<f32>) {
@@ -322,15 +322,14 @@ impl DecoderOps for CpuOps {
     }
 
     fn read_logits(&mut self, step: &CpuStep<'_>, weights: &Linear, x: &Vec<f32>, scaling: LogitScaling) {
-        let Compute { pool, isa } = &mut self.compute;
         let StepOutput { logits, readings } = &mut self.output;
         logits.resize(x.len() / weights.cols() * weights.rows(), 0.0);
-        matmul(pool, *isa, x, weights, logits, kernels::Output::Replace);
+        matmul(&mut self.compute, x, weights, logits, kernels::Output::Replace);
         if scaling.scale != 1.0 {
             logits.iter_mut().for_each(|logit| *logit *= scaling.scale);
         }
         if let Some(cap) = scaling.soft_cap {
-            soft_cap(*isa, logits, cap);
+            soft_cap(self.compute.isa, logits, cap);
         }
         let readouts = step.batch.sequences.iter().map(|sequence| &sequence.readout);
         let readouts = readouts.filter(|readout| **readout != Readout::None);

@@ -6,31 +6,34 @@ use half::f16;
 
 use super::TensorFormat;
 
-/// Bytes that are read at a time where a row is longer, or nobody wants more than one.
+/// Most bytes of a single row that are read from a file at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
-/// Bytes that are not in memory. Threads read them at the same time.
+/// Bytes that are in a file and not in memory. Several threads read them at the same time.
 pub trait StoredBytes: Sync {
-    /// How many they are.
+    /// Number of bytes.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `out` with those from `offset` on.
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has fewer bytes.
     fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()>;
 }
 
-/// A weight matrix as a file has it: `rows` outputs of `cols` inputs, row-major.
+/// A weight matrix as a file has it, row-major.
 #[derive(Clone, Copy)]
 pub struct MatrixSource<'a> {
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub cols: usize,
-    /// The elements.
+    /// The weights: `cols` of the first output, then those of the next.
     pub elements: RawElements<'a>,
 }
 
@@ -39,14 +42,15 @@ pub struct MatrixSource<'a> {
 pub enum RawElements<'a> {
     /// Values in memory.
     F32(&'a [f32]),
-    /// Bytes in memory in one of ggml's formats (little endian).
+    /// Bytes in memory, in one of ggml's formats (little endian).
     Bytes(TensorFormat, &'a [u8]),
-    /// The same in a file. They are read as they are repacked, so that they never are in memory all at once.
+    /// Bytes in a file, in one of ggml's formats. They are read while they are repacked, so that they are never in
+    /// memory all at once.
     Stored(TensorFormat, &'a dyn StoredBytes),
 }
 
 impl MatrixSource<'_> {
-    /// The storage format.
+    /// The format in which the weights are stored.
     pub fn format(&self) -> TensorFormat {
         match self.elements {
             RawElements::F32(_) => TensorFormat::F32,
@@ -54,7 +58,7 @@ impl MatrixSource<'_> {
         }
     }
 
-    /// Whether there are as many elements as rows and columns say, in whole blocks per row.
+    /// Whether there are `rows * cols` elements, and each row is whole blocks.
     pub fn is_consistent(&self) -> bool {
         match self.elements {
             RawElements::F32(values) => self.rows.checked_mul(self.cols) == Some(values.len()),
@@ -63,11 +67,13 @@ impl MatrixSource<'_> {
         }
     }
 
+    /// Bytes of the matrix in a format, or `None` when a row is not whole blocks or the number overflows.
     fn bytes_in(&self, format: TensorFormat) -> Option<usize> {
         format.bytes_for(self.cols)?.checked_mul(self.rows)
     }
 
-    /// Bytes of neighbouring rows of a format, where they are or read into `scratch`. Values in memory have none.
+    /// The bytes of neighbouring rows, as they lie in memory or read into `scratch`. For [`RawElements::F32`] there
+    /// are none.
     pub(crate) fn rows<'s>(
         &'s self,
         rows: std::ops::Range<usize>,
@@ -86,12 +92,13 @@ impl MatrixSource<'_> {
         }
     }
 
+    /// Bytes of a row.
     fn row_bytes(&self) -> usize {
         let format = self.format();
         self.cols / format.block_elements() * format.block_bytes()
     }
 
-    /// Row `row` as f32, written to `out` (`cols` long).
+    /// Writes the weights of output `row` as f32 to `out`, which has `cols` elements.
     ///
     /// # Errors
     /// When the elements are in a file that cannot be read.
@@ -118,7 +125,7 @@ impl MatrixSource<'_> {
     }
 }
 
-/// Expands whole blocks to f32.
+/// Expands whole blocks of a format to f32.
 pub(crate) fn dequantize(format: TensorFormat, bytes: &[u8], out: &mut [f32]) {
     match format {
         TensorFormat::F32 => {

@@ -1,12 +1,11 @@
-//! The formats that tensors are stored in, those of ggml, and how their blocks unpack into integers, scales and
-//! minimums.
+//! The formats in which tensors are stored, and how their blocks unpack into integers, scales and minimums.
 //!
-//! Layouts follow ggml's `ggml-common.h`. Every weight is `scale * quant + min`; the golden test compares
-//! with the `gguf` Python package's dequantisation.
+//! The formats are ggml's, and layouts follow its `ggml-common.h`. A weight of a quantised format is `scale * quant +
+//! min`. The golden test compares with the dequantisation of the Python package `gguf`.
 
 use half::f16;
 
-/// A tensor type of a GGUF file that can be read.
+/// A format of tensors that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are ggml's own")]
 pub enum TensorFormat {
@@ -57,38 +56,41 @@ impl TryFrom<u32> for TensorFormat {
     }
 }
 
-/// A scale or minimum as the file has it: `base * step`. The base is exact in f16 except for Q8_K.
+/// A scale or minimum as the file has it: `base * step`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor {
+    /// Exact in f16, except for Q8_K.
     pub base: f32,
-    /// 1 where a format has no second level.
+    /// 1 in formats that have no steps.
     pub step: i8,
 }
 
 impl Factor {
+    /// The minimum of formats without minimums.
     const NONE: Self = Self { base: 0.0, step: 1 };
 
+    /// A factor without steps.
     fn plain(base: f32) -> Self {
         Self { base, step: 1 }
     }
 
-    /// The product, rounded once.
+    /// The factor, rounded to f32 once.
     pub(crate) fn value(self) -> f32 {
         self.base * f32::from(self.step)
     }
 }
 
-/// A run of weights that share one scale: `weight = scale * quant + min`.
+/// Neighbouring weights that share a scale: `weight = scale * quant + min`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Group {
     pub scale: Factor,
     pub min: Factor,
-    /// Only the first [`TensorFormat::group_size`] are used.
+    /// The integers. Only the first [`TensorFormat::group_size`] are used.
     pub quants: [i8; 32],
 }
 
 impl TensorFormat {
-    /// Lower-case name as model files are usually labelled, for example `q4_1`.
+    /// The name in lower case, as model files usually have it, for example `q4_1`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -108,7 +110,7 @@ impl TensorFormat {
         }
     }
 
-    /// Weights in a block.
+    /// Number of weights in a block.
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
@@ -117,7 +119,7 @@ impl TensorFormat {
         }
     }
 
-    /// Bytes in a block.
+    /// Bytes that a block takes.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -136,7 +138,7 @@ impl TensorFormat {
         }
     }
 
-    /// Bytes of `elements` weights, or `None` when they do not fill whole blocks or overflow.
+    /// Bytes that `elements` weights take, or `None` when they do not fill whole blocks or the number overflows.
     pub fn bytes_for(self, elements: usize) -> Option<usize> {
         if !elements.is_multiple_of(self.block_elements()) {
             return None;
@@ -144,7 +146,7 @@ impl TensorFormat {
         (elements / self.block_elements()).checked_mul(self.block_bytes())
     }
 
-    /// Weights that share a scale (quantised formats).
+    /// Number of neighbouring weights that share a scale, for quantised formats.
     pub(crate) fn group_size(self) -> usize {
         match self {
             Self::Q2K | Self::Q3K | Self::Q6K => 16,
@@ -152,17 +154,17 @@ impl TensorFormat {
         }
     }
 
-    /// Whether quants need no more than four bits.
+    /// Whether the integers need no more than four bits.
     pub(crate) fn is_four_bit(self) -> bool {
         matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4K)
     }
 
-    /// Whether `min` can be other than 0.
+    /// Whether the format has minimums.
     pub(crate) fn has_min(self) -> bool {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
     }
 
-    /// What has to be added to quants so that none is negative, as repacked matrices have them.
+    /// The number that repacked matrices add to the integers so that none is negative.
     pub(crate) fn zero(self) -> u8 {
         match self {
             Self::Q4_0 => 8,
@@ -171,8 +173,8 @@ impl TensorFormat {
         }
     }
 
-    /// Unpacks one block, group by group in element order. `block` has `block_bytes` bytes. Float
-    /// formats have no groups.
+    /// Unpacks one block of [`Self::block_bytes`] bytes, and calls `emit` with each group in the order of the
+    /// elements. Formats of floats have no groups.
     pub(crate) fn unpack(self, block: &[u8], mut emit: impl FnMut(Group)) {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => {}
@@ -239,11 +241,12 @@ impl TensorFormat {
     }
 }
 
+/// The f16 at byte `at`.
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// 16 bytes: the low nibbles are elements 0..16, the high ones 16..32.
+/// The elements of 16 bytes: the low halves are elements 0..16, the high halves 16..32.
 fn nibbles(bytes: &[u8]) -> [i8; 32] {
     std::array::from_fn(|i| {
         if i < 16 {
@@ -254,13 +257,14 @@ fn nibbles(bytes: &[u8]) -> [i8; 32] {
     })
 }
 
+/// Adds the fifth bit of each integer; bit `i` of the four bytes belongs to integer `i`.
 fn add_fifth_bit(quants: &mut [i8; 32], bits: &[u8]) {
     for (i, quant) in quants.iter_mut().enumerate() {
         *quant |= ((bits[i / 8] >> (i % 8)) & 1) as i8 * 16;
     }
 }
 
-/// Two bits per weight, 16 groups of 16 with four-bit scale and minimum.
+/// Two bits per weight, in 16 groups of 16 with a four-bit scale and minimum.
 fn unpack_q2k(block: &[u8], mut emit: impl FnMut(Group)) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (d, dmin) = (half_at(block, 80), half_at(block, 82));
@@ -285,7 +289,7 @@ fn unpack_q2k(block: &[u8], mut emit: impl FnMut(Group)) {
     }
 }
 
-/// Three bits per weight, 16 groups of 16 with signed six-bit scales.
+/// Three bits per weight, in 16 groups of 16 with a signed six-bit scale.
 fn unpack_q3k(block: &[u8], mut emit: impl FnMut(Group)) {
     let (high, quants, packed) = (&block[..32], &block[32..96], &block[96..108]);
     let d = half_at(block, 108);
@@ -315,7 +319,7 @@ fn unpack_q3k(block: &[u8], mut emit: impl FnMut(Group)) {
     }
 }
 
-/// Six-bit scale and minimum of group `j` of Q4_K and Q5_K.
+/// The six-bit scale and minimum of group `j` of Q4_K and Q5_K.
 fn scale_and_min(packed: &[u8], j: usize) -> (i8, i8) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -328,6 +332,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (i8, i8) {
     (scale as i8, min as i8)
 }
 
+/// Four bits per weight, in 8 groups of 32 with a six-bit scale and minimum.
 fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
     let (packed, quants) = (&block[4..16], &block[16..144]);
@@ -346,6 +351,7 @@ fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
     }
 }
 
+/// Five bits per weight, in 8 groups of 32 with a six-bit scale and minimum.
 fn unpack_q5k(block: &[u8], mut emit: impl FnMut(Group)) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
     let (packed, high, quants) = (&block[4..16], &block[16..48], &block[48..176]);
@@ -367,6 +373,7 @@ fn unpack_q5k(block: &[u8], mut emit: impl FnMut(Group)) {
     }
 }
 
+/// Six bits per weight, in 16 groups of 16 with a signed eight-bit scale.
 fn unpack_q6k(block: &[u8], mut emit: impl FnMut(Group)) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = half_at(block, 208);
@@ -438,7 +445,7 @@ mod tests {
             assert!(source.is_consistent(), "{format:?}");
             source.read_row(0, &mut found).unwrap();
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                // One rounding less than the reference, which multiplies and adds apart.
+                // The reference rounds the product and the sum, and these values are rounded once.
                 let error = (f64::from(*found) - expected).abs();
                 assert!(
                     error <= 1e-5 * (1.0 + expected.abs()),

@@ -1,79 +1,82 @@
-//! Attention of whole sequences: every query sees all keys of its own sequence, and no other's. There is no cache and no
-//! padding; a batch is the sequences' rows one after the other.
+//! Attention of encoders, over whole sequences: every query attends to all keys of its own sequence and to no others.
+//! There is no cache and no padding; a batch is the sequences' rows one after the other.
 //!
-//! A row's scores, their softmax and the sum over values run in an order that its sequence alone decides: alone and
-//! in a batch, on every instruction set, the same bits.
+//! A row's scores, their softmax and the sum over values are computed in an order that depends on its sequence alone.
+//! So a sequence gets the same bits alone and in a batch, and on every instruction set.
 
 use std::{cell::RefCell, ops::Range};
 
 use super::{
-    Isa, Output, ThreadPool,
-    buffers::sized,
-    elementwise::softmax_numerators,
-    micro::{self, LANES, Tile, WIDE_ROWS},
-    pool::DisjointSlices,
+    buffers::scratch_slice,
+    compute::Compute,
+    disjoint::DisjointSlices,
+    elementwise::{ScoreSums, softmax_numerators},
+    isa::Isa,
+    micro::{self, LANES, MOST_VECTORS, Tile, TileSize, WIDE_ROWS},
+    output::Output,
 };
-
-/// Vectors of the widest tile.
-const TILE_VECTORS: usize = 4;
 
 /// Sizes of an encoder's attention.
 #[derive(Debug, Clone, Copy)]
 pub struct DenseAttention {
-    /// Heads of queries, keys and values.
+    /// Number of heads of queries, keys and values.
     pub heads: usize,
     /// Dimensions of a head; a multiple of 16.
     pub head_dim: usize,
-    /// What products of queries and keys are multiplied with.
+    /// Factor of the products of queries and keys.
     pub scale: f32,
 }
 
-/// The rows of queries, keys or values: `[rows, stride]`, in which the heads begin at `first`.
+/// Rows of queries, keys or values: `[rows, stride]`, where a row's heads begin at `first`.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadRows<'a> {
-    /// All rows.
+    /// All rows, one after the other.
     pub values: &'a [f32],
-    /// From one row to the next.
+    /// Elements from one row to the next.
     pub stride: usize,
-    /// From a row's beginning to its heads.
+    /// Elements from a row's beginning to its heads.
     pub first: usize,
 }
 
 /// The rows of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DenseSpan {
-    /// Those that attend.
+    /// Indices of the rows that attend.
     pub queries: Range<usize>,
-    /// Those that they attend to, keys and values.
+    /// Indices of the rows of keys and values that they attend to.
     pub keys: Range<usize>,
 }
 
-/// What is added to the product of a query and a key for their places in the sequence (arXiv 1910.10683, section 2.1).
+/// A bias that is added to the score of a query and a key, by their distance in the sequence (arXiv 1910.10683,
+/// section 2.1).
 #[derive(Debug, Clone, Copy)]
 pub struct DistanceBias<'a> {
-    /// For each head the distances from a query to a key, from `1 - reach` to `reach - 1`: `[heads, 2 * reach - 1]`.
+    /// For each head a bias for each distance from a query to a key, from `1 - reach` to `reach - 1`:
+    /// `[heads, 2 * reach - 1]`.
     pub values: &'a [f32],
-    /// Longest sequence.
+    /// Rows of the longest sequence that the bias covers.
     pub reach: usize,
 }
 
 /// What attention reads.
+///
+/// Queries and keys may come from different rows, as they do where a decoder attends to an encoder's outputs.
 #[derive(Debug, Clone, Copy)]
 pub struct DenseInput<'a> {
-    /// Of the rows that attend.
+    /// Queries of the rows that attend.
     pub queries: HeadRows<'a>,
-    /// Of the rows that they attend to.
+    /// Keys of the rows that they attend to.
     pub keys: HeadRows<'a>,
-    /// Of the same rows.
+    /// Values of the rows that they attend to.
     pub values: HeadRows<'a>,
-    /// The sequences, by their queries; these do not overlap.
+    /// The sequences, ascending by their queries, which do not overlap.
     pub spans: &'a [DenseSpan],
-    /// Added where there is one.
+    /// The bias of the scores, where the model has one.
     pub bias: Option<DistanceBias<'a>>,
 }
 
 impl<'a> DenseInput<'a> {
-    /// Rows of `[q | k | v]`.
+    /// Queries, keys and values that lie side by side in each row, `[q | k | v]`.
     pub fn of_qkv(
         layer: DenseAttention,
         qkv: &'a [f32],
@@ -97,13 +100,13 @@ impl<'a> DenseInput<'a> {
 }
 
 impl HeadRows<'_> {
-    /// Whether rows up to `rows` have heads of `width` in all.
+    /// Whether there are `rows` rows, each with heads of `width` elements in all.
     fn hold(&self, rows: usize, width: usize) -> bool {
         self.first + width <= self.stride && rows * self.stride <= self.values.len()
     }
 
-    /// The values from a column of a row's heads on.
-    fn from(&self, row: usize, column: usize) -> &[f32] {
+    /// All elements from element `column` of a row's heads on.
+    fn elements_from(&self, row: usize, column: usize) -> &[f32] {
         &self.values[row * self.stride + self.first + column..]
     }
 }
@@ -115,34 +118,34 @@ thread_local! {
 /// A worker's buffers; they grow to the longest sequence and stay.
 #[derive(Default)]
 struct Scratch {
-    /// A head's keys, `[head_dim][columns]`.
+    /// A head's keys, transposed: `[head_dim][columns]`.
     keys: Vec<f32>,
-    /// Scores of some rows, `[WIDE_ROWS][columns]`.
+    /// Scores of some query rows, `[WIDE_ROWS][columns]`.
     scores: Vec<f32>,
 }
 
 impl DenseAttention {
-    /// Attention of every span's rows over the span. `qkv` is `[rows, q | k | v]`, `out` is
+    /// Attention of each span's rows over the span itself. `qkv` is `[rows, q | k | v]`, `out` is
     /// `[rows, heads * head_dim]`; spans do not overlap.
     ///
     /// # Panics
     /// When the sizes do not fit together, a span ends behind the rows, or two spans overlap.
-    pub fn run(self, pool: &mut ThreadPool, isa: Isa, qkv: &[f32], spans: &[Range<usize>], out: &mut [f32]) {
+    pub fn run(self, compute: &mut Compute, qkv: &[f32], spans: &[Range<usize>], out: &mut [f32]) {
         assert!(qkv.len() == 3 * out.len());
         let itself = |span: &Range<usize>| DenseSpan {
             queries: span.clone(),
             keys: span.clone(),
         };
         let spans: Vec<_> = spans.iter().map(itself).collect();
-        self.run_on(pool, isa, &DenseInput::of_qkv(self, qkv, &spans, None), out);
+        self.run_on(compute, &DenseInput::of_qkv(self, qkv, &spans, None), out);
     }
 
-    /// Attention of every span's queries over its keys, into `out`, `[queries, heads * head_dim]`.
+    /// Attention of each span's queries over its keys, into `out`, `[queries, heads * head_dim]`.
     ///
     /// # Panics
-    /// When the sizes do not fit together, a span ends behind the rows, the queries of two overlap, or one that a bias
-    /// belongs to is longer than its reach.
-    pub fn run_on(self, pool: &mut ThreadPool, isa: Isa, input: &DenseInput<'_>, out: &mut [f32]) {
+    /// When the sizes do not fit together, a span ends behind the rows, the queries of two spans overlap, or there is
+    /// a bias and a span is longer than its reach.
+    pub fn run_on(self, compute: &mut Compute, input: &DenseInput<'_>, out: &mut [f32]) {
         let width = self.heads * self.head_dim;
         assert!(self.head_dim > 0 && self.head_dim.is_multiple_of(LANES) && self.heads > 0);
         let rows = out.len() / width;
@@ -160,44 +163,54 @@ impl DenseAttention {
         }
         assert!(input.queries.hold(end, width));
         assert!(input.keys.hold(keys, width) && input.values.hold(keys, width));
+        let isa = compute.isa;
         let slices = DisjointSlices::new(out);
-        pool.run(input.spans.len() * self.heads, &|task| {
+        compute.pool.run(input.spans.len() * self.heads, &|task| {
             let (span, head) = (&input.spans[task / self.heads], task % self.heads);
             if !span.queries.is_empty() {
-                SCRATCH.with_borrow_mut(|scratch| self.head(isa, input, (span, head), scratch, &slices));
+                let sequence = SequenceHead { span, head };
+                SCRATCH.with_borrow_mut(|scratch| self.attend(isa, input, sequence, scratch, &slices));
             }
         });
     }
 
-    /// One head of one sequence.
-    fn head(
+    /// Attention of one head of one sequence. `run_on` has checked that all of the span's rows exist.
+    fn attend(
         self,
         isa: Isa,
         input: &DenseInput<'_>,
-        (span, head): (&DenseSpan, usize),
+        sequence: SequenceHead<'_>,
         scratch: &mut Scratch,
         out: &DisjointSlices<'_, f32>,
     ) {
+        let SequenceHead { span, head } = sequence;
         let (dim, width) = (self.head_dim, self.heads * self.head_dim);
         let count = span.keys.len();
         let columns = count.next_multiple_of(LANES);
-        let keys = sized(&mut scratch.keys, dim * columns);
+        let keys = scratch_slice(&mut scratch.keys, dim * columns);
         for (k, row) in span.keys.clone().enumerate() {
-            for (d, key) in input.keys.from(row, head * dim)[..dim].iter().enumerate() {
+            for (d, key) in input.keys.elements_from(row, head * dim)[..dim]
+                .iter()
+                .enumerate()
+            {
                 keys[d * columns + k] = *key;
             }
         }
         for row in keys.chunks_exact_mut(columns) {
             row[count..].fill(0.0);
         }
-        let scores = sized(&mut scratch.scores, WIDE_ROWS * columns);
+        let scores = scratch_slice(&mut scratch.scores, WIDE_ROWS * columns);
         for first in (0..span.queries.len()).step_by(WIDE_ROWS) {
             let rows = WIDE_ROWS.min(span.queries.len() - first);
-            for (column, vectors) in tiles(columns) {
+            for TileColumns {
+                first: column,
+                vectors,
+            } in tiles(columns)
+            {
                 let tile = Tile {
                     a: input
                         .queries
-                        .from(span.queries.start + first, head * dim)
+                        .elements_from(span.queries.start + first, head * dim)
                         .as_ptr(),
                     a_stride: input.queries.stride,
                     w: keys[column..].as_ptr(),
@@ -207,57 +220,83 @@ impl DenseAttention {
                     output: Output::Replace,
                     k: dim,
                 };
-                // SAFETY: `rows` rows of `dim` queries lie in the input, which `run_on` has checked; `keys` has `dim`
-                // rows of `columns` and `scores` WIDE_ROWS of them, and the tile ends with the columns.
-                unsafe { micro::run(isa, rows, vectors, &tile) };
+                // SAFETY: `rows` queries of `dim` elements from the head's first on, `stride` apart, lie in the
+                // input, which `run_on` has checked. `keys` is `[dim][columns]` and `scores` `[WIDE_ROWS][columns]`,
+                // and the tile ends within the columns, which are whole vectors. `scores` is this worker's scratch
+                // and overlaps neither.
+                unsafe { micro::run(isa, TileSize { rows, vectors }, &tile) };
             }
             let mut totals = [0.0; WIDE_ROWS];
             let rows_of_scores = scores.chunks_exact_mut(columns).take(rows);
-            for (place, (row, total)) in (first..).zip(rows_of_scores.zip(&mut totals)) {
+            for (query, (row, total)) in (first..).zip(rows_of_scores.zip(&mut totals)) {
                 let row = &mut row[..count];
                 row.iter_mut().for_each(|score| *score *= self.scale);
                 if let Some(bias) = input.bias {
-                    let biases = &bias.values[head * (2 * bias.reach - 1) + bias.reach - 1 - place..];
+                    let biases = &bias.values[head * (2 * bias.reach - 1) + bias.reach - 1 - query..];
                     row.iter_mut()
                         .zip(biases)
                         .for_each(|(score, bias)| *score += bias);
                 }
-                let mut total_and_top = [0.0; 2];
-                softmax_numerators(isa, row, &mut total_and_top);
-                *total = total_and_top[0];
+                let mut sums = ScoreSums::default();
+                softmax_numerators(isa, row, &mut sums);
+                *total = sums.total;
             }
-            let place = |row: usize| (span.queries.start + first + row) * width + head * dim;
-            for (column, vectors) in tiles(dim) {
+            let output_of = |row: usize| (span.queries.start + first + row) * width + head * dim;
+            for TileColumns {
+                first: column,
+                vectors,
+            } in tiles(dim)
+            {
                 let tile = Tile {
                     a: scores.as_ptr(),
                     a_stride: columns,
-                    w: input.values.from(span.keys.start, head * dim + column).as_ptr(),
+                    w: input
+                        .values
+                        .elements_from(span.keys.start, head * dim + column)
+                        .as_ptr(),
                     w_stride: input.values.stride,
-                    c: out.pointer(place(0) + column),
+                    c: out.pointer(output_of(0) + column),
                     c_stride: width,
                     output: Output::Replace,
                     k: count,
                 };
-                // SAFETY: each of the `count` rows of values has `dim` from there on, which `run_on` has checked,
-                // `scores` has `rows` rows of `count`; this head's outputs of these rows are this task's own, and lie
-                // inside of `out`.
-                unsafe { micro::run(isa, rows, vectors, &tile) };
+                // SAFETY: `scores` has `rows` rows of `count` numerators. Each of the `count` rows of values has the
+                // head's `dim` elements, which `run_on` has checked, and the tile ends within them. Rows up to `rows`
+                // of this head's outputs are inside of `out`; only this task writes them, because spans' queries do
+                // not overlap and each task has another span or head.
+                unsafe { micro::run(isa, TileSize { rows, vectors }, &tile) };
             }
             for (row, total) in totals[..rows].iter().enumerate() {
-                // SAFETY: this head's outputs of this row are this task's own.
-                let out = unsafe { out.part(place(row), dim) };
+                // SAFETY: this task alone has this head's outputs of this row, as above, and the tile's pointer is
+                // not used any more.
+                let out = unsafe { out.part(output_of(row), dim) };
                 out.iter_mut().for_each(|value| *value /= total);
             }
         }
     }
 }
 
-/// First columns and vectors of the tiles that cover `columns`, a multiple of [`LANES`].
-fn tiles(columns: usize) -> impl Iterator<Item = (usize, usize)> {
-    let step = TILE_VECTORS * LANES;
-    (0..columns)
-        .step_by(step)
-        .map(move |first| (first, step.min(columns - first) / LANES))
+/// One head of one sequence.
+#[derive(Clone, Copy)]
+struct SequenceHead<'a> {
+    span: &'a DenseSpan,
+    head: usize,
+}
+
+/// The columns of a micro tile.
+struct TileColumns {
+    first: usize,
+    /// Width in vectors.
+    vectors: usize,
+}
+
+/// The micro tiles that cover `columns`, a multiple of [`LANES`].
+fn tiles(columns: usize) -> impl Iterator<Item = TileColumns> {
+    let step = MOST_VECTORS * LANES;
+    (0..columns).step_by(step).map(move |first| TileColumns {
+        first,
+        vectors: step.min(columns - first) / LANES,
+    })
 }
 
 #[cfg(test)]
@@ -265,12 +304,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::{COARSER, noise};
+    use crate::backend::cpu::kernels::test_support::{COARSER, bits, compute, noise};
 
-    /// One head of one query of the only sequence, from the definition and in f64.
+    /// Attention of one head of one query of the only sequence, by its definition and in f64.
     fn textbook(layer: DenseAttention, input: &DenseInput<'_>, row: usize, head: usize) -> Vec<f64> {
         let dim = layer.head_dim;
-        let part = |rows: HeadRows<'_>, row: usize| rows.from(row, head * dim)[..dim].to_vec();
+        let part = |rows: HeadRows<'_>, row: usize| rows.elements_from(row, head * dim)[..dim].to_vec();
         let span = &input.spans[0];
         let (query, count) = (part(input.queries, row), span.keys.len());
         let score = |k: usize| {
@@ -291,10 +330,6 @@ mod tests {
                 sum.sum::<f64>() / total
             })
             .collect()
-    }
-
-    fn bits(values: &[f32]) -> Vec<u32> {
-        values.iter().map(|v| v.to_bits()).collect()
     }
 
     fn assert_is_textbook(layer: DenseAttention, input: &DenseInput<'_>, out: &[f32]) {
@@ -318,7 +353,7 @@ mod tests {
         lens.iter().map(&mut next).collect()
     }
 
-    /// Queries of their own, and rows of `[k | v]`.
+    /// Queries in rows of their own, and rows of `[k | v]`.
     fn across<'a>(
         layer: DenseAttention,
         q: &'a [f32],
@@ -343,7 +378,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24 / COARSER.min(12) as u32))]
         #[test]
-        fn equals_the_textbook_and_is_the_same_alone_and_in_company(
+        fn equals_the_textbook_and_is_the_same_alone_and_in_a_batch(
             lens in prop::collection::vec(1usize..if cfg!(miri) { 20 } else { 90 }, 1..4), heads in 1usize..4,
             dims in 1usize..if cfg!(miri) { 2 } else { 9 }, threads in 1usize..4, biased: bool, seed: u64,
         ) {
@@ -354,28 +389,29 @@ mod tests {
             let reach = 90;
             let values = noise(heads * (2 * reach - 1), seed ^ 1);
             let bias = biased.then_some(DistanceBias { values: &values, reach });
-            let mut pool = ThreadPool::new(threads).unwrap();
+            let mut compute = compute(threads, Isa::detect());
             let itself = |span: Range<usize>| DenseSpan { queries: span.clone(), keys: span };
             let spans: Vec<_> = ranges(&lens).into_iter().map(itself).collect();
-            let mut company = vec![f32::NAN; rows * width];
+            let mut together = vec![f32::NAN; rows * width];
             let input = DenseInput::of_qkv(layer, &qkv, &spans, bias);
-            layer.run_on(&mut pool, Isa::detect(), &input, &mut company);
+            layer.run_on(&mut compute, &input, &mut together);
             for DenseSpan { keys: span, .. } in &spans {
                 let own = &qkv[span.start * 3 * width..span.end * 3 * width];
-                let company = &company[span.start * width..span.end * width];
+                let together = &together[span.start * width..span.end * width];
                 let only = [itself(0..span.len())];
                 let input = DenseInput::of_qkv(layer, own, &only, bias);
                 for isa in Isa::available() {
+                    compute.isa = isa;
                     let mut alone = vec![f32::NAN; own.len() / 3];
-                    layer.run_on(&mut pool, isa, &input, &mut alone);
-                    prop_assert!(bits(&alone) == bits(company));
+                    layer.run_on(&mut compute, &input, &mut alone);
+                    prop_assert!(bits(&alone) == bits(together));
                 }
-                assert_is_textbook(layer, &input, company);
+                assert_is_textbook(layer, &input, together);
             }
             if !biased {
                 let mut short = vec![f32::NAN; rows * width];
-                layer.run(&mut pool, Isa::detect(), &qkv, &ranges(&lens), &mut short);
-                prop_assert!(bits(&short) == bits(&company));
+                layer.run(&mut compute, &qkv, &ranges(&lens), &mut short);
+                prop_assert!(bits(&short) == bits(&together));
             }
         }
 
@@ -391,21 +427,22 @@ mod tests {
             let spans: Vec<_> = spans.map(|(queries, keys)| DenseSpan { queries, keys }).collect();
             let q = noise(queries.iter().sum::<usize>() * width, seed);
             let kv = noise(keys.iter().sum::<usize>() * 2 * width, seed ^ 1);
-            let mut pool = ThreadPool::new(threads).unwrap();
-            let mut company = vec![f32::NAN; q.len()];
-            layer.run_on(&mut pool, Isa::detect(), &across(layer, &q, &kv, &spans), &mut company);
+            let mut compute = compute(threads, Isa::detect());
+            let mut together = vec![f32::NAN; q.len()];
+            layer.run_on(&mut compute, &across(layer, &q, &kv, &spans), &mut together);
             for span in &spans {
                 let own_q = &q[span.queries.start * width..span.queries.end * width];
                 let own_kv = &kv[span.keys.start * 2 * width..span.keys.end * 2 * width];
                 let only = [DenseSpan { queries: 0..span.queries.len(), keys: 0..span.keys.len() }];
                 let input = across(layer, own_q, own_kv, &only);
-                let company = &company[span.queries.start * width..span.queries.end * width];
+                let together = &together[span.queries.start * width..span.queries.end * width];
                 for isa in Isa::available() {
+                    compute.isa = isa;
                     let mut alone = vec![f32::NAN; own_q.len()];
-                    layer.run_on(&mut pool, isa, &input, &mut alone);
-                    prop_assert!(bits(&alone) == bits(company));
+                    layer.run_on(&mut compute, &input, &mut alone);
+                    prop_assert!(bits(&alone) == bits(together));
                 }
-                assert_is_textbook(layer, &input, company);
+                assert_is_textbook(layer, &input, together);
             }
         }
     }

@@ -1,19 +1,27 @@
-//! Rotary embedding, gating, soft caps and the exponential they share.
+//! Functions of single values and rows: activations, gates, soft caps, rotary embedding, softmax, and the exponential
+//! and sums that they share. All are plain operations in a fixed order, so that every instruction set gives the same
+//! bits.
 
-use super::{Activation, Isa, RopeStyle, ThreadPool, isa::per_isa, pool::DisjointSlices};
+use super::{
+    compute::Compute,
+    disjoint::DisjointSlices,
+    isa::{Isa, per_isa},
+};
+use crate::model::spec::{Activation, RopeStyle};
 
-/// Rows of activations that one task takes.
+/// Rows of activations in one task.
 pub(super) const ROWS_PER_TASK: usize = 16;
 
-/// Partial sums of a reduction: lane `j` takes elements `j`, `j + 16`, … in order, then lanes are added in
-/// pairs. The order depends on the length only.
+/// Partial sums of a reduction: lane `j` adds up elements `j`, `j + 16`, … in order, and then lanes are added in pairs
+/// ([`add_lanes`]). So the order of additions depends on the length only.
 const LANES: usize = 16;
 
-/// e^x for x <= 88 in f32, relative error below 2e-7; 0 below -87.3. A degree-6 polynomial after reduction
-/// by ln 2 (Cody and Waite), in plain operations so that every instruction set gives the same bits.
+/// e^x in f32: for x from -87.3 to 88 with a relative error below 2e-7, and 0 below. A polynomial of degree 6 after
+/// reduction by ln 2 (Cody and Waite).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    // 1.5 * 2^23: adding it rounds to an integer.
+    const MAGIC: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.3);
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
@@ -31,8 +39,8 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { result }
 }
 
-/// tanh in f32, absolute error below 2e-7, in plain operations as [`exp`]. A polynomial near 0 (Cephes), where
-/// the quotient of exponentials would lose digits.
+/// tanh in f32 with an absolute error below 2e-7. Near 0, where a quotient of exponentials would lose digits, it is a
+/// polynomial (Cephes).
 #[inline(always)]
 pub(super) fn tanh(x: f32) -> f32 {
     let magnitude = x.abs();
@@ -51,6 +59,7 @@ pub(super) fn tanh(x: f32) -> f32 {
     }
 }
 
+/// The sum of all lanes: each half is added to the half before it, until one lane is left.
 #[inline(always)]
 pub(super) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -63,7 +72,7 @@ pub(super) fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Lanes of the sum of `x`.
+/// The sum of `x`, as partial sums for [`add_lanes`].
 #[inline(always)]
 pub(super) fn sum(x: &[f32]) -> [f32; LANES] {
     let mut lanes = [0f32; LANES];
@@ -80,7 +89,7 @@ pub(super) fn sum(x: &[f32]) -> [f32; LANES] {
     lanes
 }
 
-/// Lanes of the sum of the squares of `x - mean`.
+/// The sum of the squares of `x - mean`, as partial sums for [`add_lanes`].
 #[inline(always)]
 pub(super) fn sum_of_squares(x: &[f32], mean: f32) -> [f32; LANES] {
     let mut lanes = [0f32; LANES];
@@ -100,12 +109,12 @@ pub(super) fn sum_of_squares(x: &[f32], mean: f32) -> [f32; LANES] {
 }
 
 impl Activation {
-    /// Applies it to each row of `x` (`[m, width]`) in place: a feed-forward part without a gate.
-    pub fn apply(self, pool: &mut ThreadPool, isa: Isa, x: &mut [f32], width: usize) {
-        let m = x.len() / width;
+    /// Applies the activation to each value of `x` (`[m, width]`) in place, for a feed-forward part without a gate.
+    pub fn apply(self, compute: &mut Compute, x: &mut [f32], width: usize) {
+        let (m, isa) = (x.len() / width, compute.isa);
         let slices = DisjointSlices::new(x);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
-            // SAFETY: tasks take disjoint rows.
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let x = unsafe { slices.part(rows.start * width, rows.len() * width) };
             match self {
                 Self::Silu => silu_all(isa, x),
@@ -126,18 +135,11 @@ impl Activation {
 }
 
 /// `out = activation(gate) * up` with `gate_up` as `[m, gate | up]` and `out` as `[m, width]`.
-pub fn gate(
-    pool: &mut ThreadPool,
-    isa: Isa,
-    activation: Activation,
-    gate_up: &[f32],
-    width: usize,
-    out: &mut [f32],
-) {
-    let m = out.len() / width;
+pub fn gate(compute: &mut Compute, activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+    let (m, isa) = (out.len() / width, compute.isa);
     let slices = DisjointSlices::new(out);
-    pool.run_parts(m, ROWS_PER_TASK, &|rows| {
-        // SAFETY: tasks take disjoint rows.
+    compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
         let out = unsafe { slices.part(rows.start * width, rows.len() * width) };
         let gate_up = &gate_up[rows.start * 2 * width..rows.end * 2 * width];
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
@@ -188,8 +190,8 @@ fn silu(x: f32) -> f32 {
 /// See [`Activation::Gelu`].
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    // Half the complementary error function of |x| / √2, by Abramowitz and Stegun's 7.1.26 (error below 1e-7):
-    // the tail of the normal distribution, with all its digits.
+    // The tail of the normal distribution behind |x|: half the complementary error function of |x| / √2, by Abramowitz
+    // and Stegun's 7.1.26 (error below 1e-7).
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / 0.327_591_1f32.mul_add(z, 1.0);
     let p = 0.530_702_7f32;
@@ -204,7 +206,7 @@ fn gelu(x: f32) -> f32 {
 /// See [`Activation::GeluTanh`].
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    // 2 * sqrt(2 / pi): with it, x/2 * (1 + tanh(y)) is x / (1 + e^(-2y)).
+    // 2 * sqrt(2 / pi), because x/2 * (1 + tanh(y)) is x / (1 + e^(-2y)).
     const FACTOR: f32 = 1.595_769;
     let inner = (x * x * 0.044_715).mul_add(x, x);
     x / (1.0 + exp(-FACTOR * inner))
@@ -235,7 +237,7 @@ per_isa! {
     }
 }
 
-/// Adds `bias` to each row of `x`.
+/// Adds `bias` to each row of `x`, whose rows have as many elements.
 pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {
         for (x, b) in row.iter_mut().zip(bias) {
@@ -245,8 +247,8 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
 }
 
 per_isa! {
-    /// Rotates heads of one row in place: of each its first `2 * cos.len()` dimensions; those after them stay
-    /// as they are.
+    /// Rotates the heads of one row in place: the first `2 * cos.len()` dimensions of each head. The dimensions after
+    /// those stay as they are.
     pub(super) fn rope_heads(
         isa; heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], style: RopeStyle,
     ) {
@@ -256,6 +258,7 @@ per_isa! {
     }
 }
 
+/// Rotates one head.
 #[inline(always)]
 fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     let half = cos.len();
@@ -278,45 +281,54 @@ fn rope(head: &mut [f32], cos: &[f32], sin: &[f32], style: RopeStyle) {
     }
 }
 
+/// What softmax over some scores leaves besides the numerators.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct ScoreSums {
+    /// The sum of the numerators.
+    pub total: f32,
+    /// The largest score, which was subtracted from all.
+    pub maximum: f32,
+}
+
 per_isa! {
-    /// Softmax numerators in place over `scores`; their sum, and the score that each was taken from.
-    pub(super) fn softmax_numerators(isa; scores: &mut [f32], total_and_top: &mut [f32; 2]) {
-        let mut tops = [f32::NEG_INFINITY; LANES];
-        let larger = |top: &mut f32, score: f32| *top = if score > *top { score } else { *top };
-        // Whole vectors and the rest apart: loops of unknown length would not become vector instructions.
+    /// Replaces scores by the numerators of softmax, `e^(score - maximum)`.
+    pub(super) fn softmax_numerators(isa; scores: &mut [f32], sums: &mut ScoreSums) {
+        let mut maxima = [f32::NEG_INFINITY; LANES];
+        let raise = |maximum: &mut f32, score: f32| *maximum = if score > *maximum { score } else { *maximum };
+        // Whole vectors come first and the rest by itself: loops of unknown length do not become vector instructions.
         let (chunks, rest) = scores.as_chunks::<LANES>();
         for chunk in chunks {
             for lane in 0..LANES {
-                larger(&mut tops[lane], chunk[lane]);
+                raise(&mut maxima[lane], chunk[lane]);
             }
         }
-        for (top, &score) in tops.iter_mut().zip(rest) {
-            larger(top, score);
+        for (maximum, &score) in maxima.iter_mut().zip(rest) {
+            raise(maximum, score);
         }
-        let mut top = tops[0];
-        for &lane in &tops[1..] {
-            larger(&mut top, lane);
+        let mut maximum = maxima[0];
+        for &lane in &maxima[1..] {
+            raise(&mut maximum, lane);
         }
         let mut lanes = [0f32; LANES];
         let (chunks, rest) = scores.as_chunks_mut::<LANES>();
         for chunk in chunks {
             for lane in 0..LANES {
-                chunk[lane] = exp(chunk[lane] - top);
+                chunk[lane] = exp(chunk[lane] - maximum);
                 lanes[lane] += chunk[lane];
             }
         }
         for (lane, score) in lanes.iter_mut().zip(rest) {
-            *score = exp(*score - top);
+            *score = exp(*score - maximum);
             *lane += *score;
         }
-        *total_and_top = [add_lanes(lanes), top];
+        *sums = ScoreSums { total: add_lanes(lanes), maximum };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::kernels::COARSER;
+    use crate::backend::cpu::kernels::test_support::{COARSER, compute};
 
     #[test]
     fn exp_is_close_to_f64() {
@@ -354,16 +366,16 @@ mod tests {
     fn gates_equal_their_definitions() {
         let x: Vec<f32> = (-60..60).map(|i| i as f32 / 5.0).collect();
         let both: Vec<f32> = x.iter().copied().chain(x.iter().map(|_| 1.5)).collect();
-        let mut pool = ThreadPool::new(1).unwrap();
+        let mut compute = compute(1, Isa::detect());
         let mut check = |activation, definition: &dyn Fn(f64) -> f64| {
             let mut out = vec![0.0; x.len()];
-            gate(&mut pool, Isa::detect(), activation, &both, x.len(), &mut out);
+            gate(&mut compute, activation, &both, x.len(), &mut out);
             for (x, out) in x.iter().zip(out) {
                 let expected = definition((*x).into()) * 1.5;
                 assert!((f64::from(out) - expected).abs() < 2e-6, "{x}: {out} {expected}");
             }
             let mut alone = x.clone();
-            activation.apply(&mut pool, Isa::detect(), &mut alone, 10);
+            activation.apply(&mut compute, &mut alone, 10);
             for (x, out) in x.iter().zip(alone) {
                 assert!(
                     (f64::from(out) - definition((*x).into())).abs() < 2e-6,
@@ -381,20 +393,27 @@ mod tests {
         let x: Vec<f32> = (0..3 * 75)
             .map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0)
             .collect();
-        let mut pool = ThreadPool::new(1).unwrap();
+        let mut compute = compute(1, Isa::detect());
         let mut results = Vec::new();
         for isa in Isa::available() {
+            compute.isa = isa;
             let (mut silu, mut gelu) = (vec![0.0; 2 * 53], vec![0.0; 2 * 53]);
-            gate(&mut pool, isa, Activation::Silu, &x[..4 * 53], 53, &mut silu);
-            gate(&mut pool, isa, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
+            gate(&mut compute, Activation::Silu, &x[..4 * 53], 53, &mut silu);
+            gate(&mut compute, Activation::GeluTanh, &x[..4 * 53], 53, &mut gelu);
             let mut alone = [x.clone(), x.clone()];
-            Activation::Silu.apply(&mut pool, isa, &mut alone[0], 75);
-            Activation::GeluTanh.apply(&mut pool, isa, &mut alone[1], 75);
-            let (mut scores, mut sum) = (x[..133].to_vec(), [0.0; 2]);
-            softmax_numerators(isa, &mut scores, &mut sum);
+            Activation::Silu.apply(&mut compute, &mut alone[0], 75);
+            Activation::GeluTanh.apply(&mut compute, &mut alone[1], 75);
+            let (mut scores, mut sums) = (x[..133].to_vec(), ScoreSums::default());
+            softmax_numerators(isa, &mut scores, &mut sums);
+            let sums = [sums.total, sums.maximum];
             let mut capped = x.clone();
             soft_cap(isa, &mut capped, 2.5);
-            let all = silu.iter().chain(&gelu).chain(&scores).chain(&sum).chain(&capped);
+            let all = silu
+                .iter()
+                .chain(&gelu)
+                .chain(&scores)
+                .chain(&sums)
+                .chain(&capped);
             let all = all.chain(alone.iter().flatten());
             results.push(all.map(|v| v.to_bits()).collect::<Vec<_>>());
         }

@@ -1,30 +1,27 @@
 //! Conversions between f32 and 16-bit floats, in plain operations that vectorise on every instruction set.
 
-use super::{
-    Isa,
-    isa::{IsaKind, per_isa},
-};
+use super::isa::{Isa, IsaKind, per_isa};
 
-/// An f16's value.
+/// The value of an f16, exactly.
 #[inline(always)]
 fn widen(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
     let sign = u32::from(bits & 0x8000) << 16;
-    // 2^112 moves f16's exponent bias to f32's; subnormals come out right as well.
+    // Multiplying by 2^112 moves f16's exponent bias to f32's. It is right for subnormals as well.
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
     let finite = magnitude < 0x0f80_0000;
     f32::from_bits(if finite { scaled } else { magnitude | 0x7000_0000 } | sign)
 }
 
-/// The nearest f16, ties to even; what is too large becomes infinite.
+/// The bits of the nearest f16, ties to even. Values that are too large for f16 become infinite.
 #[inline(always)]
 fn narrow(value: f32) -> u16 {
     let bits = value.to_bits();
     let (magnitude, sign) = (bits & 0x7fff_ffff, (bits >> 16) as u16 & 0x8000);
-    // Half of f16's last place, less one where that is even: a carry rounds up.
+    // Adds half of f16's last place, less one bit where that place is even: the carry rounds up.
     let rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
     let normal = rounded.wrapping_sub(0x3800_0000) >> 13;
-    // 0.5 has f16's smallest step as its last place.
+    // The last place of 0.5 in f32 is f16's smallest step, so the addition rounds to it.
     let subnormal = (f32::from_bits(magnitude) + 0.5)
         .to_bits()
         .wrapping_sub(0x3f00_0000);
@@ -42,17 +39,17 @@ fn narrow(value: f32) -> u16 {
     narrowed as u16 | sign
 }
 
-/// f16 to f32, exact.
+/// Converts f16 bits to f32, exactly, for as many values as the shorter slice holds.
 pub(super) fn expand_f16(isa: Isa, bits: &[u16], out: &mut [f32]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` is only made for a processor that has its features.
+        // SAFETY: `Isa::available` makes these kinds only where it has found avx512f.
         IsaKind::Amx | IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { expand_f16_avx512(bits, out) },
         _ => expand_f16_plain(isa, bits, out),
     }
 }
 
-/// [`expand_f16_plain`] with the processor's own conversion.
+/// [`expand_f16_plain`] with the processor's own conversion instruction.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn expand_f16_avx512(bits: &[u16], out: &mut [f32]) {
@@ -60,7 +57,8 @@ fn expand_f16_avx512(bits: &[u16], out: &mut [f32]) {
     let (from, rest) = bits.as_chunks::<16>();
     let (to, rest_to) = out.as_chunks_mut::<16>();
     for (from, to) in from.iter().zip(to) {
-        // SAFETY: sixteen elements each.
+        // SAFETY: `from` is 16 u16, the 32 bytes that are loaded; `to` is 16 f32, the 64 bytes that are stored.
+        // Neither needs to be aligned.
         unsafe {
             _mm512_storeu_ps(
                 to.as_mut_ptr(),
@@ -82,7 +80,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// bf16 to f32, exact.
+    /// Converts bf16 bits to f32, exactly.
     pub(super) fn expand_bf16(isa; bits: &[u16], out: &mut [f32]) {
         for (value, &bits) in out.iter_mut().zip(bits) {
             *value = f32::from_bits(u32::from(bits) << 16);
@@ -91,7 +89,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// f32 to the nearest f16.
+    /// Converts f32 to the bits of the nearest f16, ties to even.
     pub(super) fn round_to_f16(isa; values: &[f32], out: &mut [u16]) {
         for (bits, &value) in out.iter_mut().zip(values) {
             *bits = narrow(value);
@@ -105,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::COARSER;
+    use crate::backend::cpu::kernels::test_support::COARSER;
 
     #[test]
     fn every_f16_equals_the_half_crate_and_comes_back() {
@@ -130,9 +128,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(256 / COARSER as u32))]
         #[test]
         fn rounding_equals_the_half_crate(bits in prop::collection::vec(any::<u32>(), 64), small: bool) {
-            // Random bits are seldom near what f16 can hold.
-            let place = |b: u32| if small { b & 0x8fff_ffff | 0x3000_0000 } else { b };
-            let values: Vec<f32> = bits.iter().map(|&b| f32::from_bits(place(b))).collect();
+            // Random bits are seldom in f16's range; these masks bring them there.
+            let limited = |b: u32| if small { b & 0x8fff_ffff | 0x3000_0000 } else { b };
+            let values: Vec<f32> = bits.iter().map(|&b| f32::from_bits(limited(b))).collect();
             for isa in Isa::available() {
                 let mut found = vec![0; values.len()];
                 round_to_f16(isa, &values, &mut found);

@@ -1,39 +1,50 @@
 //! A feed-forward part with a gate, `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
+//!
+//! Where both products are in bf16 on AMX, gate, up and activation are one region: the same 64 outputs of gate and up
+//! are joined where their sums are, and written as the rounded tiles that down reads. Otherwise gate and up of a
+//! layer of SmolLM2 with 512 rows write 6.3 MB of f32, and the activation reads those to write 3.1 MB. Joined, such a
+//! feed-forward part takes 1,423 µs instead of 1,826. With four rows or fewer little lies between the products, and
+//! products of single strips share it more evenly among threads: one row takes 112 µs joined and 100 µs in turn.
 
-use super::{Activation, Isa, Linear, Output, ThreadPool, gate, matmul};
 #[cfg(target_arch = "x86_64")]
 use super::{
-    Products,
-    bf16::{GatedProduct, Panel},
+    bf16::GatedProduct,
     isa::IsaKind,
-    matmul::{ROWS, RoundedRows, SCRATCH, matmul_rounded, rows_per_task},
-    packed::PANEL,
+    matmul::{ROUNDED_ROWS, RoundedRows, SCRATCH, matmul_rounded, rows_per_task},
+    packed::MatrixPanel,
+    panel::PANEL,
+    ranges::RowRange,
 };
+use super::{compute::Compute, elementwise::gate, linear::Linear, matmul::matmul, output::Output};
+use crate::model::spec::Activation;
+#[cfg(target_arch = "x86_64")]
+use crate::model::spec::Products;
 
-/// With fewer tasks for each thread some threads would wait for others: the products one after the other are cut finer.
+/// Fewest tasks for each thread of a joined part. With fewer, threads wait for one another, and the products in turn
+/// are cut finer.
 #[cfg(target_arch = "x86_64")]
 const TASKS_PER_THREAD: usize = 2;
 
-/// Of so few rows little lies between the products, and products of half a panel are shared more evenly.
+/// Most rows that are computed in turn although they could be joined.
 #[cfg(target_arch = "x86_64")]
 const FEW_ROWS: usize = 4;
 
 /// The products of a gated feed-forward part.
 pub struct GatedFeedForward<'a> {
-    /// Gate and up side by side, with equal outputs.
+    /// Gate and up side by side, with equally many outputs.
     pub gate_up: &'a Linear,
-    /// Of the gate.
+    /// The gate's activation.
     pub activation: Activation,
-    /// Its inputs are the gate's outputs.
+    /// The product that reads the gated activations; it has as many inputs as the gate has outputs.
     pub down: &'a Linear,
 }
 
-/// What lies between the products, where it has to be in memory; the buffers grow to the largest batch and stay.
+/// Activations between the products, where they have to be in memory. The buffers grow to the largest batch and stay.
 #[derive(Default)]
 pub struct GatedBuffers {
-    /// `[m, gate | up]`
+    /// Outputs of gate and up, `[m, gate | up]`.
     pub gate_up: Vec<f32>,
-    /// `[m, gate]`
+    /// Inputs of down, `[m, gate]`.
     pub gated: Vec<f32>,
 }
 
@@ -45,75 +56,73 @@ impl GatedFeedForward<'_> {
     /// When sizes differ.
     pub fn run(
         &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
+        compute: &mut Compute,
         x: &[f32],
         buffers: &mut GatedBuffers,
-        (out, output): (&mut [f32], Output),
+        out: &mut [f32],
+        output: Output,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.run_in_tiles(pool, isa, x, out, output) {
+        if self.run_joined(compute, x, out, output) {
             return;
         }
         let GatedBuffers { gate_up, gated } = buffers;
         let (m, width) = (x.len() / self.gate_up.cols().max(1), self.down.cols());
         gate_up.resize(m * 2 * width, 0.0);
         gated.resize(m * width, 0.0);
-        matmul(pool, isa, x, self.gate_up, gate_up, Output::Replace);
-        gate(pool, isa, self.activation, gate_up, width, gated);
-        matmul(pool, isa, gated, self.down, out, output);
+        matmul(compute, x, self.gate_up, gate_up, Output::Replace);
+        gate(compute, self.activation, gate_up, width, gated);
+        matmul(compute, gated, self.down, out, output);
     }
 
-    /// The same in tiles of bf16, from which what lies between the products comes rounded. `false` where that can't be.
+    /// Joins gate, up and activation in one region. `false`, with nothing done, where that is not possible or not
+    /// faster.
     #[cfg(target_arch = "x86_64")]
-    fn run_in_tiles(
-        &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &[f32],
-        out: &mut [f32],
-        output: Output,
-    ) -> bool {
+    fn run_joined(&self, compute: &mut Compute, x: &[f32], out: &mut [f32], output: Output) -> bool {
         let (cols, width) = (self.gate_up.cols(), self.down.cols());
         let precisions = [self.gate_up.precision(), self.down.precision()];
-        if isa.0 != IsaKind::Amx || precisions != [Products::Bf16; 2] || cols == 0 {
+        if compute.isa.0 != IsaKind::Amx || precisions != [Products::Bf16; 2] || cols == 0 {
             return false;
         }
         let (m, panels) = (x.len() / cols, width.div_ceil(PANEL));
-        let chunk_rows = rows_per_task(Products::Bf16, m);
-        let tasks = panels * m.div_ceil(chunk_rows);
-        if m <= FEW_ROWS || tasks < TASKS_PER_THREAD * pool.threads() {
+        let rows_per_task = rows_per_task(Products::Bf16, m);
+        let tasks = panels * m.div_ceil(rows_per_task);
+        if m <= FEW_ROWS || tasks < TASKS_PER_THREAD * compute.pool.threads() {
             return false;
         }
         let Some(sources) = self.sources() else {
             return false;
         };
-        ROWS.with_borrow_mut(|RoundedRows { bf16, gated, .. }| {
-            bf16.set(pool, isa, x, cols);
-            let product = GatedProduct::new(isa, bf16, self.activation, width, gated);
-            pool.run(tasks, &|task| {
-                let (panel, first) = (task % panels, task / panels * chunk_rows);
-                let rows = (first, chunk_rows.min(m - first));
+        ROUNDED_ROWS.with_borrow_mut(|RoundedRows { bf16, gated, .. }| {
+            bf16.set(compute, x, cols);
+            let product = GatedProduct::new(compute.isa, bf16, self.activation, width, gated);
+            compute.pool.run(tasks, &|task| {
+                let (panel, first) = (task % panels, task / panels * rows_per_task);
+                let rows = RowRange {
+                    first,
+                    count: rows_per_task.min(m - first),
+                };
                 SCRATCH.with_borrow_mut(|scratch| {
-                    // SAFETY: tasks take disjoint (rows, outputs) blocks.
-                    unsafe { product.panels(rows, panel, sources(panel), &mut scratch.bf16) };
+                    // SAFETY: each task has another pair of rows and panel, and `rows_per_task` is whole tiles of
+                    // rows, so no two tasks write the same outputs.
+                    unsafe { product.run_panel(rows, panel, sources(panel), &mut scratch.bf16) };
                 });
             });
-            matmul_rounded(pool, isa, gated, self.down, out, output);
+            matmul_rounded(compute, gated, self.down, out, output);
         });
         true
     }
 
-    /// Where a panel's outputs of gate and up come from, if both are panels.
+    /// The panels that give a panel's outputs of gate and of up. `None` when the outputs of up do not begin at a panel.
     #[cfg(target_arch = "x86_64")]
-    fn sources<'a>(&'a self) -> Option<impl Fn(usize) -> [Panel<'a>; 2] + Sync> {
+    fn sources<'a>(&'a self) -> Option<impl Fn(usize) -> [MatrixPanel<'a>; 2] + Sync> {
         let width = self.down.cols();
         let (gate, up, skipped) = match self.gate_up.parts() {
             [gate, up] if gate.rows() == width && up.rows() == width => (gate, up, 0),
             [both] if both.rows() == 2 * width && width.is_multiple_of(PANEL) => (both, both, width / PANEL),
             _ => return None,
         };
-        Some(move |panel| [(gate, panel), (up, skipped + panel)])
+        Some(move |panel| [gate.panel(panel), up.panel(skipped + panel)])
     }
 }
 

@@ -3,17 +3,19 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::cpu::kernels::{
-    Arena, COARSER, MatrixSource, PackedMatrix, RawElements, TensorFormat, noise,
+use crate::{
+    backend::cpu::kernels::{
+        arena::Arena,
+        isa::Isa,
+        packed::PackedMatrix,
+        pool::ThreadPool,
+        test_support::{COARSER, bits, compute, noise},
+    },
+    model::spec::{MatrixSource, Products, RawElements, TensorFormat},
 };
 
-/// A matrix of noise: Q4_1 and Q8_0 with sensible scales.
-fn matrix(
-    pool: &mut ThreadPool,
-    format: TensorFormat,
-    (rows, cols): (usize, usize),
-    seed: u64,
-) -> PackedMatrix {
+/// A pseudo-random matrix. Scales and minimums of Q4_1 and Q8_0 are small and finite.
+fn matrix(pool: &mut ThreadPool, format: TensorFormat, rows: usize, cols: usize, seed: u64) -> PackedMatrix {
     let bytes: Vec<u8> = match format {
         TensorFormat::F32 => noise(rows * cols, seed)
             .iter()
@@ -40,42 +42,65 @@ fn matrix(
     PackedMatrix::pack(pool, &mut Arena::default(), &source).unwrap()
 }
 
-/// The products one after the other.
-fn unfused(
-    pool: &mut ThreadPool,
-    isa: Isa,
+/// Computes the products one after the other.
+fn run_in_turn(
+    compute: &mut Compute,
     products: &GatedFeedForward<'_>,
     x: &[f32],
-    (out, output): (&mut [f32], Output),
+    out: &mut [f32],
+    output: Output,
 ) {
     let (m, width) = (x.len() / products.gate_up.cols(), products.down.cols());
     let (mut gate_up, mut gated) = (vec![0.0; m * 2 * width], vec![0.0; m * width]);
-    matmul(pool, isa, x, products.gate_up, &mut gate_up, Output::Replace);
-    gate(pool, isa, products.activation, &gate_up, width, &mut gated);
-    matmul(pool, isa, &gated, products.down, out, output);
+    matmul(compute, x, products.gate_up, &mut gate_up, Output::Replace);
+    gate(compute, products.activation, &gate_up, width, &mut gated);
+    matmul(compute, &gated, products.down, out, output);
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
+/// A feed-forward part and a batch.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    threads: usize,
+    /// Rows of the batch.
+    m: usize,
+    /// Inputs of gate and up.
+    cols: usize,
+    /// Outputs of gate, and of up.
+    width: usize,
+    /// Outputs of down.
+    outputs: usize,
+    format: TensorFormat,
+    /// Whether gate and up are one matrix.
+    whole: bool,
+    output: Output,
+    activation: Activation,
+    precision: Products,
+    seed: u64,
 }
 
 /// Both ways give the same bits, on every instruction set.
-fn check(
-    threads: usize,
-    (m, cols, width, outputs): (usize, usize, usize, usize),
-    format: TensorFormat,
-    [whole, add]: [bool; 2],
-    (activation, precision): (Activation, Products),
-    seed: u64,
-) {
-    let mut pool = ThreadPool::new(threads).unwrap();
+fn check(case: Case) {
+    let Case {
+        threads,
+        m,
+        cols,
+        width,
+        outputs,
+        format,
+        whole,
+        output,
+        activation,
+        precision,
+        seed,
+    } = case;
+    let mut compute = compute(threads, Isa::detect());
     let gate_up = if whole {
-        vec![matrix(&mut pool, format, (2 * width, cols), seed)]
+        vec![matrix(&mut compute.pool, format, 2 * width, cols, seed)]
     } else {
-        let mut one = |seed| matrix(&mut pool, format, (width, cols), seed);
+        let mut one = |seed| matrix(&mut compute.pool, format, width, cols, seed);
         vec![one(seed), one(seed ^ 5)]
     };
-    let down = matrix(&mut pool, format, (outputs, width), seed ^ 9);
+    let down = matrix(&mut compute.pool, format, outputs, width, seed ^ 9);
     let (gate_up, down) = (
         Linear::new(gate_up, precision),
         Linear::new(vec![down], precision),
@@ -86,22 +111,13 @@ fn check(
         down: &down,
     };
     let (x, before) = (noise(m * cols, seed ^ 2), noise(m * outputs, seed ^ 3));
-    let output = if add { Output::Add } else { Output::Replace };
     for isa in Isa::available() {
+        compute.isa = isa;
         let (mut expected, mut found) = (before.clone(), before.clone());
-        unfused(&mut pool, isa, &products, &x, (&mut expected, output));
-        products.run(
-            &mut pool,
-            isa,
-            &x,
-            &mut GatedBuffers::default(),
-            (&mut found, output),
-        );
-        assert_eq!(
-            bits(&found),
-            bits(&expected),
-            "{isa:?} {format:?} {m} {cols} {width}"
-        );
+        run_in_turn(&mut compute, &products, &x, &mut expected, output);
+        let buffers = &mut GatedBuffers::default();
+        products.run(&mut compute, &x, buffers, &mut found, output);
+        assert_eq!(bits(&found), bits(&expected), "{isa:?} {case:?}");
     }
 }
 
@@ -114,7 +130,7 @@ proptest! {
     fn equals_its_products_one_after_the_other(
         m in 1usize..if cfg!(miri) { 3 } else { 100 }, format in 0usize..4, runs in 1usize..4, blocks in 1usize..13,
         threads in 1usize..4,
-        odd in 0usize..32, outputs in 1usize..100, choices in any::<[bool; 2]>(), gelu: bool, seed: u64,
+        odd in 0usize..32, outputs in 1usize..100, whole: bool, add: bool, gelu: bool, seed: u64,
         precision in prop::sample::select(vec![Products::Bf16, Products::Bf16, Products::Int8, Products::F32]),
     ) {
         let (format, odd) = match format {
@@ -122,37 +138,44 @@ proptest! {
             _ => (BLOCKS[format - 2], 0),
         };
         let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
-        let sizes = (m, 32 * runs - odd, 32 * blocks - odd, outputs);
-        check(threads, sizes, format, choices, (activation, precision), seed);
+        let (cols, width) = (32 * runs - odd, 32 * blocks - odd);
+        let output = if add { Output::Add } else { Output::Replace };
+        check(Case {
+            threads, m, cols, width, outputs, format, whole, output, activation, precision, seed,
+        });
     }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn equals_them_where_inputs_and_rows_are_taken_in_parts() {
-    let silu_in_tiles = (Activation::Silu, Products::Bf16);
     for (threads, m, cols, width, whole) in [
         (2, 300, 64, 96, false),
         (1, 40, 1312, 128, true),
         (1, 65, 2048, 160, false),
         (2, 17, 576, 1504, false),
     ] {
-        check(
+        check(Case {
             threads,
-            (m, cols, width, 70),
-            TensorFormat::Q4_1,
-            [whole, true],
-            silu_in_tiles,
-            3,
-        );
+            m,
+            cols,
+            width,
+            outputs: 70,
+            format: TensorFormat::Q4_1,
+            whole,
+            output: Output::Add,
+            activation: Activation::Silu,
+            precision: Products::Bf16,
+            seed: 3,
+        });
     }
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn is_in_tiles_where_there_are_tiles() {
-    let mut pool = ThreadPool::new(1).unwrap();
-    let mut one = |rows, cols| matrix(&mut pool, TensorFormat::F32, (rows, cols), 3);
+fn is_joined_where_there_are_tiles() {
+    let mut compute = compute(1, Isa::detect());
+    let mut one = |rows, cols| matrix(&mut compute.pool, TensorFormat::F32, rows, cols, 3);
     let gate_up = Linear::new(vec![one(128, 4), one(128, 4)], Products::Bf16);
     let down = Linear::new(vec![one(8, 128)], Products::Bf16);
     let products = GatedFeedForward {
@@ -161,9 +184,10 @@ fn is_in_tiles_where_there_are_tiles() {
         down: &down,
     };
     for isa in Isa::available() {
+        compute.isa = isa;
         for rows in [FEW_ROWS, FEW_ROWS + 1] {
             let (x, mut out) = (vec![1.0; 4 * rows], vec![0.0; 8 * rows]);
-            let done = products.run_in_tiles(&mut pool, isa, &x, &mut out, Output::Replace);
+            let done = products.run_joined(&mut compute, &x, &mut out, Output::Replace);
             assert_eq!(done, isa.0 == IsaKind::Amx && rows > FEW_ROWS);
         }
     }

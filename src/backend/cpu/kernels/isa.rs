@@ -1,35 +1,40 @@
 //! Which instruction set the kernels use, found at run time.
 
-/// An instruction set that this processor has. Can only be had from [`Isa::detect`] and [`Isa::available`],
-/// which is what makes calling the kernels compiled for it sound.
+/// An instruction set that this processor has. Only [`Isa::detect`] and [`Isa::available`] make values of this type,
+/// after they have found the instructions on this processor; that is what makes it sound to call the kernels compiled
+/// for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Isa(pub(super) IsaKind);
 
-/// Instruction sets with a kernel of their own.
+/// Instruction sets with kernels of their own. Each lists the processor features that [`Isa::available`] has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum IsaKind {
-    /// AMX-INT8, AMX-BF16, AVX-512 BF16 and VBMI besides all of the next.
+    /// AMX-TILE, AMX-INT8, AMX-BF16, AVX-512 BF16 and VBMI, and all that [`Self::Avx512Vnni`] has. The system has
+    /// granted this process the use of tile data.
     Amx,
-    /// AVX-512 F, BW, VL and VNNI.
+    /// AVX-512 VNNI, and all that [`Self::Avx512`] has.
     Avx512Vnni,
-    /// AVX-512 F, BW, VL.
+    /// AVX-512 F, BW and VL, and all that [`Self::Avx2`] has.
     Avx512,
-    /// AVX2 with FMA and F16C.
+    /// AVX2, FMA and F16C.
     Avx2,
-    /// Plain Rust; on AArch64 the compiler makes NEON of it.
+    /// Plain Rust, for every processor; on AArch64 the compiler makes NEON instructions of it.
     Portable,
 }
 
 impl Isa {
-    /// The best that this processor has.
+    /// The fastest instruction set that this processor has.
     pub fn detect() -> Self {
         Self::available()[0]
     }
 
-    /// All that this processor has, best first.
+    /// All instruction sets that this processor has, the fastest first.
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
         {
             if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -46,20 +51,15 @@ impl Isa {
                 }
                 found.push(Self(IsaKind::Avx512));
             }
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
-                found.push(Self(IsaKind::Avx2));
-            }
+            found.push(Self(IsaKind::Avx2));
         }
         found.push(Self(IsaKind::Portable));
         found
     }
 }
 
-/// Whether the processor multiplies tiles of bytes, and the system lets this process do so: Linux wants to be
-/// asked first, because tiles make a thread's saved state larger (Documentation/arch/x86/xstate.rst).
+/// Whether the processor has AMX for bytes and bf16, and the system lets this process use it. Linux wants to be asked
+/// for it, because tiles make a thread's saved state larger (Documentation/arch/x86/xstate.rst).
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn amx_is_usable() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
@@ -69,7 +69,7 @@ fn amx_is_usable() -> bool {
     if std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_TILE_AND_INT8 != BF16_TILE_AND_INT8 {
         return false;
     }
-    // SAFETY: asks for a permission of this process and touches no memory.
+    // SAFETY: this call asks for a permission for this process; it takes two numbers and touches no memory.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -78,12 +78,13 @@ fn amx_is_usable() -> bool {
     false
 }
 
-/// Compiles a plain Rust body once per instruction set and calls the right one. The body is the scalar twin
-/// and the source of all the others, so they agree to the bit (`mul_add` is a fused multiply-add everywhere).
+/// Makes a function that takes an [`Isa`] first. Its plain Rust body is compiled once for each width of vectors, and
+/// the function calls the one for the given instruction set. All come from the same body, so they agree to the bit
+/// (`mul_add` is a fused multiply-add everywhere).
 macro_rules! per_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident; $($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
-        $vis fn $name($isa: $crate::backend::cpu::kernels::Isa, $($arg: $ty),*) {
+        $vis fn $name($isa: $crate::backend::cpu::kernels::isa::Isa, $($arg: $ty),*) {
             #[inline(always)]
             fn body($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
@@ -94,10 +95,11 @@ macro_rules! per_isa {
             fn avx2($($arg: $ty),*) { body($($arg),*) }
             match $isa.0 {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: an `Isa` other than Portable is only made where the processor has its features.
+                // SAFETY: `Isa::available` makes these kinds only where it has found avx512f, avx512bw, avx512vl,
+                // avx2, fma and f16c.
                 $crate::backend::cpu::kernels::isa::IsaKind::Amx | $crate::backend::cpu::kernels::isa::IsaKind::Avx512Vnni | $crate::backend::cpu::kernels::isa::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
+                // SAFETY: `Isa::available` makes this kind only where it has found avx2, fma and f16c.
                 $crate::backend::cpu::kernels::isa::IsaKind::Avx2 => unsafe { avx2($($arg),*) },
                 _ => body($($arg),*),
             }

@@ -1,8 +1,13 @@
-//! Low-rank changes of products (LoRA, arXiv 2106.09685): `out += B · (A · x)` for some rows, in f32.
+//! Low-rank updates of products (LoRA, arXiv 2106.09685): `out += B · (A · x)` for some rows, in f32.
 //!
-//! `A · x` is a chain of fused multiply-adds in ascending order for each run of [`RUN_INPUTS`] inputs, each from 0,
-//! and the runs are added in ascending order; `B` times that is one chain, which is added to what the row has. A row's
-//! bits depend on nothing but the row.
+//! The inputs are cut in chunks of [`CHUNK_INPUTS`]. `A · x` of a chunk is one chain of fused multiply-adds in
+//! ascending order that starts from 0, and the chunks' results are added in ascending order. `B` times that is one
+//! chain, which is added to what the row has. So the bits of a row depend on the row alone.
+//!
+//! Rows with the same update are one task. Where there are few tasks, threads share each: first its chunks of inputs,
+//! then its outputs. With 8 sequences over 16 adapters that gained 11 %, together with weights in large pages. An
+//! adapter of rank 1 costs two thirds of what one of rank 16 does, so most of the cost is the additional parallel
+//! regions of a step.
 
 use std::{
     cell::RefCell,
@@ -12,34 +17,40 @@ use std::{
 };
 
 use super::{
-    Arena, Isa, LowRankPart, Output, ThreadPool,
-    arena::Buffer,
-    buffers::sized,
-    micro::{self, LANES, Tile, WIDE_ROWS},
-    packed::PANEL,
-    pool::{DisjointSlices, Order, wait_for},
+    arena::{Arena, Buffer},
+    buffers::scratch_slice,
+    compute::Compute,
+    disjoint::DisjointSlices,
+    isa::Isa,
+    micro::{self, LANES, Tile, TileSize, WIDE_ROWS},
+    output::Output,
+    panel::PANEL,
+    pool::{Order, wait_for},
+    row_groups::{RowGroups, UpdatedRow},
 };
+use crate::model::spec::LowRankPart;
 
-/// Rows that share one pass over a change's weights.
-const ROWS_PER_TASK: usize = 24;
-/// Inputs taken at a time, so that their weights are still near when the next rows want them, and so that workers can
-/// share one row's.
-const RUN_INPUTS: usize = 256;
-/// With fewer tasks than this for each thread, tasks are shared.
+/// Inputs in a chunk. The weights of a chunk stay in the cache until the task's next rows are multiplied with them, and
+/// threads can share a single row by chunks.
+const CHUNK_INPUTS: usize = 256;
+/// Fewest tasks for each thread that are not shared among threads.
 const TASKS_PER_THREAD: usize = 4;
 
-/// All changes of the product of one input, repacked.
+/// All updates of the products of one input, repacked.
 pub struct LowRank {
     inputs: usize,
-    /// The parts' ranks, rounded up to whole vectors.
+    /// The sum of the parts' ranks, rounded up to whole vectors.
     width: usize,
-    /// `[inputs][width]`, the parts side by side.
+    /// A of all parts side by side, `[inputs][width]`.
     a: Buffer<f32>,
     parts: Vec<Part>,
 }
 
+/// A repacked [`LowRankPart`].
 struct Part {
+    /// The outputs that are updated.
     outputs: Range<usize>,
+    /// Where the part's ranks begin in `width`.
     first_rank: usize,
     rank: usize,
     /// `[panel][rank][PANEL]`
@@ -47,7 +58,7 @@ struct Part {
 }
 
 impl LowRank {
-    /// Repacks the changes of one product; `None` when there are none.
+    /// Repacks the updates of one product; `None` when there are none.
     ///
     /// # Errors
     /// When there is no memory for them.
@@ -92,7 +103,7 @@ impl LowRank {
         Ok(Some(packed))
     }
 
-    /// What [`LowRank::bytes`] will be; looks at no values.
+    /// What [`LowRank::bytes`] of these parts is. It reads their sizes only.
     pub fn bytes_for(parts: &[LowRankPart]) -> usize {
         let a = parts.first().map_or(0, |first| first.inputs * width(parts));
         let b = parts
@@ -101,192 +112,180 @@ impl LowRank {
         (a + b.sum::<usize>()) * size_of::<f32>()
     }
 
-    /// Bytes in memory.
+    /// Bytes that the weights take in memory.
     pub fn bytes(&self) -> usize {
         let values = self.a.len() + self.parts.iter().map(|part| part.b.len()).sum::<usize>();
         values * size_of::<f32>()
     }
 
-    /// The output after the last that it changes.
-    fn end(&self) -> usize {
+    /// The output behind the last that is updated.
+    fn outputs_end(&self) -> usize {
         self.parts.iter().map(|part| part.outputs.end).max().unwrap_or(0)
     }
 }
 
-/// All ranks side by side, in whole vectors.
+/// The sum of the ranks, rounded up to whole vectors.
 fn width(parts: &[LowRankPart]) -> usize {
     let ranks: usize = parts.iter().map(|part| part.rank).sum();
     ranks.next_multiple_of(LANES)
 }
 
-/// Which rows of a batch get which change; a row gets one at most.
-#[derive(Debug, Default)]
-pub struct RowGroups {
-    /// Number of the change, and the row; in order, each row once.
-    rows: Vec<(usize, usize)>,
-    /// Parts of `rows` with the same change.
-    tasks: Vec<Range<usize>>,
-    /// Rows of the batch.
-    batch: usize,
-}
-
-impl RowGroups {
-    /// Whether no row gets a change.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Takes neighbouring runs of rows: the number of their change, if they get one, and how many they are.
-    pub fn set(&mut self, runs: impl Iterator<Item = (Option<usize>, usize)>) {
-        self.rows.clear();
-        self.tasks.clear();
-        self.batch = 0;
-        for (change, count) in runs {
-            if let Some(change) = change {
-                self.rows
-                    .extend((self.batch..self.batch + count).map(|row| (change, row)));
-            }
-            self.batch += count;
-        }
-        self.rows.sort_unstable();
-        let mut start = 0;
-        for group in self.rows.chunk_by(|a, b| a.0 == b.0) {
-            let end = start + group.len();
-            while start < end {
-                let next = end.min(start + ROWS_PER_TASK);
-                self.tasks.push(start..next);
-                start = next;
-            }
-        }
-    }
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-    /// The calling thread's parts of `A · x`, and for each task how many of them are there.
-    static PARTIALS: RefCell<(Vec<f32>, Vec<AtomicUsize>)> = RefCell::default();
+    /// What tasks that the calling thread's pool shares leave for one another.
+    static SHARED: RefCell<SharedResults> = RefCell::default();
 }
 
-/// A worker's buffers; they grow to the largest change and stay.
+/// A worker's buffers; they grow to the largest update and stay.
 #[derive(Default)]
 struct Scratch {
-    /// A run of inputs of rows that do not lie side by side, `[rows][RUN_INPUTS]`.
+    /// A chunk of inputs of rows that do not lie side by side, `[rows][CHUNK_INPUTS]`.
     gathered: Vec<f32>,
-    /// `A · x` of each run of inputs, `[runs][rows][width]`.
-    partials: Vec<f32>,
+    /// `A · x` of each chunk of inputs, `[chunks][rows][width]`.
+    chunks: Vec<f32>,
     /// `A · x`, `[rows][width]`.
     low: Vec<f32>,
 }
 
-/// Adds to each row of `out` (`[rows, any]`) what its change makes of the same row of `x` (`[rows, inputs]`).
-/// Where `change` knows nothing of a number, its rows stay as they are.
+/// Results of tasks that threads share.
+#[derive(Default)]
+struct SharedResults {
+    /// `A · x` of each task and chunk of inputs.
+    chunks: Vec<f32>,
+    /// The number of chunks that are done, for each task.
+    done: Vec<AtomicUsize>,
+}
+
+/// Adds to each row of `out` (`[rows, any]`) the row's update of the same row of `x` (`[rows, inputs]`). `update`
+/// finds an update by its number; rows whose number it does not know stay as they are.
 ///
 /// # Panics
-/// When the slices do not have these sizes, or a change reaches beyond the end of a row.
+/// When the slices do not have these sizes, or an update reaches beyond the end of a row.
 pub fn add_low_rank<'a>(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     groups: &RowGroups,
-    change: &(dyn Fn(usize) -> Option<&'a LowRank> + Sync),
+    update: &(dyn Fn(usize) -> Option<&'a LowRank> + Sync),
     x: &[f32],
     out: &mut [f32],
 ) {
-    if groups.tasks.is_empty() {
+    if groups.tasks() == 0 {
         return;
     }
-    let (inputs, stride) = (x.len() / groups.batch, out.len() / groups.batch);
-    assert!(x.len() == groups.batch * inputs && out.len() == groups.batch * stride);
+    let (inputs, stride) = (x.len() / groups.batch(), out.len() / groups.batch());
+    assert!(x.len() == groups.batch() * inputs && out.len() == groups.batch() * stride);
+    let isa = compute.isa;
     let slices = DisjointSlices::new(out);
-    let (tasks, wanted) = (groups.tasks.len(), TASKS_PER_THREAD * pool.threads());
+    let (tasks, wanted) = (groups.tasks(), TASKS_PER_THREAD * compute.pool.threads());
     let find = |task: usize| {
-        let rows = &groups.rows[groups.tasks[task].clone()];
-        let change = rows.first().and_then(|(number, _)| change(*number))?;
-        assert!(change.inputs == inputs && change.end() <= stride);
-        Some((change, rows))
+        let rows = groups.rows_of(task);
+        let update = rows.first().and_then(|row| update(row.update))?;
+        assert!(update.inputs == inputs && update.outputs_end() <= stride);
+        Some((update, rows))
     };
-    // SAFETY: each row is in one task only, and where a task is shared, its outputs are.
+    // SAFETY: `RowGroups` puts each row in one task only. Where a task is shared, its sub-tasks add to different
+    // panels of outputs. So no other thread has these elements of `out`, and the slice ends with the closure.
     let add = |row: usize, first: usize, delta: &[f32]| unsafe {
         let out = slices.part(row * stride + first, delta.len());
         for (value, delta) in out.iter_mut().zip(delta) {
             *value += delta;
         }
     };
-    if tasks >= wanted || pool.threads() == 1 {
-        return pool.run(tasks, &|task| {
-            let Some((change, rows)) = find(task) else { return };
+    if tasks >= wanted || compute.pool.threads() == 1 {
+        return compute.pool.run(tasks, &|task| {
+            let Some((update, rows)) = find(task) else { return };
             SCRATCH.with_borrow_mut(|scratch| {
                 let Scratch {
                     gathered,
-                    partials,
+                    chunks,
                     low,
                 } = scratch;
-                let partials = sized(partials, change.runs() * rows.len() * change.width);
-                for (run, out) in partials.chunks_exact_mut(rows.len() * change.width).enumerate() {
-                    change.multiply_a(isa, (x, run), rows, gathered, out);
+                let chunks = scratch_slice(chunks, update.chunks() * rows.len() * update.width);
+                for (chunk, out) in chunks.chunks_exact_mut(rows.len() * update.width).enumerate() {
+                    update.multiply_a(isa, InputChunk { x, index: chunk }, rows, gathered, out);
                 }
-                let low = change.fold(partials, rows.len(), low);
-                change.add_b(isa, rows, (low, 0..change.panels()), &add);
+                let low = update.add_chunks(chunks, rows.len(), low);
+                update.multiply_b(isa, rows, low, 0..update.panels(), &add);
             });
         });
     }
-    // Few tasks: each is shared by inputs, then by outputs. Pieces are begun in order, so what a piece of outputs
-    // waits for is being computed already.
-    let (runs, pieces) = (inputs.div_ceil(RUN_INPUTS), wanted.div_ceil(tasks));
+    // Threads share each task: sub-tasks of inputs come first, then sub-tasks of outputs. Sub-tasks are begun in
+    // order, so all that a sub-task of outputs waits for has been begun.
+    let (chunks, output_parts) = (inputs.div_ceil(CHUNK_INPUTS), wanted.div_ceil(tasks));
     let widest = (0..tasks)
         .filter_map(find)
-        .map(|(change, rows)| change.width * rows.len())
+        .map(|(update, rows)| update.width * rows.len())
         .max();
     let widest = widest.unwrap_or(0);
-    PARTIALS.with_borrow_mut(|(partials, arrived)| {
-        arrived.clear();
-        arrived.resize_with(tasks, AtomicUsize::default);
-        let (partials, arrived) = (
-            DisjointSlices::new(sized(partials, tasks * runs * widest)),
-            &*arrived,
-        );
-        pool.run_in(Order::Together, tasks * (runs + pieces), &|index| {
-            if index < tasks * runs {
-                let (task, run) = (index / runs, index % runs);
-                let _arrival = Arrival(&arrived[task]);
-                let Some((change, rows)) = find(task) else { return };
-                let len = rows.len() * change.width;
-                // SAFETY: no other piece has this run of this task, and nobody reads it before it has arrived.
-                let own = unsafe { partials.part(task * runs * widest + run * len, len) };
-                SCRATCH.with_borrow_mut(|s| change.multiply_a(isa, (x, run), rows, &mut s.gathered, own));
-                return;
-            }
-            let index = index - tasks * runs;
-            let (task, piece) = (index / pieces, index % pieces);
-            let Some((change, rows)) = find(task) else { return };
-            let size = change.panels().div_ceil(pieces);
-            let panels = (piece * size).min(change.panels())..((piece + 1) * size).min(change.panels());
-            wait_for(&arrived[task], runs);
-            // SAFETY: all runs of this task have arrived: nobody writes them any more.
-            let all = unsafe { &*partials.part(task * runs * widest, runs * rows.len() * change.width) };
-            SCRATCH.with_borrow_mut(|scratch| {
-                let low = change.fold(all, rows.len(), &mut scratch.low);
-                change.add_b(isa, rows, (low, panels), &add);
+    SHARED.with_borrow_mut(|shared| {
+        shared.done.clear();
+        shared.done.resize_with(tasks, AtomicUsize::default);
+        let results = DisjointSlices::new(scratch_slice(&mut shared.chunks, tasks * chunks * widest));
+        let done = shared.done.as_slice();
+        compute
+            .pool
+            .run_in(Order::OneQueue, tasks * (chunks + output_parts), &|index| {
+                if index < tasks * chunks {
+                    let (task, chunk) = (index / chunks, index % chunks);
+                    let _done = CountWhenDropped(&done[task]);
+                    let Some((update, rows)) = find(task) else { return };
+                    let len = rows.len() * update.width;
+                    // SAFETY: this sub-task alone has this chunk of this task, at most `widest` elements, and sub-tasks
+                    // of outputs read it only once `done` counts it, which is after this slice's last use.
+                    let own = unsafe { results.part(task * chunks * widest + chunk * len, len) };
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        update.multiply_a(
+                            isa,
+                            InputChunk { x, index: chunk },
+                            rows,
+                            &mut scratch.gathered,
+                            own,
+                        );
+                    });
+                    return;
+                }
+                let index = index - tasks * chunks;
+                let (task, part) = (index / output_parts, index % output_parts);
+                let Some((update, rows)) = find(task) else { return };
+                let size = update.panels().div_ceil(output_parts);
+                let panels = (part * size).min(update.panels())..((part + 1) * size).min(update.panels());
+                wait_for(&done[task], chunks);
+                // SAFETY: all chunks of this task are done (`wait_for` acquires what they released), so nobody writes
+                // these elements any more; sub-tasks of outputs only read them, hence the shared slice.
+                let all =
+                    unsafe { &*results.part(task * chunks * widest, chunks * rows.len() * update.width) };
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let low = update.add_chunks(all, rows.len(), &mut scratch.low);
+                    update.multiply_b(isa, rows, low, panels, &add);
+                });
             });
-        });
     });
 }
 
-/// Counts a piece when it is done, and also when it panics: nobody must wait for it for ever.
-struct Arrival<'a>(&'a AtomicUsize);
+/// Counts a sub-task when it ends, and also when it panics, so that nobody waits for it forever.
+struct CountWhenDropped<'a>(&'a AtomicUsize);
 
-impl Drop for Arrival<'_> {
+impl Drop for CountWhenDropped<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Release);
     }
 }
 
+/// A chunk of the inputs of all rows.
+#[derive(Clone, Copy)]
+struct InputChunk<'a> {
+    /// `[rows, inputs]`
+    x: &'a [f32],
+    /// Index of the chunk.
+    index: usize,
+}
+
 impl LowRank {
-    /// Runs of [`RUN_INPUTS`] inputs.
-    fn runs(&self) -> usize {
-        self.inputs.div_ceil(RUN_INPUTS)
+    /// Number of chunks of inputs.
+    fn chunks(&self) -> usize {
+        self.inputs.div_ceil(CHUNK_INPUTS)
     }
 
-    /// Panels of outputs, over all parts.
+    /// Number of panels of outputs, over all parts.
     fn panels(&self) -> usize {
         self.parts
             .iter()
@@ -294,68 +293,75 @@ impl LowRank {
             .sum()
     }
 
-    /// `A · x` of some rows and one run of inputs, into `out` (`[rows][width]`); `gathered` is scratch.
+    /// Writes `A · x` of some rows and one chunk of inputs to `out` (`[rows][width]`). `gathered` is scratch.
     fn multiply_a(
         &self,
         isa: Isa,
-        (x, run): (&[f32], usize),
-        rows: &[(usize, usize)],
+        chunk: InputChunk<'_>,
+        rows: &[UpdatedRow],
         gathered: &mut Vec<f32>,
         out: &mut [f32],
     ) {
-        let k = run * RUN_INPUTS;
-        let count = RUN_INPUTS.min(self.inputs - k);
-        let (first, last) = (rows[0].1, rows[rows.len() - 1].1);
+        let k = chunk.index * CHUNK_INPUTS;
+        let count = CHUNK_INPUTS.min(self.inputs - k);
+        let (first, last) = (rows[0].row, rows[rows.len() - 1].row);
         let (x, a_stride) = if last - first + 1 == rows.len() {
             (
-                &x[first * self.inputs + k..last * self.inputs + k + count],
+                &chunk.x[first * self.inputs + k..last * self.inputs + k + count],
                 self.inputs,
             )
         } else {
             gathered.clear();
-            for (_, row) in rows {
-                gathered.extend_from_slice(&x[row * self.inputs + k..][..count]);
+            for UpdatedRow { row, .. } in rows {
+                gathered.extend_from_slice(&chunk.x[row * self.inputs + k..][..count]);
             }
             (gathered.as_slice(), count)
         };
         assert!(out.len() == rows.len() * self.width);
-        for block in (0..self.width).step_by(PANEL) {
+        for column in (0..self.width).step_by(PANEL) {
             for row in (0..rows.len()).step_by(WIDE_ROWS) {
                 let tile = Tile {
                     a: x[row * a_stride..].as_ptr(),
                     a_stride,
-                    w: self.a[k * self.width + block..].as_ptr(),
+                    w: self.a[k * self.width + column..].as_ptr(),
                     w_stride: self.width,
-                    c: out[row * self.width + block..].as_mut_ptr(),
+                    c: out[row * self.width + column..].as_mut_ptr(),
                     c_stride: self.width,
                     output: Output::Replace,
                     k: count,
                 };
-                let vectors = PANEL.min(self.width - block) / LANES;
-                // SAFETY: `x` holds `count` inputs of these rows, `out` `width` of each, `a` `count` rows of
-                // `width` from `k` on, which is whole vectors; the tile stays inside of all three.
-                unsafe { micro::run(isa, WIDE_ROWS.min(rows.len() - row), vectors, &tile) };
+                let size = TileSize {
+                    rows: WIDE_ROWS.min(rows.len() - row),
+                    vectors: PANEL.min(self.width - column) / LANES,
+                };
+                // SAFETY: `x` holds `count` inputs of each of the rows, `a_stride` apart, and rows `row..row +
+                // size.rows` are among them. `out` is `[rows.len()][width]` as asserted, and `self.a` has `count`
+                // rows of `width` from row `k` on. `width` is whole vectors, so `column + size.vectors * LANES` is at
+                // most `width`. `out` is borrowed exclusively, so it overlaps neither.
+                unsafe { micro::run(isa, size, &tile) };
             }
         }
     }
 
-    /// The sum of all runs (`[runs][rows][width]`), in ascending order.
-    fn fold<'s>(&self, partials: &[f32], rows: usize, low: &'s mut Vec<f32>) -> &'s [f32] {
-        let mut runs = partials.chunks_exact(rows * self.width);
+    /// The sum of all chunks' results (`[chunks][rows][width]`), in ascending order.
+    fn add_chunks<'s>(&self, chunks: &[f32], rows: usize, low: &'s mut Vec<f32>) -> &'s [f32] {
+        let mut chunks = chunks.chunks_exact(rows * self.width);
         low.clear();
-        low.extend_from_slice(runs.next().unwrap_or_default());
-        for run in runs {
-            low.iter_mut().zip(run).for_each(|(sum, value)| *sum += value);
+        low.extend_from_slice(chunks.next().unwrap_or_default());
+        for chunk in chunks {
+            low.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
         }
         low
     }
 
-    /// Hands out `B · low` of some panels: row, first output, and what is to be added from there on.
-    fn add_b(
+    /// Computes `B · low` of some panels of outputs, and calls `add` with each row, the first output, and the values
+    /// that are to be added from there on. `low` is `[rows][width]`.
+    fn multiply_b(
         &self,
         isa: Isa,
-        rows: &[(usize, usize)],
-        (low, panels): (&[f32], Range<usize>),
+        rows: &[UpdatedRow],
+        low: &[f32],
+        panels: Range<usize>,
         add: &dyn Fn(usize, usize, &[f32]),
     ) {
         let mut delta = [0f32; WIDE_ROWS * PANEL];
@@ -377,10 +383,15 @@ impl LowRank {
                     output: Output::Replace,
                     k: part.rank,
                 };
-                // SAFETY: `low` holds these rows, `width` apart and `rank` long from `first_rank` on, `b`
-                // `rank` rows of PANEL, and `delta` WIDE_ROWS of them.
-                unsafe { micro::run(isa, rows.len(), PANEL / LANES, &tile) };
-                for ((_, row), delta) in rows.iter().zip(delta.chunks_exact(PANEL)) {
+                let size = TileSize {
+                    rows: rows.len(),
+                    vectors: PANEL / LANES,
+                };
+                // SAFETY: `low` has a row of `width` for each of these rows, of which the part's `rank` values begin at
+                // `first_rank`; `b` is `[rank][PANEL]`; `delta` is `[WIDE_ROWS][PANEL]`, more rows than `size.rows`,
+                // and overlaps neither.
+                unsafe { micro::run(isa, size, &tile) };
+                for (UpdatedRow { row, .. }, delta) in rows.iter().zip(delta.chunks_exact(PANEL)) {
                     add(*row, first, &delta[..width]);
                 }
             }
@@ -389,91 +400,5 @@ impl LowRank {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn noise(seed: usize, len: usize) -> Vec<f32> {
-        (0..len)
-            .map(|i| ((i + 1) * (seed + 7) * 2_654_435_761 % 2003) as f32 / 1001.5 - 1.0)
-            .collect()
-    }
-
-    fn part(seed: usize, inputs: usize, first_output: usize, outputs: usize, rank: usize) -> LowRankPart {
-        LowRankPart {
-            first_output,
-            outputs,
-            inputs,
-            rank,
-            a: noise(seed, rank * inputs),
-            b: noise(seed + 1, outputs * rank),
-        }
-    }
-
-    /// The same in the order that is promised.
-    fn reference(inputs: usize, parts: &[LowRankPart], x: &[f32], out: &mut [f32]) {
-        for part in parts {
-            let chain = |w: &[f32], x: &[f32]| w.iter().zip(x).fold(0f32, |sum, (w, x)| x.mul_add(*w, sum));
-            let runs = |a: &[f32]| {
-                let runs = a.chunks(RUN_INPUTS).zip(x.chunks(RUN_INPUTS));
-                runs.map(|(a, x)| chain(a, x))
-                    .reduce(|sum, run| sum + run)
-                    .unwrap()
-            };
-            let low: Vec<f32> = part.a.chunks_exact(inputs).map(runs).collect();
-            for (b, out) in part.b.chunks_exact(low.len()).zip(&mut out[part.first_output..]) {
-                *out += chain(b, &low);
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn equals_its_scalar_twin_to_the_bit_and_leaves_other_rows_alone(
-            inputs in 1usize..700,
-            ranks in prop::collection::vec(1usize..40, 1..4),
-            runs in prop::collection::vec((0usize..4, 1usize..40), 1..8),
-            threads in 1usize..4,
-        ) {
-            let mut pool = ThreadPool::new(threads).unwrap();
-            let stride = 300;
-            let changes: Vec<Vec<LowRankPart>> = (0..2)
-                .map(|c| {
-                    let sizes = ranks.iter().enumerate();
-                    sizes.map(|(i, &rank)| part(c * 10 + i, inputs, i * 90, 70 + 10 * i + c, rank)).collect()
-                })
-                .collect();
-            let packed: Vec<LowRank> = changes
-                .iter()
-                .map(|parts| LowRank::pack(&mut Arena::default(), parts).unwrap().unwrap())
-                .collect();
-            for (parts, packed) in changes.iter().zip(&packed) {
-                prop_assert_eq!(LowRank::bytes_for(parts), packed.bytes());
-            }
-            // 2: a number that nothing is known of; 3: no change.
-            let of = |number: usize| (number < 3).then_some(number);
-            let total: usize = runs.iter().map(|(_, count)| count).sum();
-            let (x, before) = (noise(3, total * inputs), noise(4, total * stride));
-            let mut expected = before.clone();
-            let mut row = 0;
-            for &(number, count) in &runs {
-                for _ in 0..count {
-                    if let Some(parts) = changes.get(number) {
-                        let x = &x[row * inputs..(row + 1) * inputs];
-                        reference(inputs, parts, x, &mut expected[row * stride..(row + 1) * stride]);
-                    }
-                    row += 1;
-                }
-            }
-            let mut groups = RowGroups::default();
-            groups.set(runs.iter().map(|&(number, count)| (of(number), count)));
-            for isa in Isa::available() {
-                let mut out = before.clone();
-                add_low_rank(&mut pool, isa, &groups, &|number| packed.get(number), &x, &mut out);
-                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                prop_assert_eq!(bits(&out), bits(&expected));
-            }
-        }
-    }
-}
+#[path = "low_rank_tests.rs"]
+mod tests;

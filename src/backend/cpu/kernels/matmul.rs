@@ -1,106 +1,55 @@
-//! `out = x · Wᵀ` over packed weights.
+//! Products with packed weights, `out = x · Wᵀ`: cuts a product into tasks and hands each to the kernel of its
+//! precision.
 
 use std::cell::RefCell;
 
 #[cfg(target_arch = "x86_64")]
 use super::int8::TileScratch;
 use super::{
-    Isa, PackedMatrix, Products, ThreadPool,
     bf16::{self, Bf16Rows, Bf16Scratch},
-    buffers::sized,
-    int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS, STRIP, TILE_ROWS, Target},
-    micro::{self, LANES, Tile, WIDE_ROWS},
-    packed::PANEL,
-    pool::DisjointSlices,
+    buffers::scratch_slice,
+    compute::Compute,
+    disjoint::DisjointSlices,
+    int8::{self, Int8Rows, MAX_ROWS, PANEL_ROWS},
+    isa::Isa,
+    linear::Linear,
+    micro::{self, LANES, Tile, TileSize, WIDE_ROWS},
+    output::{Output, OutputTile},
+    packed::{MatrixPanel, MatrixStrip, PackedMatrix},
+    panel::{PANEL, STRIP, STRIPS_PER_PANEL},
+    ranges::{InputRange, RowRange},
+    strip::Strip,
 };
+use crate::model::spec::Products;
 
-/// Inputs expanded at a time: a tile of 128 x 64 f32 fits the first-level cache.
-const TILE_INPUTS: usize = 128;
-/// Rows of `x` that share one expansion of a tile. More would not pay, fewer let workers share long prompts.
+/// Inputs that are expanded to f32 at a time: their weights of a panel, 128 x 64 f32 (32 KiB), fit the first-level
+/// cache.
+const F32_INPUTS: usize = 128;
+/// Most rows of `x` that share one expansion of weights. More rows gain nothing, and fewer tasks share work less
+/// evenly.
 const ROWS_PER_TASK: usize = 192;
-/// The same in bf16, where expanding takes more of the time.
+/// The same in bf16, where expanding takes a larger part of the time.
 const BF16_ROWS_PER_TASK: usize = 256;
 
-/// Strips in a panel.
-const STRIPS: usize = PANEL / STRIP;
-/// Into so many tasks for each thread a product of few rows is cut: enough to share it evenly.
+/// Tasks for each thread that a product of few rows is cut into: enough to share it evenly.
 const TASKS_PER_THREAD: usize = 4;
 
-/// From this many rows on, four-bit weights are taken apart once for all of them.
+/// From this many rows on, four-bit weights are unpacked to bytes once for all rows, rather than by each.
 const UNPACK_ROWS: usize = 12;
 
-/// Several matrices over the same input, their outputs side by side.
-pub struct Linear {
-    parts: Vec<PackedMatrix>,
-    precision: Products,
-}
-
-impl Linear {
-    /// Puts matrices with equal `cols` side by side.
-    ///
-    /// # Panics
-    /// When they differ in `cols`; loaders check shapes first.
-    pub fn new(parts: Vec<PackedMatrix>, precision: Products) -> Self {
-        assert!(parts.windows(2).all(|pair| pair[0].cols() == pair[1].cols()));
-        Self { parts, precision }
-    }
-
-    /// Outputs in all.
-    pub fn rows(&self) -> usize {
-        self.parts.iter().map(PackedMatrix::rows).sum()
-    }
-
-    /// Inputs.
-    pub fn cols(&self) -> usize {
-        self.parts.first().map_or(0, PackedMatrix::cols)
-    }
-
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        self.parts.iter().map(PackedMatrix::bytes).sum()
-    }
-
-    /// How activations enter.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn precision(&self) -> Products {
-        self.precision
-    }
-
-    /// The matrices.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn parts(&self) -> &[PackedMatrix] {
-        &self.parts
-    }
-
-    /// Row `row` of the only matrix, as f32.
-    pub fn read_row(&self, row: usize, out: &mut [f32]) {
-        if let Some(matrix) = self.parts.first() {
-            matrix.read_row(row, out);
-        }
-    }
-}
-
-/// Whether the product replaces what is in `out` or is added to it (a residual connection).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// `out = x · Wᵀ`
-    Replace,
-    /// `out += x · Wᵀ`, each chain starting from the old value.
-    Add,
-}
-
 thread_local! {
-    /// The calling thread's activations.
-    pub(super) static ROWS: RefCell<RoundedRows> = RefCell::default();
+    /// The activations of the product that the calling thread computes, rounded.
+    pub(super) static ROUNDED_ROWS: RefCell<RoundedRows> = RefCell::default();
+    /// Each worker's buffers.
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Activations as products take them.
+/// Activations as products read them.
 #[derive(Default)]
 pub(super) struct RoundedRows {
     int8: Int8Rows,
     pub bf16: Bf16Rows,
-    /// What lies between the products of a feed-forward part.
+    /// Between the two products of a gated feed-forward part: the gated activations, which the second product reads.
     #[cfg(target_arch = "x86_64")]
     pub gated: Bf16Rows,
 }
@@ -108,18 +57,18 @@ pub(super) struct RoundedRows {
 /// A worker's buffers; they grow to the largest product and stay.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Expanded weights, `[TILE_INPUTS][PANEL]`.
-    tile: Vec<f32>,
-    /// Outputs of a panel that is not whole, `[rows][PANEL]`.
-    spare: Vec<f32>,
-    integers: Int8Scratch,
+    /// Expanded weights, `[F32_INPUTS][PANEL]`.
+    weights: Vec<f32>,
+    /// Outputs of strips of which the matrix has not all outputs, `[rows][PANEL]`.
+    partial_strips: Vec<f32>,
+    int8: Int8Scratch,
     pub bf16: Bf16Scratch,
 }
 
 #[derive(Default)]
 struct Int8Scratch {
-    /// A strip of four-bit weights taken apart, `[k / 4][STRIP][4]`.
-    bytes: Vec<u8>,
+    /// A strip of four-bit weights unpacked, `[k / 4][STRIP][4]`.
+    unpacked: Vec<u8>,
     #[cfg(target_arch = "x86_64")]
     tiles: TileScratch,
 }
@@ -128,29 +77,36 @@ struct Int8Scratch {
 ///
 /// # Panics
 /// When the slices do not have these sizes.
-pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out: &mut [f32], output: Output) {
+pub fn matmul(compute: &mut Compute, x: &[f32], weights: &Linear, out: &mut [f32], output: Output) {
     let (rows, cols) = (weights.rows(), weights.cols());
     if rows == 0 || cols == 0 {
         return;
     }
     let m = x.len() / cols;
     assert!(x.len() == m * cols && out.len() == m * rows);
-    let in_integers = |part: &PackedMatrix| weights.precision == Products::Int8 && part.is_quantised();
-    ROWS.with_borrow_mut(|RoundedRows { int8, bf16, .. }| {
-        if weights.precision == Products::Bf16 {
-            bf16.set(pool, isa, x, cols);
+    let precision = weights.precision();
+    let in_integers = |part: &PackedMatrix| precision == Products::Int8 && part.is_quantised();
+    ROUNDED_ROWS.with_borrow_mut(|RoundedRows { int8, bf16, .. }| {
+        if precision == Products::Bf16 {
+            bf16.set(compute, x, cols);
         }
-        if weights.parts.iter().any(in_integers) {
-            int8.set(pool, isa, x, cols);
+        if weights.parts().iter().any(in_integers) {
+            int8.set(compute, x, cols);
             #[cfg(target_arch = "x86_64")]
-            int8.set_tiles(pool, isa, weights.parts.iter().map(PackedMatrix::tile_step));
+            int8.set_tiles(compute, weights.parts().iter().map(PackedMatrix::group_size));
         }
-        let inputs = |part: &PackedMatrix| match weights.precision {
+        let inputs = |part: &PackedMatrix| match precision {
             Products::Bf16 => Inputs::Bf16(bf16),
             Products::Int8 if in_integers(part) => Inputs::Int8(int8),
             Products::Int8 | Products::F32 => Inputs::F32(x),
         };
-        multiply(pool, isa, (m, &inputs), weights, out, output);
+        let product = Product {
+            rows: m,
+            inputs: &inputs,
+            weights,
+            output,
+        };
+        product.run(compute, out);
     });
 }
 
@@ -160,87 +116,34 @@ pub fn matmul(pool: &mut ThreadPool, isa: Isa, x: &[f32], weights: &Linear, out:
 /// When sizes differ.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn matmul_rounded(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     x: &Bf16Rows,
     weights: &Linear,
     out: &mut [f32],
     output: Output,
 ) {
     assert!(x.cols() == weights.cols() && out.len() == x.rows() * weights.rows());
-    multiply(pool, isa, (x.rows(), &|_| Inputs::Bf16(x)), weights, out, output);
+    let product = Product {
+        rows: x.rows(),
+        inputs: &|_| Inputs::Bf16(x),
+        weights,
+        output,
+    };
+    product.run(compute, out);
 }
 
-/// [`matmul`] of `m` rows, which are there as each part takes them.
-fn multiply<'a>(
-    pool: &mut ThreadPool,
-    isa: Isa,
-    (m, inputs): (usize, &(dyn Fn(&PackedMatrix) -> Inputs<'a> + Sync)),
-    weights: &Linear,
-    out: &mut [f32],
-    output: Output,
-) {
-    let rows = weights.rows();
-    let strips: usize = weights.parts.iter().map(|part| part.panels() * STRIPS).sum();
-    // Many rows: a panel at a time, so that workers share it evenly whatever delays them. Few rows: longer
-    // runs, since a task costs as much as a strip.
-    let few = match weights.precision {
-        Products::Bf16 => bf16::takes_halves(isa, m),
-        Products::Int8 | Products::F32 => {
-            let in_integers = |part| matches!(inputs(part), Inputs::Int8(_));
-            m <= MAX_ROWS && weights.parts.iter().all(in_integers)
-        }
-    };
-    let run = if few {
-        strips.div_ceil(TASKS_PER_THREAD * pool.threads())
-    } else {
-        STRIPS
-    };
-    let chunk_rows = rows_per_task(weights.precision, m);
-    let chunks = m.div_ceil(chunk_rows);
-    let slices = DisjointSlices::new(out);
-    // Chunk by chunk, so that a worker's share is of the rows that its shares of other regions are of.
-    let runs = strips.div_ceil(run);
-    pool.run(runs * chunks, &|task| {
-        let (first, chunk) = (task % runs * run, task / runs);
-        let first_row = chunk * chunk_rows;
-        let mut skipped = 0;
-        let mut first_output = 0;
-        for part in &weights.parts {
-            let own = part.panels() * STRIPS;
-            let (from, to) = (first.max(skipped), (first + run).min(skipped + own));
-            if from < to {
-                let block = Block {
-                    matrix: part,
-                    x: inputs(part),
-                    strips: (from - skipped, to - skipped),
-                    rows: (first_row, chunk_rows.min(m - first_row)),
-                    out: slices.pointer(first_row * rows + first_output),
-                    out_stride: rows,
-                    output,
-                };
-                // SAFETY: tasks cover disjoint (rows, outputs) blocks of `out`, and `out` lives until `run`
-                // returns.
-                SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
-            }
-            skipped += own;
-            first_output += part.rows();
-        }
-    });
-}
-
-/// Rows of `m` that share one expansion of weights, in whole tiles.
+/// Most rows of `m` that share one expansion of weights: `m` in equal parts of whole tiles.
 pub(super) fn rows_per_task(precision: Products, m: usize) -> usize {
     let (most, tile) = match precision {
         Products::Bf16 => (BF16_ROWS_PER_TASK, bf16::TILE_ROWS),
-        Products::Int8 | Products::F32 => (ROWS_PER_TASK, TILE_ROWS),
+        Products::Int8 | Products::F32 => (ROWS_PER_TASK, int8::TILE_ROWS),
     };
     m.div_ceil(m.div_ceil(most).max(1))
         .next_multiple_of(tile)
         .max(tile)
 }
 
-/// Rows of activations, and with them how the product is computed.
+/// Rows of activations in the type in which they are multiplied.
 #[derive(Clone, Copy)]
 enum Inputs<'a> {
     F32(&'a [f32]),
@@ -248,46 +151,139 @@ enum Inputs<'a> {
     Int8(&'a Int8Rows),
 }
 
-/// Neighbouring strips of one matrix, for some rows of `x`.
+/// A product of activations and weights.
+struct Product<'p, 'a> {
+    /// Rows of activations.
+    rows: usize,
+    /// The activations in the type that a matrix is multiplied with.
+    inputs: &'p (dyn Fn(&PackedMatrix) -> Inputs<'a> + Sync),
+    weights: &'p Linear,
+    output: Output,
+}
+
+impl Product<'_, '_> {
+    /// Computes the product into `out`, `[rows, outputs]`, which callers have checked.
+    fn run(&self, compute: &mut Compute, out: &mut [f32]) {
+        let isa = compute.isa;
+        let outputs = self.weights.rows();
+        let parts = self.weights.parts();
+        let strips: usize = parts.iter().map(|part| part.panels() * STRIPS_PER_PANEL).sum();
+        // A task of many rows is one panel, so that threads share the work evenly even when some are delayed. A task
+        // of few rows is more strips than that, because to begin a task takes as long as a strip.
+        let strips_per_task = if self.has_few_rows(isa) {
+            strips.div_ceil(TASKS_PER_THREAD * compute.pool.threads())
+        } else {
+            STRIPS_PER_PANEL
+        };
+        let rows_per_task = rows_per_task(self.weights.precision(), self.rows);
+        let row_blocks = self.rows.div_ceil(rows_per_task);
+        let slices = DisjointSlices::new(out);
+        // All strips of some rows come before those of the next rows, so that a worker's work range is of the same
+        // rows as in other regions.
+        let strip_blocks = strips.div_ceil(strips_per_task);
+        compute.pool.run(strip_blocks * row_blocks, &|task| {
+            let first_strip = task % strip_blocks * strips_per_task;
+            let first_row = task / strip_blocks * rows_per_task;
+            let rows = RowRange {
+                first: first_row,
+                count: rows_per_task.min(self.rows - first_row),
+            };
+            let mut skipped_strips = 0;
+            let mut skipped_outputs = 0;
+            for part in parts {
+                let part_end = skipped_strips + part.panels() * STRIPS_PER_PANEL;
+                let first = first_strip.max(skipped_strips);
+                let end = (first_strip + strips_per_task).min(part_end);
+                if first < end {
+                    let block = Block {
+                        matrix: part,
+                        x: (self.inputs)(part),
+                        strips: StripRange {
+                            first: first - skipped_strips,
+                            end: end - skipped_strips,
+                        },
+                        rows,
+                        out: OutputTile {
+                            start: slices.pointer(first_row * outputs + skipped_outputs),
+                            stride: outputs,
+                            output: self.output,
+                        },
+                    };
+                    // SAFETY: `out` is `[self.rows, outputs]` and borrowed until `pool.run` returns. The block's
+                    // outputs are the part's, at `skipped_outputs..skipped_outputs + part.rows()` of each of these
+                    // rows, and no other task has the same strips of the same rows.
+                    SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
+                }
+                skipped_strips = part_end;
+                skipped_outputs += part.rows();
+            }
+        });
+    }
+
+    /// Whether kernels take single strips of so few rows, so that tasks need not be whole panels.
+    fn has_few_rows(&self, isa: Isa) -> bool {
+        match self.weights.precision() {
+            Products::Bf16 => bf16::takes_strips(isa, self.rows),
+            Products::Int8 | Products::F32 => {
+                let in_integers = |part| matches!((self.inputs)(part), Inputs::Int8(_));
+                self.rows <= MAX_ROWS && self.weights.parts().iter().all(in_integers)
+            }
+        }
+    }
+}
+
+/// Neighbouring strips of a matrix, counted over all its panels.
+#[derive(Clone, Copy)]
+struct StripRange {
+    first: usize,
+    /// The strip after the last.
+    end: usize,
+}
+
+/// What one task computes of one matrix: neighbouring strips of outputs, for some rows of `x`.
 struct Block<'a> {
     matrix: &'a PackedMatrix,
     /// All rows of activations.
     x: Inputs<'a>,
-    /// First strip and the one after the last; only products in integers take less than whole panels.
-    strips: (usize, usize),
-    /// First row and number of rows.
-    rows: (usize, usize),
-    /// The matrix's first output of the first row.
-    out: *mut f32,
-    out_stride: usize,
-    output: Output,
+    /// Whole panels, but for products that take single strips.
+    strips: StripRange,
+    rows: RowRange,
+    /// The matrix's outputs of the rows.
+    out: OutputTile,
 }
 
 impl Block<'_> {
+    /// Computes the block.
+    ///
     /// # Safety
-    /// `out` is valid for this block's rows and outputs, `out_stride` apart, and nobody else uses them.
+    /// `self.out` is readable and writable for `self.rows.count` rows of the matrix's outputs, and while this runs
+    /// nobody else accesses those of the block's strips.
     unsafe fn run(&self, isa: Isa, scratch: &mut Scratch) {
-        let (mut strip, end) = self.strips;
+        let StripRange { first, end } = self.strips;
+        let mut strip = first;
         while strip < end {
-            let whole_panel = strip.is_multiple_of(STRIPS) && strip + STRIPS <= end;
+            let whole_panel = strip.is_multiple_of(STRIPS_PER_PANEL) && strip + STRIPS_PER_PANEL <= end;
             let count = match self.x {
-                Inputs::Int8(_) if !whole_panel || self.rows.1 > PANEL_ROWS => 1,
-                Inputs::Bf16(_) if bf16::takes_halves(isa, self.rows.1) => 1,
-                _ => STRIPS,
+                Inputs::Int8(_) if !whole_panel || self.rows.count > PANEL_ROWS => 1,
+                Inputs::Bf16(_) if bf16::takes_strips(isa, self.rows.count) => 1,
+                _ => STRIPS_PER_PANEL,
             };
-            // SAFETY: by the caller's promise.
+            // SAFETY: strips `strip..strip + count` are this block's: where `count` is a panel's, either
+            // `whole_panel` says so, or the block is whole panels. The caller vouches for `self.out`.
             unsafe { self.run_strips(isa, strip, count, scratch) };
             strip += count;
         }
     }
 
+    /// Computes `count` strips from `strip` on, counted over all panels.
+    ///
     /// # Safety
-    /// As [`Self::run`].
+    /// What [`Self::run`] asks for, and the strips are this block's.
     unsafe fn run_strips(&self, isa: Isa, strip: usize, count: usize, scratch: &mut Scratch) {
         let Scratch {
-            tile,
-            spare,
-            integers,
+            weights,
+            partial_strips,
+            int8,
             bf16,
         } = scratch;
         let first = strip * STRIP;
@@ -295,113 +291,144 @@ impl Block<'_> {
             return;
         };
         let (width, whole) = (width.min(count * STRIP), count * STRIP);
-        // SAFETY: outputs of this block.
-        let out = unsafe { self.out.add(first) };
-        // Kernels write whole strips: where the matrix ends inside of one, they do so in a spare tile.
-        let (at, stride) = if width == whole {
-            (out, self.out_stride)
+        let rows = self.rows.count;
+        // SAFETY: the matrix has more than `first` outputs, so this points to an output of the first row.
+        let out = unsafe { self.out.start.add(first) };
+        // Kernels write whole strips. Where the matrix ends inside of one, they write it to scratch.
+        let target = if width == whole {
+            OutputTile {
+                start: out,
+                ..self.out
+            }
         } else {
-            let spare = sized(spare, self.rows.1 * PANEL);
-            if self.output == Output::Add {
-                for (i, row) in spare.chunks_exact_mut(PANEL).take(self.rows.1).enumerate() {
-                    // SAFETY: this block's own outputs.
-                    let out = unsafe { std::slice::from_raw_parts(out.add(i * self.out_stride), width) };
+            let partial = scratch_slice(partial_strips, rows * PANEL);
+            if self.out.output == Output::Add {
+                for (i, row) in partial.chunks_exact_mut(PANEL).take(rows).enumerate() {
+                    // SAFETY: outputs `first..first + width` of row `i` exist and are the block's, so the caller lets
+                    // this thread read them.
+                    let out = unsafe { std::slice::from_raw_parts(out.add(i * self.out.stride), width) };
                     row[..width].copy_from_slice(out);
                 }
             }
-            (spare.as_mut_ptr(), PANEL)
+            OutputTile {
+                start: partial.as_mut_ptr(),
+                stride: PANEL,
+                output: self.out.output,
+            }
         };
-        let target = Target {
-            at,
-            stride,
-            output: self.output,
+        let panel = self.matrix.panel(strip / STRIPS_PER_PANEL);
+        let strip_of_panel = MatrixStrip {
+            panel,
+            index: strip % STRIPS_PER_PANEL,
         };
-        // SAFETY: `target` holds this block's rows, in whole strips.
+        // SAFETY: `target` has `rows` rows of `count * STRIP` outputs: the block's own, whose `width` is whole, or this
+        // thread's scratch, whose rows are `PANEL` long.
         unsafe {
             match self.x {
-                Inputs::Int8(x) => self.run_int8(isa, x, (strip, count), integers, target),
-                Inputs::Bf16(x) => {
-                    bf16::product(isa, x, self.rows, (self.matrix, strip), bf16, target);
+                Inputs::Int8(x) => {
+                    self.run_int8(isa, x, panel.strips(strip_of_panel.index, count), int8, target)
                 }
-                Inputs::F32(x) => self.run_f32(isa, x, strip / STRIPS, tile, target),
+                Inputs::Bf16(x) => bf16::product(isa, x, self.rows, strip_of_panel, bf16, target),
+                Inputs::F32(x) => self.run_f32(isa, x, panel, weights, target),
             }
         }
         if width < whole {
-            for (i, row) in spare.chunks_exact(PANEL).take(self.rows.1).enumerate() {
-                // SAFETY: this block's own outputs.
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * self.out_stride), width) };
+            for (i, row) in partial_strips.chunks_exact(PANEL).take(rows).enumerate() {
+                // SAFETY: outputs `first..first + width` of row `i` exist and are the block's, so nobody else
+                // accesses them.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * self.out.stride), width) };
                 out.copy_from_slice(&row[..width]);
             }
         }
     }
 
+    /// Computes strips in integers; `None` where the matrix is not quantised.
+    ///
     /// # Safety
-    /// `target` is this block's own, for `count` strips' outputs.
+    /// `target` is readable and writable for `self.rows.count` rows of the strip's width, and nobody else accesses
+    /// that.
     unsafe fn run_int8(
         &self,
         isa: Isa,
         x: &Int8Rows,
-        (strip, count): (usize, usize),
+        strip: Option<Strip<'_>>,
         scratch: &mut Int8Scratch,
-        target: Target,
+        target: OutputTile,
     ) {
-        let Some(mut strip) = self.matrix.strip(strip / STRIPS, strip % STRIPS, count) else {
+        let Some(strip) = strip else {
             return;
         };
-        let (first, rows) = self.rows;
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: rows and strips are inside of the target.
+        // SAFETY: the caller vouches for the target, for all of these rows and the strip's width.
         let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &strip, &mut scratch.tiles, target) };
         #[cfg(not(target_arch = "x86_64"))]
         let done = 0;
-        let (first, rows) = (first + done, rows - done);
+        let rows = self.rows.count - done;
         if rows == 0 {
             return;
         }
-        if rows > UNPACK_ROWS {
-            strip = strip.unpacked(isa, self.matrix.cols(), &mut scratch.bytes);
-        }
+        let strip = if rows > UNPACK_ROWS {
+            int8::unpacked(strip, isa, self.matrix.cols(), &mut scratch.unpacked)
+        } else {
+            strip
+        };
         let step = rows.div_ceil(rows.div_ceil(MAX_ROWS));
         for row in (0..rows).step_by(step) {
-            // SAFETY: rows and strips are inside of the target.
-            unsafe {
-                let target = Target {
-                    at: target.at.add((done + row) * target.stride),
-                    ..target
-                };
-                int8::product(isa, x, (first + row, step.min(rows - row)), &strip, target);
-            }
+            let part = self.rows.sub_range(done + row, step.min(rows - row));
+            // SAFETY: `done + row` and the `part.count` rows from there on are below `self.rows.count`, for which the
+            // caller vouches.
+            unsafe { int8::product(isa, x, part, &strip, target.rows_from(done + row)) };
         }
     }
 
+    /// Computes a panel in f32.
+    ///
     /// # Safety
-    /// `target` is this block's own, for a whole panel's width.
-    unsafe fn run_f32(&self, isa: Isa, x: &[f32], panel: usize, tile: &mut Vec<f32>, target: Target) {
+    /// `target` is readable and writable for `self.rows.count` rows of [`PANEL`] outputs, and nobody else accesses
+    /// that.
+    unsafe fn run_f32(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        panel: MatrixPanel<'_>,
+        scratch: &mut Vec<f32>,
+        target: OutputTile,
+    ) {
         let cols = self.matrix.cols();
-        let (first, count) = self.rows;
-        let step = TILE_INPUTS / self.matrix.tile_step() * self.matrix.tile_step();
+        let RowRange { first, count } = self.rows;
+        let step = F32_INPUTS / self.matrix.group_size() * self.matrix.group_size();
         let mut k = 0;
         while k < cols {
-            let inputs = step.min(cols - k);
-            let weights = self.matrix.tile(isa, panel, k, inputs, tile);
+            let inputs = InputRange {
+                first: k,
+                count: step.min(cols - k),
+            };
+            let weights = panel.expanded(isa, inputs, scratch);
             for row in (0..count).step_by(WIDE_ROWS) {
-                // SAFETY: `x` holds all rows of `cols`, the weights `inputs` rows of PANEL, and `c` is this
-                // block's own.
+                let size = TileSize {
+                    rows: WIDE_ROWS.min(count - row),
+                    vectors: PANEL / LANES,
+                };
+                // SAFETY: `x` is `[all rows, cols]`, of which `first + row..` are `size.rows` rows with
+                // `inputs.count` inputs from `k` on; `weights` is `[inputs.count][PANEL]`; rows `row..row +
+                // size.rows` of the target are below `count`, for which the caller vouches. The target overlaps
+                // neither of the others: it is exclusive.
                 unsafe {
+                    let c = target.rows_from(row);
                     let operands = Tile {
                         a: x[(first + row) * cols + k..].as_ptr(),
                         a_stride: cols,
                         w: weights.as_ptr(),
                         w_stride: PANEL,
-                        c: target.at.add(row * target.stride),
-                        c_stride: target.stride,
+                        c: c.start,
+                        c_stride: c.stride,
                         output: if k == 0 { target.output } else { Output::Add },
-                        k: inputs,
+                        k: inputs.count,
                     };
-                    micro::run(isa, WIDE_ROWS.min(count - row), PANEL / LANES, &operands);
+                    micro::run(isa, size, &operands);
                 }
             }
-            k += inputs;
+            k += inputs.count;
         }
     }
 }

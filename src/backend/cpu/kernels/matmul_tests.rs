@@ -1,10 +1,18 @@
-//! Products against scalar twins, on every instruction set that this processor has.
+//! Products against scalar definitions, on every instruction set that this processor has.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::cpu::kernels::{Arena, COARSER, MatrixSource, RawElements, TensorFormat};
+use crate::{
+    backend::cpu::kernels::{
+        arena::Arena,
+        pool::ThreadPool,
+        test_support::{COARSER, bits, compute},
+    },
+    model::spec::{MatrixSource, RawElements, TensorFormat},
+};
 
+/// Pseudo-random values from -1 to 1.
 fn noise(seed: u32, len: usize) -> Vec<f32> {
     let mut state = seed | 1;
     (0..len)
@@ -21,6 +29,7 @@ fn pack(pool: &mut ThreadPool, source: &MatrixSource<'_>) -> PackedMatrix {
     PackedMatrix::pack(pool, &mut Arena::default(), source).unwrap()
 }
 
+/// Pseudo-random blocks of a format.
 fn noise_blocks(seed: u32, format: TensorFormat, elements: usize) -> Vec<u8> {
     let bytes = format.bytes_for(elements).unwrap();
     let mut out: Vec<u8> = noise(seed, bytes)
@@ -28,7 +37,7 @@ fn noise_blocks(seed: u32, format: TensorFormat, elements: usize) -> Vec<u8> {
         .map(|v| (v * 127.0) as i8 as u8)
         .collect();
     for block in out.chunks_exact_mut(format.block_bytes()) {
-        // Sensible scales: small, finite halves wherever this format keeps them.
+        // Scales and minimums are small and finite, wherever the format keeps them.
         let mut set = |at: usize| block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes());
         match format {
             TensorFormat::Q4_0 | TensorFormat::Q5_0 | TensorFormat::Q8_0 => set(0),
@@ -72,13 +81,30 @@ const FORMATS: [TensorFormat; 14] = [
     TensorFormat::Q8K,
 ];
 
-/// One chain of fused multiply-adds per element: what every path in f32 must equal to the bit.
-fn twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+/// Where a definition adds a product, in rows that are `stride` elements apart.
+struct Sums<'a> {
+    out: &'a mut [f32],
+    /// The product's first output in a row.
+    offset: usize,
+    stride: usize,
+}
+
+impl Sums<'_> {
+    fn at(&mut self, row: usize, output: usize) -> &mut f32 {
+        &mut self.out[row * self.stride + self.offset + output]
+    }
+}
+
+/// A definition of a product.
+type Definition = fn(&[f32], &MatrixSource<'_>, Sums<'_>);
+
+/// The product in f32: one chain of fused multiply-adds for each element.
+fn f32_product(x: &[f32], source: &MatrixSource<'_>, mut sums: Sums<'_>) {
     let mut row = vec![0.0; source.cols];
     for n in 0..source.rows {
         source.read_row(n, &mut row).unwrap();
         for (i, x) in x.chunks_exact(source.cols).enumerate() {
-            let sum = &mut out[i * stride + offset + n];
+            let sum = sums.at(i, n);
             for (x, w) in x.iter().zip(&row) {
                 *sum = x.mul_add(*w, *sum);
             }
@@ -86,29 +112,29 @@ fn twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, st
     }
 }
 
-/// The same in integers: exact sums per group of weights, then one chain over the groups.
-fn int8_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+/// The product in integers: an exact sum for each group of weights, then one chain over the groups.
+fn int8_product(x: &[f32], source: &MatrixSource<'_>, mut sums: Sums<'_>) {
     let RawElements::Bytes(format, bytes) = source.elements else {
         panic!("not quantised");
     };
     let row_bytes = format.bytes_for(source.cols).unwrap();
     for (i, x) in x.chunks_exact(source.cols).enumerate() {
-        let spans: Vec<(f32, Vec<i32>)> = x
+        let groups: Vec<(f32, Vec<i32>)> = x
             .chunks_exact(32)
-            .map(|span| {
-                let largest = span.iter().fold(0f32, |a, v| a.max(v.abs()));
-                let quants = span
+            .map(|group| {
+                let largest = group.iter().fold(0f32, |a, v| a.max(v.abs()));
+                let quants = group
                     .iter()
                     .map(|v| (v * (127.0 / largest)).round_ties_even() as i32);
                 (largest / 127.0, quants.collect())
             })
             .collect();
         for n in 0..source.rows {
-            let out = &mut out[i * stride + offset + n];
+            let out = sums.at(i, n);
             let mut k = 0;
             for block in bytes[n * row_bytes..][..row_bytes].chunks_exact(format.block_bytes()) {
                 format.unpack(block, |group| {
-                    let (scale, quants) = &spans[k / 32];
+                    let (scale, quants) = &groups[k / 32];
                     let quants = &quants[k % 32..][..format.group_size()];
                     let dot: i32 = quants
                         .iter()
@@ -127,14 +153,14 @@ fn int8_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usiz
     }
 }
 
-/// The same of values rounded to bf16: for each 32 inputs a chain of the even and one of the odd ones.
-fn bf16_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usize, stride: usize) {
+/// The product of values rounded to bf16: for each 32 inputs a chain of the even ones and one of the odd ones.
+fn bf16_product(x: &[f32], source: &MatrixSource<'_>, mut sums: Sums<'_>) {
     let round = |value: f32| half::bf16::from_f32(value).to_f32();
     let mut row = vec![0.0; source.cols];
     for n in 0..source.rows {
         source.read_row(n, &mut row).unwrap();
         for (i, x) in x.chunks_exact(source.cols).enumerate() {
-            let sum = &mut out[i * stride + offset + n];
+            let sum = sums.at(i, n);
             for (x, w) in x.chunks(32).zip(row.chunks(32)) {
                 let mut chains = [0f32; 2];
                 for (k, (x, w)) in x.iter().zip(w).enumerate() {
@@ -146,14 +172,10 @@ fn bf16_twin(x: &[f32], source: &MatrixSource<'_>, out: &mut [f32], offset: usiz
     }
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64 / COARSER as u32))]
     #[test]
-    fn equals_the_scalar_twin_on_every_instruction_set(
+    fn equals_the_definition_on_every_instruction_set(
         m in 1usize..if cfg!(miri) { 4 } else { 60 }, rows in 1usize..if cfg!(miri) { 70 } else { 150 },
         more in 0usize..if cfg!(miri) { 3 } else { 70 }, format in 0usize..14, seed: u32, add: bool,
         precision in prop::sample::select(vec![Products::F32, Products::Bf16, Products::Int8]),
@@ -170,21 +192,22 @@ proptest! {
         let start = if add { noise(seed ^ 3, m * (rows + more)) } else { vec![0.0; m * (rows + more)] };
         let mut expected = start.clone();
         for (source, offset) in sources.iter().zip([0, rows]) {
-            let twin = match precision {
-                Products::Bf16 => bf16_twin,
-                Products::Int8 if source.format().block_elements() > 1 => int8_twin,
-                Products::Int8 | Products::F32 => twin,
+            let definition: Definition = match precision {
+                Products::Bf16 => bf16_product,
+                Products::Int8 if source.format().block_elements() > 1 => int8_product,
+                Products::Int8 | Products::F32 => f32_product,
             };
-            twin(&x, source, &mut expected, offset, rows + more);
+            definition(&x, source, Sums { out: &mut expected, offset, stride: rows + more });
         }
         for threads in [1, 2] {
-            let mut pool = ThreadPool::new(threads).unwrap();
-            let parts = sources.iter().map(|s| pack(&mut pool, s)).collect();
+            let mut compute = compute(threads, Isa::detect());
+            let parts = sources.iter().map(|s| pack(&mut compute.pool, s)).collect();
             let weights = Linear::new(parts, precision);
             for isa in Isa::available() {
+            compute.isa = isa;
                 let mut out = start.clone();
                 let output = if add { Output::Add } else { Output::Replace };
-                matmul(&mut pool, isa, &x, &weights, &mut out, output);
+                matmul(&mut compute, &x, &weights, &mut out, output);
                 prop_assert_eq!(bits(&out), bits(&expected), "{:?} {:?}", isa, format);
             }
         }
@@ -193,7 +216,7 @@ proptest! {
 
 #[test]
 fn bf16_takes_rows_of_any_length() {
-    let mut pool = ThreadPool::new(2).unwrap();
+    let mut compute = compute(2, Isa::detect());
     for (cols, m, rows) in [
         (1, 1, 1),
         (31, 18, 33),
@@ -207,12 +230,18 @@ fn bf16_takes_rows_of_any_length() {
             cols,
             elements: RawElements::F32(&floats),
         };
-        let weights = Linear::new(vec![pack(&mut pool, &source)], Products::Bf16);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], Products::Bf16);
         let mut expected = vec![0.0; m * rows];
-        bf16_twin(&x, &source, &mut expected, 0, rows);
+        let sums = Sums {
+            out: &mut expected,
+            offset: 0,
+            stride: rows,
+        };
+        bf16_product(&x, &source, sums);
         for isa in Isa::available() {
+            compute.isa = isa;
             let mut out = vec![f32::NAN; m * rows];
-            matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
             assert_eq!(bits(&out), bits(&expected), "{cols} {isa:?}");
         }
     }
@@ -222,7 +251,7 @@ fn bf16_takes_rows_of_any_length() {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn rounded_products_stay_close_to_f32() {
     let (m, rows, cols) = (7, 64, 512);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     for format in FORMATS {
         let bytes = noise_blocks(3, format, rows * cols);
         let source = MatrixSource {
@@ -233,9 +262,9 @@ fn rounded_products_stay_close_to_f32() {
         let x = noise(5, m * cols);
         let mut found = Vec::new();
         for precision in [Products::F32, Products::Int8, Products::Bf16] {
-            let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+            let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
             let mut out = vec![0.0; m * rows];
-            matmul(&mut pool, Isa::detect(), &x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
             found.push(out);
         }
         let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
@@ -251,7 +280,7 @@ fn rounded_products_stay_close_to_f32() {
 #[test]
 fn a_fault_in_an_activation_reaches_every_output() {
     let (rows, cols) = (70, 256);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     let bytes = noise_blocks(3, TensorFormat::Q4_1, rows * cols);
     let source = MatrixSource {
         rows,
@@ -259,13 +288,14 @@ fn a_fault_in_an_activation_reaches_every_output() {
         elements: RawElements::Bytes(TensorFormat::Q4_1, &bytes),
     };
     for precision in [Products::Int8, Products::Bf16] {
-        let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
         for fault in [f32::NAN, f32::INFINITY] {
             let mut x = noise(5, cols);
             x[77] = fault;
             for isa in Isa::available() {
+                compute.isa = isa;
                 let mut out = vec![0.0; rows];
-                matmul(&mut pool, isa, &x, &weights, &mut out, Output::Replace);
+                matmul(&mut compute, &x, &weights, &mut out, Output::Replace);
                 let reached = |v: &f32| v.is_nan() || precision == Products::Bf16 && v.is_infinite();
                 assert!(out.iter().all(reached));
             }
@@ -277,7 +307,7 @@ fn a_fault_in_an_activation_reaches_every_output() {
 #[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
 fn long_batches_equal_their_rows_alone() {
     let (m, rows, cols) = (401, 96, 160);
-    let mut pool = ThreadPool::new(2).unwrap();
+    let mut compute = compute(2, Isa::detect());
     let x = noise(9, m * cols);
     for (format, precision) in [
         (TensorFormat::Q4_1, Products::F32),
@@ -291,10 +321,10 @@ fn long_batches_equal_their_rows_alone() {
             cols,
             elements: RawElements::Bytes(format, &bytes),
         };
-        let weights = Linear::new(vec![pack(&mut pool, &source)], precision);
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], precision);
         let mut product = |x: &[f32]| {
             let mut out = vec![0.0; x.len() / cols * rows];
-            matmul(&mut pool, Isa::detect(), x, &weights, &mut out, Output::Replace);
+            matmul(&mut compute, x, &weights, &mut out, Output::Replace);
             out
         };
         let together = product(&x);
@@ -307,7 +337,7 @@ fn long_batches_equal_their_rows_alone() {
 #[test]
 fn embedding_rows_equal_the_source() {
     let (rows, cols) = (70, 256);
-    let mut pool = ThreadPool::new(1).unwrap();
+    let mut compute = compute(1, Isa::detect());
     for format in FORMATS.into_iter().step_by(COARSER / 4 + 1) {
         let bytes = noise_blocks(11, format, rows * cols);
         let source = MatrixSource {
@@ -315,7 +345,7 @@ fn embedding_rows_equal_the_source() {
             cols,
             elements: RawElements::Bytes(format, &bytes),
         };
-        let packed = pack(&mut pool, &source);
+        let packed = pack(&mut compute.pool, &source);
         let (mut expected, mut found) = (vec![0.0; cols], vec![0.0; cols]);
         for row in [0, 1, 63, 64, 69] {
             source.read_row(row, &mut expected).unwrap();

@@ -1,17 +1,32 @@
-//! The register-tiled inner loop: `c[i][j] = Σ_k a[i][k] * w[k][j]`, or added to it, one fused multiply-add chain per
-//! element in ascending `k`.
+//! The inner loop of products in f32, whose sums stay in registers: `c[i][j] = Σ_k a[i][k] * w[k][j]`, or added to
+//! it. Each element is one chain of fused multiply-adds in ascending `k`.
 
-use super::{Isa, Output, isa::IsaKind};
+use super::{
+    isa::{Isa, IsaKind},
+    output::Output,
+};
 
-/// f32 lanes of the widest vector; tiles are multiples of it wide.
+/// f32 lanes of the widest vector. The width of a micro tile is a multiple of it.
 pub(super) const LANES: usize = 16;
 
-/// Most rows of a tile that is one vector wide.
+/// Most rows of a micro tile that is one vector wide: with 12 sums, a vector of weights and a broadcast value, all is
+/// in registers.
 pub(super) const NARROW_ROWS: usize = 12;
-/// Most rows of a tile that is two to four vectors wide.
+/// Most rows of a micro tile that is two to four vectors wide: 24 sums fill 24 of 32 registers.
 pub(super) const WIDE_ROWS: usize = 6;
+/// Most vectors of a micro tile.
+pub(super) const MOST_VECTORS: usize = 4;
 
-/// A tile's operands. Strides are in elements.
+/// Size of a micro tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TileSize {
+    /// At most [`NARROW_ROWS`] where the tile is one vector wide, and at most [`WIDE_ROWS`] where it is wider.
+    pub rows: usize,
+    /// Width in vectors of [`LANES`] outputs, from 1 to [`MOST_VECTORS`].
+    pub vectors: usize,
+}
+
+/// Operands of a micro tile. Strides are in elements.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// `[rows][k]`, rows `a_stride` apart.
@@ -20,28 +35,32 @@ pub(super) struct Tile {
     /// `[k][width]`, rows `w_stride` apart.
     pub w: *const f32,
     pub w_stride: usize,
-    /// `[rows][width]`, rows `c_stride` apart; read (unless replaced) and written.
+    /// `[rows][width]`, rows `c_stride` apart. It is written, and read first where products are added.
     pub c: *mut f32,
     pub c_stride: usize,
     /// Whether chains start from 0 or from what is in `c`.
     pub output: Output,
-    /// Length of the chains.
+    /// Number of inputs, the length of a chain.
     pub k: usize,
 }
 
-/// Runs a tile of `rows` x `vectors * LANES`.
+/// Computes a micro tile.
 ///
 /// # Safety
-/// `a` must be readable for `rows` rows of `k`, `w` for `k` rows of the width, `c` readable and writable for
-/// `rows` rows of the width and not overlapping the others. `rows` is at most [`NARROW_ROWS`] for one vector
-/// and at most [`WIDE_ROWS`] for two to four.
-pub(super) unsafe fn run(isa: Isa, rows: usize, vectors: usize, tile: &Tile) {
+/// With the width `size.vectors * LANES`: `tile.a` is readable for `size.rows` rows of `tile.k` elements, `tile.w` for
+/// `tile.k` rows of the width, and `tile.c` readable and writable for `size.rows` rows of the width. While this runs
+/// nobody else accesses that part of `tile.c`, and it overlaps neither of the others. Nothing needs to be aligned to
+/// more than 4 bytes.
+///
+/// # Panics
+/// When there is no micro tile of this size.
+pub(super) unsafe fn run(isa: Isa, size: TileSize, tile: &Tile) {
     macro_rules! dispatch {
         ($function:ident) => {
-            // SAFETY: the caller's promise covers the operands; the instruction set is there because an
-            // `Isa` is only made for a processor that has it.
+            // SAFETY: the match gives `$function` the size that the caller vouches for. `Isa::available` makes an
+            // `isa.0` only where it has found the features that `$function` is compiled for.
             unsafe {
-                match (vectors, rows) {
+                match (size.vectors, size.rows) {
                     (1, 1) => $function::<1, 1>(tile),
                     (1, 2) => $function::<2, 1>(tile),
                     (1, 3) => $function::<3, 1>(tile),
@@ -72,7 +91,7 @@ pub(super) unsafe fn run(isa: Isa, rows: usize, vectors: usize, tile: &Tile) {
                     (4, 4) => $function::<4, 4>(tile),
                     (4, 5) => $function::<5, 4>(tile),
                     (4, 6) => $function::<6, 4>(tile),
-                    _ => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+                    _ => unreachable!("there is no micro tile of {size:?}"),
                 }
             }
         };
@@ -87,7 +106,7 @@ pub(super) unsafe fn run(isa: Isa, rows: usize, vectors: usize, tile: &Tile) {
 }
 
 /// # Safety
-/// As [`run`], for `ROWS` rows and `VECTORS` vectors; the processor has AVX-512 F.
+/// What [`run`] asks for, with `ROWS` rows and `VECTORS` vectors, and the processor has AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
@@ -95,7 +114,9 @@ unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-    // SAFETY: all addresses are inside the operands that the caller vouches for.
+    // SAFETY: the caller vouches for `ROWS` rows of `a` and `c` and `k` rows of `w`, each of the last two
+    // `VECTORS * LANES` wide. `i < ROWS`, `j < VECTORS` and `k < tile.k` keep every access inside of them; `w`
+    // itself moves on to a row that may not exist, hence `wrapping_add`, and is not read there.
     unsafe {
         if tile.output == Output::Add {
             for (i, row) in sums.iter_mut().enumerate() {
@@ -116,7 +137,7 @@ unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
                     *sum = _mm512_fmadd_ps(a, weight, *sum);
                 }
             }
-            w = w.add(tile.w_stride);
+            w = w.wrapping_add(tile.w_stride);
         }
         for (i, row) in sums.iter().enumerate() {
             for (j, sum) in row.iter().enumerate() {
@@ -127,7 +148,7 @@ unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
 }
 
 /// # Safety
-/// As [`run`], for `ROWS` rows and `VECTORS` vectors; the processor has AVX2 and FMA.
+/// What [`run`] asks for, with `ROWS` rows and `VECTORS` vectors, and the processor has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
@@ -140,7 +161,8 @@ unsafe fn avx2<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
         while first < ROWS {
             let rows = (ROWS - first).min(WIDE_ROWS);
             let mut sums = [[_mm256_setzero_ps(); 2]; WIDE_ROWS];
-            // SAFETY: all addresses are inside the operands that the caller vouches for.
+            // SAFETY: as in `avx512`: rows `first..first + rows` are below `ROWS`, and the two half vectors at
+            // `j * LANES` and 8 behind are below `VECTORS * LANES`.
             unsafe {
                 let c = tile.c.add(first * tile.c_stride + j * LANES);
                 if tile.output == Output::Add {
@@ -157,7 +179,7 @@ unsafe fn avx2<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
                         row[0] = _mm256_fmadd_ps(a, left, row[0]);
                         row[1] = _mm256_fmadd_ps(a, right, row[1]);
                     }
-                    w = w.add(tile.w_stride);
+                    w = w.wrapping_add(tile.w_stride);
                 }
                 for (i, row) in sums[..rows].iter().enumerate() {
                     _mm256_storeu_ps(c.add(i * tile.c_stride), row[0]);
@@ -170,11 +192,12 @@ unsafe fn avx2<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
 }
 
 /// # Safety
-/// As [`run`], for `ROWS` rows and `VECTORS` vectors.
+/// What [`run`] asks for, with `ROWS` rows and `VECTORS` vectors.
 unsafe fn portable<const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
     for i in 0..ROWS {
         for j in 0..VECTORS {
-            // SAFETY: all addresses are inside the operands that the caller vouches for.
+            // SAFETY: as in `avx512`: `i < ROWS`, `j < VECTORS` and `k < tile.k`. `c` overlaps neither `a` nor `w`, and
+            // the shared slices of it end before it is written.
             unsafe {
                 let c = tile.c.add(i * tile.c_stride + j * LANES);
                 let mut sums = [0f32; LANES];

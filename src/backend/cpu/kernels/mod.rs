@@ -1,27 +1,75 @@
-//! CPU kernels: packed matrix multiply, paged attention, norms and rotary embedding.
+//! CPU kernels: products with packed weights, paged attention, norms, rotary embedding and what else a model computes.
 //!
-//! Every output element has a fixed order of operations: element `(row, column)` of a product is one chain of
-//! fused multiply-adds over `k` in ascending order (in integer products: over groups of `k`, whose sums are
-//! exact), whatever the batch, the tile or the thread. So results do not depend on company, and every
-//! instruction set gives the same bits.
+//! Every output element has a fixed order of operations, whatever the batch, the tile or the thread. An element of a
+//! product in f32 is one chain of fused multiply-adds over the inputs in ascending order; in integers it is one such
+//! chain over groups of inputs, whose sums are exact; [`bf16`] states the order in bf16. So a row gets the same bits
+//! alone and in a batch, and on every instruction set.
 //!
-//! `unsafe` lives here only; each use states its contract.
+//! `unsafe` stands in this folder only. Each `unsafe fn` says under "Safety" what its caller must ensure, and each
+//! block says after `SAFETY:` why that holds there.
+//!
+//! # Terms
+//!
+//! | Term | Meaning |
+//! |---|---|
+//! | row | One token's activations. A product has `m` rows. |
+//! | input, `k` | A column of a weight matrix, over which a product sums. |
+//! | output | A row of a weight matrix, and an element of a product's row. |
+//! | lane | An output, counted from the first of its panel or vector. |
+//! | panel | 64 neighbouring outputs. A matrix is packed panel by panel, and inside of a panel input by input. |
+//! | strip | 32 neighbouring outputs, half a panel. Integer kernels compute a strip of many rows at a time. |
+//! | word | Four bytes with neighbouring inputs of one output: four eight-bit or eight four-bit weights. |
+//! | group | Inputs whose weights share a scale: 16 or 32. Activations in eight bits share one for each 32. |
+//! | run | 32 inputs, which AMX multiplies in one instruction in bf16. |
+//! | pair | An even input and the odd one behind it, in one 32-bit lane. |
+//! | tile | What an AMX register holds: up to 16 rows of 64 bytes. |
+//! | micro tile | Rows and vectors of outputs whose sums are in vector registers ([`micro`]). |
+//! | block | 16 tokens of the KV cache. |
+//! | slot | A token's place in the KV cache: a block and an offset in it. |
+//! | segment | 128 tokens, over which attention computes softmax at once. |
+//! | query tile | Query rows of a sequence that read the same keys. |
+//! | region | One run of a function on all threads of the pool. |
+//! | task | One of the indices that a region runs its function with. |
+//! | work range | The tasks that a thread begins with. |
+//! | scratch | A thread's own buffers, which grow to their largest use and stay. |
+//! | pack | To rearrange weights when a model is loaded, into the order in which kernels read them. |
+//! | unpack | To turn four-bit weights into bytes. |
+//! | expand | To turn stored weights, keys or values into floats. |
+//!
+//! # Where the time of a prompt goes
+//!
+//! One layer of SmolLM2 in Q4_1 with 512 rows, on two threads of a processor with AMX, in microseconds:
+//!
+//! | Part | `bf16` | `int8` |
+//! |---|---|---|
+//! | norms | 75 | 96 |
+//! | queries, keys and values | 314 | 780 |
+//! | rotation and KV write | 85 | 100 |
+//! | attention | 723 | 1,803 |
+//! | attention's output | 220 | 460 |
+//! | gate, up, activation and down | 1,310 | 3,651 |
+//! | all | 2,726 | 6,902 |
 
 mod arena;
 mod attention;
 mod bf16;
 mod buffers;
+mod compute;
 mod dense_attention;
+mod disjoint;
 mod elementwise;
 mod floats;
 mod gated;
 mod int8;
 mod isa;
+mod linear;
 mod low_rank;
 mod matmul;
 mod micro;
 mod norms;
+mod output;
 mod packed;
+mod panel;
 #[cfg(all(test, exact_memory))]
 mod planted;
 mod pointwise;
@@ -29,42 +77,31 @@ mod pool;
 mod precision;
 mod prefetch;
 mod quantised;
+mod ranges;
+mod row_groups;
 mod scales;
+mod strip;
+#[cfg(test)]
+mod test_support;
 #[cfg(target_arch = "x86_64")]
 mod tile_config;
 
-/// By how much tests try less where every instruction is watched.
-#[cfg(test)]
-const COARSER: usize = if cfg!(miri) { 32 } else { 1 };
-
-/// Values from -1 to 1 that follow from `seed`.
-#[cfg(test)]
-fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2) | 1;
-    (0..len)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-        })
-        .collect()
-}
-
-use crate::model::spec::{
-    Activation, AttentionLayer, AttentionShape, Factor, KvFormat, LowRankPart, MatrixSource, NormKind,
-    Pointwise, Products, RawElements, RopeStyle, TensorFormat, dequantize,
-};
-
 pub use arena::Arena;
-pub use attention::{AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, attention, rope_and_store};
+pub use attention::{
+    AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store,
+};
+pub use compute::Compute;
 pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows};
 pub use elementwise::{add_bias, gate, soft_cap};
 pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;
-pub use low_rank::{LowRank, RowGroups, add_low_rank};
-pub use matmul::{Linear, Output, matmul};
+pub use linear::Linear;
+pub use low_rank::{LowRank, add_low_rank};
+pub use matmul::matmul;
 pub use norms::Norm;
-pub use packed::{PackError, PackedMatrix};
+pub use output::Output;
+pub use packed::PackedMatrix;
+pub use panel::PackError;
 pub use pool::ThreadPool;
 pub use precision::Bf16Products;
+pub use row_groups::{RowGroups, RowRun};

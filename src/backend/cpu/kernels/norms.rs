@@ -1,66 +1,63 @@
 //! Norms of rows and of heads.
 
 use super::{
-    Isa, NormKind, Output, ThreadPool,
+    compute::Compute,
+    disjoint::DisjointSlices,
     elementwise::{ROWS_PER_TASK, add_lanes, sum, sum_of_squares},
     isa::per_isa,
-    pool::DisjointSlices,
+    output::Output,
 };
+use crate::model::spec::NormKind;
 
 /// A norm with its weights: `(x - mean) / sqrt(mean((x - mean)²) + eps) * weight + bias`, the mean being 0 for
 /// [`NormKind::Rms`].
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// What it divides by.
+    /// Whether the mean is subtracted.
     pub kind: NormKind,
-    /// What keeps the divisor away from 0.
+    /// Added to the variance, so that rows of zeros are not divided by 0.
     pub eps: f32,
-    /// One weight for each element.
+    /// A weight for each element of a row.
     pub weight: Vec<f32>,
-    /// One for each element, where the model has them; norms of heads have none.
+    /// A bias for each element of a row, where the model has them. Norms of heads have none.
     pub bias: Option<Vec<f32>>,
 }
 
 impl Norm {
-    /// Norms each row of `x` into `out`; both are `[m, weight.len()]`.
-    pub fn apply(&self, pool: &mut ThreadPool, isa: Isa, x: &[f32], out: &mut [f32], output: Output) {
+    /// Writes the norm of each row of `x` to `out`, or adds it; both are `[m, weight.len()]`.
+    pub fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut [f32], output: Output) {
         let width = self.weight.len();
         let m = x.len() / width;
+        let isa = compute.isa;
         let slices = DisjointSlices::new(out);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
-            // SAFETY: tasks take disjoint rows.
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+            // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let out = unsafe { slices.part(rows.start * width, rows.len() * width) };
             norm_rows(isa, self, &x[rows.start * width..rows.end * width], out, output);
         });
     }
 
-    /// Weights and biases.
+    /// Number of weights and biases, for estimates of memory.
     pub fn values(&self) -> usize {
         self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
-    /// Norms the first heads of each row of `x` (`[m, stride]`) in place, each by itself: as many heads of
-    /// `head_dim` as there are weights for.
-    pub fn apply_to_heads(
-        &self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &mut [f32],
-        stride: usize,
-        head_dim: usize,
-    ) {
+    /// Norms heads of `head_dim` elements in place, each by itself: in each row of `x` (`[m, stride]`) the first
+    /// `weight.len() / head_dim` heads.
+    pub fn apply_to_heads(&self, compute: &mut Compute, x: &mut [f32], stride: usize, head_dim: usize) {
         let m = x.len() / stride;
+        let isa = compute.isa;
         let slices = DisjointSlices::new(x);
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             for row in rows {
-                // SAFETY: tasks take disjoint rows.
+                // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
                 let heads = unsafe { slices.part(row * stride, self.weight.len()) };
                 norm_heads(isa, self, heads, head_dim);
             }
         });
     }
 
-    /// What is taken away from each element of `x`, and what the rest is multiplied with.
+    /// The mean, which is subtracted from each element of `x`, and the factor that scales the difference.
     #[inline(always)]
     fn shift_and_scale(&self, x: &[f32]) -> (f32, f32) {
         let count = x.len() as f32;
@@ -109,8 +106,9 @@ per_isa! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::kernels::{isa::Isa, test_support::compute};
 
-    fn noise(len: usize) -> Vec<f32> {
+    fn waves(len: usize) -> Vec<f32> {
         (0..len).map(|i| ((i * 37 % 101) as f32 - 40.0) / 9.0).collect()
     }
 
@@ -148,7 +146,7 @@ mod tests {
 
     #[test]
     fn equals_the_textbook_on_every_instruction_set_to_the_bit() {
-        let mut pool = ThreadPool::new(2).unwrap();
+        let mut compute = compute(2, Isa::detect());
         let (rows, width, head_dim, stride) = (19, 75, 32, 110);
         for (kind, biased) in [
             (NormKind::Rms, false),
@@ -156,11 +154,12 @@ mod tests {
             (NormKind::Layer, true),
         ] {
             let (whole, heads) = (norm(kind, width, biased), norm(kind, 3 * head_dim, false));
-            let (x, qkv) = (noise(rows * width), noise(rows * stride));
+            let (x, qkv) = (waves(rows * width), waves(rows * stride));
             let mut bits = Vec::new();
             for isa in Isa::available() {
+                compute.isa = isa;
                 let mut out = vec![f32::NAN; x.len()];
-                whole.apply(&mut pool, isa, &x, &mut out, Output::Replace);
+                whole.apply(&mut compute, &x, &mut out, Output::Replace);
                 for (out, x) in out.chunks_exact(width).zip(x.chunks_exact(width)) {
                     let mut expected = textbook(&whole, x, &whole.weight);
                     let bias = whole.bias.iter().flatten();
@@ -171,12 +170,12 @@ mod tests {
                     assert_close(out, &expected);
                 }
                 let mut added = x.clone();
-                whole.apply(&mut pool, isa, &x, &mut added, Output::Add);
+                whole.apply(&mut compute, &x, &mut added, Output::Add);
                 for ((added, out), x) in added.iter().zip(&out).zip(&x) {
                     assert_eq!(added.to_bits(), (x + out).to_bits());
                 }
                 let mut in_place = qkv.clone();
-                heads.apply_to_heads(&mut pool, isa, &mut in_place, stride, head_dim);
+                heads.apply_to_heads(&mut compute, &mut in_place, stride, head_dim);
                 for (found, before) in in_place.chunks_exact(stride).zip(qkv.chunks_exact(stride)) {
                     for first in (0..3 * head_dim).step_by(head_dim) {
                         let part = first..first + head_dim;

@@ -1,22 +1,23 @@
 //! Functions of single values, in place.
 
 use super::{
-    Isa, Pointwise, ThreadPool,
+    compute::Compute,
+    disjoint::DisjointSlices,
     elementwise::{exp, gelu_all, tanh},
     isa::per_isa,
-    pool::DisjointSlices,
 };
+use crate::model::spec::Pointwise;
 
-/// Values that one task takes.
+/// Values in one task.
 const VALUES_PER_TASK: usize = 1 << 14;
 
 impl Pointwise {
-    /// Applies it to every value.
-    pub fn apply(self, pool: &mut ThreadPool, isa: Isa, values: &mut [f32]) {
-        let len = values.len();
+    /// Replaces every value by the function of it.
+    pub fn apply(self, compute: &mut Compute, values: &mut [f32]) {
+        let (len, isa) = (values.len(), compute.isa);
         let slices = DisjointSlices::new(values);
-        pool.run_parts(len, VALUES_PER_TASK, &|part| {
-            // SAFETY: tasks take disjoint parts.
+        compute.pool.run_parts(len, VALUES_PER_TASK, &|part| {
+            // SAFETY: `run_parts` gives each task another part.
             let values = unsafe { slices.part(part.start, part.len()) };
             match self {
                 Self::Gelu => gelu_all(isa, values),
@@ -38,7 +39,7 @@ per_isa! {
 per_isa! {
     fn sigmoid(isa; values: &mut [f32]) {
         for x in values {
-            // e^-x of a large negative x is finite in `exp`, and its inverse as good as 0.
+            // `exp` is finite even for the most negative x, so this is a number close to 0.
             *x = 1.0 / (1.0 + exp(-*x));
         }
     }
@@ -49,7 +50,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::COARSER;
+    use crate::backend::cpu::kernels::{
+        isa::Isa,
+        test_support::{COARSER, compute},
+    };
 
     /// The normal distribution by its Taylor series, or far out by its continued fraction; in f64.
     fn normal_cdf(x: f64) -> f64 {
@@ -86,12 +90,13 @@ mod tests {
         fn equal_their_definitions_with_the_same_bits_everywhere(
             values in prop::collection::vec(-30f32..30.0, 1..100), threads in 1usize..3,
         ) {
-            let mut pool = ThreadPool::new(threads).unwrap();
+            let mut compute = compute(threads, Isa::detect());
             for function in ALL {
                 let mut bits = Vec::new();
                 for isa in Isa::available() {
+                    compute.isa = isa;
                     let mut found = values.clone();
-                    function.apply(&mut pool, isa, &mut found);
+                    function.apply(&mut compute, &mut found);
                     for (x, found) in values.iter().zip(&found) {
                         let expected = definition(function, f64::from(*x));
                         let error = (f64::from(*found) - expected).abs();
@@ -105,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn extremes_stay_in_range_and_what_is_no_number_stays_none() {
-        let mut pool = ThreadPool::new(1).unwrap();
+    fn extremes_stay_in_range_and_nan_stays_nan() {
+        let mut compute = compute(1, Isa::detect());
         let cases = [
             (Pointwise::Gelu, [0.0, 1e30, 0.0]),
             (Pointwise::Tanh, [-1.0, 1.0, 0.0]),
@@ -114,7 +119,7 @@ mod tests {
         ];
         for (function, expected) in cases {
             let mut values = [-1e30, 1e30, 0.0, f32::NAN];
-            function.apply(&mut pool, Isa::detect(), &mut values);
+            function.apply(&mut compute, &mut values);
             for (found, expected) in values.iter().zip(expected) {
                 assert!(
                     (found - expected).abs() <= 1e-30 + expected.abs() * 1e-6,

@@ -1,19 +1,19 @@
-//! How a model is asked to compute, and what a processor is good at.
+//! Which precision suits a processor, and what its instruction set is called.
 
-use super::{Isa, isa::IsaKind};
+use super::isa::{Isa, IsaKind};
 use crate::model::spec::Precision;
 
-/// What a processor multiplies operands in bf16 with.
+/// Which instructions a processor has for products of bf16 operands. It decides how fast `bf16` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Bf16Products {
-    /// Instructions for whole tiles: of all precisions the fastest for many rows.
+    /// Instructions for whole tiles, with which `bf16` is the fastest precision for many rows.
     Tiles,
-    /// Vectors of f32: as slow as f32.
+    /// Vectors of f32, with which `bf16` is as slow as `f32`.
     Vectors,
 }
 
 impl Bf16Products {
-    /// What is best for a model that judges: its work is prompts, which are many rows.
+    /// The fastest precision for a model that judges: its work is prompts, which are many rows.
     pub fn best_for_judging(self) -> Precision {
         match self {
             Self::Tiles => Precision::Bf16,
@@ -21,14 +21,15 @@ impl Bf16Products {
         }
     }
 
-    /// What is best for a model that only answers: most of its work is a row of each sequence at a time.
+    /// The fastest precision for a model that only answers: most of its work is decoding, one row of each sequence at a
+    /// time.
     pub fn best_for_answering(self) -> Precision {
         Precision::Int8
     }
 }
 
 impl Isa {
-    /// As provenance writes it.
+    /// The instruction set's name in provenance, which results and reports carry.
     pub fn name(self) -> &'static str {
         match self.0 {
             IsaKind::Amx => "amx",
@@ -39,7 +40,7 @@ impl Isa {
         }
     }
 
-    /// What products in bf16 are computed with.
+    /// Which instructions this instruction set has for products in bf16.
     pub fn bf16_products(self) -> Bf16Products {
         match self.0 {
             IsaKind::Amx => Bf16Products::Tiles,

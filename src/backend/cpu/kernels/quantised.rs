@@ -1,24 +1,25 @@
 //! Repacked matrices of four- and eight-bit weights.
 
 use super::{
-    Isa, MatrixSource, TensorFormat, ThreadPool,
     arena::{Arena, Buffer},
-    int8::{STRIP, Strip, StripBits},
-    isa::per_isa,
-    packed::{PANEL, PackError, each_panel},
-    pool::DisjointSlices,
-    scales::ScaleKind,
-    scales::Scales,
+    disjoint::DisjointSlices,
+    isa::{Isa, per_isa},
+    panel::{PANEL, PANEL_WORD_BYTES, PackError, STRIP, for_each_panel},
+    pool::ThreadPool,
+    scales::{ScaleKind, Scales},
+    strip::{Strip, StripBits},
 };
+use crate::model::spec::{MatrixSource, TensorFormat};
 
-/// Weights as `(bits - zero) * scale + min`, a scale (and a minimum) for each group of inputs.
+/// Weights as `(bits - zero) * scale + min`, with a scale (and a minimum) for each group of inputs and each output.
 ///
-/// An output's four neighbouring inputs lie in four neighbouring bytes: what integer dot products want, and
-/// one 32-bit lane for everything else.
+/// Neighbouring inputs of an output lie in a word of four bytes. That is what integer dot products read, and one 32-bit
+/// lane for everything else. An input's index `at` is counted over all panels: input `k` of panel `p` is `p * cols +
+/// k`.
 pub(super) struct Quantised {
-    /// Weights along `k` that share a scale.
+    /// Inputs that share a scale.
     group: usize,
-    /// What stands for 0.
+    /// The bits that stand for 0.
     zero: u8,
     bits: Bits,
     scales: Scales,
@@ -26,23 +27,21 @@ pub(super) struct Quantised {
     mins: Option<Scales>,
 }
 
+/// Words of integers, as [`StripBits`] describes them.
 enum Bits {
-    /// `[panel][k / 8][PANEL][4]`: byte `b` has input `b` in its low and input `4 + b` in its high nibble.
+    /// `[panel][k / 8][PANEL][4]`
     Four(Buffer<u8>),
     /// `[panel][k / 4][PANEL][4]`
     Eight(Buffer<u8>),
 }
 
-/// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
-pub(super) const RUN_BYTES: usize = 4 * PANEL;
-
 impl Quantised {
-    /// Weights along `k` that share a scale.
+    /// Inputs that share a scale.
     pub(super) fn group(&self) -> usize {
         self.group
     }
 
-    /// Bytes that a matrix of this shape will take.
+    /// Bytes that a matrix of this shape takes in memory.
     pub(super) fn bytes_for(format: TensorFormat, rows: usize, cols: usize) -> usize {
         let panels = rows.div_ceil(PANEL);
         let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
@@ -56,29 +55,28 @@ impl Quantised {
         bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
     }
 
-    /// The weights of `strips` neighbouring halves of a panel, from half `strip` on; `first` is the panel's
-    /// first input, counted over all panels.
-    pub(super) fn strip(&self, first: usize, strip: usize, strips: usize) -> Strip<'_> {
-        let group = first / self.group;
+    /// `count` strips of a panel from strip `strip` on; `at` is the panel's first input.
+    pub(super) fn strips(&self, at: usize, strip: usize, count: usize) -> Strip<'_> {
+        let group = at / self.group;
         let offset = strip * 4 * STRIP;
         Strip {
-            width: strips * STRIP,
+            width: count * STRIP,
             group: self.group,
             zero: i32::from(self.zero),
             bits: match &self.bits {
-                Bits::Four(bytes) => StripBits::Four(&bytes[first / 8 * RUN_BYTES + offset..]),
-                Bits::Eight(bytes) => StripBits::Eight(&bytes[first / 4 * RUN_BYTES + offset..]),
+                Bits::Four(bytes) => StripBits::Four(&bytes[at / 8 * PANEL_WORD_BYTES + offset..]),
+                Bits::Eight(bytes) => StripBits::Eight(&bytes[at / 4 * PANEL_WORD_BYTES + offset..]),
             },
             scales: self.scales.strip(group, strip),
             mins: self.mins.as_ref().map(|mins| mins.strip(group, strip)),
         }
     }
 
-    /// The weight of input `at`, counted over all panels, and one of its panel's outputs.
+    /// The weight of input `at` for the output `lane` of its panel.
     pub(super) fn value(&self, at: usize, lane: usize) -> f32 {
         let bits = match &self.bits {
-            Bits::Four(bytes) => (bytes[at / 8 * RUN_BYTES + 4 * lane + at % 4] >> (at & 4)) & 15,
-            Bits::Eight(bytes) => bytes[at / 4 * RUN_BYTES + 4 * lane + at % 4],
+            Bits::Four(bytes) => (bytes[at / 8 * PANEL_WORD_BYTES + 4 * lane + at % 4] >> (at & 4)) & 15,
+            Bits::Eight(bytes) => bytes[at / 4 * PANEL_WORD_BYTES + 4 * lane + at % 4],
         };
         let quant = f32::from(i16::from(bits) - i16::from(self.zero));
         let group = at / self.group;
@@ -86,7 +84,7 @@ impl Quantised {
         quant.mul_add(self.scales.get(group, lane), min)
     }
 
-    /// Expands a tile to f32, `[input][PANEL]`; `first` counts inputs over all panels.
+    /// Expands inputs from `first` on to f32, `[input][PANEL]`, as many as `out` holds. `first` begins a group.
     pub(super) fn expand(&self, isa: Isa, first: usize, out: &mut [f32]) {
         let mut scale = [0f32; PANEL];
         let mut min = [0f32; PANEL];
@@ -97,16 +95,22 @@ impl Quantised {
                 mins.read(isa, at / self.group, &mut min);
             }
             let count = out.len() / PANEL;
-            let (bytes, per_run) = match &self.bits {
-                Bits::Four(bytes) => (&bytes[at / 8 * RUN_BYTES..][..count / 8 * RUN_BYTES], 8),
-                Bits::Eight(bytes) => (&bytes[at / 4 * RUN_BYTES..][..count / 4 * RUN_BYTES], 4),
+            let (bytes, inputs_per_word) = match &self.bits {
+                Bits::Four(bytes) => (
+                    &bytes[at / 8 * PANEL_WORD_BYTES..][..count / 8 * PANEL_WORD_BYTES],
+                    8,
+                ),
+                Bits::Eight(bytes) => (
+                    &bytes[at / 4 * PANEL_WORD_BYTES..][..count / 4 * PANEL_WORD_BYTES],
+                    4,
+                ),
             };
             let factors = Factors {
                 zero: i32::from(self.zero),
                 scale: &scale,
                 min: &min,
             };
-            if per_run == 8 {
+            if inputs_per_word == 8 {
                 expand_four(isa, bytes, factors, out);
             } else {
                 expand_eight(isa, bytes, factors, out);
@@ -115,7 +119,7 @@ impl Quantised {
     }
 }
 
-/// A group's scales and minimums for a whole panel.
+/// A group's scales and minimums for all outputs of a panel, and the bits that stand for 0.
 #[derive(Clone, Copy)]
 struct Factors<'a> {
     zero: i32,
@@ -123,7 +127,7 @@ struct Factors<'a> {
     min: &'a [f32; PANEL],
 }
 
-/// One input of a panel: the low bits of `words >> shift`, as f32.
+/// Expands one input of a panel to f32. Its bits in each word are `(word >> shift) & mask`.
 #[inline(always)]
 fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: &mut [f32]) {
     for (lane, (out, word)) in out.iter_mut().zip(words.as_chunks::<4>().0).enumerate() {
@@ -133,8 +137,9 @@ fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: 
 }
 
 per_isa! {
+    /// Expands words of eight four-bit weights, `[k / 8][PANEL][4]`, to `[k][PANEL]`.
     fn expand_four(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
-        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(8 * PANEL)) {
+        for (words, out) in bytes.chunks_exact(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(8 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
                 let shift = 8 * (input as u32 % 4) + (input as u32 & 4);
                 expand_input(words, shift, 15, factors, out);
@@ -144,8 +149,9 @@ per_isa! {
 }
 
 per_isa! {
+    /// Expands words of four eight-bit weights, `[k / 4][PANEL][4]`, to `[k][PANEL]`.
     fn expand_eight(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
-        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(4 * PANEL)) {
+        for (words, out) in bytes.chunks_exact(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(4 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
                 expand_input(words, 8 * input as u32, 255, factors, out);
             }
@@ -168,7 +174,7 @@ pub(super) fn pack_quantised(
     let zero = format.zero();
     let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
     let panel_bytes = PANEL * cols / inputs_per_byte;
-    // Outputs beyond the last row stand for 0 like any other weight would: with a scale of 0.
+    // Outputs behind the last row keep scales and minimums of 0, so that whatever their bits are they weigh 0.
     let mut bits = arena
         .zeros::<u8>(panels * panel_bytes)
         .map_err(PackError::Memory)?;
@@ -177,29 +183,31 @@ pub(super) fn pack_quantised(
     let mut scales = factors()?;
     let mut mins = format.has_min().then(factors).transpose()?;
     {
-        let (bit_shards, scale_shards) = (DisjointSlices::new(&mut bits), scales.slices());
-        let min_shards = mins.as_mut().map(Scales::slices);
-        each_panel(pool, source, &|panel, bytes| {
-            // SAFETY: panels do not overlap.
-            let bits = unsafe { bit_shards.part(panel * panel_bytes, panel_bytes) };
+        let (bit_slices, scale_slices) = (DisjointSlices::new(&mut bits), scales.slices());
+        let min_slices = mins.as_mut().map(Scales::slices);
+        for_each_panel(pool, source, &|panel, bytes| {
+            // SAFETY: each panel is one task's, and these bytes are the panel's only.
+            let bits = unsafe { bit_slices.part(panel * panel_bytes, panel_bytes) };
             for (lane, row) in bytes.chunks_exact(row_bytes).enumerate() {
                 let mut k = 0;
                 for block in row.chunks_exact(format.block_bytes()) {
                     format.unpack(block, |unpacked| {
                         let index = panel * panel_groups + k / group;
-                        // SAFETY: the group is this panel's.
+                        // SAFETY: the group is this panel's, and the panel is this task's. Formats with bases have
+                        // blocks of as many groups as share a base, and a row is whole blocks, so panels share no
+                        // base.
                         unsafe {
-                            scale_shards.set(index, lane, unpacked.scale);
-                            if let Some(mins) = &min_shards {
+                            scale_slices.set(index, lane, unpacked.scale);
+                            if let Some(mins) = &min_slices {
                                 mins.set(index, lane, unpacked.min);
                             }
                         }
                         for (k, &quant) in (k..).zip(&unpacked.quants[..group]) {
                             let value = (i16::from(quant) + i16::from(zero)) as u8;
                             if format.is_four_bit() {
-                                bits[k / 8 * RUN_BYTES + 4 * lane + k % 4] |= value << (k & 4);
+                                bits[k / 8 * PANEL_WORD_BYTES + 4 * lane + k % 4] |= value << (k & 4);
                             } else {
-                                bits[k / 4 * RUN_BYTES + 4 * lane + k % 4] = value;
+                                bits[k / 4 * PANEL_WORD_BYTES + 4 * lane + k % 4] = value;
                             }
                         }
                         k += group;

@@ -1,28 +1,34 @@
-//! Scales (or minimums) of a repacked matrix, a value for each group of inputs and each output.
+//! Scales (or minimums) of a repacked matrix: a value for each group of inputs and each output.
+//!
+//! A group's index is counted over all panels: group `g` of panel `p` is `p * groups_per_panel + g`.
 
 use std::io;
 
 use half::f16;
 
 use super::{
-    Factor, Isa, TensorFormat,
     arena::{Arena, Buffer},
-    int8::{STRIP, StripScales},
-    packed::PANEL,
-    pool::DisjointSlices,
+    disjoint::DisjointSlices,
+    isa::Isa,
+    panel::{PANEL, STRIP},
+    strip::StripScales,
 };
+use crate::model::spec::{Factor, TensorFormat};
 
-/// `[panel][k / group][PANEL]` values, as narrow as the format has them.
+/// `[group][PANEL]` values, as narrow as the format has them.
 pub(super) enum Scales {
+    /// Bits of f16.
     F16(Buffer<u16>),
+    /// Plain values.
     F32(Buffer<f32>),
-    /// K-quants: `base * step`, a base for `per_base` neighbouring groups.
+    /// `base * step`, as k-quants have them.
     Steps {
-        /// `[panel][k / group / per_base][PANEL]`
+        /// Bits of f16, `[group / groups_per_base][PANEL]`.
         bases: Buffer<u16>,
-        /// `[panel][k / group][PANEL]`
+        /// `[group][PANEL]`
         steps: Buffer<i8>,
-        per_base: usize,
+        /// Neighbouring groups that share a base.
+        groups_per_base: usize,
     },
 }
 
@@ -31,16 +37,19 @@ pub(super) enum Scales {
 pub(super) enum ScaleKind {
     F16,
     F32,
-    /// So many groups share a base.
-    Steps(usize),
+    /// A base and steps.
+    Steps {
+        /// Neighbouring groups that share a base.
+        groups_per_base: usize,
+    },
 }
 
 impl ScaleKind {
     /// The narrowest storage that keeps the scales and minimums of a format exact.
     pub(super) fn of(format: TensorFormat) -> Self {
         match format {
-            TensorFormat::Q2K | TensorFormat::Q3K | TensorFormat::Q6K => Self::Steps(16),
-            TensorFormat::Q4K | TensorFormat::Q5K => Self::Steps(8),
+            TensorFormat::Q2K | TensorFormat::Q3K | TensorFormat::Q6K => Self::Steps { groups_per_base: 16 },
+            TensorFormat::Q4K | TensorFormat::Q5K => Self::Steps { groups_per_base: 8 },
             TensorFormat::F32 | TensorFormat::F16 | TensorFormat::Bf16 | TensorFormat::Q8K => Self::F32,
             TensorFormat::Q4_0
             | TensorFormat::Q4_1
@@ -52,27 +61,27 @@ impl ScaleKind {
 }
 
 impl Scales {
-    /// Zeros for so many groups, over all panels.
+    /// Zeros for `groups` groups, counted over all panels.
     pub(super) fn new(arena: &mut Arena, kind: ScaleKind, groups: usize) -> io::Result<Self> {
         let len = groups * PANEL;
         Ok(match kind {
             ScaleKind::F16 => Self::F16(arena.zeros(len)?),
             ScaleKind::F32 => Self::F32(arena.zeros(len)?),
-            ScaleKind::Steps(per_base) => Self::Steps {
-                bases: arena.zeros(groups.div_ceil(per_base) * PANEL)?,
+            ScaleKind::Steps { groups_per_base } => Self::Steps {
+                bases: arena.zeros(groups.div_ceil(groups_per_base) * PANEL)?,
                 steps: arena.zeros(len)?,
-                per_base,
+                groups_per_base,
             },
         })
     }
 
-    /// Bytes that scales of this kind will take.
+    /// Bytes that scales of this kind take in memory, for `groups` groups counted over all panels.
     pub(super) fn bytes_for(kind: ScaleKind, groups: usize) -> usize {
         let len = groups * PANEL;
         match kind {
             ScaleKind::F16 => len * 2,
             ScaleKind::F32 => len * 4,
-            ScaleKind::Steps(per_base) => groups.div_ceil(per_base) * PANEL * 2 + len,
+            ScaleKind::Steps { groups_per_base } => groups.div_ceil(groups_per_base) * PANEL * 2 + len,
         }
     }
 
@@ -85,7 +94,7 @@ impl Scales {
         }
     }
 
-    /// The value of a group, counted over all panels, for one of its panel's outputs.
+    /// The value of a group for the output `lane` of its panel.
     pub(super) fn get(&self, group: usize, lane: usize) -> f32 {
         let at = group * PANEL + lane;
         match self {
@@ -94,20 +103,20 @@ impl Scales {
             Self::Steps {
                 bases,
                 steps,
-                per_base,
+                groups_per_base,
             } => {
-                let base = f16::from_bits(bases[group / per_base * PANEL + lane]).to_f32();
+                let base = f16::from_bits(bases[group / groups_per_base * PANEL + lane]).to_f32();
                 base * f32::from(steps[at])
             }
         }
     }
 
-    /// A group's values for its whole panel, the group counted over all panels.
+    /// Writes a group's values for all outputs of its panel.
     pub(super) fn read(&self, isa: Isa, group: usize, out: &mut [f32; PANEL]) {
         self.strip(0, 0).read(isa, group, out);
     }
 
-    /// Half a panel's values, from a panel's first group on.
+    /// The values from a panel's strip `strip` on, where `first_group` is the panel's first group.
     pub(super) fn strip(&self, first_group: usize, strip: usize) -> StripScales<'_> {
         let at = first_group * PANEL + strip * STRIP;
         match self {
@@ -116,16 +125,16 @@ impl Scales {
             Self::Steps {
                 bases,
                 steps,
-                per_base,
+                groups_per_base,
             } => StripScales::Steps {
-                bases: &bases[first_group / per_base * PANEL + strip * STRIP..],
+                bases: &bases[first_group / groups_per_base * PANEL + strip * STRIP..],
                 steps: &steps[at..],
-                per_base: *per_base,
+                groups_per_base: *groups_per_base,
             },
         }
     }
 
-    /// For writing from several threads.
+    /// Access for several threads that write different panels.
     pub(super) fn slices(&mut self) -> ScaleSlices<'_> {
         match self {
             Self::F16(v) => ScaleSlices::F16(DisjointSlices::new(v)),
@@ -133,35 +142,37 @@ impl Scales {
             Self::Steps {
                 bases,
                 steps,
-                per_base,
+                groups_per_base,
             } => ScaleSlices::Steps {
                 bases: DisjointSlices::new(bases),
                 steps: DisjointSlices::new(steps),
-                per_base: *per_base,
+                groups_per_base: *groups_per_base,
             },
         }
     }
 }
 
-/// [`Scales`] that several threads write.
+/// [`Scales`] of which several threads write different panels.
 pub(super) enum ScaleSlices<'a> {
     F16(DisjointSlices<'a, u16>),
     F32(DisjointSlices<'a, f32>),
     Steps {
         bases: DisjointSlices<'a, u16>,
         steps: DisjointSlices<'a, i8>,
-        per_base: usize,
+        groups_per_base: usize,
     },
 }
 
 impl ScaleSlices<'_> {
-    /// Sets a group's value, the group counted over all panels.
+    /// Sets the value of a group for the output `lane` of its panel.
     ///
     /// # Safety
-    /// No two threads may write the same panel.
+    /// No other thread sets a value of the group's panel at the same time, and panels do not share a base: the groups
+    /// of a panel are a multiple of `groups_per_base`.
     pub(super) unsafe fn set(&self, group: usize, lane: usize, factor: Factor) {
         let at = group * PANEL + lane;
-        // SAFETY: all places belong to the group's panel, which is the caller's.
+        // SAFETY: every element written here belongs to the group's panel, which the caller keeps to one thread; each
+        // slice ends with its statement.
         unsafe {
             match self {
                 Self::F16(s) => s.part(at, 1)[0] = f16::from_f32(factor.value()).to_bits(),
@@ -169,9 +180,10 @@ impl ScaleSlices<'_> {
                 Self::Steps {
                     bases,
                     steps,
-                    per_base,
+                    groups_per_base,
                 } => {
-                    bases.part(group / per_base * PANEL + lane, 1)[0] = f16::from_f32(factor.base).to_bits();
+                    let base = group / groups_per_base * PANEL + lane;
+                    bases.part(base, 1)[0] = f16::from_f32(factor.base).to_bits();
                     steps.part(at, 1)[0] = factor.step;
                 }
             }

@@ -1,4 +1,4 @@
-//! How the processor's tile registers are shaped.
+//! Shapes of the processor's AMX tile registers.
 
 use std::arch::asm;
 
@@ -12,9 +12,21 @@ pub(super) struct TileConfig {
     rows: [u8; 16],
 }
 
+/// Shape of one tile register.
+#[derive(Clone, Copy)]
+pub(super) struct TileShape {
+    /// Rows, at most 16.
+    pub rows: u8,
+    /// Bytes of a row, at most 64.
+    pub bytes_per_row: u16,
+}
+
 impl TileConfig {
-    /// Of each register its rows, at most 16, and the bytes of a row, at most 64.
-    pub(super) const fn new(shapes: [(u8, u16); 8]) -> Self {
+    /// The configuration that gives registers `tmm0` to `tmm7` these shapes.
+    ///
+    /// # Panics
+    /// When a shape is larger than palette 1 has them; in a constant that stops the build.
+    pub(super) const fn new(shapes: [TileShape; 8]) -> Self {
         let mut config = Self {
             palette: 1,
             start_row: 0,
@@ -24,27 +36,32 @@ impl TileConfig {
         };
         let mut tile = 0;
         while tile < shapes.len() {
-            (config.rows[tile], config.bytes_per_row[tile]) = shapes[tile];
+            assert!(shapes[tile].rows <= 16 && shapes[tile].bytes_per_row <= 64);
+            config.rows[tile] = shapes[tile].rows;
+            config.bytes_per_row[tile] = shapes[tile].bytes_per_row;
             tile += 1;
         }
         config
     }
 
-    /// Shapes this thread's tiles so, until [`release`]. It takes as long as a hundred tiles' products.
+    /// Gives this thread's tile registers these shapes, until [`release`]. It takes as long as the products of a
+    /// hundred tiles, so kernels load a configuration once for many products.
     ///
     /// # Safety
-    /// The processor has AMX, and the system lets this process use it. The shapes fit palette 1.
+    /// The processor has AMX-TILE, and the system has granted this process the use of tile data.
     pub(super) unsafe fn load(&self) {
-        // SAFETY: by the caller's promise; the compiler does not use tiles.
+        // SAFETY: the caller vouches for AMX-TILE. `self` is 64 readable bytes, and `new` lets only shapes of palette
+        // 1 pass, so the instruction does not fault. It changes tile registers only, which the compiler does not use.
         unsafe { asm!("ldtilecfg [{}]", in(reg) self, options(nostack, preserves_flags, readonly)) };
     }
 }
 
-/// Gives the tiles back: a context switch need not save them then.
+/// Empties this thread's tile registers, so that a context switch need not save them.
 ///
 /// # Safety
-/// The processor has AMX.
+/// The processor has AMX-TILE, and the system has granted this process the use of tile data.
 pub(super) unsafe fn release() {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller vouches for AMX-TILE. The instruction changes tile registers only, which the compiler does
+    // not use.
     unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
 }

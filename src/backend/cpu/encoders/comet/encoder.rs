@@ -36,7 +36,7 @@ impl Dense {
         if output == Output::Replace {
             out.resize(x.len() / self.weights.cols() * self.weights.rows(), 0.0);
         }
-        matmul(&mut compute.pool, compute.isa, x, &self.weights, out, output);
+        matmul(compute, x, &self.weights, out, output);
         add_bias(out, &self.bias);
     }
 }
@@ -58,8 +58,7 @@ impl LayerNorm {
     /// Norms the rows of `x` into `out`.
     fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        self.0
-            .apply(&mut compute.pool, compute.isa, x, out, Output::Replace);
+        self.0.apply(compute, x, out, Output::Replace);
     }
 }
 
@@ -222,16 +221,9 @@ impl Layer {
         let input = if before { &a.normed } else { &a.hidden };
         a.qkv.resize(3 * a.hidden.len(), 0.0);
         a.attended.resize(a.hidden.len(), 0.0);
-        matmul(
-            &mut compute.pool,
-            compute.isa,
-            input,
-            &self.qkv,
-            &mut a.qkv,
-            Output::Replace,
-        );
+        matmul(compute, input, &self.qkv, &mut a.qkv, Output::Replace);
         add_bias(&mut a.qkv, &self.qkv_bias);
-        attention.run(&mut compute.pool, compute.isa, &a.qkv, spans, &mut a.attended);
+        attention.run(compute, &a.qkv, spans, &mut a.attended);
         self.attention_output
             .apply(compute, &a.attended, &mut a.hidden, Output::Add);
         a.norm_after(!before, &self.attention_norm, compute);
@@ -239,7 +231,7 @@ impl Layer {
         a.norm_if(before, &self.ffn_norm, compute);
         let input = if before { &a.normed } else { &a.hidden };
         self.up.apply(compute, input, &mut a.expanded, Output::Replace);
-        Pointwise::Gelu.apply(&mut compute.pool, compute.isa, &mut a.expanded);
+        Pointwise::Gelu.apply(compute, &mut a.expanded);
         self.down.apply(compute, &a.expanded, &mut a.hidden, Output::Add);
         a.norm_after(!before, &self.ffn_norm, compute);
     }

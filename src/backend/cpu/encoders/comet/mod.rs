@@ -109,7 +109,7 @@ impl CometKiwi {
             let mut out = Vec::new();
             layer.apply(compute, &vectors, &mut out, Output::Replace);
             if let Some(activation) = activation {
-                activation.apply(&mut compute.pool, compute.isa, &mut out);
+                activation.apply(compute, &mut out);
             }
             vectors = out;
         }

@@ -47,13 +47,7 @@ impl Activations {
     /// Norms the stream, for a part to read, and gives it.
     pub(super) fn normed(&mut self, compute: &mut Compute, norm: &Norm) -> &[f32] {
         self.normed.resize(self.hidden.len(), 0.0);
-        norm.apply(
-            &mut compute.pool,
-            compute.isa,
-            &self.hidden,
-            &mut self.normed,
-            Output::Replace,
-        );
+        norm.apply(compute, &self.hidden, &mut self.normed, Output::Replace);
         &self.normed
     }
 }
@@ -61,12 +55,12 @@ impl Activations {
 /// `out = x · Wᵀ`.
 fn product(compute: &mut Compute, x: &[f32], weights: &Linear, out: &mut Vec<f32>) {
     out.resize(x.len() / weights.cols() * weights.rows(), 0.0);
-    matmul(&mut compute.pool, compute.isa, x, weights, out, Output::Replace);
+    matmul(compute, x, weights, out, Output::Replace);
 }
 
 /// `stream += x · Wᵀ`.
 fn join(compute: &mut Compute, x: &[f32], weights: &Linear, stream: &mut [f32]) {
-    matmul(&mut compute.pool, compute.isa, x, weights, stream, Output::Add);
+    matmul(compute, x, weights, stream, Output::Add);
 }
 
 fn attention(config: &MetricXConfig) -> DenseAttention {
@@ -106,13 +100,12 @@ impl FeedForward {
             activation: Activation::GeluTanh,
             down: &self.down,
         };
-        let target = (&mut *a.hidden, Output::Add);
         products.run(
-            &mut compute.pool,
-            compute.isa,
+            compute,
             &a.normed,
             &mut a.feed_forward,
-            target,
+            &mut a.hidden,
+            Output::Add,
         );
     }
 }
@@ -155,8 +148,7 @@ impl EncoderLayer {
         product(compute, &a.normed, &self.qkv, &mut a.qkv);
         let input = DenseInput::of_qkv(self.attention, &a.qkv, spans, Some(bias));
         a.attended.resize(a.qkv.len() / 3, 0.0);
-        self.attention
-            .run_on(&mut compute.pool, compute.isa, &input, &mut a.attended);
+        self.attention.run_on(compute, &input, &mut a.attended);
         join(compute, &a.attended, &self.output, &mut a.hidden);
         self.feed_forward.run(compute, a);
     }
@@ -236,8 +228,7 @@ impl DecoderLayer {
             bias: None,
         };
         a.attended.resize(a.queries.len(), 0.0);
-        self.attention
-            .run_on(&mut compute.pool, compute.isa, &input, &mut a.attended);
+        self.attention.run_on(compute, &input, &mut a.attended);
         join(compute, &a.attended, &self.cross_output, &mut a.hidden);
         self.feed_forward.run(compute, a);
     }

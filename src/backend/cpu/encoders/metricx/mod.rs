@@ -160,10 +160,9 @@ impl MetricX {
         for layer in &self.encoder {
             layer.run(&mut self.compute, &spans, bias, a);
         }
-        let Compute { pool, isa } = &mut self.compute;
         self.encoded.resize(a.hidden.len(), 0.0);
         self.encoder_norm
-            .apply(pool, *isa, &a.hidden, &mut self.encoded, Output::Replace);
+            .apply(&mut self.compute, &a.hidden, &mut self.encoded, Output::Replace);
     }
 
     /// Runs the decoder for the first token of each sequence.

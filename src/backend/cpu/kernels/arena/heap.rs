@@ -6,22 +6,29 @@ use std::{
     io,
 };
 
+use crate::backend::cpu::kernels::prefetch::CACHE_LINE;
+
+/// Least bytes of an allocation for several buffers: none, so that each buffer gets its own.
 pub(super) const CHUNK: usize = 0;
+/// A buffer's bytes are not rounded up.
 pub(super) const STEP: usize = 1;
 
-/// An allocation of zeros.
-pub(super) struct Memory(*mut u8, Layout);
+/// An allocation of zeros that begins at a line of the cache.
+pub(super) struct Memory {
+    start: *mut u8,
+    layout: Layout,
+}
 
 impl Memory {
     pub(super) fn sparse(len: usize) -> io::Result<Self> {
         let error = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let layout = Layout::from_size_align(len.max(1), super::ALIGN).map_err(|_| error())?;
-        // SAFETY: the layout is not empty.
+        let layout = Layout::from_size_align(len.max(1), CACHE_LINE).map_err(|_| error())?;
+        // SAFETY: the layout's size is at least 1.
         let start = unsafe { alloc_zeroed(layout) };
         if start.is_null() {
             return Err(error());
         }
-        Ok(Self(start, layout))
+        Ok(Self { start, layout })
     }
 
     pub(super) fn large(len: usize) -> io::Result<Self> {
@@ -29,13 +36,13 @@ impl Memory {
     }
 
     pub(super) fn start(&mut self) -> *mut u8 {
-        self.0
+        self.start
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, once.
-        unsafe { dealloc(self.0, self.1) };
+        // SAFETY: `sparse` allocated `start` with this layout, and only this drop frees it.
+        unsafe { dealloc(self.start, self.layout) };
     }
 }

@@ -1,28 +1,30 @@
-//! Memory from the system's maps.
+//! Memory from the system's anonymous maps.
 
 use std::io;
 
 use memmap2::MmapMut;
 
-/// Bytes of a map, unless a buffer needs more. What a map's end does not use is never backed.
-pub(super) const CHUNK: usize = 64 << 20;
-/// A buffer's bytes are rounded up to a multiple of this.
-pub(super) const STEP: usize = super::ALIGN;
+use crate::backend::cpu::kernels::prefetch::CACHE_LINE;
 
-/// A map of zeros.
+/// Bytes of a map, unless a buffer needs more. The system never backs the part of a map that no buffer uses.
+pub(super) const CHUNK: usize = 64 << 20;
+/// A buffer's bytes are rounded up to a multiple of this, so that the next one begins at a line of the cache.
+pub(super) const STEP: usize = CACHE_LINE;
+
+/// A map of zeros. It begins at a page.
 pub(super) struct Memory(MmapMut);
 
 impl Memory {
-    /// Memory that the system gives page by page, as it is written.
+    /// Memory that the system backs page by page, as it is written.
     pub(super) fn sparse(len: usize) -> io::Result<Self> {
-        // There is no empty map.
+        // The system refuses an empty map.
         MmapMut::map_anon(len.max(STEP)).map(Self)
     }
 
     /// Memory that the system may back with large pages.
     pub(super) fn large(len: usize) -> io::Result<Self> {
         let memory = Self::sparse(len)?;
-        // A wish: a system without large pages says no, and nothing is lost.
+        // A system without large pages refuses the advice, and small pages are used.
         #[cfg(target_os = "linux")]
         let _ = memory.0.advise(memmap2::Advice::HugePage);
         Ok(memory)

@@ -1,27 +1,33 @@
-//! Keys and values in blocks of tokens, and how rows enter them.
+//! One layer's keys and values, in blocks of tokens, and writing rows to them.
 //!
-//! Per layer, keys lie as `[block][kv_head][head_dim][BLOCK_TOKENS]` and values as
-//! `[block][kv_head][BLOCK_TOKENS][head_dim]`, so that both products of attention have contiguous vectors. In bf16,
-//! keys lie in pairs of dimensions, `[block][kv_head][pairs][BLOCK_TOKENS][2]`, filled up with zeros to whole runs,
-//! as the processor's tiles take them.
+//! Keys lie as `[block][kv_head][head_dim][BLOCK_TOKENS]` and values as `[block][kv_head][BLOCK_TOKENS][head_dim]`,
+//! so that both products of attention read contiguous vectors. In bf16, keys lie in pairs of dimensions,
+//! `[block][kv_head][pairs][BLOCK_TOKENS][2]`, as AMX tiles load them, filled up with zeros to whole runs of
+//! dimensions.
 
 use std::{cell::RefCell, io};
 
-use super::{AttentionShape, BLOCK_TOKENS};
-use crate::backend::cpu::kernels::{
-    Isa, KvFormat, RopeStyle, ThreadPool,
-    arena::Buffer,
-    bf16::{RUN, round},
-    buffers::sized,
-    elementwise::rope_heads,
-    floats::{expand_f16, round_to_f16},
-    isa::per_isa,
-    pool::DisjointSlices,
-    prefetch::prefetch,
+use super::sizes::BLOCK_TOKENS;
+use crate::{
+    backend::cpu::kernels::{
+        arena::Buffer,
+        bf16::{RUN, round},
+        buffers::scratch_slice,
+        compute::Compute,
+        disjoint::DisjointSlices,
+        elementwise::rope_heads,
+        floats::{expand_f16, round_to_f16},
+        isa::{Isa, per_isa},
+        prefetch::prefetch,
+    },
+    model::spec::{AttentionShape, KvFormat, RopeStyle},
 };
 
+/// Rows in one task that rotates and stores them.
+const ROWS_PER_TASK: usize = 8;
+
 impl KvFormat {
-    /// Bytes of a block of one layer, keys and values.
+    /// Bytes that a block of one layer takes, keys and values together.
     pub fn block_bytes(self, shape: AttentionShape) -> usize {
         match self {
             Self::F32 => 2 * 4 * block_len(shape),
@@ -31,12 +37,12 @@ impl KvFormat {
     }
 }
 
-/// Pairs of a head's dimensions, in whole runs.
+/// Pairs of a head's dimensions, filled up to whole runs.
 fn head_pairs(shape: AttentionShape) -> usize {
     shape.head_dim.next_multiple_of(RUN) / 2
 }
 
-/// Elements of keys (or of values) in one block of one layer.
+/// Elements of keys, or of values, in one block of one layer.
 fn block_len(shape: AttentionShape) -> usize {
     shape.kv_heads * shape.head_dim * BLOCK_TOKENS
 }
@@ -46,50 +52,69 @@ fn block_pairs(shape: AttentionShape) -> usize {
     shape.kv_heads * head_pairs(shape) * BLOCK_TOKENS
 }
 
-/// One layer's keys and values. Memory is taken from the system when a block is first written.
+/// One layer's keys and values. The system backs the memory of a block when it is first written.
 pub struct LayerCache {
     shape: AttentionShape,
     store: Store,
 }
 
-/// `[blocks, block_len]` of keys and of values.
+/// Keys and values, `[blocks, block_len]` each but for keys in bf16.
 enum Store {
     F32 {
         keys: Buffer<f32>,
         values: Buffer<f32>,
     },
+    /// Bits of f16.
     F16 {
         keys: Buffer<u16>,
         values: Buffer<u16>,
     },
-    /// Keys are `[blocks, block_pairs]`, even dimensions in the low halves.
+    /// Bits of bf16. Keys are pairs, `[blocks, block_pairs]`, with the even dimension in the low half.
     Bf16 {
         keys: Buffer<u32>,
         values: Buffer<u16>,
     },
 }
 
-/// Some keys or values that are computed with in f32.
-enum Stored<'a> {
+/// Stored keys or values of the formats that are computed in f32.
+enum StoredFloats<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
 }
 
-/// Which of the two.
+/// Keys or values.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
     Keys,
     Values,
 }
 
+/// A key head's part of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlockHead {
+    /// Index of the block in the cache.
+    pub block: usize,
+    /// The key head.
+    pub head: usize,
+}
+
+/// A key head's part of a block in bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Bf16BlockHead<'a> {
+    /// Keys in pairs of dimensions, `[pairs][BLOCK_TOKENS]`.
+    pub keys: &'a [u32],
+    /// Values, `[BLOCK_TOKENS][head_dim]`.
+    pub values: &'a [u16],
+}
+
 impl LayerCache {
-    /// Room for so many blocks.
+    /// A cache of `blocks` blocks.
     ///
     /// # Errors
     /// When the system does not promise so much memory.
-    pub fn new(shape: AttentionShape, kind: KvFormat, blocks: usize) -> io::Result<Self> {
+    pub fn new(shape: AttentionShape, format: KvFormat, blocks: usize) -> io::Result<Self> {
         let len = blocks * block_len(shape);
-        let store = match kind {
+        let store = match format {
             KvFormat::F32 => Store::F32 {
                 keys: Buffer::sparse(len)?,
                 values: Buffer::sparse(len)?,
@@ -106,7 +131,8 @@ impl LayerCache {
         Ok(Self { shape, store })
     }
 
-    pub(super) fn kind(&self) -> KvFormat {
+    /// How keys and values are stored.
+    pub(super) fn format(&self) -> KvFormat {
         match &self.store {
             Store::F32 { .. } => KvFormat::F32,
             Store::F16 { .. } => KvFormat::F16,
@@ -114,56 +140,58 @@ impl LayerCache {
         }
     }
 
-    /// One head's part of a block of a [`KvFormat::Bf16`] cache: keys in pairs of dimensions, `[pairs][BLOCK_TOKENS]`, and
-    /// values, `[BLOCK_TOKENS][head_dim]`.
+    /// A head's part of a block of a [`KvFormat::Bf16`] cache.
     ///
     /// # Panics
-    /// When the block lies outside the cache.
-    pub(super) fn rounded(&self, (block, head): (usize, usize)) -> (&[u32], &[u16]) {
+    /// When the block lies outside of the cache.
+    pub(super) fn bf16_block_head(&self, at: BlockHead) -> Bf16BlockHead<'_> {
         let Store::Bf16 { keys, values } = &self.store else {
-            unreachable!("operands are chosen by the cache's kind");
+            unreachable!("the cache's format decides how attention is computed");
         };
+        let BlockHead { block, head } = at;
         let (head_pairs, head_len) = (
             head_pairs(self.shape) * BLOCK_TOKENS,
             self.shape.head_dim * BLOCK_TOKENS,
         );
-        let keys = &keys[block * block_pairs(self.shape) + head * head_pairs..][..head_pairs];
-        let values = &values[block * block_len(self.shape) + head * head_len..][..head_len];
-        (keys, values)
-    }
-
-    /// The first `count` elements of one head's part of a block, as they are stored in other caches.
-    ///
-    /// # Panics
-    /// When the block lies outside the cache.
-    fn stored(&self, side: Side, (block, head): (usize, usize), count: usize) -> Stored<'_> {
-        let at = block * block_len(self.shape) + head * self.shape.head_dim * BLOCK_TOKENS;
-        match (&self.store, side) {
-            (Store::F32 { keys: from, .. }, Side::Keys) | (Store::F32 { values: from, .. }, Side::Values) => {
-                Stored::F32(&from[at..][..count])
-            }
-            (Store::F16 { keys: from, .. }, Side::Keys) | (Store::F16 { values: from, .. }, Side::Values) => {
-                Stored::F16(&from[at..][..count])
-            }
-            (Store::Bf16 { .. }, _) => unreachable!("operands are chosen by the cache's kind"),
+        Bf16BlockHead {
+            keys: &keys[block * block_pairs(self.shape) + head * head_pairs..][..head_pairs],
+            values: &values[block * block_len(self.shape) + head * head_len..][..head_len],
         }
     }
 
-    /// The first `count` elements of one head's part of a block, as f32: in place, or expanded into `scratch`.
+    /// The first `count` elements of a head's part of a block, in a cache of another format.
     ///
     /// # Panics
-    /// When the block lies outside the cache.
-    pub(super) fn head<'a>(
+    /// When the block lies outside of the cache.
+    fn stored(&self, side: Side, at: BlockHead, count: usize) -> StoredFloats<'_> {
+        let first = at.block * block_len(self.shape) + at.head * self.shape.head_dim * BLOCK_TOKENS;
+        match (&self.store, side) {
+            (Store::F32 { keys: from, .. }, Side::Keys) | (Store::F32 { values: from, .. }, Side::Values) => {
+                StoredFloats::F32(&from[first..][..count])
+            }
+            (Store::F16 { keys: from, .. }, Side::Keys) | (Store::F16 { values: from, .. }, Side::Values) => {
+                StoredFloats::F16(&from[first..][..count])
+            }
+            (Store::Bf16 { .. }, _) => unreachable!("the cache's format decides how attention is computed"),
+        }
+    }
+
+    /// The first `count` elements of a head's part of a block as f32: as they lie in memory, or expanded into
+    /// `scratch`.
+    ///
+    /// # Panics
+    /// When the block lies outside of the cache.
+    pub(super) fn expanded<'a>(
         &'a self,
         isa: Isa,
         side: Side,
-        place: (usize, usize),
+        at: BlockHead,
         count: usize,
         scratch: &'a mut [f32],
     ) -> &'a [f32] {
-        match self.stored(side, place, count) {
-            Stored::F32(values) => values,
-            Stored::F16(bits) => {
+        match self.stored(side, at, count) {
+            StoredFloats::F32(values) => values,
+            StoredFloats::F16(bits) => {
                 let out = &mut scratch[..count];
                 expand_f16(isa, bits, out);
                 out
@@ -171,17 +199,17 @@ impl LayerCache {
         }
     }
 
-    /// Has all of [`Self::head`]'s elements fetched, for later.
-    pub(super) fn fetch(&self, side: Side, place: (usize, usize)) {
-        match self.stored(side, place, self.shape.head_dim * BLOCK_TOKENS) {
-            Stored::F32(values) => prefetch(values),
-            Stored::F16(bits) => prefetch(bits),
+    /// Prefetches a head's part of a block, all that [`Self::expanded`] may read.
+    pub(super) fn prefetch(&self, side: Side, at: BlockHead) {
+        match self.stored(side, at, self.shape.head_dim * BLOCK_TOKENS) {
+            StoredFloats::F32(values) => prefetch(values),
+            StoredFloats::F16(bits) => prefetch(bits),
         }
     }
 
-    /// Overwrites a whole block with NaN.
+    /// Overwrites a whole block with NaN, which reaches the results of whoever reads it.
     #[cfg(test)]
-    pub(super) fn spoil(&mut self, block: usize) {
+    pub(super) fn fill_with_nan(&mut self, block: usize) {
         let (at, len) = (block * block_len(self.shape), block_len(self.shape));
         match &mut self.store {
             Store::F32 { keys, values } => {
@@ -204,59 +232,64 @@ impl LayerCache {
 /// Rotary angles of each row of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeAngles<'a> {
-    /// How many pairs of each head's dimensions are rotated, from the first on.
+    /// Number of pairs of each head's dimensions that are rotated, from the first on.
     pub pairs: usize,
-    /// `[rows, pairs]`
+    /// Cosines of the angles, `[rows, pairs]`.
     pub cos: &'a [f32],
-    /// `[rows, pairs]`
+    /// Sines of the angles, `[rows, pairs]`.
     pub sin: &'a [f32],
-    /// How dimensions are paired.
+    /// Which dimensions make a pair.
     pub style: RopeStyle,
 }
 
-/// Where rows enter a cache: of each head, `lines` elements of its keys [`BLOCK_TOKENS`] apart and `head_dim` of its
+/// Writes rows to a cache: `key_elements` elements of a head's keys [`BLOCK_TOKENS`] apart, and `head_dim` of its
 /// values side by side.
-struct Entry<'a, K, V> {
+struct CacheWriter<'a, K, V> {
     kv_heads: usize,
     head_dim: usize,
-    lines: usize,
+    key_elements: usize,
     keys: DisjointSlices<'a, K>,
     values: DisjointSlices<'a, V>,
 }
 
-impl<'a, K: Copy, V: Copy> Entry<'a, K, V> {
-    fn new(shape: AttentionShape, lines: usize, keys: &'a mut [K], values: &'a mut [V]) -> Self {
+impl<'a, K: Copy, V: Copy> CacheWriter<'a, K, V> {
+    fn new(shape: AttentionShape, key_elements: usize, keys: &'a mut [K], values: &'a mut [V]) -> Self {
         Self {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
-            lines,
+            key_elements,
             keys: DisjointSlices::new(keys),
             values: DisjointSlices::new(values),
         }
     }
 
-    /// Writes a row's keys, as many lines of each head as `key` gives, and values, `[kv_heads, head_dim]`.
+    /// Writes a row's keys and values to a slot. `key_of` gives a head's keys, and `value` is `[kv_heads, head_dim]`.
     ///
     /// # Safety
-    /// No other thread uses this slot.
-    unsafe fn write<'k>(&self, slot: usize, mut key: impl FnMut(usize) -> &'k [K], value: &[V])
+    /// While this runs nobody else accesses this slot of the cache.
+    ///
+    /// # Panics
+    /// When the slot lies outside of the cache, or a head has more keys than `key_elements`.
+    unsafe fn write<'k>(&self, slot: usize, mut key_of: impl FnMut(usize) -> &'k [K], value: &[V])
     where
         K: 'k,
     {
         let (block, offset) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS);
         for head in 0..self.kv_heads {
-            let at = (block * self.kv_heads + head) * self.lines * BLOCK_TOKENS + offset;
-            let key = key(head);
-            assert!(key.len() <= self.lines);
-            // SAFETY: `strided` has checked that the last line is inside; the rest is the caller's promise.
+            let at = (block * self.kv_heads + head) * self.key_elements * BLOCK_TOKENS + offset;
+            let key = key_of(head);
+            assert!(key.len() <= self.key_elements);
+            // SAFETY: `strided` has checked that all `key_elements` elements from `at` on, `BLOCK_TOKENS` apart, are
+            // inside of the keys, and there are no more in `key`. They are column `offset` of the block's head, which
+            // belongs to the slot only, and the caller keeps the slot to this call.
             unsafe {
-                let out = self.keys.strided(at, self.lines, BLOCK_TOKENS);
-                for (line, key) in key.iter().enumerate() {
-                    out.add(line * BLOCK_TOKENS).write(*key);
+                let out = self.keys.strided(at, self.key_elements, BLOCK_TOKENS);
+                for (index, key) in key.iter().enumerate() {
+                    out.add(index * BLOCK_TOKENS).write(*key);
                 }
             }
             let at = ((block * self.kv_heads + head) * BLOCK_TOKENS + offset) * self.head_dim;
-            // SAFETY: by the caller's promise.
+            // SAFETY: these are the slot's values of this head, which the caller keeps to this call.
             let out = unsafe { self.values.part(at, self.head_dim) };
             out.copy_from_slice(&value[head * self.head_dim..][..self.head_dim]);
         }
@@ -264,98 +297,141 @@ impl<'a, K: Copy, V: Copy> Entry<'a, K, V> {
 }
 
 thread_local! {
-    /// A row's keys and values in 16 bits, and a head's keys in pairs.
-    static NARROWED: RefCell<(Vec<u16>, Vec<u32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static ROUNDED: RefCell<RoundedRow> = RefCell::default();
 }
 
-/// Rotates queries and keys of `qkv` (`[rows, q | k | v]`) in place and writes keys and values to the cache.
-/// `slots[row]` is `block * BLOCK_TOKENS + offset`; no two rows share a slot.
+/// A worker's copy of a row in 16 bits.
+#[derive(Default)]
+struct RoundedRow {
+    /// Keys and values, or values only.
+    bits: Vec<u16>,
+    /// Keys in pairs, `[kv_heads, head_pairs]`.
+    key_pairs: Vec<u32>,
+}
+
+/// Where the keys and values of each row of a step are stored. No two rows have the same slot.
+#[derive(Debug, Default)]
+pub struct SlotMapping {
+    /// For each row the block times [`BLOCK_TOKENS`], plus the token's offset in the block.
+    slots: Vec<usize>,
+    /// Scratch for finding equal slots.
+    sorted: Vec<usize>,
+}
+
+impl SlotMapping {
+    /// Sets the rows' slots: for each row its block times [`BLOCK_TOKENS`], plus the token's offset in the block.
+    ///
+    /// # Panics
+    /// When two rows have the same slot: threads would write it at the same time.
+    pub fn set(&mut self, slots: impl Iterator<Item = usize>) {
+        self.slots.clear();
+        self.slots.extend(slots);
+        self.sorted.clone_from(&self.slots);
+        self.sorted.sort_unstable();
+        let distinct = self.sorted.windows(2).all(|pair| pair[0] != pair[1]);
+        if !distinct {
+            // So that nobody can use the mapping after the panic.
+            self.slots.clear();
+        }
+        assert!(distinct, "two rows of a step have the same slot of the KV cache");
+    }
+}
+
+/// Rotates queries and keys of `qkv` (`[rows, q | k | v]`) in place, and writes keys and values to the cache, each row to its
+/// slot.
 ///
 /// # Panics
-/// When a slot lies outside the cache.
+/// When a slot lies outside of the cache, or there are fewer rows than slots.
 pub fn rope_and_store(
-    pool: &mut ThreadPool,
-    isa: Isa,
+    compute: &mut Compute,
     qkv: &mut [f32],
-    slots: &[usize],
+    slots: &SlotMapping,
     angles: RopeAngles<'_>,
     cache: &mut LayerCache,
 ) {
-    let shape = cache.shape;
+    let (shape, isa) = (cache.shape, compute.isa);
     let head_dim = shape.head_dim;
-    let batch = (shape, slots, angles);
+    let slots = slots.slots.as_slice();
+    let batch = RotatedBatch { shape, slots, angles };
     match &mut cache.store {
         Store::F32 { keys, values } => {
-            let entry = Entry::new(shape, head_dim, keys, values);
-            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
-                // SAFETY: slots are distinct.
-                unsafe { entry.write(slot, |head| &key[head * head_dim..][..head_dim], value) };
+            let writer = CacheWriter::new(shape, head_dim, keys, values);
+            batch.run(compute, qkv, &|slot, key, value| {
+                let key_of = |head: usize| &key[head * head_dim..][..head_dim];
+                // SAFETY: a `SlotMapping` has another slot for each row, and the cache is borrowed exclusively.
+                unsafe { writer.write(slot, key_of, value) };
             });
         }
         Store::F16 { keys, values } => {
-            let entry = Entry::new(shape, head_dim, keys, values);
-            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
-                NARROWED.with_borrow_mut(|(narrowed, _)| {
-                    let (narrow_key, narrow_value) =
-                        sized(narrowed, key.len() + value.len()).split_at_mut(key.len());
-                    round_to_f16(isa, key, narrow_key);
-                    round_to_f16(isa, value, narrow_value);
-                    let key = |head: usize| &narrow_key[head * head_dim..][..head_dim];
-                    // SAFETY: slots are distinct.
-                    unsafe { entry.write(slot, key, narrow_value) };
+            let writer = CacheWriter::new(shape, head_dim, keys, values);
+            batch.run(compute, qkv, &|slot, key, value| {
+                ROUNDED.with_borrow_mut(|rounded| {
+                    let bits = scratch_slice(&mut rounded.bits, key.len() + value.len());
+                    let (key_bits, value_bits) = bits.split_at_mut(key.len());
+                    round_to_f16(isa, key, key_bits);
+                    round_to_f16(isa, value, value_bits);
+                    let key_of = |head: usize| &key_bits[head * head_dim..][..head_dim];
+                    // SAFETY: as for F32.
+                    unsafe { writer.write(slot, key_of, value_bits) };
                 });
             });
         }
         Store::Bf16 { keys, values } => {
-            let lines = head_pairs(shape);
-            let entry = Entry::new(shape, lines, keys, values);
-            rotate_rows(pool, isa, qkv, batch, &|slot, key, value| {
-                NARROWED.with_borrow_mut(|(narrowed, pairs)| {
-                    let narrow_value = sized(narrowed, value.len());
-                    round_to_bf16(isa, value, narrow_value);
-                    let pairs = sized(pairs, shape.kv_heads * lines);
-                    for (key, pairs) in key.chunks_exact(head_dim).zip(pairs.chunks_exact_mut(lines)) {
+            let head_pairs = head_pairs(shape);
+            let writer = CacheWriter::new(shape, head_pairs, keys, values);
+            batch.run(compute, qkv, &|slot, key, value| {
+                ROUNDED.with_borrow_mut(|rounded| {
+                    let value_bits = scratch_slice(&mut rounded.bits, value.len());
+                    round_to_bf16(isa, value, value_bits);
+                    let pairs = scratch_slice(&mut rounded.key_pairs, shape.kv_heads * head_pairs);
+                    for (key, pairs) in key.chunks_exact(head_dim).zip(pairs.chunks_exact_mut(head_pairs)) {
                         round_to_pairs(isa, key, pairs);
                     }
-                    // SAFETY: slots are distinct.
-                    unsafe { entry.write(slot, |head| &pairs[head * lines..][..lines], narrow_value) };
+                    let key_of = |head: usize| &pairs[head * head_pairs..][..head_pairs];
+                    // SAFETY: as for F32.
+                    unsafe { writer.write(slot, key_of, value_bits) };
                 });
             });
         }
     }
 }
 
-/// Takes a row's slot, keys and values.
+/// Takes a row's slot, its keys and its values.
 type StoreRow<'a> = dyn Fn(usize, &[f32], &[f32]) + Sync + 'a;
 
-/// Rotates rows and hands each to `store`.
-fn rotate_rows(
-    pool: &mut ThreadPool,
-    isa: Isa,
-    qkv: &mut [f32],
-    (shape, slots, angles): (AttentionShape, &[usize], RopeAngles<'_>),
-    store: &StoreRow<'_>,
-) {
-    const ROWS_PER_TASK: usize = 8;
-    let (width, pairs, head_dim) = (shape.qkv_width(), angles.pairs, shape.head_dim);
-    let rows = DisjointSlices::new(qkv);
-    pool.run_parts(slots.len(), ROWS_PER_TASK, &|part| {
-        for row in part {
-            // SAFETY: tasks take disjoint rows.
-            let qkv = unsafe { rows.part(row * width, width) };
-            let (cos, sin) = (
-                &angles.cos[row * pairs..][..pairs],
-                &angles.sin[row * pairs..][..pairs],
-            );
-            let (rotated, value) = qkv.split_at_mut((shape.heads + shape.kv_heads) * head_dim);
-            rope_heads(isa, rotated, head_dim, cos, sin, angles.style);
-            store(slots[row], &rotated[shape.heads * head_dim..], value);
-        }
-    });
+/// A batch whose rows are rotated.
+struct RotatedBatch<'a> {
+    shape: AttentionShape,
+    /// A slot for each row.
+    slots: &'a [usize],
+    angles: RopeAngles<'a>,
+}
+
+impl RotatedBatch<'_> {
+    /// Rotates the rows of `qkv`, and calls `store` with each.
+    fn run(&self, compute: &mut Compute, qkv: &mut [f32], store: &StoreRow<'_>) {
+        let Self { shape, slots, angles } = self;
+        let (width, pairs, head_dim) = (shape.qkv_width(), angles.pairs, shape.head_dim);
+        let isa = compute.isa;
+        let rows = DisjointSlices::new(qkv);
+        compute.pool.run_parts(slots.len(), ROWS_PER_TASK, &|part| {
+            for row in part {
+                // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
+                let qkv = unsafe { rows.part(row * width, width) };
+                let (cos, sin) = (
+                    &angles.cos[row * pairs..][..pairs],
+                    &angles.sin[row * pairs..][..pairs],
+                );
+                let (rotated, value) = qkv.split_at_mut((shape.heads + shape.kv_heads) * head_dim);
+                rope_heads(isa, rotated, head_dim, cos, sin, angles.style);
+                store(slots[row], &rotated[shape.heads * head_dim..], value);
+            }
+        });
+    }
 }
 
 per_isa! {
-    /// f32 to bf16.
+    /// Rounds values to the bits of bf16.
     fn round_to_bf16(isa; values: &[f32], out: &mut [u16]) {
         for (out, value) in out.iter_mut().zip(values) {
             *out = round(*value) as u16;
@@ -364,7 +440,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// f32 to pairs of bf16, filled up with zeros.
+    /// Rounds values to pairs of bf16, and fills `out` up with zeros.
     fn round_to_pairs(isa; values: &[f32], out: &mut [u32]) {
         let (pairs, rest) = out.split_at_mut(values.len() / 2);
         for (out, two) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {

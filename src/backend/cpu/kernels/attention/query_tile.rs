@@ -1,50 +1,79 @@
-//! Which query rows are computed together, and what they see.
+//! Which query rows are computed together, and which tokens they see.
 
 use std::ops::Range;
 
-use super::{AttentionLayer, AttentionSpan, KvFormat, SEGMENT, bf16, floats};
-use crate::backend::cpu::kernels::{Isa, isa::per_isa};
-
-/// Query rows that read the same keys: row `r` is token `r / group`, head `r % group`.
-pub(super) struct QueryTile<'a> {
-    pub layer: AttentionLayer,
-    pub kv_head: usize,
-    pub rows: usize,
-    span: &'a AttentionSpan<'a>,
-    /// Of each row its token, counted from the span's first, and its head, from the key head's first.
-    places: [(u32, u32); MOST_ROWS],
-}
-
-/// Most rows of any tile.
-pub(super) const MOST_ROWS: usize = if floats::TILE_ROWS > bf16::TILE_ROWS {
-    floats::TILE_ROWS
-} else {
-    bf16::TILE_ROWS
+use super::{
+    cache::BlockHead,
+    sizes::{BLOCK_TOKENS, MOST_TILE_ROWS, SEGMENT},
+    span::AttentionSpan,
+};
+use crate::{
+    backend::cpu::kernels::isa::{Isa, per_isa},
+    model::spec::AttentionLayer,
 };
 
-/// Most query rows of a tile: so many share a block that has been expanded.
-pub(super) fn most_rows(kind: KvFormat) -> usize {
-    match kind {
-        KvFormat::F32 | KvFormat::F16 => floats::TILE_ROWS,
-        KvFormat::Bf16 => bf16::TILE_ROWS,
-    }
+/// Query rows of a span that read the same keys: row `r` is of token `r / group` and head `r % group`, where `group`
+/// query heads share a key head.
+pub(super) struct QueryTile<'a> {
+    pub layer: AttentionLayer,
+    /// The key head that is read.
+    pub kv_head: usize,
+    /// Number of rows.
+    pub rows: usize,
+    span: &'a AttentionSpan<'a>,
+    /// The token and head of each row, so that they need not be divided out again.
+    row_heads: [RowHead; MOST_TILE_ROWS],
+}
+
+/// Where a row's queries are.
+#[derive(Clone, Copy, Default)]
+struct RowHead {
+    /// Token, counted from the span's first row.
+    token: u32,
+    /// Query head, counted from the first that shares the key head.
+    head: u32,
+}
+
+/// Which tile of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TileIndex {
+    /// Index of the tile among those that read the key head.
+    pub tile: usize,
+    /// The key head.
+    pub kv_head: usize,
+}
+
+impl TileIndex {
+    /// The first tile of a span.
+    pub(super) const FIRST: Self = Self { tile: 0, kv_head: 0 };
+}
+
+/// A token of the batch and one of its query heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueryHead {
+    /// Row of the batch.
+    pub token: usize,
+    pub head: usize,
 }
 
 impl<'a> QueryTile<'a> {
-    /// Tile `tile` of those that read `kv_head`, `most` rows each.
+    /// A tile of a span whose tiles have `most` rows each, but for the last.
     pub(super) fn new(
         layer: AttentionLayer,
         span: &'a AttentionSpan<'a>,
-        (tile, kv_head): (usize, usize),
+        index: TileIndex,
         most: usize,
     ) -> Self {
         let group = layer.shape.heads / layer.shape.kv_heads;
-        let first = tile * most;
+        let first = index.tile * most;
         let rows = most.min(span.rows * group - first);
-        let mut places = [(0, 0); MOST_ROWS];
+        let mut row_heads = [RowHead::default(); MOST_TILE_ROWS];
         let (mut token, mut head) = (first / group, first % group);
-        for place in &mut places[..rows] {
-            *place = (token as u32, head as u32);
+        for row_head in &mut row_heads[..rows] {
+            *row_head = RowHead {
+                token: token as u32,
+                head: head as u32,
+            };
             head += 1;
             if head == group {
                 (token, head) = (token + 1, 0);
@@ -52,34 +81,34 @@ impl<'a> QueryTile<'a> {
         }
         Self {
             layer,
-            kv_head,
+            kv_head: index.kv_head,
             rows,
             span,
-            places,
+            row_heads,
         }
     }
 
     /// Positions that a row sees.
     pub(super) fn visible(&self, row: usize) -> Range<usize> {
-        let end = self.span.context + self.places[row].0 as usize + 1;
+        let end = self.span.context + self.row_heads[row].token as usize + 1;
         self.layer.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
-    /// Segments that any of its rows sees.
+    /// Segments that any of the tile's rows sees.
     pub(super) fn segments(&self) -> Range<usize> {
         // Later rows see later tokens.
         self.visible(0).start / SEGMENT..self.visible(self.rows - 1).end.div_ceil(SEGMENT)
     }
 
-    /// The part of a segment that a row sees, counted from the segment's first token.
+    /// The part of a segment that a row sees, counted from the segment's first token; `None` where it sees none of it.
     pub(super) fn seen(&self, row: usize, segment: usize) -> Option<Range<usize>> {
         let (visible, start) = (self.visible(row), segment * SEGMENT);
         let (from, to) = (visible.start.max(start), visible.end.min(start + SEGMENT));
         (from < to).then(|| from - start..to - start)
     }
 
-    /// The part of a segment that any of these rows sees, counted from the segment's first token; empty when none
-    /// does.
+    /// The part of a segment that any of these rows sees, counted from the segment's first token. It is empty where
+    /// none sees any.
     pub(super) fn seen_by(&self, rows: Range<usize>, segment: usize) -> Range<usize> {
         let start = segment * SEGMENT;
         let from = self.visible(rows.start).start.max(start) - start;
@@ -87,30 +116,30 @@ impl<'a> QueryTile<'a> {
         from..to.saturating_sub(start).max(from)
     }
 
-    /// The cache's block with the tokens of a position's block, and the head that is read of it.
-    pub(super) fn place(&self, position: usize) -> (usize, usize) {
-        (
-            self.span.block_table[position / super::BLOCK_TOKENS] as usize,
-            self.kv_head,
-        )
+    /// The key head's part of the cache's block that holds a position.
+    pub(super) fn block_head(&self, position: usize) -> BlockHead {
+        BlockHead {
+            block: self.span.block_table[position / BLOCK_TOKENS] as usize,
+            head: self.kv_head,
+        }
     }
 
-    /// A row's queries in `qkv`, scaled.
+    /// Writes a row's queries, which are in `qkv`, times `scale` to `out`.
     pub(super) fn query(&self, isa: Isa, qkv: &[f32], row: usize, scale: f32, out: &mut [f32]) {
         let shape = self.layer.shape;
-        let (token, head) = self.query_head(row);
+        let QueryHead { token, head } = self.query_head(row);
         let query = &qkv[token * shape.qkv_width() + head * shape.head_dim..][..shape.head_dim];
         scaled(isa, query, scale, out);
     }
 
-    /// A row's token in the batch, and its head.
-    pub(super) fn query_head(&self, row: usize) -> (usize, usize) {
-        let (token, head) = self.places[row];
+    /// A row's token in the batch, and its query head.
+    pub(super) fn query_head(&self, row: usize) -> QueryHead {
+        let RowHead { token, head } = self.row_heads[row];
         let group = self.layer.shape.heads / self.layer.shape.kv_heads;
-        (
-            self.span.first_row + token as usize,
-            self.kv_head * group + head as usize,
-        )
+        QueryHead {
+            token: self.span.first_row + token as usize,
+            head: self.kv_head * group + head as usize,
+        }
     }
 }
 

@@ -1,126 +1,153 @@
 //! Softmax over a row's tokens, one segment after the other (arXiv 1805.02867).
 
 use super::{
-    SEGMENT,
-    bf16::exp2,
-    query_tile::{MOST_ROWS, QueryTile, scaled},
+    exp2::exp2,
+    query_tile::{QueryHead, QueryTile, scaled},
+    sizes::{MOST_TILE_ROWS, SEGMENT},
 };
-use crate::backend::cpu::kernels::{Isa, elementwise::exp, isa::per_isa, pool::DisjointSlices};
+use crate::backend::cpu::kernels::{
+    disjoint::DisjointSlices,
+    elementwise::exp,
+    isa::{Isa, per_isa},
+};
 
-/// Results of a tile's rows over some of their tokens.
-pub(super) struct Softmax<'a> {
-    /// `[rows]`: the largest score.
-    pub tops: &'a mut [f32],
-    /// `[rows]`: sums of `e^(score - top)`.
-    pub totals: &'a mut [f32],
-    /// `[at least rows, width]`: sums of `e^(score - top) * value`.
-    pub sums: &'a mut [f32],
-    /// Of a row of sums; at least a head's dimensions.
+/// The state of softmax for a tile's rows, over some of their tokens. `base` is e or 2 ([`Base`]).
+pub(super) struct SoftmaxState<'a> {
+    /// The largest score, `[rows]`.
+    pub maxima: &'a mut [f32],
+    /// The sum of `base^(score - maximum)`, `[rows]`.
+    pub denominators: &'a mut [f32],
+    /// The sum of `base^(score - maximum) * value`, `[at least rows, width]`.
+    pub weighted_sums: &'a mut [f32],
+    /// Elements of a row of `weighted_sums`, at least a head's dimensions.
     width: usize,
 }
 
-/// How results lie in memory.
+/// Sizes of a [`SoftmaxState`].
 #[derive(Clone, Copy)]
-pub(super) struct SoftmaxLayout {
-    /// Of results.
+pub(super) struct StateLayout {
+    /// Rows of the tile.
     pub rows: usize,
-    /// Of sums, some of them without a meaning.
+    /// Rows of weighted sums, of which those behind the tile's rows hold anything.
     pub sum_rows: usize,
-    /// Of sums.
+    /// Elements of a row of weighted sums.
     pub width: usize,
 }
 
-impl SoftmaxLayout {
+impl StateLayout {
     /// Elements in all.
     pub(super) fn len(self) -> usize {
         2 * self.rows + self.sum_rows * self.width
     }
 }
 
-impl<'a> Softmax<'a> {
+impl<'a> SoftmaxState<'a> {
+    /// A state in `memory`, with the values that are there.
+    ///
     /// # Panics
     /// When `memory` is shorter than the layout.
-    pub(super) fn new(memory: &'a mut [f32], layout: SoftmaxLayout) -> Self {
-        let (tops, rest) = memory.split_at_mut(layout.rows);
-        let (totals, rest) = rest.split_at_mut(layout.rows);
+    pub(super) fn new(memory: &'a mut [f32], layout: StateLayout) -> Self {
+        let (maxima, rest) = memory.split_at_mut(layout.rows);
+        let (denominators, rest) = rest.split_at_mut(layout.rows);
         Self {
-            tops,
-            totals,
-            sums: &mut rest[..layout.sum_rows * layout.width],
+            maxima,
+            denominators,
+            weighted_sums: &mut rest[..layout.sum_rows * layout.width],
             width: layout.width,
         }
     }
 
-    /// Adds a segment's results to those of the segments before it. Scores are exponents of what `power` computes.
-    pub(super) fn fold(
+    /// Merges a segment's state into that of the segments before it, for the rows that see the segment.
+    pub(super) fn merge(
         &mut self,
         isa: Isa,
         tile: &QueryTile<'_>,
         segment: usize,
-        part: &Softmax<'_>,
-        power: Power,
+        added: &SoftmaxState<'_>,
+        base: Base,
     ) {
-        let fold = Fold {
-            first: std::array::from_fn(|row| {
-                let seen = row < tile.rows && tile.seen(row, segment).is_some();
-                seen.then(|| tile.visible(row).start / SEGMENT == segment)
-            }),
+        let merge = Merge {
             rows: tile.rows,
-            power,
+            modes: std::array::from_fn(|row| {
+                if row >= tile.rows || tile.seen(row, segment).is_none() {
+                    RowMerge::Skip
+                } else if tile.visible(row).start / SEGMENT == segment {
+                    RowMerge::Replace
+                } else {
+                    RowMerge::Add
+                }
+            }),
+            base,
         };
-        fold_rows(isa, self, part, &fold);
+        merge_rows(isa, self, added, &merge);
     }
 
-    /// Writes what all of a row's segments give to `out`, `[tokens, heads, head_dim]`.
+    /// Writes the attention of each row to `out`, `[tokens, heads, head_dim]`, once all of the row's segments are
+    /// merged.
     pub(super) fn finish(&self, isa: Isa, tile: &QueryTile<'_>, out: &DisjointSlices<'_, f32>) {
         let shape = tile.layer.shape;
-        for (row, sums) in self.sums.chunks_exact(self.width).enumerate().take(tile.rows) {
-            let (token, head) = tile.query_head(row);
-            // SAFETY: each (token, head) belongs to one tile.
+        let rows = self.weighted_sums.chunks_exact(self.width).take(tile.rows);
+        for (row, sums) in rows.enumerate() {
+            let QueryHead { token, head } = tile.query_head(row);
+            // SAFETY: a token's query head is a row of one tile, and a tile is finished by one task only, so nobody
+            // else has these elements.
             let out = unsafe { out.part((token * shape.heads + head) * shape.head_dim, shape.head_dim) };
-            scaled(isa, sums, 1.0 / self.totals[row], out);
+            scaled(isa, sums, 1.0 / self.denominators[row], out);
         }
     }
 }
 
-/// What scores are exponents of.
+/// The number whose powers scores are exponents of.
 #[derive(Clone, Copy)]
-pub(super) enum Power {
-    Natural,
+pub(super) enum Base {
+    E,
     Two,
 }
 
-/// Which rows a segment is added to.
-struct Fold {
-    /// Of each row whether the segment is the first that it sees; absent where it does not see it.
-    first: [Option<bool>; MOST_ROWS],
+/// What is merged.
+struct Merge {
     rows: usize,
-    power: Power,
+    modes: [RowMerge; MOST_TILE_ROWS],
+    base: Base,
+}
+
+/// How a segment is merged into a row's state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RowMerge {
+    /// Not at all: the row does not see the segment.
+    Skip,
+    /// As the first segment that the row sees.
+    Replace,
+    /// To those before.
+    Add,
 }
 
 per_isa! {
-    fn fold_rows(isa; state: &mut Softmax<'_>, part: &Softmax<'_>, fold: &Fold) {
+    /// See [`SoftmaxState::merge`].
+    fn merge_rows(isa; state: &mut SoftmaxState<'_>, added: &SoftmaxState<'_>, merge: &Merge) {
         let width = state.width;
-        for row in 0..fold.rows {
-            let Some(first) = fold.first[row] else {
-                continue;
-            };
-            let sums = &mut state.sums[row * width..][..width];
-            let added = &part.sums[row * width..][..width];
-            if first {
-                (state.tops[row], state.totals[row]) = (part.tops[row], part.totals[row]);
-                sums.copy_from_slice(added);
+        for row in 0..merge.rows {
+            if merge.modes[row] == RowMerge::Skip {
                 continue;
             }
-            let (old, new) = (state.tops[row], part.tops[row]);
-            let top = if new > old { new } else { old };
-            let factors = match fold.power {
-                Power::Natural => [exp(old - top), exp(new - top)],
-                Power::Two => [exp2(old - top), exp2(new - top)],
+            let sums = &mut state.weighted_sums[row * width..][..width];
+            let added_sums = &added.weighted_sums[row * width..][..width];
+            if merge.modes[row] == RowMerge::Replace {
+                state.maxima[row] = added.maxima[row];
+                state.denominators[row] = added.denominators[row];
+                sums.copy_from_slice(added_sums);
+                continue;
+            }
+            let (old, new) = (state.maxima[row], added.maxima[row]);
+            let maximum = if new > old { new } else { old };
+            let factors = match merge.base {
+                Base::E => [exp(old - maximum), exp(new - maximum)],
+                Base::Two => [exp2(old - maximum), exp2(new - maximum)],
             };
-            state.tops[row] = top;
-            state.totals[row] = part.totals[row].mul_add(factors[1], state.totals[row] * factors[0]);
-            for (sum, added) in sums.iter_mut().zip(added) {
+            state.maxima[row] = maximum;
+            state.denominators[row] =
+                added.denominators[row].mul_add(factors[1], state.denominators[row] * factors[0]);
+            for (sum, added) in sums.iter_mut().zip(added_sums) {
                 *sum = added.mul_add(factors[1], *sum * factors[0]);
             }
         }

@@ -1,7 +1,15 @@
+//! Attention against its definition, and computed in different ways.
+
 use proptest::prelude::*;
 
-use super::*;
-use crate::backend::cpu::kernels::{COARSER, RopeStyle, noise};
+use super::{AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store};
+use crate::{
+    backend::cpu::kernels::{
+        isa::Isa,
+        test_support::{COARSER, bits, compute, noise},
+    },
+    model::spec::{AttentionLayer, AttentionShape, KvFormat, RopeStyle},
+};
 
 struct Case {
     layer: AttentionLayer,
@@ -9,20 +17,31 @@ struct Case {
     tokens: usize,
 }
 
-/// Runs the tokens through the cache in chunks, with the given blocks, and returns all outputs.
-fn run(
-    case: &Case,
+/// How a case is computed.
+struct Way<'a> {
     isa: Isa,
-    chunks: &[usize],
-    table: &[u32],
-    (kind, threads): (KvFormat, usize),
-) -> Vec<f32> {
-    let mut pool = ThreadPool::new(threads).unwrap();
+    format: KvFormat,
+    threads: usize,
+    /// Numbers of tokens that are computed at a time, in turns.
+    chunks: &'a [usize],
+    block_table: &'a [u32],
+}
+
+/// Runs the tokens through a cache, and returns all outputs.
+fn run(case: &Case, way: &Way<'_>) -> Vec<f32> {
+    let &Way {
+        isa,
+        format,
+        threads,
+        chunks,
+        block_table: table,
+    } = way;
+    let mut compute = compute(threads, isa);
     let (layer, shape) = (case.layer, case.layer.shape);
     let blocks = *table.iter().max().unwrap() as usize + 1;
-    let mut cache = LayerCache::new(shape, kind, blocks).unwrap();
-    // Stale contents must not matter.
-    (0..blocks).for_each(|block| cache.spoil(block));
+    let mut cache = LayerCache::new(shape, format, blocks).unwrap();
+    // What blocks hold before they are written must not matter.
+    (0..blocks).for_each(|block| cache.fill_with_nan(block));
     let (width, pairs) = (shape.qkv_width(), shape.head_dim / 2);
     let mut outputs = Vec::new();
     let mut done = 0;
@@ -32,9 +51,9 @@ fn run(
             break;
         }
         let mut qkv = case.qkv[done * width..][..chunk * width].to_vec();
-        let slots: Vec<usize> = (done..done + chunk)
-            .map(|p| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS)
-            .collect();
+        let mut slots = SlotMapping::default();
+        let slot = |p: usize| table[p / BLOCK_TOKENS] as usize * BLOCK_TOKENS + p % BLOCK_TOKENS;
+        slots.set((done..done + chunk).map(slot));
         let (cos, sin) = (vec![0.8; chunk * pairs], vec![0.6; chunk * pairs]);
         let angles = RopeAngles {
             pairs,
@@ -42,11 +61,11 @@ fn run(
             sin: &sin,
             style: RopeStyle::Halves,
         };
-        rope_and_store(&mut pool, isa, &mut qkv, &slots, angles, &mut cache);
-        // Blocks that have left the first row's window, and so all windows, are not read.
+        rope_and_store(&mut compute, &mut qkv, &slots, angles, &mut cache);
+        // Blocks that have left the first row's window, and so every row's, must not be read.
         let gone = layer.window.map_or(0, |window| (done + 1).saturating_sub(window)) / BLOCK_TOKENS;
         for &block in &table[..gone] {
-            cache.spoil(block as usize);
+            cache.fill_with_nan(block as usize);
         }
         let span = AttentionSpan {
             first_row: 0,
@@ -55,7 +74,7 @@ fn run(
             block_table: table,
         };
         let mut out = vec![0.0; chunk * shape.heads * shape.head_dim];
-        attention(&mut pool, isa, layer, &qkv, &[span], &cache, &mut out);
+        attention(&mut compute, layer, &qkv, &[span], &cache, &mut out);
         outputs.extend(out);
         done += chunk;
     }
@@ -68,23 +87,24 @@ proptest! {
     fn chunked_scattered_and_threaded_equal_whole_to_the_bit(
         tokens in 1usize..if cfg!(miri) { 160 } else { 400 }, first in 1usize..200, second in 1usize..40, seed: u64, kv_heads in 1usize..if cfg!(miri) { 2 } else { 3 },
         group in 1usize..5, dims in 1usize..if cfg!(miri) { 2 } else { 6 }, window in prop::option::of(1usize..300),
-        soft_cap in prop::option::of(0.1f32..2.0), kind in prop::sample::select(vec![KvFormat::F32, KvFormat::F16, KvFormat::Bf16]),
+        soft_cap in prop::option::of(0.1f32..2.0), format in prop::sample::select(vec![KvFormat::F32, KvFormat::F16, KvFormat::Bf16]),
     ) {
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dims * 16 };
         let layer = AttentionLayer { shape, scale: 0.3, soft_cap, window };
         let case = Case { layer, qkv: noise(tokens * shape.qkv_width(), seed), tokens };
         let straight: Vec<u32> = (0..25).collect();
         let scattered: Vec<u32> = (0..25).map(|i| i * 7 % 27).collect();
-        let whole = run(&case, Isa::detect(), &[tokens], &straight, (kind, 1));
+        let way = Way { isa: Isa::detect(), format, threads: 1, chunks: &[tokens], block_table: &straight };
+        let whole = run(&case, &way);
         for isa in Isa::available() {
-            let chunked = run(&case, isa, &[first, second, 1, 1], &scattered, (kind, 2));
-            let bits = |outputs: &[f32]| outputs.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            let chunks = &[first, second, 1, 1];
+            let chunked = run(&case, &Way { isa, format, threads: 2, chunks, block_table: &scattered });
             prop_assert_eq!(bits(&whole), bits(&chunked));
         }
     }
 }
 
-/// Crosses segments.
+/// Tokens of a case that has more than one segment.
 const TOKENS: usize = 150;
 
 #[test]
@@ -114,19 +134,26 @@ fn equals_textbook_attention() {
             tokens: TOKENS,
         };
         // Values are below 1; f16 has eleven binary digits, bf16 eight.
-        for (kind, tolerance) in [
+        for (format, tolerance) in [
             (KvFormat::F32, 1e-5),
             (KvFormat::F16, 1e-3),
             (KvFormat::Bf16, 1e-2),
         ] {
-            check_against_textbook(&case, kind, tolerance);
+            check_against_textbook(&case, format, tolerance);
         }
     }
 }
 
-fn check_against_textbook(case: &Case, kind: KvFormat, tolerance: f64) {
+fn check_against_textbook(case: &Case, format: KvFormat, tolerance: f64) {
     let table: Vec<u32> = (0..TOKENS.div_ceil(BLOCK_TOKENS) as u32).collect();
-    let found = run(case, Isa::detect(), &[TOKENS], &table, (kind, 2));
+    let way = Way {
+        isa: Isa::detect(),
+        format,
+        threads: 2,
+        chunks: &[TOKENS],
+        block_table: &table,
+    };
+    let found = run(case, &way);
     let (layer, width) = (case.layer, case.layer.shape.qkv_width());
     let rotate = |v: &[f32]| -> Vec<f64> {
         let h = v.len() / 2;
@@ -162,9 +189,15 @@ fn check_against_textbook(case: &Case, kind: KvFormat, tolerance: f64) {
                 let found = f64::from(found[(t * 4 + head) * 32 + d]);
                 assert!(
                     (found - expected).abs() < tolerance,
-                    "{kind:?} {layer:?}: token {t} head {head} dim {d}: {found} {expected}"
+                    "{format:?} {layer:?}: token {t} head {head} dim {d}: {found} {expected}"
                 );
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "same slot")]
+fn two_rows_cannot_have_one_slot() {
+    SlotMapping::default().set([3, 17, 4, 17].into_iter());
 }

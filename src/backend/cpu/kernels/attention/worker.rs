@@ -3,13 +3,16 @@
 use std::cell::RefCell;
 
 use super::{
-    KvFormat, LayerCache,
     bf16::{self, Bf16Operands},
+    cache::LayerCache,
     floats::{self, FloatOperands},
     query_tile::QueryTile,
-    softmax::{Power, Softmax, SoftmaxLayout},
+    softmax::{Base, SoftmaxState, StateLayout},
 };
-use crate::backend::cpu::kernels::{Isa, buffers::sized, pool::DisjointSlices};
+use crate::{
+    backend::cpu::kernels::{buffers::scratch_slice, disjoint::DisjointSlices, isa::Isa},
+    model::spec::KvFormat,
+};
 
 /// A worker's buffers; they grow to the largest tile and stay.
 #[derive(Default)]
@@ -18,10 +21,10 @@ struct Scratch {
     /// Softmax over the segments so far.
     state: Vec<f32>,
     /// Softmax over one segment.
-    part: Vec<f32>,
+    segment: Vec<f32>,
 }
 
-/// What is multiplied.
+/// What is multiplied, in the type of the cache.
 #[derive(Default)]
 struct Operands {
     floats: FloatOperands,
@@ -32,108 +35,107 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// How a tile's results lie in memory.
-pub(super) fn layout(tile: &QueryTile<'_>, kind: KvFormat) -> SoftmaxLayout {
-    match kind {
+/// A tile, and where its queries, keys and values are.
+#[derive(Clone, Copy)]
+pub(super) struct TileWork<'a> {
+    pub isa: Isa,
+    pub tile: &'a QueryTile<'a>,
+    /// `[rows, q | k | v]`, queries rotated.
+    pub qkv: &'a [f32],
+    pub cache: &'a LayerCache,
+}
+
+/// Sizes of a tile's softmax state.
+pub(super) fn layout(tile: &QueryTile<'_>, format: KvFormat) -> StateLayout {
+    match format {
         KvFormat::F32 | KvFormat::F16 => floats::layout(tile),
         KvFormat::Bf16 => bf16::layout(tile),
     }
 }
 
-/// What scores are exponents of.
-fn power(kind: KvFormat) -> Power {
-    match kind {
-        KvFormat::F32 | KvFormat::F16 => Power::Natural,
-        KvFormat::Bf16 => Power::Two,
+/// The base of the powers that scores are exponents of.
+fn base(format: KvFormat) -> Base {
+    match format {
+        KvFormat::F32 | KvFormat::F16 => Base::E,
+        KvFormat::Bf16 => Base::Two,
     }
 }
 
 impl Operands {
-    /// Attends to these segments, one after the other, and shows each one's results.
+    /// Computes softmax over each of these segments into `state`, and calls `each` with the segment and its state.
     fn attend(
         &mut self,
-        (isa, tile): (Isa, &QueryTile<'_>),
-        (qkv, cache): (&[f32], &LayerCache),
+        work: TileWork<'_>,
         segments: impl Iterator<Item = usize>,
-        part: &mut Softmax<'_>,
-        mut each: impl FnMut(usize, &Softmax<'_>),
+        state: &mut SoftmaxState<'_>,
+        mut each: impl FnMut(usize, &SoftmaxState<'_>),
     ) {
-        match cache.kind() {
+        let TileWork {
+            isa,
+            tile,
+            qkv,
+            cache,
+        } = work;
+        match cache.format() {
             KvFormat::F32 | KvFormat::F16 => {
                 self.floats.load_queries(isa, tile, qkv);
                 for segment in segments {
-                    self.floats.attend(isa, tile, cache, segment, part);
-                    each(segment, part);
+                    self.floats.attend(isa, tile, cache, segment, state);
+                    each(segment, state);
                 }
             }
             KvFormat::Bf16 => {
-                let mut ready = self.bf16.load(isa, tile, qkv);
+                let mut loaded = self.bf16.load_queries(isa, tile, qkv);
                 for segment in segments {
-                    ready.attend(tile, cache, segment, part);
-                    each(segment, part);
+                    loaded.attend(tile, cache, segment, state);
+                    each(segment, state);
                 }
             }
         }
     }
 }
 
-/// All of a tile's segments in turn, into `out`.
-pub(super) fn run(
-    isa: Isa,
-    tile: &QueryTile<'_>,
-    qkv: &[f32],
-    cache: &LayerCache,
-    out: &DisjointSlices<'_, f32>,
-) {
-    let layout = layout(tile, cache.kind());
-    let power = power(cache.kind());
+/// Computes all of a tile's segments in turn, and writes the tile's attention to `out`.
+pub(super) fn run(work: TileWork<'_>, out: &DisjointSlices<'_, f32>) {
+    let TileWork { isa, tile, cache, .. } = work;
+    let layout = layout(tile, cache.format());
+    let base = base(cache.format());
     SCRATCH.with_borrow_mut(|scratch| {
-        let mut state = Softmax::new(sized(&mut scratch.state, layout.len()), layout);
-        let mut part = Softmax::new(sized(&mut scratch.part, layout.len()), layout);
-        let fold = |segment: usize, part: &Softmax<'_>| state.fold(isa, tile, segment, part, power);
+        let mut state = SoftmaxState::new(scratch_slice(&mut scratch.state, layout.len()), layout);
+        let mut segment_state = SoftmaxState::new(scratch_slice(&mut scratch.segment, layout.len()), layout);
+        let merge = |segment: usize, added: &SoftmaxState<'_>| state.merge(isa, tile, segment, added, base);
         scratch
             .operands
-            .attend((isa, tile), (qkv, cache), tile.segments(), &mut part, fold);
+            .attend(work, tile.segments(), &mut segment_state, merge);
         state.finish(isa, tile, out);
     });
 }
 
-/// One segment, into `part`.
-pub(super) fn run_segment(
-    isa: Isa,
-    tile: &QueryTile<'_>,
-    (qkv, cache): (&[f32], &LayerCache),
-    segment: usize,
-    part: &mut [f32],
-) {
-    let mut part = Softmax::new(part, layout(tile, cache.kind()));
+/// Computes one segment, whose softmax state it leaves in `state`.
+pub(super) fn run_segment(work: TileWork<'_>, segment: usize, state: &mut [f32]) {
+    let mut state = SoftmaxState::new(state, layout(work.tile, work.cache.format()));
     SCRATCH.with_borrow_mut(|scratch| {
         let operands = &mut scratch.operands;
-        operands.attend(
-            (isa, tile),
-            (qkv, cache),
-            [segment].into_iter(),
-            &mut part,
-            |_, _| (),
-        );
+        operands.attend(work, std::iter::once(segment), &mut state, |_, _| ());
     });
 }
 
-/// Folds what [`run_segment`] has left for each segment, counted from the tile's first.
-pub(super) fn combine<'p>(
-    isa: Isa,
-    tile: &QueryTile<'_>,
-    kind: KvFormat,
+/// Merges the states that [`run_segment`] has left of all of a tile's segments, and writes the tile's attention to
+/// `out`. `state_of` gives the state of a segment, counted from the tile's first.
+pub(super) fn combine<'s>(
+    work: TileWork<'_>,
     out: &DisjointSlices<'_, f32>,
-    part: impl Fn(usize) -> &'p [f32],
+    state_of: impl Fn(usize) -> &'s [f32],
 ) {
-    let layout = layout(tile, kind);
+    let TileWork { isa, tile, cache, .. } = work;
+    let layout = layout(tile, cache.format());
+    let base = base(cache.format());
     SCRATCH.with_borrow_mut(|scratch| {
-        let mut state = Softmax::new(sized(&mut scratch.state, layout.len()), layout);
-        let own = sized(&mut scratch.part, layout.len());
+        let mut state = SoftmaxState::new(scratch_slice(&mut scratch.state, layout.len()), layout);
+        let copy = scratch_slice(&mut scratch.segment, layout.len());
         for (index, segment) in tile.segments().enumerate() {
-            own.copy_from_slice(&part(index)[..layout.len()]);
-            state.fold(isa, tile, segment, &Softmax::new(own, layout), power(kind));
+            copy.copy_from_slice(&state_of(index)[..layout.len()]);
+            state.merge(isa, tile, segment, &SoftmaxState::new(copy, layout), base);
         }
         state.finish(isa, tile, out);
     });

@@ -1,4 +1,6 @@
-//! Weights of a panel to pairs of bf16, for tiles.
+//! Expands a panel's weights to pairs of bf16, as AMX tiles load them.
+//!
+//! The kernels here avoid reordering and conversions: see [`super::few_rows`].
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
@@ -10,45 +12,52 @@ use std::arch::x86_64::{
     _mm512_sub_ps,
 };
 
-use super::{
-    RUN,
-    rows::RunBits,
-    tiles::{HALF, Halves, PairBits, TILE},
-};
+use super::layout::{PANEL_VECTORS, PairBits, PanelPairs, RUN, RUN_PAIRS, STRIP_RUN, TILE_OUTPUTS};
 use crate::backend::cpu::kernels::{
-    int8::{Strip, StripBits, StripScales},
-    packed::PANEL,
-    quantised::RUN_BYTES,
+    panel::{PANEL, PANEL_WORD_BYTES, STRIPS_PER_PANEL},
+    strip::{Strip, StripBits, StripScales},
 };
 
-/// Vectors of a panel's outputs.
-pub(super) const VECTORS: usize = PANEL / TILE;
-/// So many bytes weights are fetched before they are needed.
-const AHEAD: usize = 16 * RUN_BYTES;
+/// Prefetch distance of weights, in bytes.
+const PREFETCH_DISTANCE: usize = 16 * PANEL_WORD_BYTES;
 
 /// Integer weights of a panel.
-pub(super) struct Integers<'a> {
+pub(super) struct IntegerWeights<'a> {
     kind: Kind<'a>,
-    /// What four bits stand for.
+    /// The value of each of the sixteen patterns of four bits.
     table: __m512,
 }
 
+/// Integer weights by how they are expanded.
 enum Kind<'a> {
-    Four(Plain<'a, 4>),
-    Eight(Plain<'a, 8>),
+    Four(RunScaled<'a, 4>),
+    Eight(RunScaled<'a, 8>),
     Other(Strip<'a>),
 }
 
-/// A scale in f16 for each run of inputs, as most formats have it: with nothing left to decide, what comes before a
-/// run's first weight takes less time.
-struct Plain<'a, const WORDS: usize> {
-    words: &'a [[[u8; RUN_BYTES]; WORDS]],
+/// Weights with a scale in f16 for each run of inputs, as most formats have them. Nothing about the scales is left to
+/// decide, so less time passes before a run's first weight. A run is `WORDS` words of each output.
+struct RunScaled<'a, const WORDS: usize> {
+    words: &'a [[[u8; PANEL_WORD_BYTES]; WORDS]],
     scales: &'a [[u16; PANEL]],
     mins: Option<&'a [[u16; PANEL]]>,
 }
 
-impl<'a, const WORDS: usize> Plain<'a, WORDS> {
-    /// Nothing for other scales.
+/// A run's words, and its scales and minimums as [`twice`] gives them, for a vector's outputs.
+struct ScaledRun<'a, const WORDS: usize> {
+    words: &'a [[u8; PANEL_WORD_BYTES]; WORDS],
+    factors: Factors,
+}
+
+/// Scales and minimums of a vector's outputs, as [`twice`] gives them.
+#[derive(Clone, Copy)]
+struct Factors {
+    scale: [__m512; 2],
+    min: [__m512; 2],
+}
+
+impl<'a, const WORDS: usize> RunScaled<'a, WORDS> {
+    /// `None` for weights with other scales.
     fn new(bytes: &'a [u8], strip: &Strip<'a>) -> Option<Self> {
         let f16 = |scales| match scales {
             StripScales::F16(values) if strip.group == RUN => Some(values.as_chunks().0),
@@ -64,22 +73,24 @@ impl<'a, const WORDS: usize> Plain<'a, WORDS> {
         })
     }
 
-    /// Words, scale and minimum of a run, for a vector's outputs.
+    /// A run, for the panel's outputs from `vector * TILE_OUTPUTS` on.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn run(&self, run: usize, vector: usize) -> (&'a [[u8; RUN_BYTES]; WORDS], [__m512; 2], [__m512; 2]) {
+    fn run(&self, run: usize, vector: usize) -> ScaledRun<'a, WORDS> {
         let min = match self.mins {
             Some(mins) => twice(half_factors(&mins[run], vector)),
             None => [_mm512_setzero_ps(); 2],
         };
         let scale = twice(half_factors(&self.scales[run], vector));
-        (&self.words[run], scale, min)
+        ScaledRun {
+            words: &self.words[run],
+            factors: Factors { scale, min },
+        }
     }
 }
 
-impl<'a> Integers<'a> {
-    /// # Safety
-    /// The processor has AVX-512 F, BW, VBMI and BF16.
+impl<'a> IntegerWeights<'a> {
+    /// The weights of a panel.
     ///
     /// # Panics
     /// When `strip` is not a whole panel.
@@ -89,9 +100,9 @@ impl<'a> Integers<'a> {
         let bits = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         let table = _mm512_cvtepi32_ps(_mm512_sub_epi32(bits, _mm512_set1_epi32(strip.zero)));
         let plain = match strip.bits {
-            StripBits::Four(bytes) => Plain::new(bytes, &strip).map(Kind::Four),
-            StripBits::Eight(bytes) => Plain::new(bytes, &strip).map(Kind::Eight),
-            StripBits::Unpacked(_) => unreachable!("panels are not taken apart"),
+            StripBits::Four(bytes) => RunScaled::new(bytes, &strip).map(Kind::Four),
+            StripBits::Eight(bytes) => RunScaled::new(bytes, &strip).map(Kind::Eight),
+            StripBits::Unpacked(_) => unreachable!("panels are never unpacked"),
         };
         Self {
             kind: plain.unwrap_or(Kind::Other(strip)),
@@ -99,99 +110,110 @@ impl<'a> Integers<'a> {
         }
     }
 
-    /// Expands a run of inputs for half a panel's outputs.
-    ///
-    /// # Safety
-    /// As [`Self::new`].
+    /// Expands a run of inputs for the outputs of the panel's strip `strip`.
     ///
     /// # Panics
-    /// When there are not so many inputs.
+    /// When there are not as many inputs.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-    pub(super) fn expand(&self, run: usize, half: usize, out: &mut [PairBits; HALF]) {
+    pub(super) fn expand(&self, run: usize, strip: usize, out: &mut [PairBits; STRIP_RUN]) {
         match &self.kind {
-            Kind::Four(weights) => expand_four(weights, self.table, (run, half), out),
-            Kind::Eight(weights) => expand_eight(weights, (run, half), out),
-            Kind::Other(strip) => expand_other(strip, self.table, (run, half), out),
+            Kind::Four(weights) => expand_four(weights, self.table, StripRun { run, strip }, out),
+            Kind::Eight(weights) => expand_eight(weights, StripRun { run, strip }, out),
+            Kind::Other(weights) => expand_other(weights, self.table, StripRun { run, strip }, out),
         }
     }
 }
 
+/// A run of the outputs of one of a panel's strips.
+#[derive(Clone, Copy)]
+struct StripRun {
+    run: usize,
+    strip: usize,
+}
+
+impl StripRun {
+    /// The panel's vector that is the strip's vector `index`.
+    #[inline(always)]
+    fn vector(self, index: usize) -> usize {
+        self.strip * PANEL_VECTORS / STRIPS_PER_PANEL + index
+    }
+}
+
+/// Expands a run of four-bit weights.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_four(
-    weights: &Plain<'_, 4>,
-    table: __m512,
-    (run, half): (usize, usize),
-    out: &mut [PairBits; HALF],
-) {
-    for (index, out) in out.as_chunks_mut::<{ RUN / 2 }>().0.iter_mut().enumerate() {
-        let vector = half * VECTORS / 2 + index;
-        let (words, scale, min) = weights.run(run, vector);
+fn expand_four(weights: &RunScaled<'_, 4>, table: __m512, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+    for (index, out) in out.as_chunks_mut::<RUN_PAIRS>().0.iter_mut().enumerate() {
+        let vector = at.vector(index);
+        let ScaledRun { words, factors } = weights.run(at.run, vector);
         for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
-            four(load(word, vector), table, scale, min, out);
+            expand_four_bit_word(load_words(word, vector), table, factors, out);
         }
     }
 }
 
+/// Expands a run of eight-bit weights.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_eight(weights: &Plain<'_, 8>, (run, half): (usize, usize), out: &mut [PairBits; HALF]) {
-    for (index, out) in out.as_chunks_mut::<{ RUN / 2 }>().0.iter_mut().enumerate() {
-        let vector = half * VECTORS / 2 + index;
-        let (words, scale, min) = weights.run(run, vector);
+fn expand_eight(weights: &RunScaled<'_, 8>, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+    for (index, out) in out.as_chunks_mut::<RUN_PAIRS>().0.iter_mut().enumerate() {
+        let vector = at.vector(index);
+        let ScaledRun { words, factors } = weights.run(at.run, vector);
         for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
-            eight(load(word, vector), scale, min, out);
+            expand_eight_bit_word(load_words(word, vector), factors, out);
         }
     }
 }
 
+/// Expands a run of weights with scales of any kind.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_other(strip: &Strip<'_>, table: __m512, (run, half): (usize, usize), out: &mut [PairBits; HALF]) {
-    let groups = RUN / strip.group;
-    for (index, out) in out.chunks_exact_mut(RUN / 2).enumerate() {
-        let vector = half * VECTORS / 2 + index;
-        for (group, out) in (groups * run..).zip(out.chunks_exact_mut(strip.group / 2)) {
-            let scale = twice(factors(&strip.scales, group, vector));
-            let min = match &strip.mins {
-                Some(mins) => twice(factors(mins, group, vector)),
+fn expand_other(weights: &Strip<'_>, table: __m512, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+    let groups = RUN / weights.group;
+    for (index, out) in out.chunks_exact_mut(RUN_PAIRS).enumerate() {
+        let vector = at.vector(index);
+        for (group, out) in (groups * at.run..).zip(out.chunks_exact_mut(weights.group / 2)) {
+            let scale = twice(read_factors(&weights.scales, group, vector));
+            let min = match &weights.mins {
+                Some(mins) => twice(read_factors(mins, group, vector)),
                 None => [_mm512_setzero_ps(); 2],
             };
-            match strip.bits {
+            let factors = Factors { scale, min };
+            match weights.bits {
                 StripBits::Four(bytes) => {
-                    let words = bytes.as_chunks().0[group * (strip.group / 8)..].iter();
+                    let words = bytes.as_chunks().0[group * (weights.group / 8)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        four(load(word, vector), table, scale, min, out);
+                        expand_four_bit_word(load_words(word, vector), table, factors, out);
                     }
                 }
                 StripBits::Eight(bytes) => {
-                    let words = bytes.as_chunks().0[group * (strip.group / 4)..].iter();
+                    let words = bytes.as_chunks().0[group * (weights.group / 4)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        eight(load(word, vector), scale, min, out);
+                        expand_eight_bit_word(load_words(word, vector), factors, out);
                     }
                 }
-                StripBits::Unpacked(_) => unreachable!("panels are not taken apart"),
+                StripBits::Unpacked(_) => unreachable!("panels are never unpacked"),
             }
         }
     }
 }
 
-/// A vector's scales or minimums in f16.
+/// Scales or minimums in f16 of the panel's outputs from `vector * TILE_OUTPUTS` on.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn half_factors(values: &[u16], vector: usize) -> __m512 {
-    let values = &values[vector * TILE..][..TILE];
-    // SAFETY: sixteen elements.
+    let values = &values[vector * TILE_OUTPUTS..][..TILE_OUTPUTS];
+    // SAFETY: `values` is the 16 u16 that are loaded, which need not be aligned.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
 }
 
 /// A group's scales or minimums for a vector's outputs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
-    let lanes = group * PANEL + vector * TILE..group * PANEL + (vector + 1) * TILE;
-    // SAFETY: sixteen elements each.
+fn read_factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
+    let lanes = group * PANEL + vector * TILE_OUTPUTS..group * PANEL + (vector + 1) * TILE_OUTPUTS;
+    // SAFETY: each slice is indexed by `lanes`, 16 elements that are loaded, or checked by `half_factors`.
     unsafe {
         match scales {
             StripScales::F16(values) => half_factors(&values[group * PANEL..], vector),
@@ -199,11 +221,11 @@ fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
             StripScales::Steps {
                 bases,
                 steps,
-                per_base,
+                groups_per_base,
             } => {
                 let steps = _mm_loadu_si128(steps[lanes].as_ptr().cast());
                 _mm512_mul_ps(
-                    half_factors(&bases[group / per_base * PANEL..], vector),
+                    half_factors(&bases[group / groups_per_base * PANEL..], vector),
                     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(steps)),
                 )
             }
@@ -211,8 +233,8 @@ fn factors(scales: &StripScales<'_>, group: usize, vector: usize) -> __m512 {
     }
 }
 
-/// Each output's value twice, for an even input and the odd one behind it: of the first eight outputs and of the others.
-/// Two vectors like that, rounded, are pairs in their order.
+/// Each output's value twice, for an even input and the odd one behind it: of the first eight outputs in one vector,
+/// and of the others in the next. Two such vectors, rounded to bf16, are the sixteen outputs' pairs in order.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn twice(values: __m512) -> [__m512; 2] {
@@ -224,7 +246,9 @@ fn twice(values: __m512) -> [__m512; 2] {
     ]
 }
 
-/// As [`twice`], of words with four bytes each: `first` and the byte two behind it, or those after them.
+/// An order of bytes that puts the words of outputs twice, as [`twice`] does: of eight outputs, those of half `half`
+/// of a vector. The lowest byte of the first copy is byte `first` of the word, and that of the second copy the byte
+/// behind; in both copies each further byte is two bytes behind the one before.
 const fn bytes_twice(half: usize, first: usize) -> [u8; 64] {
     let mut order = [0; 64];
     let mut at = 0;
@@ -236,10 +260,11 @@ const fn bytes_twice(half: usize, first: usize) -> [u8; 64] {
     order
 }
 
-/// Eight inputs of a vector's outputs.
+/// Expands a word of four-bit weights of each of a vector's outputs: eight inputs, four pairs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn four(word: __m512i, table: __m512, scale: [__m512; 2], min: [__m512; 2], out: &mut [PairBits; 4]) {
+fn expand_four_bit_word(word: __m512i, table: __m512, factors: Factors, out: &mut [PairBits; 4]) {
+    let Factors { scale, min } = factors;
     const ORDERS: [[u8; 64]; 2] = [bytes_twice(0, 0), bytes_twice(1, 0)];
     let words = [0, 1].map(|half| _mm512_permutexvar_epi8(load_order(&ORDERS[half]), word));
     macro_rules! pairs {
@@ -250,23 +275,24 @@ fn four(word: __m512i, table: __m512, scale: [__m512; 2], min: [__m512; 2], out:
             })
         };
     }
-    store(&mut out[0], pairs!(0));
-    store(&mut out[1], pairs!(8));
-    store(&mut out[2], pairs!(4));
-    store(&mut out[3], pairs!(12));
+    store_pairs(&mut out[0], pairs!(0));
+    store_pairs(&mut out[1], pairs!(8));
+    store_pairs(&mut out[2], pairs!(4));
+    store_pairs(&mut out[3], pairs!(12));
 }
 
-/// Four inputs of a vector's outputs, which stand for 0 at 128.
+/// Expands a word of eight-bit weights of each of a vector's outputs: four inputs, two pairs. The bits 128 stand for 0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn eight(word: __m512i, scale: [__m512; 2], min: [__m512; 2], out: &mut [PairBits; 2]) {
+fn expand_eight_bit_word(word: __m512i, factors: Factors, out: &mut [PairBits; 2]) {
+    let Factors { scale, min } = factors;
     const ORDERS: [[[u8; 64]; 2]; 2] = [
         [bytes_twice(0, 0), bytes_twice(1, 0)],
         [bytes_twice(0, 2), bytes_twice(1, 2)],
     ];
-    /// The lowest byte of each word.
+    /// Mask of the lowest byte of each word.
     const LOWEST: u64 = 0x1111_1111_1111_1111;
-    // An integer in the low bits of 2^23 is that much more: no conversion is needed.
+    // An integer in the low bits of the float 2^23 adds itself to its value, so no conversion is needed.
     let whole = (1 << 23) as f32;
     let zero = _mm512_set1_ps(whole + 128.0);
     for (orders, out) in ORDERS.iter().zip(out) {
@@ -276,34 +302,34 @@ fn eight(word: __m512i, scale: [__m512; 2], min: [__m512; 2], out: &mut [PairBit
             let value = _mm512_sub_ps(_mm512_castsi512_ps(bits), zero);
             _mm512_fmadd_ps(value, scale[half], min[half])
         });
-        store(out, pairs);
+        store_pairs(out, pairs);
     }
 }
 
+/// Loads an order of bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_order(order: &[u8; 64]) -> __m512i {
-    // SAFETY: 64 bytes.
+    // SAFETY: the array is the 64 bytes that are loaded, which need not be aligned.
     unsafe { _mm512_loadu_si512(order.as_ptr().cast()) }
 }
 
-/// Rounds inputs that are f32, `[inputs][PANEL]`, into pairs from 0 on. A last input without a partner gets a zero.
+/// Rounds inputs in f32, `[inputs][PANEL]`, into pairs from pair 0 on. A last input without a partner gets a zero.
 ///
-/// # Safety
-/// The processor has AVX-512 F, BW, VBMI and BF16.
+/// Calling it from other code is `unsafe` because the processor must have AVX-512 F, BW, VBMI and BF16.
 ///
 /// # Panics
-/// When `out` is too small.
+/// When `out` has fewer pairs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
+pub(super) fn round_floats(weights: &[f32], out: &mut PanelPairs<'_>) {
     let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     let second = _mm512_or_si512(first, _mm512_set1_epi32(8));
     for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0.0; PANEL] } else { odd };
         for vector in out.vectors() {
-            let lanes = vector * TILE..(vector + 1) * TILE;
-            // SAFETY: sixteen elements each.
+            let lanes = vector * TILE_OUTPUTS..(vector + 1) * TILE_OUTPUTS;
+            // SAFETY: each slice is the 16 f32 that are loaded, which need not be aligned.
             let (even, odd) = unsafe {
                 (
                     _mm512_loadu_ps(even[lanes.clone()].as_ptr()),
@@ -314,29 +340,27 @@ pub(super) fn floats(weights: &[f32], out: &mut Halves<'_>) {
                 _mm512_permutex2var_ps(even, first, odd),
                 _mm512_permutex2var_ps(even, second, odd),
             ];
-            store(out.pair(pair, vector), pairs);
+            store_pairs(out.pair(pair, vector), pairs);
         }
     }
 }
 
-/// Brings inputs that are bf16, `[inputs][PANEL]`, together in pairs from 0 on. A last input without a partner gets a
-/// zero.
+/// Joins inputs in bf16, `[inputs][PANEL]`, to pairs from pair 0 on. A last input without a partner gets a zero.
 ///
-/// # Safety
-/// The processor has AVX-512 F.
+/// Calling it from other code is `unsafe` because the processor must have AVX-512 F.
 ///
 /// # Panics
-/// When `out` is too small.
+/// When `out` has fewer pairs.
 #[target_feature(enable = "avx512f")]
-pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
+pub(super) fn join_pairs(weights: &[u16], out: &mut PanelPairs<'_>) {
     for (pair, weights) in weights.chunks(2 * PANEL).enumerate() {
         let (even, odd) = weights.split_at(PANEL);
         let odd = if odd.is_empty() { &[0; PANEL] } else { odd };
-        ahead(weights);
+        prefetch_ahead(weights);
         for vector in out.vectors() {
-            let lanes = vector * TILE..(vector + 1) * TILE;
+            let lanes = vector * TILE_OUTPUTS..(vector + 1) * TILE_OUTPUTS;
             let PairBits(out) = out.pair(pair, vector);
-            // SAFETY: sixteen elements each.
+            // SAFETY: each slice is the 16 u16 that are loaded, and `out` is the 64 bytes that are stored.
             unsafe {
                 let widen = |bits: &[u16]| _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
                 let (even, odd) = (widen(&even[lanes.clone()]), widen(&odd[lanes]));
@@ -347,60 +371,36 @@ pub(super) fn bits(weights: &[u16], out: &mut Halves<'_>) {
     }
 }
 
-/// Rounds a row into its runs, filled up with zeros.
-///
-/// # Safety
-/// The processor has AVX-512 F and BF16.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(in crate::backend::cpu::kernels) fn row<'a>(x: &[f32], out: impl Iterator<Item = &'a mut RunBits>) {
-    for (x, out) in x.chunks(RUN).zip(out) {
-        let mut run = [0.0; RUN];
-        let x = if x.len() == RUN {
-            x
-        } else {
-            run[..x.len()].copy_from_slice(x);
-            &run
-        };
-        // SAFETY: sixteen elements each, and 64 bytes.
-        unsafe {
-            let (first, second) = (
-                _mm512_loadu_ps(x.as_ptr()),
-                _mm512_loadu_ps(x.as_ptr().add(RUN / 2)),
-            );
-            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
-            _mm512_storeu_si512(out.0.as_mut_ptr().cast(), both);
-        }
-    }
-}
-
-/// Has what comes [`AHEAD`] of these weights fetched: the hardware does not foresee enough of it.
+/// Prefetches what lies [`PREFETCH_DISTANCE`] behind these weights, because the hardware does not foresee enough of it.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn ahead<T>(weights: &[T]) {
-    let start = weights.as_ptr().cast::<i8>().wrapping_add(AHEAD);
+fn prefetch_ahead<T>(weights: &[T]) {
+    let start = weights.as_ptr().cast::<i8>().wrapping_add(PREFETCH_DISTANCE);
     for line in 0..size_of_val(weights).div_ceil(64) {
         _mm_prefetch(start.wrapping_add(64 * line), _MM_HINT_T0);
     }
 }
 
-/// A vector's words, and has some that come later fetched: the hardware does not foresee enough of it.
+/// Loads a word of each of a vector's outputs, and prefetches what lies [`PREFETCH_DISTANCE`] behind, because the
+/// hardware does not foresee enough of it.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(run: &[u8; RUN_BYTES], vector: usize) -> __m512i {
-    let words = &run[vector * 4 * TILE..][..4 * TILE];
-    _mm_prefetch(words.as_ptr().wrapping_add(AHEAD).cast(), _MM_HINT_T0);
-    // SAFETY: sixteen elements.
+fn load_words(words: &[u8; PANEL_WORD_BYTES], vector: usize) -> __m512i {
+    let words = &words[vector * 4 * TILE_OUTPUTS..][..4 * TILE_OUTPUTS];
+    _mm_prefetch(words.as_ptr().wrapping_add(PREFETCH_DISTANCE).cast(), _MM_HINT_T0);
+    // SAFETY: the slice is the 64 bytes that are loaded, which need not be aligned.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
-/// Rounds pairs of inputs, of eight outputs and the eight behind them.
+/// Rounds a pair of inputs of sixteen outputs: in `halves[0]` of the first eight outputs, even and odd inputs in
+/// turns, and in `halves[1]` of the others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn store(PairBits(out): &mut PairBits, [first, second]: [__m512; 2]) {
-    let both: __m512bh = _mm512_cvtne2ps_pbh(second, first);
-    // SAFETY: 64 bytes; the vectors are bits of the same size.
+fn store_pairs(out: &mut PairBits, halves: [__m512; 2]) {
+    let both: __m512bh = _mm512_cvtne2ps_pbh(halves[1], halves[0]);
+    // SAFETY: `out` is the 64 bytes that are stored. Both vector types are 64 bytes of which any bits are a value.
     unsafe {
         let both = std::mem::transmute::<__m512bh, __m512i>(both);
-        _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
+        _mm512_storeu_si512(out.0.as_mut_ptr().cast(), both);
     }
 }

@@ -1,33 +1,49 @@
-//! Products of a gate and of what it lets through, joined where their sums are.
+//! Gate and up of a feed-forward part in AMX tiles: joined by the activation where their sums are, and rounded to bf16.
+//!
+//! One thread takes 1,800 µs for a layer of SmolLM2 with 512 rows. Without the tiles' products it takes 1,180 µs
+//! less, without expanding weights 430 less, and without the activation 380 less. Tiles reach 3.3 TFLOP/s from
+//! registers on the processor that this was measured on, 2.1 to 2.2 with rows and weights as they lie here, 1.8 to
+//! 1.9 when sums are stored after every 18 runs of inputs, and 1.5 in the product. Tried and left out: the activation
+//! of the rows before between groups of a product's runs (no difference), and half as many inputs at a time (8 %
+//! slower).
 
 use super::{
-    Bf16Rows, Bf16Scratch, RUN, TILE_ROWS,
-    amx::{ROWS, shapes},
-    expand,
-    rows::RunSlices,
-    tiles::{HALF, Halves, RowSums, depth, expand_to, multiply},
+    amx::shapes,
+    layout::{PanelPairs, ROW_BLOCK, RUN, RowSums, STRIP_RUN, TILE_ROWS},
+    round_row::round_row,
+    rows::{Bf16Rows, RunSlices},
+    scratch::Bf16Scratch,
+    tiles::{RunWeights, depth, expand_panel, multiply},
 };
-use crate::backend::cpu::kernels::{
-    Activation, Isa, Output, PackedMatrix, buffers::sized, isa::IsaKind, packed::PANEL, tile_config,
+use crate::{
+    backend::cpu::kernels::{
+        buffers::scratch_slice,
+        isa::{Isa, IsaKind},
+        output::Output,
+        packed::MatrixPanel,
+        panel::PANEL,
+        ranges::{InputRange, RowRange},
+        tile_config,
+    },
+    model::spec::Activation,
 };
 
-/// A matrix and one of its panels.
-pub(in crate::backend::cpu::kernels) type Panel<'a> = (&'a PackedMatrix, usize);
-
-/// `activation(gate · x) * (up · x)`, rounded to bf16 rows.
+/// `activation(gate · x) * (up · x)`, rounded to bf16.
 pub(in crate::backend::cpu::kernels) struct GatedProduct<'a> {
+    /// Has AMX, as [`Self::new`] has checked.
     isa: Isa,
     x: &'a Bf16Rows,
     activation: Activation,
     out: RunSlices<'a>,
+    /// Outputs of a row.
     outputs: usize,
 }
 
 impl<'a> GatedProduct<'a> {
-    /// A product with so many outputs for each row of `x`, which [`Self::panels`] writes to `out`.
+    /// A product with `outputs` outputs for each row of `x`, which [`Self::run_panel`] writes to `out`.
     ///
     /// # Panics
-    /// Where the processor has no tiles.
+    /// Where the processor has no AMX.
     pub(in crate::backend::cpu::kernels) fn new(
         isa: Isa,
         x: &'a Bf16Rows,
@@ -40,83 +56,96 @@ impl<'a> GatedProduct<'a> {
             isa,
             x,
             activation,
-            out: out.tiles(x.rows(), outputs),
+            out: out.resize_for_tiles(x.rows(), outputs),
             outputs,
         }
     }
 
-    /// Computes the outputs `PANEL * panel..` of `count` rows from `first` on: the gate's are a panel, and so are the
-    /// others.
+    /// Computes panel `panel` of the outputs, for some rows. `sources` are the panels of weights of the gate and of
+    /// up that give these outputs.
     ///
     /// # Safety
-    /// Nobody else has these outputs of these rows.
+    /// While this runs nobody else accesses these outputs of these rows, nor of the other rows of their tiles.
     ///
     /// # Panics
-    /// When the first row does not begin a tile, or sizes differ.
-    pub(in crate::backend::cpu::kernels) unsafe fn panels(
+    /// When the rows do not exist or do not begin at a tile, or sizes differ.
+    pub(in crate::backend::cpu::kernels) unsafe fn run_panel(
         &self,
-        (first, count): (usize, usize),
+        rows: RowRange,
         panel: usize,
-        sources: [Panel<'_>; 2],
+        sources: [MatrixPanel<'_>; 2],
         scratch: &mut Bf16Scratch,
     ) {
+        let RowRange { first, count } = rows;
         let cols = self.x.cols();
-        assert!(first.is_multiple_of(ROWS) && first + count <= self.x.rows());
-        assert!(sources.iter().all(|(matrix, _)| matrix.cols() == cols));
-        let whole = count / TILE_ROWS * TILE_ROWS;
+        assert!(first.is_multiple_of(TILE_ROWS) && first + count <= self.x.rows());
+        assert!(sources.iter().all(|source| source.matrix.cols() == cols));
+        // Rows that are multiplied in whole blocks; fewer than a block follow.
+        let whole = count / ROW_BLOCK * ROW_BLOCK;
         let depth = depth(cols);
-        let (gate_sums, up_sums) = sized(&mut scratch.sums, 2 * count).split_at_mut(count);
+        let (gate_sums, up_sums) = scratch_slice(&mut scratch.sums, 2 * count).split_at_mut(count);
         for k in (0..cols).step_by(depth) {
-            let inputs = depth.min(cols - k);
-            let half = inputs.div_ceil(RUN) * HALF;
-            let pairs = sized(&mut scratch.pairs, 4 * half);
-            for (pairs, source) in pairs.chunks_exact_mut(2 * half).zip(sources) {
-                let (first, second) = pairs.split_at_mut(half);
-                let mut halves = Halves { first, second };
-                let expanded = &mut scratch.expanded;
-                // SAFETY: an `Isa` is only made for a processor that has its features.
-                unsafe { expand_to(self.isa, source, (k, inputs), expanded, &mut halves) };
+            let inputs = InputRange {
+                first: k,
+                count: depth.min(cols - k),
+            };
+            let strip_len = inputs.count.div_ceil(RUN) * STRIP_RUN;
+            let pairs = scratch_slice(&mut scratch.pairs, 4 * strip_len);
+            for (pairs, source) in pairs.chunks_exact_mut(2 * strip_len).zip(sources) {
+                let (first, second) = pairs.split_at_mut(strip_len);
+                let mut pairs = PanelPairs {
+                    strips: [first, second],
+                };
+                // SAFETY: `new` has checked that `self.isa` is `IsaKind::Amx`, which `Isa::available` makes only
+                // where it has found AVX-512 F, BW, VBMI and BF16.
+                unsafe { expand_panel(self.isa, source, inputs, &mut scratch.expanded, &mut pairs) };
             }
-            let (gate, up) = pairs.split_at(2 * half);
-            let (gate, up) = (gate.split_at(half), up.split_at(half));
+            let weights_at = |at: usize| RunWeights {
+                first_run: k / RUN,
+                strips: [&pairs[at..][..strip_len], &pairs[at + strip_len..][..strip_len]],
+            };
+            let (gate, up) = (weights_at(0), weights_at(2 * strip_len));
             let output = if k == 0 { Output::Replace } else { Output::Add };
-            for row in (0..count).step_by(TILE_ROWS) {
-                let rows = row..count.min(row + TILE_ROWS);
-                let at = (first + row, k / RUN);
-                // SAFETY: as above; the tiles are shaped for these rows; by the caller's promise.
+            for row in (0..count).step_by(ROW_BLOCK) {
+                let rows = row..count.min(row + ROW_BLOCK);
+                // SAFETY: `IsaKind::Amx` stands for AMX-BF16, AVX-512 BF16 and the system's grant of tile data. The
+                // registers are shaped for a block of rows from the first row on, and for the rows behind the whole
+                // blocks when those come. The caller keeps the outputs of these rows to this call, whole tiles of
+                // them.
                 unsafe {
                     if row == whole {
                         shapes(count - whole).load();
                     } else if row == 0 {
-                        const { shapes(TILE_ROWS) }.load();
+                        const { shapes(ROW_BLOCK) }.load();
                     }
-                    multiply(self.x, at, [gate.0, gate.1], &mut gate_sums[rows.clone()], output);
-                    multiply(self.x, at, [up.0, up.1], &mut up_sums[rows.clone()], output);
-                    if k + inputs == cols {
+                    multiply(self.x, first + row, gate, &mut gate_sums[rows.clone()], output);
+                    multiply(self.x, first + row, up, &mut up_sums[rows.clone()], output);
+                    if k + inputs.count == cols {
                         self.join(first + row, panel, &gate_sums[rows.clone()], &up_sums[rows]);
                     }
                 }
             }
         }
-        // SAFETY: as above.
+        // SAFETY: `IsaKind::Amx` stands for AMX and the system's grant of tile data.
         unsafe { tile_config::release() };
     }
 
-    /// Rounds what becomes of the sums of some rows, which begin a tile, and a panel.
+    /// Joins the complete sums of a panel and of some rows, the first of which is `row` and begins a tile.
     ///
     /// # Safety
-    /// Nobody else has these outputs of these rows, and the processor has AVX-512 F and BF16.
+    /// While this runs nobody else accesses these outputs of these rows' tiles. The processor has AVX-512 F and BF16.
     unsafe fn join(&self, row: usize, panel: usize, gate: &[RowSums], up: &[RowSums]) {
         let width = PANEL.min(self.outputs - panel * PANEL);
         let mut values = [0.0; PANEL];
-        for (tile, (gate, up)) in gate.chunks(ROWS).zip(up.chunks(ROWS)).enumerate() {
-            let (row, run) = (row + tile * ROWS, panel * PANEL / RUN);
-            // SAFETY: by the caller's promise.
+        for (tile, (gate, up)) in gate.chunks(TILE_ROWS).zip(up.chunks(TILE_ROWS)).enumerate() {
+            let (row, run) = (row + tile * TILE_ROWS, panel * PANEL / RUN);
+            // SAFETY: the caller keeps the panel's runs of this tile of rows to this call, and vouches for the
+            // processor. The slice ends with the block.
             unsafe {
                 let out = self.out.tile(row, run, width.div_ceil(RUN));
                 for (index, (RowSums(gate), RowSums(up))) in gate.iter().zip(up).enumerate() {
                     self.activation.gate(self.isa, gate, up, &mut values);
-                    expand::row(&values[..width], out[index..].iter_mut().step_by(ROWS));
+                    round_row(&values[..width], out[index..].iter_mut().step_by(TILE_ROWS));
                 }
             }
         }

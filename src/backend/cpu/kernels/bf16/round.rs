@@ -1,7 +1,7 @@
-//! f32 to bf16.
+//! Conversion between f32 and bf16, in plain operations.
 
-/// The nearest bf16's bits in the low half, ties to even. Numbers below the smallest normal become zero, as tiles
-/// take them; what is not a number stays so.
+/// The bits of the nearest bf16, ties to even, in the low half. Numbers below the smallest normal one become zero,
+/// because tiles read them as zero. NaN stays NaN.
 #[inline(always)]
 pub(in crate::backend::cpu::kernels) fn round(value: f32) -> u32 {
     let bits = value.to_bits();
@@ -19,7 +19,7 @@ pub(in crate::backend::cpu::kernels) fn round(value: f32) -> u32 {
     }
 }
 
-/// A bf16's value.
+/// The value of a bf16 whose bits are in the low half.
 #[inline(always)]
 pub(in crate::backend::cpu::kernels) fn widen(bits: u32) -> f32 {
     f32::from_bits(bits << 16)

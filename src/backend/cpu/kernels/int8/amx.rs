@@ -1,10 +1,67 @@
-//! AMX: a tile of 12 rows and 16 outputs in an instruction, one group of inputs at a time.
+//! AMX: products of 12 rows and 32 outputs, one group of inputs at a time.
 //!
-//! The products themselves cost little here; what takes the time is scaling a group's integer sums and adding
-//! them up in floats, so everything is arranged around that. The float sums of 12 rows and 32 outputs stay in
-//! registers. While one group is scaled, the integers of the next are on their way to memory (a tile cannot be
-//! read otherwise), and those of the one after that are being multiplied. The loop is in assembly: compilers
-//! neither know the tiles nor keep 24 sums in registers across them.
+//! A group's products cost little here. What takes the time is bringing the group's integer sums from tiles to vectors,
+//! scaling them and adding them up in floats. Per group it takes 20 cycles of the time-stamp counter to load and
+//! multiply, 24 to store the sums and 37 to scale them, and these overlap little: 81 to 84 together. So everything is
+//! arranged around the scaling: the float sums of 12 rows and 32 outputs stay in registers, and three groups are in
+//! work at a time. The loop is in assembly, because compilers neither know tiles nor keep 24 sums in registers across
+//! them.
+//!
+//! With it a prompt of 512 tokens of SmolLM2 in Q4_1 is processed at 2,263 tokens/s instead of 1,864 with VNNI, and
+//! decoding of 64 sequences at 1,232 instead of 1,090.
+//!
+//! # The pipeline
+//!
+//! A tile register can only be read by storing it. So a group passes through three stages:
+//!
+//! ```text
+//!   x, w --tileloadd--> tmm4 to 6 --tdpbssd--> integer sums in tiles             multiply
+//!        --tilestored--> integer sums in memory, `dots`                          store
+//!        --vcvtdq2ps--> zmm6, 7 --vmulps, vfmadd231ps--> float sums, zmm8 to 31  scale
+//! ```
+//!
+//! and iteration `g` of the loop does each stage for another group:
+//!
+//! ```text
+//!              prologue | g = 0 | g = 1 | g = 2 | g = 3 |    where the sums of group n are afterwards
+//!   multiply   0, 1     | 2     | 3     | 4     | 5     |    tmm0, tmm1 if n is even, tmm2, tmm3 if it is odd
+//!   store      0        | 1     | 2     | 3     | 4     |    half n % 2 of `dots`
+//!   scale               | 0     | 1     | 2     | 3     |    added to zmm8 to zmm31
+//! ```
+//!
+//! So a store has an iteration's time until what it has written is read, and so have the products until they are
+//! stored. The loop's body is two iterations, one for even `g` and one for odd. The two groups behind the last are
+//! multiplied, and the first of them is stored, but neither is scaled: that is why `x` and `w` must be readable for
+//! [`GROUPS_BEYOND`] more groups.
+//!
+//! # Registers
+//!
+//! ```text
+//!   tmm0, tmm1     integer sums of even groups: 12 rows x outputs 0..16 and 16..32
+//!   tmm2, tmm3     integer sums of odd groups
+//!   tmm4           12 rows x GROUP activations (bytes)
+//!   tmm5, tmm6     weights: GROUP / 4 rows x outputs 0..16 and 16..32, a word of 4 bytes each
+//!   tmm7           unused
+//!
+//!   zmm0, zmm1     weight scales of the group: outputs 0..16 and 16..32
+//!   zmm2, zmm3     minimums of the group: outputs 0..16 and 16..32
+//!   zmm4           activation scale of the row, in all lanes
+//!   zmm5           sum of the row's activations in the group, in all lanes
+//!   zmm6, zmm7     the row's integer sums as floats, scaled: outputs 0..16 and 16..32
+//!   zmm8 + 2 * r   float sums of row r: outputs 0..16
+//!   zmm9 + 2 * r   float sums of row r: outputs 16..32
+//!
+//!   x              activations of the next group to multiply: + GROUP bytes a group
+//!   cols           bytes from one row of activations to the next
+//!   x_factors      12 activation scales, then 12 sums, of the group to scale: + 96 bytes a group
+//!   w              weights of the next group to multiply: + 32 * GROUP bytes a group
+//!   w_factors      32 weight scales, then 32 minimums, of the group to scale: + 256 bytes a group
+//!   groups         groups left to scale
+//!   dots           the two halves of stored sums, 12 rows x 32 outputs each: 1,536 bytes a half
+//!   step           128: bytes from one row to the next of `dots`, and from one row of weights to the next
+//!   c, end         the next row of outputs to load, and to store
+//!   stride         bytes from one row of outputs to the next
+//! ```
 
 use std::{
     arch::{
@@ -14,20 +71,36 @@ use std::{
     mem::MaybeUninit,
 };
 
-use super::{STRIP, TILE_ROWS, Target};
+use super::sizes::TILE_ROWS;
 use crate::backend::cpu::kernels::{
-    Output,
-    tile_config::{self, TileConfig},
+    output::{Output, OutputTile},
+    panel::STRIP,
+    tile_config::{self, TileConfig, TileShape},
 };
 
-/// Groups that are loaded before anybody knows whether there are so many: operands reach this much further.
+/// Groups behind the last that are loaded because the pipeline runs ahead: operands must be readable for these too.
 pub(super) const GROUPS_BEYOND: usize = 2;
 
-/// Shapes for groups of so many inputs: registers 0 to 3 hold sums, 4 the rows, 5 and 6 the weights of 16 outputs each.
+/// Shapes of the tile registers for groups of `group` inputs.
 const fn shapes(group: usize) -> TileConfig {
-    let (sums, rows) = ((TILE_ROWS as u8, 64), (TILE_ROWS as u8, group as u16));
-    let weights = ((group / 4) as u8, 64);
-    TileConfig::new([sums, sums, sums, sums, rows, weights, weights, (0, 0)])
+    let rows = TILE_ROWS as u8;
+    let sums = TileShape {
+        rows,
+        bytes_per_row: 64,
+    };
+    let activations = TileShape {
+        rows,
+        bytes_per_row: group as u16,
+    };
+    let weights = TileShape {
+        rows: (group / 4) as u8,
+        bytes_per_row: 64,
+    };
+    let unused = TileShape {
+        rows: 0,
+        bytes_per_row: 0,
+    };
+    TileConfig::new([sums, sums, sums, sums, activations, weights, weights, unused])
 }
 
 /// The integer sums of two groups, as tiles are stored: `[2][TILE_ROWS][STRIP]`.
@@ -39,31 +112,35 @@ struct Dots([[[i32; STRIP]; TILE_ROWS]; 2]);
 pub(super) struct Operands {
     /// Inputs of a row, and bytes from one row to the next.
     pub cols: usize,
-    /// `[tiles * TILE_ROWS][cols]`
+    /// Activations, `[tiles * TILE_ROWS][cols]`.
     pub x: *const i8,
-    /// `[tiles][groups][2][TILE_ROWS]`: scales of the rows, and sums of their integers.
+    /// Scales of the activations, and sums of their integers: `[tiles][groups][2][TILE_ROWS]`.
     pub x_factors: *const f32,
     /// Signed weights, `[groups * GROUP / 4][STRIP][4]`.
     pub w: *const i8,
-    /// `[groups][2][STRIP]`: scales, and minimums if there are any.
+    /// Scales of the weights, and minimums if there are any: `[groups][2][STRIP]`.
     pub w_factors: *const f32,
     /// Whether the weights have minimums.
     pub mins: bool,
 }
 
-/// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows; `GROUP` inputs share a scale.
+/// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows. `GROUP` inputs share a scale.
 ///
 /// # Safety
-/// The operands are as [`Operands`] says; rows and weights may be read for [`GROUPS_BEYOND`] more groups. `c` is
-/// valid for the rows and [`STRIP`] outputs. The processor has AMX-INT8 and AVX-512 F, and the system lets this
-/// process use them.
+/// With `groups = cols / GROUP`, at least 1: each pointer of `operands` is readable for the elements that
+/// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`] groups more (`GROUPS_BEYOND * GROUP` bytes behind the
+/// last row of `x`, and `GROUPS_BEYOND * GROUP * STRIP` bytes of `w`). `c` is readable and writable for `tiles *
+/// TILE_ROWS` rows of [`STRIP`] outputs, overlaps no operand, and while this runs nobody else accesses it. The
+/// processor has AMX-INT8 and AVX-512 F, and the system has granted this process the use of tile data.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: Target) {
+pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: OutputTile) {
     const { assert!(GROUP == 16 || GROUP == 32) };
-    // SAFETY: by the caller's promise, and no tile is larger than 12 rows of 64 bytes.
+    // SAFETY: the caller vouches for AMX and the system's grant.
     unsafe { const { &shapes(GROUP) }.load() };
     for tile in 0..tiles {
-        // SAFETY: by the caller's promise.
+        // SAFETY: `tile < tiles`, so the operands moved on by as many tiles still are tiles of rows of the caller's,
+        // and so are the rows of `c`: `row < TILE_ROWS` and `lane + 16 <= STRIP`. The registers have just been shaped
+        // for `GROUP`.
         unsafe {
             let operands = Operands {
                 x: operands.x.add(tile * TILE_ROWS * operands.cols),
@@ -72,7 +149,7 @@ pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usi
                     .add(tile * operands.cols / GROUP * 2 * TILE_ROWS),
                 ..*operands
             };
-            let at = c.at.add(tile * TILE_ROWS * c.stride);
+            let at = c.start.add(tile * TILE_ROWS * c.stride);
             if c.output == Output::Replace {
                 for row in 0..TILE_ROWS {
                     for lane in (0..STRIP).step_by(16) {
@@ -87,11 +164,12 @@ pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usi
             }
         }
     }
-    // SAFETY: by the caller's promise.
+    // SAFETY: the caller vouches for AMX and the system's grant.
     unsafe { tile_config::release() };
 }
 
-/// `sums = t + ...` for a row: its scale is broadcast, its integers become floats, scaled by the weights' scales.
+/// One row of the group to scale: broadcasts its activation scale to zmm4, converts its integer sums to floats in
+/// zmm6 and zmm7, and multiplies them by the weights' scales. `$dots` is the offset of the group's half of `dots`.
 macro_rules! dots_of_row {
     ($dots:literal, $row:literal) => {
         concat!(
@@ -114,7 +192,7 @@ macro_rules! dots_of_row {
     };
 }
 
-/// The minimums' share.
+/// Adds what the minimums contribute to the row: minimum times sum of activations.
 macro_rules! mins_of_row {
     ($row:literal) => {
         concat!(
@@ -127,6 +205,8 @@ macro_rules! mins_of_row {
     };
 }
 
+/// Scales one row and adds it to its float sums, zmm`$first` and zmm`$second`; with minimums (`mins`) or without
+/// (`plain`).
 macro_rules! scale_row {
     (mins, $dots:literal, $row:literal, $first:literal, $second:literal) => {
         concat!(
@@ -153,7 +233,9 @@ macro_rules! scale_row {
     };
 }
 
-/// One group: stores the sums of the next, multiplies the one after that, and scales this one's.
+/// One iteration: stores the sums of the next group, which are in tiles `$next_a` and `$next_b`, to the half of
+/// `dots` at offset `$next`; multiplies the group after that in tiles `$a` and `$b`; and scales this group's sums,
+/// which are in the half at offset `$dots`.
 macro_rules! group {
     ($mins:ident, $next_a:literal, $next_b:literal, $next:literal, $a:literal, $b:literal, $dots:literal) => {
         concat!(
@@ -190,7 +272,7 @@ macro_rules! group {
     };
 }
 
-/// Multiplies the next group and goes on.
+/// Multiplies a group in tiles `$a` and `$b`, and moves `x` and `w` on to the next.
 macro_rules! multiply {
     ($a:literal, $b:literal) => {
         concat!(
@@ -215,6 +297,7 @@ macro_rules! multiply {
     };
 }
 
+/// Repeats a piece of assembly for each row, with the numbers of the row's two registers of float sums put in.
 macro_rules! each_sum {
     ($before:literal, $between:literal, $after:literal) => {
         concat!(
@@ -237,17 +320,22 @@ macro_rules! each_sum {
     };
 }
 
+/// Makes the kernel for weights with minimums or without.
 macro_rules! kernel {
     ($name:ident, $mins:ident) => {
-        /// Adds a tile's products to `c`.
+        /// Adds the products of one tile of rows to `c`, whose rows are `stride` elements apart.
         ///
         /// # Safety
-        /// As [`product`], for one tile; the tiles are configured.
+        /// What [`product`] asks for, with one tile, `c` and `stride`, and this thread's tile registers have the
+        /// shapes for `GROUP`.
         #[target_feature(enable = "avx512f")]
         unsafe fn $name<const GROUP: usize>(operands: &Operands, c: *mut f32, stride: usize) {
             let mut dots = MaybeUninit::<Dots>::uninit();
-            // SAFETY: by the caller's promise; only registers named here are changed, besides tiles, which the
-            // compiler does not use.
+            // SAFETY: the loop scales `groups` groups and multiplies two more, for which the caller vouches: each
+            // multiply reads `GROUP` bytes of 12 rows of `x` and `32 * GROUP` bytes of `w`, each scaling 24 floats of
+            // `x_factors` and 64 of `w_factors`. Of `c` it reads and writes 12 rows of 32 floats. `dots` is written
+            // before it is read, in its 2 * 12 * 128 bytes. The assembly changes only registers that are named as
+            // operands, the flags, and tiles, which the compiler does not use; it uses no stack.
             unsafe {
                 asm!(
                     each_sum!("vmovups zmm", ", [{c}]\nvmovups zmm", ", [{c} + 64]\nadd {c}, {stride}\n"),

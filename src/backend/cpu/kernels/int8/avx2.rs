@@ -1,4 +1,7 @@
 //! AVX2: 32 products of bytes in an instruction, 8 outputs in a vector.
+//!
+//! The instruction multiplies unsigned by signed bytes and adds neighbouring products in 16 bits, so kernels keep
+//! those sums from overflowing.
 
 use std::arch::x86_64::{
     __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32,
@@ -9,44 +12,57 @@ use std::arch::x86_64::{
     _mm256_xor_si256,
 };
 
-use super::{RowsAt, SPAN, Strip, StripBits, StripScales, Target};
-use crate::backend::cpu::kernels::{Output, packed::PANEL};
+use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
+use crate::backend::cpu::kernels::{
+    output::{Output, OutputTile},
+    panel::{PANEL, PANEL_WORD_BYTES},
+    strip::{Strip, StripBits, StripScales},
+};
 
+/// The products of `ROWS` rows and `VECTORS * 16` outputs.
+///
 /// # Safety
-/// As [`super::product`], for `ROWS` rows and `VECTORS` times 16 outputs whose operands have been checked; the processor has AVX2, FMA and
-/// F16C.
+/// [`RowPointers::new`] has checked `ROWS` rows and this strip, whose width is `VECTORS * 16`, and the rows are still
+/// borrowed. `c` is readable and writable for as many rows and outputs, and while this runs nobody else accesses
+/// those. The processor has AVX2, FMA and F16C.
+///
+/// # Panics
+/// When the strip's weights are unpacked: only AVX-512 kernels get such.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
-    rows: &RowsAt,
+    rows: &RowPointers,
     strip: &Strip<'_>,
-    c: Target,
+    c: OutputTile,
 ) {
     for lane in (0..16 * VECTORS).step_by(8) {
-        // SAFETY: all addresses are inside the operands that the caller has checked.
+        // SAFETY: `i < ROWS`, `group < rows.groups` and `lane + 8 <= 16 * VECTORS`, so all that is read of rows,
+        // scales, sums, words and `c` is inside of what the caller has checked or vouches for.
         unsafe {
             let mut sums = [_mm256_setzero_ps(); ROWS];
             if c.output == Output::Add {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm256_loadu_ps(c.at.add(i * c.stride + lane));
+                    *sum = _mm256_loadu_ps(c.start.add(i * c.stride + lane));
                 }
             }
             for group in 0..rows.groups {
                 let first = group * strip.group;
                 let dots: [__m256i; ROWS] = match strip.bits {
                     StripBits::Four(bytes) => {
-                        let at = bytes.as_ptr().add(first / 8 * 4 * PANEL + 4 * lane);
-                        four(rows, at, first, strip, group)
+                        let at = bytes.as_ptr().add(first / 8 * PANEL_WORD_BYTES + 4 * lane);
+                        multiply_four_bit(rows, at, first, strip, group)
                     }
                     StripBits::Eight(bytes) => {
-                        let at = bytes.as_ptr().add(first / 4 * 4 * PANEL + 4 * lane);
-                        eight(rows, at, 4 * PANEL, first, strip)
+                        let at = bytes.as_ptr().add(first / 4 * PANEL_WORD_BYTES + 4 * lane);
+                        multiply_eight_bit(rows, at, first, strip)
                     }
                     StripBits::Unpacked(_) => unreachable!("only AVX-512 kernels are given unpacked strips"),
                 };
                 let scales = read(&strip.scales, group, lane);
                 let mins = strip.mins.as_ref().map(|mins| read(mins, group, lane));
                 for i in 0..ROWS {
-                    let x_scale = *rows.scales.add(i * (rows.cols / SPAN) + first / SPAN);
+                    let x_scale = *rows
+                        .scales
+                        .add(i * (rows.cols / ACTIVATION_GROUP) + first / ACTIVATION_GROUP);
                     let mut t = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(dots[i]));
                     if let Some(mins) = mins {
                         let sum = *rows.sums.add(i * rows.groups + group);
@@ -56,38 +72,42 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
                 }
             }
             for (i, sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(c.at.add(i * c.stride + lane), *sum);
+                _mm256_storeu_ps(c.start.add(i * c.stride + lane), *sum);
             }
         }
     }
 }
 
+/// The integer sums of a group of four-bit weights, whose first input is `first`, for 8 outputs.
+///
 /// # Safety
-/// `at` is the first of 8 outputs' bytes of this group; rows and strip reach to the group's end.
+/// As for [`product`] `rows` and `strip` are checked, `group` is one of the rows' groups, and `at` points to the
+/// group's first word of 8 outputs of the strip. The processor has AVX2, FMA and F16C.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn four<const ROWS: usize>(
-    rows: &RowsAt,
+unsafe fn multiply_four_bit<const ROWS: usize>(
+    rows: &RowPointers,
     at: *const u8,
     first: usize,
     strip: &Strip<'_>,
     group: usize,
 ) -> [__m256i; ROWS] {
-    let (low, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let (low_half, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let mut pairs = [_mm256_setzero_si256(); ROWS];
-    // SAFETY: by the caller's promise.
+    // SAFETY: the group has `strip.group / 8` words, of which the 32 bytes of 8 outputs are read, `PANEL_WORD_BYTES`
+    // apart; of each of `ROWS` rows the 8 activations of a word are read, as two unaligned i32, and the group's sum.
     unsafe {
         // A pair is at most 2 * 15 * 127, and eight of them are added: 30,480 fits 16 bits.
-        for run in 0..strip.group / 8 {
-            let both = _mm256_loadu_si256(at.add(run * 4 * PANEL).cast());
-            let even = _mm256_and_si256(both, low);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<4>(both), low);
+        for word in 0..strip.group / 8 {
+            let both = _mm256_loadu_si256(at.add(word * PANEL_WORD_BYTES).cast());
+            let low_weights = _mm256_and_si256(both, low_half);
+            let high_weights = _mm256_and_si256(_mm256_srli_epi32::<4>(both), low_half);
             for (i, pairs) in pairs.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 8 * run).cast::<i32>();
-                let even_x = _mm256_set1_epi32(x.read_unaligned());
-                let odd_x = _mm256_set1_epi32(x.add(1).read_unaligned());
-                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(even, even_x));
-                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(odd, odd_x));
+                let x = rows.values.add(i * rows.cols + first + 8 * word).cast::<i32>();
+                let low_x = _mm256_set1_epi32(x.read_unaligned());
+                let high_x = _mm256_set1_epi32(x.add(1).read_unaligned());
+                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(low_weights, low_x));
+                *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(high_weights, high_x));
             }
         }
         let mut dots = pairs.map(|pairs| _mm256_madd_epi16(pairs, ones));
@@ -101,28 +121,31 @@ unsafe fn four<const ROWS: usize>(
     }
 }
 
+/// The integer sums of a group of eight-bit weights, whose first input is `first`, for 8 outputs.
+///
 /// # Safety
-/// As [`four`], with runs of four inputs `step` bytes apart.
+/// As for [`multiply_four_bit`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn eight<const ROWS: usize>(
-    rows: &RowsAt,
+unsafe fn multiply_eight_bit<const ROWS: usize>(
+    rows: &RowPointers,
     at: *const u8,
-    step: usize,
     first: usize,
     strip: &Strip<'_>,
 ) -> [__m256i; ROWS] {
     let ones = _mm256_set1_epi16(1);
-    // Signed weights, magnitude by sign-adjusted input: 2 * 128 * 127 fits 16 bits, 2 * 255 * 127 would not.
+    // Multiplies the magnitude of a signed weight by the input with the weight's sign: 2 * 128 * 127 fits 16 bits, and
+    // 2 * 255 * 127, with unsigned weights, would not.
     let flip = _mm256_set1_epi8(if strip.zero == 128 { -128 } else { 0 });
     let mut dots = [_mm256_setzero_si256(); ROWS];
-    // SAFETY: by the caller's promise.
+    // SAFETY: the group has `strip.group / 4` words, of which the 32 bytes of 8 outputs are read, `PANEL_WORD_BYTES`
+    // apart; of each of `ROWS` rows the 4 activations of a word are read, as an unaligned i32.
     unsafe {
-        for run in 0..strip.group / 4 {
-            let weights = _mm256_xor_si256(_mm256_loadu_si256(at.add(run * step).cast()), flip);
+        for word in 0..strip.group / 4 {
+            let weights = _mm256_xor_si256(_mm256_loadu_si256(at.add(word * PANEL_WORD_BYTES).cast()), flip);
             let magnitudes = _mm256_abs_epi8(weights);
             for (i, dot) in dots.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 4 * run).cast::<i32>();
+                let x = rows.values.add(i * rows.cols + first + 4 * word).cast::<i32>();
                 let x = _mm256_sign_epi8(_mm256_set1_epi32(x.read_unaligned()), weights);
                 let pairs = _mm256_maddubs_epi16(magnitudes, x);
                 *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
@@ -132,12 +155,14 @@ unsafe fn eight<const ROWS: usize>(
     dots
 }
 
+/// A group's scales or minimums of the 8 outputs from `lane` on.
+///
 /// # Safety
-/// The scales reach to this group; the processor has AVX2 and F16C.
+/// `scales` has values of this group for `lane + 8` outputs. The processor has AVX2 and F16C.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn read(scales: &StripScales<'_>, group: usize, lane: usize) -> __m256 {
-    // SAFETY: by the caller's promise.
+    // SAFETY: each load reads 8 outputs' values of the group (or of the group's base), which the caller vouches for.
     unsafe {
         match scales {
             StripScales::F16(values) => {
@@ -147,9 +172,9 @@ unsafe fn read(scales: &StripScales<'_>, group: usize, lane: usize) -> __m256 {
             StripScales::Steps {
                 bases,
                 steps,
-                per_base,
+                groups_per_base,
             } => {
-                let base = bases.as_ptr().add(group / per_base * PANEL + lane);
+                let base = bases.as_ptr().add(group / groups_per_base * PANEL + lane);
                 let step = _mm_loadl_epi64(steps.as_ptr().add(group * PANEL + lane).cast());
                 _mm256_mul_ps(
                     _mm256_cvtph_ps(_mm_loadu_si128(base.cast())),

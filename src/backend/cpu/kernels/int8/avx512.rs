@@ -8,41 +8,51 @@ use std::arch::x86_64::{
     _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
-use super::{RowsAt, SPAN, STRIP, Strip, StripBits, StripScales, Target};
-use crate::backend::cpu::kernels::{Output, packed::PANEL};
+use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
+use crate::backend::cpu::kernels::{
+    output::{Output, OutputTile},
+    panel::{PANEL, PANEL_WORD_BYTES, STRIP},
+    strip::{Strip, StripBits, StripScales},
+};
 
-/// 1.5 * 2^23. An integer below 2^22 in magnitude, added to its bits, is that integer added to its value: read
-/// as a float, it needs no conversion, and one multiply-add takes the constant off again and scales. That is
-/// exact up to the rounding of the scaled value itself when `scale * MAGIC` is exact.
+/// 1.5 * 2^23. Adding an integer below 2^22 in magnitude to these bits adds the integer to the value. So an integer
+/// sum that starts from these bits needs no conversion: read as a float, one multiply-add subtracts the constant
+/// again and scales. The result is the scaled sum, rounded once, when `scale * MAGIC` is exact.
 const MAGIC: f32 = 12_582_912.0;
 const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
 
-/// Up to so many rows, weights come from memory faster than they are used up; they are fetched ahead by
-/// so many bytes.
-const FEW_ROWS: usize = 4;
-const AHEAD: usize = 4096;
+/// Most rows for which weights are prefetched: with more, multiplying takes longer than loading.
+const PREFETCH_ROWS: usize = 4;
+/// Prefetch distance, in bytes.
+const PREFETCH_DISTANCE: usize = 4096;
+/// Most rows for which four-bit products have two chains of additions for each sum, one for either half of a word:
+/// with so few rows, a single chain would wait for its own results.
+const TWO_CHAIN_ROWS: usize = 3;
 
-/// Integer sums of a group, each added to [`MAGIC_BITS`]. Few rows have two each, one for either half of a run of eight inputs: a single
-/// chain would wait for its own results.
+/// Integer sums of a group for rows and vectors of outputs, each added to [`MAGIC_BITS`].
 type Dots<const ROWS: usize, const VECTORS: usize> = [[__m512i; VECTORS]; ROWS];
 
+/// The products of `ROWS` rows and `VECTORS * 16` outputs.
+///
 /// # Safety
-/// As [`super::product`], for `ROWS` rows and `VECTORS` vectors of outputs whose operands have been checked;
-/// the processor has AVX-512 F, BW and VNNI.
+/// [`RowPointers::new`] has checked `ROWS` rows and this strip, whose width is `VECTORS * 16`, and the rows are still
+/// borrowed. `c` is readable and writable for as many rows and outputs, and while this runs nobody else accesses
+/// those. The processor has AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
-    rows: &RowsAt,
+    rows: &RowPointers,
     strip: &Strip<'_>,
-    c: Target,
+    c: OutputTile,
 ) {
     let short = strip.scales.are_short();
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-    // SAFETY: all addresses are inside the operands that the caller has checked.
+    // SAFETY: `i < ROWS`, `j < VECTORS` and `group < rows.groups`, so all that is read of rows, scales, sums, words
+    // and `c` is inside of what the caller has checked or vouches for.
     unsafe {
         if c.output == Output::Add {
             for (i, row) in sums.iter_mut().enumerate() {
                 for (j, sum) in row.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(c.at.add(i * c.stride + 16 * j));
+                    *sum = _mm512_loadu_ps(c.start.add(i * c.stride + 16 * j));
                 }
             }
         }
@@ -50,25 +60,25 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
             let first = group * strip.group;
             let dots = match strip.bits {
                 StripBits::Four(bytes) => {
-                    let at = bytes.as_ptr().add(first / 8 * 4 * PANEL);
-                    four(rows, at, first, strip, group)
+                    let at = bytes.as_ptr().add(first / 8 * PANEL_WORD_BYTES);
+                    multiply_four_bit(rows, at, first, strip, group)
                 }
                 StripBits::Eight(bytes) => {
-                    let at = bytes.as_ptr().add(first / 4 * 4 * PANEL);
-                    eight::<ROWS, VECTORS, { 4 * PANEL }>(rows, at, first, strip, group)
+                    let at = bytes.as_ptr().add(first / 4 * PANEL_WORD_BYTES);
+                    multiply_eight_bit::<ROWS, VECTORS, PANEL_WORD_BYTES>(rows, at, first, strip, group)
                 }
                 StripBits::Unpacked(bytes) => {
                     let at = bytes.as_ptr().add(first / 4 * 4 * STRIP);
-                    eight::<ROWS, VECTORS, { 4 * STRIP }>(rows, at, first, strip, group)
+                    multiply_eight_bit::<ROWS, VECTORS, { 4 * STRIP }>(rows, at, first, strip, group)
                 }
             };
             let scales = read::<VECTORS>(&strip.scales, group);
             let mins = strip.mins.as_ref().map(|mins| read::<VECTORS>(mins, group));
             let offsets = scales.map(|scale| _mm512_mul_ps(scale, _mm512_set1_ps(-MAGIC)));
-            let x_scales = rows.scales.add(first / SPAN);
-            let spans = rows.cols / SPAN;
+            let x_scales = rows.scales.add(first / ACTIVATION_GROUP);
+            let scales_per_row = rows.cols / ACTIVATION_GROUP;
             for i in 0..ROWS {
-                let x_scale = _mm512_set1_ps(*x_scales.add(i * spans));
+                let x_scale = _mm512_set1_ps(*x_scales.add(i * scales_per_row));
                 let mut t = [_mm512_setzero_ps(); VECTORS];
                 for j in 0..VECTORS {
                     t[j] = if short {
@@ -91,25 +101,28 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
         }
         for (i, row) in sums.iter().enumerate() {
             for (j, sum) in row.iter().enumerate() {
-                _mm512_storeu_ps(c.at.add(i * c.stride + 16 * j), *sum);
+                _mm512_storeu_ps(c.start.add(i * c.stride + 16 * j), *sum);
             }
         }
     }
 }
 
+/// What a group's sums start from: the constant, and what the bits that stand for 0 contribute to the sum is
+/// subtracted.
+///
 /// # Safety
-/// Rows and strip reach to this group's end; the processor has the features.
+/// `rows` points to `ROWS` rows, of which `group` is a group. The processor has AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn start<const ROWS: usize, const VECTORS: usize>(
-    rows: &RowsAt,
+    rows: &RowPointers,
     strip: &Strip<'_>,
     group: usize,
 ) -> Dots<ROWS, VECTORS> {
     let mut dots = [[_mm512_set1_epi32(MAGIC_BITS); VECTORS]; ROWS];
     if strip.zero != 0 {
         for (i, row) in dots.iter_mut().enumerate() {
-            // SAFETY: by the caller's promise.
+            // SAFETY: `i < ROWS` and `group` is one of the rows' groups, so the caller vouches for the sum.
             let sum = unsafe { *rows.sums.add(i * rows.groups + group) } as i32;
             *row = [_mm512_set1_epi32(MAGIC_BITS - strip.zero * sum); VECTORS];
         }
@@ -117,55 +130,64 @@ unsafe fn start<const ROWS: usize, const VECTORS: usize>(
     dots
 }
 
+/// The integer sums of a group of four-bit weights, whose first input is `first`.
+///
 /// # Safety
-/// `at` is the strip's first byte of this group, the rest as [`start`].
+/// As for [`product`] `rows` and `strip` are checked, `group` is one of the rows' groups, and `at` points to the
+/// strip's first word of it. The processor has AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn four<const ROWS: usize, const VECTORS: usize>(
-    rows: &RowsAt,
+unsafe fn multiply_four_bit<const ROWS: usize, const VECTORS: usize>(
+    rows: &RowPointers,
     at: *const u8,
     first: usize,
     strip: &Strip<'_>,
     group: usize,
 ) -> Dots<ROWS, VECTORS> {
-    let low = _mm512_set1_epi8(15);
-    // SAFETY: by the caller's promise.
+    let low_half = _mm512_set1_epi8(15);
+    // SAFETY: the group has `strip.group / 8` words, of which `VECTORS * 64` bytes are read, `PANEL_WORD_BYTES`
+    // apart; of each of `ROWS` rows the 8 activations of a word are read, as two unaligned i32. Prefetching never
+    // faults.
     unsafe {
         let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
-        let mut odd = [[_mm512_setzero_si512(); VECTORS]; ROWS];
-        for run in 0..strip.group / 8 {
-            let (mut even_weights, mut odd_weights) = (
+        let mut second_dots = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+        for word in 0..strip.group / 8 {
+            let (mut low_weights, mut high_weights) = (
                 [_mm512_setzero_si512(); VECTORS],
                 [_mm512_setzero_si512(); VECTORS],
             );
             for j in 0..VECTORS {
-                if ROWS <= FEW_ROWS {
-                    _mm_prefetch::<_MM_HINT_T0>(at.add(run * 4 * PANEL + 64 * j).wrapping_add(AHEAD).cast());
+                if ROWS <= PREFETCH_ROWS {
+                    _mm_prefetch::<_MM_HINT_T0>(
+                        at.add(word * PANEL_WORD_BYTES + 64 * j)
+                            .wrapping_add(PREFETCH_DISTANCE)
+                            .cast(),
+                    );
                 }
-                let pair = _mm512_loadu_si512(at.add(run * 4 * PANEL + 64 * j).cast());
-                even_weights[j] = _mm512_and_si512(pair, low);
-                odd_weights[j] = _mm512_and_si512(_mm512_srli_epi32::<4>(pair), low);
+                let both = _mm512_loadu_si512(at.add(word * PANEL_WORD_BYTES + 64 * j).cast());
+                low_weights[j] = _mm512_and_si512(both, low_half);
+                high_weights[j] = _mm512_and_si512(_mm512_srli_epi32::<4>(both), low_half);
             }
             for i in 0..ROWS {
-                let x = rows.values.add(i * rows.cols + first + 8 * run).cast::<i32>();
-                let (even_x, odd_x) = (
+                let x = rows.values.add(i * rows.cols + first + 8 * word).cast::<i32>();
+                let (low_x, high_x) = (
                     _mm512_set1_epi32(x.read_unaligned()),
                     _mm512_set1_epi32(x.add(1).read_unaligned()),
                 );
                 for j in 0..VECTORS {
-                    dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], even_weights[j], even_x);
-                    if ROWS <= 3 {
-                        odd[i][j] = _mm512_dpbusd_epi32(odd[i][j], odd_weights[j], odd_x);
+                    dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], low_weights[j], low_x);
+                    if ROWS <= TWO_CHAIN_ROWS {
+                        second_dots[i][j] = _mm512_dpbusd_epi32(second_dots[i][j], high_weights[j], high_x);
                     } else {
-                        dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], odd_weights[j], odd_x);
+                        dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], high_weights[j], high_x);
                     }
                 }
             }
         }
-        if ROWS <= 3 {
+        if ROWS <= TWO_CHAIN_ROWS {
             for i in 0..ROWS {
                 for j in 0..VECTORS {
-                    dots[i][j] = _mm512_add_epi32(dots[i][j], odd[i][j]);
+                    dots[i][j] = _mm512_add_epi32(dots[i][j], second_dots[i][j]);
                 }
             }
         }
@@ -173,30 +195,38 @@ unsafe fn four<const ROWS: usize, const VECTORS: usize>(
     }
 }
 
+/// The integer sums of a group of eight-bit weights, whose first input is `first`, with words of an output `STRIDE`
+/// bytes apart.
+///
 /// # Safety
-/// As [`four`], with runs of four inputs `STEP` bytes apart.
+/// As for [`multiply_four_bit`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn eight<const ROWS: usize, const VECTORS: usize, const STEP: usize>(
-    rows: &RowsAt,
+unsafe fn multiply_eight_bit<const ROWS: usize, const VECTORS: usize, const STRIDE: usize>(
+    rows: &RowPointers,
     at: *const u8,
     first: usize,
     strip: &Strip<'_>,
     group: usize,
 ) -> Dots<ROWS, VECTORS> {
-    // SAFETY: by the caller's promise.
+    // SAFETY: the group has `strip.group / 4` words, of which `VECTORS * 64` bytes are read, `STRIDE` apart; of each
+    // of `ROWS` rows the 4 activations of a word are read, as an unaligned i32. Prefetching never faults.
     unsafe {
         let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
-        for run in 0..strip.group / 4 {
+        for word in 0..strip.group / 4 {
             let mut weights = [_mm512_setzero_si512(); VECTORS];
             for (j, weights) in weights.iter_mut().enumerate() {
-                if ROWS <= FEW_ROWS && STEP == 4 * PANEL {
-                    _mm_prefetch::<_MM_HINT_T0>(at.add(run * STEP + 64 * j).wrapping_add(AHEAD).cast());
+                if ROWS <= PREFETCH_ROWS && STRIDE == PANEL_WORD_BYTES {
+                    _mm_prefetch::<_MM_HINT_T0>(
+                        at.add(word * STRIDE + 64 * j)
+                            .wrapping_add(PREFETCH_DISTANCE)
+                            .cast(),
+                    );
                 }
-                *weights = _mm512_loadu_si512(at.add(run * STEP + 64 * j).cast());
+                *weights = _mm512_loadu_si512(at.add(word * STRIDE + 64 * j).cast());
             }
             for (i, row) in dots.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 4 * run).cast::<i32>();
+                let x = rows.values.add(i * rows.cols + first + 4 * word).cast::<i32>();
                 let x = _mm512_set1_epi32(x.read_unaligned());
                 for (dot, weights) in row.iter_mut().zip(weights) {
                     *dot = _mm512_dpbusd_epi32(*dot, weights, x);
@@ -207,14 +237,17 @@ unsafe fn eight<const ROWS: usize, const VECTORS: usize, const STEP: usize>(
     }
 }
 
+/// A group's scales or minimums.
+///
 /// # Safety
-/// The scales reach to this group; the processor has AVX-512 F.
+/// `scales` has values of this group for `VECTORS * 16` outputs. The processor has AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn read<const VECTORS: usize>(scales: &StripScales<'_>, group: usize) -> [__m512; VECTORS] {
     let mut out = [_mm512_setzero_ps(); VECTORS];
     for (j, out) in out.iter_mut().enumerate() {
-        // SAFETY: by the caller's promise.
+        // SAFETY: each load reads 16 outputs' values of the group (or of the group's base), and `j < VECTORS`, so the
+        // caller vouches for them.
         *out = unsafe {
             match scales {
                 StripScales::F16(values) => _mm512_cvtph_ps(_mm256_loadu_si256(
@@ -224,9 +257,9 @@ unsafe fn read<const VECTORS: usize>(scales: &StripScales<'_>, group: usize) -> 
                 StripScales::Steps {
                     bases,
                     steps,
-                    per_base,
+                    groups_per_base,
                 } => {
-                    let base = bases.as_ptr().add(group / per_base * PANEL + 16 * j);
+                    let base = bases.as_ptr().add(group / groups_per_base * PANEL + 16 * j);
                     let step = _mm_loadu_si128(steps.as_ptr().add(group * PANEL + 16 * j).cast());
                     _mm512_mul_ps(
                         _mm512_cvtph_ps(_mm256_loadu_si256(base.cast())),

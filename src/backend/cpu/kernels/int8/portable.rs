@@ -1,23 +1,34 @@
-//! The scalar twin: what the vector kernels are tested against, and what other processors run.
+//! Plain Rust for processors without the instructions of the other kernels. Tests hold the others to its bits.
 
 use half::f16;
 
-use super::{RowsAt, SPAN, Strip, StripBits, StripScales, Target};
-use crate::backend::cpu::kernels::{Output, packed::PANEL};
+use super::{
+    operands::{RowPointers, WordLayout},
+    sizes::ACTIVATION_GROUP,
+};
+use crate::backend::cpu::kernels::{
+    output::{Output, OutputTile},
+    panel::PANEL,
+    strip::{Strip, StripBits, StripScales},
+};
 
+/// The products of `ROWS` rows and `VECTORS * 16` outputs.
+///
 /// # Safety
-/// As [`super::product`], for `ROWS` rows and `VECTORS` times 16 outputs whose operands have been checked.
+/// [`RowPointers::new`] has checked `ROWS` rows and this strip, whose width is `VECTORS * 16`, and the rows are still
+/// borrowed. `c` is readable and writable for as many rows and outputs, and while this runs nobody else accesses those.
 pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
-    rows: &RowsAt,
+    rows: &RowPointers,
     strip: &Strip<'_>,
-    c: Target,
+    c: OutputTile,
 ) {
     for row in 0..ROWS {
-        // SAFETY: inside the operands that the caller has checked, here and below.
+        // SAFETY: `row < ROWS`, so the row's `cols` values exist and `c` has its `16 * VECTORS` outputs, which are
+        // exclusive and overlap no operand.
         let (values, out) = unsafe {
             (
                 std::slice::from_raw_parts(rows.values.add(row * rows.cols), rows.cols),
-                std::slice::from_raw_parts_mut(c.at.add(row * c.stride), 16 * VECTORS),
+                std::slice::from_raw_parts_mut(c.start.add(row * c.stride), 16 * VECTORS),
             )
         };
         if c.output == Output::Replace {
@@ -25,11 +36,13 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
         }
         for group in 0..rows.groups {
             let first = group * strip.group;
-            // SAFETY: as above.
+            // SAFETY: `row < ROWS` and `group < rows.groups`, so the row has this sum and this scale.
             let (sum, scale) = unsafe {
                 (
                     *rows.sums.add(row * rows.groups + group),
-                    *rows.scales.add(row * (rows.cols / SPAN) + first / SPAN),
+                    *rows
+                        .scales
+                        .add(row * (rows.cols / ACTIVATION_GROUP) + first / ACTIVATION_GROUP),
                 )
             };
             let mut dots = [[-strip.zero * sum as i32; 16]; VECTORS];
@@ -46,10 +59,11 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
     }
 }
 
+/// Adds the products of neighbouring inputs from `first` on, one for each of `values`, to each output's sum.
 fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[i8]) {
-    let (step, inputs) = bits.layout();
+    let WordLayout { stride, inputs } = WordLayout::of(bits);
     for (index, values) in values.chunks_exact(inputs).enumerate() {
-        let bytes = &bits.bytes()[(first / inputs + index) * step..][..4 * dots.len()];
+        let bytes = &bits.bytes()[(first / inputs + index) * stride..][..4 * dots.len()];
         for (dot, weights) in dots.iter_mut().zip(bytes.as_chunks::<4>().0) {
             match bits {
                 StripBits::Four(_) => {
@@ -68,6 +82,7 @@ fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[
     }
 }
 
+/// A group's scale or minimum of one output.
 fn get(scales: &StripScales<'_>, group: usize, lane: usize) -> f32 {
     match scales {
         StripScales::F16(values) => f16::from_bits(values[group * PANEL + lane]).to_f32(),
@@ -75,9 +90,9 @@ fn get(scales: &StripScales<'_>, group: usize, lane: usize) -> f32 {
         StripScales::Steps {
             bases,
             steps,
-            per_base,
+            groups_per_base,
         } => {
-            let base = f16::from_bits(bases[group / per_base * PANEL + lane]).to_f32();
+            let base = f16::from_bits(bases[group / groups_per_base * PANEL + lane]).to_f32();
             base * f32::from(steps[group * PANEL + lane])
         }
     }

@@ -1,97 +1,127 @@
 //! Rows of activations as eight-bit integers.
 
-use super::super::{
-    Isa, ThreadPool,
-    buffers::sized,
+use super::sizes::{ACTIVATION_GROUP, SMALL_GROUP};
+#[cfg(target_arch = "x86_64")]
+use super::{
+    sizes::TILE_ROWS,
+    tile_factors::{RowFactors, TileFactors},
+};
+use crate::backend::cpu::kernels::{
+    buffers::scratch_slice,
+    compute::Compute,
+    disjoint::DisjointSlices,
     elementwise::add_lanes,
-    isa::{IsaKind, per_isa},
-    pool::DisjointSlices,
+    isa::{Isa, IsaKind, per_isa},
 };
 
-/// Activations that share a scale.
-pub(in crate::backend::cpu::kernels) const SPAN: usize = 32;
-/// The smallest run of weights with a scale of its own; sums are kept for this and for [`SPAN`].
-pub(in crate::backend::cpu::kernels) const FINE: usize = 16;
-/// Rows that one task quantises; fewer than this are not worth waking anybody for.
+/// Rows in one task. Fewer rows take less time than waking another thread.
 const ROWS_PER_TASK: usize = 16;
-/// Bytes behind the last row that kernels may load, though not use.
-const BEYOND: usize = 2 * SPAN;
+/// Bytes behind the last row that AMX kernels load ahead of use and then do not use: the two groups of
+/// [`super::amx::GROUPS_BEYOND`].
+const BYTES_BEYOND: usize = 2 * ACTIVATION_GROUP;
 
-/// `x ≈ value * scale`, a scale for each [`SPAN`] of a row: the largest magnitude becomes ±127, the rest is
-/// rounded to the nearest (ties to even). A span with a value that is not finite has a NaN scale, so that a
-/// fault upstream cannot vanish here.
+/// Fewest rows of a batch for which AMX tiles are faster than vectors: they pay for unpacking the weights.
+#[cfg(target_arch = "x86_64")]
+pub(super) const FEWEST_TILED_ROWS: usize = 2 * TILE_ROWS;
+
+/// Rows of activations as `value * scale`, with a scale for each [`ACTIVATION_GROUP`] of a row: the largest magnitude
+/// of the group becomes ±127, the others are rounded to the nearest integer (ties to even). A group with a value that
+/// is not finite has a NaN scale, so that the fault reaches every output.
 #[derive(Default)]
 pub(in crate::backend::cpu::kernels) struct Int8Rows {
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// `[rows, cols]`, and more: what a larger batch has left behind, so all the others, and [`BEYOND`].
-    pub values: Vec<i8>,
-    /// `[rows, cols / SPAN]`
-    pub scales: Vec<f32>,
-    /// Sums of the integers, exact: `[rows, cols / SPAN]`.
-    pub sums: Vec<f32>,
-    /// Sums of the integers: `[rows, cols / FINE]`.
-    pub fine_sums: Vec<f32>,
+    /// `[rows, cols]`, then at least [`BYTES_BEYOND`] more. The buffers may be longer, with what a larger batch has
+    /// left.
+    pub(super) values: Vec<i8>,
+    /// `[rows, cols / ACTIVATION_GROUP]`
+    pub(super) scales: Vec<f32>,
+    /// Sums of the integers of each group, which are exact: `[rows, cols / ACTIVATION_GROUP]`.
+    pub(super) sums: Vec<f32>,
+    /// The same for small groups: `[rows, cols / SMALL_GROUP]`.
+    pub(super) small_group_sums: Vec<f32>,
+    /// Scales and sums for AMX tiles.
     #[cfg(target_arch = "x86_64")]
-    pub(super) tiles: super::tiles::TileFactors,
+    pub(super) tiles: TileFactors,
 }
 
 impl Int8Rows {
-    /// Quantises `x`, `[m, cols]`; `cols` is a multiple of [`SPAN`].
-    pub(in crate::backend::cpu::kernels) fn set(
-        &mut self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        x: &[f32],
-        cols: usize,
-    ) {
-        assert!(cols.is_multiple_of(SPAN) && cols > 0);
-        let m = x.len() / cols;
-        let spans = cols / SPAN;
+    /// Quantises `x`, `[m, cols]`.
+    ///
+    /// # Panics
+    /// When `cols` is not a multiple of [`ACTIVATION_GROUP`], or 0.
+    pub(in crate::backend::cpu::kernels) fn set(&mut self, compute: &mut Compute, x: &[f32], cols: usize) {
+        assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
+        let (m, isa) = (x.len() / cols, compute.isa);
+        let groups = cols / ACTIVATION_GROUP;
         (self.rows, self.cols) = (m, cols);
-        let values = DisjointSlices::new(sized(&mut self.values, m * cols + BEYOND));
-        let scales = DisjointSlices::new(sized(&mut self.scales, m * spans));
-        let sums = DisjointSlices::new(sized(&mut self.sums, m * spans));
-        let fine_sums = DisjointSlices::new(sized(&mut self.fine_sums, m * 2 * spans));
-        pool.run_parts(m, ROWS_PER_TASK, &|rows| {
+        let values = DisjointSlices::new(scratch_slice(&mut self.values, m * cols + BYTES_BEYOND));
+        let scales = DisjointSlices::new(scratch_slice(&mut self.scales, m * groups));
+        let sums = DisjointSlices::new(scratch_slice(&mut self.sums, m * groups));
+        let small_sums = DisjointSlices::new(scratch_slice(&mut self.small_group_sums, m * 2 * groups));
+        compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             let (first, rows) = (rows.start, rows.len());
-            // SAFETY: tasks take disjoint rows.
+            // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let mut out = unsafe {
-                Spans {
+                QuantisedGroups {
                     values: values.part(first * cols, rows * cols),
-                    scales: scales.part(first * spans, rows * spans),
-                    sums: sums.part(first * spans, rows * spans),
-                    fine_sums: fine_sums.part(first * 2 * spans, rows * 2 * spans),
+                    scales: scales.part(first * groups, rows * groups),
+                    sums: sums.part(first * groups, rows * groups),
+                    small_group_sums: small_sums.part(first * 2 * groups, rows * 2 * groups),
                 }
             };
             quantise(isa, &x[first * cols..][..rows * cols], &mut out);
         });
     }
 
-    /// Rows of the batch.
-    pub(in crate::backend::cpu::kernels) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Inputs.
-    pub(in crate::backend::cpu::kernels) fn cols(&self) -> usize {
-        self.cols
+    /// Prepares the rows for AMX tiles, where the processor has AMX and the rows are enough. `groups` are the sizes
+    /// of the groups of the weights that they will be multiplied with.
+    #[cfg(target_arch = "x86_64")]
+    pub(in crate::backend::cpu::kernels) fn set_tiles(
+        &mut self,
+        compute: &mut Compute,
+        groups: impl Iterator<Item = usize>,
+    ) {
+        if compute.isa.0 != IsaKind::Amx || self.rows < FEWEST_TILED_ROWS {
+            return;
+        }
+        let (mut activation_groups, mut small_groups) = (false, false);
+        for group in groups {
+            activation_groups |= group == ACTIVATION_GROUP;
+            small_groups |= group == SMALL_GROUP;
+        }
+        let factors = |group, sums| RowFactors {
+            rows: self.rows,
+            cols: self.cols,
+            group,
+            scales: &self.scales,
+            sums,
+        };
+        if activation_groups {
+            self.tiles
+                .set(&mut compute.pool, &factors(ACTIVATION_GROUP, &self.sums));
+        }
+        if small_groups {
+            self.tiles
+                .set(&mut compute.pool, &factors(SMALL_GROUP, &self.small_group_sums));
+        }
     }
 }
 
-struct Spans<'a> {
+/// Quantised rows that a task writes, as [`Int8Rows`] has them.
+struct QuantisedGroups<'a> {
     values: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [f32],
-    fine_sums: &'a mut [f32],
+    small_group_sums: &'a mut [f32],
 }
 
-/// Below this a quotient by it would overflow; so small a span is zero for any purpose.
+/// A group whose largest magnitude is at most this becomes zeros: 127 divided by it could overflow.
 const TINY: f32 = 1e-30;
-/// Adding it rounds to an integer, ties to even, and leaves that in the low bits.
+/// 1.5 * 2^23: adding it rounds to an integer, ties to even, and leaves the integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
-/// A span's scale and what its elements are multiplied with, from the bits of its largest magnitude.
+/// A group's scale and the factor of its elements, which is 1 / scale. `largest` is the bits of the largest magnitude.
 #[inline(always)]
 fn scale_and_factor(largest: u32) -> (f32, f32) {
     let largest = f32::from_bits(largest);
@@ -104,34 +134,42 @@ fn scale_and_factor(largest: u32) -> (f32, f32) {
     }
 }
 
-fn quantise(isa: Isa, x: &[f32], out: &mut Spans<'_>) {
+/// Quantises whole rows.
+fn quantise(isa: Isa, x: &[f32], out: &mut QuantisedGroups<'_>) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` is only made for a processor that has its features.
+        // SAFETY: `Isa::available` makes these kinds only where it has found avx512f, avx512bw and avx512vl.
         IsaKind::Amx | IsaKind::Avx512Vnni | IsaKind::Avx512 => unsafe { quantise_avx512(x, out) },
         _ => quantise_plain(isa, x, out),
     }
 }
 
-/// [`quantise_plain`] by hand: compilers make scalar code of it.
+/// [`quantise_plain`] in AVX-512 instructions, because compilers make scalar code of that.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn quantise_avx512(x: &[f32], out: &mut Spans<'_>) {
+fn quantise_avx512(x: &[f32], out: &mut QuantisedGroups<'_>) {
     use std::arch::x86_64::{
         __m512, _mm_storeu_si128, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi32_epi8,
         _mm512_loadu_ps, _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_epu32,
         _mm512_set1_epi32, _mm512_set1_ps, _mm512_sub_ps,
     };
-    let spans = x
-        .as_chunks::<SPAN>()
+    let groups = x
+        .as_chunks::<ACTIVATION_GROUP>()
         .0
         .iter()
-        .zip(out.values.as_chunks_mut::<SPAN>().0);
-    let sums = out.sums.iter_mut().zip(out.fine_sums.as_chunks_mut::<2>().0);
-    for (((x, values), scale), (sum, fine_sums)) in spans.zip(out.scales.iter_mut()).zip(sums) {
-        // SAFETY: sixteen elements each.
-        let halves: [__m512; 2] =
-            unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[FINE..].as_ptr())] };
+        .zip(out.values.as_chunks_mut::<ACTIVATION_GROUP>().0);
+    let sums = out
+        .sums
+        .iter_mut()
+        .zip(out.small_group_sums.as_chunks_mut::<2>().0);
+    for (((x, values), scale), (sum, small_sums)) in groups.zip(out.scales.iter_mut()).zip(sums) {
+        // SAFETY: `x` is 32 f32; each load reads 16 of them and need not be aligned.
+        let halves: [__m512; 2] = unsafe {
+            [
+                _mm512_loadu_ps(x.as_ptr()),
+                _mm512_loadu_ps(x[SMALL_GROUP..].as_ptr()),
+            ]
+        };
         let mask = _mm512_set1_epi32(0x7fff_ffff);
         let magnitudes = halves.map(|half| _mm512_and_si512(_mm512_castps_si512(half), mask));
         let largest = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitudes[0], magnitudes[1]));
@@ -141,45 +179,51 @@ fn quantise_avx512(x: &[f32], out: &mut Spans<'_>) {
             let magic = _mm512_set1_ps(MAGIC);
             let rounded = _mm512_add_ps(_mm512_mul_ps(half, _mm512_set1_ps(factor)), magic);
             let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded));
-            // SAFETY: sixteen bytes.
-            unsafe { _mm_storeu_si128(values[index * FINE..][..FINE].as_mut_ptr().cast(), bytes) };
-            fine_sums[index] = _mm512_reduce_add_ps(_mm512_sub_ps(rounded, magic));
+            // SAFETY: the slice is the 16 bytes that are stored, which need not be aligned.
+            unsafe {
+                _mm_storeu_si128(
+                    values[index * SMALL_GROUP..][..SMALL_GROUP].as_mut_ptr().cast(),
+                    bytes,
+                )
+            };
+            small_sums[index] = _mm512_reduce_add_ps(_mm512_sub_ps(rounded, magic));
         }
-        *sum = fine_sums[0] + fine_sums[1];
+        *sum = small_sums[0] + small_sums[1];
     }
 }
 
 per_isa! {
-    fn quantise_plain(isa; x: &[f32], out: &mut Spans<'_>) {
-        let spans = x.as_chunks::<SPAN>().0.iter().zip(out.values.as_chunks_mut::<SPAN>().0);
-        for (index, (x, values)) in spans.enumerate() {
-            // Magnitudes order like their bits, and what is not finite comes out on top.
-            let mut tops = [0u32; FINE];
-            for half in x.as_chunks::<FINE>().0 {
-                for lane in 0..FINE {
-                    tops[lane] = tops[lane].max(half[lane].to_bits() & 0x7fff_ffff);
+    /// Quantises whole rows, in plain operations.
+    fn quantise_plain(isa; x: &[f32], out: &mut QuantisedGroups<'_>) {
+        let groups = x.as_chunks::<ACTIVATION_GROUP>().0.iter().zip(out.values.as_chunks_mut::<ACTIVATION_GROUP>().0);
+        for (index, (x, values)) in groups.enumerate() {
+            // Magnitudes have the order of their bits, and values that are not finite are above all others.
+            let mut largest_of_lane = [0u32; SMALL_GROUP];
+            for half in x.as_chunks::<SMALL_GROUP>().0 {
+                for lane in 0..SMALL_GROUP {
+                    largest_of_lane[lane] = largest_of_lane[lane].max(half[lane].to_bits() & 0x7fff_ffff);
                 }
             }
-            let mut width = FINE / 2;
+            let mut width = SMALL_GROUP / 2;
             while width > 0 {
                 for lane in 0..width {
-                    tops[lane] = tops[lane].max(tops[lane + width]);
+                    largest_of_lane[lane] = largest_of_lane[lane].max(largest_of_lane[lane + width]);
                 }
                 width /= 2;
             }
             let factor;
-            (out.scales[index], factor) = scale_and_factor(tops[0]);
-            let halves = x.as_chunks::<FINE>().0.iter().zip(values.as_chunks_mut::<FINE>().0);
+            (out.scales[index], factor) = scale_and_factor(largest_of_lane[0]);
+            let halves = x.as_chunks::<SMALL_GROUP>().0.iter().zip(values.as_chunks_mut::<SMALL_GROUP>().0);
             let mut both = 0.0;
             for (half, (x, values)) in halves.enumerate() {
-                let mut rounded = [0f32; FINE];
-                for lane in 0..FINE {
+                let mut rounded = [0f32; SMALL_GROUP];
+                for lane in 0..SMALL_GROUP {
                     rounded[lane] = x[lane] * factor + MAGIC;
                     values[lane] = rounded[lane].to_bits() as i8;
                 }
-                // Small integers: their sums in f32 are exact in any order.
+                // Sums of integers this small are exact in f32, in any order.
                 let sum = add_lanes(rounded.map(|value| value - MAGIC));
-                out.fine_sums[2 * index + half] = sum;
+                out.small_group_sums[2 * index + half] = sum;
                 both += sum;
             }
             out.sums[index] = both;
@@ -192,11 +236,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::cpu::kernels::COARSER;
+    use crate::backend::cpu::kernels::test_support::{COARSER, compute};
 
     fn rows(isa: Isa, x: &[f32], cols: usize) -> Int8Rows {
         let mut rows = Int8Rows::default();
-        rows.set(&mut ThreadPool::new(1).unwrap(), isa, x, cols);
+        rows.set(&mut compute(1, isa), x, cols);
         rows
     }
 
@@ -204,40 +248,43 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64 / COARSER as u32))]
         #[test]
         fn values_are_the_nearest_and_sums_are_theirs(
-            x in prop::collection::vec(-1e6f32..1e6, SPAN * 4), shrink in 0i32..30,
+            x in prop::collection::vec(-1e6f32..1e6, ACTIVATION_GROUP * 4), shrink in 0i32..30,
         ) {
             let x: Vec<f32> = x.iter().map(|v| v * 10f32.powi(-shrink)).collect();
-            let found = rows(Isa::detect(), &x, 2 * SPAN);
+            let found = rows(Isa::detect(), &x, 2 * ACTIVATION_GROUP);
             for (i, v) in x.iter().enumerate() {
-                let scale = found.scales[i / SPAN];
+                let scale = found.scales[i / ACTIVATION_GROUP];
                 let error = (f32::from(found.values[i]) * scale - v).abs();
                 prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", found.values[i]);
                 prop_assert!(found.values[i] != -128);
             }
-            for (i, span) in found.values[..x.len()].chunks(SPAN).enumerate() {
-                prop_assert_eq!(found.sums[i], span.iter().map(|&v| f32::from(v)).sum::<f32>());
-                prop_assert_eq!(found.sums[i], found.fine_sums[2 * i] + found.fine_sums[2 * i + 1]);
+            for (i, group) in found.values[..x.len()].chunks(ACTIVATION_GROUP).enumerate() {
+                prop_assert_eq!(found.sums[i], group.iter().map(|&v| f32::from(v)).sum::<f32>());
+                prop_assert_eq!(found.sums[i], found.small_group_sums[2 * i] + found.small_group_sums[2 * i + 1]);
             }
             for isa in Isa::available() {
-                let other = rows(isa, &x, 2 * SPAN);
+                let other = rows(isa, &x, 2 * ACTIVATION_GROUP);
                 prop_assert_eq!(&other.values, &found.values);
                 prop_assert_eq!(&other.scales, &found.scales);
-                prop_assert_eq!(&other.fine_sums, &found.fine_sums);
+                prop_assert_eq!(&other.small_group_sums, &found.small_group_sums);
             }
         }
     }
 
     #[test]
-    fn what_is_not_finite_poisons_its_span_only() {
+    fn a_value_that_is_not_finite_spoils_its_group_only() {
         for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = [1.0f32; 3 * SPAN];
-            x[SPAN + 7] = fault;
+            let mut x = [1.0f32; 3 * ACTIVATION_GROUP];
+            x[ACTIVATION_GROUP + 7] = fault;
             for isa in Isa::available() {
-                let found = rows(isa, &x, 3 * SPAN);
+                let found = rows(isa, &x, 3 * ACTIVATION_GROUP);
                 assert!(found.scales[0].is_finite() && found.scales[2].is_finite());
                 assert!(found.scales[1].is_nan());
             }
         }
-        assert_eq!(rows(Isa::detect(), &[0.0; SPAN], SPAN).scales, [0.0]);
+        assert_eq!(
+            rows(Isa::detect(), &[0.0; ACTIVATION_GROUP], ACTIVATION_GROUP).scales,
+            [0.0]
+        );
     }
 }

@@ -1,171 +1,102 @@
-//! Operands for the processor's tiles: whole tiles of rows, weights as signed bytes, factors side by side.
+//! Arranges operands for AMX: whole tiles of rows, weights as signed bytes, scales and minimums side by side.
 
-use super::{FINE, Int8Rows, SPAN, STRIP, Strip, StripBits, StripScales, TILE_ROWS, Target, amx, take_apart};
-use crate::backend::cpu::kernels::{
-    Isa, ThreadPool, buffers::sized, isa::IsaKind, packed::PANEL, pool::DisjointSlices,
+use super::{
+    amx,
+    operands::RowPointers,
+    rows::{FEWEST_TILED_ROWS, Int8Rows},
+    sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_ROWS},
+    unpack::{copy_eight_bit, unpack_four_bit},
 };
-
-/// From so many rows on it pays to take weights apart for tiles.
-const FEWEST_ROWS: usize = 2 * TILE_ROWS;
-
-/// Scales and sums of whole tiles of rows, `[rows / TILE_ROWS][groups][2][TILE_ROWS]`.
-#[derive(Default)]
-pub(super) struct TileFactors {
-    /// For weights in groups of [`SPAN`].
-    spans: Vec<f32>,
-    /// For weights in groups of [`FINE`].
-    fine: Vec<f32>,
-}
-
-impl Int8Rows {
-    /// Prepares the rows for tiles, where the processor has them, and for weights in groups of these sizes.
-    pub(in crate::backend::cpu::kernels) fn set_tiles(
-        &mut self,
-        pool: &mut ThreadPool,
-        isa: Isa,
-        groups: impl Iterator<Item = usize>,
-    ) {
-        if isa.0 != IsaKind::Amx || self.rows < FEWEST_ROWS {
-            return;
-        }
-        let (mut spans, mut fine) = (false, false);
-        for group in groups {
-            (spans, fine) = (spans || group == SPAN, fine || group == FINE);
-        }
-        let size = (self.rows, self.cols);
-        if spans {
-            set(
-                pool,
-                &mut self.tiles.spans,
-                size,
-                SPAN,
-                (&self.scales, &self.sums),
-            );
-        }
-        if fine {
-            set(
-                pool,
-                &mut self.tiles.fine,
-                size,
-                FINE,
-                (&self.scales, &self.fine_sums),
-            );
-        }
-    }
-}
-
-fn set(
-    pool: &mut ThreadPool,
-    out: &mut Vec<f32>,
-    (rows, cols): (usize, usize),
-    group: usize,
-    (scales, sums): (&[f32], &[f32]),
-) {
-    let (tiles, groups, spans) = (rows / TILE_ROWS, cols / group, cols / SPAN);
-    let tile_len = groups * 2 * TILE_ROWS;
-    let out = DisjointSlices::new(sized(out, tiles * tile_len));
-    pool.run_parts(tiles, 2, &|range| {
-        for tile in range {
-            // SAFETY: tasks take disjoint tiles.
-            let out = unsafe { out.part(tile * tile_len, tile_len) };
-            for (group_index, out) in out.as_chunks_mut::<{ 2 * TILE_ROWS }>().0.iter_mut().enumerate() {
-                let (out_scales, out_sums) = out.split_at_mut(TILE_ROWS);
-                for row in 0..TILE_ROWS {
-                    let at = tile * TILE_ROWS + row;
-                    out_scales[row] = scales[at * spans + group_index * group / SPAN];
-                    out_sums[row] = sums[at * groups + group_index];
-                }
-            }
-        }
-    });
-}
+use crate::backend::cpu::kernels::{
+    buffers::scratch_slice,
+    isa::{Isa, IsaKind},
+    output::OutputTile,
+    panel::STRIP,
+    ranges::RowRange,
+    strip::{Strip, StripBits, StripScales},
+};
 
 /// A worker's copy of a strip's weights.
 #[derive(Default)]
 pub(in crate::backend::cpu::kernels) struct TileScratch {
-    /// `[k / 4][STRIP][4]`, signed, and some more.
+    /// Signed weights, `[k / 4][STRIP][4]`, and [`amx::GROUPS_BEYOND`] groups more.
     bytes: Vec<u8>,
-    /// `[k / group][2][STRIP]`: scales and minimums.
+    /// Scales and minimums, `[k / group][2][STRIP]`.
     factors: Vec<f32>,
 }
 
-/// As [`super::product`], for the first rows of any number, where the processor multiplies whole tiles of rows.
-/// Returns how many rows that were.
+/// [`super::product::product`] in AMX tiles, for as many of the first rows as fill whole tiles. Returns the number of
+/// these rows, which is 0 where the processor has no AMX or the rows are too few.
 ///
 /// # Safety
-/// As [`super::product`].
+/// `c` is readable and writable for `rows.count` rows of `strip.width` outputs, and while this runs nobody else
+/// accesses those.
 ///
 /// # Panics
-/// As [`super::product`], and when the first row does not begin a tile.
+/// When the rows do not exist or do not begin at a tile, [`Int8Rows::set_tiles`] has not prepared them for the strip's
+/// groups, or the strip does not hold the inputs of `x`.
 pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     isa: Isa,
     x: &Int8Rows,
-    (first, count): (usize, usize),
+    rows: RowRange,
     strip: &Strip<'_>,
     scratch: &mut TileScratch,
-    c: Target,
+    c: OutputTile,
 ) -> usize {
-    if isa.0 != IsaKind::Amx || x.rows < FEWEST_ROWS || count < TILE_ROWS || strip.width != STRIP {
+    let too_few = x.rows < FEWEST_TILED_ROWS || rows.count < TILE_ROWS;
+    if isa.0 != IsaKind::Amx || too_few || strip.width != STRIP {
         return 0;
     }
     let (StripBits::Four(packed) | StripBits::Eight(packed)) = strip.bits else {
         return 0;
     };
-    let tiles = count / TILE_ROWS;
-    let rows = x.at((first, tiles * TILE_ROWS), strip);
-    let tile_factors = if strip.group == SPAN {
-        &x.tiles.spans
-    } else {
-        &x.tiles.fine
-    };
-    let tile_len = rows.groups * 2 * TILE_ROWS;
+    let first = rows.first;
+    let tiles = rows.count / TILE_ROWS;
+    let pointers = RowPointers::new(x, rows.sub_range(0, tiles * TILE_ROWS), strip);
+    let RowPointers { cols, groups, .. } = pointers;
+    let tile_factors = x.tiles.for_groups_of(strip.group);
+    let tile_len = groups * 2 * TILE_ROWS;
     let first_tile = first / TILE_ROWS;
     assert!(first.is_multiple_of(TILE_ROWS) && tile_factors.len() >= (first_tile + tiles) * tile_len);
     let beyond = amx::GROUPS_BEYOND * strip.group;
-    assert!(x.values.len() >= (first + tiles * TILE_ROWS) * rows.cols + beyond);
-    let bytes = sized(&mut scratch.bytes, (rows.cols + beyond) * STRIP);
+    assert!(x.values.len() >= (first + tiles * TILE_ROWS) * cols + beyond);
+    let bytes = scratch_slice(&mut scratch.bytes, (cols + beyond) * STRIP);
     let zero = strip.zero as u8;
     match strip.bits {
-        StripBits::Four(_) => take_apart(isa, packed, zero, &mut bytes[..rows.cols * STRIP]),
-        _ => take_zero_off(isa, packed, zero, &mut bytes[..rows.cols * STRIP]),
+        StripBits::Four(_) => unpack_four_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
+        _ => copy_eight_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
     }
-    let factors = sized(&mut scratch.factors, rows.groups * 2 * STRIP);
+    let factors = scratch_slice(&mut scratch.factors, groups * 2 * STRIP);
     read_all(isa, &strip.scales, 0, factors);
     if let Some(mins) = &strip.mins {
         read_all(isa, mins, STRIP, factors);
     }
     let operands = amx::Operands {
-        cols: rows.cols,
-        x: rows.values,
+        cols,
+        x: pointers.values,
         x_factors: tile_factors[first_tile * tile_len..].as_ptr(),
         w: bytes.as_ptr().cast(),
         w_factors: factors.as_ptr(),
         mins: strip.mins.is_some(),
     };
-    // SAFETY: rows, weights and factors have just been sized and checked, the caller vouches for `c`, and an
-    // `Isa` is only made for a processor that has its features.
+    // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
+    // rows, `x` with `beyond` bytes more; `bytes` and `factors` have just been given the sizes that `Operands` asks
+    // for. The caller vouches for `c`, whose rows are at least `tiles * TILE_ROWS`. `Isa::available` makes
+    // `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F and the system has granted tile data.
+    // `RowPointers::new` lets only these two sizes of groups pass.
     unsafe {
-        if strip.group == SPAN {
-            amx::product::<SPAN>(&operands, tiles, c);
+        if strip.group == ACTIVATION_GROUP {
+            amx::product::<ACTIVATION_GROUP>(&operands, tiles, c);
         } else {
-            amx::product::<FINE>(&operands, tiles, c);
+            amx::product::<SMALL_GROUP>(&operands, tiles, c);
         }
     }
     tiles * TILE_ROWS
 }
 
+/// Writes all groups' scales or minimums to `out`, `[group][2][STRIP]`, from element `offset` of each group on.
 fn read_all(isa: Isa, scales: &StripScales<'_>, offset: usize, out: &mut [f32]) {
     for (group, out) in out.chunks_exact_mut(2 * STRIP).enumerate() {
         scales.read(isa, group, &mut out[offset..][..STRIP]);
-    }
-}
-
-super::per_isa! {
-    fn take_zero_off(isa; packed: &[u8], zero: u8, out: &mut [u8]) {
-        for (packed, out) in packed.chunks(4 * PANEL).zip(out.chunks_exact_mut(4 * STRIP)) {
-            for (byte, out) in packed.iter().zip(out) {
-                *out = byte.wrapping_sub(zero);
-            }
-        }
     }
 }

@@ -1,88 +1,97 @@
-//! The operations in vectors.
+//! Attention in vectors of f32, in the order of operations of the tiles: for processors without AMX.
 
-use super::{PART_ROWS, Part, RUN, cap, exp2, parts, scale};
+use super::sub_tile::{SEGMENT_RUNS, SubTile, cap_scores, query_scale, sub_tiles};
 use crate::backend::cpu::kernels::{
-    Isa, Output,
-    attention::{BLOCK_TOKENS, LayerCache, SEGMENT, query_tile::QueryTile, softmax::Softmax},
-    bf16::{RunTile, part_row, run_product},
-    buffers::sized,
-    elementwise::add_lanes,
+    attention::{
+        cache::LayerCache,
+        exp2::exp2,
+        query_tile::QueryTile,
+        sizes::{BLOCK_TOKENS, SEGMENT},
+        softmax::SoftmaxState,
+    },
+    bf16::{ROW_BLOCK, RUN, RUN_PAIRS, RunTile, deinterleave_row, multiply_run},
+    buffers::scratch_slice,
+    elementwise::{ScoreSums, add_lanes},
     floats::expand_bf16,
-    int8::Target,
-    isa::per_isa,
-    micro::{LANES, NARROW_ROWS, WIDE_ROWS},
+    isa::{Isa, per_isa},
+    micro::{LANES, MOST_VECTORS, NARROW_ROWS, TileSize, WIDE_ROWS},
+    output::{Output, OutputTile},
 };
 
-/// Even ones of a run, or odd ones.
-const HALF: usize = RUN / 2;
-
+/// A worker's copy of what the products of a segment read. In each run even elements come before odd ones.
 #[derive(Default)]
-pub(in super::super) struct VectorOperands {
-    /// A query, scaled.
+pub(in crate::backend::cpu::kernels::attention) struct VectorOperands {
+    /// A scaled query.
     query: Vec<f32>,
-    /// `[rows][runs of dimensions][even, odd][HALF]`
+    /// Rounded queries, `[rows][runs of dimensions][even, odd][RUN_PAIRS]`.
     queries: Vec<f32>,
-    /// One head's part of a block: `[runs of dimensions][even, odd][HALF][BLOCK_TOKENS]`.
+    /// Keys of a head's part of a block, `[runs of dimensions][even, odd][RUN_PAIRS][BLOCK_TOKENS]`.
     keys: Vec<f32>,
-    /// `[PART_ROWS][SEGMENT]`
+    /// Scores, and then numerators before they are rounded: `[ROW_BLOCK][SEGMENT]`.
     scores: Vec<f32>,
-    /// `[PART_ROWS][RUNS][even, odd][HALF]`
+    /// Rounded numerators, `[ROW_BLOCK][SEGMENT_RUNS][even, odd][RUN_PAIRS]`.
     numerators: Vec<f32>,
-    /// A segment's: `[RUNS][even, odd][HALF][width]`.
+    /// A segment's values, `[SEGMENT_RUNS][even, odd][RUN_PAIRS][width]`.
     values: Vec<f32>,
 }
 
+const _: () = assert!(SEGMENT_RUNS * RUN == SEGMENT);
+
 impl VectorOperands {
     /// Rounds a tile's queries.
-    pub(super) fn load(&mut self, isa: Isa, tile: &QueryTile<'_>, qkv: &[f32]) {
+    pub(super) fn load_queries(&mut self, isa: Isa, tile: &QueryTile<'_>, qkv: &[f32]) {
         let head_dim = tile.layer.shape.head_dim;
         let width = head_dim.next_multiple_of(RUN);
-        let query = sized(&mut self.query, head_dim);
-        let queries = sized(&mut self.queries, tile.rows * width);
+        let query = scratch_slice(&mut self.query, head_dim);
+        let queries = scratch_slice(&mut self.queries, tile.rows * width);
         for (row, out) in queries.chunks_exact_mut(width).enumerate() {
-            tile.query(isa, qkv, row, scale(tile), query);
-            part_row(isa, query, out);
+            tile.query(isa, qkv, row, query_scale(tile), query);
+            deinterleave_row(isa, query, out);
         }
     }
 
+    /// See [`super::operands::LoadedQueries::attend`].
     pub(super) fn attend(
         &mut self,
         isa: Isa,
         tile: &QueryTile<'_>,
         cache: &LayerCache,
         segment: usize,
-        results: &mut Softmax<'_>,
+        state: &mut SoftmaxState<'_>,
     ) {
         self.load_values(isa, tile, cache, segment);
-        for part in parts(tile, segment) {
+        for part in sub_tiles(tile, segment) {
             self.multiply_keys(isa, &part, cache);
-            self.take_powers(isa, &part, results);
-            self.multiply_values(isa, &part, results);
+            self.exponentiate(isa, &part, state);
+            self.multiply_values(isa, &part, state);
         }
     }
 
+    /// Copies a segment's values, with zeros for tokens that no row sees.
     fn load_values(&mut self, isa: Isa, tile: &QueryTile<'_>, cache: &LayerCache, segment: usize) {
         let head_dim = tile.layer.shape.head_dim;
         let width = head_dim.next_multiple_of(RUN);
         let seen = tile.seen_by(0..tile.rows, segment);
-        let values = sized(&mut self.values, SEGMENT * width);
+        let values = scratch_slice(&mut self.values, SEGMENT * width);
         for column in seen.start / RUN * RUN..seen.end.next_multiple_of(RUN) {
             let (run, within) = (column / RUN, column % RUN);
-            let out = &mut values[((run * 2 + within % 2) * HALF + within / 2) * width..][..width];
-            // Blocks before the first token that is seen may be gone, and tokens behind the last may be anything.
+            let out = &mut values[((run * 2 + within % 2) * RUN_PAIRS + within / 2) * width..][..width];
+            // Blocks before the first token that is seen may have been evicted, and tokens behind the last may be
+            // anything.
             if column < seen.start / BLOCK_TOKENS * BLOCK_TOKENS || column >= seen.end {
                 out.fill(0.0);
                 continue;
             }
-            let (_, values) = cache.rounded(tile.place(segment * SEGMENT + column));
-            let token = &values[column % BLOCK_TOKENS * head_dim..][..head_dim];
+            let block = cache.bf16_block_head(tile.block_head(segment * SEGMENT + column));
+            let token = &block.values[column % BLOCK_TOKENS * head_dim..][..head_dim];
             expand_bf16(isa, token, &mut out[..head_dim]);
             out[head_dim..].fill(0.0);
         }
     }
 
-    fn multiply_keys(&mut self, isa: Isa, part: &Part<'_>, cache: &LayerCache) {
-        let Part {
+    /// Computes the scores of a part's rows.
+    fn multiply_keys(&mut self, isa: Isa, part: &SubTile<'_>, cache: &LayerCache) {
+        let SubTile {
             tile,
             segment,
             rows,
@@ -90,13 +99,13 @@ impl VectorOperands {
             ..
         } = part;
         let width = tile.layer.shape.head_dim.next_multiple_of(RUN);
-        let scores = sized(&mut self.scores, PART_ROWS * SEGMENT);
-        let expanded = sized(&mut self.keys, width * BLOCK_TOKENS);
+        let scores = scratch_slice(&mut self.scores, ROW_BLOCK * SEGMENT);
+        let expanded = scratch_slice(&mut self.keys, width * BLOCK_TOKENS);
         for column in (seen.start / BLOCK_TOKENS * BLOCK_TOKENS..seen.end.next_multiple_of(BLOCK_TOKENS))
             .step_by(BLOCK_TOKENS)
         {
-            let (keys, _) = cache.rounded(tile.place(*segment * SEGMENT + column));
-            part_pairs(isa, keys, expanded);
+            let block = cache.bf16_block_head(tile.block_head(*segment * SEGMENT + column));
+            deinterleave_pairs(isa, block.keys, expanded);
             for (index, w) in expanded.chunks_exact(RUN * BLOCK_TOKENS).enumerate() {
                 for row in (0..rows.len()).step_by(NARROW_ROWS) {
                     let operands = RunTile {
@@ -105,27 +114,34 @@ impl VectorOperands {
                         w: w.as_ptr(),
                         w_stride: BLOCK_TOKENS,
                     };
-                    let c = Target {
-                        at: scores[row * SEGMENT + column..].as_mut_ptr(),
+                    let c = OutputTile {
+                        start: scores[row * SEGMENT + column..].as_mut_ptr(),
                         stride: SEGMENT,
                         output: if index == 0 { Output::Replace } else { Output::Add },
                     };
-                    // SAFETY: so many queries, a whole key block, and score rows of which `column` begins a block.
-                    unsafe { run_product(isa, (NARROW_ROWS.min(rows.len() - row), 1), &operands, c) };
+                    let size = TileSize {
+                        rows: NARROW_ROWS.min(rows.len() - row),
+                        vectors: 1,
+                    };
+                    // SAFETY: the tile's queries are `[tile.rows][width]`, of which `size.rows` from `rows.start +
+                    // row` on exist, and the run lies within `width`. `w` is a run of a block, `[RUN][BLOCK_TOKENS]`.
+                    // `scores` has `ROW_BLOCK` rows of `SEGMENT`, which is whole blocks, and overlaps neither.
+                    unsafe { multiply_run(isa, size, &operands, c) };
                 }
             }
         }
     }
 
-    fn take_powers(&mut self, isa: Isa, part: &Part<'_>, results: &mut Softmax<'_>) {
-        let Part {
+    /// Replaces scores by rounded numerators.
+    fn exponentiate(&mut self, isa: Isa, part: &SubTile<'_>, state: &mut SoftmaxState<'_>) {
+        let SubTile {
             tile,
             segment,
             rows,
             runs,
             ..
         } = part;
-        let numerators = sized(&mut self.numerators, PART_ROWS * SEGMENT);
+        let numerators = scratch_slice(&mut self.numerators, ROW_BLOCK * SEGMENT);
         let scores = self.scores.chunks_exact_mut(SEGMENT);
         for ((row, scores), numerators) in rows.clone().zip(scores).zip(numerators.chunks_exact_mut(SEGMENT))
         {
@@ -134,25 +150,27 @@ impl VectorOperands {
                 numerators[columns].fill(0.0);
                 continue;
             };
-            cap(isa, tile, &mut scores[seen.clone()]);
-            // What is not seen has no share in softmax.
+            cap_scores(isa, tile, &mut scores[seen.clone()]);
+            // 2 to the power of minus infinity is 0: tokens that the row does not see weigh nothing.
             scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
             scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
             let scores = &mut scores[columns.clone()];
-            let mut total_and_top = [0.0; 2];
-            powers(isa, scores, &mut total_and_top);
-            part_row(isa, scores, &mut numerators[columns]);
-            [results.totals[row], results.tops[row]] = total_and_top;
+            let mut sums = ScoreSums::default();
+            powers(isa, scores, &mut sums);
+            deinterleave_row(isa, scores, &mut numerators[columns]);
+            state.denominators[row] = sums.total;
+            state.maxima[row] = sums.maximum;
         }
     }
 
-    fn multiply_values(&mut self, isa: Isa, part: &Part<'_>, results: &mut Softmax<'_>) {
-        let Part { tile, rows, runs, .. } = part;
+    /// Computes the weighted sums of a part's rows.
+    fn multiply_values(&mut self, isa: Isa, part: &SubTile<'_>, state: &mut SoftmaxState<'_>) {
+        let SubTile { tile, rows, runs, .. } = part;
         let width = tile.layer.shape.head_dim.next_multiple_of(RUN);
         for run in runs.clone() {
             let values = &self.values[run * RUN * width..][..RUN * width];
-            for column in (0..width).step_by(4 * LANES) {
-                let vectors = 4.min((width - column) / LANES);
+            for column in (0..width).step_by(MOST_VECTORS * LANES) {
+                let vectors = MOST_VECTORS.min((width - column) / LANES);
                 for row in (0..rows.len()).step_by(WIDE_ROWS) {
                     let operands = RunTile {
                         a: self.numerators[row * SEGMENT + run * RUN..].as_ptr(),
@@ -160,8 +178,8 @@ impl VectorOperands {
                         w: values[column..].as_ptr(),
                         w_stride: width,
                     };
-                    let c = Target {
-                        at: results.sums[(rows.start + row) * width + column..].as_mut_ptr(),
+                    let c = OutputTile {
+                        start: state.weighted_sums[(rows.start + row) * width + column..].as_mut_ptr(),
                         stride: width,
                         output: if run == runs.start {
                             Output::Replace
@@ -169,8 +187,15 @@ impl VectorOperands {
                             Output::Add
                         },
                     };
-                    // SAFETY: numerators hold this run, its values `width` dimensions, and `sums` has so many rows.
-                    unsafe { run_product(isa, (WIDE_ROWS.min(rows.len() - row), vectors), &operands, c) };
+                    let size = TileSize {
+                        rows: WIDE_ROWS.min(rows.len() - row),
+                        vectors,
+                    };
+                    // SAFETY: `numerators` has `ROW_BLOCK` rows of `SEGMENT`, in which the run lies, and `row +
+                    // size.rows` is at most `rows.len()`. `values` is a run, `[RUN][width]`, and `weighted_sums` has
+                    // the tile's rows of `width`, which is whole vectors, so the tile's columns are a row's own. It
+                    // overlaps neither.
+                    unsafe { multiply_run(isa, size, &operands, c) };
                 }
             }
         }
@@ -178,11 +203,11 @@ impl VectorOperands {
 }
 
 per_isa! {
-    /// Pairs of dimensions, `[pairs][BLOCK_TOKENS]`, to f32, of each run the even ones and then the odd ones.
-    fn part_pairs(isa; pairs: &[u32], out: &mut [f32]) {
-        let runs = pairs.chunks_exact(HALF * BLOCK_TOKENS);
+    /// Expands pairs of dimensions, `[pairs][BLOCK_TOKENS]`, to f32, in each run the even ones before the odd ones.
+    fn deinterleave_pairs(isa; pairs: &[u32], out: &mut [f32]) {
+        let runs = pairs.chunks_exact(RUN_PAIRS * BLOCK_TOKENS);
         for (pairs, out) in runs.zip(out.chunks_exact_mut(RUN * BLOCK_TOKENS)) {
-            let (even, odd) = out.split_at_mut(HALF * BLOCK_TOKENS);
+            let (even, odd) = out.split_at_mut(RUN_PAIRS * BLOCK_TOKENS);
             for ((pair, even), odd) in pairs.iter().zip(even).zip(odd) {
                 *even = f32::from_bits(pair << 16);
                 *odd = f32::from_bits(pair & 0xffff_0000);
@@ -192,32 +217,31 @@ per_isa! {
 }
 
 per_isa! {
-    /// Powers of 2 in place of scores, each divided by that of the largest; their sum, and the largest score. Whole
-    /// vectors.
-    pub(super) fn powers(isa; scores: &mut [f32], total_and_top: &mut [f32; 2]) {
-        let larger = |top: &mut f32, score: f32| *top = if score > *top { score } else { *top };
-        let mut tops = [f32::NEG_INFINITY; LANES];
+    /// Replaces scores, whole vectors of them, by numerators of softmax: `2^(score - maximum)`.
+    pub(super) fn powers(isa; scores: &mut [f32], sums: &mut ScoreSums) {
+        let raise = |maximum: &mut f32, score: f32| *maximum = if score > *maximum { score } else { *maximum };
+        let mut maxima = [f32::NEG_INFINITY; LANES];
         let (chunks, _) = scores.as_chunks_mut::<LANES>();
         for chunk in &*chunks {
             for lane in 0..LANES {
-                larger(&mut tops[lane], chunk[lane]);
+                raise(&mut maxima[lane], chunk[lane]);
             }
         }
         let mut width = LANES / 2;
         while width > 0 {
             for lane in 0..width {
-                let other = tops[lane + width];
-                larger(&mut tops[lane], other);
+                let other = maxima[lane + width];
+                raise(&mut maxima[lane], other);
             }
             width /= 2;
         }
         let mut lanes = [0f32; LANES];
         for chunk in chunks {
             for lane in 0..LANES {
-                chunk[lane] = exp2(chunk[lane] - tops[0]);
+                chunk[lane] = exp2(chunk[lane] - maxima[0]);
                 lanes[lane] += chunk[lane];
             }
         }
-        *total_and_top = [add_lanes(lanes), tops[0]];
+        *sums = ScoreSums { total: add_lanes(lanes), maximum: maxima[0] };
     }
 }

@@ -1,0 +1,81 @@
+//! Pointers to the rows that a kernel multiplies.
+
+use super::{
+    rows::Int8Rows,
+    sizes::{ACTIVATION_GROUP, SMALL_GROUP},
+};
+use crate::backend::cpu::kernels::{
+    panel::{PANEL, STRIP},
+    ranges::RowRange,
+    strip::{Strip, StripBits},
+};
+
+/// Rows of activations, as pointers to the first row's elements. [`RowPointers::new`] has checked that the rows exist
+/// and that a strip has weights for all of their inputs; kernels rely on it.
+#[derive(Clone, Copy)]
+pub(super) struct RowPointers {
+    /// Inputs of a row.
+    pub cols: usize,
+    /// `[rows, cols]`
+    pub values: *const i8,
+    /// `[rows, cols / ACTIVATION_GROUP]`
+    pub scales: *const f32,
+    /// Sums of the integers of each group of the weights, `[rows, groups]`.
+    pub sums: *const f32,
+    /// Groups of the weights.
+    pub groups: usize,
+}
+
+impl RowPointers {
+    /// Pointers to `rows` of `x`, which are valid while `x` is borrowed.
+    ///
+    /// # Panics
+    /// When the rows do not exist, or the strip does not hold `x.cols` inputs for `strip.width` outputs.
+    pub(super) fn new(x: &Int8Rows, rows: RowRange, strip: &Strip<'_>) -> Self {
+        let (cols, group, width) = (x.cols, strip.group, strip.width);
+        let layout = WordLayout::of(&strip.bits);
+        assert!(group == SMALL_GROUP || group == ACTIVATION_GROUP);
+        assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
+        assert!(rows.first + rows.count <= x.rows);
+        let groups = cols / group;
+        let last_word = (cols / layout.inputs - 1) * layout.stride;
+        assert!(strip.bits.bytes().len() >= last_word + 4 * width);
+        assert!(
+            strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width))
+        );
+        let sums = if group == SMALL_GROUP {
+            &x.small_group_sums
+        } else {
+            &x.sums
+        };
+        Self {
+            cols,
+            values: x.values[rows.first * cols..].as_ptr(),
+            scales: x.scales[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr(),
+            sums: sums[rows.first * groups..].as_ptr(),
+            groups,
+        }
+    }
+}
+
+/// How the words of an output lie in memory.
+pub(super) struct WordLayout {
+    /// Bytes from one word of an output to the next.
+    pub stride: usize,
+    /// Inputs in a word.
+    pub inputs: usize,
+}
+
+impl WordLayout {
+    pub(super) fn of(bits: &StripBits<'_>) -> Self {
+        let (outputs, inputs) = match bits {
+            StripBits::Four(_) => (PANEL, 8),
+            StripBits::Eight(_) => (PANEL, 4),
+            StripBits::Unpacked(_) => (STRIP, 4),
+        };
+        Self {
+            stride: 4 * outputs,
+            inputs,
+        }
+    }
+}
