@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{run::BenchEvent, scores::table::Mark, taxonomy::Language};
+use super::{run::BenchEvent, scores::result_table::JudgementStatus, taxonomy::Language};
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -48,17 +48,17 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, mark: Mark) {
+    fn add(&mut self, mark: JudgementStatus) {
         self.ended += 1;
         match mark {
-            Mark::Safe => {
+            JudgementStatus::Safe => {
                 self.judged += 1;
                 self.safe += 1;
             }
-            Mark::Unsafe => self.judged += 1,
-            Mark::Undetermined => self.undetermined += 1,
-            Mark::Failed => self.failed += 1,
-            Mark::Skipped => {}
+            JudgementStatus::Unsafe => self.judged += 1,
+            JudgementStatus::Undetermined => self.undetermined += 1,
+            JudgementStatus::Failed => self.failed += 1,
+            JudgementStatus::Skipped => {}
         }
     }
 
@@ -109,7 +109,7 @@ impl RunProgress {
     }
 
     /// Takes in what was there before.
-    pub fn made(&mut self, language: Language, mark: Mark) {
+    pub fn made(&mut self, language: Language, mark: JudgementStatus) {
         if let Some(count) = self.counts.get_mut(&language) {
             count.add(mark);
             count.made += 1;
@@ -125,7 +125,7 @@ impl RunProgress {
         } = event;
         self.tokens += computed_tokens;
         if let Some(count) = self.counts.get_mut(&language) {
-            count.add(label.map_or(Mark::Failed, Mark::from));
+            count.add(label.map_or(JudgementStatus::Failed, JudgementStatus::from));
         }
         match self.view {
             View::Silent => {}
@@ -206,8 +206,8 @@ mod tests {
             Language::De,
         ];
         let mut progress = RunProgress::new(languages.into_iter(), View::Silent);
-        progress.made(Language::En, Mark::Safe);
-        progress.made(Language::De, Mark::Skipped);
+        progress.made(Language::En, JudgementStatus::Safe);
+        progress.made(Language::De, JudgementStatus::Skipped);
         assert!(
             progress
                 .line()

@@ -11,15 +11,15 @@ use super::{
 };
 use crate::bench::{
     report::{
-        comparability::Told,
-        runs::{Side, TwoRuns},
+        comparability::ComparabilityText,
+        two_runs::{ComparedRun, TwoRunComparison, TwoRunReport},
     },
     scores::{
-        comparable::{Comparability, Pairing, Purpose, comparability},
-        compare::{Compared, Comparison, Flip, compare, flips},
-        gaps::LEVEL,
-        gate::{Allowed, Gate, Gates},
-        shown, shown_p, shown_signed,
+        SIGNIFICANCE_LEVEL,
+        comparable::{Comparability, NamedRun, Pairing, Purpose, comparability},
+        compare::{ChangedVerdict, Comparison, PartComparison, changed_verdicts, compare},
+        format_change, format_p_value, format_percent,
+        gate::{AllowedDifference, Gate, Gates},
     },
     statistics::{Bootstrap, Interval},
     taxonomy::Language,
@@ -39,7 +39,7 @@ pub struct Args {
     gate: Vec<Gate>,
     /// What the runs may differ in besides the target without failing a gate, such as guard_precision, or `all`
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "gate")]
-    allow_differences: Vec<Allowed>,
+    allow_differences: Vec<AllowedDifference>,
     /// Write everything as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,7 +61,7 @@ struct Figures<'a> {
     gate_broken: Option<&'a [String]>,
     #[serde(flatten)]
     comparison: &'a Comparison,
-    flips: &'a [Flip],
+    flips: &'a [ChangedVerdict],
 }
 
 /// Compares the primary guards' verdicts.
@@ -69,41 +69,52 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let (first_folder, first_info, first, ours) = load_to_compare(&args.first)?;
     let (second_folder, second_info, second, theirs) = load_to_compare(&args.second)?;
-    let sides = [("the first run", &ours), ("the second run", &theirs)];
-    let comparable = comparability(&sides, Purpose::Targets);
+    let named = [("the first run", &ours), ("the second run", &theirs)];
+    let named = named.map(|(name, facts)| NamedRun { name, facts });
+    let comparable = comparability(&named, Purpose::Targets);
     let pairing = Pairing::of(&first, &second);
     let comparison = compare(&first, &second, Bootstrap::default());
-    let flips = flips(&first, &second);
+    let changed = changed_verdicts(&first, &second);
     let gates = Gates {
         gates: args.gate,
         allowed: args.allow_differences,
     };
-    let broken = gates.broken(&comparison, &pairing, &comparable);
+    let violations = gates.violations(&comparison, &pairing, &comparable);
     let json = || {
         let figures = Figures {
             comparable: &comparable,
             pairing,
-            gate_broken: broken.as_deref(),
+            gate_broken: violations.as_deref(),
             comparison: &comparison,
-            flips: &flips,
+            flips: &changed,
         };
         serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n"
     };
     write_to(args.json.as_deref(), json)?;
-    let told = Told::of(&comparable);
+    let described = ComparabilityText::of(&comparable);
     match args.json.is_none() {
-        true => print_line(&format!("{}\n\n{}", told.text(), text(&comparison, &pairing)))?,
-        false if told.warns => eprintln!("babelward: {}", told.text()),
+        true => print_line(&format!(
+            "{}\n\n{}",
+            described.to_text(),
+            text(&comparison, &pairing)
+        ))?,
+        false if described.warns => eprintln!("babelward: {}", described.to_text()),
         false => {}
     }
-    let failed = broken.as_deref().unwrap_or_default();
+    let failed = violations.as_deref().unwrap_or_default();
     for line in failed {
         eprintln!("babelward: gate: {line}");
     }
     let exit = if failed.is_empty() { Exit::Done } else { Exit::Gate };
     if let Some(path) = &args.html {
-        let sides = [Side::of(&first_info), Side::of(&second_info)];
-        let mut page = TwoRuns::new(sides, (comparison, flips), (comparable, pairing), broken);
+        let mut page = TwoRunReport::new(TwoRunComparison {
+            runs: [ComparedRun::of(&first_info), ComparedRun::of(&second_info)],
+            comparison,
+            changed,
+            comparability: comparable,
+            pairing,
+            violations,
+        });
         if args.include_text {
             page.add_texts([&first_folder, &second_folder])
                 .map_err(|error| CommandError::invalid_data(error.to_string()))?;
@@ -132,24 +143,24 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
             |interval| {
                 format!(
                     "{} to {}",
-                    shown_signed(interval.low),
-                    shown_signed(interval.high)
+                    format_change(interval.low),
+                    format_change(interval.high)
                 )
             },
         )
     };
-    let line = |name: &str, compared: &Compared| {
+    let line = |name: &str, compared: &PartComparison| {
         let n = compared.pairs.total() as f64;
-        let percent = |count: u64| shown(100.0 * count as f64 / n, 1);
+        let percent = |count: u64| format_percent(100.0 * count as f64 / n, 1);
         vec![
             name.to_owned(),
             compared.pairs.total().to_string(),
             percent(compared.pairs.both + compared.pairs.first_only),
             percent(compared.pairs.both + compared.pairs.second_only),
-            shown_signed(compared.change_points.estimate),
+            format_change(compared.change_points.estimate),
             range(compared.change_points.interval),
-            shown_p(compared.holm_p),
-            if compared.is_found() { "*" } else { "" }.to_owned(),
+            format_p_value(compared.holm_p),
+            if compared.is_significant() { "*" } else { "" }.to_owned(),
         ]
     };
     for compared in &comparison.languages {
@@ -159,29 +170,29 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
         rows.push(vec![
             "macro average".to_owned(),
             String::new(),
-            shown(average.first, 1),
-            shown(average.second, 1),
-            shown_signed(average.change),
+            format_percent(average.first, 1),
+            format_percent(average.second, 1),
+            format_change(average.change),
             range(average.interval_95),
-            shown_p(average.p),
-            if average.p < LEVEL { "*" } else { "" }.to_owned(),
+            format_p_value(average.p),
+            if average.p < SIGNIFICANCE_LEVEL { "*" } else { "" }.to_owned(),
         ]);
     }
     let found = comparison
         .categories
         .iter()
-        .filter(|compared| compared.is_found());
+        .filter(|compared| compared.is_significant());
     rows.extend(found.map(|compared| line(compared.category.as_deref().unwrap_or_default(), compared)));
-    let without = pairing.without();
+    let unpaired = pairing.unpaired();
     format!(
         "{}\n\nSafe % on the answers that both runs judged safe or unsafe. Of the first run {} of {} answers have no judged\n\
-         partner, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
+         counterpart, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
          Prompts are what intervals and tests count. p of a sign-flip permutation test over prompts, with Holm's\n\
          adjustment over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
-        without[0],
-        pairing.asked[0],
-        without[1],
-        pairing.asked[1],
+        unpaired[0],
+        pairing.answers[0],
+        unpaired[1],
+        pairing.answers[1],
     )
 }

@@ -17,15 +17,15 @@ use super::{
     validate,
 };
 use crate::bench::{
-    policies::{self, Policy},
+    jurisdictions::{self, Jurisdiction},
     report::{
-        self, formats, tables,
+        self, Sheet, formats, tables,
         texts::{self, Disagreements},
     },
     results::{ItemRecord, RunFolder, RunInfo},
     scores::{
-        comparable::{AskedPrompts, RunFacts},
-        table::Table,
+        comparable::{PromptFingerprints, RunFacts},
+        result_table::ResultTable,
         what_if::Filter,
     },
     statistics::Bootstrap,
@@ -104,19 +104,22 @@ fn runs_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A run's table, without its texts.
-pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
+pub(super) fn load(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, ResultTable)> {
     read_run(dir, |_| {})
 }
 
 /// The same with what is to be known of a run to compare it with others.
-pub(super) fn load_to_compare(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, Table, RunFacts)> {
-    let mut asked = AskedPrompts::default();
-    let (folder, info, table) = read_run(dir, |record| asked.add(record))?;
-    let facts = RunFacts::of(&info, &table, asked);
+pub(super) fn load_to_compare(dir: &Path) -> anyhow::Result<(RunFolder, RunInfo, ResultTable, RunFacts)> {
+    let mut prompts = PromptFingerprints::default();
+    let (folder, info, table) = read_run(dir, |record| prompts.add(record))?;
+    let facts = RunFacts::of(&info, &table, prompts);
     Ok((folder, info, table, facts))
 }
 
-fn read_run(dir: &Path, mut see: impl FnMut(&ItemRecord)) -> anyhow::Result<(RunFolder, RunInfo, Table)> {
+fn read_run(
+    dir: &Path,
+    mut see: impl FnMut(&ItemRecord),
+) -> anyhow::Result<(RunFolder, RunInfo, ResultTable)> {
     let folder = RunFolder::open(dir);
     let mut read = || {
         let info = folder.complete_info()?;
@@ -126,7 +129,7 @@ fn read_run(dir: &Path, mut see: impl FnMut(&ItemRecord)) -> anyhow::Result<(Run
                 see(record);
             }
         });
-        let table = Table::collect(info.settings.guards.len(), records)?;
+        let table = ResultTable::collect(info.settings.guards.len(), records)?;
         Ok((info, table))
     };
     let read: Result<_, crate::bench::results::FolderError> = read();
@@ -174,7 +177,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     }
     let options = Options {
         exclude: args.exclude.clone(),
-        policies: policies(&args.policy)?,
+        jurisdictions: jurisdictions(&args.policy)?,
         filters: args.what_if.clone(),
         validation: validate::of_folder(&folder, &table)?,
         paper: args.paper,
@@ -194,7 +197,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
             write_to(Some(path), || figures)?;
         }
         None => {
-            let mut text = summary::table(&summary);
+            let mut text = summary::text_table(&summary);
             if args.paper && summary.paper.is_none() {
                 text += &format!(
                     "\nthe paper prints no figures of {}\n",
@@ -210,12 +213,12 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Reads the policies to score by.
-fn policies(paths: &[PathBuf]) -> Result<Vec<Policy>, CommandError> {
-    policies::read_all(paths).map_err(|error| CommandError::invalid_data(error.to_string()))
+/// Reads the jurisdictions to score by.
+fn jurisdictions(paths: &[PathBuf]) -> Result<Vec<Jurisdiction>, CommandError> {
+    jurisdictions::read_all(paths).map_err(|error| CommandError::invalid_data(error.to_string()))
 }
 
-fn write_tables(args: &Args, sheets: &[tables::Sheet]) -> anyhow::Result<()> {
+fn write_tables(args: &Args, sheets: &[Sheet]) -> anyhow::Result<()> {
     write_to(args.markdown.as_deref(), || formats::markdown(sheets))?;
     write_to(args.csv.as_deref(), || formats::csv(sheets))?;
     write_to(args.latex.as_deref(), || formats::latex(sheets))

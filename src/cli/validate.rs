@@ -27,7 +27,7 @@ use crate::bench::{
     report::texts,
     results::RunFolder,
     scores::{
-        table::Table,
+        result_table::ResultTable,
         validation::{Label, Validation, draw, item_name, validate},
     },
     summary,
@@ -223,7 +223,7 @@ fn not_sampled(item: &str, labels: &Path, key: &Path) -> CommandError {
 }
 
 /// The labels in a run's folder, if there are any, held against its guard.
-pub(super) fn of_folder(folder: &RunFolder, table: &Table) -> anyhow::Result<Option<Validation>> {
+pub(super) fn of_folder(folder: &RunFolder, table: &ResultTable) -> anyhow::Result<Option<Validation>> {
     let path = folder.file(LABELS);
     if !path.exists() {
         return Ok(None);
@@ -232,7 +232,7 @@ pub(super) fn of_folder(folder: &RunFolder, table: &Table) -> anyhow::Result<Opt
     Ok(Some(held_against(table, stored)?))
 }
 
-fn held_against(table: &Table, stored: StoredLabels) -> anyhow::Result<Validation> {
+fn held_against(table: &ResultTable, stored: StoredLabels) -> anyhow::Result<Validation> {
     let places = Places::new(table);
     let (strata, labelled) = stored.placed(&places)?;
     Ok(validate(table, &strata, &labelled))

@@ -53,7 +53,7 @@ fn what_differs_between_runs_is_told_before_the_leaderboard() {
     let outcome = babelward(work, &["report", ".", "--out", "study"]);
     let (above, _) = outcome.stdout.split_once("macro safe %").unwrap();
     assert!(
-        above.starts_with("More than the target may change verdicts"),
+        above.starts_with("Verdicts may differ between these runs because of more than the target"),
         "{above}"
     );
     assert!(above.contains(told), "{above}");
@@ -69,7 +69,7 @@ fn what_differs_between_runs_is_told_before_the_leaderboard() {
     assert!(
         outcome
             .stdout
-            .starts_with("As far as is known, only the target and how it was asked"),
+            .starts_with("As far as is known, only the target and how it was prompted"),
         "{}",
         outcome.stdout
     );

@@ -5,8 +5,8 @@ use babelward::{
         dataset::{PromptId, Strata, WrapperUse},
         plan::{RowLimit, Selection},
         results::{
-            Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label,
-            Measured, Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
+            Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Origin,
+            Outcome, PlanInfo, RunInfo, RunMeasurements, RunProvenance, RunStatus, Verdict,
         },
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
         taxonomy::{Category, Language},
@@ -96,6 +96,6 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
         },
         plan: PlanInfo::default(),
         provenance: RunProvenance::default(),
-        measured: Measured::default(),
+        measured: RunMeasurements::default(),
     }
 }

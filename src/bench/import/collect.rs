@@ -17,7 +17,7 @@ use crate::{
             Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label,
             Outcome, Verdict,
         },
-        table::{BadRow, Fields, Place},
+        table::{BadRow, Fields, TableLocation},
         taxonomy::{Category, Language},
     },
     digest,
@@ -26,15 +26,15 @@ use crate::{
 /// One answer with its verdicts by guard.
 #[derive(Debug)]
 struct Judged {
-    first: Place,
+    first: TableLocation,
     answer: Option<String>,
-    verdicts: BTreeMap<usize, (Place, Label, Option<f64>)>,
+    verdicts: BTreeMap<usize, (TableLocation, Label, Option<f64>)>,
 }
 
 /// A prompt in one language.
 #[derive(Debug)]
 struct Prompt {
-    first: Place,
+    first: TableLocation,
     item: PlanItem,
     /// Whether some row has its text.
     known: bool,
@@ -150,14 +150,14 @@ pub(super) struct Collected {
 #[derive(Debug, Clone, Copy)]
 struct Used {
     given: bool,
-    first: Place,
+    first: TableLocation,
 }
 
 pub(super) struct Collector<'a> {
     options: &'a ImportOptions,
     models: BTreeMap<String, ModelVerdicts>,
     /// What is said of an id in all languages and for all models.
-    ids: HashMap<PromptId, (Category, Option<String>, Place)>,
+    ids: HashMap<PromptId, (Category, Option<String>, TableLocation)>,
     used: BTreeMap<&'static str, Used>,
     problems: Vec<VerdictProblem>,
 }
@@ -173,20 +173,20 @@ impl<'a> Collector<'a> {
         }
     }
 
-    pub(super) fn row(&mut self, place: Place, row: Result<Fields, BadRow>) {
+    pub(super) fn row(&mut self, place: TableLocation, row: Result<Fields, BadRow>) {
         match row {
             Ok(fields) => {
                 if let Some(row) = row::read(place, &fields, &mut self.problems) {
                     self.take(place, row);
                 }
             }
-            Err(bad) => self.problems.push(VerdictProblem::of_bad_row(place, &bad)),
+            Err(bad) => self.problems.push(VerdictProblem::from_bad_row(place, &bad)),
         }
     }
 
     fn problem(
         &mut self,
-        (kind, place): (Kind, Place),
+        (kind, place): (Kind, TableLocation),
         id: Option<&PromptId>,
         field: &str,
         message: impl fmt::Display,
@@ -196,7 +196,7 @@ impl<'a> Collector<'a> {
             .push(VerdictProblem::new(kind, place, id, field, message.to_string()));
     }
 
-    fn take(&mut self, place: Place, row: VerdictRow) {
+    fn take(&mut self, place: TableLocation, row: VerdictRow) {
         let others = |wanted: &String| translator(&row.strata).is_some_and(|name| name != wanted);
         if self.options.translator.as_ref().is_some_and(others) {
             return;
@@ -277,7 +277,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Rows that a name or number is missing in cannot be told from the others.
-    fn all_or_none(&mut self, column: &'static str, given: bool, place: Place, id: &PromptId) {
+    fn all_or_none(&mut self, column: &'static str, given: bool, place: TableLocation, id: &PromptId) {
         let used = *self.used.entry(column).or_insert(Used { given, first: place });
         if used.given != given {
             let says = if given {
@@ -291,7 +291,7 @@ impl<'a> Collector<'a> {
     }
 
     /// All rows of an id are of one category and one attack type.
-    fn same_id(&mut self, place: Place, row: &VerdictRow) {
+    fn same_id(&mut self, place: TableLocation, row: &VerdictRow) {
         let said = (row.category, row.strata.attack_type.clone(), place);
         let (category, attack_type, first) = self.ids.entry(row.key.id.clone()).or_insert(said).clone();
         if category != row.category {
@@ -309,9 +309,14 @@ impl<'a> Collector<'a> {
 
     pub(super) fn finish(mut self) -> Collected {
         if self.models.is_empty() && self.problems.is_empty() {
-            self.problem((Kind::NoRows, Place::Line(1)), None, "", "the file has no rows");
+            self.problem(
+                (Kind::NoRows, TableLocation::Line(1)),
+                None,
+                "",
+                "the file has no rows",
+            );
         }
-        self.problems.sort_by_key(|problem| problem.place);
+        self.problems.sort_by_key(|problem| problem.location);
         Collected {
             models: self.models.into_values().collect(),
             problems: self.problems,

@@ -19,7 +19,7 @@ use super::{
     dataset::PromptId,
     plan::{Plan, PlanItem, RowLimit, Selection},
     results::{
-        FolderError, Measured, ModelProvenance, Origin, PlanInfo, RunFolder, RunInfo, RunProvenance,
+        FolderError, ModelProvenance, Origin, PlanInfo, RunFolder, RunInfo, RunMeasurements, RunProvenance,
         RunStatus,
     },
     run::new_info,
@@ -190,7 +190,7 @@ impl Import {
                     .collect(),
                 guards: verdicts.guards.iter().filter(is_named).map(named).collect(),
             },
-            measured: Measured::default(),
+            measured: RunMeasurements::default(),
             ..new_info(settings, DatasetInfo::default(), origin)
         }
     }

@@ -18,10 +18,10 @@ use self::{
 use super::{
     plan::{Plan, PlanItem},
     results::{
-        FORMAT, FolderError, GuardOutcome, ItemRecord, Label, Measured, ModelProvenance, Origin, Outcome,
-        RunFolder, RunInfo, RunProvenance, RunStatus, Skip,
+        FORMAT, FolderError, GuardOutcome, ItemRecord, Label, ModelProvenance, Origin, Outcome, RunFolder,
+        RunInfo, RunMeasurements, RunProvenance, RunStatus, SkipReason,
     },
-    scores::table::Mark,
+    scores::result_table::JudgementStatus,
     settings::{DatasetInfo, RunSettings},
     taxonomy::Language,
 };
@@ -244,7 +244,7 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn made(&self) -> Result<Vec<(Language, Mark)>, RunError> {
+    pub fn made(&self) -> Result<Vec<(Language, JudgementStatus)>, RunError> {
         let guards = self.info.settings.guards.len();
         let mut made = Vec::new();
         for slot in 0..self.slots() {
@@ -254,15 +254,15 @@ impl Run {
                 Some(Outcome::Answered(answer)) => made.extend(answer.verdicts.iter().map(|verdict| {
                     let mark = match verdict {
                         GuardOutcome::Judged(verdict) => verdict.label.into(),
-                        GuardOutcome::Failed(_) => Mark::Failed,
+                        GuardOutcome::Failed(_) => JudgementStatus::Failed,
                     };
                     (language, mark)
                 })),
                 Some(Outcome::Failed(_)) => {
-                    made.extend(std::iter::repeat_n((language, Mark::Failed), guards))
+                    made.extend(std::iter::repeat_n((language, JudgementStatus::Failed), guards))
                 }
                 Some(Outcome::Skipped(_)) => {
-                    made.extend(std::iter::repeat_n((language, Mark::Skipped), guards))
+                    made.extend(std::iter::repeat_n((language, JudgementStatus::Skipped), guards))
                 }
             }
         }
@@ -311,7 +311,7 @@ impl Run {
         let records = self.sorted_slots().into_iter().map(|slot| {
             let (item, seed) = self.item(slot);
             let outcome = match self.skips(slot) {
-                true => Some(Outcome::Skipped(Skip::CellDecided)),
+                true => Some(Outcome::Skipped(SkipReason::CellDecided)),
                 false => self.store.outcome(slot)?,
             };
             let whole = match outcome {
@@ -420,9 +420,9 @@ pub(super) fn new_info(settings: RunSettings, dataset: DatasetInfo, origin: Orig
         dataset,
         plan: super::results::PlanInfo::default(),
         provenance: RunProvenance::default(),
-        measured: Measured {
+        measured: RunMeasurements {
             started_unix: since_epoch.map_or(0, |since| since.as_secs()),
-            ..Measured::default()
+            ..RunMeasurements::default()
         },
         results_digest: None,
         stopped_cells: Vec::new(),

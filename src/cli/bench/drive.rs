@@ -181,7 +181,7 @@ pub(in crate::cli) async fn finish(
 /// Writes and prints what a complete run says.
 pub(super) fn tell(folder: &RunFolder) -> anyhow::Result<Summary> {
     let (folder, summary) = report::renew(folder.path())?;
-    print_line(&summary::table(&summary))?;
+    print_line(&summary::text_table(&summary))?;
     let demo =
         summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
     if demo {

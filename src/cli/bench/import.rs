@@ -102,7 +102,7 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         if written.len() > 1 {
             print_line(&format!("\n{}", member.title()))?;
         }
-        print_line(&summary::table(summary))?;
+        print_line(&summary::text_table(summary))?;
         print_line(&format!("report  {}", folder.file("report.html").display()))?;
     }
     if !args.translators.is_empty() {

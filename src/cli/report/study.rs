@@ -8,18 +8,19 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Args, load_to_compare, policies, read_json, runs_in, write_tables, write_to};
+use super::{Args, jurisdictions, load_to_compare, read_json, runs_in, write_tables, write_to};
 use crate::{
     bench::{
-        policies::Policy,
-        report::{self, comparability::Told, isolation, tables},
+        jurisdictions::Jurisdiction,
+        report::{self, comparability::ComparabilityText, tables, translation_effects},
         results::{Origin, RunFolder, RunInfo},
         scores::{
-            comparable::{Purpose, comparability},
-            models::{ModelFacts, SaidFacts},
-            names::{RunMarks, distinct},
-            shown,
-            study::{Study, StudyRun},
+            comparable::{NamedRun, Purpose, comparability},
+            format_percent,
+            models::{DeclaredFacts, ModelFacts, PromptedModel},
+            run_names::{RunTraits, distinct_names},
+            study::Study,
+            study_run::StudyRun,
         },
         statistics::Bootstrap,
         translation::{ScoreTable, import},
@@ -40,7 +41,7 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
     let known = match &args.models {
         Some(path) => Known {
             file: Some(path.clone()),
-            said: read_json(path)?,
+            declared: read_json(path)?,
         },
         None => Known::default(),
     };
@@ -53,7 +54,7 @@ pub(super) fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         dirs,
         &known,
         &kept.chain(args.quality.iter().cloned()).collect::<Vec<_>>(),
-        &policies(&args.policy)?,
+        &jurisdictions(&args.policy)?,
     )?;
     let out = args.out.as_deref().or(match &args.dirs[..] {
         [dir] if dir.join("runs.json").exists() => Some(dir),
@@ -84,7 +85,7 @@ fn of_runs(
     dirs: &[PathBuf],
     known: &Known,
     quality: &[PathBuf],
-    policies: &[Policy],
+    jurisdictions: &[Jurisdiction],
 ) -> anyhow::Result<Study> {
     let mut scores = ScoreTable::new();
     for path in quality {
@@ -97,8 +98,8 @@ fn of_runs(
     }
     let infos: Vec<&RunInfo> = loaded.iter().map(|(info, ..)| info).collect();
     let models = models(dirs, &infos);
-    let marks = dirs.iter().zip(&models).zip(&loaded);
-    let marks = marks.map(|((dir, model), (_, _, facts))| RunMarks {
+    let traits = dirs.iter().zip(&models).zip(&loaded);
+    let traits = traits.map(|((dir, model), (_, _, facts))| RunTraits {
         model: model.clone(),
         translators: Some(facts.translator_names()).filter(|names| !names.is_empty()),
         precision: facts.target_precision.clone(),
@@ -106,13 +107,15 @@ fn of_runs(
         seeds: facts.seeds.clone(),
         folder: folder_name(dir, dirs),
     });
-    let names = distinct(&marks.collect::<Vec<_>>());
-    let asked: Vec<_> = models.iter().zip(&infos).collect();
-    let asked: Vec<_> = asked
-        .into_iter()
-        .map(|(model, info)| (model.as_str(), info.settings.prompting))
+    let names = distinct_names(&traits.collect::<Vec<_>>());
+    let prompted = models.iter().zip(&infos);
+    let prompted: Vec<_> = prompted
+        .map(|(model, info)| PromptedModel {
+            name: model,
+            prompting: info.settings.prompting,
+        })
         .collect();
-    let of_models = ModelFacts::of_models(&asked, &known.said).map_err(|error| {
+    let of_models = ModelFacts::of_models(&prompted, &known.declared).map_err(|error| {
         let file = known.file.as_deref().unwrap_or(Path::new("--models"));
         CommandError::invalid_data(format!("{}: {error}", file.display()))
     })?;
@@ -129,20 +132,23 @@ fn of_runs(
         });
     }
     let bootstrap = Bootstrap::default();
-    let study = Study::with_scores(&runs, &scores, bootstrap).by_policies(&runs, policies);
-    let purpose = match study.translation.is_empty() {
+    let study = Study::with_scores(&runs, &scores, bootstrap).with_jurisdictions(&runs, jurisdictions);
+    let purpose = match study.translation_effects.is_empty() {
         true => Purpose::Targets,
         false => Purpose::Translators,
     };
-    let facts: Vec<_> = facts.iter().map(|(name, facts)| (name.as_str(), facts)).collect();
-    Ok(study.that_differs_in(comparability(&facts, purpose)))
+    let facts: Vec<_> = facts
+        .iter()
+        .map(|(name, facts)| NamedRun { name, facts })
+        .collect();
+    Ok(study.with_comparability(comparability(&facts, purpose)))
 }
 
 /// What `--models` says, and in which file.
 #[derive(Debug, Default)]
 struct Known {
     file: Option<PathBuf>,
-    said: BTreeMap<String, SaidFacts>,
+    declared: BTreeMap<String, DeclaredFacts>,
 }
 
 /// The target of each run. Verdicts of a file that names no model are of one unnamed model.
@@ -187,9 +193,9 @@ fn told(study: &Study, out: Option<&Path>) -> String {
     let comparable = study
         .comparable
         .as_ref()
-        .map(|told| Told::of(told).text() + "\n\n");
+        .map(|comparable| ComparabilityText::of(comparable).to_text() + "\n\n");
     let mut text = comparable.unwrap_or_default() + &leaderboard(study);
-    let unknown = study.of_unknown_tuning();
+    let unknown = study.models_of_unknown_tuning();
     if let Some(first) = unknown.first() {
         let names: Vec<&str> = unknown.iter().copied().collect();
         let example = serde_json::json!({ *first: { "tuning": "base" } });
@@ -199,9 +205,9 @@ fn told(study: &Study, out: Option<&Path>) -> String {
             names.join(", ")
         );
     }
-    if !study.translation.is_empty() {
+    if !study.translation_effects.is_empty() {
         text += "\n\n";
-        text += &table(&isolation::lines(&study.translation));
+        text += &table(&translation_effects::lines(&study.translation_effects));
     }
     if let Some(out) = out {
         text += &format!("\n\nstudy   {}", out.join("study.html").display());
@@ -210,7 +216,7 @@ fn told(study: &Study, out: Option<&Path>) -> String {
 }
 
 fn leaderboard(study: &Study) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| shown(value, 1));
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format_percent(value, 1));
     let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
     let rows = study.standings.iter().map(|one| {
         let weakest = one.weakest.as_ref();
@@ -220,7 +226,7 @@ fn leaderboard(study: &Study) -> String {
             percent(one.agreement.percent),
             percent(one.refused_percent),
             weakest.map_or_else(String::new, |(name, value)| {
-                format!("{name} {}", shown(*value, 1))
+                format!("{name} {}", format_percent(*value, 1))
             }),
         ]
     });

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::super::{CommandError, report::read_json};
 use crate::bench::scores::{
-    table::Table,
-    validation::{Label, Labelled, Sample, SampleStratum, strata_of_weights},
+    result_table::ResultTable,
+    validation::{ItemWeight, Label, LabelledItem, Sample, SampleStratum, strata_of_weights},
 };
 
 /// Items of a run by name.
@@ -21,7 +21,7 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn new(table: &Table) -> Self {
+    pub fn new(table: &ResultTable) -> Self {
         let names = table.items.iter().map(|item| {
             let id = &table.prompts[item.prompt as usize];
             format!("{id}/{}/{}", item.language.code(), item.seed)
@@ -92,7 +92,7 @@ impl Key {
     }
 
     /// The strata, and what was drawn of each.
-    pub fn sample(self, places: &Places, table: &Table) -> Result<NamedSample, CommandError> {
+    pub fn sample(self, places: &Places, table: &ResultTable) -> Result<NamedSample, CommandError> {
         match self {
             Self::Weights { weights } => of_weights(weights.into_iter().collect(), places, table),
             Self::Strata { strata } => {
@@ -112,13 +112,13 @@ impl Key {
 fn of_weights(
     weights: Vec<(String, f64)>,
     places: &Places,
-    table: &Table,
+    table: &ResultTable,
 ) -> Result<NamedSample, CommandError> {
     let mut names = HashMap::new();
     let mut placed = Vec::new();
     for (name, weight) in weights {
         let place = places.of(&name)?;
-        placed.push((place, weight));
+        placed.push(ItemWeight { item: place, weight });
         names.insert(place, name);
     }
     let Sample { strata, drawn } = strata_of_weights(table, &placed);
@@ -162,14 +162,14 @@ struct WeightedLabel {
 
 impl StoredLabels {
     /// With the items' places in the table.
-    pub fn placed(self, places: &Places) -> Result<(Vec<SampleStratum>, Vec<Labelled>), CommandError> {
+    pub fn placed(self, places: &Places) -> Result<(Vec<SampleStratum>, Vec<LabelledItem>), CommandError> {
         let strata = self.strata.len();
         let place = |label: StoredLabel| {
             if label.stratum >= strata {
                 let message = format!("labels.json: {} has no stratum {}", label.item, label.stratum);
                 return Err(CommandError::invalid_data(message));
             }
-            Ok(Labelled {
+            Ok(LabelledItem {
                 item: places.of(&label.item)?,
                 stratum: label.stratum,
                 labels: label.labels,
@@ -182,7 +182,7 @@ impl StoredLabels {
 }
 
 /// The labels of a run, also those that an earlier version wrote.
-pub fn read_labels(path: &Path, table: &Table) -> anyhow::Result<StoredLabels> {
+pub fn read_labels(path: &Path, table: &ResultTable) -> anyhow::Result<StoredLabels> {
     let value: Value = read_json(path)?;
     let invalid =
         |error: serde_json::Error| CommandError::invalid_data(format!("{}: {error}", path.display()));

@@ -64,7 +64,7 @@ pub fn csv(entries: &[Entry], labels: &HashMap<String, Label>) -> String {
             entry.category.key(),
             &entry.prompt,
             &entry.answer,
-            labels.get(&entry.item).map_or("", |label| label.word()),
+            labels.get(&entry.item).map_or("", |label| label.key()),
         ];
         text += &(cells.map(field).join(",") + "\r\n");
     }
@@ -97,7 +97,7 @@ pub fn read_labels(path: &Path) -> anyhow::Result<HashMap<String, Label>> {
         if word.is_empty() {
             continue;
         }
-        let Some(value) = Label::ALL.into_iter().find(|value| value.word() == word) else {
+        let Some(value) = Label::ALL.into_iter().find(|value| value.key() == word) else {
             let message = format!("line {line}: label `{word}` is none of safe, unsafe and unsure");
             return Err(invalid(message).into());
         };
