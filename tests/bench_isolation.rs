@@ -228,7 +228,7 @@ fn without_a_gap_nothing_is_told() {
     assert_eq!((choice.share, choice.gain.estimate), (None, 0.0));
     holds(choice.gap, 0.0);
     let html = report::study_html(&study).unwrap();
-    assert!(html.contains("translation cannot be told."));
+    assert!(html.contains("it cannot be told how much of it is translation."));
 }
 
 /// With three seeds a tenth of the answers has another verdict: that is no translator's doing.

@@ -187,7 +187,7 @@ fn imported_models_are_base_or_instruct_only_where_something_says_so() {
     );
     let html = read(work, "study/study.html");
     assert_page(&html);
-    assert!(html.contains("it is not known whether they are base or instruct models"));
+    assert!(html.contains("It is not known whether"));
 
     // A part is enough, and the rest stays.
     fs::write(
@@ -211,7 +211,7 @@ fn imported_models_are_base_or_instruct_only_where_something_says_so() {
     for (wrong, says) in [
         (
             r#"{"falcon": {"tuning": "base"}}"#,
-            "no run is of a model `falcon`",
+            "no run has a model `falcon`",
         ),
         (
             r#"{"falcon-7b": {"tunning": "base"}}"#,
