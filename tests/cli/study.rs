@@ -209,10 +209,7 @@ fn imported_models_are_base_or_instruct_only_where_something_says_so() {
         json!({"family": "falcon", "billions": 41.0, "tuning": "unknown"})
     );
     for (wrong, says) in [
-        (
-            r#"{"falcon": {"tuning": "base"}}"#,
-            "no run has a model `falcon`",
-        ),
+        (r#"{"falcon": {"tuning": "base"}}"#, "no run has a model `falcon`"),
         (
             r#"{"falcon-7b": {"tunning": "base"}}"#,
             "expected one of `family`, `billions`, `tuning`",

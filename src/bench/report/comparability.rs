@@ -6,7 +6,7 @@ use crate::bench::scores::comparable::{Aspect, Comparability, FactDifference};
 
 /// The sentences about it, which stand above everything else on a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ComparabilityText {
+pub(crate) struct ComparabilityText {
     /// The conclusion in one sentence.
     pub headline: String,
     /// Whether verdicts may differ because of something other than the target.
@@ -19,7 +19,7 @@ pub struct ComparabilityText {
 
 impl ComparabilityText {
     /// Describes what differs between runs.
-    pub fn of(comparability: &Comparability) -> Self {
+    pub(crate) fn of(comparability: &Comparability) -> Self {
         let has = |what: Aspect| comparability.differences.iter().any(|one| one.what == what);
         let translators = has(Aspect::Translators);
         let only = match translators {
@@ -44,7 +44,7 @@ impl ComparabilityText {
     }
 
     /// The sentences as lines of text.
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let colon = |list: &[String]| if list.is_empty() { "." } else { ":" };
         let mut text = format!("{}{}", self.headline, colon(&self.blocking));
         for line in &self.blocking {

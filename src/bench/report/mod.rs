@@ -1,11 +1,11 @@
 //! The reports: HTML pages that load nothing from elsewhere, and tables as text.
 
-pub mod comparability;
+pub(crate) mod comparability;
 pub mod formats;
 pub mod tables;
 pub mod texts;
-pub mod translation_effects;
-pub mod two_runs;
+pub(crate) mod translation_effects;
+pub(crate) mod two_runs;
 
 mod format;
 mod jurisdictions;

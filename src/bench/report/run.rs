@@ -55,7 +55,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
         .iter()
         .filter(|gap| gap.is_significant())
         .collect();
-    let beside = |micro: &LanguageGap| {
+    let macro_gap_of = |micro: &LanguageGap| {
         let mut macro_gaps = summary.macro_gaps.iter();
         macro_gaps
             .find(|gap| (gap.first, gap.second) == (micro.first, micro.second))
@@ -64,7 +64,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
     let gaps: Vec<(&LanguageGap, Option<MacroGap>)> = summary
         .language_gaps
         .iter()
-        .map(|gap| (gap, beside(gap)))
+        .map(|gap| (gap, macro_gap_of(gap)))
         .collect();
     let by_macro = |score: &&LanguageScore| score.macro_.safe_percent.unwrap_or(f64::NAN);
     let scored = || {
@@ -75,7 +75,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
     };
     let best = scored().max_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
     let worst = scored().min_by(|a, b| by_macro(a).total_cmp(&by_macro(b)));
-    let ends = |gap: &&MacroGap| {
+    let is_gap_of_extremes = |gap: &&MacroGap| {
         let names = [best, worst].map(|language| language.map(|language| language.language));
         names.contains(&Some(gap.first)) && names.contains(&Some(gap.second))
     };
@@ -97,7 +97,7 @@ pub fn html_with(summary: &Summary, disagreements: Option<&Disagreements>) -> Re
         sections => Value::from(Serde(sections(summary))),
         best => Value::from(Serde(best)),
         worst => Value::from(Serde(worst)),
-        apart => found_macro.iter().any(ends),
+        extremes_differ => found_macro.iter().any(is_gap_of_extremes),
         exclusion => Value::from(Serde(exclusion(summary))),
         weakest => Value::from(Serde(weakest(summary))),
         gaps => Value::from(Serde(&gaps)),
@@ -138,8 +138,10 @@ fn target(summary: &Summary) -> String {
         .targets
         .first()
         .map(|target| target.model.clone());
-    let asked = || Some(summary.run.settings.target.clone()).filter(|name| !name.is_empty());
-    answered.or_else(asked).unwrap_or_else(|| "unknown".to_owned())
+    let configured = || Some(summary.run.settings.target.clone()).filter(|name| !name.is_empty());
+    answered
+        .or_else(configured)
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Where the verdicts come from, unless `bench run` made them.

@@ -55,7 +55,7 @@ pub struct Disagreements {
     pub shown: Vec<Disagreement>,
 }
 
-/// A judgement in one word.
+/// The outcome of a judgement as tables show it; a dash without a judgement.
 fn status_name(status: Option<JudgementStatus>) -> &'static str {
     match status {
         Some(JudgementStatus::Safe) => "safe",

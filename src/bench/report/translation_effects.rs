@@ -15,7 +15,7 @@ use crate::bench::{
 
 /// The findings about one language, in words.
 #[derive(Debug, Serialize)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// The conclusion in a few words.
     verdict: &'static str,
     /// The conclusion with its figures.
@@ -54,7 +54,7 @@ fn points(one: Difference) -> String {
 }
 
 /// Describes the effect of translation on one language.
-pub fn findings(effect: &TranslationEffect) -> Findings {
+pub(crate) fn findings(effect: &TranslationEffect) -> Findings {
     let (verdict, answer) = match (&effect.choice, effect.reference) {
         (None, _) => (
             "Too few prompts",
@@ -315,7 +315,7 @@ fn variance(effect: &TranslationEffect) -> Vec<(&'static str, f64)> {
 }
 
 /// A table for the terminal with a row for each language, below a header.
-pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
+pub(crate) fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
     let header = [
         "translation",
         "gap",
@@ -347,7 +347,7 @@ pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
 }
 
 /// The tables about the effects of translation.
-pub fn sheets(effects: &[TranslationEffect]) -> Vec<Sheet> {
+pub(crate) fn sheets(effects: &[TranslationEffect]) -> Vec<Sheet> {
     if effects.is_empty() {
         return Vec::new();
     }

@@ -26,7 +26,7 @@ const MAX_LISTED: usize = 300;
 
 /// One of the two runs as the page describes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ComparedRun {
+pub(crate) struct ComparedRun {
     /// The target's name.
     pub target: String,
     /// The precision that the target computed in; absent where it is not known.
@@ -43,7 +43,7 @@ pub struct ComparedRun {
 
 impl ComparedRun {
     /// Describes a run.
-    pub fn of(info: &RunInfo) -> Self {
+    pub(crate) fn of(info: &RunInfo) -> Self {
         let settings = &info.settings;
         Self {
             target_precision: info.provenance.targets.first().and_then(precision),
@@ -103,7 +103,7 @@ impl AnswerKey {
 
 /// The comparison of two runs, as the page shows it.
 #[derive(Debug, Clone)]
-pub struct TwoRunComparison {
+pub(crate) struct TwoRunComparison {
     /// The run to compare with, and the run that may be better or worse.
     pub runs: [ComparedRun; 2],
     /// The figures of the comparison.
@@ -120,14 +120,14 @@ pub struct TwoRunComparison {
 
 /// The page that compares two runs.
 #[derive(Debug, Clone)]
-pub struct TwoRunReport {
+pub(crate) struct TwoRunReport {
     comparison: TwoRunComparison,
     texts: HashMap<AnswerKey, ChangeTexts>,
 }
 
 impl TwoRunReport {
     /// Makes the page without texts.
-    pub fn new(comparison: TwoRunComparison) -> Self {
+    pub(crate) fn new(comparison: TwoRunComparison) -> Self {
         Self {
             comparison,
             texts: HashMap::new(),
@@ -138,7 +138,7 @@ impl TwoRunReport {
     ///
     /// # Errors
     /// When a run's files cannot be read.
-    pub fn add_texts(&mut self, folders: [&RunFolder; 2]) -> Result<(), FolderError> {
+    pub(crate) fn add_texts(&mut self, folders: [&RunFolder; 2]) -> Result<(), FolderError> {
         let prompts = prompts(folders[0]);
         let listed = self.comparison.changed.iter().take(MAX_LISTED);
         self.texts = listed
@@ -176,7 +176,7 @@ impl TwoRunReport {
     ///
     /// # Errors
     /// [`ReportError`].
-    pub fn html(&self) -> Result<String, ReportError> {
+    pub(crate) fn html(&self) -> Result<String, ReportError> {
         let page = &self.comparison;
         let shown: Vec<ListedChange> = page
             .changed

@@ -276,7 +276,7 @@ impl RunFolder {
             .map_err(|error| self.invalid(name, line + error.line().saturating_sub(1), error.to_string()))
     }
 
-    pub(in crate::bench) fn invalid(&self, name: &str, line: usize, message: String) -> FolderError {
+    pub(crate) fn invalid(&self, name: &str, line: usize, message: String) -> FolderError {
         FolderError::Invalid {
             path: self.file(name),
             line,

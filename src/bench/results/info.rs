@@ -118,7 +118,7 @@ pub struct RunMeasurements {
     pub started_unix: u64,
     /// Seconds in which items were sent and awaited, over all sittings of a resumed run.
     pub wall_seconds: f64,
-    /// Number of prompt tokens, of the target and the guards, that came from the prefix cache.
+    /// Number of prompt tokens, of the target and the guards, that the server took from its prefix cache.
     pub cached_prompt_tokens: u64,
     /// Why the run ended before all its items were asked; the items that were not asked count as failed.
     pub interrupted: Option<String>,

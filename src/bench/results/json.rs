@@ -1,7 +1,7 @@
 //! The benchmark's records as JSON text.
 
 /// A value as one line of JSON. Only keys that are not text can make this fail, and our own types have none.
-pub(in crate::bench) fn json_line<T: serde::Serialize>(value: &T) -> String {
+pub(crate) fn json_line<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 

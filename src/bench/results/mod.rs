@@ -8,7 +8,7 @@ mod names;
 mod plan_info;
 mod record;
 
-pub(in crate::bench) use self::json::json_line;
+pub(crate) use self::json::json_line;
 pub use self::{
     folder::{FolderError, Records, RunFolder},
     group::{GroupRun, RunGroup},

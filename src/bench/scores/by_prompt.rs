@@ -42,11 +42,11 @@ impl Prompt {
 
 /// A guard's verdicts on every prompt of a run.
 #[derive(Debug, Clone)]
-pub struct VerdictsByPrompt(Vec<Prompt>);
+pub(crate) struct VerdictsByPrompt(Vec<Prompt>);
 
 impl VerdictsByPrompt {
     /// Groups the verdicts of one guard, which is given by its number in the run's settings.
-    pub fn new(table: &ResultTable, guard: usize) -> Self {
+    pub(crate) fn new(table: &ResultTable, guard: usize) -> Self {
         let mut prompts: BTreeMap<(u32, Category), [Counts; 5]> = BTreeMap::new();
         for (item, judgement) in table.judged_by(guard) {
             let prompt = prompts.entry((item.prompt, item.category)).or_default();
@@ -65,7 +65,7 @@ impl VerdictsByPrompt {
     }
 
     /// The proportion of safe verdicts among the judged answers in these categories and languages.
-    pub fn safe(
+    pub(crate) fn safe(
         &self,
         categories: impl Fn(Category) -> bool,
         languages: impl Fn(Language) -> bool,
@@ -79,7 +79,7 @@ impl VerdictsByPrompt {
     }
 
     /// The proportion of answers that read like a refusal, among those with a text.
-    pub fn refused(
+    pub(crate) fn refused(
         &self,
         categories: impl Fn(Category) -> bool,
         languages: impl Fn(Language) -> bool,
@@ -107,7 +107,10 @@ impl VerdictsByPrompt {
     }
 
     /// The safe proportion of each category that has a verdict in these languages. [`Category::UNKNOWN`] is left out.
-    pub fn safe_by_category(&self, languages: impl Fn(Language) -> bool) -> BTreeMap<Category, Proportion> {
+    pub(crate) fn safe_by_category(
+        &self,
+        languages: impl Fn(Language) -> bool,
+    ) -> BTreeMap<Category, Proportion> {
         let mut proportions: BTreeMap<Category, Proportion> = BTreeMap::new();
         for prompt in self
             .0
@@ -127,7 +130,7 @@ impl VerdictsByPrompt {
 
 /// How often the verdicts of several languages are equal. A trial is a row (a prompt with one seed) that was judged in all
 /// of these languages, and a success is a row with the same verdict in all of them. The rows of one prompt are a cluster.
-pub fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Proportion {
+pub(crate) fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Proportion {
     let mut prompts: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for row in rows {
         let verdicts: Option<Vec<bool>> = languages.iter().map(|language| row.is_safe(*language)).collect();
@@ -146,7 +149,7 @@ pub fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Proportion 
 
 /// Pairs of verdicts on the same prompts, in two languages or in two runs, grouped by prompt.
 #[derive(Debug, Clone, Default)]
-pub struct PairedVerdicts {
+pub(crate) struct PairedVerdicts {
     pairs: PairCounts,
     by_prompt: BTreeMap<u32, PromptPairs>,
 }
@@ -162,7 +165,7 @@ struct PromptPairs {
 
 impl PairedVerdicts {
     /// Adds a pair of verdicts. The pairs of one prompt are a cluster.
-    pub fn add(&mut self, prompt: u32, category: Category, first_safe: bool, second_safe: bool) {
+    pub(crate) fn add(&mut self, prompt: u32, category: Category, first_safe: bool, second_safe: bool) {
         self.pairs.add(first_safe, second_safe);
         let prompt = self.by_prompt.entry(prompt).or_insert(PromptPairs {
             category,
@@ -176,12 +179,12 @@ impl PairedVerdicts {
     }
 
     /// The counts of all pairs, whatever their prompt.
-    pub fn pairs(&self) -> PairCounts {
+    pub(crate) fn pairs(&self) -> PairCounts {
         self.pairs
     }
 
     /// The two sides' safe proportions over all prompts, with prompts as clusters.
-    pub fn paired_difference(&self) -> PairedDifference {
+    pub(crate) fn paired_difference(&self) -> PairedDifference {
         let mut both = PairedDifference::default();
         for prompt in self.by_prompt.values() {
             both.add_cluster(prompt.first_safe, prompt.second_safe, prompt.pairs);
@@ -190,7 +193,7 @@ impl PairedVerdicts {
     }
 
     /// The same for each category. [`Category::UNKNOWN`] is left out.
-    pub fn by_category(&self) -> BTreeMap<Category, PairedDifference> {
+    pub(crate) fn by_category(&self) -> BTreeMap<Category, PairedDifference> {
         let mut categories: BTreeMap<Category, PairedDifference> = BTreeMap::new();
         for prompt in self.by_prompt.values() {
             if prompt.category != Category::UNKNOWN {

@@ -80,12 +80,12 @@ fn by_pair<T>(languages: &[Language], figure: impl Fn(&[Language]) -> T) -> BTre
 }
 
 /// How often the verdicts of each pair of the run's languages are equal, and those of all languages.
-pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
+pub(crate) fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
     by_pair(languages, |compared| Agreement::of(rows, compared))
 }
 
 /// What leaving these categories out changes. The run's verdicts are given both by row and by prompt.
-pub fn exclusion(
+pub(crate) fn exclusion(
     rows: &[PromptRow],
     verdicts: &VerdictsByPrompt,
     languages: &[Language],
@@ -122,7 +122,7 @@ pub fn exclusion(
 }
 
 /// How often verdicts agree across seeds, for each language; empty with a single seed.
-pub fn over_seeds(table: &ResultTable, guard: usize) -> Vec<SeedConsistency> {
+pub(crate) fn over_seeds(table: &ResultTable, guard: usize) -> Vec<SeedConsistency> {
     let seeds = table.seeds().len();
     if seeds < 2 {
         return Vec::new();

@@ -102,7 +102,7 @@ fn with_holm(mut gaps: Vec<LanguageGap>) -> Vec<LanguageGap> {
 }
 
 /// The gap of every pair of a run's languages, every answer weighing the same.
-pub fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
+pub(crate) fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
     with_holm(
         LanguagePair::of(languages)
             .map(|pair| gap(pair, None, rows))
@@ -111,7 +111,7 @@ pub fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<Language
 }
 
 /// The gap between the macro averages of every pair of a run's languages that have a prompt of a known category in common.
-pub fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstrap) -> Vec<MacroGap> {
+pub(crate) fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstrap) -> Vec<MacroGap> {
     let of_pair = |pair: LanguagePair| {
         let verdicts = paired_verdicts(pair, None, rows);
         let strata: Vec<PairedDifference> = verdicts.by_category().into_values().collect();
@@ -131,7 +131,7 @@ pub fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstr
 }
 
 /// The gap, in every category, of each language to the first of the run's languages. That is English where the run has it.
-pub fn category_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
+pub(crate) fn category_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
     let Some((&reference, others)) = languages.split_first() else {
         return Vec::new();
     };

@@ -81,7 +81,7 @@ pub struct RunByJurisdictions {
     pub name: String,
     /// Systems that translated its prompts, where the prompt set names them.
     pub translators: Vec<String>,
-    /// The run's languages, in whose order the lists are.
+    /// The run's languages; the lists of scores are in the same order.
     pub languages: Vec<Language>,
     /// Mean of the languages' macro safe % over all categories.
     pub all_categories: Option<f64>,

@@ -7,7 +7,7 @@ pub mod guards;
 pub mod jurisdictions;
 pub mod models;
 pub mod result_table;
-pub mod run_names;
+pub(crate) mod run_names;
 pub mod study;
 pub mod study_run;
 pub mod translation_effects;
@@ -15,11 +15,11 @@ pub mod tuning;
 pub mod validation;
 pub mod what_if;
 
-pub(super) mod agreement;
-pub(super) mod by_prompt;
-pub(super) mod consistency;
-pub(super) mod gaps;
-pub(super) mod score;
+pub(crate) mod agreement;
+pub(crate) mod by_prompt;
+pub(crate) mod consistency;
+pub(crate) mod gaps;
+pub(crate) mod score;
 
 mod format;
 mod language_pair;

@@ -293,7 +293,7 @@ fn phrases(language: Language) -> &'static Phrases {
 
 /// Whether the answer's first sentences contain a set phrase of refusal, in the prompt's language or in English. Models
 /// often refuse in English, whatever language they were prompted in.
-pub fn reads_like_refusal(answer: &str, language: Language) -> bool {
+pub(crate) fn reads_like_refusal(answer: &str, language: Language) -> bool {
     let opening = opening(answer);
     let sentences = opening
         .split(['.', '!', '?', '\n', ':'])

@@ -8,7 +8,7 @@ const TRAITS: usize = 5;
 /// The traits that can distinguish a run from others of the same model. They are tried in this order, and an absent trait
 /// distinguishes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunTraits {
+pub(crate) struct RunTraits {
     /// The name of the target.
     pub model: String,
     /// The systems that translated its prompts.
@@ -40,7 +40,7 @@ impl RunTraits {
 }
 
 /// A name for each run, all different: the model's name, with the traits that distinguish the run from others of that model.
-pub fn distinct_names(runs: &[RunTraits]) -> Vec<String> {
+pub(crate) fn distinct_names(runs: &[RunTraits]) -> Vec<String> {
     let in_words: Vec<_> = runs.iter().map(RunTraits::in_words).collect();
     let of_trait = |index: usize| in_words.iter().map(|traits| traits[index].as_deref()).collect();
     let by_trait: [Vec<Option<&str>>; TRAITS] = std::array::from_fn(of_trait);

@@ -18,7 +18,7 @@ pub struct Kappa {
 }
 
 /// Computes kappa from a square table of counts, `table[first judge][second judge]`. `None` without units.
-pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
+pub(crate) fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     let n: u64 = table.iter().flatten().sum();
     if n == 0 {
         return None;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Number of bins of the reliability diagram.
-pub const BINS: usize = 10;
+pub(crate) const BINS: usize = 10;
 
 /// How well unsafe scores match the labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ struct BinSums {
 }
 
 /// Computes the calibration of pairs of a score in [0, 1] and whether the item is labelled unsafe. `None` without items.
-pub fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calibration> {
+pub(crate) fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calibration> {
     let mut bins = [BinSums::default(); BINS];
     let mut squares = 0.0;
     for (score, is_unsafe) in items {
@@ -75,7 +75,7 @@ pub fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calib
 }
 
 /// The index of the bin that a score in [0, 1] falls into.
-pub fn bin_of(score: f64) -> usize {
+pub(crate) fn bin_of(score: f64) -> usize {
     ((score * BINS as f64) as usize).min(BINS - 1)
 }
 

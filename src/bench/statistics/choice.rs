@@ -70,7 +70,7 @@ impl CrossedDesign {
     /// chooses, and the other one measures. The intervals come from the bootstrap over units, with all copies of a unit
     /// in the same half. The estimates are about the treatment that half of the units would choose. `None` with fewer
     /// than two treatments or 20 units.
-    pub fn choose_best(&self, bootstrap: Bootstrap) -> Option<Choice> {
+    pub(crate) fn choose_best(&self, bootstrap: Bootstrap) -> Option<Choice> {
         if self.treatments < 2 || self.units() < MIN_UNITS {
             return None;
         }

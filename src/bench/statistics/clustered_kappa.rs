@@ -12,7 +12,7 @@ use super::{
 /// to it is summed before it is squared (linearisation for clusters: Yang & Zhou 2014, Biometrical Journal 56:966), and
 /// the quantile is Student's for the number of clusters. With one unit in every cluster the interval is the
 /// large-sample one; with fewer than [`MIN_CLUSTERS`] clusters of several units there is none.
-pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kappa> {
+pub(crate) fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kappa> {
     let mut table = [[0u64; K]; K];
     for cluster in clusters {
         for (sums, counts) in table.iter_mut().zip(cluster) {
@@ -78,7 +78,7 @@ mod tests {
         let influence = KappaTerms::of(&as_floats(&TABLE)).influence;
         let cells = TABLE.iter().flatten().zip(influence.iter().flatten());
         let squares: f64 = cells.map(|(count, one)| *count as f64 * one * one).sum();
-        let interval = kappa(&TABLE).and_then(|k| k.interval).expect("both words");
+        let interval = kappa(&TABLE).and_then(|k| k.interval).expect("kappa exists");
         let half = Z95 * squares.sqrt() / 80.0;
         assert!((interval.high - interval.low - 2.0 * half).abs() < 1e-12);
     }

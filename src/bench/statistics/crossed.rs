@@ -13,7 +13,7 @@ const PERMUTATIONS: usize = 9_999;
 /// A value in [0, 1] for each unit and treatment, and a reference value for each unit. Units with equal values are
 /// interchangeable, so each distinct row is stored once.
 #[derive(Debug, Clone, Default)]
-pub struct CrossedDesign {
+pub(crate) struct CrossedDesign {
     pub(super) treatments: usize,
     /// The distinct rows one after the other: the reference value, then the value under each treatment.
     pub(super) rows: Vec<f64>,
@@ -47,7 +47,7 @@ pub struct VarianceComponents {
 
 impl CrossedDesign {
     /// Makes an empty design for this many treatments.
-    pub fn new(treatments: usize) -> Self {
+    pub(crate) fn new(treatments: usize) -> Self {
         Self {
             treatments,
             ..Self::default()
@@ -56,7 +56,7 @@ impl CrossedDesign {
 
     /// Adds a unit with its reference value, NaN where there is none, and a value for each treatment. Missing values
     /// count as 0.
-    pub fn push(&mut self, reference: f64, values: &[f64]) {
+    pub(crate) fn push(&mut self, reference: f64, values: &[f64]) {
         let mut row = vec![reference];
         row.extend(values);
         row.resize(self.treatments + 1, 0.0);
@@ -70,7 +70,7 @@ impl CrossedDesign {
     }
 
     /// Number of units.
-    pub fn units(&self) -> usize {
+    pub(crate) fn units(&self) -> usize {
         self.row_of.len()
     }
 
@@ -84,7 +84,7 @@ impl CrossedDesign {
     }
 
     /// Mean of each treatment over the units. `None` without units.
-    pub fn means(&self) -> Option<Vec<f64>> {
+    pub(crate) fn means(&self) -> Option<Vec<f64>> {
         let mut sums = vec![0.0; self.treatments];
         for (row, count) in self.distinct() {
             for (sum, value) in sums.iter_mut().zip(&row[1..]) {
@@ -97,7 +97,7 @@ impl CrossedDesign {
 
     /// Cochran's Q test (Cochran 1950), in the form that also accepts proportions; for zeros and ones it is the original
     /// one. `None` with fewer than two treatments or without units.
-    pub fn cochran_q(&self, seed: u64) -> Option<CochranQ> {
+    pub(crate) fn cochran_q(&self, seed: u64) -> Option<CochranQ> {
         let k = self.treatments;
         if k < 2 || self.units() == 0 {
             return None;
@@ -154,7 +154,7 @@ impl CrossedDesign {
 
     /// Variance components of the two-way layout with one value for each unit and treatment, by the method of moments
     /// (Searle, Casella & McCulloch 1992). `None` with fewer than two units or treatments.
-    pub fn components(&self) -> Option<VarianceComponents> {
+    pub(crate) fn components(&self) -> Option<VarianceComponents> {
         let (n, k) = (self.units() as f64, self.treatments as f64);
         let means = self.means().filter(|_| n > 1.0 && k > 1.0)?;
         let grand = means.iter().sum::<f64>() / k;

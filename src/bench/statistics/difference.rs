@@ -58,7 +58,7 @@ impl Change {
 
 /// Cohen's h (Cohen 1988), the distance of two proportions on the arcsine scale: 0.2 is small, 0.5 medium, 0.8 large.
 /// It is positive when the first proportion is larger.
-pub fn cohens_h(first: f64, second: f64) -> f64 {
+pub(crate) fn cohens_h(first: f64, second: f64) -> f64 {
     let angle = |p: f64| 2.0 * p.clamp(0.0, 1.0).sqrt().asin();
     angle(first) - angle(second)
 }

@@ -17,7 +17,7 @@ fn holm(p_values: &[f64]) -> Vec<f64> {
 
 /// Adjusts the p-values of a family of tests by Holm's method: `p` reads the p-value of a test, and `put` stores the
 /// adjusted one.
-pub fn adjust_by_holm<T>(family: &mut [T], p: impl Fn(&T) -> f64, put: impl Fn(&mut T, f64)) {
+pub(crate) fn adjust_by_holm<T>(family: &mut [T], p: impl Fn(&T) -> f64, put: impl Fn(&mut T, f64)) {
     let p_values: Vec<f64> = family.iter().map(p).collect();
     for (test, adjusted) in family.iter_mut().zip(holm(&p_values)) {
         put(test, adjusted);

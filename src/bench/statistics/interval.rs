@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The 97.5 % quantile of the standard normal distribution, which two-sided 95 % intervals use.
-pub const Z95: f64 = 1.959_963_984_540_054;
+pub(crate) const Z95: f64 = 1.959_963_984_540_054;
 
 /// A range of values that includes both of its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ const TRIALS_PER_PRIOR_TRIAL: f64 = 4.0;
 
 /// The mean of the proportions of several strata, each stratum weighing the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MacroAverage {
+pub(crate) struct MacroAverage {
     /// The mean, in [0, 1].
     pub estimate: f64,
     /// The 95 % confidence interval; absent with too few clusters of several trials.
@@ -26,7 +26,7 @@ pub struct MacroAverage {
 
 impl MacroAverage {
     /// The average over a single stratum, which is its own proportion; `None` without trials.
-    pub fn of_one(proportion: &Proportion) -> Option<Self> {
+    pub(crate) fn of_one(proportion: &Proportion) -> Option<Self> {
         Some(Self {
             estimate: proportion.estimate()?,
             interval: proportion.interval(),
@@ -44,7 +44,7 @@ impl MacroAverage {
 /// trials is that of Korn & Graubard (1998) and of Franco et al. (2019). The method of variance estimates recovery (Zou,
 /// Huang & Zhang 2009), which combines the strata's own intervals, would miss the truth above it in 10 to 17 of 100
 /// cases where the proportions are near one (`docs/statistics.md`).
-pub fn macro_average(strata: &[Proportion]) -> Option<MacroAverage> {
+pub(crate) fn macro_average(strata: &[Proportion]) -> Option<MacroAverage> {
     let strata: Vec<&Proportion> = strata.iter().filter(|stratum| stratum.trials > 0).collect();
     let count = strata.len() as f64;
     let value = |stratum: &Proportion| stratum.estimate().unwrap_or_default();

@@ -16,7 +16,7 @@ pub struct McNemar {
 }
 
 /// McNemar's test from the numbers of discordant pairs. Without any, both p-values are 1.
-pub fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
+pub(crate) fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
     let n = first_only + second_only;
     let smaller = first_only.min(second_only);
     let (at, up_to) = fair_coin(smaller, n);

@@ -3,10 +3,10 @@
 
 pub mod bootstrap;
 
-pub(in crate::bench) mod agreement;
-pub(in crate::bench) mod calibration;
-pub(in crate::bench) mod rank;
-pub(in crate::bench) mod stratified;
+pub(crate) mod agreement;
+pub(crate) mod calibration;
+pub(crate) mod rank;
+pub(crate) mod stratified;
 
 mod beta;
 mod choice;
@@ -23,7 +23,7 @@ mod proportion;
 mod sign_flip;
 mod wilson;
 
-pub(in crate::bench) use self::{
+pub(crate) use self::{
     agreement::kappa,
     bootstrap::Clusters,
     clustered_kappa::clustered_kappa,

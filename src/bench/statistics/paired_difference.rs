@@ -15,7 +15,7 @@ use super::{
 
 /// Counts of successes on two sides of the same trials, which come in clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PairedDifference {
+pub(crate) struct PairedDifference {
     /// Successes of the first side.
     pub first: Proportion,
     /// Successes of the second side.
@@ -28,7 +28,7 @@ pub struct PairedDifference {
 
 impl PairedDifference {
     /// Makes the counts from pairs, each of which is a cluster of its own.
-    pub fn from_pairs(pairs: PairCounts) -> Self {
+    pub(crate) fn from_pairs(pairs: PairCounts) -> Self {
         let n = pairs.total();
         let by_excess = [(1, pairs.first_only), (-1, pairs.second_only)];
         Self {
@@ -40,7 +40,7 @@ impl PairedDifference {
     }
 
     /// Adds a cluster. A cluster without trials does not count.
-    pub fn add_cluster(&mut self, first: u64, second: u64, trials: u64) {
+    pub(crate) fn add_cluster(&mut self, first: u64, second: u64, trials: u64) {
         self.first.add_cluster(first, trials);
         self.second.add_cluster(second, trials);
         if trials > 0 {
@@ -57,13 +57,13 @@ impl PairedDifference {
     /// The proportion of the first side less that of the second. The interval is Newcombe's for paired data (1998,
     /// Statistics in Medicine 17:2635, method 10), with the sides' intervals and their correlation taken over clusters.
     /// With one trial in every cluster it is Newcombe's original interval. `None` without trials.
-    pub fn difference(&self) -> Option<Change> {
+    pub(crate) fn difference(&self) -> Option<Change> {
         let [first, second] = [&self.first, &self.second].map(MacroAverage::of_one);
         Some(newcombe(first?, second?, self.covariance()))
     }
 
     /// Tests whether the sides differ by more than chance: a sign-flip permutation test over clusters.
-    pub fn sign_flip_test(&self) -> SignFlipTest {
+    pub(crate) fn sign_flip_test(&self) -> SignFlipTest {
         sign_flip::exact(&self.clusters_by_excess)
     }
 
@@ -121,7 +121,7 @@ fn newcombe(first: MacroAverage, second: MacroAverage, covariance: Covariance) -
 
 /// The difference of two proportions over the same units, with the score interval for paired data (Newcombe 1998,
 /// Statistics in Medicine 17:2635, method 10, with its correlation corrected for continuity). `None` without pairs.
-pub fn paired_difference(pairs: PairCounts) -> Option<Difference> {
+pub(crate) fn paired_difference(pairs: PairCounts) -> Option<Difference> {
     let change = PairedDifference::from_pairs(pairs).difference()?;
     Some(Difference {
         estimate: change.estimate,
@@ -131,13 +131,13 @@ pub fn paired_difference(pairs: PairCounts) -> Option<Difference> {
 
 /// The difference of two proportions, or of two macro averages, that have no cluster in common. The interval is the
 /// hybrid score interval for independent proportions (Newcombe 1998, Statistics in Medicine 17:873, method 10).
-pub fn disjoint_difference(first: MacroAverage, second: MacroAverage) -> Change {
+pub(crate) fn disjoint_difference(first: MacroAverage, second: MacroAverage) -> Change {
     newcombe(first, second, Covariance::default())
 }
 
 /// A difference with the p-value of its test.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TestedChange {
+pub(crate) struct TestedChange {
     /// The difference and its interval.
     pub change: Change,
     /// Two-sided p-value of a sign-flip permutation test.
@@ -148,7 +148,7 @@ pub struct TestedChange {
 /// Each stratum weighs the same, and strata without trials are left out. `None` without trials.
 ///
 /// The interval is made from the averages' intervals as [`PairedDifference::difference`] makes it from proportions.
-pub fn macro_difference(strata: &[PairedDifference], bootstrap: Bootstrap) -> Option<TestedChange> {
+pub(crate) fn macro_difference(strata: &[PairedDifference], bootstrap: Bootstrap) -> Option<TestedChange> {
     let strata: Vec<&PairedDifference> = strata.iter().filter(|stratum| stratum.first.trials > 0).collect();
     let average = |side: fn(&PairedDifference) -> Proportion| {
         let proportions: Vec<Proportion> = strata.iter().map(|stratum| side(stratum)).collect();

@@ -8,7 +8,7 @@ use super::{
 
 /// With fewer clusters of more than one trial each, there is too little data to estimate how much the trials of a cluster
 /// have in common.
-pub const MIN_CLUSTERS: u64 = 5;
+pub(crate) const MIN_CLUSTERS: u64 = 5;
 /// The weight, in trials, of a prior on the design effect: before any cluster is seen, the trials of a cluster are taken
 /// to be all alike. This keeps a handful of rare failures, each of which is in a cluster of its own by chance, from
 /// passing for evidence of independence.

@@ -27,7 +27,7 @@ pub struct RankCorrelation {
 
 /// Two quantities of a unit, and the group that the unit belongs to.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupedPair {
+pub(crate) struct GroupedPair {
     /// The first quantity.
     pub x: f64,
     /// The second quantity.
@@ -37,7 +37,7 @@ pub struct GroupedPair {
 }
 
 /// Spearman's rho and Kendall's tau-b of pairs (x, y). `None` with fewer than three pairs, or when x or y is constant.
-pub fn rank_correlation(pairs: &[(f64, f64)], seed: u64) -> Option<RankCorrelation> {
+pub(crate) fn rank_correlation(pairs: &[(f64, f64)], seed: u64) -> Option<RankCorrelation> {
     let (x, y): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let groups = vec![0; pairs.len()];
     Some(RankCorrelation {
@@ -49,7 +49,7 @@ pub fn rank_correlation(pairs: &[(f64, f64)], seed: u64) -> Option<RankCorrelati
 /// The rank correlation within groups: each rank is compared with the mean rank of its group (the partial Spearman
 /// correlation given the group), and the permutation test shuffles only within groups. Groups of one carry no
 /// information and are left out. `None` with fewer than three units left, or when x or y is constant within every group.
-pub fn rank_correlation_within(units: &[GroupedPair], seed: u64) -> Option<RankCorrelation> {
+pub(crate) fn rank_correlation_within(units: &[GroupedPair], seed: u64) -> Option<RankCorrelation> {
     let size = |group: usize| units.iter().filter(|unit| unit.group == group).count();
     let kept: Vec<_> = units.iter().filter(|unit| size(unit.group) > 1).collect();
     let x: Vec<f64> = kept.iter().map(|unit| unit.x).collect();

@@ -18,7 +18,7 @@ use super::{
 
 /// Units of the same kind, of which a random sample was labelled.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stratum {
+pub(crate) struct Stratum {
     /// The guard's verdict, which is the same for every unit of the stratum.
     pub judged_unsafe: bool,
     /// Number of units that the stratum stands for; may be a sum of weights.
@@ -34,7 +34,7 @@ pub struct Stratum {
 
 /// An estimate of a proportion, with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// In [0, 1].
     pub value: f64,
     /// The 95 % confidence interval.
@@ -46,7 +46,7 @@ pub struct Estimate {
 /// The units are themselves a sample, worth `effective_units` independent draws. That uncertainty enters as Wilson's
 /// interval for as many trials; when every unit is labelled, it is the only uncertainty. `None` without units, and when
 /// a stratum has no label.
-pub fn unsafe_proportion(strata: &[Stratum], effective_units: f64) -> Option<Estimate> {
+pub(crate) fn unsafe_proportion(strata: &[Stratum], effective_units: f64) -> Option<Estimate> {
     let strata: Vec<Stratum> = strata.iter().copied().filter(|one| one.size > 0.0).collect();
     if strata.is_empty() || strata.iter().any(|one| one.labels <= 0.0) {
         return None;
@@ -66,7 +66,7 @@ pub fn unsafe_proportion(strata: &[Stratum], effective_units: f64) -> Option<Est
 }
 
 /// The guard's verdicts counted against the labels, each label weighted so that the counts stand for all units.
-pub fn counts(strata: &[Stratum]) -> BinaryCounts {
+pub(crate) fn counts(strata: &[Stratum]) -> BinaryCounts {
     let proportions: Vec<f64> = strata.iter().map(Stratum::unsafe_proportion).collect();
     counts_at(strata, &proportions)
 }
@@ -74,7 +74,7 @@ pub fn counts(strata: &[Stratum]) -> BinaryCounts {
 /// Cohen's kappa between guard and labels, for all units that the strata stand for. Every stratum must have a label.
 /// As in [`unsafe_proportion`], the units are themselves a sample: the variance of Fleiss, Cohen & Everitt (1969) for
 /// `effective_units` draws is added. `None` without strata.
-pub fn kappa(strata: &[Stratum], effective_units: f64) -> Option<Kappa> {
+pub(crate) fn kappa(strata: &[Stratum], effective_units: f64) -> Option<Kappa> {
     if strata.is_empty() {
         return None;
     }

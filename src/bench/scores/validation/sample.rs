@@ -39,7 +39,7 @@ pub struct Sample {
     pub drawn: Vec<DrawnItem>,
 }
 
-/// The items of a stratum in random order, of which the first ones are taken.
+/// The items of a stratum in random order. The first `taken` of them are in the sample.
 struct DrawQueue {
     taken: usize,
     items: Vec<usize>,
