@@ -24,33 +24,33 @@ const LAYERS: &[(&str, &str)] = &[
     ("digest", "files"),
     ("gguf", "files"),
     ("memory", ""),
-    ("kernels", ""),
+    ("backend", "model gguf files digest"),
     (
         "config",
-        "guard::GuardKind guard::Policy guard::read_policy kernels::Precision kernels::PrecisionChoice engine::Tenant \
+        "guard::GuardKind guard::Policy guard::read_policy model::spec::PrecisionChoice model::spec::Precision engine::Tenant \
          quality::EstimatorKind memory::human_bytes",
     ),
     ("telemetry", "config"),
     ("fetch", "digest"),
-    ("model", "kernels gguf files digest"),
-    ("engine", "model kernels"),
+    ("model", "backend gguf files digest"),
+    ("engine", "model backend"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest engine::StopCondition fetch"),
-    ("guard", "engine model kernels text gguf digest"),
-    ("quality", "model kernels text"),
+    ("guard", "engine model backend text gguf digest"),
+    ("quality", "model backend text"),
     (
         "registry",
-        "guard quality engine model kernels text gguf digest config memory",
+        "guard quality engine model backend text gguf digest config memory",
     ),
     (
         "rpc",
-        "registry guard quality engine model kernels text gguf digest config telemetry proto memory::human_bytes",
+        "registry guard quality engine model backend text gguf digest config telemetry proto memory::human_bytes",
     ),
     ("client", "proto digest"),
     ("bench", "client proto digest"),
     (
         "cli",
-        "rpc registry guard quality engine model kernels text gguf digest config telemetry proto client bench fetch memory",
+        "rpc registry guard quality engine model backend text gguf digest config telemetry proto client bench fetch memory",
     ),
 ];
 
@@ -221,11 +221,11 @@ fn unsafe_stays_in_the_kernels() {
         let uses = words(&code_only(&source))
             .filter(|(_, word)| *word == "unsafe")
             .count();
-        if uses > 0 && !name.starts_with("src/kernels/") {
+        if uses > 0 && !name.starts_with("src/backend/cpu/kernels/") {
             broken.push(format!("{name}: {uses} uses of unsafe"));
         }
     }
-    report("unsafe outside src/kernels", broken);
+    report("unsafe outside src/backend/cpu/kernels", broken);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr as _};
 use super::Global;
 use crate::{
     config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
-    kernels::PrecisionChoice,
+    model::spec::PrecisionChoice,
 };
 
 /// Flags that set configuration keys.

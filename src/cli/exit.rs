@@ -142,6 +142,8 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | RegistryError::DuplicateId(_)
             | RegistryError::DuplicatePolicy(_)
             | RegistryError::UnknownBase { .. }
+            | RegistryError::UnknownDevice { .. }
+            | RegistryError::NoDevices
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
             | RegistryError::OnlyEstimator { .. }

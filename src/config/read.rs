@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     guard::{Policy, read_policy},
-    kernels::PrecisionChoice,
     memory::human_bytes,
+    model::spec::PrecisionChoice,
     quality::EstimatorKind,
 };
 

@@ -11,7 +11,7 @@ use super::{
     sequence::Shared,
 };
 use crate::{
-    kernels::Precision,
+    model::spec::Precision,
     proto::{self, estimate_model_response::Verdict as Told},
     registry::{Declared, ModelNeed, Verdict},
 };

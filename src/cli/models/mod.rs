@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch, kernels,
+    fetch,
     proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
@@ -86,7 +86,7 @@ struct One {
 struct How {
     /// How it is to compute: int8, bf16 or f32 [default: as it is configured]
     #[arg(long)]
-    precision: Option<kernels::Precision>,
+    precision: Option<crate::model::spec::Precision>,
 }
 
 impl How {
