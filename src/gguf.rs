@@ -25,7 +25,7 @@ const MAX_ARRAY_ELEMENTS: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file could not be opened.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: String,

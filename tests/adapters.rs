@@ -17,6 +17,7 @@ use adapter_files::AdapterFiles;
 use babelward::{
     backend::{Backend, cpu::CpuBackend},
     engine::{Clock, EngineConfig, TenantWeights},
+    errors::with_causes,
     guard::GuardKind,
     model::{spec::Precision, spec::PrecisionChoice},
     proto::{
@@ -322,11 +323,11 @@ fn what_is_wrong_names_the_adapters_id() {
     let folder = AdapterFiles::made_up(LAYERS, (512, 192), 4, 1).write();
     let error = refused(spec(POLITE, Some(BASE), folder.path(), &target), &model);
     let said = format!(
-        "model `{POLITE}`: {}: tensor `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`: the shape is \
-         [4, 512], expected [4, 576]",
+        "model `{POLITE}` cannot be loaded: the adapter {} cannot be used: tensor \
+         `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`: the shape is [4, 512], expected [4, 576]",
         folder.path().canonicalize().unwrap().display()
     );
-    assert_eq!(error.to_string(), said);
+    assert_eq!(with_causes(&error), said);
     let error = refused(spec(POLITE, Some("no-such"), folder.path(), &target), &model);
     assert!(matches!(error, RegistryError::UnknownBase { .. }));
     assert_eq!(
@@ -340,6 +341,6 @@ fn what_is_wrong_names_the_adapters_id() {
     assert!(
         error
             .to_string()
-            .starts_with(&format!("model `{POLITE}`: no/such/folder: "))
+            .starts_with(&format!("model `{POLITE}`: cannot read no/such/folder"))
     );
 }

@@ -12,21 +12,24 @@ mod planted;
 
 use std::path::PathBuf;
 
-use babelward::bench::{
-    jurisdictions::{self, Jurisdiction, Ruling},
-    report,
-    results::ItemRecord,
-    scores::{
-        jurisdictions::{JurisdictionFigures, score_by_jurisdictions},
-        models::ModelFacts,
-        result_table::ResultTable,
-        study::Study,
-        study_run::StudyRun,
+use babelward::{
+    bench::{
+        jurisdictions::{self, Jurisdiction, Ruling},
+        report,
+        results::ItemRecord,
+        scores::{
+            jurisdictions::{JurisdictionFigures, score_by_jurisdictions},
+            models::ModelFacts,
+            result_table::ResultTable,
+            study::Study,
+            study_run::StudyRun,
+        },
+        settings::Prompting,
+        statistics::Bootstrap,
+        summary::{Options, Summary},
+        taxonomy::{Category, Language},
     },
-    settings::Prompting,
-    statistics::{Bootstrap, bootstrap::Random},
-    summary::{Options, Summary},
-    taxonomy::{Category, Language},
+    random::Random,
 };
 use planted::{info, record, verdict};
 

@@ -12,6 +12,7 @@ mod common;
 use std::{fs, path::Path};
 
 use babelward::backend::{Backend, LoadOptions, cpu::CpuBackend};
+use babelward::errors::with_causes;
 use babelward::model::spec::Precision;
 
 fn error(path: &Path, kv_bytes: usize) -> String {
@@ -23,7 +24,7 @@ fn error(path: &Path, kv_bytes: usize) -> String {
     match CpuBackend::new(1).load(path, &[], &options) {
         Ok(_) => panic!("{} loaded", path.display()),
         Err(error) => {
-            let text = error.to_string();
+            let text = with_causes(&error);
             assert!(
                 text.contains(&path.display().to_string()),
                 "the file is not named: {text}"

@@ -20,6 +20,8 @@ const MAX_LINES: usize = 500;
 /// What each layer of `src/` may use besides itself. `ARCHITECTURE.md` draws the same picture.
 const LAYERS: &[(&str, &str)] = &[
     ("proto", ""),
+    ("errors", ""),
+    ("random", ""),
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
@@ -27,30 +29,30 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "model gguf files digest"),
     (
         "config",
-        "guard::GuardKind guard::Policy guard::read_policy model::spec::PrecisionChoice model::spec::Precision engine::Tenant \
+        "errors guard::GuardKind guard::Policy guard::read_policy model::spec::PrecisionChoice model::spec::Precision engine::Tenant \
          quality::EstimatorKind memory::human_bytes",
     ),
     ("telemetry", "config"),
-    ("fetch", "digest"),
+    ("fetch", "digest errors"),
     ("model", "backend gguf files digest"),
-    ("engine", "model backend"),
+    ("engine", "model backend random"),
     // `fetch` for its tests only: they read the demo's model.
-    ("text", "gguf files digest engine::StopCondition fetch"),
-    ("guard", "engine model backend text gguf digest"),
+    ("text", "gguf files digest errors engine::StopCondition fetch"),
+    ("guard", "engine model backend text gguf digest errors"),
     ("quality", "model backend text"),
     (
         "registry",
-        "guard quality engine model backend text gguf digest config memory",
+        "guard quality engine model backend text gguf digest errors config memory",
     ),
     (
         "rpc",
-        "registry guard quality engine model backend text gguf digest config telemetry proto memory::human_bytes",
+        "registry guard quality engine model backend text gguf digest errors config telemetry proto memory::human_bytes",
     ),
     ("client", "proto digest"),
-    ("bench", "client proto digest"),
+    ("bench", "client proto digest random"),
     (
         "cli",
-        "rpc registry guard quality engine model backend text gguf digest config telemetry proto client bench fetch memory",
+        "rpc registry guard quality engine model backend text gguf digest errors config telemetry proto client bench fetch random memory",
     ),
 ];
 
@@ -212,6 +214,17 @@ fn files_stay_small() {
         &format!("a file has more than {MAX_LINES} lines: split it by subject"),
         long.collect(),
     );
+}
+
+#[test]
+fn errors_show_their_source_or_expose_it() {
+    let broken = rust_files(&["src"]).into_iter().flat_map(|(name, source)| {
+        let doubled = tidy_support::doubled_sources(&source).into_iter();
+        doubled.map(move |(line, shown)| {
+            format!("{name}:{line}: the message has {{{shown}}}, which is the source")
+        })
+    });
+    report("an error shows its source and exposes it, too", broken.collect());
 }
 
 #[test]

@@ -30,7 +30,7 @@ const SUM_DIGITS: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Reading or writing failed.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}")]
     Io {
         /// The journal.
         path: PathBuf,

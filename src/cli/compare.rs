@@ -117,7 +117,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         });
         if args.include_text {
             page.add_texts([&first_folder, &second_folder])
-                .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+                .map_err(CommandError::invalid_data)?;
         }
         let html = page.html()?;
         write_to(Some(path), || html)?;

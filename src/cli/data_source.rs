@@ -79,7 +79,7 @@ impl ReadArgs {
 
 /// Exit code 7.
 pub(super) fn invalid(error: DatasetError) -> CommandError {
-    CommandError::invalid_data(error.to_string())
+    CommandError::invalid_data(error)
 }
 
 /// The files behind a name: those of this machine first, then a hub's, which are fetched.

@@ -1,6 +1,6 @@
 //! What the process's exit code says.
 
-use std::{fmt, process::ExitCode};
+use std::{error::Error, fmt, process::ExitCode};
 
 use tonic::Code;
 
@@ -66,18 +66,6 @@ impl Exit {
     }
 }
 
-/// An error with its causes, each said once: many messages quote their cause.
-pub fn told(error: &anyhow::Error) -> String {
-    let mut told = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !told.contains(&cause) {
-            told.push_str(": ");
-            told.push_str(&cause);
-        }
-    }
-    told
-}
-
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -85,7 +73,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// The error of a call that a cause is, or holds.
-pub(super) fn rpc_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a RpcError> {
+pub(super) fn rpc_of<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a RpcError> {
     let of_client = |error: &'a ClientError| match error {
         ClientError::Rpc(error) | ClientError::StreamGaveUp { last: error, .. } => Some(error),
         _ => None,
@@ -100,7 +88,7 @@ pub(super) fn rpc_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option
     }
 }
 
-fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<CommandError>() {
         return Some(error.exit);
     }
@@ -186,52 +174,73 @@ fn of_rpc(error: &RpcError) -> Exit {
     }
 }
 
+/// What a [`CommandError`] is about: a message, or another error with causes of its own.
+type Reason = Box<dyn Error + Send + Sync>;
+
 /// An error with an exit code of its own.
 #[derive(Debug)]
 pub struct CommandError {
     exit: Exit,
-    message: String,
+    /// Its message is this error's message, and its cause this error's cause.
+    reason: Reason,
 }
 
 impl CommandError {
     /// The command line asks for something that cannot be.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub fn usage(reason: impl Into<Reason>) -> Self {
         Self {
             exit: Exit::Usage,
-            message: message.into(),
+            reason: reason.into(),
         }
     }
 
     /// The input is empty: there is nothing to do, and nothing was done.
-    pub fn nothing(message: impl Into<String>) -> Self {
+    pub fn nothing(reason: impl Into<Reason>) -> Self {
         Self {
             exit: Exit::Nothing,
-            message: message.into(),
+            reason: reason.into(),
         }
     }
 
     /// A file is not what it should be.
-    pub fn invalid_data(message: impl Into<String>) -> Self {
+    pub fn invalid_data(reason: impl Into<Reason>) -> Self {
         Self {
             exit: Exit::InvalidData,
-            message: message.into(),
+            reason: reason.into(),
         }
     }
 }
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        self.reason.fmt(f)
     }
 }
 
-impl std::error::Error for CommandError {}
+impl Error for CommandError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.reason.source()
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use std::{io, path::Path};
+
     use anyhow::Context as _;
 
     use super::*;
+    use crate::{
+        bench::{
+            dataset::{Dataset, DatasetError},
+            journal::JournalError,
+            table::TableError,
+        },
+        engine::{AddModelError, SequenceError},
+        gguf::GgufError,
+        guard::{GuardError, PolicyFileError},
+        model::{AdapterError, LoadError},
+    };
 
     #[test]
     fn codes_are_the_documented_ones() {
@@ -261,12 +270,94 @@ mod tests {
         assert_eq!(documented.collect::<Vec<u8>>(), all.map(|(_, code)| code));
     }
 
+    fn broken_disk() -> io::Error {
+        io::Error::other("the disk is broken")
+    }
+
+    /// Errors as they arrive at the top, each with causes beneath it.
+    fn errors_with_causes() -> Vec<anyhow::Error> {
+        let folder = || FolderError::Io {
+            path: "run/plan.jsonl".into(),
+            source: broken_disk(),
+        };
+        let journal = JournalError::Io {
+            path: "run/journal.jsonl".into(),
+            source: broken_disk(),
+        };
+        let table = || TableError::Io {
+            path: "prompts.csv".into(),
+            source: broken_disk(),
+        };
+        let gguf = GgufError::Io {
+            path: "model.gguf".into(),
+            source: broken_disk(),
+        };
+        let policy = PolicyFileError::Unreadable {
+            path: "policy.toml".into(),
+            source: broken_disk(),
+        };
+        let of_model = |source| RegistryError::Load {
+            id: "m".into(),
+            source,
+        };
+        let weights = of_model(LoadError::Io {
+            path: "model.gguf".into(),
+            source: broken_disk(),
+        });
+        let adapter = of_model(LoadError::Adapter {
+            path: "adapter".into(),
+            source: AdapterError::Unsupported("an adapter of kind IA3".into()),
+        });
+        let prefix = RegistryError::PrefixFailed {
+            id: "m".into(),
+            source: SequenceError::ModelFailed("it broke".into()),
+        };
+        let guard = RegistryError::Guard {
+            id: "m".into(),
+            source: GuardError::Unsuitable("it has no verdict tokens".into()),
+        };
+        let path = Path::new("/nonexistent/prompts.csv");
+        vec![
+            folder().into(),
+            RunError::Journal(journal).into(),
+            RunError::Folder(folder()).into(),
+            CommandError::invalid_data(folder()).into(),
+            CommandError::invalid_data(table()).into(),
+            CommandError::invalid_data(DatasetError::from(table())).into(),
+            CommandError::invalid_data(Dataset::read(path).map(drop).expect_err("there is none")).into(),
+            gguf.into(),
+            policy.into(),
+            weights.into(),
+            adapter.into(),
+            prefix.into(),
+            guard.into(),
+            RegistryError::NotTaken(AddModelError::Limits(broken_disk())).into(),
+        ]
+    }
+
     #[test]
-    fn causes_are_told_once() {
-        let error = anyhow::anyhow!("disk full")
-            .context("x.bin: disk full")
-            .context("saving");
-        assert_eq!(told(&error), "saving: x.bin: disk full");
+    fn no_error_repeats_its_cause() {
+        for error in errors_with_causes() {
+            let shown: Vec<_> = error.chain().map(ToString::to_string).collect();
+            assert!(shown.len() > 1, "{error:#} has no cause");
+            for pair in shown.windows(2) {
+                assert!(!pair[0].contains(&pair[1]), "{error:#}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_with_an_exit_code_keeps_its_causes() {
+        let error: anyhow::Error = CommandError::invalid_data(FolderError::Io {
+            path: "run/plan.jsonl".into(),
+            source: broken_disk(),
+        })
+        .into();
+        let shown = format!("{:#}", error.context("resuming"));
+        assert_eq!(
+            shown,
+            "resuming: cannot read or write run/plan.jsonl: the disk is broken"
+        );
     }
 
     #[test]

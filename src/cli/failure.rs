@@ -29,7 +29,7 @@ impl Failure<'_> {
     }
 
     fn text(&self) -> String {
-        let told = format!("babelward: {}", exit::told(self.error));
+        let told = format!("babelward: {:#}", self.error);
         match self.hint() {
             Some(hint) => format!("{told}\n  {hint}"),
             None => told,
@@ -51,7 +51,7 @@ impl Failure<'_> {
                 });
                 shape(&error.to_string(), fields.collect())
             }
-            (None, None) => shape(&exit::told(self.error), Vec::new()),
+            (None, None) => shape(&format!("{:#}", self.error), Vec::new()),
         };
         finished(told, Exit::of_error(self.error), self.hint())
     }
@@ -120,7 +120,7 @@ fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
 
 /// The message with its context: what the server said is in the object already.
 fn context(error: &anyhow::Error, rpc: &RpcError) -> String {
-    let told = exit::told(error);
+    let told = format!("{error:#}");
     match told.strip_suffix(&rpc.to_string()) {
         Some(context) => format!("{context}{}", rpc.message),
         None => told,

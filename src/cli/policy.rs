@@ -40,7 +40,7 @@ impl PolicyArgs {
         let Some(path) = &self.policy_file else {
             return Ok(PolicyChoice::Native);
         };
-        let policy = read_policy(path).map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        let policy = read_policy(path).map_err(CommandError::invalid_data)?;
         let category = |category: &PolicyCategory| CategoryText {
             code: category.code.clone(),
             name: category.name.clone(),

@@ -133,7 +133,7 @@ fn read_run(
         Ok((info, table))
     };
     let read: Result<_, crate::bench::results::FolderError> = read();
-    let (info, table) = read.map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    let (info, table) = read.map_err(CommandError::invalid_data)?;
     Ok((folder, info, table))
 }
 
@@ -186,8 +186,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     let summary = Summary::of(info, &table, &options);
     let mut disagreements = texts::disagreements(&table);
     if args.include_text {
-        texts::add_texts(&folder, &mut disagreements)
-            .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        texts::add_texts(&folder, &mut disagreements).map_err(CommandError::invalid_data)?;
     }
     write(&folder, &summary, Some(&disagreements))?;
     write_tables(args, &tables::sheets(&summary))?;
@@ -215,7 +214,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
 
 /// Reads the jurisdictions to score by.
 fn jurisdictions(paths: &[PathBuf]) -> Result<Vec<Jurisdiction>, CommandError> {
-    jurisdictions::read_all(paths).map_err(|error| CommandError::invalid_data(error.to_string()))
+    jurisdictions::read_all(paths).map_err(CommandError::invalid_data)
 }
 
 fn write_tables(args: &Args, sheets: &[Sheet]) -> anyhow::Result<()> {

@@ -123,11 +123,9 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
     let prompts = texts::prompts(&folder);
     let mut entries: Vec<Option<Entry>> = vec![None; drawn.len()];
     let mut key = Key::new(&sample.strata);
-    let records = folder
-        .records()
-        .map_err(|error| CommandError::invalid_data(error.to_string()))?;
+    let records = folder.records().map_err(CommandError::invalid_data)?;
     for (index, record) in records.enumerate() {
-        let record = record.map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        let record = record.map_err(CommandError::invalid_data)?;
         let Some(&place) = order.get(&index) else {
             continue;
         };

@@ -13,6 +13,7 @@ use super::{
     value::{AutoBytes, Bytes, Raw, Setting, Threads, Window},
 };
 use crate::{
+    errors::with_causes,
     guard::{Policy, read_policy},
     memory::human_bytes,
     model::spec::PrecisionChoice,
@@ -257,7 +258,7 @@ impl Reader<'_> {
                 Err(error) => self.problem_of(
                     ProblemKind::File,
                     KEY,
-                    error.to_string(),
+                    with_causes(&error),
                     "correct the file; see docs/policies.md",
                 ),
                 Ok(policy) if policies.iter().any(|other| other.name() == policy.name()) => {

@@ -4,22 +4,17 @@
 //! arithmetic is f64 in a fixed order, so a row and a draw give the same token on every run.
 
 use super::{Sampling, TokenLogprobs};
-use crate::backend::{argmax, log_sum_exp, logprob};
+use crate::{
+    backend::{argmax, log_sum_exp, logprob},
+    random::{GOLDEN, mix},
+};
 
 /// Uniform number in [0, 1): draw `n` of the stream that belongs to `seed`. Counter-based (splitmix64 at
 /// position `n`, from a state that is itself a hash of the seed, so that neighbouring seeds do not overlap):
 /// no draw depends on how many were made before, on the batch, or on a preemption in between.
 pub fn uniform(seed: u64, n: u64) -> f64 {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let state = mix(seed ^ 0x6a09_e667_f3bc_c909).wrapping_add(n.wrapping_add(1).wrapping_mul(GOLDEN));
     (mix(state) >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// The finaliser of splitmix64 (Steele, Lea, Flood 2014; constants by David Stafford, variant 13).
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Scratch space for sampling; one per engine, reused for all rows.

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use crate::backend::{
-    BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+use crate::{
+    backend::{
+        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+    },
+    random::{GOLDEN, mix},
 };
 
 /// Decides the next token's logits (`row`, zeros on entry) from all tokens that the position sees.
@@ -201,9 +204,7 @@ const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
 
 /// Hash of a prefix and the token after it.
 fn extend(prefix: u64, token: u32) -> u64 {
-    let z = (prefix ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 32)
+    mix((prefix ^ u64::from(token)).wrapping_mul(GOLDEN))
 }
 
 #[cfg(test)]

@@ -93,10 +93,10 @@ impl<'a> Cache<'a> {
         installed
     }
 
-    fn error(&self, path: &Path, source: io::Error) -> FetchError {
+    fn error(&self, path: &Path, reason: io::Error) -> FetchError {
         FetchError::Cache {
             path: path.to_owned(),
-            source,
+            reason,
         }
     }
 }

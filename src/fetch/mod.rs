@@ -22,6 +22,7 @@ pub use self::{
     dataset::{Fetched, HubDataset},
     progress::Progress,
 };
+use crate::errors::with_causes;
 
 /// A file that can be fetched, pinned to its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,17 +132,18 @@ pub enum FetchError {
     #[error("no cache folder: set HOME, or name a folder with BABELWARD_CACHE")]
     NoCacheFolder,
     /// The cache cannot be used.
-    #[error("{path}: {source}; name a folder that can be written with BABELWARD_CACHE")]
+    #[error("{path}: {reason}; name a folder that can be written with BABELWARD_CACHE")]
     Cache {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A prompt set could not be fetched.
     #[error(
-        "the prompt set {name} could not be fetched: {error}; check the network, or fetch its file elsewhere and give \
-         the path"
+        "the prompt set {name} could not be fetched: {}; check the network, or fetch its file elsewhere and give \
+         the path",
+        with_causes(error)
     )]
     Dataset {
         /// As asked for.
@@ -162,7 +164,7 @@ pub enum FetchError {
 fn no_source(failures: &[(&'static str, SourceError)], manual: &str) -> String {
     let mut text = "the model could not be fetched:\n".to_owned();
     for (source, error) in failures {
-        text.push_str(&format!("  {source}: {error}\n"));
+        text.push_str(&format!("  {source}: {}\n", with_causes(error)));
     }
     text.push_str("check the network, or put the file there yourself, on any machine that has one:\n");
     text.push_str(manual);
@@ -202,7 +204,7 @@ pub enum SourceError {
         expected: String,
     },
     /// A file could not be written.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -273,7 +275,7 @@ pub(crate) fn fetch(
                 return Ok(cache.target().to_owned());
             }
             Err(error) => {
-                reporter.note(&format!("{}: {error}", source.name()));
+                reporter.note(&format!("{}: {}", source.name(), with_causes(&error)));
                 failures.push((source.name(), error));
             }
         }

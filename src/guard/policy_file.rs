@@ -2,11 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use figment::{
-    Figment,
-    providers::{Format as _, Toml},
-};
-
 use super::{Policy, PolicyCategory, PolicyProblem};
 
 /// Largest file that is read: more than any policy can hold.
@@ -16,7 +11,7 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyFileError {
     /// It cannot be read.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -74,8 +69,7 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
     let written = if path.extension().is_some_and(|ending| ending == "json") {
         serde_json::from_str(&text).map_err(|error| format!("no policy in JSON: {error}"))
     } else {
-        let toml: Result<Written, _> = Figment::from(Toml::string(&text)).extract();
-        toml.map_err(|error| format!("no policy in TOML: {}", error.to_string().trim()))
+        toml::from_str(&text).map_err(|error| format!("no policy in TOML: {}", error.to_string().trim()))
     };
     let Written { name, categories } = written.map_err(malformed)?;
     Policy::new(name, categories).map_err(|problems| PolicyFileError::Invalid {
@@ -87,12 +81,13 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errors::with_causes;
 
     fn read(name: &str, text: &str) -> Result<Policy, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
-        read_policy(&path).map_err(|error| error.to_string())
+        read_policy(&path).map_err(|error| with_causes(&error))
     }
 
     const TOML: &str = "name = \"shop\"\n[[categories]]\ncode = \"S1\"\nname = \"Fraud\"\n\
@@ -125,7 +120,7 @@ mod tests {
                 .unwrap_err()
                 .contains("no policy in TOML")
         );
-        let missing = read_policy(Path::new("/nowhere/a.toml")).unwrap_err().to_string();
-        assert!(missing.starts_with("/nowhere/a.toml: "), "{missing}");
+        let missing = with_causes(&read_policy(Path::new("/nowhere/a.toml")).unwrap_err());
+        assert!(missing.starts_with("cannot read /nowhere/a.toml: "), "{missing}");
     }
 }

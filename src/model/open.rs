@@ -20,7 +20,7 @@ const MAX_JSON_BYTES: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file could not be read.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: String,
@@ -36,7 +36,7 @@ pub enum LoadError {
         reason: String,
     },
     /// An adapter cannot be used with this model.
-    #[error("{path}: {source}")]
+    #[error("the adapter {path} cannot be used")]
     Adapter {
         /// Its folder or file.
         path: PathBuf,

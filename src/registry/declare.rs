@@ -6,7 +6,7 @@ use super::{
     Declared, DeclaredAdapter, DeviceOptions, LoadPolicy, ModelGroup, ModelRole, RegistryError,
     accounts::Accounts, budget::Terms, residency::Group,
 };
-use crate::backend::AdapterIndex;
+use crate::{backend::AdapterIndex, errors::with_causes};
 
 /// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
 /// model needs must be known; for the others there is time.
@@ -16,7 +16,10 @@ pub(super) fn terms(group: &ModelGroup, device: &DeviceOptions) -> Result<Terms,
         Ok(footprint) => Some(device.need(&footprint)),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
-            tracing::warn!(%error, "a model that is not loaded yet cannot be read");
+            tracing::warn!(
+                error = with_causes(&error),
+                "a model that is not loaded yet cannot be read"
+            );
             None
         }
     };

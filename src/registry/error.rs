@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf};
 use super::ModelRole;
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
+    errors::with_causes,
     guard::GuardError,
     memory::human_bytes,
     model::LoadError,
@@ -57,7 +58,7 @@ pub enum RegistryError {
         id: String,
     },
     /// The path does not exist or cannot be read.
-    #[error("model `{id}`: {path}: {source}")]
+    #[error("model `{id}`: cannot read {path}")]
     Unreadable {
         /// The id.
         id: String,
@@ -67,7 +68,7 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// The weights could not be loaded.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Load {
         /// The id.
         id: String,
@@ -75,7 +76,7 @@ pub enum RegistryError {
         source: LoadError,
     },
     /// The tokenizer could not be loaded.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Tokenizer {
         /// The id.
         id: String,
@@ -83,7 +84,7 @@ pub enum RegistryError {
         source: TokenizerError,
     },
     /// The chat template could not be compiled.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Template {
         /// The id.
         id: String,
@@ -91,7 +92,7 @@ pub enum RegistryError {
         source: TemplateError,
     },
     /// The model cannot serve as a guard.
-    #[error("model `{id}`: {source}")]
+    #[error("model `{id}` cannot be loaded")]
     Guard {
         /// The id.
         id: String,
@@ -123,7 +124,7 @@ pub enum RegistryError {
     #[error("a thread could not be started: {0}")]
     Engine(std::io::Error),
     /// The engine did not take the model.
-    #[error("the engine did not take the model: {0}")]
+    #[error("the engine did not take the model")]
     NotTaken(#[from] AddModelError),
     /// Loading ended in a panic.
     #[error("model `{id}`: loading it stopped unexpectedly")]
@@ -154,7 +155,7 @@ pub enum RegistryError {
         shortage: MemoryShortage,
     },
     /// The guard's policy prefix could not be queued.
-    #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
+    #[error("model `{id}`: the guard's policy text could not be computed")]
     PrefixRefused {
         /// The id.
         id: String,
@@ -162,7 +163,7 @@ pub enum RegistryError {
         source: SubmitError,
     },
     /// The guard's policy prefix could not be computed.
-    #[error("model `{id}`: the guard's policy text could not be computed: {source}")]
+    #[error("model `{id}`: the guard's policy text could not be computed")]
     PrefixFailed {
         /// The id.
         id: String,
@@ -261,7 +262,7 @@ impl From<&RegistryError> for LoadFailure {
                 source: SequenceError::ShuttingDown,
                 ..
             } => Self::Closed,
-            broken => Self::Broken(broken.to_string()),
+            broken => Self::Broken(with_causes(broken)),
         }
     }
 }

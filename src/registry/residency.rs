@@ -19,7 +19,7 @@ use super::{
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::{backend::Footprint, guard::Policy, model::spec::Precision};
+use crate::{backend::Footprint, errors::with_causes, guard::Policy, model::spec::Precision};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
@@ -230,7 +230,7 @@ impl Core {
                 tracing::info!(model = name, seconds, "loaded");
             }
             Ok(Err(error)) => {
-                tracing::error!(model = name, error = %error, "could not be loaded");
+                tracing::error!(model = name, error = with_causes(&error), "could not be loaded");
                 self.failed(&mut self.inner(), group, &error);
             }
             Err(_) => {

@@ -11,6 +11,7 @@ use super::{
     sequence::Shared,
 };
 use crate::{
+    errors::with_causes,
     model::spec::Precision,
     proto::{self, estimate_model_response::Verdict as Told},
     registry::{Declared, ModelNeed, Verdict},
@@ -100,7 +101,7 @@ impl AdminApi {
         match read {
             Ok(Ok(need)) => Ok(estimate(need)),
             Ok(Err(error)) => Err(ServiceError::ModelLoadFailed {
-                cause: Some(error.to_string()),
+                cause: Some(with_causes(&error)),
             }),
             Err(_) => Err(ServiceError::ModelLoadFailed { cause: None }),
         }

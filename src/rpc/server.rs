@@ -41,10 +41,10 @@ const FLUSH: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The reflection service could not be built from our own descriptors.
-    #[error("reflection: {0}")]
+    #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// What requests may be could not be read from our own descriptors.
-    #[error("descriptors: {0}")]
+    #[error("the descriptors of the services cannot be read")]
     Descriptors(#[from] prost::DecodeError),
 }
 

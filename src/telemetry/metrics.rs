@@ -32,32 +32,32 @@ const TOKENS: [f64; 12] = [
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The address cannot be used.
-    #[error("metrics cannot be served on {listen}: {source}; choose another --metrics-listen, or off")]
+    #[error("metrics cannot be served on {listen}: {reason}; choose another --metrics-listen, or off")]
     Listen {
         /// The address.
         listen: SocketAddr,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The exporter could not be set up.
-    #[error("metrics cannot be served on {listen}: {source}; choose another --metrics-listen, or off")]
+    #[error("metrics cannot be served on {listen}: {reason}; choose another --metrics-listen, or off")]
     Exporter {
         /// The address.
         listen: SocketAddr,
         /// Its reason.
-        source: BuildError,
+        reason: BuildError,
     },
 }
 
 /// Serves `http://listen/metrics` until the process ends, and records from now on. Needs a tokio runtime; call
 /// once. Returns the address with the port that port 0 became.
 pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
-    let socket = |source| MetricsError::Listen { listen, source };
+    let socket = |reason| MetricsError::Listen { listen, reason };
     let listener = metrics_port::bind(listen).map_err(socket)?;
     let address = listener.local_addr().map_err(socket)?;
     let handle = builder()
         .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|source| MetricsError::Exporter { listen, source })?;
+        .map_err(|reason| MetricsError::Exporter { listen, reason })?;
     describe();
     let upkeep = handle.clone();
     tokio::spawn(async move {

@@ -13,7 +13,7 @@ use super::{
     marks::{Marks, Rendered},
     strftime, weighed,
 };
-use crate::{digest, files, gguf::Gguf};
+use crate::{digest, errors::with_causes, files, gguf::Gguf};
 
 /// Of a template. The longest that is known has 30 kB.
 const MAX_SOURCE_BYTES: u64 = 512 << 10;
@@ -183,7 +183,7 @@ impl ChatTemplate {
         if path.is_dir() {
             return Self::from_folder(path);
         }
-        Self::from_gguf(&Gguf::open(path).map_err(|e| TemplateError::Invalid(e.to_string()))?)
+        Self::from_gguf(&Gguf::open(path).map_err(|e| TemplateError::Invalid(with_causes(&e)))?)
     }
 
     /// Renders a conversation, keeping apart the template's text and the messages' own: special tokens

@@ -9,7 +9,7 @@ use super::{
     load_folder, load_gguf,
     pipeline::{PlainEncoder, WorkingMemory, invalid},
 };
-use crate::gguf::Gguf;
+use crate::{errors::with_causes, gguf::Gguf};
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl Tokenizer {
         if path.is_dir() {
             return Self::from_folder(path);
         }
-        Self::from_gguf(&Gguf::open(path).map_err(|e| invalid(e.to_string()))?)
+        Self::from_gguf(&Gguf::open(path).map_err(|e| invalid(with_causes(&e)))?)
     }
 
     fn from_parts(parts: Parts) -> Result<Self, TokenizerError> {

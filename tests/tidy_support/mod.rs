@@ -174,6 +174,49 @@ fn use_tree<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str
     }
 }
 
+/// Errors of `thiserror` whose message has the field that is their source: the line, and the field.
+pub fn doubled_sources(source: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, opening) in source.match_indices("#[error(") {
+        let rest = &source[at + opening.len()..];
+        let Some((message, variant)) = rest.split_once(")]\n") else {
+            continue;
+        };
+        // To the next message, at most.
+        let variant = variant.split("#[error(").next().unwrap_or(variant);
+        let fields = &variant[..variant
+            .find("\n    },")
+            .or(variant.find('\n'))
+            .unwrap_or(variant.len())];
+        let Some(field) = source_field(fields) else {
+            continue;
+        };
+        let shows = [format!("{{{field}"), format!(".{field}"), format!("({field})")];
+        if shows.iter().any(|shown| message.contains(shown.as_str())) {
+            found.push((line_of(source, at), field));
+        }
+    }
+    found
+}
+
+/// The name or number of the field that an error hands out as its source.
+fn source_field(variant: &str) -> Option<String> {
+    if let Some((_, marked)) = variant.split_once("#[source]").or(variant.split_once("#[from]")) {
+        let name: String = marked
+            .trim_start()
+            .chars()
+            .take_while(|c| *c == '_' || c.is_ascii_lowercase())
+            .collect();
+        return Some(match marked.trim_start()[name.len()..].starts_with(':') {
+            true => name,
+            false => "0".to_owned(),
+        });
+    }
+    words(&code_only(variant))
+        .any(|(_, word)| word == "source")
+        .then(|| "source".to_owned())
+}
+
 /// The text below `## title`, up to the next heading of that rank.
 pub fn section<'a>(markdown: &'a str, title: &str) -> Option<&'a str> {
     let heading = format!("## {title}\n");
@@ -210,6 +253,45 @@ mod tests {
         let code = "use crate::{a::{b, c as d, self}, e, f::*}; let x = crate::g::h(1);";
         let paths: Vec<_> = crate_paths(code, 1).into_iter().map(|(_, path)| path).collect();
         assert_eq!(paths, ["a::b", "a::c", "a", "e", "f::*", "g::h"]);
+    }
+
+    #[test]
+    fn errors_that_show_and_expose_their_source_are_found() {
+        let source = r#"
+enum A {
+    /// Both.
+    #[error("{path}: {source}")]
+    Named {
+        /// Where.
+        path: String,
+        source: io::Error,
+    },
+    #[error("only where: {path}")]
+    Good {
+        path: String,
+        source: io::Error,
+    },
+    #[error("numbered: {0}")]
+    Numbered(#[from] Other),
+    #[error("shown only: {0}")]
+    Shown(Other),
+    #[error(transparent)]
+    Passed(#[from] Third),
+    #[error(
+        "by a function: {}",
+        shown(cause)
+    )]
+    Marked {
+        #[source]
+        cause: Other,
+    },
+}
+#[error("a report: {0}")]
+struct Single(#[from] Other);
+"#;
+        let found = doubled_sources(source);
+        let expected = [(4, "source"), (15, "0"), (21, "cause"), (30, "0")];
+        assert_eq!(found, expected.map(|(line, field)| (line, field.to_owned())));
     }
 
     #[test]

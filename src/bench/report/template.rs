@@ -30,7 +30,7 @@ const TRANSLATION_EFFECTS: &str = include_str!("translation_effects.html.j2");
 
 /// Why the report could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("report: {0}")]
+#[error("the report cannot be made")]
 pub struct ReportError(#[from] minijinja::Error);
 
 /// The environment that renders all pages, with the filters that the templates use.

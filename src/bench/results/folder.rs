@@ -36,7 +36,7 @@ pub enum FolderError {
     )]
     Altered(PathBuf),
     /// Reading or writing a file failed.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}")]
     Io {
         /// The file.
         path: PathBuf,

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bootstrap::{Bootstrap, Random, percentiles, replicates},
+    bootstrap::{Bootstrap, percentiles, replicates},
     crossed::CrossedDesign,
     difference::Difference,
     interval::Interval,
 };
+use crate::random::Random;
 
 /// Number of random ways to halve the units in each round: one for each of the low bits of a random 64-bit number.
 const SPLITS: usize = 32;

@@ -125,7 +125,7 @@ fn prior_trials(parts: &[Part], pooled: f64, trials: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{super::wilson::wilson, *};
-    use crate::bench::statistics::bootstrap::Random;
+    use crate::random::Random;
 
     fn mean(strata: &[(u64, u64)]) -> MacroAverage {
         let strata: Vec<Proportion> = strata

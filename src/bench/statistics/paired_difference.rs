@@ -180,7 +180,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::{super::difference::cohens_h, *};
-    use crate::bench::statistics::bootstrap::Random;
+    use crate::random::Random;
 
     fn paired(clusters: &[(u64, u64, u64)]) -> PairedDifference {
         let mut both = PairedDifference::default();

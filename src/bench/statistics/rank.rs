@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    bootstrap::Random,
-    interval::{Interval, Z95},
-};
+use super::interval::{Interval, Z95};
+use crate::random::Random;
 
 /// Number of orders that the permutation test tries.
 const PERMUTATIONS: usize = 9_999;

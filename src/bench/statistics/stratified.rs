@@ -141,7 +141,8 @@ fn counts_at(strata: &[Stratum], proportions: &[f64]) -> BinaryCounts {
 mod tests {
     use serde::Deserialize;
 
-    use super::{super::bootstrap::Random, *};
+    use super::*;
+    use crate::random::Random;
 
     #[derive(Deserialize)]
     struct Sample {

@@ -49,7 +49,7 @@ impl TableFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The operating system reported an error.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: PathBuf,

@@ -21,6 +21,7 @@ use crate::{
         report,
     },
     client::{Client, ClientError, PolicyChoice},
+    errors::with_causes,
 };
 
 /// The folder that a run will be written to; removed again when nothing comes of it.
@@ -104,8 +105,7 @@ pub(in crate::cli) fn begin(
     dataset: &Dataset,
     settings: RunSettings,
 ) -> anyhow::Result<Run> {
-    let plan =
-        Plan::new(dataset, &settings.selection).map_err(|error| CommandError::usage(error.to_string()))?;
+    let plan = Plan::new(dataset, &settings.selection).map_err(CommandError::usage)?;
     if let Some(shard) = settings.shard.filter(|shard| shard.index as usize > plan.rows) {
         let message = format!(
             "shard {shard} is empty: the plan has {}",
@@ -147,7 +147,7 @@ pub(in crate::cli) async fn finish(
     progress.finish();
     let given_up = match &driven {
         Some(Ok(())) => None,
-        Some(Err(error)) => Some(error.to_string()),
+        Some(Err(error)) => Some(with_causes(error)),
         None => Some("stopped by the user".to_owned()),
     };
     let kept = match unfinished {

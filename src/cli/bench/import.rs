@@ -48,9 +48,9 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
             return Ok(Exit::InvalidData);
         }
         Err(error @ (ImportError::NoSuchModel { .. } | ImportError::Translators { .. })) => {
-            return Err(CommandError::usage(error.to_string()).into());
+            return Err(CommandError::usage(error).into());
         }
-        Err(error) => return Err(CommandError::invalid_data(error.to_string()).into()),
+        Err(error) => return Err(CommandError::invalid_data(error).into()),
     };
     let missing: Vec<&MissingVerdicts> = imports.iter().flat_map(|(_, import)| &import.gaps).collect();
     if !missing.is_empty() && !global.quiet {

@@ -27,8 +27,8 @@ pub(super) fn merge(args: MergeArgs, global: &Global) -> anyhow::Result<Exit> {
     let job = Job::open(args.out.as_deref(), "merged")?;
     let shards: Vec<_> = args.shards.iter().map(|path| RunFolder::open(path)).collect();
     merge::merge(&shards, job.folder()).map_err(|error| match error {
-        MergeError::Refused(_) => CommandError::usage(error.to_string()),
-        MergeError::Folder(_) => CommandError::invalid_data(error.to_string()),
+        MergeError::Refused(_) => CommandError::usage(error),
+        MergeError::Folder(_) => CommandError::invalid_data(error),
     })?;
     let summary = tell(job.folder())?;
     Ok(match summary.all_languages_micro.failed {

@@ -94,7 +94,7 @@ pub(super) fn keep_scores(data: &DataArgs, sets: &[TranslatorSet], out: &RunFold
     let path = folder(data)?.join("candidates.jsonl");
     let mut table = ScoreTable::new();
     if path.exists() {
-        scores(&path, &mut table).map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        scores(&path, &mut table).map_err(CommandError::invalid_data)?;
     }
     let ids: BTreeSet<&PromptId> = sets
         .iter()

@@ -73,7 +73,7 @@ fn unreached(error: &anyhow::Error) -> Check {
             "start `babelward serve` there, or say where it listens; from another machine it needs --listen"
         }
     };
-    Check::new("server", error.to_string(), Outcome::Fail(fix.to_owned()))
+    Check::new("server", format!("{error:#}"), Outcome::Fail(fix.to_owned()))
 }
 
 /// A connection, and no answer that helps.

@@ -164,7 +164,8 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
             }
         }
         Format::Json | Format::Jsonl => {
-            print_list(global.format, models.iter().map(json::model).collect())?;
+            let models: anyhow::Result<_> = models.iter().map(json::message).collect();
+            print_list(global.format, models?)?;
         }
     }
     Ok(Exit::Done)
@@ -178,7 +179,7 @@ async fn changed(
     let model = change(global.connect().await?).await?;
     match global.format {
         Format::Human => print_line(&show::list(&[model]))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&model)?)?,
     }
     Ok(Exit::Done)
 }
@@ -186,7 +187,7 @@ async fn changed(
 async fn estimate(request: EstimateModelRequest, global: &Global) -> anyhow::Result<Exit> {
     let response = global.connect().await?.estimate_model(request).await?;
     if global.format != Format::Human {
-        print_json(global.format, &json::estimate(&response))?;
+        print_json(global.format, &json::message(&response)?)?;
         return Ok(Exit::Done);
     }
     print_line(&table(&show::estimate(response)))?;
@@ -197,7 +198,7 @@ async fn info(id: &str, global: &Global) -> anyhow::Result<Exit> {
     let model = global.connect().await?.get_model(id).await?;
     match global.format {
         Format::Human => print_line(&table(&show::details(&model)))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&model)?)?,
     }
     Ok(Exit::Done)
 }
@@ -212,7 +213,7 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
         match global.format {
             Format::Human => print_line(&show::change(&model))?,
             // A stream of changes is a stream of lines, whichever JSON was asked for.
-            Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::model(&model))?,
+            Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::message(&model)?)?,
         }
     }
 }

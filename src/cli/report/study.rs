@@ -89,7 +89,7 @@ fn of_runs(
 ) -> anyhow::Result<Study> {
     let mut scores = ScoreTable::new();
     for path in quality {
-        import::scores(path, &mut scores).map_err(|error| CommandError::invalid_data(error.to_string()))?;
+        import::scores(path, &mut scores).map_err(CommandError::invalid_data)?;
     }
     let mut loaded = Vec::new();
     for dir in dirs {

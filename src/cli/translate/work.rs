@@ -392,7 +392,7 @@ impl Work<'_> {
 }
 
 fn invalid(error: ImportError) -> CommandError {
-    CommandError::invalid_data(error.to_string())
+    CommandError::invalid_data(error)
 }
 
 fn candidate(key: CandidateKey, source: &str, text: String) -> Candidate {

@@ -23,8 +23,10 @@ use super::{
     super::{CommandError, Exit, Global, output::print_line},
     sheet::{self, Entry},
 };
-use crate::bench::{
-    report::label_page, results::RunFolder, scores::validation::Label, statistics::bootstrap::Random,
+use crate::{
+    bench::{report::label_page, results::RunFolder, scores::validation::Label},
+    errors::with_causes,
+    random::Random,
 };
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +77,7 @@ enum Refusal {
     Name,
     #[error("the sample has no item {0}")]
     Item(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Body(#[from] serde_json::Error),
     #[error("{0}")]
     File(String),
@@ -152,7 +154,7 @@ async fn page(State(desk): State<Arc<Desk>>) -> Response {
     ];
     match label_page(&desk.secret, desk.entries.len()) {
         Ok(html) => (headers, html).into_response(),
-        Err(error) => Refusal::File(error.to_string()).into_response(),
+        Err(error) => Refusal::File(with_causes(&error)).into_response(),
     }
 }
 
@@ -194,7 +196,7 @@ async fn give(
     // Whole or not at all, and on the disk: a label that was given stays.
     RunFolder::open(&desk.dir)
         .write(&sheet_name(&name), &sheet::csv(&desk.entries, &labels))
-        .map_err(|error| Refusal::File(error.to_string()))?;
+        .map_err(|error| Refusal::File(with_causes(&error)))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -228,7 +230,7 @@ impl Desk {
 
     fn labels(&self, path: &Path) -> Result<HashMap<String, Label>, Refusal> {
         match path.exists() {
-            true => sheet::read_labels(path).map_err(|error| Refusal::File(error.to_string())),
+            true => sheet::read_labels(path).map_err(|error| Refusal::File(format!("{error:#}"))),
             false => Ok(HashMap::new()),
         }
     }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::result_table::ResultTable;
-use crate::bench::{
-    statistics::bootstrap::Random,
-    taxonomy::{Category, Language},
+use crate::{
+    bench::taxonomy::{Category, Language},
+    random::Random,
 };
 
 /// A stratum of the sample: the answers that are drawn with the same probability.
