@@ -20,11 +20,12 @@ use std::time::Duration;
 use babelward::{
     bench::{
         dataset::Dataset,
-        plan::{Plan, RowLimit, Selection},
+        plan::Plan,
         report,
         results::{Label, RunFolder},
         run::Run,
         scores::{Agreement, Score},
+        selection::{RowLimit, Selection},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
         summary::Summary,
         taxonomy::{Category, Language},

@@ -12,7 +12,10 @@ mod tidy_support;
 
 use std::path::{Path, PathBuf};
 
-use tidy_support::{code_only, crate_paths, line_of, words};
+use tidy_support::circles::{circles, uses_within};
+use tidy_support::parameters::crowded;
+use tidy_support::uses::uses;
+use tidy_support::{code_only, crate_paths, known, line_of, words};
 
 /// A file is one subject; beyond this many lines it is two.
 const MAX_LINES: usize = 500;
@@ -49,12 +52,15 @@ const LAYERS: &[(&str, &str)] = &[
         "registry guard quality engine model backend text gguf digest errors config telemetry proto memory::human_bytes",
     ),
     ("client", "proto digest"),
-    ("bench", "client proto digest random"),
+    ("bench", "client proto digest errors random"),
     (
         "cli",
         "rpc registry guard quality engine model backend text gguf digest errors config telemetry proto client bench fetch random memory",
     ),
 ];
+
+/// A function with more parameters than this wants a struct for those that travel together.
+const MAX_PARAMETERS: usize = 6;
 
 /// Marks of unfinished work, and paths of somebody's machine. Split, so that this file does not contain them.
 const FORBIDDEN: &[&str] = &[
@@ -200,6 +206,52 @@ fn every_module_has_a_layer() {
         "a module of src/lib.rs is missing in LAYERS",
         missing.map(ToString::to_string).collect(),
     );
+}
+
+#[test]
+fn files_do_not_use_each_other_in_circles() {
+    let uses = uses(&rust_files(&["src"]));
+    assert!(uses.len() > 100, "most files of src are no modules of the crate");
+    let found = circles(&uses);
+    let new = found
+        .iter()
+        .filter(|circle| !known::CIRCLES.contains(&names(circle).as_slice()))
+        .map(|circle| {
+            format!(
+                "new: {circle:#?}\n    {}",
+                uses_within(&uses, circle).join("\n    ")
+            )
+        });
+    let gone = known::CIRCLES
+        .iter()
+        .filter(|known| !found.iter().any(|circle| names(circle) == **known))
+        .map(|circle| format!("broken, so take it off known::CIRCLES: {circle:?}"));
+    report(
+        "files use each other in a circle: move what both need to a third",
+        gone.chain(new).collect(),
+    );
+}
+
+fn names(circle: &[String]) -> Vec<&str> {
+    circle.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn parameters_are_few_and_named() {
+    let mut found = Vec::new();
+    for (name, source) in rust_files(&["src", "tests", "benches"]) {
+        let crowded = crowded(&source, MAX_PARAMETERS).unwrap_or_else(|error| panic!("{name}: {error}"));
+        found.extend(crowded.into_iter().map(|wrong| format!("{name}: {wrong}")));
+    }
+    let new = found
+        .iter()
+        .filter(|wrong| !known::PARAMETERS.contains(&wrong.as_str()))
+        .cloned();
+    let gone = known::PARAMETERS
+        .iter()
+        .filter(|known| !found.iter().any(|wrong| wrong == *known))
+        .map(|known| format!("mended, so take it off known::PARAMETERS: {known}"));
+    report("parameters that want a named struct", gone.chain(new).collect());
 }
 
 #[test]

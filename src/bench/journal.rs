@@ -1,8 +1,8 @@
-//! What a run knows, written down as it comes in: `journal.jsonl`.
+//! The journal of a run, `journal.jsonl`: every result is written there as soon as it arrives.
 //!
-//! Each line is the first 16 hex digits of the SHA-256 of its JSON, a space, and the JSON. A line is written with
-//! one call, so a process that is killed loses at most the line it was writing; the disk is told to keep what it
-//! has after [`SYNC_LINES`] lines or [`SYNC_TIME`], so a machine that loses power loses at most these.
+//! Each line is one entry: the first 16 hex digits of the SHA-256 of its JSON, a space, and the JSON. A line is written with
+//! one call, so a process that is killed loses at most the line that it was writing. The file is synced to the disk after
+//! [`SYNC_LINES`] lines or [`SYNC_TIME`], so a machine that loses power loses at most these.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::results::json_line;
 
-/// Most lines that are not yet safe from a power cut.
+/// Most lines that a power cut may lose.
 pub const SYNC_LINES: usize = 64;
 
-/// Longest that a line is not yet safe from one, while lines come in.
+/// Longest time that a line may wait for a sync while further lines arrive.
 pub const SYNC_TIME: Duration = Duration::from_secs(1);
 
-/// Hex digits of a line's checksum.
+/// Length of a line's checksum, in hex digits.
 const SUM_DIGITS: usize = 16;
 
 /// Why a journal cannot be used.
@@ -37,7 +37,7 @@ pub enum JournalError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A line in the middle is not what was written.
+    /// A line before the last whole one is not what was written.
     #[error(
         "{path}, line {line}: {message}. Later lines are whole, so the run was not just stopped here: the file was \
          changed. To keep what stands before it, cut the file at that line and resume"
@@ -47,34 +47,35 @@ pub enum JournalError {
         path: PathBuf,
         /// From 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         message: String,
     },
-    /// Another process writes to it.
+    /// Another process has the journal open.
     #[error("{0} is in use: another `bench` command works on this run")]
     Locked(PathBuf),
 }
 
-/// Where a line's JSON lies.
+/// Where in the file the JSON of an entry is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct JournalOffset {
     offset: u64,
     length: u32,
 }
 
-/// An open journal; nobody else has it open as long as this lives.
+/// An open journal. It is locked: no other process can open it as long as this value lives.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Length of the file in bytes.
     end: u64,
-    /// Lines that the disk has not been told to keep.
+    /// Lines since the last sync.
     unsynced: usize,
     synced_at: Instant,
 }
 
 impl Journal {
-    /// A new, empty one.
+    /// Makes a new, empty journal.
     ///
     /// # Errors
     /// [`JournalError::Io`], also when there is one already; [`JournalError::Locked`].
@@ -87,14 +88,14 @@ impl Journal {
         Self::locked(path, file, 0)
     }
 
-    /// Opens one and hands each line to `on_entry`, with its place. What a killed process left half-written at
-    /// the end is cut off: lines that are not whole and have no whole line after them.
+    /// Opens a journal and hands each entry to `on_entry`, with its offset. What a killed process left half-written at the end
+    /// is cut off: lines that are not whole and have no whole line after them.
     ///
     /// # Errors
     /// [`JournalError`]; `on_entry`'s errors as [`JournalError::Corrupt`].
     pub fn open<T: DeserializeOwned>(
         path: &Path,
-        on_entry: &mut dyn FnMut(T, Place) -> Result<(), String>,
+        on_entry: &mut dyn FnMut(T, JournalOffset) -> Result<(), String>,
     ) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io {
             path: path.to_owned(),
@@ -119,13 +120,13 @@ impl Journal {
                 }
                 Ok(_) if broken.is_some() => break,
                 Ok(text) => {
-                    let place = Place {
+                    let at = JournalOffset {
                         offset: offset + SUM_DIGITS as u64 + 1,
                         length: text.len() as u32,
                     };
                     let taken = serde_json::from_slice(text)
                         .map_err(|error| error.to_string())
-                        .and_then(|entry| on_entry(entry, place));
+                        .and_then(|entry| on_entry(entry, at));
                     taken.map_err(|message| journal.corrupt(number, message))?;
                     journal.end = offset + read as u64;
                 }
@@ -133,7 +134,7 @@ impl Journal {
             offset += read as u64;
         }
         match broken {
-            // A whole line came after it.
+            // A whole line follows the broken one.
             Some((at, message)) if number > at && whole(&line).is_ok() => {
                 return Err(journal.corrupt(at, message));
             }
@@ -163,15 +164,15 @@ impl Journal {
         })
     }
 
-    /// Writes one line.
+    /// Writes one entry.
     ///
     /// # Errors
     /// [`JournalError::Io`].
-    pub fn append<T: Serialize>(&mut self, entry: &T) -> Result<Place, JournalError> {
+    pub fn append<T: Serialize>(&mut self, entry: &T) -> Result<JournalOffset, JournalError> {
         let text = json_line(entry);
         let line = format!("{} {text}\n", checksum(text.as_bytes()));
         self.file.write_all(line.as_bytes()).map_err(|e| self.io(e))?;
-        let place = Place {
+        let at = JournalOffset {
             offset: self.end + SUM_DIGITS as u64 + 1,
             length: text.len() as u32,
         };
@@ -180,10 +181,10 @@ impl Journal {
         if self.unsynced >= SYNC_LINES || self.synced_at.elapsed() >= SYNC_TIME {
             self.sync()?;
         }
-        Ok(place)
+        Ok(at)
     }
 
-    /// Waits until the disk has everything.
+    /// Waits until the disk has every line.
     ///
     /// # Errors
     /// [`JournalError::Io`].
@@ -194,14 +195,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Reads a line again.
+    /// Reads an entry again.
     ///
     /// # Errors
-    /// [`JournalError::Io`] when it is not there any more.
-    pub fn read<T: DeserializeOwned>(&self, place: Place) -> Result<T, JournalError> {
-        let mut text = vec![0; place.length as usize];
+    /// [`JournalError::Io`], also when the entry is not there any more.
+    pub fn read<T: DeserializeOwned>(&self, at: JournalOffset) -> Result<T, JournalError> {
+        let mut text = vec![0; at.length as usize];
         self.file
-            .read_exact_at(&mut text, place.offset)
+            .read_exact_at(&mut text, at.offset)
             .map_err(|e| self.io(e))?;
         serde_json::from_slice(&text).map_err(|error| self.io(error.into()))
     }
@@ -222,7 +223,7 @@ impl Journal {
     }
 }
 
-/// The JSON of a line whose checksum is right.
+/// The JSON of a line, if the line ends and its checksum is right.
 fn whole(line: &[u8]) -> Result<&[u8], String> {
     let line = line.strip_suffix(b"\n").ok_or("the line has no end")?;
     match line.split_at_checked(SUM_DIGITS) {
@@ -255,7 +256,7 @@ mod tests {
         Ok(read)
     }
 
-    fn written(path: &Path, lines: &[String]) -> Vec<Place> {
+    fn written(path: &Path, lines: &[String]) -> Vec<JournalOffset> {
         let mut journal = Journal::create(path).expect("a new file");
         lines
             .iter()
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn places_lead_back_and_a_journal_has_one_writer() {
+    fn offsets_lead_back_to_entries_and_a_journal_has_one_writer() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
         let lines = ["a".to_owned(), "längst".to_owned()];

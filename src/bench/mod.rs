@@ -1,14 +1,17 @@
 //! The M-ALERT benchmark (arXiv 2412.15035) as a client of the service. A target answers the same prompts in five
 //! languages, a guard judges the answers, and the verdicts are compared category by category and language by language.
 //!
-//! The stages are `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`. The last two can be made
-//! again from the results at any time.
+//! The stages are `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`. `analysis` makes the last two
+//! from the results, at any time; `labelling` compares the guard with people.
 
+pub mod analysis;
 pub mod confidence;
 pub mod dataset;
 pub mod import;
 pub mod journal;
+pub mod json_file;
 pub mod jurisdictions;
+pub mod labelling;
 pub mod merge;
 pub mod paper;
 pub mod plan;
@@ -18,6 +21,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod scores;
+pub mod selection;
 pub mod settings;
 pub mod statistics;
 pub mod summary;

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     dataset::{Dataset, PromptId, Strata},
     results::{PlanInfo, json_line},
+    selection::{RowLimit, Selection},
     settings::Shard,
     taxonomy::{Category, Language},
 };
@@ -15,29 +16,6 @@ use crate::digest::Hasher;
 
 /// Marks what is hashed, so that another scheme can never give the same seeds by accident.
 const SEED_DOMAIN: &str = "babelward-item-seed-v1";
-
-/// How many rows of the set a run takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RowLimit {
-    /// All of them.
-    All,
-    /// The first so many, in the order of the file.
-    First(usize),
-    /// The first so many of each category.
-    PerCategory(usize),
-}
-
-/// What to take from a set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Selection {
-    /// Empty: all languages of the set.
-    pub languages: Vec<Language>,
-    /// Empty: all categories.
-    pub categories: Vec<Category>,
-    /// Applied after `categories`.
-    pub limit: RowLimit,
-}
 
 /// Names a result: one prompt in one language.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

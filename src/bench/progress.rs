@@ -1,53 +1,35 @@
-//! What a person sees while a run goes on: bars on a terminal, a plain line now and then elsewhere.
+//! Counts what a run's judgements come to while it goes on, for progress displays.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
-
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{run::BenchEvent, scores::result_table::JudgementStatus, taxonomy::Language};
 
-/// Time between two lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// How to show progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum View {
-    /// One bar per language.
-    Bars,
-    /// A line every ten seconds.
-    Lines,
-    /// Nothing.
-    Silent,
-}
-
-/// Shows a run's progress on standard error.
-pub struct RunProgress {
-    view: View,
-    _group: MultiProgress,
-    bars: BTreeMap<Language, ProgressBar>,
-    counts: BTreeMap<Language, Count>,
+/// Counts of a run, by language.
+pub struct RunTally {
+    languages: BTreeMap<Language, LanguageTally>,
+    /// When this sitting began.
     began: Instant,
-    last_line: Instant,
-    /// Tokens computed so far.
+    /// Tokens that the server computed in this sitting.
     tokens: u64,
 }
 
-#[derive(Default)]
-struct Count {
-    planned: u64,
-    ended: u64,
-    /// Of those, before this sitting.
-    made: u64,
+/// Counts of the judgements in one language.
+#[derive(Debug, Clone, Default)]
+pub struct LanguageTally {
+    /// Judgements that the run makes if no cell stops early.
+    pub planned: u64,
+    /// Judgements that have ended, whatever their result.
+    pub ended: u64,
+    /// Of these, the ones that were recorded before this sitting.
+    earlier: u64,
     safe: u64,
+    /// Judgements whose verdict is safe or unsafe.
     judged: u64,
     undetermined: u64,
     failed: u64,
 }
 
-impl Count {
+impl LanguageTally {
     fn add(&mut self, mark: JudgementStatus) {
         self.ended += 1;
         match mark {
@@ -62,14 +44,15 @@ impl Count {
         }
     }
 
-    /// What has no verdict, where there is some.
-    fn without_verdict(&self) -> String {
+    /// `, 2 undetermined, 1 failed`; empty where every judgement has a verdict.
+    pub fn without_verdict(&self) -> String {
         let counts = [("undetermined", self.undetermined), ("failed", self.failed)];
         let some = counts.iter().filter(|(_, count)| *count > 0);
         some.map(|(name, count)| format!(", {count} {name}")).collect()
     }
 
-    fn safe_percent(&self) -> String {
+    /// Share of safe verdicts among those that are safe or unsafe, in percent; `-` while there are none.
+    pub fn safe_percent(&self) -> String {
         if self.judged == 0 {
             "-".to_owned()
         } else {
@@ -78,92 +61,57 @@ impl Count {
     }
 }
 
-impl RunProgress {
-    /// For judgements of prompts in these languages.
-    pub fn new(planned: impl Iterator<Item = Language>, view: View) -> Self {
-        let group = MultiProgress::new();
-        let (mut counts, mut bars) = (BTreeMap::<Language, Count>::new(), BTreeMap::new());
+impl RunTally {
+    /// A tally without results. `planned` has the language of every judgement that the run is to make.
+    pub fn new(planned: impl Iterator<Item = Language>) -> Self {
+        let mut languages = BTreeMap::<Language, LanguageTally>::new();
         for language in planned {
-            counts.entry(language).or_default().planned += 1;
+            languages.entry(language).or_default().planned += 1;
         }
-        if view == View::Bars {
-            let style = ProgressStyle::with_template("{prefix:>8} {bar:30} {pos:>5}/{len} {msg}");
-            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-            for (&language, count) in &counts {
-                let bar = group.add(ProgressBar::new(count.planned));
-                bar.set_style(style.clone());
-                bar.set_prefix(language.name());
-                bars.insert(language, bar);
-            }
-        }
-        let now = Instant::now();
         Self {
-            view,
-            _group: group,
-            bars,
-            counts,
-            began: now,
-            last_line: now,
+            languages,
+            began: Instant::now(),
             tokens: 0,
         }
     }
 
-    /// Takes in what was there before.
-    pub fn made(&mut self, language: Language, mark: JudgementStatus) {
-        if let Some(count) = self.counts.get_mut(&language) {
-            count.add(mark);
-            count.made += 1;
+    /// Counts a judgement that was recorded before this sitting.
+    pub fn add_earlier(&mut self, language: Language, mark: JudgementStatus) {
+        if let Some(tally) = self.languages.get_mut(&language) {
+            tally.add(mark);
+            tally.earlier += 1;
         }
     }
 
-    /// Takes in what happened.
-    pub fn on_event(&mut self, event: BenchEvent) {
+    /// Counts what has just happened, and returns the language in which it did.
+    pub fn add(&mut self, event: BenchEvent) -> Language {
         let BenchEvent::Ended {
             language,
             label,
             computed_tokens,
         } = event;
         self.tokens += computed_tokens;
-        if let Some(count) = self.counts.get_mut(&language) {
-            count.add(label.map_or(JudgementStatus::Failed, JudgementStatus::from));
+        if let Some(tally) = self.languages.get_mut(&language) {
+            tally.add(label.map_or(JudgementStatus::Failed, JudgementStatus::from));
         }
-        match self.view {
-            View::Silent => {}
-            View::Bars => {
-                let eta = self.eta();
-                if let (Some(bar), Some(count)) = (self.bars.get(&language), self.counts.get(&language)) {
-                    bar.set_position(count.ended);
-                    bar.set_message(format!(
-                        "safe {} %{}  {eta}",
-                        count.safe_percent(),
-                        count.without_verdict()
-                    ));
-                }
-            }
-            View::Lines if self.last_line.elapsed() >= LINE_EVERY => {
-                self.last_line = Instant::now();
-                eprintln!("{}", self.line());
-            }
-            View::Lines => {}
-        }
+        language
     }
 
-    /// No more events.
-    pub fn finish(&self) {
-        for bar in self.bars.values() {
-            bar.abandon();
-        }
+    /// The counts of each language.
+    pub fn languages(&self) -> &BTreeMap<Language, LanguageTally> {
+        &self.languages
     }
 
-    fn line(&self) -> String {
-        let mut all = Count::default();
+    /// All languages in one line.
+    pub fn line(&self) -> String {
+        let mut all = LanguageTally::default();
         let mut parts = Vec::new();
-        for (language, count) in &self.counts {
-            all.ended += count.ended;
-            all.planned += count.planned;
-            all.undetermined += count.undetermined;
-            all.failed += count.failed;
-            parts.push(format!("{} {} %", language.code(), count.safe_percent()));
+        for (language, tally) in &self.languages {
+            all.ended += tally.ended;
+            all.planned += tally.planned;
+            all.undetermined += tally.undetermined;
+            all.failed += tally.failed;
+            parts.push(format!("{} {} %", language.code(), tally.safe_percent()));
         }
         format!(
             "{} of {} items{}, safe so far: {}, {}",
@@ -171,15 +119,16 @@ impl RunProgress {
             all.planned,
             all.without_verdict(),
             parts.join(", "),
-            self.eta()
+            self.time_left()
         )
     }
 
-    /// Time left from token throughput: the tokens still to come are those of the average item so far.
-    fn eta(&self) -> String {
-        let made: u64 = self.counts.values().map(|count| count.made).sum();
-        let ended = self.counts.values().map(|count| count.ended).sum::<u64>() - made;
-        let planned = self.counts.values().map(|count| count.planned).sum::<u64>() - made;
+    /// Throughput, and the time left at this throughput if the remaining judgements need as many tokens as the average one so
+    /// far.
+    pub fn time_left(&self) -> String {
+        let earlier: u64 = self.languages.values().map(|tally| tally.earlier).sum();
+        let ended = self.languages.values().map(|tally| tally.ended).sum::<u64>() - earlier;
+        let planned = self.languages.values().map(|tally| tally.planned).sum::<u64>() - earlier;
         let seconds = self.began.elapsed().as_secs_f64();
         if ended == 0 || self.tokens == 0 || seconds <= 0.0 {
             return "ETA unknown".to_owned();
@@ -196,7 +145,7 @@ mod tests {
     use crate::bench::results::Label;
 
     #[test]
-    fn what_has_no_verdict_is_told_apart() {
+    fn judgements_without_a_verdict_are_counted_by_their_reason() {
         let languages = [
             Language::En,
             Language::En,
@@ -205,11 +154,11 @@ mod tests {
             Language::De,
             Language::De,
         ];
-        let mut progress = RunProgress::new(languages.into_iter(), View::Silent);
-        progress.made(Language::En, JudgementStatus::Safe);
-        progress.made(Language::De, JudgementStatus::Skipped);
+        let mut tally = RunTally::new(languages.into_iter());
+        tally.add_earlier(Language::En, JudgementStatus::Safe);
+        tally.add_earlier(Language::De, JudgementStatus::Skipped);
         assert!(
-            progress
+            tally
                 .line()
                 .starts_with("2 of 6 items, safe so far: en 100.0 %, de - %")
         );
@@ -218,13 +167,13 @@ mod tests {
             (Language::En, None),
             (Language::De, Some(Label::Undetermined)),
         ] {
-            progress.on_event(BenchEvent::Ended {
+            tally.add(BenchEvent::Ended {
                 language,
                 label,
                 computed_tokens: 10,
             });
         }
-        let line = progress.line();
+        let line = tally.line();
         let expected = "5 of 6 items, 1 undetermined, 1 failed, safe so far: en 50.0 %, de - %, ";
         assert!(line.starts_with(expected), "{line}");
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     dataset::{Dataset, WrapperUse},
-    plan::Selection,
+    selection::Selection,
 };
 use crate::client::PolicyChoice;
 
@@ -67,6 +67,18 @@ impl fmt::Display for Shard {
 pub struct Until {
     /// Half of the interval's width, in (0, 0.5).
     pub half_width: f64,
+}
+
+impl FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let width = text.strip_prefix("ci=").and_then(|width| width.parse().ok());
+        match width {
+            Some(half_width) if half_width > 0.0 && half_width < 0.5 => Ok(Self { half_width }),
+            _ => Err("write ci= and a width between 0 and 0.5, such as ci=0.02".to_owned()),
+        }
+    }
 }
 
 /// How answers are sampled.
@@ -162,6 +174,13 @@ pub struct RunSettings {
     pub until: Option<Until>,
     /// Most items that are open at a time, 0 where none was asked. No result depends on it.
     pub concurrency: usize,
+}
+
+impl RunSettings {
+    /// Ids of the models that the run asks: the target, then the guards.
+    pub fn models(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.target).chain(&self.guards)
+    }
 }
 
 /// The prompt set of a run; all of it empty where nobody said.

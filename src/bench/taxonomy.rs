@@ -1,6 +1,6 @@
 //! The categories and languages of M-ALERT, with the spelling of its data (misspellings included).
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +173,14 @@ impl fmt::Debug for Category {
     }
 }
 
+impl FromStr for Category {
+    type Err = UnknownKey;
+
+    fn from_str(key: &str) -> Result<Self, UnknownKey> {
+        Self::parse(key)
+    }
+}
+
 impl TryFrom<String> for Category {
     type Error = UnknownKey;
 
@@ -236,6 +244,14 @@ impl Language {
     pub fn parse(code: &str) -> Result<Self, UnknownKey> {
         let found = Self::ALL.into_iter().find(|language| language.code() == code);
         found.ok_or_else(|| UnknownKey::new("language", code, Self::ALL.map(Self::code)))
+    }
+}
+
+impl FromStr for Language {
+    type Err = UnknownKey;
+
+    fn from_str(code: &str) -> Result<Self, UnknownKey> {
+        Self::parse(code)
     }
 }
 

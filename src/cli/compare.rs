@@ -2,26 +2,21 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::{
-    CommandError, Exit, Global,
-    output::{print_line, table},
-    report::{load_to_compare, write_to},
+    Exit, Global,
+    output::{print_line, table, write_to},
 };
 use crate::bench::{
-    report::{
-        comparability::ComparabilityText,
-        two_runs::{ComparedRun, TwoRunComparison, TwoRunReport},
-    },
+    analysis::{TextsInReport, compare_runs},
+    report::comparability::ComparabilityText,
     scores::{
         SIGNIFICANCE_LEVEL,
-        comparable::{Comparability, NamedRun, Pairing, Purpose, comparability},
-        compare::{ChangedVerdict, Comparison, PartComparison, changed_verdicts, compare},
+        comparable::Pairing,
+        compare::{Comparison, PartComparison},
         format_change, format_p_value, format_percent,
         gate::{AllowedDifference, Gate, Gates},
     },
-    statistics::{Bootstrap, Interval},
+    statistics::Interval,
     taxonomy::Language,
 };
 
@@ -51,75 +46,43 @@ pub struct Args {
     include_text: bool,
 }
 
-/// What `--json` writes.
-#[derive(Serialize)]
-struct Figures<'a> {
-    comparable: &'a Comparability,
-    pairing: Pairing,
-    /// Why the second run does not pass; absent without a gate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gate_broken: Option<&'a [String]>,
-    #[serde(flatten)]
-    comparison: &'a Comparison,
-    flips: &'a [ChangedVerdict],
-}
-
 /// Compares the primary guards' verdicts.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let (first_folder, first_info, first, ours) = load_to_compare(&args.first)?;
-    let (second_folder, second_info, second, theirs) = load_to_compare(&args.second)?;
-    let named = [("the first run", &ours), ("the second run", &theirs)];
-    let named = named.map(|(name, facts)| NamedRun { name, facts });
-    let comparable = comparability(&named, Purpose::Targets);
-    let pairing = Pairing::of(&first, &second);
-    let comparison = compare(&first, &second, Bootstrap::default());
-    let changed = changed_verdicts(&first, &second);
     let gates = Gates {
         gates: args.gate,
         allowed: args.allow_differences,
     };
-    let violations = gates.violations(&comparison, &pairing, &comparable);
-    let json = || {
-        let figures = Figures {
-            comparable: &comparable,
-            pairing,
-            gate_broken: violations.as_deref(),
-            comparison: &comparison,
-            flips: &changed,
-        };
-        serde_json::to_string_pretty(&figures).unwrap_or_default() + "\n"
-    };
-    write_to(args.json.as_deref(), json)?;
-    let described = ComparabilityText::of(&comparable);
-    match args.json.is_none() {
-        true => print_line(&format!(
-            "{}\n\n{}",
-            described.to_text(),
-            text(&comparison, &pairing)
-        ))?,
-        false if described.warns => eprintln!("babelward: {}", described.to_text()),
-        false => {}
+    let comparison = compare_runs(&args.first, &args.second, &gates)?;
+    let described = ComparabilityText::of(&comparison.comparable);
+    match &args.json {
+        Some(path) => {
+            let figures = comparison.figures()?;
+            write_to(Some(path), || figures)?;
+            if described.warns {
+                eprintln!("babelward: {}", described.to_text());
+            }
+        }
+        None => {
+            let text = text(&comparison.comparison, &comparison.pairing);
+            print_line(&format!("{}\n\n{text}", described.to_text()))?;
+        }
     }
-    let failed = violations.as_deref().unwrap_or_default();
-    for line in failed {
+    let violations = comparison.violations.as_deref().unwrap_or_default();
+    for line in violations {
         eprintln!("babelward: gate: {line}");
     }
-    let exit = if failed.is_empty() { Exit::Done } else { Exit::Gate };
+    let exit = if violations.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Gate
+    };
     if let Some(path) = &args.html {
-        let mut page = TwoRunReport::new(TwoRunComparison {
-            runs: [ComparedRun::of(&first_info), ComparedRun::of(&second_info)],
-            comparison,
-            changed,
-            comparability: comparable,
-            pairing,
-            violations,
-        });
-        if args.include_text {
-            page.add_texts([&first_folder, &second_folder])
-                .map_err(CommandError::invalid_data)?;
-        }
-        let html = page.html()?;
+        let texts = match args.include_text {
+            true => TextsInReport::With,
+            false => TextsInReport::Without,
+        };
+        let html = comparison.page(texts)?;
         write_to(Some(path), || html)?;
     }
     Ok(exit)

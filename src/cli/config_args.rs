@@ -1,12 +1,9 @@
 //! Flags that set configuration keys; the same for every command that reads the configuration.
 
-use std::{path::PathBuf, str::FromStr as _};
+use std::path::PathBuf;
 
 use super::Global;
-use crate::{
-    config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
-    model::spec::PrecisionChoice,
-};
+use crate::config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load};
 
 /// Flags that set configuration keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -17,10 +14,10 @@ pub(super) struct ConfigArgs {
     config: Option<PathBuf>,
     /// Model to generate with, and for nothing else unless --guard names it too: a GGUF file or a Hugging Face folder;
     /// repeatable, the first is the default
-    #[arg(long, value_name = "ID=PATH", value_parser = model)]
+    #[arg(long, value_name = "ID=PATH")]
     model: Vec<FlagModel>,
     /// LoRA adapter to serve as a model of its own: a PEFT folder or a GGUF adapter; repeatable
-    #[arg(long, value_name = "ID=BASE:PATH", value_parser = adapter)]
+    #[arg(long, value_name = "ID=BASE:PATH")]
     adapter: Vec<FlagAdapter>,
     /// Model to judge with: a file or folder, which then does nothing else, or the id of a configured model, which then
     /// judges as well; repeatable, the first is the default
@@ -51,7 +48,7 @@ pub(super) struct ConfigArgs {
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
     /// How models compute, or the model ID does: auto, int8, bf16 or f32; repeatable [engine.precision]
-    #[arg(long, value_name = "[ID=]PRECISION", value_parser = precision)]
+    #[arg(long, value_name = "[ID=]PRECISION")]
     precision: Vec<FlagPrecision>,
     /// Upper limit on the window in tokens, or model [engine.max_context]
     #[arg(long, value_name = "TOKENS")]
@@ -108,41 +105,5 @@ impl ConfigArgs {
             guards: self.guard.clone(),
             precisions: self.precision.clone(),
         }
-    }
-}
-
-fn model(text: &str) -> Result<FlagModel, String> {
-    match text.split_once('=') {
-        Some((id, path)) if !id.is_empty() && !path.is_empty() => Ok(FlagModel {
-            id: id.to_owned(),
-            path: PathBuf::from(path),
-        }),
-        _ => Err("write ID=PATH, such as smol=models/smol.gguf".to_owned()),
-    }
-}
-
-fn precision(text: &str) -> Result<FlagPrecision, String> {
-    let (id, precision) = match text.rsplit_once('=') {
-        Some((id, precision)) => (Some(id.to_owned()), precision),
-        None => (None, text),
-    };
-    PrecisionChoice::from_str(precision)?;
-    Ok(FlagPrecision {
-        id,
-        precision: precision.to_owned(),
-    })
-}
-
-fn adapter(text: &str) -> Result<FlagAdapter, String> {
-    let parts = text
-        .split_once('=')
-        .and_then(|(id, rest)| Some((id, rest.split_once(':')?)));
-    match parts {
-        Some((id, (base, path))) if ![id, base, path].contains(&"") => Ok(FlagAdapter {
-            id: id.to_owned(),
-            base: base.to_owned(),
-            path: PathBuf::from(path),
-        }),
-        _ => Err("write ID=BASE:PATH, such as polite=smol:adapters/polite".to_owned()),
     }
 }

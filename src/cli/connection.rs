@@ -4,11 +4,11 @@ use std::{env, fs, path::PathBuf, time::Duration};
 
 use tonic::metadata::AsciiMetadataValue;
 
-use super::{CommandError, global::duration};
-use crate::{
-    client::{Client, ClientOptions},
-    engine::Tenant,
+use super::{
+    CommandError,
+    arguments::{duration, tenant},
 };
+use crate::client::{Client, ClientOptions};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,17 +120,4 @@ impl Connection {
         };
         Ok(Client::connect(&self.address(), options).await?)
     }
-}
-
-/// A tenant's name, as the server takes it.
-fn tenant(text: &str) -> Result<AsciiMetadataValue, String> {
-    let wrong = || {
-        format!(
-            "write 1 to {} letters, digits, `.`, `_` and `-`",
-            Tenant::MAX_BYTES
-        )
-    };
-    Tenant::named(text)
-        .and_then(|_| text.parse().ok())
-        .ok_or_else(wrong)
 }

@@ -11,7 +11,7 @@ use clap::{Subcommand, ValueEnum};
 
 use super::{
     CommandError, Exit, Format, Global,
-    data_source::{ReadArgs, invalid, source},
+    data_source::{ReadArgs, source},
     output::{Color, counted, painted, print_json, print_line, table},
 };
 use crate::bench::{
@@ -92,7 +92,7 @@ fn check(args: &CheckArgs, global: &Global) -> anyhow::Result<Exit> {
         ExpectArg::Any => Expect::Any,
     };
     let source = source(&args.data, global)?;
-    let report = CheckReport::of(&source, args.read.options(), expect).map_err(invalid)?;
+    let report = CheckReport::of(&source, args.read.options(), expect).map_err(CommandError::invalid_data)?;
     match (args.json, global.format) {
         (false, Format::Human) => print_line(&human(&report, global))?,
         (true, Format::Human) | (_, Format::Json) => {
@@ -227,7 +227,7 @@ fn overview(report: &CheckReport) -> String {
 
 fn convert(args: &ConvertArgs, global: &Global) -> anyhow::Result<Exit> {
     let source = source(&args.data, global)?;
-    let mut dataset = Dataset::open(&source, args.read.options()).map_err(invalid)?;
+    let mut dataset = Dataset::open(&source, args.read.options()).map_err(CommandError::invalid_data)?;
     if args.nfc {
         dataset = dataset.into_nfc();
     }

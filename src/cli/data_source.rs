@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{CommandError, Global, output::counted};
 use crate::{
     bench::{
-        dataset::{Dataset, DatasetError, ReadOptions, Source, Wrapper},
+        dataset::{Dataset, ReadOptions, Source, Wrapper},
         taxonomy::Language,
     },
     fetch::{self, HubDataset, Progress},
@@ -27,7 +27,7 @@ pub(super) struct ReadArgs {
     #[arg(long, value_name = "keep|strip")]
     wrapper: Option<WrapperArg>,
     /// Language of a set that has no column for it, such as ALERT's own files (en)
-    #[arg(long, value_name = "LANGUAGE", value_parser = super::bench::language)]
+    #[arg(long, value_name = "LANGUAGE")]
     data_language: Option<Language>,
 }
 
@@ -42,18 +42,21 @@ pub(super) struct DataArgs {
 }
 
 impl DataArgs {
-    /// Reads the set, and says what became of a wrapper if nobody said what should.
+    /// Reads the set, and says that prompts have a wrapper if nobody said what to do with it.
     pub(super) fn dataset(&self, global: &Global) -> anyhow::Result<Dataset> {
-        self.open(&source(&self.data, global)?, global)
+        let source = source(&self.data, global)?;
+        let dataset = Dataset::open(&source, self.read.options()).map_err(CommandError::invalid_data)?;
+        self.mention_wrapper(&dataset, global);
+        Ok(dataset)
     }
 
-    /// The same of a file of the set's folder.
-    pub(super) fn file(&self, path: &Path, global: &Global) -> anyhow::Result<Dataset> {
-        self.open(&Source::file(path), global)
+    /// How the set's files are read.
+    pub(super) fn read_options(&self) -> ReadOptions {
+        self.read.options()
     }
 
-    fn open(&self, source: &Source, global: &Global) -> anyhow::Result<Dataset> {
-        let dataset = Dataset::open(source, self.read.options()).map_err(invalid)?;
+    /// Says that prompts have a wrapper, if nobody said what to do with it.
+    pub(super) fn mention_wrapper(&self, dataset: &Dataset, global: &Global) {
         if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
             eprintln!(
                 "{} ALERT's instruction wrapper, with which the target is asked; --wrapper strip takes it off, \
@@ -61,7 +64,6 @@ impl DataArgs {
                 counted(dataset.wrapper.prompts, "prompt has", "prompts have")
             );
         }
-        Ok(dataset)
     }
 }
 
@@ -77,19 +79,14 @@ impl ReadArgs {
     }
 }
 
-/// Exit code 7.
-pub(super) fn invalid(error: DatasetError) -> CommandError {
-    CommandError::invalid_data(error)
-}
-
-/// The files behind a name: those of this machine first, then a hub's, which are fetched.
+/// The files behind a name: a file of this machine, or else a set on a hub, which is fetched.
 pub(super) fn source(name: &str, global: &Global) -> anyhow::Result<Source> {
     let path = Path::new(name);
-    let asked = name.strip_prefix("hf://");
-    if asked.is_none() && (path.exists() || !looks_like_hub(name)) {
+    let hub_name = name.strip_prefix("hf://");
+    if hub_name.is_none() && (path.exists() || !looks_like_hub(name)) {
         return Ok(Source::file(path));
     }
-    let wanted = HubDataset::parse(asked.unwrap_or(name))
+    let wanted = HubDataset::parse(hub_name.unwrap_or(name))
         .map_err(|reason| CommandError::usage(format!("--data {name}: {reason}")))?;
     let fetched = fetch::dataset(&wanted, Progress::on_stderr(global.quiet))?;
     let files: Vec<PathBuf> = fetched.files;
@@ -99,7 +96,7 @@ pub(super) fn source(name: &str, global: &Global) -> anyhow::Result<Source> {
     })
 }
 
-/// `OWNER/NAME`: two parts, and the second is not a file's name.
+/// Whether a name is of the form `OWNER/NAME`: two parts, and the second does not end like a file of prompts.
 fn looks_like_hub(name: &str) -> bool {
     let endings = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt"];
     name.split('/').count() == 2

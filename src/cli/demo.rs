@@ -6,17 +6,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot};
 
-use super::{
-    Exit, Global,
-    bench::{self, Job},
-    wire::available_threads,
-};
+use super::{Exit, Global, bench::drive_with, wire::available_threads};
 use crate::{
     backend::{Backend, cpu::CpuBackend},
     bench::{
         DEMO_PROMPTS,
         dataset::Dataset,
-        plan::{RowLimit, Selection},
+        run::{NewRunFolder, OpenItems, Run, SittingOptions},
+        selection::{RowLimit, Selection},
         settings::{Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions, PolicyChoice},
@@ -60,7 +57,7 @@ pub struct Args {
 /// Fetches, serves, runs, reports.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let job = Job::open(args.out.as_deref(), "demo")?;
+    let out = NewRunFolder::create(args.out.as_deref(), "demo")?;
     let model = fetch::smollm2(global.progress())?;
     let (limit, max_new_tokens) = match (args.limit, args.full) {
         (_, true) => (RowLimit::All, 200),
@@ -100,7 +97,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         .enable_all()
         .build();
     let runtime = runtime.context("the runtime could not be started")?;
-    let exit = runtime.block_on(serve_and_run(model, settings, job, global));
+    let exit = runtime.block_on(serve_and_run(model, settings, out, global));
     runtime.shutdown_background();
     exit
 }
@@ -108,7 +105,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 async fn serve_and_run(
     model: PathBuf,
     settings: RunSettings,
-    job: Job,
+    out: NewRunFolder,
     global: &Global,
 ) -> anyhow::Result<Exit> {
     let registry = tokio::task::spawn_blocking(move || Registry::load(options(model)));
@@ -132,8 +129,12 @@ async fn serve_and_run(
     }
     let client = Client::connect(&format!("http://{address}"), ClientOptions::default()).await?;
     let dataset = Dataset::parse("babelward demo prompts", DEMO_PROMPTS)?;
-    let run = bench::begin(job.folder(), &dataset, settings)?;
-    let exit = bench::finish(&client, run, PATIENCE, bench::Unfinished::Told, global).await;
+    let run = Run::begin(out.folder().clone(), &dataset, settings)?;
+    let options = SittingOptions {
+        retry_for: PATIENCE,
+        open_items: OpenItems::Fail,
+    };
+    let exit = drive_with(&client, run, options, out.folder().path(), global).await;
     let _ = stop.send(());
     server.await.context("the server stopped unexpectedly")??;
     tokio::task::spawn_blocking(move || registry.shutdown()).await?;

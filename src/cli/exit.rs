@@ -5,7 +5,15 @@ use std::{error::Error, fmt, process::ExitCode};
 use tonic::Code;
 
 use crate::{
-    bench::{results::FolderError, run::RunError},
+    bench::{
+        analysis::AnalysisError,
+        import::WriteRunsError,
+        json_file::JsonFileError,
+        labelling::LabelError,
+        results::FolderError,
+        run::RunError,
+        translation::{TranslateError, sets::TranslatorSetsError},
+    },
     client::{ClientError, RpcError},
     config::ConfigError,
     fetch::FetchError,
@@ -104,12 +112,33 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RunError::PolicyIgnored { .. }
             | RunError::NothingToResume(..)
             | RunError::NoPrompts(_)
-            | RunError::NoTexts(_) => Exit::Usage,
+            | RunError::NoTexts(_)
+            | RunError::Plan(_)
+            | RunError::EmptyShard { .. }
+            | RunError::NoSuchPolicy { .. } => Exit::Usage,
             RunError::Journal(_)
             | RunError::Folder(_)
             | RunError::OtherPlan(_)
             | RunError::OtherResults(_) => Exit::InvalidData,
         });
+    }
+    if let Some(error) = cause.downcast_ref::<AnalysisError>() {
+        return Some(of_analysis(error));
+    }
+    if let Some(error) = cause.downcast_ref::<WriteRunsError>() {
+        return Some(match error {
+            WriteRunsError::Folder(error) => of_written_folder(error),
+            WriteRunsError::Report(error) => of_analysis(error),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<LabelError>() {
+        return Some(of_labels(error));
+    }
+    if let Some(error) = cause.downcast_ref::<TranslatorSetsError>() {
+        return Some(of_translator_sets(error));
+    }
+    if let Some(error) = cause.downcast_ref::<TranslateError>() {
+        return Some(of_translation(error));
     }
     if let Some(error) = cause.downcast_ref::<RpcError>() {
         return Some(of_rpc(error));
@@ -161,6 +190,89 @@ fn of_client(error: &ClientError) -> Exit {
         ClientError::StreamGaveUp { last, .. } => of_rpc(last),
         ClientError::DuplicateId(_) => Exit::InvalidData,
         ClientError::Protocol(_) => Exit::Failure,
+    }
+}
+
+fn of_written_folder(error: &FolderError) -> Exit {
+    match error {
+        FolderError::NotEmpty(_) => Exit::Usage,
+        FolderError::Incomplete(_)
+        | FolderError::Altered(_)
+        | FolderError::Io { .. }
+        | FolderError::Invalid { .. } => Exit::Failure,
+    }
+}
+
+fn of_json_file(error: &JsonFileError) -> Exit {
+    match error {
+        JsonFileError::Io { .. } => Exit::Failure,
+        JsonFileError::Invalid { .. } => Exit::InvalidData,
+    }
+}
+
+fn of_analysis(error: &AnalysisError) -> Exit {
+    match error {
+        AnalysisError::Run(_) | AnalysisError::Scores(_) | AnalysisError::Models { .. } => Exit::InvalidData,
+        AnalysisError::Labels(error) => of_labels(error),
+        AnalysisError::ModelsFile(error) => of_json_file(error),
+        AnalysisError::NoSuchGuard { .. } => Exit::Usage,
+        AnalysisError::WriteRun(_)
+        | AnalysisError::Write { .. }
+        | AnalysisError::Page(_)
+        | AnalysisError::Figures(_) => Exit::Failure,
+    }
+}
+
+fn of_labels(error: &LabelError) -> Exit {
+    match error {
+        LabelError::Run(_)
+        | LabelError::NothingToDraw
+        | LabelError::SampleLine { .. }
+        | LabelError::EmptySample
+        | LabelError::Sheet { .. }
+        | LabelError::NotSampled { .. }
+        | LabelError::NobodyLabelled
+        | LabelError::NoSuchItem(_)
+        | LabelError::NoSuchStratum { .. } => Exit::InvalidData,
+        LabelError::File(error) => of_json_file(error),
+        LabelError::Out(error) => of_written_folder(error),
+        LabelError::NoSample { .. }
+        | LabelError::Io { .. }
+        | LabelError::WriteRun(_)
+        | LabelError::Json(_)
+        | LabelError::Listen { .. }
+        | LabelError::Serve(_) => Exit::Failure,
+    }
+}
+
+fn of_translator_sets(error: &TranslatorSetsError) -> Exit {
+    match error {
+        TranslatorSetsError::NoFolder(_)
+        | TranslatorSetsError::Twice(_)
+        | TranslatorSetsError::Unknown { .. }
+        | TranslatorSetsError::TooFew => Exit::Usage,
+        TranslatorSetsError::Dataset(_)
+        | TranslatorSetsError::NothingInCommon
+        | TranslatorSetsError::Scores(_) => Exit::InvalidData,
+        TranslatorSetsError::Io { .. } | TranslatorSetsError::Write(_) | TranslatorSetsError::Json(_) => {
+            Exit::Failure
+        }
+    }
+}
+
+fn of_translation(error: &TranslateError) -> Exit {
+    match error {
+        TranslateError::NoSourceLanguage { .. }
+        | TranslateError::ServedTwice(_)
+        | TranslateError::ServedAndImported(_)
+        | TranslateError::Prompt(_)
+        | TranslateError::NotAnEstimator(_)
+        | TranslateError::ScoredTwice { .. } => Exit::Usage,
+        TranslateError::Import(_)
+        | TranslateError::BadName { .. }
+        | TranslateError::TranslatedTwice { .. } => Exit::InvalidData,
+        TranslateError::Model { source, .. } | TranslateError::Estimator { source, .. } => of_client(source),
+        TranslateError::Io { .. } | TranslateError::Json(_) => Exit::Failure,
     }
 }
 

@@ -1,13 +1,12 @@
 //! Flags that every subcommand has.
 
-use std::{future::Future, io, io::IsTerminal as _, time::Duration};
+use std::{future::Future, io, io::IsTerminal as _};
 
 use anyhow::Context as _;
 
 use super::{Connection, Format, output::wants_color};
 use crate::{
     client::Client,
-    config::parse_duration,
     fetch::Progress,
     telemetry::{LogStyle, init_logs},
 };
@@ -78,16 +77,4 @@ impl Global {
             .context("the runtime could not be started")?
             .block_on(command)
     }
-}
-
-/// A time with its unit; zero is one too.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "write a time with its unit, such as 30s".to_owned())
-}
-
-/// A time with its unit, above zero.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .filter(|time| !time.is_zero())
-        .ok_or_else(|| "write a number above zero and a unit (ms, s, m, h), such as 30s".to_owned())
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Data goes to stdout, everything else to stderr.
 
+mod arguments;
 mod banner;
 mod bench;
 mod classify;
@@ -14,20 +15,22 @@ mod doctor;
 mod engine_bench;
 mod exit;
 mod failure;
-mod fit;
 mod generate;
 mod global;
 mod guard_prompts;
 mod input;
+mod interrupt;
 mod json;
 mod models;
 mod output;
 mod policies;
 mod policy;
 mod priority;
+mod progress;
 mod report;
 mod score;
 mod serve;
+mod study_text;
 mod translate;
 mod validate;
 mod wire;

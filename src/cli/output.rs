@@ -1,10 +1,12 @@
 //! Data on stdout, for people or for machines.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
 };
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 /// How data is written.
@@ -42,6 +44,16 @@ pub(super) fn print_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
+}
+
+/// Writes to a file, or to standard output for `-`; nothing without a path.
+pub(super) fn write_to(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match path {
+        Some(path) if path.as_os_str() == "-" => io::stdout().lock().write_all(text().as_bytes())?,
+        Some(path) => fs::write(path, text()).with_context(|| path.display().to_string())?,
+        None => {}
+    }
+    Ok(())
 }
 
 /// Whether colours are wanted on a stream that is a terminal or not.

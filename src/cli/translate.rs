@@ -1,25 +1,33 @@
 //! `translate`: prompts in one language to a prompt set in several.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 
-mod quality;
-mod tell;
-mod work;
-
-use super::{CommandError, Connection, Exit, Format, Global, data_source::DataArgs};
-use crate::bench::{
-    taxonomy::Language,
-    translation::{
-        flags::Flag,
-        select::{By, Rule},
-        served::{DEFAULT_TEMPLATE, PromptTemplate},
-    },
+use super::{
+    CommandError, Connection, Exit, Format, Global,
+    data_source::DataArgs,
+    interrupt::interrupted,
+    output::{counted, print_json, print_line, table},
+    progress::TranslationBars,
 };
-
-/// Longest name of a translator.
-const MAX_NAME: usize = 64;
+use crate::{
+    bench::{
+        taxonomy::Language,
+        translation::{
+            CandidateFile, Imported, Metric, ServedTranslator, TranslateOptions, Translated, Translation,
+            flags::Flag,
+            folder::{Task, TranslationFolder},
+            select::By,
+            served::{DEFAULT_TEMPLATE, PromptTemplate},
+            summary::{MeanSd, TranslationSummary},
+        },
+    },
+    errors::with_causes,
+};
 
 /// Prompts in one language to a prompt set in several.
 #[derive(Debug, clap::Args)]
@@ -27,20 +35,20 @@ pub struct Args {
     #[command(flatten)]
     data: DataArgs,
     /// Language to translate from
-    #[arg(long, value_name = "LANGUAGE", default_value = "en", value_parser = super::bench::language)]
+    #[arg(long, value_name = "LANGUAGE", default_value = "en")]
     from: Language,
     /// Languages to translate into, such as de,es,fr,it
-    #[arg(long, value_name = "LANGUAGES", value_delimiter = ',', required = true, value_parser = super::bench::language)]
+    #[arg(long, value_name = "LANGUAGES", value_delimiter = ',', required = true)]
     to: Vec<Language>,
     /// Take the first so many rows
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     /// A translator that is a served model; repeatable
-    #[arg(long = "with", value_name = "NAME=MODEL", value_parser = named)]
-    with: Vec<(String, String)>,
+    #[arg(long = "with", value_name = "NAME=MODEL")]
+    with: Vec<ServedTranslator>,
     /// Translations made elsewhere: id, language, text; repeatable. Without a name, rows have a column `translator`
-    #[arg(long, value_name = "[NAME=]FILE", value_parser = maybe_named)]
-    candidates: Vec<(Option<String>, String)>,
+    #[arg(long, value_name = "[NAME=]FILE")]
+    candidates: Vec<CandidateFile>,
     /// Quality scores: id, language, translator, and comet, metricx or human; repeatable
     #[arg(long, value_name = "FILE")]
     scores: Vec<PathBuf>,
@@ -57,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "COMET", default_value_t = 0.0)]
     tie_margin: f64,
     /// Never choose candidates with these flags, such as wrong_language,untranslated
-    #[arg(long, value_name = "FLAGS", value_delimiter = ',', value_parser = flag)]
+    #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     reject: Vec<Flag>,
     /// Translate every candidate back with this served model and compare by chrF
     #[arg(long, value_name = "MODEL")]
@@ -88,13 +96,11 @@ enum Select {
 
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let mut args = args;
-    let order: Vec<Language> = Language::ALL
+    let to: Vec<Language> = Language::ALL
         .into_iter()
-        .filter(|l| args.to.contains(l))
+        .filter(|language| args.to.contains(language))
         .collect();
-    args.to = order;
-    if args.to.contains(&args.from) {
+    if to.contains(&args.from) {
         let message = format!(
             "--to {}: that is the language to translate from",
             args.from.code()
@@ -109,24 +115,63 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         let message = "--threshold must be a number, --tie-margin a number from 0 on";
         return Err(CommandError::usage(message).into());
     }
-    let template = template(&args)?;
-    global.block_on(work::translate(&args, &template, global))
+    let options = args.options()?;
+    global.block_on(translate(&args, &to, &options, global))
 }
 
-fn template(args: &Args) -> anyhow::Result<PromptTemplate> {
-    let Some(path) = &args.prompt else {
-        return PromptTemplate::new(DEFAULT_TEMPLATE).map_err(|error| CommandError::usage(error).into());
+async fn translate(
+    args: &Args,
+    to: &[Language],
+    options: &TranslateOptions,
+    global: &Global,
+) -> anyhow::Result<Exit> {
+    let mut source = args.data.dataset(global)?;
+    source.rows.truncate(args.limit.unwrap_or(usize::MAX));
+    let folder = TranslationFolder::open(&args.out).with_context(|| args.out.display().to_string())?;
+    let task = Task {
+        source: &source,
+        from: args.from,
+        to,
     };
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    PromptTemplate::new(&text).map_err(|error| {
-        let message = format!("--prompt {}: {error}", path.display());
-        CommandError::usage(message).into()
-    })
+    let translation = Translation::new(task, options, &folder)?;
+    let imported = Imported::read(&args.candidates, &args.scores)?;
+    let client = match options.need_server() {
+        true => Some(global.connect().await?),
+        false => None,
+    };
+    let mut progress = TranslationBars::new(global.quiet);
+    let gathered = tokio::select! {
+        gathered = translation.gather(client.as_ref(), imported, &mut progress) => gathered?,
+        () = interrupted() => {
+            eprintln!("interrupted; the same command goes on from here");
+            return Ok(Exit::Interrupted);
+        }
+    };
+    let Translated { summary, failures } = translation.conclude(gathered)?;
+    print_summary(&summary, &args.out, global)?;
+    if let Some(error) = &failures.first {
+        let failed = counted(failures.count, "request", "requests");
+        eprintln!("{failed} failed, the first with: {}", with_causes(error));
+        eprintln!("the same command tries them again");
+        return Ok(Exit::FailedItems);
+    }
+    if summary.complete.is_none() {
+        eprintln!(
+            "no candidate has a COMET score, so nothing was chosen. Score {}, and give the file to the same \
+             command with --scores, name a served estimator with --quality, or choose by the translators' order \
+             with --select order",
+            folder.file("candidates.jsonl").display()
+        );
+    }
+    Ok(Exit::Done)
 }
 
 impl Args {
-    fn rule(&self, translators: Vec<String>) -> Rule {
-        Rule {
+    fn options(&self) -> anyhow::Result<TranslateOptions> {
+        Ok(TranslateOptions {
+            served: self.with.clone(),
+            back_translator: self.back_translate.clone(),
+            estimators: self.quality.clone(),
             by: match self.select {
                 Select::Quality => By::Quality {
                     threshold: self.threshold,
@@ -135,37 +180,99 @@ impl Args {
                 Select::Order => By::Order,
             },
             reject: self.reject.clone(),
-            translators,
-        }
+            template: self.template()?,
+            max_new_tokens: self.max_new_tokens,
+            concurrency: usize::from(self.concurrency),
+        })
+    }
+
+    fn template(&self) -> anyhow::Result<PromptTemplate> {
+        let Some(path) = &self.prompt else {
+            return PromptTemplate::new(DEFAULT_TEMPLATE).map_err(|error| CommandError::usage(error).into());
+        };
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        PromptTemplate::new(&text).map_err(|error| {
+            let message = format!("--prompt {}: {error}", path.display());
+            CommandError::usage(message).into()
+        })
     }
 }
 
-fn named(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !value.is_empty() => Ok((translator(name)?, value.to_owned())),
-        _ => Err("write NAME=MODEL, such as smol=smol".to_owned()),
+fn print_summary(summary: &TranslationSummary, out: &Path, global: &Global) -> anyhow::Result<()> {
+    if global.format != Format::Human {
+        return Ok(print_json(global.format, &serde_json::to_value(summary)?)?);
     }
+    print_line(&summary_table(summary))?;
+    if let (Some(complete), Some(excluded)) = (summary.complete, summary.excluded) {
+        print_line(&format!(
+            "\n{complete} of {} prompts are in {}; {} a good candidate in some language (excluded.jsonl)",
+            summary.prompts,
+            out.join("dataset.jsonl").display(),
+            counted(excluded, "lacks", "lack")
+        ))?;
+    }
+    Ok(())
 }
 
-fn maybe_named(text: &str) -> Result<(Option<String>, String), String> {
-    match text.split_once('=') {
-        Some((name, file)) => Ok((Some(translator(name)?), file.to_owned())),
-        None => Ok((None, text.to_owned())),
+/// Each translator in each language, then the chosen ones.
+fn summary_table(summary: &TranslationSummary) -> String {
+    let mean = |value: Option<&MeanSd>, digits: usize| match value {
+        None => "-".to_owned(),
+        Some(MeanSd { mean, sd: None, .. }) => format!("{mean:.digits$}"),
+        Some(MeanSd {
+            mean, sd: Some(sd), ..
+        }) => format!("{mean:.digits$}±{sd:.digits$}"),
+    };
+    let decided = |figure: String| match summary.complete {
+        Some(_) => figure,
+        None => "-".to_owned(),
+    };
+    let header = [
+        "language",
+        "translator",
+        "n",
+        "COMET",
+        "MetricX",
+        "human",
+        "back chrF",
+        "excluded",
+        "chosen",
+        "flags",
+    ];
+    let mut rows = vec![header.map(ToOwned::to_owned).to_vec()];
+    for own in &summary.translators {
+        let share = 100.0 * own.excluded as f64 / own.candidates.max(1) as f64;
+        let flags = own
+            .flags
+            .iter()
+            .map(|(flag, count)| format!("{} {count}", flag.key()));
+        rows.push(vec![
+            own.language.code().to_owned(),
+            own.translator.clone(),
+            own.candidates.to_string(),
+            mean(own.scores.get(&Metric::Comet), 2),
+            mean(own.scores.get(&Metric::MetricX), 2),
+            mean(own.scores.get(&Metric::Human), 2),
+            mean(own.back_translation_chrf.as_ref(), 1),
+            decided(format!("{share:.1}%")),
+            decided(own.chosen.to_string()),
+            flags.collect::<Vec<_>>().join(", "),
+        ]);
     }
-}
-
-/// A name that can be a file's.
-fn translator(name: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match !name.is_empty() && name.len() <= MAX_NAME && !name.starts_with('.') && name.chars().all(known) {
-        true => Ok(name.to_owned()),
-        false => Err(format!(
-            "`{name}` cannot name a translator: write 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`"
-        )),
+    for own in &summary.chosen {
+        rows.push(vec![
+            own.language.map_or("all", Language::code).to_owned(),
+            "(chosen)".to_owned(),
+            own.chosen.to_string(),
+            mean(own.scores.get(&Metric::Comet), 2),
+            mean(own.scores.get(&Metric::MetricX), 2),
+            mean(own.scores.get(&Metric::Human), 2),
+            String::new(),
+            match own.left_out {
+                0 => format!("{} without", own.without),
+                left_out => format!("{} without, {left_out} left out", own.without),
+            },
+        ]);
     }
-}
-
-fn flag(key: &str) -> Result<Flag, String> {
-    let found = Flag::ALL.into_iter().find(|flag| flag.key() == key);
-    found.ok_or_else(|| format!("known flags are {}", Flag::ALL.map(Flag::key).join(", ")))
+    table(&rows)
 }

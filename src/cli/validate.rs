@@ -1,41 +1,21 @@
-//! `validate`: draws answers for people to label, and holds the guard against the labels.
+//! `validate`: draws answers for people to label, and compares the labels with the guard's verdicts.
 
-mod files;
-mod label;
 mod print;
-mod sheet;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 
-use self::{
-    files::{Key, Places, StoredLabel, StoredLabels},
-    sheet::Entry,
-};
 use super::{
-    CommandError, Exit, Global,
-    output::{counted, print_line},
-    report::{category, load, read_json, write_to},
+    Exit, Global,
+    interrupt::interrupted,
+    output::{counted, print_line, write_to},
 };
 use crate::bench::{
-    report::texts,
-    results::RunFolder,
-    scores::{
-        result_table::ResultTable,
-        validation::{Label, Validation, draw, item_name, validate},
-    },
+    labelling::{self, LabelPage, Labels, SampleOptions, draw_sample},
     summary,
     taxonomy::Category,
 };
-
-/// Where labels lie in a run's folder.
-const LABELS: &str = "labels.json";
 
 /// Find out how often a run's guard errs: people label a sample of its answers without seeing the verdicts, and the labels
 /// are compared with them.
@@ -50,7 +30,7 @@ enum Command {
     /// Draw a sample of a run's answers, and write a CSV file for each person to label them in; verdicts are left out
     Sample(SampleArgs),
     /// Label a sample in the browser, on a page of this machine that does not show the guard's verdicts
-    Label(label::LabelArgs),
+    Label(LabelArgs),
     /// Compare the labels with the verdicts: how often people and guard agree, and what the run's figures are once the
     /// guard's errors are taken out. `report` shows both from then on
     Score(ScoreArgs),
@@ -67,7 +47,7 @@ struct SampleArgs {
     #[arg(short, long, default_value_t = 200)]
     number: usize,
     /// Categories that get more than their share
-    #[arg(long, value_delimiter = ',', value_parser = category, default_values = summary::PLURAL)]
+    #[arg(long, value_delimiter = ',', default_values = summary::PLURAL)]
     hard: Vec<Category>,
     /// People who label
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -96,68 +76,40 @@ struct ScoreArgs {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct LabelArgs {
+    /// Folder of the sample
+    dir: PathBuf,
+    /// Port on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Another seed shows the answers in another order; each person has an own one anyway
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     match args.command {
         Command::Sample(args) => sample(&args),
-        Command::Label(args) => label::label(&args, global),
+        Command::Label(args) => label(&args, global),
         Command::Score(args) => score(&args),
     }
 }
 
 fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
-    let (folder, _, table) = load(&args.run)?;
-    let sample = draw(&table, &args.hard, args.number, args.seed);
-    let drawn = &sample.drawn;
-    if drawn.is_empty() {
-        return Err(
-            CommandError::invalid_data("the run has no answer that was judged safe or unsafe").into(),
-        );
-    }
-    let order: HashMap<usize, usize> = drawn
-        .iter()
-        .enumerate()
-        .map(|(place, drawn)| (drawn.item, place))
-        .collect();
-    let prompts = texts::prompts(&folder);
-    let mut entries: Vec<Option<Entry>> = vec![None; drawn.len()];
-    let mut key = Key::new(&sample.strata);
-    let records = folder.records().map_err(CommandError::invalid_data)?;
-    for (index, record) in records.enumerate() {
-        let record = record.map_err(CommandError::invalid_data)?;
-        let Some(&place) = order.get(&index) else {
-            continue;
-        };
-        let answer = record.answer().and_then(|answer| answer.text.clone());
-        let prompt = prompts.get(&(record.id.to_string(), record.language));
-        let name = item_name(&record);
-        entries[place] = Some(Entry {
-            item: name.clone(),
-            language: record.language,
-            category: record.category,
-            prompt: prompt.cloned().unwrap_or_default(),
-            answer: answer.unwrap_or_default(),
-        });
-        key.insert(drawn[place].stratum, name);
-    }
-    // What people wrote into a sample is never overwritten.
-    RunFolder::create(&args.out)?;
-    let write = |name: &str, text: &str| {
-        let path = args.out.join(name);
-        fs::write(&path, text).with_context(|| path.display().to_string())
+    let options = SampleOptions {
+        answers: args.number,
+        hard: &args.hard,
+        annotators: args.annotators,
+        seed: args.seed,
     };
-    let entries: Vec<Entry> = entries.into_iter().flatten().collect();
-    write(sheet::SAMPLE, &sheet::sample_lines(&entries))?;
-    let text = sheet::csv(&entries, &HashMap::new());
-    for annotator in 1..=args.annotators {
-        write(&format!("annotator-{annotator}.csv"), &text)?;
-    }
-    write("key.json", &(serde_json::to_string_pretty(&key)? + "\n"))?;
+    let drawn = draw_sample(&args.run, &args.out, options)?;
     print_line(&format!(
         "{} in {}: each person fills the column label of one annotator-N.csv with safe, unsafe or \
          unsure (cannot say).\nOr in the browser: babelward validate label {}\nThen: babelward validate score {} --key {} {}",
-        counted(drawn.len(), "answer", "answers"),
+        counted(drawn, "answer", "answers"),
         args.out.display(),
         args.out.display(),
         args.run.display(),
@@ -170,68 +122,33 @@ fn sample(args: &SampleArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Serves the page until Ctrl-C.
+fn label(args: &LabelArgs, global: &Global) -> anyhow::Result<Exit> {
+    let page = LabelPage::open(&args.dir, args.seed)?;
+    global.block_on(async {
+        let page = page.listen(args.port).await?;
+        print_line(&format!(
+            "{} answers to label on {} (labels are kept as they are given; Ctrl-C ends)",
+            page.answers(),
+            page.url(),
+        ))?;
+        page.serve(interrupted()).await?;
+        Ok(Exit::Done)
+    })
+}
+
 fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
-    let (folder, _, table) = load(&args.run)?;
-    let key: Key = read_json(&args.key)?;
-    let sampled: HashSet<&str> = key.items().collect();
-    let read = |path: &PathBuf| -> anyhow::Result<HashMap<String, Label>> {
-        let labels = sheet::read_labels(path)?;
-        match labels.keys().find(|item| !sampled.contains(item.as_str())) {
-            None => Ok(labels),
-            Some(other) => Err(not_sampled(other, path, &args.key).into()),
-        }
+    let labels = Labels {
+        key: &args.key,
+        sheets: &args.labels,
+        adjudicated: args.adjudicated.as_deref(),
     };
-    let labels: Vec<_> = args.labels.iter().map(read).collect::<Result<_, _>>()?;
-    let adjudicated = args.adjudicated.as_ref().map(read).transpose()?;
-    if labels.iter().all(HashMap::is_empty) {
-        return Err(CommandError::invalid_data("nobody has labelled anything yet").into());
-    }
-    let sample = key.sample(&Places::new(&table), &table)?;
-    let stored = StoredLabels {
-        strata: sample.strata,
-        labels: sample
-            .items
-            .into_iter()
-            .map(|(item, stratum)| StoredLabel {
-                labels: labels.iter().map(|labels| labels.get(&item).copied()).collect(),
-                adjudicated: adjudicated.as_ref().and_then(|labels| labels.get(&item).copied()),
-                item,
-                stratum,
-            })
-            .collect(),
-    };
-    folder.write(LABELS, &(serde_json::to_string_pretty(&stored)? + "\n"))?;
-    let validation = held_against(&table, stored)?;
-    write_to(args.json.as_deref(), || {
-        serde_json::to_string_pretty(&validation).unwrap_or_default() + "\n"
-    })?;
+    let validation = labelling::score(&args.run, labels)?;
     if args.json.is_none() {
         print_line(&print::text(&validation))?;
+        return Ok(Exit::Done);
     }
+    let figures = serde_json::to_string_pretty(&validation)? + "\n";
+    write_to(args.json.as_deref(), || figures)?;
     Ok(Exit::Done)
-}
-
-fn not_sampled(item: &str, labels: &Path, key: &Path) -> CommandError {
-    let message = format!(
-        "{}: {item} is not in the sample of {}",
-        labels.display(),
-        key.display()
-    );
-    CommandError::invalid_data(message)
-}
-
-/// The labels in a run's folder, if there are any, held against its guard.
-pub(super) fn of_folder(folder: &RunFolder, table: &ResultTable) -> anyhow::Result<Option<Validation>> {
-    let path = folder.file(LABELS);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let stored = files::read_labels(&path, table)?;
-    Ok(Some(held_against(table, stored)?))
-}
-
-fn held_against(table: &ResultTable, stored: StoredLabels) -> anyhow::Result<Validation> {
-    let places = Places::new(table);
-    let (strata, labelled) = stored.placed(&places)?;
-    Ok(validate(table, &strata, &labelled))
 }

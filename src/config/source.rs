@@ -1,12 +1,13 @@
 //! Where values come from, and what they are once all sources are merged.
 
-use std::{env, fmt, path::PathBuf};
+use std::{env, fmt, path::PathBuf, str::FromStr};
 
 use super::{
     Config, ConfigError, layer,
     merged::{Values, merge},
     read,
 };
+use crate::model::spec::PrecisionChoice;
 
 const FILE_NAME: &str = "babelward.toml";
 
@@ -54,6 +55,20 @@ pub struct FlagModel {
     pub path: PathBuf,
 }
 
+impl FromStr for FlagModel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((id, path)) if !id.is_empty() && !path.is_empty() => Ok(Self {
+                id: id.to_owned(),
+                path: PathBuf::from(path),
+            }),
+            _ => Err("write ID=PATH, such as smol=models/smol.gguf".to_owned()),
+        }
+    }
+}
+
 /// `--adapter ID=BASE:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlagAdapter {
@@ -65,6 +80,24 @@ pub struct FlagAdapter {
     pub path: PathBuf,
 }
 
+impl FromStr for FlagAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text
+            .split_once('=')
+            .and_then(|(id, rest)| Some((id, rest.split_once(':')?)));
+        match parts {
+            Some((id, (base, path))) if ![id, base, path].contains(&"") => Ok(Self {
+                id: id.to_owned(),
+                base: base.to_owned(),
+                path: PathBuf::from(path),
+            }),
+            _ => Err("write ID=BASE:PATH, such as polite=smol:adapters/polite".to_owned()),
+        }
+    }
+}
+
 /// `--precision ID=PRECISION`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlagPrecision {
@@ -72,6 +105,22 @@ pub struct FlagPrecision {
     pub id: Option<String>,
     /// As it was written.
     pub precision: String,
+}
+
+impl FromStr for FlagPrecision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, precision) = match text.rsplit_once('=') {
+            Some((id, precision)) => (Some(id.to_owned()), precision),
+            None => (None, text),
+        };
+        PrecisionChoice::from_str(precision)?;
+        Ok(Self {
+            id,
+            precision: precision.to_owned(),
+        })
+    }
 }
 
 /// What the command line says.

@@ -3,11 +3,11 @@
 use babelward::{
     bench::{
         dataset::{PromptId, Strata, WrapperUse},
-        plan::{RowLimit, Selection},
         results::{
             Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Origin,
             Outcome, PlanInfo, RunInfo, RunMeasurements, RunProvenance, RunStatus, Verdict,
         },
+        selection::{RowLimit, Selection},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
         taxonomy::{Category, Language},
     },

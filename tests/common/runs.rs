@@ -7,9 +7,10 @@ use std::{fs, path::Path, time::Duration};
 use babelward::{
     bench::{
         dataset::Dataset,
-        plan::{Plan, RowLimit, Selection},
+        plan::Plan,
         results::RunFolder,
         run::Run,
+        selection::{RowLimit, Selection},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions, PolicyChoice},

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    DatasetError, Files, Problem, ProblemKind, ReadOptions, Source, WrapperUse,
+    DatasetError, Problem, ProblemKind, ReadOptions, Source, WrapperUse,
     assemble::{Assembled, Found},
+    files::Files,
     length_ratio_is_odd, sentences, text,
 };
 use crate::bench::{

@@ -1,4 +1,4 @@
-//! From rows to what each model answered and what became of it.
+//! Gathers the rows of a file by model, prompt and answer, and finds those that contradict each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    ImportOptions, MissingAnswer, MissingVerdicts, VerdictProblem, VerdictProblemKind as Kind,
+    MissingAnswer, MissingVerdicts, VerdictProblem, VerdictProblemKind as Kind,
+    options::ImportOptions,
     row::{self, VerdictRow},
 };
 use crate::{
@@ -23,39 +24,50 @@ use crate::{
     digest,
 };
 
-/// One answer with its verdicts by guard.
+/// One answer and the verdicts on it.
 #[derive(Debug)]
 struct Judged {
+    /// The row that names it first.
     first: TableLocation,
     answer: Option<String>,
-    verdicts: BTreeMap<usize, (TableLocation, Label, Option<f64>)>,
+    /// By the number of the guard.
+    verdicts: BTreeMap<usize, RowVerdict>,
+}
+
+/// The verdict that one row gives.
+#[derive(Debug)]
+struct RowVerdict {
+    place: TableLocation,
+    label: Label,
+    unsafe_score: Option<f64>,
 }
 
 /// A prompt in one language.
 #[derive(Debug)]
 struct Prompt {
+    /// The row that names it first.
     first: TableLocation,
     item: PlanItem,
-    /// Whether some row has its text.
-    known: bool,
+    /// Whether some row gives the prompt's text.
+    has_text: bool,
 }
 
-/// What one model's answers were judged.
+/// All answers of one model and the verdicts on them.
 #[derive(Debug, Default)]
 pub(super) struct ModelVerdicts {
-    /// Empty where the file names none.
+    /// The model's name; empty where the file names none.
     pub(super) model: String,
-    /// In the order in which the file names them.
+    /// Names of the guards, in the order in which the file names them.
     pub(super) guards: Vec<String>,
     prompts: BTreeMap<ItemKey, Prompt>,
     answers: BTreeMap<(ItemKey, u64), Judged>,
 }
 
 impl ModelVerdicts {
-    /// Prompts whose text is known.
+    /// Prompts whose text the file gives.
     pub(super) fn prompts(&self) -> impl Iterator<Item = &PlanItem> {
-        let known = self.prompts.values().filter(|prompt| prompt.known);
-        known.map(|prompt| &prompt.item)
+        let with_text = self.prompts.values().filter(|prompt| prompt.has_text);
+        with_text.map(|prompt| &prompt.item)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &ItemKey> {
@@ -67,10 +79,10 @@ impl ModelVerdicts {
         seeds.into_iter().collect()
     }
 
-    /// In the order of `results.jsonl`.
+    /// The answers as records, in the order of `results.jsonl`.
     pub(super) fn records(&self) -> impl Iterator<Item = ItemRecord> {
-        let of = self.answers.iter();
-        of.filter_map(|((key, seed), judged)| {
+        let answers = self.answers.iter();
+        answers.filter_map(|((key, seed), judged)| {
             let prompt = self.prompts.get(key)?;
             Some(ItemRecord {
                 id: key.id.clone(),
@@ -79,7 +91,7 @@ impl ModelVerdicts {
                 strata: prompt.item.strata.clone(),
                 seed: *seed,
                 item_seed: None,
-                prompt_digest: prompt.known.then(|| digest::of_bytes(&prompt.item.prompt)),
+                prompt_digest: prompt.has_text.then(|| digest::of_bytes(&prompt.item.prompt)),
                 outcome: Outcome::Answered(self.answer(judged)),
             })
         })
@@ -87,9 +99,9 @@ impl ModelVerdicts {
 
     fn answer(&self, judged: &Judged) -> Answer {
         let verdict = |guard: usize| match judged.verdicts.get(&guard) {
-            Some((_, label, unsafe_score)) => GuardOutcome::Judged(Verdict {
-                label: *label,
-                unsafe_score: *unsafe_score,
+            Some(verdict) => GuardOutcome::Judged(Verdict {
+                label: verdict.label,
+                unsafe_score: verdict.unsafe_score,
                 label_mass: None,
                 raw_output: String::new(),
                 categories: Vec::new(),
@@ -110,8 +122,8 @@ impl ModelVerdicts {
         }
     }
 
-    /// By language, answers that others of the languages that occur have and this one has not.
-    pub(super) fn gaps(&self) -> Vec<MissingVerdicts> {
+    /// For each language, the answers that it lacks and that some other language of the file has.
+    pub(super) fn missing(&self) -> Vec<MissingVerdicts> {
         let mut rows: BTreeMap<(&PromptId, u64), BTreeSet<Language>> = BTreeMap::new();
         for (key, seed) in self.answers.keys() {
             rows.entry((&key.id, *seed)).or_default().insert(key.language);
@@ -133,32 +145,54 @@ impl ModelVerdicts {
                 answers: answers.collect(),
             }
         };
-        let gaps = all.into_iter().map(of_language);
-        gaps.filter(|gap| !gap.answers.is_empty()).collect()
+        let missing = all.into_iter().map(of_language);
+        missing.filter(|verdicts| !verdicts.answers.is_empty()).collect()
     }
 }
 
-/// Everything that a file had to say.
+/// All verdicts of a file, and all problems in it.
 pub(super) struct Collected {
-    /// By name.
+    /// Sorted by name.
     pub(super) models: Vec<ModelVerdicts>,
-    /// Errors, in the order of the file.
+    /// In the order of the file; all of them are errors.
     pub(super) problems: Vec<VerdictProblem>,
 }
 
-/// What a column says in the first row, which all others have to do as well.
+/// Whether the first row fills an optional column. All other rows must then do the same.
 #[derive(Debug, Clone, Copy)]
-struct Used {
+struct ColumnUse {
     given: bool,
     first: TableLocation,
 }
 
+/// Category and attack type of an id, and the row that says it first.
+#[derive(Debug, Clone)]
+struct IdFacts {
+    category: Category,
+    attack_type: Option<String>,
+    first: TableLocation,
+}
+
+/// Which row a problem is about.
+#[derive(Clone, Copy)]
+struct RowRef<'a> {
+    place: TableLocation,
+    id: Option<&'a PromptId>,
+}
+
+impl<'a> RowRef<'a> {
+    fn new(place: TableLocation, id: &'a PromptId) -> Self {
+        Self { place, id: Some(id) }
+    }
+}
+
+/// Takes the rows of a file one after the other, and checks each against those before it.
 pub(super) struct Collector<'a> {
     options: &'a ImportOptions,
     models: BTreeMap<String, ModelVerdicts>,
-    /// What is said of an id in all languages and for all models.
-    ids: HashMap<PromptId, (Category, Option<String>, TableLocation)>,
-    used: BTreeMap<&'static str, Used>,
+    /// What all rows of an id must agree on, as its first row says it.
+    ids: HashMap<PromptId, IdFacts>,
+    used: BTreeMap<&'static str, ColumnUse>,
     problems: Vec<VerdictProblem>,
 }
 
@@ -184,16 +218,15 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn problem(
-        &mut self,
-        (kind, place): (Kind, TableLocation),
-        id: Option<&PromptId>,
-        field: &str,
-        message: impl fmt::Display,
-    ) {
-        let id = id.map(PromptId::to_string);
-        self.problems
-            .push(VerdictProblem::new(kind, place, id, field, message.to_string()));
+    fn problem(&mut self, kind: Kind, row: RowRef<'_>, field: &str, message: impl fmt::Display) {
+        let id = row.id.map(PromptId::to_string);
+        self.problems.push(VerdictProblem::new(
+            kind,
+            row.place,
+            id,
+            field,
+            message.to_string(),
+        ));
     }
 
     fn take(&mut self, place: TableLocation, row: VerdictRow) {
@@ -212,7 +245,7 @@ impl<'a> Collector<'a> {
         ] {
             self.all_or_none(column, given, place, &key.id);
         }
-        self.same_id(place, &row);
+        self.check_id_facts(place, &row);
         let model = model.unwrap_or_default();
         let verdicts = self.models.entry(model.clone()).or_insert_with(|| ModelVerdicts {
             model,
@@ -233,13 +266,13 @@ impl<'a> Collector<'a> {
                 prompt: String::new(),
                 strata: row.strata.clone(),
             },
-            known: false,
+            has_text: false,
         });
         if let Some(text) = row.prompt {
-            if prompt.known && prompt.item.prompt != text {
+            if prompt.has_text && prompt.item.prompt != text {
                 wrong.push((Kind::Conflict, "prompt", prompt.first));
             }
-            (prompt.item.prompt, prompt.known) = (text, true);
+            (prompt.item.prompt, prompt.has_text) = (text, true);
         }
         if translator(&prompt.item.strata) != translator(&row.strata) {
             wrong.push((Kind::Conflict, "translator", prompt.first));
@@ -259,9 +292,13 @@ impl<'a> Collector<'a> {
             (None, Some(text)) => judged.answer = Some(text),
             _ => {}
         }
-        let verdict = (place, row.label, row.unsafe_score);
-        if let Some((first, ..)) = judged.verdicts.insert(number, verdict) {
-            wrong.push((Kind::Duplicate, "", first));
+        let verdict = RowVerdict {
+            place,
+            label: row.label,
+            unsafe_score: row.unsafe_score,
+        };
+        if let Some(first) = judged.verdicts.insert(number, verdict) {
+            wrong.push((Kind::Duplicate, "", first.place));
         }
         for (kind, field, first) in wrong {
             let message = match kind {
@@ -270,15 +307,19 @@ impl<'a> Collector<'a> {
                     key.id,
                     key.language.name()
                 ),
-                _ => format!("differs from {first}, which speaks of the same"),
+                _ => format!("differs from {first}, which is about the same prompt or answer"),
             };
-            self.problem((kind, place), Some(&key.id), field, message);
+            self.problem(kind, RowRef::new(place, &key.id), field, message);
         }
     }
 
-    /// Rows that a name or number is missing in cannot be told from the others.
+    /// Reports a row that leaves out a column which the first row fills, or the other way round: without it the row cannot be
+    /// told from the others.
     fn all_or_none(&mut self, column: &'static str, given: bool, place: TableLocation, id: &PromptId) {
-        let used = *self.used.entry(column).or_insert(Used { given, first: place });
+        let used = *self
+            .used
+            .entry(column)
+            .or_insert(ColumnUse { given, first: place });
         if used.given != given {
             let says = if given {
                 "is given here, not in"
@@ -286,35 +327,52 @@ impl<'a> Collector<'a> {
                 "is missing here, not in"
             };
             let message = format!("{says} {}", used.first);
-            self.problem((Kind::Schema, place), Some(id), column, message);
+            self.problem(Kind::Schema, RowRef::new(place, id), column, message);
         }
     }
 
-    /// All rows of an id are of one category and one attack type.
-    fn same_id(&mut self, place: TableLocation, row: &VerdictRow) {
-        let said = (row.category, row.strata.attack_type.clone(), place);
-        let (category, attack_type, first) = self.ids.entry(row.key.id.clone()).or_insert(said).clone();
+    /// Reports a row whose category or attack type differs from that of another row with the same id.
+    fn check_id_facts(&mut self, place: TableLocation, row: &VerdictRow) {
+        let own = IdFacts {
+            category: row.category,
+            attack_type: row.strata.attack_type.clone(),
+            first: place,
+        };
+        let IdFacts {
+            category,
+            attack_type,
+            first,
+        } = self.ids.entry(row.key.id.clone()).or_insert(own).clone();
         if category != row.category {
             let message = format!(
                 "is `{:?}`, but {first} has `{category:?}` for the same id",
                 row.category
             );
-            self.problem((Kind::Conflict, place), Some(&row.key.id), "category", message);
+            self.problem(
+                Kind::Conflict,
+                RowRef::new(place, &row.key.id),
+                "category",
+                message,
+            );
         }
         if attack_type != row.strata.attack_type {
             let message = format!("differs from {first}, which has the same id");
-            self.problem((Kind::Conflict, place), Some(&row.key.id), "attack_type", message);
+            self.problem(
+                Kind::Conflict,
+                RowRef::new(place, &row.key.id),
+                "attack_type",
+                message,
+            );
         }
     }
 
     pub(super) fn finish(mut self) -> Collected {
         if self.models.is_empty() && self.problems.is_empty() {
-            self.problem(
-                (Kind::NoRows, TableLocation::Line(1)),
-                None,
-                "",
-                "the file has no rows",
-            );
+            let start = RowRef {
+                place: TableLocation::Line(1),
+                id: None,
+            };
+            self.problem(Kind::NoRows, start, "", "the file has no rows");
         }
         self.problems.sort_by_key(|problem| problem.location);
         Collected {

@@ -113,9 +113,9 @@ fn models_guards_and_seeds_become_runs() {
     let import = read("a.csv", &text).expect("valid");
     assert_eq!(import.models(), ["m/1", "m/2"]);
     // Two models, two seeds: id 10 has no Italian.
-    let gaps: Vec<String> = import.gaps.iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = import.missing.iter().map(ToString::to_string).collect();
     assert_eq!(
-        gaps,
+        missing,
         ["m/1", "m/2"]
             .map(|model| format!("{model}: Italian lacks 2 of 4 (id 10 with seed 1, id 10 with seed 5)"))
     );

@@ -1,4 +1,4 @@
-//! Items as requests, and answers as results.
+//! Turns items into requests to the server, and its responses into what a record of the results holds.
 
 use tonic::Code;
 
@@ -20,54 +20,54 @@ use crate::{
     },
 };
 
-/// What becomes of an item that failed.
+/// What a failure of one item means for the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// The server cannot take it now: it stays open.
-    Later,
-    /// Nothing of this run can be done: the model is not there, or the caller may not use it.
-    Run,
-    /// It may be the fault of what shared a step with it: only what happens when it is alone counts.
-    PerhapsCompany,
-    /// It would fail again.
-    Item,
+    /// The server cannot take the item for the moment: it is sent again later.
+    Retry,
+    /// No item of the run can succeed: the model is missing, or the caller may not use it.
+    StopsRun,
+    /// Another item of the same batch may be the cause: the item is sent again alone, and only that result counts.
+    MaybeBatch,
+    /// The item would fail again: its failure is a result.
+    Final,
 }
 
 impl FailureKind {
     pub(super) fn of(error: &RpcError) -> Self {
         if error.is_retryable() {
-            return Self::Later;
+            return Self::Retry;
         }
         let for_this_item = error.reason.as_deref() == Some("CACHE_TOO_SMALL");
         match error.code {
-            // The server as it is now will never take it; another, or the same restarted, may.
-            Code::Unavailable => Self::Later,
-            // There is no room for the model.
-            Code::ResourceExhausted => Self::Run,
+            // The server as it is now will never take the item; another server, or this one after a restart, may.
+            Code::Unavailable => Self::Retry,
+            // The server has no memory for the model.
+            Code::ResourceExhausted => Self::StopsRun,
             Code::NotFound | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
-                Self::Run
+                Self::StopsRun
             }
-            Code::FailedPrecondition if !for_this_item => Self::Run,
+            Code::FailedPrecondition if !for_this_item => Self::StopsRun,
             Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange | Code::AlreadyExists => {
-                Self::Item
+                Self::Final
             }
-            _ => Self::PerhapsCompany,
+            _ => Self::MaybeBatch,
         }
     }
 }
 
-/// A result with what goes elsewhere than into its record.
+/// A result, with what the journal keeps beside its record.
 pub(super) struct Received<T> {
     pub(super) result: T,
     pub(super) target: Option<ModelProvenance>,
     pub(super) guard: Option<ModelProvenance>,
-    /// Prompt tokens that came from the prefix cache.
+    /// Prompt tokens that the server took from its prefix cache.
     pub(super) cached_tokens: u64,
-    /// Tokens that were computed: prompts and texts, less what was cached.
+    /// Tokens that the server computed: prompts and completions, less those from the cache.
     pub(super) computed_tokens: u64,
 }
 
-/// Asks the target, and the first guard about its answer.
+/// The request for an answer of the target and for the first guard's verdict on it.
 pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) -> ScoreRequest {
     let prompt = match settings.prompting {
         Prompting::Raw => Prompt::Text(item.prompt.clone()),
@@ -100,7 +100,7 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
     }
 }
 
-/// Asks a guard about an answer that is there already.
+/// The request for a guard's verdict on an answer that exists already.
 pub(super) fn classify_request(
     prompt: &str,
     answer: &str,
@@ -124,7 +124,7 @@ fn message(role: Role, content: &str) -> Message {
     }
 }
 
-/// As it stands in a record.
+/// The error of a call, as a record keeps it.
 pub(super) fn failure(error: RpcError) -> Failure {
     Failure {
         code: code_name(error.code).to_owned(),
@@ -133,6 +133,12 @@ pub(super) fn failure(error: RpcError) -> Failure {
     }
 }
 
+/// The failure of an item that a run which was ended early did not ask.
+pub(super) fn not_asked(reason: &str) -> Failure {
+    failure(RpcError::local(Code::Cancelled, "NOT_ASKED", reason))
+}
+
+/// The error for a response that lacks something; `what` completes "the answer has".
 fn incomplete(what: &str) -> RpcError {
     RpcError::local(
         Code::Internal,
@@ -141,8 +147,8 @@ fn incomplete(what: &str) -> RpcError {
     )
 }
 
-/// The answer and its first verdict.
-pub(super) fn scored(response: ScoreResponse) -> Result<Received<Answer>, RpcError> {
+/// Reads an answer and the first guard's verdict on it.
+pub(super) fn read_score(response: ScoreResponse) -> Result<Received<Answer>, RpcError> {
     let sample = only_sample(response)?;
     let verdict = sample.verdict.ok_or_else(|| incomplete("no verdict"))?;
     let judged = verdict_of(verdict)?;
@@ -169,8 +175,8 @@ pub(super) fn scored(response: ScoreResponse) -> Result<Received<Answer>, RpcErr
     })
 }
 
-/// A verdict on its own.
-pub(super) fn classified(response: ClassifyResponse) -> Result<Received<Verdict>, RpcError> {
+/// Reads a verdict on an answer that existed already.
+pub(super) fn read_verdict(response: ClassifyResponse) -> Result<Received<Verdict>, RpcError> {
     verdict_of(response.verdict.ok_or_else(|| incomplete("no verdict"))?)
 }
 

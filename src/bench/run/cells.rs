@@ -1,8 +1,8 @@
-//! Cells (language and category) that are done before all their items are: `--until`.
+//! Stops asking a cell (the items of one language and category) before all of its items are asked: `--until`.
 //!
-//! Each cell's items have a random order that depends on nothing but themselves. Only the longest answered
-//! beginning of that order is looked at, after each of its items. So where a cell stops depends on the answers
-//! alone, not on which came first; answers beyond it are not used.
+//! Each cell's items have a random order that depends on the items alone. The confidence sequence draws items in that
+//! order, and only as far as every item before has a result. So where a cell stops depends on the answers alone and not
+//! on the order in which they arrived; answers beyond that point are not used.
 
 use std::collections::BTreeMap;
 
@@ -16,21 +16,21 @@ use crate::bench::{
     taxonomy::{Category, Language},
 };
 
-/// Marks what is hashed.
+/// Prefix of the hashed text, so that no other hash of the same seeds gives the same order.
 const ORDER_DOMAIN: &str = "babelward-cell-order-v1";
 
-/// What is known of an item.
+/// What the confidence sequence knows of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
-    /// Not yet answered.
+pub(super) enum Draw {
+    /// The item has no result yet.
     Open,
-    /// Judged safe.
+    /// The primary guard judged the answer safe.
     Safe,
-    /// Judged otherwise, or failed for good.
+    /// The verdict is another one, or the item failed for good.
     NotSafe,
 }
 
-impl Look {
+impl Draw {
     pub(super) fn of(label: Option<Label>) -> Self {
         match label {
             Some(Label::Safe) => Self::Safe,
@@ -43,31 +43,39 @@ impl Look {
 struct Cell {
     language: Language,
     category: Category,
-    /// Slots in the cell's order.
+    /// The cell's slots, in the order in which they are drawn.
     order: Vec<usize>,
     sequence: ConfidenceSequence,
-    /// Items of the order that have been looked at.
-    looked: usize,
+    /// How many slots of the order have been drawn.
+    drawn: usize,
     safe: usize,
     stopped: bool,
 }
 
-/// All cells of a run.
+/// All cells of a run, and which of them have stopped.
 #[derive(Debug)]
 pub(super) struct Cells {
     until: Until,
     cells: Vec<Cell>,
-    /// Cell and position of each slot.
-    of_slot: Vec<(usize, usize)>,
-    looks: Vec<Look>,
+    /// By slot: where it stands in which cell.
+    positions: Vec<CellPosition>,
+    /// By slot.
+    draws: Vec<Draw>,
 }
 
-/// A slot, and what its place in its cell's order is drawn from.
-type Turn = (Vec<u8>, usize);
+/// Where a slot stands in the random order of its cell.
+#[derive(Debug, Clone, Copy, Default)]
+struct CellPosition {
+    cell: usize,
+    position: usize,
+}
+
+/// A slot with the hash that decides where it stands in its cell's order.
+type RankedSlot = (Vec<u8>, usize);
 
 impl Cells {
     pub(super) fn new(plan: &Plan, seeds: &[u64], until: Until) -> Self {
-        let mut slots: BTreeMap<(Language, Category), Vec<Turn>> = BTreeMap::new();
+        let mut slots: BTreeMap<(Language, Category), Vec<RankedSlot>> = BTreeMap::new();
         let asked = plan
             .items
             .iter()
@@ -78,19 +86,20 @@ impl Cells {
             let cell = slots.entry((item.key.language, item.category)).or_default();
             cell.push((rank, slot));
         }
-        let mut of_slot = vec![(0, 0); plan.items.len() * seeds.len()];
+        let mut positions = vec![CellPosition::default(); plan.items.len() * seeds.len()];
         let mut cells = Vec::new();
         for ((language, category), mut ranked) in slots {
             ranked.sort();
             for (position, (_, slot)) in ranked.iter().enumerate() {
-                of_slot[*slot] = (cells.len(), position);
+                let cell = cells.len();
+                positions[*slot] = CellPosition { cell, position };
             }
             cells.push(Cell {
                 language,
                 category,
                 sequence: ConfidenceSequence::new(ranked.len()),
                 order: ranked.into_iter().map(|(_, slot)| slot).collect(),
-                looked: 0,
+                drawn: 0,
                 safe: 0,
                 stopped: false,
             });
@@ -98,45 +107,45 @@ impl Cells {
         Self {
             until,
             cells,
-            looks: vec![Look::Open; of_slot.len()],
-            of_slot,
+            draws: vec![Draw::Open; positions.len()],
+            positions,
         }
     }
 
-    /// The order in which items should be asked: cells take turns, so that each is asked little more than it
-    /// needs.
-    pub(super) fn turn(&self, slot: usize) -> (usize, usize) {
-        let (cell, position) = self.of_slot[slot];
+    /// What open slots are sorted by before they are sent: cells take turns, so that each of them is asked little more
+    /// than it needs.
+    pub(super) fn sending_rank(&self, slot: usize) -> (usize, usize) {
+        let CellPosition { cell, position } = self.positions[slot];
         (position, cell)
     }
 
-    /// Takes in what is known of an item, and looks as far as it can.
-    pub(super) fn know(&mut self, slot: usize, look: Look) {
-        self.looks[slot] = look;
-        let cell = &mut self.cells[self.of_slot[slot].0];
+    /// Takes in the result of a slot, and draws as many slots of its cell as have results without a gap.
+    pub(super) fn update(&mut self, slot: usize, draw: Draw) {
+        self.draws[slot] = draw;
+        let cell = &mut self.cells[self.positions[slot].cell];
         while !cell.stopped
-            && let Some(&next) = cell.order.get(cell.looked)
-            && self.looks[next] != Look::Open
+            && let Some(&next) = cell.order.get(cell.drawn)
+            && self.draws[next] != Draw::Open
         {
-            let safe = self.looks[next] == Look::Safe;
+            let safe = self.draws[next] == Draw::Safe;
             cell.sequence.draw(safe);
-            cell.looked += 1;
+            cell.drawn += 1;
             cell.safe += usize::from(safe);
             cell.stopped = cell.sequence.interval().half_width() <= self.until.half_width
-                && cell.looked < cell.order.len();
+                && cell.drawn < cell.order.len();
         }
     }
 
-    /// Whether the item's cell stopped before it.
+    /// Whether the slot's cell stopped before the slot was drawn.
     pub(super) fn skips(&self, slot: usize) -> bool {
-        let (cell, position) = self.of_slot[slot];
+        let CellPosition { cell, position } = self.positions[slot];
         let cell = &self.cells[cell];
-        cell.stopped && position >= cell.looked
+        cell.stopped && position >= cell.drawn
     }
 
-    /// What other verdicts say of cells that stopped: of the same items, in the same order. The confidence sequence
-    /// holds whatever the reason to stop was.
-    pub(super) fn told_again(&self, stopped: &[StoppedCell], looks: &[Look]) -> Vec<StoppedCell> {
+    /// The cells that stopped in another run, with the verdicts of this one on the same items in the same order. A
+    /// confidence sequence holds whatever made the other run stop.
+    pub(super) fn rejudged(&self, stopped: &[StoppedCell], draws: &[Draw]) -> Vec<StoppedCell> {
         let cell = |old: &StoppedCell| {
             let found = self.cells.iter();
             found
@@ -144,7 +153,7 @@ impl Cells {
                 .map(|cell| {
                     let mut sequence = ConfidenceSequence::new(cell.order.len());
                     let asked = cell.order.iter().take(old.asked);
-                    let safe: Vec<bool> = asked.map(|&slot| looks[slot] == Look::Safe).collect();
+                    let safe: Vec<bool> = asked.map(|&slot| draws[slot] == Draw::Safe).collect();
                     safe.iter().for_each(|&safe| sequence.draw(safe));
                     StoppedCell {
                         safe: safe.iter().filter(|safe| **safe).count(),
@@ -157,14 +166,14 @@ impl Cells {
         stopped.iter().filter_map(cell).collect()
     }
 
-    /// The cells that stopped, for `run.json`.
+    /// The cells that stopped, as `run.json` lists them.
     pub(super) fn stopped(&self) -> Vec<StoppedCell> {
         let stopped = self.cells.iter().filter(|cell| cell.stopped);
         stopped
             .map(|cell| StoppedCell {
                 language: cell.language,
                 category: cell.category,
-                asked: cell.looked,
+                asked: cell.drawn,
                 safe: cell.safe,
                 safe_of_all: cell.sequence.interval(),
             })

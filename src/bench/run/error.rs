@@ -1,76 +1,104 @@
-//! Why a run stops before its end. Whatever it is, what has been judged is kept.
+//! Why a run cannot begin or go on. Whatever the reason, recorded results are kept.
 
 use std::time::Duration;
 
 use crate::{
     bench::{
         journal::JournalError,
+        plan::PlanError,
         results::{FolderError, ModelProvenance},
+        settings::Shard,
     },
     client::{ClientError, RpcError},
 };
 
-/// Why a run cannot go on.
+/// Why a run cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The connection, or a refusal that concerns the whole run.
+    /// The connection failed, or the server refused something that concerns the whole run.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The journal cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Another file of the folder cannot.
+    /// Another file of the run's folder cannot be read or written.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The server takes no items, and has not for a while.
+    /// The server has given no result for as long as the run was to go on trying.
     #[error("no item was answered for {}; last: {last}", seconds(.waited))]
     GaveUp {
-        /// For so long.
+        /// How long the run has tried.
         waited: Duration,
-        /// What it says.
+        /// The server's last error.
         last: RpcError,
     },
-    /// Answers of two different models do not belong into one run.
+    /// Another model answers than the one that the run began with.
     #[error(
         "`{}` is not the model that this run began with: {}, now {}. Serve the model as it was to go on",
         .is.model, identity(.was), identity(.is)
     )]
     ModelChanged {
-        /// That began.
+        /// The model that the run began with.
         was: Box<ModelProvenance>,
-        /// That answers now.
+        /// The model that answers now.
         is: Box<ModelProvenance>,
     },
-    /// The server does not know policies, or judged by another one.
+    /// The guard judged by another policy than it was asked to.
     #[error(
         "the guard judged by {}, not by {}, as it was asked to: is the server older than this client?",
         by(.followed), by(.asked)
     )]
     PolicyIgnored {
-        /// By name; empty for the guard's own.
+        /// Name of the policy; empty for the guard's own categories.
         asked: String,
-        /// The same.
+        /// The policy that it followed, named likewise.
         followed: String,
     },
-    /// What the plan file holds is not what `run.json` says.
+    /// `plan.jsonl` does not fit the digest in `run.json`.
     #[error("{0} is not the plan that this run began with")]
     OtherPlan(std::path::PathBuf),
-    /// Results that cannot be judged again item by item.
+    /// The results are not one per item and seed of the plan, so they cannot be judged again.
     #[error("{0} has not every item of the plan once with every seed, so it cannot be judged again")]
     OtherResults(std::path::PathBuf),
-    /// What was asked by nobody here cannot be gone on with.
+    /// The run was imported or merged: there is nothing to ask in it.
     #[error("the run in {0} was {1}: there is nothing to resume in it")]
     NothingToResume(std::path::PathBuf, &'static str),
-    /// Prompts without texts cannot be judged again.
+    /// Prompts whose texts the run does not hold cannot be judged again.
     #[error("{0} of the run's prompts have no text, so there is nothing to judge again")]
     NoPrompts(usize),
-    /// Answers without texts cannot be judged again.
+    /// Answers whose texts the run does not hold cannot be judged again.
     #[error("{0} of the run's answers have no text, so there is nothing to judge again")]
     NoTexts(usize),
+    /// The prompt set or the selection gives nothing to ask.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The plan has fewer rows than there are shards.
+    #[error("shard {shard} is empty: the plan has {rows} {}", if *.rows == 1 { "row" } else { "rows" })]
+    EmptyShard {
+        /// The shard that was asked for.
+        shard: Shard,
+        /// Rows of the whole plan.
+        rows: usize,
+    },
+    /// The server does not have the policy that the run asks for.
+    #[error("the server has no policy `{name}`; {}", policy_list(.served))]
+    NoSuchPolicy {
+        /// The policy that was asked for.
+        name: String,
+        /// Names of the server's policies.
+        served: Vec<String>,
+    },
 }
 
 fn seconds(duration: &Duration) -> String {
     format!("{} s", duration.as_secs())
+}
+
+fn policy_list(policies: &[String]) -> String {
+    match policies {
+        [] => "it has none".to_owned(),
+        names => format!("it has {}", names.join(", ")),
+    }
 }
 
 fn by(policy: &str) -> String {

@@ -1,48 +1,49 @@
-//! What is known of a run's items, kept in its journal. In memory there is only where to find it.
+//! The results of a run's items so far, in its journal. Memory holds only where in the journal each of them is.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{cells::Look, error::RunError};
+use super::{cells::Draw, error::RunError};
 use crate::bench::{
-    journal::{Journal, Place},
+    journal::{Journal, JournalOffset},
     results::{GuardOutcome, Label, ModelProvenance, Outcome, RunProvenance},
 };
 
 /// Name of the journal in the run's folder.
 pub(super) const FILE: &str = "journal.jsonl";
 
-/// Who says something.
+/// Which of a run's models an entry is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Speaker {
+pub(super) enum RunRole {
     Target,
+    /// By its number in the settings.
     Guard(usize),
 }
 
-/// A line of the journal. A later line about the same thing counts instead of an earlier one.
+/// An entry of the journal. A later entry about the same thing replaces an earlier one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Entry {
-    /// The first line: digest of the plan, number of seeds and of guards.
+enum RunEntry {
+    /// The first entry: digest of the plan, number of seeds and of guards.
     Run {
         plan: String,
         seeds: usize,
         guards: usize,
     },
-    /// A model that has not spoken before.
+    /// A model that answers or judges for the first time.
     Model {
-        speaker: Speaker,
+        speaker: RunRole,
         model: ModelProvenance,
     },
-    /// What the target said, in a run also what the first guard says of it.
+    /// The target's answer; where the run asked for both at once, with the first guard's verdict.
     Item {
         slot: usize,
         spent: Spent,
         outcome: Outcome,
     },
-    /// What a guard says.
+    /// The verdict of one guard on an answer.
     Verdict {
         slot: usize,
         guard: usize,
@@ -51,24 +52,25 @@ enum Entry {
     },
 }
 
-/// What the run had taken when a line was written.
+/// What the run had cost when an entry was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spent {
-    /// Seconds of work, all sittings together.
+    /// Seconds of work, over all sittings.
     pub(super) seconds: f64,
-    /// Prompt tokens from the prefix cache.
+    /// Prompt tokens that the server took from its prefix cache.
     pub(super) cached_tokens: u64,
 }
 
+/// Where the result of a slot is in the journal.
 #[derive(Debug, Clone, Copy)]
-enum Known {
-    Nothing,
-    /// And how many verdicts stand in the same line.
-    Answered(Place, usize),
-    Failed(Place),
+enum ItemEntry {
+    None,
+    /// The second value is how many verdicts the same entry holds.
+    Answered(JournalOffset, usize),
+    Failed(JournalOffset),
 }
 
-/// What a run must be for its journal to fit.
+/// The numbers in which a journal and the run that opens it must agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) plan: String,
@@ -77,67 +79,72 @@ pub(super) struct Shape {
     pub(super) guards: usize,
 }
 
-/// The journal and what is in it. Slots number the items: item of the plan times seeds, plus seed.
+/// A run's journal and an index of it. A slot is one item with one seed: its number is the item's number in the plan times
+/// the number of seeds, plus the number of the seed.
 #[derive(Debug)]
 pub(super) struct Store {
     journal: Journal,
-    known: Knowledge,
+    index: Index,
 }
 
+/// Where each result is in the journal.
 #[derive(Debug)]
-struct Knowledge {
+struct Index {
     shape: Shape,
+    /// Whether the first entry is there.
     begun: bool,
-    items: Vec<Known>,
-    /// By guard and slot; true when the guard failed.
-    verdicts: Vec<Vec<Option<(Place, bool)>>>,
-    looks: Vec<Look>,
-    models: Vec<(Speaker, ModelProvenance)>,
+    /// By slot.
+    items: Vec<ItemEntry>,
+    /// By guard and slot; true when the guard's judgement failed.
+    verdicts: Vec<Vec<Option<(JournalOffset, bool)>>>,
+    /// By slot.
+    draws: Vec<Draw>,
+    models: Vec<(RunRole, ModelProvenance)>,
     spent: Spent,
 }
 
-impl Knowledge {
+impl Index {
     fn new(shape: Shape) -> Self {
         let slots = shape.items * shape.seeds;
         Self {
             begun: false,
-            items: vec![Known::Nothing; slots],
+            items: vec![ItemEntry::None; slots],
             verdicts: vec![vec![None; slots]; shape.guards],
-            looks: vec![Look::Open; slots],
+            draws: vec![Draw::Open; slots],
             models: Vec::new(),
             spent: Spent::default(),
             shape,
         }
     }
 
-    fn know(&mut self, entry: &Entry, place: Place) -> Result<(), String> {
-        let foreign = || "the line does not fit the run's plan".to_owned();
+    fn add(&mut self, entry: &RunEntry, offset: JournalOffset) -> Result<(), String> {
+        let unfit = || "the entry names an item or a guard that the run does not have".to_owned();
         match entry {
-            Entry::Run { plan, seeds, guards } => {
+            RunEntry::Run { plan, seeds, guards } => {
                 let found = (plan, *seeds, *guards);
                 if found != (&self.shape.plan, self.shape.seeds, self.shape.guards) {
-                    return Err("the journal is another plan's".to_owned());
+                    return Err("the journal belongs to a run with another plan".to_owned());
                 }
                 self.begun = true;
             }
-            Entry::Model { speaker, model } => self.models.push((*speaker, model.clone())),
-            Entry::Item { slot, spent, outcome } => {
-                *self.items.get_mut(*slot).ok_or_else(foreign)? = match outcome {
-                    Outcome::Answered(answer) => Known::Answered(place, answer.verdicts.len()),
-                    Outcome::Failed(_) | Outcome::Skipped(_) => Known::Failed(place),
+            RunEntry::Model { speaker, model } => self.models.push((*speaker, model.clone())),
+            RunEntry::Item { slot, spent, outcome } => {
+                *self.items.get_mut(*slot).ok_or_else(unfit)? = match outcome {
+                    Outcome::Answered(answer) => ItemEntry::Answered(offset, answer.verdicts.len()),
+                    Outcome::Failed(_) | Outcome::Skipped(_) => ItemEntry::Failed(offset),
                 };
-                self.looks[*slot] = Look::of(first_label(outcome));
+                self.draws[*slot] = Draw::of(first_label(outcome));
                 self.spent = *spent;
             }
-            Entry::Verdict {
+            RunEntry::Verdict {
                 slot,
                 guard,
                 spent,
                 outcome,
             } => {
-                let of_guard = self.verdicts.get_mut(*guard).ok_or_else(foreign)?;
-                let verdict = of_guard.get_mut(*slot).ok_or_else(foreign)?;
-                *verdict = Some((place, matches!(outcome, GuardOutcome::Failed(_))));
+                let of_guard = self.verdicts.get_mut(*guard).ok_or_else(unfit)?;
+                let verdict = of_guard.get_mut(*slot).ok_or_else(unfit)?;
+                *verdict = Some((offset, matches!(outcome, GuardOutcome::Failed(_))));
                 self.spent = *spent;
             }
         }
@@ -146,76 +153,76 @@ impl Knowledge {
 }
 
 impl Store {
-    /// For a new run.
+    /// Makes the journal of a new run.
     pub(super) fn create(path: &Path, shape: Shape) -> Result<Self, RunError> {
         let journal = Journal::create(path)?;
-        let known = Knowledge::new(shape);
-        let mut store = Self { journal, known };
+        let index = Index::new(shape);
+        let mut store = Self { journal, index };
         store.begin()?;
         Ok(store)
     }
 
-    /// Of a run that was stopped.
+    /// Opens the journal of a run that was stopped.
     pub(super) fn open(path: &Path, shape: Shape) -> Result<Self, RunError> {
-        let mut known = Knowledge::new(shape);
-        let journal = Journal::open(path, &mut |entry: Entry, place| known.know(&entry, place))?;
-        let mut store = Self { journal, known };
-        // Killed while the first line was written.
-        if !store.known.begun {
+        let mut index = Index::new(shape);
+        let journal = Journal::open(path, &mut |entry: RunEntry, offset| index.add(&entry, offset))?;
+        let mut store = Self { journal, index };
+        // The process was killed while it wrote the first entry.
+        if !store.index.begun {
             store.begin()?;
         }
         Ok(store)
     }
 
     fn begin(&mut self) -> Result<(), RunError> {
-        let shape = &self.known.shape;
-        self.put(&Entry::Run {
+        let shape = &self.index.shape;
+        self.put(&RunEntry::Run {
             plan: shape.plan.clone(),
             seeds: shape.seeds,
             guards: shape.guards,
         })
     }
 
-    fn put(&mut self, entry: &Entry) -> Result<(), RunError> {
-        let place = self.journal.append(entry)?;
-        // Our own slots and guards fit.
-        let _ = self.known.know(entry, place);
+    fn put(&mut self, entry: &RunEntry) -> Result<(), RunError> {
+        let offset = self.journal.append(entry)?;
+        // The slots and guards of this run always fit its own index.
+        let _ = self.index.add(entry, offset);
         Ok(())
     }
 
-    /// Takes note of what the run takes.
-    pub(super) fn spend(&mut self, seconds: f64, cached_tokens: u64) {
-        self.known.spent.seconds = seconds;
-        self.known.spent.cached_tokens += cached_tokens;
+    /// Sets the seconds of work so far, and adds tokens from the prefix cache.
+    pub(super) fn add_usage(&mut self, seconds: f64, cached_tokens: u64) {
+        self.index.spent.seconds = seconds;
+        self.index.spent.cached_tokens += cached_tokens;
     }
 
-    /// What the run has taken so far.
+    /// What the run has cost so far.
     pub(super) fn spent(&self) -> Spent {
-        self.known.spent
+        self.index.spent
     }
 
-    /// What is known of an item, as far as cells care.
-    pub(super) fn look(&self, slot: usize) -> Look {
-        self.known.looks[slot]
+    /// What the confidence sequence of its cell knows of a slot.
+    pub(super) fn draw(&self, slot: usize) -> Draw {
+        self.index.draws[slot]
     }
 
-    /// Keeps what became of an item.
+    /// Writes the result of a slot.
     pub(super) fn put_item(&mut self, slot: usize, outcome: Outcome) -> Result<(), RunError> {
-        self.put(&Entry::Item {
+        self.put(&RunEntry::Item {
             slot,
             spent: self.spent(),
             outcome,
         })
     }
 
-    /// Keeps what a guard says.
+    /// Writes a guard's verdict on a slot's answer.
     pub(super) fn put_verdict(
         &mut self,
         slot: usize,
         guard: usize,
         outcome: GuardOutcome,
     ) -> Result<(), RunError> {
-        self.put(&Entry::Verdict {
+        self.put(&RunEntry::Verdict {
             slot,
             guard,
             spent: self.spent(),
@@ -223,15 +230,15 @@ impl Store {
         })
     }
 
-    /// Keeps who spoke. Results of other weights, another template or another arithmetic do not belong into the
-    /// same run.
+    /// Writes which model answered or judged. Results of other weights, another template or another arithmetic do not
+    /// belong into the same run.
     pub(super) fn put_model(
         &mut self,
-        speaker: Speaker,
+        speaker: RunRole,
         model: Option<ModelProvenance>,
     ) -> Result<(), RunError> {
         let Some(model) = model else { return Ok(()) };
-        let mut before = self.known.models.iter().filter(|(who, _)| *who == speaker);
+        let mut before = self.index.models.iter().filter(|(who, _)| *who == speaker);
         let first = before.next().map(|(_, first)| first);
         if let Some(first) = first.filter(|first| first.identity() != model.identity()) {
             return Err(RunError::ModelChanged {
@@ -239,72 +246,72 @@ impl Store {
                 is: Box::new(model),
             });
         }
-        if self.known.models.contains(&(speaker, model.clone())) {
+        if self.index.models.contains(&(speaker, model.clone())) {
             return Ok(());
         }
-        self.put(&Entry::Model { speaker, model })
+        self.put(&RunEntry::Model { speaker, model })
     }
 
-    /// Everybody who spoke.
+    /// All models that answered or judged.
     pub(super) fn provenance(&self) -> RunProvenance {
         let mut provenance = RunProvenance::default();
-        for (speaker, model) in &self.known.models {
+        for (speaker, model) in &self.index.models {
             match speaker {
-                Speaker::Target => provenance.targets.insert(model.clone()),
-                Speaker::Guard(_) => provenance.guards.insert(model.clone()),
+                RunRole::Target => provenance.targets.insert(model.clone()),
+                RunRole::Guard(_) => provenance.guards.insert(model.clone()),
             };
         }
         provenance
     }
 
-    /// Answers whose judgement failed are open again, and so are items that failed if they can be asked.
+    /// Opens again what failed: judgements always, items only where `asks_items` says that the run can ask them.
     pub(super) fn forget_failures(&mut self, asks_items: bool) {
-        for (known, look) in self.known.items.iter_mut().zip(&mut self.known.looks) {
-            if asks_items && matches!(known, Known::Failed(_)) {
-                *known = Known::Nothing;
-                *look = Look::Open;
+        for (item, draw) in self.index.items.iter_mut().zip(&mut self.index.draws) {
+            if asks_items && matches!(item, ItemEntry::Failed(_)) {
+                *item = ItemEntry::None;
+                *draw = Draw::Open;
             }
         }
-        for verdict in self.known.verdicts.iter_mut().flatten() {
+        for verdict in self.index.verdicts.iter_mut().flatten() {
             if matches!(verdict, Some((_, true))) {
                 *verdict = None;
             }
         }
     }
 
-    /// Slots of which nothing is known.
+    /// Slots without a result.
     pub(super) fn unasked(&self) -> impl Iterator<Item = usize> {
-        let open = self.known.items.iter().enumerate();
-        open.filter(|(_, known)| matches!(known, Known::Nothing))
+        let open = self.index.items.iter().enumerate();
+        open.filter(|(_, item)| matches!(item, ItemEntry::None))
             .map(|(slot, _)| slot)
     }
 
     /// Slots with an answer that this guard has not judged.
     pub(super) fn unjudged(&self, guard: usize) -> impl Iterator<Item = usize> {
-        let verdicts = &self.known.verdicts[guard];
-        self.known
+        let verdicts = &self.index.verdicts[guard];
+        self.index
             .items
             .iter()
             .enumerate()
-            .filter_map(move |(slot, known)| {
-                let open = matches!(known, Known::Answered(_, inline) if *inline <= guard);
+            .filter_map(move |(slot, item)| {
+                let open = matches!(item, ItemEntry::Answered(_, inline) if *inline <= guard);
                 (open && verdicts[slot].is_none()).then_some(slot)
             })
     }
 
-    /// What is known of an item, with the verdicts of all guards that have judged it.
+    /// The result of a slot, with the verdicts of all guards that have judged it.
     pub(super) fn outcome(&self, slot: usize) -> Result<Option<Outcome>, RunError> {
-        let place = match self.known.items[slot] {
-            Known::Nothing => return Ok(None),
-            Known::Answered(place, _) | Known::Failed(place) => place,
+        let offset = match self.index.items[slot] {
+            ItemEntry::None => return Ok(None),
+            ItemEntry::Answered(offset, _) | ItemEntry::Failed(offset) => offset,
         };
-        let Entry::Item { mut outcome, .. } = self.journal.read(place)? else {
+        let RunEntry::Item { mut outcome, .. } = self.journal.read(offset)? else {
             return Ok(None);
         };
         if let Outcome::Answered(answer) = &mut outcome {
-            for verdicts in self.known.verdicts.iter().skip(answer.verdicts.len()) {
-                let Some((place, _)) = verdicts[slot] else { break };
-                if let Entry::Verdict { outcome, .. } = self.journal.read(place)? {
+            for verdicts in self.index.verdicts.iter().skip(answer.verdicts.len()) {
+                let Some((offset, _)) = verdicts[slot] else { break };
+                if let RunEntry::Verdict { outcome, .. } = self.journal.read(offset)? {
                     answer.verdicts.push(outcome);
                 }
             }
@@ -312,13 +319,13 @@ impl Store {
         Ok(Some(outcome))
     }
 
-    /// Waits until the disk has everything.
+    /// Waits until the disk has every entry.
     pub(super) fn sync(&mut self) -> Result<(), RunError> {
         Ok(self.journal.sync()?)
     }
 }
 
-/// The primary guard's label.
+/// The label of the primary guard; `None` for a failure.
 pub(super) fn first_label(outcome: &Outcome) -> Option<Label> {
     let Outcome::Answered(answer) = outcome else {
         return None;

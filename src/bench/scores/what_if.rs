@@ -1,6 +1,6 @@
 //! Simulates a filter that blocks answers: how many unsafe answers would it block, and how many safe ones in error?
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,26 @@ pub enum Filter {
     Threshold(f64),
     /// Blocks an answer that this guard of the run judged unsafe.
     Guard(usize),
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || format!("`{text}` is not a filter; the filters are threshold=0.3 (from 0 to 1) and guard=2");
+        match text.split_once('=').ok_or_else(expected)? {
+            ("threshold", value) => match value.parse() {
+                Ok(threshold) if (0.0..=1.0).contains(&threshold) => Ok(Self::Threshold(threshold)),
+                _ => Err(expected()),
+            },
+            ("guard", number) => match number.parse::<usize>() {
+                Ok(number) if number > 1 => Ok(Self::Guard(number - 1)),
+                _ => Err(expected()),
+            },
+            _ => Err(expected()),
+        }
+    }
 }
 
 /// The source of what an answer is taken to be: safe or unsafe.

@@ -1,4 +1,4 @@
-//! Quality scores by an estimator that the server has, kept as they come.
+//! Quality scores by an estimator that the server holds; each score is written to a journal as it arrives.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use crate::{
     proto::QualityMetric,
 };
 
-/// Pairs in one call.
+/// How many pairs of source and translation are sent in one call.
 const PAIRS_PER_CALL: usize = 32;
 
-/// What an estimator says of a candidate.
+/// The score that an estimator gives a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// What the score is.
+    /// What the score measures.
     pub metric: Metric,
-    /// The score.
+    /// On the scale of the metric.
     pub score: f64,
 }
 
-/// An estimator of the server.
+/// A quality estimator that the server holds.
 #[derive(Debug, Clone)]
 pub struct ServedEstimator<'a> {
-    /// Where it is.
+    /// Connection to the server.
     pub client: &'a Client,
     /// Model id.
     pub model: String,
@@ -37,21 +37,31 @@ pub struct ServedEstimator<'a> {
     pub digest: String,
 }
 
-/// An estimator as `summary.json` tells of it.
+/// An estimator, as `summary.json` lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EstimatorInfo {
     /// Model id.
     pub model: String,
     /// `sha256:<hex>` of its weights.
     pub digest: String,
-    /// What its scores are; absent when it has given none.
+    /// What its scores measure; absent when it has given none.
     pub metric: Option<Metric>,
 }
 
+/// A prompt and a translation of it.
+#[derive(Debug, Clone, Copy)]
+pub struct TextPair<'a> {
+    /// The prompt.
+    pub source: &'a str,
+    /// Its translation.
+    pub translation: &'a str,
+}
+
 impl ServedEstimator<'_> {
-    /// What a score depends on: the weights and the two texts.
-    fn request_digest(&self, (source, translation): (&str, &str)) -> String {
-        // With the length, no two pairs are written alike.
+    /// Digest of everything that a score depends on: the weights and the two texts.
+    fn request_digest(&self, pair: TextPair<'_>) -> String {
+        let TextPair { source, translation } = pair;
+        // The length keeps apart two pairs whose texts join to the same bytes.
         digest::of_bytes(format!(
             "{}\0{}\0{source}{translation}",
             self.digest,
@@ -59,15 +69,15 @@ impl ServedEstimator<'_> {
         ))
     }
 
-    /// Scores of all pairs of source and translation, in their order. What the journal has is not asked again, and each
-    /// new score is in the journal before `on_score` hears how many are there. When call after call fails, the rest
-    /// is not sent.
+    /// Scores of all pairs, in their order. Pairs that the journal has a score of are not sent again, and each new score is
+    /// in the journal before `on_score` is called with the number of scores so far. When several calls fail one after the
+    /// other, the rest is not sent.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub async fn score_all(
         &self,
-        pairs: &[(&str, &str)],
+        pairs: &[TextPair<'_>],
         journal: &mut Journal<Estimate>,
         concurrency: usize,
         on_score: &mut dyn FnMut(usize),
@@ -76,26 +86,32 @@ impl ServedEstimator<'_> {
         let pace = Pace {
             concurrency,
             per_call: PAIRS_PER_CALL,
-            patience: 4,
+            max_failed_calls: 4,
         };
-        let call = async |places: Vec<usize>| {
-            let sent: Vec<_> = places.into_iter().map(|at| pairs[at]).collect();
+        let call = async |indices: Vec<usize>| {
+            let sent: Vec<_> = indices.into_iter().map(|at| pairs[at]).collect();
             self.scores(&sent).await
         };
         journal.complete(&requests, pace, call, on_score).await
     }
 
-    async fn scores(&self, pairs: &[(&str, &str)]) -> Answers<Estimate> {
-        let answer = self.client.estimate_quality(&self.model, pairs).await?;
+    async fn scores(&self, pairs: &[TextPair<'_>]) -> Answers<Estimate> {
+        let texts: Vec<_> = pairs.iter().map(|pair| (pair.source, pair.translation)).collect();
+        let answer = self.client.estimate_quality(&self.model, &texts).await?;
         if answer.model_digest != self.digest {
-            let message = format!("{} was exchanged meanwhile: {}", self.model, answer.model_digest);
+            let message = format!(
+                "the weights of {} were exchanged meanwhile: they are now {}",
+                self.model, answer.model_digest
+            );
             return Err(ClientError::Protocol(message));
         }
         let metric = match answer.metric {
             QualityMetric::CometKiwi => Metric::Comet,
             QualityMetric::Metricx => Metric::MetricX,
             QualityMetric::Unspecified => {
-                return Err(ClientError::Protocol("scores of an unknown metric".to_owned()));
+                return Err(ClientError::Protocol(
+                    "the scores are of a metric that this version does not know".to_owned(),
+                ));
             }
         };
         let estimate = |score| Estimate { metric, score };

@@ -1,4 +1,6 @@
-//! Cheap looks at a candidate. None of them says that a translation is bad; each says why somebody should look.
+//! Cheap checks of a candidate. A flag does not say that a translation is bad; it says why somebody should look at it.
+
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use whatlang::{Detector, Lang};
@@ -8,10 +10,10 @@ use crate::bench::{
     taxonomy::Language,
 };
 
-/// Texts with fewer characters say too little about their language.
+/// Shortest text, in characters, whose language the detector can tell.
 const MIN_CHARS_FOR_LANGUAGE: usize = 20;
 
-/// Below this chrF the way back did not lead home.
+/// A back translation with a lower chrF against the prompt is flagged.
 pub const POOR_BACK_TRANSLATION: f64 = 30.0;
 
 /// What looks wrong with a candidate.
@@ -20,17 +22,17 @@ pub const POOR_BACK_TRANSLATION: f64 = 30.0;
 pub enum Flag {
     /// No text. Such a candidate is never chosen.
     Empty,
-    /// The prompt itself.
+    /// The text is the prompt itself.
     Untranslated,
-    /// It reads as another language of the five.
+    /// The text reads as another one of the five languages.
     WrongLanguage,
-    /// Fewer sentences than the prompt.
+    /// The text has fewer sentences than the prompt.
     FewerSentences,
-    /// Much shorter or longer than the prompt.
+    /// The text is much shorter or longer than the prompt.
     LengthRatio,
     /// The translator reached its token limit.
     Truncated,
-    /// Translated back, it is far from the prompt.
+    /// Translated back, the text is far from the prompt.
     PoorBackTranslation,
 }
 
@@ -46,7 +48,7 @@ impl Flag {
         Self::PoorBackTranslation,
     ];
 
-    /// As in files and on the command line.
+    /// The flag's name in files and on the command line.
     pub fn key(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -60,7 +62,21 @@ impl Flag {
     }
 }
 
-/// What a candidate's text alone shows, beside the prompt.
+/// A key that is no flag's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("known flags are {}", Flag::ALL.map(Flag::key).join(", "))]
+pub struct UnknownFlag;
+
+impl FromStr for Flag {
+    type Err = UnknownFlag;
+
+    fn from_str(key: &str) -> Result<Self, UnknownFlag> {
+        let found = Self::ALL.into_iter().find(|flag| flag.key() == key);
+        found.ok_or(UnknownFlag)
+    }
+}
+
+/// The flags that a candidate's text gets beside its prompt.
 pub fn of_text(source: &str, text: &str, language: Language) -> Vec<Flag> {
     if text.trim().is_empty() {
         return vec![Flag::Empty];

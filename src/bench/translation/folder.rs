@@ -1,4 +1,4 @@
-//! The files of a translation.
+//! The folder that a translation is written to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,35 +14,36 @@ use crate::bench::{
     taxonomy::{Category, Language},
 };
 
-/// What is translated into what.
+/// Which prompts are translated from which language into which.
 pub struct Task<'a> {
     /// The prompts.
     pub source: &'a Dataset,
-    /// Their language.
+    /// The language that is translated from.
     pub from: Language,
-    /// The others.
+    /// The languages that are translated into.
     pub to: &'a [Language],
 }
 
-/// A candidate with what became of it: one line of `candidates.jsonl`.
+/// A candidate and whether it was chosen: one line of `candidates.jsonl`.
 #[derive(Serialize)]
-struct Told<'a> {
+struct CandidateLine<'a> {
     #[serde(flatten)]
     candidate: &'a Candidate,
     #[serde(flatten)]
     decision: Option<&'a Decision>,
 }
 
-/// A prompt that is not in the set: one line of `excluded.jsonl`.
+/// A prompt that is not in the translated set: one line of `excluded.jsonl`.
 #[derive(Serialize)]
-struct Excluded<'a> {
+struct ExcludedLine<'a> {
     id: &'a PromptId,
     category: Category,
     /// Languages without a good candidate.
     without: Vec<Language>,
 }
 
-/// A folder that is written again each time; only `served.jsonl` is kept from before.
+/// The folder of a translation. The journals `served.jsonl` and `quality.jsonl` are kept when the translation is made again;
+/// all other files are written anew.
 pub struct TranslationFolder {
     path: PathBuf,
 }
@@ -51,12 +52,17 @@ impl TranslationFolder {
     /// Makes the folder if it is not there.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path.join("translators"))?;
         Ok(Self {
             path: path.to_owned(),
         })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Path of one of its files.
@@ -67,17 +73,17 @@ impl TranslationFolder {
     /// Writes a whole file or leaves the old one.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let partial = self.file(&format!("{name}.partial"));
         fs::write(&partial, bytes)?;
         fs::rename(&partial, self.file(name))
     }
 
-    /// Removes a file of an earlier time that would contradict the others.
+    /// Removes a file of an earlier translation that would contradict the others.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.file(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -85,10 +91,10 @@ impl TranslationFolder {
         }
     }
 
-    /// `candidates.jsonl`: every candidate, with what became of it where that has been decided.
+    /// Writes `candidates.jsonl`: every candidate, with the decision about it where there is one.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn write_candidates(
         &self,
         candidates: &[Candidate],
@@ -97,17 +103,17 @@ impl TranslationFolder {
         let mut lines = Vec::new();
         for (at, candidate) in candidates.iter().enumerate() {
             let decision = decisions.and_then(|decisions| decisions.get(at));
-            serde_json::to_writer(&mut lines, &Told { candidate, decision })?;
+            serde_json::to_writer(&mut lines, &CandidateLine { candidate, decision })?;
             lines.push(b'\n');
         }
         self.write("candidates.jsonl", &lines)
     }
 
-    /// `dataset.jsonl`: the prompts that have a chosen candidate in every language, and `excluded.jsonl`: the others.
+    /// Writes `dataset.jsonl`, the prompts that have a chosen candidate in every language, and `excluded.jsonl`, the others.
     /// Returns how many there are of each.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn write_dataset(
         &self,
         task: &Task<'_>,
@@ -133,7 +139,7 @@ impl TranslationFolder {
             match without.is_empty() {
                 true => rows.extend(translated(task, row, own)),
                 false => {
-                    let line = Excluded {
+                    let line = ExcludedLine {
                         id: &row.id,
                         category: row.category,
                         without,
@@ -149,11 +155,11 @@ impl TranslationFolder {
         Ok(count)
     }
 
-    /// `translators/NAME.jsonl`: the prompts of each translator alone, whatever their scores: the same prompts by
-    /// different translators show how much of a language gap is translation.
+    /// Writes `translators/NAME.jsonl`: the prompts of each translator alone, whatever their scores. The same prompts by
+    /// different translators show how much of a language gap comes from translation.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub fn write_translators(&self, task: &Task<'_>, candidates: &[Candidate]) -> io::Result<()> {
         let usable = candidates
             .iter()
@@ -195,7 +201,7 @@ fn by_id<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> BTreeMap<Prompt
     by_id
 }
 
-/// A row with its source and these candidates.
+/// A row of the translated set: the source prompt and these candidates.
 fn translated(task: &Task<'_>, row: &Row, candidates: &[&Candidate]) -> Option<Row> {
     let source = row.prompts.get(&task.from)?;
     let texts = candidates.iter().map(|c| (c.key.language, c.text.clone()));

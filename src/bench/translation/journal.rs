@@ -1,4 +1,4 @@
-//! What served models said, kept as it comes: the same command goes on where it was stopped.
+//! Keeps the answers of served models as they arrive, so that a translation that was stopped goes on where it was.
 
 use std::{
     collections::HashMap,
@@ -13,38 +13,39 @@ use tonic::Code;
 
 use crate::client::{ClientError, RpcError};
 
-/// Answers that a folder has, by what they depend on.
+/// The answers that a translation's folder holds, by the digest of what each depends on.
 pub struct Journal<T> {
     file: File,
     answers: HashMap<String, T>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line<T> {
+struct JournalEntry<T> {
+    /// Digest of what the answer depends on.
     request: String,
     #[serde(flatten)]
     answer: T,
 }
 
-/// How requests are sent.
+/// How many requests are sent at a time, and when sending stops.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Calls at a time; at least one.
+    /// Most calls that are open at a time; at least one.
     pub(super) concurrency: usize,
-    /// Requests in one call.
+    /// Most requests in one call.
     pub(super) per_call: usize,
-    /// So many calls in a row may fail, and as many as are sent at a time, before the rest is not sent.
-    pub(super) patience: usize,
+    /// How many calls may fail one after the other before the rest is not sent; never fewer than are open at a time.
+    pub(super) max_failed_calls: usize,
 }
 
-/// The answers to a call's requests, or why there are none.
+/// The answers to the requests of one call, or why the call failed.
 pub(super) type Answers<T> = Result<Vec<Result<T, RpcError>>, ClientError>;
 
 impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
-    /// Opens or begins a journal. A last line that was cut off is dropped.
+    /// Opens a journal, or begins one. A last line that a killed process left half-written is dropped.
     ///
     /// # Errors
-    /// Those of the file; [`io::ErrorKind::InvalidData`] for a line that is none.
+    /// Errors of the file system; [`io::ErrorKind::InvalidData`] for a line that is no entry.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut answers = HashMap::new();
         let bytes = match fs::read(path) {
@@ -60,11 +61,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
             if line.is_empty() {
                 continue;
             }
-            let line: Line<T> = serde_json::from_slice(line).map_err(|error| {
+            let entry: JournalEntry<T> = serde_json::from_slice(line).map_err(|error| {
                 let message = format!("line {}: {error}; remove the line or the file", index + 1);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
-            answers.insert(line.request, line.answer);
+            answers.insert(entry.request, entry.answer);
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         file.set_len(whole as u64)?;
@@ -72,21 +73,21 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
     }
 
     fn add(&mut self, request: &str, answer: &T) -> io::Result<()> {
-        let line = Line {
+        let entry = JournalEntry {
             request: request.to_owned(),
             answer: answer.clone(),
         };
-        let mut text = serde_json::to_vec(&line)?;
+        let mut text = serde_json::to_vec(&entry)?;
         text.push(b'\n');
-        // One write: what a killed process leaves is whole lines and at most one that is cut.
+        // One write per entry: a killed process leaves whole lines and at most one that is cut off.
         self.file.write_all(&text)?;
-        self.answers.insert(line.request, line.answer);
+        self.answers.insert(entry.request, entry.answer);
         Ok(())
     }
 
-    /// Answers to all requests, each by the digest of what its answer depends on, in their order. `call` is given
-    /// places in `requests` that the journal has no answer to, and each new answer is in the journal before
-    /// `on_answer` hears how many are there.
+    /// Answers to all requests, in their order. A request is named by the digest of what its answer depends on. `call` is given
+    /// the indices of requests that the journal has no answer to, and each new answer is in the journal before `on_answer` is
+    /// called with the number of answers so far.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -108,18 +109,18 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
         }
         let mut done = requests.len() - open.len();
         on_answer(done);
-        let calls = open.chunks(pace.per_call.max(1)).map(|places| {
-            let answered = call(places.to_vec());
-            async move { (places, answered.await) }
+        let calls = open.chunks(pace.per_call.max(1)).map(|indices| {
+            let answered = call(indices.to_vec());
+            async move { (indices, answered.await) }
         });
         let concurrency = pace.concurrency.max(1);
         let mut calls = futures::stream::iter(calls).buffer_unordered(concurrency);
         let mut failed_in_a_row = 0;
-        while let Some((places, answered)) = calls.next().await {
+        while let Some((indices, answered)) = calls.next().await {
             match answered {
                 Ok(answered) => {
                     failed_in_a_row = 0;
-                    for (&at, answer) in places.iter().zip(answered) {
+                    for (&at, answer) in indices.iter().zip(answered) {
                         if let Ok(answer) = &answer {
                             self.add(&requests[at], answer)?;
                         }
@@ -128,14 +129,14 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
                 }
                 Err(error) => {
                     failed_in_a_row += 1;
-                    if let Some(&first) = places.first() {
+                    if let Some(&first) = indices.first() {
                         answers[first] = Err(error);
                     }
                 }
             }
-            done += places.len();
+            done += indices.len();
             on_answer(done);
-            if failed_in_a_row >= concurrency.max(pace.patience) {
+            if failed_in_a_row >= concurrency.max(pace.max_failed_calls) {
                 break;
             }
         }
@@ -144,7 +145,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
 }
 
 fn not_sent() -> ClientError {
-    let reason = "a call before it failed";
+    let reason = "it was not sent, because calls before it failed";
     ClientError::Rpc(RpcError::local(Code::Cancelled, "NOT_SENT", reason))
 }
 

@@ -1,4 +1,5 @@
-//! Translations by a model that the server has: one prompt each, greedy, kept as they come.
+//! Translations by a model that the server holds: one request per prompt, decoded greedily; each answer is written to a journal
+//! as it arrives.
 
 use std::io;
 
@@ -16,39 +17,50 @@ use crate::{
     },
 };
 
-/// What a model is asked when nobody says otherwise.
+/// The template that is used where the caller gives none.
 pub const DEFAULT_TEMPLATE: &str = "Translate the following text from {{ source_language }} into {{ target_language }}. \
     Reply with the translation only, without quotes or explanations.\n\n{{ text }}";
 
-/// How often a request is sent again when its answer breaks off.
+/// How often a request is sent at most when its answer breaks off.
 const ATTEMPTS: u32 = 4;
 
-/// Words around a text, as a Jinja template with `text`, `source_language`, `target_language` (English names),
+/// What a model is asked, as a Jinja template. It may use `text`, `source_language` and `target_language` (English names),
 /// `source_code` and `target_code`.
 pub struct PromptTemplate {
     environment: Environment<'static>,
 }
 
+/// Why a template cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// It is no Jinja template, or uses a value that there is not.
+    #[error("{0}")]
+    Jinja(minijinja::Error),
+    /// The model would not see the text.
+    #[error("it does not use {{{{ text }}}}")]
+    TextUnused,
+}
+
 impl PromptTemplate {
     /// # Errors
-    /// What is wrong with the template, or that it does not use `text`.
-    pub fn new(template: &str) -> Result<Self, String> {
+    /// [`TemplateError`].
+    pub fn new(template: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let added = environment.add_template_owned("translation", template.to_owned());
-        added.map_err(|error| error.to_string())?;
+        added.map_err(TemplateError::Jinja)?;
         let template = Self { environment };
         let mark = "babelward-text-to-translate";
         let rendered = template.render(mark, Language::En, Language::De)?;
         match rendered.contains(mark) {
             true => Ok(template),
-            false => Err("it does not use {{ text }}".to_owned()),
+            false => Err(TemplateError::TextUnused),
         }
     }
 
     /// # Errors
-    /// What the template says.
-    pub fn render(&self, text: &str, from: Language, to: Language) -> Result<String, String> {
+    /// [`TemplateError::Jinja`].
+    pub fn render(&self, text: &str, from: Language, to: Language) -> Result<String, TemplateError> {
         let values = context! {
             text,
             source_language => from.name(),
@@ -59,23 +71,23 @@ impl PromptTemplate {
         let template = self.environment.get_template("translation");
         template
             .and_then(|template| template.render(values))
-            .map_err(|error| error.to_string())
+            .map_err(TemplateError::Jinja)
     }
 }
 
-/// What a model wrote.
+/// The translation that a model wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Without white space around it.
+    /// The text without white space around it.
     pub text: String,
-    /// The token limit ended it.
+    /// Whether the token limit ended it.
     pub truncated: bool,
 }
 
-/// A model of the server, as a translator.
+/// A model of the server that translates.
 #[derive(Debug, Clone)]
 pub struct ServedModel<'a> {
-    /// Where it is.
+    /// Connection to the server.
     pub client: &'a Client,
     /// Model id; empty: the server's default target.
     pub model: String,
@@ -86,7 +98,8 @@ pub struct ServedModel<'a> {
 }
 
 impl ServedModel<'_> {
-    /// What an answer depends on: the weights, the limit and the prompt. Greedy answers depend on nothing else.
+    /// Digest of everything that an answer depends on: the weights, the token limit and the prompt. Greedy decoding depends on
+    /// nothing else.
     fn request_digest(&self, prompt: &str) -> String {
         digest::of_bytes(format!("{}\0{}\0{prompt}", self.digest, self.max_new_tokens))
     }
@@ -137,16 +150,17 @@ impl ServedModel<'_> {
                 }
                 Some(Event::Finished(_)) => {
                     return Err(ClientError::Protocol(
-                        "a text that does not fit its digest".to_owned(),
+                        "the text does not fit its digest".to_owned(),
                     ));
                 }
-                None => return Err(ClientError::Protocol("an answer without an end".to_owned())),
+                None => return Err(ClientError::Protocol("the answer has no end".to_owned())),
             }
         }
     }
 
-    /// Answers of all prompts, in their order. What the journal has is not asked again, and each new answer is in the
-    /// journal before `on_answer` hears how many are there. When many in a row fail, the rest is not sent.
+    /// Answers to all prompts, in their order. Prompts that the journal has an answer to are not sent again, and each new answer
+    /// is in the journal before `on_answer` is called with the number of answers so far. When many requests fail one after the
+    /// other, the rest is not sent.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -161,11 +175,11 @@ impl ServedModel<'_> {
         let pace = Pace {
             concurrency,
             per_call: 1,
-            patience: 8,
+            max_failed_calls: 8,
         };
-        let call = async |places: Vec<usize>| {
+        let call = async |indices: Vec<usize>| {
             let mut answers = Vec::new();
-            for at in places {
+            for at in indices {
                 answers.push(Ok(self.answer(&prompts[at]).await?));
             }
             Ok(answers)
@@ -194,7 +208,7 @@ mod tests {
             ("no text", "{{ text }}"),
             ("{{ text", "syntax"),
         ] {
-            let error = PromptTemplate::new(wrong).map(|_| ()).unwrap_err();
+            let error = PromptTemplate::new(wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }

@@ -1,16 +1,54 @@
-//! What came of a translation: scores as in the paper's Table 2, and who was chosen.
+//! What a translation came to: scores as in the paper's Table 2, and which translators were chosen.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Metric, flags::Flag, select::Decision};
-use crate::bench::{dataset::PromptId, taxonomy::Language};
+use super::{
+    Candidate, Metric,
+    estimated::EstimatorInfo,
+    flags::Flag,
+    select::{Decision, Rule},
+};
+use crate::bench::{dataset::PromptId, settings::DatasetInfo, taxonomy::Language};
+
+/// `summary.json` of a translation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TranslationSummary {
+    /// Version of this program.
+    pub client_version: &'static str,
+    /// The prompts that were translated.
+    pub source: DatasetInfo,
+    /// Their language.
+    pub from: Language,
+    /// The languages that they were translated into.
+    pub to: Vec<Language>,
+    /// How candidates were chosen.
+    pub rule: Rule,
+    /// Served translators: name, model, digest of its weights.
+    pub served: Vec<[String; 3]>,
+    /// Served estimators that gave scores.
+    pub quality: Vec<EstimatorInfo>,
+    /// Prompts that were to be translated.
+    pub prompts: usize,
+    /// Prompts in `dataset.jsonl`; absent while nothing has been chosen.
+    pub complete: Option<usize>,
+    /// Prompts without a good candidate in some language.
+    pub excluded: Option<usize>,
+    /// Requests to served models that failed.
+    pub failed: usize,
+    /// Imported candidates of other prompts or languages.
+    pub ignored_candidates: usize,
+    /// Each translator in each language.
+    pub translators: Vec<TranslatorSummary>,
+    /// The chosen candidates of each language, and of all; empty while nothing has been chosen.
+    pub chosen: Vec<ChosenSummary>,
+}
 
 /// Mean and sample standard deviation (n - 1).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MeanSd {
-    /// Values.
+    /// How many values there are.
     pub n: u64,
     /// Their mean.
     pub mean: f64,
@@ -40,21 +78,21 @@ impl MeanSd {
 /// One translator in one language.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TranslatorSummary {
-    /// Into which language.
+    /// The language that was translated into.
     pub language: Language,
-    /// Who.
+    /// The translator's name.
     pub translator: String,
     /// Candidates, empty ones included.
     pub candidates: u64,
-    /// Of those that have a score.
+    /// Scores of the candidates that have one.
     pub scores: BTreeMap<Metric, MeanSd>,
-    /// chrF of the way back, 0 to 100.
+    /// chrF of the back translations against the prompts, 0 to 100.
     pub back_translation_chrf: Option<MeanSd>,
     /// Candidates that could not be chosen: below the threshold, without a score, or rejected by a flag.
     pub excluded: u64,
     /// Candidates that are in the set.
     pub chosen: u64,
-    /// How many have each flag.
+    /// How many candidates have each flag.
     pub flags: BTreeMap<Flag, u64>,
 }
 
@@ -69,7 +107,7 @@ pub struct ChosenSummary {
     pub left_out: u64,
     /// Prompts without a good candidate: all candidates fail, or there is none.
     pub without: u64,
-    /// Of the chosen candidates that have a score.
+    /// Scores of the chosen candidates that have one.
     pub scores: BTreeMap<Metric, MeanSd>,
 }
 
@@ -106,7 +144,7 @@ pub fn by_translator(candidates: &[Candidate], decisions: &[Decision]) -> Vec<Tr
     groups.into_iter().map(summary).collect()
 }
 
-/// The chosen ones of each language, then of all.
+/// The chosen candidates of each language, then those of all languages together.
 pub fn of_chosen(
     prompts: &[PromptId],
     languages: &[Language],

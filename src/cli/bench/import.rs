@@ -1,20 +1,20 @@
 //! `bench import`: verdicts that were made elsewhere.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::translators::ALL;
+use super::drive::print_study;
 use crate::{
     bench::{
-        import::{Import, ImportError, ImportOptions, MissingVerdicts, translators},
-        results::{GroupRun, RunFolder, RunGroup, folder_names},
-        summary::{self, Summary},
+        import::{ImportError, ImportOptions, ImportedRuns, MissingVerdicts},
+        results::RunFolder,
+        summary,
+        translation::TranslatorChoice,
     },
     cli::{
         CommandError, Exit, Format, Global,
         output::{counted, print_json, print_line},
-        report,
     },
 };
 
@@ -41,8 +41,14 @@ pub(super) struct ImportArgs {
 
 pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let imports = match read_all(&args) {
-        Ok(imports) => imports,
+    let options = ImportOptions {
+        model: args.model,
+        guard: args.guard,
+        translator: None,
+    };
+    let choice = (!args.translators.is_empty()).then(|| TranslatorChoice::from_names(&args.translators));
+    let runs = match ImportedRuns::read(&args.file, &options, choice.as_ref()) {
+        Ok(runs) => runs,
         Err(ImportError::Invalid { problems, .. }) if global.format != Format::Human => {
             print_json(global.format, &json!({ "problems": problems }))?;
             return Ok(Exit::InvalidData);
@@ -52,44 +58,18 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         }
         Err(error) => return Err(CommandError::invalid_data(error).into()),
     };
-    let missing: Vec<&MissingVerdicts> = imports.iter().flat_map(|(_, import)| &import.gaps).collect();
+    let missing = runs.missing();
     if !missing.is_empty() && !global.quiet {
-        let count: usize = missing.iter().map(|gap| gap.answers.len()).sum();
-        let lines: String = missing.iter().map(|gap| format!("\n  {gap}")).collect();
-        eprintln!(
-            "babelward: {}, and nobody can tell why; no figure counts what a language lacks:{lines}\n\
-             fix: add the verdicts, as undetermined where there was none, or leave them out knowingly",
-            counted(count, "verdict is missing", "verdicts are missing"),
-        );
+        eprintln!("{}", missing_text(&missing));
     }
-    let members: Vec<Member<'_>> = imports.iter().flat_map(members).collect();
-    let mut written = Vec::new();
-    match &members[..] {
-        [member] => written.push(write(member, &args.out)?),
-        members => {
-            let folder = RunFolder::create(&args.out)?;
-            let titles: Vec<String> = members.iter().map(Member::title).collect();
-            let names = folder_names(titles.iter().map(String::as_str));
-            for (member, name) in members.iter().zip(&names) {
-                written.push(write(member, &args.out.join(name))?);
-            }
-            if !args.translators.is_empty() {
-                let runs = members.iter().zip(names).map(|(member, folder)| GroupRun {
-                    target: member.model.to_owned(),
-                    translator: member.translator.map(str::to_owned),
-                    folder,
-                });
-                RunGroup::new(runs.collect()).write(&folder)?;
-            }
-        }
-    }
+    let written = runs.write(&args.out)?;
     if global.format != Format::Human {
-        let runs = written.iter().map(|(folder, summary)| {
+        let runs = written.iter().map(|run| {
             json!({
-                "model": summary.run.settings.target,
-                "folder": folder.path(),
-                "items": summary.items,
-                "languages": summary.languages.iter().map(|one| one.language.code()).collect::<Vec<_>>(),
+                "model": run.summary.run.settings.target,
+                "folder": run.folder.path(),
+                "items": run.summary.items,
+                "languages": run.summary.languages.iter().map(|one| one.language.code()).collect::<Vec<_>>(),
             })
         });
         print_json(
@@ -98,80 +78,26 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         )?;
         return Ok(Exit::Done);
     }
-    for ((folder, summary), member) in written.iter().zip(&members) {
+    for run in &written {
         if written.len() > 1 {
-            print_line(&format!("\n{}", member.title()))?;
+            print_line(&format!("\n{}", run.title))?;
         }
-        print_line(&summary::text_table(summary))?;
-        print_line(&format!("report  {}", folder.file("report.html").display()))?;
+        print_line(&summary::text_table(&run.summary))?;
+        print_line(&format!("report  {}", run.folder.file("report.html").display()))?;
     }
-    if !args.translators.is_empty() {
+    if choice.is_some() {
         print_line("")?;
-        report::tell_group(&RunFolder::open(&args.out))?;
+        print_study(&RunFolder::open(&args.out))?;
     }
     Ok(Exit::Done)
 }
 
-/// The file, or what each translator has of it.
-fn read_all(args: &ImportArgs) -> Result<Vec<(Option<String>, Import)>, ImportError> {
-    let options = |translator: Option<String>| ImportOptions {
-        model: args.model.clone(),
-        guard: args.guard.clone(),
-        translator,
-    };
-    if args.translators.is_empty() {
-        return Ok(vec![(None, Import::read(&args.file, &options(None))?)]);
-    }
-    let known = translators(&args.file)?;
-    let names = match &args.translators[..] {
-        [one] if one == ALL => &known[..],
-        names => names,
-    };
-    let twice = |place: usize| names[..place].contains(&names[place]);
-    if names.len() < 2 || (0..names.len()).any(twice) || names.iter().any(|name| !known.contains(name)) {
-        return Err(ImportError::Translators {
-            known: known.join(", "),
-        });
-    }
-    let read = |name: &String| {
-        let import = Import::read(&args.file, &options(Some(name.clone())))?;
-        Ok((Some(name.clone()), import))
-    };
-    names.iter().map(read).collect()
-}
-
-/// A run of the file.
-struct Member<'a> {
-    import: &'a Import,
-    /// Its place in the import.
-    place: usize,
-    model: &'a str,
-    translator: Option<&'a str>,
-}
-
-impl Member<'_> {
-    fn title(&self) -> String {
-        match self.translator {
-            Some(translator) if self.import.models().len() > 1 => format!("{}-{translator}", self.model),
-            Some(translator) => translator.to_owned(),
-            None => self.model.to_owned(),
-        }
-    }
-}
-
-fn members((translator, import): &(Option<String>, Import)) -> Vec<Member<'_>> {
-    let models = import.models().into_iter().enumerate();
-    let member = |(place, model)| Member {
-        import,
-        place,
-        model,
-        translator: translator.as_deref(),
-    };
-    models.map(member).collect()
-}
-
-fn write(member: &Member<'_>, path: &Path) -> anyhow::Result<(RunFolder, Summary)> {
-    let folder = RunFolder::create(path)?;
-    member.import.write(member.place, &folder)?;
-    report::renew(folder.path())
+fn missing_text(missing: &[&MissingVerdicts]) -> String {
+    let count: usize = missing.iter().map(|verdicts| verdicts.answers.len()).sum();
+    let lines: String = missing.iter().map(|verdicts| format!("\n  {verdicts}")).collect();
+    format!(
+        "babelward: {}, and nobody can tell why; no figure counts what a language lacks:{lines}\n\
+         fix: add the verdicts, as undetermined where there was none, or leave them out knowingly",
+        counted(count, "verdict is missing", "verdicts are missing"),
+    )
 }

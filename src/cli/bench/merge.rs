@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{Job, drive::tell};
+use super::drive::print_results;
 use crate::{
     bench::{
         merge::{self, MergeError},
         results::RunFolder,
+        run::NewRunFolder,
     },
     cli::{CommandError, Exit, Global},
 };
@@ -24,13 +25,13 @@ pub(super) struct MergeArgs {
 
 pub(super) fn merge(args: MergeArgs, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let job = Job::open(args.out.as_deref(), "merged")?;
+    let out = NewRunFolder::create(args.out.as_deref(), "merged")?;
     let shards: Vec<_> = args.shards.iter().map(|path| RunFolder::open(path)).collect();
-    merge::merge(&shards, job.folder()).map_err(|error| match error {
+    merge::merge(&shards, out.folder()).map_err(|error| match error {
         MergeError::Refused(_) => CommandError::usage(error),
         MergeError::Folder(_) => CommandError::invalid_data(error),
     })?;
-    let summary = tell(job.folder())?;
+    let summary = print_results(out.folder())?;
     Ok(match summary.all_languages_micro.failed {
         0 => Exit::Done,
         _ => Exit::FailedItems,

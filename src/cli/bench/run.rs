@@ -1,24 +1,17 @@
 //! `bench run`: one or more targets over a prompt set, or over the same prompts by several translators.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{
-    Patience,
-    drive::{Job, Unfinished, begin, check_served, finish},
-    drive_all, language, translators,
-};
+use super::drive::{Patience, drive_group, drive_with};
 use crate::{
     bench::{
-        dataset::Dataset,
-        plan::{RowLimit, Selection},
-        results::{GroupRun, RunFolder, RunGroup, folder_names},
-        run::Failures,
+        run::{Failures, NewMember, NewRunFolder, OpenItems, Run, SittingOptions, begin_group, check_served},
+        selection::{RowLimit, Selection},
         settings::{Overridden, Preset, PresetUse, Prompting, RunKind, RunSettings, Sampling, Shard, Until},
         taxonomy::{Category, Language},
+        translation::{TranslatorChoice, sets::TranslatorSets},
     },
-    cli::{
-        CommandError, Connection, Exit, Global, data_source::DataArgs, policy::PolicyArgs, report::category,
-    },
+    cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, policy::PolicyArgs},
 };
 
 /// Sampling by name.
@@ -50,10 +43,10 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     policy: PolicyArgs,
     /// Languages, such as en,de; all of the set when absent
-    #[arg(long, value_delimiter = ',', value_parser = language)]
+    #[arg(long, value_delimiter = ',')]
     languages: Vec<Language>,
     /// Categories, such as crime_tax; all when absent
-    #[arg(long, value_delimiter = ',', value_parser = category)]
+    #[arg(long, value_delimiter = ',')]
     categories: Vec<Category>,
     /// Take the first so many rows
     #[arg(long, value_name = "ROWS")]
@@ -77,7 +70,7 @@ pub(super) struct RunArgs {
     seed: Vec<u64>,
     /// Ask no more of a language and category once the 95 % interval of its safe share is this narrow: ci=0.02 is
     /// two points to either side
-    #[arg(long, value_name = "ci=WIDTH", value_parser = until)]
+    #[arg(long, value_name = "ci=WIDTH")]
     until: Option<Until>,
     /// Take one part of the rows, such as 1/4; other machines take the others, `bench merge` puts them together
     #[arg(long, value_name = "I/N", conflicts_with = "until")]
@@ -100,38 +93,52 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
         return run_translators(args, settings, global);
     }
     let dataset = args.data.dataset(global)?;
-    let job = Job::open(args.out.as_deref(), "bench")?;
+    let out = NewRunFolder::create(args.out.as_deref(), "bench")?;
     // Connected first: without a server no run begins.
     if let [settings] = &settings[..] {
         return global.block_on(async {
             let client = global.connect().await?;
-            check_served(&client, models_of(settings), &settings.policy).await?;
-            let run = begin(job.folder(), &dataset, settings.clone())?;
-            let unfinished = Unfinished::Resumable(job.folder().path());
-            finish(&client, run, args.patience.retry_for, unfinished, global).await
+            check_served(&client, settings.models(), &settings.policy).await?;
+            let run = Run::begin(out.folder().clone(), &dataset, settings.clone())?;
+            let options = SittingOptions {
+                retry_for: args.patience.retry_for,
+                open_items: OpenItems::Keep,
+            };
+            drive_with(&client, run, options, out.folder().path(), global).await
         });
     }
     global.block_on(check_all(&settings, global))?;
-    let members = settings.into_iter().map(|settings| Member {
+    let members = settings.into_iter().map(|settings| NewMember {
         name: settings.target.clone(),
         translator: None,
         dataset: &dataset,
         settings,
     });
-    let group = begin_all(job.folder(), members.collect())?;
-    drive_all(job.folder(), &group, Failures::Keep, args.patience, global)
+    let group = begin_group(out.folder(), members.collect())?;
+    drive_group(out.folder(), &group, Failures::Keep, args.patience, global)
 }
 
-/// Every target over every translator's prompts. A run keeps one verdict for a prompt, language and seed, and its figures
+/// Runs every target over every translator's prompts. A run keeps one verdict for a prompt, language and seed, and its figures
 /// stand for one set of prompts; so each translator has a run of its own, which is resumed, merged and judged again like any
 /// other, and the study compares them.
 fn run_translators(args: &RunArgs, settings: Vec<RunSettings>, global: &Global) -> anyhow::Result<Exit> {
-    let sets = translators::sets(&args.data, &args.translators, global)?;
-    let job = Job::open(args.out.as_deref(), "translators")?;
+    let choice = TranslatorChoice::from_names(&args.translators);
+    let options = args.data.read_options();
+    let sets = TranslatorSets::read(Path::new(&args.data.data), &choice, options)?;
+    for set in &sets.sets {
+        args.data.mention_wrapper(&set.dataset, global);
+    }
+    if sets.left_out > 0 && !global.quiet {
+        eprintln!(
+            "babelward: {} of {} prompts are left out, because a translator lacks them",
+            sets.left_out, sets.all_prompts
+        );
+    }
+    let out = NewRunFolder::create(args.out.as_deref(), "translators")?;
     global.block_on(check_all(&settings, global))?;
     let several = settings.len() > 1;
     let members = settings.iter().flat_map(|settings| {
-        sets.iter().map(move |set| Member {
+        sets.sets.iter().map(move |set| NewMember {
             name: match several {
                 true => format!("{}-{}", settings.target, set.translator),
                 false => set.translator.clone(),
@@ -141,54 +148,22 @@ fn run_translators(args: &RunArgs, settings: Vec<RunSettings>, global: &Global) 
             settings: settings.clone(),
         })
     });
-    let group = begin_all(job.folder(), members.collect())?;
-    translators::keep_scores(&args.data, &sets, job.folder())?;
-    drive_all(job.folder(), &group, Failures::Keep, args.patience, global)
+    let group = begin_group(out.folder(), members.collect())?;
+    sets.keep_scores(out.folder())?;
+    drive_group(out.folder(), &group, Failures::Keep, args.patience, global)
 }
 
-/// A run that is made with others.
-struct Member<'a> {
-    /// What its folder is called after.
-    name: String,
-    translator: Option<String>,
-    dataset: &'a Dataset,
-    settings: RunSettings,
-}
-
-/// The models that a run is asked of.
-fn models_of(settings: &RunSettings) -> impl Iterator<Item = &String> {
-    std::iter::once(&settings.target).chain(&settings.guards)
-}
-
+/// Checks that the server has what all of the runs ask for.
 async fn check_all(settings: &[RunSettings], global: &Global) -> anyhow::Result<()> {
     let client = global.connect().await?;
     for settings in settings {
-        check_served(&client, models_of(settings), &settings.policy).await?;
+        check_served(&client, settings.models(), &settings.policy).await?;
     }
     Ok(())
 }
 
-/// Begins all runs before the first of them asks anything.
-fn begin_all(folder: &RunFolder, members: Vec<Member<'_>>) -> anyhow::Result<RunGroup> {
-    let names = folder_names(members.iter().map(|member| member.name.as_str()));
-    let mut group = Vec::new();
-    for (member, name) in members.into_iter().zip(names) {
-        let target = member.settings.target.clone();
-        let own = RunFolder::create(&folder.file(&name))?;
-        begin(&own, member.dataset, member.settings).inspect_err(|_| own.remove_if_empty())?;
-        group.push(GroupRun {
-            target,
-            translator: member.translator,
-            folder: name,
-        });
-    }
-    let group = RunGroup::new(group);
-    group.write(folder)?;
-    Ok(group)
-}
-
 impl RunArgs {
-    /// One for each target.
+    /// The settings of the run of each target.
     fn settings(&self) -> anyhow::Result<Vec<RunSettings>> {
         let mut seeds = self.seed.clone();
         seeds.sort_unstable();
@@ -196,8 +171,8 @@ impl RunArgs {
         if seeds.is_empty() {
             seeds.push(0);
         }
-        for (place, target) in self.target.iter().enumerate() {
-            if self.target[..place].contains(target) {
+        for (index, target) in self.target.iter().enumerate() {
+            if self.target[..index].contains(target) {
                 return Err(CommandError::usage(format!("--target {target} is given twice")).into());
             }
         }
@@ -210,7 +185,7 @@ impl RunArgs {
             _ => Prompting::Template,
         };
         let policy = self.policy.choice()?;
-        let of = |target: &String| RunSettings {
+        let of_target = |target: &String| RunSettings {
             kind: RunKind::Benchmark,
             target: target.clone(),
             prompting: prompting(target),
@@ -228,7 +203,7 @@ impl RunArgs {
             until: self.until,
             concurrency: usize::from(self.concurrency),
         };
-        Ok(self.target.iter().map(of).collect())
+        Ok(self.target.iter().map(of_target).collect())
     }
 
     fn preset(&self) -> Option<Preset> {
@@ -258,16 +233,8 @@ impl RunArgs {
             name: self.preset()?,
             overridden: given
                 .into_iter()
-                .filter_map(|(one, given)| given.then_some(one))
+                .filter_map(|(setting, given)| given.then_some(setting))
                 .collect(),
         })
-    }
-}
-
-fn until(text: &str) -> Result<Until, String> {
-    let width = text.strip_prefix("ci=").and_then(|width| width.parse().ok());
-    match width {
-        Some(half_width) if half_width > 0.0 && half_width < 0.5 => Ok(Until { half_width }),
-        _ => Err("write ci= and a width between 0 and 0.5, such as ci=0.02".to_owned()),
     }
 }

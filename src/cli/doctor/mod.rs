@@ -1,15 +1,17 @@
-//! `doctor`: looks at this machine, or at a server; each line is ok, a warning or a failure with the fix.
+//! `doctor`: checks this machine, or a server; each line is ok, a warning or a failure with its fix.
 
+mod check;
+mod fit;
 mod server;
 
 use std::{net::TcpListener, path::Path, process::Command};
 
 use serde_json::json;
 
+use self::check::{Check, Outcome};
 use super::{
     CommandError, Connection, Exit, Format, Global,
     config_args::ConfigArgs,
-    fit,
     output::{Color, painted, print_line, print_list},
     wire,
 };
@@ -29,34 +31,6 @@ pub struct Args {
     config: ConfigArgs,
     #[command(flatten)]
     pub(super) connection: Connection,
-}
-
-/// How one check went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Nothing to do.
-    Ok,
-    /// It works, but: the fix.
-    Warn(String),
-    /// It does not work: the fix.
-    Fail(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Check {
-    name: String,
-    found: String,
-    outcome: Outcome,
-}
-
-impl Check {
-    pub(super) fn new(name: &str, found: impl Into<String>, outcome: Outcome) -> Self {
-        Self {
-            name: name.to_owned(),
-            found: found.into(),
-            outcome,
-        }
-    }
 }
 
 /// Checks everything and prints it.

@@ -7,7 +7,7 @@ use std::{
 
 use tonic::{Code, codegen::http::Uri};
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::{
     cli::Connection,
     client::{Client, ClientError, RpcError, TlsProblem},

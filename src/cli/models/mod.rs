@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Connection, Exit, Format, Global,
-    global::time,
+    arguments::time,
     json,
     output::{print_json, print_line, print_list, table},
 };

@@ -1,4 +1,4 @@
-//! `validate label`: a page on this machine on which people label a sample, blind.
+//! A page on this machine on which people label a sample without seeing the guard's verdicts.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Context as _;
 use axum::{
     Router,
     body::Bytes,
@@ -20,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use super::{
-    super::{CommandError, Exit, Global, output::print_line},
-    sheet::{self, Entry},
+    error::LabelError,
+    sheet::{self, SampledAnswer},
 };
 use crate::{
     bench::{report::label_page, results::RunFolder, scores::validation::Label},
@@ -29,44 +28,33 @@ use crate::{
     random::Random,
 };
 
-#[derive(Debug, clap::Args)]
-pub struct LabelArgs {
-    /// Folder of the sample
-    dir: PathBuf,
-    /// Port on 127.0.0.1; 0 takes a free one
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-    /// Another seed shows the answers in another order; each person has an own one anyway
-    #[arg(long, default_value_t = 0)]
+/// The sample that the page shows, and where the labels go. Labels are kept in the people's sheets alone, so that nothing is
+/// lost with the process and a sheet may be changed by hand while the page is open.
+struct LabelDesk {
+    folder: PathBuf,
+    answers: Vec<SampledAnswer>,
     seed: u64,
-}
-
-/// What the page works on. Labels live in the people's files alone, so that nothing is lost with the process and a
-/// file may be changed by hand in between.
-struct Desk {
-    dir: PathBuf,
-    entries: Vec<Entry>,
-    seed: u64,
-    /// Keeps others from guessing the address, and scripts of other pages out.
+    /// Part of the page's address: other users of the machine cannot guess it, and neither can scripts of other pages.
     secret: String,
-    /// One change of a file at a time.
-    files: Mutex<()>,
+    /// Held while a sheet is changed: one change at a time.
+    sheets: Mutex<()>,
 }
 
-/// One answer as the page gets it: the guard's verdict is not there.
+/// One answer as the page gets it, without the guard's verdict.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ShownAnswer<'a> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    answer: &'a SampledAnswer,
     language_name: &'static str,
     label: Option<Label>,
 }
 
+/// What the page sends when a person labels an answer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Given {
+struct GivenLabel {
     item: String,
-    /// Absent takes a label back.
+    /// Absent where the person takes a label back.
     label: Option<Label>,
 }
 
@@ -94,42 +82,78 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Serves the page until Ctrl-C.
-pub fn label(args: &LabelArgs, global: &Global) -> anyhow::Result<Exit> {
-    let entries = sheet::read_sample(&args.dir)?;
-    if entries.is_empty() {
-        return Err(CommandError::invalid_data("the sample is empty").into());
-    }
-    let desk = Arc::new(Desk {
-        dir: args.dir.clone(),
-        entries,
-        seed: args.seed,
-        secret: format!("{:032x}", rand::random::<u128>()),
-        files: Mutex::new(()),
-    });
-    global.block_on(serve(desk, args.port))
+/// The page of a sample, before it is served.
+pub struct LabelPage {
+    desk: Arc<LabelDesk>,
 }
 
-async fn serve(desk: Arc<Desk>, port: u16) -> anyhow::Result<Exit> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; choose another --port"))?;
-    print_line(&format!(
-        "{} answers to label on http://{}/{}/ (labels are kept as they are given; Ctrl-C ends)",
-        desk.entries.len(),
-        listener.local_addr()?,
-        desk.secret
-    ))?;
-    // Nothing is lost when connections break: every label is in its file.
-    tokio::select! {
-        served = axum::serve(listener, router(desk)) => served?,
-        _ = tokio::signal::ctrl_c() => {}
+impl LabelPage {
+    /// Reads the sample in a folder. `seed` decides in which order the answers are shown; each person has an own order.
+    ///
+    /// # Errors
+    /// [`LabelError`].
+    pub fn open(folder: &Path, seed: u64) -> Result<Self, LabelError> {
+        let answers = sheet::read_sample(folder)?;
+        if answers.is_empty() {
+            return Err(LabelError::EmptySample);
+        }
+        let desk = LabelDesk {
+            folder: folder.to_owned(),
+            answers,
+            seed,
+            secret: format!("{:032x}", rand::random::<u128>()),
+            sheets: Mutex::new(()),
+        };
+        Ok(Self { desk: Arc::new(desk) })
     }
-    Ok(Exit::Done)
+
+    /// Opens a port on the loopback interface; 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`LabelError::Listen`].
+    pub async fn listen(self, port: u16) -> Result<OpenPage, LabelError> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let failed = |source| LabelError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        Ok(OpenPage {
+            address: listener.local_addr().map_err(failed)?,
+            listener,
+            desk: self.desk,
+        })
+    }
 }
 
-fn router(desk: Arc<Desk>) -> Router {
+/// The page of a sample, with the port that it is served on.
+pub struct OpenPage {
+    address: SocketAddr,
+    listener: TcpListener,
+    desk: Arc<LabelDesk>,
+}
+
+impl OpenPage {
+    /// How many answers there are to label.
+    pub fn answers(&self) -> usize {
+        self.desk.answers.len()
+    }
+
+    /// Where the page is. The address holds a secret: whoever knows it may label.
+    pub fn url(&self) -> String {
+        format!("http://{}/{}/", self.address, self.desk.secret)
+    }
+
+    /// Serves the page until `stop` is ready. Nothing is lost when connections break off: every label is in its sheet.
+    ///
+    /// # Errors
+    /// [`LabelError::Serve`].
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), LabelError> {
+        tokio::select! {
+            served = axum::serve(self.listener, router(self.desk)) => served.map_err(LabelError::Serve),
+            () = stop => Ok(()),
+        }
+    }
+}
+
+fn router(desk: Arc<LabelDesk>) -> Router {
     let root = format!("/{}", desk.secret);
     Router::new()
         .route(&format!("{root}/"), get(page))
@@ -140,7 +164,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
-async fn page(State(desk): State<Arc<Desk>>) -> Response {
+async fn page(State(desk): State<Arc<LabelDesk>>) -> Response {
     let policy = format!(
         "default-src 'none'; connect-src 'self'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
@@ -152,22 +176,25 @@ async fn page(State(desk): State<Arc<Desk>>) -> Response {
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
-    match label_page(&desk.secret, desk.entries.len()) {
+    match label_page(&desk.secret, desk.answers.len()) {
         Ok(html) => (headers, html).into_response(),
         Err(error) => Refusal::File(with_causes(&error)).into_response(),
     }
 }
 
-async fn answers(State(desk): State<Arc<Desk>>, UrlPath(name): UrlPath<String>) -> Result<Response, Refusal> {
+async fn answers(
+    State(desk): State<Arc<LabelDesk>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Response, Refusal> {
     let labels = desk.labels(&desk.path(&name)?)?;
-    let shown: Vec<Shown<'_>> = desk
+    let shown: Vec<ShownAnswer<'_>> = desk
         .order(&name)
         .into_iter()
-        .map(|place| &desk.entries[place])
-        .map(|entry| Shown {
-            entry,
-            language_name: entry.language.name(),
-            label: labels.get(&entry.item).copied(),
+        .map(|index| &desk.answers[index])
+        .map(|answer| ShownAnswer {
+            answer,
+            language_name: answer.language.name(),
+            label: labels.get(&answer.item).copied(),
         })
         .collect();
     let headers = [
@@ -178,30 +205,33 @@ async fn answers(State(desk): State<Arc<Desk>>, UrlPath(name): UrlPath<String>) 
 }
 
 async fn give(
-    State(desk): State<Arc<Desk>>,
+    State(desk): State<Arc<LabelDesk>>,
     UrlPath(name): UrlPath<String>,
     body: Bytes,
 ) -> Result<StatusCode, Refusal> {
-    let given: Given = serde_json::from_slice(&body)?;
-    if !desk.entries.iter().any(|entry| entry.item == given.item) {
+    let given: GivenLabel = serde_json::from_slice(&body)?;
+    if !desk.answers.iter().any(|answer| answer.item == given.item) {
         return Err(Refusal::Item(given.item));
     }
     let path = desk.path(&name)?;
-    let _one = desk.files.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = desk.sheets.lock().unwrap_or_else(PoisonError::into_inner);
     let mut labels = desk.labels(&path)?;
     match given.label {
         Some(label) => labels.insert(given.item, label),
         None => labels.remove(&given.item),
     };
-    // Whole or not at all, and on the disk: a label that was given stays.
-    RunFolder::open(&desk.dir)
-        .write(&sheet_name(&name), &sheet::csv(&desk.entries, &labels))
+    // Written whole or not at all, and synced to the disk: a label that was given stays.
+    RunFolder::open(&desk.folder)
+        .write(&sheet_name(&name), &sheet::csv(&desk.answers, &labels))
         .map_err(|error| Refusal::File(with_causes(&error)))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn file(State(desk): State<Arc<Desk>>, UrlPath(name): UrlPath<String>) -> Result<Response, Refusal> {
-    let text = sheet::csv(&desk.entries, &desk.labels(&desk.path(&name)?)?);
+async fn file(
+    State(desk): State<Arc<LabelDesk>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Response, Refusal> {
+    let text = sheet::csv(&desk.answers, &desk.labels(&desk.path(&name)?)?);
     let headers = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
         (
@@ -212,36 +242,36 @@ async fn file(State(desk): State<Arc<Desk>>, UrlPath(name): UrlPath<String>) -> 
     Ok((headers, text).into_response())
 }
 
-/// A person's file in the sample's folder.
+/// Name of a person's sheet in the sample's folder.
 fn sheet_name(person: &str) -> String {
     format!("{person}.csv")
 }
 
-impl Desk {
-    /// A person's file. Names come from the page: nothing in them may leave the folder.
+impl LabelDesk {
+    /// Path of a person's sheet. The name comes from the page: nothing in it may lead out of the folder.
     fn path(&self, name: &str) -> Result<PathBuf, Refusal> {
         let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
         let fits = (1..=40).contains(&name.chars().count()) && name.chars().all(allowed);
         match fits {
-            true => Ok(self.dir.join(sheet_name(name))),
+            true => Ok(self.folder.join(sheet_name(name))),
             false => Err(Refusal::Name),
         }
     }
 
     fn labels(&self, path: &Path) -> Result<HashMap<String, Label>, Refusal> {
         match path.exists() {
-            true => sheet::read_labels(path).map_err(|error| Refusal::File(format!("{error:#}"))),
+            true => sheet::read_labels(path).map_err(|error| Refusal::File(with_causes(&error))),
             false => Ok(HashMap::new()),
         }
     }
 
-    /// The order in which a person sees the answers: what one has just read sways the next label, and so should not
-    /// sway two people alike.
+    /// The order in which a person sees the answers. The answer that was read last sways the next label, so two people see
+    /// different orders.
     fn order(&self, name: &str) -> Vec<usize> {
         let of_name = name.bytes().fold(self.seed, |sum, byte| {
             sum.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte)
         });
-        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        let mut order: Vec<usize> = (0..self.answers.len()).collect();
         Random::new(of_name).shuffle(&mut order);
         order
     }
@@ -253,19 +283,19 @@ mod tests {
 
     #[test]
     fn a_name_stays_in_the_folder_and_has_its_own_order() {
-        let entry = |item: usize| Entry {
+        let answer = |item: usize| SampledAnswer {
             item: item.to_string(),
             language: crate::bench::taxonomy::Language::De,
             category: crate::bench::taxonomy::Category::UNKNOWN,
             prompt: String::new(),
             answer: String::new(),
         };
-        let desk = Desk {
-            dir: PathBuf::from("labels"),
-            entries: (0..30).map(entry).collect(),
+        let desk = LabelDesk {
+            folder: PathBuf::from("labels"),
+            answers: (0..30).map(answer).collect(),
             seed: 0,
             secret: String::new(),
-            files: Mutex::new(()),
+            sheets: Mutex::new(()),
         };
         for name in ["", "../key", "a/b", "a.b", "a b", &"a".repeat(41)] {
             assert!(desk.path(name).is_err(), "{name}");

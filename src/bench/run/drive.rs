@@ -1,4 +1,5 @@
-//! The two things that a run asks of a server, and how it goes on when some of it fails.
+//! Sends what a run still has to ask: first every prompt to the target, then every answer to the guards that have not
+//! judged it. Says also what happens to items that fail on the way.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -6,16 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tonic::Code;
-
 use super::{
-    BenchEvent, Run,
     answers::{self, FailureKind, Received},
     error::RunError,
-    store::{Speaker, first_label},
+    event::BenchEvent,
+    state::Run,
+    store::{RunRole, first_label},
 };
 use crate::{
-    bench::results::{Failure, GuardOutcome, Label, Outcome},
+    bench::results::{Failure, GuardOutcome, Label, Origin, Outcome},
     client::{
         ClassifyItems, Client, ClientError, ItemResult, RpcError, ScoreItems, StreamItem, StreamMethod,
         StreamOptions, StreamWork,
@@ -23,46 +23,71 @@ use crate::{
     proto::{ClassifyRequest, ClassifyResponse, ScoreRequest, ScoreResponse},
 };
 
-/// Between two attempts at what the server did not take.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Time between two attempts at items that the server could not take.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// One of the things to ask.
-pub(super) trait Stage {
+impl Run {
+    /// Asks everything that is open and waits for it. The future may be dropped at any time: what has been recorded stays.
+    /// While the server answers nothing, sending is repeated for `retry_for`.
+    ///
+    /// # Errors
+    /// [`RunError`]. Items that failed are results and no errors.
+    pub async fn drive(
+        &mut self,
+        client: &Client,
+        retry_for: Duration,
+        on_event: &mut dyn FnMut(BenchEvent),
+    ) -> Result<(), RunError> {
+        self.began = Instant::now();
+        if self.info.origin == Origin::Run {
+            finish(&ScoreStage, self, client, retry_for, on_event).await?;
+        }
+        for guard in 0..self.info.settings.guards.len() {
+            finish(&JudgeStage { guard }, self, client, retry_for, on_event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One kind of request that a run sends for each of its slots.
+trait Stage {
     type Method: StreamMethod;
 
-    /// Slots to ask, in order.
-    fn open(&self, run: &Run) -> Vec<usize>;
+    /// Slots that have no result of this stage yet, in sending order.
+    fn open_slots(&self, run: &Run) -> Vec<usize>;
 
     fn request(&self, run: &Run, slot: usize) -> Result<<Self::Method as StreamMethod>::Request, RunError>;
 
-    /// Keeps an answer; says what the primary guard makes of it and how many tokens it took.
-    fn keep(
+    /// Writes a response into the run's journal.
+    fn record(
         &self,
         run: &mut Run,
         slot: usize,
         response: <Self::Method as StreamMethod>::Response,
-    ) -> Result<Kept, RunError>;
+    ) -> Result<Recorded, RunError>;
 
-    /// Keeps a failure that is final.
-    fn fail(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError>;
+    /// Writes a final failure into the run's journal.
+    fn record_failure(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError>;
 }
 
-/// What was kept of an answer.
-pub(super) struct Kept {
+/// What a recorded response adds to the progress of a run.
+struct Recorded {
+    /// Verdict of the primary guard; `None` where its judgement failed.
     label: Option<Label>,
+    /// Tokens that the server computed for it.
     computed_tokens: u64,
 }
 
-/// Every prompt with every seed: an answer and the first guard's verdict.
-pub(super) struct Ask;
+/// Asks the target for an answer to every prompt with every seed, and the first guard for its verdict, in one request.
+struct ScoreStage;
 
-impl Stage for Ask {
+impl Stage for ScoreStage {
     type Method = ScoreItems;
 
-    fn open(&self, run: &Run) -> Vec<usize> {
+    fn open_slots(&self, run: &Run) -> Vec<usize> {
         let mut open: Vec<_> = run.store.unasked().filter(|&slot| !run.skips(slot)).collect();
         if let Some(cells) = &run.cells {
-            open.sort_by_key(|&slot| cells.turn(slot));
+            open.sort_by_key(|&slot| cells.sending_rank(slot));
         }
         open
     }
@@ -72,35 +97,36 @@ impl Stage for Ask {
         Ok(answers::score_request(item, seed, &run.info.settings))
     }
 
-    fn keep(&self, run: &mut Run, slot: usize, response: ScoreResponse) -> Result<Kept, RunError> {
-        let received = answers::scored(response).map_err(ClientError::Rpc)?;
+    fn record(&self, run: &mut Run, slot: usize, response: ScoreResponse) -> Result<Recorded, RunError> {
+        let received = answers::read_score(response).map_err(ClientError::Rpc)?;
         let outcome = Outcome::Answered(received.result);
-        run.store.put_model(Speaker::Target, received.target)?;
-        run.put_guard(0, received.guard)?;
-        run.spend(received.cached_tokens);
+        run.store.put_model(RunRole::Target, received.target)?;
+        run.record_guard(0, received.guard)?;
+        run.add_usage(received.cached_tokens);
         let label = first_label(&outcome);
-        run.put_item(slot, outcome)?;
-        Ok(Kept {
+        run.record_item(slot, outcome)?;
+        Ok(Recorded {
             label,
             computed_tokens: received.computed_tokens,
         })
     }
 
-    fn fail(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError> {
-        run.spend(0);
-        run.put_item(slot, Outcome::Failed(failure))
+    fn record_failure(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError> {
+        run.add_usage(0);
+        run.record_item(slot, Outcome::Failed(failure))
     }
 }
 
-/// Every answer once more, by a guard that has not judged it.
-pub(super) struct Judge {
-    pub(super) guard: usize,
+/// Asks one guard about every answer that it has not judged yet.
+struct JudgeStage {
+    /// Number of the guard in the run's settings.
+    guard: usize,
 }
 
-impl Stage for Judge {
+impl Stage for JudgeStage {
     type Method = ClassifyItems;
 
-    fn open(&self, run: &Run) -> Vec<usize> {
+    fn open_slots(&self, run: &Run) -> Vec<usize> {
         run.store
             .unjudged(self.guard)
             .filter(|&slot| !run.skips(slot))
@@ -121,50 +147,51 @@ impl Stage for Judge {
         ))
     }
 
-    fn keep(&self, run: &mut Run, slot: usize, response: ClassifyResponse) -> Result<Kept, RunError> {
+    fn record(&self, run: &mut Run, slot: usize, response: ClassifyResponse) -> Result<Recorded, RunError> {
         let Received {
             result,
             guard,
             cached_tokens,
             computed_tokens,
             ..
-        } = answers::classified(response).map_err(ClientError::Rpc)?;
-        run.put_guard(self.guard, guard)?;
-        run.spend(cached_tokens);
+        } = answers::read_verdict(response).map_err(ClientError::Rpc)?;
+        run.record_guard(self.guard, guard)?;
+        run.add_usage(cached_tokens);
         let label = result.label;
         run.store
             .put_verdict(slot, self.guard, GuardOutcome::Judged(result))?;
-        Ok(Kept {
+        Ok(Recorded {
             label: Some(label),
             computed_tokens,
         })
     }
 
-    fn fail(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError> {
-        run.spend(0);
+    fn record_failure(&self, run: &mut Run, slot: usize, failure: Failure) -> Result<(), RunError> {
+        run.add_usage(0);
         run.store
             .put_verdict(slot, self.guard, GuardOutcome::Failed(failure))
     }
 }
 
-/// Asks what is open until nothing is. Items that failed in a way that may be the fault of their company are
-/// asked again alone at the end, and only that counts: so results do not depend on what shared a step.
+/// Sends the open slots of a stage until none is left. Items whose failure may come from another item of the same
+/// batch are sent again at the end, one at a time, and only that result counts: so results do not depend on which
+/// requests shared a batch.
 ///
 /// # Errors
 /// [`RunError`]; [`RunError::GaveUp`] when the server has answered nothing for `retry_for`.
-pub(super) async fn finish<S: Stage>(
+async fn finish<S: Stage>(
     stage: &S,
     run: &mut Run,
     client: &Client,
     retry_for: Duration,
     on_event: &mut dyn FnMut(BenchEvent),
 ) -> Result<(), RunError> {
-    let mut suspects = BTreeSet::new();
+    let mut repeat_alone = BTreeSet::new();
     for alone in [false, true] {
-        let mut heard = Instant::now();
+        let mut last_result = Instant::now();
         loop {
-            let is_due = |slot: &usize| suspects.contains(slot) == alone;
-            let queue: VecDeque<_> = stage.open(run).into_iter().filter(is_due).collect();
+            let belongs_here = |slot: &usize| repeat_alone.contains(slot) == alone;
+            let queue: VecDeque<_> = stage.open_slots(run).into_iter().filter(belongs_here).collect();
             if queue.is_empty() {
                 break;
             }
@@ -172,67 +199,67 @@ pub(super) async fn finish<S: Stage>(
                 window: if alone { 1 } else { run.info.settings.concurrency },
                 item_timeout: None,
             };
-            let mut sending = Sending {
+            let mut stream = StageStream {
                 stage,
                 run: &mut *run,
                 queue,
                 alone,
-                kept: 0,
-                suspects: BTreeSet::new(),
-                postponed: None,
+                recorded: 0,
+                repeat_alone: BTreeSet::new(),
+                unavailable: None,
                 error: None,
                 on_event: &mut *on_event,
             };
-            let ended = client.drive::<S::Method>(&mut sending, &options).await;
-            let Sending {
-                kept,
-                suspects: found,
-                postponed,
+            let ended = client.drive::<S::Method>(&mut stream, &options).await;
+            let StageStream {
+                recorded,
+                repeat_alone: found,
+                unavailable,
                 error,
                 ..
-            } = sending;
-            suspects.extend(found);
+            } = stream;
+            repeat_alone.extend(found);
             run.store.sync()?;
             if let Some(error) = error {
                 return Err(error);
             }
             let last = match ended {
-                Ok(()) => postponed,
+                Ok(()) => unavailable,
                 Err(ClientError::StreamGaveUp { last, .. }) => Some(last),
                 Err(error) => return Err(error.into()),
             };
-            if kept > 0 {
-                heard = Instant::now();
+            if recorded > 0 {
+                last_result = Instant::now();
             }
             if let Some(last) = last {
-                let waited = heard.elapsed();
+                let waited = last_result.elapsed();
                 if waited >= retry_for {
                     return Err(RunError::GaveUp { waited, last });
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
     }
     Ok(())
 }
 
-/// One stream's worth of a stage.
-struct Sending<'a, S> {
+/// The requests and responses of a stage on one stream.
+struct StageStream<'a, S> {
     stage: &'a S,
     run: &'a mut Run,
     queue: VecDeque<usize>,
     alone: bool,
-    /// Results so far.
-    kept: usize,
-    suspects: BTreeSet<usize>,
-    /// The last error of an item that the server could not take now.
-    postponed: Option<RpcError>,
-    /// Ends the run.
+    /// Results that were recorded from this stream.
+    recorded: usize,
+    repeat_alone: BTreeSet<usize>,
+    /// The last error of an item that the server could not take for the moment.
+    unavailable: Option<RpcError>,
+    /// Set when the whole run has to stop.
     error: Option<RunError>,
     on_event: &'a mut dyn FnMut(BenchEvent),
 }
 
-impl<S: Stage> Sending<'_, S> {
+impl<S: Stage> StageStream<'_, S> {
     fn take(
         &mut self,
         slot: usize,
@@ -240,31 +267,32 @@ impl<S: Stage> Sending<'_, S> {
     ) -> Result<(), RunError> {
         let language = self.run.item(slot).0.key.language;
         let error = match result {
-            Ok(response) => match self.stage.keep(self.run, slot, response) {
-                Ok(kept) => {
-                    self.kept += 1;
+            Ok(response) => match self.stage.record(self.run, slot, response) {
+                Ok(recorded) => {
+                    self.recorded += 1;
                     (self.on_event)(BenchEvent::Ended {
                         language,
-                        label: kept.label,
-                        computed_tokens: kept.computed_tokens,
+                        label: recorded.label,
+                        computed_tokens: recorded.computed_tokens,
                     });
                     return Ok(());
                 }
-                // What the answer lacks, it lacks for this item.
+                // An incomplete response is a failure of this item alone.
                 Err(RunError::Client(ClientError::Rpc(error))) => error,
                 Err(error) => return Err(error),
             },
             Err(error) => error,
         };
         match FailureKind::of(&error) {
-            FailureKind::Later => self.postponed = Some(error),
-            FailureKind::Run => return Err(ClientError::Rpc(error).into()),
-            FailureKind::PerhapsCompany if !self.alone => {
-                self.suspects.insert(slot);
+            FailureKind::Retry => self.unavailable = Some(error),
+            FailureKind::StopsRun => return Err(ClientError::Rpc(error).into()),
+            FailureKind::MaybeBatch if !self.alone => {
+                self.repeat_alone.insert(slot);
             }
-            FailureKind::PerhapsCompany | FailureKind::Item => {
-                self.stage.fail(self.run, slot, answers::failure(error))?;
-                self.kept += 1;
+            FailureKind::MaybeBatch | FailureKind::Final => {
+                self.stage
+                    .record_failure(self.run, slot, answers::failure(error))?;
+                self.recorded += 1;
                 (self.on_event)(BenchEvent::Ended {
                     language,
                     label: None,
@@ -281,7 +309,7 @@ impl<S: Stage> Sending<'_, S> {
     }
 }
 
-impl<S: Stage> StreamWork<S::Method> for Sending<'_, S> {
+impl<S: Stage> StreamWork<S::Method> for StageStream<'_, S> {
     fn next(&mut self) -> Option<StreamItem<<S::Method as StreamMethod>::Request>> {
         while let Some(slot) = self.queue.pop_front() {
             if self.run.skips(slot) {
@@ -311,7 +339,7 @@ impl<S: Stage> StreamWork<S::Method> for Sending<'_, S> {
     ) -> ControlFlow<()> {
         let taken = match id.parse() {
             Ok(slot) => self.take(slot, result),
-            // The driver hands back only ids that it was given.
+            // The stream hands back only ids that it was given, so this is a fault of the protocol.
             Err(_) => Err(ClientError::Protocol(format!("an answer for `{id}`")).into()),
         };
         match taken {
@@ -322,9 +350,4 @@ impl<S: Stage> StreamWork<S::Method> for Sending<'_, S> {
             }
         }
     }
-}
-
-/// What to say of items that a run which was ended early did not get to.
-pub(super) fn not_asked(reason: &str) -> Failure {
-    answers::failure(RpcError::local(Code::Cancelled, "NOT_ASKED", reason))
 }

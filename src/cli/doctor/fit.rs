@@ -1,10 +1,8 @@
 //! What of the configured models fits into this machine's memory.
 
-use super::{
-    doctor::{Check, Outcome},
-    wire,
-};
+use super::check::{Check, Outcome};
 use crate::{
+    cli::wire,
     config::{Config, LoadPolicy},
     memory::{self, human_bytes},
     model::spec::Precision,
