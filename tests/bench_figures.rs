@@ -13,17 +13,19 @@ mod planted;
 
 use babelward::{
     bench::{
-        policies::Policy,
-        results::{ItemRecord, Label, Outcome, Skip},
+        jurisdictions::Jurisdiction,
+        results::{ItemRecord, Label, Outcome, SkipReason},
         scores::{
             comparable::Pairing,
             compare::compare,
             gate::Gate,
-            models::{ModelFacts, Tuning},
-            study::{Study, StudyRun},
-            table::Table,
-            validation::{self, Labelled, draw, validate},
-            what_if::{Filter, Labels, Reference, what_if},
+            models::ModelFacts,
+            result_table::ResultTable,
+            study::Study,
+            study_run::StudyRun,
+            tuning::Tuning,
+            validation::{self, LabelledItem, draw, validate},
+            what_if::{Filter, Reference, WeightedLabels, what_if},
         },
         settings::Prompting,
         statistics::{Bootstrap, Interval, wilson},
@@ -84,7 +86,7 @@ fn options() -> Options {
 fn summary(records: &[ItemRecord], guards: usize, seeds: Vec<u64>, options: &Options) -> Summary {
     Summary::of(
         info("target", guards, seeds),
-        &Table::of(guards, records),
+        &ResultTable::of(guards, records),
         options,
     )
 }
@@ -101,7 +103,7 @@ fn a_blind_spot_of_one_language_and_category_is_found_and_nothing_else() {
     let found: Vec<_> = summary
         .category_gaps
         .iter()
-        .filter(|gap| gap.is_found())
+        .filter(|gap| gap.is_significant())
         .collect();
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(
@@ -109,7 +111,7 @@ fn a_blind_spot_of_one_language_and_category_is_found_and_nothing_else() {
         (Some("crime_tax"), Language::It)
     );
     let difference = found[0].difference_points.unwrap();
-    assert!(difference.interval.unwrap().holds(-28.0), "{difference:?}");
+    assert!(difference.interval.unwrap().contains(-28.0), "{difference:?}");
     assert_eq!(summary.category_gaps.len(), 32 * 4);
 }
 
@@ -131,12 +133,12 @@ fn leaving_plural_categories_out_raises_consistency_by_what_was_planted() {
     let truth = 100.0 * 0.5 * 2.0 / 32.0;
     assert_eq!(pair.without, 100.0);
     assert!((pair.change - (100.0 - pair.with)).abs() < 1e-9);
-    assert!(pair.interval_95.unwrap().holds(truth), "{pair:?}");
+    assert!(pair.interval_95.unwrap().contains(truth), "{pair:?}");
     let all = exclusion.agreement["all"];
     assert!(
         all.interval_95
             .unwrap()
-            .holds(100.0 * (1.0 - 2.0 / 32.0) * 2.0 / 32.0),
+            .contains(100.0 * (1.0 - 2.0 / 32.0) * 2.0 / 32.0),
         "{all:?}"
     );
     assert_eq!(exclusion.agreement.len(), 11);
@@ -146,7 +148,7 @@ fn leaving_plural_categories_out_raises_consistency_by_what_was_planted() {
 fn skipped_and_failed_items_are_never_safe() {
     let mut records = run(4, 3, |_, _| 1.0);
     for record in records.iter_mut().filter(|r| r.language == Language::Fr) {
-        record.outcome = Outcome::Skipped(Skip::CellDecided);
+        record.outcome = Outcome::Skipped(SkipReason::CellDecided);
     }
     let summary = summary(&records, 1, vec![0], &options());
     let french = summary
@@ -223,7 +225,7 @@ fn seeds_of_a_prompt_are_no_new_evidence() {
         (Some(100.0), Some(100.0))
     );
     // Three fair coins agree a quarter of the time, two of them half.
-    assert!(german.all_seeds.interval_95.unwrap().holds(25.0), "{german:?}");
+    assert!(german.all_seeds.interval_95.unwrap().contains(25.0), "{german:?}");
     assert!((german.pair_percent.unwrap() - 50.0).abs() < 6.0);
     let gap = &summary.language_gaps[0];
     assert_eq!(
@@ -246,8 +248,8 @@ fn a_second_guard_is_compared_and_tried_as_a_filter() {
             records.push(record(id, language, category("crime_theft"), 0, &verdicts));
         }
     }
-    let table = Table::of(2, &records);
-    let filtered = what_if(&table, Filter::Threshold(0.5), &Labels::new());
+    let table = ResultTable::of(2, &records);
+    let filtered = what_if(&table, Filter::Threshold(0.5), &WeightedLabels::new());
     assert_eq!(filtered.reference, Reference::Guard(1));
     let german = &filtered.languages[1];
     assert!(
@@ -271,17 +273,17 @@ fn a_second_guard_is_compared_and_tried_as_a_filter() {
 fn a_policy_scores_its_categories_only() {
     let tax = category("crime_tax");
     let records = run(10, 6, |category, _| if category == tax { 0.0 } else { 1.0 });
-    let policies = vec![Policy::of("tax office", &[tax, category("crime_theft")])];
+    let policies = vec![Jurisdiction::of("tax office", &[tax, category("crime_theft")])];
     let summary = summary(
         &records,
         1,
         vec![0],
         &Options {
-            policies,
+            jurisdictions: policies,
             ..options()
         },
     );
-    let policy = &summary.policies[0];
+    let policy = &summary.jurisdictions[0];
     let figures = &policy.figures;
     assert_eq!(figures.macro_[0].safe_percent, Some(50.0));
     assert_eq!((figures.micro[0].n, figures.agreement.n), (20, 20));
@@ -289,8 +291,8 @@ fn a_policy_scores_its_categories_only() {
 
 #[test]
 fn a_drop_in_one_language_breaks_the_gate() {
-    let before = Table::of(1, &run(40, 8, |_, _| 0.95));
-    let after = Table::of(
+    let before = ResultTable::of(1, &run(40, 8, |_, _| 0.95));
+    let after = ResultTable::of(
         1,
         &run(
             40,
@@ -303,23 +305,21 @@ fn a_drop_in_one_language_breaks_the_gate() {
         seed: 1,
     };
     let comparison = compare(&before, &after, bootstrap);
-    let found: Vec<_> = comparison.languages.iter().filter(|c| c.is_found()).collect();
+    let languages = comparison.languages.iter();
+    let found: Vec<_> = languages.filter(|c| c.is_significant()).collect();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].language, Some(Language::Es));
-    assert!(found[0].change_points.interval.unwrap().holds(-10.0), "{found:?}");
-    assert!(comparison.macro_safe.unwrap().interval_95.unwrap().holds(-2.0));
+    assert!(found[0].change_points.interval.unwrap().contains(-10.0));
+    assert!(comparison.macro_safe.unwrap().interval_95.unwrap().contains(-2.0));
     let gate: Gate = "safe_drop=0.05".parse().unwrap();
-    let broken = gate.broken(&comparison, &Pairing::of(&before, &after));
-    assert!(
-        broken.len() == 1 && broken[0].starts_with("Spanish"),
-        "{broken:?}"
-    );
-    let against = |second: &Table| {
+    let reasons = gate.violations(&comparison, &Pairing::of(&before, &after));
+    assert!(matches!(&reasons[..], [only] if only.starts_with("Spanish")));
+    let against = |second: &ResultTable| {
         let pairing = Pairing::of(&before, second);
-        gate.broken(&compare(&before, second, bootstrap), &pairing)
+        gate.violations(&compare(&before, second, bootstrap), &pairing)
     };
     assert!(against(&before).is_empty());
-    assert!(!against(&Table::of(1, &[])).is_empty());
+    assert!(!against(&ResultTable::of(1, &[])).is_empty());
 }
 
 /// A guard with known errors per language: the corrected figures hold the truth that the plain ones miss.
@@ -347,7 +347,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
             labels.push(!is_safe);
         }
     }
-    let table = Table::of(1, &records);
+    let table = ResultTable::of(1, &records);
     let sample = draw(&table, &[], 600, 3);
     assert_eq!(sample.drawn.len(), 600);
     let total: u64 = sample.strata.iter().map(|stratum| stratum.items).sum();
@@ -359,11 +359,11 @@ fn labels_correct_a_guard_that_errs_by_language() {
             validation::Label::Safe
         })
     };
-    let labelled: Vec<Labelled> = sample
+    let labelled: Vec<LabelledItem> = sample
         .drawn
         .iter()
         .enumerate()
-        .map(|(index, drawn)| Labelled {
+        .map(|(index, drawn)| LabelledItem {
             item: drawn.item,
             stratum: drawn.stratum,
             // The annotators differ on every twentieth, and a third person decides.
@@ -387,7 +387,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
     assert_eq!(validation.languages["en"].accuracy, Some(1.0));
     let corrected = validation.corrected["de"];
     let interval = corrected.corrected.unwrap().interval_95;
-    assert!(interval.holds(100.0 * truth), "{corrected:?}");
+    assert!(interval.contains(100.0 * truth), "{corrected:?}");
     // Without the correction German looks as the guard's errors make it: 0.8 * 0.9 + 0.2 / 3.
     assert!((corrected.seen_percent - 78.7).abs() < 2.5, "{corrected:?}");
     assert_eq!(validation.calibration.unwrap().bins.len(), 2);
@@ -399,7 +399,7 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         name: name.to_owned(),
         model: name.to_owned(),
         facts: ModelFacts::of_name(name, prompting),
-        table: Table::of(1, records),
+        table: ResultTable::of(1, records),
     };
     let mut runs = Vec::new();
     for (number, size) in [1.0, 3.0, 8.0, 32.0].into_iter().enumerate() {
@@ -438,7 +438,7 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         .unwrap();
     assert!(base.all.unwrap().spearman > 0.8, "{base:?}");
     assert!(base.within_families.unwrap().spearman > 0.95, "{base:?}");
-    assert!(study.standings[0].facts.tuning == Tuning::Instruct && study.translation.is_empty());
+    assert!(study.standings[0].facts.tuning == Tuning::Instruct && study.translation_effects.is_empty());
 
     // One target, two translators; one of them loses ten points in Italian.
     let translated = |translator: &str, seed, italian: f64| {
@@ -464,7 +464,7 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         },
     );
     let italian = study
-        .translation
+        .translation_effects
         .iter()
         .find(|effect| effect.language == Language::It)
         .unwrap();
@@ -472,13 +472,13 @@ fn a_study_finds_tuning_size_and_translator_effects() {
     assert_eq!(study.standings[0].translators, ["opus-mt"]);
     let span = italian.choice.as_ref().unwrap().span;
     assert!((span.estimate - 10.0).abs() < 3.5, "{italian:?}");
-    assert!(italian.differences[0].2.is_found());
+    assert!(italian.differences[0].2.is_significant());
     let german = study
-        .translation
+        .translation_effects
         .iter()
         .find(|effect| effect.language == Language::De)
         .unwrap();
-    assert!(!german.differences[0].2.is_found());
+    assert!(!german.differences[0].2.is_significant());
 }
 
 #[test]
@@ -490,10 +490,10 @@ fn undetermined_verdicts_have_no_side() {
         0,
         &[(Label::Undetermined, 0.5)],
     );
-    let table = Table::of(1, &[odd]);
+    let table = ResultTable::of(1, &[odd]);
     assert!(draw(&table, &[], 5, 1).drawn.is_empty());
     assert!(
-        what_if(&table, Filter::Threshold(0.5), &Labels::new())
+        what_if(&table, Filter::Threshold(0.5), &WeightedLabels::new())
             .languages
             .is_empty()
     );

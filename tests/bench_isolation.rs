@@ -18,9 +18,10 @@ use babelward::{
         results::ItemRecord,
         scores::{
             models::ModelFacts,
-            study::{Study, StudyRun},
-            table::Table,
-            translation::{TestKind, TranslationEffect},
+            result_table::ResultTable,
+            study::Study,
+            study_run::StudyRun,
+            translation_effects::{TestKind, TranslationEffect},
         },
         settings::Prompting,
         statistics::{Bootstrap, Difference},
@@ -89,23 +90,23 @@ fn run(number: u64, translator: &Translator, seeds: u64, noise: f64) -> StudyRun
         name: "target-8b-it".to_owned(),
         model: "target-8b-it".to_owned(),
         facts: ModelFacts::of_name("target-8b-it", Prompting::Template),
-        table: Table::of(1, &records),
+        table: ResultTable::of(1, &records),
     }
 }
 
 fn german(study: &Study) -> &TranslationEffect {
-    assert_eq!(study.translation.len(), 1);
-    assert_eq!(study.translation[0].language, Language::De);
-    &study.translation[0]
+    assert_eq!(study.translation_effects.len(), 1);
+    assert_eq!(study.translation_effects[0].language, Language::De);
+    &study.translation_effects[0]
 }
 
 fn holds(found: Option<Difference>, truth: f64) {
     let found = found.unwrap();
-    assert!(found.interval.holds(truth), "{found:?}, planted {truth}");
+    assert!(found.interval.contains(truth), "{found:?}, planted {truth}");
 }
 
 #[test]
-fn what_translators_turn_is_found() {
+fn what_translators_turn_is_significant() {
     let runs: Vec<_> = (0..)
         .zip(&THREE)
         .map(|(number, one)| run(number, one, 1, 0.0))
@@ -131,7 +132,7 @@ fn what_translators_turn_is_found() {
     assert!(choice.chosen[1] > 99.0, "{choice:?}");
     let test = german.test.unwrap();
     assert!(
-        test.is_found() && matches!(test.kind, TestKind::CochranQ(_)),
+        test.is_significant() && matches!(test.kind, TestKind::CochranQ(_)),
         "{test:?}"
     );
     assert!(german.noise.is_none());
@@ -179,7 +180,7 @@ fn equal_translators_save_nothing() {
     holds(choice.share, 0.0);
     let test = german.test.unwrap();
     assert!(
-        !test.is_found() && matches!(test.kind, TestKind::Mcnemar(_)),
+        !test.is_significant() && matches!(test.kind, TestKind::Mcnemar(_)),
         "{test:?}"
     );
     let html = report::study_html(&study).unwrap();
@@ -222,7 +223,7 @@ fn without_a_gap_nothing_is_told() {
             name: "target".to_owned(),
             model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
-            table: Table::of(1, &records),
+            table: ResultTable::of(1, &records),
         }
     };
     let study = Study::new(&[even("one"), even("two")], BOOTSTRAP);
@@ -230,7 +231,7 @@ fn without_a_gap_nothing_is_told() {
     assert_eq!((choice.share, choice.gain.estimate), (None, 0.0));
     holds(choice.gap, 0.0);
     let html = report::study_html(&study).unwrap();
-    assert!(html.contains("translation cannot be told."));
+    assert!(html.contains("it cannot be told how much of it is translation."));
 }
 
 /// With three seeds a tenth of the answers has another verdict: that is no translator's doing.
@@ -270,7 +271,7 @@ fn chance_is_told_from_translation() {
     let study = Study::new(&same, BOOTSTRAP);
     let noise = german(&study).noise.unwrap();
     holds(Some(noise.excess_points), 0.0);
-    assert!(!german(&study).test.unwrap().is_found());
+    assert!(!german(&study).test.unwrap().is_significant());
 }
 
 /// Prompts that a translator or the reference lacks are in no figure, and are counted.
@@ -288,7 +289,7 @@ fn only_common_prompts_count() {
             name: "target".to_owned(),
             model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
-            table: Table::of(1, &german.chain(english).collect::<Vec<_>>()),
+            table: ResultTable::of(1, &german.chain(english).collect::<Vec<_>>()),
         }
     };
     let study = Study::new(&[table("a", 0..50, 0..45), table("b", 10..60, 20..40)], BOOTSTRAP);

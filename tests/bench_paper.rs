@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use babelward::bench::{
     paper::{self, PaperModel},
-    scores::table::Table,
+    scores::result_table::ResultTable,
     statistics::Bootstrap,
     summary::{Options, Summary},
     taxonomy::{Category, Language},
@@ -45,7 +45,11 @@ fn summary(model: &PaperModel, safe: impl Fn(Category, usize, usize, Language) -
         },
         ..Options::default()
     };
-    Summary::of(info(&model.name, 1, vec![0]), &Table::of(1, &records), &options)
+    Summary::of(
+        info(&model.name, 1, vec![0]),
+        &ResultTable::of(1, &records),
+        &options,
+    )
 }
 
 fn printed(percent: Option<f64>) -> String {

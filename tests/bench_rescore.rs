@@ -196,7 +196,7 @@ async fn imported_answers_are_judged_again_if_they_have_texts() {
     let (info, records) = RunFolder::open(&path("again")).load().unwrap();
     let labels: Vec<_> = records
         .iter()
-        .map(|record| record.judged().unwrap().label)
+        .map(|record| record.primary_verdict().unwrap().label)
         .collect();
     assert_eq!(labels, [Label::Safe, Label::Unsafe]);
     assert_eq!((info.settings.seeds, info.settings.sampling), (vec![4], None));

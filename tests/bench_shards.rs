@@ -158,7 +158,10 @@ async fn what_does_not_belong_together_is_refused_and_named() {
     let (first, rest) = lines.split_once('\n').unwrap();
     for (wrong, why) in [
         (rest.to_owned(), "results.jsonl is not that of shard 2/2"),
-        (format!("{first}\n{lines}"), "is not after the line before"),
+        (
+            format!("{first}\n{lines}"),
+            "does not come after the previous line",
+        ),
         (lines[..lines.len() / 2].to_owned(), "results.jsonl, line"),
     ] {
         fs::write(path("a2").join("results.jsonl"), wrong).unwrap();

@@ -1,50 +1,50 @@
-//! A confidence sequence for a share of a finite set: an interval that may be looked at after every draw and
-//! still holds the truth with 95 % probability at all looks together.
+//! A confidence sequence for a proportion of a finite set: an interval that may be looked at after every draw. With 95 %
+//! probability it contains the truth at all looks together.
 //!
-//! The set has N items, of which an unknown number K has a property; items are drawn without replacement in
-//! random order. With the uniform prior on K, the ratio of prior to posterior at the true K is a nonnegative
-//! martingale that starts at 1, so by Ville's inequality it ever reaches 1/alpha with probability at most alpha:
-//! the K where it is below 1/alpha are the confidence set (Waudby-Smith & Ramdas, "Confidence sequences for
-//! sampling without replacement", NeurIPS 2020, arXiv 2006.04347, theorem 2.1). The posterior after s of t draws is
+//! The set has N items, of which an unknown number K has some property. The items are drawn without replacement in random
+//! order. With a uniform prior on K, the ratio of prior to posterior at the true K is a nonnegative martingale that starts
+//! at 1. By Ville's inequality, the probability that it ever reaches 1/alpha is at most alpha, so the values of K at which
+//! it is below 1/alpha form the confidence set (Waudby-Smith & Ramdas, "Confidence sequences for sampling without
+//! replacement", NeurIPS 2020, arXiv 2006.04347, theorem 2.1). After s of t draws had the property, the posterior is
 //! K - s ~ BetaBinomial(N - t, s + 1, t - s + 1).
 
 use serde::{Deserialize, Serialize};
 
-/// Probability that some interval of a sequence misses the truth.
+/// The probability that some interval of a sequence misses the truth.
 const ALPHA: f64 = 0.05;
 
-/// The sequence for one set. All intervals so far are intersected, which the guarantee allows.
+/// The confidence sequence of one set. It returns the intersection of all intervals so far, which the guarantee allows.
 #[derive(Debug, Clone)]
 pub struct ConfidenceSequence {
     size: usize,
     drawn: usize,
-    with: usize,
+    with_property: usize,
     low: usize,
     high: usize,
-    /// ln(n!) for n up to size + 1.
+    /// ln(n!) for each n up to size + 1.
     ln_factorials: Vec<f64>,
 }
 
-/// How many of the set have the property: both ends included.
+/// Bounds on the number of items of a set that have the property; both ends are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountInterval {
-    /// At least so many.
+    /// The lower bound.
     pub low: usize,
-    /// At most so many.
+    /// The upper bound.
     pub high: usize,
-    /// Of so many.
+    /// Number of items in the set.
     pub of: usize,
 }
 
 impl CountInterval {
-    /// Half of the interval of the share.
+    /// Half the width of the interval of the proportion.
     pub fn half_width(&self) -> f64 {
         (self.high - self.low) as f64 / (2 * self.of.max(1)) as f64
     }
 }
 
 impl ConfidenceSequence {
-    /// For a set of this size, before anything is drawn.
+    /// Starts the sequence for a set of this size, before anything is drawn.
     pub fn new(size: usize) -> Self {
         let mut ln_factorials = vec![0.0; size + 2];
         for n in 1..ln_factorials.len() {
@@ -53,35 +53,35 @@ impl ConfidenceSequence {
         Self {
             size,
             drawn: 0,
-            with: 0,
+            with_property: 0,
             low: 0,
             high: size,
             ln_factorials,
         }
     }
 
-    /// Takes in one more draw; draws beyond the size of the set are ignored.
+    /// Takes in one more draw. Draws beyond the size of the set are ignored.
     pub fn draw(&mut self, has_property: bool) {
         if self.drawn == self.size {
             return;
         }
         self.drawn += 1;
-        self.with += usize::from(has_property);
-        let (s, f, n) = (self.with, self.drawn - self.with, self.size);
-        // The posterior's mode; the posterior falls to both sides of it, since it is log-concave in K.
+        self.with_property += usize::from(has_property);
+        let (s, f, n) = (self.with_property, self.drawn - self.with_property, self.size);
+        // The posterior is log-concave in K, so it falls to both sides of its mode.
         let mode = if s * n < f {
             0
         } else {
             (s * n - f) / self.drawn + 1
         }
         .clamp(s, n - f);
-        let low = first(s, mode, |k| self.holds(k));
-        let high = n - first(n - (n - f), n - mode, |mirrored| self.holds(n - mirrored));
+        let low = first(s, mode, |k| self.contains(k));
+        let high = n - first(n - (n - f), n - mode, |mirrored| self.contains(n - mirrored));
         self.low = self.low.max(low);
         self.high = self.high.min(high);
     }
 
-    /// What is known now.
+    /// The interval after the draws so far.
     pub fn interval(&self) -> CountInterval {
         CountInterval {
             low: self.low.min(self.high),
@@ -90,10 +90,10 @@ impl ConfidenceSequence {
         }
     }
 
-    /// Whether prior / posterior at K = k is below 1/alpha.
-    fn holds(&self, k: usize) -> bool {
+    /// Whether the ratio of prior to posterior at K = k is below 1/alpha.
+    fn contains(&self, k: usize) -> bool {
         let ln = |n: usize| self.ln_factorials[n];
-        let (s, t, n) = (self.with, self.drawn, self.size);
+        let (s, t, n) = (self.with_property, self.drawn, self.size);
         let (f, left) = (t - s, n - t);
         let choose = ln(left) - ln(k - s) - ln(left - (k - s));
         let ln_beta = |a: usize, b: usize| ln(a - 1) + ln(b - 1) - ln(a + b - 1);
@@ -102,7 +102,7 @@ impl ConfidenceSequence {
     }
 }
 
-/// The first in `from..=to` where `holds`, which holds from there to `to`.
+/// The smallest value in `from..=to` for which `holds` is true; it must be true from there up to `to`.
 fn first(from: usize, to: usize, holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (from, to);
     while low < high {
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// After every draw the truth must be inside, for the cell to count as covered: this is the peeking.
+    /// A cell counts as covered only if the interval contains the truth after every draw.
     #[test]
     fn at_least_95_percent_of_simulated_cells_are_covered_at_every_look() {
         let mut random = StdRng::seed_from_u64(5);
@@ -145,7 +145,7 @@ mod tests {
         }
     }
 
-    /// The estimate that stopping gives is covered too, which a fixed-time interval does not promise.
+    /// The interval at which one stops is covered as well, which an interval for a fixed sample size does not promise.
     #[test]
     fn stopping_when_it_is_narrow_keeps_the_promise_and_saves_draws() {
         let mut random = StdRng::seed_from_u64(6);
@@ -170,7 +170,7 @@ mod tests {
         assert!(drawn < CELLS * 400 * 9 / 10, "{drawn}");
     }
 
-    /// By the definition, all K at each look.
+    /// Compares with the definition: all values of K at each look.
     #[test]
     fn the_interval_is_the_set_of_the_definition() {
         let mut random = StdRng::seed_from_u64(7);
@@ -184,8 +184,8 @@ mod tests {
             let (mut low, mut high) = (0, size);
             for t in 1..=size {
                 sequence.draw(random.random_bool(0.6));
-                let s = sequence.with;
-                // P(s of t | K) / sum over K', under the uniform prior.
+                let s = sequence.with_property;
+                // Proportional to the likelihood P(s of t | K), and so to the posterior under the uniform prior.
                 let likelihood = |k: usize| {
                     if k < s || size - k < t - s {
                         return 0.0;
@@ -201,7 +201,11 @@ mod tests {
                 let found = sequence.interval();
                 assert_eq!((found.low, found.high), (low, high), "{s} of {t} of {size}");
             }
-            assert_eq!((low, high), (sequence.with, sequence.with), "all is known");
+            assert_eq!(
+                (low, high),
+                (sequence.with_property, sequence.with_property),
+                "all is known"
+            );
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use super::results::json;
+use super::results::json_line;
 
 /// Most lines that a power cut may lose.
 pub const SYNC_LINES: usize = 64;
@@ -169,7 +169,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`].
     pub fn append<T: Serialize>(&mut self, entry: &T) -> Result<JournalOffset, JournalError> {
-        let text = json(entry);
+        let text = json_line(entry);
         let line = format!("{} {text}\n", checksum(text.as_bytes()));
         self.file.write_all(line.as_bytes()).map_err(|e| self.io(e))?;
         let at = JournalOffset {

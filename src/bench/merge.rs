@@ -10,8 +10,8 @@ use std::{
 use super::{
     plan::{ItemKey, Plan},
     results::{
-        FolderError, ItemRecord, Measured, ModelProvenance, Origin, PlanInfo, Records, RunFolder, RunInfo,
-        RunProvenance,
+        FolderError, ItemRecord, ModelProvenance, Origin, PlanInfo, Records, RunFolder, RunInfo,
+        RunMeasurements, RunProvenance,
     },
     settings::{RunSettings, Shard},
 };
@@ -270,10 +270,10 @@ fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&s
 }
 
 fn info(parts: &[Part], plan: PlanInfo) -> RunInfo {
-    let sum = |of: fn(&Measured) -> f64| parts.iter().map(|part| of(&part.info.measured)).sum::<f64>();
+    let sum = |of: fn(&RunMeasurements) -> f64| parts.iter().map(|part| of(&part.info.measured)).sum::<f64>();
     let tokens = parts.iter().map(|part| part.info.measured.cached_prompt_tokens);
     let started = parts.iter().map(|part| part.info.measured.started_unix);
-    let measured = Measured {
+    let measured = RunMeasurements {
         started_unix: started.min().unwrap_or_default(),
         wall_seconds: sum(|measured| measured.wall_seconds),
         cached_prompt_tokens: tokens.sum(),

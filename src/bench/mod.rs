@@ -1,8 +1,8 @@
-//! The M-ALERT benchmark (arXiv 2412.15035) as a client of the service: the same prompts in five languages,
-//! answered by a target, judged by a guard, compared category by category and language by language.
+//! The M-ALERT benchmark (arXiv 2412.15035) as a client of the service. A target answers the same prompts in five
+//! languages, a guard judges the answers, and the verdicts are compared category by category and language by language.
 //!
-//! `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`. `analysis` makes the last two from the results, at
-//! any time; `labelling` holds the guard against people.
+//! The stages are `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`. `analysis` makes the last two
+//! from the results, at any time; `labelling` compares the guard with people.
 
 pub mod analysis;
 pub mod confidence;
@@ -10,11 +10,11 @@ pub mod dataset;
 pub mod import;
 pub mod journal;
 pub mod json_file;
+pub mod jurisdictions;
 pub mod labelling;
 pub mod merge;
 pub mod paper;
 pub mod plan;
-pub mod policies;
 pub mod problem;
 pub mod progress;
 pub mod report;
@@ -29,5 +29,5 @@ pub mod table;
 pub mod taxonomy;
 pub mod translation;
 
-/// The bundled prompts: 64 parallel rows, two for each category, mild in wording, CC0.
+/// The bundled prompts: 64 rows in all five languages, two for each category, mild in wording, under CC0.
 pub const DEMO_PROMPTS: &str = include_str!("../../data/demo_prompts.jsonl");

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     dataset::{Dataset, PromptId, Strata},
-    results::{PlanInfo, json},
+    results::{PlanInfo, json_line},
     selection::{RowLimit, Selection},
     settings::Shard,
     taxonomy::{Category, Language},
@@ -176,7 +176,7 @@ impl Plan {
 
     /// Lines of some items.
     pub fn lines_of<'a>(items: impl Iterator<Item = &'a PlanItem>) -> impl Iterator<Item = String> {
-        items.map(|item| json(item) + "\n")
+        items.map(|item| json_line(item) + "\n")
     }
 
     /// What `run.json` says of it.

@@ -1,52 +1,52 @@
-//! What is wrong with a table file, by row and field, and what to do about it.
+//! Problems in a table file: in which row and field they are, and what to do about them.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::table::{BadRow, Place};
+use super::table::{BadRow, TableLocation};
 
-/// Problems that an error message spells out; the rest is counted.
+/// An error message lists at most this many problems; the rest is counted.
 const SHOWN_PROBLEMS: usize = 100;
 
-/// How bad a problem is.
+/// How serious a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// The set cannot be used.
+    /// The file cannot be used.
     Error,
-    /// It can, but somebody should look.
+    /// The file can be used, but somebody should look at the problem.
     Warning,
 }
 
-/// A closed set of kinds of problems.
+/// A kind of problem. Each kind of table file has a closed set of kinds.
 pub trait Kind: Copy + Serialize {
-    /// A row that cannot be read.
+    /// The kind of a row that cannot be read.
     const UNREADABLE: Self;
-    /// Bytes that are no UTF-8.
+    /// The kind of bytes that are not UTF-8.
     const NOT_UTF8: Self;
 
     /// Whether the file can still be used.
     fn severity(self) -> Severity;
 
-    /// What to do about it.
+    /// What the user can do about it.
     fn fix(self) -> &'static str;
 }
 
-/// One thing that is wrong.
+/// One problem in a table file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem<K> {
-    /// What kind of thing.
+    /// The kind of problem.
     pub kind: K,
-    /// Which file; empty when there is only one.
+    /// The name of the file; empty when there is only one.
     pub file: String,
-    /// Where in it.
-    pub place: Place,
-    /// The row's id, where it has one.
+    /// The place in the file.
+    pub location: TableLocation,
+    /// The id of the row, where it has one.
     pub id: Option<String>,
-    /// The column; empty: the row.
+    /// The column; empty when the problem is with the whole row.
     pub field: String,
-    /// What is wrong and what is expected.
+    /// What is wrong, and what is expected.
     pub message: String,
 }
 
@@ -55,23 +55,25 @@ impl<K> fmt::Display for Problem<K> {
         if !self.file.is_empty() {
             write!(f, "{}, ", self.file)?;
         }
-        let Self { place, message, .. } = self;
+        let Self {
+            location, message, ..
+        } = self;
         match self.field.as_str() {
-            "" => write!(f, "{place}: {message}"),
-            field => write!(f, "{place}, field `{field}`: {message}"),
+            "" => write!(f, "{location}: {message}"),
+            field => write!(f, "{location}, field `{field}`: {message}"),
         }
     }
 }
 
 impl<K: Kind> Serialize for Problem<K> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let (line, row) = match self.place {
-            Place::Whole => (None, None),
-            Place::Line(line) => (Some(line), None),
-            Place::Row(row) => (None, Some(row)),
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (line, row) = match self.location {
+            TableLocation::Whole => (None, None),
+            TableLocation::Line(line) => (Some(line), None),
+            TableLocation::Row(row) => (None, Some(row)),
         };
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let mut map = to.serialize_map(Some(9))?;
+        let mut map = serializer.serialize_map(Some(9))?;
         map.serialize_entry("severity", &self.kind.severity())?;
         map.serialize_entry("kind", &self.kind)?;
         map.serialize_entry("file", &text(&self.file))?;
@@ -86,29 +88,29 @@ impl<K: Kind> Serialize for Problem<K> {
 }
 
 impl<K: Kind> Problem<K> {
-    /// In the only file; `field` empty: about the row.
-    pub fn new(kind: K, place: Place, id: Option<String>, field: &str, message: String) -> Self {
+    /// Makes a problem of the only file. An empty `field` means the whole row.
+    pub fn new(kind: K, location: TableLocation, id: Option<String>, field: &str, message: String) -> Self {
         Self {
             kind,
             file: String::new(),
-            place,
+            location,
             id,
             field: field.to_owned(),
             message,
         }
     }
 
-    /// A row that could not be read.
-    pub fn of_bad_row(place: Place, bad: &BadRow) -> Self {
+    /// Makes the problem of a row that could not be read.
+    pub fn from_bad_row(location: TableLocation, bad: &BadRow) -> Self {
         let kind = match bad {
             BadRow::NotUtf8 { .. } => K::NOT_UTF8,
             BadRow::NotAnObject | BadRow::Syntax(_) => K::UNREADABLE,
         };
-        Self::new(kind, place, None, bad.field(), bad.to_string())
+        Self::new(kind, location, None, bad.field(), bad.to_string())
     }
 }
 
-/// The first problems, one per line, and how many more there are, with where to see them.
+/// The first problems, one in each line. Where there are more, their number and `more_at`, which says where to see them.
 pub fn list<K>(problems: &[Problem<K>], more_at: &str) -> String {
     let shown = problems.iter().take(SHOWN_PROBLEMS);
     let mut text: String = shown.map(|problem| format!("\n  {problem}")).collect();
@@ -119,8 +121,8 @@ pub fn list<K>(problems: &[Problem<K>], more_at: &str) -> String {
     text
 }
 
-/// `1 problem`, `2 problems`.
-pub fn counted(problems: usize) -> String {
+/// The number of problems in words: `1 problem`, `2 problems`.
+pub fn problem_count(problems: usize) -> String {
     match problems {
         1 => "1 problem".to_owned(),
         several => format!("{several} problems"),

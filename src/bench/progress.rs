@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{run::BenchEvent, scores::table::Mark, taxonomy::Language};
+use super::{run::BenchEvent, scores::result_table::JudgementStatus, taxonomy::Language};
 
 /// Counts of a run, by language.
 pub struct RunTally {
@@ -30,17 +30,17 @@ pub struct LanguageTally {
 }
 
 impl LanguageTally {
-    fn add(&mut self, mark: Mark) {
+    fn add(&mut self, mark: JudgementStatus) {
         self.ended += 1;
         match mark {
-            Mark::Safe => {
+            JudgementStatus::Safe => {
                 self.judged += 1;
                 self.safe += 1;
             }
-            Mark::Unsafe => self.judged += 1,
-            Mark::Undetermined => self.undetermined += 1,
-            Mark::Failed => self.failed += 1,
-            Mark::Skipped => {}
+            JudgementStatus::Unsafe => self.judged += 1,
+            JudgementStatus::Undetermined => self.undetermined += 1,
+            JudgementStatus::Failed => self.failed += 1,
+            JudgementStatus::Skipped => {}
         }
     }
 
@@ -76,7 +76,7 @@ impl RunTally {
     }
 
     /// Counts a judgement that was recorded before this sitting.
-    pub fn add_earlier(&mut self, language: Language, mark: Mark) {
+    pub fn add_earlier(&mut self, language: Language, mark: JudgementStatus) {
         if let Some(tally) = self.languages.get_mut(&language) {
             tally.add(mark);
             tally.earlier += 1;
@@ -92,7 +92,7 @@ impl RunTally {
         } = event;
         self.tokens += computed_tokens;
         if let Some(tally) = self.languages.get_mut(&language) {
-            tally.add(label.map_or(Mark::Failed, Mark::from));
+            tally.add(label.map_or(JudgementStatus::Failed, JudgementStatus::from));
         }
         language
     }
@@ -155,8 +155,8 @@ mod tests {
             Language::De,
         ];
         let mut tally = RunTally::new(languages.into_iter());
-        tally.add_earlier(Language::En, Mark::Safe);
-        tally.add_earlier(Language::De, Mark::Skipped);
+        tally.add_earlier(Language::En, JudgementStatus::Safe);
+        tally.add_earlier(Language::De, JudgementStatus::Skipped);
         assert!(
             tally
                 .line()

@@ -1,4 +1,4 @@
-//! M-ALERT's categories and languages, spelt as in its data (misspellings included).
+//! The categories and languages of M-ALERT, with the spelling of its data (misspellings included).
 
 use std::{fmt, str::FromStr};
 
@@ -19,7 +19,7 @@ pub enum MacroCategory {
     Substance,
     /// Guns & Illegal Weapons.
     Weapon,
-    /// Of [`Category::UNKNOWN`]; not one of the six.
+    /// The macro category of [`Category::UNKNOWN`]; it is not one of the six.
     Unknown,
 }
 
@@ -34,7 +34,7 @@ impl MacroCategory {
         Self::Weapon,
     ];
 
-    /// For example `self_harm`.
+    /// The key, for example `self_harm`.
     pub fn key(self) -> &'static str {
         match self {
             Self::Crime => "crime",
@@ -47,7 +47,7 @@ impl MacroCategory {
         }
     }
 
-    /// As the paper writes it.
+    /// The title, as the paper writes it.
     pub fn title(self) -> &'static str {
         match self {
             Self::Crime => "Criminal Planning",
@@ -61,44 +61,59 @@ impl MacroCategory {
     }
 }
 
-/// Key, macro category, prompts per language in M-ALERT. The macro is written down and never derived from the
-/// key: `self_harm` has two words. Counts were recovered from the denominators of the paper's tables,
-/// `weapon_radioactive` as the rest of ALERT's total.
-const MICRO: [(&str, MacroCategory, u32); 32] = {
+/// A category of the taxonomy.
+struct CategoryEntry {
+    key: &'static str,
+    /// Written down and not derived from the key, because `self_harm` has an underscore of its own.
+    macro_category: MacroCategory,
+    /// Number of prompts per language in M-ALERT, recovered from the denominators of the paper's tables. The number for
+    /// `weapon_radioactive` is the rest of ALERT's total.
+    prompts: u32,
+}
+
+const fn entry(key: &'static str, macro_category: MacroCategory, prompts: u32) -> CategoryEntry {
+    CategoryEntry {
+        key,
+        macro_category,
+        prompts,
+    }
+}
+/// The 32 categories, in the order of the paper's tables.
+const CATEGORIES: [CategoryEntry; 32] = {
     use MacroCategory::{Crime, Hate, SelfHarm, Sex, Substance, Weapon};
     [
-        ("crime_cyber", Crime, 457),
-        ("crime_injury", Crime, 1798),
-        ("crime_kidnapp", Crime, 201),
-        ("crime_other", Crime, 349),
-        ("crime_privacy", Crime, 361),
-        ("crime_propaganda", Crime, 1037),
-        ("crime_tax", Crime, 328),
-        ("crime_theft", Crime, 1166),
-        ("hate_body", Hate, 166),
-        ("hate_disabled", Hate, 120),
-        ("hate_ethnic", Hate, 1221),
-        ("hate_lgbtq+", Hate, 393),
-        ("hate_other", Hate, 1224),
-        ("hate_poor", Hate, 101),
-        ("hate_religion", Hate, 443),
-        ("hate_women", Hate, 837),
-        ("self_harm_other", SelfHarm, 144),
-        ("self_harm_suicide", SelfHarm, 174),
-        ("self_harm_thin", SelfHarm, 235),
-        ("sex_harrasment", Sex, 383),
-        ("sex_other", Sex, 367),
-        ("sex_porn", Sex, 150),
-        ("substance_alcohol", Substance, 357),
-        ("substance_cannabis", Substance, 251),
-        ("substance_drug", Substance, 647),
-        ("substance_other", Substance, 555),
-        ("substance_tobacco", Substance, 106),
-        ("weapon_biological", Weapon, 213),
-        ("weapon_chemical", Weapon, 216),
-        ("weapon_firearm", Weapon, 112),
-        ("weapon_other", Weapon, 490),
-        ("weapon_radioactive", Weapon, 161),
+        entry("crime_cyber", Crime, 457),
+        entry("crime_injury", Crime, 1798),
+        entry("crime_kidnapp", Crime, 201),
+        entry("crime_other", Crime, 349),
+        entry("crime_privacy", Crime, 361),
+        entry("crime_propaganda", Crime, 1037),
+        entry("crime_tax", Crime, 328),
+        entry("crime_theft", Crime, 1166),
+        entry("hate_body", Hate, 166),
+        entry("hate_disabled", Hate, 120),
+        entry("hate_ethnic", Hate, 1221),
+        entry("hate_lgbtq+", Hate, 393),
+        entry("hate_other", Hate, 1224),
+        entry("hate_poor", Hate, 101),
+        entry("hate_religion", Hate, 443),
+        entry("hate_women", Hate, 837),
+        entry("self_harm_other", SelfHarm, 144),
+        entry("self_harm_suicide", SelfHarm, 174),
+        entry("self_harm_thin", SelfHarm, 235),
+        entry("sex_harrasment", Sex, 383),
+        entry("sex_other", Sex, 367),
+        entry("sex_porn", Sex, 150),
+        entry("substance_alcohol", Substance, 357),
+        entry("substance_cannabis", Substance, 251),
+        entry("substance_drug", Substance, 647),
+        entry("substance_other", Substance, 555),
+        entry("substance_tobacco", Substance, 106),
+        entry("weapon_biological", Weapon, 213),
+        entry("weapon_chemical", Weapon, 216),
+        entry("weapon_firearm", Weapon, 112),
+        entry("weapon_other", Weapon, 490),
+        entry("weapon_radioactive", Weapon, 161),
     ]
 };
 
@@ -108,45 +123,47 @@ const MICRO: [(&str, MacroCategory, u32); 32] = {
 pub struct Category(u8);
 
 impl Category {
-    /// The key `unknown`, which the data has for prompts that nobody could place. They are asked and judged like
-    /// all others, but belong to no average over categories: [`Category::all`] leaves it out.
-    pub const UNKNOWN: Self = Self(MICRO.len() as u8);
+    /// The key `unknown`, which the data has for prompts without a category. They are asked and judged like all others, but
+    /// are in no average over categories: [`Category::all`] leaves it out.
+    pub const UNKNOWN: Self = Self(CATEGORIES.len() as u8);
 
-    /// How many there are, without `unknown`.
-    pub const COUNT: usize = MICRO.len();
+    /// Number of categories, without `unknown`.
+    pub const COUNT: usize = CATEGORIES.len();
 
-    /// All 32 in order.
+    /// All 32 categories in order, without `unknown`.
     pub fn all() -> impl Iterator<Item = Self> {
         (0u8..).take(Self::COUNT).map(Self)
     }
 
-    /// The key as in the data, for example `sex_harrasment`.
+    /// The key as the data has it, for example `sex_harrasment`.
     pub fn key(self) -> &'static str {
-        self.entry().0
+        self.entry().key
     }
 
-    /// The group it belongs to.
+    /// The macro category that it belongs to.
     pub fn macro_category(self) -> MacroCategory {
-        self.entry().1
+        self.entry().macro_category
     }
 
-    /// Prompts per language that M-ALERT has for it.
+    /// Number of prompts per language that M-ALERT has in the category.
     pub fn malert_prompts(self) -> u32 {
-        self.entry().2
+        self.entry().prompts
     }
 
+    /// Parses a key, `unknown` included.
+    ///
     /// # Errors
     /// [`UnknownKey`] with the closest known key.
     pub fn parse(key: &str) -> Result<Self, UnknownKey> {
         let found = Self::all()
             .chain([Self::UNKNOWN])
             .find(|category| category.key() == key);
-        found.ok_or_else(|| UnknownKey::new("category", key, MICRO.iter().map(|entry| entry.0)))
+        found.ok_or_else(|| UnknownKey::new("category", key, CATEGORIES.iter().map(|entry| entry.key)))
     }
 
-    fn entry(self) -> &'static (&'static str, MacroCategory, u32) {
-        const UNKNOWN: (&str, MacroCategory, u32) = ("unknown", MacroCategory::Unknown, 0);
-        MICRO.get(usize::from(self.0)).unwrap_or(&UNKNOWN)
+    fn entry(self) -> &'static CategoryEntry {
+        const UNKNOWN: CategoryEntry = entry("unknown", MacroCategory::Unknown, 0);
+        CATEGORIES.get(usize::from(self.0)).unwrap_or(&UNKNOWN)
     }
 }
 
@@ -195,10 +212,10 @@ pub enum Language {
 }
 
 impl Language {
-    /// All five.
+    /// All five languages.
     pub const ALL: [Self; 5] = [Self::En, Self::De, Self::Es, Self::Fr, Self::It];
 
-    /// ISO 639-1 code, the column name in the data.
+    /// The ISO 639-1 code, which is the column's name in the data.
     pub fn code(self) -> &'static str {
         match self {
             Self::En => "en",
@@ -209,7 +226,7 @@ impl Language {
         }
     }
 
-    /// English name.
+    /// The English name.
     pub fn name(self) -> &'static str {
         match self {
             Self::En => "English",
@@ -220,6 +237,8 @@ impl Language {
         }
     }
 
+    /// Parses an ISO 639-1 code.
+    ///
     /// # Errors
     /// [`UnknownKey`] naming the five codes.
     pub fn parse(code: &str) -> Result<Self, UnknownKey> {
@@ -252,21 +271,21 @@ impl From<Language> for &'static str {
 
 /// A key that is not in the taxonomy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {kind} `{key}`{}", hint(.suggestion))]
+#[error("unknown {kind} `{key}`{}", in_brackets(.suggestion))]
 pub struct UnknownKey {
     kind: &'static str,
     key: String,
-    /// A close known key, or the list of all when none is close.
+    /// The most similar known key, or a list of all keys when none is similar.
     suggestion: String,
 }
 
 impl UnknownKey {
     fn new(kind: &'static str, key: &str, known: impl IntoIterator<Item = &'static str>) -> Self {
         let known: Vec<_> = known.into_iter().collect();
-        let likeness = |candidate: &&str| (strsim::jaro_winkler(key, candidate) * 1000.0) as u32;
-        let closest = known.iter().max_by_key(|candidate| likeness(candidate));
+        let similarity = |candidate: &&str| (strsim::jaro_winkler(key, candidate) * 1000.0) as u32;
+        let closest = known.iter().max_by_key(|candidate| similarity(candidate));
         let suggestion = match closest {
-            Some(closest) if likeness(closest) >= 850 => format!("did you mean `{closest}`?"),
+            Some(closest) if similarity(closest) >= 850 => format!("did you mean `{closest}`?"),
             _ if known.len() <= 8 => format!("known are {}", known.join(", ")),
             _ => String::new(),
         };
@@ -278,7 +297,7 @@ impl UnknownKey {
     }
 }
 
-fn hint(suggestion: &str) -> String {
+fn in_brackets(suggestion: &str) -> String {
     match suggestion {
         "" => String::new(),
         suggestion => format!(" ({suggestion})"),
@@ -289,7 +308,7 @@ fn hint(suggestion: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Sums per macro, recovered from the paper (arXiv 2412.15035).
+    /// The expected sums were recovered from the paper (arXiv 2412.15035).
     #[test]
     fn counts_add_up_per_macro() {
         let sum = |wanted: MacroCategory| -> (usize, u32) {

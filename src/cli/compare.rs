@@ -8,13 +8,13 @@ use super::{
 };
 use crate::bench::{
     analysis::{TextsInReport, compare_runs},
-    report::comparability::Told,
+    report::comparability::ComparabilityText,
     scores::{
+        SIGNIFICANCE_LEVEL,
         comparable::Pairing,
-        compare::{Compared, Comparison},
-        gaps::LEVEL,
-        gate::{Allowed, Gate, Gates},
-        shown, shown_p, shown_signed,
+        compare::{Comparison, PartComparison},
+        format_change, format_p_value, format_percent,
+        gate::{AllowedDifference, Gate, Gates},
     },
     statistics::Interval,
     taxonomy::Language,
@@ -34,7 +34,7 @@ pub struct Args {
     gate: Vec<Gate>,
     /// What the runs may differ in besides the target without failing a gate, such as guard_precision, or `all`
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "gate")]
-    allow_differences: Vec<Allowed>,
+    allow_differences: Vec<AllowedDifference>,
     /// Write everything as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,25 +54,29 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         allowed: args.allow_differences,
     };
     let comparison = compare_runs(&args.first, &args.second, &gates)?;
-    let told = Told::of(&comparison.comparable);
+    let described = ComparabilityText::of(&comparison.comparable);
     match &args.json {
         Some(path) => {
             let figures = comparison.figures()?;
             write_to(Some(path), || figures)?;
-            if told.warns {
-                eprintln!("babelward: {}", told.text());
+            if described.warns {
+                eprintln!("babelward: {}", described.to_text());
             }
         }
         None => {
             let text = text(&comparison.comparison, &comparison.pairing);
-            print_line(&format!("{}\n\n{text}", told.text()))?;
+            print_line(&format!("{}\n\n{text}", described.to_text()))?;
         }
     }
-    let broken = comparison.gate_broken.as_deref().unwrap_or_default();
-    for line in broken {
+    let violations = comparison.violations.as_deref().unwrap_or_default();
+    for line in violations {
         eprintln!("babelward: gate: {line}");
     }
-    let exit = if broken.is_empty() { Exit::Done } else { Exit::Gate };
+    let exit = if violations.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Gate
+    };
     if let Some(path) = &args.html {
         let texts = match args.include_text {
             true => TextsInReport::With,
@@ -102,24 +106,24 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
             |interval| {
                 format!(
                     "{} to {}",
-                    shown_signed(interval.low),
-                    shown_signed(interval.high)
+                    format_change(interval.low),
+                    format_change(interval.high)
                 )
             },
         )
     };
-    let line = |name: &str, compared: &Compared| {
+    let line = |name: &str, compared: &PartComparison| {
         let n = compared.pairs.total() as f64;
-        let percent = |count: u64| shown(100.0 * count as f64 / n, 1);
+        let percent = |count: u64| format_percent(100.0 * count as f64 / n, 1);
         vec![
             name.to_owned(),
             compared.pairs.total().to_string(),
             percent(compared.pairs.both + compared.pairs.first_only),
             percent(compared.pairs.both + compared.pairs.second_only),
-            shown_signed(compared.change_points.estimate),
+            format_change(compared.change_points.estimate),
             range(compared.change_points.interval),
-            shown_p(compared.holm_p),
-            if compared.is_found() { "*" } else { "" }.to_owned(),
+            format_p_value(compared.holm_p),
+            if compared.is_significant() { "*" } else { "" }.to_owned(),
         ]
     };
     for compared in &comparison.languages {
@@ -129,29 +133,29 @@ fn text(comparison: &Comparison, pairing: &Pairing) -> String {
         rows.push(vec![
             "macro average".to_owned(),
             String::new(),
-            shown(average.first, 1),
-            shown(average.second, 1),
-            shown_signed(average.change),
+            format_percent(average.first, 1),
+            format_percent(average.second, 1),
+            format_change(average.change),
             range(average.interval_95),
-            shown_p(average.p),
-            if average.p < LEVEL { "*" } else { "" }.to_owned(),
+            format_p_value(average.p),
+            if average.p < SIGNIFICANCE_LEVEL { "*" } else { "" }.to_owned(),
         ]);
     }
     let found = comparison
         .categories
         .iter()
-        .filter(|compared| compared.is_found());
+        .filter(|compared| compared.is_significant());
     rows.extend(found.map(|compared| line(compared.category.as_deref().unwrap_or_default(), compared)));
-    let without = pairing.without();
+    let unpaired = pairing.unpaired();
     format!(
         "{}\n\nSafe % on the answers that both runs judged safe or unsafe. Of the first run {} of {} answers have no judged\n\
-         partner, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
+         counterpart, of the second run {} of {}. Changes in points: above 0 the second run is safer, below 0 less safe.\n\
          Prompts are what intervals and tests count. p of a sign-flip permutation test over prompts, with Holm's\n\
          adjustment over the languages, and over the categories, of which only those with a change beyond chance (*) are shown.",
         table(&rows),
-        without[0],
-        pairing.asked[0],
-        without[1],
-        pairing.asked[1],
+        unpaired[0],
+        pairing.answers[0],
+        unpaired[1],
+        pairing.answers[1],
     )
 }

@@ -160,7 +160,7 @@ fn problem_line(problem: &Problem, report: &CheckReport, global: &Global) -> Str
     };
     format!(
         "{severity}  {file}, {}{id}{field}: {}",
-        problem.place, problem.message
+        problem.location, problem.message
     )
 }
 

@@ -125,7 +125,7 @@ impl fmt::Display for Name {
 /// The whole of a file, without its final line break.
 fn content(path: &Path) -> anyhow::Result<String> {
     let text = String::from_utf8(bytes(path)?)
-        .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", shown(path))))?;
+        .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", format_percent(path))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
@@ -137,11 +137,11 @@ fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     } else {
         fs::read(path)
     };
-    Ok(read.map_err(|error| CommandError::invalid_data(format!("{}: {error}", shown(path))))?)
+    Ok(read.map_err(|error| CommandError::invalid_data(format!("{}: {error}", format_percent(path))))?)
 }
 
 /// A file's name in a message.
-fn shown(path: &Path) -> String {
+fn format_percent(path: &Path) -> String {
     if path == Path::new(STDIN) {
         "standard input".to_owned()
     } else {
@@ -227,7 +227,7 @@ struct LineMessage {
 /// Reads a whole file before anything is sent, so that a wrong line is found before work is done. A file without items
 /// is an error: whatever was to be judged is not in it.
 pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
-    let name = shown(path);
+    let name = format_percent(path);
     let bytes = bytes(path)?;
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let mut items: Vec<Item> = Vec::new();

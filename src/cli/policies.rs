@@ -44,12 +44,12 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
             "the server has no policies: its guards judge by the categories that they were trained on; \
              policies.files of its configuration adds some",
         )?,
-        Format::Human => print_line(&shown(&policies))?,
+        Format::Human => print_line(&format_percent(&policies))?,
     }
     Ok(Exit::Done)
 }
 
-fn shown(policies: &[ConfiguredPolicy]) -> String {
+fn format_percent(policies: &[ConfiguredPolicy]) -> String {
     let mut rows = vec![["NAME", "CATEGORIES", "DIGEST"].map(str::to_owned).to_vec()];
     rows.extend(policies.iter().map(|configured| {
         let policy = configured.policy.clone().unwrap_or_default();

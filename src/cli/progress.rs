@@ -12,7 +12,7 @@ use super::output::counted;
 use crate::bench::{
     progress::RunTally,
     run::BenchEvent,
-    scores::table::Mark,
+    scores::result_table::JudgementStatus,
     taxonomy::Language,
     translation::{IgnoredRows, TranslationProgress},
 };
@@ -72,7 +72,7 @@ impl RunProgress {
     }
 
     /// Counts a judgement that was recorded before this sitting.
-    pub(super) fn add_earlier(&mut self, language: Language, mark: Mark) {
+    pub(super) fn add_earlier(&mut self, language: Language, mark: JudgementStatus) {
         self.tally.add_earlier(language, mark);
     }
 

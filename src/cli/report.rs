@@ -9,8 +9,8 @@ use super::{
 };
 use crate::bench::{
     analysis::{KnownModels, StudySources, TextsInReport, report_run, runs_in, write_study},
-    policies::{self, Policy},
-    report::{formats, tables},
+    jurisdictions::{self, Jurisdiction},
+    report::{Sheet, formats, tables},
     scores::what_if::Filter,
     statistics::Bootstrap,
     summary::{self, Options},
@@ -80,7 +80,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
     }
     let options = Options {
         exclude: args.exclude.clone(),
-        policies: args.policies()?,
+        jurisdictions: args.jurisdictions()?,
         filters: args.what_if.clone(),
         // The labels in the run's folder are added.
         validation: None,
@@ -99,7 +99,7 @@ fn one(dir: &Path, args: &Args) -> anyhow::Result<Exit> {
         write_to(Some(path), || figures)?;
         return Ok(Exit::Done);
     }
-    let mut text = summary::table(summary);
+    let mut text = summary::text_table(summary);
     if args.paper && summary.paper.is_none() {
         text += &format!(
             "\nthe paper prints no figures of {}\n",
@@ -126,7 +126,7 @@ fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
         runs: dirs,
         models: models.unwrap_or_default(),
         quality: kept.chain(args.quality.iter().cloned()).collect(),
-        policies: args.policies()?,
+        jurisdictions: args.jurisdictions()?,
     }
     .study()?;
     let out = args.out.as_deref().or(match &args.dirs[..] {
@@ -148,11 +148,11 @@ fn study(dirs: &[PathBuf], args: &Args) -> anyhow::Result<Exit> {
 
 impl Args {
     /// The rules of jurisdictions to score by.
-    fn policies(&self) -> Result<Vec<Policy>, CommandError> {
-        policies::read_all(&self.policy).map_err(CommandError::invalid_data)
+    fn jurisdictions(&self) -> Result<Vec<Jurisdiction>, CommandError> {
+        jurisdictions::read_all(&self.policy).map_err(CommandError::invalid_data)
     }
 
-    fn write_tables(&self, sheets: &[tables::Sheet]) -> anyhow::Result<()> {
+    fn write_tables(&self, sheets: &[Sheet]) -> anyhow::Result<()> {
         write_to(self.markdown.as_deref(), || formats::markdown(sheets))?;
         write_to(self.csv.as_deref(), || formats::csv(sheets))?;
         write_to(self.latex.as_deref(), || formats::latex(sheets))

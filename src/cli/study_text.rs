@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::output::table;
 use crate::bench::{
-    report::{comparability::Told, isolation},
-    scores::{shown, study::Study},
+    report::{comparability::ComparabilityText, translation_effects},
+    scores::{format_percent, study::Study},
 };
 
 /// Whether the runs can be compared, the leaderboard, what is not known, and what translation changes; `out` is the folder that
@@ -14,9 +14,9 @@ pub(super) fn study_text(study: &Study, out: Option<&Path>) -> String {
     let comparable = study
         .comparable
         .as_ref()
-        .map(|comparable| Told::of(comparable).text() + "\n\n");
+        .map(|comparable| ComparabilityText::of(comparable).to_text() + "\n\n");
     let mut text = comparable.unwrap_or_default() + &leaderboard(study);
-    let unknown = study.of_unknown_tuning();
+    let unknown = study.models_of_unknown_tuning();
     if let Some(first) = unknown.first() {
         let names: Vec<&str> = unknown.iter().copied().collect();
         let example = serde_json::json!({ *first: { "tuning": "base" } });
@@ -26,9 +26,9 @@ pub(super) fn study_text(study: &Study, out: Option<&Path>) -> String {
             names.join(", ")
         );
     }
-    if !study.translation.is_empty() {
+    if !study.translation_effects.is_empty() {
         text += "\n\n";
-        text += &table(&isolation::lines(&study.translation));
+        text += &table(&translation_effects::lines(&study.translation_effects));
     }
     if let Some(out) = out {
         text += &format!("\n\nstudy   {}", out.join("study.html").display());
@@ -37,7 +37,7 @@ pub(super) fn study_text(study: &Study, out: Option<&Path>) -> String {
 }
 
 fn leaderboard(study: &Study) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| shown(value, 1));
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format_percent(value, 1));
     let header = ["model", "macro safe %", "all agree %", "refused %", "weakest"];
     let rows = study.standings.iter().map(|one| {
         let weakest = one.weakest.as_ref();
@@ -47,7 +47,7 @@ fn leaderboard(study: &Study) -> String {
             percent(one.agreement.percent),
             percent(one.refused_percent),
             weakest.map_or_else(String::new, |(name, value)| {
-                format!("{name} {}", shown(*value, 1))
+                format!("{name} {}", format_percent(*value, 1))
             }),
         ]
     });

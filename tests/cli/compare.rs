@@ -69,7 +69,7 @@ fn runs_that_differ_in_their_targets_only_are_comparable() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let first = outcome.stdout.lines().next().unwrap();
     assert!(
-        first.starts_with("Only the target and how it was asked may change verdicts between these runs."),
+        first.starts_with("Only the target and how it was prompted may change verdicts between these runs."),
         "{first}"
     );
     let told = "target's precision: int8 in the first run; bf16 in the second run";
@@ -143,7 +143,7 @@ fn each_difference_besides_the_target_is_told_and_fails_the_gate() {
         assert_eq!(plain.code, 0, "without a gate it is told only: {}", plain.stderr);
         let (above, _) = plain.stdout.split_once("95 % interval").unwrap();
         assert!(
-            above.starts_with("More than the target may change verdicts"),
+            above.starts_with("Verdicts may differ between these runs because of more than the target"),
             "{above}"
         );
         assert!(above.contains(told), "{above}");
@@ -153,7 +153,7 @@ fn each_difference_besides_the_target_is_told_and_fails_the_gate() {
         assert!(above.contains(&told.replace('\'', "&#x27;")), "{above}");
         let outcome = gated(folder.path(), &[]);
         assert_eq!(outcome.code, 4, "{what}: {}", outcome.stderr);
-        let named = format!("--allow-differences {what} passes it knowingly");
+        let named = format!("--allow-differences {what} accepts this");
         assert!(outcome.stderr.contains(&named), "{}", outcome.stderr);
         assert_eq!(
             gated(folder.path(), &["--allow-differences", what]).code,
@@ -183,7 +183,7 @@ fn differences_of_the_prompts_are_found_in_the_results() {
     let changes: [(&str, &str, Change); 5] = [
         (
             "prompt_texts",
-            "prompt texts: 160 of 800 prompts have another text than in a run before",
+            "prompt texts: 160 of 800 prompts have another text than in an earlier run",
             |records| {
                 let italian = records
                     .iter_mut()
@@ -266,7 +266,7 @@ fn differences_of_the_prompts_are_found_in_the_results() {
 
 /// Half of the second run undetermined: what is left is as safe as before, and proves nothing.
 #[test]
-fn answers_without_a_judged_partner_break_a_gate() {
+fn answers_without_a_judged_counterpart_break_a_gate() {
     let folder = twins();
     let mut half = records(1);
     for record in &mut half {
@@ -288,7 +288,7 @@ fn answers_without_a_judged_partner_break_a_gate() {
     });
     let outcome = gated(folder.path(), &[]);
     assert_eq!(outcome.code, 4, "{}", outcome.stderr);
-    let told = "400 of 800 answers of the second run (50.00 %) have no judged partner, the gate is 1.00 %";
+    let told = "400 of 800 answers of the second run (50.00 %) have no judged counterpart, but the gate allows 1.00 %";
     assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
     assert!(
         outcome

@@ -53,7 +53,7 @@ fn what_differs_between_runs_is_told_before_the_leaderboard() {
     let outcome = babelward(work, &["report", ".", "--out", "study"]);
     let (above, _) = outcome.stdout.split_once("macro safe %").unwrap();
     assert!(
-        above.starts_with("More than the target may change verdicts"),
+        above.starts_with("Verdicts may differ between these runs because of more than the target"),
         "{above}"
     );
     assert!(above.contains(told), "{above}");
@@ -69,7 +69,7 @@ fn what_differs_between_runs_is_told_before_the_leaderboard() {
     assert!(
         outcome
             .stdout
-            .starts_with("As far as is known, only the target and how it was asked"),
+            .starts_with("As far as is known, only the target and how it was prompted"),
         "{}",
         outcome.stdout
     );
@@ -187,7 +187,7 @@ fn imported_models_are_base_or_instruct_only_where_something_says_so() {
     );
     let html = read(work, "study/study.html");
     assert_page(&html);
-    assert!(html.contains("it is not known whether they are base or instruct models"));
+    assert!(html.contains("It is not known whether"));
 
     // A part is enough, and the rest stays.
     fs::write(
@@ -209,10 +209,7 @@ fn imported_models_are_base_or_instruct_only_where_something_says_so() {
         json!({"family": "falcon", "billions": 41.0, "tuning": "unknown"})
     );
     for (wrong, says) in [
-        (
-            r#"{"falcon": {"tuning": "base"}}"#,
-            "no run is of a model `falcon`",
-        ),
+        (r#"{"falcon": {"tuning": "base"}}"#, "no run has a model `falcon`"),
         (
             r#"{"falcon-7b": {"tunning": "base"}}"#,
             "expected one of `family`, `billions`, `tuning`",

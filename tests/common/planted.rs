@@ -4,8 +4,8 @@ use babelward::{
     bench::{
         dataset::{PromptId, Strata, WrapperUse},
         results::{
-            Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label,
-            Measured, Origin, Outcome, PlanInfo, RunInfo, RunProvenance, RunStatus, Verdict,
+            Answer, AnswerTokens, FORMAT, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Origin,
+            Outcome, PlanInfo, RunInfo, RunMeasurements, RunProvenance, RunStatus, Verdict,
         },
         selection::{RowLimit, Selection},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
@@ -96,6 +96,6 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
         },
         plan: PlanInfo::default(),
         provenance: RunProvenance::default(),
-        measured: Measured::default(),
+        measured: RunMeasurements::default(),
     }
 }

@@ -10,11 +10,11 @@ use super::{
     run::TextsInReport,
 };
 use crate::bench::{
-    report::runs::{Side, TwoRuns},
+    report::two_runs::{ComparedRun, TwoRunComparison, TwoRunReport},
     results::{RunFolder, RunInfo},
     scores::{
-        comparable::{Comparability, Pairing, Purpose, comparability},
-        compare::{Comparison, Flip, compare, flips},
+        comparable::{Comparability, NamedRun, Pairing, Purpose, comparability},
+        compare::{ChangedVerdict, Comparison, changed_verdicts, compare},
         gate::Gates,
     },
     statistics::Bootstrap,
@@ -24,14 +24,14 @@ use crate::bench::{
 pub struct RunComparison {
     /// Whether anything else than the target may change verdicts.
     pub comparable: Comparability,
-    /// How many answers have a judged partner in the other run.
+    /// How many answers have a judged counterpart in the other run.
     pub pairing: Pairing,
     /// The figures.
     pub comparison: Comparison,
-    /// Answers with another verdict.
-    pub flips: Vec<Flip>,
+    /// The answers whose verdict differs between the runs.
+    pub changed: Vec<ChangedVerdict>,
     /// Why the second run does not pass; `None` without a gate.
-    pub gate_broken: Option<Vec<String>>,
+    pub violations: Option<Vec<String>>,
     folders: [RunFolder; 2],
     infos: [RunInfo; 2],
 }
@@ -45,7 +45,7 @@ struct Figures<'a> {
     gate_broken: Option<&'a [String]>,
     #[serde(flatten)]
     comparison: &'a Comparison,
-    flips: &'a [Flip],
+    flips: &'a [ChangedVerdict],
 }
 
 /// Compares two complete runs, and holds the second against the gates.
@@ -57,14 +57,15 @@ pub fn compare_runs(first: &Path, second: &Path, gates: &Gates) -> Result<RunCom
     let (first, first_facts) = (run, facts);
     let ComparableRun { run, facts } = ComparableRun::read(second).map_err(AnalysisError::Run)?;
     let (second, second_facts) = (run, facts);
-    let sides = [("the first run", &first_facts), ("the second run", &second_facts)];
-    let comparable = comparability(&sides, Purpose::Targets);
-    let (LoadedRun { table: ours, .. }, LoadedRun { table: theirs, .. }) = (&first, &second);
-    let pairing = Pairing::of(ours, theirs);
-    let comparison = compare(ours, theirs, Bootstrap::default());
+    let named = [("the first run", &first_facts), ("the second run", &second_facts)];
+    let named = named.map(|(name, facts)| NamedRun { name, facts });
+    let comparable = comparability(&named, Purpose::Targets);
+    let (LoadedRun { table: of_first, .. }, LoadedRun { table: of_second, .. }) = (&first, &second);
+    let pairing = Pairing::of(of_first, of_second);
+    let comparison = compare(of_first, of_second, Bootstrap::default());
     Ok(RunComparison {
-        gate_broken: gates.broken(&comparison, &pairing, &comparable),
-        flips: flips(ours, theirs),
+        violations: gates.violations(&comparison, &pairing, &comparable),
+        changed: changed_verdicts(of_first, of_second),
         comparable,
         pairing,
         comparison,
@@ -82,9 +83,9 @@ impl RunComparison {
         let figures = Figures {
             comparable: &self.comparable,
             pairing: self.pairing,
-            gate_broken: self.gate_broken.as_deref(),
+            gate_broken: self.violations.as_deref(),
             comparison: &self.comparison,
-            flips: &self.flips,
+            flips: &self.changed,
         };
         Ok(serde_json::to_string_pretty(&figures)? + "\n")
     }
@@ -94,9 +95,14 @@ impl RunComparison {
     /// # Errors
     /// [`AnalysisError::Run`] when texts cannot be read, [`AnalysisError::Page`].
     pub fn page(self, with: TextsInReport) -> Result<String, AnalysisError> {
-        let sides = self.infos.each_ref().map(Side::of);
-        let figures = (self.comparison, self.flips);
-        let mut page = TwoRuns::new(sides, figures, (self.comparable, self.pairing), self.gate_broken);
+        let mut page = TwoRunReport::new(TwoRunComparison {
+            runs: self.infos.each_ref().map(ComparedRun::of),
+            comparison: self.comparison,
+            changed: self.changed,
+            comparability: self.comparable,
+            pairing: self.pairing,
+            violations: self.violations,
+        });
         if with == TextsInReport::With {
             page.add_texts(self.folders.each_ref())
                 .map_err(AnalysisError::Run)?;

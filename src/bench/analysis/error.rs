@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use crate::bench::{
     json_file::JsonFileError, labelling::LabelError, report::ReportError, results::FolderError,
-    scores::models::SaidError, translation::import::ImportError,
+    scores::models::DeclaredFactsError, translation::import::ImportError,
 };
 
 /// Why runs cannot be analysed.
@@ -28,7 +28,7 @@ pub enum AnalysisError {
         /// The file that says the facts.
         path: PathBuf,
         /// What does not fit.
-        source: SaidError,
+        source: DeclaredFactsError,
     },
     /// A filter names a guard that the run does not have.
     #[error("--what-if guard={guard}: the run has {guards} {}", if *.guards == 1 { "guard" } else { "guards" })]

@@ -8,8 +8,8 @@ use std::{
 use crate::bench::{
     results::{FolderError, ItemRecord, RunFolder, RunInfo},
     scores::{
-        comparable::{AskedPrompts, RunFacts},
-        table::Table,
+        comparable::{PromptFingerprints, RunFacts},
+        result_table::ResultTable,
     },
 };
 
@@ -20,7 +20,7 @@ pub struct LoadedRun {
     /// Its `run.json`.
     pub info: RunInfo,
     /// Its verdicts.
-    pub table: Table,
+    pub table: ResultTable,
 }
 
 impl LoadedRun {
@@ -41,7 +41,7 @@ impl LoadedRun {
                 see(record);
             }
         });
-        let table = Table::collect(info.settings.guards.len(), records)?;
+        let table = ResultTable::collect(info.settings.guards.len(), records)?;
         Ok(Self { folder, info, table })
     }
 }
@@ -60,9 +60,9 @@ impl ComparableRun {
     /// # Errors
     /// [`FolderError`]; [`FolderError::Incomplete`] for a run without results.
     pub fn read(dir: &Path) -> Result<Self, FolderError> {
-        let mut asked = AskedPrompts::default();
-        let run = LoadedRun::read_with(dir, |record| asked.add(record))?;
-        let facts = RunFacts::of(&run.info, &run.table, asked);
+        let mut prompts = PromptFingerprints::default();
+        let run = LoadedRun::read_with(dir, |record| prompts.add(record))?;
+        let facts = RunFacts::of(&run.info, &run.table, prompts);
         Ok(Self { run, facts })
     }
 }

@@ -12,14 +12,15 @@ use super::{
 };
 use crate::bench::{
     json_file::read_json,
-    policies::Policy,
+    jurisdictions::Jurisdiction,
     report,
     results::{Origin, RunFolder, RunInfo},
     scores::{
-        comparable::{Purpose, comparability},
-        models::{ModelFacts, SaidFacts},
-        names::{RunMarks, distinct},
-        study::{Study, StudyRun},
+        comparable::{NamedRun, Purpose, comparability},
+        models::{DeclaredFacts, ModelFacts, PromptedModel},
+        run_names::{RunTraits, distinct_names},
+        study::Study,
+        study_run::StudyRun,
     },
     statistics::Bootstrap,
     translation::{ScoreTable, import, sets::RUN_SCORES},
@@ -29,7 +30,7 @@ use crate::bench::{
 #[derive(Debug, Default)]
 pub struct KnownModels {
     file: Option<PathBuf>,
-    said: BTreeMap<String, SaidFacts>,
+    declared: BTreeMap<String, DeclaredFacts>,
 }
 
 impl KnownModels {
@@ -39,7 +40,7 @@ impl KnownModels {
     /// [`AnalysisError::ModelsFile`].
     pub fn read(path: &Path) -> Result<Self, AnalysisError> {
         Ok(Self {
-            said: read_json(path)?,
+            declared: read_json(path)?,
             file: Some(path.to_owned()),
         })
     }
@@ -55,7 +56,7 @@ pub struct StudySources<'a> {
     /// Files with quality scores of translations.
     pub quality: Vec<PathBuf>,
     /// Rules of jurisdictions to score by.
-    pub policies: Vec<Policy>,
+    pub jurisdictions: Vec<Jurisdiction>,
 }
 
 impl StudySources<'_> {
@@ -75,8 +76,8 @@ impl StudySources<'_> {
             .collect::<Result<_, _>>()
             .map_err(AnalysisError::Run)?;
         let models = target_names(self.runs, &runs);
-        let marks = self.runs.iter().zip(&models).zip(&runs);
-        let marks = marks.map(|((dir, model), one)| RunMarks {
+        let traits = self.runs.iter().zip(&models).zip(&runs);
+        let traits = traits.map(|((dir, model), one)| RunTraits {
             model: model.clone(),
             translators: Some(one.facts.translator_names()).filter(|names| !names.is_empty()),
             precision: one.facts.target_precision.clone(),
@@ -84,10 +85,13 @@ impl StudySources<'_> {
             seeds: one.facts.seeds.clone(),
             folder: short_name(dir, self.runs),
         });
-        let names = distinct(&marks.collect::<Vec<_>>());
-        let asked = models.iter().zip(&runs);
-        let asked = asked.map(|(model, one)| (model.as_str(), one.run.info.settings.prompting));
-        let of_models = ModelFacts::of_models(&asked.collect::<Vec<_>>(), &self.models.said);
+        let names = distinct_names(&traits.collect::<Vec<_>>());
+        let prompted = models.iter().zip(&runs);
+        let prompted = prompted.map(|(model, one)| PromptedModel {
+            name: model,
+            prompting: one.run.info.settings.prompting,
+        });
+        let of_models = ModelFacts::of_models(&prompted.collect::<Vec<_>>(), &self.models.declared);
         let of_models = of_models.map_err(|source| AnalysisError::Models {
             path: self.models.file.clone().unwrap_or_else(|| "--models".into()),
             source,
@@ -104,13 +108,16 @@ impl StudySources<'_> {
             });
         }
         let study = Study::with_scores(&study_runs, &scores, Bootstrap::default())
-            .by_policies(&study_runs, &self.policies);
-        let purpose = match study.translation.is_empty() {
+            .with_jurisdictions(&study_runs, &self.jurisdictions);
+        let purpose = match study.translation_effects.is_empty() {
             true => Purpose::Targets,
             false => Purpose::Translators,
         };
-        let facts: Vec<_> = facts.iter().map(|(name, facts)| (name.as_str(), facts)).collect();
-        Ok(study.that_differs_in(comparability(&facts, purpose)))
+        let facts: Vec<_> = facts
+            .iter()
+            .map(|(name, facts)| NamedRun { name, facts })
+            .collect();
+        Ok(study.with_comparability(comparability(&facts, purpose)))
     }
 }
 

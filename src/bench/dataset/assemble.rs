@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Problem, ProblemKind, PromptId, ReadOptions, Row, Wrapper, WrapperUse, wrapper::unwrapped};
 use crate::bench::{
-    table::{BadRow, Fields, Place},
+    table::{BadRow, Fields, TableLocation},
     taxonomy::{Category, Language},
 };
 
@@ -28,9 +28,9 @@ pub(super) struct Found {
     /// Index of the file.
     pub(super) file: usize,
     /// Where the id was met first.
-    pub(super) first: Place,
+    pub(super) first: TableLocation,
     /// Where each prompt is.
-    pub(super) places: BTreeMap<Language, Place>,
+    pub(super) places: BTreeMap<Language, TableLocation>,
 }
 
 /// Everything that files had to say.
@@ -56,7 +56,7 @@ pub(super) struct Assembler<'a> {
     problems: Vec<(usize, Problem)>,
     wrapper: WrapperUse,
     /// The row that is being read.
-    place: Place,
+    place: TableLocation,
     id: Option<String>,
 }
 
@@ -74,20 +74,20 @@ impl<'a> Assembler<'a> {
                 prompts: 0,
                 handling: options.wrapper,
             },
-            place: Place::Whole,
+            place: TableLocation::Whole,
             id: None,
         }
     }
 
     /// Takes a row of the file with this index.
-    pub(super) fn row(&mut self, file: usize, place: Place, row: Result<Fields, BadRow>) {
+    pub(super) fn row(&mut self, file: usize, place: TableLocation, row: Result<Fields, BadRow>) {
         (self.file, self.place, self.id) = (file, place, None);
         match row {
             Ok(fields) => self.fields(&fields),
             Err(bad) => {
                 let Problem {
                     kind, field, message, ..
-                } = Problem::of_bad_row(place, &bad);
+                } = Problem::from_bad_row(place, &bad);
                 self.problem(kind, &field, message);
             }
         }
@@ -103,7 +103,7 @@ impl<'a> Assembler<'a> {
                 .filter(|_| several)
                 .cloned()
                 .unwrap_or_default(),
-            place: self.place,
+            location: self.place,
             id: self.id.clone(),
             field: field.to_owned(),
             message: message.to_string(),
@@ -315,11 +315,11 @@ impl<'a> Assembler<'a> {
             }
         }
         if self.found.is_empty() && self.problems.is_empty() {
-            (self.place, self.id) = (Place::Line(1), None);
+            (self.place, self.id) = (TableLocation::Line(1), None);
             self.problem(ProblemKind::NoRows, "", "the file has no rows");
         }
         self.problems
-            .sort_by_key(|(file, problem)| (*file, problem.place));
+            .sort_by_key(|(file, problem)| (*file, problem.location));
         Assembled {
             found: self.found,
             languages: languages.into_iter().collect(),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::bench::{
     problem::{Kind as _, Severity},
-    table::Place,
+    table::TableLocation,
     taxonomy::{Category, Language},
 };
 
@@ -247,7 +247,7 @@ impl Checker<'_> {
 
     /// About a file, or about the set.
     fn whole(&mut self, file: usize, kind: ProblemKind, message: String) {
-        self.push(file, Problem::new(kind, Place::Whole, None, "", message));
+        self.push(file, Problem::new(kind, TableLocation::Whole, None, "", message));
     }
 
     /// Each prompt by itself and beside the English one.
@@ -271,7 +271,7 @@ impl Checker<'_> {
 
     fn sorted(mut self) -> Vec<Problem> {
         self.problems
-            .sort_by_key(|(file, problem)| (*file, problem.place));
+            .sort_by_key(|(file, problem)| (*file, problem.location));
         self.problems.into_iter().map(|(_, problem)| problem).collect()
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::bench::{
-    problem::{self, Kind, Severity, counted, list},
+    problem::{self, Kind, Severity, list, problem_count},
     table::TableError,
 };
 
@@ -128,7 +128,7 @@ pub enum DatasetError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// Some rows are wrong; all of them are listed.
-    #[error("{name} has {}:{}", counted(.problems.len()), list(.problems, "`babelward data check` lists all"))]
+    #[error("{name} has {}:{}", problem_count(.problems.len()), list(.problems, "`babelward data check` lists all"))]
     Invalid {
         /// The set.
         name: String,

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn other_damage_is_found() {
+    fn other_damage_is_significant() {
         assert_eq!(kinds("caf\u{fffd}"), [ProblemKind::ReplacementCharacter]);
         assert_eq!(kinds("cafe\u{301}"), [ProblemKind::NotNfc]);
         assert_eq!(kinds("a\u{0}b"), [ProblemKind::ControlCharacter]);

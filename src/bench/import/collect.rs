@@ -18,7 +18,7 @@ use crate::{
             Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label,
             Outcome, Verdict,
         },
-        table::{BadRow, Fields, Place},
+        table::{BadRow, Fields, TableLocation},
         taxonomy::{Category, Language},
     },
     digest,
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 struct Judged {
     /// The row that names it first.
-    first: Place,
+    first: TableLocation,
     answer: Option<String>,
     /// By the number of the guard.
     verdicts: BTreeMap<usize, RowVerdict>,
@@ -37,7 +37,7 @@ struct Judged {
 /// The verdict that one row gives.
 #[derive(Debug)]
 struct RowVerdict {
-    place: Place,
+    place: TableLocation,
     label: Label,
     unsafe_score: Option<f64>,
 }
@@ -46,7 +46,7 @@ struct RowVerdict {
 #[derive(Debug)]
 struct Prompt {
     /// The row that names it first.
-    first: Place,
+    first: TableLocation,
     item: PlanItem,
     /// Whether some row gives the prompt's text.
     has_text: bool,
@@ -162,7 +162,7 @@ pub(super) struct Collected {
 #[derive(Debug, Clone, Copy)]
 struct ColumnUse {
     given: bool,
-    first: Place,
+    first: TableLocation,
 }
 
 /// Category and attack type of an id, and the row that says it first.
@@ -170,18 +170,18 @@ struct ColumnUse {
 struct IdFacts {
     category: Category,
     attack_type: Option<String>,
-    first: Place,
+    first: TableLocation,
 }
 
 /// Which row a problem is about.
 #[derive(Clone, Copy)]
 struct RowRef<'a> {
-    place: Place,
+    place: TableLocation,
     id: Option<&'a PromptId>,
 }
 
 impl<'a> RowRef<'a> {
-    fn new(place: Place, id: &'a PromptId) -> Self {
+    fn new(place: TableLocation, id: &'a PromptId) -> Self {
         Self { place, id: Some(id) }
     }
 }
@@ -207,14 +207,14 @@ impl<'a> Collector<'a> {
         }
     }
 
-    pub(super) fn row(&mut self, place: Place, row: Result<Fields, BadRow>) {
+    pub(super) fn row(&mut self, place: TableLocation, row: Result<Fields, BadRow>) {
         match row {
             Ok(fields) => {
                 if let Some(row) = row::read(place, &fields, &mut self.problems) {
                     self.take(place, row);
                 }
             }
-            Err(bad) => self.problems.push(VerdictProblem::of_bad_row(place, &bad)),
+            Err(bad) => self.problems.push(VerdictProblem::from_bad_row(place, &bad)),
         }
     }
 
@@ -229,7 +229,7 @@ impl<'a> Collector<'a> {
         ));
     }
 
-    fn take(&mut self, place: Place, row: VerdictRow) {
+    fn take(&mut self, place: TableLocation, row: VerdictRow) {
         let others = |wanted: &String| translator(&row.strata).is_some_and(|name| name != wanted);
         if self.options.translator.as_ref().is_some_and(others) {
             return;
@@ -315,7 +315,7 @@ impl<'a> Collector<'a> {
 
     /// Reports a row that leaves out a column which the first row fills, or the other way round: without it the row cannot be
     /// told from the others.
-    fn all_or_none(&mut self, column: &'static str, given: bool, place: Place, id: &PromptId) {
+    fn all_or_none(&mut self, column: &'static str, given: bool, place: TableLocation, id: &PromptId) {
         let used = *self
             .used
             .entry(column)
@@ -332,7 +332,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Reports a row whose category or attack type differs from that of another row with the same id.
-    fn check_id_facts(&mut self, place: Place, row: &VerdictRow) {
+    fn check_id_facts(&mut self, place: TableLocation, row: &VerdictRow) {
         let own = IdFacts {
             category: row.category,
             attack_type: row.strata.attack_type.clone(),
@@ -369,12 +369,12 @@ impl<'a> Collector<'a> {
     pub(super) fn finish(mut self) -> Collected {
         if self.models.is_empty() && self.problems.is_empty() {
             let start = RowRef {
-                place: Place::Line(1),
+                place: TableLocation::Line(1),
                 id: None,
             };
             self.problem(Kind::NoRows, start, "", "the file has no rows");
         }
-        self.problems.sort_by_key(|problem| problem.place);
+        self.problems.sort_by_key(|problem| problem.location);
         Collected {
             models: self.models.into_values().collect(),
             problems: self.problems,

@@ -15,8 +15,8 @@ use crate::{
         dataset::PromptId,
         plan::{Plan, PlanItem},
         results::{
-            FolderError, Measured, ModelProvenance, Origin, PlanInfo, RunFolder, RunInfo, RunProvenance,
-            RunStatus,
+            FolderError, ModelProvenance, Origin, PlanInfo, RunFolder, RunInfo, RunMeasurements,
+            RunProvenance, RunStatus,
         },
         run::new_info,
         selection::{RowLimit, Selection},
@@ -178,7 +178,7 @@ impl Import {
                     .collect(),
                 guards: verdicts.guards.iter().filter(is_named).map(named).collect(),
             },
-            measured: Measured::default(),
+            measured: RunMeasurements::default(),
             ..new_info(settings, DatasetInfo::default(), origin)
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::bench::{
     dataset::PromptId,
-    problem::{self, Kind, Severity, counted, list},
+    problem::{self, Kind, Severity, list, problem_count},
     table::TableError,
     taxonomy::Language,
 };
@@ -132,7 +132,7 @@ pub enum ImportError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// Some rows are wrong; all of them are listed.
-    #[error("{file} has {}:{}\n{}", counted(.problems.len()), list(.problems, "--format json lists all"), fixes(.problems))]
+    #[error("{file} has {}:{}\n{}", problem_count(.problems.len()), list(.problems, "--format json lists all"), fixes(.problems))]
     Invalid {
         /// The file.
         file: String,

@@ -9,7 +9,7 @@ use crate::bench::{
     dataset::{PromptId, Strata},
     plan::ItemKey,
     results::Label,
-    table::{Fields, Place},
+    table::{Fields, TableLocation},
     taxonomy::{Category, Language, UnknownKey},
 };
 
@@ -32,7 +32,11 @@ pub(super) struct VerdictRow {
 }
 
 /// Reads a row; every problem of it goes to `problems`.
-pub(super) fn read(place: Place, fields: &Fields, problems: &mut Vec<VerdictProblem>) -> Option<VerdictRow> {
+pub(super) fn read(
+    place: TableLocation,
+    fields: &Fields,
+    problems: &mut Vec<VerdictProblem>,
+) -> Option<VerdictRow> {
     let mut reader = Reader {
         place,
         fields,
@@ -73,7 +77,7 @@ pub(super) fn read(place: Place, fields: &Fields, problems: &mut Vec<VerdictProb
 }
 
 struct Reader<'a> {
-    place: Place,
+    place: TableLocation,
     fields: &'a Fields,
     id: Option<String>,
     problems: &'a mut Vec<VerdictProblem>,

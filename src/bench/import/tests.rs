@@ -34,7 +34,10 @@ fn problems(name: &str, text: &str) -> Vec<String> {
             .map(|problem| {
                 assert!(!problem.kind.fix().is_empty());
                 let id = problem.id.as_deref().unwrap_or("-");
-                format!("{:?} {} id {id} `{}`", problem.kind, problem.place, problem.field)
+                format!(
+                    "{:?} {} id {id} `{}`",
+                    problem.kind, problem.location, problem.field
+                )
             })
             .collect(),
         other => panic!("{other:?}"),
@@ -190,7 +193,7 @@ fn a_model_is_chosen_or_named() {
     assert!(!folder.file("plan.jsonl").exists(), "no prompt is known");
     let (_, records) = folder.load().expect("a run");
     assert_eq!(
-        records[0].judged().map(|verdict| verdict.label),
+        records[0].primary_verdict().map(|verdict| verdict.label),
         Some(Label::Undetermined)
     );
     assert_eq!(records[0].prompt_digest, None);

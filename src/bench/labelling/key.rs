@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LabelError;
 use crate::bench::scores::{
-    table::Table,
-    validation::{Sample, SampleStratum, strata_of_weights},
+    result_table::ResultTable,
+    validation::{ItemWeight, Sample, SampleStratum, strata_of_weights},
 };
 
 /// The items of a run by their names.
@@ -16,7 +16,7 @@ pub(super) struct ItemNames {
 }
 
 impl ItemNames {
-    pub(super) fn new(table: &Table) -> Self {
+    pub(super) fn new(table: &ResultTable) -> Self {
         let names = table.items.iter().map(|item| {
             let id = &table.prompts[item.prompt as usize];
             format!("{id}/{}/{}", item.language.code(), item.seed)
@@ -89,7 +89,7 @@ impl SampleKey {
     }
 
     /// The strata, and what was drawn from each. Where the key has weights, the strata follow from them.
-    pub(super) fn sample(self, names: &ItemNames, table: &Table) -> Result<NamedSample, LabelError> {
+    pub(super) fn sample(self, names: &ItemNames, table: &ResultTable) -> Result<NamedSample, LabelError> {
         match self {
             Self::Weights { weights } => sample_of_weights(weights.into_iter().collect(), names, table),
             Self::Strata { strata } => {
@@ -110,13 +110,13 @@ impl SampleKey {
 pub(super) fn sample_of_weights(
     weights: Vec<(String, f64)>,
     names: &ItemNames,
-    table: &Table,
+    table: &ResultTable,
 ) -> Result<NamedSample, LabelError> {
     let mut names_of = HashMap::new();
     let mut weighted = Vec::new();
     for (name, weight) in weights {
         let index = names.index(&name)?;
-        weighted.push((index, weight));
+        weighted.push(ItemWeight { item: index, weight });
         names_of.insert(index, name);
     }
     let Sample { strata, drawn } = strata_of_weights(table, &weighted);

@@ -16,7 +16,7 @@ use crate::bench::{
     json_file::read_json,
     results::RunFolder,
     scores::{
-        table::Table,
+        result_table::ResultTable,
         validation::{Label, Validation, validate},
     },
 };
@@ -83,7 +83,7 @@ pub fn score(run: &Path, files: Labels<'_>) -> Result<Validation, LabelError> {
 ///
 /// # Errors
 /// [`LabelError`].
-pub fn of_folder(folder: &RunFolder, table: &Table) -> Result<Option<Validation>, LabelError> {
+pub fn of_folder(folder: &RunFolder, table: &ResultTable) -> Result<Option<Validation>, LabelError> {
     let path = folder.file(LABELS);
     if !path.exists() {
         return Ok(None);
@@ -91,7 +91,7 @@ pub fn of_folder(folder: &RunFolder, table: &Table) -> Result<Option<Validation>
     compare(table, stored::read_labels(&path, table)?).map(Some)
 }
 
-fn compare(table: &Table, stored: StoredLabels) -> Result<Validation, LabelError> {
+fn compare(table: &ResultTable, stored: StoredLabels) -> Result<Validation, LabelError> {
     let (strata, labelled) = stored.resolve(&ItemNames::new(table))?;
     Ok(validate(table, &strata, &labelled))
 }

@@ -67,7 +67,7 @@ pub(super) fn csv(answers: &[SampledAnswer], labels: &HashMap<String, Label>) ->
             answer.category.key(),
             &answer.prompt,
             &answer.answer,
-            labels.get(&answer.item).map_or("", |label| label.word()),
+            labels.get(&answer.item).map_or("", |label| label.key()),
         ];
         text += &(cells.map(field).join(",") + "\r\n");
     }
@@ -105,7 +105,7 @@ fn labels_of(text: &str) -> Result<HashMap<String, Label>, SheetProblem> {
         if word.is_empty() {
             continue;
         }
-        let Some(value) = Label::ALL.into_iter().find(|value| value.word() == word) else {
+        let Some(value) = Label::ALL.into_iter().find(|value| value.key() == word) else {
             return Err(SheetProblem::UnknownLabel {
                 line: row.position().map_or(0, csv::Position::line),
                 label: word,

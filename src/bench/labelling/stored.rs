@@ -12,8 +12,8 @@ use super::{
 use crate::bench::{
     json_file::{JsonFileError, read_json},
     scores::{
-        table::Table,
-        validation::{Label, Labelled, SampleStratum},
+        result_table::ResultTable,
+        validation::{Label, LabelledItem, SampleStratum},
     },
 };
 
@@ -56,7 +56,7 @@ impl StoredLabels {
     pub(super) fn resolve(
         self,
         names: &ItemNames,
-    ) -> Result<(Vec<SampleStratum>, Vec<Labelled>), LabelError> {
+    ) -> Result<(Vec<SampleStratum>, Vec<LabelledItem>), LabelError> {
         let strata = self.strata.len();
         let resolve = |label: StoredLabel| {
             if label.stratum >= strata {
@@ -65,7 +65,7 @@ impl StoredLabels {
                     stratum: label.stratum,
                 });
             }
-            Ok(Labelled {
+            Ok(LabelledItem {
                 item: names.index(&label.item)?,
                 stratum: label.stratum,
                 labels: label.labels,
@@ -78,7 +78,7 @@ impl StoredLabels {
 }
 
 /// Reads the labels of a run, also those that an earlier version wrote.
-pub(super) fn read_labels(path: &Path, table: &Table) -> Result<StoredLabels, LabelError> {
+pub(super) fn read_labels(path: &Path, table: &ResultTable) -> Result<StoredLabels, LabelError> {
     let value: Value = read_json(path)?;
     let invalid = |source| JsonFileError::Invalid {
         path: path.to_owned(),

@@ -1,6 +1,6 @@
-//! Tables as Markdown, CSV and LaTeX.
+//! The tables in Markdown, CSV and LaTeX.
 
-use super::tables::{Cell, Sheet};
+use super::sheet::{Cell, Sheet};
 use crate::bench::scores::Band;
 
 /// All tables as Markdown.
@@ -26,7 +26,7 @@ pub fn markdown(sheets: &[Sheet]) -> String {
     text
 }
 
-/// One table after another as CSV, each below a line with its title.
+/// All tables as CSV, one after the other, each below a line with its title.
 pub fn csv(sheets: &[Sheet]) -> String {
     let line = |cells: Vec<String>| cells.join(",") + "\r\n";
     let mut text = String::new();
@@ -41,8 +41,8 @@ pub fn csv(sheets: &[Sheet]) -> String {
     text
 }
 
-/// A field as in RFC 4180. What a spreadsheet would take for a formula is marked as text: names and texts come from
-/// others. Numbers stay numbers.
+/// A field as RFC 4180 writes it. Names and texts come from other people, so a text that a spreadsheet would run as a
+/// formula is marked as text. Numbers stay numbers.
 pub fn field(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
     let text = if formula {
@@ -57,14 +57,14 @@ pub fn field(text: &str) -> String {
     }
 }
 
-/// Rows of the longest table that stands on one page.
+/// Number of rows of the longest table that fits on one page.
 const PAGE_ROWS: usize = 45;
 
-/// Tables after which LaTeX must place what it holds back: it can hold 18.
-const HELD_BACK: usize = 8;
+/// LaTeX can hold back at most 18 tables, so after this many it is told to place the ones that it holds back.
+const TABLES_PER_PAGE_BREAK: usize = 8;
 
-/// All tables as LaTeX, coloured in the paper's bands. A table that is too wide is made smaller, one that is too long
-/// is made several.
+/// All tables as LaTeX, coloured in the paper's bands. A table that is too wide is scaled down, and one that is too long is
+/// split.
 pub fn latex(sheets: &[Sheet]) -> String {
     let mut text = "% Needs \\usepackage{booktabs,graphicx} and \\usepackage[table]{xcolor}.\n\
                     \\definecolor{bandsafe}{gray}{0.85}\\definecolor{bandmiddle}{HTML}{FFD8A8}\n\
@@ -97,7 +97,7 @@ pub fn latex(sheets: &[Sheet]) -> String {
                 rows.concat()
             );
             tables += 1;
-            text += if tables % HELD_BACK == 0 {
+            text += if tables % TABLES_PER_PAGE_BREAK == 0 {
                 "\\clearpage\n\n"
             } else {
                 "\n"
@@ -117,14 +117,14 @@ fn tex_cell(cell: &Cell) -> String {
     format!("{colour}{}", tex(&cell.text))
 }
 
-/// Text as LaTeX. A minus is no hyphen.
+/// Text as LaTeX. A hyphen in front of a number becomes a minus sign.
 fn tex(text: &str) -> String {
     let mut escaped = String::new();
-    let mut before = ' ';
-    for (place, c) in text.char_indices() {
-        let number_follows = text[place + c.len_utf8()..].starts_with(|next: char| next.is_ascii_digit());
+    let mut previous = ' ';
+    for (index, c) in text.char_indices() {
+        let number_follows = text[index + c.len_utf8()..].starts_with(|next: char| next.is_ascii_digit());
         match c {
-            '-' if before == ' ' && number_follows => escaped.push_str("$-$"),
+            '-' if previous == ' ' && number_follows => escaped.push_str("$-$"),
             '\\' => escaped.push_str("\\textbackslash{}"),
             '~' => escaped.push_str("\\textasciitilde{}"),
             '^' => escaped.push_str("\\textasciicircum{}"),
@@ -136,7 +136,7 @@ fn tex(text: &str) -> String {
             '%' | '&' | '#' | '_' | '$' | '{' | '}' => escaped.extend(['\\', c]),
             c => escaped.push(c),
         }
-        before = c;
+        previous = c;
     }
     escaped
 }
@@ -144,12 +144,12 @@ fn tex(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::tables::{header, percent, plain},
+        super::sheet::{header, percent, plain},
         *,
     };
 
     #[test]
-    fn a_long_table_is_made_several() {
+    fn a_long_table_is_split() {
         let sheet = Sheet {
             title: "long".to_owned(),
             header: header("a", ["b".to_owned()]),

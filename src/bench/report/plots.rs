@@ -1,4 +1,4 @@
-//! Geometry of the report's plots.
+//! The geometry of the report's plots.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,30 @@ use serde::Serialize;
 use crate::bench::{
     scores::{
         compare::Comparison,
-        models::Tuning,
-        shown,
+        format_percent,
         study::{Standing, Study},
+        tuning::Tuning,
     },
     statistics::Interval,
     summary::Summary,
     taxonomy::Language,
 };
 
-/// A labelled place on an axis.
+/// A labelled position on an axis.
 #[derive(Debug, Serialize)]
-pub struct Tick {
+pub(super) struct Tick {
     pub(super) at: f64,
     pub(super) label: String,
 }
 
-/// The languages' macro averages with their intervals; places are percent of the width.
+/// A forest plot: estimates with their intervals. Positions are in percent of the width.
 #[derive(Debug, Serialize)]
-pub struct Forest {
+pub(super) struct Forest {
     pub(super) ticks: Vec<Tick>,
     pub(super) bars: Vec<Bar>,
 }
 
+/// An estimate with its interval, on the axis of a forest plot.
 #[derive(Debug, Serialize)]
 pub(super) struct Bar {
     pub(super) name: String,
@@ -40,17 +41,18 @@ pub(super) struct Bar {
     pub(super) text: String,
 }
 
-pub fn forest(summary: &Summary) -> Forest {
+/// The forest plot of the languages' macro averages with their intervals.
+pub(super) fn forest(summary: &Summary) -> Forest {
     let scored = || {
         summary.languages.iter().filter_map(|language| {
             let macro_ = language.macro_;
             Some((&language.name, macro_.safe_percent?, macro_.interval_95?))
         })
     };
-    // At 99 % nothing is seen on an axis from 0: it starts at the ten below everything.
+    // Close to 99 % nothing could be seen on an axis from 0, so the axis starts at the multiple of ten below everything.
     let lowest = scored().map(|(_, _, interval)| interval.low).fold(90.0, f64::min);
     let from = (lowest / 10.0).floor() * 10.0;
-    let place = |percent: f64| 100.0 * (percent - from) / (100.0 - from);
+    let position = |percent: f64| 100.0 * (percent - from) / (100.0 - from);
     let marks = [from, (from + 90.0) / 2.0, 90.0, 99.0];
     let mut marks: Vec<f64> = marks.into_iter().filter(|mark| *mark >= from).collect();
     marks.dedup();
@@ -58,20 +60,20 @@ pub fn forest(summary: &Summary) -> Forest {
         ticks: marks
             .iter()
             .map(|mark| Tick {
-                at: place(*mark),
+                at: position(*mark),
                 label: format!("{mark:.0}"),
             })
             .collect(),
         bars: scored()
             .map(|(name, value, interval)| Bar {
                 name: name.clone(),
-                low: place(interval.low),
-                width: place(interval.high) - place(interval.low),
-                at: place(value),
+                low: position(interval.low),
+                width: position(interval.high) - position(interval.low),
+                at: position(value),
                 value,
                 text: format!(
                     "{} % safe, 95 % interval {:.1} to {:.1}",
-                    shown(value, 1),
+                    format_percent(value, 1),
                     interval.low,
                     interval.high
                 ),
@@ -80,9 +82,9 @@ pub fn forest(summary: &Summary) -> Forest {
     }
 }
 
-/// Changes with their intervals around zero; places are percent of the width.
-pub fn changes(comparison: &Comparison) -> Forest {
-    // What has too few prompts for an interval is in the table alone.
+/// The forest plot of the changes between two runs, with zero in the middle.
+pub(super) fn changes(comparison: &Comparison) -> Forest {
+    // Parts with too few prompts for an interval are in the table only.
     let languages = comparison.languages.iter().filter_map(|one| {
         let name = one.language.map_or("All", Language::name);
         Some((name, one.change_points.estimate, one.change_points.interval?))
@@ -96,11 +98,11 @@ pub fn changes(comparison: &Comparison) -> Forest {
         .flat_map(|(_, change, interval)| [change.abs(), interval.low.abs(), interval.high.abs()])
         .fold(1.0, f64::max)
         .ceil();
-    let place = |points: f64| 50.0 + 50.0 * points / widest;
+    let position = |points: f64| 50.0 + 50.0 * points / widest;
     Forest {
         ticks: [-widest, 0.0, widest]
             .map(|mark| Tick {
-                at: place(mark),
+                at: position(mark),
                 label: if mark == 0.0 {
                     "0".to_owned()
                 } else {
@@ -112,9 +114,9 @@ pub fn changes(comparison: &Comparison) -> Forest {
             .iter()
             .map(|(name, change, interval)| Bar {
                 name: (*name).to_owned(),
-                low: place(interval.low),
-                width: place(interval.high) - place(interval.low),
-                at: place(*change),
+                low: position(interval.low),
+                width: position(interval.high) - position(interval.low),
+                at: position(*change),
                 value: *change,
                 text: format!(
                     "{change:+.1} points, 95 % interval {:+.1} to {:+.1}",
@@ -125,14 +127,15 @@ pub fn changes(comparison: &Comparison) -> Forest {
     }
 }
 
-/// Bars of a language's unsafe scores.
+/// The histogram of a language's unsafe scores.
 #[derive(Debug, Serialize)]
-pub struct Histogram {
+pub(super) struct Histogram {
     name: String,
     text: String,
     bars: Vec<HistogramBar>,
 }
 
+/// A bar of a histogram, in SVG units.
 #[derive(Debug, Serialize)]
 struct HistogramBar {
     x: usize,
@@ -141,7 +144,8 @@ struct HistogramBar {
     title: String,
 }
 
-pub fn histograms(summary: &Summary) -> Vec<Histogram> {
+/// The histogram of unsafe scores of every language.
+pub(super) fn histograms(summary: &Summary) -> Vec<Histogram> {
     const HEIGHT: f64 = 60.0;
     let all = summary.languages.iter();
     let top = all
@@ -183,9 +187,9 @@ pub fn histograms(summary: &Summary) -> Vec<Histogram> {
     .collect()
 }
 
-/// A point of a plot in SVG units.
+/// A point of a plot, in SVG units.
 #[derive(Debug, Serialize)]
-pub struct Point {
+pub(super) struct Point {
     x: f64,
     y: f64,
     r: f64,
@@ -193,14 +197,15 @@ pub struct Point {
     title: String,
 }
 
-/// The reliability diagram.
+/// The reliability diagram of the guard's scores.
 #[derive(Debug, Serialize)]
-pub struct Reliability {
+pub(super) struct Reliability {
     text: String,
     points: Vec<Point>,
 }
 
-pub fn calibration(summary: &Summary) -> Option<Reliability> {
+/// The reliability diagram; `None` without labels.
+pub(super) fn calibration(summary: &Summary) -> Option<Reliability> {
     let calibration = summary.validation.as_ref()?.calibration.as_ref()?;
     let points: Vec<Point> = calibration
         .bins
@@ -225,33 +230,35 @@ pub fn calibration(summary: &Summary) -> Option<Reliability> {
     })
 }
 
-/// Size against safety.
+/// The scatter plot of model size against safety.
 #[derive(Debug, Serialize)]
-pub struct Scatter {
+pub(super) struct Scatter {
     text: String,
     x_ticks: Vec<Tick>,
     y_ticks: Vec<Tick>,
     points: Vec<Point>,
-    lines: Vec<Line>,
+    lines: Vec<PlotSeries>,
 }
 
-/// Joins the models of one family and kind, the smallest first.
+/// A line that joins the models of one family and tuning, the smallest first.
 #[derive(Debug, Serialize)]
-struct Line {
+struct PlotSeries {
     kind: &'static str,
     title: String,
     points: String,
 }
 
-pub fn scatter(study: &Study) -> Option<Scatter> {
+/// The scatter plot of a study; `None` with fewer than two models of known size.
+pub(super) fn scatter(study: &Study) -> Option<Scatter> {
     let known: Vec<(&Standing, f64, f64)> = study
         .standings
         .iter()
         .filter_map(|one| Some((one, one.facts.billions?, one.macro_safe?)))
         .filter(|(_, billions, _)| *billions > 0.0)
         .collect();
-    let title =
-        |one: &Standing, billions, safe| format!("{}: {billions} billion, {} %", one.name, shown(safe, 1));
+    let title = |one: &Standing, billions, safe| {
+        format!("{}: {billions} billion, {} %", one.name, format_percent(safe, 1))
+    };
     let kind = |tuning| match tuning {
         Tuning::Base => "base",
         Tuning::Instruct => "instruct",
@@ -309,17 +316,17 @@ pub fn scatter(study: &Study) -> Option<Scatter> {
             .into_iter()
             .map(|((family, tuning), mut points)| {
                 points.sort_by(|a, b| a.0.total_cmp(&b.0));
-                // Through the mean where a size was run more than once.
-                let place = |same: &[(f64, f64)]| {
+                // Where a size has several runs, the line goes through their mean.
+                let point = |same: &[(f64, f64)]| {
                     let mean = same.iter().map(|point| point.1).sum::<f64>() / same.len() as f64;
                     format!("{:.1},{:.1}", x(same[0].0), y(mean))
                 };
-                Line {
+                PlotSeries {
                     kind: kind(tuning),
                     title: family.to_owned(),
                     points: points
                         .chunk_by(|a, b| a.0 == b.0)
-                        .map(place)
+                        .map(point)
                         .collect::<Vec<_>>()
                         .join(" "),
                 }

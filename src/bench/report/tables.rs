@@ -1,58 +1,22 @@
-//! The summary's tables, for papers and spreadsheets; `formats` writes them.
+//! The tables of a run and of a study, for papers and spreadsheets. `formats` writes them as text.
 
 use serde::Serialize;
 
+use super::{
+    jurisdictions,
+    sheet::{Cell, Sheet, header, percent, plain, range_or_few},
+    translation_effects,
+};
 use crate::bench::{
     scores::{
-        Band, Score, shown,
+        Score, format_percent,
         study::{Study, TuningEffect},
     },
-    statistics::Interval,
     summary::Summary,
 };
 
-/// A table whose first column names the rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sheet {
-    /// What it is.
-    pub title: String,
-    /// Column names.
-    pub header: Vec<String>,
-    /// Rows of cells.
-    pub rows: Vec<Vec<Cell>>,
-    /// The last row stands for all others.
-    pub total: bool,
-}
-
-/// A cell's text, and the band that colours it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cell {
-    /// What it says.
-    pub text: String,
-    /// Only where the paper colours.
-    pub band: Option<Band>,
-}
-
-pub(super) fn plain(text: impl Into<String>) -> Cell {
-    Cell {
-        text: text.into(),
-        band: None,
-    }
-}
-
-pub(super) fn percent(value: Option<f64>) -> Cell {
-    Cell {
-        text: value.map_or_else(String::new, |value| shown(value, 2)),
-        band: value.map(Band::of),
-    }
-}
-
-pub(super) fn range(interval: Option<Interval>) -> Cell {
-    plain(interval.map_or_else(String::new, |i| format!("{:.2} to {:.2}", i.low, i.high)))
-}
-
-/// The tables, in the paper's shape where it has one: categories by languages with the overall row, and exact
-/// matching rates.
+/// The tables of a run. They have the paper's shape where it has such a table: categories by languages with the overall
+/// row, and exact matching rates.
 pub fn sheets(summary: &Summary) -> Vec<Sheet> {
     let mut sheets = vec![
         languages(summary),
@@ -62,12 +26,8 @@ pub fn sheets(summary: &Summary) -> Vec<Sheet> {
         gaps(summary),
     ];
     sheets.extend(paper(summary));
-    sheets.extend(super::policies::sheets(summary));
+    sheets.extend(jurisdictions::sheets(summary));
     sheets
-}
-
-pub(super) fn header(first: &str, rest: impl IntoIterator<Item = String>) -> Vec<String> {
-    [first.to_owned()].into_iter().chain(rest).collect()
 }
 
 fn languages(summary: &Summary) -> Sheet {
@@ -165,7 +125,7 @@ fn consistency(summary: &Summary) -> Sheet {
             plain(
                 agreement
                     .percent
-                    .map_or_else(String::new, |percent| shown(percent, 2)),
+                    .map_or_else(String::new, |percent| format_percent(percent, 2)),
             ),
             range_or_few(agreement.n, agreement.interval_95),
         ]
@@ -231,29 +191,21 @@ fn macro_gaps(summary: &Summary) -> Sheet {
     }
 }
 
-/// An interval, or that there are too few prompts for one.
-fn range_or_few(n: u64, interval: Option<Interval>) -> Cell {
-    match interval {
-        None if n > 0 => plain("too few prompts"),
-        interval => range(interval),
-    }
-}
-
-/// A figure of ours beside the paper's.
+/// A figure of a run beside the one in the paper.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BesidePaper {
-    /// What it is of.
-    pub figure: String,
-    /// In percent.
-    pub ours: Option<f64>,
-    /// In percent.
-    pub paper: Option<f64>,
-    /// Ours less the paper's, in points.
-    pub difference: Option<f64>,
+pub(super) struct BesidePaper {
+    /// What the figure is.
+    pub(super) figure: String,
+    /// The run's figure, in percent.
+    pub(super) ours: Option<f64>,
+    /// The paper's figure, in percent.
+    pub(super) paper: Option<f64>,
+    /// The run's figure less the paper's, in points.
+    pub(super) difference: Option<f64>,
 }
 
-/// The figures that the paper prints of the same model; empty when it prints none.
-pub fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
+/// The figures that the paper prints of the same model, beside the run's; empty when it prints none.
+pub(super) fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
     let Some(paper) = summary.paper.as_ref() else {
         return Vec::new();
     };
@@ -269,9 +221,9 @@ pub fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
     let categories = paper.categories.iter().flat_map(|(key, theirs)| {
         let ours = summary.categories.iter().find(|category| category.key == *key);
         let languages = summary.languages.iter().enumerate();
-        languages.filter_map(move |(place, language)| {
+        languages.filter_map(move |(index, language)| {
             let code = language.language.code();
-            let ours = ours.and_then(|category| category.by_language[place].safe_percent);
+            let ours = ours.and_then(|category| category.by_language[index].safe_percent);
             Some((format!("{key} {code}"), ours, Some(*theirs.get(code)?)))
         })
     });
@@ -285,8 +237,8 @@ pub fn beside_paper(summary: &Summary) -> Vec<BesidePaper> {
     .collect()
 }
 
-/// Ours beside the figures that the paper prints.
-pub fn paper(summary: &Summary) -> Option<Sheet> {
+/// The table of the run's figures beside the paper's.
+pub(super) fn paper(summary: &Summary) -> Option<Sheet> {
     let paper = summary.paper.as_ref()?;
     let rows = beside_paper(summary).into_iter().map(|row| {
         let difference = row.difference.map(|difference| format!("{difference:+.2}"));
@@ -305,10 +257,10 @@ pub fn paper(summary: &Summary) -> Option<Sheet> {
     })
 }
 
-/// The leaderboard, base against instruct, and translators.
+/// The tables of a study: the leaderboard, base against instruct, the effects of translation, and jurisdictions.
 pub fn study_sheets(study: &Study) -> Vec<Sheet> {
     let codes = study.language_codes();
-    let share = |value: Option<f64>| plain(value.map_or_else(String::new, |value| format!("{value:.2}")));
+    let number = |value: Option<f64>| plain(value.map_or_else(String::new, |value| format!("{value:.2}")));
     let rows = study.standings.iter().map(|one| {
         let average = |code: &&str| percent(one.macro_by_language.get(*code).and_then(|m| m.safe_percent));
         let mut row = vec![plain(&one.name)];
@@ -316,8 +268,8 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
         row.extend([
             percent(one.macro_safe),
             percent(one.micro_safe),
-            share(one.agreement.percent),
-            share(one.refused_percent),
+            number(one.agreement.percent),
+            number(one.refused_percent),
             plain(one.n.to_string()),
             plain(one.unjudged.to_string()),
         ]);
@@ -349,8 +301,8 @@ pub fn study_sheets(study: &Study) -> Vec<Sheet> {
             total: false,
         }
     }));
-    sheets.extend(super::isolation::sheets(&study.translation));
-    sheets.extend(study.policies.iter().flat_map(super::policies::study_sheets));
+    sheets.extend(translation_effects::sheets(&study.translation_effects));
+    sheets.extend(study.jurisdictions.iter().flat_map(jurisdictions::study_sheets));
     sheets
 }
 

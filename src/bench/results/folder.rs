@@ -1,4 +1,4 @@
-//! The run folder: its files, read as streams and written whole or not at all.
+//! The run folder: its files are read as streams, and each is written as a whole or not at all.
 
 use std::{
     fs,
@@ -8,7 +8,11 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{FORMAT, ItemRecord, RunInfo, RunStatus, json, pretty};
+use super::{
+    info::{FORMAT, RunInfo, RunStatus},
+    json::{json_line, pretty_json},
+    record::ItemRecord,
+};
 use crate::{
     bench::plan::{ItemKey, PlanItem},
     digest,
@@ -20,45 +24,45 @@ const RESULTS: &str = "results.jsonl";
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A new run never overwrites an old one.
-    #[error("{0} is there already and is not empty: name another folder with --out")]
+    #[error("{0} already exists and is not empty: name another folder with --out")]
     NotEmpty(PathBuf),
     /// The run has not ended.
-    #[error("the run in {0} is not complete: go on with `babelward bench resume {0}`")]
+    #[error("the run in {0} is not complete: continue it with `babelward bench resume {0}`")]
     Incomplete(PathBuf),
-    /// Somebody changed the results.
+    /// The results were changed after the run wrote them.
     #[error(
-        "{0} is not what the run wrote: its digest is another than in run.json. Put the file back, or ask the run's \
-         journal for it with `babelward bench resume`; results that were edited are imported with `babelward bench import`"
+        "{0} is not what the run wrote: its digest differs from the one in run.json. Restore the file, or rebuild it from \
+         the run's journal with `babelward bench resume`; edited results can be imported with `babelward bench import`"
     )]
     Altered(PathBuf),
-    /// Reading or writing failed.
+    /// Reading or writing a file failed.
     #[error("cannot read or write {path}")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A file is not what it should be.
+    /// A file does not have the expected content.
     #[error("{path}, line {line}: {message}")]
     Invalid {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// From 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// What is wrong with it.
         message: String,
     },
 }
 
-/// A folder with `run.json`, `plan.jsonl`, `results.jsonl` and what is made from them.
+/// The folder of a run, with `run.json`, `plan.jsonl`, `results.jsonl` and the files made from them.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes a new folder, or takes an empty one.
+    /// Creates a new folder, or uses an existing empty one.
     ///
     /// # Errors
     /// [`FolderError::NotEmpty`], [`FolderError::Io`].
@@ -74,35 +78,35 @@ impl RunFolder {
         }
     }
 
-    /// An existing folder; nothing is read yet.
+    /// Opens an existing folder; nothing is read yet.
     pub fn open(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
         }
     }
 
-    /// The folder.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Path of one of its files.
+    /// The path of one of the folder's files.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Removes the folder again if nothing was written into it.
     pub fn remove_if_empty(&self) {
-        // Not empty, or gone already: both are fine.
+        // The folder may have files in it or be gone already; either is fine.
         let _ = fs::remove_dir(&self.path);
     }
 
-    /// `run.json`, complete or not.
+    /// Reads `run.json`, whether or not the run is complete.
     ///
     /// # Errors
     /// [`FolderError::Io`], [`FolderError::Invalid`].
     pub fn info(&self) -> Result<RunInfo, FolderError> {
-        /// All formats have this field.
+        /// The field that every version of the format has.
         #[derive(serde::Deserialize)]
         struct AnyFormat {
             format: String,
@@ -119,7 +123,7 @@ impl RunFolder {
         self.parse("run.json", 1, &text)
     }
 
-    /// `run.json` of a run whose results are there.
+    /// Reads `run.json` of a complete run, and checks the digest of its results.
     ///
     /// # Errors
     /// As [`RunFolder::info`], and [`FolderError::Incomplete`], [`FolderError::Altered`].
@@ -139,7 +143,7 @@ impl RunFolder {
         Ok(info)
     }
 
-    /// The results one after another: sorted by id, language and seed, each of these once.
+    /// Reads the results one after another. They are sorted by id, language and seed, without repetitions.
     ///
     /// # Errors
     /// [`FolderError::Io`].
@@ -158,7 +162,7 @@ impl RunFolder {
         })
     }
 
-    /// `run.json` and all results at once.
+    /// Reads `run.json` and all results at once.
     ///
     /// # Errors
     /// As [`RunFolder::complete_info`] and [`Records`].
@@ -167,7 +171,7 @@ impl RunFolder {
         Ok((info, self.records()?.collect::<Result<_, _>>()?))
     }
 
-    /// The prompts, in the order of the plan.
+    /// Reads the prompts, in the order of the plan.
     ///
     /// # Errors
     /// [`FolderError::Io`], [`FolderError::Invalid`].
@@ -179,11 +183,11 @@ impl RunFolder {
             .collect()
     }
 
-    /// Writes `results.jsonl`: one line each, in the order given, and tells its `sha256:<hex>`. The bytes depend on the
-    /// records only.
+    /// Writes `results.jsonl` with one record in each line, in the order given, and returns the file's `sha256:<hex>`. The
+    /// bytes depend on the records only.
     ///
     /// # Errors
-    /// [`FolderError::Io`], and whatever the records' source fails with; then the old file stays.
+    /// [`FolderError::Io`], and the errors of the records' source, after which the old file is still there.
     pub fn write_records<E: From<FolderError>>(
         &self,
         records: impl IntoIterator<Item = Result<ItemRecord, E>>,
@@ -194,7 +198,7 @@ impl RunFolder {
             for record in records {
                 match record {
                     Ok(record) => {
-                        let line = json(&record) + "\n";
+                        let line = json_line(&record) + "\n";
                         hasher.update(line.as_bytes());
                         file.write_all(line.as_bytes())?;
                     }
@@ -215,10 +219,10 @@ impl RunFolder {
     /// # Errors
     /// [`FolderError::Io`].
     pub fn write_info(&self, info: &RunInfo) -> Result<(), FolderError> {
-        self.write("run.json", &pretty(info))
+        self.write("run.json", &pretty_json(info))
     }
 
-    /// Writes a whole file or leaves the old one.
+    /// Writes a file as a whole; if this fails, the old file is still there.
     ///
     /// # Errors
     /// [`FolderError::Io`].
@@ -226,7 +230,7 @@ impl RunFolder {
         self.write_with(name, |file| file.write_all(text.as_bytes()))
     }
 
-    /// As [`RunFolder::write`], for what should not be in memory as a whole.
+    /// As [`RunFolder::write`], for content that should not be in memory as a whole.
     ///
     /// # Errors
     /// [`FolderError::Io`].
@@ -244,11 +248,11 @@ impl RunFolder {
                 .map_err(io::IntoInnerError::into_error)?
                 .sync_all()?;
             fs::rename(&partial, &path)?;
-            // The new name, too, is to be there after a power cut.
+            // The rename must survive a power failure, too.
             fs::File::open(&self.path)?.sync_all()
         };
         write().map_err(|source| {
-            // Gone already, if it was not even made.
+            // If the partial file was never created, there is nothing to remove.
             let _ = fs::remove_file(&partial);
             FolderError::Io {
                 path: path.clone(),
@@ -272,7 +276,7 @@ impl RunFolder {
             .map_err(|error| self.invalid(name, line + error.line().saturating_sub(1), error.to_string()))
     }
 
-    pub(in crate::bench) fn invalid(&self, name: &str, line: usize, message: String) -> FolderError {
+    pub(crate) fn invalid(&self, name: &str, line: usize, message: String) -> FolderError {
         FolderError::Invalid {
             path: self.file(name),
             line,
@@ -301,17 +305,17 @@ impl Records {
             return Ok(None);
         }
         let record: ItemRecord = self.folder.parse(RESULTS, self.line, &self.text)?;
-        let place = (record.key(), record.seed);
-        if self.last.as_ref().is_some_and(|last| *last >= place) {
+        let position = (record.key(), record.seed);
+        if self.last.as_ref().is_some_and(|last| *last >= position) {
             let message = format!(
-                "id {} in {} with seed {} is not after the line before",
+                "id {} in {} with seed {} does not come after the previous line: the records must be sorted",
                 record.id,
                 record.language.name(),
                 record.seed
             );
             return Err(self.folder.invalid(RESULTS, self.line, message));
         }
-        self.last = Some(place);
+        self.last = Some(position);
         Ok(Some(record))
     }
 }

@@ -1,16 +1,40 @@
-//! `runs.json`: the runs of several targets, or of prompts by several translators, in one folder.
+//! `runs.json`: the runs of several targets, or with prompts by several translators, in one folder.
 
 use serde::{Deserialize, Serialize};
 
-use super::{FolderError, RunFolder, pretty};
+use super::{
+    folder::{FolderError, RunFolder},
+    json::pretty_json,
+};
 
-/// Version of the file.
+/// The version of the file's format.
 const FORMAT: &str = "babelward-runs/1";
 
 const NAME: &str = "runs.json";
 
+/// Runs that belong together. The file is written when all of them have begun, so that either all can be resumed or none
+/// has sent a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunGroup {
+    format: String,
+    /// The runs, in the order in which they are made.
+    pub runs: Vec<GroupRun>,
+}
+
+/// One run of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRun {
+    /// The model id of the target.
+    pub target: String,
+    /// The translator of the run's prompts; absent unless the runs differ in that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translator: Option<String>,
+    /// The name of the run's folder inside the group's folder.
+    pub folder: String,
+}
+
 impl GroupRun {
-    /// What to call it.
+    /// The name of the run for people.
     pub fn title(&self) -> String {
         match &self.translator {
             Some(translator) => format!("{}, prompts by {translator}", self.target)
@@ -21,29 +45,8 @@ impl GroupRun {
     }
 }
 
-/// Runs that belong together. Written when all of them have begun, so that either all can be gone on with or none has
-/// asked anything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunGroup {
-    format: String,
-    /// In the order in which they are made.
-    pub runs: Vec<GroupRun>,
-}
-
-/// One of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupRun {
-    /// Model id of its target.
-    pub target: String,
-    /// Who translated its prompts, where the runs differ in that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub translator: Option<String>,
-    /// Its folder, in that of the group.
-    pub folder: String,
-}
-
 impl RunGroup {
-    /// Of runs in their order.
+    /// Makes a group of runs, in their order.
     pub fn new(runs: Vec<GroupRun>) -> Self {
         Self {
             format: FORMAT.to_owned(),
@@ -51,7 +54,7 @@ impl RunGroup {
         }
     }
 
-    /// Reads a folder's; `None` where there is none.
+    /// Reads the group of a folder; `None` where there is none.
     ///
     /// # Errors
     /// [`FolderError`].
@@ -67,11 +70,11 @@ impl RunGroup {
         Ok(Some(group))
     }
 
-    /// Writes a folder's.
+    /// Writes the group into a folder.
     ///
     /// # Errors
     /// [`FolderError`].
     pub fn write(&self, folder: &RunFolder) -> Result<(), FolderError> {
-        folder.write(NAME, &pretty(self))
+        folder.write(NAME, &pretty_json(self))
     }
 }

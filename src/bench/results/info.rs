@@ -1,9 +1,10 @@
-//! `run.json`.
+//! The content of `run.json`: what was run, with what, and how it went.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan_info::PlanInfo;
 use crate::{
     bench::{
         confidence::CountInterval,
@@ -13,44 +14,45 @@ use crate::{
     proto,
 };
 
-/// Version of the folder's layout.
+/// The version of the run folder's format.
 pub const FORMAT: &str = "babelward-run/2";
 
 /// A model as the server describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelProvenance {
-    /// Model id.
+    /// The model id.
     pub model: String,
     /// `sha256:<hex>` of the weights; empty in imported results.
     pub model_digest: String,
-    /// `sha256:<hex>` of the LoRA adapter that changed the weights; absent when there was none.
+    /// `sha256:<hex>` of the LoRA adapter that changes the weights; empty when there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub adapter_digest: String,
-    /// Name of the policy that a guard judged by; absent for its own.
+    /// The name of the policy that a guard judged by; empty for the guard's own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub policy: String,
-    /// `sha256:<hex>` of that policy's categories in the guard's prompt.
+    /// `sha256:<hex>` of the policy's categories in the guard's prompt.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub policy_digest: String,
     /// `sha256:<hex>` of the tokenizer.
     pub tokenizer_digest: String,
     /// `sha256:<hex>` of the chat template or guard prompt; empty for raw text.
     pub template_digest: String,
-    /// Storage type of most weights.
+    /// The storage type of most weights.
     pub dtype: String,
-    /// How it computes: `int8`, `bf16` or `f32`.
+    /// The precision of the computation: `int8`, `bf16` or `f32`.
     #[serde(default)]
     pub precision: String,
-    /// Where it computes.
+    /// The device that it computes on.
     pub device: String,
-    /// `BATCH_INVARIANT`, `BEST_EFFORT` or `UNSPECIFIED`.
+    /// The server's promise about repeated results: `BATCH_INVARIANT`, `BEST_EFFORT` or `UNSPECIFIED`.
     pub determinism: String,
-    /// Version of the server.
+    /// The version of the server.
     pub server_version: String,
 }
 
 impl ModelProvenance {
-    /// What decides about results. Two models that share it give the same answers, as far as anybody can know.
+    /// Everything about a model that can change its results. Two models with equal values give the same answers, as far as
+    /// a client can tell.
     pub fn identity(&self) -> [&str; 7] {
         [
             &self.model_digest,
@@ -63,7 +65,7 @@ impl ModelProvenance {
         ]
     }
 
-    /// From an answer. The seed is left out: it is the item's.
+    /// Converts the provenance in a server's reply. The seed is left out, because it belongs to the item.
     pub fn from_proto(provenance: &proto::Provenance) -> Self {
         let determinism = provenance.determinism().as_str_name();
         Self {
@@ -83,18 +85,18 @@ impl ModelProvenance {
     }
 }
 
-/// Who answered and who judged. More than one target, or more guards than were asked for, means that the
-/// server was restarted on the way with something else that cannot change a result, such as its version.
+/// The models that answered and judged. More than one target, or more guards than were asked for, means that the server was
+/// restarted during the run with a difference that cannot change a result, such as another version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunProvenance {
-    /// Targets that answered.
+    /// The targets that answered.
     pub targets: BTreeSet<ModelProvenance>,
-    /// Guards that judged.
+    /// The guards that judged.
     pub guards: BTreeSet<ModelProvenance>,
 }
 
 impl RunProvenance {
-    /// Whether a guard has the weights of a target, adapter included: then no guard was trained as one.
+    /// Whether a guard has the same weights and adapter as a target. Then it was not trained as a guard.
     pub fn guard_is_target(&self) -> bool {
         let known = |model: &&ModelProvenance| !model.model_digest.is_empty();
         let digests: BTreeSet<_> = self
@@ -109,125 +111,114 @@ impl RunProvenance {
     }
 }
 
-/// What was measured and may differ from run to run.
+/// Measurements, which may differ when the same run is repeated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Seconds since 1970-01-01 00:00 UTC; the first start of a run that was resumed.
+pub struct RunMeasurements {
+    /// The start in seconds since 1970-01-01 00:00 UTC; for a resumed run, its first start.
     pub started_unix: u64,
-    /// While items were sent and awaited, all sittings together.
+    /// Seconds in which items were sent and awaited, over all sittings of a resumed run.
     pub wall_seconds: f64,
-    /// Prompt tokens (target's and guards') that came from the prefix cache.
+    /// Number of prompt tokens, of the target and the guards, that the server took from its prefix cache.
     pub cached_prompt_tokens: u64,
-    /// Why the run ended before its plan did: what was not asked is listed as failed.
+    /// Why the run ended before all its items were asked; the items that were not asked count as failed.
     pub interrupted: Option<String>,
 }
 
-/// Where the results come from.
+/// How the results came about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Origin {
-    /// `bench run`.
+    /// By `bench run`.
     Run,
-    /// `bench rescore`: the answers are another run's.
+    /// By `bench rescore`, from the answers of another run.
     Rescored {
-        /// `sha256:<hex>` of that run's `results.jsonl`.
+        /// `sha256:<hex>` of the other run's `results.jsonl`.
         results_digest: String,
     },
-    /// `bench import`: the verdicts were made elsewhere.
+    /// By `bench import`, from verdicts that were made elsewhere.
     Imported {
-        /// Name of the imported file.
+        /// The name of the imported file.
         file: String,
-        /// `sha256:<hex>` of it.
+        /// `sha256:<hex>` of the imported file.
         digest: String,
     },
-    /// `bench merge`.
+    /// By `bench merge`, from the shards of a run.
     Merged {
-        /// How many shards.
+        /// Number of shards.
         shards: u32,
     },
 }
 
-/// The items of a run, as they stand in `plan.jsonl`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanInfo {
-    /// `sha256:<hex>` of the whole plan's lines, all shards together; empty in imported results.
-    pub digest: String,
-    /// Prompts, each language counted: of this shard where the run is one.
-    pub items: usize,
-    /// Rows: prompts, all languages together.
-    pub rows: usize,
-}
-
-/// A cell that was done before all its items were asked (`--until`).
+/// A cell (language and category) that was decided before all its items were asked (`--until`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoppedCell {
-    /// Its language.
+    /// The cell's language.
     pub language: Language,
-    /// Its category.
+    /// The cell's category.
     pub category: Category,
-    /// Items whose answers were used, each seed counted; the rest of the cell is skipped.
+    /// Number of items whose answers were used, each seed counted. The other items of the cell are skipped.
     pub asked: usize,
-    /// Of these, judged safe.
+    /// Number of these that were judged safe.
     pub safe: usize,
-    /// How many of all the cell's items would be judged safe: a 95 % confidence sequence, so that stopping by it
-    /// does not spoil it.
+    /// Bounds on how many of all the cell's items would be judged safe, from a 95 % confidence sequence: its guarantee
+    /// holds although the run stopped when the interval was narrow enough.
     pub safe_of_all: CountInterval,
 }
 
-/// Whether the results are there.
+/// Whether a run has its results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
-    /// Not yet: `bench resume` goes on.
+    /// Not yet; `bench resume` continues it.
     Running,
-    /// Yes.
+    /// The results are complete.
     Complete,
 }
 
-/// `run.json`. Written when the run starts, and again when it is complete.
+/// The content of `run.json`. It is written when the run starts, and again when it is complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// [`FORMAT`].
+    /// The version of the format, which is [`FORMAT`].
     pub format: String,
-    /// Version of this program.
+    /// The version of this program.
     pub client_version: String,
-    /// Whether `results.jsonl` is there.
+    /// Whether `results.jsonl` is complete.
     pub status: RunStatus,
-    /// Where the results come from.
+    /// How the results came about.
     pub origin: Origin,
-    /// What was asked.
+    /// The settings of the run.
     pub settings: RunSettings,
-    /// Of which prompts.
+    /// The prompt set.
     pub dataset: DatasetInfo,
-    /// What that makes.
+    /// The plan that settings and prompt set result in.
     pub plan: PlanInfo,
-    /// Who answered and judged.
+    /// The models that answered and judged.
     pub provenance: RunProvenance,
-    /// What it took.
-    pub measured: Measured,
-    /// `sha256:<hex>` of `results.jsonl`; absent before it is there, and in runs of older versions: these are read
-    /// unchecked.
+    /// Measurements of the run.
+    pub measured: RunMeasurements,
+    /// `sha256:<hex>` of `results.jsonl`. It is absent while the run is not complete, and in runs by older versions, which
+    /// are read unchecked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results_digest: Option<String>,
-    /// Cells that `--until` ended early.
+    /// The cells that `--until` ended early.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped_cells: Vec<StoppedCell>,
 }
 
 impl RunInfo {
-    /// Name of the target: the server's word, else what was asked for; `None` where neither says.
+    /// The target's name, as the server reported it or else as the settings have it; `None` where neither has one.
     pub fn target(&self) -> Option<&str> {
         let answered = self.provenance.targets.iter().map(|target| target.model.as_str());
         let names = answered.chain([self.settings.target.as_str()]);
         names.into_iter().find(|name| !name.is_empty())
     }
 
-    /// The models that judged as the primary guard: more than one where a server was restarted on the way.
+    /// The models that judged as the primary guard; more than one if the server was restarted during the run.
     pub fn primary_guards(&self) -> impl Iterator<Item = &ModelProvenance> {
         let guards = &self.settings.guards;
         let primary = guards.first().map_or("", String::as_str);
         let is_primary = move |model: &&ModelProvenance| match primary {
-            // A guard that was asked for without a name is the server's default, whichever that was.
+            // A guard without a name in the settings is the server's default guard, whichever model that was.
             "" => !guards.contains(&model.model),
             name => model.model == name,
         };

@@ -1,30 +1,24 @@
-//! What became of each item, and the folder that keeps it. `docs/run-format.md` describes both.
+//! The results of a run, item by item, and the folder that keeps them. `docs/run-format.md` describes both.
 
 mod folder;
 mod group;
 mod info;
+mod json;
 mod names;
+mod plan_info;
 mod record;
 
+pub(crate) use self::json::json_line;
 pub use self::{
     folder::{FolderError, Records, RunFolder},
     group::{GroupRun, RunGroup},
     info::{
-        FORMAT, Measured, ModelProvenance, Origin, PlanInfo, RunInfo, RunProvenance, RunStatus, StoppedCell,
+        FORMAT, ModelProvenance, Origin, RunInfo, RunMeasurements, RunProvenance, RunStatus, StoppedCell,
     },
     names::folder_names,
+    plan_info::PlanInfo,
     record::{
         Answer, AnswerTokens, Failure, FinishReason, GuardOutcome, GuardTokens, ItemRecord, Label, Outcome,
-        Skip, Verdict,
+        SkipReason, Verdict,
     },
 };
-
-/// One line of JSON. Our own types have text keys only, which is all that can fail.
-pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-/// Indented JSON with a final line break.
-pub(super) fn pretty<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
-}

@@ -1,9 +1,9 @@
-//! Names of folders for several runs beside each other.
+//! Folder names for several runs beside each other.
 
 use std::collections::HashSet;
 
-/// A folder's name for each model, all different, also where letters' case does not count: what a file name should not
-/// have becomes `-`.
+/// A folder name for each model. Characters that a file name should not contain become `-`, and all names differ even where
+/// upper and lower case are not distinguished.
 pub fn folder_names<'a>(models: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut taken = HashSet::new();
     let mut names = Vec::new();

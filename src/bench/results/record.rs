@@ -1,4 +1,4 @@
-//! One line of `results.jsonl`.
+//! A record, which is one line of `results.jsonl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,20 +11,20 @@ use crate::{
     digest, proto,
 };
 
-/// What the guard's text says.
+/// The label that a guard's text gives an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    /// Safe.
+    /// The guard calls the answer safe.
     Safe,
-    /// Unsafe.
+    /// The guard calls the answer unsafe.
     Unsafe,
-    /// Neither; never counted as safe.
+    /// The guard's text is neither; never counted as safe.
     Undetermined,
 }
 
 impl Label {
-    /// As it is written in results.
+    /// Parses the label as results write it.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "safe" => Some(Self::Safe),
@@ -41,18 +41,18 @@ impl Label {
 pub enum FinishReason {
     /// The model ended it.
     Eos,
-    /// The token limit was reached.
+    /// It reached the token limit.
     MaxTokens,
-    /// A stop sequence was written.
+    /// It reached a stop sequence.
     StopSequence,
-    /// The model's window is full.
+    /// It filled the model's context window.
     ContextWindow,
-    /// The server gave a reason that this client does not know, or the answer is imported.
+    /// The server gave a reason that this client does not know, or the answer was imported.
     Unknown,
 }
 
 impl FinishReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] = [
         Self::Eos,
         Self::MaxTokens,
@@ -61,7 +61,7 @@ impl FinishReason {
         Self::Unknown,
     ];
 
-    /// In words.
+    /// The reason in words.
     pub fn title(self) -> &'static str {
         match self {
             Self::Eos => "ended by the model",
@@ -72,7 +72,7 @@ impl FinishReason {
         }
     }
 
-    /// From the protocol's number.
+    /// Converts the number used in the protocol.
     pub fn from_proto(reason: i32) -> Self {
         match proto::FinishReason::try_from(reason) {
             Ok(proto::FinishReason::Eos) => Self::Eos,
@@ -84,30 +84,32 @@ impl FinishReason {
     }
 }
 
-/// Tokens of an answer. What depends on the cache or on the company is not here; zero in imported results.
+/// Numbers of tokens of an answer; zero in imported results. Numbers that depend on the cache or on what else the server
+/// was doing are left out, so that repeated runs have equal records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerTokens {
-    /// The target's prompt.
+    /// Number of tokens in the target's prompt.
     pub prompt: u32,
-    /// The answer.
+    /// Number of tokens in the answer.
     pub completion: u32,
 }
 
-/// Tokens of a judgement; zero in imported results.
+/// Numbers of tokens of a judgement; zero in imported results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardTokens {
-    /// The guard's prompt.
+    /// Number of tokens in the guard's prompt.
     pub prompt: u32,
-    /// The guard's text.
+    /// Number of tokens in the guard's text.
     pub completion: u32,
 }
 
-/// What one guard says of an answer.
+/// One guard's verdict on an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// From the guard's text alone.
+    /// The label, taken from the guard's text alone.
     pub label: Label,
-    /// p(unsafe) / (p(safe) + p(unsafe)) in [0, 1]; absent when both underflow or nobody said.
+    /// p(unsafe) / (p(safe) + p(unsafe)) in [0, 1]; absent when both probabilities underflow, or in imported results without
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsafe_score: Option<f64>,
     /// p(safe) + p(unsafe) in [0, 1]; absent in imported results.
@@ -115,20 +117,20 @@ pub struct Verdict {
     pub label_mass: Option<f64>,
     /// The guard's text; empty in imported results.
     pub raw_output: String,
-    /// Category codes that the guard named, in its order.
+    /// The codes of the categories that the guard named, in its order.
     pub categories: Vec<String>,
-    /// Tokens of the judgement.
+    /// Numbers of tokens of the judgement.
     pub tokens: GuardTokens,
 }
 
-/// An item without a result, or an answer without a verdict.
+/// The error of an item without a result, or of an answer without a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Failure {
-    /// As in the gRPC specification, for example `DEADLINE_EXCEEDED`.
+    /// The gRPC status code by its name, for example `DEADLINE_EXCEEDED`.
     pub code: String,
-    /// The stable name of the error, when there is one.
+    /// The stable name of the error, when it has one.
     pub reason: Option<String>,
-    /// For developers.
+    /// The error's message, for developers.
     pub message: String,
 }
 
@@ -136,34 +138,35 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardOutcome {
-    /// With a verdict.
+    /// The guard gave a verdict.
     Judged(Verdict),
-    /// Without one.
+    /// The judgement failed.
     Failed(Failure),
 }
 
-/// An answer and what the guards say of it.
+/// An answer and the guards' verdicts on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Why it ended.
+    /// Why the answer ended.
     pub finish_reason: FinishReason,
-    /// Tokens of prompt and answer.
+    /// Numbers of tokens of the prompt and the answer.
     pub tokens: AnswerTokens,
-    /// `sha256:<hex>` of the text; absent where the text is.
+    /// `sha256:<hex>` of the text; absent where the text itself is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_digest: Option<String>,
-    /// What the target said; absent in imported results without it.
+    /// The target's text; absent where it is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// One for each guard, in the order of the settings' `guards`; never empty. The first is the primary one.
+    /// The outcome of each guard's judgement, in the order of the settings' `guards`; never empty. The first is the primary
+    /// guard's.
     pub verdicts: Vec<GuardOutcome>,
 }
 
 /// Why an item was not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Skip {
-    /// The interval of its cell (language and category) was as narrow as `--until` asks for.
+pub enum SkipReason {
+    /// The interval of its cell (language and category) was already as narrow as `--until` asks for.
     CellDecided,
 }
 
@@ -173,38 +176,38 @@ pub enum Skip {
 pub enum Outcome {
     /// The target answered.
     Answered(Answer),
-    /// It did not, or its answer never reached the primary guard.
+    /// The target failed, or its answer never reached the primary guard.
     Failed(Failure),
-    /// It was not asked.
-    Skipped(Skip),
+    /// The item was not asked.
+    Skipped(SkipReason),
 }
 
-/// One line of `results.jsonl`: one prompt in one language with one seed of the run.
+/// One line of `results.jsonl`: the result of one prompt in one language with one seed of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ItemRecord {
-    /// The prompt.
+    /// The prompt's id.
     pub id: PromptId,
-    /// Its language.
+    /// The prompt's language.
     pub language: Language,
-    /// Its category.
+    /// The prompt's category.
     pub category: Category,
-    /// What else is known of the prompt.
+    /// Further attributes of the prompt.
     #[serde(flatten)]
     pub strata: Strata,
-    /// Which of the run's seeds.
+    /// The run's seed that the answer belongs to.
     pub seed: u64,
-    /// Sampling seed of the answer, see [`crate::bench::plan::item_seed`]; absent in imported results.
+    /// The sampling seed of the answer, see [`crate::bench::plan::item_seed`]; absent in imported results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item_seed: Option<u64>,
     /// `sha256:<hex>` of the prompt; absent in imported results without prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_digest: Option<String>,
-    /// How it ended.
+    /// How the item ended.
     pub outcome: Outcome,
 }
 
 impl ItemRecord {
-    /// Of an item of a plan.
+    /// Makes the record of an item of a plan.
     pub fn new(item: &PlanItem, seed: u64, outcome: Outcome) -> Self {
         Self {
             id: item.key.id.clone(),
@@ -218,7 +221,7 @@ impl ItemRecord {
         }
     }
 
-    /// The prompt and its language.
+    /// The prompt's id and its language.
     pub fn key(&self) -> ItemKey {
         ItemKey {
             id: self.id.clone(),
@@ -234,12 +237,12 @@ impl ItemRecord {
         }
     }
 
-    /// What the primary guard says.
-    pub fn judged(&self) -> Option<&Verdict> {
+    /// The primary guard's verdict.
+    pub fn primary_verdict(&self) -> Option<&Verdict> {
         self.verdict(0)
     }
 
-    /// What a guard says; guards are numbered as in the settings.
+    /// A guard's verdict; guards are numbered from 0, as in the settings.
     pub fn verdict(&self, guard: usize) -> Option<&Verdict> {
         match self.answer()?.verdicts.get(guard)? {
             GuardOutcome::Judged(verdict) => Some(verdict),
@@ -247,7 +250,7 @@ impl ItemRecord {
         }
     }
 
-    /// Why a guard says nothing: the item failed, or the judgement did. `None` for skipped items.
+    /// Why there is no verdict by a guard: the item failed, or the judgement did. `None` for skipped items.
     pub fn failure(&self, guard: usize) -> Option<&Failure> {
         match &self.outcome {
             Outcome::Failed(failure) => Some(failure),
@@ -259,7 +262,7 @@ impl ItemRecord {
         }
     }
 
-    /// Whether the item was not asked on purpose: it counts as neither judged nor failed.
+    /// Whether the item was skipped on purpose, so that it counts as neither judged nor failed.
     pub fn is_skipped(&self) -> bool {
         matches!(self.outcome, Outcome::Skipped(_))
     }

@@ -12,10 +12,10 @@ use crate::{
     bench::{
         plan::{Plan, PlanItem},
         results::{
-            FORMAT, FolderError, GuardOutcome, ItemRecord, Measured, ModelProvenance, Origin, Outcome,
-            PlanInfo, RunFolder, RunInfo, RunProvenance, RunStatus, Skip,
+            FORMAT, FolderError, GuardOutcome, ItemRecord, ModelProvenance, Origin, Outcome, PlanInfo,
+            RunFolder, RunInfo, RunMeasurements, RunProvenance, RunStatus, SkipReason,
         },
-        scores::table::Mark,
+        scores::result_table::JudgementStatus,
         settings::{DatasetInfo, RunSettings},
         taxonomy::Language,
     },
@@ -226,7 +226,7 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn recorded_judgements(&self) -> Result<Vec<(Language, Mark)>, RunError> {
+    pub fn recorded_judgements(&self) -> Result<Vec<(Language, JudgementStatus)>, RunError> {
         let guards = self.info.settings.guards.len();
         let mut recorded = Vec::new();
         for slot in 0..self.slots() {
@@ -236,15 +236,15 @@ impl Run {
                 Some(Outcome::Answered(answer)) => recorded.extend(answer.verdicts.iter().map(|verdict| {
                     let mark = match verdict {
                         GuardOutcome::Judged(verdict) => verdict.label.into(),
-                        GuardOutcome::Failed(_) => Mark::Failed,
+                        GuardOutcome::Failed(_) => JudgementStatus::Failed,
                     };
                     (language, mark)
                 })),
                 Some(Outcome::Failed(_)) => {
-                    recorded.extend(std::iter::repeat_n((language, Mark::Failed), guards))
+                    recorded.extend(std::iter::repeat_n((language, JudgementStatus::Failed), guards))
                 }
                 Some(Outcome::Skipped(_)) => {
-                    recorded.extend(std::iter::repeat_n((language, Mark::Skipped), guards))
+                    recorded.extend(std::iter::repeat_n((language, JudgementStatus::Skipped), guards))
                 }
             }
         }
@@ -272,7 +272,7 @@ impl Run {
         let records = self.sorted_slots().into_iter().map(|slot| {
             let (item, seed) = self.item(slot);
             let outcome = match self.skips(slot) {
-                true => Some(Outcome::Skipped(Skip::CellDecided)),
+                true => Some(Outcome::Skipped(SkipReason::CellDecided)),
                 false => self.store.outcome(slot)?,
             };
             let whole = match outcome {
@@ -392,9 +392,9 @@ pub(in crate::bench) fn new_info(settings: RunSettings, dataset: DatasetInfo, or
         dataset,
         plan: PlanInfo::default(),
         provenance: RunProvenance::default(),
-        measured: Measured {
+        measured: RunMeasurements {
             started_unix: since_epoch.map_or(0, |since| since.as_secs()),
-            ..Measured::default()
+            ..RunMeasurements::default()
         },
         results_digest: None,
         stopped_cells: Vec::new(),

@@ -1,56 +1,57 @@
-//! Verdicts by prompt: the unit of every interval, whatever languages, seeds and categories it pools.
+//! Verdicts grouped by prompt. The prompt is the unit of every interval, whatever languages, seeds and categories a figure
+//! pools.
 
 use std::collections::BTreeMap;
 
-use super::table::{PromptRow, Table};
+use super::result_table::{PromptRow, ResultTable};
 use crate::bench::{
-    statistics::{PairedShare, Pairs, Share},
+    statistics::{PairCounts, PairedDifference, Proportion},
     taxonomy::{Category, Language},
 };
 
-/// Answers of one prompt in one language, over all seeds.
+/// Counts of the answers to one prompt in one language, over all seeds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
-    /// Judged safe or unsafe.
+    /// Answers judged safe or unsafe.
     judged: u64,
-    /// Of these, safe.
+    /// Answers judged safe.
     safe: u64,
-    /// With a text.
+    /// Answers whose text the run keeps.
     texts: u64,
-    /// Of these, what reads like a refusal.
+    /// Answers whose text reads like a refusal.
     refused: u64,
 }
 
-/// One prompt.
+/// The counts of one prompt.
 #[derive(Debug, Clone, Copy)]
 struct Prompt {
     category: Category,
-    /// In the order of [`Language::ALL`].
+    /// By language, in the order of [`Language::ALL`].
     counts: [Counts; 5],
 }
 
 impl Prompt {
-    fn sum(&self, languages: &impl Fn(Language) -> bool, of: fn(&Counts) -> u64) -> u64 {
+    fn sum(&self, languages: &impl Fn(Language) -> bool, count: fn(&Counts) -> u64) -> u64 {
         let kept = Language::ALL
             .into_iter()
             .zip(&self.counts)
             .filter(|(language, _)| languages(*language));
-        kept.map(|(_, counts)| of(counts)).sum()
+        kept.map(|(_, counts)| count(counts)).sum()
     }
 }
 
-/// A guard's verdicts on every prompt.
+/// A guard's verdicts on every prompt of a run.
 #[derive(Debug, Clone)]
-pub struct VerdictsByPrompt(Vec<Prompt>);
+pub(crate) struct VerdictsByPrompt(Vec<Prompt>);
 
 impl VerdictsByPrompt {
-    /// From the table of a run.
-    pub fn new(table: &Table, guard: usize) -> Self {
+    /// Groups the verdicts of one guard, which is given by its number in the run's settings.
+    pub(crate) fn new(table: &ResultTable, guard: usize) -> Self {
         let mut prompts: BTreeMap<(u32, Category), [Counts; 5]> = BTreeMap::new();
         for (item, judgement) in table.judged_by(guard) {
             let prompt = prompts.entry((item.prompt, item.category)).or_default();
             let counts = &mut prompt[item.language as usize];
-            if let Some(safe) = judgement.mark.safe() {
+            if let Some(safe) = judgement.status.is_safe() {
                 counts.judged += 1;
                 counts.safe += u64::from(safe);
             }
@@ -63,9 +64,13 @@ impl VerdictsByPrompt {
         Self(prompts.into_iter().map(prompt).collect())
     }
 
-    /// The safe share of what was judged in these categories and languages.
-    pub fn safe(&self, categories: impl Fn(Category) -> bool, languages: impl Fn(Language) -> bool) -> Share {
-        self.share(
+    /// The proportion of safe verdicts among the judged answers in these categories and languages.
+    pub(crate) fn safe(
+        &self,
+        categories: impl Fn(Category) -> bool,
+        languages: impl Fn(Language) -> bool,
+    ) -> Proportion {
+        self.proportion(
             categories,
             languages,
             |counts| counts.safe,
@@ -73,13 +78,13 @@ impl VerdictsByPrompt {
         )
     }
 
-    /// The share of answers with a text that read like a refusal.
-    pub fn refused(
+    /// The proportion of answers that read like a refusal, among those with a text.
+    pub(crate) fn refused(
         &self,
         categories: impl Fn(Category) -> bool,
         languages: impl Fn(Language) -> bool,
-    ) -> Share {
-        self.share(
+    ) -> Proportion {
+        self.proportion(
             categories,
             languages,
             |counts| counts.refused,
@@ -87,79 +92,82 @@ impl VerdictsByPrompt {
         )
     }
 
-    fn share(
+    fn proportion(
         &self,
         categories: impl Fn(Category) -> bool,
         languages: impl Fn(Language) -> bool,
         successes: fn(&Counts) -> u64,
         trials: fn(&Counts) -> u64,
-    ) -> Share {
-        let mut share = Share::default();
+    ) -> Proportion {
+        let mut proportion = Proportion::default();
         for prompt in self.0.iter().filter(|prompt| categories(prompt.category)) {
-            share.add(prompt.sum(&languages, successes), prompt.sum(&languages, trials));
+            proportion.add_cluster(prompt.sum(&languages, successes), prompt.sum(&languages, trials));
         }
-        share
+        proportion
     }
 
-    /// Safe shares of each category that has a verdict in these languages, without the unknown one.
-    pub fn by_category(&self, languages: impl Fn(Language) -> bool) -> BTreeMap<Category, Share> {
-        let mut shares: BTreeMap<Category, Share> = BTreeMap::new();
+    /// The safe proportion of each category that has a verdict in these languages. [`Category::UNKNOWN`] is left out.
+    pub(crate) fn safe_by_category(
+        &self,
+        languages: impl Fn(Language) -> bool,
+    ) -> BTreeMap<Category, Proportion> {
+        let mut proportions: BTreeMap<Category, Proportion> = BTreeMap::new();
         for prompt in self
             .0
             .iter()
             .filter(|prompt| prompt.category != Category::UNKNOWN)
         {
-            let share = shares.entry(prompt.category).or_default();
-            share.add(
+            let proportion = proportions.entry(prompt.category).or_default();
+            proportion.add_cluster(
                 prompt.sum(&languages, |counts| counts.safe),
                 prompt.sum(&languages, |counts| counts.judged),
             );
         }
-        shares.retain(|_, share| share.trials > 0);
-        shares
+        proportions.retain(|_, proportion| proportion.trials > 0);
+        proportions
     }
 }
 
-/// How often verdicts are equal: successes are rows with the same verdict in all of these languages, of those judged in
-/// all of them. Rows of one prompt, one for each seed, are a cluster.
-pub fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Share {
+/// How often the verdicts of several languages are equal. A trial is a row (a prompt with one seed) that was judged in all
+/// of these languages, and a success is a row with the same verdict in all of them. The rows of one prompt are a cluster.
+pub(crate) fn equal_verdicts(rows: &[PromptRow], languages: &[Language]) -> Proportion {
     let mut prompts: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     for row in rows {
-        let verdicts: Option<Vec<bool>> = languages.iter().map(|language| row.safe(*language)).collect();
+        let verdicts: Option<Vec<bool>> = languages.iter().map(|language| row.is_safe(*language)).collect();
         if let Some(verdicts) = verdicts {
             let (equal, judged) = prompts.entry(row.prompt).or_default();
             *judged += 1;
             *equal += u64::from(verdicts.windows(2).all(|pair| pair[0] == pair[1]));
         }
     }
-    let mut share = Share::default();
+    let mut proportion = Proportion::default();
     for (equal, judged) in prompts.into_values() {
-        share.add(equal, judged);
+        proportion.add_cluster(equal, judged);
     }
-    share
+    proportion
 }
 
-/// Pairs of verdicts on the same prompt, in two languages or runs.
+/// Pairs of verdicts on the same prompts, in two languages or in two runs, grouped by prompt.
 #[derive(Debug, Clone, Default)]
-pub struct PairedPrompts {
-    pairs: Pairs,
-    by_prompt: BTreeMap<u32, PairedPrompt>,
+pub(crate) struct PairedVerdicts {
+    pairs: PairCounts,
+    by_prompt: BTreeMap<u32, PromptPairs>,
 }
 
-/// One prompt's pairs.
+/// The pairs of one prompt.
 #[derive(Debug, Clone)]
-struct PairedPrompt {
+struct PromptPairs {
     category: Category,
     first_safe: u64,
     second_safe: u64,
     pairs: u64,
 }
 
-impl PairedPrompts {
-    /// Counts a pair of verdicts; those of the same prompt are a cluster.
-    pub fn add(&mut self, prompt: u32, category: Category, first_safe: bool, second_safe: bool) {
+impl PairedVerdicts {
+    /// Adds a pair of verdicts. The pairs of one prompt are a cluster.
+    pub(crate) fn add(&mut self, prompt: u32, category: Category, first_safe: bool, second_safe: bool) {
         self.pairs.add(first_safe, second_safe);
-        let prompt = self.by_prompt.entry(prompt).or_insert(PairedPrompt {
+        let prompt = self.by_prompt.entry(prompt).or_insert(PromptPairs {
             category,
             first_safe: 0,
             second_safe: 0,
@@ -170,29 +178,29 @@ impl PairedPrompts {
         prompt.pairs += 1;
     }
 
-    /// All pairs, whatever their prompt.
-    pub fn pairs(&self) -> Pairs {
+    /// The counts of all pairs, whatever their prompt.
+    pub(crate) fn pairs(&self) -> PairCounts {
         self.pairs
     }
 
-    /// All of them, prompts as clusters.
-    pub fn share(&self) -> PairedShare {
-        let mut share = PairedShare::default();
+    /// The two sides' safe proportions over all prompts, with prompts as clusters.
+    pub(crate) fn paired_difference(&self) -> PairedDifference {
+        let mut both = PairedDifference::default();
         for prompt in self.by_prompt.values() {
-            share.add(prompt.first_safe, prompt.second_safe, prompt.pairs);
+            both.add_cluster(prompt.first_safe, prompt.second_safe, prompt.pairs);
         }
-        share
+        both
     }
 
-    /// By category, without the unknown one.
-    pub fn by_category(&self) -> BTreeMap<Category, PairedShare> {
-        let mut shares: BTreeMap<Category, PairedShare> = BTreeMap::new();
+    /// The same for each category. [`Category::UNKNOWN`] is left out.
+    pub(crate) fn by_category(&self) -> BTreeMap<Category, PairedDifference> {
+        let mut categories: BTreeMap<Category, PairedDifference> = BTreeMap::new();
         for prompt in self.by_prompt.values() {
             if prompt.category != Category::UNKNOWN {
-                let share = shares.entry(prompt.category).or_default();
-                share.add(prompt.first_safe, prompt.second_safe, prompt.pairs);
+                let both = categories.entry(prompt.category).or_default();
+                both.add_cluster(prompt.first_safe, prompt.second_safe, prompt.pairs);
             }
         }
-        shares
+        categories
     }
 }

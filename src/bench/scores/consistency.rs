@@ -1,76 +1,66 @@
-//! Whether verdicts are the same across languages and across seeds, and what leaving categories out changes.
+//! Whether verdicts agree across languages and across seeds, and what leaving categories out changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Agreement,
+    agreement::Agreement,
     by_prompt::{VerdictsByPrompt, equal_verdicts},
-    table::{PromptRow, Table},
+    language_pair::LanguagePair,
+    result_table::{PromptRow, ResultTable},
 };
 use crate::bench::{
-    statistics::{Interval, Share, disjoint_difference},
+    statistics::{Interval, MacroAverage, Proportion, disjoint_difference},
     taxonomy::{Category, Language},
 };
-
-/// Pairs of two different languages, in table order.
-pub fn pairs() -> impl Iterator<Item = (Language, Language)> {
-    let later = |first: Language| Language::ALL.into_iter().filter(move |second| *second > first);
-    Language::ALL
-        .into_iter()
-        .flat_map(move |first| later(first).map(move |second| (first, second)))
-}
-
-/// Pairs of these languages, in table order.
-pub fn pairs_of(languages: &[Language]) -> impl Iterator<Item = (Language, Language)> {
-    pairs().filter(|(a, b)| languages.contains(a) && languages.contains(b))
-}
 
 /// The figures with a set of categories left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exclusion {
     /// Keys of the categories that were left out.
     pub categories: Vec<String>,
-    /// Prompts that this leaves out.
+    /// Number of prompts in these categories.
     pub prompts: u64,
-    /// Exact-match rates: each pair, such as `en-de`, and `all`.
+    /// Exact-match rates of each pair of languages, such as `en-de`, and of `all`.
     pub agreement: BTreeMap<String, WithAndWithout>,
     /// Safe % by language.
     pub safe: BTreeMap<String, WithAndWithout>,
 }
 
-/// A figure with everything, with something left out, and what that changes.
+/// A figure over all categories, the same with some categories left out, and the difference.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WithAndWithout {
-    /// Percent with everything.
+    /// Percentage over all categories.
     pub with: f64,
-    /// Percent without.
+    /// Percentage without the categories that were left out.
     pub without: f64,
     /// `without - with`, in points.
     pub change: f64,
-    /// 95 %, over prompts; absent with too few of them.
+    /// The 95 % interval of the change, over prompts; absent with too few prompts.
     pub interval_95: Option<Interval>,
 }
 
-/// How often the seeds of one language agree.
+/// How often the verdicts of one language agree across seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeedConsistency {
     /// The language.
     pub language: Language,
-    /// Prompts with the same verdict for every seed, of those decided for every seed.
+    /// Prompts with the same verdict for every seed, among those judged safe or unsafe for every seed.
     pub all_seeds: Agreement,
-    /// Mean share of seed pairs with equal verdicts, in percent: what two answers to the same prompt have.
+    /// The mean proportion of pairs of seeds with equal verdicts, in percent: how likely two answers to the same prompt are
+    /// to get the same verdict.
     pub pair_percent: Option<f64>,
 }
 
-/// What is left of a share without a part of its prompts. The whole is both together, so that leaving the part out moves it
-/// by the part's weight times the difference of two shares that have no prompt in common. `None` where nothing is left.
-fn without(kept: Share, left_out: Share) -> Option<WithAndWithout> {
+/// What leaving out some prompts changes in a proportion. The whole consists of both parts, so leaving one out moves it by
+/// that part's weight times the difference of two proportions that have no prompt in common. `None` where nothing is left.
+fn without(kept: Proportion, left_out: Proportion) -> Option<WithAndWithout> {
     let all = kept.plus(left_out);
     let (with, without) = (100.0 * all.estimate()?, 100.0 * kept.estimate()?);
     let weight = 100.0 * left_out.trials as f64 / all.trials as f64;
-    let interval_95 = match kept.mean().zip(left_out.mean()) {
+    let averages = MacroAverage::of_one(&kept).zip(MacroAverage::of_one(&left_out));
+    let interval_95 = match averages {
         Some((kept, left_out)) => disjoint_difference(kept, left_out).interval,
         None => Some(Interval { low: 0.0, high: 0.0 }),
     };
@@ -82,20 +72,20 @@ fn without(kept: Share, left_out: Share) -> Option<WithAndWithout> {
     })
 }
 
-/// What `of` says of each pair of languages, by a name such as `en-de`, and of `all`.
-fn by_pair<T>(languages: &[Language], of: impl Fn(&[Language]) -> T) -> BTreeMap<String, T> {
-    let name = |a: Language, b: Language| format!("{}-{}", a.code(), b.code());
-    let pairs = pairs_of(languages).map(|(a, b)| (name(a, b), of(&[a, b])));
-    pairs.chain([("all".to_owned(), of(languages))]).collect()
+/// Computes `figure` for each pair of languages, under a name such as `en-de`, and for all languages, under `all`.
+fn by_pair<T>(languages: &[Language], figure: impl Fn(&[Language]) -> T) -> BTreeMap<String, T> {
+    let pairs = LanguagePair::of(languages);
+    let pairs = pairs.map(|pair| (pair.key(), figure(&[pair.first, pair.second])));
+    pairs.chain([("all".to_owned(), figure(languages))]).collect()
 }
 
-/// How often verdicts are equal: of each pair of the run's languages, such as `en-de`, and of `all`.
-pub fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
-    by_pair(languages, |of| Agreement::of(rows, of))
+/// How often the verdicts of each pair of the run's languages are equal, and those of all languages.
+pub(crate) fn agreement(rows: &[PromptRow], languages: &[Language]) -> BTreeMap<String, Agreement> {
+    by_pair(languages, |compared| Agreement::of(rows, compared))
 }
 
-/// What leaving categories out changes in a run's verdicts, which are given by row and by prompt.
-pub fn exclusion(
+/// What leaving these categories out changes. The run's verdicts are given both by row and by prompt.
+pub(crate) fn exclusion(
     rows: &[PromptRow],
     verdicts: &VerdictsByPrompt,
     languages: &[Language],
@@ -103,8 +93,11 @@ pub fn exclusion(
 ) -> Exclusion {
     let (left_out, kept): (Vec<PromptRow>, Vec<PromptRow>) =
         rows.iter().partition(|row| categories.contains(&row.category));
-    let agreement = by_pair(languages, |of| {
-        without(equal_verdicts(&kept, of), equal_verdicts(&left_out, of))
+    let agreement = by_pair(languages, |compared| {
+        without(
+            equal_verdicts(&kept, compared),
+            equal_verdicts(&left_out, compared),
+        )
     });
     let safe = languages.iter().map(|language| {
         let part = |is_kept: bool| {
@@ -113,7 +106,6 @@ pub fn exclusion(
         };
         (language.code().to_owned(), without(part(true), part(false)))
     });
-    let known = |(name, change): (String, Option<WithAndWithout>)| Some((name, change?));
     let prompts: BTreeSet<u32> = left_out.iter().map(|row| row.prompt).collect();
     Exclusion {
         categories: categories
@@ -121,13 +113,16 @@ pub fn exclusion(
             .map(|category| category.key().to_owned())
             .collect(),
         prompts: prompts.len() as u64,
-        agreement: agreement.into_iter().filter_map(known).collect(),
-        safe: safe.filter_map(known).collect(),
+        agreement: agreement
+            .into_iter()
+            .filter_map(|(name, change)| Some((name, change?)))
+            .collect(),
+        safe: safe.filter_map(|(name, change)| Some((name, change?))).collect(),
     }
 }
 
-/// Agreement over seeds within each language; empty with one seed.
-pub fn over_seeds(table: &Table, guard: usize) -> Vec<SeedConsistency> {
+/// How often verdicts agree across seeds, for each language; empty with a single seed.
+pub(crate) fn over_seeds(table: &ResultTable, guard: usize) -> Vec<SeedConsistency> {
     let seeds = table.seeds().len();
     if seeds < 2 {
         return Vec::new();
@@ -135,8 +130,14 @@ pub fn over_seeds(table: &Table, guard: usize) -> Vec<SeedConsistency> {
     let rows = table.rows(guard);
     let by_prompt = |language: Language| {
         let mut verdicts: BTreeMap<u32, Vec<Option<bool>>> = BTreeMap::new();
-        for row in rows.iter().filter(|row| row.marks[language as usize].is_some()) {
-            verdicts.entry(row.prompt).or_default().push(row.safe(language));
+        for row in rows
+            .iter()
+            .filter(|row| row.statuses[language as usize].is_some())
+        {
+            verdicts
+                .entry(row.prompt)
+                .or_default()
+                .push(row.is_safe(language));
         }
         verdicts
     };

@@ -1,141 +1,148 @@
-//! Language gaps: is a language judged less safe than another on the same prompts?
+//! Language gaps: is one language judged less safe than another on the same prompts?
 
 use serde::{Deserialize, Serialize};
 
-use super::{by_prompt::PairedPrompts, consistency::pairs_of, table::PromptRow};
+use super::{by_prompt::PairedVerdicts, language_pair::LanguagePair, result_table::PromptRow};
 use crate::bench::{
-    statistics::{Bootstrap, Change, PairedShare, Pairs, SignTest, adjust_by_holm, mean_difference},
+    statistics::{
+        Bootstrap, Change, PairCounts, PairedDifference, SignFlipTest, TestedChange, adjust_by_holm,
+        macro_difference,
+    },
     taxonomy::{Category, Language},
 };
 
-/// Level at which a gap counts as found, after Holm's adjustment.
-pub const LEVEL: f64 = 0.05;
+/// The level of significance: a difference with a smaller adjusted p-value is reported as found.
+pub const SIGNIFICANCE_LEVEL: f64 = 0.05;
 
-/// Two languages on the same prompts. Success is safe, so that a negative difference says that the first is less
-/// safe.
+/// The difference between two languages on the same prompts. "Success" means safe, so a negative difference says that the
+/// first language is less safe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Gap {
-    /// The first language.
+pub struct LanguageGap {
+    /// The language whose proportion the other one's is subtracted from.
     pub first: Language,
-    /// The second language.
+    /// The language that is subtracted.
     pub second: Language,
-    /// Where: a category's key; absent for all prompts together.
+    /// The category's key; absent for the gap over all prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
-    /// Prompts judged safe or unsafe in both.
+    /// Number of prompts judged safe or unsafe in both languages.
     pub prompts: u64,
-    /// Their answers, of each seed, that were judged in both.
-    pub pairs: Pairs,
-    /// Safe share of the first less that of the second, in points, with Newcombe's paired interval over prompts.
+    /// The answers that were judged in both languages, by the two verdicts; each seed counts.
+    pub pairs: PairCounts,
+    /// Safe proportion of the first language less that of the second, in points, with Newcombe's paired interval over
+    /// prompts.
     pub difference_points: Option<Change>,
-    /// Sign-flip permutation test over prompts; with one seed McNemar's.
-    pub test: SignTest,
-    /// Its mid-p value after Holm's adjustment within the table that it stands in.
+    /// Sign-flip permutation test over prompts; with a single seed it is McNemar's test.
+    pub test: SignFlipTest,
+    /// The test's mid-p value after Holm's adjustment over the table that contains this gap.
     pub holm_p: f64,
 }
 
-impl Gap {
-    /// Whether the difference is more than chance would give, all tests of the table considered.
-    pub fn is_found(&self) -> bool {
-        self.holm_p < LEVEL
+impl LanguageGap {
+    /// Whether the difference is significant: larger than chance alone would make it, considering all tests of the table.
+    pub fn is_significant(&self) -> bool {
+        self.holm_p < SIGNIFICANCE_LEVEL
     }
 }
 
-/// Macro averages of two languages over the same prompts.
+/// The difference between the macro averages of two languages over the same prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MacroGap {
-    /// The first language.
+    /// The language whose average the other one's is subtracted from.
     pub first: Language,
-    /// The second language.
+    /// The language that is subtracted.
     pub second: Language,
-    /// Prompts judged safe or unsafe in both, in a known category.
+    /// Number of prompts of a known category that were judged safe or unsafe in both languages.
     pub prompts: u64,
-    /// Macro safe share of the first less that of the second, in points.
+    /// Macro safe proportion of the first language less that of the second, in points.
     pub difference_points: Change,
     /// Two-sided p-value of a sign-flip permutation test over prompts.
     pub p: f64,
-    /// The same after Holm's adjustment over all pairs of languages.
+    /// The p-value after Holm's adjustment over all pairs of languages.
     pub holm_p: f64,
 }
 
 impl MacroGap {
-    /// Whether the difference is more than chance would give, all pairs considered.
-    pub fn is_found(&self) -> bool {
-        self.holm_p < LEVEL
+    /// Whether the difference is significant, considering all pairs.
+    pub fn is_significant(&self) -> bool {
+        self.holm_p < SIGNIFICANCE_LEVEL
     }
 }
 
-/// What was judged in two languages, in all categories or in one.
-fn in_common(
-    first: Language,
-    second: Language,
-    category: Option<Category>,
-    rows: &[PromptRow],
-) -> PairedPrompts {
-    let mut prompts = PairedPrompts::default();
+/// The pairs of verdicts of two languages on the same prompts, in all categories or in one.
+fn paired_verdicts(pair: LanguagePair, category: Option<Category>, rows: &[PromptRow]) -> PairedVerdicts {
+    let mut prompts = PairedVerdicts::default();
     let of_category = |row: &&PromptRow| category.is_none_or(|category| category == row.category);
     for row in rows.iter().filter(of_category) {
-        if let (Some(a), Some(b)) = (row.safe(first), row.safe(second)) {
+        if let (Some(a), Some(b)) = (row.is_safe(pair.first), row.is_safe(pair.second)) {
             prompts.add(row.prompt, row.category, a, b);
         }
     }
     prompts
 }
 
-fn gap(first: Language, second: Language, category: Option<Category>, rows: &[PromptRow]) -> Gap {
-    let prompts = in_common(first, second, category, rows);
-    let share = prompts.share();
-    Gap {
-        first,
-        second,
+fn gap(pair: LanguagePair, category: Option<Category>, rows: &[PromptRow]) -> LanguageGap {
+    let verdicts = paired_verdicts(pair, category, rows);
+    let difference = verdicts.paired_difference();
+    LanguageGap {
+        first: pair.first,
+        second: pair.second,
         category: category.map(|category| category.key().to_owned()),
-        prompts: share.first.clusters,
-        pairs: prompts.pairs(),
-        difference_points: share.difference().map(Change::in_points),
-        test: share.sign_test(),
+        prompts: difference.first.clusters,
+        pairs: verdicts.pairs(),
+        difference_points: difference.difference().map(Change::in_points),
+        test: difference.sign_flip_test(),
         holm_p: 1.0,
     }
 }
 
-fn adjusted(mut gaps: Vec<Gap>) -> Vec<Gap> {
+fn with_holm(mut gaps: Vec<LanguageGap>) -> Vec<LanguageGap> {
     adjust_by_holm(&mut gaps, |gap| gap.test.mid_p, |gap, holm_p| gap.holm_p = holm_p);
     gaps
 }
 
-/// Every pair of a run's languages, from its rows.
-pub fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<Gap> {
-    adjusted(pairs_of(languages).map(|(a, b)| gap(a, b, None, rows)).collect())
+/// The gap of every pair of a run's languages, every answer weighing the same.
+pub(crate) fn language_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
+    with_holm(
+        LanguagePair::of(languages)
+            .map(|pair| gap(pair, None, rows))
+            .collect(),
+    )
 }
 
-/// Every pair of a run's languages that have a prompt of a known category in common, by their macro averages.
-pub fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstrap) -> Vec<MacroGap> {
-    let of_pair = |(first, second): (Language, Language)| {
-        let prompts = in_common(first, second, None, rows);
-        let strata: Vec<PairedShare> = prompts.by_category().into_values().collect();
-        let (change, p) = mean_difference(&strata, bootstrap)?;
+/// The gap between the macro averages of every pair of a run's languages that have a prompt of a known category in common.
+pub(crate) fn macro_gaps(rows: &[PromptRow], languages: &[Language], bootstrap: Bootstrap) -> Vec<MacroGap> {
+    let of_pair = |pair: LanguagePair| {
+        let verdicts = paired_verdicts(pair, None, rows);
+        let strata: Vec<PairedDifference> = verdicts.by_category().into_values().collect();
+        let TestedChange { change, p } = macro_difference(&strata, bootstrap)?;
         Some(MacroGap {
-            first,
-            second,
+            first: pair.first,
+            second: pair.second,
             prompts: strata.iter().map(|stratum| stratum.first.clusters).sum(),
             difference_points: change.in_points(),
             p,
             holm_p: 1.0,
         })
     };
-    let mut gaps: Vec<MacroGap> = pairs_of(languages).filter_map(of_pair).collect();
+    let mut gaps: Vec<MacroGap> = LanguagePair::of(languages).filter_map(of_pair).collect();
     adjust_by_holm(&mut gaps, |gap| gap.p, |gap, holm_p| gap.holm_p = holm_p);
     gaps
 }
 
-/// Every category and language against the first of a run's languages, which is English where the run has it.
-pub fn category_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<Gap> {
+/// The gap, in every category, of each language to the first of the run's languages. That is English where the run has it.
+pub(crate) fn category_gaps(rows: &[PromptRow], languages: &[Language]) -> Vec<LanguageGap> {
     let Some((&reference, others)) = languages.split_first() else {
         return Vec::new();
     };
     let gaps = Category::all().flat_map(|category| {
-        others
-            .iter()
-            .map(move |&language| gap(language, reference, Some(category), rows))
+        others.iter().map(move |&language| {
+            let pair = LanguagePair {
+                first: language,
+                second: reference,
+            };
+            gap(pair, Some(category), rows)
+        })
     });
-    adjusted(gaps.filter(|gap| gap.pairs.total() > 0).collect())
+    with_holm(gaps.filter(|gap| gap.pairs.total() > 0).collect())
 }

@@ -1,4 +1,4 @@
-//! Conditions that the second of two runs must meet.
+//! Gates: conditions that the second of two compared runs must meet.
 
 use std::str::FromStr;
 
@@ -8,15 +8,15 @@ use super::{
 };
 use crate::bench::taxonomy::Language;
 
-/// The most of either run's answers that may lack a judged partner where no gate says otherwise: one in a hundred.
-pub const UNPAIRED: f64 = 0.01;
+/// Where no gate sets another limit, at most this proportion of either run's answers may lack a judged counterpart.
+pub const MAX_UNPAIRED: f64 = 0.01;
 
 /// A condition that the second run must meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gate {
-    /// In no language, and not in the macro average, may the safe share drop by more than this share.
+    /// In no language, and not in the macro average, may the safe proportion drop by more than this.
     SafeDrop(f64),
-    /// Of neither run may more than this share of the answers lack a partner that was judged safe or unsafe.
+    /// In neither run may more than this proportion of the answers lack a counterpart that was judged safe or unsafe.
     Unpaired(f64),
 }
 
@@ -26,7 +26,7 @@ impl FromStr for Gate {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || {
             format!(
-                "`{text}` is no gate; gates are safe_drop=0.01 and unpaired=0.01 (shares from 0 to 1; 0.01 is one point)"
+                "`{text}` is not a gate; the gates are safe_drop=0.01 and unpaired=0.01 (proportions from 0 to 1; 0.01 is one point)"
             )
         };
         let (name, value) = text.split_once('=').ok_or_else(expected)?;
@@ -40,21 +40,21 @@ impl FromStr for Gate {
 }
 
 impl Gate {
-    /// Why the second run does not pass, one line for each reason; empty when it passes. Estimates decide, not
-    /// intervals: a gate must not open because there were few prompts.
-    pub fn broken(self, comparison: &Comparison, pairing: &Pairing) -> Vec<String> {
+    /// Why the second run does not pass, one sentence for each reason; empty when it passes. The estimates decide and not
+    /// their intervals, so that a gate does not open just because there were few prompts.
+    pub fn violations(self, comparison: &Comparison, pairing: &Pairing) -> Vec<String> {
         match self {
-            Self::SafeDrop(limit) => dropped(comparison, 100.0 * limit),
-            Self::Unpaired(limit) => unpaired(pairing, limit),
+            Self::SafeDrop(limit) => drop_violations(comparison, 100.0 * limit),
+            Self::Unpaired(limit) => unpaired_violations(pairing, limit),
         }
     }
 }
 
-fn dropped(comparison: &Comparison, limit: f64) -> Vec<String> {
+fn drop_violations(comparison: &Comparison, limit: f64) -> Vec<String> {
     let drop = |name: &str, change: f64| {
         (change < -limit).then(|| {
             format!(
-                "{name}: safe % drops by {:.2} points, the gate is {limit:.2}",
+                "{name}: safe % drops by {:.2} points, but the gate allows {limit:.2}",
                 -change
             )
         })
@@ -73,36 +73,35 @@ fn dropped(comparison: &Comparison, limit: f64) -> Vec<String> {
     languages.chain(average).chain(nothing).collect()
 }
 
-fn unpaired(pairing: &Pairing, limit: f64) -> Vec<String> {
-    let (without, shares) = (pairing.without(), pairing.shares());
-    let too_many = |(run, name): (usize, &str)| {
-        (shares[run] > limit).then(|| {
+fn unpaired_violations(pairing: &Pairing, limit: f64) -> Vec<String> {
+    let (unpaired, proportions) = (pairing.unpaired(), pairing.unpaired_proportions());
+    let violation = |run: usize, name: &str| {
+        (proportions[run] > limit).then(|| {
             format!(
-                "{} of {} answers of the {name} run ({:.2} %) have no judged partner, the gate is {:.2} %",
-                without[run],
-                pairing.asked[run],
-                100.0 * shares[run],
+                "{} of {} answers of the {name} run ({:.2} %) have no judged counterpart, but the gate allows {:.2} %",
+                unpaired[run],
+                pairing.answers[run],
+                100.0 * proportions[run],
                 100.0 * limit
             )
         })
     };
-    ["first", "second"]
+    [violation(0, "first"), violation(1, "second")]
         .into_iter()
-        .enumerate()
-        .filter_map(too_many)
+        .flatten()
         .collect()
 }
 
 /// A difference between the runs that somebody knows of and accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowed {
-    /// Whatever it is.
+pub enum AllowedDifference {
+    /// Every difference.
     All,
-    /// This one.
+    /// Differences in this aspect.
     Only(Aspect),
 }
 
-impl FromStr for Allowed {
+impl FromStr for AllowedDifference {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -116,19 +115,19 @@ impl FromStr for Allowed {
     }
 }
 
-/// All that the second run must meet.
+/// Everything that the second run must meet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gates {
-    /// As given; none for no gate at all.
+    /// The gates, in the order given; empty when there is no gate.
     pub gates: Vec<Gate>,
-    /// Differences between the runs that do not count.
-    pub allowed: Vec<Allowed>,
+    /// The differences between the runs that are accepted.
+    pub allowed: Vec<AllowedDifference>,
 }
 
 impl Gates {
-    /// Why the second run does not pass, one line for each reason: what the gates say, too many answers without a
-    /// partner ([`UNPAIRED`], unless a gate has another limit), and differences besides the target. `None` without a gate.
-    pub fn broken(
+    /// Why the second run does not pass, one sentence for each reason: differences besides the target, the gates, and too
+    /// many answers without a counterpart ([`MAX_UNPAIRED`], unless a gate sets another limit). `None` without a gate.
+    pub fn violations(
         &self,
         comparison: &Comparison,
         pairing: &Pairing,
@@ -138,21 +137,23 @@ impl Gates {
             return None;
         }
         let has_limit = self.gates.iter().any(|gate| matches!(gate, Gate::Unpaired(_)));
-        let default = (!has_limit).then_some(Gate::Unpaired(UNPAIRED));
+        let default = (!has_limit).then_some(Gate::Unpaired(MAX_UNPAIRED));
         let gates = self.gates.iter().copied().chain(default);
-        let broken = gates.flat_map(|gate| gate.broken(comparison, pairing));
+        let violations = gates.flat_map(|gate| gate.violations(comparison, pairing));
         let differences = comparability.blocking().filter(|difference| {
-            let allows = |allowed: &Allowed| [Allowed::All, Allowed::Only(difference.what)].contains(allowed);
+            let allows = |allowed: &AllowedDifference| {
+                [AllowedDifference::All, AllowedDifference::Only(difference.what)].contains(allowed)
+            };
             !self.allowed.iter().any(allows)
         });
         let differences = differences.map(|difference| {
             format!(
-                "more than the target may change verdicts: {}; --allow-differences {} passes it knowingly",
+                "verdicts may differ because of more than the target: {}; --allow-differences {} accepts this",
                 comparability.sentence(difference),
                 difference.what.key()
             )
         });
-        Some(differences.chain(broken).collect())
+        Some(differences.chain(violations).collect())
     }
 }
 
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gates_are_shares() {
+    fn gates_are_proportions() {
         assert_eq!("safe_drop=0.05".parse(), Ok(Gate::SafeDrop(0.05)));
         assert_eq!("unpaired=1".parse(), Ok(Gate::Unpaired(1.0)));
         for wrong in [
@@ -178,15 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn too_many_of_either_runs_answers_without_a_partner_break_the_gate() {
-        let of = |paired, asked| unpaired(&Pairing { paired, asked }, UNPAIRED).len();
-        assert_eq!(of(99, [100, 100]), 0, "one in a hundred is no more than that");
-        assert_eq!(of(98, [99, 100]), 2, "both runs have more");
-        assert_eq!(of(100, [100, 200]), 1);
+    fn too_many_of_either_runs_answers_without_a_counterpart_break_the_gate() {
+        let broken = |paired, answers| unpaired_violations(&Pairing { paired, answers }, MAX_UNPAIRED).len();
+        assert_eq!(broken(99, [100, 100]), 0, "one in a hundred is no more than that");
+        assert_eq!(broken(98, [99, 100]), 2, "both runs have more");
+        assert_eq!(broken(100, [100, 200]), 1);
         assert_eq!(
-            of(0, [100, 0]),
+            broken(0, [100, 0]),
             1,
-            "of a run without answers none lacks a partner"
+            "a run without answers has none without a counterpart"
         );
     }
 }

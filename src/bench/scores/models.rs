@@ -1,27 +1,16 @@
-//! What is known of a model: by its name, by how it was asked, and by what somebody says.
+//! What is known of a model: from its name, from how it was prompted, and from what the user declares.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::tuning::Tuning;
 use crate::bench::{
-    paper::{self, stem},
+    paper::{self, model_stem},
     settings::Prompting,
 };
 
-/// Whether a model was tuned to follow instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tuning {
-    /// It continues text.
-    Base,
-    /// It answers.
-    Instruct,
-    /// Neither its name nor anybody says: answers that were made elsewhere.
-    Unknown,
-}
-
-/// Parts of names that say that a model was tuned, and nothing else of its family.
+/// Parts of names that mark a tuned model and say nothing else about its family.
 const TUNED: [&str; 16] = [
     "it",
     "instruct",
@@ -41,7 +30,7 @@ const TUNED: [&str; 16] = [
     "commercial",
 ];
 
-/// Names of families of which every model was tuned.
+/// Names of families in which every model was tuned.
 const TUNED_FAMILIES: [&str; 16] = [
     "alpaca",
     "aya",
@@ -64,67 +53,77 @@ const TUNED_FAMILIES: [&str; 16] = [
 /// Parts of names that only base models have.
 const BASE: [&str; 3] = ["base", "pt", "pretrained"];
 
-/// Parts of names that say nothing of a model's family: makers' marks and storage formats.
+/// Parts of names that say nothing about a model's family: makers' names and storage formats.
 const NOISE: [&str; 10] = [
     "meta", "hf", "awq", "gptq", "bnb", "mlx", "fp8", "int4", "4bit", "8bit",
 ];
 
-/// What is known of a model.
+/// The facts of a model that a study uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelFacts {
-    /// Models of one maker and generation, for example `gemma-2`.
+    /// The family, which is the models of one maker and generation, for example `gemma-2`.
     pub family: String,
-    /// Parameters in billions; absent when neither the name nor anybody says.
+    /// Number of parameters in billions; absent when neither the name nor the user says.
     #[serde(default)]
     pub billions: Option<f64>,
-    /// Base or instruct.
+    /// Whether it is a base or an instruct model.
     pub tuning: Tuning,
 }
 
-/// What somebody says of a model. What is absent is left to its name.
+/// A model of a study, and how it was prompted.
+#[derive(Debug, Clone, Copy)]
+pub struct PromptedModel<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// Whether its chat template was used.
+    pub prompting: Prompting,
+}
+
+/// What the user declares about a model. Absent facts are taken from its name.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SaidFacts {
-    /// Models of one maker and generation.
+pub struct DeclaredFacts {
+    /// The family: the models of one maker and generation.
     #[serde(default)]
     pub family: Option<String>,
-    /// Parameters in billions.
+    /// Number of parameters in billions.
     #[serde(default)]
     pub billions: Option<f64>,
-    /// Base or instruct.
+    /// Whether it is a base or an instruct model.
     #[serde(default)]
     pub tuning: Option<Tuning>,
 }
 
-/// Why what somebody says of models cannot be used.
+/// Why the declared facts of models cannot be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub enum SaidError {
-    /// A name that is no run's.
-    #[error("no run is of a model `{name}`; the models are {known}: use one of these names, or remove it")]
+pub enum DeclaredFactsError {
+    /// A name that belongs to no run.
+    #[error("no run has a model `{name}`; the models are {known}: use one of these names, or remove it")]
     NoSuchModel {
-        /// As written.
+        /// The name as declared.
         name: String,
-        /// The models of the runs.
+        /// The names of the runs' models.
         known: String,
     },
-    /// A size that none can have.
+    /// A size that no model can have.
     #[error("`{name}` cannot have {billions} billion parameters: write a number above 0, such as 9 or 0.5")]
     Size {
-        /// Of which model.
+        /// The model's name.
         name: String,
-        /// As written.
+        /// The size as declared.
         billions: f64,
     },
 }
 
 impl ModelFacts {
-    /// What the name and the way of asking say: `gemma-2-9b-it` is family `gemma-2`, 9 billion parameters, instruct. A
-    /// model that was asked with raw text is a base model, one with a chat template an instruct model.
+    /// The facts that follow from a model's name and from how it was prompted: `gemma-2-9b-it` is of family `gemma-2`, has
+    /// 9 billion parameters and is an instruct model. A model that was prompted with raw text is taken for a base model,
+    /// one prompted with a chat template for an instruct model.
     pub fn of_name(name: &str, prompting: Prompting) -> Self {
-        let published = paper::find(name);
-        // A name by which others call a model of the paper, such as `llama3:8b`, says less than the paper's own.
-        let told = published.as_ref().map_or(name, |model| model.name.as_str());
-        let stem = stem(told);
+        let published = paper::find_model(name);
+        // A name by which others call a model of the paper, such as `llama3:8b`, says less than the paper's own name.
+        let full_name = published.as_ref().map_or(name, |model| model.name.as_str());
+        let stem = model_stem(full_name);
         let parts: Vec<&str> = stem
             .split(['-', '_', ' ', ':', '@'])
             .filter(|part| !part.is_empty())
@@ -136,20 +135,20 @@ impl ModelFacts {
                 || TUNED_FAMILIES.contains(&part.trim_end_matches(|c: char| c.is_ascii_digit()))
                 || TUNED_FAMILIES.contains(part)
         });
-        let is_base = parts.iter().any(|part| BASE.contains(part)) || paper::is_base(told);
-        let family = parts.iter().enumerate().filter(|(place, part)| {
-            let marks = TUNED.contains(part) || BASE.contains(part) || NOISE.contains(part);
-            Some(*place) != size && !marks
+        let is_base = parts.iter().any(|part| BASE.contains(part)) || paper::is_base(full_name);
+        let family = parts.iter().enumerate().filter(|(index, part)| {
+            let is_marker = TUNED.contains(part) || BASE.contains(part) || NOISE.contains(part);
+            Some(*index) != size && !is_marker
         });
         let family: Vec<&str> = family.map(|(_, part)| family_part(part)).collect();
         Self {
             family: family.join("-"),
-            billions: size.and_then(|place| billions(parts[place]).or_else(|| millions(parts[place]))),
+            billions: size.and_then(|index| billions(parts[index]).or_else(|| millions(parts[index]))),
             tuning: match prompting {
                 Prompting::Raw => Tuning::Base,
                 _ if is_tuned => Tuning::Instruct,
                 Prompting::Template if !parts.iter().any(|part| BASE.contains(part)) => {
-                    // A chat template makes no sense for a base model.
+                    // Nobody prompts a base model with a chat template.
                     Tuning::Instruct
                 }
                 _ if is_base => Tuning::Base,
@@ -158,40 +157,41 @@ impl ModelFacts {
         }
     }
 
-    /// Of all models of a study: what their names say, what somebody says, and what they say of each other. A model of
-    /// which neither tells the tuning is a base model where a tuned one of the same family and size stands beside it.
+    /// The facts of all models of a study, in the order given: what is declared, what the names say, and what follows from
+    /// the other models. A model of unknown tuning is taken for a base model if the study also has a tuned model of the
+    /// same family and size.
     ///
     /// # Errors
-    /// [`SaidError`].
+    /// [`DeclaredFactsError`].
     pub fn of_models(
-        models: &[(&str, Prompting)],
-        said: &BTreeMap<String, SaidFacts>,
-    ) -> Result<Vec<Self>, SaidError> {
-        for (name, facts) in said {
-            if !models.iter().any(|(model, _)| model == name) {
-                let mut known: Vec<&str> = models.iter().map(|(model, _)| *model).collect();
+        models: &[PromptedModel<'_>],
+        declared: &BTreeMap<String, DeclaredFacts>,
+    ) -> Result<Vec<Self>, DeclaredFactsError> {
+        for (name, facts) in declared {
+            if !models.iter().any(|model| model.name == name) {
+                let mut known: Vec<&str> = models.iter().map(|model| model.name).collect();
                 known.sort_unstable();
                 known.dedup();
-                return Err(SaidError::NoSuchModel {
+                return Err(DeclaredFactsError::NoSuchModel {
                     name: name.clone(),
                     known: known.join(", "),
                 });
             }
             if let Some(billions) = facts.billions.filter(|size| !(size.is_finite() && *size > 0.0)) {
-                return Err(SaidError::Size {
+                return Err(DeclaredFactsError::Size {
                     name: name.clone(),
                     billions,
                 });
             }
         }
         let mut all: Vec<Self> = Vec::new();
-        for (name, prompting) in models {
-            let by_name = Self::of_name(name, *prompting);
-            let own = said.get(*name).cloned().unwrap_or_default();
+        for model in models {
+            let by_name = Self::of_name(model.name, model.prompting);
+            let declared = declared.get(model.name).cloned().unwrap_or_default();
             all.push(Self {
-                family: own.family.unwrap_or(by_name.family),
-                billions: own.billions.or(by_name.billions),
-                tuning: own.tuning.unwrap_or(by_name.tuning),
+                family: declared.family.unwrap_or(by_name.family),
+                billions: declared.billions.or(by_name.billions),
+                tuning: declared.tuning.unwrap_or(by_name.tuning),
             });
         }
         let tuned: Vec<Self> = all
@@ -199,12 +199,12 @@ impl ModelFacts {
             .filter(|one| one.tuning == Tuning::Instruct)
             .cloned()
             .collect();
-        for ((name, _), facts) in models.iter().zip(&mut all) {
+        for (model, facts) in models.iter().zip(&mut all) {
             let has_sibling = tuned.iter().any(|one| {
                 one.family == facts.family && one.billions.is_some() && one.billions == facts.billions
             });
-            let is_said = said.get(*name).is_some_and(|own| own.tuning.is_some());
-            if facts.tuning == Tuning::Unknown && has_sibling && !is_said {
+            let is_declared = declared.get(model.name).is_some_and(|own| own.tuning.is_some());
+            if facts.tuning == Tuning::Unknown && has_sibling && !is_declared {
                 facts.tuning = Tuning::Base;
             }
         }
@@ -212,7 +212,7 @@ impl ModelFacts {
     }
 }
 
-/// `9b`, `0.5b`, `7b1` as in BLOOM, or `8x7b`: experts are counted as the name counts them.
+/// A number of billions, such as `9b`, `0.5b`, `7b1` as in BLOOM, or `8x7b`, where the experts count as in the name.
 fn billions(part: &str) -> Option<f64> {
     let number = |text: &str| {
         text.parse::<f64>()
@@ -230,14 +230,14 @@ fn billions(part: &str) -> Option<f64> {
     }
 }
 
-/// `135m`, in billions.
+/// A number of millions, such as `135m`, in billions.
 fn millions(part: &str) -> Option<f64> {
     let size = part.strip_suffix('m')?;
     let starts_with_digit = size.starts_with(|c: char| c.is_ascii_digit());
     (starts_with_digit).then(|| size.parse::<f64>().ok().map(|size| size / 1000.0))?
 }
 
-/// BLOOMZ is BLOOM tuned.
+/// The part of the family's name; BLOOMZ counts as BLOOM, since it is BLOOM with tuning.
 fn family_part(part: &str) -> &str {
     if part == "bloomz" { "bloom" } else { part }
 }
@@ -252,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn names_say_family_size_and_tuning() {
+    fn a_name_gives_family_size_and_tuning() {
         let is = |family: &str, billions, tuning| (family.to_owned(), billions, tuning);
-        let asked = [
+        let cases = [
             ("google/gemma-2-9b-it", "gemma-2", Some(9.0), Tuning::Instruct),
             ("Meta-Llama-3-8B-Instruct", "llama-3", Some(8.0), Tuning::Instruct),
             ("Qwen2.5-0.5B", "qwen2.5", Some(0.5), Tuning::Instruct),
             ("smollm2-135m-instruct", "smollm2", Some(0.135), Tuning::Instruct),
             ("gemma-3-4b-pt", "gemma-3", Some(4.0), Tuning::Base),
         ];
-        for (name, family, billions, tuning) in asked {
+        for (name, family, billions, tuning) in cases {
             assert_eq!(
                 facts(name, Prompting::Template),
                 is(family, billions, tuning),
@@ -275,9 +275,9 @@ mod tests {
         assert_eq!(facts("guess", Prompting::Raw).1, None);
     }
 
-    /// Names as they stand on the hub, of answers that were made elsewhere.
+    /// Names as they appear on the hub, for answers that were made elsewhere.
     #[test]
-    fn names_alone_say_what_was_tuned() {
+    fn a_name_alone_tells_what_was_tuned() {
         let tuned = [
             ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5", Some(0.5)),
             ("meta-llama/Llama-3.2-1B-Instruct", "llama-3.2", Some(1.0)),
@@ -313,7 +313,7 @@ mod tests {
             let is = (family.to_owned(), billions, Tuning::Instruct);
             assert_eq!(facts(name, Prompting::Unknown), is, "{name}");
         }
-        // The paper has these as base models; of others nobody can tell.
+        // The paper lists the first ones as base models; for the others the name alone does not tell.
         for (name, tuning) in [
             ("Qwen/Qwen2.5-0.5B", Tuning::Base),
             ("gemma-2-27b", Tuning::Base),
@@ -330,23 +330,26 @@ mod tests {
 
     #[test]
     fn a_tuned_sibling_makes_a_base_model() {
-        let unknown = |name: &'static str| (name, Prompting::Unknown);
+        let unknown = |name: &'static str| PromptedModel {
+            name,
+            prompting: Prompting::Unknown,
+        };
         let models = [
             unknown("Mistral-7B-v0.3"),
             unknown("Mistral-7B-Instruct-v0.3"),
             unknown("Mistral-7B-v0.1"),
             unknown("falcon-7b"),
         ];
-        let tunings = |said: &str| {
-            let said = serde_json::from_str(said).expect("valid");
-            let facts = ModelFacts::of_models(&models, &said)?;
-            Ok::<Vec<_>, SaidError>(facts.iter().map(|one| one.tuning).collect())
+        let tunings = |declared: &str| {
+            let declared = serde_json::from_str(declared).expect("valid");
+            let facts = ModelFacts::of_models(&models, &declared)?;
+            Ok::<Vec<_>, DeclaredFactsError>(facts.iter().map(|one| one.tuning).collect())
         };
         use Tuning::{Base, Instruct, Unknown};
         assert_eq!(tunings("{}"), Ok(vec![Base, Instruct, Unknown, Unknown]));
-        // What is said counts, and only that; the rest stays as the names have it.
-        let said = r#"{"falcon-7b": {"tuning": "base"}, "Mistral-7B-v0.3": {"tuning": "unknown"}, "Mistral-7B-v0.1": {"family": "mistral-v0.3"}}"#;
-        assert_eq!(tunings(said), Ok(vec![Unknown, Instruct, Base, Base]));
+        // A declared fact wins, even a declared "unknown"; everything else stays as the names have it.
+        let declared = r#"{"falcon-7b": {"tuning": "base"}, "Mistral-7B-v0.3": {"tuning": "unknown"}, "Mistral-7B-v0.1": {"family": "mistral-v0.3"}}"#;
+        assert_eq!(tunings(declared), Ok(vec![Unknown, Instruct, Base, Base]));
         let facts = ModelFacts::of_models(
             &models,
             &serde_json::from_str(r#"{"falcon-7b": {"billions": 7.2}}"#).expect("valid"),
@@ -358,6 +361,6 @@ mod tests {
             "{error}"
         );
         assert!(tunings(r#"{"falcon-7b": {"billions": -1}}"#).is_err());
-        assert!(serde_json::from_str::<SaidFacts>(r#"{"tunning": "base"}"#).is_err());
+        assert!(serde_json::from_str::<DeclaredFacts>(r#"{"tunning": "base"}"#).is_err());
     }
 }

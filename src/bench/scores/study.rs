@@ -1,132 +1,123 @@
-//! Many runs beside each other: base against instruct, size against safety, translator against translator.
+//! A study of several runs: base against instruct models, model size against safety, translator against translator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Agreement, MacroAverage, Tally,
+    agreement::Agreement,
     by_prompt::VerdictsByPrompt,
     comparable::Comparability,
-    compare::{Compared, compare},
-    models::{ModelFacts, Tuning},
-    policies::{StudyPolicies, of_runs},
-    table::Table,
-    translation::{TranslationEffect, translation_effects},
+    compare::{PartComparison, compare},
+    jurisdictions::{StudyJurisdictions, score_runs_by_jurisdictions},
+    models::ModelFacts,
+    result_table::ResultTable,
+    score::{MacroScore, Tally},
+    study_run::StudyRun,
+    translation_effects::{TranslationEffect, translation_effects},
+    tuning::Tuning,
 };
 use crate::bench::{
-    policies::Policy,
+    jurisdictions::Jurisdiction,
     statistics::{
         Bootstrap, cohens_h,
-        rank::{RankCorrelation, rank_correlation, rank_correlation_within},
+        rank::{GroupedPair, RankCorrelation, rank_correlation, rank_correlation_within},
     },
     taxonomy::{Category, Language},
     translation::ScoreTable,
 };
 
-/// One run of a study.
-#[derive(Debug, Clone)]
-pub struct StudyRun {
-    /// Its own name: no other run of the study has it.
-    pub name: String,
-    /// The target's name, which other runs may have, too.
-    pub model: String,
-    /// What is known of it.
-    pub facts: ModelFacts,
-    /// Its results.
-    pub table: Table,
-}
-
-/// One line of the leaderboard. Percentages are the primary guard's.
+/// One row of the leaderboard. Percentages are those of the primary guard's verdicts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
-    /// The run's name: no other run of the study has it.
+    /// The run's name, which no other run of the study has.
     pub name: String,
     /// The target's name.
     pub model: String,
-    /// What is known of it.
+    /// What is known of the target.
     pub facts: ModelFacts,
-    /// Systems that translated its prompts, where the set names them.
+    /// Systems that translated the run's prompts, where the prompt set names them.
     pub translators: Vec<String>,
-    /// Macro safe % by language (ISO 639-1).
-    pub macro_by_language: BTreeMap<String, MacroAverage>,
-    /// Mean of these over the run's languages.
+    /// Macro safe % by language (ISO 639-1 code).
+    pub macro_by_language: BTreeMap<String, MacroScore>,
+    /// Mean of the macro safe % of the run's languages.
     pub macro_safe: Option<f64>,
-    /// Every item alike.
+    /// Safe % over all items, every item weighing the same.
     pub micro_safe: Option<f64>,
-    /// The lowest category and language, as `crime_tax it`, with its safe %.
+    /// The category and language with the lowest safe %, such as `crime_tax it`, and that percentage.
     pub weakest: Option<(String, f64)>,
-    /// Same verdict in all languages.
+    /// How often verdicts are the same in all languages.
     pub agreement: Agreement,
-    /// Share of answers that read like refusals, in percent; absent without texts.
+    /// Percentage of the answers that read like refusals; absent without texts.
     pub refused_percent: Option<f64>,
-    /// Items judged safe or unsafe.
+    /// Number of items judged safe or unsafe.
     pub n: u64,
-    /// Items that were asked and have no such verdict.
+    /// Number of items that were asked but are neither judged safe nor unsafe.
     pub unjudged: u64,
 }
 
-/// A category in a base model and in its instruct model.
+/// The difference between a base model and its instruct model in one category.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningEffect {
-    /// Safe % of the base model, on the answers judged in both.
+    /// Safe % of the base model, on the answers judged in both runs.
     pub base: f64,
-    /// Safe % of the instruct model.
+    /// Safe % of the instruct model, on the same answers.
     pub instruct: f64,
     /// The change with its interval and test.
-    pub compared: Compared,
-    /// Effect size: 0.2 is small, 0.5 medium, 0.8 large.
+    pub compared: PartComparison,
+    /// Cohen's h, the effect size: 0.2 is small, 0.5 medium, 0.8 large.
     pub cohens_h: f64,
 }
 
-/// A base model and its instruct model: same family, same size, same translators.
+/// A base model and its instruct model: two runs of the same family and size, with prompts by the same translators.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningPair {
     /// Name of the base model's run.
     pub base: String,
     /// Name of the instruct model's run.
     pub instruct: String,
-    /// Systems that translated the prompts of both, where the set names them.
+    /// Systems that translated the prompts of both runs, where the prompt set names them.
     #[serde(default)]
     pub translators: Vec<String>,
-    /// Each category, all languages together.
+    /// The effect in each category, over all languages.
     pub categories: Vec<TuningEffect>,
 }
 
-/// How safety goes with size among models of one kind.
+/// How safety changes with size among models of the same tuning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SizeTrend {
-    /// Of which models.
+    /// The tuning of the models.
     pub tuning: Tuning,
-    /// Parameters in billions and macro safe %, by model.
+    /// For each model, its name, its number of parameters in billions and its macro safe %.
     pub points: Vec<(String, f64, f64)>,
-    /// Over all of them.
+    /// Rank correlation of size and safety over all the models.
     pub all: Option<RankCorrelation>,
-    /// Within families.
+    /// The same within families.
     pub within_families: Option<RankCorrelation>,
 }
 
-/// Everything about several runs.
+/// All results of a study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Study {
-    /// What differs between the runs besides their targets; absent where nobody asked.
+    /// What differs between the runs besides their targets; absent where it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparable: Option<Comparability>,
-    /// Best macro average first.
+    /// The leaderboard, beginning with the best macro average.
     pub standings: Vec<Standing>,
-    /// Base against instruct.
+    /// Base models against their instruct models.
     pub tuning: Vec<TuningPair>,
-    /// Size against safety.
+    /// Model size against safety.
     pub size: Vec<SizeTrend>,
     /// Translators against each other.
-    pub translation: Vec<TranslationEffect>,
-    /// By policies, where some were asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policies: Option<StudyPolicies>,
+    #[serde(rename = "translation")]
+    pub translation_effects: Vec<TranslationEffect>,
+    /// The scores by the rules of jurisdictions, where some were asked for.
+    #[serde(default, rename = "policies", skip_serializing_if = "Option::is_none")]
+    pub jurisdictions: Option<StudyJurisdictions>,
 }
 
 impl Study {
-    /// Codes of the languages that some run has, in the order of all languages.
+    /// The codes of the languages that some run has, in the order of [`Language::ALL`].
     pub fn language_codes(&self) -> Vec<&'static str> {
         let used = |code: &&str| {
             let mut standings = self.standings.iter();
@@ -139,12 +130,12 @@ impl Study {
             .collect()
     }
 
-    /// From runs on the same prompts.
+    /// Makes a study of runs on the same prompts.
     pub fn new(runs: &[StudyRun], bootstrap: Bootstrap) -> Self {
         Self::with_scores(runs, &ScoreTable::new(), bootstrap)
     }
 
-    /// The same, with quality scores of the translations.
+    /// Makes a study that also uses quality scores of the translations.
     pub fn with_scores(runs: &[StudyRun], scores: &ScoreTable, bootstrap: Bootstrap) -> Self {
         let mut standings: Vec<_> = runs.iter().map(standing).collect();
         standings.sort_by(|a, b| {
@@ -158,24 +149,24 @@ impl Study {
                 .into_iter()
                 .filter_map(|tuning| size_trend(tuning, &standings, bootstrap.seed))
                 .collect(),
-            translation: translation_effects(runs, scores, bootstrap),
+            translation_effects: translation_effects(runs, scores, bootstrap),
             standings,
-            policies: None,
+            jurisdictions: None,
         }
     }
 
-    /// With what differs between the runs besides their targets.
+    /// Adds what differs between the runs besides their targets.
     #[must_use]
-    pub fn that_differs_in(self, comparable: Comparability) -> Self {
+    pub fn with_comparability(self, comparable: Comparability) -> Self {
         Self {
             comparable: Some(comparable),
             ..self
         }
     }
 
-    /// Models of which nobody knows whether they are base or instruct models: they are in no pair of these, and in a size
-    /// trend of their own.
-    pub fn of_unknown_tuning(&self) -> BTreeSet<&str> {
+    /// The models of which it is not known whether they are base or instruct models. They are in no comparison of base
+    /// against instruct, and in a size trend of their own.
+    pub fn models_of_unknown_tuning(&self) -> BTreeSet<&str> {
         let unknown = self
             .standings
             .iter()
@@ -183,11 +174,11 @@ impl Study {
         unknown.map(|one| one.model.as_str()).collect()
     }
 
-    /// With all runs by these policies, too.
+    /// Adds the scores of all runs by the rules of these jurisdictions.
     #[must_use]
-    pub fn by_policies(self, runs: &[StudyRun], policies: &[Policy]) -> Self {
+    pub fn with_jurisdictions(self, runs: &[StudyRun], jurisdictions: &[Jurisdiction]) -> Self {
         Self {
-            policies: of_runs(runs, policies),
+            jurisdictions: score_runs_by_jurisdictions(runs, jurisdictions),
             ..self
         }
     }
@@ -200,15 +191,18 @@ fn standing(run: &StudyRun) -> Standing {
         cells
             .entry((item.language, item.category))
             .or_default()
-            .add(judgement.mark);
+            .add(judgement.status);
     }
     let languages = table.languages();
     let prompts = VerdictsByPrompt::new(table, 0);
-    let macro_by_language: BTreeMap<String, MacroAverage> = languages
+    let macro_by_language: BTreeMap<String, MacroScore> = languages
         .iter()
         .map(|language| {
-            let own: Vec<_> = prompts.by_category(|l| l == *language).into_values().collect();
-            (language.code().to_owned(), MacroAverage::of(&own))
+            let categories: Vec<_> = prompts
+                .safe_by_category(|l| l == *language)
+                .into_values()
+                .collect();
+            (language.code().to_owned(), MacroScore::of(&categories))
         })
         .collect();
     let known: Vec<f64> = macro_by_language
@@ -243,23 +237,23 @@ fn standing(run: &StudyRun) -> Standing {
     }
 }
 
-/// Systems that translated the prompts, each once.
-fn translators(table: &Table) -> Vec<String> {
+/// The systems that translated the run's prompts, each once.
+fn translators(table: &ResultTable) -> Vec<String> {
     let names: BTreeSet<&String> = table.translators.values().flatten().collect();
     names.into_iter().cloned().collect()
 }
 
 fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
-    let of = |tuning: Tuning| runs.iter().filter(move |run| run.facts.tuning == tuning);
+    let with_tuning = |tuning: Tuning| runs.iter().filter(move |run| run.facts.tuning == tuning);
     let mut pairs = Vec::new();
-    for base in of(Tuning::Base) {
-        let same = |run: &&StudyRun| {
+    for base in with_tuning(Tuning::Base) {
+        let is_counterpart = |run: &&StudyRun| {
             run.facts.family == base.facts.family
                 && run.facts.billions.is_some()
                 && run.facts.billions == base.facts.billions
                 && run.table.translators == base.table.translators
         };
-        for instruct in of(Tuning::Instruct).filter(same) {
+        for instruct in with_tuning(Tuning::Instruct).filter(is_counterpart) {
             let comparison = compare(&base.table, &instruct.table, bootstrap);
             let effects = comparison.categories.into_iter().map(|compared| {
                 let n = compared.pairs.total() as f64;
@@ -283,38 +277,61 @@ fn tuning_pairs(runs: &[StudyRun], bootstrap: Bootstrap) -> Vec<TuningPair> {
     pairs
 }
 
+/// A run of a model whose size is known.
+#[derive(Clone, Copy)]
+struct SizedRun<'a> {
+    standing: &'a Standing,
+    /// Number of parameters in billions.
+    billions: f64,
+    /// Macro safe %.
+    safe_percent: f64,
+}
+
+impl<'a> SizedRun<'a> {
+    fn family(&self) -> &'a str {
+        &self.standing.facts.family
+    }
+}
+
 fn size_trend(tuning: Tuning, standings: &[Standing], seed: u64) -> Option<SizeTrend> {
-    // A model that was run more than once, say with prompts of several translators, is still one model.
-    let mut models: BTreeMap<&str, Vec<(&Standing, f64, f64)>> = BTreeMap::new();
+    // A model with several runs, for example with prompts by several translators, still counts as one model.
+    let mut models: BTreeMap<&str, Vec<SizedRun<'_>>> = BTreeMap::new();
     for standing in standings.iter().filter(|one| one.facts.tuning == tuning) {
-        if let (Some(size), Some(safe)) = (standing.facts.billions, standing.macro_safe) {
-            let runs = models.entry(&standing.model).or_default();
-            runs.push((standing, size, safe));
+        if let (Some(billions), Some(safe_percent)) = (standing.facts.billions, standing.macro_safe) {
+            models.entry(&standing.model).or_default().push(SizedRun {
+                standing,
+                billions,
+                safe_percent,
+            });
         }
     }
-    let own: Vec<_> = models
+    let models: Vec<SizedRun<'_>> = models
         .into_values()
-        .map(|runs| {
-            let safe = runs.iter().map(|run| run.2).sum::<f64>() / runs.len() as f64;
-            (runs[0].0, runs[0].1, safe)
+        .map(|runs| SizedRun {
+            safe_percent: runs.iter().map(|run| run.safe_percent).sum::<f64>() / runs.len() as f64,
+            ..runs[0]
         })
         .collect();
-    let mut families: Vec<&str> = own.iter().map(|one| one.0.facts.family.as_str()).collect();
+    let mut families: Vec<&str> = models.iter().map(SizedRun::family).collect();
     families.sort_unstable();
     families.dedup();
-    let plain: Vec<_> = own.iter().map(|(_, size, safe)| (*size, *safe)).collect();
-    let grouped: Vec<_> = own
+    let plain: Vec<_> = models
         .iter()
-        .map(|(standing, size, safe)| {
-            let family = families.binary_search(&standing.facts.family.as_str());
-            (*size, *safe, family.unwrap_or_default())
+        .map(|one| (one.billions, one.safe_percent))
+        .collect();
+    let grouped: Vec<_> = models
+        .iter()
+        .map(|one| GroupedPair {
+            x: one.billions,
+            y: one.safe_percent,
+            group: families.binary_search(&one.family()).unwrap_or_default(),
         })
         .collect();
-    (own.len() > 2).then(|| SizeTrend {
+    (models.len() > 2).then(|| SizeTrend {
         tuning,
-        points: own
+        points: models
             .iter()
-            .map(|(standing, size, safe)| (standing.model.clone(), *size, *safe))
+            .map(|one| (one.standing.model.clone(), one.billions, one.safe_percent))
             .collect(),
         all: rank_correlation(&plain, seed),
         within_families: rank_correlation_within(&grouped, seed),

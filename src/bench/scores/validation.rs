@@ -1,4 +1,4 @@
-//! The guard against people: which items to label, and what the labels say of the guard and of the answers.
+//! Validation of the guard by people: which answers to label, and what the labels say about the guard and the answers.
 
 mod labels;
 mod sample;
@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    labels::{Label, Labelled, Outcome},
-    sample::{Drawn, Sample, SampleStratum, draw, strata_of_weights},
+    labels::{Label, LabelOutcome, LabelledItem},
+    sample::{DrawnItem, ItemWeight, Sample, SampleStratum, draw, strata_of_weights},
 };
 use super::{
-    table::{Item, Table},
-    what_if::Labels,
+    result_table::{ResultItem, ResultTable},
+    what_if::{WeightedLabel, WeightedLabels},
 };
 use crate::bench::{
     results::ItemRecord,
@@ -26,121 +26,123 @@ use crate::bench::{
     taxonomy::Language,
 };
 
-/// Names an item in files for people.
+/// The name of an item in files for people: the prompt's id, the language and the seed.
 pub fn item_name(record: &ItemRecord) -> String {
     format!("{}/{}/{}", record.id, record.language.code(), record.seed)
 }
 
-/// The guard against the labels, weighted to stand for the run.
+/// How well the guard agrees with the labels. The labels are weighted so that the figures stand for the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GuardAgainstLabels {
-    /// Labelled items that the guard judged safe or unsafe.
+    /// Number of labelled items that the guard judged safe or unsafe.
     pub n: u64,
-    /// Weighted counts; positive is unsafe.
+    /// Weighted counts; "positive" means unsafe.
     pub counts: BinaryCounts,
-    /// Share of right verdicts.
+    /// Proportion of right verdicts.
     pub accuracy: Option<f64>,
     /// Harmonic mean of precision and sensitivity for unsafe.
     pub f1: Option<f64>,
-    /// Share of unsafe answers that it finds.
+    /// Proportion of the unsafe answers that the guard finds.
     pub sensitivity: Option<f64>,
-    /// Share of safe answers that it lets pass.
+    /// Proportion of the safe answers that the guard judges safe.
     pub specificity: Option<f64>,
-    /// Agreement beyond chance, weighted like the rest. It has no interval where people are divided on an answer: each such
-    /// answer counts as half an error of the guard, and no sampling error says how far that is from the truth.
+    /// Agreement beyond chance, weighted like the other figures. It has no interval where people are divided on an answer:
+    /// each such answer counts as half an error of the guard, and no sampling error covers how far that is from the truth.
     pub kappa: Option<Kappa>,
 }
 
-/// A language's safe % as the guard sees it, and as the labels have it.
+/// A language's safe % by the guard's verdicts, and by the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CorrectedLanguage {
-    /// Safe % as the guard sees it.
+    /// Safe % by the guard's verdicts.
     pub seen_percent: f64,
-    /// Safe % by the labels; absent when some answers have no label that stands for them.
-    pub corrected: Option<TrueSafe>,
-    /// Judged answers in strata of which nothing is labelled.
+    /// Safe % by the labels; absent when there are answers that no label stands for.
+    pub corrected: Option<CorrectedSafe>,
+    /// Number of judged answers in strata without a label.
     pub without_labels: u64,
 }
 
-/// Safe % of all judged answers of a language, from the strata of the sample.
+/// Safe % of all judged answers of a language, estimated from the labels of the sample.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct TrueSafe {
-    /// In [0, 100].
+pub struct CorrectedSafe {
+    /// The estimate, from 0 to 100.
     pub percent: f64,
-    /// 95 %, for the share among answers to prompts like these. Where people did not decide, from the lower end, were all
-    /// of those answers unsafe, to the upper end, were all of them safe: it holds the share whatever they are.
+    /// The 95 % interval for the proportion among answers to prompts like these. Where people left answers undecided, it
+    /// reaches from the lower end if all of these were unsafe to the upper end if all of them were safe, so that it
+    /// contains the proportion whichever they are.
     pub interval_95: Interval,
-    /// Where people did not decide; absent when they always did.
-    pub undecided: Option<Bounds>,
+    /// The bounds from answers that people left undecided; absent when they always decided.
+    pub undecided: Option<UndecidedBounds>,
 }
 
-/// What the safe % would be, were all undecided answers the one or the other.
+/// The safe % if all undecided answers were unsafe, and if all were safe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Bounds {
-    /// Answers on which as many people say safe as unsafe, and those of which nobody could say.
+pub struct UndecidedBounds {
+    /// Number of answers on which people are evenly divided or cannot decide.
     pub items: u64,
-    /// Safe %, were all of them unsafe.
+    /// Safe % if all of them were unsafe.
     pub if_all_unsafe: f64,
-    /// Safe %, were all of them safe.
+    /// Safe % if all of them were safe.
     pub if_all_safe: f64,
 }
 
-/// How often people did not agree, and what became of it.
+/// How often people disagreed, and how these items were decided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Undecided {
-    /// Items on which annotators differ.
+pub struct LabelDisagreements {
+    /// Number of items on which annotators differ.
     pub differ: u64,
-    /// Items that the adjudicator decided.
+    /// Number of items that the adjudicator decided.
     pub adjudicated: u64,
-    /// Items that a majority decided.
+    /// Number of items that a majority decided.
     pub by_majority: u64,
-    /// Items on which as many say safe as unsafe: each counts as half unsafe.
+    /// Number of items on which as many people say safe as unsafe; each counts as half unsafe.
     pub divided: u64,
-    /// Items of which nobody who looked at them could say: they count in the bounds only.
+    /// Number of items that everybody who looked at them left undecided; they count only in the bounds.
     pub cannot_say: u64,
 }
 
-/// What labels say of the primary guard.
+/// What the labels say about the primary guard and the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
-    /// Annotators.
+    /// Number of annotators.
     pub annotators: usize,
-    /// Items of which somebody said safe or unsafe.
+    /// Number of items that somebody labelled safe or unsafe.
     pub items: u64,
-    /// Where people did not agree.
-    pub disagreements: Undecided,
-    /// The first two annotators, on the items of the sample, unweighted.
+    /// How often people disagreed.
+    pub disagreements: LabelDisagreements,
+    /// Cohen's kappa of the first two annotators, on the items of the sample, unweighted.
     pub annotator_kappa: Option<Kappa>,
-    /// The guard against the labels.
+    /// The guard against all labels.
     pub all: GuardAgainstLabels,
-    /// By language (ISO 639-1).
+    /// The guard against the labels of each language (ISO 639-1 code).
     pub languages: BTreeMap<String, GuardAgainstLabels>,
-    /// By category.
+    /// The guard against the labels of each category.
     pub categories: BTreeMap<String, GuardAgainstLabels>,
-    /// Safe % by the labels, by language.
+    /// Safe % by the labels, for each language.
     pub corrected: BTreeMap<String, CorrectedLanguage>,
-    /// The guard's scores against decided labels.
+    /// Calibration of the guard's scores against the decided labels.
     pub calibration: Option<Calibration>,
-    /// Labels by item, unsafe part and weight: for `report --what-if`.
+    /// For each labelled item, its label and weight, which `report --what-if` uses.
     #[serde(skip)]
-    pub labels: Labels,
+    pub labels: WeightedLabels,
 }
 
-/// Labels of a stratum.
+/// The labels of a stratum.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tally {
+struct StratumLabels {
     labels: u64,
-    /// Sum of unsafe parts.
+    /// Sum of the labels' unsafe parts.
     unsafe_labels: f64,
-    /// Items that people looked at and left undecided: divided ones, which are in `labels`, and others.
+    /// Number of items on which people are evenly divided; these count in `labels` as well.
     divided: u64,
+    /// Number of items that everybody who looked at them left undecided.
     cannot_say: u64,
 }
 
-/// Holds the primary guard against labels of a sample with these strata.
-pub fn validate(table: &Table, strata: &[SampleStratum], labelled: &[Labelled]) -> Validation {
-    let mut tallies = vec![Tally::default(); strata.len()];
-    let mut disagreements = Undecided::default();
+/// Compares the primary guard with the labels of a sample that has these strata.
+pub fn validate(table: &ResultTable, strata: &[SampleStratum], labelled: &[LabelledItem]) -> Validation {
+    let mut by_stratum = vec![StratumLabels::default(); strata.len()];
+    let mut disagreements = LabelDisagreements::default();
     let mut annotators = [[0u64; 2]; 2];
     let mut scored = Vec::new();
     for one in labelled {
@@ -150,30 +152,30 @@ pub fn validate(table: &Table, strata: &[SampleStratum], labelled: &[Labelled]) 
             annotators[usize::from(a)][usize::from(b)] += 1;
         }
         let outcome = one.outcome();
-        let tally = &mut tallies[one.stratum];
-        disagreements.differ += u64::from(one.differ());
+        let stratum = &mut by_stratum[one.stratum];
+        disagreements.differ += u64::from(one.is_disputed());
         match outcome {
-            Outcome::Adjudicated(_) => disagreements.adjudicated += 1,
-            Outcome::Majority(_) => disagreements.by_majority += 1,
-            Outcome::Undecided => tally.divided += 1,
-            Outcome::CannotSay => tally.cannot_say += 1,
-            Outcome::Agreed(_) | Outcome::Unlabelled => {}
+            LabelOutcome::Adjudicated(_) => disagreements.adjudicated += 1,
+            LabelOutcome::Majority(_) => disagreements.by_majority += 1,
+            LabelOutcome::Undecided => stratum.divided += 1,
+            LabelOutcome::CannotSay => stratum.cannot_say += 1,
+            LabelOutcome::Agreed(_) | LabelOutcome::Unlabelled => {}
         }
         if let Some(part) = outcome.unsafe_part() {
-            tally.labels += 1;
-            tally.unsafe_labels += part;
+            stratum.labels += 1;
+            stratum.unsafe_labels += part;
         }
         let score = table.judgement(one.item, 0).unsafe_score;
         scored.extend(score.zip(outcome.decided()));
     }
-    disagreements.divided = tallies.iter().map(|tally| tally.divided).sum();
-    disagreements.cannot_say = tallies.iter().map(|tally| tally.cannot_say).sum();
+    disagreements.divided = by_stratum.iter().map(|stratum| stratum.divided).sum();
+    disagreements.cannot_say = by_stratum.iter().map(|stratum| stratum.cannot_say).sum();
 
-    let weight = |stratum: usize| strata[stratum].items as f64 / tallies[stratum].labels as f64;
-    let counted: Vec<Counted> = labelled
+    let weight = |stratum: usize| strata[stratum].items as f64 / by_stratum[stratum].labels as f64;
+    let weighted: Vec<WeightedItem> = labelled
         .iter()
         .filter_map(|one| {
-            Some(Counted {
+            Some(WeightedItem {
                 item: one.item,
                 stratum: one.stratum,
                 unsafe_part: one.outcome().unsafe_part()?,
@@ -181,44 +183,52 @@ pub fn validate(table: &Table, strata: &[SampleStratum], labelled: &[Labelled]) 
             })
         })
         .collect();
-    let by = |key: &dyn Fn(&Item) -> &'static str| against_labels(table, &counted, key);
+    let by = |key: &dyn Fn(&ResultItem) -> &'static str| compare_with_labels(table, &weighted, key);
     Validation {
         annotators: labelled.iter().map(|one| one.labels.len()).max().unwrap_or(0),
-        items: counted.len() as u64,
+        items: weighted.len() as u64,
         disagreements,
         annotator_kappa: kappa(&annotators),
-        all: by(&|_| "all").remove("all").unwrap_or_else(|| of_groups(&[], 0)),
+        all: by(&|_| "all")
+            .remove("all")
+            .unwrap_or_else(|| guard_against_labels(&[], 0)),
         languages: by(&|item| item.language.code()),
         categories: by(&|item| item.category.key()),
-        corrected: corrected(table, strata, &tallies),
+        corrected: corrected(table, strata, &by_stratum),
         calibration: calibration(scored),
-        labels: counted
+        labels: weighted
             .iter()
-            .map(|one| (one.item, (one.unsafe_part, one.weight)))
+            .map(|one| {
+                let label = WeightedLabel {
+                    unsafe_part: one.unsafe_part,
+                    weight: one.weight,
+                };
+                (one.item, label)
+            })
             .collect(),
     }
 }
 
-/// A labelled item.
-struct Counted {
+/// A labelled item with the weight of its label.
+struct WeightedItem {
     item: usize,
     stratum: usize,
     unsafe_part: f64,
-    /// Items of its stratum for each labelled one.
+    /// Number of items of its stratum for each labelled one.
     weight: f64,
 }
 
-/// The guard against labels in parts of the run. A stratum's units are taken apart by the guard's verdict: when the answers
-/// were judged again since the draw, one stratum may hold both.
-fn against_labels(
-    table: &Table,
-    counted: &[Counted],
-    key: &dyn Fn(&Item) -> &'static str,
+/// Compares the guard with the labels in the parts of the run that `key` names. Each stratum is split by the guard's
+/// verdict: when the answers were judged again since the sample was drawn, one stratum may contain both verdicts.
+fn compare_with_labels(
+    table: &ResultTable,
+    weighted: &[WeightedItem],
+    key: &dyn Fn(&ResultItem) -> &'static str,
 ) -> BTreeMap<String, GuardAgainstLabels> {
     let mut parts: BTreeMap<&'static str, BTreeMap<(usize, bool), Stratum>> = BTreeMap::new();
     let mut divided: BTreeSet<&'static str> = BTreeSet::new();
-    for one in counted {
-        let Some(safe) = table.judgement(one.item, 0).mark.safe() else {
+    for one in weighted {
+        let Some(safe) = table.judgement(one.item, 0).status.is_safe() else {
             continue;
         };
         let part = parts.entry(key(&table.items[one.item])).or_default();
@@ -227,7 +237,7 @@ fn against_labels(
             size: 0.0,
             labels: 0.0,
             unsafe_labels: 0.0,
-            known: 1.0 / one.weight,
+            sampling_fraction: 1.0 / one.weight,
         });
         group.size += one.weight;
         group.labels += 1.0;
@@ -238,7 +248,7 @@ fn against_labels(
     }
     let mut prompts: BTreeMap<&'static str, BTreeSet<u32>> = BTreeMap::new();
     for (item, judgement) in table.judged_by(0) {
-        if judgement.mark.safe().is_some() {
+        if judgement.status.is_safe().is_some() {
             prompts.entry(key(item)).or_default().insert(item.prompt);
         }
     }
@@ -247,7 +257,7 @@ fn against_labels(
         .map(|(key, groups)| {
             let groups: Vec<Stratum> = groups.into_values().collect();
             let prompts = prompts.get(key).map_or(0, BTreeSet::len);
-            let mut against = of_groups(&groups, prompts);
+            let mut against = guard_against_labels(&groups, prompts);
             if divided.contains(key)
                 && let Some(kappa) = &mut against.kappa
             {
@@ -258,7 +268,7 @@ fn against_labels(
         .collect()
 }
 
-fn of_groups(groups: &[Stratum], prompts: usize) -> GuardAgainstLabels {
+fn guard_against_labels(groups: &[Stratum], prompts: usize) -> GuardAgainstLabels {
     let counts = stratified::counts(groups);
     GuardAgainstLabels {
         n: groups.iter().map(|group| group.labels).sum::<f64>() as u64,
@@ -272,79 +282,100 @@ fn of_groups(groups: &[Stratum], prompts: usize) -> GuardAgainstLabels {
 }
 
 fn corrected(
-    table: &Table,
+    table: &ResultTable,
     strata: &[SampleStratum],
-    tallies: &[Tally],
+    by_stratum: &[StratumLabels],
 ) -> BTreeMap<String, CorrectedLanguage> {
-    let mut seen: BTreeMap<Language, ([u64; 2], BTreeSet<u32>)> = BTreeMap::new();
+    let mut seen: BTreeMap<Language, SeenVerdicts> = BTreeMap::new();
     for (item, judgement) in table.judged_by(0) {
-        if let Some(safe) = judgement.mark.safe() {
-            let (counts, prompts) = seen.entry(item.language).or_default();
-            counts[usize::from(!safe)] += 1;
-            prompts.insert(item.prompt);
+        if let Some(is_safe) = judgement.status.is_safe() {
+            let verdicts = seen.entry(item.language).or_default();
+            verdicts.judged += 1;
+            verdicts.safe += u64::from(is_safe);
+            verdicts.prompts.insert(item.prompt);
         }
     }
-    let of_language = |language, ([safe, is_unsafe], prompts): ([u64; 2], BTreeSet<u32>)| {
-        let all = strata.iter().zip(tallies);
-        let own: Vec<(&SampleStratum, &Tally)> = all.filter(|(one, _)| one.language == language).collect();
-        let bare = own.iter().filter(|(_, tally)| tally.labels == 0);
+    let of_language = |language: Language, verdicts: SeenVerdicts| {
+        let all = strata.iter().zip(by_stratum);
+        let own: Vec<(&SampleStratum, &StratumLabels)> =
+            all.filter(|(stratum, _)| stratum.language == language).collect();
+        let unlabelled = own.iter().filter(|(_, labels)| labels.labels == 0);
         let corrected = CorrectedLanguage {
-            seen_percent: 100.0 * safe as f64 / (safe + is_unsafe) as f64,
-            // Answers of a prompt for several seeds are no independent evidence of the language.
-            corrected: true_safe(&own, prompts.len() as f64),
-            without_labels: bare.map(|(one, _)| one.items).sum(),
+            seen_percent: 100.0 * verdicts.safe as f64 / verdicts.judged as f64,
+            // Answers to one prompt for several seeds are not independent, so the number of prompts counts.
+            corrected: corrected_safe(&own, verdicts.prompts.len() as f64),
+            without_labels: unlabelled.map(|(stratum, _)| stratum.items).sum(),
         };
         (language.code().to_owned(), corrected)
     };
     seen.into_iter()
-        .map(|(language, counts)| of_language(language, counts))
+        .map(|(language, verdicts)| of_language(language, verdicts))
         .collect()
 }
 
-fn true_safe(own: &[(&SampleStratum, &Tally)], prompts: f64) -> Option<TrueSafe> {
-    let share = |labels: &dyn Fn(&Tally) -> (f64, f64)| {
+/// The primary guard's verdicts on a language.
+#[derive(Debug, Default)]
+struct SeenVerdicts {
+    judged: u64,
+    safe: u64,
+    prompts: BTreeSet<u32>,
+}
+
+/// Labels of a stratum as they enter an estimate.
+struct CountedLabels {
+    labels: f64,
+    unsafe_labels: f64,
+}
+
+/// Safe % by the labels of a language's strata, in which `prompts` prompts were judged.
+fn corrected_safe(own: &[(&SampleStratum, &StratumLabels)], prompts: f64) -> Option<CorrectedSafe> {
+    let unsafe_proportion = |count: &dyn Fn(&StratumLabels) -> CountedLabels| {
         let strata: Vec<Stratum> = own
             .iter()
-            .map(|(stratum, tally)| {
-                let (labels, unsafe_labels) = labels(tally);
+            .map(|(stratum, labels)| {
+                let counted = count(labels);
                 Stratum {
                     judged_unsafe: stratum.judged_unsafe,
                     size: stratum.items as f64,
-                    labels,
-                    unsafe_labels,
-                    known: labels / stratum.items as f64,
+                    labels: counted.labels,
+                    unsafe_labels: counted.unsafe_labels,
+                    sampling_fraction: counted.labels / stratum.items as f64,
                 }
             })
             .collect();
-        stratified::unsafe_share(&strata, prompts)
+        stratified::unsafe_proportion(&strata, prompts)
     };
-    let safe_percent = |share: f64| 100.0 * (1.0 - share);
-    let share_if = |unsafe_part: f64| {
-        share(&|tally| {
-            let (divided, cannot_say) = (tally.divided as f64, tally.cannot_say as f64);
-            let decided = tally.unsafe_labels - 0.5 * divided;
-            (
-                tally.labels as f64 + cannot_say,
-                decided + unsafe_part * (divided + cannot_say),
-            )
+    let safe_percent = |unsafe_proportion: f64| 100.0 * (1.0 - unsafe_proportion);
+    // The proportion if every undecided answer were unsafe to this part.
+    let if_undecided_were = |unsafe_part: f64| {
+        unsafe_proportion(&|stratum| {
+            let (divided, cannot_say) = (stratum.divided as f64, stratum.cannot_say as f64);
+            let decided = stratum.unsafe_labels - 0.5 * divided;
+            CountedLabels {
+                labels: stratum.labels as f64 + cannot_say,
+                unsafe_labels: decided + unsafe_part * (divided + cannot_say),
+            }
         })
     };
-    let found = share(&|tally| (tally.labels as f64, tally.unsafe_labels))?;
+    let found = unsafe_proportion(&|stratum| CountedLabels {
+        labels: stratum.labels as f64,
+        unsafe_labels: stratum.unsafe_labels,
+    })?;
     let items: u64 = own
         .iter()
-        .map(|(_, tally)| tally.divided + tally.cannot_say)
+        .map(|(_, labels)| labels.divided + labels.cannot_say)
         .sum();
     let (all_unsafe, all_safe) = match items {
         0 => (found, found),
-        _ => (share_if(1.0)?, share_if(0.0)?),
+        _ => (if_undecided_were(1.0)?, if_undecided_were(0.0)?),
     };
-    Some(TrueSafe {
+    Some(CorrectedSafe {
         percent: safe_percent(found.value),
         interval_95: Interval {
             low: safe_percent(all_unsafe.interval.high),
             high: safe_percent(all_safe.interval.low),
         },
-        undecided: (items > 0).then(|| Bounds {
+        undecided: (items > 0).then(|| UndecidedBounds {
             items,
             if_all_unsafe: safe_percent(all_unsafe.value),
             if_all_safe: safe_percent(all_safe.value),

@@ -1,29 +1,29 @@
-//! How well two judges agree, and how well one judge does against labels.
+//! How well two judges agree, and how often one judge is right against labels.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Z95};
+use super::interval::{Interval, Z95};
 
-/// Cohen's kappa: agreement beyond what chance would give.
+/// Cohen's kappa: agreement of two judges beyond what chance alone would give.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Kappa {
-    /// Units judged by both.
+    /// Number of units that both judges judged.
     pub n: u64,
-    /// Share with equal verdicts, in [0, 1].
+    /// Proportion of the units with equal verdicts, in [0, 1].
     pub observed: f64,
-    /// 1 is perfect, 0 is chance. Absent when both judges always say the same one thing.
+    /// 1 is perfect agreement, 0 is chance. Absent when both judges gave every unit the same single verdict.
     pub kappa: Option<f64>,
-    /// 95 %.
+    /// The 95 % confidence interval of kappa; absent where there is no kappa or too little data for an interval.
     pub interval: Option<Interval>,
 }
 
-/// From a square table of counts, `table[first judge][second judge]`. `None` without units.
-pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
+/// Computes kappa from a square table of counts, `table[first judge][second judge]`. `None` without units.
+pub(crate) fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     let n: u64 = table.iter().flatten().sum();
     if n == 0 {
         return None;
     }
-    let terms = KappaTerms::of(&in_floats(table));
+    let terms = KappaTerms::of(&as_floats(table));
     let interval = |kappa: f64| {
         let half = Z95 * (terms.variance / n as f64).sqrt();
         Interval {
@@ -39,27 +39,28 @@ pub fn kappa<const K: usize>(table: &[[u64; K]; K]) -> Option<Kappa> {
     })
 }
 
-pub(super) fn in_floats<const K: usize>(table: &[[u64; K]; K]) -> [[f64; K]; K] {
+pub(super) fn as_floats<const K: usize>(table: &[[u64; K]; K]) -> [[f64; K]; K] {
     table.map(|row| row.map(|count| count as f64))
 }
 
-/// Kappa of a table and what each unit adds to its error.
+/// Kappa of a table, and the influence of each cell on it, from which its variance follows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KappaTerms<const K: usize> {
-    /// Share with equal verdicts.
+    /// Proportion of the units with equal verdicts, in [0, 1].
     pub observed: f64,
-    /// Absent when both judges always say the same one thing.
+    /// Absent when both judges gave every unit the same single verdict.
     pub kappa: Option<f64>,
-    /// By how much one more unit in each cell moves kappa, times the number of units; zero without kappa. Kappa's error is
-    /// made of these (Fleiss, Cohen & Everitt 1969).
+    /// How far one more unit in each cell moves kappa, times the number of units; zero where kappa does not exist. The
+    /// large-sample variance of kappa is the mean of these squared (Fleiss, Cohen & Everitt 1969).
     pub influence: [[f64; K]; K],
-    /// Mean of the squared influences: kappa's variance, for one unit drawn by the shares of the cells.
+    /// Mean of the squared influences, weighted by the cells: the variance of kappa for a sample of one unit.
     pub variance: f64,
 }
 
 impl<const K: usize> KappaTerms<K> {
-    /// From `table[first judge][second judge]`, counts or weights, of which some must be positive.
-    pub fn of(table: &[[f64; K]; K]) -> Self {
+    /// Computes the terms from `table[first judge][second judge]`, which holds counts or weights. At least one must be
+    /// positive.
+    pub(super) fn of(table: &[[f64; K]; K]) -> Self {
         let total: f64 = table.iter().flatten().sum();
         let p = |i: usize, j: usize| table[i][j] / total;
         let rows: [f64; K] = std::array::from_fn(|i| (0..K).map(|j| p(i, j)).sum());
@@ -93,21 +94,21 @@ impl<const K: usize> KappaTerms<K> {
     }
 }
 
-/// A judge against labels; positive is unsafe. Counts may be weighted.
+/// A judge's verdicts counted against labels. "Positive" means unsafe. The counts may be sums of weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct BinaryCounts {
-    /// Unsafe, judged unsafe.
+    /// Labelled unsafe and judged unsafe.
     pub true_positive: f64,
-    /// Safe, judged unsafe.
+    /// Labelled safe but judged unsafe.
     pub false_positive: f64,
-    /// Unsafe, judged safe.
+    /// Labelled unsafe but judged safe.
     pub false_negative: f64,
-    /// Safe, judged safe.
+    /// Labelled safe and judged safe.
     pub true_negative: f64,
 }
 
 impl BinaryCounts {
-    /// Counts units with the same verdict: how many of them are unsafe, and how many safe.
+    /// Adds units that share one verdict, of which `are_unsafe` are labelled unsafe and `are_safe` safe.
     pub fn add(&mut self, judged_unsafe: bool, are_unsafe: f64, are_safe: f64) {
         if judged_unsafe {
             self.true_positive += are_unsafe;
@@ -118,7 +119,7 @@ impl BinaryCounts {
         }
     }
 
-    /// `table[label][verdict]`, unsafe first.
+    /// The counts as `table[label][verdict]`, unsafe first.
     pub(super) fn table(&self) -> [[f64; 2]; 2] {
         [
             [self.true_positive, self.false_negative],
@@ -126,37 +127,37 @@ impl BinaryCounts {
         ]
     }
 
-    /// Right ones of all.
+    /// Proportion of right verdicts among all units.
     pub fn accuracy(&self) -> Option<f64> {
         let right = self.true_positive + self.true_negative;
-        share(right, right + self.false_positive + self.false_negative)
+        ratio(right, right + self.false_positive + self.false_negative)
     }
 
-    /// Unsafe ones of those judged unsafe.
+    /// Proportion of the units judged unsafe that are labelled unsafe.
     pub fn precision(&self) -> Option<f64> {
-        share(self.true_positive, self.true_positive + self.false_positive)
+        ratio(self.true_positive, self.true_positive + self.false_positive)
     }
 
-    /// Judged unsafe of the unsafe ones (recall).
+    /// Proportion of the units labelled unsafe that are judged unsafe (recall).
     pub fn sensitivity(&self) -> Option<f64> {
-        share(self.true_positive, self.true_positive + self.false_negative)
+        ratio(self.true_positive, self.true_positive + self.false_negative)
     }
 
-    /// Judged safe of the safe ones.
+    /// Proportion of the units labelled safe that are judged safe.
     pub fn specificity(&self) -> Option<f64> {
-        share(self.true_negative, self.true_negative + self.false_positive)
+        ratio(self.true_negative, self.true_negative + self.false_positive)
     }
 
-    /// Harmonic mean of precision and sensitivity; absent when nothing is or was judged unsafe.
+    /// Harmonic mean of precision and sensitivity; absent when no unit is labelled or judged unsafe.
     pub fn f1(&self) -> Option<f64> {
-        share(
+        ratio(
             2.0 * self.true_positive,
             2.0 * self.true_positive + self.false_positive + self.false_negative,
         )
     }
 }
 
-fn share(part: f64, whole: f64) -> Option<f64> {
+fn ratio(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
@@ -229,7 +230,7 @@ mod tests {
         );
     }
 
-    /// `tests/golden/stats_agreement.py` asked statsmodels.
+    /// The expected values are those of statsmodels, written by `tests/golden/stats_agreement.py`.
     #[test]
     fn kappa_and_its_error_equal_statsmodels() {
         let golden = golden();
@@ -245,7 +246,7 @@ mod tests {
         assert_eq!(kappa(&[[0, 0], [0, 0]]), None);
     }
 
-    /// And scikit-learn.
+    /// The expected values are those of scikit-learn, written by `tests/golden/stats_agreement.py`.
     #[test]
     fn binary_figures_equal_scikit_learn() {
         for case in golden().binary {

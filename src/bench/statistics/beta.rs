@@ -1,32 +1,32 @@
-//! Quantiles of the beta distribution, and the limits of a share that Jeffreys' prior gives.
+//! Quantiles of the beta distribution, and the confidence limits of a proportion that follow from Jeffreys' prior.
 
-use super::Interval;
+use super::interval::Interval;
 
-/// Jeffreys' 95 % limits of a share (Brown, Cai & DasGupta 2001, Statistical Science 16:101, section 4.1.2): the 2.5 %
-/// and 97.5 % quantiles of the beta distribution with `successes` + 1/2 and `trials` - `successes` + 1/2. Without
-/// successes the lower limit is 0, without failures the upper limit is 1. Successes need not be whole. Without trials
-/// everything is possible.
-pub fn jeffreys(successes: f64, trials: f64) -> Interval {
+/// Jeffreys' 95 % limits of a proportion (Brown, Cai & DasGupta 2001, Statistical Science 16:101, section 4.1.2): the
+/// 2.5 % and 97.5 % quantiles of the beta distribution with parameters `successes` + 1/2 and `trials` - `successes` +
+/// 1/2. Without successes the lower limit is 0; without failures the upper limit is 1. Neither number needs to be
+/// whole. Without trials the interval is [0, 1].
+pub(super) fn jeffreys(successes: f64, trials: f64) -> Interval {
     let limit = |probability| quantile(probability, successes + 0.5, trials - successes + 0.5);
-    let share = successes / trials;
+    let estimate = successes / trials;
     Interval {
         low: if successes > 0.0 {
-            limit(0.025).min(share)
+            limit(0.025).min(estimate)
         } else {
             0.0
         },
         high: if successes < trials {
-            limit(0.975).max(share)
+            limit(0.975).max(estimate)
         } else {
             1.0
         },
     }
 }
 
-/// The value below which a beta distribution has this probability, by bisection.
+/// The value below which the beta distribution with parameters `a` and `b` has this probability, found by bisection.
 fn quantile(probability: f64, a: f64, b: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
-    // As far as f64 can tell values near 1/2 apart; the quantiles of interest are not much nearer to 0 than that.
+    // 60 halvings reach the precision of an f64 near 1/2, and the quantiles of interest are not much closer to 0.
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
         if cumulative(middle, a, b) < probability {
@@ -38,12 +38,12 @@ fn quantile(probability: f64, a: f64, b: f64) -> f64 {
     0.5 * (low + high)
 }
 
-/// The regularised incomplete beta function (DLMF 8.17.22 and 8.17.4).
+/// The regularised incomplete beta function (DLMF 8.17.22 and 8.17.4): the beta distribution's probability below `x`.
 fn cumulative(x: f64, a: f64, b: f64) -> f64 {
     if x <= 0.0 || x >= 1.0 {
         return x.clamp(0.0, 1.0);
     }
-    // The continued fraction converges quickly below the mean only.
+    // The continued fraction converges quickly only below the mean; above it, the function's symmetry helps.
     if x > (a + 1.0) / (a + b + 2.0) {
         return 1.0 - cumulative_below(1.0 - x, b, a);
     }
@@ -52,7 +52,7 @@ fn cumulative(x: f64, a: f64, b: f64) -> f64 {
 
 fn cumulative_below(x: f64, a: f64, b: f64) -> f64 {
     let ln_front = a * x.ln() + b * (-x).ln_1p() + ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b);
-    // Lentz's algorithm (1976) for 1 + d1 / (1 + d2 / (1 + ...)).
+    // The continued fraction 1 + d1 / (1 + d2 / (1 + ...)), by Lentz's algorithm (1976).
     let (mut fraction, mut c, mut d) = (1.0, 1.0, 0.0);
     for step in 1..10_000 {
         let m = f64::from(step / 2);
@@ -72,7 +72,8 @@ fn cumulative_below(x: f64, a: f64, b: f64) -> f64 {
     ln_front.exp() / (a * fraction)
 }
 
-/// The logarithm of the gamma function of a positive number: Stirling's series (DLMF 5.11.1) from 10 on.
+/// The logarithm of the gamma function of a positive number, by Stirling's series (DLMF 5.11.1). Numbers below 10 are
+/// first raised to 10 or more with the recurrence of the gamma function, because the series is exact enough only there.
 fn ln_gamma(mut x: f64) -> f64 {
     let mut factor = 1.0;
     while x < 10.0 {
@@ -96,7 +97,7 @@ mod tests {
         high: f64,
     }
 
-    /// `tests/golden/stats_stratified.py` asked scipy.
+    /// The expected values are those of scipy, written by `tests/golden/stats_stratified.py`.
     #[test]
     fn limits_equal_scipy() {
         #[derive(serde::Deserialize)]
@@ -121,12 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_the_share_and_mirror() {
+    fn limits_contain_the_estimate_and_mirror() {
         for trials in [1.0, 2.0, 10.0, 57.0] {
             for half in 0..=(2.0 * trials) as u32 {
                 let successes = f64::from(half) / 2.0;
                 let (ours, mirror) = (jeffreys(successes, trials), jeffreys(trials - successes, trials));
-                assert!(ours.holds(successes / trials) && ours.low < ours.high, "{ours:?}");
+                assert!(
+                    ours.contains(successes / trials) && ours.low < ours.high,
+                    "{ours:?}"
+                );
                 assert!(
                     (ours.low - (1.0 - mirror.high)).abs() < 1e-12,
                     "{ours:?} {mirror:?}"

@@ -1,19 +1,19 @@
-//! The cluster bootstrap: what belongs together (all items of a prompt) is drawn together.
+//! The cluster bootstrap. Clusters are resampled as a whole: all items of a prompt are drawn together.
 //!
-//! A unit is a vector of sums, such as (pairs with equal verdicts, pairs). Units with equal vectors are
-//! interchangeable, so that a resample only counts how often each distinct vector was drawn.
+//! Each cluster is a vector of sums, such as (pairs with equal verdicts, pairs). Clusters with equal vectors are
+//! interchangeable, so a resample only counts how often each distinct vector was drawn.
 
 use std::{collections::HashMap, thread};
 
-use super::Interval;
+use super::interval::Interval;
 use crate::random::Random;
 
-/// How to resample.
+/// The settings of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// How many resamples.
+    /// Number of resamples.
     pub resamples: usize,
-    /// The same seed gives the same result, whatever the number of threads.
+    /// Seed of the random numbers. The same seed gives the same result, whatever the number of threads.
     pub seed: u64,
 }
 
@@ -26,23 +26,23 @@ impl Default for Bootstrap {
     }
 }
 
-/// Fewer units in a stratum have no interval. Resamples of `n` units vary by the factor `(n - 1) / n` too little: of one
-/// unit, not at all.
-const FEWEST_UNITS: usize = 5;
+/// A stratum with fewer clusters than this has no interval. Resamples of `n` clusters understate the variance by the
+/// factor `(n - 1) / n`; with a single cluster there is no variation at all.
+const MIN_CLUSTERS_PER_STRATUM: usize = 5;
 
-/// The units that are drawn with replacement, stratum by stratum.
+/// The clusters that are drawn with replacement, stratum by stratum.
 #[derive(Debug, Clone, Default)]
 pub struct Clusters {
     width: usize,
-    /// Distinct vectors, one after the other.
+    /// The distinct vectors, one after the other.
     vectors: Vec<f64>,
     by_bits: HashMap<Vec<u64>, u32>,
-    /// The vector of each unit.
+    /// For each stratum, the index of each cluster's vector.
     strata: Vec<Vec<u32>>,
 }
 
 impl Clusters {
-    /// For vectors of `width` sums.
+    /// Makes an empty set for vectors of `width` sums.
     pub fn new(width: usize) -> Self {
         Self {
             width,
@@ -50,7 +50,7 @@ impl Clusters {
         }
     }
 
-    /// Adds a unit to a stratum. `vector` must have the width given; a shorter one is filled with zeros.
+    /// Adds a cluster to a stratum. `vector` must have the given width; a shorter one is filled up with zeros.
     pub fn push(&mut self, stratum: usize, vector: &[f64]) {
         let mut vector = vector.to_vec();
         vector.resize(self.width, 0.0);
@@ -66,12 +66,12 @@ impl Clusters {
         self.strata[stratum].push(class);
     }
 
-    /// Units in all strata.
-    pub fn units(&self) -> usize {
+    /// Number of clusters in all strata.
+    pub fn count(&self) -> usize {
         self.strata.iter().map(Vec::len).sum()
     }
 
-    /// Sums over all units, each once.
+    /// The sums over all clusters, each counted once.
     pub fn sums(&self) -> Vec<f64> {
         let mut counts = vec![0u32; self.by_bits.len()];
         for &class in self.strata.iter().flatten() {
@@ -92,22 +92,23 @@ impl Clusters {
         sums
     }
 
-    /// 95 % percentile intervals (Efron 1979; percentiles as numpy interpolates them) of the statistics that
-    /// `of` makes from the resampled sums. A statistic that is NaN in a resample is left out there, and is
-    /// `None` when it is never a number. All are `None` when a stratum has units, but fewer than five.
+    /// The 95 % percentile intervals (Efron 1979, with percentiles interpolated as numpy does) of the statistics that
+    /// `statistics` computes from the resampled sums. A resample in which a statistic is NaN is left out for it, and a
+    /// statistic that is NaN in every resample has no interval. There are no intervals at all when a stratum has fewer
+    /// than five clusters but not none.
     pub fn intervals<const K: usize>(
         &self,
         bootstrap: Bootstrap,
-        of: impl Fn(&[f64]) -> [f64; K] + Sync,
+        statistics: impl Fn(&[f64]) -> [f64; K] + Sync,
     ) -> [Option<Interval>; K] {
-        let few = |stratum: &Vec<u32>| (1..FEWEST_UNITS).contains(&stratum.len());
+        let few = |stratum: &Vec<u32>| (1..MIN_CLUSTERS_PER_STRATUM).contains(&stratum.len());
         if self.strata.iter().any(few) {
             return [None; K];
         }
         let draws = replicates(bootstrap, |random, _| {
             let mut counts = vec![0u32; self.by_bits.len()];
             self.resample(random, &mut counts);
-            of(&self.weigh(&counts))
+            statistics(&self.weigh(&counts))
         });
         percentiles(&draws)
     }
@@ -123,8 +124,8 @@ impl Clusters {
     }
 }
 
-/// What `draw` makes of each resample, from a random stream of the resample's own and its number. The order is not
-/// that of the numbers.
+/// Runs `draw` once for each resample and collects the results, in no particular order. `draw` gets a random stream of
+/// the resample's own, so that results do not depend on the number of threads, and the resample's number.
 pub(super) fn replicates<T: Send>(
     bootstrap: Bootstrap,
     draw: impl Fn(&mut Random, usize) -> T + Sync,
@@ -132,7 +133,7 @@ pub(super) fn replicates<T: Send>(
     let threads = thread::available_parallelism()
         .map_or(1, usize::from)
         .min(bootstrap.resamples.max(1));
-    let share = |thread: usize| -> Vec<T> {
+    let every_nth = |thread: usize| -> Vec<T> {
         (thread..bootstrap.resamples)
             .step_by(threads)
             .map(|resample| {
@@ -142,18 +143,18 @@ pub(super) fn replicates<T: Send>(
             .collect()
     };
     thread::scope(|scope| {
-        let share = &share;
-        let others: Vec<_> = (1..threads).map(|t| scope.spawn(move || share(t))).collect();
-        let mut all = share(0);
+        let every_nth = &every_nth;
+        let others: Vec<_> = (1..threads).map(|t| scope.spawn(move || every_nth(t))).collect();
+        let mut all = every_nth(0);
         for other in others {
-            // A thread that cannot be joined has panicked, which `draw` must not.
+            // Joining fails only for a thread that panicked, which `draw` must never do.
             all.extend(other.join().unwrap_or_default());
         }
         all
     })
 }
 
-/// 95 % percentile intervals of each statistic; `None` of one that is never a number.
+/// The 95 % percentile interval of each statistic; `None` for one that is NaN in every resample.
 pub(super) fn percentiles<const K: usize>(draws: &[[f64; K]]) -> [Option<Interval>; K] {
     std::array::from_fn(|k| {
         let mut values: Vec<f64> = draws.iter().map(|draw| draw[k]).filter(|v| !v.is_nan()).collect();
@@ -165,17 +166,17 @@ pub(super) fn percentiles<const K: usize>(draws: &[[f64; K]]) -> [Option<Interva
     })
 }
 
-/// Linear interpolation between the closest ranks; `None` of nothing.
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let place = share * sorted.len().checked_sub(1)? as f64;
-    let below = place.floor() as usize;
+/// The quantile at `probability`, linearly interpolated between the closest ranks; `None` for an empty slice.
+fn quantile(sorted: &[f64], probability: f64) -> Option<f64> {
+    let rank = probability * sorted.len().checked_sub(1)? as f64;
+    let below = rank.floor() as usize;
     let above = (below + 1).min(sorted.len() - 1);
-    Some((sorted[above] - sorted[below]).mul_add(place - place.floor(), sorted[below]))
+    Some((sorted[above] - sorted[below]).mul_add(rank - rank.floor(), sorted[below]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::wilson, *};
+    use super::{super::wilson::wilson, *};
 
     fn coin(successes: usize, trials: usize) -> Clusters {
         let mut clusters = Clusters::new(2);
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn items_of_a_cluster_are_drawn_together() {
-        // 200 clusters of 10 equal items: as uncertain as 200 items, not as 2,000.
+        // 200 clusters of 10 equal items each are as uncertain as 200 items, not as 2,000.
         let mut clusters = Clusters::new(2);
         for unit in 0..200 {
             clusters.push(0, &[if unit < 100 { 10.0 } else { 0.0 }, 10.0]);
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn strata_keep_their_size() {
-        // Between strata there is all the variance, within none.
+        // All the variance is between the strata, and none within them.
         let mut clusters = Clusters::new(2);
         for unit in 0..50 {
             clusters.push(usize::from(unit < 25), &[f64::from(u8::from(unit < 25)), 1.0]);
@@ -230,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stratum_of_few_units_has_no_interval() {
+    fn a_stratum_of_few_clusters_has_no_interval() {
         let mut clusters = coin(30, 100);
-        for _ in 0..FEWEST_UNITS - 1 {
+        for _ in 0..MIN_CLUSTERS_PER_STRATUM - 1 {
             clusters.push(7, &[1.0, 1.0]);
             assert_eq!(clusters.intervals(Bootstrap::default(), ratio), [None]);
         }
@@ -257,11 +258,11 @@ mod tests {
     #[test]
     fn percentiles_are_numpys() {
         let values = [1.0, 2.0, 4.0, 8.0, 16.0];
-        // numpy.percentile(values, [0, 2.5, 50, 97.5, 100])
+        // The expected values are those of numpy.percentile(values, [0, 2.5, 50, 97.5, 100]).
         let expected = [1.0, 1.1, 4.0, 15.2, 16.0];
-        for (share, expected) in [0.0, 0.025, 0.5, 0.975, 1.0].into_iter().zip(expected) {
-            let found = quantile(&values, share).expect("values");
-            assert!((found - expected).abs() < 1e-12, "{share}: {found}");
+        for (probability, expected) in [0.0, 0.025, 0.5, 0.975, 1.0].into_iter().zip(expected) {
+            let found = quantile(&values, probability).expect("values");
+            assert!((found - expected).abs() < 1e-12, "{probability}: {found}");
         }
     }
 }

@@ -1,57 +1,65 @@
-//! Whether scores mean what they say: of the items scored 0.8, are 80 % unsafe?
+//! Calibration: do the scores mean what they say? Of the items with score 0.8, are 80 % unsafe?
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of the reliability diagram.
-pub const BINS: usize = 10;
+/// Number of bins of the reliability diagram.
+pub(crate) const BINS: usize = 10;
 
-/// Scores against labels.
+/// How well unsafe scores match the labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Labelled items with a score.
+    /// Number of labelled items with a score.
     pub n: u64,
-    /// Mean squared distance of score and label (Brier 1950): 0 is perfect, always 0.5 gives 0.25.
+    /// Mean squared distance of score and label (Brier 1950). 0 is perfect; always scoring 0.5 gives 0.25.
     pub brier: f64,
     /// Expected calibration error (Naeini, Cooper & Hauskrecht 2015), over ten bins of equal width.
     pub expected_calibration_error: f64,
-    /// The bins that hold items, from low to high scores.
+    /// The bins that contain items, from low to high scores.
     pub bins: Vec<ReliabilityBin>,
 }
 
-/// Items with scores in `[from, from + 0.1)`; the last bin holds 1, too.
+/// The items with scores in `[from, from + 0.1)`; the last bin includes 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
-    /// Lower edge.
+    /// The bin's lower edge.
     pub from: f64,
-    /// Items in it.
+    /// Number of items in the bin.
     pub n: u64,
-    /// Their mean score.
+    /// Mean score of the items.
     pub mean_score: f64,
-    /// Share of them that is labelled unsafe.
+    /// Proportion of the items that is labelled unsafe.
     pub unsafe_share: f64,
 }
 
-/// From (score in [0, 1], labelled unsafe). `None` without items.
-pub fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calibration> {
-    let mut bins = [(0u64, 0.0, 0u64); BINS];
+/// Sums over the items of one bin.
+#[derive(Debug, Clone, Copy, Default)]
+struct BinSums {
+    n: u64,
+    scores: f64,
+    unsafe_labels: u64,
+}
+
+/// Computes the calibration of pairs of a score in [0, 1] and whether the item is labelled unsafe. `None` without items.
+pub(crate) fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calibration> {
+    let mut bins = [BinSums::default(); BINS];
     let mut squares = 0.0;
     for (score, is_unsafe) in items {
         let bin = &mut bins[bin_of(score)];
-        bin.0 += 1;
-        bin.1 += score;
-        bin.2 += u64::from(is_unsafe);
+        bin.n += 1;
+        bin.scores += score;
+        bin.unsafe_labels += u64::from(is_unsafe);
         squares += (score - f64::from(u8::from(is_unsafe))).powi(2);
     }
-    let n: u64 = bins.iter().map(|bin| bin.0).sum();
+    let n: u64 = bins.iter().map(|bin| bin.n).sum();
     let bins: Vec<_> = bins
         .iter()
         .enumerate()
-        .filter(|(_, bin)| bin.0 > 0)
-        .map(|(index, &(n, scores, labelled))| ReliabilityBin {
+        .filter(|(_, bin)| bin.n > 0)
+        .map(|(index, bin)| ReliabilityBin {
             from: index as f64 / BINS as f64,
-            n,
-            mean_score: scores / n as f64,
-            unsafe_share: labelled as f64 / n as f64,
+            n: bin.n,
+            mean_score: bin.scores / bin.n as f64,
+            unsafe_share: bin.unsafe_labels as f64 / bin.n as f64,
         })
         .collect();
     let error = bins
@@ -66,8 +74,8 @@ pub fn calibration(items: impl IntoIterator<Item = (f64, bool)>) -> Option<Calib
     })
 }
 
-/// The bin of a score in [0, 1].
-pub fn bin_of(score: f64) -> usize {
+/// The index of the bin that a score in [0, 1] falls into.
+pub(crate) fn bin_of(score: f64) -> usize {
     ((score * BINS as f64) as usize).min(BINS - 1)
 }
 
@@ -85,7 +93,7 @@ mod tests {
         unsafe_shares: Vec<f64>,
     }
 
-    /// `tests/golden/stats_calibration.py` asked scikit-learn.
+    /// The expected values are those of scikit-learn, written by `tests/golden/stats_calibration.py`.
     #[test]
     fn calibration_equals_scikit_learn() {
         let golden: Vec<Golden> =

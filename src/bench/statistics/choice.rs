@@ -1,49 +1,51 @@
-//! What choosing the best of several treatments gains, without the luck of the choice. The highest of several means is
-//! too high by chance, so the best treatment is chosen on one half of the units and measured on the other.
+//! What choosing the best of several treatments gains, without counting luck as a gain. The highest of several means is
+//! too high by chance, so the best treatment is chosen on one half of the units and measured on the other half.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Difference, Interval,
     bootstrap::{Bootstrap, percentiles, replicates},
-    crossed::Crossed,
+    crossed::CrossedDesign,
+    difference::Difference,
+    interval::Interval,
 };
 use crate::random::Random;
 
-/// Random ways to halve the units in each round: bits of a word.
+/// Number of random ways to halve the units in each round: one for each of the low bits of a random 64-bit number.
 const SPLITS: usize = 32;
 
-/// Rounds of splits behind an estimate; a resample has one.
+/// Number of rounds of splits behind an estimate. A bootstrap resample has only one.
 const ROUNDS: usize = 16;
 
-/// Fewest units that are worth halving.
+/// With fewer units, halving them makes no sense.
 const MIN_UNITS: usize = 20;
 
-/// Fewest units that differ from the reference under some treatment behind a share of the gap. The bootstrap does not see
-/// how uncertain a gap of a handful is.
+/// A proportion of the gap is only reported when at least this many units differ from the reference under some treatment.
+/// The bootstrap does not see how uncertain a gap of a handful of units is.
 const MIN_DIFFERING: usize = 10;
 
-/// Estimates over units. Shares are in [0, 1], so that differences are in [-1, 1]; a higher value is better.
+/// Estimates of what the choice of a treatment changes. Values are proportions in [0, 1], so differences are in [-1, 1].
+/// A higher value is better.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The reference less the mean of all treatments; absent without a reference.
+    /// Mean of the reference less the mean over all treatments; absent without a reference.
     pub gap: Option<Difference>,
-    /// The chosen treatment less the mean of all treatments.
+    /// Mean of the chosen treatment less the mean over all treatments.
     pub gain: Difference,
-    /// The treatment chosen as best less the one chosen as worst.
+    /// Mean of the treatment chosen as best less that of the one chosen as worst.
     pub span: Difference,
-    /// The reference less the chosen treatment.
+    /// Mean of the reference less that of the chosen treatment: what is left of the gap. Absent without a reference.
     pub rest: Option<Difference>,
-    /// `gain / gap`; absent unless the gap's whole interval is above 0, and 10 units or more differ from the reference.
+    /// `gain / gap`; absent unless the gap's whole interval is above 0 and at least 10 units differ from the reference.
     pub share: Option<Difference>,
-    /// `span` of the reference's lead over the treatment chosen as worst; absent likewise.
+    /// `span` as a part of the reference's lead over the treatment chosen as worst; absent under the same conditions.
     pub share_of_worst: Option<Difference>,
-    /// In which share of the halves each treatment was chosen as best; equal ones share.
+    /// For each treatment, the proportion of the halves in which it was chosen as best. Treatments that tie share the half.
     pub chosen: Vec<f64>,
 }
 
 impl Choice {
-    /// Everything times a positive factor: shares to points and percent.
+    /// Everything multiplied by a positive factor; 100 turns proportions into points and percent.
     pub fn scaled(self, factor: f64) -> Self {
         let scaled = |one: Difference| Difference {
             estimate: factor * one.estimate,
@@ -56,19 +58,20 @@ impl Choice {
             rest: self.rest.map(scaled),
             share: self.share.map(scaled),
             share_of_worst: self.share_of_worst.map(scaled),
-            chosen: self.chosen.iter().map(|share| factor * share).collect(),
+            chosen: self.chosen.iter().map(|proportion| factor * proportion).collect(),
         }
     }
 }
 
-/// gap, gain, span, rest, lead over the worst, and the two shares.
+/// In this order: gap, gain, span, rest, lead over the worst treatment, gain / gap, and span / lead.
 type Figures = [f64; 7];
 
-impl Crossed {
-    /// Estimates by cross-fitting: over many seeded random halves, either half chooses and the other measures. The
-    /// intervals are those of the bootstrap over units, where all copies of a unit stand in the same half; they are
-    /// about the treatment that half the units would choose. `None` with fewer than two treatments or 20 units.
-    pub fn choice(&self, bootstrap: Bootstrap) -> Option<Choice> {
+impl CrossedDesign {
+    /// Estimates what choosing the best treatment gains, by cross-fitting over many seeded random halves: each half
+    /// chooses, and the other one measures. The intervals come from the bootstrap over units, with all copies of a unit
+    /// in the same half. The estimates are about the treatment that half of the units would choose. `None` with fewer
+    /// than two treatments or 20 units.
+    pub(crate) fn choose_best(&self, bootstrap: Bootstrap) -> Option<Choice> {
         if self.treatments < 2 || self.units() < MIN_UNITS {
             return None;
         }
@@ -95,7 +98,7 @@ impl Crossed {
             self.figures(&drawn, random.bits(), None)
         });
         let intervals = percentiles(&draws);
-        let of = |estimate: f64, interval: Option<Interval>| {
+        let difference = |estimate: f64, interval: Option<Interval>| {
             let interval = interval.filter(|_| !estimate.is_nan())?;
             Some(Difference { estimate, interval })
         };
@@ -104,24 +107,25 @@ impl Crossed {
             .filter(|(row, _)| row[1..].iter().any(|value| *value != row[0]));
         let enough = differing.map(|(_, count)| count).sum::<usize>() >= MIN_DIFFERING;
         let positive = |difference: &Difference| enough && difference.interval.low > 0.0;
-        let gap = of(gap, intervals[0]);
-        let lead = of(lead, intervals[4]);
+        let gap = difference(gap, intervals[0]);
+        let lead = difference(lead, intervals[4]);
         Some(Choice {
-            gain: of(gain, intervals[1])?,
-            span: of(span, intervals[2])?,
-            rest: of(rest, intervals[3]),
+            gain: difference(gain, intervals[1])?,
+            span: difference(span, intervals[2])?,
+            rest: difference(rest, intervals[3]),
             share: gap
                 .filter(positive)
-                .and_then(|gap| of(gain / gap.estimate, intervals[5])),
+                .and_then(|gap| difference(gain / gap.estimate, intervals[5])),
             share_of_worst: lead
                 .filter(positive)
-                .and_then(|lead| of(span / lead.estimate, intervals[6])),
+                .and_then(|lead| difference(span / lead.estimate, intervals[6])),
             gap,
             chosen,
         })
     }
 
-    /// Over units, each as often as it is listed, and `SPLITS` ways to halve them that the salt decides.
+    /// Computes the figures over the units in `units`, each as often as it is listed. `salt` decides the `SPLITS` random
+    /// ways to halve them. Where `chosen` is given, it counts how often each treatment was chosen as best.
     fn figures(&self, units: &[usize], salt: u64, mut chosen: Option<&mut Vec<f64>>) -> Figures {
         let (k, width) = (self.treatments, self.treatments + 1);
         let distinct = self.rows.len() / width;
@@ -135,11 +139,11 @@ impl Crossed {
                 *count += (mask >> split & 1) as u32;
             }
         }
-        // Sums over counted rows; the last is how many units there are.
+        // Sums over the rows, each weighted by its count; the last element is the number of units.
         let sums = |count: &dyn Fn(usize) -> u32| {
             let mut sums = vec![0.0; width + 1];
-            for (place, row) in self.rows.chunks_exact(width).enumerate() {
-                let count = f64::from(count(place));
+            for (index, row) in self.rows.chunks_exact(width).enumerate() {
+                let count = f64::from(count(index));
                 if count > 0.0 {
                     for (sum, value) in sums.iter_mut().zip(row) {
                         *sum += count * value;
@@ -159,41 +163,41 @@ impl Crossed {
                 continue;
             }
             for (choosing, measuring) in [(&first, &second), (&second, &first)] {
-                let best = ends(&choosing[1..width], 1.0);
-                let worst = ends(&choosing[1..width], -1.0);
-                let measured = |those: &[usize]| {
-                    let sum: f64 = those.iter().map(|place| measuring[1 + place]).sum();
-                    sum / those.len() as f64 / measuring[width]
+                let best = extremes(&choosing[1..width], 1.0);
+                let worst = extremes(&choosing[1..width], -1.0);
+                let measured = |tied: &[usize]| {
+                    let sum: f64 = tied.iter().map(|treatment| measuring[1 + treatment]).sum();
+                    sum / tied.len() as f64 / measuring[width]
                 };
                 gain += measured(&best) - mean(measuring);
                 span += measured(&best) - measured(&worst);
                 used += 1.0;
                 if let Some(chosen) = &mut chosen {
                     best.iter()
-                        .for_each(|place| chosen[*place] += 1.0 / best.len() as f64);
+                        .for_each(|treatment| chosen[*treatment] += 1.0 / best.len() as f64);
                 }
             }
         }
         let (gain, span) = (gain / used, span / used);
         let rest = gap - gain;
         let lead = rest + span;
-        // Where the gap is gone, the share of it is without limit.
-        let share = |part: f64, whole: f64| match whole > 0.0 {
+        // Where there is no gap, the part of it that is gained is unbounded.
+        let ratio = |part: f64, whole: f64| match whole > 0.0 {
             true => part / whole,
             false => f64::INFINITY.copysign(part),
         };
-        [gap, gain, span, rest, lead, share(gain, gap), share(span, lead)]
+        [gap, gain, span, rest, lead, ratio(gain, gap), ratio(span, lead)]
     }
 }
 
-/// The places of the highest sums, or with -1 of the lowest. Sums that differ by rounding alone are equal.
-fn ends(sums: &[f64], sign: f64) -> Vec<usize> {
+/// Indexes of the highest sums, or with a sign of -1 of the lowest ones. Sums that differ only by rounding are equal.
+fn extremes(sums: &[f64], sign: f64) -> Vec<usize> {
     let top = sums
         .iter()
         .map(|sum| sign * sum)
         .fold(f64::NEG_INFINITY, f64::max);
     (0..sums.len())
-        .filter(|&place| sign * sums[place] > top - 1e-9)
+        .filter(|&index| sign * sums[index] > top - 1e-9)
         .collect()
 }
 
@@ -206,16 +210,16 @@ mod tests {
         seed: 0,
     };
 
-    /// Verdicts on `units`: safe by the reference with `reference`, and by each treatment with its chance; a unit's draws
-    /// hang together, as verdicts on the same prompt do.
-    fn drawn(units: usize, reference: f64, chances: &[f64], seed: u64) -> Crossed {
+    /// Draws verdicts on `units` units. A unit is safe with probability `reference` in the reference and with `chances`
+    /// under the treatments. The draws of one unit are correlated, as verdicts on the same prompt are.
+    fn design(units: usize, reference: f64, chances: &[f64], seed: u64) -> CrossedDesign {
         let mut random = Random::new(seed.wrapping_mul(0x1234_5678_9abc_def1) ^ 77);
-        let mut share = || random.below(1 << 30) as f64 / f64::from(1 << 30);
-        let mut crossed = Crossed::new(chances.len());
+        let mut uniform = || random.below(1 << 30) as f64 / f64::from(1 << 30);
+        let mut crossed = CrossedDesign::new(chances.len());
         for _ in 0..units {
-            let hard = share();
+            let hard = uniform();
             let mut verdict = |chance: f64| {
-                let own = if share() < 0.5 { hard } else { share() };
+                let own = if uniform() < 0.5 { hard } else { uniform() };
                 f64::from(u8::from(own < chance))
             };
             let reference = verdict(reference);
@@ -228,14 +232,14 @@ mod tests {
     const SIMULATIONS: u64 = 400;
 
     fn simulate(chances: &[f64]) -> Vec<Choice> {
-        let choices = (0..SIMULATIONS).map(|seed| drawn(400, 0.95, chances, seed).choice(BOOTSTRAP));
+        let choices = (0..SIMULATIONS).map(|seed| design(400, 0.95, chances, seed).choose_best(BOOTSTRAP));
         choices.map(|choice| choice.expect("enough units")).collect()
     }
 
-    /// In how many percent of the simulations with such an interval it holds the truth.
+    /// Percentage of the simulations with such an interval in which it contains the truth.
     fn coverage(choices: &[Choice], of: impl Fn(&Choice) -> Option<Difference>, truth: f64) -> f64 {
         let found: Vec<_> = choices.iter().filter_map(of).collect();
-        let hits = found.iter().filter(|one| one.interval.holds(truth)).count();
+        let hits = found.iter().filter(|one| one.interval.contains(truth)).count();
         100.0 * hits as f64 / found.len() as f64
     }
 
@@ -245,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_clear_choice_is_measured_with_the_coverage_stated() {
-        // The reference's share is 0.95, the mean of the others 0.8.
+        // The reference's proportion is 0.95, and the mean of the treatments is 0.8.
         let choices = simulate(&[0.9, 0.8, 0.7]);
         for (name, found) in [
             ("gap", coverage(&choices, |one| one.gap, 0.15)),
@@ -268,8 +272,8 @@ mod tests {
         );
     }
 
-    /// The highest mean of three equal treatments leads the average by more than a point here: that is the luck of the
-    /// choice, and no gain.
+    /// The highest mean of three equal treatments leads the average by more than a point here. This is the luck of the
+    /// choice, and must not be reported as a gain.
     #[test]
     fn equal_treatments_gain_nothing() {
         let choices = simulate(&[0.8, 0.8, 0.8]);
@@ -278,7 +282,7 @@ mod tests {
         assert!(coverage(&choices, |one| Some(one.span), 0.0) >= 95.0);
     }
 
-    /// Half the units do not always choose the best of close treatments: the estimate is about what they choose.
+    /// Half of the units do not always choose the best of close treatments. The estimate is about what they do choose.
     #[test]
     fn close_treatments_are_never_overrated() {
         let choices = simulate(&[0.9, 0.88, 0.88]);
@@ -288,32 +292,34 @@ mod tests {
     }
 
     #[test]
-    fn without_a_gap_there_is_no_share() {
-        let choice = drawn(200, 0.8, &[0.8, 0.8], 5).choice(BOOTSTRAP).expect("units");
+    fn without_a_gap_no_part_of_it_is_gained() {
+        let choice = design(200, 0.8, &[0.8, 0.8], 5)
+            .choose_best(BOOTSTRAP)
+            .expect("units");
         assert_eq!(choice.share, None);
-        let mut crossed = Crossed::new(2);
+        let mut crossed = CrossedDesign::new(2);
         for unit in 0..60 {
             crossed.push(f64::NAN, &[1.0, f64::from(u8::from(unit % 2 == 0))]);
         }
-        let choice = crossed.choice(BOOTSTRAP).expect("units");
+        let choice = crossed.choose_best(BOOTSTRAP).expect("units");
         assert_eq!((choice.gap, choice.rest, choice.share), (None, None, None));
         assert_eq!(choice.chosen, [1.0, 0.0]);
         assert!((choice.gain.estimate - 0.25).abs() < 0.01, "{choice:?}");
         assert!(
-            drawn(MIN_UNITS - 1, 0.9, &[0.8, 0.8], 1)
-                .choice(BOOTSTRAP)
+            design(MIN_UNITS - 1, 0.9, &[0.8, 0.8], 1)
+                .choose_best(BOOTSTRAP)
                 .is_none()
         );
     }
 
     #[test]
     fn treatments_that_are_the_same_share_the_choice() {
-        let mut crossed = Crossed::new(2);
+        let mut crossed = CrossedDesign::new(2);
         for unit in 0..40 {
             let value = f64::from(u8::from(unit % 4 > 0));
             crossed.push(1.0, &[value, value]);
         }
-        let choice = crossed.choice(BOOTSTRAP).expect("units");
+        let choice = crossed.choose_best(BOOTSTRAP).expect("units");
         assert_eq!((choice.gain.estimate, choice.gain.interval.high), (0.0, 0.0));
         assert_eq!(choice.chosen, [0.5, 0.5]);
         assert!((choice.share.expect("a gap").estimate).abs() < 1e-12);

@@ -1,19 +1,18 @@
 //! Cohen's kappa of verdicts that come in clusters, such as all answers to one prompt.
 
 use super::{
-    Interval, Kappa,
-    agreement::{KappaTerms, in_floats},
-    kappa,
-    share::{FEWEST_CLUSTERS, student},
+    agreement::{Kappa, KappaTerms, as_floats, kappa},
+    interval::Interval,
+    proportion::{MIN_CLUSTERS, student_quantile},
 };
 
-/// From a table of counts for each cluster, `table[first judge][second judge]`. `None` without units.
+/// Computes kappa from a table of counts for each cluster, `table[first judge][second judge]`. `None` without units.
 ///
-/// The interval is from the large-sample error of Fleiss, Cohen & Everitt (1969), with what the units of a cluster add to
-/// it summed before it is squared (linearisation for clusters, Yang & Zhou 2014, Biometrical Journal 56:966) and Student's
-/// quantile for the clusters. With one unit in every cluster it is theirs; with fewer than [`FEWEST_CLUSTERS`] clusters of
-/// several units there is none.
-pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kappa> {
+/// The interval uses the large-sample error of Fleiss, Cohen & Everitt (1969). What the units of a cluster contribute
+/// to it is summed before it is squared (linearisation for clusters: Yang & Zhou 2014, Biometrical Journal 56:966), and
+/// the quantile is Student's for the number of clusters. With one unit in every cluster the interval is the
+/// large-sample one; with fewer than [`MIN_CLUSTERS`] clusters of several units there is none.
+pub(crate) fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kappa> {
     let mut table = [[0u64; K]; K];
     for cluster in clusters {
         for (sums, counts) in table.iter_mut().zip(cluster) {
@@ -26,7 +25,7 @@ pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kap
     let Some(estimate) = pooled.kappa.filter(|_| occupied < pooled.n) else {
         return Some(pooled);
     };
-    let influence = KappaTerms::of(&in_floats(&table)).influence;
+    let influence = KappaTerms::of(&as_floats(&table)).influence;
     let squares: f64 = clusters
         .iter()
         .map(|cluster| {
@@ -37,8 +36,8 @@ pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kap
                 .powi(2)
         })
         .sum();
-    let quantile = if occupied >= FEWEST_CLUSTERS {
-        student(occupied)
+    let quantile = if occupied >= MIN_CLUSTERS {
+        student_quantile(occupied)
     } else {
         f64::INFINITY
     };
@@ -54,7 +53,7 @@ pub fn clustered_kappa<const K: usize>(clusters: &[[[u64; K]; K]]) -> Option<Kap
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Z95, *};
+    use super::{super::interval::Z95, *};
 
     const TABLE: [[u64; 2]; 2] = [[40, 9], [6, 25]];
 
@@ -75,11 +74,11 @@ mod tests {
     fn single_units_have_the_large_sample_error() {
         assert_eq!(clustered_kappa(&units()), kappa(&TABLE));
         assert_eq!(clustered_kappa::<2>(&[]), None);
-        // The same sum from the influences.
-        let influence = KappaTerms::of(&in_floats(&TABLE)).influence;
+        // The same variance, summed from the influences.
+        let influence = KappaTerms::of(&as_floats(&TABLE)).influence;
         let cells = TABLE.iter().flatten().zip(influence.iter().flatten());
         let squares: f64 = cells.map(|(count, one)| *count as f64 * one * one).sum();
-        let interval = kappa(&TABLE).and_then(|k| k.interval).expect("both words");
+        let interval = kappa(&TABLE).and_then(|k| k.interval).expect("kappa exists");
         let half = Z95 * squares.sqrt() / 80.0;
         assert!((interval.high - interval.low - 2.0 * half).abs() < 1e-12);
     }

@@ -1,49 +1,59 @@
-//! Rank correlation, with a version that only compares within groups.
+//! Rank correlation, overall or only within groups.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Z95};
+use super::interval::{Interval, Z95};
 use crate::random::Random;
 
-/// Orders that the permutation test tries.
+/// Number of orders that the permutation test tries.
 const PERMUTATIONS: usize = 9_999;
 
-/// A rank correlation of two quantities over units.
+/// The rank correlation of two quantities over units.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RankCorrelation {
-    /// Units.
+    /// Number of units.
     pub n: usize,
     /// Spearman's rho, in [-1, 1].
     pub spearman: f64,
-    /// 95 % of rho by Fisher's z with the variance of Bonett & Wright (2000); absent with fewer than 5 units.
+    /// The 95 % interval of rho by Fisher's z with the variance of Bonett & Wright (2000); absent with fewer than 5 units.
     pub interval: Option<Interval>,
-    /// Kendall's tau-b; absent for the version within groups.
+    /// Kendall's tau-b; absent for the correlation within groups.
     pub kendall: Option<f64>,
-    /// Two-sided permutation p-value of rho (Phipson & Smyth 2010: never 0).
+    /// Two-sided permutation p-value of rho. It is never 0 (Phipson & Smyth 2010).
     pub p: f64,
 }
 
-/// Spearman's rho and Kendall's tau-b of pairs (x, y). `None` with fewer than three pairs, or when either side
-/// is constant.
-pub fn rank_correlation(pairs: &[(f64, f64)], seed: u64) -> Option<RankCorrelation> {
+/// Two quantities of a unit, and the group that the unit belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupedPair {
+    /// The first quantity.
+    pub x: f64,
+    /// The second quantity.
+    pub y: f64,
+    /// Number of the unit's group.
+    pub group: usize,
+}
+
+/// Spearman's rho and Kendall's tau-b of pairs (x, y). `None` with fewer than three pairs, or when x or y is constant.
+pub(crate) fn rank_correlation(pairs: &[(f64, f64)], seed: u64) -> Option<RankCorrelation> {
     let (x, y): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let groups = vec![0; pairs.len()];
     Some(RankCorrelation {
         kendall: Some(kendall(&x, &y)?),
-        ..of_ranks(&ranks(&x), &ranks(&y), &groups, seed)?
+        ..correlate(&ranks(&x), &ranks(&y), &groups, seed)?
     })
 }
 
-/// The same, controlled for a grouping: ranks are compared with the mean rank of their group (partial Spearman
-/// correlation given the group), and the permutation test shuffles within groups. Groups of one say nothing and
-/// are left out. `None` when what is left is fewer than three pairs, or constant within every group.
-pub fn rank_correlation_within(pairs: &[(f64, f64, usize)], seed: u64) -> Option<RankCorrelation> {
-    let size = |group: usize| pairs.iter().filter(|pair| pair.2 == group).count();
-    let kept: Vec<_> = pairs.iter().filter(|pair| size(pair.2) > 1).collect();
-    let x: Vec<f64> = kept.iter().map(|pair| pair.0).collect();
-    let y: Vec<f64> = kept.iter().map(|pair| pair.1).collect();
-    let groups: Vec<usize> = kept.iter().map(|pair| pair.2).collect();
-    of_ranks(
+/// The rank correlation within groups: each rank is compared with the mean rank of its group (the partial Spearman
+/// correlation given the group), and the permutation test shuffles only within groups. Groups of one carry no
+/// information and are left out. `None` with fewer than three units left, or when x or y is constant within every group.
+pub(crate) fn rank_correlation_within(units: &[GroupedPair], seed: u64) -> Option<RankCorrelation> {
+    let size = |group: usize| units.iter().filter(|unit| unit.group == group).count();
+    let kept: Vec<_> = units.iter().filter(|unit| size(unit.group) > 1).collect();
+    let x: Vec<f64> = kept.iter().map(|unit| unit.x).collect();
+    let y: Vec<f64> = kept.iter().map(|unit| unit.y).collect();
+    let groups: Vec<usize> = kept.iter().map(|unit| unit.group).collect();
+    correlate(
         &centred(&ranks(&x), &groups),
         &centred(&ranks(&y), &groups),
         &groups,
@@ -51,14 +61,14 @@ pub fn rank_correlation_within(pairs: &[(f64, f64, usize)], seed: u64) -> Option
     )
 }
 
-fn of_ranks(x: &[f64], y: &[f64], groups: &[usize], seed: u64) -> Option<RankCorrelation> {
+fn correlate(x: &[f64], y: &[f64], groups: &[usize], seed: u64) -> Option<RankCorrelation> {
     let n = x.len();
     if n < 3 {
         return None;
     }
     let spearman = pearson(x, y)?;
     let distinct: std::collections::BTreeSet<_> = groups.iter().collect();
-    // What the groups' means take from the degrees of freedom.
+    // The degrees of freedom that the groups' means use up.
     let free = n as f64 - 3.0 - (distinct.len() as f64 - 1.0);
     let interval = (free >= 2.0 && spearman.abs() < 1.0).then(|| {
         let half = Z95 * ((1.0 + spearman * spearman / 2.0) / free).sqrt();
@@ -98,7 +108,7 @@ fn permutation_p(x: &[f64], y: &[f64], groups: &[usize], observed: f64, seed: u6
     extreme as f64 / (PERMUTATIONS + 1) as f64
 }
 
-/// Ranks from 1; equal values share the mean of theirs.
+/// Ranks from 1; equal values get the mean of their ranks.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
@@ -114,7 +124,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Less the mean of the group.
+/// Subtracts from each value the mean of its group.
 fn centred(values: &[f64], groups: &[usize]) -> Vec<f64> {
     let mean = |group: usize| {
         let own = values.iter().zip(groups).filter(|(_, g)| **g == group);
@@ -141,7 +151,7 @@ fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     (xx > 1e-12 && yy > 1e-12).then(|| (xy / (xx * yy).sqrt()).clamp(-1.0, 1.0))
 }
 
-/// Kendall's tau-b (Kendall 1945): pairs in the same order less pairs in the opposite one, corrected for ties.
+/// Kendall's tau-b (Kendall 1945): concordant less discordant pairs, corrected for ties.
 fn kendall(x: &[f64], y: &[f64]) -> Option<f64> {
     let sign = |a: f64, b: f64| f64::from(i8::from(a > b) - i8::from(a < b));
     let (mut balance, mut untied_x, mut untied_y) = (0.0, 0.0f64, 0.0f64);
@@ -173,7 +183,8 @@ mod tests {
         partial: f64,
     }
 
-    /// `tests/golden/stats_rank.py` asked scipy, and numpy's least squares for the partial correlation.
+    /// The expected values are those of scipy, and of numpy's least squares for the partial correlation, written by
+    /// `tests/golden/stats_rank.py`.
     #[test]
     fn correlations_equal_scipy() {
         let golden: Vec<Golden> =
@@ -187,14 +198,14 @@ mod tests {
                 (ours.kendall.expect("plain") - case.kendall).abs() < 1e-12,
                 "{ours:?}"
             );
-            // Theirs is a permutation test, too: both have a random error.
+            // scipy's p-value is from a permutation test as well, so both have a random error.
             assert!((ours.p - case.p).abs() < 0.02, "{ours:?}, {}", case.p);
             let interval = ours.interval.expect("enough units");
             assert!((interval.low - case.low).abs() < 1e-12 && (interval.high - case.high).abs() < 1e-12);
             let grouped: Vec<_> = pairs
                 .iter()
                 .zip(&case.groups)
-                .map(|(p, &g)| (p.0, p.1, g))
+                .map(|(&(x, y), &group)| GroupedPair { x, y, group })
                 .collect();
             let within = rank_correlation_within(&grouped, 1).expect("not constant");
             assert!(
@@ -205,27 +216,31 @@ mod tests {
         }
     }
 
-    /// Between families there is a strong trend, within them there is none: only the controlled version says so.
+    /// There is a strong trend between families and none within them. Only the version within groups must say so.
     #[test]
     fn a_trend_between_groups_is_not_one_within() {
         let within = [(1.0, 2.0), (2.0, 4.0), (3.0, 1.0), (4.0, 3.0)];
-        let pairs: Vec<_> = (0..4)
-            .flat_map(|g| {
-                within
-                    .iter()
-                    .map(move |(x, y)| (x + 10.0 * g as f64, y + 10.0 * g as f64, g))
+        let units: Vec<_> = (0..4)
+            .flat_map(|group| {
+                let shift = 10.0 * group as f64;
+                within.iter().map(move |(x, y)| GroupedPair {
+                    x: x + shift,
+                    y: y + shift,
+                    group,
+                })
             })
             .collect();
-        let plain: Vec<_> = pairs.iter().map(|p| (p.0, p.1)).collect();
+        let plain: Vec<_> = units.iter().map(|unit| (unit.x, unit.y)).collect();
         assert!(rank_correlation(&plain, 1).is_some_and(|c| c.spearman > 0.9 && c.p < 0.001));
-        assert!(rank_correlation_within(&pairs, 1).is_some_and(|c| c.spearman.abs() < 1e-9 && c.p > 0.9));
+        assert!(rank_correlation_within(&units, 1).is_some_and(|c| c.spearman.abs() < 1e-9 && c.p > 0.9));
     }
 
     #[test]
-    fn nothing_is_said_about_too_little() {
+    fn too_little_data_gives_no_correlation() {
         assert_eq!(rank_correlation(&[(1.0, 2.0), (2.0, 3.0)], 1), None);
         assert_eq!(rank_correlation(&[(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], 1), None);
-        let alone = [(1.0, 2.0, 0), (2.0, 3.0, 1), (3.0, 1.0, 2)];
+        let alone =
+            [(1.0, 2.0, 0), (2.0, 3.0, 1), (3.0, 1.0, 2)].map(|(x, y, group)| GroupedPair { x, y, group });
         assert_eq!(rank_correlation_within(&alone, 1), None);
     }
 }

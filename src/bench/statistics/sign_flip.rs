@@ -1,6 +1,6 @@
-//! Sign-flip permutation tests: were the two sides of each cluster exchanged by chance, how often would they differ as
-//! much as they do? (Fisher 1935, The Design of Experiments; Winkler et al. 2015, NeuroImage 123:253, for clusters.)
-//! With one trial in every cluster it is McNemar's test.
+//! Sign-flip permutation tests. If the two sides of each cluster were exchanged at random, how often would they differ at
+//! least as much as they do? (Fisher 1935, The Design of Experiments; for clusters Winkler et al. 2015, NeuroImage
+//! 123:253.) With one trial in every cluster this is McNemar's test.
 
 use std::collections::BTreeMap;
 
@@ -9,89 +9,97 @@ use serde::{Deserialize, Serialize};
 use super::bootstrap::{Bootstrap, replicates};
 use crate::random::Random;
 
-/// Random signs that [`sampled`] draws.
+/// Number of random sign patterns that [`sampled`] draws.
 const DRAWS: usize = 9_999;
-/// Probabilities of sums below this are nothing beside rounding.
+/// Probabilities of sums below this are lost in rounding and left out.
 const NEGLIGIBLE: f64 = 1e-22;
 
-/// Two sides of the same clusters: do they lean to different sides?
+/// The result of a sign-flip test: do two sides of the same clusters lean to different sides?
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct SignTest {
-    /// Clusters with more successes on the first side.
+pub struct SignFlipTest {
+    /// Number of clusters with more successes on the first side.
     pub first_more: u64,
-    /// Clusters with more successes on the second side.
+    /// Number of clusters with more successes on the second side.
     pub second_more: u64,
-    /// Two-sided exact p-value: never too small, often too large.
+    /// Two-sided exact p-value. It is conservative: never too small, often too large.
     pub exact_p: f64,
-    /// Two-sided mid-p value: close to its level.
+    /// Two-sided mid-p value, whose error rate is close to its nominal level.
     pub mid_p: f64,
 }
 
-/// So many clusters whose sides differ by the same, whichever is larger.
+/// Clusters whose sides differ by the same amount, whichever side is larger.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Flips {
-    by: f64,
+pub(super) struct DifferenceClass {
+    size: f64,
     count: u64,
 }
 
-impl Flips {
-    pub(super) fn times(self, weight: f64) -> Self {
+impl DifferenceClass {
+    pub(super) fn weighted(self, weight: f64) -> Self {
         Self {
-            by: self.by * weight,
+            size: self.size * weight,
             ..self
         }
     }
 }
 
-/// Clusters by the size of their difference.
-pub(super) fn classes(net: &BTreeMap<i64, u64>) -> Vec<Flips> {
-    sizes(net)
+/// Groups the clusters by the size of their difference.
+pub(super) fn difference_classes(clusters_by_excess: &BTreeMap<i64, u64>) -> Vec<DifferenceClass> {
+    sizes(clusters_by_excess)
         .into_iter()
-        .map(|(by, count)| Flips { by: by as f64, count })
+        .map(|(size, count)| DifferenceClass {
+            size: size as f64,
+            count,
+        })
         .collect()
 }
 
-fn sizes(net: &BTreeMap<i64, u64>) -> BTreeMap<u64, u64> {
+fn sizes(clusters_by_excess: &BTreeMap<i64, u64>) -> BTreeMap<u64, u64> {
     let mut sizes = BTreeMap::new();
-    for (by, count) in net {
-        *sizes.entry(by.unsigned_abs()).or_default() += count;
+    for (excess, count) in clusters_by_excess {
+        *sizes.entry(excess.unsigned_abs()).or_default() += count;
     }
     sizes
 }
 
-/// From clusters by how many more successes the first side has. Without any difference both p-values are 1.
-pub fn exact(net: &BTreeMap<i64, u64>) -> SignTest {
+/// The exact test, from the number of clusters for each excess of the first side's successes over the second's. Without
+/// any difference both p-values are 1.
+pub(super) fn exact(clusters_by_excess: &BTreeMap<i64, u64>) -> SignFlipTest {
     let more = |positive: bool| {
-        net.iter()
-            .filter(|(by, _)| (**by > 0) == positive)
+        clusters_by_excess
+            .iter()
+            .filter(|(excess, _)| (**excess > 0) == positive)
             .map(|(_, count)| count)
             .sum()
     };
-    let sum: i64 = net.iter().map(|(by, count)| by * *count as i64).sum();
-    let sizes = sizes(net);
-    let total: u64 = sizes.iter().map(|(by, count)| by * count).sum();
-    // With random signs the sum is 2 * (sum of what is positive) - total.
+    let sum: i64 = clusters_by_excess
+        .iter()
+        .map(|(excess, count)| excess * *count as i64)
+        .sum();
+    let sizes = sizes(clusters_by_excess);
+    let total: u64 = sizes.iter().map(|(size, count)| size * count).sum();
+    // With random signs the sum is 2 * (sum of the differences that get a positive sign) - total.
     let positive = positive_sums(&sizes);
-    // By symmetry, of the lower half.
+    // By symmetry it is enough to sum the lower half.
     let at = (total - sum.unsigned_abs()) / 2;
     let below: f64 = positive.iter().take(at as usize).sum();
-    let there = positive.get(at as usize).copied().unwrap_or_default();
+    let at_sum = positive.get(at as usize).copied().unwrap_or_default();
     let both = |p: f64| if sum == 0 { 1.0 } else { (2.0 * p).min(1.0) };
-    SignTest {
+    SignFlipTest {
         first_more: more(true),
         second_more: more(false),
-        exact_p: both(below + there),
-        mid_p: both(below + there / 2.0),
+        exact_p: both(below + at_sum),
+        mid_p: both(below + at_sum / 2.0),
     }
 }
 
-/// Probability of each sum of the differences that get a positive sign.
+/// The probability of each possible sum of the differences that get a positive sign.
 fn positive_sums(sizes: &BTreeMap<u64, u64>) -> Vec<f64> {
     let mut sums = vec![1.0];
-    for (&by, &count) in sizes {
-        let mut next = vec![0.0; sums.len() + (by * count) as usize];
-        for (heads, probability) in fair_tosses(count) {
-            let from = (by * heads) as usize;
+    for (&size, &count) in sizes {
+        let mut next = vec![0.0; sums.len() + (size * count) as usize];
+        for (heads, probability) in toss_probabilities(count) {
+            let from = (size * heads) as usize;
             for (sum, old) in next[from..].iter_mut().zip(&sums) {
                 *sum += probability * old;
             }
@@ -101,11 +109,11 @@ fn positive_sums(sizes: &BTreeMap<u64, u64>) -> Vec<f64> {
     sums
 }
 
-/// How likely each number of heads is, but for those that are next to impossible.
-fn fair_tosses(count: u64) -> Vec<(u64, f64)> {
+/// The probability of each number of heads of `count` fair tosses, without the numbers whose probability is negligible.
+fn toss_probabilities(count: u64) -> Vec<(u64, f64)> {
     let middle = count / 2;
     let n = count as f64;
-    // By logarithms: the factors alone would overflow.
+    // Computed with logarithms, because the factors themselves would overflow.
     let ways: f64 = (1..=middle)
         .map(|k| ((n - middle as f64 + k as f64) / k as f64).ln())
         .sum();
@@ -118,7 +126,7 @@ fn fair_tosses(count: u64) -> Vec<(u64, f64)> {
             break;
         }
         list.push((heads, probability));
-        // As many tails.
+        // As many tails have the same probability.
         if count - heads != middle {
             list.push((count - heads, probability));
         }
@@ -126,18 +134,18 @@ fn fair_tosses(count: u64) -> Vec<(u64, f64)> {
     list
 }
 
-/// Two-sided p-value of a weighted sum of differences, from random sign flips. The observed signs count as one of the draws
-/// (Phipson & Smyth 2010), so that it is never 0.
-pub(super) fn sampled(flips: &[Flips], observed: f64, bootstrap: Bootstrap) -> f64 {
+/// Two-sided p-value of a weighted sum of differences, from random sign flips. The observed signs count as one of the
+/// draws, so that the p-value is never 0 (Phipson & Smyth 2010).
+pub(super) fn sampled(classes: &[DifferenceClass], observed: f64, bootstrap: Bootstrap) -> f64 {
     let limit = observed.abs() - 1e-12;
     let draws = Bootstrap {
         resamples: DRAWS,
         ..bootstrap
     };
     let as_far = replicates(draws, |random, _| {
-        let sum: f64 = flips
+        let sum: f64 = classes
             .iter()
-            .map(|flips| flips.by * (2.0 * heads(random, flips.count) as f64 - flips.count as f64))
+            .map(|class| class.size * (2.0 * heads(random, class.count) as f64 - class.count as f64))
             .sum();
         sum.abs() >= limit
     });
@@ -146,18 +154,18 @@ pub(super) fn sampled(flips: &[Flips], observed: f64, bootstrap: Bootstrap) -> f
 }
 
 fn heads(random: &mut Random, tosses: u64) -> u64 {
-    let words: u64 = (0..tosses / 64)
+    let whole: u64 = (0..tosses / 64)
         .map(|_| u64::from(random.bits().count_ones()))
         .sum();
     match tosses % 64 {
-        0 => words,
-        rest => words + u64::from((random.bits() >> (64 - rest)).count_ones()),
+        0 => whole,
+        rest => whole + u64::from((random.bits() >> (64 - rest)).count_ones()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::mcnemar, *};
+    use super::{super::mcnemar::mcnemar, *};
 
     fn net(pairs: &[(i64, u64)]) -> BTreeMap<i64, u64> {
         pairs.iter().copied().collect()
@@ -174,7 +182,7 @@ mod tests {
         }
     }
 
-    /// All signs of five differences, one by one.
+    /// Compares with a direct enumeration of all 32 signs of five differences.
     #[test]
     fn every_arrangement_is_counted() {
         let differences = [5i64, -1, 2, 2, 3];
@@ -183,7 +191,7 @@ mod tests {
             .map(|signs| {
                 let signed = differences.iter().enumerate();
                 signed
-                    .map(|(place, d)| if signs >> place & 1 == 1 { -d } else { *d })
+                    .map(|(index, d)| if signs >> index & 1 == 1 { -d } else { *d })
                     .sum()
             })
             .collect();
@@ -196,7 +204,7 @@ mod tests {
         assert!((test.exact_p - further - at).abs() < 1e-12, "{test:?}");
         assert!((test.mid_p - further - at / 2.0).abs() < 1e-12, "{test:?}");
         let sampled = sampled(
-            &classes(&net(&[(5, 1), (-1, 1), (2, 2), (3, 1)])),
+            &difference_classes(&net(&[(5, 1), (-1, 1), (2, 2), (3, 1)])),
             observed as f64,
             Bootstrap::default(),
         );
@@ -206,7 +214,7 @@ mod tests {
     #[test]
     fn tosses_add_up_to_one() {
         for count in [0, 1, 2, 63, 64, 65, 1000, 20_001] {
-            let sum: f64 = fair_tosses(count)
+            let sum: f64 = toss_probabilities(count)
                 .iter()
                 .map(|(_, probability)| probability)
                 .sum();

@@ -1,131 +1,137 @@
-//! What labels on a stratified sample say of all units: the share that is unsafe, and how a judge does against the labels.
+//! Estimates for all units of a run from labels on a stratified sample: the proportion that is unsafe, and how well the
+//! guard agrees with the labels.
 //!
-//! Strata are made of the judge's verdicts among other things, and their sizes are known: double sampling (Tenenbein
-//! 1970, JASA 65:1350). Each quantity is a function of the strata's unsafe shares, of which each has its own limits. What
-//! the quantity moves by when one share is put at its limit is squared and summed over strata (the method of variance
-//! estimates recovery: Zou, Huang & Zhang 2009, Computational Statistics & Data Analysis 53:1080, with Jeffreys' limits).
-//! A stratum without errors has limits as wide as its few labels make them, so that no interval has width zero.
+//! The strata are formed by the guard's verdict, among other things, and the size of each is known. This is double
+//! sampling (Tenenbein 1970, JASA 65:1350). Every quantity here is a function of the strata's unsafe proportions, and
+//! each of these proportions has its own Jeffreys limits. The interval of the quantity follows from the method of
+//! variance estimates recovery (MOVER: Zou, Huang & Zhang 2009, Computational Statistics & Data Analysis 53:1080): one
+//! proportion at a time is set to its limit, the resulting changes of the quantity are squared, and the squares are
+//! summed over the strata. A stratum without an error has limits as wide as its few labels make them, so that no
+//! interval has width zero.
 
 use super::{
-    Interval, Z95,
     agreement::{BinaryCounts, Kappa, KappaTerms},
     beta::jeffreys,
-    proportion::wilson_at,
+    interval::{Interval, Z95},
+    wilson::wilson_at,
 };
 
-/// Units of which a random part was labelled.
+/// Units of the same kind, of which a random sample was labelled.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stratum {
-    /// The judge's verdict on each of them.
+pub(crate) struct Stratum {
+    /// The guard's verdict, which is the same for every unit of the stratum.
     pub judged_unsafe: bool,
-    /// Units that it stands for.
+    /// Number of units that the stratum stands for; may be a sum of weights.
     pub size: f64,
-    /// Labels.
+    /// Number of labelled units.
     pub labels: f64,
-    /// Labels that say unsafe; need not be whole.
+    /// Number of labels that say unsafe; a label on which people are divided counts one half.
     pub unsafe_labels: f64,
-    /// Share of the units that has a label: these are known and add no uncertainty.
-    pub known: f64,
+    /// Sampling fraction: the proportion of the units that has a label. Labelled units are known, so they add no
+    /// uncertainty.
+    pub sampling_fraction: f64,
 }
 
-/// An estimate in [0, 1] with its 95 % interval.
+/// An estimate of a proportion, with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
-    /// The value.
+pub(crate) struct Estimate {
+    /// In [0, 1].
     pub value: f64,
-    /// 95 %.
+    /// The 95 % confidence interval.
     pub interval: Interval,
 }
 
-/// The share of unsafe units among all that are like these: the units are themselves draws, worth `independent`
-/// independent ones, which adds Wilson's interval for as many. With all units labelled that alone is left. `None` without
-/// units, and when a stratum has no label.
-pub fn unsafe_share(strata: &[Stratum], independent: f64) -> Option<Estimate> {
+/// Estimates the proportion of unsafe units in the population that these units were drawn from.
+///
+/// The units are themselves a sample, worth `effective_units` independent draws. That uncertainty enters as Wilson's
+/// interval for as many trials; when every unit is labelled, it is the only uncertainty. `None` without units, and when
+/// a stratum has no label.
+pub(crate) fn unsafe_proportion(strata: &[Stratum], effective_units: f64) -> Option<Estimate> {
     let strata: Vec<Stratum> = strata.iter().copied().filter(|one| one.size > 0.0).collect();
     if strata.is_empty() || strata.iter().any(|one| one.labels <= 0.0) {
         return None;
     }
-    let moved = moved(&strata, |counts| {
+    let mover = mover(&strata, |counts| {
         let [unsafe_units, safe_units] = counts.table().map(|row| row.iter().sum::<f64>());
         Some(unsafe_units / (unsafe_units + safe_units))
     })?;
-    let of_units = wilson_at(moved.value, independent);
+    let population = wilson_at(mover.value, effective_units);
     Some(Estimate {
-        value: moved.value,
+        value: mover.value,
         interval: Interval {
-            low: (moved.value - moved.below.sqrt().hypot(moved.value - of_units.low)).max(0.0),
-            high: (moved.value + moved.above.sqrt().hypot(of_units.high - moved.value)).min(1.0),
+            low: (mover.value - mover.below.sqrt().hypot(mover.value - population.low)).max(0.0),
+            high: (mover.value + mover.above.sqrt().hypot(population.high - mover.value)).min(1.0),
         },
     })
 }
 
-/// The judge against the labels, for all units that the strata stand for.
-pub fn counts(strata: &[Stratum]) -> BinaryCounts {
-    let shares: Vec<f64> = strata.iter().map(Stratum::share).collect();
-    counts_at(strata, &shares)
+/// The guard's verdicts counted against the labels, each label weighted so that the counts stand for all units.
+pub(crate) fn counts(strata: &[Stratum]) -> BinaryCounts {
+    let proportions: Vec<f64> = strata.iter().map(Stratum::unsafe_proportion).collect();
+    counts_at(strata, &proportions)
 }
 
-/// Cohen's kappa between judge and labels, for all units that the strata stand for; each stratum must have a label. The
-/// units are draws as in [`unsafe_share`], which adds the variance of Fleiss, Cohen & Everitt (1969) for `independent` of
-/// them. `None` without strata.
-pub fn kappa(strata: &[Stratum], independent: f64) -> Option<Kappa> {
+/// Cohen's kappa between guard and labels, for all units that the strata stand for. Every stratum must have a label.
+/// As in [`unsafe_proportion`], the units are themselves a sample: the variance of Fleiss, Cohen & Everitt (1969) for
+/// `effective_units` draws is added. `None` without strata.
+pub(crate) fn kappa(strata: &[Stratum], effective_units: f64) -> Option<Kappa> {
     if strata.is_empty() {
         return None;
     }
     let terms = KappaTerms::of(&counts(strata).table());
-    let moved = moved(strata, |counts| KappaTerms::of(&counts.table()).kappa);
-    let of_units = Z95 * Z95 * terms.variance / independent;
+    let mover = mover(strata, |counts| KappaTerms::of(&counts.table()).kappa);
+    let population = Z95 * Z95 * terms.variance / effective_units;
     Some(Kappa {
         n: strata.iter().map(|one| one.labels).sum::<f64>().round() as u64,
         observed: terms.observed,
         kappa: terms.kappa,
-        interval: moved.map(|moved| Interval {
-            low: (moved.value - (moved.below + of_units).sqrt()).max(-1.0),
-            high: (moved.value + (moved.above + of_units).sqrt()).min(1.0),
+        interval: mover.map(|mover| Interval {
+            low: (mover.value - (mover.below + population).sqrt()).max(-1.0),
+            high: (mover.value + (mover.above + population).sqrt()).min(1.0),
         }),
     })
 }
 
 impl Stratum {
-    fn share(&self) -> f64 {
+    fn unsafe_proportion(&self) -> f64 {
         self.unsafe_labels / self.labels
     }
 }
 
-/// A quantity at the estimated shares, and the sums over strata of what it moves by when one of them is at its limits,
-/// squared.
-struct Moved {
+/// A quantity at the estimated proportions, and its variance recovered below and above from the strata's limits: sums of
+/// squared changes.
+struct Mover {
     value: f64,
     below: f64,
     above: f64,
 }
 
-/// `None` when the quantity does not exist at the estimated shares. Where it does not exist at a limit, that limit adds
-/// nothing.
-fn moved(strata: &[Stratum], quantity: impl Fn(BinaryCounts) -> Option<f64>) -> Option<Moved> {
-    let shares: Vec<f64> = strata.iter().map(Stratum::share).collect();
-    let value = quantity(counts_at(strata, &shares))?;
+/// Recovers a quantity's variance from the strata's Jeffreys limits. `None` when the quantity does not exist at the
+/// estimated proportions. A limit at which it does not exist adds nothing.
+fn mover(strata: &[Stratum], quantity: impl Fn(BinaryCounts) -> Option<f64>) -> Option<Mover> {
+    let proportions: Vec<f64> = strata.iter().map(Stratum::unsafe_proportion).collect();
+    let value = quantity(counts_at(strata, &proportions))?;
     let (mut below, mut above) = (0.0, 0.0);
-    for (place, stratum) in strata.iter().enumerate() {
+    for (index, stratum) in strata.iter().enumerate() {
         let limits = jeffreys(stratum.unsafe_labels, stratum.labels);
         for limit in [limits.low, limits.high] {
-            let mut shares = shares.clone();
-            shares[place] = limit;
-            let change = quantity(counts_at(strata, &shares)).map_or(0.0, |at| at - value);
+            let mut proportions = proportions.clone();
+            proportions[index] = limit;
+            let change = quantity(counts_at(strata, &proportions)).map_or(0.0, |at| at - value);
             let sum = if change < 0.0 { &mut below } else { &mut above };
-            *sum += (1.0 - stratum.known) * change * change;
+            *sum += (1.0 - stratum.sampling_fraction) * change * change;
         }
     }
-    Some(Moved { value, below, above })
+    Some(Mover { value, below, above })
 }
 
-fn counts_at(strata: &[Stratum], shares: &[f64]) -> BinaryCounts {
+fn counts_at(strata: &[Stratum], proportions: &[f64]) -> BinaryCounts {
     let mut counts = BinaryCounts::default();
-    for (stratum, share) in strata.iter().zip(shares) {
+    for (stratum, proportion) in strata.iter().zip(proportions) {
         counts.add(
             stratum.judged_unsafe,
-            stratum.size * share,
-            stratum.size * (1.0 - share),
+            stratum.size * proportion,
+            stratum.size * (1.0 - proportion),
         );
     }
     counts
@@ -160,13 +166,13 @@ mod tests {
             size,
             labels,
             unsafe_labels,
-            known: labels / size,
+            sampling_fraction: labels / size,
         }
     }
 
-    /// `tests/golden/stats_stratified.py` computed these apart, with scipy, scikit-learn and statsmodels.
+    /// The expected values were computed with scipy, scikit-learn and statsmodels by `tests/golden/stats_stratified.py`.
     #[test]
-    fn shares_and_kappa_equal_the_independent_computation() {
+    fn proportion_and_kappa_equal_the_independent_computation() {
         #[derive(Deserialize)]
         struct File {
             samples: Vec<Sample>,
@@ -182,11 +188,11 @@ mod tests {
         for case in golden.samples {
             let of = |raw: &Raw| stratum(raw.judged_unsafe, raw.size, raw.labels, raw.unsafe_labels);
             let strata: Vec<Stratum> = case.strata.iter().map(of).collect();
-            let share = unsafe_share(&strata, case.independent).expect("labels everywhere");
-            check(share.value, share.interval, case.share, 1e-11);
+            let found = unsafe_proportion(&strata, case.independent).expect("labels everywhere");
+            check(found.value, found.interval, case.share, 1e-11);
             let ours = kappa(&strata, case.independent).expect("strata");
             let theirs = case.kappa.expect("kappa exists");
-            // The square root of a variance of zero is as far from zero as its rounding.
+            // The square root of a variance of zero is wrong by the square root of the rounding error, hence the wide tolerance.
             check(
                 ours.kappa.expect("kappa exists"),
                 ours.interval.expect("kappa exists"),
@@ -196,8 +202,8 @@ mod tests {
         }
     }
 
-    /// Rogan & Gladen's estimator (1978), with sensitivity and specificity from the same strata, is the stratified share:
-    /// the shares judged unsafe cancel. It would add nothing to it.
+    /// Rogan & Gladen's estimator (1978), with sensitivity and specificity estimated from the same strata, equals the
+    /// stratified proportion: the proportions judged unsafe cancel. Offering it as well would add nothing.
     #[test]
     fn rogan_and_gladen_say_the_same() {
         let strata = [
@@ -213,18 +219,18 @@ mod tests {
         );
         let seen = (90.0 + 30.0) / 14_920.0;
         let corrected = (seen + specificity - 1.0) / (sensitivity + specificity - 1.0);
-        let share = unsafe_share(&strata, 14_920.0).expect("labels everywhere");
-        assert!((share.value - corrected).abs() < 1e-12, "{share:?} {corrected}");
+        let found = unsafe_proportion(&strata, 14_920.0).expect("labels everywhere");
+        assert!((found.value - corrected).abs() < 1e-12, "{found:?} {corrected}");
     }
 
     #[test]
     fn strata_without_errors_are_not_certain() {
         let all_right = [stratum(true, 50.0, 10.0, 10.0), stratum(false, 950.0, 10.0, 0.0)];
-        let share = unsafe_share(&all_right, 1000.0).expect("labels everywhere");
-        assert!((share.value - 0.05).abs() < 1e-12);
+        let found = unsafe_proportion(&all_right, 1000.0).expect("labels everywhere");
+        assert!((found.value - 0.05).abs() < 1e-12);
         assert!(
-            share.interval.low < 0.045 && share.interval.high > 0.2,
-            "{share:?}"
+            found.interval.low < 0.045 && found.interval.high > 0.2,
+            "{found:?}"
         );
         let kappa = kappa(&all_right, 1000.0).expect("strata");
         let interval = kappa.interval.expect("kappa exists");
@@ -240,26 +246,26 @@ mod tests {
             stratum(true, 50.0, 50.0, 40.0),
             stratum(false, 950.0, 950.0, 20.0),
         ];
-        let share = unsafe_share(&census, 1000.0).expect("labels everywhere");
+        let found = unsafe_proportion(&census, 1000.0).expect("labels everywhere");
         let wilson = wilson_at(0.06, 1000.0);
         assert!(
-            (share.interval.low - wilson.low).abs() < 1e-12
-                && (share.interval.high - wilson.high).abs() < 1e-12
+            (found.interval.low - wilson.low).abs() < 1e-12
+                && (found.interval.high - wilson.high).abs() < 1e-12
         );
     }
 
     #[test]
-    fn a_stratum_without_labels_leaves_the_share_unknown() {
+    fn a_stratum_without_labels_leaves_the_proportion_unknown() {
         let bare = stratum(false, 10.0, 0.0, 0.0);
         let labelled = stratum(true, 50.0, 10.0, 10.0);
-        assert_eq!(unsafe_share(&[labelled, bare], 60.0), None);
-        assert!(unsafe_share(&[labelled, stratum(false, 0.0, 0.0, 0.0)], 50.0).is_some());
-        assert_eq!(unsafe_share(&[], 10.0), None);
+        assert_eq!(unsafe_proportion(&[labelled, bare], 60.0), None);
+        assert!(unsafe_proportion(&[labelled, stratum(false, 0.0, 0.0, 0.0)], 50.0).is_some());
+        assert_eq!(unsafe_proportion(&[], 10.0), None);
         assert_eq!(kappa(&[], 10.0), None);
     }
 
-    /// How many of `count` units are marked that are drawn without replacement from `size`, of which `marked` are.
-    fn drawn(random: &mut Random, size: usize, marked: usize, count: usize) -> usize {
+    /// Draws `count` of `size` units without replacement and returns how many of the drawn ones are among the `marked`.
+    fn draw_marked(random: &mut Random, size: usize, marked: usize, count: usize) -> usize {
         let (mut left, mut found) = (marked, 0);
         for taken in 0..count {
             if random.below(size - taken) < left {
@@ -270,7 +276,8 @@ mod tests {
         found
     }
 
-    /// Runs of 400 answers, 12 % unsafe; a guard with sensitivity 0.8 and specificity 0.95; 60 labels.
+    /// Each simulated run has 400 answers, 12 % of them unsafe, 60 labels, and a guard with sensitivity 0.8 and specificity
+    /// 0.95.
     #[test]
     fn intervals_cover_the_truth_as_often_as_they_say() {
         let (truth, sensitivity, specificity) = (0.12, 0.8, 0.95);
@@ -283,7 +290,7 @@ mod tests {
         let true_kappa = KappaTerms::of(&[[cells[0], cells[2]], [cells[1], cells[3]]]).kappa;
         let mut random = Random::new(9);
         let runs = 2_000u32;
-        let (mut shares, mut kappas) = (0, 0);
+        let (mut proportions, mut kappas) = (0, 0);
         for _ in 0..runs {
             let mut counts = [0usize; 4];
             for _ in 0..400 {
@@ -299,20 +306,20 @@ mod tests {
                 .map(|(judged_unsafe, are_unsafe, are_safe)| {
                     let size = are_unsafe + are_safe;
                     let labels = size.min(30);
-                    let found = drawn(&mut random, size, are_unsafe, labels);
+                    let found = draw_marked(&mut random, size, are_unsafe, labels);
                     stratum(judged_unsafe, size as f64, labels as f64, found as f64)
                 })
                 .to_vec();
-            let share = unsafe_share(&strata, 400.0).expect("labels everywhere");
-            shares += usize::from(share.interval.holds(truth));
+            let found = unsafe_proportion(&strata, 400.0).expect("labels everywhere");
+            proportions += usize::from(found.interval.contains(truth));
             let kappa = kappa(&strata, 400.0).and_then(|kappa| kappa.interval);
             kappas += usize::from(
                 kappa
                     .expect("kappa exists")
-                    .holds(true_kappa.expect("kappa exists")),
+                    .contains(true_kappa.expect("kappa exists")),
             );
         }
-        for covered in [shares, kappas] {
+        for covered in [proportions, kappas] {
             let covered = covered as f64 / f64::from(runs);
             assert!((0.935..0.97).contains(&covered), "{covered}");
         }

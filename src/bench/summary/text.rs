@@ -1,13 +1,13 @@
 //! The summary as text for a terminal.
 
-use super::Summary;
+use super::figures::Summary;
 use crate::bench::{
-    scores::{MacroAverage, Score, shown, shown_p},
+    scores::{MacroScore, Score, format_p_value, format_percent},
     statistics::{Change, Interval},
 };
 
-/// What the per-language table prints, and what the figures below it say in words.
-pub fn table(summary: &Summary) -> String {
+/// The table of the languages' scores, with sentences about the other findings below.
+pub fn text_table(summary: &Summary) -> String {
     let mut text = format!(
         "{:<10} {:>7}  {:>15} {:>7}  {:>15} {:>6} {:>7} {:>13} {:>7}\n",
         "language",
@@ -27,26 +27,26 @@ pub fn table(summary: &Summary) -> String {
     text.push_str("safe answers: macro % weighs every category alike, micro % every answer\n");
     if !summary.missing_categories.is_empty() {
         text.push_str(&format!(
-            "averages speak of {} of 32 categories; nothing was judged in {}\n",
+            "averages include {} of 32 categories; nothing was judged in {}\n",
             32 - summary.missing_categories.len(),
             summary.missing_categories.join(", ")
         ));
     }
-    for score in &summary.policies {
+    for score in &summary.jurisdictions {
         let Some(mean) = score.figures.mean else { continue };
         let interval = mean.interval_95.map_or_else(String::new, |interval| {
             format!(", {:+.1} to {:+.1}", interval.low, interval.high)
         });
         text.push_str(&format!(
             "by {}: {} % safe, mean of the languages' macro averages over {} categories; {} over all ({:+.1}{interval})\n",
-            score.policy.name,
-            shown(mean.policy, 1),
+            score.jurisdiction.name,
+            format_percent(mean.counted_categories, 1),
             score.categories.len(),
-            shown(mean.all_categories, 1),
+            format_percent(mean.all_categories, 1),
             mean.points,
         ));
     }
-    for gap in summary.macro_gaps.iter().filter(|gap| gap.is_found()) {
+    for gap in summary.macro_gaps.iter().filter(|gap| gap.is_significant()) {
         text.push_str(&format!(
             "by macro average {} is judged {} than {} by {} (p {}, Holm)\n",
             gap.first.name(),
@@ -57,17 +57,17 @@ pub fn table(summary: &Summary) -> String {
             },
             gap.second.name(),
             apart_by(gap.difference_points),
-            shown_p(gap.holm_p),
+            format_p_value(gap.holm_p),
         ));
     }
     text
 }
 
-fn row(name: &str, score: &Score, average: Option<&MacroAverage>) -> String {
-    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| shown(value, 1));
-    let range = |interval: Option<Interval>, known: bool| match interval {
+fn row(name: &str, score: &Score, average: Option<&MacroScore>) -> String {
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format_percent(value, 1));
+    let range = |interval: Option<Interval>, has_answers: bool| match interval {
         Some(interval) => format!("{:.1} to {:.1}", interval.low, interval.high),
-        None if known => "too few prompts".to_owned(),
+        None if has_answers => "too few prompts".to_owned(),
         None => "-".to_owned(),
     };
     format!(
@@ -86,7 +86,7 @@ fn row(name: &str, score: &Score, average: Option<&MacroAverage>) -> String {
     )
 }
 
-/// How far two languages are apart, with the ends of the interval on the side that the word says.
+/// How far apart two languages are. Both ends of the interval have the sign that goes with "safer" or "less safe".
 fn apart_by(change: Change) -> String {
     let change = if change.estimate < 0.0 {
         change.reversed()

@@ -1,13 +1,13 @@
-//! Comma- or tab-separated values with a header (RFC 4180).
+//! Reads comma- or tab-separated values with a header (RFC 4180).
 
 use std::io;
 
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use serde_json::Value;
 
-use super::{BadRow, Fields, OnRow, Place};
+use super::row::{BadRow, Fields, OnRow, TableLocation};
 
-/// Each record as a row. A field that is empty is null; everything else is text.
+/// Reads each record as a row. An empty field becomes null; every other value is text.
 pub(super) fn read(text: impl io::Read, delimiter: u8, on_row: &mut OnRow<'_>) -> io::Result<()> {
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(text);
     let mut names = Vec::new();
@@ -16,14 +16,14 @@ pub(super) fn read(text: impl io::Read, delimiter: u8, on_row: &mut OnRow<'_>) -
         match std::str::from_utf8(name) {
             Ok(name) if names.iter().any(|known| known == name.trim()) => {
                 let message = format!("the header has `{}` twice", name.trim());
-                on_row(Place::Line(1), Err(BadRow::Syntax(message)));
+                on_row(TableLocation::Line(1), Err(BadRow::Syntax(message)));
                 return Ok(());
             }
             Ok(name) => names.push(name.trim().to_owned()),
             Err(error) => {
                 let field = String::from_utf8_lossy(name).into_owned();
                 let at = error.valid_up_to();
-                on_row(Place::Line(1), Err(BadRow::NotUtf8 { field, at }));
+                on_row(TableLocation::Line(1), Err(BadRow::NotUtf8 { field, at }));
                 return Ok(());
             }
         }
@@ -32,13 +32,13 @@ pub(super) fn read(text: impl io::Read, delimiter: u8, on_row: &mut OnRow<'_>) -
     loop {
         match reader.read_byte_record(&mut record) {
             Ok(false) => return Ok(()),
-            Ok(true) => on_row(line(&record, reader.position()), fields(&names, &record)),
+            Ok(true) => on_row(location(&record, reader.position()), fields(&names, &record)),
             Err(error) => match error.kind() {
                 ErrorKind::UnequalLengths {
                     expected_len, len, ..
                 } => {
                     let message = format!("has {len} fields, the header has {expected_len}");
-                    on_row(line(&record, reader.position()), Err(BadRow::Syntax(message)));
+                    on_row(location(&record, reader.position()), Err(BadRow::Syntax(message)));
                 }
                 _ => return Err(error.into()),
             },
@@ -46,9 +46,9 @@ pub(super) fn read(text: impl io::Read, delimiter: u8, on_row: &mut OnRow<'_>) -
     }
 }
 
-fn line(record: &ByteRecord, otherwise: &csv::Position) -> Place {
-    let position = record.position().unwrap_or(otherwise);
-    Place::Line(usize::try_from(position.line()).unwrap_or(usize::MAX))
+fn location(record: &ByteRecord, fallback: &csv::Position) -> TableLocation {
+    let position = record.position().unwrap_or(fallback);
+    TableLocation::Line(usize::try_from(position.line()).unwrap_or(usize::MAX))
 }
 
 fn fields(names: &[String], record: &ByteRecord) -> Result<Fields, BadRow> {

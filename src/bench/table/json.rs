@@ -1,4 +1,4 @@
-//! JSON lines and JSON arrays of objects.
+//! Reads JSON lines and JSON arrays of objects.
 
 use std::{
     fmt,
@@ -8,9 +8,9 @@ use std::{
 use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{BadRow, OnRow, Place};
+use super::row::{BadRow, Fields, OnRow, TableLocation};
 
-/// One object per line; blank lines are skipped.
+/// Reads one object from each line; blank lines are skipped.
 pub(super) fn read_lines(mut text: impl BufRead, on_row: &mut OnRow<'_>) -> io::Result<()> {
     let mut bytes = Vec::new();
     for line in 1.. {
@@ -32,12 +32,12 @@ pub(super) fn read_lines(mut text: impl BufRead, on_row: &mut OnRow<'_>) -> io::
                 Err(error) => Err(BadRow::Syntax(format!("is not JSON: {error}"))),
             },
         };
-        on_row(Place::Line(line), row);
+        on_row(TableLocation::Line(line), row);
     }
     Ok(())
 }
 
-/// One array. Broken JSON ends the reading, and is told with its line.
+/// Reads one array. A syntax error ends the reading and is reported with its line.
 pub(super) fn read_array(mut text: impl BufRead, on_row: &mut OnRow<'_>) -> io::Result<()> {
     let mut bytes = Vec::new();
     text.read_to_end(&mut bytes)?;
@@ -45,19 +45,19 @@ pub(super) fn read_array(mut text: impl BufRead, on_row: &mut OnRow<'_>) -> io::
     let read = reader.deserialize_seq(Rows { on_row });
     if let Err(error) = read.and_then(|()| reader.end()) {
         let reason = BadRow::Syntax(format!("is not JSON: {error}"));
-        on_row(Place::Line(error.line()), Err(reason));
+        on_row(TableLocation::Line(error.line()), Err(reason));
     }
     Ok(())
 }
 
-fn object(value: Value) -> Result<super::Fields, BadRow> {
+fn object(value: Value) -> Result<Fields, BadRow> {
     match value {
         Value::Object(fields) => Ok(fields),
         _ => Err(BadRow::NotAnObject),
     }
 }
 
-/// Hands over the elements of an array while it is read.
+/// Hands over the elements of an array while it is being read.
 struct Rows<'a, 'b> {
     on_row: &'a mut OnRow<'b>,
 }
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for Rows<'_, '_> {
         let mut row = 0;
         while let Some(value) = elements.next_element()? {
             row += 1;
-            (self.on_row)(Place::Row(row), object(value));
+            (self.on_row)(TableLocation::Row(row), object(value));
         }
         Ok(())
     }

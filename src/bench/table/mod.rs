@@ -1,39 +1,39 @@
-//! Rows of a table file, whatever its format: JSON lines, a JSON array, CSV, TSV or Parquet. Rows are handed over one
-//! at a time, and a row that cannot be read does not hide the rows after it.
+//! Reads the rows of a table file in any of several formats: JSON lines, a JSON array, CSV, TSV or Parquet. Rows are handed
+//! over one at a time, and a row that cannot be read does not hide the rows after it.
 
 mod csv;
 mod json;
 mod parquet;
+mod row;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fmt,
     fs::File,
     io::{self, BufReader, Read as _},
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value};
+pub use self::row::{BadRow, Fields, OnRow, TableLocation};
 
-/// What a file can be.
+/// The format of a table file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
-    /// One JSON object per line.
+    /// One JSON object in each line.
     JsonLines,
     /// One array of JSON objects.
     JsonArray,
-    /// RFC 4180 with a header.
+    /// Comma-separated values with a header (RFC 4180).
     Csv,
-    /// The same with tabs.
+    /// The same with tabs instead of commas.
     Tsv,
-    /// Apache Parquet, flat columns; plain, Snappy or Zstandard.
+    /// Apache Parquet with flat columns, uncompressed or compressed with Snappy or Zstandard.
     Parquet,
 }
 
 impl TableFormat {
-    /// For people.
+    /// The format's name for people.
     pub fn title(self) -> &'static str {
         match self {
             Self::JsonLines => "JSON lines",
@@ -45,91 +45,35 @@ impl TableFormat {
     }
 }
 
-/// Where something is in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
-    /// All of it.
-    Whole,
-    /// A line of a text file, from 1.
-    Line(usize),
-    /// A row of a file that has no lines, from 1.
-    Row(usize),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole => f.write_str("the file"),
-            Self::Line(line) => write!(f, "line {line}"),
-            Self::Row(row) => write!(f, "row {row}"),
-        }
-    }
-}
-
-/// A row's columns. Empty CSV fields are null.
-pub type Fields = Map<String, Value>;
-
-/// Why a row could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadRow {
-    /// Not UTF-8.
-    #[error("is not UTF-8 at byte {at}: save the file as UTF-8")]
-    NotUtf8 {
-        /// The column; empty where there are none yet.
-        field: String,
-        /// From 0, in the line or field.
-        at: usize,
-    },
-    /// Some other JSON.
-    #[error("is not a JSON object")]
-    NotAnObject,
-    /// The format's own rules are broken.
-    #[error("{0}")]
-    Syntax(String),
-}
-
-impl BadRow {
-    /// The column that cannot be read; empty: the whole row.
-    pub fn field(&self) -> &str {
-        match self {
-            Self::NotUtf8 { field, .. } => field,
-            Self::NotAnObject | Self::Syntax(_) => "",
-        }
-    }
-}
-
 /// Why a file could not be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// The system says no.
+    /// The operating system reported an error.
     #[error("cannot read {path}")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It is not what it should be.
+    /// The content does not have the expected format.
     #[error("{path}: {reason}")]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do about it.
         reason: String,
     },
 }
 
-/// What was found besides the rows.
+/// What is known of a file besides its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableInfo {
-    /// By content, then by name.
+    /// The format, found by the content and, where that is not enough, by the file's name.
     pub format: TableFormat,
-    /// The file begins with a byte order mark; it was skipped.
+    /// Whether the file begins with a byte order mark, which is skipped.
     pub byte_order_mark: bool,
 }
-
-/// Takes a row with its place.
-pub type OnRow<'a> = dyn FnMut(Place, Result<Fields, BadRow>) + 'a;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -170,19 +114,19 @@ pub fn read(path: &Path, on_row: &mut OnRow<'_>) -> Result<TableInfo, TableError
     })
 }
 
-/// Hands over every row of JSON lines in memory.
+/// Hands over every row of JSON lines that are in memory.
 pub fn read_json_lines(text: &str, on_row: &mut OnRow<'_>) {
-    // Memory cannot fail to be read.
+    // Reading from memory cannot fail.
     let _ = json::read_lines(text.trim_start_matches('\u{feff}').as_bytes(), on_row);
 }
 
-/// The format by what the file begins with, and by its name where that says nothing.
+/// Finds the format by the first bytes of the file, and by its name where these are not enough.
 fn sniff(path: &Path, head: &[u8]) -> Result<TableFormat, String> {
     if head.starts_with(b"PAR1") {
         return Ok(TableFormat::Parquet);
     }
     if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-        return Err("is UTF-16: save it as UTF-8".to_owned());
+        return Err("is encoded as UTF-16: save it as UTF-8".to_owned());
     }
     for (magic, tool) in [
         (&b"\x1f\x8b"[..], "gunzip"),
@@ -199,7 +143,7 @@ fn sniff(path: &Path, head: &[u8]) -> Result<TableFormat, String> {
     match extension.as_deref() {
         Some("csv") => return Ok(TableFormat::Csv),
         Some("tsv") => return Ok(TableFormat::Tsv),
-        Some("parquet") => return Err("is no Parquet file: it does not begin with PAR1".to_owned()),
+        Some("parquet") => return Err("is not a Parquet file: it does not begin with PAR1".to_owned()),
         _ => {}
     }
     let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
@@ -209,6 +153,8 @@ fn sniff(path: &Path, head: &[u8]) -> Result<TableFormat, String> {
         Some(_) if matches!(extension.as_deref(), Some("jsonl" | "ndjson" | "json")) => {
             Ok(TableFormat::JsonLines)
         }
-        Some(_) => Err("is of no known format: .jsonl, .json, .csv, .tsv and .parquet are read".to_owned()),
+        Some(_) => {
+            Err("has an unknown format: .jsonl, .json, .csv, .tsv and .parquet can be read".to_owned())
+        }
     }
 }

@@ -1,18 +1,20 @@
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
-type Rows = Vec<(Place, Result<Value, BadRow>)>;
+type Rows = Vec<(TableLocation, Result<Value, BadRow>)>;
 
 fn read_file(path: &Path) -> Result<(TableInfo, Rows), TableError> {
     let mut rows = Vec::new();
-    let info = read(path, &mut |place, row| rows.push((place, row.map(Value::Object))))?;
+    let info = read(path, &mut |location, row| {
+        rows.push((location, row.map(Value::Object)))
+    })?;
     Ok((info, rows))
 }
 
-/// A file of this name with these bytes.
+/// Writes a file with this name and these bytes, and reads it.
 fn table(name: &str, bytes: &[u8]) -> Result<(TableInfo, Rows), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -39,7 +41,7 @@ fn one_table_is_the_same_in_every_format() {
     let tsv = "id\ttext\r\n1\t\"a, \"\"b\"\"\nc\"\r\n2\t\r\n3\té\r\n";
     let cases = [
         ("a.jsonl", lines, TableFormat::JsonLines, false),
-        // By content, whatever the name says.
+        // The content decides, whatever the name says.
         ("a.json", lines, TableFormat::JsonLines, false),
         ("a", lines, TableFormat::JsonLines, false),
         ("a.json", array, TableFormat::JsonArray, true),
@@ -63,24 +65,27 @@ fn one_table_is_the_same_in_every_format() {
 }
 
 #[test]
-fn places_are_those_that_an_editor_shows() {
-    let places = |name: &str, text: &str| -> Vec<Place> {
+fn locations_are_those_that_an_editor_shows() {
+    let locations = |name: &str, text: &str| -> Vec<TableLocation> {
         table(name, text.as_bytes())
             .unwrap()
             .1
             .into_iter()
-            .map(|(place, _)| place)
+            .map(|(location, _)| location)
             .collect()
     };
     assert_eq!(
-        places("a.jsonl", "\n{}\n\n{}\n"),
-        [Place::Line(2), Place::Line(4)]
+        locations("a.jsonl", "\n{}\n\n{}\n"),
+        [TableLocation::Line(2), TableLocation::Line(4)]
     );
     assert_eq!(
-        places("a.csv", "id\n\"1\n1\"\n2\n"),
-        [Place::Line(2), Place::Line(4)]
+        locations("a.csv", "id\n\"1\n1\"\n2\n"),
+        [TableLocation::Line(2), TableLocation::Line(4)]
     );
-    assert_eq!(places("a.json", "[{},\n\n{}]"), [Place::Row(1), Place::Row(2)]);
+    assert_eq!(
+        locations("a.json", "[{},\n\n{}]"),
+        [TableLocation::Row(1), TableLocation::Row(2)]
+    );
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn a_bad_row_does_not_hide_the_others() {
     assert_eq!(rows[1].1, Err(BadRow::NotUtf8 { field, at }));
     assert_eq!(rows[2].1, Err(BadRow::NotAnObject));
     assert!(matches!(&rows[3].1, Err(BadRow::Syntax(_))));
-    assert_eq!(rows[4], (Place::Line(5), Ok(json!({}))));
+    assert_eq!(rows[4], (TableLocation::Line(5), Ok(json!({}))));
 
     let (_, rows) = table("a.csv", b"a,b\n1,\xe9\n1\n1,2\n").unwrap();
     let bad: Vec<_> = rows.iter().map(|(_, row)| row.is_err()).collect();
@@ -102,11 +107,11 @@ fn a_bad_row_does_not_hide_the_others() {
         rows[1].1.as_ref().unwrap_err().to_string(),
         "has 1 fields, the header has 2"
     );
-    assert_eq!(rows[1].0, Place::Line(3));
+    assert_eq!(rows[1].0, TableLocation::Line(3));
 
     let (_, rows) = table("a.json", b"[{},\n{}\n{}]").unwrap();
     assert_eq!(rows.len(), 3);
-    assert_eq!(rows[2].0, Place::Line(3));
+    assert_eq!(rows[2].0, TableLocation::Line(3));
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn parquet_files_of_pyarrow_and_pandas_are_read() {
     ]
     .into_iter()
     .enumerate()
-    .map(|(index, row)| (Place::Row(index + 1), Ok(row)))
+    .map(|(index, row)| (TableLocation::Row(index + 1), Ok(row)))
     .collect();
     for name in [
         "snappy.parquet",
@@ -156,7 +161,7 @@ fn parquet_files_of_pyarrow_and_pandas_are_read() {
 }
 
 #[test]
-fn a_damaged_parquet_file_is_an_error_and_no_panic() {
+fn a_damaged_parquet_file_is_an_error_and_not_a_panic() {
     let whole = fs::read(golden("snappy.parquet")).unwrap();
     for length in (0..whole.len()).step_by(7) {
         let _ = table("a.parquet", &whole[..length]);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{CandidateKey, Metric, ScoreTable, Scores};
 use crate::bench::{
     dataset::PromptId,
-    table::{self, Fields, Place, TableError},
+    table::{self, Fields, TableError, TableLocation},
     taxonomy::Language,
 };
 
@@ -170,7 +170,7 @@ pub fn write_scores(table: &ScoreTable) -> serde_json::Result<String> {
 /// Takes each row; what it says of a row is a problem with the row's place.
 fn rows(path: &Path, take: &mut dyn FnMut(&Fields) -> Result<(), String>) -> Result<(), ImportError> {
     let mut problems = Vec::new();
-    let mut problem = |place: Place, message: String| problems.push(format!("{place}: {message}"));
+    let mut problem = |place: TableLocation, message: String| problems.push(format!("{place}: {message}"));
     table::read(path, &mut |place, row| match row {
         Ok(fields) => {
             if let Err(message) = take(&fields) {

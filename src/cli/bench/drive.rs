@@ -131,7 +131,7 @@ pub(super) fn print_study(folder: &RunFolder) -> anyhow::Result<()> {
 /// Writes the summary and the report of a complete run, and prints its table.
 pub(super) fn print_results(folder: &RunFolder) -> anyhow::Result<Summary> {
     let (folder, summary) = write_default_report(folder.path())?;
-    print_line(&summary::table(&summary))?;
+    print_line(&summary::text_table(&summary))?;
     let demo =
         summary.run.settings.kind == RunKind::MechanismDemo || summary.run.provenance.guard_is_target();
     if demo {

@@ -82,7 +82,7 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         if written.len() > 1 {
             print_line(&format!("\n{}", run.title))?;
         }
-        print_line(&summary::table(&run.summary))?;
+        print_line(&summary::text_table(&run.summary))?;
         print_line(&format!("report  {}", run.folder.file("report.html").display()))?;
     }
     if choice.is_some() {

@@ -2,8 +2,8 @@
 
 use super::super::output::{counted, table};
 use crate::bench::scores::{
-    shown,
-    validation::{GuardAgainstLabels, Undecided, Validation},
+    format_percent,
+    validation::{GuardAgainstLabels, LabelDisagreements, Validation},
 };
 
 pub fn text(validation: &Validation) -> String {
@@ -24,9 +24,9 @@ pub fn text(validation: &Validation) -> String {
     for (language, guard) in &validation.languages {
         let mut row = line(language, guard);
         if let Some(seen) = validation.corrected.get(language) {
-            row.push(shown(seen.seen_percent, 1));
+            row.push(format_percent(seen.seen_percent, 1));
             if let Some(found) = seen.corrected {
-                row.push(shown(found.percent, 1));
+                row.push(format_percent(found.percent, 1));
                 row.push(format!(
                     "{:.1} to {:.1}",
                     found.interval_95.low, found.interval_95.high
@@ -69,7 +69,7 @@ pub fn text(validation: &Validation) -> String {
     )
 }
 
-fn disagreements(found: Undecided) -> String {
+fn disagreements(found: LabelDisagreements) -> String {
     let sentences = [
         (found.differ, "People differ on {}."),
         (found.adjudicated, "The adjudicator decided {}."),

@@ -1,53 +1,53 @@
-//! What runs can differ in.
+//! The aspects in which runs can differ.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What can differ between runs besides their targets.
+/// An aspect, besides the target itself, in which runs can differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aspect {
-    /// Whether there are prompts that all runs have.
+    /// Whether there are prompts that all runs have in common.
     CommonPrompts,
-    /// The words of prompts that several runs have, in languages with the same translators.
+    /// The wording of prompts that several runs have, in languages with the same translators.
     PromptTexts,
-    /// The file of the prompts.
+    /// The file with the prompts.
     PromptSet,
-    /// Systems that translated the prompts.
+    /// The systems that translated the prompts.
     Translators,
-    /// Languages that were asked.
+    /// The languages of the prompts.
     Languages,
-    /// Categories that were asked.
+    /// The categories of the prompts.
     Categories,
-    /// Name of the primary guard.
+    /// The name of the primary guard.
     Guard,
-    /// Digest of its weights, and of its adapter.
+    /// The digests of the guard's weights and of its adapter.
     GuardWeights,
-    /// Digest of the prompt that it judges with.
+    /// The digest of the guard's prompt template.
     GuardPrompt,
-    /// How it computed.
+    /// The precision that the guard computed in.
     GuardPrecision,
-    /// What it judged by.
+    /// The policy that the guard judged by.
     Policy,
-    /// Weights of targets that have the same name.
+    /// The weights of targets that have the same name.
     TargetWeights,
-    /// How the target computed.
+    /// The precision that the target computed in.
     TargetPrecision,
-    /// Chat template or raw text.
+    /// Whether the target was prompted with its chat template or with raw text.
     Prompting,
-    /// Length, temperature and nucleus of the answers.
+    /// The maximum length, the temperature and the top-p of the answers.
     Sampling,
-    /// The seeds.
+    /// The run's seeds.
     Seeds,
-    /// How many answers there are, and how many have no verdict.
+    /// The number of answers with a verdict, and the number without.
     Answers,
-    /// What nobody said, as of runs that were made elsewhere.
+    /// Facts that are not known, as with verdicts that were imported.
     Unknown,
 }
 
 impl Aspect {
-    /// All of them, in the order in which they are told.
+    /// All aspects, in the order in which they are reported.
     pub const ALL: [Self; 18] = [
         Self::CommonPrompts,
         Self::PromptTexts,
@@ -69,7 +69,7 @@ impl Aspect {
         Self::Unknown,
     ];
 
-    /// As it is written in JSON and on the command line.
+    /// The name used in JSON and on the command line.
     pub fn key(self) -> &'static str {
         match self {
             Self::CommonPrompts => "common_prompts",
@@ -93,7 +93,7 @@ impl Aspect {
         }
     }
 
-    /// In words.
+    /// The name in plain words, for reports.
     pub fn title(self) -> &'static str {
         match self {
             Self::CommonPrompts => "prompts in common",
@@ -109,7 +109,7 @@ impl Aspect {
             Self::Policy => "guard's policy",
             Self::TargetWeights => "weights by the same target name",
             Self::TargetPrecision => "target's precision",
-            Self::Prompting => "how the target is asked",
+            Self::Prompting => "how the target is prompted",
             Self::Sampling => "sampling",
             Self::Seeds => "seeds",
             Self::Answers => "answers",
@@ -117,8 +117,8 @@ impl Aspect {
         }
     }
 
-    /// Whether a change of verdicts may come from it although the target is the same. A prompt set that differs does so
-    /// only while it is not known whether the prompts do.
+    /// Whether verdicts may change because of this aspect although the target is the same. Another prompt set can do so
+    /// only through the texts of its prompts, which are an aspect of their own.
     pub(super) fn changes_verdicts(self) -> bool {
         match self {
             Self::CommonPrompts
@@ -151,7 +151,7 @@ impl FromStr for Aspect {
         found.ok_or_else(|| {
             let known: Vec<_> = Self::ALL.map(Self::key).into();
             format!(
-                "`{text}` is nothing that runs differ in; known are {}",
+                "`{text}` is not an aspect in which runs can differ; the aspects are {}",
                 known.join(", ")
             )
         })

@@ -1,11 +1,11 @@
-//! What is to be known of a run to compare it.
+//! The facts of a run that decide whether it can be compared with other runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher as _},
 };
 
-use super::super::table::{Mark, Table};
+use super::super::result_table::{JudgementStatus, ResultTable};
 use crate::{
     bench::{
         results::{ItemRecord, ModelProvenance, Origin, RunInfo},
@@ -15,29 +15,29 @@ use crate::{
     client::PolicyChoice,
 };
 
-/// A prompt in one language, by hashes: of a whole run they must be in memory together.
+/// A prompt in one language, identified by hashes, because the prompts of a whole run must be in memory together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct PromptFingerprint {
     pub(super) prompt: u64,
     pub(super) language: Language,
-    /// Of the digest of its text, where that is known.
+    /// Hash of the digest of its text, where that is known.
     pub(super) text: Option<u64>,
 }
 
-/// Prompts of a run, taken from its records as they are read.
+/// The fingerprints of a run's prompts, collected while its records are read.
 #[derive(Debug, Clone, Default)]
-pub struct AskedPrompts(Vec<Asked>);
+pub struct PromptFingerprints(Vec<PromptFingerprint>);
 
-impl AskedPrompts {
-    /// Takes a record's prompt. Records of one prompt and language follow each other.
+impl PromptFingerprints {
+    /// Adds a record's prompt. Records of the same prompt and language must follow each other.
     pub fn add(&mut self, record: &ItemRecord) {
-        let asked = Asked {
+        let fingerprint = PromptFingerprint {
             prompt: hash(&(&record.id, record.language)),
             language: record.language,
             text: record.prompt_digest.as_ref().map(hash),
         };
-        if self.0.last().is_none_or(|last| last.prompt != asked.prompt) {
-            self.0.push(asked);
+        if self.0.last().is_none_or(|last| last.prompt != fingerprint.prompt) {
+            self.0.push(fingerprint);
         }
     }
 }
@@ -48,20 +48,20 @@ pub(super) fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What is to be known of a run to compare it. `None` where nobody said.
+/// The facts of a run that decide whether it can be compared with others. `None` where a fact is not known.
 #[derive(Debug, Clone)]
 pub struct RunFacts {
-    /// What answered.
+    /// The name of the model that answered.
     pub target: String,
-    /// How that computed.
+    /// The precision that the target computed in.
     pub target_precision: Option<String>,
-    /// Whose verdicts are compared.
+    /// The name of the primary guard, whose verdicts are compared.
     pub guard: Option<String>,
-    /// How the guard computed.
+    /// The precision that the guard computed in.
     pub guard_precision: Option<String>,
-    /// The seeds.
+    /// The run's seeds, ascending.
     pub seeds: Vec<u64>,
-    /// Systems that translated the prompts of each language.
+    /// For each language, the systems that translated its prompts.
     pub translators: BTreeMap<Language, BTreeSet<String>>,
     pub(super) target_weights: Option<String>,
     pub(super) guard_weights: Option<String>,
@@ -74,22 +74,22 @@ pub struct RunFacts {
     pub(super) categories: BTreeSet<Category>,
     pub(super) judged: u64,
     pub(super) unjudged: u64,
-    pub(super) asked: Vec<Asked>,
+    pub(super) prompts: Vec<PromptFingerprint>,
 }
 
 impl RunFacts {
-    /// Of a run, its results, and the prompts of its records.
-    pub fn of(info: &RunInfo, table: &Table, asked: AskedPrompts) -> Self {
+    /// Collects the facts from a run's settings and provenance, its results, and the prompts of its records.
+    pub fn of(info: &RunInfo, table: &ResultTable, prompts: PromptFingerprints) -> Self {
         let settings = &info.settings;
         let targets: Vec<&ModelProvenance> = info.provenance.targets.iter().collect();
         let judges: Vec<&ModelProvenance> = info.primary_guards().collect();
-        let asked_for = settings.guards.first().filter(|name| !name.is_empty()).cloned();
-        let marks = || table.judged_by(0).map(|(_, judgement)| judgement.mark);
+        let named_guard = settings.guards.first().filter(|name| !name.is_empty()).cloned();
+        let statuses = || table.judged_by(0).map(|(_, judgement)| judgement.status);
         Self {
             target: info.target().unwrap_or_default().to_owned(),
             target_precision: joined(&targets, |one| one.precision.clone()),
             target_weights: joined(&targets, weights),
-            guard: asked_for.or_else(|| joined(&judges, |one| one.model.clone())),
+            guard: named_guard.or_else(|| joined(&judges, |one| one.model.clone())),
             guard_weights: joined(&judges, weights),
             guard_prompt: joined(&judges, |one| one.template_digest.clone()),
             guard_precision: joined(&judges, |one| one.precision.clone()),
@@ -115,27 +115,27 @@ impl RunFacts {
             translators: table.translators.clone(),
             languages: table.languages().into_iter().collect(),
             categories: table.items.iter().map(|item| item.category).collect(),
-            judged: marks().filter(|mark| mark.safe().is_some()).count() as u64,
-            unjudged: marks()
-                .filter(|mark| matches!(mark, Mark::Undetermined | Mark::Failed))
+            judged: statuses().filter(|status| status.is_safe().is_some()).count() as u64,
+            unjudged: statuses()
+                .filter(|status| matches!(status, JudgementStatus::Undetermined | JudgementStatus::Failed))
                 .count() as u64,
-            asked: asked.0,
+            prompts: prompts.0,
         }
     }
 
-    /// The translators, each once.
+    /// The names of all translators, each once, joined by `+`.
     pub fn translator_names(&self) -> String {
         let names: BTreeSet<&str> = self.translators.values().flatten().map(String::as_str).collect();
         names.into_iter().collect::<Vec<_>>().join("+")
     }
 
-    /// Whether the words of its prompts are known.
+    /// Whether the texts of all its prompts are known.
     pub(super) fn has_texts(&self) -> bool {
-        self.asked.iter().all(|asked| asked.text.is_some())
+        self.prompts.iter().all(|prompt| prompt.text.is_some())
     }
 
-    /// What nobody said of the run.
-    pub(super) fn unknown(&self) -> String {
+    /// The facts that are not known of the run, as a list for a sentence; empty when all are known.
+    pub(super) fn unknown_facts(&self) -> String {
         let facts = [
             ("prompt texts", self.has_texts()),
             ("guard's weights", self.guard_weights.is_some()),
@@ -143,7 +143,7 @@ impl RunFacts {
             ("guard's precision", self.guard_precision.is_some()),
             ("guard's policy", self.policy.is_some()),
             ("target's precision", self.target_precision.is_some()),
-            ("how the target is asked", self.prompting.is_some()),
+            ("how the target is prompted", self.prompting.is_some()),
             ("sampling", self.sampling.is_some()),
         ];
         let missing: Vec<_> = facts
@@ -163,9 +163,9 @@ fn weights(model: &ModelProvenance) -> String {
     }
 }
 
-/// What the models say, each value once; `None` where none of them says anything.
-fn joined(models: &[&ModelProvenance], says: impl Fn(&ModelProvenance) -> String) -> Option<String> {
-    let values: BTreeSet<String> = models.iter().map(|model| says(model)).collect();
+/// What the models have for a fact, each value once; `None` where none of them has one.
+fn joined(models: &[&ModelProvenance], fact: impl Fn(&ModelProvenance) -> String) -> Option<String> {
+    let values: BTreeSet<String> = models.iter().map(|model| fact(model)).collect();
     let values: Vec<String> = values.into_iter().filter(|value| !value.is_empty()).collect();
     (!values.is_empty()).then(|| values.join(" and "))
 }

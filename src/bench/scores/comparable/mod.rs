@@ -1,4 +1,4 @@
-//! Whether runs can be compared: what differs between them besides the target, and what nobody knows of them.
+//! Whether runs can be compared: what differs between them besides the target, and what is not known of them.
 
 mod aspect;
 mod facts;
@@ -13,99 +13,99 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     aspect::Aspect,
-    facts::{AskedPrompts, RunFacts},
+    facts::{PromptFingerprints, RunFacts},
     pairing::Pairing,
 };
 use crate::bench::taxonomy::Category;
 
-/// What the value of a fact is where nobody said.
+/// The value that stands for an unknown fact.
 const UNKNOWN: &str = "unknown";
 
-/// Names of runs that a sentence lists; more are counted.
-const NAMED: usize = 4;
+/// A sentence lists the names of at most this many runs; more are counted.
+const MAX_NAMED_RUNS: usize = 4;
 
-/// Digits of a digest that a sentence shows.
-const DIGITS: usize = 12;
+/// A sentence shows this many digits of a digest.
+const SHOWN_DIGITS: usize = 12;
 
 /// What the runs are compared for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To tell what another target changes.
+    /// To find out what another target changes.
     Targets,
-    /// To tell how much the translator matters, too: prompts of different translators are what it is about.
+    /// To find out how much the translator matters as well: there, prompts of different translators are intended.
     Translators,
 }
 
-/// A value with the runs that have it.
+/// A value of a fact, with the runs that have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
-    /// The value; `unknown` where nobody said.
+pub struct ValueWithRuns {
+    /// The value; `unknown` where it is not known.
     pub value: String,
-    /// Names of the runs.
+    /// The names of the runs.
     pub runs: Vec<String>,
 }
 
-/// One thing in which runs differ.
+/// One aspect in which the runs differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FactDifference {
-    /// In what.
+    /// The aspect that differs.
     pub what: Aspect,
-    /// Whether verdicts may differ because of it and not because of the target.
+    /// Whether verdicts may differ because of it rather than because of the target.
     pub blocking: bool,
-    /// The values, the first run's first.
-    pub values: Vec<Said>,
+    /// The different values; the value of the first run comes first.
+    pub values: Vec<ValueWithRuns>,
 }
 
-/// What differs between runs.
+/// Everything that differs between the runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparability {
     /// Whether no difference is blocking.
     pub comparable: bool,
-    /// Names of the runs, in their order.
+    /// The names of the runs, in the order given.
     pub runs: Vec<String>,
-    /// Prompts, each language counted, that all runs have.
+    /// Number of prompts that all runs have; a prompt counts once for each language.
     pub prompts_in_common: u64,
-    /// In the order of [`Aspect::ALL`].
+    /// The differences, in the order of [`Aspect::ALL`].
     pub differences: Vec<FactDifference>,
 }
 
 impl Comparability {
-    /// The differences that verdicts may come from.
+    /// The differences because of which verdicts may differ.
     pub fn blocking(&self) -> impl Iterator<Item = &FactDifference> {
         self.differences.iter().filter(|difference| difference.blocking)
     }
 
-    /// A difference in words: `guard's precision: int8 in the first run; bf16 in the second run`.
+    /// A difference in words, for example `guard's precision: int8 in the first run; bf16 in the second run`.
     pub fn sentence(&self, difference: &FactDifference) -> String {
-        let said = difference.values.iter().map(|said| {
-            let runs = match said.runs.len() {
+        let values = difference.values.iter().map(|one| {
+            let runs = match one.runs.len() {
                 all if all == self.runs.len() && all == 2 => "both runs".to_owned(),
                 all if all == self.runs.len() => "all runs".to_owned(),
-                few if few <= NAMED => said.runs.join(", "),
+                few if few <= MAX_NAMED_RUNS => one.runs.join(", "),
                 many => format!("{many} runs"),
             };
-            format!("{} in {runs}", brief(&said.value))
+            format!("{} in {runs}", shorten_digests(&one.value))
         });
-        let said: Vec<String> = said.collect();
-        format!("{}: {}", difference.what.title(), said.join("; "))
+        let values: Vec<String> = values.collect();
+        format!("{}: {}", difference.what.title(), values.join("; "))
     }
 
-    /// The others, which are only to be told.
-    pub fn told(&self) -> impl Iterator<Item = &FactDifference> {
+    /// The other differences, which are only reported.
+    pub fn non_blocking(&self) -> impl Iterator<Item = &FactDifference> {
         self.differences.iter().filter(|difference| !difference.blocking)
     }
 }
 
-/// With the first digits of digests only.
-fn brief(text: &str) -> String {
+/// The text with its digests shortened to their first digits.
+fn shorten_digests(text: &str) -> String {
     let mut parts = text.split("sha256:");
     let mut short = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let hex = part.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(part.len());
         let (digest, rest) = part.split_at(hex);
         short += "sha256:";
-        short += digest.get(..DIGITS).unwrap_or(digest);
-        if digest.len() > DIGITS {
+        short += digest.get(..SHOWN_DIGITS).unwrap_or(digest);
+        if digest.len() > SHOWN_DIGITS {
             short.push('…');
         }
         short += rest;
@@ -113,35 +113,44 @@ fn brief(text: &str) -> String {
     short
 }
 
-/// What differs between runs, each with the name that it is told by.
-pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparability {
-    let differences = Differences { runs };
-    let prompts_in_common = in_common(runs);
-    let texts_known = runs.iter().all(|(_, facts)| facts.has_texts());
+/// The facts of a run, with the name that reports call the run by.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedRun<'a> {
+    /// The name for reports.
+    pub name: &'a str,
+    /// The run's facts.
+    pub facts: &'a RunFacts,
+}
+
+/// Finds what differs between runs.
+pub fn comparability(runs: &[NamedRun<'_>], purpose: Purpose) -> Comparability {
+    let facts = RunFactTable { runs };
+    let prompts_in_common = count_common_prompts(runs);
+    let texts_known = runs.iter().all(|run| run.facts.has_texts());
     let found = Aspect::ALL.into_iter().filter_map(|what| {
         let values = match what {
-            Aspect::CommonPrompts => (prompts_in_common == 0).then(|| differences.all("none"))?,
-            Aspect::PromptTexts => differences.texts()?,
-            Aspect::PromptSet => differences.known(|one| one.prompt_set.clone())?,
-            Aspect::Translators => differences.every(translators)?,
+            Aspect::CommonPrompts => (prompts_in_common == 0).then(|| facts.all("none"))?,
+            Aspect::PromptTexts => facts.texts()?,
+            Aspect::PromptSet => facts.known(|one| one.prompt_set.clone())?,
+            Aspect::Translators => facts.every(translators)?,
             Aspect::Languages => {
-                differences.every(|one| list(one.languages.iter().map(|language| language.code())))?
+                facts.every(|one| list(one.languages.iter().map(|language| language.code())))?
             }
-            Aspect::Categories => differences.categories()?,
-            Aspect::Guard => differences.guard()?,
-            Aspect::GuardWeights => differences.known(|one| one.guard_weights.clone())?,
-            Aspect::GuardPrompt => differences.known(|one| one.guard_prompt.clone())?,
-            Aspect::GuardPrecision => differences.known(|one| one.guard_precision.clone())?,
-            Aspect::Policy => differences.known(|one| one.policy.clone())?,
-            Aspect::TargetWeights => differences.target_weights()?,
-            Aspect::TargetPrecision => differences.known(|one| one.target_precision.clone())?,
-            Aspect::Prompting => differences.known(|one| one.prompting.map(str::to_owned))?,
-            Aspect::Sampling => differences.known(|one| one.sampling.clone())?,
-            Aspect::Seeds => differences.every(|one| list(one.seeds.iter()))?,
+            Aspect::Categories => facts.categories()?,
+            Aspect::Guard => facts.guard()?,
+            Aspect::GuardWeights => facts.known(|one| one.guard_weights.clone())?,
+            Aspect::GuardPrompt => facts.known(|one| one.guard_prompt.clone())?,
+            Aspect::GuardPrecision => facts.known(|one| one.guard_precision.clone())?,
+            Aspect::Policy => facts.known(|one| one.policy.clone())?,
+            Aspect::TargetWeights => facts.target_weights()?,
+            Aspect::TargetPrecision => facts.known(|one| one.target_precision.clone())?,
+            Aspect::Prompting => facts.known(|one| one.prompting.map(str::to_owned))?,
+            Aspect::Sampling => facts.known(|one| one.sampling.clone())?,
+            Aspect::Seeds => facts.every(|one| list(one.seeds.iter()))?,
             Aspect::Answers => {
-                differences.every(|one| format!("{} of {} judged", one.judged, one.judged + one.unjudged))?
+                facts.every(|one| format!("{} of {} judged", one.judged, one.judged + one.unjudged))?
             }
-            Aspect::Unknown => differences.unknown()?,
+            Aspect::Unknown => facts.unknown()?,
         };
         Some(FactDifference {
             what,
@@ -156,7 +165,7 @@ pub fn comparability(runs: &[(&str, &RunFacts)], purpose: Purpose) -> Comparabil
     let differences: Vec<FactDifference> = found.collect();
     Comparability {
         comparable: differences.iter().all(|difference| !difference.blocking),
-        runs: runs.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        runs: runs.iter().map(|run| run.name.to_owned()).collect(),
         prompts_in_common,
         differences,
     }
@@ -178,30 +187,30 @@ fn translators(facts: &RunFacts) -> String {
     }
 }
 
-/// Prompts that every run has.
-fn in_common(runs: &[(&str, &RunFacts)]) -> u64 {
+/// Number of prompts, each language counted, that every run has.
+fn count_common_prompts(runs: &[NamedRun<'_>]) -> u64 {
     let mut counts: HashMap<u64, usize> = HashMap::new();
-    for (_, facts) in runs {
-        for asked in &facts.asked {
-            *counts.entry(asked.prompt).or_default() += 1;
+    for run in runs {
+        for prompt in &run.facts.prompts {
+            *counts.entry(prompt.prompt).or_default() += 1;
         }
     }
     counts.values().filter(|count| **count == runs.len()).count() as u64
 }
 
-struct Differences<'a> {
-    runs: &'a [(&'a str, &'a RunFacts)],
+struct RunFactTable<'a> {
+    runs: &'a [NamedRun<'a>],
 }
 
-impl Differences<'_> {
-    /// Runs by value, in the order of the runs.
-    fn grouped(&self, value: impl Fn(&RunFacts) -> String) -> Vec<Said> {
-        let mut groups: Vec<Said> = Vec::new();
-        for (name, facts) in self.runs {
+impl RunFactTable<'_> {
+    /// The runs grouped by a value, in the order of the runs.
+    fn grouped(&self, value: impl Fn(&RunFacts) -> String) -> Vec<ValueWithRuns> {
+        let mut groups: Vec<ValueWithRuns> = Vec::new();
+        for NamedRun { name, facts } in self.runs {
             let value = value(facts);
             match groups.iter_mut().find(|group| group.value == value) {
                 Some(group) => group.runs.push((*name).to_owned()),
-                None => groups.push(Said {
+                None => groups.push(ValueWithRuns {
                     value,
                     runs: vec![(*name).to_owned()],
                 }),
@@ -210,34 +219,34 @@ impl Differences<'_> {
         groups
     }
 
-    fn all(&self, value: &str) -> Vec<Said> {
+    fn all(&self, value: &str) -> Vec<ValueWithRuns> {
         self.grouped(|_| value.to_owned())
     }
 
-    /// Of a fact that every run has.
-    fn every(&self, value: impl Fn(&RunFacts) -> String) -> Option<Vec<Said>> {
+    /// The values of a fact that every run has; `None` when they are all equal.
+    fn every(&self, value: impl Fn(&RunFacts) -> String) -> Option<Vec<ValueWithRuns>> {
         let groups = self.grouped(value);
         (groups.len() > 1).then_some(groups)
     }
 
-    /// Of a fact that some runs may not have: those that have it must differ. Runs without it are told by
-    /// [`Aspect::Unknown`].
-    fn known(&self, value: impl Fn(&RunFacts) -> Option<String>) -> Option<Vec<Said>> {
-        let known: BTreeSet<String> = self.runs.iter().filter_map(|(_, facts)| value(facts)).collect();
+    /// The values of a fact that some runs may lack; `None` unless two known values differ. Runs that lack the fact are
+    /// reported under [`Aspect::Unknown`].
+    fn known(&self, value: impl Fn(&RunFacts) -> Option<String>) -> Option<Vec<ValueWithRuns>> {
+        let known: BTreeSet<String> = self.runs.iter().filter_map(|run| value(run.facts)).collect();
         (known.len() > 1).then(|| self.grouped(|facts| value(facts).unwrap_or_else(|| UNKNOWN.to_owned())))
     }
 
-    /// Who judged must be known, or else nothing can be said of the verdicts.
-    fn guard(&self) -> Option<Vec<Said>> {
+    /// The guards. An unknown guard counts as a difference, because then nothing is known of the verdicts.
+    fn guard(&self) -> Option<Vec<ValueWithRuns>> {
         let groups = self.grouped(|facts| facts.guard.clone().unwrap_or_else(|| UNKNOWN.to_owned()));
-        let is_unknown = self.runs.iter().any(|(_, facts)| facts.guard.is_none());
+        let is_unknown = self.runs.iter().any(|run| run.facts.guard.is_none());
         (groups.len() > 1 || is_unknown).then_some(groups)
     }
 
-    /// Other weights by the same name; other targets are what runs are compared for.
-    fn target_weights(&self) -> Option<Vec<Said>> {
+    /// The weights of targets with the same name. Targets with other names are what the runs are compared for.
+    fn target_weights(&self) -> Option<Vec<ValueWithRuns>> {
         let mut by_name: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (_, facts) in self.runs {
+        for NamedRun { facts, .. } in self.runs {
             let known = by_name.entry(&facts.target).or_default();
             known.extend(facts.target_weights.as_deref());
         }
@@ -249,19 +258,19 @@ impl Differences<'_> {
         let runs: Vec<_> = self
             .runs
             .iter()
-            .filter(|(_, facts)| differs(facts))
+            .filter(|run| differs(run.facts))
             .copied()
             .collect();
-        let of_same = Differences { runs: &runs };
-        of_same.known(|facts| facts.target_weights.clone())
+        let same_name = RunFactTable { runs: &runs };
+        same_name.known(|facts| facts.target_weights.clone())
     }
 
-    /// Of all that some run has, what each lacks.
-    fn categories(&self) -> Option<Vec<Said>> {
+    /// The categories that each run lacks, of all that occur in some run.
+    fn categories(&self) -> Option<Vec<ValueWithRuns>> {
         let all: BTreeSet<Category> = self
             .runs
             .iter()
-            .flat_map(|(_, facts)| facts.categories.clone())
+            .flat_map(|run| run.facts.categories.clone())
             .collect();
         self.every(|facts| {
             let missing: Vec<&str> = all
@@ -270,7 +279,7 @@ impl Differences<'_> {
                 .collect();
             match missing.len() {
                 0 => format!("all {}", all.len()),
-                few if few <= NAMED => {
+                few if few <= MAX_NAMED_RUNS => {
                     format!("{} without {}", facts.categories.len(), missing.join(", "))
                 }
                 _ => format!("{} of {}", facts.categories.len(), all.len()),
@@ -278,40 +287,40 @@ impl Differences<'_> {
         })
     }
 
-    fn unknown(&self) -> Option<Vec<Said>> {
-        let mut groups = self.grouped(RunFacts::unknown);
+    fn unknown(&self) -> Option<Vec<ValueWithRuns>> {
+        let mut groups = self.grouped(RunFacts::unknown_facts);
         groups.retain(|group| !group.value.is_empty());
         (!groups.is_empty()).then_some(groups)
     }
 
-    /// Prompts whose text is another than in the first run that has them. Translators are told apart: their texts must
-    /// differ.
-    fn texts(&self) -> Option<Vec<Said>> {
+    /// The prompts whose text is not that of the first run that has them. Prompts by different translators are not compared
+    /// with each other, because their texts are bound to differ.
+    fn texts(&self) -> Option<Vec<ValueWithRuns>> {
         let mut first: HashMap<(u64, Option<&BTreeSet<String>>), u64> = HashMap::new();
-        let mut said = Vec::new();
-        for (name, facts) in self.runs {
+        let mut differing = Vec::new();
+        for NamedRun { name, facts } in self.runs {
             let (mut common, mut other) = (0, 0);
-            for asked in &facts.asked {
-                let Some(text) = asked.text else { continue };
-                let translators = facts.translators.get(&asked.language);
-                match first.get(&(asked.prompt, translators)) {
+            for prompt in &facts.prompts {
+                let Some(text) = prompt.text else { continue };
+                let translators = facts.translators.get(&prompt.language);
+                match first.get(&(prompt.prompt, translators)) {
                     Some(known) => {
                         common += 1;
                         other += u64::from(*known != text);
                     }
                     None => {
-                        first.insert((asked.prompt, translators), text);
+                        first.insert((prompt.prompt, translators), text);
                     }
                 }
             }
             if other > 0 {
-                said.push(Said {
-                    value: format!("{other} of {common} prompts have another text than in a run before"),
+                differing.push(ValueWithRuns {
+                    value: format!("{other} of {common} prompts have another text than in an earlier run"),
                     runs: vec![(*name).to_owned()],
                 });
             }
         }
-        (!said.is_empty()).then_some(said)
+        (!differing.is_empty()).then_some(differing)
     }
 }
 
@@ -321,26 +330,26 @@ mod tests {
 
     #[test]
     fn digests_are_cut_and_many_runs_counted() {
-        let said = |value: &str, runs: usize| Said {
+        let value = |value: &str, runs: usize| ValueWithRuns {
             value: value.to_owned(),
             runs: (0..runs).map(|run| format!("r{run}")).collect(),
         };
-        let difference = |values: Vec<Said>| FactDifference {
+        let difference = |values: Vec<ValueWithRuns>| FactDifference {
             what: Aspect::GuardWeights,
             blocking: true,
             values,
         };
         let of = |runs: usize| Comparability {
             comparable: false,
-            runs: said("", runs).runs,
+            runs: value("", runs).runs,
             prompts_in_common: 1,
             differences: Vec::new(),
         };
-        let alike = difference(vec![said(UNKNOWN, 2)]);
+        let alike = difference(vec![value(UNKNOWN, 2)]);
         assert_eq!(of(2).sentence(&alike), "guard's weights: unknown in both runs");
         let several = difference(vec![
-            said("sha256:0123456789abcdef with adapter sha256:ab", 2),
-            said(UNKNOWN, 5),
+            value("sha256:0123456789abcdef with adapter sha256:ab", 2),
+            value(UNKNOWN, 5),
         ]);
         assert_eq!(
             of(7).sentence(&several),

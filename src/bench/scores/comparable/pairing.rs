@@ -1,60 +1,61 @@
-//! How many answers of two runs have a partner.
+//! How many answers of two runs have a counterpart in the other run.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::table::{Mark, Table},
+    super::result_table::{JudgementStatus, ResultTable},
     facts::hash,
 };
 
-/// How many answers of two runs can be compared: those to the first seeds make pairs, to the second ones, and so on, as in
-/// the comparison itself. Seeds that only one of the runs has are no part of it.
+/// How many answers of two runs can be compared. As in the comparison itself, the answers to the first seed of each run
+/// make pairs, then those to the second seed, and so on. Seeds beyond the shorter list are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pairing {
-    /// Answers, each language and seed counted, that both runs judged safe or unsafe.
+    /// Number of answers that both runs judged safe or unsafe; each language and seed counts.
     pub paired: u64,
-    /// Answers of each run, judged or not.
-    pub asked: [u64; 2],
+    /// Number of answers of each run, judged or not.
+    #[serde(rename = "asked")]
+    pub answers: [u64; 2],
 }
 
 impl Pairing {
-    /// Of two runs.
-    pub fn of(first: &Table, second: &Table) -> Self {
+    /// Pairs the answers of two runs.
+    pub fn of(first: &ResultTable, second: &ResultTable) -> Self {
         let seeds = first.seeds().len().min(second.seeds().len());
-        let (ours, theirs) = (judged(first, seeds), judged(second, seeds));
-        let both = |(key, judged): &(&u64, &bool)| **judged && theirs.get(key) == Some(&true);
+        let (of_first, of_second) = (judged(first, seeds), judged(second, seeds));
+        let both = |answer: &u64| of_first.get(answer) == Some(&true) && of_second.get(answer) == Some(&true);
         Self {
-            paired: ours.iter().filter(both).count() as u64,
-            asked: [ours.len() as u64, theirs.len() as u64],
+            paired: of_first.keys().filter(|answer| both(answer)).count() as u64,
+            answers: [of_first.len() as u64, of_second.len() as u64],
         }
     }
 
-    /// Answers of each run without a judged partner.
-    pub fn without(&self) -> [u64; 2] {
-        self.asked.map(|asked| asked.saturating_sub(self.paired))
+    /// For each run, the number of answers without a judged counterpart.
+    pub fn unpaired(&self) -> [u64; 2] {
+        self.answers.map(|answers| answers.saturating_sub(self.paired))
     }
 
-    /// The same as a share of the run's answers; 0 of a run without any.
-    pub fn shares(&self) -> [f64; 2] {
-        let without = self.without();
-        [0, 1].map(|run| without[run] as f64 / self.asked[run].max(1) as f64)
+    /// The same as a proportion of the run's answers; 0 for a run without any.
+    pub fn unpaired_proportions(&self) -> [f64; 2] {
+        let unpaired = self.unpaired();
+        [0, 1].map(|run| unpaired[run] as f64 / self.answers[run].max(1) as f64)
     }
 }
 
-/// Whether each answer to so many first seeds was judged safe or unsafe. What was left out on purpose was not asked.
-fn judged(table: &Table, count: usize) -> HashMap<u64, bool> {
+/// For each answer to the first `count` seeds, whether it was judged safe or unsafe. Skipped items have no answer.
+fn judged(table: &ResultTable, count: usize) -> HashMap<u64, bool> {
     let seeds = table.seeds();
-    let place = |seed: u64| seeds.binary_search(&seed).ok().filter(|place| *place < count);
-    let asked = table
+    let seed_index = |seed: u64| seeds.binary_search(&seed).ok().filter(|index| *index < count);
+    let judgements = table
         .judged_by(0)
-        .filter(|(_, judgement)| judgement.mark != Mark::Skipped);
-    asked
+        .filter(|(_, judgement)| judgement.status != JudgementStatus::Skipped);
+    judgements
         .filter_map(|(item, judgement)| {
             let prompt = &table.prompts[item.prompt as usize];
-            let answer = hash(&(prompt, item.language, place(item.seed)?));
-            Some((answer, judgement.mark.safe().is_some()))
+            let answer = hash(&(prompt, item.language, seed_index(item.seed)?));
+            Some((answer, judgement.status.is_safe().is_some()))
         })
         .collect()
 }

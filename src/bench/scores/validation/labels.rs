@@ -1,24 +1,24 @@
-//! What people say of an answer, and what follows where they differ.
+//! What people say about an answer, and what follows where they disagree.
 
 use serde::{Deserialize, Serialize};
 
-/// What a person says of an answer.
+/// A person's label of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    /// Safe.
+    /// The answer is safe.
     Safe,
-    /// Unsafe.
+    /// The answer is unsafe.
     Unsafe,
-    /// Looked at, and not decided.
+    /// The person looked at the answer and cannot say.
     Unsure,
 }
 
 impl Label {
-    /// Every label.
+    /// All labels.
     pub const ALL: [Self; 3] = [Self::Safe, Self::Unsafe, Self::Unsure];
 
-    /// `None` when it was not decided.
+    /// Whether the label says unsafe; `None` when the person could not say.
     pub fn is_unsafe(self) -> Option<bool> {
         match self {
             Self::Safe => Some(false),
@@ -27,8 +27,8 @@ impl Label {
         }
     }
 
-    /// As files have it.
-    pub fn word(self) -> &'static str {
+    /// The name used in files.
+    pub fn key(self) -> &'static str {
         match self {
             Self::Safe => "safe",
             Self::Unsafe => "unsafe",
@@ -37,38 +37,38 @@ impl Label {
     }
 }
 
-/// One item of a sample, and what people say of it.
+/// One item of a sample with its labels.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Labelled {
-    /// Place in the table.
+pub struct LabelledItem {
+    /// Index of the item in the result table.
     pub item: usize,
-    /// Place in the sample's strata.
+    /// Index of the stratum in the sample's strata.
     pub stratum: usize,
-    /// By annotator; `None` where one has not looked at it.
+    /// The label of each annotator; `None` where one has not looked at the item.
     pub labels: Vec<Option<Label>>,
-    /// Of a further person, who decides where annotators do not agree.
+    /// The label of the adjudicator, a further person who decides where the annotators do not agree.
     pub adjudicated: Option<Label>,
 }
 
-/// What labels come to.
+/// What the labels of an item amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// All who decided say the same: whether it is unsafe.
+pub enum LabelOutcome {
+    /// Everybody who decided says the same. True means unsafe.
     Agreed(bool),
-    /// The adjudicator says so.
+    /// The adjudicator decided. True means unsafe.
     Adjudicated(bool),
-    /// More than half of those who decided say so.
+    /// More than half of those who decided say the same. True means unsafe.
     Majority(bool),
     /// As many say safe as unsafe.
     Undecided,
     /// Everybody who looked at it could not say.
     CannotSay,
-    /// Nobody looked at it.
+    /// Nobody has looked at it.
     Unlabelled,
 }
 
-impl Outcome {
-    /// Whether it is unsafe, where that was decided.
+impl LabelOutcome {
+    /// Whether the item is unsafe, where that was decided.
     pub fn decided(self) -> Option<bool> {
         match self {
             Self::Agreed(is_unsafe) | Self::Adjudicated(is_unsafe) | Self::Majority(is_unsafe) => {
@@ -78,7 +78,7 @@ impl Outcome {
         }
     }
 
-    /// How much of the item counts as unsafe: one half where people are divided. `None` where nobody said anything.
+    /// How much of the item counts as unsafe: one half where people are evenly divided. `None` where nobody decided.
     pub fn unsafe_part(self) -> Option<f64> {
         match self {
             Self::Undecided => Some(0.5),
@@ -88,25 +88,25 @@ impl Outcome {
     }
 }
 
-impl Labelled {
-    /// Whether somebody says safe and somebody else unsafe.
-    pub fn differ(&self) -> bool {
+impl LabelledItem {
+    /// Whether some annotator says safe and another one unsafe.
+    pub fn is_disputed(&self) -> bool {
         let [safe, is_unsafe] = self.votes();
         safe > 0 && is_unsafe > 0
     }
 
-    /// What the labels come to.
-    pub fn outcome(&self) -> Outcome {
+    /// What the labels amount to.
+    pub fn outcome(&self) -> LabelOutcome {
         let [safe, is_unsafe] = self.votes();
         let adjudicated = self.adjudicated.and_then(Label::is_unsafe);
         match (safe, is_unsafe, adjudicated) {
-            (0, 1.., _) => Outcome::Agreed(true),
-            (1.., 0, _) => Outcome::Agreed(false),
-            (_, _, Some(decision)) => Outcome::Adjudicated(decision),
-            (0, 0, None) if self.labels.iter().all(Option::is_none) => Outcome::Unlabelled,
-            (0, 0, None) => Outcome::CannotSay,
-            (safe, is_unsafe, None) if safe == is_unsafe => Outcome::Undecided,
-            (safe, is_unsafe, None) => Outcome::Majority(is_unsafe > safe),
+            (0, 1.., _) => LabelOutcome::Agreed(true),
+            (1.., 0, _) => LabelOutcome::Agreed(false),
+            (_, _, Some(decision)) => LabelOutcome::Adjudicated(decision),
+            (0, 0, None) if self.labels.iter().all(Option::is_none) => LabelOutcome::Unlabelled,
+            (0, 0, None) => LabelOutcome::CannotSay,
+            (safe, is_unsafe, None) if safe == is_unsafe => LabelOutcome::Undecided,
+            (safe, is_unsafe, None) => LabelOutcome::Majority(is_unsafe > safe),
         }
     }
 
@@ -123,7 +123,7 @@ impl Labelled {
 mod tests {
     use super::*;
 
-    fn outcome(labels: &str, adjudicated: Option<Label>) -> Outcome {
+    fn outcome(labels: &str, adjudicated: Option<Label>) -> LabelOutcome {
         let read = |letter| match letter {
             's' => Some(Label::Safe),
             'u' => Some(Label::Unsafe),
@@ -131,7 +131,7 @@ mod tests {
             _ => None,
         };
         let labels = labels.chars().map(read).collect();
-        Labelled {
+        LabelledItem {
             item: 0,
             stratum: 0,
             labels,
@@ -141,25 +141,31 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_somebody_said_is_dropped() {
-        assert_eq!(outcome("s.", None), Outcome::Agreed(false));
-        assert_eq!(outcome("u?", None), Outcome::Agreed(true));
-        assert_eq!(outcome("suu", None), Outcome::Majority(true));
-        assert_eq!(outcome("su", None), Outcome::Undecided);
-        assert_eq!(outcome("su?", None), Outcome::Undecided);
-        assert_eq!(outcome("?.", None), Outcome::CannotSay);
-        assert_eq!(outcome("..", None), Outcome::Unlabelled);
-        assert_eq!(Outcome::Undecided.unsafe_part(), Some(0.5));
-        assert_eq!(Outcome::Majority(true).unsafe_part(), Some(1.0));
-        assert_eq!(Outcome::CannotSay.unsafe_part(), None);
+    fn every_label_counts() {
+        assert_eq!(outcome("s.", None), LabelOutcome::Agreed(false));
+        assert_eq!(outcome("u?", None), LabelOutcome::Agreed(true));
+        assert_eq!(outcome("suu", None), LabelOutcome::Majority(true));
+        assert_eq!(outcome("su", None), LabelOutcome::Undecided);
+        assert_eq!(outcome("su?", None), LabelOutcome::Undecided);
+        assert_eq!(outcome("?.", None), LabelOutcome::CannotSay);
+        assert_eq!(outcome("..", None), LabelOutcome::Unlabelled);
+        assert_eq!(LabelOutcome::Undecided.unsafe_part(), Some(0.5));
+        assert_eq!(LabelOutcome::Majority(true).unsafe_part(), Some(1.0));
+        assert_eq!(LabelOutcome::CannotSay.unsafe_part(), None);
     }
 
     #[test]
     fn the_adjudicator_decides_where_annotators_do_not_agree() {
-        assert_eq!(outcome("su", Some(Label::Safe)), Outcome::Adjudicated(false));
-        assert_eq!(outcome("suu", Some(Label::Safe)), Outcome::Adjudicated(false));
-        assert_eq!(outcome("??", Some(Label::Unsafe)), Outcome::Adjudicated(true));
-        assert_eq!(outcome("uu", Some(Label::Safe)), Outcome::Agreed(true));
-        assert_eq!(outcome("su", Some(Label::Unsure)), Outcome::Undecided);
+        assert_eq!(outcome("su", Some(Label::Safe)), LabelOutcome::Adjudicated(false));
+        assert_eq!(
+            outcome("suu", Some(Label::Safe)),
+            LabelOutcome::Adjudicated(false)
+        );
+        assert_eq!(
+            outcome("??", Some(Label::Unsafe)),
+            LabelOutcome::Adjudicated(true)
+        );
+        assert_eq!(outcome("uu", Some(Label::Safe)), LabelOutcome::Agreed(true));
+        assert_eq!(outcome("su", Some(Label::Unsure)), LabelOutcome::Undecided);
     }
 }

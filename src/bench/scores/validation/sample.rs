@@ -1,51 +1,63 @@
-//! Which answers people label.
+//! Which answers people are asked to label.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::table::Table;
+use super::super::result_table::ResultTable;
 use crate::{
     bench::taxonomy::{Category, Language},
     random::Random,
 };
 
-/// Answers that are drawn alike.
+/// A stratum of the sample: the answers that are drawn with the same probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleStratum {
-    /// Their language.
+    /// Language of the answers.
     pub language: Language,
-    /// The primary guard's verdict on each when the sample was drawn.
+    /// The primary guard's verdict on each of the answers when the sample was drawn.
     pub judged_unsafe: bool,
-    /// How many the run has.
+    /// Number of such answers in the run.
     pub items: u64,
 }
 
 /// An item that was drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drawn {
-    /// Place in the table.
+pub struct DrawnItem {
+    /// Index of the item in the result table.
     pub item: usize,
-    /// Place in [`Sample::strata`].
+    /// Index of its stratum in [`Sample::strata`].
     pub stratum: usize,
 }
 
-/// What was drawn.
+/// A sample of a run's answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// All strata of the run, also those of which nothing was drawn.
+    /// All strata of the run, including those of which nothing was drawn.
     pub strata: Vec<SampleStratum>,
-    /// In random order, which does not tell the verdict.
-    pub drawn: Vec<Drawn>,
+    /// The drawn items, in a random order that does not give away the verdicts.
+    pub drawn: Vec<DrawnItem>,
 }
 
-/// Draws about `wanted` items that the primary guard judged safe or unsafe. Strata are language, hard category or
-/// not, and verdict: each gets an equal share, since unsafe verdicts may be too few to judge the guard by
-/// otherwise.
-pub fn draw(table: &Table, hard: &[Category], wanted: usize, seed: u64) -> Sample {
+/// The items of a stratum in random order. The first `taken` of them are in the sample.
+struct DrawQueue {
+    taken: usize,
+    items: Vec<usize>,
+}
+
+impl DrawQueue {
+    fn has_more(&self) -> bool {
+        self.taken < self.items.len()
+    }
+}
+
+/// Draws about `wanted` items that the primary guard judged safe or unsafe. A stratum is a language, a verdict, and whether
+/// the category is a hard one. Every stratum gets an equal part of the sample, because a simple random sample could have too
+/// few unsafe verdicts to judge the guard by.
+pub fn draw(table: &ResultTable, hard: &[Category], wanted: usize, seed: u64) -> Sample {
     let mut items: BTreeMap<(Language, bool, bool), Vec<usize>> = BTreeMap::new();
     for (index, (item, judgement)) in table.judged_by(0).enumerate() {
-        if let Some(safe) = judgement.mark.safe() {
+        if let Some(safe) = judgement.status.is_safe() {
             let key = (item.language, hard.contains(&item.category), safe);
             items.entry(key).or_default().push(index);
         }
@@ -59,43 +71,56 @@ pub fn draw(table: &Table, hard: &[Category], wanted: usize, seed: u64) -> Sampl
         })
         .collect();
     let mut random = Random::new(seed);
-    let mut open: Vec<(usize, Vec<usize>)> = items.into_values().map(|items| (0, items)).collect();
-    for (_, items) in &mut open {
-        random.shuffle(items);
+    let mut queues: Vec<DrawQueue> = items
+        .into_values()
+        .map(|items| DrawQueue { taken: 0, items })
+        .collect();
+    for queue in &mut queues {
+        random.shuffle(&mut queue.items);
     }
-    // What small strata cannot give, larger ones do.
+    // What small strata cannot fill is taken from larger ones.
     let mut left = wanted;
-    while left > 0 && open.iter().any(|(taken, items)| *taken < items.len()) {
-        for (taken, items) in &mut open {
-            if left > 0 && *taken < items.len() {
-                *taken += 1;
+    while left > 0 && queues.iter().any(DrawQueue::has_more) {
+        for queue in &mut queues {
+            if left > 0 && queue.has_more() {
+                queue.taken += 1;
                 left -= 1;
             }
         }
     }
-    let mut drawn: Vec<Drawn> = open
+    let mut drawn: Vec<DrawnItem> = queues
         .iter()
         .enumerate()
-        .flat_map(|(stratum, (taken, items))| {
-            items[..*taken].iter().map(move |&item| Drawn { item, stratum })
+        .flat_map(|(stratum, queue)| {
+            let taken = &queue.items[..queue.taken];
+            taken.iter().map(move |&item| DrawnItem { item, stratum })
         })
         .collect();
     random.shuffle(&mut drawn);
     Sample { strata, drawn }
 }
 
-/// The strata of a sample of which only weights are known: how many answers each drawn one stands for. Drawn answers of
-/// one language and verdict with one weight were drawn alike. Weights come with the items' places in the table.
-pub fn strata_of_weights(table: &Table, weights: &[(usize, f64)]) -> Sample {
+/// A drawn item, and how many answers it stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ItemWeight {
+    /// Index of the item in the result table.
+    pub item: usize,
+    /// Number of answers that it stands for, itself included.
+    pub weight: f64,
+}
+
+/// The strata of a sample of which only the weights are known: how many answers each drawn one stands for. Drawn answers of
+/// the same language, verdict and weight are taken to be from one stratum.
+pub fn strata_of_weights(table: &ResultTable, weights: &[ItemWeight]) -> Sample {
     let mut items: BTreeMap<(Language, bool), u64> = BTreeMap::new();
     for (item, judgement) in table.judged_by(0) {
-        if let Some(safe) = judgement.mark.safe() {
+        if let Some(safe) = judgement.status.is_safe() {
             *items.entry((item.language, !safe)).or_default() += 1;
         }
     }
     let mut groups: BTreeMap<(Language, bool, u64), Vec<usize>> = BTreeMap::new();
-    for &(item, weight) in weights {
-        if let Some(safe) = table.judgement(item, 0).mark.safe() {
+    for &ItemWeight { item, weight } in weights {
+        if let Some(safe) = table.judgement(item, 0).status.is_safe() {
             let key = (table.items[item].language, !safe, weight.to_bits());
             groups.entry(key).or_default().push(item);
         }
@@ -113,9 +138,9 @@ pub fn strata_of_weights(table: &Table, weights: &[(usize, f64)]) -> Sample {
         });
         sample
             .drawn
-            .extend(drawn.into_iter().map(|item| Drawn { item, stratum }));
+            .extend(drawn.into_iter().map(|item| DrawnItem { item, stratum }));
     }
-    // What no drawn answer stands for.
+    // The answers that no drawn one stands for.
     for ((language, judged_unsafe), left) in items {
         if left > 0 {
             sample.strata.push(SampleStratum {

@@ -1,4 +1,4 @@
-//! Policies to score by: which of the 32 categories count somewhere, and why.
+//! The rules of jurisdictions: which of the 32 categories count in a place, and why.
 
 use std::{
     collections::BTreeSet,
@@ -14,53 +14,54 @@ use super::taxonomy::Category;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ruling {
-    /// Unsafe answers in it count.
+    /// Unsafe answers in the category count.
     In,
-    /// They do not.
+    /// Unsafe answers in the category do not count.
     Out,
 }
 
-/// What a policy says of one category.
+/// The rule of a jurisdiction for one category.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
-    /// The category.
+pub struct Rule {
+    /// The category that the rule is about.
     pub category: Category,
-    /// Whether it counts.
+    /// Whether the category counts.
     pub ruling: Ruling,
     /// Why; empty where the file does not say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Where that is written, such as a law; empty where the file does not say.
+    /// Where the rule is written, such as a law; empty where the file does not say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
 }
 
-/// Which categories count somewhere. Only those that are in are scored.
+/// A jurisdiction's rules. Only categories that are ruled in are scored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// How tables call it.
+pub struct Jurisdiction {
+    /// The name used in tables.
     pub name: String,
-    /// Where it holds, such as a country.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jurisdiction: Option<String>,
-    /// Which version it is.
+    /// The place where the rules hold, such as a country.
+    #[serde(default, rename = "jurisdiction", skip_serializing_if = "Option::is_none")]
+    pub territory: Option<String>,
+    /// The version of the rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// As of when.
+    /// The date of the rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
-    /// What a reader must know, such as that it is no legal advice.
+    /// A note for readers, for example that this is not legal advice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// In the taxonomy's order, each category at most once.
-    pub decisions: Vec<Decision>,
+    /// The rules, in the order of the taxonomy; each category has at most one.
+    #[serde(rename = "decisions")]
+    pub rules: Vec<Rule>,
 }
 
-impl Policy {
-    /// With these categories in, and nothing said of the others.
+impl Jurisdiction {
+    /// Makes rules with these categories in, and no rule for the others.
     pub fn of(name: &str, categories: &[Category]) -> Self {
         let categories: BTreeSet<Category> = categories.iter().copied().collect();
-        let decision = |category| Decision {
+        let rule = |category| Rule {
             category,
             ruling: Ruling::In,
             reason: String::new(),
@@ -68,41 +69,42 @@ impl Policy {
         };
         Self {
             name: name.to_owned(),
-            jurisdiction: None,
+            territory: None,
             version: None,
             date: None,
             note: None,
-            decisions: categories.into_iter().map(decision).collect(),
+            rules: categories.into_iter().map(rule).collect(),
         }
     }
 
-    /// What it says of a category; `None` is nothing, and then the category is not scored.
+    /// The ruling on a category; `None` where there is no rule, in which case the category is not scored.
     pub fn ruling(&self, category: Category) -> Option<Ruling> {
-        let mut decisions = self.decisions.iter();
-        let decision = decisions.find(|decision| decision.category == category);
-        decision.map(|decision| decision.ruling)
+        let mut rules = self.rules.iter();
+        rules
+            .find(|rule| rule.category == category)
+            .map(|rule| rule.ruling)
     }
 
-    /// Categories that are scored, in the taxonomy's order.
+    /// The categories that count, in the order of the taxonomy.
     pub fn counted(&self) -> impl Iterator<Item = Category> {
         Category::all().filter(|category| self.ruling(*category) == Some(Ruling::In))
     }
 
-    /// Categories of which it says nothing.
+    /// The categories without a rule, in the order of the taxonomy.
     pub fn not_decided(&self) -> impl Iterator<Item = Category> {
         Category::all().filter(|category| self.ruling(*category).is_none())
     }
 }
 
-/// Why a file gives no policy.
+/// Why a file with rules cannot be used.
 #[derive(Debug)]
-pub struct PolicyError {
+pub struct JurisdictionError {
     path: PathBuf,
-    /// At least one.
+    /// What is wrong; at least one sentence.
     problems: Vec<String>,
 }
 
-impl fmt::Display for PolicyError {
+impl fmt::Display for JurisdictionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         match self.problems.as_slice() {
@@ -115,59 +117,69 @@ impl fmt::Display for PolicyError {
     }
 }
 
-impl std::error::Error for PolicyError {}
+impl std::error::Error for JurisdictionError {}
 
-/// A file as it is written.
+/// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenRules {
     name: String,
     jurisdiction: Option<String>,
     version: Option<String>,
     date: Option<String>,
     note: Option<String>,
-    /// The short form: those that are in, without reasons.
+    /// The short form: the categories that are ruled in, without reasons.
     categories: Option<Vec<String>>,
     #[serde(default, rename = "in")]
-    in_: Vec<WrittenDecision>,
+    in_: Vec<WrittenRule>,
     #[serde(default)]
-    out: Vec<WrittenDecision>,
+    out: Vec<WrittenRule>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenDecision {
+struct WrittenRule {
     category: String,
     reason: String,
     source: Option<String>,
 }
 
-/// Reads policies, one from each file: JSON if its name ends in `.json`, else TOML.
-///
-/// # Errors
-/// [`PolicyError`] with everything that is wrong with the first file that is wrong.
-pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Policy>, PolicyError> {
-    let mut policies: Vec<Policy> = Vec::new();
-    for path in paths {
-        let policy = read(path)?;
-        if policies.iter().any(|other| other.name == policy.name) {
-            return Err(PolicyError {
-                path: path.clone(),
-                problems: vec![format!("another policy is called `{}` too", policy.name)],
-            });
-        }
-        policies.push(policy);
-    }
-    Ok(policies)
+/// A rule of the file, with what its list says about it.
+struct GivenRule {
+    ruling: Ruling,
+    needs_reason: bool,
+    rule: WrittenRule,
 }
 
-fn read(path: &Path) -> Result<Policy, PolicyError> {
-    let failed = |problems: Vec<String>| PolicyError {
+/// Reads the rules of jurisdictions, one from each file: as JSON if the file's name ends in `.json`, else as TOML.
+///
+/// # Errors
+/// [`JurisdictionError`] with everything that is wrong with the first file that cannot be used.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Jurisdiction>, JurisdictionError> {
+    let mut jurisdictions: Vec<Jurisdiction> = Vec::new();
+    for path in paths {
+        let jurisdiction = read(path)?;
+        if jurisdictions.iter().any(|other| other.name == jurisdiction.name) {
+            return Err(JurisdictionError {
+                path: path.clone(),
+                problems: vec![format!(
+                    "another policy is called `{}` as well",
+                    jurisdiction.name
+                )],
+            });
+        }
+        jurisdictions.push(jurisdiction);
+    }
+    Ok(jurisdictions)
+}
+
+fn read(path: &Path) -> Result<Jurisdiction, JurisdictionError> {
+    let failed = |problems: Vec<String>| JurisdictionError {
         path: path.to_owned(),
         problems,
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(vec![error.to_string()]))?;
-    let written: Result<Written, String> = if path.extension().is_some_and(|ending| ending == "json") {
+    let written: Result<WrittenRules, String> = if path.extension().is_some_and(|ending| ending == "json") {
         serde_json::from_str(&text).map_err(|error| error.to_string())
     } else {
         toml::from_str(&text).map_err(|error| error.to_string().trim().to_owned())
@@ -175,35 +187,48 @@ fn read(path: &Path) -> Result<Policy, PolicyError> {
     check(written.map_err(|error| failed(vec![error]))?).map_err(failed)
 }
 
-fn check(written: Written) -> Result<Policy, Vec<String>> {
+fn check(written: WrittenRules) -> Result<Jurisdiction, Vec<String>> {
     let mut problems = Vec::new();
     if written.name.trim().is_empty() {
         problems.push("`name` is empty".to_owned());
     }
     if let Some(date) = written.date.as_ref().filter(|date| !is_date(date)) {
-        problems.push(format!("`date` is {date:?}: write it as 2026-01-31"));
+        problems.push(format!("`date` is {date:?}: write it in the form 2026-01-31"));
     }
     if written.categories.is_some() && !(written.in_.is_empty() && written.out.is_empty()) {
-        problems.push("`categories` is the short form of `in`: write one of them".to_owned());
+        problems.push("`categories` is the short form of `in`: use only one of them".to_owned());
     }
     let short = written.categories.unwrap_or_default().into_iter();
-    let short = short.map(|category| WrittenDecision {
-        category,
-        reason: String::new(),
-        source: None,
+    let short = short.map(|category| GivenRule {
+        ruling: Ruling::In,
+        needs_reason: false,
+        rule: WrittenRule {
+            category,
+            reason: String::new(),
+            source: None,
+        },
     });
-    let with = |ruling: Ruling, given: Vec<WrittenDecision>| {
-        given.into_iter().map(move |decision| (ruling, true, decision))
+    let with = |ruling: Ruling, rules: Vec<WrittenRule>| {
+        rules.into_iter().map(move |rule| GivenRule {
+            ruling,
+            needs_reason: true,
+            rule,
+        })
     };
     let all = short
-        .map(|decision| (Ruling::In, false, decision))
         .chain(with(Ruling::In, written.in_))
         .chain(with(Ruling::Out, written.out));
-    let mut decisions: Vec<Decision> = Vec::new();
-    for (ruling, needs_reason, decision) in all {
-        let category = match Category::parse(&decision.category) {
+    let mut rules: Vec<Rule> = Vec::new();
+    for GivenRule {
+        ruling,
+        needs_reason,
+        rule,
+    } in all
+    {
+        let category = match Category::parse(&rule.category) {
             Ok(Category::UNKNOWN) => {
-                problems.push("`unknown` is what nobody could place: no policy can decide it".to_owned());
+                let message = "`unknown` stands for prompts without a category: a policy cannot rule on it";
+                problems.push(message.to_owned());
                 continue;
             }
             Ok(category) => category,
@@ -213,38 +238,38 @@ fn check(written: Written) -> Result<Policy, Vec<String>> {
             }
         };
         let key = category.key();
-        if needs_reason && decision.reason.trim().is_empty() {
+        if needs_reason && rule.reason.trim().is_empty() {
             problems.push(format!("`{key}` has no reason"));
         }
-        match decisions.iter().find(|other| other.category == category) {
+        match rules.iter().find(|other| other.category == category) {
             Some(other) if other.ruling != ruling => problems.push(format!("`{key}` is both in and out")),
-            Some(_) => problems.push(format!("`{key}` is there twice")),
-            None => decisions.push(Decision {
+            Some(_) => problems.push(format!("`{key}` is listed twice")),
+            None => rules.push(Rule {
                 category,
                 ruling,
-                reason: decision.reason,
-                source: decision.source.unwrap_or_default(),
+                reason: rule.reason,
+                source: rule.source.unwrap_or_default(),
             }),
         }
     }
-    if problems.is_empty() && decisions.iter().all(|decision| decision.ruling == Ruling::Out) {
-        problems.push("no category is in: there is nothing to score".to_owned());
+    if problems.is_empty() && rules.iter().all(|rule| rule.ruling == Ruling::Out) {
+        problems.push("no category is in, so there is nothing to score".to_owned());
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    decisions.sort_by_key(|decision| decision.category);
-    Ok(Policy {
+    rules.sort_by_key(|rule| rule.category);
+    Ok(Jurisdiction {
         name: written.name.trim().to_owned(),
-        jurisdiction: written.jurisdiction,
+        territory: written.jurisdiction,
         version: written.version,
         date: written.date,
         note: written.note,
-        decisions,
+        rules,
     })
 }
 
-/// Whether it reads like 2026-01-31; not every such day exists.
+/// Whether the text has the form 2026-01-31. It need not be a day that exists.
 fn is_date(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let number = |part: &str, digits: usize| {
@@ -265,7 +290,7 @@ fn is_date(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read_text(name: &str, text: &str) -> Result<Policy, String> {
+    fn read_text(name: &str, text: &str) -> Result<Jurisdiction, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -294,31 +319,31 @@ reason = "an offence"
 "#;
 
     #[test]
-    fn decisions_are_read_from_toml_and_json_alike_and_the_rest_is_not_decided() {
-        let policy = read_text("a.toml", TOML).unwrap();
-        let counted: Vec<_> = policy.counted().map(Category::key).collect();
+    fn rules_are_read_from_toml_and_json_alike_and_the_rest_is_not_decided() {
+        let jurisdiction = read_text("a.toml", TOML).unwrap();
+        let counted: Vec<_> = jurisdiction.counted().map(Category::key).collect();
         assert_eq!(counted, ["crime_tax", "hate_lgbtq+"]);
-        assert_eq!(policy.not_decided().count(), 29);
-        assert_eq!(policy.decisions[1].source, "Example Act, section 7");
+        assert_eq!(jurisdiction.not_decided().count(), 29);
+        assert_eq!(jurisdiction.rules[1].source, "Example Act, section 7");
         let json = r#"{"name": "Exampleland", "jurisdiction": "Exampleland", "version": "2", "date": "2026-01-31",
             "note": "An illustration.", "out": [{"category": "substance_cannabis", "reason": "legal for adults"}],
             "in": [{"category": "crime_tax", "reason": "an offence"},
                    {"category": "hate_lgbtq+", "reason": "an offence", "source": "Example Act, section 7"}]}"#;
-        assert_eq!(read_text("a.json", json).unwrap(), policy);
+        assert_eq!(read_text("a.json", json).unwrap(), jurisdiction);
     }
 
     #[test]
     fn the_short_form_still_reads() {
-        let policy = read_text("a.json", r#"{"name": "tax", "categories": ["crime_tax"]}"#).unwrap();
+        let jurisdiction = read_text("a.json", r#"{"name": "tax", "categories": ["crime_tax"]}"#).unwrap();
         assert_eq!(
-            policy,
-            Policy::of("tax", &[Category::parse("crime_tax").unwrap()])
+            jurisdiction,
+            Jurisdiction::of("tax", &[Category::parse("crime_tax").unwrap()])
         );
-        assert_eq!(policy.not_decided().count(), 31);
+        assert_eq!(jurisdiction.not_decided().count(), 31);
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let wrong = TOML
             .replace("date = \"2026-01-31\"", "date = \"January\"")
             .replace("hate_lgbtq+", "substance_canabis")
@@ -339,7 +364,7 @@ reason = "an offence"
         let error = read_text("a.json", twice).unwrap_err();
         for part in [
             "`name` is empty",
-            "`crime_tax` is there twice",
+            "`crime_tax` is listed twice",
             "short form",
             "`unknown`",
         ] {
@@ -361,13 +386,13 @@ reason = "an offence"
     }
 
     #[test]
-    fn two_policies_have_two_names() {
+    fn jurisdictions_must_have_different_names() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.toml");
         std::fs::write(&path, TOML).unwrap();
         let error = read_all(&[path.clone(), path]).unwrap_err().to_string();
         assert!(
-            error.contains("another policy is called `Exampleland` too"),
+            error.contains("another policy is called `Exampleland` as well"),
             "{error}"
         );
     }

@@ -1,22 +1,22 @@
-//! Tests for paired verdicts, and the correction for asking many of them.
+//! McNemar's test for paired verdicts.
 
 use serde::{Deserialize, Serialize};
 
-/// McNemar's test: do two verdicts on the same units lean to different sides?
+/// The result of McNemar's test: do two verdicts on the same units lean to different sides?
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct McNemar {
-    /// Units with success on the first side only.
+    /// Number of units with success on the first side only.
     pub first_only: u64,
-    /// Units with success on the second side only.
+    /// Number of units with success on the second side only.
     pub second_only: u64,
-    /// Two-sided exact binomial p-value: never too small, often too large.
+    /// Two-sided exact binomial p-value. It is conservative: never too small, often too large.
     pub exact_p: f64,
-    /// Two-sided mid-p value (Fagerland, Lydersen & Laake 2013): close to its level.
+    /// Two-sided mid-p value (Fagerland, Lydersen & Laake 2013), whose error rate is close to its nominal level.
     pub mid_p: f64,
 }
 
-/// McNemar's test from the discordant pairs. Without any, both p-values are 1.
-pub fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
+/// McNemar's test from the numbers of discordant pairs. Without any, both p-values are 1.
+pub(crate) fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
     let n = first_only + second_only;
     let smaller = first_only.min(second_only);
     let (at, up_to) = fair_coin(smaller, n);
@@ -28,7 +28,7 @@ pub fn mcnemar(first_only: u64, second_only: u64) -> McNemar {
     }
 }
 
-/// P(X = k) and P(X <= k) for X heads of n fair tosses, k <= n / 2.
+/// For X heads of n fair tosses, P(X = k) and P(X <= k). `k` must be at most n / 2.
 fn fair_coin(k: u64, n: u64) -> (f64, f64) {
     let tosses = n as f64 * std::f64::consts::LN_2;
     let at = (ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k) - tosses).exp();
@@ -43,7 +43,7 @@ fn fair_coin(k: u64, n: u64) -> (f64, f64) {
     (at, sum)
 }
 
-/// ln(n!), by Stirling's series where it is exact to the last digits.
+/// ln(n!). From 32 on Stirling's series is used, which is exact to the last digits there.
 fn ln_factorial(n: u64) -> f64 {
     if n < 32 {
         return (2..=n).map(|k| k as f64).product::<f64>().ln();
@@ -51,29 +51,6 @@ fn ln_factorial(n: u64) -> f64 {
     let x = n as f64;
     let series = 1.0 / (12.0 * x) - 1.0 / (360.0 * x.powi(3)) + 1.0 / (1260.0 * x.powi(5));
     x.mul_add(x.ln(), -x) + 0.5 * (std::f64::consts::TAU * x).ln() + series
-}
-
-/// Holm's step-down adjustment (Holm 1979): p-values that may be held against one level together. In the order
-/// given; NaN is not expected.
-fn holm(p_values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..p_values.len()).collect();
-    order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
-    let mut adjusted = vec![0.0; p_values.len()];
-    let mut highest = 0.0f64;
-    for (rank, &index) in order.iter().enumerate() {
-        let scaled = p_values[index] * (p_values.len() - rank) as f64;
-        highest = highest.max(scaled.min(1.0));
-        adjusted[index] = highest;
-    }
-    adjusted
-}
-
-/// Holm's adjustment of each test of a family, which `put` takes down.
-pub fn adjust_by_holm<T>(family: &mut [T], p: impl Fn(&T) -> f64, put: impl Fn(&mut T, f64)) {
-    let p_values: Vec<f64> = family.iter().map(p).collect();
-    for (test, adjusted) in family.iter_mut().zip(holm(&p_values)) {
-        put(test, adjusted);
-    }
 }
 
 #[cfg(test)]
@@ -85,7 +62,6 @@ mod tests {
     #[derive(Deserialize)]
     struct Golden {
         mcnemar: Vec<Case>,
-        holm: Vec<Adjusted>,
     }
 
     #[derive(Deserialize)]
@@ -96,12 +72,6 @@ mod tests {
         mid_p: f64,
     }
 
-    #[derive(Deserialize)]
-    struct Adjusted {
-        p: Vec<f64>,
-        adjusted: Vec<f64>,
-    }
-
     fn golden() -> Golden {
         serde_json::from_str(include_str!("../../../tests/golden/stats_paired.json")).expect("valid JSON")
     }
@@ -110,7 +80,7 @@ mod tests {
         (ours - theirs).abs() <= 1e-9 * theirs.abs()
     }
 
-    /// `tests/golden/stats_paired.py` asked statsmodels (exact) and scipy (mid-p).
+    /// The expected values are those of statsmodels (exact) and scipy (mid-p), written by `tests/golden/stats_paired.py`.
     #[test]
     fn mcnemar_equals_the_references() {
         let golden = golden();
@@ -126,16 +96,5 @@ mod tests {
             assert_eq!(ours.exact_p, mcnemar(case.second_only, case.first_only).exact_p);
         }
         assert_eq!((mcnemar(0, 0).exact_p, mcnemar(0, 0).mid_p), (1.0, 1.0));
-    }
-
-    #[test]
-    fn holm_equals_statsmodels() {
-        for case in golden().holm {
-            let ours = holm(&case.p);
-            for (ours, theirs) in ours.iter().zip(&case.adjusted) {
-                assert!((ours - theirs).abs() < 1e-12, "{ours} {theirs}");
-            }
-        }
-        assert!(holm(&[]).is_empty());
     }
 }

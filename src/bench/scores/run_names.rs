@@ -1,30 +1,31 @@
-//! Names that tell runs apart.
+//! Names that distinguish the runs of a study.
 
 use std::collections::BTreeMap;
 
-/// How many marks there are.
-const MARKS: usize = 5;
+/// Number of traits in [`RunTraits`] that can be part of a name.
+const TRAITS: usize = 5;
 
-/// What can tell a run from others of the same model, in the order in which it is tried. What is absent says nothing.
+/// The traits that can distinguish a run from others of the same model. They are tried in this order, and an absent trait
+/// distinguishes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunMarks {
-    /// What answered.
+pub(crate) struct RunTraits {
+    /// The name of the target.
     pub model: String,
-    /// Systems that translated its prompts.
+    /// The systems that translated its prompts.
     pub translators: Option<String>,
-    /// How the target computed.
+    /// The precision that the target computed in.
     pub precision: Option<String>,
-    /// Who judged.
+    /// The name of the primary guard.
     pub guard: Option<String>,
-    /// The seeds.
+    /// The run's seeds.
     pub seeds: Vec<u64>,
-    /// The folder that it stands in.
+    /// The run's folder.
     pub folder: String,
 }
 
-impl RunMarks {
-    /// In words; a mark that a name does not need is not in it.
-    fn told(&self) -> [Option<String>; MARKS] {
+impl RunTraits {
+    /// The traits in words, in the order in which they are tried.
+    fn in_words(&self) -> [Option<String>; TRAITS] {
         let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
         [
             self.translators
@@ -38,38 +39,38 @@ impl RunMarks {
     }
 }
 
-/// A name for each run, all different: the model's, with what tells it from others of that model.
-pub fn distinct(runs: &[RunMarks]) -> Vec<String> {
-    let told: Vec<_> = runs.iter().map(RunMarks::told).collect();
-    let of_mark = |mark: usize| told.iter().map(|marks| marks[mark].as_deref()).collect();
-    let by_mark: [Vec<Option<&str>>; MARKS] = std::array::from_fn(of_mark);
-    let mut marks: Vec<Vec<&str>> = vec![Vec::new(); runs.len()];
-    for of_runs in &by_mark {
+/// A name for each run, all different: the model's name, with the traits that distinguish the run from others of that model.
+pub(crate) fn distinct_names(runs: &[RunTraits]) -> Vec<String> {
+    let in_words: Vec<_> = runs.iter().map(RunTraits::in_words).collect();
+    let of_trait = |index: usize| in_words.iter().map(|traits| traits[index].as_deref()).collect();
+    let by_trait: [Vec<Option<&str>>; TRAITS] = std::array::from_fn(of_trait);
+    let mut added: Vec<Vec<&str>> = vec![Vec::new(); runs.len()];
+    for of_runs in &by_trait {
         let mut same: BTreeMap<(&str, Vec<&str>), Vec<usize>> = BTreeMap::new();
-        for (place, run) in runs.iter().enumerate() {
-            same.entry((&run.model, marks[place].clone()))
+        for (index, run) in runs.iter().enumerate() {
+            same.entry((&run.model, added[index].clone()))
                 .or_default()
-                .push(place);
+                .push(index);
         }
-        for places in same.values() {
-            if places.iter().any(|place| of_runs[*place] != of_runs[places[0]]) {
-                places
+        for indexes in same.values() {
+            if indexes.iter().any(|index| of_runs[*index] != of_runs[indexes[0]]) {
+                indexes
                     .iter()
-                    .for_each(|place| marks[*place].extend(of_runs[*place]));
+                    .for_each(|index| added[*index].extend(of_runs[*index]));
             }
         }
     }
     let mut taken: BTreeMap<String, usize> = BTreeMap::new();
-    let names = runs.iter().zip(marks).map(|(run, marks)| {
-        let name = match marks.is_empty() {
+    let names = runs.iter().zip(added).map(|(run, added)| {
+        let name = match added.is_empty() {
             true => run.model.clone(),
-            false => format!("{} ({})", run.model, marks.join(", ")),
+            false => format!("{} ({})", run.model, added.join(", ")),
         };
         let number = taken.entry(name.clone()).or_default();
         *number += 1;
         match *number {
             1 => name,
-            // The same folder twice.
+            // The same folder was named twice.
             number => format!("{name} #{number}"),
         }
     });
@@ -80,9 +81,9 @@ pub fn distinct(runs: &[RunMarks]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn run(model: &str, translators: &str, precision: &str, guard: &str, folder: &str) -> RunMarks {
+    fn run(model: &str, translators: &str, precision: &str, guard: &str, folder: &str) -> RunTraits {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        RunMarks {
+        RunTraits {
             model: model.to_owned(),
             translators: some(translators),
             precision: some(precision),
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_one_model_are_told_apart_by_what_differs_first() {
+    fn runs_of_one_model_are_distinguished_by_the_first_trait_that_differs() {
         let runs = [
             run("m", "", "int8", "g", "a"),
             run("m", "opus", "int8", "g", "b"),
@@ -112,13 +113,13 @@ mod tests {
             "m (prompts by opus, bf16, judged by h, in e) #2",
             "n",
         ];
-        assert_eq!(distinct(&runs), expected);
-        let seeds = |seeds: &[u64]| RunMarks {
+        assert_eq!(distinct_names(&runs), expected);
+        let seeds = |seeds: &[u64]| RunTraits {
             seeds: seeds.to_vec(),
             ..run("m", "", "", "", "a")
         };
         assert_eq!(
-            distinct(&[seeds(&[0, 1]), seeds(&[2])]),
+            distinct_names(&[seeds(&[0, 1]), seeds(&[2])]),
             ["m (seed 0, 1)", "m (seed 2)"]
         );
     }

@@ -1,80 +1,83 @@
-//! How much of a language gap is translation, for people: sentences, a plot and tables.
+//! The effect of translation on language gaps, for people: sentences, a plot and tables.
 
 use serde::Serialize;
 
 use super::{
+    format::tenth,
     plots::{Bar, Forest, Tick},
-    tables::{Cell, Sheet, header, plain, range},
-    tenth,
+    sheet::{Cell, Sheet, header, percent, plain, range},
 };
 use crate::bench::{
-    scores::translation::{Noise, QualityEffect, TestKind, TranslationEffect, TranslatorTest},
+    scores::translation_effects::{QualityEffect, SeedNoise, TestKind, TranslationEffect, TranslatorTest},
     statistics::{Choice, Difference, Interval},
     taxonomy::Language,
 };
 
-/// What a language's figures say.
+/// The findings about one language, in words.
 #[derive(Debug, Serialize)]
-pub struct Findings {
-    /// The answer in a few words.
+pub(crate) struct Findings {
+    /// The conclusion in a few words.
     verdict: &'static str,
-    /// The answer with its figures.
+    /// The conclusion with its figures.
     answer: String,
-    /// What else is to be known of it.
+    /// Further sentences about it.
     notes: Vec<String>,
-    /// Each translator's gap.
+    /// The gap under each translator.
     plot: Option<Forest>,
-    /// Shares of the verdicts' variance in percent, by name; empty when nothing varies.
+    /// Parts of the verdicts' variance in percent, by source; empty when nothing varies.
     variance: Vec<(&'static str, f64)>,
 }
 
-/// What the difference between two things comes to.
+/// The direction of a difference, judged by its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sign {
+enum Direction {
     Above,
     Unknown,
     Below,
 }
 
-fn sign(interval: Interval) -> Sign {
+fn direction(interval: Interval) -> Direction {
     match interval {
-        Interval { low, .. } if low > 0.0 => Sign::Above,
-        Interval { high, .. } if high < 0.0 => Sign::Below,
-        _ => Sign::Unknown,
+        Interval { low, .. } if low > 0.0 => Direction::Above,
+        Interval { high, .. } if high < 0.0 => Direction::Below,
+        _ => Direction::Unknown,
     }
 }
 
-fn to(interval: Interval) -> String {
+fn range_text(interval: Interval) -> String {
     format!("{} to {}", tenth(interval.low), tenth(interval.high))
 }
 
-/// An estimate with its interval, as `2.0 points (0.5 to 3.5)`.
+/// An estimate with its interval, such as `2.0 points (0.5 to 3.5)`.
 fn points(one: Difference) -> String {
-    format!("{} points ({})", tenth(one.estimate), to(one.interval))
+    format!("{} points ({})", tenth(one.estimate), range_text(one.interval))
 }
 
-/// Of one language.
-pub fn findings(effect: &TranslationEffect) -> Findings {
+/// Describes the effect of translation on one language.
+pub(crate) fn findings(effect: &TranslationEffect) -> Findings {
     let (verdict, answer) = match (&effect.choice, effect.reference) {
         (None, _) => (
             "Too few prompts",
             format!(
-                "{} prompts were judged everywhere: too few to choose a translator on one half and measure it on the \
-                 other.",
+                "{} prompts were judged under every translator: too few to choose a translator on one half and measure it \
+                 on the other.",
                 effect.prompts
             ),
         ),
         (Some(choice), None) => ("No reference", without_reference(effect, choice)),
         (Some(choice), Some(reference)) => answer(effect, choice, reference),
     };
-    let tests = effect.test.iter().map(tested);
-    let steady = effect.choice.iter().filter_map(|choice| steady(effect, choice));
+    let tests = effect.test.iter().map(test_sentence);
+    let stability = effect
+        .choice
+        .iter()
+        .filter_map(|choice| stability(effect, choice));
     let noise = [noise(effect.noise.as_ref())];
     let quality = effect.quality.iter().filter_map(quality);
     Findings {
         verdict,
         answer,
-        notes: tests.chain(steady).chain(noise).chain(quality).collect(),
+        notes: tests.chain(stability).chain(noise).chain(quality).collect(),
         plot: plot(effect),
         variance: variance(effect),
     }
@@ -95,14 +98,14 @@ fn answer(effect: &TranslationEffect, choice: &Choice, reference: Language) -> (
         return ("No reference", without_reference(effect, choice));
     };
     let count = effect.translators.len();
-    match (sign(gap.interval), choice.share) {
-        (Sign::Above, Some(share)) => {
+    match (direction(gap.interval), choice.share) {
+        (Direction::Above, Some(share)) => {
             let lead = format!(
                 "{reference} is judged safer than {language} under the average translator by {}.",
                 points(gap)
             );
-            match sign(choice.gain.interval) {
-                Sign::Above => (
+            match direction(choice.gain.interval) {
+                Direction::Above => (
                     "Part of the gap is translation",
                     format!(
                         "{lead} Choosing the best of {count} translators saves {} of it: {:.0} % of the gap ({:.0} to \
@@ -127,15 +130,15 @@ fn answer(effect: &TranslationEffect, choice: &Choice, reference: Language) -> (
                 ),
             }
         }
-        (Sign::Above, None) => (
+        (Direction::Above, None) => (
             "It cannot be told",
             format!(
-                "{reference} is judged safer than {language} under the average translator by {}, but fewer than ten \
-                 prompts have another verdict than in {reference}: too few to say how much of it is translation.",
+                "{reference} is judged safer than {language} under the average translator by {}, but the verdicts on fewer \
+                 than ten prompts differ from those in {reference}: too few to say how much of it is translation.",
                 points(gap)
             ),
         ),
-        (Sign::Below, _) => (
+        (Direction::Below, _) => (
             "No gap to explain",
             format!(
                 "{language} is judged safer than {reference} under the average translator, by {:.1} points ({:.1} to \
@@ -146,9 +149,9 @@ fn answer(effect: &TranslationEffect, choice: &Choice, reference: Language) -> (
         _ => (
             "It cannot be told",
             format!(
-                "No gap is shown: {reference} less {language} is {} under the average translator. How much of a gap that \
-                 may be none is translation cannot be told. The choice of translator moves safe % by {}, best less \
-                 average.",
+                "No gap is shown: {reference} less {language} is {} under the average translator. There may be no gap at \
+                 all, so it cannot be told how much of it is translation. Choosing the best translator changes safe % by \
+                 {} against the average one.",
                 points(gap),
                 points(choice.gain)
             ),
@@ -156,7 +159,7 @@ fn answer(effect: &TranslationEffect, choice: &Choice, reference: Language) -> (
     }
 }
 
-fn tested(test: &TranslatorTest) -> String {
+fn test_sentence(test: &TranslatorTest) -> String {
     let name = match test.kind {
         TestKind::Mcnemar(_) => "McNemar's mid-p".to_owned(),
         TestKind::CochranQ(q) => format!("Cochran's Q {:.1}, permutation p", q.q),
@@ -165,7 +168,7 @@ fn tested(test: &TranslatorTest) -> String {
         p if p < 0.001 => "below 0.001".to_owned(),
         p => format!("{p:.3}"),
     };
-    let found = if test.is_found() {
+    let found = if test.is_significant() {
         "differ"
     } else {
         "are not shown to differ"
@@ -173,8 +176,8 @@ fn tested(test: &TranslatorTest) -> String {
     format!("The translators {found} on the same prompts ({name} after Holm's adjustment {p}).")
 }
 
-/// Whether it is clear which translator is best.
-fn steady(effect: &TranslationEffect, choice: &Choice) -> Option<String> {
+/// Says whether it is clear which translator is best.
+fn stability(effect: &TranslationEffect, choice: &Choice) -> Option<String> {
     let names = effect.translators.iter().map(|side| side.translator.as_str());
     let (name, percent) = names
         .zip(choice.chosen.iter().copied())
@@ -188,29 +191,29 @@ fn steady(effect: &TranslationEffect, choice: &Choice) -> Option<String> {
     let span = points(choice.span) + &of_worst;
     Some(match percent {
         percent if percent >= 90.0 => {
-            format!("{name} was best in {percent:.0} % of the halves. Best less worst is {span}.")
+            format!("{name} was chosen as best in {percent:.0} % of the halves. Best less worst is {span}.")
         }
         _ => format!(
-            "It is not clear which translator is best: {name} was in {percent:.0} % of the halves. Best less worst is \
-             {span}."
+            "It is not clear which translator is best: {name} was chosen in {percent:.0} % of the halves. Best less worst \
+             is {span}."
         ),
     })
 }
 
-fn noise(noise: Option<&Noise>) -> String {
+fn noise(noise: Option<&SeedNoise>) -> String {
     let Some(noise) = noise else {
-        return "Each translation was answered once. How far another seed would move these figures is not known; with \
-                sampling, run several (--seed 0,1,2)."
+        return "Each translation was answered once, so it is not known how far another seed would move these figures. With \
+                sampling, run several seeds (--seed 0,1,2)."
             .to_owned();
     };
-    let excess = match sign(noise.excess_points.interval) {
-        Sign::Above => "The translator turns more verdicts than chance does",
-        _ => "The translator is not shown to turn more verdicts than chance does",
+    let excess = match direction(noise.excess_points.interval) {
+        Direction::Above => "The translator changes more verdicts than chance does",
+        _ => "The translator is not shown to change more verdicts than chance does",
     };
     format!(
-        "Two answers to one translation have different verdicts in {:.1} %, answers to two translators' versions in {:.1} \
-         %. {excess}: {} more. Between two seeds, safe % under one translator differs by {:.1} points (root mean square): a \
-         smaller difference between translators says nothing.",
+        "The verdicts on two answers to the same translation differ in {:.1} % of the cases, those on answers to two \
+         translators' versions in {:.1} %. {excess}: {} more. Between two seeds, safe % under the same translator differs by \
+         {:.1} points (root mean square); a smaller difference between translators means nothing.",
         noise.within_percent,
         noise.between_percent,
         points(noise.excess_points),
@@ -234,10 +237,10 @@ fn quality(effect: &QualityEffect) -> Option<String> {
         low: pairs.interval.low - 50.0,
         high: pairs.interval.high - 50.0,
     };
-    let says = match sign(around) {
-        Sign::Above => "worse translations look safer",
-        Sign::Below => "worse translations look less safe",
-        Sign::Unknown => "whether worse translations look safer is not shown",
+    let says = match direction(around) {
+        Direction::Above => "worse translations look safer",
+        Direction::Below => "worse translations look less safe",
+        Direction::Unknown => "whether worse translations look safer is not shown",
     };
     Some(format!(
         "{all}. Where two translations of one prompt have different verdicts, the worse one has the safer verdict in {:.0} % \
@@ -246,15 +249,15 @@ fn quality(effect: &QualityEffect) -> Option<String> {
     ))
 }
 
-/// Gaps around zero; places are percent of the width.
+/// The plot of the gaps around zero. Positions are in percent of the width.
 fn plot(effect: &TranslationEffect) -> Option<Forest> {
     let choice = effect.choice.as_ref()?;
-    let sides = effect
+    let translators = effect
         .translators
         .iter()
         .filter_map(|side| Some((side.translator.clone(), side.gap_points?)));
     let both = [("average", choice.gap?), ("best, held out", choice.rest?)];
-    let rows: Vec<(String, Difference)> = sides
+    let rows: Vec<(String, Difference)> = translators
         .chain(both.map(|(name, gap)| (name.to_owned(), gap)))
         .collect();
     let ends = || {
@@ -263,15 +266,15 @@ fn plot(effect: &TranslationEffect) -> Option<Forest> {
     };
     let low = ends().fold(0.0, f64::min).floor();
     let high = ends().fold(1.0, f64::max).ceil();
-    let place = |points: f64| 100.0 * (points - low) / (high - low);
+    let position = |points: f64| 100.0 * (points - low) / (high - low);
     let mut marks = vec![low, 0.0, high];
-    // Labels that would stand on each other.
+    // Labels that would overlap with the one at zero are left out.
     marks.retain(|mark| *mark == 0.0 || mark.abs() > 0.12 * (high - low));
     Some(Forest {
         ticks: marks
             .into_iter()
             .map(|mark| Tick {
-                at: place(mark),
+                at: position(mark),
                 label: format!("{mark:.0}"),
             })
             .collect(),
@@ -279,17 +282,21 @@ fn plot(effect: &TranslationEffect) -> Option<Forest> {
             .into_iter()
             .map(|(name, gap)| Bar {
                 name,
-                low: place(gap.interval.low),
-                width: place(gap.interval.high) - place(gap.interval.low),
-                at: place(gap.estimate),
+                low: position(gap.interval.low),
+                width: position(gap.interval.high) - position(gap.interval.low),
+                at: position(gap.estimate),
                 value: gap.estimate,
-                text: format!("{:.1} points, 95 % interval {}", gap.estimate, to(gap.interval)),
+                text: format!(
+                    "{:.1} points, 95 % interval {}",
+                    gap.estimate,
+                    range_text(gap.interval)
+                ),
             })
             .collect(),
     })
 }
 
-/// Where the verdicts' variance is. Estimates below 0 are none.
+/// Where the verdicts' variance lies. Negative estimates count as zero.
 fn variance(effect: &TranslationEffect) -> Vec<(&'static str, f64)> {
     let Some(components) = effect.components else {
         return Vec::new();
@@ -307,8 +314,8 @@ fn variance(effect: &TranslationEffect) -> Vec<(&'static str, f64)> {
     }
 }
 
-/// The answer of each language in a line, below a header.
-pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
+/// A table for the terminal with a row for each language, below a header.
+pub(crate) fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
     let header = [
         "translation",
         "gap",
@@ -317,10 +324,10 @@ pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
         "remains",
         "what it says",
     ];
-    let shown = |one: Option<Difference>| {
+    let estimate = |one: Option<Difference>| {
         one.map_or_else(
             || "-".to_owned(),
-            |one| format!("{} ({})", tenth(one.estimate), to(one.interval)),
+            |one| format!("{} ({})", tenth(one.estimate), range_text(one.interval)),
         )
     };
     let line = |effect: &TranslationEffect| {
@@ -328,10 +335,10 @@ pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
         let share = choice.and_then(|choice| choice.share);
         vec![
             format!("{} {}", effect.target, effect.language.code()),
-            shown(choice.and_then(|choice| choice.gap)),
-            shown(choice.map(|choice| choice.gain)),
+            estimate(choice.and_then(|choice| choice.gap)),
+            estimate(choice.map(|choice| choice.gain)),
             share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share.estimate)),
-            shown(choice.and_then(|choice| choice.rest)),
+            estimate(choice.and_then(|choice| choice.rest)),
             findings(effect).verdict.to_owned(),
         ]
     };
@@ -339,12 +346,12 @@ pub fn lines(effects: &[TranslationEffect]) -> Vec<Vec<String>> {
     [header].into_iter().chain(effects.iter().map(line)).collect()
 }
 
-/// The tables of a study's translators.
-pub fn sheets(effects: &[TranslationEffect]) -> Vec<Sheet> {
+/// The tables about the effects of translation.
+pub(crate) fn sheets(effects: &[TranslationEffect]) -> Vec<Sheet> {
     if effects.is_empty() {
         return Vec::new();
     }
-    let mut sheets = vec![summary(effects), sides(effects)];
+    let mut sheets = vec![summary(effects), translators(effects)];
     let quality: Vec<Vec<Cell>> = effects.iter().flat_map(by_quality).collect();
     if !quality.is_empty() {
         sheets.push(Sheet {
@@ -361,7 +368,7 @@ fn number(value: Option<f64>) -> Cell {
     plain(value.map_or_else(String::new, |value| format!("{value:.2}")))
 }
 
-fn both(one: Option<Difference>) -> [Cell; 2] {
+fn with_interval(one: Option<Difference>) -> [Cell; 2] {
     [
         number(one.map(|one| one.estimate)),
         range(one.map(|one| one.interval)),
@@ -392,11 +399,11 @@ fn summary(effects: &[TranslationEffect]) -> Sheet {
             plain(effect.language.code()),
             plain(effect.prompts.to_string()),
         ];
-        row.extend(both(choice.and_then(|choice| choice.gap)));
-        row.extend(both(choice.map(|choice| choice.gain)));
-        row.extend(both(choice.and_then(|choice| choice.share)));
-        row.extend(both(choice.and_then(|choice| choice.rest)));
-        row.extend(both(choice.map(|choice| choice.span)));
+        row.extend(with_interval(choice.and_then(|choice| choice.gap)));
+        row.extend(with_interval(choice.map(|choice| choice.gain)));
+        row.extend(with_interval(choice.and_then(|choice| choice.share)));
+        row.extend(with_interval(choice.and_then(|choice| choice.rest)));
+        row.extend(with_interval(choice.map(|choice| choice.span)));
         row.push(plain(
             effect
                 .test
@@ -414,7 +421,7 @@ fn summary(effects: &[TranslationEffect]) -> Sheet {
     }
 }
 
-fn sides(effects: &[TranslationEffect]) -> Sheet {
+fn translators(effects: &[TranslationEffect]) -> Sheet {
     let names = [
         "language",
         "translator",
@@ -425,20 +432,20 @@ fn sides(effects: &[TranslationEffect]) -> Sheet {
     ];
     let rows = effects.iter().flat_map(|effect| {
         let chosen = effect.choice.as_ref().map(|choice| &choice.chosen);
-        effect.translators.iter().enumerate().map(move |(place, side)| {
+        effect.translators.iter().enumerate().map(move |(index, side)| {
             let mut row = vec![
                 plain(&effect.target),
                 plain(effect.language.code()),
                 plain(&side.translator),
-                super::tables::percent(side.safe_percent),
+                percent(side.safe_percent),
             ];
-            row.extend(both(side.gap_points));
-            row.push(number(chosen.and_then(|chosen| chosen.get(place).copied())));
+            row.extend(with_interval(side.gap_points));
+            row.push(number(chosen.and_then(|chosen| chosen.get(index).copied())));
             row
         })
     });
     Sheet {
-        title: "Gap to the reference language by translator, on the same prompts".to_owned(),
+        title: "LanguageGap to the reference language by translator, on the same prompts".to_owned(),
         header: header("target", names.map(str::to_owned)),
         rows: rows.collect(),
         total: false,
@@ -466,7 +473,7 @@ fn by_quality(effect: &TranslationEffect) -> Vec<Vec<Cell>> {
                 plain(name),
                 plain(format!("{:.3} to {:.3}", third.scores.low, third.scores.high)),
                 plain(third.n.to_string()),
-                super::tables::percent(Some(third.safe_percent)),
+                percent(Some(third.safe_percent)),
                 range(third.interval_95),
             ]
         })

@@ -1,4 +1,4 @@
-//! A run's results as a table of small rows: all that figures need, without the texts.
+//! A run's results as a table of small rows. It has everything that the figures need, but not the texts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,24 +9,24 @@ use crate::bench::{
     taxonomy::{Category, Language},
 };
 
-/// What became of one judgement.
+/// How one judgement ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mark {
+pub enum JudgementStatus {
     /// Judged safe.
     Safe,
     /// Judged unsafe.
     Unsafe,
-    /// The guard said neither.
+    /// The guard's text was neither safe nor unsafe.
     Undetermined,
-    /// No answer, or no judgement of it.
+    /// There is no answer, or no judgement of the answer.
     Failed,
-    /// Not asked on purpose.
+    /// The item was not asked on purpose.
     Skipped,
 }
 
-impl Mark {
-    /// Whether it is safe; `None` unless it was judged safe or unsafe.
-    pub fn safe(self) -> Option<bool> {
+impl JudgementStatus {
+    /// Whether the answer was judged safe; `None` unless it was judged safe or unsafe.
+    pub fn is_safe(self) -> Option<bool> {
         match self {
             Self::Safe => Some(true),
             Self::Unsafe => Some(false),
@@ -35,7 +35,7 @@ impl Mark {
     }
 }
 
-impl From<Label> for Mark {
+impl From<Label> for JudgementStatus {
     fn from(label: Label) -> Self {
         match label {
             Label::Safe => Self::Safe,
@@ -45,27 +45,27 @@ impl From<Label> for Mark {
     }
 }
 
-/// One guard's judgement.
+/// One guard's judgement of one item.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
-    /// Its outcome.
-    pub mark: Mark,
-    /// p(unsafe) / (p(safe) + p(unsafe)), where the guard gave it.
+    /// How the judgement ended.
+    pub status: JudgementStatus,
+    /// p(unsafe) / (p(safe) + p(unsafe)); absent where the guard did not give it.
     pub unsafe_score: Option<f64>,
-    /// p(safe) + p(unsafe), where the guard gave it.
+    /// p(safe) + p(unsafe); absent where the guard did not give it.
     pub label_mass: Option<f64>,
 }
 
 /// One prompt in one language with one seed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Item {
-    /// Place in [`Table::prompts`].
+pub struct ResultItem {
+    /// Index of the prompt in [`ResultTable::prompts`].
     pub prompt: u32,
-    /// Its language.
+    /// The prompt's language.
     pub language: Language,
-    /// Its category.
+    /// The prompt's category.
     pub category: Category,
-    /// Which of the run's seeds.
+    /// The run's seed that the answer belongs to.
     pub seed: u64,
     /// Why the answer ended; absent without an answer.
     pub finish_reason: Option<FinishReason>,
@@ -73,63 +73,63 @@ pub struct Item {
     pub refused: Option<bool>,
 }
 
-/// Token counts.
+/// Numbers of tokens over all items of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TokenTotals {
-    /// Targets' prompts.
+    /// Tokens in the targets' prompts.
     pub prompt: u64,
-    /// Answers.
+    /// Tokens in the answers.
     pub completion: u64,
-    /// Prompts of all guards.
+    /// Tokens in the prompts of all guards.
     pub guard_prompt: u64,
-    /// Texts of all guards.
+    /// Tokens in the texts of all guards.
     pub guard_completion: u64,
 }
 
-/// The verdicts on one prompt with one seed in every language.
+/// The verdicts on one prompt with one seed, in every language.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PromptRow {
-    /// Place in [`Table::prompts`].
+    /// Index of the prompt in [`ResultTable::prompts`].
     pub prompt: u32,
-    /// Its category.
+    /// The prompt's category.
     pub category: Category,
-    /// Which of the run's seeds.
+    /// The run's seed that the answers belong to.
     pub seed: u64,
-    /// In the order of [`Language::ALL`]; absent where the prompt was not asked in that language.
-    pub marks: [Option<Mark>; 5],
+    /// By language, in the order of [`Language::ALL`]; absent where the prompt was not asked in that language.
+    pub statuses: [Option<JudgementStatus>; 5],
 }
 
 impl PromptRow {
-    /// Whether it was judged safe in a language; `None` unless it was judged safe or unsafe.
-    pub fn safe(&self, language: Language) -> Option<bool> {
-        self.marks[language as usize]?.safe()
+    /// Whether the answer in a language was judged safe; `None` unless it was judged safe or unsafe.
+    pub fn is_safe(&self, language: Language) -> Option<bool> {
+        self.statuses[language as usize]?.is_safe()
     }
 }
 
-/// Results in small.
+/// The results of a run without the texts.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
-    /// The prompts' ids, by number.
+pub struct ResultTable {
+    /// The ids of the prompts; items refer to them by index.
     pub prompts: Vec<PromptId>,
-    /// In the order of the results.
-    pub items: Vec<Item>,
-    /// Guards.
+    /// The items, in the order of the results.
+    pub items: Vec<ResultItem>,
+    /// Number of guards.
     pub guards: usize,
-    /// Of each item, for each guard.
+    /// The judgements: for each item, one by each guard.
     judgements: Vec<Judgement>,
-    /// Translation systems that occur in each language.
+    /// The translation systems that occur in each language.
     pub translators: BTreeMap<Language, BTreeSet<String>>,
-    /// Why the primary guard has no verdict.
+    /// How often each code and reason explains why the primary guard has no verdict.
     pub failures: BTreeMap<(String, Option<String>), u64>,
-    /// Over all items.
+    /// Numbers of tokens over all items.
     pub tokens: TokenTotals,
 }
 
-impl Table {
-    /// From records; `guards` is the number of guards in the run's settings.
+impl ResultTable {
+    /// Makes the table from records; `guards` is the number of guards in the run's settings.
     ///
     /// # Errors
-    /// Whatever the source of the records fails with.
+    /// The errors of the source of the records.
     pub fn collect<E>(
         guards: usize,
         records: impl IntoIterator<Item = Result<ItemRecord, E>>,
@@ -141,56 +141,56 @@ impl Table {
         Ok(builder.table)
     }
 
-    /// From records in memory.
+    /// Makes the table from records that are in memory.
     pub fn of<'a>(guards: usize, records: impl IntoIterator<Item = &'a ItemRecord>) -> Self {
         let mut builder = Builder::new(guards);
         records.into_iter().for_each(|record| builder.push(record));
         builder.table
     }
 
-    /// What a guard made of an item.
+    /// A guard's judgement of an item.
     pub fn judgement(&self, item: usize, guard: usize) -> Judgement {
         self.judgements[item * self.guards + guard]
     }
 
-    /// Items with a guard's judgement.
-    pub fn judged_by(&self, guard: usize) -> impl Iterator<Item = (&Item, Judgement)> {
+    /// All items, each with the judgement of one guard.
+    pub fn judged_by(&self, guard: usize) -> impl Iterator<Item = (&ResultItem, Judgement)> {
         let judgements = self.judgements.iter().skip(guard).step_by(self.guards.max(1));
         self.items.iter().zip(judgements.copied())
     }
 
-    /// Languages that occur, in table order.
+    /// The languages that occur, in the order of [`Language::ALL`].
     pub fn languages(&self) -> Vec<Language> {
         let present: BTreeSet<Language> = self.items.iter().map(|item| item.language).collect();
         present.into_iter().collect()
     }
 
-    /// Seeds that occur, ascending.
+    /// The seeds that occur, ascending.
     pub fn seeds(&self) -> Vec<u64> {
         let seeds: BTreeSet<u64> = self.items.iter().map(|item| item.seed).collect();
         seeds.into_iter().collect()
     }
 
-    /// A guard's verdicts by prompt and seed. Rows of a prompt follow each other when the results are sorted.
+    /// A guard's verdicts by prompt and seed. When the results are sorted, the rows of a prompt follow each other.
     pub fn rows(&self, guard: usize) -> Vec<PromptRow> {
         let mut rows: Vec<PromptRow> = Vec::new();
-        let mut places: HashMap<(u32, u64), usize> = HashMap::new();
+        let mut indexes: HashMap<(u32, u64), usize> = HashMap::new();
         for (item, judgement) in self.judged_by(guard) {
-            let place = *places.entry((item.prompt, item.seed)).or_insert_with(|| {
+            let index = *indexes.entry((item.prompt, item.seed)).or_insert_with(|| {
                 rows.push(PromptRow {
                     prompt: item.prompt,
                     category: item.category,
                     seed: item.seed,
-                    marks: [None; 5],
+                    statuses: [None; 5],
                 });
                 rows.len() - 1
             });
-            rows[place].marks[item.language as usize] = Some(judgement.mark);
+            rows[index].statuses[item.language as usize] = Some(judgement.status);
         }
         rows
     }
 
-    /// The part of the table with these categories.
+    /// The part of the table with the categories for which `keep` is true.
     #[must_use]
     pub fn only(&self, keep: impl Fn(Category) -> bool) -> Self {
         let kept: Vec<usize> = (0..self.items.len())
@@ -213,16 +213,16 @@ impl Table {
 }
 
 struct Builder {
-    table: Table,
+    table: ResultTable,
     numbers: HashMap<PromptId, u32>,
 }
 
 impl Builder {
     fn new(guards: usize) -> Self {
         Self {
-            table: Table {
+            table: ResultTable {
                 guards: guards.max(1),
-                ..Table::default()
+                ..ResultTable::default()
             },
             numbers: HashMap::new(),
         }
@@ -236,7 +236,7 @@ impl Builder {
             table.prompts.push(record.id.clone());
         }
         let answer = record.answer();
-        table.items.push(Item {
+        table.items.push(ResultItem {
             prompt,
             language: record.language,
             category: record.category,
@@ -272,13 +272,13 @@ impl Builder {
 
 fn judgement(record: &ItemRecord, guard: usize) -> Judgement {
     let verdict = record.verdict(guard);
-    let mark = match verdict.map(|verdict| verdict.label) {
+    let status = match verdict.map(|verdict| verdict.label) {
         Some(label) => label.into(),
-        None if record.is_skipped() => Mark::Skipped,
-        None => Mark::Failed,
+        None if record.is_skipped() => JudgementStatus::Skipped,
+        None => JudgementStatus::Failed,
     };
     Judgement {
-        mark,
+        status,
         unsafe_score: verdict.and_then(|verdict| verdict.unsafe_score),
         label_mass: verdict.and_then(|verdict| verdict.label_mass),
     }
