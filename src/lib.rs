@@ -5,6 +5,9 @@
 //! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `backend` → `model`, with
 //! `text` and `gguf` beside them. `client` and `bench` see only the generated types in [`proto`].
 
+// `pub` means that tests and benchmarks use it; everything else says how far it is seen.
+#![warn(unreachable_pub)]
+
 pub mod backend;
 pub mod bench;
 pub mod cli;

@@ -7,7 +7,11 @@ use super::{error::SubmitError, prefix::Prefix, request::SequenceRequest, tenant
 use crate::backend::ModelLimits;
 
 /// Checks everything that does not depend on other sequences.
-pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -> Result<(), SubmitError> {
+pub(crate) fn validate(
+    request: &SequenceRequest,
+    limits: &ModelLimits,
+    now: Instant,
+) -> Result<(), SubmitError> {
     let tokens = request.prompt.len();
     if tokens == 0 {
         return Err(SubmitError::EmptyPrompt);
@@ -37,7 +41,7 @@ pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -
 
 /// KV blocks for the whole sequence if it runs to its end, whether or not it holds them all at the same time. The keys
 /// and values of its last token are never computed.
-pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
+pub(crate) fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
     let answer = request.output.max_new_tokens.saturating_sub(1);
     let tokens = request
         .prompt
@@ -50,7 +54,7 @@ pub fn blocks_needed(request: &SequenceRequest, limits: &ModelLimits) -> usize {
 /// Prompts that are pinned or will be, and the blocks they take from the pool. They are entered at submission, so that
 /// no sequence is accepted that would no longer fit once they are resident.
 #[derive(Debug, Default)]
-pub struct PinLedger {
+pub(crate) struct PinLedger {
     prompts: Vec<(u64, Prefix)>,
     next_id: u64,
     reserved: usize,
@@ -58,17 +62,17 @@ pub struct PinLedger {
 
 impl PinLedger {
     /// Blocks that the pinned prompts take together.
-    pub fn reserved(&self) -> usize {
+    pub(crate) fn reserved(&self) -> usize {
         self.reserved
     }
 
     /// Number of leading blocks of `prompt` that a pinned prompt has too.
-    pub fn covered(&self, prompt: Prefix<&[u32]>, block_size: usize) -> usize {
+    pub(crate) fn covered(&self, prompt: Prefix<&[u32]>, block_size: usize) -> usize {
         covered(self.prompts.iter().map(|(_, pinned)| pinned), &prompt, block_size)
     }
 
     /// Enters a prompt and returns the id of its entry.
-    pub fn add(&mut self, prompt: Prefix, block_size: usize) -> u64 {
+    pub(crate) fn add(&mut self, prompt: Prefix, block_size: usize) -> u64 {
         self.next_id += 1;
         self.prompts.push((self.next_id, prompt));
         self.recount(block_size);
@@ -76,7 +80,7 @@ impl PinLedger {
     }
 
     /// Removes an entry.
-    pub fn remove(&mut self, id: u64, block_size: usize) {
+    pub(crate) fn remove(&mut self, id: u64, block_size: usize) {
         self.prompts.retain(|(entry, _)| *entry != id);
         self.recount(block_size);
     }
@@ -107,7 +111,7 @@ fn covered<'a, T: AsRef<[u32]>>(
 
 /// Open sequences and promised blocks of one model.
 #[derive(Debug, Default)]
-pub struct AdmissionLedger {
+pub(crate) struct AdmissionLedger {
     /// Sequences that have been accepted and have not ended.
     pub open: usize,
     /// Open sequences that have not started.
@@ -120,7 +124,7 @@ pub struct AdmissionLedger {
 
 /// What a queued sequence counts for in the queue's bounds.
 #[derive(Debug)]
-pub struct QueuedRequest {
+pub(crate) struct QueuedRequest {
     /// Prompt tokens.
     pub tokens: usize,
     /// The account that it is queued on.
@@ -129,7 +133,7 @@ pub struct QueuedRequest {
 
 /// What the ledger holds for one open sequence.
 #[derive(Debug)]
-pub struct LedgerEntry {
+pub(crate) struct LedgerEntry {
     /// Blocks beyond the pinned ones.
     need: usize,
     /// Id of its entry in the [`PinLedger`].
@@ -139,7 +143,7 @@ pub struct LedgerEntry {
 impl AdmissionLedger {
     /// Enters a sequence that needs `needed` blocks and whose `pin` (the full blocks of its prompt) is to stay cached.
     /// It is accepted if it fits alone into what pinned prompts leave of the pool, and every open sequence still does.
-    pub fn enter(
+    pub(crate) fn enter(
         &mut self,
         prompt: Prefix<&[u32]>,
         needed: usize,
@@ -176,7 +180,7 @@ impl AdmissionLedger {
     }
 
     /// Removes an open sequence that was entered with `need` blocks.
-    pub fn leave(&mut self, need: usize) {
+    pub(crate) fn leave(&mut self, need: usize) {
         self.open -= 1;
         if let Some(count) = self.needs.get_mut(&need) {
             *count -= 1;
@@ -189,7 +193,7 @@ impl AdmissionLedger {
 
 /// Gives back what the ledgers hold for open sequences. The inbox implements this, so that guards can outlive its lock
 /// without knowing the inbox.
-pub trait ReleaseAdmission: std::fmt::Debug + Send + Sync {
+pub(crate) trait ReleaseAdmission: std::fmt::Debug + Send + Sync {
     /// A request has left the queue; `started` is the time if its first forward pass begins now.
     fn leave_queue(&self, model: usize, request: &QueuedRequest, started: Option<Instant>);
 
@@ -202,7 +206,7 @@ pub trait ReleaseAdmission: std::fmt::Debug + Send + Sync {
 
 /// Keeps an accepted sequence in the ledgers for as long as it exists.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     ledgers: Arc<dyn ReleaseAdmission>,
     model: usize,
     request: QueuedRequest,
@@ -213,7 +217,7 @@ pub struct Admission {
 
 impl Admission {
     /// The admission of a sequence of the model with this index.
-    pub fn new(
+    pub(crate) fn new(
         ledgers: Arc<dyn ReleaseAdmission>,
         model: usize,
         entry: LedgerEntry,
@@ -236,14 +240,14 @@ impl Admission {
 
     /// Makes room in the queue. Only the first call has an effect; `started` is the time if the first forward pass
     /// begins now.
-    pub fn leave_queue(&mut self, started: Option<Instant>) {
+    pub(crate) fn leave_queue(&mut self, started: Option<Instant>) {
         if std::mem::take(&mut self.queued) {
             self.ledgers.leave_queue(self.model, &self.request, started);
         }
     }
 
     /// Takes the reservation of the prompt's blocks, which now are pinned: it outlives the sequence.
-    pub fn take_pin(&mut self) -> Option<PinReservation> {
+    pub(crate) fn take_pin(&mut self) -> Option<PinReservation> {
         self.pin.take()
     }
 }
@@ -257,7 +261,7 @@ impl Drop for Admission {
 
 /// Keeps a pinned prompt's blocks reserved until it is dropped.
 #[derive(Debug)]
-pub struct PinReservation {
+pub(crate) struct PinReservation {
     ledgers: Arc<dyn ReleaseAdmission>,
     model: usize,
     id: u64,
@@ -270,7 +274,7 @@ impl Drop for PinReservation {
 }
 
 /// A sequence on its way to the engine's thread.
-pub struct Submission {
+pub(crate) struct Submission {
     /// What the caller wants.
     pub request: SequenceRequest,
     /// When it was accepted.

@@ -9,7 +9,7 @@ use super::{
 use crate::backend::{ProbeReading, Reading, Readout, StepOutput, read_row, row_max};
 
 /// What a step read after a sequence's last token, without numeric faults.
-pub enum Read<'a> {
+pub(crate) enum Read<'a> {
     /// All logits.
     Row(Row<'a>),
     /// What its probe asked for.
@@ -20,7 +20,7 @@ pub enum Read<'a> {
 
 /// A row of logits without numeric faults.
 #[derive(Clone, Copy)]
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// One logit for each token of the vocabulary.
     pub logits: &'a [f32],
     /// The largest logit.
@@ -30,7 +30,11 @@ pub struct Row<'a> {
 impl<'a> Read<'a> {
     /// # Errors
     /// When what was read is not a number, or not there.
-    pub fn new(reading: &'a Reading, output: &'a StepOutput, width: usize) -> Result<Self, SequenceError> {
+    pub(crate) fn new(
+        reading: &'a Reading,
+        output: &'a StepOutput,
+        width: usize,
+    ) -> Result<Self, SequenceError> {
         match reading {
             Reading::Logits { row } => {
                 let logits = output.row(*row, width).ok_or(SequenceError::NumericFault)?;
@@ -45,7 +49,7 @@ impl<'a> Read<'a> {
 }
 
 /// Reports the probe or the score, chooses and reports the next token, and returns the ending if the sequence ends with it.
-pub fn next_token(
+pub(crate) fn next_token(
     sequence: &mut Sequence,
     read: &Read<'_>,
     sampler: &mut Sampler,

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use super::{admission::Submission, step::ModelEngine};
 
 /// A model that is being added.
-pub struct AddedModel {
+pub(crate) struct AddedModel {
     /// Its index.
     pub index: usize,
     /// Its engine, ready to run.
@@ -13,7 +13,7 @@ pub struct AddedModel {
 }
 
 /// A model that is being removed.
-pub struct RemovedModel {
+pub(crate) struct RemovedModel {
     /// Its index.
     pub index: usize,
     /// Receives the model's engine when the thread has let it go.
@@ -22,7 +22,7 @@ pub struct RemovedModel {
 
 /// Everything that has arrived since the thread last looked. It is taken in the order of the fields.
 #[derive(Default)]
-pub struct Arrivals {
+pub(crate) struct Arrivals {
     /// Models to add, before the sequences that are for them.
     pub models: Vec<AddedModel>,
     /// Accepted sequences.
@@ -33,12 +33,12 @@ pub struct Arrivals {
 
 impl Arrivals {
     /// Whether nothing has arrived.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.models.is_empty() && self.sequences.is_empty() && self.removals.is_empty()
     }
 
     /// Moves everything to `other`.
-    pub fn drain_to(&mut self, other: &mut Self) {
+    pub(crate) fn drain_to(&mut self, other: &mut Self) {
         other.models.append(&mut self.models);
         other.sequences.append(&mut self.sequences);
         other.removals.append(&mut self.removals);

@@ -3,7 +3,7 @@
 /// Hands out block ids. A block is free, held by one or more sequences, or not held but kept by the prefix cache. The
 /// pool manages the first two states and leaves the third to its caller.
 #[derive(Debug)]
-pub struct BlockPool {
+pub(crate) struct BlockPool {
     references: Vec<u32>,
     free: Vec<u32>,
     touched: usize,
@@ -11,7 +11,7 @@ pub struct BlockPool {
 
 impl BlockPool {
     /// A pool of `blocks` free blocks.
-    pub fn new(blocks: u32) -> Self {
+    pub(crate) fn new(blocks: u32) -> Self {
         Self {
             references: vec![0; blocks as usize],
             // Blocks are taken from the end, so low ids come first.
@@ -21,7 +21,7 @@ impl BlockPool {
     }
 
     /// Takes a free block, which is then held once.
-    pub fn take(&mut self) -> Option<u32> {
+    pub(crate) fn take(&mut self) -> Option<u32> {
         let block = self.free.pop()?;
         self.references[block as usize] = 1;
         self.touched = self.touched.max(block as usize + 1);
@@ -29,13 +29,13 @@ impl BlockPool {
     }
 
     /// Holds a block once more.
-    pub fn retain(&mut self, block: u32) {
+    pub(crate) fn retain(&mut self, block: u32) {
         self.references[block as usize] += 1;
     }
 
     /// Releases a block once. Returns `true` when no sequence holds it any more; the caller then either keeps it in the
     /// prefix cache or makes it free with [`BlockPool::recycle`].
-    pub fn release(&mut self, block: u32) -> bool {
+    pub(crate) fn release(&mut self, block: u32) -> bool {
         let references = &mut self.references[block as usize];
         debug_assert!(
             *references > 0,
@@ -46,29 +46,29 @@ impl BlockPool {
     }
 
     /// Makes a block free that no sequence holds.
-    pub fn recycle(&mut self, block: u32) {
+    pub(crate) fn recycle(&mut self, block: u32) {
         debug_assert_eq!(self.references[block as usize], 0);
         self.free.push(block);
     }
 
     /// Whether a sequence holds the block.
-    pub fn is_held(&self, block: u32) -> bool {
+    pub(crate) fn is_held(&self, block: u32) -> bool {
         self.references[block as usize] > 0
     }
 
     /// Whether a single sequence holds the block.
-    pub fn is_held_once(&self, block: u32) -> bool {
+    pub(crate) fn is_held_once(&self, block: u32) -> bool {
         self.references[block as usize] == 1
     }
 
     /// Number of free blocks.
-    pub fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.free.len()
     }
 
     /// How many blocks have been taken at least once. Recycled blocks are taken first, so that this grows only when no
     /// other block is free.
-    pub fn touched(&self) -> usize {
+    pub(crate) fn touched(&self) -> usize {
         self.touched
     }
 

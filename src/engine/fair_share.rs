@@ -41,14 +41,14 @@ impl ClassAccounts {
 
 /// Service by class and account, in one model.
 #[derive(Debug, Default)]
-pub struct FairShare {
+pub(crate) struct FairShare {
     classes: [ClassAccounts; Priority::ALL.len()],
     weights: TenantWeights,
 }
 
 impl FairShare {
     /// Accounts without any service.
-    pub fn new(weights: TenantWeights) -> Self {
+    pub(crate) fn new(weights: TenantWeights) -> Self {
         Self {
             classes: Default::default(),
             weights,
@@ -56,7 +56,7 @@ impl FairShare {
     }
 
     /// Opens a sequence of a tenant, and returns the account that it is charged to.
-    pub fn open_sequence(&mut self, class: Priority, tenant: &Tenant) -> Tenant {
+    pub(crate) fn open_sequence(&mut self, class: Priority, tenant: &Tenant) -> Tenant {
         let tenant = self.account(tenant);
         let class = &mut self.classes[class.index()];
         let virtual_time = class.virtual_time;
@@ -70,7 +70,7 @@ impl FairShare {
 
     /// Closes a sequence that has ended. An account without open sequences is forgotten unless it has had more service
     /// than the others.
-    pub fn close_sequence(&mut self, class: Priority, tenant: &Tenant) {
+    pub(crate) fn close_sequence(&mut self, class: Priority, tenant: &Tenant) {
         let class = &mut self.classes[class.index()];
         if let Some(account) = class.accounts.get_mut(tenant) {
             account.open = account.open.saturating_sub(1);
@@ -85,7 +85,7 @@ impl FairShare {
     }
 
     /// Charges an account with so many seconds of service.
-    pub fn charge(&mut self, class: Priority, tenant: &Tenant, seconds: f64) {
+    pub(crate) fn charge(&mut self, class: Priority, tenant: &Tenant, seconds: f64) {
         let weighted = self.weighted(tenant, seconds);
         let class = &mut self.classes[class.index()];
         if let Some(account) = class.accounts.get_mut(tenant) {
@@ -95,7 +95,7 @@ impl FairShare {
     }
 
     /// Service of an account in weighted seconds. Only differences within a class have a meaning.
-    pub fn service(&self, class: Priority, tenant: &Tenant) -> f64 {
+    pub(crate) fn service(&self, class: Priority, tenant: &Tenant) -> f64 {
         let class = &self.classes[class.index()];
         class
             .accounts
@@ -104,28 +104,28 @@ impl FairShare {
     }
 
     /// The account that a tenant's sequences are charged to.
-    pub fn account(&self, tenant: &Tenant) -> Tenant {
+    pub(crate) fn account(&self, tenant: &Tenant) -> Tenant {
         self.weights.account(tenant)
     }
 
     /// What [`FairShare::charge`] would add to the service of an account, in weighted seconds.
-    pub fn weighted(&self, tenant: &Tenant, seconds: f64) -> f64 {
+    pub(crate) fn weighted(&self, tenant: &Tenant, seconds: f64) -> f64 {
         seconds / f64::from(self.weights.of(tenant))
     }
 
     /// An account's weight.
-    pub fn weight(&self, tenant: &Tenant) -> f64 {
+    pub(crate) fn weight(&self, tenant: &Tenant) -> f64 {
         f64::from(self.weights.of(tenant))
     }
 
     /// Sequences of a class that have not ended.
-    pub fn open_sequences(&self, class: Priority) -> usize {
+    pub(crate) fn open_sequences(&self, class: Priority) -> usize {
         let accounts = self.classes[class.index()].accounts.values();
         accounts.map(|account| account.open).sum()
     }
 
     /// Accounts with open sequences of a class.
-    pub fn accounts(&self, class: Priority) -> impl Iterator<Item = &Tenant> {
+    pub(crate) fn accounts(&self, class: Priority) -> impl Iterator<Item = &Tenant> {
         let accounts = self.classes[class.index()].accounts.iter();
         accounts
             .filter(|(_, account)| account.open > 0)

@@ -27,7 +27,7 @@ use crate::backend::ModelLimits;
 
 /// What the engine's thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// Take a step.
     Run,
     /// Fail all open sequences, and end.
@@ -42,7 +42,7 @@ const OVERFLOW_DIVISOR: usize = 4;
 
 /// Bounds of the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct QueueBounds {
+pub(crate) struct QueueBounds {
     /// Most sequences waiting to start.
     pub items: usize,
     /// Most prompt tokens of the sequences waiting to start.
@@ -104,7 +104,7 @@ impl QueueUsage {
 }
 
 /// Shared by all handles and the engine's thread. Its lock is never held while a model runs or an event is sent.
-pub struct Inbox {
+pub(crate) struct Inbox {
     bounds: QueueBounds,
     weights: TenantWeights,
     state: Mutex<State>,
@@ -125,7 +125,7 @@ impl std::fmt::Debug for Inbox {
 
 impl Inbox {
     /// An open, empty queue for models with these limits.
-    pub fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
+    pub(crate) fn new(limits: Vec<ModelLimits>, bounds: QueueBounds, weights: &TenantWeights) -> Self {
         let mut models = ModelTable::default();
         for limits in limits {
             models.add(limits);
@@ -150,7 +150,11 @@ impl Inbox {
     }
 
     /// Queues a request, or returns the reason why it is refused.
-    pub fn submit(self: &Arc<Self>, request: SequenceRequest, now: Instant) -> Result<(), SubmitError> {
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        request: SequenceRequest,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
         let model = request.model.0;
         let limits = {
             let mut state = self.state();
@@ -193,7 +197,7 @@ impl Inbox {
 
     /// Adds a model and returns its index; `None` when the engine accepts nothing new. Sequences that are submitted for
     /// the model arrive at the thread after it.
-    pub fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Option<usize> {
+    pub(crate) fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Option<usize> {
         let mut state = self.state();
         state.phase.admits().ok()?;
         let index = state.models.add(limits);
@@ -206,7 +210,7 @@ impl Inbox {
 
     /// Refuses new sequences for a model from now on, and asks the thread to send its engine to `receiver`. When the
     /// model or the thread has gone already, `receiver` is dropped, so that nobody waits for it.
-    pub fn remove(&self, model: usize, receiver: Sender<Box<ModelEngine>>) {
+    pub(crate) fn remove(&self, model: usize, receiver: Sender<Box<ModelEngine>>) {
         let mut state = self.state();
         let ended = state.phase == Phase::Ended;
         if let Ok(entry) = state.models.open(model)
@@ -224,12 +228,12 @@ impl Inbox {
     }
 
     /// Forgets a model that has left the thread and has no open sequences.
-    pub fn removed(&self, model: usize) {
+    pub(crate) fn removed(&self, model: usize) {
         self.state().models.remove(model);
     }
 
     /// Moves everything that has arrived to `arrivals`. While the thread is not `busy`, waits until something arrives.
-    pub fn take(&self, arrivals: &mut Arrivals, busy: bool) -> Signal {
+    pub(crate) fn take(&self, arrivals: &mut Arrivals, busy: bool) -> Signal {
         let mut state = self.state();
         loop {
             let idle = !busy && state.arrivals.is_empty();
@@ -249,14 +253,14 @@ impl Inbox {
     }
 
     /// Makes the counts of a model's KV pool visible to callers.
-    pub fn set_kv_counts(&self, model: usize, counts: KvCounts) {
+    pub(crate) fn set_kv_counts(&self, model: usize, counts: KvCounts) {
         if let Some(entry) = self.state().models.get_mut(model) {
             entry.kv = counts;
         }
     }
 
     /// The counts of a model's queue and KV pool.
-    pub fn stats(&self, model: usize) -> Option<ModelStats> {
+    pub(crate) fn stats(&self, model: usize) -> Option<ModelStats> {
         let state = self.state();
         let entry = state.models.get(model)?;
         Some(ModelStats {
@@ -270,27 +274,27 @@ impl Inbox {
     }
 
     /// Refuses new sequences and models from now on.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.advance_phase(Phase::Draining);
     }
 
     /// Ends the thread when no sequence is open any more.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.advance_phase(Phase::Abandoned);
     }
 
     /// Ends the thread after the step it is in.
-    pub fn shutdown(&self) {
+    pub(crate) fn shutdown(&self) {
         self.advance_phase(Phase::ShuttingDown);
     }
 
     /// Whether the thread has been asked to end, or has ended.
-    pub fn is_shutting_down(&self) -> bool {
+    pub(crate) fn is_shutting_down(&self) -> bool {
         self.state().phase >= Phase::ShuttingDown
     }
 
     /// Records that the thread has ended, and drops the arrivals that it did not take.
-    pub fn ended(&self) {
+    pub(crate) fn ended(&self) {
         let left = {
             let mut state = self.state();
             state.phase = Phase::Ended;
@@ -302,27 +306,27 @@ impl Inbox {
     }
 
     /// Whether the thread has not ended.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.state().phase != Phase::Ended
     }
 
     /// Waits until no sequence is open, or the thread has ended. Returns `false` when that takes longer than `limit`.
-    pub fn wait_idle(&self, limit: Duration) -> bool {
+    pub(crate) fn wait_idle(&self, limit: Duration) -> bool {
         self.wait_until(limit, |state| state.phase == Phase::Ended || state.parked)
     }
 
     /// Waits until the thread has ended. Returns `false` when that takes longer than `limit`.
-    pub fn wait_ended(&self, limit: Duration) -> bool {
+    pub(crate) fn wait_ended(&self, limit: Duration) -> bool {
         self.wait_until(limit, |state| state.phase == Phase::Ended)
     }
 
     /// How many times the engine has restarted after a panic.
-    pub fn restarts(&self) -> u64 {
+    pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Acquire)
     }
 
     /// Counts a restart of the engine.
-    pub fn count_restart(&self) {
+    pub(crate) fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -9,7 +9,7 @@ use crate::backend::{ModelLimits, NULL_BLOCK};
 
 /// How many blocks of a pool are in which state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KvCounts {
+pub(crate) struct KvCounts {
     /// Blocks that can be allocated now: free ones, and cached ones that are neither held nor pinned.
     pub available: usize,
     /// Blocks that are pinned.
@@ -27,7 +27,7 @@ pub struct KvCounts {
 /// the cache, and the whole prefix can be found, until their memory is needed. When one of them is evicted, the blocks
 /// cached below it cannot be found any more and leave the cache too.
 #[derive(Debug)]
-pub struct KvBlocks {
+pub(crate) struct KvBlocks {
     pool: BlockPool,
     cache: PrefixCache,
     limits: ModelLimits,
@@ -35,7 +35,7 @@ pub struct KvBlocks {
 
 impl KvBlocks {
     /// The blocks of a model with these limits, all free.
-    pub fn new(limits: ModelLimits) -> Self {
+    pub(crate) fn new(limits: ModelLimits) -> Self {
         Self {
             pool: BlockPool::new(limits.num_blocks as u32),
             cache: PrefixCache::new(limits.num_blocks),
@@ -44,13 +44,13 @@ impl KvBlocks {
     }
 
     /// Makes all blocks free and forgets their contents.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::new(self.limits.clone());
     }
 
     /// Finds the longest cached prefix of `sequence` that `reader` may find, holds its blocks, at most `limit` of them, and
     /// appends them to `blocks`.
-    pub fn match_prefix(
+    pub(crate) fn match_prefix(
         &mut self,
         reader: &CacheOwner,
         sequence: Prefix<&[u32]>,
@@ -69,7 +69,7 @@ impl KvBlocks {
     }
 
     /// Number of blocks of the longest cached prefix of `sequence` that `reader` may find.
-    pub fn cached_prefix(&self, reader: &CacheOwner, sequence: Prefix<&[u32]>) -> usize {
+    pub(crate) fn cached_prefix(&self, reader: &CacheOwner, sequence: Prefix<&[u32]>) -> usize {
         let (mut parent, mut blocks) = (Parent::Root(sequence.adapter), 0);
         for chunk in sequence.tokens.chunks_exact(self.limits.block_size) {
             let Some(block) = self.cache.child(parent, reader, chunk) else {
@@ -82,7 +82,7 @@ impl KvBlocks {
 
     /// Allocates a block: a free one, else the least recently used leaf of the cache, else a block that a sequence
     /// released because it left its attention window.
-    pub fn allocate(&mut self) -> Option<u32> {
+    pub(crate) fn allocate(&mut self) -> Option<u32> {
         if self.pool.free() == 0 {
             self.cache.evict(|block| self.pool.recycle(block));
         }
@@ -93,7 +93,13 @@ impl KvBlocks {
     /// `owner` finds the same prefix already, because two sequences computed it at the same time, the caller's block is
     /// released, and the cached block with the same contents is held and returned instead. So a sequence that holds a
     /// cached block also holds the blocks before it, except those that it has released.
-    pub fn cache_block(&mut self, parent: Parent, owner: &CacheOwner, tokens: &[u32], block: u32) -> u32 {
+    pub(crate) fn cache_block(
+        &mut self,
+        parent: Parent,
+        owner: &CacheOwner,
+        tokens: &[u32],
+        block: u32,
+    ) -> u32 {
         match self.cache.child(parent, owner, tokens) {
             Some(cached) if cached != block => {
                 self.retain(cached);
@@ -109,7 +115,7 @@ impl KvBlocks {
     }
 
     /// Releases blocks, the last first, and leaves `blocks` empty. Cached blocks stay in the cache until they are evicted.
-    pub fn release_all(&mut self, blocks: &mut Vec<u32>) {
+    pub(crate) fn release_all(&mut self, blocks: &mut Vec<u32>) {
         for block in blocks.drain(..).rev().filter(|&block| block != NULL_BLOCK) {
             self.release(block);
         }
@@ -117,7 +123,7 @@ impl KvBlocks {
 
     /// Releases leading blocks of a sequence, the last first, and puts [`NULL_BLOCK`] into their positions of its block
     /// table.
-    pub fn release_leading(&mut self, blocks: &mut [u32]) {
+    pub(crate) fn release_leading(&mut self, blocks: &mut [u32]) {
         for block in blocks.iter_mut().rev() {
             self.release(std::mem::replace(block, NULL_BLOCK));
         }
@@ -125,7 +131,7 @@ impl KvBlocks {
 
     /// Like [`KvBlocks::release_all`], but evicts the blocks that no other sequence holds, because their contents are not
     /// trusted.
-    pub fn discard_all(&mut self, blocks: &mut Vec<u32>) {
+    pub(crate) fn discard_all(&mut self, blocks: &mut Vec<u32>) {
         let first = blocks.iter().copied().find(|&block| block != NULL_BLOCK);
         let released: Vec<u32> = first
             .map(|first| self.cache.ancestors(first))
@@ -148,7 +154,7 @@ impl KvBlocks {
 
     /// How many of these blocks no other sequence holds and no pin keeps, which is how many would become available if
     /// they were released.
-    pub fn held_alone(&self, blocks: &[u32]) -> usize {
+    pub(crate) fn held_alone(&self, blocks: &[u32]) -> usize {
         let held_alone = |block: u32| self.pool.is_held_once(block) && !self.cache.is_pinned(block);
         blocks
             .iter()
@@ -157,14 +163,14 @@ impl KvBlocks {
     }
 
     /// Keeps cached blocks until the pool is cleared. They must be the leading blocks of a prefix.
-    pub fn pin(&mut self, blocks: &[u32]) {
+    pub(crate) fn pin(&mut self, blocks: &[u32]) {
         for &block in blocks {
             self.cache.pin(block);
         }
     }
 
     /// The pool's counts.
-    pub fn counts(&self) -> KvCounts {
+    pub(crate) fn counts(&self) -> KvCounts {
         KvCounts {
             available: self.available(),
             pinned: self.pinned(),
@@ -173,12 +179,12 @@ impl KvBlocks {
     }
 
     /// Blocks that can be allocated now: free ones and idle cached ones that are not pinned.
-    pub fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         self.pool.free() + self.cache.evictable()
     }
 
     /// Blocks that are pinned.
-    pub fn pinned(&self) -> usize {
+    pub(crate) fn pinned(&self) -> usize {
         self.cache.pinned()
     }
 
@@ -189,17 +195,17 @@ impl KvBlocks {
     }
 
     /// Tokens per block.
-    pub fn block_size(&self) -> usize {
+    pub(crate) fn block_size(&self) -> usize {
         self.limits.block_size
     }
 
     /// Sizes of the model and of its pool.
-    pub fn limits(&self) -> &ModelLimits {
+    pub(crate) fn limits(&self) -> &ModelLimits {
         &self.limits
     }
 
     /// Number of blocks for this many tokens.
-    pub fn blocks_for(&self, tokens: usize) -> usize {
+    pub(crate) fn blocks_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.limits.block_size)
     }
 

@@ -6,7 +6,7 @@ use super::{admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts}
 use crate::backend::ModelLimits;
 
 /// What callers know of one model.
-pub struct ModelEntry {
+pub(crate) struct ModelEntry {
     /// Sizes of the model and of its KV pool.
     pub limits: Arc<ModelLimits>,
     /// Open sequences and promised blocks.
@@ -19,14 +19,14 @@ pub struct ModelEntry {
 
 /// All models by index.
 #[derive(Default)]
-pub struct ModelTable {
+pub(crate) struct ModelTable {
     next_index: usize,
     models: BTreeMap<usize, ModelEntry>,
 }
 
 impl ModelTable {
     /// Adds a model, and returns an index that no model had before.
-    pub fn add(&mut self, limits: ModelLimits) -> usize {
+    pub(crate) fn add(&mut self, limits: ModelLimits) -> usize {
         let index = self.next_index;
         self.next_index += 1;
         let entry = ModelEntry {
@@ -43,7 +43,7 @@ impl ModelTable {
     }
 
     /// The model with this index if it accepts sequences; otherwise the reason why it does not.
-    pub fn open(&mut self, index: usize) -> Result<&mut ModelEntry, SubmitError> {
+    pub(crate) fn open(&mut self, index: usize) -> Result<&mut ModelEntry, SubmitError> {
         let was_added = index < self.next_index;
         match self.models.get_mut(&index) {
             Some(entry) if !entry.closed => Ok(entry),
@@ -53,17 +53,17 @@ impl ModelTable {
     }
 
     /// The model with this index, also while it is being removed.
-    pub fn get(&self, index: usize) -> Option<&ModelEntry> {
+    pub(crate) fn get(&self, index: usize) -> Option<&ModelEntry> {
         self.models.get(&index)
     }
 
     /// Like [`ModelTable::get`], to change the entry.
-    pub fn get_mut(&mut self, index: usize) -> Option<&mut ModelEntry> {
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut ModelEntry> {
         self.models.get_mut(&index)
     }
 
     /// Removes a model's entry.
-    pub fn remove(&mut self, index: usize) {
+    pub(crate) fn remove(&mut self, index: usize) {
         self.models.remove(&index);
     }
 }

@@ -7,7 +7,7 @@ use crate::backend::AdapterIndex;
 
 /// Which sequences find a cached block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheOwner {
+pub(crate) enum CacheOwner {
     /// All sequences. The block belongs to a prefix that is pinned or will be, so it contains no caller's text.
     Everyone,
     /// Only sequences of this tenant. So neither the count of cached tokens nor the time to an answer shows a tenant
@@ -17,7 +17,7 @@ pub enum CacheOwner {
 
 impl CacheOwner {
     /// Whether sequences of `reader` find the block.
-    pub fn is_found_by(&self, reader: &Self) -> bool {
+    pub(crate) fn is_found_by(&self, reader: &Self) -> bool {
         *self == Self::Everyone || self == reader
     }
 }
@@ -25,7 +25,7 @@ impl CacheOwner {
 /// The beginning of a sequence, with everything that its keys and values depend on: its tokens and the adapter that
 /// computes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prefix<T = Arc<[u32]>> {
+pub(crate) struct Prefix<T = Arc<[u32]>> {
     /// The adapter; `None` is the model without one.
     pub adapter: Option<AdapterIndex>,
     /// Ids of the tokens from the first on.
@@ -34,7 +34,7 @@ pub struct Prefix<T = Arc<[u32]>> {
 
 impl<T: AsRef<[u32]>> Prefix<T> {
     /// Number of leading full blocks that it has in common with another prefix.
-    pub fn common_blocks<U: AsRef<[u32]>>(&self, other: &Prefix<U>, block_size: usize) -> usize {
+    pub(crate) fn common_blocks<U: AsRef<[u32]>>(&self, other: &Prefix<U>, block_size: usize) -> usize {
         if self.adapter != other.adapter {
             return 0;
         }
@@ -44,7 +44,7 @@ impl<T: AsRef<[u32]>> Prefix<T> {
     }
 
     /// A copy that owns its tokens.
-    pub fn to_owned(&self) -> Prefix {
+    pub(crate) fn to_owned(&self) -> Prefix {
         Prefix {
             adapter: self.adapter,
             tokens: self.tokens.as_ref().into(),

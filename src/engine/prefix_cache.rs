@@ -10,7 +10,7 @@ use crate::backend::AdapterIndex;
 
 /// What precedes a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parent {
+pub(crate) enum Parent {
     /// Nothing: it is the first block of sequences that run with this adapter, or without one. Blocks below different
     /// roots are never shared.
     Root(Option<AdapterIndex>),
@@ -92,7 +92,7 @@ struct Node {
 /// first, then inner nodes below which all nodes are held. The latter leave the tree together with everything below
 /// them, because a prefix without its beginning cannot be found.
 #[derive(Debug)]
-pub struct PrefixCache {
+pub(crate) struct PrefixCache {
     nodes: Vec<Option<Node>>,
     roots: HashMap<Option<AdapterIndex>, Children>,
     /// Idle leaves that are not pinned, the longest idle first.
@@ -106,7 +106,7 @@ pub struct PrefixCache {
 
 impl PrefixCache {
     /// An empty tree for a pool of `blocks` blocks.
-    pub fn new(blocks: usize) -> Self {
+    pub(crate) fn new(blocks: usize) -> Self {
         Self {
             nodes: (0..blocks).map(|_| None).collect(),
             roots: HashMap::new(),
@@ -119,7 +119,7 @@ impl PrefixCache {
     }
 
     /// The block that continues the prefix `parent` with one block of tokens, where sequences of `reader` find it.
-    pub fn child(&self, parent: Parent, reader: &CacheOwner, tokens: &[u32]) -> Option<u32> {
+    pub(crate) fn child(&self, parent: Parent, reader: &CacheOwner, tokens: &[u32]) -> Option<u32> {
         let children = match parent {
             Parent::Root(adapter) => self.roots.get(&adapter)?,
             Parent::Block(parent) => &self.node(parent)?.children,
@@ -128,13 +128,13 @@ impl PrefixCache {
     }
 
     /// Whether the block is in the tree.
-    pub fn contains(&self, block: u32) -> bool {
+    pub(crate) fn contains(&self, block: u32) -> bool {
         self.node(block).is_some()
     }
 
     /// Adds a held block of `owner` below `parent`, which the owner's sequences find. Nothing happens when the parent is
     /// not in the tree, when the block is in it already, or when the owner's sequences find the same prefix already.
-    pub fn insert(&mut self, parent: Parent, owner: &CacheOwner, tokens: &[u32], block: u32) {
+    pub(crate) fn insert(&mut self, parent: Parent, owner: &CacheOwner, tokens: &[u32], block: u32) {
         let parent_known = match parent {
             Parent::Root(_) => true,
             Parent::Block(parent) => self.contains(parent),
@@ -159,7 +159,7 @@ impl PrefixCache {
     }
 
     /// Notes that a sequence holds the block now.
-    pub fn hold(&mut self, block: u32) {
+    pub(crate) fn hold(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
         let (pinned, parent) = (node.pinned, node.parent);
         if let Some(since) = node.idle_since.take() {
@@ -171,7 +171,7 @@ impl PrefixCache {
     }
 
     /// Notes that no sequence holds the block any more.
-    pub fn idle(&mut self, block: u32) {
+    pub(crate) fn idle(&mut self, block: u32) {
         self.clock += 1;
         let clock = self.clock;
         let Some(node) = self.node_mut(block) else { return };
@@ -186,7 +186,7 @@ impl PrefixCache {
     }
 
     /// Keeps the block until the cache is cleared.
-    pub fn pin(&mut self, block: u32) {
+    pub(crate) fn pin(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
         if node.pinned {
             return;
@@ -200,7 +200,7 @@ impl PrefixCache {
 
     /// Evicts the leaf that has been idle longest. Where there is none, evicts the inner node that has been idle longest,
     /// with everything below it. Calls `free` with each block that no sequence holds.
-    pub fn evict(&mut self, mut free: impl FnMut(u32)) {
+    pub(crate) fn evict(&mut self, mut free: impl FnMut(u32)) {
         let Some((_, block)) = self
             .idle_leaves
             .pop_first()
@@ -219,7 +219,7 @@ impl PrefixCache {
     }
 
     /// The blocks before this one in its prefix, the last first.
-    pub fn ancestors(&self, block: u32) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn ancestors(&self, block: u32) -> impl Iterator<Item = u32> + '_ {
         let parent = |block: u32| match self.node(block)?.parent {
             Parent::Block(parent) => Some(parent),
             Parent::Root(_) => None,
@@ -228,7 +228,7 @@ impl PrefixCache {
     }
 
     /// Evicts this block if it is an idle leaf that is not pinned. Returns whether it was.
-    pub fn evict_leaf(&mut self, block: u32) -> bool {
+    pub(crate) fn evict_leaf(&mut self, block: u32) -> bool {
         let since = self.node(block).and_then(|node| node.idle_since);
         let removed = since.is_some_and(|since| self.idle_leaves.remove(&(since, block)));
         if removed {
@@ -238,17 +238,17 @@ impl PrefixCache {
     }
 
     /// Number of blocks that repeated calls of [`PrefixCache::evict`] can make free.
-    pub fn evictable(&self) -> usize {
+    pub(crate) fn evictable(&self) -> usize {
         self.evictable
     }
 
     /// Number of pinned blocks.
-    pub fn pinned(&self) -> usize {
+    pub(crate) fn pinned(&self) -> usize {
         self.pinned
     }
 
     /// Whether this block is pinned.
-    pub fn is_pinned(&self, block: u32) -> bool {
+    pub(crate) fn is_pinned(&self, block: u32) -> bool {
         self.node(block).is_some_and(|node| node.pinned)
     }
 

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// A prompt's full blocks, and how many of them need not be computed.
 #[derive(Debug, Clone, Default)]
-pub struct PromptBlocks {
+pub(crate) struct PromptBlocks {
     /// Hashes of the prompt up to the end of each block. Where two prompts agree in one, they agree in all before it.
     hashes: Box<[u64]>,
     /// Leading blocks that were in the cache when the sequence arrived.
@@ -15,7 +15,7 @@ pub struct PromptBlocks {
 
 impl PromptBlocks {
     /// The blocks of a prompt whose first `cached` blocks are in the cache.
-    pub fn new(prompt: &[u32], block_size: usize, cached: usize) -> Self {
+    pub(crate) fn new(prompt: &[u32], block_size: usize, cached: usize) -> Self {
         let mut hasher = DefaultHasher::new();
         let hashes = prompt.chunks_exact(block_size).map(|block| {
             block.hash(&mut hasher);
@@ -29,7 +29,7 @@ impl PromptBlocks {
     }
 
     /// Leading blocks that another sequence may put into the cache, if its answer makes it up to `blocks` blocks long.
-    pub fn shared_with(&self, other: &Self, blocks: usize) -> usize {
+    pub(crate) fn shared_with(&self, other: &Self, blocks: usize) -> usize {
         let both = self.hashes.len().min(other.hashes.len());
         let (mut common, mut differs) = (0, both + 1);
         while common + 1 < differs {
@@ -50,18 +50,18 @@ impl PromptBlocks {
     }
 
     /// Notes that other sequences may compute this many of the leading blocks.
-    pub fn expect(&mut self, blocks: usize) {
+    pub(crate) fn expect(&mut self, blocks: usize) {
         self.expected = self.expected.max(blocks);
     }
 
     /// Leading blocks that may not have to be computed for this sequence.
-    pub fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         self.expected
     }
 
     /// Whether the sequence may be deferred until another one has computed a common prefix, while later sequences pass
     /// it.
-    pub fn may_be_deferred(&self) -> bool {
+    pub(crate) fn may_be_deferred(&self) -> bool {
         self.expected > self.cached
     }
 }

@@ -12,14 +12,14 @@ use crate::{
 /// A uniform number in [0, 1): draw `n` of the stream of `seed`. It is counter-based (splitmix64 at position `n`, from a
 /// state that is itself a hash of the seed, so that the streams of neighbouring seeds do not overlap). So a draw does not
 /// depend on earlier draws, on the batch, or on a preemption.
-pub fn uniform(seed: u64, n: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, n: u64) -> f64 {
     let state = mix(seed ^ 0x6a09_e667_f3bc_c909).wrapping_add(n.wrapping_add(1).wrapping_mul(GOLDEN));
     (mix(state) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Chooses tokens. Its buffers are reused for all rows.
 #[derive(Debug, Default)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     /// Logits of the row, after penalty and temperature.
     scores: Vec<f64>,
     /// Candidates for the k-th largest score; during a draw, the weights of the kept tokens.
@@ -31,7 +31,14 @@ pub struct Sampler {
 impl Sampler {
     /// Chooses the next token. `max` is the row's [`row_max`](crate::backend::row_max), `context` the prompt and the answer so far,
     /// `draw` the number of tokens generated before this one.
-    pub fn sample(&mut self, row: &[f32], max: f32, context: &[u32], sampling: &Sampling, draw: u64) -> u32 {
+    pub(crate) fn sample(
+        &mut self,
+        row: &[f32],
+        max: f32,
+        context: &[u32],
+        sampling: &Sampling,
+        draw: u64,
+    ) -> u32 {
         if sampling.takes_the_most_likely() {
             return argmax(row, max);
         }
@@ -52,7 +59,7 @@ impl Sampler {
     }
 
     /// Log-probabilities of the chosen token and of the `top` most likely ones (of equals, the lowest id first).
-    pub fn token_logprobs(&mut self, row: &[f32], max: f32, chosen: u32, top: usize) -> TokenLogprobs {
+    pub(crate) fn token_logprobs(&mut self, row: &[f32], max: f32, chosen: u32, top: usize) -> TokenLogprobs {
         let log_sum_exp = log_sum_exp(row, max);
         let mut best = Vec::new();
         if top > 0 {

@@ -28,21 +28,21 @@ const BATCH_HANDICAP: Duration = Duration::from_secs(40);
 
 /// Position in the order of all sequences of a model. The smaller rank goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub(crate) struct Rank {
     at: Instant,
     id: u64,
 }
 
 impl Rank {
     /// The rank of a sequence that arrived at `arrival`; `id` decides between equal times.
-    pub fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
+    pub(crate) fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
         let at = arrival.checked_add(handicap(priority)).unwrap_or(arrival);
         Self { at, id }
     }
 }
 
 /// How much later sequences of a class rank than urgent ones.
-pub fn handicap(class: Priority) -> Duration {
+pub(crate) fn handicap(class: Priority) -> Duration {
     match class {
         Priority::Urgent => Duration::ZERO,
         Priority::Interactive => INTERACTIVE_HANDICAP,
@@ -52,7 +52,7 @@ pub fn handicap(class: Priority) -> Duration {
 
 /// How a sequence ends.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// Its answer is complete.
     Finished(FinishReason),
     /// There is no answer, for this reason.
@@ -63,17 +63,17 @@ pub enum Ending {
 
 /// Sends events to the caller, and ensures that there is exactly one terminal event, even when a panic unwinds past the
 /// sequence.
-pub struct Reporter(Option<EventSink>);
+pub(crate) struct Reporter(Option<EventSink>);
 
 impl Reporter {
     /// A reporter that sends to `sink`.
-    pub fn new(sink: EventSink) -> Self {
+    pub(crate) fn new(sink: EventSink) -> Self {
         Self(Some(sink))
     }
 
     /// Sends an event that is not the last. Returns `false` when the caller listens no more; nothing is sent from then
     /// on. A sink that panics counts as closed, so that it cannot end the sequences of other callers.
-    pub fn send(&mut self, event: Event) -> bool {
+    pub(crate) fn send(&mut self, event: Event) -> bool {
         let Some(sink) = &mut self.0 else { return false };
         let open = catch_unwind(AssertUnwindSafe(|| sink(event))).unwrap_or(false);
         if !open {
@@ -83,13 +83,13 @@ impl Reporter {
     }
 
     /// Sends the last event.
-    pub fn end(mut self, event: Event) {
+    pub(crate) fn end(mut self, event: Event) {
         self.send(event);
         self.0 = None;
     }
 
     /// Ends without a last event.
-    pub fn close(mut self) {
+    pub(crate) fn close(mut self) {
         self.0 = None;
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Reporter {
 
 /// What is counted while a sequence runs.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Prompt tokens found in the prefix cache when it first started.
     pub cached_tokens: usize,
     /// Token events sent.
@@ -119,7 +119,7 @@ pub struct Counts {
 }
 
 /// A sequence: its tokens, how many of them are computed, and the KV blocks that hold their keys and values.
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// Its position in the order of all sequences of the model.
     pub rank: Rank,
     /// Its priority class.
@@ -176,7 +176,12 @@ pub struct Sequence {
 
 impl Sequence {
     /// A sequence for a valid request, which has not begun.
-    pub fn new(request: SequenceRequest, arrival: Instant, id: u64, admission: Option<Admission>) -> Self {
+    pub(crate) fn new(
+        request: SequenceRequest,
+        arrival: Instant,
+        id: u64,
+        admission: Option<Admission>,
+    ) -> Self {
         Self {
             rank: Rank::new(request.priority, arrival, id),
             priority: request.priority,
@@ -213,7 +218,7 @@ impl Sequence {
     }
 
     /// Its first `len` tokens.
-    pub fn prefix(&self, len: usize) -> Prefix<&[u32]> {
+    pub(crate) fn prefix(&self, len: usize) -> Prefix<&[u32]> {
         Prefix {
             adapter: self.adapter,
             tokens: &self.tokens[..len],
@@ -221,38 +226,38 @@ impl Sequence {
     }
 
     /// Whether it must not release any block yet, because its prompt is to be pinned.
-    pub fn keeps_all_blocks(&self) -> bool {
+    pub(crate) fn keeps_all_blocks(&self) -> bool {
         self.output.pin_prompt && self.prompt_done.is_none()
     }
 
     /// Number of blocks that it holds.
-    pub fn held_blocks(&self) -> usize {
+    pub(crate) fn held_blocks(&self) -> usize {
         self.blocks.len() - self.released_blocks
     }
 
     /// Number of computed tokens that the next token attends to.
-    pub fn attended_context(&self) -> usize {
+    pub(crate) fn attended_context(&self) -> usize {
         self.computed.min(self.window)
     }
 
     /// Number of tokens that are not computed yet.
-    pub fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
     }
 
     /// Number of tokens generated so far, which is also the number of the next draw.
-    pub fn generated(&self) -> usize {
+    pub(crate) fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
 
     /// Its part of a step that computes this many of its tokens.
-    pub fn shape(&self, tokens: usize) -> StepShape {
+    pub(crate) fn shape(&self, tokens: usize) -> StepShape {
         let is_read = tokens == self.remaining() && self.is_read();
         StepShape::of(tokens, self.attended_context(), is_read)
     }
 
     /// What the step that computes its last token has to read.
-    pub fn readout(&self) -> Readout {
+    pub(crate) fn readout(&self) -> Readout {
         let output = &self.output;
         match &output.probe {
             _ if output.score => Readout::Score,
@@ -272,27 +277,27 @@ impl Sequence {
     }
 
     /// Whether the step that computes its last token reads anything.
-    pub fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.score
     }
 
     /// Whether another sequence finds the blocks that this one puts into the prefix cache.
-    pub fn is_found_by(&self, other: &Self) -> bool {
+    pub(crate) fn is_found_by(&self, other: &Self) -> bool {
         self.adapter == other.adapter && self.owner.is_found_by(&other.owner)
     }
 
     /// The time by which it must have ended.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
     /// Whether its caller has stopped it.
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
     /// The reason why the sequence must stop before the next step; `None` if it may go on.
-    pub fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
+    pub(crate) fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
         if self.is_cancelled() {
             return Some(SequenceError::Cancelled);
         }
@@ -301,7 +306,7 @@ impl Sequence {
     }
 
     /// The error for a deadline that passes at its present stage.
-    pub fn deadline_error(&self) -> SequenceError {
+    pub(crate) fn deadline_error(&self) -> SequenceError {
         let stage = match (self.started, self.prompt_done) {
             (None, _) => Stage::Queue,
             (Some(_), None) => Stage::Prefill,
@@ -311,7 +316,7 @@ impl Sequence {
     }
 
     /// Leaves the queue, because its first forward pass begins. Returns `false` when the caller listens no more.
-    pub fn start(&mut self, now: Instant) -> bool {
+    pub(crate) fn start(&mut self, now: Instant) -> bool {
         self.started = Some(now);
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(Some(now));
@@ -323,12 +328,12 @@ impl Sequence {
     }
 
     /// Sends an event that is not the last. Returns `false` when the caller listens no more.
-    pub fn send(&mut self, event: Event) -> bool {
+    pub(crate) fn send(&mut self, event: Event) -> bool {
         self.reporter.send(event)
     }
 
     /// Leaves the queue's ledgers and sends the last event. The blocks must have been released before.
-    pub fn end(mut self, ending: Ending, now: Instant) {
+    pub(crate) fn end(mut self, ending: Ending, now: Instant) {
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Recent speed at which sequences leave the queue, kept as exponentially decaying counts.
 #[derive(Debug, Default)]
-pub struct StartRate {
+pub(crate) struct StartRate {
     /// When the first sequence started.
     since: Option<Instant>,
     /// When the counts were last decayed.
@@ -21,7 +21,7 @@ impl StartRate {
     const LONGEST: Duration = Duration::from_secs(60);
 
     /// A sequence with this many prompt tokens started.
-    pub fn record(&mut self, tokens: usize, now: Instant) {
+    pub(crate) fn record(&mut self, tokens: usize, now: Instant) {
         let decay = self.decay(now);
         self.sequences = self.sequences * decay + 1.0;
         self.tokens = self.tokens * decay + tokens as f64;
@@ -31,7 +31,7 @@ impl StartRate {
 
     /// How long until this many sequences and prompt tokens have left the queue. One second before any sequence has
     /// started.
-    pub fn time_for(&self, sequences: usize, tokens: usize, now: Instant) -> Duration {
+    pub(crate) fn time_for(&self, sequences: usize, tokens: usize, now: Instant) -> Duration {
         let Some(since) = self.since else {
             return Duration::from_secs(1);
         };

@@ -26,7 +26,7 @@ pub struct ModelStats {
 
 /// What the metrics record of one step. Reused from step to step.
 #[derive(Debug, Default)]
-pub struct StepRecord {
+pub(crate) struct StepRecord {
     /// Queue times of the sequences that started, with their classes.
     pub queue_waits: Vec<(Priority, Duration)>,
     /// Prompt tokens of the sequences that started, without the cached ones.
@@ -51,7 +51,7 @@ pub struct StepRecord {
 
 impl StepRecord {
     /// Forgets the last step, but keeps the memory of its lists.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         let (mut queue_waits, mut first_tokens) = (
             std::mem::take(&mut self.queue_waits),
             std::mem::take(&mut self.first_tokens),
@@ -67,7 +67,7 @@ impl StepRecord {
 }
 
 /// Describes the metrics. Called once, when an engine starts.
-pub fn describe() {
+pub(crate) fn describe() {
     describe_gauge!(
         "babelward_queue_depth",
         Unit::Count,
@@ -124,7 +124,7 @@ pub fn describe() {
 }
 
 /// Records the metrics of one step of the model called `model`.
-pub fn record_step(model: &Arc<str>, step: &StepRecord) {
+pub(crate) fn record_step(model: &Arc<str>, step: &StepRecord) {
     for (class, wait) in &step.queue_waits {
         let model = Arc::clone(model);
         histogram!("babelward_queue_wait_seconds", "model" => model, "class" => class.name()).record(*wait);
@@ -170,7 +170,7 @@ pub fn record_step(model: &Arc<str>, step: &StepRecord) {
 }
 
 /// Sets the gauges of the model called `model` to its counts.
-pub fn record_state(model: &Arc<str>, stats: &ModelStats) {
+pub(crate) fn record_state(model: &Arc<str>, stats: &ModelStats) {
     gauge!("babelward_queue_depth", "model" => Arc::clone(model)).set(stats.queued as f64);
     gauge!("babelward_running", "model" => Arc::clone(model)).set(stats.running as f64);
     let held = stats
@@ -187,6 +187,6 @@ pub fn record_state(model: &Arc<str>, stats: &ModelStats) {
 }
 
 /// Counts a restart of the engine called `engine`.
-pub fn record_restart(engine: &str) {
+pub(crate) fn record_restart(engine: &str) {
     counter!("babelward_engine_restarts_total", "engine" => engine.to_owned()).increment(1);
 }

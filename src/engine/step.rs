@@ -56,7 +56,7 @@ struct Step {
 ///
 /// A step consists of [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`] and
 /// [`ModelEngine::settle`], called in this order. The caller reads the clock.
-pub struct ModelEngine {
+pub(crate) struct ModelEngine {
     name: Arc<str>,
     model: Box<dyn LanguageModel>,
     limits: ModelLimits,
@@ -78,7 +78,7 @@ pub struct ModelEngine {
 
 impl ModelEngine {
     /// An idle engine for one model.
-    pub fn new(
+    pub(crate) fn new(
         name: Arc<str>,
         model: Box<dyn LanguageModel>,
         budget: Budget,
@@ -106,7 +106,7 @@ impl ModelEngine {
     }
 
     /// Adds an accepted sequence, unless it cannot meet its deadline.
-    pub fn submit(&mut self, submission: Submission, now: Instant) {
+    pub(crate) fn submit(&mut self, submission: Submission, now: Instant) {
         let Submission {
             request,
             arrival,
@@ -118,23 +118,23 @@ impl ModelEngine {
     }
 
     /// Adds a sequence that is in no queue's ledger.
-    pub fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
+    pub(crate) fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
         let id = self.take_id();
         self.scheduler.enqueue(Sequence::new(request, now, id, None));
     }
 
     /// Whether any sequence is open.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.scheduler.has_work()
     }
 
     /// Whether any urgent sequence is open.
-    pub fn has_urgent(&self) -> bool {
+    pub(crate) fn has_urgent(&self) -> bool {
         self.scheduler.has_urgent()
     }
 
     /// The counts of the KV pool.
-    pub fn kv_counts(&self) -> KvCounts {
+    pub(crate) fn kv_counts(&self) -> KvCounts {
         self.scheduler.kv.counts()
     }
 
@@ -151,12 +151,12 @@ impl ModelEngine {
     }
 
     /// The model's name in metrics.
-    pub fn name(&self) -> &Arc<str> {
+    pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
     /// Plans a step and builds its batch. Returns `false` when there is nothing to compute.
-    pub fn begin(&mut self, now: Instant, pace: Pace) -> bool {
+    pub(crate) fn begin(&mut self, now: Instant, pace: Pace) -> bool {
         let forecast = self.scheduler.plan(now, pace);
         let mut shape = StepShape::default();
         self.batch.tokens.clear();
@@ -199,7 +199,7 @@ impl ModelEngine {
     }
 
     /// Runs the model on the batch.
-    pub fn forward(&mut self) -> Result<(), StepError> {
+    pub(crate) fn forward(&mut self) -> Result<(), StepError> {
         let output = std::mem::take(&mut self.output);
         self.output = self.model.forward(&self.batch, output)?;
         let entries = self.batch.sequences.iter();
@@ -214,7 +214,7 @@ impl ModelEngine {
     }
 
     /// Applies the outcome of the forward pass to its sequences.
-    pub fn complete(&mut self, outcome: Result<(), StepError>, now: Instant) {
+    pub(crate) fn complete(&mut self, outcome: Result<(), StepError>, now: Instant) {
         if let Some(step) = &mut self.current {
             step.succeeded = outcome.is_ok();
         }
@@ -254,7 +254,7 @@ impl ModelEngine {
 
     /// Ends a step: learns from its time, accounts for it in the ledger, and records its metrics. A step without a batch
     /// only has metrics.
-    pub fn settle(&mut self, ledger: &mut TimeLedger, now: Instant) {
+    pub(crate) fn settle(&mut self, ledger: &mut TimeLedger, now: Instant) {
         if let Some(step) = self.current.take() {
             let time = now.saturating_duration_since(step.began);
             let scheduler = &mut self.scheduler;
@@ -272,7 +272,7 @@ impl ModelEngine {
     }
 
     /// Fails all open sequences with `error`.
-    pub fn fail_all(&mut self, error: &SequenceError, now: Instant) {
+    pub(crate) fn fail_all(&mut self, error: &SequenceError, now: Instant) {
         for sequence in self.scheduler.clear() {
             sequence.end(Ending::Failed(error.clone()), now);
         }
@@ -280,7 +280,7 @@ impl ModelEngine {
 
     /// Restarts after a panic: all open sequences fail, the pool and the cache are cleared, and pinned prefixes are
     /// computed again.
-    pub fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self, now: Instant) {
         self.current = None;
         self.fail_all(&SequenceError::EnginePanicked, now);
         // These failures are counted below, because their prefixes are not resident.

@@ -38,7 +38,7 @@ const UNITS: Vector = [1.0, 64.0, 16.0, 65536.0];
 
 /// The amounts of work in a step, or in one sequence's part of it, that its time depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StepShape {
+pub(crate) struct StepShape {
     /// Tokens that are computed.
     pub tokens: usize,
     /// Rows whose logits are read: those of decodes and of prompts that end.
@@ -49,7 +49,7 @@ pub struct StepShape {
 
 impl StepShape {
     /// The part of a sequence that has `context` tokens in the KV cache and computes `tokens` more.
-    pub fn of(tokens: usize, context: usize, reads_logits: bool) -> Self {
+    pub(crate) fn of(tokens: usize, context: usize, reads_logits: bool) -> Self {
         Self {
             tokens,
             rows: usize::from(reads_logits),
@@ -58,7 +58,7 @@ impl StepShape {
     }
 
     /// The sum of both.
-    pub fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             tokens: self.tokens + other.tokens,
             rows: self.rows + other.rows,
@@ -78,7 +78,7 @@ impl StepShape {
 
 /// Cost in seconds of a step, and of each unit of tokens, rows and positions in it. No cost is negative.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepCosts(Vector);
+pub(crate) struct StepCosts(Vector);
 
 impl StepCosts {
     /// Assumed before the first step.
@@ -96,23 +96,23 @@ impl StepCosts {
     }
 
     /// Cost of a step without any tokens, in seconds.
-    pub fn base(&self) -> f64 {
+    pub(crate) fn base(&self) -> f64 {
         self.0[0]
     }
 
     /// What a part adds to the cost of a step, in seconds.
-    pub fn part(&self, shape: StepShape) -> f64 {
+    pub(crate) fn part(&self, shape: StepShape) -> f64 {
         self.step(shape) - self.base()
     }
 
     /// Cost of a whole step, in seconds.
-    pub fn step(&self, shape: StepShape) -> f64 {
+    pub(crate) fn step(&self, shape: StepShape) -> f64 {
         dot(&self.0, &shape.features())
     }
 
     /// Most tokens that a sequence with `context` cached tokens can compute in `seconds`; at least one, and at most
     /// `limit`.
-    pub fn max_tokens_within(&self, seconds: f64, context: usize, limit: usize) -> usize {
+    pub(crate) fn max_tokens_within(&self, seconds: f64, context: usize, limit: usize) -> usize {
         let fits = |tokens: usize| self.part(StepShape::of(tokens, context, false)) <= seconds;
         if fits(limit) {
             return limit.max(1);
@@ -132,7 +132,7 @@ impl StepCosts {
 
 /// The fitted model of step times.
 #[derive(Debug, Clone)]
-pub struct StepTimeModel {
+pub(crate) struct StepTimeModel {
     /// The coefficients before the first step.
     prior: StepCosts,
     costs: StepCosts,
@@ -148,7 +148,7 @@ pub struct StepTimeModel {
 
 impl StepTimeModel {
     /// The model before the first step.
-    pub fn new(prior: CostPrior) -> Self {
+    pub(crate) fn new(prior: CostPrior) -> Self {
         let prior = StepCosts::expected(prior);
         Self {
             prior,
@@ -161,14 +161,14 @@ impl StepTimeModel {
     }
 
     /// The coefficients that are fitted now.
-    pub fn costs(&self) -> StepCosts {
+    pub(crate) fn costs(&self) -> StepCosts {
         self.costs
     }
 
     /// A lower bound of what steps cost: the fitted costs times the lowest recent ratio of a step's time to its
     /// prediction. `None` before enough steps were observed, and when no prompt was computed in the last [`FRESH`],
     /// because no sequence is refused on an old prediction.
-    pub fn lower_bound(&self, now: Instant) -> Option<StepCosts> {
+    pub(crate) fn lower_bound(&self, now: Instant) -> Option<StepCosts> {
         let seen = self.prompt_seen?;
         let known = self.observed >= WARM_STEPS && now.saturating_duration_since(seen) <= FRESH;
         known.then(|| StepCosts(self.costs.0.map(|cost| cost * self.lowest_ratio)))
@@ -176,7 +176,7 @@ impl StepTimeModel {
 
     /// Learns from a step that ended `now`, and returns the relative error of its prediction: |actual - predicted| over
     /// the larger of the two.
-    pub fn observe(&mut self, shape: StepShape, actual: Duration, now: Instant) -> f64 {
+    pub(crate) fn observe(&mut self, shape: StepShape, actual: Duration, now: Instant) -> f64 {
         let actual = actual.as_secs_f64();
         let features = shape.features();
         let predicted = dot(&self.costs.0, &features);

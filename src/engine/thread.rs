@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Runs until [`Inbox::shutdown`], or until no handle is left and no sequence is open.
-pub fn run(name: &str, inbox: &Arc<Inbox>, mut turns: ModelTurns) {
+pub(crate) fn run(name: &str, inbox: &Arc<Inbox>, mut turns: ModelTurns) {
     // Declared first, so that it is dropped last: when a caller sees the end, the models are gone and all events sent.
     let _ended = EndedOnDrop(inbox);
     let mut arrivals = Arrivals::default();
@@ -53,7 +53,7 @@ impl Drop for EndedOnDrop<'_> {
 }
 
 /// The models by index, and the one whose turn is next.
-pub struct ModelTurns {
+pub(crate) struct ModelTurns {
     engines: BTreeMap<usize, Box<ModelEngine>>,
     next: usize,
     ledger: TimeLedger,
@@ -62,7 +62,7 @@ pub struct ModelTurns {
 
 impl ModelTurns {
     /// Idle models; the first has the first turn.
-    pub fn new(engines: Vec<ModelEngine>, ledger: TimeLedger, clock: Clock) -> Self {
+    pub(crate) fn new(engines: Vec<ModelEngine>, ledger: TimeLedger, clock: Clock) -> Self {
         Self {
             engines: engines.into_iter().map(Box::new).enumerate().collect(),
             next: 0,
@@ -72,12 +72,12 @@ impl ModelTurns {
     }
 
     /// Whether any model has an open sequence.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.engines.values().any(|engine| engine.has_work())
     }
 
     /// Adds models, then accepts sequences, then hands removed models back, whose open sequences fail.
-    pub fn accept(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
+    pub(crate) fn accept(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
         let added = arrivals.models.drain(..);
         self.engines
             .extend(added.map(|model| (model.index, model.engine)));
@@ -101,7 +101,7 @@ impl ModelTurns {
 
     /// Takes one step of the next model that has work. While urgent work is open in some model, models without urgent
     /// work take steps only while the ledger has time for them.
-    pub fn step(&mut self, inbox: &Inbox) {
+    pub(crate) fn step(&mut self, inbox: &Inbox) {
         let urgent = self.engines.values().any(|engine| engine.has_urgent());
         let others_may_run = !urgent || self.ledger.non_urgent_may_run();
         let may_run = |engine: &ModelEngine| engine.has_work() && (others_may_run || engine.has_urgent());

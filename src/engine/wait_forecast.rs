@@ -16,7 +16,7 @@ const LONGEST_RETRY: f64 = 60.0;
 
 /// A sequence that certainly goes first.
 #[derive(Debug, Clone, Copy)]
-pub struct EarlierSequence {
+pub(crate) struct EarlierSequence {
     /// Least time that it takes, in seconds.
     pub seconds: f64,
     /// When it ends even if it has not been answered.
@@ -28,7 +28,7 @@ pub struct EarlierSequence {
 ///
 /// # Errors
 /// [`SequenceError::DeadlineUnattainable`] when the deadline cannot be met.
-pub fn check_deadline(
+pub(crate) fn check_deadline(
     earlier: impl Iterator<Item = EarlierSequence>,
     own: f64,
     deadline: Instant,

@@ -10,7 +10,7 @@ use super::{
 
 /// Names the queue of one class and tenant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QueueKey {
+pub(crate) struct QueueKey {
     /// The class of its sequences.
     pub class: Priority,
     /// The account that they are charged to.
@@ -19,11 +19,11 @@ pub struct QueueKey {
 
 /// All queues of one model. Queues without sequences are removed.
 #[derive(Default)]
-pub struct WaitingQueues(BTreeMap<QueueKey, BTreeMap<Rank, Sequence>>);
+pub(crate) struct WaitingQueues(BTreeMap<QueueKey, BTreeMap<Rank, Sequence>>);
 
 impl WaitingQueues {
     /// Puts a sequence into its queue, in order of rank.
-    pub fn insert(&mut self, sequence: Sequence) {
+    pub(crate) fn insert(&mut self, sequence: Sequence) {
         let key = QueueKey {
             class: sequence.priority,
             tenant: sequence.tenant.clone(),
@@ -32,7 +32,7 @@ impl WaitingQueues {
     }
 
     /// Takes the first sequence of a queue.
-    pub fn pop(&mut self, key: &QueueKey) -> Option<Sequence> {
+    pub(crate) fn pop(&mut self, key: &QueueKey) -> Option<Sequence> {
         let sequences = self.0.get_mut(key)?;
         let (_, sequence) = sequences.pop_first()?;
         if sequences.is_empty() {
@@ -42,34 +42,37 @@ impl WaitingQueues {
     }
 
     /// Each queue with the rank of its first sequence.
-    pub fn heads(&self) -> impl Iterator<Item = (&QueueKey, Rank)> {
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&QueueKey, Rank)> {
         self.0
             .iter()
             .filter_map(|(key, sequences)| Some((key, *sequences.first_key_value()?.0)))
     }
 
     /// The sequences of one queue, in order of rank.
-    pub fn queue<'a>(&'a self, key: &QueueKey) -> impl Iterator<Item = &'a Sequence> + use<'a> {
+    pub(crate) fn queue<'a>(&'a self, key: &QueueKey) -> impl Iterator<Item = &'a Sequence> + use<'a> {
         self.0.get(key).into_iter().flat_map(BTreeMap::values)
     }
 
     /// All waiting sequences.
-    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sequence> {
         self.0.values().flat_map(BTreeMap::values)
     }
 
     /// All waiting sequences, to change fields that decide neither their queue nor their rank.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
         self.0.values_mut().flat_map(BTreeMap::values_mut)
     }
 
     /// Whether no sequence waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Removes the sequences for which `reason` returns something, and returns them with their reasons.
-    pub fn remove_stopped<R>(&mut self, reason: impl Fn(&Sequence) -> Option<R>) -> Vec<(Sequence, R)> {
+    pub(crate) fn remove_stopped<R>(
+        &mut self,
+        reason: impl Fn(&Sequence) -> Option<R>,
+    ) -> Vec<(Sequence, R)> {
         let mut stopped = Vec::new();
         for sequences in self.0.values_mut() {
             let ranks: Vec<(Rank, R)> = sequences
@@ -87,7 +90,7 @@ impl WaitingQueues {
     }
 
     /// Removes all sequences.
-    pub fn drain(&mut self) -> impl Iterator<Item = Sequence> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Sequence> {
         std::mem::take(&mut self.0)
             .into_values()
             .flat_map(BTreeMap::into_values)

@@ -84,7 +84,7 @@ impl MemoryNeed {
 
 /// When a model is loaded, whether it may be evicted, and what it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResidencyTerms {
+pub(crate) struct ResidencyTerms {
     /// When it is loaded.
     pub policy: LoadPolicy,
     /// Whether it is never evicted.
@@ -95,7 +95,7 @@ pub struct ResidencyTerms {
 
 /// How room can be made for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EvictionPlan {
+pub(crate) struct EvictionPlan {
     /// Bytes of its KV pool.
     pub kv_bytes: u64,
     /// Models to evict first, the least recently used one first.
@@ -104,7 +104,7 @@ pub struct EvictionPlan {
 
 /// Why a model cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortage {
+pub(crate) struct Shortage {
     /// Bytes that it needs at least.
     pub needed: u64,
     /// Bytes that are free.
@@ -142,7 +142,7 @@ pub struct MemoryUse {
 }
 
 /// The account of a device's memory, with one entry for each model.
-pub struct MemoryLedger {
+pub(crate) struct MemoryLedger {
     budget: u64,
     accounts: Vec<ModelAccount>,
     /// Number of uses of all models, which serves as a clock.
@@ -152,7 +152,7 @@ pub struct MemoryLedger {
 impl MemoryLedger {
     /// A ledger of models that are not in memory. KV pools are planned so that all eager models, and all others if there
     /// is room for them, can be in memory at the same time.
-    pub fn new(budget: u64, terms: Vec<ResidencyTerms>) -> Self {
+    pub(crate) fn new(budget: u64, terms: Vec<ResidencyTerms>) -> Self {
         let account = |terms| ModelAccount {
             terms,
             kv_share: 0,
@@ -221,22 +221,22 @@ impl MemoryLedger {
     }
 
     /// Bytes of the budget.
-    pub fn budget(&self) -> u64 {
+    pub(crate) fn budget(&self) -> u64 {
         self.budget
     }
 
     /// Bytes that are reserved for models.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.accounts.iter().map(|account| account.taken).sum()
     }
 
     /// Bytes that are free.
-    pub fn available(&self) -> u64 {
+    pub(crate) fn available(&self) -> u64 {
         self.budget.saturating_sub(self.taken())
     }
 
     /// Sets what a model needs, which its file says now.
-    pub fn set_need(&mut self, model: usize, need: MemoryNeed) {
+    pub(crate) fn set_need(&mut self, model: usize, need: MemoryNeed) {
         let is_first = self.accounts[model].terms.need.replace(need).is_none();
         if is_first {
             self.plan_kv_shares();
@@ -244,17 +244,17 @@ impl MemoryLedger {
     }
 
     /// Sets whether a model is pinned.
-    pub fn set_pinned(&mut self, model: usize, pinned: bool) {
+    pub(crate) fn set_pinned(&mut self, model: usize, pinned: bool) {
         self.accounts[model].terms.pinned = pinned;
     }
 
     /// Whether a model is pinned.
-    pub fn is_pinned(&self, model: usize) -> bool {
+    pub(crate) fn is_pinned(&self, model: usize) -> bool {
         self.accounts[model].terms.pinned
     }
 
     /// How room can be made now for a model with this need. Bytes that are reserved for it already count as free.
-    pub fn plan(&self, model: usize, need: MemoryNeed) -> Result<EvictionPlan, Shortage> {
+    pub(crate) fn plan(&self, model: usize, need: MemoryNeed) -> Result<EvictionPlan, Shortage> {
         let least = need.least();
         let mut free = self.available().saturating_add(self.accounts[model].taken);
         let mut evict = self.evictable(model);
@@ -327,7 +327,7 @@ impl MemoryLedger {
     }
 
     /// Reserves these bytes for a model, in place of those that were reserved before.
-    pub fn reserve(&mut self, model: usize, bytes: u64) -> Result<(), Shortage> {
+    pub(crate) fn reserve(&mut self, model: usize, bytes: u64) -> Result<(), Shortage> {
         let others = self.taken() - self.accounts[model].taken;
         if bytes > self.budget.saturating_sub(others) {
             return Err(self.shortage(model, bytes));
@@ -337,25 +337,25 @@ impl MemoryLedger {
     }
 
     /// Records that a model is READY.
-    pub fn mark_ready(&mut self, model: usize) {
+    pub(crate) fn mark_ready(&mut self, model: usize) {
         self.uses += 1;
         let account = &mut self.accounts[model];
         (account.ready, account.last_used) = (true, self.uses);
     }
 
     /// Records that a model accepts no new requests.
-    pub fn mark_unready(&mut self, model: usize) {
+    pub(crate) fn mark_unready(&mut self, model: usize) {
         self.accounts[model].ready = false;
     }
 
     /// Records that a model has left memory.
-    pub fn release(&mut self, model: usize) {
+    pub(crate) fn release(&mut self, model: usize) {
         let account = &mut self.accounts[model];
         (account.taken, account.ready, account.in_use) = (0, false, 0);
     }
 
     /// Counts a new lease on a model.
-    pub fn begin_use(&mut self, model: usize) {
+    pub(crate) fn begin_use(&mut self, model: usize) {
         self.uses += 1;
         let account = &mut self.accounts[model];
         account.in_use += 1;
@@ -363,18 +363,18 @@ impl MemoryLedger {
     }
 
     /// Records that a lease on a model has ended.
-    pub fn end_use(&mut self, model: usize) {
+    pub(crate) fn end_use(&mut self, model: usize) {
         let account = &mut self.accounts[model];
         account.in_use = account.in_use.saturating_sub(1);
     }
 
     /// Number of leases on a model.
-    pub fn in_use(&self, model: usize) -> usize {
+    pub(crate) fn in_use(&self, model: usize) -> usize {
         self.accounts[model].in_use
     }
 
     /// Least bytes that all eager models need together.
-    pub fn eager_least(&self) -> u64 {
+    pub(crate) fn eager_least(&self) -> u64 {
         let eager = self
             .accounts
             .iter()

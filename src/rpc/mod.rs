@@ -38,4 +38,4 @@ pub use error::{ServiceError, TextOrigin};
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
 pub use server::{ServeError, serve};
 pub use status::{DOMAIN, Reason};
-pub use transport::raise_descriptor_limit;
+pub(crate) use transport::raise_descriptor_limit;

@@ -16,7 +16,7 @@ use super::{
 impl Scheduler {
     /// Accepts a sequence that a caller has submitted, unless it cannot meet its deadline. Where no other sequence is
     /// open it is tried whatever the prediction, so that a wrong prediction is corrected.
-    pub fn arrive(&mut self, mut sequence: Sequence, now: Instant) {
+    pub(crate) fn arrive(&mut self, mut sequence: Sequence, now: Instant) {
         self.find_shared_blocks(&mut sequence);
         if self.has_work()
             && let (Some(deadline), Some(costs)) = (sequence.deadline(), self.step_time.lower_bound(now))
@@ -31,7 +31,7 @@ impl Scheduler {
     }
 
     /// Accepts a sequence whatever its deadline.
-    pub fn enqueue(&mut self, mut sequence: Sequence) {
+    pub(crate) fn enqueue(&mut self, mut sequence: Sequence) {
         self.find_shared_blocks(&mut sequence);
         self.queue(sequence);
     }

@@ -117,7 +117,7 @@ pub(super) fn release_computed(kv: &mut KvBlocks, sequence: &mut Sequence) {
 
 /// Releases the blocks that are outside the attention windows of all the sequence's tokens to come. The last cached
 /// block is kept, because the next one is cached below it, and so are all blocks of a prompt that is to be pinned.
-pub fn release_out_of_window(kv: &mut KvBlocks, sequence: &mut Sequence) {
+pub(crate) fn release_out_of_window(kv: &mut KvBlocks, sequence: &mut Sequence) {
     if sequence.keeps_all_blocks() {
         return;
     }

@@ -16,8 +16,8 @@ mod reclaim;
 mod select;
 mod state;
 
-pub use blocks::release_out_of_window;
-pub use pace::{Pace, StepForecast, TimeLedger};
+pub(crate) use blocks::release_out_of_window;
+pub(crate) use pace::{Pace, StepForecast, TimeLedger};
 #[cfg(test)]
-pub use reclaim::TIME_SLICE;
-pub use state::{Budget, Scheduler};
+pub(crate) use reclaim::TIME_SLICE;
+pub(crate) use state::{Budget, Scheduler};

@@ -15,7 +15,7 @@ const NEWEST_WEIGHT: f64 = 0.125;
 
 /// How much non-urgent work a step may contain.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// As much as fits into the batch. Classes only decide the order.
     Unbounded,
     /// No urgent work is open: the step is planned to take this many seconds.
@@ -27,7 +27,7 @@ pub enum Pace {
 impl Pace {
     /// Seconds that non-urgent work may add to a step whose base cost is `base` seconds. When `has_urgent` says that the
     /// step contains urgent work, the base is charged to that.
-    pub fn allowance(self, base: f64, has_urgent: bool) -> f64 {
+    pub(crate) fn allowance(self, base: f64, has_urgent: bool) -> f64 {
         match self {
             Self::Unbounded => f64::INFINITY,
             Self::BesideUrgent(seconds) if has_urgent => seconds,
@@ -39,7 +39,7 @@ impl Pace {
 
 /// What a planned step contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepForecast {
+pub(crate) struct StepForecast {
     /// Whether there is urgent work in it.
     pub has_urgent: bool,
     /// Seconds that non-urgent work is predicted to add to it.
@@ -48,7 +48,7 @@ pub struct StepForecast {
 
 /// Accounts for the time of urgent and of non-urgent work, over all models of a device.
 #[derive(Debug)]
-pub struct TimeLedger {
+pub(crate) struct TimeLedger {
     /// Longest step without urgent work, in seconds; infinite when steps are not paced.
     target: f64,
     /// Seconds that non-urgent work may use while urgent work is open; negative after a step that took too long.
@@ -59,7 +59,7 @@ pub struct TimeLedger {
 
 impl TimeLedger {
     /// A ledger for steps of at most `target`. Without a target, steps are not paced.
-    pub fn new(target: Option<Duration>) -> Self {
+    pub(crate) fn new(target: Option<Duration>) -> Self {
         Self {
             target: target.map_or(f64::INFINITY, |target| target.as_secs_f64()),
             credit: 0.0,
@@ -68,7 +68,7 @@ impl TimeLedger {
     }
 
     /// The pace of the next step; `urgent` says whether urgent work is open in any model.
-    pub fn pace(&self, urgent: bool) -> Pace {
+    pub(crate) fn pace(&self, urgent: bool) -> Pace {
         if self.target.is_infinite() {
             Pace::Unbounded
         } else if urgent {
@@ -79,18 +79,18 @@ impl TimeLedger {
     }
 
     /// Whether a model without urgent work may take a step while another model has some.
-    pub fn non_urgent_may_run(&self) -> bool {
+    pub(crate) fn non_urgent_may_run(&self) -> bool {
         self.target.is_infinite() || self.credit > 0.0
     }
 
     /// Notes that an urgent sequence has finished whose own work took this many seconds.
-    pub fn urgent_finished(&mut self, seconds: f64) {
+    pub(crate) fn urgent_finished(&mut self, seconds: f64) {
         let mean = self.urgent_work.unwrap_or(seconds);
         self.urgent_work = Some(mean + NEWEST_WEIGHT * (seconds - mean));
     }
 
     /// Accounts for a step that was planned at `pace` and took this many seconds.
-    pub fn settle(&mut self, pace: Pace, forecast: StepForecast, seconds: f64) {
+    pub(crate) fn settle(&mut self, pace: Pace, forecast: StepForecast, seconds: f64) {
         if !matches!(pace, Pace::BesideUrgent(_)) {
             self.credit = 0.0;
             return;

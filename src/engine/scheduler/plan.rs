@@ -17,7 +17,7 @@ impl Scheduler {
     ///
     /// Sequences with one token to compute (decodes) come first, then prefill chunks, for which waiting sequences are
     /// admitted where it is their turn. At a bounded pace, urgent work comes before all other work.
-    pub fn plan(&mut self, now: Instant, pace: Pace) -> StepForecast {
+    pub(crate) fn plan(&mut self, now: Instant, pace: Pace) -> StepForecast {
         self.record.reset();
         self.end_stopped(now);
         self.planned_steps += 1;

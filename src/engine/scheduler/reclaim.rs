@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How long a sequence waits before it may take a running slot, and how long it may then keep it.
-pub const TIME_SLICE: Duration = Duration::from_secs(3);
+pub(crate) const TIME_SLICE: Duration = Duration::from_secs(3);
 
 /// The right of a queue's first sequence to what others hold too much of.
 struct Claim {

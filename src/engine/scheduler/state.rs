@@ -18,7 +18,7 @@ use super::super::{
 
 /// The most that one step may contain.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Sequences. This is also the number of running slots, so every running sequence fits into each step.
     pub sequences: usize,
     /// Tokens; at least `sequences`, so that every decode gets its token, and something is left for prefill as long as
@@ -28,7 +28,7 @@ pub struct Budget {
 
 impl Budget {
     /// A budget with at least one of each, and no more sequences than tokens.
-    pub fn new(sequences: usize, tokens: usize) -> Self {
+    pub(crate) fn new(sequences: usize, tokens: usize) -> Self {
         let tokens = tokens.max(1);
         Self {
             sequences: sequences.clamp(1, tokens),
@@ -92,7 +92,7 @@ pub(super) struct ContendedSeconds {
 }
 
 /// Schedules the sequences of one model.
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     /// The model's KV blocks.
     pub kv: KvBlocks,
     /// Sequences that hold a running slot and KV blocks, in order of rank.
@@ -124,7 +124,7 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler without sequences.
-    pub fn new(budget: Budget, kv: KvBlocks, cost_prior: CostPrior, weights: TenantWeights) -> Self {
+    pub(crate) fn new(budget: Budget, kv: KvBlocks, cost_prior: CostPrior, weights: TenantWeights) -> Self {
         Self {
             kv,
             running: Vec::new(),
@@ -146,17 +146,17 @@ impl Scheduler {
     }
 
     /// Whether any sequence is open.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         !self.running.is_empty() || !self.waiting.is_empty()
     }
 
     /// Whether any urgent sequence is open.
-    pub fn has_urgent(&self) -> bool {
+    pub(crate) fn has_urgent(&self) -> bool {
         self.shares.open_sequences(Priority::Urgent) > 0
     }
 
     /// Removes all sequences without sending events, and forgets all KV blocks and their contents.
-    pub fn clear(&mut self) -> Vec<Sequence> {
+    pub(crate) fn clear(&mut self) -> Vec<Sequence> {
         self.kv.clear();
         let sequences: Vec<_> = self
             .running
@@ -172,7 +172,7 @@ impl Scheduler {
 
     /// Ends a sequence that is in none of the scheduler's lists any more: releases its blocks, then sends its last
     /// event.
-    pub fn retire(&mut self, mut sequence: Sequence, ending: Ending, now: Instant) {
+    pub(crate) fn retire(&mut self, mut sequence: Sequence, ending: Ending, now: Instant) {
         if ending == Ending::Failed(SequenceError::NumericFault) {
             self.kv.discard_all(&mut sequence.blocks);
         } else {

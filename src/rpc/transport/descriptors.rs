@@ -8,7 +8,7 @@ const RESERVED: u64 = 128;
 
 /// Raises the process's limit on open files to the maximum that the system allows. If the system refuses, the limit stays
 /// as it is.
-pub fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,
@@ -20,7 +20,7 @@ pub fn raise_descriptor_limit() {
 }
 
 /// How many connections may be open: `wanted`, or fewer if the process may not open that many files.
-pub fn connection_limit(wanted: usize) -> usize {
+pub(crate) fn connection_limit(wanted: usize) -> usize {
     within(wanted, getrlimit(Resource::Nofile).current)
 }
 

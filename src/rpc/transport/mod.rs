@@ -16,7 +16,7 @@ mod intake;
 mod service;
 mod socket;
 
-pub use self::descriptors::{connection_limit, raise_descriptor_limit};
+pub(crate) use self::descriptors::{connection_limit, raise_descriptor_limit};
 pub(crate) use self::{
     accept::{Shutdown, listen},
     budget::{HeldBytes, RequestBudget},
