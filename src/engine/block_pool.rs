@@ -74,13 +74,13 @@ impl BlockPool {
 
     /// Number of blocks.
     #[cfg(test)]
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.references.len()
     }
 
     /// Number of blocks that sequences hold.
     #[cfg(test)]
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.references.iter().filter(|&&n| n > 0).count()
     }
 }

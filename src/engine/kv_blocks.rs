@@ -190,7 +190,7 @@ impl KvBlocks {
 
     /// Blocks in the pool.
     #[cfg(test)]
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.pool.total()
     }
 
@@ -228,7 +228,7 @@ impl KvBlocks {
 
     /// Blocks that sequences hold.
     #[cfg(test)]
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.pool.held()
     }
 }

@@ -29,7 +29,7 @@ use crate::backend::{
 };
 
 /// Limits of each simulated model.
-pub const LIMITS: ModelLimits = ModelLimits {
+pub(crate) const LIMITS: ModelLimits = ModelLimits {
     vocab_size: 61,
     context_length: 600,
     block_size: 16,
@@ -38,9 +38,9 @@ pub const LIMITS: ModelLimits = ModelLimits {
 };
 
 /// Roughly the costs of SmolLM2-135M on two cores: seconds per step, per token, per row and per 1024 positions.
-pub const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
+pub(crate) const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
 /// Longest time that a step without urgent work is planned to take.
-pub const TARGET: Duration = Duration::from_millis(100);
+pub(crate) const TARGET: Duration = Duration::from_millis(100);
 
 /// A model whose forward passes advance the clock.
 struct TimedModel {
@@ -52,7 +52,7 @@ struct TimedModel {
 
 /// The factor by which a step takes longer than planted, from the time in seconds and a number that is different for each
 /// step.
-pub type Slowness = Arc<dyn Fn(f64, u64) -> f64 + Send + Sync>;
+pub(crate) type Slowness = Arc<dyn Fn(f64, u64) -> f64 + Send + Sync>;
 
 /// A model whose logits are all zero, for long simulations.
 struct ZeroModel {
@@ -113,7 +113,7 @@ impl LanguageModel for TimedModel {
 const FIRST_UNSHARED_SEED: u64 = 1 << 32;
 
 /// An engine with its clock.
-pub struct SimulatedEngine {
+pub(crate) struct SimulatedEngine {
     pub inbox: Arc<Inbox>,
     pub turns: ModelTurns,
     start: Instant,
@@ -123,7 +123,7 @@ pub struct SimulatedEngine {
 
 impl SimulatedEngine {
     /// One scripted model for each of these costs.
-    pub fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
+    pub(crate) fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
         let models = costs.iter().map(|costs| {
             let model: Box<dyn LanguageModel> = Box::new(ScriptedModel::hashing(LIMITS));
             (model, StepCosts::planted(*costs))
@@ -137,7 +137,7 @@ impl SimulatedEngine {
     }
 
     /// One model without logits, on a device whose speed changes.
-    pub fn without_logits(
+    pub(crate) fn without_logits(
         limits: ModelLimits,
         costs: [f64; 4],
         budget: Budget,
@@ -199,18 +199,18 @@ impl SimulatedEngine {
     }
 
     /// Seconds since the start.
-    pub fn now(&self) -> f64 {
+    pub(crate) fn now(&self) -> f64 {
         self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
     }
 
     /// Submits a request.
-    pub fn try_submit(&mut self, request: &ClientRequest) -> Result<Recorder, SubmitError> {
+    pub(crate) fn try_submit(&mut self, request: &ClientRequest) -> Result<Recorder, SubmitError> {
         self.try_submit_with(request, request.timeout)
             .map(|submitted| submitted.recorder)
     }
 
     /// Submits a request with another timeout.
-    pub fn try_submit_with(
+    pub(crate) fn try_submit_with(
         &mut self,
         wanted: &ClientRequest,
         timeout: Option<f64>,
@@ -239,7 +239,7 @@ impl SimulatedEngine {
     }
 
     /// Submits a request that must not be refused.
-    pub fn submit(&mut self, request: &ClientRequest) -> Recorder {
+    pub(crate) fn submit(&mut self, request: &ClientRequest) -> Recorder {
         self.try_submit(request).unwrap()
     }
 
@@ -248,7 +248,7 @@ impl SimulatedEngine {
     }
 
     /// Takes a step; with no sequence open, advances the clock by a millisecond.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let mut arrivals = Arrivals::default();
         // The inbox is told that the thread is busy, so that it does not wait.
         self.inbox.take(&mut arrivals, true);
@@ -262,14 +262,14 @@ impl SimulatedEngine {
 }
 
 /// A request that has been accepted.
-pub struct Submitted {
+pub(crate) struct Submitted {
     pub recorder: Recorder,
     pub cancel: CancelFlag,
 }
 
 /// What a client requests.
 #[derive(Debug, Clone)]
-pub struct ClientRequest {
+pub(crate) struct ClientRequest {
     pub model: usize,
     pub priority: Priority,
     pub tenant: Tenant,
@@ -286,7 +286,7 @@ pub struct ClientRequest {
 }
 
 /// A request for a verdict of a model.
-pub fn verdict(model: usize) -> ClientRequest {
+pub(crate) fn verdict(model: usize) -> ClientRequest {
     ClientRequest {
         model,
         priority: Priority::Urgent,
@@ -300,7 +300,7 @@ pub fn verdict(model: usize) -> ClientRequest {
 }
 
 /// A request for an answer of the first model.
-pub fn generation(prompt: usize, answer: usize) -> ClientRequest {
+pub(crate) fn generation(prompt: usize, answer: usize) -> ClientRequest {
     ClientRequest {
         model: 0,
         priority: Priority::Interactive,
@@ -314,14 +314,14 @@ pub fn generation(prompt: usize, answer: usize) -> ClientRequest {
 }
 
 /// A client's open request.
-pub struct OpenRequest {
+pub(crate) struct OpenRequest {
     request: ClientRequest,
     recorder: Recorder,
     submitted: f64,
 }
 
 /// Closed-loop clients: each submits its request again as soon as it is answered.
-pub struct ClosedLoop {
+pub(crate) struct ClosedLoop {
     /// Requests to submit next.
     requests: Vec<ClientRequest>,
     pub open: Vec<OpenRequest>,
@@ -331,7 +331,7 @@ pub struct ClosedLoop {
 
 impl ClosedLoop {
     /// Clients that have submitted nothing yet.
-    pub fn new(requests: Vec<ClientRequest>) -> Self {
+    pub(crate) fn new(requests: Vec<ClientRequest>) -> Self {
         Self {
             requests,
             open: Vec::new(),
@@ -340,7 +340,7 @@ impl ClosedLoop {
     }
 
     /// Submits the requests that have been answered again.
-    pub fn resubmit(&mut self, engine: &mut SimulatedEngine) {
+    pub(crate) fn resubmit(&mut self, engine: &mut SimulatedEngine) {
         let now = engine.now();
         for open in std::mem::take(&mut self.open) {
             if open.recorder.terminal_events() == 0 {

@@ -140,13 +140,13 @@ impl ModelEngine {
 
     /// The batch of the current step.
     #[cfg(test)]
-    pub fn batch(&self) -> &ForwardBatch {
+    pub(crate) fn batch(&self) -> &ForwardBatch {
         &self.batch
     }
 
     /// Preemptions since the start.
     #[cfg(test)]
-    pub fn preemptions(&self) -> u64 {
+    pub(crate) fn preemptions(&self) -> u64 {
         self.scheduler.preemptions
     }
 

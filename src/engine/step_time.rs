@@ -90,7 +90,7 @@ impl StepCosts {
 
     /// StepCosts with known coefficients: seconds per step, per token, per row and per 1024 positions.
     #[cfg(test)]
-    pub const fn planted(seconds: [f64; 4]) -> Self {
+    pub(crate) const fn planted(seconds: [f64; 4]) -> Self {
         let [base, token, row, positions] = seconds;
         Self([base, 64.0 * token, 16.0 * row, 64.0 * positions])
     }

@@ -17,15 +17,15 @@ use super::{
 use crate::backend::{CostPrior, ModelLimits};
 
 /// A time limit that only a hang exceeds.
-pub const HANG: Duration = Duration::from_secs(60);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 /// Collects a sequence's events.
 #[derive(Debug, Clone, Default)]
-pub struct Recorder(Arc<Mutex<Vec<Event>>>);
+pub(crate) struct Recorder(Arc<Mutex<Vec<Event>>>);
 
 impl Recorder {
     /// A sink that records events and stops listening after `limit` of them.
-    pub fn sink(&self, limit: usize) -> EventSink {
+    pub(crate) fn sink(&self, limit: usize) -> EventSink {
         let events = Arc::clone(&self.0);
         Box::new(move |event| {
             let mut events = events.lock().unwrap();
@@ -35,17 +35,17 @@ impl Recorder {
     }
 
     /// All events so far.
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.0.lock().unwrap().clone()
     }
 
     /// The last event so far.
-    pub fn last(&self) -> Option<Event> {
+    pub(crate) fn last(&self) -> Option<Event> {
         self.0.lock().unwrap().last().cloned()
     }
 
     /// Number of terminal events so far. Fails the test if an event followed one.
-    pub fn terminal_events(&self) -> usize {
+    pub(crate) fn terminal_events(&self) -> usize {
         let events = self.events();
         let terminal = |event: &&Event| matches!(event, Event::Finished(_) | Event::Failed(_));
         let count = events.iter().filter(terminal).count();
@@ -58,13 +58,13 @@ impl Recorder {
     }
 
     /// Probe and token events, which must not depend on the other sequences of a batch.
-    pub fn output(&self) -> Vec<Event> {
+    pub(crate) fn output(&self) -> Vec<Event> {
         let output = |event: &Event| matches!(event, Event::Probe(_) | Event::Token(_));
         self.events().into_iter().filter(output).collect()
     }
 
     /// Ids of the generated tokens.
-    pub fn tokens(&self) -> Vec<u32> {
+    pub(crate) fn tokens(&self) -> Vec<u32> {
         let events = self.events();
         events
             .iter()
@@ -79,7 +79,7 @@ impl Recorder {
     }
 
     /// The summary, if the sequence has finished.
-    pub fn summary(&self) -> Option<SequenceSummary> {
+    pub(crate) fn summary(&self) -> Option<SequenceSummary> {
         match self.events().pop() {
             Some(Event::Finished(summary)) => Some(summary),
             _ => None,
@@ -87,7 +87,7 @@ impl Recorder {
     }
 
     /// The error, if the sequence has failed.
-    pub fn error(&self) -> Option<SequenceError> {
+    pub(crate) fn error(&self) -> Option<SequenceError> {
         match self.events().pop() {
             Some(Event::Failed(error)) => Some(error),
             _ => None,
@@ -96,7 +96,7 @@ impl Recorder {
 }
 
 /// Greedy decoding of `max_new_tokens` tokens.
-pub fn greedy(max_new_tokens: usize) -> OutputSpec {
+pub(crate) fn greedy(max_new_tokens: usize) -> OutputSpec {
     OutputSpec {
         max_new_tokens,
         eos: Arc::new([]),
@@ -110,7 +110,7 @@ pub fn greedy(max_new_tokens: usize) -> OutputSpec {
 }
 
 /// An interactive request for the first model, and the recorder of its events.
-pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder) {
+pub(crate) fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder) {
     let recorder = Recorder::default();
     let request = SequenceRequest {
         model: ModelIndex(0),
@@ -127,15 +127,15 @@ pub fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, Recorder
 }
 
 /// How long a step takes in tests that advance the time themselves.
-pub const STEP: Duration = Duration::from_millis(5);
+pub(crate) const STEP: Duration = Duration::from_millis(5);
 
 /// An engine for a scripted model with at most this many sequences and tokens in a step.
-pub fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
+pub(crate) fn engine(limits: ModelLimits, sequences: usize, tokens: usize) -> ModelEngine {
     engine_of(ScriptedModel::hashing(limits), sequences, tokens)
 }
 
 /// Like [`engine`], for a given model.
-pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> ModelEngine {
+pub(crate) fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> ModelEngine {
     ModelEngine::new(
         "scripted".into(),
         Box::new(model),
@@ -146,7 +146,7 @@ pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> Model
 }
 
 /// Takes a step and returns its numbers of sequences and tokens.
-pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
+pub(crate) fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
     if !engine.begin(now, Pace::Unbounded) {
         return (0, 0);
     }
@@ -158,7 +158,7 @@ pub fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
 }
 
 /// Takes steps until no sequence is open, and returns the time then.
-pub fn run_until_idle(engine: &mut ModelEngine, mut now: Instant) -> Instant {
+pub(crate) fn run_until_idle(engine: &mut ModelEngine, mut now: Instant) -> Instant {
     for _ in 0..100_000 {
         if !engine.has_work() {
             return now;
