@@ -1,5 +1,5 @@
-//! A confidence sequence for a share of a finite set: an interval that may be looked at after every draw and
-//! still holds the truth with 95 % probability at all looks together.
+//! A confidence sequence for a share of a finite set: an interval that may be read after every draw, and that holds the true share
+//! after all of the draws together with 95 % probability.
 //!
 //! The set has N items, of which an unknown number K has a property; items are drawn without replacement in
 //! random order. With the uniform prior on K, the ratio of prior to posterior at the true K is a nonnegative
@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Probability that some interval of a sequence misses the truth.
+/// Probability that any interval of a sequence misses the true share.
 const ALPHA: f64 = 0.05;
 
 /// The sequence for one set. All intervals so far are intersected, which the guarantee allows.
@@ -18,33 +18,34 @@ const ALPHA: f64 = 0.05;
 pub struct ConfidenceSequence {
     size: usize,
     drawn: usize,
-    with: usize,
+    /// How many of the drawn items have the property.
+    with_property: usize,
     low: usize,
     high: usize,
     /// ln(n!) for n up to size + 1.
     ln_factorials: Vec<f64>,
 }
 
-/// How many of the set have the property: both ends included.
+/// An interval for how many items of the set have the property; both ends are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountInterval {
-    /// At least so many.
+    /// The least number.
     pub low: usize,
-    /// At most so many.
+    /// The largest number.
     pub high: usize,
-    /// Of so many.
+    /// Size of the set.
     pub of: usize,
 }
 
 impl CountInterval {
-    /// Half of the interval of the share.
+    /// Half of the width of the interval, as a share of the set.
     pub fn half_width(&self) -> f64 {
         (self.high - self.low) as f64 / (2 * self.of.max(1)) as f64
     }
 }
 
 impl ConfidenceSequence {
-    /// For a set of this size, before anything is drawn.
+    /// The sequence for a set of this size, before the first draw.
     pub fn new(size: usize) -> Self {
         let mut ln_factorials = vec![0.0; size + 2];
         for n in 1..ln_factorials.len() {
@@ -53,7 +54,7 @@ impl ConfidenceSequence {
         Self {
             size,
             drawn: 0,
-            with: 0,
+            with_property: 0,
             low: 0,
             high: size,
             ln_factorials,
@@ -66,8 +67,8 @@ impl ConfidenceSequence {
             return;
         }
         self.drawn += 1;
-        self.with += usize::from(has_property);
-        let (s, f, n) = (self.with, self.drawn - self.with, self.size);
+        self.with_property += usize::from(has_property);
+        let (s, f, n) = (self.with_property, self.drawn - self.with_property, self.size);
         // The posterior's mode; the posterior falls to both sides of it, since it is log-concave in K.
         let mode = if s * n < f {
             0
@@ -93,7 +94,7 @@ impl ConfidenceSequence {
     /// Whether prior / posterior at K = k is below 1/alpha.
     fn holds(&self, k: usize) -> bool {
         let ln = |n: usize| self.ln_factorials[n];
-        let (s, t, n) = (self.with, self.drawn, self.size);
+        let (s, t, n) = (self.with_property, self.drawn, self.size);
         let (f, left) = (t - s, n - t);
         let choose = ln(left) - ln(k - s) - ln(left - (k - s));
         let ln_beta = |a: usize, b: usize| ln(a - 1) + ln(b - 1) - ln(a + b - 1);
@@ -184,7 +185,7 @@ mod tests {
             let (mut low, mut high) = (0, size);
             for t in 1..=size {
                 sequence.draw(random.random_bool(0.6));
-                let s = sequence.with;
+                let s = sequence.with_property;
                 // P(s of t | K) / sum over K', under the uniform prior.
                 let likelihood = |k: usize| {
                     if k < s || size - k < t - s {
@@ -201,7 +202,11 @@ mod tests {
                 let found = sequence.interval();
                 assert_eq!((found.low, found.high), (low, high), "{s} of {t} of {size}");
             }
-            assert_eq!((low, high), (sequence.with, sequence.with), "all is known");
+            assert_eq!(
+                (low, high),
+                (sequence.with_property, sequence.with_property),
+                "all is known"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a table file, by row and field, and what to do about it.
+//! Problems of table files: what is wrong in which row and column, and how to fix it.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::table::{BadRow, Place};
 
-/// Problems that an error message spells out; the rest is counted.
+/// How many problems an error message lists; it counts the rest.
 const SHOWN_PROBLEMS: usize = 100;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// The set cannot be used.
+    /// The file cannot be used.
     Error,
-    /// It can, but somebody should look.
+    /// The file can be used, but somebody should look at the problem.
     Warning,
 }
 
@@ -23,28 +23,28 @@ pub enum Severity {
 pub trait Kind: Copy + Serialize {
     /// A row that cannot be read.
     const UNREADABLE: Self;
-    /// Bytes that are no UTF-8.
+    /// A row with bytes that are no UTF-8.
     const NOT_UTF8: Self;
 
     /// Whether the file can still be used.
     fn severity(self) -> Severity;
 
-    /// What to do about it.
+    /// How to fix a problem of this kind.
     fn fix(self) -> &'static str;
 }
 
-/// One thing that is wrong.
+/// One problem of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem<K> {
-    /// What kind of thing.
+    /// Its kind.
     pub kind: K,
-    /// Which file; empty when there is only one.
+    /// The file's name; empty where there is only one file.
     pub file: String,
-    /// Where in it.
+    /// Where in the file it is.
     pub place: Place,
     /// The row's id, where it has one.
     pub id: Option<String>,
-    /// The column; empty: the row.
+    /// The column; empty where the whole row is wrong.
     pub field: String,
     /// What is wrong and what is expected.
     pub message: String,
@@ -86,7 +86,7 @@ impl<K: Kind> Serialize for Problem<K> {
 }
 
 impl<K: Kind> Problem<K> {
-    /// In the only file; `field` empty: about the row.
+    /// A problem of the only file. An empty `field` stands for the whole row.
     pub fn new(kind: K, place: Place, id: Option<String>, field: &str, message: String) -> Self {
         Self {
             kind,
@@ -98,7 +98,7 @@ impl<K: Kind> Problem<K> {
         }
     }
 
-    /// A row that could not be read.
+    /// The problem of a row that cannot be read.
     pub fn of_bad_row(place: Place, bad: &BadRow) -> Self {
         let kind = match bad {
             BadRow::NotUtf8 { .. } => K::NOT_UTF8,
@@ -108,7 +108,7 @@ impl<K: Kind> Problem<K> {
     }
 }
 
-/// The first problems, one per line, and how many more there are, with where to see them.
+/// The first problems, one per line; if there are more, how many, and where all are listed.
 pub fn list<K>(problems: &[Problem<K>], more_at: &str) -> String {
     let shown = problems.iter().take(SHOWN_PROBLEMS);
     let mut text: String = shown.map(|problem| format!("\n  {problem}")).collect();

@@ -54,18 +54,18 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         allowed: args.allow_differences,
     };
     let comparison = compare_runs(&args.first, &args.second, &gates)?;
-    let told = Told::of(&comparison.comparable);
+    let comparable = Told::of(&comparison.comparable);
     match &args.json {
         Some(path) => {
             let figures = comparison.figures()?;
             write_to(Some(path), || figures)?;
-            if told.warns {
-                eprintln!("babelward: {}", told.text());
+            if comparable.warns {
+                eprintln!("babelward: {}", comparable.text());
             }
         }
         None => {
             let text = text(&comparison.comparison, &comparison.pairing);
-            print_line(&format!("{}\n\n{text}", told.text()))?;
+            print_line(&format!("{}\n\n{text}", comparable.text()))?;
         }
     }
     let broken = comparison.gate_broken.as_deref().unwrap_or_default();

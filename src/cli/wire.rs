@@ -1,4 +1,4 @@
-//! From the configuration to what the layers below take.
+//! Turns the configuration into the options of registry, engine and server.
 
 use std::{num::NonZeroUsize, thread};
 
@@ -12,7 +12,7 @@ use crate::{
     rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };
 
-/// What the registry has to load.
+/// Options of the registry and its engine.
 pub fn registry_options(config: &Config) -> RegistryOptions {
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
@@ -33,10 +33,10 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         policies: config.policies.clone(),
         load: LoadOptions {
             threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
-            // Each model's pool is as the registry plans it.
+            // The registry decides the size of each model's pool.
             kv_bytes: 0,
             max_context: engine.max_context.map(NonZeroUsize::get),
-            // Each model's is as the registry chooses it.
+            // The registry decides the precision of each model.
             precision: Precision::F32,
         },
         precision: engine.precision,
@@ -57,7 +57,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     }
 }
 
-/// How the server serves.
+/// Options of the server.
 pub fn server_options(config: &Config) -> ServerOptions {
     let (limits, deadlines) = (&config.limits, &config.deadlines);
     ServerOptions {
@@ -104,16 +104,17 @@ pub fn server_options(config: &Config) -> ServerOptions {
     }
 }
 
-/// As many threads as this process may run at a time.
+/// How many threads this process may run at a time.
 pub(super) fn available_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// How much memory models may take. Where nobody says what can be had, only what is configured limits them.
+/// How much memory models may take. Without a configured budget it follows from the memory that the system can give; where
+/// that is not known either, there is no limit.
 pub(super) fn memory_options(config: &Config) -> MemoryOptions {
-    let found = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
+    let automatic = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
     MemoryOptions {
-        budget: config.memory_budget.unwrap_or_else(found),
+        budget: config.memory_budget.unwrap_or_else(automatic),
         kv: config.engine.kv_memory.map_or(KvSize::Auto, KvSize::Fixed),
     }
 }

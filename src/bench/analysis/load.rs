@@ -60,9 +60,9 @@ impl ComparableRun {
     /// # Errors
     /// [`FolderError`]; [`FolderError::Incomplete`] for a run without results.
     pub fn read(dir: &Path) -> Result<Self, FolderError> {
-        let mut asked = AskedPrompts::default();
-        let run = LoadedRun::read_with(dir, |record| asked.add(record))?;
-        let facts = RunFacts::of(&run.info, &run.table, asked);
+        let mut prompts = AskedPrompts::default();
+        let run = LoadedRun::read_with(dir, |record| prompts.add(record))?;
+        let facts = RunFacts::of(&run.info, &run.table, prompts);
         Ok(Self { run, facts })
     }
 }

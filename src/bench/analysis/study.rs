@@ -25,7 +25,7 @@ use crate::bench::{
     translation::{ScoreTable, import, sets::RUN_SCORES},
 };
 
-/// What somebody says about the models of a study, and in which file.
+/// Facts about the models of a study that the runs do not hold, such as their sizes, and the file that they come from.
 #[derive(Debug, Default)]
 pub struct KnownModels {
     file: Option<PathBuf>,
@@ -45,12 +45,12 @@ impl KnownModels {
     }
 }
 
-/// What a study is made from.
+/// The runs of a study, and the files that add to them.
 #[derive(Default)]
 pub struct StudySources<'a> {
     /// Folders of complete runs.
     pub runs: &'a [PathBuf],
-    /// What is known of their models.
+    /// Facts about their models.
     pub models: KnownModels,
     /// Files with quality scores of translations.
     pub quality: Vec<PathBuf>,
@@ -85,9 +85,9 @@ impl StudySources<'_> {
             folder: short_name(dir, self.runs),
         });
         let names = distinct(&marks.collect::<Vec<_>>());
-        let asked = models.iter().zip(&runs);
-        let asked = asked.map(|(model, one)| (model.as_str(), one.run.info.settings.prompting));
-        let of_models = ModelFacts::of_models(&asked.collect::<Vec<_>>(), &self.models.said);
+        let promptings = models.iter().zip(&runs);
+        let promptings = promptings.map(|(model, one)| (model.as_str(), one.run.info.settings.prompting));
+        let of_models = ModelFacts::of_models(&promptings.collect::<Vec<_>>(), &self.models.said);
         let of_models = of_models.map_err(|source| AnalysisError::Models {
             path: self.models.file.clone().unwrap_or_else(|| "--models".into()),
             source,
