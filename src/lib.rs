@@ -5,6 +5,7 @@
 //! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `model` → `kernels`, with
 //! `text` and `gguf` beside them. `client` and `bench` see only the generated types in [`proto`].
 
+pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -16,11 +17,11 @@ pub mod fetch;
 pub mod files;
 pub mod gguf;
 pub mod guard;
-pub mod kernels;
 pub mod memory;
 pub mod model;
 pub mod proto;
 pub mod quality;
+pub mod random;
 pub mod registry;
 pub mod rpc;
 pub mod telemetry;

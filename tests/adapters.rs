@@ -15,17 +15,18 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use adapter_files::AdapterFiles;
 use babelward::{
+    backend::{Backend, cpu::CpuBackend},
     engine::{Clock, EngineConfig, TenantWeights},
     errors::with_causes,
     guard::GuardKind,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
-    model::load::LoadOptions,
+    model::{spec::Precision, spec::PrecisionChoice},
     proto::{
         self, generate_response::Event, generation_service_client::GenerationServiceClient,
         model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
     },
     registry::{
-        KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryError, RegistryOptions,
+        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryError,
+        RegistryOptions, StartOptions,
     },
     rpc::{self, ServerOptions},
 };
@@ -43,6 +44,7 @@ fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> Model
     ModelSpec {
         id: id.to_owned(),
         path: path.to_owned(),
+        device: None,
         base: base.map(str::to_owned),
         roles: roles.to_vec(),
         guard_kind: Some(GuardKind::ChatDemo),
@@ -53,35 +55,37 @@ fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> Model
 }
 
 fn options(models: Vec<ModelSpec>) -> RegistryOptions {
+    let cpu = CpuBackend::new(2);
     RegistryOptions {
         models,
-        default_target: Some(BASE.to_owned()),
-        default_guard: Some(BASE.to_owned()),
-        default_quality: None,
-        policies: Vec::new(),
-        load: LoadOptions {
-            threads: 2,
-            kv_bytes: 128 << 20,
-            max_context: None,
-            precision: Precision::Int8,
-        },
+        max_context: None,
         precision: PrecisionChoice::Only(Precision::Int8),
-        bf16_products: Bf16Products::Vectors,
-        memory: MemoryOptions {
-            budget: 2 << 30,
-            kv: KvSize::Fixed(128 << 20),
+        start: StartOptions {
+            default_target: Some(BASE.to_owned()),
+            default_guard: Some(BASE.to_owned()),
+            default_quality: None,
+            policies: Vec::new(),
+            devices: vec![DeviceOptions {
+                info: cpu.device().clone(),
+                memory: MemoryOptions {
+                    budget: 2 << 30,
+                    kv: KvSize::Fixed(128 << 20),
+                },
+                engine: EngineConfig {
+                    name: "engine-test".to_owned(),
+                    model_names: Vec::new(),
+                    max_batch_sequences: 16,
+                    max_batch_tokens: 256,
+                    queue_items: 64,
+                    queue_tokens: 1 << 16,
+                    step_target: None,
+                    cost_prior: cpu.device().cost_prior,
+                    tenant_weights: TenantWeights::default(),
+                    clock: Clock::default(),
+                },
+            }],
         },
-        engine: EngineConfig {
-            name: "engine-test".to_owned(),
-            model_names: Vec::new(),
-            max_batch_sequences: 16,
-            max_batch_tokens: 256,
-            queue_items: 64,
-            queue_tokens: 1 << 16,
-            step_target: None,
-            tenant_weights: TenantWeights::default(),
-            clock: Clock::default(),
-        },
+        backends: vec![Arc::new(cpu)],
     }
 }
 

@@ -12,20 +12,23 @@ mod planted;
 
 use std::path::PathBuf;
 
-use babelward::bench::{
-    policies::{self, Policy, Ruling},
-    report,
-    results::ItemRecord,
-    scores::{
-        models::ModelFacts,
-        policies::{PolicyFigures, by_policies},
-        study::{Study, StudyRun},
-        table::Table,
+use babelward::{
+    bench::{
+        policies::{self, Policy, Ruling},
+        report,
+        results::ItemRecord,
+        scores::{
+            models::ModelFacts,
+            policies::{PolicyFigures, by_policies},
+            study::{Study, StudyRun},
+            table::Table,
+        },
+        settings::Prompting,
+        statistics::Bootstrap,
+        summary::{Options, Summary},
+        taxonomy::{Category, Language},
     },
-    settings::Prompting,
-    statistics::{Bootstrap, bootstrap::Random},
-    summary::{Options, Summary},
-    taxonomy::{Category, Language},
+    random::Random,
 };
 use planted::{info, record, verdict};
 

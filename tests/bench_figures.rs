@@ -11,23 +11,26 @@
 #[path = "common/planted.rs"]
 mod planted;
 
-use babelward::bench::{
-    policies::Policy,
-    results::{ItemRecord, Label, Outcome, Skip},
-    scores::{
-        comparable::Pairing,
-        compare::compare,
-        gate::Gate,
-        models::{ModelFacts, Tuning},
-        study::{Study, StudyRun},
-        table::Table,
-        validation::{self, Labelled, draw, validate},
-        what_if::{Filter, Labels, Reference, what_if},
+use babelward::{
+    bench::{
+        policies::Policy,
+        results::{ItemRecord, Label, Outcome, Skip},
+        scores::{
+            comparable::Pairing,
+            compare::compare,
+            gate::Gate,
+            models::{ModelFacts, Tuning},
+            study::{Study, StudyRun},
+            table::Table,
+            validation::{self, Labelled, draw, validate},
+            what_if::{Filter, Labels, Reference, what_if},
+        },
+        settings::Prompting,
+        statistics::{Bootstrap, Interval, wilson},
+        summary::{Options, Summary},
+        taxonomy::{Category, Language},
     },
-    settings::Prompting,
-    statistics::{Bootstrap, Interval, bootstrap::Random, wilson},
-    summary::{Options, Summary},
-    taxonomy::{Category, Language},
+    random::Random,
 };
 use planted::{info, record, verdict};
 

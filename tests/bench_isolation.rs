@@ -11,20 +11,23 @@
 #[allow(dead_code, reason = "each test binary uses its own part of it")]
 mod planted;
 
-use babelward::bench::{
-    dataset::PromptId,
-    report::{self, formats, tables},
-    results::ItemRecord,
-    scores::{
-        models::ModelFacts,
-        study::{Study, StudyRun},
-        table::Table,
-        translation::{TestKind, TranslationEffect},
+use babelward::{
+    bench::{
+        dataset::PromptId,
+        report::{self, formats, tables},
+        results::ItemRecord,
+        scores::{
+            models::ModelFacts,
+            study::{Study, StudyRun},
+            table::Table,
+            translation::{TestKind, TranslationEffect},
+        },
+        settings::Prompting,
+        statistics::{Bootstrap, Difference},
+        taxonomy::{Category, Language},
+        translation::{CandidateKey, Metric, ScoreTable, Scores},
     },
-    settings::Prompting,
-    statistics::{Bootstrap, Difference, bootstrap::Random},
-    taxonomy::{Category, Language},
-    translation::{CandidateKey, Metric, ScoreTable, Scores},
+    random::Random,
 };
 use planted::{record, verdict};
 

@@ -19,6 +19,7 @@ use std::{
     thread,
 };
 
+use babelward::random::Random;
 use support::{Server, command, run};
 
 const ROUNDS: u64 = 5;
@@ -130,13 +131,8 @@ impl Bench {
 
 /// Ascending points in a journal of this length.
 fn points(seed: u64, length: u64) -> Vec<u64> {
-    let mut state = seed;
-    let mut points: Vec<_> = (0..KILLS)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % length
-        })
-        .collect();
+    let mut random = Random::new(seed);
+    let mut points: Vec<_> = (0..KILLS).map(|_| random.bits() % length).collect();
     points.sort_unstable();
     points
 }

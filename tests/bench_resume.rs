@@ -25,6 +25,7 @@ use babelward::{
         run::{Failures, Run, RunError},
     },
     client::PolicyChoice,
+    random::Random,
 };
 use rig::{GUARD, Rig};
 use runs::{PATIENCE, client, results, undisturbed};
@@ -54,10 +55,9 @@ async fn a_run_that_stops_anywhere_is_resumed_to_the_same_bytes() {
 
     let journal = fs::read(whole.path().join("journal.jsonl")).unwrap();
     let header = journal.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-    let mut state = 1u64;
+    let mut random = Random::new(1);
     for _ in 0..CUTS {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let cut = header + (state >> 33) as usize % (journal.len() - header + 1);
+        let cut = header + random.below(journal.len() - header + 1);
         let folder = stopped(whole.path(), &begun, &journal[..cut]);
         let mut run = Run::open(RunFolder::open(folder.path()), Failures::Keep).unwrap();
         run.drive(&client, PATIENCE, &mut |_| ()).await.unwrap();

@@ -16,15 +16,15 @@ use std::{
     time::Duration,
 };
 
-use babelward::kernels::Precision;
+use babelward::model::spec::Precision;
 use babelward::{
+    backend::{
+        AdapterIndex, Backend, ForwardBatch, LanguageModel, LoadOptions, ModelLimits, StepError, StepOutput,
+        cpu::CpuBackend,
+    },
     engine::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
         Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
-    },
-    model::{
-        AdapterIndex, ForwardBatch, LanguageModel, ModelError, ModelLimits,
-        load::{LoadOptions, load_with_adapters},
     },
 };
 use proptest::prelude::*;
@@ -78,8 +78,12 @@ impl LanguageModel for KeepsAll {
         &self.1
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.0.forward(batch, logits)
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
+        self.0.submit(batch, output)
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.0.wait()
     }
 }
 
@@ -98,17 +102,13 @@ fn start_as(
     (batch_tokens, batch_sequences): (usize, usize),
     wrap: impl Fn(Box<dyn LanguageModel>) -> Box<dyn LanguageModel>,
 ) -> (EngineHandle, engine::EngineThread) {
-    let loaded = load_with_adapters(
-        &model.path,
-        &model.adapters,
-        &LoadOptions {
-            threads: 2,
-            kv_bytes,
-            max_context: None,
-            precision: model.precision,
-        },
-    )
-    .unwrap();
+    let backend = CpuBackend::new(2);
+    let options = LoadOptions {
+        kv_bytes,
+        max_context: None,
+        precision: model.precision,
+    };
+    let loaded = backend.load(&model.path, &model.adapters, &options).unwrap();
     let config = EngineConfig {
         name: "engine-test".into(),
         model_names: vec!["test".into()],
@@ -118,6 +118,7 @@ fn start_as(
         queue_tokens: 1 << 20,
         // Shorter than any step: as many kinds of chunks as there can be.
         step_target: Some(Duration::from_millis(1)),
+        cost_prior: backend.device().cost_prior,
         // Accounts of their own for two of three tenants, so that places and blocks change hands.
         tenant_weights: TenantWeights::new(
             [0, 1].map(|number| (Tenant::named(&format!("tenant-{number}")).unwrap(), 1)),
@@ -153,7 +154,7 @@ fn request(ask: &Ask) -> (SequenceRequest, mpsc::Receiver<Event>) {
                 tokens: vec![3, 77],
                 finish_on: vec![],
             }),
-            row: false,
+            score: false,
             stop: None,
             pin_prompt: false,
         },
@@ -176,7 +177,7 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
     let (mut probe, mut greedy, mut tokens) = (Vec::new(), 0, Vec::new());
     loop {
         match events.recv_timeout(Duration::from_secs(120)).unwrap() {
-            Event::Started { .. } | Event::Row(_) => {}
+            Event::Started { .. } | Event::Score(_) => {}
             Event::Probe(found) => {
                 probe = found.logprobs.iter().map(|p| p.to_bits()).collect();
                 greedy = found.greedy;

@@ -18,10 +18,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use babelward::bench::{
-    results::{FolderError, RunFolder},
-    statistics::bootstrap::Random,
-    taxonomy::{Category, Language},
+use babelward::{
+    bench::{
+        results::{FolderError, RunFolder},
+        taxonomy::{Category, Language},
+    },
+    random::Random,
 };
 use planted::{info, record, verdict};
 use serde_json::Value;

@@ -15,17 +15,16 @@ use std::path::{Path, PathBuf};
 
 use adapter_files::{AdapterFiles, golden};
 use babelward::{
-    kernels::Precision,
-    model::{
-        AdapterIndex, BatchSequence, ForwardBatch, LanguageModel,
-        load::{LoadOptions, LoadedModel, load, load_with_adapters},
+    backend::{
+        AdapterIndex, Backend, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout,
+        StepOutput, cpu::CpuBackend,
     },
+    model::spec::Precision,
 };
 use serde_json::Value;
 
 fn options(precision: Precision) -> LoadOptions {
     LoadOptions {
-        threads: 2,
         kv_bytes: 16 << 20,
         max_context: None,
         precision,
@@ -33,7 +32,9 @@ fn options(precision: Precision) -> LoadOptions {
 }
 
 fn open(base: &Path, adapters: &[PathBuf], precision: Precision) -> LoadedModel {
-    load_with_adapters(base, adapters, &options(precision)).unwrap()
+    CpuBackend::new(2)
+        .load(base, adapters, &options(precision))
+        .unwrap()
 }
 
 /// Logits after the last of `new` tokens that follow `context` computed ones.
@@ -51,11 +52,10 @@ fn step(
             context,
             block_table: (0..blocks).collect(),
             adapter,
-            wants_logits: true,
+            readout: Readout::Logits,
         }],
     };
-    let mut logits = Vec::new();
-    model.forward(&batch, &mut logits).unwrap();
+    let logits = model.forward(&batch, StepOutput::default()).unwrap().logits;
     logits
 }
 
@@ -171,7 +171,7 @@ fn rows_do_not_depend_on_company_and_the_base_stays_what_it_is() {
             .collect();
         assert_ne!(alone[0], alone[1]);
 
-        let mut plain = load(&base, &options(precision)).unwrap();
+        let mut plain = open(&base, &[], precision);
         assert_eq!(plain.weight_bytes, loaded.weight_bytes);
         assert_eq!(bits(&step(&mut *plain.model, None, 0, prompts[3])), alone[3]);
 
@@ -191,13 +191,16 @@ fn rows_do_not_depend_on_company_and_the_base_stays_what_it_is() {
                     context: done[i],
                     block_table: (0..10).map(|b| b * 7 + i as u32).collect(),
                     adapter: of(i),
-                    wants_logits: true,
+                    readout: Readout::Logits,
                 });
                 done[i] += count;
                 members.push(i);
             }
-            let mut logits = Vec::new();
-            loaded.model.forward(&batch, &mut logits).unwrap();
+            let logits = loaded
+                .model
+                .forward(&batch, StepOutput::default())
+                .unwrap()
+                .logits;
             for (row, i) in logits.chunks_exact(logits.len() / members.len()).zip(members) {
                 if done[i] == prompts[i].len() {
                     together[i] = bits(row);
@@ -221,7 +224,7 @@ fn an_adapter_that_is_not_loaded_is_refused() {
             ..BatchSequence::default()
         }],
     };
-    let error = loaded.model.forward(&batch, &mut Vec::new()).unwrap_err();
+    let error = loaded.model.submit(&batch, StepOutput::default()).unwrap_err();
     assert_eq!(error.to_string(), "invalid batch: adapter 1 is not loaded");
 }
 
@@ -240,7 +243,9 @@ fn a_made_up_adapter_changes_every_product_and_its_rank_is_checked() {
     let sizes = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 128);
     assert_eq!(loaded.adapters[1].parameters, 2 * 16 * sizes);
     for rank in ["dummy:0", "dummy:x", "dummy:"] {
-        let refused = load_with_adapters(base, &[rank.into()], &options(Precision::Int8)).err();
+        let refused = CpuBackend::new(2)
+            .load(base, &[rank.into()], &options(Precision::Int8))
+            .err();
         let refused = refused.unwrap().to_string();
         assert_eq!(refused, format!("{rank}: dummy ranks are from 1 to 1024"));
     }

@@ -14,11 +14,9 @@ use std::path::Path;
 
 use adapter_files::{AdapterFiles, golden};
 use babelward::{
-    kernels::Precision,
-    model::{
-        AdapterError,
-        load::{LoadError, LoadOptions, load_with_adapters},
-    },
+    backend::{Backend, LoadOptions, cpu::CpuBackend},
+    model::spec::Precision,
+    model::{AdapterError, LoadError},
 };
 use serde_json::{Value, json};
 
@@ -26,12 +24,11 @@ const QUERY: &str = "base_model.model.model.layers.1.self_attn.q_proj";
 
 fn refused(base: &Path, adapter: &Path) -> AdapterError {
     let options = LoadOptions {
-        threads: 1,
         kv_bytes: 1 << 20,
         max_context: None,
         precision: Precision::F32,
     };
-    match load_with_adapters(base, &[adapter.to_owned()], &options) {
+    match CpuBackend::new(1).load(base, &[adapter.to_owned()], &options) {
         Err(LoadError::Adapter { path, source }) => {
             assert_eq!(path, adapter);
             source

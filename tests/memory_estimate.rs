@@ -14,11 +14,8 @@ use std::path::{Path, PathBuf};
 
 use adapter_files::AdapterFiles;
 use babelward::{
-    kernels::Precision,
-    model::{
-        estimate::BatchLimits,
-        load::{LoadOptions, estimate, load, load_with_adapters},
-    },
+    backend::{Backend, BatchLimits, LoadOptions, cpu::CpuBackend},
+    model::spec::Precision,
 };
 
 const BATCH: BatchLimits = BatchLimits {
@@ -46,16 +43,16 @@ fn models() -> Vec<PathBuf> {
 
 #[test]
 fn estimates_are_what_loading_takes() {
+    let cpu = CpuBackend::new(1);
     for path in models() {
         for precision in [Precision::Int8, Precision::F32] {
             let options = LoadOptions {
-                threads: 1,
                 kv_bytes: 1 << 20,
                 max_context: None,
                 precision,
             };
-            let known = estimate(&path, &[], &options, BATCH).unwrap();
-            let loaded = load(&path, &options).unwrap();
+            let known = cpu.footprint(&path, &[], &options, BATCH).unwrap();
+            let loaded = cpu.load(&path, &[], &options).unwrap();
             let name = path.display();
             assert_eq!(known.weight_bytes, loaded.weight_bytes, "{name}");
             assert_eq!(known.architecture, loaded.architecture, "{name}");
@@ -75,20 +72,20 @@ fn estimates_are_what_loading_takes() {
 
 #[test]
 fn adapters_are_part_of_the_estimate() {
+    let cpu = CpuBackend::new(1);
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let adapter = golden.join("adapters/llama-bf16");
     let about = std::fs::read_to_string(adapter.join("golden.json")).unwrap();
     let about: serde_json::Value = serde_json::from_str(&about).unwrap();
     let base = golden.join("models").join(about["base"].as_str().unwrap());
     let options = LoadOptions {
-        threads: 1,
         kv_bytes: 1 << 20,
         max_context: None,
         precision: Precision::Int8,
     };
     let adapters = [adapter.clone(), adapter];
-    let known = estimate(&base, &adapters, &options, BATCH).unwrap();
-    let loaded = load_with_adapters(&base, &adapters, &options).unwrap();
+    let known = cpu.footprint(&base, &adapters, &options, BATCH).unwrap();
+    let loaded = cpu.load(&base, &adapters, &options).unwrap();
     let bytes = loaded.adapters.iter().map(|adapter| adapter.resident_bytes);
     assert_eq!(known.weight_bytes, loaded.weight_bytes + bytes.sum::<u64>());
     assert!(loaded.adapters[0].resident_bytes > 0);
@@ -100,20 +97,21 @@ fn adapters_are_part_of_the_estimate() {
     }
     let folder = files.write();
     let adapters = [folder.path().to_owned(), folder.path().to_owned()];
-    assert_eq!(estimate(&base, &adapters, &options, BATCH).unwrap(), known);
-    assert!(load_with_adapters(&base, &adapters, &options).is_err());
+    assert_eq!(cpu.footprint(&base, &adapters, &options, BATCH).unwrap(), known);
+    assert!(cpu.load(&base, &adapters, &options).is_err());
 }
 
 /// Large made-up models are not made up to be counted.
 #[test]
 fn an_estimate_of_eight_billion_parameters_reads_no_weights() {
     let options = LoadOptions {
-        threads: 1,
         kv_bytes: 0,
         max_context: Some(4096),
         precision: Precision::Int8,
     };
-    let known = estimate(Path::new("dummy:llama-guard-3-8b:q8_0"), &[], &options, BATCH).unwrap();
+    let known = CpuBackend::new(1)
+        .footprint(Path::new("dummy:llama-guard-3-8b:q8_0"), &[], &options, BATCH)
+        .unwrap();
     // 8.03 billion weights of eight bits with a scale of two bytes to every 32, and f32 norms.
     let expected = 8_030_000_000.0 * (1.0 + 2.0 / 32.0);
     assert!((known.weight_bytes as f64 / expected - 1.0).abs() < 0.001);

@@ -11,20 +11,17 @@ mod common;
 
 use std::{fs, path::Path};
 
-use babelward::kernels::Precision;
-use babelward::{
-    errors::with_causes,
-    model::load::{LoadOptions, load},
-};
+use babelward::backend::{Backend, LoadOptions, cpu::CpuBackend};
+use babelward::errors::with_causes;
+use babelward::model::spec::Precision;
 
 fn error(path: &Path, kv_bytes: usize) -> String {
     let options = LoadOptions {
-        threads: 1,
         kv_bytes,
         max_context: None,
         precision: Precision::Int8,
     };
-    match load(path, &options) {
+    match CpuBackend::new(1).load(path, &[], &options) {
         Ok(_) => panic!("{} loaded", path.display()),
         Err(error) => {
             let text = with_causes(&error);

@@ -13,11 +13,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use babelward::kernels::Precision;
-use babelward::model::{
-    BatchSequence, ForwardBatch, LanguageModel,
-    load::{LoadOptions, LoadedModel, load},
+use babelward::backend::{
+    Backend, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout, StepOutput,
+    cpu::CpuBackend,
 };
+use babelward::model::spec::Precision;
 use serde_json::Value;
 
 fn golden_folder() -> PathBuf {
@@ -29,16 +29,12 @@ fn open(path: &Path) -> LoadedModel {
 }
 
 fn open_with(path: &Path, max_context: Option<usize>) -> LoadedModel {
-    load(
-        path,
-        &LoadOptions {
-            threads: 2,
-            kv_bytes: 256 << 20,
-            max_context,
-            precision: Precision::F32,
-        },
-    )
-    .unwrap()
+    let options = LoadOptions {
+        kv_bytes: 256 << 20,
+        max_context,
+        precision: Precision::F32,
+    };
+    CpuBackend::new(2).load(path, &[], &options).unwrap()
 }
 
 fn tokens(value: &Value) -> Vec<u32> {
@@ -58,19 +54,13 @@ fn step(model: &mut dyn LanguageModel, context: usize, new: &[u32]) -> Vec<f32> 
         context,
         block_table: (0..blocks).collect(),
         adapter: None,
-        wants_logits: true,
+        readout: Readout::Logits,
     };
-    let mut logits = Vec::new();
-    model
-        .forward(
-            &ForwardBatch {
-                tokens: new.to_vec(),
-                sequences: vec![sequence],
-            },
-            &mut logits,
-        )
-        .unwrap();
-    logits
+    let batch = ForwardBatch {
+        tokens: new.to_vec(),
+        sequences: vec![sequence],
+    };
+    model.forward(&batch, StepOutput::default()).unwrap().logits
 }
 
 /// Compares the logits after each of the golden's rows.
@@ -200,16 +190,12 @@ fn rows_do_not_depend_on_company_chunks_or_threads() {
         alone.push(step(&mut *loaded.model, 0, prompt));
     }
     // All together, in chunks of different sizes, on scattered blocks, with one thread.
-    let mut loaded = load(
-        &path,
-        &LoadOptions {
-            threads: 1,
-            kv_bytes: 256 << 20,
-            max_context: None,
-            precision: Precision::F32,
-        },
-    )
-    .unwrap();
+    let options = LoadOptions {
+        kv_bytes: 256 << 20,
+        max_context: None,
+        precision: Precision::F32,
+    };
+    let mut loaded = CpuBackend::new(1).load(&path, &[], &options).unwrap();
     let mut done = vec![0usize; prompts.len()];
     let mut finals: Vec<Vec<f32>> = vec![Vec::new(); prompts.len()];
     let vocab = loaded.model.limits().vocab_size;
@@ -227,13 +213,16 @@ fn rows_do_not_depend_on_company_chunks_or_threads() {
                 context: done[index],
                 block_table: (0..16).map(|b| (b * 5 + index as u32) % 80).collect(),
                 adapter: None,
-                wants_logits: true,
+                readout: Readout::Logits,
             });
             done[index] += count;
             members.push(index);
         }
-        let mut logits = Vec::new();
-        loaded.model.forward(&batch, &mut logits).unwrap();
+        let logits = loaded
+            .model
+            .forward(&batch, StepOutput::default())
+            .unwrap()
+            .logits;
         for (row, &index) in logits.chunks_exact(vocab).zip(&members) {
             if done[index] == prompts[index].len() {
                 finals[index] = row.to_vec();

@@ -10,11 +10,10 @@
 mod common;
 
 use babelward::{
-    kernels::Precision,
-    model::{
-        BatchSequence, ForwardBatch,
-        load::{LoadOptions, LoadedModel, load},
+    backend::{
+        Backend, BatchSequence, ForwardBatch, LoadOptions, LoadedModel, Readout, StepOutput, cpu::CpuBackend,
     },
+    model::spec::Precision,
     text::Tokenizer,
 };
 use serde_json::Value;
@@ -25,12 +24,13 @@ const LANGUAGES: [&str; 5] = ["en", "de", "es", "fr", "it"];
 
 fn open(precision: Precision) -> LoadedModel {
     let options = LoadOptions {
-        threads: 2,
         kv_bytes: 64 << 20,
         max_context: None,
         precision,
     };
-    load(&common::smollm2(), &options).unwrap()
+    CpuBackend::new(2)
+        .load(&common::smollm2(), &[], &options)
+        .unwrap()
 }
 
 fn prompts() -> Vec<Vec<u32>> {
@@ -89,12 +89,15 @@ fn compare(precision: Precision) -> (f64, f64) {
                     context,
                     block_table: (0..32).collect(),
                     adapter: None,
-                    wants_logits: true,
+                    readout: Readout::Logits,
                 }],
             };
             let step = |loaded: &mut LoadedModel| {
-                let mut logits = Vec::new();
-                loaded.model.forward(&batch, &mut logits).unwrap();
+                let logits = loaded
+                    .model
+                    .forward(&batch, StepOutput::default())
+                    .unwrap()
+                    .logits;
                 log_probabilities(&logits)
             };
             let (p, q) = (step(&mut exact), step(&mut rounded));

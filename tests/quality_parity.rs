@@ -15,12 +15,12 @@ mod estimators;
 use std::{path::Path, sync::Arc};
 
 use babelward::{
-    kernels::Precision,
-    model::{
-        BatchSequence, ForwardBatch, LanguageModel,
-        load::{LoadOptions, LoadedModel},
+    backend::{
+        Backend, BatchLimits, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Reading,
+        Readout, StepOutput, cpu::CpuBackend,
     },
-    quality::{self, EstimatorKind, PairEncoder},
+    model::spec::Precision,
+    quality::{EstimatorKind, PairEncoder},
     text::Tokenizer,
 };
 use estimators::{Case, case};
@@ -29,9 +29,8 @@ use serde_json::Value;
 /// References compute in f32 too, in another order.
 const TOLERANCE: f64 = 2e-5;
 
-fn options(threads: usize) -> LoadOptions {
+fn options() -> LoadOptions {
     LoadOptions {
-        threads,
         kv_bytes: 1 << 20,
         max_context: None,
         precision: Precision::Int8,
@@ -43,12 +42,13 @@ fn open(case: &Case, threads: usize) -> LoadedModel {
 }
 
 fn open_in(case: &Case, threads: usize, precision: Precision) -> LoadedModel {
-    let kind = EstimatorKind::detect(case.folder.path()).unwrap();
     let options = LoadOptions {
         precision,
-        ..options(threads)
+        ..options()
     };
-    quality::load(kind, case.folder.path(), &options).unwrap()
+    CpuBackend::new(threads)
+        .load(case.folder.path(), &[], &options)
+        .unwrap()
 }
 
 /// A step of the engine's: of each sequence, tokens `from..to`; sequence `i` has blocks from `i * 20` on.
@@ -61,12 +61,19 @@ fn step(model: &mut dyn LanguageModel, parts: &[(usize, &[u32], usize, usize)]) 
             context: from,
             block_table: (0..20).map(|block| (index * 20 + block) as u32).collect(),
             adapter: None,
-            wants_logits: to == tokens.len(),
+            readout: if to == tokens.len() {
+                Readout::Score
+            } else {
+                Readout::None
+            },
         });
     }
-    let mut scores = Vec::new();
-    model.forward(&batch, &mut scores).unwrap();
-    scores
+    let output = model.forward(&batch, StepOutput::default()).unwrap();
+    let score = |reading: &Reading| match reading {
+        Reading::Score(score) => *score,
+        other => panic!("{other:?}"),
+    };
+    output.readings.iter().map(score).collect()
 }
 
 fn whole(model: &mut dyn LanguageModel, sequences: &[&[u32]]) -> Vec<f32> {
@@ -221,8 +228,13 @@ fn what_is_loaded_takes_what_was_estimated() {
     ];
     for (family, name, layers) in cases {
         let case = case(family, name);
-        let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-        let estimate = quality::estimate(kind, case.folder.path(), &options(1)).unwrap();
+        let batch = BatchLimits {
+            sequences: 1,
+            tokens: 1,
+        };
+        let estimate = CpuBackend::new(1)
+            .footprint(case.folder.path(), &[], &options(), batch)
+            .unwrap();
         let loaded = open(&case, 1);
         assert!(loaded.weight_bytes <= estimate.weight_bytes, "{name}");
         assert!(estimate.weight_bytes < 2 * loaded.weight_bytes, "{name}");
@@ -251,8 +263,7 @@ fn what_is_wrong_with_a_folder_is_named() {
     let edit = |change: &dyn Fn(&mut Value)| edit_of("comet", "softmax", change);
     let edit_metricx = |change: &dyn Fn(&mut Value)| edit_of("metricx", "v24", change);
     let refusal = |case: &Case| {
-        let kind = EstimatorKind::detect(case.folder.path()).unwrap();
-        let loaded = quality::load(kind, case.folder.path(), &options(1));
+        let loaded = CpuBackend::new(1).load(case.folder.path(), &[], &options());
         loaded.err().unwrap().to_string()
     };
     let cases = [

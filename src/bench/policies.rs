@@ -6,10 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use figment::{
-    Figment,
-    providers::{Format as _, Toml},
-};
 use serde::{Deserialize, Serialize};
 
 use super::taxonomy::Category;
@@ -174,8 +170,7 @@ fn read(path: &Path) -> Result<Policy, PolicyError> {
     let written: Result<Written, String> = if path.extension().is_some_and(|ending| ending == "json") {
         serde_json::from_str(&text).map_err(|error| error.to_string())
     } else {
-        let toml = Figment::from(Toml::string(&text)).extract();
-        toml.map_err(|error: figment::Error| error.to_string().trim().to_owned())
+        toml::from_str(&text).map_err(|error| error.to_string().trim().to_owned())
     };
     check(written.map_err(|error| failed(vec![error]))?).map_err(failed)
 }

@@ -30,8 +30,15 @@ impl Banner<'_> {
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
         tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
-        let (budget, free) = self.registry.memory();
-        tracing::info!(budget_bytes = budget, free_bytes = free, "memory");
+        for (device, memory) in self.registry.devices() {
+            let (budget, free) = (memory.budget, memory.available);
+            tracing::info!(
+                device = device.name,
+                budget_bytes = budget,
+                free_bytes = free,
+                "memory"
+            );
+        }
         for policy in self.registry.policies() {
             tracing::info!(policy = policy.name(), digest = policy.digest(), "policy");
         }
@@ -48,7 +55,7 @@ impl Banner<'_> {
                 architecture = resident.architecture,
                 dtype = resident.dtype,
                 precision = resident.precision.name(),
-                instruction_set = resident.isa.name(),
+                instruction_set = resident.device.architecture,
                 resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
                 adapter_of = entry.adapter.as_ref().map(|adapter| adapter.base.as_str()),
@@ -92,7 +99,11 @@ impl Banner<'_> {
                 row.extend([
                     description,
                     format!("{:.1}M parameters", parameters as f64 / 1e6),
-                    format!("{} on {}", resident.precision.name(), resident.isa.name()),
+                    format!(
+                        "{} on {}",
+                        resident.precision.name(),
+                        resident.device.architecture
+                    ),
                     format!("{} tokens", resident.limits.context_length),
                     bytes,
                 ]);
@@ -130,10 +141,11 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  {title:<8}  {line}")?;
         }
         writeln!(f, "  defaults  {}", self.defaults().join(", "))?;
-        let (budget, free) = self.registry.memory();
-        if budget < u64::MAX {
-            let (budget, free) = (human_bytes(budget), human_bytes(free));
-            writeln!(f, "  memory    {budget} for models, {free} of it free")?;
+        for (_, memory) in self.registry.devices() {
+            if memory.budget < u64::MAX {
+                let (budget, free) = (human_bytes(memory.budget), human_bytes(memory.available));
+                writeln!(f, "  memory    {budget} for models, {free} of it free")?;
+            }
         }
         let resident = self.registry.list().iter();
         let resident = resident.filter_map(|declared| self.registry.resident(declared));

@@ -114,7 +114,7 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let verdict = verdict_of(client.classify(request).await?.verdict, &policy)?;
     match global.format {
         Format::Human => print_line(&line(&verdict, global.no_color))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::verdict(&verdict))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&verdict)?)?,
     }
     let mut tally = Tally::default();
     tally.count(&verdict);
@@ -151,8 +151,8 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
                 };
                 print_line(&format!("{id}  {shown}"))?;
             }
-            Format::Json => document.push(item_json(&id, &result)),
-            Format::Jsonl => print_json(global.format, &item_json(&id, &result))?,
+            Format::Json => document.push(item_json(&id, &result)?),
+            Format::Jsonl => print_json(global.format, &item_json(&id, &result)?)?,
         }
     }
     if global.format == Format::Json {
@@ -201,11 +201,11 @@ async fn judge(
     }
 }
 
-fn item_json(id: &str, result: &Result<Verdict, RpcError>) -> Value {
-    match result {
-        Ok(verdict) => json!({"id": id, "verdict": json::verdict(verdict)}),
+fn item_json(id: &str, result: &Result<Verdict, RpcError>) -> anyhow::Result<Value> {
+    Ok(match result {
+        Ok(verdict) => json!({"id": id, "verdict": json::message(verdict)?}),
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
-    }
+    })
 }
 
 /// A verdict on one line.

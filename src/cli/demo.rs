@@ -8,6 +8,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use super::{Exit, Global, bench::drive_with, wire::available_threads};
 use crate::{
+    backend::{Backend, cpu::CpuBackend},
     bench::{
         DEMO_PROMPTS,
         dataset::Dataset,
@@ -19,9 +20,11 @@ use crate::{
     engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
-    kernels::{Isa, Precision, PrecisionChoice},
-    model::load::LoadOptions,
-    registry::{KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
+    model::{spec::Precision, spec::PrecisionChoice},
+    registry::{
+        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions,
+        StartOptions,
+    },
     rpc::{self, ServerOptions},
 };
 
@@ -139,32 +142,9 @@ async fn serve_and_run(
 }
 
 fn options(path: PathBuf) -> RegistryOptions {
-    RegistryOptions {
-        models: vec![ModelSpec {
-            id: MODEL.to_owned(),
-            path,
-            base: None,
-            roles: vec![ModelRole::Target, ModelRole::Guard],
-            guard_kind: Some(GuardKind::ChatDemo),
-            precision: None,
-            load: LoadPolicy::Eager,
-            pinned: true,
-        }],
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
-        load: LoadOptions {
-            threads: available_threads(),
-            // `memory` decides it.
-            kv_bytes: 0,
-            max_context: None,
-            // `precision` decides it.
-            precision: Precision::Int8,
-        },
-        // The same answers and verdicts on every machine.
-        precision: PrecisionChoice::Only(Precision::Int8),
-        bf16_products: Isa::detect().bf16_products(),
+    let cpu = CpuBackend::new(available_threads());
+    let device = DeviceOptions {
+        info: cpu.device().clone(),
         memory: MemoryOptions {
             budget: u64::MAX,
             kv: KvSize::Fixed(KV_BYTES),
@@ -178,8 +158,33 @@ fn options(path: PathBuf) -> RegistryOptions {
             queue_tokens: 1 << 20,
             // There are no other callers, so only throughput counts.
             step_target: None,
+            cost_prior: cpu.device().cost_prior,
             tenant_weights: TenantWeights::default(),
             clock: Clock::default(),
+        },
+    };
+    RegistryOptions {
+        models: vec![ModelSpec {
+            id: MODEL.to_owned(),
+            path,
+            device: None,
+            base: None,
+            roles: vec![ModelRole::Target, ModelRole::Guard],
+            guard_kind: Some(GuardKind::ChatDemo),
+            precision: None,
+            load: LoadPolicy::Eager,
+            pinned: true,
+        }],
+        max_context: None,
+        // The same answers and verdicts on every machine.
+        precision: PrecisionChoice::Only(Precision::Int8),
+        backends: vec![Arc::new(cpu)],
+        start: StartOptions {
+            default_target: None,
+            default_guard: None,
+            default_quality: None,
+            policies: Vec::new(),
+            devices: vec![device],
         },
     }
 }

@@ -7,11 +7,10 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::{
-    kernels::Precision,
-    model::{
-        AdapterIndex, BatchSequence, ForwardBatch,
-        load::{LoadOptions, load_with_adapters},
+    backend::{
+        AdapterIndex, Backend, BatchSequence, ForwardBatch, LoadOptions, Readout, StepOutput, cpu::CpuBackend,
     },
+    model::spec::Precision,
 };
 
 /// Arguments of `engine-bench`.
@@ -44,13 +43,12 @@ pub struct Args {
 /// Measures, and prints one JSON object.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let options = LoadOptions {
-        threads: args.threads,
         kv_bytes: 2 << 30,
         max_context: None,
         precision: args.precision,
     };
     let started = Instant::now();
-    let mut loaded = load_with_adapters(&args.model, &args.adapters, &options)?;
+    let mut loaded = CpuBackend::new(args.threads).load(&args.model, &args.adapters, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let limits = loaded.model.limits().clone();
     let length = args.prompt_tokens + args.decode_tokens;
@@ -74,21 +72,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             context: 0,
             block_table: (first..first + blocks as u32).collect(),
             adapter: adapter_of(sequence, args.adapters.len()),
-            wants_logits: true,
+            readout: Readout::Logits,
         });
         batch
             .tokens
             .extend((0..args.prompt_tokens).map(|i| pseudo_token(sequence * 7919 + i, limits.vocab_size)));
     }
-    let mut logits = Vec::new();
+    let output = StepOutput::default();
     // One short pass before the measurement, so that page faults and growing buffers are not part of it.
     let warm = ForwardBatch {
         tokens: batch.tokens[..args.prompt_tokens].to_vec(),
         sequences: batch.sequences[..1].to_vec(),
     };
-    loaded.model.forward(&warm, &mut logits).context("warm-up")?;
+    let output = loaded.model.forward(&warm, output).context("warm-up")?;
     let started = Instant::now();
-    loaded.model.forward(&batch, &mut logits).context("prefill")?;
+    let mut output = loaded.model.forward(&batch, output).context("prefill")?;
     let prefill = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -99,7 +97,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             batch.tokens[index] = pseudo_token(step * 31 + index, limits.vocab_size);
         }
         batch.tokens.truncate(args.sequences);
-        loaded.model.forward(&batch, &mut logits).context("decode")?;
+        output = loaded.model.forward(&batch, output).context("decode")?;
     }
     let decode = started.elapsed().as_secs_f64();
     let report = json!({

@@ -159,6 +159,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::DuplicateId(_)
             | RegistryError::DuplicatePolicy(_)
             | RegistryError::UnknownBase { .. }
+            | RegistryError::UnknownDevice { .. }
+            | RegistryError::NoDevices
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
             | RegistryError::OnlyEstimator { .. }
@@ -349,7 +351,7 @@ mod tests {
         engine::{AddModelError, SequenceError},
         gguf::GgufError,
         guard::{GuardError, PolicyFileError},
-        model::{AdapterError, load::LoadError},
+        model::{AdapterError, LoadError},
     };
 
     #[test]

@@ -117,12 +117,11 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
             }
             ClientError::Rpc(RpcError::from_status(&status))
         })?;
-        let Some(event) = response.and_then(|response| response.event) else {
-            break;
-        };
+        let Some(response) = response else { break };
         if global.format == Format::Jsonl {
-            print_json(global.format, &json::generate_event(&event))?;
+            print_json(global.format, &json::message(&response)?)?;
         }
+        let Some(event) = response.event else { break };
         match event {
             Event::Started(started) => first = Some(started),
             Event::Delta(delta) => {
@@ -147,10 +146,8 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
             }
         }
         Format::Json => {
-            let started = json::generate_event(&Event::Started(started));
-            let finished = json::generate_event(&Event::Finished(finished));
-            let whole =
-                json!({"text": text, "started": started["started"], "finished": finished["finished"]});
+            let (started, finished) = (json::message(&started)?, json::message(&finished)?);
+            let whole = json!({"text": text, "started": started, "finished": finished});
             print_json(global.format, &whole)?;
         }
         Format::Jsonl => {}

@@ -1,194 +1,144 @@
 //! Proto messages as JSON: the names of the proto, enums by name, 64-bit integers and durations as strings, as
 //! in <https://protobuf.dev/programming-guides/json/>.
+//!
+//! What a message has is read from the descriptors of the proto files, so that a field that is added there is printed
+//! without a change here.
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use anyhow::Context as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use prost::Name;
+use prost_reflect::{
+    DescriptorError, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage as _,
+    Value as Field,
+};
 use prost_types::{Duration, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     client::{RpcError, code_name},
-    proto,
+    proto::FILE_DESCRIPTOR_SET,
 };
 
-/// `babelward.v1.Verdict`.
-pub(super) fn verdict(verdict: &proto::Verdict) -> Value {
-    let categories = verdict.categories.iter();
-    let categories: Vec<_> = categories
-        .map(|category| json!({"category": category.category, "display_name": category.display_name}))
-        .collect();
-    let mut object = Map::new();
-    object.insert("label".to_owned(), verdict.label().as_str_name().into());
-    set(&mut object, "unsafe_score", verdict.unsafe_score);
-    object.insert("label_mass".to_owned(), verdict.label_mass.into());
-    object.insert("categories".to_owned(), categories.into());
-    object.insert("raw_output".to_owned(), verdict.raw_output.clone().into());
-    set(&mut object, "usage", verdict.usage.as_ref().map(usage));
-    set(&mut object, "timing", verdict.timing.as_ref().map(timing));
-    set(
-        &mut object,
-        "provenance",
-        verdict.provenance.as_ref().map(provenance),
-    );
-    Value::Object(object)
+/// All message types of the proto files.
+static TYPES: LazyLock<Result<DescriptorPool, DescriptorError>> =
+    LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET));
+
+/// Messages in which a message that is not set is printed as `null`. In all others it is left out.
+const NULL_WHEN_UNSET: [&str; 4] = [
+    "babelward.v1.Model",
+    "babelward.v1.ScoredSample",
+    "babelward.v1.GenerateStarted",
+    "babelward.v1.GenerateFinished",
+];
+
+/// Fields that say nothing while they are empty, and are left out then. All others without presence are always
+/// printed.
+const LEFT_OUT_WHEN_EMPTY: [&str; 5] = [
+    "babelward.v1.Provenance.adapter_digest",
+    "babelward.v1.Provenance.policy",
+    "babelward.v1.Provenance.policy_digest",
+    "babelward.v1.Provenance.thoughts_left_out",
+    "babelward.v1.GenerateDelta.logprobs",
+];
+
+/// A message, whichever it is.
+pub(super) fn message<M: Name>(message: &M) -> anyhow::Result<Value> {
+    let types = TYPES.as_ref()?;
+    let name = M::full_name();
+    let descriptor = types
+        .get_message_by_name(&name)
+        .with_context(|| format!("the proto files have no message {name}"))?;
+    let fields = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    Ok(object(&fields))
 }
 
-/// `babelward.v1.Usage`.
-pub(super) fn usage(usage: &proto::Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cached_prompt_tokens": usage.cached_prompt_tokens,
-        "forward_passes": usage.forward_passes,
-    })
-}
-
-/// `babelward.v1.Timing`.
-pub(super) fn timing(timing: &proto::Timing) -> Value {
-    let mut object = Map::new();
-    let parts = [
-        ("queue", &timing.queue),
-        ("prefill", &timing.prefill),
-        ("decode", &timing.decode),
-        ("total", &timing.total),
-    ];
-    for (name, part) in parts {
-        set(&mut object, name, part.as_ref().map(duration));
+fn object(message: &DynamicMessage) -> Value {
+    let descriptor = message.descriptor();
+    match descriptor.full_name() {
+        "google.protobuf.Duration" => return duration(&message.transcode_to().unwrap_or_default()),
+        "google.protobuf.Timestamp" => {
+            let time: Timestamp = message.transcode_to().unwrap_or_default();
+            return time.to_string().into();
+        }
+        _ => {}
     }
-    object.insert("max_batch_size".to_owned(), timing.max_batch_size.into());
-    Value::Object(object)
+    let mut fields: Vec<_> = descriptor.fields().collect();
+    // As they are declared; their numbers tell only which came later.
+    fields.sort_by_key(|field| field.path().last().copied());
+    let mut printed = serde_json::Map::new();
+    for field in fields {
+        let shown = match (message.has_field(&field), when_empty(&field)) {
+            (true, _) | (false, WhenEmpty::Printed) => value(&message.get_field(&field), &field.kind()),
+            (false, WhenEmpty::Null) => Value::Null,
+            (false, WhenEmpty::LeftOut) => continue,
+        };
+        printed.insert(field.name().to_owned(), shown);
+    }
+    Value::Object(printed)
 }
 
-/// `babelward.v1.Provenance`.
-pub(super) fn provenance(provenance: &proto::Provenance) -> Value {
-    let mut value = json!({
-        "server_version": provenance.server_version,
-        "model": provenance.model,
-        "model_digest": provenance.model_digest,
-        "tokenizer_digest": provenance.tokenizer_digest,
-        "template_digest": provenance.template_digest,
-        "dtype": provenance.dtype,
-        "precision": provenance.precision,
-        "instruction_set": provenance.instruction_set,
-        "device": provenance.device,
-        "determinism": provenance.determinism().as_str_name(),
-    });
-    if let Some(object) = value.as_object_mut() {
-        if let Some(seed) = provenance.seed {
-            object.insert("seed".to_owned(), seed.to_string().into());
+/// What becomes of a field that is not set or has its type's zero value.
+enum WhenEmpty {
+    Printed,
+    Null,
+    LeftOut,
+}
+
+fn when_empty(field: &FieldDescriptor) -> WhenEmpty {
+    let is_message = field.containing_oneof().is_none() && field.kind().as_message().is_some();
+    if !field.supports_presence() {
+        match LEFT_OUT_WHEN_EMPTY.contains(&field.full_name()) {
+            true => WhenEmpty::LeftOut,
+            false => WhenEmpty::Printed,
         }
-        if !provenance.adapter_digest.is_empty() {
-            let digest = provenance.adapter_digest.as_str();
-            object.insert("adapter_digest".to_owned(), digest.into());
+    } else if is_message && NULL_WHEN_UNSET.contains(&field.parent_message().full_name()) {
+        WhenEmpty::Null
+    } else {
+        WhenEmpty::LeftOut
+    }
+}
+
+fn value(field: &Field, kind: &Kind) -> Value {
+    match field {
+        Field::Bool(flag) => (*flag).into(),
+        Field::I32(number) => (*number).into(),
+        Field::U32(number) => (*number).into(),
+        Field::I64(number) => number.to_string().into(),
+        Field::U64(number) => number.to_string().into(),
+        Field::F32(number) => (*number).into(),
+        Field::F64(number) => (*number).into(),
+        Field::String(text) => text.as_str().into(),
+        Field::Bytes(bytes) => BASE64_STANDARD.encode(bytes).into(),
+        Field::EnumNumber(number) => {
+            let known = kind.as_enum().and_then(|values| values.get_value(*number));
+            // A newer server may have values that are not known here.
+            known.map_or_else(|| (*number).into(), |known| known.name().into())
         }
-        if !provenance.policy.is_empty() {
-            object.insert("policy".to_owned(), provenance.policy.as_str().into());
-            let digest = provenance.policy_digest.as_str();
-            object.insert("policy_digest".to_owned(), digest.into());
+        Field::Message(message) => object(message),
+        Field::List(items) => items.iter().map(|item| value(item, kind)).collect(),
+        Field::Map(entries) => {
+            let of_values = kind
+                .as_message()
+                .map(|entry| entry.map_entry_value_field().kind());
+            let shown = entries
+                .iter()
+                .map(|(name, entry)| (key(name), value(entry, of_values.as_ref().unwrap_or(kind))));
+            let in_order: BTreeMap<_, _> = shown.collect();
+            in_order.into_iter().collect()
         }
     }
-    value
 }
 
-/// `babelward.v1.Model`.
-pub(super) fn model(model: &proto::Model) -> Value {
-    let capabilities: Vec<_> = model
-        .capabilities()
-        .map(|capability| capability.as_str_name())
-        .collect();
-    json!({
-        "name": model.name,
-        "capabilities": capabilities,
-        "state": model.state().as_str_name(),
-        "architecture": model.architecture,
-        "parameters": model.parameters.to_string(),
-        "dtype": model.dtype,
-        "precision": model.precision().as_str_name(),
-        "instruction_set": model.instruction_set,
-        "device": model.device,
-        "context_tokens": model.context_tokens,
-        "max_batch_size": model.max_batch_size,
-        "max_batch_tokens": model.max_batch_tokens,
-        "resident_bytes": model.resident_bytes.to_string(),
-        "weight_bytes": model.weight_bytes.to_string(),
-        "scratch_bytes": model.scratch_bytes.to_string(),
-        "kv_bytes": model.kv_bytes.to_string(),
-        "kv_touched_bytes": model.kv_touched_bytes.to_string(),
-        "load": model.load().as_str_name(),
-        "pinned": model.pinned,
-        "digest": model.digest,
-        "error": model.error,
-        "ready_time": model.ready_time.as_ref().map(Timestamp::to_string),
-        "queue_depth": model.queue_depth,
-        "in_flight": model.in_flight,
-        "adapter": model.adapter.as_ref().map(|adapter| json!({
-            "base": adapter.base,
-            "digest": adapter.digest,
-            "rank": adapter.rank,
-            "parameters": adapter.parameters.to_string(),
-            "resident_bytes": adapter.resident_bytes.to_string(),
-        })),
-    })
-}
-
-/// `babelward.v1.EstimateModelResponse`.
-pub(super) fn estimate(response: &proto::EstimateModelResponse) -> Value {
-    json!({
-        "verdict": response.verdict().as_str_name(),
-        "weight_bytes": response.weight_bytes.to_string(),
-        "scratch_bytes": response.scratch_bytes.to_string(),
-        "kv_minimum_bytes": response.kv_minimum_bytes.to_string(),
-        "kv_proposed_bytes": response.kv_proposed_bytes.to_string(),
-        "available_bytes": response.available_bytes.to_string(),
-        "budget_bytes": response.budget_bytes.to_string(),
-        "context_tokens": response.context_tokens,
-        "would_evict": response.would_evict,
-        "could_unload": response.could_unload,
-    })
-}
-
-/// `babelward.v1.ScoreResponse`.
-pub(super) fn score(response: &proto::ScoreResponse) -> Value {
-    json!({
-        "samples": response.samples.iter().map(sample).collect::<Vec<_>>(),
-        "safe_count": response.safe_count,
-        "unsafe_count": response.unsafe_count,
-        "undetermined_count": response.undetermined_count,
-    })
-}
-
-fn sample(sample: &proto::ScoredSample) -> Value {
-    json!({
-        "text": sample.text,
-        "text_digest": sample.text_digest,
-        "finish_reason": sample.finish_reason().as_str_name(),
-        "seed": sample.seed.to_string(),
-        "verdict": sample.verdict.as_ref().map(verdict),
-        "usage": sample.usage.as_ref().map(usage),
-        "timing": sample.timing.as_ref().map(timing),
-        "generation_provenance": sample.generation_provenance.as_ref().map(provenance),
-    })
-}
-
-/// One event of `babelward.v1.GenerateResponse`.
-pub(super) fn generate_event(event: &proto::generate_response::Event) -> Value {
-    use proto::generate_response::Event;
-    match event {
-        Event::Started(started) => json!({"started": {
-            "prompt_tokens": started.prompt_tokens,
-            "seed": started.seed.to_string(),
-            "provenance": started.provenance.as_ref().map(provenance),
-        }}),
-        Event::Delta(delta) => json!({"delta": {
-            "text": delta.text,
-            "token_ids": delta.token_ids,
-            "offset_bytes": delta.offset_bytes.to_string(),
-        }}),
-        Event::Finished(finished) => json!({"finished": {
-            "finish_reason": finished.finish_reason().as_str_name(),
-            "stop_sequence": finished.stop_sequence,
-            "usage": finished.usage.as_ref().map(usage),
-            "timing": finished.timing.as_ref().map(timing),
-            "text_digest": finished.text_digest,
-        }}),
+fn key(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(flag) => flag.to_string(),
+        MapKey::I32(number) => number.to_string(),
+        MapKey::I64(number) => number.to_string(),
+        MapKey::U32(number) => number.to_string(),
+        MapKey::U64(number) => number.to_string(),
+        MapKey::String(text) => text.clone(),
     }
 }
 
@@ -215,19 +165,58 @@ fn duration(duration: &Duration) -> Value {
     format!("{}.{:09}s", duration.seconds, duration.nanos).into()
 }
 
-fn set(object: &mut Map<String, Value>, name: &str, value: Option<impl Into<Value>>) {
-    if let Some(value) = value {
-        object.insert(name.to_owned(), value.into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{self, generate_response::Event};
 
-    #[test]
-    fn verdicts_keep_the_names_of_the_proto() {
-        let message = proto::Verdict {
+    fn usage() -> proto::Usage {
+        proto::Usage {
+            prompt_tokens: 7,
+            completion_tokens: 3,
+            cached_prompt_tokens: 0,
+            forward_passes: 4,
+        }
+    }
+
+    fn timing() -> proto::Timing {
+        let time = |seconds, nanos| Some(Duration { seconds, nanos });
+        proto::Timing {
+            queue: time(0, 0),
+            prefill: time(0, 5_000_000),
+            decode: None,
+            total: time(1, 1),
+            max_batch_size: 2,
+        }
+    }
+
+    fn provenance() -> proto::Provenance {
+        proto::Provenance {
+            server_version: "0.1.0".to_owned(),
+            model: "guard".to_owned(),
+            model_digest: "sha256:1".to_owned(),
+            tokenizer_digest: "sha256:2".to_owned(),
+            dtype: "Q8_0".to_owned(),
+            precision: "int8".to_owned(),
+            instruction_set: "avx2".to_owned(),
+            device: "cpu".to_owned(),
+            determinism: proto::Determinism::BatchInvariant.into(),
+            ..proto::Provenance::default()
+        }
+    }
+
+    fn of_adapter_and_policy() -> proto::Provenance {
+        proto::Provenance {
+            seed: Some(u64::MAX),
+            adapter_digest: "sha256:3".to_owned(),
+            policy: "shop".to_owned(),
+            policy_digest: "sha256:4".to_owned(),
+            ..provenance()
+        }
+    }
+
+    fn verdict() -> proto::Verdict {
+        proto::Verdict {
             label: proto::Label::Unsafe.into(),
             unsafe_score: Some(0.75),
             label_mass: 0.5,
@@ -236,43 +225,201 @@ mod tests {
                 display_name: "Indiscriminate Weapons".to_owned(),
             }],
             raw_output: "unsafe\nS9".to_owned(),
-            timing: Some(proto::Timing {
-                total: Some(Duration {
-                    seconds: 1,
-                    nanos: 5_000_000,
-                }),
-                max_batch_size: 2,
-                ..proto::Timing::default()
+            usage: Some(usage()),
+            timing: Some(timing()),
+            provenance: Some(of_adapter_and_policy()),
+        }
+    }
+
+    fn model() -> proto::Model {
+        proto::Model {
+            name: "guard".to_owned(),
+            capabilities: vec![
+                proto::Capability::Classify.into(),
+                proto::Capability::Generate.into(),
+            ],
+            state: proto::model::State::Ready.into(),
+            parameters: 134_515_008,
+            precision: proto::Precision::Int8.into(),
+            context_tokens: 8192,
+            load: proto::LoadPolicy::Lazy.into(),
+            pinned: true,
+            ready_time: Some(Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 120_000_000,
             }),
-            ..proto::Verdict::default()
-        };
-        let expected = json!({
-            "label": "LABEL_UNSAFE",
-            "unsafe_score": 0.75,
-            "label_mass": 0.5,
-            "categories": [{"category": "S9", "display_name": "Indiscriminate Weapons"}],
-            "raw_output": "unsafe\nS9",
-            "timing": {"total": "1.005000000s", "max_batch_size": 2},
-        });
-        assert_eq!(verdict(&message), expected);
+            adapter: Some(proto::Adapter {
+                base: "smol".to_owned(),
+                digest: "sha256:5".to_owned(),
+                rank: 4,
+                parameters: 460_800,
+                resident_bytes: 1 << 20,
+            }),
+            ..proto::Model::default()
+        }
+    }
+
+    fn printed<M: Name>(message: &M) -> String {
+        self::message(message).unwrap().to_string()
+    }
+
+    const TIMING: &str =
+        r#"{"queue":"0.000000000s","prefill":"0.005000000s","total":"1.000000001s","max_batch_size":2}"#;
+
+    const USAGE: &str =
+        r#"{"prompt_tokens":7,"completion_tokens":3,"cached_prompt_tokens":0,"forward_passes":4}"#;
+
+    const PROVENANCE: &str = r#"{"server_version":"0.1.0","model":"guard","model_digest":"sha256:1","#;
+
+    #[test]
+    fn verdicts_are_printed_in_the_order_of_the_proto() {
+        let expected = [
+            r#"{"label":"LABEL_UNSAFE","unsafe_score":0.75,"label_mass":0.5,"#,
+            r#""categories":[{"category":"S9","display_name":"Indiscriminate Weapons"}],"#,
+            r#""raw_output":"unsafe\nS9","usage":"#,
+            USAGE,
+            r#","timing":"#,
+            TIMING,
+            r#","provenance":"#,
+            PROVENANCE,
+            r#""tokenizer_digest":"sha256:2","template_digest":"","dtype":"Q8_0","precision":"int8","#,
+            r#""instruction_set":"avx2","device":"cpu","determinism":"DETERMINISM_BATCH_INVARIANT","#,
+            r#""seed":"18446744073709551615","adapter_digest":"sha256:3","policy":"shop","#,
+            r#""policy_digest":"sha256:4"}}"#,
+        ];
+        assert_eq!(printed(&verdict()), expected.concat());
     }
 
     #[test]
-    fn an_absent_score_is_absent() {
-        let value = verdict(&proto::Verdict::default());
-        assert!(value.get("unsafe_score").is_none());
-        assert_eq!(value["label"], "LABEL_UNSPECIFIED");
-    }
-
-    #[test]
-    fn a_seed_that_no_double_can_hold_stays_exact() {
-        let started = proto::generate_response::Event::Started(proto::GenerateStarted {
-            seed: u64::MAX,
-            ..proto::GenerateStarted::default()
-        });
+    fn what_is_not_set_is_left_out_and_what_is_zero_is_not() {
         assert_eq!(
-            generate_event(&started)["started"]["seed"],
-            "18446744073709551615"
+            printed(&proto::Verdict::default()),
+            r#"{"label":"LABEL_UNSPECIFIED","label_mass":0.0,"categories":[],"raw_output":""}"#
         );
+        let provenance = message(&provenance()).unwrap();
+        for absent in [
+            "seed",
+            "adapter_digest",
+            "policy",
+            "policy_digest",
+            "thoughts_left_out",
+        ] {
+            assert!(provenance.get(absent).is_none(), "{provenance}");
+        }
+        let thoughtless = proto::Provenance {
+            thoughts_left_out: vec![1],
+            ..self::provenance()
+        };
+        assert_eq!(message(&thoughtless).unwrap()["thoughts_left_out"], json!([1]));
+    }
+
+    #[test]
+    fn models_keep_their_order_and_say_null_for_what_they_lack() {
+        let of_counts = concat!(
+            r#""max_batch_size":0,"max_batch_tokens":0,"resident_bytes":"0","weight_bytes":"0","scratch_bytes":"0","#,
+            r#""kv_bytes":"0","kv_touched_bytes":"0","#
+        );
+        let expected = [
+            r#"{"name":"guard","capabilities":["CAPABILITY_CLASSIFY","CAPABILITY_GENERATE"],"state":"STATE_READY","#,
+            r#""architecture":"","parameters":"134515008","dtype":"","precision":"PRECISION_INT8","#,
+            r#""instruction_set":"","device":"","context_tokens":8192,"#,
+            of_counts,
+            r#""load":"LOAD_POLICY_LAZY","pinned":true,"digest":"","error":"","#,
+            r#""ready_time":"2023-11-14T22:13:20.120Z","queue_depth":0,"in_flight":0,"#,
+            r#""adapter":{"base":"smol","digest":"sha256:5","rank":4,"parameters":"460800","resident_bytes":"1048576"}}"#,
+        ];
+        assert_eq!(printed(&model()), expected.concat());
+        let expected = [
+            r#"{"name":"","capabilities":[],"state":"STATE_UNSPECIFIED","architecture":"","parameters":"0","#,
+            r#""dtype":"","precision":"PRECISION_UNSPECIFIED","instruction_set":"","device":"","context_tokens":0,"#,
+            of_counts,
+            r#""load":"LOAD_POLICY_UNSPECIFIED","pinned":false,"digest":"","error":"","ready_time":null,"#,
+            r#""queue_depth":0,"in_flight":0,"adapter":null}"#,
+        ];
+        assert_eq!(printed(&proto::Model::default()), expected.concat());
+    }
+
+    #[test]
+    fn an_event_is_printed_under_its_name() {
+        let event = |event| proto::GenerateResponse { event: Some(event) };
+        let delta = proto::GenerateDelta {
+            text: "a".to_owned(),
+            token_ids: vec![1, 2],
+            offset_bytes: 9,
+            ..proto::GenerateDelta::default()
+        };
+        assert_eq!(
+            printed(&event(Event::Delta(delta))),
+            r#"{"delta":{"text":"a","token_ids":[1,2],"offset_bytes":"9"}}"#
+        );
+        let started = event(Event::Started(proto::GenerateStarted::default()));
+        assert_eq!(
+            printed(&started),
+            r#"{"started":{"prompt_tokens":0,"seed":"0","provenance":null}}"#
+        );
+        let finished = event(Event::Finished(proto::GenerateFinished {
+            finish_reason: proto::FinishReason::Eos.into(),
+            usage: Some(usage()),
+            ..proto::GenerateFinished::default()
+        }));
+        let expected = [
+            r#"{"finished":{"finish_reason":"FINISH_REASON_EOS","stop_sequence":"","usage":"#,
+            USAGE,
+            r#","timing":null,"text_digest":""}}"#,
+        ];
+        assert_eq!(printed(&finished), expected.concat());
+    }
+
+    #[test]
+    fn a_value_of_a_newer_server_is_printed_as_its_number() {
+        let model = proto::Model { state: 99, ..model() };
+        assert_eq!(message(&model).unwrap()["state"], 99);
+    }
+
+    /// A message with something in each of its fields; of a oneof the last.
+    fn filled(descriptor: &prost_reflect::MessageDescriptor) -> DynamicMessage {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        for field in descriptor.fields() {
+            let one = match field.kind() {
+                Kind::Double => Field::F64(1.0),
+                Kind::Float => Field::F32(1.0),
+                Kind::Int32 => Field::I32(1),
+                Kind::Int64 => Field::I64(1),
+                Kind::Uint32 => Field::U32(1),
+                Kind::Uint64 => Field::U64(1),
+                Kind::Bool => Field::Bool(true),
+                Kind::String => Field::String("x".to_owned()),
+                Kind::Bytes => Field::Bytes(vec![0xff].into()),
+                Kind::Enum(_) => Field::EnumNumber(1),
+                Kind::Message(inner) => Field::Message(filled(&inner)),
+                other => panic!("the proto files have no {other:?} yet"),
+            };
+            let value = match field.is_list() {
+                true => Field::List(vec![one]),
+                false => one,
+            };
+            message.set_field(&field, value);
+        }
+        message
+    }
+
+    #[test]
+    fn no_field_of_any_message_vanishes() {
+        let types = TYPES.as_ref().unwrap();
+        let ours = |message: &prost_reflect::MessageDescriptor| message.package_name() == "babelward.v1";
+        let mut messages = 0;
+        for descriptor in types.all_messages().filter(ours) {
+            messages += 1;
+            let message = filled(&descriptor);
+            let shown = object(&message);
+            let printed: Vec<_> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+            let mut expected: Vec<_> = message.fields().map(|(field, _)| field).collect();
+            expected.sort_by_key(|field| field.path().last().copied());
+            let expected: Vec<_> = expected.iter().map(FieldDescriptor::name).collect();
+            assert_eq!(printed, expected, "{}", descriptor.full_name());
+            let oneofs: usize = descriptor.oneofs().map(|oneof| oneof.fields().len() - 1).sum();
+            assert_eq!(printed.len() + oneofs, descriptor.fields().len());
+        }
+        assert!(messages > 40);
     }
 }

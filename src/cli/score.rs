@@ -61,7 +61,7 @@ async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) ->
         check_policy(policy, verdict)?;
     }
     if global.format != Format::Human {
-        print_json(global.format, &json::score(&response))?;
+        print_json(global.format, &json::message(&response)?)?;
         return Ok(Exit::Done);
     }
     for sample in &response.samples {

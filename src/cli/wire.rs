@@ -1,14 +1,16 @@
 //! Turns the configuration into the options of registry, engine and server.
 
-use std::{num::NonZeroUsize, thread};
+use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use crate::{
+    backend::{Backend, cpu::CpuBackend},
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
-    kernels::{Isa, Precision},
     memory,
-    model::load::LoadOptions,
-    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, automatic_budget},
+    registry::{
+        DeviceOptions, KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, StartOptions,
+        automatic_budget,
+    },
     rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };
 
@@ -17,6 +19,8 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
         path: model.path.clone(),
+        // There is no other.
+        device: None,
         base: model.base.clone(),
         roles: model.roles.iter().copied().map(role).collect(),
         guard_kind: model.guard_kind,
@@ -25,22 +29,9 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         pinned: model.pinned,
     });
     let engine = &config.engine;
-    RegistryOptions {
-        models: models.collect(),
-        default_target: config.defaults.target.clone(),
-        default_guard: config.defaults.guard.clone(),
-        default_quality: config.defaults.quality.clone(),
-        policies: config.policies.clone(),
-        load: LoadOptions {
-            threads: engine.threads.map_or_else(available_threads, NonZeroUsize::get),
-            // The registry decides the size of each model's pool.
-            kv_bytes: 0,
-            max_context: engine.max_context.map(NonZeroUsize::get),
-            // The registry decides the precision of each model.
-            precision: Precision::F32,
-        },
-        precision: engine.precision,
-        bf16_products: Isa::detect().bf16_products(),
+    let cpu = CpuBackend::new(engine.threads.map_or_else(available_threads, NonZeroUsize::get));
+    let device = DeviceOptions {
+        info: cpu.device().clone(),
         memory: memory_options(config),
         engine: EngineConfig {
             name: "engine-cpu".to_owned(),
@@ -51,8 +42,22 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             queue_items: engine.queue_items,
             queue_tokens: engine.queue_tokens,
             step_target: engine.step_target,
+            cost_prior: cpu.device().cost_prior,
             tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
             clock: Clock::default(),
+        },
+    };
+    RegistryOptions {
+        models: models.collect(),
+        max_context: engine.max_context.map(NonZeroUsize::get),
+        precision: engine.precision,
+        backends: vec![Arc::new(cpu)],
+        start: StartOptions {
+            default_target: config.defaults.target.clone(),
+            default_guard: config.defaults.guard.clone(),
+            default_quality: config.defaults.quality.clone(),
+            policies: config.policies.clone(),
+            devices: vec![device],
         },
     }
 }
@@ -142,6 +147,7 @@ mod tests {
     #[test]
     fn automatic_threads_are_at_least_one() {
         let config = load(&Inputs::default()).config.unwrap();
-        assert!(registry_options(&config).load.threads >= 1);
+        assert!(available_threads() >= 1);
+        assert_eq!(registry_options(&config).backends.len(), 1);
     }
 }

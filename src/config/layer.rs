@@ -1,15 +1,12 @@
-//! The sources, each as one layer for figment to merge.
+//! The sources, each as one layer to merge.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use figment::{
-    Figment, Metadata, Profile, Provider,
-    providers::{Format as _, Toml},
-    value::{Dict, Map, Value},
-};
-
 use super::{
-    FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind, merged::raw_of, problem::closest, schema,
+    FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind,
+    merged::{Given, Node, Section},
+    problem::closest,
+    schema,
     value::Raw,
 };
 use crate::quality::EstimatorKind;
@@ -24,40 +21,18 @@ const OTHER_VARIABLES: [&str; 4] = [
     "BABELWARD_CA_FILE",
 ];
 
-/// One source, for figment to merge.
-pub(super) struct Layer {
-    name: &'static str,
-    values: Dict,
-}
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name)
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Map::from([(Profile::Default, self.values.clone())]))
-    }
-}
-
-/// A layer, and what gave each of its keys.
-pub(super) struct NamedLayer<N> {
-    pub(super) layer: Layer,
-    pub(super) names: BTreeMap<Vec<String>, N>,
-}
-
-fn insert(values: &mut Dict, path: &[String], value: Value) {
+fn insert(section: &mut Section, path: &[String], given: Given) {
     match path {
         [] => {}
         [last] => {
-            values.insert(last.clone(), value);
+            section.insert(last.clone(), Node::Value(given));
         }
         [first, rest @ ..] => {
-            let inner = values
+            let node = section
                 .entry(first.clone())
-                .or_insert_with(|| Value::from(Dict::new()));
-            if let Value::Dict(_, inner) = inner {
-                insert(inner, rest, value);
+                .or_insert_with(|| Node::Section(given.origin.clone(), Section::new()));
+            if let Node::Section(_, inner) = node {
+                insert(inner, rest, given);
             }
         }
     }
@@ -67,22 +42,26 @@ fn split(key: &str) -> Vec<String> {
     key.split('.').map(str::to_owned).collect()
 }
 
-/// What is built in.
-pub(super) fn defaults() -> Layer {
-    let mut values = Dict::new();
-    for key in schema::KEYS {
-        if let Some(default) = key.default {
-            insert(&mut values, &split(key.name), Value::from(default));
-        }
-    }
-    Layer {
-        name: "default",
-        values,
+fn text(text: impl Into<String>, origin: Origin) -> Given {
+    Given {
+        raw: Raw::Text(text.into()),
+        origin,
     }
 }
 
+/// What is built in.
+pub(super) fn defaults() -> Section {
+    let mut values = Section::new();
+    for key in schema::KEYS {
+        if let Some(default) = key.default {
+            insert(&mut values, &split(key.name), text(default, Origin::Default));
+        }
+    }
+    values
+}
+
 /// A TOML file.
-pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut Vec<Problem>) -> Layer {
+pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut Vec<Problem>) -> Section {
     let mut problem = |kind: ProblemKind, reason: String, fix: &str| {
         problems.push(Problem {
             kind,
@@ -91,35 +70,60 @@ pub(super) fn from_file(path: &Path, named_by: &Option<Origin>, problems: &mut V
             reason,
             fix: fix.to_owned(),
         });
-        Dict::new()
+        toml::Table::new()
     };
-    let values = match fs::read_to_string(path) {
+    let written = match fs::read_to_string(path) {
         Err(error) => problem(
             ProblemKind::File,
             error.to_string(),
             "name a file that can be read, or none",
         ),
-        Ok(text) => match Toml::string(&text).data() {
-            Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
-            Err(error) => problem(
+        Ok(text) => toml::from_str(&text).unwrap_or_else(|error: toml::de::Error| {
+            problem(
                 ProblemKind::Value,
                 format!("not valid TOML: {}", error.to_string().trim()),
                 "correct the file (https://toml.io)",
-            ),
-        },
+            )
+        }),
     };
-    Layer { name: "file", values }
+    section_of(written, &Origin::File(path.to_owned()))
+}
+
+fn section_of(table: toml::Table, origin: &Origin) -> Section {
+    let node = |value| match value {
+        toml::Value::Table(inner) => Node::Section(origin.clone(), section_of(inner, origin)),
+        value => Node::Value(Given {
+            raw: raw_of(&value),
+            origin: origin.clone(),
+        }),
+    };
+    table.into_iter().map(|(key, value)| (key, node(value))).collect()
+}
+
+/// A value before it is typed.
+fn raw_of(value: &toml::Value) -> Raw {
+    match value {
+        toml::Value::String(text) => Raw::Text(text.clone()),
+        toml::Value::Integer(number) => Raw::Text(number.to_string()),
+        toml::Value::Float(number) => Raw::Text(number.to_string()),
+        toml::Value::Boolean(flag) => Raw::Text(flag.to_string()),
+        toml::Value::Datetime(_) => Raw::Other("a date"),
+        toml::Value::Array(items) => {
+            let texts = items.iter().map(|item| match raw_of(item) {
+                Raw::Text(text) => Some(text),
+                Raw::List(_) | Raw::Other(_) => None,
+            });
+            texts
+                .collect::<Option<_>>()
+                .map_or(Raw::Other("a nested list"), Raw::List)
+        }
+        toml::Value::Table(_) => Raw::Other("a table"),
+    }
 }
 
 /// All variables with our prefix.
-pub(super) fn from_env(env: &[(String, String)], problems: &mut Vec<Problem>) -> NamedLayer<String> {
-    let mut layer = NamedLayer {
-        layer: Layer {
-            name: "env",
-            values: Dict::new(),
-        },
-        names: BTreeMap::new(),
-    };
+pub(super) fn from_env(env: &[(String, String)], problems: &mut Vec<Problem>) -> Section {
+    let mut values = Section::new();
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
             continue;
@@ -136,10 +140,9 @@ pub(super) fn from_env(env: &[(String, String)], problems: &mut Vec<Problem>) ->
                 continue;
             }
         }
-        insert(&mut layer.layer.values, &path, Value::from(value.as_str()));
-        layer.names.insert(path, name.clone());
+        insert(&mut values, &path, text(value, Origin::Env(name.clone())));
     }
-    layer
+    values
 }
 
 /// Kubernetes sets variables for each Service, ours among them: `BABELWARD_SERVICE_HOST`,
@@ -173,14 +176,14 @@ pub(super) fn unknown_variable(name: &str) -> Problem {
 }
 
 /// Roles of the models that the lower layers configure, as written there.
-pub(super) fn models_of(figment: &Figment) -> BTreeMap<String, Raw> {
-    let Ok(Value::Dict(_, models)) = figment.find_value("models") else {
+pub(super) fn models_of(merged: &Section) -> BTreeMap<String, Raw> {
+    let Some(Node::Section(_, models)) = merged.get("models") else {
         return BTreeMap::new();
     };
     let default = || Raw::Text(schema::model_default_of("roles").unwrap_or_default().to_owned());
-    let roles = |model: &Value| match model {
-        Value::Dict(_, model) => model.get("roles").map_or_else(default, raw_of),
-        _ => default(),
+    let roles = |model: &Node| match model {
+        Node::Section(_, model) => model.get("roles").map_or_else(default, |roles| roles.given().raw),
+        Node::Value(_) => default(),
     };
     models
         .iter()
@@ -193,17 +196,10 @@ pub(super) fn from_flags(
     flags: &FlagOverrides,
     below: &BTreeMap<String, Raw>,
     problems: &mut Vec<Problem>,
-) -> NamedLayer<&'static str> {
-    let mut layer = NamedLayer {
-        layer: Layer {
-            name: "flag",
-            values: Dict::new(),
-        },
-        names: BTreeMap::new(),
-    };
-    let mut set = |path: Vec<String>, flag: &'static str, text: String| {
-        insert(&mut layer.layer.values, &path, Value::from(text));
-        layer.names.insert(path, flag);
+) -> Section {
+    let mut values = Section::new();
+    let mut set = |path: Vec<String>, flag: &'static str, value: String| {
+        insert(&mut values, &path, text(value, Origin::Flag(flag)));
     };
     for (flag, key, text) in &flags.values {
         set(split(key), flag, text.clone());
@@ -282,7 +278,7 @@ pub(super) fn from_flags(
             _ => set(path, "--precision", precision.clone()),
         }
     }
-    layer
+    values
 }
 
 /// One id is one model, also when flags name it twice.

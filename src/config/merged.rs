@@ -1,11 +1,6 @@
 //! All layers merged: each value with what gave it, and what no key takes.
 
-use std::{collections::BTreeMap, path::PathBuf};
-
-use figment::{
-    Figment, Profile, Provider as _,
-    value::{Num, Value},
-};
+use std::collections::BTreeMap;
 
 use super::{
     Entry, Origin, Problem, ProblemKind,
@@ -15,63 +10,56 @@ use super::{
     value::{Raw, words},
 };
 
-/// A value before it is typed.
-pub(super) fn raw_of(value: &Value) -> Raw {
-    match value {
-        Value::String(_, text) => Raw::Text(text.clone()),
-        Value::Char(_, c) => Raw::Text(c.to_string()),
-        Value::Bool(_, flag) => Raw::Text(flag.to_string()),
-        Value::Num(_, number) => Raw::Text(shown_number(*number)),
-        Value::Array(_, items) => {
-            let texts = items.iter().map(|item| match raw_of(item) {
-                Raw::Text(text) => Some(text),
-                Raw::List(_) | Raw::Other(_) => None,
-            });
-            texts
-                .collect::<Option<_>>()
-                .map_or(Raw::Other("a nested list"), Raw::List)
-        }
-        Value::Dict(..) => Raw::Other("a table"),
-        Value::Empty(..) => Raw::Other("nothing"),
-    }
-}
-
-fn shown_number(number: Num) -> String {
-    match (number.to_u128_lossy(), number.to_i128(), number.to_f64()) {
-        (_, _, Some(float)) => float.to_string(),
-        (_, Some(signed), _) => signed.to_string(),
-        (Some(unsigned), _, _) => unsigned.to_string(),
-        (None, None, None) => String::new(),
-    }
-}
-
-/// What gave each value.
-pub(super) struct Sources {
-    pub(super) file: Option<PathBuf>,
-    pub(super) variables: BTreeMap<Vec<String>, String>,
-    pub(super) flags: BTreeMap<Vec<String>, &'static str>,
-}
-
-impl Sources {
-    fn origin(&self, figment: &Figment, path: &[&str], value: &Value) -> Origin {
-        let layer = figment
-            .get_metadata(value.tag())
-            .map(|metadata| metadata.name.as_ref());
-        let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
-        match layer {
-            Some("file") => Origin::File(self.file.clone().unwrap_or_default()),
-            Some("env") => Origin::Env(self.variables.get(&path).cloned().unwrap_or_default()),
-            Some("flag") => Origin::Flag(self.flags.get(&path).copied().unwrap_or_default()),
-            _ => Origin::Default,
-        }
-    }
-}
-
 /// A merged value and where it came from.
 #[derive(Debug, Clone)]
 pub(super) struct Given {
     pub(super) raw: Raw,
     pub(super) origin: Origin,
+}
+
+/// What a source says below a key, or what all say that are merged.
+pub(super) type Section = BTreeMap<String, Node>;
+
+/// A value, or a section with further keys.
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    Value(Given),
+    /// What gave it last, and its keys.
+    Section(Origin, Section),
+}
+
+impl Node {
+    /// The same as a value: no key takes a section.
+    pub(super) fn given(&self) -> Given {
+        match self {
+            Self::Value(given) => given.clone(),
+            Self::Section(origin, _) => Given {
+                raw: Raw::Other("a table"),
+                origin: origin.clone(),
+            },
+        }
+    }
+
+    fn origin(&self) -> &Origin {
+        match self {
+            Self::Value(Given { origin, .. }) | Self::Section(origin, _) => origin,
+        }
+    }
+}
+
+/// Lays one source over those below it. Sections are merged key by key, values replaced.
+pub(super) fn merge(below: &mut Section, above: Section) {
+    for (key, node) in above {
+        match (below.get_mut(&key), node) {
+            (Some(Node::Section(origin, lower)), Node::Section(latest, upper)) => {
+                *origin = latest;
+                merge(lower, upper);
+            }
+            (_, node) => {
+                below.insert(key, node);
+            }
+        }
+    }
 }
 
 /// All merged values by key.
@@ -97,41 +85,31 @@ pub(super) fn model_key(id: &str, name: &str) -> String {
 }
 
 impl Values {
-    pub(super) fn collect(figment: &Figment, sources: &Sources, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn collect(merged: &Section, problems: &mut Vec<Problem>) -> Self {
         let mut values = Self::default();
-        let merged = figment
-            .data()
-            .unwrap_or_default()
-            .remove(&Profile::Default)
-            .unwrap_or_default();
-        for (section, value) in &merged {
-            let Value::Dict(_, inner) = value else {
-                let origin = sources.origin(figment, &[section], value);
-                problems.push(unknown_key(section, origin));
+        for (section, node) in merged {
+            let Node::Section(_, inner) = node else {
+                problems.push(unknown_key(section, node.origin().clone()));
                 continue;
             };
-            for (name, value) in inner {
-                match value {
-                    Value::Dict(_, model) if section == "models" => {
+            for (name, node) in inner {
+                match node {
+                    Node::Section(_, model) if section == "models" => {
                         let entries = values.models.entry(name.clone()).or_default();
-                        for (leaf, value) in model {
-                            let origin = sources.origin(figment, &["models", name, leaf], value);
+                        for (leaf, node) in model {
                             if schema::MODEL_KEYS.iter().any(|key| key.name == leaf) {
-                                let raw = raw_of(value);
-                                entries.insert(leaf.clone(), Given { raw, origin });
+                                entries.insert(leaf.clone(), node.given());
                             } else {
-                                problems.push(unknown_model_key(name, leaf, origin));
+                                problems.push(unknown_model_key(name, leaf, node.origin().clone()));
                             }
                         }
                     }
                     _ => {
                         let key = format!("{section}.{name}");
-                        let origin = sources.origin(figment, &[section, name], value);
                         if schema::KEYS.iter().any(|known| known.name == key) {
-                            let raw = raw_of(value);
-                            values.keys.insert(key, Given { raw, origin });
+                            values.keys.insert(key, node.given());
                         } else {
-                            problems.push(unknown_key(&key, origin));
+                            problems.push(unknown_key(&key, node.origin().clone()));
                         }
                     }
                 }

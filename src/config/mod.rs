@@ -26,7 +26,7 @@ pub use self::{
 use crate::{
     engine::Tenant,
     guard::{GuardKind, Policy},
-    kernels::PrecisionChoice,
+    model::spec::PrecisionChoice,
 };
 
 /// Everything a server is told. Immutable once loaded.

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     errors::with_causes,
     guard::{Policy, read_policy},
-    kernels::PrecisionChoice,
     memory::human_bytes,
+    model::spec::PrecisionChoice,
     quality::EstimatorKind,
 };
 

@@ -2,14 +2,12 @@
 
 use std::{env, fmt, path::PathBuf, str::FromStr};
 
-use figment::Figment;
-
 use super::{
     Config, ConfigError, layer,
-    merged::{Sources, Values},
+    merged::{Values, merge},
     read,
 };
-use crate::kernels::PrecisionChoice;
+use crate::model::spec::PrecisionChoice;
 
 const FILE_NAME: &str = "babelward.toml";
 
@@ -185,29 +183,26 @@ pub struct Loaded {
 pub fn load(inputs: &Inputs) -> Loaded {
     let mut problems = Vec::new();
     let file = find_file(inputs);
-    let env_layer = layer::from_env(&inputs.env, &mut problems);
-    let mut figment = Figment::from(layer::defaults());
-    if let Some((path, origin)) = &file {
-        figment = figment.merge(layer::from_file(path, origin, &mut problems));
+    let variables = layer::from_env(&inputs.env, &mut problems);
+    let mut merged = layer::defaults();
+    if let Some((path, named_by)) = &file {
+        merge(&mut merged, layer::from_file(path, named_by, &mut problems));
     }
-    figment = figment.merge(env_layer.layer);
-    let below = layer::models_of(&figment);
-    let flags = layer::from_flags(&inputs.flags, &below, &mut problems);
-    figment = figment.merge(flags.layer);
+    merge(&mut merged, variables);
+    let below = layer::models_of(&merged);
+    merge(
+        &mut merged,
+        layer::from_flags(&inputs.flags, &below, &mut problems),
+    );
 
-    let sources = Sources {
-        file: file.as_ref().map(|(path, _)| path.clone()),
-        variables: env_layer.names,
-        flags: flags.names,
-    };
-    let mut values = Values::collect(&figment, &sources, &mut problems);
+    let mut values = Values::collect(&merged, &mut problems);
     values.resolve_paths();
     let entries = values.entries();
     let config = read::config(&values, problems);
     Loaded {
         config,
         entries,
-        file: sources.file,
+        file: file.map(|(path, _)| path),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{engine::Tenant, guard::GuardKind, kernels::PrecisionChoice};
+use crate::{engine::Tenant, guard::GuardKind, model::spec::PrecisionChoice};
 
 /// What a model may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{SequenceRequest, SubmitError, Tenant, inbox::Inbox, prefix::Prefix};
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 /// Checks all that does not depend on other sequences.
 pub fn validate(request: &SequenceRequest, limits: &ModelLimits, now: Instant) -> Result<(), SubmitError> {
@@ -306,7 +306,7 @@ impl StartRate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::AdapterIndex;
+    use crate::backend::AdapterIndex;
 
     const LIMITS: ModelLimits = ModelLimits {
         vocab_size: 10,

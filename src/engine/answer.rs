@@ -1,10 +1,21 @@
-//! From the logits after a sequence's last token to its next one, and to its end.
+//! From what a step read after a sequence's last token to the sequence's next token, and to its end.
 
 use super::{
-    Event, FinishReason, ProbeResult, TokenEvent,
-    sampler::{self, Sampler},
+    Event, FinishReason, ProbeResult, SequenceError, TokenEvent,
+    sampler::Sampler,
     sequence::{Ending, Sequence},
 };
+use crate::backend::{ProbeReading, Reading, Readout, StepOutput, read_row, row_max};
+
+/// What a step read after a sequence's last token, and found to be sound.
+pub enum Read<'a> {
+    /// All logits.
+    Row(Row<'a>),
+    /// What its probe asked for.
+    Probe(&'a ProbeReading),
+    /// Its score.
+    Score(f32),
+}
 
 /// A sound row of logits.
 #[derive(Clone, Copy)]
@@ -15,38 +26,75 @@ pub struct Row<'a> {
     pub max: f32,
 }
 
-/// Probe, choice of the next token, and whether that ends the sequence.
+impl<'a> Read<'a> {
+    /// # Errors
+    /// When what was read is not a number, or not there.
+    pub fn new(reading: &'a Reading, output: &'a StepOutput, width: usize) -> Result<Self, SequenceError> {
+        match reading {
+            Reading::Logits { row } => {
+                let logits = output.row(*row, width).ok_or(SequenceError::NumericFault)?;
+                let max = row_max(logits).ok_or(SequenceError::NumericFault)?;
+                Ok(Self::Row(Row { logits, max }))
+            }
+            Reading::Probe(probe) => Ok(Self::Probe(probe)),
+            Reading::Score(score) if score.is_finite() => Ok(Self::Score(*score)),
+            Reading::Score(_) | Reading::NotFinite => Err(SequenceError::NumericFault),
+        }
+    }
+}
+
+/// Probe or score, choice of the next token, and whether that ends the sequence.
 pub fn next_token(
     sequence: &mut Sequence,
-    row: Row<'_>,
+    read: &Read<'_>,
     sampler: &mut Sampler,
     context_length: usize,
 ) -> Option<Ending> {
-    let generated = sequence.generated();
-    if generated == 0 && sequence.output.probe.is_some() {
-        let ending = probe(sequence, row, sampler);
-        if ending.is_some() {
-            return ending;
+    match read {
+        Read::Score(score) => Some(match sequence.send(Event::Score(*score)) {
+            true => Ending::Finished(FinishReason::MaxTokens),
+            false => Ending::Closed,
+        }),
+        Read::Probe(probe) => {
+            // The most likely token is all that is left to choose.
+            report_probe(sequence, probe, None, sampler)
+                .or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
+        }
+        Read::Row(row) => {
+            let generated = sequence.generated();
+            if let (0, Some(probe)) = (generated, &sequence.output.probe) {
+                let readout = Readout::Probe {
+                    tokens: probe.tokens.clone(),
+                };
+                if let Some(Reading::Probe(probe)) = read_row(&readout, 0, row.logits) {
+                    let ending = report_probe(sequence, &probe, Some(*row), sampler);
+                    if ending.is_some() {
+                        return ending;
+                    }
+                }
+            }
+            if sequence.output.max_new_tokens == 0 {
+                return Some(Ending::Finished(FinishReason::MaxTokens));
+            }
+            let output = &sequence.output;
+            let draw = generated as u64;
+            let token = sampler.sample(row.logits, row.max, &sequence.tokens, &output.sampling, draw);
+            take_token(sequence, token, Some(*row), sampler, context_length)
         }
     }
-    if sequence.output.row && generated == 0 {
-        let open = sequence.send(Event::Row(row.logits.to_vec()));
-        return Some(if open {
-            Ending::Finished(FinishReason::MaxTokens)
-        } else {
-            Ending::Closed
-        });
-    }
+}
+
+/// Adds a token to the answer, and says whether that ends it.
+fn take_token(
+    sequence: &mut Sequence,
+    token: u32,
+    row: Option<Row<'_>>,
+    sampler: &mut Sampler,
+    context_length: usize,
+) -> Option<Ending> {
     if sequence.output.max_new_tokens == 0 {
         return Some(Ending::Finished(FinishReason::MaxTokens));
     }
-    let token = sampler.sample(
-        row.logits,
-        row.max,
-        &sequence.tokens,
-        &sequence.output.sampling,
-        generated as u64,
-    );
     if sequence.output.eos.contains(&token) {
         return Some(Ending::Finished(FinishReason::Eos));
     }
@@ -68,34 +116,36 @@ pub fn next_token(
 
 /// Reports the distribution after the prompt; ends the sequence where its most likely token says so. That
 /// token is reported too, unless no tokens were asked for at all.
-fn probe(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler) -> Option<Ending> {
+fn report_probe(
+    sequence: &mut Sequence,
+    read: &ProbeReading,
+    row: Option<Row<'_>>,
+    sampler: &mut Sampler,
+) -> Option<Ending> {
     let probe = sequence.output.probe.as_ref()?;
-    let greedy = sampler::argmax(row.logits, row.max);
-    let log_sum_exp = sampler::log_sum_exp(row.logits, row.max);
-    let logprobs = probe
-        .tokens
-        .iter()
-        .map(|&token| sampler::logprob(row.logits, log_sum_exp, token))
-        .collect();
-    let finish = probe.finish_on.contains(&greedy);
-    if !sequence.send(Event::Probe(ProbeResult { logprobs, greedy })) {
+    let finish = probe.finish_on.contains(&read.most_likely);
+    let result = ProbeResult {
+        logprobs: read.log_probabilities.clone(),
+        greedy: read.most_likely,
+    };
+    if !sequence.send(Event::Probe(result)) {
         return Some(Ending::Closed);
     }
     if !finish {
         return None;
     }
-    if sequence.output.max_new_tokens > 0 && !report_token(sequence, row, sampler, greedy) {
+    if sequence.output.max_new_tokens > 0 && !report_token(sequence, row, sampler, read.most_likely) {
         return Some(Ending::Closed);
     }
     Some(Ending::Finished(FinishReason::Probe))
 }
 
-/// Sends a token event; `false` when nobody listens.
-fn report_token(sequence: &mut Sequence, row: Row<'_>, sampler: &mut Sampler, token: u32) -> bool {
-    let logprobs = sequence
-        .output
-        .logprobs
-        .map(|top| sampler.token_logprobs(row.logits, row.max, token, top));
+/// Sends a token event; `false` when nobody listens. Log-probabilities need the row: who asks for them reads it.
+fn report_token(sequence: &mut Sequence, row: Option<Row<'_>>, sampler: &mut Sampler, token: u32) -> bool {
+    let top = sequence.output.logprobs;
+    let logprobs = row
+        .zip(top)
+        .map(|(row, top)| sampler.token_logprobs(row.logits, row.max, token, top));
     sequence.counts.completion_tokens += 1;
     sequence.send(Event::Token(TokenEvent { id: token, logprobs }))
 }

@@ -11,7 +11,7 @@ use super::{
     testing::{HANG, greedy, request},
     thread_tests::{FAULT, INFINITY, LIMITS, NAN, PANIC, counting, gated, started},
 };
-use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::backend::{ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
 
 #[test]
 fn a_numeric_fault_fails_its_sequence_only_and_is_not_cached() {
@@ -117,13 +117,17 @@ fn a_pinned_prefix_that_always_panics_is_given_up() {
         fn limits(&self) -> &ModelLimits {
             self.0.limits()
         }
-        fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
             assert_eq!(
                 self.1.fetch_add(1, Ordering::SeqCst),
                 0,
                 "only the first pass works"
             );
-            self.0.forward(batch, logits)
+            self.0.submit(batch, output)
+        }
+
+        fn wait(&mut self) -> Result<StepOutput, StepError> {
+            self.0.wait()
         }
     }
     let (handle, _thread) = started(Poisoned(counting(), counted));

@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backend::CostPrior;
+
 const COEFFICIENTS: usize = 4;
 
 type Vector = [f64; COEFFICIENTS];
@@ -76,8 +78,12 @@ impl Shape {
 pub struct Costs(Vector);
 
 impl Costs {
-    /// Slower than a small model on a small machine: steps planned by it are short rather than long.
-    const PRIOR: Self = Self([5e-3, 64.0 * 2e-3, 16.0 * 2e-3, 64.0 * 5e-5]);
+    /// What a device's steps are expected to cost before any has been measured.
+    fn expected(prior: CostPrior) -> Self {
+        let seconds = [prior.step, prior.token, prior.row, prior.positions].map(|time| time.as_secs_f64());
+        let [step, token, row, positions] = seconds;
+        Self([step, 64.0 * token, 16.0 * row, 64.0 * positions])
+    }
 
     /// Seconds per step, token, row and 1024 positions.
     #[cfg(test)]
@@ -123,6 +129,7 @@ impl Costs {
 /// The model of step times.
 #[derive(Debug, Clone)]
 pub struct Forecast {
+    prior: Costs,
     costs: Costs,
     /// Inverse of the coefficients' covariance, in units of [`NOISE`].
     information: Matrix,
@@ -133,19 +140,20 @@ pub struct Forecast {
     prompt_seen: Option<Instant>,
 }
 
-impl Default for Forecast {
-    fn default() -> Self {
+impl Forecast {
+    /// Without any steps yet.
+    pub fn new(prior: CostPrior) -> Self {
+        let prior = Costs::expected(prior);
         Self {
-            costs: Costs::PRIOR,
-            information: prior_information(),
+            prior,
+            costs: prior,
+            information: prior_information(prior),
             observed: 0,
             luck: 1.0,
             prompt_seen: None,
         }
     }
-}
 
-impl Forecast {
     /// The coefficients as of now.
     pub fn costs(&self) -> Costs {
         self.costs
@@ -206,14 +214,14 @@ impl Forecast {
                 }
             }
             // Lost to rounding: the coefficients stay, their certainty starts anew.
-            None => self.information = prior_information(),
+            None => self.information = prior_information(self.prior),
         }
     }
 }
 
-fn prior_information() -> Matrix {
+fn prior_information(prior: Costs) -> Matrix {
     let mut information = Matrix::default();
-    for (index, cost) in Costs::PRIOR.0.iter().enumerate() {
+    for (index, cost) in prior.0.iter().enumerate() {
         information[index][index] = (NOISE / (PRIOR_DOUBT * cost)).powi(2);
     }
     information
@@ -298,7 +306,7 @@ mod tests {
 
     #[test]
     fn planted_coefficients_are_found_through_noise() {
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         let mut late_errors = 0.0;
         assert_eq!(forecast.least(now), None);
         for step in 0..400 {
@@ -319,8 +327,12 @@ mod tests {
 
     #[test]
     fn a_machine_fifty_times_slower_than_the_prior_is_learned_in_a_few_steps() {
-        let slow = Costs(Costs::PRIOR.0.map(|cost| 50.0 * cost));
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let slow = Costs(
+            Costs::expected(CostPrior::SMALL_MACHINE)
+                .0
+                .map(|cost| 50.0 * cost),
+        );
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         for step in 0..60 {
             let shape = mixed(step);
             forecast.observe(shape, step_of(slow, shape, 0.0), now);
@@ -330,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_a_long_monotony_says_nothing_about_is_not_forgotten() {
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         for step in 0..300 {
             let shape = mixed(step);
             forecast.observe(shape, step_of(PLANTED, shape, noise(step)), now);
@@ -344,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_change_of_speed_is_followed_and_a_single_hiccup_is_not() {
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         for step in 0..300 {
             let shape = mixed(step);
             forecast.observe(shape, step_of(PLANTED, shape, noise(step)), now);
@@ -361,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_is_least_follows_a_machine_that_gets_faster_at_once_and_is_forgotten_without_prompts() {
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         for step in 0..300 {
             let shape = mixed(step);
             forecast.observe(shape, step_of(PLANTED, shape, 0.0), now);
@@ -387,7 +399,7 @@ mod tests {
 
     #[test]
     fn coefficients_are_never_negative_and_never_lost() {
-        let (mut forecast, now) = (Forecast::default(), Instant::now());
+        let (mut forecast, now) = (Forecast::new(CostPrior::SMALL_MACHINE), Instant::now());
         for step in 0..5000u64 {
             // Times that have nothing to do with the shape, zero among them.
             let time = Duration::from_secs_f64(uniform(7, step).powi(8) * 100.0 * (step % 3) as f64);

@@ -17,7 +17,7 @@ use super::{
     slots::{Arrivals, Slots},
     step::ModelEngine,
 };
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 /// A sequence on its way to the engine's thread.
 pub struct Submission {

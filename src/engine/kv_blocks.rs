@@ -5,7 +5,7 @@ use super::{
     prefix::{Owner, Prefix},
     prefix_cache::{Parent, PrefixCache},
 };
-use crate::model::{ModelLimits, NULL_BLOCK};
+use crate::backend::{ModelLimits, NULL_BLOCK};
 
 /// The pool and the prefix cache of one model.
 ///

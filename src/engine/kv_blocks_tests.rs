@@ -10,7 +10,7 @@ use super::{
     prefix::{Owner, Prefix},
     prefix_cache::Parent,
 };
-use crate::model::{AdapterIndex, ModelLimits, NULL_BLOCK};
+use crate::backend::{AdapterIndex, ModelLimits, NULL_BLOCK};
 
 const BLOCK: usize = 2;
 const BLOCKS: usize = 12;

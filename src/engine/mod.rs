@@ -62,7 +62,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::{LanguageModel, ModelLimits};
+use crate::backend::{CostPrior, LanguageModel, ModelLimits};
 use inbox::{Inbox, QueueBounds};
 use scheduler::{Budget, Ledger};
 use step::ModelEngine;
@@ -114,6 +114,8 @@ pub struct EngineConfig {
     /// Longest that a step without urgent work is planned to take; without it, steps are as large as the batch
     /// limits allow and classes matter for the order only.
     pub step_target: Option<Duration>,
+    /// What steps are expected to cost before any has been measured.
+    pub cost_prior: CostPrior,
     /// Tenants with shares of their own.
     pub tenant_weights: TenantWeights,
     /// Its clock.
@@ -150,12 +152,19 @@ pub struct EngineHandle {
 /// How every model is scheduled.
 struct Scheduling {
     budget: Budget,
+    cost_prior: CostPrior,
     weights: TenantWeights,
 }
 
 impl Scheduling {
     fn engine(&self, name: &str, model: Box<dyn LanguageModel>) -> ModelEngine {
-        ModelEngine::new(name.into(), model, self.budget, self.weights.clone())
+        ModelEngine::new(
+            name.into(),
+            model,
+            self.budget,
+            self.cost_prior,
+            self.weights.clone(),
+        )
     }
 }
 
@@ -218,6 +227,7 @@ pub fn start(
     let inbox = Arc::new(Inbox::new(limits, bounds, &config.tenant_weights));
     let scheduling = Scheduling {
         budget: Budget::new(config.max_batch_sequences, config.max_batch_tokens),
+        cost_prior: config.cost_prior,
         weights: config.tenant_weights,
     };
     let names = config

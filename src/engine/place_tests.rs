@@ -10,7 +10,7 @@ use super::{
     testing::Recorder,
     world::{Ask, COSTS, Closed, LIMITS, Slowness, World, generation, verdict},
 };
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 fn tenant(name: &str) -> Tenant {
     Tenant::named(name).unwrap()

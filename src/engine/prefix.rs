@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Tenant;
-use crate::model::AdapterIndex;
+use crate::backend::AdapterIndex;
 
 /// Who finds in the cache what a sequence has computed.
 #[derive(Debug, Clone, PartialEq, Eq)]

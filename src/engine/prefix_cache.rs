@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Tenant, prefix::Owner};
-use crate::model::AdapterIndex;
+use crate::backend::AdapterIndex;
 
 /// What a block follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::{
     testing::Recorder,
     world::{Ask, COSTS, LIMITS, Slowness, World, generation, verdict},
 };
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 /// Numbers for one mix; the same seed gives the same mix.
 struct Dice(u64, u64);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::Tenant;
-use crate::model::AdapterIndex;
+use crate::backend::AdapterIndex;
 
 /// A model of an engine: its place in the list the engine was started with, or the one it was given later. No
 /// other model ever gets it.
@@ -78,6 +78,19 @@ pub struct Sampling {
 }
 
 impl Sampling {
+    /// Whether the most likely token is always taken, with no regard to what was written before.
+    pub(super) fn takes_the_most_likely(&self) -> bool {
+        // Parameters are validated where requests enter; what makes no sense here counts as off.
+        let greedy = self.temperature.is_nan() || self.temperature <= 0.0;
+        greedy && !self.penalises()
+    }
+
+    /// Whether tokens that were written before are made less likely.
+    pub(super) fn penalises(&self) -> bool {
+        let penalty = self.repetition_penalty;
+        penalty.is_finite() && penalty > 0.0 && penalty != 1.0
+    }
+
     /// The most likely token, always.
     pub fn greedy() -> Self {
         Self {
@@ -118,8 +131,8 @@ pub struct OutputSpec {
     pub logprobs: Option<usize>,
     /// Read the distribution after the prompt.
     pub probe: Option<Probe>,
-    /// Report the row after the prompt as it is, and end there: an estimator's scores.
-    pub row: bool,
+    /// Report the score of the prompt, and end there: of models that have a score instead of logits.
+    pub score: bool,
     /// Ends the answer from outside.
     pub stop: Option<Box<dyn StopCondition>>,
     /// Keep the prompt's full blocks in the prefix cache for good.
@@ -127,10 +140,10 @@ pub struct OutputSpec {
 }
 
 impl OutputSpec {
-    /// The row after the prompt, and nothing else.
-    pub fn row() -> Self {
+    /// The score of the prompt, and nothing else.
+    pub fn score() -> Self {
         Self {
-            row: true,
+            score: true,
             pin_prompt: false,
             ..Self::pinned_prefix()
         }
@@ -144,7 +157,7 @@ impl OutputSpec {
             sampling: Sampling::greedy(),
             logprobs: None,
             probe: None,
-            row: false,
+            score: false,
             stop: None,
             pin_prompt: true,
         }
@@ -176,7 +189,7 @@ pub struct SequenceRequest {
 /// Receives a sequence's events in order; `false` says that nobody listens any more, which cancels it.
 pub type EventSink = Box<dyn FnMut(Event) -> bool + Send>;
 
-/// What happens to a sequence: Started, Probe?, Row?, Token*, then exactly one of Finished and Failed. A sequence
+/// What happens to a sequence: Started, Probe?, Score?, Token*, then exactly one of Finished and Failed. A sequence
 /// that fails in the queue has no Started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -189,8 +202,8 @@ pub enum Event {
     },
     /// The distribution after the prompt.
     Probe(ProbeResult),
-    /// The row after the prompt.
-    Row(Vec<f32>),
+    /// The score of the prompt.
+    Score(f32),
     /// The next token of the answer.
     Token(TokenEvent),
     /// The end.

@@ -11,7 +11,7 @@ use super::{
     testing::{HANG, greedy, request},
     thread_tests::{LIMITS, counting, gated, started},
 };
-use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::backend::{ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
 
 /// Says when its memory is given back.
 struct Dropped(ScriptedModel, Arc<AtomicBool>);
@@ -21,8 +21,12 @@ impl LanguageModel for Dropped {
         self.0.limits()
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.0.forward(batch, logits)
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
+        self.0.submit(batch, output)
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.0.wait()
     }
 }
 

@@ -4,67 +4,17 @@
 //! arithmetic is f64 in a fixed order, so a row and a draw give the same token on every run.
 
 use super::{Sampling, TokenLogprobs};
-
-/// The largest logit of a row, or `None` when the row cannot be trusted: a NaN, a positive infinity, or
-/// nothing above negative infinity. Single logits of negative infinity are fine: models mask tokens that way.
-pub fn row_max(row: &[f32]) -> Option<f32> {
-    const LANES: usize = 16;
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut sound = true;
-    // Two independent folds without early exits, so that the compiler vectorises them.
-    let chunks = row.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-            sound &= x < f32::INFINITY; // false for NaN as well
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = if x > *lane { x } else { *lane };
-        sound &= x < f32::INFINITY;
-    }
-    let max = lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (sound && max > f32::NEG_INFINITY).then_some(max)
-}
-
-/// The lowest token id whose logit is `max`, the row's [`row_max`].
-pub fn argmax(row: &[f32], max: f32) -> u32 {
-    const CHUNK: usize = 64;
-    // Whole chunks without early exit (vectorised), then the place within the first that has it.
-    let has_max = |chunk: &[f32]| chunk.iter().fold(false, |found, &x| found | (x == max));
-    let begin = row.chunks(CHUNK).position(has_max).unwrap_or(0) * CHUNK;
-    let offset = row.iter().skip(begin).position(|&x| x == max).unwrap_or(0);
-    (begin + offset) as u32
-}
-
-/// ln Σ exp(logit) over the row; subtracting it from a logit gives the token's log-probability.
-pub fn log_sum_exp(row: &[f32], max: f32) -> f64 {
-    let max = f64::from(max);
-    let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
-    max + sum.ln()
-}
-
-/// Log-probability of one token; negative infinity for an id outside the vocabulary.
-pub fn logprob(row: &[f32], log_sum_exp: f64, token: u32) -> f64 {
-    row.get(token as usize)
-        .map_or(f64::NEG_INFINITY, |&x| f64::from(x) - log_sum_exp)
-}
+use crate::{
+    backend::{argmax, log_sum_exp, logprob},
+    random::{GOLDEN, mix},
+};
 
 /// Uniform number in [0, 1): draw `n` of the stream that belongs to `seed`. Counter-based (splitmix64 at
 /// position `n`, from a state that is itself a hash of the seed, so that neighbouring seeds do not overlap):
 /// no draw depends on how many were made before, on the batch, or on a preemption in between.
 pub fn uniform(seed: u64, n: u64) -> f64 {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let state = mix(seed ^ 0x6a09_e667_f3bc_c909).wrapping_add(n.wrapping_add(1).wrapping_mul(GOLDEN));
     (mix(state) >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// The finaliser of splitmix64 (Steele, Lea, Flood 2014; constants by David Stafford, variant 13).
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Scratch space for sampling; one per engine, reused for all rows.
@@ -76,19 +26,18 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Chooses the next token. `max` is the row's [`row_max`], `context` the prompt and the answer so far,
+    /// Chooses the next token. `max` is the row's [`crate::backend::row_max`], `context` the prompt and the answer so far,
     /// `draw` the number of tokens generated before this one.
     pub fn sample(&mut self, row: &[f32], max: f32, context: &[u32], sampling: &Sampling, draw: u64) -> u32 {
         // Parameters are validated where requests enter; what makes no sense here counts as off.
         let greedy = sampling.temperature.is_nan() || sampling.temperature <= 0.0;
-        let penalty = sampling.repetition_penalty;
-        let penalised = penalty.is_finite() && penalty > 0.0 && penalty != 1.0;
-        if greedy && !penalised {
+        let penalised = sampling.penalises();
+        if sampling.takes_the_most_likely() {
             return argmax(row, max);
         }
         self.load(row);
         if penalised {
-            self.penalise(row, context, penalty);
+            self.penalise(row, context, sampling.repetition_penalty);
         }
         if greedy {
             return self.best();
@@ -277,6 +226,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::backend::row_max;
 
     #[derive(Deserialize)]
     struct Golden {

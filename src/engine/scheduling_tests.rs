@@ -6,7 +6,7 @@ use super::{
     Priority, SequenceError, Stage,
     testing::{STEP, engine, greedy, request, run_until_idle, step},
 };
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 /// A small model with so many KV blocks of four tokens.
 fn limits(num_blocks: usize) -> ModelLimits {

@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use crate::model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::{
+    backend::{
+        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+    },
+    random::{GOLDEN, mix},
+};
 
 /// Decides the next token's logits (`row`, zeros on entry) from all tokens that the position sees.
 pub type Script = Box<dyn FnMut(&[u32], &mut [f32]) + Send>;
@@ -29,6 +34,8 @@ pub struct ScriptedModel {
     seen: Vec<Cell>,
     context: Vec<u32>,
     script: Script,
+    /// What the step under way has read.
+    output: Option<StepOutput>,
 }
 
 impl fmt::Debug for ScriptedModel {
@@ -50,6 +57,7 @@ impl ScriptedModel {
             seen: Vec::new(),
             context: Vec::new(),
             script: Box::new(script),
+            output: None,
         }
     }
 
@@ -86,22 +94,22 @@ impl ScriptedModel {
         })
     }
 
-    fn cell(&self, entry: &BatchSequence, position: usize) -> Result<usize, ModelError> {
+    fn cell(&self, entry: &BatchSequence, position: usize) -> Result<usize, StepError> {
         let size = self.limits.block_size;
         let block = entry.block_table.get(position / size).copied();
         let block = block.filter(|&block| (block as usize) < self.limits.num_blocks);
         match block {
             Some(block) => Ok(block as usize * size + position % size),
-            None => Err(ModelError::InvalidBatch(format!(
+            None => Err(StepError::InvalidBatch(format!(
                 "no block for position {position}"
             ))),
         }
     }
 
     /// Writes the new tokens and reads what the last of them sees into `self.context`.
-    fn attend(&mut self, entry: &BatchSequence, tokens: &[u32]) -> Result<(), ModelError> {
+    fn attend(&mut self, entry: &BatchSequence, tokens: &[u32]) -> Result<(), StepError> {
         if entry.new_tokens == 0 || entry.context + entry.new_tokens > self.limits.context_length {
-            return Err(ModelError::InvalidBatch(format!(
+            return Err(StepError::InvalidBatch(format!(
                 "{} new tokens after {} in a window of {}",
                 entry.new_tokens, entry.context, self.limits.context_length
             )));
@@ -118,12 +126,12 @@ impl ScriptedModel {
         for position in first..entry.context {
             let index = self.cell(entry, position)?;
             let Some(cell) = self.cells[index] else {
-                return Err(ModelError::InvalidBatch(format!(
+                return Err(StepError::InvalidBatch(format!(
                     "position {position} was never written"
                 )));
             };
             if prefix.is_some_and(|prefix| cell.prefix != extend(prefix, cell.token)) {
-                return Err(ModelError::InvalidBatch(format!(
+                return Err(StepError::InvalidBatch(format!(
                     "position {position} is of another sequence"
                 )));
             }
@@ -133,7 +141,7 @@ impl ScriptedModel {
         let mut prefix = prefix.unwrap_or(FIRST_PREFIX);
         for (offset, &token) in tokens.iter().enumerate() {
             if token as usize >= self.limits.vocab_size {
-                return Err(ModelError::InvalidBatch(format!(
+                return Err(StepError::InvalidBatch(format!(
                     "token {token} is not in the vocabulary"
                 )));
             }
@@ -159,11 +167,12 @@ impl LanguageModel for ScriptedModel {
         &self.limits
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        logits.clear();
+    fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
+        self.output = None;
+        output.clear();
         let new_tokens: usize = batch.sequences.iter().map(|entry| entry.new_tokens).sum();
         if new_tokens != batch.tokens.len() {
-            return Err(ModelError::InvalidBatch(format!(
+            return Err(StepError::InvalidBatch(format!(
                 "{} tokens for {new_tokens} places",
                 batch.tokens.len()
             )));
@@ -173,13 +182,21 @@ impl LanguageModel for ScriptedModel {
             let (tokens, after) = rest.split_at(entry.new_tokens);
             rest = after;
             self.attend(entry, tokens)?;
-            if entry.wants_logits {
-                let begin = logits.len();
-                logits.resize(begin + self.limits.vocab_size, 0.0);
-                (self.script)(&self.context, &mut logits[begin..]);
+            if entry.readout != Readout::None {
+                let begin = output.logits.len();
+                output.logits.resize(begin + self.limits.vocab_size, 0.0);
+                let logits = &mut output.logits[begin..];
+                (self.script)(&self.context, logits);
+                let row = begin / self.limits.vocab_size;
+                output.readings.extend(read_row(&entry.readout, row, logits));
             }
         }
+        self.output = Some(output);
         Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.output.take().ok_or(StepError::NotSubmitted)
     }
 }
 
@@ -187,15 +204,13 @@ const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
 
 /// Hash of a prefix and the token after it.
 fn extend(prefix: u64, token: u32) -> u64 {
-    let z = (prefix ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 32)
+    mix((prefix ^ u64::from(token)).wrapping_mul(GOLDEN))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NULL_BLOCK;
+    use crate::backend::NULL_BLOCK;
 
     const LIMITS: ModelLimits = ModelLimits {
         vocab_size: 16,
@@ -213,19 +228,22 @@ mod tests {
                 context,
                 block_table: block_table.to_vec(),
                 adapter: None,
-                wants_logits: true,
+                readout: Readout::Logits,
             }],
         }
+    }
+
+    fn logits(model: &mut ScriptedModel, pass: &ForwardBatch) -> Result<Vec<f32>, StepError> {
+        Ok(model.forward(pass, StepOutput::default())?.logits)
     }
 
     #[test]
     fn chunks_and_tables_do_not_matter_but_contexts_do() {
         let mut model = ScriptedModel::hashing(LIMITS);
-        let (mut whole, mut chunked, mut other) = (Vec::new(), Vec::new(), Vec::new());
-        model.forward(&pass(&[1, 2, 3], 0, &[0, 1]), &mut whole).unwrap();
-        model.forward(&pass(&[1, 2], 0, &[3]), &mut chunked).unwrap();
-        model.forward(&pass(&[3], 2, &[3, 2]), &mut chunked).unwrap();
-        model.forward(&pass(&[2, 2, 3], 0, &[0, 1]), &mut other).unwrap();
+        let whole = logits(&mut model, &pass(&[1, 2, 3], 0, &[0, 1])).unwrap();
+        logits(&mut model, &pass(&[1, 2], 0, &[3])).unwrap();
+        let chunked = logits(&mut model, &pass(&[3], 2, &[3, 2])).unwrap();
+        let other = logits(&mut model, &pass(&[2, 2, 3], 0, &[0, 1])).unwrap();
         assert_eq!(whole, chunked);
         assert_ne!(whole, other);
         assert!(whole.iter().all(|x| (-4.0..4.0).contains(x)));
@@ -238,10 +256,6 @@ mod tests {
             ..LIMITS
         };
         let mut model = ScriptedModel::hashing(limits);
-        let logits = |model: &mut ScriptedModel, pass: &ForwardBatch| {
-            let mut logits = Vec::new();
-            model.forward(pass, &mut logits).map(|()| logits)
-        };
         let whole = logits(&mut model, &pass(&[1, 2, 3, 4, 5], 0, &[0, 1, 2])).unwrap();
         let rest = logits(&mut model, &pass(&[5], 4, &[NULL_BLOCK, 1, 3])).unwrap();
         assert_eq!(whole, rest);
@@ -253,11 +267,8 @@ mod tests {
     #[test]
     fn a_wrong_block_table_is_an_error() {
         let mut model = ScriptedModel::hashing(LIMITS);
-        let mut logits = Vec::new();
-        model.forward(&pass(&[1, 2], 0, &[0]), &mut logits).unwrap();
-        model
-            .forward(&pass(&[5, 2, 1, 2], 0, &[1, 2]), &mut logits)
-            .unwrap();
+        logits(&mut model, &pass(&[1, 2], 0, &[0])).unwrap();
+        logits(&mut model, &pass(&[5, 2, 1, 2], 0, &[1, 2])).unwrap();
         for (tokens, context, table) in [
             (&[3][..], 2, &[3, 1][..]), // never written
             (&[3], 2, &[2, 1]),         // the same tokens after another prefix
@@ -266,9 +277,9 @@ mod tests {
             (&[99], 2, &[0, 3]),        // no such token
             (&[], 2, &[0]),             // nothing to do
         ] {
-            let result = model.forward(&pass(tokens, context, table), &mut logits);
+            let result = logits(&mut model, &pass(tokens, context, table));
             assert!(
-                matches!(result, Err(ModelError::InvalidBatch(_))),
+                matches!(result, Err(StepError::InvalidBatch(_))),
                 "{tokens:?} {context} {table:?}"
             );
         }

@@ -13,7 +13,7 @@ use super::{
     outlook::Outline,
     prefix::{Owner, Prefix},
 };
-use crate::model::AdapterIndex;
+use crate::backend::{AdapterIndex, Readout};
 
 /// How much later a sequence ranks than an urgent one that arrived at the same moment.
 ///
@@ -140,7 +140,7 @@ pub struct Sequence {
     pub last_plan: u64,
     /// Seconds that its parts of all steps so far were predicted to take.
     pub work: f64,
-    /// KV blocks in order; [`crate::model::NULL_BLOCK`] for those that it has let go of.
+    /// KV blocks in order; [`crate::backend::NULL_BLOCK`] for those that it has let go of.
     pub blocks: Vec<u32>,
     /// How many of them it has let go of: the first ones, which no token to come sees.
     pub unseen: usize,
@@ -244,13 +244,36 @@ impl Sequence {
 
     /// Its part of a step that gives it this many tokens.
     pub fn part(&self, tokens: usize) -> Shape {
-        let reads_logits = tokens == self.remaining() && self.needs_logits();
+        let reads_logits = tokens == self.remaining() && self.is_read();
         Shape::of(tokens, self.seen(), reads_logits)
     }
 
-    /// Whether the step that computes the last token so far has to read its logits.
-    pub fn needs_logits(&self) -> bool {
-        self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.row
+    /// What the step that computes the last token so far has to read.
+    pub fn readout(&self) -> Readout {
+        let output = &self.output;
+        if output.score {
+            return Readout::Score;
+        }
+        match &output.probe {
+            Some(probe) if self.generated() == 0 && self.probe_is_enough() => Readout::Probe {
+                tokens: probe.tokens.clone(),
+            },
+            Some(_) => Readout::Logits,
+            None if output.max_new_tokens > 0 => Readout::Logits,
+            None => Readout::None,
+        }
+    }
+
+    /// Whether the most likely token after the prompt decides what follows: then nobody needs the other logits.
+    fn probe_is_enough(&self) -> bool {
+        let output = &self.output;
+        output.max_new_tokens == 0 || output.logprobs.is_none() && output.sampling.takes_the_most_likely()
+    }
+
+    /// Whether the step that computes the last token so far reads something.
+    pub fn is_read(&self) -> bool {
+        let output = &self.output;
+        output.max_new_tokens > 0 || output.probe.is_some() || output.score
     }
 
     /// Whether another sequence finds in the cache what this one has computed.

@@ -13,7 +13,7 @@ use super::{
     scripted::ScriptedModel,
     testing::{Recorder, STEP, engine, engine_of, run_until_idle, step},
 };
-use crate::model::{AdapterIndex, ModelLimits};
+use crate::backend::{AdapterIndex, ModelLimits};
 
 /// Numbers for one schedule; the same seed gives the same schedule.
 struct Dice(u64);
@@ -98,7 +98,7 @@ impl Plan {
             sampling: self.sampling.clone(),
             logprobs: self.logprobs,
             probe: self.probe.clone(),
-            row: false,
+            score: false,
             stop: self
                 .stop
                 .map(|token| Box::new(StopAt(token)) as Box<dyn StopCondition>),

@@ -11,7 +11,7 @@ use super::{
     inbox::{KvCounts, Submission},
     step::ModelEngine,
 };
-use crate::model::ModelLimits;
+use crate::backend::ModelLimits;
 
 /// What is on its way to the engine's thread.
 #[derive(Default)]

@@ -12,18 +12,20 @@ use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, SequenceError, SequenceRequest,
     Tenant, TenantWeights,
     admission::PinHold,
-    answer::{Row, next_token},
+    answer::{Read, next_token},
     forecast::Shape,
     inbox::{KvCounts, Submission},
     kv_blocks::KvBlocks,
     prefix::Prefix,
     prefix_cache::Parent,
-    sampler::{self, Sampler},
+    sampler::Sampler,
     scheduler::{Budget, Ledger, Pace, Planned, Scheduler, let_go_of_unseen},
     sequence::{Ending, Sequence},
     stats::{StepRecord, record_step},
 };
-use crate::model::{BatchSequence, ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::backend::{
+    BatchSequence, CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput,
+};
 
 /// How often a lost pinned prefix is computed again before it is given up.
 const MAX_PIN_ATTEMPTS: u32 = 3;
@@ -61,7 +63,8 @@ pub struct ModelEngine {
     batch: ForwardBatch,
     /// Entries of earlier batches, kept for their block tables' memory.
     spare: Vec<BatchSequence>,
-    logits: Vec<f32>,
+    /// What the last step read; its buffers go into the next.
+    output: StepOutput,
     record: StepRecord,
     current: Option<Step>,
     pinned: Vec<Pinned>,
@@ -77,6 +80,7 @@ impl ModelEngine {
         name: Arc<str>,
         model: Box<dyn LanguageModel>,
         budget: Budget,
+        prior: CostPrior,
         weights: TenantWeights,
     ) -> Self {
         let limits = model.limits().clone();
@@ -86,11 +90,11 @@ impl ModelEngine {
             name,
             model,
             limits,
-            scheduler: Scheduler::new(budget, kv, weights),
+            scheduler: Scheduler::new(budget, kv, prior, weights),
             sampler: Sampler::default(),
             batch: ForwardBatch::default(),
             spare: Vec::new(),
-            logits: Vec::new(),
+            output: StepOutput::default(),
             record: StepRecord::default(),
             current: None,
             pinned: Vec::new(),
@@ -177,7 +181,10 @@ impl ModelEngine {
             entry.adapter = sequence.adapter;
             entry.block_table.clear();
             entry.block_table.extend_from_slice(&sequence.blocks);
-            entry.wants_logits = end == sequence.tokens.len() && sequence.needs_logits();
+            entry.readout = match end == sequence.tokens.len() {
+                true => sequence.readout(),
+                false => Readout::None,
+            };
             self.batch.sequences.push(entry);
         }
         self.record.batch_size = self.batch.sequences.len();
@@ -198,31 +205,27 @@ impl ModelEngine {
     }
 
     /// Runs the model on the batch.
-    pub fn forward(&mut self) -> Result<(), ModelError> {
-        self.model.forward(&self.batch, &mut self.logits)?;
-        let rows = self
-            .batch
-            .sequences
-            .iter()
-            .filter(|entry| entry.wants_logits)
-            .count();
-        let expected = rows * self.model.row_len();
-        if self.logits.len() != expected {
-            let found = self.logits.len();
-            return Err(ModelError::InvalidBatch(format!(
-                "{found} logits came back, not {expected}"
+    pub fn forward(&mut self) -> Result<(), StepError> {
+        let output = std::mem::take(&mut self.output);
+        self.output = self.model.forward(&self.batch, output)?;
+        let asked = self.batch.sequences.iter();
+        let asked = asked.filter(|entry| entry.readout != Readout::None).count();
+        let found = self.output.readings.len();
+        if found != asked {
+            return Err(StepError::InvalidBatch(format!(
+                "{found} readouts came back, not {asked}"
             )));
         }
         Ok(())
     }
 
     /// Takes the outcome of the forward pass to the sequences.
-    pub fn complete(&mut self, outcome: Result<(), ModelError>, now: Instant) {
+    pub fn complete(&mut self, outcome: Result<(), StepError>, now: Instant) {
         if let Some(step) = &mut self.current {
             step.sound = outcome.is_ok();
         }
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact(self.model.row_len());
+        let mut output = std::mem::take(&mut self.output);
+        let mut readings = output.readings.iter();
         let (mut index, mut entry) = (0, 0);
         while let Some(sequence) = self.scheduler.running.get(index) {
             if sequence.scheduled == 0 {
@@ -231,9 +234,19 @@ impl ModelEngine {
             }
             let ending = match &outcome {
                 Ok(()) => {
-                    let wants_logits = self.batch.sequences[entry].wants_logits;
-                    let row = if wants_logits { rows.next() } else { None };
-                    self.advance(index, row, now)
+                    let reading = match self.batch.sequences[entry].readout {
+                        Readout::None => None,
+                        Readout::Logits | Readout::Probe { .. } | Readout::Score => readings.next(),
+                    };
+                    let width = self.limits.vocab_size;
+                    match reading
+                        .map(|reading| Read::new(reading, &output, width))
+                        .transpose()
+                    {
+                        Ok(read) => self.advance(index, read, now),
+                        // Before anything is cached: such keys and values must not be found again.
+                        Err(error) => self.fail(index, error),
+                    }
                 }
                 Err(error) => Some(Ending::Failed(SequenceError::ModelFailed(error.to_string()))),
             };
@@ -246,8 +259,8 @@ impl ModelEngine {
                 None => index += 1,
             }
         }
-        logits.clear();
-        self.logits = logits;
+        output.clear();
+        self.output = output;
         self.recompute_lost_pins(now);
     }
 
@@ -292,19 +305,25 @@ impl ModelEngine {
         }
     }
 
-    /// The sequence at `index` has computed what was scheduled; `row` are the logits of its last token, where
-    /// it wanted them.
-    fn advance(&mut self, index: usize, row: Option<&[f32]>, now: Instant) -> Option<Ending> {
+    /// The sequence at `index` has computed what was scheduled.
+    fn count_pass(&mut self, index: usize) {
         let sequence = &mut self.scheduler.running[index];
         sequence.computed += std::mem::take(&mut sequence.scheduled);
         sequence.counts.passes += 1;
         sequence.counts.max_batch = sequence.counts.max_batch.max(self.record.batch_size);
-        let row = match row.map(|row| (row, sampler::row_max(row))) {
-            None => None,
-            Some((row, Some(max))) => Some(Row { logits: row, max }),
-            // Before anything is cached: such keys and values must not be found again.
-            Some((_, None)) => return Some(Ending::Failed(SequenceError::NumericFault)),
-        };
+    }
+
+    /// Ends the sequence at `index`, which computed something that is no number.
+    fn fail(&mut self, index: usize, error: SequenceError) -> Option<Ending> {
+        self.count_pass(index);
+        Some(Ending::Failed(error))
+    }
+
+    /// Takes the sequence at `index` on, which has computed what was scheduled; `read` is what was read after its last
+    /// token, where it wanted that.
+    fn advance(&mut self, index: usize, read: Option<Read<'_>>, now: Instant) -> Option<Ending> {
+        self.count_pass(index);
+        let sequence = &mut self.scheduler.running[index];
         publish_full_blocks(&mut self.scheduler.kv, sequence);
         if sequence.remaining() > 0 {
             let_go_of_unseen(&mut self.scheduler.kv, sequence);
@@ -315,18 +334,18 @@ impl ModelEngine {
             if sequence.output.pin_prompt {
                 pin_prompt(&mut self.scheduler.kv, sequence, &mut self.pinned);
             }
-            if row.is_some() {
+            if read.is_some() {
                 self.record
                     .first_tokens
                     .push(now.saturating_duration_since(sequence.arrival));
             }
         }
         let_go_of_unseen(&mut self.scheduler.kv, sequence);
-        let Some(row) = row else {
+        let Some(read) = read else {
             return Some(Ending::Finished(FinishReason::MaxTokens));
         };
         let before = sequence.counts.completion_tokens;
-        let ending = next_token(sequence, row, &mut self.sampler, self.limits.context_length);
+        let ending = next_token(sequence, &read, &mut self.sampler, self.limits.context_length);
         sequence.writes_since.get_or_insert(now);
         self.record.generated += (sequence.counts.completion_tokens - before) as u64;
         ending

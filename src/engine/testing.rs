@@ -12,7 +12,7 @@ use super::{
     scripted::ScriptedModel,
     step::ModelEngine,
 };
-use crate::model::ModelLimits;
+use crate::backend::{CostPrior, ModelLimits};
 
 /// Long enough that only a hang exceeds it.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ pub fn greedy(max_new_tokens: usize) -> OutputSpec {
         sampling: Sampling::greedy(),
         logprobs: None,
         probe: None,
-        row: false,
+        score: false,
         stop: None,
         pin_prompt: false,
     }
@@ -138,6 +138,7 @@ pub fn engine_of(model: ScriptedModel, sequences: usize, tokens: usize) -> Model
         "scripted".into(),
         Box::new(model),
         Budget::new(sequences, tokens),
+        CostPrior::SMALL_MACHINE,
         TenantWeights::default(),
     )
 }

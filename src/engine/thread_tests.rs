@@ -15,7 +15,7 @@ use super::{
     start,
     testing::{HANG, greedy, request},
 };
-use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::backend::{CostPrior, ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
 
 pub(super) const LIMITS: ModelLimits = ModelLimits {
     vocab_size: 32,
@@ -58,14 +58,18 @@ impl LanguageModel for Gated {
         self.model.limits()
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
         let _ = self.entered.send(batch.sequences.len());
         // Once the test has dropped its end, everything passes.
         let _ = self.gate.recv();
         if batch.tokens.contains(&FAULT) {
-            return Err(ModelError::Device("out of order".to_owned()));
+            return Err(StepError::Device("out of order".to_owned()));
         }
-        self.model.forward(batch, logits)
+        self.model.submit(batch, output)
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.model.wait()
     }
 }
 
@@ -99,6 +103,7 @@ pub(super) fn config() -> EngineConfig {
         queue_items: 100,
         queue_tokens: 1000,
         step_target: None,
+        cost_prior: CostPrior::SMALL_MACHINE,
         tenant_weights: TenantWeights::default(),
         clock: Clock::default(),
     }

@@ -20,7 +20,9 @@ use super::{
     testing::{Recorder, greedy, request},
     thread::Turns,
 };
-use crate::model::{ForwardBatch, LanguageModel, ModelError, ModelLimits};
+use crate::backend::{
+    CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+};
 
 /// Of each model.
 pub const LIMITS: ModelLimits = ModelLimits {
@@ -48,18 +50,32 @@ struct Timed {
 pub type Slowness = Arc<dyn Fn(f64, u64) -> f64 + Send + Sync>;
 
 /// A model without knowledge, for long simulations.
-struct Blank(ModelLimits);
+struct Blank {
+    limits: ModelLimits,
+    output: Option<StepOutput>,
+}
 
 impl LanguageModel for Blank {
     fn limits(&self) -> &ModelLimits {
-        &self.0
+        &self.limits
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let rows = batch.sequences.iter().filter(|entry| entry.wants_logits).count();
-        logits.clear();
-        logits.resize(rows * self.0.vocab_size, 0.0);
+    fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
+        output.clear();
+        let width = self.limits.vocab_size;
+        let read = batch.sequences.iter().map(|entry| &entry.readout);
+        for (row, readout) in read.filter(|readout| **readout != Readout::None).enumerate() {
+            output.logits.resize((row + 1) * width, 0.0);
+            output
+                .readings
+                .extend(read_row(readout, row, &output.logits[row * width..]));
+        }
+        self.output = Some(output);
         Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.output.take().ok_or(StepError::NotSubmitted)
     }
 }
 
@@ -68,17 +84,21 @@ impl LanguageModel for Timed {
         self.model.limits()
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
         let shapes = batch
             .sequences
             .iter()
-            .map(|entry| Shape::of(entry.new_tokens, entry.context, entry.wants_logits));
+            .map(|entry| Shape::of(entry.new_tokens, entry.context, entry.readout != Readout::None));
         let seconds = self.costs.step(shapes.fold(Shape::default(), Shape::plus));
         let began = self.nanoseconds.load(Ordering::Relaxed);
         let seconds = seconds * (self.slowness)(began as f64 * 1e-9, began);
         let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
         self.nanoseconds.fetch_add(time, Ordering::Relaxed);
-        self.model.forward(batch, logits)
+        self.model.submit(batch, output)
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.model.wait()
     }
 }
 
@@ -116,7 +136,7 @@ impl World {
         weights: &TenantWeights,
         slowness: &Slowness,
     ) -> Self {
-        let model: Box<dyn LanguageModel> = Box::new(Blank(limits));
+        let model: Box<dyn LanguageModel> = Box::new(Blank { limits, output: None });
         Self::with(vec![(model, Costs::planted(costs))], budget, weights, slowness)
     }
 
@@ -136,7 +156,13 @@ impl World {
                 slowness: Arc::clone(slowness),
                 nanoseconds: Arc::clone(&nanoseconds),
             };
-            ModelEngine::new("timed".into(), Box::new(model), budget, weights.clone())
+            ModelEngine::new(
+                "timed".into(),
+                Box::new(model),
+                budget,
+                CostPrior::SMALL_MACHINE,
+                weights.clone(),
+            )
         });
         let bounds = QueueBounds {
             items: 100_000,

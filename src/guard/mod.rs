@@ -279,7 +279,7 @@ impl Guard {
                 tokens: self.label_tokens.to_vec(),
                 finish_on,
             }),
-            row: false,
+            score: false,
             stop: Some(Box::new(VerdictStop::new(Arc::clone(&self.tokenizer)))),
             pin_prompt: false,
         }

@@ -2,11 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use figment::{
-    Figment,
-    providers::{Format as _, Toml},
-};
-
 use super::{Policy, PolicyCategory, PolicyProblem};
 
 /// Largest file that is read: more than any policy can hold.
@@ -74,8 +69,7 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
     let written = if path.extension().is_some_and(|ending| ending == "json") {
         serde_json::from_str(&text).map_err(|error| format!("no policy in JSON: {error}"))
     } else {
-        let toml: Result<Written, _> = Figment::from(Toml::string(&text)).extract();
-        toml.map_err(|error| format!("no policy in TOML: {}", error.to_string().trim()))
+        toml::from_str(&text).map_err(|error| format!("no policy in TOML: {}", error.to_string().trim()))
     };
     let Written { name, categories } = written.map_err(malformed)?;
     Policy::new(name, categories).map_err(|problems| PolicyFileError::Invalid {

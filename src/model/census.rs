@@ -17,15 +17,15 @@ pub struct Census {
 
 /// Parameters by storage type.
 #[derive(Default)]
-pub(super) struct Tally(HashMap<&'static str, u64>);
+pub(crate) struct Tally(HashMap<&'static str, u64>);
 
 impl Tally {
-    pub(super) fn add(&mut self, data: &TensorData<'_>) {
+    pub(crate) fn add(&mut self, data: &TensorData<'_>) {
         *self.0.entry(data.format.name()).or_default() += data.shape.iter().product::<usize>() as u64;
     }
 
     /// With the bytes that the weights take in memory.
-    pub(super) fn census(self, bytes: u64) -> Census {
+    pub(crate) fn census(self, bytes: u64) -> Census {
         let parameters = self.0.values().sum();
         let most = self.0.into_iter().max_by_key(|&(name, count)| (count, name));
         Census {

@@ -4,7 +4,7 @@ mod dummy;
 mod gguf;
 mod safetensors;
 
-pub(super) use self::{
+pub(crate) use self::{
     dummy::DummyWeights,
     gguf::GgufWeights,
     safetensors::{Entry, SafetensorsWeights, read_folder, read_safetensors},
@@ -14,12 +14,12 @@ use std::io;
 
 use crate::{
     files::Pieces,
-    kernels::{BlockFormat, MatrixSource, RawElements, StoredBytes},
+    model::spec::{MatrixSource, RawElements, StoredBytes, TensorFormat},
 };
 
 /// A tensor of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tensor {
+pub(crate) enum Tensor {
     Embedding,
     /// Of positions, `[context length, hidden]`.
     Positions,
@@ -31,7 +31,7 @@ pub(super) enum Tensor {
 
 /// A tensor of one layer. No model has all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LayerTensor {
+pub(crate) enum LayerTensor {
     AttentionNorm,
     AttentionNormBias,
     /// Queries, keys and values in one matrix.
@@ -63,21 +63,21 @@ pub(super) enum LayerTensor {
 }
 
 /// A tensor's elements, in a file or made up.
-pub(super) struct TensorData<'a> {
+pub(crate) struct TensorData<'a> {
     /// Outputs first, as Hugging Face counts: `[rows, cols]`; one entry for a vector.
     pub shape: Vec<usize>,
-    pub format: BlockFormat,
+    pub format: TensorFormat,
     pub bytes: TensorBytes<'a>,
 }
 
 /// Where a tensor's elements are.
-pub(super) enum TensorBytes<'a> {
+pub(crate) enum TensorBytes<'a> {
     Made(Vec<u8>),
     Stored(Part<'a>),
 }
 
 /// Neighbouring bytes of a file.
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     pub file: &'a Pieces,
     pub offset: u64,
     pub len: usize,
@@ -94,12 +94,12 @@ impl StoredBytes for Part<'_> {
 }
 
 /// A place to read tensors from. Errors name the tensor.
-pub(super) trait WeightSource {
+pub(crate) trait WeightSource {
     /// `None` when there is no such tensor.
     fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String>;
 
     /// Its shape and format; does not look at its elements.
-    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, BlockFormat)>, String> {
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, TensorFormat)>, String> {
         Ok(self.tensor(tensor)?.map(|data| (data.shape, data.format)))
     }
 
@@ -120,7 +120,7 @@ pub(super) trait WeightSource {
 
 impl TensorData<'_> {
     /// As a matrix of this shape.
-    pub(super) fn matrix(&self, rows: usize, cols: usize) -> Result<MatrixSource<'_>, String> {
+    pub(crate) fn matrix(&self, rows: usize, cols: usize) -> Result<MatrixSource<'_>, String> {
         if self.shape != [rows, cols] {
             return Err(format!(
                 "the shape is {:?}, expected [{rows}, {cols}]",
@@ -131,7 +131,7 @@ impl TensorData<'_> {
     }
 
     /// As values of this shape, in f32.
-    pub(super) fn values(&self, shape: &[usize]) -> Result<Vec<f32>, String> {
+    pub(crate) fn values(&self, shape: &[usize]) -> Result<Vec<f32>, String> {
         if self.shape != shape {
             return Err(format!("the shape is {:?}, expected {shape:?}", self.shape));
         }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{EstimatorKind, metricx::Version};
+use super::EstimatorKind;
+use crate::model::estimator::Version;
 use crate::text::{Allowance, Segment, Tokenizer, TokenizerError, Watch};
 
 /// How the texts of a pair become one sequence of tokens.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{LoadFailure, LoadRefusal, RegistryError, Verdict, budget::Need, residency::Core, state::Phase};
-use crate::kernels::Precision;
+use crate::model::spec::Precision;
 
 impl Core {
     /// Asks for a model to be loaded, unless it is or is about to be; from then on it computes in `precision`, or as
@@ -51,11 +51,11 @@ impl Core {
     /// Keeps a model from being evicted, or no longer.
     pub(super) fn set_pinned(&self, group: usize, pinned: bool) {
         let mut inner = self.inner();
-        inner.ledger.set_pinned(group, pinned);
+        inner.accounts.set_pinned(group, pinned);
     }
 
     pub(super) fn is_pinned(&self, group: usize) -> bool {
-        self.inner().ledger.is_pinned(group)
+        self.inner().accounts.is_pinned(group)
     }
 
     /// How a model computes, or would if it were loaded now.
@@ -76,14 +76,14 @@ impl Core {
     ) -> Result<(Need, usize, Verdict), RegistryError> {
         let loader = &self.groups[group].loader;
         let precision = precision.map_or_else(|| self.precision(group), |asked| loader.effective(asked));
-        let estimate = loader.estimate(precision)?;
-        let need = self.need(&estimate);
+        let footprint = loader.footprint(precision)?;
+        let need = self.need(group, &footprint);
         let inner = self.inner();
         let verdict = match inner.places[group].entries.first() {
             Some(entry) => Verdict::Resident {
                 kv_bytes: entry.resident.kv_bytes,
             },
-            None => match inner.ledger.plan(group, need) {
+            None => match inner.accounts.plan(group, need) {
                 Ok(plan) => Verdict::Fits {
                     kv_bytes: plan.kv_bytes,
                     evict: self.names(&plan.evict),
@@ -91,6 +91,6 @@ impl Core {
                 Err(shortage) => Verdict::Lacks(self.told(shortage)),
             },
         };
-        Ok((need, estimate.context_length, verdict))
+        Ok((need, footprint.context_length, verdict))
     }
 }

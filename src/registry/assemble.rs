@@ -7,15 +7,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Declared, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
+use super::{Declared, Device, ModelEntry, ModelRole, OpenedModel, RegistryError, Resident, ResidentAdapter};
 use crate::{
+    backend::AdapterIndex,
     engine::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
         Tenant,
     },
     guard::{Guard, Policy},
-    kernels::Isa,
-    model::{AdapterIndex, Device},
     quality::PairEncoder,
 };
 
@@ -25,12 +24,13 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
 /// Gives a model to the engine, and computes what its guards' prompts begin with; one entry for each of the ids
 /// that stand for it. `scratch_bytes` are those that its steps will take; guards will be asked to judge by `policies`.
 pub(super) fn install(
-    engine: &EngineHandle,
+    device: &Device,
     opened: OpenedModel,
     declared: &[Arc<Declared>],
     policies: &BTreeMap<String, Arc<Policy>>,
     scratch_bytes: u64,
 ) -> Result<Vec<Arc<ModelEntry>>, RegistryError> {
+    let engine = &device.engine;
     let guards: Vec<_> = declared
         .iter()
         .map(|declared| guard_of(declared, &opened))
@@ -48,8 +48,8 @@ pub(super) fn install(
         parameters: opened.loaded.parameters,
         dtype: opened.loaded.dtype,
         precision: opened.loaded.precision,
-        isa: Isa::detect(),
-        device: Device::Cpu,
+        device: Arc::clone(&device.info),
+        engine: engine.clone(),
         weight_bytes: opened.loaded.weight_bytes,
         kv_bytes: opened.loaded.kv_bytes,
         scratch_bytes,
@@ -219,7 +219,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
                     source,
                 });
             }
-            Event::Started { .. } | Event::Probe(_) | Event::Row(_) | Event::Token(_) => {}
+            Event::Started { .. } | Event::Probe(_) | Event::Score(_) | Event::Token(_) => {}
         }
     }
     Err(RegistryError::PrefixFailed {

@@ -1,7 +1,7 @@
 //! The device's memory as an account: what models take, how large their KV pools become, who makes room for whom.
 //! Plain synchronous code; the clock is a counter of uses.
 
-use crate::{config::LoadPolicy, model::estimate::Estimate};
+use crate::{backend::Footprint, config::LoadPolicy};
 
 /// Of what can be had, so much is left to everything that is not accounted for: tokenizers, requests, the
 /// allocator, the file that is being read. An eighth.
@@ -41,20 +41,20 @@ pub struct Need {
 }
 
 impl Need {
-    /// From an estimate; `sequences` is the size of a full batch.
-    pub fn new(estimate: &Estimate, kv: KvSize, sequences: usize) -> Self {
-        let blocks = |tokens: usize| tokens.div_ceil(estimate.block_tokens.max(1)).max(2) as u64;
-        let bytes = |tokens| blocks(tokens).saturating_mul(estimate.kv_block_bytes);
-        let window = estimate.held_tokens;
+    /// From an footprint; `sequences` is the size of a full batch.
+    pub fn new(footprint: &Footprint, kv: KvSize, sequences: usize) -> Self {
+        let blocks = |tokens: usize| tokens.div_ceil(footprint.block_tokens.max(1)).max(2) as u64;
+        let bytes = |tokens| blocks(tokens).saturating_mul(footprint.kv_block_bytes);
+        let window = footprint.held_tokens;
         let full = sequences.saturating_mul(window.min(MAX_TOKENS_PER_SEQUENCE));
         let (kv_min, kv_max) = match kv {
             KvSize::Auto => (bytes(window.min(MIN_POOL_TOKENS)), bytes(full.max(window))),
             KvSize::Fixed(bytes) => (bytes, bytes),
         };
-        let most = estimate.kv_most_bytes.unwrap_or(u64::MAX);
+        let most = footprint.kv_most_bytes.unwrap_or(u64::MAX);
         Self {
-            weights: estimate.weight_bytes,
-            scratch: estimate.scratch_bytes,
+            weights: footprint.weight_bytes,
+            scratch: footprint.scratch_bytes,
             kv_min: kv_min.min(most),
             kv_max: kv_max.min(most),
         }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::budget::{KvSize, Ledger, Need, Plan, Terms};
-use crate::{config::LoadPolicy, model::estimate::Estimate};
+use crate::{backend::Footprint, config::LoadPolicy};
 
 fn need(fixed: u64, kv_min: u64, kv_max: u64) -> Need {
     Need {
@@ -34,7 +34,7 @@ fn load(ledger: &mut Ledger, model: usize, need: Need) -> Option<Plan> {
 
 #[test]
 fn pools_lie_between_a_window_and_a_full_batch() {
-    let estimate = |context_length| Estimate {
+    let footprint = |context_length| Footprint {
         architecture: "llama".to_owned(),
         context_length,
         held_tokens: context_length,
@@ -45,13 +45,13 @@ fn pools_lie_between_a_window_and_a_full_batch() {
         block_tokens: 16,
     };
     // Ten bytes a token.
-    let short = Need::new(&estimate(1024), KvSize::Auto, 64);
+    let short = Need::new(&footprint(1024), KvSize::Auto, 64);
     assert_eq!((short.kv_min, short.kv_max), (10_240, 64 * 10_240));
-    let long = Need::new(&estimate(131_072), KvSize::Auto, 64);
+    let long = Need::new(&footprint(131_072), KvSize::Auto, 64);
     assert_eq!((long.kv_min, long.kv_max), (40_960, 64 * 20_480));
-    let alone = Need::new(&estimate(131_072), KvSize::Auto, 1);
+    let alone = Need::new(&footprint(131_072), KvSize::Auto, 1);
     assert_eq!(alone.kv_max, 1_310_720, "never less than one window");
-    let fixed = Need::new(&estimate(1024), KvSize::Fixed(77), 64);
+    let fixed = Need::new(&footprint(1024), KvSize::Fixed(77), 64);
     assert_eq!((fixed.kv_min, fixed.kv_max, fixed.least()), (77, 77, 1177));
 }
 

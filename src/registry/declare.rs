@@ -3,18 +3,17 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Declared, DeclaredAdapter, KvSize, LoadPolicy, ModelGroup, ModelRole, Need, RegistryError,
-    budget::{Ledger, Terms},
-    residency::Group,
+    Declared, DeclaredAdapter, DeviceOptions, LoadPolicy, ModelGroup, ModelRole, RegistryError,
+    accounts::Accounts, budget::Terms, residency::Group,
 };
-use crate::{errors::with_causes, model::AdapterIndex};
+use crate::{backend::AdapterIndex, errors::with_causes};
 
 /// How a model is to be treated: the most eager of its ids decides, and one pinned id pins it. What an eager
 /// model needs must be known; for the others there is time.
-pub(super) fn terms(group: &ModelGroup, kv: KvSize, sequences: usize) -> Result<Terms, RegistryError> {
+pub(super) fn terms(group: &ModelGroup, device: &DeviceOptions) -> Result<Terms, RegistryError> {
     let policy = group.policy();
-    let need = match group.loader.estimate(group.precision) {
-        Ok(estimate) => Some(Need::new(&estimate, kv, sequences)),
+    let need = match group.loader.footprint(group.precision) {
+        Ok(footprint) => Some(device.need(&footprint)),
         Err(error) if policy == LoadPolicy::Eager => return Err(error),
         Err(error) => {
             tracing::warn!(
@@ -66,6 +65,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<Group>, RegistryErr
             position += 1;
         }
         declared.push(Group {
+            device: group.device,
             precision: group.precision,
             loader: group.loader,
             members,
@@ -100,16 +100,21 @@ pub(super) fn default_of(
     }
 }
 
-/// The models that were to be loaded at the start do not fit.
-pub(super) fn over_budget(ledger: &Ledger, groups: &[Group], terms: &[Terms]) -> RegistryError {
+/// The error when the models that are to be loaded at the start do not fit onto their device.
+pub(super) fn over_budget(
+    accounts: &Accounts,
+    groups: &[Group],
+    terms: &[(usize, Terms)],
+) -> Option<RegistryError> {
+    let (device, ledger) = accounts.over_budget()?;
     let eager = groups
         .iter()
         .zip(terms)
-        .filter(|(_, terms)| terms.policy == LoadPolicy::Eager);
-    let models = eager.filter_map(|(group, terms)| Some((group.name().to_owned(), terms.need?.least())));
-    RegistryError::OverBudget {
+        .filter(|(_, (on, terms))| *on == device && terms.policy == LoadPolicy::Eager);
+    let models = eager.filter_map(|(group, (_, terms))| Some((group.name().to_owned(), terms.need?.least())));
+    Some(RegistryError::OverBudget {
         needed: ledger.eager_least(),
         budget: ledger.budget(),
         models: models.collect(),
-    }
+    })
 }

@@ -7,9 +7,9 @@ use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     errors::with_causes,
     guard::GuardError,
-    kernels::Precision,
     memory::human_bytes,
-    model::load::LoadError,
+    model::LoadError,
+    model::spec::Precision,
     text::{TemplateError, TokenizerError},
 };
 
@@ -25,6 +25,19 @@ pub enum RegistryError {
     /// A name stands for two policies.
     #[error("policy `{0}` is configured twice")]
     DuplicatePolicy(String),
+    /// There is nothing to compute on.
+    #[error("there is no device to load models onto")]
+    NoDevices,
+    /// A model names a device that there is not.
+    #[error("model `{id}`: there is no device `{device}`; there are {}", known.join(", "))]
+    UnknownDevice {
+        /// The model.
+        id: String,
+        /// The device that it names.
+        device: String,
+        /// The devices that there are.
+        known: Vec<String>,
+    },
     /// An adapter's base is no model of its own.
     #[error("adapter `{id}`: its base `{base}` is not a configured model")]
     UnknownBase {

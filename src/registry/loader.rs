@@ -8,14 +8,13 @@ use std::{
 
 use super::{LoadPolicy, ModelRole, ModelSpec, RegistryError};
 use crate::{
+    backend::{Backend, BatchLimits, Footprint, LoadOptions, LoadedModel},
     digest,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
     model::{
-        self,
-        estimate::{BatchLimits, Estimate},
-        load::{LoadError, LoadOptions, LoadedModel},
+        LoadError,
+        spec::{Precision, PrecisionChoice},
     },
-    quality::{self, EstimatorKind},
+    quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -38,7 +37,7 @@ pub struct OpenedModel {
 /// Opens one model, as often as it is loaded.
 pub trait ModelLoader: Send + Sync {
     /// What it will take when it computes so; reads headers only.
-    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError>;
+    fn footprint(&self, precision: Precision) -> Result<Footprint, RegistryError>;
 
     /// Reads everything; `kv_bytes` is the size of its KV pool.
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError>;
@@ -53,6 +52,8 @@ pub trait ModelLoader: Send + Sync {
 pub struct ModelGroup {
     /// At least one. Those with a base are adapters: one for each path, in the order in which the paths first appear.
     pub specs: Vec<ModelSpec>,
+    /// Index of the device that it is loaded onto.
+    pub device: usize,
     /// How it computes, unless a load asks for something else.
     pub precision: Precision,
     /// Opens it.
@@ -74,7 +75,8 @@ struct ModelFile {
     path: PathBuf,
     adapters: Vec<AdapterFile>,
     estimator: Option<EstimatorKind>,
-    options: LoadOptions,
+    backend: Arc<dyn Backend>,
+    max_context: Option<usize>,
     batch: BatchLimits,
 }
 
@@ -104,16 +106,17 @@ impl ModelFile {
 }
 
 impl ModelLoader for ModelFile {
-    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError> {
+    fn footprint(&self, precision: Precision) -> Result<Footprint, RegistryError> {
         let options = LoadOptions {
+            // Nothing is loaded.
+            kv_bytes: 0,
+            max_context: self.max_context,
             precision,
-            ..self.options.clone()
         };
-        let estimate = match self.estimator {
-            Some(kind) => quality::estimate(kind, &self.path, &options),
-            None => model::load::estimate(&self.path, &self.adapter_paths(), &options, self.batch),
-        };
-        estimate.map_err(|source| self.load_error(source))
+        let footprint = self
+            .backend
+            .footprint(&self.path, &self.adapter_paths(), &options, self.batch);
+        footprint.map_err(|source| self.load_error(source))
     }
 
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
@@ -131,13 +134,10 @@ impl ModelLoader for ModelFile {
             ChatTemplate::open(path).map_err(|source| RegistryError::Template { id: id(), source })?;
         let options = LoadOptions {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
+            max_context: self.max_context,
             precision,
-            ..self.options.clone()
         };
-        let loaded = match self.estimator {
-            Some(kind) => quality::load(kind, path, &options),
-            None => model::load::load_with_adapters(path, &self.adapter_paths(), &options),
-        };
+        let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
         Ok(OpenedModel {
             loaded,
@@ -150,82 +150,119 @@ impl ModelLoader for ModelFile {
     }
 
     fn effective(&self, asked: Precision) -> Precision {
-        effective(self.estimator, asked)
+        self.backend.effective_precision(&self.path, asked)
     }
 }
 
-fn effective(estimator: Option<EstimatorKind>, asked: Precision) -> Precision {
-    match estimator {
-        Some(_) => quality::effective_precision(asked),
-        None => asked,
+/// How models are read and where they are loaded.
+pub(super) struct Placement<'a> {
+    /// Upper limit on context windows, in tokens.
+    pub(super) max_context: Option<usize>,
+    /// The precision of models that say nothing of it.
+    pub(super) precision: PrecisionChoice,
+    /// The devices, each with the largest batches that it is given; a model that names none is loaded onto the first.
+    pub(super) devices: &'a [(Arc<dyn Backend>, BatchLimits)],
+}
+
+impl Placement<'_> {
+    /// The device that a model is loaded onto.
+    fn device_of(&self, spec: &ModelSpec) -> Result<usize, RegistryError> {
+        let names = || self.devices.iter().map(|(backend, _)| &backend.device().name);
+        let found = match &spec.device {
+            None => (!self.devices.is_empty()).then_some(0),
+            Some(name) => names().position(|known| known == name),
+        };
+        found.ok_or_else(|| RegistryError::UnknownDevice {
+            id: spec.id.clone(),
+            device: spec.device.clone().unwrap_or_default(),
+            known: names().cloned().collect(),
+        })
     }
 }
 
-/// One group per file and precision, however many ids stand for it; adapters join their base's. A model that says
-/// nothing of its precision has the one of `compute`, and `compute` says what this processor has for bf16.
+/// One group per file, device and precision, however many ids stand for it; adapters join their base's.
 pub(super) fn group(
     models: Vec<ModelSpec>,
-    options: &LoadOptions,
-    (precision, bf16_products): (PrecisionChoice, Bf16Products),
-    batch: BatchLimits,
+    placement: &Placement<'_>,
 ) -> Result<Vec<ModelGroup>, RegistryError> {
-    let mut groups: Vec<(Vec<ModelSpec>, Precision, ModelFile)> = Vec::new();
+    let mut groups: Vec<FileGroup> = Vec::new();
     let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
     for spec in &mut models {
         spec.path = canonical(spec)?;
-        spec.precision.get_or_insert(precision);
+        spec.precision.get_or_insert(placement.precision);
     }
     let judging = judging(&models, &adapters);
     for spec in models {
-        let estimator = EstimatorKind::detect(&spec.path);
+        let device = placement.device_of(&spec)?;
+        let (backend, batch) = &placement.devices[device];
         let best = match judging.contains(&spec.path) {
-            true => bf16_products.best_for_judging(),
-            false => bf16_products.best_for_answering(),
+            true => backend.device().best_for_judging,
+            false => backend.device().best_for_answering,
         };
-        let precision = effective(estimator, spec.precision.unwrap_or(precision).or(best));
-        let mut known = groups.iter_mut();
-        match known.find(|(_, other, file)| file.path == spec.path && *other == precision) {
-            Some((specs, ..)) => specs.push(spec),
-            None => {
-                let file = ModelFile {
+        let asked = spec.precision.unwrap_or(placement.precision).or(best);
+        let precision = backend.effective_precision(&spec.path, asked);
+        let same = |group: &&mut FileGroup| {
+            group.file.path == spec.path && group.device == device && group.precision == precision
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.specs.push(spec),
+            None => groups.push(FileGroup {
+                file: ModelFile {
                     id: spec.id.clone(),
                     path: spec.path.clone(),
                     adapters: Vec::new(),
-                    estimator,
-                    options: options.clone(),
-                    batch,
-                };
-                groups.push((vec![spec], precision, file));
-            }
+                    estimator: EstimatorKind::detect(&spec.path),
+                    backend: Arc::clone(backend),
+                    max_context: placement.max_context,
+                    batch: *batch,
+                },
+                specs: vec![spec],
+                device,
+                precision,
+            }),
         }
     }
     for mut spec in adapters {
         spec.path = canonical(&spec)?;
         let is_base = |other: &ModelSpec| other.base.is_none() && Some(&other.id) == spec.base.as_ref();
         let mut known = groups.iter_mut();
-        let Some((specs, _, file)) = known.find(|(specs, ..)| specs.iter().any(is_base)) else {
+        let Some(group) = known.find(|group| group.specs.iter().any(is_base)) else {
             return Err(RegistryError::UnknownBase {
                 id: spec.id,
                 base: spec.base.unwrap_or_default(),
             });
         };
-        if file.adapters.iter().all(|adapter| adapter.path != spec.path) {
-            file.adapters.push(AdapterFile {
+        if group
+            .file
+            .adapters
+            .iter()
+            .all(|adapter| adapter.path != spec.path)
+        {
+            group.file.adapters.push(AdapterFile {
                 id: spec.id.clone(),
                 path: spec.path.clone(),
             });
         }
-        specs.push(spec);
+        group.specs.push(spec);
     }
-    for (specs, _, file) in &groups {
-        check_roles(specs, file)?;
+    for group in &groups {
+        check_roles(&group.specs, &group.file)?;
     }
-    let boxed = |(specs, precision, file): (_, _, ModelFile)| ModelGroup {
-        specs,
-        precision,
-        loader: Box::new(file),
+    let boxed = |group: FileGroup| ModelGroup {
+        specs: group.specs,
+        device: group.device,
+        precision: group.precision,
+        loader: Box::new(group.file),
     };
     Ok(groups.into_iter().map(boxed).collect())
+}
+
+/// A [`ModelGroup`] while it is put together.
+struct FileGroup {
+    specs: Vec<ModelSpec>,
+    device: usize,
+    precision: Precision,
+    file: ModelFile,
 }
 
 /// Files whose precision is left to the server, and which judge by one of the ids that leave it so, or by an adapter of
@@ -310,11 +347,13 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{DeviceInfo, cpu::CpuBackend};
 
     fn spec(id: &str, path: &Path, precision: Option<PrecisionChoice>) -> ModelSpec {
         ModelSpec {
             id: id.to_owned(),
             path: path.to_owned(),
+            device: None,
             base: None,
             roles: vec![ModelRole::Target],
             guard_kind: None,
@@ -335,25 +374,105 @@ mod tests {
         Some(PrecisionChoice::Only(precision))
     }
 
-    /// Ids and precision of each group, where nothing else is said.
-    fn grouped_on(models: Vec<ModelSpec>, bf16_products: Bf16Products) -> Vec<(Vec<String>, Precision)> {
-        let options = LoadOptions {
-            threads: 1,
-            kv_bytes: 0,
-            max_context: None,
-            precision: Precision::F32,
-        };
+    /// The processor, with other preferences or another name.
+    struct Renamed {
+        cpu: CpuBackend,
+        device: DeviceInfo,
+    }
+
+    impl Renamed {
+        fn new(name: &str, best_for_judging: Precision) -> Self {
+            let cpu = CpuBackend::new(1);
+            let device = DeviceInfo {
+                name: name.to_owned(),
+                best_for_judging,
+                best_for_answering: Precision::Int8,
+                ..cpu.device().clone()
+            };
+            Self { cpu, device }
+        }
+    }
+
+    impl Backend for Renamed {
+        fn device(&self) -> &DeviceInfo {
+            &self.device
+        }
+
+        fn effective_precision(&self, path: &Path, asked: Precision) -> Precision {
+            self.cpu.effective_precision(path, asked)
+        }
+
+        fn footprint(
+            &self,
+            path: &Path,
+            adapters: &[PathBuf],
+            options: &LoadOptions,
+            batch: BatchLimits,
+        ) -> Result<Footprint, LoadError> {
+            self.cpu.footprint(path, adapters, options, batch)
+        }
+
+        fn load(
+            &self,
+            path: &Path,
+            adapters: &[PathBuf],
+            options: &LoadOptions,
+        ) -> Result<LoadedModel, LoadError> {
+            self.cpu.load(path, adapters, options)
+        }
+    }
+
+    fn placed(models: Vec<ModelSpec>, devices: Vec<Renamed>) -> Result<Vec<ModelGroup>, RegistryError> {
         let batch = BatchLimits {
             sequences: 1,
             tokens: 1,
         };
-        let groups = group(models, &options, (PrecisionChoice::Auto, bf16_products), batch).unwrap();
+        let device = |device| (Arc::new(device) as Arc<dyn Backend>, batch);
+        let placement = Placement {
+            max_context: None,
+            precision: PrecisionChoice::Auto,
+            devices: &devices.into_iter().map(device).collect::<Vec<_>>(),
+        };
+        group(models, &placement)
+    }
+
+    /// Ids and precision of each group on a device that is fastest at judging in this precision, where nothing else is
+    /// said.
+    fn grouped_on(models: Vec<ModelSpec>, best_for_judging: Precision) -> Vec<(Vec<String>, Precision)> {
+        let groups = placed(models, vec![Renamed::new("cpu", best_for_judging)]).unwrap();
         let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
         groups.iter().map(|group| (ids(group), group.precision)).collect()
     }
 
     fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
-        grouped_on(models, Bf16Products::Vectors)
+        grouped_on(models, Precision::Int8)
+    }
+
+    #[test]
+    fn a_model_is_loaded_onto_the_device_that_it_names() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let on = |id, device: Option<&str>| ModelSpec {
+            device: device.map(str::to_owned),
+            ..spec(id, file.path(), None)
+        };
+        let devices = || {
+            ["cpu", "other"]
+                .map(|name| Renamed::new(name, Precision::Int8))
+                .into_iter()
+                .collect()
+        };
+        let models = vec![on("a", None), on("b", Some("other")), on("c", Some("cpu"))];
+        let groups = placed(models, devices()).unwrap();
+        let found: Vec<_> = groups
+            .iter()
+            .map(|group| (group.device, group.specs.len()))
+            .collect();
+        assert_eq!(found, [(0, 2), (1, 1)]);
+        let error = placed(vec![on("a", Some("gpu"))], devices()).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "model `a`: there is no device `gpu`; there are cpu, other"
+        );
     }
 
     fn ids<const N: usize>(ids: [&str; N]) -> Vec<String> {
@@ -393,13 +512,13 @@ mod tests {
                 spec("alone", other.path(), None),
             ]
         };
-        let found = grouped_on(models(), Bf16Products::Tiles);
+        let found = grouped_on(models(), Precision::Bf16);
         let expected = [
             (ids(["target", "guard"]), Precision::Bf16),
             (ids(["alone"]), Precision::Int8),
         ];
         assert_eq!(found, expected);
-        let found = grouped_on(models(), Bf16Products::Vectors);
+        let found = grouped_on(models(), Precision::Int8);
         let expected = [
             (ids(["target", "guard"]), Precision::Int8),
             (ids(["alone"]), Precision::Int8),
@@ -418,7 +537,7 @@ mod tests {
             (ids(["target"]), Precision::Int8),
             (ids(["exact"]), Precision::F32),
         ];
-        assert_eq!(grouped_on(models, Bf16Products::Tiles), expected);
+        assert_eq!(grouped_on(models, Precision::Bf16), expected);
     }
 
     #[test]
@@ -437,7 +556,7 @@ mod tests {
             (vec![ModelRole::Target], Precision::Int8),
         ] {
             let expected = [(ids(["base", "tuned"]), precision)];
-            assert_eq!(grouped_on(models(roles), Bf16Products::Tiles), expected);
+            assert_eq!(grouped_on(models(roles), Precision::Bf16), expected);
         }
     }
 

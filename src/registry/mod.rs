@@ -1,12 +1,14 @@
-//! Model ids to models in memory: what is loaded, in which role, in which state, within which budget. Owns the
-//! engine.
+//! Model ids to models in memory: what is loaded, on which device, in which role, in which state, within which budget. Owns
+//! an engine for each device.
 
+mod accounts;
 mod asked;
 mod assemble;
 mod budget;
 #[cfg(test)]
 mod budget_tests;
 mod declare;
+mod device;
 mod error;
 mod loader;
 mod model;
@@ -16,21 +18,21 @@ mod state;
 mod stats;
 mod survey;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
 use self::{
-    budget::Ledger,
+    accounts::Accounts,
     declare::{declare, default_of, over_budget, terms},
+    device::Device,
+    loader::Placement,
     residency::Core,
 };
 pub use self::{
+    accounts::DeviceMemory,
     budget::{KvSize, Need, automatic_budget},
+    device::DeviceOptions,
     error::{LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{
@@ -43,10 +45,10 @@ pub use self::{
 };
 pub use crate::config::LoadPolicy;
 use crate::{
-    engine::{self, EngineConfig, EngineHandle, EngineThread, ModelStats},
+    backend::{Backend, DeviceInfo},
+    engine::{EngineConfig, ModelStats},
     guard::Policy,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
-    model::{estimate::BatchLimits, load::LoadOptions},
+    model::spec::{Precision, PrecisionChoice},
 };
 
 /// How long [`Registry::shutdown`] waits for the engine's thread.
@@ -56,28 +58,32 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 const SUGGESTION_LIKENESS: f64 = 0.75;
 
 /// Everything [`Registry::prepare`] needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RegistryOptions {
-    /// At least one. Ids with the same canonical path and precision share one resident model.
+    /// At least one. Ids with the same canonical path, device and precision share one resident model.
     pub models: Vec<ModelSpec>,
-    /// The target for requests that name none; the first target when absent.
-    pub default_target: Option<String>,
-    /// The guard for requests that name none; the first guard when absent.
-    pub default_guard: Option<String>,
-    /// The quality estimator for requests that name none; the first one when absent.
-    pub default_quality: Option<String>,
-    /// What requests may let guards judge by, each name once.
-    pub policies: Vec<Policy>,
-    /// How models are made resident; the size of KV pools and the precision are not looked at.
-    pub load: LoadOptions,
-    /// How models compute that do not say it themselves.
+    /// Upper limit on context windows, in tokens; the models' own where absent or larger.
+    pub max_context: Option<usize>,
+    /// The precision of models that say nothing of it themselves.
     pub precision: PrecisionChoice,
-    /// What this processor multiplies operands in bf16 with; decides what [`PrecisionChoice::Auto`] comes to.
-    pub bf16_products: Bf16Products,
-    /// How much they may take.
-    pub memory: MemoryOptions,
-    /// Limits of the engine.
-    pub engine: EngineConfig,
+    /// What computes: one for each of the devices of `start`, in the same order.
+    pub backends: Vec<Arc<dyn Backend>>,
+    /// Everything else.
+    pub start: StartOptions,
+}
+
+impl RegistryOptions {
+    /// The models as they will be loaded.
+    fn groups(&self) -> Result<Vec<ModelGroup>, RegistryError> {
+        let limits = self.start.devices.iter().map(DeviceOptions::batch_limits);
+        let devices: Vec<_> = self.backends.iter().cloned().zip(limits).collect();
+        let placement = Placement {
+            max_context: self.max_context,
+            precision: self.precision,
+            devices: &devices,
+        };
+        loader::group(self.models.clone(), &placement)
+    }
 }
 
 /// How much memory models may take.
@@ -97,25 +103,21 @@ pub struct Registry {
     default_guard: Option<usize>,
     default_quality: Option<usize>,
     core: Arc<Core>,
-    engine_config: EngineConfig,
-    thread: Mutex<Option<EngineThread>>,
 }
 
 /// What [`Registry::prepare_groups`] needs besides models.
 #[derive(Debug, Clone)]
 pub struct StartOptions {
-    /// See [`RegistryOptions::default_target`].
+    /// The target for requests that name none; the first target when absent.
     pub default_target: Option<String>,
-    /// See [`RegistryOptions::default_guard`].
+    /// The guard for requests that name none; the first guard when absent.
     pub default_guard: Option<String>,
-    /// See [`RegistryOptions::default_quality`].
+    /// The quality estimator for requests that name none; the first one when absent.
     pub default_quality: Option<String>,
-    /// See [`RegistryOptions::policies`].
+    /// What requests may let guards judge by, each name once.
     pub policies: Vec<Policy>,
-    /// How much models may take.
-    pub memory: MemoryOptions,
-    /// Limits of the engine.
-    pub engine: EngineConfig,
+    /// The devices that models are loaded onto; at least one.
+    pub devices: Vec<DeviceOptions>,
 }
 
 impl Registry {
@@ -131,21 +133,8 @@ impl Registry {
     /// Checks everything that headers tell and starts the engine; [`Registry::load_eager`] is what is left. Blocks
     /// while it reads.
     pub fn prepare(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
-        let batch = BatchLimits {
-            sequences: options.engine.max_batch_sequences,
-            tokens: options.engine.max_batch_tokens,
-        };
-        let compute = (options.precision, options.bf16_products);
-        let groups = loader::group(options.models, &options.load, compute, batch)?;
-        let options = StartOptions {
-            default_target: options.default_target,
-            default_guard: options.default_guard,
-            default_quality: options.default_quality,
-            policies: options.policies,
-            memory: options.memory,
-            engine: options.engine,
-        };
-        Self::prepare_groups(groups, options)
+        let groups = options.groups()?;
+        Self::prepare_groups(groups, options.start)
     }
 
     /// [`Registry::prepare`] with models from anywhere.
@@ -153,11 +142,13 @@ impl Registry {
         groups: Vec<ModelGroup>,
         options: StartOptions,
     ) -> Result<Arc<Self>, RegistryError> {
-        let (kv, sequences) = (options.memory.kv, options.engine.max_batch_sequences);
+        if options.devices.is_empty() {
+            return Err(RegistryError::NoDevices);
+        }
         let terms = groups
             .iter()
-            .map(|group| terms(group, kv, sequences))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|group| Ok((group.device, terms(group, &options.devices[group.device])?)))
+            .collect::<Result<Vec<_>, RegistryError>>()?;
         let groups = declare(groups)?;
         let mut declared: Vec<_> = groups
             .iter()
@@ -182,22 +173,25 @@ impl Registry {
                 return Err(RegistryError::DuplicatePolicy(twice.name().to_owned()));
             }
         }
-        let ledger = Ledger::new(options.memory.budget, terms.clone());
-        if ledger.eager_least() > ledger.budget() {
-            return Err(over_budget(&ledger, &groups, &terms));
+        let budgets: Vec<u64> = options
+            .devices
+            .iter()
+            .map(|device| device.memory.budget)
+            .collect();
+        let accounts = Accounts::new(&budgets, &terms);
+        if let Some(error) = over_budget(&accounts, &groups, &terms) {
+            return Err(error);
         }
         stats::describe();
-        let (engine, thread) =
-            engine::start(options.engine.clone(), Vec::new()).map_err(RegistryError::Engine)?;
+        let devices = options.devices.iter().map(Device::start);
+        let devices = devices.collect::<Result<_, _>>().map_err(RegistryError::Engine)?;
         Ok(Arc::new(Self {
             declared,
             by_id,
             default_target,
             default_guard,
             default_quality,
-            core: Arc::new(Core::new(groups, policies, ledger, engine, (kv, sequences))),
-            engine_config: options.engine,
-            thread: Mutex::new(Some(thread)),
+            core: Arc::new(Core::new(groups, policies, accounts, devices)),
         }))
     }
 
@@ -321,7 +315,7 @@ impl Registry {
     pub fn stats(&self, declared: &Declared) -> ModelStats {
         let entry = self.core.entry(declared);
         entry.map_or_else(ModelStats::default, |entry| {
-            self.core.engine.stats(entry.resident.index)
+            entry.resident.engine.stats(entry.resident.index)
         })
     }
 
@@ -389,29 +383,37 @@ impl Registry {
         precision: Option<Precision>,
     ) -> Result<ModelNeed, RegistryError> {
         let (need, context_length, verdict) = self.core.judge(declared.group, precision)?;
-        let (budget, available) = self.core.memory();
+        let memory = self.memory_of(declared);
         Ok(ModelNeed {
             need,
             context_length,
-            budget,
-            available,
+            budget: memory.budget,
+            available: memory.available,
             verdict,
         })
     }
 
-    /// Bytes that there are for models, and bytes that are free.
-    pub fn memory(&self) -> (u64, u64) {
-        self.core.memory()
+    /// What the devices are, and their memory for models, in the order of [`StartOptions::devices`].
+    pub fn devices(&self) -> Vec<(Arc<DeviceInfo>, DeviceMemory)> {
+        let devices = self.core.devices.iter().enumerate();
+        devices
+            .map(|(index, device)| (Arc::clone(&device.info), self.core.memory_of(index)))
+            .collect()
     }
 
-    /// Queues sequences on the models.
-    pub fn engine(&self) -> &EngineHandle {
-        &self.core.engine
+    /// The device that the model behind an id is loaded onto.
+    pub fn device_of(&self, declared: &Declared) -> &DeviceInfo {
+        &self.core.devices[self.core.groups[declared.group].device].info
     }
 
-    /// Limits of the engine.
-    pub fn engine_config(&self) -> &EngineConfig {
-        &self.engine_config
+    /// The memory of the device that the model behind an id is loaded onto.
+    pub fn memory_of(&self, declared: &Declared) -> DeviceMemory {
+        self.core.inner().accounts.of_model(declared.group)
+    }
+
+    /// Limits of the engine of the device that the model behind an id is loaded onto.
+    pub fn engine_config(&self, declared: &Declared) -> &EngineConfig {
+        &self.core.devices[self.core.groups[declared.group].device].config
     }
 
     /// Says that the model behind an id answered. Ends a FAILED state.
@@ -436,13 +438,12 @@ impl Registry {
         self.core.is_draining()
     }
 
-    /// Ends the engine; what is still open fails. `false` when its thread has not ended after ten seconds.
+    /// Ends the engines; what is still open fails. `false` when the thread of one has not ended after ten seconds.
     pub fn shutdown(&self) -> bool {
         self.begin_drain();
-        self.core.engine.drain();
-        self.core.engine.shutdown();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        thread.is_none_or(|thread| thread.join(JOIN_LIMIT))
+        // All of them, whether or not one hangs.
+        let ended = self.core.devices.iter().map(|device| device.shutdown(JOIN_LIMIT));
+        ended.fold(true, |all, ended| all && ended)
     }
 }
 

@@ -4,10 +4,10 @@ use std::{ops::Deref, path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::{LoadPolicy, MemoryShortage, budget::Need, residency::Core};
 use crate::{
-    engine::ModelIndex,
+    backend::{AdapterIndex, DeviceInfo, ModelLimits},
+    engine::{EngineHandle, ModelIndex},
     guard::{Guard, GuardKind},
-    kernels::{Isa, Precision, PrecisionChoice},
-    model::{AdapterIndex, Device, ModelLimits},
+    model::{spec::Precision, spec::PrecisionChoice},
     quality::PairEncoder,
     text::{ChatTemplate, Tokenizer},
 };
@@ -30,6 +30,8 @@ pub struct ModelSpec {
     pub id: String,
     /// A GGUF file or a Hugging Face folder.
     pub path: PathBuf,
+    /// Name of the device that it is loaded onto; the first one when absent. An adapter is where its base is.
+    pub device: Option<String>,
     /// The id whose model this LoRA adapter changes; `None` for a model of its own.
     pub base: Option<String>,
     /// What it may be used for; at least one.
@@ -60,10 +62,10 @@ pub struct Resident {
     pub dtype: String,
     /// How it computes.
     pub precision: Precision,
-    /// The instructions that it computes with.
-    pub isa: Isa,
-    /// Where it computes.
-    pub device: Device,
+    /// The device that it computes on.
+    pub device: Arc<DeviceInfo>,
+    /// The engine of that device.
+    pub engine: EngineHandle,
     /// Bytes of weights.
     pub weight_bytes: u64,
     /// Bytes of the KV pool. The system gives them as blocks are first used.

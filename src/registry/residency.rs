@@ -10,22 +10,24 @@ use std::{
 };
 
 use super::{
-    Declared, KvSize, Lease, LoadFailure, LoadPolicy, LookupError, MemoryShortage, ModelEntry, ModelLoader,
+    Declared, Lease, LoadFailure, LoadPolicy, LookupError, MemoryShortage, ModelEntry, ModelLoader,
     RegistryError,
+    accounts::{Accounts, DeviceMemory},
     assemble::install,
-    budget::{Ledger, Need, Shortage},
+    budget::{Need, Shortage},
+    device::Device,
     state::{Phase, States},
     stats::record_memory,
 };
-use crate::{
-    engine::EngineHandle, errors::with_causes, guard::Policy, kernels::Precision, model::estimate::Estimate,
-};
+use crate::{backend::Footprint, errors::with_causes, guard::Policy, model::spec::Precision};
 
 /// How long a load waits for a model that may be evicted to become idle.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A model that is loaded and unloaded as one.
 pub(super) struct Group {
+    /// Index of the device that it is loaded onto.
+    pub(super) device: usize,
     /// How it computes as configured.
     pub(super) precision: Precision,
     pub(super) loader: Box<dyn ModelLoader>,
@@ -51,11 +53,8 @@ pub(super) struct Core {
     pub(super) groups: Vec<Group>,
     /// By name.
     pub(super) policies: BTreeMap<String, Arc<Policy>>,
-    pub(super) engine: EngineHandle,
+    pub(super) devices: Vec<Device>,
     pub(super) states: States,
-    kv: KvSize,
-    /// Sequences of a full batch.
-    sequences: usize,
     inner: Mutex<Inner>,
     /// Told when a use ends and when a phase changes.
     pub(super) changed: Condvar,
@@ -64,7 +63,7 @@ pub(super) struct Core {
 }
 
 pub(super) struct Inner {
-    pub(super) ledger: Ledger,
+    pub(super) accounts: Accounts,
     pub(super) places: Vec<Place>,
     pub(super) draining: bool,
 }
@@ -97,9 +96,8 @@ impl Core {
     pub(super) fn new(
         groups: Vec<Group>,
         policies: BTreeMap<String, Arc<Policy>>,
-        ledger: Ledger,
-        engine: EngineHandle,
-        (kv, sequences): (KvSize, usize),
+        accounts: Accounts,
+        devices: Vec<Device>,
     ) -> Self {
         let mut group_of = Vec::new();
         for member in groups.iter().flat_map(|group| &group.members) {
@@ -123,15 +121,13 @@ impl Core {
         let core = Self {
             states: States::new(group_of.into_iter().map(|(_, group)| group).collect()),
             inner: Mutex::new(Inner {
-                ledger,
+                accounts,
                 places: groups.iter().map(place).collect(),
                 draining: false,
             }),
             groups,
             policies,
-            engine,
-            kv,
-            sequences,
+            devices,
             changed: Condvar::new(),
             making_room: Mutex::new(()),
         };
@@ -147,7 +143,7 @@ impl Core {
     fn refresh(&self, inner: &Inner) {
         let phases: Vec<Phase> = inner.places.iter().map(|place| place.phase).collect();
         self.states.refresh(&phases, inner.draining);
-        record_memory(inner.ledger.budget(), inner.ledger.taken());
+        record_memory(inner.accounts.budget(), inner.accounts.taken());
         self.changed.notify_all();
     }
 
@@ -182,7 +178,7 @@ impl Core {
             Phase::Ready => {
                 let entry = place.entries.iter().find(|entry| entry.id == declared.id);
                 let entry = Arc::clone(entry.ok_or(LookupError::NotLoaded)?);
-                inner.ledger.enter(declared.group);
+                inner.accounts.enter(declared.group);
                 Ok(Attempt::Leased(Lease {
                     entry,
                     core: Arc::clone(self),
@@ -246,7 +242,7 @@ impl Core {
     }
 
     fn failed(&self, inner: &mut Inner, group: usize, error: &RegistryError) {
-        inner.ledger.release(group);
+        inner.accounts.release(group);
         let place = &mut inner.places[group];
         let failure = LoadFailure::from(error);
         // What lacked memory may fit later; what is broken stays so until somebody asks for another try.
@@ -260,8 +256,8 @@ impl Core {
 
     pub(super) fn make(&self, group: usize) -> Result<(), RegistryError> {
         let precision = self.inner().places[group].coming;
-        let estimate = self.groups[group].loader.estimate(precision)?;
-        let need = self.need(&estimate);
+        let footprint = self.groups[group].loader.footprint(precision)?;
+        let need = self.need(group, &footprint);
         let kv_bytes = self.make_room(group, need)?;
         let opened = self.groups[group].loader.open(kv_bytes, precision)?;
         let adapters = opened
@@ -272,12 +268,15 @@ impl Core {
         let weights = opened.loaded.weight_bytes + adapters.sum::<u64>();
         let taken = weights + opened.loaded.kv_bytes + need.scratch;
         // As it really is: estimates are exact unless the file was changed meanwhile.
-        let settled = self.inner().ledger.take(group, taken);
+        let settled = self.inner().accounts.take(group, taken);
         settled.map_err(|shortage| self.shortage(group, shortage))?;
-        let members = &self.groups[group].members;
-        let entries = install(&self.engine, opened, members, &self.policies, need.scratch)?;
+        let (members, device) = (
+            &self.groups[group].members,
+            &self.devices[self.groups[group].device],
+        );
+        let entries = install(device, opened, members, &self.policies, need.scratch)?;
         let mut inner = self.inner();
-        inner.ledger.settle(group);
+        inner.accounts.settle(group);
         let place = &mut inner.places[group];
         place.entries = entries;
         place.phase = Phase::Ready;
@@ -289,8 +288,8 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn need(&self, estimate: &Estimate) -> Need {
-        Need::new(estimate, self.kv, self.sequences)
+    pub(super) fn need(&self, group: usize, footprint: &Footprint) -> Need {
+        self.devices[self.groups[group].device].need(footprint)
     }
 
     /// Sets aside what a model needs; who has to go for it goes first. Returns the size of its KV pool.
@@ -298,10 +297,10 @@ impl Core {
         let _alone = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = {
             let mut inner = self.inner();
-            inner.ledger.set_need(group, need);
+            inner.accounts.set_need(group, need);
             let began = Instant::now();
             let plan = loop {
-                let shortage = match inner.ledger.plan(group, need) {
+                let shortage = match inner.accounts.plan(group, need) {
                     Ok(plan) => break plan,
                     Err(shortage) => shortage,
                 };
@@ -314,7 +313,7 @@ impl Core {
             };
             // Nobody uses them, and nobody begins to.
             for &evicted in &plan.evict {
-                inner.ledger.unsettle(evicted);
+                inner.accounts.unsettle(evicted);
                 inner.places[evicted].phase = Phase::Draining;
             }
             self.refresh(&inner);
@@ -325,7 +324,7 @@ impl Core {
             tracing::info!(model = gone, room_for, "evicted");
             self.take_down(evicted);
         }
-        let taken = self.inner().ledger.take(group, need.fixed() + plan.kv_bytes);
+        let taken = self.inner().accounts.take(group, need.fixed() + plan.kv_bytes);
         taken.map_err(|shortage| self.shortage(group, shortage))?;
         Ok(plan.kv_bytes)
     }
@@ -334,11 +333,11 @@ impl Core {
     fn take_down(&self, group: usize) {
         let entries = std::mem::take(&mut self.inner().places[group].entries);
         if let Some(entry) = entries.first() {
-            self.engine.remove_model(entry.resident.index).wait();
+            entry.resident.engine.remove_model(entry.resident.index).wait();
         }
         drop(entries);
         let mut inner = self.inner();
-        inner.ledger.release(group);
+        inner.accounts.release(group);
         inner.places[group].phase = Phase::Unloaded;
         self.refresh(&inner);
     }
@@ -358,16 +357,16 @@ impl Core {
             }
             Phase::Unloaded | Phase::Loading | Phase::Draining => return,
         }
-        inner.ledger.unsettle(group);
+        inner.accounts.unsettle(group);
         inner.places[group].phase = Phase::Draining;
         self.refresh(&inner);
         let idle = self
             .changed
-            .wait_timeout_while(inner, limit, |inner| inner.ledger.in_use(group) > 0);
+            .wait_timeout_while(inner, limit, |inner| inner.accounts.in_use(group) > 0);
         let open = idle
             .unwrap_or_else(PoisonError::into_inner)
             .0
-            .ledger
+            .accounts
             .in_use(group);
         let model = self.groups[group].name();
         if open > 0 {
@@ -377,10 +376,9 @@ impl Core {
         tracing::info!(model, "unloaded");
     }
 
-    /// Bytes that there are, and bytes that are free.
-    pub(super) fn memory(&self) -> (u64, u64) {
-        let inner = self.inner();
-        (inner.ledger.budget(), inner.ledger.available())
+    /// The memory of a device.
+    pub(super) fn memory_of(&self, device: usize) -> DeviceMemory {
+        self.inner().accounts.of_device(device)
     }
 
     /// The entry of an id whose model is in memory.
@@ -393,16 +391,16 @@ impl Core {
     pub(super) fn enter(&self, entry: &ModelEntry) {
         let mut inner = self.inner();
         if is_current(&inner.places[entry.group], entry) {
-            inner.ledger.enter(entry.group);
+            inner.accounts.enter(entry.group);
         }
     }
 
     pub(super) fn leave(&self, entry: &ModelEntry) {
         let mut inner = self.inner();
         if is_current(&inner.places[entry.group], entry) {
-            inner.ledger.leave(entry.group);
+            inner.accounts.leave(entry.group);
             // For who drains it, or wants its room.
-            if inner.ledger.in_use(entry.group) == 0 {
+            if inner.accounts.in_use(entry.group) == 0 {
                 self.changed.notify_all();
             }
         }

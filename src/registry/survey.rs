@@ -1,7 +1,7 @@
 //! What models would need, without a server: for who looks at a configuration.
 
-use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions, loader};
-use crate::{kernels::Precision, model::estimate::BatchLimits};
+use super::{LoadPolicy, ModelGroup, Need, RegistryError, RegistryOptions};
+use crate::model::spec::Precision;
 
 /// A model that would be loaded as one.
 #[derive(Debug)]
@@ -20,22 +20,16 @@ pub struct Surveyed {
 ///
 /// # Errors
 /// When a path cannot be read.
-pub fn survey(options: RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> {
-    let batch = BatchLimits {
-        sequences: options.engine.max_batch_sequences,
-        tokens: options.engine.max_batch_tokens,
-    };
-    let (kv, sequences) = (options.memory.kv, batch.sequences);
-    let compute = (options.precision, options.bf16_products);
-    let groups = loader::group(options.models, &options.load, compute, batch)?;
+pub fn survey(options: &RegistryOptions) -> Result<Vec<Surveyed>, RegistryError> {
+    let groups = options.groups()?;
     let surveyed = |group: ModelGroup| Surveyed {
         ids: group.specs.iter().map(|spec| spec.id.clone()).collect(),
         policy: group.policy(),
         precision: group.precision,
         need: group
             .loader
-            .estimate(group.precision)
-            .map(|estimate| Need::new(&estimate, kv, sequences)),
+            .footprint(group.precision)
+            .map(|footprint| options.start.devices[group.device].need(&footprint)),
     };
     Ok(groups.into_iter().map(surveyed).collect())
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     errors::with_causes,
-    kernels::Precision,
+    model::spec::Precision,
     proto::{self, estimate_model_response::Verdict as Told},
     registry::{Declared, ModelNeed, Verdict},
 };

@@ -70,7 +70,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             Event::Probe(result) => probe = Some(result),
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(summary) => break summary,
-            Event::Started { .. } | Event::Row(_) | Event::Failed(_) => {}
+            Event::Started { .. } | Event::Score(_) | Event::Failed(_) => {}
         }
     };
     // A guard's sequence always has a probe; without one there is nothing to judge by.

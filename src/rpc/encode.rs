@@ -5,8 +5,8 @@ use super::{
     text_work::TextSize,
 };
 use crate::{
+    backend::ModelLimits,
     engine::Stage,
-    model::ModelLimits,
     text::{Allowance, ChatMessage, Tokenizer, TokenizerError, Watch},
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    kernels::Precision,
+    model::spec::Precision,
     registry::{
         LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy,
     },

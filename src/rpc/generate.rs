@@ -70,7 +70,7 @@ impl Generation {
             sampling: work.sampling.clone(),
             logprobs: work.logprobs,
             probe: None,
-            row: false,
+            score: false,
             stop: stop.map(|stop| Box::new(stop) as Box<dyn StopCondition>),
             pin_prompt: false,
         };
@@ -124,7 +124,7 @@ impl Generation {
                         return Ok(Some(self.delta(rest)));
                     }
                 }
-                Event::Probe(_) | Event::Row(_) | Event::Failed(_) => {}
+                Event::Probe(_) | Event::Score(_) | Event::Failed(_) => {}
             }
         }
         Ok(None)

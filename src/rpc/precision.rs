@@ -1,6 +1,6 @@
 //! How models compute, as the wire says it.
 
-use crate::{kernels::Precision, proto};
+use crate::{model::spec::Precision, proto};
 
 impl From<Precision> for proto::Precision {
     fn from(precision: Precision) -> Self {

@@ -3,9 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
+    backend::Determinism,
     engine::SequenceSummary,
-    kernels::Isa,
-    model::Device,
     proto,
     registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
 };
@@ -21,11 +20,11 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         tokenizer_digest: resident.tokenizer.digest().to_owned(),
         template_digest: template_digest.to_owned(),
         dtype: resident.dtype.clone(),
-        device: resident.device.to_string(),
-        determinism: determinism(resident.device).into(),
+        device: resident.device.name.clone(),
+        determinism: determinism(resident.device.determinism).into(),
         seed,
         precision: resident.precision.name().to_owned(),
-        instruction_set: resident.isa.name().to_owned(),
+        instruction_set: resident.device.architecture.clone(),
         adapter_digest: entry
             .adapter
             .as_ref()
@@ -34,11 +33,10 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
     }
 }
 
-/// What each back end promises.
-fn determinism(device: Device) -> proto::Determinism {
-    match device {
-        // Each row is reduced in a fixed order, whatever shares the batch.
-        Device::Cpu => proto::Determinism::BatchInvariant,
+fn determinism(determinism: Determinism) -> proto::Determinism {
+    match determinism {
+        Determinism::BatchInvariant => proto::Determinism::BatchInvariant,
+        Determinism::BestEffort => proto::Determinism::BestEffort,
     }
 }
 
@@ -66,7 +64,7 @@ pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timin
 pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState) -> proto::Model {
     let entry = registry.resident(declared);
     let stats = registry.stats(declared);
-    let engine = registry.engine_config();
+    let (engine, device) = (registry.engine_config(declared), registry.device_of(declared));
     let (state, error) = match state {
         ModelState::Unloaded => (proto::model::State::Unloaded, ""),
         ModelState::Loading => (proto::model::State::Loading, ""),
@@ -91,7 +89,7 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         load: load_policy(declared.policy).into(),
         pinned: registry.is_pinned(declared),
         precision: proto::Precision::from(registry.precision(declared)).into(),
-        instruction_set: Isa::detect().name().to_owned(),
+        instruction_set: device.architecture.clone(),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
             ..proto::Adapter::default()
@@ -106,7 +104,7 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         architecture: resident.architecture.clone(),
         parameters: resident.parameters,
         dtype: resident.dtype.clone(),
-        device: resident.device.to_string(),
+        device: resident.device.name.clone(),
         context_tokens: count(resident.limits.context_length),
         resident_bytes: resident.resident_bytes(),
         weight_bytes: resident.weight_bytes,

@@ -108,11 +108,11 @@ async fn score(
         })
     });
     let tokens = tokens.await?;
-    let mut sequence = Sequence::submit(context, estimator, tokens, OutputSpec::row(), &field)?;
+    let mut sequence = Sequence::submit(context, estimator, tokens, OutputSpec::score(), &field)?;
     let mut score = None;
     let summary = loop {
         match sequence.next().await? {
-            Event::Row(row) => score = row.first().copied(),
+            Event::Score(read) => score = Some(read),
             Event::Finished(summary) => break summary,
             Event::Started { .. } | Event::Probe(_) | Event::Token(_) | Event::Failed(_) => {}
         }

@@ -151,7 +151,7 @@ impl Sequence {
         let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
         let registry = &context.shared.registry;
         let (model, class) = (entry.id.as_str(), context.priority.name());
-        registry.engine().submit(request).map_err(|error| {
+        entry.resident.engine.submit(request).map_err(|error| {
             let error = ServiceError::from_submit(error, field);
             if error.is_model_fault() {
                 registry.record_fault(entry);
@@ -211,7 +211,7 @@ impl Sequence {
                 let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
                 tracing::debug!(model, queue_ms, cached_tokens, "prefill begins");
             }
-            Event::Probe(_) | Event::Row(_) | Event::Token(_) => {
+            Event::Probe(_) | Event::Score(_) | Event::Token(_) => {
                 self.stage = Stage::Decode;
                 self.prompted.get_or_insert_with(Instant::now);
                 if matches!(event, Event::Token(_)) {

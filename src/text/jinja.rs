@@ -62,7 +62,11 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
-    environment.add_function("strftime_now", move |format: &str| strftime::at(clock(), format));
+    environment.add_function("strftime_now", move |state: &State<'_, '_>, format: &str| {
+        // Before it is made: a short format can ask for wide fields.
+        state.consume_fuel(1 + format.len() as u64 * strftime::LONGEST_FIELD / BYTES_PER_FUEL)?;
+        Ok(strftime::at(clock(), format))
+    });
     Ok(environment)
 }
 

@@ -1,30 +1,14 @@
-//! The part of Python's `strftime` that chat templates use, in UTC.
+//! Python's `strftime` for chat templates, in UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+use jiff::{
+    Timestamp,
+    fmt::strtime::{BrokenDownTime, Config},
+};
+
+/// Most bytes of a date for each byte of its format: the format says how wide a field is, at most 255 (`%255Y`).
+pub(super) const LONGEST_FIELD: u64 = 255 / 5 + 1;
 
 /// Seconds since 1970-01-01, UTC.
 pub(super) fn now() -> u64 {
@@ -32,56 +16,13 @@ pub(super) fn now() -> u64 {
     since_epoch.as_secs()
 }
 
-/// A time in this format.
+/// A time in this format. What no field of a date is, such as `%é`, stays as it is written.
 pub(super) fn at(seconds: u64, format: &str) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let weekday = DAYS[(days % 7) as usize];
-    let month_name = MONTHS[month as usize - 1];
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => out += &year.to_string(),
-            Some('y') => out += &format!("{:02}", year % 100),
-            Some('m') => out += &format!("{month:02}"),
-            Some('d') => out += &format!("{day:02}"),
-            Some('B') => out += month_name,
-            Some('b') => out += &month_name[..3],
-            Some('A') => out += weekday,
-            Some('a') => out += &weekday[..3],
-            Some('H') => out += &format!("{:02}", second / 3600),
-            Some('M') => out += &format!("{:02}", second / 60 % 60),
-            Some('S') => out += &format!("{:02}", second % 60),
-            Some('%') => out.push('%'),
-            Some(other) => out.extend(['%', other]),
-            None => out.push('%'),
-        }
-    }
-    out
-}
-
-/// Year, month and day of a day since 1970-01-01, by counting from 1 March of year 0
-/// (<https://howardhinnant.github.io/date_algorithms.html>, `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+    let time = i64::try_from(seconds).and_then(|seconds| Ok(Timestamp::from_second(seconds)));
+    let time = BrokenDownTime::from(time.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX));
+    // Lenient, it has no errors.
+    let lenient = Config::new().lenient(true);
+    time.to_string_with_config(&lenient, format).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -101,5 +42,18 @@ mod tests {
             at(4_107_542_399, format),
             "Sunday 28 February 2100 00 Feb Sun 02 23:59:59 %"
         );
+    }
+
+    #[test]
+    fn what_is_no_field_stays() {
+        assert_eq!(at(0, "100 % %Y, %é%"), "100 % 1970, %é%");
+    }
+
+    #[test]
+    fn no_format_makes_more_than_is_paid_for() {
+        for format in ["%255Y", "%0255d", "%A", "%255A", "%c", "%255c", "%Q"] {
+            let most = format.len() as u64 * LONGEST_FIELD;
+            assert!(at(0, format).len() as u64 <= most, "{format}");
+        }
     }
 }

@@ -10,18 +10,18 @@ use std::{
 };
 
 use babelward::{
+    backend::{Backend, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::{GuardKind, Policy},
-    kernels::Precision,
-    model::{LanguageModel, estimate::Estimate, load::LoadedModel},
+    model::spec::Precision,
     proto::{
         self, admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
         model_service_client::ModelServiceClient, quality_service_client::QualityServiceClient,
         safety_service_client::SafetyServiceClient, scoring_service_client::ScoringServiceClient,
     },
     registry::{
-        KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, OpenedModel,
-        Registry, RegistryError, StartOptions,
+        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec,
+        OpenedModel, Registry, RegistryError, StartOptions,
     },
     rpc::{self, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
@@ -182,6 +182,7 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
     let (_, template) = text();
     let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
+        device: 0,
         precision: Precision::F32,
         loader: Box::new(ScriptedLoader {
             template,
@@ -221,6 +222,7 @@ pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
     ModelSpec {
         id: id.to_owned(),
         path: PathBuf::new(),
+        device: None,
         base: None,
         roles: vec![role],
         guard_kind: None,
@@ -231,23 +233,28 @@ pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
 }
 
 pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) -> StartOptions {
+    let cpu = CpuBackend::new(1);
     StartOptions {
         default_target: None,
         default_guard: None,
         default_quality: None,
         policies: Vec::new(),
-        memory,
-        engine: EngineConfig {
-            name: "engine-test".to_owned(),
-            model_names: Vec::new(),
-            max_batch_sequences: 64,
-            max_batch_tokens: 8192,
-            queue_items,
-            queue_tokens: 1 << 24,
-            step_target: None,
-            tenant_weights: TenantWeights::default(),
-            clock,
-        },
+        devices: vec![DeviceOptions {
+            info: cpu.device().clone(),
+            memory,
+            engine: EngineConfig {
+                name: "engine-test".to_owned(),
+                model_names: Vec::new(),
+                max_batch_sequences: 64,
+                max_batch_tokens: 8192,
+                queue_items,
+                queue_tokens: 1 << 24,
+                step_target: None,
+                cost_prior: cpu.device().cost_prior,
+                tenant_weights: TenantWeights::default(),
+                clock,
+            },
+        }],
     }
 }
 
@@ -260,8 +267,8 @@ struct ScriptedLoader {
 }
 
 impl ModelLoader for ScriptedLoader {
-    fn estimate(&self, _precision: Precision) -> Result<Estimate, RegistryError> {
-        Ok(estimate(1, self.context))
+    fn footprint(&self, _precision: Precision) -> Result<Footprint, RegistryError> {
+        Ok(footprint(1, self.context))
     }
 
     fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
@@ -271,8 +278,8 @@ impl ModelLoader for ScriptedLoader {
 }
 
 /// What a made-up model takes: so many bytes of weights, and a byte of cache for each token.
-pub fn estimate(weight_bytes: u64, context_length: usize) -> Estimate {
-    Estimate {
+pub fn footprint(weight_bytes: u64, context_length: usize) -> Footprint {
+    Footprint {
         architecture: "scripted".to_owned(),
         context_length,
         held_tokens: context_length,

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use babelward::{
-    model::{ForwardBatch, LanguageModel, ModelError, ModelLimits},
+    backend::{ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row},
     text::Tokenizer,
 };
 
@@ -80,6 +80,8 @@ pub struct Scripted {
     tokenizer: Arc<Tokenizer>,
     gate: Gate,
     kv: Vec<u32>,
+    /// What the step under way has read.
+    output: Option<StepOutput>,
 }
 
 impl Scripted {
@@ -96,11 +98,12 @@ impl Scripted {
             limits,
             tokenizer,
             gate,
+            output: None,
         }
     }
 
     /// Logits of the next token.
-    fn row(&self, history: &[u32], row: &mut [f32]) -> Result<(), ModelError> {
+    fn row(&self, history: &[u32], row: &mut [f32]) -> Result<(), StepError> {
         // Bytes, because a token may be half of a code point.
         let bytes = |tokens: &[u32]| -> Vec<u8> {
             tokens
@@ -134,7 +137,7 @@ impl Scripted {
         if input.contains("[panic]") {
             panic!("the script says so");
         } else if input.contains("[device]") {
-            return Err(ModelError::Device("the script says so".to_owned()));
+            return Err(StepError::Device("the script says so".to_owned()));
         } else if input.contains("[nan]") {
             row.fill(f32::NAN);
             return Ok(());
@@ -208,9 +211,9 @@ impl LanguageModel for Scripted {
         &self.limits
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
         self.gate.pass_with(batch.tokens.len());
-        logits.clear();
+        output.clear();
         let block_size = self.limits.block_size;
         let mut tokens = batch.tokens.iter();
         for sequence in &batch.sequences {
@@ -221,13 +224,22 @@ impl LanguageModel for Scripted {
             for position in sequence.context..total {
                 self.kv[slot(position)] = *tokens.next().unwrap();
             }
-            if sequence.wants_logits {
+            if sequence.readout != Readout::None {
                 let history: Vec<u32> = (0..total).map(|position| self.kv[slot(position)]).collect();
-                let start = logits.len();
-                logits.resize(start + self.limits.vocab_size, 0.0);
-                self.row(&history, &mut logits[start..])?;
+                let start = output.logits.len();
+                output.logits.resize(start + self.limits.vocab_size, 0.0);
+                self.row(&history, &mut output.logits[start..])?;
+                let row = start / self.limits.vocab_size;
+                output
+                    .readings
+                    .extend(read_row(&sequence.readout, row, &output.logits[start..]));
             }
         }
+        self.output = Some(output);
         Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.output.take().ok_or(StepError::NotSubmitted)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{fmt::Write as _, fs, path::Path, process::Command};
 
-use babelward::bench::{
-    statistics::bootstrap::Random,
-    taxonomy::{Category, Language},
+use babelward::{
+    bench::taxonomy::{Category, Language},
+    random::Random,
 };
 use serde_json::Value;
 

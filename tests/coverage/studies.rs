@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use babelward::bench::{statistics::bootstrap::Random, taxonomy::Category};
+use babelward::{bench::taxonomy::Category, random::Random};
 use serde_json::Value;
 
 use crate::{

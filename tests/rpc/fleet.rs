@@ -10,9 +10,9 @@ use std::{
 };
 
 use babelward::{
+    backend::{Footprint, ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput},
     engine::Clock,
-    kernels::Precision,
-    model::{ForwardBatch, LanguageModel, ModelError, ModelLimits, estimate::Estimate},
+    model::spec::Precision,
     proto::{self, generation_service_client::GenerationServiceClient},
     registry::{
         KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, ModelState,
@@ -64,8 +64,8 @@ impl Probe {
 }
 
 impl ModelLoader for Probe {
-    fn estimate(&self, precision: Precision) -> Result<Estimate, RegistryError> {
-        Ok(rig::estimate(weights(precision), 4096))
+    fn footprint(&self, precision: Precision) -> Result<Footprint, RegistryError> {
+        Ok(rig::footprint(weights(precision), 4096))
     }
 
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
@@ -96,8 +96,12 @@ impl LanguageModel for Counted {
         self.0.limits()
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.0.forward(batch, logits)
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
+        self.0.submit(batch, output)
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.0.wait()
     }
 }
 
@@ -138,6 +142,7 @@ impl Fleet {
                 probes.insert(spec.id.clone(), probe.clone());
             }
             groups.push(ModelGroup {
+                device: 0,
                 precision: specs[0]
                     .precision
                     .map_or(Precision::F32, |choice| choice.or(Precision::F32)),

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use babelward::{
     guard::GuardKind,
-    kernels,
+    model::{spec, spec::PrecisionChoice},
     proto::{self, Precision, estimate_model_response::Verdict, model::State},
     registry::{LoadPolicy, ModelRole, ModelSpec},
 };
@@ -16,9 +16,9 @@ use crate::{
     rig::{self, classify, generate, reason, score, violated},
 };
 
-fn spec(id: &str, role: ModelRole, precision: kernels::Precision) -> Vec<ModelSpec> {
+fn declared(id: &str, role: ModelRole, precision: spec::Precision) -> Vec<ModelSpec> {
     vec![ModelSpec {
-        precision: Some(kernels::PrecisionChoice::Only(precision)),
+        precision: Some(PrecisionChoice::Only(precision)),
         guard_kind: Some(GuardKind::ChatDemo),
         ..rig::spec(id, role)
     }]
@@ -45,8 +45,8 @@ async fn computed(fleet: &Fleet) -> Result<(String, String), Status> {
 #[tokio::test(flavor = "multi_thread")]
 async fn target_and_guard_say_each_how_it_computed() {
     let models = vec![
-        spec("t", ModelRole::Target, kernels::Precision::Int8),
-        spec("g", ModelRole::Guard, kernels::Precision::Bf16),
+        declared("t", ModelRole::Target, spec::Precision::Int8),
+        declared("g", ModelRole::Guard, spec::Precision::Bf16),
     ];
     let fleet = Fleet::of(models, 2, false).await;
     assert_eq!(fleet.model("t").await.precision(), Precision::Int8);

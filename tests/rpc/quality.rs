@@ -1,14 +1,13 @@
 //! EstimateQuality with tiny random CometKiwi and MetricX models, whose scores their references have told.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use babelward::{
+    backend::{Backend, LoadOptions, cpu::CpuBackend},
     engine::Clock,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
-    model::load::LoadOptions,
+    model::{spec::Precision, spec::PrecisionChoice},
     proto::{self, Capability, QualityMetric, model::State, quality_result::Result as PairResult},
-    quality::{self, EstimatorKind},
-    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions, StartOptions},
+    registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::ServerOptions,
 };
 use tonic::Code;
@@ -33,23 +32,12 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         budget: 1 << 30,
         kv: KvSize::Fixed(256 << 20),
     };
-    let StartOptions { memory, engine, .. } = rig::start_options(memory, 2048, Clock::default());
     RegistryOptions {
         models,
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
-        load: LoadOptions {
-            threads: 2,
-            kv_bytes: 0,
-            max_context: None,
-            precision: Precision::Int8,
-        },
+        max_context: None,
         precision: PrecisionChoice::Only(Precision::Int8),
-        bf16_products: Bf16Products::Vectors,
-        memory,
-        engine,
+        backends: vec![Arc::new(CpuBackend::new(2))],
+        start: rig::start_options(memory, 2048, Clock::default()),
     }
 }
 
@@ -365,11 +353,12 @@ async fn models_tell_of_an_estimator_and_it_is_unloaded_and_loaded_within_the_bu
 fn the_window_that_is_served_can_be_smaller() {
     let case = case("comet", "softmax");
     let options = LoadOptions {
-        threads: 1,
         kv_bytes: 1 << 16,
         max_context: Some(20),
         precision: Precision::F32,
     };
-    let loaded = quality::load(EstimatorKind::CometKiwi, case.folder.path(), &options).unwrap();
+    let loaded = CpuBackend::new(1)
+        .load(case.folder.path(), &[], &options)
+        .unwrap();
     assert_eq!(loaded.model.limits().context_length, 20);
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use babelward::{
+    backend::{
+        BatchSequence, Footprint, ForwardBatch, LanguageModel, LoadedModel, ModelLimits, Reading, Readout,
+        StepError, StepOutput,
+    },
     digest,
     engine::Clock,
-    kernels::Precision,
-    model::{ForwardBatch, LanguageModel, ModelError, ModelLimits, estimate::Estimate, load::LoadedModel},
+    model::spec::Precision,
     proto,
     quality::EstimatorKind,
     registry::{
@@ -29,6 +32,7 @@ use crate::{
 struct Held {
     limits: ModelLimits,
     gate: Gate,
+    output: Option<StepOutput>,
 }
 
 impl LanguageModel for Held {
@@ -36,16 +40,23 @@ impl LanguageModel for Held {
         &self.limits
     }
 
-    fn row_len(&self) -> usize {
-        1
+    fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
+        self.gate.pass();
+        output.clear();
+        let ends = batch
+            .sequences
+            .iter()
+            .filter(|sequence| sequence.readout == Readout::Score);
+        let length = |sequence: &BatchSequence| (sequence.context + sequence.new_tokens) as f32;
+        output
+            .readings
+            .extend(ends.map(|sequence| Reading::Score(length(sequence))));
+        self.output = Some(output);
+        Ok(())
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, scores: &mut Vec<f32>) -> Result<(), ModelError> {
-        self.gate.pass();
-        scores.clear();
-        let ends = batch.sequences.iter().filter(|sequence| sequence.wants_logits);
-        scores.extend(ends.map(|sequence| (sequence.context + sequence.new_tokens) as f32));
-        Ok(())
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.output.take().ok_or(StepError::NotSubmitted)
     }
 }
 
@@ -55,8 +66,8 @@ struct HeldLoader {
 }
 
 impl ModelLoader for HeldLoader {
-    fn estimate(&self, _precision: Precision) -> Result<Estimate, RegistryError> {
-        Ok(rig::estimate(1, 512))
+    fn footprint(&self, _precision: Precision) -> Result<Footprint, RegistryError> {
+        Ok(rig::footprint(1, 512))
     }
 
     fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
@@ -70,7 +81,11 @@ impl ModelLoader for HeldLoader {
         let gate = self.gate.clone();
         Ok(OpenedModel {
             loaded: LoadedModel {
-                model: Box::new(Held { limits, gate }),
+                model: Box::new(Held {
+                    limits,
+                    gate,
+                    output: None,
+                }),
                 architecture: "held".to_owned(),
                 layers: 1,
                 parameters: 1,
@@ -97,6 +112,7 @@ async fn held(case: &Case, options: ServerOptions) -> Rig {
     };
     let group = ModelGroup {
         specs: vec![rig::spec(KIWI, ModelRole::Quality)],
+        device: 0,
         precision: Precision::F32,
         loader: Box::new(loader),
     };

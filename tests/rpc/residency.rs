@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use babelward::{
     engine::Clock,
     guard::GuardKind,
-    kernels::Precision,
+    model::spec::Precision,
     proto::{self, estimate_model_response::Verdict, model::State},
     registry::{
         self, KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelRole, ModelSpec, ModelState, Registry,
@@ -111,7 +111,7 @@ async fn a_manual_model_is_estimated_loaded_used_and_unloaded_with_its_memory() 
     let unloaded = fleet.unload("m").await;
     assert_eq!((unloaded.state(), unloaded.resident_bytes), (State::Unloaded, 0));
     assert_eq!(fleet.probe("m").dropped(), 1, "its memory is the system's again");
-    assert_eq!(fleet.rig.registry.memory(), (3 * EACH, 2 * EACH));
+    assert_eq!(memory(&fleet), (3 * EACH, 2 * EACH));
     assert_eq!(fleet.unload("m").await.state(), State::Unloaded);
     let status = fleet.ask("m").await.unwrap_err();
     assert_eq!(reason(&status, Code::FailedPrecondition).0, "MODEL_NOT_LOADED");
@@ -360,7 +360,7 @@ async fn a_model_that_cannot_be_loaded_says_so_until_it_can() {
     let model = fleet.model("l").await;
     assert_eq!(model.state(), State::Failed);
     assert!(!model.error.contains("secret"));
-    assert_eq!(fleet.rig.registry.memory().1, EACH, "its room is free");
+    assert_eq!(memory(&fleet).1, EACH, "its room is free");
     let status = fleet.load("l").await.unwrap_err();
     let (_, metadata) = reason(&status, Code::FailedPrecondition);
     assert!(metadata["cause"].contains("secret/place"));
@@ -375,6 +375,7 @@ async fn eager_models_that_do_not_fit_are_an_error_at_the_start() {
     let spec = |id| vec![rig::spec(id, ModelRole::Target)];
     let group = |id| ModelGroup {
         specs: spec(id),
+        device: 0,
         precision: Precision::F32,
         loader: Box::new(Probe::default()),
     };
@@ -390,4 +391,10 @@ async fn eager_models_that_do_not_fit_are_an_error_at_the_start() {
     for part in ["need 2.3 KiB, 1 B more than", "first 1.2 KiB", "second 1.2 KiB"] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
+}
+
+/// Bytes that there are for models, and bytes that are free.
+fn memory(fleet: &Fleet) -> (u64, u64) {
+    let (_, memory) = fleet.rig.registry.devices().remove(0);
+    (memory.budget, memory.available)
 }

@@ -1,11 +1,11 @@
 //! Scores of candidates by an estimator that the server has.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use babelward::{
+    backend::cpu::CpuBackend,
     engine::Clock,
-    kernels::{Bf16Products, Precision, PrecisionChoice},
-    model::load::LoadOptions,
+    model::{spec::Precision, spec::PrecisionChoice},
     registry::{KvSize, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions},
     rpc::ServerOptions,
 };
@@ -24,7 +24,6 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
         budget: 1 << 30,
         kv: KvSize::Auto,
     };
-    let start = rig::start_options(memory, 2048, Clock::default());
     let options = RegistryOptions {
         models: cases
             .iter()
@@ -33,20 +32,10 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
                 ..rig::spec(id, ModelRole::Quality)
             })
             .collect(),
-        default_target: None,
-        default_guard: None,
-        default_quality: None,
-        policies: Vec::new(),
-        load: LoadOptions {
-            threads: 1,
-            kv_bytes: 0,
-            max_context: None,
-            precision: Precision::F32,
-        },
+        max_context: None,
         precision: PrecisionChoice::Only(Precision::F32),
-        bf16_products: Bf16Products::Vectors,
-        memory,
-        engine: start.engine,
+        backends: vec![Arc::new(CpuBackend::new(1))],
+        start: rig::start_options(memory, 2048, Clock::default()),
     };
     let registry = tokio::task::spawn_blocking(move || Registry::load(options).unwrap());
     Rig::serve(registry.await.unwrap(), ServerOptions::default(), Gate::default()).await

@@ -23,10 +23,9 @@ use super::{
     sheet::{self, SampledAnswer},
 };
 use crate::{
-    bench::{
-        report::label_page, results::RunFolder, scores::validation::Label, statistics::bootstrap::Random,
-    },
+    bench::{report::label_page, results::RunFolder, scores::validation::Label},
     errors::with_causes,
+    random::Random,
 };
 
 /// The sample that the page shows, and where the labels go. Labels are kept in the people's sheets alone, so that nothing is

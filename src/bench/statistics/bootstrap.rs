@@ -6,6 +6,7 @@
 use std::{collections::HashMap, thread};
 
 use super::Interval;
+use crate::random::Random;
 
 /// How to resample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,39 +171,6 @@ fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let below = place.floor() as usize;
     let above = (below + 1).min(sorted.len() - 1);
     Some((sorted[above] - sorted[below]).mul_add(place - place.floor(), sorted[below]))
-}
-
-/// SplitMix64 (Steele, Lea & Flood 2014): small, fast, and the same on every machine and in every version.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// A stream of its own for each seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `n`, which must not be 0. The bias of the multiplication is below n / 2^64.
-    pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
-    }
-
-    /// Brings a slice into random order (Fisher & Yates).
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let other = self.below(last + 1);
-            items.swap(last, other);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Difference, Interval,
-    bootstrap::{Bootstrap, Random, percentiles, replicates},
+    bootstrap::{Bootstrap, percentiles, replicates},
     crossed::Crossed,
 };
+use crate::random::Random;
 
 /// Random ways to halve the units in each round: bits of a word.
 const SPLITS: usize = 32;

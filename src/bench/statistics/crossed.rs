@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::Random;
+use crate::random::Random;
 
 /// Rearrangements that the permutation test tries.
 const PERMUTATIONS: usize = 9_999;

@@ -98,7 +98,7 @@ fn prior(parts: &[(f64, f64)], pooled: f64, trials: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{super::proportion::wilson, *};
-    use crate::bench::statistics::bootstrap::Random;
+    use crate::random::Random;
 
     fn mean(strata: &[(u64, u64)]) -> MeanShare {
         let strata: Vec<Share> = strata.iter().map(|&(s, n)| Share::of_single(s, n)).collect();

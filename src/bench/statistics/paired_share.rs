@@ -185,7 +185,7 @@ pub fn mean_difference(strata: &[PairedShare], bootstrap: Bootstrap) -> Option<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::statistics::bootstrap::Random;
+    use crate::random::Random;
 
     fn paired(clusters: &[(u64, u64, u64)]) -> PairedShare {
         let mut share = PairedShare::default();

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Z95, bootstrap::Random};
+use super::{Interval, Z95};
+use crate::random::Random;
 
 /// Orders that the permutation test tries.
 const PERMUTATIONS: usize = 9_999;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::{Bootstrap, Random, replicates};
+use super::bootstrap::{Bootstrap, replicates};
+use crate::random::Random;
 
 /// Random signs that [`sampled`] draws.
 const DRAWS: usize = 9_999;

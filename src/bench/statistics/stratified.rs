@@ -135,7 +135,8 @@ fn counts_at(strata: &[Stratum], shares: &[f64]) -> BinaryCounts {
 mod tests {
     use serde::Deserialize;
 
-    use super::{super::bootstrap::Random, *};
+    use super::*;
+    use crate::random::Random;
 
     #[derive(Deserialize)]
     struct Sample {

@@ -4,8 +4,8 @@ use super::check::{Check, Outcome};
 use crate::{
     cli::wire,
     config::{Config, LoadPolicy},
-    kernels::{Isa, Precision},
     memory::{self, human_bytes},
+    model::spec::Precision,
     registry::{Need, Surveyed, survey},
 };
 
@@ -13,11 +13,17 @@ use crate::{
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     let budget = wire::memory_options(config).budget;
     // A path that cannot be read is reported by the check of its model.
-    let models = survey(wire::registry_options(config)).unwrap_or_default();
+    let options = wire::registry_options(config);
+    let models = survey(&options).unwrap_or_default();
+    let architecture = options
+        .start
+        .devices
+        .first()
+        .map_or("", |device| device.info.architecture.as_str());
     let mut checks = vec![total(budget, &models)];
     checks.extend(models.iter().filter_map(|model| {
         let need = model.need.as_ref().ok()?;
-        Some(one(budget, model, need))
+        Some(one(budget, architecture, model, need))
     }));
     checks
 }
@@ -52,11 +58,11 @@ fn total(budget: u64, models: &[Surveyed]) -> Check {
     Check::new("memory", found, outcome)
 }
 
-fn computed(precision: Precision) -> String {
-    format!("computed in {} on {}", precision.name(), Isa::detect().name())
+fn computed(precision: Precision, architecture: &str) -> String {
+    format!("computed in {} on {architecture}", precision.name())
 }
 
-fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
+fn one(budget: u64, architecture: &str, model: &Surveyed, need: &Need) -> Check {
     let name = format!("memory of {}", model.ids.join(", "));
     let found = format!(
         "{} weights, {} buffers, key-value cache from {} to {} ({}, {})",
@@ -65,7 +71,7 @@ fn one(budget: u64, model: &Surveyed, need: &Need) -> Check {
         human_bytes(need.kv_min),
         human_bytes(need.kv_max),
         model.policy.name(),
-        computed(model.precision)
+        computed(model.precision, architecture)
     );
     let outcome = if need.least() > budget {
         let fix = format!(

@@ -16,10 +16,10 @@ use super::{
     wire,
 };
 use crate::{
+    backend::{Backend, cpu::CpuBackend},
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::Guard,
-    kernels::Isa,
     quality::{EstimatorKind, PairEncoder},
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
@@ -112,13 +112,13 @@ fn line(check: &Check, no_color: bool) -> String {
 fn processor() -> Check {
     let threads = wire::available_threads();
     let features = features();
-    let isa = Isa::detect();
+    let cpu = CpuBackend::new(threads);
     let found = format!(
         "{threads} threads, {}, {}; products are computed with {}, and precision auto is {} for guards",
         std::env::consts::ARCH,
         features.join(" "),
-        isa.name(),
-        isa.bf16_products().best_for_judging().name()
+        cpu.device().architecture,
+        cpu.device().best_for_judging.name()
     );
     let outcome = if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         Outcome::Warn("a processor with AVX2 is several times faster".to_owned())

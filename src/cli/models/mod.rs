@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch, kernels,
+    fetch,
     proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
@@ -86,7 +86,7 @@ struct ModelRef {
 struct PrecisionArg {
     /// Precision of the computation: int8, bf16 or f32 [default: as it is configured]
     #[arg(long)]
-    precision: Option<kernels::Precision>,
+    precision: Option<crate::model::spec::Precision>,
 }
 
 impl PrecisionArg {
@@ -168,7 +168,8 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
             }
         }
         Format::Json | Format::Jsonl => {
-            print_list(global.format, models.iter().map(json::model).collect())?;
+            let models: anyhow::Result<_> = models.iter().map(json::message).collect();
+            print_list(global.format, models?)?;
         }
     }
     Ok(Exit::Done)
@@ -182,7 +183,7 @@ async fn change_model(
     let model = change(global.connect().await?).await?;
     match global.format {
         Format::Human => print_line(&show::list(&[model]))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&model)?)?,
     }
     Ok(Exit::Done)
 }
@@ -190,7 +191,7 @@ async fn change_model(
 async fn estimate(request: EstimateModelRequest, global: &Global) -> anyhow::Result<Exit> {
     let response = global.connect().await?.estimate_model(request).await?;
     if global.format != Format::Human {
-        print_json(global.format, &json::estimate(&response))?;
+        print_json(global.format, &json::message(&response)?)?;
         return Ok(Exit::Done);
     }
     print_line(&table(&show::estimate(response)))?;
@@ -201,7 +202,7 @@ async fn info(id: &str, global: &Global) -> anyhow::Result<Exit> {
     let model = global.connect().await?.get_model(id).await?;
     match global.format {
         Format::Human => print_line(&table(&show::details(&model)))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::model(&model))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&model)?)?,
     }
     Ok(Exit::Done)
 }
@@ -216,7 +217,7 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
         match global.format {
             Format::Human => print_line(&show::change(&model))?,
             // Changes have no end, so each is printed as one line, also with --format json.
-            Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::model(&model))?,
+            Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::message(&model)?)?,
         }
     }
 }

@@ -4,8 +4,8 @@ use prost_types::Timestamp;
 
 use super::super::output::table;
 use crate::{
-    kernels::Precision,
     memory::human_bytes,
+    model::spec::Precision,
     proto::{
         Capability, EstimateModelResponse, LoadPolicy, Model, estimate_model_response::Verdict, model::State,
     },

@@ -1,7 +1,7 @@
 //! How models compute: all of them, or one.
 
 use super::*;
-use crate::kernels::{Precision, PrecisionChoice};
+use crate::model::spec::{Precision, PrecisionChoice};
 
 const MODELS: &str = "[engine]\nprecision = \"f32\"\n\
     [models.smol]\npath = \"weights.gguf\"\n\

@@ -14,6 +14,8 @@ pub use room::let_go_of_unseen;
 
 use std::time::{Duration, Instant};
 
+use crate::backend::CostPrior;
+
 use super::{
     Priority, SequenceError, TenantWeights,
     fair::Shares,
@@ -115,12 +117,12 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A scheduler without sequences.
-    pub fn new(budget: Budget, kv: KvBlocks, weights: TenantWeights) -> Self {
+    pub fn new(budget: Budget, kv: KvBlocks, prior: CostPrior, weights: TenantWeights) -> Self {
         Self {
             kv,
             running: Vec::new(),
             record: PlanRecord::default(),
-            forecast: Forecast::default(),
+            forecast: Forecast::new(prior),
             urgent_work: Vec::new(),
             #[cfg(test)]
             preemptions: 0,

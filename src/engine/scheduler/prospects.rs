@@ -94,7 +94,7 @@ impl Scheduler {
         // The last token is always computed.
         let spared = (sequence.outline.spared() * limits.block_size).min(length - 1);
         let tokens = (length - spared).min(most);
-        costs.part(Shape::of(tokens, limits.seen(spared), sequence.needs_logits()))
+        costs.part(Shape::of(tokens, limits.seen(spared), sequence.is_read()))
     }
 }
 

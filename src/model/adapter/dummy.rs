@@ -21,8 +21,11 @@ pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Conten
     let mut halves = Vec::new();
     for layer in 0..base.config.layers.len() {
         for module in MODULES {
-            let place = module.place(base.config.sizes);
-            for (side, shape) in [(Side::A, [rank, place.inputs]), (Side::B, [place.outputs, rank])] {
+            let changed = module.outputs(base.config.sizes);
+            for (side, shape) in [
+                (Side::A, [rank, changed.inputs]),
+                (Side::B, [changed.outputs, rank]),
+            ] {
                 // Small beside what the base computes, so that activations keep their size.
                 let amplitude = 0.3 / (shape[1] as f32).sqrt();
                 let mut noise = || {

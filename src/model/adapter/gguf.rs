@@ -70,10 +70,11 @@ fn parse(name: &str, architecture: &str) -> Result<(usize, Module, Side), Adapte
         let reason = format!("tensor `{name}`: it is not part of a LoRA adapter");
         return Err(AdapterError::Invalid(reason));
     };
-    let place = module.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    let place = place
+    let found = module
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'))
         .and_then(|(layer, part)| Some((layer.parse().ok()?, Module::from_gguf_name(part, architecture)?)));
-    match place {
+    match found {
         Some((layer, module)) => Ok((layer, module, side)),
         None => Err(unknown(module)),
     }

@@ -1,7 +1,7 @@
 //! LoRA adapters (arXiv 2106.09685): low-rank changes of a decoder's matrices, for some sequences of a batch.
 //!
 //! [`peft`] and [`gguf`] read what files have, in their own names and order, and [`dummy`] makes values up; here it is
-//! checked against the base, brought into the base's order, and packed.
+//! checked against the base and brought into the base's order.
 
 mod dummy;
 mod error;
@@ -13,24 +13,15 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use self::error::AdapterError;
 use self::module::Module;
-pub(super) use self::module::Site;
+pub(crate) use self::module::Site;
 use super::{
-    config::{ModelConfig, Sizes, reorders_heads},
+    config::reorders_heads,
+    spec::{LowRankPart, ModelConfig, Sizes},
     weights::TensorData,
 };
-use crate::kernels::{Arena, LowRank, LowRankPart};
-
-/// An adapter in memory, beside its base.
-pub(super) struct Adapter {
-    /// The largest rank of its changes.
-    pub rank: usize,
-    /// Number of its parameters.
-    pub parameters: u64,
-    layers: Vec<[Option<LowRank>; Site::ALL.len()]>,
-}
 
 /// What an adapter has to fit.
-pub(super) struct Base<'a> {
+pub(crate) struct Base<'a> {
     pub config: &'a ModelConfig,
     /// As its file has them.
     pub heads: HeadOrder,
@@ -40,7 +31,7 @@ pub(super) struct Base<'a> {
 
 /// The order of the rows of queries' and keys' heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeadOrder {
+pub(crate) enum HeadOrder {
     /// Hugging Face's: what is rotated together is half a head apart.
     Halves,
     /// llama.cpp's for some architectures: what is rotated together are neighbours.
@@ -49,21 +40,12 @@ pub(super) enum HeadOrder {
 
 impl HeadOrder {
     /// Of a GGUF file of this architecture, or of Hugging Face's tensors.
-    pub(super) fn of(gguf_architecture: Option<&str>) -> Self {
+    pub(crate) fn of(gguf_architecture: Option<&str>) -> Self {
         match gguf_architecture {
             Some(architecture) if reorders_heads(architecture) => Self::Neighbours,
             _ => Self::Halves,
         }
     }
-}
-
-/// How much of a file is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// Names and shapes.
-    Headers,
-    /// The values, too.
-    Whole,
 }
 
 /// A file's adapter.
@@ -114,55 +96,28 @@ impl Scaling {
     }
 }
 
-/// What an adapter changes about each product of each layer.
-struct Changes {
-    rank: usize,
-    parameters: u64,
-    layers: Vec<[Vec<LowRankPart>; Site::ALL.len()]>,
+/// An adapter as its files have it, checked against its base and in the base's order of heads.
+pub(crate) struct AdapterWeights {
+    /// The largest rank of its updates.
+    pub rank: usize,
+    /// Number of its parameters.
+    pub parameters: u64,
+    /// For each layer and [`Site`], the updates of the product there. They do not overlap.
+    pub layers: Vec<[Vec<LowRankPart>; Site::ALL.len()]>,
 }
 
-impl Adapter {
+/// How much of an adapter's files is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Names and shapes: enough to know how much memory it will take.
+    Headers,
+    /// The values, too.
+    Whole,
+}
+
+impl AdapterWeights {
     /// Reads a PEFT folder or a GGUF adapter, or makes up what `dummy:RANK` says.
-    pub(super) fn load(path: &Path, base: &Base<'_>) -> Result<Self, AdapterError> {
-        let changes = Changes::read(path, base, Extent::Whole)?;
-        let mut arena = Arena::default();
-        let mut layers = Vec::with_capacity(changes.layers.len());
-        for parts in changes.layers {
-            let mut layer = [const { None }; Site::ALL.len()];
-            for (packed, parts) in layer.iter_mut().zip(parts) {
-                let pack = LowRank::pack(&mut arena, &parts);
-                *packed = pack.map_err(|e| AdapterError::Invalid(format!("no memory for it: {e}")))?;
-            }
-            layers.push(layer);
-        }
-        Ok(Self {
-            rank: changes.rank,
-            parameters: changes.parameters,
-            layers,
-        })
-    }
-
-    /// What [`Adapter::bytes`] will be; reads headers only.
-    pub(super) fn bytes_of(path: &Path, base: &Base<'_>) -> Result<usize, AdapterError> {
-        let changes = Changes::read(path, base, Extent::Headers)?;
-        let products = changes.layers.iter().flatten();
-        Ok(products.map(|parts| LowRank::bytes_for(parts)).sum())
-    }
-
-    /// What it changes about a layer's product.
-    pub(super) fn change(&self, layer: usize, site: Site) -> Option<&LowRank> {
-        self.layers.get(layer)?[site as usize].as_ref()
-    }
-
-    /// Bytes in memory.
-    pub(super) fn bytes(&self) -> usize {
-        let changes = self.layers.iter().flatten().flatten();
-        changes.map(LowRank::bytes).sum()
-    }
-}
-
-impl Changes {
-    fn read(path: &Path, base: &Base<'_>, extent: Extent) -> Result<Self, AdapterError> {
+    pub(crate) fn read(path: &Path, base: &Base<'_>, extent: Extent) -> Result<Self, AdapterError> {
         let dummy = path.to_str().and_then(|path| path.strip_prefix("dummy:"));
         let contents = match dummy {
             Some(rank) => dummy::read(rank, base, extent)?,
@@ -187,10 +142,10 @@ impl Changes {
                 return Err(AdapterError::Invalid(reason));
             };
             let sizes = base.config.sizes;
-            let place = module.place(sizes);
+            let changed = module.outputs(sizes);
             let rank = rank_of(&a)?;
-            a.expect_shape([rank, place.inputs])?;
-            b.expect_shape([place.outputs, rank])?;
+            a.expect_shape([rank, changed.inputs])?;
+            b.expect_shape([changed.outputs, rank])?;
             b.scale(rank);
             for half in [&a, &b] {
                 if half.values.iter().any(|value| !value.is_finite()) {
@@ -201,16 +156,16 @@ impl Changes {
                 b.values = reordered(b.values, rank, module, sizes, base.heads);
             }
             changes.rank = changes.rank.max(rank);
-            changes.parameters += ((place.inputs + place.outputs) * rank) as u64;
+            changes.parameters += ((changed.inputs + changed.outputs) * rank) as u64;
             let part = LowRankPart {
-                first_output: place.first_output,
-                outputs: place.outputs,
-                inputs: place.inputs,
+                first_output: changed.first_output,
+                outputs: changed.outputs,
+                inputs: changed.inputs,
                 rank,
                 a: a.values,
                 b: b.values,
             };
-            let parts = &mut parts[place.site as usize];
+            let parts = &mut parts[changed.site as usize];
             let end = |part: &LowRankPart| part.first_output + part.outputs;
             let meets =
                 |other: &LowRankPart| other.first_output < end(&part) && part.first_output < end(other);

@@ -1,6 +1,6 @@
 //! The matrices of a layer that an adapter can change, under the names that files have for them.
 
-use crate::model::config::Sizes;
+use crate::model::spec::Sizes;
 
 /// A matrix of a layer, or several that share an input and lie side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub(super) enum Module {
 
 /// A product of a layer: what modules with the same input are computed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Site {
+pub(crate) enum Site {
     Qkv,
     AttentionOutput,
     GateUp,
@@ -28,12 +28,12 @@ pub(in crate::model) enum Site {
 }
 
 impl Site {
-    pub(super) const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOutput, Self::GateUp, Self::Down];
+    pub(crate) const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOutput, Self::GateUp, Self::Down];
 }
 
-/// Where a module's outputs are.
+/// Which outputs of a product are a module's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Outputs {
     pub site: Site,
     pub inputs: usize,
     /// Among the product's outputs.
@@ -85,7 +85,7 @@ impl Module {
         })
     }
 
-    pub(super) fn place(self, sizes: Sizes) -> Place {
+    pub(super) fn outputs(self, sizes: Sizes) -> Outputs {
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
         let (site, inputs, first_output, outputs) = match self {
             Self::Query => (Site::Qkv, sizes.hidden, 0, queries),
@@ -98,7 +98,7 @@ impl Module {
             Self::GateUp => (Site::GateUp, sizes.hidden, 0, 2 * sizes.ffn),
             Self::Down => (Site::Down, sizes.ffn, 0, sizes.hidden),
         };
-        Place {
+        Outputs {
             site,
             inputs,
             first_output,

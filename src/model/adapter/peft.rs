@@ -6,7 +6,7 @@ use std::path::Path;
 
 use self::config::PeftConfig;
 use super::{AdapterError, Contents, Extent, Half, HeadOrder, Module, Side};
-use crate::model::{load::read_json, weights::read_safetensors};
+use crate::model::{open::read_json, weights::read_safetensors};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

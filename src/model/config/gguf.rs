@@ -1,14 +1,12 @@
 //! Reads [`ModelConfig`] from GGUF metadata, under llama.cpp's keys.
 
-use super::{
-    Biases, Family, HeadNorms, ModelConfig, Sizes,
-    family::sliding_layers,
-    listed,
-    rope::{LongScaling, Rope, Scaling, check_factors},
-};
+use super::check::{MAX_LAYERS, listed};
 use crate::{
     gguf::{Gguf, Value},
-    kernels::{NormKind, RopeStyle},
+    model::spec::{
+        Biases, Family, HeadNorms, LongScaling, ModelConfig, NormKind, Rope, RopeStyle, Scaling, Sizes,
+        check_factors, sliding_layers,
+    },
     model::weights::{GgufWeights, WeightSource},
 };
 
@@ -28,7 +26,7 @@ const ARCHITECTURES: [(&str, Family); 10] = [
 
 /// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that what is
 /// rotated together are neighbours.
-pub(in crate::model) fn reorders_heads(architecture: &str) -> bool {
+pub(crate) fn reorders_heads(architecture: &str) -> bool {
     matches!(architecture, "llama" | "mistral3")
 }
 
@@ -44,7 +42,7 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
     let keys = Keys { file, architecture };
     keys.refuse_what_is_not_there()?;
     let sizes = sizes(&keys)?;
-    let layers = keys.required("block_count")?.min(super::MAX_LAYERS + 1);
+    let layers = keys.required("block_count")?.min(MAX_LAYERS + 1);
     let mut config = ModelConfig::new(family, sizes, layers, rope(&keys, family, sizes)?);
     architecture.clone_into(&mut config.architecture);
     config.context_length = keys.required("context_length")?;

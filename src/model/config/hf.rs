@@ -3,12 +3,14 @@
 use serde_json::Value as Json;
 
 use super::{
-    Family, HeadNorms, ModelConfig, NormWeights, Sizes,
-    family::sliding_layers,
-    hf_gpt, listed,
-    rope::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
+    check::{MAX_LAYERS, listed},
+    hf_fields::Fields,
+    hf_gpt,
 };
-use crate::kernels::{Activation, NormKind, RopeStyle};
+use crate::model::spec::{
+    Activation, Family, HeadNorms, Llama3Scaling, LongScaling, ModelConfig, NormKind, NormWeights, Rope,
+    RopeStyle, Scaling, Sizes, check_factors, sliding_layers,
+};
 
 /// `model_type`, and the family it stands for.
 const MODEL_TYPES: [(&str, Family); 10] = [
@@ -47,7 +49,7 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
         format!("model_type is `{model_type}`; {known} are supported")
     })?;
     let sizes = sizes(&fields, family)?;
-    let layers = fields.required("num_hidden_layers")?.min(super::MAX_LAYERS + 1);
+    let layers = fields.required("num_hidden_layers")?.min(MAX_LAYERS + 1);
     let context_length = context_length(&fields, family)?;
     let (rope, local_rope) = ropes(&fields, family, sizes, context_length)?;
     let mut config = ModelConfig::new(family, sizes, layers, rope);
@@ -231,7 +233,7 @@ fn sliding(
     }
 }
 
-/// The frequencies of most layers, and of those with [`super::Rotation::Local`]. Newer files have them in
+/// The frequencies of most layers, and of those with [`crate::model::spec::Rotation::Local`]. Newer files have them in
 /// `rope_parameters`, for some families one set for each type of layer; older ones in `rope_theta` and
 /// `rope_scaling`.
 fn ropes(
@@ -331,52 +333,6 @@ fn read_scaling(
         other => Err(format!(
             "rope scaling `{other}` is not supported (default, linear, llama3 and longrope are)"
         )),
-    }
-}
-
-/// An object of the file. What is there but of another type is an error, not a default; null is not there.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(&'a Json);
-
-impl<'a> Fields<'a> {
-    fn read<T>(
-        &self,
-        name: &str,
-        wanted: &str,
-        read: impl Fn(&'a Json) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        match self.0.get(name) {
-            None | Some(Json::Null) => Ok(None),
-            Some(value) => read(value)
-                .map(Some)
-                .ok_or_else(|| format!("{name} is {value}, not {wanted}")),
-        }
-    }
-
-    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, String> {
-        self.read(name, "a number", |value| {
-            value.as_u64().and_then(|v| usize::try_from(v).ok())
-        })
-    }
-
-    pub(super) fn required(&self, name: &str) -> Result<usize, String> {
-        self.count(name)?.ok_or_else(|| format!("{name} is missing"))
-    }
-
-    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, String> {
-        self.read(name, "a number", Json::as_f64)
-    }
-
-    pub(super) fn optional_flag(&self, name: &str) -> Result<Option<bool>, String> {
-        self.read(name, "a boolean", Json::as_bool)
-    }
-
-    pub(super) fn flag(&self, name: &str) -> Result<bool, String> {
-        Ok(self.optional_flag(name)?.unwrap_or(false))
-    }
-
-    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
-        self.read(name, "a string", Json::as_str)
     }
 }
 

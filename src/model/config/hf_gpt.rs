@@ -1,7 +1,7 @@
 //! Reads [`ModelConfig`] from a `config.json` with GPT-2's keys.
 
-use super::{Family, ModelConfig, Rope, Sizes, hf::Fields};
-use crate::kernels::Activation;
+use super::{check::MAX_LAYERS, hf_fields::Fields};
+use crate::model::spec::{Activation, Family, ModelConfig, Rope, Sizes};
 
 /// The one of these that is supported.
 pub(super) const MODEL_TYPE: &str = "gpt_bigcode";
@@ -35,7 +35,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, String> {
         head_dim: hidden.checked_div(heads).unwrap_or(0),
     };
     let sizes = sizes.checked()?;
-    let layers = fields.required("n_layer")?.min(super::MAX_LAYERS + 1);
+    let layers = fields.required("n_layer")?.min(MAX_LAYERS + 1);
     // Nothing is rotated.
     let rope = Rope::plain(10_000.0, sizes.head_dim);
     let mut config = ModelConfig::new(Family::GptBigCode, sizes, layers, rope);

@@ -1,7 +1,7 @@
 use serde_json::{Value as Json, json};
 
-use super::super::ModelConfig;
-use crate::kernels::Activation;
+use crate::model::spec::Activation;
+use crate::model::spec::ModelConfig;
 
 fn base() -> Json {
     json!({

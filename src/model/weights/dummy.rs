@@ -4,25 +4,25 @@ use std::hash::Hasher;
 
 use super::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
-    kernels::BlockFormat,
-    model::config::{Family, ModelConfig, Rope, Sizes},
+    model::spec::TensorFormat,
+    model::spec::{Family, ModelConfig, Rope, Sizes},
 };
 
 /// Noise of a plausible size in one storage format, the same for the same tensor.
-pub(in crate::model) struct DummyWeights {
+pub(crate) struct DummyWeights {
     config: ModelConfig,
-    format: BlockFormat,
+    format: TensorFormat,
 }
 
 impl DummyWeights {
     /// From `SHAPE` or `SHAPE:FORMAT`, for example `llama-3.2-1b:q8_0`.
-    pub(in crate::model) fn parse(spec: &str) -> Result<Self, String> {
+    pub(crate) fn parse(spec: &str) -> Result<Self, String> {
         let (shape, format) = spec.split_once(':').unwrap_or((spec, "bf16"));
         let format = match format {
-            "f32" => BlockFormat::F32,
-            "bf16" => BlockFormat::Bf16,
-            "q4_1" => BlockFormat::Q4_1,
-            "q8_0" => BlockFormat::Q8_0,
+            "f32" => TensorFormat::F32,
+            "bf16" => TensorFormat::Bf16,
+            "q4_1" => TensorFormat::Q4_1,
+            "q8_0" => TensorFormat::Q8_0,
             other => {
                 return Err(format!(
                     "dummy format `{other}` is unknown (f32, bf16, q4_1, q8_0)"
@@ -58,7 +58,7 @@ impl DummyWeights {
         Ok(Self { config, format })
     }
 
-    pub(in crate::model) fn config(&self) -> &ModelConfig {
+    pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -92,7 +92,7 @@ impl WeightSource for DummyWeights {
             let ones = 1f32.to_le_bytes().repeat(len);
             return Ok(Some(TensorData {
                 shape,
-                format: BlockFormat::F32,
+                format: TensorFormat::F32,
                 bytes: TensorBytes::Made(ones),
             }));
         }
@@ -116,9 +116,9 @@ impl WeightSource for DummyWeights {
         for block in bytes.chunks_exact_mut(self.format.block_bytes()) {
             let mut unit = || amplitude * (next() as i64 as f64 / i64::MAX as f64) as f32;
             match self.format {
-                BlockFormat::F32 => block.copy_from_slice(&unit().to_le_bytes()),
-                BlockFormat::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit()).to_le_bytes()),
-                BlockFormat::Q8_0 => {
+                TensorFormat::F32 => block.copy_from_slice(&unit().to_le_bytes()),
+                TensorFormat::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit()).to_le_bytes()),
+                TensorFormat::Q8_0 => {
                     block[..2].copy_from_slice(&half::f16::from_f32(amplitude / 127.0).to_le_bytes());
                     block[2..].iter_mut().for_each(|b| *b = next() as u8);
                 }
@@ -136,10 +136,10 @@ impl WeightSource for DummyWeights {
         }))
     }
 
-    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, BlockFormat)>, String> {
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, TensorFormat)>, String> {
         Ok(self.shape(tensor).map(|shape| {
             let format = if shape.len() == 1 {
-                BlockFormat::F32
+                TensorFormat::F32
             } else {
                 self.format
             };

@@ -1,17 +1,17 @@
 //! Weights of a GGUF file, under llama.cpp's tensor names.
 
 use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
-use crate::{gguf::Gguf, kernels::BlockFormat};
+use crate::{gguf::Gguf, model::spec::TensorFormat};
 
-pub(in crate::model) struct GgufWeights<'a>(&'a Gguf);
+pub(crate) struct GgufWeights<'a>(&'a Gguf);
 
 impl<'a> GgufWeights<'a> {
     /// Errors name a tensor that lies outside of the file or over another one.
-    pub(in crate::model) fn new(gguf: &'a Gguf) -> Result<Self, String> {
+    pub(crate) fn new(gguf: &'a Gguf) -> Result<Self, String> {
         let mut places = Vec::new();
         for (name, info) in gguf.tensors() {
             // A format that nobody can read fails when the tensor is wanted; where it begins is known.
-            let len = BlockFormat::try_from(info.ggml_type)
+            let len = TensorFormat::try_from(info.ggml_type)
                 .ok()
                 .and_then(|format| format.bytes_for(info.elements()));
             let end = info.offset.checked_add(len.unwrap_or(1) as u64);
@@ -96,7 +96,7 @@ impl WeightSource for GgufWeights<'_> {
         let Some(info) = self.0.tensor(name) else {
             return Ok(None);
         };
-        let format = BlockFormat::try_from(info.ggml_type).map_err(|e| e.to_string())?;
+        let format = TensorFormat::try_from(info.ggml_type).map_err(|e| e.to_string())?;
         // GGUF counts the contiguous dimension first.
         let shape: Vec<usize> = info.dimensions.iter().rev().copied().collect();
         let len = format

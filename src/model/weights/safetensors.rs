@@ -7,8 +7,8 @@ use safetensors::{Dtype, tensor::Metadata};
 use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
     files::Pieces,
-    kernels::BlockFormat,
-    model::{config::NormPlacement, load::read_json},
+    model::spec::TensorFormat,
+    model::{open::read_json, spec::NormPlacement},
 };
 
 const SINGLE: &str = "model.safetensors";
@@ -36,7 +36,7 @@ const PREFIXES: [(&str, &str); 3] = [
     ("model.language_model.", "lm_head.weight"),
 ];
 
-pub(in crate::model) struct SafetensorsWeights {
+pub(crate) struct SafetensorsWeights {
     tensors: HashMap<String, Entry>,
     /// One of [`PREFIXES`], or [`GPT_PREFIX`].
     prefix: (&'static str, &'static str),
@@ -45,7 +45,7 @@ pub(in crate::model) struct SafetensorsWeights {
 }
 
 /// A tensor of a file.
-pub(in crate::model) struct Entry {
+pub(crate) struct Entry {
     file: Arc<Pieces>,
     offset: u64,
     len: usize,
@@ -55,7 +55,7 @@ pub(in crate::model) struct Entry {
 
 impl SafetensorsWeights {
     /// Reads the headers of all files of the folder; errors name the file. What norms are called depends on where they stand.
-    pub(in crate::model) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
+    pub(crate) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
         let tensors = read_folder(folder)?;
         let has_embedding =
             |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
@@ -76,7 +76,7 @@ impl SafetensorsWeights {
 }
 
 /// All tensors of a folder, by name; errors name the file.
-pub(in crate::model) fn read_folder(folder: &Path) -> Result<HashMap<String, Entry>, String> {
+pub(crate) fn read_folder(folder: &Path) -> Result<HashMap<String, Entry>, String> {
     let mut tensors = HashMap::new();
     let index = folder.join(INDEX);
     if index.exists() {
@@ -111,7 +111,7 @@ pub(in crate::model) fn read_folder(folder: &Path) -> Result<HashMap<String, Ent
 }
 
 /// All tensors of one file, by name.
-pub(in crate::model) fn read_safetensors(path: &Path) -> Result<HashMap<String, Entry>, String> {
+pub(crate) fn read_safetensors(path: &Path) -> Result<HashMap<String, Entry>, String> {
     let file = Pieces::open(path).map_err(|e| e.to_string())?;
     let read = |offset, out: &mut [u8]| {
         let read = file.read_at(offset, out);
@@ -270,17 +270,12 @@ fn gpt_name(part: LayerTensor) -> &'static str {
 }
 
 impl Entry {
-    /// Outputs first.
-    pub(in crate::model) fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
     /// Its elements.
-    pub(in crate::model) fn data(&self) -> Result<TensorData<'_>, String> {
+    pub(crate) fn data(&self) -> Result<TensorData<'_>, String> {
         let format = match self.dtype {
-            Dtype::F32 => BlockFormat::F32,
-            Dtype::F16 => BlockFormat::F16,
-            Dtype::BF16 => BlockFormat::Bf16,
+            Dtype::F32 => TensorFormat::F32,
+            Dtype::F16 => TensorFormat::F16,
+            Dtype::BF16 => TensorFormat::Bf16,
             other => return Err(format!("its type is {other:?}; F32, F16 and BF16 are supported")),
         };
         Ok(TensorData {

@@ -1,4 +1,17 @@
-//! The parts of the program that contain `unsafe`, with their tests.
+//! The parts of the program that contain `unsafe`, with their tests, and the types that they need.
+#![allow(dead_code, reason = "the rest of the program uses it")]
 
-#[path = "../../../src/kernels/mod.rs"]
-pub mod kernels;
+/// What models are.
+#[path = "../../../src/model"]
+pub mod model {
+    pub mod spec;
+}
+
+/// What computes them.
+#[path = "../../../src/backend"]
+pub mod backend {
+    /// The host processor.
+    pub mod cpu {
+        pub mod kernels;
+    }
+}

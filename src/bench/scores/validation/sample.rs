@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::table::Table;
-use crate::bench::{
-    statistics::bootstrap::Random,
-    taxonomy::{Category, Language},
+use crate::{
+    bench::taxonomy::{Category, Language},
+    random::Random,
 };
 
 /// Answers that are drawn alike.

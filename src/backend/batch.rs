@@ -1,0 +1,89 @@
+//! What a step computes: a packed batch of sequences.
+
+use super::{contract::StepError, limits::ModelLimits};
+
+/// A packed, ragged batch: the new tokens of every sequence, one after the other.
+#[derive(Debug, Default, Clone)]
+pub struct ForwardBatch {
+    /// New tokens of all sequences, in the order of `sequences`.
+    pub tokens: Vec<u32>,
+    /// One entry per sequence.
+    pub sequences: Vec<BatchSequence>,
+}
+
+/// A LoRA adapter of a model, by its place in the list that the model was loaded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterIndex(pub usize);
+
+/// One sequence's part of a [`ForwardBatch`].
+#[derive(Debug, Default, Clone)]
+pub struct BatchSequence {
+    /// How many of the batch's tokens are this sequence's; at least 1.
+    pub new_tokens: usize,
+    /// Tokens of this sequence that are in the KV cache already. The first new token has this position.
+    pub context: usize,
+    /// KV blocks in order; covers `context + new_tokens` tokens. Blocks that no new token sees may be [`NULL_BLOCK`].
+    pub block_table: Vec<u32>,
+    /// The adapter that changes the weights for this sequence; `None` is the model itself. Keys and values in
+    /// the cache are the adapter's too, so it never changes.
+    pub adapter: Option<AdapterIndex>,
+    /// What is to be read after the last new token.
+    pub readout: Readout,
+}
+
+/// What a step returns of the row after a sequence's last new token. A device computes it where the row is, so that
+/// no more than this leaves it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Readout {
+    /// Nothing: more of the prompt follows, or only its keys and values are wanted.
+    #[default]
+    None,
+    /// All logits of the row: the next token is sampled from them.
+    Logits,
+    /// The most likely token, and log-probabilities of these tokens over the whole vocabulary.
+    Probe {
+        /// Token ids; those outside the vocabulary have probability 0.
+        tokens: Vec<u32>,
+    },
+    /// The score of the whole sequence, of models that have a score instead of logits.
+    Score,
+}
+
+impl ForwardBatch {
+    /// Whether a model with these limits and so many adapters can run it.
+    pub(crate) fn check(&self, limits: &ModelLimits, adapters: usize) -> Result<(), StepError> {
+        let invalid = |reason: String| Err(StepError::InvalidBatch(reason));
+        let counted: usize = self.sequences.iter().map(|s| s.new_tokens).sum();
+        if counted != self.tokens.len() || self.sequences.iter().any(|s| s.new_tokens == 0) {
+            let tokens = self.tokens.len();
+            return invalid(format!("{tokens} tokens, but the sequences count {counted}"));
+        }
+        let outside = |token: &&u32| **token as usize >= limits.vocab_size;
+        if let Some(token) = self.tokens.iter().find(outside) {
+            return invalid(format!("token {token} is not in the vocabulary"));
+        }
+        for sequence in &self.sequences {
+            let unknown = |adapter: &AdapterIndex| adapter.0 >= adapters;
+            if let Some(adapter) = sequence.adapter.filter(unknown) {
+                return invalid(format!("adapter {} is not loaded", adapter.0));
+            }
+            let tokens = sequence.context + sequence.new_tokens;
+            if tokens > limits.context_length {
+                return invalid(format!("{tokens} tokens in a sequence"));
+            }
+            let (held, blocks) = (sequence.block_table.len(), tokens.div_ceil(limits.block_size));
+            if held < blocks {
+                return invalid(format!("{held} blocks for {blocks}"));
+            }
+            let outside = |block: &u32| *block as usize >= limits.num_blocks;
+            let mut seen = sequence
+                .block_table
+                .iter()
+                .skip(limits.unseen_blocks(sequence.context));
+            if seen.any(outside) {
+                return invalid("a block is outside the pool".into());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! LoRA adapters (arXiv 2106.09685), repacked for the kernels.
+
+use std::path::{Path, PathBuf};
+
+use super::kernels::{Arena, LowRank};
+use crate::{
+    backend::LoadedAdapter,
+    model::{
+        AdapterError, AdapterWeights, Base, HeadOrder, ModelFault, Site, WeightSource,
+        spec::{FeedForward, ModelConfig},
+    },
+};
+
+/// An adapter in memory, beside its base.
+pub(super) struct CpuAdapter {
+    rank: usize,
+    parameters: u64,
+    layers: Vec<[Option<LowRank>; Site::ALL.len()]>,
+}
+
+impl CpuAdapter {
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn pack(weights: AdapterWeights) -> Result<Self, AdapterError> {
+        let mut arena = Arena::default();
+        let mut layers = Vec::with_capacity(weights.layers.len());
+        for parts in weights.layers {
+            let mut layer = [const { None }; Site::ALL.len()];
+            for (packed, parts) in layer.iter_mut().zip(parts) {
+                let pack = LowRank::pack(&mut arena, &parts);
+                *packed = pack.map_err(|e| AdapterError::Invalid(format!("no memory for it: {e}")))?;
+            }
+            layers.push(layer);
+        }
+        Ok(Self {
+            rank: weights.rank,
+            parameters: weights.parameters,
+            layers,
+        })
+    }
+
+    /// Bytes that [`CpuAdapter::pack`] will take.
+    pub(super) fn bytes_for(weights: &AdapterWeights) -> usize {
+        let products = weights.layers.iter().flatten();
+        products.map(|parts| LowRank::bytes_for(parts)).sum()
+    }
+
+    /// What it changes about a layer's product.
+    pub(super) fn update(&self, layer: usize, site: Site) -> Option<&LowRank> {
+        self.layers.get(layer)?[site as usize].as_ref()
+    }
+
+    /// What provenance says of it.
+    pub(super) fn describe(&self) -> LoadedAdapter {
+        let updates = self.layers.iter().flatten().flatten();
+        LoadedAdapter {
+            rank: self.rank,
+            parameters: self.parameters,
+            resident_bytes: updates.map(LowRank::bytes).sum::<usize>() as u64,
+        }
+    }
+}
+
+/// Reads each adapter of a decoder with `work`; errors say which adapter is wrong.
+pub(super) fn adapters_of<T>(
+    paths: &[PathBuf],
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    work: impl Fn(&Path, &Base<'_>) -> Result<T, AdapterError>,
+) -> Result<Vec<T>, ModelFault> {
+    if let (Some(path), FeedForward::Plain) = (paths.first(), config.feed_forward) {
+        let what = format!("an adapter of a `{}` model", config.architecture);
+        return Err(ModelFault::Adapter(path.clone(), AdapterError::Unsupported(what)));
+    }
+    let gguf_architecture = source.gguf_architecture();
+    let base = Base {
+        config,
+        heads: HeadOrder::of(gguf_architecture),
+        gguf_architecture,
+    };
+    let each = |path: &PathBuf| work(path, &base).map_err(|error| ModelFault::Adapter(path.clone(), error));
+    paths.iter().map(each).collect()
+}

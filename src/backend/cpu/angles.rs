@@ -1,0 +1,81 @@
+//! Rotary angles of a batch's rows.
+
+use super::kernels::RopeAngles;
+use crate::model::spec::{Rope, RopeStyle, Rotation};
+
+/// For each way in which layers rotate, the angles of all rows.
+pub(super) struct Angles {
+    global: AngleSet,
+    local: Option<AngleSet>,
+}
+
+struct AngleSet {
+    rope: Rope,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    pub(super) fn new(global: Rope, local: Option<Rope>) -> Self {
+        Self {
+            global: AngleSet::new(global),
+            local: local.map(AngleSet::new),
+        }
+    }
+
+    /// Sets the rows' positions.
+    pub(super) fn set(&mut self, positions: &[usize]) {
+        for set in [Some(&mut self.global), self.local.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            set.fill(positions);
+        }
+    }
+
+    /// The angles for layers that rotate like this.
+    pub(super) fn of(&self, rotation: Rotation) -> RopeAngles<'_> {
+        match (rotation, &self.local) {
+            (Rotation::None, _) => RopeAngles {
+                pairs: 0,
+                cos: &[],
+                sin: &[],
+                style: RopeStyle::Halves,
+            },
+            (Rotation::Local, Some(local)) => local.angles(),
+            (Rotation::Global, _) | (Rotation::Local, None) => self.global.angles(),
+        }
+    }
+}
+
+impl AngleSet {
+    fn new(rope: Rope) -> Self {
+        Self {
+            rope,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    fn fill(&mut self, positions: &[usize]) {
+        self.cos.clear();
+        self.sin.clear();
+        for position in positions {
+            for frequency in &self.rope.frequencies {
+                // The angle is rounded to f32 as the reference does; its sine is then exact.
+                let angle = f64::from(*position as f32 * frequency);
+                self.cos.push(angle.cos() as f32 * self.rope.magnitude);
+                self.sin.push(angle.sin() as f32 * self.rope.magnitude);
+            }
+        }
+    }
+
+    fn angles(&self) -> RopeAngles<'_> {
+        RopeAngles {
+            pairs: self.rope.frequencies.len(),
+            cos: &self.cos,
+            sin: &self.sin,
+            style: self.rope.style,
+        }
+    }
+}

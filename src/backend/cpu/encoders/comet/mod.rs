@@ -1,0 +1,118 @@
+//! CometKiwi (arXiv 2209.06243): an XLM-R encoder reads translation and source together, and a feed-forward head
+//! makes a score of the sentence's vector. Follows `UnifiedMetric` of unbabel-comet, without references.
+
+mod encoder;
+mod sentence;
+
+use serde_json::Value;
+
+use self::{
+    encoder::{Activations, Dense, Encoder, row_bytes},
+    sentence::Mix,
+};
+use super::{Compute, Facts, tensor_reader::TensorReader};
+use crate::{
+    backend::cpu::kernels::Output,
+    model::spec::{Pointwise, Precision},
+    model::{Census, Tensors, estimator::CometConfig},
+};
+
+/// A resident CometKiwi model with its compute threads.
+pub(super) struct CometKiwi {
+    compute: Compute,
+    encoder: Encoder,
+    mix: Mix,
+    head: Vec<(Dense, Option<Pointwise>)>,
+    hidden: usize,
+    activations: Activations,
+}
+
+/// The configuration's, checked. Errors name the key.
+pub(super) fn facts(json: &Value) -> Result<Facts, String> {
+    let config = CometConfig::from_json(json)?;
+    Ok(Facts {
+        architecture: config.encoder.architecture().to_owned(),
+        vocab_size: config.encoder.vocab,
+        window: config.encoder.window(),
+        layers: config.encoder.layers,
+        row_bytes: row_bytes(&config.encoder),
+    })
+}
+
+impl CometKiwi {
+    /// Reads and repacks all weights. Errors name the key or the tensor.
+    pub(super) fn read(
+        json: &Value,
+        tensors: &Tensors,
+        mut compute: Compute,
+        precision: Precision,
+    ) -> Result<(Self, Census), String> {
+        let config = CometConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
+        let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
+        let encoder = Encoder::read(&mut reader, &config.encoder)?;
+        let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
+        let mut head = Vec::new();
+        let mut inputs = config.encoder.hidden;
+        for (index, &outputs) in config.hidden_sizes.iter().enumerate() {
+            // Each layer is followed by its activation and dropout.
+            let layer = Dense::read(
+                &mut reader,
+                &format!("estimator.ff.{}", 3 * index),
+                outputs,
+                inputs,
+            )?;
+            head.push((layer, config.activation));
+            inputs = outputs;
+        }
+        let name = format!("estimator.ff.{}", 3 * config.hidden_sizes.len());
+        head.push((
+            Dense::read(&mut reader, &name, 1, inputs)?,
+            config.final_activation,
+        ));
+        let census = reader.finish(|name| {
+            [
+                "encoder.model.encoder.",
+                "encoder.model.embeddings.",
+                "estimator.",
+                "layerwise_attention.s",
+            ]
+            .iter()
+            .any(|part| name.starts_with(part))
+        })?;
+        let model = Self {
+            compute,
+            encoder,
+            mix,
+            head,
+            hidden: config.encoder.hidden,
+            activations: Activations::default(),
+        };
+        Ok((model, census))
+    }
+
+    /// A score for each sequence of tokens. Each is at least one token and no longer than the window, and its tokens
+    /// are in the vocabulary.
+    pub(super) fn score(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
+        let Self {
+            compute,
+            encoder,
+            mix,
+            head,
+            hidden,
+            activations,
+        } = self;
+        let mut vectors = vec![0.0; sequences.len() * *hidden];
+        encoder.run(compute, sequences, activations, |layer, rows, spans| {
+            mix.add(layer, rows, spans, &mut vectors);
+        });
+        for (layer, activation) in head {
+            let mut out = Vec::new();
+            layer.apply(compute, &vectors, &mut out, Output::Replace);
+            if let Some(activation) = activation {
+                activation.apply(&mut compute.pool, compute.isa, &mut out);
+            }
+            vectors = out;
+        }
+        vectors
+    }
+}

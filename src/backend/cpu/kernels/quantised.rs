@@ -1,0 +1,222 @@
+//! Repacked matrices of four- and eight-bit weights.
+
+use super::{
+    Isa, MatrixSource, TensorFormat, ThreadPool,
+    arena::{Arena, Buffer},
+    int8::{STRIP, Strip, StripBits},
+    isa::per_isa,
+    packed::{PANEL, PackError, each_panel},
+    pool::DisjointSlices,
+    scales::ScaleKind,
+    scales::Scales,
+};
+
+/// Weights as `(bits - zero) * scale + min`, a scale (and a minimum) for each group of inputs.
+///
+/// An output's four neighbouring inputs lie in four neighbouring bytes: what integer dot products want, and
+/// one 32-bit lane for everything else.
+pub(super) struct Quantised {
+    /// Weights along `k` that share a scale.
+    group: usize,
+    /// What stands for 0.
+    zero: u8,
+    bits: Bits,
+    scales: Scales,
+    /// `None` when all are 0.
+    mins: Option<Scales>,
+}
+
+enum Bits {
+    /// `[panel][k / 8][PANEL][4]`: byte `b` has input `b` in its low and input `4 + b` in its high nibble.
+    Four(Buffer<u8>),
+    /// `[panel][k / 4][PANEL][4]`
+    Eight(Buffer<u8>),
+}
+
+/// Bytes of a panel for one run of inputs, of four (eight-bit) or eight (four-bit).
+pub(super) const RUN_BYTES: usize = 4 * PANEL;
+
+impl Quantised {
+    /// Weights along `k` that share a scale.
+    pub(super) fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Bytes that a matrix of this shape will take.
+    pub(super) fn bytes_for(format: TensorFormat, rows: usize, cols: usize) -> usize {
+        let panels = rows.div_ceil(PANEL);
+        let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
+        let factors = Scales::bytes_for(ScaleKind::of(format), panels * (cols / format.group_size()));
+        panels * PANEL * cols / inputs_per_byte + factors * (1 + usize::from(format.has_min()))
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let (Bits::Four(bits) | Bits::Eight(bits)) = &self.bits;
+        bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
+    }
+
+    /// The weights of `strips` neighbouring halves of a panel, from half `strip` on; `first` is the panel's
+    /// first input, counted over all panels.
+    pub(super) fn strip(&self, first: usize, strip: usize, strips: usize) -> Strip<'_> {
+        let group = first / self.group;
+        let offset = strip * 4 * STRIP;
+        Strip {
+            width: strips * STRIP,
+            group: self.group,
+            zero: i32::from(self.zero),
+            bits: match &self.bits {
+                Bits::Four(bytes) => StripBits::Four(&bytes[first / 8 * RUN_BYTES + offset..]),
+                Bits::Eight(bytes) => StripBits::Eight(&bytes[first / 4 * RUN_BYTES + offset..]),
+            },
+            scales: self.scales.strip(group, strip),
+            mins: self.mins.as_ref().map(|mins| mins.strip(group, strip)),
+        }
+    }
+
+    /// The weight of input `at`, counted over all panels, and one of its panel's outputs.
+    pub(super) fn value(&self, at: usize, lane: usize) -> f32 {
+        let bits = match &self.bits {
+            Bits::Four(bytes) => (bytes[at / 8 * RUN_BYTES + 4 * lane + at % 4] >> (at & 4)) & 15,
+            Bits::Eight(bytes) => bytes[at / 4 * RUN_BYTES + 4 * lane + at % 4],
+        };
+        let quant = f32::from(i16::from(bits) - i16::from(self.zero));
+        let group = at / self.group;
+        let min = self.mins.as_ref().map_or(0.0, |mins| mins.get(group, lane));
+        quant.mul_add(self.scales.get(group, lane), min)
+    }
+
+    /// Expands a tile to f32, `[input][PANEL]`; `first` counts inputs over all panels.
+    pub(super) fn expand(&self, isa: Isa, first: usize, out: &mut [f32]) {
+        let mut scale = [0f32; PANEL];
+        let mut min = [0f32; PANEL];
+        for (index, out) in out.chunks_mut(self.group * PANEL).enumerate() {
+            let at = first + index * self.group;
+            self.scales.read(isa, at / self.group, &mut scale);
+            if let Some(mins) = &self.mins {
+                mins.read(isa, at / self.group, &mut min);
+            }
+            let count = out.len() / PANEL;
+            let (bytes, per_run) = match &self.bits {
+                Bits::Four(bytes) => (&bytes[at / 8 * RUN_BYTES..][..count / 8 * RUN_BYTES], 8),
+                Bits::Eight(bytes) => (&bytes[at / 4 * RUN_BYTES..][..count / 4 * RUN_BYTES], 4),
+            };
+            let factors = Factors {
+                zero: i32::from(self.zero),
+                scale: &scale,
+                min: &min,
+            };
+            if per_run == 8 {
+                expand_four(isa, bytes, factors, out);
+            } else {
+                expand_eight(isa, bytes, factors, out);
+            }
+        }
+    }
+}
+
+/// A group's scales and minimums for a whole panel.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    zero: i32,
+    scale: &'a [f32; PANEL],
+    min: &'a [f32; PANEL],
+}
+
+/// One input of a panel: the low bits of `words >> shift`, as f32.
+#[inline(always)]
+fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: &mut [f32]) {
+    for (lane, (out, word)) in out.iter_mut().zip(words.as_chunks::<4>().0).enumerate() {
+        let bits = (u32::from_le_bytes(*word) >> shift) & mask;
+        *out = ((bits as i32 - factors.zero) as f32).mul_add(factors.scale[lane], factors.min[lane]);
+    }
+}
+
+per_isa! {
+    fn expand_four(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
+        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(8 * PANEL)) {
+            for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
+                let shift = 8 * (input as u32 % 4) + (input as u32 & 4);
+                expand_input(words, shift, 15, factors, out);
+            }
+        }
+    }
+}
+
+per_isa! {
+    fn expand_eight(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
+        for (words, out) in bytes.chunks_exact(RUN_BYTES).zip(out.chunks_exact_mut(4 * PANEL)) {
+            for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
+                expand_input(words, 8 * input as u32, 255, factors, out);
+            }
+        }
+    }
+}
+
+/// Repacks a matrix of a quantised format.
+pub(super) fn pack_quantised(
+    pool: &mut ThreadPool,
+    arena: &mut Arena,
+    format: TensorFormat,
+    source: &MatrixSource<'_>,
+) -> Result<Quantised, PackError> {
+    let (rows, cols) = (source.rows, source.cols);
+    let panels = rows.div_ceil(PANEL);
+    let group = format.group_size();
+    let row_bytes = cols / format.block_elements() * format.block_bytes();
+    let panel_groups = cols / group;
+    let zero = format.zero();
+    let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
+    let panel_bytes = PANEL * cols / inputs_per_byte;
+    // Outputs beyond the last row stand for 0 like any other weight would: with a scale of 0.
+    let mut bits = arena
+        .zeros::<u8>(panels * panel_bytes)
+        .map_err(PackError::Memory)?;
+    let mut factors =
+        || Scales::new(arena, ScaleKind::of(format), panels * panel_groups).map_err(PackError::Memory);
+    let mut scales = factors()?;
+    let mut mins = format.has_min().then(factors).transpose()?;
+    {
+        let (bit_shards, scale_shards) = (DisjointSlices::new(&mut bits), scales.slices());
+        let min_shards = mins.as_mut().map(Scales::slices);
+        each_panel(pool, source, &|panel, bytes| {
+            // SAFETY: panels do not overlap.
+            let bits = unsafe { bit_shards.part(panel * panel_bytes, panel_bytes) };
+            for (lane, row) in bytes.chunks_exact(row_bytes).enumerate() {
+                let mut k = 0;
+                for block in row.chunks_exact(format.block_bytes()) {
+                    format.unpack(block, |unpacked| {
+                        let index = panel * panel_groups + k / group;
+                        // SAFETY: the group is this panel's.
+                        unsafe {
+                            scale_shards.set(index, lane, unpacked.scale);
+                            if let Some(mins) = &min_shards {
+                                mins.set(index, lane, unpacked.min);
+                            }
+                        }
+                        for (k, &quant) in (k..).zip(&unpacked.quants[..group]) {
+                            let value = (i16::from(quant) + i16::from(zero)) as u8;
+                            if format.is_four_bit() {
+                                bits[k / 8 * RUN_BYTES + 4 * lane + k % 4] |= value << (k & 4);
+                            } else {
+                                bits[k / 4 * RUN_BYTES + 4 * lane + k % 4] = value;
+                            }
+                        }
+                        k += group;
+                    });
+                }
+            }
+        })?;
+    }
+    Ok(Quantised {
+        group,
+        zero,
+        bits: if format.is_four_bit() {
+            Bits::Four(bits)
+        } else {
+            Bits::Eight(bits)
+        },
+        scales,
+        mins,
+    })
+}

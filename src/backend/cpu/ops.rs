@@ -1,0 +1,344 @@
+//! The decoder's operations, on the kernels of the CPU. Each computes at once, on the calling thread and the pool's.
+
+use std::mem;
+
+use super::{
+    Compute,
+    adapter::CpuAdapter,
+    angles::Angles,
+    kernels::{
+        self, Arena, AttentionSpan, BLOCK_TOKENS, Linear, Norm, PackedMatrix, RowGroups, add_low_rank,
+        attention, gate, matmul, rope_and_store, soft_cap,
+    },
+    kv_cache::KvCache,
+};
+use crate::{
+    backend::{
+        BatchSequence, ForwardBatch, Readout, StepError, StepOutput,
+        decoder::ops::{
+            AdapterPoint, AttentionPoint, DecoderOps, Embedding, GatedFeedForward, GatedRows, LogitScaling,
+            NormParameters, Output, PartError, RowSet,
+        },
+        reading::read_row,
+    },
+    model::spec::{Activation, AttentionLayer, MatrixSource, ModelConfig, Products, Rotation},
+};
+
+/// A decoder's state on the CPU.
+pub(super) struct CpuOps {
+    compute: Compute,
+    products: Products,
+    /// Where weights are packed to.
+    arena: Arena,
+    weight_bytes: usize,
+    cache: KvCache,
+    adapters: Vec<CpuAdapter>,
+    /// Positions of the step's rows.
+    positions: Vec<usize>,
+    /// Where the keys and values of each row are stored: block times tokens of a block, plus the place in the block.
+    slots: Vec<usize>,
+    angles: Angles,
+    /// What the step under way has read.
+    output: StepOutput,
+}
+
+/// The rows of a step.
+pub(super) struct CpuStep<'a> {
+    batch: &'a ForwardBatch,
+    all: Rows<'a>,
+    read: Rows<'a>,
+    /// Indices of the rows that are read, among all.
+    read_rows: Vec<usize>,
+}
+
+/// Some rows of a step, as attention and adapters need to know them.
+struct Rows<'a> {
+    spans: Vec<AttentionSpan<'a>>,
+    /// Which rows run with which adapter.
+    adapted: RowGroups,
+}
+
+impl<'a> Rows<'a> {
+    fn new(spans: Vec<AttentionSpan<'a>>, adapters: impl Iterator<Item = (Option<usize>, usize)>) -> Self {
+        let mut adapted = RowGroups::default();
+        adapted.set(adapters);
+        Self { spans, adapted }
+    }
+}
+
+impl<'a> CpuStep<'a> {
+    fn new(batch: &'a ForwardBatch) -> Self {
+        let adapter = |s: &BatchSequence| s.adapter.map(|adapter| adapter.0);
+        let mut all = Vec::with_capacity(batch.sequences.len());
+        let mut read = Vec::new();
+        let mut read_rows = Vec::new();
+        let mut first_row = 0;
+        for sequence in &batch.sequences {
+            all.push(AttentionSpan {
+                first_row,
+                rows: sequence.new_tokens,
+                context: sequence.context,
+                block_table: &sequence.block_table,
+            });
+            first_row += sequence.new_tokens;
+            if sequence.readout != Readout::None {
+                read.push(AttentionSpan {
+                    first_row: read_rows.len(),
+                    rows: 1,
+                    context: sequence.context + sequence.new_tokens - 1,
+                    block_table: &sequence.block_table,
+                });
+                read_rows.push(first_row - 1);
+            }
+        }
+        let sequences = batch.sequences.iter();
+        let reading = sequences.clone().filter(|s| s.readout != Readout::None);
+        Self {
+            batch,
+            all: Rows::new(all, sequences.map(|s| (adapter(s), s.new_tokens))),
+            read: Rows::new(read, reading.map(|s| (adapter(s), 1))),
+            read_rows,
+        }
+    }
+
+    fn rows(&self, set: RowSet) -> &Rows<'a> {
+        match set {
+            RowSet::All => &self.all,
+            RowSet::Read => &self.read,
+        }
+    }
+}
+
+impl CpuOps {
+    /// Without weights yet.
+    pub(super) fn new(
+        config: &ModelConfig,
+        compute: Compute,
+        products: Products,
+        cache: KvCache,
+        adapters: Vec<CpuAdapter>,
+    ) -> Self {
+        Self {
+            compute,
+            products,
+            arena: Arena::default(),
+            weight_bytes: 0,
+            cache,
+            adapters,
+            positions: Vec::new(),
+            slots: Vec::new(),
+            angles: Angles::new(config.rope.clone(), config.local_rope.clone()),
+            output: StepOutput::default(),
+        }
+    }
+}
+
+impl From<Output> for kernels::Output {
+    fn from(output: Output) -> Self {
+        match output {
+            Output::Replace => Self::Replace,
+            Output::Add => Self::Add,
+        }
+    }
+}
+
+impl DecoderOps for CpuOps {
+    type Linear = Linear;
+    type Norm = Norm;
+    type Bias = Vec<f32>;
+    type Rows = Vec<f32>;
+    type Step<'a> = CpuStep<'a>;
+
+    fn linear(&mut self, parts: &[MatrixSource<'_>]) -> Result<Linear, PartError> {
+        let mut packed = Vec::with_capacity(parts.len());
+        for (part, matrix) in parts.iter().enumerate() {
+            let matrix = PackedMatrix::pack(&mut self.compute.pool, &mut self.arena, matrix);
+            packed.push(matrix.map_err(|error| PartError {
+                part,
+                reason: error.to_string(),
+            })?);
+        }
+        let linear = Linear::new(packed, self.products);
+        self.weight_bytes += linear.bytes();
+        Ok(linear)
+    }
+
+    fn norm_weights(&mut self, weights: NormParameters) -> Norm {
+        let norm = Norm {
+            kind: weights.kind,
+            eps: weights.eps,
+            weight: weights.weight,
+            bias: weights.bias,
+        };
+        self.weight_bytes += norm.values() * size_of::<f32>();
+        norm
+    }
+
+    fn bias(&mut self, values: Vec<f32>) -> Vec<f32> {
+        self.weight_bytes += size_of_val(&values[..]);
+        values
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes as u64
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
+    }
+
+    fn adapters(&self) -> usize {
+        self.adapters.len()
+    }
+
+    fn begin<'a>(&mut self, batch: &'a ForwardBatch, mut output: StepOutput) -> CpuStep<'a> {
+        output.clear();
+        self.output = output;
+        self.positions.clear();
+        self.slots.clear();
+        for sequence in &batch.sequences {
+            for position in sequence.context..sequence.context + sequence.new_tokens {
+                let block = sequence.block_table[position / BLOCK_TOKENS] as usize;
+                self.positions.push(position);
+                self.slots.push(block * BLOCK_TOKENS + position % BLOCK_TOKENS);
+            }
+        }
+        self.angles.set(&self.positions);
+        CpuStep::new(batch)
+    }
+
+    fn embed(&mut self, step: &CpuStep<'_>, tables: Embedding<'_, Linear>, hidden: &mut Vec<f32>) {
+        let (tokens, width) = (&step.batch.tokens, tables.tokens.cols());
+        hidden.resize(tokens.len() * width, 0.0);
+        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
+            tables.tokens.read_row(token as usize, row);
+            row.iter_mut().for_each(|value| *value *= tables.scale);
+        }
+        if let Some(table) = tables.positions {
+            let mut own = vec![0.0; width];
+            for (&position, row) in self.positions.iter().zip(hidden.chunks_exact_mut(width)) {
+                table.read_row(position, &mut own);
+                row.iter_mut().zip(&own).for_each(|(value, own)| *value += own);
+            }
+        }
+    }
+
+    fn norm(&mut self, norm: &Norm, x: &Vec<f32>, out: &mut Vec<f32>, output: Output) {
+        let Compute { pool, isa } = &mut self.compute;
+        out.resize(x.len(), 0.0);
+        norm.apply(pool, *isa, x, out, output.into());
+    }
+
+    fn norm_heads(&mut self, norm: &Norm, layer: &AttentionLayer, qkv: &mut Vec<f32>) {
+        let Compute { pool, isa } = &mut self.compute;
+        norm.apply_to_heads(pool, *isa, qkv, layer.shape.qkv_width(), layer.shape.head_dim);
+    }
+
+    fn product(&mut self, weights: &Linear, x: &Vec<f32>, out: &mut Vec<f32>, output: Output) {
+        let Compute { pool, isa } = &mut self.compute;
+        out.resize(x.len() / weights.cols() * weights.rows(), 0.0);
+        matmul(pool, *isa, x, weights, out, output.into());
+    }
+
+    fn add_bias(&mut self, bias: &Vec<f32>, rows: &mut Vec<f32>) {
+        kernels::add_bias(rows, bias);
+    }
+
+    fn any_adapted(&self, step: &CpuStep<'_>, rows: RowSet) -> bool {
+        !step.rows(rows).adapted.is_empty()
+    }
+
+    fn add_low_rank(&mut self, step: &CpuStep<'_>, at: AdapterPoint, x: &Vec<f32>, out: &mut Vec<f32>) {
+        let Compute { pool, isa } = &mut self.compute;
+        let update = |adapter: usize| self.adapters.get(adapter)?.update(at.layer, at.site);
+        add_low_rank(pool, *isa, &step.rows(at.rows).adapted, &update, x, out);
+    }
+
+    fn rotate_and_store(
+        &mut self,
+        _step: &CpuStep<'_>,
+        layer: usize,
+        rotation: Rotation,
+        qkv: &mut Vec<f32>,
+    ) {
+        let Compute { pool, isa } = &mut self.compute;
+        let (angles, cache) = (self.angles.of(rotation), self.cache.layer(layer));
+        rope_and_store(pool, *isa, qkv, &self.slots, angles, cache);
+    }
+
+    fn attention(&mut self, step: &CpuStep<'_>, at: AttentionPoint, qkv: &Vec<f32>, out: &mut Vec<f32>) {
+        let Compute { pool, isa } = &mut self.compute;
+        let shape = at.attention.shape;
+        out.resize(qkv.len() / shape.qkv_width() * shape.heads * shape.head_dim, 0.0);
+        let (spans, cache) = (&step.rows(at.rows).spans, self.cache.layer(at.layer));
+        attention(pool, *isa, at.attention, qkv, spans, cache, out);
+    }
+
+    fn gated_feed_forward(
+        &mut self,
+        weights: GatedFeedForward<'_, Linear>,
+        x: &Vec<f32>,
+        scratch: &mut GatedRows<Vec<f32>>,
+        out: &mut Vec<f32>,
+        output: Output,
+    ) {
+        let Compute { pool, isa } = &mut self.compute;
+        out.resize(x.len() / weights.gate_up.cols() * weights.down.rows(), 0.0);
+        let products = kernels::GatedFeedForward {
+            gate_up: weights.gate_up,
+            activation: weights.activation,
+            down: weights.down,
+        };
+        let mut buffers = kernels::GatedBuffers {
+            gate_up: mem::take(&mut scratch.gate_up),
+            gated: mem::take(&mut scratch.gated),
+        };
+        products.run(pool, *isa, x, &mut buffers, (out, output.into()));
+        (scratch.gate_up, scratch.gated) = (buffers.gate_up, buffers.gated);
+    }
+
+    fn gate(&mut self, activation: Activation, width: usize, scratch: &mut GatedRows<Vec<f32>>) {
+        let Compute { pool, isa } = &mut self.compute;
+        let GatedRows { gate_up, gated } = scratch;
+        gated.resize(gate_up.len() / 2, 0.0);
+        gate(pool, *isa, activation, gate_up, width, gated);
+    }
+
+    fn activate(&mut self, activation: Activation, width: usize, rows: &mut Vec<f32>) {
+        let Compute { pool, isa } = &mut self.compute;
+        activation.apply(pool, *isa, rows, width);
+    }
+
+    fn keep_read_rows(&mut self, step: &CpuStep<'_>, rows: &mut Vec<f32>) {
+        let count = step.batch.tokens.len();
+        if step.read_rows.len() == count {
+            return;
+        }
+        let width = rows.len() / count;
+        for (to, from) in step.read_rows.iter().enumerate() {
+            rows.copy_within(from * width..(from + 1) * width, to * width);
+        }
+        rows.truncate(step.read_rows.len() * width);
+    }
+
+    fn read_logits(&mut self, step: &CpuStep<'_>, weights: &Linear, x: &Vec<f32>, scaling: LogitScaling) {
+        let Compute { pool, isa } = &mut self.compute;
+        let StepOutput { logits, readings } = &mut self.output;
+        logits.resize(x.len() / weights.cols() * weights.rows(), 0.0);
+        matmul(pool, *isa, x, weights, logits, kernels::Output::Replace);
+        if scaling.scale != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit *= scaling.scale);
+        }
+        if let Some(cap) = scaling.soft_cap {
+            soft_cap(*isa, logits, cap);
+        }
+        let readouts = step.batch.sequences.iter().map(|sequence| &sequence.readout);
+        let readouts = readouts.filter(|readout| **readout != Readout::None);
+        let rows = logits.chunks_exact(weights.rows()).enumerate().zip(readouts);
+        readings.extend(rows.filter_map(|((row, logits), readout)| read_row(readout, row, logits)));
+    }
+
+    fn finish(&mut self) -> Result<StepOutput, StepError> {
+        Ok(mem::take(&mut self.output))
+    }
+}

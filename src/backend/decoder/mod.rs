@@ -1,0 +1,135 @@
+//! The forward pass of all families of decoders, over packed, ragged batches. It follows a [`ModelConfig`], knows no family,
+//! and computes with the operations of a device ([`ops`]).
+
+mod layer;
+mod loader;
+pub(super) mod ops;
+
+use self::{
+    layer::{Activations, Layer},
+    loader::Loader,
+    ops::{DecoderOps, Embedding, LogitScaling, Output, RowSet},
+};
+use super::{ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput};
+use crate::model::{Census, Tensor, WeightSource, spec::ModelConfig};
+
+/// A resident decoder.
+pub(super) struct Decoder<O: DecoderOps> {
+    limits: ModelLimits,
+    ops: O,
+    embedding: O::Linear,
+    embedding_scale: f32,
+    /// Embeddings of positions, where nothing is rotated.
+    positions: Option<O::Linear>,
+    layers: Vec<Layer<O>>,
+    head: Head<O>,
+    activations: Activations<O>,
+    submitted: bool,
+}
+
+/// From the residual stream to logits.
+struct Head<O: DecoderOps> {
+    norm: O::Norm,
+    /// `None` when it is the embedding.
+    output: Option<O::Linear>,
+    scaling: LogitScaling,
+}
+
+impl<O: DecoderOps> Decoder<O> {
+    /// Loads all weights. Errors name the tensor.
+    pub(super) fn load(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        mut ops: O,
+        limits: ModelLimits,
+    ) -> Result<(Self, Census), String> {
+        let sizes = config.sizes;
+        let mut loader = Loader::new(config, &mut ops, source);
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for index in 0..config.layers.len() {
+            layers.push(Layer::load(&mut loader, index)?);
+        }
+        let embedding = loader.linear(Tensor::Embedding, sizes.vocab, sizes.hidden)?;
+        let output = if config.tied_embeddings {
+            None
+        } else {
+            Some(loader.linear(Tensor::Output, sizes.vocab, sizes.hidden)?)
+        };
+        let norm = loader.norm(Tensor::OutputNorm, Tensor::OutputNormBias)?;
+        let positions = config.learned_positions.then(|| loader.positions()).transpose()?;
+        let tally = loader.finish()?;
+        let census = tally.census(ops.weight_bytes());
+        let decoder = Self {
+            limits,
+            ops,
+            embedding,
+            embedding_scale: config.embedding_scale,
+            positions,
+            layers,
+            head: Head {
+                norm,
+                output,
+                scaling: LogitScaling {
+                    scale: config.logit_scale,
+                    soft_cap: config.logit_soft_cap,
+                },
+            },
+            activations: Activations::default(),
+            submitted: false,
+        };
+        Ok((decoder, census))
+    }
+
+    /// Bytes of the KV pool, whether the system has given them yet or not.
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.ops.kv_bytes()
+    }
+}
+
+impl<O: DecoderOps> LanguageModel for Decoder<O> {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
+        self.submitted = false;
+        batch.check(&self.limits, self.ops.adapters())?;
+        if batch.sequences.iter().any(|s| s.readout == Readout::Score) {
+            return Err(StepError::InvalidBatch("a decoder has no score".into()));
+        }
+        let (ops, a) = (&mut self.ops, &mut self.activations);
+        let step = &ops.begin(batch, output);
+        let tables = Embedding {
+            tokens: &self.embedding,
+            scale: self.embedding_scale,
+            positions: self.positions.as_ref(),
+        };
+        ops.embed(step, tables, &mut a.hidden);
+        self.submitted = true;
+        let Some((last, others)) = self.layers.split_last() else {
+            return Ok(());
+        };
+        for layer in others {
+            layer.store(ops, step, a);
+            layer.run(ops, step, RowSet::All, a);
+        }
+        // Of the last layer, the cache takes every row; the rest of it is for those whose logits are read.
+        last.store(ops, step, a);
+        if batch.sequences.iter().all(|s| s.readout == Readout::None) {
+            return Ok(());
+        }
+        a.keep_read_rows(ops, step);
+        last.run(ops, step, RowSet::Read, a);
+        ops.norm(&self.head.norm, &a.hidden, &mut a.normed, Output::Replace);
+        let weights = self.head.output.as_ref().unwrap_or(&self.embedding);
+        ops.read_logits(step, weights, &a.normed, self.head.scaling);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<StepOutput, StepError> {
+        match std::mem::take(&mut self.submitted) {
+            true => self.ops.finish(),
+            false => Err(StepError::NotSubmitted),
+        }
+    }
+}

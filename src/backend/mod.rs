@@ -1,0 +1,29 @@
+//! Devices: what loads models and computes their steps.
+//!
+//! The contract is small. A [`Backend`] says what its device is and can do ([`DeviceInfo`]), what a model would take there
+//! ([`Footprint`]), and loads it ([`LoadedModel`]). A loaded [`LanguageModel`] takes a step at a time: a packed
+//! [`ForwardBatch`] is submitted, and its [`StepOutput`] holds exactly what each sequence asked for with its [`Readout`].
+//! The engine and the registry know nothing else of a device.
+//!
+//! [`decoder`] is the forward pass of all families of decoders, once, over the operations of a device. [`cpu`] is the host
+//! processor.
+
+mod batch;
+mod contract;
+pub mod cpu;
+mod decoder;
+mod device;
+mod limits;
+mod output;
+mod reading;
+
+pub use self::{
+    batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
+    contract::{
+        Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel, StepError,
+    },
+    device::{CostPrior, Determinism, DeviceInfo},
+    limits::{ModelLimits, NULL_BLOCK},
+    output::{ProbeReading, Reading, StepOutput},
+    reading::{argmax, log_sum_exp, logprob, read_row, row_max},
+};

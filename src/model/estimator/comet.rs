@@ -1,0 +1,319 @@
+//! `config.json` of a CometKiwi folder, as `scripts/convert_comet.py` writes it: the encoder's own configuration and
+//! the hyper-parameters of `UnifiedMetric`.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::model::spec::Pointwise;
+
+/// Heads are read in vectors of so many values.
+const HEAD_STEP: usize = 16;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CometConfig {
+    pub encoder: EncoderConfig,
+    pub sentence: SentenceLayer,
+    /// Outputs of the hidden layers of the regression head.
+    pub hidden_sizes: Vec<usize>,
+    pub activation: Option<Pointwise>,
+    pub final_activation: Option<Pointwise>,
+}
+
+/// An XLM-R encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EncoderConfig {
+    pub placement: NormPlacement,
+    pub vocab: usize,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub ffn: usize,
+    pub positions: usize,
+    /// Position of a sequence's first token: those of padding come before it.
+    pub first_position: usize,
+    pub token_types: usize,
+    pub eps: f32,
+}
+
+/// Where an encoder's layers have their norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormPlacement {
+    /// After each part has joined the stream: XLM-R base and large (arXiv 1911.02116).
+    Post,
+    /// Before each part, and one at the end: XLM-R XL and XXL (arXiv 2105.00572).
+    Pre,
+}
+
+/// What the sentence's vector is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SentenceLayer {
+    /// The output of one layer, 0 being the embeddings.
+    One(usize),
+    /// A weighted sum of all.
+    Mix { transform: MixTransform, norm: bool },
+}
+
+/// How parameters become weights of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MixTransform {
+    Softmax,
+    /// The projection onto the simplex (arXiv 1602.02068): some layers get no weight at all.
+    Sparsemax,
+}
+
+#[derive(Deserialize)]
+struct File {
+    encoder: EncoderFile,
+    sent_layer: Value,
+    layer_transformation: String,
+    layer_norm: bool,
+    hidden_sizes: Vec<usize>,
+    activations: String,
+    #[serde(default)]
+    final_activation: Option<String>,
+    input_segments: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct EncoderFile {
+    model_type: String,
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: String,
+    max_position_embeddings: usize,
+    pad_token_id: usize,
+    layer_norm_eps: f32,
+    #[serde(default = "one")]
+    type_vocab_size: usize,
+    #[serde(default)]
+    position_embedding_type: Option<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl CometConfig {
+    /// Errors name the key.
+    pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
+        let file = File::deserialize(json).map_err(|error| error.to_string())?;
+        let encoder = file.encoder.check().map_err(|error| format!("encoder.{error}"))?;
+        let segments: Vec<&str> = file.input_segments.iter().map(String::as_str).collect();
+        if segments.first() != Some(&"mt") || !segments.contains(&"src") {
+            return Err(format!(
+                "input_segments is {segments:?}: the translation (`mt`) has to come first, and the source (`src`) has \
+                 to be among them"
+            ));
+        }
+        if file.hidden_sizes.is_empty() || file.hidden_sizes.contains(&0) {
+            return Err("hidden_sizes needs at least one size, and none of 0".to_owned());
+        }
+        let sentence = match &file.sent_layer {
+            Value::String(mix) if mix == "mix" => SentenceLayer::Mix {
+                transform: match file.layer_transformation.as_str() {
+                    "softmax" => MixTransform::Softmax,
+                    "sparsemax" => MixTransform::Sparsemax,
+                    other => {
+                        return Err(format!(
+                            "layer_transformation is `{other}`; `softmax` and `sparsemax` are supported"
+                        ));
+                    }
+                },
+                norm: file.layer_norm,
+            },
+            layer => {
+                let index = layer.as_u64().and_then(|layer| usize::try_from(layer).ok());
+                let index = index.filter(|index| *index <= encoder.layers);
+                SentenceLayer::One(index.ok_or_else(|| {
+                    format!(
+                        "sent_layer is {layer}; it has to be \"mix\" or a layer from 0 to {}",
+                        encoder.layers
+                    )
+                })?)
+            }
+        };
+        Ok(Self {
+            encoder,
+            sentence,
+            hidden_sizes: file.hidden_sizes,
+            activation: activation("activations", &file.activations)?,
+            final_activation: match file.final_activation {
+                Some(name) => activation("final_activation", &name)?,
+                None => None,
+            },
+        })
+    }
+}
+
+/// A module of `torch.nn`, in whatever case: that is how COMET looks it up.
+fn activation(key: &str, name: &str) -> Result<Option<Pointwise>, String> {
+    match name.to_lowercase().as_str() {
+        "tanh" => Ok(Some(Pointwise::Tanh)),
+        "sigmoid" => Ok(Some(Pointwise::Sigmoid)),
+        "identity" => Ok(None),
+        _ => Err(format!(
+            "{key} is `{name}`; Tanh, Sigmoid and Identity are supported"
+        )),
+    }
+}
+
+impl EncoderFile {
+    fn check(self) -> Result<EncoderConfig, String> {
+        let placement = match self.model_type.as_str() {
+            "xlm-roberta" => NormPlacement::Post,
+            "xlm-roberta-xl" => NormPlacement::Pre,
+            other => {
+                return Err(format!(
+                    "model_type is `{other}`; `xlm-roberta` and `xlm-roberta-xl` are supported"
+                ));
+            }
+        };
+        if self.hidden_act != "gelu" {
+            return Err(format!(
+                "hidden_act is `{}`; `gelu` is supported",
+                self.hidden_act
+            ));
+        }
+        if self
+            .position_embedding_type
+            .as_deref()
+            .is_some_and(|kind| kind != "absolute")
+        {
+            return Err("position_embedding_type is not `absolute`".to_owned());
+        }
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("type_vocab_size", self.type_vocab_size),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
+        if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(HEAD_STEP) {
+            return Err(format!(
+                "hidden_size is {hidden} with {heads} heads; each head has to have a multiple of {HEAD_STEP} dimensions"
+            ));
+        }
+        let first_position = self.pad_token_id.saturating_add(1);
+        if self.max_position_embeddings <= first_position {
+            return Err(format!(
+                "max_position_embeddings is {}, which leaves none behind the padding's, pad_token_id {}",
+                self.max_position_embeddings, self.pad_token_id
+            ));
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            return Err("layer_norm_eps is not a positive number".to_owned());
+        }
+        Ok(EncoderConfig {
+            placement,
+            vocab: self.vocab_size,
+            hidden,
+            layers: self.num_hidden_layers,
+            heads,
+            ffn: self.intermediate_size,
+            positions: self.max_position_embeddings,
+            first_position,
+            token_types: self.type_vocab_size,
+            eps: self.layer_norm_eps,
+        })
+    }
+}
+
+impl EncoderConfig {
+    /// Longest sequence, in tokens.
+    pub(crate) fn window(&self) -> usize {
+        self.positions - self.first_position
+    }
+
+    /// As provenance names it.
+    pub(crate) fn architecture(&self) -> &'static str {
+        match self.placement {
+            NormPlacement::Post => "comet-kiwi xlm-roberta",
+            NormPlacement::Pre => "comet-kiwi xlm-roberta-xl",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sound() -> Value {
+        json!({
+            "encoder": {
+                "model_type": "xlm-roberta", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "intermediate_size": 48, "hidden_act": "gelu", "pad_token_id": 1,
+                "max_position_embeddings": 514, "layer_norm_eps": 1e-5
+            },
+            "sent_layer": "mix", "layer_transformation": "softmax", "layer_norm": true, "hidden_sizes": [24],
+            "activations": "Tanh", "final_activation": null, "input_segments": ["mt", "src"]
+        })
+    }
+
+    #[test]
+    fn positions_of_padding_are_not_part_of_the_window() {
+        let config = CometConfig::from_json(&sound()).unwrap();
+        assert_eq!((config.encoder.window(), config.encoder.first_position), (512, 2));
+        assert_eq!(config.final_activation, None);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let encoder_values = [
+            ("model_type", json!("bert"), "encoder.model_type is `bert`"),
+            ("hidden_act", json!("relu"), "encoder.hidden_act is `relu`"),
+            (
+                "num_attention_heads",
+                json!(3),
+                "encoder.hidden_size is 32 with 3 heads",
+            ),
+            ("num_hidden_layers", json!(0), "encoder.num_hidden_layers is 0"),
+            (
+                "max_position_embeddings",
+                json!(2),
+                "encoder.max_position_embeddings is 2",
+            ),
+            ("layer_norm_eps", json!(-1.0), "encoder.layer_norm_eps"),
+            (
+                "position_embedding_type",
+                json!("relative_key"),
+                "encoder.position_embedding_type",
+            ),
+        ];
+        for (key, value, expected) in encoder_values {
+            let mut json = sound();
+            json["encoder"][key] = value;
+            let error = CometConfig::from_json(&json).unwrap_err();
+            assert!(error.starts_with(expected), "{key}: {error}");
+        }
+        let values = [
+            ("sent_layer", json!(3), "sent_layer is 3"),
+            (
+                "layer_transformation",
+                json!("sum"),
+                "layer_transformation is `sum`",
+            ),
+            ("hidden_sizes", json!([]), "hidden_sizes"),
+            ("activations", json!("Softmax"), "activations is `Softmax`"),
+            ("input_segments", json!(["src", "mt"]), "input_segments"),
+            ("input_segments", json!(["mt", "ref"]), "input_segments"),
+            ("layer_norm", json!("yes"), "invalid type"),
+        ];
+        for (key, value, expected) in values {
+            let mut json = sound();
+            json[key] = value;
+            let error = CometConfig::from_json(&json).unwrap_err();
+            assert!(error.starts_with(expected), "{key}: {error}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What a model is, free of any device: its sizes and family, its activations, norms and rotary embedding, the shape
+//! of its attention, the formats its tensors are stored in, and how exactly it is to be computed.
+//!
+//! Readers of files ([`crate::model`]) produce these types and backends ([`crate::backend`]) consume them. Nothing here
+//! allocates device memory or runs arithmetic on activations.
+
+mod activation;
+mod attention;
+mod decoder;
+mod family;
+mod low_rank;
+mod matrix_source;
+mod norm;
+mod precision;
+mod rotary;
+mod tensor_format;
+
+pub use self::{
+    activation::{Activation, Pointwise},
+    attention::{AttentionLayer, AttentionShape},
+    low_rank::LowRankPart,
+    matrix_source::{MatrixSource, RawElements, StoredBytes},
+    norm::NormKind,
+    precision::{KvFormat, Precision, PrecisionChoice, Products},
+    rotary::RopeStyle,
+    tensor_format::{FormatError, TensorFormat},
+};
+pub(crate) use self::{
+    decoder::{ModelConfig, Rotation, Sizes},
+    family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights, sliding_layers},
+    matrix_source::dequantize,
+    rotary::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
+    tensor_format::Factor,
+};

@@ -1,0 +1,191 @@
+//! Rotary position embedding: its frequencies, and how they are scaled for long contexts.
+
+use std::f64::consts::PI;
+
+/// How a model pairs the dimensions of a head for rotary embedding (arXiv 2104.09864).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Neighbours `(0, 1), (2, 3), …`: the paper's, and GGUF's for the llama architecture.
+    Interleaved,
+    /// Halves `(0, d/2), (1, d/2 + 1), …`: Hugging Face checkpoints.
+    Halves,
+}
+
+/// Rotary embedding (arXiv 2104.09864) of a model's queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rope {
+    /// How dimensions are paired.
+    pub style: RopeStyle,
+    /// One for each rotated pair, scaling applied.
+    pub frequencies: Vec<f32>,
+    /// What sines and cosines are multiplied with.
+    pub magnitude: f32,
+    /// Frequencies for context windows longer than the model was first trained with.
+    pub long: Option<LongFrequencies>,
+}
+
+/// The second set of frequencies of LongRoPE (arXiv 2402.13753).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LongFrequencies {
+    /// Context windows longer than this use it.
+    pub above: usize,
+    pub frequencies: Vec<f32>,
+}
+
+impl Rope {
+    /// Unscaled, for halves of `dims` dimensions.
+    pub(crate) fn plain(theta: f64, dims: usize) -> Self {
+        Self::new(RopeStyle::Halves, theta, dims, &Scaling::None)
+    }
+
+    /// `theta^(-2i / dims)` for each of the `dims / 2` pairs, each changed by `scaling`.
+    pub(crate) fn new(style: RopeStyle, theta: f64, dims: usize, scaling: &Scaling) -> Self {
+        let base = |i: usize| theta.powf(-((2 * i) as f64) / dims as f64);
+        let scaled = |factors: &[f64]| -> Vec<f32> {
+            let factors = factors.iter().enumerate();
+            factors.map(|(i, factor)| (base(i) / factor) as f32).collect()
+        };
+        let pairs = 0..dims / 2;
+        let mut rope = Self {
+            style,
+            frequencies: Vec::new(),
+            magnitude: 1.0,
+            long: None,
+        };
+        rope.frequencies = match scaling {
+            Scaling::None => pairs.map(|i| base(i) as f32).collect(),
+            Scaling::Linear(factor) => pairs.map(|i| (base(i) / factor) as f32).collect(),
+            Scaling::Llama3(scaling) => pairs.map(|i| scaling.apply(base(i)) as f32).collect(),
+            Scaling::Divisors(factors) => scaled(factors),
+            Scaling::Long(scaling) => {
+                rope.magnitude = scaling.magnitude as f32;
+                rope.long = Some(LongFrequencies {
+                    above: scaling.original_context,
+                    frequencies: scaled(&scaling.long),
+                });
+                scaled(&scaling.short)
+            }
+        };
+        rope
+    }
+
+    /// Settles which set of frequencies is used. It depends on the window that is served, not on a
+    /// sequence's length: keys in the cache must fit whatever comes after them.
+    pub(crate) fn choose(&mut self, context_length: usize) {
+        if let Some(long) = self.long.take()
+            && context_length > long.above
+        {
+            self.frequencies = long.frequencies;
+        }
+    }
+
+    pub(crate) fn check(&self, head_dim: usize) -> Result<(), String> {
+        let long = self.long.as_ref().map(|long| &long.frequencies);
+        for frequencies in [Some(&self.frequencies), long].into_iter().flatten() {
+            if 2 * frequencies.len() > head_dim {
+                return Err(format!(
+                    "{} rotated dimensions are more than the head size {head_dim}",
+                    2 * frequencies.len()
+                ));
+            }
+            if !frequencies.iter().all(|f| f.is_finite()) {
+                return Err("the rotary base or scaling gives frequencies that are not finite".into());
+            }
+        }
+        if !self.magnitude.is_finite() {
+            return Err(format!("the rotary attention factor is {}", self.magnitude));
+        }
+        Ok(())
+    }
+}
+
+/// How frequencies differ from the plain ones.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Scaling {
+    None,
+    /// All are divided by one factor (arXiv 2306.15595).
+    Linear(f64),
+    Llama3(Llama3Scaling),
+    /// Each is divided by its own factor.
+    Divisors(Vec<f64>),
+    Long(LongScaling),
+}
+
+/// Llama 3.1's: long wavelengths are stretched, short ones kept, those between blended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Llama3Scaling {
+    pub factor: f64,
+    pub low: f64,
+    pub high: f64,
+    pub original_context: f64,
+}
+
+impl Llama3Scaling {
+    fn apply(&self, frequency: f64) -> f64 {
+        let wavelength = 2.0 * PI / frequency;
+        if wavelength < self.original_context / self.high {
+            frequency
+        } else if wavelength > self.original_context / self.low {
+            frequency / self.factor
+        } else {
+            let smooth = (self.original_context / wavelength - self.low) / (self.high - self.low);
+            (1.0 - smooth) * frequency / self.factor + smooth * frequency
+        }
+    }
+}
+
+/// LongRoPE's: a factor for each pair, one set for windows as in the first training, one for longer ones.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LongScaling {
+    pub short: Vec<f64>,
+    pub long: Vec<f64>,
+    pub original_context: usize,
+    pub magnitude: f64,
+}
+
+impl LongScaling {
+    /// What attention is sharpened with when windows grow by `factor`.
+    pub(crate) fn default_magnitude(factor: f64, original_context: usize) -> f64 {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            (1.0 + factor.ln() / (original_context as f64).ln()).sqrt()
+        }
+    }
+}
+
+/// Checks factors that a file gives for `pairs` pairs.
+pub(crate) fn check_factors(factors: &[f64], pairs: usize) -> Result<(), String> {
+    if factors.len() != pairs {
+        return Err(format!("there are {} factors for {pairs} pairs", factors.len()));
+    }
+    if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
+        return Err("a factor is not positive".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_frequencies_are_for_long_windows() {
+        let scaling = Scaling::Long(LongScaling {
+            short: vec![1.0, 2.0],
+            long: vec![4.0, 8.0],
+            original_context: 64,
+            magnitude: 1.5,
+        });
+        let rope = Rope::new(RopeStyle::Halves, 100.0, 4, &scaling);
+        let chosen = |context| {
+            let mut rope = rope.clone();
+            rope.choose(context);
+            assert_eq!(rope.long, None);
+            rope.frequencies
+        };
+        assert_eq!(chosen(64), [1.0, 0.05]);
+        assert_eq!(chosen(65), [0.25, 0.0125]);
+        assert_eq!(rope.magnitude, 1.5);
+    }
+}

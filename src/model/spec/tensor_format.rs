@@ -1,0 +1,450 @@
+//! The formats that tensors are stored in, those of ggml, and how their blocks unpack into integers, scales and
+//! minimums.
+//!
+//! Layouts follow ggml's `ggml-common.h`. Every weight is `scale * quant + min`; the golden test compares
+//! with the `gguf` Python package's dequantisation.
+
+use half::f16;
+
+/// A tensor type of a GGUF file that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are ggml's own")]
+pub enum TensorFormat {
+    F32,
+    F16,
+    Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    Q8K,
+}
+
+/// A tensor type that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "ggml tensor type {0} is not supported (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K and Q8_K are)"
+)]
+pub struct FormatError(pub u32);
+
+impl TryFrom<u32> for TensorFormat {
+    type Error = FormatError;
+
+    fn try_from(ggml_type: u32) -> Result<Self, FormatError> {
+        Ok(match ggml_type {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Q4_0,
+            3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
+            8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
+            12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
+            15 => Self::Q8K,
+            30 => Self::Bf16,
+            other => return Err(FormatError(other)),
+        })
+    }
+}
+
+/// A scale or minimum as the file has it: `base * step`. The base is exact in f16 except for Q8_K.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor {
+    pub base: f32,
+    /// 1 where a format has no second level.
+    pub step: i8,
+}
+
+impl Factor {
+    const NONE: Self = Self { base: 0.0, step: 1 };
+
+    fn plain(base: f32) -> Self {
+        Self { base, step: 1 }
+    }
+
+    /// The product, rounded once.
+    pub(crate) fn value(self) -> f32 {
+        self.base * f32::from(self.step)
+    }
+}
+
+/// A run of weights that share one scale: `weight = scale * quant + min`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Group {
+    pub scale: Factor,
+    pub min: Factor,
+    /// Only the first [`TensorFormat::group_size`] are used.
+    pub quants: [i8; 32],
+}
+
+impl TensorFormat {
+    /// Lower-case name as model files are usually labelled, for example `q4_1`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q8_0 => "q8_0",
+            Self::Q2K => "q2_k",
+            Self::Q3K => "q3_k",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+            Self::Q8K => "q8_k",
+        }
+    }
+
+    /// Weights in a block.
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Q8K => 256,
+        }
+    }
+
+    /// Bytes in a block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+            Self::Q8K => 292,
+        }
+    }
+
+    /// Bytes of `elements` weights, or `None` when they do not fill whole blocks or overflow.
+    pub fn bytes_for(self, elements: usize) -> Option<usize> {
+        if !elements.is_multiple_of(self.block_elements()) {
+            return None;
+        }
+        (elements / self.block_elements()).checked_mul(self.block_bytes())
+    }
+
+    /// Weights that share a scale (quantised formats).
+    pub(crate) fn group_size(self) -> usize {
+        match self {
+            Self::Q2K | Self::Q3K | Self::Q6K => 16,
+            _ => 32,
+        }
+    }
+
+    /// Whether quants need no more than four bits.
+    pub(crate) fn is_four_bit(self) -> bool {
+        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4K)
+    }
+
+    /// Whether `min` can be other than 0.
+    pub(crate) fn has_min(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
+    }
+
+    /// What has to be added to quants so that none is negative, as repacked matrices have them.
+    pub(crate) fn zero(self) -> u8 {
+        match self {
+            Self::Q4_0 => 8,
+            four if four.is_four_bit() => 0,
+            _ => 128,
+        }
+    }
+
+    /// Unpacks one block, group by group in element order. `block` has `block_bytes` bytes. Float
+    /// formats have no groups.
+    pub(crate) fn unpack(self, block: &[u8], mut emit: impl FnMut(Group)) {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => {}
+            Self::Q4_0 => {
+                let mut quants = nibbles(&block[2..18]);
+                quants.iter_mut().for_each(|q| *q -= 8);
+                emit(Group {
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
+                    quants,
+                });
+            }
+            Self::Q4_1 => {
+                let quants = nibbles(&block[4..20]);
+                emit(Group {
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::plain(half_at(block, 2)),
+                    quants,
+                });
+            }
+            Self::Q5_0 => {
+                let mut quants = nibbles(&block[6..22]);
+                add_fifth_bit(&mut quants, &block[2..6]);
+                quants.iter_mut().for_each(|q| *q -= 16);
+                emit(Group {
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
+                    quants,
+                });
+            }
+            Self::Q5_1 => {
+                let mut quants = nibbles(&block[8..24]);
+                add_fifth_bit(&mut quants, &block[4..8]);
+                emit(Group {
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::plain(half_at(block, 2)),
+                    quants,
+                });
+            }
+            Self::Q8_0 => {
+                let quants = std::array::from_fn(|i| block[2 + i] as i8);
+                emit(Group {
+                    scale: Factor::plain(half_at(block, 0)),
+                    min: Factor::NONE,
+                    quants,
+                });
+            }
+            Self::Q2K => unpack_q2k(block, emit),
+            Self::Q3K => unpack_q3k(block, emit),
+            Self::Q4K => unpack_q4k(block, emit),
+            Self::Q5K => unpack_q5k(block, emit),
+            Self::Q6K => unpack_q6k(block, emit),
+            Self::Q8K => {
+                let scale = Factor::plain(f32::from_le_bytes([block[0], block[1], block[2], block[3]]));
+                for group in block[4..260].chunks_exact(32) {
+                    emit(Group {
+                        scale,
+                        min: Factor::NONE,
+                        quants: std::array::from_fn(|i| group[i] as i8),
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// 16 bytes: the low nibbles are elements 0..16, the high ones 16..32.
+fn nibbles(bytes: &[u8]) -> [i8; 32] {
+    std::array::from_fn(|i| {
+        if i < 16 {
+            (bytes[i] & 15) as i8
+        } else {
+            (bytes[i - 16] >> 4) as i8
+        }
+    })
+}
+
+fn add_fifth_bit(quants: &mut [i8; 32], bits: &[u8]) {
+    for (i, quant) in quants.iter_mut().enumerate() {
+        *quant |= ((bits[i / 8] >> (i % 8)) & 1) as i8 * 16;
+    }
+}
+
+/// Two bits per weight, 16 groups of 16 with four-bit scale and minimum.
+fn unpack_q2k(block: &[u8], mut emit: impl FnMut(Group)) {
+    let (scales, quants) = (&block[..16], &block[16..80]);
+    let (d, dmin) = (half_at(block, 80), half_at(block, 82));
+    for (index, &scale) in scales.iter().enumerate() {
+        let (half, shift, side) = (index / 8, (index % 8) / 2 * 2, index % 2);
+        let bytes = &quants[half * 32 + side * 16..][..16];
+        let mut group = Group {
+            scale: Factor {
+                base: d,
+                step: (scale & 15) as i8,
+            },
+            min: Factor {
+                base: -dmin,
+                step: (scale >> 4) as i8,
+            },
+            quants: [0; 32],
+        };
+        for (quant, byte) in group.quants.iter_mut().zip(bytes) {
+            *quant = ((byte >> shift) & 3) as i8;
+        }
+        emit(group);
+    }
+}
+
+/// Three bits per weight, 16 groups of 16 with signed six-bit scales.
+fn unpack_q3k(block: &[u8], mut emit: impl FnMut(Group)) {
+    let (high, quants, packed) = (&block[..32], &block[32..96], &block[96..108]);
+    let d = half_at(block, 108);
+    for index in 0..16 {
+        let low = if index < 8 {
+            packed[index] & 15
+        } else {
+            packed[index - 8] >> 4
+        };
+        let top = (packed[8 + index % 4] >> (2 * (index / 4))) & 3;
+        let scale = Factor {
+            base: d,
+            step: (low | (top << 4)) as i8 - 32,
+        };
+        let (half, step, side) = (index / 8, (index % 8) / 2, index % 2);
+        let mut group = Group {
+            scale,
+            min: Factor::NONE,
+            quants: [0; 32],
+        };
+        for i in 0..16 {
+            let value = ((quants[half * 32 + side * 16 + i] >> (2 * step)) & 3) as i8;
+            let bit = (high[side * 16 + i] >> (half * 4 + step)) & 1;
+            group.quants[i] = value - if bit == 0 { 4 } else { 0 };
+        }
+        emit(group);
+    }
+}
+
+/// Six-bit scale and minimum of group `j` of Q4_K and Q5_K.
+fn scale_and_min(packed: &[u8], j: usize) -> (i8, i8) {
+    let (scale, min) = if j < 4 {
+        (packed[j] & 63, packed[j + 4] & 63)
+    } else {
+        (
+            (packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4),
+            (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4),
+        )
+    };
+    (scale as i8, min as i8)
+}
+
+fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
+    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+    let (packed, quants) = (&block[4..16], &block[16..144]);
+    for j in 0..8 {
+        let (scale, min) = scale_and_min(packed, j);
+        let bytes = &quants[j / 2 * 32..][..32];
+        let quants = std::array::from_fn(|i| ((bytes[i] >> (4 * (j % 2))) & 15) as i8);
+        emit(Group {
+            scale: Factor { base: d, step: scale },
+            min: Factor {
+                base: -dmin,
+                step: min,
+            },
+            quants,
+        });
+    }
+}
+
+fn unpack_q5k(block: &[u8], mut emit: impl FnMut(Group)) {
+    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+    let (packed, high, quants) = (&block[4..16], &block[16..48], &block[48..176]);
+    for j in 0..8 {
+        let (scale, min) = scale_and_min(packed, j);
+        let bytes = &quants[j / 2 * 32..][..32];
+        let quants = std::array::from_fn(|i| {
+            let low = (bytes[i] >> (4 * (j % 2))) & 15;
+            (low | (((high[i] >> j) & 1) << 4)) as i8
+        });
+        emit(Group {
+            scale: Factor { base: d, step: scale },
+            min: Factor {
+                base: -dmin,
+                step: min,
+            },
+            quants,
+        });
+    }
+}
+
+fn unpack_q6k(block: &[u8], mut emit: impl FnMut(Group)) {
+    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+    let d = half_at(block, 208);
+    for (index, &scale) in scales.iter().enumerate() {
+        let (half, quarter, side) = (index / 8, (index % 8) / 2, index % 2);
+        let mut group = Group {
+            scale: Factor {
+                base: d,
+                step: scale as i8,
+            },
+            min: Factor::NONE,
+            quants: [0; 32],
+        };
+        for i in 0..16 {
+            let l = side * 16 + i;
+            let nibble = (low[half * 64 + (quarter % 2) * 32 + l] >> (4 * (quarter / 2))) & 15;
+            let top = (high[half * 32 + l] >> (2 * quarter)) & 3;
+            group.quants[i] = (nibble | (top << 4)) as i8 - 32;
+        }
+        emit(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{MatrixSource, RawElements};
+
+    const ALL: [TensorFormat; 13] = [
+        TensorFormat::F32,
+        TensorFormat::F16,
+        TensorFormat::Bf16,
+        TensorFormat::Q4_0,
+        TensorFormat::Q4_1,
+        TensorFormat::Q5_0,
+        TensorFormat::Q5_1,
+        TensorFormat::Q8_0,
+        TensorFormat::Q2K,
+        TensorFormat::Q3K,
+        TensorFormat::Q4K,
+        TensorFormat::Q5K,
+        TensorFormat::Q6K,
+    ];
+
+    #[test]
+    #[cfg_attr(miri, ignore = "nothing unsafe, and a long file to read")]
+    fn every_format_equals_the_gguf_package() {
+        let golden = include_str!("../../../tests/golden/block_formats.json");
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+        for format in ALL {
+            let case = &golden[format.name()];
+            let hex = case["bytes"].as_str().unwrap();
+            let bytes: Vec<u8> = (0..hex.len())
+                .step_by(2)
+                .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+                .collect();
+            let expected: Vec<f64> = case["values"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|v| v.as_f64().unwrap())
+                .collect();
+            let mut found = vec![0f32; expected.len()];
+            let source = MatrixSource {
+                rows: 1,
+                cols: found.len(),
+                elements: RawElements::Bytes(format, &bytes),
+            };
+            assert!(source.is_consistent(), "{format:?}");
+            source.read_row(0, &mut found).unwrap();
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // One rounding less than the reference, which multiplies and adds apart.
+                let error = (f64::from(*found) - expected).abs();
+                assert!(
+                    error <= 1e-5 * (1.0 + expected.abs()),
+                    "{format:?} element {i}: {found}, expected {expected}"
+                );
+            }
+        }
+    }
+}
