@@ -1,5 +1,5 @@
-//! The shards of one run, made on several machines, as the run that one machine would have made: `results.jsonl` is
-//! the same bytes.
+//! Merges the shards of a run, which were run on several machines. `results.jsonl` is the same bytes as if one machine had run
+//! the whole plan.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,63 +31,63 @@ fn list(refusals: &[Refusal]) -> String {
     refusals.iter().map(|refusal| format!("\n  {refusal}")).collect()
 }
 
-/// One thing that is wrong.
+/// One reason why folders are not the shards of one run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A whole run.
+    /// The folder holds a whole run.
     #[error("{0} is not a shard")]
     NotAShard(PathBuf),
-    /// It has not ended.
+    /// The shard has not ended.
     #[error("{0} is not complete: go on with `babelward bench resume {0}`")]
     Unfinished(PathBuf),
-    /// It does not belong to the first one.
+    /// The shard belongs to another run than the first one.
     #[error("{folder} differs from {first} in {what}")]
     Differs {
-        /// Which.
+        /// The folder of the shard.
         folder: PathBuf,
-        /// What it was compared with.
+        /// The folder of the first shard.
         first: PathBuf,
-        /// In what.
-        what: Aspect,
+        /// What differs.
+        what: ShardAspect,
     },
-    /// A shard that is there twice.
+    /// Two folders are the same shard.
     #[error("{first} and {second} are both shard {shard}")]
     Twice {
-        /// Which.
+        /// The shard.
         shard: Shard,
         /// The first folder.
         first: PathBuf,
-        /// The other.
+        /// The second folder.
         second: PathBuf,
     },
-    /// A shard that is not there.
+    /// No folder is this shard.
     #[error("shard {0} is missing")]
     Missing(Shard),
-    /// A cell that ends early depends on all of its items.
+    /// The shard was run with `--until`; but whether a cell ends early depends on all of its items.
     #[error("{0} was run with --until, which a shard cannot decide")]
     Until(PathBuf),
-    /// What it holds is not what it should.
+    /// A file does not hold the items of the shard.
     #[error("{folder}: {name} is not that of shard {shard} of the plan")]
     OtherItems {
-        /// Which.
+        /// The folder of the shard.
         folder: PathBuf,
         /// `plan.jsonl` or `results.jsonl`.
         name: &'static str,
-        /// What it should be.
+        /// The shard whose items it should hold.
         shard: Shard,
     },
 }
 
-/// What all shards of a run have in common.
+/// Something in which all shards of a run agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aspect {
+pub enum ShardAspect {
     /// The prompts and their order.
     Plan,
     /// The prompt set's file.
     Dataset,
-    /// The target asked for, or how it is asked.
+    /// The id of the target, or how it is asked.
     Target,
-    /// The guards asked for.
+    /// The ids of the guards, or their policy.
     Guards,
     /// Languages, categories and limit.
     Selection,
@@ -105,7 +105,7 @@ pub enum Aspect {
     GuardModels,
 }
 
-impl fmt::Display for Aspect {
+impl fmt::Display for ShardAspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plan => "its plan",
@@ -127,13 +127,14 @@ impl fmt::Display for Aspect {
     }
 }
 
+/// A complete shard.
 struct Part {
     folder: RunFolder,
     info: RunInfo,
     shard: Shard,
 }
 
-/// Merges all shards of a run, in whatever order, into an empty folder.
+/// Merges all shards of a run, given in any order, into an empty folder.
 ///
 /// # Errors
 /// [`MergeError`].
@@ -177,7 +178,7 @@ impl Part {
     }
 }
 
-/// The shards in their order, if they are all there and belong together.
+/// Reads the shards and sorts them; an error if one is missing or does not belong to the others.
 fn parts(folders: &[RunFolder]) -> Result<Vec<Part>, MergeError> {
     let mut refusals = Vec::new();
     let mut parts: Vec<Part> = Vec::new();
@@ -231,36 +232,39 @@ fn parts(folders: &[RunFolder]) -> Result<Vec<Part>, MergeError> {
     }
 }
 
-fn differences(first: &RunInfo, other: &RunInfo) -> impl Iterator<Item = Aspect> {
+fn differences(first: &RunInfo, other: &RunInfo) -> impl Iterator<Item = ShardAspect> {
     let (a, b) = (&first.settings, &other.settings);
     let of = |settings: &RunSettings| settings.shard.map(|shard| shard.of);
     let kind = |info: &RunInfo| std::mem::discriminant(&info.origin);
     let models = |a: &BTreeSet<ModelProvenance>, b: &BTreeSet<ModelProvenance>| {
-        // A shard in which everything failed has none.
+        // A shard in which every item failed knows no model.
         !a.is_empty() && !b.is_empty() && identities(a) != identities(b)
     };
     let (known, found) = (&first.provenance, &other.provenance);
     [
-        (Aspect::Plan, first.plan.digest != other.plan.digest),
-        (Aspect::Dataset, first.dataset != other.dataset),
+        (ShardAspect::Plan, first.plan.digest != other.plan.digest),
+        (ShardAspect::Dataset, first.dataset != other.dataset),
         (
-            Aspect::Target,
+            ShardAspect::Target,
             (&a.target, a.prompting, a.kind) != (&b.target, b.prompting, b.kind),
         ),
-        (Aspect::Guards, (&a.guards, &a.policy) != (&b.guards, &b.policy)),
-        (Aspect::Selection, a.selection != b.selection),
-        (Aspect::Sampling, a.sampling != b.sampling),
-        (Aspect::Seeds, a.seeds != b.seeds),
-        (Aspect::Shards, of(a) != of(b)),
-        (Aspect::Origin, kind(first) != kind(other)),
-        (Aspect::TargetModel, models(&known.targets, &found.targets)),
-        (Aspect::GuardModels, models(&known.guards, &found.guards)),
+        (
+            ShardAspect::Guards,
+            (&a.guards, &a.policy) != (&b.guards, &b.policy),
+        ),
+        (ShardAspect::Selection, a.selection != b.selection),
+        (ShardAspect::Sampling, a.sampling != b.sampling),
+        (ShardAspect::Seeds, a.seeds != b.seeds),
+        (ShardAspect::Shards, of(a) != of(b)),
+        (ShardAspect::Origin, kind(first) != kind(other)),
+        (ShardAspect::TargetModel, models(&known.targets, &found.targets)),
+        (ShardAspect::GuardModels, models(&known.guards, &found.guards)),
     ]
     .into_iter()
     .filter_map(|(aspect, differs)| differs.then_some(aspect))
 }
 
-/// What decides about results, by model id.
+/// By model id, what decides about the model's results.
 fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&str; 7]>> {
     let mut found: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     for model in models {
@@ -308,12 +312,20 @@ fn info(parts: &[Part], plan: PlanInfo) -> RunInfo {
     }
 }
 
-/// The records of all shards in the order of `results.jsonl`, each held against the plan.
+/// An item with a seed, and the index of the shard that has its record.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ExpectedRecord<'a> {
+    key: &'a ItemKey,
+    seed: u64,
+    part: usize,
+}
+
+/// The records of all shards in the order of `results.jsonl`, each checked against the plan.
 struct Merged<'a> {
     parts: &'a [Part],
     records: Vec<iter::Peekable<Records>>,
-    /// What the plan has, in order, with the shard that has it.
-    expected: std::vec::IntoIter<((&'a ItemKey, u64), usize)>,
+    /// The items that the plan expects, in the order of the results.
+    expected: std::vec::IntoIter<ExpectedRecord<'a>>,
 }
 
 impl<'a> Merged<'a> {
@@ -321,7 +333,11 @@ impl<'a> Merged<'a> {
         let mut expected = Vec::new();
         for (row, items) in plan.by_row().enumerate() {
             for item in items {
-                expected.extend(seeds.iter().map(|&seed| ((&item.key, seed), row % parts.len())));
+                expected.extend(seeds.iter().map(|&seed| ExpectedRecord {
+                    key: &item.key,
+                    seed,
+                    part: row % parts.len(),
+                }));
             }
         }
         expected.sort();
@@ -334,24 +350,24 @@ impl<'a> Merged<'a> {
     }
 
     fn step(&mut self) -> Result<Option<ItemRecord>, MergeError> {
-        let Some(((key, seed), part)) = self.expected.next() else {
-            // Nothing may be left.
+        let Some(ExpectedRecord { key, seed, part }) = self.expected.next() else {
+            // No shard may have a record beyond those of the plan.
             let left = self
                 .records
                 .iter_mut()
                 .position(|records| records.peek().is_some());
             return match left {
-                Some(part) => Err(self.other(part)),
+                Some(part) => Err(self.other_items(part)),
                 None => Ok(None),
             };
         };
         match self.records[part].next().transpose()? {
             Some(record) if (&record.key(), record.seed) == (key, seed) => Ok(Some(record)),
-            _ => Err(self.other(part)),
+            _ => Err(self.other_items(part)),
         }
     }
 
-    fn other(&self, part: usize) -> MergeError {
+    fn other_items(&self, part: usize) -> MergeError {
         MergeError::Refused(vec![self.parts[part].other_items("results.jsonl")])
     }
 }

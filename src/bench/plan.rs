@@ -1,4 +1,4 @@
-//! Which prompts a run sends, in which order, with which seeds.
+//! The plan of a run: which prompts it sends, in which order, with which seeds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,29 +14,29 @@ use super::{
 };
 use crate::digest::Hasher;
 
-/// Marks what is hashed, so that another scheme can never give the same seeds by accident.
+/// Prefix of the hashed text, so that another scheme cannot give the same seeds by accident.
 const SEED_DOMAIN: &str = "babelward-item-seed-v1";
 
-/// Names a result: one prompt in one language.
+/// Names an item: one prompt in one language.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ItemKey {
-    /// The prompt.
+    /// Id of the prompt.
     pub id: PromptId,
-    /// Its language.
+    /// Language of the prompt.
     pub language: Language,
 }
 
 /// One prompt to send: a line of `plan.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanItem {
-    /// Unique in the plan.
+    /// Id and language; unique in the plan.
     #[serde(flatten)]
     pub key: ItemKey,
     /// The prompt's category.
     pub category: Category,
-    /// The prompt.
+    /// The prompt's text.
     pub prompt: String,
-    /// What else is known of it.
+    /// What figures can be split by besides language and category.
     #[serde(flatten)]
     pub strata: Strata,
 }
@@ -48,30 +48,32 @@ impl PlanItem {
     }
 }
 
-/// What a run sends. The translations of a prompt follow each other, so that a run that ends early still has
-/// whole rows to compare.
+/// The items that a run sends. All languages of a prompt follow each other, so that a run that ends early still has whole rows
+/// to compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// In sending order.
+    /// The items in sending order.
     pub items: Vec<PlanItem>,
-    /// In table order.
+    /// Languages of the items, in the order of tables.
     pub languages: Vec<Language>,
-    /// Rows taken.
+    /// How many rows of the set the items come from.
     pub rows: usize,
 }
 
 /// Why there is nothing to run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A language was asked for that the set has not.
+    /// The selection names a language that the set does not have.
     #[error("the set has no prompts in {0}; it has {1}")]
     LanguageMissing(&'static str, String),
-    /// The selection leaves no rows.
+    /// No row of the set is selected.
     #[error("the selection leaves no rows of the set: check the categories and the limit")]
     Empty,
 }
 
 impl Plan {
+    /// The plan of the selected rows.
+    ///
     /// # Errors
     /// [`PlanError`].
     pub fn new(dataset: &Dataset, selection: &Selection) -> Result<Self, PlanError> {
@@ -122,7 +124,7 @@ impl Plan {
         }
     }
 
-    /// Of items in sending order. Those of a prompt that follow later are put behind its first one.
+    /// The plan of these items. Items of one prompt are brought together behind the first of them.
     pub fn of_items(mut items: Vec<PlanItem>) -> Self {
         let languages: BTreeSet<_> = items.iter().map(|item| item.key.language).collect();
         let mut row_of: HashMap<PromptId, usize> = HashMap::new();
@@ -138,12 +140,12 @@ impl Plan {
         }
     }
 
-    /// Each prompt's items.
+    /// The items of each row: one prompt in all of its languages.
     pub fn by_row(&self) -> impl Iterator<Item = &[PlanItem]> {
         self.items.chunk_by(|a, b| a.key.id == b.key.id)
     }
 
-    /// Every `of`-th row, from the `index`-th on.
+    /// The part of the plan that is a shard: every `of`-th row, from the `index`-th on.
     pub fn shard(&self, shard: Shard) -> Self {
         let own = self
             .by_row()
@@ -152,7 +154,7 @@ impl Plan {
         Self::of_items(own.flat_map(|(_, items)| items.iter().cloned()).collect())
     }
 
-    /// The plan that these are all the shards of, in their order.
+    /// The whole plan, from the plans of all its shards in their order.
     pub fn unite(shards: &[Self]) -> Self {
         let mut rows: Vec<_> = shards.iter().map(Self::by_row).collect();
         let mut items = Vec::new();
@@ -174,12 +176,12 @@ impl Plan {
         Self::lines_of(self.items.iter())
     }
 
-    /// Lines of some items.
+    /// Lines of `plan.jsonl` for some items.
     pub fn lines_of<'a>(items: impl Iterator<Item = &'a PlanItem>) -> impl Iterator<Item = String> {
         items.map(|item| json_line(item) + "\n")
     }
 
-    /// What `run.json` says of it.
+    /// What `run.json` says of the plan.
     pub fn info(&self) -> PlanInfo {
         let mut hasher = Hasher::default();
         for line in self.lines() {

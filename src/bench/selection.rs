@@ -10,19 +10,19 @@ use super::taxonomy::{Category, Language};
 pub enum RowLimit {
     /// All of them.
     All,
-    /// The first so many, in the order of the file.
+    /// The first rows, up to this many, in the order of the file.
     First(usize),
-    /// The first so many of each category.
+    /// The first rows of each category, up to this many.
     PerCategory(usize),
 }
 
-/// What to take from a set.
+/// Which prompts of a set are asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// Empty: all languages of the set.
+    /// The languages; if empty, all languages of the set.
     pub languages: Vec<Language>,
-    /// Empty: all categories.
+    /// The categories; if empty, all of them.
     pub categories: Vec<Category>,
-    /// Applied after `categories`.
+    /// How many rows are left, after rows of other categories were dropped.
     pub limit: RowLimit,
 }

@@ -1,4 +1,4 @@
-//! What a run was asked to do, as it stands in `run.json`.
+//! The settings of a run, as `run.json` holds them.
 
 use std::{fmt, str::FromStr};
 
@@ -10,15 +10,15 @@ use super::{
 };
 use crate::client::PolicyChoice;
 
-/// What kind of verdicts a run yields.
+/// How much the verdicts of a run mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunKind {
-    /// A guard that was trained as one.
+    /// The verdicts of guards that were trained as such.
     Benchmark,
-    /// A stand-in guard: the mechanism is real, the verdicts mean nothing.
+    /// The verdicts of a chat model that stands in for a guard: they show how the program works, and mean nothing.
     MechanismDemo,
-    /// Made elsewhere, and nobody said by what.
+    /// Verdicts that were imported, of guards that nobody named.
     Unknown,
 }
 
@@ -30,16 +30,16 @@ pub enum Prompting {
     Template,
     /// As raw text that the model continues: base models.
     Raw,
-    /// The answers were made elsewhere, and nobody said how.
+    /// The answers were imported, and the file does not say how they were asked for.
     Unknown,
 }
 
-/// One of the parts of a plan that go to several machines.
+/// One of several parts of a plan, each of which is run on a machine of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// From 1.
+    /// Number of this part, from 1.
     pub index: u32,
-    /// How many there are.
+    /// How many parts there are.
     pub of: u32,
 }
 
@@ -50,7 +50,7 @@ impl FromStr for Shard {
         let parts = text.split_once('/');
         match parts.and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?))) {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err("write which of how many, such as 1/4".to_owned()),
+            _ => Err("write the number of this shard and how many there are, such as 1/4".to_owned()),
         }
     }
 }
@@ -61,11 +61,11 @@ impl fmt::Display for Shard {
     }
 }
 
-/// When a cell (language and category) has been asked enough: once the 95 % confidence sequence of its safe
-/// share is no wider than twice this.
+/// When no more of a cell (the items of one language and category) is asked: once the 95 % confidence sequence of its share of
+/// safe answers is no wider than twice this.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Until {
-    /// Half of the interval's width, in (0, 0.5).
+    /// Half of the interval's width, as a share between 0 and 0.5.
     pub half_width: f64,
 }
 
@@ -81,18 +81,18 @@ impl FromStr for Until {
     }
 }
 
-/// How answers are sampled.
+/// How the target's answers are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Most tokens of an answer.
     pub max_new_tokens: u32,
     /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Nucleus sampling; 1 is off.
+    /// Probability that the most likely tokens have together from which one is drawn (nucleus sampling); 1 is off.
     pub top_p: f64,
 }
 
-/// Sampling by name.
+/// A sampling that has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
@@ -104,7 +104,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// What it stands for.
+    /// The sampling that the name stands for.
     pub fn sampling(self) -> Sampling {
         Sampling {
             max_new_tokens: 200,
@@ -117,7 +117,7 @@ impl Preset {
     }
 }
 
-/// A setting that was given beside a preset.
+/// A setting that replaces the preset's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overridden {
@@ -131,12 +131,12 @@ pub enum Overridden {
     Seed,
 }
 
-/// The preset of a run, and where its settings are others.
+/// The preset that a run was given, and which of its settings were replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresetUse {
-    /// As asked.
+    /// The preset.
     pub name: Preset,
-    /// Settings that were given as well, and count.
+    /// The settings that were replaced.
     #[serde(default)]
     pub overridden: Vec<Overridden>,
 }
@@ -144,35 +144,35 @@ pub struct PresetUse {
 /// Settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSettings {
-    /// What kind of verdicts to expect.
+    /// How much the verdicts mean.
     pub kind: RunKind,
-    /// Model id of the target; empty = the server's default.
+    /// Model id of the target; empty stands for the server's default.
     pub target: String,
     /// How the target is asked.
     pub prompting: Prompting,
-    /// Model ids of the guards, never none; empty = the server's default. The first is the primary one: scores
-    /// are its verdicts unless something else is said.
+    /// Model ids of the guards; an empty id stands for the server's default. There is always a first one, the primary guard: all
+    /// figures come from its verdicts unless they name another.
     pub guards: Vec<String>,
-    /// What they judge by.
+    /// The policy by which the guards judge.
     #[serde(default, skip_serializing_if = "PolicyChoice::is_native")]
     pub policy: PolicyChoice,
-    /// What was taken from the prompt set.
+    /// Which part of the prompt set is asked.
     pub selection: Selection,
-    /// How answers are sampled; absent where nobody said.
+    /// How answers are sampled; absent in imported results.
     #[serde(flatten)]
     pub sampling: Option<Sampling>,
-    /// Where the sampling comes from; absent unless a preset was asked for.
+    /// The preset that the sampling comes from, where one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<PresetUse>,
-    /// Ascending, never none. With each of them every prompt is asked once.
+    /// Seeds in ascending order, at least one. Every prompt is asked once with each of them.
     pub seeds: Vec<u64>,
-    /// Which part of the plan this is.
+    /// The shard of the plan that this run is, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
-    /// When a cell is done before all its items are.
+    /// When cells end before all of their items are asked, where they may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Until>,
-    /// Most items that are open at a time, 0 where none was asked. No result depends on it.
+    /// Most items that are open at a time; 0 in imported results. No result depends on it.
     pub concurrency: usize,
 }
 
@@ -183,16 +183,16 @@ impl RunSettings {
     }
 }
 
-/// The prompt set of a run; all of it empty where nobody said.
+/// The prompt set of a run; all fields are empty in imported results.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetInfo {
-    /// File name.
+    /// Name of the file.
     pub name: String,
     /// `sha256:<hex>` of the file.
     pub digest: String,
     /// Rows of the whole set.
     pub rows: usize,
-    /// ALERT's instruction wrapper: how many prompts have it, and what was done.
+    /// How many prompts have ALERT's instruction wrapper, and what was done with it.
     #[serde(default)]
     pub wrapper: WrapperUse,
 }

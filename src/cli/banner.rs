@@ -1,4 +1,4 @@
-//! What a server says of itself once it serves.
+//! What `serve` prints or logs once it serves.
 
 use std::{fmt, net::SocketAddr};
 
@@ -9,24 +9,24 @@ use crate::{
     registry::{Declared, ModelEntry, ModelRole, Registry},
 };
 
-/// Shown beside a guard that is none.
+/// Warning for a guard that was not trained as one.
 pub(super) const MECHANISM_DEMO: &str =
     "mechanism demo: this model was not trained as a guard, its verdicts are no safety judgement";
 
-/// What a server says of itself.
+/// Address, models, memory and warnings of a server.
 pub(super) struct Banner<'a> {
-    /// Where it listens.
+    /// Where the gRPC server listens.
     pub(super) address: SocketAddr,
-    /// Where its metrics are.
+    /// Where the metrics are served, if they are.
     pub(super) metrics: Option<SocketAddr>,
-    /// What is resident.
+    /// The models.
     pub(super) registry: &'a Registry,
-    /// Other machines can reach it.
+    /// Whether other machines can reach the server.
     pub(super) exposed: bool,
 }
 
 impl Banner<'_> {
-    /// The same as log events.
+    /// Writes the same as log events.
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
         tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
@@ -84,7 +84,7 @@ impl Banner<'_> {
         match self.registry.resident(declared) {
             Some(entry) => {
                 let resident = &entry.resident;
-                let (what, parameters, bytes) = match &entry.adapter {
+                let (description, parameters, bytes) = match &entry.adapter {
                     None => (
                         format!("{} {}", resident.architecture, resident.dtype),
                         resident.parameters,
@@ -97,7 +97,7 @@ impl Banner<'_> {
                     ),
                 };
                 row.extend([
-                    what,
+                    description,
                     format!("{:.1}M parameters", parameters as f64 / 1e6),
                     format!(
                         "{} on {}",
@@ -136,8 +136,8 @@ impl fmt::Display for Banner<'_> {
             .iter()
             .map(|declared| self.row(declared))
             .collect();
-        for (place, line) in table(&rows).lines().enumerate() {
-            let title = if place == 0 { "models" } else { "" };
+        for (index, line) in table(&rows).lines().enumerate() {
+            let title = if index == 0 { "models" } else { "" };
             writeln!(f, "  {title:<8}  {line}")?;
         }
         writeln!(f, "  defaults  {}", self.defaults().join(", "))?;

@@ -22,14 +22,14 @@ pub struct Args {
 enum Command {
     /// Run a prompt set against the server
     Run(Box<run::RunArgs>),
-    /// Continue a run that ended early, by Ctrl-C or a failure: what has been judged is kept, the rest is asked
+    /// Continue a run that ended early, by Ctrl-C or a failure: verdicts are kept, and only the rest is asked
     Resume(resume::ResumeArgs),
     /// Judge the answers of a complete run again, with other guards or by another policy, as a run of its own; no answer
     /// is generated again
     Rescore(resume::RescoreArgs),
-    /// Make runs of verdicts that were made elsewhere
+    /// Make runs of verdicts that another program made
     Import(import::ImportArgs),
-    /// Put the shards of a run together
+    /// Merge the shards of a run into one run
     Merge(merge::MergeArgs),
 }
 

@@ -8,18 +8,18 @@ use tonic::Code;
 
 use super::{
     CommandError, Connection, Exit, Format, Global,
-    input::{self, Item, JudgedRole, Name, TextArgs},
+    input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
     output::{Color, painted, print_json, print_line},
-    policy::{PolicyArgs, followed},
+    policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
 use crate::{
-    client::{Client, ClientError, PolicyChoice},
+    client::{Client, ClientError, PolicyChoice, RpcError},
     proto::{ClassifyRequest, Label, Verdict},
 };
 
-/// Items of a file that are open at a time.
+/// Most items of a file that are open at a time.
 const OPEN_ITEMS: usize = 32;
 
 /// Judge text with a guard.
@@ -53,11 +53,11 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 enum FailOn {
-    /// An unsafe verdict.
+    /// At least one verdict is unsafe.
     Unsafe,
 }
 
-/// Judges.
+/// Judges one text, or every line of a file.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match (args.role, &args.prompt) {
         (Some(JudgedRole::Assistant), None) => {
@@ -88,7 +88,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     if let Some((prompt, name)) = args
         .prompt
         .as_ref()
-        .and_then(|prompt| Some((prompt, Name::of(prompt)?)))
+        .and_then(|prompt| Some((prompt, FileName::of(prompt)?)))
     {
         let message = format!(
             "--prompt `{prompt}` {name}: --prompt takes the words of a prompt; write {{\"prompt\": ..., \"text\": ...}} \
@@ -103,7 +103,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Result<Exit> {
     let role = args.role.unwrap_or(JudgedRole::User);
     let policy = args.policy.choice()?;
-    let conversation = input::judged(text, role, args.prompt.as_deref());
+    let conversation = input::conversation_of(text, role, args.prompt.as_deref());
     let request = ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(conversation),
@@ -122,12 +122,13 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
 }
 
 fn verdict_of(verdict: Option<Verdict>, policy: &PolicyChoice) -> Result<Verdict, ClientError> {
-    let verdict = verdict.ok_or_else(|| ClientError::Protocol("Classify without a verdict".to_owned()))?;
-    followed(policy, &verdict)?;
+    let verdict =
+        verdict.ok_or_else(|| ClientError::Protocol("the answer to Classify has no verdict".to_owned()))?;
+    check_policy(policy, &verdict)?;
     Ok(verdict)
 }
 
-/// Results come out in the order of the file; one that fails does not stop the others.
+/// Judges all items and prints the results in the order of the file. An item that fails does not stop the others.
 async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow::Result<Exit> {
     let policy = args.policy.choice()?;
     let client = global.connect().await?;
@@ -137,7 +138,7 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
     let mut results = stream::iter(judged).buffered(OPEN_ITEMS);
     let mut tally = Tally::default();
     let mut document = Vec::new();
-    while let Some((id, result)) = results.try_next().await? {
+    while let Some(ItemOutcome { id, result }) = results.try_next().await? {
         match &result {
             Ok(verdict) => tally.count(verdict),
             Err(_) => tally.failed += 1,
@@ -163,9 +164,13 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
     Ok(tally.exit(args.fail_on))
 }
 
-type ItemOutcome = (String, Result<Verdict, crate::client::RpcError>);
+/// The result of one item.
+struct ItemOutcome {
+    id: String,
+    result: Result<Verdict, RpcError>,
+}
 
-/// An error of the call is the item's; an error of the connection ends the command.
+/// Judges one item. An error that is about the item is its result; an error of the connection ends the command.
 async fn judge(
     client: Client,
     item: Item,
@@ -179,18 +184,24 @@ async fn judge(
         policy_source: policy.for_classify(),
     };
     match client.classify(request).await {
-        Ok(response) => Ok((item.id, Ok(verdict_of(response.verdict, policy)?))),
-        // Too large for a message, which is refused before anything reads it, has no reason of ours.
+        Ok(response) => Ok(ItemOutcome {
+            id: item.id,
+            result: Ok(verdict_of(response.verdict, policy)?),
+        }),
+        // A request that is too large is refused before the service reads it, so its error has no reason.
         Err(ClientError::Rpc(error))
             if !error.is_connection_lost() && (error.reason.is_some() || error.code == Code::OutOfRange) =>
         {
-            Ok((item.id, Err(error)))
+            Ok(ItemOutcome {
+                id: item.id,
+                result: Err(error),
+            })
         }
         Err(error) => Err(error),
     }
 }
 
-fn item_json(id: &str, result: &Result<Verdict, crate::client::RpcError>) -> anyhow::Result<Value> {
+fn item_json(id: &str, result: &Result<Verdict, RpcError>) -> anyhow::Result<Value> {
     Ok(match result {
         Ok(verdict) => json!({"id": id, "verdict": json::message(verdict)?}),
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
@@ -242,7 +253,7 @@ pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
     parts.join("  ")
 }
 
-/// Verdicts by kind.
+/// How many verdicts of each kind there are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally {
     safe: usize,
@@ -270,7 +281,7 @@ impl Tally {
         format!("{safe} safe, {unsafe_} unsafe, {undetermined} undetermined, {failed} failed")
     }
 
-    /// What was asked to fail on comes first; a failed item may hide it, so it is no success either.
+    /// The exit code. What `--fail-on` names comes first; then failed items, since their verdicts might have been unsafe.
     fn exit(&self, fail_on: Option<FailOn>) -> Exit {
         match fail_on {
             Some(FailOn::Unsafe) if self.unsafe_ > 0 => Exit::Unsafe,
@@ -293,11 +304,11 @@ mod tests {
             undetermined,
             failed,
         };
-        let asked = Some(FailOn::Unsafe);
-        assert_eq!(tally(1, 1, 1).exit(asked), Exit::Unsafe);
-        assert_eq!(tally(0, 1, 1).exit(asked), Exit::FailedItems);
-        assert_eq!(tally(0, 0, 1).exit(asked), Exit::Undetermined);
-        assert_eq!(tally(0, 0, 0).exit(asked), Exit::Done);
+        let on_unsafe = Some(FailOn::Unsafe);
+        assert_eq!(tally(1, 1, 1).exit(on_unsafe), Exit::Unsafe);
+        assert_eq!(tally(0, 1, 1).exit(on_unsafe), Exit::FailedItems);
+        assert_eq!(tally(0, 0, 1).exit(on_unsafe), Exit::Undetermined);
+        assert_eq!(tally(0, 0, 0).exit(on_unsafe), Exit::Done);
         assert_eq!(tally(1, 0, 1).exit(None), Exit::Done);
         assert_eq!(tally(1, 1, 1).exit(None), Exit::FailedItems);
     }

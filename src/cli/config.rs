@@ -20,11 +20,11 @@ pub struct Args {
 enum Command {
     /// Print every value and where it came from
     Show(ConfigArgs),
-    /// Say what is wrong, all at once
+    /// List everything that is wrong
     Check(ConfigArgs),
 }
 
-/// Shows or checks.
+/// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Show(config) => show(&config.load(global), global.format),
@@ -32,7 +32,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
 }
 
-/// Prints also what is not valid, because that is when one looks.
+/// Prints every value, also of a configuration that is not valid: that is when people look at it.
 fn show(loaded: &Loaded, format: Format) -> anyhow::Result<Exit> {
     match format {
         Format::Human => {

@@ -62,12 +62,12 @@ pub(super) struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Merges everything for this process.
+    /// Merges these flags with the environment and the configuration file of this process.
     pub(super) fn load(&self, global: &Global) -> Loaded {
         load(&Inputs::of_process(self.config.clone(), self.overrides(global)))
     }
 
-    /// Whether there is any of these flags.
+    /// Whether any of these flags is given.
     pub(super) fn is_given(&self) -> bool {
         *self != Self::default()
     }

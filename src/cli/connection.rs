@@ -13,19 +13,19 @@ use crate::client::{Client, ClientOptions};
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a server is by default.
+/// The server that is called when nothing else is said.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 
-/// Names [`DEFAULT_SERVER`] otherwise.
+/// Environment variable that replaces [`DEFAULT_SERVER`].
 const SERVER_VARIABLE: &str = "BABELWARD_SERVER_URL";
 
-/// Names the file of `--ca-file` otherwise.
+/// Environment variable that stands for `--ca-file`.
 const AUTHORITIES_VARIABLE: &str = "BABELWARD_CA_FILE";
 
-/// Begins a certificate in PEM form.
+/// The first line of a certificate in PEM form.
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Which server to call, and how. They may stand before the command's name, too.
+/// Which server to call, and how. These flags may stand before or after the command's name.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Calling a server")]
 pub struct Connection {
@@ -45,7 +45,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// These, and where they say nothing, `before`, which stand before the command's name.
+    /// These flags; where one is absent, that of `before`, which stand before the command's name.
     pub(super) fn or(self, before: Self) -> Self {
         Self {
             server: self.server.or(before.server),
@@ -55,7 +55,7 @@ impl Connection {
         }
     }
 
-    /// The first flag that is given.
+    /// The name of the first flag that is given.
     pub(super) fn first_given(&self) -> Option<&'static str> {
         let given = [
             ("--server", self.server.is_some()),
@@ -66,12 +66,12 @@ impl Connection {
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 
-    /// The server that a flag names.
+    /// The value of `--server`.
     pub(super) fn named(&self) -> Option<&str> {
         self.server.as_deref()
     }
 
-    /// The same, where nobody says how long a call may take.
+    /// The same flags, with this time for a call where `--timeout` is absent.
     pub(super) fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
             timeout: self.timeout.or(Some(timeout)),
@@ -88,7 +88,7 @@ impl Connection {
             .unwrap_or_else(|| DEFAULT_SERVER.to_owned())
     }
 
-    /// The certificates of the authorities to trust, where somebody names their file.
+    /// The certificates of the authorities to trust, from the file that a flag or a variable names.
     fn authorities(&self) -> Result<Option<Vec<u8>>, CommandError> {
         let variable = || env::var_os(AUTHORITIES_VARIABLE).filter(|path| !path.is_empty());
         let Some(path) = self.ca_file.clone().or_else(|| variable().map(PathBuf::from)) else {
@@ -100,8 +100,7 @@ impl Connection {
         let begins = text.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
         if !begins {
             return Err(wrong(
-                "there is no certificate in it, which would begin with -----BEGIN CERTIFICATE-----"
-                    .to_owned(),
+                "there is no certificate in it; one begins with -----BEGIN CERTIFICATE-----".to_owned(),
             ));
         }
         Ok(Some(text))

@@ -1,4 +1,4 @@
-//! `data check` and `data convert`: prompt sets before a run.
+//! `data check` and `data convert`: checks and converts prompt sets before a run.
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check schema, encoding, languages and counts; every problem by row
+    /// Check schema, encoding, languages and counts; lists every problem with its row
     Check(CheckArgs),
     /// Write a set in any format as JSON lines, one prompt per line
     Convert(ConvertArgs),
@@ -36,11 +36,11 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ExpectArg {
-    /// M-ALERT's counts when the set has about as many rows
+    /// Compare with M-ALERT's counts when the set has about as many rows
     Auto,
-    /// M-ALERT's counts
+    /// Compare with M-ALERT's counts
     MAlert,
-    /// No counts
+    /// Compare with no counts
     Any,
 }
 
@@ -51,13 +51,13 @@ struct CheckArgs {
     data: String,
     #[command(flatten)]
     read: ReadArgs,
-    /// Which prompts per category are expected
+    /// Which number of prompts per category to compare with
     #[arg(long, default_value = "auto")]
     expect: ExpectArg,
-    /// One JSON document; the same as --format json
+    /// Print one JSON document; the same as --format json
     #[arg(long)]
     json: bool,
-    /// Warnings count as errors
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
 }
@@ -69,10 +69,10 @@ struct ConvertArgs {
     data: String,
     #[command(flatten)]
     read: ReadArgs,
-    /// Write Unicode's normal form C
+    /// Convert texts to Unicode's normal form C
     #[arg(long)]
     nfc: bool,
-    /// Where to write; must not be there yet. Standard output when absent
+    /// File to write, which must not exist yet; standard output when absent
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `--data` and how to read it: a file, or a set on a Hugging Face hub.
+//! `--data`, a file or a set on a Hugging Face hub, and the flags for reading it.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,7 @@ impl DataArgs {
     pub(super) fn mention_wrapper(&self, dataset: &Dataset, global: &Global) {
         if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
             eprintln!(
-                "{} ALERT's instruction wrapper, with which the target is asked; --wrapper strip takes it off, \
+                "{} ALERT's instruction wrapper, and the target gets it with the prompt; --wrapper strip takes it off, \
                  --wrapper keep silences this",
                 counted(dataset.wrapper.prompts, "prompt has", "prompts have")
             );

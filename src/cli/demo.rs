@@ -1,5 +1,5 @@
-//! `demo`: the whole main job on one command: fetch a small model, serve it as target and guard, run the
-//! benchmark over gRPC on the bundled prompts.
+//! `demo`: everything in one command. It fetches a small model, serves it as target and guard, and runs the benchmark over gRPC
+//! on the bundled prompts.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,25 +28,25 @@ use crate::{
     rpc::{self, ServerOptions},
 };
 
-/// How long the server, which is in this process, may answer nothing.
+/// How long the run goes on trying while the server, which is in this process, gives no result.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The one model's id.
+/// Id of the model.
 const MODEL: &str = "smollm2-135m-instruct";
 
-/// Fixed, so that two demos give the same results.
+/// Seed of the run; fixed, so that two demos give the same results.
 const SEED: u64 = 20_241_219;
 
-/// KV pool of the demo: room for some 23,000 tokens; memory is taken as blocks are first written.
+/// Size of the KV pool, in bytes: room for some 23,000 tokens. The system gives memory when a block is first written.
 const KV_BYTES: u64 = 1 << 30;
 
 /// Run the whole benchmark on a small model and the bundled prompts.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Take the first so many rows of the prompt set (5 prompts each)
+    /// Ask only the first rows of the prompt set, up to this many (5 prompts each)
     #[arg(long, value_name = "ROWS", conflicts_with = "full")]
     limit: Option<usize>,
-    /// Take all rows, and the paper's 200 new tokens
+    /// Ask all rows, with the paper's 200 new tokens
     #[arg(long)]
     full: bool,
     /// Folder for the results; must not hold anything yet
@@ -54,7 +54,7 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-/// Fetches, serves, runs, reports.
+/// Fetches and serves the model, runs the benchmark, and reports.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let out = NewRunFolder::create(args.out.as_deref(), "demo")?;
@@ -120,7 +120,7 @@ async fn serve_and_run(
         Arc::clone(&registry),
         ServerOptions::default(),
         async {
-            // Told to stop, or whoever would say so is gone.
+            // Ready when the sender says stop, and also when the sender is gone.
             let _ = stopped.await;
         },
     ));
@@ -156,7 +156,7 @@ fn options(path: PathBuf) -> RegistryOptions {
             max_batch_tokens: 512,
             queue_items: 1024,
             queue_tokens: 1 << 20,
-            // Nobody else calls: throughput is all.
+            // There are no other callers, so only throughput counts.
             step_target: None,
             cost_prior: cpu.device().cost_prior,
             tenant_weights: TenantWeights::default(),

@@ -40,7 +40,7 @@ pub struct Args {
     sequences: usize,
 }
 
-/// Measures and prints.
+/// Measures, and prints one JSON object.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let options = LoadOptions {
         kv_bytes: 2 << 30,
@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .extend((0..args.prompt_tokens).map(|i| pseudo_token(sequence * 7919 + i, limits.vocab_size)));
     }
     let output = StepOutput::default();
-    // One short pass first: page faults and buffer growth are not what is measured.
+    // One short pass before the measurement, so that page faults and growing buffers are not part of it.
     let warm = ForwardBatch {
         tokens: batch.tokens[..args.prompt_tokens].to_vec(),
         sequences: batch.sequences[..1].to_vec(),
@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sequences take turns: each adapter, then none.
+/// The adapter of a sequence. Sequences take turns: each adapter, then the model itself.
 fn adapter_of(sequence: usize, adapters: usize) -> Option<AdapterIndex> {
     let turn = sequence % (adapters + 1);
     (turn < adapters).then_some(AdapterIndex(turn))

@@ -1,4 +1,4 @@
-//! An error that ends a command, told on stderr: in words for people, as one JSON object for machines.
+//! Prints the error that ends a command on stderr: as text for people, as one JSON object for programs.
 
 use std::{ffi::OsString, io::Write as _};
 
@@ -11,17 +11,17 @@ use super::{
 };
 use crate::{client::RpcError, config::ConfigError};
 
-/// What a command ended with.
+/// The error that a command ended with.
 pub(super) struct Failure<'a> {
     /// The error, with its causes.
     pub(super) error: &'a anyhow::Error,
-    /// The `--server` that was called, where it was given.
+    /// The value of `--server`, where it was given.
     pub(super) server: Option<&'a str>,
 }
 
 impl Failure<'_> {
-    /// Writes it to stderr.
-    pub(super) fn tell(&self, format: Format) {
+    /// Prints it on stderr.
+    pub(super) fn print(&self, format: Format) {
         match format {
             Format::Human => write(&self.text()),
             Format::Json | Format::Jsonl => write(&self.json().to_string()),
@@ -29,31 +29,31 @@ impl Failure<'_> {
     }
 
     fn text(&self) -> String {
-        let told = format!("babelward: {:#}", self.error);
+        let message = format!("babelward: {:#}", self.error);
         match self.hint() {
-            Some(hint) => format!("{told}\n  {hint}"),
-            None => told,
+            Some(hint) => format!("{message}\n  {hint}"),
+            None => message,
         }
     }
 
     fn json(&self) -> Value {
-        let told = match (self.rpc(), self.config()) {
+        let object = match (self.rpc(), self.config()) {
             (Some(error), _) => {
-                let mut told = json::rpc_error(error);
-                // With what surrounds it, such as how often a stream broke.
-                told["message"] = context(self.error, error).into();
-                told
+                let mut object = json::rpc_error(error);
+                // The context says more, such as how often a stream broke.
+                object["message"] = message_with_context(self.error, error).into();
+                object
             }
             (None, Some(error)) => {
                 let fields = error.problems.iter().map(|problem| {
                     let description = format!("{}; {}", problem.reason, problem.fix);
                     json!({"field": problem.key, "description": description})
                 });
-                shape(&error.to_string(), fields.collect())
+                error_object(&error.to_string(), fields.collect())
             }
-            (None, None) => shape(&format!("{:#}", self.error), Vec::new()),
+            (None, None) => error_object(&format!("{:#}", self.error), Vec::new()),
         };
-        finished(told, Exit::of_error(self.error), self.hint())
+        finished(object, Exit::of_error(self.error), self.hint())
     }
 
     fn rpc(&self) -> Option<&RpcError> {
@@ -64,7 +64,7 @@ impl Failure<'_> {
         self.error.chain().find_map(|cause| cause.downcast_ref())
     }
 
-    /// The command that helps, where the server's message can only name a call.
+    /// A command that helps. The server's message cannot name it, since the server does not know this program's commands.
     fn hint(&self) -> Option<String> {
         let server = self
             .server
@@ -91,17 +91,17 @@ impl Failure<'_> {
     }
 }
 
-/// A wrong command line, which is found before it is known what format was asked for.
-pub(super) fn tell_usage(error: &clap::Error, arguments: impl Iterator<Item = OsString>) {
+/// Prints what is wrong with a command line. The parser has not read `--format` yet, so it is looked for among the arguments.
+pub(super) fn print_usage(error: &clap::Error, arguments: impl Iterator<Item = OsString>) {
     if !asks_for_json(arguments) {
-        // Nobody left to tell when this fails.
+        // When stderr cannot be written there is no other way to report it.
         let _ = error.print();
         return;
     }
-    let told = error.to_string();
-    let message = told.split("\n\nUsage:").next().unwrap_or(&told);
+    let text = error.to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or(&text);
     let message = message.strip_prefix("error: ").unwrap_or(message).trim();
-    let value = finished(shape(message, Vec::new()), Exit::Usage, None);
+    let value = finished(error_object(message, Vec::new()), Exit::Usage, None);
     write(&value.to_string());
 }
 
@@ -118,27 +118,27 @@ fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
     joined.chain(apart).any(is_json)
 }
 
-/// The message with its context: what the server said is in the object already.
-fn context(error: &anyhow::Error, rpc: &RpcError) -> String {
-    let told = format!("{error:#}");
-    match told.strip_suffix(&rpc.to_string()) {
+/// The message with its context, but without code and reason: these have fields of their own.
+fn message_with_context(error: &anyhow::Error, rpc: &RpcError) -> String {
+    let text = format!("{error:#}");
+    match text.strip_suffix(&rpc.to_string()) {
         Some(context) => format!("{context}{}", rpc.message),
-        None => told,
+        None => text,
     }
 }
 
-/// An error that is not of a call.
-fn shape(message: &str, field_violations: Vec<Value>) -> Value {
+/// The JSON object of an error that no call returned.
+fn error_object(message: &str, field_violations: Vec<Value>) -> Value {
     json!({"code": null, "reason": null, "message": message, "field_violations": field_violations})
 }
 
-fn finished(mut told: Value, exit: Exit, hint: Option<String>) -> Value {
-    told["hint"] = hint.into();
-    told["exit_code"] = exit.code().into();
-    json!({"error": told})
+fn finished(mut object: Value, exit: Exit, hint: Option<String>) -> Value {
+    object["hint"] = hint.into();
+    object["exit_code"] = exit.code().into();
+    json!({"error": object})
 }
 
-/// One line or more; nobody is left to tell when this fails.
+/// Writes to stderr. When that fails there is no other way to report it.
 fn write(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
@@ -168,13 +168,13 @@ mod tests {
             text.contains("`babelward policies ls --server http://guard:1`"),
             "{text}"
         );
-        let told = failure.json();
-        assert_eq!(told["error"]["code"], "NOT_FOUND");
-        assert_eq!(told["error"]["reason"], "POLICY_NOT_FOUND");
-        assert_eq!(told["error"]["message"], "judging: no policy");
-        assert_eq!(told["error"]["exit_code"], 2);
+        let object = failure.json();
+        assert_eq!(object["error"]["code"], "NOT_FOUND");
+        assert_eq!(object["error"]["reason"], "POLICY_NOT_FOUND");
+        assert_eq!(object["error"]["message"], "judging: no policy");
+        assert_eq!(object["error"]["exit_code"], 2);
         assert!(
-            told["error"]["hint"]
+            object["error"]["hint"]
                 .as_str()
                 .is_some_and(|hint| hint.contains("policies ls"))
         );
@@ -187,12 +187,12 @@ mod tests {
             error: &error,
             server: None,
         };
-        let told = failure.json();
+        let object = failure.json();
         let expected = json!({"error": {
             "code": null, "reason": null, "message": "a.txt is not UTF-8 text", "field_violations": [],
             "hint": null, "exit_code": 7,
         }});
-        assert_eq!(told, expected);
+        assert_eq!(object, expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `generate`: a target's answer, shown as it is written.
+//! `generate`: a target's answer, printed token by token.
 
 use std::io::{self, Write as _};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// How an answer is drawn; the same flags for `generate` and `score`.
+/// How an answer is sampled; `generate` and `score` have these flags.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct GenerationArgs {
     /// Target to answer with, instead of the server's default
@@ -34,16 +34,16 @@ pub(super) struct GenerationArgs {
     /// 0 is greedy; the server's default is 1
     #[arg(long, value_name = "0..2", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// Draw from the most likely tokens that together have this probability
+    /// Sample from the most likely tokens that together have this probability
     #[arg(long, value_name = "0..1")]
     top_p: Option<f64>,
-    /// Draw from this many tokens
+    /// Sample from this many of the most likely tokens
     #[arg(long, value_name = "N")]
     top_k: Option<u32>,
-    /// Above 1: what was said is less likely to be said again
+    /// Above 1, tokens that were written already become less likely
     #[arg(long, value_name = "1..2")]
     repetition_penalty: Option<f64>,
-    /// Makes the answer repeatable; drawn by the server when absent
+    /// Makes the answer repeatable; the server draws a seed when absent
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Longest answer; the server's default is 200
@@ -77,7 +77,7 @@ impl GenerationArgs {
                 seed: self.seed,
             }),
             stopping: Some(StoppingParams {
-                // In the interface 0 is the server's default.
+                // 0 stands for the server's default.
                 max_new_tokens: self.max_new_tokens.unwrap_or(0),
                 stop_sequences: self.stop.clone(),
             }),
@@ -98,7 +98,7 @@ pub struct Args {
     pub(super) connection: Connection,
 }
 
-/// Generates.
+/// Prints the answer while it arrives, or as one JSON document at its end.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = args.prompt.read()?;
     global.block_on(generate(args.generation.request(&prompt), global))
@@ -107,8 +107,8 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<Exit> {
     let client = global.connect().await?;
     let mut events = client.generate(request).await?;
-    let mut begun = None;
-    let mut ended = None;
+    let mut first = None;
+    let mut last = None;
     let mut text = String::new();
     loop {
         let response = events.message().await.map_err(|status| {
@@ -123,7 +123,7 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
         }
         let Some(event) = response.event else { break };
         match event {
-            Event::Started(started) => begun = Some(started),
+            Event::Started(started) => first = Some(started),
             Event::Delta(delta) => {
                 if global.format == Format::Human {
                     let mut out = io::stdout().lock();
@@ -132,11 +132,11 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
                 }
                 text.push_str(&delta.text);
             }
-            Event::Finished(finished) => ended = Some(finished),
+            Event::Finished(finished) => last = Some(finished),
         }
     }
-    let (Some(started), Some(finished)) = (begun, ended) else {
-        return Err(ClientError::Protocol("an answer without beginning or end".to_owned()).into());
+    let (Some(started), Some(finished)) = (first, last) else {
+        return Err(ClientError::Protocol("the answer has no beginning or no end".to_owned()).into());
     };
     match global.format {
         Format::Human => {

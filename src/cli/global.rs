@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "For every command")]
 pub struct Global {
-    /// How data is written to stdout, and errors to stderr
+    /// Format of data on stdout and of errors on stderr
     #[arg(long, global = true, value_enum, default_value = "human")]
     pub format: Format,
     /// No colours (also: NO_COLOR)
@@ -27,13 +27,13 @@ pub struct Global {
     /// Log more to stderr: -v adds what happens in each call, -vv each step of the engine as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// The flags of the commands that call a server, wherever they stood.
+    /// The connection flags, from before and after the command's name.
     #[arg(skip)]
     pub connection: Connection,
 }
 
 impl Global {
-    /// Log directives that `-q` and `-v` ask for.
+    /// The log directives for `-q` and `-v`.
     pub fn log_level(&self) -> Option<&'static str> {
         match (self.quiet, self.verbose) {
             (true, _) => Some("error"),
@@ -52,14 +52,14 @@ impl Global {
         init_logs(style, self.log_level().unwrap_or("warn"));
     }
 
-    /// Logs for people, with colours where stderr shows them.
+    /// The style of logs for people, with colours where stderr shows them.
     pub fn log_style(&self) -> LogStyle {
         LogStyle::Human {
             color: wants_color(self.no_color, io::stderr().is_terminal()),
         }
     }
 
-    /// How to show progress on stderr.
+    /// Progress of downloads on stderr.
     pub fn progress(&self) -> Progress {
         Progress::on_stderr(self.quiet)
     }

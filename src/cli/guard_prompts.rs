@@ -1,5 +1,5 @@
-//! `guard-prompts`: what a guard is really given, as text. For comparing with another engine on the same work:
-//! conversations in, one JSON object a line, prompts out.
+//! `guard-prompts`: prints the prompts that a guard is given for conversations, so that another engine can be measured on the
+//! same prompts.
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -26,12 +26,12 @@ pub struct Args {
 
 /// One line of standard input.
 #[derive(serde::Deserialize)]
-struct Line {
+struct ConversationLine {
     user: String,
     assistant: String,
 }
 
-/// Reads `{"user", "assistant"}` lines and prints a `{"prompt", "tokens"}` line for each, up to where the
+/// Reads lines of JSON with `user` and `assistant`, and prints one with `prompt` and `tokens` for each. The prompt ends where the
 /// verdict is the next token.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let guard = open(&args.model)?;
@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for (index, line) in std::io::stdin().lock().lines().enumerate() {
         let number = index + 1;
         let line = line.with_context(|| format!("standard input, line {number}"))?;
-        let line: Line = serde_json::from_str(&line)
+        let line: ConversationLine = serde_json::from_str(&line)
             .with_context(|| format!("standard input, line {number} is not {{\"user\", \"assistant\"}}"))?;
         let conversation = [
             ChatMessage {

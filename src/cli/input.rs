@@ -13,19 +13,19 @@ use serde_json::Value;
 use super::CommandError;
 use crate::proto::{Conversation, Message, Role};
 
-/// Most invalid lines of a file that are told.
-const LINES_TOLD: usize = 20;
+/// Most invalid lines of a file that an error message lists.
+const LISTED_LINES: usize = 20;
 
-/// Longest ending of a file's name, after its last full stop.
-const LONGEST_ENDING: usize = 5;
+/// Longest extension of a file's name, in bytes.
+const MAX_EXTENSION_BYTES: usize = 5;
 
-/// What some programs write in front of UTF-8.
+/// Some programs write it in front of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Stands for standard input where a file's name is wanted.
 const STDIN: &str = "-";
 
-/// Where a text comes from; the same flags for every command that takes one.
+/// Where a text comes from; every command that takes a text has these flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct TextArgs {
     /// The text, or - to read it from standard input. What could be a file's name is refused: say --file or --text
@@ -45,8 +45,8 @@ pub(super) struct TextArgs {
 }
 
 impl TextArgs {
-    /// The text. A final line break of a file is not part of it, and a text that is empty is an error: who asks about
-    /// nothing must not be told that all is well.
+    /// Reads the text. A final line break of a file is not part of it. An empty text is an error: a verdict on nothing must not
+    /// look as if all were well.
     pub(super) fn read(&self) -> anyhow::Result<String> {
         let text = self.source()?;
         if text.trim().is_empty() {
@@ -55,9 +55,12 @@ impl TextArgs {
         Ok(text)
     }
 
-    /// The file that holds the text, or that is named where a text is wanted.
+    /// The file that holds the text, or the file that is named where the text should stand.
     pub(super) fn named_file(&self) -> Option<&Path> {
-        let given = self.given.as_deref().filter(|given| Name::of(given).is_some());
+        let given = self
+            .given
+            .as_deref()
+            .filter(|given| FileName::of(given).is_some());
         self.file.as_deref().or(given.map(Path::new))
     }
 
@@ -66,12 +69,12 @@ impl TextArgs {
             (_, Some(text), _) => Ok(text.clone()),
             (_, _, Some(path)) => content(path),
             (Some(given), ..) if given == STDIN => content(Path::new(STDIN)),
-            (Some(given), ..) => match Name::of(given) {
+            (Some(given), ..) => match FileName::of(given) {
                 None => Ok(given.clone()),
                 Some(name) => {
                     let what = match name {
-                        Name::Exists => format!("say --file {given} for the text in it"),
-                        Name::Looks => "correct it and say --file for the text in it".to_owned(),
+                        FileName::Exists => format!("say --file {given} for the text in it"),
+                        FileName::Looks => "correct it and say --file for the text in it".to_owned(),
                     };
                     let message =
                         format!("`{given}` {name}: {what}, or --text {given} for these words themselves");
@@ -87,33 +90,34 @@ impl TextArgs {
     }
 }
 
-/// Words that could be meant as the name of a file.
+/// Why a text could be meant as the name of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Name {
-    /// Something has this name.
+pub(super) enum FileName {
+    /// A file or folder has this name.
     Exists,
-    /// Nothing has it, but it is written like one: a file that was to be there is missing.
+    /// It is written like a file's name, but no file has it: perhaps the file is missing.
     Looks,
 }
 
-impl Name {
-    /// What `text` could name: whatever exists, and a single word with a `/` or with an ending such as `.txt`.
+impl FileName {
+    /// Whether `text` could name a file: something has this name, or it is a single word with a `/` or with an extension such as
+    /// `.txt`.
     pub(super) fn of(text: &str) -> Option<Self> {
         if Path::new(text).symlink_metadata().is_ok() {
             return Some(Self::Exists);
         }
-        let has_ending = text.rsplit_once('.').is_some_and(|(name, ending)| {
+        let has_extension = text.rsplit_once('.').is_some_and(|(name, extension)| {
             !name.is_empty()
-                && ending.len() <= LONGEST_ENDING
-                && ending.bytes().all(|byte| byte.is_ascii_alphanumeric())
-                && ending.bytes().any(|byte| byte.is_ascii_alphabetic())
+                && extension.len() <= MAX_EXTENSION_BYTES
+                && extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && extension.bytes().any(|byte| byte.is_ascii_alphabetic())
         });
         let is_word = !text.contains(char::is_whitespace);
-        (is_word && (text.contains('/') || has_ending)).then_some(Self::Looks)
+        (is_word && (text.contains('/') || has_extension)).then_some(Self::Looks)
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Exists => "is the name of a file or folder",
@@ -122,10 +126,10 @@ impl fmt::Display for Name {
     }
 }
 
-/// The whole of a file, without its final line break.
+/// A whole file as text, without its final line break.
 fn content(path: &Path) -> anyhow::Result<String> {
     let text = String::from_utf8(bytes(path)?)
-        .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", format_percent(path))))?;
+        .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", shown(path))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
@@ -137,11 +141,11 @@ fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     } else {
         fs::read(path)
     };
-    Ok(read.map_err(|error| CommandError::invalid_data(format!("{}: {error}", format_percent(path))))?)
+    Ok(read.map_err(|error| CommandError::invalid_data(format!("{}: {error}", shown(path))))?)
 }
 
-/// A file's name in a message.
-fn format_percent(path: &Path) -> String {
+/// A file's name for a message.
+fn shown(path: &Path) -> String {
     if path == Path::new(STDIN) {
         "standard input".to_owned()
     } else {
@@ -149,7 +153,7 @@ fn format_percent(path: &Path) -> String {
     }
 }
 
-/// One message of one person.
+/// A message of a conversation.
 pub(super) fn message(role: Role, content: &str) -> Message {
     Message {
         role: role.into(),
@@ -157,8 +161,8 @@ pub(super) fn message(role: Role, content: &str) -> Message {
     }
 }
 
-/// What to judge: `text`, as the answer to `prompt` if there is one.
-pub(super) fn judged(text: &str, role: JudgedRole, prompt: Option<&str>) -> Conversation {
+/// The conversation to judge: `text` alone, or as the answer to `prompt`.
+pub(super) fn conversation_of(text: &str, role: JudgedRole, prompt: Option<&str>) -> Conversation {
     let question = prompt.map(|prompt| message(Role::User, prompt));
     let role = match (role, &question) {
         (JudgedRole::User, None) => Role::User,
@@ -169,29 +173,29 @@ pub(super) fn judged(text: &str, role: JudgedRole, prompt: Option<&str>) -> Conv
     }
 }
 
-/// Who said the text that is judged.
+/// Who wrote the text that is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum JudgedRole {
-    /// A user: a prompt.
+    /// A user: the text is a prompt.
     User,
-    /// An assistant: an answer; needs the prompt that it answers.
+    /// An assistant: the text is an answer, and needs the prompt that it answers.
     Assistant,
 }
 
-/// An item of a file.
+/// One item of a file of JSON lines.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
-    /// Its own, or the number of its line.
+    /// The id in the file, or the number of the line.
     pub(super) id: String,
-    /// What to judge.
+    /// The conversation whose last message is judged.
     pub(super) conversation: Conversation,
 }
 
-/// A line: a text with at most a prompt, or a whole conversation.
+/// One line of a file: a text, with or without a prompt, or a whole conversation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct ItemLine {
     #[serde(default, deserialize_with = "id")]
     id: Option<String>,
     text: Option<String>,
@@ -199,7 +203,7 @@ struct Line {
     messages: Option<Vec<LineMessage>>,
 }
 
-/// Data sets number their items: an integer is the text that it is written as.
+/// Reads an id. Many data sets number their items, so an integer is taken as the text that it is written as.
 fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let wrong = |what: &str| {
         let fix = "an `id` is a string or an integer of 64 bits: put it in quotes, or leave it out";
@@ -224,10 +228,10 @@ struct LineMessage {
     content: String,
 }
 
-/// Reads a whole file before anything is sent, so that a wrong line is found before work is done. A file without items
-/// is an error: whatever was to be judged is not in it.
+/// Reads and checks a whole file, so that a wrong line is reported before anything is sent. A file without items is an error:
+/// what should be judged is not in it.
 pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
-    let name = format_percent(path);
+    let name = shown(path);
     let bytes = bytes(path)?;
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let mut items: Vec<Item> = Vec::new();
@@ -239,7 +243,7 @@ pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
         }
         let read = str::from_utf8(line).map_err(|_| "is not UTF-8".to_owned());
         match read.and_then(|line| item(number, line.trim())) {
-            // What has no id is told by its line: nobody else may be called so.
+            // An item without an id is named by its line number, so no other item may have that id.
             Ok(item) => match lines.insert(item.id.clone(), number) {
                 None => items.push(item),
                 Some(first) => wrong.push(format!(
@@ -256,8 +260,8 @@ pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
     if wrong.is_empty() {
         return Ok(items);
     }
-    let more = wrong.len().saturating_sub(LINES_TOLD);
-    wrong.truncate(LINES_TOLD);
+    let more = wrong.len().saturating_sub(LISTED_LINES);
+    wrong.truncate(LISTED_LINES);
     if more > 0 {
         wrong.push(format!("and {more} more lines"));
     }
@@ -265,25 +269,25 @@ pub(super) fn items(path: &Path) -> anyhow::Result<Vec<Item>> {
 }
 
 fn item(number: usize, line: &str) -> Result<Item, String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| {
-        // Its line is one of one; the file's is told already.
-        let (told, column) = (error.to_string(), error.column());
+    let line: ItemLine = serde_json::from_str(line).map_err(|error| {
+        // The parser counts lines from the start of this one; the line in the file is in front of the message already.
+        let (message, column) = (error.to_string(), error.column());
         let place = format!(" at line {} column {column}", error.line());
-        match told.strip_suffix(&place) {
+        match message.strip_suffix(&place) {
             _ if !line.starts_with('{') => "is no JSON object: write {\"text\": …}".to_owned(),
             Some(what) => format!("column {column}: {what}"),
-            None => told,
+            None => message,
         }
     })?;
     let conversation = match (line.text, line.messages) {
-        (Some(text), None) => judged(&text, JudgedRole::User, line.prompt.as_deref()),
+        (Some(text), None) => conversation_of(&text, JudgedRole::User, line.prompt.as_deref()),
         (None, Some(messages)) if line.prompt.is_none() => {
-            let messages = messages.iter().map(|said| {
-                let role = match said.role {
+            let messages = messages.iter().map(|one| {
+                let role = match one.role {
                     JudgedRole::User => Role::User,
                     JudgedRole::Assistant => Role::Assistant,
                 };
-                message(role, &said.content)
+                message(role, &one.content)
             });
             Conversation {
                 messages: messages.collect(),
@@ -303,14 +307,17 @@ mod tests {
     use crate::cli::Exit;
 
     #[test]
-    fn what_could_name_a_file_is_told_apart_from_words() {
+    fn names_of_files_are_told_apart_from_words() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("some words");
         fs::write(&path, "x").unwrap();
-        assert_eq!(Name::of(path.to_str().unwrap()), Some(Name::Exists));
-        assert_eq!(Name::of(folder.path().to_str().unwrap()), Some(Name::Exists));
+        assert_eq!(FileName::of(path.to_str().unwrap()), Some(FileName::Exists));
+        assert_eq!(
+            FileName::of(folder.path().to_str().unwrap()),
+            Some(FileName::Exists)
+        );
         for looks in ["missing.txt", "answers/1", "a.jsonl", "./x", "x.tar.gz"] {
-            assert_eq!(Name::of(looks), Some(Name::Looks), "{looks}");
+            assert_eq!(FileName::of(looks), Some(FileName::Looks), "{looks}");
         }
         for words in [
             "",
@@ -323,8 +330,8 @@ mod tests {
             "either / or",
             "größe.größe",
         ] {
-            let expected = (words == ".").then_some(Name::Exists);
-            assert_eq!(Name::of(words), expected, "{words}");
+            let expected = (words == ".").then_some(FileName::Exists);
+            assert_eq!(FileName::of(words), expected, "{words}");
         }
     }
 
@@ -362,9 +369,9 @@ mod tests {
 
     #[test]
     fn a_text_with_a_prompt_is_its_answer() {
-        let alone = judged("t", JudgedRole::User, None);
+        let alone = conversation_of("t", JudgedRole::User, None);
         assert_eq!(alone.messages, [message(Role::User, "t")]);
-        let answer = judged("t", JudgedRole::User, Some("p"));
+        let answer = conversation_of("t", JudgedRole::User, Some("p"));
         assert_eq!(
             answer.messages,
             [message(Role::User, "p"), message(Role::Assistant, "t")]
@@ -384,8 +391,14 @@ mod tests {
         let found = items(&path).unwrap();
         let ids: Vec<_> = found.iter().map(|item| item.id.as_str()).collect();
         assert_eq!(ids, ["1", "x", "4"]);
-        assert_eq!(found[1].conversation, judged("b", JudgedRole::User, Some("p")));
-        assert_eq!(found[2].conversation, judged("c", JudgedRole::User, None));
+        assert_eq!(
+            found[1].conversation,
+            conversation_of("b", JudgedRole::User, Some("p"))
+        );
+        assert_eq!(
+            found[2].conversation,
+            conversation_of("c", JudgedRole::User, None)
+        );
 
         let marked = "\u{feff}{\"text\": \"a\"}\r\n  {\"text\": \"b\"}  \r\n\r\n";
         fs::write(&path, marked).unwrap();
@@ -395,11 +408,11 @@ mod tests {
         cut.extend(b"\xff\"}\nhello\n{\"text\": \"b\", \"id\": 1}\n");
         fs::write(&path, cut).unwrap();
         let error = items(&path).unwrap_err().to_string();
-        let told: Vec<_> = error.lines().collect();
-        assert_eq!(told.len(), 3, "{error}");
-        assert!(told[0].ends_with("items.jsonl:2: is not UTF-8"), "{error}");
-        assert!(told[1].contains("items.jsonl:3: is no JSON object"), "{error}");
-        assert!(told[2].contains("items.jsonl:4: line 1 is `1`, too"), "{error}");
+        let lines: Vec<_> = error.lines().collect();
+        assert_eq!(lines.len(), 3, "{error}");
+        assert!(lines[0].ends_with("items.jsonl:2: is not UTF-8"), "{error}");
+        assert!(lines[1].contains("items.jsonl:3: is no JSON object"), "{error}");
+        assert!(lines[2].contains("items.jsonl:4: line 1 is `1`, too"), "{error}");
 
         let numbered = "{\"id\": 17, \"text\": \"a\"}\n{\"id\": -3, \"text\": \"a\"}\n{\"id\": null, \"text\": \"a\"}\n\
                         {\"id\": 18446744073709551615, \"text\": \"a\"}\n";

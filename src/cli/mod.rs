@@ -87,18 +87,18 @@ enum Command {
     Report(report::Args),
     /// Compare two runs, with a gate for what must not get worse
     Compare(compare::Args),
-    /// Find out how often a run's guard errs: people label some answers, which are compared with its verdicts
+    /// Find out how often a run's guard errs: people label some answers, and the labels are compared with its verdicts
     Validate(validate::Args),
     /// List, watch, load, unload and fetch models
     Models(models::Args),
-    /// List the policies of a server, which guards can be asked to judge by
+    /// List the policies of a server, by which guards can judge
     Policies(policies::Args),
     /// Show or check the configuration
     Config(config::Args),
-    /// Check this machine, or with --server a running server; every problem comes with its fix
+    /// Check this machine, or with --server a running server; every problem is shown with its fix
     ///
-    /// Without --server: processor, memory, ports, configuration and model files, so that `serve` with the same flags will
-    /// work. With --server: connection, version, health and models of that server, which must be running.
+    /// Without --server: processor, memory, ports, configuration and model files, so that `serve` works with the same flags.
+    /// With --server: connection, version, health and models of that server, which must be running.
     Doctor(doctor::Args),
     /// Raw speed of a model, without a server
     #[command(hide = true)]
@@ -113,12 +113,12 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Nobody left to tell when this fails.
+            // When stdout cannot be written there is no other way to report it.
             let _ = error.print();
             return Exit::Done.into();
         }
         Err(error) => {
-            failure::tell_usage(&error, env::args_os());
+            failure::print_usage(&error, env::args_os());
             return Exit::Usage.into();
         }
     };
@@ -132,14 +132,14 @@ pub fn main() -> ExitCode {
                 error: &error,
                 server: server.as_deref(),
             };
-            failure.tell(format);
+            failure.print(format);
             Exit::of_error(&error).into()
         }
     }
 }
 
 impl Cli {
-    /// What `--server` says, wherever it stood.
+    /// The value of `--server`, before or after the command's name.
     fn named_server(&self) -> Option<String> {
         let own = self.command.connection().and_then(Connection::named);
         own.or_else(|| self.connection.named()).map(str::to_owned)
@@ -149,11 +149,11 @@ impl Cli {
         let Self {
             command,
             mut global,
-            connection: before,
+            connection: before_command,
         } = self;
-        global.connection = match (command.connection(), before.first_given()) {
-            (Some(own), _) => own.clone().or(before),
-            (None, None) => before,
+        global.connection = match (command.connection(), before_command.first_given()) {
+            (Some(own), _) => own.clone().or(before_command),
+            (None, None) => before_command,
             (None, Some(flag)) => {
                 let message = format!("this command calls no server: leave {flag} out");
                 return Err(CommandError::usage(message).into());
@@ -164,7 +164,7 @@ impl Cli {
 }
 
 impl Command {
-    /// The flags of a command that calls a server.
+    /// The connection flags of a command that calls a server.
     fn connection(&self) -> Option<&Connection> {
         match self {
             Self::Classify(args) => Some(&args.connection),
@@ -210,7 +210,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
     }
 }
 
-/// Whoever read our output has stopped (`| head`): no reason to complain.
+/// Whether the reader of our output has stopped (`| head`): that is no error to report.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

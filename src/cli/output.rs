@@ -1,4 +1,4 @@
-//! Data on stdout, for people or for machines.
+//! Data on stdout, for people or for programs.
 
 use std::{
     fmt, fs,
@@ -9,10 +9,10 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// How data is written.
+/// The format of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     Human,
     /// One JSON document.
     Json,
@@ -20,7 +20,7 @@ pub enum Format {
     Jsonl,
 }
 
-/// Writes one document.
+/// Prints one JSON document.
 pub(super) fn print_json(format: Format, value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
@@ -31,7 +31,7 @@ pub(super) fn print_json(format: Format, value: &Value) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a list: one array, or one line for each.
+/// Prints a list: one JSON array, or one line for each value.
 pub(super) fn print_list(format: Format, values: Vec<Value>) -> io::Result<()> {
     match format {
         Format::Jsonl => values.iter().try_for_each(|value| print_json(format, value)),
@@ -39,7 +39,7 @@ pub(super) fn print_list(format: Format, values: Vec<Value>) -> io::Result<()> {
     }
 }
 
-/// Writes text and a line break.
+/// Prints text and a line break.
 pub(super) fn print_line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -56,14 +56,14 @@ pub(super) fn write_to(path: Option<&Path>, text: impl FnOnce() -> String) -> an
     Ok(())
 }
 
-/// Whether colours are wanted on a stream that is a terminal or not.
+/// Whether to use colours on a stream.
 pub(super) fn wants_color(no_color: bool, is_terminal: bool) -> bool {
     // https://no-color.org: present and not empty.
-    let asked_not_to = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !no_color && !asked_not_to && is_terminal
+    let variable_forbids = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && !variable_forbids && is_terminal
 }
 
-/// A colour for a word.
+/// A colour of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Color {
     Green,
@@ -71,7 +71,7 @@ pub(super) enum Color {
     Red,
 }
 
-/// A word in a colour, when stdout takes colours.
+/// Text in a colour, where stdout shows colours.
 pub(super) fn painted(text: &str, color: Color, no_color: bool) -> String {
     if !wants_color(no_color, io::stdout().is_terminal()) {
         return text.to_owned();
@@ -84,7 +84,7 @@ pub(super) fn painted(text: &str, color: Color, no_color: bool) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// A table with columns as wide as their widest cell; two spaces between.
+/// Rows as a table: each column as wide as its widest cell, with two spaces between columns.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
@@ -102,7 +102,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A number with what it counts: `1 model`, `2 models`.
+/// A number with the noun that it counts: `1 model`, `2 models`.
 pub(super) fn counted<N>(number: N, one: &str, many: &str) -> String
 where
     N: fmt::Display + PartialEq + From<u8>,

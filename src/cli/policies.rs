@@ -1,4 +1,4 @@
-//! `policies`: what a server's guards can be asked to judge by.
+//! `policies`: the policies that a server's guards can judge by.
 
 use serde_json::{Value, json};
 
@@ -23,14 +23,14 @@ enum Command {
 }
 
 impl Args {
-    /// The flags of those that call a server.
+    /// The connection flags.
     pub(super) fn connection(&self) -> &Connection {
         let Command::Ls(connection) = &self.command;
         connection
     }
 }
 
-/// Lists.
+/// Lists the server's policies.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let Command::Ls(_) = args.command;
     global.block_on(list(global))
@@ -44,12 +44,12 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
             "the server has no policies: its guards judge by the categories that they were trained on; \
              policies.files of its configuration adds some",
         )?,
-        Format::Human => print_line(&format_percent(&policies))?,
+        Format::Human => print_line(&policy_table(&policies))?,
     }
     Ok(Exit::Done)
 }
 
-fn format_percent(policies: &[ConfiguredPolicy]) -> String {
+fn policy_table(policies: &[ConfiguredPolicy]) -> String {
     let mut rows = vec![["NAME", "CATEGORIES", "DIGEST"].map(str::to_owned).to_vec()];
     rows.extend(policies.iter().map(|configured| {
         let policy = configured.policy.clone().unwrap_or_default();
@@ -62,7 +62,7 @@ fn format_percent(policies: &[ConfiguredPolicy]) -> String {
     table(&rows)
 }
 
-/// `babelward.v1.ConfiguredPolicy`.
+/// `babelward.v1.ConfiguredPolicy` as JSON.
 fn value(configured: &ConfiguredPolicy) -> Value {
     let policy = configured.policy.clone().unwrap_or_default();
     let categories = policy.categories.into_iter().map(

@@ -1,4 +1,4 @@
-//! Flags that say what a guard judges by.
+//! Flags that choose the policy by which a guard judges.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{
     proto::Verdict,
 };
 
-/// What a guard judges by.
+/// The policy by which a guard judges.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct PolicyArgs {
     /// Judge by this policy of the server's, instead of the categories that the guard was trained on
@@ -20,19 +20,20 @@ pub(super) struct PolicyArgs {
     policy_file: Option<PathBuf>,
 }
 
-/// A verdict by something else than what was asked for is none.
-pub(super) fn followed(policy: &PolicyChoice, verdict: &Verdict) -> Result<(), ClientError> {
+/// Refuses a verdict that was made by another policy than the one that was asked for.
+pub(super) fn check_policy(policy: &PolicyChoice, verdict: &Verdict) -> Result<(), ClientError> {
     if policy.is_followed_by(verdict) {
         return Ok(());
     }
     Err(ClientError::Protocol(
-        "a verdict that does not follow the policy it was asked for: is the server older than this client?"
+        "the verdict does not follow the policy that was asked for: is the server older than this client?"
             .to_owned(),
     ))
 }
 
 impl PolicyArgs {
-    /// What they say. A file is checked here, so that all that is wrong with it is told before anything is sent.
+    /// The policy that the flags choose. A file is checked here, so that everything wrong in it is reported before anything is
+    /// sent.
     pub(super) fn choice(&self) -> Result<PolicyChoice, CommandError> {
         if let Some(name) = &self.policy {
             return Ok(PolicyChoice::Named(name.clone()));

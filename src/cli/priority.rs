@@ -1,25 +1,25 @@
-//! `--priority`: who goes first when the server is busy.
+//! `--priority`: which requests go first when the server is busy.
 
 use crate::proto::Priority;
 
 /// The flag of commands that ask for verdicts or answers.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(super) struct PriorityArg {
-    /// Who goes first when the server is busy; interactive unless said otherwise
+    /// Which requests go first when the server is busy; interactive when absent
     #[arg(long, value_enum, value_name = "CLASS")]
     priority: Option<Class>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 enum Class {
-    /// Somebody waits for it.
+    /// Somebody waits for the answer.
     Interactive,
     /// Throughput matters, not latency.
     Batch,
 }
 
 impl PriorityArg {
-    /// As in a request.
+    /// The value of the request's field.
     pub(super) fn value(self) -> i32 {
         let priority = match self.priority {
             None => Priority::Unspecified,

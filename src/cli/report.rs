@@ -1,4 +1,4 @@
-//! `report`: makes summary and report of a run folder again, from its results; of several, a study.
+//! `report`: writes the summary and the report of a run again from its results, or a study of several runs.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::bench::{
     translation::sets::RUN_SCORES,
 };
 
-/// Make a run's summary and report again; of several runs, a study that compares them.
+/// Write a run's summary and report again, or a study that compares several runs.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Run folders
@@ -42,23 +42,23 @@ pub struct Args {
     /// Put prompts and answers into the report: they may be harmful
     #[arg(long)]
     include_text: bool,
-    /// Categories to leave out of the consistency, to see what that changes
+    /// Categories to leave out of the consistency figures, to see what that changes
     #[arg(long, value_delimiter = ',', default_values = summary::PLURAL)]
     exclude: Vec<Category>,
-    /// Score by a policy too, which says in TOML or JSON which categories count (see docs/benchmark.md); repeatable
+    /// Score by a jurisdiction's rules too: a TOML or JSON file that says which categories count (see docs/benchmark.md); repeatable
     #[arg(long, value_name = "FILE")]
     policy: Vec<PathBuf>,
     /// Try a filter on the answers: threshold=0.3, or guard=2 for the run's second guard; repeatable
     #[arg(long, value_name = "FILTER")]
     what_if: Vec<Filter>,
-    /// What is known of the models of a study: a JSON object of name to family, billions, tuning
+    /// Facts about the models of a study: a JSON object from a model's name to its family, billions (of parameters) and tuning
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
     /// Quality scores of a study's translations: `translate`'s candidates.jsonl, or a file with id, language, translator and
     /// comet, metricx or human; repeatable
     #[arg(long, value_name = "FILE")]
     quality: Vec<PathBuf>,
-    /// Folder for a study's files; the runs' own where `bench run` made them together
+    /// Folder for a study's files; when absent, the folder of the runs where `bench run` made them together
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

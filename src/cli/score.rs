@@ -6,7 +6,7 @@ use super::{
     input::TextArgs,
     json,
     output::{print_json, print_line},
-    policy::{PolicyArgs, followed},
+    policy::{PolicyArgs, check_policy},
 };
 use crate::{
     client::PolicyChoice,
@@ -25,7 +25,7 @@ pub struct Args {
     guard: String,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Answers to draw and judge
+    /// How many answers to sample and judge
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
     /// Show the answers too, not only their verdicts
@@ -35,7 +35,7 @@ pub struct Args {
     pub(super) connection: Connection,
 }
 
-/// Scores.
+/// Prints the verdicts on one or more answers to a prompt.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = args.prompt.read()?;
     let policy = args.policy.choice()?;
@@ -58,7 +58,7 @@ async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) ->
         .iter()
         .filter_map(|sample| sample.verdict.as_ref())
     {
-        followed(policy, verdict)?;
+        check_policy(policy, verdict)?;
     }
     if global.format != Format::Human {
         print_json(global.format, &json::message(&response)?)?;

@@ -1,4 +1,4 @@
-//! `serve`: the service, until it is asked to stop.
+//! `serve`: runs the service until it is asked to stop.
 
 use std::{io, process, sync::Arc};
 
@@ -24,7 +24,7 @@ pub struct Args {
     config: ConfigArgs,
 }
 
-/// Loads, serves, drains.
+/// Loads the models, serves them, and drains open work at the end.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let config = args.config.load(global).config?;
     if config.models.is_empty() {
@@ -49,7 +49,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 
 async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     rpc::raise_descriptor_limit();
-    let mut signals = StopSignals::new().context("signals cannot be heard")?;
+    let mut signals = StopSignals::new().context("the signals to stop cannot be handled")?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -65,7 +65,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
-        // Told to stop, or whoever would say so is gone.
+        // Ready when the sender says stop, and also when the sender is gone.
         let _ = stopped.await;
     };
     let server = rpc::serve(
@@ -74,7 +74,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         wire::server_options(config),
         shutdown,
     );
-    // It tells how far the models are while they are loaded.
+    // Serving begins before the models are loaded, so that clients can see how far loading is.
     let mut server = tokio::spawn(server);
 
     tracing::info!(models = config.models.len(), %address, "loading");
@@ -97,12 +97,12 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         LogFormat::Human => eprint!("{banner}"),
     }
 
-    // The first asks for a drain, the second for an end.
+    // The first signal begins a drain, the second ends the process.
     let stopping = tokio::spawn(async move {
         signals.next().await;
         let _ = stop.send(());
         signals.next().await;
-        tracing::warn!("asked twice, ending now");
+        tracing::warn!("a second signal arrived: ending without waiting for open work");
         process::exit(i32::from(Exit::Interrupted.code()));
     });
     server.await.context("the server stopped unexpectedly")??;
@@ -128,8 +128,8 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one: what to end with when there is nothing to drain. Who runs services asks them to end with
-    /// SIGTERM, so that is no failure.
+    /// Waits for the next signal, and returns the exit code for when there is nothing to drain. Service managers end services
+    /// with SIGTERM, so that is no failure.
     async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,

@@ -1,4 +1,4 @@
-//! `translate`: prompts in one language to a prompt set in several.
+//! `translate`: makes a prompt set in several languages from prompts in one.
 
 use std::{
     fs,
@@ -40,16 +40,16 @@ pub struct Args {
     /// Languages to translate into, such as de,es,fr,it
     #[arg(long, value_name = "LANGUAGES", value_delimiter = ',', required = true)]
     to: Vec<Language>,
-    /// Take the first so many rows
+    /// Translate only the first rows, up to this many
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     /// A translator that is a served model; repeatable
     #[arg(long = "with", value_name = "NAME=MODEL")]
     with: Vec<ServedTranslator>,
-    /// Translations made elsewhere: id, language, text; repeatable. Without a name, rows have a column `translator`
+    /// Translations from elsewhere: a file with id, language and text; repeatable. Without a name, rows have a column `translator`
     #[arg(long, value_name = "[NAME=]FILE")]
     candidates: Vec<CandidateFile>,
-    /// Quality scores: id, language, translator, and comet, metricx or human; repeatable
+    /// Quality scores: a file with id, language, translator, and comet, metricx or human; repeatable
     #[arg(long, value_name = "FILE")]
     scores: Vec<PathBuf>,
     /// Score the candidates with this served quality estimator; repeatable, one per kind of score
@@ -64,13 +64,13 @@ pub struct Args {
     /// COMET scores that differ by no more than this are tied
     #[arg(long, value_name = "COMET", default_value_t = 0.0)]
     tie_margin: f64,
-    /// Never choose candidates with these flags, such as wrong_language,untranslated
+    /// Do not choose candidates with these flags, such as wrong_language,untranslated
     #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     reject: Vec<Flag>,
     /// Translate every candidate back with this served model and compare by chrF
     #[arg(long, value_name = "MODEL")]
     back_translate: Option<String>,
-    /// What served models are asked: a Jinja template with text, source_language and target_language
+    /// Prompt for served models: a Jinja template with text, source_language and target_language
     #[arg(long, value_name = "FILE")]
     prompt: Option<PathBuf>,
     /// Most tokens of a translation
@@ -79,7 +79,8 @@ pub struct Args {
     /// Most requests that are open at a time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
-    /// Folder for the results. The same folder again goes on where it was: served translations are kept
+    /// Folder for the results. With the folder of an earlier translation, its answers of served models are kept and only the rest
+    /// is asked
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -127,13 +128,13 @@ async fn translate(
 ) -> anyhow::Result<Exit> {
     let mut source = args.data.dataset(global)?;
     source.rows.truncate(args.limit.unwrap_or(usize::MAX));
+    let task = Task::new(&source, args.from, to)?;
     let folder = TranslationFolder::open(&args.out).with_context(|| args.out.display().to_string())?;
-    let task = Task {
-        source: &source,
-        from: args.from,
-        to,
+    let translation = Translation {
+        task,
+        options,
+        folder: &folder,
     };
-    let translation = Translation::new(task, options, &folder)?;
     let imported = Imported::read(&args.candidates, &args.scores)?;
     let client = match options.need_server() {
         true => Some(global.connect().await?),

@@ -43,16 +43,16 @@ struct SampleArgs {
     /// Folder for the CSV files
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Answers to draw
+    /// How many answers to draw
     #[arg(short, long, default_value_t = 200)]
     number: usize,
-    /// Categories that get more than their share
+    /// Categories that get more than their share of the sample
     #[arg(long, value_delimiter = ',', default_values = summary::PLURAL)]
     hard: Vec<Category>,
-    /// People who label
+    /// How many people label
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     annotators: u8,
-    /// Another seed draws other answers
+    /// Seed of the draw: another seed draws other answers
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -67,8 +67,8 @@ struct ScoreArgs {
     /// The labelled CSV files
     #[arg(required = true, value_name = "CSV")]
     labels: Vec<PathBuf>,
-    /// Labels of a further person in a CSV file of the same kind: they decide the answers on which the others differ, and
-    /// those of which nobody else could say
+    /// Labels of a further person in a CSV file of the same kind: they decide the answers on which the others differ, and those
+    /// that none of the others could decide
     #[arg(long, value_name = "CSV")]
     adjudicated: Option<PathBuf>,
     /// Write everything as JSON to this file, `-` for standard output
@@ -83,7 +83,7 @@ struct LabelArgs {
     /// Port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Another seed shows the answers in another order; each person has an own one anyway
+    /// Seed of the order in which answers are shown; each person sees an order of their own
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -1,4 +1,4 @@
-//! From the configuration to what the layers below take.
+//! Turns the configuration into the options of registry, engine and server.
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
@@ -14,7 +14,7 @@ use crate::{
     rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
 };
 
-/// What the registry has to load.
+/// Options of the registry and its engine.
 pub fn registry_options(config: &Config) -> RegistryOptions {
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
@@ -62,7 +62,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     }
 }
 
-/// How the server serves.
+/// Options of the server.
 pub fn server_options(config: &Config) -> ServerOptions {
     let (limits, deadlines) = (&config.limits, &config.deadlines);
     ServerOptions {
@@ -109,16 +109,17 @@ pub fn server_options(config: &Config) -> ServerOptions {
     }
 }
 
-/// As many threads as this process may run at a time.
+/// How many threads this process may run at a time.
 pub(super) fn available_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// How much memory models may take. Where nobody says what can be had, only what is configured limits them.
+/// How much memory models may take. Without a configured budget it follows from the memory that the system can give; where
+/// that is not known either, there is no limit.
 pub(super) fn memory_options(config: &Config) -> MemoryOptions {
-    let found = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
+    let automatic = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
     MemoryOptions {
-        budget: config.memory_budget.unwrap_or_else(found),
+        budget: config.memory_budget.unwrap_or_else(automatic),
         kv: config.engine.kv_memory.map_or(KvSize::Auto, KvSize::Fixed),
     }
 }

@@ -328,7 +328,7 @@ fn missing_verdicts_are_summed_up_by_model_and_language() {
     let outcome = babelward(work, &["bench", "import", "v.csv", "--out", "runs"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     for line in [
-        "121 verdicts are missing, and nobody can tell why",
+        "121 verdicts are missing, and the file does not say why",
         "  org/one: Italian lacks 120 of 150 (id 0, id 1, id 2 and 117 more)",
         "  two: Italian lacks 1 of 150 (id 7)",
     ] {

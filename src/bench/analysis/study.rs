@@ -26,7 +26,7 @@ use crate::bench::{
     translation::{ScoreTable, import, sets::RUN_SCORES},
 };
 
-/// What somebody says about the models of a study, and in which file.
+/// Facts about the models of a study that the runs do not hold, such as their sizes, and the file that they come from.
 #[derive(Debug, Default)]
 pub struct KnownModels {
     file: Option<PathBuf>,
@@ -46,12 +46,12 @@ impl KnownModels {
     }
 }
 
-/// What a study is made from.
+/// The runs of a study, and the files that add to them.
 #[derive(Default)]
 pub struct StudySources<'a> {
     /// Folders of complete runs.
     pub runs: &'a [PathBuf],
-    /// What is known of their models.
+    /// Facts about their models.
     pub models: KnownModels,
     /// Files with quality scores of translations.
     pub quality: Vec<PathBuf>,

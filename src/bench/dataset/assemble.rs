@@ -1,4 +1,4 @@
-//! From the rows of files to prompts that are parallel over their languages.
+//! Puts the rows of files together by prompt, and finds what keeps the prompts from being parallel over the languages.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,21 +22,21 @@ const MAX_ID_BYTES: usize = 96;
 /// Most bytes of an attack type or a translator's name.
 const MAX_NAME_BYTES: usize = 96;
 
-/// A row with where it came from.
-pub(super) struct Found {
+/// A prompt with the places in the files that it came from.
+pub(super) struct FoundRow {
     pub(super) row: Row,
     /// Index of the file.
     pub(super) file: usize,
-    /// Where the id was met first.
+    /// The row of the file that has the id first.
     pub(super) first: TableLocation,
-    /// Where each prompt is.
+    /// The row of the file that has the prompt in each language.
     pub(super) places: BTreeMap<Language, TableLocation>,
 }
 
-/// Everything that files had to say.
+/// All prompts of the files, and all problems.
 pub(super) struct Assembled {
-    pub(super) found: Vec<Found>,
-    /// Languages of any row, in table order.
+    pub(super) found: Vec<FoundRow>,
+    /// Languages of all rows, in the order of tables.
     pub(super) languages: Vec<Language>,
     /// Errors only, in the order of the files.
     pub(super) problems: Vec<Problem>,
@@ -45,14 +45,14 @@ pub(super) struct Assembled {
 
 pub(super) struct Assembler<'a> {
     options: ReadOptions,
-    /// The files' names; one name alone is not repeated in every problem.
+    /// The files' names. Problems name their file only where there are several.
     files: &'a [String],
     file: usize,
-    found: Vec<Found>,
+    found: Vec<FoundRow>,
     by_id: HashMap<String, usize>,
-    /// Ids whose prompts could not all be read: their gaps are no news.
+    /// Indices of rows whose prompts could not all be read. Languages that they lack are not reported: the cause is.
     incomplete: BTreeSet<usize>,
-    /// With the index of the file, to sort by.
+    /// With the index of the file, by which they are sorted.
     problems: Vec<(usize, Problem)>,
     wrapper: WrapperUse,
     /// The row that is being read.
@@ -130,7 +130,7 @@ impl<'a> Assembler<'a> {
             attack_type,
             translators: BTreeMap::new(),
         };
-        let Some(at) = self.place_of(row, long) else {
+        let Some(at) = self.index_of(row, long) else {
             return;
         };
         if !complete {
@@ -148,12 +148,12 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// Where the row's prompts belong: to a new id, or to one that has been met in another language.
-    fn place_of(&mut self, row: Row, long: bool) -> Option<usize> {
+    /// The index of the prompt that a row belongs to: a new one, or one that has been read in another language.
+    fn index_of(&mut self, row: Row, long: bool) -> Option<usize> {
         let key = row.id.to_string();
         let Some(at) = self.by_id.get(&key).copied() else {
             self.by_id.insert(key, self.found.len());
-            self.found.push(Found {
+            self.found.push(FoundRow {
                 row,
                 file: self.file,
                 first: self.place,
@@ -215,7 +215,7 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// The row's prompts; `None` where there is one that cannot be used.
+    /// The texts of a row by language; `None` for a text that cannot be used.
     fn prompts(&mut self, fields: &Fields) -> BTreeMap<Language, Option<String>> {
         let mut prompts = BTreeMap::new();
         if fields.contains_key("language") || fields.contains_key("prompt") {
@@ -243,7 +243,8 @@ impl<'a> Assembler<'a> {
             return Some(language);
         }
         if !fields.contains_key("language") {
-            let message = "is missing (of a file in one language, say which with --data-language en)";
+            let message =
+                "is missing; if the whole file is in one language, name it, such as --data-language en";
             self.problem(ProblemKind::Schema, "language", message);
             return None;
         }
@@ -311,7 +312,7 @@ impl<'a> Assembler<'a> {
             .collect();
         for at in 0..self.found.len() {
             if !self.incomplete.contains(&at) {
-                self.gaps(at, &languages);
+                self.report_missing(at, &languages);
             }
         }
         if self.found.is_empty() && self.problems.is_empty() {
@@ -328,9 +329,9 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// Languages that other rows have and this one has not.
-    fn gaps(&mut self, at: usize, languages: &BTreeSet<Language>) {
-        let Found { row, file, first, .. } = &self.found[at];
+    /// Reports the languages that other prompts have and this one lacks.
+    fn report_missing(&mut self, at: usize, languages: &BTreeSet<Language>) {
+        let FoundRow { row, file, first, .. } = &self.found[at];
         (self.file, self.place) = (*file, *first);
         let id = row.id.to_string();
         let has = |language: &&Language| row.prompts.contains_key(language);

@@ -1,4 +1,4 @@
-//! `data check`: everything that can be said of a prompt set before a run is spent on it.
+//! Checks a prompt set before a run is spent on it: `data check`.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     DatasetError, Problem, ProblemKind, ReadOptions, Source, WrapperUse,
-    assemble::{Assembled, Found},
+    assemble::{Assembled, FoundRow},
     files::Files,
-    length_ratio_is_odd, sentences, text,
+    odd_length_ratio, sentences, text,
 };
 use crate::bench::{
     problem::{Kind as _, Severity},
@@ -16,29 +16,29 @@ use crate::bench::{
     taxonomy::{Category, Language},
 };
 
-/// How far from M-ALERT's number of rows a set may be and still be taken for it, in percent.
+/// A set whose number of rows differs from M-ALERT's by at most this, in percent, is taken for M-ALERT.
 const WHOLE_WITHIN_PERCENT: usize = 10;
 
-/// What the set is meant to be.
+/// Which counts a set is compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Expect {
-    /// M-ALERT, when it has about as many rows.
+    /// With M-ALERT's, if the set has about as many rows.
     #[default]
     Auto,
-    /// The whole M-ALERT: its counts per category are checked.
+    /// With M-ALERT's, category by category.
     MAlert,
-    /// Any set: no count is expected.
+    /// With none.
     Any,
 }
 
-/// A category of the set.
+/// How many prompts of a category the set has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CategoryCount {
-    /// The key.
+    /// The category's key.
     pub key: &'static str,
-    /// Ids of the set.
+    /// Ids of the category in the set.
     pub rows: u64,
-    /// Ids of M-ALERT, as recovered from the paper's tables.
+    /// Ids of the category in M-ALERT, as recovered from the paper's tables.
     pub m_alert: u32,
 }
 
@@ -54,13 +54,13 @@ pub struct FileInfo {
 /// What `data check` found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckReport {
-    /// The set.
+    /// What the set is called.
     pub name: String,
-    /// As in [`super::Dataset`].
+    /// Digest of its files, as in [`super::Dataset`].
     pub digest: String,
     /// Its files.
     pub files: Vec<FileInfo>,
-    /// Ids.
+    /// How many ids it has.
     pub rows: u64,
     /// Prompts, all languages together.
     pub prompts: u64,
@@ -76,11 +76,11 @@ pub struct CheckReport {
     pub translators: BTreeMap<String, u64>,
     /// ALERT's instruction wrapper.
     pub wrapper: WrapperUse,
-    /// Problems that keep the set from being used.
+    /// How many problems keep the set from being used.
     pub errors: u64,
-    /// The others.
+    /// How many other problems there are.
     pub warnings: u64,
-    /// All of them, in the order of the files.
+    /// All problems, in the order of the files.
     pub problems: Vec<Problem>,
 }
 
@@ -183,9 +183,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(found: &[Found]) -> Self {
+    fn of(found: &[FoundRow]) -> Self {
         let mut counts = Self::default();
-        for Found { row, .. } in found {
+        for FoundRow { row, .. } in found {
             counts.rows += 1;
             counts.prompts += row.prompts.len() as u64;
             *counts.by_category.entry(row.category).or_default() += 1;
@@ -222,12 +222,12 @@ impl Counts {
 
 struct Checker<'a> {
     files: Vec<&'a str>,
-    /// With the index of the file, to sort by.
+    /// With the index of the file, by which they are sorted.
     problems: Vec<(usize, Problem)>,
 }
 
 impl Checker<'_> {
-    /// Problems that were found while reading know their file by its name.
+    /// Problems that were found while reading have the name of their file: finds its index.
     fn restore_order(&mut self) {
         for (file, problem) in &mut self.problems {
             *file = self
@@ -245,19 +245,19 @@ impl Checker<'_> {
         self.problems.push((file, problem));
     }
 
-    /// About a file, or about the set.
+    /// Adds a problem of a whole file, or of the set.
     fn whole(&mut self, file: usize, kind: ProblemKind, message: String) {
         self.push(file, Problem::new(kind, TableLocation::Whole, None, "", message));
     }
 
-    /// Each prompt by itself and beside the English one.
-    fn texts(&mut self, found: &Found) {
+    /// Checks each text of a prompt by itself, and beside the English one.
+    fn texts(&mut self, found: &FoundRow) {
         let row = &found.row;
         let english = row.prompts.get(&Language::En);
         for (language, prompt) in &row.prompts {
             let mut problems = text::problems(prompt);
             let original = english.filter(|_| *language != Language::En);
-            problems.extend(original.and_then(|english| beside(english, prompt)));
+            problems.extend(original.and_then(|english| translation_problem(english, prompt)));
             for (kind, message) in problems {
                 let place = found.places.get(language).copied().unwrap_or(found.first);
                 let id = Some(row.id.to_string());
@@ -276,15 +276,15 @@ impl Checker<'_> {
     }
 }
 
-/// What is odd about a translation: the first of these that holds.
-fn beside(english: &str, translation: &str) -> Option<(ProblemKind, String)> {
+/// The first thing that looks wrong with a translation beside the English prompt.
+fn translation_problem(english: &str, translation: &str) -> Option<(ProblemKind, String)> {
     if english.trim() == translation.trim() {
         return Some((
             ProblemKind::SameAsEnglish,
             "is the same text as the English prompt".to_owned(),
         ));
     }
-    if let Some(ratio) = length_ratio_is_odd(english, translation) {
+    if let Some(ratio) = odd_length_ratio(english, translation) {
         let message = format!("is {ratio:.2} times as long as the English prompt");
         return Some((ProblemKind::LengthRatio, message));
     }

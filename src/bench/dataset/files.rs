@@ -1,4 +1,4 @@
-//! The files of a set as they were read, with all that is wrong in them.
+//! The files of a prompt set as they were read, with all problems in them.
 
 use super::{
     assemble::{Assembled, Assembler},
@@ -10,11 +10,11 @@ use crate::{
     digest,
 };
 
-/// A set as it was read, errors and all.
+/// A prompt set as it was read, with all problems in it.
 pub(super) struct Files {
     pub(super) name: String,
     pub(super) digest: String,
-    /// Names and formats.
+    /// Name and format of each file.
     pub(super) tables: Vec<(String, TableInfo)>,
     pub(super) assembled: Assembled,
 }

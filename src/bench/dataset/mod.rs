@@ -21,7 +21,7 @@ pub use self::{
     prompt::{PromptId, Row, Strata},
     set::Dataset,
     source::{ReadOptions, Source},
-    text::{length_ratio_is_odd, sentences},
+    text::{odd_length_ratio, sentences},
     wrapper::{Wrapper, WrapperUse, unwrapped},
     write::write_long,
 };

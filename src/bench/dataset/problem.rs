@@ -7,56 +7,56 @@ use crate::bench::{
     table::TableError,
 };
 
-/// One thing that is wrong with a prompt set.
+/// One problem of a prompt set.
 pub type Problem = problem::Problem<ProblemKind>;
 
-/// The kinds of problems.
+/// Kinds of problems of a prompt set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
     /// The row cannot be read.
     Unreadable,
-    /// Bytes that are no UTF-8.
+    /// The row has bytes that are no UTF-8.
     NotUtf8,
     /// A column is missing or of the wrong type.
     Schema,
-    /// A category that is none of ALERT's.
+    /// The category is none of ALERT's.
     UnknownCategory,
-    /// A language that is none of the five.
+    /// The language is none of the five.
     UnknownLanguage,
-    /// No text.
+    /// A text is empty.
     Empty,
-    /// More bytes than a message may have.
+    /// A text has more bytes than a message to the server may have.
     TooLong,
-    /// The id, or the id in this language, is there already.
+    /// Another row has the same id, or the same id in the same language.
     Duplicate,
-    /// Rows of one id disagree.
+    /// Rows of one id differ in their category or attack type.
     Conflict,
-    /// Other languages have this id, this one has not.
+    /// A language lacks an id that most languages have.
     Missing,
-    /// Most languages lack this id.
+    /// Most languages lack an id that this one has.
     Extra,
     /// The file has no rows.
     NoRows,
     /// The file begins with a byte order mark.
     ByteOrderMark,
-    /// U+FFFD: something was lost when the text was decoded.
+    /// A text has U+FFFD: a character was lost when it was decoded.
     ReplacementCharacter,
-    /// UTF-8 that was read as another encoding.
+    /// A text looks like UTF-8 that was read in another encoding.
     Mojibake,
-    /// Not in Unicode's normal form C.
+    /// A text is not in Unicode's normal form C.
     NotNfc,
-    /// A control character.
+    /// A text has a control character.
     ControlCharacter,
-    /// The same text as the English prompt.
+    /// A translation is the same text as the English prompt.
     SameAsEnglish,
-    /// Much shorter or longer than the English prompt.
+    /// A translation is much shorter or longer than the English prompt.
     LengthRatio,
-    /// Fewer sentences than the English prompt.
+    /// A translation has fewer sentences than the English prompt.
     FewerSentences,
-    /// Some prompts have ALERT's instruction wrapper, others have not.
+    /// Some prompts have ALERT's instruction wrapper and others do not.
     MixedWrapper,
-    /// Not as many prompts as M-ALERT has.
+    /// A category does not have as many prompts as in M-ALERT.
     PromptCount,
 }
 
@@ -130,9 +130,9 @@ pub enum DatasetError {
     /// Some rows are wrong; all of them are listed.
     #[error("{name} has {}:{}", problem_count(.problems.len()), list(.problems, "`babelward data check` lists all"))]
     Invalid {
-        /// The set.
+        /// What the set is called.
         name: String,
-        /// In the order of the file, never empty.
+        /// All problems, in the order of the files; at least one.
         problems: Vec<Problem>,
     },
 }

@@ -1,4 +1,4 @@
-//! One prompt in the languages of a set, and what names it.
+//! One prompt in the languages of a set, and its id.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,19 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::bench::taxonomy::{Category, Language};
 
-/// What pairs the translations of one prompt. Numbers sort before texts.
+/// The id of a prompt; all of its translations have the same id. Numbers sort before texts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PromptId {
-    /// As in M-ALERT.
+    /// A number, as in M-ALERT.
     Number(u64),
-    /// As in home-made sets.
+    /// Any other text.
     Text(String),
 }
 
 impl PromptId {
-    /// An id that stands in a file as text. Digits are the number that they write, so that a set's ids are the same
-    /// from CSV and from JSON.
+    /// An id that a file holds as text. Digits are read as a number, so that a set has the same ids in CSV and in JSON.
     pub fn of_text(text: &str) -> Self {
         match text.parse::<u64>() {
             Ok(number) if number.to_string() == text => Self::Number(number),
@@ -43,11 +42,11 @@ pub struct Row {
     pub id: PromptId,
     /// The micro category.
     pub category: Category,
-    /// The same languages in every row.
+    /// The prompt's text in each language; every row of a set has the same languages.
     pub prompts: BTreeMap<Language, String>,
     /// How the prompt was made adversarial: ALERT's `attack_type`.
     pub attack_type: Option<String>,
-    /// Who translated it, where the set says so.
+    /// The translator of each language, where the set names one.
     pub translators: BTreeMap<Language, String>,
 }
 
@@ -61,14 +60,13 @@ impl Row {
     }
 }
 
-/// What else is known of a prompt in one language. It is kept with the item's result, so that figures can be
-/// split by it.
+/// What figures can be split by besides language and category. It is kept with the item's result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Strata {
     /// ALERT's `attack_type`, for example `prefix_injection`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack_type: Option<String>,
-    /// The translation system.
+    /// The translator's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translator: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! A prompt set that is free of errors.
+//! A prompt set without errors.
 
 use std::path::Path;
 
@@ -15,15 +15,15 @@ use crate::bench::taxonomy::Language;
 /// A prompt set whose rows are parallel over its languages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// File name, or what it is called.
+    /// Name of the file, or of the set on its hub.
     pub name: String,
     /// `sha256:<hex>` of the file; of several files, that of their digests, one per line.
     pub digest: String,
-    /// What became of ALERT's instruction wrapper.
+    /// How many prompts have ALERT's instruction wrapper, and what was done with it.
     pub wrapper: WrapperUse,
-    /// Languages that every row has, in table order.
+    /// Languages that every row has, in the order of tables.
     pub languages: Vec<Language>,
-    /// In the order of the file.
+    /// The prompts, in the order of the file.
     pub rows: Vec<Row>,
 }
 

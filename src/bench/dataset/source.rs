@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use super::wrapper::Wrapper;
 use crate::bench::taxonomy::Language;
 
-/// Where a set is.
+/// The files of a prompt set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// What to call it.
+    /// What the set is called.
     pub name: String,
-    /// Its files, in order; together they are one set.
+    /// The files in order; together they are one set.
     pub files: Vec<PathBuf>,
 }
 
 impl Source {
-    /// A single file, called by its name.
+    /// A set of a single file, which is called like the file.
     pub fn file(path: &Path) -> Self {
         Self {
             name: file_name(path),
@@ -30,11 +30,11 @@ pub(super) fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// How to read a set.
+/// How a set is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     /// What to do with ALERT's instruction wrapper.
     pub wrapper: Wrapper,
-    /// The language of rows that do not say it: ALERT's own files are English and have no column for it.
+    /// The language of rows that name none: ALERT's own files are English and have no column for it.
     pub language: Option<Language>,
 }

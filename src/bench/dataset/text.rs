@@ -1,14 +1,14 @@
-//! What can be wrong with a text by itself, or beside its English original.
+//! Finds what is wrong with a text by itself, or beside its English original.
 
 use unicode_normalization::{IsNormalized, is_nfc, is_nfc_quick};
 
 use super::ProblemKind;
 
-/// Shorter English prompts say nothing about lengths.
+/// Shortest English prompt, in characters, that lengths of translations are compared with.
 const MIN_CHARS: usize = 20;
 
-/// A translation's length over the English one's. German, Spanish, French and Italian are usually 1.0 to 1.4 times as
-/// long; outside these bounds something is missing or added.
+/// Usual lengths of a translation, as a multiple of the English length in characters. German, Spanish, French and Italian are
+/// mostly 1.0 to 1.4 times as long; outside of these bounds something is missing or was added.
 const LENGTH_RATIOS: std::ops::RangeInclusive<f64> = 0.5..=2.2;
 
 /// The characters of Windows-1252 from 0x80 on, where it differs from Latin-1; 0 where nothing is defined.
@@ -19,7 +19,7 @@ const WINDOWS_1252: [char; 32] = [
     '\u{153}', '\0', '\u{17e}', '\u{178}',
 ];
 
-/// What is wrong with the characters of a text.
+/// Problems of the characters of a text.
 pub(super) fn problems(text: &str) -> Vec<(ProblemKind, String)> {
     let mut found = Vec::new();
     let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
@@ -51,7 +51,8 @@ pub(super) fn problems(text: &str) -> Vec<(ProblemKind, String)> {
     found
 }
 
-/// The first characters that are the UTF-8 bytes of one character, each read as Windows-1252 or Latin-1.
+/// The first characters of a text that look like the UTF-8 bytes of one character, read as Windows-1252 or Latin-1; and that
+/// character.
 fn mojibake(text: &str) -> Option<(String, char)> {
     let mut rest = text.chars();
     while let Some(first) = rest.next() {
@@ -84,9 +85,9 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
-/// Sentences of a text: ends with `.`, `!`, `?` or `…` before the end or before a word that begins like a sentence,
-/// and a rest without an end. A point after a single letter (`z. B.`, `U. S.`) is no end; longer abbreviations before
-/// a capital letter count too much.
+/// How many sentences a text has. A sentence ends with `.`, `!`, `?` or `…` at the end of the text or before a word that begins
+/// like a sentence; a rest without such an end is one more. A point after a single letter (`z. B.`, `U. S.`) ends no sentence.
+/// Longer abbreviations before a capital letter are counted as ends, wrongly.
 pub fn sentences(text: &str) -> usize {
     let mut count = 0;
     // Characters of the word that is being read, and whether the sentence has a word yet.
@@ -120,8 +121,8 @@ pub fn sentences(text: &str) -> usize {
     count + usize::from(open)
 }
 
-/// The ratio of a translation's characters to the English ones', where it is out of bounds.
-pub fn length_ratio_is_odd(english: &str, translation: &str) -> Option<f64> {
+/// The ratio of a translation's length to the English length, where it is out of the usual bounds.
+pub fn odd_length_ratio(english: &str, translation: &str) -> Option<f64> {
     let chars = english.trim().chars().count();
     if chars < MIN_CHARS {
         return None;
@@ -197,15 +198,12 @@ mod tests {
 
     #[test]
     fn lengths_are_compared_where_they_say_something() {
-        assert_eq!(
-            length_ratio_is_odd("Short.", "Viel länger als das Original."),
-            None
-        );
+        assert_eq!(odd_length_ratio("Short.", "Viel länger als das Original."), None);
         let english = "How can I learn to cook a good meal?";
         assert_eq!(
-            length_ratio_is_odd(english, "Wie kann ich lernen, gut zu kochen?"),
+            odd_length_ratio(english, "Wie kann ich lernen, gut zu kochen?"),
             None
         );
-        assert!(length_ratio_is_odd(english, "Wie?").is_some_and(|ratio| ratio < 0.2));
+        assert!(odd_length_ratio(english, "Wie?").is_some_and(|ratio| ratio < 0.2));
     }
 }

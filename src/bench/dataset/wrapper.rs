@@ -5,27 +5,27 @@ use serde::{Deserialize, Serialize};
 const BEFORE: &str = "### Instruction:";
 const AFTER: &str = "### Response:";
 
-/// What to do with the wrapper where a prompt has it.
+/// What is done with the wrapper of a prompt that has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wrapper {
-    /// The prompt is asked as the data has it.
+    /// The prompt is asked with its wrapper.
     #[default]
     Keep,
-    /// Only what is inside is asked.
+    /// Only the text inside the wrapper is asked.
     Strip,
 }
 
-/// What was found and done, as it stands in `run.json`.
+/// How many prompts have the wrapper and what was done with it, as `run.json` holds it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrapperUse {
-    /// Prompts that have it.
+    /// How many prompts have it.
     pub prompts: u64,
     /// What was done with them.
     pub handling: Wrapper,
 }
 
-/// What is inside the wrapper; `None` when the text is not wrapped.
+/// The text inside the wrapper; `None` when the text has no wrapper.
 pub fn unwrapped(text: &str) -> Option<&str> {
     let inside = text.trim_start().strip_prefix(BEFORE)?;
     let inside = inside.trim_end().strip_suffix(AFTER)?;

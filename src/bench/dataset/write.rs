@@ -1,4 +1,4 @@
-//! Writes a set as JSON lines, one prompt per line.
+//! Writes a prompt set as JSON lines, one prompt in one language per line.
 
 use std::io;
 
@@ -18,10 +18,11 @@ struct LongRow<'a> {
     strata: Strata,
 }
 
-/// Long rows in the order of the set, languages in table order. [`Dataset::parse`] reads them back.
+/// Writes a set as long rows in the order of the set, and each prompt's languages in the order of tables. [`Dataset::parse`] reads
+/// them back.
 ///
 /// # Errors
-/// Those of the writer.
+/// Errors of the writer.
 pub fn write_long(dataset: &Dataset, out: &mut dyn io::Write) -> io::Result<()> {
     for row in &dataset.rows {
         for (&language, prompt) in &row.prompts {
@@ -40,7 +41,7 @@ pub fn write_long(dataset: &Dataset, out: &mut dyn io::Write) -> io::Result<()> 
 }
 
 impl Dataset {
-    /// The same prompts in Unicode's normal form C.
+    /// The same set with all texts in Unicode's normal form C.
     #[must_use]
     pub fn into_nfc(mut self) -> Self {
         for prompt in self.rows.iter_mut().flat_map(|row| row.prompts.values_mut()) {

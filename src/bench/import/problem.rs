@@ -1,4 +1,4 @@
-//! What can be wrong with a file of verdicts.
+//! Problems of a file of verdicts.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,27 +11,27 @@ use crate::bench::{
     taxonomy::Language,
 };
 
-/// The kinds of problems of a file of verdicts.
+/// Kinds of problems of a file of verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictProblemKind {
     /// The row cannot be read.
     Unreadable,
-    /// Bytes that are no UTF-8.
+    /// The row has bytes that are no UTF-8.
     NotUtf8,
     /// A column is missing or of the wrong type.
     Schema,
-    /// A category that is none of ALERT's.
+    /// The category is none of ALERT's.
     UnknownCategory,
-    /// A language that is none of the five.
+    /// The language is none of the five.
     UnknownLanguage,
-    /// A label that is none of the three.
+    /// The label is none of the three.
     UnknownLabel,
-    /// An unsafe score outside of 0 to 1.
+    /// The unsafe score is not between 0 and 1.
     Score,
-    /// The same answer has a verdict of the same guard already.
+    /// Another row has a verdict of the same guard on the same answer.
     Duplicate,
-    /// Rows that speak of the same prompt or answer differ in what they say of it.
+    /// Rows about the same prompt or answer contradict each other.
     Conflict,
     /// The file has no rows.
     NoRows,
@@ -65,33 +65,34 @@ impl Kind for VerdictProblemKind {
     }
 }
 
-/// One thing that is wrong with a file of verdicts.
+/// One problem of a file of verdicts.
 pub type VerdictProblem = problem::Problem<VerdictProblemKind>;
 
-/// Missing answers that a line of text names.
+/// How many missing answers a line of text names.
 const EXAMPLES: usize = 3;
 
-/// Verdicts that one language of a model lacks and others have. They are in no figure, since nobody can tell why.
+/// Verdicts that one language of a model lacks and others have. No figure counts them, since the file does not say why they are
+/// missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingVerdicts {
     /// The model; empty where the file names none.
     pub model: String,
-    /// Whose prompts were taken from the file, where only one translator's were.
+    /// The translator of the prompts, where only one translator's rows were imported.
     pub translator: Option<String>,
     /// The language that lacks them.
     pub language: Language,
-    /// Answers that some language of the model has.
+    /// How many answers some language of the model has.
     pub of: usize,
-    /// Those that this one lacks, by id and seed.
+    /// The answers that this language lacks.
     pub answers: Vec<MissingAnswer>,
 }
 
 /// An answer without a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingAnswer {
-    /// To which prompt.
+    /// Id of the prompt.
     pub id: PromptId,
-    /// With which seed.
+    /// Seed of the answer.
     pub seed: u64,
 }
 
@@ -136,28 +137,28 @@ pub enum ImportError {
     Invalid {
         /// The file.
         file: String,
-        /// In the order of the file, never empty.
+        /// All problems, in the order of the file; at least one.
         problems: Vec<VerdictProblem>,
     },
-    /// `--model` names none of the file's.
+    /// `--model` names a model that the file does not have.
     #[error("{file} has no verdicts of the model `{model}`; it has {known}")]
     NoSuchModel {
         /// The file.
         file: String,
-        /// As asked.
+        /// The model that was named.
         model: String,
-        /// Those that it has.
+        /// The models that the file has.
         known: String,
     },
-    /// `--translators` names one alone, one twice, or one that the file has not.
+    /// `--translators` names only one translator, one twice, or one that the file does not have.
     #[error("--translators takes two or more of those that the file has: {}", if .known.is_empty() { "none" } else { .known })]
     Translators {
-        /// Those that it has.
+        /// The translators that the file has.
         known: String,
     },
 }
 
-/// What to do about each kind that occurs.
+/// The fix for each kind of problem that occurs, one line each.
 fn fixes(problems: &[VerdictProblem]) -> String {
     let kinds: BTreeSet<_> = problems.iter().map(|problem| problem.kind).collect();
     let lines = kinds.into_iter().map(|kind| format!("fix: {}", kind.fix()));

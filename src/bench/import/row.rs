@@ -1,4 +1,4 @@
-//! One row of a file of verdicts.
+//! Reads one row of a file of verdicts.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use crate::bench::{
     taxonomy::{Category, Language, UnknownKey},
 };
 
-/// Most bytes of an id or of a name.
+/// Longest id or name, in bytes.
 const MAX_NAME_BYTES: usize = 96;
 
-/// What a row says.
+/// The content of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct VerdictRow {
     pub(super) key: ItemKey,
@@ -174,7 +174,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A short text; blank is none.
+    /// A short text; `None` where it is blank or absent.
     fn name(&mut self, field: &str) -> Option<String> {
         match self.value(field)? {
             Value::String(text) if text.len() <= MAX_NAME_BYTES => {
@@ -188,7 +188,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A text as it is: an answer may be empty.
+    /// A text as it stands in the file: an answer may be empty.
     fn text(&mut self, field: &str) -> Option<String> {
         match self.value(field)? {
             Value::String(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-//! The runs that a file of verdicts holds: one per model, and one per translator where translators are told apart.
+//! Writes a file of verdicts as runs: one per model, or one per model and translator.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use crate::bench::{
     translation::TranslatorChoice,
 };
 
-/// The verdicts of a file, read once for each translator that is told apart.
+/// The verdicts of a file; where each translator gets runs of its own, read once for each of them.
 pub struct ImportedRuns {
     imports: Vec<TranslatorImport>,
 }
 
-/// What a file holds of one translator's prompts; of all prompts where translators are not told apart.
+/// The verdicts on one translator's prompts; on all prompts where translators do not get runs of their own.
 struct TranslatorImport {
     translator: Option<String>,
     import: Import,

@@ -76,11 +76,11 @@ type RankedSlot = (Vec<u8>, usize);
 impl Cells {
     pub(super) fn new(plan: &Plan, seeds: &[u64], until: Until) -> Self {
         let mut slots: BTreeMap<(Language, Category), Vec<RankedSlot>> = BTreeMap::new();
-        let asked = plan
+        let with_seeds = plan
             .items
             .iter()
             .flat_map(|item| seeds.iter().map(move |&seed| (item, seed)));
-        for (slot, (item, seed)) in asked.enumerate() {
+        for (slot, (item, seed)) in with_seeds.enumerate() {
             let text = format!("{ORDER_DOMAIN}\0{}", item.seed(seed));
             let rank = Sha256::digest(text).to_vec();
             let cell = slots.entry((item.key.language, item.category)).or_default();
@@ -152,8 +152,8 @@ impl Cells {
                 .filter(|cell| (cell.language, cell.category) == (old.language, old.category))
                 .map(|cell| {
                     let mut sequence = ConfidenceSequence::new(cell.order.len());
-                    let asked = cell.order.iter().take(old.asked);
-                    let safe: Vec<bool> = asked.map(|&slot| draws[slot] == Draw::Safe).collect();
+                    let judged = cell.order.iter().take(old.asked);
+                    let safe: Vec<bool> = judged.map(|&slot| draws[slot] == Draw::Safe).collect();
                     safe.iter().for_each(|&safe| sequence.draw(safe));
                     StoppedCell {
                         safe: safe.iter().filter(|safe| **safe).count(),

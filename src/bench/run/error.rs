@@ -45,8 +45,8 @@ pub enum RunError {
     },
     /// The guard judged by another policy than it was asked to.
     #[error(
-        "the guard judged by {}, not by {}, as it was asked to: is the server older than this client?",
-        by(.followed), by(.asked)
+        "the guard judged by {} instead of {}, which the run asked for: is the server older than this client?",
+        policy_name(.followed), policy_name(.asked)
     )]
     PolicyIgnored {
         /// Name of the policy; empty for the guard's own categories.
@@ -101,7 +101,7 @@ fn policy_list(policies: &[String]) -> String {
     }
 }
 
-fn by(policy: &str) -> String {
+fn policy_name(policy: &str) -> String {
     match policy {
         "" => "its own categories".to_owned(),
         name => format!("policy `{name}`"),

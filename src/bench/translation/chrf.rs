@@ -1,14 +1,14 @@
-//! chrF (Popović 2015) as sacreBLEU computes it for one sentence and one reference: `chrF2|nc:6|nw:0|space:no`.
+//! chrF (Popović 2015), computed like sacreBLEU for one sentence and one reference: `chrF2|nc:6|nw:0|space:no`.
 
 use std::collections::HashMap;
 
-/// Longest character n-gram.
+/// Length of the longest n-grams, in characters.
 const MAX_ORDER: usize = 6;
 
 /// Recall weighs four times as much as precision.
 const BETA_SQUARED: f64 = 4.0;
 
-/// Agreement of a text with a reference in character n-grams, 0 to 100. White space does not count.
+/// How far a text agrees with a reference in character n-grams, from 0 to 100. White space does not count.
 pub fn chrf(text: &str, reference: &str) -> f64 {
     let (text, reference) = (characters(text), characters(reference));
     let (mut precision, mut recall, mut orders) = (0.0, 0.0, 0u32);
@@ -16,7 +16,7 @@ pub fn chrf(text: &str, reference: &str) -> f64 {
         let (ours, theirs) = (ngrams(&text, order), ngrams(&reference, order));
         let total = |grams: &HashMap<&[char], u32>| f64::from(grams.values().sum::<u32>());
         let (n, m) = (total(&ours), total(&theirs));
-        // Orders that are longer than one of the texts do not count.
+        // A text that is shorter than the n-grams has none: then this length does not count.
         if n > 0.0 && m > 0.0 {
             let common =
                 |(gram, count): (&&[char], &u32)| (*count).min(theirs.get(*gram).copied().unwrap_or(0));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use whatlang::{Detector, Lang};
 
 use crate::bench::{
-    dataset::{length_ratio_is_odd, sentences},
+    dataset::{odd_length_ratio, sentences},
     taxonomy::Language,
 };
 
@@ -89,7 +89,7 @@ pub fn of_text(source: &str, text: &str, language: Language) -> Vec<Flag> {
             !copied && reads_as(text).is_some_and(|found| found != language),
         ),
         (Flag::FewerSentences, sentences(text) < sentences(source)),
-        (Flag::LengthRatio, length_ratio_is_odd(source, text).is_some()),
+        (Flag::LengthRatio, odd_length_ratio(source, text).is_some()),
     ];
     shows
         .into_iter()

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Candidate, select::Decision};
+use super::{Candidate, error::TranslateError, select::Decision};
 use crate::bench::{
     dataset::{Dataset, PromptId, Row, write_long},
     taxonomy::{Category, Language},
@@ -22,6 +22,21 @@ pub struct Task<'a> {
     pub from: Language,
     /// The languages that are translated into.
     pub to: &'a [Language],
+}
+
+impl<'a> Task<'a> {
+    /// # Errors
+    /// [`TranslateError::NoSourceLanguage`] when the prompts are not in the language to translate from.
+    pub fn new(source: &'a Dataset, from: Language, to: &'a [Language]) -> Result<Self, TranslateError> {
+        if source.languages.contains(&from) {
+            return Ok(Self { source, from, to });
+        }
+        let known: Vec<_> = source.languages.iter().map(|language| language.code()).collect();
+        Err(TranslateError::NoSourceLanguage {
+            from: from.name(),
+            known: known.join(", "),
+        })
+    }
 }
 
 /// A candidate and whether it was chosen: one line of `candidates.jsonl`.

@@ -1,4 +1,4 @@
-//! Candidates and scores that were made elsewhere.
+//! Reads candidates and scores that were made elsewhere from files, and writes scores.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +15,13 @@ use crate::bench::{
     taxonomy::Language,
 };
 
-/// Problems that an error message spells out; the rest is counted.
+/// How many problems an error message lists; it counts the rest.
 const SHOWN_PROBLEMS: usize = 20;
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
     /// Some rows are wrong; all of them are listed.
@@ -29,7 +29,7 @@ pub enum ImportError {
     Invalid {
         /// Which file.
         path: PathBuf,
-        /// In order, never empty.
+        /// One line each, in the order of the file; at least one.
         problems: Vec<String>,
     },
 }
@@ -46,11 +46,11 @@ fn list(problems: &[String]) -> String {
     text
 }
 
-/// Texts of candidates.
+/// The texts of candidates.
 pub type Texts = BTreeMap<CandidateKey, String>;
 
-/// Reads candidates: long rows (`id`, `language`, `text` or `prompt`), or wide ones with a column per language. All are
-/// by `translator`; without one, rows name it in `translator`.
+/// Reads candidates: long rows (`id`, `language`, `text` or `prompt`), or wide ones with a column per language. All are by
+/// `translator`; where that is absent, each row names its translator in a column `translator`.
 ///
 /// # Errors
 /// [`ImportError`].
@@ -103,7 +103,7 @@ pub fn candidates(path: &Path, translator: Option<&str>) -> Result<Texts, Import
 }
 
 /// Reads scores: `id`, `language`, `translator`, and any of `comet`, `metricx` and `human`, as columns or, as in
-/// `candidates.jsonl`, inside `scores`, where there may be none. They join those of the table.
+/// `candidates.jsonl`, inside `scores`, where there may be none. They are added to the table.
 ///
 /// # Errors
 /// [`ImportError`]; a score that is there already with another value is one.
@@ -147,13 +147,13 @@ pub fn scores(path: &Path, table: &mut ScoreTable) -> Result<(), ImportError> {
     })
 }
 
-/// Scores as [`scores`] reads them, one line for each translation.
+/// The table as lines of JSON that [`scores`] reads, one for each candidate.
 ///
 /// # Errors
 /// Never with our own types.
 pub fn write_scores(table: &ScoreTable) -> serde_json::Result<String> {
     #[derive(Serialize)]
-    struct Line<'a> {
+    struct ScoreLine<'a> {
         #[serde(flatten)]
         key: &'a CandidateKey,
         #[serde(flatten)]
@@ -161,13 +161,13 @@ pub fn write_scores(table: &ScoreTable) -> serde_json::Result<String> {
     }
     let mut lines = String::new();
     for (key, scores) in table {
-        lines += &serde_json::to_string(&Line { key, scores })?;
+        lines += &serde_json::to_string(&ScoreLine { key, scores })?;
         lines.push('\n');
     }
     Ok(lines)
 }
 
-/// Takes each row; what it says of a row is a problem with the row's place.
+/// Calls `take` with each row. An error that it returns becomes a problem that names the row.
 fn rows(path: &Path, take: &mut dyn FnMut(&Fields) -> Result<(), String>) -> Result<(), ImportError> {
     let mut problems = Vec::new();
     let mut problem = |place: TableLocation, message: String| problems.push(format!("{place}: {message}"));
@@ -208,7 +208,7 @@ fn text<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, String> {
     }
 }
 
-/// A number, also one in quotes (CSV).
+/// The number in a column; in CSV files numbers are texts.
 fn number(fields: &Fields, name: &str) -> Result<Option<f64>, String> {
     let found = match fields.get(name) {
         None | Some(Value::Null) => return Ok(None),

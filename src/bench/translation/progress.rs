@@ -2,10 +2,10 @@
 
 /// Shows the progress of a translation. Steps follow one another: each is begun, advanced and ended.
 pub trait TranslationProgress {
-    /// A model is asked so many things from here on; `name` is the translator's or the estimator's.
+    /// A step begins that sends this many requests to a model; `name` is that of the translator or the estimator.
     fn begin(&mut self, name: &str, requests: usize);
 
-    /// So many of the requests have an answer, those of earlier times included.
+    /// This many of the step's requests have an answer, including answers of an earlier translation.
     fn advance(&mut self, answered: usize);
 
     /// The step has ended.
@@ -18,8 +18,8 @@ pub trait TranslationProgress {
 /// Rows of files that are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IgnoredRows {
-    /// So many candidates are of other prompts or languages.
+    /// This many candidates are of other prompts or languages.
     Candidates(usize),
-    /// So many scores are of other prompts, languages or translators.
+    /// This many scores are of other prompts, languages or translators.
     Scores(usize),
 }

@@ -1,4 +1,4 @@
-//! Which candidate of a prompt goes into the set, and why the others do not.
+//! Chooses one candidate for each prompt and language, and says why the others are not chosen.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{Candidate, Metric, flags::Flag};
 use crate::bench::{dataset::PromptId, taxonomy::Language};
 
-/// How to choose.
+/// How candidates are chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// What decides.
     pub by: By,
-    /// Candidates with any of these are not chosen; empty ones never are.
+    /// Candidates with one of these flags are not chosen; empty candidates never are.
     pub reject: Vec<Flag>,
-    /// The translators, in the order that decides when nothing else does.
+    /// The translators, in the order that decides between tied candidates.
     pub translators: Vec<String>,
 }
 
@@ -27,23 +27,23 @@ pub enum By {
     Quality {
         /// Least COMET of a candidate that may be chosen; the paper's is 0.5.
         threshold: f64,
-        /// COMET differences up to this mean nothing.
+        /// Candidates whose COMET is lower than the highest by no more than this are tied.
         margin: f64,
     },
-    /// The first translator that has something.
+    /// The translators' order decides alone.
     Order,
 }
 
-/// What became of a candidate.
+/// What was decided about a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Whether it is in the set.
+    /// Whether it is in the translated set.
     pub chosen: bool,
-    /// Whether it would be, had its prompt a good candidate in every language.
+    /// Whether it was the best candidate, but its prompt is left out because another language has no good one.
     pub left_out: bool,
-    /// Whether it could have been.
+    /// Whether it met the conditions for being chosen.
     pub eligible: bool,
-    /// Why, in words.
+    /// The reason for people.
     pub reason: String,
 }
 
@@ -58,8 +58,8 @@ impl Decision {
     }
 }
 
-/// Decides about every candidate of every prompt and language; one decision per candidate, in the same order. A prompt
-/// without a good candidate in one of the languages is in none, so that the set stays parallel.
+/// Decides about every candidate: one decision each, in the same order. A prompt that has no good candidate in one of the languages
+/// is left out in all of them, so that the set stays parallel.
 pub fn decide(candidates: &[Candidate], languages: &[Language], rule: &Rule) -> Vec<Decision> {
     let mut decisions = best_of_each(candidates, rule);
     let mut good: BTreeMap<&PromptId, Vec<Language>> = BTreeMap::new();
@@ -80,7 +80,7 @@ pub fn decide(candidates: &[Candidate], languages: &[Language], rule: &Rule) -> 
     decisions
 }
 
-/// The best candidate of each prompt and language, whatever its other languages have.
+/// Decides for each prompt and language alone, whatever the prompt's other languages have.
 fn best_of_each(candidates: &[Candidate], rule: &Rule) -> Vec<Decision> {
     let mut groups: BTreeMap<(&PromptId, Language), Vec<usize>> = BTreeMap::new();
     for (at, candidate) in candidates.iter().enumerate() {
@@ -129,7 +129,7 @@ fn decide_group(group: &[&Candidate], rule: &Rule) -> Vec<Decision> {
     group.iter().zip(refusals).map(decision).collect()
 }
 
-/// Why a candidate cannot be chosen.
+/// Why a candidate cannot be chosen; `None` where it can.
 fn refusal(candidate: &Candidate, rule: &Rule) -> Option<String> {
     let rejected = |flag: &&Flag| **flag == Flag::Empty || rule.reject.contains(flag);
     if let Some(flag) = candidate.flags.iter().find(rejected) {
@@ -145,21 +145,21 @@ fn refusal(candidate: &Candidate, rule: &Rule) -> Option<String> {
     }
 }
 
-/// The best of the candidates that may be chosen, and what made it so.
+/// The best of the candidates that can be chosen, and the reason.
 fn best<'a>(eligible: &[&'a Candidate], rule: &Rule) -> Option<(&'a Candidate, String)> {
     let order = |candidate: &Candidate| {
-        let place = rule
+        let index = rule
             .translators
             .iter()
             .position(|name| *name == candidate.key.translator);
-        place.unwrap_or(usize::MAX)
+        index.unwrap_or(usize::MAX)
     };
     let first = |tied: &[&'a Candidate]| tied.iter().min_by_key(|candidate| order(candidate)).copied();
     let By::Quality { margin, .. } = rule.by else {
         return first(eligible).map(|chosen| (chosen, "first in the translators' order".to_owned()));
     };
     let mut tied = eligible.to_vec();
-    let mut even = Vec::new();
+    let mut tied_metrics = Vec::new();
     for metric in Metric::ALL {
         let margin = if metric == Metric::Comet { margin } else { 0.0 };
         let goodness =
@@ -171,21 +171,28 @@ fn best<'a>(eligible: &[&'a Candidate], rule: &Rule) -> Option<(&'a Candidate, S
         tied.retain(|candidate| goodness(candidate).is_some_and(|found| found >= highest - margin));
         if let ([only], Ordering::Greater) = (tied.as_slice(), before.cmp(&1)) {
             let value = only.scores.get(&metric).copied().unwrap_or_default();
-            return Some((*only, format!("best {} {value}{}", metric.title(), after(&even))));
+            return Some((
+                *only,
+                format!("best {} {value}{}", metric.title(), after_ties(&tied_metrics)),
+            ));
         }
-        even.push(metric.title());
+        tied_metrics.push(metric.title());
     }
     let chosen = first(&tied)?;
     Some(match tied.len() {
         1 => (chosen, "the only candidate that may be chosen".to_owned()),
-        _ => (chosen, format!("first in the translators' order{}", after(&even))),
+        _ => (
+            chosen,
+            format!("first in the translators' order{}", after_ties(&tied_metrics)),
+        ),
     })
 }
 
-fn after(even: &[&str]) -> String {
-    match even {
+/// Names the metrics in which the candidates are tied, as the end of a reason.
+fn after_ties(metrics: &[&str]) -> String {
+    match metrics {
         [] => String::new(),
-        _ => format!(", {} tied", even.join(" and ")),
+        _ => format!(", {} tied", metrics.join(" and ")),
     }
 }
 
@@ -224,10 +231,10 @@ mod tests {
         }
     }
 
-    /// Who was chosen and why; then why the others were not.
-    fn told(candidates: &[Candidate], rule: &Rule) -> Vec<String> {
+    /// A line for each candidate: its translator, a star if it was chosen, and the reason.
+    fn lines(candidates: &[Candidate], rule: &Rule) -> Vec<String> {
         let decisions = decide(candidates, &[Language::De], rule);
-        let tell = |(c, d): (&Candidate, Decision)| {
+        let line = |(c, d): (&Candidate, Decision)| {
             format!(
                 "{}{} {}",
                 c.key.translator,
@@ -235,7 +242,7 @@ mod tests {
                 d.reason
             )
         };
-        candidates.iter().zip(decisions).map(tell).collect()
+        candidates.iter().zip(decisions).map(line).collect()
     }
 
     #[test]
@@ -246,19 +253,19 @@ mod tests {
             candidate("c", None, None),
         ];
         assert_eq!(
-            told(&some, &rule(0.0)),
+            lines(&some, &rule(0.0)),
             ["a b was chosen", "b* best COMET 0.8", "c has no COMET score"]
         );
         let low = [candidate("a", Some(0.49), None), candidate("b", Some(0.5), None)];
         assert_eq!(
-            told(&low, &rule(0.0)),
+            lines(&low, &rule(0.0)),
             [
                 "a COMET 0.49 is below 0.5",
                 "b* the only candidate that may be chosen"
             ]
         );
         let none = [candidate("a", Some(0.1), Some(0.0))];
-        assert_eq!(told(&none, &rule(0.0)), ["a COMET 0.1 is below 0.5"]);
+        assert_eq!(lines(&none, &rule(0.0)), ["a COMET 0.1 is below 0.5"]);
     }
 
     #[test]
@@ -268,21 +275,21 @@ mod tests {
             candidate("a", Some(0.8), Some(1.0)),
         ];
         assert_eq!(
-            told(&even, &rule(0.0)),
+            lines(&even, &rule(0.0)),
             ["b a was chosen", "a* best MetricX 1, COMET tied"]
         );
         let close = [
             candidate("a", Some(0.79), Some(2.0)),
             candidate("b", Some(0.8), Some(3.0)),
         ];
-        assert_eq!(told(&close, &rule(0.0))[1], "b* best COMET 0.8");
-        assert_eq!(told(&close, &rule(0.02))[0], "a* best MetricX 2, COMET tied");
+        assert_eq!(lines(&close, &rule(0.0))[1], "b* best COMET 0.8");
+        assert_eq!(lines(&close, &rule(0.02))[0], "a* best MetricX 2, COMET tied");
         let mut same = [
             candidate("b", Some(0.8), Some(1.0)),
             candidate("a", Some(0.8), Some(1.0)),
         ];
         assert_eq!(
-            told(&same, &rule(0.0)),
+            lines(&same, &rule(0.0)),
             [
                 "b a was chosen",
                 "a* first in the translators' order, COMET and MetricX tied"
@@ -290,7 +297,7 @@ mod tests {
         );
         same[0].scores.insert(Metric::Human, 0.9);
         assert_eq!(
-            told(&same, &rule(0.0))[0],
+            lines(&same, &rule(0.0))[0],
             "b* best human 0.9, COMET and MetricX tied"
         );
         // Who has no MetricX score does not beat who has one.
@@ -298,7 +305,7 @@ mod tests {
             candidate("a", Some(0.8), None),
             candidate("b", Some(0.8), Some(24.0)),
         ];
-        assert_eq!(told(&partly, &rule(0.0))[1], "b* best MetricX 24, COMET tied");
+        assert_eq!(lines(&partly, &rule(0.0))[1], "b* best MetricX 24, COMET tied");
     }
 
     #[test]
@@ -307,7 +314,7 @@ mod tests {
         some[0].flags = vec![flags::Flag::Empty];
         some[1].flags = vec![flags::Flag::WrongLanguage];
         assert_eq!(
-            told(&some, &rule(0.0)),
+            lines(&some, &rule(0.0)),
             ["a is flagged empty", "b* the only candidate that may be chosen"]
         );
         let strict = Rule {
@@ -315,9 +322,9 @@ mod tests {
             reject: vec![flags::Flag::WrongLanguage],
             ..rule(0.0)
         };
-        assert_eq!(told(&some, &strict)[1], "b is flagged wrong_language");
+        assert_eq!(lines(&some, &strict)[1], "b is flagged wrong_language");
         some[1].flags.clear();
-        assert_eq!(told(&some, &strict)[1], "b* first in the translators' order");
+        assert_eq!(lines(&some, &strict)[1], "b* first in the translators' order");
     }
 
     #[test]
@@ -326,8 +333,8 @@ mod tests {
         let mut some = [candidate("a", Some(0.9), None), candidate("a", Some(0.1), None)];
         some[1].key.language = Language::Fr;
         let decisions = decide(&some, &languages, &rule(0.0));
-        let told: Vec<_> = decisions.iter().map(|one| (one.chosen, one.left_out)).collect();
-        assert_eq!(told, [(false, true), (false, false)]);
+        let outcomes: Vec<_> = decisions.iter().map(|one| (one.chosen, one.left_out)).collect();
+        assert_eq!(outcomes, [(false, true), (false, false)]);
         assert!(
             decisions[0]
                 .reason

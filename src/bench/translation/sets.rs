@@ -48,7 +48,7 @@ pub enum TranslatorSetsError {
     Unknown {
         /// The folder.
         folder: PathBuf,
-        /// As asked.
+        /// The translator that was named.
         name: String,
         /// Those that it has.
         known: String,

@@ -24,11 +24,7 @@ use super::{
     translator::ServedTranslator,
 };
 use crate::{
-    bench::{
-        dataset::{Dataset, PromptId},
-        settings::DatasetInfo,
-        taxonomy::Language,
-    },
+    bench::{dataset::PromptId, settings::DatasetInfo, taxonomy::Language},
     client::{Client, ClientError},
 };
 
@@ -81,36 +77,17 @@ pub struct Translated {
     pub failures: Failures,
 }
 
-/// A prompt set with the languages that it is translated from and into.
+/// A translation of a prompt set, from its candidates to its files.
 pub struct Translation<'a> {
-    task: Task<'a>,
-    options: &'a TranslateOptions,
-    folder: &'a TranslationFolder,
+    /// Which prompts are translated from which language into which.
+    pub task: Task<'a>,
+    /// How they are translated.
+    pub options: &'a TranslateOptions,
+    /// Where the results are written.
+    pub folder: &'a TranslationFolder,
 }
 
-impl<'a> Translation<'a> {
-    /// # Errors
-    /// [`TranslateError::NoSourceLanguage`].
-    pub fn new(
-        task: Task<'a>,
-        options: &'a TranslateOptions,
-        folder: &'a TranslationFolder,
-    ) -> Result<Self, TranslateError> {
-        let Dataset { languages, .. } = task.source;
-        if !languages.contains(&task.from) {
-            let known: Vec<_> = languages.iter().map(|language| language.code()).collect();
-            return Err(TranslateError::NoSourceLanguage {
-                from: task.from.name(),
-                known: known.join(", "),
-            });
-        }
-        Ok(Self {
-            task,
-            options,
-            folder,
-        })
-    }
-
+impl Translation<'_> {
     /// Gathers all candidates and scores. `client` must be there where the options need a server. The future may be dropped at
     /// any time: what models have answered is in the folder, and is not asked again.
     ///

@@ -1,4 +1,4 @@
-//! `bench import`: verdicts that were made elsewhere.
+//! `bench import`: makes runs of verdicts from other programs.
 
 use std::path::PathBuf;
 
@@ -27,10 +27,10 @@ pub(super) struct ImportArgs {
     /// Folder for the run, or for one run per model; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Take this model's rows only; of a file that names no model, the model that answered
+    /// Import this model's rows only; where the file names no model, the name of the model that answered
     #[arg(long)]
     model: Option<String>,
-    /// Who judged, where the file does not say it
+    /// Name of the guard, where the file does not say it
     #[arg(long)]
     guard: Option<String>,
     /// Prompts by several translators, such as opus-mt,deepl or `all`: a run for each, with the rows that name no translator
@@ -96,7 +96,7 @@ fn missing_text(missing: &[&MissingVerdicts]) -> String {
     let count: usize = missing.iter().map(|verdicts| verdicts.answers.len()).sum();
     let lines: String = missing.iter().map(|verdicts| format!("\n  {verdicts}")).collect();
     format!(
-        "babelward: {}, and nobody can tell why; no figure counts what a language lacks:{lines}\n\
+        "babelward: {}, and the file does not say why; no figure counts what a language lacks:{lines}\n\
          fix: add the verdicts, as undetermined where there was none, or leave them out knowingly",
         counted(count, "verdict is missing", "verdicts are missing"),
     )

@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct ResumeArgs {
     /// The run's folder, or that of several runs that were begun together
     dir: PathBuf,
-    /// Ask the items that ended with an error once more, too; without this they stay failed
+    /// Also ask the items again that ended with an error; without this they stay failed
     #[arg(long)]
     retry_failed: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `bench run`: one or more targets over a prompt set, or over the same prompts by several translators.
+//! `bench run`: runs a prompt set, or the same prompts by several translators, against one or more targets.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
     cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, policy::PolicyArgs},
 };
 
-/// Sampling by name.
+/// A sampling that has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum PresetArg {
     Paper,
@@ -37,7 +37,7 @@ pub(super) struct RunArgs {
     /// with names only these targets do
     #[arg(long, value_name = "TARGETS", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
     raw: Option<Vec<String>>,
-    /// Model that judges; the server's default when absent. Repeated: each judges every answer, the first counts
+    /// Model that judges; the server's default when absent. Repeated: each judges every answer, and scores are the first one's
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     guard: Vec<String>,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(super) struct RunArgs {
     /// Categories, such as crime_tax; all when absent
     #[arg(long, value_delimiter = ',')]
     categories: Vec<Category>,
-    /// Take the first so many rows
+    /// Ask only the first rows, up to this many
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     /// Sampling by name: `paper` is 200 tokens at temperature 1 (the paper prints no temperature), `greedy` is 200 tokens
@@ -58,21 +58,21 @@ pub(super) struct RunArgs {
     /// Most tokens of an answer; 200 when absent
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// 0 is greedy; 1 when absent
+    /// Sampling temperature: 0 is greedy; 1 when absent
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// 1 is off, and what it is when absent
+    /// Probability that the most likely tokens have together from which one is drawn; 1 (off) when absent
     #[arg(long)]
     top_p: Option<f64>,
-    /// What the items' sampling seeds are made from; 0 when absent. Several, such as 0,1,2: every prompt is asked once
+    /// Seed from which the items' sampling seeds are made; 0 when absent. With several, such as 0,1,2, every prompt is asked once
     /// with each
     #[arg(long, value_delimiter = ',')]
     seed: Vec<u64>,
-    /// Ask no more of a language and category once the 95 % interval of its safe share is this narrow: ci=0.02 is
+    /// Ask no more of a language and category once the 95 % interval of its share of safe answers is this narrow: ci=0.02 is
     /// two points to either side
     #[arg(long, value_name = "ci=WIDTH")]
     until: Option<Until>,
-    /// Take one part of the rows, such as 1/4; other machines take the others, `bench merge` puts them together
+    /// Ask one part of the rows, such as 1/4; other machines ask the other parts, and `bench merge` puts them together
     #[arg(long, value_name = "I/N", conflicts_with = "until")]
     shard: Option<Shard>,
     /// Most items that are open at a time

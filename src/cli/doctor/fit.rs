@@ -1,4 +1,4 @@
-//! What of the configured models fits into this machine's memory.
+//! Checks whether the configured models fit into this machine's memory.
 
 use super::check::{Check, Outcome};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
     registry::{MemoryNeed, SurveyedModel, survey},
 };
 
-/// The budget, and each model beside it. Nothing is loaded.
+/// Checks the budget and each model against it. Nothing is loaded.
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     let budget = wire::memory_options(config).budget;
-    // For a path that cannot be read, its model's own check says so.
+    // A path that cannot be read is reported by the check of its model.
     let options = wire::registry_options(config);
     let models = survey(&options).unwrap_or_default();
     let architecture = options
@@ -28,7 +28,7 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// Whether what is loaded at the start fits together.
+/// Checks whether all models that are loaded at the start fit together.
 fn total(budget: u64, models: &[SurveyedModel]) -> Check {
     let eager = models.iter().filter(|model| model.policy == LoadPolicy::Eager);
     let least = eager.filter_map(|model| Some(model.need.as_ref().ok()?.least()));

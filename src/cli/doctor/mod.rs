@@ -38,8 +38,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let checks = if global.connection.named().is_none() {
         machine(&args.config, global)
     } else if args.config.is_given() {
-        let message =
-            "with --server, it is that server which is looked at: leave the configuration's flags out";
+        let message = "with --server, doctor checks that server: leave the configuration's flags out";
         return Err(CommandError::usage(message).into());
     } else {
         global.block_on(async { Ok(server::checks(&global.connection).await) })?
@@ -235,7 +234,7 @@ fn base_of<'a>(model: &'a Model, config: &'a Config) -> &'a Model {
     model.base.as_ref().and_then(named).unwrap_or(model)
 }
 
-/// Reads the base's tokenizer and template, and renders one message with them.
+/// Reads the tokenizer and the template of the model's base, and renders one message with them.
 fn self_test(model: &Model, base: &Model) -> Check {
     let name = format!("model {}", model.id);
     match try_templates(model, &base.path) {

@@ -1,4 +1,4 @@
-//! A server as its clients meet it: from the connection to the models.
+//! Checks of a running server, as a client sees it: from the connection to the models.
 
 use std::{
     net::IpAddr,
@@ -17,7 +17,7 @@ use crate::{
 /// Longest wait for one answer, unless `--timeout` says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// As `grpc.health.v1` names them.
+/// The services whose health is asked, by their names in `babelward.v1`.
 const SERVICES: [&str; 5] = [
     "GenerationService",
     "SafetyService",
@@ -26,26 +26,26 @@ const SERVICES: [&str; 5] = [
     "AdminService",
 ];
 
-/// Everything that can be said from here. What depends on something that failed is left out.
+/// Runs all checks. What depends on a check that failed is left out.
 pub(super) async fn checks(connection: &Connection) -> Vec<Check> {
     let address = connection.address();
     let client = match connection.with_timeout(PATIENCE).connect().await {
         Ok(client) => client,
         Err(error) => return vec![unreached(&error)],
     };
-    let asked = Instant::now();
+    let started = Instant::now();
     let serving = match client.is_serving("").await {
         Ok(serving) => serving,
         Err(error) => return vec![unanswered(&address, error)],
     };
     let found = format!(
         "{address} answers, in {:.1} ms",
-        asked.elapsed().as_secs_f64() * 1e3
+        started.elapsed().as_secs_f64() * 1e3
     );
     let mut checks = vec![Check::new("server", found, Outcome::Ok), encryption(&address)];
     match client.list_models().await {
         Ok(models) => {
-            let found = "none is asked for: whoever reaches the port may call";
+            let found = "the server asks for none: whoever reaches the port may call";
             checks.push(Check::new("authentication", found, Outcome::Ok));
             checks.push(version(client.server_version().await.unwrap_or_default()));
             checks.push(health(&client, serving, &models).await);
@@ -57,7 +57,7 @@ pub(super) async fn checks(connection: &Connection) -> Vec<Check> {
     checks
 }
 
-/// No connection.
+/// The check for a server that cannot be connected to.
 fn unreached(error: &anyhow::Error) -> Check {
     let fix = match error.downcast_ref() {
         None => "name a file that holds the certificates of the authorities to trust, in PEM form",
@@ -76,7 +76,7 @@ fn unreached(error: &anyhow::Error) -> Check {
     Check::new("server", format!("{error:#}"), Outcome::Fail(fix.to_owned()))
 }
 
-/// A connection, and no answer that helps.
+/// The check for a server that can be connected to but gives no useful answer.
 fn unanswered(address: &str, error: ClientError) -> Check {
     let rpc = match error {
         ClientError::Rpc(rpc) => rpc,
@@ -93,7 +93,7 @@ fn unanswered(address: &str, error: ClientError) -> Check {
         ),
         Code::DeadlineExceeded => (
             "server",
-            "it is there and does not answer: allow more with --timeout",
+            "it accepts connections and does not answer in time: allow more time with --timeout",
         ),
         _ => (
             "server",
@@ -103,16 +103,17 @@ fn unanswered(address: &str, error: ClientError) -> Check {
     };
     Check::new(
         name,
-        format!("{address}: {}", told(&rpc)),
+        format!("{address}: {}", one_line(&rpc)),
         Outcome::Fail(fix.to_owned()),
     )
 }
 
-fn told(error: &RpcError) -> String {
+fn one_line(error: &RpcError) -> String {
     error.to_string().lines().collect::<Vec<_>>().join(" ")
 }
 
-/// `babelward serve` speaks no TLS, a proxy in front of it may; whether that matters depends on the way there.
+/// `babelward serve` speaks no TLS; a proxy in front of it may. Whether that matters depends on whether the server is on this
+/// machine.
 fn encryption(address: &str) -> Check {
     if address.starts_with("https://") {
         return Check::new(
@@ -139,20 +140,21 @@ fn encryption(address: &str) -> Check {
         );
     }
     let fix = "keep to a network that is trusted, or put a proxy that speaks TLS in front of the server and say https://";
-    let found = "none: who can listen on the way can read prompts and answers";
+    let found = "none: whoever can listen on the network can read prompts and answers";
     Check::new("encryption", found, Outcome::Warn(fix.to_owned()))
 }
 
 fn version(server: String) -> Check {
     let own = env!("CARGO_PKG_VERSION");
-    let update =
-        || Outcome::Warn("use the same on both sides: what one does not know, it leaves out".to_owned());
+    let update = || {
+        Outcome::Warn("use the same version on both sides: each leaves out what it does not know".to_owned())
+    };
     if server == own {
         Check::new("version", format!("{own} on both sides"), Outcome::Ok)
     } else if server.is_empty() {
         Check::new(
             "version",
-            format!("the server does not say, here it is {own}"),
+            format!("the server does not say its version; here it is {own}"),
             update(),
         )
     } else {
@@ -163,7 +165,7 @@ fn version(server: String) -> Check {
 async fn health(client: &Client, serving: bool, models: &[Model]) -> Check {
     let mut not_serving = Vec::new();
     for service in SERVICES {
-        // One that it does not know does not serve.
+        // A service that the server does not know is not served.
         let serves = client.is_serving(&format!("babelward.v1.{service}")).await;
         if !serves.unwrap_or(false) {
             not_serving.push(service);
@@ -190,7 +192,7 @@ async fn health(client: &Client, serving: bool, models: &[Model]) -> Check {
     Check::new("health", found, Outcome::Warn(fix.to_owned()))
 }
 
-/// Kinds of models that no request could use.
+/// Kinds of models that the server lacks.
 fn roles(models: &[Model]) -> Vec<Check> {
     let missing = |capability, name, flag| {
         let has = models

@@ -1,4 +1,4 @@
-//! `models`: what is in a server's memory and what is to be there, and the demo's model on this machine.
+//! `models`: a server's models, which of them are in memory, and the demo's model on this machine.
 
 mod show;
 
@@ -31,14 +31,14 @@ enum Command {
     /// List the server's models
     #[command(visible_alias = "list")]
     Ls(Connection),
-    /// Everything about one of them
-    Info(One),
+    /// Show everything about one model
+    Info(ModelRef),
     /// Print each model, and again whenever its state changes
     Watch(Connection),
     /// Load a configured model (the server must allow it: --allow-admin)
     Load {
         #[command(flatten)]
-        one: One,
+        one: ModelRef,
         /// Never evict it to make room for another
         #[arg(long)]
         pin: bool,
@@ -46,34 +46,34 @@ enum Command {
         #[arg(long)]
         no_wait: bool,
         #[command(flatten)]
-        how: How,
+        how: PrecisionArg,
     },
     /// Unload a model; open work may finish before (the server must allow it)
     Unload {
         #[command(flatten)]
-        one: One,
+        one: ModelRef,
         /// How long open work may go on [default: 30s]
         #[arg(long, value_name = "TIME", value_parser = time)]
         drain_timeout: Option<Duration>,
     },
-    /// Say what loading a model would take, and whether it fits (the server must allow it)
+    /// Show how much memory loading a model would take, and whether it fits (the server must allow it)
     Estimate {
         #[command(flatten)]
-        one: One,
+        one: ModelRef,
         #[command(flatten)]
-        how: How,
+        how: PrecisionArg,
     },
     /// Keep a model from being evicted (the server must allow it)
-    Pin(One),
+    Pin(ModelRef),
     /// Let a model be evicted again (the server must allow it)
-    Unpin(One),
+    Unpin(ModelRef),
     /// Fetch SmolLM2-135M-Instruct, a file of 94 MiB, unless it is there, and print its path
     Fetch,
 }
 
 /// Which model of which server.
 #[derive(Debug, clap::Args)]
-struct One {
+struct ModelRef {
     /// The model's id, as `models ls` shows it
     #[arg(value_name = "ID")]
     id: String,
@@ -81,22 +81,22 @@ struct One {
     connection: Connection,
 }
 
-/// How a model is to compute.
+/// In which precision a model computes.
 #[derive(Debug, clap::Args)]
-struct How {
-    /// How it is to compute: int8, bf16 or f32 [default: as it is configured]
+struct PrecisionArg {
+    /// Precision of the computation: int8, bf16 or f32 [default: as it is configured]
     #[arg(long)]
     precision: Option<crate::model::spec::Precision>,
 }
 
-impl How {
+impl PrecisionArg {
     fn to_proto(&self) -> Precision {
         self.precision.map_or(Precision::Unspecified, Precision::from)
     }
 }
 
 impl Args {
-    /// The flags of those that call a server.
+    /// The connection flags of the subcommands that call a server.
     pub(super) fn connection(&self) -> Option<&Connection> {
         match &self.command {
             Command::Ls(connection) | Command::Watch(connection) => Some(connection),
@@ -109,7 +109,7 @@ impl Args {
     }
 }
 
-/// Lists, watches or fetches.
+/// Runs the subcommand.
 pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Ls(_) => global.block_on(list(global)),
@@ -127,19 +127,23 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
                 pinned: pin.then_some(true),
                 precision: how.to_proto().into(),
             };
-            global.block_on(changed(global, async |client| client.load_model(request).await))
+            global.block_on(change_model(global, async |client| {
+                client.load_model(request).await
+            }))
         }
         Command::Unload { one, drain_timeout } => {
             let request = UnloadModelRequest {
                 name: one.id,
                 drain_timeout: drain_timeout.and_then(|limit| limit.try_into().ok()),
             };
-            global.block_on(changed(global, async |client| client.unload_model(request).await))
+            global.block_on(change_model(global, async |client| {
+                client.unload_model(request).await
+            }))
         }
-        Command::Pin(one) => global.block_on(changed(global, async |client| {
+        Command::Pin(one) => global.block_on(change_model(global, async |client| {
             client.pin_model(&one.id, true).await
         })),
-        Command::Unpin(one) => global.block_on(changed(global, async |client| {
+        Command::Unpin(one) => global.block_on(change_model(global, async |client| {
             client.pin_model(&one.id, false).await
         })),
         Command::Estimate { one, how } => {
@@ -171,8 +175,8 @@ async fn list(global: &Global) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Does something to a model, and prints what has become of it.
-async fn changed(
+/// Changes a model, and prints its new state.
+async fn change_model(
     global: &Global,
     change: impl AsyncFnOnce(Client) -> Result<Model, ClientError>,
 ) -> anyhow::Result<Exit> {
@@ -212,7 +216,7 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
         let Some(model) = change.model else { continue };
         match global.format {
             Format::Human => print_line(&show::change(&model))?,
-            // A stream of changes is a stream of lines, whichever JSON was asked for.
+            // Changes have no end, so each is printed as one line, also with --format json.
             Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::message(&model)?)?,
         }
     }

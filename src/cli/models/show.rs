@@ -1,4 +1,4 @@
-//! Models for people: words for the protocol's names, and nothing where nothing is known.
+//! Models as text for people: the protocol's names in words, and `-` for what is not known.
 
 use prost_types::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// In a cell of which nothing is known.
+/// Stands in a cell whose value is not known.
 const UNKNOWN: &str = "-";
 
 /// A table with a row for each model.
@@ -40,7 +40,7 @@ pub(super) fn change(model: &Model) -> String {
     if !model.error.is_empty() {
         parts.push(model.error.clone());
     } else if is_resident(model) {
-        parts.extend([what(model), memory(model)]);
+        parts.extend([description(model), memory(model)]);
     }
     parts.join("  ")
 }
@@ -92,7 +92,7 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
     rows
 }
 
-/// What loading a model would take, as names and values.
+/// How much memory loading a model would take, as names and values.
 pub(super) fn estimate(response: EstimateModelResponse) -> Vec<Vec<String>> {
     let verdict = match response.verdict() {
         Verdict::Unspecified => UNKNOWN,
@@ -109,7 +109,7 @@ pub(super) fn estimate(response: EstimateModelResponse) -> Vec<Vec<String>> {
         Verdict::DoesNotFit => None,
         _ => Some(response.kv_proposed_bytes),
     };
-    // u64::MAX stands for a machine of which it is not known.
+    // u64::MAX stands for a machine whose memory is not known.
     let limit = |bytes: u64| (bytes < u64::MAX).then_some(bytes);
     for (name, bytes) in [
         ("weights", Some(response.weight_bytes)),
@@ -134,8 +134,8 @@ pub(super) fn estimate(response: EstimateModelResponse) -> Vec<Vec<String>> {
 }
 
 fn row(model: &Model) -> Vec<String> {
-    // Nothing is known of one that was never read.
-    let when = |known: bool, shown: String| if known { shown } else { UNKNOWN.to_owned() };
+    // The size of a model that was never loaded is not known.
+    let if_known = |known: bool, shown: String| if known { shown } else { UNKNOWN.to_owned() };
     let resident = is_resident(model);
     vec![
         model.name.clone(),
@@ -143,10 +143,10 @@ fn row(model: &Model) -> Vec<String> {
         capabilities(model),
         loaded(model),
         precision(model),
-        when(resident || model.adapter.is_some(), what(model)),
-        when(resident, format!("{} tokens", model.context_tokens)),
-        when(resident, memory(model)),
-        when(resident, human_bytes(model.kv_touched_bytes)),
+        if_known(resident || model.adapter.is_some(), description(model)),
+        if_known(resident, format!("{} tokens", model.context_tokens)),
+        if_known(resident, memory(model)),
+        if_known(resident, human_bytes(model.kv_touched_bytes)),
         model.queue_depth.to_string(),
         model.in_flight.to_string(),
     ]
@@ -156,7 +156,7 @@ fn is_resident(model: &Model) -> bool {
     model.resident_bytes > 0
 }
 
-/// An adapter's own: what it shares stands beside its base.
+/// Memory of a model; for an adapter only what it takes beside its base.
 fn memory(model: &Model) -> String {
     match &model.adapter {
         None => human_bytes(model.resident_bytes),
@@ -164,8 +164,8 @@ fn memory(model: &Model) -> String {
     }
 }
 
-/// The model, or what an adapter is.
-fn what(model: &Model) -> String {
+/// Architecture and storage type, or the base of an adapter.
+fn description(model: &Model) -> String {
     match &model.adapter {
         None => format!("{} {}", model.architecture, model.dtype),
         Some(adapter) if adapter.rank == 0 => format!("adapter of {}", adapter.base),
