@@ -60,7 +60,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// As an unsigned integer, if it is one or a non-negative signed one.
+    /// The value as an unsigned integer, if it is an integer that is not negative.
     pub fn as_u64(&self) -> Option<u64> {
         match self {
             Self::Uint(v) => Some(*v),
@@ -69,7 +69,7 @@ impl Value {
         }
     }
 
-    /// As a signed integer.
+    /// The value as a signed integer.
     pub fn as_i64(&self) -> Option<i64> {
         match self {
             Self::Uint(v) => i64::try_from(*v).ok(),
@@ -78,7 +78,7 @@ impl Value {
         }
     }
 
-    /// As a float; integers convert.
+    /// The value as a float. Integers are converted.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Self::Float(v) => Some(*v),
@@ -88,7 +88,7 @@ impl Value {
         }
     }
 
-    /// As a boolean.
+    /// The value as a boolean.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(v) => Some(*v),
@@ -96,7 +96,7 @@ impl Value {
         }
     }
 
-    /// As a string.
+    /// The value as a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(v) => Some(v),
@@ -104,7 +104,7 @@ impl Value {
         }
     }
 
-    /// As an array.
+    /// The value as an array.
     pub fn as_array(&self) -> Option<&[Value]> {
         match self {
             Self::Array(v) => Some(v),
@@ -377,7 +377,7 @@ impl<R: Read> Reader<R> {
 
     fn string(&mut self) -> Result<String, String> {
         let length = self.u64()?;
-        // Before there is memory for it.
+        // The length is checked before memory is allocated for it.
         if length > self.len.saturating_sub(self.position).min(MAX_HEADER_BYTES) {
             return Err(format!("a string of {length} bytes does not fit the file"));
         }
@@ -403,7 +403,7 @@ mod tests {
         sample_at(0)
     }
 
-    /// With its tensor at `offset` of the data.
+    /// A file whose tensor is at `offset` of the data.
     fn sample_at(offset: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         let string = |bytes: &mut Vec<u8>, s: &str| {
@@ -462,7 +462,7 @@ mod tests {
         bytes[24..32].copy_from_slice(&(1u64 << 40).to_le_bytes());
         let error = header(&bytes).unwrap_err();
         assert!(error.contains("does not fit the file"), "{error}");
-        // Of a sparse file: as long as it says, and too long for any header.
+        // In a sparse file, so the text is as long as the length says, but longer than any header may be.
         let error = Reader::new(&bytes[..], 1 << 50).header().unwrap_err();
         assert!(error.contains("does not fit the file"), "{error}");
     }

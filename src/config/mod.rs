@@ -1,5 +1,5 @@
 //! Configuration: built-in defaults, then a file, then `BABELWARD_` variables, then flags, merged into one
-//! validated, immutable [`Config`]. A key that nothing reads is an error, and all errors are told at once.
+//! validated, immutable [`Config`]. A key that nothing reads is an error, and all errors are reported together.
 
 mod layer;
 mod merged;
@@ -29,111 +29,111 @@ use crate::{
     model::spec::PrecisionChoice,
 };
 
-/// Everything a server is told. Immutable once loaded.
+/// The whole configuration of a server. It does not change once it is loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Addresses and shutdown.
     pub server: Server,
-    /// Models to make resident, in the order of their ids.
+    /// Configured models, in the order of their ids.
     pub models: Vec<Model>,
-    /// Models for requests that name none.
+    /// Models for requests that do not name one.
     pub defaults: Defaults,
-    /// What requests may let guards judge by; no name twice.
+    /// Policies that requests may name. Each name occurs once.
     pub policies: Vec<Policy>,
     /// Batches, queues and memory.
     pub engine: Engine,
-    /// Bytes for all models together; found out when absent.
+    /// Bytes for all models together. When absent, they are computed from the memory of the machine.
     pub memory_budget: Option<u64>,
-    /// Most that a request may ask for.
+    /// Limits of requests.
     pub limits: Limits,
-    /// Time for calls.
+    /// Deadlines of calls.
     pub deadlines: Deadlines,
-    /// Logs.
+    /// Settings of the logs.
     pub telemetry: Telemetry,
 }
 
 /// Addresses and shutdown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
-    /// Where the gRPC server listens; port 0 takes a free one.
+    /// Address of the gRPC server. With port 0, the system chooses a free port.
     pub listen: SocketAddr,
-    /// Where Prometheus reads metrics, if anywhere.
+    /// Address of the metrics for Prometheus, if they are served.
     pub metrics_listen: Option<SocketAddr>,
-    /// How long open work may go on once the server is asked to stop.
+    /// How long open calls may continue once the server is asked to stop.
     pub drain_grace: Duration,
-    /// Listening beyond this machine without authentication is wanted.
+    /// Whether the server may listen on addresses that other machines can reach, although there is no authentication.
     pub insecure_no_auth: bool,
-    /// Whoever reaches the server may load, unload and pin models.
+    /// Whether everybody who reaches the server may load, unload and pin models.
     pub allow_admin: bool,
-    /// How long a connection may stay without a call.
+    /// How long a connection without a call stays open.
     pub connection_idle: Duration,
-    /// When a connection is asked to go; never when absent.
+    /// Age at which a connection is asked to close. When absent, no connection is.
     pub connection_age: Option<Duration>,
 }
 
-/// One model id.
+/// The configuration of one model id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// What callers name it by.
+    /// The name in requests.
     pub id: String,
-    /// A GGUF file or a Hugging Face folder; exists.
+    /// An existing GGUF file or Hugging Face folder.
     pub path: PathBuf,
-    /// The model that this LoRA adapter changes; a model of its own when absent.
+    /// Id of the base model, if this is a LoRA adapter.
     pub base: Option<String>,
-    /// At least one, no duplicates.
+    /// At least one role, without duplicates.
     pub roles: Vec<Role>,
-    /// Which guard prompt the model was trained on; found out from the model when absent.
+    /// The guard prompt that the model was trained on. When absent, it is detected from the model.
     pub guard_kind: Option<GuardKind>,
-    /// How it computes; as [`Engine::precision`] says when absent. Adapters have none: they compute as their base does.
+    /// Its precision. When absent, [`Engine::precision`] applies. Adapters have none: they compute as their base does.
     pub precision: Option<PrecisionChoice>,
     /// When it is loaded.
     pub load: LoadPolicy,
-    /// It is never evicted to make room for another.
+    /// Whether it is never evicted to make room for another model.
     pub pinned: bool,
 }
 
-/// Models for requests that name none.
+/// Models for requests that do not name one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// A configured target; the first one by id unless set.
+    /// A configured target. When not set, the first one by id.
     pub target: Option<String>,
-    /// A configured guard; the first one by id unless set.
+    /// A configured guard. When not set, the first one by id.
     pub guard: Option<String>,
-    /// A configured quality estimator; the first one by id unless set.
+    /// A configured quality estimator. When not set, the first one by id.
     pub quality: Option<String>,
 }
 
 /// Batches, queues and memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Engine {
-    /// Compute threads; as many as the processor offers when absent.
+    /// Compute threads. When absent, as many as the processor offers.
     pub threads: Option<NonZeroUsize>,
-    /// Most sequences in one forward pass.
+    /// Maximum number of sequences in one forward pass.
     pub max_batch_sequences: usize,
-    /// Most tokens in one forward pass.
+    /// Maximum number of tokens in one forward pass.
     pub max_batch_tokens: usize,
-    /// Bytes of each model's KV pool; by what the budget leaves when absent.
+    /// Bytes of each model's KV pool. When absent, the pool takes what the budget leaves.
     pub kv_memory: Option<u64>,
-    /// How models compute that have no precision of their own.
+    /// Precision of the models that do not set their own.
     pub precision: PrecisionChoice,
-    /// Most sequences waiting to start.
+    /// Maximum number of sequences in the queue.
     pub queue_items: usize,
-    /// Most prompt tokens waiting to start.
+    /// Maximum number of prompt tokens in the queue.
     pub queue_tokens: usize,
-    /// Longest that a step without urgent work is planned to take; steps are not paced when absent.
+    /// Maximum planned time of a step without urgent work. When absent, the time of steps is not limited.
     pub step_target: Option<Duration>,
-    /// Tenants with a share of their own, and its weight; all other names share one of weight 1.
+    /// Tenants with a share of their own, and its weight. All other names together have one share of weight 1.
     pub tenant_weights: Vec<(Tenant, u32)>,
-    /// Upper limit on every model's window, in tokens; the model's own when absent.
+    /// Maximum context length of every model, in tokens. When absent, each model's own.
     pub max_context: Option<NonZeroUsize>,
 }
 
-/// Most that a request may ask for.
+/// Limits of requests, and of what the server holds at the same time. Each is a maximum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Bytes of an encoded request.
     pub message_bytes: usize,
-    /// Bytes of all requests that are being received or worked on.
+    /// Bytes of all requests that are being received or processed.
     pub request_bytes: usize,
     /// Bytes of one message's content.
     pub content_bytes: usize,
@@ -155,7 +155,7 @@ pub struct Limits {
     pub top_n: u32,
     /// Tokens of an answer.
     pub max_new_tokens: u32,
-    /// Tokens of an answer when the request does not say.
+    /// Tokens of an answer when the request sets no limit.
     pub default_new_tokens: u32,
     /// Samples of a Score.
     pub samples: u32,
@@ -165,11 +165,11 @@ pub struct Limits {
     pub connections: usize,
     /// Open calls over all connections.
     pub calls: usize,
-    /// Bytes of memory for turning texts into tokens.
+    /// Bytes of memory for tokenizing.
     pub text_memory: usize,
 }
 
-/// Time for calls: where the client sets no deadline, and at most.
+/// Deadlines of calls whose client sets none, and upper limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deadlines {
     /// Generate.
@@ -188,16 +188,16 @@ pub struct Deadlines {
     pub admin: Duration,
     /// Longest deadline of a call that is not a stream of items.
     pub longest: Duration,
-    /// Longest that a message may take to arrive.
+    /// Longest time in which a message must have arrived.
     pub receive: Duration,
-    /// Longest that a stream may stay idle.
+    /// Longest time that a stream may be idle.
     pub stream_idle: Duration,
 }
 
-/// Logs.
+/// Settings of the logs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Telemetry {
-    /// For people or for machines.
+    /// The format: for people or for machines.
     pub log_format: LogFormat,
     /// A level, or directives such as `info,babelward::engine=debug`.
     pub log_level: String,

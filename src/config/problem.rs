@@ -1,36 +1,36 @@
-//! What is wrong with a configuration, and how to mend it.
+//! The problems of a configuration, and how to solve them.
 
 use std::fmt;
 
 use super::Origin;
 
-/// A suggestion is made when the spelling is at least this close (Jaro-Winkler, 0..=1).
+/// Least similarity of a key that is suggested (Jaro-Winkler, from 0 to 1).
 const SUGGESTION_LIKENESS: f64 = 0.8;
 
-/// Least share of letters that stay when a key is edited into the one that was perhaps meant.
+/// Least share of letters that are kept when a key is edited into the suggested one.
 const EDITED_LIKENESS: f64 = 0.55;
 
-/// Where to look for what is wrong.
+/// Where a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
-    /// A key or a value.
+    /// The problem is in a key or a value.
     Value,
-    /// A file that a value names: it is missing, or not what it should be.
+    /// The problem is in a file that a value names: it is missing, or its content is not valid.
     File,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
-    /// Whether it is the value, or a file that it names.
+    /// Whether the problem is in the value or in a file that it names.
     pub kind: ProblemKind,
     /// The key, as in the file: `engine.kv_memory`.
     pub key: String,
-    /// Where the value came from, when one was given.
+    /// Where the value comes from, if there is one.
     pub origin: Option<Origin>,
     /// What is wrong.
     pub reason: String,
-    /// What to do.
+    /// How to solve it.
     pub fix: String,
 }
 
@@ -43,15 +43,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigError {
-    /// At least one.
+    /// At least one problem.
     pub problems: Vec<Problem>,
 }
 
 impl ConfigError {
-    /// Whether nothing but files is wrong.
+    /// Whether all problems are in files.
     pub fn is_of_files(&self) -> bool {
         self.problems
             .iter()

@@ -1,13 +1,13 @@
-//! Every key there is. docs/configuration.md is held against this table by a test.
+//! All keys of the configuration. A test compares docs/configuration.md with this table.
 
 /// A key, its default and what it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Section and name: `server.listen`; under `models.ID`, the name alone.
+    /// Section and name, as in `server.listen`. Keys of `models.ID` have only the name.
     pub name: &'static str,
-    /// As it would be written in the file, without quotes. Keys without one stay unset.
+    /// The default value as it would be written in the file, without quotes. Keys without a default stay unset.
     pub default: Option<&'static str>,
-    /// What it does, in one line.
+    /// The effect of the key, in one line.
     pub about: &'static str,
 }
 

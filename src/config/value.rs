@@ -1,4 +1,4 @@
-//! Values as they are written: addresses, durations, sizes, words, lists.
+//! Parses the values of the configuration: addresses, durations, sizes, names and lists.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -21,7 +21,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As it is written.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Target => "target",
@@ -31,12 +31,12 @@ impl Role {
     }
 }
 
-/// When a model is loaded; the more eager, the greater.
+/// When a model is loaded. The earlier it is loaded, the greater the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LoadPolicy {
-    /// When somebody asks for it.
+    /// When an operator requests it.
     Manual,
-    /// With the first request for it; makes room again, while it is idle, when another model needs it.
+    /// With the first request for it. While it is idle, it can be evicted when another model needs the memory.
     Lazy,
     /// When the server starts.
     Eager,
@@ -45,7 +45,7 @@ pub enum LoadPolicy {
 impl LoadPolicy {
     const ALL: [Self; 3] = [Self::Manual, Self::Lazy, Self::Eager];
 
-    /// As it is written.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Manual => "manual",
@@ -58,25 +58,25 @@ impl LoadPolicy {
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people to read.
     Human,
     /// One JSON object per line.
     Json,
 }
 
-/// A value before it is typed.
+/// A value whose type has not been checked yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Raw {
     /// Text, a number or a boolean, as text.
     Text(String),
     /// A list of those.
     List(Vec<String>),
-    /// Something that no key takes.
+    /// A value that no key accepts.
     Other(&'static str),
 }
 
 impl Raw {
-    /// As it is shown to people.
+    /// The value in messages.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -95,13 +95,13 @@ impl Raw {
 
 /// A type that a key's value may have.
 pub(super) trait Setting: Sized {
-    /// What to write, for error messages: "an address such as 127.0.0.1:50051".
+    /// What a valid value is, for error messages: "an address such as 127.0.0.1:50051".
     const EXPECTS: &'static str;
 
-    /// `None` when the value is not of this type.
+    /// Parses the value. Returns `None` when it is not of this type.
     fn parse(raw: &Raw) -> Option<Self>;
 
-    /// Stands in for a value that was reported as wrong, so that the other keys are read too.
+    /// Replaces a value that was reported as wrong, so that the other keys are read too.
     fn placeholder() -> Self;
 }
 
@@ -132,13 +132,13 @@ impl Setting for Option<SocketAddr> {
     }
 }
 
-/// The address that a text with a port stands for.
+/// The address of a text that ends with a port. Host names are resolved.
 fn resolve(text: &str) -> Option<SocketAddr> {
     most_exposed(text.to_socket_addrs().ok()?)
 }
 
-/// Of a name's addresses one that other machines can reach, if there is any: whoever checks the address must not take
-/// the name for a harmless one. Else one of IPv4, which every client tries.
+/// Chooses one of the addresses of a name. An address that other machines can reach comes first, because the check of
+/// the address must not take the name for one of this machine only. Then comes IPv4, which every client tries.
 fn most_exposed(addresses: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
     addresses.min_by_key(|address| (address.ip().is_loopback(), address.is_ipv6()))
 }
@@ -191,7 +191,7 @@ impl Setting for Duration {
     }
 }
 
-/// A whole number of something.
+/// A whole number that is not negative.
 impl Setting for u64 {
     const EXPECTS: &'static str = "write a whole number";
 
@@ -251,7 +251,7 @@ impl Setting for Threads {
     }
 }
 
-/// A size; as large as it can be for `auto`.
+/// A size, or `auto`.
 pub(super) struct AutoBytes(pub Option<u64>);
 
 impl Setting for AutoBytes {
@@ -294,7 +294,7 @@ impl Setting for PrecisionChoice {
     }
 }
 
-/// A window in tokens, or `model`.
+/// A context length in tokens, or `model`.
 pub(super) struct Window(pub Option<NonZeroUsize>);
 
 impl Setting for Window {
@@ -348,7 +348,7 @@ impl Setting for Vec<Role> {
                 roles.push(role);
             }
         }
-        // Who judges translations can do nothing else.
+        // A quality estimator cannot have another role.
         let sound = !roles.is_empty() && (roles.len() == 1 || !roles.contains(&Role::Quality));
         sound.then_some(roles)
     }
@@ -358,7 +358,7 @@ impl Setting for Vec<Role> {
     }
 }
 
-/// Paths.
+/// A list of paths.
 impl Setting for Vec<PathBuf> {
     const EXPECTS: &'static str = "write a list of paths, such as [\"policies/shop.toml\"]";
 
@@ -387,7 +387,7 @@ impl Setting for Option<Duration> {
     }
 }
 
-/// Tenants' weights.
+/// A list of tenants with their weights.
 impl Setting for Vec<(Tenant, u32)> {
     const EXPECTS: &'static str =
         "write a list such as [\"team-a=4\", \"team-b=2\"]: a name of letters, digits, . _ -, and 1 to 1000";

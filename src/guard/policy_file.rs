@@ -1,16 +1,17 @@
-//! Policies in files: TOML, or JSON by its ending, with the fields of the protocol's `Policy`.
+//! Reads policies from files. They are written in TOML, or in JSON if the name ends with `.json`, and have the fields
+//! of the protocol's `Policy`.
 
 use std::path::{Path, PathBuf};
 
 use super::{Policy, PolicyCategory, PolicyProblem};
 
-/// Largest file that is read: more than any policy can hold.
+/// Bytes of the largest file that is read. No policy is that large.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Why a file gives no policy.
+/// Why no policy could be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}")]
     Unreadable {
         /// The file.
@@ -18,7 +19,7 @@ pub enum PolicyFileError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// It is no TOML or JSON of the right shape.
+    /// The file is not valid TOML or JSON, or does not have the fields of a policy.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
@@ -26,7 +27,7 @@ pub enum PolicyFileError {
         /// What is wrong.
         reason: String,
     },
-    /// It is, but what it says is no policy.
+    /// The file has the fields of a policy, but their values are not valid.
     #[error("{path}: {}", shown(problems))]
     Invalid {
         /// The file.
@@ -51,7 +52,7 @@ struct Written {
 /// Reads a policy from a file.
 ///
 /// # Errors
-/// [`PolicyFileError`], with everything that is wrong with the policy.
+/// [`PolicyFileError`], which lists everything that is wrong with the policy.
 pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
     let unreadable = |source| PolicyFileError::Unreadable {
         path: path.to_owned(),

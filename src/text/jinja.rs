@@ -1,5 +1,5 @@
-//! A Jinja environment that behaves like the one in which transformers renders chat templates: with Python's string methods
-//! and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
+//! A Jinja environment that behaves like the one in which transformers renders chat templates: with Python's string
+//! methods and whitespace, `raise_exception`, `strftime_now`, and JSON as Python writes it.
 
 use std::{borrow::Cow, collections::HashSet, fmt, io};
 
@@ -60,7 +60,7 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
     environment.add_function("strftime_now", move |state: &State<'_, '_>, format: &str| {
-        // Before it is made: a short format can ask for wide fields.
+        // The fuel is consumed before the text is written, because a short format can ask for wide fields.
         state.consume_fuel(1 + format.len() as u64 * strftime::LONGEST_FIELD / BYTES_PER_FUEL)?;
         Ok(strftime::at(clock(), format))
     });

@@ -7,7 +7,7 @@ use jiff::{
     fmt::strtime::{BrokenDownTime, Config},
 };
 
-/// Most bytes of a date for each byte of its format: the format says how wide a field is, at most 255 (`%255Y`).
+/// Most bytes of a date for each byte of its format. The format can widen a field to at most 255 bytes (`%255Y`).
 pub(super) const LONGEST_FIELD: u64 = 255 / 5 + 1;
 
 /// Seconds since 1970-01-01, UTC.
@@ -16,11 +16,11 @@ pub(super) fn now() -> u64 {
     since_epoch.as_secs()
 }
 
-/// A time in this format. What no field of a date is, such as `%é`, stays as it is written.
+/// The time in this format. Sequences that name no field of a date, such as `%é`, are copied as they are.
 pub(super) fn at(seconds: u64, format: &str) -> String {
     let time = i64::try_from(seconds).and_then(|seconds| Ok(Timestamp::from_second(seconds)));
     let time = BrokenDownTime::from(time.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX));
-    // Lenient, it has no errors.
+    // A lenient configuration returns no errors.
     let lenient = Config::new().lenient(true);
     time.to_string_with_config(&lenient, format).unwrap_or_default()
 }
