@@ -13,7 +13,7 @@ use super::{Connection, Exit, Global};
 
 /// Run the benchmark against a server.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -46,7 +46,7 @@ impl Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Run(args) => run::run(&args, global),
         Command::Resume(args) => resume::resume(&args, global),

@@ -24,7 +24,7 @@ const OPEN_ITEMS: usize = 32;
 
 /// Judge text with a guard.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     text: TextArgs,
     /// File with many texts to judge, each a line like {"text": ..., "prompt": ...}; - is standard input
@@ -58,7 +58,7 @@ enum FailOn {
 }
 
 /// Judges one text, or every line of a file.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match (args.role, &args.prompt) {
         (Some(JudgedRole::Assistant), None) => {
             return Err(

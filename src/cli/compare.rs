@@ -22,7 +22,7 @@ use crate::bench::{
 
 /// Compare two runs on the same prompts, answer by answer.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The run to compare with
     first: PathBuf,
     /// The run that may be better or worse
@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 /// Compares the primary guards' verdicts.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let gates = Gates {
         gates: args.gate,

@@ -11,7 +11,7 @@ use crate::config::{Loaded, Origin};
 
 /// Show or check the configuration.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -25,7 +25,7 @@ enum Command {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Show(config) => show(&config.load(global), global.format),
         Command::Check(config) => check(&config.load(global), global.format),

@@ -21,7 +21,7 @@ use crate::bench::{
 
 /// Prompt sets.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -78,7 +78,7 @@ struct ConvertArgs {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Check(args) => check(&args, global),
         Command::Convert(args) => convert(&args, global),

@@ -42,7 +42,7 @@ const KV_BYTES: u64 = 1 << 30;
 
 /// Run the whole benchmark on a small model and the bundled prompts.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Ask only the first rows of the prompt set, up to this many (5 prompts each)
     #[arg(long, value_name = "ROWS", conflicts_with = "full")]
     limit: Option<usize>,
@@ -55,7 +55,7 @@ pub struct Args {
 }
 
 /// Fetches and serves the model, runs the benchmark, and reports.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let out = NewRunFolder::create(args.out.as_deref(), "demo")?;
     let model = fetch::smollm2(global.progress())?;

@@ -15,7 +15,7 @@ use crate::{
 
 /// Arguments of `engine-bench`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A GGUF file, a folder with safetensors, or `dummy:SHAPE[:FORMAT]`.
     #[arg(long)]
     model: PathBuf,
@@ -41,7 +41,7 @@ pub struct Args {
 }
 
 /// Measures, and prints one JSON object.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let options = LoadOptions {
         kv_bytes: 2 << 30,
         max_context: None,

@@ -89,7 +89,7 @@ impl GenerationArgs {
 
 /// Let a target answer, streamed to the terminal.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     prompt: TextArgs,
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub struct Args {
 }
 
 /// Prints the answer while it arrives, or as one JSON document at its end.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = args.prompt.read()?;
     global.block_on(generate(args.generation.request(&prompt), global))
 }

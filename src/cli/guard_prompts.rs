@@ -18,7 +18,7 @@ use crate::{
 
 /// Arguments of `guard-prompts`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The guard's GGUF file.
     #[arg(long)]
     model: PathBuf,
@@ -33,7 +33,7 @@ struct ConversationLine {
 
 /// Reads lines of JSON with `user` and `assistant`, and prints one with `prompt` and `tokens` for each. The prompt ends where the
 /// verdict is the next token.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let guard = open(&args.model)?;
     let mut out = std::io::stdout().lock();
     for (index, line) in std::io::stdin().lock().lines().enumerate() {

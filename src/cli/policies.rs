@@ -10,7 +10,7 @@ use crate::proto::ConfiguredPolicy;
 
 /// List the policies of a server.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -31,7 +31,7 @@ impl Args {
 }
 
 /// Lists the server's policies.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let Command::Ls(_) = args.command;
     global.block_on(list(global))
 }

@@ -20,7 +20,7 @@ use crate::bench::{
 
 /// Write a run's summary and report again, or a study that compares several runs.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Run folders
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
@@ -64,7 +64,7 @@ pub struct Args {
 }
 
 /// Writes `summary.json` and `report.html` of a run, or the study of several.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let dirs: Vec<PathBuf> = args.dirs.iter().flat_map(|dir| runs_in(dir)).collect();
     match &dirs[..] {

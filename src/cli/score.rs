@@ -15,7 +15,7 @@ use crate::{
 
 /// Let a target answer and a guard judge the answer.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     prompt: TextArgs,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub struct Args {
 }
 
 /// Prints the verdicts on one or more answers to a prompt.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let prompt = args.prompt.read()?;
     let policy = args.policy.choice()?;
     let request = ScoreRequest {

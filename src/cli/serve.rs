@@ -19,13 +19,13 @@ use crate::{
 
 /// Serve models over gRPC.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
 }
 
 /// Loads the models, serves them, and drains open work at the end.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let config = args.config.load(global).config?;
     if config.models.is_empty() {
         return Err(CommandError::usage(

@@ -31,7 +31,7 @@ use crate::{
 
 /// Prompts in one language to a prompt set in several.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     data: DataArgs,
     /// Language to translate from
@@ -96,7 +96,7 @@ enum Select {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let to: Vec<Language> = Language::ALL
         .into_iter()
         .filter(|language| args.to.contains(language))

@@ -20,7 +20,7 @@ use crate::bench::{
 /// Find out how often a run's guard errs: people label a sample of its answers without seeing the verdicts, and the labels
 /// are compared with them.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -89,7 +89,7 @@ struct LabelArgs {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     match args.command {
         Command::Sample(args) => sample(&args),

@@ -26,7 +26,7 @@ use crate::{
 
 /// Check this machine, or with --server a running server; every problem comes with its fix.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Checks everything and prints it.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let checks = if global.connection.named().is_none() {
         machine(&args.config, global)
     } else if args.config.is_given() {

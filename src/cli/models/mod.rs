@@ -21,7 +21,7 @@ use crate::{
 
 /// List, watch, load, unload and fetch models.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -110,7 +110,7 @@ impl Args {
 }
 
 /// Runs the subcommand.
-pub fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     match args.command {
         Command::Ls(_) => global.block_on(list(global)),
         Command::Info(one) => global.block_on(info(&one.id, global)),

@@ -6,7 +6,7 @@ use crate::bench::scores::{
     validation::{GuardAgainstLabels, LabelDisagreements, Validation},
 };
 
-pub fn text(validation: &Validation) -> String {
+pub(crate) fn text(validation: &Validation) -> String {
     let header = [
         "",
         "n",
