@@ -13,7 +13,7 @@ mod common;
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use adapter_files::AdapterFiles;
+use adapter_files::{AdapterFiles, Sizes};
 use babelward::{
     backend::{Backend, cpu::CpuBackend},
     engine::{Clock, EngineConfig, TenantWeights},
@@ -38,7 +38,10 @@ const BASE: &str = "smol";
 const POLITE: &str = "smol-polite";
 const JUDGE: &str = "smol-judge";
 const LAYERS: usize = 30;
-const SIZES: (usize, usize) = (576, 192);
+const SIZES: Sizes = Sizes {
+    hidden: 576,
+    keys: 192,
+};
 
 fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> ModelSpec {
     ModelSpec {
@@ -320,7 +323,7 @@ fn what_is_wrong_names_the_adapters_id() {
         }
     };
     let target = [ModelRole::Target];
-    let folder = AdapterFiles::made_up(LAYERS, (512, 192), 4, 1).write();
+    let folder = AdapterFiles::made_up(LAYERS, Sizes { hidden: 512, ..SIZES }, 4, 1).write();
     let error = refused(spec(POLITE, Some(BASE), folder.path(), &target), &model);
     let said = format!(
         "model `{POLITE}` cannot be loaded: the adapter {} cannot be used: tensor \

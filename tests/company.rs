@@ -19,8 +19,8 @@ use std::{
 use babelward::model::spec::Precision;
 use babelward::{
     backend::{
-        AdapterIndex, Backend, ForwardBatch, LanguageModel, LoadOptions, ModelLimits, StepError, StepOutput,
-        cpu::CpuBackend,
+        AdapterIndex, Backend, BatchLimits, ForwardBatch, LanguageModel, LoadOptions, ModelLimits, StepError,
+        StepOutput, cpu::CpuBackend,
     },
     engine::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
@@ -93,13 +93,17 @@ fn start(
     batch_tokens: usize,
     batch_sequences: usize,
 ) -> (EngineHandle, engine::EngineThread) {
-    start_as(model, kv_bytes, (batch_tokens, batch_sequences), |model| model)
+    let batch = BatchLimits {
+        sequences: batch_sequences,
+        tokens: batch_tokens,
+    };
+    start_as(model, kv_bytes, batch, |model| model)
 }
 
 fn start_as(
     model: &Model,
     kv_bytes: usize,
-    (batch_tokens, batch_sequences): (usize, usize),
+    batch: BatchLimits,
     wrap: impl Fn(Box<dyn LanguageModel>) -> Box<dyn LanguageModel>,
 ) -> (EngineHandle, engine::EngineThread) {
     let backend = CpuBackend::new(2);
@@ -112,8 +116,8 @@ fn start_as(
     let config = EngineConfig {
         name: "engine-test".into(),
         model_names: vec!["test".into()],
-        max_batch_sequences: batch_sequences,
-        max_batch_tokens: batch_tokens,
+        max_batch_sequences: batch.sequences,
+        max_batch_tokens: batch.tokens,
         queue_items: 1024,
         queue_tokens: 1 << 20,
         // Shorter than any step: as many kinds of chunks as there can be.
@@ -193,7 +197,11 @@ fn alone(model: &Model, asks: &[Ask]) -> Vec<Outcome> {
     asks.iter()
         .map(|ask| {
             // A new engine each time: nothing cached, nobody else, and no block let go of.
-            let (handle, thread) = start_as(model, 64 << 20, (4096, 64), KeepsAll::boxed);
+            let batch = BatchLimits {
+                sequences: 64,
+                tokens: 4096,
+            };
+            let (handle, thread) = start_as(model, 64 << 20, batch, KeepsAll::boxed);
             let result = outcome(&submit(&handle, ask));
             handle.shutdown();
             assert!(thread.join(Duration::from_secs(30)));

@@ -8,18 +8,9 @@ use super::{
     problem::closest,
     schema,
     value::Raw,
+    variable::{ENV_PREFIX, OTHER_VARIABLES, unknown_variable},
 };
 use crate::quality::EstimatorKind;
-
-const ENV_PREFIX: &str = "BABELWARD_";
-
-/// Variables with our prefix that are not keys.
-const OTHER_VARIABLES: [&str; 4] = [
-    "BABELWARD_CONFIG",
-    "BABELWARD_CACHE",
-    "BABELWARD_SERVER_URL",
-    "BABELWARD_CA_FILE",
-];
 
 fn insert(section: &mut Section, path: &[String], given: Given) {
     match path {
@@ -155,26 +146,6 @@ fn is_injected(rest: &str) -> bool {
                 .any(|prefix| rest.starts_with(prefix)))
 }
 
-fn variable_of(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
-}
-
-/// The problem with a variable that is no key.
-pub(super) fn unknown_variable(name: &str) -> Problem {
-    let known: Vec<String> = schema::KEYS.iter().map(|key| variable_of(key.name)).collect();
-    let candidates = known.iter().map(String::as_str).chain(OTHER_VARIABLES);
-    Problem {
-        kind: ProblemKind::Value,
-        key: name.to_owned(),
-        origin: Some(Origin::Env(name.to_owned())),
-        reason: "no such key".to_owned(),
-        fix: match closest(name, candidates) {
-            Some(candidate) => format!("did you mean {candidate}?"),
-            None => format!("unset it, or name a key such as {ENV_PREFIX}SERVER__LISTEN"),
-        },
-    }
-}
-
 /// Roles of the models that the lower layers configure, as written there.
 pub(super) fn models_of(merged: &Section) -> BTreeMap<String, Raw> {
     let Some(Node::Section(_, models)) = merged.get("models") else {
@@ -213,7 +184,7 @@ pub(super) fn from_flags(
     let mut paths = BTreeMap::new();
     for model in &flags.models {
         let path = model.path.display().to_string();
-        claim(&mut paths, (&model.id, &path), "--model", problems);
+        claim(&mut paths, &model.id, &path, "--model", problems);
         set(model_key(&model.id, "path"), "--model", path);
         let all = roles.entry(model.id.clone()).or_default();
         let estimator = EstimatorKind::detect(&model.path).is_some();
@@ -230,7 +201,7 @@ pub(super) fn from_flags(
     for adapter in &flags.adapters {
         set(model_key(&adapter.id, "base"), "--adapter", adapter.base.clone());
         let path = adapter.path.display().to_string();
-        claim(&mut paths, (&adapter.id, &path), "--adapter", problems);
+        claim(&mut paths, &adapter.id, &path, "--adapter", problems);
         set(model_key(&adapter.id, "path"), "--adapter", path);
         let all = roles.entry(adapter.id.clone()).or_default();
         add_role(all, "target");
@@ -247,7 +218,7 @@ pub(super) fn from_flags(
             }
         };
         if let Some(path) = path {
-            claim(&mut paths, (id, path), "--guard", problems);
+            claim(&mut paths, id, path, "--guard", problems);
             set(model_key(id, "path"), "--guard", path.to_owned());
         }
         let all = roles.entry(id.to_owned()).or_default();
@@ -284,7 +255,8 @@ pub(super) fn from_flags(
 /// One id is one model, also when flags name it twice.
 fn claim(
     paths: &mut BTreeMap<String, String>,
-    (id, path): (&str, &str),
+    id: &str,
+    path: &str,
     flag: &'static str,
     problems: &mut Vec<Problem>,
 ) {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{
     Entry, Origin, Problem, ProblemKind,
-    layer::unknown_variable,
     problem::closest,
     schema,
     value::{Raw, words},
+    variable::unknown_variable,
 };
 
 /// A merged value and where it came from.

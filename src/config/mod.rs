@@ -1,13 +1,16 @@
 //! Configuration: built-in defaults, then a file, then `BABELWARD_` variables, then flags, merged into one
 //! validated, immutable [`Config`]. A key that nothing reads is an error, and all errors are reported together.
 
+mod flags;
 mod layer;
 mod merged;
+mod origin;
 mod problem;
 mod read;
 mod schema;
 mod source;
 mod value;
+mod variable;
 
 #[cfg(test)]
 mod role_tests;
@@ -18,9 +21,11 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub(crate) use self::value::parse_duration;
 pub use self::{
+    flags::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision},
+    origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
     schema::{KEYS, Key, MODEL_KEYS},
-    source::{Entry, FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, Origin, load},
+    source::{Inputs, Loaded, load},
     value::{LoadPolicy, LogFormat, Role},
 };
 use crate::{

@@ -31,6 +31,15 @@ pub struct AdapterFiles {
     pub tensors: BTreeMap<String, File>,
 }
 
+/// Widths of a made-up adapter's base.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    /// Of the residual stream, and of all queries.
+    pub hidden: usize,
+    /// Of all keys, and of all values.
+    pub keys: usize,
+}
+
 impl AdapterFiles {
     /// A golden adapter.
     pub fn golden(name: &str) -> Self {
@@ -53,7 +62,8 @@ impl AdapterFiles {
     }
 
     /// An adapter of one rank for the queries and values of some layers; `salt` makes it differ from others.
-    pub fn made_up(layers: usize, (hidden, keys): (usize, usize), rank: usize, salt: usize) -> Self {
+    pub fn made_up(layers: usize, sizes: Sizes, rank: usize, salt: usize) -> Self {
+        let Sizes { hidden, keys } = sizes;
         let mut files = Self {
             config: json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank,
                            "target_modules": ["q_proj", "v_proj"]}),

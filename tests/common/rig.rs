@@ -273,7 +273,12 @@ impl ModelLoader for ScriptedLoader {
 
     fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         let model = Scripted::new(text().0, self.context, self.blocks, self.gate.clone());
-        Ok(opened(Box::new(model), (1, 0), precision, self.template.clone()))
+        Ok(opened(
+            Box::new(model),
+            ModelBytes { weights: 1, kv: 0 },
+            precision,
+            self.template.clone(),
+        ))
     }
 }
 
@@ -291,9 +296,15 @@ pub fn footprint(weight_bytes: u64, context_length: usize) -> Footprint {
     }
 }
 
+/// What a made-up model takes.
+pub struct ModelBytes {
+    pub weights: u64,
+    pub kv: u64,
+}
+
 pub fn opened(
     model: Box<dyn LanguageModel>,
-    (weight_bytes, kv_bytes): (u64, u64),
+    bytes: ModelBytes,
     precision: Precision,
     template: Option<Arc<ChatTemplate>>,
 ) -> OpenedModel {
@@ -305,8 +316,8 @@ pub fn opened(
             parameters: 1,
             dtype: "f32".to_owned(),
             precision,
-            weight_bytes,
-            kv_bytes,
+            weight_bytes: bytes.weights,
+            kv_bytes: bytes.kv,
             adapters: Vec::new(),
         },
         tokenizer: text().0,

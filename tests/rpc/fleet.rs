@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    rig::{self, Rig},
+    rig::{self, ModelBytes, Rig},
     scripted::{Gate, Scripted},
 };
 
@@ -83,7 +83,10 @@ impl ModelLoader for Probe {
             Scripted::new(tokenizer, 4096, 8192, self.running.clone()),
             Arc::clone(&self.dropped),
         );
-        let bytes = (weights(precision), kv_bytes);
+        let bytes = ModelBytes {
+            weights: weights(precision),
+            kv: kv_bytes,
+        };
         Ok(rig::opened(Box::new(model), bytes, precision, Some(template)))
     }
 }

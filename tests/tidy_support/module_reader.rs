@@ -195,6 +195,9 @@ macro_rules! defining {
 }
 
 impl Visit<'_> for Reader<'_> {
+    /// How far an item is seen (`pub(in a::b)`) names a module and uses nothing of it.
+    fn visit_vis_restricted(&mut self, _: &syn::VisRestricted) {}
+
     defining! {
         visit_item_const: ItemConst,
         visit_item_enum: ItemEnum,

@@ -1,0 +1,33 @@
+//! Names of environment variables that set keys.
+
+use super::{Origin, Problem, ProblemKind, problem::closest, schema};
+
+pub(super) const ENV_PREFIX: &str = "BABELWARD_";
+
+/// Variables with our prefix that are not keys.
+pub(super) const OTHER_VARIABLES: [&str; 4] = [
+    "BABELWARD_CONFIG",
+    "BABELWARD_CACHE",
+    "BABELWARD_SERVER_URL",
+    "BABELWARD_CA_FILE",
+];
+
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The problem with a variable that is no key.
+pub(super) fn unknown_variable(name: &str) -> Problem {
+    let known: Vec<String> = schema::KEYS.iter().map(|key| variable_of(key.name)).collect();
+    let candidates = known.iter().map(String::as_str).chain(OTHER_VARIABLES);
+    Problem {
+        kind: ProblemKind::Value,
+        key: name.to_owned(),
+        origin: Some(Origin::Env(name.to_owned())),
+        reason: "no such key".to_owned(),
+        fix: match closest(name, candidates) {
+            Some(candidate) => format!("did you mean {candidate}?"),
+            None => format!("unset it, or name a key such as {ENV_PREFIX}SERVER__LISTEN"),
+        },
+    }
+}
