@@ -73,7 +73,7 @@ const PART_BYTES: usize = 1 << 10;
 /// Copies of a text that are there at the same time on its way through a template and into segments.
 const COPIES: usize = 12;
 
-/// Bytes of memory that encoding takes for each byte of what it grows with, see [`WorkingMemory`]. `tests/text_memory.rs`
+/// Bytes of memory that encoding takes for each byte of what it grows with, see [`WorkingMemory`]. `tests/model/text_memory.rs`
 /// holds these to what is measured.
 const BYTES_BY_LONGEST_WORD: usize = 160;
 const BYTES_BY_CHARACTERS: usize = 80;
