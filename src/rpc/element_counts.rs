@@ -315,4 +315,5 @@ impl<'a> Walk<'a> {
 }
 
 #[cfg(test)]
+#[path = "element_counts_tests.rs"]
 mod tests;

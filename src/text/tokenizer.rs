@@ -20,7 +20,7 @@ const PART_BYTES: usize = 1 << 10;
 /// Copies of a text that exist at the same time while it goes through a template and into segments.
 const COPIES: usize = 12;
 
-/// Bytes of memory that encoding needs for each byte of the longest word, see [`WorkingMemory`]. `tests/text_memory.rs`
+/// Bytes of memory that encoding needs for each byte of the longest word, see [`WorkingMemory`]. `tests/model/text_memory.rs`
 /// compares this and the two below with measurements.
 const BYTES_BY_LONGEST_WORD: usize = 160;
 /// The same for each byte of a text whose characters are merged by scores.

@@ -25,6 +25,7 @@ mod quoted;
 mod report;
 mod serve;
 mod study;
+#[path = "../common/support.rs"]
 mod support;
 mod tls;
 mod translate;

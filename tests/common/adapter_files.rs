@@ -2,21 +2,13 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A path below `tests/golden`.
-pub fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(path)
-}
+use crate::common::golden;
 
 /// A tensor of `tests/golden/adapters`, or one like it.
 #[derive(Clone)]

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
+
+use crate::common::golden;
 
 /// A pair with its tokens and its score.
 #[derive(Debug, Clone)]
@@ -23,9 +25,7 @@ pub struct Case {
 
 /// `tests/golden/KIND/NAME`; all cases of a kind share one tokenizer.
 pub fn case(kind: &str, name: &str) -> Case {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(kind);
+    let golden = golden(kind);
     let folder = tempfile::tempdir().unwrap();
     let copy = |from: PathBuf, name: &str| {
         std::fs::copy(from.join(name), folder.path().join(name)).unwrap();

@@ -1,8 +1,17 @@
 //! Helpers of the integration tests.
 
-use std::{path::PathBuf, sync::LazyLock};
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
-use babelward::fetch::{self, Progress};
+use std::{
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use babelward::{
+    backend::LoadOptions,
+    fetch::{self, Progress},
+    model::spec::Precision,
+};
 
 static SMOLLM2: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("BABELWARD_TEST_MODEL") {
     Some(path) => PathBuf::from(path),
@@ -13,4 +22,23 @@ static SMOLLM2: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("BAB
 /// The real model: `BABELWARD_TEST_MODEL`, or the demo's, fetched unless it is in the user's cache.
 pub fn smollm2() -> PathBuf {
     SMOLLM2.clone()
+}
+
+/// A path of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A path below `tests/golden`.
+pub fn golden(path: &str) -> PathBuf {
+    repository("tests/golden").join(path)
+}
+
+/// How a model is loaded, with the context window that its file gives it.
+pub fn load_options(precision: Precision, kv_bytes: usize) -> LoadOptions {
+    LoadOptions {
+        kv_bytes,
+        max_context: None,
+        precision,
+    }
 }

@@ -1,5 +1,7 @@
 //! Runs with planted verdicts, made in memory.
 
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
 use babelward::{
     bench::{
         dataset::{PromptId, Strata, WrapperUse},
@@ -12,6 +14,7 @@ use babelward::{
         taxonomy::{Category, Language},
     },
     client::PolicyChoice,
+    random::Random,
 };
 
 /// One verdict for each guard, with the score that goes with it.
@@ -98,4 +101,21 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
         provenance: RunProvenance::default(),
         measured: RunMeasurements::default(),
     }
+}
+
+/// Draws with a seed.
+pub struct Coin(Random);
+
+impl Coin {
+    pub fn new(seed: u64) -> Self {
+        Self(Random::new(seed))
+    }
+
+    pub fn toss(&mut self, probability: f64) -> bool {
+        ((self.0.bits() >> 11) as f64 / (1u64 << 53) as f64) < probability
+    }
+}
+
+pub fn category(key: &str) -> Category {
+    Category::parse(key).unwrap()
 }

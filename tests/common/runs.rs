@@ -8,7 +8,7 @@ use babelward::{
     bench::{
         dataset::Dataset,
         plan::Plan,
-        results::RunFolder,
+        results::{RunFolder, RunInfo},
         run::Run,
         selection::{RowLimit, Selection},
         settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
@@ -70,14 +70,23 @@ pub async fn undisturbed(client: &Client, path: &Path, concurrency: usize) -> St
 
 /// The same with other settings.
 pub async fn complete(client: &Client, path: &Path, settings: RunSettings) -> String {
-    let dataset = dataset();
-    let plan = Plan::new(&dataset, &settings.selection).unwrap();
-    let folder = RunFolder::create(path).unwrap();
-    let mut run = Run::create(folder, &plan, settings, DatasetInfo::from(&dataset)).unwrap();
+    let run = begin(path, &dataset(), settings);
     let begun = fs::read_to_string(path.join("run.json")).unwrap();
-    run.drive(client, PATIENCE, &mut |_| ()).await.unwrap();
-    run.complete(None).unwrap();
+    finish(run, client).await;
     begun
+}
+
+/// A run of which nothing has been asked yet.
+pub fn begin(path: &Path, dataset: &Dataset, settings: RunSettings) -> Run {
+    let plan = Plan::new(dataset, &settings.selection).unwrap();
+    let folder = RunFolder::create(path).unwrap();
+    Run::create(folder, &plan, settings, DatasetInfo::from(dataset)).unwrap()
+}
+
+/// Asks for all that a run lacks, and completes it.
+pub async fn finish(mut run: Run, client: &Client) -> RunInfo {
+    run.drive(client, PATIENCE, &mut |_| ()).await.unwrap();
+    run.complete(None).unwrap()
 }
 
 pub fn results(path: &Path) -> String {

@@ -8,6 +8,8 @@
     reason = "a helper that fails, fails its test"
 )]
 
+#[path = "../common/alone.rs"]
+mod alone;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/estimators.rs"]
@@ -23,12 +25,14 @@ mod access;
 mod admission;
 mod back_pressure;
 mod cancellation;
+mod chaos;
 mod classify;
 mod connections;
 mod deadlines;
 mod devices;
 mod doctor;
 mod drain;
+mod external_clients;
 mod faults;
 mod fleet;
 mod generate;
