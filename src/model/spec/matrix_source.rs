@@ -6,31 +6,34 @@ use half::f16;
 
 use super::TensorFormat;
 
-/// Bytes that are read at a time where a row is longer, or nobody wants more than one.
+/// Bytes of a row that are read at a time, so that a long row takes no more memory than this beside its values.
 const PIECE_BYTES: usize = 1 << 16;
 
-/// Bytes that are not in memory. Threads read them at the same time.
+/// Bytes that are not in memory. Several threads may read them at the same time.
 pub trait StoredBytes: Sync {
-    /// How many they are.
+    /// Number of bytes.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `out` with those from `offset` on.
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When the system cannot read so many.
     fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()>;
 }
 
 /// A weight matrix as a file has it: `rows` outputs of `cols` inputs, row-major.
 #[derive(Clone, Copy)]
 pub struct MatrixSource<'a> {
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub cols: usize,
-    /// The elements.
+    /// The elements, and where they are.
     pub elements: RawElements<'a>,
 }
 
@@ -67,7 +70,8 @@ impl MatrixSource<'_> {
         format.bytes_for(self.cols)?.checked_mul(self.rows)
     }
 
-    /// Bytes of neighbouring rows of a format, where they are or read into `scratch`. Values in memory have none.
+    /// The bytes of neighbouring rows: a part of the bytes in memory, or read from the file into `scratch`. There are none
+    /// of values that are f32 in memory already.
     pub(crate) fn rows<'s>(
         &'s self,
         rows: std::ops::Range<usize>,

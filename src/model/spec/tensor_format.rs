@@ -57,7 +57,7 @@ impl TryFrom<u32> for TensorFormat {
     }
 }
 
-/// A scale or minimum as the file has it: `base * step`. The base is exact in f16 except for Q8_K.
+/// A scale or minimum as the file has it, `base * step`. Of all formats but Q8_K, the base is exact in f16.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor {
     pub base: f32,
@@ -108,7 +108,7 @@ impl TensorFormat {
         }
     }
 
-    /// Weights in a block.
+    /// Number of weights in a block.
     pub fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
@@ -117,7 +117,7 @@ impl TensorFormat {
         }
     }
 
-    /// Bytes in a block.
+    /// Bytes of a block.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -136,7 +136,7 @@ impl TensorFormat {
         }
     }
 
-    /// Bytes of `elements` weights, or `None` when they do not fill whole blocks or overflow.
+    /// Bytes of `elements` weights; `None` when they do not fill whole blocks, or the number of bytes overflows.
     pub fn bytes_for(self, elements: usize) -> Option<usize> {
         if !elements.is_multiple_of(self.block_elements()) {
             return None;
@@ -144,7 +144,7 @@ impl TensorFormat {
         (elements / self.block_elements()).checked_mul(self.block_bytes())
     }
 
-    /// Weights that share a scale (quantised formats).
+    /// Number of weights of a quantised format that share a scale.
     pub(crate) fn group_size(self) -> usize {
         match self {
             Self::Q2K | Self::Q3K | Self::Q6K => 16,
@@ -162,7 +162,7 @@ impl TensorFormat {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
     }
 
-    /// What has to be added to quants so that none is negative, as repacked matrices have them.
+    /// The number that is added to quants so that none is negative, which is how repacked matrices store them.
     pub(crate) fn zero(self) -> u8 {
         match self {
             Self::Q4_0 => 8,
@@ -171,8 +171,8 @@ impl TensorFormat {
         }
     }
 
-    /// Unpacks one block, group by group in element order. `block` has `block_bytes` bytes. Float
-    /// formats have no groups.
+    /// Unpacks one block of `block_bytes` bytes, and gives its groups to `emit` in the order of their elements. Float formats
+    /// have no groups.
     pub(crate) fn unpack(self, block: &[u8], mut emit: impl FnMut(Group)) {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => {}
@@ -243,7 +243,7 @@ fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// 16 bytes: the low nibbles are elements 0..16, the high ones 16..32.
+/// The 32 quants in 16 bytes: the low nibbles are elements 0 to 15, the high ones 16 to 31.
 fn nibbles(bytes: &[u8]) -> [i8; 32] {
     std::array::from_fn(|i| {
         if i < 16 {
