@@ -1,6 +1,6 @@
-//! What a step computes: a packed batch of sequences.
+//! The input of a step: a packed batch of sequences.
 
-use super::{contract::StepError, limits::ModelLimits};
+use super::{limits::ModelLimits, step_error::StepError};
 
 /// A packed, ragged batch: the new tokens of every sequence, one after the other.
 #[derive(Debug, Default, Clone)]
@@ -11,7 +11,7 @@ pub struct ForwardBatch {
     pub sequences: Vec<BatchSequence>,
 }
 
-/// A LoRA adapter of a model, by its place in the list that the model was loaded with.
+/// A LoRA adapter of a model: its index in the list of adapters that the model was loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterIndex(pub usize);
 
@@ -22,12 +22,13 @@ pub struct BatchSequence {
     pub new_tokens: usize,
     /// Tokens of this sequence that are in the KV cache already. The first new token has this position.
     pub context: usize,
-    /// KV blocks in order; covers `context + new_tokens` tokens. Blocks that no new token sees may be [`NULL_BLOCK`].
+    /// KV blocks in the order of the sequence's tokens, of which they cover `context + new_tokens`. Blocks that no new token
+    /// attends to may be [`NULL_BLOCK`](super::NULL_BLOCK).
     pub block_table: Vec<u32>,
-    /// The adapter that changes the weights for this sequence; `None` is the model itself. Keys and values in
-    /// the cache are the adapter's too, so it never changes.
+    /// The adapter that changes the weights for this sequence; `None` for the model itself. It never changes during a
+    /// sequence, because the keys and values in the cache were computed with it.
     pub adapter: Option<AdapterIndex>,
-    /// What is to be read after the last new token.
+    /// What is read from the row after the last new token.
     pub readout: Readout,
 }
 
@@ -40,7 +41,7 @@ pub enum Readout {
     None,
     /// All logits of the row: the next token is sampled from them.
     Logits,
-    /// The most likely token, and log-probabilities of these tokens over the whole vocabulary.
+    /// The most likely token, and the log-probabilities of some tokens over the whole vocabulary.
     Probe {
         /// Token ids; those outside the vocabulary have probability 0.
         tokens: Vec<u32>,
@@ -50,17 +51,20 @@ pub enum Readout {
 }
 
 impl ForwardBatch {
-    /// Whether a model with these limits and so many adapters can run it.
+    /// Checks that a model with these limits and so many adapters can compute the batch.
     pub(crate) fn check(&self, limits: &ModelLimits, adapters: usize) -> Result<(), StepError> {
         let invalid = |reason: String| Err(StepError::InvalidBatch(reason));
         let counted: usize = self.sequences.iter().map(|s| s.new_tokens).sum();
         if counted != self.tokens.len() || self.sequences.iter().any(|s| s.new_tokens == 0) {
             let tokens = self.tokens.len();
-            return invalid(format!("{tokens} tokens, but the sequences count {counted}"));
+            return invalid(format!(
+                "it has {tokens} tokens, but its sequences count {counted}, and each needs at least one"
+            ));
         }
         let outside = |token: &&u32| **token as usize >= limits.vocab_size;
         if let Some(token) = self.tokens.iter().find(outside) {
-            return invalid(format!("token {token} is not in the vocabulary"));
+            let vocab = limits.vocab_size;
+            return invalid(format!("token {token} is not in the vocabulary of {vocab}"));
         }
         for sequence in &self.sequences {
             let unknown = |adapter: &AdapterIndex| adapter.0 >= adapters;
@@ -69,11 +73,16 @@ impl ForwardBatch {
             }
             let tokens = sequence.context + sequence.new_tokens;
             if tokens > limits.context_length {
-                return invalid(format!("{tokens} tokens in a sequence"));
+                let most = limits.context_length;
+                return invalid(format!(
+                    "a sequence has {tokens} tokens, more than the {most} of the context"
+                ));
             }
             let (held, blocks) = (sequence.block_table.len(), tokens.div_ceil(limits.block_size));
             if held < blocks {
-                return invalid(format!("{held} blocks for {blocks}"));
+                return invalid(format!(
+                    "a sequence has {held} KV blocks, but its tokens need {blocks}"
+                ));
             }
             let outside = |block: &u32| *block as usize >= limits.num_blocks;
             let mut seen = sequence
@@ -81,7 +90,7 @@ impl ForwardBatch {
                 .iter()
                 .skip(limits.unseen_blocks(sequence.context));
             if seen.any(outside) {
-                return invalid("a block is outside the pool".into());
+                return invalid("a sequence has a KV block outside of the pool".into());
             }
         }
         Ok(())

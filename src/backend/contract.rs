@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{batch::ForwardBatch, device::DeviceInfo, limits::ModelLimits, output::StepOutput};
+use super::{
+    batch::ForwardBatch, device::DeviceInfo, limits::ModelLimits, output::StepOutput, step_error::StepError,
+};
 use crate::model::{LoadError, spec::Precision};
 
 /// A device that models can be loaded onto.
@@ -10,11 +12,12 @@ pub trait Backend: Send + Sync {
     /// What the device is and can do.
     fn device(&self) -> &DeviceInfo;
 
-    /// The precision that the model at `path` is computed in when `asked` is asked for: not all models have all.
-    fn effective_precision(&self, path: &Path, asked: Precision) -> Precision;
+    /// The precision that the model at `path` is computed in when the settings ask for `requested`: not every model can be
+    /// computed in every precision.
+    fn effective_precision(&self, path: &Path, requested: Precision) -> Precision;
 
-    /// The device memory that the model at `path` would take with these adapters, from what its files say of themselves.
-    /// `batch` are the largest batches that it will be given. Adapters are counted with the weights.
+    /// The device memory that the model at `path` would take with these adapters, from the headers of its files. `batch` is
+    /// the size of the largest batches that it will be given. Adapters are counted with the weights.
     ///
     /// # Errors
     /// When a file cannot be read or is not a model that the device computes; names the file and the tensor or key.
@@ -30,7 +33,7 @@ pub trait Backend: Send + Sync {
     /// folders, GGUF files, or `dummy:RANK`.
     ///
     /// # Errors
-    /// As [`Backend::footprint`], and when there is no memory for it.
+    /// As [`Backend::footprint`], and when there is no memory for the model.
     fn load(
         &self,
         path: &Path,
@@ -42,11 +45,11 @@ pub trait Backend: Send + Sync {
 /// How to make a model resident.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Bytes of the KV pool; the number of blocks follows.
+    /// Size of the KV pool, in bytes, which decides how many blocks it has.
     pub kv_bytes: usize,
-    /// Upper limit on the context window; the model's own when absent or larger.
+    /// Upper limit on the context window, in tokens; the model's own window counts when there is no limit or it is larger.
     pub max_context: Option<usize>,
-    /// How activations enter products with quantised weights.
+    /// How products are computed, and how keys and values are stored.
     pub precision: Precision,
 }
 
@@ -54,63 +57,64 @@ pub struct LoadOptions {
 pub struct LoadedModel {
     /// The model itself.
     pub model: Box<dyn LanguageModel>,
-    /// For example `llama`.
+    /// Name of the architecture, for example `llama`.
     pub architecture: String,
-    /// Decoder layers.
+    /// Number of layers.
     pub layers: usize,
     /// Number of parameters.
     pub parameters: u64,
     /// Storage type of most weights, for example `q4_1`.
     pub dtype: String,
-    /// How it computes.
+    /// The precision that it is computed in.
     pub precision: Precision,
-    /// Bytes of the weights, as they lie in memory.
+    /// Bytes that the weights take in memory.
     pub weight_bytes: u64,
-    /// Bytes of the KV pool. The system gives them as blocks are first used.
+    /// Bytes of the KV pool. The system provides them when blocks are first used.
     pub kv_bytes: u64,
-    /// In the order in which they were asked for; [`super::AdapterIndex`] counts them.
+    /// Its adapters, in the order of their paths in [`Backend::load`]; an [`AdapterIndex`](super::AdapterIndex) is an index
+    /// into this list.
     pub adapters: Vec<LoadedAdapter>,
 }
 
 /// What provenance and `ModelService` say of an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedAdapter {
-    /// The largest rank of its changes.
+    /// The largest rank of its updates.
     pub rank: usize,
     /// Number of its parameters.
     pub parameters: u64,
-    /// Bytes of its weights, beside the base's.
+    /// Bytes that its weights take in memory beside the base's.
     pub resident_bytes: u64,
 }
 
 /// The largest batches that a model will be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Sequences.
+    /// Number of sequences.
     pub sequences: usize,
-    /// Tokens of all of them.
+    /// Number of new tokens of all sequences together.
     pub tokens: usize,
 }
 
-/// What a model will take.
+/// The device memory that a model will take, and the sizes that it follows from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
-    /// For example `llama`.
+    /// Name of the architecture, for example `llama`.
     pub architecture: String,
     /// Longest sequence, in tokens.
     pub context_length: usize,
     /// Most tokens whose keys and values a sequence holds at a time: less than the longest sequence where every layer
     /// has a window.
     pub held_tokens: usize,
-    /// Bytes of the weights as they will lie in memory, which is not how they lie in the file.
+    /// Bytes that the weights will take in memory, which are not those in the file, for weights are repacked.
     pub weight_bytes: u64,
     /// Bytes of buffers that grow to the largest batch.
     pub scratch_bytes: u64,
     /// Bytes of one block of the KV pool, over all layers.
     pub kv_block_bytes: u64,
-    /// A KV pool of more bytes is of no use; `None` where every block is.
+    /// Size of the KV pool, in bytes, beyond which it is of no further use; `None` where every block is of use.
     pub kv_most_bytes: Option<u64>,
-    /// Tokens in such a block.
+    /// Tokens in a block of the KV pool.
     pub block_tokens: usize,
 }
 
@@ -124,7 +128,7 @@ pub trait LanguageModel: Send {
     /// itself returns at once; the host's processor when the step is done.
     ///
     /// # Errors
-    /// When the batch does not fit the model, or the device reports a fault. Then no step is under way.
+    /// When the batch does not fit the model, or the device reports a fault. No step is under way then.
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError>;
 
     /// Waits for the step that was submitted last, and returns what it read.
@@ -136,23 +140,9 @@ pub trait LanguageModel: Send {
     /// A whole step: [`LanguageModel::submit`] and [`LanguageModel::wait`].
     ///
     /// # Errors
-    /// As both.
+    /// As [`LanguageModel::submit`] and [`LanguageModel::wait`].
     fn forward(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<StepOutput, StepError> {
         self.submit(batch, output)?;
         self.wait()
     }
-}
-
-/// Why a step failed. The engine has checked sizes before, so this is the device's or the model's fault.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StepError {
-    /// The batch does not fit what the model was built for.
-    #[error("invalid batch: {0}")]
-    InvalidBatch(String),
-    /// The device reported an error.
-    #[error("device fault: {0}")]
-    Device(String),
-    /// [`LanguageModel::wait`] without [`LanguageModel::submit`].
-    #[error("no step is under way")]
-    NotSubmitted,
 }

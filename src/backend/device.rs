@@ -11,42 +11,43 @@ pub struct DeviceInfo {
     pub name: String,
     /// The instruction set or architecture that it computes with, for example `amx`.
     pub architecture: String,
-    /// The fastest precision for models whose work is prompts, such as guards.
+    /// The fastest precision for models that mostly read prompts, such as guards.
     pub best_for_judging: Precision,
-    /// The fastest precision for models whose work is answers, a token of each sequence at a time.
+    /// The fastest precision for models that mostly write answers, one token of each sequence at a time.
     pub best_for_answering: Precision,
     /// Which results are equal to the bit.
     pub determinism: Determinism,
-    /// What a step costs before any has been measured.
+    /// What a step is expected to cost before any has been measured.
     pub cost_prior: CostPrior,
 }
 
 /// Which results of a device are equal to the bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Determinism {
-    /// A sequence's results do not depend on what else is in the batch, on how its prompt is cut into chunks, or on what
-    /// is found in the cache.
+    /// A sequence's results do not depend on what else is in the batch, on how its prompt is cut into chunks, or on how
+    /// much of it is found in the prefix cache.
     BatchInvariant,
-    /// The same batch gives the same results, but a sequence's results may differ in their last bits with its company.
+    /// The same batch gives the same results, but the last bits of a sequence's results may depend on what else is in the
+    /// batch.
     BestEffort,
 }
 
-/// What a step is expected to cost before the first steps have been measured. Slower than the device is means that the
+/// What a step is expected to cost before the first steps have been measured. It is better too slow than too fast: then the
 /// first steps are planned short rather than long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CostPrior {
-    /// Time of any step, however small.
+    /// Time that every step takes, however small it is.
     pub step: Duration,
     /// Time that each new token adds.
     pub token: Duration,
-    /// Time that each row whose logits are read adds.
+    /// Time that each row adds whose logits are computed.
     pub row: Duration,
-    /// Time that each 1,024 positions add that new tokens attend to.
+    /// Time that each 1,024 pairs of a new token and a position that it attends to add.
     pub positions: Duration,
 }
 
 impl CostPrior {
-    /// Slower than a model of a hundred million parameters on two cores.
+    /// Costs above those of a model of a hundred million parameters on two cores.
     pub const SMALL_MACHINE: Self = Self {
         step: Duration::from_millis(5),
         token: Duration::from_millis(2),

@@ -1,14 +1,14 @@
-//! Facts about a model that its scheduler needs, and what follows from them.
+//! The sizes of a model that its scheduler needs, and what follows from them.
 
 use crate::model::spec::ModelConfig;
 
-/// Stands in a block table for a block that no layer looks at any more.
+/// Stands in a block table for a block that no layer reads any more.
 pub const NULL_BLOCK: u32 = u32::MAX;
 
-/// Facts about a model that its scheduler needs.
+/// The sizes of a model that its scheduler needs.
 #[derive(Debug, Clone)]
 pub struct ModelLimits {
-    /// Number of logits per row.
+    /// Number of tokens in the vocabulary, and of logits in a row.
     pub vocab_size: usize,
     /// Longest sequence in tokens, prompt and answer together.
     pub context_length: usize,
@@ -16,12 +16,13 @@ pub struct ModelLimits {
     pub block_size: usize,
     /// KV blocks in the pool.
     pub num_blocks: usize,
-    /// How many tokens, itself included, a token sees in any layer; `None` where a layer sees all that came before.
+    /// The widest sliding window of any layer: how many tokens a token attends to, itself included. `None` where a layer
+    /// attends to all that came before.
     pub window: Option<usize>,
 }
 
 impl ModelLimits {
-    /// Those of a decoder with a pool of `num_blocks` blocks of `block_size` tokens.
+    /// The limits of a decoder with a pool of `num_blocks` blocks of `block_size` tokens each.
     pub(crate) fn of_decoder(config: &ModelConfig, block_size: usize, num_blocks: usize) -> Self {
         let mut limits = Self {
             vocab_size: config.sizes.vocab,
@@ -36,7 +37,7 @@ impl ModelLimits {
         limits
     }
 
-    /// How many of a sequence's first blocks nothing sees any more once `computed` of its tokens are computed.
+    /// How many of a sequence's first blocks no token attends to any more once `computed` of its tokens are computed.
     pub fn unseen_blocks(&self, computed: usize) -> usize {
         let first_seen = self
             .window
@@ -44,19 +45,19 @@ impl ModelLimits {
         first_seen / self.block_size
     }
 
-    /// Tokens of a context that a token sees.
+    /// How many of `context` earlier tokens a token attends to.
     pub fn seen(&self, context: usize) -> usize {
         self.window.map_or(context, |window| context.min(window))
     }
 
-    /// Most tokens that one sequence is given in a step. Behind a window short chunks keep what it holds small.
+    /// Most tokens of one sequence that a step computes. With a sliding window the chunks are short, so that the sequence
+    /// holds few blocks beside its window.
     pub fn longest_chunk(&self) -> usize {
         self.window
             .map_or(usize::MAX, |window| (window / 4).max(self.block_size))
     }
 
-    /// Most blocks that a sequence of any length holds: those that a window and a chunk lie in, and always the one
-    /// before the next to become full.
+    /// Most blocks that a sequence holds, however long it is: those that a window and a chunk lie in, and the last full one.
     pub fn most_blocks(&self) -> usize {
         let Some(window) = self.window else {
             return usize::MAX;

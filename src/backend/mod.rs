@@ -1,9 +1,9 @@
 //! Devices: what loads models and computes their steps.
 //!
 //! The contract is small. A [`Backend`] says what its device is and can do ([`DeviceInfo`]), what a model would take there
-//! ([`Footprint`]), and loads it ([`LoadedModel`]). A loaded [`LanguageModel`] takes a step at a time: a packed
-//! [`ForwardBatch`] is submitted, and its [`StepOutput`] holds exactly what each sequence asked for with its [`Readout`].
-//! The engine and the registry know nothing else of a device.
+//! ([`Footprint`]), and loads it ([`LoadedModel`]). A loaded [`LanguageModel`] computes one step at a time: a packed
+//! [`ForwardBatch`] is submitted, and the [`StepOutput`] holds what the [`Readout`] of each sequence asks for. The engine and
+//! the registry know nothing else of a device.
 //!
 //! [`decoder`] is the forward pass of all families of decoders, once, over the operations of a device. [`cpu`] is the host
 //! processor.
@@ -16,14 +16,14 @@ mod device;
 mod limits;
 mod output;
 mod reading;
+mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
-    contract::{
-        Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel, StepError,
-    },
+    contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
     device::{CostPrior, Determinism, DeviceInfo},
     limits::{ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
     reading::{argmax, log_sum_exp, logprob, read_row, row_max},
+    step_error::StepError,
 };

@@ -1,16 +1,17 @@
-//! What a step returns.
+//! The output of a step.
 
-/// What a step read, for the sequences whose [`Readout`](super::Readout) is not `None`. It is given to each step and
-/// comes back with its results, so that its buffers are allocated once.
+/// What a step read for the sequences whose [`Readout`](super::Readout) is not `None`. It is passed to each step and
+/// returned with the results, so that its buffers are allocated once.
 #[derive(Debug, Default)]
 pub struct StepOutput {
-    /// Rows of logits, `[rows, vocabulary]`. Not every row has to be one that a sequence asked for.
+    /// Rows of logits, `[rows, vocabulary]`. [`Reading::Logits`] says which row is which sequence's; a device may leave
+    /// other rows there.
     pub logits: Vec<f32>,
-    /// One for each sequence that asked for something, in the order of the batch.
+    /// One reading for each sequence whose readout is not `None`, in the order of the batch.
     pub readings: Vec<Reading>,
 }
 
-/// What was read of one row.
+/// What was read from one row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reading {
     /// Row `row` of [`StepOutput::logits`].
@@ -18,26 +19,26 @@ pub enum Reading {
         /// Index of the row.
         row: usize,
     },
-    /// What a probe asked for.
+    /// What [`Readout::Probe`](super::Readout::Probe) asks for.
     Probe(ProbeReading),
-    /// The sequence's score.
+    /// The score of the sequence.
     Score(f32),
-    /// Nothing can be read from the row: it has a value that is not a number or positive infinity, or all of it is
-    /// negative infinity.
+    /// Nothing can be read from the row, because it has a NaN or a positive infinity, or has nothing but negative
+    /// infinities.
     NotFinite,
 }
 
-/// The distribution after a sequence, as far as a probe asked for it.
+/// The part of the distribution of the next token that a probe asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeReading {
-    /// The most likely token, the lowest id where several are.
+    /// The most likely token; the lowest id where several are equally likely.
     pub most_likely: u32,
     /// Natural log-probabilities over the whole vocabulary, in the order of the probe's tokens.
     pub log_probabilities: Vec<f64>,
 }
 
 impl StepOutput {
-    /// Forgets what an earlier step read, and keeps the buffers.
+    /// Removes what an earlier step read, and keeps the buffers.
     pub fn clear(&mut self) {
         self.logits.clear();
         self.readings.clear();

@@ -8,12 +8,12 @@ use super::{
 
 /// What `readout` asks for of the row `logits`, which is row `row` of the step's logits; `None` when it asks for nothing.
 ///
-/// Models without scores have none to read: a readout of a score counts as [`Reading::NotFinite`]. They refuse such
-/// batches.
+/// A row of logits has no score: for [`Readout::Score`] it is [`Reading::NotFinite`]. Models that compute logits refuse
+/// batches with such readouts.
 pub fn read_row(readout: &Readout, row: usize, logits: &[f32]) -> Option<Reading> {
     match readout {
         Readout::None => None,
-        // Whoever samples from the row checks it first.
+        // The sampler checks the row before it samples from it.
         Readout::Logits => Some(Reading::Logits { row }),
         Readout::Score => Some(Reading::NotFinite),
         Readout::Probe { tokens } => Some(match row_max(logits) {

@@ -2,19 +2,31 @@
 //! `config`), where its tensors are (`weights`), and adapters. Backends load what is read here.
 
 mod adapter;
-mod census;
 mod config;
+mod error;
 pub mod estimator;
+mod json_file;
+mod load_error;
 mod open;
 pub mod spec;
 mod tensors;
+mod weight_summary;
 mod weights;
 
-pub use self::{adapter::AdapterError, census::Census, open::LoadError};
+pub use self::{
+    adapter::AdapterError,
+    error::{
+        ConfigError, FactorsProblem, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError,
+        TensorProblem,
+    },
+    load_error::{LoadError, ResourceProblem},
+};
 pub(crate) use self::{
     adapter::{AdapterWeights, Base, Extent, HeadOrder, Site},
-    census::Tally,
-    open::{ModelFault, open_decoder, read_config},
-    tensors::{Tensors, tensor_fault},
+    json_file::{CONFIG, read_json},
+    load_error::LoadFault,
+    open::open_decoder,
+    tensors::Tensors,
+    weight_summary::{ParameterCounts, WeightSummary},
     weights::{LayerTensor, Tensor, TensorData, WeightSource},
 };

@@ -1,16 +1,18 @@
-//! Tensors of a Hugging Face folder by their own names, for models that are no decoders: they are read, repacked,
-//! and counted.
+//! Tensors of a Hugging Face folder by their own names, for models that are not decoders.
 
 use std::{collections::HashMap, path::Path};
 
-use super::weights::{Entry, TensorData, read_folder};
+use super::{
+    error::{FileError, TensorError, TensorProblem},
+    weights::{StoredTensor, TensorData, read_folder},
+};
 
-/// The tensors of `model.safetensors`, or of shards named by its index.
-pub(crate) struct Tensors(HashMap<String, Entry>);
+/// The tensors of `model.safetensors`, or of the shards that its index names.
+pub(crate) struct Tensors(HashMap<String, StoredTensor>);
 
 impl Tensors {
-    /// Reads the headers of the folder's files; errors name the file.
-    pub(crate) fn open(folder: &Path) -> Result<Self, String> {
+    /// Reads the headers of the folder's files, and no tensor's elements.
+    pub(crate) fn open(folder: &Path) -> Result<Self, FileError> {
         read_folder(folder).map(Self)
     }
 
@@ -19,15 +21,11 @@ impl Tensors {
         self.0.keys().map(String::as_str)
     }
 
-    pub(crate) fn get(&self, name: &str) -> Result<TensorData<'_>, String> {
-        let entry = self
-            .0
-            .get(name)
-            .ok_or_else(|| tensor_fault(name, "it is missing"))?;
-        entry.data().map_err(|error| tensor_fault(name, &error))
+    /// The tensor of this name.
+    pub(crate) fn get(&self, name: &str) -> Result<TensorData<'_>, TensorError> {
+        let stored = self.0.get(name).ok_or(TensorProblem::Missing);
+        stored
+            .and_then(StoredTensor::data)
+            .map_err(|problem| problem.of(name))
     }
-}
-
-pub(crate) fn tensor_fault(name: &str, reason: &str) -> String {
-    format!("tensor `{name}`: {reason}")
 }

@@ -98,7 +98,7 @@ impl ModelFile {
     fn load_error(&self, source: LoadError) -> RegistryError {
         let adapter = match &source {
             LoadError::Adapter { path, .. } => self.adapters.iter().find(|adapter| adapter.path == *path),
-            LoadError::Io { .. } | LoadError::Invalid { .. } => None,
+            LoadError::Io { .. } | LoadError::Invalid { .. } | LoadError::Resources { .. } => None,
         };
         RegistryError::Load {
             id: adapter.map_or(&self.id, |adapter| &adapter.id).clone(),

@@ -109,12 +109,12 @@ fn settings_that_make_no_sense_are_refused() {
         (
             "rank_pattern",
             json!({"q_proj": 0}),
-            "adapter_config.json: rank_pattern: `q_proj` has no number that fits",
+            "adapter_config.json: rank_pattern.q_proj is not a whole number above 0",
         ),
         (
             "target_modules",
             json!(7),
-            "adapter_config.json: target_modules is neither a list nor text",
+            "adapter_config.json: target_modules is not a list of names or a pattern",
         ),
         (
             "target_modules",
@@ -130,7 +130,9 @@ fn settings_that_make_no_sense_are_refused() {
     ] {
         assert_eq!(after_setting(key, value), said);
     }
-    assert!(after_setting("target_modules", json!("(")).starts_with("adapter_config.json: target_modules: "));
+    let pattern = after_setting("target_modules", json!("("));
+    let expected = "adapter_config.json: target_modules is not a pattern that can be used: ";
+    assert!(pattern.starts_with(expected), "{pattern}");
 }
 
 #[test]
@@ -146,13 +148,11 @@ fn a_family_that_takes_no_adapters_says_so() {
 #[test]
 fn modules_that_the_model_does_not_have_are_named() {
     let known = "q_proj, k_proj, v_proj, qkv_proj, o_proj, gate_proj, up_proj, gate_up_proj, down_proj";
-    let unknown = |module: &str| AdapterError::UnknownModule {
-        module: module.to_owned(),
-        known: known.to_owned(),
-    };
+    let unknown =
+        |module: &str| format!("`{module}` is none of the matrices that an adapter can change here: {known}");
     let targets = json!(["q_proj", "k_proj", "v_proj", "o_proj", "query_key_value"]);
     assert_eq!(
-        after(|files| files.config["target_modules"] = targets),
+        after(|files| files.config["target_modules"] = targets).to_string(),
         unknown("query_key_value")
     );
     let moved = after(|files| {
@@ -160,7 +160,7 @@ fn modules_that_the_model_does_not_have_are_named() {
         let name = "base_model.model.vision.layers.1.self_attn.q_proj.lora_A.weight";
         files.tensors.insert(name.to_owned(), file);
     });
-    assert_eq!(moved, unknown("vision.layers.1.self_attn.q_proj"));
+    assert_eq!(moved.to_string(), unknown("vision.layers.1.self_attn.q_proj"));
 }
 
 #[test]
@@ -171,43 +171,31 @@ fn shapes_name_the_tensor_and_both_shapes() {
         file.bytes.resize(shape[0] * shape[1] * 2, 0);
         file.shape = shape.to_vec();
     };
-    let shape = |half: &str, found: [usize; 2], expected: [usize; 2]| AdapterError::Shape {
-        tensor: format!("{QUERY}.{half}.weight"),
-        found: found.to_vec(),
-        expected: expected.to_vec(),
+    let shape = |half: &str, found: [usize; 2], expected: [usize; 2]| {
+        format!("tensor `{QUERY}.{half}.weight`: the shape is {found:?}, expected {expected:?}")
     };
     let wide = after(|files| file(files, "lora_A", [5, 128]));
-    assert_eq!(wide, shape("lora_A", [5, 128], [5, 64]));
-    assert_eq!(
-        wide.to_string(),
-        format!("tensor `{QUERY}.lora_A.weight`: the shape is [5, 128], expected [5, 64]")
-    );
+    assert_eq!(wide.to_string(), shape("lora_A", [5, 128], [5, 64]));
     let tall = after(|files| file(files, "lora_B", [96, 5]));
-    assert_eq!(tall, shape("lora_B", [96, 5], [64, 5]));
+    assert_eq!(tall.to_string(), shape("lora_B", [96, 5], [64, 5]));
     let rank = after(|files| files.config["rank_pattern"] = json!({r"layers\.1\..*q_proj": 8}));
-    assert_eq!(rank, shape("lora_A", [5, 64], [8, 64]));
+    assert_eq!(rank.to_string(), shape("lora_A", [5, 64], [8, 64]));
     let other = refused(Path::new("dummy:smollm2-135m"), &golden("adapters/llama-bf16"));
-    assert!(matches!(other, AdapterError::Shape { .. }), "{other}");
+    assert!(other.to_string().contains("the shape is ["), "{other}");
 }
 
 #[test]
 fn tensors_that_are_missing_damaged_or_of_another_kind_are_named() {
     let missing = after(|files| drop(files.tensors.remove(&format!("{QUERY}.lora_B.weight"))));
-    assert_eq!(
-        missing,
-        AdapterError::MissingHalf {
-            tensor: format!("{QUERY}.lora_A.weight"),
-            missing: format!("{QUERY}.lora_B.weight"),
-        }
-    );
+    let expected =
+        format!("tensor `{QUERY}.lora_A.weight`: `{QUERY}.lora_B.weight`, which belongs to it, is missing");
+    assert_eq!(missing.to_string(), expected);
     let infinite = after(|files| {
         let file = files.tensors.get_mut(&format!("{QUERY}.lora_B.weight")).unwrap();
         file.bytes[..2].copy_from_slice(&half::bf16::INFINITY.to_le_bytes());
     });
-    assert_eq!(
-        infinite,
-        AdapterError::NotFinite(format!("{QUERY}.lora_B.weight"))
-    );
+    let expected = format!("tensor `{QUERY}.lora_B.weight`: it has values that are not finite");
+    assert_eq!(infinite.to_string(), expected);
     let beyond = after(|files| {
         for half in ["lora_A", "lora_B"] {
             let file = files.tensors.remove(&format!("{QUERY}.{half}.weight")).unwrap();

@@ -6,12 +6,12 @@ use super::kernels::{Arena, LowRank};
 use crate::{
     backend::LoadedAdapter,
     model::{
-        AdapterError, AdapterWeights, Base, HeadOrder, ModelFault, Site, WeightSource,
+        AdapterError, AdapterWeights, Base, HeadOrder, LoadFault, Site, WeightSource,
         spec::{FeedForward, ModelConfig},
     },
 };
 
-/// An adapter in memory, beside its base.
+/// An adapter in memory. Its updates are added to the products of its base.
 pub(super) struct CpuAdapter {
     rank: usize,
     parameters: u64,
@@ -19,8 +19,10 @@ pub(super) struct CpuAdapter {
 }
 
 impl CpuAdapter {
+    /// Repacks an adapter's matrices.
+    ///
     /// # Errors
-    /// When there is no memory for it.
+    /// When the system has no memory for them.
     pub(super) fn pack(weights: AdapterWeights) -> Result<Self, AdapterError> {
         let mut arena = Arena::default();
         let mut layers = Vec::with_capacity(weights.layers.len());
@@ -28,7 +30,7 @@ impl CpuAdapter {
             let mut layer = [const { None }; Site::ALL.len()];
             for (packed, parts) in layer.iter_mut().zip(parts) {
                 let pack = LowRank::pack(&mut arena, &parts);
-                *packed = pack.map_err(|e| AdapterError::Invalid(format!("no memory for it: {e}")))?;
+                *packed = pack.map_err(AdapterError::Memory)?;
             }
             layers.push(layer);
         }
@@ -39,18 +41,18 @@ impl CpuAdapter {
         })
     }
 
-    /// Bytes that [`CpuAdapter::pack`] will take.
+    /// Bytes that an adapter's matrices will take once they are repacked.
     pub(super) fn bytes_for(weights: &AdapterWeights) -> usize {
         let products = weights.layers.iter().flatten();
         products.map(|parts| LowRank::bytes_for(parts)).sum()
     }
 
-    /// What it changes about a layer's product.
+    /// The update of a layer's product; `None` where the adapter leaves the product as it is.
     pub(super) fn update(&self, layer: usize, site: Site) -> Option<&LowRank> {
         self.layers.get(layer)?[site as usize].as_ref()
     }
 
-    /// What provenance says of it.
+    /// What provenance says of the adapter.
     pub(super) fn describe(&self) -> LoadedAdapter {
         let updates = self.layers.iter().flatten().flatten();
         LoadedAdapter {
@@ -61,16 +63,19 @@ impl CpuAdapter {
     }
 }
 
-/// Reads each adapter of a decoder with `work`; errors say which adapter is wrong.
+/// Gives each adapter of a decoder to `work`.
+///
+/// # Errors
+/// When an adapter cannot be used, or the decoder takes none; names the adapter.
 pub(super) fn adapters_of<T>(
     paths: &[PathBuf],
     config: &ModelConfig,
     source: &dyn WeightSource,
     work: impl Fn(&Path, &Base<'_>) -> Result<T, AdapterError>,
-) -> Result<Vec<T>, ModelFault> {
+) -> Result<Vec<T>, LoadFault> {
     if let (Some(path), FeedForward::Plain) = (paths.first(), config.feed_forward) {
         let what = format!("an adapter of a `{}` model", config.architecture);
-        return Err(ModelFault::Adapter(path.clone(), AdapterError::Unsupported(what)));
+        return Err(LoadFault::Adapter(path.clone(), AdapterError::Unsupported(what)));
     }
     let gguf_architecture = source.gguf_architecture();
     let base = Base {
@@ -78,6 +83,6 @@ pub(super) fn adapters_of<T>(
         heads: HeadOrder::of(gguf_architecture),
         gguf_architecture,
     };
-    let each = |path: &PathBuf| work(path, &base).map_err(|error| ModelFault::Adapter(path.clone(), error));
+    let each = |path: &PathBuf| work(path, &base).map_err(|error| LoadFault::Adapter(path.clone(), error));
     paths.iter().map(each).collect()
 }

@@ -1,9 +1,9 @@
-//! Rotary angles of a batch's rows.
+//! The rotary angles of a step's rows.
 
 use super::kernels::RopeAngles;
 use crate::model::spec::{Rope, RopeStyle, Rotation};
 
-/// For each way in which layers rotate, the angles of all rows.
+/// The angles of all rows, for each set of frequencies that layers rotate with.
 pub(super) struct Angles {
     global: AngleSet,
     local: Option<AngleSet>,
@@ -23,7 +23,7 @@ impl Angles {
         }
     }
 
-    /// Sets the rows' positions.
+    /// Computes the angles of rows with these positions.
     pub(super) fn set(&mut self, positions: &[usize]) {
         for set in [Some(&mut self.global), self.local.as_mut()]
             .into_iter()
@@ -33,7 +33,7 @@ impl Angles {
         }
     }
 
-    /// The angles for layers that rotate like this.
+    /// The angles for layers with this rotation.
     pub(super) fn of(&self, rotation: Rotation) -> RopeAngles<'_> {
         match (rotation, &self.local) {
             (Rotation::None, _) => RopeAngles {
@@ -62,7 +62,7 @@ impl AngleSet {
         self.sin.clear();
         for position in positions {
             for frequency in &self.rope.frequencies {
-                // The angle is rounded to f32 as the reference does; its sine is then exact.
+                // As in the reference, the angle is rounded to f32. Sine and cosine are computed in f64 and rounded once.
                 let angle = f64::from(*position as f32 * frequency);
                 self.cos.push(angle.cos() as f32 * self.rope.magnitude);
                 self.sin.push(angle.sin() as f32 * self.rope.magnitude);

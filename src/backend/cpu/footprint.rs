@@ -1,4 +1,4 @@
-//! What a decoder will take in memory, before it is loaded: from its configuration and its tensors' shapes.
+//! The memory that a decoder will take, computed from its configuration and its tensors' shapes before it is loaded.
 
 use std::collections::HashSet;
 
@@ -9,18 +9,21 @@ use super::{
 use crate::{
     backend::{BatchLimits, Footprint, ModelLimits},
     model::{
-        LayerTensor, Tensor, WeightSource,
+        LayerTensor, Tensor, TensorError, WeightSource,
         spec::{HeadNorms, KvFormat, ModelConfig},
     },
 };
 
-/// Errors name the tensor.
+/// The memory that a decoder will take whose largest batches are `batch`.
+///
+/// # Errors
+/// When a tensor cannot be used; names it.
 pub(super) fn of_decoder(
     config: &ModelConfig,
     source: &dyn WeightSource,
     kv_format: KvFormat,
     batch: BatchLimits,
-) -> Result<Footprint, String> {
+) -> Result<Footprint, TensorError> {
     Ok(Footprint {
         architecture: config.architecture.clone(),
         context_length: config.context_length,
@@ -33,12 +36,13 @@ pub(super) fn of_decoder(
     })
 }
 
+/// Most tokens whose keys and values a sequence holds at a time.
 fn held_tokens(config: &ModelConfig) -> usize {
     let most = ModelLimits::of_decoder(config, BLOCK_TOKENS, usize::MAX).most_blocks();
     config.context_length.min(most.saturating_mul(BLOCK_TOKENS))
 }
 
-/// Tensors that a layer may have by themselves.
+/// Tensors of a layer that no file joins with others.
 const SINGLE: [LayerTensor; 13] = [
     LayerTensor::AttentionNorm,
     LayerTensor::AttentionNormBias,
@@ -55,8 +59,8 @@ const SINGLE: [LayerTensor; 13] = [
     LayerTensor::FfnPostNorm,
 ];
 
-/// Tensors that a file has as one or in parts.
-const FUSED: [(LayerTensor, &[LayerTensor]); 3] = [
+/// Tensors of a layer that files have either as one tensor or as several.
+const JOINED: [(LayerTensor, &[LayerTensor]); 3] = [
     (
         LayerTensor::Qkv,
         &[LayerTensor::Query, LayerTensor::Key, LayerTensor::Value],
@@ -72,16 +76,17 @@ const FUSED: [(LayerTensor, &[LayerTensor]); 3] = [
     ),
 ];
 
-fn weight_bytes(config: &ModelConfig, source: &dyn WeightSource) -> Result<u64, String> {
+fn weight_bytes(config: &ModelConfig, source: &dyn WeightSource) -> Result<u64, TensorError> {
     let mut bytes = 0;
     let mut seen = HashSet::new();
-    let mut add = |tensor: Tensor| -> Result<bool, String> {
+    // Whether the source has the tensor.
+    let mut add = |tensor: Tensor| -> Result<bool, TensorError> {
         let info = source.info(tensor);
-        let info = info.map_err(|error| format!("tensor `{}`: {error}", source.name(tensor)))?;
+        let info = info.map_err(|problem| problem.of(source.name(tensor)))?;
         let Some((shape, format)) = info else {
             return Ok(false);
         };
-        // Norms have the same name in different places.
+        // Some families have one name for norms that others have in different places; such a tensor counts once.
         if !seen.insert(source.name(tensor)) {
             return Ok(true);
         }
@@ -104,7 +109,7 @@ fn weight_bytes(config: &ModelConfig, source: &dyn WeightSource) -> Result<u64, 
         for part in SINGLE {
             add(Tensor::Layer(layer, part))?;
         }
-        for (whole, parts) in FUSED {
+        for (whole, parts) in JOINED {
             if !add(Tensor::Layer(layer, whole))? {
                 for &part in parts {
                     add(Tensor::Layer(layer, part))?;
@@ -122,7 +127,7 @@ fn is_head_norm(tensor: Tensor) -> bool {
     )
 }
 
-/// A norm that all heads share is kept once for each.
+/// How many times a tensor's values are kept: those of a norm that all heads share are kept once for each head.
 fn copies(config: &ModelConfig, tensor: Tensor) -> usize {
     match (config.head_norms, tensor) {
         (HeadNorms::Shared, Tensor::Layer(_, LayerTensor::QueryNorm)) => config.sizes.heads,
@@ -131,12 +136,12 @@ fn copies(config: &ModelConfig, tensor: Tensor) -> usize {
     }
 }
 
-/// A batch's rows on their way through the layers, and the logits.
+/// Bytes of a batch's rows between the operations of the layers, and of the logits.
 fn scratch_bytes(config: &ModelConfig, batch: BatchLimits) -> u64 {
     let sizes = config.sizes;
     let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
-    // The stream, its norm and what joins it; queries, keys, values and what was attended; gate, up and their
-    // product. A quarter of the widest of them once more, as integers.
+    // Values of a row: the residual stream, its norm, and a projection that is added to it; queries, keys, values and the
+    // output of attention; gate, up and their product. A quarter of the widest is there once more, as eight-bit integers.
     let row = 3 * sizes.hidden + 2 * queries + 2 * keys + 3 * sizes.ffn;
     let integers = sizes.ffn.max(sizes.hidden).max(queries) / 4;
     let head = sizes.vocab + 2 * sizes.hidden;

@@ -18,8 +18,10 @@ impl KvCache {
         config.layers.len() * format.block_bytes(config.attention_shape())
     }
 
+    /// A pool of so many blocks.
+    ///
     /// # Errors
-    /// When the system does not promise so much memory.
+    /// When the system does not grant so much memory.
     pub(super) fn new(config: &ModelConfig, format: KvFormat, blocks: usize) -> io::Result<Self> {
         let layer = |_| LayerCache::new(config.attention_shape(), format, blocks);
         Ok(Self {

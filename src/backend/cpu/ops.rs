@@ -3,9 +3,9 @@
 use std::mem;
 
 use super::{
-    Compute,
     adapter::CpuAdapter,
     angles::Angles,
+    compute::Compute,
     kernels::{
         self, Arena, AttentionSpan, BLOCK_TOKENS, Linear, Norm, PackedMatrix, RowGroups, RowRun, SlotMapping,
         add_low_rank, attention, gate, matmul, rope_and_store, soft_cap,
@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct CpuOps {
     compute: Compute,
     products: Products,
-    /// Where weights are packed to.
+    /// The memory that weights are packed into.
     arena: Arena,
     weight_bytes: usize,
     cache: KvCache,
@@ -38,23 +38,23 @@ pub(super) struct CpuOps {
     /// Where the keys and values of each row are stored.
     slots: SlotMapping,
     angles: Angles,
-    /// What the step under way has read.
+    /// What the step under way has read so far.
     output: StepOutput,
 }
 
-/// The rows of a step.
+/// The rows of a step, and the batch that they come from.
 pub(super) struct CpuStep<'a> {
     batch: &'a ForwardBatch,
     all: Rows<'a>,
     read: Rows<'a>,
-    /// Indices of the rows that are read, among all.
+    /// Indices of the rows that are read among all rows.
     read_rows: Vec<usize>,
 }
 
 /// Some rows of a step, as attention and adapters need to know them.
 struct Rows<'a> {
     spans: Vec<AttentionSpan<'a>>,
-    /// Which rows run with which adapter.
+    /// The rows of each adapter.
     adapted: RowGroups,
 }
 
@@ -113,7 +113,7 @@ impl<'a> CpuStep<'a> {
 }
 
 impl CpuOps {
-    /// Without weights yet.
+    /// A decoder's state before its weights are loaded.
     pub(super) fn new(
         config: &ModelConfig,
         compute: Compute,
@@ -158,7 +158,7 @@ impl DecoderOps for CpuOps {
             let matrix = PackedMatrix::pack(&mut self.compute.pool, &mut self.arena, matrix);
             packed.push(matrix.map_err(|error| PartError {
                 part,
-                reason: error.to_string(),
+                problem: error.into(),
             })?);
         }
         let linear = Linear::new(packed, self.products);

@@ -1,6 +1,10 @@
-use std::fs;
+use std::{fs, path::Path};
 
-use super::*;
+use super::CpuBackend;
+use crate::{
+    backend::LoadOptions,
+    model::{open_decoder, spec::Precision},
+};
 
 fn copy_of(checkpoint: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -22,11 +26,9 @@ fn cut_while_it_loads(model: &Path, file: &Path, len: u64) -> String {
     let loaded = open_decoder(model, |config, source| {
         let file = fs::OpenOptions::new().write(true).open(file).unwrap();
         file.set_len(len).unwrap();
-        CpuBackend::new(2)
-            .load_decoder(config, source, Vec::new(), &options)
-            .map_err(ModelFault::Model)
+        CpuBackend::new(2).load_decoder(config, source, Vec::new(), &options)
     });
-    loaded.err().expect("it cannot be whole").to_string()
+    loaded.err().expect("the file is not whole").to_string()
 }
 
 #[test]

@@ -5,11 +5,11 @@ use super::{
     ops::{AdapterPoint, AttentionPoint, DecoderOps, GatedFeedForward, GatedRows, Output, RowSet},
 };
 use crate::model::{
-    LayerTensor, Site, Tensor,
+    LayerTensor, Site, Tensor, TensorError,
     spec::{Activation, AttentionLayer, Biases, FeedForward, NormPlacement, Rotation},
 };
 
-/// A layer's weights, and what differs between layers and models.
+/// A layer's weights, and what it computes with them.
 pub(super) struct Layer<O: DecoderOps> {
     index: usize,
     attention: AttentionLayer,
@@ -19,31 +19,31 @@ pub(super) struct Layer<O: DecoderOps> {
     qkv_bias: Option<O::Bias>,
     head_norm: Option<O::Norm>,
     attention_output: Projection<O>,
-    /// Absent when the feed-forward part reads what attention reads.
+    /// `None` when the feed-forward part reads the same norm as attention.
     ffn_norm: Option<O::Norm>,
     /// Gate and up side by side, or up alone.
     up: O::Linear,
     up_bias: Option<O::Bias>,
     feed_forward: FeedForward,
-    /// Values of a row between its products.
+    /// Width of a row between the products of the feed-forward part.
     ffn_width: usize,
     activation: Activation,
     down: Projection<O>,
 }
 
-/// A product that joins the residual stream.
+/// A product that is added to the residual stream.
 struct Projection<O: DecoderOps> {
     weights: O::Linear,
     bias: Option<O::Bias>,
-    /// Applied before it joins.
+    /// Applied to the product before it is added.
     post_norm: Option<O::Norm>,
 }
 
-/// A step's rows on their way through the layers; the buffers grow to the largest batch and stay.
+/// A step's rows between its operations. The buffers grow to the largest batch and are kept for the next step.
 pub(super) struct Activations<O: DecoderOps> {
     /// The residual stream.
     pub hidden: O::Rows,
-    /// The residual stream, normed.
+    /// The residual stream after the norm that was computed last.
     pub normed: O::Rows,
     qkv: O::Rows,
     attended: O::Rows,
@@ -65,7 +65,7 @@ impl<O: DecoderOps> Default for Activations<O> {
 }
 
 impl<O: DecoderOps> Activations<O> {
-    /// Leaves only the rows that are read, of what [`Layer::run`] reads.
+    /// Removes all rows but those that are read from the buffers that [`Layer::run`] uses.
     pub(super) fn keep_read_rows(&mut self, ops: &mut O, step: &O::Step<'_>) {
         for rows in [&mut self.hidden, &mut self.normed, &mut self.qkv] {
             ops.keep_read_rows(step, rows);
@@ -74,7 +74,7 @@ impl<O: DecoderOps> Activations<O> {
 }
 
 impl<O: DecoderOps> Layer<O> {
-    pub(super) fn load(loader: &mut Loader<'_, O>, index: usize) -> Result<Self, String> {
+    pub(super) fn load(loader: &mut Loader<'_, O>, index: usize) -> Result<Self, TensorError> {
         let config = loader.config;
         let (sizes, attention) = (config.sizes, config.layers[index]);
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
@@ -152,7 +152,7 @@ impl<O: DecoderOps> Layer<O> {
         ops.rotate_and_store(step, self.index, self.rotation, &mut a.qkv);
     }
 
-    /// Adds what the layer makes of the residual stream to it, after [`Self::store`]. Of the activations, `rows` are left.
+    /// Adds attention and the feed-forward part to the residual stream, after [`Self::store`]. The activations hold `rows`.
     pub(super) fn run(&self, ops: &mut O, step: &O::Step<'_>, rows: RowSet, a: &mut Activations<O>) {
         let attention = AttentionPoint {
             layer: self.index,
@@ -219,7 +219,7 @@ impl<O: DecoderOps> Layer<O> {
 }
 
 impl<O: DecoderOps> Projection<O> {
-    /// Where its product goes: straight into the residual stream, unless it has to be normed first.
+    /// Where the product is written: straight to the residual stream, unless it has to be normed before.
     fn target<'a>(&self, projected: &'a mut O::Rows, hidden: &'a mut O::Rows) -> (&'a mut O::Rows, Output) {
         match self.post_norm {
             Some(_) => (projected, Output::Replace),
@@ -227,7 +227,7 @@ impl<O: DecoderOps> Projection<O> {
         }
     }
 
-    /// Adds the bias, and then what adapters change, to the product in `out`.
+    /// Adds the bias to the product in `out`, and then what `adapt` adds for adapters.
     fn adjust(&self, ops: &mut O, out: &mut O::Rows, adapt: impl FnOnce(&mut O, &mut O::Rows)) {
         if let Some(bias) = &self.bias {
             ops.add_bias(bias, out);
@@ -235,7 +235,7 @@ impl<O: DecoderOps> Projection<O> {
         adapt(ops, out);
     }
 
-    /// Adds the product to the residual stream, where it did not go straight there.
+    /// Norms the product and adds it to the residual stream, where it was not written straight there.
     fn join(&self, ops: &mut O, projected: &O::Rows, hidden: &mut O::Rows) {
         if let Some(norm) = &self.post_norm {
             ops.norm(norm, projected, hidden, Output::Add);

@@ -4,17 +4,18 @@ use std::collections::HashSet;
 
 use super::ops::{DecoderOps, NormParameters};
 use crate::model::{
-    LayerTensor, Tally, Tensor, TensorData, WeightSource,
+    LayerTensor, ParameterCounts, Tensor, TensorData, TensorError, TensorProblem, WeightSource,
     spec::{Biases, HeadNorms, ModelConfig, NormWeights},
 };
 
-/// Takes tensors out of a source, gives them to a device, and counts them. Errors name the tensor.
+/// Reads tensors from a source, loads them onto a device, and counts their parameters.
 pub(super) struct Loader<'a, O> {
     pub config: &'a ModelConfig,
     ops: &'a mut O,
     source: &'a dyn WeightSource,
+    /// Names of the tensors that were read.
     taken: HashSet<String>,
-    tally: Tally,
+    parameters: ParameterCounts,
 }
 
 impl<'a, O: DecoderOps> Loader<'a, O> {
@@ -24,22 +25,28 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
             ops,
             source,
             taken: HashSet::new(),
-            tally: Tally::default(),
+            parameters: ParameterCounts::default(),
         }
     }
 
     /// A matrix of `[rows, cols]`.
-    pub(super) fn linear(&mut self, tensor: Tensor, rows: usize, cols: usize) -> Result<O::Linear, String> {
+    pub(super) fn linear(
+        &mut self,
+        tensor: Tensor,
+        rows: usize,
+        cols: usize,
+    ) -> Result<O::Linear, TensorError> {
         self.side_by_side(&[(tensor, rows)], cols)
     }
 
-    /// The matrices of one input side by side; the file may have them as one already.
+    /// Matrices with the same inputs side by side, each with its number of outputs; the file may have them as one tensor,
+    /// `whole`, already.
     pub(super) fn joined(
         &mut self,
         whole: Tensor,
         parts: &[(Tensor, usize)],
         cols: usize,
-    ) -> Result<O::Linear, String> {
+    ) -> Result<O::Linear, TensorError> {
         if self.find(whole)?.is_some() {
             let rows = parts.iter().map(|(_, rows)| rows).sum();
             self.linear(whole, rows, cols)
@@ -48,25 +55,26 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         }
     }
 
-    fn side_by_side(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<O::Linear, String> {
+    fn side_by_side(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<O::Linear, TensorError> {
         let mut found = Vec::with_capacity(parts.len());
         for &(tensor, _) in parts {
             found.push(self.take(tensor)?);
         }
         let mut matrices = Vec::with_capacity(parts.len());
         for (data, &(tensor, rows)) in found.iter().zip(parts) {
-            matrices.push(data.matrix(rows, cols).map_err(|e| self.named(tensor, &e))?);
+            let matrix = data.matrix(rows, cols);
+            matrices.push(matrix.map_err(|problem| self.error(tensor, problem))?);
         }
-        self.ops
-            .linear(&matrices)
-            .map_err(|error| match parts.get(error.part) {
-                Some(&(tensor, _)) => self.named(tensor, &error.reason),
-                None => error.reason,
-            })
+        let loaded = self.ops.linear(&matrices);
+        loaded.map_err(|error| {
+            let tensor = parts.get(error.part).or(parts.last());
+            let name = tensor.map(|&(tensor, _)| self.source.name(tensor));
+            error.problem.of(name.unwrap_or_default())
+        })
     }
 
     /// The biases of queries, keys and values, one after the other.
-    pub(super) fn qkv_bias(&mut self, layer: usize) -> Result<O::Bias, String> {
+    pub(super) fn qkv_bias(&mut self, layer: usize) -> Result<O::Bias, TensorError> {
         let sizes = self.config.sizes;
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
         let whole = Tensor::Layer(layer, LayerTensor::QkvBias);
@@ -86,18 +94,18 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
     }
 
     /// The bias of a product of `width` outputs, or of a norm; `None` where the model has none.
-    pub(super) fn bias(&mut self, tensor: Tensor, width: usize) -> Result<Option<O::Bias>, String> {
+    pub(super) fn bias(&mut self, tensor: Tensor, width: usize) -> Result<Option<O::Bias>, TensorError> {
         let values = self.bias_values(tensor, width)?;
         Ok(values.map(|values| self.ops.bias(values)))
     }
 
-    fn bias_values(&mut self, tensor: Tensor, width: usize) -> Result<Option<Vec<f32>>, String> {
+    fn bias_values(&mut self, tensor: Tensor, width: usize) -> Result<Option<Vec<f32>>, TensorError> {
         let biased = self.config.biases == Biases::All;
         biased.then(|| self.values(tensor, &[width])).transpose()
     }
 
     /// A norm of the residual stream's width.
-    pub(super) fn norm(&mut self, tensor: Tensor, bias: Tensor) -> Result<O::Norm, String> {
+    pub(super) fn norm(&mut self, tensor: Tensor, bias: Tensor) -> Result<O::Norm, TensorError> {
         let width = self.config.sizes.hidden;
         let weight = self.norm_weights(tensor, &[width])?;
         let bias = self.bias_values(bias, width)?;
@@ -105,28 +113,29 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
     }
 
     /// A norm that no model has a bias for.
-    pub(super) fn post_norm(&mut self, tensor: Tensor) -> Result<O::Norm, String> {
+    pub(super) fn post_norm(&mut self, tensor: Tensor) -> Result<O::Norm, TensorError> {
         let weight = self.norm_weights(tensor, &[self.config.sizes.hidden])?;
         Ok(self.norm_with(weight, None))
     }
 
-    /// Embeddings of positions. The file has as many as the model was made for, of which a lower limit uses the first.
-    pub(super) fn positions(&mut self) -> Result<O::Linear, String> {
+    /// Embeddings of positions. The file has one for each position that the model was made for; with a lower limit on the
+    /// context window only the first ones are used.
+    pub(super) fn positions(&mut self) -> Result<O::Linear, TensorError> {
         let width = self.config.sizes.hidden;
         let data = self.find(Tensor::Positions)?;
         let rows = data.and_then(|data| data.shape.first().copied()).unwrap_or(0);
         if rows < self.config.context_length {
-            let needed = self.config.context_length;
-            return Err(self.named(
-                Tensor::Positions,
-                &format!("{rows} rows for a window of {needed}"),
-            ));
+            let too_few = TensorProblem::TooFewPositions {
+                found: rows,
+                needed: self.config.context_length,
+            };
+            return Err(self.error(Tensor::Positions, too_few));
         }
         self.linear(Tensor::Positions, rows, width)
     }
 
-    /// The norm of queries' and keys' heads: weights for each head, queries first.
-    pub(super) fn head_norm(&mut self, layer: usize) -> Result<Option<O::Norm>, String> {
+    /// The norm of the heads of queries and keys, with weights for each head, queries first; `None` where the model has none.
+    pub(super) fn head_norm(&mut self, layer: usize) -> Result<Option<O::Norm>, TensorError> {
         let sizes = self.config.sizes;
         let mut weight = Vec::with_capacity((sizes.heads + sizes.kv_heads) * sizes.head_dim);
         for (part, heads) in [
@@ -145,30 +154,33 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         Ok(Some(self.norm_with(weight, None)))
     }
 
-    /// What was read. Tensors of layers that nothing asked
-    /// for mean that the model is not what it was taken for; only biases that are all 0 change nothing.
-    pub(super) fn finish(self) -> Result<Tally, String> {
+    /// How many parameters were read.
+    ///
+    /// # Errors
+    /// When the source has a tensor of a layer that was not read: then the model is not what its configuration says. Biases
+    /// that are all 0 change nothing, and are let pass.
+    pub(super) fn finish(self) -> Result<ParameterCounts, TensorError> {
         for name in self.source.layer_tensors() {
             if self.taken.contains(&name) || name.contains("rotary_emb.") {
                 continue;
             }
-            let data = self
-                .source
-                .named(&name)
-                .map_err(|e| format!("tensor `{name}`: {e}"))?;
+            let data = match self.source.named(&name) {
+                Ok(data) => data,
+                Err(problem) => return Err(problem.of(name)),
+            };
             let zero = data.filter(|_| name.ends_with(".bias")).is_some_and(|data| {
                 let values = data.values(&data.shape);
                 values.is_ok_and(|values| values.iter().all(|v| *v == 0.0))
             });
             if !zero {
-                return Err(format!(
-                    "tensor `{name}`: it is not part of a `{}` model of {} layers as this program knows it",
-                    self.config.architecture,
-                    self.config.layers.len()
-                ));
+                let unread = TensorProblem::NotOfTheDecoder {
+                    architecture: self.config.architecture.clone(),
+                    layers: self.config.layers.len(),
+                };
+                return Err(unread.of(name));
             }
         }
-        Ok(self.tally)
+        Ok(self.parameters)
     }
 
     fn norm_with(&mut self, weight: Vec<f32>, bias: Option<Vec<f32>>) -> O::Norm {
@@ -180,7 +192,7 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         })
     }
 
-    fn norm_weights(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, String> {
+    fn norm_weights(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
         let mut weight = self.values(tensor, shape)?;
         if self.config.norm_weights == NormWeights::LessOne {
             weight.iter_mut().for_each(|w| *w += 1.0);
@@ -188,24 +200,26 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         Ok(weight)
     }
 
-    fn values(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, String> {
+    fn values(&mut self, tensor: Tensor, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
         let data = self.take(tensor)?;
-        data.values(shape).map_err(|e| self.named(tensor, &e))
+        data.values(shape).map_err(|problem| self.error(tensor, problem))
     }
 
-    fn take(&mut self, tensor: Tensor) -> Result<TensorData<'a>, String> {
+    /// Reads a tensor that the model has to have.
+    fn take(&mut self, tensor: Tensor) -> Result<TensorData<'a>, TensorError> {
         let found = self.find(tensor)?;
-        let data = found.ok_or_else(|| self.named(tensor, "it is missing"))?;
-        self.tally.add(&data);
+        let data = found.ok_or_else(|| self.error(tensor, TensorProblem::Missing))?;
+        self.parameters.add(&data);
         self.taken.insert(self.source.name(tensor));
         Ok(data)
     }
 
-    fn find(&self, tensor: Tensor) -> Result<Option<TensorData<'a>>, String> {
-        self.source.tensor(tensor).map_err(|e| self.named(tensor, &e))
+    fn find(&self, tensor: Tensor) -> Result<Option<TensorData<'a>>, TensorError> {
+        let found = self.source.tensor(tensor);
+        found.map_err(|problem| self.error(tensor, problem))
     }
 
-    fn named(&self, tensor: Tensor, reason: &str) -> String {
-        format!("tensor `{}`: {reason}", self.source.name(tensor))
+    fn error(&self, tensor: Tensor, problem: TensorProblem) -> TensorError {
+        problem.of(self.source.name(tensor))
     }
 }

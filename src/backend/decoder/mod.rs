@@ -11,7 +11,7 @@ use self::{
     ops::{DecoderOps, Embedding, LogitScaling, Output, RowSet},
 };
 use super::{ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput};
-use crate::model::{Census, Tensor, WeightSource, spec::ModelConfig};
+use crate::model::{Tensor, TensorError, WeightSource, WeightSummary, spec::ModelConfig};
 
 /// A resident decoder.
 pub(super) struct Decoder<O: DecoderOps> {
@@ -19,30 +19,34 @@ pub(super) struct Decoder<O: DecoderOps> {
     ops: O,
     embedding: O::Linear,
     embedding_scale: f32,
-    /// Embeddings of positions, where nothing is rotated.
+    /// Embeddings of positions, in models with learned positions.
     positions: Option<O::Linear>,
     layers: Vec<Layer<O>>,
     head: Head<O>,
     activations: Activations<O>,
+    /// Whether a step is under way.
     submitted: bool,
 }
 
-/// From the residual stream to logits.
+/// What makes logits of the residual stream.
 struct Head<O: DecoderOps> {
     norm: O::Norm,
-    /// `None` when it is the embedding.
+    /// `None` when the output layer is the embedding.
     output: Option<O::Linear>,
     scaling: LogitScaling,
 }
 
 impl<O: DecoderOps> Decoder<O> {
-    /// Loads all weights. Errors name the tensor.
+    /// Loads all weights.
+    ///
+    /// # Errors
+    /// When a tensor is missing or wrong, or the model has one that is not part of it; names the tensor.
     pub(super) fn load(
         config: &ModelConfig,
         source: &dyn WeightSource,
         mut ops: O,
         limits: ModelLimits,
-    ) -> Result<(Self, Census), String> {
+    ) -> Result<(Self, WeightSummary), TensorError> {
         let sizes = config.sizes;
         let mut loader = Loader::new(config, &mut ops, source);
         let mut layers = Vec::with_capacity(config.layers.len());
@@ -57,8 +61,8 @@ impl<O: DecoderOps> Decoder<O> {
         };
         let norm = loader.norm(Tensor::OutputNorm, Tensor::OutputNormBias)?;
         let positions = config.learned_positions.then(|| loader.positions()).transpose()?;
-        let tally = loader.finish()?;
-        let census = tally.census(ops.weight_bytes());
+        let parameters = loader.finish()?;
+        let summary = parameters.summary(ops.weight_bytes());
         let decoder = Self {
             limits,
             ops,
@@ -77,10 +81,10 @@ impl<O: DecoderOps> Decoder<O> {
             activations: Activations::default(),
             submitted: false,
         };
-        Ok((decoder, census))
+        Ok((decoder, summary))
     }
 
-    /// Bytes of the KV pool, whether the system has given them yet or not.
+    /// Bytes of the KV pool, including blocks that were never used and so take no memory yet.
     pub(super) fn kv_bytes(&self) -> u64 {
         self.ops.kv_bytes()
     }
@@ -95,7 +99,9 @@ impl<O: DecoderOps> LanguageModel for Decoder<O> {
         self.submitted = false;
         batch.check(&self.limits, self.ops.adapters())?;
         if batch.sequences.iter().any(|s| s.readout == Readout::Score) {
-            return Err(StepError::InvalidBatch("a decoder has no score".into()));
+            return Err(StepError::InvalidBatch(
+                "a score was asked for, and decoders have logits only".into(),
+            ));
         }
         let (ops, a) = (&mut self.ops, &mut self.activations);
         let step = &ops.begin(batch, output);
@@ -113,7 +119,8 @@ impl<O: DecoderOps> LanguageModel for Decoder<O> {
             layer.store(ops, step, a);
             layer.run(ops, step, RowSet::All, a);
         }
-        // Of the last layer, the cache takes every row; the rest of it is for those whose logits are read.
+        // The last layer has to write the keys and values of all rows to the cache, but computes the rest only for rows
+        // that are read.
         last.store(ops, step, a);
         if batch.sequences.iter().all(|s| s.readout == Readout::None) {
             return Ok(());

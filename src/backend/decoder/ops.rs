@@ -1,19 +1,18 @@
 //! The operations of a device that the decoder is made of.
 
-use super::super::{batch::ForwardBatch, output::StepOutput};
 use crate::{
-    backend::StepError,
+    backend::{ForwardBatch, StepError, StepOutput},
     model::{
-        Site,
+        Site, TensorProblem,
         spec::{Activation, AttentionLayer, MatrixSource, NormKind, Rotation},
     },
 };
 
 /// A device's operations on weights and rows of activations.
 ///
-/// Operations are coarse enough that a device may join what lies inside of one, as the CPU does with the tiles of a gated
-/// feed-forward part. They are called in order and may compute later: a fault is kept and reported by
-/// [`DecoderOps::finish`]. Widths are those of the weights; a device gives buffers the size that it writes.
+/// An operation is coarse enough that a device may join the computations inside of it, as the CPU does with the tiles of a
+/// gated feed-forward part. Operations are called in order, but a device may compute them later: a fault is kept and reported
+/// by [`DecoderOps::finish`]. Widths are those of the weights, and a device resizes a buffer to what it writes there.
 pub(crate) trait DecoderOps: Send {
     /// A weight matrix `[outputs, inputs]`, or several with the same inputs side by side.
     type Linear: Send;
@@ -35,16 +34,16 @@ pub(crate) trait DecoderOps: Send {
     /// Loads a bias.
     fn bias(&mut self, values: Vec<f32>) -> Self::Bias;
 
-    /// Bytes of everything that was loaded.
+    /// Bytes that all weights take that were loaded so far.
     fn weight_bytes(&self) -> u64;
 
-    /// Bytes of the KV pool, whether the system has given them yet or not.
+    /// Bytes of the KV pool, including blocks that were never used and so take no memory yet.
     fn kv_bytes(&self) -> u64;
 
     /// Number of adapters that sequences can name.
     fn adapters(&self) -> usize;
 
-    /// Begins a step. What it reads goes into `output`.
+    /// Begins a step, whose results are read into `output`.
     fn begin<'a>(&mut self, batch: &'a ForwardBatch, output: StepOutput) -> Self::Step<'a>;
 
     /// `hidden = embedding[tokens] * scale + positions[position]`.
@@ -62,10 +61,10 @@ pub(crate) trait DecoderOps: Send {
     /// Adds a bias to each row.
     fn add_bias(&mut self, bias: &Self::Bias, rows: &mut Self::Rows);
 
-    /// Whether any of these rows runs with an adapter.
+    /// Whether any of these rows is a sequence's with an adapter.
     fn any_adapted(&self, step: &Self::Step<'_>, rows: RowSet) -> bool;
 
-    /// Adds to the product `out` of `x` what the adapters of its rows change about it.
+    /// Adds the updates of the rows' adapters to `out`, the product of `x` at this point of the model.
     fn add_low_rank(&mut self, step: &Self::Step<'_>, at: AdapterPoint, x: &Self::Rows, out: &mut Self::Rows);
 
     /// Rotates queries and keys in place, and writes keys and values to the cache of layer `layer`.
@@ -86,7 +85,8 @@ pub(crate) trait DecoderOps: Send {
         out: &mut Self::Rows,
     );
 
-    /// A gated feed-forward part that no adapter changes, `down(activation(gate(x)) * up(x))`; replaces or adds to `out`.
+    /// A gated feed-forward part that no adapter changes, `down(activation(gate(x)) * up(x))`. It replaces `out` or is added
+    /// to it.
     fn gated_feed_forward(
         &mut self,
         weights: GatedFeedForward<'_, Self::Linear>,
@@ -102,11 +102,11 @@ pub(crate) trait DecoderOps: Send {
     /// Applies an activation to rows of `width` in place.
     fn activate(&mut self, activation: Activation, width: usize, rows: &mut Self::Rows);
 
-    /// Leaves only the rows that are read.
+    /// Removes all rows but those of [`RowSet::Read`].
     fn keep_read_rows(&mut self, step: &Self::Step<'_>, rows: &mut Self::Rows);
 
-    /// The output layer and its readouts: logits of the rows that are left, `x · Wᵀ * scale`, bounded by
-    /// `cap * tanh(logit / cap)`, and what the step's sequences asked for of them.
+    /// The output layer and its readouts: computes the logits of the rows of [`RowSet::Read`], `x · Wᵀ * scale`, bounded by
+    /// `cap * tanh(logit / cap)`, and reads what each sequence's readout asks for.
     fn read_logits(
         &mut self,
         step: &Self::Step<'_>,
@@ -116,29 +116,32 @@ pub(crate) trait DecoderOps: Send {
     );
 
     /// Waits for the step, and returns what it read.
+    ///
+    /// # Errors
+    /// When the device reports a fault.
     fn finish(&mut self) -> Result<StepOutput, StepError>;
 }
 
-/// Which of a matrix's parts could not be loaded, and why.
+/// Which part of a weight matrix could not be loaded, and why.
 #[derive(Debug)]
 pub(crate) struct PartError {
-    /// Index of the part.
+    /// Index of the part among those that were passed.
     pub part: usize,
-    /// What is wrong.
-    pub reason: String,
+    /// What is wrong with its tensor.
+    pub problem: TensorProblem,
 }
 
 /// A norm's kind and weights: `(x - mean) / sqrt(mean((x - mean)²) + eps) * weight + bias`, the mean being 0 for
 /// [`NormKind::Rms`].
 #[derive(Debug)]
 pub(crate) struct NormParameters {
-    /// Which norm.
+    /// Kind of the norm.
     pub kind: NormKind,
-    /// What keeps the divisor away from 0.
+    /// Added to the mean square, so that the divisor is never 0.
     pub eps: f32,
     /// One weight for each element.
     pub weight: Vec<f32>,
-    /// One for each element, where the model has them.
+    /// One bias for each element, in models that have them.
     pub bias: Option<Vec<f32>>,
 }
 
@@ -163,32 +166,32 @@ pub(crate) enum RowSet {
 /// Where attention stands in the model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionPoint {
-    /// Index of the layer, whose cache is read.
+    /// Index of the layer whose keys and values are read.
     pub layer: usize,
-    /// What its attention computes.
+    /// What the layer's attention computes.
     pub attention: AttentionLayer,
-    /// Rows of queries.
+    /// The rows whose queries attend.
     pub rows: RowSet,
 }
 
-/// A product that adapters may change.
+/// A product of the model that adapters may change.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdapterPoint {
     /// Index of the layer.
     pub layer: usize,
-    /// Which of its products.
+    /// Which of the layer's products.
     pub site: Site,
-    /// Rows of the product.
+    /// The rows that the product is computed for.
     pub rows: RowSet,
 }
 
-/// The tables of embeddings.
+/// The tables that rows of embeddings are taken from.
 pub(crate) struct Embedding<'a, Linear> {
     /// One row for each token.
     pub tokens: &'a Linear,
-    /// Factor on them.
+    /// Factor on the rows of tokens.
     pub scale: f32,
-    /// One row for each position, in models that rotate nothing.
+    /// One row for each position, in models with learned positions.
     pub positions: Option<&'a Linear>,
 }
 
@@ -196,13 +199,13 @@ pub(crate) struct Embedding<'a, Linear> {
 pub(crate) struct GatedFeedForward<'a, Linear> {
     /// Gate and up side by side, with equal outputs.
     pub gate_up: &'a Linear,
-    /// Of the gate.
+    /// Activation function of the gate.
     pub activation: Activation,
-    /// Its inputs are the gate's outputs.
+    /// The matrix that leads back to the residual stream; its inputs are the gate's outputs.
     pub down: &'a Linear,
 }
 
-/// Rows between the products of a gated feed-forward part, where they have to be in memory.
+/// Rows between the two products of a gated feed-forward part. A device that joins the products needs no memory for them.
 #[derive(Default)]
 pub(crate) struct GatedRows<Rows> {
     /// `[rows, gate | up]`
@@ -211,11 +214,11 @@ pub(crate) struct GatedRows<Rows> {
     pub gated: Rows,
 }
 
-/// What logits go through after their product.
+/// What is done with logits after the product of the output layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitScaling {
-    /// Factor on them.
+    /// Factor on logits.
     pub scale: f32,
-    /// Bounds them, after the factor.
+    /// Bound on logits, after the factor.
     pub soft_cap: Option<f32>,
 }

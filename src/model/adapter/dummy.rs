@@ -1,6 +1,11 @@
 //! Made-up adapters of all of a layer's matrices: for measuring speed without files.
 
-use super::{AdapterError, Base, Contents, Extent, Half, Module, Scaling, Side};
+use super::{
+    base::Base,
+    contents::{Contents, Extent, LoraFactor, Scaling, Side},
+    error::AdapterError,
+    module::Module,
+};
 
 /// The matrices that common trainers call all linear layers.
 const MODULES: [Module; 7] = [
@@ -13,12 +18,12 @@ const MODULES: [Module; 7] = [
     Module::Down,
 ];
 
-/// An adapter of the rank that `rank` spells; noise of a plausible size, the same for the same rank.
+/// An adapter of the rank that `rank` spells. Its values are noise of a plausible size, always the same for a rank.
 pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Contents, AdapterError> {
-    let rank = rank.parse().ok().filter(|rank| (1..=1024).contains(rank));
-    let rank: usize = rank.ok_or_else(|| AdapterError::Invalid("dummy ranks are from 1 to 1024".into()))?;
+    let number = rank.parse().ok().filter(|rank| (1..=1024).contains(rank));
+    let rank: usize = number.ok_or_else(|| AdapterError::DummyRank(rank.to_owned()))?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut halves = Vec::new();
+    let mut factors = Vec::new();
     for layer in 0..base.config.layers.len() {
         for module in MODULES {
             let changed = module.outputs(base.config.sizes);
@@ -26,7 +31,7 @@ pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Conten
                 (Side::A, [rank, changed.inputs]),
                 (Side::B, [changed.outputs, rank]),
             ] {
-                // Small beside what the base computes, so that activations keep their size.
+                // The update is small beside what the base computes, so that activations keep their size.
                 let amplitude = 0.3 / (shape[1] as f32).sqrt();
                 let mut noise = || {
                     state ^= state << 13;
@@ -34,7 +39,7 @@ pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Conten
                     state ^= state << 17;
                     amplitude * (state as i64 as f64 / i64::MAX as f64) as f32
                 };
-                halves.push(Half {
+                factors.push(LoraFactor {
                     name: format!("dummy.{layer}.{module:?}.{side:?}"),
                     layer,
                     module,
@@ -54,6 +59,6 @@ pub(super) fn read(rank: &str, base: &Base<'_>, extent: Extent) -> Result<Conten
     }
     Ok(Contents {
         heads: base.heads,
-        halves,
+        factors,
     })
 }

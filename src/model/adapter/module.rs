@@ -1,5 +1,6 @@
 //! The matrices of a layer that an adapter can change, under the names that files have for them.
 
+use super::error::AdapterError;
 use crate::model::spec::Sizes;
 
 /// A matrix of a layer, or several that share an input and lie side by side.
@@ -8,17 +9,17 @@ pub(super) enum Module {
     Query,
     Key,
     Value,
-    /// Queries, keys and values in one.
+    /// Queries, keys and values in one matrix.
     Qkv,
     AttentionOutput,
     Gate,
     Up,
-    /// Gate and up in one.
+    /// Gate and up in one matrix.
     GateUp,
     Down,
 }
 
-/// A product of a layer: what modules with the same input are computed by.
+/// A product of a layer that adapters may change. Matrices with the same input are multiplied in one product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Site {
     Qkv,
@@ -31,13 +32,14 @@ impl Site {
     pub(crate) const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOutput, Self::GateUp, Self::Down];
 }
 
-/// Which outputs of a product are a module's.
+/// The product that computes a matrix, and which of the product's outputs are that matrix's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outputs {
     pub site: Site,
     pub inputs: usize,
-    /// Among the product's outputs.
+    /// Index of the matrix's first output among those of the product.
     pub first_output: usize,
+    /// Number of the matrix's outputs.
     pub outputs: usize,
 }
 
@@ -54,7 +56,7 @@ impl Module {
         Self::Down,
     ];
 
-    /// Below `model.layers.N.` of a Hugging Face model.
+    /// The module's name below `model.layers.N.` of a Hugging Face model.
     pub(super) fn hf_name(self) -> &'static str {
         match self {
             Self::Query => "self_attn.q_proj",
@@ -69,7 +71,7 @@ impl Module {
         }
     }
 
-    /// Below `blk.N.` of a GGUF file of this architecture.
+    /// The module with this name below `blk.N.` of a GGUF file of this architecture.
     pub(super) fn from_gguf_name(name: &str, architecture: &str) -> Option<Self> {
         Some(match name {
             "attn_q" => Self::Query,
@@ -85,6 +87,7 @@ impl Module {
         })
     }
 
+    /// Where the module's outputs are, in a model of these sizes.
     pub(super) fn outputs(self, sizes: Sizes) -> Outputs {
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
         let (site, inputs, first_output, outputs) = match self {
@@ -104,5 +107,20 @@ impl Module {
             first_output,
             outputs,
         }
+    }
+}
+
+/// The error for a module that is no matrix of a layer.
+pub(super) fn unknown_module(module: &str) -> AdapterError {
+    let last = module.rsplit('.').next().unwrap_or(module);
+    if ["embed_tokens", "lm_head", "token_embd", "output"].contains(&last) {
+        return AdapterError::Unsupported(format!(
+            "`{module}`: an adapter of embeddings or of the output layer"
+        ));
+    }
+    let known = Module::ALL.map(|known| known.hf_name().rsplit('.').next().unwrap_or_default());
+    AdapterError::UnknownModule {
+        module: module.to_owned(),
+        known: known.join(", "),
     }
 }

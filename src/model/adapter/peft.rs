@@ -4,14 +4,18 @@ mod config;
 
 use std::path::Path;
 
-use self::config::PeftConfig;
-use super::{AdapterError, Contents, Extent, Half, HeadOrder, Module, Side};
-use crate::model::{open::read_json, weights::read_safetensors};
+use self::config::{CONFIG, PeftConfig};
+use super::{
+    base::HeadOrder,
+    contents::{Contents, Extent, LoraFactor, Side},
+    error::AdapterError,
+    module::{Module, unknown_module},
+};
+use crate::model::{json_file::read_json, weights::read_safetensors};
 
-const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Where layers are: in a model by itself, or inside of one that also sees pictures.
+/// What the paths of layers begin with: in a model by itself, or inside of one that also sees pictures.
 const LAYERS: [&str; 3] = [
     "model.layers.",
     "language_model.model.layers.",
@@ -20,33 +24,34 @@ const LAYERS: [&str; 3] = [
 
 /// Reads all tensors, or what their headers say.
 pub(super) fn read(folder: &Path, extent: Extent) -> Result<Contents, AdapterError> {
-    let config = read_json(folder, CONFIG).map_err(AdapterError::Invalid)?;
-    let config = PeftConfig::read(&config)?;
+    let config = PeftConfig::read(&read_json(folder, CONFIG)?)?;
     let path = folder.join(WEIGHTS);
     if !path.exists() && folder.join("adapter_model.bin").exists() {
         let what = "adapter_model.bin (save the adapter as safetensors)";
         return Err(AdapterError::Unsupported(what.into()));
     }
-    let tensors = read_safetensors(&path).map_err(|e| AdapterError::Invalid(format!("{WEIGHTS}: {e}")))?;
+    let tensors = read_safetensors(&path).map_err(|problem| problem.of(WEIGHTS))?;
     let mut names: Vec<_> = tensors.keys().collect();
     names.sort_unstable();
-    let mut halves = Vec::with_capacity(names.len());
+    let mut factors = Vec::with_capacity(names.len());
     let mut paths = Vec::new();
     for name in names {
         let (path, side) = split(name)?;
-        let (layer, module) = place(path)?;
-        let named = |e: String| AdapterError::Invalid(format!("tensor `{name}`: {e}"));
-        if !config.targets(path).map_err(named)? {
-            return Err(named(format!("it is not among {CONFIG}'s target_modules")));
+        let (layer, module) = layer_and_module(path)?;
+        if !config.targets(path)? {
+            return Err(AdapterError::NotTargeted {
+                tensor: name.clone(),
+                config: CONFIG,
+            });
         }
-        let data = tensors[name].data().map_err(named)?;
-        let (rank, scaling) = config.scaling(path).map_err(named)?;
-        halves.push(Half {
+        let data = tensors[name].data().map_err(|problem| problem.of(name))?;
+        let (rank, scaling) = config.scaling(path)?;
+        factors.push(LoraFactor {
             name: name.clone(),
             layer,
             module,
             side,
-            values: extent.values(&data).map_err(named)?,
+            values: extent.values(&data).map_err(|problem| problem.of(name))?,
             shape: data.shape,
             rank: Some(rank),
             scaling,
@@ -56,11 +61,11 @@ pub(super) fn read(folder: &Path, extent: Extent) -> Result<Contents, AdapterErr
     config.expect_all_of(&paths)?;
     Ok(Contents {
         heads: HeadOrder::Halves,
-        halves,
+        factors,
     })
 }
 
-/// A tensor's module, and which half of its change it is.
+/// The path of the module that a tensor changes, and which matrix of the update it is.
 fn split(name: &str) -> Result<(&str, Side), AdapterError> {
     let path = name.strip_prefix("base_model.model.").unwrap_or(name);
     let sides = [(".lora_A.weight", Side::A), (".lora_B.weight", Side::B)];
@@ -81,8 +86,8 @@ fn split(name: &str) -> Result<(&str, Side), AdapterError> {
     })
 }
 
-/// A module's layer, and what it is there.
-fn place(path: &str) -> Result<(usize, Module), AdapterError> {
+/// The layer of the module with this path, and which of the layer's matrices it is.
+fn layer_and_module(path: &str) -> Result<(usize, Module), AdapterError> {
     let below = LAYERS.into_iter().find_map(|prefix| path.strip_prefix(prefix));
     let found = below
         .and_then(|rest| rest.split_once('.'))
@@ -90,20 +95,5 @@ fn place(path: &str) -> Result<(usize, Module), AdapterError> {
             let module = Module::ALL.into_iter().find(|module| module.hf_name() == name)?;
             Some((layer.parse().ok()?, module))
         });
-    found.ok_or_else(|| unknown(path))
-}
-
-/// The error for what is no module of a layer.
-pub(super) fn unknown(module: &str) -> AdapterError {
-    let last = module.rsplit('.').next().unwrap_or(module);
-    if ["embed_tokens", "lm_head", "token_embd", "output"].contains(&last) {
-        return AdapterError::Unsupported(format!(
-            "`{module}`: an adapter of embeddings or of the output layer"
-        ));
-    }
-    let known = Module::ALL.map(|known| known.hf_name().rsplit('.').next().unwrap_or_default());
-    AdapterError::UnknownModule {
-        module: module.to_owned(),
-        known: known.join(", "),
-    }
+    found.ok_or_else(|| unknown_module(path))
 }

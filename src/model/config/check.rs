@@ -1,79 +1,112 @@
 //! Checks of what files say, before anything is made as large as they say.
 
-use std::{fmt, ops::RangeInclusive};
+use crate::model::{
+    error::ConfigError,
+    spec::{ModelConfig, Rope, Sizes},
+};
 
-use crate::model::spec::{ModelConfig, Sizes};
-
-/// Limits on shapes: beyond them a file is damaged or hostile, not large.
+/// The largest size that is believed: beyond it a file is damaged or hostile, not large.
 const MAX_DIMENSION: usize = 1 << 24;
+/// The largest number of layers that is believed.
 pub(super) const MAX_LAYERS: usize = 1 << 12;
 
-impl ModelConfig {
-    /// The same configuration, when a model can be made of it.
-    pub(super) fn validated(self) -> Result<Self, String> {
-        within("context length", self.context_length, 1..=MAX_DIMENSION)?;
-        within("layer count", self.layers.len(), 1..=MAX_LAYERS)?;
-        for window in self.layers.iter().filter_map(|layer| layer.window) {
-            within("sliding window", window, 1..=usize::MAX)?;
-        }
-        if !self.norm_eps.is_finite() || self.norm_eps < 0.0 {
-            return Err(format!("the norm's epsilon is {}", self.norm_eps));
-        }
-        let caps = self.attention_soft_cap.iter().chain(&self.logit_soft_cap);
-        for factor in [self.attention_scale, self.logit_scale].iter().chain(caps) {
-            if !factor.is_finite() || *factor <= 0.0 {
-                return Err(format!("a scale or soft cap is {factor}"));
-            }
-        }
-        for rope in [Some(&self.rope), self.local_rope.as_ref()].into_iter().flatten() {
-            rope.check(self.sizes.head_dim)?;
-        }
-        Ok(self)
+/// The same configuration, when a model can be made of it.
+pub(super) fn checked(config: ModelConfig) -> Result<ModelConfig, ConfigError> {
+    within("context length", config.context_length, MAX_DIMENSION)?;
+    within("layer count", config.layers.len(), MAX_LAYERS)?;
+    if config.layers.iter().any(|layer| layer.window == Some(0)) {
+        return Err(ConfigError::Size {
+            name: "sliding window",
+            found: 0,
+            min: 1,
+            max: None,
+        });
     }
+    if !config.norm_eps.is_finite() || config.norm_eps < 0.0 {
+        return Err(ConfigError::Number {
+            name: "epsilon of the norms",
+            found: config.norm_eps,
+            expected: "finite and not negative",
+        });
+    }
+    for (name, factor) in [
+        ("attention scale", Some(config.attention_scale)),
+        ("logit scale", Some(config.logit_scale)),
+        ("attention soft cap", config.attention_soft_cap),
+        ("logit soft cap", config.logit_soft_cap),
+    ] {
+        if let Some(found) = factor.filter(|factor| !factor.is_finite() || *factor <= 0.0) {
+            let expected = "finite and above 0";
+            return Err(ConfigError::Number {
+                name,
+                found,
+                expected,
+            });
+        }
+    }
+    for rope in [Some(&config.rope), config.local_rope.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        check_rope(rope, config.sizes.head_dim)?;
+    }
+    Ok(config)
 }
 
-impl Sizes {
-    /// Checked before anything is made as large as they say.
-    pub(super) fn checked(self) -> Result<Self, String> {
-        let Self { heads, kv_heads, .. } = self;
-        for (name, size) in [
-            ("vocabulary", self.vocab),
-            ("hidden size", self.hidden),
-            ("feed-forward size", self.ffn),
-            ("head count", heads),
-            ("kv head count", kv_heads),
-            ("head size", self.head_dim),
-            ("width of all heads", heads.saturating_mul(self.head_dim)),
-        ] {
-            within(name, size, 1..=MAX_DIMENSION)?;
+fn check_rope(rope: &Rope, head_dim: usize) -> Result<(), ConfigError> {
+    let long = rope.long.as_ref().map(|long| &long.frequencies);
+    for frequencies in [Some(&rope.frequencies), long].into_iter().flatten() {
+        let rotated = 2 * frequencies.len();
+        if rotated > head_dim {
+            return Err(ConfigError::RotatedDimensions { rotated, head_dim });
         }
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(format!("{heads} heads cannot share {kv_heads} kv heads"));
+        if !frequencies.iter().all(|frequency| frequency.is_finite()) {
+            return Err(ConfigError::RotaryFrequencies);
         }
-        if !self.head_dim.is_multiple_of(16) {
-            return Err(format!(
-                "a head size of {} is not supported (multiples of 16 are)",
-                self.head_dim
-            ));
-        }
-        Ok(self)
     }
+    if !rope.magnitude.is_finite() {
+        return Err(ConfigError::Number {
+            name: "attention factor of the rotary embedding",
+            found: rope.magnitude,
+            expected: "finite",
+        });
+    }
+    Ok(())
 }
 
-pub(super) fn within(name: &str, size: usize, allowed: RangeInclusive<usize>) -> Result<(), String> {
-    if allowed.contains(&size) {
-        Ok(())
-    } else {
-        Err(format!("the {name} is {size}"))
+/// The same sizes, when weights can have them.
+pub(super) fn checked_sizes(sizes: Sizes) -> Result<Sizes, ConfigError> {
+    let Sizes { heads, kv_heads, .. } = sizes;
+    for (name, size) in [
+        ("vocabulary", sizes.vocab),
+        ("hidden size", sizes.hidden),
+        ("feed-forward size", sizes.ffn),
+        ("head count", heads),
+        ("kv head count", kv_heads),
+        ("head size", sizes.head_dim),
+        ("width of all heads", heads.saturating_mul(sizes.head_dim)),
+    ] {
+        within(name, size, MAX_DIMENSION)?;
     }
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(ConfigError::HeadGroups { heads, kv_heads });
+    }
+    if !sizes.head_dim.is_multiple_of(16) {
+        return Err(ConfigError::HeadSize {
+            found: sizes.head_dim,
+        });
+    }
+    Ok(sizes)
 }
 
-/// `a, b and c`, for messages.
-pub(super) fn listed<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
-    let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
-    match names.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-        None => String::new(),
+fn within(name: &'static str, found: usize, max: usize) -> Result<(), ConfigError> {
+    match (1..=max).contains(&found) {
+        true => Ok(()),
+        false => Err(ConfigError::Size {
+            name,
+            found,
+            min: 1,
+            max: Some(max),
+        }),
     }
 }

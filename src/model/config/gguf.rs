@@ -1,16 +1,19 @@
 //! Reads [`ModelConfig`] from GGUF metadata, under llama.cpp's keys.
 
-use super::check::{MAX_LAYERS, listed};
+use super::check::{MAX_LAYERS, checked_sizes};
 use crate::{
     gguf::{Gguf, Value},
-    model::spec::{
-        Biases, Family, HeadNorms, LongScaling, ModelConfig, NormKind, Rope, RopeStyle, Scaling, Sizes,
-        check_factors, sliding_layers,
+    model::{
+        error::{ConfigError, KeyError, KeyProblem, TensorError, TensorProblem},
+        spec::{
+            Biases, Family, HeadNorms, LongScaling, ModelConfig, NormKind, Rope, RopeStyle, Scaling, Sizes,
+            check_factors, sliding_layers,
+        },
+        weights::{GgufWeights, WeightSource},
     },
-    model::weights::{GgufWeights, WeightSource},
 };
 
-/// `general.architecture`, and the family it stands for.
+/// The architectures that are supported, each with its family.
 const ARCHITECTURES: [(&str, Family); 10] = [
     ("llama", Family::Llama),
     ("mistral3", Family::Mistral),
@@ -24,23 +27,22 @@ const ARCHITECTURES: [(&str, Family); 10] = [
     ("starcoder", Family::GptBigCode),
 ];
 
-/// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that what is
+/// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that two rows that are
 /// rotated together are neighbours.
 pub(crate) fn reorders_heads(architecture: &str) -> bool {
     matches!(architecture, "llama" | "mistral3")
 }
 
-pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
-    let architecture = file
-        .get_str("general.architecture")
-        .ok_or("general.architecture is missing")?;
+pub(super) fn read(file: &Gguf) -> Result<ModelConfig, ConfigError> {
+    const KEY: &str = "general.architecture";
+    let architecture = file.get_str(KEY).ok_or_else(|| KeyProblem::Missing.of(KEY))?;
     let family = ARCHITECTURES.iter().find(|(name, _)| *name == architecture);
     let &(_, family) = family.ok_or_else(|| {
-        let known = listed(ARCHITECTURES.map(|(name, _)| format!("`{name}`")));
-        format!("general.architecture is `{architecture}`; {known} are supported")
+        let known = ARCHITECTURES.map(|(name, _)| name);
+        KeyProblem::unsupported_text(architecture, known).of(KEY)
     })?;
     let keys = Keys { file, architecture };
-    keys.refuse_what_is_not_there()?;
+    keys.refuse_unsupported()?;
     let sizes = sizes(&keys)?;
     let layers = keys.required("block_count")?.min(MAX_LAYERS + 1);
     let mut config = ModelConfig::new(family, sizes, layers, rope(&keys, family, sizes)?);
@@ -50,9 +52,8 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
         NormKind::Rms => "attention.layer_norm_rms_epsilon",
         NormKind::Layer => "attention.layer_norm_epsilon",
     };
-    config.norm_eps = keys
-        .float(eps)?
-        .ok_or_else(|| format!("{} is missing", keys.name(eps)))? as f32;
+    let norm_eps = keys.float(eps)?;
+    config.norm_eps = norm_eps.ok_or_else(|| keys.error(eps, KeyProblem::Missing))? as f32;
     config.tied_embeddings = file.tensor("output.weight").is_none();
     if config.biases != Biases::All {
         let names = ["blk.0.attn_q.bias", "blk.0.attn_qkv.bias"];
@@ -66,7 +67,8 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
             config.attention_soft_cap = Some(cap as f32);
             let cap = keys.float("final_logit_softcapping")?.unwrap_or(30.0);
             config.logit_soft_cap = Some(cap as f32);
-            // The file does not say by what queries are divided. It is the head's size, but for the 27B model.
+            // The file does not say what queries are divided by. It is the square root of the head size, except in the
+            // 27B model, which is known by its number of layers.
             if config.layers.len() == 46 {
                 config.attention_scale = wide_query_scale(sizes);
             }
@@ -77,7 +79,7 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
             let theta = keys.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
             let local = Rope::plain(theta, sizes.head_dim);
             config.local_rope = Some(local);
-            // As above.
+            // The 27B model is an exception, as of Gemma 2.
             if config.layers.len() == 62 {
                 config.attention_scale = wide_query_scale(sizes);
             }
@@ -99,30 +101,32 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, String> {
     Ok(config)
 }
 
-/// Gemma's 27B models divide queries by the square root of the stream's share of each head.
+/// The attention scale of Gemma's 27B models, which divide queries by the square root of hidden size over head count, not
+/// of the head size.
 fn wide_query_scale(sizes: Sizes) -> f32 {
     1.0 / ((sizes.hidden / sizes.heads) as f32).sqrt()
 }
 
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, String> {
+fn sizes(keys: &Keys<'_>) -> Result<Sizes, ConfigError> {
     let hidden = keys.required("embedding_length")?;
     let heads = keys.required("attention.head_count")?;
     let head_dim = match keys.count("attention.key_length")? {
         Some(length) => length,
         None => hidden.checked_div(heads).unwrap_or(0),
     };
-    if let Some(length) = keys.count("attention.value_length")?
+    let key = "attention.value_length";
+    if let Some(length) = keys.count(key)?
         && length != head_dim
     {
-        return Err(format!(
-            "{} is {length}, not the keys' {head_dim}",
-            keys.name("attention.value_length")
-        ));
+        let differs = KeyProblem::Differs {
+            found: length.to_string(),
+            expected: format!("{head_dim} as for the keys"),
+        };
+        return Err(keys.error(key, differs).into());
     }
-    let embedding = keys
-        .file
-        .tensor("token_embd.weight")
-        .ok_or("tensor `token_embd.weight` is missing")?;
+    let name = "token_embd.weight";
+    let embedding = keys.file.tensor(name);
+    let embedding = embedding.ok_or_else(|| TensorProblem::Missing.of(name))?;
     let sizes = Sizes {
         vocab: embedding.dimensions.get(1).copied().unwrap_or(0),
         hidden,
@@ -131,11 +135,12 @@ fn sizes(keys: &Keys<'_>) -> Result<Sizes, String> {
         kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
     };
-    sizes.checked()
+    checked_sizes(sizes)
 }
 
-/// llama.cpp's converter reorders the rows of queries and keys of the llama architecture to pair neighbours.
-fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, String> {
+/// The frequencies of all layers, but for those that the family rotates in another way. llama.cpp's converter reorders the
+/// rows of queries and keys of the llama architecture to pair neighbours.
+fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, ConfigError> {
     let style = match family {
         Family::Llama | Family::Mistral | Family::Cohere | Family::Cohere2 => RopeStyle::Interleaved,
         Family::Qwen2
@@ -145,19 +150,18 @@ fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, String> {
         | Family::Phi3
         | Family::GptBigCode => RopeStyle::Halves,
     };
-    let dims = match keys.count("rope.dimension_count")? {
+    let key = "rope.dimension_count";
+    let dims = match keys.count(key)? {
         Some(dims) if dims > sizes.head_dim || !dims.is_multiple_of(2) => {
-            return Err(format!(
-                "{} is {dims}, which does not fit a head size of {}",
-                keys.name("rope.dimension_count"),
-                sizes.head_dim
-            ));
+            let rule = format!("be even and at most the head size, {}", sizes.head_dim);
+            return Err(keys.error(key, KeyProblem::breaks(dims, rule)).into());
         }
         Some(dims) => dims,
         None => sizes.head_dim,
     };
     let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
-    let kind = keys.file.get_str(&keys.name("rope.scaling.type"));
+    let key = "rope.scaling.type";
+    let kind = keys.file.get_str(&keys.name(key));
     let divisors = keys.factors("rope_freqs.weight", dims / 2)?;
     let short = keys.factors("rope_factors_short.weight", dims / 2)?;
     let long = keys.factors("rope_factors_long.weight", dims / 2)?;
@@ -175,37 +179,34 @@ fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, String> {
             Some(factor) => Scaling::Linear(factor),
         },
         (kind, ..) => {
-            return Err(format!(
-                "{} is `{}` with tensors that do not belong to it or are missing; none, linear and longrope are \
-                 supported",
-                keys.name("rope.scaling.type"),
-                kind.unwrap_or("none")
-            ));
+            let found = kind.unwrap_or("none").to_owned();
+            return Err(keys.error(key, KeyProblem::RotaryTensors { found }).into());
         }
     };
     Ok(Rope::new(style, theta, dims, &scaling))
 }
 
-fn windows(keys: &Keys<'_>, family: Family, config: &mut ModelConfig) -> Result<(), String> {
+/// Sets which layers have a sliding window, and how wide it is.
+fn windows(keys: &Keys<'_>, family: Family, config: &mut ModelConfig) -> Result<(), ConfigError> {
+    const WINDOW: &str = "attention.sliding_window";
     const PATTERN: &str = "attention.sliding_window_pattern";
     let layers = config.layers.len();
-    let window = match (keys.count("attention.sliding_window")?, family) {
+    let window = match (keys.count(WINDOW)?, family) {
         (None, Family::Gemma2) => Some(4096),
-        (None, Family::Cohere2) => {
-            return Err(format!("{} is missing", keys.name("attention.sliding_window")));
-        }
+        (None, Family::Cohere2) => return Err(keys.error(WINDOW, KeyProblem::Missing).into()),
         (window, _) => window.filter(|window| *window > 0),
     };
+    let not_a = |expected: String| keys.error(PATTERN, KeyProblem::NotA { expected });
     let pattern = family.sliding_pattern().filter(|_| window.is_some());
     let sliding = match (keys.file.get(&keys.name(PATTERN)), pattern) {
         (Some(Value::Array(flags)), Some(_)) if flags.len() == layers => {
             let flags = flags.iter().map(Value::as_bool).collect::<Option<Vec<bool>>>();
-            flags.ok_or_else(|| format!("{} has entries that are not booleans", keys.name(PATTERN)))?
+            flags.ok_or_else(|| not_a(format!("a list of {layers} booleans")))?
         }
         (Some(value), Some(_)) => {
             let pattern = value.as_u64().and_then(|v| usize::try_from(v).ok());
-            let pattern = pattern
-                .ok_or_else(|| format!("{} is neither a number nor {layers} booleans", keys.name(PATTERN)))?;
+            let pattern =
+                pattern.ok_or_else(|| not_a(format!("one number or a list of {layers} booleans")))?;
             sliding_layers(layers, pattern)
         }
         (None, Some(pattern)) => sliding_layers(layers, pattern),
@@ -215,68 +216,70 @@ fn windows(keys: &Keys<'_>, family: Family, config: &mut ModelConfig) -> Result<
     Ok(())
 }
 
-/// The metadata below an architecture's name. What is there but of another type is an error, not a default.
+/// The metadata below an architecture's name. A value of another type is an error and not replaced by a default.
 struct Keys<'a> {
     file: &'a Gguf,
     architecture: &'a str,
 }
 
 impl Keys<'_> {
+    /// A key's whole name in the file.
     fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
-    fn count(&self, key: &str) -> Result<Option<usize>, String> {
+    fn error(&self, key: &str, problem: KeyProblem) -> KeyError {
+        problem.of(self.name(key))
+    }
+
+    fn value<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, KeyError> {
         let Some(value) = self.file.get(&self.name(key)) else {
             return Ok(None);
         };
-        let count = value.as_u64().and_then(|v| usize::try_from(v).ok());
-        let wrong = || format!("{} is not one number, which is not supported", self.name(key));
-        count.map(Some).ok_or_else(wrong)
+        let expected = || "one number".to_owned();
+        let wrong = || self.error(key, KeyProblem::NotA { expected: expected() });
+        read(value).map(Some).ok_or_else(wrong)
     }
 
-    fn required(&self, key: &str) -> Result<usize, String> {
-        let missing = || format!("{} is missing", self.name(key));
-        self.count(key)?.ok_or_else(missing)
+    /// A whole number that is not negative.
+    fn count(&self, key: &str) -> Result<Option<usize>, KeyError> {
+        self.value(key, |value| usize::try_from(value.as_u64()?).ok())
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>, String> {
-        let Some(value) = self.file.get(&self.name(key)) else {
-            return Ok(None);
-        };
-        let wrong = || format!("{} is not one number, which is not supported", self.name(key));
-        value.as_f64().map(Some).ok_or_else(wrong)
+    /// [`Keys::count`], where the file has to have the key.
+    fn required(&self, key: &str) -> Result<usize, KeyError> {
+        self.count(key)?
+            .ok_or_else(|| self.error(key, KeyProblem::Missing))
     }
 
-    /// Divisors of rotary frequencies.
-    fn factors(&self, tensor: &str, pairs: usize) -> Result<Option<Vec<f64>>, String> {
-        let named = |reason: String| format!("tensor `{tensor}`: {reason}");
+    fn float(&self, key: &str) -> Result<Option<f64>, KeyError> {
+        self.value(key, Value::as_f64)
+    }
+
+    /// Divisors of the rotary frequencies of so many pairs, from a tensor that the file may have.
+    fn factors(&self, tensor: &str, pairs: usize) -> Result<Option<Vec<f64>>, TensorError> {
         let weights = GgufWeights::new(self.file)?;
-        let Some(data) = weights.named(tensor).map_err(named)? else {
+        let Some(data) = weights.named(tensor).map_err(|problem| problem.of(tensor))? else {
             return Ok(None);
         };
-        let factors: Vec<f64> = data
-            .values(&[pairs])
-            .map_err(named)?
-            .into_iter()
-            .map(f64::from)
-            .collect();
-        check_factors(&factors, pairs).map_err(named)?;
+        let factors = data.values(&[pairs]).map_err(|problem| problem.of(tensor))?;
+        let factors: Vec<f64> = factors.into_iter().map(f64::from).collect();
+        check_factors(&factors, pairs).map_err(|problem| TensorProblem::Factors(problem).of(tensor))?;
         Ok(Some(factors))
     }
 
-    /// Mixtures of experts and the like, which some of these architectures have too.
-    fn refuse_what_is_not_there(&self) -> Result<(), String> {
+    /// Refuses mixtures of experts and other things that some models of these architectures have, and that nothing here
+    /// computes.
+    fn refuse_unsupported(&self) -> Result<(), KeyError> {
+        let refuse = |key: &str, found: String| Err(self.error(key, KeyProblem::NotSupported { found }));
         for key in ["expert_count", "attention.temperature_scale"] {
             if let Some(value) = self.float(key)?.filter(|value| *value != 0.0) {
-                return Err(format!("{} is {value}, which is not supported", self.name(key)));
+                return refuse(key, value.to_string());
             }
         }
-        match self.file.get_bool(&self.name("attention.causal")) {
-            Some(false) => Err(format!(
-                "{} is false, which is not supported",
-                self.name("attention.causal")
-            )),
+        let key = "attention.causal";
+        match self.file.get_bool(&self.name(key)) {
+            Some(false) => refuse(key, "false".to_owned()),
             _ => Ok(()),
         }
     }

@@ -3,16 +3,19 @@
 use serde_json::Value as Json;
 
 use super::{
-    check::{MAX_LAYERS, listed},
+    check::{MAX_LAYERS, checked_sizes},
     hf_fields::Fields,
     hf_gpt,
 };
-use crate::model::spec::{
-    Activation, Family, HeadNorms, Llama3Scaling, LongScaling, ModelConfig, NormKind, NormWeights, Rope,
-    RopeStyle, Scaling, Sizes, check_factors, sliding_layers,
+use crate::model::{
+    error::{ConfigError, KeyError, KeyProblem},
+    spec::{
+        Activation, Family, HeadNorms, Llama3Scaling, LongScaling, ModelConfig, NormKind, NormWeights, Rope,
+        RopeStyle, Scaling, Sizes, check_factors, sliding_layers,
+    },
 };
 
-/// `model_type`, and the family it stands for.
+/// Values of `model_type` that are supported, each with its family.
 const MODEL_TYPES: [(&str, Family); 10] = [
     ("llama", Family::Llama),
     ("mistral", Family::Mistral),
@@ -26,12 +29,14 @@ const MODEL_TYPES: [(&str, Family); 10] = [
     ("cohere2", Family::Cohere2),
 ];
 
-/// Models that also see pictures, and the `model_type` of their part for text, which is what is run.
+/// Values of `model_type` of models that also see pictures, each with that of the part for text, the only one that is
+/// computed.
 const WITH_PICTURES: [(&str, &str); 2] = [("gemma3", "gemma3_text"), ("mistral3", "mistral")];
 
-pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
+pub(super) fn read(json: &Json) -> Result<ModelConfig, ConfigError> {
     let mut fields = Fields(json);
-    let mut model_type = fields.text("model_type")?.ok_or("model_type is missing")?;
+    let model_type = fields.text("model_type")?;
+    let mut model_type = model_type.ok_or_else(|| KeyProblem::Missing.of("model_type"))?;
     if let Some((_, inner)) = WITH_PICTURES.iter().find(|(name, _)| *name == model_type) {
         fields = Fields(&json["text_config"]);
         model_type = fields.text("model_type")?.unwrap_or(inner);
@@ -41,12 +46,11 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
     }
     let family = MODEL_TYPES.iter().find(|(name, _)| *name == model_type);
     let &(_, family) = family.ok_or_else(|| {
-        let known = MODEL_TYPES.map(|(name, _)| name).into_iter();
+        let known = MODEL_TYPES.iter().map(|(name, _)| *name);
         let known = known
-            .chain(WITH_PICTURES.map(|(name, _)| name))
+            .chain(WITH_PICTURES.iter().map(|(name, _)| *name))
             .chain([hf_gpt::MODEL_TYPE]);
-        let known = listed(known.map(|name| format!("`{name}`")));
-        format!("model_type is `{model_type}`; {known} are supported")
+        KeyProblem::unsupported_text(model_type, known).of("model_type")
     })?;
     let sizes = sizes(&fields, family)?;
     let layers = fields.required("num_hidden_layers")?.min(MAX_LAYERS + 1);
@@ -56,7 +60,7 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
     model_type.clone_into(&mut config.architecture);
     config.context_length = context_length;
     config.local_rope = local_rope;
-    refuse_what_is_not_there(&fields, config.activation)?;
+    refuse_unsupported(&fields, config.activation)?;
     let eps = match config.norm {
         NormKind::Rms => fields.number("rms_norm_eps")?.unwrap_or(1e-6),
         NormKind::Layer => fields.number("layer_norm_eps")?.unwrap_or(1e-5),
@@ -76,7 +80,7 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
             let divisor = fields.number("query_pre_attn_scalar")?.unwrap_or(256.0);
             config.attention_scale = (1.0 / divisor.sqrt()) as f32;
             // Gemma 2 has caps unless its file takes them away, Gemma 3 has none unless its file gives them.
-            let cap = |name: &str, default: f64| -> Result<Option<f32>, String> {
+            let cap = |name: &str, default: f64| -> Result<Option<f32>, KeyError> {
                 let cap = match fields.0.get(name) {
                     None => Some(default).filter(|_| family == Family::Gemma2),
                     Some(_) => fields.number(name)?,
@@ -86,9 +90,9 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
             config.logit_soft_cap = cap("final_logit_softcapping", 30.0)?;
             config.attention_soft_cap = cap("attn_logit_softcapping", 50.0)?;
             if let (Family::Gemma3, Some(cap)) = (family, config.attention_soft_cap) {
-                return Err(format!(
-                    "attn_logit_softcapping is {cap}, which is not supported here"
-                ));
+                let found = cap.to_string();
+                let problem = KeyProblem::NotSupported { found };
+                return Err(problem.of("attn_logit_softcapping").into());
             }
         }
         Family::Cohere | Family::Cohere2 => {
@@ -107,21 +111,22 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, String> {
     Ok(config)
 }
 
-fn context_length(fields: &Fields<'_>, family: Family) -> Result<usize, String> {
+fn context_length(fields: &Fields<'_>, family: Family) -> Result<usize, KeyError> {
+    const KEY: &str = "max_position_embeddings";
     // Command-R was trained with more than its file allows by the usual key.
     let longer = match family {
         Family::Cohere => fields.count("model_max_length")?,
         _ => None,
     };
-    match (longer.or(fields.count("max_position_embeddings")?), family) {
+    match (longer.or(fields.count(KEY)?), family) {
         (Some(length), _) => Ok(length),
         (None, Family::Gemma3) => Ok(131_072),
-        (None, _) => Err("max_position_embeddings is missing".into()),
+        (None, _) => Err(KeyProblem::Missing.of(KEY)),
     }
 }
 
-fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
-    // Published Gemma 3 files leave out what transformers has as a default.
+fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, ConfigError> {
+    // Published Gemma 3 files leave out some keys, for which transformers has these defaults.
     let default = |name: &str| match (family, name) {
         (Family::Gemma3, "vocab_size") => Some(262_208),
         (Family::Gemma3, "num_attention_heads") => Some(8),
@@ -130,8 +135,8 @@ fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
         (Family::Qwen3, "head_dim") => Some(128),
         _ => None,
     };
-    let count = |name: &str| Ok::<_, String>(fields.count(name)?.or(default(name)));
-    let required = |name: &str| count(name)?.ok_or_else(|| format!("{name} is missing"));
+    let count = |name: &str| Ok::<_, KeyError>(fields.count(name)?.or(default(name)));
+    let required = |name: &str| count(name)?.ok_or_else(|| KeyProblem::Missing.of(name));
     let (hidden, heads) = (required("hidden_size")?, required("num_attention_heads")?);
     let sizes = Sizes {
         vocab: required("vocab_size")?,
@@ -144,11 +149,12 @@ fn sizes(fields: &Fields<'_>, family: Family) -> Result<Sizes, String> {
             None => hidden.checked_div(heads).unwrap_or(0),
         },
     };
-    sizes.checked()
+    checked_sizes(sizes)
 }
 
-fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Result<(), String> {
-    let wanted = match activation {
+/// Refuses what nothing here computes.
+fn refuse_unsupported(fields: &Fields<'_>, activation: Activation) -> Result<(), KeyError> {
+    let supported = match activation {
         Activation::Silu => "silu",
         Activation::Gelu => "gelu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
@@ -157,25 +163,27 @@ fn refuse_what_is_not_there(fields: &Fields<'_>, activation: Activation) -> Resu
     for key in ["hidden_activation", "hidden_act"] {
         match fields.text(key)? {
             None => {}
-            Some(found) if found == wanted => break,
-            Some(found) => return Err(format!("{key} is `{found}`; `{wanted}` is supported")),
+            Some(found) if found == supported => break,
+            Some(found) => return Err(KeyProblem::unsupported_text(found, [supported]).of(key)),
         }
     }
+    let refuse = |key: &str, found: String| Err(KeyProblem::NotSupported { found }.of(key));
     for key in ["attention_bias", "mlp_bias", "use_bidirectional_attention"] {
         if fields.flag(key)? {
-            return Err(format!("{key} is true, which is not supported"));
+            return refuse(key, "true".to_owned());
         }
     }
     for key in ["num_local_experts", "num_experts"] {
         if let Some(count) = fields.count(key)?.filter(|count| *count > 0) {
-            return Err(format!("{key} is {count}, which is not supported"));
+            return refuse(key, count.to_string());
         }
     }
     Ok(())
 }
 
-/// The sliding window, in families that can have one; what transformers assumes where the file does not say.
-fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, String> {
+/// Width of the sliding window, in tokens, in families that can have one. Where the file does not say, it is what
+/// transformers assumes.
+fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, KeyError> {
     match (fields.0.get("sliding_window"), family) {
         (_, Family::Llama | Family::Cohere | Family::GptBigCode) | (None, Family::Phi3) => Ok(None),
         (None, _) => Ok(Some(4096)),
@@ -183,32 +191,14 @@ fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, String> 
     }
 }
 
-/// Which layers see the window only.
+/// Whether each layer in turn attends within the sliding window only.
 fn sliding(
     fields: &Fields<'_>,
     family: Family,
     model_type: &str,
     layers: usize,
-) -> Result<Vec<bool>, String> {
-    let named = || -> Result<Option<Vec<bool>>, String> {
-        let Some(types) = fields.0["layer_types"].as_array() else {
-            return Ok(None);
-        };
-        if types.len() != layers {
-            return Err(format!(
-                "layer_types has {} entries for {layers} layers",
-                types.len()
-            ));
-        }
-        let types = types.iter().map(|kind| match kind.as_str() {
-            Some("sliding_attention") => Ok(true),
-            Some("full_attention") => Ok(false),
-            _ => Err(format!(
-                "layer_types has {kind}; `sliding_attention` and `full_attention` are supported"
-            )),
-        });
-        types.collect::<Result<_, _>>().map(Some)
-    };
+) -> Result<Vec<bool>, KeyError> {
+    let named = || layer_types(fields, layers);
     match family {
         Family::Llama | Family::Cohere | Family::GptBigCode => Ok(vec![false; layers]),
         Family::Mistral | Family::Phi3 => match named()? {
@@ -233,21 +223,43 @@ fn sliding(
     }
 }
 
-/// The frequencies of most layers, and of those with [`crate::model::spec::Rotation::Local`]. Newer files have them in
-/// `rope_parameters`, for some families one set for each type of layer; older ones in `rope_theta` and
-/// `rope_scaling`.
+/// Whether each layer in turn attends within the sliding window only, where the file names the type of each.
+fn layer_types(fields: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, KeyError> {
+    const KEY: &str = "layer_types";
+    let Some(types) = fields.0[KEY].as_array() else {
+        return Ok(None);
+    };
+    if types.len() != layers {
+        let found = types.len();
+        return Err(KeyProblem::Entries { found, layers }.of(KEY));
+    }
+    let types = types.iter().enumerate().map(|(layer, kind)| match kind.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        other => {
+            let found = other.map_or_else(|| kind.to_string(), str::to_owned);
+            let supported = ["sliding_attention", "full_attention"];
+            Err(KeyProblem::unsupported_text(&found, supported).of(format!("{KEY}[{layer}]")))
+        }
+    });
+    types.collect::<Result<_, _>>().map(Some)
+}
+
+/// The rotary embedding of most layers, and that of layers with [`crate::model::spec::Rotation::Local`]. Newer files have
+/// its parameters in `rope_parameters`, for some families one set for each type of layer; older files have them in
+/// `rope_theta` and `rope_scaling`.
 fn ropes(
     fields: &Fields<'_>,
     family: Family,
     sizes: Sizes,
     context_length: usize,
-) -> Result<(Rope, Option<Rope>), String> {
+) -> Result<(Rope, Option<Rope>), ConfigError> {
     let style = match family {
         Family::Cohere | Family::Cohere2 => RopeStyle::Interleaved,
         _ => RopeStyle::Halves,
     };
     let parameters = Fields(&fields.0["rope_parameters"]);
-    let make = |scaling: Fields<'_>, theta_key: &str, default: f64| -> Result<Rope, String> {
+    let make = |scaling: Fields<'_>, theta_key: &str, default: f64| -> Result<Rope, ConfigError> {
         let theta = match scaling.number("rope_theta")? {
             Some(theta) => theta,
             None => fields.number(theta_key)?.unwrap_or(default),
@@ -257,7 +269,8 @@ fn ropes(
             None => fields.number("partial_rotary_factor")?.unwrap_or(1.0),
         };
         if !(partial > 0.0 && partial <= 1.0) {
-            return Err(format!("partial_rotary_factor is {partial}"));
+            let problem = KeyProblem::breaks(partial, "be above 0 and at most 1");
+            return Err(problem.of("partial_rotary_factor").into());
         }
         let dims = (sizes.head_dim as f64 * partial) as usize / 2 * 2;
         let scaling = read_scaling(&scaling, fields, dims / 2, context_length)?;
@@ -279,24 +292,27 @@ fn ropes(
         ));
     }
     if full.0.is_object() && full.0 != sliding.0 && sliding.0.is_object() {
-        return Err("rope_parameters differ between types of layers, which is not supported here".into());
+        return Err(KeyProblem::DiffersByLayer.of("rope_parameters").into());
     }
     Ok((make(scaling, "rope_theta", 10_000.0)?, None))
 }
 
-/// The scaling that `rope` describes for `pairs` rotated pairs.
+/// The scaling of the frequencies of `pairs` rotated pairs of dimensions that `rope` describes.
 fn read_scaling(
     rope: &Fields<'_>,
     fields: &Fields<'_>,
     pairs: usize,
     context_length: usize,
-) -> Result<Scaling, String> {
+) -> Result<Scaling, KeyError> {
     let kind = match rope.text("rope_type")? {
         Some(kind) => kind,
         None => rope.text("type")?.unwrap_or("default"),
     };
-    let lacks = |name: &str| format!("rope scaling `{kind}` lacks {name}");
-    let number = |name: &str| rope.number(name)?.ok_or_else(|| lacks(name));
+    let missing = |name: &str| {
+        let reason = format!("the rope scaling `{kind}` needs it");
+        KeyProblem::MissingFor { reason }.of(name)
+    };
+    let number = |name: &str| rope.number(name)?.ok_or_else(|| missing(name));
     match kind {
         "default" => Ok(Scaling::None),
         "linear" => Ok(Scaling::Linear(number("factor")?)),
@@ -307,10 +323,10 @@ fn read_scaling(
             original_context: number("original_max_position_embeddings")?,
         })),
         "longrope" | "su" => {
-            let factors = |name: &str| -> Result<Vec<f64>, String> {
-                let list = rope.0[name].as_array().ok_or_else(|| lacks(name))?;
+            let factors = |name: &str| -> Result<Vec<f64>, KeyError> {
+                let list = rope.0[name].as_array().ok_or_else(|| missing(name))?;
                 let factors: Vec<f64> = list.iter().filter_map(Json::as_f64).collect();
-                check_factors(&factors, pairs).map_err(|reason| format!("{name}: {reason}"))?;
+                check_factors(&factors, pairs).map_err(|problem| KeyProblem::Factors(problem).of(name))?;
                 Ok(factors)
             };
             let key = "original_max_position_embeddings";
@@ -330,9 +346,10 @@ fn read_scaling(
                 magnitude: rope.number("attention_factor")?.unwrap_or(default),
             }))
         }
-        other => Err(format!(
-            "rope scaling `{other}` is not supported (default, linear, llama3 and longrope are)"
-        )),
+        other => {
+            let supported = ["default", "linear", "llama3", "longrope"];
+            Err(KeyProblem::unsupported_text(other, supported).of("rope_type"))
+        }
     }
 }
 

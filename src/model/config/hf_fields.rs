@@ -2,7 +2,9 @@
 
 use serde_json::Value as Json;
 
-/// An object of the file. What is there but of another type is an error, not a default; null is not there.
+use crate::model::error::{KeyError, KeyProblem};
+
+/// An object of the file. A value of another type is an error and not replaced by a default; null counts as missing.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(pub &'a Json);
 
@@ -10,40 +12,47 @@ impl<'a> Fields<'a> {
     fn read<T>(
         &self,
         name: &str,
-        wanted: &str,
+        expected: &str,
         read: impl Fn(&'a Json) -> Option<T>,
-    ) -> Result<Option<T>, String> {
+    ) -> Result<Option<T>, KeyError> {
         match self.0.get(name) {
             None | Some(Json::Null) => Ok(None),
-            Some(value) => read(value)
-                .map(Some)
-                .ok_or_else(|| format!("{name} is {value}, not {wanted}")),
+            Some(value) => read(value).map(Some).ok_or_else(|| {
+                let differs = KeyProblem::Differs {
+                    found: value.to_string(),
+                    expected: expected.to_owned(),
+                };
+                differs.of(name)
+            }),
         }
     }
 
-    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, String> {
-        self.read(name, "a number", |value| {
+    /// A whole number that is not negative.
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, KeyError> {
+        self.read(name, "a whole number", |value| {
             value.as_u64().and_then(|v| usize::try_from(v).ok())
         })
     }
 
-    pub(super) fn required(&self, name: &str) -> Result<usize, String> {
-        self.count(name)?.ok_or_else(|| format!("{name} is missing"))
+    /// [`Fields::count`], where the file has to have the key.
+    pub(super) fn required(&self, name: &str) -> Result<usize, KeyError> {
+        self.count(name)?.ok_or_else(|| KeyProblem::Missing.of(name))
     }
 
-    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, String> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<f64>, KeyError> {
         self.read(name, "a number", Json::as_f64)
     }
 
-    pub(super) fn optional_flag(&self, name: &str) -> Result<Option<bool>, String> {
+    pub(super) fn optional_flag(&self, name: &str) -> Result<Option<bool>, KeyError> {
         self.read(name, "a boolean", Json::as_bool)
     }
 
-    pub(super) fn flag(&self, name: &str) -> Result<bool, String> {
+    /// A boolean that is false where the file does not have the key.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, KeyError> {
         Ok(self.optional_flag(name)?.unwrap_or(false))
     }
 
-    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, KeyError> {
         self.read(name, "a string", Json::as_str)
     }
 }

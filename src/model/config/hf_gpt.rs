@@ -1,29 +1,37 @@
 //! Reads [`ModelConfig`] from a `config.json` with GPT-2's keys.
 
-use super::{check::MAX_LAYERS, hf_fields::Fields};
-use crate::model::spec::{Activation, Family, ModelConfig, Rope, Sizes};
+use super::{
+    check::{MAX_LAYERS, checked_sizes},
+    hf_fields::Fields,
+};
+use crate::model::{
+    error::{ConfigError, KeyProblem},
+    spec::{Activation, Family, ModelConfig, Rope, Sizes},
+};
 
-/// The one of these that is supported.
+/// The only `model_type` with these keys that is supported.
 pub(super) const MODEL_TYPE: &str = "gpt_bigcode";
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, String> {
+pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let (hidden, heads) = (fields.required("n_embd")?, fields.required("n_head")?);
-    if fields.optional_flag("multi_query")? == Some(false) {
-        // Its heads have queries, keys and values side by side.
-        return Err("multi_query is false, which is not supported".into());
-    }
-    for (key, wanted) in [("scale_attn_weights", true), ("add_cross_attention", false)] {
-        if fields.optional_flag(key)?.is_some_and(|found| found != wanted) {
-            return Err(format!("{key} is {}, which is not supported", !wanted));
+    for (key, supported) in [
+        // Without it, each head has its queries, keys and values side by side, which is another order of weights.
+        ("multi_query", true),
+        ("scale_attn_weights", true),
+        ("add_cross_attention", false),
+    ] {
+        if let Some(found) = fields.optional_flag(key)?.filter(|found| *found != supported) {
+            let found = found.to_string();
+            return Err(KeyProblem::NotSupported { found }.of(key).into());
         }
     }
-    let activation = match fields.text("activation_function")? {
+    let key = "activation_function";
+    let activation = match fields.text(key)? {
         None | Some("gelu_pytorch_tanh") => Activation::GeluTanh,
         Some("gelu") => Activation::Gelu,
         Some(found) => {
-            return Err(format!(
-                "activation_function is `{found}`; `gelu` and `gelu_pytorch_tanh` are supported"
-            ));
+            let supported = ["gelu", "gelu_pytorch_tanh"];
+            return Err(KeyProblem::unsupported_text(found, supported).of(key).into());
         }
     };
     let sizes = Sizes {
@@ -34,9 +42,9 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<ModelConfig, String> {
         kv_heads: 1,
         head_dim: hidden.checked_div(heads).unwrap_or(0),
     };
-    let sizes = sizes.checked()?;
+    let sizes = checked_sizes(sizes)?;
     let layers = fields.required("n_layer")?.min(MAX_LAYERS + 1);
-    // Nothing is rotated.
+    // Positions have embeddings of their own, and nothing is rotated: these frequencies are not used.
     let rope = Rope::plain(10_000.0, sizes.head_dim);
     let mut config = ModelConfig::new(Family::GptBigCode, sizes, layers, rope);
     MODEL_TYPE.clone_into(&mut config.architecture);

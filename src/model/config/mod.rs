@@ -10,17 +10,23 @@ mod hf_gpt;
 use serde_json::Value as Json;
 
 pub(crate) use self::gguf::reorders_heads;
-use super::spec::ModelConfig;
+use super::{error::ConfigError, spec::ModelConfig};
 use crate::gguf::Gguf;
 
 impl ModelConfig {
-    /// From a GGUF file's metadata.
-    pub(crate) fn from_gguf(file: &Gguf) -> Result<Self, String> {
-        gguf::read(file)?.validated()
+    /// Reads the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// When they describe no model that can be computed; names the key or tensor.
+    pub(crate) fn from_gguf(file: &Gguf) -> Result<Self, ConfigError> {
+        check::checked(gguf::read(file)?)
     }
 
-    /// From a Hugging Face `config.json`.
-    pub(crate) fn from_json(json: &Json) -> Result<Self, String> {
-        hf::read(json)?.validated()
+    /// Reads a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    /// When it describes no model that can be computed; names the key.
+    pub(crate) fn from_json(json: &Json) -> Result<Self, ConfigError> {
+        check::checked(hf::read(json)?)
     }
 }

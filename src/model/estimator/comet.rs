@@ -4,9 +4,12 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::spec::Pointwise;
+use crate::model::{
+    error::{ConfigError, KeyError, KeyProblem},
+    spec::Pointwise,
+};
 
-/// Heads are read in vectors of so many values.
+/// Attention reads heads in vectors of so many values, so a head's size has to be a multiple of it.
 const HEAD_STEP: usize = 16;
 
 /// A checked configuration.
@@ -14,23 +17,25 @@ const HEAD_STEP: usize = 16;
 pub(crate) struct CometConfig {
     pub encoder: EncoderConfig,
     pub sentence: SentenceLayer,
-    /// Outputs of the hidden layers of the regression head.
+    /// Number of outputs of each hidden layer of the regression head.
     pub hidden_sizes: Vec<usize>,
+    /// Applied after each hidden layer of the regression head.
     pub activation: Option<Pointwise>,
+    /// Applied to the score.
     pub final_activation: Option<Pointwise>,
 }
 
 /// An XLM-R encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EncoderConfig {
-    pub placement: NormPlacement,
+    pub norms: EncoderNorms,
     pub vocab: usize,
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,
     pub ffn: usize,
     pub positions: usize,
-    /// Position of a sequence's first token: those of padding come before it.
+    /// Position of a sequence's first token. The positions before it are those of padding.
     pub first_position: usize,
     pub token_types: usize,
     pub eps: f32,
@@ -38,23 +43,23 @@ pub(crate) struct EncoderConfig {
 
 /// Where an encoder's layers have their norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NormPlacement {
+pub(crate) enum EncoderNorms {
     /// After each part has joined the stream: XLM-R base and large (arXiv 1911.02116).
     Post,
     /// Before each part, and one at the end: XLM-R XL and XXL (arXiv 2105.00572).
     Pre,
 }
 
-/// What the sentence's vector is made of.
+/// Which layers the vector of a sentence is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SentenceLayer {
     /// The output of one layer, 0 being the embeddings.
     One(usize),
-    /// A weighted sum of all.
+    /// A weighted sum of all layers, the embeddings included.
     Mix { transform: MixTransform, norm: bool },
 }
 
-/// How parameters become weights of layers.
+/// How the parameters of a mix become the weights of its layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MixTransform {
     Softmax,
@@ -98,19 +103,21 @@ fn one() -> usize {
 }
 
 impl CometConfig {
-    /// Errors name the key.
-    pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
-        let file = File::deserialize(json).map_err(|error| error.to_string())?;
-        let encoder = file.encoder.check().map_err(|error| format!("encoder.{error}"))?;
+    /// # Errors
+    /// When no model can be made of it; names the key.
+    pub(crate) fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let file = File::deserialize(json).map_err(ConfigError::Form)?;
+        let encoder = file.encoder.checked()?;
         let segments: Vec<&str> = file.input_segments.iter().map(String::as_str).collect();
         if segments.first() != Some(&"mt") || !segments.contains(&"src") {
-            return Err(format!(
-                "input_segments is {segments:?}: the translation (`mt`) has to come first, and the source (`src`) has \
-                 to be among them"
-            ));
+            let rule = "begin with the translation (`mt`) and to contain the source (`src`)";
+            let problem = KeyProblem::breaks(format!("{segments:?}"), rule);
+            return Err(problem.of("input_segments").into());
         }
         if file.hidden_sizes.is_empty() || file.hidden_sizes.contains(&0) {
-            return Err("hidden_sizes needs at least one size, and none of 0".to_owned());
+            let found = format!("{:?}", file.hidden_sizes);
+            let rule = "have at least one size, and none of 0";
+            return Err(KeyProblem::breaks(found, rule).of("hidden_sizes").into());
         }
         let sentence = match &file.sent_layer {
             Value::String(mix) if mix == "mix" => SentenceLayer::Mix {
@@ -118,9 +125,8 @@ impl CometConfig {
                     "softmax" => MixTransform::Softmax,
                     "sparsemax" => MixTransform::Sparsemax,
                     other => {
-                        return Err(format!(
-                            "layer_transformation is `{other}`; `softmax` and `sparsemax` are supported"
-                        ));
+                        let problem = KeyProblem::unsupported_text(other, ["softmax", "sparsemax"]);
+                        return Err(problem.of("layer_transformation").into());
                     }
                 },
                 norm: file.layer_norm,
@@ -129,10 +135,8 @@ impl CometConfig {
                 let index = layer.as_u64().and_then(|layer| usize::try_from(layer).ok());
                 let index = index.filter(|index| *index <= encoder.layers);
                 SentenceLayer::One(index.ok_or_else(|| {
-                    format!(
-                        "sent_layer is {layer}; it has to be \"mix\" or a layer from 0 to {}",
-                        encoder.layers
-                    )
+                    let rule = format!("be \"mix\" or a layer from 0 to {}", encoder.layers);
+                    KeyProblem::breaks(layer, rule).of("sent_layer")
                 })?)
             }
         };
@@ -149,41 +153,34 @@ impl CometConfig {
     }
 }
 
-/// A module of `torch.nn`, in whatever case: that is how COMET looks it up.
-fn activation(key: &str, name: &str) -> Result<Option<Pointwise>, String> {
+/// The function of the module of `torch.nn` with this name, whatever its case, which is how COMET looks it up.
+fn activation(key: &str, name: &str) -> Result<Option<Pointwise>, KeyError> {
     match name.to_lowercase().as_str() {
         "tanh" => Ok(Some(Pointwise::Tanh)),
         "sigmoid" => Ok(Some(Pointwise::Sigmoid)),
         "identity" => Ok(None),
-        _ => Err(format!(
-            "{key} is `{name}`; Tanh, Sigmoid and Identity are supported"
-        )),
+        _ => Err(KeyProblem::unsupported_text(name, ["Tanh", "Sigmoid", "Identity"]).of(key)),
     }
 }
 
 impl EncoderFile {
-    fn check(self) -> Result<EncoderConfig, String> {
-        let placement = match self.model_type.as_str() {
-            "xlm-roberta" => NormPlacement::Post,
-            "xlm-roberta-xl" => NormPlacement::Pre,
+    fn checked(self) -> Result<EncoderConfig, KeyError> {
+        let error = |key: &str, problem: KeyProblem| problem.of(format!("encoder.{key}"));
+        let norms = match self.model_type.as_str() {
+            "xlm-roberta" => EncoderNorms::Post,
+            "xlm-roberta-xl" => EncoderNorms::Pre,
             other => {
-                return Err(format!(
-                    "model_type is `{other}`; `xlm-roberta` and `xlm-roberta-xl` are supported"
-                ));
+                let problem = KeyProblem::unsupported_text(other, ["xlm-roberta", "xlm-roberta-xl"]);
+                return Err(error("model_type", problem));
             }
         };
         if self.hidden_act != "gelu" {
-            return Err(format!(
-                "hidden_act is `{}`; `gelu` is supported",
-                self.hidden_act
-            ));
+            let problem = KeyProblem::unsupported_text(&self.hidden_act, ["gelu"]);
+            return Err(error("hidden_act", problem));
         }
-        if self
-            .position_embedding_type
-            .as_deref()
-            .is_some_and(|kind| kind != "absolute")
-        {
-            return Err("position_embedding_type is not `absolute`".to_owned());
+        if let Some(kind) = self.position_embedding_type.filter(|kind| kind != "absolute") {
+            let problem = KeyProblem::unsupported_text(&kind, ["absolute"]);
+            return Err(error("position_embedding_type", problem));
         }
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -194,26 +191,29 @@ impl EncoderFile {
             ("type_vocab_size", self.type_vocab_size),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} is 0"));
+            return Err(error(name, KeyProblem::breaks(0, "be at least 1")));
         }
         let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
         if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(HEAD_STEP) {
-            return Err(format!(
-                "hidden_size is {hidden} with {heads} heads; each head has to have a multiple of {HEAD_STEP} dimensions"
-            ));
+            let found = format!("{hidden} with {heads} heads");
+            let rule = format!("give each head a multiple of {HEAD_STEP} dimensions");
+            return Err(error("hidden_size", KeyProblem::breaks(found, rule)));
         }
         let first_position = self.pad_token_id.saturating_add(1);
         if self.max_position_embeddings <= first_position {
-            return Err(format!(
-                "max_position_embeddings is {}, which leaves none behind the padding's, pad_token_id {}",
-                self.max_position_embeddings, self.pad_token_id
-            ));
+            let rule = format!(
+                "be more than {first_position}, for positions up to pad_token_id, {}, are those of padding",
+                self.pad_token_id
+            );
+            let problem = KeyProblem::breaks(self.max_position_embeddings, rule);
+            return Err(error("max_position_embeddings", problem));
         }
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
-            return Err("layer_norm_eps is not a positive number".to_owned());
+            let problem = KeyProblem::breaks(self.layer_norm_eps, "be finite and not negative");
+            return Err(error("layer_norm_eps", problem));
         }
         Ok(EncoderConfig {
-            placement,
+            norms,
             vocab: self.vocab_size,
             hidden,
             layers: self.num_hidden_layers,
@@ -233,11 +233,11 @@ impl EncoderConfig {
         self.positions - self.first_position
     }
 
-    /// As provenance names it.
+    /// The architecture's name in provenance.
     pub(crate) fn architecture(&self) -> &'static str {
-        match self.placement {
-            NormPlacement::Post => "comet-kiwi xlm-roberta",
-            NormPlacement::Pre => "comet-kiwi xlm-roberta-xl",
+        match self.norms {
+            EncoderNorms::Post => "comet-kiwi xlm-roberta",
+            EncoderNorms::Pre => "comet-kiwi xlm-roberta-xl",
         }
     }
 }
@@ -294,7 +294,7 @@ mod tests {
             let mut json = sound();
             json["encoder"][key] = value;
             let error = CometConfig::from_json(&json).unwrap_err();
-            assert!(error.starts_with(expected), "{key}: {error}");
+            assert!(error.to_string().starts_with(expected), "{key}: {error}");
         }
         let values = [
             ("sent_layer", json!(3), "sent_layer is 3"),
@@ -313,7 +313,7 @@ mod tests {
             let mut json = sound();
             json[key] = value;
             let error = CometConfig::from_json(&json).unwrap_err();
-            assert!(error.starts_with(expected), "{key}: {error}");
+            assert!(error.to_string().starts_with(expected), "{key}: {error}");
         }
     }
 }

@@ -1,24 +1,28 @@
-//! `config.json` of a MetricX folder, as `scripts/convert_metricx.py` writes it: mT5's, the version, and where wanted the
-//! keys that begin with `metricx_`.
+//! `config.json` of a MetricX folder, as `scripts/convert_metricx.py` writes it: mT5's keys, and those of MetricX, which
+//! begin with `metricx_`.
+
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::position::Buckets;
+use crate::model::error::{ConfigError, KeyProblem};
 
-/// Heads are read in vectors of so many values.
+/// Attention reads heads in vectors of so many values, so a head's size has to be a multiple of it.
 const HEAD_STEP: usize = 16;
 
-/// `<extra_id_10>` of mT5's vocabulary, whose logit is the score.
+/// Id of `<extra_id_10>` in mT5's vocabulary. Its logit is the score, unless the file names another token.
 const SCORE_TOKEN: usize = 250_089;
 
-/// Largest size that is believed.
-const MOST: usize = 1 << 24;
+/// The largest size that is believed: beyond it a file is damaged or hostile, not large.
+const MAX_SIZE: usize = 1 << 24;
 
-/// Most tokens of an input: far more than any version was trained with, and few enough for a table of distances.
-const MOST_TOKENS: usize = 1 << 16;
+/// Longest input that is believed, in tokens: far longer than any version was trained with, and short enough for a table
+/// of all distances between two tokens.
+const MAX_TOKENS: usize = 1 << 16;
 
-/// Which texts a checkpoint was trained to read. Its weights do not tell.
+/// Version of MetricX, which says what texts a checkpoint was trained to read. Its weights do not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     /// MetricX-23-QE: the translation, then the source.
@@ -31,7 +35,7 @@ pub(crate) enum Version {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MetricXConfig {
     pub vocab: usize,
-    /// Width of the stream.
+    /// Width of the residual stream.
     pub hidden: usize,
     pub ffn: usize,
     pub heads: usize,
@@ -91,7 +95,7 @@ fn gated_gelu() -> String {
 }
 
 impl Version {
-    /// What `metricx_version` says; `None` when it says nothing that is known.
+    /// The version that `metricx_version` names; `None` when it names none that is known.
     pub(crate) fn of_config(json: &Value) -> Option<Self> {
         match json["metricx_version"].as_u64()? {
             23 => Some(Self::V23),
@@ -100,7 +104,7 @@ impl Version {
         }
     }
 
-    /// What an estimator reads for a source and its translation.
+    /// The text that an estimator of this version reads for a source and its translation.
     pub(crate) fn text(self, source: &str, translation: &str) -> String {
         match self {
             Self::V23 => format!("candidate: {translation} source: {source}"),
@@ -108,7 +112,7 @@ impl Version {
         }
     }
 
-    /// Longest input that it was trained with, in tokens, with the end token that it does not read.
+    /// Longest input that the version was trained with, in tokens. It counts the end token, which is not read.
     fn trained_tokens(self) -> usize {
         match self {
             Self::V23 => 1024,
@@ -118,21 +122,32 @@ impl Version {
 }
 
 impl MetricXConfig {
-    /// Errors name the key.
-    pub(crate) fn from_json(json: &Value) -> Result<Self, String> {
-        let file = File::deserialize(json).map_err(|error| error.to_string())?;
-        let version = Version::of_config(json).ok_or_else(|| match file.metricx_version {
-            None => "metricx_version is missing: 23 for MetricX-23-QE, 24 for MetricX-24".to_owned(),
-            Some(other) => format!("metricx_version is {other}; 23 and 24 are supported"),
+    /// # Errors
+    /// When no model can be made of it; names the key.
+    pub(crate) fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let error = |key: &str, problem: KeyProblem| Err(problem.of(key).into());
+        let breaks =
+            |key: &str, found: &dyn fmt::Display, rule: String| error(key, KeyProblem::breaks(found, rule));
+        let file = File::deserialize(json).map_err(ConfigError::Form)?;
+        let version = Version::of_config(json).ok_or_else(|| {
+            let problem = match file.metricx_version {
+                None => KeyProblem::MissingFor {
+                    reason: "23 for MetricX-23-QE, 24 for MetricX-24".to_owned(),
+                },
+                Some(other) => KeyProblem::Unsupported {
+                    found: other.to_string(),
+                    supported: ["23", "24"].map(str::to_owned).to_vec(),
+                },
+            };
+            problem.of("metricx_version")
         })?;
-        if file.model_type != "mt5" {
-            return Err(format!("model_type is `{}`; `mt5` is supported", file.model_type));
-        }
-        if file.feed_forward_proj != "gated-gelu" {
-            return Err(format!(
-                "feed_forward_proj is `{}`; `gated-gelu` is supported",
-                file.feed_forward_proj
-            ));
+        for (key, found, supported) in [
+            ("model_type", &file.model_type, "mt5"),
+            ("feed_forward_proj", &file.feed_forward_proj, "gated-gelu"),
+        ] {
+            if found != supported {
+                return error(key, KeyProblem::unsupported_text(found, [supported]));
+            }
         }
         let decoder_layers = file.num_decoder_layers.unwrap_or(file.num_layers);
         let (count, max_distance) = (
@@ -150,37 +165,33 @@ impl MetricXConfig {
             ("relative_attention_num_buckets", count),
             ("relative_attention_max_distance", max_distance),
         ];
-        if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
-            return Err(format!("{name} is {size}; it has to be 1 to {MOST}"));
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
+            return breaks(name, size, format!("be from 1 to {MAX_SIZE}"));
         }
         if !file.d_kv.is_multiple_of(HEAD_STEP) {
-            return Err(format!(
-                "d_kv is {}; it has to be a multiple of {HEAD_STEP}",
-                file.d_kv
-            ));
+            return breaks("d_kv", &file.d_kv, format!("be a multiple of {HEAD_STEP}"));
         }
         if !count.is_multiple_of(4) || max_distance <= count / 4 {
-            return Err(format!(
-                "relative_attention_num_buckets is {count} with relative_attention_max_distance {max_distance}: the \
-                 first has to be a multiple of 4, and the second more than a quarter of it"
-            ));
+            let found = format!("{count} with relative_attention_max_distance {max_distance}");
+            let rule = "be a multiple of 4, and the distance more than a quarter of it";
+            return breaks("relative_attention_num_buckets", &found, rule.to_owned());
         }
         if !(file.layer_norm_epsilon.is_finite() && file.layer_norm_epsilon >= 0.0) {
-            return Err("layer_norm_epsilon is not a positive number".to_owned());
+            let rule = "be finite and not negative".to_owned();
+            return breaks("layer_norm_epsilon", &file.layer_norm_epsilon, rule);
         }
         let score_token = file.metricx_score_token_id.unwrap_or(SCORE_TOKEN);
         if score_token >= file.vocab_size {
-            return Err(format!(
-                "vocab_size is {}, but the score is the logit of token {score_token} (metricx_score_token_id, or \
-                 {SCORE_TOKEN} without it)",
-                file.vocab_size
-            ));
+            let rule = format!(
+                "be more than {score_token}, the token whose logit is the score (metricx_score_token_id, or \
+                 {SCORE_TOKEN} without it)"
+            );
+            return breaks("vocab_size", &file.vocab_size, rule);
         }
         let tokens = file.metricx_max_input_tokens.unwrap_or(version.trained_tokens());
-        if !(2..=MOST_TOKENS).contains(&tokens) {
-            return Err(format!(
-                "metricx_max_input_tokens is {tokens}; it has to be 2 to {MOST_TOKENS}"
-            ));
+        if !(2..=MAX_TOKENS).contains(&tokens) {
+            let rule = format!("be from 2 to {MAX_TOKENS}");
+            return breaks("metricx_max_input_tokens", &tokens, rule);
         }
         Ok(Self {
             vocab: file.vocab_size,
@@ -261,7 +272,11 @@ mod tests {
                 json!(1u64 << 40),
                 "metricx_max_input_tokens",
             ),
-            ("vocab_size", json!(32_128), "vocab_size is 32128, but the score"),
+            (
+                "vocab_size",
+                json!(32_128),
+                "vocab_size is 32128; it has to be more than 250089",
+            ),
             ("feed_forward_proj", json!("relu"), "feed_forward_proj is `relu`"),
             ("num_decoder_layers", json!(0), "num_decoder_layers is 0"),
             ("d_kv", json!(20), "d_kv is 20"),
@@ -283,7 +298,7 @@ mod tests {
             let mut json = sound();
             json[key] = value;
             let error = MetricXConfig::from_json(&json).unwrap_err();
-            assert!(error.starts_with(expected), "{key}: {error}");
+            assert!(error.to_string().starts_with(expected), "{key}: {error}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Relative positions: mT5 has no position embeddings, but adds to each product of a query and a key a bias that a head
-//! has for their distance (arXiv 1910.10683, section 2.1).
+//! Relative positions: mT5 has no position embeddings. Instead, each head has biases for the distances between a query and a
+//! key, and adds the one of their distance to their product (arXiv 1910.10683, section 2.1).
 
-/// How distances are counted.
+/// How distances between tokens are divided into buckets, each of which has a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Buckets {
-    /// A multiple of 4: half of them for each direction.
+    /// Number of buckets, a multiple of 4: half of them are for each direction.
     pub count: usize,
-    /// From this distance on all is one; more than a quarter of `count`.
+    /// All distances of so many tokens and more share a bucket; more than a quarter of `count`.
     pub max_distance: usize,
 }
 
@@ -27,8 +27,8 @@ impl Buckets {
         if distance > 0 { half + bucket } else { bucket }
     }
 
-    /// What is added for distances from `1 - reach` to `reach - 1`, `[heads, 2 * reach - 1]`, from the checkpoint's
-    /// `[count, heads]`.
+    /// The biases of all distances from `1 - reach` to `reach - 1` tokens, `[heads, 2 * reach - 1]`, from the checkpoint's
+    /// biases of buckets, `[count, heads]`.
     pub(crate) fn by_distance(self, biases: &[f32], heads: usize, reach: usize) -> Vec<f32> {
         let distances = || (0..2 * reach - 1).map(|at| at.cast_signed() - (reach - 1).cast_signed());
         let of_head = |head| distances().map(move |distance| biases[self.of(distance) * heads + head]);

@@ -1,4 +1,4 @@
-//! Functions of single values.
+//! Functions that a model applies to each value by itself.
 
 /// The activation function of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
-//! The shape of attention.
+//! The shape of attention, and what it computes.
 
 /// Numbers of heads and their width, in every layer of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; divides `heads`.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Dimensions of a head; a multiple of 16.
+    /// Number of dimensions of a head; a multiple of 16.
     pub head_dim: usize,
 }
 
@@ -21,11 +21,11 @@ impl AttentionShape {
 /// What the attention of one layer computes.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionLayer {
-    /// Heads and their width.
+    /// Numbers of heads and their width.
     pub shape: AttentionShape,
     /// Factor on the products of queries and keys, before softmax.
     pub scale: f32,
-    /// Scores become `cap * tanh(score / cap)` (arXiv 2408.00118).
+    /// Bound on the scaled products: scores become `cap * tanh(score / cap)` (arXiv 2408.00118).
     pub soft_cap: Option<f32>,
     /// Sliding window, in tokens: how many a token attends to, itself included. `None` is full causal attention.
     pub window: Option<usize>,

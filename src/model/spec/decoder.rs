@@ -1,17 +1,17 @@
-//! A decoder, described so that no code that computes it asks for its family.
+//! The description of a decoder that all code which computes it follows, instead of asking for its family.
 
 use super::{
     Activation, AttentionLayer, AttentionShape, Biases, Family, FeedForward, HeadNorms, NormKind,
-    NormPlacement, NormWeights, Rope,
+    NormPlacement, NormWeights, Rope, Rotation,
 };
 
-/// A decoder, described so that no code asks for a family.
+/// What a decoder computes, described so that no code that computes it asks for its family.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelConfig {
     /// As the file names it, for example `llama`.
     pub architecture: String,
     pub sizes: Sizes,
-    /// Longest sequence it was made for.
+    /// Longest sequence that it was made for, in tokens.
     pub context_length: usize,
     pub norm: NormKind,
     pub norm_eps: f32,
@@ -23,21 +23,21 @@ pub(crate) struct ModelConfig {
     pub feed_forward: FeedForward,
     /// Whether each position has an embedding of its own, which is added to the token's.
     pub learned_positions: bool,
-    /// What products of queries and keys are multiplied with.
+    /// Factor on the products of queries and keys.
     pub attention_scale: f32,
-    /// Bounds scores: `cap * tanh(score / cap)`.
+    /// Bound on the scaled products of queries and keys: `cap * tanh(score / cap)`.
     pub attention_soft_cap: Option<f32>,
     /// One entry for each layer.
     pub layers: Vec<LayerAttention>,
-    /// For layers with [`Rotation::Global`].
+    /// Rotary embedding of layers with [`Rotation::Global`].
     pub rope: Rope,
-    /// For layers with [`Rotation::Local`].
+    /// Rotary embedding of layers with [`Rotation::Local`].
     pub local_rope: Option<Rope>,
-    /// What embeddings are multiplied with.
+    /// Factor on the embeddings of tokens.
     pub embedding_scale: f32,
-    /// What logits are multiplied with.
+    /// Factor on logits.
     pub logit_scale: f32,
-    /// Bounds logits, after their scale.
+    /// Bound on logits, applied as [`ModelConfig::attention_soft_cap`] after their scale.
     pub logit_soft_cap: Option<f32>,
     /// Whether the output projection is the embedding.
     pub tied_embeddings: bool,
@@ -63,22 +63,13 @@ pub(crate) struct Sizes {
 /// How one layer attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LayerAttention {
-    /// How many tokens a token sees, itself included; all before it when absent.
+    /// Sliding window: how many tokens a token attends to, itself included. `None` where it attends to all before it.
     pub window: Option<usize>,
     pub rotation: Rotation,
 }
 
-/// Which rotary frequencies a layer uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rotation {
-    /// None: positions reach it through the causal order only (arXiv 2305.19466).
-    None,
-    Global,
-    Local,
-}
-
 impl ModelConfig {
-    /// A model of a family as it is when its file says nothing else: full attention in `layers` layers.
+    /// A model of this family before its file has said more: full attention in all of its `layers` layers.
     pub(crate) fn new(family: Family, sizes: Sizes, layers: usize, rope: Rope) -> Self {
         let traits = family.traits();
         let full = LayerAttention {
@@ -114,7 +105,7 @@ impl ModelConfig {
         }
     }
 
-    /// Limits the context window, and chooses the rotary frequencies for it.
+    /// Limits the context window to so many tokens, and chooses the rotary frequencies for it.
     pub(crate) fn limit_context(&mut self, limit: Option<usize>) {
         if let Some(limit) = limit {
             self.context_length = self.context_length.min(limit.max(1));
@@ -122,7 +113,7 @@ impl ModelConfig {
         self.rope.choose(self.context_length);
     }
 
-    /// Sizes of the attention.
+    /// Numbers of heads and their width, which are those of every layer.
     pub(crate) fn attention_shape(&self) -> AttentionShape {
         AttentionShape {
             heads: self.sizes.heads,
@@ -131,7 +122,7 @@ impl ModelConfig {
         }
     }
 
-    /// How a layer attends.
+    /// What the attention of a layer computes.
     pub(crate) fn attention_layer(&self, layer: LayerAttention) -> AttentionLayer {
         AttentionLayer {
             shape: self.attention_shape(),
@@ -141,14 +132,15 @@ impl ModelConfig {
         }
     }
 
-    /// How many tokens a token sees in any layer, where that is less than all of the context.
+    /// The widest sliding window of any layer, in tokens; `None` where a layer attends to the whole context.
     pub(crate) fn window(&self) -> Option<usize> {
         let windows = self.layers.iter().map(|layer| layer.window);
         let widest = windows.reduce(|a, b| Some(a?.max(b?))).flatten();
         widest.filter(|&window| window < self.context_length)
     }
 
-    /// Which layers see the window only, and so how the family rotates them.
+    /// Gives a sliding window to the layers for which `sliding` is true, and to all layers the rotation that the family has
+    /// for them.
     pub(crate) fn set_windows(&mut self, family: Family, window: Option<usize>, sliding: &[bool]) {
         for (layer, &sliding) in self.layers.iter_mut().zip(sliding) {
             layer.window = window.filter(|_| sliding);

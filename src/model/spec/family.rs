@@ -2,7 +2,8 @@
 
 use super::{Activation, NormKind, Rotation};
 
-/// Families of decoders. Only this folder knows them.
+/// Families of decoders. Only the readers of configurations know them; what computes a decoder follows its
+/// [`ModelConfig`](super::ModelConfig).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     /// Llama 2 and 3, and what shares their shape: EuroLLM, Teuken, SmolLM2 (arXiv 2302.13971, 2407.21783).
@@ -27,13 +28,13 @@ pub(crate) enum Family {
     GptBigCode,
 }
 
-/// Which products have biases.
+/// Which products of a model have biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Biases {
     None,
-    /// Those of queries, keys and values.
+    /// The products that make queries, keys and values.
     Qkv,
-    /// Those of every layer, and norms too.
+    /// All products of every layer. All norms have biases, too.
     All,
 }
 
@@ -53,14 +54,14 @@ pub(crate) enum NormPlacement {
     Pre,
     /// Before and after both.
     PreAndPost,
-    /// One before both, which run side by side (arXiv 2204.02311).
+    /// One norm before both, which read it side by side (arXiv 2204.02311).
     Parallel,
 }
 
 /// Whether heads of queries and keys are normed before they are rotated (arXiv 2010.04245).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadNorms {
-    /// They are not.
+    /// Heads are not normed.
     None,
     /// All heads have the same weights, `[head_dim]`.
     Shared,
@@ -71,9 +72,9 @@ pub(crate) enum HeadNorms {
 /// How a file stores the weights of norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NormWeights {
-    /// As they are used.
+    /// As the norm multiplies with them.
     Whole,
-    /// Less 1.
+    /// The norm multiplies with 1 more than the file has.
     LessOne,
 }
 
@@ -146,7 +147,7 @@ impl Family {
         }
     }
 
-    /// How layers with and without a window are rotated.
+    /// How a layer is rotated that has a sliding window or has none.
     pub(crate) fn rotation(self, sliding: bool) -> Rotation {
         match (self, sliding) {
             (Self::Gemma3, true) => Rotation::Local,
@@ -155,7 +156,7 @@ impl Family {
         }
     }
 
-    /// Every how many layers one sees everything, in families where the others see a window.
+    /// One layer in so many attends to the whole context, in families where the others have a sliding window.
     pub(crate) fn sliding_pattern(self) -> Option<usize> {
         match self {
             Self::Gemma2 => Some(2),
@@ -166,7 +167,7 @@ impl Family {
     }
 }
 
-/// `pattern - 1` layers with a window, then one without, and so on.
+/// Which of so many layers have a sliding window: `pattern - 1` layers have, the next has none, and so on.
 pub(crate) fn sliding_layers(layers: usize, pattern: usize) -> Vec<bool> {
     let pattern = pattern.max(1);
     (1..=layers).map(|layer| !layer.is_multiple_of(pattern)).collect()

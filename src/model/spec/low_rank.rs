@@ -1,4 +1,4 @@
-//! Low-rank updates of matrices.
+//! Low-rank updates of matrices, which LoRA adapters are made of.
 
 /// A low-rank update `B · A` (arXiv 2106.09685) of neighbouring outputs of a matrix product.
 pub struct LowRankPart {

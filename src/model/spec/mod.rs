@@ -26,9 +26,9 @@ pub use self::{
     tensor_format::{FormatError, TensorFormat},
 };
 pub(crate) use self::{
-    decoder::{ModelConfig, Rotation, Sizes},
+    decoder::{ModelConfig, Sizes},
     family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights, sliding_layers},
     matrix_source::dequantize,
-    rotary::{Llama3Scaling, LongScaling, Rope, Scaling, check_factors},
+    rotary::{Llama3Scaling, LongScaling, Rope, Rotation, Scaling, check_factors},
     tensor_format::Factor,
 };

@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use crate::model::error::FactorsProblem;
+
 /// How a model pairs the dimensions of a head for rotary embedding (arXiv 2104.09864).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeStyle {
@@ -11,14 +13,25 @@ pub enum RopeStyle {
     Halves,
 }
 
+/// Which rotary frequencies a layer uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// None: positions reach the layer through the causal order only (arXiv 2305.19466).
+    None,
+    /// Those that most layers use.
+    Global,
+    /// Those of the layers with a sliding window, in models where these have their own.
+    Local,
+}
+
 /// Rotary embedding (arXiv 2104.09864) of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rope {
     /// How dimensions are paired.
     pub style: RopeStyle,
-    /// One for each rotated pair, scaling applied.
+    /// Radians per position for each rotated pair of dimensions, scaling applied.
     pub frequencies: Vec<f32>,
-    /// What sines and cosines are multiplied with.
+    /// Factor on sines and cosines.
     pub magnitude: f32,
     /// Frequencies for context windows longer than the model was first trained with.
     pub long: Option<LongFrequencies>,
@@ -27,18 +40,18 @@ pub(crate) struct Rope {
 /// The second set of frequencies of LongRoPE (arXiv 2402.13753).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LongFrequencies {
-    /// Context windows longer than this use it.
+    /// Context windows of more tokens than this use them.
     pub above: usize,
     pub frequencies: Vec<f32>,
 }
 
 impl Rope {
-    /// Unscaled, for halves of `dims` dimensions.
+    /// Unscaled frequencies for `dims` dimensions, paired by halves.
     pub(crate) fn plain(theta: f64, dims: usize) -> Self {
         Self::new(RopeStyle::Halves, theta, dims, &Scaling::None)
     }
 
-    /// `theta^(-2i / dims)` for each of the `dims / 2` pairs, each changed by `scaling`.
+    /// The frequencies `theta^(-2i / dims)` of the `dims / 2` pairs, each changed by `scaling`.
     pub(crate) fn new(style: RopeStyle, theta: f64, dims: usize, scaling: &Scaling) -> Self {
         let base = |i: usize| theta.powf(-((2 * i) as f64) / dims as f64);
         let scaled = |factors: &[f64]| -> Vec<f32> {
@@ -78,25 +91,6 @@ impl Rope {
             self.frequencies = long.frequencies;
         }
     }
-
-    pub(crate) fn check(&self, head_dim: usize) -> Result<(), String> {
-        let long = self.long.as_ref().map(|long| &long.frequencies);
-        for frequencies in [Some(&self.frequencies), long].into_iter().flatten() {
-            if 2 * frequencies.len() > head_dim {
-                return Err(format!(
-                    "{} rotated dimensions are more than the head size {head_dim}",
-                    2 * frequencies.len()
-                ));
-            }
-            if !frequencies.iter().all(|f| f.is_finite()) {
-                return Err("the rotary base or scaling gives frequencies that are not finite".into());
-            }
-        }
-        if !self.magnitude.is_finite() {
-            return Err(format!("the rotary attention factor is {}", self.magnitude));
-        }
-        Ok(())
-    }
 }
 
 /// How frequencies differ from the plain ones.
@@ -111,12 +105,16 @@ pub(crate) enum Scaling {
     Long(LongScaling),
 }
 
-/// Llama 3.1's: long wavelengths are stretched, short ones kept, those between blended.
+/// Llama 3.1's scaling: long wavelengths are stretched, short ones are kept, and those between are blended.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Llama3Scaling {
+    /// Divisor of the frequencies with long wavelengths.
     pub factor: f64,
+    /// Wavelengths longer than the original context over this are stretched.
     pub low: f64,
+    /// Wavelengths shorter than the original context over this are kept.
     pub high: f64,
+    /// Context window of the first training, in tokens.
     pub original_context: f64,
 }
 
@@ -134,17 +132,20 @@ impl Llama3Scaling {
     }
 }
 
-/// LongRoPE's: a factor for each pair, one set for windows as in the first training, one for longer ones.
+/// LongRoPE's scaling: a divisor for each pair, one set for context windows of the first training, one for longer ones.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LongScaling {
     pub short: Vec<f64>,
     pub long: Vec<f64>,
+    /// Context window of the first training, in tokens.
     pub original_context: usize,
+    /// Factor on sines and cosines.
     pub magnitude: f64,
 }
 
 impl LongScaling {
-    /// What attention is sharpened with when windows grow by `factor`.
+    /// The factor on sines and cosines when the file names none and context windows grow by `factor`. It sharpens attention,
+    /// which spreads over more tokens.
     pub(crate) fn default_magnitude(factor: f64, original_context: usize) -> f64 {
         if factor <= 1.0 {
             1.0
@@ -154,15 +155,16 @@ impl LongScaling {
     }
 }
 
-/// Checks factors that a file gives for `pairs` pairs.
-pub(crate) fn check_factors(factors: &[f64], pairs: usize) -> Result<(), String> {
+/// Checks factors on the frequencies of `pairs` pairs of dimensions.
+pub(crate) fn check_factors(factors: &[f64], pairs: usize) -> Result<(), FactorsProblem> {
     if factors.len() != pairs {
-        return Err(format!("there are {} factors for {pairs} pairs", factors.len()));
+        let found = factors.len();
+        return Err(FactorsProblem::Count { found, pairs });
     }
-    if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
-        return Err("a factor is not positive".into());
+    match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+        true => Ok(()),
+        false => Err(FactorsProblem::NotPositive),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,13 +2,16 @@
 
 use std::hash::Hasher;
 
-use super::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
-use crate::{
-    model::spec::TensorFormat,
-    model::spec::{Family, ModelConfig, Rope, Sizes},
+use super::source::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
+use crate::model::{
+    error::{InvalidModel, TensorProblem},
+    spec::{Family, ModelConfig, Rope, Sizes, TensorFormat},
 };
 
-/// Noise of a plausible size in one storage format, the same for the same tensor.
+const FORMATS: &str = "f32, bf16, q4_1, q8_0";
+const SHAPES: &str = "tiny, smollm2-135m, llama-3.2-1b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b";
+
+/// Noise of a plausible size in one storage format. A tensor's noise follows from its name, so it is always the same.
 pub(crate) struct DummyWeights {
     config: ModelConfig,
     format: TensorFormat,
@@ -16,7 +19,7 @@ pub(crate) struct DummyWeights {
 
 impl DummyWeights {
     /// From `SHAPE` or `SHAPE:FORMAT`, for example `llama-3.2-1b:q8_0`.
-    pub(crate) fn parse(spec: &str) -> Result<Self, String> {
+    pub(crate) fn parse(spec: &str) -> Result<Self, InvalidModel> {
         let (shape, format) = spec.split_once(':').unwrap_or((spec, "bf16"));
         let format = match format {
             "f32" => TensorFormat::F32,
@@ -24,9 +27,10 @@ impl DummyWeights {
             "q4_1" => TensorFormat::Q4_1,
             "q8_0" => TensorFormat::Q8_0,
             other => {
-                return Err(format!(
-                    "dummy format `{other}` is unknown (f32, bf16, q4_1, q8_0)"
-                ));
+                return Err(InvalidModel::DummyFormat {
+                    found: other.to_owned(),
+                    known: FORMATS,
+                });
             }
         };
         // Layers, hidden, ffn, heads, kv heads, head size, vocabulary, tied.
@@ -36,9 +40,10 @@ impl DummyWeights {
             "llama-3.2-1b" | "llama-guard-3-1b" => ([16, 2048, 8192, 32, 8, 64, 128_256], true),
             "llama-3.1-8b" | "llama-guard-3-8b" => ([32, 4096, 14_336, 32, 8, 128, 128_256], false),
             other => {
-                return Err(format!(
-                    "dummy shape `{other}` is unknown (tiny, smollm2-135m, llama-3.2-1b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b)"
-                ));
+                return Err(InvalidModel::DummyShape {
+                    found: other.to_owned(),
+                    known: SHAPES,
+                });
             }
         };
         let [layers, hidden, ffn, heads, kv_heads, head_dim, vocab] = sizes;
@@ -84,7 +89,7 @@ impl DummyWeights {
 }
 
 impl WeightSource for DummyWeights {
-    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
+    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, TensorProblem> {
         let Some(shape) = self.shape(tensor) else {
             return Ok(None);
         };
@@ -100,7 +105,10 @@ impl WeightSource for DummyWeights {
         let len = self
             .format
             .bytes_for(elements)
-            .ok_or("the shape does not fill whole blocks")?;
+            .ok_or_else(|| TensorProblem::Blocks {
+                shape: shape.clone(),
+                format: self.format,
+            })?;
         let mut hasher = std::hash::DefaultHasher::new();
         hasher.write(self.name(tensor).as_bytes());
         let mut state = hasher.finish() | 1;
@@ -136,7 +144,7 @@ impl WeightSource for DummyWeights {
         }))
     }
 
-    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, TensorFormat)>, String> {
+    fn info(&self, tensor: Tensor) -> Result<Option<(Vec<usize>, TensorFormat)>, TensorProblem> {
         Ok(self.shape(tensor).map(|shape| {
             let format = if shape.len() == 1 {
                 TensorFormat::F32
@@ -155,7 +163,7 @@ impl WeightSource for DummyWeights {
         Vec::new()
     }
 
-    fn named(&self, _: &str) -> Result<Option<TensorData<'_>>, String> {
+    fn named(&self, _: &str) -> Result<Option<TensorData<'_>>, TensorProblem> {
         Ok(None)
     }
 }

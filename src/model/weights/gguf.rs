@@ -1,41 +1,59 @@
 //! Weights of a GGUF file, under llama.cpp's tensor names.
 
-use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
-use crate::{gguf::Gguf, model::spec::TensorFormat};
+use super::source::{FileRange, LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
+use crate::{
+    gguf::Gguf,
+    model::{
+        error::{TensorError, TensorProblem},
+        spec::TensorFormat,
+    },
+};
 
 pub(crate) struct GgufWeights<'a>(&'a Gguf);
 
+/// The bytes that a tensor takes in its file.
+struct ByteSpan<'a> {
+    start: u64,
+    end: u64,
+    tensor: &'a str,
+}
+
 impl<'a> GgufWeights<'a> {
-    /// Errors name a tensor that lies outside of the file or over another one.
-    pub(crate) fn new(gguf: &'a Gguf) -> Result<Self, String> {
-        let mut places = Vec::new();
-        for (name, info) in gguf.tensors() {
-            // A format that nobody can read fails when the tensor is wanted; where it begins is known.
+    /// Checks that no tensor lies outside of the file or over another one.
+    pub(crate) fn new(gguf: &'a Gguf) -> Result<Self, TensorError> {
+        let mut spans = Vec::new();
+        for (tensor, info) in gguf.tensors() {
+            // A tensor of a format that cannot be read is an error only where it is wanted, so its length is not known
+            // here; that its first byte is in the file is checked all the same.
             let len = TensorFormat::try_from(info.ggml_type)
                 .ok()
                 .and_then(|format| format.bytes_for(info.elements()));
             let end = info.offset.checked_add(len.unwrap_or(1) as u64);
             let end = end.filter(|end| *end <= gguf.pieces().len());
-            let end = end.ok_or_else(|| format!("tensor `{name}`: {OUTSIDE}"))?;
-            places.push((info.offset, end, name));
+            spans.push(ByteSpan {
+                start: info.offset,
+                end: end.ok_or_else(|| TensorProblem::OutsideFile.of(tensor))?,
+                tensor,
+            });
         }
-        places.sort_unstable();
-        for pair in places.windows(2) {
-            let ((_, end, name), (start, _, next)) = (pair[0], pair[1]);
-            if start < end {
-                return Err(format!(
-                    "tensor `{next}`: it begins at byte {start}, inside of tensor `{name}`, which ends at byte {end}"
-                ));
+        spans.sort_unstable_by_key(|span| (span.start, span.end, span.tensor));
+        for pair in spans.windows(2) {
+            let (first, second) = (&pair[0], &pair[1]);
+            if second.start < first.end {
+                let overlap = TensorProblem::Overlap {
+                    start: second.start,
+                    other: first.tensor.to_owned(),
+                    end: first.end,
+                };
+                return Err(overlap.of(second.tensor));
             }
         }
         Ok(Self(gguf))
     }
 }
 
-const OUTSIDE: &str = "its data lies outside the file (is the download complete?)";
-
 impl WeightSource for GgufWeights<'_> {
-    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
+    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, TensorProblem> {
         self.named(&self.name(tensor))
     }
 
@@ -92,26 +110,25 @@ impl WeightSource for GgufWeights<'_> {
         names.map(str::to_owned).collect()
     }
 
-    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, TensorProblem> {
         let Some(info) = self.0.tensor(name) else {
             return Ok(None);
         };
-        let format = TensorFormat::try_from(info.ggml_type).map_err(|e| e.to_string())?;
+        let format = TensorFormat::try_from(info.ggml_type).map_err(TensorProblem::Format)?;
         // GGUF counts the contiguous dimension first.
         let shape: Vec<usize> = info.dimensions.iter().rev().copied().collect();
-        let len = format
-            .bytes_for(info.elements())
-            .ok_or_else(|| format!("{:?} does not fill whole blocks of {}", shape, format.name()))?;
-        let file = self.0.pieces();
-        let end = info.offset.checked_add(len as u64);
+        let Some(len) = format.bytes_for(info.elements()) else {
+            return Err(TensorProblem::Blocks { shape, format });
+        };
+        let (file, offset) = (self.0.pieces(), info.offset);
+        let end = offset.checked_add(len as u64);
         if end.is_none_or(|end| end > file.len()) {
-            return Err(OUTSIDE.into());
+            return Err(TensorProblem::OutsideFile);
         }
-        let offset = info.offset;
         Ok(Some(TensorData {
             shape,
             format,
-            bytes: TensorBytes::Stored(FilePart { file, offset, len }),
+            bytes: TensorBytes::Stored(FileRange { file, offset, len }),
         }))
     }
 }

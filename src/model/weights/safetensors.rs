@@ -3,33 +3,37 @@
 use std::{collections::BTreeMap, collections::HashMap, path::Path, sync::Arc};
 
 use safetensors::{Dtype, tensor::Metadata};
+use serde_json::Value as Json;
 
-use super::{LayerTensor, Part as FilePart, Tensor, TensorBytes, TensorData, WeightSource};
+use super::source::{FileRange, LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
     files::Pieces,
-    model::spec::TensorFormat,
-    model::{open::read_json, spec::NormPlacement},
+    model::{
+        error::{FileError, FileProblem, KeyProblem, TensorProblem},
+        json_file::read_json,
+        spec::{NormPlacement, TensorFormat},
+    },
 };
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// As the safetensors library has it.
+/// Longest header that is read; the safetensors library has the same limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// How a folder names its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Naming {
-    /// As Llama, which most families follow.
+    /// The names of Llama, which most families follow.
     Llama,
-    /// As GPT-2.
+    /// The names of GPT-2.
     Gpt,
 }
 
-/// Below this GPT-2's tensors lie.
+/// What the names of GPT-2's tensors begin with.
 const GPT_PREFIX: &str = "transformer.";
 
-/// Where the decoder's tensors lie, first match wins: by itself, or inside of a model that also sees pictures
-/// (older and newer layout). With each the name of the output projection.
+/// What the names of a decoder's tensors begin with, each with the name of the output projection: of a decoder by itself,
+/// and of one inside of a model that also sees pictures (older and newer layout). The first that matches counts.
 const PREFIXES: [(&str, &str); 3] = [
     ("model.", "lm_head.weight"),
     ("language_model.model.", "language_model.lm_head.weight"),
@@ -37,15 +41,15 @@ const PREFIXES: [(&str, &str); 3] = [
 ];
 
 pub(crate) struct SafetensorsWeights {
-    tensors: HashMap<String, Entry>,
+    tensors: HashMap<String, StoredTensor>,
     /// One of [`PREFIXES`], or [`GPT_PREFIX`].
     prefix: (&'static str, &'static str),
     naming: Naming,
     placement: NormPlacement,
 }
 
-/// A tensor of a file.
-pub(crate) struct Entry {
+/// A tensor in a file.
+pub(crate) struct StoredTensor {
     file: Arc<Pieces>,
     offset: u64,
     len: usize,
@@ -54,8 +58,8 @@ pub(crate) struct Entry {
 }
 
 impl SafetensorsWeights {
-    /// Reads the headers of all files of the folder; errors name the file. What norms are called depends on where they stand.
-    pub(crate) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, String> {
+    /// Reads the headers of all files of the folder. What norms are called depends on where they stand.
+    pub(crate) fn open(folder: &Path, placement: NormPlacement) -> Result<Self, FileError> {
         let tensors = read_folder(folder)?;
         let has_embedding =
             |(prefix, _): &(&str, &str)| tensors.contains_key(&format!("{prefix}embed_tokens.weight"));
@@ -75,84 +79,82 @@ impl SafetensorsWeights {
     }
 }
 
-/// All tensors of a folder, by name; errors name the file.
-pub(crate) fn read_folder(folder: &Path) -> Result<HashMap<String, Entry>, String> {
+/// All tensors of a folder, by name.
+pub(crate) fn read_folder(folder: &Path) -> Result<HashMap<String, StoredTensor>, FileError> {
+    if !folder.join(INDEX).exists() {
+        return read_safetensors(&folder.join(SINGLE)).map_err(|problem| problem.of(SINGLE));
+    }
+    let json = read_json(folder, INDEX)?;
     let mut tensors = HashMap::new();
-    let index = folder.join(INDEX);
-    if index.exists() {
-        let json = read_json(folder, INDEX)?;
-        let map = json["weight_map"]
-            .as_object()
-            .ok_or_else(|| format!("{INDEX}: weight_map is missing"))?;
-        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, file) in map {
-            let file = file
-                .as_str()
-                .ok_or_else(|| format!("{INDEX}: weight_map.{tensor} is not a file name"))?;
-            // A shard lives beside its index; a path that leads elsewhere is not a shard.
-            if Path::new(file).components().count() != 1 || file == ".." {
-                return Err(format!("{INDEX}: `{file}` is not a plain file name"));
-            }
-            shards.entry(file).or_default().push(tensor);
+    for (file, names) in shards(&json).map_err(|problem| problem.of(INDEX))? {
+        let found = read_safetensors(&folder.join(file)).map_err(|problem| problem.of(file))?;
+        if let Some(missing) = names.iter().find(|name| !found.contains_key(**name)) {
+            let tensor = (*missing).to_owned();
+            return Err(FileProblem::NotAsIndexed { tensor }.of(file));
         }
-        for (file, names) in shards {
-            let found = read_safetensors(&folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
-            if let Some(missing) = names.iter().find(|name| !found.contains_key(**name)) {
-                return Err(format!(
-                    "{file}: tensor `{missing}` is missing, although the index says it is there"
-                ));
-            }
-            tensors.extend(found);
-        }
-    } else {
-        tensors = read_safetensors(&folder.join(SINGLE)).map_err(|e| format!("{SINGLE}: {e}"))?;
+        tensors.extend(found);
     }
     Ok(tensors)
 }
 
+/// The tensors of each file that an index names.
+fn shards(index: &Json) -> Result<BTreeMap<&str, Vec<&str>>, FileProblem> {
+    let invalid = |key: &str, problem: KeyProblem| FileProblem::Config(problem.of(key).into());
+    let map = index["weight_map"]
+        .as_object()
+        .ok_or_else(|| invalid("weight_map", KeyProblem::Missing))?;
+    let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (tensor, file) in map {
+        let key = || format!("weight_map.{tensor}");
+        let Some(file) = file.as_str() else {
+            let expected = "a file name".to_owned();
+            return Err(invalid(&key(), KeyProblem::NotA { expected }));
+        };
+        // A shard lies beside its index; a path that leads elsewhere is not a shard.
+        if Path::new(file).components().count() != 1 || file == ".." {
+            let found = file.to_owned();
+            return Err(invalid(&key(), KeyProblem::NotAPlainFileName { found }));
+        }
+        shards.entry(file).or_default().push(tensor);
+    }
+    Ok(shards)
+}
+
 /// All tensors of one file, by name.
-pub(crate) fn read_safetensors(path: &Path) -> Result<HashMap<String, Entry>, String> {
-    let file = Pieces::open(path).map_err(|e| e.to_string())?;
-    let read = |offset, out: &mut [u8]| {
-        let read = file.read_at(offset, out);
-        read.map_err(|error| format!("its header cannot be read: {error}"))
-    };
+pub(crate) fn read_safetensors(path: &Path) -> Result<HashMap<String, StoredTensor>, FileProblem> {
+    let file = Pieces::open(path).map_err(FileProblem::Read)?;
     let mut length = [0; 8];
-    read(0, &mut length)?;
-    let header_bytes = u64::from_le_bytes(length);
-    let data_start = header_bytes.checked_add(length.len() as u64);
-    let data_start = data_start.filter(|start| *start <= file.len() && header_bytes <= MAX_HEADER_BYTES);
-    let data_start =
-        data_start.ok_or_else(|| format!("a header of {header_bytes} bytes is too long for this file"))?;
-    let mut header = vec![0; header_bytes as usize];
-    read(length.len() as u64, &mut header)?;
-    // Which checks that tensors lie side by side and have the bytes of their shapes.
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| format!("its header is invalid: {error}"))?;
+    file.read_at(0, &mut length).map_err(FileProblem::HeaderRead)?;
+    let bytes = u64::from_le_bytes(length);
+    let data_start = bytes.checked_add(length.len() as u64);
+    let data_start = data_start.filter(|start| *start <= file.len() && bytes <= MAX_HEADER_BYTES);
+    let data_start = data_start.ok_or(FileProblem::HeaderLength { bytes })?;
+    let mut header = vec![0; bytes as usize];
+    file.read_at(length.len() as u64, &mut header)
+        .map_err(FileProblem::HeaderRead)?;
+    // The library checks that tensors lie side by side and have the bytes of their shapes.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(FileProblem::Header)?;
     if data_start.checked_add(metadata.data_len() as u64) != Some(file.len()) {
-        return Err(format!(
-            "it has {} bytes, and its header speaks of {} after the first {data_start} (is the download complete?)",
-            file.len(),
-            metadata.data_len()
-        ));
+        return Err(FileProblem::Length {
+            found: file.len(),
+            data: metadata.data_len(),
+            header: data_start,
+        });
     }
     let file = Arc::new(file);
-    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+    let stored = |info: &safetensors::tensor::TensorInfo| StoredTensor {
         file: Arc::clone(&file),
         offset: data_start + info.data_offsets.0 as u64,
         len: info.data_offsets.1 - info.data_offsets.0,
         dtype: info.dtype,
         shape: info.shape.clone(),
     };
-    let tensors = metadata.tensors();
-    Ok(tensors
-        .into_iter()
-        .map(|(name, info)| (name, entry(info)))
-        .collect())
+    let tensors = metadata.tensors().into_iter();
+    Ok(tensors.map(|(name, info)| (name, stored(info))).collect())
 }
 
 impl WeightSource for SafetensorsWeights {
-    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, String> {
+    fn tensor(&self, tensor: Tensor) -> Result<Option<TensorData<'_>>, TensorProblem> {
         self.named(&self.name(tensor))
     }
 
@@ -185,8 +187,8 @@ impl WeightSource for SafetensorsWeights {
         names.filter(|name| !mask(name)).cloned().collect()
     }
 
-    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, String> {
-        self.tensors.get(name).map(Entry::data).transpose()
+    fn named(&self, name: &str) -> Result<Option<TensorData<'_>>, TensorProblem> {
+        self.tensors.get(name).map(StoredTensor::data).transpose()
     }
 }
 
@@ -238,7 +240,8 @@ impl SafetensorsWeights {
     }
 }
 
-/// Below a layer of GPT-2's names; parts that such models do not have keep names that no file has.
+/// The name of a tensor of a GPT-2 layer, below the layer's own. Parts that such models do not have get names that no
+/// file has.
 fn gpt_name(part: LayerTensor) -> &'static str {
     use LayerTensor as Part;
     match part {
@@ -269,19 +272,22 @@ fn gpt_name(part: LayerTensor) -> &'static str {
     }
 }
 
-impl Entry {
-    /// Its elements.
-    pub(crate) fn data(&self) -> Result<TensorData<'_>, String> {
+impl StoredTensor {
+    /// The tensor with its elements, which stay in the file.
+    pub(crate) fn data(&self) -> Result<TensorData<'_>, TensorProblem> {
         let format = match self.dtype {
             Dtype::F32 => TensorFormat::F32,
             Dtype::F16 => TensorFormat::F16,
             Dtype::BF16 => TensorFormat::Bf16,
-            other => return Err(format!("its type is {other:?}; F32, F16 and BF16 are supported")),
+            other => {
+                let found = format!("{other:?}");
+                return Err(TensorProblem::Type { found });
+            }
         };
         Ok(TensorData {
             shape: self.shape.clone(),
             format,
-            bytes: TensorBytes::Stored(FilePart {
+            bytes: TensorBytes::Stored(FileRange {
                 file: &self.file,
                 offset: self.offset,
                 len: self.len,

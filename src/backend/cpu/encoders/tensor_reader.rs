@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use crate::{
     backend::cpu::kernels::{Arena, Linear, PackedMatrix, ThreadPool},
-    model::{Census, Tally, TensorData, Tensors, spec::Products, tensor_fault},
+    model::{
+        ParameterCounts, TensorData, TensorError, TensorProblem, Tensors, WeightSummary, spec::Products,
+    },
 };
 
-/// Bytes that those tensors will take that are `read`: matrices repacked, vectors as f32.
-pub(super) fn resident_bytes(tensors: &Tensors, read: impl Fn(&str) -> bool) -> Result<u64, String> {
+/// Bytes that the tensors will take in memory whose names `keeps` is true for: matrices are repacked, vectors become f32.
+pub(super) fn resident_bytes(tensors: &Tensors, keeps: impl Fn(&str) -> bool) -> Result<u64, TensorError> {
     let mut bytes = 0u64;
-    for name in tensors.names().filter(|name| read(name)) {
+    for name in tensors.names().filter(|name| keeps(name)) {
         let data = tensors.get(name)?;
         bytes += match data.shape[..] {
             [rows, cols] => PackedMatrix::bytes_for(data.format, rows, cols) as u64,
@@ -20,19 +22,21 @@ pub(super) fn resident_bytes(tensors: &Tensors, read: impl Fn(&str) -> bool) -> 
     Ok(bytes)
 }
 
-/// Takes tensors, and counts what it took. Errors name the tensor.
+/// Reads tensors and counts their parameters. All of its errors name the tensor.
 pub(super) struct TensorReader<'a> {
     tensors: &'a Tensors,
     pool: &'a mut ThreadPool,
     products: Products,
     arena: Arena,
+    /// Names of the tensors that were read.
     taken: HashSet<String>,
-    tally: Tally,
+    parameters: ParameterCounts,
+    /// Bytes that the weights take in memory.
     bytes: u64,
 }
 
 impl<'a> TensorReader<'a> {
-    /// Nothing is taken yet; matrices are repacked on `pool`, for products computed so.
+    /// A reader that repacks matrices on the threads of `pool`, for products that are computed as `products` says.
     pub(super) fn new(tensors: &'a Tensors, pool: &'a mut ThreadPool, products: Products) -> Self {
         Self {
             tensors,
@@ -40,60 +44,64 @@ impl<'a> TensorReader<'a> {
             products,
             arena: Arena::default(),
             taken: HashSet::new(),
-            tally: Tally::default(),
+            parameters: ParameterCounts::default(),
             bytes: 0,
         }
     }
 
     /// A matrix of `[rows, cols]`.
-    pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, String> {
+    pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear, TensorError> {
         self.matrices(&[name], rows, cols)
     }
 
-    /// Matrices of `[rows, cols]` each over the same input, side by side.
-    pub(super) fn matrices(&mut self, names: &[&str], rows: usize, cols: usize) -> Result<Linear, String> {
+    /// Matrices of `[rows, cols]` each that have the same inputs, side by side.
+    pub(super) fn matrices(
+        &mut self,
+        names: &[&str],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Linear, TensorError> {
         let mut packed = Vec::with_capacity(names.len());
         for name in names {
             let data = self.take(name)?;
-            let matrix = data.matrix(rows, cols).map_err(|e| tensor_fault(name, &e))?;
+            let matrix = data.matrix(rows, cols).map_err(|problem| problem.of(*name))?;
             let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
-            packed.push(matrix.map_err(|e| tensor_fault(name, &e.to_string()))?);
+            packed.push(matrix.map_err(|error| TensorProblem::from(error).of(*name))?);
         }
         let linear = Linear::new(packed, self.products);
         self.bytes += linear.bytes() as u64;
         Ok(linear)
     }
 
-    /// One row of a matrix of this shape as f32 values; the others stay where they are.
-    pub(super) fn row(&mut self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>, String> {
+    /// One row of a matrix of this shape, as f32 values. The other rows are not read.
+    pub(super) fn row(&mut self, name: &str, shape: [usize; 2], row: usize) -> Result<Vec<f32>, TensorError> {
         let [rows, cols] = shape;
         let data = self.take(name)?;
-        let matrix = data.matrix(rows, cols).map_err(|e| tensor_fault(name, &e))?;
+        let matrix = data.matrix(rows, cols).map_err(|problem| problem.of(name))?;
         if row >= rows {
-            return Err(tensor_fault(name, &format!("there is no row {row} of {rows}")));
+            return Err(TensorProblem::NoRow { row, rows }.of(name));
         }
         let mut values = vec![0.0; cols];
         let read = matrix.read_row(row, &mut values);
-        read.map_err(|error| tensor_fault(name, &format!("it could not be read: {error}")))?;
+        read.map_err(|error| TensorProblem::Read(error).of(name))?;
         self.bytes += size_of_val(&values[..]) as u64;
         Ok(values)
     }
 
-    /// A tensor of this shape as f32 values.
-    pub(super) fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let values = self
-            .take(name)?
-            .values(shape)
-            .map_err(|e| tensor_fault(name, &e))?;
+    /// A tensor of this shape, as f32 values.
+    pub(super) fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+        let values = self.take(name)?.values(shape);
+        let values = values.map_err(|problem| problem.of(name))?;
         self.bytes += size_of_val(&values[..]) as u64;
         Ok(values)
     }
 
-    /// What was read.
+    /// What the weights amount to that were read.
     ///
     /// # Errors
-    /// When a tensor is left that `part_of_model` says belongs to the model: then it is not what it was taken for.
-    pub(super) fn finish(self, part_of_model: impl Fn(&str) -> bool) -> Result<Census, String> {
+    /// When a tensor was not read that is part of the model according to `part_of_model`: then the model is not what its
+    /// configuration says.
+    pub(super) fn finish(self, part_of_model: impl Fn(&str) -> bool) -> Result<WeightSummary, TensorError> {
         let mut left: Vec<_> = self
             .tensors
             .names()
@@ -101,17 +109,14 @@ impl<'a> TensorReader<'a> {
             .collect();
         left.sort_unstable();
         if let Some(name) = left.into_iter().find(|name| part_of_model(name)) {
-            return Err(tensor_fault(
-                name,
-                "it is not part of the model that config.json describes",
-            ));
+            return Err(TensorProblem::NotOfTheEncoder.of(name));
         }
-        Ok(self.tally.census(self.bytes))
+        Ok(self.parameters.summary(self.bytes))
     }
 
-    fn take(&mut self, name: &str) -> Result<TensorData<'a>, String> {
+    fn take(&mut self, name: &str) -> Result<TensorData<'a>, TensorError> {
         let data = self.tensors.get(name)?;
-        self.tally.add(&data);
+        self.parameters.add(&data);
         self.taken.insert(name.to_owned());
         Ok(data)
     }

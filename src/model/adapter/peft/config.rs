@@ -3,16 +3,23 @@
 use fancy_regex::Regex;
 use serde_json::Value as Json;
 
-use super::{
-    super::{AdapterError, Module, Scaling},
-    CONFIG, unknown,
+use crate::model::{
+    adapter::{
+        contents::Scaling,
+        error::AdapterError,
+        module::{Module, unknown_module},
+    },
+    error::{ConfigError, FileError, FileProblem, KeyProblem},
 };
 
-/// Ways to begin training that leave the base as it is. The others change it: what is saved belongs to that
-/// changed base.
-const PLAIN_BEGINNINGS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+/// The file's name in the adapter's folder.
+pub(super) const CONFIG: &str = "adapter_config.json";
 
-/// Settings that would have to be computed, each with what it is.
+/// Values of `init_lora_weights` that leave the base as it is. The others change the base before training, and what is
+/// saved belongs to that changed base.
+const PLAIN_INITIALISATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+
+/// Settings that change what an adapter computes in ways that are not implemented, each with what it stands for.
 const UNSUPPORTED: [(&str, &str); 14] = [
     ("use_dora", "DoRA"),
     ("lora_bias", "a trained bias"),
@@ -33,51 +40,68 @@ const UNSUPPORTED: [(&str, &str); 14] = [
     ("megatron_config", "an adapter for Megatron"),
 ];
 
-/// How an adapter is to be applied.
+/// What an adapter's configuration says of how its tensors are applied.
 pub(super) struct PeftConfig {
     rank: usize,
+    /// Numerator of the scaling factor.
     alpha: f64,
+    /// Whether the scaling factor is `alpha` over the rank's square root, not over the rank.
     rank_stabilised: bool,
-    /// Modules with a rank of their own; the first that matches counts.
+    /// Patterns of modules with a rank of their own; the first that matches counts.
     ranks: Vec<(Regex, usize)>,
+    /// The same for `alpha`.
     alphas: Vec<(Regex, f64)>,
     target: Target,
 }
 
-/// `target_modules`
+/// `target_modules`: the modules that the adapter changes.
 enum Target {
-    /// `all-linear`, or nothing said.
+    /// All linear layers: `all-linear`, or the key is missing.
     All,
-    /// Ends of modules' paths.
+    /// Those whose paths end in one of these.
     Ends(Vec<String>),
-    /// What a whole path must look like.
+    /// Those whose whole paths match.
     Pattern(Regex),
 }
 
-fn invalid(reason: impl std::fmt::Display) -> AdapterError {
-    AdapterError::Invalid(format!("{CONFIG}: {reason}"))
+fn invalid(key: impl Into<String>, problem: KeyProblem) -> FileError {
+    ConfigError::from(problem.of(key)).of(CONFIG)
+}
+
+fn not_a(key: impl Into<String>, expected: impl Into<String>) -> FileError {
+    let expected = expected.into();
+    invalid(key, KeyProblem::NotA { expected })
+}
+
+fn bad_pattern(key: impl Into<String>, error: fancy_regex::Error) -> FileError {
+    invalid(key, KeyProblem::Pattern(Box::new(error)))
 }
 
 impl PeftConfig {
+    /// # Errors
+    /// When a setting makes no sense, or asks for what would be computed wrongly; names the key.
     pub(super) fn read(json: &Json) -> Result<Self, AdapterError> {
+        if !json.is_object() {
+            return Err(FileProblem::NotAnObject.of(CONFIG).into());
+        }
         refuse_unsupported(json)?;
-        let number = |key: &str| json[key].as_f64().filter(|value| value.is_finite());
-        let alpha = number("lora_alpha").ok_or_else(|| invalid("lora_alpha is not a number"))?;
-        let rank = rank(&json["r"]).ok_or_else(|| invalid("r is not a whole number above 0"))?;
+        let alpha = json["lora_alpha"].as_f64().filter(|alpha| alpha.is_finite());
+        let alpha = alpha.ok_or_else(|| not_a("lora_alpha", NUMBER))?;
+        let rank = rank(&json["r"]).ok_or_else(|| not_a("r", RANK))?;
         Ok(Self {
             rank,
             alpha,
             rank_stabilised: json["use_rslora"].as_bool().unwrap_or(false),
-            ranks: patterns(json, "rank_pattern", self::rank)?,
-            alphas: patterns(json, "alpha_pattern", Json::as_f64)?,
+            ranks: patterns(json, "rank_pattern", RANK, self::rank)?,
+            alphas: patterns(json, "alpha_pattern", NUMBER, Json::as_f64)?,
             target: Target::read(&json["target_modules"])?,
         })
     }
 
-    /// Rank and factor of the module with this path.
-    pub(super) fn scaling(&self, path: &str) -> Result<(usize, Scaling), String> {
-        let rank = first_match(&self.ranks, path)?.unwrap_or(self.rank);
-        let alpha = first_match(&self.alphas, path)?.unwrap_or(self.alpha);
+    /// Rank and scaling of the module with this path.
+    pub(super) fn scaling(&self, path: &str) -> Result<(usize, Scaling), FileError> {
+        let rank = first_match(&self.ranks, "rank_pattern", path)?.unwrap_or(self.rank);
+        let alpha = first_match(&self.alphas, "alpha_pattern", path)?.unwrap_or(self.alpha);
         let scaling = if self.rank_stabilised {
             Scaling::RankRoot(alpha)
         } else {
@@ -86,16 +110,18 @@ impl PeftConfig {
         Ok((rank, scaling))
     }
 
-    /// Whether the module with this path is to be changed.
-    pub(super) fn targets(&self, path: &str) -> Result<bool, String> {
+    /// Whether the adapter changes the module with this path.
+    pub(super) fn targets(&self, path: &str) -> Result<bool, FileError> {
         match &self.target {
             Target::All => Ok(true),
             Target::Ends(ends) => Ok(ends.iter().any(|end| ends_in(path, end))),
-            Target::Pattern(pattern) => pattern.is_match(path).map_err(|e| format!("target_modules: {e}")),
+            Target::Pattern(pattern) => pattern
+                .is_match(path)
+                .map_err(|error| bad_pattern("target_modules", error)),
         }
     }
 
-    /// Whether there is something for each of the targets, given the modules that there is something for.
+    /// Checks that each target is the end of one of `paths`, the modules that there are tensors for.
     pub(super) fn expect_all_of(&self, paths: &[&str]) -> Result<(), AdapterError> {
         let Target::Ends(ends) = &self.target else {
             return Ok(());
@@ -106,11 +132,10 @@ impl PeftConfig {
             }
             let name = |module: &Module| ends_in(end, module.hf_name()) || ends_in(module.hf_name(), end);
             return Err(if Module::ALL.iter().any(name) {
-                invalid(format!(
-                    "target_modules names `{end}`, but there are no tensors for it"
-                ))
+                let module = end.clone();
+                invalid("target_modules", KeyProblem::NoTensors { module }).into()
             } else {
-                unknown(end)
+                unknown_module(end)
             });
         }
         Ok(())
@@ -118,23 +143,22 @@ impl PeftConfig {
 }
 
 impl Target {
-    fn read(json: &Json) -> Result<Self, AdapterError> {
+    fn read(json: &Json) -> Result<Self, FileError> {
+        const KEY: &str = "target_modules";
         match json {
             Json::Null => Ok(Self::All),
             Json::String(text) if text == "all-linear" => Ok(Self::All),
             Json::String(pattern) => {
                 let whole = Regex::new(&format!("^(?:{pattern})$"));
-                whole
-                    .map(Self::Pattern)
-                    .map_err(|e| invalid(format!("target_modules: {e}")))
+                whole.map(Self::Pattern).map_err(|error| bad_pattern(KEY, error))
             }
             Json::Array(items) => {
                 let ends = items.iter().map(|item| item.as_str().map(str::to_owned));
                 let ends = ends.collect::<Option<_>>();
                 ends.map(Self::Ends)
-                    .ok_or_else(|| invalid("target_modules has entries that are not text"))
+                    .ok_or_else(|| not_a(KEY, "a list of only texts"))
             }
-            _ => Err(invalid("target_modules is neither a list nor text")),
+            _ => Err(not_a(KEY, "a list of names or a pattern")),
         }
     }
 }
@@ -145,35 +169,45 @@ fn ends_in(path: &str, end: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
+/// What `r` and the values of `rank_pattern` have to be.
+const RANK: &str = "a whole number above 0";
+/// What `lora_alpha` and the values of `alpha_pattern` have to be.
+const NUMBER: &str = "a number";
+
 fn rank(json: &Json) -> Option<usize> {
     let rank = usize::try_from(json.as_u64()?).ok()?;
     (rank > 0).then_some(rank)
 }
 
-/// A table from patterns to values. A pattern stands for the end of a path, from a dot on.
+/// A table from patterns to values, each of the type that `expected` says. A pattern stands for the end of a path, from a
+/// dot on.
 fn patterns<T>(
     json: &Json,
     key: &str,
+    expected: &str,
     value: impl Fn(&Json) -> Option<T>,
-) -> Result<Vec<(Regex, T)>, AdapterError> {
+) -> Result<Vec<(Regex, T)>, FileError> {
     let table = match &json[key] {
         Json::Null => return Ok(Vec::new()),
         Json::Object(table) => table,
-        _ => return Err(invalid(format!("{key} is not a table"))),
+        _ => return Err(not_a(key, "a table")),
     };
-    let entry = |(pattern, number): (&String, &Json)| {
+    let mut patterns = Vec::with_capacity(table.len());
+    for (pattern, number) in table {
+        let own_key = || format!("{key}.{pattern}");
         let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
-        let regex = regex.map_err(|e| invalid(format!("{key}: {e}")))?;
-        let number =
-            value(number).ok_or_else(|| invalid(format!("{key}: `{pattern}` has no number that fits")))?;
-        Ok((regex, number))
-    };
-    table.iter().map(entry).collect()
+        let regex = regex.map_err(|error| bad_pattern(own_key(), error))?;
+        let number = value(number).ok_or_else(|| not_a(own_key(), expected))?;
+        patterns.push((regex, number));
+    }
+    Ok(patterns)
 }
 
-fn first_match<T: Copy>(patterns: &[(Regex, T)], path: &str) -> Result<Option<T>, String> {
+/// The value of the first pattern that matches the path.
+fn first_match<T: Copy>(patterns: &[(Regex, T)], key: &str, path: &str) -> Result<Option<T>, FileError> {
     for (pattern, value) in patterns {
-        if pattern.is_match(path).map_err(|e| format!("its pattern: {e}"))? {
+        let matches = pattern.is_match(path);
+        if matches.map_err(|error| bad_pattern(key, error))? {
             return Ok(Some(*value));
         }
     }
@@ -181,9 +215,6 @@ fn first_match<T: Copy>(patterns: &[(Regex, T)], path: &str) -> Result<Option<T>
 }
 
 fn refuse_unsupported(json: &Json) -> Result<(), AdapterError> {
-    if !json.is_object() {
-        return Err(invalid("it is not an object"));
-    }
     let unsupported = |what: String| Err(AdapterError::Unsupported(format!("{CONFIG}: {what}")));
     match json["peft_type"].as_str() {
         Some("LORA") => {}
@@ -206,7 +237,7 @@ fn refuse_unsupported(json: &Json) -> Result<(), AdapterError> {
         bias => return unsupported(format!("bias {bias} (a trained bias)")),
     }
     match &json["init_lora_weights"] {
-        Json::String(way) if !PLAIN_BEGINNINGS.contains(&way.as_str()) => unsupported(format!(
+        Json::String(way) if !PLAIN_INITIALISATIONS.contains(&way.as_str()) => unsupported(format!(
             "init_lora_weights `{way}` (it changes the base; let PEFT convert the adapter to one of the original base)"
         )),
         _ => Ok(()),

@@ -2,13 +2,20 @@
 
 use std::ops::Range;
 
-use super::super::{Compute, tensor_reader::TensorReader};
-use crate::model::estimator::{EncoderConfig, NormPlacement};
 use crate::{
-    backend::cpu::kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
-    model::spec::{NormKind, Pointwise},
+    backend::cpu::{
+        compute::Compute,
+        encoders::tensor_reader::TensorReader,
+        kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
+    },
+    model::{
+        TensorError,
+        estimator::{EncoderConfig, EncoderNorms},
+        spec::{NormKind, Pointwise},
+    },
 };
 
+/// What the names of the encoder's tensors begin with.
 const PREFIX: &str = "encoder.model.";
 
 /// A matrix and a bias.
@@ -18,20 +25,20 @@ pub(super) struct Dense {
 }
 
 impl Dense {
-    /// `NAME.weight` of `[outputs, inputs]` and `NAME.bias`.
+    /// Reads `NAME.weight`, `[outputs, inputs]`, and `NAME.bias`.
     pub(super) fn read(
         reader: &mut TensorReader<'_>,
         name: &str,
         outputs: usize,
         inputs: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TensorError> {
         Ok(Self {
             weights: reader.matrix(&format!("{name}.weight"), outputs, inputs)?,
             bias: reader.values(&format!("{name}.bias"), &[outputs])?,
         })
     }
 
-    /// `out = x · Wᵀ + b`, `[rows, outputs]`, or added to it.
+    /// Computes `x · Wᵀ + b`, `[rows, outputs]`, which replaces `out` or is added to it.
     pub(super) fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut Vec<f32>, output: Output) {
         if output == Output::Replace {
             out.resize(x.len() / self.weights.cols() * self.weights.rows(), 0.0);
@@ -41,11 +48,11 @@ impl Dense {
     }
 }
 
-/// A layer norm.
+/// A norm that subtracts the mean, divides by the standard deviation and adds a bias.
 struct LayerNorm(Norm);
 
 impl LayerNorm {
-    fn read(reader: &mut TensorReader<'_>, name: &str, config: &EncoderConfig) -> Result<Self, String> {
+    fn read(reader: &mut TensorReader<'_>, name: &str, config: &EncoderConfig) -> Result<Self, TensorError> {
         let shape = [config.hidden];
         Ok(Self(Norm {
             kind: NormKind::Layer,
@@ -72,7 +79,7 @@ struct Layer {
     down: Dense,
 }
 
-/// Rows on their way through the layers; the buffers grow to the largest batch and stay.
+/// A batch's rows between the operations of the layers. The buffers grow to the largest batch and are kept for the next.
 #[derive(Default)]
 pub(super) struct Activations {
     hidden: Vec<f32>,
@@ -86,7 +93,7 @@ pub(super) struct Activations {
 pub(super) struct Encoder {
     config: EncoderConfig,
     embedding: Linear,
-    /// Embeddings of positions, the only token type's added: `[positions, hidden]`.
+    /// Embeddings of positions, `[positions, hidden]`, with the embedding of the only token type added.
     positions: Vec<f32>,
     embedding_norm: Option<LayerNorm>,
     layers: Vec<Layer>,
@@ -94,7 +101,7 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig) -> Result<Self, String> {
+    pub(super) fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig) -> Result<Self, TensorError> {
         let hidden = config.hidden;
         let embeddings = format!("{PREFIX}embeddings");
         let embedding = reader.matrix(
@@ -111,13 +118,13 @@ impl Encoder {
         for index in 0..config.layers {
             layers.push(Layer::read(reader, config, index)?);
         }
-        let norm_if = |reader: &mut TensorReader<'_>, placement, name: &str| {
-            let wanted = config.placement == placement;
+        let norm_if = |reader: &mut TensorReader<'_>, norms, name: &str| {
+            let wanted = config.norms == norms;
             wanted.then(|| LayerNorm::read(reader, name, config)).transpose()
         };
         Ok(Self {
-            embedding_norm: norm_if(reader, NormPlacement::Post, &format!("{embeddings}.LayerNorm"))?,
-            final_norm: norm_if(reader, NormPlacement::Pre, &format!("{PREFIX}encoder.LayerNorm"))?,
+            embedding_norm: norm_if(reader, EncoderNorms::Post, &format!("{embeddings}.LayerNorm"))?,
+            final_norm: norm_if(reader, EncoderNorms::Pre, &format!("{PREFIX}encoder.LayerNorm"))?,
             config: config.clone(),
             embedding,
             positions,
@@ -125,8 +132,8 @@ impl Encoder {
         })
     }
 
-    /// Runs sequences of tokens, one span of rows each. `see` is given the rows of the embeddings and then of each
-    /// layer, `[rows, hidden]`, with the layer's number.
+    /// Encodes sequences of tokens, each of which is a span of rows. `see` is called with the number of each layer, its rows,
+    /// `[rows, hidden]`, and the spans; the embeddings are layer 0.
     pub(super) fn run(
         &self,
         compute: &mut Compute,
@@ -174,11 +181,15 @@ impl Encoder {
 }
 
 impl Layer {
-    fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig, index: usize) -> Result<Self, String> {
+    fn read(
+        reader: &mut TensorReader<'_>,
+        config: &EncoderConfig,
+        index: usize,
+    ) -> Result<Self, TensorError> {
         let (hidden, layer) = (config.hidden, format!("{PREFIX}encoder.layer.{index}"));
-        let (attention_norm, ffn_norm) = match config.placement {
-            NormPlacement::Post => ("attention.output.LayerNorm", "output.LayerNorm"),
-            NormPlacement::Pre => ("attention.self_attn_layer_norm", "LayerNorm"),
+        let (attention_norm, ffn_norm) = match config.norms {
+            EncoderNorms::Post => ("attention.output.LayerNorm", "output.LayerNorm"),
+            EncoderNorms::Pre => ("attention.self_attn_layer_norm", "LayerNorm"),
         };
         let of_each =
             |part: &str| ["query", "key", "value"].map(|x| format!("{layer}.attention.self.{x}.{part}"));
@@ -216,7 +227,7 @@ impl Layer {
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
         };
-        let before = config.placement == NormPlacement::Pre;
+        let before = config.norms == EncoderNorms::Pre;
         a.norm_if(before, &self.attention_norm, compute);
         let input = if before { &a.normed } else { &a.hidden };
         a.qkv.resize(3 * a.hidden.len(), 0.0);
@@ -238,14 +249,14 @@ impl Layer {
 }
 
 impl Activations {
-    /// The stream's norm, for a part to read.
+    /// Norms the residual stream into `normed`.
     fn norm_if(&mut self, wanted: bool, norm: &LayerNorm, compute: &mut Compute) {
         if wanted {
             norm.apply(compute, &self.hidden, &mut self.normed);
         }
     }
 
-    /// Norms the stream itself.
+    /// Norms the residual stream in place.
     fn norm_after(&mut self, wanted: bool, norm: &LayerNorm, compute: &mut Compute) {
         if wanted {
             norm.apply(compute, &self.hidden, &mut self.normed);
@@ -254,7 +265,7 @@ impl Activations {
     }
 }
 
-/// Bytes that one row takes on its way.
+/// Bytes of all buffers that one row takes.
 pub(super) fn row_bytes(config: &EncoderConfig) -> usize {
     size_of::<f32>() * (6 * config.hidden + config.ffn)
 }

@@ -1,5 +1,5 @@
 //! CometKiwi (arXiv 2209.06243): an XLM-R encoder reads translation and source together, and a feed-forward head
-//! makes a score of the sentence's vector. Follows `UnifiedMetric` of unbabel-comet, without references.
+//! computes a score from the vector of the sentence. It follows `UnifiedMetric` of unbabel-comet, without references.
 
 mod encoder;
 mod sentence;
@@ -10,11 +10,14 @@ use self::{
     encoder::{Activations, Dense, Encoder, row_bytes},
     sentence::Mix,
 };
-use super::{Compute, Facts, tensor_reader::TensorReader};
+use super::{info::EstimatorInfo, tensor_reader::TensorReader};
 use crate::{
-    backend::cpu::kernels::Output,
-    model::spec::{Pointwise, Precision},
-    model::{Census, Tensors, estimator::CometConfig},
+    backend::cpu::{compute::Compute, kernels::Output},
+    model::{
+        CONFIG, ConfigError, LoadFault, Tensors, WeightSummary,
+        estimator::CometConfig,
+        spec::{Pointwise, Precision},
+    },
 };
 
 /// A resident CometKiwi model with its compute threads.
@@ -22,15 +25,20 @@ pub(super) struct CometKiwi {
     compute: Compute,
     encoder: Encoder,
     mix: Mix,
+    /// The layers of the regression head, each with the function that follows it.
     head: Vec<(Dense, Option<Pointwise>)>,
+    /// Width of the encoder's rows.
     hidden: usize,
     activations: Activations,
 }
 
-/// The configuration's, checked. Errors name the key.
-pub(super) fn facts(json: &Value) -> Result<Facts, String> {
+/// The sizes that the configuration says.
+///
+/// # Errors
+/// When no model can be made of it; names the key.
+pub(super) fn info(json: &Value) -> Result<EstimatorInfo, ConfigError> {
     let config = CometConfig::from_json(json)?;
-    Ok(Facts {
+    Ok(EstimatorInfo {
         architecture: config.encoder.architecture().to_owned(),
         vocab_size: config.encoder.vocab,
         window: config.encoder.window(),
@@ -40,21 +48,24 @@ pub(super) fn facts(json: &Value) -> Result<Facts, String> {
 }
 
 impl CometKiwi {
-    /// Reads and repacks all weights. Errors name the key or the tensor.
+    /// Reads and repacks all weights.
+    ///
+    /// # Errors
+    /// When the configuration or a tensor cannot be used; names the key or tensor.
     pub(super) fn read(
         json: &Value,
         tensors: &Tensors,
         mut compute: Compute,
         precision: Precision,
-    ) -> Result<(Self, Census), String> {
-        let config = CometConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
+    ) -> Result<(Self, WeightSummary), LoadFault> {
+        let config = CometConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
         let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
         let encoder = Encoder::read(&mut reader, &config.encoder)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();
         let mut inputs = config.encoder.hidden;
         for (index, &outputs) in config.hidden_sizes.iter().enumerate() {
-            // Each layer is followed by its activation and dropout.
+            // In the checkpoint, modules are counted: each layer is followed by its activation and by dropout.
             let layer = Dense::read(
                 &mut reader,
                 &format!("estimator.ff.{}", 3 * index),
@@ -69,7 +80,7 @@ impl CometKiwi {
             Dense::read(&mut reader, &name, 1, inputs)?,
             config.final_activation,
         ));
-        let census = reader.finish(|name| {
+        let summary = reader.finish(|name| {
             [
                 "encoder.model.encoder.",
                 "encoder.model.embeddings.",
@@ -87,11 +98,11 @@ impl CometKiwi {
             hidden: config.encoder.hidden,
             activations: Activations::default(),
         };
-        Ok((model, census))
+        Ok((model, summary))
     }
 
-    /// A score for each sequence of tokens. Each is at least one token and no longer than the window, and its tokens
-    /// are in the vocabulary.
+    /// A score for each sequence of tokens. Each sequence has at least one token and is no longer than the window, and its
+    /// tokens are in the vocabulary.
     pub(super) fn score(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
         let Self {
             compute,

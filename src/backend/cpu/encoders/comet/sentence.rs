@@ -1,18 +1,26 @@
-//! The vector of a sentence: its first token's, of one layer or mixed over all (`LayerwiseAttention` of COMET).
+//! The vector of a sentence: the row of its first token, of one layer or mixed over all layers (`LayerwiseAttention` of
+//! COMET).
 
 use std::ops::Range;
 
+use crate::{
+    backend::cpu::encoders::tensor_reader::TensorReader,
+    model::{
+        TensorError,
+        estimator::{EncoderConfig, MixTransform, SentenceLayer},
+    },
+};
+
+/// What the names of the mix's tensors begin with.
 const PREFIX: &str = "layerwise_attention";
-/// What keeps the divisor of a layer's norm away from 0.
+/// Added to the variance of a layer's values, so that the divisor of its norm is never 0.
 const NORM_EPS: f64 = 1e-12;
 
-use super::super::tensor_reader::TensorReader;
-use crate::model::estimator::{EncoderConfig, MixTransform, SentenceLayer};
-
-/// How much of each layer's output goes into the vector; the embeddings are layer 0.
+/// How the vector of a sentence is mixed from the outputs of the layers.
 pub(super) struct Mix {
+    /// The weight of each layer; the embeddings are layer 0.
     weights: Vec<f32>,
-    /// Each layer is normed over all values of the sequence before.
+    /// Whether each layer is normed over all values of the sequence before it is weighted.
     norm: bool,
 }
 
@@ -21,7 +29,7 @@ impl Mix {
         reader: &mut TensorReader<'_>,
         layer: SentenceLayer,
         config: &EncoderConfig,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TensorError> {
         let (transform, norm) = match layer {
             SentenceLayer::One(layer) => {
                 let weights = (0..=config.layers).map(|index| f32::from(u8::from(index == layer)));
@@ -51,8 +59,8 @@ impl Mix {
         })
     }
 
-    /// Adds one layer's part to the sentences' vectors. `rows` are `[rows, hidden]` of all sequences, `vectors` is
-    /// `[sequences, hidden]`.
+    /// Adds the weighted rows of one layer to the vectors of the sentences, `[sequences, hidden]`. `rows` are those of all
+    /// sequences, `[rows, hidden]`.
     pub(super) fn add(&self, layer: usize, rows: &[f32], spans: &[Range<usize>], vectors: &mut [f32]) {
         let weight = self.weights.get(layer).copied().unwrap_or(0.0);
         if weight == 0.0 || spans.is_empty() {

@@ -1,40 +1,46 @@
 //! mT5's layers (arXiv 2010.11934; T5 v1.1): norms before each part and without biases, a gated feed-forward part, and
 //! products of queries and keys that are not scaled.
 
-use super::super::{Compute, tensor_reader::TensorReader};
-use crate::model::estimator::MetricXConfig;
 use crate::{
-    backend::cpu::kernels::{
-        DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
-        Linear, Norm, Output, matmul,
+    backend::cpu::{
+        compute::Compute,
+        encoders::tensor_reader::TensorReader,
+        kernels::{
+            DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
+            Linear, Norm, Output, matmul,
+        },
     },
-    model::spec::{Activation, NormKind},
+    model::{
+        TensorError,
+        estimator::MetricXConfig,
+        spec::{Activation, NormKind},
+    },
 };
 
-/// Rows on their way through the layers; the buffers grow to the largest batch and stay.
+/// A batch's rows between the operations of the layers. The buffers grow to the largest batch and are kept for the next.
 #[derive(Default)]
 pub(super) struct Activations {
-    /// The stream.
+    /// The residual stream.
     pub hidden: Vec<f32>,
     normed: Vec<f32>,
-    /// Queries, keys and values, or some of them.
+    /// Queries, keys and values side by side in the encoder, keys and values in the decoder.
     qkv: Vec<f32>,
     queries: Vec<f32>,
     attended: Vec<f32>,
     feed_forward: GatedBuffers,
 }
 
-/// Bytes that one row of the encoder takes on its way, what the decoder makes of it included.
+/// Bytes of all buffers that one row of the encoder takes, those of the decoder's keys and values included.
 pub(super) fn row_bytes(config: &MetricXConfig) -> usize {
     size_of::<f32>() * (3 * config.hidden + 6 * config.inner() + 3 * config.ffn)
 }
 
-/// Root mean square norm of the stream.
+/// The root mean square norm of the residual stream whose weights are `NAME.weight`.
 pub(super) fn norm(
     reader: &mut TensorReader<'_>,
     config: &MetricXConfig,
     name: &str,
-) -> Result<Norm, String> {
+) -> Result<Norm, TensorError> {
     Ok(Norm {
         bias: None,
         kind: NormKind::Rms,
@@ -44,7 +50,7 @@ pub(super) fn norm(
 }
 
 impl Activations {
-    /// Norms the stream, for a part to read, and gives it.
+    /// Norms the residual stream into `normed`, and returns that.
     pub(super) fn normed(&mut self, compute: &mut Compute, norm: &Norm) -> &[f32] {
         self.normed.resize(self.hidden.len(), 0.0);
         norm.apply(compute, &self.hidden, &mut self.normed, Output::Replace);
@@ -83,7 +89,7 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn read(reader: &mut TensorReader<'_>, config: &MetricXConfig, name: &str) -> Result<Self, String> {
+    fn read(reader: &mut TensorReader<'_>, config: &MetricXConfig, name: &str) -> Result<Self, TensorError> {
         let dense = format!("{name}.DenseReluDense");
         let (gate, up) = (format!("{dense}.wi_0.weight"), format!("{dense}.wi_1.weight"));
         Ok(Self {
@@ -123,7 +129,7 @@ impl EncoderLayer {
         reader: &mut TensorReader<'_>,
         config: &MetricXConfig,
         index: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TensorError> {
         let name = format!("encoder.block.{index}.layer");
         let own = format!("{name}.0.SelfAttention");
         let qkv = projections(&own, ["q", "k", "v"]);
@@ -154,8 +160,8 @@ impl EncoderLayer {
     }
 }
 
-/// A decoder's layer for the first token of a sequence. Attention to the only token there is gives its value, so queries,
-/// keys and the bias of that attention are not needed.
+/// A decoder's layer for the first token of a sequence. That token attends to itself only, which gives its own value, so the
+/// queries, keys and biases of that attention are not needed.
 pub(super) struct DecoderLayer {
     attention: DenseAttention,
     own_norm: Norm,
@@ -163,7 +169,7 @@ pub(super) struct DecoderLayer {
     own_output: Linear,
     cross_norm: Norm,
     cross_query: Linear,
-    /// Keys and values of what the encoder read.
+    /// Projects the encoder's output to keys and values side by side.
     cross_kv: Linear,
     cross_output: Linear,
     feed_forward: FeedForward,
@@ -174,7 +180,7 @@ impl DecoderLayer {
         reader: &mut TensorReader<'_>,
         config: &MetricXConfig,
         index: usize,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TensorError> {
         let name = format!("decoder.block.{index}.layer");
         let (own, cross) = (
             format!("{name}.0.SelfAttention"),

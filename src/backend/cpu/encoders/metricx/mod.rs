@@ -1,22 +1,26 @@
 //! MetricX without a reference (ACL Anthology 2023.wmt-1.63 and 2024.wmt-1.35): an mT5 encoder reads source
 //! and translation as one text, and the score is one logit of the decoder's first token. It predicts an MQM error: 0 to
-//! 25, lower is better. Follows `MT5ForRegression` of google-research/metricx.
+//! 25, lower is better. It follows `MT5ForRegression` of google-research/metricx.
 
 mod layer;
 
 use serde_json::Value;
 
 use self::layer::{Activations, DecoderLayer, EncoderLayer, norm, row_bytes};
-use super::{Compute, Facts, tensor_reader::TensorReader};
+use super::{info::EstimatorInfo, tensor_reader::TensorReader};
 use crate::{
-    backend::cpu::kernels::{DenseSpan, DistanceBias, Linear, Norm, Output},
-    model::spec::Precision,
-    model::{Census, Tensors, estimator::MetricXConfig},
+    backend::cpu::{
+        compute::Compute,
+        kernels::{DenseSpan, DistanceBias, Linear, Norm, Output},
+    },
+    model::{
+        CONFIG, ConfigError, LoadFault, Tensors, WeightSummary, estimator::MetricXConfig, spec::Precision,
+    },
 };
 
-/// The decoder's first token: padding.
+/// The token that the decoder begins with, which is the one of padding.
 const START_TOKEN: usize = 0;
-/// Largest error.
+/// The largest error that a score can be.
 const WORST: f32 = 25.0;
 
 /// A resident MetricX model with its compute threads.
@@ -25,26 +29,30 @@ pub(super) struct MetricX {
     config: MetricXConfig,
     embedding: Linear,
     encoder: Vec<EncoderLayer>,
-    /// What each head adds for distances up to the window, `[heads, 2 * window - 1]`.
+    /// The biases of each head for distances up to the window, `[heads, 2 * window - 1]`.
     distance_bias: Vec<f32>,
     encoder_norm: Norm,
-    /// The decoder's only input.
+    /// The embedding of the decoder's only input.
     start: Vec<f32>,
     decoder: Vec<DecoderLayer>,
     decoder_norm: Norm,
     /// The row of the output projection whose logit is the score.
     head: Vec<f32>,
-    /// Of the encoder.
+    /// Buffers of the encoder.
     activations: Activations,
-    /// Of the decoder.
+    /// Buffers of the decoder.
     answers: Activations,
+    /// The encoder's output, `[rows, hidden]`.
     encoded: Vec<f32>,
 }
 
-/// The configuration's, checked. Errors name the key.
-pub(super) fn facts(name: &str, json: &Value) -> Result<Facts, String> {
+/// The sizes that the configuration says.
+///
+/// # Errors
+/// When no model can be made of it; names the key.
+pub(super) fn info(name: &str, json: &Value) -> Result<EstimatorInfo, ConfigError> {
     let config = MetricXConfig::from_json(json)?;
-    Ok(Facts {
+    Ok(EstimatorInfo {
         architecture: format!("{name} mt5"),
         vocab_size: config.vocab,
         window: config.window,
@@ -53,9 +61,9 @@ pub(super) fn facts(name: &str, json: &Value) -> Result<Facts, String> {
     })
 }
 
-/// Whether a tensor is read as a whole: of the output projection only one row is, and of the decoder's attention to its
-/// only token, values are enough.
-pub(super) fn reads(tensor: &str) -> bool {
+/// Whether the model keeps the whole of a tensor in memory. Of the output projection it keeps one row only, and of the
+/// decoder's attention to its only token, the values are enough.
+pub(super) fn keeps(tensor: &str) -> bool {
     let unread = [
         "SelfAttention.q.weight",
         "SelfAttention.k.weight",
@@ -74,20 +82,23 @@ pub(super) fn reads(tensor: &str) -> bool {
 }
 
 impl MetricX {
-    /// Reads and repacks all weights. Errors name the key or the tensor.
+    /// Reads and repacks all weights.
+    ///
+    /// # Errors
+    /// When the configuration or a tensor cannot be used; names the key or tensor.
     pub(super) fn read(
         json: &Value,
         tensors: &Tensors,
         mut compute: Compute,
         precision: Precision,
-    ) -> Result<(Self, Census), String> {
-        let config = MetricXConfig::from_json(json).map_err(|error| format!("config.json: {error}"))?;
+    ) -> Result<(Self, WeightSummary), LoadFault> {
+        let config = MetricXConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
         let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
         let encoder = (0..config.encoder_layers).map(|index| EncoderLayer::read(&mut reader, &config, index));
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));
         let decoder = decoder.collect::<Result<_, _>>()?;
-        // All layers use the first one's.
+        // All layers use the biases of the first one.
         let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let biases = reader.values(name, &[config.buckets.count, config.heads])?;
         let embedding = reader.matrix("shared.weight", config.vocab, config.hidden)?;
@@ -104,7 +115,7 @@ impl MetricX {
             let scale = 1.0 / (config.hidden as f32).sqrt();
             head.iter_mut().for_each(|weight| *weight *= scale);
         }
-        let census = reader.finish(reads)?;
+        let summary = reader.finish(keeps)?;
         let model = Self {
             compute,
             distance_bias: config.buckets.by_distance(&biases, config.heads, config.window),
@@ -120,11 +131,11 @@ impl MetricX {
             answers: Activations::default(),
             encoded: Vec::new(),
         };
-        Ok((model, census))
+        Ok((model, summary))
     }
 
-    /// The predicted error of each sequence of tokens. Each is at least one token and no longer than the window, and its
-    /// tokens are in the vocabulary.
+    /// The predicted error of each sequence of tokens. Each sequence has at least one token and is no longer than the window,
+    /// and its tokens are in the vocabulary.
     pub(super) fn score(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
         self.encode(sequences);
         self.decode(sequences);
@@ -140,7 +151,7 @@ impl MetricX {
             .collect()
     }
 
-    /// Runs the encoder, into `encoded`.
+    /// Runs the encoder, whose output is written to `encoded`.
     fn encode(&mut self, sequences: &[&[u32]]) {
         let width = self.config.hidden;
         let a = &mut self.activations;
@@ -179,7 +190,7 @@ impl MetricX {
     }
 }
 
-/// The rows of each sequence as keys, with its queries.
+/// The span of each sequence: its rows as keys, and the rows that `queries` makes of its index and those.
 fn spans(
     sequences: &[&[u32]],
     queries: impl Fn(usize, std::ops::Range<usize>) -> std::ops::Range<usize>,

@@ -1,64 +1,71 @@
-//! An estimator as the engine's model. It reads a sequence as a whole, so the KV pool holds the tokens themselves:
-//! the engine brings them in chunks of whatever size, or finds them in its prefix cache, and the estimator runs when
+//! An estimator as a model of the engine. It reads a whole sequence at once, so the blocks of the KV pool hold the tokens
+//! themselves: the engine submits them in chunks of any size, or finds them in its prefix cache, and the estimator runs when
 //! the last one is there.
 
 use std::iter;
 
-use super::{Estimator, Facts};
-use crate::backend::{
-    BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Reading, Readout, StepError, StepOutput,
-    cpu::kernels::BLOCK_TOKENS,
+use super::{estimator::Estimator, info::EstimatorInfo};
+use crate::{
+    backend::{
+        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Reading, Readout, StepError, StepOutput,
+        cpu::kernels::BLOCK_TOKENS,
+    },
+    model::ResourceProblem,
 };
 
 /// Bytes of a block.
 pub(super) const BLOCK_BYTES: u64 = (BLOCK_TOKENS * size_of::<u32>()) as u64;
 
-/// Whole windows that the pool holds at most: as many sequences can be under way.
+/// The largest pool that is of use holds so many sequences of the longest length, which is how many can be under way.
 const MOST_WINDOWS: usize = 512;
 
-/// Tokens that are computed at the same time, unless a single sequence is longer.
+/// Most tokens that are computed at the same time, unless a single sequence is longer.
 const GROUP_TOKENS: usize = 512;
 
-/// Bytes of the largest pool that is of use.
+/// Size of the largest pool that is of use, in bytes.
 pub(super) fn most_bytes(window: usize) -> u64 {
     (window.div_ceil(BLOCK_TOKENS) as u64)
         .saturating_mul(MOST_WINDOWS as u64)
         .saturating_mul(BLOCK_BYTES)
 }
 
-/// Bytes of a group's rows on their way.
+/// Bytes of the buffers that the rows of a group need.
 pub(super) fn scratch_bytes(window: usize, row_bytes: usize) -> u64 {
     (window.max(GROUP_TOKENS) as u64).saturating_mul(row_bytes as u64)
 }
 
-/// An estimator with the tokens of the sequences that are under way.
-pub(super) struct Sequences {
+/// An estimator, and the tokens of the sequences that are under way.
+pub(super) struct ScoringModel {
     estimator: Estimator,
     limits: ModelLimits,
-    /// `[blocks, BLOCK_TOKENS]`.
+    /// The tokens in each block, `[blocks, BLOCK_TOKENS]`.
     tokens: Vec<u32>,
-    /// What the step under way has read.
+    /// What the step under way has read; `None` when no step is under way.
     output: Option<StepOutput>,
 }
 
-impl Sequences {
+impl ScoringModel {
     /// # Errors
-    /// When the pool does not hold one sequence.
-    pub(super) fn new(estimator: Estimator, facts: &Facts, kv_bytes: usize) -> Result<Self, String> {
-        let bytes = (kv_bytes as u64).min(most_bytes(facts.window));
+    /// When the pool does not hold one sequence of the longest length.
+    pub(super) fn new(
+        estimator: Estimator,
+        info: &EstimatorInfo,
+        kv_bytes: usize,
+    ) -> Result<Self, ResourceProblem> {
+        let bytes = (kv_bytes as u64).min(most_bytes(info.window));
         let blocks = usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX);
-        let needed = facts.window.div_ceil(BLOCK_TOKENS);
+        let needed = info.window.div_ceil(BLOCK_TOKENS);
         if blocks < needed {
-            let needed = needed as u64 * BLOCK_BYTES;
-            return Err(format!(
-                "the KV pool of {kv_bytes} bytes is too small: this model needs at least {needed}"
-            ));
+            return Err(ResourceProblem::KvPool {
+                bytes: kv_bytes,
+                needed: needed as u64 * BLOCK_BYTES,
+            });
         }
         Ok(Self {
             estimator,
             limits: ModelLimits {
-                vocab_size: facts.vocab_size,
-                context_length: facts.window,
+                vocab_size: info.vocab_size,
+                context_length: info.window,
                 block_size: BLOCK_TOKENS,
                 num_blocks: blocks,
                 window: None,
@@ -84,7 +91,7 @@ impl Sequences {
         }
     }
 
-    /// All tokens of a sequence so far.
+    /// All tokens of a sequence up to its last new one.
     fn gather(&self, sequence: &BatchSequence) -> Vec<u32> {
         let positions = 0..sequence.context + sequence.new_tokens;
         positions
@@ -93,12 +100,13 @@ impl Sequences {
     }
 }
 
-/// Where a token of a sequence lies.
+/// Index of a sequence's token among the tokens of all blocks.
 fn slot(sequence: &BatchSequence, position: usize) -> usize {
     sequence.block_table[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS
 }
 
-/// Neighbours that are computed together: as many as stay below [`GROUP_TOKENS`], and at least one.
+/// Divides sequences into groups of neighbours that are computed together: as many as have no more than [`GROUP_TOKENS`]
+/// tokens, and at least one.
 fn groups<'a>(sequences: &'a [&'a [u32]]) -> impl Iterator<Item = &'a [&'a [u32]]> {
     let mut rest = sequences;
     iter::from_fn(move || {
@@ -113,7 +121,7 @@ fn groups<'a>(sequences: &'a [&'a [u32]]) -> impl Iterator<Item = &'a [&'a [u32]
     })
 }
 
-impl LanguageModel for Sequences {
+impl LanguageModel for ScoringModel {
     fn limits(&self) -> &ModelLimits {
         &self.limits
     }
@@ -129,7 +137,7 @@ impl LanguageModel for Sequences {
             .any(|sequence| sequence.readout != Readout::Score)
         {
             return Err(StepError::InvalidBatch(
-                "an encoder has a score and no logits".into(),
+                "logits were asked for, and encoders have scores only".into(),
             ));
         }
         self.store(batch);

@@ -1,0 +1,142 @@
+//! The host's processor as a backend.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    adapter::{CpuAdapter, adapters_of},
+    compute::Compute,
+    encoders, footprint,
+    kernels::{BLOCK_TOKENS, Isa},
+    kv_cache::KvCache,
+    ops::CpuOps,
+};
+use crate::{
+    backend::{
+        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, LoadOptions, LoadedModel,
+        ModelLimits, decoder::Decoder,
+    },
+    model::{
+        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
+        estimator::EstimatorKind,
+        open_decoder,
+        spec::{ModelConfig, Precision},
+    },
+};
+
+/// The host's processor as a device.
+#[derive(Debug, Clone)]
+pub struct CpuBackend {
+    /// Threads that each model computes on.
+    threads: usize,
+    device: DeviceInfo,
+}
+
+impl CpuBackend {
+    /// A device whose models compute on `threads` threads each, with the best instruction set that the processor has.
+    pub fn new(threads: usize) -> Self {
+        let isa = Isa::detect();
+        let bf16 = isa.bf16_products();
+        Self {
+            threads,
+            device: DeviceInfo {
+                name: "cpu".to_owned(),
+                architecture: isa.name().to_owned(),
+                best_for_judging: bf16.best_for_judging(),
+                best_for_answering: bf16.best_for_answering(),
+                determinism: Determinism::BatchInvariant,
+                cost_prior: CostPrior::SMALL_MACHINE,
+            },
+        }
+    }
+
+    pub(super) fn load_decoder(
+        &self,
+        mut config: ModelConfig,
+        source: &dyn WeightSource,
+        adapters: Vec<CpuAdapter>,
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadFault> {
+        config.limit_context(options.max_context);
+        let (precision, kv_format) = (options.precision, options.precision.kv_format());
+        let block_bytes = KvCache::block_bytes(&config, kv_format);
+        let blocks = options.kv_bytes / block_bytes;
+        if blocks < 2 {
+            let too_small = ResourceProblem::KvPool {
+                bytes: options.kv_bytes,
+                needed: 2 * block_bytes as u64,
+            };
+            return Err(too_small.into());
+        }
+        let loaded_adapters = adapters.iter().map(CpuAdapter::describe).collect();
+        let cache = KvCache::new(&config, kv_format, blocks)
+            .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
+        let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
+        let compute = Compute::start(self.threads)?;
+        let ops = CpuOps::new(&config, compute, precision.products(), cache, adapters);
+        let (decoder, summary) = Decoder::load(&config, source, ops, limits)?;
+        Ok(LoadedModel {
+            kv_bytes: decoder.kv_bytes(),
+            model: Box::new(decoder),
+            architecture: config.architecture,
+            layers: config.layers.len(),
+            parameters: summary.parameters,
+            dtype: summary.dtype,
+            precision,
+            weight_bytes: summary.bytes,
+            adapters: loaded_adapters,
+        })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {
+        match EstimatorKind::detect(path) {
+            Some(_) => encoders::effective_precision(requested),
+            None => requested,
+        }
+    }
+
+    fn footprint(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+        batch: BatchLimits,
+    ) -> Result<Footprint, LoadError> {
+        if let Some(kind) = EstimatorKind::detect(path) {
+            return encoders::footprint(kind, path, options);
+        }
+        open_decoder(path, |mut config, source| {
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                AdapterWeights::read(path, base, Extent::Headers)
+                    .map(|weights| CpuAdapter::bytes_for(&weights))
+            })?;
+            config.limit_context(options.max_context);
+            let mut footprint = footprint::of_decoder(&config, source, options.precision.kv_format(), batch)?;
+            footprint.weight_bytes += adapters.iter().map(|bytes| *bytes as u64).sum::<u64>();
+            Ok(footprint)
+        })
+    }
+
+    fn load(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadError> {
+        if let Some(kind) = EstimatorKind::detect(path) {
+            return encoders::load(kind, path, options, self.threads);
+        }
+        open_decoder(path, |config, source| {
+            // Adapters are read before the weights, which take longer, so that one that does not fit is reported at once.
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                CpuAdapter::pack(AdapterWeights::read(path, base, Extent::Whole)?)
+            })?;
+            self.load_decoder(config, source, adapters, options)
+        })
+    }
+}

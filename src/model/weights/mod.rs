@@ -1,0 +1,13 @@
+//! Where weights come from: GGUF, safetensors (single or sharded), or made up for a shape.
+
+mod dummy;
+mod gguf;
+mod safetensors;
+mod source;
+
+pub(crate) use self::{
+    dummy::DummyWeights,
+    gguf::GgufWeights,
+    safetensors::{SafetensorsWeights, StoredTensor, read_folder, read_safetensors},
+    source::{LayerTensor, Tensor, TensorData, WeightSource},
+};
