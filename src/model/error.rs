@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::spec::{FormatError, TensorFormat};
+use super::spec::{FactorsProblem, FormatError, TensorFormat};
 
 /// What is wrong with the files of a model or of an adapter.
 #[derive(Debug, thiserror::Error)]
@@ -357,22 +357,6 @@ pub enum KeyProblem {
         /// The module, as the file names it.
         module: String,
     },
-}
-
-/// Why factors on rotary frequencies cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum FactorsProblem {
-    /// There is not one factor for each pair of dimensions that is rotated.
-    #[error("has {found} factors for {pairs} rotated pairs of dimensions")]
-    Count {
-        /// Factors in the file.
-        found: usize,
-        /// Pairs of dimensions that the model rotates.
-        pairs: usize,
-    },
-    /// A factor is 0 or below, infinite, or not a number.
-    #[error("has a factor that is not a positive number")]
-    NotPositive,
 }
 
 impl TensorProblem {

@@ -16,8 +16,7 @@ mod weights;
 pub use self::{
     adapter::AdapterError,
     error::{
-        ConfigError, FactorsProblem, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError,
-        TensorProblem,
+        ConfigError, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError, TensorProblem,
     },
     load_error::{LoadError, ResourceProblem},
 };

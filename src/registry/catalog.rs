@@ -350,13 +350,12 @@ impl Registry {
     /// Ends the engines; open requests fail. Returns `false` when the thread of one has not ended after ten seconds.
     pub fn shutdown(&self) -> bool {
         self.begin_drain();
-        // Every engine ends, even when one of them hangs.
-        let ended = self
-            .residency
-            .devices
-            .iter()
-            .map(|device| device.shutdown(JOIN_LIMIT));
-        ended.fold(true, |all, ended| all && ended)
+        // Every engine is told to end, even when one of them hangs.
+        let mut ended = true;
+        for device in &self.residency.devices {
+            ended &= device.shutdown(JOIN_LIMIT);
+        }
+        ended
     }
 }
 

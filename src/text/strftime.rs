@@ -18,8 +18,8 @@ pub(super) fn now() -> u64 {
 
 /// The time in this format. Sequences that name no field of a date, such as `%é`, are copied as they are.
 pub(super) fn at(seconds: u64, format: &str) -> String {
-    let time = i64::try_from(seconds).and_then(|seconds| Ok(Timestamp::from_second(seconds)));
-    let time = BrokenDownTime::from(time.ok().and_then(Result::ok).unwrap_or(Timestamp::MAX));
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    let time = BrokenDownTime::from(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX));
     // A lenient configuration returns no errors.
     let lenient = Config::new().lenient(true);
     time.to_string_with_config(&lenient, format).unwrap_or_default()

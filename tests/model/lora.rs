@@ -42,8 +42,7 @@ fn step(
             readout: Readout::Logits,
         }],
     };
-    let logits = model.forward(&batch, StepOutput::default()).unwrap().logits;
-    logits
+    model.forward(&batch, StepOutput::default()).unwrap().logits
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {

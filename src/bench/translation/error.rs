@@ -52,7 +52,7 @@ pub enum TranslateError {
         /// Id of the model.
         name: String,
         /// What the server says.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// The server does not give a model that is to score.
     #[error("--quality {name}")]
@@ -60,7 +60,7 @@ pub enum TranslateError {
         /// Id of the model.
         name: String,
         /// What the server says.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// A model that is to score cannot.
     #[error("--quality {0}: that model is no quality estimator")]

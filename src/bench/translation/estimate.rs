@@ -83,7 +83,7 @@ impl Estimation<'_> {
         let model = self.client.get_model(name).await;
         let model = model.map_err(|source| TranslateError::Estimator {
             name: name.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         if !model.capabilities().any(|can| can == Capability::EstimateQuality) {
             return Err(TranslateError::NotAnEstimator(name.to_owned()));

@@ -300,7 +300,7 @@ impl Translation<'_> {
         let model = client.get_model(name).await;
         let model = model.map_err(|source| TranslateError::Model {
             name: name.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         Ok(ServedModel {
             client,

@@ -22,7 +22,7 @@ pub use self::{
     matrix_source::{MatrixSource, RawElements, StoredBytes},
     norm::NormKind,
     precision::{KvFormat, Precision, PrecisionChoice, Products},
-    rotary::RopeStyle,
+    rotary::{FactorsProblem, RopeStyle},
     tensor_format::{FormatError, TensorFormat},
 };
 pub(crate) use self::{

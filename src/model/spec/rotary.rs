@@ -2,8 +2,6 @@
 
 use std::f64::consts::PI;
 
-use crate::model::error::FactorsProblem;
-
 /// How a model pairs the dimensions of a head for rotary embedding (arXiv 2104.09864).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeStyle {
@@ -153,6 +151,22 @@ impl LongScaling {
             (1.0 + factor.ln() / (original_context as f64).ln()).sqrt()
         }
     }
+}
+
+/// Why factors on rotary frequencies cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FactorsProblem {
+    /// There is not one factor for each pair of dimensions that is rotated.
+    #[error("has {found} factors for {pairs} rotated pairs of dimensions")]
+    Count {
+        /// Factors in the file.
+        found: usize,
+        /// Pairs of dimensions that the model rotates.
+        pairs: usize,
+    },
+    /// A factor is 0 or below, infinite, or not a number.
+    #[error("has a factor that is not a positive number")]
+    NotPositive,
 }
 
 /// Checks factors on the frequencies of `pairs` pairs of dimensions.

@@ -1,5 +1,5 @@
 //! The parts of the program that contain `unsafe`, with their tests, and the types that they need.
-#![allow(dead_code, reason = "the rest of the program uses it")]
+#![allow(dead_code, unused_imports, reason = "the rest of the program uses it")]
 
 /// What models are.
 #[path = "../../../src/model"]
