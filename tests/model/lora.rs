@@ -228,13 +228,20 @@ fn a_made_up_adapter_changes_every_product_and_its_rank_is_checked() {
     // Two layers of width 64: queries, keys and values, output, gate and up, down.
     let sizes = (64 + 64) + 2 * (64 + 32) + (64 + 64) + 3 * (64 + 128);
     assert_eq!(loaded.adapters[1].parameters, 2 * 16 * sizes);
-    for rank in ["dummy:0", "dummy:x", "dummy:"] {
+    for rank in ["0", "x", ""] {
+        let path = format!("dummy:{rank}");
         let refused = CpuBackend::new(2)
-            .load(base, &[rank.into()], &load_options(Precision::Int8, 16 << 20))
+            .load(
+                base,
+                &[PathBuf::from(&path)],
+                &load_options(Precision::Int8, 16 << 20),
+            )
             .err();
         assert_eq!(
             with_causes(&refused.unwrap()),
-            format!("the adapter {rank} cannot be used: dummy ranks are from 1 to 1024")
+            format!(
+                "the adapter {path} cannot be used: the rank of a dummy adapter is `{rank}`; it has to be from 1 to 1024"
+            )
         );
     }
 }
