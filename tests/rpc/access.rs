@@ -480,7 +480,7 @@ async fn whatever_is_logged_for_a_call_has_its_id() {
     line("log-other").await;
     let way = [
         "a call begins",
-        "waits until the model is in memory",
+        "a request waits until the model is in memory",
         "loaded",
         "a sequence is queued",
         "prefill begins",

@@ -271,7 +271,10 @@ fn a_role_that_does_not_fit_the_folder_is_told_before_anything_is_loaded() {
     )
     .unwrap();
     let found = refused(spec(KIWI, path, ModelRole::Quality));
-    assert!(found.contains("is no folder of a quality estimator"), "{found}");
+    assert!(
+        found.contains("is not the folder of a quality estimator"),
+        "{found}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
