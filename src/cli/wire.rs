@@ -11,7 +11,7 @@ use crate::{
         DeviceOptions, KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, StartOptions,
         automatic_budget,
     },
-    rpc::{DefaultDeadlines, Limits, ServerOptions, TimeLimits},
+    rpc::{ServerOptions, TimeLimits},
 };
 
 /// Options of the registry and its engine.
@@ -64,38 +64,10 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
 
 /// Options of the server.
 pub fn server_options(config: &Config) -> ServerOptions {
-    let (limits, deadlines) = (&config.limits, &config.deadlines);
+    let deadlines = &config.deadlines;
     ServerOptions {
-        limits: Limits {
-            message_bytes: limits.message_bytes,
-            request_bytes: limits.request_bytes,
-            content_bytes: limits.content_bytes,
-            messages: limits.messages,
-            token_ids: limits.token_ids,
-            batch_items: limits.batch_items,
-            stream_open_items: limits.stream_open_items,
-            id_bytes: limits.id_bytes,
-            stop_sequences: limits.stop_sequences,
-            stop_sequence_bytes: limits.stop_sequence_bytes,
-            top_n: limits.top_n,
-            max_new_tokens: limits.max_new_tokens,
-            default_new_tokens: limits.default_new_tokens,
-            samples: limits.samples,
-            connection_streams: limits.connection_streams,
-            connections: limits.connections,
-            calls: limits.calls,
-            text_memory: limits.text_memory,
-            ..Limits::default()
-        },
-        default_deadlines: DefaultDeadlines {
-            generate: deadlines.generate,
-            classify: deadlines.classify,
-            batch_classify: deadlines.batch_classify,
-            score: deadlines.score,
-            estimate_quality: deadlines.estimate_quality,
-            models: deadlines.models,
-            admin: deadlines.admin,
-        },
+        limits: config.limits.clone(),
+        default_deadlines: deadlines.defaults.clone(),
         times: TimeLimits {
             longest_deadline: deadlines.longest,
             receive: deadlines.receive,

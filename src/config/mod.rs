@@ -3,6 +3,7 @@
 
 mod flags;
 mod layer;
+mod limits;
 mod merged;
 mod origin;
 mod problem;
@@ -22,6 +23,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 pub(crate) use self::value::parse_duration;
 pub use self::{
     flags::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision},
+    limits::{DefaultDeadlines, Limits},
     origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
     schema::{KEYS, Key, MODEL_KEYS},
@@ -133,64 +135,11 @@ pub struct Engine {
     pub max_context: Option<NonZeroUsize>,
 }
 
-/// Limits of requests, and of what the server holds at the same time. Each is a maximum.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Bytes of an encoded request.
-    pub message_bytes: usize,
-    /// Bytes of all requests that are being received or processed.
-    pub request_bytes: usize,
-    /// Bytes of one message's content.
-    pub content_bytes: usize,
-    /// Messages of a conversation.
-    pub messages: usize,
-    /// Prompt tokens sent as ids.
-    pub token_ids: usize,
-    /// Items of a BatchClassify, and pairs of an EstimateQuality.
-    pub batch_items: usize,
-    /// Open items of a stream.
-    pub stream_open_items: usize,
-    /// Bytes of an item's id.
-    pub id_bytes: usize,
-    /// Stop sequences of a request.
-    pub stop_sequences: usize,
-    /// Bytes of a stop sequence.
-    pub stop_sequence_bytes: usize,
-    /// Alternatives per position.
-    pub top_n: u32,
-    /// Tokens of an answer.
-    pub max_new_tokens: u32,
-    /// Tokens of an answer when the request sets no limit.
-    pub default_new_tokens: u32,
-    /// Samples of a Score.
-    pub samples: u32,
-    /// Requests in flight on one connection.
-    pub connection_streams: u32,
-    /// Open connections.
-    pub connections: usize,
-    /// Open calls over all connections.
-    pub calls: usize,
-    /// Bytes of memory for tokenizing.
-    pub text_memory: usize,
-}
-
-/// Deadlines of calls whose client sets none, and upper limits.
+/// Deadlines of calls, and upper limits on times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deadlines {
-    /// Generate.
-    pub generate: Duration,
-    /// Classify.
-    pub classify: Duration,
-    /// BatchClassify.
-    pub batch_classify: Duration,
-    /// Score.
-    pub score: Duration,
-    /// EstimateQuality.
-    pub estimate_quality: Duration,
-    /// ListModels, GetModel and CountTokens.
-    pub models: Duration,
-    /// Calls of AdminService.
-    pub admin: Duration,
+    /// Deadlines of calls whose client sets none.
+    pub defaults: DefaultDeadlines,
     /// Longest deadline of a call that is not a stream of items.
     pub longest: Duration,
     /// Longest time in which a message must have arrived.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Durat
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Deadlines, Defaults, Engine, Limits, Model, Origin, Problem, ProblemKind, Role,
-    Server, Telemetry,
+    Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, Engine, Limits, Model, Origin, Problem,
+    ProblemKind, Role, Server, Telemetry,
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
@@ -277,13 +277,15 @@ impl Reader<'_> {
 
     fn deadlines(&mut self) -> Deadlines {
         Deadlines {
-            generate: self.positive_time("deadlines.generate"),
-            classify: self.positive_time("deadlines.classify"),
-            batch_classify: self.positive_time("deadlines.batch_classify"),
-            score: self.positive_time("deadlines.score"),
-            estimate_quality: self.positive_time("deadlines.estimate_quality"),
-            models: self.positive_time("deadlines.models"),
-            admin: self.positive_time("deadlines.admin"),
+            defaults: DefaultDeadlines {
+                generate: self.positive_time("deadlines.generate"),
+                classify: self.positive_time("deadlines.classify"),
+                batch_classify: self.positive_time("deadlines.batch_classify"),
+                score: self.positive_time("deadlines.score"),
+                estimate_quality: self.positive_time("deadlines.estimate_quality"),
+                models: self.positive_time("deadlines.models"),
+                admin: self.positive_time("deadlines.admin"),
+            },
             longest: self.positive_time("deadlines.longest"),
             receive: self.positive_time("deadlines.receive"),
             stream_idle: self.positive_time("deadlines.stream_idle"),

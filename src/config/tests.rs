@@ -74,7 +74,9 @@ fn defaults_are_valid_and_every_key_has_a_place() {
     assert_eq!(config.server.listen, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.server.drain_grace, Duration::from_secs(30));
     assert_eq!((config.engine.kv_memory, config.memory_budget), (None, None));
-    assert_eq!(config.limits.content_bytes, 256 << 10);
+    // The documented defaults are those that the types have.
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.deadlines.defaults, DefaultDeadlines::default());
     assert!(config.models.is_empty());
     assert_eq!(loaded.entries.len(), KEYS.len());
     assert!(loaded.entries.iter().all(|entry| entry.origin == Origin::Default));
@@ -424,7 +426,7 @@ fn sizes_and_times_are_read_exactly() {
     .unwrap();
     assert_eq!(config.engine.kv_memory, Some(3 << 30));
     assert_eq!(config.limits.message_bytes, 300_000);
-    assert_eq!(config.deadlines.models, Duration::from_millis(250));
+    assert_eq!(config.deadlines.defaults.models, Duration::from_millis(250));
     assert_eq!(config.engine.threads.map(|n| n.get()), Some(3));
     assert_eq!(config.engine.max_context.map(|n| n.get()), Some(1024));
     assert_eq!(config.server.metrics_listen, None);

@@ -26,7 +26,7 @@ impl ModelApi {
     fn list(&self, request: &proto::ListModelsRequest) -> Result<proto::ListModelsResponse, ServiceError> {
         let registry = &self.0.registry;
         let entries = registry.list();
-        let work = validate::list_models(request, entries.len(), &self.0.limits)?;
+        let work = validate::list_models(request, entries.len())?;
         let wanted = |entry: &Declared| {
             work.capability == proto::Capability::Unspecified
                 || entry

@@ -85,16 +85,21 @@ pub(crate) fn count_tokens(
     checker.finish()
 }
 
+/// Most models on a page of ListModels.
+const MOST_PAGE_SIZE: u32 = 1000;
+
+/// Models on a page of ListModels when the request names no number.
+const DEFAULT_PAGE_SIZE: u32 = 50;
+
 /// Checks the page size, position and filter of a ListModels; `models` is the number of models.
 pub(crate) fn list_models(
     request: &crate::proto::ListModelsRequest,
     models: usize,
-    limits: &Limits,
 ) -> Result<ListWork, ServiceError> {
     let mut checker = Checker::at("");
     let page_size = match u32::try_from(request.page_size) {
-        Ok(0) => limits.default_page_size,
-        Ok(size) => size.min(limits.page_size),
+        Ok(0) => DEFAULT_PAGE_SIZE,
+        Ok(size) => size.min(MOST_PAGE_SIZE),
         Err(_) => {
             checker.wrong("page_size", "must not be negative");
             0

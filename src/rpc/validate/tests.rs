@@ -182,7 +182,6 @@ fn pages_begin_where_a_token_says() {
                 capability,
             },
             3,
-            &Limits::default(),
         )
     };
     let first = list(0, "", 0).unwrap();
