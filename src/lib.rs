@@ -27,5 +27,6 @@ pub mod quality;
 pub mod random;
 pub mod registry;
 pub mod rpc;
+pub mod status_code;
 pub mod telemetry;
 pub mod text;

@@ -16,10 +16,7 @@ use prost_reflect::{
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::{
-    client::{RpcError, code_name},
-    proto::FILE_DESCRIPTOR_SET,
-};
+use crate::{client::RpcError, proto::FILE_DESCRIPTOR_SET, status_code::code_name};
 
 /// All message types of the proto files.
 static TYPES: LazyLock<Result<DescriptorPool, DescriptorError>> =

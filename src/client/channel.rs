@@ -9,13 +9,16 @@ use tonic::{
 };
 
 use super::{
-    error::{self, ClientError, RpcError, TlsProblem, code_name},
+    error::{self, ClientError, RpcError, TlsProblem},
     retry::{RetryPolicy, ServerHint},
 };
-use crate::proto::{
-    ClassifyRequest, ClassifyResponse, ListModelsRequest, Model, ScoreRequest, ScoreResponse,
-    model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
-    scoring_service_client::ScoringServiceClient,
+use crate::{
+    proto::{
+        ClassifyRequest, ClassifyResponse, ListModelsRequest, Model, ScoreRequest, ScoreResponse,
+        model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
+        scoring_service_client::ScoringServiceClient,
+    },
+    status_code::code_name,
 };
 
 /// A connection with an open call that has been idle for this long is pinged, so that a dead peer is detected.

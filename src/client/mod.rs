@@ -15,7 +15,7 @@ mod tests;
 
 pub use self::{
     channel::{Client, ClientOptions},
-    error::{ClientError, FieldViolation, RpcError, TlsProblem, code_name},
+    error::{ClientError, FieldViolation, RpcError, TlsProblem},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
     retry::{RetryPolicy, ServerHint},

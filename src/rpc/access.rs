@@ -12,7 +12,7 @@ use tonic::Code;
 use tracing::Span;
 
 use super::status::Reason;
-use crate::{engine::SequenceSummary, registry::Registry};
+use crate::{engine::SequenceSummary, registry::Registry, status_code::code_name};
 
 /// The target of these lines, for directives such as `info,babelward::access=warn`. The spans of calls have it too, at a
 /// level that only `off` silences, because all other lines of a call get its id from its span.
@@ -188,29 +188,6 @@ impl fmt::Display for Counts<'_> {
             write!(f, "{comma}{code}:{count}")?;
         }
         Ok(())
-    }
-}
-
-/// The name of a code in the gRPC specification.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

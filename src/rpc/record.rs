@@ -14,7 +14,7 @@ use tonic::Code;
 use tracing::Span;
 
 use super::{
-    access::{CallEnding, Tally, code_name, known_model},
+    access::{CallEnding, Tally, known_model},
     deadline::Deadline,
     error::ServiceError,
     method::Method,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     engine::{Stage, Tenant},
     registry::Registry,
+    status_code::code_name,
 };
 
 /// What a record counts.

@@ -11,13 +11,14 @@ use crate::{
         },
         settings::{Prompting, RunSettings},
     },
-    client::{RpcError, code_name},
+    client::RpcError,
     digest,
     proto::{
         self, ClassifyRequest, ClassifyResponse, Conversation, GenerateRequest, JudgeOptions, Message, Role,
         SamplingParams, ScoreRequest, ScoreResponse, ScoredSample, StoppingParams, Usage,
         generate_request::Prompt,
     },
+    status_code::code_name,
 };
 
 /// What a failure of one item means for the run.

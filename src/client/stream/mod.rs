@@ -23,10 +23,10 @@ use tonic::{Code, Status};
 pub use self::method::{ClassifyItems, ItemResult, ScoreItems, StreamMethod};
 use super::{
     channel::Client,
-    error::{ClientError, RpcError, code_name},
+    error::{ClientError, RpcError},
     retry::RetryPolicy,
 };
-use crate::proto::ScoreRequest;
+use crate::{proto::ScoreRequest, status_code::code_name};
 
 /// How long a finished stream may take to close before it is reset.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
