@@ -332,45 +332,40 @@ fn scale_and_min(packed: &[u8], j: usize) -> (i8, i8) {
     (scale as i8, min as i8)
 }
 
-/// Four bits per weight, in 8 groups of 32 with a six-bit scale and minimum.
-fn unpack_q4k(block: &[u8], mut emit: impl FnMut(Group)) {
+/// Emits the 8 groups of 32 of a Q4_K or Q5_K block; `quants_of` gives the weights of group `j`.
+fn unpack_six_bit_factors(block: &[u8], quants_of: impl Fn(usize) -> [i8; 32], mut emit: impl FnMut(Group)) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
-    let (packed, quants) = (&block[4..16], &block[16..144]);
     for j in 0..8 {
-        let (scale, min) = scale_and_min(packed, j);
-        let bytes = &quants[j / 2 * 32..][..32];
-        let quants = std::array::from_fn(|i| ((bytes[i] >> (4 * (j % 2))) & 15) as i8);
+        let (scale, min) = scale_and_min(&block[4..16], j);
         emit(Group {
             scale: Factor { base: d, step: scale },
             min: Factor {
                 base: -dmin,
                 step: min,
             },
-            quants,
+            quants: quants_of(j),
         });
     }
 }
 
+/// Bits 0 to 3 of weight `i` of group `j`, of Q4_K and Q5_K: two groups share 32 bytes.
+fn low_nibble(packed: &[u8], j: usize, i: usize) -> u8 {
+    (packed[j / 2 * 32 + i] >> (4 * (j % 2))) & 15
+}
+
+/// Four bits per weight, in 8 groups of 32 with a six-bit scale and minimum.
+fn unpack_q4k(block: &[u8], emit: impl FnMut(Group)) {
+    let packed = &block[16..144];
+    let quants_of = |j| std::array::from_fn(|i| low_nibble(packed, j, i) as i8);
+    unpack_six_bit_factors(block, quants_of, emit);
+}
+
 /// Five bits per weight, in 8 groups of 32 with a six-bit scale and minimum.
-fn unpack_q5k(block: &[u8], mut emit: impl FnMut(Group)) {
-    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
-    let (packed, high, quants) = (&block[4..16], &block[16..48], &block[48..176]);
-    for j in 0..8 {
-        let (scale, min) = scale_and_min(packed, j);
-        let bytes = &quants[j / 2 * 32..][..32];
-        let quants = std::array::from_fn(|i| {
-            let low = (bytes[i] >> (4 * (j % 2))) & 15;
-            (low | (((high[i] >> j) & 1) << 4)) as i8
-        });
-        emit(Group {
-            scale: Factor { base: d, step: scale },
-            min: Factor {
-                base: -dmin,
-                step: min,
-            },
-            quants,
-        });
-    }
+fn unpack_q5k(block: &[u8], emit: impl FnMut(Group)) {
+    let (high, packed) = (&block[16..48], &block[48..176]);
+    let quants_of =
+        |j| std::array::from_fn(|i| (low_nibble(packed, j, i) | (((high[i] >> j) & 1) << 4)) as i8);
+    unpack_six_bit_factors(block, quants_of, emit);
 }
 
 /// Six bits per weight, in 16 groups of 16 with a signed eight-bit scale.

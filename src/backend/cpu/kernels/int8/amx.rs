@@ -205,13 +205,10 @@ macro_rules! mins_of_row {
     };
 }
 
-/// Scales one row and adds it to its float sums, zmm`$first` and zmm`$second`; with minimums (`mins`) or without
-/// (`plain`).
-macro_rules! scale_row {
-    (mins, $dots:literal, $row:literal, $first:literal, $second:literal) => {
+/// Adds the row, times its activation scale, to its float sums, zmm`$first` and zmm`$second`.
+macro_rules! add_row {
+    ($first:literal, $second:literal) => {
         concat!(
-            dots_of_row!($dots, $row),
-            mins_of_row!($row),
             "vfmadd231ps zmm",
             $first,
             ", zmm6, zmm4\n",
@@ -220,16 +217,20 @@ macro_rules! scale_row {
             ", zmm7, zmm4\n",
         )
     };
-    (plain, $dots:literal, $row:literal, $first:literal, $second:literal) => {
+}
+
+/// Scales one row and adds it to its float sums, zmm`$first` and zmm`$second`; with minimums (`mins`) or without
+/// (`plain`).
+macro_rules! scale_row {
+    (mins, $dots:literal, $row:literal, $first:literal, $second:literal) => {
         concat!(
             dots_of_row!($dots, $row),
-            "vfmadd231ps zmm",
-            $first,
-            ", zmm6, zmm4\n",
-            "vfmadd231ps zmm",
-            $second,
-            ", zmm7, zmm4\n",
+            mins_of_row!($row),
+            add_row!($first, $second),
         )
+    };
+    (plain, $dots:literal, $row:literal, $first:literal, $second:literal) => {
+        concat!(dots_of_row!($dots, $row), add_row!($first, $second),)
     };
 }
 
