@@ -4,5 +4,5 @@
 
 tonic::include_proto!("babelward.v1");
 
-/// Encoded `FileDescriptorSet` of all five files, for gRPC reflection.
+/// Encoded `FileDescriptorSet` of all of its files, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/babelward_descriptor.bin"));

@@ -53,7 +53,7 @@ pub enum Refusal {
     /// Two folders are the same shard.
     #[error("{first} and {second} are both shard {shard}")]
     Twice {
-        /// The shard.
+        /// The part of the rows that both have asked.
         shard: Shard,
         /// The first folder.
         first: PathBuf,
@@ -93,7 +93,7 @@ pub enum ShardAspect {
     Selection,
     /// Tokens, temperature, top-p.
     Sampling,
-    /// Seeds.
+    /// Seeds of sampling.
     Seeds,
     /// How many shards there are.
     Shards,

@@ -23,7 +23,7 @@ use crate::{
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exit {
-    /// Done.
+    /// It did what it was asked to do.
     Done,
     /// It failed.
     Failure,

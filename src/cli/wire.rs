@@ -19,7 +19,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
         path: model.path.clone(),
-        // There is no other.
+        // The processor, which is the only device.
         device: None,
         base: model.base.clone(),
         roles: model.roles.iter().copied().map(role).collect(),

@@ -14,7 +14,7 @@ pub(crate) enum Read<'a> {
     Row(Row<'a>),
     /// What its probe asked for.
     Probe(&'a ProbeReading),
-    /// Its score.
+    /// The score that a quality estimator computed.
     Score(f32),
 }
 

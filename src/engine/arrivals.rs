@@ -6,7 +6,7 @@ use super::{admission::Submission, step::ModelEngine};
 
 /// A model that is being added.
 pub(crate) struct AddedModel {
-    /// Its index.
+    /// Index of the model in the engine.
     pub index: usize,
     /// Its engine, ready to run.
     pub engine: Box<ModelEngine>,
@@ -14,7 +14,7 @@ pub(crate) struct AddedModel {
 
 /// A model that is being removed.
 pub(crate) struct RemovedModel {
-    /// Its index.
+    /// Index of the model in the engine.
     pub index: usize,
     /// Receives the model's engine when the thread has let it go.
     pub receiver: Sender<Box<ModelEngine>>,

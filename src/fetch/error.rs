@@ -75,7 +75,7 @@ pub enum SourceError {
     /// The content does not have the pinned digest.
     #[error("{file} has the digest {found}, expected {expected}; the source may have been tampered with")]
     WrongDigest {
-        /// The file.
+        /// Name of the file.
         file: String,
         /// Its digest.
         found: String,

@@ -87,7 +87,7 @@ pub enum ServiceError {
     TextNotEncodable {
         /// Where the text comes from.
         origin: TextOrigin,
-        /// The character.
+        /// The first character that has no token.
         character: char,
         /// Number of characters before it.
         position: usize,

@@ -185,7 +185,7 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
 fn alone(model: &Model, asks: &[Ask]) -> Vec<Outcome> {
     asks.iter()
         .map(|ask| {
-            // A new engine each time: nothing cached, nobody else, and no block let go of.
+            // A new engine each time: nothing cached, nobody else, and no block released.
             let batch = BatchLimits {
                 sequences: 64,
                 tokens: 4096,
@@ -309,8 +309,8 @@ proptest! {
 }
 
 /// Every layer has a window of 20 tokens: whatever its length, a sequence holds four blocks of 16 at most. In a pool
-/// of nine, sequences of up to 27 blocks run two at a time, are found in the cache in part or not at all, and say
-/// what they say where nothing is ever let go of.
+/// of nine, sequences of up to 27 blocks run two at a time, are found in the cache in part or not at all, and answer
+/// as they do where no block is ever released.
 #[test]
 fn sequences_longer_than_the_pool_on_a_model_with_a_window_everywhere() {
     let folder = golden("models/mistral-window");

@@ -48,7 +48,7 @@ impl LoadedRun {
 
 /// A complete run, with what decides whether it can be compared with others.
 pub struct ComparableRun {
-    /// The run.
+    /// Its folder, its `run.json` and its verdicts.
     pub run: LoadedRun,
     /// What else than the target may change its verdicts.
     pub facts: RunFacts,

@@ -45,9 +45,9 @@ pub struct CategoryCount {
 /// One file of the set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileInfo {
-    /// Its name.
+    /// Name of the file, as messages give it.
     pub name: String,
-    /// Its format.
+    /// The format as it is printed, such as `csv`.
     pub format: &'static str,
 }
 
@@ -58,7 +58,7 @@ pub struct CheckReport {
     pub name: String,
     /// Digest of its files, as in [`super::Dataset`].
     pub digest: String,
-    /// Its files.
+    /// The files that prompts were read from.
     pub files: Vec<FileInfo>,
     /// How many ids it has.
     pub rows: u64,

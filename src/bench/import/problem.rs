@@ -135,7 +135,7 @@ pub enum ImportError {
     /// Some rows are wrong; all of them are listed.
     #[error("{file} has {}:{}\n{}", problem_count(.problems.len()), list(.problems, "--format json lists all"), fixes(.problems))]
     Invalid {
-        /// The file.
+        /// Name of the file with verdicts.
         file: String,
         /// All problems, in the order of the file; at least one.
         problems: Vec<VerdictProblem>,
@@ -143,7 +143,7 @@ pub enum ImportError {
     /// `--model` names a model that the file does not have.
     #[error("{file} has no verdicts of the model `{model}`; it has {known}")]
     NoSuchModel {
-        /// The file.
+        /// Name of the file with verdicts.
         file: String,
         /// The model that was named.
         model: String,

@@ -44,7 +44,7 @@ impl NewRunFolder {
         }
     }
 
-    /// The folder.
+    /// Where the run's results are written.
     pub fn folder(&self) -> &RunFolder {
         &self.folder
     }
@@ -95,7 +95,7 @@ pub struct NewMember<'a> {
     pub translator: Option<String>,
     /// Its prompts.
     pub dataset: &'a Dataset,
-    /// Its settings.
+    /// Which model is asked, how, and which guards judge it.
     pub settings: RunSettings,
 }
 

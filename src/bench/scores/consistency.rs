@@ -44,7 +44,7 @@ pub struct WithAndWithout {
 /// How often the verdicts of one language agree across seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeedConsistency {
-    /// The language.
+    /// Language of the prompts.
     pub language: Language,
     /// Prompts with the same verdict for every seed, among those judged safe or unsafe for every seed.
     pub all_seeds: Agreement,

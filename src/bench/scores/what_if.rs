@@ -52,7 +52,7 @@ pub enum Reference {
 /// The effect of the filter on a language, or on a category in a language. Counts may be sums of weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FilteredPart {
-    /// The language.
+    /// Language of the prompts.
     pub language: Language,
     /// The category's key; absent for the whole language.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,7 @@ pub struct FilteredPart {
 /// The effect of a filter on the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WhatIf {
-    /// The filter.
+    /// The rule by which answers are blocked.
     pub filter: Filter,
     /// What the answers are compared with.
     pub reference: Reference,

@@ -32,7 +32,7 @@ pub enum TranslateError {
     TranslatedTwice {
         /// The file with the second row.
         path: PathBuf,
-        /// The translator.
+        /// Name of the translator in both rows.
         translator: String,
         /// The prompt.
         id: PromptId,

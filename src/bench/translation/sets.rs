@@ -46,7 +46,7 @@ pub enum TranslatorSetsError {
     /// The folder has no prompts of a translator.
     #[error("--translators: {folder} has no translator {name}; it has {known}")]
     Unknown {
-        /// The folder.
+        /// The folder of translated prompts.
         folder: PathBuf,
         /// The translator that was named.
         name: String,

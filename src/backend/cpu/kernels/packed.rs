@@ -133,7 +133,7 @@ impl PackedMatrix {
 /// [`PANEL`] neighbouring outputs of a matrix.
 #[derive(Clone, Copy)]
 pub(super) struct MatrixPanel<'a> {
-    /// The matrix.
+    /// The matrix that the outputs belong to.
     pub matrix: &'a PackedMatrix,
     /// Index of the panel.
     pub index: usize,
@@ -192,7 +192,7 @@ impl<'a> MatrixPanel<'a> {
 /// A strip of a panel.
 #[derive(Clone, Copy)]
 pub(super) struct MatrixStrip<'a> {
-    /// The panel.
+    /// The panel that the strip is cut from.
     pub panel: MatrixPanel<'a>,
     /// Index of the strip in the panel.
     pub index: usize,

@@ -40,7 +40,7 @@ struct SpanTasks {
 pub(super) struct AttentionTask {
     /// Index of the span.
     pub span: usize,
-    /// The tile.
+    /// Which tile of the span, and of which key head.
     pub tile: TileIndex,
     /// Index of the tile over all spans.
     pub batch_tile: usize,
