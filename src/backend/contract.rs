@@ -119,16 +119,22 @@ pub struct Footprint {
 }
 
 /// A resident model with its KV pool. At most one of its steps is under way.
+///
+/// A step is under way from a [`LanguageModel::submit`] that succeeds to the return of [`LanguageModel::wait`], whatever it
+/// returns. The device reads and writes the step's KV blocks only in this time, so that they may be given to other sequences
+/// after it. Steps of several models of a device may be under way, and are waited for in the order of their submission. A
+/// model that is dropped while its step is under way waits for it first.
 pub trait LanguageModel: Send {
     /// Sizes that the scheduler needs.
     fn limits(&self) -> &ModelLimits;
 
     /// Begins a step: the keys and values of the new tokens are written to the KV blocks, and what each sequence's
-    /// [`Readout`](super::Readout) asks for is read into `output`, whose contents are forgotten. A device that computes by
-    /// itself returns at once; the host's processor when the step is done.
+    /// [`Readout`](super::Readout) asks for is read into `output`, whose contents are forgotten. When it returns depends on
+    /// the device's [`Execution`](super::Execution). `batch` is not read after that.
     ///
     /// # Errors
-    /// When the batch does not fit the model, or the device reports a fault. No step is under way then.
+    /// When the batch does not fit the model, or the device reports a fault. No step is under way then, and nothing of this
+    /// one is computed later.
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError>;
 
     /// Waits for the step that was submitted last, and returns what it read.

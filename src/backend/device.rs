@@ -17,6 +17,8 @@ pub struct DeviceInfo {
     pub best_for_answering: Precision,
     /// Which results are equal to the bit.
     pub determinism: Determinism,
+    /// Whether the host can work while a step is computed.
+    pub execution: Execution,
     /// What a step is expected to cost before any has been measured.
     pub cost_prior: CostPrior,
 }
@@ -30,6 +32,18 @@ pub enum Determinism {
     /// The same batch gives the same results, but the last bits of a sequence's results may depend on what else is in the
     /// batch.
     BestEffort,
+}
+
+/// Whether the host can work while a device computes a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Execution {
+    /// The thread that submits a step computes it: [`LanguageModel::submit`](super::LanguageModel::submit) returns when the
+    /// step is done. So an engine has one step under way at a time.
+    Synchronous,
+    /// The device computes by itself: [`LanguageModel::submit`](super::LanguageModel::submit) returns at once, and
+    /// [`LanguageModel::wait`](super::LanguageModel::wait) waits for the step. An engine may submit steps of several models
+    /// before it waits for the first.
+    Asynchronous,
 }
 
 /// What a step is expected to cost before the first steps have been measured. It is better too slow than too fast: then the

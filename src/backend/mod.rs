@@ -21,7 +21,7 @@ mod step_error;
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
     contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
-    device::{CostPrior, Determinism, DeviceInfo},
+    device::{CostPrior, Determinism, DeviceInfo, Execution},
     limits::{ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
     reading::{argmax, log_sum_exp, logprob, read_row, row_max},

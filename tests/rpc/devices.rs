@@ -12,8 +12,8 @@ use std::{
 
 use babelward::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, ForwardBatch, LanguageModel,
-        LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
+        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Execution, Footprint, ForwardBatch,
+        LanguageModel, LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
     },
     engine::{Clock, scripted::ScriptedModel},
     model::{
@@ -67,6 +67,7 @@ impl ScriptedDevice {
                 best_for_judging: Precision::F32,
                 best_for_answering: Precision::F32,
                 determinism: Determinism::BestEffort,
+                execution: Execution::Asynchronous,
                 cost_prior: CostPrior {
                     step: Duration::from_micros(10),
                     token: Duration::from_micros(1),

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, LoadOptions, LoadedModel,
-        ModelLimits, decoder::Decoder,
+        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Execution, Footprint, LoadOptions,
+        LoadedModel, ModelLimits, decoder::Decoder,
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
@@ -44,6 +44,7 @@ impl CpuBackend {
                 best_for_judging: bf16.best_for_judging(),
                 best_for_answering: bf16.best_for_answering(),
                 determinism: Determinism::BatchInvariant,
+                execution: Execution::Synchronous,
                 cost_prior: CostPrior::SMALL_MACHINE,
             },
         }
