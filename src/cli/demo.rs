@@ -159,6 +159,7 @@ fn options(path: PathBuf) -> RegistryOptions {
             // There are no other callers, so only throughput counts.
             step_target: None,
             cost_prior: cpu.device().cost_prior,
+            execution: cpu.device().execution,
             tenant_weights: TenantWeights::default(),
             clock: Clock::default(),
         },

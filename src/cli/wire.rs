@@ -43,6 +43,7 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             queue_tokens: engine.queue_tokens,
             step_target: engine.step_target,
             cost_prior: cpu.device().cost_prior,
+            execution: cpu.device().execution,
             tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
             clock: Clock::default(),
         },

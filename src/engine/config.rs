@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::tenant::TenantWeights;
-use crate::backend::{CostPrior, ModelLimits};
+use crate::backend::{CostPrior, Execution, ModelLimits};
 
 /// Reads the time. Tests start engines with a clock that they move themselves.
 #[derive(Clone)]
@@ -58,6 +58,8 @@ pub struct EngineConfig {
     pub step_target: Option<Duration>,
     /// What steps are expected to cost before any has been measured.
     pub cost_prior: CostPrior,
+    /// Whether the device computes while the engine's thread goes on, so that steps of two models may be under way.
+    pub execution: Execution,
     /// Tenants with an account of their own, and their weights.
     pub tenant_weights: TenantWeights,
     /// The clock that the engine reads.

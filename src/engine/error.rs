@@ -1,6 +1,6 @@
 //! Why a sequence was refused, why it ended without an answer, and why a model was not added.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 /// What a sequence was doing when its deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +32,9 @@ pub enum SequenceError {
     /// The forward pass failed.
     #[error("the model failed: {0}")]
     ModelFailed(String),
+    /// The device is lost: no sequence of any of its models can be computed any more.
+    #[error("the device is lost: {0}")]
+    DeviceLost(Arc<str>),
     /// The engine panicked in the step this sequence was part of, and has restarted.
     #[error("the engine stopped unexpectedly and was restarted")]
     EnginePanicked,
@@ -100,6 +103,9 @@ pub enum SubmitError {
     /// The engine accepts no new sequences.
     #[error("the server is draining")]
     Draining,
+    /// The device is lost.
+    #[error("the device is lost: {0}")]
+    DeviceLost(Arc<str>),
     /// The model has been removed, or is being removed.
     #[error("the model is unloaded")]
     ModelRemoved,
@@ -117,4 +123,7 @@ pub enum AddModelError {
     /// The engine is draining or has ended.
     #[error("the engine accepts nothing new")]
     Closed,
+    /// The device is lost.
+    #[error("the device is lost: {0}")]
+    DeviceLost(Arc<str>),
 }

@@ -103,8 +103,7 @@ impl EngineHandle {
         check_model_limits(model.limits()).map_err(AddModelError::Limits)?;
         let limits = model.limits().clone();
         let engine = Box::new(self.scheduling.engine(name, model));
-        let index = self.inbox.add(limits, engine).ok_or(AddModelError::Closed)?;
-        Ok(ModelIndex(index))
+        self.inbox.add(limits, engine).map(ModelIndex)
     }
 
     /// Removes a model after the step that the engine is in. Its open sequences fail with
@@ -141,6 +140,17 @@ impl EngineHandle {
     /// Whether the engine's thread is still running.
     pub fn is_alive(&self) -> bool {
         self.inbox.is_alive()
+    }
+
+    /// Why the device is lost; `None` while it works. A lost device refuses all sequences and models, and never comes back.
+    pub fn loss(&self) -> Option<Arc<str>> {
+        self.inbox.loss().cloned()
+    }
+
+    /// Calls `listener` when the device is lost, on the engine's thread and before any sequence fails for it. The first
+    /// listener counts.
+    pub fn on_loss(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.inbox.on_loss(Box::new(listener));
     }
 
     /// How many times the engine has failed all its sequences and restarted after a panic.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::Sender,
     },
@@ -13,7 +13,7 @@ use std::{
 use super::{
     admission::{Admission, QueuedRequest, ReleaseAdmission, Submission, blocks_needed, validate},
     arrivals::{AddedModel, Arrivals, RemovedModel},
-    error::SubmitError,
+    error::{AddModelError, SubmitError},
     kv_blocks::KvCounts,
     model_table::ModelTable,
     prefix::Prefix,
@@ -113,7 +113,14 @@ pub(crate) struct Inbox {
     /// Callers wait here for the engine's thread to park or end.
     settled: Condvar,
     restarts: AtomicU64,
+    /// Why the device is lost, once it is. Set while the state is locked, so that nothing is queued after it.
+    lost: OnceLock<Arc<str>>,
+    /// Called when the device is lost.
+    loss_listener: OnceLock<LossListener>,
 }
+
+/// Hears on the engine's thread that the device is lost.
+pub(crate) type LossListener = Box<dyn Fn() + Send + Sync>;
 
 impl std::fmt::Debug for Inbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -146,6 +153,8 @@ impl Inbox {
             work: Condvar::new(),
             settled: Condvar::new(),
             restarts: AtomicU64::new(0),
+            lost: OnceLock::new(),
+            loss_listener: OnceLock::new(),
         }
     }
 
@@ -158,7 +167,7 @@ impl Inbox {
         let model = request.model.0;
         let limits = {
             let mut state = self.state();
-            state.phase.admits()?;
+            self.admits(&state)?;
             Arc::clone(&state.models.open(model)?.limits)
         };
         validate(&request, &limits, now)?;
@@ -172,7 +181,7 @@ impl Inbox {
 
         let mut state = self.state();
         // Checked again, because the lock was free while the prompt was checked.
-        state.phase.admits()?;
+        self.admits(&state)?;
         state.models.open(model)?;
         let tokens = request.prompt.len();
         let account = self.weights.account(&request.tenant);
@@ -195,17 +204,28 @@ impl Inbox {
         Ok(())
     }
 
-    /// Adds a model and returns its index; `None` when the engine accepts nothing new. Sequences that are submitted for
-    /// the model arrive at the thread after it.
-    pub(crate) fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Option<usize> {
+    /// Refuses sequences when the engine accepts nothing new, or the device is lost.
+    fn admits(&self, state: &State) -> Result<(), SubmitError> {
+        state.phase.admits()?;
+        match self.lost.get() {
+            Some(reason) => Err(SubmitError::DeviceLost(Arc::clone(reason))),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a model and returns its index. Sequences that are submitted for the model arrive at the thread after it.
+    pub(crate) fn add(&self, limits: ModelLimits, engine: Box<ModelEngine>) -> Result<usize, AddModelError> {
         let mut state = self.state();
-        state.phase.admits().ok()?;
+        state.phase.admits().map_err(|_| AddModelError::Closed)?;
+        if let Some(reason) = self.lost.get() {
+            return Err(AddModelError::DeviceLost(Arc::clone(reason)));
+        }
         let index = state.models.add(limits);
         state.arrivals.models.push(AddedModel { index, engine });
         state.parked = false;
         drop(state);
         self.work.notify_one();
-        Some(index)
+        Ok(index)
     }
 
     /// Refuses new sequences for a model from now on, and asks the thread to send its engine to `receiver`. When the
@@ -328,6 +348,35 @@ impl Inbox {
     /// Counts a restart of the engine.
     pub(crate) fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Refuses everything from now on, because the device is lost, and tells the listener.
+    pub(crate) fn device_lost(&self, reason: Arc<str>) {
+        let first = {
+            let _state = self.state();
+            self.lost.set(reason).is_ok()
+        };
+        if let (true, Some(listener)) = (first, self.loss_listener.get()) {
+            listener();
+        }
+    }
+
+    /// Why the device is lost; `None` while it works.
+    pub(crate) fn loss(&self) -> Option<&Arc<str>> {
+        self.lost.get()
+    }
+
+    /// Sets what is called when the device is lost, once. It is called at once where the device is lost already.
+    pub(crate) fn on_loss(&self, listener: LossListener) {
+        let is_lost = {
+            let _state = self.state();
+            // An engine has one owner, which sets its listener once.
+            let _ = self.loss_listener.set(listener);
+            self.lost.get().is_some()
+        };
+        if let (true, Some(listener)) = (is_lost, self.loss_listener.get()) {
+            listener();
+        }
     }
 
     fn advance_phase(&self, phase: Phase) {

@@ -52,13 +52,19 @@ fn p99(sorted: &[f64]) -> f64 {
     sorted[(sorted.len() * 99).div_ceil(100) - 1]
 }
 
+/// Makes an engine of models with these costs.
+type NewEngine = fn(&[[f64; 4]], Budget, &TenantWeights) -> SimulatedEngine;
+
 /// The p99 latencies of verdicts without and beside generations, and those generations.
-fn beside_generations(costs: &[[f64; 4]], generations: usize) -> (f64, f64, ClosedLoop) {
+fn beside_generations(new: NewEngine, costs: &[[f64; 4]], generations: usize) -> (f64, f64, ClosedLoop) {
     let guard = costs.len() - 1;
-    let engine = || SimulatedEngine::new(costs, Budget::new(64, 512), &TenantWeights::default());
+    let engine = || new(costs, Budget::new(64, 512), &TenantWeights::default());
     let idle = verdicts(&mut engine(), guard, &mut ClosedLoop::new(Vec::new()), 1.0, 300);
     // Prompts and answers of many lengths, so that prefill chunks and decodes mix at all times.
-    let requests = (0..generations).map(|i| generation(20 + 37 * (i % 11), 40 + 3 * (i % 50)));
+    let requests = (0..generations).map(|i| ClientRequest {
+        model: i % guard.max(1),
+        ..generation(20 + 37 * (i % 11), 40 + 3 * (i % 50))
+    });
     let mut load = ClosedLoop::new(requests.collect());
     let loaded = verdicts(&mut engine(), guard, &mut load, 1.0, 300);
     (p99(&idle), p99(&loaded), load)
@@ -67,7 +73,7 @@ fn beside_generations(costs: &[[f64; 4]], generations: usize) -> (f64, f64, Clos
 #[test]
 fn verdicts_beside_generations_that_saturate_the_same_model_take_at_most_three_times_as_long() {
     for generations in [32, 100] {
-        let (idle, loaded, load) = beside_generations(&[COSTS], generations);
+        let (idle, loaded, load) = beside_generations(SimulatedEngine::new, &[COSTS], generations);
         assert!(
             loaded <= 3.0 * idle,
             "{generations}: {loaded} against {idle} idle"
@@ -83,19 +89,30 @@ fn verdicts_beside_generations_that_saturate_the_same_model_take_at_most_three_t
 #[test]
 fn verdicts_of_one_model_beside_generations_of_another_take_at_most_three_times_as_long() {
     let target = [20e-3, 2e-3, 3e-3, 1e-3];
-    let (idle, loaded, load) = beside_generations(&[target, COSTS], 32);
-    assert!(loaded <= 3.0 * idle, "{loaded} against {idle} idle");
-    assert!(
-        load.latencies.len() > 32,
-        "generations went on: {}",
-        load.latencies.len()
-    );
+    let devices: [NewEngine; 2] = [SimulatedEngine::new, SimulatedEngine::asynchronous];
+    for new in devices {
+        // On the second device, steps of both targets may be under way when a verdict is asked for.
+        for costs in [&[target, COSTS][..], &[target, target, COSTS]] {
+            let (idle, loaded, load) = beside_generations(new, costs, 32);
+            assert!(loaded <= 3.0 * idle, "{loaded} against {idle} idle");
+            assert!(
+                load.latencies.len() > 32,
+                "generations went on: {}",
+                load.latencies.len()
+            );
+        }
+    }
 }
 
 /// Requests more verdicts than the device can answer, for ever, so that the generations get a fifth of the time. Returns
 /// how long the generations took and how much work they are, in seconds.
-fn under_a_flood(costs: &[[f64; 4]], budget: Budget, requests: &[ClientRequest]) -> (f64, f64) {
-    let mut engine = SimulatedEngine::new(costs, budget, &listed(&["t0", "t1", "t2"]));
+fn under_a_flood(
+    new: NewEngine,
+    costs: &[[f64; 4]],
+    budget: Budget,
+    requests: &[ClientRequest],
+) -> (f64, f64) {
+    let mut engine = new(costs, budget, &listed(&["t0", "t1", "t2"]));
     let guard = costs.len() - 1;
     let mut flood = ClosedLoop::new(vec![verdict(guard); 40]);
     for _ in 0..200 {
@@ -133,8 +150,11 @@ fn under_a_flood(costs: &[[f64; 4]], budget: Budget, requests: &[ClientRequest])
 #[test]
 fn a_flood_of_verdicts_leaves_a_fifth_of_the_time() {
     let requests: Vec<ClientRequest> = (0..8).map(|_| generation(100, 50)).collect();
-    under_a_flood(&[COSTS], Budget::new(64, 512), &requests);
-    under_a_flood(&[COSTS, COSTS], Budget::new(64, 512), &requests);
+    let devices: [NewEngine; 2] = [SimulatedEngine::new, SimulatedEngine::asynchronous];
+    for new in devices {
+        under_a_flood(new, &[COSTS], Budget::new(64, 512), &requests);
+        under_a_flood(new, &[COSTS, COSTS], Budget::new(64, 512), &requests);
+    }
 }
 
 proptest! {
@@ -148,6 +168,7 @@ proptest! {
         sequences in 1usize..24,
         tokens in 1usize..200,
         two_models in any::<bool>(),
+        asynchronous in any::<bool>(),
         requests in prop::collection::vec((1usize..150, 1usize..20, any::<bool>(), 0usize..3), 1..12),
     ) {
         let costs = [[base, token, row, 1e-4], [5e-3, 1e-3, 1e-3, 1e-4]];
@@ -160,7 +181,8 @@ proptest! {
                 ..generation(prompt, answer)
             })
             .collect();
-        under_a_flood(costs, Budget::new(sequences, tokens), &requests);
+        let new: NewEngine = if asynchronous { SimulatedEngine::asynchronous } else { SimulatedEngine::new };
+        under_a_flood(new, costs, Budget::new(sequences, tokens), &requests);
     }
 }
 

@@ -39,6 +39,10 @@ mod wait_forecast;
 mod waiting;
 
 #[cfg(test)]
+mod asynchronous_device;
+#[cfg(test)]
+mod device_loss_tests;
+#[cfg(test)]
 mod fair_share_tests;
 #[cfg(test)]
 mod fault_tests;
@@ -46,6 +50,8 @@ mod fault_tests;
 mod kv_blocks_tests;
 #[cfg(test)]
 mod mixed_load_tests;
+#[cfg(test)]
+mod overlap_tests;
 #[cfg(test)]
 mod random_schedule_tests;
 #[cfg(test)]

@@ -16,15 +16,15 @@ use super::{
 use crate::backend::{AdapterIndex, ModelLimits};
 
 /// Random numbers for one schedule. The same seed gives the same schedule.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
+    pub(super) fn roll(&mut self, below: usize) -> usize {
         self.0 += 1;
         (super::sampler::uniform(0xd1ce, self.0) * below as f64) as usize
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.roll(100) < percent
     }
 }
@@ -40,7 +40,7 @@ impl StopCondition for StopAt {
 
 /// One request of a client, which can be run again alone.
 #[derive(Debug, Clone)]
-struct Scenario {
+pub(super) struct Scenario {
     prompt: Vec<u32>,
     max_new_tokens: usize,
     sampling: Sampling,
@@ -53,7 +53,7 @@ struct Scenario {
 }
 
 impl Scenario {
-    fn random(dice: &mut Dice, limits: &ModelLimits) -> Self {
+    pub(super) fn random(dice: &mut Dice, limits: &ModelLimits) -> Self {
         // Few distinct beginnings, so that prefixes are shared.
         let (family, shared, own) = (dice.roll(3) as u32, dice.roll(20), 1 + dice.roll(12));
         let mut prompt: Vec<u32> = (0..shared as u32).map(|i| (family * 5 + i) % 7).collect();
@@ -90,7 +90,7 @@ impl Scenario {
         }
     }
 
-    fn request(&self) -> (SequenceRequest, Recorder) {
+    pub(super) fn request(&self) -> (SequenceRequest, Recorder) {
         let recorder = Recorder::default();
         let output = OutputSpec {
             max_new_tokens: self.max_new_tokens,
@@ -134,13 +134,13 @@ impl Scenario {
     }
 }
 
-struct Client {
-    scenario: Scenario,
-    recorder: Recorder,
-    cancel: CancelFlag,
-    deadline: Option<Instant>,
-    listens_for: usize,
-    needed: usize,
+pub(super) struct Client {
+    pub(super) scenario: Scenario,
+    pub(super) recorder: Recorder,
+    pub(super) cancel: CancelFlag,
+    pub(super) deadline: Option<Instant>,
+    pub(super) listens_for: usize,
+    pub(super) needed: usize,
 }
 
 /// One random schedule on one random engine.
@@ -231,21 +231,21 @@ fn simulate(seed: u64) -> Outcomes {
 }
 
 #[derive(Debug, Default)]
-struct Outcomes {
-    refused: usize,
-    finished: usize,
-    cached: usize,
+pub(super) struct Outcomes {
+    pub(super) refused: usize,
+    pub(super) finished: usize,
+    pub(super) cached: usize,
     /// Sequences with more blocks than the pool.
-    outgrown: usize,
-    outgrown_cached: usize,
-    cancelled: usize,
-    late: HashMap<Stage, usize>,
-    deaf: usize,
-    preemptions: u64,
+    pub(super) outgrown: usize,
+    pub(super) outgrown_cached: usize,
+    pub(super) cancelled: usize,
+    pub(super) late: HashMap<Stage, usize>,
+    pub(super) deaf: usize,
+    pub(super) preemptions: u64,
 }
 
 impl Outcomes {
-    fn count(&mut self, client: &Client, limits: &ModelLimits) {
+    pub(super) fn count(&mut self, client: &Client, limits: &ModelLimits) {
         let recorder = &client.recorder;
         let (output, reason) = client.scenario.alone(limits);
         let own = recorder.output();

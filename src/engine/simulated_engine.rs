@@ -25,7 +25,7 @@ use super::{
     thread::ModelTurns,
 };
 use crate::backend::{
-    CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+    CostPrior, Execution, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
 };
 
 /// Limits of each simulated model.
@@ -42,12 +42,72 @@ pub(crate) const COSTS: [f64; 4] = [5e-3, 1.3e-3, 1.6e-3, 1e-3];
 /// Longest time that a step without urgent work is planned to take.
 pub(crate) const TARGET: Duration = Duration::from_millis(100);
 
-/// A model whose forward passes advance the clock.
+/// Time that the host takes to submit a step to a device that computes by itself, and again to use its results.
+pub(crate) const HOST: Duration = Duration::from_millis(1);
+
+/// A device that computes steps in the order of their submission.
+#[derive(Clone)]
+struct TimedDevice {
+    execution: Execution,
+    slowness: Slowness,
+    /// The clock.
+    nanoseconds: Arc<AtomicU64>,
+    /// When the last step that was submitted ends.
+    free_at: Arc<AtomicU64>,
+    /// How long it has computed.
+    busy: Arc<AtomicU64>,
+}
+
+impl TimedDevice {
+    fn new(execution: Execution, slowness: &Slowness) -> Self {
+        Self {
+            execution,
+            slowness: Arc::clone(slowness),
+            nanoseconds: Arc::default(),
+            free_at: Arc::default(),
+            busy: Arc::default(),
+        }
+    }
+
+    /// Begins a step that takes this many seconds if the device is neither faster nor slower than planted. Returns when it
+    /// ends.
+    fn begin(&self, seconds: f64) -> u64 {
+        if self.execution == Execution::Asynchronous {
+            self.host_works();
+        }
+        let now = self.nanoseconds.load(Ordering::Relaxed);
+        let began = now.max(self.free_at.load(Ordering::Relaxed));
+        let seconds = seconds * (self.slowness)(began as f64 * 1e-9, began);
+        let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
+        self.busy.fetch_add(time, Ordering::Relaxed);
+        self.free_at.store(began + time, Ordering::Relaxed);
+        if self.execution == Execution::Synchronous {
+            self.nanoseconds.store(began + time, Ordering::Relaxed);
+        }
+        began + time
+    }
+
+    /// Waits for a step that ends at this time.
+    fn wait(&self, end: u64) {
+        if self.execution == Execution::Asynchronous {
+            self.nanoseconds.fetch_max(end, Ordering::Relaxed);
+            self.host_works();
+        }
+    }
+
+    fn host_works(&self) {
+        self.nanoseconds
+            .fetch_add(HOST.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// A model whose steps take time on a device.
 struct TimedModel {
     model: Box<dyn LanguageModel>,
     costs: StepCosts,
-    slowness: Slowness,
-    nanoseconds: Arc<AtomicU64>,
+    device: TimedDevice,
+    /// When its last step ends.
+    end: u64,
 }
 
 /// The factor by which a step takes longer than planted, from the time in seconds and a number that is different for each
@@ -94,17 +154,13 @@ impl LanguageModel for TimedModel {
             .sequences
             .iter()
             .map(|entry| StepShape::of(entry.new_tokens, entry.context, entry.readout != Readout::None));
-        let seconds = self
-            .costs
-            .step(shapes.fold(StepShape::default(), StepShape::plus));
-        let began = self.nanoseconds.load(Ordering::Relaxed);
-        let seconds = seconds * (self.slowness)(began as f64 * 1e-9, began);
-        let time = Duration::from_secs_f64(seconds).as_nanos() as u64;
-        self.nanoseconds.fetch_add(time, Ordering::Relaxed);
+        let shape = shapes.fold(StepShape::default(), StepShape::plus);
+        self.end = self.device.begin(self.costs.step(shape));
         self.model.submit(batch, output)
     }
 
     fn wait(&mut self) -> Result<StepOutput, StepError> {
+        self.device.wait(self.end);
         self.model.wait()
     }
 }
@@ -117,23 +173,30 @@ pub(crate) struct SimulatedEngine {
     pub inbox: Arc<Inbox>,
     pub turns: ModelTurns,
     start: Instant,
-    nanoseconds: Arc<AtomicU64>,
+    device: TimedDevice,
     prompts: u64,
 }
 
 impl SimulatedEngine {
-    /// One scripted model for each of these costs.
+    /// One scripted model for each of these costs, on a device on which a step is done when it has been submitted.
     pub(crate) fn new(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
+        Self::scripted(costs, budget, weights, Execution::Synchronous)
+    }
+
+    /// Like [`SimulatedEngine::new`], on a device that computes by itself. The host takes [`HOST`] before and after each
+    /// step.
+    pub(crate) fn asynchronous(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights) -> Self {
+        Self::scripted(costs, budget, weights, Execution::Asynchronous)
+    }
+
+    fn scripted(costs: &[[f64; 4]], budget: Budget, weights: &TenantWeights, execution: Execution) -> Self {
         let models = costs.iter().map(|costs| {
             let model: Box<dyn LanguageModel> = Box::new(ScriptedModel::hashing(LIMITS));
             (model, StepCosts::planted(*costs))
         });
-        Self::with(
-            models.collect(),
-            budget,
-            weights,
-            &(Arc::new(|_, _| 1.0) as Slowness),
-        )
+        let steady: Slowness = Arc::new(|_, _| 1.0);
+        let device = TimedDevice::new(execution, &steady);
+        Self::with(models.collect(), budget, weights, device)
     }
 
     /// One model without logits, on a device whose speed changes.
@@ -149,7 +212,7 @@ impl SimulatedEngine {
             vec![(model, StepCosts::planted(costs))],
             budget,
             weights,
-            slowness,
+            TimedDevice::new(Execution::Synchronous, slowness),
         )
     }
 
@@ -157,17 +220,16 @@ impl SimulatedEngine {
         models: Vec<(Box<dyn LanguageModel>, StepCosts)>,
         budget: Budget,
         weights: &TenantWeights,
-        slowness: &Slowness,
+        device: TimedDevice,
     ) -> Self {
-        let nanoseconds = Arc::new(AtomicU64::new(0));
         let start = Instant::now();
         let limits = models.iter().map(|(model, _)| model.limits().clone()).collect();
         let engines = models.into_iter().map(|(model, costs)| {
             let model = TimedModel {
                 model,
                 costs,
-                slowness: Arc::clone(slowness),
-                nanoseconds: Arc::clone(&nanoseconds),
+                device: device.clone(),
+                end: 0,
             };
             ModelEngine::new(
                 "timed".into(),
@@ -182,7 +244,7 @@ impl SimulatedEngine {
             tokens: 100_000_000,
         };
         let clock = {
-            let nanoseconds = Arc::clone(&nanoseconds);
+            let nanoseconds = Arc::clone(&device.nanoseconds);
             move || start + Duration::from_nanos(nanoseconds.load(Ordering::Relaxed))
         };
         Self {
@@ -190,17 +252,23 @@ impl SimulatedEngine {
             turns: ModelTurns::new(
                 engines.collect(),
                 TimeLedger::new(Some(TARGET)),
+                device.execution,
                 Clock::new(clock),
             ),
             start,
-            nanoseconds,
+            device,
             prompts: 0,
         }
     }
 
     /// Seconds since the start.
     pub(crate) fn now(&self) -> f64 {
-        self.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
+        self.device.nanoseconds.load(Ordering::Relaxed) as f64 * 1e-9
+    }
+
+    /// Seconds that the device has computed.
+    pub(crate) fn busy(&self) -> f64 {
+        self.device.busy.load(Ordering::Relaxed) as f64 * 1e-9
     }
 
     /// Submits a request.
@@ -244,7 +312,7 @@ impl SimulatedEngine {
     }
 
     fn instant(&self) -> Instant {
-        self.start + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
+        self.start + Duration::from_nanos(self.device.nanoseconds.load(Ordering::Relaxed))
     }
 
     /// Takes a step; with no sequence open, advances the clock by a millisecond.
@@ -256,7 +324,7 @@ impl SimulatedEngine {
         if self.turns.has_work() {
             self.turns.step(&self.inbox);
         } else {
-            self.nanoseconds.fetch_add(1_000_000, Ordering::Relaxed);
+            self.device.nanoseconds.fetch_add(1_000_000, Ordering::Relaxed);
         }
     }
 }

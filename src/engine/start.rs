@@ -51,7 +51,12 @@ pub fn start(
             scheduling.engine(&name, model)
         })
         .collect();
-    let turns = ModelTurns::new(engines, TimeLedger::new(config.step_target), config.clock.clone());
+    let turns = ModelTurns::new(
+        engines,
+        TimeLedger::new(config.step_target),
+        config.execution,
+        config.clock.clone(),
+    );
     let thread = {
         let (thread_inbox, name) = (Arc::clone(&inbox), config.name.clone());
         EngineThread::spawn(config.name, Arc::clone(&inbox), move || {

@@ -116,6 +116,11 @@ pub(crate) fn describe() {
         "Sequences that lost their KV blocks."
     );
     describe_counter!("babelward_steps_total", Unit::Count, "Forward passes.");
+    describe_gauge!(
+        "babelward_device_lost",
+        Unit::Count,
+        "1 once the engine's device is lost."
+    );
     describe_counter!(
         "babelward_engine_restarts_total",
         Unit::Count,
@@ -189,4 +194,9 @@ pub(crate) fn record_state(model: &Arc<str>, stats: &ModelStats) {
 /// Counts a restart of the engine called `engine`.
 pub(crate) fn record_restart(engine: &str) {
     counter!("babelward_engine_restarts_total", "engine" => engine.to_owned()).increment(1);
+}
+
+/// Records that the device of the engine called `engine` is lost.
+pub(crate) fn record_loss(engine: &str) {
+    gauge!("babelward_device_lost", "engine" => engine.to_owned()).set(1.0);
 }

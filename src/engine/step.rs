@@ -1,6 +1,7 @@
 //! One model's steps: the scheduler's plan becomes a forward batch, and its logits become tokens and events.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},
@@ -8,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+#[cfg(test)]
+use super::step_time::StepCosts;
 use super::{
     admission::{PinReservation, Submission},
     answer::{Read, next_token},
@@ -42,20 +45,22 @@ struct PinnedPrefix {
     _reservation: Option<PinReservation>,
 }
 
-/// A step under way.
+/// A step that has been planned.
 struct Step {
     began: Instant,
     shape: StepShape,
     pace: Pace,
     forecast: StepForecast,
-    /// Whether the forward pass succeeded. The time of one that failed is not learned from.
+    /// Whether the step succeeded. The time of one that failed is not learned from.
     succeeded: bool,
 }
 
 /// A model with its scheduler.
 ///
-/// A step consists of [`ModelEngine::begin`], [`ModelEngine::forward`], [`ModelEngine::complete`] and
-/// [`ModelEngine::settle`], called in this order. The caller reads the clock.
+/// A step consists of [`ModelEngine::begin`], [`ModelEngine::launch`], [`ModelEngine::wait`], [`ModelEngine::complete`] and
+/// [`ModelEngine::settle`], called in this order; a step that could not be launched is completed at once. The caller reads
+/// the clock. Between launch and wait, the device reads and writes the KV blocks of the sequences that take part. Sequences
+/// may arrive then, because that changes nothing of the running ones; whatever ends sequences waits for the step first.
 pub(crate) struct ModelEngine {
     name: Arc<str>,
     model: Box<dyn LanguageModel>,
@@ -68,6 +73,8 @@ pub(crate) struct ModelEngine {
     /// What the last step read. Its buffers are reused for the next step.
     output: StepOutput,
     current: Option<Step>,
+    /// Whether the device may be computing the current step.
+    under_way: bool,
     pinned: Vec<PinnedPrefix>,
     /// Receives the pinned prompts whose computation failed, after each step.
     failed_pins: Receiver<Prefix>,
@@ -98,6 +105,7 @@ impl ModelEngine {
             spare: Vec::new(),
             output: StepOutput::default(),
             current: None,
+            under_way: false,
             pinned: Vec::new(),
             failed_pins,
             failed_pin_sender,
@@ -142,6 +150,12 @@ impl ModelEngine {
     #[cfg(test)]
     pub(crate) fn batch(&self) -> &ForwardBatch {
         &self.batch
+    }
+
+    /// What steps are predicted to cost.
+    #[cfg(test)]
+    pub(crate) fn costs(&self) -> StepCosts {
+        self.scheduler.step_time.costs()
     }
 
     /// Preemptions since the start.
@@ -198,10 +212,32 @@ impl ModelEngine {
         has_batch
     }
 
-    /// Runs the model on the batch.
-    pub(crate) fn forward(&mut self) -> Result<(), StepError> {
+    /// Whether a step has been launched and not waited for.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    /// Seconds of the time ledger's credit that the step under way is predicted to use.
+    pub(crate) fn credit_in_use(&self) -> f64 {
+        let step = self.current.as_ref();
+        step.map_or(0.0, |step| step.forecast.credit_used(step.pace))
+    }
+
+    /// Submits the batch to the device.
+    pub(crate) fn launch(&mut self) -> Result<(), StepError> {
         let output = std::mem::take(&mut self.output);
-        self.output = self.model.forward(&self.batch, output)?;
+        // Also if the model panics, so that a restart waits for whatever the device has begun.
+        self.under_way = true;
+        let submitted = self.model.submit(&self.batch, output);
+        self.under_way = submitted.is_ok();
+        submitted
+    }
+
+    /// Waits until the device has computed the step.
+    pub(crate) fn wait(&mut self) -> Result<(), StepError> {
+        let waited = self.model.wait();
+        self.under_way = false;
+        self.output = waited?;
         let entries = self.batch.sequences.iter();
         let expected = entries.filter(|entry| entry.readout != Readout::None).count();
         let found = self.output.readings.len();
@@ -213,7 +249,7 @@ impl ModelEngine {
         Ok(())
     }
 
-    /// Applies the outcome of the forward pass to its sequences.
+    /// Applies the outcome of the step to its sequences.
     pub(crate) fn complete(&mut self, outcome: Result<(), StepError>, now: Instant) {
         if let Some(step) = &mut self.current {
             step.succeeded = outcome.is_ok();
@@ -236,6 +272,9 @@ impl ModelEngine {
                     let read = reading.map(|reading| Read::new(reading, &output, width));
                     self.advance(index, read.transpose(), now)
                 }
+                Err(StepError::DeviceLost(reason)) => {
+                    Some(Ending::Failed(SequenceError::DeviceLost(reason.as_str().into())))
+                }
                 Err(error) => Some(Ending::Failed(SequenceError::ModelFailed(error.to_string()))),
             };
             entry += 1;
@@ -256,7 +295,7 @@ impl ModelEngine {
     /// only has metrics.
     pub(crate) fn settle(&mut self, ledger: &mut TimeLedger, now: Instant) {
         if let Some(step) = self.current.take() {
-            let time = now.saturating_duration_since(step.began);
+            let time = ledger.time_of_step(step.began, now);
             let scheduler = &mut self.scheduler;
             if step.succeeded {
                 let error = scheduler.step_time.observe(step.shape, time, now);
@@ -271,8 +310,13 @@ impl ModelEngine {
         record_step(&self.name, &self.scheduler.record);
     }
 
-    /// Fails all open sequences with `error`.
+    /// Fails all open sequences with `error`, after waiting for the step under way, whose outcome is dropped.
     pub(crate) fn fail_all(&mut self, error: &SequenceError, now: Instant) {
+        if std::mem::take(&mut self.under_way) {
+            // A model that panics is waited for no longer: there is nothing else to ask it.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.model.wait()));
+        }
+        self.current = None;
         for sequence in self.scheduler.clear() {
             sequence.end(Ending::Failed(error.clone()), now);
         }
@@ -281,7 +325,6 @@ impl ModelEngine {
     /// Restarts after a panic: all open sequences fail, the pool and the cache are cleared, and pinned prefixes are
     /// computed again.
     pub(crate) fn restart(&mut self, now: Instant) {
-        self.current = None;
         self.fail_all(&SequenceError::EnginePanicked, now);
         // These failures are counted below, because their prefixes are not resident.
         while self.failed_pins.try_recv().is_ok() {}

@@ -151,7 +151,7 @@ pub(crate) fn step(engine: &mut ModelEngine, now: Instant) -> (usize, usize) {
         return (0, 0);
     }
     let size = (engine.batch().sequences.len(), engine.batch().tokens.len());
-    let outcome = engine.forward();
+    let outcome = engine.launch().and_then(|()| engine.wait());
     assert!(outcome.is_ok(), "{outcome:?}");
     engine.complete(outcome, now + STEP);
     size

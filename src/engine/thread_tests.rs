@@ -15,7 +15,7 @@ use super::{
     start,
     testing::{HANG, greedy, request},
 };
-use crate::backend::{CostPrior, ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
+use crate::backend::{CostPrior, Execution, ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
 
 pub(super) const LIMITS: ModelLimits = ModelLimits {
     vocab_size: 32,
@@ -106,6 +106,7 @@ pub(super) fn config() -> EngineConfig {
         queue_tokens: 1000,
         step_target: None,
         cost_prior: CostPrior::SMALL_MACHINE,
+        execution: Execution::Synchronous,
         tenant_weights: TenantWeights::default(),
         clock: Clock::default(),
     }

@@ -9,7 +9,7 @@ use super::{
     budget::MemoryUse,
     declare::{declare, default_of, over_budget, residency_terms},
     device::Device,
-    error::{LoadFailure, LoadRefusal, LookupError, RegistryError, UnknownPolicy},
+    error::{DeviceLoss, LoadFailure, LoadRefusal, LookupError, RegistryError, UnknownPolicy},
     loader::ModelGroup,
     model::{Declared, ModelEntry, ModelRole},
     operations::LoadAssessment,
@@ -103,13 +103,15 @@ impl Registry {
         stats::describe();
         let devices = options.devices.iter().map(Device::start);
         let devices = devices.collect::<Result<_, _>>().map_err(RegistryError::Engine)?;
+        let residency = Arc::new(Residency::new(groups, policies, accounts, devices));
+        residency.follow_devices();
         Ok(Arc::new(Self {
             declared,
             by_id,
             default_target,
             default_guard,
             default_quality,
-            residency: Arc::new(Residency::new(groups, policies, accounts, devices)),
+            residency,
         }))
     }
 
@@ -318,6 +320,19 @@ impl Registry {
     /// The device that the model behind an id is loaded onto.
     pub fn device_of(&self, declared: &Declared) -> &DeviceInfo {
         &self.residency.device_of(declared.group).info
+    }
+
+    /// What happened to the device of the model behind an id if it is lost; `None` while it works.
+    pub fn device_loss(&self, declared: &Declared) -> Option<DeviceLoss> {
+        self.residency.device_of(declared.group).loss()
+    }
+
+    /// Whether all devices work.
+    pub fn has_all_devices(&self) -> bool {
+        self.residency
+            .devices
+            .iter()
+            .all(|device| device.loss().is_none())
     }
 
     /// The limits of the engine of the device that the model behind an id is loaded onto.

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     budget::{KvSizing, MemoryNeed},
+    error::DeviceLoss,
     options::DeviceOptions,
 };
 use crate::{
@@ -44,6 +45,14 @@ impl Device {
     /// The memory that a model needs there.
     pub(super) fn need(&self, footprint: &Footprint) -> MemoryNeed {
         MemoryNeed::new(footprint, self.kv)
+    }
+
+    /// What happened to the device if it is lost; `None` while it works.
+    pub(super) fn loss(&self) -> Option<DeviceLoss> {
+        self.engine.loss().map(|reason| DeviceLoss {
+            device: self.info.name.clone(),
+            reason: reason.to_string(),
+        })
     }
 
     /// Ends the engine; open requests fail. Returns `false` when its thread has not ended within `limit`.

@@ -218,6 +218,15 @@ fn shown(models: &[(String, u64)]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
+/// A device that is lost: none of its models can answer any more in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceLoss {
+    /// Name of the device.
+    pub device: String,
+    /// What happened, as the device reported it.
+    pub reason: String,
+}
+
 /// Why a model was not loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadFailure {
@@ -225,6 +234,8 @@ pub enum LoadFailure {
     Memory(MemoryShortage),
     /// The model or its files are broken. The text is for the operator of the server.
     Broken(String),
+    /// Its device is lost.
+    DeviceLost(DeviceLoss),
     /// The server is shutting down.
     Closed,
 }
@@ -272,6 +283,7 @@ impl From<LoadFailure> for LookupError {
         match failure {
             LoadFailure::Memory(shortage) => Self::Memory(shortage),
             LoadFailure::Broken(_) => Self::LoadFailed,
+            LoadFailure::DeviceLost(loss) => Self::DeviceLost(loss),
             LoadFailure::Closed => Self::Closed,
         }
     }
@@ -312,6 +324,8 @@ pub enum LookupError {
     Unloading,
     /// There is no room for its model.
     Memory(MemoryShortage),
+    /// The device of its model is lost.
+    DeviceLost(DeviceLoss),
     /// Its model is not in memory, and the server is shutting down.
     Closed,
 }

@@ -27,7 +27,9 @@ mod survey;
 pub use self::{
     budget::{KvSize, MemoryNeed, MemoryUse, automatic_budget},
     catalog::Registry,
-    error::{LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy},
+    error::{
+        DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy,
+    },
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{Declared, DeclaredAdapter, ModelEntry, ModelRole, ModelSpec, Resident, ResidentAdapter},
     operations::{Feasibility, LoadAssessment},

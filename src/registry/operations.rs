@@ -57,6 +57,9 @@ impl Residency {
         if state.draining {
             return Err(LoadFailure::Closed.into());
         }
+        if let Some(loss) = self.device_of(group).loss() {
+            return Err(LoadFailure::DeviceLost(loss).into());
+        }
         // A model that is being unloaded is loaded again after that.
         while state.slots[group].phase == Phase::Draining {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

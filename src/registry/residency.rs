@@ -129,9 +129,28 @@ impl Residency {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes the phases of all models and the memory that they take.
+    /// Publishes the states of all models again whenever a device is lost.
+    pub(super) fn follow_devices(self: &Arc<Self>) {
+        for device in &self.devices {
+            let residency = Arc::downgrade(self);
+            device.engine.on_loss(move || {
+                if let Some(residency) = residency.upgrade() {
+                    residency.refresh(&residency.state());
+                    residency.states.notify();
+                }
+            });
+        }
+    }
+
+    /// Publishes the phases of all models and the memory that they take. On a lost device no model serves, and none can be
+    /// loaded.
     fn refresh(&self, state: &ResidencyState) {
-        let phases: Vec<Phase> = state.slots.iter().map(|slot| slot.phase).collect();
+        let slots = state.slots.iter().enumerate();
+        let phases = slots.map(|(group, slot)| match slot.phase {
+            Phase::Unloaded | Phase::Ready if self.device_of(group).loss().is_some() => Phase::Broken,
+            phase => phase,
+        });
+        let phases: Vec<Phase> = phases.collect();
         self.states.refresh(&phases, state.draining);
         record_memory(state.accounts.budget(), state.accounts.taken());
         self.changed.notify_all();
@@ -168,6 +187,9 @@ impl Residency {
         declared: &Declared,
         awaited: Option<u64>,
     ) -> Result<LeaseAttempt, LookupError> {
+        if let Some(loss) = self.device_of(declared.group).loss() {
+            return Err(LookupError::DeviceLost(loss));
+        }
         let mut state = self.state();
         let slot = &state.slots[declared.group];
         let lazy = declared.policy == LoadPolicy::Lazy;
@@ -246,11 +268,12 @@ impl Residency {
     fn load_failed(&self, state: &mut ResidencyState, group: usize, error: &RegistryError) {
         state.accounts.release(group);
         let slot = &mut state.slots[group];
-        let failure = LoadFailure::from(error);
+        let loss = self.device_of(group).loss();
+        let failure = loss.map_or_else(|| LoadFailure::from(error), LoadFailure::DeviceLost);
         // A model that lacked memory may fit later; a broken one stays broken until a caller requests another load.
         slot.phase = match failure {
             LoadFailure::Broken(_) => Phase::Broken,
-            LoadFailure::Memory(_) | LoadFailure::Closed => Phase::Unloaded,
+            LoadFailure::Memory(_) | LoadFailure::DeviceLost(_) | LoadFailure::Closed => Phase::Unloaded,
         };
         slot.failure = Some(FailedLoad {
             attempt: slot.attempts,

@@ -21,8 +21,8 @@ pub enum ModelState {
     Ready,
     /// It finishes open requests and accepts no new ones.
     Draining,
-    /// It could not be loaded, or its last forward passes all failed. In the second case requests are still tried, and one
-    /// answer makes it READY.
+    /// It could not be loaded, its device is lost, or its last forward passes all failed. In the last case requests are still
+    /// tried, and one answer makes it READY.
     Failed,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Phase {
     Loading,
     Ready,
     Draining,
-    /// It could not be loaded.
+    /// It could not be loaded, or its device is lost.
     Broken,
 }
 
@@ -84,6 +84,12 @@ impl ModelStates {
     /// The states of all ids. The receiver is notified whenever one changes.
     pub(super) fn subscribe(&self) -> watch::Receiver<Vec<ModelState>> {
         self.current.subscribe()
+    }
+
+    /// Notifies the receivers of all states although none may have changed: a device is lost, which requests that wait for a
+    /// load and the health of the server depend on.
+    pub(super) fn notify(&self) {
+        self.current.send_modify(|_| {});
     }
 
     /// Every change from now on. Callers hold the lock with which [`ModelStates::refresh`] is called.

@@ -6,7 +6,8 @@ use crate::{
     engine::{SequenceError, Stage, SubmitError},
     model::spec::Precision,
     registry::{
-        LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress, UnknownPolicy,
+        DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress,
+        UnknownPolicy,
     },
     text::TokenCount,
 };
@@ -196,6 +197,11 @@ pub enum ServiceError {
     AdminDisabled,
     /// The model's engine has stopped. Try another server.
     ModelFailed,
+    /// The model's device is lost, and no model on it answers until the server is restarted. Try another server.
+    DeviceLost {
+        /// Name of the device.
+        device: String,
+    },
     /// The model computed a value that is not a number, from which no verdict or token may come. Report it.
     NumericFault,
     /// The forward pass failed. Report it.
@@ -220,8 +226,8 @@ impl ServiceError {
         )
     }
 
-    /// The error of a prompt that the engine refused; `field` is the field that the prompt comes from.
-    pub(crate) fn from_submit(error: SubmitError, field: &str) -> Self {
+    /// The error of a prompt that the engine of `device` refused; `field` is the field that the prompt comes from.
+    pub(crate) fn from_submit(error: SubmitError, field: &str, device: &str) -> Self {
         match error {
             SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
             SubmitError::PromptTooLong { tokens, limit } => Self::InputTooLong {
@@ -241,6 +247,7 @@ impl ServiceError {
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
             SubmitError::Draining => Self::draining(),
+            SubmitError::DeviceLost(_) => Self::lost(device),
             SubmitError::ModelRemoved => Self::unloading(),
             SubmitError::EngineGone => Self::ModelFailed,
         }
@@ -258,6 +265,13 @@ impl ServiceError {
         Self::ServerLoading {
             progress,
             retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// The device of this name is lost.
+    fn lost(device: &str) -> Self {
+        Self::DeviceLost {
+            device: device.to_owned(),
         }
     }
 
@@ -282,6 +296,7 @@ impl ServiceError {
             LookupError::Unloading => Self::unloading(),
             LookupError::Closed => Self::draining(),
             LookupError::Memory(shortage) => Self::DeviceMemory(shortage),
+            LookupError::DeviceLost(DeviceLoss { device, .. }) => Self::DeviceLost { device },
         }
     }
 
@@ -298,19 +313,22 @@ impl ServiceError {
         match refusal {
             LoadRefusal::Failed(LoadFailure::Memory(shortage)) => Self::DeviceMemory(shortage),
             LoadRefusal::Failed(LoadFailure::Broken(cause)) => Self::ModelLoadFailed { cause: Some(cause) },
+            LoadRefusal::Failed(LoadFailure::DeviceLost(DeviceLoss { device, .. })) => {
+                Self::DeviceLost { device }
+            }
             LoadRefusal::Failed(LoadFailure::Closed) => Self::draining(),
             LoadRefusal::Precision { has, requested } => Self::PrecisionMismatch { has, requested },
         }
     }
-}
 
-impl From<SequenceError> for ServiceError {
-    fn from(error: SequenceError) -> Self {
+    /// The error of a sequence that failed on `device`.
+    pub(crate) fn from_sequence(error: SequenceError, device: &str) -> Self {
         match error {
             SequenceError::Cancelled => Self::ClientCancelled,
             SequenceError::DeadlineExceeded { stage } => Self::Deadline { stage },
             SequenceError::NumericFault => Self::NumericFault,
             SequenceError::ModelFailed(_) => Self::DeviceFault,
+            SequenceError::DeviceLost(_) => Self::lost(device),
             SequenceError::EnginePanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
             SequenceError::ModelRemoved => Self::unloading(),

@@ -6,7 +6,9 @@ use crate::{
     backend::Determinism,
     engine::SequenceSummary,
     proto,
-    registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
+    registry::{
+        Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter,
+    },
 };
 
 /// What an answer was computed with. `template_digest` is empty for raw text, and `seed` is absent for greedy answers. The
@@ -66,15 +68,20 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
     let stats = registry.stats(declared);
     let (engine, device) = (registry.engine_config(declared), registry.device_of(declared));
     let (state, error) = match state {
-        ModelState::Unloaded => (proto::model::State::Unloaded, ""),
-        ModelState::Loading => (proto::model::State::Loading, ""),
-        ModelState::Ready => (proto::model::State::Ready, ""),
-        ModelState::Draining => (proto::model::State::Draining, ""),
-        ModelState::Failed if entry.is_none() => (
-            proto::model::State::Failed,
-            "it could not be loaded; the server's log says why",
-        ),
-        ModelState::Failed => (proto::model::State::Failed, "its last forward passes all failed"),
+        ModelState::Unloaded => (proto::model::State::Unloaded, String::new()),
+        ModelState::Loading => (proto::model::State::Loading, String::new()),
+        ModelState::Ready => (proto::model::State::Ready, String::new()),
+        ModelState::Draining => (proto::model::State::Draining, String::new()),
+        ModelState::Failed => {
+            let error = match registry.device_loss(declared) {
+                Some(DeviceLoss { device, reason }) => {
+                    format!("its device `{device}` is lost ({reason}); restart the server")
+                }
+                None if entry.is_none() => "it could not be loaded; the server's log says why".to_owned(),
+                None => "its last forward passes all failed".to_owned(),
+            };
+            (proto::model::State::Failed, error)
+        }
     };
     let capabilities = declared.roles.iter();
     let named = proto::Model {
@@ -83,7 +90,7 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         state: state.into(),
         max_batch_size: count(engine.max_batch_sequences),
         max_batch_tokens: count(engine.max_batch_tokens),
-        error: error.to_owned(),
+        error,
         queue_depth: count(stats.queued),
         in_flight: count(stats.running),
         load: load_policy(declared.policy).into(),

@@ -154,7 +154,7 @@ impl Sequence {
         let registry = &context.shared.registry;
         let (model, class) = (entry.id.as_str(), context.priority.name());
         entry.resident.engine.submit(request).map_err(|error| {
-            let error = ServiceError::from_submit(error, field);
+            let error = ServiceError::from_submit(error, field, &entry.resident.device.name);
             if error.is_model_fault() {
                 registry.record_fault(entry);
             }
@@ -194,7 +194,10 @@ impl Sequence {
             () = self.shared.stopping.cancelled() => return Err(ServiceError::draining()),
         };
         match event {
-            Some(Event::Failed(error)) => Err(self.failed(error.into())),
+            Some(Event::Failed(error)) => {
+                let device = &self.entry.resident.device.name;
+                Err(self.failed(ServiceError::from_sequence(error, device)))
+            }
             // The engine has dropped the sequence without an event, so it is gone.
             None => Err(self.failed(ServiceError::ModelFailed)),
             Some(event) => {

@@ -182,6 +182,8 @@ enum Needs {
     Process,
     /// A server whose eager models have been loaded.
     Started,
+    /// In addition, all devices: a lost one comes back only when the server is restarted.
+    Devices,
     /// In addition, a model with each of these roles.
     Roles(&'static [ModelRole]),
 }
@@ -194,6 +196,7 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
         // The states are copied, because states change under the registry's lock, which `serves` takes too.
         let current = states.borrow_and_update().clone();
         let started = registry.starting().is_none();
+        let devices = registry.has_all_devices();
         let ready: Vec<ModelRole> = registry
             .list()
             .iter()
@@ -204,6 +207,7 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
         set_health(health, |needs| match needs {
             Needs::Process => true,
             Needs::Started => started,
+            Needs::Devices => started && devices,
             Needs::Roles(roles) => started && roles.iter().all(|role| ready.contains(role)),
         })
         .await;
@@ -217,7 +221,7 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
 async fn set_health(health: &HealthReporter, serves: impl Fn(Needs) -> bool) {
     let services = [
         // The server as a whole, which orchestrators ask for unless they are configured otherwise.
-        ("", Needs::Started),
+        ("", Needs::Devices),
         (
             GenerationServiceServer::<GenerationApi>::NAME,
             Needs::Roles(&[ModelRole::Target]),

@@ -76,6 +76,7 @@ reasons! {
     AdminDisabled = "ADMIN_DISABLED" => PermissionDenied;
     ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
+    DeviceLost = "DEVICE_LOST" => Unavailable;
     NumericFault = "NUMERIC_FAULT" => Internal;
     DeviceFault = "DEVICE_FAULT" => Internal;
     WorkerPanic = "WORKER_PANIC" => Internal;
@@ -389,6 +390,14 @@ impl ServiceError {
             Self::ModelFailed => {
                 Report::new(Reason::ModelFailed, "the model's engine has stopped".to_owned())
             }
+            Self::DeviceLost { device } => Report::new(
+                Reason::DeviceLost,
+                format!(
+                    "the model's device `{device}` is lost, and no model on it answers until the server is restarted: \
+                     use another server"
+                ),
+            )
+            .with("device", device),
             Self::NumericFault => Report::new(
                 Reason::NumericFault,
                 "the model produced a value that is not a number".to_owned(),

@@ -251,6 +251,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
                 queue_tokens: 1 << 24,
                 step_target: None,
                 cost_prior: cpu.device().cost_prior,
+                execution: cpu.device().execution,
                 tenant_weights: TenantWeights::default(),
                 clock,
             },

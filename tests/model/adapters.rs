@@ -76,6 +76,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
                     queue_tokens: 1 << 16,
                     step_target: None,
                     cost_prior: cpu.device().cost_prior,
+                    execution: cpu.device().execution,
                     tenant_weights: TenantWeights::default(),
                     clock: Clock::default(),
                 },

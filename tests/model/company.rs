@@ -112,6 +112,7 @@ fn start_as(
         // Shorter than any step: as many kinds of chunks as there can be.
         step_target: Some(Duration::from_millis(1)),
         cost_prior: backend.device().cost_prior,
+        execution: backend.device().execution,
         // Accounts of their own for two of three tenants, so that places and blocks change hands.
         tenant_weights: TenantWeights::new(
             [0, 1].map(|number| (Tenant::named(&format!("tenant-{number}")).unwrap(), 1)),

@@ -3,10 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -22,11 +19,15 @@ use babelward::{
     },
     proto::{self, model::State},
     registry::{
-        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions,
+        DeviceOptions, KvSize, LoadFailure, LoadPolicy, LoadRefusal, MemoryOptions, ModelRole, ModelSpec,
+        Registry, RegistryOptions,
     },
     rpc::ServerOptions,
 };
 use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     common,
@@ -48,18 +49,21 @@ const OTHER: &str = "scripted-b";
 /// A device that computes from a script.
 struct ScriptedDevice {
     info: DeviceInfo,
-    lost: Arc<AtomicBool>,
+    fault: Fault,
 }
+
+/// The fault that every step of the scripted device ends with, once a test has set one.
+type Fault = Arc<Mutex<Option<StepError>>>;
 
 /// A model of it: a step is only remembered when it is submitted.
 struct LazyModel {
     model: ScriptedModel,
     submitted: Option<(ForwardBatch, StepOutput)>,
-    lost: Arc<AtomicBool>,
+    fault: Fault,
 }
 
 impl ScriptedDevice {
-    fn new(lost: Arc<AtomicBool>) -> Self {
+    fn new(fault: Fault) -> Self {
         Self {
             info: DeviceInfo {
                 name: "scripted".to_owned(),
@@ -75,7 +79,7 @@ impl ScriptedDevice {
                     positions: Duration::ZERO,
                 },
             },
-            lost,
+            fault,
         }
     }
 }
@@ -126,7 +130,7 @@ impl Backend for ScriptedDevice {
             model: Box::new(LazyModel {
                 model: ScriptedModel::hashing(limits),
                 submitted: None,
-                lost: Arc::clone(&self.lost),
+                fault: Arc::clone(&self.fault),
             }),
             architecture: "scripted".to_owned(),
             layers: 1,
@@ -151,15 +155,15 @@ impl LanguageModel for LazyModel {
 
     fn wait(&mut self) -> Result<StepOutput, StepError> {
         let (batch, output) = self.submitted.take().ok_or(StepError::NotSubmitted)?;
-        if self.lost.load(Ordering::Acquire) {
-            return Err(StepError::Device("the scripted device is lost".to_owned()));
+        if let Some(fault) = self.fault.lock().unwrap().clone() {
+            return Err(fault);
         }
         self.model.forward(&batch, output)
     }
 }
 
 /// A server of one model on the processor and two on the scripted device, which has room for one.
-async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
+async fn two_devices(fault: &Fault) -> Rig {
     let spec = |id: &str, device: &str, precision| ModelSpec {
         path: common::smollm2(),
         device: Some(device.to_owned()),
@@ -167,7 +171,7 @@ async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
         ..rig::spec(id, ModelRole::Target)
     };
     let cpu: Arc<dyn Backend> = Arc::new(CpuBackend::new(2));
-    let scripted: Arc<dyn Backend> = Arc::new(ScriptedDevice::new(Arc::clone(lost)));
+    let scripted: Arc<dyn Backend> = Arc::new(ScriptedDevice::new(Arc::clone(fault)));
     let device = |backend: &Arc<dyn Backend>, budget, kv| {
         let memory = MemoryOptions {
             budget,
@@ -178,6 +182,7 @@ async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
         options.info = backend.device().clone();
         options.engine.name = format!("engine-{}", options.info.name);
         options.engine.cost_prior = options.info.cost_prior;
+        options.engine.execution = options.info.execution;
         options
     };
     let devices: Vec<DeviceOptions> = vec![
@@ -234,12 +239,22 @@ async fn generate(rig: &Rig, model: &str) -> Result<Answer, tonic::Status> {
     })
 }
 
-async fn state(rig: &Rig, model: &str) -> State {
+async fn described(rig: &Rig, model: &str) -> proto::Model {
     let request = proto::GetModelRequest {
         name: model.to_owned(),
     };
     let response = rig.models().await.get_model(request).await.unwrap();
-    response.into_inner().model.unwrap().state()
+    response.into_inner().model.unwrap()
+}
+
+async fn state(rig: &Rig, model: &str) -> State {
+    described(rig, model).await.state()
+}
+
+fn service(name: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: name.to_owned(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,15 +292,66 @@ async fn models_of_two_devices_serve_side_by_side_each_with_its_own_promises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_one_device_reaches_its_callers_and_nobody_else() {
-    let lost = Arc::new(AtomicBool::new(false));
-    let rig = two_devices(&lost).await;
+    let fault = Fault::default();
+    let rig = two_devices(&fault).await;
     let before = generate(&rig, SCRIPTED).await.unwrap().text;
-    lost.store(true, Ordering::Release);
+    *fault.lock().unwrap() = Some(StepError::Device("the script says so".to_owned()));
     let (failed, on_cpu) = tokio::join!(generate(&rig, SCRIPTED), generate(&rig, ON_CPU));
     assert_eq!(reason(&failed.err().unwrap(), Code::Internal).0, "DEVICE_FAULT");
     assert!(!on_cpu.unwrap().text.is_empty());
-    lost.store(false, Ordering::Release);
+    *fault.lock().unwrap() = None;
     assert_eq!(generate(&rig, SCRIPTED).await.unwrap().text, before);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_device_refuses_at_once_says_why_and_the_other_goes_on() {
+    let fault = Fault::default();
+    let rig = two_devices(&fault).await;
+    generate(&rig, SCRIPTED).await.unwrap();
+    let mut health = HealthClient::new(rig.channel().await);
+    let mut watch = health.watch(service("")).await.unwrap().into_inner();
+    while watch.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+
+    *fault.lock().unwrap() = Some(StepError::DeviceLost("it fell off the bus".to_owned()));
+    let refused = generate(&rig, SCRIPTED).await.err().unwrap();
+    let (name, metadata) = reason(&refused, Code::Unavailable);
+    assert_eq!(
+        (name.as_str(), metadata["device"].as_str()),
+        ("DEVICE_LOST", "scripted")
+    );
+    assert!(refused.message().contains("`scripted`"), "{}", refused.message());
+    // From now on, whatever the device would do, and for models that are not in memory too.
+    *fault.lock().unwrap() = None;
+    for model in [SCRIPTED, OTHER] {
+        let refused = generate(&rig, model).await.err().unwrap();
+        assert_eq!(reason(&refused, Code::Unavailable).0, "DEVICE_LOST", "{model}");
+        let described = described(&rig, model).await;
+        assert_eq!(described.state(), State::Failed);
+        assert_eq!(
+            described.error,
+            "its device `scripted` is lost (it fell off the bus); restart the server"
+        );
+        let declared = rig.registry.find(model).unwrap();
+        let loaded = rig.registry.load_model(declared, None).await;
+        assert!(
+            matches!(loaded, Err(LoadRefusal::Failed(LoadFailure::DeviceLost(_)))),
+            "{loaded:?}"
+        );
+    }
+    assert!(!generate(&rig, ON_CPU).await.unwrap().text.is_empty());
+    assert_eq!(state(&rig, ON_CPU).await, State::Ready);
+
+    // The server as a whole is not what it was, and a service is if another device has what it needs.
+    while watch.message().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
+    for serving in ["babelward.v1.GenerationService", "babelward.v1.ModelService"] {
+        let answer = health.check(service(serving)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{serving}");
+    }
+    // Its memory can be given back.
+    let scripted = rig.registry.find(SCRIPTED).unwrap();
+    rig.registry.unload_model(scripted, Duration::from_secs(60)).await;
+    assert_eq!(state(&rig, SCRIPTED).await, State::Failed);
     rig.stop().await;
 }
 

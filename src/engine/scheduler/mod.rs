@@ -17,7 +17,7 @@ mod select;
 mod state;
 
 pub(crate) use blocks::release_out_of_window;
-pub(crate) use pace::{Pace, StepForecast, TimeLedger};
+pub(crate) use pace::{DeviceWork, Pace, StepForecast, TimeLedger};
 #[cfg(test)]
 pub(crate) use reclaim::TIME_SLICE;
 pub(crate) use state::{Budget, Scheduler};

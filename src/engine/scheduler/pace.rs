@@ -6,7 +6,7 @@
 //! of the urgent work's time, no less and no more. So an urgent sequence that no other urgent one delays takes at most
 //! about twice as long as alone, plus that share; and other work never starves, because its share is guaranteed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Seconds that non-urgent work gets for each second of urgent work: a fifth of all time.
 const NON_URGENT_SHARE: f64 = 0.25;
@@ -40,10 +40,35 @@ impl Pace {
 /// What a planned step contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct StepForecast {
+    /// Seconds that it is predicted to take.
+    pub seconds: f64,
     /// Whether there is urgent work in it.
     pub has_urgent: bool,
     /// Seconds that non-urgent work is predicted to add to it.
     pub non_urgent_seconds: f64,
+}
+
+impl StepForecast {
+    /// Seconds of the ledger's credit that the step is predicted to use when it is planned at `pace`: the whole step, unless
+    /// there is urgent work in it.
+    pub(crate) fn credit_used(&self, pace: Pace) -> f64 {
+        match (pace, self.has_urgent) {
+            (Pace::Unbounded | Pace::StepTarget(_), _) => 0.0,
+            (Pace::BesideUrgent(_), true) => self.non_urgent_seconds,
+            (Pace::BesideUrgent(_), false) => self.seconds,
+        }
+    }
+}
+
+/// What is open and under way on a device when a step is planned.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct DeviceWork {
+    /// Whether urgent work is open in any model.
+    pub urgent: bool,
+    /// Seconds of credit that the steps under way are predicted to use ([`StepForecast::credit_used`]).
+    pub credit_in_use: f64,
+    /// How many steps, with the planned one, are going to be under way at the same time. Zero counts as one.
+    pub overlapping: usize,
 }
 
 /// Accounts for the time of urgent and of non-urgent work, over all models of a device.
@@ -55,6 +80,8 @@ pub(crate) struct TimeLedger {
     credit: f64,
     /// Mean work of an urgent sequence in seconds, once one has finished.
     urgent_work: Option<f64>,
+    /// When the last step ended.
+    last_end: Option<Instant>,
 }
 
 impl TimeLedger {
@@ -64,23 +91,34 @@ impl TimeLedger {
             target: target.map_or(f64::INFINITY, |target| target.as_secs_f64()),
             credit: 0.0,
             urgent_work: None,
+            last_end: None,
         }
     }
 
-    /// The pace of the next step; `urgent` says whether urgent work is open in any model.
-    pub(crate) fn pace(&self, urgent: bool) -> Pace {
+    /// The pace of the next step. Steps that are under way together share the time of one, because an urgent sequence that
+    /// arrives waits for all of them.
+    pub(crate) fn pace(&self, work: DeviceWork) -> Pace {
         if self.target.is_infinite() {
             Pace::Unbounded
-        } else if urgent {
-            Pace::BesideUrgent(self.credit)
+        } else if work.urgent {
+            Pace::BesideUrgent(self.credit - work.credit_in_use)
         } else {
-            Pace::StepTarget(self.longest())
+            Pace::StepTarget(self.longest() / work.overlapping.max(1) as f64)
         }
     }
 
-    /// Whether a model without urgent work may take a step while another model has some.
-    pub(crate) fn non_urgent_may_run(&self) -> bool {
-        self.target.is_infinite() || self.credit > 0.0
+    /// Whether a model without urgent work may take a step.
+    pub(crate) fn non_urgent_may_run(&self, work: DeviceWork) -> bool {
+        !work.urgent || self.target.is_infinite() || self.credit > work.credit_in_use
+    }
+
+    /// The time that a step took of the device, of which it began to be planned at `began` and ended `now`: from the end of
+    /// the step before it, where that was later. So the times of steps that overlap add up to the time in which the device
+    /// was busy.
+    pub(crate) fn time_of_step(&mut self, began: Instant, now: Instant) -> Duration {
+        let since = self.last_end.map_or(began, |end| end.max(began));
+        self.last_end = Some(now);
+        now.saturating_duration_since(since)
     }
 
     /// Notes that an urgent sequence has finished whose own work took this many seconds.
@@ -114,17 +152,24 @@ impl TimeLedger {
 mod tests {
     use super::*;
 
+    const CALM: DeviceWork = DeviceWork {
+        urgent: false,
+        credit_in_use: 0.0,
+        overlapping: 1,
+    };
+    const URGENT: DeviceWork = DeviceWork { urgent: true, ..CALM };
+
     #[test]
     fn without_urgent_work_steps_are_as_long_as_urgent_sequences_take() {
         let mut ledger = TimeLedger::new(Some(Duration::from_millis(100)));
-        assert_eq!(ledger.pace(false), Pace::StepTarget(0.1));
+        assert_eq!(ledger.pace(CALM), Pace::StepTarget(0.1));
         ledger.urgent_finished(0.03);
-        assert_eq!(ledger.pace(false), Pace::StepTarget(0.03));
+        assert_eq!(ledger.pace(CALM), Pace::StepTarget(0.03));
         ledger.urgent_finished(5.0);
-        assert_eq!(ledger.pace(false), Pace::StepTarget(0.1));
+        assert_eq!(ledger.pace(CALM), Pace::StepTarget(0.1));
         assert_eq!(Pace::StepTarget(0.75).allowance(0.25, false), 0.5);
         assert_eq!(Pace::StepTarget(0.1).allowance(0.4, false), 0.4);
-        assert_eq!(TimeLedger::new(None).pace(true), Pace::Unbounded);
+        assert_eq!(TimeLedger::new(None).pace(URGENT), Pace::Unbounded);
     }
 
     #[test]
@@ -132,7 +177,7 @@ mod tests {
         let mut ledger = TimeLedger::new(Some(Duration::from_millis(100)));
         let (mut urgent, mut rest) = (0.0, 0.0);
         for step in 0..1000 {
-            let pace = ledger.pace(true);
+            let pace = ledger.pace(URGENT);
             let Pace::BesideUrgent(credit) = pace else {
                 panic!()
             };
@@ -142,6 +187,7 @@ mod tests {
             ledger.settle(
                 pace,
                 StepForecast {
+                    seconds: own + part,
                     has_urgent: true,
                     non_urgent_seconds: part,
                 },
@@ -152,12 +198,55 @@ mod tests {
             assert!(rest <= NON_URGENT_SHARE * urgent + 0.05);
             assert!(rest >= NON_URGENT_SHARE * urgent - 0.1);
         }
-        let pace = ledger.pace(false);
+        let pace = ledger.pace(CALM);
         ledger.settle(pace, StepForecast::default(), 0.1);
         assert_eq!(
-            ledger.pace(true),
+            ledger.pace(URGENT),
             Pace::BesideUrgent(0.0),
             "each urgent phase starts without credit or debt"
         );
+    }
+
+    #[test]
+    fn steps_under_way_together_share_the_target_and_the_credit() {
+        let mut ledger = TimeLedger::new(Some(Duration::from_millis(100)));
+        let two = DeviceWork {
+            overlapping: 2,
+            ..CALM
+        };
+        assert_eq!(ledger.pace(two), Pace::StepTarget(0.05));
+        let urgent_step = StepForecast {
+            seconds: 0.04,
+            has_urgent: true,
+            non_urgent_seconds: 0.0,
+        };
+        ledger.settle(ledger.pace(URGENT), urgent_step, 0.04);
+        assert_eq!(ledger.pace(URGENT), Pace::BesideUrgent(0.01));
+        assert!(ledger.non_urgent_may_run(URGENT));
+        let rest = StepForecast {
+            seconds: 0.02,
+            has_urgent: false,
+            non_urgent_seconds: 0.015,
+        };
+        // The base of a step without urgent work is charged to the rest, as it is when the step has ended.
+        let under_way = DeviceWork {
+            credit_in_use: rest.credit_used(ledger.pace(URGENT)),
+            ..URGENT
+        };
+        assert_eq!(ledger.pace(under_way), Pace::BesideUrgent(-0.01));
+        assert!(!ledger.non_urgent_may_run(under_way));
+        assert_eq!(rest.credit_used(Pace::StepTarget(0.1)), 0.0);
+        assert_eq!(urgent_step.credit_used(ledger.pace(URGENT)), 0.0);
+    }
+
+    #[test]
+    fn the_times_of_overlapping_steps_add_up_to_the_time_in_which_the_device_was_busy() {
+        let mut ledger = TimeLedger::new(None);
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        // (began, ended): two that overlap, one that begins as the device gets idle, and one after a pause.
+        let steps = [(0, 10), (2, 15), (15, 20), (50, 60)];
+        let times = steps.map(|(began, ended)| ledger.time_of_step(at(began), at(ended)).as_millis());
+        assert_eq!(times, [10, 5, 5, 10]);
     }
 }

@@ -6,6 +6,7 @@ use super::{
     super::{
         request::Priority,
         sequence::{Ending, Sequence},
+        step_time::StepShape,
     },
     pace::{Pace, StepForecast},
     state::{ClassGroup, Scheduler},
@@ -44,7 +45,9 @@ impl Scheduler {
     fn forecast(&self) -> StepForecast {
         let scheduled = || self.running.iter().filter(|sequence| sequence.scheduled > 0);
         let costs = self.costs();
+        let shapes = scheduled().map(|sequence| sequence.shape(sequence.scheduled));
         StepForecast {
+            seconds: costs.step(shapes.fold(StepShape::default(), StepShape::plus)),
             has_urgent: scheduled().any(|sequence| sequence.priority == Priority::Urgent),
             non_urgent_seconds: scheduled()
                 .filter(|sequence| sequence.priority != Priority::Urgent)
