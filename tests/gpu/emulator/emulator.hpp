@@ -176,7 +176,7 @@ struct BlockIndex {
 [[maybe_unused]] static constexpr emulator::ThreadIndex threadIdx;
 [[maybe_unused]] static constexpr emulator::BlockIndex blockIdx;
 
-#define KERNEL static void
+#define KERNEL [[maybe_unused]] static void
 #define DEVICE [[maybe_unused]] static inline
 #define BOUNDS(threads, blocks)
 #define UNROLL

@@ -1,33 +1,22 @@
 // The shared library of emulated kernels.
 //
 // g++ -std=c++17 -O2 -ffp-contract=off -fPIC -shared -I src/backend/cuda/kernels -I tests/gpu/emulator
-//     tests/gpu/emulator/{library,product,machine,fiber}.cpp -o libemulated.so
+//     tests/gpu/emulator/{library,attention,product,machine,fiber}.cpp -o libemulated.so
 #include "library.hpp"
 
 #include <atomic>
+#include <cstring>
 #include <string>
 
-#include "kernels.hpp"
+#include "arguments.hpp"
 #include "machine.hpp"
+#include "registry.hpp"
 
 namespace {
 
-struct Kernel {
-    const char* name;
-    void (*run)(const void* args);
-};
+#define PLAIN(space, kernel, args) {#kernel, registry::run_kernel<space::args, space::kernel>}
 
-template <class Args, void (*KERNEL_FUNCTION)(const Args)>
-void run_kernel(const void* args) {
-    KERNEL_FUNCTION(*static_cast<const Args*>(args));
-}
-
-#define PLAIN(space, kernel, args) {#kernel, run_kernel<space::args, space::kernel>}
-#define ATTENTION(head, kernel) \
-    {#kernel "_" #head, run_kernel<head_##head::AttentionArgs, head_##head::kernel##_##head>}
-#define ATTENTION_OF(head) ATTENTION(head, attention_whole), ATTENTION(head, attention_split), ATTENTION(head, attention_fold)
-
-const Kernel KERNELS[] = {
+const registry::Kernel KERNELS[] = {
     PLAIN(rows, embed, EmbedArgs),
     PLAIN(rows, norm_rows, NormRowsArgs),
     PLAIN(rows, norm_heads, NormHeadsArgs),
@@ -41,16 +30,6 @@ const Kernel KERNELS[] = {
     PLAIN(low_rank, low_rank_up, LowRankUpArgs),
     PLAIN(logits, read_logits, ReadLogitsArgs),
     PLAIN(logits, top_logits, TopLogitsArgs),
-    ATTENTION_OF(16),
-    ATTENTION_OF(32),
-    ATTENTION_OF(48),
-    ATTENTION_OF(64),
-    ATTENTION_OF(80),
-    ATTENTION_OF(96),
-    ATTENTION_OF(112),
-    ATTENTION_OF(128),
-    ATTENTION(256, attention_split),
-    ATTENTION(256, attention_fold),
 };
 
 std::atomic<u64> seed{1};
@@ -165,7 +144,7 @@ void add_row_kernels(Layout& layout) {
 
 void add_attention(Layout& layout) {
     {
-        BEGIN(head_64, Tile);
+        BEGIN(attention, Tile);
         FIELD(first_row);
         FIELD(sequence_row);
         FIELD(rows);
@@ -173,7 +152,7 @@ void add_attention(Layout& layout) {
         FIELD(table);
     }
     {
-        BEGIN(head_64, AttentionArgs);
+        BEGIN(attention, AttentionArgs);
         FIELD(qkv);
         FIELD(keys);
         FIELD(values);
@@ -269,15 +248,19 @@ std::string layout_of_all() {
 
 int emulated_launch(const char* kernel, u32 grid_x, u32 grid_y, u32 grid_z, u32 threads, u32 shared_bytes,
                     const void* args) {
-    for (const Kernel& known : KERNELS) {
-        if (std::string(kernel) == known.name) {
-            const emulator::Launch launch = {known.name, known.run, args, {grid_x, grid_y, grid_z}, threads, shared_bytes};
-            error = emulator::run(launch, {seed.load(), eager_copies.load()});
-            return error.empty() ? 0 : 2;
+    const registry::Kernel* found = registry::find_attention(kernel);
+    for (const registry::Kernel& known : KERNELS) {
+        if (strcmp(kernel, known.name) == 0) {
+            found = &known;
         }
     }
-    error = "there is no kernel of this name";
-    return 1;
+    if (found == nullptr) {
+        error = "there is no kernel of this name";
+        return 1;
+    }
+    const emulator::Launch launch = {found->name, found->run, args, {grid_x, grid_y, grid_z}, threads, shared_bytes};
+    error = emulator::run(launch, {seed.load(), eager_copies.load()});
+    return error.empty() ? 0 : 2;
 }
 
 const char* emulated_error() {
@@ -295,7 +278,7 @@ void emulated_settings(u64 new_seed, int new_eager_copies) {
 }
 
 u32 emulated_attention_shared_bytes(u32 head) {
-    return head_64::attention_shared_bytes(head);
+    return attention::attention_shared_bytes(head);
 }
 
 u64 emulated_bank_conflicts() {

@@ -154,9 +154,9 @@ void run_block(Block block) {
 
 std::string with_place(const std::string& what) {
     const Machine& m = runner->machine;
-    std::string place = std::string(runner->launch.kernel) + ": " + what + " (block " + std::to_string(m.block.x) + ", " +
-                        std::to_string(m.block.y) + ", " + std::to_string(m.block.z) + ")";
-    return place;
+    const std::string block =
+        std::to_string(m.block.x) + ", " + std::to_string(m.block.y) + ", " + std::to_string(m.block.z);
+    return std::string(runner->launch.kernel) + ": " + what + " (block " + block + ")";
 }
 
 }  // namespace

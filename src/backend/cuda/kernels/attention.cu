@@ -62,16 +62,17 @@ struct AttentionArgs {
     float soft_cap;  // 0: none
 };
 
-// Of two query rows of each lane: rows lane / 4 and lane / 4 + 8 of the warp's 16. The lane has dimensions 8 n + 2 (lane
-// % 4) and the one after it.
+// Of two query rows of each lane, which are rows lane / 4 and lane / 4 + 8 of the warp's 16. Of each eight dimensions,
+// the lane has number 2 (lane % 4) and the one after it.
 struct State {
     float maximum[2];
     float denominator[2];
     float sums[HEAD / 8][4];
 };
 
-// The address of a chunk of a row. Chunks of neighbouring rows are swapped, so that the same chunk of eight rows lies in
-// eight different groups of banks whatever the length of a row: lengths are 2, 4 or 8 chunks times an odd number.
+// The address of a chunk of a row. Chunks of neighbouring rows are swapped, so that the same chunk of eight rows lies
+// in eight different groups of banks whatever the length of a row, which is 2, 4 or a multiple of 8 chunks times an odd
+// number.
 DEVICE u8* cell(u8* tile, u32 row, u32 chunk) {
     constexpr u32 swapped = CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2;
     return tile + (row * CHUNKS + (chunk ^ (row / (8 / swapped) % swapped))) * 16;
@@ -177,7 +178,7 @@ DEVICE void load_queries(const AttentionArgs& args, const Tile& tile, u32 group,
 
 // Begins to copy the keys and values of tokens `first` to `first + KEYS - 1`. Tokens outside of the span become zeros:
 // behind its end may be anything, and before its begin there may be no block.
-DEVICE void load_keys_and_values(const AttentionArgs& args, const Tile& tile, Span span, u32 kv_head, u32 first, u8* to) {
+DEVICE void load_tile(const AttentionArgs& args, const Tile& tile, Span span, u32 kv_head, u32 first, u8* to) {
     for (u32 i = threadIdx.x; i < KEYS * CHUNKS; i += THREADS) {
         const u32 row = i / CHUNKS;
         const u32 chunk = i % CHUNKS;
@@ -375,7 +376,7 @@ DEVICE void attend(const AttentionArgs& args) {
         end = end < segment_end ? end : segment_end;
     }
     u8* stages = shared + ROWS * HEAD * 2;
-    load_keys_and_values(args, tile, span, kv_head, first, stages);
+    load_tile(args, tile, span, kv_head, first, stages);
     load_queries(args, tile, group, kv_head, shared);
     sync_block();
     const u32 warp = threadIdx.x / WARP;
@@ -400,11 +401,11 @@ DEVICE void attend(const AttentionArgs& args) {
     clear(part);
     for (u32 stage = 0; first < end; first += KEYS, stage ^= 1) {
         wait_for_copies<0>();
-        // Now this tile of keys is there for all threads, and all have done with the one before it, whose place the next
-        // one takes.
+        // Now this tile of keys is there for all threads, and all have done with the one before it, whose place the
+        // next one takes.
         sync_block();
         if (first + KEYS < end) {
-            load_keys_and_values(args, tile, span, kv_head, first + KEYS, stages + (stage ^ 1) * 2 * TILE_BYTES);
+            load_tile(args, tile, span, kv_head, first + KEYS, stages + (stage ^ 1) * 2 * TILE_BYTES);
         }
         // Warps without rows only help to copy.
         if (warp * 16 < tile.rows) {

@@ -225,8 +225,8 @@ KERNEL BOUNDS(256, 1) rope_store(const RopeStoreArgs args) {
     const float* keys = queries + args.heads * head_dim;
     const float* values = keys + args.kv_heads * head_dim;
     // Where the first head's dimensions of this slot begin, and the distance from head to head.
-    const u64 begin = (static_cast<u64>(slot / CACHE_BLOCK) * args.kv_heads * CACHE_BLOCK + slot % CACHE_BLOCK) * head_dim;
     const u32 stride = CACHE_BLOCK * head_dim;
+    const u64 begin = static_cast<u64>(slot / CACHE_BLOCK) * args.kv_heads * stride + slot % CACHE_BLOCK * head_dim;
     for (u32 i = threadIdx.x; i < args.kv_heads * args.pairs; i += ROW_THREADS) {
         const u32 head = i / args.pairs;
         RotatedPair rotated = rotate(args, keys + head * head_dim, i % args.pairs, angles);
@@ -239,11 +239,13 @@ KERNEL BOUNDS(256, 1) rope_store(const RopeStoreArgs args) {
     for (u32 i = threadIdx.x; i < args.kv_heads * rest; i += ROW_THREADS) {
         const u32 head = i / rest;
         const u32 dimension = 2 * args.pairs + i % rest;
-        args.keys[begin + static_cast<u64>(head) * stride + dimension] = round_to_bf16(keys[head * head_dim + dimension]);
+        u16* key = args.keys + begin + static_cast<u64>(head) * stride;
+        key[dimension] = round_to_bf16(keys[head * head_dim + dimension]);
     }
     for (u32 i = threadIdx.x; i < args.kv_heads * head_dim; i += ROW_THREADS) {
         const u32 head = i / head_dim;
-        args.values[begin + static_cast<u64>(head) * stride + i % head_dim] = round_to_bf16(values[i]);
+        u16* value = args.values + begin + static_cast<u64>(head) * stride;
+        value[i % head_dim] = round_to_bf16(values[i]);
     }
 }
 
