@@ -163,7 +163,8 @@ void expect_top(const Memory<float>& row, u32 vocab, u32 count) {
         std::stable_sort(order.begin(), order.end(), [&](u32 a, u32 b) { return value(a) > value(b); });
         for (u32 i = 0; i < count; i++) {
             expect(ids[r * count + i] == order[i], at("token of rank", i, ids[r * count + i], order[i]));
-            expect(bits_of_float(values[r * count + i]) == bits_of_float(logit[order[i]]), "a value is not its token's");
+            const float expected = logit[order[i]];
+            expect(bits_of_float(values[r * count + i]) == bits_of_float(expected), "a value is not its token's");
         }
     }
 }

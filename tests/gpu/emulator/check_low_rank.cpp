@@ -75,7 +75,8 @@ void check_updates(u32 inputs, const u32 (&outputs)[3]) {
                 double inner = 0;
                 double size = 0;
                 for (u32 i = 0; i < inputs; i++) {
-                    const double product = static_cast<double>(part.a[rank * inputs + i]) * from_bf16(x[row * inputs + i]);
+                    const double weight = part.a[rank * inputs + i];
+                    const double product = weight * from_bf16(x[row * inputs + i]);
                     inner += product;
                     size += std::fabs(product);
                 }
