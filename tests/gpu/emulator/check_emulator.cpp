@@ -11,8 +11,8 @@ void unknown_kernels_are_told() {
 
 void too_little_shared_memory_is_told() {
     const attention::Tile tile = {0, 0, 1, 0, 0};
-    Memory<float> qkv(3 * 64, 1.0f);
-    Memory<u16> cache(16 * 64, 0);
+    Memory<float> qkv(3 * 48, 1.0f);
+    Memory<u16> cache(16 * 48, 0);
     const u32 table = 0;
     attention::AttentionArgs args = {};
     args.qkv = qkv.data();
@@ -22,15 +22,15 @@ void too_little_shared_memory_is_told() {
     args.tiles = &tile;
     args.heads = 1;
     args.kv_heads = 1;
-    args.qkv_width = 3 * 64;
+    args.qkv_width = 3 * 48;
     args.segments = 1;
-    const u32 bytes = emulated_attention_shared_bytes(64);
-    Memory<u16> out(64, BF16_NAN);
+    const u32 bytes = emulated_attention_shared_bytes(48);
+    Memory<u16> out(48, BF16_NAN);
     args.out = out.data();
-    expect(emulated_launch("attention_whole_64", 1, 1, 1, 128, bytes / 4, &args) == 2, "a fault is not told");
+    expect(emulated_launch("attention_whole_48", 1, 1, 1, 128, bytes / 4, &args) == 2, "a fault is not told");
     expect(strstr(emulated_error(), "outside of shared memory") != nullptr, emulated_error());
     // The next launch is not disturbed.
-    launch("attention_whole_64", {1}, 128, bytes, args);
+    launch("attention_whole_48", {1}, 128, bytes, args);
     expect(out[5] == 0, "a launch after a fault is wrong");
 }
 

@@ -11,10 +11,16 @@ namespace {
 constexpr u32 OUTPUTS = 16;
 typedef float Eight __attribute__((vector_size(32), aligned(32)));
 
-struct Sums {
-    Eight low;
-    Eight high;
+// What belongs to each output of a panel.
+struct Panel {
+    alignas(32) float at[OUTPUTS];
 };
+
+Eight load_eight(const float* from) {
+    Eight eight;
+    memcpy(&eight, from, sizeof(eight));
+    return eight;
+}
 
 float float_of(u16 bits) {
     const u32 wide = static_cast<u32>(bits) << 16;
@@ -26,27 +32,30 @@ float float_of(u16 bits) {
 }  // namespace
 
 void emulated_product(const u16* weights, const u16* x, float* out, u32 outputs, u32 inputs, u32 rows, int add) {
-    std::vector<Sums> panel(inputs);
+    std::vector<Panel> panel(inputs);
     for (u32 first = 0; first < outputs; first += OUTPUTS) {
         const u32 count = std::min(OUTPUTS, outputs - first);
-        memset(static_cast<void*>(panel.data()), 0, inputs * sizeof(Sums));
+        std::fill(panel.begin(), panel.end(), Panel());
         for (u32 o = 0; o < count; o++) {
             const u16* row = weights + static_cast<size_t>(first + o) * inputs;
             for (u32 i = 0; i < inputs; i++) {
-                (o < 8 ? panel[i].low : panel[i].high)[o % 8] = float_of(row[i]);
+                panel[i].at[o] = float_of(row[i]);
             }
         }
         for (u32 r = 0; r < rows; r++) {
-            Sums sums = {};
+            Eight low = {};
+            Eight high = {};
             for (u32 i = 0; i < inputs; i++) {
                 const float value = float_of(x[static_cast<size_t>(r) * inputs + i]);
-                sums.low += value * panel[i].low;
-                sums.high += value * panel[i].high;
+                low += value * load_eight(&panel[i].at[0]);
+                high += value * load_eight(&panel[i].at[8]);
             }
+            Panel sums;
+            memcpy(&sums.at[0], &low, sizeof(low));
+            memcpy(&sums.at[8], &high, sizeof(high));
             for (u32 o = 0; o < count; o++) {
                 float& to = out[static_cast<size_t>(r) * outputs + first + o];
-                const float sum = o < 8 ? sums.low[o] : sums.high[o % 8];
-                to = add != 0 ? to + sum : sum;
+                to = add != 0 ? to + sums.at[o] : sums.at[o];
             }
         }
     }
