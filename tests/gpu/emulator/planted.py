@@ -37,6 +37,10 @@ def low_rank(name, text, replacement):
     return Mistake(name, "low_rank.cu", text, replacement, ("low_rank",))
 
 
+def packed(name, text, replacement):
+    return Mistake(name, "packed.cu", text, replacement, ("packed",))
+
+
 def device(name, text, replacement, *checks):
     return Mistake(name, "device.cuh", text, replacement, checks)
 
@@ -200,7 +204,8 @@ MISTAKES = (
     rows(
         "rows are moved in descending order",
         "args.indices[i]) * args.words + word;\n        args.rows[static_cast<u64>(i)",
-        "args.indices[args.count - 1 - i]) * args.words + word;\n        args.rows[static_cast<u64>(args.count - 1 - i)",
+        "args.indices[args.count - 1 - i]) * args.words + word;\n"
+        "        args.rows[static_cast<u64>(args.count - 1 - i)",
         "keep_rows",
     ),
     low_rank("a warp leaves out ranks", "rank += DOWN_THREADS / WARP", "rank += DOWN_THREADS / WARP + 1"),
@@ -247,6 +252,23 @@ MISTAKES = (
         "                }\n            }",
         "top_logits",
     ),
+    packed("a warp leaves out tiles", "first += AHEAD * PACKED_WARPS", "first += (AHEAD + 1) * PACKED_WARPS"),
+    packed("a tile behind the last is loaded", "if (input_tile < input_tiles) {", "if (input_tile <= input_tiles) {"),
+    packed("no barrier before the warps' sums", "sync_block();", ""),
+    packed("the warps' sums are of other rows", "from_lane = tile_output % 8 * 4", "from_lane = tile_output / 2 * 4"),
+    packed("rows behind the last are read", "if (row < args.rows) {", "if (row <= args.rows) {"),
+    packed("outputs behind the last are written", "row < args.rows && output < weights.outputs", "row < args.rows"),
+    packed("groups of 16 have one scale", "step == 1 || weights.groups == 2", "step == 1"),
+    packed("products are not cleared", "products[set][i] = 0;", ""),
+    packed("sums of inputs are not cleared", "input_sums[set][i] = 0;", ""),
+    packed("both outputs have one scale", "group, group_lane + 8)", "group, group_lane)"),
+    packed("steps have no sign", "((steps & 0xff) ^ 0x80) - 128", "(steps & 0xff)"),
+    packed("one base for all inputs", "tile * base_tiles + base_tile", "tile * base_tiles"),
+    packed("bytes have no sign", "(bytes & 0x00800080u) ^ 0xc380c380u", "0xc380c380u"),
+    packed("nibbles have no zero", "0xc300c300u | zero | zero << 16", "0xc300c300u"),
+    packed("the product is not added", "args.add != 0 ? add(*out, sum) : sum", "sum"),
+    packed("the expansion has no minimum", "weights.has_minimum != 0 ? factor.minimum : 0.0f", "0.0f"),
+    packed("the second columns are left out", "args.rows > first_row + COLUMNS ? 2 : 1", "1"),
     device(
         "the first barrier of a block's sum is missing",
         "value);\n    }\n    sync_block();\n    T sum",

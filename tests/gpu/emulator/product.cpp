@@ -7,20 +7,15 @@
 
 namespace {
 
+typedef float FourFloats __attribute__((vector_size(16)));
 // Outputs that are computed together; each has its own sum.
 constexpr u32 OUTPUTS = 16;
-typedef float Eight __attribute__((vector_size(32), aligned(32)));
 
 // What belongs to each output of a panel.
-struct Panel {
-    alignas(32) float at[OUTPUTS];
+union Panel {
+    FourFloats fours[OUTPUTS / 4];
+    float at[OUTPUTS];
 };
-
-Eight load_eight(const float* from) {
-    Eight eight;
-    memcpy(&eight, from, sizeof(eight));
-    return eight;
-}
 
 float float_of(u16 bits) {
     const u32 wide = static_cast<u32>(bits) << 16;
@@ -43,16 +38,13 @@ void emulated_product(const u16* weights, const u16* x, float* out, u32 outputs,
             }
         }
         for (u32 r = 0; r < rows; r++) {
-            Eight low = {};
-            Eight high = {};
+            Panel sums = {};
             for (u32 i = 0; i < inputs; i++) {
                 const float value = float_of(x[static_cast<size_t>(r) * inputs + i]);
-                low += value * load_eight(&panel[i].at[0]);
-                high += value * load_eight(&panel[i].at[8]);
+                for (u32 four = 0; four < OUTPUTS / 4; four++) {
+                    sums.fours[four] += value * panel[i].fours[four];
+                }
             }
-            Panel sums;
-            memcpy(&sums.at[0], &low, sizeof(low));
-            memcpy(&sums.at[8], &high, sizeof(high));
             for (u32 o = 0; o < count; o++) {
                 float& to = out[static_cast<size_t>(r) * outputs + first + o];
                 to = add != 0 ? to + sums.at[o] : sums.at[o];
