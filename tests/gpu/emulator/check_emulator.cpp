@@ -1,6 +1,9 @@
 // The emulator itself: its interface, and the product.
 #include "check.hpp"
 
+#include <atomic>
+#include <thread>
+
 namespace check {
 namespace {
 
@@ -50,6 +53,33 @@ void shared_memory_of_attention_fits_every_card() {
     }
 }
 
+// Each thread of the host has an emulator of its own.
+void several_threads_of_the_host_launch() {
+    std::atomic<int> right{0};
+    const auto run = [&right](float value) {
+        for (u32 i = 0; i < 20; i++) {
+            Memory<float> x(3 * 500, value);
+            const Memory<float> weight(500, 1.0f);
+            Memory<float> sum(3 * 500, 0.0f);
+            rows::NormRowsArgs args = {};
+            args.x = x.data();
+            args.weight = weight.data();
+            args.sum = sum.data();
+            args.width = 500;
+            const int result = emulated_launch("norm_rows", 3, 1, 1, 256, 0, &args);
+            right += result == 0 && std::fabs(sum[1499] - (value < 0 ? -1.0f : 1.0f)) < 1e-6f ? 1 : 0;
+        }
+    };
+    std::vector<std::thread> threads;
+    for (float value : {3.0f, -2.0f, 5.0f, -1.0f}) {
+        threads.emplace_back(run, value);
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    expect(right == 80, "launches of several threads of the host disturb one another");
+}
+
 void product() {
     Random random(1);
     for (u32 outputs : {1u, 7u, 16u, 37u}) {
@@ -83,6 +113,7 @@ std::vector<Check> emulator_checks() {
         {"emulator: too little shared memory is told", too_little_shared_memory_is_told},
         {"emulator: the layout lists every struct", the_layout_lists_every_struct},
         {"emulator: shared memory of attention fits every card", shared_memory_of_attention_fits_every_card},
+        {"emulator: several threads of the host launch", several_threads_of_the_host_launch},
         {"emulator: product", product},
     };
 }

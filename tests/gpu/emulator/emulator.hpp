@@ -44,7 +44,10 @@ struct Thread {
 };
 
 struct Warp {
+    // Lanes that are at an instruction of the whole warp.
     u32 arrived = 0;
+    // Whether a lane may be able to go on.
+    bool open = true;
 };
 
 // Who last wrote and read a place in shared memory, and between which barriers.
