@@ -261,9 +261,11 @@ MISTAKES = (
     packed("groups of 16 have one scale", "step == 1 || weights.groups == 2", "step == 1"),
     packed("products are not cleared", "products[set][i] = 0;", ""),
     packed("sums of inputs are not cleared", "input_sums[set][i] = 0;", ""),
-    packed("both outputs have one scale", "group, group_lane + 8)", "group, group_lane)"),
-    packed("steps have no sign", "((steps & 0xff) ^ 0x80) - 128", "(steps & 0xff)"),
-    packed("one base for all inputs", "tile * base_tiles + base_tile", "tile * base_tiles"),
+    packed("both outputs have one scale", "group * TILE_OUTPUTS + half * 8", "group * TILE_OUTPUTS"),
+    packed("steps have no sign", "((stored & 0xff) ^ 0x80) - 128", "(stored & 0xff)"),
+    packed(
+        "one base for all inputs", "tile * base_tiles + input_tile / (BASE_INPUTS / TILE_INPUTS)", "tile * base_tiles"
+    ),
     packed("bytes have no sign", "(bytes & 0x00800080u) ^ 0xc380c380u", "0xc380c380u"),
     packed("nibbles have no zero", "0xc300c300u | zero | zero << 16", "0xc300c300u"),
     packed("the product is not added", "args.add != 0 ? add(*out, sum) : sum", "sum"),

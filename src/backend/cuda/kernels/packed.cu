@@ -84,34 +84,64 @@ struct Factor {
     float minimum;
 };
 
-// The scale and minimum of one of a tile's outputs, in a group of the tile.
-DEVICE Factor load_factor(const PackedMatrix& weights, u64 tile, u32 input_tile, u32 group, u32 output) {
-    const u32 input_tiles = weights.inputs / TILE_INPUTS;
-    const u64 at = ((tile * input_tiles + input_tile) * weights.groups + group) * TILE_OUTPUTS + output;
-    Factor factor;
-    if (weights.bases == nullptr) {
-        const u32 both = weights.factors[at];
-        factor.scale = float_from_f16(both & 0xffff);
-        factor.minimum = float_from_f16(both >> 16);
+// The factors of a lane's two outputs in a tile, as they lie in memory.
+struct StoredFactors {
+    u32 factors[2][2];  // [group][half of the outputs]
+    u32 bases[2];
+
+    // Loads them; `output` is the lane's first output in the tile.
+    DEVICE_MEMBER void load(const PackedMatrix& weights, u64 tile, u32 input_tile, u32 output) {
+        const u32 input_tiles = weights.inputs / TILE_INPUTS;
+        const u64 begin = (tile * input_tiles + input_tile) * weights.groups * TILE_OUTPUTS + output;
+        const u64 base_tiles = weights.inputs / BASE_INPUTS;
+        const u64 base_tile = tile * base_tiles + input_tile / (BASE_INPUTS / TILE_INPUTS);
+        UNROLL
+        for (u32 half = 0; half < 2; half++) {
+            UNROLL
+            for (u32 group = 0; group < 2; group++) {
+                const u64 at = begin + group * TILE_OUTPUTS + half * 8;
+                if (group < weights.groups) {
+                    const bool plain = weights.bases == nullptr;
+                    factors[group][half] =
+                        plain ? weights.factors[at] : reinterpret_cast<const u16*>(weights.factors)[at];
+                }
+            }
+            if (weights.bases != nullptr) {
+                bases[half] = weights.bases[base_tile * TILE_OUTPUTS + output + half * 8];
+            }
+        }
+    }
+
+    DEVICE_MEMBER Factor get(const PackedMatrix& weights, u32 group, u32 half) const {
+        const u32 stored = factors[group][half];
+        Factor factor;
+        if (weights.bases == nullptr) {
+            factor.scale = float_from_f16(stored & 0xffff);
+            factor.minimum = float_from_f16(stored >> 16);
+            return factor;
+        }
+        // Two's complement in eight bits.
+        const int scale_step = static_cast<int>((stored & 0xff) ^ 0x80) - 128;
+        factor.scale = mul(float_from_f16(bases[half] & 0xffff), static_cast<float>(scale_step));
+        factor.minimum = mul(float_from_f16(bases[half] >> 16), static_cast<float>(stored >> 8));
         return factor;
     }
-    const u32 steps = reinterpret_cast<const u16*>(weights.factors)[at];
-    const u64 base_tiles = weights.inputs / BASE_INPUTS;
-    const u64 base_tile = input_tile / (BASE_INPUTS / TILE_INPUTS);
-    const u32 base = weights.bases[(tile * base_tiles + base_tile) * TILE_OUTPUTS + output];
-    // Two's complement in eight bits.
-    const int scale_step = static_cast<int>((steps & 0xff) ^ 0x80) - 128;
-    factor.scale = mul(float_from_f16(base & 0xffff), static_cast<float>(scale_step));
-    factor.minimum = mul(float_from_f16(base >> 16), static_cast<float>(steps >> 8));
-    return factor;
-}
+};
 
-// Where the integers of a tile begin for a lane.
+// What a lane needs of a tile of weights.
 template <u32 BITS>
-DEVICE const u32* integers_of(const PackedMatrix& weights, u64 tile, u32 input_tile, u32 lane) {
-    const u32 input_tiles = weights.inputs / TILE_INPUTS;
-    return weights.integers + ((tile * input_tiles + input_tile) * WARP + lane) * Integers<BITS>::WORDS;
-}
+struct LaneTile {
+    Integers<BITS> integers;
+    StoredFactors factors;
+
+    DEVICE_MEMBER void load(const PackedMatrix& weights, u64 tile, u32 input_tile) {
+        const u32 lane = threadIdx.x % WARP;
+        const u32 input_tiles = weights.inputs / TILE_INPUTS;
+        const u64 at = (tile * input_tiles + input_tile) * WARP + lane;
+        integers.load(weights.integers + at * Integers<BITS>::WORDS);
+        factors.load(weights, tile, input_tile, lane / 4);
+    }
+};
 
 struct PackedProductArgs {
     PackedMatrix weights;
@@ -130,56 +160,58 @@ struct ProductSums {
 
 // Adds the product of one tile to a lane's sums.
 template <u32 BITS>
-DEVICE void multiply_tile(const PackedProductArgs& args, const Integers<BITS>& integers, u32 input_tile,
-                          u32 column_sets, ProductSums& sums) {
+DEVICE void multiply_tile(const PackedProductArgs& args, const LaneTile<BITS>& tile, u32 input_tile, u32 column_sets,
+                          ProductSums& sums) {
     const PackedMatrix& weights = args.weights;
     const u32 lane = threadIdx.x % WARP;
-    const u32 group_lane = lane / 4;
-    const u32 place = lane % 4;
-    const u32 first_row = blockIdx.y * BLOCK_ROWS;
     const u32 ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    TwoWords x[2][2] = {};  // [set of columns][step]
+    UNROLL
+    for (u32 set = 0; set < 2; set++) {
+        const u32 row = blockIdx.y * BLOCK_ROWS + set * COLUMNS + lane / 4;
+        if (row < args.rows) {
+            const u64 begin = static_cast<u64>(row) * weights.inputs + input_tile * TILE_INPUTS + lane % 4 * 4;
+            x[set][0] = load_8(args.x + begin);
+            x[set][1] = load_8(args.x + begin + 16);
+        }
+    }
     float products[2][4] = {};
     float input_sums[2][4] = {};
     UNROLL
     for (u32 step = 0; step < 2; step++) {
         const u32 pairs[4] = {
-            integers.pair(step, 0, weights.zero),
-            integers.pair(step, 1, weights.zero),
-            integers.pair(step, 2, weights.zero),
-            integers.pair(step, 3, weights.zero),
+            tile.integers.pair(step, 0, weights.zero),
+            tile.integers.pair(step, 1, weights.zero),
+            tile.integers.pair(step, 2, weights.zero),
+            tile.integers.pair(step, 3, weights.zero),
         };
         UNROLL
         for (u32 set = 0; set < 2; set++) {
             if (set < column_sets) {
-                const u32 row = first_row + set * COLUMNS + group_lane;
-                TwoWords x = {{0, 0}};
-                if (row < args.rows) {
-                    const u64 begin = static_cast<u64>(row) * weights.inputs + input_tile * TILE_INPUTS;
-                    x = load_8(args.x + begin + 16 * step + 4 * place);
-                }
-                mma_bf16(products[set], pairs, x.at[0], x.at[1]);
+                const TwoWords inputs = x[set][step];
+                mma_bf16(products[set], pairs, inputs.at[0], inputs.at[1]);
                 if (weights.has_minimum != 0) {
-                    mma_bf16(input_sums[set], ones, x.at[0], x.at[1]);
+                    mma_bf16(input_sums[set], ones, inputs.at[0], inputs.at[1]);
                 }
             }
         }
         const bool ends_group = step == 1 || weights.groups == 2;
         if (ends_group) {
-            const u32 group = weights.groups == 2 ? step : 0;
-            const Factor factors[2] = {
-                load_factor(weights, blockIdx.x, input_tile, group, group_lane),
-                load_factor(weights, blockIdx.x, input_tile, group, group_lane + 8),
-            };
             UNROLL
-            for (u32 set = 0; set < 2; set++) {
+            for (u32 half = 0; half < 2; half++) {
+                const Factor first = tile.factors.get(weights, 0, half);
+                const Factor factor = weights.groups == 2 && step == 1 ? tile.factors.get(weights, 1, half) : first;
                 UNROLL
-                for (u32 i = 0; i < 4; i++) {
-                    float& sum = sums.at[set][i];
-                    sum = fused(factors[i / 2].scale, products[set][i], sum);
-                    products[set][i] = 0;
-                    if (weights.has_minimum != 0) {
-                        sum = fused(factors[i / 2].minimum, input_sums[set][i], sum);
-                        input_sums[set][i] = 0;
+                for (u32 set = 0; set < 2; set++) {
+                    UNROLL
+                    for (u32 i = 2 * half; i < 2 * half + 2; i++) {
+                        float& sum = sums.at[set][i];
+                        sum = fused(factor.scale, products[set][i], sum);
+                        products[set][i] = 0;
+                        if (weights.has_minimum != 0) {
+                            sum = fused(factor.minimum, input_sums[set][i], sum);
+                            input_sums[set][i] = 0;
+                        }
                     }
                 }
             }
@@ -200,12 +232,12 @@ DEVICE void multiply_packed(const PackedProductArgs& args) {
     const u32 input_tiles = weights.inputs / TILE_INPUTS;
     ProductSums sums = {};
     for (u32 first = warp; first < input_tiles; first += AHEAD * PACKED_WARPS) {
-        Integers<BITS> ahead[AHEAD];
+        LaneTile<BITS> ahead[AHEAD];
         UNROLL
         for (u32 i = 0; i < AHEAD; i++) {
             const u32 input_tile = first + i * PACKED_WARPS;
             if (input_tile < input_tiles) {
-                ahead[i].load(integers_of<BITS>(weights, blockIdx.x, input_tile, lane));
+                ahead[i].load(weights, blockIdx.x, input_tile);
             }
         }
         UNROLL
@@ -265,8 +297,8 @@ DEVICE void expand_packed(const PackedExpandArgs& args) {
     if (input_tile >= weights.inputs / TILE_INPUTS) {
         return;
     }
-    Integers<BITS> integers;
-    integers.load(integers_of<BITS>(weights, blockIdx.x, input_tile, lane));
+    LaneTile<BITS> tile;
+    tile.load(weights, blockIdx.x, input_tile);
     UNROLL
     for (u32 step = 0; step < 2; step++) {
         UNROLL
@@ -274,13 +306,13 @@ DEVICE void expand_packed(const PackedExpandArgs& args) {
             const u32 tile_output = lane / 4 + 8 * half;
             const u32 output = blockIdx.x * TILE_OUTPUTS + tile_output;
             if (output < weights.outputs) {
-                const u32 group = weights.groups == 2 ? step : 0;
-                const Factor factor = load_factor(weights, blockIdx.x, input_tile, group, tile_output);
+                const Factor first = tile.factors.get(weights, 0, half);
+                const Factor factor = weights.groups == 2 && step == 1 ? tile.factors.get(weights, 1, half) : first;
                 const float minimum = weights.has_minimum != 0 ? factor.minimum : 0.0f;
                 TwoWords four;
                 UNROLL
                 for (u32 i = 0; i < 2; i++) {
-                    const u32 pair = integers.pair(step, half + 2 * i, weights.zero);
+                    const u32 pair = tile.integers.pair(step, half + 2 * i, weights.zero);
                     const float low = fused(factor.scale, float_from_bf16(pair & 0xffff), minimum);
                     const float high = fused(factor.scale, float_from_bf16(pair >> 16), minimum);
                     four.at[i] = pack_bf16(low, high);
