@@ -1,4 +1,4 @@
-"""The kernels as a host's C++ compiler makes them: builds tests/gpu/emulator into a library, and launches kernels in it."""
+"""Builds the kernels as a host's C++ compiler makes them (tests/gpu/emulator), and launches them."""
 
 import ctypes
 import hashlib
