@@ -43,6 +43,7 @@ int main(int count, char** parts) {
         printf("%-60s %6.2f s  %s\n", one.name, took.count(), fault.empty() ? "ok" : ("FAILED: " + fault).c_str());
         fflush(stdout);
     }
-    printf("%d checks, %d failed, %.1f million instructions of warps\n", ran, failed, emulated_warp_instructions() / 1e6);
+    const double millions = static_cast<double>(emulated_warp_instructions()) / 1e6;
+    printf("%d checks, %d failed, %.1f million instructions of warps\n", ran, failed, millions);
     return failed == 0 && ran > 0 ? 0 : 1;
 }

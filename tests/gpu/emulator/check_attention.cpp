@@ -199,13 +199,16 @@ std::vector<double> textbook(const Batch& batch, size_t span, u32 row, u32 head)
     const u32 low = first_visible(token, shape.window);
     const u32 kv_head = head / shape.group();
     const size_t query = static_cast<size_t>(batch.first_rows[span] + row) * shape.qkv_width() + head * shape.head;
+    std::vector<double> q;
+    for (u32 d = 0; d < shape.head; d++) {
+        q.push_back(from_bf16(to_bf16(batch.qkv[query + d])));
+    }
     std::vector<double> scores;
     for (u32 t = low; t <= token; t++) {
         const size_t at = batch.slot(span, t, kv_head);
         double score = 0;
         for (u32 d = 0; d < shape.head; d++) {
-            const double q = from_bf16(to_bf16(batch.qkv[query + d]));
-            score += q * from_bf16(batch.keys[at + d]);
+            score += q[d] * from_bf16(batch.keys[at + d]);
         }
         score /= std::sqrt(static_cast<double>(shape.head));
         if (shape.soft_cap != 0) {
@@ -307,7 +310,10 @@ void a_row_alone_gets_its_values() {
     Random random(5);
     for (u32 window : {0u, 1u}) {
         const Shape shape = {48, 2, 2, window};
-        const std::vector<SpanOfRows> spans = window == 1 ? std::vector<SpanOfRows>{{9, 300}} : std::vector<SpanOfRows>{{1, 0}};
+        std::vector<SpanOfRows> spans = {{1, 0}};
+        if (window == 1) {
+            spans = {{9, 300}};
+        }
         const Batch batch = make_batch(shape, spans, 0, random);
         for (bool split : {false, true}) {
             const Memory<u16> out = attend(batch, {split});

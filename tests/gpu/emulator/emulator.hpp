@@ -180,6 +180,7 @@ struct BlockIndex {
 #define DEVICE [[maybe_unused]] static inline
 #define BOUNDS(threads, blocks)
 #define UNROLL
+#define UNROLL_BY(rounds)
 #define SHARED_BYTES(name) u8* name = emulator::machine->dynamic_memory
 #define SHARED_ARRAY(type, count, name)   \
     static const char name##_tag = 0;     \

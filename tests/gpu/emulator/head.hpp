@@ -1,6 +1,6 @@
 // Includes attention.cu for one head size, `HEAD`, in a namespace of its own, and lists its kernels there. It is
-// included once for each size. Where EMULATED_HEAD and EMULATED_SECOND_HEAD are given, only these sizes are built, which
-// is quicker.
+// included once for each size. Where EMULATED_HEAD and EMULATED_SECOND_HEAD are given, only these sizes are built,
+// which is quicker.
 #if !defined(EMULATED_HEAD) || HEAD == EMULATED_HEAD || HEAD == EMULATED_SECOND_HEAD
 #define SPACE_OF(head) head_##head
 #define SPACE(head) SPACE_OF(head)

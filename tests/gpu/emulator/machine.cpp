@@ -412,15 +412,62 @@ void wait_for_copies(u32 left) {
     self.groups.erase(self.groups.begin(), self.groups.begin() + done_groups);
 }
 
-typedef double Four64 __attribute__((vector_size(32), aligned(32)));
+typedef double Eight64 __attribute__((vector_size(64), aligned(64)));
+
+// A 16 by 16 matrix, one of 16 by 8, and their product, which begins as what it is added to.
+struct MmaMatrices {
+    double a[16][16];
+    Eight64 b[16];
+    Eight64 c[16];
+};
+
+// Four rows at a time, so that sums need not wait for one another. Products of bf16 are exact in f64, so it does not
+// matter whether the compiler fuses them with their sum.
+__attribute__((always_inline)) static inline void multiply_matrices(MmaMatrices& m) {
+    for (u32 row = 0; row < 16; row += 4) {
+        Eight64 sums[4] = {m.c[row], m.c[row + 1], m.c[row + 2], m.c[row + 3]};
+        for (u32 k = 0; k < 16; k++) {
+            for (u32 i = 0; i < 4; i++) {
+                sums[i] += m.a[row + i][k] * m.b[k];
+            }
+        }
+        for (u32 i = 0; i < 4; i++) {
+            m.c[row + i] = sums[i];
+        }
+    }
+}
+
+static void multiply_matrices_plainly(MmaMatrices& m) {
+    multiply_matrices(m);
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx512f"))) static void multiply_matrices_avx512(MmaMatrices& m) {
+    multiply_matrices(m);
+}
+__attribute__((target("avx2"))) static void multiply_matrices_avx2(MmaMatrices& m) {
+    multiply_matrices(m);
+}
+#endif
+
+// The quickest function that this processor can run.
+static auto choose_multiplication() {
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512f")) {
+        return multiply_matrices_avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) {
+        return multiply_matrices_avx2;
+    }
+#endif
+    return multiply_matrices_plainly;
+}
 
 // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": a lane's group is lane / 4, its place in the
 // group lane % 4. The sum is taken in f64 and rounded once; a card's order and rounding are its own.
 void compute_mma(const void* const* given, void* const* taken) {
-    double a[16][16];
-    // Columns 0 to 3, and 4 to 7.
-    Four64 b[16][2];
-    Four64 c[16][2];
+    static const auto multiply = choose_multiplication();
+    MmaMatrices m;
     for (u32 lane = 0; lane < LANES; lane++) {
         const MmaOperands& in = *static_cast<const MmaOperands*>(given[lane]);
         const u32 group = lane / 4;
@@ -428,31 +475,21 @@ void compute_mma(const void* const* given, void* const* taken) {
         for (u32 i = 0; i < 4; i++) {
             const u32 row = group + i % 2 * 8;
             const u32 column = 2 * place + i / 2 * 8;
-            a[row][column] = float_from_bits(in.a[i] << 16);
-            a[row][column + 1] = float_from_bits(in.a[i] & 0xffff0000u);
-            c[group + i / 2 * 8][place / 2][2 * place % 4 + i % 2] = in.c[i];
+            m.a[row][column] = float_from_bits(in.a[i] << 16);
+            m.a[row][column + 1] = float_from_bits(in.a[i] & 0xffff0000u);
+            m.c[group + i / 2 * 8][2 * place + i % 2] = in.c[i];
         }
         for (u32 i = 0; i < 2; i++) {
             const u32 row = 2 * place + i * 8;
-            b[row][group / 4][group % 4] = float_from_bits(in.b[i] << 16);
-            b[row + 1][group / 4][group % 4] = float_from_bits(in.b[i] & 0xffff0000u);
+            m.b[row][group] = float_from_bits(in.b[i] << 16);
+            m.b[row + 1][group] = float_from_bits(in.b[i] & 0xffff0000u);
         }
     }
-    for (u32 row = 0; row < 16; row++) {
-        Four64 low = c[row][0];
-        Four64 high = c[row][1];
-        for (u32 k = 0; k < 16; k++) {
-            low += a[row][k] * b[k][0];
-            high += a[row][k] * b[k][1];
-        }
-        c[row][0] = low;
-        c[row][1] = high;
-    }
+    multiply(m);
     for (u32 lane = 0; lane < LANES; lane++) {
         MmaResult& out = *static_cast<MmaResult*>(taken[lane]);
-        const u32 place = lane % 4;
         for (u32 i = 0; i < 4; i++) {
-            out.at[i] = static_cast<float>(c[lane / 4 + i / 2 * 8][place / 2][2 * place % 4 + i % 2]);
+            out.at[i] = static_cast<float>(m.c[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2]);
         }
     }
 }

@@ -196,7 +196,10 @@ DEVICE void load_tile(const AttentionArgs& args, const Tile& tile, Span span, u3
 // A warp's 16 queries: fragments for mma, of 16 dimensions each.
 struct Queries {
     // In registers where these suffice, else they are read again for each tile of keys.
-    static constexpr bool KEPT = HEAD <= 128;
+    static constexpr bool KEPT = HEAD < 128;
+    // Rounds of 16 dimensions that are unrolled. All, where fragments are in registers; else few, so that the compiler
+    // does not keep all addresses instead.
+    static constexpr u32 UNROLLED = KEPT ? HEAD / 16 : 4;
     u32 fragments[KEPT ? HEAD / 16 : 1][4];
     u8* tile;
 };
@@ -217,7 +220,7 @@ DEVICE void score_keys(float (&scores)[KEYS / 8][4], Queries& queries, u8* keys)
             scores[n][i] = 0;
         }
     }
-    UNROLL
+    UNROLL_BY(Queries::UNROLLED)
     for (u32 d = 0; d < HEAD / 16; d++) {
         if (!Queries::KEPT) {
             read_queries(queries.fragments[0], queries.tile, d);

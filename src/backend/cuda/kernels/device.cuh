@@ -23,7 +23,10 @@ struct alignas(16) FourWords {
 #define KERNEL extern "C" __global__ void
 #define DEVICE static __device__ __forceinline__
 #define BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
-#define UNROLL _Pragma("unroll")
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL PRAGMA(unroll)
+// Unrolls a loop by a number of rounds, which is a constant.
+#define UNROLL_BY(rounds) PRAGMA(unroll rounds)
 // The shared memory whose size the launch gives.
 #define SHARED_BYTES(name) extern __shared__ __align__(128) u8 name[]
 // Shared memory of a fixed size, as a `SharedArray`.
