@@ -19,20 +19,16 @@ class EmulatorError(Exception):
     """The library cannot be built, or a kernel made a mistake in it."""
 
 
-def compiler() -> list:
+def installed_compiler() -> "list | None":
+    """The host's C++ compiler, if it has one."""
     named = os.environ.get("CXX")
     if named:
         return named.split()
-    for candidate in ("g++", "c++", "clang++"):
-        if shutil.which(candidate):
-            return [candidate]
-    try:
-        import ziglang  # noqa: F401
-    except ImportError:
-        raise EmulatorError(
-            "no C++ compiler: install g++ or clang++, name one in CXX, or run `python3 -m pip install ziglang`"
-        ) from None
-    return [sys.executable, "-m", "ziglang", "c++"]
+    return next(([name] for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+
+
+# What `python3 -m` runs where the host has no compiler; `run` installs it then.
+FROM_PIP = [sys.executable, "-m", "ziglang", "c++"]
 
 
 def sources() -> list:
@@ -43,7 +39,7 @@ def sources() -> list:
 def build(folder: pathlib.Path) -> pathlib.Path:
     """The library, built in `folder` unless it is there from the same sources."""
     texts = sorted([*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh"), *EMULATOR.glob("*.[ch]pp")])
-    command = [*compiler(), *FLAGS]
+    command = [*(installed_compiler() or FROM_PIP), *FLAGS]
     digest = hashlib.sha256(" ".join(command).encode() + b"".join(text.read_bytes() for text in texts))
     library = folder / f"emulated-{digest.hexdigest()[:12]}.so"
     if library.exists():

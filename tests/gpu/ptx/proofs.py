@@ -45,10 +45,8 @@ class Proofs:
         self.compiled = {key: result.ptx for key, result in results.items()}
         return resources.check(results)
 
-    def interpreter(self) -> list:
-        import test_interpreter
-
-        suite = unittest.defaultTestLoader.loadTestsFromModule(test_interpreter)
+    def tools(self) -> list:
+        suite = unittest.defaultTestLoader.loadTestsFromNames(["test_interpreter", "test_resources"])
         result = unittest.TextTestRunner(verbosity=0).run(suite)
         return [f"{test}: {text.splitlines()[-1]}" for test, text in result.failures + result.errors]
 
