@@ -30,13 +30,13 @@ ENTRY = """
 """
 
 
-def execute(body: str, threads: int = 32, words: int = 64, eager: bool = False, inputs=None) -> np.ndarray:
+def execute(body: str, threads: int = 32, words: int = 64, eager: bool = False, inputs=None, blocks=1) -> np.ndarray:
     """Runs a kernel with a buffer of words, %rd1, of which %rd2 is the thread's own; %r1 is the thread."""
     memory = GlobalMemory()
     buffer = np.zeros(words, np.uint32) if inputs is None else inputs
     address = memory.add("words", buffer, True)
     module = parse(HEADER + ENTRY + body + "\n    ret;\n}\n")
-    run(module, "kernel", memory, Launch((1, 1, 1), threads, 1024, struct.pack("<Q", address), eager))
+    run(module, "kernel", memory, Launch((blocks, 1, 1), threads, 1024, struct.pack("<Q", address), eager))
     return memory.contents(address, np.uint32)
 
 
@@ -226,8 +226,33 @@ class Checks(unittest.TestCase):
     def test_a_misaligned_access(self):
         self.fails("ld.global.v2.u32 {%r2, %r3}, [%rd2];", "misaligned")
 
-    def test_two_threads_store_different_values(self):
-        self.fails("st.global.u32 [%rd1], %r1;", "different values")
+    def test_two_threads_store_at_one_place(self):
+        self.fails("st.global.u32 [%rd1], %r1;", "two threads write one place of words at once")
+
+    def test_a_thread_reads_what_another_wrote_without_a_barrier(self):
+        body = "st.global.u32 [%rd2], %r1;\n{}\nxor.b32 %r3, %r1, 1;\n"
+        body += "mul.wide.u32 %rd3, %r3, 4;\nadd.s64 %rd3, %rd1, %rd3;"
+        body += "\nld.global.u32 %r4, [%rd3];"
+        self.fails(body.format(""), "words is read that another thread has written")
+        execute(body.format("bar.sync 0;"))
+
+    def test_blocks_are_ordered_by_nothing(self):
+        store = "st.global.u32 [%rd2], %r1;"
+        self.fails(store, "two threads write one place of words", blocks=2)
+        read = "mov.u32 %r3, %ctaid.x;\nsetp.eq.s32 %p1, %r3, 0;\nbar.sync 0;\n"
+        self.fails(
+            read + "@%p1 ld.global.u32 %r4, [%rd2];\n@!%p1 st.global.u32 [%rd2], %r1;",
+            "another thread has read",
+            blocks=2,
+        )
+        execute("ld.global.u32 %r4, [%rd2];", blocks=2)
+
+    def test_many_blocks_may_read_what_nobody_writes(self):
+        body = "ld.global.u32 %r4, [%rd1];\nst.global.u32 [%rd2+4], %r4;"
+        execute(body, threads=32)
+        self.fails(
+            "ld.global.u32 %r4, [%rd1];\nbar.sync 0;\nst.global.u32 [%rd2], %r4;", "another thread has read", blocks=300
+        )
 
     def test_shared_memory_behind_its_end(self):
         self.fails("mov.u32 %r5, dynamic;\nst.shared.u32 [%r5+1024], %r1;", "1024")
@@ -291,15 +316,16 @@ class Checks(unittest.TestCase):
     """
 
     def test_a_copy_lands_when_it_is_waited_for(self):
-        numbers = np.arange(1, 129, dtype=np.uint32)
-        read = "ld.shared.u32 %r2, [%r5];\nst.global.u32 [%rd2], %r2;"
+        numbers = np.arange(1, 257, dtype=np.uint32)
+        first = 128  # The results lie behind what is copied.
+        read = "ld.shared.u32 %r2, [%r5];\nst.global.u32 [%rd2+512], %r2;"
         waited = self.COPY + "cp.async.commit_group;\ncp.async.wait_group 0;\n" + read
-        self.assertEqual(execute(waited, inputs=numbers)[:3].tolist(), [1, 5, 9])
+        self.assertEqual(execute(waited, inputs=numbers)[first : first + 3].tolist(), [1, 5, 9])
         early = self.COPY + "cp.async.commit_group;\ncp.async.wait_group 1;\n" + read
-        self.assertEqual(int(execute(early, inputs=numbers)[0]), 2**32 - 1)
-        self.assertEqual(int(execute(early, inputs=numbers, eager=True)[0]), 1)
+        self.assertEqual(int(execute(early, inputs=numbers)[first]), 2**32 - 1)
+        self.assertEqual(int(execute(early, inputs=numbers, eager=True)[first]), 1)
         uncommitted = self.COPY + "cp.async.wait_group 0;\n" + read
-        self.assertEqual(int(execute(uncommitted, inputs=numbers)[0]), 2**32 - 1)
+        self.assertEqual(int(execute(uncommitted, inputs=numbers)[first]), 2**32 - 1)
 
     def test_a_copy_that_reads_more_than_it_copies(self):
         body = self.COPY.replace("cg.", "ca.").replace("16, 16;", "8, 16;")

@@ -5,6 +5,7 @@ import numpy as np
 from .fault import Fault
 from .memory import AsyncCopies, LocalMemory, SharedMemory, padded
 from .parse import Address, Immediate, Register, Symbol
+from .races import tags
 from .registers import RegisterFile, Type
 
 U32 = Type("u", 32)
@@ -29,6 +30,7 @@ class Context:
         self.local = LocalMemory(self.count, local_size)
         self.copies = AsyncCopies(self.count, self.shared, shape.eager_copies)
         self.parameters = np.zeros(0, np.uint8)
+        self.block_numbers = np.zeros(self.blocks, np.int64)
         self.special = self._numbers_of_threads()
 
     def _place_variables(self, dynamic_shared: int):
@@ -65,10 +67,17 @@ class Context:
         """Makes everything as it is when blocks start; `block_numbers` are [block, 3]."""
         for axis, numbers in zip("xyz", block_numbers.T):
             self.special[f"%ctaid.{axis}"][:] = np.repeat(numbers, self.threads)
+        x, y, z = block_numbers.T.astype(np.int64)
+        self.block_numbers = (z * self.grid[1] + y) * self.grid[0] + x
         self.parameters = np.frombuffer(parameters, np.uint8)
         self.registers.forget()
         self.shared.forget()
         self.copies.forget()
+
+    def tags(self, lanes: np.ndarray) -> np.ndarray:
+        """Who these threads are to the check for races in global memory."""
+        blocks = lanes // self.threads
+        return tags(self.block_numbers[blocks], self.shared.barriers[blocks], lanes % self.threads)
 
     def reader(self, operand, kind: Type):
         """A function that gives an operand's values for the active threads; elements of others are arbitrary."""

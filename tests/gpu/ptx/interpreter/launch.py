@@ -55,6 +55,7 @@ def run(module: Module, name: str, memory: GlobalMemory, launch: Launch) -> int:
             steps.append(Step(context, instruction))
         except Fault as fault:
             raise Fault(f"{name}: {fault} [{instruction.where()}]") from None
+    memory.begin_launch()
     count = 0
     for begin in range(0, len(numbers), together):
         some = numbers[begin : begin + together]

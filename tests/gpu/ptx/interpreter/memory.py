@@ -10,17 +10,11 @@ import dataclasses
 import numpy as np
 
 from .fault import Fault
+from .races import Races, tags
 
 SHARED_WINDOW = 0x7F << 40
 LOCAL_WINDOW = 0x7E << 40
 BUFFER_SHIFT = 32
-# The finest piece of shared memory that the race check tells apart, in bytes.
-GRANULE = 2
-# A tag of the race check is (barriers passed << 11 | thread + 1); 0 is nobody. Two numbers above those of all threads
-# stand for several threads, and for atomic operations, which may meet one another.
-TAG_BITS = 11
-SEVERAL = (1 << TAG_BITS) - 1
-ATOMIC = SEVERAL - 1
 
 
 def padded(size: int) -> int:
@@ -29,12 +23,15 @@ def padded(size: int) -> int:
 
 @dataclasses.dataclass
 class Buffer:
-    """A piece of global memory. `data` is padded to whole 16 bytes, `size` is what a kernel may touch."""
+    """A piece of global memory. `data` is padded to whole 16 bytes, `size` is what a kernel may touch.
+
+    Only what kernels may write has `races`.
+    """
 
     name: str
     data: np.ndarray
     size: int
-    writable: bool
+    races: "Races | None"
 
 
 class GlobalMemory:
@@ -46,12 +43,18 @@ class GlobalMemory:
         raw = np.ascontiguousarray(contents).reshape(-1).view(np.uint8)
         data = np.zeros(padded(raw.size), np.uint8)
         data[: raw.size] = raw
-        self.buffers.append(Buffer(name, data, raw.size, writable))
+        self.buffers.append(Buffer(name, data, raw.size, Races(name, data.size) if writable else None))
         return len(self.buffers) << BUFFER_SHIFT
 
     def contents(self, address: int, dtype) -> np.ndarray:
         buffer = self.buffers[(address >> BUFFER_SHIFT) - 1]
         return buffer.data[: buffer.size].view(dtype)
+
+    def begin_launch(self) -> None:
+        """Launches follow one another, so what another one did is no race."""
+        for buffer in self.buffers:
+            if buffer.races:
+                buffer.races.forget()
 
     def _buffer(self, number: int, example: int) -> Buffer:
         if not 1 <= number <= len(self.buffers):
@@ -77,24 +80,27 @@ class GlobalMemory:
                 raise Fault(f"a misaligned access of {size} bytes at offset {wrong} of {buffer.name}")
             yield buffer, which, offsets
 
-    def load(self, addresses: np.ndarray, width: int, count: int) -> np.ndarray:
-        """`count` values of `width` bytes from each address, as unsigned integers [address, count]."""
+    def load(self, addresses: np.ndarray, width: int, count: int, who: np.ndarray) -> np.ndarray:
+        """`count` values of `width` bytes from each address, as unsigned integers [address, count].
+
+        `who` has the tag of the thread of each address.
+        """
         result = np.empty((addresses.size, count), f"uint{8 * width}")
         for buffer, which, offsets in self._pieces(addresses, width * count):
+            if buffer.races:
+                buffer.races.read(Races.granules(offsets, width * count), who[which][:, None])
             cells = buffer.data.view(result.dtype)
             result[which] = cells[(offsets // width)[:, None] + np.arange(count)]
         return result
 
-    def store(self, addresses: np.ndarray, values: np.ndarray) -> None:
+    def store(self, addresses: np.ndarray, values: np.ndarray, who: np.ndarray) -> None:
         width, count = values.dtype.itemsize, values.shape[1]
         for buffer, which, offsets in self._pieces(addresses, width * count):
-            if not buffer.writable:
+            if buffer.races is None:
                 raise Fault(f"a store to {buffer.name}, which is an input")
+            buffer.races.write(Races.granules(offsets, width * count), who[which][:, None])
             cells = buffer.data.view(values.dtype)
-            at = (offsets // width)[:, None] + np.arange(count)
-            cells[at] = values[which]
-            if not np.array_equal(cells[at], values[which]):
-                raise Fault(f"two threads store different values at one place of {buffer.name}")
+            cells[(offsets // width)[:, None] + np.arange(count)] = values[which]
 
 
 class SharedMemory:
@@ -106,14 +112,12 @@ class SharedMemory:
         self.threads = threads
         self.data = np.full(blocks * self.stride, 0xFF, np.uint8)
         self.barriers = np.zeros(blocks, np.int32)
-        self.writers = np.zeros(blocks * self.stride // GRANULE, np.int32)
-        self.readers = np.zeros_like(self.writers)
+        self.races = Races("shared memory", blocks * self.stride)
 
     def forget(self) -> None:
         self.data[:] = 0xFF
         self.barriers[:] = 0
-        self.writers[:] = 0
-        self.readers[:] = 0
+        self.races.forget()
 
     def _place(self, lanes: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
         """Checks offsets of a block's memory and makes them offsets of `data`."""
@@ -126,38 +130,19 @@ class SharedMemory:
             raise Fault(f"a misaligned access of {size} bytes at offset {wrong} of shared memory")
         return offsets + (lanes // self.threads) * self.stride
 
-    def _tags(self, lanes: np.ndarray, at: np.ndarray, size: int):
-        """The granules of each access [access, granule], and the tag of the thread that makes it."""
-        granules = (at // GRANULE)[:, None] + np.arange(max(size // GRANULE, 1))
-        tags = (self.barriers[lanes // self.threads] << TAG_BITS) | (lanes % self.threads + 1).astype(np.int32)
-        return granules, tags[:, None]
-
-    def _conflict(self, old: np.ndarray, tags: np.ndarray) -> bool:
-        return bool(((old != tags) & (old >> TAG_BITS == tags >> TAG_BITS) & (old != 0)).any())
+    def tags(self, lanes: np.ndarray) -> np.ndarray:
+        """Blocks do not share this memory, so their numbers are left out."""
+        blocks = lanes // self.threads
+        return tags(np.zeros_like(blocks), self.barriers[blocks], lanes % self.threads)[:, None]
 
     def note_reads(self, lanes: np.ndarray, at: np.ndarray, size: int) -> None:
-        granules, tags = self._tags(lanes, at, size)
-        written = self.writers[granules]
-        if (written == 0).any():
+        granules = Races.granules(at, size)
+        if not self.races.is_written(granules):
             raise Fault("shared memory is read that no thread of the block has written")
-        if self._conflict(written, tags):
-            raise Fault("shared memory is read that another thread has written, with no barrier between them")
-        old = self.readers[granules]
-        several = (old != tags) & (old >> TAG_BITS == tags >> TAG_BITS) & (old != 0)
-        self.readers[granules] = tags
-        several |= self.readers[granules] != tags
-        if several.any():
-            self.readers[granules[several]] = np.broadcast_to(tags | SEVERAL, granules.shape)[several]
+        self.races.read(granules, self.tags(lanes))
 
     def note_writes(self, lanes: np.ndarray, at: np.ndarray, size: int) -> None:
-        granules, tags = self._tags(lanes, at, size)
-        if self._conflict(self.readers[granules], tags):
-            raise Fault("shared memory is written that another thread has read, with no barrier between them")
-        if self._conflict(self.writers[granules], tags):
-            raise Fault("two threads write one place of shared memory, with no barrier between them")
-        self.writers[granules] = tags
-        if (self.writers[granules] != tags).any():
-            raise Fault("two threads write one place of shared memory at once")
+        self.races.write(Races.granules(at, size), self.tags(lanes))
 
     def load(self, lanes: np.ndarray, offsets: np.ndarray, width: int, count: int) -> np.ndarray:
         at = self._place(lanes, offsets, width * count)
@@ -175,13 +160,10 @@ class SharedMemory:
         """Adds atomically, thread after thread; gives what each found."""
         width = values.dtype.itemsize
         at = self._place(lanes, offsets, width)
-        granules, tags = self._tags(lanes, at, width)
-        if (self.writers[granules] == 0).any():
+        granules = Races.granules(at, width)
+        if not self.races.is_written(granules):
             raise Fault("shared memory is read that no thread of the block has written")
-        atomic = (tags >> TAG_BITS << TAG_BITS) | ATOMIC
-        if self._conflict(self.writers[granules], atomic) or self._conflict(self.readers[granules], atomic):
-            raise Fault("shared memory is used with and without atomic operations, with no barrier between them")
-        self.writers[granules] = atomic
+        self.races.add(granules, self.tags(lanes))
         cells = self.data.view(values.dtype)
         order = np.argsort(at, kind="stable")
         places, added = at[order] // width, values[order]

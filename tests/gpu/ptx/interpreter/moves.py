@@ -104,7 +104,7 @@ def load(context, space, lanes, addresses, access):
             values[which] = load(context, inner, lanes[which], addresses[which] - begin, access)
         return values
     if space in ("global", "const"):
-        return context.memory.load(addresses, access.width, access.count)
+        return context.memory.load(addresses, access.width, access.count, context.tags(lanes))
     memory = context.shared if space == "shared" else context.local
     return memory.load(lanes, addresses, access.width, access.count)
 
@@ -114,7 +114,7 @@ def store(context, space, lanes, addresses, values):
         for inner, which, begin in spaces_of(addresses):
             store(context, inner, lanes[which], addresses[which] - begin, values[which])
     elif space == "global":
-        context.memory.store(addresses, values)
+        context.memory.store(addresses, values, context.tags(lanes))
     else:
         memory = context.shared if space == "shared" else context.local
         memory.store(lanes, addresses, values)
@@ -233,7 +233,7 @@ def decode_copy(context, instruction):
         data = np.zeros((lanes.size, size), np.uint8)
         reads = sizes > 0
         if reads.any():
-            cells = context.memory.load(source(active)[reads], 4, size // 4)
+            cells = context.memory.load(source(active)[reads], 4, size // 4, context.tags(lanes[reads]))
             data[reads] = cells.view(np.uint8)
             data[np.arange(size)[None, :] >= sizes[:, None]] = 0
         context.copies.start(lanes, to(active), data)
