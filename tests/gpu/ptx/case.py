@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from interpreter import GlobalMemory, Launch, run
+from interpreter import Exact, GlobalMemory, Launch, run
 from interpreter.floats import from_bf16
 
 # How far apart results may be, in units in the last place. Without an entry they must have equal bits.
@@ -120,7 +120,7 @@ def emulate(emulator, case: Case) -> dict:
     return results
 
 
-def interpret(layout: dict, module, case: Case, eager_copies: bool = False):
+def interpret(layout: dict, module, case: Case, eager_copies: bool = False, rounding: type = Exact):
     """Gives the outputs, and the number of instructions that were stepped."""
     memory = GlobalMemory()
     # What a later launch of the chain writes is writable for all of them.
@@ -132,7 +132,7 @@ def interpret(layout: dict, module, case: Case, eager_copies: bool = False):
     steps, results = 0, {}
     while case:
         arguments = packing.struct(case.struct, case.arguments, case.outputs)
-        launch = Launch(case.grid, case.threads, case.shared_bytes, arguments, eager_copies)
+        launch = Launch(case.grid, case.threads, case.shared_bytes, arguments, eager_copies, rounding)
         steps += run(module, case.kernel, memory, launch)
         for name in case.outputs:
             if case.arguments[name] is not None:

@@ -7,6 +7,7 @@ import multiprocessing
 import pathlib
 import unittest
 
+import card_rounding
 import mistakes
 import resources
 from case import Mismatch
@@ -108,6 +109,13 @@ class Proofs:
         print(f"  {sums.seconds_emulated:.1f} s emulated, {sums.seconds_interpreted:.1f} s interpreted")
         untested = set(resources.read_bounds()) - kernels
         return wrong + [f"no case runs {kernel}" for kernel in sorted(untested)]
+
+    def rounding(self) -> list:
+        compiler = Compiler(Nvrtc(self.packages), QUICK[0], compiled=self.compiled)
+        try:
+            return card_rounding.check(self.emulator, compiler, self.cases, self.quick)
+        except EmulatorError as error:
+            return [str(error)]
 
     def mistakes(self) -> list:
         try:

@@ -9,12 +9,13 @@ buffer or misaligned, two threads of a block that use the same shared memory wit
 or a warp instruction that not all of its threads reach. An instruction that it does not know is a `Fault` as well.
 
 What it cannot show: speed, the card's memory model beyond barriers, and the rounding inside of approximate
-instructions and tensor cores, for which `floats` and `warp` state the models used.
+instructions and tensor cores, for which `rounding` has two models.
 """
 
 from .fault import Fault
 from .launch import Launch, run
 from .memory import Buffer, GlobalMemory
 from .parse import Entry, Module, parse
+from .rounding import Exact, LikeACard
 
-__all__ = ["Buffer", "Entry", "Fault", "GlobalMemory", "Launch", "Module", "parse", "run"]
+__all__ = ["Buffer", "Entry", "Exact", "Fault", "GlobalMemory", "Launch", "LikeACard", "Module", "parse", "run"]

@@ -345,7 +345,7 @@ def decode_exp2(context, instruction):
     only(instruction, "approx", "ftz")
     (kind,) = types_of(instruction)
     flushes = "ftz" in instruction.modifiers
-    return operation(context, instruction, [kind], kind, lambda a: floats.exp2_approximate(a, flushes))
+    return operation(context, instruction, [kind], kind, lambda a: context.rounding.exp2(a, flushes))
 
 
 @decodes("copysign")

@@ -22,6 +22,7 @@ class Context:
         self.blocks = shape.blocks
         self.threads = shape.threads
         self.grid = shape.grid
+        self.rounding = shape.rounding
         self.count = self.blocks * self.threads
         self.symbols = dict(symbols)
         shared_size, local_size = self._place_variables(shape.shared_bytes)

@@ -1,8 +1,7 @@
 """Arithmetic of floats as a card does it, where numpy's differs or has none.
 
 Exact here means: the same bits as IEEE 754 with one rounding, which is what PTX promises for .rn operations. Kernels
-mean one approximation, ex2.approx.ftz, which is modelled as correctly rounded; the card's results differ from that by
-a relative error of at most 2^-22 (PTX ISA, ex2). Any other approximate instruction is an error.
+mean one approximation, ex2.approx.ftz, for which `rounding` has models. Any other approximate instruction is an error.
 """
 
 import numpy as np

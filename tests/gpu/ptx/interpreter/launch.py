@@ -8,6 +8,7 @@ from .context import Context
 from .fault import Fault
 from .memory import GlobalMemory
 from .parse import Module
+from .rounding import Exact
 from .schedule import Schedule, Step
 
 # Threads that run together: enough to hide Python's cost of a step, few enough for the processor's caches.
@@ -22,6 +23,8 @@ class Launch:
     shared_bytes: int
     parameters: bytes
     eager_copies: bool = False
+    # How a card rounds where it may choose: `rounding.Exact` or `rounding.LikeACard`.
+    rounding: type = Exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Shape:
     grid: tuple
     shared_bytes: int
     eager_copies: bool
+    rounding: type
 
 
 def run(module: Module, name: str, memory: GlobalMemory, launch: Launch) -> int:
@@ -47,7 +51,7 @@ def run(module: Module, name: str, memory: GlobalMemory, launch: Launch) -> int:
     numbers = np.stack(np.meshgrid(np.arange(z), np.arange(y), np.arange(x), indexing="ij"), axis=-1)
     numbers = numbers.reshape(-1, 3)[:, ::-1].astype(np.uint32)
     together = max(1, min(len(numbers), LANES // launch.threads, SHARED_BYTES_TOGETHER // max(launch.shared_bytes, 1)))
-    shape = Shape(together, launch.threads, launch.grid, launch.shared_bytes, launch.eager_copies)
+    shape = Shape(together, launch.threads, launch.grid, launch.shared_bytes, launch.eager_copies, launch.rounding)
     context = Context(entry, memory, module_symbols(module, memory, entry), shape)
     steps = []
     for instruction in entry.instructions:

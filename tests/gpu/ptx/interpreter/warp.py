@@ -83,10 +83,7 @@ def halves(registers) -> np.ndarray:
 
 @decodes("mma")
 def decode_mma(context, instruction):
-    """D = A B + C for bf16. Model: products and their sum in ascending k, from C on, in f64; one rounding at the end.
-
-    A card sums in another order with a few more bits than f32 has, which no document promises.
-    """
+    """D = A B + C for bf16; `rounding` says how sums are rounded, which no document of NVIDIA's promises."""
     shape = ("sync", "aligned", "m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32")
     if instruction.modifiers != shape:
         raise Fault(f"{instruction.where()}: a matrix product that the interpreter does not know")
@@ -102,10 +99,8 @@ def decode_mma(context, instruction):
         left = halves([by_warp(read(active), active) for read in a_readers])[:, A_INDEX].reshape(-1, 16, 16)
         right = halves([by_warp(read(active), active) for read in b_readers])[:, B_INDEX].reshape(-1, 16, 8)
         begin = np.stack([by_warp(read(active), active) for read in c_readers], axis=2)
-        total = begin.reshape(-1, 128)[:, C_INDEX].astype(np.float64).reshape(-1, 16, 8)
-        for k in range(16):
-            total += left[:, :, k, None] * right[:, k, None, :]
-        result = total.astype(np.float32).reshape(-1, 128)[:, C_PLACE].reshape(-1, WARP, 4)
+        begin = begin.reshape(-1, 128)[:, C_INDEX].astype(np.float64).reshape(-1, 16, 8)
+        result = context.rounding.sum_of_products(left, right, begin).reshape(-1, 128)[:, C_PLACE].reshape(-1, WARP, 4)
         for place, put in enumerate(writers):
             put(active, context.spread(active, np.ascontiguousarray(result[:, :, place]).reshape(-1)))
 
