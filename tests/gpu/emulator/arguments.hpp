@@ -13,6 +13,9 @@ namespace low_rank {
 namespace logits {
 #include "logits.cu"
 }
+namespace packed {
+#include "packed.cu"
+}
 namespace attention {
 #define HEAD 64
 #include "attention.cu"

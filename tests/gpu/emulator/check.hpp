@@ -141,6 +141,7 @@ std::vector<Check> row_checks();
 std::vector<Check> attention_checks();
 std::vector<Check> low_rank_checks();
 std::vector<Check> logits_checks();
+std::vector<Check> packed_checks();
 std::vector<Check> emulator_checks();
 
 }  // namespace check

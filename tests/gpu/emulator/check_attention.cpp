@@ -281,7 +281,8 @@ void check_shape(const Shape& shape, u64 seed) {
     Random random(seed);
     check_batch(make_batch(shape, {{1, 0}}, 0, random));
     check_batch(make_batch(shape, {{37, 0}, {1, 300}, {5, 513}, {1, 15}}, 0, random));
-    check_batch(make_batch(shape, {{20, 250}, {1, 255}, {1, 256}, {3, 125}}, 112, random));
+    // Some rows see nothing of a segment that other rows of their tile see.
+    check_batch(make_batch(shape, {{20, 250}, {1, 255}, {1, 256}, {30, 345}}, 112, random));
 }
 
 template <u32 HEAD_SIZE>
@@ -292,9 +293,9 @@ void head_size() {
 }
 
 void groups() {
-    check_shape({32, 8, 8}, 1);
-    check_shape({32, 8, 1}, 2);
-    check_shape({64, 6, 2}, 3);
+    check_shape({16, 8, 8}, 1);
+    check_shape({16, 8, 1}, 2);
+    check_shape({48, 6, 2}, 3);
     check_shape({16, 14, 2}, 4);
 }
 
@@ -329,15 +330,35 @@ void a_row_alone_gets_its_values() {
 }
 
 void soft_caps() {
-    check_shape({64, 4, 2, 0, 5.0f, 3}, 6);
-    check_shape({64, 4, 2, 40, 50.0f, 8}, 7);
-    check_shape({256, 4, 2, 0, 30.0f, 3}, 8);
+    check_shape({48, 2, 2, 0, 5.0f, 3}, 6);
+    check_shape({16, 4, 2, 40, 50.0f, 8}, 7);
+}
+
+void soft_caps_of_large_heads() {
+    check_shape({256, 2, 1, 0, 30.0f, 3}, 8);
+}
+
+// All tokens weigh the same, and the values of the first two segments cancel each other. In ascending order nothing is
+// left of them; in any other order they leave the rounding of sums that are much larger than the third segment's.
+void segments_are_folded_in_ascending_order() {
+    Random random(13);
+    const Shape shape = {48, 2, 1, 0, 0, 0};
+    Batch batch = make_batch(shape, {{1, 700}}, 0, random);
+    for (u32 token = 0; token <= 700; token++) {
+        const size_t at = batch.slot(0, token, 0);
+        for (u32 d = 0; d < shape.head; d++) {
+            const float large = static_cast<float>(1000 + 8 * d);
+            const float sizes[] = {large, -large, 0.01f * random.normal()};
+            batch.values[at + d] = to_bf16(sizes[token / SEGMENT]);
+        }
+    }
+    check_batch(batch);
 }
 
 // Scores of hundreds, and scores that hardly differ.
 void extreme_scores() {
-    check_shape({64, 4, 2, 0, 0, 100}, 9);
-    check_shape({64, 4, 2, 0, 0, 1e-6f}, 10);
+    check_shape({64, 2, 2, 0, 0, 100}, 9);
+    check_shape({64, 2, 2, 0, 0, 1e-6f}, 10);
 }
 
 // A sequence's bits do not depend on which others are in the batch.
@@ -394,6 +415,8 @@ std::vector<Check> attention_checks() {
         {"attention: windows", windows},
         {"attention: a row alone gets its values", a_row_alone_gets_its_values},
         {"attention: soft caps", soft_caps},
+        {"attention: large heads with soft caps", soft_caps_of_large_heads},
+        {"attention: order of segments", segments_are_folded_in_ascending_order},
         {"attention: extreme scores", extreme_scores},
         {"attention: company", company},
         {"attention: random batches", random_batches},

@@ -44,7 +44,10 @@ struct Thread {
 };
 
 struct Warp {
+    // Lanes that are at an instruction of the whole warp.
     u32 arrived = 0;
+    // Whether a lane may be able to go on.
+    bool open = true;
 };
 
 // Who last wrote and read a place in shared memory, and between which barriers.
@@ -178,6 +181,7 @@ struct BlockIndex {
 
 #define KERNEL [[maybe_unused]] static void
 #define DEVICE [[maybe_unused]] static inline
+#define DEVICE_MEMBER inline
 #define BOUNDS(threads, blocks)
 #define UNROLL
 #define UNROLL_BY(rounds)
@@ -315,6 +319,24 @@ DEVICE u32 pack_bf16(float low, float high) {
         packed |= rounded << (16 * i);
     }
     return packed;
+}
+
+DEVICE u32 add_bf16(u32 a, u32 b) {
+    const float low = float_from_bits(a << 16) + float_from_bits(b << 16);
+    const float high = float_from_bits(a & 0xffff0000u) + float_from_bits(b & 0xffff0000u);
+    return pack_bf16(low, high);
+}
+DEVICE float float_from_f16(u32 bits) {
+    const float sign = (bits & 0x8000) != 0 ? -1.0f : 1.0f;
+    const u32 exponent = bits >> 10 & 31;
+    const u32 fraction = bits & 0x3ff;
+    if (exponent == 31) {
+        return fraction == 0 ? sign * HUGE_VALF : NAN;
+    }
+    if (exponent == 0) {
+        return sign * std::ldexp(static_cast<float>(fraction), -24);
+    }
+    return sign * std::ldexp(static_cast<float>(fraction | 0x400), static_cast<int>(exponent) - 25);
 }
 
 // The line tells lanes apart that are at different shuffles.

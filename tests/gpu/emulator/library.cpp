@@ -30,6 +30,10 @@ const registry::Kernel KERNELS[] = {
     PLAIN(low_rank, low_rank_up, LowRankUpArgs),
     PLAIN(logits, read_logits, ReadLogitsArgs),
     PLAIN(logits, top_logits, TopLogitsArgs),
+    PLAIN(packed, packed_product_8, PackedProductArgs),
+    PLAIN(packed, packed_product_4, PackedProductArgs),
+    PLAIN(packed, packed_expand_8, PackedExpandArgs),
+    PLAIN(packed, packed_expand_4, PackedExpandArgs),
 };
 
 std::atomic<u64> seed{1};
@@ -235,12 +239,43 @@ void add_logits(Layout& layout) {
     }
 }
 
+void add_packed(Layout& layout) {
+    {
+        BEGIN(packed, PackedMatrix);
+        FIELD(integers);
+        FIELD(factors);
+        FIELD(bases);
+        FIELD(outputs);
+        FIELD(inputs);
+        FIELD(zero);
+        FIELD(groups);
+        FIELD(has_minimum);
+        FIELD(pad);
+    }
+    {
+        BEGIN(packed, PackedProductArgs);
+        FIELD(weights);
+        FIELD(x);
+        FIELD(out);
+        FIELD(rows);
+        FIELD(out_width);
+        FIELD(add);
+        FIELD(pad);
+    }
+    {
+        BEGIN(packed, PackedExpandArgs);
+        FIELD(weights);
+        FIELD(out);
+    }
+}
+
 std::string layout_of_all() {
     Layout layout;
     add_row_kernels(layout);
     add_attention(layout);
     add_low_rank(layout);
     add_logits(layout);
+    add_packed(layout);
     return layout.finish();
 }
 

@@ -35,6 +35,10 @@ struct Runner {
     std::vector<u32> open_warps;
     FiberPool fibers;
     std::vector<u8> memory;
+    // The warp that runs: its lanes come in the order of their numbers, exclusive-or `lane_order`.
+    Thread* lanes = nullptr;
+    u32 lane_order = 0;
+    u32 lane_position = 0;
     u32 at_barrier = 0;
     u32 ended = 0;
     u32 barrier_line = 0;
@@ -55,29 +59,45 @@ Runner& runner_of_this_thread() {
     return *runner;
 }
 
-// What each fiber does, again and again: one thread of a block.
-void run_one_thread() {
-    runner->launch.run(runner->launch.args);
-    Thread& thread = *machine->current;
-    if (!thread.copies.empty()) {
-        fail("a thread ends before its asynchronous copies");
+// What each fiber does, again and again: a thread of a block, and the next lanes as long as these have not begun. So a
+// thread that never waits costs a call.
+void run_threads() {
+    Fiber* fiber = machine->current->fiber;
+    for (;;) {
+        runner->launch.run(runner->launch.args);
+        Thread& thread = *machine->current;
+        if (!thread.copies.empty()) {
+            fail("a thread ends before its asynchronous copies");
+        }
+        thread.state = State::Ended;
+        thread.groups.clear();
+        runner->ended += 1;
+        if (runner->lane_position + 1 == LANES) {
+            return;
+        }
+        Thread& next = runner->lanes[(runner->lane_position + 1) ^ runner->lane_order];
+        if (next.state != State::NotStarted) {
+            return;
+        }
+        runner->lane_position += 1;
+        next.fiber = fiber;
+        next.state = State::Ready;
+        machine->current = &next;
     }
-    thread.state = State::Ended;
 }
 
-// Goes on with a thread until it waits or ends.
+// Goes on with a thread until it waits, or until it has ended and the next lane has begun.
 void step(Thread& thread) {
     if (thread.state == State::NotStarted) {
-        thread.fiber = runner->fibers.take(run_one_thread);
+        thread.fiber = runner->fibers.take(run_threads);
         thread.state = State::Ready;
     }
     machine->current = &thread;
     resume(*thread.fiber);
+    Thread& last = *machine->current;
     machine->current = nullptr;
-    if (thread.state == State::Ended) {
-        runner->fibers.give_back(thread.fiber);
-        thread.fiber = nullptr;
-        runner->ended += 1;
+    if (last.state == State::Ended) {
+        runner->fibers.give_back(last.fiber);
     }
 }
 
@@ -88,14 +108,15 @@ bool can_run(const Thread& thread) {
 // Runs a warp until none of its lanes can go on, or, with some seeds, a few instructions far.
 void run_warp(u32 warp) {
     u32 rounds = runner->random.below(4) == 0 ? 1 + runner->random.below(8) : ~0u;
-    Thread* lanes = &runner->threads[warp * LANES];
+    runner->lanes = &runner->threads[warp * LANES];
     bool progress = true;
     while (progress && rounds > 0) {
         progress = false;
         rounds -= 1;
-        const u32 order = runner->random.below(LANES);
-        for (u32 i = 0; i < LANES; i++) {
-            Thread& thread = lanes[i ^ order];
+        runner->lane_order = runner->random.below(LANES);
+        const u32 ended_before = runner->ended;
+        for (runner->lane_position = 0; runner->lane_position < LANES; runner->lane_position++) {
+            Thread& thread = runner->lanes[runner->lane_position ^ runner->lane_order];
             if (can_run(thread)) {
                 step(thread);
                 progress = true;
@@ -104,9 +125,16 @@ void run_warp(u32 warp) {
                 }
             }
         }
+        if (runner->ended - ended_before == LANES) {
+            runner->warps[warp].open = false;
+            return;
+        }
     }
-    if (!progress && runner->warps[warp].arrived > 0) {
-        runner->error = "some lanes of a warp are at an instruction that the others do not reach";
+    if (!progress) {
+        runner->warps[warp].open = false;
+        if (runner->warps[warp].arrived > 0) {
+            runner->error = "some lanes of a warp are at an instruction that the others do not reach";
+        }
     }
 }
 
@@ -119,16 +147,9 @@ void start_block(Block block) {
     m.static_arrays.clear();
     memset(m.dynamic_memory, 0xff, m.dynamic_bytes);
     for (u32 i = 0; i < runner->launch.threads; i++) {
-        Thread& thread = runner->threads[i];
-        thread.fiber = nullptr;
-        thread.state = State::NotStarted;
-        thread.index = i;
-        thread.copies.clear();
-        thread.groups.clear();
+        runner->threads[i].state = State::NotStarted;
     }
-    for (Warp& warp : runner->warps) {
-        warp.arrived = 0;
-    }
+    std::fill(runner->warps.begin(), runner->warps.end(), Warp());
     runner->at_barrier = 0;
     runner->ended = 0;
 }
@@ -139,8 +160,7 @@ void run_block(Block block) {
     while (runner->ended < threads && runner->error.empty()) {
         runner->open_warps.clear();
         for (u32 warp = 0; warp < threads / LANES; warp++) {
-            const Thread* lanes = &runner->threads[warp * LANES];
-            if (std::any_of(lanes, lanes + LANES, can_run)) {
+            if (runner->warps[warp].open) {
                 runner->open_warps.push_back(warp);
             }
         }
@@ -172,8 +192,9 @@ std::string run(const Launch& launch, Settings settings) {
     r.launch = launch;
     r.error.clear();
     r.random.state = settings.seed * 0x9e3779b97f4a7c15ull + 1;
-    if (r.threads.size() < launch.threads) {
-        r.threads.resize(launch.threads);
+    while (r.threads.size() < launch.threads) {
+        r.threads.emplace_back();
+        r.threads.back().index = static_cast<u32>(r.threads.size()) - 1;
     }
     r.warps.resize(launch.threads / LANES);
     Machine& m = r.machine;
@@ -205,6 +226,7 @@ std::string run(const Launch& launch, Settings settings) {
         run_block(block);
         if (!r.error.empty()) {
             r.fibers.abandon_all();
+            r.threads.clear();
             return with_place(r.error);
         }
     }
@@ -271,6 +293,9 @@ void barrier(u32 line) {
     machine->epoch += 1;
     for (u32 i = 0; i < machine->threads_in_block; i++) {
         runner->threads[i].state = State::Ready;
+    }
+    for (Warp& warp : runner->warps) {
+        warp.open = true;
     }
     // The last one to come must not be the first one to go on each time.
     if (runner->random.below(2) == 0) {

@@ -7,13 +7,14 @@
 
 namespace {
 
+typedef float FourFloats __attribute__((vector_size(16)));
 // Outputs that are computed together; each has its own sum.
 constexpr u32 OUTPUTS = 16;
-typedef float Eight __attribute__((vector_size(32), aligned(32)));
 
-struct Sums {
-    Eight low;
-    Eight high;
+// What belongs to each output of a panel.
+union Panel {
+    FourFloats fours[OUTPUTS / 4];
+    float at[OUTPUTS];
 };
 
 float float_of(u16 bits) {
@@ -26,27 +27,27 @@ float float_of(u16 bits) {
 }  // namespace
 
 void emulated_product(const u16* weights, const u16* x, float* out, u32 outputs, u32 inputs, u32 rows, int add) {
-    std::vector<Sums> panel(inputs);
+    std::vector<Panel> panel(inputs);
     for (u32 first = 0; first < outputs; first += OUTPUTS) {
         const u32 count = std::min(OUTPUTS, outputs - first);
-        memset(static_cast<void*>(panel.data()), 0, inputs * sizeof(Sums));
+        std::fill(panel.begin(), panel.end(), Panel());
         for (u32 o = 0; o < count; o++) {
             const u16* row = weights + static_cast<size_t>(first + o) * inputs;
             for (u32 i = 0; i < inputs; i++) {
-                (o < 8 ? panel[i].low : panel[i].high)[o % 8] = float_of(row[i]);
+                panel[i].at[o] = float_of(row[i]);
             }
         }
         for (u32 r = 0; r < rows; r++) {
-            Sums sums = {};
+            Panel sums = {};
             for (u32 i = 0; i < inputs; i++) {
                 const float value = float_of(x[static_cast<size_t>(r) * inputs + i]);
-                sums.low += value * panel[i].low;
-                sums.high += value * panel[i].high;
+                for (u32 four = 0; four < OUTPUTS / 4; four++) {
+                    sums.fours[four] += value * panel[i].fours[four];
+                }
             }
             for (u32 o = 0; o < count; o++) {
                 float& to = out[static_cast<size_t>(r) * outputs + first + o];
-                const float sum = o < 8 ? sums.low[o] : sums.high[o % 8];
-                to = add != 0 ? to + sum : sum;
+                to = add != 0 ? to + sums.at[o] : sums.at[o];
             }
         }
     }

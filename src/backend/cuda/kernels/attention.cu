@@ -450,7 +450,8 @@ KERNEL BOUNDS(128, 2) NAMED(attention_split)(const AttentionArgs args) {
     attend<true>(args);
 }
 
-// Folds the states of a row's segments as attention_whole does. Grid: (tiles, kv_heads, ROWS), one warp for each row.
+// Folds the states of a row's segments as attention_whole does, one warp for each row. Grid: (tiles, kv_heads, at least
+// the query rows of any tile). Where tiles have few rows, a grid of that depth spares most of the blocks of threads.
 KERNEL BOUNDS(32, 1) NAMED(attention_fold)(const AttentionArgs args) {
     constexpr u32 pairs = HEAD / 2;
     constexpr u32 lane_pairs = (pairs + WARP - 1) / WARP;

@@ -22,6 +22,7 @@ struct alignas(16) FourWords {
 
 #define KERNEL extern "C" __global__ void
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define PRAGMA(text) _Pragma(#text)
 #define UNROLL PRAGMA(unroll)
@@ -38,10 +39,10 @@ struct alignas(16) FourWords {
 template <class T>
 struct SharedArray {
     T* elements;
-    __device__ __forceinline__ T get(u32 index) const { return elements[index]; }
-    __device__ __forceinline__ void set(u32 index, T value) const { elements[index] = value; }
+    DEVICE_MEMBER T get(u32 index) const { return elements[index]; }
+    DEVICE_MEMBER void set(u32 index, T value) const { elements[index] = value; }
     // Adds as one indivisible step, and returns what was there before.
-    __device__ __forceinline__ T add_atomic(u32 index, T value) const { return atomicAdd(&elements[index], value); }
+    DEVICE_MEMBER T add_atomic(u32 index, T value) const { return atomicAdd(&elements[index], value); }
 };
 
 DEVICE TwoWords load_8(const void* from) {
@@ -120,6 +121,19 @@ DEVICE u32 pack_bf16(float low, float high) {
     u32 packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// Adds two pairs of bf16, each sum rounded once.
+DEVICE u32 add_bf16(u32 a, u32 b) {
+    const u32 ones = 0x3f803f80u;
+    u32 sums;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sums) : "r"(a), "r"(ones), "r"(b));
+    return sums;
+}
+DEVICE float float_from_f16(u32 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(static_cast<u16>(bits)));
+    return x;
 }
 
 // Each lane gets the value of the lane whose number differs from its own in the bits of `mask`.
