@@ -19,6 +19,14 @@ class Records:
     items: list
 
 
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """A struct inside of a struct."""
+
+    struct: str
+    fields: dict
+
+
 @dataclasses.dataclass
 class Case:
     """`arguments` are the fields of the kernel's struct: arrays are pointers, None is a null pointer.
@@ -47,7 +55,8 @@ class Case:
     def struct(self) -> str:
         if self.file == "attention.cu":
             return "AttentionArgs"
-        return "".join(word.capitalize() for word in self.kernel.split("_")) + "Args"
+        words = [word for word in self.kernel.split("_") if not word.isdigit()]
+        return "".join(word.capitalize() for word in words) + "Args"
 
 
 class Mismatch(Exception):
@@ -83,6 +92,8 @@ class Packing:
                 bits = int(value).to_bytes(4, "little")
             elif isinstance(value, float):
                 bits = np.float32(value).tobytes()
+            elif isinstance(value, Nested):
+                bits = self.struct(value.struct, value.fields, outputs, f"{prefix}{name}.")
             else:
                 key = prefix + name
                 if key not in self.addresses:

@@ -62,6 +62,13 @@ MISTAKES = (
     Mistake("words of eight bytes swapped", "{{words.x, words.y}}", "{{words.y, words.x}}", "embed"),
     Mistake("words of sixteen bytes swapped", "words.at[2], words.at[3])", "words.at[3], words.at[2])", "embed"),
     Mistake(
+        "factor and summand of pairs swapped",
+        '"r"(a), "r"(ones), "r"(b)',
+        '"r"(a), "r"(b), "r"(ones)',
+        "packed_product_4",
+        quick=True,
+    ),
+    Mistake(
         "an addition that is not atomic",
         "return atomicAdd(&elements[index], value);",
         "T before = elements[index]; elements[index] = before + value; return before;",

@@ -101,6 +101,16 @@ class Meaning(unittest.TestCase):
         exact = [float(Fraction(x) * Fraction(y) + Fraction(z)) for x, y, z in zip(a, b, c)]
         self.assertEqual(floats.fma64(a, b, c).tolist(), exact)
 
+    def test_fma_of_bf16_rounds_once(self):
+        # 1 + 2^-8 lies halfway between two values of bf16; 2^-40 more decides.
+        one, half, tiny = 0x3F80, 0x3B80, 0x2B80
+        a, b, c = (np.array(values, np.uint16) for values in ([one, half], [one, one], [half, one]))
+        self.assertEqual(floats.fma_bf16(a, b, c).tolist(), [0x3F80, 0x3F80])
+        product = floats.fma_bf16(
+            np.array([0x3F81], np.uint16), np.array([0x3F81], np.uint16), np.array([tiny], np.uint16)
+        )
+        self.assertEqual(product.tolist(), [0x3F82])
+
     def test_ex2_flushes_subnormals(self):
         results = floats.exp2_approximate(np.array([-127.0, -126.0, 0.5], np.float32), True)
         self.assertEqual(results.tolist(), [0.0, 2.0**-126, float(np.float32(2**0.5))])

@@ -118,10 +118,24 @@ def decode_mad(context, instruction):
 
 @decodes("fma")
 def decode_fma(context, instruction):
+    if instruction.modifiers == ("rn", "bf16x2"):
+        return decode_fma_of_pairs(context, instruction)
     only(instruction, *ROUNDINGS)
     (kind,) = types_of(instruction)
     function = floats.fma32 if kind.width == 32 else floats.fma64
     return operation(context, instruction, [kind] * 3, kind, with_float_modifiers(instruction, kind, function))
+
+
+def decode_fma_of_pairs(context, instruction):
+    """fma.rn.bf16x2: lower and upper halves, each by itself."""
+    pair = Type("b", 32)
+
+    def function(*operands):
+        halves = [[np.asarray(o) & np.uint32(0xFFFF), np.asarray(o) >> np.uint32(16)] for o in operands]
+        low, high = (floats.fma_bf16(*parts).astype(np.uint32) for parts in zip(*halves, strict=True))
+        return low | (high << np.uint32(16))
+
+    return operation(context, instruction, [pair] * 3, pair, function)
 
 
 def truncated_quotient(a, b):

@@ -68,6 +68,17 @@ def to_bf16(x: np.ndarray) -> np.ndarray:
     return np.where((bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000), NAN_BF16, rounded.astype(np.uint16))
 
 
+def fma_bf16(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c of bf16 with one rounding."""
+    product = from_bf16(a).astype(np.float64) * from_bf16(b)  # exact: 16 bits
+    exact = _round_to_odd(*_two_sum(product, from_bf16(c).astype(np.float64)))
+    nearest = exact.astype(np.float32)
+    cut = np.where(np.abs(nearest) > np.abs(exact), np.nextafter(nearest, np.float32(0)), nearest)
+    # What was cut off leaves a trace in the last bit, so that rounding again goes the right way.
+    inexact = (cut != exact) & np.isfinite(exact)
+    return to_bf16((cut.view(np.uint32) | inexact.astype(np.uint32)).view(np.float32))
+
+
 def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (np.asarray(bits).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
