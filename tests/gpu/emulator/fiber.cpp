@@ -2,7 +2,6 @@
 #include "fiber.hpp"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -33,9 +32,32 @@ constexpr size_t STACK_BYTES = 512 << 10;
 constexpr size_t STACK_BYTES = 64 << 10;
 #endif
 
-struct Fiber {
-    // The stack, above a page that faults.
+// Stacks of some fibers, one after the other. A system has a limited number of mappings, so each is for many stacks.
+struct Stacks {
+    static constexpr size_t COUNT = 32;
     uint8_t* mapping = nullptr;
+
+    Stacks() {
+        void* mapped = mmap(nullptr, COUNT * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) {
+            abort();
+        }
+        mapping = static_cast<uint8_t*>(mapped);
+    }
+    ~Stacks() {
+#ifdef WATCHES_ADDRESSES
+        __asan_unpoison_memory_region(mapping, COUNT * STACK_BYTES);
+#endif
+        munmap(mapping, COUNT * STACK_BYTES);
+    }
+    Stacks(const Stacks&) = delete;
+    Stacks& operator=(const Stacks&) = delete;
+};
+
+// Lies at the far end of each stack. Who needs more than the stack overwrites it.
+constexpr uint64_t LAST_WORD = 0x6c61737420776f72;
+
+struct Fiber {
     uint8_t* stack = nullptr;
     void (*function)() = nullptr;
     // Where the fiber goes on, and where whoever resumed it does.
@@ -53,20 +75,15 @@ struct Fiber {
     size_t outside_bytes = 0;
 #endif
 
-    Fiber() {
-        const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-        void* mapped = mmap(nullptr, page + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapped == MAP_FAILED || mprotect(mapped, page, PROT_NONE) != 0) {
-            abort();
-        }
-        mapping = static_cast<uint8_t*>(mapped);
-        stack = mapping + page;
+    explicit Fiber(uint8_t* stack) : stack(stack) {
         begin();
     }
-    ~Fiber() { munmap(mapping, static_cast<size_t>(stack - mapping) + STACK_BYTES); }
     Fiber(const Fiber&) = delete;
     Fiber& operator=(const Fiber&) = delete;
 
+    uint64_t& last_word() {
+        return *reinterpret_cast<uint64_t*>(stack);
+    }
     // Empties the stack, so that the fiber begins anew.
     void begin();
 };
@@ -139,6 +156,7 @@ void Fiber::begin() {
     __asan_unpoison_memory_region(stack, STACK_BYTES);
     inside_frames = nullptr;
 #endif
+    last_word() = LAST_WORD;
 #ifdef SWITCHES_BY_UCONTEXT
     getcontext(&inside);
     inside.uc_stack.ss_sp = stack;
@@ -180,10 +198,17 @@ void suspend(Fiber& fiber) {
 FiberPool::FiberPool() = default;
 FiberPool::~FiberPool() = default;
 
+void FiberPool::grow() {
+    stacks_.push_back(std::make_unique<Stacks>());
+    for (size_t i = 0; i < Stacks::COUNT; i++) {
+        all_.push_back(std::make_unique<Fiber>(stacks_.back()->mapping + i * STACK_BYTES));
+        free_.push_back(all_.back().get());
+    }
+}
+
 Fiber* FiberPool::take(void (*function)()) {
     if (free_.empty()) {
-        all_.push_back(std::make_unique<Fiber>());
-        free_.push_back(all_.back().get());
+        grow();
     }
     Fiber* fiber = free_.back();
     free_.pop_back();
@@ -191,8 +216,9 @@ Fiber* FiberPool::take(void (*function)()) {
     return fiber;
 }
 
-void FiberPool::give_back(Fiber* fiber) {
+bool FiberPool::give_back(Fiber* fiber) {
     free_.push_back(fiber);
+    return fiber->last_word() == LAST_WORD;
 }
 
 void FiberPool::abandon_all() {

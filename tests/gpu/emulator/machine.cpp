@@ -96,8 +96,8 @@ void step(Thread& thread) {
     resume(*thread.fiber);
     Thread& last = *machine->current;
     machine->current = nullptr;
-    if (last.state == State::Ended) {
-        runner->fibers.give_back(last.fiber);
+    if (last.state == State::Ended && !runner->fibers.give_back(last.fiber)) {
+        runner->error = "a thread needs a larger stack than the emulator gives it";
     }
 }
 

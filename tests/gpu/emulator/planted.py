@@ -51,13 +51,8 @@ HEADS = (48, 16)
 MISTAKES = (
     attention(
         "no barrier when a tile of keys has arrived",
-        "// next one takes.\n        sync_block();",
-        "// next one takes.",
-    ),
-    attention(
-        "no barrier between writing queries and reading them",
-        "shared);\n    sync_block();",
-        "shared);",
+        "// whose place the next one takes.\n        sync_block();",
+        "",
     ),
     attention("a copy too few is waited for", "wait_for_copies<0>();", "wait_for_copies<1>();"),
     attention("copies are not waited for", "wait_for_copies<0>();", ""),

@@ -33,6 +33,8 @@ constexpr u32 KEYS = keys_of_tile(HEAD);
 // Pieces of 16 bytes in a row of a tile.
 constexpr u32 CHUNKS = HEAD / 8;
 constexpr u32 TILE_BYTES = KEYS * HEAD * 2;
+// Blocks of threads that a multiprocessor has registers for.
+constexpr u32 BLOCKS = HEAD <= 64 ? 3 : 2;
 static_assert(HEAD % 16 == 0 && HEAD >= 16 && HEAD <= 256, "heads are multiples of 16 and at most 256");
 static_assert(attention_shared_bytes(HEAD) <= 99 * 1024, "that is what a block of threads can have on every card");
 
@@ -179,39 +181,35 @@ DEVICE void load_queries(const AttentionArgs& args, const Tile& tile, u32 group,
 // Begins to copy the keys and values of tokens `first` to `first + KEYS - 1`. Tokens outside of the span become zeros:
 // behind its end may be anything, and before its begin there may be no block.
 DEVICE void load_tile(const AttentionArgs& args, const Tile& tile, Span span, u32 kv_head, u32 first, u8* to) {
-    for (u32 i = threadIdx.x; i < KEYS * CHUNKS; i += THREADS) {
-        const u32 row = i / CHUNKS;
-        const u32 chunk = i % CHUNKS;
+    constexpr u32 pieces = (KEYS * CHUNKS + THREADS - 1) / THREADS;
+    // All blocks are looked up before the first copy, so that no copy waits for a look-up behind another copy.
+    u32 blocks[pieces];
+    UNROLL
+    for (u32 piece = 0; piece < pieces; piece++) {
+        const u32 token = first + (piece * THREADS + threadIdx.x) / CHUNKS;
+        const bool real = token >= span.begin && token < span.end;
+        blocks[piece] = real ? args.tables[tile.table + token / PAGE] : 0;
+    }
+    UNROLL
+    for (u32 piece = 0; piece < pieces; piece++) {
+        const u32 row = (piece * THREADS + threadIdx.x) / CHUNKS;
+        const u32 chunk = (piece * THREADS + threadIdx.x) % CHUNKS;
         const u32 token = first + row;
         const bool real = token >= span.begin && token < span.end;
-        const u32 block = real ? args.tables[tile.table + token / PAGE] : 0;
-        const u64 slot = (static_cast<u64>(block) * args.kv_heads + kv_head) * PAGE + token % PAGE;
+        const u64 slot = (static_cast<u64>(blocks[piece]) * args.kv_heads + kv_head) * PAGE + token % PAGE;
         const u64 at = slot * HEAD + chunk * 8;
-        copy_16_async(cell(to, row, chunk), args.keys + at, real);
-        copy_16_async(cell(to + TILE_BYTES, row, chunk), args.values + at, real);
+        if (row < KEYS) {
+            copy_16_async(cell(to, row, chunk), args.keys + at, real);
+            copy_16_async(cell(to + TILE_BYTES, row, chunk), args.values + at, real);
+        }
     }
     commit_copies();
 }
 
-// A warp's 16 queries: fragments for mma, of 16 dimensions each.
-struct Queries {
-    // In registers where these suffice, else they are read again for each tile of keys.
-    static constexpr bool KEPT = HEAD < 128;
-    // Rounds of 16 dimensions that are unrolled. All, where fragments are in registers; else few, so that the compiler
-    // does not keep all addresses instead.
-    static constexpr u32 UNROLLED = KEPT ? HEAD / 16 : 4;
-    u32 fragments[KEPT ? HEAD / 16 : 1][4];
-    u8* tile;
-};
-
-DEVICE void read_queries(u32 (&fragment)[4], u8* queries, u32 dimensions) {
+// Scores of a warp's 16 queries against a tile of keys. Queries are read again for each tile of keys: with them in
+// registers, there would be fewer blocks of threads on a multiprocessor.
+DEVICE void score_keys(float (&scores)[KEYS / 8][4], u8* queries, u8* keys) {
     const u32 warp = threadIdx.x / WARP;
-    const u32 lane = threadIdx.x % WARP;
-    load_matrices(fragment, cell(queries, warp * 16 + lane % 16, 2 * dimensions + lane / 16));
-}
-
-// Scores of a warp's queries against a tile of keys.
-DEVICE void score_keys(float (&scores)[KEYS / 8][4], Queries& queries, u8* keys) {
     const u32 lane = threadIdx.x % WARP;
     UNROLL
     for (u32 n = 0; n < KEYS / 8; n++) {
@@ -220,17 +218,16 @@ DEVICE void score_keys(float (&scores)[KEYS / 8][4], Queries& queries, u8* keys)
             scores[n][i] = 0;
         }
     }
-    UNROLL_BY(Queries::UNROLLED)
+    // Not all rounds are unrolled, or the compiler would keep the addresses of all in registers.
+    UNROLL_BY(4)
     for (u32 d = 0; d < HEAD / 16; d++) {
-        if (!Queries::KEPT) {
-            read_queries(queries.fragments[0], queries.tile, d);
-        }
+        u32 query[4];
+        load_matrices(query, cell(queries, warp * 16 + lane % 16, 2 * d + lane / 16));
         UNROLL
         for (u32 n = 0; n < KEYS / 16; n++) {
             // Matrices 0 and 1 are both halves of the dimensions for eight keys, 2 and 3 for the next eight.
             u32 key[4];
             load_matrices(key, cell(keys, n * 16 + lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
-            const u32(&query)[4] = queries.fragments[Queries::KEPT ? d : 0];
             mma_bf16(scores[2 * n], query, key[0], key[1]);
             mma_bf16(scores[2 * n + 1], query, key[2], key[3]);
         }
@@ -381,17 +378,8 @@ DEVICE void attend(const AttentionArgs& args) {
     u8* stages = shared + ROWS * HEAD * 2;
     load_tile(args, tile, span, kv_head, first, stages);
     load_queries(args, tile, group, kv_head, shared);
-    sync_block();
     const u32 warp = threadIdx.x / WARP;
     const u32 lane = threadIdx.x % WARP;
-    Queries queries;
-    queries.tile = shared;
-    if (Queries::KEPT) {
-        UNROLL
-        for (u32 d = 0; d < HEAD / 16; d++) {
-            read_queries(queries.fragments[Queries::KEPT ? d : 0], shared, d);
-        }
-    }
     // The lane's two rows in the tile, and their tokens.
     const u32 rows[2] = {warp * 16 + lane / 4, warp * 16 + lane / 4 + 8};
     const u32 tokens[2] = {
@@ -404,8 +392,8 @@ DEVICE void attend(const AttentionArgs& args) {
     clear(part);
     for (u32 stage = 0; first < end; first += KEYS, stage ^= 1) {
         wait_for_copies<0>();
-        // Now this tile of keys is there for all threads, and all have done with the one before it, whose place the
-        // next one takes.
+        // Now this tile of keys, and the queries, are there for all threads, and all have done with the tile before,
+        // whose place the next one takes.
         sync_block();
         if (first + KEYS < end) {
             load_tile(args, tile, span, kv_head, first + KEYS, stages + (stage ^ 1) * 2 * TILE_BYTES);
@@ -414,7 +402,7 @@ DEVICE void attend(const AttentionArgs& args) {
         if (warp * 16 < tile.rows) {
             u8* keys = stages + stage * 2 * TILE_BYTES;
             float scores[KEYS / 8][4];
-            score_keys(scores, queries, keys);
+            score_keys(scores, shared, keys);
             scale_scores(scores, args.scale, args.soft_cap);
             take_scores(part, scores, tokens, args.window, first);
             add_values(part, scores, keys + TILE_BYTES);
@@ -440,13 +428,13 @@ DEVICE void attend(const AttentionArgs& args) {
 // Larger heads would need more registers than a thread has for both states, so they have no attention_whole.
 #if HEAD <= 128
 // Attention of tiles. Grid: (tiles, kv_heads).
-KERNEL BOUNDS(128, 2) NAMED(attention_whole)(const AttentionArgs args) {
+KERNEL BOUNDS(128, BLOCKS) NAMED(attention_whole)(const AttentionArgs args) {
     attend<false>(args);
 }
 #endif
 
 // The states of each segment of tiles. Grid: (tiles, kv_heads, segments).
-KERNEL BOUNDS(128, 2) NAMED(attention_split)(const AttentionArgs args) {
+KERNEL BOUNDS(128, BLOCKS) NAMED(attention_split)(const AttentionArgs args) {
     attend<true>(args);
 }
 
