@@ -9,7 +9,8 @@ use crate::model::{
 };
 
 const FORMATS: &str = "f32, bf16, q4_1, q8_0";
-const SHAPES: &str = "tiny, smollm2-135m, llama-3.2-1b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b";
+const SHAPES: &str =
+    "tiny, smollm2-135m, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b";
 
 /// Noise of a plausible size in one storage format. A tensor's noise follows from its name, so it is always the same.
 pub(crate) struct DummyWeights {
@@ -38,6 +39,7 @@ impl DummyWeights {
             "tiny" => ([2, 64, 128, 4, 2, 16, 256], true),
             "smollm2-135m" => ([30, 576, 1536, 9, 3, 64, 49_152], true),
             "llama-3.2-1b" | "llama-guard-3-1b" => ([16, 2048, 8192, 32, 8, 64, 128_256], true),
+            "llama-3.2-3b" => ([28, 3072, 8192, 24, 8, 128, 128_256], true),
             "llama-3.1-8b" | "llama-guard-3-8b" => ([32, 4096, 14_336, 32, 8, 128, 128_256], false),
             other => {
                 return Err(InvalidModel::DummyShape {

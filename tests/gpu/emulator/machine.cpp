@@ -466,7 +466,9 @@ static void multiply_matrices_plainly(MmaMatrices& m) {
     multiply_matrices(m);
 }
 
-#ifdef __x86_64__
+// Zig's clang cannot link the question which instructions the processor has into a shared library.
+#if defined(__x86_64__) && !defined(__clang__)
+#define CHOOSES_INSTRUCTIONS
 __attribute__((target("avx512f"))) static void multiply_matrices_avx512(MmaMatrices& m) {
     multiply_matrices(m);
 }
@@ -477,7 +479,7 @@ __attribute__((target("avx2"))) static void multiply_matrices_avx2(MmaMatrices& 
 
 // The quickest function that this processor can run.
 static auto choose_multiplication() {
-#ifdef __x86_64__
+#ifdef CHOOSES_INSTRUCTIONS
     if (__builtin_cpu_supports("avx512f")) {
         return multiply_matrices_avx512;
     }
