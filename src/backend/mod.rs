@@ -13,15 +13,18 @@ mod contract;
 pub mod cpu;
 mod decoder;
 mod device;
+mod finding;
 mod limits;
 mod output;
 mod reading;
+mod self_test;
 mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
     contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
-    device::{CostPrior, Determinism, DeviceInfo},
+    device::{CostPrior, Determinism, DeviceInfo, DeviceMemory},
+    finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
     reading::{argmax, log_sum_exp, logprob, read_row, row_max},

@@ -33,7 +33,7 @@ impl Banner<'_> {
         for (device, memory) in self.registry.devices() {
             let (budget, free) = (memory.budget, memory.available);
             tracing::info!(
-                device = device.name,
+                device = %device.name,
                 budget_bytes = budget,
                 free_bytes = free,
                 "memory"

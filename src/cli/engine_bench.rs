@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::{
     backend::{
-        AdapterIndex, Backend, BatchSequence, ForwardBatch, LoadOptions, Readout, StepOutput, cpu::CpuBackend,
+        AdapterIndex, Backend, BatchLimits, BatchSequence, ForwardBatch, LoadOptions, Readout, StepOutput,
+        cpu::CpuBackend,
     },
     model::spec::Precision,
 };
@@ -46,6 +47,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         kv_bytes: 2 << 30,
         max_context: None,
         precision: args.precision,
+        batch: BatchLimits {
+            sequences: args.sequences,
+            tokens: args.sequences * args.prompt_tokens.max(1),
+        },
     };
     let started = Instant::now();
     let mut loaded = CpuBackend::new(args.threads).load(&args.model, &args.adapters, &options)?;

@@ -55,6 +55,7 @@ pub(super) fn install(
         dtype: opened.loaded.dtype,
         precision: opened.loaded.precision,
         device: Arc::clone(&device.info),
+        determinism: opened.loaded.determinism,
         engine: engine.clone(),
         weight_bytes: opened.loaded.weight_bytes,
         kv_bytes: opened.loaded.kv_bytes,

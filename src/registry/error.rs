@@ -9,7 +9,7 @@ use crate::{
     guard::GuardError,
     memory::human_bytes,
     model::LoadError,
-    model::spec::Precision,
+    model::spec::{DeviceName, Precision},
     text::{TemplateError, TokenizerError},
 };
 
@@ -29,14 +29,14 @@ pub enum RegistryError {
     #[error("there is no device to load models onto")]
     NoDevices,
     /// A model names a device that there is not.
-    #[error("model `{id}`: there is no device `{device}`; there are {}", known.join(", "))]
+    #[error("model `{id}`: there is no device `{device}`; there are {}", listed(known))]
     UnknownDevice {
         /// The model.
         id: String,
         /// The device that it names.
-        device: String,
+        device: DeviceName,
         /// The devices that there are.
-        known: Vec<String>,
+        known: Vec<DeviceName>,
     },
     /// The base of an adapter is not a configured model.
     #[error("adapter `{id}`: its base `{base}` is not a configured model")]
@@ -209,6 +209,11 @@ impl fmt::Display for MemoryShortage {
             write!(f, "; unloading could help: {}", could_unload.join(", "))
         }
     }
+}
+
+fn listed(devices: &[DeviceName]) -> String {
+    let names: Vec<String> = devices.iter().map(DeviceName::to_string).collect();
+    names.join(", ")
 }
 
 fn shown(models: &[(String, u64)]) -> String {

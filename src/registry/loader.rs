@@ -114,11 +114,10 @@ impl ModelLoader for ModelFile {
             kv_bytes: 0,
             max_context: self.max_context,
             precision,
+            batch: self.batch,
         };
         let adapters = self.adapter_paths();
-        let footprint = self
-            .backend
-            .footprint(&self.path, &adapters, &options, self.batch);
+        let footprint = self.backend.footprint(&self.path, &adapters, &options);
         footprint.map_err(|source| self.load_error(source))
     }
 
@@ -139,6 +138,7 @@ impl ModelLoader for ModelFile {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
             max_context: self.max_context,
             precision,
+            batch: self.batch,
         };
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
@@ -177,8 +177,8 @@ pub(super) struct PlacementDevice {
 impl Placement {
     /// Index of the device that a model is loaded onto.
     fn device_of(&self, spec: &ModelSpec) -> Result<usize, RegistryError> {
-        let names = || self.devices.iter().map(|device| &device.backend.device().name);
-        let Some(device) = &spec.device else {
+        let names = || self.devices.iter().map(|device| device.backend.device().name);
+        let Some(device) = spec.device else {
             return if self.devices.is_empty() {
                 Err(RegistryError::NoDevices)
             } else {
@@ -188,8 +188,8 @@ impl Placement {
         let found = names().position(|known| known == device);
         found.ok_or_else(|| RegistryError::UnknownDevice {
             id: spec.id.clone(),
-            device: device.clone(),
-            known: names().cloned().collect(),
+            device,
+            known: names().collect(),
         })
     }
 }
@@ -355,7 +355,10 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{DeviceInfo, cpu::CpuBackend};
+    use crate::{
+        backend::{DeviceFinding, DeviceInfo, DeviceMemory, cpu::CpuBackend},
+        model::spec::DeviceName,
+    };
 
     fn spec(id: &str, path: &Path, precision: Option<PrecisionChoice>) -> ModelSpec {
         ModelSpec {
@@ -389,10 +392,10 @@ mod tests {
     }
 
     impl Renamed {
-        fn new(name: &str, best_for_judging: Precision) -> Self {
+        fn new(name: DeviceName, best_for_judging: Precision) -> Self {
             let cpu = CpuBackend::new(1);
             let device = DeviceInfo {
-                name: name.to_owned(),
+                name,
                 best_for_judging,
                 best_for_answering: Precision::Int8,
                 ..cpu.device().clone()
@@ -406,6 +409,14 @@ mod tests {
             &self.device
         }
 
+        fn memory(&self) -> Option<DeviceMemory> {
+            self.cpu.memory()
+        }
+
+        fn self_test(&self) -> Vec<DeviceFinding> {
+            self.cpu.self_test()
+        }
+
         fn effective_precision(&self, path: &Path, asked: Precision) -> Precision {
             self.cpu.effective_precision(path, asked)
         }
@@ -415,9 +426,8 @@ mod tests {
             path: &Path,
             adapters: &[PathBuf],
             options: &LoadOptions,
-            batch: BatchLimits,
         ) -> Result<Footprint, LoadError> {
-            self.cpu.footprint(path, adapters, options, batch)
+            self.cpu.footprint(path, adapters, options)
         }
 
         fn load(
@@ -450,7 +460,7 @@ mod tests {
     /// Ids and precision of each group on a device that is fastest at judging in this precision, where nothing else is
     /// said.
     fn grouped_on(models: Vec<ModelSpec>, best_for_judging: Precision) -> Vec<(Vec<String>, Precision)> {
-        let groups = placed(models, vec![Renamed::new("cpu", best_for_judging)]).unwrap();
+        let groups = placed(models, vec![Renamed::new(DeviceName::Cpu, best_for_judging)]).unwrap();
         let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
         groups.iter().map(|group| (ids(group), group.precision)).collect()
     }
@@ -462,27 +472,33 @@ mod tests {
     #[test]
     fn a_model_is_loaded_onto_the_device_that_it_names() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let on = |id, device: Option<&str>| ModelSpec {
-            device: device.map(str::to_owned),
+        let on = |id, device| ModelSpec {
+            device,
             ..spec(id, file.path(), None)
         };
         let devices = || {
-            ["cpu", "other"]
+            [DeviceName::Cpu, DeviceName::Cuda(0)]
                 .map(|name| Renamed::new(name, Precision::Int8))
                 .into_iter()
                 .collect()
         };
-        let models = vec![on("a", None), on("b", Some("other")), on("c", Some("cpu"))];
+        let models = vec![
+            on("a", None),
+            on("b", Some(DeviceName::Cuda(0))),
+            on("c", Some(DeviceName::Cpu)),
+        ];
         let groups = placed(models, devices()).unwrap();
         let found: Vec<_> = groups
             .iter()
             .map(|group| (group.device, group.specs.len()))
             .collect();
         assert_eq!(found, [(0, 2), (1, 1)]);
-        let error = placed(vec![on("a", Some("gpu"))], devices()).err().unwrap();
+        let error = placed(vec![on("a", Some(DeviceName::Cuda(1)))], devices())
+            .err()
+            .unwrap();
         assert_eq!(
             error.to_string(),
-            "model `a`: there is no device `gpu`; there are cpu, other"
+            "model `a`: there is no device `cuda:1`; there are cpu, cuda:0"
         );
     }
 

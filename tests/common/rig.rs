@@ -10,7 +10,7 @@ use std::{
 };
 
 use babelward::{
-    backend::{Backend, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
+    backend::{Backend, Determinism, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::{GuardKind, Policy},
     model::spec::Precision,
@@ -316,6 +316,7 @@ pub fn opened(
             parameters: 1,
             dtype: "f32".to_owned(),
             precision,
+            determinism: Determinism::BatchInvariant,
             weight_bytes: bytes.weights,
             kv_bytes: bytes.kv,
             adapters: Vec::new(),

@@ -12,13 +12,13 @@ use std::{
 
 use babelward::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, ForwardBatch, LanguageModel,
-        LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
+        Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Footprint, ForwardBatch,
+        LanguageModel, LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
     },
     engine::{Clock, scripted::ScriptedModel},
     model::{
         LoadError,
-        spec::{Precision, PrecisionChoice},
+        spec::{DeviceName, Precision, PrecisionChoice},
     },
     proto::{self, model::State},
     registry::{
@@ -41,6 +41,9 @@ const BLOCK_BYTES: u64 = 7;
 const WEIGHTS: u64 = 1000;
 const POOL: u64 = 700;
 
+/// The name of the scripted device.
+const CARD: DeviceName = DeviceName::Cuda(0);
+
 const ON_CPU: &str = "on-cpu";
 const SCRIPTED: &str = "scripted-a";
 const OTHER: &str = "scripted-b";
@@ -62,7 +65,7 @@ impl ScriptedDevice {
     fn new(lost: Arc<AtomicBool>) -> Self {
         Self {
             info: DeviceInfo {
-                name: "scripted".to_owned(),
+                name: CARD,
                 architecture: "script-1".to_owned(),
                 best_for_judging: Precision::F32,
                 best_for_answering: Precision::F32,
@@ -84,6 +87,17 @@ impl Backend for ScriptedDevice {
         &self.info
     }
 
+    fn memory(&self) -> Option<DeviceMemory> {
+        Some(DeviceMemory {
+            total: WEIGHTS + POOL,
+            free: WEIGHTS + POOL,
+        })
+    }
+
+    fn self_test(&self) -> Vec<DeviceFinding> {
+        Vec::new()
+    }
+
     fn effective_precision(&self, _path: &Path, asked: Precision) -> Precision {
         asked
     }
@@ -93,7 +107,6 @@ impl Backend for ScriptedDevice {
         _path: &Path,
         _adapters: &[PathBuf],
         _options: &LoadOptions,
-        _batch: BatchLimits,
     ) -> Result<Footprint, LoadError> {
         Ok(Footprint {
             architecture: "scripted".to_owned(),
@@ -132,6 +145,7 @@ impl Backend for ScriptedDevice {
             parameters: 1,
             dtype: "f32".to_owned(),
             precision: options.precision,
+            determinism: self.info.determinism,
             weight_bytes: WEIGHTS,
             adapters: Vec::new(),
         })
@@ -159,9 +173,9 @@ impl LanguageModel for LazyModel {
 
 /// A server of one model on the processor and two on the scripted device, which has room for one.
 async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
-    let spec = |id: &str, device: &str, precision| ModelSpec {
+    let spec = |id: &str, device, precision| ModelSpec {
         path: common::smollm2(),
-        device: Some(device.to_owned()),
+        device: Some(device),
         precision: Some(PrecisionChoice::Only(precision)),
         ..rig::spec(id, ModelRole::Target)
     };
@@ -187,12 +201,12 @@ async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
     start.devices = devices;
     let options = RegistryOptions {
         models: vec![
-            spec(ON_CPU, "cpu", Precision::Int8),
-            spec(SCRIPTED, "scripted", Precision::F32),
+            spec(ON_CPU, DeviceName::Cpu, Precision::Int8),
+            spec(SCRIPTED, CARD, Precision::F32),
             // In another precision it is a model of its own, though the file is the same.
             ModelSpec {
                 load: LoadPolicy::Lazy,
-                ..spec(OTHER, "scripted", Precision::Bf16)
+                ..spec(OTHER, CARD, Precision::Bf16)
             },
         ],
         max_context: None,
@@ -261,7 +275,7 @@ async fn models_of_two_devices_serve_side_by_side_each_with_its_own_promises() {
     let batch_invariant = proto::Determinism::BatchInvariant;
     assert_eq!(promises(&on_cpu), expected("cpu", batch_invariant, "int8"));
     let best_effort = proto::Determinism::BestEffort;
-    assert_eq!(promises(&scripted), expected("scripted", best_effort, "f32"));
+    assert_eq!(promises(&scripted), expected("cuda:0", best_effort, "f32"));
     assert_eq!(scripted.provenance.instruction_set, "script-1");
 
     // Each finds its prompt again in blocks of its own size.
@@ -291,16 +305,16 @@ async fn a_fault_of_one_device_reaches_its_callers_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_device_has_its_own_memory() {
     let rig = two_devices(&Arc::default()).await;
-    let memory = |rig: &Rig| -> Vec<(String, u64)> {
+    let memory = |rig: &Rig| -> Vec<(DeviceName, u64)> {
         let devices = rig.registry.devices().into_iter();
         devices
-            .map(|(info, memory)| (info.name.clone(), memory.available))
+            .map(|(info, memory)| (info.name, memory.available))
             .collect()
     };
     let [(cpu, free), (scripted, none)] = &memory(&rig)[..] else {
         panic!("two devices");
     };
-    assert_eq!((cpu.as_str(), scripted.as_str(), *none), ("cpu", "scripted", 0));
+    assert_eq!((*cpu, *scripted, *none), (DeviceName::Cpu, CARD, 0));
     assert!(*free > 0);
     // There is room for one on the scripted device, and an eager model is never evicted.
     let refused = generate(&rig, OTHER).await.err().unwrap();
