@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     budget::{KvSizing, MemoryNeed},
-    options::DeviceOptions,
+    device_options::{DeviceOptions, MemoryPlace},
 };
 use crate::{
     backend::{DeviceInfo, Footprint},
@@ -18,6 +18,8 @@ use crate::{
 /// A device with its running engine.
 pub(super) struct Device {
     pub(super) info: Arc<DeviceInfo>,
+    /// Whose memory its models are in.
+    pub(super) memory: MemoryPlace,
     pub(super) engine: EngineHandle,
     /// Limits of the engine.
     pub(super) config: EngineConfig,
@@ -34,6 +36,7 @@ impl Device {
         let (engine, thread) = engine::start(options.engine.clone(), Vec::new())?;
         Ok(Self {
             info: Arc::new(options.info.clone()),
+            memory: MemoryPlace::of(options),
             engine,
             config: options.engine.clone(),
             kv: options.kv_sizing(),

@@ -6,7 +6,9 @@ use crate::{
     backend::Determinism,
     engine::SequenceSummary,
     proto,
-    registry::{Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter},
+    registry::{
+        Declared, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter, passed_over_text,
+    },
 };
 
 /// What an answer was computed with. `template_digest` is empty for raw text, and `seed` is absent for greedy answers. The
@@ -21,6 +23,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         template_digest: template_digest.to_owned(),
         dtype: resident.dtype.clone(),
         device: resident.device.name.to_string(),
+        device_note: passed_over_text(&resident.passed_over),
         determinism: determinism(resident.determinism).into(),
         seed,
         precision: resident.precision.name().to_owned(),
@@ -90,6 +93,8 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         pinned: registry.is_pinned(declared),
         precision: proto::Precision::from(registry.precision(declared)).into(),
         instruction_set: device.architecture.clone(),
+        device: device.name.to_string(),
+        device_note: passed_over_text(registry.passed_over(declared)),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
             ..proto::Adapter::default()
@@ -104,7 +109,6 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         architecture: resident.architecture.clone(),
         parameters: resident.parameters,
         dtype: resident.dtype.clone(),
-        device: resident.device.name.to_string(),
         context_tokens: count(resident.limits.context_length),
         resident_bytes: resident.resident_bytes(),
         weight_bytes: resident.weight_bytes,

@@ -38,6 +38,7 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         max_context: None,
         precision: PrecisionChoice::Only(Precision::Int8),
         backends: vec![Arc::new(CpuBackend::new(2))],
+        unusable: Vec::new(),
         start: rig::start_options(memory, 2048, Clock::default()),
     }
 }

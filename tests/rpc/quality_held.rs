@@ -114,6 +114,7 @@ async fn held(case: &Case, options: ServerOptions) -> Rig {
     let group = ModelGroup {
         specs: vec![rig::spec(KIWI, ModelRole::Quality)],
         device: 0,
+        passed_over: Vec::new(),
         precision: Precision::F32,
         loader: Box::new(loader),
     };
