@@ -295,15 +295,15 @@ fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
 #[test]
 fn a_model_is_loaded_onto_the_device_that_it_names() {
     let file = file_of(1);
-    let on = |id, device: Option<DeviceName>| ModelSpec {
-        device: device.map_or(DeviceChoice::Auto, DeviceChoice::Only),
+    let on = |id, device| ModelSpec {
+        device: DeviceChoice::Only(device),
         ..spec(id, file.path(), None)
     };
     let devices = || vec![Scripted::cpu(Precision::Int8), Scripted::card(0, 0)];
     let models = vec![
-        on("a", None),
-        on("b", Some(DeviceName::Cuda(0))),
-        on("c", Some(DeviceName::Cpu)),
+        on("a", DeviceName::Cpu),
+        on("b", DeviceName::Cuda(0)),
+        on("c", DeviceName::Cpu),
     ];
     let groups = placed(models, devices()).unwrap();
     let found: Vec<_> = groups
@@ -311,7 +311,7 @@ fn a_model_is_loaded_onto_the_device_that_it_names() {
         .map(|group| (group.device, group.specs.len()))
         .collect();
     assert_eq!(found, [(0, 2), (1, 1)]);
-    let error = placed(vec![on("a", Some(DeviceName::Cuda(1)))], devices())
+    let error = placed(vec![on("a", DeviceName::Cuda(1))], devices())
         .err()
         .unwrap();
     assert_eq!(
