@@ -3,7 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    batch::ForwardBatch, device::DeviceInfo, limits::ModelLimits, output::StepOutput, step_error::StepError,
+    batch::ForwardBatch,
+    device::{Determinism, DeviceInfo, DeviceMemory},
+    finding::DeviceFinding,
+    limits::ModelLimits,
+    output::StepOutput,
+    step_error::StepError,
 };
 use crate::model::{LoadError, spec::Precision};
 
@@ -16,8 +21,14 @@ pub trait Backend: Send + Sync {
     /// computed in every precision.
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision;
 
-    /// The device memory that the model at `path` would take with these adapters, from the headers of its files. `batch` is
-    /// the size of the largest batches that it will be given. Adapters are counted with the weights.
+    /// The device's own memory as it is now; `None` when models are loaded into the host's memory.
+    fn memory(&self) -> Option<DeviceMemory>;
+
+    /// Checks that the device computes what it should, and reports each check. It may take seconds and memory of the device.
+    fn self_test(&self) -> Vec<DeviceFinding>;
+
+    /// The device memory that the model at `path` would take with these adapters, from the headers of its files. Adapters
+    /// are counted with the weights. The size of the KV pool in `options` does not matter.
     ///
     /// # Errors
     /// When a file cannot be read or is not a model that the device computes; names the file and the tensor or key.
@@ -26,7 +37,6 @@ pub trait Backend: Send + Sync {
         path: &Path,
         adapters: &[PathBuf],
         options: &LoadOptions,
-        batch: BatchLimits,
     ) -> Result<Footprint, LoadError>;
 
     /// Loads the model at `path`: a `.gguf` file, a Hugging Face folder, or `dummy:SHAPE[:FORMAT]`; `adapters` are PEFT
@@ -51,6 +61,8 @@ pub struct LoadOptions {
     pub max_context: Option<usize>,
     /// How products are computed, and how keys and values are stored.
     pub precision: Precision,
+    /// The largest batches that it will be given, for which its buffers must be large enough.
+    pub batch: BatchLimits,
 }
 
 /// A resident model and what provenance and `ModelService` say of it.
@@ -67,6 +79,8 @@ pub struct LoadedModel {
     pub dtype: String,
     /// The precision that it is computed in.
     pub precision: Precision,
+    /// Which of its results are equal to the bit: what the device promises, or what was measured when it was loaded.
+    pub determinism: Determinism,
     /// Bytes that the weights take in memory.
     pub weight_bytes: u64,
     /// Bytes of the KV pool. The system provides them when blocks are first used.

@@ -2,25 +2,35 @@
 
 use std::time::Duration;
 
-use crate::model::spec::Precision;
+use crate::model::spec::{DeviceName, Precision};
 
 /// What a device is and can do, as the registry, provenance and `doctor` need to know it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceInfo {
-    /// Its name in settings and provenance, for example `cpu`.
-    pub name: String,
+    /// Its name in settings and provenance.
+    pub name: DeviceName,
     /// The instruction set or architecture that it computes with, for example `amx`.
     pub architecture: String,
     /// The fastest precision for models that mostly read prompts, such as guards.
     pub best_for_judging: Precision,
     /// The fastest precision for models that mostly write answers, one token of each sequence at a time.
     pub best_for_answering: Precision,
-    /// Which results are equal to the bit.
+    /// Which results are equal to the bit, as far as that is known before a model is loaded;
+    /// [`LoadedModel::determinism`](super::LoadedModel::determinism) says it of a model.
     pub determinism: Determinism,
     /// Whether the host can work while a step is computed.
     pub execution: Execution,
     /// What a step is expected to cost before any has been measured.
     pub cost_prior: CostPrior,
+}
+
+/// The memory of a device that has memory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// All of its bytes.
+    pub total: u64,
+    /// Bytes that can still be had. What the driver and this process have taken already does not count.
+    pub free: u64,
 }
 
 /// Which results of a device are equal to the bit.

@@ -13,9 +13,11 @@ mod contract;
 pub mod cpu;
 mod decoder;
 mod device;
+mod finding;
 mod limits;
 mod output;
 mod reading;
+mod self_test;
 mod step_error;
 
 pub use self::{

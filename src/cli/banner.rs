@@ -2,11 +2,12 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::output::table;
+use super::{devices::CardSearch, output::table};
 use crate::{
     guard::GuardKind,
     memory::human_bytes,
-    registry::{Declared, ModelEntry, ModelRole, Registry},
+    model::spec::DeviceName,
+    registry::{Declared, ModelEntry, ModelRole, Registry, passed_over_text},
 };
 
 /// Warning for a guard that was not trained as one.
@@ -21,6 +22,8 @@ pub(super) struct Banner<'a> {
     pub(super) metrics: Option<SocketAddr>,
     /// The models.
     pub(super) registry: &'a Registry,
+    /// What the search for cards found, where a model's device is automatic.
+    pub(super) search: Option<&'a CardSearch>,
     /// Whether other machines can reach the server.
     pub(super) exposed: bool,
 }
@@ -33,11 +36,17 @@ impl Banner<'_> {
         for (device, memory) in self.registry.devices() {
             let (budget, free) = (memory.budget, memory.available);
             tracing::info!(
-                device = device.name,
+                device = %device.name,
                 budget_bytes = budget,
                 free_bytes = free,
                 "memory"
             );
+        }
+        if let Some(CardSearch::None(looked_for)) = self.search {
+            tracing::info!(looked_for, "no NVIDIA card was found");
+        }
+        for (model, device, reason) in self.passed_over() {
+            tracing::warn!(model, %device, reason, "not on the device that auto prefers");
         }
         for policy in self.registry.policies() {
             tracing::info!(policy = policy.name(), digest = policy.digest(), "policy");
@@ -55,6 +64,7 @@ impl Banner<'_> {
                 architecture = resident.architecture,
                 dtype = resident.dtype,
                 precision = resident.precision.name(),
+                device = %resident.device.name,
                 instruction_set = resident.device.architecture,
                 resident_bytes = resident.resident_bytes(),
                 digest = resident.digest,
@@ -79,6 +89,17 @@ impl Banner<'_> {
         defaults.collect()
     }
 
+    /// Each model that is not on the device that an automatic choice prefers: its id, its device, and why.
+    fn passed_over(&self) -> Vec<(&str, DeviceName, String)> {
+        let models = self.registry.list().iter();
+        let passed = models.filter_map(|declared| {
+            let reasons = self.registry.passed_over(declared);
+            let device = self.registry.device_of(declared).name;
+            (!reasons.is_empty()).then(|| (declared.id.as_str(), device, passed_over_text(reasons)))
+        });
+        passed.collect()
+    }
+
     fn row(&self, declared: &Declared) -> Vec<String> {
         let mut row = vec![declared.id.clone(), roles(declared)];
         match self.registry.resident(declared) {
@@ -100,8 +121,9 @@ impl Banner<'_> {
                     description,
                     format!("{:.1}M parameters", parameters as f64 / 1e6),
                     format!(
-                        "{} on {}",
+                        "{} on {} ({})",
                         resident.precision.name(),
+                        resident.device.name,
                         resident.device.architecture
                     ),
                     format!("{} tokens", resident.limits.context_length),
@@ -141,11 +163,21 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  {title:<8}  {line}")?;
         }
         writeln!(f, "  defaults  {}", self.defaults().join(", "))?;
-        for (_, memory) in self.registry.devices() {
+        if let Some(CardSearch::None(looked_for)) = self.search {
+            writeln!(f, "  devices   no NVIDIA card was found: {looked_for}")?;
+        }
+        for (device, memory) in self.registry.devices() {
             if memory.budget < u64::MAX {
                 let (budget, free) = (human_bytes(memory.budget), human_bytes(memory.available));
-                writeln!(f, "  memory    {budget} for models, {free} of it free")?;
+                writeln!(
+                    f,
+                    "  memory    {}: {budget} for models, {free} of it free",
+                    device.name
+                )?;
             }
+        }
+        for (model, device, reason) in self.passed_over() {
+            writeln!(f, "  WARNING   {model} is on {device}: {reason}")?;
         }
         let resident = self.registry.list().iter();
         let resident = resident.filter_map(|declared| self.registry.resident(declared));

@@ -1,9 +1,12 @@
 //! Flags that set configuration keys; the same for every command that reads the configuration.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::Global;
-use crate::config::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load};
+use crate::{
+    config::{FlagAdapter, FlagDevice, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
+    model::spec::{DeviceChoice, DeviceName},
+};
 
 /// Flags that set configuration keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -50,6 +53,10 @@ pub(super) struct ConfigArgs {
     /// How models compute, or the model ID does: auto, int8, bf16 or f32; repeatable [engine.precision]
     #[arg(long, value_name = "[ID=]PRECISION")]
     precision: Vec<FlagPrecision>,
+    /// Where models are computed, or the model ID is: auto, cpu, cuda:N, candle:cpu, candle:metal or candle:cuda:N;
+    /// repeatable [engine.device]
+    #[arg(long, value_name = "[ID=]DEVICE")]
+    device: Vec<FlagDevice>,
     /// Upper limit on the window in tokens, or model [engine.max_context]
     #[arg(long, value_name = "TOKENS")]
     max_context: Option<String>,
@@ -70,6 +77,15 @@ impl ConfigArgs {
     /// Whether any of these flags is given.
     pub(super) fn is_given(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// The devices that `--device` names, each once.
+    pub(super) fn named_devices(&self) -> BTreeSet<DeviceName> {
+        let named = self.device.iter().filter_map(|flag| match flag.device {
+            DeviceChoice::Auto => None,
+            DeviceChoice::Only(device) => Some(device),
+        });
+        named.collect()
     }
 
     fn overrides(&self, global: &Global) -> FlagOverrides {
@@ -104,6 +120,7 @@ impl ConfigArgs {
             adapters: self.adapter.clone(),
             guards: self.guard.clone(),
             precisions: self.precision.clone(),
+            devices: self.device.clone(),
         }
     }
 }

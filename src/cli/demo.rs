@@ -6,9 +6,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot};
 
-use super::{Exit, Global, bench::drive_with, wire::available_threads};
+use super::{
+    Exit, Global,
+    bench::drive_with,
+    devices::{Machine as _, ThisMachine},
+    wire::available_threads,
+};
 use crate::{
-    backend::{Backend, cpu::CpuBackend},
+    backend::Backend,
     bench::{
         DEMO_PROMPTS,
         dataset::Dataset,
@@ -17,13 +22,14 @@ use crate::{
         settings::{Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions, PolicyChoice},
+    config::DeviceBudget,
     engine::{Clock, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
-    model::{spec::Precision, spec::PrecisionChoice},
+    model::spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
     registry::{
-        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryOptions,
-        StartOptions,
+        DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelRole,
+        ModelSpec, Registry, RegistryOptions, StartOptions,
     },
     rpc::{self, ServerOptions},
 };
@@ -49,6 +55,9 @@ pub(crate) struct Args {
     /// Ask all rows, with the paper's 200 new tokens
     #[arg(long)]
     full: bool,
+    /// The device: cpu, cuda:N, candle:cpu, candle:metal or candle:cuda:N
+    #[arg(long, default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -57,6 +66,10 @@ pub(crate) struct Args {
 /// Fetches and serves the model, runs the benchmark, and reports.
 pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
+    let machine = ThisMachine {
+        threads: available_threads(),
+    };
+    let backend = machine.open(args.device)?;
     let out = NewRunFolder::create(args.out.as_deref(), "demo")?;
     let model = fetch::smollm2(global.progress())?;
     let (limit, max_new_tokens) = match (args.limit, args.full) {
@@ -92,23 +105,24 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
              Its verdicts are a mechanism demo and not a safety judgement."
         );
     }
+    let options = options(model, backend);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let runtime = runtime.context("the runtime could not be started")?;
-    let exit = runtime.block_on(serve_and_run(model, settings, out, global));
+    let exit = runtime.block_on(serve_and_run(options, settings, out, global));
     runtime.shutdown_background();
     exit
 }
 
 async fn serve_and_run(
-    model: PathBuf,
+    options: RegistryOptions,
     settings: RunSettings,
     out: NewRunFolder,
     global: &Global,
 ) -> anyhow::Result<Exit> {
-    let registry = tokio::task::spawn_blocking(move || Registry::load(options(model)));
+    let registry = tokio::task::spawn_blocking(move || Registry::load(options));
     let registry = registry.await.context("loading stopped unexpectedly")??;
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
@@ -141,16 +155,21 @@ async fn serve_and_run(
     exit
 }
 
-fn options(path: PathBuf) -> RegistryOptions {
-    let cpu = CpuBackend::new(available_threads());
-    let device = DeviceOptions {
-        info: cpu.device().clone(),
+fn options(path: PathBuf, backend: Arc<dyn Backend>) -> RegistryOptions {
+    let device = backend.device().name;
+    let (budget, memory_owner) = match backend.memory() {
+        None => (u64::MAX, MemoryOwner::Host),
+        Some(memory) => (DeviceBudget::AUTO.of(memory.free), MemoryOwner::Device),
+    };
+    let options = DeviceOptions {
+        info: backend.device().clone(),
         memory: MemoryOptions {
-            budget: u64::MAX,
+            budget,
             kv: KvSize::Fixed(KV_BYTES),
         },
+        memory_owner,
         engine: EngineConfig {
-            name: "engine-cpu".to_owned(),
+            name: format!("engine-{device}"),
             model_names: Vec::new(),
             max_batch_sequences: 32,
             max_batch_tokens: 512,
@@ -168,7 +187,7 @@ fn options(path: PathBuf) -> RegistryOptions {
         models: vec![ModelSpec {
             id: MODEL.to_owned(),
             path,
-            device: None,
+            device: DeviceChoice::Only(device),
             base: None,
             roles: vec![ModelRole::Target, ModelRole::Guard],
             guard_kind: Some(GuardKind::ChatDemo),
@@ -179,13 +198,15 @@ fn options(path: PathBuf) -> RegistryOptions {
         max_context: None,
         // The same answers and verdicts on every machine.
         precision: PrecisionChoice::Only(Precision::Int8),
-        backends: vec![Arc::new(cpu)],
+        backends: vec![backend],
+        unusable: Vec::new(),
         start: StartOptions {
             default_target: None,
             default_guard: None,
             default_quality: None,
             policies: Vec::new(),
-            devices: vec![device],
+            determinism: DeterminismPolicy::Report,
+            devices: vec![options],
         },
     }
 }

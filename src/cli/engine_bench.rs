@@ -6,11 +6,10 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::devices::{Machine as _, ThisMachine};
 use crate::{
-    backend::{
-        AdapterIndex, Backend, BatchSequence, ForwardBatch, LoadOptions, Readout, StepOutput, cpu::CpuBackend,
-    },
-    model::spec::Precision,
+    backend::{AdapterIndex, BatchLimits, BatchSequence, ForwardBatch, LoadOptions, Readout, StepOutput},
+    model::spec::{DeviceName, Precision},
 };
 
 /// Arguments of `engine-bench`.
@@ -23,7 +22,10 @@ pub(crate) struct Args {
     /// adapter, then the model itself.
     #[arg(long = "adapter")]
     adapters: Vec<PathBuf>,
-    /// Compute threads.
+    /// The device: cpu, cuda:N, candle:cpu, candle:metal or candle:cuda:N.
+    #[arg(long, default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
+    /// Compute threads of the processor.
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// How the model computes: int8, bf16 or f32.
@@ -46,9 +48,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         kv_bytes: 2 << 30,
         max_context: None,
         precision: args.precision,
+        batch: BatchLimits {
+            sequences: args.sequences,
+            tokens: args.sequences * args.prompt_tokens.max(1),
+        },
     };
+    let machine = ThisMachine {
+        threads: args.threads,
+    };
+    let backend = machine.open(args.device)?;
     let started = Instant::now();
-    let mut loaded = CpuBackend::new(args.threads).load(&args.model, &args.adapters, &options)?;
+    let mut loaded = backend.load(&args.model, &args.adapters, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let limits = loaded.model.limits().clone();
     let length = args.prompt_tokens + args.decode_tokens;
@@ -101,7 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let decode = started.elapsed().as_secs_f64();
     let report = json!({
-        "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "threads": args.threads, "sequences": args.sequences,
+        "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": args.sequences,
         "adapters": args.adapters.len(),
         "load_s": load_seconds,
         "prefill_tok_s": (args.prompt_tokens * args.sequences) as f64 / prefill,

@@ -4,6 +4,7 @@ use std::{error::Error, fmt, process::ExitCode};
 
 use tonic::Code;
 
+use super::devices::DeviceError;
 use crate::{
     bench::{
         analysis::AnalysisError,
@@ -160,6 +161,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::DuplicatePolicy(_)
             | RegistryError::UnknownBase { .. }
             | RegistryError::UnknownDevice { .. }
+            | RegistryError::NoPlace { .. }
+            | RegistryError::NotDeterministic { .. }
             | RegistryError::NoDevices
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
@@ -178,6 +181,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::PrefixRefused { .. }
             | RegistryError::PrefixFailed { .. } => Some(Exit::Failure),
         };
+    }
+    if cause.is::<DeviceError>() {
+        return Some(Exit::Usage);
     }
     cause.is::<FetchError>().then_some(Exit::Failure)
 }

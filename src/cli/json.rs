@@ -280,7 +280,7 @@ mod tests {
             r#","provenance":"#,
             PROVENANCE,
             r#""tokenizer_digest":"sha256:2","template_digest":"","dtype":"Q8_0","precision":"int8","#,
-            r#""instruction_set":"avx2","device":"cpu","determinism":"DETERMINISM_BATCH_INVARIANT","#,
+            r#""instruction_set":"avx2","device":"cpu","device_note":"","determinism":"DETERMINISM_BATCH_INVARIANT","#,
             r#""seed":"18446744073709551615","adapter_digest":"sha256:3","policy":"shop","#,
             r#""policy_digest":"sha256:4"}}"#,
         ];
@@ -319,7 +319,7 @@ mod tests {
         let expected = [
             r#"{"name":"guard","capabilities":["CAPABILITY_CLASSIFY","CAPABILITY_GENERATE"],"state":"STATE_READY","#,
             r#""architecture":"","parameters":"134515008","dtype":"","precision":"PRECISION_INT8","#,
-            r#""instruction_set":"","device":"","context_tokens":8192,"#,
+            r#""instruction_set":"","device":"","device_note":"","context_tokens":8192,"#,
             of_counts,
             r#""load":"LOAD_POLICY_LAZY","pinned":true,"digest":"","error":"","#,
             r#""ready_time":"2023-11-14T22:13:20.120Z","queue_depth":0,"in_flight":0,"#,
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(printed(&model()), expected.concat());
         let expected = [
             r#"{"name":"","capabilities":[],"state":"STATE_UNSPECIFIED","architecture":"","parameters":"0","#,
-            r#""dtype":"","precision":"PRECISION_UNSPECIFIED","instruction_set":"","device":"","context_tokens":0,"#,
+            r#""dtype":"","precision":"PRECISION_UNSPECIFIED","instruction_set":"","device":"","device_note":"","context_tokens":0,"#,
             of_counts,
             r#""load":"LOAD_POLICY_UNSPECIFIED","pinned":false,"digest":"","error":"","ready_time":null,"#,
             r#""queue_depth":0,"in_flight":0,"adapter":null}"#,

@@ -11,6 +11,7 @@ mod connection;
 mod data;
 mod data_source;
 mod demo;
+mod devices;
 mod doctor;
 mod engine_bench;
 mod exit;
@@ -42,10 +43,11 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use self::failure::Failure;
 pub use self::{
     connection::Connection,
+    devices::{CardSearch, DeviceError, DeviceProblem},
     exit::{CommandError, Exit},
     global::Global,
     output::Format,
-    wire::{registry_options, server_options},
+    wire::{ServiceOptions, registry_options, server_options},
 };
 
 /// Guard models and target models behind gRPC, and the M-ALERT benchmark against them.

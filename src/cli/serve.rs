@@ -57,9 +57,12 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     let address = listener.local_addr()?;
     let metrics = config.server.metrics_listen.map(serve_metrics).transpose()?;
 
-    let options = wire::registry_options(config);
-    let preparing = tokio::task::spawn_blocking(move || Registry::prepare(options));
-    let registry = tokio::select! {
+    let for_devices = config.clone();
+    let preparing = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let options = wire::registry_options(&for_devices)?;
+        Ok((Registry::prepare(options.registry)?, options.search))
+    });
+    let (registry, search) = tokio::select! {
         prepared = preparing => prepared.context("reading the models stopped unexpectedly")??,
         exit = signals.next() => return Ok(exit),
     };
@@ -89,6 +92,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         address,
         metrics,
         registry: &registry,
+        search: search.as_ref(),
         exposed: !listen.ip().is_loopback(),
     };
     match config.telemetry.log_format {

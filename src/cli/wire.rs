@@ -1,26 +1,48 @@
 //! Turns the configuration into the options of registry, engine and server.
 
-use std::{num::NonZeroUsize, sync::Arc, thread};
+use std::{num::NonZeroUsize, thread};
 
+use super::devices::{self, CardSearch, DeviceError, Machine, ThisMachine};
 use crate::{
-    backend::{Backend, cpu::CpuBackend},
+    backend::Backend,
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
     memory,
+    model::spec::DeviceChoice,
     registry::{
-        DeviceOptions, KvSize, MemoryOptions, ModelRole, ModelSpec, RegistryOptions, StartOptions,
-        automatic_budget,
+        DeviceOptions, KvSize, MemoryOptions, MemoryOwner, ModelRole, ModelSpec, RegistryOptions,
+        StartOptions, automatic_budget,
     },
     rpc::{ServerOptions, TimeLimits},
 };
 
-/// Options of the registry and its engine.
-pub fn registry_options(config: &Config) -> RegistryOptions {
+/// What a server of this configuration is started with.
+pub struct ServiceOptions {
+    /// Options of the registry and its engines.
+    pub registry: RegistryOptions,
+    /// What the search for cards found; `None` where each model names its device.
+    pub search: Option<CardSearch>,
+}
+
+/// Opens the devices that the configuration asks for. That may take seconds.
+///
+/// # Errors
+/// When a device that the configuration names cannot be used.
+pub fn registry_options(config: &Config) -> Result<ServiceOptions, DeviceError> {
+    options_on(
+        config,
+        &ThisMachine {
+            threads: threads(config),
+        },
+    )
+}
+
+fn options_on(config: &Config, machine: &dyn Machine) -> Result<ServiceOptions, DeviceError> {
+    let devices = devices::open(&device_choices(config), machine)?;
     let models = config.models.iter().map(|model| ModelSpec {
         id: model.id.clone(),
         path: model.path.clone(),
-        // The processor, which is the only device.
-        device: None,
+        device: model.device.unwrap_or(config.engine.device),
         base: model.base.clone(),
         roles: model.roles.iter().copied().map(role).collect(),
         guard_kind: model.guard_kind,
@@ -28,13 +50,67 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
         load: model.load,
         pinned: model.pinned,
     });
-    let engine = &config.engine;
-    let cpu = CpuBackend::new(engine.threads.map_or_else(available_threads, NonZeroUsize::get));
-    let device = DeviceOptions {
-        info: cpu.device().clone(),
-        memory: memory_options(config),
+    let options = devices
+        .backends
+        .iter()
+        .map(|backend| device_options(config, backend.as_ref()));
+    let registry = RegistryOptions {
+        models: models.collect(),
+        max_context: config.engine.max_context.map(NonZeroUsize::get),
+        precision: config.engine.precision,
+        start: StartOptions {
+            default_target: config.defaults.target.clone(),
+            default_guard: config.defaults.guard.clone(),
+            default_quality: config.defaults.quality.clone(),
+            policies: config.policies.clone(),
+            determinism: config.engine.deterministic,
+            devices: options.collect(),
+        },
+        backends: devices.backends,
+        unusable: devices.unusable,
+    };
+    Ok(ServiceOptions {
+        registry,
+        search: devices.search,
+    })
+}
+
+/// The device of each model that is not an adapter; that of the engine where there are no models.
+fn device_choices(config: &Config) -> Vec<DeviceChoice> {
+    let models = config.models.iter().filter(|model| model.base.is_none());
+    let choices: Vec<_> = models
+        .map(|model| model.device.unwrap_or(config.engine.device))
+        .collect();
+    if choices.is_empty() {
+        vec![config.engine.device]
+    } else {
+        choices
+    }
+}
+
+/// Compute threads of the processor's models.
+pub(super) fn threads(config: &Config) -> usize {
+    config
+        .engine
+        .threads
+        .map_or_else(available_threads, NonZeroUsize::get)
+}
+
+fn device_options(config: &Config, backend: &dyn Backend) -> DeviceOptions {
+    let (engine, device) = (&config.engine, backend.device());
+    let (budget, memory_owner) = match backend.memory() {
+        None => (host_budget(config), MemoryOwner::Host),
+        Some(memory) => (config.device_budget.of(memory.free), MemoryOwner::Device),
+    };
+    DeviceOptions {
+        info: device.clone(),
+        memory: MemoryOptions {
+            budget,
+            kv: engine.kv_memory.map_or(KvSize::Auto, KvSize::Fixed),
+        },
+        memory_owner,
         engine: EngineConfig {
-            name: "engine-cpu".to_owned(),
+            name: format!("engine-{}", device.name),
             // The registry fills them in.
             model_names: Vec::new(),
             max_batch_sequences: engine.max_batch_sequences,
@@ -46,19 +122,6 @@ pub fn registry_options(config: &Config) -> RegistryOptions {
             execution: cpu.device().execution,
             tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
             clock: Clock::default(),
-        },
-    };
-    RegistryOptions {
-        models: models.collect(),
-        max_context: engine.max_context.map(NonZeroUsize::get),
-        precision: engine.precision,
-        backends: vec![Arc::new(cpu)],
-        start: StartOptions {
-            default_target: config.defaults.target.clone(),
-            default_guard: config.defaults.guard.clone(),
-            default_quality: config.defaults.quality.clone(),
-            policies: config.policies.clone(),
-            devices: vec![device],
         },
     }
 }
@@ -87,14 +150,11 @@ pub(super) fn available_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// How much memory models may take. Without a configured budget it follows from the memory that the system can give; where
-/// that is not known either, there is no limit.
-pub(super) fn memory_options(config: &Config) -> MemoryOptions {
+/// Bytes that models may take of the host's memory. Without a configured budget it follows from the memory that the system
+/// can give; where that is not known either, there is no limit.
+fn host_budget(config: &Config) -> u64 {
     let automatic = || memory::available().map_or(u64::MAX, |available| automatic_budget(available.bytes));
-    MemoryOptions {
-        budget: config.memory_budget.unwrap_or_else(automatic),
-        kv: config.engine.kv_memory.map_or(KvSize::Auto, KvSize::Fixed),
-    }
+    config.memory_budget.unwrap_or_else(automatic)
 }
 
 fn role(role: Role) -> ModelRole {
@@ -108,19 +168,85 @@ fn role(role: Role) -> ModelRole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Inputs, load};
+    use crate::{
+        cli::devices::scripted::ScriptedMachine,
+        config::{FlagDevice, FlagOverrides, Inputs, load},
+        model::spec::DeviceName,
+        registry::DeterminismPolicy,
+    };
+
+    fn defaults() -> Config {
+        load(&Inputs::default()).config.unwrap()
+    }
+
+    fn with(device: &str, values: &[(&'static str, &str)]) -> Config {
+        let flags = FlagOverrides {
+            devices: vec![device.parse::<FlagDevice>().unwrap()],
+            values: values
+                .iter()
+                .map(|(key, value)| ("--flag", *key, (*value).to_owned()))
+                .collect(),
+            ..FlagOverrides::default()
+        };
+        let inputs = Inputs {
+            flags,
+            ..Inputs::default()
+        };
+        load(&inputs).config.unwrap()
+    }
 
     /// The configuration's defaults and the server's own cannot drift apart.
     #[test]
     fn defaults_are_those_of_the_server() {
-        let config = load(&Inputs::default()).config.unwrap();
-        assert_eq!(server_options(&config), ServerOptions::default());
+        assert_eq!(server_options(&defaults()), ServerOptions::default());
     }
 
     #[test]
-    fn automatic_threads_are_at_least_one() {
-        let config = load(&Inputs::default()).config.unwrap();
-        assert!(available_threads() >= 1);
-        assert_eq!(registry_options(&config).backends.len(), 1);
+    fn without_cards_everything_is_on_the_processor_with_at_least_one_thread() {
+        let config = defaults();
+        assert!(threads(&config) >= 1);
+        let options = options_on(&config, &ScriptedMachine(Vec::new())).unwrap();
+        let [device] = &options.registry.start.devices[..] else {
+            panic!("only the processor");
+        };
+        assert_eq!(
+            (device.info.name, device.memory_owner),
+            (DeviceName::Cpu, MemoryOwner::Host)
+        );
+        assert!(matches!(options.search, Some(CardSearch::None(_))));
+    }
+
+    #[test]
+    fn a_card_has_an_engine_and_a_budget_of_its_own() {
+        let values = [
+            ("memory.device_budget", "50%"),
+            ("engine.deterministic", "required"),
+        ];
+        let machine = ScriptedMachine(vec![1000, 0]);
+        let options = options_on(&with("auto", &values), &machine).unwrap().registry;
+        let devices: Vec<_> = options
+            .start
+            .devices
+            .iter()
+            .map(|device| (device.engine.name.as_str(), device.memory_owner))
+            .collect();
+        let expected = [
+            ("engine-cuda:0", MemoryOwner::Device),
+            ("engine-cpu", MemoryOwner::Host),
+        ];
+        assert_eq!(devices, expected);
+        assert_eq!(options.start.devices[0].memory.budget, 500);
+        assert_eq!(options.start.determinism, DeterminismPolicy::Required);
+        assert_eq!(options.unusable.len(), 1);
+    }
+
+    #[test]
+    fn a_device_that_is_named_and_cannot_be_used_is_an_error() {
+        let machine = ScriptedMachine(vec![0]);
+        let error = options_on(&with("cuda:0", &[]), &machine).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "device cuda:0: it cannot be used (the driver is too old): mend it"
+        );
     }
 }

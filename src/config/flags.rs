@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::model::spec::PrecisionChoice;
+use crate::model::spec::{DeviceChoice, PrecisionChoice};
 
 /// `--model ID=PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,30 @@ impl FromStr for FlagPrecision {
     }
 }
 
+/// `--device ID=DEVICE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagDevice {
+    /// The id of a model; all that have none of their own when absent.
+    pub id: Option<String>,
+    /// The device.
+    pub device: DeviceChoice,
+}
+
+impl FromStr for FlagDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, device) = match text.rsplit_once('=') {
+            Some((id, device)) => (Some(id.to_owned()), device),
+            None => (None, text),
+        };
+        Ok(Self {
+            id,
+            device: device.parse()?,
+        })
+    }
+}
+
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
 pub struct FlagOverrides {
@@ -94,4 +118,6 @@ pub struct FlagOverrides {
     pub guards: Vec<String>,
     /// `--precision`: of all models, or of one.
     pub precisions: Vec<FlagPrecision>,
+    /// `--device`: of all models, or of one.
+    pub devices: Vec<FlagDevice>,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
-    FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind,
+    FlagDevice, FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind,
     merged::{Given, Node, Section},
     problem::closest,
     schema,
@@ -228,28 +228,61 @@ pub(super) fn from_flags(
             set(split("defaults.guard"), "--guard", id.to_owned());
         }
     }
-    let mut precisions = BTreeMap::new();
-    for FlagPrecision { id, precision } in &flags.precisions {
-        let path = match id {
-            None => split("engine.precision"),
-            Some(id) if roles.contains_key(id) => model_key(id, "precision"),
-            Some(id) => {
-                problems.push(unknown_model("--precision", id, &roles));
-                continue;
+    let precisions = flags.precisions.iter();
+    let precisions = precisions.map(|FlagPrecision { id, precision }| (id.as_deref(), precision.clone()));
+    let flag = SharedFlag {
+        flag: "--precision",
+        name: "precision",
+    };
+    flag.set(precisions.collect(), &roles, &mut values, problems);
+    let devices = flags.devices.iter();
+    let devices = devices.map(|FlagDevice { id, device }| (id.as_deref(), device.to_string()));
+    let flag = SharedFlag {
+        flag: "--device",
+        name: "device",
+    };
+    flag.set(devices.collect(), &roles, &mut values, problems);
+    values
+}
+
+/// A flag that sets a key of the engine, or of one model: `--precision PRECISION`, `--precision ID=PRECISION`.
+struct SharedFlag {
+    flag: &'static str,
+    /// Name of the key in both sections.
+    name: &'static str,
+}
+
+impl SharedFlag {
+    /// Sets the keys. `choices` are the values of the flag, those for one model with its id; `models` are all models by id.
+    fn set(
+        &self,
+        choices: Vec<(Option<&str>, String)>,
+        models: &BTreeMap<String, String>,
+        values: &mut Section,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut chosen = BTreeMap::new();
+        for (id, choice) in choices {
+            let path = match id {
+                None => ["engine", self.name].map(str::to_owned).to_vec(),
+                Some(id) if models.contains_key(id) => ["models", id, self.name].map(str::to_owned).to_vec(),
+                Some(id) => {
+                    problems.push(unknown_model(self.flag, id, models));
+                    continue;
+                }
+            };
+            match chosen.insert(path.clone(), choice.clone()) {
+                Some(earlier) if earlier != choice => problems.push(Problem {
+                    kind: ProblemKind::Value,
+                    key: self.flag.to_owned(),
+                    origin: None,
+                    reason: format!("{} is {earlier} and {choice}", path.join(".")),
+                    fix: "say it once".to_owned(),
+                }),
+                _ => insert(values, &path, text(choice, Origin::Flag(self.flag))),
             }
-        };
-        match precisions.insert(path.clone(), precision) {
-            Some(earlier) if earlier != precision => problems.push(Problem {
-                kind: ProblemKind::Value,
-                key: "--precision".to_owned(),
-                origin: None,
-                reason: format!("{} is {earlier} and {precision}", path.join(".")),
-                fix: "say it once".to_owned(),
-            }),
-            _ => set(path, "--precision", precision.clone()),
         }
     }
-    values
 }
 
 /// One id is one model, also when flags name it twice.

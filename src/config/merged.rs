@@ -210,9 +210,8 @@ fn unknown_model_key(id: &str, name: &str, origin: Origin) -> Problem {
         reason: "no such key".to_owned(),
         fix: match suggestion {
             Some(candidate) => format!("did you mean {}?", model_key(id, candidate)),
-            None => {
-                "a model has the keys path, base, roles, load, precision, pinned and guard_kind".to_owned()
-            }
+            None => "a model has the keys path, base, roles, load, precision, device, pinned and guard_kind"
+                .to_owned(),
         },
     }
 }

@@ -1,6 +1,7 @@
 //! Configuration: built-in defaults, then a file, then `BABELWARD_` variables, then flags, merged into one
 //! validated, immutable [`Config`]. A key that nothing reads is an error, and all errors are reported together.
 
+mod device;
 mod flags;
 mod layer;
 mod limits;
@@ -22,7 +23,8 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub(crate) use self::value::parse_duration;
 pub use self::{
-    flags::{FlagAdapter, FlagModel, FlagOverrides, FlagPrecision},
+    device::{DeterminismPolicy, DeviceBudget},
+    flags::{FlagAdapter, FlagDevice, FlagModel, FlagOverrides, FlagPrecision},
     limits::{DefaultDeadlines, Limits},
     origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
@@ -33,7 +35,7 @@ pub use self::{
 use crate::{
     engine::Tenant,
     guard::{GuardKind, Policy},
-    model::spec::PrecisionChoice,
+    model::spec::{DeviceChoice, PrecisionChoice},
 };
 
 /// The whole configuration of a server. It does not change once it is loaded.
@@ -51,6 +53,8 @@ pub struct Config {
     pub engine: Engine,
     /// Bytes for all models together. When absent, they are computed from the memory of the machine.
     pub memory_budget: Option<u64>,
+    /// Memory for all models together on each device that has memory of its own.
+    pub device_budget: DeviceBudget,
     /// Limits of requests.
     pub limits: Limits,
     /// Deadlines of calls.
@@ -91,6 +95,8 @@ pub struct Model {
     pub roles: Vec<Role>,
     /// The guard prompt that the model was trained on. When absent, it is detected from the model.
     pub guard_kind: Option<GuardKind>,
+    /// Its device. When absent, [`Engine::device`] applies. Adapters have none: they are where their base is.
+    pub device: Option<DeviceChoice>,
     /// Its precision. When absent, [`Engine::precision`] applies. Adapters have none: they compute as their base does.
     pub precision: Option<PrecisionChoice>,
     /// When it is loaded.
@@ -123,6 +129,10 @@ pub struct Engine {
     pub kv_memory: Option<u64>,
     /// Precision of the models that do not set their own.
     pub precision: PrecisionChoice,
+    /// Device of the models that do not set their own.
+    pub device: DeviceChoice,
+    /// What is done about models whose results may depend on what else is in their batch.
+    pub deterministic: DeterminismPolicy,
     /// Maximum number of sequences in the queue.
     pub queue_items: usize,
     /// Maximum number of prompt tokens in the queue.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Durat
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, Engine, Limits, Model, Origin, Problem,
-    ProblemKind, Role, Server, Telemetry,
+    Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, DeviceBudget, Engine, Limits, Model, Origin,
+    Problem, ProblemKind, Role, Server, Telemetry,
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
@@ -16,7 +16,7 @@ use crate::{
     errors::with_causes,
     guard::{Policy, read_policy},
     memory::human_bytes,
-    model::spec::PrecisionChoice,
+    model::spec::{DeviceChoice, PrecisionChoice},
     quality::EstimatorKind,
 };
 
@@ -37,6 +37,7 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
         models,
         engine: reader.engine(),
         memory_budget: reader.auto_bytes("memory.budget", 1 << 20),
+        device_budget: reader.device_budget(),
         limits: reader.limits(),
         deadlines: reader.deadlines(),
         telemetry: reader.telemetry(),
@@ -130,6 +131,15 @@ impl Reader<'_> {
         bytes
     }
 
+    fn device_budget(&mut self) -> DeviceBudget {
+        const KEY: &str = "memory.device_budget";
+        let budget = self.get(KEY);
+        if let DeviceBudget::Bytes(bytes) = budget {
+            self.in_range(KEY, bytes, 1 << 20);
+        }
+        budget
+    }
+
     fn in_range(&mut self, key: &str, bytes: u64, least: u64) {
         if !(least..=MAX_BYTES).contains(&bytes) {
             let (least, most) = (human_bytes(least), human_bytes(MAX_BYTES));
@@ -184,6 +194,8 @@ impl Reader<'_> {
             max_batch_tokens: self.size("engine.max_batch_tokens", 1..=65_536),
             kv_memory: self.auto_bytes("engine.kv_memory", 1 << 20),
             precision: self.get::<PrecisionChoice>("engine.precision"),
+            device: self.get::<DeviceChoice>("engine.device"),
+            deterministic: self.get("engine.deterministic"),
             queue_items: self.size("engine.queue_items", 1..=1_000_000),
             queue_tokens: self.size("engine.queue_tokens", 1..=1_000_000_000),
             step_target: self.get("engine.step_target"),
@@ -332,6 +344,7 @@ impl Reader<'_> {
             roles: self.model_roles(id, given),
             guard_kind: self.model_value(id, "guard_kind", given),
             precision: self.model_precision(id, given),
+            device: self.model_device(id, given),
             load: self.model_value(id, "load", given),
             pinned: self.model_value(id, "pinned", given),
         }
@@ -370,18 +383,38 @@ impl Reader<'_> {
     /// Of a model of its own: an adapter's rows share products with its base's.
     fn model_precision(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Option<PrecisionChoice> {
         const NAME: &str = "precision";
-        let written = given.get(NAME)?;
-        if let Some(base) = given.get("base") {
-            self.problems.push(Problem {
-                kind: ProblemKind::Value,
-                key: model_key(id, NAME),
-                origin: Some(written.origin.clone()),
-                reason: "an adapter computes as its base does".to_owned(),
-                fix: format!("set {} instead", model_key(&base.raw.shown(), NAME)),
-            });
+        if self.is_of_base(id, NAME, "an adapter computes as its base does", given) {
             return None;
         }
         Some(self.model_value(id, NAME, given))
+    }
+
+    /// Of a model of its own: an adapter's weights stand beside its base's.
+    fn model_device(&mut self, id: &str, given: &BTreeMap<String, Given>) -> Option<DeviceChoice> {
+        const NAME: &str = "device";
+        if self.is_of_base(id, NAME, "an adapter is on the device of its base", given) {
+            return None;
+        }
+        Some(self.model_value(id, NAME, given))
+    }
+
+    /// Whether a key that is not set, or that only the base of an adapter may set, has no value of its own. A value that an
+    /// adapter sets is a problem, for this reason.
+    fn is_of_base(&mut self, id: &str, name: &str, reason: &str, given: &BTreeMap<String, Given>) -> bool {
+        let Some(written) = given.get(name) else {
+            return true;
+        };
+        let Some(base) = given.get("base") else {
+            return false;
+        };
+        self.problems.push(Problem {
+            kind: ProblemKind::Value,
+            key: model_key(id, name),
+            origin: Some(written.origin.clone()),
+            reason: reason.to_owned(),
+            fix: format!("set {} instead", model_key(&base.raw.shown(), name)),
+        });
+        true
     }
 
     /// The base of an adapter: a model of its own.

@@ -108,6 +108,18 @@ pub const KEYS: &[Key] = &[
          to bf16; f32: everything in f32, slower",
     ),
     key(
+        "engine.device",
+        "auto",
+        "device of the models that do not say it themselves: cpu, cuda:N, candle:cpu, candle:metal, candle:cuda:N; \
+         auto: the card with the most free memory that holds the model, or else the processor (see docs/deployment.md)",
+    ),
+    key(
+        "engine.deterministic",
+        "report",
+        "report: provenance says which results are equal to the bit; required: a model is refused unless its results \
+         do not depend on what else is in its batch",
+    ),
+    key(
         "engine.queue_items",
         "2048",
         "most sequences waiting to start; more are refused",
@@ -134,7 +146,13 @@ pub const KEYS: &[Key] = &[
     key(
         "memory.budget",
         "auto",
-        "memory for all models together; auto = seven eighths of what can be had (see docs/memory.md)",
+        "memory for all models on the processor together; auto = seven eighths of what can be had (see docs/memory.md)",
+    ),
+    key(
+        "memory.device_budget",
+        "auto",
+        "memory for all models on a device that has memory of its own: a size, or a percentage of what is free there at \
+         the start; auto = 90%",
     ),
     key("limits.message_bytes", "8MiB", "largest encoded request"),
     key(
@@ -253,6 +271,10 @@ pub const MODEL_KEYS: &[Key] = &[
     unset(
         "precision",
         "auto, int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
+    ),
+    unset(
+        "device",
+        "auto or a device: where it is computed; engine.device unless set. An adapter is on the device of its base",
     ),
     key("pinned", "false", "never evict it to make room for another model"),
     key(

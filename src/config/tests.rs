@@ -1,4 +1,5 @@
 mod adapters;
+mod devices;
 mod estimators;
 mod policies;
 mod precision;
@@ -226,6 +227,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             roles: vec![Role::Guard],
             guard_kind: Some(GuardKind::LlamaGuard3_1B),
             precision: None,
+            device: None,
             load: LoadPolicy::Lazy,
             pinned: true,
             base: None,
@@ -236,6 +238,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
             roles: vec![Role::Target],
             guard_kind: None,
             precision: None,
+            device: None,
             load: LoadPolicy::Eager,
             pinned: false,
             base: None,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    declare::DeclaredGroup,
     device::Device,
     error::RegistryError,
     loader::OpenedModel,
@@ -32,10 +33,11 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(60);
 pub(super) fn install(
     device: &Device,
     opened: OpenedModel,
-    declared: &[Arc<Declared>],
+    group: &DeclaredGroup,
     policies: &BTreeMap<String, Arc<Policy>>,
     scratch_bytes: u64,
 ) -> Result<Vec<Arc<ModelEntry>>, RegistryError> {
+    let declared = group.members.as_slice();
     let engine = &device.engine;
     let guards: Vec<_> = declared
         .iter()
@@ -55,6 +57,8 @@ pub(super) fn install(
         dtype: opened.loaded.dtype,
         precision: opened.loaded.precision,
         device: Arc::clone(&device.info),
+        passed_over: group.passed_over.clone(),
+        determinism: opened.loaded.determinism,
         engine: engine.clone(),
         weight_bytes: opened.loaded.weight_bytes,
         kv_bytes: opened.loaded.kv_bytes,

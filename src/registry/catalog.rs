@@ -14,6 +14,7 @@ use super::{
     model::{Declared, ModelEntry, ModelRole},
     operations::LoadAssessment,
     options::{RegistryOptions, StartOptions},
+    placement::PassedOver,
     residency::{Lease, Residency},
     start::StartProgress,
     state::{ModelState, StateWatch},
@@ -55,8 +56,10 @@ impl Registry {
     /// Checks the models' headers and starts the engine. Blocks while it reads. [`Registry::load_eager`] then loads the
     /// eager models.
     pub fn prepare(options: RegistryOptions) -> Result<Arc<Self>, RegistryError> {
-        let groups = options.groups()?;
-        Self::prepare_groups(groups, options.start)
+        let mut groups = options.groups()?;
+        let mut start = options.start;
+        start.leave_out_idle_devices(&mut groups);
+        Self::prepare_groups(groups, start)
     }
 
     /// Like [`Registry::prepare`], with models that need not come from files.
@@ -95,9 +98,8 @@ impl Registry {
                 return Err(RegistryError::DuplicatePolicy(duplicate.name().to_owned()));
             }
         }
-        let budgets = options.devices.iter().map(|device| device.memory.budget);
-        let accounts = Accounts::new(&budgets.collect::<Vec<_>>(), &terms);
-        if let Some(error) = over_budget(&accounts, &groups, &terms) {
+        let accounts = Accounts::new(&options.devices, &terms);
+        if let Some(error) = over_budget(&accounts, &groups, &terms, &options.devices) {
             return Err(error);
         }
         stats::describe();

@@ -5,10 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use super::{
     accounts::{Accounts, DeviceTerms},
     budget::{MemoryNeed, ResidencyTerms},
+    device_options::{DeviceOptions, MemoryPlace},
     error::RegistryError,
     loader::{ModelGroup, ModelLoader},
     model::{Declared, DeclaredAdapter, ModelRole},
-    options::DeviceOptions,
+    placement::PassedOver,
 };
 use crate::{backend::AdapterIndex, config::LoadPolicy, errors::with_causes, model::spec::Precision};
 
@@ -16,6 +17,8 @@ use crate::{backend::AdapterIndex, config::LoadPolicy, errors::with_causes, mode
 pub(super) struct DeclaredGroup {
     /// Index of the device that it is loaded onto.
     pub(super) device: usize,
+    /// Devices that automatic placement preferred to that one, and why it is not there.
+    pub(super) passed_over: Vec<PassedOver>,
     /// The configured precision.
     pub(super) precision: Precision,
     pub(super) loader: Box<dyn ModelLoader>,
@@ -100,6 +103,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<DeclaredGroup>, Reg
         }
         declared.push(DeclaredGroup {
             device: group.device,
+            passed_over: group.passed_over,
             precision: group.precision,
             loader: group.loader,
             members,
@@ -139,15 +143,20 @@ pub(super) fn over_budget(
     accounts: &Accounts,
     groups: &[DeclaredGroup],
     terms: &[DeviceTerms],
+    devices: &[DeviceOptions],
 ) -> Option<RegistryError> {
-    let (device, ledger) = accounts.over_budget()?;
-    let eager = groups
+    let (pool, ledger) = accounts.over_budget()?;
+    let eager = groups.iter().zip(terms).filter(|(_, placed)| {
+        accounts.pool_of(placed.device) == pool && placed.terms.policy == LoadPolicy::Eager
+    });
+    let models = eager.filter_map(|(group, placed)| Some((group.name().to_owned(), placed.terms.need?)));
+    let device = devices
         .iter()
-        .zip(terms)
-        .filter(|(_, placed)| placed.device == device && placed.terms.policy == LoadPolicy::Eager);
-    let models =
-        eager.filter_map(|(group, placed)| Some((group.name().to_owned(), placed.terms.need?.least())));
+        .enumerate()
+        .find(|(device, _)| accounts.pool_of(*device) == pool)?
+        .1;
     Some(RegistryError::OverBudget {
+        place: MemoryPlace::of(device),
         needed: ledger.eager_least(),
         budget: ledger.budget(),
         models: models.collect(),

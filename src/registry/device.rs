@@ -19,6 +19,8 @@ use crate::{
 /// A device with its running engine.
 pub(super) struct Device {
     pub(super) info: Arc<DeviceInfo>,
+    /// Whose memory its models are in.
+    pub(super) memory: MemoryPlace,
     pub(super) engine: EngineHandle,
     /// Limits of the engine.
     pub(super) config: EngineConfig,
@@ -35,6 +37,7 @@ impl Device {
         let (engine, thread) = engine::start(options.engine.clone(), Vec::new())?;
         Ok(Self {
             info: Arc::new(options.info.clone()),
+            memory: MemoryPlace::of(options),
             engine,
             config: options.engine.clone(),
             kv: options.kv_sizing(),

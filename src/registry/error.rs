@@ -2,14 +2,14 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::model::ModelRole;
+use super::{budget::MemoryNeed, device_options::MemoryPlace, model::ModelRole, placement::PassedOver};
 use crate::{
     engine::{AddModelError, SequenceError, SubmitError},
     errors::with_causes,
     guard::GuardError,
     memory::human_bytes,
     model::LoadError,
-    model::spec::Precision,
+    model::spec::{DeviceName, Precision},
     text::{TemplateError, TokenizerError},
 };
 
@@ -29,14 +29,37 @@ pub enum RegistryError {
     #[error("there is no device to load models onto")]
     NoDevices,
     /// A model names a device that there is not.
-    #[error("model `{id}`: there is no device `{device}`; there are {}", known.join(", "))]
+    #[error("model `{id}`: there is no device `{device}`; there are {}", listed(known))]
     UnknownDevice {
         /// The model.
         id: String,
         /// The device that it names.
-        device: String,
+        device: DeviceName,
         /// The devices that there are.
-        known: Vec<String>,
+        known: Vec<DeviceName>,
+    },
+    /// Automatic placement found no device for a model.
+    #[error("model `{id}`: no device can take it: {}", passed_over_text(passed_over))]
+    NoPlace {
+        /// The model.
+        id: String,
+        /// Why each device cannot take it.
+        passed_over: Vec<PassedOver>,
+    },
+    /// A model's results may depend on what else is in its batch, and the configuration does not allow that.
+    #[error(
+        "model `{id}`: engine.deterministic is required, but in {} on {device} its last bits may depend on what else is in \
+         the batch: load it onto another device (models.ID.device), such as the cpu, or in another precision \
+         (models.ID.precision), or allow it (engine.deterministic = \"report\"), and provenance says so",
+        precision.name()
+    )]
+    NotDeterministic {
+        /// The model.
+        id: String,
+        /// Its device.
+        device: DeviceName,
+        /// The precision in which it was loaded.
+        precision: Precision,
     },
     /// The base of an adapter is not a configured model.
     #[error("adapter `{id}`: its base `{base}` is not a configured model")]
@@ -134,17 +157,20 @@ pub enum RegistryError {
     },
     /// The eager models do not fit into the memory budget.
     #[error(
-        "the models to load at the start need {}, {} more than the memory budget of {}: {}; load some of them \
-         lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, or raise memory.budget",
-        human_bytes(*needed), human_bytes(needed.saturating_sub(*budget)), human_bytes(*budget), shown(models)
+        "the models to load at the start {place} need {}, {} more than the memory budget of {}: {}; load some of them \
+         lazily (models.ID.load = \"lazy\"), lower engine.kv_memory, {}",
+        human_bytes(*needed), human_bytes(needed.saturating_sub(*budget)), human_bytes(*budget), shown(models),
+        place.remedy()
     )]
     OverBudget {
+        /// Where they would be.
+        place: MemoryPlace,
         /// Bytes for all of them, with the smallest KV pools.
         needed: u64,
         /// Bytes of the memory budget.
         budget: u64,
-        /// Each eager model with the bytes that it needs.
-        models: Vec<(String, u64)>,
+        /// Each eager model with what it needs.
+        models: Vec<(String, MemoryNeed)>,
     },
     /// There is no room for the model.
     #[error("model `{id}`: {shortage}")]
@@ -175,6 +201,10 @@ pub enum RegistryError {
 /// Why there is no room for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryShortage {
+    /// Where it would be.
+    pub place: MemoryPlace,
+    /// What it needs, part by part.
+    pub need: MemoryNeed,
     /// Bytes that it needs at least.
     pub needed: u64,
     /// Bytes that are free.
@@ -190,6 +220,8 @@ pub struct MemoryShortage {
 impl fmt::Display for MemoryShortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            place,
+            need,
             needed,
             available,
             budget,
@@ -198,8 +230,9 @@ impl fmt::Display for MemoryShortage {
         } = self;
         write!(
             f,
-            "it needs {}, and {} of the memory budget's {} are free",
+            "it needs {} {place} ({}), and {} of the memory budget's {} are free",
             human_bytes(*needed),
+            parts(need),
             human_bytes(*available),
             human_bytes(*budget)
         )?;
@@ -211,10 +244,31 @@ impl fmt::Display for MemoryShortage {
     }
 }
 
-fn shown(models: &[(String, u64)]) -> String {
+fn listed(devices: &[DeviceName]) -> String {
+    let names: Vec<String> = devices.iter().map(DeviceName::to_string).collect();
+    names.join(", ")
+}
+
+/// The reasons of all devices that automatic placement did not choose, as one text; empty when there are none.
+pub fn passed_over_text(passed_over: &[PassedOver]) -> String {
+    let reasons: Vec<String> = passed_over.iter().map(PassedOver::to_string).collect();
+    reasons.join("; ")
+}
+
+/// What a model needs, part by part.
+fn parts(need: &MemoryNeed) -> String {
+    format!(
+        "weights {}, buffers {}, key-value cache from {}",
+        human_bytes(need.weights),
+        human_bytes(need.scratch),
+        human_bytes(need.kv_min)
+    )
+}
+
+fn shown(models: &[(String, MemoryNeed)]) -> String {
     let each = models
         .iter()
-        .map(|(id, needed)| format!("{id} {}", human_bytes(*needed)));
+        .map(|(id, need)| format!("{id} {} ({})", human_bytes(need.least()), parts(need)));
     each.collect::<Vec<_>>().join(", ")
 }
 

@@ -6,15 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    error::RegistryError,
-    model::{ModelRole, ModelSpec},
-};
+use super::{error::RegistryError, model::ModelSpec, placement::PassedOver};
 use crate::{
     backend::{Backend, BatchLimits, Footprint, LoadOptions, LoadedModel},
     config::LoadPolicy,
     digest,
-    model::{LoadError, spec::Precision, spec::PrecisionChoice},
+    model::{LoadError, spec::Precision},
     quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
 };
@@ -56,6 +53,8 @@ pub struct ModelGroup {
     pub specs: Vec<ModelSpec>,
     /// Index of the device that it is loaded onto.
     pub device: usize,
+    /// Devices that automatic placement preferred to that one, and why it is not there.
+    pub passed_over: Vec<PassedOver>,
     /// The precision in which it computes, unless a load names another.
     pub precision: Precision,
     /// Opens the model.
@@ -71,22 +70,23 @@ impl ModelGroup {
 }
 
 /// A model on disk.
-struct ModelFile {
+pub(super) struct ModelFile {
     /// The first of its ids, which errors name.
-    id: String,
-    path: PathBuf,
-    adapters: Vec<AdapterFile>,
-    estimator: Option<EstimatorKind>,
-    backend: Arc<dyn Backend>,
-    max_context: Option<usize>,
-    batch: BatchLimits,
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    pub(super) adapters: Vec<AdapterFile>,
+    pub(super) estimator: Option<EstimatorKind>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) max_context: Option<usize>,
+    /// The largest batches that the device's engine makes.
+    pub(super) batch: BatchLimits,
 }
 
 /// An adapter on disk.
-struct AdapterFile {
+pub(super) struct AdapterFile {
     /// The first of its ids, which errors name.
-    id: String,
-    path: PathBuf,
+    pub(super) id: String,
+    pub(super) path: PathBuf,
 }
 
 impl ModelFile {
@@ -114,11 +114,10 @@ impl ModelLoader for ModelFile {
             kv_bytes: 0,
             max_context: self.max_context,
             precision,
+            batch: self.batch,
         };
         let adapters = self.adapter_paths();
-        let footprint = self
-            .backend
-            .footprint(&self.path, &adapters, &options, self.batch);
+        let footprint = self.backend.footprint(&self.path, &adapters, &options);
         footprint.map_err(|source| self.load_error(source))
     }
 
@@ -139,6 +138,7 @@ impl ModelLoader for ModelFile {
             kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
             max_context: self.max_context,
             precision,
+            batch: self.batch,
         };
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
@@ -157,169 +157,8 @@ impl ModelLoader for ModelFile {
     }
 }
 
-/// How models are read, and which devices there are for them.
-pub(super) struct Placement {
-    /// Upper limit on the context window, in tokens.
-    pub(super) max_context: Option<usize>,
-    /// The choice for models that name no precision.
-    pub(super) precision: PrecisionChoice,
-    /// The devices. A model that names none is loaded onto the first.
-    pub(super) devices: Vec<PlacementDevice>,
-}
-
-/// A device that models can be loaded onto.
-pub(super) struct PlacementDevice {
-    pub(super) backend: Arc<dyn Backend>,
-    /// The largest batches that its engine makes.
-    pub(super) batch: BatchLimits,
-}
-
-impl Placement {
-    /// Index of the device that a model is loaded onto.
-    fn device_of(&self, spec: &ModelSpec) -> Result<usize, RegistryError> {
-        let names = || self.devices.iter().map(|device| &device.backend.device().name);
-        let Some(device) = &spec.device else {
-            return if self.devices.is_empty() {
-                Err(RegistryError::NoDevices)
-            } else {
-                Ok(0)
-            };
-        };
-        let found = names().position(|known| known == device);
-        found.ok_or_else(|| RegistryError::UnknownDevice {
-            id: spec.id.clone(),
-            device: device.clone(),
-            known: names().cloned().collect(),
-        })
-    }
-}
-
-/// A group that is being put together.
-struct FileGroup {
-    specs: Vec<ModelSpec>,
-    device: usize,
-    precision: Precision,
-    file: ModelFile,
-}
-
-/// Puts models into groups: one for each file, device and precision, however many ids stand for it. Adapters join the group
-/// of their base.
-pub(super) fn group(models: Vec<ModelSpec>, placement: &Placement) -> Result<Vec<ModelGroup>, RegistryError> {
-    let mut groups: Vec<FileGroup> = Vec::new();
-    let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
-    for spec in &mut models {
-        spec.path = canonical(spec)?;
-        spec.precision.get_or_insert(placement.precision);
-    }
-    let judging = automatic_guards(&models, &adapters);
-    for spec in models {
-        let index = placement.device_of(&spec)?;
-        let PlacementDevice { backend, batch } = &placement.devices[index];
-        let best = match judging.contains(&spec.path) {
-            true => backend.device().best_for_judging,
-            false => backend.device().best_for_answering,
-        };
-        let requested = spec.precision.unwrap_or(placement.precision).or(best);
-        let precision = backend.effective_precision(&spec.path, requested);
-        let same = |group: &&mut FileGroup| {
-            group.file.path == spec.path && group.device == index && group.precision == precision
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.specs.push(spec),
-            None => groups.push(FileGroup {
-                file: ModelFile {
-                    id: spec.id.clone(),
-                    path: spec.path.clone(),
-                    adapters: Vec::new(),
-                    estimator: EstimatorKind::detect(&spec.path),
-                    backend: Arc::clone(backend),
-                    max_context: placement.max_context,
-                    batch: *batch,
-                },
-                specs: vec![spec],
-                device: index,
-                precision,
-            }),
-        }
-    }
-    for mut spec in adapters {
-        spec.path = canonical(&spec)?;
-        let is_base = |other: &ModelSpec| other.base.is_none() && Some(&other.id) == spec.base.as_ref();
-        let mut known = groups.iter_mut();
-        let Some(group) = known.find(|group| group.specs.iter().any(is_base)) else {
-            return Err(RegistryError::UnknownBase {
-                id: spec.id,
-                base: spec.base.unwrap_or_default(),
-            });
-        };
-        let adapters = &mut group.file.adapters;
-        if adapters.iter().all(|adapter| adapter.path != spec.path) {
-            adapters.push(AdapterFile {
-                id: spec.id.clone(),
-                path: spec.path.clone(),
-            });
-        }
-        group.specs.push(spec);
-    }
-    for group in &groups {
-        check_roles(&group.specs, &group.file)?;
-    }
-    let boxed = |group: FileGroup| ModelGroup {
-        specs: group.specs,
-        device: group.device,
-        precision: group.precision,
-        loader: Box::new(group.file),
-    };
-    Ok(groups.into_iter().map(boxed).collect())
-}
-
-/// Files with an id whose precision is automatic and that is a guard, or has an adapter that is one. All ids of such a
-/// file whose precision is automatic get that of guards, so that they share the file's weights.
-fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
-    let judges = |spec: &ModelSpec| spec.roles.contains(&ModelRole::Guard);
-    let automatic = models
-        .iter()
-        .filter(|spec| spec.precision == Some(PrecisionChoice::Auto));
-    let judging = automatic.filter(|spec| {
-        let mut own = adapters
-            .iter()
-            .filter(|adapter| adapter.base.as_ref() == Some(&spec.id));
-        judges(spec) || own.any(judges)
-    });
-    judging.map(|spec| spec.path.clone()).collect()
-}
-
-/// A quality estimator has only that role, and no other model has it.
-fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
-    for spec in specs {
-        match file.estimator {
-            Some(kind)
-                if spec.base.is_some() || spec.roles.iter().any(|role| *role != ModelRole::Quality) =>
-            {
-                return Err(RegistryError::OnlyEstimator {
-                    id: spec.id.clone(),
-                    kind: kind.name(),
-                });
-            }
-            None if spec.roles.contains(&ModelRole::Quality) => {
-                return Err(RegistryError::NoEstimator {
-                    id: spec.id.clone(),
-                    path: spec.path.clone(),
-                });
-            }
-            Some(_) | None => {}
-        }
-    }
-    Ok(())
-}
-
-fn canonical(spec: &ModelSpec) -> Result<PathBuf, RegistryError> {
-    spec.path
-        .canonicalize()
-        .map_err(|source| unreadable(&spec.id, &spec.path, source))
-}
-
-fn unreadable(id: &str, path: &Path, source: std::io::Error) -> RegistryError {
+/// The error of a path that cannot be read.
+pub(super) fn unreadable(id: &str, path: &Path, source: std::io::Error) -> RegistryError {
     RegistryError::Unreadable {
         id: id.to_owned(),
         path: path.to_owned(),
@@ -350,242 +189,4 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
         lines.push_str(&format!("{digest}  {name}\n"));
     }
     Ok(digest::of_bytes(lines))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::{DeviceInfo, cpu::CpuBackend};
-
-    fn spec(id: &str, path: &Path, precision: Option<PrecisionChoice>) -> ModelSpec {
-        ModelSpec {
-            id: id.to_owned(),
-            path: path.to_owned(),
-            device: None,
-            base: None,
-            roles: vec![ModelRole::Target],
-            guard_kind: None,
-            precision,
-            load: LoadPolicy::Eager,
-            pinned: false,
-        }
-    }
-
-    fn guard(spec: ModelSpec) -> ModelSpec {
-        ModelSpec {
-            roles: vec![ModelRole::Guard],
-            ..spec
-        }
-    }
-
-    fn only(precision: Precision) -> Option<PrecisionChoice> {
-        Some(PrecisionChoice::Only(precision))
-    }
-
-    /// The processor, with other preferences or another name.
-    struct Renamed {
-        cpu: CpuBackend,
-        device: DeviceInfo,
-    }
-
-    impl Renamed {
-        fn new(name: &str, best_for_judging: Precision) -> Self {
-            let cpu = CpuBackend::new(1);
-            let device = DeviceInfo {
-                name: name.to_owned(),
-                best_for_judging,
-                best_for_answering: Precision::Int8,
-                ..cpu.device().clone()
-            };
-            Self { cpu, device }
-        }
-    }
-
-    impl Backend for Renamed {
-        fn device(&self) -> &DeviceInfo {
-            &self.device
-        }
-
-        fn effective_precision(&self, path: &Path, asked: Precision) -> Precision {
-            self.cpu.effective_precision(path, asked)
-        }
-
-        fn footprint(
-            &self,
-            path: &Path,
-            adapters: &[PathBuf],
-            options: &LoadOptions,
-            batch: BatchLimits,
-        ) -> Result<Footprint, LoadError> {
-            self.cpu.footprint(path, adapters, options, batch)
-        }
-
-        fn load(
-            &self,
-            path: &Path,
-            adapters: &[PathBuf],
-            options: &LoadOptions,
-        ) -> Result<LoadedModel, LoadError> {
-            self.cpu.load(path, adapters, options)
-        }
-    }
-
-    fn placed(models: Vec<ModelSpec>, devices: Vec<Renamed>) -> Result<Vec<ModelGroup>, RegistryError> {
-        let batch = BatchLimits {
-            sequences: 1,
-            tokens: 1,
-        };
-        let device = |device| PlacementDevice {
-            backend: Arc::new(device),
-            batch,
-        };
-        let placement = Placement {
-            max_context: None,
-            precision: PrecisionChoice::Auto,
-            devices: devices.into_iter().map(device).collect(),
-        };
-        group(models, &placement)
-    }
-
-    /// Ids and precision of each group on a device that is fastest at judging in this precision, where nothing else is
-    /// said.
-    fn grouped_on(models: Vec<ModelSpec>, best_for_judging: Precision) -> Vec<(Vec<String>, Precision)> {
-        let groups = placed(models, vec![Renamed::new("cpu", best_for_judging)]).unwrap();
-        let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
-        groups.iter().map(|group| (ids(group), group.precision)).collect()
-    }
-
-    fn grouped(models: Vec<ModelSpec>) -> Vec<(Vec<String>, Precision)> {
-        grouped_on(models, Precision::Int8)
-    }
-
-    #[test]
-    fn a_model_is_loaded_onto_the_device_that_it_names() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let on = |id, device: Option<&str>| ModelSpec {
-            device: device.map(str::to_owned),
-            ..spec(id, file.path(), None)
-        };
-        let devices = || {
-            ["cpu", "other"]
-                .map(|name| Renamed::new(name, Precision::Int8))
-                .into_iter()
-                .collect()
-        };
-        let models = vec![on("a", None), on("b", Some("other")), on("c", Some("cpu"))];
-        let groups = placed(models, devices()).unwrap();
-        let found: Vec<_> = groups
-            .iter()
-            .map(|group| (group.device, group.specs.len()))
-            .collect();
-        assert_eq!(found, [(0, 2), (1, 1)]);
-        let error = placed(vec![on("a", Some("gpu"))], devices()).err().unwrap();
-        assert_eq!(
-            error.to_string(),
-            "model `a`: there is no device `gpu`; there are cpu, other"
-        );
-    }
-
-    fn ids<const N: usize>(ids: [&str; N]) -> Vec<String> {
-        ids.map(str::to_owned).to_vec()
-    }
-
-    #[test]
-    fn ids_of_one_file_share_a_model_when_they_have_the_same_precision() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let spec = |id, precision| spec(id, file.path(), precision);
-        let adapter = ModelSpec {
-            base: Some("guard".to_owned()),
-            ..spec("tuned", None)
-        };
-        let models = vec![
-            adapter,
-            spec("target", None),
-            spec("guard", only(Precision::Bf16)),
-            spec("other", only(Precision::Int8)),
-        ];
-        let expected = [
-            (ids(["target", "other"]), Precision::Int8),
-            (ids(["guard", "tuned"]), Precision::Bf16),
-        ];
-        assert_eq!(grouped(models), expected);
-    }
-
-    #[test]
-    fn guards_with_automatic_precision_compute_in_bf16_where_there_are_tiles() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let other = tempfile::NamedTempFile::new().unwrap();
-        let models = || {
-            vec![
-                // Two ids of one file: the guard decides for both, and they are one model.
-                spec("target", file.path(), None),
-                guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
-                spec("alone", other.path(), None),
-            ]
-        };
-        let found = grouped_on(models(), Precision::Bf16);
-        let expected = [
-            (ids(["target", "guard"]), Precision::Bf16),
-            (ids(["alone"]), Precision::Int8),
-        ];
-        assert_eq!(found, expected);
-        let found = grouped_on(models(), Precision::Int8);
-        let expected = [
-            (ids(["target", "guard"]), Precision::Int8),
-            (ids(["alone"]), Precision::Int8),
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn a_configured_precision_is_kept_and_decides_for_no_other_id() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let models = vec![
-            spec("target", file.path(), None),
-            guard(spec("exact", file.path(), only(Precision::F32))),
-        ];
-        let expected = [
-            (ids(["target"]), Precision::Int8),
-            (ids(["exact"]), Precision::F32),
-        ];
-        assert_eq!(grouped_on(models, Precision::Bf16), expected);
-    }
-
-    #[test]
-    fn an_adapter_that_is_a_guard_makes_its_base_compute_as_one() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let models = |roles| {
-            let adapter = ModelSpec {
-                base: Some("base".to_owned()),
-                roles,
-                ..spec("tuned", file.path(), None)
-            };
-            vec![spec("base", file.path(), None), adapter]
-        };
-        for (roles, precision) in [
-            (vec![ModelRole::Guard], Precision::Bf16),
-            (vec![ModelRole::Target], Precision::Int8),
-        ] {
-            let expected = [(ids(["base", "tuned"]), precision)];
-            assert_eq!(grouped_on(models(roles), Precision::Bf16), expected);
-        }
-    }
-
-    #[test]
-    fn estimators_in_int8_and_f32_are_one_model() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = r#"{"architectures": ["UnifiedMetric"]}"#;
-        std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let spec = |id, precision| ModelSpec {
-            roles: vec![ModelRole::Quality],
-            ..spec(id, folder.path(), precision)
-        };
-        let models = vec![
-            spec("a", None),
-            spec("b", only(Precision::F32)),
-            spec("c", only(Precision::Bf16)),
-        ];
-        let expected = [(ids(["a", "b"]), Precision::F32), (ids(["c"]), Precision::Bf16)];
-        assert_eq!(grouped(models), expected);
-    }
 }

@@ -2,8 +2,9 @@
 //! budget. It owns an engine for each device.
 //!
 //! [`Registry`] (`catalog.rs`) finds models by id. `residency.rs` loads, evicts and unloads them by the accounts in
-//! `accounts.rs`, which are one ledger (`budget.rs`) for each device (`device.rs`); `loader.rs` reads models from files;
-//! `assemble.rs` gives them to the engine of their device.
+//! `accounts.rs`, which are one ledger (`budget.rs`) for the host's memory and one for each device (`device.rs`) that has
+//! memory of its own; `locate.rs` and `placement.rs` decide which device a model is on; `loader.rs` reads models from
+//! files; `assemble.rs` gives them to the engine of their device.
 
 mod accounts;
 mod assemble;
@@ -13,11 +14,17 @@ mod budget_tests;
 mod catalog;
 mod declare;
 mod device;
+mod device_options;
 mod error;
+mod grouping;
+#[cfg(test)]
+mod grouping_tests;
 mod loader;
+mod locate;
 mod model;
 mod operations;
 mod options;
+mod placement;
 mod residency;
 mod start;
 mod state;
@@ -33,10 +40,11 @@ pub use self::{
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{Declared, DeclaredAdapter, ModelEntry, ModelRole, ModelSpec, Resident, ResidentAdapter},
     operations::{Feasibility, LoadAssessment},
-    options::{DeviceOptions, MemoryOptions, RegistryOptions, StartOptions},
+    options::{RegistryOptions, StartOptions},
+    placement::{PassReason, PassedOver},
     residency::Lease,
     start::StartProgress,
     state::{ModelState, StateChange, StateWatch},
     survey::{SurveyedModel, survey},
 };
-pub use crate::config::LoadPolicy;
+pub use crate::config::{DeterminismPolicy, LoadPolicy};

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
+use super::placement::PassedOver;
 use crate::{
-    backend::{AdapterIndex, DeviceInfo, ModelLimits},
+    backend::{AdapterIndex, Determinism, DeviceInfo, ModelLimits},
     config::LoadPolicy,
     engine::{EngineHandle, ModelIndex},
     guard::{Guard, GuardKind},
-    model::{spec::Precision, spec::PrecisionChoice},
+    model::spec::{DeviceChoice, Precision, PrecisionChoice},
     quality::PairEncoder,
     text::{ChatTemplate, Tokenizer},
 };
@@ -30,8 +31,8 @@ pub struct ModelSpec {
     pub id: String,
     /// A GGUF file or a Hugging Face folder.
     pub path: PathBuf,
-    /// Name of the device that it is loaded onto; the first device when absent. An adapter is where its base is.
-    pub device: Option<String>,
+    /// The device that it is loaded onto. An adapter is where its base is, whatever this says.
+    pub device: DeviceChoice,
     /// The id whose model this LoRA adapter changes; `None` for a model of its own.
     pub base: Option<String>,
     /// What the model may be used for; at least one role.
@@ -65,6 +66,10 @@ pub struct Resident {
     pub precision: Precision,
     /// The device that it computes on.
     pub device: Arc<DeviceInfo>,
+    /// Devices that automatic placement preferred to that one, and why it is not there.
+    pub passed_over: Vec<PassedOver>,
+    /// Which of its results are equal to the bit.
+    pub determinism: Determinism,
     /// The engine of that device.
     pub engine: EngineHandle,
     /// Bytes of weights.

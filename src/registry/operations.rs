@@ -132,7 +132,7 @@ impl Residency {
                     kv_bytes: plan.kv_bytes,
                     evict: self.names(&plan.evict),
                 },
-                Err(shortage) => Feasibility::Lacks(self.memory_shortage(shortage)),
+                Err(shortage) => Feasibility::Lacks(self.memory_shortage(group, need, shortage)),
             },
         };
         let memory = state.accounts.of_model(group);

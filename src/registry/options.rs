@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    budget::{KvSize, KvSizing},
+    device_options::DeviceOptions,
     error::RegistryError,
-    loader::{self, ModelGroup, Placement, PlacementDevice},
+    grouping::group,
+    loader::ModelGroup,
+    locate::{Placement, PlacementDevice},
     model::ModelSpec,
+    placement::PassedOver,
 };
-use crate::{
-    backend::{Backend, BatchLimits, DeviceInfo},
-    engine::EngineConfig,
-    guard::Policy,
-    model::spec::PrecisionChoice,
-};
+use crate::{backend::Backend, config::DeterminismPolicy, guard::Policy, model::spec::PrecisionChoice};
 
 /// Everything [`Registry::prepare`](super::Registry::prepare) needs.
 #[derive(Clone)]
@@ -26,6 +24,8 @@ pub struct RegistryOptions {
     pub precision: PrecisionChoice,
     /// What loads and computes models: one for each of [`StartOptions::devices`], in the same order.
     pub backends: Vec<Arc<dyn Backend>>,
+    /// Devices that automatic placement would prefer to those, and why they cannot be used.
+    pub unusable: Vec<PassedOver>,
     /// Everything that does not depend on where the models come from.
     pub start: StartOptions,
 }
@@ -36,14 +36,15 @@ impl RegistryOptions {
         let devices = self.backends.iter().zip(&self.start.devices);
         let devices = devices.map(|(backend, options)| PlacementDevice {
             backend: Arc::clone(backend),
-            batch: options.batch_limits(),
+            options: options.clone(),
         });
         let placement = Placement {
             max_context: self.max_context,
             precision: self.precision,
             devices: devices.collect(),
+            unusable: self.unusable.clone(),
         };
-        loader::group(self.models.clone(), &placement)
+        group(self.models.clone(), &placement)
     }
 }
 
@@ -58,44 +59,29 @@ pub struct StartOptions {
     pub default_quality: Option<String>,
     /// The policies by which requests may let guards judge. Each name occurs once.
     pub policies: Vec<Policy>,
+    /// What is done about a model whose results may depend on what else is in its batch.
+    pub determinism: DeterminismPolicy,
     /// The devices that models are loaded onto; at least one.
     pub devices: Vec<DeviceOptions>,
 }
 
-/// What a device may be used for.
-#[derive(Debug, Clone)]
-pub struct DeviceOptions {
-    /// What it is and can do.
-    pub info: DeviceInfo,
-    /// How much of its memory models may take.
-    pub memory: MemoryOptions,
-    /// Limits of its engine.
-    pub engine: EngineConfig,
-}
-
-impl DeviceOptions {
-    /// The largest batches that its engine makes.
-    pub(super) fn batch_limits(&self) -> BatchLimits {
-        BatchLimits {
-            sequences: self.engine.max_batch_sequences,
-            tokens: self.engine.max_batch_tokens,
+impl StartOptions {
+    /// Leaves out the devices that none of these models is loaded onto, so that no engine is started for them and their
+    /// memory stays free for others.
+    pub(super) fn leave_out_idle_devices(&mut self, groups: &mut [ModelGroup]) {
+        let is_used = |device: usize| groups.iter().any(|group| group.device == device);
+        let used: Vec<usize> = (0..self.devices.len())
+            .filter(|&device| is_used(device))
+            .collect();
+        if used.is_empty() {
+            return;
+        }
+        self.devices = used.iter().map(|&device| self.devices[device].clone()).collect();
+        for group in groups {
+            group.device = used
+                .iter()
+                .position(|&device| device == group.device)
+                .unwrap_or(group.device);
         }
     }
-
-    /// How large its KV pools are.
-    pub(super) fn kv_sizing(&self) -> KvSizing {
-        KvSizing {
-            size: self.memory.kv,
-            batch_sequences: self.engine.max_batch_sequences,
-        }
-    }
-}
-
-/// How much memory models may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryOptions {
-    /// Bytes of weights, KV pools and buffers, of all models of the device together.
-    pub budget: u64,
-    /// Size of each KV pool.
-    pub kv: KvSize,
 }

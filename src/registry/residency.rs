@@ -22,7 +22,11 @@ use super::{
     stats::record_memory,
 };
 use crate::{
-    backend::Footprint, config::LoadPolicy, errors::with_causes, guard::Policy, model::spec::Precision,
+    backend::{Determinism, Footprint, LoadedModel},
+    config::{DeterminismPolicy, LoadPolicy},
+    errors::with_causes,
+    guard::Policy,
+    model::spec::Precision,
 };
 
 /// How long a load waits for a busy model that may be evicted to become idle.
@@ -34,6 +38,8 @@ pub(super) struct Residency {
     /// Policies by name.
     pub(super) policies: BTreeMap<String, Arc<Policy>>,
     pub(super) devices: Vec<Device>,
+    /// What is done about models whose results may depend on what else is in their batch.
+    determinism: DeterminismPolicy,
     pub(super) states: ModelStates,
     state: Mutex<ResidencyState>,
     /// Notified when a lease ends and when a phase changes.
@@ -87,6 +93,7 @@ impl Residency {
         policies: BTreeMap<String, Arc<Policy>>,
         accounts: Accounts,
         devices: Vec<Device>,
+        determinism: DeterminismPolicy,
     ) -> Self {
         let mut group_of = Vec::new();
         for member in groups.iter().flat_map(|group| &group.members) {
@@ -117,6 +124,7 @@ impl Residency {
             groups,
             policies,
             devices,
+            determinism,
             changed: Condvar::new(),
             making_room: Mutex::new(()),
         };
@@ -152,7 +160,13 @@ impl Residency {
         });
         let phases: Vec<Phase> = phases.collect();
         self.states.refresh(&phases, state.draining);
-        record_memory(state.accounts.budget(), state.accounts.taken());
+        for (device, pool) in state.accounts.pools() {
+            record_memory(
+                self.devices[device].info.name,
+                pool.budget,
+                pool.budget - pool.available,
+            );
+        }
         self.changed.notify_all();
     }
 
@@ -289,6 +303,7 @@ impl Residency {
         let need = self.need(group, &footprint);
         let kv_bytes = self.make_room(group, need)?;
         let opened = self.groups[group].loader.open(kv_bytes, precision)?;
+        self.check_determinism(group, &opened.loaded)?;
         let adapters = opened
             .loaded
             .adapters
@@ -298,12 +313,11 @@ impl Residency {
         let taken = weights + opened.loaded.kv_bytes + need.scratch;
         // Reserves what the model really takes. The estimate was exact unless the file has changed since.
         let reserved = self.state().accounts.reserve(group, taken);
-        reserved.map_err(|shortage| self.shortage_error(group, shortage))?;
-        let members = &self.groups[group].members;
+        reserved.map_err(|shortage| self.shortage_error(group, need, shortage))?;
         let entries = install(
             self.device_of(group),
             opened,
-            members,
+            &self.groups[group],
             &self.policies,
             need.scratch,
         )?;
@@ -318,6 +332,18 @@ impl Residency {
         self.states.answered(group);
         self.refresh(&state);
         Ok(())
+    }
+
+    /// Refuses a model that was loaded and does not promise what the configuration requires.
+    fn check_determinism(&self, group: usize, loaded: &LoadedModel) -> Result<(), RegistryError> {
+        match (self.determinism, loaded.determinism) {
+            (DeterminismPolicy::Required, Determinism::BestEffort) => Err(RegistryError::NotDeterministic {
+                id: self.groups[group].name().to_owned(),
+                device: self.device_of(group).info.name,
+                precision: loaded.precision,
+            }),
+            (DeterminismPolicy::Report, _) | (_, Determinism::BatchInvariant) => Ok(()),
+        }
     }
 
     /// The device that a model is loaded onto.
@@ -344,7 +370,7 @@ impl Residency {
                 };
                 let left = BUSY_PATIENCE.saturating_sub(began.elapsed());
                 if !shortage.is_temporary || left.is_zero() {
-                    return Err(self.shortage_error(group, shortage));
+                    return Err(self.shortage_error(group, need, shortage));
                 }
                 let waited = self.changed.wait_timeout(state, left);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -364,7 +390,7 @@ impl Residency {
         }
         let bytes = need.fixed() + plan.kv_bytes;
         let reserved = self.state().accounts.reserve(group, bytes);
-        reserved.map_err(|shortage| self.shortage_error(group, shortage))?;
+        reserved.map_err(|shortage| self.shortage_error(group, need, shortage))?;
         Ok(plan.kv_bytes)
     }
 
@@ -474,9 +500,16 @@ impl Residency {
         names.collect()
     }
 
-    /// The shortage with the names of models.
-    pub(super) fn memory_shortage(&self, shortage: Shortage) -> MemoryShortage {
+    /// The shortage of a model with this need, with the names of models.
+    pub(super) fn memory_shortage(
+        &self,
+        group: usize,
+        need: MemoryNeed,
+        shortage: Shortage,
+    ) -> MemoryShortage {
         MemoryShortage {
+            place: self.device_of(group).memory,
+            need,
             needed: shortage.needed,
             available: shortage.available,
             budget: shortage.budget,
@@ -485,10 +518,10 @@ impl Residency {
         }
     }
 
-    fn shortage_error(&self, group: usize, shortage: Shortage) -> RegistryError {
+    fn shortage_error(&self, group: usize, need: MemoryNeed, shortage: Shortage) -> RegistryError {
         RegistryError::Memory {
             id: self.groups[group].name().to_owned(),
-            shortage: self.memory_shortage(shortage),
+            shortage: self.memory_shortage(group, need, shortage),
         }
     }
 }

@@ -22,8 +22,9 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
         tokenizer_digest: resident.tokenizer.digest().to_owned(),
         template_digest: template_digest.to_owned(),
         dtype: resident.dtype.clone(),
-        device: resident.device.name.clone(),
-        determinism: determinism(resident.device.determinism).into(),
+        device: resident.device.name.to_string(),
+        device_note: passed_over_text(&resident.passed_over),
+        determinism: determinism(resident.determinism).into(),
         seed,
         precision: resident.precision.name().to_owned(),
         instruction_set: resident.device.architecture.clone(),
@@ -97,6 +98,8 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         pinned: registry.is_pinned(declared),
         precision: proto::Precision::from(registry.precision(declared)).into(),
         instruction_set: device.architecture.clone(),
+        device: device.name.to_string(),
+        device_note: passed_over_text(registry.passed_over(declared)),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
             ..proto::Adapter::default()
@@ -111,7 +114,6 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         architecture: resident.architecture.clone(),
         parameters: resident.parameters,
         dtype: resident.dtype.clone(),
-        device: resident.device.name.clone(),
         context_tokens: count(resident.limits.context_length),
         resident_bytes: resident.resident_bytes(),
         weight_bytes: resident.weight_bytes,

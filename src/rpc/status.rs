@@ -356,7 +356,11 @@ impl ServiceError {
             }
             Self::DeviceMemory(shortage) => {
                 let report = Report::new(Reason::DeviceMemory, format!("there is no room for the model: {shortage}"))
+                    .with("device", shortage.place.device)
                     .with("neededBytes", shortage.needed)
+                    .with("weightBytes", shortage.need.weights)
+                    .with("scratchBytes", shortage.need.scratch)
+                    .with("kvMinimumBytes", shortage.need.kv_min)
                     .with("availableBytes", shortage.available)
                     .with("budgetBytes", shortage.budget)
                     .with("couldUnload", shortage.could_unload.join(","));

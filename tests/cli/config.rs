@@ -1,6 +1,6 @@
 //! `config` and `doctor`, and how wrong command lines and configurations end.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -162,4 +162,93 @@ fn the_doctor_gives_every_check_a_status_and_a_fix() {
             .iter()
             .any(|check| check["check"] == "configuration" && check["status"] == "fail")
     );
+}
+
+/// The checks of `doctor` on this machine, and its exit code.
+fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Vec<Value>) {
+    let addresses = ["--listen", "127.0.0.1:0", "--metrics-listen", "off"];
+    let outcome = run(command(folder)
+        .args(["doctor", "--format", "json"])
+        .args(addresses)
+        .args(arguments));
+    (outcome.code, serde_json::from_str(&outcome.stdout).unwrap())
+}
+
+#[test]
+fn the_doctor_tests_the_devices_that_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, checks) = doctor(folder.path(), &["--device", "cpu"]);
+    assert_eq!(code, 0, "{checks:?}");
+    let named = |part: &str| {
+        let found = checks
+            .iter()
+            .filter(|check| check["check"].as_str().unwrap().contains(part));
+        found
+            .map(|check| check["status"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named("self-test of cpu"), ["ok"; 3]);
+    assert_eq!(named("device cpu"), ["ok"]);
+    assert_eq!(named("NVIDIA cards").len(), 1);
+
+    // A card with a number that no machine has.
+    let (code, checks) = doctor(folder.path(), &["--device", "cuda:4000"]);
+    assert_eq!(code, 1, "{checks:?}");
+    let refused: Vec<_> = checks
+        .iter()
+        .filter(|check| check["check"] == "device cuda:4000")
+        .collect();
+    assert_eq!(refused.len(), 1, "{checks:?}");
+    assert_eq!(refused[0]["status"], "fail");
+    assert!(!refused[0]["fix"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn a_device_that_cannot_be_used_ends_the_command_with_2_and_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("weights.gguf"), "not read before the device").unwrap();
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let outcome = run(command(folder.path()).args(arguments));
+        assert_eq!(outcome.code, 2, "{arguments:?}: {}", outcome.stderr);
+        for part in parts {
+            assert!(
+                outcome.stderr.contains(part),
+                "{part} is not in {}",
+                outcome.stderr
+            );
+        }
+    };
+    let serve = |device| {
+        let addresses = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"];
+        [&addresses[..], &["--model", "m=weights.gguf", "--device", device]].concat()
+    };
+    let absent = ["device cuda:4000", ": "];
+    refused(&serve("cuda:4000"), &absent);
+    refused(&serve("m=cuda:4000"), &absent);
+    refused(&serve("gpu"), &["there are auto, cpu, cuda:N"]);
+    refused(&serve("x=cpu"), &["`x` is not the id of a configured model"]);
+    let bench = ["engine-bench", "--model", "dummy:tiny", "--device"];
+    refused(&[&bench[..], &["cuda:4000"]].concat(), &absent);
+    refused(&[&bench[..], &["auto"]].concat(), &["there are cpu, cuda:N"]);
+    refused(&["demo", "--device", "cuda:4000"], &absent);
+}
+
+#[test]
+fn engine_bench_says_which_device_it_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "engine-bench",
+        "--model",
+        "dummy:tiny",
+        "--prompt-tokens",
+        "8",
+        "--decode-tokens",
+        "2",
+        "--device",
+        "cpu",
+    ];
+    let outcome = run(command(folder.path()).args(arguments));
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(report["device"], "cpu");
 }

@@ -41,6 +41,17 @@ pub fn serve(folder: &Path, arguments: &[&str]) -> Command {
 fn a_server_answers_counts_and_drains_without_logging_what_it_was_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(&mut serve(folder.path(), &["--log-level", "trace"]));
+    let models = server.wait_for("target+guard");
+    assert!(
+        models.contains("int8 on cpu (") || models.contains("bf16 on cpu ("),
+        "{models}"
+    );
+    // A machine with a card that this program cannot use says that instead.
+    if !Path::new("/dev/nvidia0").exists() {
+        let devices = server.wait_for("  devices");
+        assert!(devices.contains("no NVIDIA card was found"), "{devices}");
+    }
+    assert!(server.wait_for("  memory").contains("cpu: "));
     assert!(server.wait_for("WARNING").contains("no safety judgement"));
     let url = server.url("  gRPC");
     let call = |arguments: &[&str]| {
@@ -94,6 +105,10 @@ fn a_server_answers_counts_and_drains_without_logging_what_it_was_told() {
     ));
     assert!(metrics.contains("babelward_verdicts_total{model=\"smol\",label="));
     assert!(metrics.contains("# HELP babelward_queue_depth"));
+    for kind in ["budget", "taken"] {
+        let gauge = format!("babelward_memory_bytes{{device=\"cpu\",kind=\"{kind}\"}}");
+        assert!(metrics.contains(&gauge), "{gauge} is not in {metrics}");
+    }
     assert!(metrics.contains("babelward_ttft_seconds_bucket{model=\"smol\",le=\"0.001\"}"));
 
     server.signal("TERM");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use babelward::{
-    backend::LoadOptions,
+    backend::{BatchLimits, LoadOptions},
     fetch::{self, Progress},
     model::spec::Precision,
 };
@@ -34,11 +34,15 @@ pub fn golden(path: &str) -> PathBuf {
     repository("tests/golden").join(path)
 }
 
-/// How a model is loaded, with the context window that its file gives it.
+/// How a model is loaded, with the context window that its file gives it, for batches of up to 4096 tokens.
 pub fn load_options(precision: Precision, kv_bytes: usize) -> LoadOptions {
     LoadOptions {
         kv_bytes,
         max_context: None,
         precision,
+        batch: BatchLimits {
+            sequences: 64,
+            tokens: 4096,
+        },
     }
 }

@@ -10,18 +10,18 @@ use std::{
 };
 
 use babelward::{
-    backend::{Backend, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
+    backend::{Backend, Determinism, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
     engine::{Clock, EngineConfig, ModelStats, TenantWeights},
     guard::{GuardKind, Policy},
-    model::spec::Precision,
+    model::spec::{DeviceChoice, Precision},
     proto::{
         self, admin_service_client::AdminServiceClient, generation_service_client::GenerationServiceClient,
         model_service_client::ModelServiceClient, quality_service_client::QualityServiceClient,
         safety_service_client::SafetyServiceClient, scoring_service_client::ScoringServiceClient,
     },
     registry::{
-        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec,
-        OpenedModel, Registry, RegistryError, StartOptions,
+        DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelGroup,
+        ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, StartOptions,
     },
     rpc::{self, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
@@ -183,6 +183,7 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
     let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
         device: 0,
+        passed_over: Vec::new(),
         precision: Precision::F32,
         loader: Box::new(ScriptedLoader {
             template,
@@ -222,7 +223,7 @@ pub fn spec(id: &str, role: ModelRole) -> ModelSpec {
     ModelSpec {
         id: id.to_owned(),
         path: PathBuf::new(),
-        device: None,
+        device: DeviceChoice::Auto,
         base: None,
         roles: vec![role],
         guard_kind: None,
@@ -239,9 +240,11 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
         default_guard: None,
         default_quality: None,
         policies: Vec::new(),
+        determinism: DeterminismPolicy::Report,
         devices: vec![DeviceOptions {
             info: cpu.device().clone(),
             memory,
+            memory_owner: MemoryOwner::Host,
             engine: EngineConfig {
                 name: "engine-test".to_owned(),
                 model_names: Vec::new(),
@@ -317,6 +320,7 @@ pub fn opened(
             parameters: 1,
             dtype: "f32".to_owned(),
             precision,
+            determinism: Determinism::BatchInvariant,
             weight_bytes: bytes.weights,
             kv_bytes: bytes.kv,
             adapters: Vec::new(),

@@ -7,14 +7,14 @@ use babelward::{
     engine::{Clock, EngineConfig, TenantWeights},
     errors::with_causes,
     guard::GuardKind,
-    model::{spec::Precision, spec::PrecisionChoice},
+    model::spec::{DeviceChoice, Precision, PrecisionChoice},
     proto::{
         self, generate_response::Event, generation_service_client::GenerationServiceClient,
         model_service_client::ModelServiceClient, safety_service_client::SafetyServiceClient,
     },
     registry::{
-        DeviceOptions, KvSize, LoadPolicy, MemoryOptions, ModelRole, ModelSpec, Registry, RegistryError,
-        RegistryOptions, StartOptions,
+        DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelRole,
+        ModelSpec, Registry, RegistryError, RegistryOptions, StartOptions,
     },
     rpc::{self, ServerOptions},
 };
@@ -40,7 +40,7 @@ fn spec(id: &str, base: Option<&str>, path: &Path, roles: &[ModelRole]) -> Model
     ModelSpec {
         id: id.to_owned(),
         path: path.to_owned(),
-        device: None,
+        device: DeviceChoice::Auto,
         base: base.map(str::to_owned),
         roles: roles.to_vec(),
         guard_kind: Some(GuardKind::ChatDemo),
@@ -61,12 +61,14 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
             default_guard: Some(BASE.to_owned()),
             default_quality: None,
             policies: Vec::new(),
+            determinism: DeterminismPolicy::Report,
             devices: vec![DeviceOptions {
                 info: cpu.device().clone(),
                 memory: MemoryOptions {
                     budget: 2 << 30,
                     kv: KvSize::Fixed(128 << 20),
                 },
+                memory_owner: MemoryOwner::Host,
                 engine: EngineConfig {
                     name: "engine-test".to_owned(),
                     model_names: Vec::new(),
@@ -83,6 +85,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
             }],
         },
         backends: vec![Arc::new(cpu)],
+        unusable: Vec::new(),
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 use babelward::model::spec::Precision;
 use babelward::{
     backend::{
-        AdapterIndex, Backend, BatchLimits, ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput,
-        cpu::CpuBackend,
+        AdapterIndex, Backend, BatchLimits, ForwardBatch, LanguageModel, LoadOptions, ModelLimits, StepError,
+        StepOutput, cpu::CpuBackend,
     },
     engine::{
         self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
@@ -100,7 +100,10 @@ fn start_as(
     wrap: impl Fn(Box<dyn LanguageModel>) -> Box<dyn LanguageModel>,
 ) -> (EngineHandle, engine::EngineThread) {
     let backend = CpuBackend::new(2);
-    let options = load_options(model.precision, kv_bytes);
+    let options = LoadOptions {
+        batch,
+        ..load_options(model.precision, kv_bytes)
+    };
     let loaded = backend.load(&model.path, &model.adapters, &options).unwrap();
     let config = EngineConfig {
         name: "engine-test".into(),

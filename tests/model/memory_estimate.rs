@@ -3,18 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use babelward::{
-    backend::{Backend, BatchLimits, LoadOptions, cpu::CpuBackend},
+    backend::{Backend, LoadOptions, cpu::CpuBackend},
     model::spec::Precision,
 };
 
 use crate::{
     adapter_files::AdapterFiles,
     common::{golden, load_options},
-};
-
-const BATCH: BatchLimits = BatchLimits {
-    sequences: 64,
-    tokens: 512,
 };
 
 /// The models that are held to transformers, in both formats, and made-up ones in the formats these lack.
@@ -40,7 +35,7 @@ fn estimates_are_what_loading_takes() {
     for path in models() {
         for precision in [Precision::Int8, Precision::F32] {
             let options = load_options(precision, 1 << 20);
-            let known = cpu.footprint(&path, &[], &options, BATCH).unwrap();
+            let known = cpu.footprint(&path, &[], &options).unwrap();
             let loaded = cpu.load(&path, &[], &options).unwrap();
             let name = path.display();
             assert_eq!(known.weight_bytes, loaded.weight_bytes, "{name}");
@@ -68,7 +63,7 @@ fn adapters_are_part_of_the_estimate() {
     let base = golden("models").join(about["base"].as_str().unwrap());
     let options = load_options(Precision::Int8, 1 << 20);
     let adapters = [adapter.clone(), adapter];
-    let known = cpu.footprint(&base, &adapters, &options, BATCH).unwrap();
+    let known = cpu.footprint(&base, &adapters, &options).unwrap();
     let loaded = cpu.load(&base, &adapters, &options).unwrap();
     let bytes = loaded.adapters.iter().map(|adapter| adapter.resident_bytes);
     assert_eq!(known.weight_bytes, loaded.weight_bytes + bytes.sum::<u64>());
@@ -81,7 +76,7 @@ fn adapters_are_part_of_the_estimate() {
     }
     let folder = files.write();
     let adapters = [folder.path().to_owned(), folder.path().to_owned()];
-    assert_eq!(cpu.footprint(&base, &adapters, &options, BATCH).unwrap(), known);
+    assert_eq!(cpu.footprint(&base, &adapters, &options).unwrap(), known);
     assert!(cpu.load(&base, &adapters, &options).is_err());
 }
 
@@ -93,7 +88,7 @@ fn an_estimate_of_eight_billion_parameters_reads_no_weights() {
         ..load_options(Precision::Int8, 0)
     };
     let known = CpuBackend::new(1)
-        .footprint(Path::new("dummy:llama-guard-3-8b:q8_0"), &[], &options, BATCH)
+        .footprint(Path::new("dummy:llama-guard-3-8b:q8_0"), &[], &options)
         .unwrap();
     // 8.03 billion weights of eight bits with a scale of two bytes to every 32, and f32 norms.
     let expected = 8_030_000_000.0 * (1.0 + 2.0 / 32.0);

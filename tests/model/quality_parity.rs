@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use babelward::{
     backend::{
-        Backend, BatchLimits, BatchSequence, ForwardBatch, LanguageModel, LoadedModel, Reading, Readout,
-        StepOutput, cpu::CpuBackend,
+        Backend, BatchSequence, ForwardBatch, LanguageModel, LoadedModel, Reading, Readout, StepOutput,
+        cpu::CpuBackend,
     },
     model::spec::Precision,
     quality::{EstimatorKind, PairEncoder},
@@ -209,17 +209,8 @@ fn what_is_loaded_takes_what_was_estimated() {
     ];
     for (family, name, layers) in cases {
         let case = case(family, name);
-        let batch = BatchLimits {
-            sequences: 1,
-            tokens: 1,
-        };
         let estimate = CpuBackend::new(1)
-            .footprint(
-                case.folder.path(),
-                &[],
-                &load_options(Precision::Int8, 1 << 20),
-                batch,
-            )
+            .footprint(case.folder.path(), &[], &load_options(Precision::Int8, 1 << 20))
             .unwrap();
         let loaded = open(&case, 1);
         assert!(loaded.weight_bytes <= estimate.weight_bytes, "{name}");

@@ -15,7 +15,7 @@ use babelward::{
     engine::{Clock, scripted::ScriptedModel},
     model::{
         LoadError,
-        spec::{Precision, PrecisionChoice},
+        spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
     },
     proto::{self, model::State},
     registry::{
@@ -42,6 +42,9 @@ const BLOCK_BYTES: u64 = 7;
 const WEIGHTS: u64 = 1000;
 const POOL: u64 = 700;
 
+/// The name of the scripted device.
+const CARD: DeviceName = DeviceName::Cuda(0);
+
 const ON_CPU: &str = "on-cpu";
 const SCRIPTED: &str = "scripted-a";
 const OTHER: &str = "scripted-b";
@@ -66,7 +69,7 @@ impl ScriptedDevice {
     fn new(fault: Fault) -> Self {
         Self {
             info: DeviceInfo {
-                name: "scripted".to_owned(),
+                name: CARD,
                 architecture: "script-1".to_owned(),
                 best_for_judging: Precision::F32,
                 best_for_answering: Precision::F32,
@@ -89,6 +92,17 @@ impl Backend for ScriptedDevice {
         &self.info
     }
 
+    fn memory(&self) -> Option<DeviceMemory> {
+        Some(DeviceMemory {
+            total: WEIGHTS + POOL,
+            free: WEIGHTS + POOL,
+        })
+    }
+
+    fn self_test(&self) -> Vec<DeviceFinding> {
+        Vec::new()
+    }
+
     fn effective_precision(&self, _path: &Path, asked: Precision) -> Precision {
         asked
     }
@@ -98,7 +112,6 @@ impl Backend for ScriptedDevice {
         _path: &Path,
         _adapters: &[PathBuf],
         _options: &LoadOptions,
-        _batch: BatchLimits,
     ) -> Result<Footprint, LoadError> {
         Ok(Footprint {
             architecture: "scripted".to_owned(),
@@ -137,6 +150,7 @@ impl Backend for ScriptedDevice {
             parameters: 1,
             dtype: "f32".to_owned(),
             precision: options.precision,
+            determinism: self.measured,
             weight_bytes: WEIGHTS,
             adapters: Vec::new(),
         })
@@ -174,41 +188,69 @@ async fn two_devices(fault: &Fault) -> Rig {
     let scripted: Arc<dyn Backend> = Arc::new(ScriptedDevice::new(Arc::clone(fault)));
     let device = |backend: &Arc<dyn Backend>, budget, kv| {
         let memory = MemoryOptions {
-            budget,
+            budget: own.unwrap_or(1 << 30),
             kv: KvSize::Fixed(kv),
         };
         let mut start = rig::start_options(memory, 64, Clock::default());
         let mut options = start.devices.remove(0);
         options.info = backend.device().clone();
+        options.memory_owner = own.map_or(MemoryOwner::Host, |_| MemoryOwner::Device);
         options.engine.name = format!("engine-{}", options.info.name);
         options.engine.cost_prior = options.info.cost_prior;
         options.engine.execution = options.info.execution;
         options
     };
-    let devices: Vec<DeviceOptions> = vec![
-        device(&cpu, 1 << 30, 64 << 20),
-        device(&scripted, WEIGHTS + POOL, POOL),
-    ];
+    let devices: Vec<DeviceOptions> = vec![device(&cpu, 64 << 20), device(&scripted, POOL)];
     let mut start = rig::start_options(devices[0].memory, 64, Clock::default());
     start.devices = devices;
-    let options = RegistryOptions {
-        models: vec![
-            spec(ON_CPU, "cpu", Precision::Int8),
-            spec(SCRIPTED, "scripted", Precision::F32),
-            // In another precision it is a model of its own, though the file is the same.
-            ModelSpec {
-                load: LoadPolicy::Lazy,
-                ..spec(OTHER, "scripted", Precision::Bf16)
-            },
-        ],
+    RegistryOptions {
+        models,
         max_context: None,
         precision: PrecisionChoice::Auto,
         backends: vec![cpu, scripted],
+        unusable: Vec::new(),
         start,
-    };
-    let registry = tokio::task::spawn_blocking(move || Registry::load(options));
-    let registry = registry.await.unwrap().unwrap();
+    }
+}
+
+/// A target of the small model's file.
+fn target(id: &str, device: DeviceChoice, precision: Precision) -> ModelSpec {
+    ModelSpec {
+        path: common::smollm2(),
+        device,
+        precision: Some(PrecisionChoice::Only(precision)),
+        ..rig::spec(id, ModelRole::Target)
+    }
+}
+
+const ON_CARD: DeviceChoice = DeviceChoice::Only(CARD);
+
+/// One model on the processor and two on the scripted device.
+fn one_and_two() -> Vec<ModelSpec> {
+    vec![
+        target(ON_CPU, DeviceChoice::Only(DeviceName::Cpu), Precision::Int8),
+        target(SCRIPTED, ON_CARD, Precision::F32),
+        // In another precision it is a model of its own, though the file is the same.
+        ModelSpec {
+            load: LoadPolicy::Lazy,
+            ..target(OTHER, ON_CARD, Precision::Bf16)
+        },
+    ]
+}
+
+async fn load(options: RegistryOptions) -> Result<Arc<Registry>, RegistryError> {
+    tokio::task::spawn_blocking(move || Registry::load(options))
+        .await
+        .unwrap()
+}
+
+async fn serve(options: RegistryOptions) -> Rig {
+    let registry = load(options).await.unwrap();
     Rig::serve(registry, ServerOptions::default(), Gate::default()).await
+}
+
+async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
+    serve(options(one_and_two(), ScriptedDevice::new(Arc::clone(lost)))).await
 }
 
 /// An answer, where it was computed and what it took.
@@ -277,7 +319,7 @@ async fn models_of_two_devices_serve_side_by_side_each_with_its_own_promises() {
     let batch_invariant = proto::Determinism::BatchInvariant;
     assert_eq!(promises(&on_cpu), expected("cpu", batch_invariant, "int8"));
     let best_effort = proto::Determinism::BestEffort;
-    assert_eq!(promises(&scripted), expected("scripted", best_effort, "f32"));
+    assert_eq!(promises(&scripted), expected("cuda:0", best_effort, "f32"));
     assert_eq!(scripted.provenance.instruction_set, "script-1");
 
     // Each finds its prompt again in blocks of its own size.
@@ -358,16 +400,16 @@ async fn a_lost_device_refuses_at_once_says_why_and_the_other_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_device_has_its_own_memory() {
     let rig = two_devices(&Arc::default()).await;
-    let memory = |rig: &Rig| -> Vec<(String, u64)> {
+    let memory = |rig: &Rig| -> Vec<(DeviceName, u64)> {
         let devices = rig.registry.devices().into_iter();
         devices
-            .map(|(info, memory)| (info.name.clone(), memory.available))
+            .map(|(info, memory)| (info.name, memory.available))
             .collect()
     };
     let [(cpu, free), (scripted, none)] = &memory(&rig)[..] else {
         panic!("two devices");
     };
-    assert_eq!((cpu.as_str(), scripted.as_str(), *none), ("cpu", "scripted", 0));
+    assert_eq!((*cpu, *scripted, *none), (DeviceName::Cpu, CARD, 0));
     assert!(*free > 0);
     // There is room for one on the scripted device, and an eager model is never evicted.
     let refused = generate(&rig, OTHER).await.err().unwrap();
@@ -375,6 +417,24 @@ async fn each_device_has_its_own_memory() {
     assert_eq!(
         (name.as_str(), metadata["couldUnload"].as_str()),
         ("DEVICE_MEMORY", SCRIPTED)
+    );
+    let bytes = |key: &str| metadata[key].parse::<u64>().unwrap();
+    assert_eq!(metadata["device"], "cuda:0");
+    assert_eq!(
+        [
+            bytes("weightBytes"),
+            bytes("scratchBytes"),
+            bytes("kvMinimumBytes")
+        ],
+        [WEIGHTS, 0, POOL]
+    );
+    assert_eq!(
+        [
+            bytes("neededBytes"),
+            bytes("availableBytes"),
+            bytes("budgetBytes")
+        ],
+        [WEIGHTS + POOL, 0, WEIGHTS + POOL]
     );
     let scripted = rig.registry.find(SCRIPTED).unwrap();
     rig.registry.unload_model(scripted, Duration::from_secs(60)).await;
@@ -387,5 +447,104 @@ async fn each_device_has_its_own_memory() {
         ),
         (State::Ready, State::Unloaded, State::Ready)
     );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_automatic_model_that_the_card_does_not_hold_says_why_it_is_elsewhere() {
+    let models = vec![
+        target("first", DeviceChoice::Auto, Precision::F32),
+        target("second", DeviceChoice::Auto, Precision::Int8),
+    ];
+    let broken = PassedOver {
+        device: DeviceName::Cuda(1),
+        reason: PassReason::Unusable("the driver is too old".to_owned()),
+    };
+    let rig = serve(RegistryOptions {
+        unusable: vec![broken],
+        ..options(models, ScriptedDevice::new(Arc::default()))
+    })
+    .await;
+    let told = "cuda:1 cannot be used: the driver is too old";
+    let card = "cuda:0 has 0 B left of its 1.7 KiB for models, and the model needs 1.7 KiB there";
+    for (id, device, note) in [
+        ("first", "cuda:0", told.to_owned()),
+        ("second", "cpu", format!("{told}; {card}")),
+    ] {
+        let described = model(&rig, id).await;
+        assert_eq!(
+            (described.device.as_str(), &described.device_note),
+            (device, &note)
+        );
+        let provenance = generate(&rig, id).await.unwrap().provenance;
+        assert_eq!(
+            (provenance.device.as_str(), &provenance.device_note),
+            (device, &note)
+        );
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_models_is_left_alone() {
+    let models = vec![target("only", DeviceChoice::Auto, Precision::F32)];
+    let rig = serve(options(models, ScriptedDevice::new(Arc::default()))).await;
+    let devices: Vec<_> = rig.registry.devices().iter().map(|(info, _)| info.name).collect();
+    assert_eq!(devices, [CARD]);
+    let described = model(&rig, "only").await;
+    assert_eq!(
+        (described.device.as_str(), described.device_note.as_str()),
+        ("cuda:0", "")
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_measured_of_a_model_counts_and_not_what_its_device_promises() {
+    let rig = serve(options(one_and_two(), ScriptedDevice::invariant())).await;
+    let provenance = generate(&rig, SCRIPTED).await.unwrap().provenance;
+    assert_eq!(provenance.determinism(), proto::Determinism::BatchInvariant);
+    rig.stop().await;
+}
+
+/// The same, where models must be batch invariant.
+fn required(models: Vec<ModelSpec>, card: ScriptedDevice) -> RegistryOptions {
+    let mut options = options(models, card);
+    options.start.determinism = DeterminismPolicy::Required;
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn required_determinism_refuses_what_a_device_cannot_promise() {
+    let error = load(required(one_and_two(), ScriptedDevice::new(Arc::default()))).await;
+    let error = error.err().unwrap();
+    assert!(matches!(&error, RegistryError::NotDeterministic { id, device: CARD, .. } if id == SCRIPTED));
+    let shown = error.to_string();
+    for part in [
+        "`scripted-a`",
+        "in f32 on cuda:0",
+        "models.ID.device",
+        "\"report\"",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    load(required(one_and_two(), ScriptedDevice::invariant()))
+        .await
+        .unwrap();
+
+    // A model that is loaded later is refused when it is, and its room is free again.
+    let lazy = one_and_two().into_iter().filter(|model| model.id != SCRIPTED);
+    let rig = serve(required(lazy.collect(), ScriptedDevice::new(Arc::default()))).await;
+    let refused = generate(&rig, OTHER).await.err().unwrap();
+    assert_eq!(reason(&refused, Code::FailedPrecondition).0, "MODEL_LOAD_FAILED");
+    assert_eq!(state(&rig, OTHER).await, State::Failed);
+    let free = rig
+        .registry
+        .devices()
+        .iter()
+        .map(|(_, memory)| memory.available)
+        .min();
+    assert_eq!(free, Some(WEIGHTS + POOL));
+    assert!(!generate(&rig, ON_CPU).await.unwrap().text.is_empty());
     rig.stop().await;
 }

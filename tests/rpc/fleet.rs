@@ -146,6 +146,7 @@ impl Fleet {
             }
             groups.push(ModelGroup {
                 device: 0,
+                passed_over: Vec::new(),
                 precision: specs[0]
                     .precision
                     .map_or(Precision::F32, |choice| choice.or(Precision::F32)),

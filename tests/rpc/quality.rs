@@ -13,6 +13,7 @@ use babelward::{
 use tonic::Code;
 
 use crate::{
+    common,
     estimators::{Case, Pair, case},
     rig::{self, Rig, item_reason, item_status, reason, violated},
     scripted::Gate,
@@ -37,6 +38,7 @@ fn registry_options(models: Vec<ModelSpec>) -> RegistryOptions {
         max_context: None,
         precision: PrecisionChoice::Only(Precision::Int8),
         backends: vec![Arc::new(CpuBackend::new(2))],
+        unusable: Vec::new(),
         start: rig::start_options(memory, 2048, Clock::default()),
     }
 }
@@ -356,9 +358,8 @@ async fn models_tell_of_an_estimator_and_it_is_unloaded_and_loaded_within_the_bu
 fn the_window_that_is_served_can_be_smaller() {
     let case = case("comet", "softmax");
     let options = LoadOptions {
-        kv_bytes: 1 << 16,
         max_context: Some(20),
-        precision: Precision::F32,
+        ..common::load_options(Precision::F32, 1 << 16)
     };
     let loaded = CpuBackend::new(1)
         .load(case.folder.path(), &[], &options)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use babelward::{
     backend::{
-        BatchSequence, Footprint, ForwardBatch, LanguageModel, LoadedModel, ModelLimits, Reading, Readout,
-        StepError, StepOutput,
+        BatchSequence, Determinism, Footprint, ForwardBatch, LanguageModel, LoadedModel, ModelLimits,
+        Reading, Readout, StepError, StepOutput,
     },
     digest,
     engine::Clock,
@@ -91,6 +91,7 @@ impl ModelLoader for HeldLoader {
                 parameters: 1,
                 dtype: "f32".to_owned(),
                 precision,
+                determinism: Determinism::BatchInvariant,
                 weight_bytes: 1,
                 kv_bytes: 0,
                 adapters: Vec::new(),
@@ -113,6 +114,7 @@ async fn held(case: &Case, options: ServerOptions) -> Rig {
     let group = ModelGroup {
         specs: vec![rig::spec(KIWI, ModelRole::Quality)],
         device: 0,
+        passed_over: Vec::new(),
         precision: Precision::F32,
         loader: Box::new(loader),
     };

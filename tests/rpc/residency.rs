@@ -376,6 +376,7 @@ async fn eager_models_that_do_not_fit_are_an_error_at_the_start() {
     let group = |id| ModelGroup {
         specs: spec(id),
         device: 0,
+        passed_over: Vec::new(),
         precision: Precision::F32,
         loader: Box::new(Probe::default()),
     };

@@ -19,7 +19,7 @@ use crate::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
         estimator::EstimatorKind,
         open_decoder,
-        spec::{ModelConfig, Precision},
+        spec::{DeviceName, ModelConfig, Precision},
     },
 };
 
@@ -39,7 +39,7 @@ impl CpuBackend {
         Self {
             threads,
             device: DeviceInfo {
-                name: "cpu".to_owned(),
+                name: DeviceName::Cpu,
                 architecture: isa.name().to_owned(),
                 best_for_judging: bf16.best_for_judging(),
                 best_for_answering: bf16.best_for_answering(),
@@ -83,6 +83,7 @@ impl CpuBackend {
             parameters: summary.parameters,
             dtype: summary.dtype,
             precision,
+            determinism: self.device.determinism,
             weight_bytes: summary.bytes,
             adapters: loaded_adapters,
         })
@@ -92,6 +93,17 @@ impl CpuBackend {
 impl Backend for CpuBackend {
     fn device(&self) -> &DeviceInfo {
         &self.device
+    }
+
+    /// Models are in the host's memory.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    fn self_test(&self) -> Vec<DeviceFinding> {
+        let precisions = [Precision::Int8, Precision::Bf16, Precision::F32];
+        let check = |precision| self_test::of_model(self, precision);
+        precisions.into_iter().map(check).collect()
     }
 
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {
@@ -106,7 +118,6 @@ impl Backend for CpuBackend {
         path: &Path,
         adapters: &[PathBuf],
         options: &LoadOptions,
-        batch: BatchLimits,
     ) -> Result<Footprint, LoadError> {
         if let Some(kind) = EstimatorKind::detect(path) {
             return encoders::footprint(kind, path, options);
@@ -117,7 +128,8 @@ impl Backend for CpuBackend {
                     .map(|weights| CpuAdapter::bytes_for(&weights))
             })?;
             config.limit_context(options.max_context);
-            let mut footprint = footprint::of_decoder(&config, source, options.precision.kv_format(), batch)?;
+            let mut footprint =
+                footprint::of_decoder(&config, source, options.precision.kv_format(), options.batch)?;
             footprint.weight_bytes += adapters.iter().map(|bytes| *bytes as u64).sum::<u64>();
             Ok(footprint)
         })

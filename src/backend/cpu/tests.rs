@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use super::CpuBackend;
 use crate::{
-    backend::LoadOptions,
+    backend::{BatchLimits, LoadOptions},
     model::{open_decoder, spec::Precision},
 };
 
@@ -22,6 +22,10 @@ fn cut_while_it_loads(model: &Path, file: &Path, len: u64) -> String {
         kv_bytes: 1 << 20,
         max_context: None,
         precision: Precision::Int8,
+        batch: BatchLimits {
+            sequences: 1,
+            tokens: 1,
+        },
     };
     let loaded = open_decoder(model, |config, source| {
         let file = fs::OpenOptions::new().write(true).open(file).unwrap();

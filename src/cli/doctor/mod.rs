@@ -1,6 +1,7 @@
 //! `doctor`: checks this machine, or a server; each line is ok, a warning or a failure with its fix.
 
 mod check;
+mod devices;
 mod fit;
 mod server;
 
@@ -12,6 +13,7 @@ use self::check::{Check, Outcome};
 use super::{
     CommandError, Connection, Exit, Format, Global,
     config_args::ConfigArgs,
+    devices::ThisMachine,
     output::{Color, painted, print_line, print_list},
     wire,
 };
@@ -25,6 +27,8 @@ use crate::{
 };
 
 /// Check this machine, or with --server a running server; every problem comes with its fix.
+///
+/// With --device, the devices that are named also test themselves.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -63,7 +67,16 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 
 fn machine(config: &ConfigArgs, global: &Global) -> Vec<Check> {
     let loaded = config.load(global);
+    let named = config.named_devices();
+    let machine = ThisMachine {
+        threads: loaded
+            .config
+            .as_ref()
+            .map_or_else(|_| wire::available_threads(), wire::threads),
+    };
     let mut checks = vec![processor(), python()];
+    checks.extend(devices::found(&machine));
+    checks.extend(devices::self_tests(&named, &machine));
     match &loaded.config {
         Ok(config) => {
             let file = loaded
@@ -71,7 +84,12 @@ fn machine(config: &ConfigArgs, global: &Global) -> Vec<Check> {
                 .as_ref()
                 .map_or("no file".to_owned(), |path| path.display().to_string());
             checks.push(Check::new("configuration", file, Outcome::Ok));
-            checks.extend(fit::checks(config));
+            match wire::registry_options(config) {
+                Ok(options) => checks.extend(fit::checks(&options.registry)),
+                // A device that is named on the command line has its line already.
+                Err(error) if named.contains(&error.device) => {}
+                Err(error) => checks.push(devices::refused(&error)),
+            }
             checks.extend(ports(config));
             checks.push(cached_model(config));
             checks.extend(
@@ -202,6 +220,7 @@ fn cached_model(config: &Config) -> Check {
                 roles: vec![Role::Target, Role::Guard],
                 guard_kind: None,
                 precision: None,
+                device: None,
                 load: LoadPolicy::Eager,
                 pinned: false,
                 base: None,

@@ -215,11 +215,21 @@ fn model(model: &Model) -> Check {
     let load = format!("`babelward models load {}`", model.name);
     match model.state() {
         State::Ready => {
-            let found = format!(
+            let mut found = format!(
                 "ready, {} {}, {} tokens",
                 model.architecture, model.dtype, model.context_tokens
             );
-            Check::new(&name, found, Outcome::Ok)
+            // Servers of older versions do not say it.
+            if !model.device.is_empty() {
+                found.push_str(&format!(", on {}", model.device));
+            }
+            if model.device_note.is_empty() {
+                return Check::new(&name, found, Outcome::Ok);
+            }
+            let fix = "mend that where the server runs (`babelward doctor` there), or name the model's device in its \
+                       configuration";
+            let found = format!("{found}: {}", model.device_note);
+            Check::new(&name, found, Outcome::Warn(fix.to_owned()))
         }
         State::Unloaded if model.load() == LoadPolicy::Lazy => {
             Check::new(&name, "not loaded: the first request does it", Outcome::Ok)

@@ -57,6 +57,12 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
     add("can", capabilities(model));
     add("loaded", loaded(model));
     add("precision", precision(model));
+    if !model.device.is_empty() {
+        add("device", model.device.clone());
+    }
+    if !model.device_note.is_empty() {
+        add("not elsewhere", model.device_note.clone());
+    }
     if let Some(adapter) = &model.adapter {
         add("adapter of", adapter.base.clone());
         if adapter.rank > 0 {
@@ -76,7 +82,6 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
     );
     add(&format!("{base}parameters"), parameters(model.parameters));
     add(&format!("{base}digest"), model.digest.clone());
-    add("device", model.device.clone());
     add("window", format!("{} tokens", model.context_tokens));
     add("weights", human_bytes(model.weight_bytes));
     add("buffers", human_bytes(model.scratch_bytes));
@@ -216,9 +221,10 @@ fn loaded(model: &Model) -> String {
 /// How it computes, and with which instructions. Servers of older versions do not say.
 fn precision(model: &Model) -> String {
     let name = Option::from(model.precision()).map_or(UNKNOWN, Precision::name);
-    match model.instruction_set.as_str() {
-        "" => name.to_owned(),
-        isa => format!("{name} on {isa}"),
+    match (model.device.as_str(), model.instruction_set.as_str()) {
+        (_, "") => name.to_owned(),
+        ("", isa) => format!("{name} on {isa}"),
+        (device, isa) => format!("{name} on {device} ({isa})"),
     }
 }
 

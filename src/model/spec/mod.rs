@@ -1,5 +1,5 @@
 //! What a model is, free of any device: its sizes and family, its activations, norms and rotary embedding, the shape
-//! of its attention, the formats its tensors are stored in, and how exactly it is to be computed.
+//! of its attention, the formats its tensors are stored in, how exactly it is to be computed, and the names of devices it may be computed on.
 //!
 //! Readers of files ([`crate::model`]) produce these types and backends ([`crate::backend`]) consume them. Nothing here
 //! allocates device memory or runs arithmetic on activations.
@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod decoder;
+mod device;
 mod family;
 mod low_rank;
 mod matrix_source;
@@ -18,6 +19,7 @@ mod tensor_format;
 pub use self::{
     activation::{Activation, Pointwise},
     attention::{AttentionLayer, AttentionShape},
+    device::{CandleDevice, DeviceChoice, DeviceName},
     low_rank::LowRankPart,
     matrix_source::{MatrixSource, RawElements, StoredBytes},
     norm::NormKind,

@@ -35,6 +35,7 @@ async fn estimators(cases: &[(&str, &estimators::Case)]) -> Rig {
         max_context: None,
         precision: PrecisionChoice::Only(Precision::F32),
         backends: vec![Arc::new(CpuBackend::new(1))],
+        unusable: Vec::new(),
         start: rig::start_options(memory, 2048, Clock::default()),
     };
     let registry = tokio::task::spawn_blocking(move || Registry::load(options).unwrap());

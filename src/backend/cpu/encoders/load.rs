@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Footprint, LoadOptions, LoadedModel,
+        Determinism, Footprint, LoadOptions, LoadedModel,
         cpu::{compute::Compute, kernels::BLOCK_TOKENS},
     },
     model::{CONFIG, LoadError, LoadFault, Tensors, estimator::EstimatorKind, read_json, spec::Precision},
@@ -104,6 +104,7 @@ fn loaded(
         parameters: summary.parameters,
         dtype: summary.dtype,
         precision,
+        determinism: Determinism::BatchInvariant,
         weight_bytes: summary.bytes,
         adapters: Vec::new(),
     })

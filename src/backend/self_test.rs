@@ -1,0 +1,173 @@
+//! A self-test for any device: a made-up model computes a prompt alone, beside another prompt and in two chunks, and the
+//! results are compared.
+
+use std::path::Path;
+
+use super::{
+    Backend, BatchLimits, BatchSequence, Determinism, DeviceFinding, FindingStatus, ForwardBatch,
+    LanguageModel, LoadOptions, Reading, Readout, StepOutput,
+};
+use crate::model::spec::Precision;
+
+/// The made-up model: of a shape that loads in milliseconds, with quantised weights, which every precision computes.
+const MODEL: &str = "dummy:tiny:q8_0";
+
+/// Bytes of its KV pool.
+const KV_BYTES: usize = 1 << 20;
+
+/// Tokens of the prompt that is compared: a block of the KV cache and a part of the next.
+const PROMPT_TOKENS: usize = 23;
+
+/// Tokens of its first chunk, where it is computed in two.
+const CHUNK_TOKENS: usize = 9;
+
+/// Loads the made-up model in this precision and compares what it computes. The check fails when the model promises equal
+/// bits and they differ, or when a logit is not a number.
+pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFinding {
+    let (found, status) = match compared(backend, precision) {
+        Ok(compared) => compared,
+        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+    };
+    DeviceFinding {
+        subject: format!("a made-up model in {}", precision.name()),
+        found,
+        status,
+    }
+}
+
+/// What to do when the check fails.
+const FIX: &str = "do not serve models from this device, and report it";
+
+fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, FindingStatus), String> {
+    let options = LoadOptions {
+        kv_bytes: KV_BYTES,
+        max_context: None,
+        precision,
+        batch: BatchLimits {
+            sequences: 2,
+            tokens: 2 * PROMPT_TOKENS,
+        },
+    };
+    let loaded = backend.load(Path::new(MODEL), &[], &options);
+    let mut loaded = loaded.map_err(|error| error.to_string())?;
+    let model = loaded.model.as_mut();
+    let alone = last_row(model, &[Part::whole(0)])?;
+    let beside = last_row(model, &[Part::whole(1), Part::whole(0)])?;
+    last_row(model, &[Part::first_chunk(0)])?;
+    let chunked = last_row(model, &[Part::second_chunk(0)])?;
+    let differs = |other: &[f32]| {
+        let pairs = alone.iter().zip(other);
+        pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
+    };
+    let difference = differs(&beside).max(differs(&chunked));
+    if difference == 0.0 {
+        let found = "a prompt has the same logits alone, beside another and in two chunks";
+        return Ok((found.to_owned(), FindingStatus::Ok));
+    }
+    let found = format!(
+        "the logits of a prompt alone, beside another and in two chunks differ by up to {difference:e}"
+    );
+    let status = match loaded.determinism {
+        Determinism::BatchInvariant => FindingStatus::Unusable { fix: FIX.to_owned() },
+        Determinism::BestEffort => FindingStatus::Ok,
+    };
+    Ok((found, status))
+}
+
+/// Tokens of a prompt that are computed in one step.
+struct Part {
+    /// Which prompt; each has blocks of its own.
+    prompt: usize,
+    first: usize,
+    end: usize,
+}
+
+impl Part {
+    fn whole(prompt: usize) -> Self {
+        Self {
+            prompt,
+            first: 0,
+            end: PROMPT_TOKENS,
+        }
+    }
+
+    fn first_chunk(prompt: usize) -> Self {
+        Self {
+            end: CHUNK_TOKENS,
+            ..Self::whole(prompt)
+        }
+    }
+
+    fn second_chunk(prompt: usize) -> Self {
+        Self {
+            first: CHUNK_TOKENS,
+            ..Self::whole(prompt)
+        }
+    }
+}
+
+/// The logits after the last of these parts, which are computed in one step.
+fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, String> {
+    let (vocabulary, blocks) = {
+        let limits = model.limits();
+        (limits.vocab_size, PROMPT_TOKENS.div_ceil(limits.block_size))
+    };
+    let mut batch = ForwardBatch::default();
+    for part in parts {
+        let tokens = (part.first..part.end).map(|position| token(part.prompt, position, vocabulary));
+        batch.tokens.extend(tokens);
+        let first_block = part.prompt * blocks;
+        let block = |block| u32::try_from(block).unwrap_or(u32::MAX);
+        batch.sequences.push(BatchSequence {
+            new_tokens: part.end - part.first,
+            context: part.first,
+            block_table: (first_block..first_block + blocks).map(block).collect(),
+            adapter: None,
+            readout: Readout::Logits,
+        });
+    }
+    let output = model.forward(&batch, StepOutput::default());
+    let output = output.map_err(|error| error.to_string())?;
+    let row = match output.readings.last() {
+        Some(Reading::Logits { row }) => output.row(*row, vocabulary),
+        Some(Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => None,
+    };
+    let row = row.ok_or("the step returned no logits that are numbers")?;
+    Ok(row.to_vec())
+}
+
+/// A token of a prompt: any will do, as long as prompts differ.
+fn token(prompt: usize, position: usize, vocabulary: usize) -> u32 {
+    let id = (prompt * 7919 + position * 31) % vocabulary.max(1);
+    u32::try_from(id).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::CpuBackend;
+
+    #[test]
+    fn the_processor_passes_in_every_precision() {
+        for finding in CpuBackend::new(2).self_test() {
+            assert_eq!(finding.status, FindingStatus::Ok, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_of_other_tokens_has_other_logits() {
+        let options = LoadOptions {
+            kv_bytes: KV_BYTES,
+            max_context: None,
+            precision: Precision::F32,
+            batch: BatchLimits {
+                sequences: 2,
+                tokens: 2 * PROMPT_TOKENS,
+            },
+        };
+        let mut loaded = CpuBackend::new(1).load(Path::new(MODEL), &[], &options).unwrap();
+        let row = |prompt| last_row(loaded.model.as_mut(), &[Part::whole(prompt)]).unwrap();
+        let [first, second] = [0, 1].map(row);
+        assert_ne!(first, second);
+    }
+}
