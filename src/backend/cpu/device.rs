@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    adapter::{CpuAdapter, adapters_of},
+    adapter::CpuAdapter,
     compute::Compute,
     encoders, footprint,
     kernels::{BLOCK_TOKENS, Isa},
@@ -13,7 +13,8 @@ use super::{
 use crate::{
     backend::{
         Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, LoadOptions, LoadedModel,
-        ModelLimits, decoder::Decoder,
+        ModelLimits,
+        decoder::{Decoder, adapters::adapters_of},
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
