@@ -52,7 +52,7 @@ struct AttentionPlan {
     pieces: Vec<AttentionPiece>,
 }
 
-impl<'a> CandleStep<'a> {
+impl CandleStep<'_> {
     /// The tensors of the step.
     pub(super) fn tensors(&self) -> candle_core::Result<&StepTensors> {
         let missing = || candle_core::Error::Msg("the step did not begin".to_owned());
