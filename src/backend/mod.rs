@@ -6,9 +6,11 @@
 //! the registry know nothing else of a device.
 //!
 //! [`decoder`] is the forward pass of all families of decoders, once, over the operations of a device. [`cpu`] is the host
-//! processor.
+//! processor; `candle`, a feature, computes on candle's tensors.
 
 mod batch;
+#[cfg(feature = "candle")]
+pub mod candle;
 mod contract;
 pub mod cpu;
 mod decoder;

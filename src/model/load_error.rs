@@ -66,6 +66,22 @@ pub enum ResourceProblem {
     /// The system starts no more threads.
     #[error("cannot start compute threads: {0}")]
     Threads(io::Error),
+    /// The device failed while the model was brought to it.
+    #[error("the device {device} reports: {reason}")]
+    DeviceFault {
+        /// The device.
+        device: String,
+        /// The device's reason.
+        reason: String,
+    },
+    /// The device does not compute such models.
+    #[error("the device {device} does not compute `{what}` models: give the model `device = \"cpu\"`")]
+    NotOnDevice {
+        /// The kind of model.
+        what: &'static str,
+        /// The device.
+        device: String,
+    },
 }
 
 /// Why work on an opened model failed. [`LoadError`] says the same and names the model's path.

@@ -1,14 +1,9 @@
 //! LoRA adapters (arXiv 2106.09685), repacked for the kernels.
 
-use std::path::{Path, PathBuf};
-
 use super::kernels::{Arena, LowRank};
 use crate::{
     backend::LoadedAdapter,
-    model::{
-        AdapterError, AdapterWeights, Base, HeadOrder, LoadFault, Site, WeightSource,
-        spec::{FeedForward, ModelConfig},
-    },
+    model::{AdapterError, AdapterWeights, Site},
 };
 
 /// An adapter in memory. Its updates are added to the products of its base.
@@ -61,28 +56,4 @@ impl CpuAdapter {
             resident_bytes: updates.map(LowRank::bytes).sum::<usize>() as u64,
         }
     }
-}
-
-/// Gives each adapter of a decoder to `work`.
-///
-/// # Errors
-/// When an adapter cannot be used, or the decoder takes none; names the adapter.
-pub(super) fn adapters_of<T>(
-    paths: &[PathBuf],
-    config: &ModelConfig,
-    source: &dyn WeightSource,
-    work: impl Fn(&Path, &Base<'_>) -> Result<T, AdapterError>,
-) -> Result<Vec<T>, LoadFault> {
-    if let (Some(path), FeedForward::Plain) = (paths.first(), config.feed_forward) {
-        let what = format!("an adapter of a `{}` model", config.architecture);
-        return Err(LoadFault::Adapter(path.clone(), AdapterError::Unsupported(what)));
-    }
-    let gguf_architecture = source.gguf_architecture();
-    let base = Base {
-        config,
-        heads: HeadOrder::of(gguf_architecture),
-        gguf_architecture,
-    };
-    let each = |path: &PathBuf| work(path, &base).map_err(|error| LoadFault::Adapter(path.clone(), error));
-    paths.iter().map(each).collect()
 }

@@ -60,13 +60,9 @@ impl AngleSet {
     fn fill(&mut self, positions: &[usize]) {
         self.cos.clear();
         self.sin.clear();
-        for position in positions {
-            for frequency in &self.rope.frequencies {
-                // As in the reference, the angle is rounded to f32. Sine and cosine are computed in f64 and rounded once.
-                let angle = f64::from(*position as f32 * frequency);
-                self.cos.push(angle.cos() as f32 * self.rope.magnitude);
-                self.sin.push(angle.sin() as f32 * self.rope.magnitude);
-            }
+        for (cos, sin) in positions.iter().flat_map(|&position| self.rope.angles(position)) {
+            self.cos.push(cos);
+            self.sin.push(sin);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    adapter::{CpuAdapter, adapters_of},
+    adapter::CpuAdapter,
     compute::Compute,
     encoders, footprint,
     kernels::{BLOCK_TOKENS, Isa},

@@ -1,6 +1,8 @@
 //! The forward pass of all families of decoders, over packed, ragged batches. It follows a [`ModelConfig`], knows no family,
 //! and computes with the operations of a device ([`ops`]).
 
+pub(super) mod adapters;
+pub(super) mod footprint;
 mod layer;
 mod loader;
 pub(super) mod ops;

@@ -80,6 +80,18 @@ impl Rope {
         rope
     }
 
+    /// Cosine and sine of the angle of each rotated pair of dimensions at a position.
+    pub(crate) fn angles(&self, position: usize) -> impl Iterator<Item = (f32, f32)> {
+        self.frequencies.iter().map(move |frequency| {
+            // As in the reference, the angle is rounded to f32. Sine and cosine are computed in f64 and rounded once.
+            let angle = f64::from(position as f32 * frequency);
+            (
+                angle.cos() as f32 * self.magnitude,
+                angle.sin() as f32 * self.magnitude,
+            )
+        })
+    }
+
     /// Settles which set of frequencies is used. It depends on the window that is served, not on a
     /// sequence's length: keys in the cache must fit whatever comes after them.
     pub(crate) fn choose(&mut self, context_length: usize) {

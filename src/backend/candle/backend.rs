@@ -1,0 +1,170 @@
+//! A device of candle as a backend.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::{
+    adapter::CandleAdapter,
+    device::{CandleDevice, OpenError},
+    faults::Faults,
+    footprint::{self, Place},
+    kv_cache::{BLOCK_TOKENS, CandleCache, block_bytes},
+    ops::{CandleOps, CandleState},
+};
+use crate::{
+    backend::{
+        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, LoadOptions, LoadedModel,
+        ModelLimits,
+        decoder::{Decoder, adapters::adapters_of},
+    },
+    model::{
+        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
+        estimator::EstimatorKind,
+        open_decoder,
+        spec::{ModelConfig, Precision},
+    },
+};
+
+/// A device of candle. It computes decoders, and no estimators of translation quality.
+#[derive(Debug, Clone)]
+pub struct CandleBackend {
+    device: Device,
+    info: DeviceInfo,
+}
+
+impl CandleBackend {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// When it is not part of this build, or the driver refuses it.
+    pub fn new(device: CandleDevice) -> Result<Self, OpenError> {
+        let best = match device {
+            CandleDevice::Cpu => Precision::Int8,
+            CandleDevice::Metal | CandleDevice::Cuda(_) => Precision::Bf16,
+        };
+        Ok(Self {
+            device: device.open()?,
+            info: DeviceInfo {
+                name: device.to_string(),
+                architecture: device.architecture().to_owned(),
+                best_for_judging: best,
+                best_for_answering: best,
+                // Candle's libraries choose the kernel of a product, and so the order of its sums, by the number of rows.
+                determinism: Determinism::BestEffort,
+                cost_prior: CostPrior::SMALL_MACHINE,
+            },
+        })
+    }
+
+    fn load_decoder(
+        &self,
+        mut config: ModelConfig,
+        source: &dyn WeightSource,
+        adapters: Vec<CandleAdapter>,
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadFault> {
+        config.limit_context(options.max_context);
+        let (precision, format) = (options.precision, options.precision.kv_format());
+        let needed = block_bytes(&config, format);
+        let blocks = options.kv_bytes / needed;
+        if blocks < 2 {
+            let too_small = ResourceProblem::KvPool {
+                bytes: options.kv_bytes,
+                needed: 2 * needed as u64,
+            };
+            return Err(too_small.into());
+        }
+        let loaded_adapters = adapters.iter().map(CandleAdapter::describe).collect();
+        let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
+        let faults = Faults::default();
+        let state = CandleState {
+            device: self.device.clone(),
+            products: precision.products(),
+            cache: CandleCache::new(&config, format, blocks, &self.device)?,
+            adapters,
+            faults: faults.clone(),
+        };
+        let ops = CandleOps::new(&config, state);
+        let (decoder, summary) = Decoder::load(&config, source, ops, limits)?;
+        if let Some(reason) = faults.take() {
+            let device = self.info.name.clone();
+            return Err(ResourceProblem::DeviceFault { device, reason }.into());
+        }
+        Ok(LoadedModel {
+            kv_bytes: decoder.kv_bytes(),
+            model: Box::new(decoder),
+            architecture: config.architecture,
+            layers: config.layers.len(),
+            parameters: summary.parameters,
+            dtype: summary.dtype,
+            precision,
+            weight_bytes: summary.bytes,
+            adapters: loaded_adapters,
+        })
+    }
+
+    /// Refuses what is no decoder.
+    fn check_kind(&self, path: &Path) -> Result<(), LoadError> {
+        match EstimatorKind::detect(path) {
+            None => Ok(()),
+            Some(kind) => {
+                let not_computed = ResourceProblem::NotOnDevice {
+                    what: kind.name(),
+                    device: self.info.name.clone(),
+                };
+                Err(LoadFault::from(not_computed).at(path.display().to_string()))
+            }
+        }
+    }
+}
+
+impl Backend for CandleBackend {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {
+        requested
+    }
+
+    fn footprint(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+        batch: BatchLimits,
+    ) -> Result<Footprint, LoadError> {
+        self.check_kind(path)?;
+        open_decoder(path, |mut config, source| {
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                AdapterWeights::read(path, base, Extent::Headers)
+                    .map(|weights| CandleAdapter::bytes_for(&weights))
+            })?;
+            config.limit_context(options.max_context);
+            let place = Place {
+                precision: options.precision,
+                on_cpu: self.device.is_cpu(),
+            };
+            let mut footprint = footprint::of_decoder(&config, source, place, batch)?;
+            footprint.weight_bytes += adapters.iter().sum::<u64>();
+            Ok(footprint)
+        })
+    }
+
+    fn load(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadError> {
+        self.check_kind(path)?;
+        open_decoder(path, |config, source| {
+            // Adapters are read before the weights, which take longer, so that one that does not fit is reported at once.
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                CandleAdapter::load(AdapterWeights::read(path, base, Extent::Whole)?, &self.device)
+            })?;
+            self.load_decoder(config, source, adapters, options)
+        })
+    }
+}

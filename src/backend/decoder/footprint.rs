@@ -1,0 +1,120 @@
+//! What every device needs to know to say what memory a decoder will take, before it is loaded.
+
+use std::collections::HashSet;
+
+use crate::{
+    backend::ModelLimits,
+    model::{
+        LayerTensor, Tensor, TensorError, WeightSource,
+        spec::{HeadNorms, ModelConfig, TensorFormat},
+    },
+};
+
+/// Most tokens whose keys and values a sequence holds at a time, in blocks of `block_tokens`.
+pub(in crate::backend) fn held_tokens(config: &ModelConfig, block_tokens: usize) -> usize {
+    let most = ModelLimits::of_decoder(config, block_tokens, usize::MAX).most_blocks();
+    config.context_length.min(most.saturating_mul(block_tokens))
+}
+
+/// Tensors of a layer that no file joins with others.
+const SINGLE: [LayerTensor; 13] = [
+    LayerTensor::AttentionNorm,
+    LayerTensor::AttentionNormBias,
+    LayerTensor::QueryNorm,
+    LayerTensor::KeyNorm,
+    LayerTensor::AttentionOutput,
+    LayerTensor::AttentionOutputBias,
+    LayerTensor::AttentionPostNorm,
+    LayerTensor::FfnNorm,
+    LayerTensor::FfnNormBias,
+    LayerTensor::UpBias,
+    LayerTensor::Down,
+    LayerTensor::DownBias,
+    LayerTensor::FfnPostNorm,
+];
+
+/// Tensors of a layer that files have either as one tensor or as several.
+const JOINED: [(LayerTensor, &[LayerTensor]); 3] = [
+    (
+        LayerTensor::Qkv,
+        &[LayerTensor::Query, LayerTensor::Key, LayerTensor::Value],
+    ),
+    (LayerTensor::GateUp, &[LayerTensor::Gate, LayerTensor::Up]),
+    (
+        LayerTensor::QkvBias,
+        &[
+            LayerTensor::QueryBias,
+            LayerTensor::KeyBias,
+            LayerTensor::ValueBias,
+        ],
+    ),
+];
+
+/// Bytes that a decoder's weights will take on a device where a matrix takes `matrix_bytes` of its format, rows and columns.
+/// All other tensors are kept in f32.
+///
+/// # Errors
+/// When a tensor cannot be used; names it.
+pub(in crate::backend) fn weight_bytes(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    matrix_bytes: &dyn Fn(TensorFormat, usize, usize) -> u64,
+) -> Result<u64, TensorError> {
+    let mut bytes = 0;
+    let mut seen = HashSet::new();
+    // Whether the source has the tensor.
+    let mut add = |tensor: Tensor| -> Result<bool, TensorError> {
+        let info = source.info(tensor);
+        let info = info.map_err(|problem| problem.of(source.name(tensor)))?;
+        let Some((shape, format)) = info else {
+            return Ok(false);
+        };
+        // Some families have one name for norms that others have in different places; such a tensor counts once.
+        if !seen.insert(source.name(tensor)) {
+            return Ok(true);
+        }
+        bytes += match shape[..] {
+            [rows, cols] if !is_head_norm(tensor) => matrix_bytes(format, rows, cols),
+            _ => 4 * (shape.iter().product::<usize>() * copies(config, tensor)) as u64,
+        };
+        Ok(true)
+    };
+    add(Tensor::Embedding)?;
+    add(Tensor::OutputNorm)?;
+    add(Tensor::OutputNormBias)?;
+    if config.learned_positions {
+        add(Tensor::Positions)?;
+    }
+    if !config.tied_embeddings {
+        add(Tensor::Output)?;
+    }
+    for layer in 0..config.layers.len() {
+        for part in SINGLE {
+            add(Tensor::Layer(layer, part))?;
+        }
+        for (whole, parts) in JOINED {
+            if !add(Tensor::Layer(layer, whole))? {
+                for &part in parts {
+                    add(Tensor::Layer(layer, part))?;
+                }
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn is_head_norm(tensor: Tensor) -> bool {
+    matches!(
+        tensor,
+        Tensor::Layer(_, LayerTensor::QueryNorm | LayerTensor::KeyNorm)
+    )
+}
+
+/// How many times a tensor's values are kept: those of a norm that all heads share are kept once for each head.
+fn copies(config: &ModelConfig, tensor: Tensor) -> usize {
+    match (config.head_norms, tensor) {
+        (HeadNorms::Shared, Tensor::Layer(_, LayerTensor::QueryNorm)) => config.sizes.heads,
+        (HeadNorms::Shared, Tensor::Layer(_, LayerTensor::KeyNorm)) => config.sizes.kv_heads,
+        _ => 1,
+    }
+}
