@@ -13,6 +13,7 @@ mod batch;
 pub mod candle;
 mod contract;
 pub mod cpu;
+pub mod cuda;
 mod decoder;
 mod device;
 mod finding;
@@ -25,7 +26,8 @@ mod step_error;
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
     contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
-    device::{CostPrior, Determinism, DeviceInfo, Execution},
+    device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
+    finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
     reading::{argmax, log_sum_exp, logprob, read_row, row_max},

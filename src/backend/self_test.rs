@@ -35,11 +35,56 @@ pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFin
     }
 }
 
-/// What to do when the check fails.
-const FIX: &str = "do not serve models from this device, and report it";
+/// Loads the made-up model in this precision, and compares its logits with those that the reference, the host's processor,
+/// computes in f32.
+pub(super) fn against_processor(
+    backend: &dyn Backend,
+    precision: Precision,
+    reference: &dyn Backend,
+) -> DeviceFinding {
+    let (found, status) = match difference(backend, precision, reference) {
+        Ok(difference) => {
+            let found = format!(
+                "the logits of a prompt differ from the processor's exact ones by {:.2} % of their size",
+                difference * 100.0
+            );
+            let status = match difference <= MOST_DIFFERENCE {
+                true => FindingStatus::Ok,
+                false => FindingStatus::Unusable { fix: FIX.to_owned() },
+            };
+            (found, status)
+        }
+        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+    };
+    DeviceFinding {
+        subject: format!("a made-up model in {} beside the processor's", precision.name()),
+        found,
+        status,
+    }
+}
 
-fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, FindingStatus), String> {
-    let options = LoadOptions {
+/// By how much logits may differ from the exact ones, in parts of their size. Rounding to bf16 makes about a tenth of that.
+const MOST_DIFFERENCE: f64 = 0.05;
+
+fn difference(backend: &dyn Backend, precision: Precision, reference: &dyn Backend) -> Result<f64, String> {
+    let row = |backend: &dyn Backend, precision| {
+        let loaded = backend.load(Path::new(MODEL), &[], &options(precision));
+        let mut loaded = loaded.map_err(|error| error.to_string())?;
+        last_row(loaded.model.as_mut(), &[Part::whole(0)])
+    };
+    let found = row(backend, precision)?;
+    let exact = row(reference, Precision::F32)?;
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let off = squares(&mut found.iter().zip(&exact).map(|(a, b)| a - b));
+    let difference = (off / squares(&mut exact.iter().copied())).sqrt();
+    match difference.is_finite() {
+        true => Ok(difference),
+        false => Err("the step returned logits that are no numbers".to_owned()),
+    }
+}
+
+fn options(precision: Precision) -> LoadOptions {
+    LoadOptions {
         kv_bytes: KV_BYTES,
         max_context: None,
         precision,
@@ -47,8 +92,14 @@ fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, Find
             sequences: 2,
             tokens: 2 * PROMPT_TOKENS,
         },
-    };
-    let loaded = backend.load(Path::new(MODEL), &[], &options);
+    }
+}
+
+/// What to do when the check fails.
+const FIX: &str = "do not serve models from this device, and report it";
+
+fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, FindingStatus), String> {
+    let loaded = backend.load(Path::new(MODEL), &[], &options(precision));
     let mut loaded = loaded.map_err(|error| error.to_string())?;
     let model = loaded.model.as_mut();
     let alone = last_row(model, &[Part::whole(0)])?;
@@ -156,15 +207,7 @@ mod tests {
 
     #[test]
     fn a_prompt_of_other_tokens_has_other_logits() {
-        let options = LoadOptions {
-            kv_bytes: KV_BYTES,
-            max_context: None,
-            precision: Precision::F32,
-            batch: BatchLimits {
-                sequences: 2,
-                tokens: 2 * PROMPT_TOKENS,
-            },
-        };
+        let options = options(Precision::F32);
         let mut loaded = CpuBackend::new(1).load(Path::new(MODEL), &[], &options).unwrap();
         let row = |prompt| last_row(loaded.model.as_mut(), &[Part::whole(prompt)]).unwrap();
         let [first, second] = [0, 1].map(row);

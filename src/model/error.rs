@@ -142,6 +142,9 @@ pub enum TensorProblem {
     /// The system has no memory for it.
     #[error("there is no memory for it: {0}")]
     Memory(io::Error),
+    /// The device that it is loaded onto failed.
+    #[error("the device failed: {0}")]
+    Device(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A file of a model's folder that cannot be used, and why.

@@ -63,17 +63,37 @@ pub enum ResourceProblem {
         /// The system's reason.
         error: io::Error,
     },
+    /// The device has too little free memory for the model.
+    #[error(
+        "{device} has {free} bytes of free memory, and the model takes {needed}: {weights} for weights, {kv} for keys and \
+         values, {scratch} for buffers; use a smaller KV pool, smaller batches or a shorter context window, or unload \
+         another model"
+    )]
+    DeviceMemory {
+        /// The device's name.
+        device: String,
+        /// Bytes that the model takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes of the weights.
+        weights: u64,
+        /// Bytes of the KV pool.
+        kv: u64,
+        /// Bytes of buffers.
+        scratch: u64,
+    },
+    /// The device failed, or does not compute what was asked for.
+    #[error("{device}: {error}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// The device's reason.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The system starts no more threads.
     #[error("cannot start compute threads: {0}")]
     Threads(io::Error),
-    /// The device failed while the model was brought to it.
-    #[error("the device {device} reports: {reason}")]
-    DeviceFault {
-        /// The device.
-        device: String,
-        /// The device's reason.
-        reason: String,
-    },
     /// The device does not compute such models.
     #[error("the device {device} does not compute `{what}` models: give the model `device = \"cpu\"`")]
     NotOnDevice {

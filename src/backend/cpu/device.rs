@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Execution, Footprint, LoadOptions,
-        LoadedModel, ModelLimits, decoder::Decoder,
+        Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
+        LoadOptions, LoadedModel, ModelLimits,
+        decoder::{Decoder, adapters::adapters_of},
+        self_test,
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,

@@ -29,8 +29,8 @@ pub(super) fn of_decoder(
         architecture: config.architecture.clone(),
         context_length: config.context_length,
         held_tokens: held_tokens(config, BLOCK_TOKENS),
-        weight_bytes: weight_bytes(config, source, &|format, rows, cols| {
-            PackedMatrix::bytes_for(format, rows, cols) as u64
+        weight_bytes: weight_bytes(config, source, |matrix| {
+            PackedMatrix::bytes_for(matrix.format, matrix.rows, matrix.cols)
         })?,
         scratch_bytes: scratch_bytes(config, batch),
         kv_block_bytes: KvCache::block_bytes(config, kv_format) as u64,

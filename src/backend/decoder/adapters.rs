@@ -1,4 +1,4 @@
-//! Finds the adapters of a decoder that is loaded.
+//! Opens the adapters of a decoder.
 
 use std::path::{Path, PathBuf};
 

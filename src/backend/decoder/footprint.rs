@@ -1,4 +1,4 @@
-//! What every device needs to know to say what memory a decoder will take, before it is loaded.
+//! What a decoder's memory follows from on every device: its tensors, and the tokens that its sequences hold.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Most tokens whose keys and values a sequence holds at a time, in blocks of `block_tokens`.
+/// Most tokens whose keys and values a sequence holds at a time.
 pub(in crate::backend) fn held_tokens(config: &ModelConfig, block_tokens: usize) -> usize {
     let most = ModelLimits::of_decoder(config, block_tokens, usize::MAX).most_blocks();
     config.context_length.min(most.saturating_mul(block_tokens))
@@ -50,15 +50,24 @@ const JOINED: [(LayerTensor, &[LayerTensor]); 3] = [
     ),
 ];
 
-/// Bytes that a decoder's weights will take on a device where a matrix takes `matrix_bytes` of its format, rows and columns.
-/// All other tensors are kept in f32.
+/// A matrix of a file.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend) struct MatrixShape {
+    pub format: TensorFormat,
+    pub rows: usize,
+    pub cols: usize,
+    /// Whether its rows are read one by one.
+    pub is_table: bool,
+}
+
+/// Bytes that the weights take on a device, of which a matrix takes `matrix_bytes`, and everything else 4 bytes a value.
 ///
 /// # Errors
 /// When a tensor cannot be used; names it.
 pub(in crate::backend) fn weight_bytes(
     config: &ModelConfig,
     source: &dyn WeightSource,
-    matrix_bytes: &dyn Fn(TensorFormat, usize, usize) -> u64,
+    matrix_bytes: impl Fn(MatrixShape) -> usize,
 ) -> Result<u64, TensorError> {
     let mut bytes = 0;
     let mut seen = HashSet::new();
@@ -74,7 +83,12 @@ pub(in crate::backend) fn weight_bytes(
             return Ok(true);
         }
         bytes += match shape[..] {
-            [rows, cols] if !is_head_norm(tensor) => matrix_bytes(format, rows, cols),
+            [rows, cols] if !is_head_norm(tensor) => matrix_bytes(MatrixShape {
+                format,
+                rows,
+                cols,
+                is_table: matches!(tensor, Tensor::Embedding | Tensor::Positions),
+            }) as u64,
             _ => 4 * (shape.iter().product::<usize>() * copies(config, tensor)) as u64,
         };
         Ok(true)

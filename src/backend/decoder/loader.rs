@@ -18,6 +18,15 @@ pub(super) struct Loader<'a, O> {
     parameters: ParameterCounts,
 }
 
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MatrixUse {
+    /// Products only.
+    Product,
+    /// Its rows are read one by one, too.
+    Table,
+}
+
 impl<'a, O: DecoderOps> Loader<'a, O> {
     pub(super) fn new(config: &'a ModelConfig, ops: &'a mut O, source: &'a dyn WeightSource) -> Self {
         Self {
@@ -36,7 +45,17 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         rows: usize,
         cols: usize,
     ) -> Result<O::Linear, TensorError> {
-        self.side_by_side(&[(tensor, rows)], cols)
+        self.side_by_side(&[(tensor, rows)], cols, MatrixUse::Product)
+    }
+
+    /// A matrix of `[rows, cols]` whose rows are also read one by one.
+    pub(super) fn table(
+        &mut self,
+        tensor: Tensor,
+        rows: usize,
+        cols: usize,
+    ) -> Result<O::Linear, TensorError> {
+        self.side_by_side(&[(tensor, rows)], cols, MatrixUse::Table)
     }
 
     /// Matrices with the same inputs side by side, each with its number of outputs; the file may have them as one tensor,
@@ -51,11 +70,16 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
             let rows = parts.iter().map(|(_, rows)| rows).sum();
             self.linear(whole, rows, cols)
         } else {
-            self.side_by_side(parts, cols)
+            self.side_by_side(parts, cols, MatrixUse::Product)
         }
     }
 
-    fn side_by_side(&mut self, parts: &[(Tensor, usize)], cols: usize) -> Result<O::Linear, TensorError> {
+    fn side_by_side(
+        &mut self,
+        parts: &[(Tensor, usize)],
+        cols: usize,
+        purpose: MatrixUse,
+    ) -> Result<O::Linear, TensorError> {
         let mut found = Vec::with_capacity(parts.len());
         for &(tensor, _) in parts {
             found.push(self.take(tensor)?);
@@ -65,7 +89,10 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
             let matrix = data.matrix(rows, cols);
             matrices.push(matrix.map_err(|problem| self.error(tensor, problem))?);
         }
-        let loaded = self.ops.linear(&matrices);
+        let loaded = match (purpose, &matrices[..]) {
+            (MatrixUse::Table, [matrix]) => self.ops.table(*matrix),
+            (MatrixUse::Table | MatrixUse::Product, all) => self.ops.linear(all),
+        };
         loaded.map_err(|error| {
             let tensor = parts.get(error.part).or(parts.last());
             let name = tensor.map(|&(tensor, _)| self.source.name(tensor));
@@ -131,7 +158,7 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
             };
             return Err(self.error(Tensor::Positions, too_few));
         }
-        self.linear(Tensor::Positions, rows, width)
+        self.table(Tensor::Positions, rows, width)
     }
 
     /// The norm of the heads of queries and keys, with weights for each head, queries first; `None` where the model has none.

@@ -55,7 +55,7 @@ impl<O: DecoderOps> Decoder<O> {
         for index in 0..config.layers.len() {
             layers.push(Layer::load(&mut loader, index)?);
         }
-        let embedding = loader.linear(Tensor::Embedding, sizes.vocab, sizes.hidden)?;
+        let embedding = loader.table(Tensor::Embedding, sizes.vocab, sizes.hidden)?;
         let output = if config.tied_embeddings {
             None
         } else {
@@ -92,6 +92,42 @@ impl<O: DecoderOps> Decoder<O> {
     }
 }
 
+impl<O: DecoderOps> Decoder<O> {
+    /// The device's operations and state.
+    pub(super) fn ops_mut(&mut self) -> &mut O {
+        &mut self.ops
+    }
+
+    /// Calls the operations of a step, in which some rows are read or none.
+    fn compute(&mut self, step: &O::Step<'_>, is_read: bool) {
+        let (ops, a) = (&mut self.ops, &mut self.activations);
+        let tables = Embedding {
+            tokens: &self.embedding,
+            scale: self.embedding_scale,
+            positions: self.positions.as_ref(),
+        };
+        ops.embed(step, tables, &mut a.hidden);
+        let Some((last, others)) = self.layers.split_last() else {
+            return;
+        };
+        for layer in others {
+            layer.store(ops, step, a);
+            layer.run(ops, step, RowSet::All, a);
+        }
+        // The last layer has to write the keys and values of all rows to the cache, but computes the rest only for rows
+        // that are read.
+        last.store(ops, step, a);
+        if !is_read {
+            return;
+        }
+        a.keep_read_rows(ops, step);
+        last.run(ops, step, RowSet::Read, a);
+        ops.norm(&self.head.norm, &a.hidden, &mut a.normed, Output::Replace);
+        let weights = self.head.output.as_ref().unwrap_or(&self.embedding);
+        ops.read_logits(step, weights, &a.normed, self.head.scaling);
+    }
+}
+
 impl<O: DecoderOps> LanguageModel for Decoder<O> {
     fn limits(&self) -> &ModelLimits {
         &self.limits
@@ -105,33 +141,10 @@ impl<O: DecoderOps> LanguageModel for Decoder<O> {
                 "a score was asked for, and decoders have logits only".into(),
             ));
         }
-        let (ops, a) = (&mut self.ops, &mut self.activations);
-        let step = &ops.begin(batch, output);
-        let tables = Embedding {
-            tokens: &self.embedding,
-            scale: self.embedding_scale,
-            positions: self.positions.as_ref(),
-        };
-        ops.embed(step, tables, &mut a.hidden);
+        let step = self.ops.begin(batch, output);
+        self.compute(&step, batch.sequences.iter().any(|s| s.readout != Readout::None));
+        self.ops.launch(&step);
         self.submitted = true;
-        let Some((last, others)) = self.layers.split_last() else {
-            return Ok(());
-        };
-        for layer in others {
-            layer.store(ops, step, a);
-            layer.run(ops, step, RowSet::All, a);
-        }
-        // The last layer has to write the keys and values of all rows to the cache, but computes the rest only for rows
-        // that are read.
-        last.store(ops, step, a);
-        if batch.sequences.iter().all(|s| s.readout == Readout::None) {
-            return Ok(());
-        }
-        a.keep_read_rows(ops, step);
-        last.run(ops, step, RowSet::Read, a);
-        ops.norm(&self.head.norm, &a.hidden, &mut a.normed, Output::Replace);
-        let weights = self.head.output.as_ref().unwrap_or(&self.embedding);
-        ops.read_logits(step, weights, &a.normed, self.head.scaling);
         Ok(())
     }
 

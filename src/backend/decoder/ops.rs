@@ -28,6 +28,11 @@ pub(crate) trait DecoderOps: Send {
     /// Loads a weight matrix; its parts lie side by side and have the same inputs.
     fn linear(&mut self, parts: &[MatrixSource<'_>]) -> Result<Self::Linear, PartError>;
 
+    /// Loads a matrix whose rows are also read one by one: a table of embeddings.
+    fn table(&mut self, matrix: MatrixSource<'_>) -> Result<Self::Linear, PartError> {
+        self.linear(&[matrix])
+    }
+
     /// Loads a norm.
     fn norm_weights(&mut self, weights: NormParameters) -> Self::Norm;
 
@@ -114,6 +119,9 @@ pub(crate) trait DecoderOps: Send {
         x: &Self::Rows,
         scaling: LogitScaling,
     );
+
+    /// All operations of the step were called: a device that collects them begins with them now.
+    fn launch(&mut self, step: &Self::Step<'_>);
 
     /// Waits for the step, and returns what it read.
     ///

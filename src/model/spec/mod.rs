@@ -32,5 +32,5 @@ pub(crate) use self::{
     family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights, sliding_layers},
     matrix_source::dequantize,
     rotary::{Llama3Scaling, LongScaling, Rope, Rotation, Scaling, check_factors},
-    tensor_format::Factor,
+    tensor_format::{Factor, Group},
 };

@@ -1,0 +1,277 @@
+//! A card as a backend.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    adapter::Adapters,
+    driver::{Architecture, Card, DriverError},
+    footprint::{self, LargestStep, WeightStorage, step_limits},
+    kv_cache::{BLOCK_TOKENS, KvCache},
+    ops::{CudaOps, CudaState},
+};
+use crate::{
+    backend::{
+        Backend, BatchSequence, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution,
+        Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, ModelLimits, Readout, StepError,
+        StepOutput,
+        cpu::CpuBackend,
+        decoder::{Decoder, adapters::adapters_of},
+        self_test,
+    },
+    model::{
+        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
+        estimator::EstimatorKind,
+        open_decoder,
+        spec::{DeviceName, ModelConfig, Precision},
+    },
+};
+
+/// What a step of a card is expected to cost before any was measured.
+const COST_PRIOR: CostPrior = CostPrior {
+    step: Duration::from_millis(10),
+    token: Duration::from_micros(100),
+    row: Duration::from_micros(100),
+    positions: Duration::from_micros(5),
+};
+
+/// A card as a device.
+#[derive(Clone)]
+pub struct CudaBackend {
+    card: Arc<dyn Card>,
+    device: DeviceInfo,
+}
+
+/// Why a card cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Its architecture is older than the kernels are made for.
+    #[error(
+        "{card} has the architecture {found}; the kernels need {} or newer",
+        Architecture::OLDEST
+    )]
+    TooOld {
+        /// The card's name.
+        card: String,
+        /// Its architecture.
+        found: Architecture,
+    },
+}
+
+impl CudaBackend {
+    /// The card with this number, counted as the driver counts them.
+    ///
+    /// # Errors
+    /// When the kernels do not run on it.
+    pub fn new(number: u32, card: Arc<dyn Card>) -> Result<Self, OpenError> {
+        let description = card.description();
+        if description.architecture < Architecture::OLDEST {
+            return Err(OpenError::TooOld {
+                card: description.name.clone(),
+                found: description.architecture,
+            });
+        }
+        let device = DeviceInfo {
+            name: DeviceName::Cuda(number),
+            architecture: format!("{} ({})", description.architecture, description.name),
+            best_for_judging: Precision::Bf16,
+            best_for_answering: Precision::Bf16,
+            // What each model's products do is measured when it is loaded.
+            determinism: Determinism::BestEffort,
+            execution: Execution::Asynchronous,
+            cost_prior: COST_PRIOR,
+        };
+        Ok(Self { card, device })
+    }
+
+    fn load_decoder(
+        &self,
+        mut config: ModelConfig,
+        source: &dyn WeightSource,
+        adapters: &[AdapterWeights],
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadFault> {
+        config.limit_context(options.max_context);
+        let storage = WeightStorage::of(options.precision).map_err(|error| self.trouble(error))?;
+        let block_bytes = KvCache::block_bytes(&config);
+        let blocks = options.kv_bytes / block_bytes;
+        if blocks < 2 {
+            let too_small = ResourceProblem::KvPool {
+                bytes: options.kv_bytes,
+                needed: 2 * block_bytes as u64,
+            };
+            return Err(too_small.into());
+        }
+        self.check_memory(&config, source, adapters, options)?;
+        let driver = |error: DriverError| self.trouble(error);
+        let queue = self.card.open_queue().map_err(driver)?;
+        let state = CudaState {
+            cache: KvCache::new(&queue, &config, blocks).map_err(driver)?,
+            adapters: Adapters::new(&queue, config.layers.len(), adapters).map_err(driver)?,
+            limits: step_limits(&config, options.batch),
+            keeps_packed: storage == WeightStorage::Packed,
+            queue,
+        };
+        let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
+        let ops = CudaOps::new(&config, self.card.description(), state).map_err(driver)?;
+        let (mut decoder, summary) = Decoder::load(&config, source, ops, limits)?;
+        decoder.ops_mut().loaded().map_err(driver)?;
+        let determinism = decoder.ops_mut().determinism();
+        warm_up(&mut decoder).map_err(|error| self.trouble(error))?;
+        Ok(LoadedModel {
+            kv_bytes: decoder.kv_bytes(),
+            model: Box::new(decoder),
+            architecture: config.architecture,
+            layers: config.layers.len(),
+            parameters: summary.parameters,
+            dtype: summary.dtype,
+            precision: options.precision,
+            determinism,
+            weight_bytes: summary.bytes,
+            adapters: adapters.iter().map(Adapters::describe).collect(),
+        })
+    }
+
+    /// Refuses a model that takes more than is free, before anything is loaded.
+    fn check_memory(
+        &self,
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        adapters: &[AdapterWeights],
+        options: &LoadOptions,
+    ) -> Result<(), LoadFault> {
+        let footprint = self.footprint_with(config, source, adapters, options)?;
+        let memory = self.card.memory().map_err(|error| self.trouble(error))?;
+        let needed = footprint.weight_bytes + footprint.scratch_bytes + options.kv_bytes as u64;
+        if needed <= memory.free {
+            return Ok(());
+        }
+        let too_little = ResourceProblem::DeviceMemory {
+            device: self.device.name.to_string(),
+            needed,
+            free: memory.free,
+            weights: footprint.weight_bytes,
+            kv: options.kv_bytes as u64,
+            scratch: footprint.scratch_bytes,
+        };
+        Err(too_little.into())
+    }
+
+    fn footprint_with(
+        &self,
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        adapters: &[AdapterWeights],
+        options: &LoadOptions,
+    ) -> Result<Footprint, LoadFault> {
+        let storage = WeightStorage::of(options.precision).map_err(|error| self.trouble(error))?;
+        let largest = LargestStep {
+            batch: options.batch,
+            max_rank: adapters.iter().map(|adapter| adapter.rank).max().unwrap_or(0),
+        };
+        let mut footprint = footprint::of_decoder(config, source, storage, largest)?;
+        let bytes = adapters.iter().map(|adapter| Adapters::bytes_for(adapter) as u64);
+        footprint.weight_bytes += bytes.sum::<u64>();
+        Ok(footprint)
+    }
+
+    fn refuse_estimators(&self, path: &Path) -> Result<(), LoadError> {
+        match EstimatorKind::detect(path) {
+            None => Ok(()),
+            Some(kind) => {
+                let not_computed = ResourceProblem::NotOnDevice {
+                    what: kind.name(),
+                    device: self.device.name.to_string(),
+                };
+                Err(LoadFault::from(not_computed).at(path.display().to_string()))
+            }
+        }
+    }
+
+    fn trouble(&self, error: impl std::error::Error + Send + Sync + 'static) -> LoadFault {
+        let trouble = ResourceProblem::Device {
+            device: self.device.name.to_string(),
+            error: Box::new(error),
+        };
+        trouble.into()
+    }
+}
+
+/// Computes a first step, which allocates all buffers, so that no later one does.
+fn warm_up(decoder: &mut impl LanguageModel) -> Result<(), StepError> {
+    let tokens = 2.min(decoder.limits().context_length);
+    let batch = ForwardBatch {
+        tokens: vec![0; tokens],
+        sequences: vec![BatchSequence {
+            new_tokens: tokens,
+            context: 0,
+            block_table: vec![0],
+            adapter: None,
+            readout: Readout::Logits,
+        }],
+    };
+    decoder.forward(&batch, StepOutput::default()).map(drop)
+}
+
+impl Backend for CudaBackend {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    /// What the driver says now; nothing is free of a card that does not answer.
+    fn memory(&self) -> Option<DeviceMemory> {
+        Some(self.card.memory().unwrap_or(DeviceMemory { total: 0, free: 0 }))
+    }
+
+    fn self_test(&self) -> Vec<DeviceFinding> {
+        let processor = CpuBackend::new(1);
+        let checks = |precision| {
+            [
+                self_test::of_model(self, precision),
+                self_test::against_processor(self, precision, &processor),
+            ]
+        };
+        [Precision::Bf16, Precision::Int8]
+            .into_iter()
+            .flat_map(checks)
+            .collect()
+    }
+
+    fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {
+        requested
+    }
+
+    fn footprint(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+    ) -> Result<Footprint, LoadError> {
+        self.refuse_estimators(path)?;
+        open_decoder(path, |mut config, source| {
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                AdapterWeights::read(path, base, Extent::Headers)
+            })?;
+            config.limit_context(options.max_context);
+            self.footprint_with(&config, source, &adapters, options)
+        })
+    }
+
+    fn load(
+        &self,
+        path: &Path,
+        adapters: &[PathBuf],
+        options: &LoadOptions,
+    ) -> Result<LoadedModel, LoadError> {
+        self.refuse_estimators(path)?;
+        open_decoder(path, |config, source| {
+            let adapters = adapters_of(adapters, &config, source, |path, base| {
+                AdapterWeights::read(path, base, Extent::Whole)
+            })?;
+            self.load_decoder(config, source, &adapters, options)
+        })
+    }
+}

@@ -1,0 +1,332 @@
+//! The products of a model: loading weights for them, rounded or as they are, and computing them.
+
+use std::{mem, sync::Arc};
+
+use super::{
+    arguments::{PackedExpandArgs, PackedProductArgs, RoundRowsArgs},
+    buffer::Buffer,
+    driver::{DeviceAddress, LaunchSize, PRODUCT_ROWS, ProductOperands, ProductShape, Queue},
+    invariance::ProductPlanner,
+    kernels::Kernel,
+    launch_sizes::{ROW_THREADS, pieces},
+    launcher::Launcher,
+    linear::{CudaLinear, PackedPart, Weights},
+    packed::{Bits, PackedWeights, TILE_OUTPUTS, can_be_packed},
+    rows::{CudaRows, RowFormat, RowsShape},
+    weights::{WeightLoader, tensor_problem},
+};
+use crate::{
+    backend::{
+        Determinism,
+        decoder::ops::{Output, PartError},
+    },
+    model::spec::MatrixSource,
+};
+
+/// Products of at most so many rows read packed weights as they are; for more rows they are expanded first, which reads and
+/// writes more memory and computes faster.
+const MOST_PACKED_ROWS: usize = 64;
+/// Inputs that one block of threads expands.
+const EXPANDED_INPUTS: usize = 256;
+
+/// The products of one model.
+pub(super) struct Products {
+    planner: ProductPlanner,
+    /// Copies weights to the card; only there while the model is loaded.
+    loader: Option<WeightLoader>,
+    most_rows: usize,
+    /// Whether weights that are packed in their file stay so.
+    keeps_packed: bool,
+    /// Whether any did.
+    is_packed: bool,
+    /// Operands that are not in bf16 yet.
+    rounded: CudaRows,
+    /// One packed matrix in bf16, for products of many rows; `None` where none is packed.
+    expanded: Option<Buffer>,
+    weight_bytes: usize,
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProductTarget {
+    pub out: DeviceAddress,
+    pub output: Output,
+}
+
+impl Products {
+    pub(super) fn new(queue: &Arc<dyn Queue>, most_rows: usize, keeps_packed: bool) -> Self {
+        Self {
+            planner: ProductPlanner::new(queue, most_rows),
+            loader: None,
+            most_rows,
+            keeps_packed,
+            is_packed: false,
+            rounded: CudaRows::default(),
+            expanded: None,
+            weight_bytes: 0,
+        }
+    }
+
+    /// The kernels that it launches.
+    pub(super) const KERNELS: [Kernel; 5] = [
+        Kernel::RoundRows,
+        Kernel::PackedProduct8,
+        Kernel::PackedProduct4,
+        Kernel::PackedExpand8,
+        Kernel::PackedExpand4,
+    ];
+
+    /// Frees what only loading needs.
+    pub(super) fn loaded(&mut self) {
+        self.loader = None;
+    }
+
+    /// Bytes of all weights that were loaded.
+    pub(super) fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// Which results are equal to the bit, by what was measured of each product.
+    pub(super) fn determinism(&self) -> Determinism {
+        // Packed weights are rounded for products of many rows, and exact for those of few.
+        let one_way = !self.is_packed || self.most_rows <= MOST_PACKED_ROWS;
+        match one_way && self.planner.is_invariant() {
+            true => Determinism::BatchInvariant,
+            false => Determinism::BestEffort,
+        }
+    }
+
+    /// Loads matrices below each other.
+    pub(super) fn linear(
+        &mut self,
+        launcher: &mut Launcher,
+        parts: &[MatrixSource<'_>],
+    ) -> Result<CudaLinear, PartError> {
+        let packs = |part: &MatrixSource<'_>| can_be_packed(part.format(), part.cols);
+        let weights = match self.keeps_packed && parts.iter().all(packs) {
+            true => Weights::Packed(self.packed(launcher, parts)?),
+            false => self.rounded(launcher, parts)?,
+        };
+        Ok(CudaLinear {
+            shape: shape_of(parts),
+            weights,
+        })
+    }
+
+    /// Loads a matrix whose rows are also read one by one.
+    pub(super) fn table(
+        &mut self,
+        launcher: &mut Launcher,
+        matrix: MatrixSource<'_>,
+    ) -> Result<CudaLinear, PartError> {
+        Ok(CudaLinear {
+            shape: shape_of(&[matrix]),
+            weights: self.rounded(launcher, &[matrix])?,
+        })
+    }
+
+    /// The operand of a product for these rows, rounded where it is not yet.
+    pub(super) fn operand(&mut self, launcher: &mut Launcher, x: &CudaRows) -> DeviceAddress {
+        if x.format == RowFormat::Bf16 {
+            return x.address();
+        }
+        let mut rounded = mem::take(&mut self.rounded);
+        let shape = RowsShape {
+            count: x.count,
+            width: x.width,
+            format: RowFormat::Bf16,
+        };
+        launcher.prepare(&mut rounded, shape, self.most_rows);
+        let argument = RoundRowsArgs {
+            x: x.address(),
+            rounded: rounded.address(),
+            width: x.width as u32,
+            padding: 0,
+        };
+        launcher.launch(Kernel::RoundRows, pieces(x.count, x.width), &argument);
+        let address = rounded.address();
+        self.rounded = rounded;
+        address
+    }
+
+    /// `out = x · weightsᵀ`, or added to `out`.
+    pub(super) fn multiply(
+        &mut self,
+        launcher: &mut Launcher,
+        weights: &CudaLinear,
+        x: &CudaRows,
+        target: ProductTarget,
+    ) {
+        let product = Product {
+            x: self.operand(launcher, x),
+            rows: x.count,
+            out: target.out,
+            out_width: weights.shape.outputs,
+            add: target.output == Output::Add,
+        };
+        let parts = match &weights.weights {
+            Weights::Rounded { buffer, plan } => {
+                return launcher.product(*plan, product.operands(buffer.address()));
+            }
+            Weights::Packed(parts) => parts,
+        };
+        let mut first_output = 0;
+        for part in parts {
+            let product = Product {
+                out: target.out.offset(first_output * size_of::<f32>()),
+                ..product
+            };
+            if x.count <= MOST_PACKED_ROWS {
+                multiply_packed(launcher, &part.weights, product);
+            } else {
+                self.expand(launcher, &part.weights);
+                let expanded = self.expanded.as_ref();
+                let expanded = expanded.map_or(DeviceAddress::NULL, Buffer::address);
+                launcher.product(part.plan, product.operands(expanded));
+            }
+            first_output += part.weights.outputs();
+        }
+    }
+
+    /// Writes packed weights in bf16 to the scratch buffer.
+    fn expand(&self, launcher: &mut Launcher, weights: &PackedWeights) {
+        let Some(expanded) = &self.expanded else {
+            return;
+        };
+        let argument = PackedExpandArgs {
+            weights: weights.argument(),
+            out: expanded.address(),
+        };
+        let kernel = match weights.bits() {
+            Bits::Eight => Kernel::PackedExpand8,
+            Bits::Four => Kernel::PackedExpand4,
+        };
+        let size = LaunchSize {
+            grid: [
+                weights.outputs().div_ceil(TILE_OUTPUTS) as u32,
+                (argument.weights.inputs as usize).div_ceil(EXPANDED_INPUTS) as u32,
+                1,
+            ],
+            threads: ROW_THREADS,
+            shared_bytes: 0,
+        };
+        launcher.launch(kernel, size, &argument);
+    }
+
+    /// Loads matrices that are packed already, and keeps them so.
+    fn packed(
+        &mut self,
+        launcher: &mut Launcher,
+        parts: &[MatrixSource<'_>],
+    ) -> Result<Vec<PackedPart>, PartError> {
+        let mut packed = Vec::with_capacity(parts.len());
+        for (part, source) in parts.iter().enumerate() {
+            let failed = |problem| PartError { part, problem };
+            let loaded = PackedWeights::load(launcher.queue(), source);
+            let weights = loaded.map_err(failed)?;
+            self.weight_bytes += weights.bytes();
+            let shape = ProductShape {
+                outputs: source.rows,
+                inputs: source.cols,
+            };
+            let bytes = CudaLinear::rounded_bytes(source.rows, source.cols);
+            if self.expanded.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+                // The old one first: there may be no memory for both.
+                self.expanded = None;
+                let buffer = Buffer::new(launcher.queue(), bytes);
+                self.expanded = Some(buffer.map_err(|error| failed(tensor_problem(error)))?);
+            }
+            self.expand(launcher, &weights);
+            let expanded = self
+                .expanded
+                .as_ref()
+                .map_or(DeviceAddress::NULL, Buffer::address);
+            let plan = self.planner.plan(expanded, shape);
+            let plan = plan.map_err(|error| failed(tensor_problem(error)))?;
+            self.is_packed = true;
+            packed.push(PackedPart { weights, plan });
+        }
+        Ok(packed)
+    }
+
+    /// Loads matrices rounded to bf16.
+    fn rounded(&mut self, launcher: &mut Launcher, parts: &[MatrixSource<'_>]) -> Result<Weights, PartError> {
+        let failed = |error| PartError {
+            part: 0,
+            problem: tensor_problem(error),
+        };
+        let loader = match &mut self.loader {
+            Some(loader) => loader,
+            None => self
+                .loader
+                .insert(WeightLoader::new(launcher.queue()).map_err(failed)?),
+        };
+        let loaded = loader.load(parts);
+        let buffer = loaded.map_err(|(part, problem)| PartError { part, problem })?;
+        self.weight_bytes += buffer.bytes();
+        let plan = self
+            .planner
+            .plan(buffer.address(), shape_of(parts))
+            .map_err(failed)?;
+        Ok(Weights::Rounded { buffer, plan })
+    }
+}
+
+/// A product of few rows with weights as they are.
+fn multiply_packed(launcher: &mut Launcher, weights: &PackedWeights, product: Product) {
+    let argument = PackedProductArgs {
+        weights: weights.argument(),
+        x: product.x,
+        out: product.out,
+        rows: product.rows as u32,
+        out_width: product.out_width as u32,
+        add: u32::from(product.add),
+        padding: 0,
+    };
+    let kernel = match weights.bits() {
+        Bits::Eight => Kernel::PackedProduct8,
+        Bits::Four => Kernel::PackedProduct4,
+    };
+    let size = LaunchSize {
+        grid: [
+            weights.outputs().div_ceil(TILE_OUTPUTS) as u32,
+            product.rows.div_ceil(PRODUCT_ROWS) as u32,
+            1,
+        ],
+        threads: ROW_THREADS,
+        shared_bytes: 0,
+    };
+    launcher.launch(kernel, size, &argument);
+}
+
+/// The shape of matrices below each other.
+fn shape_of(parts: &[MatrixSource<'_>]) -> ProductShape {
+    ProductShape {
+        outputs: parts.iter().map(|part| part.rows).sum(),
+        inputs: parts.first().map_or(0, |part| part.cols),
+    }
+}
+
+/// A product of rows, with any weights.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    x: DeviceAddress,
+    rows: usize,
+    out: DeviceAddress,
+    out_width: usize,
+    add: bool,
+}
+
+impl Product {
+    /// The operands of the product with these weights in bf16.
+    fn operands(self, weights: DeviceAddress) -> ProductOperands {
+        ProductOperands {
+            weights,
+            x: self.x,
+            out: self.out,
+            rows: self.rows.next_multiple_of(PRODUCT_ROWS),
+            out_width: self.out_width,
+            add: self.add,
+        }
+    }
+}
