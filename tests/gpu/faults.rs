@@ -1,0 +1,307 @@
+//! Every call to a card may fail: nothing panics, nothing is leaked, and what can go on goes on.
+
+use std::{
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use babelward::backend::{
+    Backend as _, BatchSequence, DeviceMemory, ForwardBatch, LoadedModel, Readout, StepError, StepOutput,
+    cuda::{
+        CudaBackend,
+        driver::{
+            Card, CardDescription, Consequence, DeviceAddress, DriverError, GraphHandle, KernelHandle,
+            LaunchSize, ProductChoice, ProductOperands, ProductPlan, ProductShape, Queue,
+        },
+        kernels::Kernel,
+    },
+};
+
+use crate::{
+    card::{CardState, EmulatedCard},
+    common::golden,
+    models::{ENOUGH, options},
+    queue::Timing,
+};
+
+/// When calls fail.
+struct Plan {
+    /// Calls so far.
+    calls: AtomicUsize,
+    /// The call that fails, counted from 0.
+    failing: AtomicUsize,
+    consequence: Consequence,
+}
+
+impl Plan {
+    fn next(&self) -> Result<(), DriverError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        let failing = self.failing.load(Ordering::SeqCst);
+        let fails = match self.consequence {
+            Consequence::Lasting => call >= failing,
+            Consequence::ThisCall | Consequence::OutOfMemory => call == failing,
+        };
+        match fails {
+            true => Err(DriverError {
+                call: "planted",
+                reason: format!("call {call} fails"),
+                consequence: self.consequence,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+struct FaultyCard {
+    card: EmulatedCard,
+    plan: Arc<Plan>,
+}
+
+struct FaultyQueue {
+    queue: Arc<dyn Queue>,
+    plan: Arc<Plan>,
+}
+
+impl Card for FaultyCard {
+    fn description(&self) -> &CardDescription {
+        self.card.description()
+    }
+
+    fn memory(&self) -> Result<DeviceMemory, DriverError> {
+        self.plan.next()?;
+        self.card.memory()
+    }
+
+    fn open_queue(&self) -> Result<Arc<dyn Queue>, DriverError> {
+        self.plan.next()?;
+        Ok(Arc::new(FaultyQueue {
+            queue: self.card.open_queue()?,
+            plan: Arc::clone(&self.plan),
+        }))
+    }
+}
+
+impl Queue for FaultyQueue {
+    fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DriverError> {
+        self.plan.next()?;
+        self.queue.allocate(bytes)
+    }
+
+    fn release(&self, address: DeviceAddress) {
+        self.queue.release(address);
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<NonNull<u8>, DriverError> {
+        self.plan.next()?;
+        self.queue.allocate_host(bytes)
+    }
+
+    fn release_host(&self, address: NonNull<u8>) {
+        self.queue.release_host(address);
+    }
+
+    fn kernel(&self, kernel: Kernel) -> Result<KernelHandle, DriverError> {
+        self.plan.next()?;
+        self.queue.kernel(kernel)
+    }
+
+    fn plan_product(
+        &self,
+        shape: ProductShape,
+        most_rows: usize,
+        choice: ProductChoice,
+    ) -> Result<ProductPlan, DriverError> {
+        self.plan.next()?;
+        self.queue.plan_product(shape, most_rows, choice)
+    }
+
+    unsafe fn upload(&self, to: DeviceAddress, from: NonNull<u8>, bytes: usize) -> Result<(), DriverError> {
+        self.plan.next()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.upload(to, from, bytes) }
+    }
+
+    unsafe fn download(&self, to: NonNull<u8>, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
+        self.plan.next()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.download(to, from, bytes) }
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: KernelHandle,
+        size: LaunchSize,
+        argument: &[u8],
+    ) -> Result<(), DriverError> {
+        self.plan.next()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.launch(kernel, size, argument) }
+    }
+
+    unsafe fn product(&self, plan: ProductPlan, operands: ProductOperands) -> Result<(), DriverError> {
+        self.plan.next()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.product(plan, operands) }
+    }
+
+    fn begin_capture(&self) -> Result<(), DriverError> {
+        self.plan.next()?;
+        self.queue.begin_capture()
+    }
+
+    fn end_capture(&self) -> Result<GraphHandle, DriverError> {
+        let ended = self.queue.end_capture();
+        self.plan.next()?;
+        ended
+    }
+
+    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), DriverError> {
+        self.plan.next()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.launch_graph(graph) }
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        let waited = self.queue.wait();
+        self.plan.next()?;
+        waited
+    }
+}
+
+/// A backend whose calls fail as planned.
+fn backend(consequence: Consequence) -> (CudaBackend, Arc<Plan>, Arc<CardState>) {
+    let plan = Arc::new(Plan {
+        calls: AtomicUsize::new(0),
+        failing: AtomicUsize::new(usize::MAX),
+        consequence,
+    });
+    let card = EmulatedCard::new(Timing::Late, ENOUGH);
+    let state = Arc::clone(&card.state);
+    let card = FaultyCard {
+        card,
+        plan: Arc::clone(&plan),
+    };
+    (CudaBackend::new(0, Arc::new(card)).unwrap(), plan, state)
+}
+
+fn load(backend: &CudaBackend) -> Result<LoadedModel, babelward::model::LoadError> {
+    // The smallest checkpoint with head norms, windows, post norms and a cap.
+    backend.load(&golden("models").join("gemma3-pictures"), &[], &options())
+}
+
+/// A prompt of three tokens, or the token after it.
+fn batch(decode: bool) -> ForwardBatch {
+    let (tokens, context) = match decode {
+        true => (vec![4], 3),
+        false => (vec![1, 2, 3], 0),
+    };
+    ForwardBatch {
+        sequences: vec![BatchSequence {
+            new_tokens: tokens.len(),
+            context,
+            block_table: vec![1],
+            adapter: None,
+            readout: Readout::Logits,
+        }],
+        tokens,
+    }
+}
+
+fn bits(output: &StepOutput) -> Vec<u32> {
+    output.logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn a_load_whose_call_fails_is_an_error_and_leaves_nothing_behind() {
+    for consequence in [
+        Consequence::ThisCall,
+        Consequence::OutOfMemory,
+        Consequence::Lasting,
+    ] {
+        let (backend, plan, state) = backend(consequence);
+        drop(load(&backend).unwrap());
+        let calls = plan.calls.load(Ordering::SeqCst);
+        assert!(calls > 100, "{calls} calls");
+        assert_eq!(state.allocations(), (0, 0));
+        for call in 0..calls {
+            plan.calls.store(0, Ordering::SeqCst);
+            plan.failing.store(call, Ordering::SeqCst);
+            let error = load(&backend)
+                .map(drop)
+                .expect_err("a call has failed")
+                .to_string();
+            // Where all later calls fail too, it may be one of those that is told.
+            let told = match consequence {
+                Consequence::Lasting => " fails".to_owned(),
+                Consequence::ThisCall | Consequence::OutOfMemory => format!("call {call} fails"),
+            };
+            assert!(error.contains(&told), "{error}");
+            assert_eq!(state.allocations(), (0, 0), "call {call}");
+        }
+    }
+}
+
+#[test]
+fn a_step_whose_call_fails_is_an_error_and_the_next_one_succeeds() {
+    let (backend, plan, state) = backend(Consequence::ThisCall);
+    let mut expected = Vec::new();
+    let mut counts = Vec::new();
+    let mut model = load(&backend).unwrap().model;
+    // The decode step is recorded at first, and carried out by its recording later.
+    let steps = [batch(false), batch(true), batch(true)];
+    for step in &steps {
+        plan.calls.store(0, Ordering::SeqCst);
+        expected.push(bits(&model.forward(step, StepOutput::default()).unwrap()));
+        counts.push(plan.calls.load(Ordering::SeqCst));
+    }
+    assert_eq!(expected[1], expected[2]);
+    assert!(counts[2] < counts[1] / 2, "{counts:?}");
+    for (index, (step, calls)) in steps.iter().zip(counts).enumerate() {
+        for call in 0..calls {
+            let mut fresh = load(&backend).unwrap().model;
+            for before in &steps[..index] {
+                fresh.forward(before, StepOutput::default()).unwrap();
+            }
+            plan.calls.store(0, Ordering::SeqCst);
+            plan.failing.store(call, Ordering::SeqCst);
+            let failed = fresh.forward(step, StepOutput::default());
+            let Err(StepError::Device(reason)) = failed else {
+                panic!("step {index}, call {call}: {failed:?}");
+            };
+            assert!(reason.contains(&format!("call {call} fails")), "{reason}");
+            plan.failing.store(usize::MAX, Ordering::SeqCst);
+            for again in &steps[..index] {
+                fresh.forward(again, StepOutput::default()).unwrap();
+            }
+            let output = fresh.forward(step, StepOutput::default()).unwrap();
+            assert_eq!(bits(&output), expected[index], "step {index} after call {call}");
+        }
+    }
+    drop(model);
+    assert_eq!(state.allocations(), (0, 0));
+}
+
+#[test]
+fn a_card_that_is_gone_is_told_from_a_call_that_failed() {
+    let (backend, plan, state) = backend(Consequence::Lasting);
+    let mut model = load(&backend).unwrap().model;
+    plan.failing.store(0, Ordering::SeqCst);
+    for _ in 0..2 {
+        let lost = model.forward(&batch(false), StepOutput::default());
+        assert!(matches!(lost, Err(StepError::DeviceLost(_))), "{lost:?}");
+    }
+    drop(model);
+    assert_eq!(state.allocations(), (0, 0));
+}
+
+#[test]
+fn a_model_that_is_dropped_while_a_step_is_under_way_waits_for_it() {
+    let (backend, _, state) = backend(Consequence::ThisCall);
+    let mut model = load(&backend).unwrap().model;
+    model.submit(&batch(false), StepOutput::default()).unwrap();
+    drop(model);
+    assert_eq!(state.allocations(), (0, 0));
+}
