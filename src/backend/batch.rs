@@ -43,7 +43,8 @@ pub enum Readout {
     Logits,
     /// The most likely token, and the log-probabilities of some tokens over the whole vocabulary.
     Probe {
-        /// Token ids; those outside the vocabulary have probability 0.
+        /// Token ids; those outside the vocabulary have probability 0. There may be none: then only the most likely token
+        /// is read.
         tokens: Vec<u32>,
     },
     /// The score of the whole sequence, of models that have a score instead of logits.

@@ -19,11 +19,17 @@ pub fn read_row(readout: &Readout, row: usize, logits: &[f32]) -> Option<Reading
         Readout::Probe { tokens } => Some(match row_max(logits) {
             None => Reading::NotFinite,
             Some(max) => {
-                let log_sum_exp = log_sum_exp(logits, max);
-                let tokens = tokens.iter();
+                let log_probabilities = match tokens.is_empty() {
+                    true => Vec::new(),
+                    false => {
+                        let log_sum_exp = log_sum_exp(logits, max);
+                        let tokens = tokens.iter();
+                        tokens.map(|&token| logprob(logits, log_sum_exp, token)).collect()
+                    }
+                };
                 Reading::Probe(ProbeReading {
                     most_likely: argmax(logits, max),
-                    log_probabilities: tokens.map(|&token| logprob(logits, log_sum_exp, token)).collect(),
+                    log_probabilities,
                 })
             }
         }),

@@ -62,8 +62,11 @@ pub(crate) fn next_token(
         }),
         Read::Probe(probe) => {
             // The sequence is greedy, so the most likely token is its next one.
-            report_probe(sequence, probe, None, sampler)
-                .or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
+            let ending = match sequence.generated() {
+                0 => report_probe(sequence, probe, None, sampler),
+                _ => None,
+            };
+            ending.or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
         }
         Read::Row(row) => {
             let generated = sequence.generated();

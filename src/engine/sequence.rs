@@ -259,19 +259,21 @@ impl Sequence {
     /// What the step that computes its last token has to read.
     pub(crate) fn readout(&self) -> Readout {
         let output = &self.output;
-        match &output.probe {
+        let probe = output.probe.as_ref().filter(|_| self.generated() == 0);
+        match probe {
             _ if output.score => Readout::Score,
-            Some(probe) if self.generated() == 0 && self.probe_suffices() => Readout::Probe {
+            None if output.max_new_tokens == 0 && output.probe.is_none() => Readout::None,
+            _ if !self.most_likely_suffices() => Readout::Logits,
+            Some(probe) => Readout::Probe {
                 tokens: probe.tokens.clone(),
             },
-            Some(_) => Readout::Logits,
-            None if output.max_new_tokens > 0 => Readout::Logits,
-            None => Readout::None,
+            // Only the most likely token is read. So a device need not send it all logits.
+            None => Readout::Probe { tokens: Vec::new() },
         }
     }
 
-    /// Whether the first token follows from the probe alone, without the other logits.
-    fn probe_suffices(&self) -> bool {
+    /// Whether the next token, if there is one, is the most likely one, and nothing else is told of its logits.
+    fn most_likely_suffices(&self) -> bool {
         let output = &self.output;
         output.max_new_tokens == 0 || output.logprobs.is_none() && output.sampling.takes_the_most_likely()
     }
