@@ -177,8 +177,8 @@ fn options(path: PathBuf, backend: Arc<dyn Backend>) -> RegistryOptions {
             queue_tokens: 1 << 20,
             // There are no other callers, so only throughput counts.
             step_target: None,
-            cost_prior: cpu.device().cost_prior,
-            execution: cpu.device().execution,
+            cost_prior: backend.device().cost_prior,
+            execution: backend.device().execution,
             tenant_weights: TenantWeights::default(),
             clock: Clock::default(),
         },

@@ -4,10 +4,22 @@
 use std::{fs, path::Path, sync::Arc};
 
 use crate::{
-    backend::{Backend, DeviceFinding, FindingStatus, cpu::CpuBackend},
-    model::spec::{CandleDevice, DeviceChoice, DeviceName},
+    backend::{
+        Backend, DeviceFinding, FindingStatus,
+        cpu::CpuBackend,
+        cuda::{
+            CudaBackend,
+            driver::nvidia::{self, Library, LibraryFinding, LibraryProblem, NvidiaCard},
+        },
+    },
+    model::spec::{DeviceChoice, DeviceName},
     registry::{PassReason, PassedOver},
 };
+
+#[cfg(feature = "candle")]
+use crate::backend::candle::{CandleBackend, OpenError};
+#[cfg(not(feature = "candle"))]
+use crate::model::spec::CandleDevice;
 
 /// Why a device that was named cannot be used, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,8 +155,8 @@ impl OpenDevices {
 /// Where the driver puts a file for each card.
 const DEVICE_FILES: &str = "/dev";
 
-/// What to do about a card that this program has no backend for.
-const NO_BACKEND: &str = "name another device, such as cpu";
+/// What to do about a driver that reports errors.
+const DRIVER_FAILS: &str = "see whether `nvidia-smi` works, and look for messages of the driver with `dmesg`";
 
 /// What to do about a device that is not there.
 const NAME_ANOTHER: &str = "name a device that is there (`babelward doctor` lists them), or say auto";
@@ -157,12 +169,21 @@ pub(super) struct ThisMachine {
 
 impl Machine for ThisMachine {
     fn cards(&self) -> CardSearch {
-        match nvidia_cards(Path::new(DEVICE_FILES)) {
-            0 => CardSearch::None(format!("there is no {DEVICE_FILES}/nvidia0")),
-            _ => CardSearch::Unusable {
-                reason: "this program was built without a backend for NVIDIA cards".to_owned(),
-                fix: NO_BACKEND.to_owned(),
+        let unusable = |reason: String, fix: &str| CardSearch::Unusable {
+            reason,
+            fix: fix.to_owned(),
+        };
+        match nvidia::load() {
+            Ok(()) => match nvidia::card_count() {
+                Ok(0) => CardSearch::None(LibraryProblem::NoCard.to_string()),
+                Ok(count) => CardSearch::Found((0..count).collect()),
+                Err(error) => unusable(error.to_string(), DRIVER_FAILS),
             },
+            Err(LibraryProblem::Missing(Library::Driver)) if nvidia_cards(Path::new(DEVICE_FILES)) == 0 => {
+                CardSearch::None(format!("there is no {DEVICE_FILES}/nvidia0"))
+            }
+            Err(problem @ LibraryProblem::NoCard) => CardSearch::None(problem.to_string()),
+            Err(problem) => unusable(problem.to_string(), problem.fix()),
         }
     }
 
@@ -174,12 +195,32 @@ impl Machine for ThisMachine {
         };
         match device {
             DeviceName::Cpu => Ok(Arc::new(CpuBackend::new(self.threads))),
-            DeviceName::Cuda(_) => Err(match self.cards() {
-                CardSearch::None(looked_for) => refused(DeviceProblem::Absent(looked_for), NAME_ANOTHER),
-                CardSearch::Unusable { .. } | CardSearch::Found(_) => {
-                    refused(DeviceProblem::NotBuilt, NO_BACKEND)
+            DeviceName::Cuda(number) => match self.cards() {
+                CardSearch::None(looked_for) => Err(refused(DeviceProblem::Absent(looked_for), NAME_ANOTHER)),
+                CardSearch::Unusable { reason, fix } => Err(refused(DeviceProblem::Unusable(reason), &fix)),
+                CardSearch::Found(numbers) if !numbers.contains(&number) => {
+                    let found = format!("the driver has {} cards, counted from 0", numbers.len());
+                    Err(refused(DeviceProblem::Absent(found), NAME_ANOTHER))
                 }
-            }),
+                CardSearch::Found(_) => {
+                    let card = NvidiaCard::open(number)
+                        .map_err(|error| refused(DeviceProblem::Unusable(error.to_string()), DRIVER_FAILS))?;
+                    let backend = CudaBackend::new(number, Arc::new(card))
+                        .map_err(|error| refused(DeviceProblem::Unusable(error.to_string()), NAME_ANOTHER))?;
+                    Ok(Arc::new(backend))
+                }
+            },
+            #[cfg(feature = "candle")]
+            DeviceName::Candle(candle) => match CandleBackend::new(candle) {
+                Ok(backend) => Ok(Arc::new(backend)),
+                Err(error @ OpenError::NotBuilt { .. }) => {
+                    Err(refused(DeviceProblem::NotBuilt, &error.to_string()))
+                }
+                Err(OpenError::Refused { reason, .. }) => {
+                    Err(refused(DeviceProblem::Unusable(reason), NAME_ANOTHER))
+                }
+            },
+            #[cfg(not(feature = "candle"))]
             DeviceName::Candle(candle) => Err(refused(
                 DeviceProblem::NotBuilt,
                 match candle {
@@ -194,19 +235,43 @@ impl Machine for ThisMachine {
     }
 
     fn findings(&self) -> Vec<DeviceFinding> {
+        let mut findings = Vec::new();
         let (found, status) = match self.cards() {
             CardSearch::None(looked_for) => {
                 let found = format!("none ({looked_for}); models are computed on the processor");
                 (found, FindingStatus::Ok)
             }
-            CardSearch::Unusable { reason, fix } => (reason, FindingStatus::Unusable { fix }),
-            CardSearch::Found(numbers) => (format!("{} found", numbers.len()), FindingStatus::Ok),
+            CardSearch::Unusable { reason, fix } => {
+                findings.extend(nvidia::findings().iter().map(library_finding));
+                (reason, FindingStatus::Unusable { fix })
+            }
+            CardSearch::Found(numbers) => {
+                findings.extend(nvidia::findings().iter().map(library_finding));
+                (format!("{} found", numbers.len()), FindingStatus::Ok)
+            }
         };
-        vec![DeviceFinding {
+        findings.push(DeviceFinding {
             subject: "NVIDIA cards".to_owned(),
             found,
             status,
-        }]
+        });
+        findings
+    }
+}
+
+/// Where a library of CUDA is, or how to get it.
+fn library_finding(finding: &LibraryFinding) -> DeviceFinding {
+    let (found, status) = match &finding.found {
+        Some(path) => (path.display().to_string(), FindingStatus::Ok),
+        None => {
+            let fix = finding.library.how_to_get().to_owned();
+            ("not found".to_owned(), FindingStatus::Missing { fix })
+        }
+    };
+    DeviceFinding {
+        subject: finding.library.file().to_owned(),
+        found,
+        status,
     }
 }
 
