@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use babelward::{
     backend::{
-        Backend, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout, StepOutput,
-        candle::{CandleBackend, CandleDevice},
+        Backend, BatchLimits, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout,
+        StepOutput, candle::CandleBackend,
     },
     fetch::{self, Progress},
-    model::spec::Precision,
+    model::spec::{CandleDevice, Precision},
 };
 use serde_json::Value;
 
@@ -34,6 +34,10 @@ pub fn load_options(precision: Precision, kv_bytes: usize) -> LoadOptions {
         kv_bytes,
         max_context: None,
         precision,
+        batch: BatchLimits {
+            sequences: 64,
+            tokens: 4096,
+        },
     }
 }
 

@@ -3,12 +3,9 @@
 use std::{fs, path::Path};
 
 use babelward::{
-    backend::{
-        Backend as _, BatchLimits, ForwardBatch, LoadedModel, StepError, StepOutput,
-        candle::{CandleBackend, CandleDevice},
-    },
+    backend::{Backend as _, ForwardBatch, LoadedModel, StepError, StepOutput, candle::CandleBackend},
     errors::with_causes,
-    model::spec::Precision,
+    model::spec::{CandleDevice, Precision},
 };
 
 use crate::common::{candle, distance, forward, golden, load_options, sequence, whole};
@@ -26,13 +23,9 @@ fn refused(path: &Path, kv_bytes: usize) -> String {
 fn a_missing_file_is_named() {
     let error = refused(Path::new("no/such/model.gguf"), 1 << 20);
     assert!(error.starts_with("cannot read no/such/model.gguf: "), "{error}");
-    let limits = BatchLimits {
-        sequences: 1,
-        tokens: 1,
-    };
     let path = Path::new("no/such/model.gguf");
     let options = load_options(Precision::F32, 1 << 20);
-    assert!(candle().footprint(path, &[], &options, limits).is_err());
+    assert!(candle().footprint(path, &[], &options).is_err());
 }
 
 #[test]

@@ -3,16 +3,11 @@
 use std::path::PathBuf;
 
 use babelward::{
-    backend::{Backend as _, BatchLimits, Determinism},
-    model::spec::Precision,
+    backend::{Backend as _, Determinism},
+    model::spec::{CandleDevice, DeviceName, Precision},
 };
 
 use crate::common::{candle, checkpoints, golden, load_options};
-
-const BATCH: BatchLimits = BatchLimits {
-    sequences: 64,
-    tokens: 512,
-};
 
 #[test]
 fn estimates_are_what_loading_takes() {
@@ -22,7 +17,7 @@ fn estimates_are_what_loading_takes() {
     for path in files.chain(dummies) {
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let options = load_options(precision, 1 << 20);
-            let known = candle.footprint(&path, &[], &options, BATCH).unwrap();
+            let known = candle.footprint(&path, &[], &options).unwrap();
             let loaded = candle.load(&path, &[], &options).unwrap();
             let name = path.display();
             assert_eq!(candle.effective_precision(&path, precision), loaded.precision);
@@ -44,7 +39,7 @@ fn adapters_are_part_of_the_estimate() {
     let base = golden("models/llama3-rope-tied-bf16");
     let options = load_options(Precision::F32, 1 << 20);
     let adapters = [adapter.clone(), adapter];
-    let known = candle().footprint(&base, &adapters, &options, BATCH).unwrap();
+    let known = candle().footprint(&base, &adapters, &options).unwrap();
     let loaded = candle().load(&base, &adapters, &options).unwrap();
     let bytes = loaded.adapters.iter().map(|adapter| adapter.resident_bytes);
     assert_eq!(known.weight_bytes, loaded.weight_bytes + bytes.sum::<u64>());
@@ -56,8 +51,8 @@ fn the_device_says_what_it_is_and_promises_no_more_than_it_keeps() {
     let candle = candle();
     let info = candle.device();
     assert_eq!(
-        (info.name.as_str(), info.determinism),
-        ("candle:cpu", Determinism::BestEffort)
+        (info.name, info.determinism),
+        (DeviceName::Candle(CandleDevice::Cpu), Determinism::BestEffort)
     );
     assert_eq!(info.architecture, std::env::consts::ARCH);
 }

@@ -46,6 +46,7 @@ async fn serve() -> Rig {
         max_context: Some(1024),
         precision: PrecisionChoice::Only(Precision::Int8),
         backends: vec![candle],
+        unusable: Vec::new(),
         start,
     };
     let registry = tokio::task::spawn_blocking(move || Registry::load(options))

@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::{
     adapter::CandleAdapter,
-    device::{CandleDevice, OpenError},
+    device::{self, OpenError},
     faults::Faults,
     footprint::{self, Place},
     kv_cache::{BLOCK_TOKENS, CandleCache, block_bytes},
@@ -14,15 +14,17 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Footprint, LoadOptions, LoadedModel,
-        ModelLimits,
+        Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
+        LoadOptions, LoadedModel, ModelLimits,
+        cpu::CpuBackend,
         decoder::{Decoder, adapters::adapters_of},
+        self_test,
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
         estimator::EstimatorKind,
         open_decoder,
-        spec::{ModelConfig, Precision},
+        spec::{CandleDevice, DeviceName, ModelConfig, Precision},
     },
 };
 
@@ -44,14 +46,16 @@ impl CandleBackend {
             CandleDevice::Metal | CandleDevice::Cuda(_) => Precision::Bf16,
         };
         Ok(Self {
-            device: device.open()?,
+            device: device::open(device)?,
             info: DeviceInfo {
-                name: device.to_string(),
-                architecture: device.architecture().to_owned(),
+                name: DeviceName::Candle(device),
+                architecture: device::architecture(device).to_owned(),
                 best_for_judging: best,
                 best_for_answering: best,
                 // Candle's libraries choose the kernel of a product, and so the order of its sums, by the number of rows.
                 determinism: Determinism::BestEffort,
+                // Products are computed, or waited for, one after the other.
+                execution: Execution::Synchronous,
                 cost_prior: CostPrior::SMALL_MACHINE,
             },
         })
@@ -88,8 +92,11 @@ impl CandleBackend {
         let ops = CandleOps::new(&config, state);
         let (decoder, summary) = Decoder::load(&config, source, ops, limits)?;
         if let Some(reason) = faults.take() {
-            let device = self.info.name.clone();
-            return Err(ResourceProblem::DeviceFault { device, reason }.into());
+            let fault = ResourceProblem::Device {
+                device: self.info.name.to_string(),
+                error: reason.into(),
+            };
+            return Err(fault.into());
         }
         Ok(LoadedModel {
             kv_bytes: decoder.kv_bytes(),
@@ -99,6 +106,7 @@ impl CandleBackend {
             parameters: summary.parameters,
             dtype: summary.dtype,
             precision,
+            determinism: self.info.determinism,
             weight_bytes: summary.bytes,
             adapters: loaded_adapters,
         })
@@ -111,7 +119,7 @@ impl CandleBackend {
             Some(kind) => {
                 let not_computed = ResourceProblem::NotOnDevice {
                     what: kind.name(),
-                    device: self.info.name.clone(),
+                    device: self.info.name.to_string(),
                 };
                 Err(LoadFault::from(not_computed).at(path.display().to_string()))
             }
@@ -124,6 +132,25 @@ impl Backend for CandleBackend {
         &self.info
     }
 
+    /// Candle does not say what is free: a GPU's memory is counted with the host's.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    fn self_test(&self) -> Vec<DeviceFinding> {
+        let processor = CpuBackend::new(1);
+        let checks = |precision| {
+            [
+                self_test::of_model(self, precision),
+                self_test::against_processor(self, precision, &processor),
+            ]
+        };
+        [Precision::F32, Precision::Bf16]
+            .into_iter()
+            .flat_map(checks)
+            .collect()
+    }
+
     fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {
         requested
     }
@@ -133,7 +160,6 @@ impl Backend for CandleBackend {
         path: &Path,
         adapters: &[PathBuf],
         options: &LoadOptions,
-        batch: BatchLimits,
     ) -> Result<Footprint, LoadError> {
         self.check_kind(path)?;
         open_decoder(path, |mut config, source| {
@@ -146,7 +172,7 @@ impl Backend for CandleBackend {
                 precision: options.precision,
                 on_cpu: self.device.is_cpu(),
             };
-            let mut footprint = footprint::of_decoder(&config, source, place, batch)?;
+            let mut footprint = footprint::of_decoder(&config, source, place, options.batch)?;
             footprint.weight_bytes += adapters.iter().sum::<u64>();
             Ok(footprint)
         })

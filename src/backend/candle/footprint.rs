@@ -31,8 +31,8 @@ pub(super) fn of_decoder(
         architecture: config.architecture.clone(),
         context_length: config.context_length,
         held_tokens: held_tokens(config, BLOCK_TOKENS),
-        weight_bytes: weight_bytes(config, source, &|format, rows, cols| {
-            bytes_for(format, rows * cols, products, place.on_cpu)
+        weight_bytes: weight_bytes(config, source, |matrix| {
+            bytes_for(matrix.format, matrix.rows * matrix.cols, products, place.on_cpu) as usize
         })?,
         scratch_bytes: scratch_bytes(config, place, batch),
         kv_block_bytes: block_bytes(config, format) as u64,

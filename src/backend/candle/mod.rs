@@ -17,7 +17,4 @@ mod rotation;
 mod step;
 mod weights;
 
-pub use self::{
-    backend::CandleBackend,
-    device::{CandleDevice, OpenError, UnknownDevice},
-};
+pub use self::{backend::CandleBackend, device::OpenError};

@@ -370,6 +370,10 @@ impl DecoderOps for CandleOps {
         }
     }
 
+    fn launch(&mut self, _step: &Self::Step<'_>) {
+        // Candle began with each operation when it was called.
+    }
+
     fn finish(&mut self) -> Result<StepOutput, StepError> {
         // Also after a fault: the device may still read what the next step writes.
         if let Err(error) = self.device.synchronize() {

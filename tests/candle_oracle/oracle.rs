@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use babelward::{
     backend::{
-        Backend as _, BatchSequence, ForwardBatch, LoadOptions, LoadedModel, Readout, StepOutput,
-        cpu::CpuBackend,
+        Backend as _, BatchLimits, BatchSequence, ForwardBatch, LoadOptions, LoadedModel, Readout,
+        StepOutput, cpu::CpuBackend,
     },
     model::spec::Precision,
 };
@@ -39,6 +39,10 @@ fn open(path: &Path) -> LoadedModel {
         kv_bytes: 4 << 20,
         max_context: None,
         precision: Precision::F32,
+        batch: BatchLimits {
+            sequences: 1,
+            tokens: 512,
+        },
     };
     CpuBackend::new(2).load(path, &[], &options).unwrap()
 }
