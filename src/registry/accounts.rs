@@ -207,7 +207,7 @@ impl Accounts {
 mod tests {
     use super::*;
     use crate::{
-        backend::{Backend as _, cpu::CpuBackend},
+        backend::{Backend as _, Execution, cpu::CpuBackend},
         config::LoadPolicy,
         engine::{Clock, EngineConfig, TenantWeights},
         registry::{budget::KvSize, device_options::MemoryOptions},
@@ -237,6 +237,7 @@ mod tests {
                 queue_tokens: 1,
                 step_target: None,
                 cost_prior: info.cost_prior,
+                execution: Execution::Synchronous,
                 tenant_weights: TenantWeights::default(),
                 clock: Clock::default(),
             },

@@ -105,7 +105,13 @@ impl Registry {
         stats::describe();
         let devices = options.devices.iter().map(Device::start);
         let devices = devices.collect::<Result<_, _>>().map_err(RegistryError::Engine)?;
-        let residency = Arc::new(Residency::new(groups, policies, accounts, devices));
+        let residency = Arc::new(Residency::new(
+            groups,
+            policies,
+            accounts,
+            devices,
+            options.determinism,
+        ));
         residency.follow_devices();
         Ok(Arc::new(Self {
             declared,
@@ -335,6 +341,11 @@ impl Registry {
             .devices
             .iter()
             .all(|device| device.loss().is_none())
+    }
+
+    /// Devices that automatic placement would have preferred for the model behind an id, and why it is not there.
+    pub fn passed_over(&self, declared: &Declared) -> &[PassedOver] {
+        &self.residency.groups[declared.group].passed_over
     }
 
     /// The limits of the engine of the device that the model behind an id is loaded onto.

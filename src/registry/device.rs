@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     budget::{KvSizing, MemoryNeed},
+    device_options::{DeviceOptions, MemoryPlace},
     error::DeviceLoss,
-    options::DeviceOptions,
 };
 use crate::{
     backend::{DeviceInfo, Footprint},
@@ -53,7 +53,7 @@ impl Device {
     /// What happened to the device if it is lost; `None` while it works.
     pub(super) fn loss(&self) -> Option<DeviceLoss> {
         self.engine.loss().map(|reason| DeviceLoss {
-            device: self.info.name.clone(),
+            device: self.info.name.to_string(),
             reason: reason.to_string(),
         })
     }

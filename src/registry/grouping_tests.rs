@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, DeviceFinding, DeviceInfo, DeviceMemory, Footprint, LoadOptions, LoadedModel,
+        Backend, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint, LoadOptions, LoadedModel,
         cpu::CpuBackend,
     },
     config::LoadPolicy,
@@ -94,6 +94,7 @@ impl Scripted {
                 queue_tokens: 1,
                 step_target: None,
                 cost_prior: self.device.cost_prior,
+                execution: Execution::Synchronous,
                 tenant_weights: TenantWeights::default(),
                 clock: Clock::default(),
             },

@@ -34,8 +34,10 @@ mod survey;
 pub use self::{
     budget::{KvSize, MemoryNeed, MemoryUse, automatic_budget},
     catalog::Registry,
+    device_options::{DeviceOptions, MemoryOptions, MemoryOwner, MemoryPlace},
     error::{
         DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, RegistryError, UnknownPolicy,
+        passed_over_text,
     },
     loader::{ModelGroup, ModelLoader, OpenedModel},
     model::{Declared, DeclaredAdapter, ModelEntry, ModelRole, ModelSpec, Resident, ResidentAdapter},

@@ -8,6 +8,7 @@ use crate::{
     proto,
     registry::{
         Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter,
+        passed_over_text,
     },
 };
 

@@ -9,8 +9,9 @@ use std::{
 
 use babelward::{
     backend::{
-        Backend, BatchLimits, CostPrior, Determinism, DeviceInfo, Execution, Footprint, ForwardBatch,
-        LanguageModel, LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput, cpu::CpuBackend,
+        Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
+        ForwardBatch, LanguageModel, LoadOptions, LoadedModel, ModelLimits, StepError, StepOutput,
+        cpu::CpuBackend,
     },
     engine::{Clock, scripted::ScriptedModel},
     model::{
@@ -19,8 +20,8 @@ use babelward::{
     },
     proto::{self, model::State},
     registry::{
-        DeviceOptions, KvSize, LoadFailure, LoadPolicy, LoadRefusal, MemoryOptions, ModelRole, ModelSpec,
-        Registry, RegistryOptions,
+        DeterminismPolicy, DeviceOptions, KvSize, LoadFailure, LoadPolicy, LoadRefusal, MemoryOptions,
+        MemoryOwner, ModelRole, ModelSpec, PassReason, PassedOver, Registry, RegistryError, RegistryOptions,
     },
     rpc::ServerOptions,
 };
@@ -53,6 +54,8 @@ const OTHER: &str = "scripted-b";
 struct ScriptedDevice {
     info: DeviceInfo,
     fault: Fault,
+    /// What a model of it promises once it is loaded.
+    measured: Determinism,
 }
 
 /// The fault that every step of the scripted device ends with, once a test has set one.
@@ -83,6 +86,15 @@ impl ScriptedDevice {
                 },
             },
             fault,
+            measured: Determinism::BestEffort,
+        }
+    }
+
+    /// Whose models are measured to be batch invariant, although the device does not promise it.
+    fn invariant() -> Self {
+        Self {
+            measured: Determinism::BatchInvariant,
+            ..Self::new(Arc::default())
         }
     }
 }
@@ -176,17 +188,12 @@ impl LanguageModel for LazyModel {
     }
 }
 
-/// A server of one model on the processor and two on the scripted device, which has room for one.
-async fn two_devices(fault: &Fault) -> Rig {
-    let spec = |id: &str, device: &str, precision| ModelSpec {
-        path: common::smollm2(),
-        device: Some(device.to_owned()),
-        precision: Some(PrecisionChoice::Only(precision)),
-        ..rig::spec(id, ModelRole::Target)
-    };
+/// Options of a server with the processor and the scripted device, which has room for one model.
+fn options(models: Vec<ModelSpec>, card: ScriptedDevice) -> RegistryOptions {
     let cpu: Arc<dyn Backend> = Arc::new(CpuBackend::new(2));
-    let scripted: Arc<dyn Backend> = Arc::new(ScriptedDevice::new(Arc::clone(fault)));
-    let device = |backend: &Arc<dyn Backend>, budget, kv| {
+    let scripted: Arc<dyn Backend> = Arc::new(card);
+    let device = |backend: &Arc<dyn Backend>, kv| {
+        let own = backend.memory().map(|memory| memory.free);
         let memory = MemoryOptions {
             budget: own.unwrap_or(1 << 30),
             kv: KvSize::Fixed(kv),
@@ -249,8 +256,8 @@ async fn serve(options: RegistryOptions) -> Rig {
     Rig::serve(registry, ServerOptions::default(), Gate::default()).await
 }
 
-async fn two_devices(lost: &Arc<AtomicBool>) -> Rig {
-    serve(options(one_and_two(), ScriptedDevice::new(Arc::clone(lost)))).await
+async fn two_devices(fault: &Fault) -> Rig {
+    serve(options(one_and_two(), ScriptedDevice::new(Arc::clone(fault)))).await
 }
 
 /// An answer, where it was computed and what it took.
@@ -281,7 +288,7 @@ async fn generate(rig: &Rig, model: &str) -> Result<Answer, tonic::Status> {
     })
 }
 
-async fn described(rig: &Rig, model: &str) -> proto::Model {
+async fn model(rig: &Rig, model: &str) -> proto::Model {
     let request = proto::GetModelRequest {
         name: model.to_owned(),
     };
@@ -289,8 +296,8 @@ async fn described(rig: &Rig, model: &str) -> proto::Model {
     response.into_inner().model.unwrap()
 }
 
-async fn state(rig: &Rig, model: &str) -> State {
-    described(rig, model).await.state()
+async fn state(rig: &Rig, id: &str) -> State {
+    model(rig, id).await.state()
 }
 
 fn service(name: &str) -> HealthCheckRequest {
@@ -365,16 +372,16 @@ async fn a_lost_device_refuses_at_once_says_why_and_the_other_goes_on() {
     assert!(refused.message().contains("`scripted`"), "{}", refused.message());
     // From now on, whatever the device would do, and for models that are not in memory too.
     *fault.lock().unwrap() = None;
-    for model in [SCRIPTED, OTHER] {
-        let refused = generate(&rig, model).await.err().unwrap();
-        assert_eq!(reason(&refused, Code::Unavailable).0, "DEVICE_LOST", "{model}");
-        let described = described(&rig, model).await;
+    for id in [SCRIPTED, OTHER] {
+        let refused = generate(&rig, id).await.err().unwrap();
+        assert_eq!(reason(&refused, Code::Unavailable).0, "DEVICE_LOST", "{id}");
+        let described = model(&rig, id).await;
         assert_eq!(described.state(), State::Failed);
         assert_eq!(
             described.error,
-            "its device `scripted` is lost (it fell off the bus); restart the server"
+            "its device `cuda:0` is lost (it fell off the bus); restart the server"
         );
-        let declared = rig.registry.find(model).unwrap();
+        let declared = rig.registry.find(id).unwrap();
         let loaded = rig.registry.load_model(declared, None).await;
         assert!(
             matches!(loaded, Err(LoadRefusal::Failed(LoadFailure::DeviceLost(_)))),
