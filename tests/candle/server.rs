@@ -44,7 +44,7 @@ async fn serve() -> Rig {
             },
         ],
         max_context: Some(1024),
-        precision: PrecisionChoice::Only(Precision::Int8),
+        precision: PrecisionChoice::Only(Precision::F32),
         backends: vec![candle],
         unusable: Vec::new(),
         start,
@@ -94,7 +94,7 @@ async fn a_server_generates_and_classifies_on_candle_alone() {
     for (words, provenance) in [&first, &second, &third] {
         assert!(!words.is_empty());
         assert_eq!(provenance.device, "candle:cpu");
-        assert_eq!(provenance.precision, "int8");
+        assert_eq!(provenance.precision, "f32");
         assert_eq!(provenance.determinism(), proto::Determinism::BestEffort);
     }
     let verdict = verdict.verdict.unwrap();
