@@ -90,7 +90,7 @@ fn a_device_that_is_not_there_is_an_error() {
     for device in [CandleDevice::Metal, CandleDevice::Cuda(0)] {
         let error = CandleBackend::new(device).unwrap_err().to_string();
         assert!(
-            error.starts_with(&device.to_string()) && error.contains("--features"),
+            error.starts_with(&format!("candle:{device} ")) && error.contains("--features"),
             "{error}"
         );
     }

@@ -25,7 +25,7 @@ async fn serve() -> Rig {
     let candle: Arc<dyn Backend> = Arc::new(common::candle());
     let memory = MemoryOptions {
         budget: 2 << 30,
-        kv: KvSize::Fixed(64 << 20),
+        kv: KvSize::Fixed(256 << 20),
     };
     let mut start = rig::start_options(memory, 64, Clock::default());
     start.devices[0].info = candle.device().clone();
