@@ -367,9 +367,9 @@ async fn a_lost_device_refuses_at_once_says_why_and_the_other_goes_on() {
     let (name, metadata) = reason(&refused, Code::Unavailable);
     assert_eq!(
         (name.as_str(), metadata["device"].as_str()),
-        ("DEVICE_LOST", "scripted")
+        ("DEVICE_LOST", "cuda:0")
     );
-    assert!(refused.message().contains("`scripted`"), "{}", refused.message());
+    assert!(refused.message().contains("`cuda:0`"), "{}", refused.message());
     // From now on, whatever the device would do, and for models that are not in memory too.
     *fault.lock().unwrap() = None;
     for id in [SCRIPTED, OTHER] {
