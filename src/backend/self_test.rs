@@ -35,14 +35,24 @@ pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFin
     }
 }
 
-/// Loads the made-up model in this precision, and compares its logits with those that the reference, the host's processor,
-/// computes in f32.
-pub(super) fn against_processor(
+/// [`of_model`] in each precision, and the model's logits beside those of the host's processor.
+pub(super) fn beside(
     backend: &dyn Backend,
-    precision: Precision,
-    reference: &dyn Backend,
-) -> DeviceFinding {
-    let (found, status) = match difference(backend, precision, reference) {
+    processor: &dyn Backend,
+    precisions: &[Precision],
+) -> Vec<DeviceFinding> {
+    let checks = |precision: &Precision| {
+        [
+            of_model(backend, *precision),
+            against_processor(backend, *precision, processor),
+        ]
+    };
+    precisions.iter().flat_map(checks).collect()
+}
+
+/// Loads the made-up model in this precision, and compares its logits with those that the host's processor computes in f32.
+fn against_processor(backend: &dyn Backend, precision: Precision, processor: &dyn Backend) -> DeviceFinding {
+    let (found, status) = match difference(backend, precision, processor) {
         Ok(difference) => {
             let found = format!(
                 "the logits of a prompt differ from the processor's exact ones by {:.2} % of their size",
@@ -66,14 +76,14 @@ pub(super) fn against_processor(
 /// By how much logits may differ from the exact ones, in parts of their size. Rounding to bf16 makes about a tenth of that.
 const MOST_DIFFERENCE: f64 = 0.05;
 
-fn difference(backend: &dyn Backend, precision: Precision, reference: &dyn Backend) -> Result<f64, String> {
+fn difference(backend: &dyn Backend, precision: Precision, processor: &dyn Backend) -> Result<f64, String> {
     let row = |backend: &dyn Backend, precision| {
         let loaded = backend.load(Path::new(MODEL), &[], &options(precision));
         let mut loaded = loaded.map_err(|error| error.to_string())?;
         last_row(loaded.model.as_mut(), &[Part::whole(0)])
     };
     let found = row(backend, precision)?;
-    let exact = row(reference, Precision::F32)?;
+    let exact = row(processor, Precision::F32)?;
     let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
     let off = squares(&mut found.iter().zip(&exact).map(|(a, b)| a - b));
     let difference = (off / squares(&mut exact.iter().copied())).sqrt();

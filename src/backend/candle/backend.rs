@@ -17,13 +17,11 @@ use crate::{
         Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
         LoadOptions, LoadedModel, ModelLimits,
         cpu::CpuBackend,
-        decoder::{Decoder, adapters::adapters_of},
+        decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks, kind::expect_decoder},
         self_test,
     },
     model::{
-        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
-        estimator::EstimatorKind,
-        open_decoder,
+        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource, open_decoder,
         spec::{CandleDevice, DeviceName, ModelConfig, Precision},
     },
 };
@@ -70,15 +68,7 @@ impl CandleBackend {
     ) -> Result<LoadedModel, LoadFault> {
         config.limit_context(options.max_context);
         let (precision, format) = (options.precision, options.precision.kv_format());
-        let needed = block_bytes(&config, format);
-        let blocks = options.kv_bytes / needed;
-        if blocks < 2 {
-            let too_small = ResourceProblem::KvPool {
-                bytes: options.kv_bytes,
-                needed: 2 * needed as u64,
-            };
-            return Err(too_small.into());
-        }
+        let blocks = pool_blocks(options.kv_bytes, block_bytes(&config, format))?;
         let loaded_adapters = adapters.iter().map(CandleAdapter::describe).collect();
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
         let faults = Faults::default();
@@ -93,7 +83,7 @@ impl CandleBackend {
         let (decoder, summary) = Decoder::load(&config, source, ops, limits)?;
         if let Some(reason) = faults.take() {
             let fault = ResourceProblem::Device {
-                device: self.info.name.to_string(),
+                device: self.info.name,
                 error: reason.into(),
             };
             return Err(fault.into());
@@ -111,20 +101,6 @@ impl CandleBackend {
             adapters: loaded_adapters,
         })
     }
-
-    /// Refuses what is no decoder.
-    fn check_kind(&self, path: &Path) -> Result<(), LoadError> {
-        match EstimatorKind::detect(path) {
-            None => Ok(()),
-            Some(kind) => {
-                let not_computed = ResourceProblem::NotOnDevice {
-                    what: kind.name(),
-                    device: self.info.name.to_string(),
-                };
-                Err(LoadFault::from(not_computed).at(path.display().to_string()))
-            }
-        }
-    }
 }
 
 impl Backend for CandleBackend {
@@ -138,17 +114,7 @@ impl Backend for CandleBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        let processor = CpuBackend::new(1);
-        let checks = |precision| {
-            [
-                self_test::of_model(self, precision),
-                self_test::against_processor(self, precision, &processor),
-            ]
-        };
-        [Precision::F32, Precision::Bf16]
-            .into_iter()
-            .flat_map(checks)
-            .collect()
+        self_test::beside(self, &CpuBackend::new(1), &[Precision::F32, Precision::Bf16])
     }
 
     fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {
@@ -161,7 +127,7 @@ impl Backend for CandleBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<Footprint, LoadError> {
-        self.check_kind(path)?;
+        expect_decoder(path, self.info.name)?;
         open_decoder(path, |mut config, source| {
             let adapters = adapters_of(adapters, &config, source, |path, base| {
                 AdapterWeights::read(path, base, Extent::Headers)
@@ -184,7 +150,7 @@ impl Backend for CandleBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadError> {
-        self.check_kind(path)?;
+        expect_decoder(path, self.info.name)?;
         open_decoder(path, |config, source| {
             // Adapters are read before the weights, which take longer, so that one that does not fit is reported at once.
             let adapters = adapters_of(adapters, &config, source, |path, base| {

@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
         LoadOptions, LoadedModel, ModelLimits,
-        decoder::{Decoder, adapters::adapters_of},
+        decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks},
         self_test,
     },
     model::{
@@ -61,15 +61,7 @@ impl CpuBackend {
     ) -> Result<LoadedModel, LoadFault> {
         config.limit_context(options.max_context);
         let (precision, kv_format) = (options.precision, options.precision.kv_format());
-        let block_bytes = KvCache::block_bytes(&config, kv_format);
-        let blocks = options.kv_bytes / block_bytes;
-        if blocks < 2 {
-            let too_small = ResourceProblem::KvPool {
-                bytes: options.kv_bytes,
-                needed: 2 * block_bytes as u64,
-            };
-            return Err(too_small.into());
-        }
+        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(&config, kv_format))?;
         let loaded_adapters = adapters.iter().map(CpuAdapter::describe).collect();
         let cache = KvCache::new(&config, kv_format, blocks)
             .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;

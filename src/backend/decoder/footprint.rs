@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     backend::ModelLimits,
     model::{
-        LayerTensor, Tensor, TensorError, WeightSource,
+        LayerTensor, ResourceProblem, Tensor, TensorError, WeightSource,
         spec::{HeadNorms, ModelConfig, TensorFormat},
     },
 };
@@ -49,6 +49,20 @@ const JOINED: [(LayerTensor, &[LayerTensor]); 3] = [
         ],
     ),
 ];
+
+/// How many blocks of `block_bytes` bytes a KV pool of `kv_bytes` bytes has.
+///
+/// # Errors
+/// When it does not hold the shortest sequence: two blocks.
+pub(in crate::backend) fn pool_blocks(kv_bytes: usize, block_bytes: usize) -> Result<usize, ResourceProblem> {
+    match kv_bytes / block_bytes {
+        0 | 1 => Err(ResourceProblem::KvPool {
+            bytes: kv_bytes,
+            needed: 2 * block_bytes as u64,
+        }),
+        blocks => Ok(blocks),
+    }
+}
 
 /// A matrix of a file.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 
 pub(super) mod adapters;
 pub(super) mod footprint;
+pub(super) mod kind;
 mod layer;
 mod loader;
 pub(super) mod ops;
