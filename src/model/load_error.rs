@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use super::{
     adapter::AdapterError,
     error::{ConfigError, FileError, InvalidModel, TensorError},
+    spec::DeviceName,
 };
 
 /// Why a model could not be loaded; always names the file, and where it can the tensor or key.
@@ -70,8 +71,8 @@ pub enum ResourceProblem {
          another model"
     )]
     DeviceMemory {
-        /// The device's name.
-        device: String,
+        /// The device.
+        device: DeviceName,
         /// Bytes that the model takes.
         needed: u64,
         /// Bytes that are free.
@@ -86,8 +87,8 @@ pub enum ResourceProblem {
     /// The device failed, or does not compute what was asked for.
     #[error("{device}: {error}")]
     Device {
-        /// The device's name.
-        device: String,
+        /// The device.
+        device: DeviceName,
         /// The device's reason.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -100,7 +101,7 @@ pub enum ResourceProblem {
         /// The kind of model.
         what: &'static str,
         /// The device.
-        device: String,
+        device: DeviceName,
     },
 }
 

@@ -53,7 +53,7 @@ impl Device {
     /// What happened to the device if it is lost; `None` while it works.
     pub(super) fn loss(&self) -> Option<DeviceLoss> {
         self.engine.loss().map(|reason| DeviceLoss {
-            device: self.info.name.to_string(),
+            device: self.info.name,
             reason: reason.to_string(),
         })
     }

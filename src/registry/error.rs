@@ -275,8 +275,8 @@ fn shown(models: &[(String, MemoryNeed)]) -> String {
 /// A device that is lost: none of its models can answer any more in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLoss {
-    /// Name of the device.
-    pub device: String,
+    /// The device.
+    pub device: DeviceName,
     /// What happened, as the device reported it.
     pub reason: String,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{SequenceError, Stage, SubmitError},
-    model::spec::Precision,
+    model::spec::{DeviceName, Precision},
     registry::{
         DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress,
         UnknownPolicy,
@@ -199,8 +199,8 @@ pub enum ServiceError {
     ModelFailed,
     /// The model's device is lost, and no model on it answers until the server is restarted. Try another server.
     DeviceLost {
-        /// Name of the device.
-        device: String,
+        /// The device.
+        device: DeviceName,
     },
     /// The model computed a value that is not a number, from which no verdict or token may come. Report it.
     NumericFault,
@@ -227,7 +227,7 @@ impl ServiceError {
     }
 
     /// The error of a prompt that the engine of `device` refused; `field` is the field that the prompt comes from.
-    pub(crate) fn from_submit(error: SubmitError, field: &str, device: &str) -> Self {
+    pub(crate) fn from_submit(error: SubmitError, field: &str, device: DeviceName) -> Self {
         match error {
             SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
             SubmitError::PromptTooLong { tokens, limit } => Self::InputTooLong {
@@ -247,7 +247,7 @@ impl ServiceError {
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
             SubmitError::Draining => Self::draining(),
-            SubmitError::DeviceLost(_) => Self::lost(device),
+            SubmitError::DeviceLost(_) => Self::DeviceLost { device },
             SubmitError::ModelRemoved => Self::unloading(),
             SubmitError::EngineGone => Self::ModelFailed,
         }
@@ -265,13 +265,6 @@ impl ServiceError {
         Self::ServerLoading {
             progress,
             retry_after: Duration::from_secs(1),
-        }
-    }
-
-    /// The device of this name is lost.
-    fn lost(device: &str) -> Self {
-        Self::DeviceLost {
-            device: device.to_owned(),
         }
     }
 
@@ -322,13 +315,13 @@ impl ServiceError {
     }
 
     /// The error of a sequence that failed on `device`.
-    pub(crate) fn from_sequence(error: SequenceError, device: &str) -> Self {
+    pub(crate) fn from_sequence(error: SequenceError, device: DeviceName) -> Self {
         match error {
             SequenceError::Cancelled => Self::ClientCancelled,
             SequenceError::DeadlineExceeded { stage } => Self::Deadline { stage },
             SequenceError::NumericFault => Self::NumericFault,
             SequenceError::ModelFailed(_) => Self::DeviceFault,
-            SequenceError::DeviceLost(_) => Self::lost(device),
+            SequenceError::DeviceLost(_) => Self::DeviceLost { device },
             SequenceError::EnginePanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
             SequenceError::ModelRemoved => Self::unloading(),

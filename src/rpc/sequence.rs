@@ -154,7 +154,7 @@ impl Sequence {
         let registry = &context.shared.registry;
         let (model, class) = (entry.id.as_str(), context.priority.name());
         entry.resident.engine.submit(request).map_err(|error| {
-            let error = ServiceError::from_submit(error, field, &entry.resident.device.name.to_string());
+            let error = ServiceError::from_submit(error, field, entry.resident.device.name);
             if error.is_model_fault() {
                 registry.record_fault(entry);
             }
@@ -195,8 +195,8 @@ impl Sequence {
         };
         match event {
             Some(Event::Failed(error)) => {
-                let device = &self.entry.resident.device.name;
-                Err(self.failed(ServiceError::from_sequence(error, &device.to_string())))
+                let device = self.entry.resident.device.name;
+                Err(self.failed(ServiceError::from_sequence(error, device)))
             }
             // The engine has dropped the sequence without an event, so it is gone.
             None => Err(self.failed(ServiceError::ModelFailed)),
