@@ -48,6 +48,11 @@ impl Adapters {
             .sum()
     }
 
+    /// The largest rank of any update.
+    pub(super) fn max_rank_of(adapters: &[AdapterWeights]) -> usize {
+        adapters.iter().map(|adapter| adapter.rank).max().unwrap_or(0)
+    }
+
     /// What provenance says of an adapter.
     pub(super) fn describe(weights: &AdapterWeights) -> LoadedAdapter {
         LoadedAdapter {
@@ -64,8 +69,8 @@ impl Adapters {
         adapters: &[AdapterWeights],
     ) -> Result<Self, DriverError> {
         let mut matrices = Vec::new();
-        let mut sites = Vec::with_capacity(if adapters.is_empty() { 0 } else { layers });
-        for layer in 0..if adapters.is_empty() { 0 } else { layers } {
+        let mut sites = Vec::with_capacity(layers);
+        for layer in 0..layers {
             let mut parts_of = [const { None }; Site::ALL.len()];
             for site in Site::ALL {
                 parts_of[site as usize] = site_parts(queue, adapters, (layer, site), &mut matrices)?;
@@ -75,7 +80,7 @@ impl Adapters {
         Ok(Self {
             count: adapters.len(),
             sites,
-            max_rank: adapters.iter().map(|adapter| adapter.rank).max().unwrap_or(0),
+            max_rank: Self::max_rank_of(adapters),
             _matrices: matrices,
         })
     }

@@ -57,11 +57,6 @@ impl Attention {
         kernels
     }
 
-    /// Where the sums of segments lie.
-    pub(super) fn partial(&self) -> DeviceAddress {
-        self.partial.address()
-    }
-
     /// Attends with the queries of these tiles.
     pub(super) fn run(
         &self,

@@ -71,6 +71,11 @@ impl Buffer {
     }
 }
 
+/// The address of a buffer, or no address where there is none.
+pub(super) fn address_of(buffer: Option<&Buffer>) -> DeviceAddress {
+    buffer.map_or(DeviceAddress::NULL, Buffer::address)
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.queue.release(self.address);

@@ -19,13 +19,11 @@ use crate::{
         Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, ModelLimits, Readout, StepError,
         StepOutput,
         cpu::CpuBackend,
-        decoder::{Decoder, adapters::adapters_of},
+        decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks, kind::expect_decoder},
         self_test,
     },
     model::{
-        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
-        estimator::EstimatorKind,
-        open_decoder,
+        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource, open_decoder,
         spec::{DeviceName, ModelConfig, Precision},
     },
 };
@@ -95,18 +93,10 @@ impl CudaBackend {
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadFault> {
         config.limit_context(options.max_context);
-        let storage = WeightStorage::of(options.precision).map_err(|error| self.trouble(error))?;
-        let block_bytes = KvCache::block_bytes(&config);
-        let blocks = options.kv_bytes / block_bytes;
-        if blocks < 2 {
-            let too_small = ResourceProblem::KvPool {
-                bytes: options.kv_bytes,
-                needed: 2 * block_bytes as u64,
-            };
-            return Err(too_small.into());
-        }
+        let storage = WeightStorage::of(options.precision).map_err(|error| self.problem(error))?;
+        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(&config))?;
         self.check_memory(&config, source, adapters, options)?;
-        let driver = |error: DriverError| self.trouble(error);
+        let driver = |error: DriverError| self.problem(error);
         let queue = self.card.open_queue().map_err(driver)?;
         let state = CudaState {
             cache: KvCache::new(&queue, &config, blocks).map_err(driver)?,
@@ -120,7 +110,7 @@ impl CudaBackend {
         let (mut decoder, summary) = Decoder::load(&config, source, ops, limits)?;
         decoder.ops_mut().loaded().map_err(driver)?;
         let determinism = decoder.ops_mut().determinism();
-        warm_up(&mut decoder).map_err(|error| self.trouble(error))?;
+        warm_up(&mut decoder).map_err(|error| self.problem(error))?;
         Ok(LoadedModel {
             kv_bytes: decoder.kv_bytes(),
             model: Box::new(decoder),
@@ -144,13 +134,13 @@ impl CudaBackend {
         options: &LoadOptions,
     ) -> Result<(), LoadFault> {
         let footprint = self.footprint_with(config, source, adapters, options)?;
-        let memory = self.card.memory().map_err(|error| self.trouble(error))?;
+        let memory = self.card.memory().map_err(|error| self.problem(error))?;
         let needed = footprint.weight_bytes + footprint.scratch_bytes + options.kv_bytes as u64;
         if needed <= memory.free {
             return Ok(());
         }
         let too_little = ResourceProblem::DeviceMemory {
-            device: self.device.name.to_string(),
+            device: self.device.name,
             needed,
             free: memory.free,
             weights: footprint.weight_bytes,
@@ -167,10 +157,10 @@ impl CudaBackend {
         adapters: &[AdapterWeights],
         options: &LoadOptions,
     ) -> Result<Footprint, LoadFault> {
-        let storage = WeightStorage::of(options.precision).map_err(|error| self.trouble(error))?;
+        let storage = WeightStorage::of(options.precision).map_err(|error| self.problem(error))?;
         let largest = LargestStep {
             batch: options.batch,
-            max_rank: adapters.iter().map(|adapter| adapter.rank).max().unwrap_or(0),
+            max_rank: Adapters::max_rank_of(adapters),
         };
         let mut footprint = footprint::of_decoder(config, source, storage, largest)?;
         let bytes = adapters.iter().map(|adapter| Adapters::bytes_for(adapter) as u64);
@@ -178,25 +168,12 @@ impl CudaBackend {
         Ok(footprint)
     }
 
-    fn refuse_estimators(&self, path: &Path) -> Result<(), LoadError> {
-        match EstimatorKind::detect(path) {
-            None => Ok(()),
-            Some(kind) => {
-                let not_computed = ResourceProblem::NotOnDevice {
-                    what: kind.name(),
-                    device: self.device.name.to_string(),
-                };
-                Err(LoadFault::from(not_computed).at(path.display().to_string()))
-            }
-        }
-    }
-
-    fn trouble(&self, error: impl std::error::Error + Send + Sync + 'static) -> LoadFault {
-        let trouble = ResourceProblem::Device {
-            device: self.device.name.to_string(),
+    fn problem(&self, error: impl std::error::Error + Send + Sync + 'static) -> LoadFault {
+        let problem = ResourceProblem::Device {
+            device: self.device.name,
             error: Box::new(error),
         };
-        trouble.into()
+        problem.into()
     }
 }
 
@@ -227,17 +204,7 @@ impl Backend for CudaBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        let processor = CpuBackend::new(1);
-        let checks = |precision| {
-            [
-                self_test::of_model(self, precision),
-                self_test::against_processor(self, precision, &processor),
-            ]
-        };
-        [Precision::Bf16, Precision::Int8]
-            .into_iter()
-            .flat_map(checks)
-            .collect()
+        self_test::beside(self, &CpuBackend::new(1), &[Precision::Bf16, Precision::Int8])
     }
 
     fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {
@@ -250,7 +217,7 @@ impl Backend for CudaBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<Footprint, LoadError> {
-        self.refuse_estimators(path)?;
+        expect_decoder(path, self.device.name)?;
         open_decoder(path, |mut config, source| {
             let adapters = adapters_of(adapters, &config, source, |path, base| {
                 AdapterWeights::read(path, base, Extent::Headers)
@@ -266,7 +233,7 @@ impl Backend for CudaBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadError> {
-        self.refuse_estimators(path)?;
+        expect_decoder(path, self.device.name)?;
         open_decoder(path, |config, source| {
             let adapters = adapters_of(adapters, &config, source, |path, base| {
                 AdapterWeights::read(path, base, Extent::Whole)

@@ -159,8 +159,8 @@ impl StepInputs {
         })
     }
 
-    /// Packs the inputs of a batch that [`StepInputs::refusal`] has nothing against. Launches may compute more rows than
-    /// it has: the entries up to `padded` stand for no token.
+    /// Packs the inputs of a batch, for which [`StepInputs::refusal`] returned `None`. Launches may compute `padded` rows,
+    /// more than the batch has: the entries behind its own stand for no token.
     pub(super) fn pack(&mut self, batch: &ForwardBatch, padded: usize) -> StepShape {
         let mut shape = StepShape {
             rows: batch.tokens.len(),

@@ -23,6 +23,7 @@ mod launcher;
 mod linear;
 mod ops;
 mod packed;
+mod parallel;
 mod products;
 mod readout;
 mod rope;

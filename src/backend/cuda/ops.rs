@@ -9,7 +9,7 @@ use super::{
         LowRankUpArgs, NormHeadsArgs, NormRowsArgs, RopeStoreArgs,
     },
     attention::Attention,
-    buffer::Buffer,
+    buffer::{Buffer, address_of},
     driver::{CardDescription, Consequence, DeviceAddress, DriverError, LaunchSize, Queue},
     graphs::{GraphKey, Graphs},
     inputs::{StepInputs, StepLimits, StepShape},
@@ -23,7 +23,7 @@ use super::{
     rope::RopeTables,
     rows::{CudaRows, RowFormat, RowsShape},
     scratch_sizes::ScratchSizes,
-    tiles::{TILE_ROWS, TileSet},
+    tiles::TILE_ROWS,
 };
 use crate::{
     backend::{
@@ -91,8 +91,6 @@ pub(super) struct CudaStep {
     rows: usize,
     /// Rows that launches compute of those that are read.
     reads: usize,
-    tiles: TileSet,
-    read_tiles: TileSet,
 }
 
 /// What a decoder's state is made of, beside its weights.
@@ -213,16 +211,6 @@ fn activation_number(activation: Activation) -> u32 {
     }
 }
 
-impl CudaNorm {
-    fn weight(&self) -> DeviceAddress {
-        self.weight.as_ref().map_or(DeviceAddress::NULL, Buffer::address)
-    }
-
-    fn bias(&self) -> DeviceAddress {
-        self.bias.as_ref().map_or(DeviceAddress::NULL, Buffer::address)
-    }
-}
-
 impl DecoderOps for CudaOps {
     type Linear = CudaLinear;
     type Norm = CudaNorm;
@@ -286,13 +274,11 @@ impl DecoderOps for CudaOps {
         let mut step = CudaStep {
             rows: shape.rows,
             reads: shape.reads,
-            tiles: shape.tiles,
-            read_tiles: shape.read_tiles,
             shape,
         };
         if let Some(key) = key {
             (step.rows, step.reads) = (key.rows, key.rows);
-            for set in [&mut step.tiles, &mut step.read_tiles] {
+            for set in [&mut step.shape.tiles, &mut step.shape.read_tiles] {
                 set.count = key.rows * limits.group.div_ceil(TILE_ROWS);
                 set.segments = key.segments;
             }
@@ -345,8 +331,8 @@ impl DecoderOps for CudaOps {
         };
         let argument = NormRowsArgs {
             x: x.address(),
-            weight: norm.weight(),
-            bias: norm.bias(),
+            weight: address_of(norm.weight.as_ref()),
+            bias: address_of(norm.bias.as_ref()),
             rounded,
             sum,
             width: x.width as u32,
@@ -362,7 +348,7 @@ impl DecoderOps for CudaOps {
         let shape = layer.shape;
         let argument = NormHeadsArgs {
             qkv: qkv.address(),
-            weight: norm.weight(),
+            weight: address_of(norm.weight.as_ref()),
             qkv_width: shape.qkv_width() as u32,
             head_dim: shape.head_dim as u32,
             kind: kind_number(norm.kind),
@@ -501,8 +487,8 @@ impl DecoderOps for CudaOps {
         };
         self.prepare(out, rows);
         let set = match at.rows {
-            RowSet::All => step.tiles,
-            RowSet::Read => step.read_tiles,
+            RowSet::All => step.shape.tiles,
+            RowSet::Read => step.shape.read_tiles,
         };
         let cache = self.cache.layer(at.layer);
         let argument = AttentionArgs {
@@ -512,7 +498,8 @@ impl DecoderOps for CudaOps {
             tables: self.inputs.tail(),
             tiles: set.at(0),
             out: out.address(),
-            partial: self.attention.partial(),
+            // Set where segments are computed by themselves.
+            partial: DeviceAddress::NULL,
             heads: shape.heads as u32,
             kv_heads: shape.kv_heads as u32,
             qkv_width: shape.qkv_width() as u32,

@@ -9,8 +9,9 @@ use half::f16;
 
 use super::{
     arguments::PackedMatrix,
-    buffer::Buffer,
-    driver::{DeviceAddress, DriverError, Queue},
+    buffer::{Buffer, address_of},
+    driver::{DriverError, Queue},
+    parallel::{join_all, threads},
     weights::tensor_problem,
 };
 use crate::model::{
@@ -173,7 +174,7 @@ impl PackedWeights {
         PackedMatrix {
             integers: self.integers.address(),
             factors: self.factors.address(),
-            bases: self.bases.as_ref().map_or(DeviceAddress::NULL, Buffer::address),
+            bases: address_of(self.bases.as_ref()),
             outputs: shape.outputs as u32,
             inputs: shape.inputs as u32,
             zero: u32::from(shape.format.zero()),
@@ -198,8 +199,7 @@ fn pack(source: &MatrixSource<'_>, shape: Shape) -> io::Result<Packed> {
         factors: vec![0; shape.output_tiles() * shape.factor_bytes()],
         bases: vec![0; shape.output_tiles() * shape.base_words()],
     };
-    let threads = thread::available_parallelism().map_or(1, |threads| threads.get().min(16));
-    let tiles = shape.output_tiles().div_ceil(threads).max(1);
+    let tiles = shape.output_tiles().div_ceil(threads()).max(1);
     thread::scope(|scope| {
         let integers = packed.integers.chunks_mut(tiles * shape.integer_words());
         let factors = packed.factors.chunks_mut(tiles * shape.factor_bytes());
@@ -216,13 +216,7 @@ fn pack(source: &MatrixSource<'_>, shape: Shape) -> io::Result<Packed> {
             };
             workers.push(scope.spawn(move || part.fill(source)));
         }
-        let joined = workers.into_iter().map(|worker| {
-            let failed = |_| Err(io::Error::other("a thread that packs weights panicked"));
-            worker.join().unwrap_or_else(failed)
-        });
-        // All are joined, also after one that failed.
-        let outcomes: Vec<io::Result<()>> = joined.collect();
-        outcomes.into_iter().collect::<io::Result<()>>()
+        join_all(workers)
     })?;
     Ok(packed)
 }

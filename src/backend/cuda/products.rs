@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use super::{
     arguments::{PackedExpandArgs, PackedProductArgs, RoundRowsArgs},
-    buffer::Buffer,
+    buffer::{Buffer, address_of},
     driver::{DeviceAddress, LaunchSize, PRODUCT_ROWS, ProductOperands, ProductShape, Queue},
     invariance::ProductPlanner,
     kernels::Kernel,
@@ -39,7 +39,7 @@ pub(super) struct Products {
     keeps_packed: bool,
     /// Whether any did.
     is_packed: bool,
-    /// Operands that are not in bf16 yet.
+    /// Operands that were rounded to bf16 for their product.
     rounded: CudaRows,
     /// One packed matrix in bf16, for products of many rows; `None` where none is packed.
     expanded: Option<Buffer>,
@@ -104,8 +104,8 @@ impl Products {
     ) -> Result<CudaLinear, PartError> {
         let packs = |part: &MatrixSource<'_>| can_be_packed(part.format(), part.cols);
         let weights = match self.keeps_packed && parts.iter().all(packs) {
-            true => Weights::Packed(self.packed(launcher, parts)?),
-            false => self.rounded(launcher, parts)?,
+            true => Weights::Packed(self.load_packed(launcher, parts)?),
+            false => self.load_rounded(launcher, parts)?,
         };
         Ok(CudaLinear {
             shape: shape_of(parts),
@@ -121,7 +121,7 @@ impl Products {
     ) -> Result<CudaLinear, PartError> {
         Ok(CudaLinear {
             shape: shape_of(&[matrix]),
-            weights: self.rounded(launcher, &[matrix])?,
+            weights: self.load_rounded(launcher, &[matrix])?,
         })
     }
 
@@ -180,8 +180,7 @@ impl Products {
                 multiply_packed(launcher, &part.weights, product);
             } else {
                 self.expand(launcher, &part.weights);
-                let expanded = self.expanded.as_ref();
-                let expanded = expanded.map_or(DeviceAddress::NULL, Buffer::address);
+                let expanded = address_of(self.expanded.as_ref());
                 launcher.product(part.plan, product.operands(expanded));
             }
             first_output += part.weights.outputs();
@@ -214,7 +213,7 @@ impl Products {
     }
 
     /// Loads matrices that are packed already, and keeps them so.
-    fn packed(
+    fn load_packed(
         &mut self,
         launcher: &mut Launcher,
         parts: &[MatrixSource<'_>],
@@ -225,10 +224,7 @@ impl Products {
             let loaded = PackedWeights::load(launcher.queue(), source);
             let weights = loaded.map_err(failed)?;
             self.weight_bytes += weights.bytes();
-            let shape = ProductShape {
-                outputs: source.rows,
-                inputs: source.cols,
-            };
+            let shape = shape_of(&[*source]);
             let bytes = CudaLinear::rounded_bytes(source.rows, source.cols);
             if self.expanded.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
                 // The old one first: there may be no memory for both.
@@ -237,10 +233,7 @@ impl Products {
                 self.expanded = Some(buffer.map_err(|error| failed(tensor_problem(error)))?);
             }
             self.expand(launcher, &weights);
-            let expanded = self
-                .expanded
-                .as_ref()
-                .map_or(DeviceAddress::NULL, Buffer::address);
+            let expanded = address_of(self.expanded.as_ref());
             let plan = self.planner.plan(expanded, shape);
             let plan = plan.map_err(|error| failed(tensor_problem(error)))?;
             self.is_packed = true;
@@ -250,7 +243,11 @@ impl Products {
     }
 
     /// Loads matrices rounded to bf16.
-    fn rounded(&mut self, launcher: &mut Launcher, parts: &[MatrixSource<'_>]) -> Result<Weights, PartError> {
+    fn load_rounded(
+        &mut self,
+        launcher: &mut Launcher,
+        parts: &[MatrixSource<'_>],
+    ) -> Result<Weights, PartError> {
         let failed = |error| PartError {
             part: 0,
             problem: tensor_problem(error),

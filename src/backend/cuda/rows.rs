@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    buffer::Buffer,
+    buffer::{Buffer, address_of},
     driver::{DeviceAddress, DriverError, PRODUCT_ROWS, Queue},
 };
 
@@ -60,7 +60,7 @@ impl CudaRows {
 
     /// The first row; no address before anything was written.
     pub(super) fn address(&self) -> DeviceAddress {
-        self.buffer.as_ref().map_or(DeviceAddress::NULL, Buffer::address)
+        address_of(self.buffer.as_ref())
     }
 
     /// 32-bit words of a row.

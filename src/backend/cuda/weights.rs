@@ -7,6 +7,7 @@ use half::bf16;
 use super::{
     buffer::{Buffer, HostBuffer},
     driver::{Consequence, DriverError, Queue},
+    parallel::{join_all, threads},
 };
 use crate::model::{
     TensorProblem,
@@ -20,7 +21,6 @@ const PIECE_BYTES: usize = 32 << 20;
 pub(super) struct WeightLoader {
     queue: Arc<dyn Queue>,
     staging: HostBuffer,
-    threads: usize,
 }
 
 impl WeightLoader {
@@ -28,7 +28,6 @@ impl WeightLoader {
         Ok(Self {
             queue: Arc::clone(queue),
             staging: HostBuffer::new(queue, PIECE_BYTES)?,
-            threads: thread::available_parallelism().map_or(1, |threads| threads.get().min(16)),
         })
     }
 
@@ -61,19 +60,13 @@ impl WeightLoader {
     /// Writes rows of a matrix to the staging buffer, rounded to bf16.
     fn round(&mut self, part: &MatrixSource<'_>, first: usize, rows: usize) -> io::Result<()> {
         let out = self.staging.part_mut::<u16>(0, rows * part.cols);
-        let each = rows.div_ceil(self.threads).max(1);
+        let each = rows.div_ceil(threads()).max(1);
         thread::scope(|scope| {
             let pieces = out.chunks_mut(each * part.cols).enumerate();
             let workers: Vec<_> = pieces
                 .map(|(index, out)| scope.spawn(move || round_rows(part, first + index * each, out)))
                 .collect();
-            let joined = workers.into_iter().map(|worker| {
-                let failed = |_| Err(io::Error::other("a thread that rounds weights panicked"));
-                worker.join().unwrap_or_else(failed)
-            });
-            // All are joined, also after one that failed.
-            let outcomes: Vec<io::Result<()>> = joined.collect();
-            outcomes.into_iter().collect()
+            join_all(workers)
         })
     }
 }
