@@ -1,22 +1,15 @@
 //! Every call to a card may fail: nothing panics, nothing is leaked, and what can go on goes on.
 
-use std::{
-    ptr::NonNull,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use babelward::backend::{
-    Backend as _, BatchSequence, DeviceMemory, ForwardBatch, LoadedModel, Readout, StepError, StepOutput,
+    Backend as _, BatchSequence, ForwardBatch, LoadedModel, Readout, StepError, StepOutput,
     cuda::{
         CudaBackend,
-        driver::{
-            Card, CardDescription, Consequence, DeviceAddress, DriverError, GraphHandle, KernelHandle,
-            LaunchSize, ProductChoice, ProductOperands, ProductPlan, ProductShape, Queue,
-        },
-        kernels::Kernel,
+        driver::{Consequence, DriverError},
     },
 };
 
@@ -25,6 +18,7 @@ use crate::{
     common::golden,
     models::{ENOUGH, options},
     queue::Timing,
+    watched::{WatchedCard, Watcher},
 };
 
 /// When calls fail.
@@ -36,8 +30,8 @@ struct Plan {
     consequence: Consequence,
 }
 
-impl Plan {
-    fn next(&self) -> Result<(), DriverError> {
+impl Watcher for Plan {
+    fn call(&self) -> Result<(), DriverError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let failing = self.failing.load(Ordering::SeqCst);
         let fails = match self.consequence {
@@ -55,122 +49,6 @@ impl Plan {
     }
 }
 
-struct FaultyCard {
-    card: EmulatedCard,
-    plan: Arc<Plan>,
-}
-
-struct FaultyQueue {
-    queue: Arc<dyn Queue>,
-    plan: Arc<Plan>,
-}
-
-impl Card for FaultyCard {
-    fn description(&self) -> &CardDescription {
-        self.card.description()
-    }
-
-    fn memory(&self) -> Result<DeviceMemory, DriverError> {
-        self.plan.next()?;
-        self.card.memory()
-    }
-
-    fn open_queue(&self) -> Result<Arc<dyn Queue>, DriverError> {
-        self.plan.next()?;
-        Ok(Arc::new(FaultyQueue {
-            queue: self.card.open_queue()?,
-            plan: Arc::clone(&self.plan),
-        }))
-    }
-}
-
-impl Queue for FaultyQueue {
-    fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DriverError> {
-        self.plan.next()?;
-        self.queue.allocate(bytes)
-    }
-
-    fn release(&self, address: DeviceAddress) {
-        self.queue.release(address);
-    }
-
-    fn allocate_host(&self, bytes: usize) -> Result<NonNull<u8>, DriverError> {
-        self.plan.next()?;
-        self.queue.allocate_host(bytes)
-    }
-
-    fn release_host(&self, address: NonNull<u8>) {
-        self.queue.release_host(address);
-    }
-
-    fn kernel(&self, kernel: Kernel) -> Result<KernelHandle, DriverError> {
-        self.plan.next()?;
-        self.queue.kernel(kernel)
-    }
-
-    fn plan_product(
-        &self,
-        shape: ProductShape,
-        most_rows: usize,
-        choice: ProductChoice,
-    ) -> Result<ProductPlan, DriverError> {
-        self.plan.next()?;
-        self.queue.plan_product(shape, most_rows, choice)
-    }
-
-    unsafe fn upload(&self, to: DeviceAddress, from: NonNull<u8>, bytes: usize) -> Result<(), DriverError> {
-        self.plan.next()?;
-        // SAFETY: as the caller says.
-        unsafe { self.queue.upload(to, from, bytes) }
-    }
-
-    unsafe fn download(&self, to: NonNull<u8>, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
-        self.plan.next()?;
-        // SAFETY: as the caller says.
-        unsafe { self.queue.download(to, from, bytes) }
-    }
-
-    unsafe fn launch(
-        &self,
-        kernel: KernelHandle,
-        size: LaunchSize,
-        argument: &[u8],
-    ) -> Result<(), DriverError> {
-        self.plan.next()?;
-        // SAFETY: as the caller says.
-        unsafe { self.queue.launch(kernel, size, argument) }
-    }
-
-    unsafe fn product(&self, plan: ProductPlan, operands: ProductOperands) -> Result<(), DriverError> {
-        self.plan.next()?;
-        // SAFETY: as the caller says.
-        unsafe { self.queue.product(plan, operands) }
-    }
-
-    fn begin_capture(&self) -> Result<(), DriverError> {
-        self.plan.next()?;
-        self.queue.begin_capture()
-    }
-
-    fn end_capture(&self) -> Result<GraphHandle, DriverError> {
-        let ended = self.queue.end_capture();
-        self.plan.next()?;
-        ended
-    }
-
-    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), DriverError> {
-        self.plan.next()?;
-        // SAFETY: as the caller says.
-        unsafe { self.queue.launch_graph(graph) }
-    }
-
-    fn wait(&self) -> Result<(), DriverError> {
-        let waited = self.queue.wait();
-        self.plan.next()?;
-        waited
-    }
-}
-
 /// A backend whose calls fail as planned.
 fn backend(consequence: Consequence) -> (CudaBackend, Arc<Plan>, Arc<CardState>) {
     let plan = Arc::new(Plan {
@@ -180,9 +58,9 @@ fn backend(consequence: Consequence) -> (CudaBackend, Arc<Plan>, Arc<CardState>)
     });
     let card = EmulatedCard::new(Timing::Late, ENOUGH);
     let state = Arc::clone(&card.state);
-    let card = FaultyCard {
+    let card = WatchedCard {
         card,
-        plan: Arc::clone(&plan),
+        watcher: Arc::clone(&plan),
     };
     (CudaBackend::new(0, Arc::new(card)).unwrap(), plan, state)
 }
@@ -233,12 +111,12 @@ fn a_load_whose_call_fails_is_an_error_and_leaves_nothing_behind() {
                 .map(drop)
                 .expect_err("a call has failed")
                 .to_string();
-            // Where all later calls fail too, it may be one of those that is told.
-            let told = match consequence {
+            // Where all later calls fail too, the error may be that of any of them.
+            let expected = match consequence {
                 Consequence::Lasting => " fails".to_owned(),
                 Consequence::ThisCall | Consequence::OutOfMemory => format!("call {call} fails"),
             };
-            assert!(error.contains(&told), "{error}");
+            assert!(error.contains(&expected), "{error}");
             assert_eq!(state.allocations(), (0, 0), "call {call}");
         }
     }

@@ -28,3 +28,4 @@ mod packed;
 mod queue;
 mod real_model;
 mod serving;
+mod watched;
