@@ -8,7 +8,7 @@ use super::{
         Asked::{DroppedUnderWay, Submit, Wait},
         TurnByTurn,
     },
-    random_schedule_tests::{Client, Dice, Outcomes, Scenario},
+    random_schedule_tests::{Client, Dice, Outcomes, Scenario, random_limits},
     scheduler::Budget,
     scripted::ScriptedModel,
     simulated_engine::{COSTS, ClientRequest, ClosedLoop, HOST, SimulatedEngine, generation},
@@ -272,7 +272,7 @@ fn an_engine_whose_steps_fail_again_and_again_goes_on() {
 fn simulate(seed: u64, execution: Execution) -> (Outcomes, usize) {
     let mut dice = Dice(seed << 32);
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
-    let all: Vec<ModelLimits> = (0..1 + dice.roll(3)).map(|_| limits(&mut dice)).collect();
+    let all: Vec<ModelLimits> = (0..1 + dice.roll(3)).map(|_| random_limits(&mut dice)).collect();
     let models = all.iter().cloned().map(ScriptedModel::hashing).collect();
     let mut engine = TurnByTurn::new(models, budget, execution);
     let mut clients: Vec<(usize, Client)> = Vec::new();
@@ -346,25 +346,6 @@ fn simulate(seed: u64, execution: Execution) -> (Outcomes, usize) {
         }
     }
     (outcomes, overlaps)
-}
-
-/// Limits of a small model, whose pool is barely large enough for one sequence, or larger.
-fn limits(dice: &mut Dice) -> ModelLimits {
-    let limits = ModelLimits {
-        vocab_size: 11,
-        context_length: 40,
-        block_size: 1 + dice.roll(5),
-        num_blocks: 0,
-        window: dice.chance(50).then(|| 2 + dice.roll(14)),
-    };
-    let one = limits
-        .context_length
-        .div_ceil(limits.block_size)
-        .min(limits.most_blocks());
-    ModelLimits {
-        num_blocks: one + dice.roll(one),
-        ..limits
-    }
 }
 
 #[test]

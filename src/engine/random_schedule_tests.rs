@@ -143,9 +143,8 @@ pub(super) struct Client {
     pub(super) needed: usize,
 }
 
-/// One random schedule on one random engine.
-fn simulate(seed: u64) -> Outcomes {
-    let mut dice = Dice(seed << 32);
+/// Limits of a small model, whose pool is barely large enough for one sequence, or larger.
+pub(super) fn random_limits(dice: &mut Dice) -> ModelLimits {
     let limits = ModelLimits {
         vocab_size: 11,
         context_length: 40,
@@ -153,15 +152,20 @@ fn simulate(seed: u64) -> Outcomes {
         num_blocks: 0,
         window: dice.chance(50).then(|| 2 + dice.roll(14)),
     };
-    // From barely enough for one sequence to plenty.
     let one = limits
         .context_length
         .div_ceil(limits.block_size)
         .min(limits.most_blocks());
-    let limits = ModelLimits {
+    ModelLimits {
         num_blocks: one + dice.roll(one),
         ..limits
-    };
+    }
+}
+
+/// One random schedule on one random engine.
+fn simulate(seed: u64) -> Outcomes {
+    let mut dice = Dice(seed << 32);
+    let limits = random_limits(&mut dice);
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
     let mut engine = engine(limits.clone(), budget.sequences, budget.tokens);
     let mut ledger = AdmissionLedger::default();
