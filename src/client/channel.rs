@@ -1,7 +1,16 @@
 //! A connected client: its channel, unary calls, and their retries.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use futures::future::join_all;
+use tokio::net::lookup_host;
 use tonic::{
     Code, Response, Status,
     metadata::{AsciiMetadataValue, MetadataMap},
@@ -53,41 +62,63 @@ impl Default for ClientOptions {
     }
 }
 
-/// A connected client. Cheap to clone; clones share the connection.
+/// A connected client. Cheap to clone; clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(super) channel: Channel,
+    servers: Arc<Servers>,
     pub(super) options: ClientOptions,
+}
+
+/// A channel to each server, at least one, of which all serve the same models.
+#[derive(Debug)]
+struct Servers {
+    channels: Vec<Channel>,
+    /// Counts the unary calls: each goes to the next server.
+    turn: AtomicUsize,
 }
 
 impl Client {
     /// Connects to `address` (`http://host:port`, or `https://host:port` for TLS; the scheme may be left out), with the retries
-    /// of the policy.
+    /// of the policy. Several addresses, with commas between them, are servers that serve the same, and `dns:///NAME:PORT` is one
+    /// server for each address of that name. Calls go to them in turn, and to the next one after a failure. One that can be
+    /// reached is enough; the others are tried again with later calls.
     ///
     /// # Errors
     /// [`ClientError::BadAddress`] and [`ClientError::Tls`] at once, [`ClientError::Unreachable`] after the last
     /// attempt.
     pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
-        let endpoint = endpoint(address, options.authorities.as_deref())?
-            .connect_timeout(options.connect_timeout)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true);
         let mut failed = 0;
         loop {
-            match endpoint.connect().await {
-                Ok(channel) => return Ok(Self { channel, options }),
-                Err(error) => {
-                    failed += 1;
-                    let failure = ClientError::not_connected(address, &error);
-                    let again = matches!(failure, ClientError::Unreachable { .. });
-                    match options.retry.delay(failed, ServerHint::None, rand::random()) {
-                        Some(delay) if again => tokio::time::sleep(delay).await,
-                        _ => return Err(failure),
-                    }
+            let failure = match connect_all(address, &options).await {
+                Ok(channels) => {
+                    let servers = Servers {
+                        channels,
+                        turn: AtomicUsize::new(0),
+                    };
+                    return Ok(Self {
+                        servers: Arc::new(servers),
+                        options,
+                    });
                 }
+                Err(failure) => failure,
+            };
+            failed += 1;
+            let again = matches!(failure, ClientError::Unreachable { .. });
+            match options.retry.delay(failed, ServerHint::None, rand::random()) {
+                Some(delay) if again => tokio::time::sleep(delay).await,
+                _ => return Err(failure),
             }
         }
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.channels.len()
+    }
+
+    /// The channel to the server with this number, which is taken modulo the number of servers.
+    pub(super) fn server(&self, number: usize) -> Channel {
+        self.servers.channels[number % self.servers()].clone()
     }
 
     /// All models of the server.
@@ -156,6 +187,7 @@ impl Client {
     where
         Q: Clone,
     {
+        let first = self.servers.turn.fetch_add(1, Ordering::Relaxed);
         let mut failed = 0;
         let mut going_away = None;
         loop {
@@ -164,7 +196,7 @@ impl Client {
             if let Some(timeout) = self.options.call_timeout {
                 request.set_timeout(timeout);
             }
-            let status = match call(self.channel.clone(), request).await {
+            let status = match call(self.server(first + failed as usize), request).await {
                 Ok(response) => {
                     let ms = sent.elapsed().as_secs_f64() * 1e3;
                     tracing::debug!(id = call_id(response.metadata()), ms, "a call was answered");
@@ -214,6 +246,53 @@ impl Client {
 /// The id of the call in the server's log.
 fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
+}
+
+/// Connects to all servers of a list. Those that cannot be reached connect later, with their first call.
+async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Channel>, ClientError> {
+    let mut endpoints = Vec::new();
+    for address in addresses.split(',').map(str::trim) {
+        for server in resolved(address).await? {
+            let endpoint = endpoint(&server, options.authorities.as_deref())?
+                .connect_timeout(options.connect_timeout)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .tcp_nodelay(true);
+            endpoints.push((server, endpoint));
+        }
+    }
+    let connected = join_all(endpoints.iter().map(|(_, endpoint)| endpoint.connect())).await;
+    let reached = connected.iter().any(Result::is_ok);
+    let mut channels = Vec::new();
+    for ((server, endpoint), result) in endpoints.iter().zip(connected) {
+        channels.push(match result {
+            Ok(channel) => channel,
+            Err(error) => match ClientError::not_connected(server, &error) {
+                ClientError::Unreachable { .. } if reached => endpoint.connect_lazy(),
+                failure => return Err(failure),
+            },
+        });
+    }
+    Ok(channels)
+}
+
+/// The servers that an address stands for: itself or, for `dns:///NAME:PORT`, one for each address that the name has now.
+async fn resolved(address: &str) -> Result<Vec<String>, ClientError> {
+    let Some(name) = address.strip_prefix("dns:///") else {
+        return Ok(vec![address.to_owned()]);
+    };
+    let unreachable = |reason: String| ClientError::Unreachable {
+        address: address.to_owned(),
+        reason,
+    };
+    let found = lookup_host(name)
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    let servers: BTreeSet<_> = found.map(|server| format!("http://{server}")).collect();
+    match servers.is_empty() {
+        true => Err(unreachable("the name has no address".to_owned())),
+        false => Ok(servers.into_iter().collect()),
+    }
 }
 
 fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {

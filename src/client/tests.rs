@@ -402,3 +402,67 @@ async fn ids_must_differ() {
         .await;
     assert!(matches!(end, Err(ClientError::DuplicateId(id)) if id == "item-0"));
 }
+
+#[tokio::test]
+async fn several_servers_share_the_items_and_stand_in_for_one_that_is_gone() {
+    let answer = |call: &Call| Reply::Score(echo(&call.request));
+    let (first, second) = (FakeServer::start(answer).await, FakeServer::start(answer).await);
+    // Nothing listens there any more.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = gone.local_addr().unwrap().to_string();
+    let addresses = format!("{gone}, {},{}", first.address, second.address);
+    let client = Client::connect(&addresses, quick()).await.unwrap();
+    let (end, results, _) = score_all(&client, 50, 7).await;
+    end.unwrap();
+    assert_all_echoed(&results, 50);
+    assert!(!first.calls().is_empty() && !second.calls().is_empty());
+    assert_eq!(first.calls().len() + second.calls().len(), 50);
+    for _ in 0..3 {
+        client.score(ScoreRequest::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_one_server_for_each_of_its_addresses() {
+    let server = FakeServer::start(|call| Reply::Score(echo(&call.request))).await;
+    let port = server.address.rsplit(':').next().unwrap();
+    let client = Client::connect(&format!("dns:///127.0.0.1:{port}"), quick()).await;
+    let (end, results, _) = score_all(&client.unwrap(), 5, 2).await;
+    end.unwrap();
+    assert_all_echoed(&results, 5);
+    let unknown = Client::connect("dns:///nowhere.invalid:1", quick())
+        .await
+        .unwrap_err();
+    assert!(matches!(unknown, ClientError::Unreachable { .. }), "{unknown}");
+}
+
+#[tokio::test]
+async fn an_item_that_ends_the_call_ends_it_on_all_servers() {
+    struct Once(usize);
+    impl StreamWork<ScoreItems> for Once {
+        fn next(&mut self) -> Option<ScoreItem> {
+            self.0 += 1;
+            Some(items(1).remove(0)).map(|item| ScoreItem {
+                id: self.0.to_string(),
+                ..item
+            })
+        }
+
+        fn left(&self) -> usize {
+            1
+        }
+
+        fn ended(&mut self, _: &str, _: ItemResult) -> std::ops::ControlFlow<()> {
+            std::ops::ControlFlow::Break(())
+        }
+    }
+    let answer = |call: &Call| Reply::Score(echo(&call.request));
+    let (first, second) = (FakeServer::start(answer).await, FakeServer::start(answer).await);
+    let addresses = format!("{},{}", first.address, second.address);
+    let client = Client::connect(&addresses, quick()).await.unwrap();
+    let options = StreamOptions {
+        window: 4,
+        ..StreamOptions::default()
+    };
+    client.drive::<ScoreItems>(&mut Once(0), &options).await.unwrap();
+}

@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
@@ -15,7 +17,7 @@ use crate::support::{Server, command, run};
 const ROUNDS: u64 = 5;
 const KILLS: usize = 6;
 
-fn repository(path: &str) -> String {
+pub(crate) fn repository(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join(path)
         .display()
@@ -23,7 +25,7 @@ fn repository(path: &str) -> String {
 }
 
 /// A server with a tiny random chat model in both roles (`tests/golden/tiny_chat.py`).
-fn serve(folder: &Path, listen: &str) -> (Server, String) {
+pub(crate) fn serve(folder: &Path, listen: &str) -> (Server, String) {
     let model = format!("tiny={}", repository("tests/golden/tiny-chat"));
     let mut server = Server::start(command(folder).args([
         "serve",
@@ -207,6 +209,53 @@ fn a_server_that_is_killed_anywhere_is_waited_for_or_replaced() {
         }
         bench.finish(client, &url, &out);
         assert_eq!(bench.results(&out), expected, "round {round}");
+    }
+    assert!(hits > 0, "nothing was ever killed");
+}
+
+/// How many items the server has answered.
+fn answered(server: &mut Server) -> u64 {
+    let url = server.url("  metrics");
+    let mut connection = TcpStream::connect(address(&url).trim_end_matches("/metrics")).unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("babelward_items_total{") && line.contains("code=\"OK\""))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn the_client_shares_a_run_among_three_servers_and_loses_nothing_when_one_is_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut fleet: Vec<_> = (0..3).map(|_| serve(root.path(), "127.0.0.1:0")).collect();
+    let (expected, length) = begin(root.path(), &fleet[0].1);
+    let mut hits = 0;
+    for round in 0..3 {
+        let before: Vec<_> = fleet.iter_mut().map(|(server, _)| answered(server)).collect();
+        let urls: Vec<_> = fleet.iter().map(|(_, url)| url.as_str()).collect();
+        let urls = urls.join(",");
+        let bench = Bench {
+            root: root.path().to_owned(),
+            concurrency: "12".to_owned(),
+        };
+        let out = format!("shared-{round}");
+        let mut client = bench.spawn(&urls, &out);
+        if bench.reaches(&mut client, &out, length / 2) {
+            hits += 1;
+            let shares = fleet.iter_mut().zip(before);
+            let shares: Vec<_> = shares
+                .map(|((server, _), before)| answered(server) - before)
+                .collect();
+            assert!(shares.iter().all(|share| *share > 0), "round {round}: {shares:?}");
+            fleet[round].0.signal("KILL");
+        }
+        bench.finish(client, &urls, &out);
+        assert_eq!(bench.results(&out), expected, "round {round}");
+        // The next round has three servers again.
+        fleet[round] = serve(root.path(), "127.0.0.1:0");
     }
     assert!(hits > 0, "nothing was ever killed");
 }

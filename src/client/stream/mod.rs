@@ -7,12 +7,14 @@ mod method;
 mod tests;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     error::Error as _,
     ops::ControlFlow,
     time::Duration,
 };
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -101,7 +103,9 @@ impl Client {
     }
 
     /// Sends the items of `work` until each has its result. Items that fail with a retryable code are sent again, with the
-    /// retries of the policy. Dropping the future cancels the open items.
+    /// retries of the policy. With several servers there is a stream to each of them, all of which take their items from
+    /// `work`, with an equal part of the window; what a broken stream leaves unanswered goes to the next server. Dropping the
+    /// future cancels the open items.
     ///
     /// # Errors
     /// [`ClientError::Rpc`] when the server refuses the stream itself, [`ClientError::StreamGaveUp`] when it broke as many times
@@ -112,22 +116,51 @@ impl Client {
         work: &mut dyn StreamWork<M>,
         options: &StreamOptions,
     ) -> Result<(), ClientError> {
+        let work = RefCell::new(work);
+        let window = options.window.max(1);
+        let lanes = self.servers().min(window);
+        let mut open: FuturesUnordered<_> = (0..lanes)
+            .map(|lane| {
+                let options = StreamOptions {
+                    window: window / lanes + usize::from(lane < window % lanes),
+                    ..options.clone()
+                };
+                self.drive_lane(lane, &work, options)
+            })
+            .collect();
+        while let Some(ended) = open.next().await {
+            if ended? == LaneEnd::Stopped {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps one stream open, at first to the server with the number of the lane.
+    async fn drive_lane<M: StreamMethod>(
+        &self,
+        lane: usize,
+        work: &SharedWork<'_, M>,
+        options: StreamOptions,
+    ) -> Result<LaneEnd, ClientError> {
         let mut driver = Driver::<M>::new(work, options, self.options.retry.clone());
         let mut failed = 0;
+        let mut server = lane;
         loop {
             driver.wait_for_work().await;
             if driver.is_done() {
-                return Ok(());
+                return Ok(LaneEnd::Done);
             }
-            let Err(end) = driver.one_stream(self).await else {
-                return Ok(());
+            let Err(end) = driver.one_stream(self, server).await else {
+                return Ok(LaneEnd::Done);
             };
             let broken = match end {
-                StreamEnd::Stopped => return Ok(()),
+                StreamEnd::Stopped => return Ok(LaneEnd::Stopped),
                 StreamEnd::Fatal(error) => return Err(error),
                 StreamEnd::Broken(broken) => broken,
             };
             driver.requeue_open();
+            server += 1;
             failed = if broken.answered { 1 } else { failed + 1 };
             let delay = self
                 .options
@@ -143,15 +176,28 @@ impl Client {
             match delay {
                 Some(delay) => tokio::time::sleep(delay).await,
                 None => {
+                    let left = driver.work.borrow().left();
                     return Err(ClientError::StreamGaveUp {
                         streams: failed,
-                        unanswered: driver.waiting.len() + driver.delayed.len() + driver.work.left(),
+                        unanswered: driver.waiting.len() + driver.delayed.len() + left,
                         last: broken.error,
                     });
                 }
             }
         }
     }
+}
+
+/// The work of all streams of one call.
+type SharedWork<'a, M> = RefCell<&'a mut dyn StreamWork<M>>;
+
+/// How a stream to one server has ended, when nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneEnd {
+    /// There is nothing left for it to do.
+    Done,
+    /// The work has ended the call.
+    Stopped,
 }
 
 /// A list of items.
@@ -197,8 +243,8 @@ struct Broken {
     answered: bool,
 }
 
-struct Driver<'a, M: StreamMethod> {
-    work: &'a mut dyn StreamWork<M>,
+struct Driver<'a, 'w, M: StreamMethod> {
+    work: &'a SharedWork<'w, M>,
     options: StreamOptions,
     retry: RetryPolicy,
     /// Number of items that were taken from the work.
@@ -213,14 +259,11 @@ struct Driver<'a, M: StreamMethod> {
     delayed: Vec<(Instant, Pending<M::Request>)>,
 }
 
-impl<'a, M: StreamMethod> Driver<'a, M> {
-    fn new(work: &'a mut dyn StreamWork<M>, options: &StreamOptions, retry: RetryPolicy) -> Self {
+impl<'a, 'w, M: StreamMethod> Driver<'a, 'w, M> {
+    fn new(work: &'a SharedWork<'w, M>, options: StreamOptions, retry: RetryPolicy) -> Self {
         Self {
             work,
-            options: StreamOptions {
-                window: options.window.max(1),
-                ..options.clone()
-            },
+            options,
             retry,
             taken: 0,
             exhausted: false,
@@ -239,7 +282,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
         if let Some(pending) = self.waiting.pop_front() {
             return Some(pending);
         }
-        let item = self.work.next();
+        let item = self.work.borrow_mut().next();
         self.exhausted = item.is_none();
         let order = self.taken;
         self.taken += 1;
@@ -309,13 +352,13 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
             .sort_by_key(|pending| pending.order);
     }
 
-    async fn one_stream(&mut self, client: &Client) -> Result<(), StreamEnd> {
+    async fn one_stream(&mut self, client: &Client, server: usize) -> Result<(), StreamEnd> {
         let mut answered = false;
         // The channel never has more than the open items, so that writing never blocks the reading of answers.
         let (sender, receiver) = mpsc::channel(self.options.window);
         self.send(&sender)?;
         let opened = M::open(
-            client.channel.clone(),
+            client.server(server),
             client.request(ReceiverStream::new(receiver)),
         )
         .await;
@@ -363,7 +406,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
             return Err(StreamEnd::Fatal(ClientError::Protocol(message)));
         };
         let ended = match result {
-            Ok(response) => self.work.ended(&id, Ok(response)),
+            Ok(response) => self.work.borrow_mut().ended(&id, Ok(response)),
             Err(error) => {
                 pending.failed += 1;
                 let delay = self.retry.delay(pending.failed, error.hint, rand::random());
@@ -372,7 +415,7 @@ impl<'a, M: StreamMethod> Driver<'a, M> {
                         self.delayed.push((Instant::now() + delay, pending));
                         ControlFlow::Continue(())
                     }
-                    _ => self.work.ended(&id, Err(error)),
+                    _ => self.work.borrow_mut().ended(&id, Err(error)),
                 }
             }
         };

@@ -81,7 +81,8 @@ proptest! {
     ) {
         let options = StreamOptions { window, item_timeout: None };
         let mut work = Counted::new(count);
-        let mut driver = Driver::new(&mut work, &options, RetryPolicy::default());
+        let shared: SharedWork<'_, ScoreItems> = RefCell::new(&mut work);
+        let mut driver = Driver::new(&shared, options, RetryPolicy::default());
         let far = Instant::now() + Duration::from_secs(3600);
         let rest = std::iter::repeat_n([Happening::Wait, Happening::Send, Happening::Answer(0)], 4 * count + 1);
         for step in happenings.into_iter().chain(rest.flatten()) {
@@ -103,6 +104,7 @@ proptest! {
             prop_assert!(driver.open.len() <= window);
         }
         prop_assert!(driver.is_done());
+        drop(driver);
         prop_assert_eq!(work.ended.len(), count);
         prop_assert!(work.ended.values().all(|&times| times == 1));
     }
@@ -111,7 +113,8 @@ proptest! {
 #[test]
 fn an_answer_that_nobody_asked_for_is_a_broken_protocol() {
     let mut work = Counted::new(1);
-    let mut driver = Driver::new(&mut work, &StreamOptions::default(), RetryPolicy::default());
+    let shared: SharedWork<'_, ScoreItems> = RefCell::new(&mut work);
+    let mut driver = Driver::new(&shared, StreamOptions::default(), RetryPolicy::default());
     assert!(driver.admit().is_ok());
     let twice = response("0", Answer::Response(ScoreResponse::default()));
     assert!(driver.receive(twice.clone()).is_ok());
