@@ -30,6 +30,22 @@ pub enum FetchError {
         /// What went wrong.
         error: SourceError,
     },
+    /// A file could not be fetched from its address.
+    #[error("{} could not be fetched: {}; check the address and the network", path.display(), with_causes(error))]
+    File {
+        /// Where the file was to be.
+        path: PathBuf,
+        /// What went wrong.
+        error: SourceError,
+    },
+    /// A file that was to be there already is not.
+    #[error("{}: {reason}; give an address with --url to fetch it", path.display())]
+    NotThere {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not the file with the expected digest.
+        reason: String,
+    },
     /// No source has given the file.
     #[error("{}", no_source(.failures, .manual))]
     NoSource {

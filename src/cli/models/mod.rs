@@ -1,8 +1,8 @@
-//! `models`: a server's models, which of them are in memory, and the demo's model on this machine.
+//! `models`: a server's models, which of them are in memory, and files of models on this machine.
 
 mod show;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch,
+    fetch::{self, WantedFile},
     proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
@@ -67,8 +67,22 @@ enum Command {
     Pin(ModelRef),
     /// Let a model be evicted again (the server must allow it)
     Unpin(ModelRef),
-    /// Fetch SmolLM2-135M-Instruct, a file of 94 MiB, unless it is there, and print its path
-    Fetch,
+    /// Fetch SmolLM2-135M-Instruct, a file of 94 MiB, or with --to a file of yours, unless it is there, and print its path
+    Fetch(FetchArgs),
+}
+
+/// Which file to fetch; the demo's model if nothing is given.
+#[derive(Debug, clap::Args)]
+struct FetchArgs {
+    /// Where a file of yours is to be; it is there complete and checked, or not at all
+    #[arg(long, value_name = "FILE", requires = "sha256")]
+    to: Option<PathBuf>,
+    /// Its digest, as sha256sum prints it
+    #[arg(long, value_name = "DIGEST", requires = "to", value_parser = fetch::parse_digest)]
+    sha256: Option<String>,
+    /// Where it can be had from; without it the file has to be there already, and is only checked
+    #[arg(long, value_name = "URL", requires = "to")]
+    url: Option<String>,
 }
 
 /// Which model of which server.
@@ -104,7 +118,7 @@ impl Args {
                 Some(&one.connection)
             }
             Command::Info(one) | Command::Pin(one) | Command::Unpin(one) => Some(&one.connection),
-            Command::Fetch => None,
+            Command::Fetch(_) => None,
         }
     }
 }
@@ -153,7 +167,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             };
             global.block_on(estimate(request, global))
         }
-        Command::Fetch => fetch_model(global),
+        Command::Fetch(args) => fetch_model(args, global),
     }
 }
 
@@ -222,9 +236,17 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
     }
 }
 
-fn fetch_model(global: &Global) -> anyhow::Result<Exit> {
+fn fetch_model(args: FetchArgs, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let path = fetch::smollm2(global.progress())?;
+    let path = match (args.to, args.sha256) {
+        (Some(path), Some(sha256)) => {
+            let url = args.url;
+            let wanted = WantedFile { path, sha256, url };
+            wanted.ensure(global.progress())?;
+            wanted.path
+        }
+        _ => fetch::smollm2(global.progress())?,
+    };
     let shown = path.to_str().context("the cache's path is not UTF-8")?;
     match global.format {
         Format::Human => print_line(shown)?,
