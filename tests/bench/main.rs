@@ -27,6 +27,7 @@ mod by_policy;
 mod cli;
 mod commands;
 mod figures;
+mod job;
 mod kill;
 mod paper;
 mod policy;

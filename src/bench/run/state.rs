@@ -1,6 +1,10 @@
 //! A run in its folder: its plan, what is known of each item, and its results once they are complete.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fs,
+    io::ErrorKind,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     answers,
@@ -125,6 +129,28 @@ impl Run {
         run.store.sync()?;
         run.folder.write_info(&run.info)?;
         Ok(run)
+    }
+
+    /// Removes from a folder without `run.json` the files that a run writes before it, so that a run can begin there.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`].
+    pub fn remove_unbegun(folder: &RunFolder) -> Result<(), FolderError> {
+        for name in [
+            "plan.jsonl",
+            "plan.jsonl.partial",
+            store::FILE,
+            "run.json.partial",
+        ] {
+            let path = folder.file(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(FolderError::Io { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Opens a run that was stopped, or a complete one whose failures are to be asked again.

@@ -61,13 +61,7 @@ pub(in crate::cli) async fn drive_with(
     let end = sit(client, run, options, interrupted(), &mut on_event).await;
     progress.finish();
     match end? {
-        SittingEnd::Complete => {
-            let summary = print_results(&folder)?;
-            Ok(match summary.all_languages_micro.failed {
-                0 => Exit::Done,
-                _ => Exit::FailedItems,
-            })
-        }
+        SittingEnd::Complete => Ok(exit_of(&print_results(&folder)?)),
         SittingEnd::CompleteWithOpenItems(why) => {
             print_results(&folder)?;
             match why {
@@ -88,6 +82,14 @@ pub(in crate::cli) async fn drive_with(
                 EarlyEnd::Failed(error) => Err(error).context(resume),
             }
         }
+    }
+}
+
+/// How a command ends that has brought a run to its end.
+pub(super) fn exit_of(summary: &Summary) -> Exit {
+    match summary.all_languages_micro.failed {
+        0 => Exit::Done,
+        _ => Exit::FailedItems,
     }
 }
 

@@ -1,12 +1,14 @@
 //! `bench resume` and `bench rescore`: runs that go on from what another sitting, or another run, has left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::drive::{Patience, drive, drive_group};
+use super::drive::{Patience, drive, drive_group, exit_of, print_results};
 use crate::{
     bench::{
-        results::{RunFolder, RunGroup},
+        dataset::Dataset,
+        results::{RunFolder, RunGroup, RunStatus},
         run::{Failures, NewRunFolder, Run, check_served},
+        settings::{DatasetInfo, RunSettings},
     },
     cli::{CommandError, Connection, Exit, Global, policy::PolicyArgs},
     client::PolicyChoice,
@@ -67,6 +69,35 @@ pub(super) fn resume(args: &ResumeArgs, global: &Global) -> anyhow::Result<Exit>
         return drive(Run::open(folder, failures)?, &args.dir, args.patience, global);
     };
     drive_group(&folder, &group, failures, args.patience, global)
+}
+
+/// Goes on with the run in `out`, or shows it when it is complete. Where none has begun there it removes what a start that was
+/// stopped has left, and returns `None`.
+pub(super) fn go_on(
+    out: &Path,
+    dataset: &Dataset,
+    settings: &RunSettings,
+    patience: Patience,
+    global: &Global,
+) -> anyhow::Result<Option<Exit>> {
+    let folder = RunFolder::open(out);
+    if !folder.file("run.json").exists() {
+        Run::remove_unbegun(&folder)?;
+        return Ok(None);
+    }
+    let info = folder.info()?;
+    if info.settings != *settings || info.dataset != DatasetInfo::from(dataset) {
+        let message = format!(
+            "--out {}: the run there has other prompts or other settings; name another folder, or remove this one",
+            out.display()
+        );
+        return Err(CommandError::invalid_data(message).into());
+    }
+    if info.status == RunStatus::Complete {
+        return Ok(Some(exit_of(&print_results(&folder)?)));
+    }
+    let run = Run::open(folder, Failures::Keep)?;
+    drive(run, out, patience, global).map(Some)
 }
 
 pub(super) fn rescore(args: RescoreArgs, global: &Global) -> anyhow::Result<Exit> {

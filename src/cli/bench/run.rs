@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::drive::{Patience, drive_group, drive_with};
+use super::{
+    drive::{Patience, drive_group, drive_with},
+    resume::go_on,
+};
 use crate::{
     bench::{
         run::{Failures, NewMember, NewRunFolder, OpenItems, Run, SittingOptions, begin_group, check_served},
@@ -72,8 +75,9 @@ pub(super) struct RunArgs {
     /// two points to either side
     #[arg(long, value_name = "ci=WIDTH")]
     until: Option<Until>,
-    /// Ask one part of the rows, such as 1/4; other machines ask the other parts, and `bench merge` puts them together
-    #[arg(long, value_name = "I/N", conflicts_with = "until")]
+    /// Ask one part of the rows, such as 1/4; other machines ask the other parts, and `bench merge` puts them together. job/4
+    /// takes the part from JOB_COMPLETION_INDEX, which an Indexed Job of Kubernetes sets to 0, 1, 2 or 3
+    #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "until")]
     shard: Option<Shard>,
     /// Most items that are open at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -81,10 +85,27 @@ pub(super) struct RunArgs {
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on with the run in --out if one with the same settings was begun there: for jobs that are started again after a failure
+    #[arg(long, requires = "out", conflicts_with = "translators")]
+    resume: bool,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     pub(super) connection: Connection,
+}
+
+/// A shard, or `job/N` for the one that an Indexed Job of Kubernetes gives to this process.
+fn shard(text: &str) -> Result<Shard, String> {
+    let Some(of) = text.strip_prefix("job/") else {
+        return text.parse();
+    };
+    let index = std::env::var("JOB_COMPLETION_INDEX").unwrap_or_default();
+    let Some(index) = index.parse::<u32>().ok().and_then(|index| index.checked_add(1)) else {
+        return Err(
+            "JOB_COMPLETION_INDEX, which an Indexed Job of Kubernetes sets, is not a number".to_owned(),
+        );
+    };
+    format!("{index}/{of}").parse()
 }
 
 pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
@@ -93,6 +114,14 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<Exit> {
         return run_translators(args, settings, global);
     }
     let dataset = args.data.dataset(global)?;
+    if let (Some(out), true) = (&args.out, args.resume) {
+        let [settings] = &settings[..] else {
+            return Err(CommandError::usage("--resume goes with one --target").into());
+        };
+        if let Some(exit) = go_on(out, &dataset, settings, args.patience, global)? {
+            return Ok(exit);
+        }
+    }
     let out = NewRunFolder::create(args.out.as_deref(), "bench")?;
     // Connected first: without a server no run begins.
     if let [settings] = &settings[..] {
