@@ -110,6 +110,11 @@ pub(crate) fn describe() {
         Unit::Count,
         "KV blocks by state: free (cached prefixes included), held, pinned."
     );
+    describe_gauge!(
+        "babelward_kv_usage_ratio",
+        Unit::Count,
+        "Share of the KV blocks that are not pinned which sequences hold, from 0 to 1."
+    );
     describe_counter!(
         "babelward_preemptions_total",
         Unit::Count,
@@ -189,6 +194,9 @@ pub(crate) fn record_state(model: &Arc<str>, stats: &ModelStats) {
     for (state, blocks) in states {
         gauge!("babelward_kv_blocks", "model" => Arc::clone(model), "state" => state).set(blocks as f64);
     }
+    // Routers read one series per server, and no quotient of two.
+    let shared = (held + stats.free_blocks).max(1);
+    gauge!("babelward_kv_usage_ratio", "model" => Arc::clone(model)).set(held as f64 / shared as f64);
 }
 
 /// Counts a restart of the engine called `engine`.
