@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Installs pinned Python packages into a folder of their own and prints that folder.
 
-usage: install.py PARENT [REQUIREMENTS]      REQUIREMENTS defaults to the file beside this script
+usage: install.py PARENT [REQUIREMENTS [--no-deps]]      REQUIREMENTS defaults to the file beside this script;
+                                                         with --no-deps it lists every package that is needed
 
 Uses `pip install --target`, so it needs neither a virtual environment nor root, and nothing outside PARENT
 changes. The folder's name is a digest of the requirements and of the interpreter: a second call with the same
@@ -18,12 +19,12 @@ import tempfile
 
 
 def main() -> int:
-    if len(sys.argv) not in (2, 3):
+    if not 2 <= len(sys.argv) <= 4 or sys.argv[3:] not in ([], ["--no-deps"]):
         print(__doc__, file=sys.stderr)
         return 2
     parent = pathlib.Path(sys.argv[1]).absolute()
     beside = pathlib.Path(__file__).resolve().parent / "requirements.txt"
-    requirements = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else beside
+    requirements = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else beside
 
     identity = requirements.read_bytes() + sys.version.encode() + sys.executable.encode()
     folder = parent / ("python-" + hashlib.sha256(identity).hexdigest()[:12])
@@ -36,6 +37,7 @@ def main() -> int:
     try:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         command += ["--no-input", "--target", str(staging), "--requirement", str(requirements)]
+        command += sys.argv[3:]
         environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, check=False)
         if done.returncode != 0:

@@ -81,6 +81,10 @@ const TEXT_ROOTS: &[&str] = &[
     "scripts",
     ".ci",
     "data",
+    "k8s",
+    "deploy",
+    "Dockerfile",
+    "compose.yaml",
     "build.rs",
     "Cargo.toml",
     "README.md",
@@ -359,7 +363,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn documents_name_files_that_exist() {
     let folders = [
-        "src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/",
+        "src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/", "k8s/", "deploy/",
     ];
     let sources = files(&["src", "tests", "benches", "scripts", ".ci", "build.rs"]);
     let is_end_of_a_path = |word: &str| {
