@@ -227,6 +227,22 @@ class Monitoring(unittest.TestCase):
         )
 
 
+class Documentation(unittest.TestCase):
+    def test_the_page_names_every_folder_and_its_rules_are_yaml_by_metrics_that_there_are(self):
+        text = read("docs/kubernetes.md")
+        for folder in tools.FOLDERS:
+            self.assertIn(f"`k8s/{folder}`", text)
+        blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        self.assertTrue(blocks)
+        named = set()
+        for block in blocks:
+            yaml.safe_load(block)
+            named |= set(re.findall(r"babelward_\w+", block))
+        self.assertEqual(named - set(tools.metrics()), set())
+        scaler = of_kind(tools.objects("overlays/cpu"), "HorizontalPodAutoscaler")[0]
+        self.assertIn(scaler["spec"]["metrics"][0]["pods"]["metric"]["name"], named)
+
+
 class Machines(unittest.TestCase):
     def test_compose_fits_the_program(self):
         self.assertEqual(list(compose_problems(yaml.safe_load(read("compose.yaml")))), [])
