@@ -408,8 +408,10 @@ async fn several_servers_share_the_items_and_stand_in_for_one_that_is_gone() {
     let answer = |call: &Call| Reply::Score(echo(&call.request));
     let (first, second) = (FakeServer::start(answer).await, FakeServer::start(answer).await);
     // Nothing listens there any more.
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gone = gone.local_addr().unwrap().to_string();
+    let gone = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
     let addresses = format!("{gone}, {},{}", first.address, second.address);
     let client = Client::connect(&addresses, quick()).await.unwrap();
     let (end, results, _) = score_all(&client, 50, 7).await;
