@@ -23,6 +23,7 @@ mod invariance;
 mod layouts;
 mod library;
 mod loading;
+mod mixed_file;
 mod models;
 mod packed;
 mod queue;
