@@ -6,13 +6,14 @@
 //! the registry know nothing else of a device.
 //!
 //! [`decoder`] is the forward pass of all families of decoders, once, over the operations of a device. [`cpu`] is the host
-//! processor; `candle`, a feature, computes on candle's tensors.
+//! processor; `cuda`, a feature that is on by default, is NVIDIA's cards; `candle`, another, computes on candle's tensors.
 
 mod batch;
 #[cfg(feature = "candle")]
 pub mod candle;
 mod contract;
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 mod decoder;
 mod device;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::check::{Check, Outcome};
 use crate::{
     backend::{Backend, DeviceFinding, FindingStatus},
-    cli::devices::{DeviceError, Machine},
+    cli::{device_error::DeviceError, devices::Machine},
     memory::human_bytes,
     model::spec::DeviceName,
 };
