@@ -9,6 +9,7 @@
 //! processor; `cuda`, a feature that is on by default, is NVIDIA's cards; `candle`, another, computes on candle's tensors.
 
 mod batch;
+mod candidates;
 #[cfg(feature = "candle")]
 pub mod candle;
 mod contract;
@@ -26,6 +27,7 @@ mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
+    candidates::{Candidate, CandidateFilter, Candidates, MOST_CANDIDATES},
     contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
     device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
     finding::{DeviceFinding, FindingStatus},

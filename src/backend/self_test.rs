@@ -191,7 +191,9 @@ fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, S
     let output = output.map_err(|error| error.to_string())?;
     let row = match output.readings.last() {
         Some(Reading::Logits { row }) => output.row(*row, vocabulary),
-        Some(Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => None,
+        Some(Reading::Candidates(_) | Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => {
+            None
+        }
     };
     let row = row.ok_or("the step returned no logits that are numbers")?;
     Ok(row.to_vec())

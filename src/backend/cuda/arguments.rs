@@ -237,6 +237,20 @@ arguments! {
         sound: u32,
         padding: u32,
     }
+    /// One of a row's largest logits.
+    TopLogit {
+        token: u32,
+        logit: f32,
+    }
+    /// Of `top_logits`.
+    TopLogitsArgs {
+        logits: DeviceAddress,
+        inverse_temperatures: DeviceAddress,
+        top: DeviceAddress,
+        weights: DeviceAddress,
+        vocab: u32,
+        count: u32,
+    }
     /// Of `read_logits`.
     ReadLogitsArgs {
         logits: DeviceAddress,

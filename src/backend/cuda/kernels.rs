@@ -83,6 +83,7 @@ pub enum Kernel {
     LowRankDown,
     LowRankUp,
     ReadLogits,
+    TopLogits,
     PackedProduct8,
     PackedProduct4,
     PackedExpand8,
@@ -106,7 +107,7 @@ impl Kernel {
                 KernelFile::Attention { head }
             }
             Self::LowRankDown | Self::LowRankUp => KernelFile::LowRank,
-            Self::ReadLogits => KernelFile::Logits,
+            Self::ReadLogits | Self::TopLogits => KernelFile::Logits,
             Self::PackedProduct8 | Self::PackedProduct4 | Self::PackedExpand8 | Self::PackedExpand4 => {
                 KernelFile::Packed
             }
@@ -131,6 +132,7 @@ impl Kernel {
             Self::LowRankDown => "low_rank_down".to_owned(),
             Self::LowRankUp => "low_rank_up".to_owned(),
             Self::ReadLogits => "read_logits".to_owned(),
+            Self::TopLogits => "top_logits".to_owned(),
             Self::PackedProduct8 => "packed_product_8".to_owned(),
             Self::PackedProduct4 => "packed_product_4".to_owned(),
             Self::PackedExpand8 => "packed_expand_8".to_owned(),

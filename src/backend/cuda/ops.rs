@@ -180,7 +180,7 @@ impl CudaOps {
 }
 
 /// The kernels that the operations here launch.
-const KERNELS: [Kernel; 11] = [
+const KERNELS: [Kernel; 12] = [
     Kernel::Embed,
     Kernel::NormRows,
     Kernel::NormHeads,
@@ -192,6 +192,7 @@ const KERNELS: [Kernel; 11] = [
     Kernel::LowRankDown,
     Kernel::LowRankUp,
     Kernel::ReadLogits,
+    Kernel::TopLogits,
 ];
 
 /// As in `rows.cu`.
@@ -604,7 +605,7 @@ impl DecoderOps for CudaOps {
         }
         self.is_warm = true;
         self.readout
-            .download(&mut self.launcher, step.shape.reads, step.shape.probe_tokens);
+            .download(&mut self.launcher, &self.inputs, &step.shape);
     }
 
     fn finish(&mut self) -> Result<StepOutput, StepError> {
@@ -613,6 +614,7 @@ impl DecoderOps for CudaOps {
             return Err(StepError::InvalidBatch(reason));
         }
         waited.map_err(step_error)?;
+        self.readout.fetch_rows(&mut self.launcher).map_err(step_error)?;
         let mut output = mem::take(&mut self.output);
         self.readout.read(&mut output);
         Ok(output)

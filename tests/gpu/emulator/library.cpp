@@ -230,10 +230,16 @@ void add_logits(Layout& layout) {
         FIELD(soft_cap);
     }
     {
+        BEGIN(logits, TopLogit);
+        FIELD(token);
+        FIELD(logit);
+    }
+    {
         BEGIN(logits, TopLogitsArgs);
         FIELD(logits);
-        FIELD(ids);
-        FIELD(values);
+        FIELD(inverse_temperatures);
+        FIELD(top);
+        FIELD(weights);
         FIELD(vocab);
         FIELD(count);
     }

@@ -235,6 +235,13 @@ MISTAKES = (
         "NaN is largest", "logit == logit ? add(logit, 0.0f) : negative_infinity()", "add(logit, 0.0f)", "top_logits"
     ),
     logits("of equal logits the higher token", "<< 32 | ~token;", "<< 32 | token;", "top_logits"),
+    logits("the weight has another temperature", "mul(difference, inverse_temperature)", "difference", "top_logits"),
+    logits(
+        "the weight without the largest logit",
+        "add(static_cast<double>(row[token]), -largest)",
+        "row[token]",
+        "top_logits",
+    ),
     logits(
         "counts are not cleared for all",
         "counts.set(thread, 0);\n        }\n        sync_block();",
