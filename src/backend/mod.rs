@@ -11,6 +11,7 @@
 mod batch;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod ceilings;
 mod contract;
 pub mod cpu;
 pub mod cuda;
@@ -21,11 +22,15 @@ mod limits;
 mod output;
 mod reading;
 mod self_test;
+pub mod speed;
 mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
-    contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
+    ceilings::{Ceilings, CeilingsError, ProductCeiling},
+    contract::{
+        Backend, BatchLimits, DecodeLaunch, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel,
+    },
     device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
     finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::model::{
     TensorProblem,
-    spec::{MatrixSource, Noise, RawElements, TensorFormat},
+    spec::{MatrixSource, Noise, RawElements, StoredBytes as _, TensorFormat},
 };
 
 /// Bytes that are converted and copied at a time.
@@ -72,6 +72,18 @@ impl WeightLoader {
                 offset += rows * row_bytes;
             }
         }
+        Ok(buffer)
+    }
+
+    /// A matrix of noise by itself, which follows from this name.
+    pub(super) fn noise(&mut self, name: &str, rows: usize, cols: usize) -> Result<Buffer, DriverError> {
+        let noise = Noise::new(name, TensorFormat::Bf16, rows, cols).ok_or_else(|| DriverError {
+            call: "cuMemAlloc",
+            reason: format!("no memory has room for {rows} rows of {cols} values"),
+            consequence: Consequence::OutOfMemory,
+        })?;
+        let buffer = Buffer::new(&self.queue, noise.len())?;
+        self.fill(&buffer, 0, &noise, rows * cols)?;
         Ok(buffer)
     }
 
