@@ -12,6 +12,7 @@ mod batch;
 mod candidates;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod ceilings;
 mod contract;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -23,12 +24,16 @@ mod limits;
 mod output;
 mod reading;
 mod self_test;
+pub mod speed;
 mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
     candidates::{Candidate, CandidateFilter, Candidates, MOST_CANDIDATES},
-    contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
+    ceilings::{Ceilings, CeilingsError, ProductCeiling},
+    contract::{
+        Backend, BatchLimits, DecodeLaunch, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel,
+    },
     device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
     finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},

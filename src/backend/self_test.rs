@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use super::{
-    Backend, BatchLimits, BatchSequence, Determinism, DeviceFinding, FindingStatus, ForwardBatch,
-    LanguageModel, LoadOptions, Reading, Readout, StepOutput,
+    Backend, BatchLimits, BatchSequence, DecodeLaunch, Determinism, DeviceFinding, FindingStatus,
+    ForwardBatch, LanguageModel, LoadOptions, Reading, Readout, StepOutput,
 };
 use crate::model::spec::Precision;
 
@@ -102,6 +102,7 @@ fn options(precision: Precision) -> LoadOptions {
             sequences: 2,
             tokens: 2 * PROMPT_TOKENS,
         },
+        decode: DecodeLaunch::Recorded,
     }
 }
 

@@ -52,6 +52,7 @@ fn sources_are_compiled_without_joining_products_and_sums() {
         KernelFile::LowRank,
         KernelFile::Logits,
         KernelFile::Packed,
+        KernelFile::Noise,
         KernelFile::Attention { head: 64 },
     ] {
         assert!(

@@ -16,6 +16,7 @@ mod rig;
 mod scripted;
 
 mod adapters;
+mod bench;
 mod candidates;
 mod card;
 mod checkpoints;

@@ -112,6 +112,12 @@ impl<W: Watcher> Queue for WatchedQueue<W> {
         unsafe { self.queue.download(to, from, bytes) }
     }
 
+    unsafe fn copy(&self, to: DeviceAddress, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
+        self.watcher.call()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.copy(to, from, bytes) }
+    }
+
     unsafe fn launch(
         &self,
         kernel: KernelHandle,

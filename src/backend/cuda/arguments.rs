@@ -224,6 +224,13 @@ arguments! {
         weights: PackedMatrix,
         out: DeviceAddress,
     }
+    /// Of `fill_noise`.
+    FillNoiseArgs {
+        out: DeviceAddress,
+        counter: u64,
+        count: u32,
+        scale: f32,
+    }
     /// Which of the step's probe tokens are a row's.
     Probe {
         first: u32,

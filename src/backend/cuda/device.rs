@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     adapter::Adapters,
+    ceilings::MeasuredShapes,
     driver::{Architecture, Card, DriverError},
     footprint::{self, LargestStep, WeightStorage, step_limits},
     kv_cache::{BLOCK_TOKENS, KvCache},
@@ -15,9 +16,9 @@ use super::{
 };
 use crate::{
     backend::{
-        Backend, BatchSequence, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution,
-        Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, ModelLimits, Readout, StepError,
-        StepOutput,
+        Backend, BatchSequence, Ceilings, CeilingsError, CostPrior, Determinism, DeviceFinding, DeviceInfo,
+        DeviceMemory, Execution, Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel,
+        ModelLimits, Readout, StepError, StepOutput,
         cpu::CpuBackend,
         decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks, kind::expect_decoder},
         self_test,
@@ -103,6 +104,7 @@ impl CudaBackend {
             adapters: Adapters::new(&queue, config.layers.len(), adapters).map_err(driver)?,
             limits: step_limits(&config, options.batch),
             keeps_packed: storage == WeightStorage::Packed,
+            decode: options.decode,
             queue,
         };
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
@@ -201,6 +203,25 @@ impl Backend for CudaBackend {
     /// What the driver says now; nothing is free of a card that does not answer.
     fn memory(&self) -> Option<DeviceMemory> {
         Some(self.card.memory().unwrap_or(DeviceMemory { total: 0, free: 0 }))
+    }
+
+    fn ceilings(&self, path: &Path) -> Result<Ceilings, CeilingsError> {
+        expect_decoder(path, self.device.name)?;
+        let shapes = open_decoder(path, |config, _| Ok(MeasuredShapes::of(&config)))?;
+        let device = |error: DriverError| CeilingsError::Device {
+            device: self.device.name,
+            error: Box::new(error),
+        };
+        let free = self.card.memory().map_err(device)?.free;
+        if shapes.bytes() > free {
+            return Err(CeilingsError::Memory {
+                device: self.device.name,
+                needed: shapes.bytes(),
+                free,
+            });
+        }
+        let queue = self.card.open_queue().map_err(device)?;
+        shapes.measure(&queue, free).map_err(device)
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {

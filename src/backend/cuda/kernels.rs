@@ -19,6 +19,8 @@ pub enum KernelFile {
     Logits,
     /// Weights that stay packed.
     Packed,
+    /// Made-up weights.
+    Noise,
 }
 
 impl KernelFile {
@@ -30,6 +32,7 @@ impl KernelFile {
             Self::LowRank => "low_rank.cu",
             Self::Logits => "logits.cu",
             Self::Packed => "packed.cu",
+            Self::Noise => "noise.cu",
         }
     }
 
@@ -41,6 +44,7 @@ impl KernelFile {
             Self::LowRank => include_str!("kernels/low_rank.cu"),
             Self::Logits => include_str!("kernels/logits.cu"),
             Self::Packed => include_str!("kernels/packed.cu"),
+            Self::Noise => include_str!("kernels/noise.cu"),
         }
     }
 
@@ -88,6 +92,7 @@ pub enum Kernel {
     PackedProduct4,
     PackedExpand8,
     PackedExpand4,
+    FillNoise,
 }
 
 impl Kernel {
@@ -111,6 +116,7 @@ impl Kernel {
             Self::PackedProduct8 | Self::PackedProduct4 | Self::PackedExpand8 | Self::PackedExpand4 => {
                 KernelFile::Packed
             }
+            Self::FillNoise => KernelFile::Noise,
         }
     }
 
@@ -137,6 +143,7 @@ impl Kernel {
             Self::PackedProduct4 => "packed_product_4".to_owned(),
             Self::PackedExpand8 => "packed_expand_8".to_owned(),
             Self::PackedExpand4 => "packed_expand_4".to_owned(),
+            Self::FillNoise => "fill_noise".to_owned(),
         }
     }
 }

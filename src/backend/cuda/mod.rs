@@ -10,6 +10,7 @@ mod adapter;
 pub mod arguments;
 mod attention;
 mod buffer;
+mod ceilings;
 mod device;
 pub mod driver;
 mod footprint;
