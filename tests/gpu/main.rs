@@ -21,6 +21,7 @@ mod checkpoints;
 mod faults;
 mod invariance;
 mod layouts;
+mod libraries;
 mod library;
 mod loading;
 mod models;
