@@ -28,5 +28,6 @@ mod models;
 mod packed;
 mod queue;
 mod real_model;
+mod self_test;
 mod serving;
 mod watched;

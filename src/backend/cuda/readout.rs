@@ -15,7 +15,7 @@ use super::{
 use crate::backend::{ForwardBatch, ProbeReading, Reading, Readout, StepOutput, decoder::ops::LogitScaling};
 
 /// Threads of a block that reads a row of logits.
-const READ_THREADS: u32 = 512;
+pub(super) const READ_THREADS: u32 = 512;
 
 /// What a step reads, and where.
 pub(super) struct StepReadout {
