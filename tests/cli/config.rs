@@ -187,7 +187,7 @@ fn the_doctor_tests_the_devices_that_are_named() {
             .map(|check| check["status"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!(named("self-test of cpu"), ["ok"; 3]);
+    assert_eq!(named("self-test of cpu"), ["ok"; 5]);
     assert_eq!(named("device cpu"), ["ok"]);
     assert_eq!(named("NVIDIA cards").len(), 1);
 
@@ -201,6 +201,22 @@ fn the_doctor_tests_the_devices_that_are_named() {
     assert_eq!(refused.len(), 1, "{checks:?}");
     assert_eq!(refused[0]["status"], "fail");
     assert!(!refused[0]["fix"].as_str().unwrap().is_empty());
+}
+
+/// Each device tests itself; that no configuration could have both is no concern of a test.
+#[test]
+fn several_devices_that_are_named_are_all_tested() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, checks) = doctor(folder.path(), &["--device", "cpu", "--device", "cuda:4000"]);
+    assert_eq!(code, 1, "{checks:?}");
+    let status = |name: &str| {
+        let check = checks.iter().find(|check| check["check"] == name);
+        check.map(|check| check["status"].as_str().unwrap())
+    };
+    assert_eq!(status("configuration"), Some("ok"), "{checks:?}");
+    assert_eq!(status("self-test of cpu: a made-up model in f32"), Some("ok"));
+    assert_eq!(status("device cpu"), Some("ok"));
+    assert_eq!(status("device cuda:4000"), Some("fail"));
 }
 
 #[test]

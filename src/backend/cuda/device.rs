@@ -13,6 +13,7 @@ use super::{
     footprint::{self, LargestStep, WeightStorage, step_limits},
     kv_cache::{BLOCK_TOKENS, KvCache},
     ops::{CudaOps, CudaState},
+    self_test as kernel_tests,
 };
 use crate::{
     backend::{
@@ -225,7 +226,10 @@ impl Backend for CudaBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        self_test::beside(self, &CpuBackend::new(1), &[Precision::Bf16, Precision::Int8])
+        let mut findings = kernel_tests::of_kernels(&*self.card);
+        let precisions = [Precision::Bf16, Precision::Int8];
+        findings.extend(self_test::beside(self, &CpuBackend::new(1), &precisions));
+        findings
     }
 
     fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {

@@ -30,6 +30,7 @@ mod readout;
 mod rope;
 mod rows;
 mod scratch_sizes;
+pub mod self_test;
 mod tiles;
 mod weights;
 

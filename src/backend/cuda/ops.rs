@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Threads of a block that multiplies with an adapter's first matrices.
-const LOW_RANK_THREADS: u32 = 128;
+pub(super) const LOW_RANK_THREADS: u32 = 128;
 
 /// A decoder's state on a card.
 pub(super) struct CudaOps {

@@ -27,7 +27,7 @@ use crate::{
 /// writes more memory and computes faster.
 const MOST_PACKED_ROWS: usize = 64;
 /// Inputs that one block of threads expands.
-const EXPANDED_INPUTS: usize = 256;
+pub(super) const EXPANDED_INPUTS: usize = 256;
 
 /// The products of one model.
 pub(super) struct Products {

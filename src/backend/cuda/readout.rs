@@ -18,7 +18,7 @@ use crate::backend::{
 };
 
 /// Threads of a block that reads a row of logits.
-const READ_THREADS: u32 = 512;
+pub(super) const READ_THREADS: u32 = 512;
 
 /// What a step reads, and where.
 pub(super) struct StepReadout {

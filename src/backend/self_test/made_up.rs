@@ -1,9 +1,9 @@
-//! A self-test for any device: a made-up model computes a prompt alone, beside another prompt and in two chunks, and the
-//! results are compared.
+//! A made-up model computes a prompt alone, beside another prompt and in two chunks, and the results are compared.
 
 use std::path::Path;
 
-use super::{
+use super::verdict::unusable;
+use crate::backend::{
     Backend, BatchLimits, BatchSequence, DecodeLaunch, Determinism, DeviceFinding, FindingStatus,
     ForwardBatch, LanguageModel, LoadOptions, Reading, Readout, StepOutput,
 };
@@ -26,7 +26,7 @@ const CHUNK_TOKENS: usize = 9;
 pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFinding {
     let (found, status) = match compared(backend, precision) {
         Ok(compared) => compared,
-        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+        Err(error) => (error, unusable()),
     };
     DeviceFinding {
         subject: format!("a made-up model in {}", precision.name()),
@@ -35,23 +35,12 @@ pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFin
     }
 }
 
-/// [`of_model`] in each precision, and the model's logits beside those of the host's processor.
-pub(super) fn beside(
-    backend: &dyn Backend,
-    processor: &dyn Backend,
-    precisions: &[Precision],
-) -> Vec<DeviceFinding> {
-    let checks = |precision: &Precision| {
-        [
-            of_model(backend, *precision),
-            against_processor(backend, *precision, processor),
-        ]
-    };
-    precisions.iter().flat_map(checks).collect()
-}
-
 /// Loads the made-up model in this precision, and compares its logits with those that the host's processor computes in f32.
-fn against_processor(backend: &dyn Backend, precision: Precision, processor: &dyn Backend) -> DeviceFinding {
+pub(super) fn against_processor(
+    backend: &dyn Backend,
+    precision: Precision,
+    processor: &dyn Backend,
+) -> DeviceFinding {
     let (found, status) = match difference(backend, precision, processor) {
         Ok(difference) => {
             let found = format!(
@@ -60,11 +49,11 @@ fn against_processor(backend: &dyn Backend, precision: Precision, processor: &dy
             );
             let status = match difference <= MOST_DIFFERENCE {
                 true => FindingStatus::Ok,
-                false => FindingStatus::Unusable { fix: FIX.to_owned() },
+                false => unusable(),
             };
             (found, status)
         }
-        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+        Err(error) => (error, unusable()),
     };
     DeviceFinding {
         subject: format!("a made-up model in {} beside the processor's", precision.name()),
@@ -106,9 +95,6 @@ fn options(precision: Precision) -> LoadOptions {
     }
 }
 
-/// What to do when the check fails.
-const FIX: &str = "do not serve models from this device, and report it";
-
 fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, FindingStatus), String> {
     let loaded = backend.load(Path::new(MODEL), &[], &options(precision));
     let mut loaded = loaded.map_err(|error| error.to_string())?;
@@ -130,7 +116,7 @@ fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, Find
         "the logits of a prompt alone, beside another and in two chunks differ by up to {difference:e}"
     );
     let status = match loaded.determinism {
-        Determinism::BatchInvariant => FindingStatus::Unusable { fix: FIX.to_owned() },
+        Determinism::BatchInvariant => unusable(),
         Determinism::BestEffort => FindingStatus::Ok,
     };
     Ok((found, status))
