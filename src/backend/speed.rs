@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What is measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SpeedRun {
     /// Sequences that are computed together.
     pub sequences: usize,

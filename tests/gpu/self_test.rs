@@ -48,6 +48,7 @@ fn declared() -> BTreeSet<String> {
         KernelFile::LowRank,
         KernelFile::Logits,
         KernelFile::Packed,
+        KernelFile::Noise,
         KernelFile::Attention { head: 0 },
     ];
     let mut names = BTreeSet::new();
@@ -65,8 +66,8 @@ fn declared() -> BTreeSet<String> {
             }
         }
     }
-    // Larger heads have no whole attention; nothing launches top_logits yet.
-    assert!(names.remove("attention_whole_256") && names.remove("top_logits"));
+    // Larger heads have no whole attention.
+    assert!(names.remove("attention_whole_256"));
     names
 }
 
@@ -95,6 +96,8 @@ fn outputs(kernel: Kernel) -> (&'static str, &'static [&'static str]) {
         Kernel::LowRankDown => ("LowRankDownArgs", &["inner"]),
         Kernel::LowRankUp => ("LowRankUpArgs", &["out"]),
         Kernel::ReadLogits => ("ReadLogitsArgs", &["logits", "readings", "probe_logits"]),
+        Kernel::TopLogits => ("TopLogitsArgs", &["top", "weights"]),
+        Kernel::FillNoise => ("FillNoiseArgs", &["out"]),
         Kernel::PackedProduct8 | Kernel::PackedProduct4 => ("PackedProductArgs", &["out"]),
         Kernel::PackedExpand8 | Kernel::PackedExpand4 => ("PackedExpandArgs", &["out"]),
     }

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use super::verdict::unusable;
 use crate::{
     backend::{
-        Backend, BatchLimits, BatchSequence, DeviceFinding, FindingStatus, ForwardBatch, LanguageModel,
-        LoadOptions, Reading, Readout, StepOutput,
+        Backend, BatchLimits, BatchSequence, DecodeLaunch, DeviceFinding, FindingStatus, ForwardBatch,
+        LanguageModel, LoadOptions, Reading, Readout, StepOutput,
     },
     model::spec::Precision,
 };
@@ -190,6 +190,7 @@ fn off(path: &Path, golden: &Golden, backend: &dyn Backend, precision: Precision
             sequences: 1,
             tokens: golden.tokens.len(),
         },
+        decode: DecodeLaunch::Recorded,
     };
     let mut loaded = backend
         .load(path, &[], &options)
@@ -228,7 +229,9 @@ fn logits(model: &mut dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>, Str
     let output = output.map_err(|error| error.to_string())?;
     match output.readings.last() {
         Some(Reading::Logits { row }) => output.row(*row, vocabulary).map(<[f32]>::to_vec),
-        Some(Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => None,
+        Some(Reading::Candidates(_) | Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => {
+            None
+        }
     }
     .ok_or_else(|| "the step returned no logits".to_owned())
 }

@@ -4,13 +4,9 @@
 use std::io;
 
 use half::{bf16, f16};
-use sha2::{Digest as _, Sha256};
 
 use super::{StoredBytes, TensorFormat};
-
-/// What the counter advances by from one word to the next, as in splitmix64 (Steele, Lea and Flood, "Fast splittable
-/// pseudorandom number generators", 2014), whose mixing function makes a word of it.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::random::{GOLDEN, mix};
 
 /// Values of floats that are made of one word, each of 16 of its bits.
 const WORD_VALUES: usize = 4;
@@ -39,14 +35,10 @@ impl Noise {
         if !has_noise {
             return None;
         }
-        let digest = Sha256::digest(name);
-        let seed = digest
-            .iter()
-            .take(8)
-            .fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+        let seed = |seed: u64, byte| mix(seed.wrapping_add(GOLDEN) ^ u64::from(byte));
         Some(Self {
             format,
-            seed,
+            seed: name.bytes().fold(0, seed),
             // An even distribution over [-a, a] has the standard deviation a / sqrt(3).
             amplitude: 1.7 / (cols as f32).sqrt(),
             bytes: format.bytes_for(cols)?.checked_mul(rows)?,
@@ -66,7 +58,7 @@ impl Noise {
     /// The counter of the word that value `index` of floats is the first of; `index` is a multiple of 4.
     pub fn counter(&self, index: usize) -> u64 {
         self.seed
-            .wrapping_add(STEP.wrapping_mul((index / WORD_VALUES) as u64))
+            .wrapping_add(GOLDEN.wrapping_mul((index / WORD_VALUES) as u64))
     }
 
     /// What the 16 bits of a value are multiplied with, once they are counted from -32,768.
@@ -75,12 +67,8 @@ impl Noise {
     }
 
     fn word(&self, index: usize) -> u64 {
-        let mut word = self
-            .seed
-            .wrapping_add(STEP.wrapping_mul((index as u64).wrapping_add(1)));
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
+        let counter = GOLDEN.wrapping_mul((index as u64).wrapping_add(1));
+        mix(self.seed.wrapping_add(counter))
     }
 
     fn value(&self, index: usize) -> f32 {

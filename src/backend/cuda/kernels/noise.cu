@@ -3,7 +3,7 @@
 
 constexpr u32 NOISE_THREADS = 256;
 
-// As in noise.rs, which says where they are from.
+// As in random.rs, which says where they are from.
 constexpr u64 STEP = 0x9e3779b97f4a7c15ull;
 constexpr u64 FIRST_FACTOR = 0xbf58476d1ce4e5b9ull;
 constexpr u64 SECOND_FACTOR = 0x94d049bb133111ebull;
@@ -15,7 +15,7 @@ struct FillNoiseArgs {
     float scale;  // of values from -32768 to 32767
 };
 
-// The word that splitmix64 makes of a counter.
+// The word that SplitMix64 makes of a counter.
 DEVICE u64 mix(u64 counter) {
     u64 word = counter + STEP;
     word = (word ^ word >> 30) * FIRST_FACTOR;

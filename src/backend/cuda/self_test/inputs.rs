@@ -2,32 +2,29 @@
 
 use half::bf16;
 
-/// Made-up numbers, by SplitMix64 (OOPSLA 2014).
+use crate::random::Random;
+
+/// Made-up numbers.
 pub(super) struct Inputs {
-    state: u64,
+    random: Random,
 }
 
 impl Inputs {
     /// Each test has numbers of its own.
     pub(super) fn new(test: u64) -> Self {
-        Self { state: test }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Self {
+            random: Random::new(test),
+        }
     }
 
     /// A number from 0 to `end - 1`.
     pub(super) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        self.random.below(end.max(1))
     }
 
     /// A byte of any value.
     pub(super) fn byte(&mut self) -> u8 {
-        (self.next() >> 56) as u8
+        (self.random.bits() >> 56) as u8
     }
 
     /// A whole number from `-most` to `most`.
@@ -38,7 +35,7 @@ impl Inputs {
     /// A number from a distribution like the normal one, with mean 0 and variance 1: a sum of uniform ones.
     pub(super) fn normal(&mut self) -> f32 {
         let uniform = |bits: u64| f64::from((bits >> 40) as u32) / f64::from(1 << 24) - 0.5;
-        let sum: f64 = (0..12).map(|_| uniform(self.next())).sum();
+        let sum: f64 = (0..12).map(|_| uniform(self.random.bits())).sum();
         sum as f32
     }
 
@@ -54,9 +51,7 @@ impl Inputs {
     /// The numbers from 0 to `count - 1` in any order.
     pub(super) fn shuffled(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
-        for last in (1..count).rev() {
-            order.swap(last, self.below(last + 1));
-        }
+        self.random.shuffle(&mut order);
         order
     }
 }

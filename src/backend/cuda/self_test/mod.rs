@@ -8,12 +8,14 @@ mod elementwise;
 mod inputs;
 mod logits;
 mod low_rank;
+mod noise;
 mod norms;
 mod packed;
 mod products;
 mod rope;
 mod rows;
 mod runner;
+mod top_logits;
 
 use std::fmt;
 
@@ -60,10 +62,12 @@ impl KernelTest {
             Kernel::LowRankDown,
             Kernel::LowRankUp,
             Kernel::ReadLogits,
+            Kernel::TopLogits,
             Kernel::PackedProduct8,
             Kernel::PackedProduct4,
             Kernel::PackedExpand8,
             Kernel::PackedExpand4,
+            Kernel::FillNoise,
         ];
         let attention = HEADS.map(|head| Self::Attention { head });
         let tests = single.map(Self::One).into_iter().chain(attention);
@@ -124,6 +128,8 @@ fn compare_one(kernel: Kernel, runner: &mut Runner, cases: &mut Cases) -> Result
         Kernel::LowRankDown => low_rank::down(runner, cases),
         Kernel::LowRankUp => low_rank::up(runner, cases),
         Kernel::ReadLogits => logits::read_logits(runner, cases),
+        Kernel::TopLogits => top_logits::top_logits(runner, cases),
+        Kernel::FillNoise => noise::fill_noise(runner, cases),
         Kernel::PackedProduct8 => packed::product_8(runner, cases),
         Kernel::PackedProduct4 => packed::product_4(runner, cases),
         Kernel::PackedExpand8 => packed::expand_8(runner, cases),
