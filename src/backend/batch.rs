@@ -1,6 +1,6 @@
 //! The input of a step: a packed batch of sequences.
 
-use super::{limits::ModelLimits, step_error::StepError};
+use super::{candidates::CandidateFilter, limits::ModelLimits, step_error::StepError};
 
 /// A packed, ragged batch: the new tokens of every sequence, one after the other.
 #[derive(Debug, Default, Clone)]
@@ -34,13 +34,19 @@ pub struct BatchSequence {
 
 /// What a step returns of the row after a sequence's last new token. A device computes it where the row is, so that
 /// no more than this leaves it.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub enum Readout {
     /// Nothing: more of the prompt follows, or only its keys and values are wanted.
     #[default]
     None,
     /// All logits of the row: the next token is sampled from them.
     Logits,
+    /// The most likely tokens, all that this filter keeps among them; `None` keeps the most likely one. A device may return
+    /// all logits of the row instead, and does when it cannot know that the filter keeps no others.
+    Candidates {
+        /// How the next token is drawn.
+        filter: Option<CandidateFilter>,
+    },
     /// The most likely token, and the log-probabilities of some tokens over the whole vocabulary.
     Probe {
         /// Token ids; those outside the vocabulary have probability 0. There may be none: then only the most likely token

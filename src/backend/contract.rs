@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     batch::ForwardBatch,
+    ceilings::{Ceilings, CeilingsError},
     device::{Determinism, DeviceInfo, DeviceMemory},
     finding::DeviceFinding,
     limits::ModelLimits,
@@ -26,6 +27,15 @@ pub trait Backend: Send + Sync {
 
     /// Checks that the device computes what it should, and reports each check. It may take seconds and memory of the device.
     fn self_test(&self) -> Vec<DeviceFinding>;
+
+    /// Measures what the device can do at best for the model at `path`: its copies, and products in the model's shapes. The
+    /// model's weights are not read.
+    ///
+    /// # Errors
+    /// When the device has no such measurement, the path is no decoder's, or there is no memory for it.
+    fn ceilings(&self, _path: &Path) -> Result<Ceilings, CeilingsError> {
+        Err(CeilingsError::NotMeasured(self.device().name))
+    }
 
     /// The device memory that the model at `path` would take with these adapters, from the headers of its files. Adapters
     /// are counted with the weights. The size of the KV pool in `options` does not matter.
@@ -63,6 +73,18 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// The largest batches that it will be given, for which its buffers must be large enough.
     pub batch: BatchLimits,
+    /// How decode steps are given to a device that can record them. Other devices compute them in one way.
+    pub decode: DecodeLaunch,
+}
+
+/// How a device that can record decode steps is given them. The results have the same bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum DecodeLaunch {
+    /// The first step of each size is recorded, and later ones are carried out by one call.
+    #[default]
+    Recorded,
+    /// Kernel by kernel, each time: for profilers, and to measure what recording saves.
+    Direct,
 }
 
 /// A resident model and what provenance and `ModelService` say of it.

@@ -6,13 +6,16 @@
 //! the registry know nothing else of a device.
 //!
 //! [`decoder`] is the forward pass of all families of decoders, once, over the operations of a device. [`cpu`] is the host
-//! processor; `candle`, a feature, computes on candle's tensors.
+//! processor; `cuda`, a feature that is on by default, is NVIDIA's cards; `candle`, another, computes on candle's tensors.
 
 mod batch;
+mod candidates;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod ceilings;
 mod contract;
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 mod decoder;
 mod device;
@@ -21,11 +24,16 @@ mod limits;
 mod output;
 mod reading;
 mod self_test;
+pub mod speed;
 mod step_error;
 
 pub use self::{
     batch::{AdapterIndex, BatchSequence, ForwardBatch, Readout},
-    contract::{Backend, BatchLimits, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel},
+    candidates::{Candidate, CandidateFilter, Candidates, MOST_CANDIDATES},
+    ceilings::{Ceilings, CeilingsError, ProductCeiling},
+    contract::{
+        Backend, BatchLimits, DecodeLaunch, Footprint, LanguageModel, LoadOptions, LoadedAdapter, LoadedModel,
+    },
     device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
     finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},

@@ -1,5 +1,7 @@
 //! The output of a step.
 
+use super::candidates::Candidates;
+
 /// What a step read for the sequences whose [`Readout`](super::Readout) is not `None`. It is passed to each step and
 /// returned with the results, so that its buffers are allocated once.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub enum Reading {
         /// Index of the row.
         row: usize,
     },
+    /// What [`Readout::Candidates`](super::Readout::Candidates) asks for.
+    Candidates(Candidates),
     /// What [`Readout::Probe`](super::Readout::Probe) asks for.
     Probe(ProbeReading),
     /// The score of the sequence.

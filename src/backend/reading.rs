@@ -14,7 +14,7 @@ pub fn read_row(readout: &Readout, row: usize, logits: &[f32]) -> Option<Reading
     match readout {
         Readout::None => None,
         // The sampler checks the row before it samples from it.
-        Readout::Logits => Some(Reading::Logits { row }),
+        Readout::Logits | Readout::Candidates { .. } => Some(Reading::Logits { row }),
         Readout::Score => Some(Reading::NotFinite),
         Readout::Probe { tokens } => Some(match row_max(logits) {
             None => Reading::NotFinite,

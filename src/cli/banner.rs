@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{devices::CardSearch, output::table};
+use super::{device_error::CardSearch, output::table};
 use crate::{
     guard::GuardKind,
     memory::human_bytes,

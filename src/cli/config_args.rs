@@ -88,6 +88,18 @@ impl ConfigArgs {
         named.collect()
     }
 
+    /// These flags without devices of all models where there are several: `doctor` tests each of them, and a configuration
+    /// has only one.
+    pub(super) fn without_several_devices(&self) -> Self {
+        let of_all = |flag: &&FlagDevice| flag.id.is_none();
+        let named: Vec<_> = self.device.iter().filter(of_all).collect();
+        let mut flags = self.clone();
+        if named.iter().any(|flag| *flag != named[0]) {
+            flags.device.retain(|flag| flag.id.is_some());
+        }
+        flags
+    }
+
     fn overrides(&self, global: &Global) -> FlagOverrides {
         let given = [
             ("--listen", "server.listen", &self.listen),

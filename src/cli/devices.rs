@@ -1,77 +1,25 @@
 //! The devices of this machine that this program can use: opening them by name, the search for cards, and what is missing for
 //! those that cannot be used.
 
-use std::{fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
+use super::{
+    device_error::{CardSearch, DeviceError, DeviceProblem},
+    nvidia,
+};
 use crate::{
-    backend::{
-        Backend, DeviceFinding, FindingStatus,
-        cpu::CpuBackend,
-        cuda::{
-            CudaBackend,
-            driver::nvidia::{self, Library, LibraryFinding, LibraryProblem, NvidiaCard},
-        },
-    },
+    backend::{Backend, DeviceFinding, FindingStatus, cpu::CpuBackend},
     model::spec::{DeviceChoice, DeviceName},
     registry::{PassReason, PassedOver},
 };
 
-#[cfg(feature = "candle")]
-use crate::backend::candle::{CandleBackend, OpenError};
 #[cfg(not(feature = "candle"))]
 use crate::model::spec::CandleDevice;
-
-/// Why a device that was named cannot be used, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("device {device}: {problem}: {fix}")]
-pub struct DeviceError {
-    /// The device.
-    pub device: DeviceName,
-    /// Why it cannot be used.
-    pub problem: DeviceProblem,
-    /// What to do.
-    pub fix: String,
-}
-
-/// Why a device cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceProblem {
-    /// This program was built without the part that computes there.
-    #[error("this program was built without it")]
-    NotBuilt,
-    /// The machine has no such device. The text says what was looked for.
-    #[error("this machine does not have it ({0})")]
-    Absent(String),
-    /// It is there and cannot be used. The text says why.
-    #[error("it cannot be used ({0})")]
-    Unusable(String),
-}
-
-impl DeviceProblem {
-    /// Why a device that would only have been preferred is left out.
-    fn reason(&self) -> String {
-        match self {
-            Self::NotBuilt => self.to_string(),
-            Self::Absent(reason) | Self::Unusable(reason) => reason.clone(),
-        }
-    }
-}
-
-/// What a search for NVIDIA cards found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CardSearch {
-    /// The machine has none, or none that this process can see. The text says what was looked for.
-    None(String),
-    /// There are some, and this program can use none of them.
-    Unusable {
-        /// Why not.
-        reason: String,
-        /// What to do about it.
-        fix: String,
-    },
-    /// The numbers of those that can be opened.
-    Found(Vec<u32>),
-}
+#[cfg(feature = "candle")]
+use {
+    super::device_error::NAME_ANOTHER,
+    crate::backend::candle::{CandleBackend, OpenError},
+};
 
 /// A machine with devices: this one, or a scripted one in tests.
 pub(super) trait Machine {
@@ -152,15 +100,6 @@ impl OpenDevices {
     }
 }
 
-/// Where the driver puts a file for each card.
-const DEVICE_FILES: &str = "/dev";
-
-/// What to do about a driver that reports errors.
-const DRIVER_FAILS: &str = "see whether `nvidia-smi` works, and look for messages of the driver with `dmesg`";
-
-/// What to do about a device that is not there.
-const NAME_ANOTHER: &str = "name a device that is there (`babelward doctor` lists them), or say auto";
-
 /// The machine that this process runs on.
 pub(super) struct ThisMachine {
     /// Compute threads of the processor's models.
@@ -169,22 +108,7 @@ pub(super) struct ThisMachine {
 
 impl Machine for ThisMachine {
     fn cards(&self) -> CardSearch {
-        let unusable = |reason: String, fix: &str| CardSearch::Unusable {
-            reason,
-            fix: fix.to_owned(),
-        };
-        match nvidia::load() {
-            Ok(()) => match nvidia::card_count() {
-                Ok(0) => CardSearch::None(LibraryProblem::NoCard.to_string()),
-                Ok(count) => CardSearch::Found((0..count).collect()),
-                Err(error) => unusable(error.to_string(), DRIVER_FAILS),
-            },
-            Err(LibraryProblem::Missing(Library::Driver)) if nvidia_cards(Path::new(DEVICE_FILES)) == 0 => {
-                CardSearch::None(format!("there is no {DEVICE_FILES}/nvidia0"))
-            }
-            Err(problem @ LibraryProblem::NoCard) => CardSearch::None(problem.to_string()),
-            Err(problem) => unusable(problem.to_string(), problem.fix()),
-        }
+        nvidia::cards()
     }
 
     fn open(&self, device: DeviceName) -> Result<Arc<dyn Backend>, DeviceError> {
@@ -195,21 +119,7 @@ impl Machine for ThisMachine {
         };
         match device {
             DeviceName::Cpu => Ok(Arc::new(CpuBackend::new(self.threads))),
-            DeviceName::Cuda(number) => match self.cards() {
-                CardSearch::None(looked_for) => Err(refused(DeviceProblem::Absent(looked_for), NAME_ANOTHER)),
-                CardSearch::Unusable { reason, fix } => Err(refused(DeviceProblem::Unusable(reason), &fix)),
-                CardSearch::Found(numbers) if !numbers.contains(&number) => {
-                    let found = format!("the driver has {} cards, counted from 0", numbers.len());
-                    Err(refused(DeviceProblem::Absent(found), NAME_ANOTHER))
-                }
-                CardSearch::Found(_) => {
-                    let card = NvidiaCard::open(number)
-                        .map_err(|error| refused(DeviceProblem::Unusable(error.to_string()), DRIVER_FAILS))?;
-                    let backend = CudaBackend::new(number, Arc::new(card))
-                        .map_err(|error| refused(DeviceProblem::Unusable(error.to_string()), NAME_ANOTHER))?;
-                    Ok(Arc::new(backend))
-                }
-            },
+            DeviceName::Cuda(number) => nvidia::open(number),
             #[cfg(feature = "candle")]
             DeviceName::Candle(candle) => match CandleBackend::new(candle) {
                 Ok(backend) => Ok(Arc::new(backend)),
@@ -227,7 +137,7 @@ impl Machine for ThisMachine {
                     CandleDevice::Cpu => "build it with --features candle",
                     CandleDevice::Metal => "build it with --features metal, on a computer of Apple",
                     CandleDevice::Cuda(_) => {
-                        "build it with --features candle-cuda, which needs the CUDA toolkit"
+                        "build it with --no-default-features --features candle-cuda, which needs the CUDA toolkit"
                     }
                 },
             )),
@@ -235,63 +145,32 @@ impl Machine for ThisMachine {
     }
 
     fn findings(&self) -> Vec<DeviceFinding> {
-        let mut findings = Vec::new();
         let (found, status) = match self.cards() {
             CardSearch::None(looked_for) => {
                 let found = format!("none ({looked_for}); models are computed on the processor");
-                (found, FindingStatus::Ok)
+                return vec![cards_finding(found, FindingStatus::Ok)];
             }
-            CardSearch::Unusable { reason, fix } => {
-                findings.extend(nvidia::findings().iter().map(library_finding));
-                (reason, FindingStatus::Unusable { fix })
-            }
-            CardSearch::Found(numbers) => {
-                findings.extend(nvidia::findings().iter().map(library_finding));
-                (format!("{} found", numbers.len()), FindingStatus::Ok)
-            }
+            CardSearch::Unusable { reason, fix } => (reason, FindingStatus::Unusable { fix }),
+            CardSearch::Found(numbers) => (format!("{} found", numbers.len()), FindingStatus::Ok),
         };
-        findings.push(DeviceFinding {
-            subject: "NVIDIA cards".to_owned(),
-            found,
-            status,
-        });
+        let mut findings = nvidia::libraries();
+        findings.push(cards_finding(found, status));
         findings
     }
 }
 
-/// Where a library of CUDA is, or how to get it.
-fn library_finding(finding: &LibraryFinding) -> DeviceFinding {
-    let (found, status) = match &finding.found {
-        Some(path) => (path.display().to_string(), FindingStatus::Ok),
-        None => {
-            let fix = finding.library.how_to_get().to_owned();
-            ("not found".to_owned(), FindingStatus::Missing { fix })
-        }
-    };
+fn cards_finding(found: String, status: FindingStatus) -> DeviceFinding {
     DeviceFinding {
-        subject: finding.library.file().to_owned(),
+        subject: "NVIDIA cards".to_owned(),
         found,
         status,
     }
 }
 
-/// The number of cards that the driver has made files for in this folder: `nvidia0`, `nvidia1` and so on.
-fn nvidia_cards(folder: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return 0;
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let cards = names.filter(|name| {
-        let number = name.strip_prefix("nvidia");
-        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-    });
-    cards.count()
-}
-
 /// A scripted machine, for tests.
 #[cfg(test)]
 pub(super) mod scripted {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::{
@@ -427,15 +306,5 @@ mod tests {
              Apple"
         );
         assert_eq!(refused("cuda:0").device, DeviceName::Cuda(0));
-    }
-
-    #[test]
-    fn the_drivers_files_are_counted_without_its_control_files() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia", "null"] {
-            fs::write(folder.path().join(name), "").unwrap();
-        }
-        assert_eq!(nvidia_cards(folder.path()), 2);
-        assert_eq!(nvidia_cards(&folder.path().join("absent")), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::{error::Error, fmt, process::ExitCode};
 
 use tonic::Code;
 
-use super::devices::DeviceError;
+use super::device_error::DeviceError;
 use crate::{
     bench::{
         analysis::AnalysisError,

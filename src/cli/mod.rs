@@ -11,6 +11,7 @@ mod connection;
 mod data;
 mod data_source;
 mod demo;
+mod device_error;
 mod devices;
 mod doctor;
 mod engine_bench;
@@ -23,6 +24,11 @@ mod input;
 mod interrupt;
 mod json;
 mod models;
+#[cfg(feature = "cuda")]
+mod nvidia;
+#[cfg(not(feature = "cuda"))]
+#[path = "nvidia_not_built.rs"]
+mod nvidia;
 mod output;
 mod policies;
 mod policy;
@@ -43,7 +49,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use self::failure::Failure;
 pub use self::{
     connection::Connection,
-    devices::{CardSearch, DeviceError, DeviceProblem},
+    device_error::{CardSearch, DeviceError, DeviceProblem},
     exit::{CommandError, Exit},
     global::Global,
     output::Format,

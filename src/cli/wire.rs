@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroUsize, thread};
 
-use super::devices::{self, CardSearch, DeviceError, Machine, ThisMachine};
+use super::{
+    device_error::{CardSearch, DeviceError},
+    devices::{self, Machine, ThisMachine},
+};
 use crate::{
     backend::Backend,
     config::{Config, Role},

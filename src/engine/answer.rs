@@ -2,16 +2,18 @@
 
 use super::{
     error::SequenceError,
-    event::{Event, FinishReason, ProbeResult, TokenEvent},
+    event::{Event, FinishReason, ProbeResult, TokenEvent, TokenLogprobs},
     sampler::Sampler,
     sequence::{Ending, Sequence},
 };
-use crate::backend::{ProbeReading, Reading, Readout, StepOutput, read_row, row_max};
+use crate::backend::{Candidates, ProbeReading, Reading, Readout, StepOutput, read_row, row_max};
 
 /// What a step read after a sequence's last token, without numeric faults.
 pub(crate) enum Read<'a> {
     /// All logits.
     Row(Row<'a>),
+    /// The most likely tokens.
+    Candidates(&'a Candidates),
     /// What its probe asked for.
     Probe(&'a ProbeReading),
     /// The score that a quality estimator computed.
@@ -25,6 +27,26 @@ pub(crate) struct Row<'a> {
     pub logits: &'a [f32],
     /// The largest logit.
     pub max: f32,
+}
+
+/// What log-probabilities of tokens are read from.
+#[derive(Clone, Copy)]
+enum Distribution<'a> {
+    Row(Row<'a>),
+    Candidates(&'a Candidates),
+}
+
+impl Distribution<'_> {
+    /// Log-probabilities of the chosen token and of the `top` most likely ones.
+    fn token_logprobs(self, sampler: &mut Sampler, chosen: u32, top: usize) -> TokenLogprobs {
+        match self {
+            Self::Row(row) => sampler.token_logprobs(row.logits, row.max, chosen, top),
+            Self::Candidates(candidates) => TokenLogprobs {
+                chosen: candidates.log_probability(chosen).unwrap_or(f64::NEG_INFINITY),
+                top: candidates.most_likely(top).collect(),
+            },
+        }
+    }
 }
 
 impl<'a> Read<'a> {
@@ -41,6 +63,7 @@ impl<'a> Read<'a> {
                 let max = row_max(logits).ok_or(SequenceError::NumericFault)?;
                 Ok(Self::Row(Row { logits, max }))
             }
+            Reading::Candidates(candidates) => Ok(Self::Candidates(candidates)),
             Reading::Probe(probe) => Ok(Self::Probe(probe)),
             Reading::Score(score) if score.is_finite() => Ok(Self::Score(*score)),
             Reading::Score(_) | Reading::NotFinite => Err(SequenceError::NumericFault),
@@ -68,14 +91,21 @@ pub(crate) fn next_token(
             };
             ending.or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
         }
+        Read::Candidates(candidates) => {
+            let draw = sequence.generated() as u64;
+            let token = sampler.sample_candidates(candidates, &sequence.output.sampling, draw);
+            let distribution = Distribution::Candidates(candidates);
+            take_token(sequence, token, Some(distribution), sampler, context_length)
+        }
         Read::Row(row) => {
+            let distribution = Distribution::Row(*row);
             let generated = sequence.generated();
             if let (0, Some(probe)) = (generated, &sequence.output.probe) {
                 let readout = Readout::Probe {
                     tokens: probe.tokens.clone(),
                 };
                 if let Some(Reading::Probe(probe)) = read_row(&readout, 0, row.logits) {
-                    let ending = report_probe(sequence, &probe, Some(*row), sampler);
+                    let ending = report_probe(sequence, &probe, Some(distribution), sampler);
                     if ending.is_some() {
                         return ending;
                     }
@@ -87,7 +117,7 @@ pub(crate) fn next_token(
             let output = &sequence.output;
             let draw = generated as u64;
             let token = sampler.sample(row.logits, row.max, &sequence.tokens, &output.sampling, draw);
-            take_token(sequence, token, Some(*row), sampler, context_length)
+            take_token(sequence, token, Some(distribution), sampler, context_length)
         }
     }
 }
@@ -96,7 +126,7 @@ pub(crate) fn next_token(
 fn take_token(
     sequence: &mut Sequence,
     token: u32,
-    row: Option<Row<'_>>,
+    distribution: Option<Distribution<'_>>,
     sampler: &mut Sampler,
     context_length: usize,
 ) -> Option<Ending> {
@@ -106,7 +136,7 @@ fn take_token(
     if sequence.output.eos.contains(&token) {
         return Some(Ending::Finished(FinishReason::Eos));
     }
-    if !report_token(sequence, row, sampler, token) {
+    if !report_token(sequence, distribution, sampler, token) {
         return Some(Ending::Closed);
     }
     sequence.tokens.push(token);
@@ -127,7 +157,7 @@ fn take_token(
 fn report_probe(
     sequence: &mut Sequence,
     read: &ProbeReading,
-    row: Option<Row<'_>>,
+    distribution: Option<Distribution<'_>>,
     sampler: &mut Sampler,
 ) -> Option<Ending> {
     let probe = sequence.output.probe.as_ref()?;
@@ -142,19 +172,25 @@ fn report_probe(
     if !finish {
         return None;
     }
-    if sequence.output.max_new_tokens > 0 && !report_token(sequence, row, sampler, read.most_likely) {
+    if sequence.output.max_new_tokens > 0 && !report_token(sequence, distribution, sampler, read.most_likely)
+    {
         return Some(Ending::Closed);
     }
     Some(Ending::Finished(FinishReason::Probe))
 }
 
-/// Sends a token event. Returns `false` when the caller listens no more. A sequence that wants log-probabilities reads whole
-/// rows, so `row` is there when they are wanted.
-fn report_token(sequence: &mut Sequence, row: Option<Row<'_>>, sampler: &mut Sampler, token: u32) -> bool {
+/// Sends a token event. Returns `false` when the caller listens no more. A sequence that wants log-probabilities reads a
+/// `distribution`.
+fn report_token(
+    sequence: &mut Sequence,
+    distribution: Option<Distribution<'_>>,
+    sampler: &mut Sampler,
+    token: u32,
+) -> bool {
     let top = sequence.output.logprobs;
-    let logprobs = row
+    let logprobs = distribution
         .zip(top)
-        .map(|(row, top)| sampler.token_logprobs(row.logits, row.max, token, top));
+        .map(|(distribution, top)| distribution.token_logprobs(sampler, token, top));
     sequence.counts.completion_tokens += 1;
     sequence.send(Event::Token(TokenEvent { id: token, logprobs }))
 }

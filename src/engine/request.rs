@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{event::EventSink, tenant::Tenant};
-use crate::backend::AdapterIndex;
+use crate::backend::{AdapterIndex, CandidateFilter};
 
 /// A model of an engine: its index in the list the engine was started with, or the one it was given when it was added.
 /// An index is never given to another model.
@@ -87,6 +87,15 @@ impl Sampling {
     /// Whether nothing is drawn. Services check parameters, so one that makes no sense here counts as not set.
     pub(super) fn is_greedy(&self) -> bool {
         self.temperature.is_nan() || self.temperature <= 0.0
+    }
+
+    /// How the next token is drawn, apart from the penalty; `None` where nothing is drawn.
+    pub(super) fn filter(&self) -> Option<CandidateFilter> {
+        (!self.is_greedy()).then_some(CandidateFilter {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+        })
     }
 
     /// Whether tokens that were written before become less likely.

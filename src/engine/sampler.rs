@@ -5,7 +5,7 @@
 
 use super::{event::TokenLogprobs, request::Sampling};
 use crate::{
-    backend::{argmax, log_sum_exp, logprob},
+    backend::{Candidate, Candidates, argmax, log_sum_exp, logprob},
     random::{GOLDEN, mix},
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Sampler {
     selection: Vec<f64>,
     /// Tokens that the filters keep.
     kept: Vec<u32>,
+    /// Candidates in ascending order of id.
+    candidates: Vec<Candidate>,
 }
 
 impl Sampler {
@@ -49,13 +51,44 @@ impl Sampler {
         if sampling.is_greedy() {
             return self.best();
         }
-        // Scores are relative to the best one, so that a tiny temperature cannot overflow.
+        self.temper(sampling.temperature);
+        let kept_all = self.filter(sampling, None);
+        self.draw(kept_all, uniform(sampling.seed, draw))
+    }
+
+    /// Chooses the next token among the most likely ones, which contain all that the filters keep. It is the token that
+    /// [`Sampler::sample`] chooses from the whole row. There is no penalty.
+    pub(crate) fn sample_candidates(
+        &mut self,
+        candidates: &Candidates,
+        sampling: &Sampling,
+        draw: u64,
+    ) -> u32 {
+        let Some(most_likely) = candidates.tokens.first() else {
+            return 0;
+        };
+        if sampling.is_greedy() {
+            return most_likely.id;
+        }
+        // In the order of the row, in which weights are summed.
+        self.candidates.clear();
+        self.candidates.extend_from_slice(&candidates.tokens);
+        self.candidates.sort_unstable_by_key(|token| token.id);
+        self.scores.clear();
+        self.scores
+            .extend(self.candidates.iter().map(|token| f64::from(token.logit)));
+        self.temper(sampling.temperature);
+        let kept_all = self.filter(sampling, Some(candidates.weight));
+        let chosen = self.draw(kept_all, uniform(sampling.seed, draw));
+        self.candidates[chosen as usize].id
+    }
+
+    /// Makes scores relative to the best one, so that a tiny temperature cannot overflow, and divides them by it.
+    fn temper(&mut self, temperature: f64) {
         let best = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         for score in &mut self.scores {
-            *score = (*score - best) / sampling.temperature;
+            *score = (*score - best) / temperature;
         }
-        let kept_all = self.filter(sampling);
-        self.draw(kept_all, uniform(sampling.seed, draw))
     }
 
     /// Log-probabilities of the chosen token and of the `top` most likely ones (of equals, the lowest id first).
@@ -101,8 +134,9 @@ impl Sampler {
         best as u32
     }
 
-    /// Applies top-k and top-p. Returns `true` when all tokens are kept; then `kept` is not filled.
-    fn filter(&mut self, sampling: &Sampling) -> bool {
+    /// Applies top-k and top-p. `weight` is the weight of the whole row, where the scores are only a part of it. Returns
+    /// `true` when all tokens are kept; then `kept` is not filled.
+    fn filter(&mut self, sampling: &Sampling, weight: Option<f64>) -> bool {
         let vocab = self.scores.len();
         let top_k = match sampling.top_k {
             0 => vocab,
@@ -116,7 +150,7 @@ impl Sampler {
             self.keep_top(top_k);
         }
         if nucleus {
-            self.keep_nucleus(top_k < vocab, sampling.top_p);
+            self.keep_nucleus(top_k < vocab, sampling.top_p, weight);
         }
         false
     }
@@ -132,14 +166,14 @@ impl Sampler {
 
     /// Keeps the fewest best tokens that together have at least probability `top_p`: a token is kept when those before it
     /// have less. At least one is kept.
-    fn keep_nucleus(&mut self, filtered: bool, top_p: f64) {
+    fn keep_nucleus(&mut self, filtered: bool, top_p: f64, row_weight: Option<f64>) {
         let max = self.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weight = |score: f64| (score - max).exp();
         let vocab = self.scores.len();
         let total: f64 = if filtered {
             self.kept.iter().map(|&id| weight(self.scores[id as usize])).sum()
         } else {
-            self.scores.iter().map(|&score| weight(score)).sum()
+            row_weight.unwrap_or_else(|| self.scores.iter().map(|&score| weight(score)).sum())
         };
         let mut candidates = 64;
         loop {
@@ -388,6 +422,65 @@ mod tests {
                 "{temperature} {top_p}"
             );
         }
+    }
+
+    /// The `count` most likely tokens of a row, as a device returns them.
+    fn candidates(row: &[f32], count: usize, temperature: f64) -> Candidates {
+        let max = row_max(row).unwrap();
+        let mut tokens: Vec<_> = (0..)
+            .zip(row)
+            .map(|(id, &logit)| Candidate { id, logit })
+            .collect();
+        tokens.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+        tokens.truncate(count);
+        let weight = |&x: &f32| ((f64::from(x) - f64::from(max)) / temperature).exp();
+        Candidates {
+            tokens,
+            log_sum_exp: log_sum_exp(row, max),
+            weight: row.iter().map(weight).sum(),
+        }
+    }
+
+    /// Among candidates that contain all that the filters keep, the same tokens are chosen as from whole rows, and
+    /// candidates that do not are not taken for covering them.
+    #[test]
+    fn tokens_drawn_from_candidates_are_those_drawn_from_rows() {
+        let mut sampler = Sampler::default();
+        let (mut covered, mut chosen_outside) = (0, 0);
+        for case in 0..4000u64 {
+            let random = |n| uniform(case, n);
+            let vocabulary = 3 + (random(0) * 60.0) as usize;
+            let spread = [1.0, 4.0, 10.0][case as usize % 3];
+            // Rounded, so that there are ties.
+            let row: Vec<f32> = (0..vocabulary)
+                .map(|i| (random(10 + i as u64) * spread).round() as f32 / 2.0)
+                .collect();
+            let sampling = Sampling {
+                temperature: [0.3, 1.0, 1.7][case as usize / 3 % 3],
+                top_k: [0, 1, 2, 7][case as usize / 9 % 4],
+                top_p: [1.0, 0.5, 0.9][case as usize / 36 % 3],
+                repetition_penalty: 1.0,
+                seed: case,
+            };
+            let count = (1 + (random(1) * 12.0) as usize).min(vocabulary);
+            let candidates = candidates(&row, count, sampling.temperature);
+            let filter = sampling.filter().unwrap();
+            let chosen = sampler.sample(&row, row_max(&row).unwrap(), &[], &sampling, 5);
+            if filter.is_covered_by(&candidates, vocabulary) {
+                covered += 1;
+                assert_eq!(
+                    sampler.sample_candidates(&candidates, &sampling, 5),
+                    chosen,
+                    "case {case}"
+                );
+            } else if candidates.tokens.iter().all(|token| token.id != chosen) {
+                chosen_outside += 1;
+            }
+        }
+        assert!(
+            covered > 1000 && chosen_outside > 200,
+            "{covered}, {chosen_outside}"
+        );
     }
 
     proptest! {

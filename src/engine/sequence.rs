@@ -15,7 +15,7 @@ use super::{
     step_time::StepShape,
     tenant::Tenant,
 };
-use crate::backend::{AdapterIndex, Readout};
+use crate::backend::{AdapterIndex, MOST_CANDIDATES, Readout};
 
 /// How much later an interactive sequence ranks than an urgent one that arrived at the same moment.
 ///
@@ -263,6 +263,9 @@ impl Sequence {
         match probe {
             _ if output.score => Readout::Score,
             None if output.max_new_tokens == 0 && output.probe.is_none() => Readout::None,
+            None if self.candidates_suffice() => Readout::Candidates {
+                filter: output.sampling.filter(),
+            },
             _ if !self.most_likely_suffices() => Readout::Logits,
             Some(probe) => Readout::Probe {
                 tokens: probe.tokens.clone(),
@@ -276,6 +279,18 @@ impl Sequence {
     fn most_likely_suffices(&self) -> bool {
         let output = &self.output;
         output.max_new_tokens == 0 || output.logprobs.is_none() && output.sampling.takes_the_most_likely()
+    }
+
+    /// Whether the next token, which is not simply the most likely one, is nearly always among the few most likely ones, and
+    /// nothing is told of the logits of others.
+    fn candidates_suffice(&self) -> bool {
+        let sampling = &self.output.sampling;
+        let few = match sampling.filter() {
+            None => true,
+            Some(filter) => filter.keeps_few(),
+        };
+        let told = self.output.logprobs.unwrap_or(0);
+        few && told <= MOST_CANDIDATES && !sampling.penalises() && !self.most_likely_suffices()
     }
 
     /// Whether the step that computes its last token reads anything.

@@ -266,7 +266,10 @@ impl ModelEngine {
                 Ok(()) => {
                     let reading = match self.batch.sequences[entry].readout {
                         Readout::None => None,
-                        Readout::Logits | Readout::Probe { .. } | Readout::Score => readings.next(),
+                        Readout::Logits
+                        | Readout::Candidates { .. }
+                        | Readout::Probe { .. }
+                        | Readout::Score => readings.next(),
                     };
                     let width = self.limits.vocab_size;
                     let read = reading.map(|reading| Read::new(reading, &output, width));

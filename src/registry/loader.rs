@@ -8,7 +8,7 @@ use std::{
 
 use super::{error::RegistryError, model::ModelSpec, placement::PassedOver};
 use crate::{
-    backend::{Backend, BatchLimits, Footprint, LoadOptions, LoadedModel},
+    backend::{Backend, BatchLimits, DecodeLaunch, Footprint, LoadOptions, LoadedModel},
     config::LoadPolicy,
     digest,
     model::{LoadError, spec::Precision},
@@ -115,6 +115,7 @@ impl ModelLoader for ModelFile {
             max_context: self.max_context,
             precision,
             batch: self.batch,
+            decode: DecodeLaunch::Recorded,
         };
         let adapters = self.adapter_paths();
         let footprint = self.backend.footprint(&self.path, &adapters, &options);
@@ -139,6 +140,7 @@ impl ModelLoader for ModelFile {
             max_context: self.max_context,
             precision,
             batch: self.batch,
+            decode: DecodeLaunch::Recorded,
         };
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;

@@ -11,7 +11,7 @@ use super::{
     placement::{Card, CardNeed, PassedOver, Place, Wish, place},
 };
 use crate::{
-    backend::{Backend, LoadOptions},
+    backend::{Backend, DecodeLaunch, LoadOptions},
     config::LoadPolicy,
     model::spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
 };
@@ -104,6 +104,7 @@ impl Placement {
             max_context: self.max_context,
             precision,
             batch: options.batch_limits(),
+            decode: DecodeLaunch::Recorded,
         };
         let footprint = backend.footprint(&unit.path, &unit.adapters, &load);
         let footprint = footprint.map_err(|error| error.to_string())?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use babelward::{
     backend::{
-        Backend, BatchLimits, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout,
-        StepOutput, candle::CandleBackend,
+        Backend, BatchLimits, BatchSequence, DecodeLaunch, ForwardBatch, LanguageModel, LoadOptions,
+        LoadedModel, Readout, StepOutput, candle::CandleBackend,
     },
     fetch::{self, Progress},
     model::spec::{CandleDevice, Precision},
@@ -38,6 +38,7 @@ pub fn load_options(precision: Precision, kv_bytes: usize) -> LoadOptions {
             sequences: 64,
             tokens: 4096,
         },
+        decode: DecodeLaunch::Recorded,
     }
 }
 

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use babelward::{
     backend::{
-        Backend as _, BatchLimits, BatchSequence, ForwardBatch, LoadOptions, LoadedModel, Readout,
-        StepOutput, cpu::CpuBackend,
+        Backend as _, BatchLimits, BatchSequence, DecodeLaunch, ForwardBatch, LoadOptions, LoadedModel,
+        Readout, StepOutput, cpu::CpuBackend,
     },
     model::spec::Precision,
 };
@@ -43,6 +43,7 @@ fn open(path: &Path) -> LoadedModel {
             sequences: 1,
             tokens: 512,
         },
+        decode: DecodeLaunch::Recorded,
     };
     CpuBackend::new(2).load(path, &[], &options).unwrap()
 }

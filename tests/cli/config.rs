@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::support::{command, run};
+use crate::support::{Outcome, command, run};
 
 #[test]
 fn help_is_data_and_a_wrong_command_line_is_not() {
@@ -187,7 +187,7 @@ fn the_doctor_tests_the_devices_that_are_named() {
             .map(|check| check["status"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!(named("self-test of cpu"), ["ok"; 3]);
+    assert_eq!(named("self-test of cpu"), ["ok"; 5]);
     assert_eq!(named("device cpu"), ["ok"]);
     assert_eq!(named("NVIDIA cards").len(), 1);
 
@@ -201,6 +201,22 @@ fn the_doctor_tests_the_devices_that_are_named() {
     assert_eq!(refused.len(), 1, "{checks:?}");
     assert_eq!(refused[0]["status"], "fail");
     assert!(!refused[0]["fix"].as_str().unwrap().is_empty());
+}
+
+/// Each device tests itself; that no configuration could have both is no concern of a test.
+#[test]
+fn several_devices_that_are_named_are_all_tested() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, checks) = doctor(folder.path(), &["--device", "cpu", "--device", "cuda:4000"]);
+    assert_eq!(code, 1, "{checks:?}");
+    let status = |name: &str| {
+        let check = checks.iter().find(|check| check["check"] == name);
+        check.map(|check| check["status"].as_str().unwrap())
+    };
+    assert_eq!(status("configuration"), Some("ok"), "{checks:?}");
+    assert_eq!(status("self-test of cpu: a made-up model in f32"), Some("ok"));
+    assert_eq!(status("device cpu"), Some("ok"));
+    assert_eq!(status("device cuda:4000"), Some("fail"));
 }
 
 #[test]
@@ -251,4 +267,93 @@ fn engine_bench_says_which_device_it_measured() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(report["device"], "cpu");
+}
+
+/// `engine-bench` with a tiny model.
+fn engine_bench(arguments: &[&str]) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    let fixed = ["engine-bench", "--model", "dummy:tiny", "--prompt-tokens", "40"];
+    run(command(folder.path()).args(fixed).args(arguments))
+}
+
+#[test]
+fn engine_bench_measures_several_numbers_of_sequences_with_a_pool_for_the_most() {
+    let outcome = engine_bench(&[
+        "--decode-tokens",
+        "3",
+        "--sequences",
+        "1,4",
+        "--shared-tokens",
+        "32",
+        "--max-batch-tokens",
+        "64",
+    ]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let reports: Vec<Value> = outcome
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let sequences: Vec<_> = reports
+        .iter()
+        .map(|report| report["sequences"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sequences, [1, 4]);
+    for report in &reports {
+        assert_eq!(report["shared_tokens"], 32);
+        assert!(
+            report["prefill_tok_s"].as_f64().unwrap() > 0.0 && report["decode_tok_s"].as_f64().unwrap() > 0.0
+        );
+        assert_eq!(report["load_s"], reports[0]["load_s"]);
+        assert_eq!(report["device_bytes"], Value::Null);
+        // Two blocks that are shared, and one of each sequence: 16 tokens of 2 layers, 2 heads of 16 dimensions, in f16.
+        assert_eq!(report["kv_bytes"], 6 * 16 * 2 * 2 * (2 * 16) * 2);
+        assert!(report["resident_bytes"].as_u64() > report["kv_bytes"].as_u64());
+    }
+}
+
+#[test]
+fn engine_bench_refuses_what_it_cannot_measure_with_the_reason() {
+    let refused = |arguments: &[&str], part: &str| {
+        let outcome = engine_bench(arguments);
+        assert_ne!(outcome.code, 0, "{arguments:?}");
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+    };
+    refused(
+        &["--shared-tokens", "20"],
+        "20 shared tokens are no whole number of KV blocks: this device's have 16",
+    );
+    refused(
+        &["--shared-tokens", "48"],
+        "48 shared tokens leave nothing of prompts of 40 tokens",
+    );
+    refused(&["--shared-tokens", "16", "--adapter", "dummy:4"], "--adapter");
+    refused(&["--sequences", "1,0"], "it has to be at least 1");
+    refused(
+        &["--sequences", "1000000", "--decode-tokens", "8000"],
+        "bytes of memory are available, and this takes",
+    );
+    refused(
+        &["--sequences", "18446744073709551615"],
+        "it has to be at most 1048576",
+    );
+    refused(
+        &["--decode-tokens", "9000"],
+        "9040 tokens, prompt and answer together, and the window of the model has 8192",
+    );
+    refused(
+        &["--no-graphs"],
+        "only NVIDIA cards record decode steps, and the device is cpu",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = run(command(folder.path()).args(["engine-bench", "--model", "dummy:tiny", "--ceilings"]));
+    assert_ne!(outcome.code, 0);
+    assert!(
+        outcome
+            .stderr
+            .contains("the limits of cpu cannot be measured: only those of NVIDIA cards"),
+        "{}",
+        outcome.stderr
+    );
 }

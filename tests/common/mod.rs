@@ -8,7 +8,7 @@ use std::{
 };
 
 use babelward::{
-    backend::{BatchLimits, LoadOptions},
+    backend::{BatchLimits, DecodeLaunch, LoadOptions},
     fetch::{self, Progress},
     model::spec::Precision,
 };
@@ -44,5 +44,6 @@ pub fn load_options(precision: Precision, kv_bytes: usize) -> LoadOptions {
             sequences: 64,
             tokens: 4096,
         },
+        decode: DecodeLaunch::Recorded,
     }
 }

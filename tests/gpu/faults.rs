@@ -51,12 +51,17 @@ impl Watcher for Plan {
 
 /// A backend whose calls fail as planned.
 fn backend(consequence: Consequence) -> (CudaBackend, Arc<Plan>, Arc<CardState>) {
+    backend_with(ENOUGH, consequence)
+}
+
+/// The same of a card with so many bytes of memory.
+fn backend_with(bytes: usize, consequence: Consequence) -> (CudaBackend, Arc<Plan>, Arc<CardState>) {
     let plan = Arc::new(Plan {
         calls: AtomicUsize::new(0),
         failing: AtomicUsize::new(usize::MAX),
         consequence,
     });
-    let card = EmulatedCard::new(Timing::Late, ENOUGH);
+    let card = EmulatedCard::new(Timing::Late, bytes);
     let state = Arc::clone(&card.state);
     let card = WatchedCard {
         card,
@@ -160,6 +165,20 @@ fn a_step_whose_call_fails_is_an_error_and_the_next_one_succeeds() {
     }
     drop(model);
     assert_eq!(state.allocations(), (0, 0));
+}
+
+#[test]
+fn a_measurement_of_limits_whose_call_fails_is_an_error_and_leaves_nothing_behind() {
+    // Copies are as long as the card is large.
+    let (backend, plan, state) = backend_with(64 << 20, Consequence::ThisCall);
+    let path = golden("tiny-chat");
+    for call in (0..140).step_by(9) {
+        plan.calls.store(0, Ordering::SeqCst);
+        plan.failing.store(call, Ordering::SeqCst);
+        let error = backend.ceilings(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("call {call} fails")), "{error}");
+        assert_eq!(state.allocations(), (0, 0), "call {call}");
+    }
 }
 
 #[test]

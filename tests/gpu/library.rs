@@ -185,7 +185,7 @@ fn build() -> PathBuf {
 }
 
 /// A C++ compiler: the system's, or the one of a Python package where the system has none.
-fn compiler() -> Vec<String> {
+pub fn compiler() -> Vec<String> {
     let own = std::env::var("CXX").ok();
     let names = own.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
     for name in names {

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use babelward::{
-    backend::{Backend as _, BatchLimits, Determinism, LanguageModel, LoadOptions, cpu::CpuBackend},
+    backend::{Backend, BatchLimits, Determinism, LanguageModel, LoadOptions, cpu::CpuBackend},
     model::spec::Precision,
 };
 
 use crate::{
     card::EmulatedCard,
+    mixed_file,
     models::{self, ENOUGH, logits, options},
     queue::Timing,
 };
@@ -88,15 +89,36 @@ fn small_batches_of_packed_weights_are_batch_invariant() {
     assert_eq!(whole, last);
 }
 
+/// What is told before a model is loaded is what it takes, whatever formats its matrices have.
 #[test]
 fn packed_models_take_what_their_footprints_say() {
-    let card = EmulatedCard::new(Timing::Early, ENOUGH);
-    let state = std::sync::Arc::clone(&card.state);
-    let backend = models::backend(card);
-    let (path, options) = (Path::new("dummy:tiny:q8_0"), with(Precision::Int8, 128));
-    let footprint = backend.footprint(path, &[], &options).unwrap();
-    let loaded = backend.load(path, &[], &options).unwrap();
-    assert_eq!(loaded.weight_bytes, footprint.weight_bytes);
-    let said = (footprint.weight_bytes + footprint.scratch_bytes + loaded.kv_bytes) as usize - (32 << 20);
-    assert!(state.used() <= said + 8192, "{} of {said}", state.used());
+    let folder = tempfile::tempdir().unwrap();
+    for path in [Path::new("dummy:tiny:q8_0"), &mixed_file::write(folder.path())] {
+        let card = EmulatedCard::new(Timing::Early, ENOUGH);
+        let state = std::sync::Arc::clone(&card.state);
+        let backend = models::backend(card);
+        let options = with(Precision::Int8, 128);
+        let footprint = backend.footprint(path, &[], &options).unwrap();
+        let loaded = backend.load(path, &[], &options).unwrap();
+        assert_eq!(loaded.weight_bytes, footprint.weight_bytes);
+        let said = (footprint.weight_bytes + footprint.scratch_bytes + loaded.kv_bytes) as usize - (32 << 20);
+        assert!(state.used() <= said + 8192, "{} of {said}", state.used());
+    }
+}
+
+/// Matrices that are multiplied side by side are stored each by itself, where not all of them can stay packed.
+#[test]
+fn matrices_of_different_formats_are_multiplied_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = &mixed_file::write(folder.path());
+    let load = |backend: &dyn Backend, precision| backend.load(path, &[], &with(precision, 256)).unwrap();
+    let mut exact = load(&CpuBackend::new(2), Precision::F32).model;
+    let backend = models::backend(EmulatedCard::new(Timing::Late, ENOUGH));
+    let mut packed = load(&backend, Precision::Int8).model;
+    let tokens: Vec<u32> = (0..100).map(|i| i * 37 % 256).collect();
+    for len in [1, 40, 100] {
+        let found = logits(&mut *packed, &tokens[..len]);
+        let error = error(&found, &logits(&mut *exact, &tokens[..len]));
+        assert!(error < 0.02, "{len} rows: {error}");
+    }
 }

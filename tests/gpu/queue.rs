@@ -38,6 +38,7 @@ pub enum Timing {
 enum Work {
     Upload(DeviceAddress, usize, usize),
     Download(usize, DeviceAddress, usize),
+    Copy(DeviceAddress, DeviceAddress, usize),
     Launch(Kernel, LaunchSize, Vec<u8>),
     Product(ProductShape, ProductOperands),
 }
@@ -103,7 +104,7 @@ impl EmulatedQueue {
         if let Some(error) = &state.failed {
             return Err(error.clone());
         }
-        let is_copy = matches!(work, Work::Upload(..) | Work::Download(..));
+        let is_copy = matches!(work, Work::Upload(..) | Work::Download(..) | Work::Copy(..));
         match &mut state.recording {
             Some(_) if is_copy => return Err(failure("copies are not part of recordings")),
             Some(recording) => recording.push(work),
@@ -154,6 +155,11 @@ fn perform(work: &Work) -> Result<(), String> {
         Work::Download(to, from, bytes) => {
             // SAFETY: as above.
             unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, *to as *mut u8, *bytes) };
+            Ok(())
+        }
+        Work::Copy(to, from, bytes) => {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, *bytes) };
             Ok(())
         }
         // SAFETY: as above; and the emulator has its own checks.
@@ -235,6 +241,10 @@ impl Queue for EmulatedQueue {
 
     unsafe fn download(&self, to: NonNull<u8>, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
         self.with(|state| self.queue(state, Work::Download(to.as_ptr() as usize, from, bytes)))
+    }
+
+    unsafe fn copy(&self, to: DeviceAddress, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
+        self.with(|state| self.queue(state, Work::Copy(to, from, bytes)))
     }
 
     unsafe fn launch(

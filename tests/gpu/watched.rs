@@ -1,6 +1,9 @@
 //! A card whose calls a test watches: it may make them fail, or change what they compute.
 
-use std::{ptr::NonNull, sync::Arc};
+use std::{
+    ptr::NonNull,
+    sync::{Arc, Mutex},
+};
 
 use babelward::backend::{
     DeviceMemory,
@@ -25,6 +28,16 @@ pub trait Watcher: Send + Sync + 'static {
     /// Called when a product was planned.
     fn planned(&self, _shape: ProductShape, _choice: ProductChoice) {}
 
+    /// Called when a launch was queued.
+    fn launched(&self, _queue: &dyn Queue, _kernel: Kernel, _argument: &[u8]) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Whether nothing is done for a recording that is to be carried out.
+    fn leaves_recordings_out(&self) -> bool {
+        false
+    }
+
     /// Called when a product was queued.
     fn multiplied(
         &self,
@@ -44,6 +57,8 @@ pub struct WatchedCard<W> {
 struct WatchedQueue<W> {
     queue: Arc<dyn Queue>,
     watcher: Arc<W>,
+    /// The kernels that were loaded, by their handles.
+    kernels: Mutex<Vec<(KernelHandle, Kernel)>>,
 }
 
 impl<W: Watcher> Card for WatchedCard<W> {
@@ -61,6 +76,7 @@ impl<W: Watcher> Card for WatchedCard<W> {
         Ok(Arc::new(WatchedQueue {
             queue: self.card.open_queue()?,
             watcher: Arc::clone(&self.watcher),
+            kernels: Mutex::default(),
         }))
     }
 }
@@ -86,7 +102,9 @@ impl<W: Watcher> Queue for WatchedQueue<W> {
 
     fn kernel(&self, kernel: Kernel) -> Result<KernelHandle, DriverError> {
         self.watcher.call()?;
-        self.queue.kernel(kernel)
+        let handle = self.queue.kernel(kernel)?;
+        self.kernels.lock().unwrap().push((handle, kernel));
+        Ok(handle)
     }
 
     fn plan_product(
@@ -112,6 +130,12 @@ impl<W: Watcher> Queue for WatchedQueue<W> {
         unsafe { self.queue.download(to, from, bytes) }
     }
 
+    unsafe fn copy(&self, to: DeviceAddress, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
+        self.watcher.call()?;
+        // SAFETY: as the caller says.
+        unsafe { self.queue.copy(to, from, bytes) }
+    }
+
     unsafe fn launch(
         &self,
         kernel: KernelHandle,
@@ -120,7 +144,10 @@ impl<W: Watcher> Queue for WatchedQueue<W> {
     ) -> Result<(), DriverError> {
         self.watcher.call()?;
         // SAFETY: as the caller says.
-        unsafe { self.queue.launch(kernel, size, argument) }
+        unsafe { self.queue.launch(kernel, size, argument) }?;
+        let loaded = self.kernels.lock().unwrap();
+        let (_, launched) = loaded.iter().find(|(handle, _)| *handle == kernel).unwrap();
+        self.watcher.launched(&*self.queue, *launched, argument)
     }
 
     unsafe fn product(&self, plan: ProductPlan, operands: ProductOperands) -> Result<(), DriverError> {
@@ -144,6 +171,9 @@ impl<W: Watcher> Queue for WatchedQueue<W> {
 
     unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), DriverError> {
         self.watcher.call()?;
+        if self.watcher.leaves_recordings_out() {
+            return Ok(());
+        }
         // SAFETY: as the caller says.
         unsafe { self.queue.launch_graph(graph) }
     }

@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("digest", "files"),
     ("gguf", "files"),
     ("memory", ""),
-    ("backend", "model gguf files digest"),
+    ("backend", "model gguf files digest random"),
     (
         "config",
         "errors guard::GuardKind guard::Policy guard::read_policy model::spec engine::Tenant \
@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     ("telemetry", "config"),
     ("fetch", "digest errors"),
-    ("model", "gguf files digest"),
+    ("model", "gguf files digest random"),
     ("engine", "backend model random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),

@@ -9,12 +9,12 @@ use crate::model::spec::CandleDevice;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The program was built without it.
-    #[error("candle:{device} is not part of this build: build with --features {feature}")]
+    #[error("candle:{device} is not part of this build: build with {options}")]
     NotBuilt {
         /// The device.
         device: CandleDevice,
-        /// The feature that it is part of.
-        feature: &'static str,
+        /// Options of `cargo build` that it is built with.
+        options: &'static str,
     },
     /// The system does not have the device, or its driver refuses it.
     #[error("candle:{device} cannot be opened: {reason}")]
@@ -31,12 +31,14 @@ pub enum OpenError {
 /// # Errors
 /// When it is not part of this build, or the driver refuses it.
 pub(super) fn open(device: CandleDevice) -> Result<Device, OpenError> {
-    let missing = |feature| Err(OpenError::NotBuilt { device, feature });
+    let missing = |options| Err(OpenError::NotBuilt { device, options });
     let opened = match device {
         CandleDevice::Cpu => Ok(Device::Cpu),
-        CandleDevice::Metal if !cfg!(feature = "metal") => return missing("metal"),
+        CandleDevice::Metal if !cfg!(feature = "metal") => return missing("--features metal"),
         CandleDevice::Metal => Device::new_metal(0),
-        CandleDevice::Cuda(_) if !cfg!(feature = "candle-cuda") => return missing("candle-cuda"),
+        CandleDevice::Cuda(_) if !cfg!(feature = "candle-cuda") => {
+            return missing("--no-default-features --features candle-cuda");
+        }
         CandleDevice::Cuda(number) => Device::new_cuda(number as usize),
     };
     opened.map_err(|error| OpenError::Refused {
@@ -66,7 +68,7 @@ mod tests {
         let error = open(CandleDevice::Cuda(3)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "candle:cuda:3 is not part of this build: build with --features candle-cuda"
+            "candle:cuda:3 is not part of this build: build with --no-default-features --features candle-cuda"
         );
     }
 }

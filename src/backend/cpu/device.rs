@@ -95,9 +95,7 @@ impl Backend for CpuBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        let precisions = [Precision::Int8, Precision::Bf16, Precision::F32];
-        let check = |precision| self_test::of_model(self, precision);
-        precisions.into_iter().map(check).collect()
+        self_test::of_processor(self, &[Precision::Int8, Precision::Bf16, Precision::F32])
     }
 
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {

@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use super::CpuBackend;
 use crate::{
-    backend::{BatchLimits, LoadOptions},
+    backend::{BatchLimits, DecodeLaunch, LoadOptions},
     model::{open_decoder, spec::Precision},
 };
 
@@ -26,6 +26,7 @@ fn cut_while_it_loads(model: &Path, file: &Path, len: u64) -> String {
             sequences: 1,
             tokens: 1,
         },
+        decode: DecodeLaunch::Recorded,
     };
     let loaded = open_decoder(model, |config, source| {
         let file = fs::OpenOptions::new().write(true).open(file).unwrap();

@@ -224,6 +224,13 @@ arguments! {
         weights: PackedMatrix,
         out: DeviceAddress,
     }
+    /// Of `fill_noise`.
+    FillNoiseArgs {
+        out: DeviceAddress,
+        counter: u64,
+        count: u32,
+        scale: f32,
+    }
     /// Which of the step's probe tokens are a row's.
     Probe {
         first: u32,
@@ -236,6 +243,20 @@ arguments! {
         most_likely: u32,
         sound: u32,
         padding: u32,
+    }
+    /// One of a row's largest logits.
+    TopLogit {
+        token: u32,
+        logit: f32,
+    }
+    /// Of `top_logits`.
+    TopLogitsArgs {
+        logits: DeviceAddress,
+        inverse_temperatures: DeviceAddress,
+        top: DeviceAddress,
+        weights: DeviceAddress,
+        vocab: u32,
+        count: u32,
     }
     /// Of `read_logits`.
     ReadLogitsArgs {

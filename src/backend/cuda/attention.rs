@@ -15,11 +15,11 @@ use super::{
 use crate::model::spec::AttentionShape;
 
 /// Threads of a block of attention.
-const ATTENTION_THREADS: u32 = 128;
+pub(super) const ATTENTION_THREADS: u32 = 128;
 /// Attention that has fewer blocks of threads than this for each multiprocessor is divided into segments.
 const BLOCKS_FOR_EACH_MULTIPROCESSOR: usize = 2;
 /// The largest heads for which there is [`Kernel::AttentionWhole`]: larger ones' sums do not fit in registers twice.
-const MOST_WHOLE_HEAD: usize = 128;
+pub(super) const MOST_WHOLE_HEAD: usize = 128;
 
 /// Attention of one model.
 pub(super) struct Attention {

@@ -102,6 +102,8 @@ unsafe impl Plain for u16 {}
 unsafe impl Plain for u32 {}
 // SAFETY: numbers.
 unsafe impl Plain for f32 {}
+// SAFETY: numbers.
+unsafe impl Plain for f64 {}
 // SAFETY: addresses are numbers, and arguments have no bytes between their fields.
 unsafe impl<A: super::arguments::Argument> Plain for A {}
 

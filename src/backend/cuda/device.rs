@@ -8,16 +8,18 @@ use std::{
 
 use super::{
     adapter::Adapters,
+    ceilings::MeasuredShapes,
     driver::{Architecture, Card, DriverError},
     footprint::{self, LargestStep, WeightStorage, step_limits},
     kv_cache::{BLOCK_TOKENS, KvCache},
     ops::{CudaOps, CudaState},
+    self_test as kernel_tests,
 };
 use crate::{
     backend::{
-        Backend, BatchSequence, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution,
-        Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, ModelLimits, Readout, StepError,
-        StepOutput,
+        Backend, BatchSequence, Ceilings, CeilingsError, CostPrior, Determinism, DeviceFinding, DeviceInfo,
+        DeviceMemory, Execution, Footprint, ForwardBatch, LanguageModel, LoadOptions, LoadedModel,
+        ModelLimits, Readout, StepError, StepOutput,
         cpu::CpuBackend,
         decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks, kind::expect_decoder},
         self_test,
@@ -103,6 +105,7 @@ impl CudaBackend {
             adapters: Adapters::new(&queue, config.layers.len(), adapters).map_err(driver)?,
             limits: step_limits(&config, options.batch),
             keeps_packed: storage == WeightStorage::Packed,
+            decode: options.decode,
             queue,
         };
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
@@ -203,8 +206,30 @@ impl Backend for CudaBackend {
         Some(self.card.memory().unwrap_or(DeviceMemory { total: 0, free: 0 }))
     }
 
+    fn ceilings(&self, path: &Path) -> Result<Ceilings, CeilingsError> {
+        expect_decoder(path, self.device.name)?;
+        let shapes = open_decoder(path, |config, _| Ok(MeasuredShapes::of(&config)))?;
+        let device = |error: DriverError| CeilingsError::Device {
+            device: self.device.name,
+            error: Box::new(error),
+        };
+        let free = self.card.memory().map_err(device)?.free;
+        if shapes.bytes() > free {
+            return Err(CeilingsError::Memory {
+                device: self.device.name,
+                needed: shapes.bytes(),
+                free,
+            });
+        }
+        let queue = self.card.open_queue().map_err(device)?;
+        shapes.measure(&queue, free).map_err(device)
+    }
+
     fn self_test(&self) -> Vec<DeviceFinding> {
-        self_test::beside(self, &CpuBackend::new(1), &[Precision::Bf16, Precision::Int8])
+        let mut findings = kernel_tests::of_kernels(&*self.card);
+        let precisions = [Precision::Bf16, Precision::Int8];
+        findings.extend(self_test::beside(self, &CpuBackend::new(1), &precisions));
+        findings
     }
 
     fn effective_precision(&self, _path: &Path, requested: Precision) -> Precision {

@@ -64,6 +64,8 @@ impl StepLimits {
 /// Where the sections begin, in words.
 #[derive(Debug, Clone, Copy)]
 struct Sections {
+    /// First, because its elements have eight bytes.
+    inverse_temperatures: usize,
     tokens: usize,
     positions: usize,
     slots: usize,
@@ -85,6 +87,7 @@ impl Sections {
             end - words
         };
         Self {
+            inverse_temperatures: section(limits.sequences * size_of::<f64>() / WORD),
             tokens: section(limits.rows),
             positions: section(limits.rows),
             slots: section(limits.rows),
@@ -114,6 +117,8 @@ pub(super) struct StepShape {
     pub rows: usize,
     /// Rows that are read.
     pub reads: usize,
+    /// Whether the largest logits of any row are wanted.
+    pub candidates: bool,
     /// Tokens that probes name.
     pub probe_tokens: usize,
     pub tiles: TileSet,
@@ -188,6 +193,16 @@ impl StepInputs {
                 words[sections.read_adapters + shape.reads] = adapter;
                 words[sections.probes + 2 * shape.reads] = shape.tail as u32;
                 words[sections.probes + 2 * shape.reads + 1] = asked.len() as u32;
+                let inverse_temperature = match sequence.readout {
+                    Readout::Candidates { filter } => {
+                        shape.candidates = true;
+                        filter.map_or(1.0, |filter| filter.inverse_temperature())
+                    }
+                    _ => 1.0,
+                };
+                let bits = inverse_temperature.to_bits();
+                words[sections.inverse_temperatures + 2 * shape.reads] = bits as u32;
+                words[sections.inverse_temperatures + 2 * shape.reads + 1] = (bits >> 32) as u32;
                 shape.reads += 1;
             }
             words[tail + shape.tail..][..asked.len()].copy_from_slice(asked);
@@ -265,6 +280,10 @@ impl StepInputs {
         (self.sections.end + shape.tail) * WORD
     }
 
+    pub(super) fn inverse_temperatures(&self) -> DeviceAddress {
+        self.at(self.sections.inverse_temperatures)
+    }
+
     pub(super) fn tokens(&self) -> DeviceAddress {
         self.at(self.sections.tokens)
     }
@@ -317,6 +336,6 @@ impl StepInputs {
 pub(super) fn probe_tokens(readout: &Readout) -> &[u32] {
     match readout {
         Readout::Probe { tokens } => tokens,
-        Readout::None | Readout::Logits | Readout::Score => &[],
+        Readout::None | Readout::Logits | Readout::Candidates { .. } | Readout::Score => &[],
     }
 }

@@ -19,6 +19,8 @@ pub enum KernelFile {
     Logits,
     /// Weights that stay packed.
     Packed,
+    /// Made-up weights.
+    Noise,
 }
 
 impl KernelFile {
@@ -30,6 +32,7 @@ impl KernelFile {
             Self::LowRank => "low_rank.cu",
             Self::Logits => "logits.cu",
             Self::Packed => "packed.cu",
+            Self::Noise => "noise.cu",
         }
     }
 
@@ -41,6 +44,7 @@ impl KernelFile {
             Self::LowRank => include_str!("kernels/low_rank.cu"),
             Self::Logits => include_str!("kernels/logits.cu"),
             Self::Packed => include_str!("kernels/packed.cu"),
+            Self::Noise => include_str!("kernels/noise.cu"),
         }
     }
 
@@ -83,10 +87,12 @@ pub enum Kernel {
     LowRankDown,
     LowRankUp,
     ReadLogits,
+    TopLogits,
     PackedProduct8,
     PackedProduct4,
     PackedExpand8,
     PackedExpand4,
+    FillNoise,
 }
 
 impl Kernel {
@@ -106,10 +112,11 @@ impl Kernel {
                 KernelFile::Attention { head }
             }
             Self::LowRankDown | Self::LowRankUp => KernelFile::LowRank,
-            Self::ReadLogits => KernelFile::Logits,
+            Self::ReadLogits | Self::TopLogits => KernelFile::Logits,
             Self::PackedProduct8 | Self::PackedProduct4 | Self::PackedExpand8 | Self::PackedExpand4 => {
                 KernelFile::Packed
             }
+            Self::FillNoise => KernelFile::Noise,
         }
     }
 
@@ -131,10 +138,12 @@ impl Kernel {
             Self::LowRankDown => "low_rank_down".to_owned(),
             Self::LowRankUp => "low_rank_up".to_owned(),
             Self::ReadLogits => "read_logits".to_owned(),
+            Self::TopLogits => "top_logits".to_owned(),
             Self::PackedProduct8 => "packed_product_8".to_owned(),
             Self::PackedProduct4 => "packed_product_4".to_owned(),
             Self::PackedExpand8 => "packed_expand_8".to_owned(),
             Self::PackedExpand4 => "packed_expand_4".to_owned(),
+            Self::FillNoise => "fill_noise".to_owned(),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::driver::LaunchSize;
 /// Threads of a block of the kernels that compute rows.
 pub(super) const ROW_THREADS: u32 = 256;
 /// Values of a row that one block computes, of the kernels that divide rows.
-const ROW_PIECE: usize = 1024;
+pub(super) const ROW_PIECE: usize = 1024;
 
 /// A launch of one block for each row.
 pub(super) fn rows_of(count: usize) -> LaunchSize {

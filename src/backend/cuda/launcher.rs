@@ -112,6 +112,16 @@ impl Launcher {
         self.keep(copied);
     }
 
+    /// Copies the first `bytes` bytes of one buffer to another one. Copies are no part of recordings.
+    pub(super) fn copy(&mut self, to: &Buffer, from: &Buffer, bytes: usize) {
+        assert!(
+            bytes <= to.bytes() && bytes <= from.bytes(),
+            "a copy outside of a buffer"
+        );
+        // SAFETY: both ranges are inside of their allocations, which do not overlap.
+        self.attempt(|queue| unsafe { queue.copy(to.address(), from.address(), bytes) });
+    }
+
     /// From here on launches and products are recorded.
     pub(super) fn begin_recording(&mut self) {
         if self.fault.is_none() {

@@ -12,16 +12,25 @@ use super::{
 #[derive(Debug)]
 pub(super) struct CudaLinear {
     pub shape: ProductShape,
-    pub weights: Weights,
+    /// Its parts, from the first output to the last. Each is a product of its own.
+    pub parts: Vec<LinearPart>,
 }
 
-/// How weights are stored.
+/// Neighbouring outputs of a [`CudaLinear`], stored in one way.
 #[derive(Debug)]
-pub(super) enum Weights {
-    /// In bf16, all parts as one matrix.
-    Rounded { buffer: Buffer, plan: ProductPlan },
-    /// As their file has them, each part by itself.
-    Packed(Vec<PackedPart>),
+pub(super) enum LinearPart {
+    /// Weights in bf16: one matrix, or several below each other.
+    Rounded(RoundedPart),
+    /// One matrix, packed as its file has it.
+    Packed(PackedPart),
+}
+
+/// Weights in bf16.
+#[derive(Debug)]
+pub(super) struct RoundedPart {
+    pub buffer: Buffer,
+    pub outputs: usize,
+    pub plan: ProductPlan,
 }
 
 /// A packed matrix, and the plan of its product once it is expanded.
@@ -29,6 +38,15 @@ pub(super) enum Weights {
 pub(super) struct PackedPart {
     pub weights: PackedWeights,
     pub plan: ProductPlan,
+}
+
+impl LinearPart {
+    pub(super) fn outputs(&self) -> usize {
+        match self {
+            Self::Rounded(part) => part.outputs,
+            Self::Packed(part) => part.weights.outputs(),
+        }
+    }
 }
 
 impl CudaLinear {
@@ -39,9 +57,9 @@ impl CudaLinear {
 
     /// The rows, where they can be read one by one.
     pub(super) fn table(&self) -> DeviceAddress {
-        match &self.weights {
-            Weights::Rounded { buffer, .. } => buffer.address(),
-            Weights::Packed(_) => DeviceAddress::NULL,
+        match self.parts.as_slice() {
+            [LinearPart::Rounded(part)] => part.buffer.address(),
+            _ => DeviceAddress::NULL,
         }
     }
 }

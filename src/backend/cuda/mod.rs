@@ -10,6 +10,7 @@ mod adapter;
 pub mod arguments;
 mod attention;
 mod buffer;
+mod ceilings;
 mod device;
 pub mod driver;
 mod footprint;
@@ -29,6 +30,7 @@ mod readout;
 mod rope;
 mod rows;
 mod scratch_sizes;
+pub mod self_test;
 mod tiles;
 mod weights;
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Determinism, ForwardBatch, StepError, StepOutput,
+        DecodeLaunch, Determinism, ForwardBatch, StepError, StepOutput,
         decoder::ops::{
             AdapterPoint, AttentionPoint, DecoderOps, Embedding, GatedFeedForward, GatedRows, LogitScaling,
             NormParameters, Output, PartError, RowSet,
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Threads of a block that multiplies with an adapter's first matrices.
-const LOW_RANK_THREADS: u32 = 128;
+pub(super) const LOW_RANK_THREADS: u32 = 128;
 
 /// A decoder's state on a card.
 pub(super) struct CudaOps {
@@ -58,6 +58,7 @@ pub(super) struct CudaOps {
     refused: Option<String>,
     /// Whether a step was computed before.
     is_warm: bool,
+    decode: DecodeLaunch,
     /// How the step under way is recorded.
     recording: Recording,
     output: StepOutput,
@@ -101,6 +102,8 @@ pub(super) struct CudaState {
     pub limits: StepLimits,
     /// Whether weights that are packed in their file stay so.
     pub keeps_packed: bool,
+    /// How decode steps are given to the card.
+    pub decode: DecodeLaunch,
 }
 
 impl CudaOps {
@@ -119,6 +122,7 @@ impl CudaOps {
             adapters,
             limits,
             keeps_packed,
+            decode,
         } = state;
         let shape = config.attention_shape();
         let mut launcher = Launcher::new(Arc::clone(&queue));
@@ -144,6 +148,7 @@ impl CudaOps {
             vector_bytes: 0,
             refused: None,
             is_warm: false,
+            decode,
             recording: Recording::None,
             output: StepOutput::default(),
         })
@@ -180,7 +185,7 @@ impl CudaOps {
 }
 
 /// The kernels that the operations here launch.
-const KERNELS: [Kernel; 11] = [
+const KERNELS: [Kernel; 12] = [
     Kernel::Embed,
     Kernel::NormRows,
     Kernel::NormHeads,
@@ -192,6 +197,7 @@ const KERNELS: [Kernel; 11] = [
     Kernel::LowRankDown,
     Kernel::LowRankUp,
     Kernel::ReadLogits,
+    Kernel::TopLogits,
 ];
 
 /// As in `rows.cu`.
@@ -270,7 +276,7 @@ impl DecoderOps for CudaOps {
             .upload(&self.inputs.device, &self.inputs.host, 0, bytes);
         let key = GraphKey::of(&shape, batch.sequences.len(), limits.sequences);
         // The first step allocates rows, which cannot be recorded.
-        let key = key.filter(|_| self.is_warm);
+        let key = key.filter(|_| self.is_warm && self.decode == DecodeLaunch::Recorded);
         let mut step = CudaStep {
             rows: shape.rows,
             reads: shape.reads,
@@ -604,7 +610,7 @@ impl DecoderOps for CudaOps {
         }
         self.is_warm = true;
         self.readout
-            .download(&mut self.launcher, step.shape.reads, step.shape.probe_tokens);
+            .download(&mut self.launcher, &self.inputs, &step.shape);
     }
 
     fn finish(&mut self) -> Result<StepOutput, StepError> {
@@ -613,6 +619,7 @@ impl DecoderOps for CudaOps {
             return Err(StepError::InvalidBatch(reason));
         }
         waited.map_err(step_error)?;
+        self.readout.fetch_rows(&mut self.launcher).map_err(step_error)?;
         let mut output = mem::take(&mut self.output);
         self.readout.read(&mut output);
         Ok(output)

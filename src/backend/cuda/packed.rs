@@ -36,7 +36,7 @@ pub(super) enum Bits {
 }
 
 impl Bits {
-    fn of(format: TensorFormat) -> Self {
+    pub(super) fn of(format: TensorFormat) -> Self {
         match format.is_four_bit() {
             true => Self::Four,
             false => Self::Eight,

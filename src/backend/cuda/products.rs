@@ -10,7 +10,7 @@ use super::{
     kernels::Kernel,
     launch_sizes::{ROW_THREADS, pieces},
     launcher::Launcher,
-    linear::{CudaLinear, PackedPart, Weights},
+    linear::{CudaLinear, LinearPart, PackedPart, RoundedPart},
     packed::{Bits, PackedWeights, TILE_OUTPUTS, can_be_packed},
     rows::{CudaRows, RowFormat, RowsShape},
     weights::{WeightLoader, tensor_problem},
@@ -27,7 +27,7 @@ use crate::{
 /// writes more memory and computes faster.
 const MOST_PACKED_ROWS: usize = 64;
 /// Inputs that one block of threads expands.
-const EXPANDED_INPUTS: usize = 256;
+pub(super) const EXPANDED_INPUTS: usize = 256;
 
 /// The products of one model.
 pub(super) struct Products {
@@ -96,20 +96,32 @@ impl Products {
         }
     }
 
-    /// Loads matrices below each other.
+    /// Loads matrices below each other. Each that can stay packed does, if any may; neighbours that cannot are one matrix.
     pub(super) fn linear(
         &mut self,
         launcher: &mut Launcher,
-        parts: &[MatrixSource<'_>],
+        matrices: &[MatrixSource<'_>],
     ) -> Result<CudaLinear, PartError> {
-        let packs = |part: &MatrixSource<'_>| can_be_packed(part.format(), part.cols);
-        let weights = match self.keeps_packed && parts.iter().all(packs) {
-            true => Weights::Packed(self.load_packed(launcher, parts)?),
-            false => self.load_rounded(launcher, parts)?,
-        };
+        let stays_packed =
+            |matrix: &MatrixSource<'_>| self.keeps_packed && can_be_packed(matrix.format(), matrix.cols);
+        let storages: Vec<bool> = matrices.iter().map(stays_packed).collect();
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for run in storages.chunk_by(|a, b| !a && !b) {
+            let sources = &matrices[first..first + run.len()];
+            let loaded = match run[0] {
+                true => self.load_packed(launcher, &sources[0]).map(LinearPart::Packed),
+                false => self.load_rounded(launcher, sources).map(LinearPart::Rounded),
+            };
+            parts.push(loaded.map_err(|error| PartError {
+                part: first + error.part,
+                ..error
+            })?);
+            first += run.len();
+        }
         Ok(CudaLinear {
-            shape: shape_of(parts),
-            weights,
+            shape: shape_of(matrices),
+            parts,
         })
     }
 
@@ -119,9 +131,10 @@ impl Products {
         launcher: &mut Launcher,
         matrix: MatrixSource<'_>,
     ) -> Result<CudaLinear, PartError> {
+        let part = self.load_rounded(launcher, &[matrix])?;
         Ok(CudaLinear {
             shape: shape_of(&[matrix]),
-            weights: self.load_rounded(launcher, &[matrix])?,
+            parts: vec![LinearPart::Rounded(part)],
         })
     }
 
@@ -164,26 +177,26 @@ impl Products {
             out_width: weights.shape.outputs,
             add: target.output == Output::Add,
         };
-        let parts = match &weights.weights {
-            Weights::Rounded { buffer, plan } => {
-                return launcher.product(*plan, product.operands(buffer.address()));
-            }
-            Weights::Packed(parts) => parts,
-        };
         let mut first_output = 0;
-        for part in parts {
+        for part in &weights.parts {
             let product = Product {
                 out: target.out.offset(first_output * size_of::<f32>()),
                 ..product
             };
-            if x.count <= MOST_PACKED_ROWS {
-                multiply_packed(launcher, &part.weights, product);
-            } else {
-                self.expand(launcher, &part.weights);
-                let expanded = address_of(self.expanded.as_ref());
-                launcher.product(part.plan, product.operands(expanded));
+            match part {
+                LinearPart::Rounded(part) => {
+                    launcher.product(part.plan, product.operands(part.buffer.address()));
+                }
+                LinearPart::Packed(part) if x.count <= MOST_PACKED_ROWS => {
+                    multiply_packed(launcher, &part.weights, product);
+                }
+                LinearPart::Packed(part) => {
+                    self.expand(launcher, &part.weights);
+                    let expanded = address_of(self.expanded.as_ref());
+                    launcher.product(part.plan, product.operands(expanded));
+                }
             }
-            first_output += part.weights.outputs();
+            first_output += part.outputs();
         }
     }
 
@@ -212,34 +225,28 @@ impl Products {
         launcher.launch(kernel, size, &argument);
     }
 
-    /// Loads matrices that are packed already, and keeps them so.
+    /// Loads a matrix that is packed in its file, and keeps it so.
     fn load_packed(
         &mut self,
         launcher: &mut Launcher,
-        parts: &[MatrixSource<'_>],
-    ) -> Result<Vec<PackedPart>, PartError> {
-        let mut packed = Vec::with_capacity(parts.len());
-        for (part, source) in parts.iter().enumerate() {
-            let failed = |problem| PartError { part, problem };
-            let loaded = PackedWeights::load(launcher.queue(), source);
-            let weights = loaded.map_err(failed)?;
-            self.weight_bytes += weights.bytes();
-            let shape = shape_of(&[*source]);
-            let bytes = CudaLinear::rounded_bytes(source.rows, source.cols);
-            if self.expanded.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
-                // The old one first: there may be no memory for both.
-                self.expanded = None;
-                let buffer = Buffer::new(launcher.queue(), bytes);
-                self.expanded = Some(buffer.map_err(|error| failed(tensor_problem(error)))?);
-            }
-            self.expand(launcher, &weights);
-            let expanded = address_of(self.expanded.as_ref());
-            let plan = self.planner.plan(expanded, shape);
-            let plan = plan.map_err(|error| failed(tensor_problem(error)))?;
-            self.is_packed = true;
-            packed.push(PackedPart { weights, plan });
+        source: &MatrixSource<'_>,
+    ) -> Result<PackedPart, PartError> {
+        let failed = |problem| PartError { part: 0, problem };
+        let weights = PackedWeights::load(launcher.queue(), source).map_err(failed)?;
+        self.weight_bytes += weights.bytes();
+        let bytes = CudaLinear::rounded_bytes(source.rows, source.cols);
+        if self.expanded.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+            // The old one first: there may be no memory for both.
+            self.expanded = None;
+            let buffer = Buffer::new(launcher.queue(), bytes);
+            self.expanded = Some(buffer.map_err(|error| failed(tensor_problem(error)))?);
         }
-        Ok(packed)
+        self.expand(launcher, &weights);
+        let expanded = address_of(self.expanded.as_ref());
+        let plan = self.planner.plan(expanded, shape_of(&[*source]));
+        let plan = plan.map_err(|error| failed(tensor_problem(error)))?;
+        self.is_packed = true;
+        Ok(PackedPart { weights, plan })
     }
 
     /// Loads matrices rounded to bf16.
@@ -247,7 +254,7 @@ impl Products {
         &mut self,
         launcher: &mut Launcher,
         parts: &[MatrixSource<'_>],
-    ) -> Result<Weights, PartError> {
+    ) -> Result<RoundedPart, PartError> {
         let failed = |error| PartError {
             part: 0,
             problem: tensor_problem(error),
@@ -261,11 +268,13 @@ impl Products {
         let loaded = loader.load(parts);
         let buffer = loaded.map_err(|(part, problem)| PartError { part, problem })?;
         self.weight_bytes += buffer.bytes();
-        let plan = self
-            .planner
-            .plan(buffer.address(), shape_of(parts))
-            .map_err(failed)?;
-        Ok(Weights::Rounded { buffer, plan })
+        let shape = shape_of(parts);
+        let plan = self.planner.plan(buffer.address(), shape).map_err(failed)?;
+        Ok(RoundedPart {
+            buffer,
+            outputs: shape.outputs,
+            plan,
+        })
     }
 }
 

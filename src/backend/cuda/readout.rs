@@ -3,29 +3,40 @@
 use std::sync::Arc;
 
 use super::{
-    arguments::{ReadLogitsArgs, RowReading},
+    arguments::{ReadLogitsArgs, RowReading, TopLogit, TopLogitsArgs},
     buffer::{Buffer, HostBuffer},
     driver::{DeviceAddress, DriverError, LaunchSize, PRODUCT_ROWS, Queue},
-    inputs::{StepInputs, probe_tokens},
+    inputs::{StepInputs, StepShape, probe_tokens},
     kernels::Kernel,
     launch_sizes::rows_of,
     launcher::{HostRange, Launcher},
     scratch_sizes::ScratchSizes,
 };
-use crate::backend::{ForwardBatch, ProbeReading, Reading, Readout, StepOutput, decoder::ops::LogitScaling};
+use crate::backend::{
+    Candidate, CandidateFilter, Candidates, ForwardBatch, MOST_CANDIDATES, ProbeReading, Reading, Readout,
+    StepOutput, decoder::ops::LogitScaling,
+};
 
 /// Threads of a block that reads a row of logits.
-const READ_THREADS: u32 = 512;
+pub(super) const READ_THREADS: u32 = 512;
 
 /// What a step reads, and where.
 pub(super) struct StepReadout {
     logits: Buffer,
     readings: Buffer,
     probe_logits: Buffer,
+    top_logits: Buffer,
+    weights: Buffer,
     host_readings: HostBuffer,
     host_probe_logits: HostBuffer,
+    host_top_logits: HostBuffer,
+    host_weights: HostBuffer,
     /// Rows of logits; allocated when some are wanted for the first time.
     host_logits: Option<HostBuffer>,
+    /// Which rows of the step under way these are.
+    whole_rows: Vec<usize>,
+    /// Of each row, the candidates that it asks for, where they contain all that can be drawn.
+    candidates: Vec<Option<Candidates>>,
     /// What the step under way reads, in its order.
     readouts: Vec<Readout>,
     vocab: usize,
@@ -44,9 +55,15 @@ impl StepReadout {
             logits: Buffer::new(queue, sizes.logits)?,
             readings: Buffer::new(queue, sizes.readings)?,
             probe_logits: Buffer::new(queue, sizes.probe_logits)?,
+            top_logits: Buffer::new(queue, sizes.top_logits)?,
+            weights: Buffer::new(queue, sizes.weights)?,
             host_readings: HostBuffer::new(queue, sizes.readings)?,
             host_probe_logits: HostBuffer::new(queue, sizes.probe_logits)?,
+            host_top_logits: HostBuffer::new(queue, sizes.top_logits)?,
+            host_weights: HostBuffer::new(queue, sizes.weights)?,
             host_logits: None,
+            whole_rows: Vec::new(),
+            candidates: Vec::new(),
             readouts: Vec::new(),
             vocab,
             most_rows,
@@ -92,26 +109,68 @@ impl StepReadout {
         launcher.launch(Kernel::ReadLogits, size, &argument);
     }
 
-    /// Copies what the step reads to the host: of `reads` rows with `probe_tokens` tokens of probes.
-    pub(super) fn download(&mut self, launcher: &mut Launcher, reads: usize, probe_tokens: usize) {
+    /// Reads the largest logits where they are asked for, and copies what the step reads to the host.
+    pub(super) fn download(&mut self, launcher: &mut Launcher, inputs: &StepInputs, shape: &StepShape) {
         let readings = HostRange {
             buffer: &mut self.host_readings,
             offset: 0,
-            bytes: reads * size_of::<RowReading>(),
+            bytes: shape.reads * size_of::<RowReading>(),
         };
         launcher.download(readings, &self.readings, 0);
         let probe_logits = HostRange {
             buffer: &mut self.host_probe_logits,
             offset: 0,
-            bytes: probe_tokens * size_of::<f32>(),
+            bytes: shape.probe_tokens * size_of::<f32>(),
         };
         launcher.download(probe_logits, &self.probe_logits, 0);
+        if shape.candidates {
+            self.read_top_logits(launcher, inputs, shape.reads);
+        }
+        let readouts = self.readouts.iter().enumerate();
+        let whole = readouts.filter(|(_, readout)| **readout == Readout::Logits);
+        self.whole_rows.clear();
+        self.whole_rows.extend(whole.map(|(row, _)| row));
+        self.download_rows(launcher);
+    }
+
+    /// Candidates that are read of a row.
+    fn top_count(&self) -> usize {
+        MOST_CANDIDATES.min(self.vocab)
+    }
+
+    fn read_top_logits(&mut self, launcher: &mut Launcher, inputs: &StepInputs, rows: usize) {
+        let count = self.top_count();
+        let argument = TopLogitsArgs {
+            logits: self.logits.address(),
+            inverse_temperatures: inputs.inverse_temperatures(),
+            top: self.top_logits.address(),
+            weights: self.weights.address(),
+            vocab: self.vocab as u32,
+            count: count as u32,
+        };
+        let size = LaunchSize {
+            threads: READ_THREADS,
+            ..rows_of(rows)
+        };
+        launcher.launch(Kernel::TopLogits, size, &argument);
+        let top = HostRange {
+            buffer: &mut self.host_top_logits,
+            offset: 0,
+            bytes: rows * count * size_of::<TopLogit>(),
+        };
+        launcher.download(top, &self.top_logits, 0);
+        let weights = HostRange {
+            buffer: &mut self.host_weights,
+            offset: 0,
+            bytes: rows * size_of::<f64>(),
+        };
+        launcher.download(weights, &self.weights, 0);
+    }
+
+    /// Copies whole rows to the host.
+    fn download_rows(&mut self, launcher: &mut Launcher) {
         let row_bytes = self.vocab * size_of::<f32>();
-        let wanted = self
-            .readouts
-            .iter()
-            .filter(|readout| **readout == Readout::Logits)
-            .count();
+        let wanted = self.whole_rows.len();
         if wanted == 0 {
             return;
         }
@@ -129,9 +188,7 @@ impl StepReadout {
         let Some(host) = &mut self.host_logits else {
             return;
         };
-        let rows = self.readouts.iter().enumerate();
-        let rows = rows.filter(|(_, readout)| **readout == Readout::Logits);
-        for (to, (row, _)) in rows.enumerate() {
+        for (to, row) in self.whole_rows.iter().enumerate() {
             let range = HostRange {
                 buffer: &mut *host,
                 offset: to * row_bytes,
@@ -141,37 +198,79 @@ impl StepReadout {
         }
     }
 
+    /// After the step was waited for: copies the rows whose candidates do not contain all that can be drawn.
+    pub(super) fn fetch_rows(&mut self, launcher: &mut Launcher) -> Result<(), DriverError> {
+        self.candidates.clear();
+        let fetched = self.whole_rows.len();
+        for row in 0..self.readouts.len() {
+            let mut candidates = None;
+            if let Readout::Candidates { filter } = self.readouts[row] {
+                candidates = self.candidates_of(row, filter);
+                if candidates.is_none() {
+                    self.whole_rows.push(row);
+                }
+            }
+            self.candidates.push(candidates);
+        }
+        if self.whole_rows.len() == fetched {
+            return Ok(());
+        }
+        self.download_rows(launcher);
+        launcher.wait()
+    }
+
+    /// The candidates of a row; `None` where they may not contain all that the filter keeps.
+    fn candidates_of(&self, row: usize, filter: Option<CandidateFilter>) -> Option<Candidates> {
+        let count = self.top_count();
+        let top = self
+            .host_top_logits
+            .part::<TopLogit>(row * count * size_of::<TopLogit>(), count);
+        let candidate = |top: &TopLogit| Candidate {
+            id: top.token,
+            logit: top.logit,
+        };
+        let candidates = Candidates {
+            tokens: top.iter().map(candidate).collect(),
+            log_sum_exp: self.host_readings.part::<RowReading>(0, row + 1)[row].log_sum_exp,
+            weight: self.host_weights.part::<f64>(0, row + 1)[row],
+        };
+        let covers = filter.is_none_or(|filter| filter.is_covered_by(&candidates, self.vocab));
+        covers.then_some(candidates)
+    }
+
     /// Fills the step's output with what was copied to the host.
-    pub(super) fn read(&self, output: &mut StepOutput) {
+    pub(super) fn read(&mut self, output: &mut StepOutput) {
         let readings = self.host_readings.part::<RowReading>(0, self.readouts.len());
         let mut probe = 0;
-        let mut rows = 0;
-        for (asked, found) in self.readouts.iter().zip(readings) {
+        for (row, (asked, found)) in self.readouts.iter().zip(readings).enumerate() {
             let tokens = probe_tokens(asked).len();
             let logits = self
                 .host_probe_logits
                 .part::<f32>(probe * size_of::<f32>(), tokens);
             probe += tokens;
-            output.readings.push(match asked {
+            let candidates = self.candidates.get_mut(row).and_then(Option::take);
+            let whole = self.whole_rows.iter().position(|whole| *whole == row);
+            output.readings.push(match (asked, candidates, whole) {
                 // The sampler checks the row before it samples from it.
-                Readout::Logits => {
-                    rows += 1;
-                    Reading::Logits { row: rows - 1 }
+                (Readout::Logits, _, Some(row)) => Reading::Logits { row },
+                (Readout::Candidates { .. }, Some(candidates), _) if found.sound != 0 => {
+                    Reading::Candidates(candidates)
                 }
-                Readout::Probe { .. } if found.sound != 0 => Reading::Probe(ProbeReading {
+                (Readout::Candidates { .. }, None, Some(row)) => Reading::Logits { row },
+                (Readout::Probe { .. }, ..) if found.sound != 0 => Reading::Probe(ProbeReading {
                     most_likely: found.most_likely,
                     log_probabilities: logits
                         .iter()
                         .map(|logit| f64::from(*logit) - found.log_sum_exp)
                         .collect(),
                 }),
-                Readout::Probe { .. } | Readout::Score | Readout::None => Reading::NotFinite,
+                _ => Reading::NotFinite,
             });
         }
         if let Some(host) = &self.host_logits {
             output
                 .logits
-                .extend_from_slice(host.part::<f32>(0, rows * self.vocab));
+                .extend_from_slice(host.part::<f32>(0, self.whole_rows.len() * self.vocab));
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use super::{
     adapter::PARTS,
-    arguments::RowReading,
+    arguments::{RowReading, TopLogit},
     inputs::StepLimits,
     tiles::{SEGMENT_TOKENS, TILE_ROWS},
 };
-use crate::model::spec::{AttentionShape, ModelConfig};
+use crate::{
+    backend::MOST_CANDIDATES,
+    model::spec::{AttentionShape, ModelConfig},
+};
 
 /// Bytes for the sums of attention's segments, where one tile does not need more.
 const PARTIAL_BYTES: usize = 64 << 20;
@@ -33,6 +36,10 @@ pub(super) struct ScratchSizes {
     pub logits: usize,
     pub readings: usize,
     pub probe_logits: usize,
+    /// The largest logits of each row that is read.
+    pub top_logits: usize,
+    /// Their rows' weights.
+    pub weights: usize,
 }
 
 impl ScratchSizes {
@@ -46,11 +53,19 @@ impl ScratchSizes {
             logits: limits.sequences * config.sizes.vocab * size_of::<f32>(),
             readings: limits.sequences * size_of::<RowReading>(),
             probe_logits: limits.tail * size_of::<f32>(),
+            top_logits: limits.sequences * MOST_CANDIDATES * size_of::<TopLogit>(),
+            weights: limits.sequences * size_of::<f64>(),
         }
     }
 
     /// All of them.
     pub(super) fn total(&self) -> usize {
-        self.inner + self.partial + self.logits + self.readings + self.probe_logits
+        self.inner
+            + self.partial
+            + self.logits
+            + self.readings
+            + self.probe_logits
+            + self.top_logits
+            + self.weights
     }
 }

@@ -1,26 +1,34 @@
-//! Copies weights to a card, rounded to bf16.
+//! Brings weights onto a card, rounded to bf16: copies of what files have, and noise that the card makes itself.
 
 use std::{io, sync::Arc, thread};
 
 use half::bf16;
 
 use super::{
+    arguments::{FillNoiseArgs, bytes_of},
     buffer::{Buffer, HostBuffer},
-    driver::{Consequence, DriverError, Queue},
+    driver::{Consequence, DriverError, KernelHandle, LaunchSize, Queue},
+    kernels::Kernel,
+    launch_sizes::{ROW_PIECE, ROW_THREADS},
     parallel::{join_all, threads},
 };
 use crate::model::{
     TensorProblem,
-    spec::{MatrixSource, TensorFormat},
+    spec::{MatrixSource, Noise, RawElements, StoredBytes as _, TensorFormat},
 };
 
 /// Bytes that are converted and copied at a time.
 const PIECE_BYTES: usize = 32 << 20;
 
-/// Copies weights to the card.
+/// Most values of noise that a launch makes. A multiple of four, so that each launch begins with a whole word.
+const NOISE_VALUES: usize = 1 << 30;
+
+/// Brings weights onto the card.
 pub(super) struct WeightLoader {
     queue: Arc<dyn Queue>,
     staging: HostBuffer,
+    /// Makes noise; loaded when some is wanted for the first time.
+    noise_kernel: Option<KernelHandle>,
 }
 
 impl WeightLoader {
@@ -28,6 +36,7 @@ impl WeightLoader {
         Ok(Self {
             queue: Arc::clone(queue),
             staging: HostBuffer::new(queue, PIECE_BYTES)?,
+            noise_kernel: None,
         })
     }
 
@@ -40,6 +49,15 @@ impl WeightLoader {
         for (index, part) in parts.iter().enumerate() {
             let at = |problem| (index, problem);
             let row_bytes = part.cols * size_of::<bf16>();
+            if let RawElements::Noise(noise) = part.elements
+                && noise.is_of_floats()
+            {
+                let values = part.rows * part.cols;
+                let filled = self.fill(&buffer, offset, noise, values);
+                filled.map_err(|error| at(tensor_problem(error)))?;
+                offset += values * size_of::<bf16>();
+                continue;
+            }
             if row_bytes > self.staging.bytes() {
                 self.staging =
                     HostBuffer::new(&self.queue, row_bytes).map_err(|error| at(tensor_problem(error)))?;
@@ -55,6 +73,54 @@ impl WeightLoader {
             }
         }
         Ok(buffer)
+    }
+
+    /// A matrix of noise by itself, which follows from this name.
+    pub(super) fn noise(&mut self, name: &str, rows: usize, cols: usize) -> Result<Buffer, DriverError> {
+        let noise = Noise::new(name, TensorFormat::Bf16, rows, cols).ok_or_else(|| DriverError {
+            call: "cuMemAlloc",
+            reason: format!("no memory has room for {rows} rows of {cols} values"),
+            consequence: Consequence::OutOfMemory,
+        })?;
+        let buffer = Buffer::new(&self.queue, noise.len())?;
+        self.fill(&buffer, 0, &noise, rows * cols)?;
+        Ok(buffer)
+    }
+
+    /// Has the card write so many values of noise to `offset` of the buffer, and waits for it.
+    fn fill(
+        &mut self,
+        buffer: &Buffer,
+        offset: usize,
+        noise: &Noise,
+        values: usize,
+    ) -> Result<(), DriverError> {
+        assert!(
+            offset + values * size_of::<bf16>() <= buffer.bytes(),
+            "noise outside of a buffer"
+        );
+        let kernel = match self.noise_kernel {
+            Some(kernel) => kernel,
+            None => *self.noise_kernel.insert(self.queue.kernel(Kernel::FillNoise)?),
+        };
+        for first in (0..values).step_by(NOISE_VALUES) {
+            let count = NOISE_VALUES.min(values - first);
+            let argument = FillNoiseArgs {
+                out: buffer.address().offset(offset + first * size_of::<bf16>()),
+                counter: noise.counter(first),
+                count: count as u32,
+                scale: noise.scale(),
+            };
+            let size = LaunchSize {
+                grid: [count.div_ceil(ROW_PIECE) as u32, 1, 1],
+                threads: ROW_THREADS,
+                shared_bytes: 0,
+            };
+            // SAFETY: the argument is the kernel's. What it writes to is inside of the buffer, as was just checked, and nobody
+            // touches it before the queue was waited for.
+            unsafe { self.queue.launch(kernel, size, bytes_of(&argument)) }?;
+        }
+        self.queue.wait()
     }
 
     /// Writes rows of a matrix to the staging buffer, rounded to bf16.

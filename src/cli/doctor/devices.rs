@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::check::{Check, Outcome};
 use crate::{
     backend::{Backend, DeviceFinding, FindingStatus},
-    cli::devices::{DeviceError, Machine},
+    cli::{device_error::DeviceError, devices::Machine},
     memory::human_bytes,
     model::spec::DeviceName,
 };
@@ -105,9 +105,17 @@ mod tests {
         );
         let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
         let test = |precision| format!("self-test of cpu: a made-up model in {precision}");
+        let golden = |precision| format!("self-test of cpu: golden checkpoints in {precision}");
         assert_eq!(
             names,
-            ["device cpu".to_owned(), test("int8"), test("bf16"), test("f32")]
+            [
+                "device cpu".to_owned(),
+                test("int8"),
+                golden("bf16"),
+                test("bf16"),
+                golden("f32"),
+                test("f32")
+            ]
         );
         assert!(
             checks.iter().all(|check| check.outcome == Outcome::Ok),

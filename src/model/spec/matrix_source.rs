@@ -4,27 +4,10 @@ use std::io;
 
 use half::f16;
 
-use super::TensorFormat;
+use super::{Noise, StoredBytes, TensorFormat};
 
 /// Most bytes of a single row that are read from a file at a time.
 const PIECE_BYTES: usize = 1 << 16;
-
-/// Bytes that are in a file and not in memory. Several threads read them at the same time.
-pub trait StoredBytes: Sync {
-    /// Number of bytes.
-    fn len(&self) -> usize;
-
-    /// Whether there are no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Fills `out` with the bytes from `offset` on.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or has fewer bytes.
-    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()>;
-}
 
 /// A weight matrix as a file has it, row-major.
 #[derive(Clone, Copy)]
@@ -47,6 +30,8 @@ pub enum RawElements<'a> {
     /// Bytes in a file, in one of ggml's formats. They are read while they are repacked, so that they are never in
     /// memory all at once.
     Stored(TensorFormat, &'a dyn StoredBytes),
+    /// Made up, where and when they are read.
+    Noise(&'a Noise),
 }
 
 impl MatrixSource<'_> {
@@ -55,6 +40,7 @@ impl MatrixSource<'_> {
         match self.elements {
             RawElements::F32(_) => TensorFormat::F32,
             RawElements::Bytes(format, _) | RawElements::Stored(format, _) => format,
+            RawElements::Noise(noise) => noise.format(),
         }
     }
 
@@ -64,6 +50,7 @@ impl MatrixSource<'_> {
             RawElements::F32(values) => self.rows.checked_mul(self.cols) == Some(values.len()),
             RawElements::Bytes(format, bytes) => self.bytes_in(format) == Some(bytes.len()),
             RawElements::Stored(format, stored) => self.bytes_in(format) == Some(stored.len()),
+            RawElements::Noise(noise) => self.bytes_in(noise.format()) == Some(noise.len()),
         }
     }
 
@@ -84,11 +71,8 @@ impl MatrixSource<'_> {
         match self.elements {
             RawElements::F32(_) => Ok(&[]),
             RawElements::Bytes(_, all) => Ok(&all[bytes]),
-            RawElements::Stored(_, stored) => {
-                scratch.resize(bytes.len(), 0);
-                stored.read_at(bytes.start, scratch)?;
-                Ok(scratch)
-            }
+            RawElements::Stored(_, stored) => read_rows(stored, bytes, scratch),
+            RawElements::Noise(noise) => read_rows(noise, bytes, scratch),
         }
     }
 
@@ -109,20 +93,40 @@ impl MatrixSource<'_> {
             RawElements::Bytes(format, bytes) => {
                 dequantize(format, &bytes[row * row_bytes..][..row_bytes], out);
             }
-            RawElements::Stored(format, stored) => {
-                let blocks = PIECE_BYTES / format.block_bytes();
-                let mut piece = Vec::new();
-                let mut offset = row * row_bytes;
-                for out in out.chunks_mut(blocks * format.block_elements()) {
-                    piece.resize(out.len() / format.block_elements() * format.block_bytes(), 0);
-                    stored.read_at(offset, &mut piece)?;
-                    dequantize(format, &piece, out);
-                    offset += piece.len();
-                }
-            }
+            RawElements::Stored(format, stored) => expand(format, stored, row * row_bytes, out)?,
+            RawElements::Noise(noise) => expand(noise.format(), noise, row * row_bytes, out)?,
         }
         Ok(())
     }
+}
+
+/// Reads neighbouring rows into `scratch`.
+fn read_rows<'s>(
+    stored: &dyn StoredBytes,
+    bytes: std::ops::Range<usize>,
+    scratch: &'s mut Vec<u8>,
+) -> io::Result<&'s [u8]> {
+    scratch.resize(bytes.len(), 0);
+    stored.read_at(bytes.start, scratch)?;
+    Ok(scratch)
+}
+
+/// Reads whole blocks of a format from `offset` on, and expands them to f32.
+fn expand(
+    format: TensorFormat,
+    stored: &dyn StoredBytes,
+    mut offset: usize,
+    out: &mut [f32],
+) -> io::Result<()> {
+    let blocks = PIECE_BYTES / format.block_bytes();
+    let mut piece = Vec::new();
+    for out in out.chunks_mut(blocks * format.block_elements()) {
+        piece.resize(out.len() / format.block_elements() * format.block_bytes(), 0);
+        stored.read_at(offset, &mut piece)?;
+        dequantize(format, &piece, out);
+        offset += piece.len();
+    }
+    Ok(())
 }
 
 /// Expands whole blocks of a format to f32.

@@ -11,9 +11,11 @@ mod device;
 mod family;
 mod low_rank;
 mod matrix_source;
+mod noise;
 mod norm;
 mod precision;
 mod rotary;
+mod stored_bytes;
 mod tensor_format;
 
 pub use self::{
@@ -21,10 +23,12 @@ pub use self::{
     attention::{AttentionLayer, AttentionShape},
     device::{CandleDevice, DeviceChoice, DeviceName},
     low_rank::LowRankPart,
-    matrix_source::{MatrixSource, RawElements, StoredBytes},
+    matrix_source::{MatrixSource, RawElements},
+    noise::Noise,
     norm::NormKind,
     precision::{KvFormat, Precision, PrecisionChoice, Products},
     rotary::{FactorsProblem, RopeStyle},
+    stored_bytes::StoredBytes,
     tensor_format::{FormatError, TensorFormat},
 };
 pub(crate) use self::{

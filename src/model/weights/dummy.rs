@@ -1,18 +1,17 @@
 //! Made-up weights for a shape: for measuring speed and memory of models whose files are not at hand.
 
-use std::hash::Hasher;
-
 use super::source::{LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::model::{
     error::{InvalidModel, TensorProblem},
-    spec::{Family, ModelConfig, Rope, Sizes, TensorFormat},
+    spec::{Family, ModelConfig, Noise, Rope, Sizes, TensorFormat},
 };
 
 const FORMATS: &str = "f32, bf16, q4_1, q8_0";
 const SHAPES: &str =
     "tiny, smollm2-135m, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b";
 
-/// Noise of a plausible size in one storage format. A tensor's noise follows from its name, so it is always the same.
+/// Noise of a plausible size in one storage format. A tensor's noise follows from its name, so it is always the same, and it is
+/// made where it is read: nothing of it is kept.
 pub(crate) struct DummyWeights {
     config: ModelConfig,
     format: TensorFormat,
@@ -103,46 +102,16 @@ impl WeightSource for DummyWeights {
                 bytes: TensorBytes::Made(ones),
             }));
         }
-        let elements = shape.iter().product();
-        let len = self
-            .format
-            .bytes_for(elements)
-            .ok_or_else(|| TensorProblem::Blocks {
-                shape: shape.clone(),
-                format: self.format,
-            })?;
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(self.name(tensor).as_bytes());
-        let mut state = hasher.finish() | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        // Standard deviation near 1 / sqrt(inputs), so that activations keep their size through the layers.
-        let amplitude = 1.7 / (shape[1] as f32).sqrt();
-        let mut bytes = vec![0u8; len];
-        for block in bytes.chunks_exact_mut(self.format.block_bytes()) {
-            let mut unit = || amplitude * (next() as i64 as f64 / i64::MAX as f64) as f32;
-            match self.format {
-                TensorFormat::F32 => block.copy_from_slice(&unit().to_le_bytes()),
-                TensorFormat::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit()).to_le_bytes()),
-                TensorFormat::Q8_0 => {
-                    block[..2].copy_from_slice(&half::f16::from_f32(amplitude / 127.0).to_le_bytes());
-                    block[2..].iter_mut().for_each(|b| *b = next() as u8);
-                }
-                _ => {
-                    block[..2].copy_from_slice(&half::f16::from_f32(amplitude / 7.5).to_le_bytes());
-                    block[2..4].copy_from_slice(&half::f16::from_f32(-amplitude).to_le_bytes());
-                    block[4..].iter_mut().for_each(|b| *b = next() as u8);
-                }
-            }
-        }
+        let name = self.name(tensor);
+        let noise = Noise::new(&name, self.format, shape[0], shape[1..].iter().product());
+        let noise = noise.ok_or_else(|| TensorProblem::Blocks {
+            shape: shape.clone(),
+            format: self.format,
+        })?;
         Ok(Some(TensorData {
             shape,
             format: self.format,
-            bytes: TensorBytes::Made(bytes),
+            bytes: TensorBytes::Noise(noise),
         }))
     }
 

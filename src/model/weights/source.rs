@@ -6,7 +6,7 @@ use crate::{
     files::Pieces,
     model::{
         error::TensorProblem,
-        spec::{MatrixSource, RawElements, StoredBytes, TensorFormat},
+        spec::{MatrixSource, Noise, RawElements, StoredBytes, TensorFormat},
     },
 };
 
@@ -69,6 +69,8 @@ pub(crate) enum TensorBytes<'a> {
     Made(Vec<u8>),
     /// In a file, from which they are read when they are needed.
     Stored(FileRange<'a>),
+    /// Nowhere: they are made up where and when they are read.
+    Noise(Noise),
 }
 
 /// Neighbouring bytes of a file.
@@ -146,6 +148,7 @@ impl TensorData<'_> {
         let (elements, bytes) = match &self.bytes {
             TensorBytes::Made(bytes) => (RawElements::Bytes(format, bytes), bytes.len()),
             TensorBytes::Stored(range) => (RawElements::Stored(format, range), range.len),
+            TensorBytes::Noise(noise) => (RawElements::Noise(noise), noise.len()),
         };
         let source = MatrixSource { rows, cols, elements };
         if !source.is_consistent() {

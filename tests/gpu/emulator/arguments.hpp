@@ -16,6 +16,9 @@ namespace logits {
 namespace packed {
 #include "packed.cu"
 }
+namespace noise {
+#include "noise.cu"
+}
 namespace attention {
 #define HEAD 64
 #include "attention.cu"

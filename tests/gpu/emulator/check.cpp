@@ -20,7 +20,7 @@ bool is_asked_for(const char* name, int count, char** parts) {
 int main(int count, char** parts) {
     std::vector<check::Check> all;
     for (const auto& group : {check::emulator_checks, check::row_checks, check::low_rank_checks, check::logits_checks,
-                              check::packed_checks, check::attention_checks}) {
+                              check::packed_checks, check::noise_checks, check::attention_checks}) {
         const std::vector<check::Check> checks = group();
         all.insert(all.end(), checks.begin(), checks.end());
     }

@@ -142,6 +142,7 @@ std::vector<Check> attention_checks();
 std::vector<Check> low_rank_checks();
 std::vector<Check> logits_checks();
 std::vector<Check> packed_checks();
+std::vector<Check> noise_checks();
 std::vector<Check> emulator_checks();
 
 }  // namespace check

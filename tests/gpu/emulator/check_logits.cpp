@@ -146,10 +146,16 @@ void faults_and_ties() {
 
 void expect_top(const Memory<float>& row, u32 vocab, u32 count) {
     const size_t rows = row.size() / vocab;
-    Memory<float> values(rows * count, NAN);
-    const auto ids = in_all_orders([&] {
-        Memory<u32> found(rows * count, 77777777);
-        const logits::TopLogitsArgs args = {row.data(), found.data(), values.data(), vocab, count};
+    Memory<double> inverse_temperatures;
+    for (size_t r = 0; r < rows; r++) {
+        const double several[] = {1, 1 / 0.7, 0.5, 40};
+        inverse_temperatures.push_back(several[r % 4]);
+    }
+    Memory<double> weights(rows, NAN);
+    const auto top = in_all_orders([&] {
+        Memory<logits::TopLogit> found(rows * count, {77777777, NAN});
+        const logits::TopLogitsArgs args = {
+            row.data(), inverse_temperatures.data(), found.data(), weights.data(), vocab, count};
         launch("top_logits", {static_cast<u32>(rows)}, 512, 0, args);
         return found;
     });
@@ -162,9 +168,18 @@ void expect_top(const Memory<float>& row, u32 vocab, u32 count) {
         const auto value = [&](u32 i) { return std::isnan(logit[i]) ? -INFINITY : logit[i]; };
         std::stable_sort(order.begin(), order.end(), [&](u32 a, u32 b) { return value(a) > value(b); });
         for (u32 i = 0; i < count; i++) {
-            expect(ids[r * count + i] == order[i], at("token of rank", i, ids[r * count + i], order[i]));
+            const logits::TopLogit found = top[r * count + i];
+            expect(found.token == order[i], at("token of rank", i, found.token, order[i]));
             const float expected = logit[order[i]];
-            expect(bits_of_float(values[r * count + i]) == bits_of_float(expected), "a value is not its token's");
+            expect(bits_of_float(found.logit) == bits_of_float(expected), "a value is not its token's");
+        }
+        const double largest = logit[order[0]];
+        double weight = 0;
+        for (u32 i = 0; i < vocab; i++) {
+            weight += std::exp((logit[i] - largest) * inverse_temperatures[r]);
+        }
+        if (std::isfinite(weight)) {
+            expect_close("weight of row", r, weights[r], weight, 1e-12 * weight);
         }
     }
 }

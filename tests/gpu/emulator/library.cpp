@@ -34,6 +34,7 @@ const registry::Kernel KERNELS[] = {
     PLAIN(packed, packed_product_4, PackedProductArgs),
     PLAIN(packed, packed_expand_8, PackedExpandArgs),
     PLAIN(packed, packed_expand_4, PackedExpandArgs),
+    PLAIN(noise, fill_noise, FillNoiseArgs),
 };
 
 std::atomic<u64> seed{1};
@@ -230,10 +231,16 @@ void add_logits(Layout& layout) {
         FIELD(soft_cap);
     }
     {
+        BEGIN(logits, TopLogit);
+        FIELD(token);
+        FIELD(logit);
+    }
+    {
         BEGIN(logits, TopLogitsArgs);
         FIELD(logits);
-        FIELD(ids);
-        FIELD(values);
+        FIELD(inverse_temperatures);
+        FIELD(top);
+        FIELD(weights);
         FIELD(vocab);
         FIELD(count);
     }
@@ -269,6 +276,14 @@ void add_packed(Layout& layout) {
     }
 }
 
+void add_noise(Layout& layout) {
+    BEGIN(noise, FillNoiseArgs);
+    FIELD(out);
+    FIELD(counter);
+    FIELD(count);
+    FIELD(scale);
+}
+
 std::string layout_of_all() {
     Layout layout;
     add_row_kernels(layout);
@@ -276,6 +291,7 @@ std::string layout_of_all() {
     add_low_rank(layout);
     add_logits(layout);
     add_packed(layout);
+    add_noise(layout);
     return layout.finish();
 }
 

@@ -41,6 +41,10 @@ def packed(name, text, replacement):
     return Mistake(name, "packed.cu", text, replacement, ("packed",))
 
 
+def noise(name, text, replacement):
+    return Mistake(name, "noise.cu", text, replacement, ("noise",))
+
+
 def device(name, text, replacement, *checks):
     return Mistake(name, "device.cuh", text, replacement, checks)
 
@@ -235,6 +239,13 @@ MISTAKES = (
         "NaN is largest", "logit == logit ? add(logit, 0.0f) : negative_infinity()", "add(logit, 0.0f)", "top_logits"
     ),
     logits("of equal logits the higher token", "<< 32 | ~token;", "<< 32 | token;", "top_logits"),
+    logits("the weight has another temperature", "mul(difference, inverse_temperature)", "difference", "top_logits"),
+    logits(
+        "the weight without the largest logit",
+        "add(static_cast<double>(row[token]), -largest)",
+        "row[token]",
+        "top_logits",
+    ),
     logits(
         "counts are not cleared for all",
         "counts.set(thread, 0);\n        }\n        sync_block();",
@@ -266,6 +277,16 @@ MISTAKES = (
     packed("the product is not added", "args.add != 0 ? add(*out, sum) : sum", "sum"),
     packed("the expansion has no minimum", "weights.has_minimum != 0 ? factor.minimum : 0.0f", "0.0f"),
     packed("the second columns are left out", "args.rows > first_row + COLUMNS ? 2 : 1", "1"),
+    noise("all words of noise are the first", "args.counter + STEP * index", "args.counter + 0 * index"),
+    noise("words of noise are one late", "args.counter + STEP * index", "args.counter + STEP * (index + 1)"),
+    noise("words of noise are mixed once", "* SECOND_FACTOR", "* 1"),
+    noise("all values of a word are the first", "word >> (16 * i) & 0xffff", "word & 0xffff"),
+    noise("noise has only positive values", "- 32768;", ";"),
+    noise(
+        "noise is written behind the last value",
+        "store_four(args.out, first, args.count, four)",
+        "store_four(args.out, first, args.count + 4, four)",
+    ),
     device(
         "the first barrier of a block's sum is missing",
         "value);\n    }\n    sync_block();\n    T sum",

@@ -89,7 +89,8 @@ class Packing:
         packed = bytearray(self.layout[struct]["size"])
         for name, value in values.items():
             if isinstance(value, (int, np.integer)):
-                bits = int(value).to_bytes(4, "little")
+                # Integers are of 32 bits, but those that say they are of 64.
+                bits = int(value).to_bytes(8 if isinstance(value, np.uint64) else 4, "little")
             elif isinstance(value, float):
                 bits = np.float32(value).tobytes()
             elif isinstance(value, Nested):

@@ -7,6 +7,10 @@ pub mod model {
     pub mod spec;
 }
 
+/// Numbers from a seed.
+#[path = "../../../src/random.rs"]
+pub mod random;
+
 /// What computes them.
 #[path = "../../../src/backend"]
 pub mod backend {

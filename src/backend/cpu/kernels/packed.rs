@@ -217,8 +217,12 @@ fn pack_f32(
                 RawElements::F32(all) => {
                     values.copy_from_slice(&all[(panel * PANEL + lane) * cols..][..cols]);
                 }
-                RawElements::Bytes(format, _) | RawElements::Stored(format, _) => {
-                    dequantize(format, &bytes[lane * cols * 4..][..cols * 4], &mut values);
+                RawElements::Bytes(..) | RawElements::Stored(..) | RawElements::Noise(_) => {
+                    dequantize(
+                        source.format(),
+                        &bytes[lane * cols * 4..][..cols * 4],
+                        &mut values,
+                    );
                 }
             }
             for (k, value) in values.iter().enumerate() {

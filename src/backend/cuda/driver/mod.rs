@@ -222,6 +222,15 @@ pub trait Queue: Send + Sync {
     /// As the trait says.
     unsafe fn download(&self, to: NonNull<u8>, from: DeviceAddress, bytes: usize) -> Result<(), DriverError>;
 
+    /// Copies from one place of the card's memory to another one.
+    ///
+    /// # Errors
+    /// As [`Queue::upload`].
+    ///
+    /// # Safety
+    /// As the trait says; and the places do not overlap.
+    unsafe fn copy(&self, to: DeviceAddress, from: DeviceAddress, bytes: usize) -> Result<(), DriverError>;
+
     /// Launches a kernel, whose only argument has these bytes.
     ///
     /// # Errors

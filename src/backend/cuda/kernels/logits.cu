@@ -159,10 +159,16 @@ constexpr u32 MOST_TOP = 256;
 constexpr u32 DIGIT_BITS = 8;
 constexpr u32 DIGITS = 1 << DIGIT_BITS;
 
+struct TopLogit {
+    u32 token;
+    float logit;
+};
+
 struct TopLogitsArgs {
-    const float* logits;  // [row][vocab]
-    u32* ids;             // [row][count]
-    float* values;        // [row][count]
+    const float* logits;                 // [row][vocab]
+    const double* inverse_temperatures;  // one for each row
+    TopLogit* top;                       // [row][count]
+    double* weights;                     // one for each row
     u32 vocab;
     u32 count;  // at most MOST_TOP, and at most `vocab`
 };
@@ -176,7 +182,8 @@ DEVICE u64 key_of(float logit, u32 token) {
     return static_cast<u64>(ordered) << 32 | ~token;
 }
 
-// The largest `count` logits of each row in descending order, equal ones by ascending token. Grid: (rows).
+// The largest `count` logits of each row in descending order, equal ones by ascending token; and the row's weight, the sum
+// of e^((logit - largest) / temperature) over all tokens. Rows that are not sound get something. Grid: (rows).
 //
 // Digit by digit, from the highest down, it counts the keys that begin as the smallest key of the result does, until
 // the whole of that key is known. Keys are all different, so exactly `count` are at least as large.
@@ -251,8 +258,18 @@ KERNEL BOUNDS(512, 1) top_logits(const TopLogitsArgs args) {
     }
     if (thread < args.count) {
         const u32 token = ~static_cast<u32>(keys.get(thread));
-        args.ids[static_cast<u64>(blockIdx.x) * args.count + thread] = token;
-        args.values[static_cast<u64>(blockIdx.x) * args.count + thread] =
-            token < args.vocab ? row[token] : negative_infinity();
+        const float logit = token < args.vocab ? row[token] : negative_infinity();
+        args.top[static_cast<u64>(blockIdx.x) * args.count + thread] = {token, logit};
+    }
+    const double largest = static_cast<double>(row[~static_cast<u32>(keys.get(0)) % args.vocab]);
+    const double inverse_temperature = args.inverse_temperatures[blockIdx.x];
+    double weight = 0;
+    for (u32 token = thread; token < args.vocab; token += LOGITS_THREADS) {
+        const double difference = add(static_cast<double>(row[token]), -largest);
+        weight = add(weight, exponential_of_negative(mul(difference, inverse_temperature)));
+    }
+    weight = block_sum<LOGITS_THREADS>(weight);
+    if (thread == 0) {
+        args.weights[blockIdx.x] = weight;
     }
 }

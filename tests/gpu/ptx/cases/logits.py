@@ -9,6 +9,7 @@ from .values import floats, generator, unwritten
 FILE = "logits.cu"
 THREADS = 512
 READING = np.dtype([("log_sum_exp", "f8"), ("max", "f4"), ("most_likely", "u4"), ("sound", "u4"), ("pad", "u4")])
+TOP = np.dtype([("token", "u4"), ("logit", "f4")])
 # The card's logarithm and the host's are different code, each within one unit in the last place.
 LOGARITHM_ULPS = 4
 
@@ -62,13 +63,14 @@ def top_logits(vocabulary: int, count: int, quick: bool) -> Case:
     logits = rows_of_logits(random, vocabulary)
     arguments = {
         "logits": logits,
-        "ids": unwritten(np.uint32, len(logits), count),
-        "values": unwritten(np.float32, len(logits), count),
+        "inverse_temperatures": np.array([1.0, 1 / 0.7, 0.5, 30.0] * 2),
+        "top": np.zeros((len(logits), count), TOP),
+        "weights": unwritten(np.float64, len(logits)),
         "vocab": vocabulary,
         "count": count,
     }
     title = f"{count} of {vocabulary}"
-    return Case("top_logits", title, FILE, (len(logits), 1, 1), THREADS, arguments, ("ids", "values"), quick=quick)
+    return Case("top_logits", title, FILE, (len(logits), 1, 1), THREADS, arguments, ("top", "weights"), quick=quick)
 
 
 def cases() -> list:

@@ -4,7 +4,9 @@
 //! loader does not know: they are opened by their paths, and found by their names from then on.
 
 use std::{
-    env, fs,
+    env,
+    ffi::c_int,
+    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -20,17 +22,17 @@ const MAJOR: i32 = 13;
 pub enum Library {
     /// The driver's own library.
     Driver,
-    /// The parts of NVRTC that it loads by itself.
-    NvrtcBuiltins,
     /// Compiles the kernels.
     Nvrtc,
+    /// The parts of NVRTC that it loads by itself.
+    NvrtcBuiltins,
     /// Products.
     CublasLt,
 }
 
 impl Library {
-    /// All of them; one that another one needs comes before it.
-    pub const ALL: [Self; 4] = [Self::Driver, Self::NvrtcBuiltins, Self::Nvrtc, Self::CublasLt];
+    /// All of them. NVRTC comes before its parts, for its version is in their name.
+    pub const ALL: [Self; 4] = [Self::Driver, Self::Nvrtc, Self::NvrtcBuiltins, Self::CublasLt];
 
     /// The beginning of its file's name, up to which it identifies the library and its version.
     pub fn file(self) -> &'static str {
@@ -118,12 +120,38 @@ pub fn findings() -> &'static [LibraryFinding] {
     static FINDINGS: OnceLock<Vec<LibraryFinding>> = OnceLock::new();
     FINDINGS.get_or_init(|| {
         let folders = folders();
-        let find = |library: Library| LibraryFinding {
-            library,
-            found: open(library, &folders),
+        let mut builtins = None;
+        let find = |library: Library| {
+            let name = match library {
+                Library::NvrtcBuiltins => builtins.take(),
+                Library::Driver | Library::Nvrtc | Library::CublasLt => Some(library.file().to_owned()),
+            };
+            let opened = open(library, name.as_deref(), &folders);
+            if let (Library::Nvrtc, Some((_, nvrtc))) = (library, &opened) {
+                builtins = builtins_of(nvrtc);
+            }
+            LibraryFinding {
+                library,
+                // Libraries stay loaded as long as the process lives.
+                found: opened.map(|(path, opened)| {
+                    std::mem::forget(opened);
+                    path
+                }),
+            }
         };
         Library::ALL.into_iter().map(find).collect()
     })
+}
+
+/// The name by which this NVRTC opens its parts, which has its whole version: `libnvrtc-builtins.so.13.0`.
+fn builtins_of(nvrtc: &OpenLibrary) -> Option<String> {
+    type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
+    // SAFETY: the function has had this type in every version of NVRTC.
+    let version = unsafe { nvrtc.get::<Version>(b"nvrtcVersion\0") }.ok()?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the numbers are there to be written.
+    let asked = unsafe { version(&mut major, &mut minor) };
+    (asked == 0).then(|| format!("libnvrtc-builtins.so.{major}.{minor}"))
 }
 
 /// Loads all libraries and starts the driver.
@@ -185,21 +213,27 @@ fn expect_version(library: Library, found: i32) -> Result<(), LibraryProblem> {
     }
 }
 
-/// Opens a library for as long as the process lives, by its name or in one of the folders.
-fn open(library: Library, folders: &[PathBuf]) -> Option<PathBuf> {
-    let by_name = (library != Library::NvrtcBuiltins).then(|| PathBuf::from(library.file()));
-    let in_folders = folders.iter().flat_map(|folder| files_of(library, folder));
-    by_name.into_iter().chain(in_folders).find(|path| {
+/// Opens a library by its name, as the system's loader finds it, or in one of the folders.
+fn open(library: Library, name: Option<&str>, folders: &[PathBuf]) -> Option<(PathBuf, OpenLibrary)> {
+    let by_name = name.map(PathBuf::from);
+    let in_folders = folders
+        .iter()
+        .flat_map(|folder| files_of(name.unwrap_or(library.file()), folder));
+    by_name.into_iter().chain(in_folders).find_map(|path| {
         // SAFETY: CUDA's libraries can be loaded at any time; they are never unloaded.
-        let opened = unsafe { OpenLibrary::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
-        opened.map(std::mem::forget).is_ok()
+        let opened = unsafe { OpenLibrary::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
+        opened.ok().map(|opened| (path, opened))
     })
 }
 
-/// The library's files in a folder. Versions have more numbers than the names here, such as `.so.13.0`.
-fn files_of(library: Library, folder: &Path) -> Vec<PathBuf> {
+/// A library's files in a folder. Versions may have more numbers than the name, such as `.so.13.0`.
+fn files_of(name: &str, folder: &Path) -> Vec<PathBuf> {
+    let is_version = |file: &str| {
+        let rest = file.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(library.file()));
+    let named = entries.filter(|entry| is_version(&entry.file_name().to_string_lossy()));
     let mut files: Vec<_> = named.map(|entry| entry.path()).collect();
     files.sort();
     files
@@ -270,14 +304,18 @@ mod tests {
         let mut folders = Vec::new();
         python(root.path(), &mut folders);
         assert!(folders.contains(&lib));
-        let found = |library| files_of(library, &lib);
+        let found = |library: Library| files_of(library.file(), &lib);
         assert_eq!(found(Library::Nvrtc), [lib.join("libnvrtc.so.13")]);
         assert_eq!(
             found(Library::NvrtcBuiltins),
             [lib.join("libnvrtc-builtins.so.13.0")]
         );
+        // Parts of another version are not this one's.
+        assert!(files_of("libnvrtc-builtins.so.13.1", &lib).is_empty());
+        fs::write(lib.join("libnvrtc-builtins.so.13.10"), "").unwrap();
+        assert!(files_of("libnvrtc-builtins.so.13.1", &lib).is_empty());
         // A file that is no library is not taken for one.
-        assert_eq!(open(Library::NvrtcBuiltins, &[lib]), None);
+        assert!(open(Library::NvrtcBuiltins, None, &[lib]).is_none());
     }
 
     #[test]

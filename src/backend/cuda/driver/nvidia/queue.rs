@@ -133,6 +133,12 @@ impl Queue for NvidiaQueue {
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream) }.of("cuMemcpyDtoHAsync")
     }
 
+    unsafe fn copy(&self, to: DeviceAddress, from: DeviceAddress, bytes: usize) -> Result<(), DriverError> {
+        self.context.enter()?;
+        // SAFETY: the caller ensures that both ranges are sound, and live until the queue was waited for.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }.of("cuMemcpyDtoDAsync")
+    }
+
     unsafe fn launch(
         &self,
         kernel: KernelHandle,

@@ -1,11 +1,11 @@
-//! A self-test for any device: a made-up model computes a prompt alone, beside another prompt and in two chunks, and the
-//! results are compared.
+//! A made-up model computes a prompt alone, beside another prompt and in two chunks, and the results are compared.
 
 use std::path::Path;
 
-use super::{
-    Backend, BatchLimits, BatchSequence, Determinism, DeviceFinding, FindingStatus, ForwardBatch,
-    LanguageModel, LoadOptions, Reading, Readout, StepOutput,
+use super::verdict::unusable;
+use crate::backend::{
+    Backend, BatchLimits, BatchSequence, DecodeLaunch, Determinism, DeviceFinding, FindingStatus,
+    ForwardBatch, LanguageModel, LoadOptions, Reading, Readout, StepOutput,
 };
 use crate::model::spec::Precision;
 
@@ -26,7 +26,7 @@ const CHUNK_TOKENS: usize = 9;
 pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFinding {
     let (found, status) = match compared(backend, precision) {
         Ok(compared) => compared,
-        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+        Err(error) => (error, unusable()),
     };
     DeviceFinding {
         subject: format!("a made-up model in {}", precision.name()),
@@ -35,23 +35,12 @@ pub(super) fn of_model(backend: &dyn Backend, precision: Precision) -> DeviceFin
     }
 }
 
-/// [`of_model`] in each precision, and the model's logits beside those of the host's processor.
-pub(super) fn beside(
-    backend: &dyn Backend,
-    processor: &dyn Backend,
-    precisions: &[Precision],
-) -> Vec<DeviceFinding> {
-    let checks = |precision: &Precision| {
-        [
-            of_model(backend, *precision),
-            against_processor(backend, *precision, processor),
-        ]
-    };
-    precisions.iter().flat_map(checks).collect()
-}
-
 /// Loads the made-up model in this precision, and compares its logits with those that the host's processor computes in f32.
-fn against_processor(backend: &dyn Backend, precision: Precision, processor: &dyn Backend) -> DeviceFinding {
+pub(super) fn against_processor(
+    backend: &dyn Backend,
+    precision: Precision,
+    processor: &dyn Backend,
+) -> DeviceFinding {
     let (found, status) = match difference(backend, precision, processor) {
         Ok(difference) => {
             let found = format!(
@@ -60,11 +49,11 @@ fn against_processor(backend: &dyn Backend, precision: Precision, processor: &dy
             );
             let status = match difference <= MOST_DIFFERENCE {
                 true => FindingStatus::Ok,
-                false => FindingStatus::Unusable { fix: FIX.to_owned() },
+                false => unusable(),
             };
             (found, status)
         }
-        Err(error) => (error, FindingStatus::Unusable { fix: FIX.to_owned() }),
+        Err(error) => (error, unusable()),
     };
     DeviceFinding {
         subject: format!("a made-up model in {} beside the processor's", precision.name()),
@@ -102,11 +91,9 @@ fn options(precision: Precision) -> LoadOptions {
             sequences: 2,
             tokens: 2 * PROMPT_TOKENS,
         },
+        decode: DecodeLaunch::Recorded,
     }
 }
-
-/// What to do when the check fails.
-const FIX: &str = "do not serve models from this device, and report it";
 
 fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, FindingStatus), String> {
     let loaded = backend.load(Path::new(MODEL), &[], &options(precision));
@@ -129,7 +116,7 @@ fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, Find
         "the logits of a prompt alone, beside another and in two chunks differ by up to {difference:e}"
     );
     let status = match loaded.determinism {
-        Determinism::BatchInvariant => FindingStatus::Unusable { fix: FIX.to_owned() },
+        Determinism::BatchInvariant => unusable(),
         Determinism::BestEffort => FindingStatus::Ok,
     };
     Ok((found, status))
@@ -191,7 +178,9 @@ fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, S
     let output = output.map_err(|error| error.to_string())?;
     let row = match output.readings.last() {
         Some(Reading::Logits { row }) => output.row(*row, vocabulary),
-        Some(Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => None,
+        Some(Reading::Candidates(_) | Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => {
+            None
+        }
     };
     let row = row.ok_or("the step returned no logits that are numbers")?;
     Ok(row.to_vec())
