@@ -1,5 +1,7 @@
 //! Tests of finding a row's largest logits, and of its weight.
 
+use std::cmp::Ordering;
+
 use super::{
     cases::{Cases, Tolerance},
     inputs::Inputs,
@@ -78,8 +80,9 @@ fn case(runner: &mut Runner, cases: &mut Cases, logits: &[f32], count: usize) ->
     let rows = logits.chunks(vocab).zip(INVERSE_TEMPERATURES);
     for (row, inverse) in rows.take(ROWS - 1) {
         let mut tokens: Vec<u32> = (0..vocab as u32).collect();
-        // Stable, so that of equal logits the lowest token is first.
-        tokens.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+        // Stable, so that of equal logits, zeros of either sign among them, the lowest token is first.
+        let above = |a: &u32, b: &u32| row[*b as usize].partial_cmp(&row[*a as usize]);
+        tokens.sort_by(|a, b| above(a, b).unwrap_or(Ordering::Equal));
         let largest = f64::from(row[tokens[0] as usize]);
         let weight = |logit: &f32| ((f64::from(*logit) - largest) * inverse).exp();
         expected_weights.push(row.iter().map(weight).sum());
