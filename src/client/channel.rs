@@ -1,14 +1,18 @@
 //! A connected client: its channel, unary calls, and their retries.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use tonic::{
     Code, Response, Status,
     metadata::{AsciiMetadataValue, MetadataMap},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use super::{
+    credentials::{BearerToken, ClientIdentity},
     error::{self, ClientError, RpcError, TlsProblem},
     retry::{RetryPolicy, ServerHint},
 };
@@ -35,6 +39,10 @@ pub struct ClientOptions {
     /// Authorities, in PEM form, that may have issued the certificate of a server with TLS; those that the system trusts if
     /// absent.
     pub authorities: Option<Vec<u8>>,
+    /// The certificate to show to a server with TLS that asks for one.
+    pub identity: Option<ClientIdentity>,
+    /// The API key or token to send with each call.
+    pub token: Option<BearerToken>,
     /// The tenant that the server charges with the work.
     pub tenant: Option<AsciiMetadataValue>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
@@ -47,6 +55,8 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(5),
             call_timeout: None,
             authorities: None,
+            identity: None,
+            token: None,
             tenant: None,
             retry: RetryPolicy::default(),
         }
@@ -68,7 +78,13 @@ impl Client {
     /// [`ClientError::BadAddress`] and [`ClientError::Tls`] at once, [`ClientError::Unreachable`] after the last
     /// attempt.
     pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
-        let endpoint = endpoint(address, options.authorities.as_deref())?
+        let endpoint = endpoint(address, &options)?;
+        if options.token.is_some() && !is_encrypted(endpoint.uri()) {
+            tracing::warn!(
+                "the key or token is sent without encryption; say https:// to a server on another machine"
+            );
+        }
+        let endpoint = endpoint
             .connect_timeout(options.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -88,6 +104,11 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Whether a key, token or certificate is sent.
+    pub fn has_credential(&self) -> bool {
+        self.options.token.is_some() || self.options.identity.is_some()
     }
 
     /// All models of the server.
@@ -140,6 +161,9 @@ impl Client {
     /// The request of a call, with the headers that all calls have.
     pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
+        if let Some(token) = &self.options.token {
+            request.metadata_mut().insert("authorization", token.header());
+        }
         if let Some(tenant) = &self.options.tenant {
             request
                 .metadata_mut()
@@ -216,7 +240,18 @@ fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
-fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {
+/// Whether nobody on the way to this address can read what is sent: with TLS, or within this machine.
+fn is_encrypted(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default();
+    let ip = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    let is_here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    is_here || address.scheme_str() == Some("https")
+}
+
+fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, ClientError> {
     let bad = |reason: String| ClientError::BadAddress {
         address: address.to_owned(),
         reason,
@@ -232,9 +267,13 @@ fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, Clien
         return Ok(endpoint);
     }
     let tls = ClientTlsConfig::new();
-    let tls = match authorities {
+    let tls = match &options.authorities {
         Some(authorities) => tls.ca_certificate(Certificate::from_pem(authorities)),
         None => tls.with_native_roots(),
+    };
+    let tls = match &options.identity {
+        Some(identity) => tls.identity(Identity::from_pem(&identity.certificates, identity.key.expose())),
+        None => tls,
     };
     endpoint.tls_config(tls).map_err(|error| ClientError::Tls {
         address: address.to_owned(),
