@@ -8,6 +8,7 @@
 // `pub` means that tests and benchmarks use it; everything else says how far it is seen.
 #![warn(unreachable_pub)]
 
+pub mod auth;
 pub mod backend;
 pub mod bench;
 pub mod cli;
@@ -26,7 +27,10 @@ pub mod proto;
 pub mod quality;
 pub mod random;
 pub mod registry;
+pub mod reload;
 pub mod rpc;
+pub mod secret;
 pub mod status_code;
 pub mod telemetry;
 pub mod text;
+pub mod tls;

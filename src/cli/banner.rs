@@ -18,8 +18,14 @@ pub(super) const MECHANISM_DEMO: &str =
 pub(super) struct Banner<'a> {
     /// Where the gRPC server listens.
     pub(super) address: SocketAddr,
+    /// Where AdminService alone is served, if it is.
+    pub(super) admin: Option<SocketAddr>,
     /// Where the metrics are served, if they are.
     pub(super) metrics: Option<SocketAddr>,
+    /// Whether all of them speak TLS.
+    pub(super) is_tls: bool,
+    /// Whether callers need a credential.
+    pub(super) has_auth: bool,
     /// The models.
     pub(super) registry: &'a Registry,
     /// What the search for cards found, where a model's device is automatic.
@@ -32,7 +38,16 @@ impl Banner<'_> {
     /// Writes the same as log events.
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
-        tracing::info!(address = %self.address, metrics, exposed = self.exposed, "serving");
+        let admin = self.admin.map(|address| address.to_string());
+        tracing::info!(
+            address = %self.address,
+            admin,
+            metrics,
+            tls = self.is_tls,
+            authentication = self.has_auth,
+            exposed = self.exposed,
+            "serving"
+        );
         for (device, memory) in self.registry.devices() {
             let (budget, free) = (memory.budget, memory.available);
             tracing::info!(
@@ -139,13 +154,20 @@ impl Banner<'_> {
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "babelward {}", env!("CARGO_PKG_VERSION"))?;
+        let scheme = if self.is_tls { "https" } else { "http" };
         writeln!(
             f,
-            "  gRPC      http://{} (health and reflection on)",
+            "  gRPC      {scheme}://{} (health and reflection on)",
             self.address
         )?;
+        if let Some(address) = self.admin {
+            writeln!(f, "  admin     {scheme}://{address}")?;
+        }
+        if self.has_auth {
+            writeln!(f, "  callers   need a key, token or certificate")?;
+        }
         match self.metrics {
-            Some(address) => writeln!(f, "  metrics   http://{address}/metrics")?,
+            Some(address) => writeln!(f, "  metrics   {scheme}://{address}/metrics")?,
             None => writeln!(f, "  metrics   off")?,
         }
         let policies: Vec<_> = self.registry.policies().map(|policy| policy.name()).collect();
@@ -184,15 +206,20 @@ impl fmt::Display for Banner<'_> {
         for entry in resident.filter(|entry| is_demo(entry)) {
             writeln!(f, "  WARNING   guard {}: {MECHANISM_DEMO}", entry.id)?;
         }
-        if self.exposed {
+        let missing = match (self.has_auth, self.is_tls) {
+            (false, _) => Some("there is no authentication"),
+            (true, false) => Some("it does not encrypt keys and tokens itself"),
+            (true, true) => None,
+        };
+        if let Some(missing) = missing.filter(|_| self.exposed) {
             writeln!(
                 f,
-                "  WARNING   other machines can reach this server, and there is no authentication"
+                "  WARNING   other machines can reach this server, and {missing}"
             )?;
         }
         let server = match self.address.port() {
-            50051 if self.address.ip().is_loopback() => String::new(),
-            _ => format!(" --server http://{}", self.address),
+            50051 if self.address.ip().is_loopback() && !self.is_tls => String::new(),
+            _ => format!(" --server {scheme}://{}", self.address),
         };
         let has = |role| self.registry.default_of(role).is_some();
         let command = match (has(ModelRole::Guard), has(ModelRole::Target)) {

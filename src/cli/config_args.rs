@@ -32,13 +32,31 @@ pub(super) struct ConfigArgs {
     /// Address and port of the Prometheus metrics, or off [server.metrics_listen]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
+    /// Address and port of a gRPC listener for AdminService alone, or off [server.admin_listen]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// Certificate of the server (PEM), for TLS on all listeners [tls.certificate]
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<String>,
+    /// Private key of the certificate (PEM) [tls.key]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// Authorities of clients' certificates (PEM) [tls.client_ca]
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<String>,
+    /// API keys' hashes and clients' certificates; callers then need a credential [auth.keys_file]
+    #[arg(long, value_name = "FILE")]
+    keys_file: Option<String>,
     /// Time for open work after SIGTERM [server.drain_grace]
     #[arg(long, value_name = "TIME")]
     drain_grace: Option<String>,
     /// Listen beyond this machine without authentication [server.insecure_no_auth]
     #[arg(long)]
     insecure_no_auth: bool,
-    /// Let whoever reaches the server load, unload and pin configured models [server.allow_admin]
+    /// Listen beyond this machine although the server itself does not encrypt keys and tokens [server.insecure_no_tls]
+    #[arg(long)]
+    insecure_no_tls: bool,
+    /// Let callers load, unload and pin configured models [server.allow_admin]
     #[arg(long)]
     allow_admin: bool,
     /// Compute threads, or auto [engine.threads]
@@ -104,6 +122,11 @@ impl ConfigArgs {
         let given = [
             ("--listen", "server.listen", &self.listen),
             ("--metrics-listen", "server.metrics_listen", &self.metrics_listen),
+            ("--admin-listen", "server.admin_listen", &self.admin_listen),
+            ("--tls-certificate", "tls.certificate", &self.tls_certificate),
+            ("--tls-key", "tls.key", &self.tls_key),
+            ("--tls-client-ca", "tls.client_ca", &self.tls_client_ca),
+            ("--keys-file", "auth.keys_file", &self.keys_file),
             ("--drain-grace", "server.drain_grace", &self.drain_grace),
             ("--threads", "engine.threads", &self.threads),
             ("--memory-budget", "memory.budget", &self.memory_budget),
@@ -118,6 +141,9 @@ impl ConfigArgs {
             .collect();
         if self.insecure_no_auth {
             values.push(("--insecure-no-auth", "server.insecure_no_auth", true.to_string()));
+        }
+        if self.insecure_no_tls {
+            values.push(("--insecure-no-tls", "server.insecure_no_tls", true.to_string()));
         }
         if self.allow_admin {
             values.push(("--allow-admin", "server.allow_admin", true.to_string()));

@@ -1,6 +1,10 @@
 //! Flags of the commands that call a server.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tonic::metadata::AsciiMetadataValue;
 
@@ -8,7 +12,11 @@ use super::{
     CommandError,
     arguments::{duration, tenant},
 };
-use crate::client::{Client, ClientOptions};
+use crate::{
+    client::{BadToken, BearerToken, Client, ClientIdentity, ClientOptions},
+    files,
+    secret::Secret,
+};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +30,22 @@ const SERVER_VARIABLE: &str = "BABELWARD_SERVER_URL";
 /// Environment variable that stands for `--ca-file`.
 const AUTHORITIES_VARIABLE: &str = "BABELWARD_CA_FILE";
 
+/// Environment variable that stands for `--client-cert`.
+const CERTIFICATE_VARIABLE: &str = "BABELWARD_CLIENT_CERT";
+
+/// Environment variable that stands for `--client-key`.
+const KEY_VARIABLE: &str = "BABELWARD_CLIENT_KEY";
+
+/// Environment variable that stands for `--token-file`.
+const TOKEN_FILE_VARIABLE: &str = "BABELWARD_TOKEN_FILE";
+
+/// Environment variable with an API key or token itself. There is no flag for it, because other users of the machine see the
+/// flags of all processes.
+const TOKEN_VARIABLE: &str = "BABELWARD_TOKEN";
+
+/// Most bytes of a file with certificates, a key or a token.
+const FILE_BYTES: u64 = 1 << 20;
+
 /// The first line of a certificate in PEM form.
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
@@ -29,7 +53,7 @@ const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Calling a server")]
 pub struct Connection {
-    /// Server to call, https:// where a proxy in front of it speaks TLS; several that serve the same models with commas between
+    /// Server to call, https:// where it speaks TLS; several that serve the same models with commas between
     /// them, or dns:///NAME:PORT for one at each address of a name [env: BABELWARD_SERVER_URL] [default:
     /// http://127.0.0.1:50051]
     #[arg(long, value_name = "URL")]
@@ -37,10 +61,19 @@ pub struct Connection {
     /// Certificates (PEM) of the authorities to trust for https://, instead of the system's [env: BABELWARD_CA_FILE]
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// File with an API key or token to send; BABELWARD_TOKEN has one itself [env: BABELWARD_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificate (PEM) to show to the server, with --client-key [env: BABELWARD_CLIENT_CERT]
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// Private key (PEM) of --client-cert [env: BABELWARD_CLIENT_KEY]
+    #[arg(long, value_name = "FILE")]
+    client_key: Option<PathBuf>,
     /// Longest time for one call, such as 30s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
-    /// Tenant on whose account the server does the work
+    /// Tenant on whose account the server does the work; with authentication, the key or token says it
     #[arg(long, value_name = "NAME", value_parser = tenant)]
     tenant: Option<AsciiMetadataValue>,
 }
@@ -51,6 +84,9 @@ impl Connection {
         Self {
             server: self.server.or(before.server),
             ca_file: self.ca_file.or(before.ca_file),
+            token_file: self.token_file.or(before.token_file),
+            client_cert: self.client_cert.or(before.client_cert),
+            client_key: self.client_key.or(before.client_key),
             timeout: self.timeout.or(before.timeout),
             tenant: self.tenant.or(before.tenant),
         }
@@ -61,6 +97,9 @@ impl Connection {
         let given = [
             ("--server", self.server.is_some()),
             ("--ca-file", self.ca_file.is_some()),
+            ("--token-file", self.token_file.is_some()),
+            ("--client-cert", self.client_cert.is_some()),
+            ("--client-key", self.client_key.is_some()),
             ("--timeout", self.timeout.is_some()),
             ("--tenant", self.tenant.is_some()),
         ];
@@ -91,20 +130,46 @@ impl Connection {
 
     /// The certificates of the authorities to trust, from the file that a flag or a variable names.
     fn authorities(&self) -> Result<Option<Vec<u8>>, CommandError> {
-        let variable = || env::var_os(AUTHORITIES_VARIABLE).filter(|path| !path.is_empty());
-        let Some(path) = self.ca_file.clone().or_else(|| variable().map(PathBuf::from)) else {
+        let Some(path) = named(self.ca_file.as_ref(), AUTHORITIES_VARIABLE) else {
             return Ok(None);
         };
-        let wrong =
-            |what: String| CommandError::invalid_data(format!("--ca-file {}: {what}", path.display()));
-        let text = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
-        let begins = text.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
-        if !begins {
-            return Err(wrong(
-                "there is no certificate in it; one begins with -----BEGIN CERTIFICATE-----".to_owned(),
-            ));
+        certificates("--ca-file", &path).map(Some)
+    }
+
+    /// The certificate to show to the server, and its key.
+    fn identity(&self) -> Result<Option<ClientIdentity>, CommandError> {
+        let certificate = named(self.client_cert.as_ref(), CERTIFICATE_VARIABLE);
+        let key = named(self.client_key.as_ref(), KEY_VARIABLE);
+        match (certificate, key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Ok(Some(ClientIdentity {
+                certificates: certificates("--client-cert", &certificate)?,
+                key: secret("--client-key", &key)?,
+            })),
+            (Some(_), None) => Err(CommandError::usage("--client-cert needs --client-key too")),
+            (None, Some(_)) => Err(CommandError::usage("--client-key needs --client-cert too")),
         }
-        Ok(Some(text))
+    }
+
+    /// The API key or token to send: from the file that a flag names, or else from a variable, or else from the file that a
+    /// variable names.
+    fn token(&self) -> Result<Option<BearerToken>, CommandError> {
+        let of_file = |path: &Path| {
+            let text = secret("--token-file", path)?;
+            let wrong =
+                |what: &str| CommandError::invalid_data(format!("--token-file {}: {what}", path.display()));
+            BearerToken::new(&text).map_err(|error| wrong(&error.to_string()))
+        };
+        if let Some(path) = &self.token_file {
+            return of_file(path).map(Some);
+        }
+        if let Some(text) = env::var(TOKEN_VARIABLE).ok().filter(|text| !text.is_empty()) {
+            let token = BearerToken::new(&Secret::new(text));
+            let wrong = |error: BadToken| CommandError::usage(format!("{TOKEN_VARIABLE}: {error}"));
+            return token.map(Some).map_err(wrong);
+        }
+        let path = named(None, TOKEN_FILE_VARIABLE);
+        path.map(|path| of_file(&path)).transpose()
     }
 
     /// Connects, with `--timeout` for each call.
@@ -115,9 +180,37 @@ impl Connection {
                 .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
             call_timeout: self.timeout,
             authorities: self.authorities()?,
+            identity: self.identity()?,
+            token: self.token()?,
             tenant: self.tenant.clone(),
             ..ClientOptions::default()
         };
         Ok(Client::connect(&self.address(), options).await?)
     }
+}
+
+/// The path that a flag has, or else a variable.
+fn named(flag: Option<&PathBuf>, variable: &str) -> Option<PathBuf> {
+    let of_variable = || env::var_os(variable).filter(|path| !path.is_empty());
+    flag.cloned().or_else(|| of_variable().map(PathBuf::from))
+}
+
+/// The certificates of a PEM file.
+fn certificates(flag: &str, path: &Path) -> Result<Vec<u8>, CommandError> {
+    let wrong = |what: String| CommandError::invalid_data(format!("{flag} {}: {what}", path.display()));
+    let text = files::read(path, FILE_BYTES).map_err(|error| wrong(error.to_string()))?;
+    let begins = text.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE);
+    if !begins {
+        return Err(wrong(
+            "there is no certificate in it; one begins with -----BEGIN CERTIFICATE-----".to_owned(),
+        ));
+    }
+    Ok(text)
+}
+
+/// The text of a file that nobody may see.
+fn secret(flag: &str, path: &Path) -> Result<Secret, CommandError> {
+    let wrong = |what: String| CommandError::invalid_data(format!("{flag} {}: {what}", path.display()));
+    let text = files::read_text(path, FILE_BYTES).map_err(|error| wrong(error.to_string()))?;
+    Ok(Secret::new(text))
 }

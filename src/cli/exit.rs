@@ -4,8 +4,9 @@ use std::{error::Error, fmt, process::ExitCode};
 
 use tonic::Code;
 
-use super::device_error::DeviceError;
+use super::{device_error::DeviceError, wire::ProtectionError};
 use crate::{
+    auth::KeyFileError,
     bench::{
         analysis::AnalysisError,
         import::WriteRunsError,
@@ -184,6 +185,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if cause.is::<DeviceError>() {
         return Some(Exit::Usage);
+    }
+    if cause.is::<ProtectionError>() || cause.is::<KeyFileError>() {
+        return Some(Exit::InvalidData);
     }
     cause.is::<FetchError>().then_some(Exit::Failure)
 }

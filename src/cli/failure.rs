@@ -84,6 +84,11 @@ impl Failure<'_> {
             "SERVER_DRAINING" => {
                 "the server is being stopped: try again once it is back, or call another".to_owned()
             }
+            "CREDENTIALS_MISSING" | "CREDENTIALS_INVALID" | "CREDENTIALS_EXPIRED" => {
+                "--token-file names a file with an API key or token, and BABELWARD_TOKEN has one itself; the server's \
+                 operator makes keys with `babelward keys new`"
+                    .to_owned()
+            }
             "SERVER_LOADING" => format!("`babelward models watch{server}` shows how far it is"),
             _ => return None,
         };

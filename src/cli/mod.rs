@@ -23,6 +23,7 @@ mod guard_prompts;
 mod input;
 mod interrupt;
 mod json;
+mod keys;
 mod models;
 #[cfg(feature = "cuda")]
 mod nvidia;
@@ -101,6 +102,8 @@ enum Command {
     Models(models::Args),
     /// List the policies of a server, by which guards can judge
     Policies(policies::Args),
+    /// Make, list and revoke API keys of a server
+    Keys(keys::Args),
     /// Show or check the configuration
     Config(config::Args),
     /// Check this machine, or with --server a running server; every problem is shown with its fix
@@ -189,6 +192,7 @@ impl Command {
             | Self::Report(_)
             | Self::Compare(_)
             | Self::Validate(_)
+            | Self::Keys(_)
             | Self::Config(_)
             | Self::EngineBench(_)
             | Self::GuardPrompts(_) => None,
@@ -211,6 +215,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Score(args) => score::run(args, global),
         Command::Models(args) => models::run(args, global),
         Command::Policies(args) => policies::run(args, global),
+        Command::Keys(args) => keys::run(args, global),
         Command::Config(args) => config::run(args, global),
         Command::Doctor(args) => doctor::run(args, global),
         Command::EngineBench(args) => engine_bench::run(&args).map(|()| Exit::Done),

@@ -6,15 +6,16 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{CommandError, Exit, Global, banner, config_args::ConfigArgs, wire};
 use crate::{
     config::{Config, LogFormat},
     registry::Registry,
+    reload::keep_current,
     rpc,
-    telemetry::{LogStyle, init_logs, serve_metrics},
+    telemetry::{LogStyle, MetricsOptions, init_logs, serve_metrics},
 };
 
 /// Serve models over gRPC.
@@ -55,7 +56,33 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         .await
         .with_context(|| format!("cannot listen on {listen}; choose another --listen"))?;
     let address = listener.local_addr()?;
-    let metrics = config.server.metrics_listen.map(serve_metrics).transpose()?;
+    let admin_listener = match config.server.admin_listen {
+        Some(listen) => Some(
+            TcpListener::bind(listen)
+                .await
+                .with_context(|| format!("cannot listen on {listen}; choose another --admin-listen"))?,
+        ),
+        None => None,
+    };
+    let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let protection = wire::protection(config)?;
+    let serving = watch::Sender::new(false);
+    let metrics_options = MetricsOptions {
+        tls: protection.security.tls.clone(),
+        readers: protection.metrics_readers.clone(),
+        serving: serving.subscribe(),
+    };
+    let metrics = config.server.metrics_listen;
+    let metrics = metrics
+        .map(|listen| serve_metrics(listen, metrics_options))
+        .transpose()?;
+    let (hang_up, looks) = mpsc::channel(1);
+    tokio::spawn(keep_current(
+        protection.files.clone(),
+        config.security.reload_interval,
+        looks,
+    ));
+    tokio::spawn(on_hang_up(signal(SignalKind::hangup())?, hang_up));
 
     let for_devices = config.clone();
     let preparing = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -71,8 +98,15 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         // Ready when the sender says stop, and also when the sender is gone.
         let _ = stopped.await;
     };
-    let server = rpc::serve(
-        listener,
+    let is_tls = protection.security.tls.is_some();
+    let has_auth = config.security.credentials.is_some();
+    let server = rpc::serve_on(
+        rpc::Listeners {
+            calls: listener,
+            admin: admin_listener,
+            security: protection.security,
+            serving,
+        },
         Arc::clone(&registry),
         wire::server_options(config),
         shutdown,
@@ -90,7 +124,10 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     }
     let banner = banner::Banner {
         address,
+        admin,
         metrics,
+        is_tls,
+        has_auth,
         registry: &registry,
         search: search.as_ref(),
         exposed: !listen.ip().is_loopback(),
@@ -116,6 +153,14 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         tracing::warn!("the engine did not end in time");
     }
     Ok(Exit::Done)
+}
+
+/// Asks for a look at certificates, keys and token keys whenever the process gets SIGHUP.
+async fn on_hang_up(mut signals: Signal, ask: mpsc::Sender<()>) {
+    while signals.recv().await.is_some() {
+        // If there is one to come already, it sees what has changed.
+        let _ = ask.try_send(());
+    }
 }
 
 /// SIGINT and SIGTERM.

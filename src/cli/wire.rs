@@ -1,12 +1,13 @@
 //! Turns the configuration into the options of registry, engine and server.
 
-use std::{num::NonZeroUsize, thread};
+use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use super::{
     device_error::{CardSearch, DeviceError},
     devices::{self, Machine, ThisMachine},
 };
 use crate::{
+    auth::{Authenticator, CredentialsError, Quotas},
     backend::Backend,
     config::{Config, Role},
     engine::{Clock, EngineConfig, TenantWeights},
@@ -16,7 +17,9 @@ use crate::{
         DeviceOptions, KvSize, MemoryOptions, MemoryOwner, ModelRole, ModelSpec, RegistryOptions,
         StartOptions, automatic_budget,
     },
-    rpc::{ServerOptions, TimeLimits},
+    reload::Reload,
+    rpc::{Access, Security, ServerOptions, TimeLimits},
+    tls::{ServerTls, TlsError},
 };
 
 /// What a server of this configuration is started with.
@@ -127,6 +130,51 @@ fn device_options(config: &Config, backend: &dyn Backend) -> DeviceOptions {
             clock: Clock::default(),
         },
     }
+}
+
+/// How a server is protected.
+pub(super) struct Protection {
+    /// On its gRPC listeners.
+    pub(super) security: Security,
+    /// Says who may read the metrics; everybody if absent.
+    pub(super) metrics_readers: Option<Arc<Authenticator>>,
+    /// What is read again when its files change.
+    pub(super) files: Vec<Arc<dyn Reload>>,
+}
+
+/// Reads certificates and credentials.
+pub(super) fn protection(config: &Config) -> Result<Protection, ProtectionError> {
+    let files = &config.security;
+    let tls = files.tls.clone().map(ServerTls::open).transpose()?.map(Arc::new);
+    let credentials = files.credentials.clone().map(Authenticator::open).transpose()?;
+    let credentials = credentials.map(Arc::new);
+    let mut reloadable: Vec<Arc<dyn Reload>> = Vec::new();
+    reloadable.extend(tls.clone().map(|tls| tls as Arc<dyn Reload>));
+    reloadable.extend(
+        credentials
+            .clone()
+            .map(|credentials| credentials as Arc<dyn Reload>),
+    );
+    Ok(Protection {
+        metrics_readers: credentials.clone().filter(|_| !files.open_metrics),
+        security: Security {
+            tls,
+            access: credentials.map_or(Access::Open, Access::Checked),
+            quotas: Quotas::new(files.quotas, files.tenant_quotas.iter().cloned()),
+        },
+        files: reloadable,
+    })
+}
+
+/// Why certificates or credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProtectionError {
+    /// A certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// API keys or token keys.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
 }
 
 /// Options of the server.

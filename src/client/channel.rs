@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,10 +15,11 @@ use tokio::net::lookup_host;
 use tonic::{
     Code, Response, Status,
     metadata::{AsciiMetadataValue, MetadataMap},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use super::{
+    credentials::{BearerToken, ClientIdentity},
     error::{self, ClientError, RpcError, TlsProblem},
     retry::{RetryPolicy, ServerHint},
 };
@@ -44,6 +46,10 @@ pub struct ClientOptions {
     /// Authorities, in PEM form, that may have issued the certificate of a server with TLS; those that the system trusts if
     /// absent.
     pub authorities: Option<Vec<u8>>,
+    /// The certificate to show to a server with TLS that asks for one.
+    pub identity: Option<ClientIdentity>,
+    /// The API key or token to send with each call.
+    pub token: Option<BearerToken>,
     /// The tenant that the server charges with the work.
     pub tenant: Option<AsciiMetadataValue>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
@@ -56,6 +62,8 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(5),
             call_timeout: None,
             authorities: None,
+            identity: None,
+            token: None,
             tenant: None,
             retry: RetryPolicy::default(),
         }
@@ -121,6 +129,11 @@ impl Client {
         self.servers.channels[number % self.servers()].clone()
     }
 
+    /// Whether a key, token or certificate is sent.
+    pub fn has_credential(&self) -> bool {
+        self.options.token.is_some() || self.options.identity.is_some()
+    }
+
     /// All models of the server.
     ///
     /// # Errors
@@ -171,6 +184,9 @@ impl Client {
     /// The request of a call, with the headers that all calls have.
     pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
+        if let Some(token) = &self.options.token {
+            request.metadata_mut().insert("authorization", token.header());
+        }
         if let Some(tenant) = &self.options.tenant {
             request
                 .metadata_mut()
@@ -253,7 +269,13 @@ async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Cha
     let mut endpoints = Vec::new();
     for address in addresses.split(',').map(str::trim) {
         for server in resolved(address).await? {
-            let endpoint = endpoint(&server, options.authorities.as_deref())?
+            let endpoint = endpoint(&server, options)?;
+            if options.token.is_some() && !is_encrypted(endpoint.uri()) {
+                tracing::warn!(
+                    "the key or token is sent without encryption; say https:// to a server on another machine"
+                );
+            }
+            let endpoint = endpoint
                 .connect_timeout(options.connect_timeout)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
@@ -295,7 +317,18 @@ async fn resolved(address: &str) -> Result<Vec<String>, ClientError> {
     }
 }
 
-fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, ClientError> {
+/// Whether nobody on the way to this address can read what is sent: with TLS, or within this machine.
+fn is_encrypted(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default();
+    let ip = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    let is_here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    is_here || address.scheme_str() == Some("https")
+}
+
+fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, ClientError> {
     let bad = |reason: String| ClientError::BadAddress {
         address: address.to_owned(),
         reason,
@@ -311,9 +344,13 @@ fn endpoint(address: &str, authorities: Option<&[u8]>) -> Result<Endpoint, Clien
         return Ok(endpoint);
     }
     let tls = ClientTlsConfig::new();
-    let tls = match authorities {
+    let tls = match &options.authorities {
         Some(authorities) => tls.ca_certificate(Certificate::from_pem(authorities)),
         None => tls.with_native_roots(),
+    };
+    let tls = match &options.identity {
+        Some(identity) => tls.identity(Identity::from_pem(&identity.certificates, identity.key.expose())),
+        None => tls,
     };
     endpoint.tls_config(tls).map_err(|error| ClientError::Tls {
         address: address.to_owned(),

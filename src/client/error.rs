@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt, io, time::Duration};
 
+use rustls::AlertDescription;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, RpcStatusExt as _, StatusExt as _};
 
@@ -219,13 +220,18 @@ pub enum TlsProblem {
     Certificate(String),
     /// The peer does not speak TLS.
     #[error(
-        "what listens there does not speak TLS ({0}); say http:// to call `babelward serve` itself, which speaks none, \
-         or name the proxy that does"
+        "what listens there does not speak TLS ({0}); say http:// to call a server without TLS, or name the proxy that \
+         speaks it"
     )]
     NotSpoken(String),
     /// The client's own part of TLS could not be set up.
-    #[error("it could not be set up ({0}); name the certificates of the authorities to trust with --ca-file")]
+    #[error("it could not be set up ({0}); check the files of --ca-file, --client-cert and --client-key")]
     NotSetUp(String),
+    /// The server does not accept the client's certificate, or wants one.
+    #[error(
+        "the server wants a certificate of the client and accepts none that was shown ({0}); see --client-cert"
+    )]
+    Client(String),
 }
 
 impl ClientError {
@@ -234,6 +240,9 @@ impl ClientError {
         let address = address.to_owned();
         let problem = match tls_error(error) {
             Some(error @ rustls::Error::InvalidCertificate(_)) => TlsProblem::Certificate(error.to_string()),
+            Some(error @ rustls::Error::AlertReceived(alert)) if is_about_the_client(*alert) => {
+                TlsProblem::Client(error.to_string())
+            }
             Some(error) => TlsProblem::NotSpoken(error.to_string()),
             None => {
                 let reason = innermost(error);
@@ -242,6 +251,20 @@ impl ClientError {
         };
         Self::Tls { address, problem }
     }
+}
+
+/// Whether a server says with this that it does not accept the client's certificate, or wants one.
+fn is_about_the_client(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+    )
 }
 
 /// The error of rustls inside of an error chain, where it is wrapped in an error of the system.

@@ -3,6 +3,7 @@
 
 mod calls;
 mod channel;
+mod credentials;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -15,6 +16,7 @@ mod tests;
 
 pub use self::{
     channel::{Client, ClientOptions},
+    credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,

@@ -130,6 +130,16 @@ impl Values {
                 *text = folder.join(&*text).display().to_string();
             }
         }
+        for key in schema::PATH_KEYS {
+            if let Some(Given {
+                raw: Raw::Text(text),
+                origin: Origin::File(file),
+            }) = self.keys.get_mut(*key)
+                && let Some(folder) = file.parent()
+            {
+                *text = folder.join(&*text).display().to_string();
+            }
+        }
         if let Some(Given {
             raw,
             origin: Origin::File(file),

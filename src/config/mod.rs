@@ -9,7 +9,9 @@ mod merged;
 mod origin;
 mod problem;
 mod read;
+mod read_security;
 mod schema;
+mod security;
 mod source;
 mod value;
 mod variable;
@@ -29,6 +31,7 @@ pub use self::{
     origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
     schema::{KEYS, Key, MODEL_KEYS},
+    security::SecurityFiles,
     source::{Inputs, Loaded, load},
     value::{LoadPolicy, LogFormat, Role},
 };
@@ -43,6 +46,8 @@ use crate::{
 pub struct Config {
     /// Addresses and shutdown.
     pub server: Server,
+    /// Who may call, and how.
+    pub security: SecurityFiles,
     /// Configured models, in the order of their ids.
     pub models: Vec<Model>,
     /// Models for requests that do not name one.
@@ -70,11 +75,15 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Address of the metrics for Prometheus, if they are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Address of the listener for AdminService alone, if there is one.
+    pub admin_listen: Option<SocketAddr>,
     /// How long open calls may continue once the server is asked to stop.
     pub drain_grace: Duration,
     /// Whether the server may listen on addresses that other machines can reach, although there is no authentication.
     pub insecure_no_auth: bool,
-    /// Whether everybody who reaches the server may load, unload and pin models.
+    /// Whether the server may listen on such addresses although credentials are not encrypted on the way to it.
+    pub insecure_no_tls: bool,
+    /// Whether callers may load, unload and pin models.
     pub allow_admin: bool,
     /// How long a connection without a call stays open.
     pub connection_idle: Duration,

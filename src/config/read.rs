@@ -30,8 +30,11 @@ const MAX_BYTES: u64 = 1 << 46;
 pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, ConfigError> {
     let mut reader = Reader { values, problems };
     let models = reader.models();
+    let (server, security) = (reader.server(), reader.security());
+    reader.check_exposure(&server, &security);
     let config = Config {
-        server: reader.server(),
+        server,
+        security,
         defaults: reader.defaults(&models),
         policies: reader.policies(),
         models,
@@ -51,17 +54,17 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     values: &'a Values,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, key: &str, reason: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn problem(&mut self, key: &str, reason: impl Into<String>, fix: impl Into<String>) {
         self.problem_of(ProblemKind::Value, key, reason, fix);
     }
 
-    fn problem_of(
+    pub(super) fn problem_of(
         &mut self,
         kind: ProblemKind,
         key: &str,
@@ -78,7 +81,7 @@ impl Reader<'_> {
         });
     }
 
-    fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
+    pub(super) fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
         let values = self.values;
         let raw = match values.keys.get(key) {
             Some(given) => given.raw.clone(),
@@ -91,7 +94,7 @@ impl Reader<'_> {
         value
     }
 
-    fn get<T: Setting>(&mut self, key: &str) -> T {
+    pub(super) fn get<T: Setting>(&mut self, key: &str) -> T {
         self.optional(key).unwrap_or_else(T::placeholder)
     }
 
@@ -148,7 +151,7 @@ impl Reader<'_> {
         }
     }
 
-    fn positive_time(&mut self, key: &str) -> Duration {
+    pub(super) fn positive_time(&mut self, key: &str) -> Duration {
         let time = self.optional::<Duration>(key);
         if time == Some(Duration::ZERO) {
             self.problem(key, "there would be no time at all", "write a time above zero");
@@ -157,34 +160,17 @@ impl Reader<'_> {
     }
 
     fn server(&mut self) -> Server {
-        let server = Server {
+        Server {
             listen: self.get("server.listen"),
             metrics_listen: self.get("server.metrics_listen"),
+            admin_listen: self.get("server.admin_listen"),
             drain_grace: self.get("server.drain_grace"),
             insecure_no_auth: self.get("server.insecure_no_auth"),
+            insecure_no_tls: self.get("server.insecure_no_tls"),
             allow_admin: self.get("server.allow_admin"),
             connection_idle: self.positive_time("server.connection_idle"),
             connection_age: self.get("server.connection_age"),
-        };
-        let addresses = [
-            ("server.listen", Some(server.listen)),
-            ("server.metrics_listen", server.metrics_listen),
-        ];
-        for (key, address) in addresses {
-            let Some(address) = address.filter(|address| !address.ip().is_loopback()) else {
-                continue;
-            };
-            if !server.insecure_no_auth {
-                let reason = format!("{address} can be reached by other machines without authentication");
-                let fix = "listen on 127.0.0.1, or say --insecure-no-auth where the network is trusted";
-                self.problem(key, reason, fix);
-            }
         }
-        if server.metrics_listen == Some(server.listen) && server.listen.port() != 0 {
-            let reason = format!("{} is server.listen too", server.listen);
-            self.problem("server.metrics_listen", reason, "choose another port");
-        }
-        server
     }
 
     fn engine(&mut self) -> Engine {

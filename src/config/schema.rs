@@ -40,6 +40,12 @@ pub const KEYS: &[Key] = &[
         "address, or name of this machine, and port of the Prometheus metrics, or \"off\"",
     ),
     key(
+        "server.admin_listen",
+        "off",
+        "address, or name of this machine, and port of a second gRPC listener on which alone AdminService answers; off: it \
+         answers on server.listen",
+    ),
+    key(
         "server.drain_grace",
         "30s",
         "how long open work may go on after SIGTERM",
@@ -50,9 +56,21 @@ pub const KEYS: &[Key] = &[
         "allow listen addresses that other machines can reach, although there is no authentication",
     ),
     key(
+        "server.insecure_no_tls",
+        "false",
+        "allow listen addresses that other machines can reach, although keys and tokens are not encrypted on the way; for \
+         servers behind a proxy or in a mesh that encrypts",
+    ),
+    key(
         "server.allow_admin",
         "false",
-        "answer AdminService: whoever reaches the server may load, unload and pin configured models",
+        "answer AdminService: callers may load, unload and pin configured models; with authentication, those with the scope \
+         admin",
+    ),
+    key(
+        "server.reload_interval",
+        "10s",
+        "how often certificates, keys and the JWKS file are looked at for changes; SIGHUP makes the server look at once",
     ),
     key(
         "server.connection_idle",
@@ -63,6 +81,70 @@ pub const KEYS: &[Key] = &[
         "server.connection_age",
         "off",
         "when a connection is asked to go, so that its client connects anew, perhaps elsewhere; or \"off\"",
+    ),
+    unset(
+        "tls.certificate",
+        "PEM file of the server's certificate and those between it and its authority; with it, all listeners speak TLS (see \
+         docs/security.md)",
+    ),
+    unset("tls.key", "PEM file of the certificate's private key"),
+    key(
+        "tls.min_version",
+        "1.2",
+        "oldest version of TLS that clients may speak: 1.2 or 1.3",
+    ),
+    unset(
+        "tls.client_ca",
+        "PEM file of the authorities that may have issued clients' certificates; auth.keys_file says who each client is",
+    ),
+    key(
+        "tls.client_certificates",
+        "required",
+        "where there is tls.client_ca: required, or optional for clients that have a key or token instead",
+    ),
+    unset(
+        "auth.keys_file",
+        "TOML file of API keys' hashes and of clients' certificates, each with a tenant and scopes; `babelward keys` writes it",
+    ),
+    unset(
+        "auth.jwks_file",
+        "JWKS file with the public keys of an identity provider, whose tokens (JWT) are then accepted",
+    ),
+    unset("auth.jwt_issuer", "issuer that tokens must have (iss)"),
+    unset("auth.jwt_audience", "audience that tokens must have (aud)"),
+    key(
+        "auth.jwt_leeway",
+        "30s",
+        "how far the clocks of this machine and of the issuer may be apart",
+    ),
+    key(
+        "auth.jwt_tenant_claim",
+        "sub",
+        "claim of a token with the tenant's name",
+    ),
+    key(
+        "auth.jwt_scope_claim",
+        "scope",
+        "claim of a token with its scopes: a text with spaces between them, or a list",
+    ),
+    key(
+        "auth.open_metrics",
+        "false",
+        "answer /metrics without a credential, although calls need one; otherwise it needs the scope metrics",
+    ),
+    key(
+        "quotas.requests_per_minute",
+        "off",
+        "requests of a tenant in a minute, each item of a batch or stream counted; more are refused; or \"off\"",
+    ),
+    key(
+        "quotas.tokens_per_minute",
+        "off",
+        "tokens of a tenant in a minute, of prompts and answers together; more are refused; or \"off\"",
+    ),
+    unset(
+        "quotas.tenants",
+        "tenants with quotas of their own, as NAME=REQUESTS/TOKENS, each a number or off",
     ),
     unset(
         "defaults.target",
@@ -245,6 +327,15 @@ pub const KEYS: &[Key] = &[
         "info",
         "a level, or directives such as info,babelward::engine=debug",
     ),
+];
+
+/// Keys outside of `models` that are paths of files.
+pub(super) const PATH_KEYS: &[&str] = &[
+    "tls.certificate",
+    "tls.key",
+    "tls.client_ca",
+    "auth.keys_file",
+    "auth.jwks_file",
 ];
 
 /// Keys under `models.ID`.

@@ -5,11 +5,15 @@ use super::{Origin, Problem, ProblemKind, problem::closest, schema};
 pub(super) const ENV_PREFIX: &str = "BABELWARD_";
 
 /// Variables with our prefix that are not keys.
-pub(super) const OTHER_VARIABLES: [&str; 4] = [
+pub(super) const OTHER_VARIABLES: [&str; 8] = [
     "BABELWARD_CONFIG",
     "BABELWARD_CACHE",
     "BABELWARD_SERVER_URL",
     "BABELWARD_CA_FILE",
+    "BABELWARD_CLIENT_CERT",
+    "BABELWARD_CLIENT_KEY",
+    "BABELWARD_TOKEN",
+    "BABELWARD_TOKEN_FILE",
 ];
 
 pub(super) fn variable_of(key: &str) -> String {
@@ -20,12 +24,16 @@ pub(super) fn variable_of(key: &str) -> String {
 pub(super) fn unknown_variable(name: &str) -> Problem {
     let known: Vec<String> = schema::KEYS.iter().map(|key| variable_of(key.name)).collect();
     let candidates = known.iter().map(String::as_str).chain(OTHER_VARIABLES);
+    // The key alone, without its section.
+    let own = name.strip_prefix(ENV_PREFIX);
+    let mut keys = known.iter().map(String::as_str);
+    let same_key = keys.find(|variable| variable.rsplit("__").next() == own);
     Problem {
         kind: ProblemKind::Value,
         key: name.to_owned(),
         origin: Some(Origin::Env(name.to_owned())),
         reason: "no such key".to_owned(),
-        fix: match closest(name, candidates) {
+        fix: match same_key.or_else(|| closest(name, candidates)) {
             Some(candidate) => format!("did you mean {candidate}?"),
             None => format!("unset it, or name a key such as {ENV_PREFIX}SERVER__LISTEN"),
         },

@@ -23,6 +23,7 @@ use super::{
     call::{Call, Received},
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
+    entrance::Entrance,
     error::ServiceError,
     limits::{DefaultDeadlines, TimeLimits},
     method::Method,
@@ -35,9 +36,6 @@ use crate::engine::{Stage, Tenant};
 /// The header with the id of a call.
 const REQUEST_ID: &str = "x-request-id";
 
-/// The header with the tenant that a call is charged to; see docs/scheduling.md.
-const TENANT: &str = "x-babelward-tenant";
-
 /// Gives each request its [`Call`], and ensures that the response begins before the deadline, even while the request's
 /// body is still arriving.
 #[derive(Clone)]
@@ -49,6 +47,8 @@ pub(crate) struct CallLayer {
     /// Cancelled when the server accepts no new work. A drain does not wait for calls that arrive after that, because they
     /// are only refused.
     pub(crate) draining: CancellationToken,
+    /// Who may call.
+    pub(crate) entrance: Entrance,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -84,12 +84,29 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Intake>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Intake>) -> Self::Future {
         let receive = self.layer.times.receive;
+        let entrance = &self.layer.entrance;
+        let method = Method::of_path(request.uri().path());
+        let admitted = match method {
+            Some(method) => entrance.admit(method, &request),
+            None => entrance.admit_foreign(&request).map(|()| Tenant::default()),
+        };
+        let tenant = match admitted {
+            Ok(tenant) => tenant,
+            Err(error) => {
+                let response = refusal(&request.into_parts().0, &error).map(|()| Body::empty());
+                return Box::pin(async { Ok(response) });
+            }
+        };
+        // Nothing behind this needs the credential.
+        request.headers_mut().remove(http::header::AUTHORIZATION);
         let request_id = request_id(request.headers().get(REQUEST_ID));
-        let Some(method) = Method::of_path(request.uri().path()) else {
+        let Some(method) = method else {
             let foreign = ForeignCall::new(request.uri().path(), request_id);
-            let request = request.map(|intake| Body::new(RequestBody::foreign(intake, receive)));
+            let (head, intake) = request.into_parts();
+            let body = RequestBody::foreign(intake, receive, head.uri.path());
+            let request = http::Request::from_parts(head, Body::new(body));
             return self.forward(foreign, request);
         };
         let arrival = Instant::now();
@@ -97,7 +114,6 @@ where
             Some(timeout) => method.requested_deadline(arrival, timeout, self.layer.times.longest_deadline),
             None => method.default_deadline(arrival, &self.layer.defaults),
         };
-        let tenant = tenant(request.headers().get(TENANT));
         let span = call_span(&request_id, method.name());
         let in_flight = (!self.layer.draining.is_cancelled()).then(|| self.layer.in_flight.begin());
         let call = Call {
@@ -163,8 +179,8 @@ fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<
     match Method::of_path(call.uri.path()) {
         Some(method) => {
             let span = call_span(&request_id, method.name());
-            let tenant = tenant(call.headers.get(TENANT));
-            Record::call(method, span, Deadline::default(), tenant, None).fail(error);
+            // Nobody has checked which tenant it is.
+            Record::call(method, span, Deadline::default(), Tenant::default(), None).fail(error);
         }
         None => ForeignCall::new(call.uri.path(), Arc::clone(&request_id)).answered(error.reason().code()),
     }
@@ -194,15 +210,6 @@ fn status_in_headers(response: &http::Response<Body>) -> Option<Code> {
     Some(Code::from_bytes(status.as_bytes()))
 }
 
-/// The tenant that the header names. Without the header, or with an invalid name, the call is charged to the account that
-/// all such calls share, so that nobody gets an account of its own with invalid names.
-fn tenant(value: Option<&HeaderValue>) -> Tenant {
-    value
-        .and_then(|value| value.to_str().ok())
-        .and_then(Tenant::named)
-        .unwrap_or_default()
-}
-
 /// The caller's request id if it has at most 128 visible ASCII characters; otherwise a random one.
 fn request_id(value: Option<&HeaderValue>) -> Arc<str> {
     value
@@ -217,16 +224,6 @@ fn request_id(value: Option<&HeaderValue>) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tenants_are_named_or_share_one_account() {
-        let named = |name: &str| tenant(Some(&HeaderValue::from_str(name).unwrap()));
-        assert_eq!(Some(named("team-7")), Tenant::named("team-7"));
-        for name in ["", "a b", "a/b", &"x".repeat(65)] {
-            assert!(named(name).is_unnamed(), "{name:?}");
-        }
-        assert!(tenant(None).is_unnamed());
-    }
 
     #[test]
     fn request_ids_are_kept_if_printable_and_generated_if_not() {

@@ -188,7 +188,11 @@ impl SafetyApi {
         let results = items.map(|(number, (item, id))| {
             let path = format!("items[{number}].request");
             let record = Record::item(&call.record, number, call.deadline);
-            let answer = classify(context.item(&record), item.request.unwrap_or_default(), path);
+            let context = context.item(&record);
+            let answer = async move {
+                context.shared.count_request(&context.tenant)?;
+                classify(context, item.request.unwrap_or_default(), path).await
+            };
             async move {
                 let result = match answer.await {
                     Ok(response) => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    auth::{QuotaRefusal, Rejection, Scope, Scopes},
     engine::{SequenceError, Stage, SubmitError},
     model::spec::{DeviceName, Precision},
     registry::{
@@ -193,6 +194,19 @@ pub enum ServiceError {
         /// The precision that was requested.
         requested: Precision,
     },
+    /// The caller has sent no credential, or none that is valid. Send one.
+    Unauthenticated(Rejection),
+    /// The caller's credential does not allow this call. Use another.
+    ScopeMissing {
+        /// Scopes of which the call needs any one.
+        needs: &'static [Scope],
+        /// Scopes that the credential has.
+        has: Scopes,
+    },
+    /// The caller's tenant has used up its quota. Try again after the delay, or send less.
+    Quota(QuotaRefusal),
+    /// This server answers calls of AdminService on another address. Use that.
+    AdminElsewhere,
     /// This server does not allow calls of AdminService.
     AdminDisabled,
     /// The model's engine has stopped. Try another server.
@@ -216,6 +230,13 @@ impl ServiceError {
     /// The error of one invalid field.
     pub(crate) fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::InvalidFields(vec![Violation::new(field, description)])
+    }
+
+    /// The error of a request that is beyond its tenant's quota. It is counted.
+    pub(crate) fn quota(refusal: QuotaRefusal) -> Self {
+        let kind = refusal.kind.name();
+        metrics::counter!("babelward_quota_refused_total", "kind" => kind).increment(1);
+        Self::Quota(refusal)
     }
 
     /// Whether the model has failed, which counts towards its FAILED state.

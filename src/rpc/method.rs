@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{deadline::Deadline, limits::DefaultDeadlines};
+use crate::auth::Scope;
 
 /// A call of one of our services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +69,31 @@ impl Method {
             Self::EstimateModel => "babelward.v1.AdminService/EstimateModel",
             Self::EstimateQuality => "babelward.v1.QualityService/EstimateQuality",
         }
+    }
+
+    /// The scopes of which a caller needs any one. docs/security.md has the same table.
+    pub(crate) fn scopes(self) -> &'static [Scope] {
+        match self {
+            Self::Generate | Self::GenerateStream => &[Scope::Generate],
+            Self::Classify | Self::BatchClassify | Self::ClassifyStream => &[Scope::Classify],
+            Self::Score | Self::ScoreStream | Self::EstimateQuality => &[Scope::Score],
+            Self::ListPolicies
+            | Self::ListModels
+            | Self::GetModel
+            | Self::WatchModels
+            | Self::CountTokens => &[Scope::Classify, Scope::Generate, Scope::Score, Scope::Admin],
+            Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => &[Scope::Admin],
+        }
+    }
+
+    /// Whether it manages models.
+    pub(crate) fn is_admin(self) -> bool {
+        self.scopes() == [Scope::Admin]
+    }
+
+    /// Whether each of its items counts as a request of its tenant, and not the call as a whole.
+    pub(crate) fn counts_items(self) -> bool {
+        self.takes_items() || matches!(self, Self::BatchClassify | Self::EstimateQuality)
     }
 
     /// Whether its requests are a stream of items; every other call has one request message.

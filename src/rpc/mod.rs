@@ -14,6 +14,7 @@ mod classify;
 mod deadline;
 mod element_counts;
 mod encode;
+mod entrance;
 mod error;
 mod generate;
 mod limits;
@@ -34,8 +35,9 @@ mod transport;
 mod validate;
 mod violations;
 
+pub use entrance::Access;
 pub use error::{ServiceError, TextOrigin};
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
-pub use server::{ServeError, serve};
+pub use server::{Listeners, Security, ServeError, serve, serve_on};
 pub use status::{DOMAIN, Reason};
 pub(crate) use transport::raise_descriptor_limit;

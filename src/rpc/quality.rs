@@ -86,6 +86,7 @@ async fn score(
     encoder: &Arc<PairEncoder>,
     pair: Result<Pair, ServiceError>,
 ) -> Result<proto::QualityEstimate, ServiceError> {
+    context.shared.count_request(&context.tenant)?;
     let Pair {
         source,
         translation,

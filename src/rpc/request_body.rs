@@ -38,8 +38,16 @@ enum Owner {
     Single(CallBody),
     /// A call with a stream of items.
     Items(CallBody),
-    /// Health or reflection.
+    /// A health check, which has one message as well. Without a time limit, strangers could keep such calls open for ever.
+    Health,
+    /// Reflection, or a method that does not exist.
     Foreign,
+}
+
+impl Owner {
+    fn has_one_message(&self) -> bool {
+        matches!(self, Self::Single(_) | Self::Health)
+    }
 }
 
 /// The body of one request.
@@ -64,12 +72,15 @@ impl RequestBody {
         Self::new(intake, receive, owner)
     }
 
-    pub(crate) fn foreign(intake: Intake, receive: Duration) -> Self {
-        Self::new(intake, receive, Owner::Foreign)
+    /// The body of a call of a service that is not ours, with this path.
+    pub(crate) fn foreign(intake: Intake, receive: Duration, path: &str) -> Self {
+        let is_health = path.starts_with("/grpc.health.v1.Health/");
+        let owner = if is_health { Owner::Health } else { Owner::Foreign };
+        Self::new(intake, receive, owner)
     }
 
     fn new(intake: Intake, receive: Duration, owner: Owner) -> Self {
-        let timer = matches!(owner, Owner::Single(_)).then(|| Box::pin(sleep(receive)));
+        let timer = owner.has_one_message().then(|| Box::pin(sleep(receive)));
         Self {
             intake,
             owner,
@@ -82,7 +93,7 @@ impl RequestBody {
     fn fail(&self, error: &ServiceError) -> Status {
         match &self.owner {
             Owner::Single(body) | Owner::Items(body) => body.call.fail(error),
-            Owner::Foreign => error.to_status(""),
+            Owner::Health | Owner::Foreign => error.to_status(""),
         }
     }
 
@@ -90,7 +101,7 @@ impl RequestBody {
     fn check(&mut self, arrival: Arrival) -> Result<Bytes, Status> {
         let Arrival { bytes, held } = arrival;
         match &self.owner {
-            Owner::Foreign => Ok(bytes),
+            Owner::Health | Owner::Foreign => Ok(bytes),
             Owner::Single(_) if self.is_complete => Err(Status::unimplemented(
                 "this call takes one request message, and got another",
             )),
@@ -120,7 +131,7 @@ impl RequestBody {
 
     /// Whether the client still has to send the rest of a message.
     fn is_awaited(&self) -> bool {
-        matches!(self.owner, Owner::Single(_)) || self.intake.has_part()
+        self.owner.has_one_message() || self.intake.has_part()
     }
 }
 
@@ -166,7 +177,7 @@ impl http_body::Body for RequestBody {
             }
             Poll::Pending => return Poll::Pending,
         };
-        if !matches!(this.owner, Owner::Single(_)) {
+        if !this.owner.has_one_message() {
             this.timer = None;
         }
         Poll::Ready(message.map(|message| {

@@ -21,6 +21,7 @@ use super::{
     text_work::{TextSize, TextWork},
 };
 use crate::{
+    auth::{Quotas, TokenReservation},
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
     proto,
     registry::{Lease, Registry},
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) texts: TextWork,
     /// Whether clients may load, unload and pin models.
     pub(crate) allow_admin: bool,
+    /// How much each tenant may ask for.
+    pub(crate) quotas: Quotas,
     /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace period of the drain is over, and open work must end.
@@ -52,6 +55,12 @@ impl Shared {
             Some(progress) => Err(ServiceError::loading(progress)),
             None => Ok(()),
         }
+    }
+
+    /// Counts an item of a batch or stream as a request of its tenant.
+    pub(crate) fn count_request(&self, tenant: &Tenant) -> Result<(), ServiceError> {
+        let counted = self.quotas.take_request(tenant, Instant::now());
+        counted.map_err(ServiceError::quota)
     }
 }
 
@@ -125,6 +134,8 @@ pub(crate) struct Sequence {
     /// When its prompt was computed.
     prompt_done: Option<Instant>,
     ended: bool,
+    /// Tokens of the tenant's quota that the answer may still use.
+    reserved: TokenReservation,
 }
 
 impl Sequence {
@@ -139,6 +150,12 @@ impl Sequence {
         // The channel has room for Started, Probe, Row, all tokens and the last event, so that it is never full.
         let (sender, events) = mpsc::channel(output.max_new_tokens.saturating_add(4));
         let cancel = CancelOnDrop(CancelFlag::default());
+        let most_tokens = prompt.len().saturating_add(output.max_new_tokens);
+        let reserved = context
+            .shared
+            .quotas
+            .reserve_tokens(&context.tenant, most_tokens, Instant::now());
+        let mut reserved = reserved.map_err(ServiceError::quota)?;
         let request = SequenceRequest {
             model: entry.resident.index,
             adapter: entry.adapter.as_ref().map(|adapter| adapter.index),
@@ -168,6 +185,7 @@ impl Sequence {
             );
             error
         })?;
+        reserved.use_tokens(prompt_tokens);
         context.record.note(|tally| tally.add_sequence(prompt_tokens));
         tracing::debug!(model, prompt_tokens, class, "a sequence is queued");
         Ok(Self {
@@ -182,6 +200,7 @@ impl Sequence {
             began: None,
             prompt_done: None,
             ended: false,
+            reserved,
         })
     }
 
@@ -221,6 +240,7 @@ impl Sequence {
                 self.stage = Stage::Decode;
                 self.prompt_done.get_or_insert_with(Instant::now);
                 if matches!(event, Event::Token(_)) {
+                    self.reserved.use_tokens(1);
                     self.record.note(|tally| tally.add_answer_token());
                 }
             }

@@ -2,7 +2,8 @@
 
 use std::{future::Future, num::NonZero, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use futures::future::{OptionFuture, join};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -13,6 +14,7 @@ use super::{
     call_layer::{self, CallLayer},
     classify::SafetyApi,
     element_counts::ElementCounts,
+    entrance::{Access, AdminCalls, Entrance},
     generate::GenerationApi,
     limits::ServerOptions,
     models::ModelApi,
@@ -24,6 +26,7 @@ use super::{
     transport::{Connections, RequestBudget, Shutdown, Transport, connection_limit, listen},
 };
 use crate::{
+    auth::Quotas,
     proto::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         generation_service_server::GenerationServiceServer, model_service_server::ModelServiceServer,
@@ -31,11 +34,18 @@ use crate::{
         scoring_service_server::ScoringServiceServer,
     },
     registry::{ModelRole, Registry},
+    tls::ServerTls,
 };
 
 /// How long written answers may take to be sent after the last call has ended. Streams of health and reflection, which this
 /// server does not end itself, are closed after that.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Most connections of the listener that is for AdminService alone.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Most open calls of that listener.
+const ADMIN_CALLS: usize = 256;
 
 /// Why serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +58,74 @@ pub enum ServeError {
     Descriptors(#[from] prost::DecodeError),
 }
 
-/// Serves until `shutdown` resolves, and then drains: health reports NOT_SERVING, models are DRAINING, new calls are refused
-/// with UNAVAILABLE (`SERVER_DRAINING`), and open calls may finish within `options.drain_grace`; those that are still open
-/// then end with the same error. Connections are accepted until then, so that probes and callers get an answer; those that
-/// were open before are asked to close (GOAWAY), so that their clients reconnect, perhaps to another server. The registry
-/// is not shut down; its owner does that afterwards.
+/// Where a server listens, and how it is protected there.
+pub struct Listeners {
+    /// For calls.
+    pub calls: TcpListener,
+    /// For AdminService, which is then not answered on the other one. Everything else is answered on both.
+    pub admin: Option<TcpListener>,
+    /// Who may call, and how.
+    pub security: Security,
+    /// Becomes true while the server as a whole is SERVING, as gRPC health says, and false otherwise.
+    pub serving: watch::Sender<bool>,
+}
+
+/// Who may call, and how. Without anything of it, a server should be reached by its own machine only.
+#[derive(Clone, Default)]
+pub struct Security {
+    /// TLS on all listeners.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Who may call.
+    pub access: Access,
+    /// How much each tenant may ask for.
+    pub quotas: Quotas,
+}
+
+impl Listeners {
+    /// One listener for everything, without TLS and authentication.
+    pub fn unprotected(calls: TcpListener) -> Self {
+        Self {
+            calls,
+            admin: None,
+            security: Security::default(),
+            serving: watch::Sender::new(false),
+        }
+    }
+}
+
+/// [`serve_on`] one listener for everything, without TLS and authentication.
+///
+/// # Errors
+/// As [`serve_on`].
 pub async fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
     options: ServerOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
+    serve_on(Listeners::unprotected(listener), registry, options, shutdown).await
+}
+
+/// Serves until `shutdown` resolves, and then drains: health reports NOT_SERVING, models are DRAINING, new calls are refused
+/// with UNAVAILABLE (`SERVER_DRAINING`), and open calls may finish within `options.drain_grace`; those that are still open
+/// then end with the same error. Connections are accepted until then, so that probes and callers get an answer; those that
+/// were open before are asked to close (GOAWAY), so that their clients reconnect, perhaps to another server. The registry
+/// is not shut down; its owner does that afterwards.
+///
+/// # Errors
+/// When the services cannot be set up.
+pub async fn serve_on(
+    listeners: Listeners,
+    registry: Arc<Registry>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let Listeners {
+        calls: listener,
+        admin: admin_listener,
+        security,
+        serving,
+    } = listeners;
     let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
         registry,
@@ -69,19 +136,31 @@ pub async fn serve(
         limits: options.limits,
         times: options.times,
         allow_admin: options.allow_admin,
+        quotas: security.quotas.clone(),
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });
     let in_flight = InFlightCount::new();
-    let health = HealthReporter::new();
+    let health = Health {
+        reporter: HealthReporter::new(),
+        serving,
+    };
     // The reporter begins with SERVING for the empty name, and knows no other service.
-    set_health(&health, |_| false).await;
+    health.set(|_| false).await;
     let calls = CallLayer {
         defaults: Arc::new(options.default_deadlines),
         times: shared.times.clone(),
         counts: Arc::new(counts),
         in_flight: in_flight.clone(),
         draining: shared.draining.clone(),
+        entrance: Entrance {
+            access: security.access.clone(),
+            admin_calls: match admin_listener {
+                Some(_) => AdminCalls::Elsewhere,
+                None => AdminCalls::Here,
+            },
+            quotas: security.quotas.clone(),
+        },
     };
     let most = connection_limit(shared.limits.connections);
     if most < shared.limits.connections {
@@ -92,21 +171,42 @@ pub async fn serve(
             "the limit on open files allows fewer connections than limits.connections"
         );
     }
-    let transport = Arc::new(Transport {
-        service: calls.layer(routes(&shared, &health)?),
-        refuse: call_layer::too_many_calls,
-        limits: shared.limits.clone(),
-        times: shared.times.clone(),
-        connections: Connections::new(most, shared.limits.calls),
-        request_budget: RequestBudget::new(shared.limits.request_bytes),
-    });
+    let routes = routes(&shared, &health.reporter)?;
+    let request_budget = RequestBudget::new(shared.limits.request_bytes);
+    let transport = |calls: &CallLayer, connections: Arc<Connections>| {
+        Arc::new(Transport {
+            service: calls.layer(routes.clone()),
+            refuse: call_layer::too_many_calls,
+            tls: security.tls.clone(),
+            limits: shared.limits.clone(),
+            times: shared.times.clone(),
+            connections,
+            request_budget: Arc::clone(&request_budget),
+        })
+    };
     let stages = Shutdown {
         draining: shared.draining.clone(),
         closing: CancellationToken::new(),
         abort: CancellationToken::new(),
     };
     let connections = TaskTracker::new();
-    let listening = listen(listener, transport, stages.clone(), connections.clone());
+    let main = transport(&calls, Connections::new(most, shared.limits.calls));
+    let listening = listen(listener, main, stages.clone(), connections.clone());
+    let admin_listening = admin_listener.map(|listener| {
+        let calls = CallLayer {
+            entrance: Entrance {
+                admin_calls: AdminCalls::Here,
+                ..calls.entrance.clone()
+            },
+            ..calls.clone()
+        };
+        // Callers of the other listener cannot keep operators out.
+        let admin = transport(&calls, Connections::new(ADMIN_CONNECTIONS, ADMIN_CALLS));
+        listen(listener, admin, stages.clone(), connections.clone())
+    });
+    let listening = async {
+        join(listening, OptionFuture::from(admin_listening)).await;
+    };
     let watch_health = follow_states(&shared.registry, &health);
     tokio::pin!(listening);
 
@@ -152,8 +252,8 @@ fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Result<Routes, Serve
 }
 
 /// Ends all calls: they may finish within the grace period, and end with an error after it.
-async fn drain(shared: &Shared, in_flight: &InFlightCount, health: &HealthReporter, grace: Duration) {
-    set_health(health, |_| false).await;
+async fn drain(shared: &Shared, in_flight: &InFlightCount, health: &Health, grace: Duration) {
+    health.set(|_| false).await;
     shared.registry.begin_drain();
     shared.draining.cancel();
     if tokio::time::timeout(grace, in_flight.wait_for_none())
@@ -190,7 +290,7 @@ enum Needs {
 
 /// Updates health whenever the state of a model changes. A service serves while each model that it needs is READY, or would
 /// be loaded by a request. Does not return while the registry exists.
-async fn follow_states(registry: &Registry, health: &HealthReporter) {
+async fn follow_states(registry: &Registry, health: &Health) {
     let mut states = registry.states();
     loop {
         // The states are copied, because states change under the registry's lock, which `serves` takes too.
@@ -204,49 +304,60 @@ async fn follow_states(registry: &Registry, health: &HealthReporter) {
             .filter(|(declared, state)| registry.serves(declared, *state))
             .flat_map(|(declared, _)| declared.roles.iter().copied())
             .collect();
-        set_health(health, |needs| match needs {
-            Needs::Process => true,
-            Needs::Started => started,
-            Needs::Devices => started && devices,
-            Needs::Roles(roles) => started && roles.iter().all(|role| ready.contains(role)),
-        })
-        .await;
+        health
+            .set(|needs| match needs {
+                Needs::Process => true,
+                Needs::Started => started,
+                Needs::Devices => started && devices,
+                Needs::Roles(roles) => started && roles.iter().all(|role| ready.contains(role)),
+            })
+            .await;
         if states.changed().await.is_err() {
             return;
         }
     }
 }
 
-/// Sets the health of each service by what it needs.
-async fn set_health(health: &HealthReporter, serves: impl Fn(Needs) -> bool) {
-    let services = [
-        // The server as a whole, which orchestrators ask for unless they are configured otherwise.
-        ("", Needs::Devices),
-        (
-            GenerationServiceServer::<GenerationApi>::NAME,
-            Needs::Roles(&[ModelRole::Target]),
-        ),
-        (
-            SafetyServiceServer::<SafetyApi>::NAME,
-            Needs::Roles(&[ModelRole::Guard]),
-        ),
-        (
-            ScoringServiceServer::<ScoringApi>::NAME,
-            Needs::Roles(&[ModelRole::Target, ModelRole::Guard]),
-        ),
-        (
-            QualityServiceServer::<QualityApi>::NAME,
-            Needs::Roles(&[ModelRole::Quality]),
-        ),
-        (ModelServiceServer::<ModelApi>::NAME, Needs::Process),
-        (AdminServiceServer::<AdminApi>::NAME, Needs::Started),
-    ];
-    for (name, needs) in services {
-        let status = if serves(needs) {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
-        health.set_service_status(name, status).await;
+/// Tells the health of all services.
+struct Health {
+    reporter: HealthReporter,
+    /// That of the server as a whole, for `/healthz`.
+    serving: watch::Sender<bool>,
+}
+
+impl Health {
+    /// Sets the health of each service by what it needs.
+    async fn set(&self, serves: impl Fn(Needs) -> bool) {
+        let services = [
+            // The server as a whole, which orchestrators ask for unless they are configured otherwise.
+            ("", Needs::Devices),
+            (
+                GenerationServiceServer::<GenerationApi>::NAME,
+                Needs::Roles(&[ModelRole::Target]),
+            ),
+            (
+                SafetyServiceServer::<SafetyApi>::NAME,
+                Needs::Roles(&[ModelRole::Guard]),
+            ),
+            (
+                ScoringServiceServer::<ScoringApi>::NAME,
+                Needs::Roles(&[ModelRole::Target, ModelRole::Guard]),
+            ),
+            (
+                QualityServiceServer::<QualityApi>::NAME,
+                Needs::Roles(&[ModelRole::Quality]),
+            ),
+            (ModelServiceServer::<ModelApi>::NAME, Needs::Process),
+            (AdminServiceServer::<AdminApi>::NAME, Needs::Started),
+        ];
+        for (name, needs) in services {
+            let status = if serves(needs) {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
+            self.reporter.set_service_status(name, status).await;
+        }
+        self.serving.send_replace(serves(Needs::Devices));
     }
 }

@@ -10,7 +10,14 @@ use super::{
     error::{ServiceError, TextOrigin, Violation},
     violations::{for_details, for_message},
 };
-use crate::{engine::Stage, memory::human_bytes, proto, registry::ModelRole, text::TokenCount};
+use crate::{
+    auth::{QuotaKind, QuotaRefusal, Rejection},
+    engine::Stage,
+    memory::human_bytes,
+    proto,
+    registry::ModelRole,
+    text::TokenCount,
+};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "babelward";
@@ -73,6 +80,13 @@ reasons! {
     ModelLoadFailed = "MODEL_LOAD_FAILED" => FailedPrecondition;
     DeviceMemory = "DEVICE_MEMORY" => ResourceExhausted;
     PrecisionMismatch = "PRECISION_MISMATCH" => FailedPrecondition;
+    CredentialsMissing = "CREDENTIALS_MISSING" => Unauthenticated;
+    CredentialsInvalid = "CREDENTIALS_INVALID" => Unauthenticated;
+    CredentialsExpired = "CREDENTIALS_EXPIRED" => Unauthenticated;
+    ScopeMissing = "SCOPE_MISSING" => PermissionDenied;
+    QuotaRequests = "QUOTA_REQUESTS" => ResourceExhausted;
+    QuotaTokens = "QUOTA_TOKENS" => ResourceExhausted;
+    AdminElsewhere = "ADMIN_ELSEWHERE" => PermissionDenied;
     AdminDisabled = "ADMIN_DISABLED" => PermissionDenied;
     ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
@@ -381,6 +395,21 @@ impl ServiceError {
             )
             .with("precision", has.name())
             .with("asked", requested.name()),
+            Self::Unauthenticated(rejection) => unauthenticated(*rejection),
+            Self::ScopeMissing { needs, has } => {
+                let names: Vec<_> = needs.iter().map(|scope| scope.name()).collect();
+                Report::new(
+                    Reason::ScopeMissing,
+                    format!("the credential does not allow this call, which needs the scope {}", names.join(" or ")),
+                )
+                .with("needs", names.join(","))
+                .with("has", has)
+            }
+            Self::Quota(refusal) => quota(refusal),
+            Self::AdminElsewhere => Report::new(
+                Reason::AdminElsewhere,
+                "this server answers AdminService on an address of its own (server.admin_listen)".to_owned(),
+            ),
             Self::AdminDisabled => Report::new(
                 Reason::AdminDisabled,
                 "this server does not let clients manage models: start it with --allow-admin \
@@ -443,6 +472,68 @@ impl Report {
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
+    }
+}
+
+/// The error of a caller that is not known. It does not say how far a wrong credential was right: only whoever has a token
+/// with a valid signature learns what else is wrong with it.
+fn unauthenticated(rejection: Rejection) -> Report {
+    let (reason, message) = match rejection {
+        Rejection::Missing => (
+            Reason::CredentialsMissing,
+            "this server answers callers with a credential: send an API key or token as `authorization: Bearer KEY`, or \
+             a client certificate",
+        ),
+        Rejection::Malformed => (
+            Reason::CredentialsInvalid,
+            "`authorization` must be sent once, as `Bearer` and a key or token",
+        ),
+        Rejection::Unknown => (
+            Reason::CredentialsInvalid,
+            "the key, token or certificate is not one that this server knows",
+        ),
+        Rejection::Expired => (Reason::CredentialsExpired, "the key or token is no longer valid"),
+        Rejection::NotYetValid => (Reason::CredentialsInvalid, "the token is not valid yet (nbf)"),
+        Rejection::Issuer => (
+            Reason::CredentialsInvalid,
+            "the token was issued by somebody else (iss)",
+        ),
+        Rejection::Audience => (
+            Reason::CredentialsInvalid,
+            "the token is for another service (aud)",
+        ),
+        Rejection::Claims => (
+            Reason::CredentialsInvalid,
+            "the token lacks a claim that it must have, or has one of another form: exp, iss, aud, the tenant \
+             (auth.jwt_tenant_claim) and the scopes (auth.jwt_scope_claim)",
+        ),
+    };
+    Report::new(reason, message.to_owned()).with("problem", rejection.name())
+}
+
+fn quota(refusal: &QuotaRefusal) -> Report {
+    let QuotaRefusal {
+        kind,
+        per_minute,
+        needed,
+        retry_after,
+    } = *refusal;
+    let (reason, what) = match kind {
+        QuotaKind::Requests => (Reason::QuotaRequests, "requests"),
+        QuotaKind::Tokens => (Reason::QuotaTokens, "tokens"),
+    };
+    let message = match retry_after {
+        Some(_) => format!("the tenant has used up its {per_minute} {what} a minute; try again"),
+        None => {
+            format!("this needs {needed} {what}, and the tenant has {per_minute} a minute: send less at once")
+        }
+    };
+    let report = Report::new(reason, message)
+        .with("perMinute", per_minute)
+        .with("needed", needed);
+    match retry_after {
+        Some(retry_after) => report.retry(retry_after),
+        None => report,
     }
 }
 

@@ -276,6 +276,7 @@ impl<R: StreamRpc> Driver<R> {
         let Some(Action::Start(work)) = item.action else {
             return Err(ServiceError::field("action", "is required"));
         };
+        self.shared.count_request(&self.call.tenant)?;
         let serial = self.next_serial;
         self.next_serial += 1;
         let record = Record::item(&self.call.record, serial, deadline);

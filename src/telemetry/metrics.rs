@@ -8,7 +8,7 @@ use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::metrics_port;
+use super::metrics_port::{self, MetricsOptions};
 
 /// Time between two compactions of the histograms, so that their data does not grow between two readings.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -49,9 +49,9 @@ pub enum MetricsError {
     },
 }
 
-/// Serves `http://listen/metrics` until the process ends, and records metrics from now on. It needs a tokio runtime and is
+/// Serves `/metrics`, `/healthz` and `/livez` on this address until the process ends, and records metrics from now on. It needs a tokio runtime and is
 /// called once. Returns the address with the actual port if the given one is 0.
-pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
+pub fn serve_metrics(listen: SocketAddr, options: MetricsOptions) -> Result<SocketAddr, MetricsError> {
     let socket = |reason| MetricsError::Listen { listen, reason };
     let listener = metrics_port::bind(listen).map_err(socket)?;
     let address = listener.local_addr().map_err(socket)?;
@@ -68,7 +68,7 @@ pub fn serve_metrics(listen: SocketAddr) -> Result<SocketAddr, MetricsError> {
             upkeep.run_upkeep();
         }
     });
-    tokio::spawn(metrics_port::serve(listener, move || handle.render()));
+    tokio::spawn(metrics_port::serve(listener, options, move || handle.render()));
     Ok(address)
 }
 
@@ -91,6 +91,27 @@ fn describe() {
         "babelward_connections_refused_total",
         Unit::Count,
         "Connections that were refused because all open connections had calls."
+    );
+    describe_counter!(
+        "babelward_tls_failures_total",
+        Unit::Count,
+        "Connections of the gRPC listeners with which no TLS came about."
+    );
+    describe_counter!(
+        "babelward_auth_refused_total",
+        Unit::Count,
+        "Calls that were refused for their credential, by reason: missing, malformed, unknown, expired, not_yet_valid, \
+         issuer, audience, claims, or scope."
+    );
+    describe_counter!(
+        "babelward_quota_refused_total",
+        Unit::Count,
+        "Requests that were beyond their tenant's quota, by kind: requests or tokens."
+    );
+    describe_counter!(
+        "babelward_reloads_total",
+        Unit::Count,
+        "Changed files of certificates and credentials, by outcome: replaced, or kept where the new content was wrong."
     );
     describe_counter!(
         "babelward_requests_total",

@@ -7,4 +7,5 @@ mod metrics_port;
 pub use self::{
     logs::{LogStyle, init_logs},
     metrics::{MetricsError, serve_metrics},
+    metrics_port::MetricsOptions,
 };

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail like tests"
 )]
 
+#[path = "../common/authority.rs"]
+mod authority;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
@@ -15,12 +17,14 @@ mod config;
 mod data;
 mod gate;
 mod import;
+mod keys;
 mod labels;
 mod logs;
 mod manifest;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
+mod protected;
 mod quoted;
 mod report;
 mod serve;

@@ -3,62 +3,35 @@
 use std::{fs, net::SocketAddr, path::Path, thread};
 
 use babelward::proto::safety_service_server::SafetyServiceServer;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::{
+    authority::Authority,
     client::{Scripted, scripted},
     support::{Outcome, command, run},
 };
 
-/// An authority of one's own, as companies have it.
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Self { certificate, issuer }
-    }
-
-    /// A server whose certificate is for these names; it lives as long as the test's process.
-    fn serve(&self, names: &[&str]) -> SocketAddr {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            let serving = Server::builder()
-                .tls_config(ServerTlsConfig::new().identity(identity))
-                .unwrap()
-                .add_service(SafetyServiceServer::new(Scripted))
-                .serve_with_incoming(TcpListenerStream::new(listener));
-            runtime.block_on(serving).unwrap();
-        });
-        address
-    }
-
-    fn write(&self, folder: &Path, name: &str) -> String {
-        let path = folder.join(name);
-        fs::write(&path, &self.certificate).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
+/// A server whose certificate is for these names; it lives as long as the test's process.
+fn serve(authority: &Authority, names: &[&str]) -> SocketAddr {
+    let identity = authority.issue(names);
+    let identity = Identity::from_pem(identity.certificate, identity.key);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let serving = Server::builder()
+            .tls_config(ServerTlsConfig::new().identity(identity))
+            .unwrap()
+            .add_service(SafetyServiceServer::new(Scripted))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.block_on(serving).unwrap();
+    });
+    address
 }
 
 /// Variables by name and value.
@@ -77,7 +50,7 @@ fn classify(folder: &Path, environment: Environment, arguments: &[&str]) -> Outc
 fn a_server_behind_tls_is_called_when_its_authority_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    let address = authority.serve(&["localhost", "127.0.0.1"]);
+    let address = serve(&authority, &["localhost", "127.0.0.1"]);
     let trusted = authority.write(folder.path(), "ca.pem");
     let by_address = format!("https://{address}");
     let by_name = format!("https://localhost:{}", address.port());
@@ -101,8 +74,8 @@ fn a_certificate_that_is_not_trusted_ends_the_command_and_says_what_to_do() {
     let (authority, other) = (Authority::new(), Authority::new());
     let trusted = authority.write(folder.path(), "ca.pem");
     let stranger = other.write(folder.path(), "other.pem");
-    let server = format!("https://{}", authority.serve(&["127.0.0.1"]));
-    let misnamed = format!("https://{}", authority.serve(&["guard.example"]));
+    let server = format!("https://{}", serve(&authority, &["127.0.0.1"]));
+    let misnamed = format!("https://{}", serve(&authority, &["guard.example"]));
     let plain = scripted().replace("http://", "https://");
     let no_certificate = folder.path().join("no.pem");
     fs::write(&no_certificate, "words").unwrap();

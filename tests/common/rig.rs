@@ -23,7 +23,7 @@ use babelward::{
         DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelGroup,
         ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, StartOptions,
     },
-    rpc::{self, ServeError, ServerOptions},
+    rpc::{self, Listeners, Security, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -67,6 +67,8 @@ impl Default for Setup {
 
 pub struct Rig {
     pub address: SocketAddr,
+    /// Of the listener for AdminService alone, if there is one.
+    pub admin_address: Option<SocketAddr>,
     pub registry: Arc<Registry>,
     pub gate: Gate,
     stop: Option<oneshot::Sender<()>>,
@@ -79,23 +81,46 @@ impl Rig {
     }
 
     pub async fn with(setup: Setup) -> Self {
+        Self::on(setup, local().await).await
+    }
+
+    /// The same with TLS, authentication or quotas.
+    pub async fn protected(setup: Setup, security: Security) -> Self {
+        Self::on(
+            setup,
+            Listeners {
+                security,
+                ..local().await
+            },
+        )
+        .await
+    }
+
+    /// The same with these listeners.
+    pub async fn on(setup: Setup, listeners: Listeners) -> Self {
         let gate = setup.gate.clone();
         let (options, model_gate) = (setup.options.clone(), gate.clone());
         let registry = tokio::task::spawn_blocking(move || registry(&setup, &model_gate));
-        Self::serve(registry.await.unwrap(), options, gate).await
+        Self::serve_on(listeners, registry.await.unwrap(), options, gate)
     }
 
     /// A server for models that are made elsewhere.
     pub async fn serve(registry: Arc<Registry>, options: ServerOptions, gate: Gate) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        Self::serve_on(local().await, registry, options, gate)
+    }
+
+    fn serve_on(listeners: Listeners, registry: Arc<Registry>, options: ServerOptions, gate: Gate) -> Self {
+        let address = listeners.calls.local_addr().unwrap();
+        let admin = listeners.admin.as_ref();
+        let admin_address = admin.map(|listener| listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let server = tokio::spawn(rpc::serve(listener, Arc::clone(&registry), options, shutdown));
+        let server = tokio::spawn(rpc::serve_on(listeners, Arc::clone(&registry), options, shutdown));
         Self {
             address,
+            admin_address,
             registry,
             gate,
             stop: Some(stop),
@@ -169,6 +194,11 @@ impl Rig {
         self.gate.open();
         self.begin_stop().await.unwrap().unwrap();
     }
+}
+
+/// A listener on a free port, without TLS and authentication.
+pub async fn local() -> Listeners {
+    Listeners::unprotected(TcpListener::bind("127.0.0.1:0").await.unwrap())
 }
 
 impl Drop for Rig {

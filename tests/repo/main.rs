@@ -1,4 +1,4 @@
-//! The repository's own rules: what sources may use, what documents say, what the demo's data are, and what `.ci/run`
+//! The repository's own rules: what sources may use, what documents say and which tests they name, what the demo's data are, and what `.ci/run`
 //! tells of a run that fails.
 
 #![allow(
@@ -11,5 +11,6 @@
 mod ci_run;
 mod demo_data;
 mod errors_doc;
+mod security_doc;
 mod tidy;
 mod tidy_support;

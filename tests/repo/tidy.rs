@@ -24,14 +24,18 @@ const LAYERS: &[(&str, &str)] = &[
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
+    ("secret", ""),
+    ("reload", ""),
+    ("tls", "errors files reload"),
+    ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
     ("backend", "model gguf files digest random"),
     (
         "config",
         "errors guard::GuardKind guard::Policy guard::read_policy model::spec engine::Tenant \
-         quality::EstimatorKind memory::human_bytes",
+         quality::EstimatorKind memory::human_bytes auth tls",
     ),
-    ("telemetry", "config"),
+    ("telemetry", "config auth tls engine::Tenant"),
     ("fetch", "digest errors"),
     ("model", "gguf files digest random"),
     ("engine", "backend model random"),
@@ -46,14 +50,14 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "rpc",
         "registry guard quality engine backend model text gguf digest errors config telemetry proto \
-         memory::human_bytes status_code",
+         memory::human_bytes status_code auth tls",
     ),
-    ("client", "proto digest status_code"),
+    ("client", "proto digest status_code secret"),
     ("bench", "client proto digest errors random status_code"),
     (
         "cli",
         "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \
-         memory random status_code",
+         memory random status_code auth tls reload secret files",
     ),
 ];
 

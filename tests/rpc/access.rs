@@ -90,6 +90,16 @@ pub async fn outcome(id: &str) -> (String, String) {
     (text("code"), text("reason"))
 }
 
+/// The tenant in a call's line; empty if there is none.
+pub async fn tenant(id: &str) -> String {
+    line(id).await["tenant"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Everything that was logged.
+pub fn whole_log() -> String {
+    String::from_utf8(LOG.lock().unwrap().clone()).unwrap()
+}
+
 fn pair(code: &str, reason: &str) -> (String, String) {
     (code.to_owned(), reason.to_owned())
 }

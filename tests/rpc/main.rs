@@ -10,8 +10,12 @@
 
 #[path = "../common/alone.rs"]
 mod alone;
+#[path = "../common/authority.rs"]
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/credentials.rs"]
+mod credentials;
 #[path = "../common/estimators.rs"]
 mod estimators;
 #[path = "../common/python.rs"]
@@ -23,6 +27,7 @@ mod scripted;
 
 mod access;
 mod admission;
+mod authentication;
 mod back_pressure;
 mod cancellation;
 mod chaos;
@@ -35,6 +40,7 @@ mod drain;
 mod external_clients;
 mod faults;
 mod fleet;
+mod floods;
 mod generate;
 mod health;
 mod long_texts;
@@ -43,10 +49,12 @@ mod policies;
 mod precision;
 mod quality;
 mod quality_held;
+mod quotas;
 mod raw;
 mod received;
 mod residency;
 mod score;
+mod secured;
 mod starting;
 mod streams;
 mod tenants;

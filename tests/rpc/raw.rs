@@ -17,7 +17,11 @@ use tonic::{Status, codegen::http};
 
 /// One connection; cheap to clone.
 #[derive(Clone)]
-pub struct Raw(SendRequest<Bytes>);
+pub struct Raw {
+    send: SendRequest<Bytes>,
+    /// The value of `authorization`, if it is sent.
+    authorization: Option<String>,
+}
 
 /// A call whose request is not sent to its end.
 pub struct Unfinished {
@@ -37,7 +41,23 @@ impl Raw {
         // Answers may be small, and this client slow.
         builder.data_frame_budget(1 << 26);
         let (send, connection) = builder.handshake(stream).await.unwrap();
-        (Self(send), tokio::spawn(connection))
+        (Self::of(send), tokio::spawn(connection))
+    }
+
+    /// A connection that is there already.
+    pub fn of(send: SendRequest<Bytes>) -> Self {
+        Self {
+            send,
+            authorization: None,
+        }
+    }
+
+    /// The same connection, with a key in each call.
+    pub fn with_key(self, key: &str) -> Self {
+        Self {
+            authorization: Some(format!("Bearer {key}")),
+            ..self
+        }
     }
 
     /// Calls a method with one message and waits for its status.
@@ -59,15 +79,29 @@ impl Raw {
         self.begin(method, timeout).await.status().await
     }
 
+    /// The HTTP status of a call that is refused below gRPC.
+    pub async fn refused(&self, method: &str) -> u16 {
+        let call = self.begin(method, "").await;
+        call.response.await.unwrap().status().as_u16()
+    }
+
     /// Begins a call and sends nothing yet.
     pub async fn begin(&self, method: &str, timeout: &str) -> Unfinished {
-        let mut request = http::Request::post(format!("http://localhost/babelward.v1.{method}"))
+        self.begin_path(&format!("babelward.v1.{method}"), timeout).await
+    }
+
+    /// The same with the whole name of the method.
+    pub async fn begin_path(&self, path: &str, timeout: &str) -> Unfinished {
+        let mut request = http::Request::post(format!("http://localhost/{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         if !timeout.is_empty() {
             request = request.header("grpc-timeout", timeout);
         }
-        let mut send = self.0.clone().ready().await.unwrap();
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let mut send = self.send.clone().ready().await.unwrap();
         let (response, body) = send.send_request(request.body(()).unwrap(), false).unwrap();
         Unfinished { body, response }
     }
@@ -123,6 +157,25 @@ impl Unfinished {
         part.extend(u32::try_from(length).unwrap().to_be_bytes());
         part.resize(5 + content, 0);
         self.send(&part).await;
+    }
+
+    /// Ends the request. The call's status, and the headers of the response.
+    pub async fn finish(mut self) -> (Status, http::HeaderMap) {
+        // A request that was refused has ended already.
+        let _refused = self.body.send_data(Bytes::new(), true);
+        let response = self.response.await.unwrap();
+        let headers = response.headers().clone();
+        (Status::from_header_map(&headers).unwrap(), headers)
+    }
+
+    /// Ends the request and reads no answer. The reason for which the server resets the call.
+    pub async fn reset(mut self) -> Option<h2::Reason> {
+        self.body.send_data(Bytes::new(), true).unwrap();
+        let mut body = match self.response.await {
+            Ok(response) => response.into_body(),
+            Err(error) => return error.reason(),
+        };
+        body.data().await?.err()?.reason()
     }
 
     /// Keeps the request open and waits for the call's status.

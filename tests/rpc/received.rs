@@ -132,6 +132,27 @@ async fn requests_that_do_not_come_to_their_end_are_told() {
     rig.stop().await;
 }
 
+/// Health checks are answered to everybody, so nobody may keep one open.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_checks_that_do_not_come_to_their_end_are_told() {
+    let times = TimeLimits {
+        receive: SHORT,
+        ..Default::default()
+    };
+    let rig = rig(Limits::default(), times).await;
+    let client = Raw::connect(rig.address).await;
+    for method in ["Check", "Watch"] {
+        let call = client
+            .begin_path(&format!("grpc.health.v1.Health/{method}"), "")
+            .await;
+        let status = call.status().await;
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "REQUEST_INCOMPLETE");
+    }
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_without_items_ends_and_one_with_an_open_item_does_not() {
     let times = TimeLimits {

@@ -45,7 +45,11 @@ pub(super) async fn checks(connection: &Connection) -> Vec<Check> {
     let mut checks = vec![Check::new("server", found, Outcome::Ok), encryption(&address)];
     match client.list_models().await {
         Ok(models) => {
-            let found = "the server asks for none: whoever reaches the port may call";
+            let found = if client.has_credential() {
+                "the server answers with the credential that was sent"
+            } else {
+                "the server asks for none: whoever reaches the port may call"
+            };
             checks.push(Check::new("authentication", found, Outcome::Ok));
             checks.push(version(client.server_version().await.unwrap_or_default()));
             checks.push(health(&client, serving, &models).await);
@@ -67,7 +71,10 @@ fn unreached(error: &anyhow::Error) -> Check {
                 "use the host name that the certificate is for, and name its authority's certificate with --ca-file"
             }
             TlsProblem::NotSpoken(_) => "say http://, or give the port of the proxy that speaks TLS",
-            TlsProblem::NotSetUp(_) => "name the certificates of the authorities to trust with --ca-file",
+            TlsProblem::NotSetUp(_) => "check the files of --ca-file, --client-cert and --client-key",
+            TlsProblem::Client(_) => {
+                "show a certificate that the server's authority issued, with --client-cert and --client-key"
+            }
         },
         Some(_) => {
             "start `babelward serve` there, or say where it listens; from another machine it needs --listen"
@@ -85,7 +92,7 @@ fn unanswered(address: &str, error: ClientError) -> Check {
     let (name, fix) = match rpc.code {
         Code::Unauthenticated | Code::PermissionDenied => (
             "authentication",
-            "something in front of the server wants credentials, and these commands send none: ask the server itself",
+            "the server wants credentials: send an API key or token (--token-file) that allows the call, or show a certificate (--client-cert)",
         ),
         Code::Unimplemented => (
             "server",

@@ -9,7 +9,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::server::TlsStream;
+use tokio_util::{either::Either, sync::CancellationToken};
 use tracing::field::debug;
 
 use super::{
@@ -17,6 +18,10 @@ use super::{
     exchange::{exchange, refuse},
     service::{CallService, Transport},
     socket::Socket,
+};
+use crate::{
+    rpc::entrance::HEALTH_CHECK,
+    tls::{PeerCertificate, ServerTls},
 };
 
 /// Time between pings. A dead peer is detected within about twice this.
@@ -38,9 +43,6 @@ const HEADER_BYTES: u32 = 16 << 10;
 /// Most bytes that h2 may use for its records of small frames, before the calls read them.
 const SMALL_FRAMES: usize = 8 << 20;
 
-/// The method of health probes. It is answered however many calls are open, because a busy server is not unhealthy.
-const HEALTH: &str = "/grpc.health.v1.Health/Check";
-
 /// How the server ends a connection.
 pub(super) struct ConnectionShutdown {
     /// The peer is asked to close the connection; open calls finish.
@@ -58,23 +60,61 @@ pub(super) async fn serve<S: CallService>(
 ) {
     metrics::gauge!("babelward_connections").increment(1);
     let (abort, evicted) = (shutdown.abort.clone(), permit.evicted());
-    let handshake = timeout(
-        transport.times.handshake,
-        builder(&transport).handshake(Socket::new(stream)),
-    );
+    let handshake = timeout(transport.times.handshake, handshake(stream, &transport));
     let begun = tokio::select! {
         begun = handshake => begun,
         () = abort.cancelled() => return ended(),
         () = evicted.cancelled() => return ended(),
     };
-    if let Ok(Ok(connection)) = begun {
+    if let Ok(Some((connection, peer))) = begun {
         tokio::select! {
             biased;
             () = abort.cancelled() => {}
-            () = serve_calls(connection, permit, &transport, &shutdown.close) => {}
+            () = serve_calls(connection, peer, permit, &transport, &shutdown.close) => {}
         }
     }
     ended();
+}
+
+/// A client's certificate, if it has shown one.
+type Peer = Option<Arc<PeerCertificate>>;
+
+/// Agrees on TLS, where the server speaks it, and on HTTP/2. `None` when the peer speaks something else.
+async fn handshake<S>(
+    stream: TcpStream,
+    transport: &Transport<S>,
+) -> Option<(server::Connection<Socket, Bytes>, Peer)> {
+    let (stream, peer) = match &transport.tls {
+        None => (Either::Left(stream), None),
+        Some(tls) => {
+            let (stream, peer) = secured(stream, tls).await?;
+            (Either::Right(Box::new(stream)), peer)
+        }
+    };
+    let connection = builder(transport).handshake(Socket::new(stream)).await.ok()?;
+    Some((connection, peer))
+}
+
+async fn secured(stream: TcpStream, tls: &ServerTls) -> Option<(TlsStream<TcpStream>, Peer)> {
+    let failed = |reason: &str| {
+        metrics::counter!("babelward_tls_failures_total").increment(1);
+        tracing::debug!(reason, "a connection with TLS failed");
+    };
+    let stream = match tls.grpc().accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            failed(&error.to_string());
+            return None;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    if !ServerTls::is_http2(session.alpn_protocol()) {
+        failed("the client does not name HTTP/2 (ALPN)");
+        return None;
+    }
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let peer = shown.and_then(PeerCertificate::read).map(Arc::new);
+    Some((stream, peer))
 }
 
 fn ended() {
@@ -98,6 +138,7 @@ fn builder<S>(transport: &Transport<S>) -> server::Builder {
 /// Answers calls until the peer or the server ends the connection.
 async fn serve_calls<S: CallService>(
     mut connection: server::Connection<Socket, Bytes>,
+    peer: Peer,
     permit: ConnectionPermit,
     transport: &Arc<Transport<S>>,
     close: &CancellationToken,
@@ -128,8 +169,12 @@ async fn serve_calls<S: CallService>(
                 None => true,
             },
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    if let Some(call) = permit.begin_call(request.uri().path() == HEALTH) {
+                Some(Ok((mut request, respond))) => {
+                    if let Some(peer) = &peer {
+                        request.extensions_mut().insert(Arc::clone(peer));
+                    }
+                    // A health check is answered however many calls are open, because a busy server is not unhealthy.
+                    if let Some(call) = permit.begin_call(request.uri().path() == HEALTH_CHECK) {
                         tokio::spawn(exchange(Arc::clone(transport), request, respond, call));
                     } else {
                         refuse(transport.refuse, &request.into_parts().0, respond);

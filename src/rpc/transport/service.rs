@@ -7,7 +7,10 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{budget::RequestBudget, connections::Connections, intake::Intake};
-use crate::rpc::limits::{Limits, TimeLimits};
+use crate::{
+    rpc::limits::{Limits, TimeLimits},
+    tls::ServerTls,
+};
 
 /// Answers calls.
 pub(crate) trait CallService:
@@ -33,6 +36,8 @@ pub(crate) struct Transport<S> {
     pub(crate) service: S,
     /// Makes the response to a call that is refused because too many are open.
     pub(crate) refuse: fn(&http::request::Parts) -> Response<()>,
+    /// TLS, if connections speak it.
+    pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) limits: Limits,
     pub(crate) times: TimeLimits,
     pub(crate) connections: Arc<Connections>,

@@ -1,4 +1,4 @@
-//! A TCP socket that lets other tasks run while many bytes arrive on it.
+//! A socket, with TLS or without, that lets other tasks run while many bytes arrive on it.
 
 use std::{
     io,
@@ -10,20 +10,25 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// After this many bytes, the calls of the connection get a turn to read what has arrived for them. Until then h2 keeps
 /// each frame, and it bounds how many small ones it keeps.
 const TURN: usize = 64 << 10;
 
-/// A TCP stream that yields after [`TURN`] bytes.
+/// A TCP stream, or TLS on one.
+pub(super) type MaybeTls = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A stream that yields after [`TURN`] bytes.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: MaybeTls,
     /// Bytes read since the last turn of other tasks.
     read: usize,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: MaybeTls) -> Self {
         Self { stream, read: 0 }
     }
 }

@@ -1,0 +1,177 @@
+//! Types and checks the keys about TLS, credentials and quotas, and whether the listen addresses are protected as they
+//! must be.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::{ProblemKind, SecurityFiles, Server, read::Reader, security::PerMinute};
+use crate::{
+    auth::{CredentialFiles, QuotaLimits, TokenRules},
+    tls::TlsFiles,
+};
+
+/// Longest difference between clocks that can be allowed for. A token is accepted for so long after its end.
+const LONGEST_LEEWAY: Duration = Duration::from_secs(600);
+
+impl Reader<'_> {
+    pub(super) fn security(&mut self) -> SecurityFiles {
+        let credentials = self.credentials();
+        let security = SecurityFiles {
+            tls: self.tls(credentials.as_ref()),
+            open_metrics: self.get("auth.open_metrics"),
+            quotas: QuotaLimits {
+                requests: self.get::<PerMinute>("quotas.requests_per_minute").0,
+                tokens: self.get::<PerMinute>("quotas.tokens_per_minute").0,
+            },
+            tenant_quotas: self.optional("quotas.tenants").unwrap_or_default(),
+            reload_interval: self.positive_time("server.reload_interval"),
+            credentials,
+        };
+        if security.credentials.is_none() {
+            let quotas = [
+                ("quotas.requests_per_minute", security.quotas.requests.is_some()),
+                ("quotas.tokens_per_minute", security.quotas.tokens.is_some()),
+                ("quotas.tenants", !security.tenant_quotas.is_empty()),
+            ];
+            for (key, _) in quotas.into_iter().filter(|(_, is_set)| *is_set) {
+                let reason = "without authentication, anybody can claim to be any tenant";
+                self.problem(key, reason, "set auth.keys_file or auth.jwks_file, or remove it");
+            }
+        }
+        security
+    }
+
+    /// A file that must exist.
+    fn file(&mut self, key: &str) -> Option<PathBuf> {
+        let path: PathBuf = self.optional(key)?;
+        if !path.exists() {
+            let reason = format!("{} does not exist", path.display());
+            self.problem_of(ProblemKind::File, key, reason, "name an existing file, or none");
+        }
+        Some(path)
+    }
+
+    fn tls(&mut self, credentials: Option<&CredentialFiles>) -> Option<TlsFiles> {
+        let [certificate, key, client_ca] =
+            ["tls.certificate", "tls.key", "tls.client_ca"].map(|name| self.file(name));
+        let client_certificates = self.get("tls.client_certificates");
+        let min_version = self.get("tls.min_version");
+        if client_ca.is_some() && certificate.is_none() {
+            let reason = "clients show certificates only to a server that speaks TLS";
+            self.problem(
+                "tls.client_ca",
+                reason,
+                "set tls.certificate and tls.key, or remove it",
+            );
+        }
+        if client_ca.is_some() && credentials.is_none_or(|files| files.keys.is_none()) {
+            let reason = "nothing says which client has which tenant and scopes";
+            let fix = "set auth.keys_file, a file with a [[certificates]] entry for each client";
+            self.problem("tls.client_ca", reason, fix);
+        }
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles {
+                certificate,
+                key,
+                client_ca,
+                client_certificates,
+                min_version,
+            }),
+            (Some(_), None) => {
+                self.problem("tls.certificate", "it has no key", "set tls.key too");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("tls.key", "it has no certificate", "set tls.certificate too");
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn credentials(&mut self) -> Option<CredentialFiles> {
+        let keys = self.file("auth.keys_file");
+        let jwks = self.file("auth.jwks_file");
+        let [issuer, audience] =
+            ["auth.jwt_issuer", "auth.jwt_audience"].map(|name| (name, self.optional::<String>(name)));
+        let leeway = self.get::<Duration>("auth.jwt_leeway");
+        if leeway > LONGEST_LEEWAY {
+            let reason = "a token would be accepted for too long after its end";
+            self.problem("auth.jwt_leeway", reason, "write at most 10m");
+        }
+        let [tenant_claim, scope_claim] =
+            ["auth.jwt_tenant_claim", "auth.jwt_scope_claim"].map(|name| self.get::<String>(name));
+        for (name, value) in [&issuer, &audience] {
+            match (value.as_deref(), &jwks) {
+                (None | Some(""), Some(_)) => {
+                    let reason = "tokens of any issuer, and for any service, would be accepted";
+                    self.problem(
+                        name,
+                        reason,
+                        "set it to what the tokens of your identity provider have",
+                    );
+                }
+                (Some(_), None) => {
+                    let reason = "without auth.jwks_file no token is accepted";
+                    self.problem(name, reason, "set auth.jwks_file, or remove it");
+                }
+                _ => {}
+            }
+        }
+        let rules = TokenRules {
+            issuer: issuer.1.unwrap_or_default(),
+            audience: audience.1.unwrap_or_default(),
+            leeway,
+            tenant_claim,
+            scope_claim,
+        };
+        let tokens = jwks.map(|path| (path, rules));
+        (keys.is_some() || tokens.is_some()).then_some(CredentialFiles { keys, tokens })
+    }
+
+    /// Refuses addresses that other machines can reach, unless callers need credentials which are encrypted on the way,
+    /// or somebody has said that the network sees to it.
+    pub(super) fn check_exposure(&mut self, server: &Server, security: &SecurityFiles) {
+        let addresses = [
+            ("server.listen", Some(server.listen)),
+            ("server.admin_listen", server.admin_listen),
+            ("server.metrics_listen", server.metrics_listen),
+        ];
+        let exposed = |address: &SocketAddr| !address.ip().is_loopback();
+        for (key, address) in addresses {
+            let Some(address) = address.filter(exposed) else {
+                continue;
+            };
+            if security.credentials.is_none() && !server.insecure_no_auth {
+                let reason = format!("{address} can be reached by other machines without authentication");
+                let fix = "listen on 127.0.0.1, set auth.keys_file or auth.jwks_file, or say --insecure-no-auth where the \
+                           network is trusted";
+                self.problem(key, reason, fix);
+            }
+            if security.credentials.is_some() && security.tls.is_none() && !server.insecure_no_tls {
+                let reason = format!(
+                    "{address} can be reached by other machines, and keys and tokens are not encrypted"
+                );
+                let fix = "set tls.certificate and tls.key, or say --insecure-no-tls where a proxy or mesh encrypts";
+                self.problem(key, reason, fix);
+            }
+        }
+        let used: Vec<_> = addresses
+            .into_iter()
+            .filter_map(|(key, address)| Some((key, address.filter(|address| address.port() != 0)?)))
+            .collect();
+        for (place, (key, address)) in used.iter().enumerate() {
+            if let Some((other, _)) = used[..place].iter().find(|(_, other)| other == address) {
+                let reason = format!("{address} is {other} too");
+                self.problem(key, reason, "choose another port");
+            }
+        }
+        if server.admin_listen.is_some() && !server.allow_admin {
+            let reason = "AdminService does not answer anywhere";
+            self.problem(
+                "server.admin_listen",
+                reason,
+                "say --allow-admin (server.allow_admin = true) too",
+            );
+        }
+    }
+}

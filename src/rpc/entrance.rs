@@ -1,0 +1,148 @@
+//! Who may call, and which call: checked when the headers of a call have arrived, before anything of its body is read.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use http::{
+    HeaderMap, Request,
+    header::{AUTHORIZATION, HeaderValue},
+};
+
+use super::{error::ServiceError, method::Method};
+use crate::{
+    auth::{Authenticator, Quotas, Rejection, SharedPrincipal},
+    engine::Tenant,
+    tls::PeerCertificate,
+};
+
+/// The header by which callers name their tenant where there is no authentication; see docs/scheduling.md.
+const TENANT: &str = "x-babelward-tenant";
+
+/// The method of health probes. It is answered without a credential, because orchestrators have none; it only tells whether
+/// a service serves.
+pub(crate) const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// Who may call.
+#[derive(Clone, Default)]
+pub enum Access {
+    /// Everybody who reaches the server. Callers say themselves which tenant they are.
+    #[default]
+    Open,
+    /// Callers with a credential, which says which tenant they are and what they may do.
+    Checked(Arc<Authenticator>),
+}
+
+/// Where AdminService is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AdminCalls {
+    /// On this listener.
+    Here,
+    /// On another listener of this server.
+    Elsewhere,
+}
+
+/// The checks of one listener.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    pub(crate) access: Access,
+    pub(crate) admin_calls: AdminCalls,
+    pub(crate) quotas: Quotas,
+}
+
+impl Entrance {
+    /// The tenant of a call of ours, if its caller may make it.
+    pub(crate) fn admit<B>(&self, method: Method, call: &Request<B>) -> Result<Tenant, ServiceError> {
+        let tenant = match &self.access {
+            Access::Open => named_tenant(call.headers().get(TENANT)),
+            Access::Checked(authenticator) => {
+                let principal = identify(authenticator, call)?;
+                if !principal.scopes.has_any(method.scopes()) {
+                    count("scope");
+                    return Err(ServiceError::ScopeMissing {
+                        needs: method.scopes(),
+                        has: principal.scopes,
+                    });
+                }
+                principal.tenant.clone()
+            }
+        };
+        if method.is_admin() && self.admin_calls == AdminCalls::Elsewhere {
+            return Err(ServiceError::AdminElsewhere);
+        }
+        if !method.counts_items() {
+            let counted = self.quotas.take_request(&tenant, Instant::now());
+            counted.map_err(ServiceError::quota)?;
+        }
+        Ok(tenant)
+    }
+
+    /// Whether the caller may make a call that is not of ours: a health check always; any other, such as one of
+    /// reflection, with any credential.
+    pub(crate) fn admit_foreign<B>(&self, call: &Request<B>) -> Result<(), ServiceError> {
+        match &self.access {
+            Access::Checked(authenticator) if call.uri().path() != HEALTH_CHECK => {
+                identify(authenticator, call).map(drop)
+            }
+            Access::Checked(_) | Access::Open => Ok(()),
+        }
+    }
+}
+
+fn identify<B>(authenticator: &Authenticator, call: &Request<B>) -> Result<SharedPrincipal, ServiceError> {
+    let certificate = call.extensions().get::<Arc<PeerCertificate>>();
+    let found = authorization(call.headers())
+        .and_then(|value| authenticator.identify(value, certificate.map(Arc::as_ref), SystemTime::now()));
+    found.map_err(|rejection| {
+        count(rejection.name());
+        ServiceError::Unauthenticated(rejection)
+    })
+}
+
+/// The value of `authorization`. Two of them are refused, because others on the way may have looked at the other one.
+fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (first, None) => Ok(first.map(HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(Rejection::Malformed),
+    }
+}
+
+fn count(reason: &'static str) {
+    metrics::counter!("babelward_auth_refused_total", "reason" => reason).increment(1);
+}
+
+/// The tenant that the header names. Without the header, or with an invalid name, the call is charged to the account that
+/// all such calls share, so that nobody gets an account of its own with invalid names.
+fn named_tenant(value: Option<&HeaderValue>) -> Tenant {
+    value
+        .and_then(|value| value.to_str().ok())
+        .and_then(Tenant::named)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_named_or_share_one_account() {
+        let named = |name: &str| named_tenant(Some(&HeaderValue::from_str(name).unwrap()));
+        assert_eq!(Some(named("team-7")), Tenant::named("team-7"));
+        for name in ["", "a b", "a/b", &"x".repeat(65)] {
+            assert!(named(name).is_unnamed(), "{name:?}");
+        }
+        assert!(named_tenant(None).is_unnamed());
+    }
+
+    #[test]
+    fn one_authorization_is_read_and_two_are_refused() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(authorization(&headers), Ok(None));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        assert_eq!(authorization(&headers), Ok(Some(&b"Bearer a"[..])));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        assert_eq!(authorization(&headers), Err(Rejection::Malformed));
+    }
+}

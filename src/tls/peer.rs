@@ -1,0 +1,28 @@
+//! The certificate that a client has shown, once it has been verified.
+
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
+use webpki::EndEntityCert;
+
+/// What identifies a client by its verified certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// SHA-256 of the whole certificate.
+    pub sha256: [u8; 32],
+    /// Its names that are URIs, such as SPIFFE ids.
+    pub uris: Vec<String>,
+    /// Its names that are DNS names.
+    pub dns: Vec<String>,
+}
+
+impl PeerCertificate {
+    /// What a certificate says. `None` if it is not an X.509 certificate, which a verified one always is.
+    pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let parsed = EndEntityCert::try_from(certificate).ok()?;
+        Some(Self {
+            sha256: Sha256::digest(certificate.as_ref()).into(),
+            uris: parsed.valid_uri_names().map(str::to_owned).collect(),
+            dns: parsed.valid_dns_names().map(str::to_owned).collect(),
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Quotas: how many requests and tokens a tenant gets in a minute, and what it is told beyond that.
+
+use std::sync::Arc;
+
+use babelward::{
+    auth::{QuotaLimits, Quotas, Scope},
+    engine::Tenant,
+    proto,
+    rpc::Security,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    credentials::{KeyFile, checked, with_key},
+    rig::{Rig, Setup, classify, generate_tokens, item_reason, item_status, reason, requests},
+};
+
+fn per_minute(requests: Option<u32>, tokens: Option<u32>) -> QuotaLimits {
+    QuotaLimits { requests, tokens }
+}
+
+/// A server with quotas, and the keys of the tenants `small` and `large`, of which the second has no limits.
+async fn limited(limits: QuotaLimits) -> (Rig, [String; 2], KeyFile) {
+    let keys = KeyFile::new();
+    let of = |tenant| keys.add(tenant, &[Scope::Classify, Scope::Generate, Scope::Score]);
+    let of_tenants = [of("small"), of("large")];
+    let unlimited = [(Tenant::named("large").unwrap(), QuotaLimits::default())];
+    let security = Security {
+        quotas: Quotas::new(limits, unlimited),
+        ..checked(&keys.open())
+    };
+    (Rig::protected(Setup::default(), security).await, of_tenants, keys)
+}
+
+/// What a refusal says of when to come back: at all, and the same in details and trailer.
+fn comes_back(status: &Status) -> bool {
+    let delay = status
+        .get_error_details()
+        .retry_info()
+        .and_then(|info| info.retry_delay);
+    assert_eq!(
+        status.metadata().get("grpc-retry-pushback-ms").is_some(),
+        delay.is_some()
+    );
+    delay.is_some_and(|delay| !delay.is_zero())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_beyond_a_tenants_quota_are_told_when_to_come_back() {
+    let (rig, [small, large], _keys) = limited(per_minute(Some(2), None)).await;
+    let mut safety = rig.safety().await;
+    for _ in 0..2 {
+        safety
+            .classify(with_key(&small, classify(&["hi"])))
+            .await
+            .unwrap();
+    }
+    let status = safety
+        .classify(with_key(&small, classify(&["hi"])))
+        .await
+        .unwrap_err();
+    let (name, metadata) = reason(&status, Code::ResourceExhausted);
+    assert_eq!(
+        (name.as_str(), metadata["perMinute"].as_str()),
+        ("QUOTA_REQUESTS", "2")
+    );
+    assert!(comes_back(&status));
+    for _ in 0..5 {
+        safety
+            .classify(with_key(&large, classify(&["hi"])))
+            .await
+            .unwrap();
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_item_of_a_batch_or_stream_is_a_request() {
+    let (rig, [small, _], _keys) = limited(per_minute(Some(3), None)).await;
+    let batch = proto::BatchClassifyRequest {
+        items: (0..2)
+            .map(|number| proto::BatchClassifyItem {
+                id: format!("{number}"),
+                request: Some(classify(&["hi"])),
+            })
+            .collect(),
+    };
+    let answer = rig.safety().await.batch_classify(with_key(&small, batch)).await;
+    let results = answer.unwrap().into_inner().results;
+    let is_answer = |result: &proto::BatchClassifyResult| {
+        matches!(
+            result.result,
+            Some(proto::batch_classify_result::Result::Response(_))
+        )
+    };
+    assert!(results.iter().all(is_answer));
+    let (send, receive) = requests();
+    for id in ["third", "fourth"] {
+        send.send(proto::ClassifyStreamRequest {
+            id: id.to_owned(),
+            action: Some(proto::classify_stream_request::Action::Classify(classify(&[
+                "hi",
+            ]))),
+            timeout: None,
+        })
+        .unwrap();
+    }
+    drop(send);
+    let stream = rig
+        .safety()
+        .await
+        .classify_stream(with_key(&small, receive))
+        .await;
+    let mut stream = stream.unwrap().into_inner();
+    let mut refused = Vec::new();
+    while let Some(answer) = stream.message().await.unwrap() {
+        if let Some(proto::classify_stream_response::Result::Error(error)) = answer.result {
+            assert_eq!(item_reason(&error, Code::ResourceExhausted), "QUOTA_REQUESTS");
+            let details = item_status(&error).get_error_details();
+            assert!(details.retry_info().is_some());
+            refused.push(answer.id);
+        }
+    }
+    assert_eq!(refused, ["fourth"]);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_reserved_for_the_longest_answer_and_the_rest_is_given_back() {
+    let (rig, [small, large], _keys) = limited(per_minute(None, Some(1000))).await;
+    let mut generation = rig.generation().await;
+    let mut ask = async |key: &str, tokens: u32| -> Result<(), Status> {
+        let request = with_key(key, generate_tokens("[say yes] hi", tokens));
+        let mut answer = generation.generate(request).await?.into_inner();
+        while answer.message().await?.is_some() {}
+        Ok(())
+    };
+    // Each may have 600 tokens and has a few, so that one after the other fits.
+    for _ in 0..4 {
+        ask(&small, 600).await.unwrap();
+        rig.idle().await;
+    }
+    let status = ask(&small, 2000).await.unwrap_err();
+    let (name, metadata) = reason(&status, Code::ResourceExhausted);
+    assert_eq!(
+        (name.as_str(), metadata["perMinute"].as_str()),
+        ("QUOTA_TOKENS", "1000")
+    );
+    assert!(!comes_back(&status), "it never fits");
+    ask(&large, 2000).await.unwrap();
+    // Two at the same time do not fit.
+    rig.gate.close();
+    let mut other = rig.generation().await;
+    let request = with_key(&small, generate_tokens("[say yes] hi", 600));
+    let open = tokio::spawn(async move {
+        let mut answer = other.generate(request).await?.into_inner();
+        while answer.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    });
+    rig.blocked().await;
+    let status = ask(&small, 600).await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    assert!(comes_back(&status));
+    rig.gate.open();
+    open.await.unwrap().unwrap();
+    rig.idle().await;
+    rig.stop().await;
+}
+
+/// The name in the header belongs to nobody without authentication, so no quota can depend on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_one_quota_over_all_of_its_keys_and_connections() {
+    let keys = KeyFile::new();
+    let one = keys.add("team", &[Scope::Classify]);
+    let text = std::fs::read_to_string(keys.path()).unwrap();
+    std::fs::write(keys.path(), text.replace("id = \"team\"", "id = \"team-1\"")).unwrap();
+    let two = keys.add("team", &[Scope::Classify]);
+    let security = Security {
+        quotas: Quotas::new(per_minute(Some(2), None), []),
+        ..checked(&keys.open())
+    };
+    let rig = Arc::new(Rig::protected(Setup::default(), security).await);
+    let mut codes = Vec::new();
+    for key in [&one, &two, &one, &two] {
+        let answer = rig
+            .safety()
+            .await
+            .classify(with_key(key, classify(&["hi"])))
+            .await;
+        codes.push(answer.map_or_else(|status| status.code(), |_| Code::Ok));
+    }
+    assert_eq!(
+        codes,
+        [
+            Code::Ok,
+            Code::Ok,
+            Code::ResourceExhausted,
+            Code::ResourceExhausted
+        ]
+    );
+}
