@@ -1,5 +1,9 @@
 //! The most likely tokens of a row of logits: what sampling reads of it, so that the row need not leave the device.
 
+use std::cmp::Ordering;
+
+use super::row::{log_sum_exp, row_max};
+
 /// Most tokens that a device returns of a row.
 pub const MOST_CANDIDATES: usize = 256;
 
@@ -73,6 +77,26 @@ pub struct Candidates {
 }
 
 impl Candidates {
+    /// The `count` most likely tokens of a row in the host's memory: what a device must return of it. `None` where
+    /// [`row_max`] finds that the row cannot be trusted.
+    pub fn of_row(row: &[f32], count: usize, inverse_temperature: f64) -> Option<Self> {
+        let largest = row_max(row)?;
+        let mut tokens: Vec<_> = (0..)
+            .zip(row)
+            .map(|(id, &logit)| Candidate { id, logit })
+            .collect();
+        // Stable, so that of equal logits, zeros of either sign among them, the lowest id is first.
+        let above = |a: &Candidate, b: &Candidate| b.logit.partial_cmp(&a.logit);
+        tokens.sort_by(|a, b| above(a, b).unwrap_or(Ordering::Equal));
+        tokens.truncate(count);
+        let weight = |logit: &f32| ((f64::from(*logit) - f64::from(largest)) * inverse_temperature).exp();
+        Some(Self {
+            tokens,
+            log_sum_exp: log_sum_exp(row, largest),
+            weight: row.iter().map(weight).sum(),
+        })
+    }
+
     /// The `count` most likely tokens with their log-probabilities.
     pub fn most_likely(&self, count: usize) -> impl Iterator<Item = (u32, f64)> {
         let tokens = self.tokens.iter().take(count);

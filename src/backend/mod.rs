@@ -23,6 +23,7 @@ mod finding;
 mod limits;
 mod output;
 mod reading;
+mod row;
 mod self_test;
 pub mod speed;
 mod step_error;
@@ -38,6 +39,7 @@ pub use self::{
     finding::{DeviceFinding, FindingStatus},
     limits::{ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
-    reading::{argmax, log_sum_exp, logprob, read_row, row_max},
+    reading::read_row,
+    row::{argmax, log_sum_exp, logprob, row_max},
     step_error::StepError,
 };

@@ -104,6 +104,9 @@ fn verdicts_of_one_model_beside_generations_of_another_take_at_most_three_times_
     }
 }
 
+/// Verdicts that are always asked for in a flood.
+const FLOOD: usize = 40;
+
 /// Requests more verdicts than the device can answer, for ever, so that the generations get a fifth of the time. Returns
 /// how long the generations took and how much work they are, in seconds.
 fn under_a_flood(
@@ -114,7 +117,7 @@ fn under_a_flood(
 ) -> (f64, f64) {
     let mut engine = new(costs, budget, &listed(&["t0", "t1", "t2"]));
     let guard = costs.len() - 1;
-    let mut flood = ClosedLoop::new(vec![verdict(guard); 40]);
+    let mut flood = ClosedLoop::new(vec![verdict(guard); FLOOD]);
     for _ in 0..200 {
         flood.resubmit(&mut engine);
         engine.step();
@@ -131,13 +134,14 @@ fn under_a_flood(
                 + costs.step(decode) * (request.prompt + request.answer) as f64
         })
         .sum();
-    // A verdict that has begun keeps its place until it ends, so each generation may wait for some.
+    // A verdict that has begun keeps its place until it ends, so where there is one place, each generation may wait for all
+    // verdicts that were asked for before it.
     let costs = StepCosts::planted(costs[guard]);
     let ahead = verdict(guard);
     let steps = ahead.prompt.div_ceil(budget.tokens);
     let verdict_time = costs.part(StepShape::of(ahead.prompt, 0, true))
         + costs.step(StepShape::of(1, ahead.prompt, true)) * steps as f64;
-    let most = 6.0 * work + 60.0 + 2.0 * verdict_time * (requests.len() + 1) as f64;
+    let most = 6.0 * work + 60.0 + verdict_time * ((FLOOD + 2) * requests.len()) as f64;
     while generations.iter().any(|recorder| recorder.terminal_events() == 0) {
         flood.resubmit(&mut engine);
         engine.step();

@@ -424,23 +424,6 @@ mod tests {
         }
     }
 
-    /// The `count` most likely tokens of a row, as a device returns them.
-    fn candidates(row: &[f32], count: usize, temperature: f64) -> Candidates {
-        let max = row_max(row).unwrap();
-        let mut tokens: Vec<_> = (0..)
-            .zip(row)
-            .map(|(id, &logit)| Candidate { id, logit })
-            .collect();
-        tokens.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-        tokens.truncate(count);
-        let weight = |&x: &f32| ((f64::from(x) - f64::from(max)) / temperature).exp();
-        Candidates {
-            tokens,
-            log_sum_exp: log_sum_exp(row, max),
-            weight: row.iter().map(weight).sum(),
-        }
-    }
-
     /// Among candidates that contain all that the filters keep, the same tokens are chosen as from whole rows, and
     /// candidates that do not are not taken for covering them.
     #[test]
@@ -463,8 +446,8 @@ mod tests {
                 seed: case,
             };
             let count = (1 + (random(1) * 12.0) as usize).min(vocabulary);
-            let candidates = candidates(&row, count, sampling.temperature);
             let filter = sampling.filter().unwrap();
+            let candidates = Candidates::of_row(&row, count, filter.inverse_temperature()).unwrap();
             let chosen = sampler.sample(&row, row_max(&row).unwrap(), &[], &sampling, 5);
             if filter.is_covered_by(&candidates, vocabulary) {
                 covered += 1;

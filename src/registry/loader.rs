@@ -94,6 +94,16 @@ impl ModelFile {
         self.adapters.iter().map(|adapter| adapter.path.clone()).collect()
     }
 
+    fn load_options(&self, kv_bytes: u64, precision: Precision) -> LoadOptions {
+        LoadOptions {
+            kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
+            max_context: self.max_context,
+            precision,
+            batch: self.batch,
+            decode: DecodeLaunch::Recorded,
+        }
+    }
+
     /// The error with the id of the model or adapter that causes it.
     fn load_error(&self, source: LoadError) -> RegistryError {
         let adapter = match &source {
@@ -109,14 +119,8 @@ impl ModelFile {
 
 impl ModelLoader for ModelFile {
     fn footprint(&self, precision: Precision) -> Result<Footprint, RegistryError> {
-        let options = LoadOptions {
-            // Nothing is loaded.
-            kv_bytes: 0,
-            max_context: self.max_context,
-            precision,
-            batch: self.batch,
-            decode: DecodeLaunch::Recorded,
-        };
+        // Nothing is loaded, so there is no KV pool.
+        let options = self.load_options(0, precision);
         let adapters = self.adapter_paths();
         let footprint = self.backend.footprint(&self.path, &adapters, &options);
         footprint.map_err(|source| self.load_error(source))
@@ -135,13 +139,7 @@ impl ModelLoader for ModelFile {
             Tokenizer::open(path).map_err(|source| RegistryError::Tokenizer { id: id(), source })?;
         let template =
             ChatTemplate::open(path).map_err(|source| RegistryError::Template { id: id(), source })?;
-        let options = LoadOptions {
-            kv_bytes: usize::try_from(kv_bytes).unwrap_or(usize::MAX),
-            max_context: self.max_context,
-            precision,
-            batch: self.batch,
-            decode: DecodeLaunch::Recorded,
-        };
+        let options = self.load_options(kv_bytes, precision);
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
         Ok(OpenedModel {

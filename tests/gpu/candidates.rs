@@ -1,8 +1,7 @@
 //! The most likely tokens, read on the card.
 
 use babelward::backend::{
-    Backend as _, Candidate, CandidateFilter, Candidates, LanguageModel, MOST_CANDIDATES, Reading, Readout,
-    log_sum_exp, row_max,
+    Backend as _, CandidateFilter, Candidates, LanguageModel, MOST_CANDIDATES, Reading, Readout,
 };
 
 use crate::{
@@ -47,22 +46,6 @@ fn readings(
     (row.to_vec(), output.readings.split_off(1))
 }
 
-fn expected(row: &[f32], temperature: f64) -> Candidates {
-    let largest = row_max(row).unwrap();
-    let mut tokens: Vec<_> = (0..)
-        .zip(row)
-        .map(|(id, &logit)| Candidate { id, logit })
-        .collect();
-    tokens.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-    tokens.truncate(MOST_CANDIDATES);
-    let weight = |&x: &f32| ((f64::from(x) - f64::from(largest)) / temperature).exp();
-    Candidates {
-        tokens,
-        log_sum_exp: log_sum_exp(row, largest),
-        weight: row.iter().map(weight).sum(),
-    }
-}
-
 /// In a prompt's step, and in steps that are recorded and carried out again.
 #[test]
 fn the_most_likely_tokens_are_those_of_the_row_and_rows_come_where_they_do_not_suffice() {
@@ -86,7 +69,7 @@ fn the_most_likely_tokens_are_those_of_the_row_and_rows_come_where_they_do_not_s
             let Reading::Candidates(found) = found else {
                 panic!("{filter:?}: {found:?}");
             };
-            let expected = expected(&row, *temperature);
+            let expected = Candidates::of_row(&row, MOST_CANDIDATES, 1.0 / temperature).unwrap();
             assert_eq!(found.tokens, expected.tokens);
             assert!((found.log_sum_exp - expected.log_sum_exp).abs() < 1e-11);
             assert!((found.weight / expected.weight - 1.0).abs() < 1e-11);

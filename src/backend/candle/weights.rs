@@ -251,21 +251,14 @@ mod tests {
     use super::*;
     use crate::model::spec::RawElements;
 
-    /// Bytes of one block with a scale that is a small number, for formats with a scale or two of f16 at the beginning.
+    /// Bytes of one block whose scales are a small number.
     fn block(format: TensorFormat, seed: u8) -> Vec<u8> {
         let mut block: Vec<u8> = (0..format.block_bytes())
             .map(|i| (i as u8).wrapping_mul(37).wrapping_add(seed))
             .collect();
-        // 0x2c00 is 1/16 in f16. Formats that have their scales elsewhere have them at the end.
+        // 0x2c00 is 1/16 in f16.
         let scale = 0x2c00u16.to_le_bytes();
-        let at: &[usize] = match format {
-            TensorFormat::Q2K => &[80, 82],
-            TensorFormat::Q3K => &[108],
-            TensorFormat::Q6K => &[208],
-            TensorFormat::Q4_0 | TensorFormat::Q5_0 | TensorFormat::Q8_0 => &[0],
-            _ => &[0, 2],
-        };
-        for &at in at {
+        for &at in format.half_offsets() {
             block[at..at + 2].copy_from_slice(&scale);
         }
         block

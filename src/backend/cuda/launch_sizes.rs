@@ -4,8 +4,10 @@ use super::driver::LaunchSize;
 
 /// Threads of a block of the kernels that compute rows.
 pub(super) const ROW_THREADS: u32 = 256;
+/// Threads of a block that reads a row of logits.
+const LOGIT_THREADS: u32 = 512;
 /// Values of a row that one block computes, of the kernels that divide rows.
-pub(super) const ROW_PIECE: usize = 1024;
+const ROW_PIECE: usize = 1024;
 
 /// A launch of one block for each row.
 pub(super) fn rows_of(count: usize) -> LaunchSize {
@@ -14,6 +16,24 @@ pub(super) fn rows_of(count: usize) -> LaunchSize {
         threads: ROW_THREADS,
         shared_bytes: 0,
     }
+}
+
+/// A launch of one block for each row of logits. As in `kernels/logits.cu`.
+pub(super) fn logit_rows(count: usize) -> LaunchSize {
+    LaunchSize {
+        threads: LOGIT_THREADS,
+        ..rows_of(count)
+    }
+}
+
+/// A launch of one thread for each word of a row.
+pub(super) fn words_of(width: usize) -> LaunchSize {
+    rows_of(width.div_ceil(ROW_THREADS as usize))
+}
+
+/// A launch of one block for every [`ROW_PIECE`] values, wherever rows end.
+pub(super) fn values_of(count: usize) -> LaunchSize {
+    rows_of(count.div_ceil(ROW_PIECE))
 }
 
 /// A launch of several blocks for each row of `width` values.

@@ -15,7 +15,7 @@ use super::{
     inputs::{StepInputs, StepLimits, StepShape},
     kernels::Kernel,
     kv_cache::KvCache,
-    launch_sizes::{ROW_THREADS, pieces, rows_of},
+    launch_sizes::{ROW_THREADS, pieces, rows_of, words_of},
     launcher::Launcher,
     linear::CudaLinear,
     products::{ProductTarget, Products},
@@ -201,7 +201,7 @@ const KERNELS: [Kernel; 12] = [
 ];
 
 /// As in `rows.cu`.
-fn kind_number(kind: NormKind) -> u32 {
+pub(super) fn kind_number(kind: NormKind) -> u32 {
     match kind {
         NormKind::Rms => 0,
         NormKind::Layer => 1,
@@ -209,7 +209,7 @@ fn kind_number(kind: NormKind) -> u32 {
 }
 
 /// As in `rows.cu`.
-fn activation_number(activation: Activation) -> u32 {
+pub(super) fn activation_number(activation: Activation) -> u32 {
     match activation {
         Activation::Silu => 0,
         Activation::Gelu => 1,
@@ -570,12 +570,8 @@ impl DecoderOps for CudaOps {
             count: step.reads as u32,
             words: rows.words() as u32,
         };
-        let size = LaunchSize {
-            grid: [rows.words().div_ceil(ROW_THREADS as usize) as u32, 1, 1],
-            threads: ROW_THREADS,
-            shared_bytes: 0,
-        };
-        self.launcher.launch(Kernel::KeepRows, size, &argument);
+        self.launcher
+            .launch(Kernel::KeepRows, words_of(rows.words()), &argument);
         rows.count = step.reads;
     }
 

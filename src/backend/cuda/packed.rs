@@ -10,7 +10,9 @@ use half::f16;
 use super::{
     arguments::PackedMatrix,
     buffer::{Buffer, address_of},
-    driver::{DriverError, Queue},
+    driver::{DriverError, LaunchSize, PRODUCT_ROWS, Queue},
+    kernels::Kernel,
+    launch_sizes::ROW_THREADS,
     parallel::{join_all, threads},
     weights::tensor_problem,
 };
@@ -20,11 +22,13 @@ use crate::model::{
 };
 
 /// Outputs of a tile.
-pub(super) const TILE_OUTPUTS: usize = 16;
+const TILE_OUTPUTS: usize = 16;
 /// Inputs of a tile.
 const TILE_INPUTS: usize = 32;
 /// Inputs that share a base, in formats whose scales have steps.
 const BASE_INPUTS: usize = 256;
+/// Inputs that one block of threads expands.
+const EXPANDED_INPUTS: usize = 256;
 /// Lanes of a warp.
 const LANES: usize = 32;
 
@@ -157,7 +161,37 @@ impl PackedWeights {
         })
     }
 
-    pub(super) fn bits(&self) -> Bits {
+    /// The launch that multiplies so many rows with them.
+    pub(super) fn product_launch(&self, rows: usize) -> (Kernel, LaunchSize) {
+        let kernel = match self.bits() {
+            Bits::Eight => Kernel::PackedProduct8,
+            Bits::Four => Kernel::PackedProduct4,
+        };
+        (kernel, self.launch_size(rows.div_ceil(PRODUCT_ROWS)))
+    }
+
+    /// The launch that writes them in bf16.
+    pub(super) fn expand_launch(&self) -> (Kernel, LaunchSize) {
+        let kernel = match self.bits() {
+            Bits::Eight => Kernel::PackedExpand8,
+            Bits::Four => Kernel::PackedExpand4,
+        };
+        (
+            kernel,
+            self.launch_size(self.shape.inputs.div_ceil(EXPANDED_INPUTS)),
+        )
+    }
+
+    /// A launch of so many blocks for each row of tiles.
+    fn launch_size(&self, blocks: usize) -> LaunchSize {
+        LaunchSize {
+            grid: [self.shape.output_tiles() as u32, blocks as u32, 1],
+            threads: ROW_THREADS,
+            shared_bytes: 0,
+        }
+    }
+
+    fn bits(&self) -> Bits {
         Bits::of(self.shape.format)
     }
 
@@ -288,19 +322,6 @@ mod tests {
     use super::*;
     use crate::model::spec::RawElements;
 
-    const FORMATS: [TensorFormat; 10] = [
-        TensorFormat::Q4_0,
-        TensorFormat::Q4_1,
-        TensorFormat::Q5_0,
-        TensorFormat::Q5_1,
-        TensorFormat::Q8_0,
-        TensorFormat::Q2K,
-        TensorFormat::Q3K,
-        TensorFormat::Q4K,
-        TensorFormat::Q5K,
-        TensorFormat::Q6K,
-    ];
-
     /// Blocks with any integers, and factors that are numbers.
     fn blocks(format: TensorFormat, count: usize) -> Vec<u8> {
         let mut state = 0x9e37_79b9u32;
@@ -309,17 +330,9 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             *byte = (state >> 24) as u8;
         }
-        // Where formats have f16: the exponent must not be that of infinities.
-        let halves: &[usize] = match format {
-            TensorFormat::Q4_1 | TensorFormat::Q5_1 => &[0, 2],
-            TensorFormat::Q4K | TensorFormat::Q5K => &[0, 2],
-            TensorFormat::Q2K => &[80, 82],
-            TensorFormat::Q3K => &[108],
-            TensorFormat::Q6K => &[208],
-            _ => &[0],
-        };
+        // The exponent of an f16 must not be that of infinities.
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
-            for at in halves {
+            for at in format.half_offsets() {
                 block[at + 1] = block[at + 1] & 0x83 | 0x20;
             }
         }
@@ -368,15 +381,17 @@ mod tests {
 
     #[test]
     fn packed_weights_are_those_of_the_file() {
-        for format in FORMATS {
-            let (outputs, inputs) = (37, 512);
+        let (outputs, inputs) = (37, 512);
+        let packed = |format: &TensorFormat| can_be_packed(*format, inputs);
+        let formats: Vec<_> = TensorFormat::ALL.into_iter().filter(packed).collect();
+        assert_eq!(formats.len(), 10);
+        for format in formats {
             let bytes = blocks(format, outputs * inputs / format.block_elements());
             let source = MatrixSource {
                 rows: outputs,
                 cols: inputs,
                 elements: RawElements::Bytes(format, &bytes),
             };
-            assert!(can_be_packed(format, inputs));
             let shape = Shape {
                 outputs,
                 inputs,

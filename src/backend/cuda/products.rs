@@ -5,13 +5,13 @@ use std::{mem, sync::Arc};
 use super::{
     arguments::{PackedExpandArgs, PackedProductArgs, RoundRowsArgs},
     buffer::{Buffer, address_of},
-    driver::{DeviceAddress, LaunchSize, PRODUCT_ROWS, ProductOperands, ProductShape, Queue},
+    driver::{DeviceAddress, PRODUCT_ROWS, ProductOperands, ProductShape, Queue},
     invariance::ProductPlanner,
     kernels::Kernel,
-    launch_sizes::{ROW_THREADS, pieces},
+    launch_sizes::pieces,
     launcher::Launcher,
     linear::{CudaLinear, LinearPart, PackedPart, RoundedPart},
-    packed::{Bits, PackedWeights, TILE_OUTPUTS, can_be_packed},
+    packed::{PackedWeights, can_be_packed},
     rows::{CudaRows, RowFormat, RowsShape},
     weights::{WeightLoader, tensor_problem},
 };
@@ -26,8 +26,6 @@ use crate::{
 /// Products of at most so many rows read packed weights as they are; for more rows they are expanded first, which reads and
 /// writes more memory and computes faster.
 const MOST_PACKED_ROWS: usize = 64;
-/// Inputs that one block of threads expands.
-pub(super) const EXPANDED_INPUTS: usize = 256;
 
 /// The products of one model.
 pub(super) struct Products {
@@ -209,19 +207,7 @@ impl Products {
             weights: weights.argument(),
             out: expanded.address(),
         };
-        let kernel = match weights.bits() {
-            Bits::Eight => Kernel::PackedExpand8,
-            Bits::Four => Kernel::PackedExpand4,
-        };
-        let size = LaunchSize {
-            grid: [
-                weights.outputs().div_ceil(TILE_OUTPUTS) as u32,
-                (argument.weights.inputs as usize).div_ceil(EXPANDED_INPUTS) as u32,
-                1,
-            ],
-            threads: ROW_THREADS,
-            shared_bytes: 0,
-        };
+        let (kernel, size) = weights.expand_launch();
         launcher.launch(kernel, size, &argument);
     }
 
@@ -289,19 +275,7 @@ fn multiply_packed(launcher: &mut Launcher, weights: &PackedWeights, product: Pr
         add: u32::from(product.add),
         padding: 0,
     };
-    let kernel = match weights.bits() {
-        Bits::Eight => Kernel::PackedProduct8,
-        Bits::Four => Kernel::PackedProduct4,
-    };
-    let size = LaunchSize {
-        grid: [
-            weights.outputs().div_ceil(TILE_OUTPUTS) as u32,
-            product.rows.div_ceil(PRODUCT_ROWS) as u32,
-            1,
-        ],
-        threads: ROW_THREADS,
-        shared_bytes: 0,
-    };
+    let (kernel, size) = weights.product_launch(product.rows);
     launcher.launch(kernel, size, &argument);
 }
 

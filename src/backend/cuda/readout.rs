@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{
     arguments::{ReadLogitsArgs, RowReading, TopLogit, TopLogitsArgs},
     buffer::{Buffer, HostBuffer},
-    driver::{DeviceAddress, DriverError, LaunchSize, PRODUCT_ROWS, Queue},
+    driver::{DeviceAddress, DriverError, PRODUCT_ROWS, Queue},
     inputs::{StepInputs, StepShape, probe_tokens},
     kernels::Kernel,
-    launch_sizes::rows_of,
+    launch_sizes::logit_rows,
     launcher::{HostRange, Launcher},
     scratch_sizes::ScratchSizes,
 };
@@ -16,9 +16,6 @@ use crate::backend::{
     Candidate, CandidateFilter, Candidates, ForwardBatch, MOST_CANDIDATES, ProbeReading, Reading, Readout,
     StepOutput, decoder::ops::LogitScaling,
 };
-
-/// Threads of a block that reads a row of logits.
-pub(super) const READ_THREADS: u32 = 512;
 
 /// What a step reads, and where.
 pub(super) struct StepReadout {
@@ -102,11 +99,7 @@ impl StepReadout {
             soft_cap: scaling.soft_cap.unwrap_or(0.0),
             padding: 0,
         };
-        let size = LaunchSize {
-            threads: READ_THREADS,
-            ..rows_of(rows)
-        };
-        launcher.launch(Kernel::ReadLogits, size, &argument);
+        launcher.launch(Kernel::ReadLogits, logit_rows(rows), &argument);
     }
 
     /// Reads the largest logits where they are asked for, and copies what the step reads to the host.
@@ -148,11 +141,7 @@ impl StepReadout {
             vocab: self.vocab as u32,
             count: count as u32,
         };
-        let size = LaunchSize {
-            threads: READ_THREADS,
-            ..rows_of(rows)
-        };
-        launcher.launch(Kernel::TopLogits, size, &argument);
+        launcher.launch(Kernel::TopLogits, logit_rows(rows), &argument);
         let top = HostRange {
             buffer: &mut self.host_top_logits,
             offset: 0,

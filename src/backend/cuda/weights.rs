@@ -7,9 +7,9 @@ use half::bf16;
 use super::{
     arguments::{FillNoiseArgs, bytes_of},
     buffer::{Buffer, HostBuffer},
-    driver::{Consequence, DriverError, KernelHandle, LaunchSize, Queue},
+    driver::{Consequence, DriverError, KernelHandle, Queue},
     kernels::Kernel,
-    launch_sizes::{ROW_PIECE, ROW_THREADS},
+    launch_sizes::values_of,
     parallel::{join_all, threads},
 };
 use crate::model::{
@@ -111,11 +111,7 @@ impl WeightLoader {
                 count: count as u32,
                 scale: noise.scale(),
             };
-            let size = LaunchSize {
-                grid: [count.div_ceil(ROW_PIECE) as u32, 1, 1],
-                threads: ROW_THREADS,
-                shared_bytes: 0,
-            };
+            let size = values_of(count);
             // SAFETY: the argument is the kernel's. What it writes to is inside of the buffer, as was just checked, and nobody
             // touches it before the queue was waited for.
             unsafe { self.queue.launch(kernel, size, bytes_of(&argument)) }?;

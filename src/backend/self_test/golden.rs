@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt, path::Pat
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::verdict::unusable;
+use super::{last_logits::last_logits, verdict::unusable};
 use crate::{
     backend::{
         Backend, BatchLimits, BatchSequence, DecodeLaunch, DeviceFinding, FindingStatus, ForwardBatch,
-        LanguageModel, LoadOptions, Reading, Readout, StepOutput,
+        LanguageModel, LoadOptions, Readout,
     },
     model::spec::Precision,
 };
@@ -212,9 +212,7 @@ fn off(path: &Path, golden: &Golden, backend: &dyn Backend, precision: Precision
 
 /// The logits behind a prompt that is computed in one step.
 fn logits(model: &mut dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>, String> {
-    let limits = model.limits();
-    let vocabulary = limits.vocab_size;
-    let blocks = tokens.len().div_ceil(limits.block_size);
+    let blocks = tokens.len().div_ceil(model.limits().block_size);
     let batch = ForwardBatch {
         tokens: tokens.to_vec(),
         sequences: vec![BatchSequence {
@@ -225,15 +223,7 @@ fn logits(model: &mut dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>, Str
             readout: Readout::Logits,
         }],
     };
-    let output = model.forward(&batch, StepOutput::default());
-    let output = output.map_err(|error| error.to_string())?;
-    match output.readings.last() {
-        Some(Reading::Logits { row }) => output.row(*row, vocabulary).map(<[f32]>::to_vec),
-        Some(Reading::Candidates(_) | Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => {
-            None
-        }
-    }
-    .ok_or_else(|| "the step returned no logits".to_owned())
+    last_logits(model, &batch)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::verdict::unusable;
+use super::{last_logits::last_logits, verdict::unusable};
 use crate::backend::{
     Backend, BatchLimits, BatchSequence, DecodeLaunch, Determinism, DeviceFinding, FindingStatus,
-    ForwardBatch, LanguageModel, LoadOptions, Reading, Readout, StepOutput,
+    ForwardBatch, LanguageModel, LoadOptions, Readout,
 };
 use crate::model::spec::Precision;
 
@@ -174,16 +174,7 @@ fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, S
             readout: Readout::Logits,
         });
     }
-    let output = model.forward(&batch, StepOutput::default());
-    let output = output.map_err(|error| error.to_string())?;
-    let row = match output.readings.last() {
-        Some(Reading::Logits { row }) => output.row(*row, vocabulary),
-        Some(Reading::Candidates(_) | Reading::Probe(_) | Reading::Score(_) | Reading::NotFinite) | None => {
-            None
-        }
-    };
-    let row = row.ok_or("the step returned no logits that are numbers")?;
-    Ok(row.to_vec())
+    last_logits(model, &batch)
 }
 
 /// A token of a prompt: any will do, as long as prompts differ.

@@ -2,6 +2,7 @@
 //! made-up model computes of a prompt must not depend on what is beside it.
 
 mod golden;
+mod last_logits;
 mod made_up;
 mod verdict;
 

@@ -67,8 +67,7 @@ impl Noise {
     }
 
     fn word(&self, index: usize) -> u64 {
-        let counter = GOLDEN.wrapping_mul((index as u64).wrapping_add(1));
-        mix(self.seed.wrapping_add(counter))
+        mix(self.counter(index * WORD_VALUES).wrapping_add(GOLDEN))
     }
 
     fn value(&self, index: usize) -> f32 {

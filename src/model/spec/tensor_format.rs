@@ -25,6 +25,39 @@ pub enum TensorFormat {
     Q8K,
 }
 
+impl TensorFormat {
+    /// All formats.
+    pub const ALL: [Self; 14] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Q8K,
+    ];
+
+    /// Where a quantised block has its factors in f16, scales and minimums, in bytes from its beginning. Q8_K has one in f32
+    /// instead, and floats have none.
+    pub fn half_offsets(self) -> &'static [usize] {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Q8K => &[],
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
+            Self::Q2K => &[80, 82],
+            Self::Q3K => &[108],
+            Self::Q6K => &[208],
+        }
+    }
+}
+
 /// A tensor type that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

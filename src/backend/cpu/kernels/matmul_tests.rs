@@ -38,19 +38,10 @@ fn noise_blocks(seed: u32, format: TensorFormat, elements: usize) -> Vec<u8> {
         .collect();
     for block in out.chunks_exact_mut(format.block_bytes()) {
         // Scales and minimums are small and finite, wherever the format keeps them.
-        let mut set = |at: usize| block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes());
+        for &at in format.half_offsets() {
+            block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.01).to_le_bytes());
+        }
         match format {
-            TensorFormat::Q4_0 | TensorFormat::Q5_0 | TensorFormat::Q8_0 => set(0),
-            TensorFormat::Q4_1 | TensorFormat::Q5_1 | TensorFormat::Q4K | TensorFormat::Q5K => {
-                set(0);
-                set(2);
-            }
-            TensorFormat::Q2K => {
-                set(80);
-                set(82);
-            }
-            TensorFormat::Q3K => set(108),
-            TensorFormat::Q6K => set(208),
             TensorFormat::Q8K => block[..4].copy_from_slice(&0.01f32.to_le_bytes()),
             TensorFormat::F16 => {
                 block.copy_from_slice(&half::f16::from_f32(f32::from(block[0])).to_le_bytes())
@@ -59,27 +50,11 @@ fn noise_blocks(seed: u32, format: TensorFormat, elements: usize) -> Vec<u8> {
                 block.copy_from_slice(&half::bf16::from_f32(f32::from(block[0])).to_le_bytes())
             }
             TensorFormat::F32 => block.copy_from_slice(&f32::from(block[0]).to_le_bytes()),
+            _ => {}
         }
     }
     out
 }
-
-const FORMATS: [TensorFormat; 14] = [
-    TensorFormat::F32,
-    TensorFormat::F16,
-    TensorFormat::Bf16,
-    TensorFormat::Q4_0,
-    TensorFormat::Q4_1,
-    TensorFormat::Q5_0,
-    TensorFormat::Q5_1,
-    TensorFormat::Q8_0,
-    TensorFormat::Q2K,
-    TensorFormat::Q3K,
-    TensorFormat::Q4K,
-    TensorFormat::Q5K,
-    TensorFormat::Q6K,
-    TensorFormat::Q8K,
-];
 
 /// Where a definition adds a product, in rows that are `stride` elements apart.
 struct Sums<'a> {
@@ -180,7 +155,7 @@ proptest! {
         more in 0usize..if cfg!(miri) { 3 } else { 70 }, format in 0usize..14, seed: u32, add: bool,
         precision in prop::sample::select(vec![Products::F32, Products::Bf16, Products::Int8]),
     ) {
-        let format = FORMATS[format];
+        let format = TensorFormat::ALL[format];
         let cols = 256;
         let bytes = noise_blocks(seed, format, rows * cols);
         let floats = noise(seed ^ 1, more * cols);
@@ -252,7 +227,7 @@ fn bf16_takes_rows_of_any_length() {
 fn rounded_products_stay_close_to_f32() {
     let (m, rows, cols) = (7, 64, 512);
     let mut compute = compute(1, Isa::detect());
-    for format in FORMATS {
+    for format in TensorFormat::ALL {
         let bytes = noise_blocks(3, format, rows * cols);
         let source = MatrixSource {
             rows,
@@ -338,7 +313,7 @@ fn long_batches_equal_their_rows_alone() {
 fn embedding_rows_equal_the_source() {
     let (rows, cols) = (70, 256);
     let mut compute = compute(1, Isa::detect());
-    for format in FORMATS.into_iter().step_by(COARSER / 4 + 1) {
+    for format in TensorFormat::ALL.into_iter().step_by(COARSER / 4 + 1) {
         let bytes = noise_blocks(11, format, rows * cols);
         let source = MatrixSource {
             rows,

@@ -7,15 +7,22 @@ use super::{
     rows::WIDTHS,
     runner::{Runner, UNTOUCHED, UNTOUCHED_BF16},
 };
-use crate::backend::cuda::{
-    arguments::{ActivateArgs, GateArgs},
-    driver::DriverError,
-    kernels::Kernel,
-    launch_sizes::pieces,
+use crate::{
+    backend::cuda::{
+        arguments::{ActivateArgs, GateArgs},
+        driver::DriverError,
+        kernels::Kernel,
+        launch_sizes::pieces,
+        ops::activation_number,
+    },
+    model::spec::Activation,
 };
 
-/// As in `rows.cu`.
-const ACTIVATIONS: [(u32, &str); 3] = [(0, "silu"), (1, "gelu"), (2, "gelu by tanh")];
+const ACTIVATIONS: [(Activation, &str); 3] = [
+    (Activation::Silu, "silu"),
+    (Activation::Gelu, "gelu"),
+    (Activation::GeluTanh, "gelu by tanh"),
+];
 
 /// What the kernels' exponential and their approximation of the normal distribution are off by.
 const APPROXIMATED: Tolerance = Tolerance {
@@ -29,12 +36,12 @@ const SPECIAL: [f32; 12] = [
 ];
 
 /// The activation by its definition.
-fn activated(x: f32, activation: u32) -> f64 {
+fn activated(x: f32, activation: Activation) -> f64 {
     let x = f64::from(x);
     match activation {
-        0 => x / (1.0 + (-x).exp()),
-        1 => x * 0.5 * (1.0 + error_function(x * std::f64::consts::FRAC_1_SQRT_2)),
-        _ => {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x * 0.5 * (1.0 + error_function(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             x * 0.5 * (1.0 + inner.tanh())
         }
@@ -84,7 +91,7 @@ pub(super) fn gate(runner: &mut Runner, cases: &mut Cases) -> Result<(), DriverE
                     gate_up: gate_up.address(),
                     gated: gated.address(),
                     width: width as u32,
-                    activation,
+                    activation: activation_number(activation),
                 };
                 runner.launch(Kernel::Gate, pieces(rows, width), &argument)?;
                 let found = from_bf16s(&runner.read(&gated, expected.len())?);
@@ -109,7 +116,7 @@ pub(super) fn activate(runner: &mut Runner, cases: &mut Cases) -> Result<(), Dri
                 let argument = ActivateArgs {
                     rows: buffer.address(),
                     width: width as u32,
-                    activation,
+                    activation: activation_number(activation),
                 };
                 runner.launch(Kernel::Activate, pieces(rows, width), &argument)?;
                 let found = runner.read::<f32>(&buffer, expected.len())?;

@@ -9,10 +9,9 @@ use crate::backend::{
     argmax,
     cuda::{
         arguments::{Probe, ReadLogitsArgs, RowReading},
-        driver::{DriverError, LaunchSize},
+        driver::DriverError,
         kernels::Kernel,
-        launch_sizes::rows_of,
-        readout::READ_THREADS,
+        launch_sizes::logit_rows,
     },
     log_sum_exp, row_max,
 };
@@ -121,11 +120,7 @@ fn case(runner: &mut Runner, cases: &mut Cases, logits: &[f32], scaling: Scaling
         soft_cap,
         padding: 0,
     };
-    let size = LaunchSize {
-        threads: READ_THREADS,
-        ..rows_of(read)
-    };
-    runner.launch(Kernel::ReadLogits, size, &argument)?;
+    runner.launch(Kernel::ReadLogits, logit_rows(read), &argument)?;
     let changed: Vec<f32> = runner.read(&there, logits.len())?;
     if soft_cap == 0.0 {
         let mut expected: Vec<f32> = logits.iter().map(|logit| logit * scale).collect();

@@ -7,9 +7,9 @@ use super::{
 use crate::{
     backend::cuda::{
         arguments::FillNoiseArgs,
-        driver::{Consequence, DriverError, LaunchSize},
+        driver::{Consequence, DriverError},
         kernels::Kernel,
-        launch_sizes::{ROW_PIECE, ROW_THREADS},
+        launch_sizes::values_of,
     },
     model::spec::{Noise, StoredBytes as _, TensorFormat},
 };
@@ -41,12 +41,7 @@ pub(super) fn fill_noise(runner: &mut Runner, cases: &mut Cases) -> Result<(), D
             count: count as u32,
             scale: noise.scale(),
         };
-        let size = LaunchSize {
-            grid: [count.div_ceil(ROW_PIECE) as u32, 1, 1],
-            threads: ROW_THREADS,
-            shared_bytes: 0,
-        };
-        runner.launch(Kernel::FillNoise, size, &argument)?;
+        runner.launch(Kernel::FillNoise, values_of(count), &argument)?;
         cases.exact("values", count, &runner.read(&out, expected.len())?, &expected);
     }
     Ok(())

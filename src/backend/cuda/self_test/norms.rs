@@ -6,16 +6,22 @@ use super::{
     rows::WIDTHS,
     runner::{Runner, UNTOUCHED, UNTOUCHED_BF16},
 };
-use crate::backend::cuda::{
-    arguments::{NormHeadsArgs, NormRowsArgs},
-    buffer::address_of,
-    driver::{DriverError, LaunchSize},
-    kernels::Kernel,
-    launch_sizes::rows_of,
+use crate::{
+    backend::cuda::{
+        arguments::{NormHeadsArgs, NormRowsArgs},
+        buffer::address_of,
+        driver::{DriverError, LaunchSize},
+        kernels::Kernel,
+        launch_sizes::rows_of,
+        ops::kind_number,
+    },
+    model::spec::NormKind,
 };
 
-/// As in `rows.cu`.
-const KINDS: [(u32, &str); 2] = [(0, "root mean square"), (1, "layer norm")];
+const KINDS: [(NormKind, &str); 2] = [
+    (NormKind::Rms, "root mean square"),
+    (NormKind::Layer, "layer norm"),
+];
 
 const EPS: f32 = 1e-5;
 
@@ -32,13 +38,12 @@ pub(super) const ROUNDED: Tolerance = Tolerance {
 };
 
 /// The norm of one row or head.
-fn norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, kind: u32) -> Vec<f64> {
+fn norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, kind: NormKind) -> Vec<f64> {
     let count = x.len() as f64;
     let values = || x.iter().map(|x| f64::from(*x));
-    let mean = if kind == 1 {
-        values().sum::<f64>() / count
-    } else {
-        0.0
+    let mean = match kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => values().sum::<f64>() / count,
     };
     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
     let scale = 1.0 / (variance + f64::from(EPS)).sqrt();
@@ -53,7 +58,11 @@ pub(super) fn norm_rows(runner: &mut Runner, cases: &mut Cases) -> Result<(), Dr
     let mut inputs = Inputs::new(5);
     for width in WIDTHS {
         for (kind, kind_name) in KINDS {
-            for (rows, has_bias, adds) in [(1, false, false), (5, true, false), (4, kind == 1, true)] {
+            for (rows, has_bias, adds) in [
+                (1, false, false),
+                (5, true, false),
+                (4, kind == NormKind::Layer, true),
+            ] {
                 let target = if adds { "added" } else { "rounded" };
                 cases.begin(format!(
                     "{kind_name} of {rows} rows of {width}, bias {has_bias}, {target}"
@@ -87,7 +96,7 @@ pub(super) fn norm_rows(runner: &mut Runner, cases: &mut Cases) -> Result<(), Dr
                     rounded: address_of((!adds).then_some(&rounded)),
                     sum: sum.address(),
                     width: width as u32,
-                    kind,
+                    kind: kind_number(kind),
                     eps: EPS,
                     padding: 0,
                 };
@@ -141,7 +150,7 @@ pub(super) fn norm_heads(runner: &mut Runner, cases: &mut Cases) -> Result<(), D
                     weight: weight.address(),
                     qkv_width: width as u32,
                     head_dim: head_dim as u32,
-                    kind,
+                    kind: kind_number(kind),
                     eps: EPS,
                 };
                 let size = LaunchSize {

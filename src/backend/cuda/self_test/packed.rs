@@ -13,39 +13,11 @@ use super::{
 use crate::{
     backend::cuda::{
         arguments::{PackedExpandArgs, PackedProductArgs},
-        driver::{Consequence, DriverError, LaunchSize, PRODUCT_ROWS},
-        kernels::Kernel,
-        launch_sizes::ROW_THREADS,
-        packed::{Bits, PackedWeights, TILE_OUTPUTS},
-        products::EXPANDED_INPUTS,
+        driver::{Consequence, DriverError},
+        packed::{Bits, PackedWeights, can_be_packed},
     },
     model::spec::{MatrixSource, RawElements, TensorFormat},
 };
-
-/// All formats that stay packed.
-const FORMATS: [TensorFormat; 10] = [
-    TensorFormat::Q4_0,
-    TensorFormat::Q4_1,
-    TensorFormat::Q5_0,
-    TensorFormat::Q5_1,
-    TensorFormat::Q8_0,
-    TensorFormat::Q2K,
-    TensorFormat::Q3K,
-    TensorFormat::Q4K,
-    TensorFormat::Q5K,
-    TensorFormat::Q6K,
-];
-
-/// Where a block of a format has numbers in f16, in bytes from its beginning.
-fn halves(format: TensorFormat) -> &'static [usize] {
-    match format {
-        TensorFormat::Q4_1 | TensorFormat::Q5_1 | TensorFormat::Q4K | TensorFormat::Q5K => &[0, 2],
-        TensorFormat::Q2K => &[80, 82],
-        TensorFormat::Q3K => &[108],
-        TensorFormat::Q6K => &[208],
-        _ => &[0],
-    }
-}
 
 /// 2^-6 in f16: the factor of all weights here.
 const FACTOR: u16 = 0x2400;
@@ -79,7 +51,7 @@ impl Weights {
             .map(|_| inputs.byte())
             .collect();
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
-            for at in halves(format) {
+            for at in format.half_offsets() {
                 block[*at..at + 2].copy_from_slice(&FACTOR.to_le_bytes());
             }
         }
@@ -112,13 +84,13 @@ fn unreadable(error: &dyn std::error::Error) -> DriverError {
     }
 }
 
-/// A multiple of tiles, and matrices that end inside of one.
+/// Outputs and inputs: a multiple of tiles, and matrices that end inside of one.
 const SHAPES: [(usize, usize); 3] = [(32, 256), (7, 512), (37, 1280)];
 
 fn formats(bits: Bits) -> impl Iterator<Item = TensorFormat> {
-    FORMATS
+    TensorFormat::ALL
         .into_iter()
-        .filter(move |format| Bits::of(*format) == bits)
+        .filter(move |format| can_be_packed(*format, format.block_elements()) && Bits::of(*format) == bits)
 }
 
 pub(super) fn expand_8(runner: &mut Runner, cases: &mut Cases) -> Result<(), DriverError> {
@@ -147,19 +119,7 @@ fn expand(runner: &mut Runner, cases: &mut Cases, bits: Bits) -> Result<(), Driv
                 weights: weights.there.argument(),
                 out: out.address(),
             };
-            let kernel = match bits {
-                Bits::Eight => Kernel::PackedExpand8,
-                Bits::Four => Kernel::PackedExpand4,
-            };
-            let size = LaunchSize {
-                grid: [
-                    weights.outputs.div_ceil(TILE_OUTPUTS) as u32,
-                    weights.inputs.div_ceil(EXPANDED_INPUTS) as u32,
-                    1,
-                ],
-                threads: ROW_THREADS,
-                shared_bytes: 0,
-            };
+            let (kernel, size) = weights.there.expand_launch();
             runner.launch(kernel, size, &argument)?;
             cases.exact(
                 "weights",
@@ -306,19 +266,7 @@ fn multiply(
         add: u32::from(target.adds),
         padding: 0,
     };
-    let kernel = match weights.there.bits() {
-        Bits::Eight => Kernel::PackedProduct8,
-        Bits::Four => Kernel::PackedProduct4,
-    };
-    let size = LaunchSize {
-        grid: [
-            weights.outputs.div_ceil(TILE_OUTPUTS) as u32,
-            rows.div_ceil(PRODUCT_ROWS) as u32,
-            1,
-        ],
-        threads: ROW_THREADS,
-        shared_bytes: 0,
-    };
+    let (kernel, size) = weights.there.product_launch(rows);
     runner.launch(kernel, size, &argument)?;
     runner.read(&out, target.before.len())
 }

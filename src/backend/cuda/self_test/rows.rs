@@ -8,9 +8,9 @@ use super::{
 use crate::backend::cuda::{
     arguments::{AddBiasArgs, EmbedArgs, KeepRowsArgs, RoundRowsArgs},
     buffer::address_of,
-    driver::{DriverError, LaunchSize},
+    driver::DriverError,
     kernels::Kernel,
-    launch_sizes::{ROW_THREADS, pieces, rows_of},
+    launch_sizes::{pieces, rows_of, words_of},
 };
 
 /// Widths of rows: single values, rows that are no multiple of the four values which threads read at once, and rows that
@@ -161,12 +161,7 @@ pub(super) fn keep_rows(runner: &mut Runner, cases: &mut Cases) -> Result<(), Dr
                 count: indices.len() as u32,
                 words: words as u32,
             };
-            let size = LaunchSize {
-                grid: [words.div_ceil(ROW_THREADS as usize) as u32, 1, 1],
-                threads: ROW_THREADS,
-                shared_bytes: 0,
-            };
-            runner.launch(Kernel::KeepRows, size, &argument)?;
+            runner.launch(Kernel::KeepRows, words_of(words), &argument)?;
             cases.exact("words", words, &runner.read(&rows, expected.len())?, &expected);
         }
     }

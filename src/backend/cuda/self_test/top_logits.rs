@@ -1,20 +1,17 @@
 //! Tests of finding a row's largest logits, and of its weight.
 
-use std::cmp::Ordering;
-
 use super::{
     cases::{Cases, Tolerance},
     inputs::Inputs,
     runner::{Runner, UNTOUCHED},
 };
 use crate::backend::{
-    MOST_CANDIDATES,
+    Candidates, MOST_CANDIDATES,
     cuda::{
         arguments::{TopLogit, TopLogitsArgs},
-        driver::{DriverError, LaunchSize},
+        driver::DriverError,
         kernels::Kernel,
-        launch_sizes::rows_of,
-        readout::READ_THREADS,
+        launch_sizes::logit_rows,
     },
 };
 
@@ -69,25 +66,16 @@ fn case(runner: &mut Runner, cases: &mut Cases, logits: &[f32], count: usize) ->
         vocab: vocab as u32,
         count: count as u32,
     };
-    let size = LaunchSize {
-        threads: READ_THREADS,
-        ..rows_of(ROWS - 1)
-    };
-    runner.launch(Kernel::TopLogits, size, &argument)?;
+    runner.launch(Kernel::TopLogits, logit_rows(ROWS - 1), &argument)?;
     let top: Vec<TopLogit> = runner.read(&top, ROWS * count)?;
     let weights: Vec<f64> = runner.read(&weights, ROWS)?;
     let (mut expected_top, mut expected_weights) = (Vec::new(), Vec::new());
     let rows = logits.chunks(vocab).zip(INVERSE_TEMPERATURES);
     for (row, inverse) in rows.take(ROWS - 1) {
-        let mut tokens: Vec<u32> = (0..vocab as u32).collect();
-        // Stable, so that of equal logits, zeros of either sign among them, the lowest token is first.
-        let above = |a: &u32, b: &u32| row[*b as usize].partial_cmp(&row[*a as usize]);
-        tokens.sort_by(|a, b| above(a, b).unwrap_or(Ordering::Equal));
-        let largest = f64::from(row[tokens[0] as usize]);
-        let weight = |logit: &f32| ((f64::from(*logit) - largest) * inverse).exp();
-        expected_weights.push(row.iter().map(weight).sum());
-        tokens.truncate(count);
-        expected_top.extend(tokens.iter().map(|token| (*token, row[*token as usize])));
+        if let Some(expected) = Candidates::of_row(row, count, inverse) {
+            expected_weights.push(expected.weight);
+            expected_top.extend(expected.tokens.iter().map(|token| (token.id, token.logit)));
+        }
     }
     expected_top.extend(vec![(none.token, none.logit); count]);
     expected_weights.push(-1.0);
