@@ -54,7 +54,7 @@ const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 #[command(next_help_heading = "Calling a server")]
 pub struct Connection {
     /// Server to call, https:// where it speaks TLS; several that serve the same models with commas between
-    /// them, or dns:///NAME:PORT for one at each address of a name [env: BABELWARD_SERVER_URL] [default:
+    /// them, or dns:///NAME:PORT for one at each address of a name (dns+https:/// with TLS) [env: BABELWARD_SERVER_URL] [default:
     /// http://127.0.0.1:50051]
     #[arg(long, value_name = "URL")]
     server: Option<String>,

@@ -66,11 +66,11 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     };
     let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let protection = wire::protection(config)?;
-    let serving = watch::Sender::new(false);
+    let health = watch::Sender::default();
     let metrics_options = MetricsOptions {
         tls: protection.security.tls.clone(),
         readers: protection.metrics_readers.clone(),
-        serving: serving.subscribe(),
+        health: health.subscribe(),
     };
     let metrics = config.server.metrics_listen;
     let metrics = metrics
@@ -105,7 +105,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
             calls: listener,
             admin: admin_listener,
             security: protection.security,
-            serving,
+            health,
         },
         Arc::clone(&registry),
         wire::server_options(config),

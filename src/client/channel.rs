@@ -88,7 +88,7 @@ struct Servers {
 impl Client {
     /// Connects to `address` (`http://host:port`, or `https://host:port` for TLS; the scheme may be left out), with the retries
     /// of the policy. Several addresses, with commas between them, are servers that serve the same, and `dns:///NAME:PORT` is one
-    /// server for each address of that name. Calls go to them in turn, and to the next one after a failure. One that can be
+    /// server for each address of that name, `dns+https:///NAME:PORT` with TLS and certificates for that name. Calls go to them in turn, and to the next one after a failure. One that can be
     /// reached is enough; the others are tried again with later calls.
     ///
     /// # Errors
@@ -268,8 +268,8 @@ fn call_id(metadata: &MetadataMap) -> Option<&str> {
 async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Channel>, ClientError> {
     let mut endpoints = Vec::new();
     for address in addresses.split(',').map(str::trim) {
-        for server in resolved(address).await? {
-            let endpoint = endpoint(&server, options)?;
+        for Place { server, name } in resolved(address).await? {
+            let endpoint = endpoint(&server, name, options)?;
             if options.token.is_some() && !is_encrypted(endpoint.uri()) {
                 tracing::warn!(
                     "the key or token is sent without encryption; say https:// to a server on another machine"
@@ -298,10 +298,27 @@ async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Cha
     Ok(channels)
 }
 
-/// The servers that an address stands for: itself or, for `dns:///NAME:PORT`, one for each address that the name has now.
-async fn resolved(address: &str) -> Result<Vec<String>, ClientError> {
-    let Some(name) = address.strip_prefix("dns:///") else {
-        return Ok(vec![address.to_owned()]);
+/// A server to connect to.
+struct Place {
+    /// Its address.
+    server: String,
+    /// The name that its certificate must have; the address's own if absent.
+    name: Option<String>,
+}
+
+/// The servers that an address stands for: itself or, for `dns:///NAME:PORT` and `dns+https:///NAME:PORT`, one for each address
+/// that the name has now.
+async fn resolved(address: &str) -> Result<Vec<Place>, ClientError> {
+    let (name, scheme) = match (
+        address.strip_prefix("dns:///"),
+        address.strip_prefix("dns+https:///"),
+    ) {
+        (Some(name), _) => (name, "http"),
+        (_, Some(name)) => (name, "https"),
+        (None, None) => {
+            let server = address.to_owned();
+            return Ok(vec![Place { server, name: None }]);
+        }
     };
     let unreachable = |reason: String| ClientError::Unreachable {
         address: address.to_owned(),
@@ -310,11 +327,17 @@ async fn resolved(address: &str) -> Result<Vec<String>, ClientError> {
     let found = lookup_host(name)
         .await
         .map_err(|error| unreachable(error.to_string()))?;
-    let servers: BTreeSet<_> = found.map(|server| format!("http://{server}")).collect();
-    match servers.is_empty() {
-        true => Err(unreachable("the name has no address".to_owned())),
-        false => Ok(servers.into_iter().collect()),
+    let servers: BTreeSet<_> = found.map(|server| format!("{scheme}://{server}")).collect();
+    if servers.is_empty() {
+        return Err(unreachable("the name has no address".to_owned()));
     }
+    let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+    let name = (scheme == "https").then(|| host.trim_matches(['[', ']']).to_owned());
+    let places = servers.into_iter().map(|server| Place {
+        server,
+        name: name.clone(),
+    });
+    Ok(places.collect())
 }
 
 /// Whether nobody on the way to this address can read what is sent: with TLS, or within this machine.
@@ -328,14 +351,18 @@ fn is_encrypted(address: &Uri) -> bool {
     is_here || address.scheme_str() == Some("https")
 }
 
-fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, ClientError> {
+fn endpoint(address: &str, name: Option<String>, options: &ClientOptions) -> Result<Endpoint, ClientError> {
     let bad = |reason: String| ClientError::BadAddress {
         address: address.to_owned(),
         reason,
     };
     let with_scheme = match address.split_once("://") {
         Some(("http" | "https", _)) => address.to_owned(),
-        Some((scheme, _)) => return Err(bad(format!("the scheme must be http or https, not {scheme}"))),
+        Some((scheme, _)) => {
+            return Err(bad(format!(
+                "the scheme must be http, https, dns or dns+https, not {scheme}"
+            )));
+        }
         None => format!("http://{address}"),
     };
     let is_tls = with_scheme.starts_with("https:");
@@ -350,6 +377,10 @@ fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, ClientEr
     };
     let tls = match &options.identity {
         Some(identity) => tls.identity(Identity::from_pem(&identity.certificates, identity.key.expose())),
+        None => tls,
+    };
+    let tls = match name {
+        Some(name) => tls.domain_name(name),
         None => tls,
     };
     endpoint.tls_config(tls).map_err(|error| ClientError::Tls {

@@ -34,6 +34,7 @@ use crate::{
         scoring_service_server::ScoringServiceServer,
     },
     registry::{ModelRole, Registry},
+    telemetry::ServiceHealth,
     tls::ServerTls,
 };
 
@@ -66,8 +67,8 @@ pub struct Listeners {
     pub admin: Option<TcpListener>,
     /// Who may call, and how.
     pub security: Security,
-    /// Becomes true while the server as a whole is SERVING, as gRPC health says, and false otherwise.
-    pub serving: watch::Sender<bool>,
+    /// Is told which services serve, as gRPC health tells callers.
+    pub health: watch::Sender<ServiceHealth>,
 }
 
 /// Who may call, and how. Without anything of it, a server should be reached by its own machine only.
@@ -88,7 +89,7 @@ impl Listeners {
             calls,
             admin: None,
             security: Security::default(),
-            serving: watch::Sender::new(false),
+            health: watch::Sender::default(),
         }
     }
 }
@@ -124,7 +125,7 @@ pub async fn serve_on(
         calls: listener,
         admin: admin_listener,
         security,
-        serving,
+        health,
     } = listeners;
     let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
@@ -143,7 +144,7 @@ pub async fn serve_on(
     let in_flight = InFlightCount::new();
     let health = Health {
         reporter: HealthReporter::new(),
-        serving,
+        told: health,
     };
     // The reporter begins with SERVING for the empty name, and knows no other service.
     health.set(|_| false).await;
@@ -321,8 +322,8 @@ async fn follow_states(registry: &Registry, health: &Health) {
 /// Tells the health of all services.
 struct Health {
     reporter: HealthReporter,
-    /// That of the server as a whole, for `/healthz`.
-    serving: watch::Sender<bool>,
+    /// For those who ask over HTTP.
+    told: watch::Sender<ServiceHealth>,
 }
 
 impl Health {
@@ -358,6 +359,7 @@ impl Health {
             };
             self.reporter.set_service_status(name, status).await;
         }
-        self.serving.send_replace(serves(Needs::Devices));
+        let told = services.map(|(name, needs)| (name, serves(needs)));
+        self.told.send_replace(ServiceHealth::from_iter(told));
     }
 }

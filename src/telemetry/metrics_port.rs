@@ -1,5 +1,6 @@
 //! The port that Prometheus and probes read. It serves three paths over HTTP/1, with TLS or without: `/metrics`, `/healthz`,
-//! which says what gRPC health says of the server as a whole, and `/livez`, which answers while the process runs.
+//! which says what gRPC health says of the server as a whole, or of one service (`/healthz?service=NAME`), and `/livez`,
+//! which answers while the process runs.
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::ServiceHealth;
 use crate::{
     auth::{Authenticator, Scope},
     tls::ServerTls,
@@ -52,8 +54,8 @@ pub struct MetricsOptions {
     pub tls: Option<Arc<ServerTls>>,
     /// Says who may read the metrics; everybody may if absent. Health is told to everybody.
     pub readers: Option<Arc<Authenticator>>,
-    /// Whether the server as a whole is SERVING.
-    pub serving: watch::Receiver<bool>,
+    /// Which services serve.
+    pub health: watch::Receiver<ServiceHealth>,
 }
 
 /// The socket to serve on. For port 0, the system chooses a free one.
@@ -165,8 +167,7 @@ fn answer<B>(
     }
     match page {
         Page::Life => text(StatusCode::OK, "ALIVE\n"),
-        Page::Health if *options.serving.borrow() => text(StatusCode::OK, "SERVING\n"),
-        Page::Health => text(StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING\n"),
+        Page::Health => health(request.uri().query(), &options.health.borrow()),
         Page::Metrics => match refusal(request.headers(), options) {
             Some(refusal) => refusal,
             None => {
@@ -175,6 +176,27 @@ fn answer<B>(
                 response
             }
         },
+    }
+}
+
+/// Says whether the service serves that the query names, or the server as a whole.
+fn health(query: Option<&str>, health: &ServiceHealth) -> Response<String> {
+    let service = match query {
+        None | Some("") => "",
+        Some(query) => match query.strip_prefix("service=") {
+            Some(service) => service,
+            None => {
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    "ask for /healthz or /healthz?service=NAME\n",
+                );
+            }
+        },
+    };
+    match health.serves(service) {
+        Some(true) => text(StatusCode::OK, "SERVING\n"),
+        Some(false) => text(StatusCode::SERVICE_UNAVAILABLE, "NOT_SERVING\n"),
+        None => text(StatusCode::NOT_FOUND, "the server has no such service\n"),
     }
 }
 
@@ -220,17 +242,17 @@ mod tests {
     }
 
     /// A port, and the other end of its health.
-    async fn started_with(readers: Option<Authenticator>) -> (SocketAddr, watch::Sender<bool>) {
+    async fn started_with(readers: Option<Authenticator>) -> (SocketAddr, watch::Sender<ServiceHealth>) {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let (health, serving) = watch::channel(true);
+        let (sender, health) = watch::channel(ServiceHealth::from_iter([("", true)]));
         let options = MetricsOptions {
             tls: None,
             readers: readers.map(Arc::new),
-            serving,
+            health,
         };
         tokio::spawn(serve(listener, options, || "babelward_test 1\n".to_owned()));
-        (address, health)
+        (address, sender)
     }
 
     /// Sends a request line and reads until the server closes.
@@ -282,12 +304,37 @@ mod tests {
             (false, "HTTP/1.1 503"),
             (true, "HTTP/1.1 200"),
         ] {
-            health.send_replace(serving);
-            let answer = response(address, "GET /healthz").await;
-            assert!(answer.starts_with(says), "{answer}");
+            // Another service says the opposite.
+            health.send_replace(ServiceHealth::from_iter([("", serving), ("a.B", !serving)]));
+            for line in ["GET /healthz", "GET /healthz?service="] {
+                let answer = response(address, line).await;
+                assert!(answer.starts_with(says), "{answer}");
+            }
+            let answer = response(address, "GET /healthz?service=a.B").await;
+            assert!(!answer.starts_with(says), "{answer}");
             let alive = response(address, "GET /livez").await;
             assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
         }
+    }
+
+    #[tokio::test]
+    async fn health_is_told_of_services_that_are_there() {
+        let (address, health) = started_with(None).await;
+        for (path, status) in [
+            ("/healthz?service=a.B", "404"),
+            ("/healthz?name=", "400"),
+            ("/healthz?service=&service=", "404"),
+        ] {
+            let answer = response(address, &format!("GET {path}")).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{path}: {answer}"
+            );
+        }
+        // Before the server has begun, it does not know its services.
+        health.send_replace(ServiceHealth::default());
+        let answer = response(address, "GET /healthz?service=a.B").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     }
 
     #[tokio::test]

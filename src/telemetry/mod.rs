@@ -3,9 +3,11 @@
 mod logs;
 mod metrics;
 mod metrics_port;
+mod service_health;
 
 pub use self::{
     logs::{LogStyle, init_logs},
     metrics::{MetricsError, serve_metrics},
     metrics_port::MetricsOptions,
+    service_health::ServiceHealth,
 };

@@ -1,6 +1,17 @@
 //! A server with TLS and authentication as operators run it, from `keys new` to a rotation, and what it never logs.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 
 use crate::{
     authority::Authority,
@@ -16,6 +27,29 @@ fn new_key(folder: &Path, tenant: &str, scopes: &str) -> String {
     made.stdout.trim().to_owned()
 }
 
+/// Asks the port of the metrics, over TLS, for this path. The status line and the body.
+fn ask_metrics_port(address: &str, authority: &Authority, path: &str, header: &str) -> String {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n{header}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // A peer that closes without saying so over TLS is an error after the answer.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
 #[test]
 fn a_protected_server_is_called_rotated_and_logs_no_key() {
     let folder = tempfile::tempdir().unwrap();
@@ -23,6 +57,7 @@ fn a_protected_server_is_called_rotated_and_logs_no_key() {
     let trusted = authority.write(folder.path(), "ca.pem");
     authority.issue(&["127.0.0.1"]).write(folder.path(), "server");
     let first = new_key(folder.path(), "first", "classify");
+    let reader = new_key(folder.path(), "prometheus", "metrics");
     let mut server = Server::start(
         serve(
             folder.path(),
@@ -55,6 +90,35 @@ fn a_protected_server_is_called_rotated_and_logs_no_key() {
     };
     let url = format!("https://{}", address(server.wait_for("  gRPC")));
     let admin = format!("https://{}", address(server.wait_for("  admin")));
+    // As kubelets and Prometheus ask.
+    let metrics = address(server.wait_for("  metrics"));
+    for (path, header, status) in [
+        ("/healthz", String::new(), "200"),
+        (
+            "/healthz?service=babelward.v1.SafetyService",
+            String::new(),
+            "200",
+        ),
+        (
+            "/healthz?service=babelward.v1.QualityService",
+            String::new(),
+            "503",
+        ),
+        ("/healthz?service=babelward.v1.NoService", String::new(), "404"),
+        ("/livez", String::new(), "200"),
+        ("/metrics", String::new(), "401"),
+        ("/metrics", format!("authorization: Bearer {first}\r\n"), "403"),
+    ] {
+        let answer = ask_metrics_port(&metrics, &authority, path, &header);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {answer}"
+        );
+    }
+    let header = format!("authorization: Bearer {reader}\r\n");
+    let answer = ask_metrics_port(&metrics, &authority, "/metrics", &header);
+    assert!(answer.contains("babelward_"), "{answer}");
+
     let classify = |variables: &[(&str, &str)], arguments: &[&str]| {
         run(command(folder.path())
             .envs(variables.iter().copied())
@@ -117,7 +181,7 @@ fn a_protected_server_is_called_rotated_and_logs_no_key() {
     let (status, stderr, stdout) = server.end();
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert_eq!(stdout, "");
-    for secret in [first.as_str(), &second, "wrong-canary", "PRIVATE KEY"] {
+    for secret in [first.as_str(), &second, &reader, "wrong-canary", "PRIVATE KEY"] {
         assert!(!stderr.contains(secret), "the log has a secret");
     }
 }

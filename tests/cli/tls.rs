@@ -69,6 +69,21 @@ fn a_server_behind_tls_is_called_when_its_authority_is_trusted() {
 }
 
 #[test]
+fn servers_that_are_found_by_their_name_must_have_its_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let trusted = authority.write(folder.path(), "ca.pem");
+    let named = |names: &[&str]| format!("dns+https:///localhost:{}", serve(&authority, names).port());
+    // The certificate has the name alone, and not the addresses behind it.
+    let server = named(&["localhost"]);
+    let outcome = classify(folder.path(), &[], &["--server", &server, "--ca-file", &trusted]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let server = named(&["127.0.0.1"]);
+    let outcome = classify(folder.path(), &[], &["--server", &server, "--ca-file", &trusted]);
+    assert_eq!(outcome.code, 6, "{}", outcome.stderr);
+}
+
+#[test]
 fn a_certificate_that_is_not_trusted_ends_the_command_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new());

@@ -97,10 +97,10 @@ def ports_agree(objects):
         named = {port["name"]: port["containerPort"] for port in container["ports"]}
         if sorted(named.values()) != sorted((grpc, metrics)):
             yield f"{pod.name}: the container has the ports {named}, the server listens on {grpc} and {metrics}"
-        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-            port = container[kind]["grpc"]["port"] if kind in container else None
-            if port != grpc:
-                yield f"{pod.name}: {kind} asks port {port}, gRPC is on {grpc}"
+        for kind, _, port in probes_of(container):
+            wanted = metrics if "httpGet" in container[kind] else grpc
+            if named.get(port, port) != wanted:
+                yield f"{pod.name}: {kind} asks port {port}, its answer is on {wanted}"
         for service in of_kind(objects, "Service"):
             if not selects(service["spec"].get("selector", {}), pod.labels):
                 continue
@@ -202,18 +202,72 @@ def draining_fits_into_the_grace_period(objects):
             yield f"{pod.name}: preStop {before} s, a drain of {drain:.0f} s and 5 s more do not fit into {grace} s"
 
 
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def probes_of(container):
+    """Each probe of a container, with the service that it asks for and the port."""
+    for kind in PROBES:
+        probe = container.get(kind, {})
+        if "grpc" in probe:
+            yield kind, probe["grpc"].get("service", ""), probe["grpc"]["port"]
+        elif "httpGet" in probe:
+            path, _, service = probe["httpGet"]["path"].partition("?service=")
+            yield kind, service if path == "/healthz" else f"at {path}", probe["httpGet"]["port"]
+
+
 def probes_ask_for_services_that_the_server_has(objects):
     for pod, container in servers(objects):
-        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-            if kind not in container:
+        asked = {kind: service for kind, service, _ in probes_of(container)}
+        for kind in PROBES:
+            if kind not in asked:
                 yield f"{pod.name}: has no {kind}"
-                continue
-            service = container[kind]["grpc"].get("service", "")
-            if service not in tools.health_services():
-                yield f"{pod.name}: {kind} asks for `{service}`, which the server does not know"
-        live = container.get("livenessProbe", {}).get("grpc", {}).get("service", "")
+            elif asked[kind] not in tools.health_services():
+                yield f"{pod.name}: {kind} asks for `{asked[kind]}`, which the server does not know"
+        live = asked.get("livenessProbe", "")
         if live not in ("babelward.v1.ModelService", ""):
             yield f"{pod.name}: a server that loads models would be killed: `{live}` is not serving meanwhile"
+
+
+@_readable
+def probes_and_prometheus_speak_as_the_server_does(objects):
+    """The kubelet's gRPC probes speak no TLS, and a server that speaks it answers nothing else, on the metrics' port too."""
+    for pod, container in servers(objects):
+        is_tls = bool(config_of(pod, container, objects).get("tls.certificate"))
+        for kind, _, _ in probes_of(container):
+            probe = container[kind]
+            speaks = "grpc" not in probe and probe["httpGet"].get("scheme") == "HTTPS"
+            if speaks != is_tls:
+                yield f"{pod.name}: {kind} speaks {'TLS' if speaks else 'no TLS'}, the server {'does' if is_tls else 'none'}"
+        for service in of_kind(objects, "Service"):
+            if selects(service["spec"].get("selector", {}), pod.labels):
+                for port in service["spec"]["ports"]:
+                    if (port["appProtocol"] == "https") != is_tls:
+                        yield f"{name_of(service)}: says {port['appProtocol']}, TLS is {'on' if is_tls else 'off'}"
+
+
+@_readable
+def servers_ask_for_credentials_which_are_in_secrets(objects):
+    """What protects a server is in Secrets that it cannot write, and nothing of it is turned off."""
+    for pod, container in servers(objects):
+        values = config_of(pod, container, objects)
+        if values.get("server.insecure_no_auth") == "true" or not (
+            values.get("auth.keys_file") or values.get("auth.jwks_file")
+        ):
+            yield f"{pod.name}: asks callers for no credential"
+        for key in ("auth.keys_file", "auth.jwks_file", "tls.certificate", "tls.key", "tls.client_ca"):
+            path = values.get(key)
+            if not path:
+                continue
+            folder, _, file = path.rpartition("/")
+            mount = next((each for each in container["volumeMounts"] if each["mountPath"] == folder), None)
+            if mount is None or not mount.get("readOnly"):
+                yield f"{pod.name}: {key} is {path}, where nothing is mounted read-only"
+                continue
+            volume = next(each for each in pod.spec["volumes"] if each["name"] == mount["name"])
+            secret = volume.get("secret", {}).get("secretName")
+            if file not in tools.told_secrets().get(secret, ()):
+                yield f"{pod.name}: {key} is {path}, and docs/kubernetes.md makes no Secret {secret} with {file}"
 
 
 def arguments_are_accepted_by_the_program(objects):
@@ -286,14 +340,21 @@ def references_lead_somewhere(objects):
                     yield f"{pod.name}: there is no ConfigMap for {source}"
             for variable in container.get("env", []):
                 secret = variable.get("valueFrom", {}).get("secretKeyRef")
-                if secret and not secret.get("optional"):
-                    yield f"{pod.name}: needs the Secret {secret['name']}, which nothing here makes"
+                if (
+                    secret
+                    and not secret.get("optional")
+                    and secret["key"] not in tools.told_secrets().get(secret["name"], ())
+                ):
+                    yield f"{pod.name}: needs {secret['key']} of the Secret {secret['name']}, which nobody is told to make"
                 field = variable.get("valueFrom", {}).get("resourceFieldRef")
                 if field and field.get("containerName") not in [each["name"] for each in pod.spec["containers"]]:
                     yield f"{pod.name}: {variable['name']} is of a container that is not there"
         for volume in pod.spec.get("volumes", []):
             if volume["name"] not in used:
                 yield f"{pod.name}: nobody mounts {volume['name']}"
+            secret = volume.get("secret", {}).get("secretName")
+            if secret and secret not in tools.told_secrets():
+                yield f"{pod.name}: needs the Secret {secret}, which nobody is told to make"
             if "configMap" in volume and volume["configMap"]["name"] not in configs:
                 yield f"{pod.name}: there is no ConfigMap {volume['configMap']['name']}"
         account = pod.spec.get("serviceAccountName")
@@ -474,6 +535,8 @@ RULES = [
     callers_are_let_out_to_the_port_of_the_service,
     draining_fits_into_the_grace_period,
     probes_ask_for_services_that_the_server_has,
+    probes_and_prometheus_speak_as_the_server_does,
+    servers_ask_for_credentials_which_are_in_secrets,
     arguments_are_accepted_by_the_program,
     selectors_select,
     references_lead_somewhere,

@@ -104,7 +104,20 @@ SPECS = {
     ("monitoring.coreos.com/v1", "PodMonitor"): closed(
         ["selector", "podMetricsEndpoints"],
         selector=LABELS,
-        podMetricsEndpoints=many(closed(["port"], port=TEXT, path=TEXT, interval=DURATION)),
+        podMetricsEndpoints=many(
+            closed(
+                ["port"],
+                port=TEXT,
+                path=TEXT,
+                interval=DURATION,
+                scheme={"enum": ["http", "https"]},
+                tlsConfig=closed(
+                    ["serverName", "ca"],
+                    serverName=TEXT,
+                    ca=closed(["secret"], secret=closed(["name", "key"], name=TEXT, key=TEXT)),
+                ),
+            )
+        ),
     ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): closed(
         ["groups"],

@@ -72,7 +72,7 @@ MISTAKES = [
     (
         rules.configurations_are_read_by_the_loader,
         "overlays/cpu",
-        lambda o: replaced(config(o), "babelward.toml", "insecure_no_auth = true", ""),
+        lambda o: replaced(config(o), "babelward.toml", "insecure_no_tls = true", ""),
         "server.listen",
     ),
     (
@@ -219,6 +219,69 @@ MISTAKES = [
         "no startupProbe",
     ),
     (
+        rules.probes_ask_for_services_that_the_server_has,
+        "overlays/cpu-tls",
+        lambda o: container(o)["readinessProbe"]["httpGet"].update(path="/healthz?service=babelward.v1.GuardService"),
+        "GuardService",
+    ),
+    (
+        rules.probes_ask_for_services_that_the_server_has,
+        "overlays/cpu-tls",
+        lambda o: container(o)["livenessProbe"]["httpGet"].update(path="/metrics"),
+        "at /metrics",
+    ),
+    (
+        rules.ports_agree,
+        "overlays/cpu-tls",
+        lambda o: container(o)["livenessProbe"]["httpGet"].update(port="grpc"),
+        "livenessProbe asks port grpc",
+    ),
+    (
+        rules.probes_and_prometheus_speak_as_the_server_does,
+        "overlays/cpu-tls",
+        lambda o: container(o)["livenessProbe"]["httpGet"].pop("scheme"),
+        "livenessProbe speaks no TLS",
+    ),
+    (
+        rules.probes_and_prometheus_speak_as_the_server_does,
+        "overlays/cpu",
+        lambda o: container(o)["env"].append({"name": "BABELWARD_TLS__CERTIFICATE", "value": "/etc/babelward-tls/tls.crt"})
+        or container(o)["env"].append({"name": "BABELWARD_TLS__KEY", "value": "/etc/babelward-tls/tls.key"}),
+        "the server does",
+    ),
+    (
+        rules.probes_and_prometheus_speak_as_the_server_does,
+        "overlays/cpu-tls",
+        lambda o: thing(o, "Service")["spec"]["ports"][0].update(appProtocol="kubernetes.io/h2c"),
+        "TLS is on",
+    ),
+    (
+        rules.servers_ask_for_credentials_which_are_in_secrets,
+        "overlays/cpu",
+        lambda o: container(o)["env"].append({"name": "BABELWARD_SERVER__INSECURE_NO_AUTH", "value": "true"}),
+        "no credential",
+    ),
+    (
+        rules.servers_ask_for_credentials_which_are_in_secrets,
+        "overlays/cpu",
+        lambda o: container(o)["volumeMounts"].pop(1),
+        "nothing is mounted",
+    ),
+    (
+        rules.servers_ask_for_credentials_which_are_in_secrets,
+        "overlays/cpu-tls",
+        lambda o: server(o)["volumes"][-1]["secret"].update(secretName="babelward-keys")
+        if server(o)["volumes"][-1]["name"] == "tls"
+        else server(o)["volumes"][0]["secret"].update(secretName="babelward-keys"),
+        "makes no Secret babelward-keys with tls.crt",
+    ),
+    (
+        rules.servers_ask_for_credentials_which_are_in_secrets,
+        "overlays/kserve",
+        lambda o: word(runtime(o)["args"], "/etc/babelward-keys/keys.toml", "/etc/babelward-keys/key.toml"),
+        "with key.toml",
+    ),
+    (
         rules.arguments_are_accepted_by_the_program,
         "overlays/cpu",
         lambda o: word(server(o)["initContainers"][0]["args"], "--sha256", "--sha-256"),
@@ -301,14 +364,28 @@ MISTAKES = [
     (
         rules.references_lead_somewhere,
         "overlays/cpu",
-        lambda o: container(o)["volumeMounts"].pop(2),
+        lambda o: container(o)["volumeMounts"].pop(3),
         "nobody mounts cache",
     ),
     (
         rules.references_lead_somewhere,
         "overlays/cpu",
-        lambda o: server(o)["initContainers"][0]["env"][0]["valueFrom"]["secretKeyRef"].pop("optional"),
-        "needs the Secret",
+        lambda o: server(o)["initContainers"][0]["env"][0]["valueFrom"]["secretKeyRef"].update(
+            name="other", optional=False
+        ),
+        "needs token of the Secret other",
+    ),
+    (
+        rules.references_lead_somewhere,
+        "benchmark/run",
+        lambda o: shard(o)["env"][0]["valueFrom"]["secretKeyRef"].update(key="tokens"),
+        "needs tokens of the Secret babelward-benchmark",
+    ),
+    (
+        rules.references_lead_somewhere,
+        "overlays/cpu",
+        lambda o: server(o)["volumes"][1]["secret"].update(secretName="other"),
+        "needs the Secret other",
     ),
     (
         rules.references_lead_somewhere,
@@ -355,7 +432,7 @@ MISTAKES = [
     (
         rules.the_model_is_checked_before_it_is_served,
         "overlays/gpu",
-        lambda o: container(o)["volumeMounts"][1].update(readOnly=False),
+        lambda o: container(o)["volumeMounts"][2].update(readOnly=False),
         "may write",
     ),
     (
@@ -415,7 +492,7 @@ MISTAKES = [
     (
         rules.quantities_are_quantities,
         "overlays/cpu",
-        lambda o: server(o)["volumes"][1].update(emptyDir={}),
+        lambda o: server(o)["volumes"][2].update(emptyDir={}),
         "has no limit",
     ),
     (
@@ -651,9 +728,9 @@ class Objects(unittest.TestCase):
 
     def test_probed_services_are_serving_on_a_server_with_its_models(self):
         asked = {
-            container(tools.objects(folder))[probe]["grpc"].get("service", "")
-            for folder in ("overlays/cpu", "overlays/gpu")
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+            service
+            for folder in ("overlays/cpu", "overlays/cpu-tls", "overlays/gpu")
+            for _, service, _ in rules.probes_of(container(tools.objects(folder)))
         }
         self.assertEqual({service: tools.health_services()[service] for service in asked}, dict.fromkeys(asked, True))
 

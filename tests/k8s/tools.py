@@ -23,12 +23,14 @@ BABELWARD = os.environ.get("BABELWARD", str(ROOT / "target/release/babelward"))
 # Every folder that somebody applies.
 FOLDERS = (
     "overlays/cpu",
+    "overlays/cpu-tls",
     "overlays/gpu",
     "overlays/inference-gateway",
     "overlays/kserve",
     "benchmark/run",
     "benchmark/merge",
     "monitoring",
+    "monitoring-tls",
 )
 
 
@@ -106,28 +108,40 @@ def promtool():
     return program if program.exists() else None
 
 
-# Where models are in the pods, and on a machine with systemd.
-MODEL = re.compile(r"(/mnt/models|/models|/var/lib/babelward)/[\w.-]+")
+# Where models, keys and certificates are in the pods, and models on a machine with systemd.
+FILE = re.compile(r"(/mnt/models|/models|/var/lib/babelward|/etc/babelward-keys|/etc/babelward-tls)/[\w.-]+")
 
 
 def configuration(text: str, variables: dict, flags) -> dict:
     """Every value that the program's own loader makes of a configuration file, by key. Raises what the loader refuses.
 
-    The loader wants to see the models' files, so there are empty ones meanwhile, below a folder of their own.
+    The loader wants to see the files that it names, so there are empty ones meanwhile, below a folder of their own.
     """
     with tempfile.TemporaryDirectory() as folder:
         there = pathlib.Path(folder)
-        for found in MODEL.finditer(" ".join([text, *flags])):
-            model = there / found[0][1:]
-            model.parent.mkdir(parents=True, exist_ok=True)
-            model.touch()
+        for found in FILE.finditer(" ".join([text, *flags, *variables.values()])):
+            named = there / found[0][1:]
+            named.parent.mkdir(parents=True, exist_ok=True)
+            named.touch()
         file = there / "babelward.toml"
-        file.write_text(MODEL.sub(lambda found: folder + found[0], text))
-        flags = [MODEL.sub(lambda found: folder + found[0], flag) for flag in flags]
+        file.write_text(FILE.sub(lambda found: folder + found[0], text))
+        flags = [FILE.sub(lambda found: folder + found[0], flag) for flag in flags]
+        variables = {name: FILE.sub(lambda found: folder + found[0], value) for name, value in variables.items()}
         done = babelward(["config", "show", "--format", "json", "--config", file, *flags], variables)
         if done.returncode != 0:
             raise ValueError((done.stderr or done.stdout).strip())
         return {entry["key"]: entry["value"] for entry in json.loads(done.stdout.replace(folder, ""))}
+
+
+@functools.cache
+def told_secrets() -> dict:
+    """The Secrets that docs/kubernetes.md says how to make, with the keys that each then has."""
+    text = (ROOT / "docs/kubernetes.md").read_text()
+    made = {}
+    for found in re.finditer(r"create secret (generic|tls) (\S+)(.*)", text):
+        keys = re.findall(r"--from-(?:file|literal)=([\w.-]+)", found[3])
+        made[found[2]] = set(keys) if found[1] == "generic" else {"tls.crt", "tls.key"}
+    return made
 
 
 @functools.cache
