@@ -10,7 +10,7 @@ use crate::{
     auth::{Authenticator, CredentialsError, Quotas},
     backend::Backend,
     config::{Config, Role},
-    engine::{Clock, EngineConfig, TenantWeights},
+    engine::{Clock, EngineConfig, TenantNames, TenantWeights},
     memory,
     model::spec::DeviceChoice,
     registry::{
@@ -126,7 +126,12 @@ fn device_options(config: &Config, backend: &dyn Backend) -> DeviceOptions {
             step_target: engine.step_target,
             cost_prior: device.cost_prior,
             execution: device.execution,
-            tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
+            tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()).with_names(
+                match config.security.credentials {
+                    Some(_) => TenantNames::Proven,
+                    None => TenantNames::Claimed,
+                },
+            ),
             clock: Clock::default(),
         },
     }

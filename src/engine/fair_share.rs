@@ -1,7 +1,7 @@
 //! Fair shares of the device's time between tenants.
 //!
 //! This is start-time fair queueing over predicted seconds (Goyal, Vin and Cheng, "Start-time fair queuing", SIGCOMM
-//! 1996). Each listed tenant has an account per class, and all other names share one. An account is charged with the
+//! 1996). Each tenant that [`TenantWeights`] gives an account has one per class, and all others share one. An account is charged with the
 //! cost of its sequences divided by its weight, and the account with the least service is served next. An account that
 //! comes back starts at the service of the least served one, so that nobody saves up service while away.
 

@@ -76,4 +76,4 @@ pub use request::{
 };
 pub use start::start;
 pub use stats::ModelStats;
-pub use tenant::{Tenant, TenantWeights};
+pub use tenant::{Tenant, TenantNames, TenantWeights};

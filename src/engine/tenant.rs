@@ -17,8 +17,7 @@ impl Tenant {
         fits.then(|| Self(Arc::from(name)))
     }
 
-    /// Whether this is the tenant without a name: all callers who name none, and all names that are not listed in
-    /// [`TenantWeights`], share its account.
+    /// Whether this is the tenant without a name: all callers who name none share its account.
     pub fn is_unnamed(&self) -> bool {
         self.0.is_empty()
     }
@@ -30,31 +29,51 @@ impl fmt::Display for Tenant {
     }
 }
 
-/// The tenants that have an account of their own, and the weights of their shares. Callers choose their names and may
-/// invent any number of them, so all names that are not listed here share one account of weight 1.
+/// Where tenants' names come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TenantNames {
+    /// Callers choose their names, and may invent any number of them.
+    #[default]
+    Claimed,
+    /// Each name is proven by a credential.
+    Proven,
+}
+
+/// Which tenants have an account of their own, and the weights of their shares. Listed tenants have one, and all whose names
+/// are proven, with weight 1 unless they are listed. Names that are only claimed share one account, also of weight 1:
+/// otherwise whoever invented a new name for each call would get a new share with each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TenantWeights(BTreeMap<Tenant, u32>);
+pub struct TenantWeights {
+    weights: BTreeMap<Tenant, u32>,
+    names: TenantNames,
+}
 
 impl TenantWeights {
-    /// These tenants' weights; zero counts as one.
+    /// These tenants' weights; zero counts as one. Names are claimed.
     pub fn new(weights: impl IntoIterator<Item = (Tenant, u32)>) -> Self {
-        Self(
-            weights
-                .into_iter()
-                .map(|(tenant, weight)| (tenant, weight.max(1)))
-                .collect(),
-        )
+        let weights = weights
+            .into_iter()
+            .map(|(tenant, weight)| (tenant, weight.max(1)));
+        Self {
+            weights: weights.collect(),
+            names: TenantNames::Claimed,
+        }
     }
 
-    /// The account that a tenant's sequences are charged to: its own if it is listed, else the account without a name.
+    /// These weights, for names that come from there.
+    pub fn with_names(self, names: TenantNames) -> Self {
+        Self { names, ..self }
+    }
+
+    /// The account that a tenant's sequences are charged to.
     pub fn account(&self, tenant: &Tenant) -> Tenant {
-        let listed = self.0.contains_key(tenant);
-        if listed { tenant.clone() } else { Tenant::default() }
+        let own = self.names == TenantNames::Proven || self.weights.contains_key(tenant);
+        if own { tenant.clone() } else { Tenant::default() }
     }
 
     /// An account's weight.
     pub fn of(&self, account: &Tenant) -> u32 {
-        self.0.get(account).copied().unwrap_or(1)
+        self.weights.get(account).copied().unwrap_or(1)
     }
 }
 
@@ -71,5 +90,17 @@ mod tests {
             assert_eq!(Tenant::named(name), None, "{name:?}");
         }
         assert!(Tenant::default().is_unnamed());
+    }
+
+    #[test]
+    fn proven_names_have_accounts_and_claimed_ones_share_one() {
+        let [listed, other] = ["listed", "other"].map(|name| Tenant::named(name).unwrap());
+        let weights = |names| TenantWeights::new([(listed.clone(), 3)]).with_names(names);
+        let claimed = weights(TenantNames::Claimed);
+        assert_eq!(claimed.account(&listed), listed);
+        assert_eq!(claimed.account(&other), Tenant::default());
+        let proven = weights(TenantNames::Proven);
+        assert_eq!(proven.account(&other), other);
+        assert_eq!((proven.of(&listed), proven.of(&other)), (3, 1));
     }
 }

@@ -10,7 +10,9 @@ use std::{
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, codegen::BoxStream};
 
-use super::{deadline::Deadline, error::ServiceError, record::Record, transport::HeldBytes};
+use super::{
+    deadline::Deadline, entrance::Credential, error::ServiceError, record::Record, transport::HeldBytes,
+};
 use crate::{engine::Tenant, registry::Registry};
 
 /// A call as its handler sees it.
@@ -18,6 +20,8 @@ use crate::{engine::Tenant, registry::Registry};
 pub(crate) struct Call {
     pub(crate) deadline: Deadline,
     pub(crate) tenant: Tenant,
+    /// What its caller has shown, where there is authentication.
+    pub(crate) credential: Option<Credential>,
     pub(crate) request_id: Arc<str>,
     pub(crate) record: Arc<Record>,
     pub(crate) received: Received,
@@ -31,6 +35,11 @@ impl Call {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Status::internal("the call layer is missing"))
+    }
+
+    /// Checks again what its caller has shown, because more is asked for on a call that has been open for a while.
+    pub(crate) fn check_credential(&self) -> Result<(), ServiceError> {
+        self.credential.as_ref().map_or(Ok(()), Credential::check)
     }
 
     /// Takes what accompanies the next received message. Until then it is kept with the call.

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rand::RngExt as _;
@@ -23,7 +23,7 @@ use super::{
     call::{Call, Received},
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
-    entrance::Entrance,
+    entrance::{Admitted, Entrance, RETRY},
     error::ServiceError,
     limits::{DefaultDeadlines, TimeLimits},
     method::Method,
@@ -90,16 +90,19 @@ where
         let method = Method::of_path(request.uri().path());
         let admitted = match method {
             Some(method) => entrance.admit(method, &request),
-            None => entrance.admit_foreign(&request).map(|()| Tenant::default()),
+            None => entrance.admit_foreign(&request).map(|()| Admitted {
+                tenant: Tenant::default(),
+                credential: None,
+            }),
         };
-        let tenant = match admitted {
-            Ok(tenant) => tenant,
+        let Admitted { tenant, credential } = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => {
                 let response = refusal(&request.into_parts().0, &error).map(|()| Body::empty());
                 return Box::pin(async { Ok(response) });
             }
         };
-        // Nothing behind this needs the credential.
+        // Nothing behind this needs the header.
         request.headers_mut().remove(http::header::AUTHORIZATION);
         let request_id = request_id(request.headers().get(REQUEST_ID));
         let Some(method) = method else {
@@ -119,6 +122,7 @@ where
         let call = Call {
             deadline,
             tenant: tenant.clone(),
+            credential,
             request_id,
             record: Record::call(method, span.clone(), deadline, tenant, in_flight),
             received: Received::default(),
@@ -188,9 +192,6 @@ fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<
     set_request_id(response.headers_mut(), &request_id);
     response
 }
-
-/// When to try again if too many calls are open: about as long as it takes until one ends.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The response to a call that is refused because too many are open.
 pub(crate) fn too_many_calls(call: &http::request::Parts) -> http::Response<()> {

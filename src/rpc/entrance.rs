@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{
@@ -10,7 +10,11 @@ use http::{
     header::{AUTHORIZATION, HeaderValue},
 };
 
-use super::{error::ServiceError, method::Method};
+use super::{
+    error::ServiceError,
+    method::Method,
+    transport::{Beyond, CallPlace, Intake},
+};
 use crate::{
     auth::{Authenticator, Quotas, Rejection, SharedPrincipal},
     engine::Tenant,
@@ -23,6 +27,9 @@ const TENANT: &str = "x-babelward-tenant";
 /// The method of health probes. It is answered without a credential, because orchestrators have none; it only tells whether
 /// a service serves.
 pub(crate) const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// When to try again if too much is open: about as long as it takes until something ends.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// Who may call.
 #[derive(Clone, Default)]
@@ -51,21 +58,56 @@ pub(crate) struct Entrance {
     pub(crate) quotas: Quotas,
 }
 
+/// A caller who may make its call.
+pub(crate) struct Admitted {
+    pub(crate) tenant: Tenant,
+    /// The credential that proves it, where there is authentication.
+    pub(crate) credential: Option<Credential>,
+}
+
+/// The credential of an open call. What is asked for later on the same call needs it to be valid still.
+#[derive(Clone)]
+pub(crate) struct Credential {
+    authenticator: Arc<Authenticator>,
+    authorization: Option<HeaderValue>,
+    certificate: Option<Arc<PeerCertificate>>,
+    method: Method,
+    tenant: Tenant,
+}
+
+impl Credential {
+    /// Checks it again, as for a new call.
+    pub(crate) fn check(&self) -> Result<(), ServiceError> {
+        let value = self.authorization.as_ref().map(HeaderValue::as_bytes);
+        let found = self
+            .authenticator
+            .identify(value, self.certificate.as_deref(), SystemTime::now());
+        let principal = found.map_err(refused)?;
+        if principal.tenant != self.tenant {
+            // The work would be somebody else's.
+            return Err(refused(Rejection::Unknown));
+        }
+        has_scope(&principal, self.method)
+    }
+}
+
 impl Entrance {
-    /// The tenant of a call of ours, if its caller may make it.
-    pub(crate) fn admit<B>(&self, method: Method, call: &Request<B>) -> Result<Tenant, ServiceError> {
-        let tenant = match &self.access {
-            Access::Open => named_tenant(call.headers().get(TENANT)),
+    /// Whose a call of ours is, if its caller may make it.
+    pub(crate) fn admit(&self, method: Method, call: &Request<Intake>) -> Result<Admitted, ServiceError> {
+        let (tenant, credential) = match &self.access {
+            Access::Open => (named_tenant(call.headers().get(TENANT)), None),
             Access::Checked(authenticator) => {
                 let principal = identify(authenticator, call)?;
-                if !principal.scopes.has_any(method.scopes()) {
-                    count("scope");
-                    return Err(ServiceError::ScopeMissing {
-                        needs: method.scopes(),
-                        has: principal.scopes,
-                    });
-                }
-                principal.tenant.clone()
+                has_scope(&principal, method)?;
+                charge(&principal.tenant, call)?;
+                let credential = Credential {
+                    authenticator: Arc::clone(authenticator),
+                    authorization: call.headers().get(AUTHORIZATION).cloned(),
+                    certificate: call.extensions().get().cloned(),
+                    method,
+                    tenant: principal.tenant.clone(),
+                };
+                (principal.tenant.clone(), Some(credential))
             }
         };
         if method.is_admin() && self.admin_calls == AdminCalls::Elsewhere {
@@ -75,29 +117,56 @@ impl Entrance {
             let counted = self.quotas.take_request(&tenant, Instant::now());
             counted.map_err(ServiceError::quota)?;
         }
-        Ok(tenant)
+        Ok(Admitted { tenant, credential })
     }
 
     /// Whether the caller may make a call that is not of ours: a health check always; any other, such as one of
-    /// reflection, with any credential.
-    pub(crate) fn admit_foreign<B>(&self, call: &Request<B>) -> Result<(), ServiceError> {
+    /// reflection, with any credential, and as a request of its tenant.
+    pub(crate) fn admit_foreign(&self, call: &Request<Intake>) -> Result<(), ServiceError> {
         match &self.access {
             Access::Checked(authenticator) if call.uri().path() != HEALTH_CHECK => {
-                identify(authenticator, call).map(drop)
+                let principal = identify(authenticator, call)?;
+                charge(&principal.tenant, call)?;
+                let counted = self.quotas.take_request(&principal.tenant, Instant::now());
+                counted.map_err(ServiceError::quota)
             }
             Access::Checked(_) | Access::Open => Ok(()),
         }
     }
 }
 
+/// Counts the call among what its tenant holds of the port.
+fn charge(tenant: &Tenant, call: &Request<Intake>) -> Result<(), ServiceError> {
+    let Some(place) = call.extensions().get::<CallPlace>() else {
+        return Ok(());
+    };
+    place.charge(tenant, call.body()).map_err(|beyond| match beyond {
+        Beyond::Calls => ServiceError::TooManyCalls { retry_after: RETRY },
+        Beyond::Bytes => ServiceError::RequestMemory { retry_after: RETRY },
+    })
+}
+
+fn has_scope(principal: &SharedPrincipal, method: Method) -> Result<(), ServiceError> {
+    if principal.scopes.has_any(method.scopes()) {
+        return Ok(());
+    }
+    count("scope");
+    Err(ServiceError::ScopeMissing {
+        needs: method.scopes(),
+        has: principal.scopes,
+    })
+}
+
 fn identify<B>(authenticator: &Authenticator, call: &Request<B>) -> Result<SharedPrincipal, ServiceError> {
     let certificate = call.extensions().get::<Arc<PeerCertificate>>();
     let found = authorization(call.headers())
         .and_then(|value| authenticator.identify(value, certificate.map(Arc::as_ref), SystemTime::now()));
-    found.map_err(|rejection| {
-        count(rejection.name());
-        ServiceError::Unauthenticated(rejection)
-    })
+    found.map_err(refused)
+}
+
+fn refused(rejection: Rejection) -> ServiceError {
+    count(rejection.name());
+    ServiceError::Unauthenticated(rejection)
 }
 
 /// The value of `authorization`. Two of them are refused, because others on the way may have looked at the other one.

@@ -164,6 +164,9 @@ impl Watcher {
     async fn next(&mut self) -> Option<Result<proto::WatchModelsResponse, Status>> {
         loop {
             if let Some(change) = self.next_unsent() {
+                if let Err(error) = self.call.check_credential() {
+                    return Some(Err(self.call.fail(&error)));
+                }
                 match self.sent.get_mut(change.position) {
                     Some(sent) => *sent = change.state,
                     None => self.sent.push(change.state),

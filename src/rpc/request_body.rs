@@ -16,6 +16,7 @@ use tonic::Status;
 use super::{
     call::{Call, ReceivedMessage},
     element_counts::{ElementCounts, first_id},
+    entrance::RETRY,
     error::ServiceError,
     transport::{Arrival, Intake, IntakeError},
 };
@@ -23,8 +24,8 @@ use super::{
 /// A gRPC message begins with a byte for its compression and four for its length.
 const PREFIX: usize = 5;
 
-/// When to try again if the memory for requests is used up: about as long as it takes until a request is answered.
-const RETRY: Duration = Duration::from_secs(1);
+/// Longest time that the request of a health check may take to arrive. Strangers may send it.
+const HEALTH_RECEIVE: Duration = Duration::from_secs(5);
 
 /// What the body of a call of ours needs.
 pub(crate) struct CallBody {
@@ -75,8 +76,11 @@ impl RequestBody {
     /// The body of a call of a service that is not ours, with this path.
     pub(crate) fn foreign(intake: Intake, receive: Duration, path: &str) -> Self {
         let is_health = path.starts_with("/grpc.health.v1.Health/");
-        let owner = if is_health { Owner::Health } else { Owner::Foreign };
-        Self::new(intake, receive, owner)
+        if is_health {
+            Self::new(intake, receive.min(HEALTH_RECEIVE), Owner::Health)
+        } else {
+            Self::new(intake, receive, Owner::Foreign)
+        }
     }
 
     fn new(intake: Intake, receive: Duration, owner: Owner) -> Self {

@@ -4,7 +4,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -134,8 +137,10 @@ pub(crate) struct Sequence {
     /// When its prompt was computed.
     prompt_done: Option<Instant>,
     ended: bool,
-    /// Tokens of the tenant's quota that the answer may still use.
+    /// Tokens of the tenant's quota for the prompt and the longest answer.
     reserved: TokenReservation,
+    /// Tokens of the answer that the engine has computed, whether or not the client has read them.
+    computed: Arc<AtomicUsize>,
 }
 
 impl Sequence {
@@ -156,6 +161,8 @@ impl Sequence {
             .quotas
             .reserve_tokens(&context.tenant, most_tokens, Instant::now());
         let mut reserved = reserved.map_err(ServiceError::quota)?;
+        let computed = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&computed);
         let request = SequenceRequest {
             model: entry.resident.index,
             adapter: entry.adapter.as_ref().map(|adapter| adapter.index),
@@ -165,7 +172,12 @@ impl Sequence {
             tenant: context.tenant.clone(),
             deadline: context.deadline.instant(),
             cancel: cancel.0.clone(),
-            events: Box::new(move |event| sender.try_send(event).is_ok()),
+            events: Box::new(move |event| {
+                if matches!(event, Event::Token(_)) {
+                    counted.fetch_add(1, Ordering::AcqRel);
+                }
+                sender.try_send(event).is_ok()
+            }),
         };
         let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
         let registry = &context.shared.registry;
@@ -201,6 +213,7 @@ impl Sequence {
             prompt_done: None,
             ended: false,
             reserved,
+            computed,
         })
     }
 
@@ -240,7 +253,6 @@ impl Sequence {
                 self.stage = Stage::Decode;
                 self.prompt_done.get_or_insert_with(Instant::now);
                 if matches!(event, Event::Token(_)) {
-                    self.reserved.use_tokens(1);
                     self.record.note(|tally| tally.add_answer_token());
                 }
             }
@@ -280,6 +292,7 @@ impl Sequence {
 impl Drop for Sequence {
     /// A sequence that ends early adds its times to the totals too.
     fn drop(&mut self) {
+        self.reserved.use_tokens(self.computed.load(Ordering::Acquire));
         if self.ended {
             return;
         }

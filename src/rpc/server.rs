@@ -23,7 +23,7 @@ use super::{
     score::ScoringApi,
     sequence::Shared,
     text_work::TextWork,
-    transport::{Connections, RequestBudget, Shutdown, Transport, connection_limit, listen},
+    transport::{Connections, RequestBudget, Shutdown, TenantUses, Transport, connection_limit, listen},
 };
 use crate::{
     auth::Quotas,
@@ -47,6 +47,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Most open calls of that listener.
 const ADMIN_CALLS: usize = 256;
+
+/// Memory for the requests of health checks, which strangers may send. Each may have a few kilobytes.
+const CHECK_MEMORY: usize = 8 << 20;
 
 /// Why serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -174,15 +177,17 @@ pub async fn serve_on(
     }
     let routes = routes(&shared, &health.reporter)?;
     let request_budget = RequestBudget::new(shared.limits.request_bytes);
-    let transport = |calls: &CallLayer, connections: Arc<Connections>| {
+    let transport = |calls: &CallLayer, most: usize, most_calls: usize| {
         Arc::new(Transport {
             service: calls.layer(routes.clone()),
             refuse: call_layer::too_many_calls,
             tls: security.tls.clone(),
             limits: shared.limits.clone(),
             times: shared.times.clone(),
-            connections,
+            connections: Connections::new(most, most_calls),
             request_budget: Arc::clone(&request_budget),
+            check_budget: RequestBudget::new(CHECK_MEMORY),
+            tenants: TenantUses::new(most, most_calls, &request_budget),
         })
     };
     let stages = Shutdown {
@@ -191,7 +196,7 @@ pub async fn serve_on(
         abort: CancellationToken::new(),
     };
     let connections = TaskTracker::new();
-    let main = transport(&calls, Connections::new(most, shared.limits.calls));
+    let main = transport(&calls, most, shared.limits.calls);
     let listening = listen(listener, main, stages.clone(), connections.clone());
     let admin_listening = admin_listener.map(|listener| {
         let calls = CallLayer {
@@ -202,7 +207,7 @@ pub async fn serve_on(
             ..calls.clone()
         };
         // Callers of the other listener cannot keep operators out.
-        let admin = transport(&calls, Connections::new(ADMIN_CONNECTIONS, ADMIN_CALLS));
+        let admin = transport(&calls, ADMIN_CONNECTIONS, ADMIN_CALLS);
         listen(listener, admin, stages.clone(), connections.clone())
     });
     let listening = async {

@@ -243,6 +243,9 @@ impl<R: StreamRpc> Driver<R> {
             };
             return Some(self.fail(&error));
         }
+        if let Err(error) = self.call.check_credential() {
+            return Some(self.fail(&error));
+        }
         let item = NewItem {
             id: id.clone(),
             size,

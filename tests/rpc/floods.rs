@@ -22,11 +22,14 @@ use crate::{
 /// What every HTTP/2 client says first: the preface and an empty SETTINGS frame (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -136,6 +139,73 @@ async fn rapid_resets_end_the_connection() {
     }
     assert_eq!(flooded(rig.address, flood).await, Some(ENHANCE_YOUR_CALM));
     others_are_answered(&rig).await;
+    rig.idle().await;
+    rig.stop().await;
+}
+
+/// CVE-2025-8671: calls that make the server reset them, by frames that are wrong for one call alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn resets_that_the_server_is_made_to_send_end_the_connection() {
+    let rig = Rig::start().await;
+    let begin = |stream| frame(HEADERS, END_HEADERS, stream, &call());
+    let ended = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &call());
+    let wide = (i32::MAX as u32).to_be_bytes();
+    type Wrong<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
+    let ways: [Wrong; 3] = [
+        // A window that is larger than can be.
+        Box::new(|stream| [begin(stream), frame(WINDOW_UPDATE, 0, stream, &wide)].concat()),
+        // More of a request that has ended.
+        Box::new(|stream| [ended(stream), frame(DATA, 0, stream, &[0; 8])].concat()),
+        // More bytes than are announced.
+        Box::new(|stream| {
+            let mut headers = call();
+            headers.extend(literal("content-length", "1"));
+            let begin = frame(HEADERS, END_HEADERS, stream, &headers);
+            [begin, frame(DATA, 0, stream, &[0; 8])].concat()
+        }),
+    ];
+    for wrong in ways {
+        let flood = (0..50_000u32).flat_map(|number| wrong(2 * number + 1)).collect();
+        let code = flooded(rig.address, flood).await;
+        assert!(code.is_some_and(|code| code != 0), "{code:?}");
+        others_are_answered(&rig).await;
+    }
+    rig.idle().await;
+    rig.stop().await;
+}
+
+/// Frames that need no answer take the time of whoever sends them, and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_say_nothing_keep_nobody_waiting() {
+    let rig = Rig::start().await;
+    for said in [
+        frame(DATA, 0, 1, &[]),
+        frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 0]),
+        // A frame of a kind that does not exist is to be passed over (RFC 9113, section 5.5).
+        frame(0xfa, 0, 0, &[0; 16]),
+    ] {
+        let (mut read, mut write) = connected(rig.address).await.into_split();
+        write
+            .write_all(&frame(HEADERS, END_HEADERS, 1, &call()))
+            .await
+            .unwrap();
+        let part = said.repeat((1 << 20) / said.len());
+        let sending = tokio::spawn(async move {
+            for _ in 0..16 {
+                // The server may close while this is being sent.
+                if write.write_all(&part).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let reading = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
+        while !sending.is_finished() {
+            others_are_answered(&rig).await;
+        }
+        reading.abort();
+        others_are_answered(&rig).await;
+    }
     rig.idle().await;
     rig.stop().await;
 }

@@ -42,6 +42,7 @@ mod faults;
 mod fleet;
 mod floods;
 mod generate;
+mod greedy;
 mod health;
 mod long_texts;
 mod models;

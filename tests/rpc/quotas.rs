@@ -5,15 +5,15 @@ use std::sync::Arc;
 use babelward::{
     auth::{QuotaLimits, Quotas, Scope},
     engine::Tenant,
-    proto,
+    proto::{self, generation_service_client::GenerationServiceClient},
     rpc::Security,
 };
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::{
     credentials::{KeyFile, checked, with_key},
-    rig::{Rig, Setup, classify, generate_tokens, item_reason, item_status, reason, requests},
+    rig::{Rig, Setup, classify, eventually, generate_tokens, item_reason, item_status, reason, requests},
 };
 
 fn per_minute(requests: Option<u32>, tokens: Option<u32>) -> QuotaLimits {
@@ -165,6 +165,36 @@ async fn tokens_are_reserved_for_the_longest_answer_and_the_rest_is_given_back()
     rig.gate.open();
     open.await.unwrap().unwrap();
     rig.idle().await;
+    rig.stop().await;
+}
+
+/// What has been computed is paid for, also if the client reads nothing of it and goes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_read_is_paid_for() {
+    let (rig, [small, _], _keys) = limited(per_minute(None, Some(1000))).await;
+    // Not even one message fits into this window.
+    let channel = Channel::from_shared(format!("http://{}", rig.address))
+        .unwrap()
+        .initial_stream_window_size(1)
+        .connect()
+        .await
+        .unwrap();
+    let mut deaf = GenerationServiceClient::new(channel);
+    // Endless words, so that the whole answer is computed.
+    let request = with_key(&small, generate_tokens("hi", 600));
+    let answer = deaf.generate(request).await.unwrap();
+    eventually("the answer is computed", || rig.gate.passes() >= 600).await;
+    drop((answer, deaf));
+    rig.idle().await;
+    let mut generation = rig.generation().await;
+    let again = async {
+        let request = with_key(&small, generate_tokens("hi", 600));
+        let mut answer = generation.generate(request).await?.into_inner();
+        while answer.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    let status = again.await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
     rig.stop().await;
 }
 

@@ -9,11 +9,13 @@ use std::sync::{
 /// that never end do not keep ordinary ones out.
 const SMALL_REQUEST: usize = 64 << 10;
 
-/// A budget of bytes.
+/// A budget of bytes, which may be a part of another.
 #[derive(Debug)]
 pub(crate) struct RequestBudget {
     limit: usize,
     used: AtomicUsize,
+    /// The budget that also has to have the bytes.
+    whole: Option<Arc<Self>>,
 }
 
 impl RequestBudget {
@@ -21,7 +23,22 @@ impl RequestBudget {
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
+            whole: None,
         })
+    }
+
+    /// A part of this budget that may use at most `limit` bytes of it.
+    pub(crate) fn part_of(whole: &Arc<Self>, limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            whole: Some(Arc::clone(whole)),
+        })
+    }
+
+    /// Most bytes that it has.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Bytes that are held now.
@@ -30,13 +47,53 @@ impl RequestBudget {
         self.used.load(Ordering::Acquire)
     }
 
-    fn take(&self, bytes: usize, limit: usize) -> bool {
+    /// Takes bytes for a request of this size, from the whole budget too.
+    fn take(&self, bytes: usize, size: RequestSize) -> bool {
+        if !self.take_here(bytes, size) {
+            return false;
+        }
+        let taken = self.whole.as_ref().is_none_or(|whole| whole.take(bytes, size));
+        if !taken {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        taken
+    }
+
+    fn take_here(&self, bytes: usize, size: RequestSize) -> bool {
+        let limit = match size {
+            RequestSize::Small => self.limit,
+            RequestSize::Large => self.limit - self.limit / 4,
+        };
         let taken = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
                 used.checked_add(bytes).filter(|used| *used <= limit)
             });
         taken.is_ok()
+    }
+
+    fn release(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        if let Some(whole) = &self.whole {
+            whole.release(bytes);
+        }
+    }
+}
+
+/// Whether a request is large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestSize {
+    Small,
+    Large,
+}
+
+impl RequestSize {
+    fn of(bytes: usize) -> Self {
+        if bytes > SMALL_REQUEST {
+            Self::Large
+        } else {
+            Self::Small
+        }
     }
 }
 
@@ -58,17 +115,22 @@ impl HeldBytes {
 
     /// Takes more bytes. Returns `false` when the budget has too few.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
-        let limit = self.budget.limit;
-        let limit = if self.bytes.saturating_add(more) > SMALL_REQUEST {
-            limit - limit / 4
-        } else {
-            limit
-        };
-        let grown = self.budget.take(more, limit);
+        let size = RequestSize::of(self.bytes.saturating_add(more));
+        let grown = self.budget.take(more, size);
         if grown {
             self.bytes += more;
         }
         grown
+    }
+
+    /// Takes the bytes from a part of their budget from now on. Returns `false` when the part has too few.
+    pub(crate) fn charge_to(&mut self, part: &Arc<RequestBudget>) -> bool {
+        // The whole budget has these bytes already.
+        let charged = part.take_here(self.bytes, RequestSize::of(self.bytes));
+        if charged {
+            self.budget = Arc::clone(part);
+        }
+        charged
     }
 
     /// Separates some of the bytes, which are then released by themselves.
@@ -89,7 +151,7 @@ impl HeldBytes {
 
 impl Drop for HeldBytes {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.release(self.bytes);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::{either::Either, sync::CancellationToken};
 use tracing::field::debug;
 
 use super::{
-    connections::ConnectionPermit,
+    connections::{CallKind, ConnectionPermit},
     exchange::{exchange, refuse},
     service::{CallService, Transport},
     socket::Socket,
@@ -173,8 +173,11 @@ async fn serve_calls<S: CallService>(
                     if let Some(peer) = &peer {
                         request.extensions_mut().insert(Arc::clone(peer));
                     }
-                    // A health check is answered however many calls are open, because a busy server is not unhealthy.
-                    if let Some(call) = permit.begin_call(request.uri().path() == HEALTH_CHECK) {
+                    let kind = match request.uri().path() {
+                        HEALTH_CHECK => CallKind::HealthCheck,
+                        _ => CallKind::Counted,
+                    };
+                    if let Some(call) = permit.begin_call(kind) {
                         tokio::spawn(exchange(Arc::clone(transport), request, respond, call));
                     } else {
                         refuse(transport.refuse, &request.into_parts().0, respond);

@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 /// Most evicted connections that are not closed yet.
 const CLOSING: usize = 32;
 
+/// Most open health checks of one connection.
+const CHECKS: usize = 8;
+
 /// All open connections and calls, up to a limit of each.
 pub(crate) struct Connections {
     most: usize,
@@ -32,6 +35,8 @@ struct PeerTable {
 
 struct Peer {
     phase: Phase,
+    /// Open health checks.
+    checks: usize,
     /// Cancelled when the connection is evicted.
     evicted: CancellationToken,
 }
@@ -80,6 +85,7 @@ impl Connections {
         table.next += 1;
         let peer = Peer {
             phase: Phase::Silent,
+            checks: 0,
             evicted: evicted.clone(),
         };
         table.peers.insert(serial, peer);
@@ -124,6 +130,16 @@ impl PeerTable {
     }
 }
 
+/// What a call is to the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    /// It is counted, and its connection is not evicted meanwhile.
+    Counted,
+    /// A health check is answered however many calls are open, because a busy server is not unhealthy. Strangers may send it,
+    /// so a connection with nothing else is evicted for others.
+    HealthCheck,
+}
+
 /// Permits one open socket.
 pub(crate) struct SocketPermit(
     #[allow(dead_code, reason = "it is released when dropped")] OwnedSemaphorePermit,
@@ -143,6 +159,11 @@ impl ConnectionPermit {
         self.evicted.clone()
     }
 
+    /// The number of the connection. No other one of its listener has it.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
     /// Records that the peer speaks HTTP/2.
     pub(crate) fn has_spoken(&self) {
         self.change(|phase| {
@@ -152,22 +173,34 @@ impl ConnectionPermit {
         });
     }
 
-    /// Counts an open call until the result is dropped. `None` when there are too many over all connections; a call that
-    /// `is_exempt` is counted all the same.
-    pub(crate) fn begin_call(self: &Arc<Self>, is_exempt: bool) -> Option<OpenCall> {
+    /// Counts an open call until the result is dropped. `None` when there are too many over all connections, or too many
+    /// health checks on this one.
+    pub(crate) fn begin_call(self: &Arc<Self>, kind: CallKind) -> Option<OpenCall> {
         let mut table = self.connections.table();
-        if table.calls >= self.connections.most_calls && !is_exempt {
-            return None;
-        }
-        table.calls += 1;
-        drop(table);
-        self.change(|phase| {
-            *phase = match *phase {
-                Phase::Busy(calls) => Phase::Busy(calls + 1),
-                Phase::Silent | Phase::Idle(_) => Phase::Busy(1),
+        match kind {
+            CallKind::Counted if table.calls >= self.connections.most_calls => return None,
+            CallKind::Counted => {
+                table.calls += 1;
+                drop(table);
+                self.change(|phase| {
+                    *phase = match *phase {
+                        Phase::Busy(calls) => Phase::Busy(calls + 1),
+                        Phase::Silent | Phase::Idle(_) => Phase::Busy(1),
+                    }
+                });
             }
-        });
-        Some(OpenCall(Arc::clone(self)))
+            CallKind::HealthCheck => {
+                let peer = table.peers.get_mut(&self.serial)?;
+                if peer.checks >= CHECKS {
+                    return None;
+                }
+                peer.checks += 1;
+            }
+        }
+        Some(OpenCall {
+            connection: Arc::clone(self),
+            kind,
+        })
     }
 
     /// How much longer the connection may be without a call, if it may for `longest`; `None` when that time is over.
@@ -195,17 +228,42 @@ impl Drop for ConnectionPermit {
 }
 
 /// An open call of a connection.
-pub(crate) struct OpenCall(Arc<ConnectionPermit>);
+pub(crate) struct OpenCall {
+    connection: Arc<ConnectionPermit>,
+    kind: CallKind,
+}
+
+impl OpenCall {
+    pub(crate) fn kind(&self) -> CallKind {
+        self.kind
+    }
+
+    /// The number of its connection.
+    pub(crate) fn connection(&self) -> u64 {
+        self.connection.serial()
+    }
+}
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.connections.table().calls -= 1;
-        self.0.change(|phase| {
-            *phase = match *phase {
-                Phase::Busy(calls) if calls > 1 => Phase::Busy(calls - 1),
-                _ => Phase::Idle(Instant::now()),
+        let mut table = self.connection.connections.table();
+        match self.kind {
+            CallKind::Counted => {
+                table.calls -= 1;
+                drop(table);
+                self.connection.change(|phase| {
+                    *phase = match *phase {
+                        Phase::Busy(calls) if calls > 1 => Phase::Busy(calls - 1),
+                        _ => Phase::Idle(Instant::now()),
+                    }
+                });
             }
-        });
+            CallKind::HealthCheck => {
+                if let Some(peer) = table.peers.get_mut(&self.connection.serial) {
+                    peer.checks -= 1;
+                }
+            }
+        }
     }
 }
 
@@ -224,7 +282,7 @@ mod tests {
         late.has_spoken();
         fourth.has_spoken();
         // A connection that was busy is idle from the end of its last call on.
-        drop(talking.begin_call(false).unwrap());
+        drop(talking.begin_call(CallKind::Counted).unwrap());
         let fifth = connections.admit(None).unwrap();
         assert!(late.evicted().is_cancelled());
         assert!(!talking.evicted().is_cancelled() && !fourth.evicted().is_cancelled());
@@ -236,9 +294,12 @@ mod tests {
     fn connections_with_calls_are_kept() {
         let connections = Connections::new(2, 3);
         let [one, two] = [(); 2].map(|()| Arc::new(connections.admit(None).unwrap()));
-        let calls = [&one, &one, &two].map(|permit| permit.begin_call(false).unwrap());
-        assert!(two.begin_call(false).is_none(), "three calls are the limit");
-        drop(two.begin_call(true).unwrap());
+        let calls = [&one, &one, &two].map(|permit| permit.begin_call(CallKind::Counted).unwrap());
+        assert!(
+            two.begin_call(CallKind::Counted).is_none(),
+            "three calls are the limit"
+        );
+        drop(two.begin_call(CallKind::HealthCheck).unwrap());
         assert!(connections.admit(None).is_none());
         let [first, second, third] = calls;
         drop(first);
@@ -253,11 +314,37 @@ mod tests {
     }
 
     #[test]
+    fn health_checks_do_not_keep_a_connection() {
+        let connections = Connections::new(1, 1);
+        let strange = Arc::new(connections.admit(None).unwrap());
+        strange.has_spoken();
+        let mut checks: Vec<_> = (0..CHECKS)
+            .map(|_| strange.begin_call(CallKind::HealthCheck).unwrap())
+            .collect();
+        assert!(
+            strange.begin_call(CallKind::HealthCheck).is_none(),
+            "eight are the limit"
+        );
+        checks.pop();
+        let again = strange.begin_call(CallKind::HealthCheck);
+        assert!(again.is_some());
+        // They take no place of a call either.
+        let call = strange.begin_call(CallKind::Counted).unwrap();
+        assert!(connections.admit(None).is_none(), "a call keeps its connection");
+        drop(call);
+        let next = connections.admit(None);
+        assert!(next.is_some() && strange.evicted().is_cancelled());
+        assert!(strange.begin_call(CallKind::HealthCheck).is_none());
+        drop((checks, again));
+        assert_eq!(connections.count(), 1);
+    }
+
+    #[test]
     fn a_connection_is_idle_from_its_last_call_on() {
         let connections = Connections::new(1, 10);
         let permit = Arc::new(connections.admit(None).unwrap());
         let hour = Duration::from_secs(3600);
-        let call = permit.begin_call(false).unwrap();
+        let call = permit.begin_call(CallKind::Counted).unwrap();
         assert_eq!(permit.idle_time_left(hour), Some(hour));
         assert_eq!(permit.idle_time_left(Duration::ZERO), None);
         drop(call);

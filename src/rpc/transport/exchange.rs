@@ -13,26 +13,38 @@ use http_body::Body as _;
 use tokio::time::timeout;
 
 use super::{
-    connections::OpenCall,
+    connections::{CallKind, OpenCall},
     intake::Intake,
     service::{CallService, Transport},
+    tenant_use::CallPlace,
 };
+
+/// Most bytes of the request of a health check, which has the name of a service.
+const CHECK_BYTES: usize = 1 << 10;
 
 /// Answers a call. Whatever the answer waits for, the bytes that arrive for the call are read off the connection.
 pub(super) async fn exchange<S: CallService>(
     transport: Arc<Transport<S>>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    _call: OpenCall,
+    call: OpenCall,
 ) {
-    let (head, body) = request.into_parts();
-    let (intake, arriving) = Intake::new(body, &transport.request_budget, transport.limits.message_bytes);
+    let (mut head, body) = request.into_parts();
+    let (budget, most_bytes) = match call.kind() {
+        CallKind::Counted => (&transport.request_budget, transport.limits.message_bytes),
+        // Strangers cannot use up what callers need.
+        CallKind::HealthCheck => (&transport.check_budget, CHECK_BYTES),
+    };
+    let (intake, arriving) = Intake::new(body, budget, most_bytes);
+    let place = CallPlace::new(&transport.tenants, call.connection());
+    head.extensions.insert(place.clone());
     let request = Request::from_parts(head, intake);
     tokio::select! {
         biased;
         never = arriving => match never {},
         () = answer(transport.service.clone(), request, respond, transport.times.stream_idle) => {}
     }
+    place.end();
 }
 
 /// Refuses a call with the response that `response` makes for it.

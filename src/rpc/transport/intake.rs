@@ -76,6 +76,11 @@ impl Intake {
         next
     }
 
+    /// Takes the bytes of the request from this part of its budget. Returns `false` when the part has too few.
+    pub(crate) fn charge_to(&self, part: &Arc<RequestBudget>) -> bool {
+        lock(&self.0).held.charge_to(part)
+    }
+
     /// Whether part of a message has arrived.
     pub(crate) fn has_part(&self) -> bool {
         let buffer = lock(&self.0);

@@ -15,6 +15,7 @@ mod exchange;
 mod intake;
 mod service;
 mod socket;
+mod tenant_use;
 
 pub(crate) use self::descriptors::{connection_limit, raise_descriptor_limit};
 pub(crate) use self::{
@@ -23,4 +24,5 @@ pub(crate) use self::{
     connections::Connections,
     intake::{Arrival, Intake, IntakeError},
     service::Transport,
+    tenant_use::{Beyond, CallPlace, TenantUses},
 };

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{budget::RequestBudget, connections::Connections, intake::Intake};
+use super::{budget::RequestBudget, connections::Connections, intake::Intake, tenant_use::TenantUses};
 use crate::{
     rpc::limits::{Limits, TimeLimits},
     tls::ServerTls,
@@ -42,4 +42,8 @@ pub(crate) struct Transport<S> {
     pub(crate) times: TimeLimits,
     pub(crate) connections: Arc<Connections>,
     pub(crate) request_budget: Arc<RequestBudget>,
+    /// For the requests of health checks.
+    pub(crate) check_budget: Arc<RequestBudget>,
+    /// What each tenant holds.
+    pub(crate) tenants: Arc<TenantUses>,
 }
