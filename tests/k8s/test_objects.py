@@ -414,7 +414,7 @@ MISTAKES = [
     (
         rules.references_lead_somewhere,
         "overlays/kserve",
-        lambda o: runtime(o)["env"][0]["valueFrom"]["resourceFieldRef"].update(containerName="babelward"),
+        lambda o: runtime(o)["env"][1]["valueFrom"]["resourceFieldRef"].update(containerName="babelward"),
         "not there",
     ),
     (

@@ -276,7 +276,7 @@ def unknown_metrics(expression: str) -> list:
             continue
         own = metrics().get(name, metrics().get(base))
         # A counter that has not counted yet has not shown its labels.
-        own = {"engine", "stage", "method", "model"} if own is None else own
+        own = {"engine", "stage", "method", "model", "reason", "kind", "what", "outcome"} if own is None else own
         labels |= own
         for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers):
             if label not in own | OF_PROMETHEUS:
