@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     reload::{Reload, Reloaded},
+    secret::warn_if_exposed,
     tls::PeerCertificate,
 };
 
@@ -75,8 +76,12 @@ impl Authenticator {
     /// When one of them cannot be used.
     pub fn open(files: CredentialFiles) -> Result<Self, CredentialsError> {
         let content = Content::read(&files)?;
+        let credentials = Credentials::new(&files, &content)?;
+        if let Some(keys) = &files.keys {
+            warn_if_exposed(keys);
+        }
         Ok(Self {
-            current: RwLock::new(Arc::new(Credentials::new(&files, &content)?)),
+            current: RwLock::new(Arc::new(credentials)),
             tried: Mutex::new(content.digest()),
             files,
         })
@@ -96,6 +101,8 @@ impl Authenticator {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         match (authorization, certificate) {
             (Some(value), _) => current.bearer(value, now),
+            // The handshake has checked it, perhaps a long time ago.
+            (None, Some(certificate)) if certificate.not_after < now => Err(Rejection::Expired),
             (None, Some(certificate)) => {
                 let known = current.keys.certificate(certificate);
                 known.cloned().ok_or(Rejection::Unknown)
@@ -215,6 +222,9 @@ impl Reload for Authenticator {
         }
         match read.and_then(|content| Credentials::new(&self.files, &content)) {
             Ok(credentials) => {
+                if let Some(keys) = &self.files.keys {
+                    warn_if_exposed(keys);
+                }
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(credentials);
                 Reloaded::Replaced
             }
@@ -225,7 +235,7 @@ impl Reload for Authenticator {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, time::Duration};
 
     use super::*;
     use crate::auth::{NewKey, Scope, append_key, generate_key, remove_key};
@@ -311,11 +321,35 @@ mod tests {
             sha256: [0; 32],
             uris: Vec::new(),
             dns: vec!["a".to_owned()],
+            not_after: SystemTime::now() + Duration::from_secs(60),
         };
         let now = SystemTime::now();
         assert!(authenticator.identify(None, Some(&certificate), now).is_ok());
         let both = authenticator.identify(Some(b"Bearer bw_x"), Some(&certificate), now);
         assert_eq!(both, Err(Rejection::Unknown));
         assert_eq!(authenticator.identify(None, None, now), Err(Rejection::Missing));
+    }
+
+    #[test]
+    fn a_certificate_that_ends_while_its_connection_is_open_is_refused_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        let text = "[[certificates]]\nid = \"c\"\ndns = \"a\"\ntenant = \"t\"\nscopes = [\"score\"]\n";
+        fs::write(&path, text).unwrap();
+        let authenticator = opened(&path);
+        let end = SystemTime::now();
+        let certificate = PeerCertificate {
+            sha256: [0; 32],
+            uris: Vec::new(),
+            dns: vec!["a".to_owned()],
+            not_after: end,
+        };
+        let identify = |at| authenticator.identify(None, Some(&certificate), at).map(drop);
+        assert_eq!(identify(end), Ok(()));
+        assert_eq!(identify(end + Duration::from_millis(1)), Err(Rejection::Expired));
+        // Its entry is removed, as all entries may be, while its connection is open.
+        fs::write(&path, "").unwrap();
+        assert_eq!(authenticator.reload(), Reloaded::Replaced);
+        assert_eq!(identify(end), Err(Rejection::Unknown));
     }
 }

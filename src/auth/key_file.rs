@@ -54,12 +54,12 @@ pub enum KeyFileError {
         reason: String,
     },
     /// An entry is wrong.
-    #[error("{path}: `{id}`: {reason}")]
+    #[error("{path}: {entry}: {reason}")]
     Entry {
         /// The file.
         path: PathBuf,
-        /// The entry's id.
-        id: String,
+        /// The entry: its id or, where that may be a key, its place.
+        entry: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -171,7 +171,8 @@ pub(super) fn read(path: &Path) -> Result<(KeyFile, Vec<u8>), KeyFileError> {
     Ok((parse(path, &bytes)?, bytes))
 }
 
-/// The entries of a text. What TOML's own errors quote of the file is left out, because a key may have been written there.
+/// The entries of a text. The library's own errors quote the file, in which a key may have been written at a wrong place, so
+/// they are told by their kind and place only.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeyFileError> {
     let wrong = |reason: String| KeyFileError::Format {
         path: path.to_owned(),
@@ -179,16 +180,45 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeyFileError> 
     };
     let text = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
     toml::from_str(text).map_err(|error: toml::de::Error| {
-        let line = error.span().map(|span| {
-            1 + text
-                .bytes()
-                .take(span.start)
-                .filter(|byte| *byte == b'\n')
-                .count()
-        });
-        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
-        wrong(format!("{place}{}", error.message()))
+        let place = error.span().and_then(|span| place(text, span.start));
+        let kind = format_problem(error.message());
+        wrong(place.map_or_else(|| kind.to_owned(), |place| format!("{place}: {kind}")))
     })
+}
+
+/// Line and column of a byte, both from 1.
+fn place(text: &str, byte: usize) -> Option<String> {
+    let before = text.get(..byte)?;
+    let (line, start) = (
+        before.matches('\n').count() + 1,
+        before.rfind('\n').map_or(0, |at| at + 1),
+    );
+    let column = before[start..].chars().count() + 1;
+    Some(format!("line {line}, column {column}"))
+}
+
+/// What is wrong with the form of the file, by the kind of the library's message, which itself may quote the file.
+fn format_problem(message: &str) -> &'static str {
+    const KINDS: [(&str, &str); 4] = [
+        (
+            "unknown field",
+            "this is not known here; [[keys]] have id, sha256, tenant, scopes and expires, and [[certificates]] have id, \
+             uri, dns or sha256, tenant and scopes",
+        ),
+        (
+            "missing field",
+            "a field is missing; [[keys]] must have id, sha256, tenant and scopes, and [[certificates]] id, tenant and \
+             scopes",
+        ),
+        (
+            "invalid type",
+            "the value has the wrong type: id, sha256, uri, dns, tenant and expires are texts in quotes, and scopes is a \
+             list of texts",
+        ),
+        ("duplicate key", "this is written twice"),
+    ];
+    let found = KINDS.into_iter().find(|(begins, _)| message.starts_with(begins));
+    found.map_or("this is not TOML", |(_, says)| says)
 }
 
 /// Checks the entries.
@@ -202,8 +232,12 @@ pub(super) fn table(path: &Path, file: &KeyFile) -> Result<KeyTable, KeyFileErro
             reason: format!("it has {count} entries, and at most {MOST_ENTRIES} are allowed"),
         });
     }
-    for entry in &file.keys {
-        let wrong = |reason: &str| entry_error(path, &entry.id, reason);
+    for (number, entry) in (1..).zip(&file.keys) {
+        let wrong = |reason: &str| KeyFileError::Entry {
+            path: path.to_owned(),
+            entry: name_of(&entry.id, || format!("number {number} of [[keys]]")),
+            reason: reason.to_owned(),
+        };
         check_id(&entry.id, &mut ids).map_err(wrong)?;
         let principal = principal(&entry.tenant, &entry.scopes).map_err(|reason| wrong(&reason))?;
         let hash = hash_of(&entry.sha256).ok_or_else(|| wrong(HASH))?;
@@ -218,8 +252,12 @@ pub(super) fn table(path: &Path, file: &KeyFile) -> Result<KeyTable, KeyFileErro
             expires,
         });
     }
-    for entry in &file.certificates {
-        let wrong = |reason: &str| entry_error(path, &entry.id, reason);
+    for (number, entry) in (1..).zip(&file.certificates) {
+        let wrong = |reason: &str| KeyFileError::Entry {
+            path: path.to_owned(),
+            entry: name_of(&entry.id, || format!("number {number} of [[certificates]]")),
+            reason: reason.to_owned(),
+        };
         check_id(&entry.id, &mut ids).map_err(wrong)?;
         let principal = principal(&entry.tenant, &entry.scopes).map_err(|reason| wrong(&reason))?;
         let earlier = match (&entry.uri, &entry.dns, &entry.sha256) {
@@ -244,13 +282,22 @@ pub(super) fn table(path: &Path, file: &KeyFile) -> Result<KeyTable, KeyFileErro
     Ok(table)
 }
 
+/// What every key begins with, so that people and programs that look for leaked secrets recognise one.
+pub(super) const KEY_PREFIX: &str = "bw_";
+
+/// Bytes of a key after its prefix: 256 bits in base 64.
+const KEY_DIGITS: usize = 43;
+
+const KEY_AS_NAME: &str = "this looks like a key, and logs have ids and tenants; revoke the key if it is one, and choose a \
+                           name that does not begin with bw_";
+
 const HASH: &str = "sha256 must be 64 hexadecimal digits; `babelward keys new` writes it";
 
-fn entry_error(path: &Path, id: &str, reason: &str) -> KeyFileError {
-    KeyFileError::Entry {
-        path: path.to_owned(),
-        id: id.chars().take(ID_BYTES).collect(),
-        reason: reason.to_owned(),
+/// The name of an entry in errors: its id, unless that is none, because then somebody may have written a key there.
+fn name_of(id: &str, place: impl FnOnce() -> String) -> String {
+    match is_id(id) && !has_key(id) {
+        true => format!("`{id}`"),
+        false => place(),
     }
 }
 
@@ -258,19 +305,31 @@ fn check_id<'a>(id: &'a str, ids: &mut HashSet<&'a str>) -> Result<(), &'static 
     if !is_id(id) {
         return Err("an id has 1 to 64 letters, digits, `.`, `_` and `-`");
     }
+    if has_key(id) {
+        return Err(KEY_AS_NAME);
+    }
     if !ids.insert(id) {
         return Err("another entry has this id");
     }
     Ok(())
 }
 
+/// Whether a name is a key by its looks, or has one in it. Ids and tenants may not, because they are logged and listed.
+pub fn has_key(name: &str) -> bool {
+    let long_enough = |at: usize| name.len() - at >= KEY_PREFIX.len() + KEY_DIGITS;
+    name.starts_with(KEY_PREFIX) || name.match_indices(KEY_PREFIX).any(|(at, _)| long_enough(at))
+}
+
 /// Whether a text may be the id of an entry.
-pub(super) fn is_id(id: &str) -> bool {
+fn is_id(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=ID_BYTES).contains(&id.len()) && id.bytes().all(plain)
 }
 
 fn principal(tenant: &str, scopes: &[String]) -> Result<SharedPrincipal, String> {
+    if has_key(tenant) {
+        return Err(format!("tenant: {KEY_AS_NAME}"));
+    }
     let tenant = Tenant::named(tenant)
         .ok_or_else(|| "tenant must have 1 to 64 letters, digits, `.`, `_` and `-`".to_owned())?;
     let scopes: Result<Vec<Scope>, String> = scopes.iter().map(|scope| scope.parse()).collect();
@@ -307,112 +366,5 @@ fn time(text: &str) -> Result<SystemTime, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use sha2::{Digest as _, Sha256};
-
-    use super::*;
-
-    fn hex(text: &str) -> String {
-        crate::digest::of_bytes(text)
-            .strip_prefix("sha256:")
-            .unwrap()
-            .to_owned()
-    }
-
-    fn read_text(text: &str) -> Result<KeyTable, KeyFileError> {
-        let path = Path::new("keys.toml");
-        table(path, &parse(path, text.as_bytes())?)
-    }
-
-    fn key(id: &str, key: &str, rest: &str) -> String {
-        format!(
-            "[[keys]]\nid = \"{id}\"\nsha256 = \"{}\"\ntenant = \"team\"\nscopes = [\"score\"]\n{rest}\n",
-            hex(key)
-        )
-    }
-
-    #[test]
-    fn keys_are_found_by_their_hash_until_they_expire() {
-        let text = key("a", "one", "") + &key("b", "two", "expires = \"2027-01-31T00:00:00Z\"");
-        let table = read_text(&text).unwrap();
-        let hash = |key: &str| Sha256::digest(key).into();
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let end = 1_801_353_600;
-        let Some(Found::Valid(one)) = table.key(&hash("one"), at(end)) else {
-            panic!("it has no end");
-        };
-        assert_eq!(one.tenant.to_string(), "team");
-        assert!(one.scopes.has_any(&[Scope::Score]) && !one.scopes.has_any(&[Scope::Admin]));
-        assert!(matches!(
-            table.key(&hash("two"), at(end - 1)),
-            Some(Found::Valid(_))
-        ));
-        assert_eq!(table.key(&hash("two"), at(end)), Some(Found::Expired));
-        assert_eq!(table.key(&hash("three"), at(0)), None);
-        // A hash with the same beginning is another one.
-        let mut close: [u8; 32] = hash("one");
-        close[31] ^= 1;
-        assert_eq!(table.key(&close, at(0)), None);
-    }
-
-    #[test]
-    fn certificates_are_found_by_fingerprint_or_name() {
-        let entry = |id: &str, by: &str| {
-            format!("[[certificates]]\nid = \"{id}\"\n{by}\ntenant = \"{id}\"\nscopes = [\"classify\"]\n")
-        };
-        let text = entry("uri", "uri = \"spiffe://x/a\"")
-            + &entry("dns", "dns = \"a.example\"")
-            + &entry("hash", &format!("sha256 = \"{}\"", hex("certificate")));
-        let table = read_text(&text).unwrap();
-        let tenant = |sha256: &str, uris: &[&str], dns: &[&str]| {
-            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            let certificate = PeerCertificate {
-                sha256: Sha256::digest(sha256).into(),
-                uris: owned(uris),
-                dns: owned(dns),
-            };
-            table
-                .certificate(&certificate)
-                .map(|principal| principal.tenant.to_string())
-        };
-        assert_eq!(tenant("certificate", &["spiffe://x/a"], &[]).unwrap(), "hash");
-        assert_eq!(tenant("other", &["spiffe://x/a"], &["a.example"]).unwrap(), "uri");
-        assert_eq!(tenant("other", &[], &["b.example", "a.example"]).unwrap(), "dns");
-        assert_eq!(tenant("other", &["spiffe://x/ab"], &["x.a.example"]), None);
-    }
-
-    #[test]
-    fn what_is_wrong_with_an_entry_is_told_without_its_content() {
-        let cases = [
-            (key("a b", "x", ""), "an id has"),
-            (
-                key("a", "x", "") + &key("a", "y", ""),
-                "another entry has this id",
-            ),
-            (key("a", "x", "") + &key("b", "x", ""), "the same sha256"),
-            (key("a", "x", "expires = \"soon\""), "expires must be"),
-            (
-                key("a", "x", "expires = \"1969-01-01T00:00:00Z\""),
-                "expires must be",
-            ),
-            (key("a", "x", "key = \"bw_secret\""), "unknown field"),
-            (key("a", "x", "").replace("score", "root"), "a scope is not known"),
-            (key("a", "x", "").replace("\"score\"", ""), "at least one"),
-            (key("a", "x", "").replace("team", "a/b"), "tenant must have"),
-            (
-                key("a", "x", "").replace(&hex("x"), "bw_secret"),
-                "64 hexadecimal",
-            ),
-            ("[[keys]]\nid = bw_secret\n".to_owned(), "line 2"),
-            (
-                "[[certificates]]\nid = \"c\"\ntenant = \"t\"\nscopes = [\"score\"]\n".to_owned(),
-                "say one of",
-            ),
-        ];
-        for (text, says) in cases {
-            let error = read_text(&text).unwrap_err().to_string();
-            assert!(error.contains(says), "{says}: {error}");
-            assert!(!error.contains("bw_secret"), "{error}");
-        }
-    }
-}
+#[path = "key_file_tests.rs"]
+mod tests;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 pub use self::{
     authenticator::{Authenticator, CredentialFiles, CredentialsError},
-    key_file::KeyFileError,
+    key_file::{KeyFileError, has_key},
     new_key::{NewKey, append_key, generate_key, listed_keys, remove_key},
-    quota::{QuotaKind, QuotaLimits, QuotaRefusal, Quotas, TokenReservation},
+    quota::{QuotaKind, QuotaLimits, QuotaRefusal, Quotas, TokenReservation, TokensLeft},
     scope::{Scope, Scopes},
     token::{TokenFileError, TokenRules},
 };
@@ -41,7 +41,7 @@ pub enum Rejection {
     Malformed,
     /// Its key is not in the file, its certificate is not in the file, or its token has no valid signature.
     Unknown,
-    /// Its key or token was valid and is no longer.
+    /// Its key, token or certificate was valid and is no longer.
     Expired,
     /// Its token is not valid yet.
     NotYetValid,

@@ -2,10 +2,12 @@
 
 use std::{
     fmt::Write as _,
-    fs, io,
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -13,12 +15,13 @@ use rand::TryRng as _;
 
 use super::{
     Scopes,
-    key_file::{self, KeyFileError},
+    key_file::{self, KEY_PREFIX, KeyFileError},
 };
 use crate::{digest, engine::Tenant, secret::Secret};
 
-/// What every key begins with, so that people and programs that look for leaked secrets recognise one.
-const PREFIX: &str = "bw_";
+/// How often, and how long in between, a command asks whether another one has finished its change of the file.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is written into the file for a new key.
 #[derive(Debug, Clone)]
@@ -43,7 +46,7 @@ pub fn generate_key() -> io::Result<Secret> {
         .try_fill_bytes(bytes.as_mut())
         .map_err(io::Error::other)?;
     Ok(Secret::new(format!(
-        "{PREFIX}{}",
+        "{KEY_PREFIX}{}",
         URL_SAFE_NO_PAD.encode(&bytes[..])
     )))
 }
@@ -53,6 +56,7 @@ pub fn generate_key() -> io::Result<Secret> {
 /// # Errors
 /// When the file cannot be read or written, is not a file of keys, or has an entry with this id.
 pub fn append_key(path: &Path, key: &Secret, entry: &NewKey) -> Result<(), KeyFileError> {
+    let change = Change::begin(path)?;
     let mut text = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         _ => text_of(path)?,
@@ -78,18 +82,20 @@ pub fn append_key(path: &Path, key: &Secret, entry: &NewKey) -> Result<(), KeyFi
     if let Some(expires) = entry.expires {
         let _ = writeln!(text, "expires = \"{expires}\"");
     }
-    replace(path, &text)
+    change.finish(&text)
 }
 
-/// Removes the entry with this id, and whether there was one. The rest of the file stays as it is.
+/// Removes the entry with this id, and whether there was one. The rest of the file stays as it is, and so do the comments
+/// above and below the entry.
 ///
 /// # Errors
 /// When the file cannot be read or written, or is not a file of keys.
 pub fn remove_key(path: &Path, id: &str) -> Result<bool, KeyFileError> {
+    let change = Change::begin(path)?;
     let text = text_of(path)?;
     let mut kept = String::new();
     let mut found = false;
-    for part in entries(&text) {
+    for part in parts(&text) {
         let entry = key_file::parse(path, part.as_bytes())?;
         if entry.keys.len() + entry.certificates.len() > 1 {
             return Err(KeyFileError::Format {
@@ -106,7 +112,7 @@ pub fn remove_key(path: &Path, id: &str) -> Result<bool, KeyFileError> {
         }
     }
     if found {
-        replace(path, &kept)?;
+        change.finish(&kept)?;
     }
     Ok(found)
 }
@@ -148,107 +154,120 @@ fn text_of(path: &Path) -> Result<String, KeyFileError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The text in parts, each with at most one entry: whatever precedes the first, and then each from its header on.
-fn entries(text: &str) -> Vec<&str> {
+/// The text in parts, each with at most one entry: an entry goes from its header to its last line, and what is between two
+/// entries is a part of its own, because comments there may be about either of them.
+fn parts(text: &str) -> Vec<&str> {
     let mut starts = vec![0];
-    let mut position = 0;
+    let (mut position, mut in_entry, mut end_of_entry) = (0, false, 0);
     for line in text.split_inclusive('\n') {
-        if line.trim_start().starts_with("[[") && position > 0 {
+        let content = line.trim_start();
+        if content.starts_with("[[") {
+            starts.extend(in_entry.then_some(end_of_entry));
             starts.push(position);
+            in_entry = true;
         }
         position += line.len();
+        if !content.is_empty() && !content.starts_with('#') {
+            end_of_entry = position;
+        }
     }
+    starts.extend(in_entry.then_some(end_of_entry));
     starts.push(text.len());
     starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
 }
 
-/// Replaces the file at once, so that a server that reads it meanwhile finds all of the old or all of the new text.
-fn replace(path: &Path, text: &str) -> Result<(), KeyFileError> {
-    key_file::table(path, &key_file::parse(path, text.as_bytes())?)?;
-    write_beside(path, text).map_err(|reason| KeyFileError::Unwritable {
-        path: path.to_owned(),
-        reason,
-    })
+/// A change of the file, from before it is read until it is written. Others who want to change a file of the same folder
+/// wait meanwhile, so that two commands do not each write what they have read and lose what the other has written.
+struct Change<'a> {
+    path: &'a Path,
+    /// The file itself, where the path is a link.
+    target: PathBuf,
+    /// The folder, which is locked. The file cannot be, because every change puts a new one in its place.
+    folder: File,
 }
 
-fn write_beside(path: &Path, text: &str) -> io::Result<()> {
-    // Where the name is a link, what it points to is replaced.
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(error),
-    };
-    // Hashes of keys are nobody else's business, so the owner alone may read a new file.
-    let mode = fs::metadata(&target).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    let mut name = target.clone().into_os_string();
-    name.push(".new");
-    let beside = std::path::PathBuf::from(name);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&beside, &target));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
+impl<'a> Change<'a> {
+    fn begin(path: &'a Path) -> Result<Self, KeyFileError> {
+        let begun = || {
+            let target = match fs::canonicalize(path) {
+                Ok(target) => target,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+                Err(error) => return Err(error),
+            };
+            let folder = File::open(folder_of(&target))?;
+            lock(&folder)?;
+            Ok((target, folder))
+        };
+        let (target, folder) = begun().map_err(|reason| unwritable(path, reason))?;
+        Ok(Self { path, target, folder })
     }
-    written
+
+    /// Replaces the file at once, so that a server that reads it meanwhile finds all of the old or all of the new text.
+    fn finish(self, text: &str) -> Result<(), KeyFileError> {
+        key_file::table(self.path, &key_file::parse(self.path, text.as_bytes())?)?;
+        self.write(text).map_err(|reason| unwritable(self.path, reason))
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        // Its name is new, so that what a command has left that was killed is in nobody's way. The owner alone may read it,
+        // because hashes of keys are nobody else's business.
+        let mut beside = tempfile::Builder::new()
+            .prefix(".keys-")
+            .tempfile_in(folder_of(&self.target))?;
+        if let Ok(old) = fs::metadata(&self.target) {
+            same_access(beside.as_file(), &old)?;
+        }
+        beside.write_all(text.as_bytes())?;
+        beside.as_file().sync_all()?;
+        beside.persist(&self.target)?;
+        // Otherwise a revoked key might be back when the machine loses its power now.
+        self.folder.sync_all()
+    }
+}
+
+/// Gives a new file the owner, group and permissions of the one that it replaces. Without that, a server of another user
+/// could not read it, and would go on with the keys that it has read before, revoked ones too.
+fn same_access(new: &File, old: &fs::Metadata) -> io::Result<()> {
+    let is = new.metadata()?;
+    if (is.uid(), is.gid()) != (old.uid(), old.gid()) {
+        fchown(new, Some(old.uid()), Some(old.gid())).map_err(|error| {
+            let (uid, gid) = (old.uid(), old.gid());
+            let reason = format!(
+                "it belongs to user {uid} and group {gid}, to whom a new file cannot be given ({error}); run the command \
+                 as that user or as root"
+            );
+            io::Error::new(error.kind(), reason)
+        })?;
+    }
+    new.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))
+}
+
+fn folder_of(target: &Path) -> &Path {
+    let parent = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Locks the folder until the file handle is closed, which the end of the process does too.
+fn lock(folder: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match folder.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    let reason =
+        "another command has been changing a file in the same folder for 10 s; try again when it has ended";
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, reason))
+}
+
+fn unwritable(path: &Path, reason: io::Error) -> KeyFileError {
+    KeyFileError::Unwritable {
+        path: path.to_owned(),
+        reason,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::Scope;
-
-    fn entry(id: &str) -> NewKey {
-        NewKey {
-            id: id.to_owned(),
-            tenant: Tenant::named("team").unwrap(),
-            scopes: [Scope::Classify, Scope::Score].into_iter().collect(),
-            expires: None,
-        }
-    }
-
-    #[test]
-    fn keys_have_256_bits_and_are_never_the_same() {
-        let [one, two] = [(); 2].map(|()| generate_key().unwrap());
-        assert_ne!(one.expose(), two.expose());
-        let bits = URL_SAFE_NO_PAD.decode(one.expose().strip_prefix("bw_").unwrap());
-        assert_eq!(bits.unwrap().len(), 32);
-    }
-
-    #[test]
-    fn keys_are_added_and_removed_and_everything_else_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.toml");
-        let key = generate_key().unwrap();
-        append_key(&path, &key, &entry("first")).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let written = fs::read_to_string(&path).unwrap();
-        assert!(!written.contains(key.expose()), "{written}");
-        fs::write(&path, format!("# ours\n{written}")).unwrap();
-        let later = NewKey {
-            expires: Some("2030-01-01T00:00:00Z".parse().unwrap()),
-            ..entry("second")
-        };
-        append_key(&path, &generate_key().unwrap(), &later).unwrap();
-        let before = fs::read_to_string(&path).unwrap();
-        let twice = append_key(&path, &generate_key().unwrap(), &entry("second")).unwrap_err();
-        assert!(twice.to_string().contains("another entry has this id"), "{twice}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), before);
-        let listed = listed_keys(&path).unwrap();
-        let [first, second] = &listed[..] else {
-            panic!("{listed:?}");
-        };
-        assert_eq!(first, &["first", "key", "team", "classify,score", "never"]);
-        assert_eq!(second[4], "2030-01-01T00:00:00Z");
-        assert!(remove_key(&path, "first").unwrap());
-        assert!(!remove_key(&path, "first").unwrap());
-        let left = fs::read_to_string(&path).unwrap();
-        assert!(left.starts_with("# ours\n") && left.contains("second"), "{left}");
-        assert_eq!(listed_keys(&path).unwrap().len(), 1);
-    }
-}
+#[path = "new_key_tests.rs"]
+mod tests;

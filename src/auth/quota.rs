@@ -14,9 +14,13 @@ use std::{
 
 use crate::engine::Tenant;
 
-/// Most tenants that have buckets of their own: 4096 take less than a megabyte. Identity providers name tenants, so their
-/// number is theirs. When there are more at the same time, the others share one account.
+/// Most tenants without quotas of their own in the configuration that have an account of their own: 4096 take less than a
+/// megabyte. Identity providers name tenants, so their number is theirs. When there are more at the same time, the others
+/// share one account.
 const MOST_ACCOUNTS: usize = 4096;
+
+/// Time between two searches for accounts that can be closed. One search looks at all of them while other calls wait.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// Seconds in which an empty bucket is full.
 const MINUTE: f64 = 60.0;
@@ -62,6 +66,15 @@ pub struct QuotaRefusal {
     pub retry_after: Option<Duration>,
 }
 
+/// What is left of a tenant's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokensLeft {
+    /// Tokens that it may use now.
+    pub tokens: usize,
+    /// Tokens that it may use in a minute.
+    pub per_minute: u32,
+}
+
 /// The quotas of all tenants. Clones share the accounts.
 #[derive(Debug, Clone, Default)]
 pub struct Quotas(Option<Arc<Accounts>>);
@@ -69,14 +82,55 @@ pub struct Quotas(Option<Arc<Accounts>>);
 #[derive(Debug)]
 struct Accounts {
     default: QuotaLimits,
-    of_tenants: BTreeMap<Tenant, QuotaLimits>,
-    open: Mutex<HashMap<Tenant, Account>>,
+    /// The tenants that the configuration names. They always have an account of their own.
+    named: BTreeMap<Tenant, NamedAccount>,
+    others: Mutex<OtherAccounts>,
+}
+
+#[derive(Debug)]
+struct NamedAccount {
+    limits: QuotaLimits,
+    /// Full until its first use.
+    account: Mutex<Option<Account>>,
+}
+
+/// The accounts of tenants that the configuration does not name.
+#[derive(Debug, Default)]
+struct OtherAccounts {
+    open: HashMap<Tenant, Account>,
+    /// Of those for whom there was no room.
+    shared: Option<Account>,
+    /// When accounts that can be closed were last looked for.
+    swept: Option<Instant>,
+}
+
+/// Which account a tenant's requests are charged to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Charged {
+    Own(Tenant),
+    Shared,
 }
 
 #[derive(Debug)]
 struct Account {
     requests: Bucket,
     tokens: Bucket,
+}
+
+impl Account {
+    fn full(limits: QuotaLimits, now: Instant) -> Self {
+        Self {
+            requests: Bucket::full(limits.requests.unwrap_or_default(), now),
+            tokens: Bucket::full(limits.tokens.unwrap_or_default(), now),
+        }
+    }
+
+    /// Whether it says no more than a new one.
+    fn is_full(&mut self, limits: QuotaLimits, now: Instant) -> bool {
+        let is_full =
+            |bucket: &mut Bucket, most: Option<u32>| most.is_none_or(|most| bucket.is_full(most, now));
+        is_full(&mut self.requests, limits.requests) && is_full(&mut self.tokens, limits.tokens)
+    }
 }
 
 /// What is left of a minute's worth.
@@ -106,10 +160,16 @@ impl Bucket {
 
     /// Takes this much. Otherwise, says when there will be enough.
     fn take(&mut self, needed: u64, kind: QuotaKind, most: u32, now: Instant) -> Result<(), QuotaRefusal> {
+        self.check(needed, kind, most, now)?;
+        self.left -= needed as f64;
+        Ok(())
+    }
+
+    /// Whether there is this much. Otherwise, says when there will be enough.
+    fn check(&mut self, needed: u64, kind: QuotaKind, most: u32, now: Instant) -> Result<(), QuotaRefusal> {
         self.fill(most, now);
         let amount = needed as f64;
         if amount <= self.left {
-            self.left -= amount;
             return Ok(());
         }
         let wait = (amount - self.left) * MINUTE / f64::from(most);
@@ -131,13 +191,17 @@ impl Bucket {
 impl Quotas {
     /// Quotas of each tenant that `of_tenants` does not name, and of those that it names.
     pub fn new(default: QuotaLimits, of_tenants: impl IntoIterator<Item = (Tenant, QuotaLimits)>) -> Self {
-        let of_tenants: BTreeMap<_, _> = of_tenants.into_iter().collect();
-        let is_off = default == QuotaLimits::default() && of_tenants.is_empty();
+        let named = of_tenants.into_iter().map(|(tenant, limits)| {
+            let account = Mutex::default();
+            (tenant, NamedAccount { limits, account })
+        });
+        let named: BTreeMap<_, _> = named.collect();
+        let is_off = default == QuotaLimits::default() && named.is_empty();
         Self((!is_off).then(|| {
             Arc::new(Accounts {
                 default,
-                of_tenants,
-                open: Mutex::default(),
+                named,
+                others: Mutex::default(),
             })
         }))
     }
@@ -151,9 +215,40 @@ impl Quotas {
         let Some(most) = accounts.limits(tenant).requests else {
             return Ok(());
         };
-        let mut open = accounts.lock();
-        let account = accounts.account(&mut open, tenant, now);
-        account.requests.take(1, QuotaKind::Requests, most, now)
+        let (_, taken) = accounts.with_account(tenant, now, |account| {
+            account.requests.take(1, QuotaKind::Requests, most, now)
+        });
+        taken
+    }
+
+    /// Whether the tenant has as many tokens as a text has at least, before work is done to find out how many it has. Takes
+    /// none.
+    ///
+    /// # Errors
+    /// When they are beyond the tenant's quota.
+    pub fn check_tokens(&self, tenant: &Tenant, least: usize, now: Instant) -> Result<(), QuotaRefusal> {
+        let Some(accounts) = &self.0 else { return Ok(()) };
+        let Some(most) = accounts.limits(tenant).tokens else {
+            return Ok(());
+        };
+        let (_, there) = accounts.with_account(tenant, now, |account| {
+            account.tokens.check(least as u64, QuotaKind::Tokens, most, now)
+        });
+        there
+    }
+
+    /// How many tokens the tenant has now; `None` if it has no quota.
+    pub fn tokens_left(&self, tenant: &Tenant, now: Instant) -> Option<TokensLeft> {
+        let accounts = self.0.as_ref()?;
+        let per_minute = accounts.limits(tenant).tokens?;
+        let (_, left) = accounts.with_account(tenant, now, |account| {
+            account.tokens.fill(per_minute, now);
+            account.tokens.left
+        });
+        Some(TokensLeft {
+            tokens: left as usize,
+            per_minute,
+        })
     }
 
     /// Reserves tokens of the tenant.
@@ -171,64 +266,92 @@ impl Quotas {
         let Some(most) = accounts.limits(tenant).tokens else {
             return Ok(none);
         };
-        let mut open = accounts.lock();
-        let account = accounts.account(&mut open, tenant, now);
         let needed = tokens as u64;
-        account.tokens.take(needed, QuotaKind::Tokens, most, now)?;
-        drop(open);
+        let (charged, taken) = accounts.with_account(tenant, now, |account| {
+            account.tokens.take(needed, QuotaKind::Tokens, most, now)
+        });
+        taken?;
         Ok(TokenReservation {
             left: needed,
-            of: Some((Arc::clone(accounts), tenant.clone())),
+            of: Some((Arc::clone(accounts), charged)),
         })
     }
 }
 
 impl Accounts {
     fn limits(&self, tenant: &Tenant) -> QuotaLimits {
-        self.of_tenants.get(tenant).copied().unwrap_or(self.default)
+        let named = self.named.get(tenant);
+        named.map_or(self.default, |named| named.limits)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Tenant, Account>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The account of a tenant. A new one is full.
-    fn account<'a>(
+    /// Uses the account that a tenant's requests are charged to, and says which one it is. A new one is full.
+    fn with_account<T>(
         &self,
-        open: &'a mut HashMap<Tenant, Account>,
         tenant: &Tenant,
         now: Instant,
-    ) -> &'a mut Account {
-        if open.len() >= MOST_ACCOUNTS && !open.contains_key(tenant) {
-            // A full account says no more than a new one.
-            open.retain(|tenant, account| {
-                let limits = self.limits(tenant);
-                let is_full = |bucket: &mut Bucket, most: Option<u32>| {
-                    most.is_none_or(|most| bucket.is_full(most, now))
-                };
-                !(is_full(&mut account.requests, limits.requests)
-                    && is_full(&mut account.tokens, limits.tokens))
-            });
+        using: impl FnOnce(&mut Account) -> T,
+    ) -> (Charged, T) {
+        let new = |limits| move || Account::full(limits, now);
+        if let Some(named) = self.named.get(tenant) {
+            let mut account = lock(&named.account);
+            let used = using(account.get_or_insert_with(new(named.limits)));
+            return (Charged::Own(tenant.clone()), used);
         }
-        let limits = self.limits(tenant);
-        let has_room = open.len() < MOST_ACCOUNTS || open.contains_key(tenant);
-        let name = if has_room {
-            tenant.clone()
-        } else {
-            Tenant::default()
-        };
-        open.entry(name).or_insert_with(|| Account {
-            requests: Bucket::full(limits.requests.unwrap_or_default(), now),
-            tokens: Bucket::full(limits.tokens.unwrap_or_default(), now),
-        })
+        let mut others = lock(&self.others);
+        if !others.has_room_for(tenant) {
+            others.sweep(self.default, now);
+        }
+        if others.has_room_for(tenant) {
+            let account = others.open.entry(tenant.clone());
+            let used = using(account.or_insert_with(new(self.default)));
+            return (Charged::Own(tenant.clone()), used);
+        }
+        let used = using(others.shared.get_or_insert_with(new(self.default)));
+        (Charged::Shared, used)
     }
+
+    fn give_back(&self, charged: &Charged, tokens: u64) {
+        let back = |account: Option<&mut Account>, limits: QuotaLimits| {
+            // An account that is no longer there was full.
+            if let (Some(account), Some(most)) = (account, limits.tokens) {
+                account.tokens.give_back(tokens, most);
+            }
+        };
+        match charged {
+            Charged::Shared => back(lock(&self.others).shared.as_mut(), self.default),
+            Charged::Own(tenant) => match self.named.get(tenant) {
+                Some(named) => back(lock(&named.account).as_mut(), named.limits),
+                None => back(lock(&self.others).open.get_mut(tenant), self.default),
+            },
+        }
+    }
+}
+
+impl OtherAccounts {
+    fn has_room_for(&self, tenant: &Tenant) -> bool {
+        self.open.len() < MOST_ACCOUNTS || self.open.contains_key(tenant)
+    }
+
+    /// Closes accounts that are full, unless that was done a moment ago.
+    fn sweep(&mut self, limits: QuotaLimits, now: Instant) {
+        let since = self.swept.map(|swept| now.saturating_duration_since(swept));
+        if since.is_some_and(|since| since < SWEEP_PAUSE) {
+            return;
+        }
+        self.swept = Some(now);
+        self.open.retain(|_, account| !account.is_full(limits, now));
+    }
+}
+
+fn lock<T>(account: &Mutex<T>) -> MutexGuard<'_, T> {
+    account.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tokens that are reserved for a prompt and its answer. Those that were not used are given back when this is dropped.
 #[derive(Debug)]
 pub struct TokenReservation {
     left: u64,
-    of: Option<(Arc<Accounts>, Tenant)>,
+    of: Option<(Arc<Accounts>, Charged)>,
 }
 
 impl TokenReservation {
@@ -240,120 +363,12 @@ impl TokenReservation {
 
 impl Drop for TokenReservation {
     fn drop(&mut self) {
-        let Some((accounts, tenant)) = self.of.take() else {
-            return;
-        };
-        let Some(most) = accounts.limits(&tenant).tokens else {
-            return;
-        };
-        // An account that is no longer there was full. What was taken from the shared one stays taken.
-        if let Some(account) = accounts.lock().get_mut(&tenant) {
-            account.tokens.give_back(self.left, most);
+        if let Some((accounts, charged)) = self.of.take() {
+            accounts.give_back(&charged, self.left);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn tenant(name: &str) -> Tenant {
-        Tenant::named(name).unwrap()
-    }
-
-    fn limits(requests: Option<u32>, tokens: Option<u32>) -> QuotaLimits {
-        QuotaLimits { requests, tokens }
-    }
-
-    #[test]
-    fn a_minutes_worth_of_requests_comes_back_in_a_minute() {
-        let quotas = Quotas::new(limits(Some(6), None), [(tenant("large"), limits(Some(60), None))]);
-        let begin = Instant::now();
-        let take = |name: &str, at: Duration| quotas.take_request(&tenant(name), begin + at);
-        for _ in 0..6 {
-            take("a", Duration::ZERO).unwrap();
-        }
-        let refusal = take("a", Duration::ZERO).unwrap_err();
-        assert_eq!((refusal.kind, refusal.per_minute), (QuotaKind::Requests, 6));
-        let wait = refusal.retry_after.unwrap();
-        assert_eq!(wait, Duration::from_millis(10_001));
-        // Others have buckets of their own.
-        for _ in 0..60 {
-            take("large", Duration::ZERO).unwrap();
-        }
-        take("b", Duration::ZERO).unwrap();
-        assert!(take("a", wait - Duration::from_millis(2)).is_err());
-        take("a", wait).unwrap();
-        assert!(take("a", wait).is_err());
-        for _ in 0..6 {
-            take("a", Duration::from_secs(600)).unwrap();
-        }
-        assert!(take("a", Duration::from_secs(600)).is_err());
-    }
-
-    #[test]
-    fn tokens_of_an_answer_that_were_not_needed_are_given_back() {
-        let quotas = Quotas::new(limits(None, Some(100)), []);
-        let now = Instant::now();
-        let reserve = |tokens| quotas.reserve_tokens(&tenant("a"), tokens, now);
-        let mut answer = reserve(80).unwrap();
-        let refusal = reserve(21).unwrap_err();
-        assert_eq!((refusal.kind, refusal.needed), (QuotaKind::Tokens, 21));
-        assert!(refusal.retry_after.is_some());
-        answer.use_tokens(30);
-        for _ in 0..10 {
-            answer.use_tokens(1);
-        }
-        drop(answer);
-        // 30 and 10 of 100 are used.
-        assert!(reserve(61).is_err());
-        drop(reserve(60).unwrap());
-        let never = reserve(101).unwrap_err();
-        assert_eq!(never.retry_after, None, "it is more than a whole minute's worth");
-    }
-
-    #[test]
-    fn without_quotas_nothing_is_counted() {
-        let quotas = Quotas::new(QuotaLimits::default(), []);
-        assert!(quotas.0.is_none());
-        let reserved = quotas.reserve_tokens(&tenant("a"), usize::MAX, Instant::now());
-        assert!(reserved.is_ok());
-    }
-
-    #[test]
-    fn memory_is_bounded_whatever_names_there_are() {
-        let quotas = Quotas::new(limits(Some(2), None), []);
-        let begin = Instant::now();
-        for number in 0..2 * MOST_ACCOUNTS {
-            // Those that have no room any more share one account, which is soon empty.
-            let _ = quotas.take_request(&tenant(&format!("t{number}")), begin);
-        }
-        let accounts = quotas.0.as_ref().unwrap();
-        assert!(accounts.lock().len() <= MOST_ACCOUNTS + 1);
-        assert!(quotas.take_request(&tenant("late"), begin).is_err());
-        // Once theirs are full again, there is room.
-        let later = begin + Duration::from_secs(61);
-        quotas.take_request(&tenant("late"), later).unwrap();
-        assert_eq!(accounts.lock().len(), 1);
-    }
-
-    proptest! {
-        /// In no schedule does a tenant get more than a bucket and what has flowed into it.
-        #[test]
-        fn nobody_gets_more_than_flows(steps in prop::collection::vec((0u64..20_000, 1usize..60), 1..200)) {
-            let quotas = Quotas::new(limits(None, Some(60)), []);
-            let begin = Instant::now();
-            let (mut at, mut used) = (Duration::ZERO, 0.0);
-            for (wait, tokens) in steps {
-                at += Duration::from_millis(wait);
-                if let Ok(mut reserved) = quotas.reserve_tokens(&tenant("a"), tokens, begin + at) {
-                    reserved.use_tokens(tokens);
-                    used += tokens as f64;
-                    drop(reserved);
-                }
-                prop_assert!(used <= 60.0 + at.as_secs_f64() + 1e-6);
-            }
-        }
-    }
-}
+#[path = "quota_tests.rs"]
+mod tests;

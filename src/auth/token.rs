@@ -21,12 +21,16 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::{Principal, Rejection, Scope, Scopes, SharedPrincipal};
 use crate::{engine::Tenant, files};
 
 /// Most bytes of a JWKS file.
 const FILE_BYTES: u64 = 1 << 20;
+
+/// Hexadecimal digits of the hash in a tenant's name that cannot be the claim itself: 128 bits.
+const HASH_DIGITS: usize = 32;
 
 /// What a token must say to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +43,61 @@ pub struct TokenRules {
     pub leeway: Duration,
     /// The claim with the tenant.
     pub tenant_claim: String,
+    /// What the tenants of tokens begin with, so that no token has the tenant of an API key.
+    pub tenant_prefix: String,
     /// The claim with the scopes: a text with spaces between them, or a list.
     pub scope_claim: String,
+    /// What a scope begins with in a token, so that scopes of other services with the same names mean nothing here.
+    pub scope_prefix: String,
+}
+
+impl TokenRules {
+    /// Longest prefix of tenants, in bytes.
+    pub const PREFIX_BYTES: usize = 16;
+
+    /// The tenant of a claim. A claim that could not be a name as it is, such as `auth0|17` or a SPIFFE id, is named by what
+    /// can be read of it and its hash. So is a claim that looks like such a name. Two claims never have the same tenant.
+    fn tenant(&self, claim: &str) -> Option<Tenant> {
+        let prefix = &self.tenant_prefix;
+        if claim.is_empty() {
+            return None;
+        }
+        if !ends_with_hash(claim)
+            && let Some(tenant) = Tenant::named(&format!("{prefix}{claim}"))
+        {
+            return Some(tenant);
+        }
+        let room = Tenant::MAX_BYTES.checked_sub(prefix.len() + 1 + HASH_DIGITS)?;
+        let plain = |letter: char| match letter {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | '-' => letter,
+            _ => '-',
+        };
+        let readable: String = claim.chars().map(plain).take(room).collect();
+        let hash = Sha256::digest(claim);
+        let hash: String = hash[..HASH_DIGITS / 2]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Tenant::named(&format!("{prefix}{readable}.{hash}"))
+    }
+
+    /// The scopes among these words. Tokens may have scopes of other services too.
+    fn scopes(&self, words: &[&str]) -> Scopes {
+        let ours = words.iter().filter_map(|word| {
+            let name = word.strip_prefix(self.scope_prefix.as_str())?;
+            name.parse::<Scope>().ok()
+        });
+        ours.collect()
+    }
+}
+
+/// Whether a claim ends as the names of claims do that cannot be names themselves.
+fn ends_with_hash(claim: &str) -> bool {
+    let Some((_, end)) = claim.rsplit_once('.') else {
+        return false;
+    };
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    end.len() == HASH_DIGITS && end.bytes().all(is_digit)
 }
 
 /// Why a JWKS file cannot be used.
@@ -150,17 +207,15 @@ impl TokenVerifier {
     }
 
     fn read_claims(&self, claims: &Map<String, Value>) -> Option<Verified> {
-        let tenant = Tenant::named(claims.get(&self.rules.tenant_claim)?.as_str()?)?;
+        let tenant = self
+            .rules
+            .tenant(claims.get(&self.rules.tenant_claim)?.as_str()?)?;
         let words: Vec<&str> = match claims.get(&self.rules.scope_claim)? {
             Value::String(text) => text.split_ascii_whitespace().collect(),
             Value::Array(words) => words.iter().map(Value::as_str).collect::<Option<_>>()?,
             _ => return None,
         };
-        // Tokens may have scopes of other services too.
-        let scopes: Scopes = words
-            .iter()
-            .filter_map(|word| word.parse::<Scope>().ok())
-            .collect();
+        let scopes = self.rules.scopes(&words);
         let expires = match claims.get("exp")? {
             Value::Number(number) => number.as_u64().or_else(|| whole_seconds(number.as_f64()?))?,
             _ => return None,

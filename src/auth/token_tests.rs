@@ -14,7 +14,9 @@ fn rules() -> TokenRules {
         audience: "babelward".to_owned(),
         leeway: Duration::from_secs(30),
         tenant_claim: "sub".to_owned(),
+        tenant_prefix: String::new(),
         scope_claim: "scope".to_owned(),
+        scope_prefix: String::new(),
     }
 }
 
@@ -102,4 +104,83 @@ fn a_file_that_is_no_jwks_is_told() {
         let error = error.err().unwrap().to_string();
         assert!(error.contains(says) && !error.contains("c2VjcmV0"), "{error}");
     }
+}
+
+#[test]
+fn a_tenant_of_tokens_is_never_that_of_keys_or_of_another_token() {
+    let rules = TokenRules {
+        tenant_prefix: "jwt.".to_owned(),
+        ..rules()
+    };
+    let named = |claim: &str| rules.tenant(claim).unwrap().to_string();
+    assert_eq!(named("team-a"), "jwt.team-a");
+    // What identity providers write; the digits are `printf %s CLAIM | sha256sum | cut -c -32`.
+    for (claim, tenant) in [
+        (
+            "system:serviceaccount:prod:judge",
+            "jwt.system-serviceaccount-prod-.41a4267538dabd21173297f7f78d9517",
+        ),
+        ("auth0|17", "jwt.auth0-17.bd645e2b31a92d56a01d58d8646a5922"),
+        (
+            "spiffe://example/ns/judge/sa/default",
+            "jwt.spiffe---example-ns-judge-s.ab755482735fc336e110ec8c4169c9d1",
+        ),
+        ("\u{e4}", "jwt.-.33e6d73fee82904c8d7afb78de1154d1"),
+    ] {
+        assert_eq!(named(claim), tenant);
+        // Whoever may choose its claim cannot take the name of another one.
+        let taken = tenant.strip_prefix("jwt.").unwrap();
+        assert_ne!(named(taken), tenant);
+        assert!(named(taken).starts_with("jwt."));
+    }
+    let long = "x".repeat(61);
+    assert_ne!(named(&long), named(&format!("{long}x")));
+    assert_ne!(named("a|b"), named("a/b"));
+    assert_eq!(rules.tenant(""), None);
+    // With the longest prefix too.
+    let longest = TokenRules {
+        tenant_prefix: "p".repeat(TokenRules::PREFIX_BYTES),
+        ..rules.clone()
+    };
+    assert!(
+        longest
+            .tenant("auth0|17")
+            .unwrap()
+            .to_string()
+            .starts_with(&longest.tenant_prefix)
+    );
+}
+
+#[test]
+fn scopes_of_other_services_with_our_names_mean_nothing() {
+    let golden = golden();
+    let token = golden["tokens"]["valid"]["ES256"].as_str().unwrap();
+    let jwks = golden["jwks"].to_string();
+    let scopes = |prefix: &str, claims: Value| {
+        let rules = TokenRules {
+            scope_prefix: prefix.to_owned(),
+            ..rules()
+        };
+        let verifier = TokenVerifier::new(Path::new("jwks.json"), jwks.as_bytes(), rules).unwrap();
+        let signed = verifier
+            .verify(token)
+            .map(|verified| verified.principal.scopes.to_string());
+        let claims = claims.as_object().unwrap();
+        let read = verifier
+            .read_claims(claims)
+            .map(|verified| verified.principal.scopes.to_string());
+        (signed.ok().unwrap(), read.unwrap())
+    };
+    let claims = serde_json::json!({
+        "sub": "a", "exp": 4_102_444_800u64,
+        "scope": "admin babelward:score other:classify babelward:none babelward:",
+    });
+    assert_eq!(
+        scopes("babelward:", claims.clone()),
+        (String::new(), "score".to_owned())
+    );
+    assert_eq!(
+        scopes("", claims),
+        ("classify,score".to_owned(), "admin".to_owned())
+    );
 }

@@ -30,7 +30,7 @@ pub(super) struct Banner<'a> {
     pub(super) registry: &'a Registry,
     /// What the search for cards found, where a model's device is automatic.
     pub(super) search: Option<&'a CardSearch>,
-    /// Whether other machines can reach the server.
+    /// Whether other machines can reach one of its listeners.
     pub(super) exposed: bool,
 }
 

@@ -13,7 +13,7 @@ use super::{
     arguments::{duration, tenant},
 };
 use crate::{
-    client::{BadToken, BearerToken, Client, ClientIdentity, ClientOptions},
+    client::{BadToken, BearerToken, Client, ClientIdentity, ClientOptions, PlaintextToken},
     files,
     secret::Secret,
 };
@@ -43,6 +43,9 @@ const TOKEN_FILE_VARIABLE: &str = "BABELWARD_TOKEN_FILE";
 /// flags of all processes.
 const TOKEN_VARIABLE: &str = "BABELWARD_TOKEN";
 
+/// Environment variable that stands for `--insecure-plaintext-token`.
+const PLAINTEXT_VARIABLE: &str = "BABELWARD_INSECURE_PLAINTEXT_TOKEN";
+
 /// Most bytes of a file with certificates, a key or a token.
 const FILE_BYTES: u64 = 1 << 20;
 
@@ -64,6 +67,9 @@ pub struct Connection {
     /// File with an API key or token to send; BABELWARD_TOKEN has one itself [env: BABELWARD_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Send the key or token to another machine although nothing here encrypts it [env: BABELWARD_INSECURE_PLAINTEXT_TOKEN]
+    #[arg(long)]
+    insecure_plaintext_token: bool,
     /// Certificate (PEM) to show to the server, with --client-key [env: BABELWARD_CLIENT_CERT]
     #[arg(long, value_name = "FILE")]
     client_cert: Option<PathBuf>,
@@ -85,6 +91,7 @@ impl Connection {
             server: self.server.or(before.server),
             ca_file: self.ca_file.or(before.ca_file),
             token_file: self.token_file.or(before.token_file),
+            insecure_plaintext_token: self.insecure_plaintext_token || before.insecure_plaintext_token,
             client_cert: self.client_cert.or(before.client_cert),
             client_key: self.client_key.or(before.client_key),
             timeout: self.timeout.or(before.timeout),
@@ -98,6 +105,7 @@ impl Connection {
             ("--server", self.server.is_some()),
             ("--ca-file", self.ca_file.is_some()),
             ("--token-file", self.token_file.is_some()),
+            ("--insecure-plaintext-token", self.insecure_plaintext_token),
             ("--client-cert", self.client_cert.is_some()),
             ("--client-key", self.client_key.is_some()),
             ("--timeout", self.timeout.is_some()),
@@ -172,6 +180,20 @@ impl Connection {
         path.map(|path| of_file(&path)).transpose()
     }
 
+    /// Whether the key or token may be sent without encryption.
+    fn plaintext_token(&self) -> Result<PlaintextToken, CommandError> {
+        if self.insecure_plaintext_token {
+            return Ok(PlaintextToken::Sent);
+        }
+        match env::var(PLAINTEXT_VARIABLE).unwrap_or_default().as_str() {
+            "true" => Ok(PlaintextToken::Sent),
+            "" | "false" => Ok(PlaintextToken::Refused),
+            _ => Err(CommandError::usage(format!(
+                "{PLAINTEXT_VARIABLE}: write true or false"
+            ))),
+        }
+    }
+
     /// Connects, with `--timeout` for each call.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         let options = ClientOptions {
@@ -182,6 +204,7 @@ impl Connection {
             authorities: self.authorities()?,
             identity: self.identity()?,
             token: self.token()?,
+            plaintext_token: self.plaintext_token()?,
             tenant: self.tenant.clone(),
             ..ClientOptions::default()
         };

@@ -194,7 +194,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
 
 fn of_client(error: &ClientError) -> Exit {
     match error {
-        ClientError::BadAddress { .. } => Exit::Usage,
+        ClientError::BadAddress { .. } | ClientError::PlaintextToken { .. } => Exit::Usage,
         ClientError::Unreachable { .. } | ClientError::Tls { .. } => Exit::Unreachable,
         ClientError::Rpc(error) => of_rpc(error),
         ClientError::StreamGaveUp { last, .. } => of_rpc(last),

@@ -9,7 +9,7 @@ use super::{
     output::{print_json, print_line, print_list, table},
 };
 use crate::{
-    auth::{NewKey, Scope, append_key, generate_key, listed_keys, remove_key},
+    auth::{NewKey, Scope, append_key, generate_key, has_key, listed_keys, remove_key},
     engine::Tenant,
 };
 
@@ -150,10 +150,11 @@ fn list(args: &FileArgs, global: &Global) -> anyhow::Result<Exit> {
 fn revoke(args: &RevokeArgs, global: &Global) -> anyhow::Result<Exit> {
     let (file, id) = (&args.file.file, &args.id);
     if !remove_key(file, id)? {
-        let message = format!(
-            "{} has no entry `{id}`; `babelward keys ls` lists them",
-            file.display()
-        );
+        let file = file.display();
+        let message = match has_key(id) {
+            true => format!("this looks like a key, and {file} has ids; `babelward keys ls` lists them"),
+            false => format!("{file} has no entry `{id}`; `babelward keys ls` lists them"),
+        };
         return Err(CommandError::usage(message).into());
     }
     if !global.quiet {

@@ -51,6 +51,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
 async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     rpc::raise_descriptor_limit();
     let mut signals = StopSignals::new().context("the signals to stop cannot be handled")?;
+    let hang_ups = hang_ups(config).context("the signal to read files again cannot be handled")?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -76,13 +77,15 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     let metrics = metrics
         .map(|listen| serve_metrics(listen, metrics_options))
         .transpose()?;
-    let (hang_up, looks) = mpsc::channel(1);
-    tokio::spawn(keep_current(
-        protection.files.clone(),
-        config.security.reload_interval,
-        looks,
-    ));
-    tokio::spawn(on_hang_up(signal(SignalKind::hangup())?, hang_up));
+    if let Some(hang_ups) = hang_ups {
+        let (hang_up, looks) = mpsc::channel(1);
+        tokio::spawn(keep_current(
+            protection.files.clone(),
+            config.security.reload_interval,
+            looks,
+        ));
+        tokio::spawn(on_hang_up(hang_ups, hang_up));
+    }
 
     let for_devices = config.clone();
     let preparing = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -130,7 +133,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         has_auth,
         registry: &registry,
         search: search.as_ref(),
-        exposed: !listen.ip().is_loopback(),
+        exposed: config.server.is_exposed(),
     };
     match config.telemetry.log_format {
         LogFormat::Json => banner.log(),
@@ -153,6 +156,15 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         tracing::warn!("the engine did not end in time");
     }
     Ok(Exit::Done)
+}
+
+/// SIGHUP, where there are files to read again. It is caught before they are read for the first time: whoever replaces one
+/// and says so must not end the server. A server without such files leaves the signal to the system, so that closing its
+/// terminal ends it.
+fn hang_ups(config: &Config) -> io::Result<Option<Signal>> {
+    let security = &config.security;
+    let has_files = security.tls.is_some() || security.credentials.is_some();
+    has_files.then(|| signal(SignalKind::hangup())).transpose()
 }
 
 /// Asks for a look at certificates, keys and token keys whenever the process gets SIGHUP.

@@ -1,6 +1,6 @@
 //! Turns the configuration into the options of registry, engine and server.
 
-use std::{num::NonZeroUsize, sync::Arc, thread};
+use std::{num::NonZeroUsize, sync::Arc, thread, time::SystemTime};
 
 use super::{
     device_error::{CardSearch, DeviceError},
@@ -150,7 +150,8 @@ pub(super) struct Protection {
 /// Reads certificates and credentials.
 pub(super) fn protection(config: &Config) -> Result<Protection, ProtectionError> {
     let files = &config.security;
-    let tls = files.tls.clone().map(ServerTls::open).transpose()?.map(Arc::new);
+    let open = |files| ServerTls::open(files, SystemTime::now());
+    let tls = files.tls.clone().map(open).transpose()?.map(Arc::new);
     let credentials = files.credentials.clone().map(Authenticator::open).transpose()?;
     let credentials = credentials.map(Arc::new);
     let mut reloadable: Vec<Arc<dyn Reload>> = Vec::new();

@@ -35,6 +35,16 @@ use crate::{
 /// A connection with an open call that has been idle for this long is pinged, so that a dead peer is detected.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// Whether a key or token may be sent to another machine without encryption, where everybody on the way can read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlaintextToken {
+    /// It is not sent.
+    #[default]
+    Refused,
+    /// It is sent: a proxy or mesh encrypts.
+    Sent,
+}
+
 /// How to reach a server.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
@@ -50,6 +60,8 @@ pub struct ClientOptions {
     pub identity: Option<ClientIdentity>,
     /// The API key or token to send with each call.
     pub token: Option<BearerToken>,
+    /// Whether it may be sent to another machine without encryption.
+    pub plaintext_token: PlaintextToken,
     /// The tenant that the server charges with the work.
     pub tenant: Option<AsciiMetadataValue>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
@@ -64,6 +76,7 @@ impl Default for ClientOptions {
             authorities: None,
             identity: None,
             token: None,
+            plaintext_token: PlaintextToken::default(),
             tenant: None,
             retry: RetryPolicy::default(),
         }
@@ -81,6 +94,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Servers {
     channels: Vec<Channel>,
+    /// Whether all of them speak TLS, so that the client's certificate is shown to each.
+    all_speak_tls: bool,
     /// Counts the unary calls: each goes to the next server.
     turn: AtomicUsize,
 }
@@ -92,17 +107,13 @@ impl Client {
     /// reached is enough; the others are tried again with later calls.
     ///
     /// # Errors
-    /// [`ClientError::BadAddress`] and [`ClientError::Tls`] at once, [`ClientError::Unreachable`] after the last
-    /// attempt.
+    /// [`ClientError::BadAddress`], [`ClientError::PlaintextToken`] and [`ClientError::Tls`] at once,
+    /// [`ClientError::Unreachable`] after the last attempt.
     pub async fn connect(address: &str, options: ClientOptions) -> Result<Self, ClientError> {
         let mut failed = 0;
         loop {
             let failure = match connect_all(address, &options).await {
-                Ok(channels) => {
-                    let servers = Servers {
-                        channels,
-                        turn: AtomicUsize::new(0),
-                    };
+                Ok(servers) => {
                     return Ok(Self {
                         servers: Arc::new(servers),
                         options,
@@ -129,9 +140,9 @@ impl Client {
         self.servers.channels[number % self.servers()].clone()
     }
 
-    /// Whether a key, token or certificate is sent.
+    /// Whether a key or token is sent, or a certificate shown, to every server.
     pub fn has_credential(&self) -> bool {
-        self.options.token.is_some() || self.options.identity.is_some()
+        self.options.token.is_some() || (self.options.identity.is_some() && self.servers.all_speak_tls)
     }
 
     /// All models of the server.
@@ -264,16 +275,16 @@ fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
-/// Connects to all servers of a list. Those that cannot be reached connect later, with their first call.
-async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Channel>, ClientError> {
+/// Connects to all servers of a list. Those that cannot be reached connect later, with their first call. None is connected to
+/// where one of them must not get the key or token.
+async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Servers, ClientError> {
     let mut endpoints = Vec::new();
     for address in addresses.split(',').map(str::trim) {
         for Place { server, name } in resolved(address).await? {
             let endpoint = endpoint(&server, name, options)?;
-            if options.token.is_some() && !is_encrypted(endpoint.uri()) {
-                tracing::warn!(
-                    "the key or token is sent without encryption; say https:// to a server on another machine"
-                );
+            let may_send = options.plaintext_token == PlaintextToken::Sent || is_private(endpoint.uri());
+            if options.token.is_some() && !may_send {
+                return Err(ClientError::PlaintextToken { address: server });
             }
             let endpoint = endpoint
                 .connect_timeout(options.connect_timeout)
@@ -295,7 +306,11 @@ async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Cha
             },
         });
     }
-    Ok(channels)
+    Ok(Servers {
+        channels,
+        all_speak_tls: endpoints.iter().all(|(_, endpoint)| speaks_tls(endpoint.uri())),
+        turn: AtomicUsize::new(0),
+    })
 }
 
 /// A server to connect to.
@@ -341,14 +356,18 @@ async fn resolved(address: &str) -> Result<Vec<Place>, ClientError> {
 }
 
 /// Whether nobody on the way to this address can read what is sent: with TLS, or within this machine.
-fn is_encrypted(address: &Uri) -> bool {
+fn is_private(address: &Uri) -> bool {
     let host = address.host().unwrap_or_default();
     let ip = host
         .trim_start_matches('[')
         .trim_end_matches(']')
         .parse::<IpAddr>();
     let is_here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
-    is_here || address.scheme_str() == Some("https")
+    is_here || speaks_tls(address)
+}
+
+fn speaks_tls(address: &Uri) -> bool {
+    address.scheme_str() == Some("https")
 }
 
 fn endpoint(address: &str, name: Option<String>, options: &ClientOptions) -> Result<Endpoint, ClientError> {
@@ -387,4 +406,61 @@ fn endpoint(address: &str, name: Option<String>, options: &ClientOptions) -> Res
         address: address.to_owned(),
         problem: TlsProblem::NotSetUp(error::innermost(&error)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn only_tls_and_this_machine_itself_are_private() {
+        for (address, private) in [
+            ("http://127.0.0.1:1", true),
+            ("http://127.9.9.9:1", true),
+            ("http://[::1]:1", true),
+            ("http://localhost:1", true),
+            ("https://guard.example:1", true),
+            ("https://192.0.2.1", true),
+            ("http://guard.example:1", false),
+            ("http://localhost.example:1", false),
+            ("http://192.0.2.1:1", false),
+            ("http://0.0.0.0:1", false),
+            ("http://[::]:1", false),
+            ("http://[2001:db8::1]:1", false),
+            ("http://[::ffff:127.0.0.1]:1", false),
+        ] {
+            assert_eq!(is_private(&address.parse().unwrap()), private, "{address}");
+        }
+    }
+
+    /// The addresses are of documentation (RFC 5737): nobody has them, and no connection is tried.
+    #[tokio::test]
+    async fn a_token_is_sent_to_nobody_when_one_server_would_get_it_unencrypted() {
+        let token = BearerToken::new(&Secret::new("bw_x".to_owned())).unwrap();
+        let options = ClientOptions {
+            token: Some(token),
+            ..ClientOptions::default()
+        };
+        for address in [
+            "http://192.0.2.1:1",
+            "192.0.2.1:1",
+            "dns:///192.0.2.1:1",
+            "https://192.0.2.2:1,http://192.0.2.1:1",
+            "http://127.0.0.1:1,192.0.2.1:1",
+        ] {
+            let refused = Client::connect(address, options.clone())
+                .await
+                .map(drop)
+                .unwrap_err();
+            let named =
+                matches!(&refused, ClientError::PlaintextToken { address } if address.contains("192.0.2.1"));
+            assert!(named, "{address}: {refused}");
+            let text = refused.to_string();
+            assert!(
+                text.contains("https://") && text.contains("--insecure-plaintext-token"),
+                "{text}"
+            );
+        }
+    }
 }

@@ -172,6 +172,16 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key or token would be sent to another machine without encryption.
+    #[error(
+        "the key or token would be sent to {address} without encryption, for everybody on the way to read; say https:// \
+         (dns+https:/// for dns:///), or --insecure-plaintext-token (BABELWARD_INSECURE_PLAINTEXT_TOKEN=true) where a \
+         proxy or mesh encrypts"
+    )]
+    PlaintextToken {
+        /// The address.
+        address: String,
+    },
     /// Something answers at the address, but the TLS connection failed.
     #[error("no connection with TLS to {address}: {problem}")]
     Tls {

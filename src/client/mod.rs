@@ -15,7 +15,7 @@ mod stream;
 mod tests;
 
 pub use self::{
-    channel::{Client, ClientOptions},
+    channel::{Client, ClientOptions, PlaintextToken},
     credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
     policy::{CategoryText, PolicyChoice, PolicyText},

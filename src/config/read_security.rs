@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use super::{ProblemKind, SecurityFiles, Server, read::Reader, security::PerMinute};
 use crate::{
     auth::{CredentialFiles, QuotaLimits, TokenRules},
+    engine::Tenant,
     tls::TlsFiles,
 };
 
@@ -26,6 +27,11 @@ impl Reader<'_> {
             reload_interval: self.positive_time("server.reload_interval"),
             credentials,
         };
+        if security.credentials.is_none() && security.open_metrics {
+            let reason = "without authentication, the metrics are open anyway";
+            let fix = "set auth.keys_file or auth.jwks_file, or remove it";
+            self.problem("auth.open_metrics", reason, fix);
+        }
         if security.credentials.is_none() {
             let quotas = [
                 ("quotas.requests_per_minute", security.quotas.requests.is_some()),
@@ -51,8 +57,8 @@ impl Reader<'_> {
     }
 
     fn tls(&mut self, credentials: Option<&CredentialFiles>) -> Option<TlsFiles> {
-        let [certificate, key, client_ca] =
-            ["tls.certificate", "tls.key", "tls.client_ca"].map(|name| self.file(name));
+        let [certificate, key, client_ca, client_crl] =
+            ["tls.certificate", "tls.key", "tls.client_ca", "tls.client_crl"].map(|name| self.file(name));
         let client_certificates = self.get("tls.client_certificates");
         let min_version = self.get("tls.min_version");
         if client_ca.is_some() && certificate.is_none() {
@@ -62,6 +68,10 @@ impl Reader<'_> {
                 reason,
                 "set tls.certificate and tls.key, or remove it",
             );
+        }
+        if client_crl.is_some() && client_ca.is_none() {
+            let reason = "without tls.client_ca clients show no certificates";
+            self.problem("tls.client_crl", reason, "set tls.client_ca, or remove it");
         }
         if client_ca.is_some() && credentials.is_none_or(|files| files.keys.is_none()) {
             let reason = "nothing says which client has which tenant and scopes";
@@ -73,6 +83,7 @@ impl Reader<'_> {
                 certificate,
                 key,
                 client_ca,
+                client_crl,
                 client_certificates,
                 min_version,
             }),
@@ -98,8 +109,21 @@ impl Reader<'_> {
             let reason = "a token would be accepted for too long after its end";
             self.problem("auth.jwt_leeway", reason, "write at most 10m");
         }
-        let [tenant_claim, scope_claim] =
-            ["auth.jwt_tenant_claim", "auth.jwt_scope_claim"].map(|name| self.get::<String>(name));
+        let [tenant_claim, scope_claim, tenant_prefix, scope_prefix] = [
+            "auth.jwt_tenant_claim",
+            "auth.jwt_scope_claim",
+            "auth.jwt_tenant_prefix",
+            "auth.jwt_scope_prefix",
+        ]
+        .map(|name| self.get::<String>(name));
+        let is_plain = tenant_prefix.is_empty() || Tenant::named(&tenant_prefix).is_some();
+        if !is_plain || tenant_prefix.len() > TokenRules::PREFIX_BYTES {
+            let fix = format!(
+                "write at most {} letters, digits, `.`, `_` and `-`",
+                TokenRules::PREFIX_BYTES
+            );
+            self.problem("auth.jwt_tenant_prefix", "no tenant can begin with it", fix);
+        }
         for (name, value) in [&issuer, &audience] {
             match (value.as_deref(), &jwks) {
                 (None | Some(""), Some(_)) => {
@@ -122,7 +146,9 @@ impl Reader<'_> {
             audience: audience.1.unwrap_or_default(),
             leeway,
             tenant_claim,
+            tenant_prefix,
             scope_claim,
+            scope_prefix,
         };
         let tokens = jwks.map(|path| (path, rules));
         (keys.is_some() || tokens.is_some()).then_some(CredentialFiles { keys, tokens })
@@ -131,14 +157,9 @@ impl Reader<'_> {
     /// Refuses addresses that other machines can reach, unless callers need credentials which are encrypted on the way,
     /// or somebody has said that the network sees to it.
     pub(super) fn check_exposure(&mut self, server: &Server, security: &SecurityFiles) {
-        let addresses = [
-            ("server.listen", Some(server.listen)),
-            ("server.admin_listen", server.admin_listen),
-            ("server.metrics_listen", server.metrics_listen),
-        ];
-        let exposed = |address: &SocketAddr| !address.ip().is_loopback();
+        let addresses = server.addresses();
         for (key, address) in addresses {
-            let Some(address) = address.filter(exposed) else {
+            let Some(address) = address.filter(is_exposed) else {
                 continue;
             };
             if security.credentials.is_none() && !server.insecure_no_auth {
@@ -173,5 +194,27 @@ impl Reader<'_> {
                 "say --allow-admin (server.allow_admin = true) too",
             );
         }
+    }
+}
+
+/// Whether other machines can reach it.
+fn is_exposed(address: &SocketAddr) -> bool {
+    !address.ip().is_loopback()
+}
+
+impl Server {
+    /// The addresses to listen on, with their keys.
+    fn addresses(&self) -> [(&'static str, Option<SocketAddr>); 3] {
+        [
+            ("server.listen", Some(self.listen)),
+            ("server.admin_listen", self.admin_listen),
+            ("server.metrics_listen", self.metrics_listen),
+        ]
+    }
+
+    /// Whether other machines can reach any of the addresses that it listens on.
+    pub fn is_exposed(&self) -> bool {
+        let mut addresses = self.addresses().into_iter().filter_map(|(_, address)| address);
+        addresses.any(|address| is_exposed(&address))
     }
 }

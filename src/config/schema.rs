@@ -97,6 +97,10 @@ pub const KEYS: &[Key] = &[
         "tls.client_ca",
         "PEM file of the authorities that may have issued clients' certificates; auth.keys_file says who each client is",
     ),
+    unset(
+        "tls.client_crl",
+        "PEM file of the lists of certificates that the authorities of tls.client_ca have revoked, one list of each",
+    ),
     key(
         "tls.client_certificates",
         "required",
@@ -123,9 +127,19 @@ pub const KEYS: &[Key] = &[
         "claim of a token with the tenant's name",
     ),
     key(
+        "auth.jwt_tenant_prefix",
+        "jwt.",
+        "what the tenants of tokens begin with, so that no token has the tenant of a key; empty where they may be the same",
+    ),
+    key(
         "auth.jwt_scope_claim",
         "scope",
         "claim of a token with its scopes: a text with spaces between them, or a list",
+    ),
+    key(
+        "auth.jwt_scope_prefix",
+        "babelward:",
+        "what our scopes begin with in a token, as in babelward:classify; empty where they are classify and so on",
     ),
     key(
         "auth.open_metrics",

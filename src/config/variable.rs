@@ -5,7 +5,7 @@ use super::{Origin, Problem, ProblemKind, problem::closest, schema};
 pub(super) const ENV_PREFIX: &str = "BABELWARD_";
 
 /// Variables with our prefix that are not keys.
-pub(super) const OTHER_VARIABLES: [&str; 8] = [
+pub(super) const OTHER_VARIABLES: [&str; 9] = [
     "BABELWARD_CONFIG",
     "BABELWARD_CACHE",
     "BABELWARD_SERVER_URL",
@@ -14,6 +14,7 @@ pub(super) const OTHER_VARIABLES: [&str; 8] = [
     "BABELWARD_CLIENT_KEY",
     "BABELWARD_TOKEN",
     "BABELWARD_TOKEN_FILE",
+    "BABELWARD_INSECURE_PLAINTEXT_TOKEN",
 ];
 
 pub(super) fn variable_of(key: &str) -> String {

@@ -145,6 +145,18 @@ impl CallEnding<'_> {
         );
     }
 
+    /// Logs the end of a call of somebody who is not known. Otherwise strangers could fill the log, with ids of their choice.
+    pub(crate) fn log_stranger(&self, span: &Span) {
+        tracing::debug!(
+            target: TARGET,
+            parent: span,
+            code = %code_name(self.code),
+            reason = self.reason.map(|reason| tracing::field::display(reason.name())),
+            total_ms = millis(self.total),
+            "call refused"
+        );
+    }
+
     /// Logs the end of the item with this number, from 0, of the call in `span`.
     pub(crate) fn log_item(&self, span: &Span, item: u64) {
         let Self { tally, .. } = self;
@@ -258,6 +270,13 @@ impl ForeignCall {
     /// Logs the call, because its answer begins.
     pub(crate) fn answered(mut self, code: Code) {
         self.log(code);
+    }
+
+    /// Logs the call of somebody who is not known; see [`CallEnding::log_stranger`].
+    pub(crate) fn refused(mut self, code: Code) {
+        self.logged = true;
+        let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
+        tracing::debug!(target: TARGET, parent: span, code = %code, total_ms, "call refused");
     }
 
     fn log(&mut self, code: Code) {

@@ -177,16 +177,27 @@ where
     }
 }
 
-/// The response to a call that is refused before it begins. The call is counted and logged like all others.
+/// The response to a call that is refused before it begins. The call is counted like all others, and logged like them unless
+/// nobody knows who makes it.
 fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<()> {
     let request_id = request_id(call.headers.get(REQUEST_ID));
+    let is_stranger = matches!(error, ServiceError::Unauthenticated(_));
     match Method::of_path(call.uri.path()) {
+        Some(method) if is_stranger => {
+            Record::stranger(method, call_span(&request_id, method.name())).fail(error);
+        }
         Some(method) => {
             let span = call_span(&request_id, method.name());
             // Nobody has checked which tenant it is.
             Record::call(method, span, Deadline::default(), Tenant::default(), None).fail(error);
         }
-        None => ForeignCall::new(call.uri.path(), Arc::clone(&request_id)).answered(error.reason().code()),
+        None => {
+            let foreign = ForeignCall::new(call.uri.path(), Arc::clone(&request_id));
+            match is_stranger {
+                true => foreign.refused(error.reason().code()),
+                false => foreign.answered(error.reason().code()),
+            }
+        }
     }
     let mut response = error.to_status(&request_id).into_http();
     set_request_id(response.headers_mut(), &request_id);

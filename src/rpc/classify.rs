@@ -14,6 +14,7 @@ use super::{
     record::Record,
     sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
+    token_quota::PromptLimit,
     validate::{self, ClassifyWork, Judged, JudgedMessages, ValidationContext},
 };
 use crate::{
@@ -41,14 +42,16 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     };
     context.record.note(|tally| tally.add_model(&entry.id));
     let output = guard.output_spec(policy.as_deref());
-    let limit = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
+    let model = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
+    let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
+    let most = limit.tokens();
     let policy_bytes = policy.as_ref().map_or(0, |policy| policy.lines().len());
     let size = encode::conversation_size(guard.tokenizer(), &messages, policy_bytes);
     let field = fields.conversation.clone();
     let (prompter, prompt_policy) = (Arc::clone(&guard), policy.clone());
     let prompt = context.with_text(size, move |watch| {
         let policy = prompt_policy.as_deref();
-        let prompt = prompter.prompt_within(&messages, policy, encode::allowance(limit, watch));
+        let prompt = prompter.prompt_within(&messages, policy, encode::allowance(most, watch));
         prompt.map_err(|error| match error {
             PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
                 format!("{}.messages[{index}].role", fields.conversation),
@@ -57,11 +60,11 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             PromptError::Template(error) => template_error(&error, &fields.conversation),
             PromptError::Tokenizer(error) => {
                 let texts = prompt_texts(&fields, &messages, policy);
-                encode::token_error(&error, limit, prompter.tokenizer(), texts)
+                encode::token_error(&error, most, prompter.tokenizer(), texts)
             }
         })
     });
-    let prompt = prompt.await?;
+    let prompt = prompt.await.map_err(|error| limit.explain(error))?;
     let mut sequence = Sequence::submit(context, &entry, prompt, output, &field)?;
     let mut probe = None;
     let mut tokens = Vec::new();
@@ -182,6 +185,8 @@ impl SafetyApi {
         request: proto::BatchClassifyRequest,
     ) -> Result<proto::BatchClassifyResponse, ServiceError> {
         self.0.admit()?;
+        // The call is a request also where it has no items, and its first item is no further one.
+        self.0.count_request(&call.tenant)?;
         let ids = validate::batch(&request, &self.0.limits)?;
         let context = WorkContext::of(&self.0, call, Priority::Batch);
         let items = (0..).zip(request.items.into_iter().zip(ids));
@@ -190,7 +195,9 @@ impl SafetyApi {
             let record = Record::item(&call.record, number, call.deadline);
             let context = context.item(&record);
             let answer = async move {
-                context.shared.count_request(&context.tenant)?;
+                if number > 0 {
+                    context.shared.count_request(&context.tenant)?;
+                }
                 classify(context, item.request.unwrap_or_default(), path).await
             };
             async move {

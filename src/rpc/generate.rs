@@ -12,6 +12,7 @@ use super::{
     provenance,
     sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
+    token_quota::PromptLimit,
     validate::{self, GenerateWork, Prompt, ValidationContext},
 };
 use crate::{
@@ -289,16 +290,18 @@ pub(crate) async fn prompt_tokens(
             return Ok(PromptTokens::whole(ids.clone()));
         }
     };
-    let limit = encode::longest_prompt(&work.entry.resident.limits, work.max_new_tokens);
+    let model = encode::longest_prompt(&work.entry.resident.limits, work.max_new_tokens);
+    let limit = PromptLimit::new(&context.shared, &context.tenant, model, work.max_new_tokens)?;
+    let most = limit.tokens();
     let (entry, prompt, field) = (
         work.entry.clone(),
         Arc::clone(&work.prompt),
         work.prompt_field.clone(),
     );
     let tokens = context.with_text(size, move |watch| {
-        tokens(&entry, &prompt, &field, encode::allowance(limit, watch))
+        tokens(&entry, &prompt, &field, encode::allowance(most, watch))
     });
-    tokens.await
+    tokens.await.map_err(|error| limit.explain(error))
 }
 
 fn tokens(

@@ -31,6 +31,7 @@ mod server;
 mod status;
 mod stream;
 mod text_work;
+mod token_quota;
 mod transport;
 mod validate;
 mod violations;

@@ -1,6 +1,6 @@
 //! ModelService: lists, describes and watches models, and counts tokens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures::stream;
 use tokio::sync::broadcast::error::RecvError;
@@ -12,6 +12,7 @@ use super::{
     error::{ServiceError, TextOrigin},
     provenance::{self, capability},
     sequence::Shared,
+    token_quota::PromptLimit,
     validate,
 };
 use crate::{
@@ -79,20 +80,25 @@ impl ModelApi {
             .await
             .map_err(|error| ServiceError::from_lookup(error, &request.model))?;
         let shared = &self.0;
+        let limit = PromptLimit::new(shared, &call.tenant, usize::MAX, 0)?;
+        let most = limit.tokens();
         let text = request.text;
         let size = encode::text_size(&entry.resident.tokenizer, &text);
         let tokens = shared
             .texts
             .run(size, call.deadline, &shared.stopping, move |watch| {
                 let tokenizer = &entry.resident.tokenizer;
-                let tokens = tokenizer.encode_plain_within(&text, encode::allowance(usize::MAX, watch));
+                let tokens = tokenizer.encode_plain_within(&text, encode::allowance(most, watch));
                 let origin = TextOrigin::Field("text".to_owned());
-                tokens.map_err(|error| {
-                    encode::token_error(&error, usize::MAX, tokenizer, [(origin, text.as_str())])
-                })
+                tokens
+                    .map_err(|error| encode::token_error(&error, most, tokenizer, [(origin, text.as_str())]))
             });
+        let tokens = tokens.await.map_err(|error| limit.explain(error))?.len();
+        // Finding out takes about as much work of the processor as a prompt of so many tokens does.
+        let reserved = shared.quotas.reserve_tokens(&call.tenant, tokens, Instant::now());
+        reserved.map_err(ServiceError::quota)?.use_tokens(tokens);
         Ok(proto::CountTokensResponse {
-            tokens: provenance::count(tokens.await?.len()),
+            tokens: provenance::count(tokens),
         })
     }
 }

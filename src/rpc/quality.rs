@@ -12,6 +12,7 @@ use super::{
     provenance,
     record::Record,
     sequence::{Sequence, Shared, WorkContext},
+    token_quota::PromptLimit,
     validate::{self, Pair, QualityWork, ValidationContext},
 };
 use crate::{
@@ -33,6 +34,8 @@ impl QualityApi {
         let shared = &self.0;
         call.record.note_requested_model(&shared.registry, &request.model);
         shared.admit()?;
+        // The call is a request also where it has no pairs, and its first pair is no further one.
+        shared.count_request(&call.tenant)?;
         validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
         let validation = ValidationContext::of(shared, call.deadline);
         let work = validate::estimate_quality(request, &validation).await?;
@@ -55,6 +58,11 @@ impl QualityApi {
             let context = context.item(&record);
             let (estimator, encoder) = (&estimator, &encoder);
             async move {
+                let counted = match number {
+                    0 => Ok(()),
+                    _ => context.shared.count_request(&context.tenant),
+                };
+                let pair = counted.and(pair);
                 let result = match score(&context, estimator, encoder, pair).await {
                     Ok(estimate) => {
                         record.finish(Code::Ok);
@@ -86,7 +94,6 @@ async fn score(
     encoder: &Arc<PairEncoder>,
     pair: Result<Pair, ServiceError>,
 ) -> Result<proto::QualityEstimate, ServiceError> {
-    context.shared.count_request(&context.tenant)?;
     let Pair {
         source,
         translation,
@@ -95,20 +102,22 @@ async fn score(
     let encoder = Arc::clone(encoder);
     let lengths = [source.len(), translation.len()];
     let size = encode::parts_size(encoder.tokenizer(), lengths.into_iter());
-    let limit = encode::longest_prompt(&estimator.resident.limits, 0);
+    let model = encode::longest_prompt(&estimator.resident.limits, 0);
+    let limit = PromptLimit::new(&context.shared, &context.tenant, model, 0)?;
+    let most = limit.tokens();
     let path = field.clone();
     let tokens = context.with_text(size, move |watch| {
-        let tokens = encoder.encode_within(&source, &translation, encode::allowance(limit, watch));
+        let tokens = encoder.encode_within(&source, &translation, encode::allowance(most, watch));
         tokens.map_err(|error| {
             let origin = |name: &str| TextOrigin::Field(format!("{path}.{name}"));
             let fields = [
                 (origin("source"), source.as_str()),
                 (origin("translation"), translation.as_str()),
             ];
-            encode::token_error(&error, limit, encoder.tokenizer(), fields)
+            encode::token_error(&error, most, encoder.tokenizer(), fields)
         })
     });
-    let tokens = tokens.await?;
+    let tokens = tokens.await.map_err(|error| limit.explain(error))?;
     let mut sequence = Sequence::submit(context, estimator, tokens, OutputSpec::score(), &field)?;
     let mut score = None;
     let summary = loop {

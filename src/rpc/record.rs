@@ -33,6 +33,8 @@ enum Kind {
         /// Dropped with the record. A drain waits for it.
         in_flight: Option<InFlight>,
     },
+    /// A call of somebody who is not known.
+    Stranger,
     Item {
         /// The record of its call, which is therefore counted after it.
         of: Arc<Record>,
@@ -72,6 +74,19 @@ impl Record {
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
         })
+    }
+
+    /// The record of a call that is refused because nobody knows who makes it.
+    pub(crate) fn stranger(method: Method, span: Span) -> Self {
+        Self {
+            kind: Kind::Stranger,
+            method,
+            span,
+            began: Instant::now(),
+            deadline: Deadline::default(),
+            finished: AtomicBool::new(false),
+            tally: Mutex::default(),
+        }
     }
 
     /// The record of an item of a stream or batch; `number` is its number among the items of its call, from 0.
@@ -142,7 +157,7 @@ impl Record {
             metrics::counter!("babelward_cancelled_total", "method" => method).increment(1);
         }
         match &self.kind {
-            Kind::Call { .. } => {
+            Kind::Call { .. } | Kind::Stranger => {
                 metrics::counter!("babelward_requests_total", "method" => method, "code" => code_name)
                     .increment(1);
                 metrics::histogram!("babelward_request_seconds", "method" => method)
@@ -165,6 +180,7 @@ impl Record {
                 let named = (!tenant.is_unnamed()).then_some(tenant as &dyn fmt::Display);
                 ending.log_call(&self.span, named);
             }
+            Kind::Stranger => ending.log_stranger(&self.span),
             Kind::Item { number, .. } => ending.log_item(&self.span, *number),
         }
     }

@@ -97,11 +97,16 @@ fn describe() {
         Unit::Count,
         "Connections of the gRPC listeners with which no TLS came about."
     );
+    describe_gauge!(
+        "babelward_tls_certificate_seconds_left",
+        Unit::Seconds,
+        "Time until the server's certificate ends; negative once it has ended."
+    );
     describe_counter!(
         "babelward_auth_refused_total",
         Unit::Count,
-        "Calls that were refused for their credential, by reason: missing, malformed, unknown, expired, not_yet_valid, \
-         issuer, audience, claims, or scope."
+        "Calls, and readings of the metrics, that were refused for their credential, by reason: missing, malformed, \
+         unknown, expired, not_yet_valid, issuer, audience, claims, or scope."
     );
     describe_counter!(
         "babelward_quota_refused_total",

@@ -3,10 +3,10 @@
 //! which answers while the process runs.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -26,17 +26,18 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::ServiceHealth;
+use super::{ServiceHealth, metrics_connections::OpenConnections};
 use crate::{
-    auth::{Authenticator, Scope},
-    tls::ServerTls,
+    auth::{Authenticator, Rejection, Scope, SharedPrincipal},
+    tls::{PeerCertificate, ServerTls},
 };
-
-/// Most open connections. A reading takes milliseconds, so the oldest connection is closed for a new one.
-const CONNECTIONS: usize = 32;
 
 /// How long a peer may take to send a request, the first time and between two requests.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How long a connection may be open before its current request is its last one. That one may take [`REQUEST_TIME`] more, so
+/// that a peer that does not read its answer does not keep it in memory.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
 /// Most bytes of a request.
 const REQUEST_BYTES: usize = 16 << 10;
@@ -72,10 +73,10 @@ pub(super) async fn serve(
     render: impl Fn() -> String + Send + Sync + 'static,
 ) {
     let (render, options) = (Arc::new(render), Arc::new(options));
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: OpenConnections<AbortHandle> = OpenConnections::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::debug!(%error, "no connection can be accepted on the metrics port");
                 sleep(ACCEPT_PAUSE).await;
@@ -83,19 +84,17 @@ pub(super) async fn serve(
             }
         };
         open.retain(|connection| !connection.is_finished());
-        while open.len() >= CONNECTIONS {
-            if let Some(oldest) = open.pop_front() {
-                oldest.abort();
-            }
+        if let Some(closed) = open.make_room(peer) {
+            closed.abort();
         }
         let (render, options) = (Arc::clone(&render), Arc::clone(&options));
         let connection = async move {
-            let Ok(Some(stream)) = timeout(REQUEST_TIME, secured(stream, options.tls.as_deref())).await
-            else {
+            let secured = timeout(REQUEST_TIME, secured(stream, options.tls.as_deref()));
+            let Ok(Some((stream, certificate))) = secured.await else {
                 return;
             };
             let answers = service_fn(|request: Request<Incoming>| {
-                let answer = answer(&request, &options, render.as_ref());
+                let answer = answer(&request, certificate.as_ref(), &options, render.as_ref());
                 std::future::ready(Ok::<_, Infallible>(answer))
             });
             let served = http1::Builder::new()
@@ -103,24 +102,36 @@ pub(super) async fn serve(
                 .header_read_timeout(REQUEST_TIME)
                 .max_buf_size(REQUEST_BYTES)
                 .serve_connection(TokioIo::new(stream), answers);
-            if let Err(error) = served.await {
+            let mut served = pin!(served);
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                () = sleep(CONNECTION_TIME) => {
+                    served.as_mut().graceful_shutdown();
+                    timeout(REQUEST_TIME, served).await.unwrap_or(Ok(()))
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection of the metrics port failed");
             }
         };
-        open.push_back(tokio::spawn(connection).abort_handle());
+        open.push(peer, tokio::spawn(connection).abort_handle());
     }
 }
 
-/// The stream as it is read: the decrypted one, if the port speaks TLS. `None` if the peer does not.
-async fn secured(
-    stream: TcpStream,
-    tls: Option<&ServerTls>,
-) -> Option<Either<TcpStream, Box<TlsStream<TcpStream>>>> {
+/// A stream as it is read: the decrypted one, if the port speaks TLS.
+type Secured = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// The stream as it is read, and the certificate that the peer has shown. `None` if the port speaks TLS and the peer does not.
+async fn secured(stream: TcpStream, tls: Option<&ServerTls>) -> Option<(Secured, Option<PeerCertificate>)> {
     let Some(tls) = tls else {
-        return Some(Either::Left(stream));
+        return Some((Either::Left(stream), None));
     };
     match tls.metrics().accept(stream).await {
-        Ok(stream) => Some(Either::Right(Box::new(stream))),
+        Ok(stream) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = shown.and_then(PeerCertificate::read);
+            Some((Either::Right(Box::new(stream)), certificate))
+        }
         Err(error) => {
             tracing::debug!(%error, "a connection of the metrics port failed");
             None
@@ -149,6 +160,7 @@ impl Page {
 
 fn answer<B>(
     request: &Request<B>,
+    certificate: Option<&PeerCertificate>,
     options: &MetricsOptions,
     render: impl Fn() -> String,
 ) -> Response<String> {
@@ -168,9 +180,13 @@ fn answer<B>(
     match page {
         Page::Life => text(StatusCode::OK, "ALIVE\n"),
         Page::Health => health(request.uri().query(), &options.health.borrow()),
-        Page::Metrics => match refusal(request.headers(), options) {
+        Page::Metrics => match refusal(request.headers(), certificate, options) {
             Some(refusal) => refusal,
             None => {
+                if let Some(tls) = &options.tls {
+                    metrics::gauge!("babelward_tls_certificate_seconds_left")
+                        .set(tls.seconds_left(SystemTime::now()));
+                }
                 let mut response = Response::new(render());
                 response.headers_mut().insert(CONTENT_TYPE, TEXT_FORMAT);
                 response
@@ -201,25 +217,46 @@ fn health(query: Option<&str>, health: &ServiceHealth) -> Response<String> {
 }
 
 /// Why a caller may not read the metrics; `None` if it may.
-fn refusal(headers: &HeaderMap, options: &MetricsOptions) -> Option<Response<String>> {
+fn refusal(
+    headers: &HeaderMap,
+    certificate: Option<&PeerCertificate>,
+    options: &MetricsOptions,
+) -> Option<Response<String>> {
     let readers = options.readers.as_ref()?;
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().filter(|_| values.next().is_none());
-    let found = readers.identify(value.map(HeaderValue::as_bytes), None, SystemTime::now());
-    match found {
+    match identified(readers, headers, certificate) {
         Ok(principal) if principal.scopes.has_any(&[Scope::Metrics]) => None,
-        Ok(_) => Some(text(
-            StatusCode::FORBIDDEN,
-            "the credential does not have the scope metrics\n",
-        )),
-        Err(_) => {
-            let says = "send `authorization: Bearer KEY` with a key or token that has the scope metrics\n";
+        Ok(_) => {
+            count_refusal("scope");
+            let says = "the credential does not have the scope metrics\n";
+            Some(text(StatusCode::FORBIDDEN, says))
+        }
+        Err(rejection) => {
+            count_refusal(rejection.name());
+            let says = "send `authorization: Bearer KEY` with a key or token that has the scope metrics, or show a \
+                        certificate that has it\n";
             let mut response = text(StatusCode::UNAUTHORIZED, says);
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
             Some(response)
         }
     }
+}
+
+/// Who a caller is. Two keys are refused, as they are on the gRPC port.
+fn identified(
+    readers: &Authenticator,
+    headers: &HeaderMap,
+    certificate: Option<&PeerCertificate>,
+) -> Result<SharedPrincipal, Rejection> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (value, None) => readers.identify(value.map(HeaderValue::as_bytes), certificate, SystemTime::now()),
+        (_, Some(_)) => Err(Rejection::Malformed),
+    }
+}
+
+fn count_refusal(reason: &'static str) {
+    metrics::counter!("babelward_auth_refused_total", "reason" => reason).increment(1);
 }
 
 fn text(status: StatusCode, body: &str) -> Response<String> {
@@ -229,187 +266,5 @@ fn text(status: StatusCode, body: &str) -> Response<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        auth::{CredentialFiles, NewKey, append_key, generate_key},
-        engine::Tenant,
-    };
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    async fn started() -> SocketAddr {
-        started_with(None).await.0
-    }
-
-    /// A port, and the other end of its health.
-    async fn started_with(readers: Option<Authenticator>) -> (SocketAddr, watch::Sender<ServiceHealth>) {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, health) = watch::channel(ServiceHealth::from_iter([("", true)]));
-        let options = MetricsOptions {
-            tls: None,
-            readers: readers.map(Arc::new),
-            health,
-        };
-        tokio::spawn(serve(listener, options, || "babelward_test 1\n".to_owned()));
-        (address, sender)
-    }
-
-    /// Sends a request line and reads until the server closes.
-    async fn response(address: SocketAddr, line: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn only_metrics_are_there() {
-        let address = started().await;
-        let found = response(address, "GET /metrics").await;
-        assert!(found.starts_with("HTTP/1.1 200"), "{found}");
-        assert!(found.ends_with("\r\n\r\nbabelward_test 1\n"), "{found}");
-        assert!(
-            found.contains("content-type: text/plain; version=0.0.4"),
-            "{found}"
-        );
-        let head = response(address, "HEAD /metrics").await;
-        assert!(
-            head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
-            "{head}"
-        );
-        for line in [
-            "GET /",
-            "GET /health",
-            "GET /metrics/x",
-            "GET /healthz/",
-            "POST /metric",
-        ] {
-            let answer = response(address, line).await;
-            assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
-        }
-        for line in ["POST /metrics", "POST /healthz", "PUT /livez"] {
-            let answer = response(address, line).await;
-            assert!(answer.starts_with("HTTP/1.1 405"), "{line}: {answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn health_is_what_grpc_health_says() {
-        let (address, health) = started_with(None).await;
-        for (serving, says) in [
-            (true, "HTTP/1.1 200"),
-            (false, "HTTP/1.1 503"),
-            (true, "HTTP/1.1 200"),
-        ] {
-            // Another service says the opposite.
-            health.send_replace(ServiceHealth::from_iter([("", serving), ("a.B", !serving)]));
-            for line in ["GET /healthz", "GET /healthz?service="] {
-                let answer = response(address, line).await;
-                assert!(answer.starts_with(says), "{answer}");
-            }
-            let answer = response(address, "GET /healthz?service=a.B").await;
-            assert!(!answer.starts_with(says), "{answer}");
-            let alive = response(address, "GET /livez").await;
-            assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
-        }
-    }
-
-    #[tokio::test]
-    async fn health_is_told_of_services_that_are_there() {
-        let (address, health) = started_with(None).await;
-        for (path, status) in [
-            ("/healthz?service=a.B", "404"),
-            ("/healthz?name=", "400"),
-            ("/healthz?service=&service=", "404"),
-        ] {
-            let answer = response(address, &format!("GET {path}")).await;
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}")),
-                "{path}: {answer}"
-            );
-        }
-        // Before the server has begun, it does not know its services.
-        health.send_replace(ServiceHealth::default());
-        let answer = response(address, "GET /healthz?service=a.B").await;
-        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn metrics_need_the_scope_metrics_where_callers_need_credentials() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.toml");
-        let key = |name: &str, scope: Scope| {
-            let key = generate_key().unwrap();
-            let entry = NewKey {
-                id: name.to_owned(),
-                tenant: Tenant::named(name).unwrap(),
-                scopes: [scope].into_iter().collect(),
-                expires: None,
-            };
-            append_key(&path, &key, &entry).unwrap();
-            key.expose().to_owned()
-        };
-        let (reader, other) = (key("prometheus", Scope::Metrics), key("other", Scope::Admin));
-        let credentials = CredentialFiles {
-            keys: Some(path.clone()),
-            tokens: None,
-        };
-        let (address, _health) = started_with(Some(Authenticator::open(credentials).unwrap())).await;
-        let cases = [
-            ("/metrics", format!("Bearer {reader}"), "200"),
-            ("/metrics", format!("Bearer {other}"), "403"),
-            ("/metrics", format!("Bearer {reader}x"), "401"),
-            ("/metrics", String::new(), "401"),
-            ("/healthz", String::new(), "200"),
-            ("/livez", String::new(), "200"),
-        ];
-        for (path, authorization, status) in cases {
-            let header = match authorization.as_str() {
-                "" => String::new(),
-                value => format!("authorization: {value}\r\n"),
-            };
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n{header}connection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}")),
-                "{path}: {answer}"
-            );
-            assert_eq!(
-                answer.contains("babelward_test 1"),
-                path == "/metrics" && status == "200"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn silent_connections_are_closed_for_new_ones() {
-        let address = started().await;
-        let mut silent = Vec::new();
-        for _ in 0..3 * CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
-        }
-        assert!(
-            response(address, "GET /metrics")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
-        // The first ones have been closed: nothing was ever sent, and reading ends.
-        let mut rest = Vec::new();
-        assert!(!matches!(silent[0].read_to_end(&mut rest).await, Ok(1..)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn connections_without_a_request_in_time_are_closed() {
-        let address = started().await;
-        let mut slow = TcpStream::connect(address).await.unwrap();
-        slow.write_all(b"GET /metr").await.unwrap();
-        let mut rest = Vec::new();
-        assert!(!matches!(slow.read_to_end(&mut rest).await, Ok(1..)), "{rest:?}");
-    }
-}
+#[path = "metrics_port_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod logs;
 mod metrics;
+mod metrics_connections;
 mod metrics_port;
 mod service_health;
 

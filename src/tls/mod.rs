@@ -3,6 +3,7 @@
 
 mod peer;
 mod server;
+mod validity;
 
 pub use self::{
     peer::PeerCertificate,

@@ -3,21 +3,24 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 
+use super::validity::{End, Validity, shown};
 use crate::{
     errors::with_causes,
     files,
     reload::{Reload, Reloaded},
+    secret::warn_if_exposed,
 };
 
 /// Most bytes of a file with certificates or a key.
@@ -56,6 +59,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities that may have issued clients' certificates, in PEM form. Without it, clients are not asked for any.
     pub client_ca: Option<PathBuf>,
+    /// Lists of the certificates that these authorities have revoked, in PEM form.
+    pub client_crl: Option<PathBuf>,
     /// Whether clients must show a certificate, where there is `client_ca`.
     pub client_certificates: ClientCertificates,
     /// The oldest version that clients may speak.
@@ -76,6 +81,28 @@ pub enum TlsError {
     /// A file has no certificate.
     #[error("{0} has no certificate; one begins with -----BEGIN CERTIFICATE-----")]
     NoCertificate(PathBuf),
+    /// A file has no list of revoked certificates.
+    #[error("{0} has no list of revoked certificates; one begins with -----BEGIN X509 CRL-----")]
+    NoRevocationList(PathBuf),
+    /// The time of the server's certificate is over.
+    #[error("the certificate of {path} ended at {at}, and no client would accept it; install a new one")]
+    Ended {
+        /// The file.
+        path: PathBuf,
+        /// When it ended.
+        at: String,
+    },
+    /// The time of the server's certificate has not begun.
+    #[error(
+        "the certificate of {path} is valid only from {at} on, and no client would accept it now; if that is over, check \
+         the clock of this machine"
+    )]
+    NotYetValid {
+        /// The file.
+        path: PathBuf,
+        /// When it begins.
+        at: String,
+    },
     /// A file has no private key.
     #[error(
         "{0} has no private key; one begins with -----BEGIN PRIVATE KEY-----, and may not be encrypted with a password"
@@ -95,14 +122,45 @@ pub enum TlsError {
 struct Current {
     grpc: Arc<ServerConfig>,
     metrics: Arc<ServerConfig>,
+    /// Of the server's certificate.
+    validity: Validity,
+    /// How close its end was when that was told last.
+    told: Mutex<End>,
+}
+
+impl Current {
+    /// Tells in the log that the certificate ends soon or has ended, once each.
+    fn tell_end(&self, path: &Path, now: SystemTime) {
+        let end = self.validity.end(now);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if end <= *told {
+            return;
+        }
+        *told = end;
+        let (file, at) = (path.display(), shown(self.validity.not_after));
+        match end {
+            End::Far => {}
+            End::Soon => tracing::warn!(%file, at, "the server's certificate ends soon; install a new one"),
+            End::Past => {
+                tracing::error!(%file, at, "the server's certificate has ended, and clients refuse it; install a new one");
+            }
+        }
+    }
 }
 
 /// The server's side of TLS.
 pub struct ServerTls {
     files: TlsFiles,
     current: RwLock<Arc<Current>>,
-    /// Digest of the content that was tried last, whether or not it is in force.
-    tried: Mutex<[u8; 32]>,
+    tried: Mutex<Tried>,
+}
+
+/// What was tried last, whether or not it is in force.
+struct Tried {
+    /// Digest of the files' content, or of the reason for which they could not be read.
+    digest: [u8; 32],
+    /// Whether it will be good later without a change, because the certificate's time has not begun.
+    is_early: bool,
 }
 
 /// The content of the files.
@@ -110,6 +168,7 @@ struct Content {
     certificate: Vec<u8>,
     key: zeroize::Zeroizing<Vec<u8>>,
     client_ca: Option<Vec<u8>>,
+    client_crl: Option<Vec<u8>>,
 }
 
 impl Content {
@@ -124,12 +183,18 @@ impl Content {
             certificate: read(&files.certificate)?,
             key: read(&files.key)?.into(),
             client_ca: files.client_ca.as_deref().map(read).transpose()?,
+            client_crl: files.client_crl.as_deref().map(read).transpose()?,
         })
     }
 
     fn digest(&self) -> [u8; 32] {
         let mut hasher = Sha256::new();
-        for part in [Some(&self.certificate), Some(&*self.key), self.client_ca.as_ref()] {
+        for part in [
+            Some(&self.certificate),
+            Some(&*self.key),
+            self.client_ca.as_ref(),
+            self.client_crl.as_ref(),
+        ] {
             // With the lengths, bytes cannot move from one file to the next unnoticed.
             hasher.update(part.map_or(0, Vec::len).to_le_bytes());
             hasher.update(part.map_or(&[][..], Vec::as_slice));
@@ -139,16 +204,21 @@ impl Content {
 }
 
 impl ServerTls {
-    /// Reads the files.
+    /// Reads the files, as they are to be used at this time.
     ///
     /// # Errors
     /// When one of them cannot be used.
-    pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
+    pub fn open(files: TlsFiles, now: SystemTime) -> Result<Self, TlsError> {
         let content = Content::read(&files)?;
-        let current = configure(&files, &content)?;
+        let current = configure(&files, &content, now)?;
+        warn_if_exposed(&files.key);
+        current.tell_end(&files.certificate, now);
         Ok(Self {
             current: RwLock::new(Arc::new(current)),
-            tried: Mutex::new(content.digest()),
+            tried: Mutex::new(Tried {
+                digest: content.digest(),
+                is_early: false,
+            }),
             files,
         })
     }
@@ -158,14 +228,17 @@ impl ServerTls {
         TlsAcceptor::from(Arc::clone(&self.current().grpc))
     }
 
-    /// Accepts connections for the metrics. Clients are not asked for certificates there, because a kubelet has none.
+    /// Accepts connections for the metrics. Clients need no certificate there, because a kubelet has none, and may show one.
     pub fn metrics(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.current().metrics))
     }
 
-    /// Whether clients' certificates are verified.
-    pub fn verifies_clients(&self) -> bool {
-        self.files.client_ca.is_some()
+    /// Seconds until the end of the server's certificate, negative after it.
+    pub fn seconds_left(&self, now: SystemTime) -> f64 {
+        match self.current().validity.not_after.duration_since(now) {
+            Ok(left) => left.as_secs_f64(),
+            Err(past) => -past.duration().as_secs_f64(),
+        }
     }
 
     /// Whether HTTP/2 was agreed on. It must be, as RFC 9113 (section 3.3) says.
@@ -184,60 +257,99 @@ impl Reload for ServerTls {
     }
 
     fn reload(&self) -> Reloaded {
+        self.reload_at(SystemTime::now())
+    }
+}
+
+impl ServerTls {
+    fn reload_at(&self, now: SystemTime) -> Reloaded {
+        let reloaded = self.read_again(now);
+        self.current().tell_end(&self.files.certificate, now);
+        reloaded
+    }
+
+    fn read_again(&self, now: SystemTime) -> Reloaded {
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let content = match Content::read(&self.files) {
-            Ok(content) => content,
-            Err(error) => {
-                // The same failure is told once, and a file that is back with its old content is told too.
-                let digest = Sha256::digest(error.to_string()).into();
-                return match std::mem::replace(&mut *tried, digest) == digest {
-                    true => Reloaded::Unchanged,
-                    false => Reloaded::Kept(error.to_string()),
-                };
-            }
+        let content = Content::read(&self.files);
+        let digest = match &content {
+            Ok(content) => content.digest(),
+            // A file that is back with its old content is told too.
+            Err(error) => Sha256::digest(error.to_string()).into(),
         };
-        let digest = content.digest();
-        if std::mem::replace(&mut *tried, digest) == digest {
+        let is_known = std::mem::replace(&mut tried.digest, digest) == digest;
+        let was_early = std::mem::replace(&mut tried.is_early, false);
+        if is_known && !was_early {
             return Reloaded::Unchanged;
         }
-        match configure(&self.files, &content) {
+        match content.and_then(|content| configure(&self.files, &content, now)) {
             Ok(current) => {
+                warn_if_exposed(&self.files.key);
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
                 Reloaded::Replaced
             }
-            Err(error) => Reloaded::Kept(error.to_string()),
+            Err(error) => {
+                tried.is_early = matches!(error, TlsError::NotYetValid { .. });
+                // The same failure is told once.
+                match is_known {
+                    true => Reloaded::Unchanged,
+                    false => Reloaded::Kept(error.to_string()),
+                }
+            }
         }
     }
 }
 
-fn configure(files: &TlsFiles, content: &Content) -> Result<Current, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let grpc = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions(files.min_version))
-        .map_err(|error| unusable(&files.certificate, &error))?;
-    let metrics = grpc.clone().with_no_client_auth();
-    let grpc = match (&files.client_ca, &content.client_ca) {
-        (Some(path), Some(text)) => {
-            let verifier = client_verifier(path, text, files.client_certificates, provider)?;
-            grpc.with_client_cert_verifier(verifier)
-        }
-        _ => grpc.with_no_client_auth(),
-    };
+fn configure(files: &TlsFiles, content: &Content, now: SystemTime) -> Result<Current, TlsError> {
     let chain = certificates(&files.certificate, &content.certificate)?;
-    let key = || PrivateKeyDer::from_pem_slice(&content.key).map_err(|_| TlsError::NoKey(files.key.clone()));
-    let (mut grpc, mut metrics) = (
-        grpc.with_single_cert(chain.clone(), key()?)
-            .map_err(|error| unusable(&files.key, &error))?,
-        metrics
-            .with_single_cert(chain, key()?)
-            .map_err(|error| unusable(&files.key, &error))?,
-    );
-    grpc.alpn_protocols = vec![HTTP2.to_vec()];
-    metrics.alpn_protocols = vec![HTTP1.to_vec()];
+    let validity = usable(&files.certificate, &chain, now)?;
+    let configured = |certificates_are: ClientCertificates, protocol: &[u8]| -> Result<_, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions(files.min_version))
+            .map_err(|error| unusable(&files.certificate, &error))?;
+        let verifier = client_verifier(files, content, certificates_are, provider)?;
+        let verifies = verifier.is_some();
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let key =
+            PrivateKeyDer::from_pem_slice(&content.key).map_err(|_| TlsError::NoKey(files.key.clone()))?;
+        let mut config = builder
+            .with_single_cert(chain.clone(), key)
+            .map_err(|error| unusable(&files.key, &error))?;
+        if verifies {
+            // A resumed session has the certificate of the first handshake, which is not verified again: neither that its
+            // authority is still trusted, nor that it has not ended or been revoked.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Arc::new(config))
+    };
     Ok(Current {
-        grpc: Arc::new(grpc),
-        metrics: Arc::new(metrics),
+        grpc: configured(files.client_certificates, HTTP2)?,
+        metrics: configured(ClientCertificates::Optional, HTTP1)?,
+        validity,
+        told: Mutex::new(End::Far),
     })
+}
+
+/// From when to when the server's certificate is valid, if it is at this time. Those between it and its authority are not
+/// checked: clients may know another way.
+fn usable(path: &Path, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Validity, TlsError> {
+    let own = chain.first().and_then(Validity::read);
+    let validity = own.ok_or_else(|| TlsError::NoCertificate(path.to_owned()))?;
+    let path = path.to_owned();
+    if now > validity.not_after {
+        let at = shown(validity.not_after);
+        return Err(TlsError::Ended { path, at });
+    }
+    if now < validity.not_before {
+        let at = shown(validity.not_before);
+        return Err(TlsError::NotYetValid { path, at });
+    }
+    Ok(validity)
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
@@ -249,22 +361,46 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
+/// Verifies clients' certificates, where there are authorities that may have issued them.
 fn client_verifier(
-    path: &Path,
-    text: &[u8],
+    files: &TlsFiles,
+    content: &Content,
     certificates_are: ClientCertificates,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let (Some(path), Some(text)) = (&files.client_ca, &content.client_ca) else {
+        return Ok(None);
+    };
     let mut roots = RootCertStore::empty();
     for authority in certificates(path, text)? {
         roots.add(authority).map_err(|error| unusable(path, &error))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let (builder, path) = match (&files.client_crl, &content.client_crl) {
+        (Some(path), Some(text)) => {
+            let lists = revocation_lists(path, text)?;
+            (builder.with_crls(lists).only_check_end_entity_revocation(), path)
+        }
+        _ => (builder, path),
+    };
     let builder = match certificates_are {
         ClientCertificates::Optional => builder.allow_unauthenticated(),
         ClientCertificates::Required => builder,
     };
-    builder.build().map_err(|error| unusable(path, &error))
+    builder.build().map(Some).map_err(|error| unusable(path, &error))
+}
+
+/// All lists of revoked certificates of a text in PEM form, of which there must be one.
+fn revocation_lists(
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(TlsError::NoRevocationList(path.to_owned())),
+        Err(error) => Err(unusable(path, &error)),
+    }
 }
 
 /// All certificates of a text in PEM form, of which there must be one.
@@ -304,6 +440,7 @@ mod tests {
             certificate: folder.join("server.pem"),
             key: folder.join("server.key"),
             client_ca: None,
+            client_crl: None,
             client_certificates: ClientCertificates::Required,
             min_version: MinVersion::Tls12,
         }
@@ -316,7 +453,7 @@ mod tests {
         let [old, new] = [identity(), identity()];
         fs::write(&files.certificate, &old.0).unwrap();
         fs::write(&files.key, &old.1).unwrap();
-        let tls = ServerTls::open(files.clone()).unwrap();
+        let tls = ServerTls::open(files.clone(), SystemTime::now()).unwrap();
         assert_eq!(tls.reload(), Reloaded::Unchanged);
         let before = tls.current();
         fs::write(&files.certificate, &new.0).unwrap();
@@ -345,7 +482,10 @@ mod tests {
         for (certificate, key, says) in cases {
             fs::write(&files.certificate, certificate).unwrap();
             fs::write(&files.key, key).unwrap();
-            let error = ServerTls::open(files.clone()).err().unwrap().to_string();
+            let error = ServerTls::open(files.clone(), SystemTime::now())
+                .err()
+                .unwrap()
+                .to_string();
             assert!(error.contains(says), "{error}");
             assert!(!error.contains("PRIVATE KEY-----\nM"), "{error}");
         }
@@ -354,13 +494,82 @@ mod tests {
             client_ca: Some(folder.path().join("clients.pem")),
             ..files
         };
-        let error = ServerTls::open(with_authorities.clone())
+        let error = ServerTls::open(with_authorities.clone(), SystemTime::now())
             .err()
             .unwrap()
             .to_string();
         assert!(error.contains("clients.pem cannot be read"), "{error}");
         fs::write(folder.path().join("clients.pem"), "").unwrap();
-        let error = ServerTls::open(with_authorities).err().unwrap().to_string();
+        let error = ServerTls::open(with_authorities, SystemTime::now())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("clients.pem has no certificate"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let identity = |from: i32, to: i32| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(to, 1, 1);
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let write = |(certificate, key): &(String, String)| {
+            fs::write(&files.certificate, certificate).unwrap();
+            fs::write(&files.key, key).unwrap();
+        };
+        let (old, good, future) = (identity(2000, 2020), identity(2000, 2090), identity(2080, 2090));
+        let now = SystemTime::now();
+        for (bad, says) in [
+            (&old, "ended at 2020-01-01T00:00:00Z"),
+            (&future, "valid only from 2080-01-01T00:00:00Z"),
+        ] {
+            write(bad);
+            let error = ServerTls::open(files.clone(), now).err().unwrap().to_string();
+            assert!(error.contains(says) && error.contains("server.pem"), "{error}");
+        }
+        write(&good);
+        let tls = ServerTls::open(files.clone(), now).unwrap();
+        let before = tls.current();
+        for bad in [&old, &future] {
+            write(bad);
+            assert!(matches!(tls.reload_at(now), Reloaded::Kept(reason) if reason.contains("server.pem")));
+        }
+        assert!(Arc::ptr_eq(&before, &tls.current()));
+        // The last one is good once its time begins, which no file tells.
+        assert_eq!(tls.reload_at(now), Reloaded::Unchanged, "it is told once");
+        let begin = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(3_471_292_800);
+        assert_eq!(tls.reload_at(begin), Reloaded::Replaced);
+        assert_eq!(tls.reload_at(begin), Reloaded::Unchanged);
+        write(&identity(2000, 2091));
+        assert_eq!(tls.reload_at(now), Reloaded::Replaced);
+    }
+
+    #[test]
+    fn the_end_of_the_certificate_comes_closer_and_passes() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let (certificate, key) = identity();
+        fs::write(&files.certificate, certificate).unwrap();
+        fs::write(&files.key, key).unwrap();
+        let tls = ServerTls::open(files, SystemTime::now()).unwrap();
+        let end = tls.current().validity.not_after;
+        let second = std::time::Duration::from_secs(1);
+        assert_eq!(tls.seconds_left(end - second), 1.0);
+        assert_eq!(tls.seconds_left(end + second), -1.0);
+        let told = || *tls.current().told.lock().unwrap();
+        assert_eq!(told(), End::Far);
+        for (at, expected) in [
+            (end - second, End::Soon),
+            (end + second, End::Past),
+            (end - second, End::Past),
+        ] {
+            assert_eq!(tls.reload_at(at), Reloaded::Unchanged);
+            assert_eq!(told(), expected, "each is told once");
+        }
     }
 }

@@ -69,3 +69,39 @@ fn what_is_wrong_with_a_new_key_is_told_and_nothing_is_written() {
     assert_eq!(outcome.code, 7, "{}", outcome.stderr);
     assert_eq!(fs::read_to_string(&path).unwrap(), "not a file of keys");
 }
+
+#[test]
+fn a_key_that_was_written_or_given_as_a_name_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.toml");
+    let keys = |arguments: &[&str]| run(command(folder.path()).arg("keys").args(arguments));
+    let made = keys(&["new", "--tenant", "team-a", "--scopes", "classify"]);
+    let key = made.stdout.trim();
+    let good = fs::read_to_string(&path).unwrap();
+    let told = keys(&["revoke", key]);
+    assert_eq!(told.code, 2, "{}", told.stderr);
+    assert!(
+        told.stderr.contains("looks like a key") && !told.stderr.contains(key),
+        "{}",
+        told.stderr
+    );
+    let new = keys(&["new", "--tenant", "team-b", "--scopes", "classify", "--id", key]);
+    assert_eq!(new.code, 7, "{}", new.stderr);
+    assert!(!new.stderr.contains(key), "{}", new.stderr);
+    assert_eq!(fs::read_to_string(&path).unwrap(), good);
+    for bad in [
+        good.replace("id = \"team-a\"", &format!("id = \"{key}\"")),
+        format!("{good}{key} = \"team-a\"\n"),
+    ] {
+        fs::write(&path, bad).unwrap();
+        for arguments in [&["ls"][..], &["revoke", "team-a"]] {
+            let outcome = keys(arguments);
+            assert_eq!(outcome.code, 7, "{}", outcome.stderr);
+            assert!(
+                !outcome.stderr.contains(key) && !outcome.stdout.contains(key),
+                "{}",
+                outcome.stderr
+            );
+        }
+    }
+}

@@ -255,7 +255,7 @@ def servers_ask_for_credentials_which_are_in_secrets(objects):
             values.get("auth.keys_file") or values.get("auth.jwks_file")
         ):
             yield f"{pod.name}: asks callers for no credential"
-        for key in ("auth.keys_file", "auth.jwks_file", "tls.certificate", "tls.key", "tls.client_ca"):
+        for key in ("auth.keys_file", "auth.jwks_file", "tls.certificate", "tls.key", "tls.client_ca", "tls.client_crl"):
             path = values.get(key)
             if not path:
                 continue

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("gguf", "files"),
     ("secret", ""),
     ("reload", ""),
-    ("tls", "errors files reload"),
+    ("tls", "errors files reload secret"),
     ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
     ("backend", "model gguf files digest random"),

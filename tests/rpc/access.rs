@@ -90,6 +90,20 @@ pub async fn outcome(id: &str) -> (String, String) {
     (text("code"), text("reason"))
 }
 
+/// How a call of somebody who is not known ended: only a line at debug level says it, so that strangers cannot fill the log.
+pub async fn stranger_outcome(id: &str) -> (String, String) {
+    eventually("the call's line is written", || {
+        !access_lines(id, "DEBUG").is_empty()
+    })
+    .await;
+    let lines = access_lines(id, "DEBUG");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(access_lines(id, "INFO"), [] as [Value; 0]);
+    assert_eq!(lines[0].get("tenant"), None);
+    let text = |key: &str| lines[0][key].as_str().unwrap_or_default().to_owned();
+    (text("code"), text("reason"))
+}
+
 /// The tenant in a call's line; empty if there is none.
 pub async fn tenant(id: &str) -> String {
     line(id).await["tenant"].as_str().unwrap_or_default().to_owned()

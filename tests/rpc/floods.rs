@@ -325,6 +325,16 @@ async fn compressed_messages_are_refused_and_none_is_asked_for() {
     for name in ["grpc-encoding", "grpc-accept-encoding"] {
         assert!(!headers.contains_key(name), "{headers:?}");
     }
+    // One that says by which method it is compressed.
+    let mut call = client
+        .begin_with("SafetyService/Classify", &[("grpc-encoding", "gzip")])
+        .await;
+    call.send(&[1, 0, 0, 0, 4, 0x1f, 0x8b, 8, 0]).await;
+    let (status, _) = call.finish().await;
+    assert!(
+        matches!(status.code(), Code::Unimplemented | Code::Internal),
+        "{status:?}"
+    );
     rig.idle().await;
     rig.stop().await;
 }

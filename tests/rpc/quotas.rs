@@ -6,7 +6,7 @@ use babelward::{
     auth::{QuotaLimits, Quotas, Scope},
     engine::Tenant,
     proto::{self, generation_service_client::GenerationServiceClient},
-    rpc::Security,
+    rpc::{Limits, Security, ServerOptions},
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -22,6 +22,10 @@ fn per_minute(requests: Option<u32>, tokens: Option<u32>) -> QuotaLimits {
 
 /// A server with quotas, and the keys of the tenants `small` and `large`, of which the second has no limits.
 async fn limited(limits: QuotaLimits) -> (Rig, [String; 2], KeyFile) {
+    limited_with(Setup::default(), limits).await
+}
+
+async fn limited_with(setup: Setup, limits: QuotaLimits) -> (Rig, [String; 2], KeyFile) {
     let keys = KeyFile::new();
     let of = |tenant| keys.add(tenant, &[Scope::Classify, Scope::Generate, Scope::Score]);
     let of_tenants = [of("small"), of("large")];
@@ -30,7 +34,7 @@ async fn limited(limits: QuotaLimits) -> (Rig, [String; 2], KeyFile) {
         quotas: Quotas::new(limits, unlimited),
         ..checked(&keys.open())
     };
-    (Rig::protected(Setup::default(), security).await, of_tenants, keys)
+    (Rig::protected(setup, security).await, of_tenants, keys)
 }
 
 /// What a refusal says of when to come back: at all, and the same in details and trailer.
@@ -229,4 +233,137 @@ async fn a_tenant_has_one_quota_over_all_of_its_keys_and_connections() {
             Code::ResourceExhausted
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_a_request_also_where_it_has_no_items() {
+    for with_pairs in [false, true] {
+        let (rig, [small, _], _keys) = limited(per_minute(Some(2), None)).await;
+        let mut last = Status::ok("");
+        for _ in 0..3 {
+            last = match with_pairs {
+                false => {
+                    let batch = with_key(&small, proto::BatchClassifyRequest::default());
+                    let answer = rig.safety().await.batch_classify(batch).await;
+                    answer.err().unwrap_or(Status::ok(""))
+                }
+                true => {
+                    let pairs = with_key(&small, proto::EstimateQualityRequest::default());
+                    let answer = rig.quality().await.estimate_quality(pairs).await;
+                    answer.err().unwrap_or(Status::ok(""))
+                }
+            };
+        }
+        assert_eq!(reason(&last, Code::ResourceExhausted).0, "QUOTA_REQUESTS");
+        assert!(comes_back(&last));
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counting_the_tokens_of_a_text_uses_as_many_of_the_quota() {
+    let (rig, [small, large], _keys) = limited(per_minute(None, Some(100))).await;
+    let mut models = rig.models().await;
+    let mut count = async |key: &str, words: usize| {
+        let request = proto::CountTokensRequest {
+            model: String::new(),
+            text: "word ".repeat(words),
+        };
+        let answer = models.count_tokens(with_key(key, request)).await;
+        answer.map(|answer| answer.into_inner().tokens)
+    };
+    let counted = count(&small, 60).await.unwrap();
+    assert!((50..=100).contains(&counted), "{counted}");
+    let status = count(&small, 60).await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    assert!(comes_back(&status));
+    let status = count(&small, 20_000).await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    assert!(!comes_back(&status), "it never fits");
+    assert!(count(&large, 20_000).await.unwrap() > 10_000);
+    rig.stop().await;
+}
+
+/// Otherwise a tenant without tokens would keep the threads busy that turn the texts of all tenants into tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_the_quota_cannot_pay_for_is_refused_before_it_is_worked_on() {
+    let setup = Setup {
+        options: ServerOptions {
+            limits: Limits {
+                // Less than a long text needs: whatever begins to work on one is refused for that.
+                text_memory: 16 << 10,
+                ..Default::default()
+            },
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let (rig, [small, large], _keys) = limited_with(setup, per_minute(None, Some(10))).await;
+    let long = "word ".repeat(10_000);
+    let mut generation = rig.generation().await;
+    let mut ask = async |key: &str| {
+        let request = with_key(key, generate_tokens(&long, 20));
+        let mut answer = match generation.generate(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return status,
+        };
+        answer.message().await.unwrap_err()
+    };
+    assert_eq!(
+        reason(&ask(&small).await, Code::ResourceExhausted).0,
+        "QUOTA_TOKENS"
+    );
+    assert_ne!(
+        ask(&large).await.get_error_details().error_info().unwrap().reason,
+        "QUOTA_TOKENS"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_fits_the_model_and_not_the_quota_is_the_quotas_to_refuse() {
+    let (rig, [small, _], _keys) = limited(per_minute(None, Some(1000))).await;
+    let mut safety = rig.safety().await;
+    // Of the 4096 tokens of the model.
+    let long = "word ".repeat(2000);
+    let status = safety
+        .classify(with_key(&small, classify(&[&long])))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    assert!(!comes_back(&status), "it never fits");
+    let longest = "word ".repeat(20_000);
+    let status = safety
+        .classify(with_key(&small, classify(&[&longest])))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_call_that_was_left_are_given_back() {
+    let (rig, [small, _], _keys) = limited(per_minute(None, Some(1000))).await;
+    rig.gate.close();
+    let mut other = rig.generation().await;
+    let request = with_key(&small, generate_tokens("[say yes] hi", 800));
+    let open = tokio::spawn(async move {
+        let mut answer = other.generate(request).await.unwrap().into_inner();
+        while answer.message().await.unwrap().is_some() {}
+    });
+    rig.blocked().await;
+    let mut generation = rig.generation().await;
+    let again = with_key(&small, generate_tokens("[say yes] hi", 800));
+    let mut answer = generation.generate(again).await.unwrap().into_inner();
+    let status = answer.message().await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    // Its client is gone.
+    open.abort();
+    assert!(open.await.unwrap_err().is_cancelled());
+    rig.gate.open();
+    rig.idle().await;
+    let again = with_key(&small, generate_tokens("[say yes] hi", 800));
+    let mut answer = generation.generate(again).await.unwrap().into_inner();
+    while answer.message().await.unwrap().is_some() {}
+    rig.stop().await;
 }

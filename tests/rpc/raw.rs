@@ -92,11 +92,23 @@ impl Raw {
 
     /// The same with the whole name of the method.
     pub async fn begin_path(&self, path: &str, timeout: &str) -> Unfinished {
+        let headers = [("grpc-timeout", timeout)];
+        let headers = headers.iter().filter(|_| !timeout.is_empty()).copied().collect();
+        self.begin_headers(path, headers).await
+    }
+
+    /// Begins a call with these headers too.
+    pub async fn begin_with(&self, method: &str, headers: &[(&str, &str)]) -> Unfinished {
+        self.begin_headers(&format!("babelward.v1.{method}"), headers.to_vec())
+            .await
+    }
+
+    async fn begin_headers(&self, path: &str, headers: Vec<(&str, &str)>) -> Unfinished {
         let mut request = http::Request::post(format!("http://localhost/{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
-        if !timeout.is_empty() {
-            request = request.header("grpc-timeout", timeout);
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         if let Some(value) = &self.authorization {
             request = request.header("authorization", value);

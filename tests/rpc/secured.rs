@@ -1,6 +1,11 @@
 //! TLS and clients' certificates, on a real server.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use babelward::{
     auth::Scope,
@@ -10,8 +15,8 @@ use babelward::{
     tls::{ClientCertificates, MinVersion, ServerTls, TlsFiles},
 };
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    ClientConfig, HandshakeKind, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -37,13 +42,14 @@ fn files(folder: &Path, authority: &Authority) -> TlsFiles {
         certificate,
         key,
         client_ca: None,
+        client_crl: None,
         client_certificates: ClientCertificates::Required,
         min_version: MinVersion::Tls12,
     }
 }
 
 fn opened(files: TlsFiles) -> Arc<ServerTls> {
-    Arc::new(ServerTls::open(files).unwrap())
+    Arc::new(ServerTls::open(files, SystemTime::now()).unwrap())
 }
 
 fn secured(tls: &Arc<ServerTls>) -> Security {
@@ -97,11 +103,18 @@ async fn handshake(
     address: SocketAddr,
     config: ClientConfig,
 ) -> std::io::Result<(tokio_rustls::client::TlsStream<TcpStream>, Vec<u8>)> {
-    let stream = TcpStream::connect(address).await?;
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let stream = secured_stream(address, &Arc::new(config)).await?;
     let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
     Ok((stream, certificate))
+}
+
+async fn secured_stream(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::clone(config)).connect(name, stream).await
 }
 
 const BOTH: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
@@ -204,6 +217,14 @@ async fn a_new_certificate_is_shown_to_new_connections_and_a_bad_one_is_not() {
     assert_eq!(shown().await, before, "not before the files are looked at");
     assert_eq!(tls.reload(), Reloaded::Replaced);
     assert_eq!(shown().await, new.der);
+    // One that ended, one that has not begun, and none.
+    for (from, to) in [(2000, 2020), (2080, 2090)] {
+        authority
+            .issue_for(&["localhost", "127.0.0.1"], from, to)
+            .write(folder.path(), "server");
+        assert!(matches!(tls.reload(), Reloaded::Kept(reason) if reason.contains("server.pem")));
+        assert_eq!(shown().await, new.der);
+    }
     std::fs::write(folder.path().join("server.pem"), "words").unwrap();
     assert!(matches!(tls.reload(), Reloaded::Kept(reason) if reason.contains("server.pem")));
     assert_eq!(shown().await, new.der);
@@ -263,4 +284,172 @@ async fn a_clients_certificate_says_who_it_is() {
     let status = judged(channel(rig.address, &authority, Some(&judge)).await).await;
     assert_eq!(status.unwrap().code(), Code::Ok);
     rig.stop().await;
+}
+
+/// A server that asks clients for certificates of this authority, of which one says that its client is `judge`.
+struct WithClients {
+    folder: tempfile::TempDir,
+    authority: Authority,
+    of_clients: Authority,
+    keys: KeyFile,
+    tls: Arc<ServerTls>,
+    authenticator: Arc<babelward::auth::Authenticator>,
+    rig: Rig,
+}
+
+impl WithClients {
+    async fn start(with: impl FnOnce(&Path, &Authority, TlsFiles) -> TlsFiles) -> Self {
+        let (folder, authority, of_clients) =
+            (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
+        let client_ca = of_clients.write(folder.path(), "clients.pem").into();
+        let files = TlsFiles {
+            client_ca: Some(client_ca),
+            ..files(folder.path(), &authority)
+        };
+        let keys = KeyFile::new();
+        keys.add_certificate("dns = \"judge\"", "judge", "\"classify\"");
+        let tls = opened(with(folder.path(), &of_clients, files));
+        let authenticator = keys.open();
+        let security = Security {
+            tls: Some(Arc::clone(&tls)),
+            ..checked(&authenticator)
+        };
+        Self {
+            rig: Rig::protected(Setup::default(), security).await,
+            folder,
+            authority,
+            of_clients,
+            keys,
+            tls,
+            authenticator,
+        }
+    }
+
+    /// The status of a Classify by a client that shows this certificate; `None` without a connection.
+    async fn judged(&self, identity: &Identity) -> Option<Code> {
+        let channel = channel(self.rig.address, &self.authority, Some(identity)).await;
+        judged(channel).await.map(|status| status.code())
+    }
+}
+
+/// Otherwise a client would be known by the certificate of its first handshake, also once that has ended or is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_is_verified_in_every_handshake() {
+    let server = WithClients::start(|_, _, files| files).await;
+    let judge = server.of_clients.issue(&["judge"]);
+    for version in BOTH.iter().copied() {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(server.authority.certificate.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(judge.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(judge.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // Both connections share the sessions that the client keeps.
+        let config = Arc::new(config);
+        for _ in 0..2 {
+            let mut stream = secured_stream(server.rig.address, &config).await.unwrap();
+            // With TLS 1.3, tickets for later sessions come before the first bytes.
+            stream.read_u8().await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    }
+    server.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_certificate_has_ended_gets_no_connection() {
+    let server = WithClients::start(|_, _, files| files).await;
+    assert_eq!(
+        server.judged(&server.of_clients.issue(&["judge"])).await,
+        Some(Code::Ok)
+    );
+    for (from, to) in [(2000, 2020), (2080, 2090)] {
+        let other = server.of_clients.issue_for(&["judge"], from, to);
+        assert_eq!(server.judged(&other).await, None);
+    }
+    server.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_gets_no_connection_once_the_list_is_read() {
+    let server = WithClients::start(|folder, of_clients, files| {
+        let list = folder.join("clients.crl");
+        std::fs::write(&list, of_clients.revocation_list(&[])).unwrap();
+        TlsFiles {
+            client_crl: Some(list),
+            ..files
+        }
+    })
+    .await;
+    let list = server.folder.path().join("clients.crl");
+    let [judge, other] = [(); 2].map(|()| server.of_clients.issue(&["judge"]));
+    assert_eq!(server.judged(&judge).await, Some(Code::Ok));
+    std::fs::write(&list, server.of_clients.revocation_list(&[&judge])).unwrap();
+    assert_eq!(server.tls.reload(), Reloaded::Replaced);
+    assert_eq!(server.judged(&judge).await, None);
+    assert_eq!(server.judged(&other).await, Some(Code::Ok));
+    // A list that cannot be read revokes nothing anew, and what was revoked stays so.
+    for bad in [
+        "",
+        "words",
+        "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    ] {
+        std::fs::write(&list, bad).unwrap();
+        let kept = server.tls.reload();
+        assert!(
+            matches!(&kept, Reloaded::Kept(reason) if reason.contains("clients.crl")),
+            "{kept:?}"
+        );
+        assert_eq!(server.judged(&judge).await, None);
+    }
+    // A list of another authority says nothing of this one's certificates, so that none of them is known to be good.
+    std::fs::write(&list, Authority::new().revocation_list(&[])).unwrap();
+    assert_eq!(server.tls.reload(), Reloaded::Replaced);
+    assert_eq!(server.judged(&other).await, None);
+    server.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_of_clients_are_replaced_while_the_server_runs() {
+    let server = WithClients::start(|_, _, files| files).await;
+    let next = Authority::new();
+    let (before, after) = (server.of_clients.issue(&["judge"]), next.issue(&["judge"]));
+    let both = format!("{}{}", server.of_clients.certificate, next.certificate);
+    for (authorities, old, new) in [
+        (None, Some(Code::Ok), None),
+        (Some(&both), Some(Code::Ok), Some(Code::Ok)),
+        (Some(&next.certificate), None, Some(Code::Ok)),
+    ] {
+        if let Some(authorities) = authorities {
+            std::fs::write(server.folder.path().join("clients.pem"), authorities).unwrap();
+            assert_eq!(server.tls.reload(), Reloaded::Replaced);
+        }
+        assert_eq!(server.judged(&before).await, old);
+        assert_eq!(server.judged(&after).await, new);
+    }
+    server.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_entry_is_removed_is_refused_on_its_open_connection() {
+    let server = WithClients::start(|_, _, files| files).await;
+    let judge = server.of_clients.issue(&["judge"]);
+    let open = channel(server.rig.address, &server.authority, Some(&judge))
+        .await
+        .unwrap();
+    assert_eq!(judged(Ok(open.clone())).await.unwrap().code(), Code::Ok);
+    server.keys.revoke("judge");
+    assert_eq!(server.authenticator.reload(), Reloaded::Replaced);
+    let status = judged(Ok(open)).await.unwrap();
+    assert_eq!(reason(&status, Code::Unauthenticated).0, "CREDENTIALS_INVALID");
+    server.rig.stop().await;
 }

@@ -66,6 +66,9 @@ fn unreached(error: &anyhow::Error) -> Check {
     let fix = match error.downcast_ref() {
         None => "name a file that holds the certificates of the authorities to trust, in PEM form",
         Some(ClientError::BadAddress { .. }) => "write it like http://127.0.0.1:50051, or https:// for TLS",
+        Some(ClientError::PlaintextToken { .. }) => {
+            "say https:// to a server that speaks TLS; --insecure-plaintext-token sends the key or token without it"
+        }
         Some(ClientError::Tls { problem, .. }) => match problem {
             TlsProblem::Certificate(_) => {
                 "use the host name that the certificate is for, and name its authority's certificate with --ca-file"
@@ -119,8 +122,7 @@ fn one_line(error: &RpcError) -> String {
     error.to_string().lines().collect::<Vec<_>>().join(" ")
 }
 
-/// `babelward serve` speaks no TLS; a proxy in front of it may. Whether that matters depends on whether the server is on this
-/// machine.
+/// Whether what is sent is encrypted, and whether that matters, which depends on whether the server is on this machine.
 fn encryption(address: &str) -> Check {
     if address.starts_with("https://") {
         return Check::new(
