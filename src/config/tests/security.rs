@@ -2,8 +2,11 @@
 
 use super::*;
 
+/// Variables by name and value.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// The problems of a configuration with these variables, without `BABELWARD_`. `FILE` is a file that exists.
-fn refused(variables: &[(&str, &str)]) -> Vec<String> {
+fn refused(variables: Variables) -> Vec<String> {
     let folder = Folder::new("");
     let file = folder.weights();
     let variables: Vec<_> = variables
@@ -32,7 +35,7 @@ const AUDIENCE: (&str, &str) = ("AUTH__JWT_AUDIENCE", "babelward");
 
 #[test]
 fn what_protects_nothing_is_refused_and_named() {
-    let cases: [(&[(&str, &str)], &str, &str); 17] = [
+    let cases: [(Variables, &str, &str); 17] = [
         (
             &[("QUOTAS__REQUESTS_PER_MINUTE", "5")],
             "quotas.requests_per_minute",
@@ -142,7 +145,7 @@ fn every_listener_that_others_reach_is_protected_or_excused() {
     let without_auth = Some("without authentication");
     let without_tls = Some("keys and tokens are not encrypted");
     let protected = [TLS[0], TLS[1], KEYS];
-    let cases: [(&[(&str, &str)], Option<&str>); 10] = [
+    let cases: [(Variables, Option<&str>); 10] = [
         (&[], without_auth),
         (&TLS, without_auth),
         (&[no_tls], without_auth),
