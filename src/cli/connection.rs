@@ -16,6 +16,7 @@ use crate::{
     client::{BadToken, BearerToken, Client, ClientIdentity, ClientOptions},
     files,
     secret::Secret,
+    trace_context::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
 /// Longest wait for a connection.
@@ -174,7 +175,11 @@ impl Connection {
 
     /// Connects, with `--timeout` for each call.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        let options = ClientOptions {
+        Ok(Client::connect(&self.address(), self.options()?).await?)
+    }
+
+    fn options(&self) -> Result<ClientOptions, CommandError> {
+        Ok(ClientOptions {
             connect_timeout: self
                 .timeout
                 .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
@@ -183,9 +188,26 @@ impl Connection {
             identity: self.identity()?,
             token: self.token()?,
             tenant: self.tenant.clone(),
+            trace: trace(),
             ..ClientOptions::default()
-        };
-        Ok(Client::connect(&self.address(), options).await?)
+        })
+    }
+}
+
+/// The span that this command was started for, by the variables in which OpenTelemetry's tools name it. One that is wrong
+/// was not meant for us in particular, so the command goes on without.
+fn trace() -> Option<TraceContext> {
+    let variable = |name: &str| {
+        let value = env::var(name.to_ascii_uppercase()).ok();
+        value.filter(|value| !value.is_empty())
+    };
+    let parent = variable(TRACEPARENT)?;
+    match TraceContext::parse(&parent, variable(TRACESTATE).as_deref()) {
+        Ok(context) => Some(context),
+        Err(error) => {
+            tracing::warn!(%error, "TRACEPARENT is left out");
+            None
+        }
     }
 }
 

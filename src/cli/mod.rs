@@ -4,6 +4,7 @@ mod arguments;
 mod banner;
 mod bench;
 mod classify;
+mod collector;
 mod compare;
 mod config;
 mod config_args;

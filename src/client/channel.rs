@@ -30,6 +30,7 @@ use crate::{
         scoring_service_client::ScoringServiceClient,
     },
     status_code::code_name,
+    trace_context::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
 /// A connection with an open call that has been idle for this long is pinged, so that a dead peer is detected.
@@ -52,6 +53,8 @@ pub struct ClientOptions {
     pub token: Option<BearerToken>,
     /// The tenant that the server charges with the work.
     pub tenant: Option<AsciiMetadataValue>,
+    /// The span that all calls are made for.
+    pub trace: Option<TraceContext>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
     pub retry: RetryPolicy,
 }
@@ -65,6 +68,7 @@ impl Default for ClientOptions {
             identity: None,
             token: None,
             tenant: None,
+            trace: None,
             retry: RetryPolicy::default(),
         }
     }
@@ -139,6 +143,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Rpc`].
     pub async fn list_models(&self) -> Result<Vec<Model>, ClientError> {
+        self.list_models_and_version().await.map(|(models, _)| models)
+    }
+
+    /// All models of the server, and its version; empty if it does not state it.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn list_models_and_version(&self) -> Result<(Vec<Model>, String), ClientError> {
         let mut models = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -153,7 +165,7 @@ impl Client {
                 .await?;
             models.extend(page.models);
             if page.next_page_token.is_empty() {
-                return Ok(models);
+                return Ok((models, page.server_version));
             }
             page_token = page.next_page_token;
         }
@@ -191,6 +203,17 @@ impl Client {
             request
                 .metadata_mut()
                 .insert("x-babelward-tenant", tenant.clone());
+        }
+        if let Some(trace) = &self.options.trace {
+            let headers = [
+                (TRACEPARENT, Some(trace.traceparent())),
+                (TRACESTATE, trace.tracestate()),
+            ];
+            for (name, value) in headers {
+                if let Some(Ok(value)) = value.map(AsciiMetadataValue::try_from) {
+                    request.metadata_mut().insert(name, value);
+                }
+            }
         }
         request
     }
@@ -264,24 +287,34 @@ fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
+/// The servers that an address stands for, as [`Client::connect`] reads it.
+///
+/// # Errors
+/// [`ClientError::Unreachable`] for a name that has no address.
+pub async fn servers_of(addresses: &str) -> Result<Vec<String>, ClientError> {
+    let mut servers = Vec::new();
+    for address in addresses.split(',').map(str::trim) {
+        servers.extend(resolved(address).await?);
+    }
+    Ok(servers)
+}
+
 /// Connects to all servers of a list. Those that cannot be reached connect later, with their first call.
 async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Channel>, ClientError> {
     let mut endpoints = Vec::new();
-    for address in addresses.split(',').map(str::trim) {
-        for server in resolved(address).await? {
-            let endpoint = endpoint(&server, options)?;
-            if options.token.is_some() && !is_encrypted(endpoint.uri()) {
-                tracing::warn!(
-                    "the key or token is sent without encryption; say https:// to a server on another machine"
-                );
-            }
-            let endpoint = endpoint
-                .connect_timeout(options.connect_timeout)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .tcp_nodelay(true);
-            endpoints.push((server, endpoint));
+    for server in servers_of(addresses).await? {
+        let endpoint = endpoint(&server, options)?;
+        if options.token.is_some() && !is_encrypted(endpoint.uri()) {
+            tracing::warn!(
+                "the key or token is sent without encryption; say https:// to a server on another machine"
+            );
         }
+        let endpoint = endpoint
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        endpoints.push((server, endpoint));
     }
     let connected = join_all(endpoints.iter().map(|(_, endpoint)| endpoint.connect())).await;
     let reached = connected.iter().any(Result::is_ok);

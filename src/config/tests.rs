@@ -3,6 +3,7 @@ mod devices;
 mod estimators;
 mod policies;
 mod precision;
+mod telemetry;
 
 use std::{
     fs,

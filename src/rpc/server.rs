@@ -15,6 +15,7 @@ use super::{
     classify::SafetyApi,
     element_counts::ElementCounts,
     entrance::{Access, AdminCalls, Entrance},
+    gen_ai,
     generate::GenerationApi,
     limits::ServerOptions,
     models::ModelApi,
@@ -34,6 +35,7 @@ use crate::{
         scoring_service_server::ScoringServiceServer,
     },
     registry::{ModelRole, Registry},
+    telemetry::Tracer,
     tls::ServerTls,
 };
 
@@ -66,6 +68,8 @@ pub struct Listeners {
     pub admin: Option<TcpListener>,
     /// Who may call, and how.
     pub security: Security,
+    /// Takes the spans of calls that are traced.
+    pub tracer: Tracer,
     /// Becomes true while the server as a whole is SERVING, as gRPC health says, and false otherwise.
     pub serving: watch::Sender<bool>,
 }
@@ -88,6 +92,7 @@ impl Listeners {
             calls,
             admin: None,
             security: Security::default(),
+            tracer: Tracer::off(),
             serving: watch::Sender::new(false),
         }
     }
@@ -124,8 +129,10 @@ pub async fn serve_on(
         calls: listener,
         admin: admin_listener,
         security,
+        tracer,
         serving,
     } = listeners;
+    gen_ai::describe();
     let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
         registry,
@@ -161,6 +168,7 @@ pub async fn serve_on(
             },
             quotas: security.quotas.clone(),
         },
+        tracer,
     };
     let most = connection_limit(shared.limits.connections);
     if most < shared.limits.connections {

@@ -228,10 +228,10 @@ def metrics() -> dict:
     and that have not counted anything yet (a test of the program holds descriptions and recordings together)."""
     known = {}
     for file in (ROOT / "src").rglob("*.rs"):
-        for name in re.findall(r'describe_(?:counter|gauge|histogram)!\(\s*"(babelward_\w+)"', file.read_text()):
+        for name in re.findall(r'describe_(?:counter|gauge|histogram)!\(\s*"((?:babelward|gen_ai)_\w+)"', file.read_text()):
             known[name] = None
     for line in server().metrics.splitlines():
-        found = re.match(r"(babelward_\w+)(?:\{(.*)\})? ", line)
+        found = re.match(r"((?:babelward|gen_ai)_\w+)(?:\{(.*)\})? ", line)
         if found:
             labels = set(re.findall(r'(\w+)="', found[2] or ""))
             name = re.sub(r"_(bucket|sum|count)$", "", found[1]) if found[1] not in known else found[1]
@@ -253,7 +253,7 @@ def unknown_metrics(expression: str) -> list:
     except ValueError as error:
         return [f"{expression}: {error}"]
     wrong, labels = [], set(OF_PROMETHEUS)
-    for name, _, matchers in re.findall(r"\b(babelward_\w+|up)\b(\{([^}]*)\})?", text):
+    for name, _, matchers in re.findall(r"\b(babelward_\w+|gen_ai_server_\w+|up)\b(\{([^}]*)\})?", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         if name == "up":
             continue
@@ -262,7 +262,7 @@ def unknown_metrics(expression: str) -> list:
             continue
         own = metrics().get(name, metrics().get(base))
         # A counter that has not counted yet has not shown its labels.
-        own = {"engine", "stage", "method", "model"} if own is None else own
+        own = {"engine", "stage", "method", "model", "reason", "kind", "what", "outcome"} if own is None else own
         labels |= own
         for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers):
             if label not in own | OF_PROMETHEUS:
