@@ -178,6 +178,13 @@ impl Connection {
         Ok(Client::connect(&self.address(), self.options()?).await?)
     }
 
+    /// The same options for someone who asks again anyway.
+    pub(super) fn without_retries(&self) -> Result<ClientOptions, CommandError> {
+        let mut options = self.options()?;
+        options.retry.max_attempts = 1;
+        Ok(options)
+    }
+
     fn options(&self) -> Result<ClientOptions, CommandError> {
         Ok(ClientOptions {
             connect_timeout: self

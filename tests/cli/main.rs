@@ -34,5 +34,6 @@ mod study;
 #[path = "../common/support.rs"]
 mod support;
 mod tls;
+mod top;
 mod traces;
 mod translate;
