@@ -34,3 +34,4 @@ pub mod status_code;
 pub mod telemetry;
 pub mod text;
 pub mod tls;
+pub mod trace_context;

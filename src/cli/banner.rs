@@ -32,6 +32,8 @@ pub(super) struct Banner<'a> {
     pub(super) search: Option<&'a CardSearch>,
     /// Whether other machines can reach one of its listeners.
     pub(super) exposed: bool,
+    /// The collector that gets traces, if there is one.
+    pub(super) traces: Option<&'a str>,
 }
 
 impl Banner<'_> {
@@ -46,6 +48,7 @@ impl Banner<'_> {
             tls = self.is_tls,
             authentication = self.has_auth,
             exposed = self.exposed,
+            traces = self.traces,
             "serving"
         );
         for (device, memory) in self.registry.devices() {
@@ -169,6 +172,9 @@ impl fmt::Display for Banner<'_> {
         match self.metrics {
             Some(address) => writeln!(f, "  metrics   {scheme}://{address}/metrics")?,
             None => writeln!(f, "  metrics   off")?,
+        }
+        if let Some(collector) = self.traces {
+            writeln!(f, "  traces    go to {collector}")?;
         }
         let policies: Vec<_> = self.registry.policies().map(|policy| policy.name()).collect();
         if !policies.is_empty() {

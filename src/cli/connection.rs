@@ -16,6 +16,7 @@ use crate::{
     client::{BadToken, BearerToken, Client, ClientIdentity, ClientOptions, PlaintextToken},
     files,
     secret::Secret,
+    trace_context::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
 /// Longest wait for a connection.
@@ -196,7 +197,18 @@ impl Connection {
 
     /// Connects, with `--timeout` for each call.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        let options = ClientOptions {
+        Ok(Client::connect(&self.address(), self.options()?).await?)
+    }
+
+    /// The same options for someone who asks again anyway.
+    pub(super) fn without_retries(&self) -> Result<ClientOptions, CommandError> {
+        let mut options = self.options()?;
+        options.retry.max_attempts = 1;
+        Ok(options)
+    }
+
+    fn options(&self) -> Result<ClientOptions, CommandError> {
+        Ok(ClientOptions {
             connect_timeout: self
                 .timeout
                 .map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
@@ -206,9 +218,26 @@ impl Connection {
             token: self.token()?,
             plaintext_token: self.plaintext_token()?,
             tenant: self.tenant.clone(),
+            trace: trace(),
             ..ClientOptions::default()
-        };
-        Ok(Client::connect(&self.address(), options).await?)
+        })
+    }
+}
+
+/// The span that this command was started for, by the variables in which OpenTelemetry's tools name it. One that is wrong
+/// was not meant for us in particular, so the command goes on without.
+fn trace() -> Option<TraceContext> {
+    let variable = |name: &str| {
+        let value = env::var(name.to_ascii_uppercase()).ok();
+        value.filter(|value| !value.is_empty())
+    };
+    let parent = variable(TRACEPARENT)?;
+    match TraceContext::parse(&parent, variable(TRACESTATE).as_deref()) {
+        Ok(context) => Some(context),
+        Err(error) => {
+            tracing::warn!(%error, "TRACEPARENT is left out");
+            None
+        }
     }
 }
 

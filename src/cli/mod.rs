@@ -4,6 +4,7 @@ mod arguments;
 mod banner;
 mod bench;
 mod classify;
+mod collector;
 mod compare;
 mod config;
 mod config_args;
@@ -39,6 +40,7 @@ mod report;
 mod score;
 mod serve;
 mod study_text;
+mod top;
 mod translate;
 mod validate;
 mod wire;
@@ -106,6 +108,7 @@ enum Command {
     Keys(keys::Args),
     /// Show or check the configuration
     Config(config::Args),
+    Top(top::Args),
     /// Check this machine, or with --server a running server; every problem is shown with its fix
     ///
     /// Without --server: processor, memory, ports, configuration and model files, so that `serve` works with the same flags.
@@ -186,6 +189,7 @@ impl Command {
             Self::Bench(args) => args.connection(),
             Self::Models(args) => args.connection(),
             Self::Policies(args) => Some(args.connection()),
+            Self::Top(args) => Some(&args.connection),
             Self::Serve(_)
             | Self::Demo(_)
             | Self::Data(_)
@@ -218,6 +222,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Keys(args) => keys::run(args, global),
         Command::Config(args) => config::run(args, global),
         Command::Doctor(args) => doctor::run(args, global),
+        Command::Top(args) => top::run(&args, global),
         Command::EngineBench(args) => engine_bench::run(&args).map(|()| Exit::Done),
         Command::GuardPrompts(args) => guard_prompts::run(&args).map(|()| Exit::Done),
     }

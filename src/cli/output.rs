@@ -71,17 +71,24 @@ pub(super) enum Color {
     Red,
 }
 
+impl Color {
+    /// Text in this colour.
+    pub(super) fn paint(self, text: &str) -> String {
+        let code = match self {
+            Self::Green => 32,
+            Self::Yellow => 33,
+            Self::Red => 31,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
 /// Text in a colour, where stdout shows colours.
 pub(super) fn painted(text: &str, color: Color, no_color: bool) -> String {
     if !wants_color(no_color, io::stdout().is_terminal()) {
         return text.to_owned();
     }
-    let code = match color {
-        Color::Green => 32,
-        Color::Yellow => 33,
-        Color::Red => 31,
-    };
-    format!("\x1b[{code}m{text}\x1b[0m")
+    color.paint(text)
 }
 
 /// Rows as a table: each column as wide as its widest cell, with two spaces between columns.

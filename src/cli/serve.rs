@@ -9,13 +9,15 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use super::{CommandError, Exit, Global, banner, config_args::ConfigArgs, wire};
+use super::{CommandError, Exit, Global, banner, collector, config_args::ConfigArgs, wire};
 use crate::{
     config::{Config, LogFormat},
     registry::Registry,
     reload::keep_current,
     rpc,
-    telemetry::{LogStyle, MetricsOptions, init_logs, serve_metrics},
+    telemetry::{
+        AccessLog, LogStyle, MetricsOptions, Refresh, Tracer, init_server_logs, serve_metrics, start_traces,
+    },
 };
 
 /// Serve models over gRPC.
@@ -39,7 +41,11 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         LogFormat::Human => global.log_style(),
         LogFormat::Json => LogStyle::Json,
     };
-    init_logs(style, &config.telemetry.log_level);
+    let calls = match config.telemetry.access_log {
+        true => AccessLog::Written,
+        false => AccessLog::LeftOut,
+    };
+    init_server_logs(style, &config.telemetry.log_level, calls);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime could not be started")?;
     let served = runtime.block_on(serve(&config, global));
@@ -67,16 +73,23 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     };
     let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let protection = wire::protection(config)?;
+    let collector = collector::collector(config)?;
     let health = watch::Sender::default();
+    let refresh = Refresh::default();
     let metrics_options = MetricsOptions {
         tls: protection.security.tls.clone(),
         readers: protection.metrics_readers.clone(),
         health: health.subscribe(),
+        refresh: refresh.clone(),
     };
     let metrics = config.server.metrics_listen;
     let metrics = metrics
         .map(|listen| serve_metrics(listen, metrics_options))
         .transpose()?;
+    let (tracer, export) = match collector.map(start_traces).transpose()? {
+        Some((tracer, export)) => (tracer, Some(export)),
+        None => (Tracer::off(), None),
+    };
     if let Some(hang_ups) = hang_ups {
         let (hang_up, looks) = mpsc::channel(1);
         tokio::spawn(keep_current(
@@ -96,6 +109,8 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         prepared = preparing => prepared.context("reading the models stopped unexpectedly")??,
         exit = signals.next() => return Ok(exit),
     };
+    let counted = Arc::clone(&registry);
+    refresh.by(move || counted.record_totals());
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         // Ready when the sender says stop, and also when the sender is gone.
@@ -109,6 +124,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
             admin: admin_listener,
             security: protection.security,
             health,
+            tracer,
         },
         Arc::clone(&registry),
         wire::server_options(config),
@@ -134,6 +150,11 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         registry: &registry,
         search: search.as_ref(),
         exposed: config.server.is_exposed(),
+        traces: config
+            .telemetry
+            .traces
+            .as_ref()
+            .map(|traces| traces.endpoint.as_str()),
     };
     match config.telemetry.log_format {
         LogFormat::Json => banner.log(),
@@ -151,6 +172,9 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     });
     server.await.context("the server stopped unexpectedly")??;
     stopping.abort();
+    if let Some(export) = export {
+        export.shutdown().await;
+    }
     let ended = tokio::task::spawn_blocking(move || registry.shutdown()).await?;
     if !ended {
         tracing::warn!("the engine did not end in time");

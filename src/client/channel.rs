@@ -30,6 +30,7 @@ use crate::{
         scoring_service_client::ScoringServiceClient,
     },
     status_code::code_name,
+    trace_context::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
 /// A connection with an open call that has been idle for this long is pinged, so that a dead peer is detected.
@@ -64,6 +65,8 @@ pub struct ClientOptions {
     pub plaintext_token: PlaintextToken,
     /// The tenant that the server charges with the work.
     pub tenant: Option<AsciiMetadataValue>,
+    /// The span that all calls are made for.
+    pub trace: Option<TraceContext>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
     pub retry: RetryPolicy,
 }
@@ -78,6 +81,7 @@ impl Default for ClientOptions {
             token: None,
             plaintext_token: PlaintextToken::default(),
             tenant: None,
+            trace: None,
             retry: RetryPolicy::default(),
         }
     }
@@ -150,6 +154,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Rpc`].
     pub async fn list_models(&self) -> Result<Vec<Model>, ClientError> {
+        self.list_models_and_version().await.map(|(models, _)| models)
+    }
+
+    /// All models of the server, and its version; empty if it does not state it.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn list_models_and_version(&self) -> Result<(Vec<Model>, String), ClientError> {
         let mut models = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -164,7 +176,7 @@ impl Client {
                 .await?;
             models.extend(page.models);
             if page.next_page_token.is_empty() {
-                return Ok(models);
+                return Ok((models, page.server_version));
             }
             page_token = page.next_page_token;
         }
@@ -202,6 +214,17 @@ impl Client {
             request
                 .metadata_mut()
                 .insert("x-babelward-tenant", tenant.clone());
+        }
+        if let Some(trace) = &self.options.trace {
+            let headers = [
+                (TRACEPARENT, Some(trace.traceparent())),
+                (TRACESTATE, trace.tracestate()),
+            ];
+            for (name, value) in headers {
+                if let Some(Ok(value)) = value.map(AsciiMetadataValue::try_from) {
+                    request.metadata_mut().insert(name, value);
+                }
+            }
         }
         request
     }
@@ -275,24 +298,39 @@ fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
 }
 
+/// The servers that an address stands for, as [`Client::connect`] reads it.
+///
+/// # Errors
+/// [`ClientError::Unreachable`] for a name that has no address.
+pub async fn servers_of(addresses: &str) -> Result<Vec<String>, ClientError> {
+    let places = places(addresses).await?;
+    Ok(places.into_iter().map(|place| place.server).collect())
+}
+
+async fn places(addresses: &str) -> Result<Vec<Place>, ClientError> {
+    let mut places = Vec::new();
+    for address in addresses.split(',').map(str::trim) {
+        places.extend(resolved(address).await?);
+    }
+    Ok(places)
+}
+
 /// Connects to all servers of a list. Those that cannot be reached connect later, with their first call. None is connected to
 /// where one of them must not get the key or token.
 async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Servers, ClientError> {
     let mut endpoints = Vec::new();
-    for address in addresses.split(',').map(str::trim) {
-        for Place { server, name } in resolved(address).await? {
-            let endpoint = endpoint(&server, name, options)?;
-            let may_send = options.plaintext_token == PlaintextToken::Sent || is_private(endpoint.uri());
-            if options.token.is_some() && !may_send {
-                return Err(ClientError::PlaintextToken { address: server });
-            }
-            let endpoint = endpoint
-                .connect_timeout(options.connect_timeout)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .tcp_nodelay(true);
-            endpoints.push((server, endpoint));
+    for Place { server, name } in places(addresses).await? {
+        let endpoint = endpoint(&server, name, options)?;
+        let may_send = options.plaintext_token == PlaintextToken::Sent || is_private(endpoint.uri());
+        if options.token.is_some() && !may_send {
+            return Err(ClientError::PlaintextToken { address: server });
         }
+        let endpoint = endpoint
+            .connect_timeout(options.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        endpoints.push((server, endpoint));
     }
     let connected = join_all(endpoints.iter().map(|(_, endpoint)| endpoint.connect())).await;
     let reached = connected.iter().any(Result::is_ok);

@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod metrics_reader;
 mod policy;
 mod quality;
 mod retry;
@@ -15,9 +16,10 @@ mod stream;
 mod tests;
 
 pub use self::{
-    channel::{Client, ClientOptions, PlaintextToken},
+    channel::{Client, ClientOptions, PlaintextToken, servers_of},
     credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
+    metrics_reader::{MetricsReadError, MetricsReader},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
     retry::{RetryPolicy, ServerHint},

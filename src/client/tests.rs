@@ -15,7 +15,10 @@ use super::{
     fake::{Call, FakeServer, Reply},
     *,
 };
-use crate::proto::{ItemStatus, ScoreRequest, ScoreResponse, ScoredSample};
+use crate::{
+    proto::{ItemStatus, ScoreRequest, ScoreResponse, ScoredSample},
+    trace_context::TraceContext,
+};
 
 fn quick() -> ClientOptions {
     ClientOptions {
@@ -66,6 +69,20 @@ fn item_error(code: Code) -> Reply {
         message: "no".into(),
         details: Vec::new(),
     })
+}
+
+#[tokio::test]
+async fn every_call_names_the_span_that_it_is_made_for() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = FakeServer::start(|call| Reply::Score(echo(&call.request))).await;
+    let mut options = quick();
+    options.trace = Some(TraceContext::parse(parent, Some("vendor=7")).unwrap());
+    let client = Client::connect(&server.address, options).await.unwrap();
+    let request = client.request(());
+    assert_eq!(request.metadata().get("traceparent").unwrap(), parent);
+    assert_eq!(request.metadata().get("tracestate").unwrap(), "vendor=7");
+    let without = connect(&server).await.request(());
+    assert!(without.metadata().is_empty());
 }
 
 async fn score_all(

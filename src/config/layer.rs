@@ -8,7 +8,7 @@ use super::{
     problem::closest,
     schema,
     value::Raw,
-    variable::{ENV_PREFIX, OTHER_VARIABLES, unknown_variable},
+    variable::{ENV_PREFIX, OPENTELEMETRY_VARIABLES, OTHER_VARIABLES, unknown_variable},
 };
 use crate::quality::EstimatorKind;
 
@@ -112,9 +112,22 @@ fn raw_of(value: &toml::Value) -> Raw {
     }
 }
 
-/// All variables with our prefix.
+/// All variables with our prefix, and those of OpenTelemetry that say the same as a key.
 pub(super) fn from_env(env: &[(String, String)], problems: &mut Vec<Problem>) -> Section {
     let mut values = Section::new();
+    for (name, key) in OPENTELEMETRY_VARIABLES {
+        // An empty one counts as not set: OpenTelemetry, "Environment variable specification".
+        let found = env
+            .iter()
+            .find(|(given, value)| given == name && !value.is_empty());
+        if let Some((_, value)) = found {
+            insert(
+                &mut values,
+                &split(key),
+                text(value, Origin::Env(name.to_owned())),
+            );
+        }
+    }
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {
             continue;

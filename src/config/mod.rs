@@ -10,6 +10,7 @@ mod origin;
 mod problem;
 mod read;
 mod read_security;
+mod read_telemetry;
 mod schema;
 mod security;
 mod source;
@@ -64,7 +65,7 @@ pub struct Config {
     pub limits: Limits,
     /// Deadlines of calls.
     pub deadlines: Deadlines,
-    /// Settings of the logs.
+    /// Settings of logs and traces.
     pub telemetry: Telemetry,
 }
 
@@ -167,11 +168,28 @@ pub struct Deadlines {
     pub stream_idle: Duration,
 }
 
-/// Settings of the logs.
+/// Settings of logs and traces.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Telemetry {
     /// The format: for people or for machines.
     pub log_format: LogFormat,
     /// A level, or directives such as `info,babelward::engine=debug`.
     pub log_level: String,
+    /// Whether each call has a line in the log.
+    pub access_log: bool,
+    /// Where traces are sent, if anywhere.
+    pub traces: Option<Traces>,
+}
+
+/// A collector of traces, and which it gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// Address of the collector, which takes OTLP over gRPC: `http://` or `https://`, host and port.
+    pub endpoint: String,
+    /// An existing file of headers for the collector.
+    pub headers_file: Option<PathBuf>,
+    /// An existing file of the authorities that may have issued its certificate. When absent, those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// Share of the traces that are recorded where the caller has not decided, from 0 to 1.
+    pub sample_ratio: f64,
 }

@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use tracing_subscriber::EnvFilter;
-
 use super::{
     Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, DeviceBudget, Engine, Limits, Model, Origin,
-    Problem, ProblemKind, Role, Server, Telemetry,
+    Problem, ProblemKind, Role, Server,
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
@@ -288,20 +286,6 @@ impl Reader<'_> {
             receive: self.positive_time("deadlines.receive"),
             stream_idle: self.positive_time("deadlines.stream_idle"),
         }
-    }
-
-    fn telemetry(&mut self) -> Telemetry {
-        let telemetry = Telemetry {
-            log_format: self
-                .optional("telemetry.log_format")
-                .unwrap_or(super::LogFormat::Human),
-            log_level: self.get("telemetry.log_level"),
-        };
-        if let Err(error) = EnvFilter::try_new(&telemetry.log_level) {
-            let fix = "write error, warn, info, debug, trace, or directives such as info,babelward=debug";
-            self.problem("telemetry.log_level", error.to_string(), fix);
-        }
-        telemetry
     }
 
     fn models(&mut self) -> Vec<Model> {

@@ -47,7 +47,7 @@ impl Reader<'_> {
     }
 
     /// A file that must exist.
-    fn file(&mut self, key: &str) -> Option<PathBuf> {
+    pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
         let path: PathBuf = self.optional(key)?;
         if !path.exists() {
             let reason = format!("{} does not exist", path.display());

@@ -341,6 +341,29 @@ pub const KEYS: &[Key] = &[
         "info",
         "a level, or directives such as info,babelward::engine=debug",
     ),
+    key(
+        "telemetry.access_log",
+        "true",
+        "write a line to the log for each call when it ends (see docs/logging.md)",
+    ),
+    unset(
+        "telemetry.otlp_endpoint",
+        "address of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317: spans of calls are sent there (see \
+         docs/observability.md)",
+    ),
+    unset(
+        "telemetry.otlp_headers_file",
+        "file of headers for the collector, such as a key: `name: value` lines",
+    ),
+    unset(
+        "telemetry.otlp_ca_file",
+        "PEM file of the authorities that may have issued the certificate of an https:// collector, instead of the system's",
+    ),
+    key(
+        "telemetry.otlp_sample_ratio",
+        "1",
+        "share of the traces that are recorded, from 0 to 1, where the caller's traceparent does not say",
+    ),
 ];
 
 /// Keys outside of `models` that are paths of files.
@@ -350,6 +373,8 @@ pub(super) const PATH_KEYS: &[&str] = &[
     "tls.client_ca",
     "auth.keys_file",
     "auth.jwks_file",
+    "telemetry.otlp_headers_file",
+    "telemetry.otlp_ca_file",
 ];
 
 /// Keys under `models.ID`.

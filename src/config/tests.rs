@@ -4,6 +4,7 @@ mod estimators;
 mod policies;
 mod precision;
 mod security;
+mod telemetry;
 
 use std::{
     fs,

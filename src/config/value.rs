@@ -204,6 +204,22 @@ impl Setting for u64 {
     }
 }
 
+/// A share of something.
+pub(super) struct Ratio(pub f64);
+
+impl Setting for Ratio {
+    const EXPECTS: &'static str = "write a number from 0 to 1, such as 0.01";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        let ratio: f64 = raw.text()?.parse().ok()?;
+        (0.0..=1.0).contains(&ratio).then_some(Self(ratio))
+    }
+
+    fn placeholder() -> Self {
+        Self(0.0)
+    }
+}
+
 /// A number of bytes.
 pub(super) struct Bytes(pub u64);
 

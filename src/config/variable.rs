@@ -17,6 +17,15 @@ pub(super) const OTHER_VARIABLES: [&str; 9] = [
     "BABELWARD_INSECURE_PLAINTEXT_TOKEN",
 ];
 
+/// Variables that all programs with OpenTelemetry read, with the keys that they set. A later one comes before an earlier one,
+/// and our own variable before all of them.
+pub(super) const OPENTELEMETRY_VARIABLES: [(&str, &str); 4] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "telemetry.otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "telemetry.otlp_ca_file"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "telemetry.otlp_ca_file"),
+];
+
 pub(super) fn variable_of(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }

@@ -49,6 +49,8 @@ mod fault_tests;
 #[cfg(test)]
 mod kv_blocks_tests;
 #[cfg(test)]
+mod log_tests;
+#[cfg(test)]
 mod mixed_load_tests;
 #[cfg(test)]
 mod overlap_tests;

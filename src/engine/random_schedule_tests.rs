@@ -4,6 +4,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
+use tracing::Span;
+
 use super::{
     CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
     SequenceRequest, Stage, StopCondition, Tenant,
@@ -114,6 +116,7 @@ impl Scenario {
             deadline: None,
             cancel: CancelFlag::default(),
             events: recorder.sink(usize::MAX),
+            span: Span::none(),
         };
         (request, recorder)
     }

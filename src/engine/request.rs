@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use tracing::Span;
+
 use super::{event::EventSink, tenant::Tenant};
 use crate::backend::{AdapterIndex, CandidateFilter};
 
@@ -197,4 +199,6 @@ pub struct SequenceRequest {
     pub cancel: CancelFlag,
     /// Receives the sequence's events on the engine's thread. It must not block.
     pub events: EventSink,
+    /// The span of the call that it is computed for: lines of the log that are about this sequence alone are in it.
+    pub span: Span,
 }

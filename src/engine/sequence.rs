@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::Span;
+
 use super::{
     admission::Admission,
     error::{SequenceError, Stage},
@@ -172,6 +174,8 @@ pub(crate) struct Sequence {
     deadline: Option<Instant>,
     cancel: CancelFlag,
     reporter: Reporter,
+    /// The span of the call that it is computed for.
+    pub span: Span,
 }
 
 impl Sequence {
@@ -214,6 +218,7 @@ impl Sequence {
             deadline: request.deadline,
             cancel: request.cancel,
             reporter: Reporter::new(request.events),
+            span: request.span,
         }
     }
 

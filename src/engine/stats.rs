@@ -24,6 +24,20 @@ pub struct ModelStats {
     pub total_blocks: usize,
 }
 
+impl ModelStats {
+    /// KV blocks that sequences hold.
+    fn held_blocks(&self) -> usize {
+        self.total_blocks
+            .saturating_sub(self.free_blocks + self.pinned_blocks)
+    }
+
+    /// The share of the KV blocks that are not pinned which sequences hold, from 0 to 1.
+    pub fn kv_usage(&self) -> f64 {
+        let shared = (self.held_blocks() + self.free_blocks).max(1);
+        self.held_blocks() as f64 / shared as f64
+    }
+}
+
 /// What the metrics record of one step. Reused from step to step.
 #[derive(Debug, Default)]
 pub(crate) struct StepRecord {
@@ -183,20 +197,16 @@ pub(crate) fn record_step(model: &Arc<str>, step: &StepRecord) {
 pub(crate) fn record_state(model: &Arc<str>, stats: &ModelStats) {
     gauge!("babelward_queue_depth", "model" => Arc::clone(model)).set(stats.queued as f64);
     gauge!("babelward_running", "model" => Arc::clone(model)).set(stats.running as f64);
-    let held = stats
-        .total_blocks
-        .saturating_sub(stats.free_blocks + stats.pinned_blocks);
     let states = [
         ("free", stats.free_blocks),
-        ("held", held),
+        ("held", stats.held_blocks()),
         ("pinned", stats.pinned_blocks),
     ];
     for (state, blocks) in states {
         gauge!("babelward_kv_blocks", "model" => Arc::clone(model), "state" => state).set(blocks as f64);
     }
     // Routers read one series per server, and no quotient of two.
-    let shared = (held + stats.free_blocks).max(1);
-    gauge!("babelward_kv_usage_ratio", "model" => Arc::clone(model)).set(held as f64 / shared as f64);
+    gauge!("babelward_kv_usage_ratio", "model" => Arc::clone(model)).set(stats.kv_usage());
 }
 
 /// Counts a restart of the engine called `engine`.

@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use tracing::Span;
+
 #[cfg(test)]
 use super::step_time::StepCosts;
 use super::{
@@ -421,6 +423,7 @@ impl ModelEngine {
                 }
                 true
             }),
+            span: Span::none(),
         };
         self.enqueue(request, now);
     }

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::Span;
+
 use super::{
     error::SequenceError,
     event::{Event, EventSink, SequenceSummary},
@@ -122,6 +124,7 @@ pub(crate) fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, R
         deadline: None,
         cancel: CancelFlag::default(),
         events: recorder.sink(usize::MAX),
+        span: Span::none(),
     };
     (request, recorder)
 }

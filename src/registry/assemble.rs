@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tracing::Span;
+
 use super::{
     declare::DeclaredGroup,
     device::Device,
@@ -215,6 +217,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
             let sender = sender.clone();
             Box::new(move |event| sender.send(event).is_ok())
         },
+        span: Span::current(),
     };
     submit(engine, request, &entry.id)?;
     // Only the engine holds a sender now, so that the loop ends if the engine drops the sequence.

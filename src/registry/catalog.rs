@@ -1,6 +1,10 @@
 //! All configured models by id, and what can be done with them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -247,6 +251,18 @@ impl Registry {
         entry.map_or_else(ModelStats::default, |entry| {
             entry.resident.engine.stats(entry.resident.index)
         })
+    }
+
+    /// Sets the gauges of all models together. They are looked up when somebody reads them, because each model is counted by
+    /// the thread of its own device.
+    pub fn record_totals(&self) {
+        let mut groups = HashSet::new();
+        let first_of_group = self
+            .list()
+            .iter()
+            .filter(|declared| groups.insert(declared.group));
+        let models: Vec<_> = first_of_group.map(|declared| self.stats(declared)).collect();
+        stats::record_totals(&models);
     }
 
     /// Loads the model behind an id, for all ids that share it, and waits until it is READY. The load goes on even when

@@ -4,27 +4,24 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::Arc,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use opentelemetry::KeyValue;
 use tonic::Code;
-use tracing::Span;
+use tracing::{Span, field::display};
 
-use super::status::Reason;
-use crate::{engine::SequenceSummary, registry::Registry, status_code::code_name};
-
-/// The target of these lines, for directives such as `info,babelward::access=warn`. The spans of calls have it too, at a
-/// level that only `off` silences, because all other lines of a call get its id from its span.
-pub(crate) const TARGET: &str = "babelward::access";
+use super::{origin::CallOrigin, status::Reason};
+use crate::{
+    engine::{SequenceSummary, Tenant},
+    registry::Registry,
+    status_code::code_name,
+    telemetry::ACCESS_TARGET,
+};
 
 /// Logged in place of a name that this server does not know, because such a name is the caller's text.
 pub(crate) const UNKNOWN: &str = "unknown";
-
-/// The span of a call. Every line that is logged for the call has its id and method.
-pub(crate) fn call_span(id: &str, method: &'static str) -> Span {
-    tracing::error_span!(target: TARGET, parent: None, "call", id, method = %method)
-}
 
 /// The totals of a call, or of an item of one, so far.
 #[derive(Debug, Default)]
@@ -37,6 +34,10 @@ pub(crate) struct Tally {
     times: SequenceTimes,
     items_ok: u64,
     items_failed: BTreeMap<&'static str, u64>,
+    /// From the beginning until the first sequence gave a token, verdict or score.
+    first_token: Option<Duration>,
+    /// Whether the prompt is no conversation, but text or tokens.
+    is_completion: bool,
 }
 
 /// How long sequences waited, computed their prompts, and wrote their answers.
@@ -76,6 +77,41 @@ impl Tally {
         self.cached_tokens += tokens as u64;
     }
 
+    /// Records how long the first token, verdict or score took; later ones have no effect.
+    pub(crate) fn note_first_token(&mut self, after: Duration) {
+        self.first_token.get_or_insert(after);
+    }
+
+    /// Records that the prompt is no conversation, but text or tokens.
+    pub(crate) fn note_completion(&mut self) {
+        self.is_completion = true;
+    }
+
+    /// The model that the request named first, or that answered.
+    pub(crate) fn first_model(&self) -> Option<&str> {
+        self.models.first().map(String::as_str)
+    }
+
+    /// Whether the engine computed exactly one sequence.
+    pub(crate) fn has_one_sequence(&self) -> bool {
+        self.sequences == 1
+    }
+
+    /// See [`Tally::note_first_token`].
+    pub(crate) fn first_token(&self) -> Option<Duration> {
+        self.first_token
+    }
+
+    /// Tokens of the answers.
+    pub(crate) fn answer_tokens(&self) -> u64 {
+        self.answer_tokens
+    }
+
+    /// Whether the prompt is no conversation, but text or tokens.
+    pub(crate) fn is_completion(&self) -> bool {
+        self.is_completion
+    }
+
     /// Counts a token of an answer.
     pub(crate) fn add_answer_token(&mut self) {
         self.answer_tokens += 1;
@@ -86,6 +122,37 @@ impl Tally {
         self.times.queue += times.queue;
         self.times.prefill += times.prefill;
         self.times.decode += times.decode;
+    }
+
+    /// Adds what the span of the call or item says of them.
+    pub(crate) fn describe(&self, attributes: &mut Vec<KeyValue>) {
+        if let Some(models) = self.models() {
+            attributes.push(KeyValue::new("gen_ai.request.model", models));
+        }
+        let failed: u64 = self.items_failed.values().sum();
+        let items = [
+            ("babelward.items_ok", self.items_ok),
+            ("babelward.items_failed", failed),
+        ];
+        let tokens = [
+            ("babelward.sequences", self.sequences),
+            ("gen_ai.usage.input_tokens", self.prompt_tokens),
+            ("gen_ai.usage.cache_read.input_tokens", self.cached_tokens),
+            ("gen_ai.usage.output_tokens", self.answer_tokens),
+        ];
+        let items = items.into_iter().filter(|_| self.items_ok + failed > 0);
+        let tokens = tokens.into_iter().filter(|_| self.sequences > 0);
+        let number = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
+        attributes.extend(
+            items
+                .chain(tokens)
+                .map(|(name, figure)| KeyValue::new(name, number(figure))),
+        );
+    }
+
+    /// The models, separated by commas; `None` if there are none.
+    fn models(&self) -> Option<String> {
+        (!self.models.is_empty()).then(|| self.models.join(","))
     }
 
     /// Counts an item that has ended.
@@ -118,21 +185,22 @@ pub(crate) struct CallEnding<'a> {
 }
 
 impl CallEnding<'_> {
-    /// Logs the end of a call.
-    pub(crate) fn log_call(&self, span: &Span, tenant: Option<&dyn fmt::Display>) {
+    /// Logs the end of a call of this tenant, from this peer.
+    pub(crate) fn log_call(&self, span: &Span, tenant: &Tenant, peer: Option<SocketAddr>) {
         let Self { tally, .. } = self;
         let failed: u64 = tally.items_failed.values().sum();
         let has_items = tally.items_ok + failed > 0;
         tracing::info!(
-            target: TARGET,
+            target: ACCESS_TARGET,
             parent: span,
             code = %code_name(self.code),
-            reason = self.reason.map(|reason| tracing::field::display(reason.name())),
-            model = self.models().map(tracing::field::display),
-            tenant = tenant.map(tracing::field::display),
+            reason = self.reason.map(|reason| display(reason.name())),
+            model = tally.models().map(display),
+            tenant = (!tenant.is_unnamed()).then(|| display(tenant)),
+            peer = peer.map(display),
             items_ok = has_items.then_some(tally.items_ok),
             items_failed = has_items.then_some(failed),
-            item_errors = (failed > 0).then(|| tracing::field::display(Counts(&tally.items_failed))),
+            item_errors = (failed > 0).then(|| display(Counts(&tally.items_failed))),
             sequences = self.of_sequences(tally.sequences),
             prompt_tokens = self.of_sequences(tally.prompt_tokens),
             cached_tokens = self.of_sequences(tally.cached_tokens),
@@ -148,7 +216,7 @@ impl CallEnding<'_> {
     /// Logs the end of a call of somebody who is not known. Otherwise strangers could fill the log, with ids of their choice.
     pub(crate) fn log_stranger(&self, span: &Span) {
         tracing::debug!(
-            target: TARGET,
+            target: ACCESS_TARGET,
             parent: span,
             code = %code_name(self.code),
             reason = self.reason.map(|reason| tracing::field::display(reason.name())),
@@ -161,12 +229,12 @@ impl CallEnding<'_> {
     pub(crate) fn log_item(&self, span: &Span, item: u64) {
         let Self { tally, .. } = self;
         tracing::debug!(
-            target: TARGET,
+            target: ACCESS_TARGET,
             parent: span,
             item,
             code = %code_name(self.code),
-            reason = self.reason.map(|reason| tracing::field::display(reason.name())),
-            model = self.models().map(tracing::field::display),
+            reason = self.reason.map(|reason| display(reason.name())),
+            model = tally.models().map(display),
             sequences = self.of_sequences(tally.sequences),
             prompt_tokens = self.of_sequences(tally.prompt_tokens),
             cached_tokens = self.of_sequences(tally.cached_tokens),
@@ -177,11 +245,6 @@ impl CallEnding<'_> {
             total_ms = millis(self.total),
             "item ended"
         );
-    }
-
-    fn models(&self) -> Option<String> {
-        let models = &self.tally.models;
-        (!models.is_empty()).then(|| models.join(","))
     }
 
     /// A figure, if the call had sequences on the engine.
@@ -212,7 +275,7 @@ pub(crate) fn millis(time: Duration) -> f64 {
 /// that.
 pub(crate) struct ForeignCall {
     kind: Foreign,
-    id: Arc<str>,
+    origin: CallOrigin,
     span: Span,
     began: Instant,
     logged: bool,
@@ -244,7 +307,7 @@ impl Foreign {
 
 impl ForeignCall {
     /// A call whose headers have arrived.
-    pub(crate) fn new(path: &str, id: Arc<str>) -> Self {
+    pub(crate) fn new(path: &str, origin: CallOrigin) -> Self {
         let kind = Foreign::of_path(path);
         let method = match kind {
             Foreign::Infrastructure(method) => method,
@@ -252,8 +315,8 @@ impl ForeignCall {
         };
         Self {
             kind,
-            span: call_span(&id, method),
-            id,
+            span: origin.span(method),
+            origin,
             began: Instant::now(),
             logged: false,
         }
@@ -263,8 +326,8 @@ impl ForeignCall {
         &self.span
     }
 
-    pub(crate) fn id(&self) -> &Arc<str> {
-        &self.id
+    pub(crate) fn origin(&self) -> &CallOrigin {
+        &self.origin
     }
 
     /// Logs the call, because its answer begins.
@@ -276,18 +339,19 @@ impl ForeignCall {
     pub(crate) fn refused(mut self, code: Code) {
         self.logged = true;
         let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
-        tracing::debug!(target: TARGET, parent: span, code = %code, total_ms, "call refused");
+        tracing::debug!(target: ACCESS_TARGET, parent: span, code = %code, total_ms, "call refused");
     }
 
     fn log(&mut self, code: Code) {
         self.logged = true;
         let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
+        let peer = self.origin.peer.map(display);
         match self.kind {
             Foreign::Infrastructure(_) => {
-                tracing::debug!(target: TARGET, parent: span, code = %code, total_ms, "call answered");
+                tracing::debug!(target: ACCESS_TARGET, parent: span, code = %code, peer, total_ms, "call answered");
             }
             Foreign::Unknown => {
-                tracing::info!(target: TARGET, parent: span, code = %code, total_ms, "call ended");
+                tracing::info!(target: ACCESS_TARGET, parent: span, code = %code, peer, total_ms, "call ended");
             }
         }
     }

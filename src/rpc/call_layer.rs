@@ -8,18 +8,13 @@ use std::{
     time::Instant,
 };
 
-use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Status,
-    body::Body,
-    codegen::http::{self, HeaderValue},
-};
+use tonic::{Code, Status, body::Body, codegen::http};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::{
-    access::{ForeignCall, call_span, millis},
+    access::{ForeignCall, millis},
     call::{Call, Received},
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
@@ -27,14 +22,15 @@ use super::{
     error::ServiceError,
     limits::{DefaultDeadlines, TimeLimits},
     method::Method,
-    record::{InFlightCount, Record},
+    origin::CallOrigin,
+    record::{CallStart, InFlightCount, Record},
     request_body::{CallBody, RequestBody},
     transport::Intake,
 };
-use crate::engine::{Stage, Tenant};
-
-/// The header with the id of a call.
-const REQUEST_ID: &str = "x-request-id";
+use crate::{
+    engine::{Stage, Tenant},
+    telemetry::Tracer,
+};
 
 /// Gives each request its [`Call`], and ensures that the response begins before the deadline, even while the request's
 /// body is still arriving.
@@ -49,6 +45,8 @@ pub(crate) struct CallLayer {
     pub(crate) draining: CancellationToken,
     /// Who may call.
     pub(crate) entrance: Entrance,
+    /// Takes the spans of calls.
+    pub(crate) tracer: Tracer,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -104,9 +102,9 @@ where
         };
         // Nothing behind this needs the header.
         request.headers_mut().remove(http::header::AUTHORIZATION);
-        let request_id = request_id(request.headers().get(REQUEST_ID));
+        let origin = CallOrigin::of(request.headers(), request.extensions(), &self.layer.tracer);
         let Some(method) = method else {
-            let foreign = ForeignCall::new(request.uri().path(), request_id);
+            let foreign = ForeignCall::new(request.uri().path(), origin);
             let (head, intake) = request.into_parts();
             let body = RequestBody::foreign(intake, receive, head.uri.path());
             let request = http::Request::from_parts(head, Body::new(body));
@@ -117,14 +115,22 @@ where
             Some(timeout) => method.requested_deadline(arrival, timeout, self.layer.times.longest_deadline),
             None => method.default_deadline(arrival, &self.layer.defaults),
         };
-        let span = call_span(&request_id, method.name());
+        let span = origin.span(method.name());
         let in_flight = (!self.layer.draining.is_cancelled()).then(|| self.layer.in_flight.begin());
         let call = Call {
             deadline,
             tenant: tenant.clone(),
             credential,
-            request_id,
-            record: Record::call(method, span.clone(), deadline, tenant, in_flight),
+            request_id: Arc::clone(&origin.request_id),
+            record: Record::call(CallStart {
+                method,
+                origin: origin.clone(),
+                span: span.clone(),
+                deadline,
+                tenant,
+                tracer: self.layer.tracer.clone(),
+                in_flight,
+            }),
             received: Received::default(),
         };
         let body = CallBody {
@@ -151,7 +157,7 @@ where
             if let Some(code) = status_in_headers(&response) {
                 call.record.finish(code);
             }
-            set_request_id(response.headers_mut(), &call.request_id);
+            origin.write(response.headers_mut());
             Ok(response)
         };
         Box::pin(answer.instrument(span))
@@ -165,12 +171,12 @@ where
 {
     /// Forwards a call that is not for our services.
     fn forward(&mut self, foreign: ForeignCall, request: http::Request<Body>) -> ResponseFuture<S::Error> {
-        let (span, id) = (foreign.span().clone(), foreign.id().clone());
+        let (span, origin) = (foreign.span().clone(), foreign.origin().clone());
         let inner = self.inner.call(request);
         let answer = async move {
             let mut response = inner.await?;
             foreign.answered(status_in_headers(&response).unwrap_or(Code::Ok));
-            set_request_id(response.headers_mut(), &id);
+            origin.write(response.headers_mut());
             Ok(response)
         };
         Box::pin(answer.instrument(span))
@@ -180,27 +186,37 @@ where
 /// The response to a call that is refused before it begins. The call is counted like all others, and logged like them unless
 /// nobody knows who makes it.
 fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<()> {
-    let request_id = request_id(call.headers.get(REQUEST_ID));
     let is_stranger = matches!(error, ServiceError::Unauthenticated(_));
+    // Strangers whose calls are refused cannot fill the traces.
+    let tracer = Tracer::off();
+    let origin = CallOrigin::of(&call.headers, &call.extensions, &tracer);
     match Method::of_path(call.uri.path()) {
         Some(method) if is_stranger => {
-            Record::stranger(method, call_span(&request_id, method.name())).fail(error);
+            Record::stranger(method, origin.span(method.name())).fail(error);
         }
         Some(method) => {
-            let span = call_span(&request_id, method.name());
-            // Nobody has checked which tenant it is.
-            Record::call(method, span, Deadline::default(), Tenant::default(), None).fail(error);
+            let start = CallStart {
+                method,
+                span: origin.span(method.name()),
+                origin: origin.clone(),
+                deadline: Deadline::default(),
+                // Nobody has checked which tenant it is.
+                tenant: Tenant::default(),
+                tracer,
+                in_flight: None,
+            };
+            Record::call(start).fail(error);
         }
         None => {
-            let foreign = ForeignCall::new(call.uri.path(), Arc::clone(&request_id));
+            let foreign = ForeignCall::new(call.uri.path(), origin.clone());
             match is_stranger {
                 true => foreign.refused(error.reason().code()),
                 false => foreign.answered(error.reason().code()),
             }
         }
     }
-    let mut response = error.to_status(&request_id).into_http();
-    set_request_id(response.headers_mut(), &request_id);
+    let mut response = error.to_status(&origin.request_id).into_http();
+    origin.write(response.headers_mut());
     response
 }
 
@@ -209,41 +225,8 @@ pub(crate) fn too_many_calls(call: &http::request::Parts) -> http::Response<()> 
     refusal(call, &ServiceError::TooManyCalls { retry_after: RETRY })
 }
 
-/// Writes the id of a call into the headers of its response.
-fn set_request_id(headers: &mut http::HeaderMap, id: &str) {
-    if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, value);
-    }
-}
-
 /// The status of a response that consists of headers only.
 fn status_in_headers(response: &http::Response<Body>) -> Option<Code> {
     let status = response.headers().get(Status::GRPC_STATUS)?;
     Some(Code::from_bytes(status.as_bytes()))
-}
-
-/// The caller's request id if it has at most 128 visible ASCII characters; otherwise a random one.
-fn request_id(value: Option<&HeaderValue>) -> Arc<str> {
-    value
-        .and_then(|value| value.to_str().ok())
-        .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
-        .map_or_else(
-            || Arc::from(format!("{:016x}", rand::rng().random::<u64>())),
-            Arc::from,
-        )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn request_ids_are_kept_if_printable_and_generated_if_not() {
-        let kept = HeaderValue::from_static("run-7/item-3");
-        assert_eq!(&*request_id(Some(&kept)), "run-7/item-3");
-        let spaced = HeaderValue::from_static("a b");
-        assert_eq!(request_id(Some(&spaced)).len(), 16);
-        assert_eq!(request_id(None).len(), 16);
-        assert_ne!(request_id(None), request_id(None));
-    }
 }

@@ -62,7 +62,13 @@ impl Generation {
         work: GenerateWork,
         tokens: PromptTokens,
     ) -> Result<Self, ServiceError> {
-        context.record.note(|tally| tally.add_model(&work.entry.id));
+        let is_conversation = matches!(*work.prompt, Prompt::Conversation(_));
+        context.record.note(|tally| {
+            tally.add_model(&work.entry.id);
+            if !is_conversation {
+                tally.note_completion();
+            }
+        });
         let tokenizer = &work.entry.resident.tokenizer;
         let stop = StopMatcher::new(Arc::clone(tokenizer), &work.stop);
         let output = OutputSpec {

@@ -1,7 +1,6 @@
 //! Counts each call and each item exactly once, in the metrics and in the access log, and counts the calls in flight.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -9,27 +8,33 @@ use std::{
     time::Instant,
 };
 
+use opentelemetry::KeyValue;
 use tokio::sync::watch;
 use tonic::Code;
 use tracing::Span;
 
 use super::{
     access::{CallEnding, Tally, known_model},
+    call_trace::{CallTrace, SpanEnding, count},
     deadline::Deadline,
     error::ServiceError,
+    gen_ai::{self, EndedRequest},
     method::Method,
+    origin::CallOrigin,
     status::{Reason, stage_name},
 };
 use crate::{
     engine::{Stage, Tenant},
     registry::Registry,
     status_code::code_name,
+    telemetry::Tracer,
 };
 
 /// What a record counts.
 enum Kind {
     Call {
         tenant: Tenant,
+        origin: CallOrigin,
         /// Dropped with the record. A drain waits for it.
         in_flight: Option<InFlight>,
     },
@@ -54,22 +59,47 @@ pub(crate) struct Record {
     deadline: Deadline,
     finished: AtomicBool,
     tally: Mutex<Tally>,
+    /// Its spans, if it is traced.
+    trace: Option<CallTrace>,
+}
+
+/// What is known of a call when it begins.
+pub(crate) struct CallStart {
+    pub(crate) method: Method,
+    pub(crate) origin: CallOrigin,
+    /// The span for its log lines.
+    pub(crate) span: Span,
+    pub(crate) deadline: Deadline,
+    pub(crate) tenant: Tenant,
+    /// Takes its spans, if it is sampled.
+    pub(crate) tracer: Tracer,
+    /// A drain waits for the call only if this is there.
+    pub(crate) in_flight: Option<InFlight>,
 }
 
 impl Record {
-    /// The record of a call. A drain waits for it only if it has `in_flight`.
-    pub(crate) fn call(
-        method: Method,
-        span: Span,
-        deadline: Deadline,
-        tenant: Tenant,
-        in_flight: Option<InFlight>,
-    ) -> Arc<Self> {
+    /// The record of a call.
+    pub(crate) fn call(start: CallStart) -> Arc<Self> {
+        let CallStart {
+            method,
+            origin,
+            span,
+            deadline,
+            tenant,
+            tracer,
+            in_flight,
+        } = start;
+        let began = Instant::now();
         Arc::new(Self {
-            kind: Kind::Call { tenant, in_flight },
+            trace: CallTrace::call(&tracer, &origin, method, began),
+            kind: Kind::Call {
+                tenant,
+                origin,
+                in_flight,
+            },
             method,
             span,
-            began: Instant::now(),
+            began,
             deadline,
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -86,19 +116,22 @@ impl Record {
             deadline: Deadline::default(),
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
+            trace: None,
         }
     }
 
     /// The record of an item of a stream or batch; `number` is its number among the items of its call, from 0.
     pub(crate) fn item(of: &Arc<Self>, number: u64, deadline: Deadline) -> Arc<Self> {
+        let began = Instant::now();
         Arc::new(Self {
+            trace: of.trace.as_ref().map(|trace| trace.item(began)),
             kind: Kind::Item {
                 of: Arc::clone(of),
                 number,
             },
             method: of.method,
             span: of.span.clone(),
-            began: Instant::now(),
+            began,
             deadline,
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -113,6 +146,17 @@ impl Record {
     /// The span of the call.
     pub(crate) fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// The spans of the call or item, if it is traced.
+    pub(crate) fn trace(&self) -> Option<&CallTrace> {
+        self.trace.as_ref()
+    }
+
+    /// Records that a sequence has given its first token, verdict or score.
+    pub(crate) fn note_first_token(&self) {
+        let after = self.began.elapsed();
+        self.note(|tally| tally.note_first_token(after));
     }
 
     /// Adds to the totals of the call or item. What is added to an item is added to its call too.
@@ -152,7 +196,8 @@ impl Record {
         }
         let method = self.method.name();
         let code_name = code_name(code);
-        let total = self.began.elapsed();
+        let now = Instant::now();
+        let total = now.saturating_duration_since(self.began);
         if code == Code::Cancelled {
             metrics::counter!("babelward_cancelled_total", "method" => method).increment(1);
         }
@@ -169,21 +214,87 @@ impl Record {
                 of.note(|tally| tally.count_item(code));
             }
         }
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_request = match &self.kind {
+            Kind::Call { .. } => !self.method.counts_items(),
+            Kind::Item { .. } => true,
+            // No model was asked.
+            Kind::Stranger => false,
+        };
+        if is_request {
+            gen_ai::record(&EndedRequest {
+                method: self.method,
+                code,
+                reason,
+                total,
+                tally: &tally,
+            });
+        }
         let ending = CallEnding {
             code,
             reason,
             total,
-            tally: &self.tally.lock().unwrap_or_else(PoisonError::into_inner),
+            tally: &tally,
         };
         match &self.kind {
-            Kind::Call { tenant, .. } => {
-                let named = (!tenant.is_unnamed()).then_some(tenant as &dyn fmt::Display);
-                ending.log_call(&self.span, named);
-            }
+            Kind::Call { tenant, origin, .. } => ending.log_call(&self.span, tenant, origin.peer),
             Kind::Stranger => ending.log_stranger(&self.span),
             Kind::Item { number, .. } => ending.log_item(&self.span, *number),
         }
+        if let Some(trace) = &self.trace {
+            self.end_trace(trace, &ending, now);
+        }
     }
+
+    fn end_trace(&self, trace: &CallTrace, ending: &CallEnding<'_>, at: Instant) {
+        let attributes = match &self.kind {
+            Kind::Call { tenant, origin, .. } => call_attributes(tenant, origin),
+            Kind::Stranger => Vec::new(),
+            Kind::Item { number, .. } => vec![KeyValue::new("babelward.item", count(*number))],
+        };
+        trace.end(SpanEnding {
+            at,
+            code: code_name(ending.code),
+            is_fault: is_fault(ending.code),
+            reason: ending.reason.map(Reason::name),
+            tally: ending.tally,
+            attributes,
+        });
+        if let Kind::Item { of, .. } = &self.kind
+            && let Some(of) = &of.trace
+        {
+            of.end_work(at);
+        }
+    }
+}
+
+/// What a call's span says of where the call comes from.
+fn call_attributes(tenant: &Tenant, origin: &CallOrigin) -> Vec<KeyValue> {
+    let mut attributes = vec![KeyValue::new(
+        "babelward.request_id",
+        Arc::clone(&origin.request_id),
+    )];
+    if !tenant.is_unnamed() {
+        attributes.push(KeyValue::new("babelward.tenant", tenant.to_string()));
+    }
+    if let Some(peer) = origin.peer {
+        attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
+        attributes.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
+    }
+    attributes
+}
+
+/// Whether a status code says that the server has failed and not its caller, by OpenTelemetry's conventions for gRPC.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 impl Drop for Record {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::{SequenceTimes, millis},
     call::Call,
+    call_trace::SequenceTrace,
     deadline::Deadline,
     error::ServiceError,
     limits::{Limits, TimeLimits},
@@ -137,6 +138,12 @@ pub(crate) struct Sequence {
     /// When its prompt was computed.
     prompt_done: Option<Instant>,
     ended: bool,
+    /// Its number among the sequences of its call or item, from 0; that of a call which is not traced is always 0.
+    number: u64,
+    class: Priority,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    answer_tokens: usize,
     /// Tokens of the tenant's quota for the prompt and the longest answer.
     reserved: TokenReservation,
     /// Tokens of the answer that the engine has computed, whether or not the client has read them.
@@ -178,6 +185,7 @@ impl Sequence {
                 }
                 sender.try_send(event).is_ok()
             }),
+            span: context.record.span().clone(),
         };
         let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
         let registry = &context.shared.registry;
@@ -199,6 +207,7 @@ impl Sequence {
         })?;
         reserved.use_tokens(prompt_tokens);
         context.record.note(|tally| tally.add_sequence(prompt_tokens));
+        let number = context.record.trace().map(|trace| trace.begin_work(admitted));
         tracing::debug!(model, prompt_tokens, class, "a sequence is queued");
         Ok(Self {
             events,
@@ -212,6 +221,11 @@ impl Sequence {
             began: None,
             prompt_done: None,
             ended: false,
+            number: number.unwrap_or_default(),
+            class: context.priority,
+            prompt_tokens,
+            cached_tokens: 0,
+            answer_tokens: 0,
             reserved,
             computed,
         })
@@ -245,14 +259,19 @@ impl Sequence {
             Event::Started { queue, cached_tokens } => {
                 self.stage = Stage::Prefill;
                 self.began = Some(Instant::now());
+                self.cached_tokens = *cached_tokens;
                 self.record.note(|tally| tally.add_cached_tokens(*cached_tokens));
                 let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
                 tracing::debug!(model, queue_ms, cached_tokens, "prefill begins");
             }
             Event::Probe(_) | Event::Score(_) | Event::Token(_) => {
                 self.stage = Stage::Decode;
-                self.prompt_done.get_or_insert_with(Instant::now);
+                if self.prompt_done.is_none() {
+                    self.prompt_done = Some(Instant::now());
+                    self.record.note_first_token();
+                }
                 if matches!(event, Event::Token(_)) {
+                    self.answer_tokens += 1;
                     self.record.note(|tally| tally.add_answer_token());
                 }
             }
@@ -260,7 +279,7 @@ impl Sequence {
                 self.shared.registry.record_answer(&self.entry);
                 self.ended = true;
                 let times = SequenceTimes::from(summary);
-                self.record.note(|tally| tally.add_times(times));
+                self.end_times(times);
                 tracing::debug!(
                     model = self.entry.id.as_str(),
                     answer_tokens = summary.completion_tokens,
@@ -272,6 +291,24 @@ impl Sequence {
                 );
             }
             Event::Failed(_) => {}
+        }
+    }
+
+    /// Adds the times of the sequence, which has ended, to the totals and to the trace of the call.
+    fn end_times(&self, times: SequenceTimes) {
+        self.record.note(|tally| tally.add_times(times));
+        if let Some(trace) = self.record.trace() {
+            trace.end_sequence(&SequenceTrace {
+                number: self.number,
+                model: &self.entry.id,
+                class: self.class.name(),
+                admitted: self.admitted,
+                times,
+                reached: self.stage,
+                prompt_tokens: self.prompt_tokens,
+                cached_tokens: self.cached_tokens,
+                answer_tokens: self.answer_tokens,
+            });
         }
     }
 
@@ -304,7 +341,7 @@ impl Drop for Sequence {
             prefill: prompt_done.saturating_duration_since(began),
             decode: now.saturating_duration_since(prompt_done),
         };
-        self.record.note(|tally| tally.add_times(times));
+        self.end_times(times);
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     classify::SafetyApi,
     element_counts::ElementCounts,
     entrance::{Access, AdminCalls, Entrance},
+    gen_ai,
     generate::GenerationApi,
     limits::ServerOptions,
     models::ModelApi,
@@ -34,7 +35,7 @@ use crate::{
         scoring_service_server::ScoringServiceServer,
     },
     registry::{ModelRole, Registry},
-    telemetry::ServiceHealth,
+    telemetry::{ServiceHealth, Tracer},
     tls::ServerTls,
 };
 
@@ -70,6 +71,8 @@ pub struct Listeners {
     pub admin: Option<TcpListener>,
     /// Who may call, and how.
     pub security: Security,
+    /// Takes the spans of calls that are traced.
+    pub tracer: Tracer,
     /// Is told which services serve, as gRPC health tells callers.
     pub health: watch::Sender<ServiceHealth>,
 }
@@ -92,6 +95,7 @@ impl Listeners {
             calls,
             admin: None,
             security: Security::default(),
+            tracer: Tracer::off(),
             health: watch::Sender::default(),
         }
     }
@@ -128,8 +132,10 @@ pub async fn serve_on(
         calls: listener,
         admin: admin_listener,
         security,
+        tracer,
         health,
     } = listeners;
+    gen_ai::describe();
     let counts = ElementCounts::new(FILE_DESCRIPTOR_SET, &options.limits)?;
     let shared = Arc::new(Shared {
         registry,
@@ -165,6 +171,7 @@ pub async fn serve_on(
             },
             quotas: security.quotas.clone(),
         },
+        tracer,
     };
     let most = connection_limit(shared.limits.connections);
     if most < shared.limits.connections {

@@ -16,6 +16,27 @@ pub enum LogStyle {
     Json,
 }
 
+/// The target of the lines that the access log consists of, for directives such as `info,babelward::access=warn`.
+pub const ACCESS_TARGET: &str = "babelward::access";
+
+/// Whether each call has a line in the log when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// It has.
+    Written,
+    /// It has none, unless a directive names [`ACCESS_TARGET`]. All other lines of a call still have its id.
+    LeftOut,
+}
+
+/// [`init_logs`] for a server.
+pub fn init_server_logs(style: LogStyle, directives: &str, calls: AccessLog) {
+    match calls {
+        AccessLog::Written => init_logs(style, directives),
+        // Not `off`, which would silence the spans of calls, too, and so take the ids from all lines.
+        AccessLog::LeftOut => init_logs(style, &format!("{ACCESS_TARGET}=warn,{directives}")),
+    }
+}
+
 /// Sends logs to stderr from now on. `directives` are those of [`EnvFilter`] (`info`,
 /// `info,babelward::engine=debug`); directives that cannot be parsed count as `info`. A second call has no effect.
 ///

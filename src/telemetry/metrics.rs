@@ -23,6 +23,28 @@ const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 
 /// Buckets of relative errors.
 const ERRORS: [f64; 8] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
+/// Buckets that OpenTelemetry's conventions for generative AI prescribe, in seconds, by metric.
+const GEN_AI: [(&str, &[f64]); 3] = [
+    (
+        "gen_ai_server_request_duration_seconds",
+        &[
+            0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+        ],
+    ),
+    (
+        "gen_ai_server_time_to_first_token_seconds",
+        &[
+            0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+        ],
+    ),
+    (
+        "gen_ai_server_time_per_output_token_seconds",
+        &[
+            0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+        ],
+    ),
+];
+
 /// Buckets of the tokens in a step.
 const TOKENS: [f64; 12] = [
     1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0,
@@ -68,12 +90,20 @@ pub fn serve_metrics(listen: SocketAddr, options: MetricsOptions) -> Result<Sock
             upkeep.run_upkeep();
         }
     });
-    tokio::spawn(metrics_port::serve(listener, options, move || handle.render()));
+    let refresh = options.refresh.clone();
+    tokio::spawn(metrics_port::serve(listener, options, move || {
+        refresh.call();
+        handle.render()
+    }));
     Ok(address)
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
-    PrometheusBuilder::new()
+    let mut builder = PrometheusBuilder::new();
+    for (name, bounds) in GEN_AI {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)?;
+    }
+    builder
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &SEQUENCES)?
         .set_buckets_for_metric(Matcher::Suffix("_forecast_error".to_owned()), &ERRORS)?
@@ -154,6 +184,12 @@ fn describe() {
         "Texts that wait for memory or a thread to be turned into tokens."
     );
     describe_counter!(
+        "babelward_spans_total",
+        Unit::Count,
+        "Spans of traces, by outcome: exported; failed, because the collector did not take them; queue_full, because it \
+         takes them too slowly; too_late, because the server had drained. All but the first are dropped."
+    );
+    describe_counter!(
         "babelward_verdicts_total",
         Unit::Count,
         "Verdicts by guard and label: safe, unsafe, undetermined."
@@ -192,7 +228,7 @@ mod tests {
             let argument = source[position + call.len()..].trim_start();
             if before != Some('_')
                 && let Some(name) = argument.strip_prefix('"').and_then(|rest| rest.split('"').next())
-                && name.starts_with("babelward_")
+                && (name.starts_with("babelward_") || name.starts_with("gen_ai_"))
             {
                 names.insert(name.to_owned());
             }
@@ -215,6 +251,9 @@ mod tests {
             ::metrics::histogram!("test_seconds").record(0.3);
             ::metrics::histogram!("test_batch_size").record(5.0);
             ::metrics::histogram!("test_batch_tokens").record(600.0);
+            ::metrics::histogram!("gen_ai_server_request_duration_seconds").record(0.3);
+            ::metrics::histogram!("gen_ai_server_time_to_first_token_seconds").record(0.3);
+            ::metrics::histogram!("gen_ai_server_time_per_output_token_seconds").record(0.35);
         });
         let text = handle.render();
         for line in [
@@ -222,6 +261,12 @@ mod tests {
             "test_seconds_bucket{le=\"0.5\"} 1",
             "test_batch_size_bucket{le=\"4\"} 0",
             "test_batch_size_bucket{le=\"8\"} 1",
+            "gen_ai_server_request_duration_seconds_bucket{le=\"0.16\"} 0",
+            "gen_ai_server_request_duration_seconds_bucket{le=\"0.32\"} 1",
+            "gen_ai_server_time_to_first_token_seconds_bucket{le=\"0.25\"} 0",
+            "gen_ai_server_time_to_first_token_seconds_bucket{le=\"0.5\"} 1",
+            "gen_ai_server_time_per_output_token_seconds_bucket{le=\"0.3\"} 0",
+            "gen_ai_server_time_per_output_token_seconds_bucket{le=\"0.4\"} 1",
             "test_batch_tokens_bucket{le=\"512\"} 0",
             "test_batch_tokens_bucket{le=\"1024\"} 1",
         ] {

@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -57,6 +57,26 @@ pub struct MetricsOptions {
     pub readers: Option<Arc<Authenticator>>,
     /// Which services serve.
     pub health: watch::Receiver<ServiceHealth>,
+    /// Sets the gauges that are only looked up when somebody reads them.
+    pub refresh: Refresh,
+}
+
+/// Sets gauges before they are read. What sets them is known only after the port is open.
+#[derive(Clone, Default)]
+pub struct Refresh(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+
+impl Refresh {
+    /// Gauges are set by `set` from now on. The first one counts.
+    pub fn by(&self, set: impl Fn() + Send + Sync + 'static) {
+        let _already_there = self.0.set(Box::new(set));
+    }
+
+    /// Sets the gauges.
+    pub(super) fn call(&self) {
+        if let Some(set) = self.0.get() {
+            set();
+        }
+    }
 }
 
 /// The socket to serve on. For port 0, the system chooses a free one.

@@ -26,6 +26,7 @@ fn ready(readers: Option<Authenticator>) -> (TcpListener, MetricsOptions, watch:
         tls: None,
         readers: readers.map(Arc::new),
         health,
+        refresh: Refresh::default(),
     };
     (listener, options, sender)
 }

@@ -77,6 +77,9 @@ fn marked<T>(message: T) -> Request<T> {
     let metadata = request.metadata_mut();
     metadata.insert("x-note", CANARY.parse().unwrap());
     metadata.insert("x-request-id", format!("the {CANARY}").parse().unwrap());
+    metadata.insert("authorization", format!("Bearer {CANARY}").parse().unwrap());
+    metadata.insert("traceparent", format!("00-{CANARY}").parse().unwrap());
+    metadata.insert("tracestate", format!("{CANARY}=1").parse().unwrap());
     metadata.insert("x-babelward-tenant", format!("{CANARY}/s").parse().unwrap());
     request
 }
@@ -235,7 +238,7 @@ fn twice_verbose_shows_the_way_of_a_call_and_the_engines_steps() {
     assert!(
         rest.starts_with(
             " method=babelward.v1.SafetyService/Classify}: babelward::access: call ended code=OK model=smol \
-             sequences=1 prompt_tokens="
+             peer=127.0.0.1:"
         ),
         "{ended}"
     );
@@ -258,16 +261,111 @@ fn twice_verbose_shows_the_way_of_a_call_and_the_engines_steps() {
 #[test]
 fn the_lines_of_calls_can_be_left_out_and_ids_stay() {
     let folder = tempfile::tempdir().unwrap();
-    let arguments = ["--allow-admin", "--log-level", "info,babelward::access=warn"];
-    let (mut server, url) = started(folder.path(), &arguments);
-    let outcome = run(command(folder.path()).args(["models", "unload", "smol", "--server", &url]));
-    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let mut by_directive = serve(
+        folder.path(),
+        &["--allow-admin", "--log-level", "info,babelward::access=warn"],
+    );
+    let mut by_key = serve(folder.path(), &["--allow-admin"]);
+    by_key.env("BABELWARD_TELEMETRY__ACCESS_LOG", "false");
+    for command_line in [&mut by_directive, &mut by_key] {
+        let mut server = Server::start(command_line);
+        let url = server.url("  gRPC");
+        let outcome = run(command(folder.path()).args(["models", "unload", "smol", "--server", &url]));
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        server.signal("TERM");
+        let (_, log, _) = server.end();
+        assert!(!log.contains("call ended"), "{log}");
+        let unloaded = log.lines().find(|line| line.contains("unloaded")).unwrap();
+        assert!(
+            unloaded.contains("call{id=\"") && unloaded.contains("AdminService/UnloadModel"),
+            "{unloaded}"
+        );
+    }
+}
+
+/// The caller's span in the example of the W3C's recommendation.
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[tokio::test]
+async fn a_call_is_found_by_its_id_and_by_its_callers_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&mut serve(folder.path(), &["--log-format", "json"]));
+    let started: Value = serde_json::from_str(&server.wait_for("\"serving\"")).unwrap();
+    let address = format!("http://{}", started["address"].as_str().unwrap());
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let mut safety = SafetyServiceClient::new(channel);
+    let call = |id: Option<&str>, parent: Option<&str>, model: &str| {
+        let mut request = Request::new(ClassifyRequest {
+            model: model.to_owned(),
+            ..classify(None)
+        });
+        let metadata = request.metadata_mut();
+        for (name, value) in [("x-request-id", id), ("traceparent", parent)] {
+            if let Some(value) = value {
+                metadata.insert(name, value.parse().unwrap());
+            }
+        }
+        metadata.insert("x-babelward-tenant", "team-7".parse().unwrap());
+        request
+    };
+    let told = |metadata: &tonic::metadata::MetadataMap, name: &str| {
+        let value = metadata.get(name)?;
+        Some(value.to_str().unwrap().to_owned())
+    };
+    let cases = [
+        (Some("run-7"), None),
+        (Some("run-8"), Some(PARENT)),
+        (None, Some(PARENT)),
+    ];
+    let mut expected = Vec::new();
+    for (id, parent) in cases {
+        for (model, code) in [("smol", "OK"), ("nowhere", "NOT_FOUND")] {
+            // The headers of an answer, and the trailers of an error.
+            let metadata = match safety.classify(call(id, parent, model)).await {
+                Ok(response) => response.metadata().clone(),
+                Err(status) => status.metadata().clone(),
+            };
+            let trace = told(&metadata, "traceresponse");
+            assert_eq!(trace.is_some(), parent.is_some());
+            if let Some(trace) = &trace {
+                assert_eq!(trace[..36], PARENT[..36]);
+                assert_ne!(trace[36..52], PARENT[36..52], "the call has a span of its own");
+            }
+            let told_id = told(&metadata, "x-request-id").unwrap();
+            match (id, trace) {
+                (Some(id), _) => assert_eq!(told_id, id),
+                (None, trace) => assert_eq!(told_id, trace.unwrap()[3..52], "the call's trace and span"),
+            }
+            expected.push((told_id, parent.map(|parent| parent[3..35].to_owned()), code));
+        }
+    }
     server.signal("TERM");
     let (_, log, _) = server.end();
-    assert!(!log.contains("call ended"), "{log}");
-    let unloaded = log.lines().find(|line| line.contains("unloaded")).unwrap();
-    assert!(
-        unloaded.contains("call{id=\"") && unloaded.contains("AdminService/UnloadModel"),
-        "{unloaded}"
-    );
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let ended: Vec<Value> = lines
+        .filter(|line: &Value| line["message"] == "call ended")
+        .collect();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let found: Vec<_> = ended
+        .iter()
+        .map(|line| {
+            let span = &line["span"];
+            (
+                text(&span["id"]).unwrap(),
+                text(&span["trace_id"]),
+                line["code"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found, expected);
+    for line in &ended {
+        assert_eq!(line["span"]["method"], "babelward.v1.SafetyService/Classify");
+        assert_eq!(line["tenant"], "team-7");
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        assert!(line["total_ms"].as_f64().is_some(), "{line}");
+        let is_answered = line["code"] == "OK";
+        for figure in ["queue_ms", "prompt_tokens", "answer_tokens"] {
+            assert_eq!(line[figure].is_number(), is_answered, "{line}");
+        }
+    }
 }

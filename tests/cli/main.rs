@@ -10,6 +10,8 @@
 #[path = "../common/authority.rs"]
 mod authority;
 mod client;
+#[path = "../common/collector.rs"]
+mod collector;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
@@ -32,4 +34,6 @@ mod study;
 #[path = "../common/support.rs"]
 mod support;
 mod tls;
+mod top;
+mod traces;
 mod translate;

@@ -157,9 +157,19 @@ class Monitoring(unittest.TestCase):
 
     def test_every_metric_is_on_the_dashboard(self):
         text = json.dumps(self.dashboard())
-        shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"babelward_\w+", text)}
-        # How many steps there are follows from their times, and the use of the key-value cache from its blocks.
-        self.assertEqual(set(tools.metrics()) - shown, {"babelward_steps_total", "babelward_kv_blocks"})
+        shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?:babelward|gen_ai)_\w+", text)}
+        # How many steps there are follows from their times, and the use of the key-value cache from its blocks. Sums over
+        # all models are for routers.
+        self.assertEqual(
+            set(tools.metrics()) - shown,
+            {
+                "babelward_steps_total",
+                "babelward_kv_blocks",
+                "babelward_server_queue_depth",
+                "babelward_server_running",
+                "babelward_server_kv_usage_ratio",
+            },
+        )
 
     def test_mistakes_in_the_dashboard_are_found(self):
         def renamed(dashboard):

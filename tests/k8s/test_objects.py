@@ -562,7 +562,7 @@ MISTAKES = [
     (
         rules.metrics_are_those_of_the_server,
         "overlays/inference-gateway",
-        lambda o: replaced(picker(o), "endpoint-picker-config.yaml", "babelward_kv_usage_ratio", "babelward_kv_usage"),
+        lambda o: replaced(picker(o), "endpoint-picker-config.yaml", "babelward_server_kv_usage_ratio", "babelward_kv_usage"),
         "babelward_kv_usage",
     ),
     (
@@ -590,7 +590,12 @@ MISTAKES = [
     (
         rules.the_endpoint_picker_knows_the_pods_by_their_label,
         "overlays/inference-gateway",
-        lambda o: replaced(picker(o), "endpoint-picker-config.yaml", 'model="guard"', 'model="other"'),
+        lambda o: replaced(
+            picker(o),
+            "endpoint-picker-config.yaml",
+            "babelward_server_running",
+            'babelward_running{model="other"}',
+        ),
         "of other",
     ),
 ]

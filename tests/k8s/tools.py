@@ -242,10 +242,10 @@ def metrics() -> dict:
     and that have not counted anything yet (a test of the program holds descriptions and recordings together)."""
     known = {}
     for file in (ROOT / "src").rglob("*.rs"):
-        for name in re.findall(r'describe_(?:counter|gauge|histogram)!\(\s*"(babelward_\w+)"', file.read_text()):
+        for name in re.findall(r'describe_(?:counter|gauge|histogram)!\(\s*"((?:babelward|gen_ai)_\w+)"', file.read_text()):
             known[name] = None
     for line in server().metrics.splitlines():
-        found = re.match(r"(babelward_\w+)(?:\{(.*)\})? ", line)
+        found = re.match(r"((?:babelward|gen_ai)_\w+)(?:\{(.*)\})? ", line)
         if found:
             labels = set(re.findall(r'(\w+)="', found[2] or ""))
             name = re.sub(r"_(bucket|sum|count)$", "", found[1]) if found[1] not in known else found[1]
@@ -267,7 +267,7 @@ def unknown_metrics(expression: str) -> list:
     except ValueError as error:
         return [f"{expression}: {error}"]
     wrong, labels = [], set(OF_PROMETHEUS)
-    for name, _, matchers in re.findall(r"\b(babelward_\w+|up)\b(\{([^}]*)\})?", text):
+    for name, _, matchers in re.findall(r"\b(babelward_\w+|gen_ai_server_\w+|up)\b(\{([^}]*)\})?", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         if name == "up":
             continue

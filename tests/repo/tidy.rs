@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("gguf", "files"),
     ("secret", ""),
     ("reload", ""),
+    ("trace_context", ""),
     ("tls", "errors files reload secret"),
     ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
@@ -35,7 +36,7 @@ const LAYERS: &[(&str, &str)] = &[
         "errors guard::GuardKind guard::Policy guard::read_policy model::spec engine::Tenant \
          quality::EstimatorKind memory::human_bytes auth tls",
     ),
-    ("telemetry", "config auth tls engine::Tenant"),
+    ("telemetry", "config auth tls files engine::Tenant trace_context"),
     ("fetch", "digest errors"),
     ("model", "gguf files digest random"),
     ("engine", "backend model random"),
@@ -50,14 +51,14 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "rpc",
         "registry guard quality engine backend model text gguf digest errors config telemetry proto \
-         memory::human_bytes status_code auth tls",
+         memory::human_bytes status_code auth tls trace_context",
     ),
-    ("client", "proto digest status_code secret"),
+    ("client", "proto digest status_code secret trace_context"),
     ("bench", "client proto digest errors random status_code"),
     (
         "cli",
         "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \
-         memory random status_code auth tls reload secret files",
+         memory random status_code auth tls reload secret files trace_context",
     ),
 ];
 

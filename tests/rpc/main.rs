@@ -12,6 +12,8 @@
 mod alone;
 #[path = "../common/authority.rs"]
 mod authority;
+#[path = "../common/collector.rs"]
+mod collector;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/credentials.rs"]
@@ -59,4 +61,5 @@ mod secured;
 mod starting;
 mod streams;
 mod tenants;
+mod traces;
 mod validation;

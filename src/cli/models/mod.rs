@@ -7,6 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use serde_json::json;
 
+pub(in crate::cli) use self::show::state;
 use super::{
     Connection, Exit, Format, Global,
     arguments::time,

@@ -92,6 +92,12 @@ impl Scheduler {
     /// Takes a sequence's blocks and returns it to its queue. It keeps its rank and computes its tokens again later.
     pub(super) fn preempt(&mut self, mut victim: Sequence, now: Instant) {
         self.record.preemptions += 1;
+        victim.span.in_scope(|| {
+            tracing::debug!(
+                tokens = victim.computed,
+                "a sequence loses its KV blocks to others and is computed again later"
+            );
+        });
         #[cfg(test)]
         {
             self.preemptions += 1;

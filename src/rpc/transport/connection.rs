@@ -1,10 +1,11 @@
 //! One connection, from its handshake to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use h2::{Ping, PingPong, Reason, server};
+use http::Request;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until, timeout},
@@ -59,6 +60,7 @@ pub(super) async fn serve<S: CallService>(
     shutdown: ConnectionShutdown,
 ) {
     metrics::gauge!("babelward_connections").increment(1);
+    let address = stream.peer_addr().ok().map(PeerAddress);
     let (abort, evicted) = (shutdown.abort.clone(), permit.evicted());
     let handshake = timeout(transport.times.handshake, handshake(stream, &transport));
     let begun = tokio::select! {
@@ -66,7 +68,8 @@ pub(super) async fn serve<S: CallService>(
         () = abort.cancelled() => return ended(),
         () = evicted.cancelled() => return ended(),
     };
-    if let Ok(Some((connection, peer))) = begun {
+    if let Ok(Some((connection, certificate))) = begun {
+        let peer = Peer { address, certificate };
         tokio::select! {
             biased;
             () = abort.cancelled() => {}
@@ -76,26 +79,49 @@ pub(super) async fn serve<S: CallService>(
     ended();
 }
 
-/// A client's certificate, if it has shown one.
-type Peer = Option<Arc<PeerCertificate>>;
+/// The address of the other end of a call's connection, in the extensions of the call's request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
+/// The other end of a connection.
+struct Peer {
+    address: Option<PeerAddress>,
+    /// Its certificate, if it has shown one.
+    certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl Peer {
+    /// Adds what is known of the peer to a request of it.
+    fn mark<B>(&self, request: &mut Request<B>) {
+        if let Some(address) = self.address {
+            request.extensions_mut().insert(address);
+        }
+        if let Some(certificate) = &self.certificate {
+            request.extensions_mut().insert(Arc::clone(certificate));
+        }
+    }
+}
 
 /// Agrees on TLS, where the server speaks it, and on HTTP/2. `None` when the peer speaks something else.
 async fn handshake<S>(
     stream: TcpStream,
     transport: &Transport<S>,
-) -> Option<(server::Connection<Socket, Bytes>, Peer)> {
-    let (stream, peer) = match &transport.tls {
+) -> Option<(server::Connection<Socket, Bytes>, Option<Arc<PeerCertificate>>)> {
+    let (stream, certificate) = match &transport.tls {
         None => (Either::Left(stream), None),
         Some(tls) => {
-            let (stream, peer) = secured(stream, tls).await?;
-            (Either::Right(Box::new(stream)), peer)
+            let (stream, certificate) = secured(stream, tls).await?;
+            (Either::Right(Box::new(stream)), certificate)
         }
     };
     let connection = builder(transport).handshake(Socket::new(stream)).await.ok()?;
-    Some((connection, peer))
+    Some((connection, certificate))
 }
 
-async fn secured(stream: TcpStream, tls: &ServerTls) -> Option<(TlsStream<TcpStream>, Peer)> {
+async fn secured(
+    stream: TcpStream,
+    tls: &ServerTls,
+) -> Option<(TlsStream<TcpStream>, Option<Arc<PeerCertificate>>)> {
     let failed = |reason: &str| {
         metrics::counter!("babelward_tls_failures_total").increment(1);
         tracing::debug!(reason, "a connection with TLS failed");
@@ -113,8 +139,8 @@ async fn secured(stream: TcpStream, tls: &ServerTls) -> Option<(TlsStream<TcpStr
         return None;
     }
     let shown = session.peer_certificates().and_then(<[_]>::first);
-    let peer = shown.and_then(PeerCertificate::read).map(Arc::new);
-    Some((stream, peer))
+    let certificate = shown.and_then(PeerCertificate::read).map(Arc::new);
+    Some((stream, certificate))
 }
 
 fn ended() {
@@ -170,9 +196,7 @@ async fn serve_calls<S: CallService>(
             },
             accepted = connection.accept() => match accepted {
                 Some(Ok((mut request, respond))) => {
-                    if let Some(peer) = &peer {
-                        request.extensions_mut().insert(Arc::clone(peer));
-                    }
+                    peer.mark(&mut request);
                     let kind = match request.uri().path() {
                         HEALTH_CHECK => CallKind::HealthCheck,
                         _ => CallKind::Counted,

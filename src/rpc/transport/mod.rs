@@ -21,6 +21,7 @@ pub(crate) use self::descriptors::{connection_limit, raise_descriptor_limit};
 pub(crate) use self::{
     accept::{Shutdown, listen},
     budget::{HeldBytes, RequestBudget},
+    connection::PeerAddress,
     connections::Connections,
     intake::{Arrival, Intake, IntakeError},
     service::Transport,
