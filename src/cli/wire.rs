@@ -10,7 +10,7 @@ use crate::{
     auth::{Authenticator, CredentialsError, Quotas},
     backend::Backend,
     config::{Config, Role},
-    engine::{Clock, EngineConfig, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, TenantWeights},
     memory,
     model::spec::DeviceChoice,
     registry::{
@@ -128,6 +128,7 @@ fn device_options(config: &Config, backend: &dyn Backend) -> DeviceOptions {
             execution: device.execution,
             tenant_weights: TenantWeights::new(engine.tenant_weights.iter().cloned()),
             clock: Clock::default(),
+            driver: Driver::default(),
         },
     }
 }

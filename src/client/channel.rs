@@ -2,16 +2,17 @@
 
 use std::{
     collections::BTreeSet,
+    future::Future,
     net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::future::join_all;
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, time::Instant};
 use tonic::{
     Code, Response, Status,
     metadata::{AsciiMetadataValue, MetadataMap},
@@ -21,7 +22,7 @@ use tonic::{
 use super::{
     credentials::{BearerToken, ClientIdentity},
     error::{self, ClientError, RpcError, TlsProblem},
-    retry::{RetryPolicy, ServerHint},
+    retry::{Jitter, RetryPolicy, ServerHint},
 };
 use crate::{
     proto::{
@@ -54,6 +55,19 @@ pub struct ClientOptions {
     pub tenant: Option<AsciiMetadataValue>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
     pub retry: RetryPolicy,
+    /// Where the jitter of these retries comes from.
+    pub jitter: Jitter,
+}
+
+impl ClientOptions {
+    /// An endpoint with the times of these options, and a keep-alive that detects a dead peer.
+    pub fn tuned(&self, endpoint: Endpoint) -> Endpoint {
+        endpoint
+            .connect_timeout(self.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true)
+    }
 }
 
 impl Default for ClientOptions {
@@ -66,6 +80,7 @@ impl Default for ClientOptions {
             token: None,
             tenant: None,
             retry: RetryPolicy::default(),
+            jitter: Jitter::default(),
         }
     }
 }
@@ -98,24 +113,30 @@ impl Client {
         let mut failed = 0;
         loop {
             let failure = match connect_all(address, &options).await {
-                Ok(channels) => {
-                    let servers = Servers {
-                        channels,
-                        turn: AtomicUsize::new(0),
-                    };
-                    return Ok(Self {
-                        servers: Arc::new(servers),
-                        options,
-                    });
-                }
+                Ok(channels) => return Ok(Self::over(channels, options)),
                 Err(failure) => failure,
             };
             failed += 1;
             let again = matches!(failure, ClientError::Unreachable { .. });
-            match options.retry.delay(failed, ServerHint::None, rand::random()) {
+            match options
+                .retry
+                .delay(failed, ServerHint::None, options.jitter.next())
+            {
                 Some(delay) if again => tokio::time::sleep(delay).await,
                 _ => return Err(failure),
             }
+        }
+    }
+
+    /// A client of servers to which there are channels already, at least one. They serve the same.
+    pub fn over(channels: Vec<Channel>, options: ClientOptions) -> Self {
+        let servers = Servers {
+            channels,
+            turn: AtomicUsize::new(0),
+        };
+        Self {
+            servers: Arc::new(servers),
+            options,
         }
     }
 
@@ -212,7 +233,8 @@ impl Client {
             if let Some(timeout) = self.options.call_timeout {
                 request.set_timeout(timeout);
             }
-            let status = match call(self.server(first + failed as usize), request).await {
+            let attempt = call(self.server(first + failed as usize), request);
+            let status = match within(self.options.call_timeout, attempt).await {
                 Ok(response) => {
                     let ms = sent.elapsed().as_secs_f64() * 1e3;
                     tracing::debug!(id = call_id(response.metadata()), ms, "a call was answered");
@@ -234,7 +256,10 @@ impl Client {
                     "no answer within the time limit",
                 );
             }
-            let delay = self.options.retry.delay(failed, error.hint, rand::random());
+            let delay = self
+                .options
+                .retry
+                .delay(failed, error.hint, self.options.jitter.next());
             let delay = delay.filter(|_| error.is_retryable());
             tracing::debug!(
                 id = call_id(status.metadata()),
@@ -259,6 +284,16 @@ impl Client {
     }
 }
 
+/// An attempt of a call, with its time. tonic's own timer begins once there is a connection.
+async fn within<T>(
+    limit: Option<Duration>,
+    attempt: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let Some(limit) = limit else { return attempt.await };
+    let ended = tokio::time::timeout(limit, attempt).await;
+    ended.unwrap_or_else(|_| Err(Status::cancelled("the time limit of the client is over")))
+}
+
 /// The id of the call in the server's log.
 fn call_id(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("x-request-id").and_then(|id| id.to_str().ok())
@@ -275,12 +310,7 @@ async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Vec<Cha
                     "the key or token is sent without encryption; say https:// to a server on another machine"
                 );
             }
-            let endpoint = endpoint
-                .connect_timeout(options.connect_timeout)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .tcp_nodelay(true);
-            endpoints.push((server, endpoint));
+            endpoints.push((server, options.tuned(endpoint)));
         }
     }
     let connected = join_all(endpoints.iter().map(|(_, endpoint)| endpoint.connect())).await;

@@ -20,7 +20,7 @@ pub use self::{
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
-    retry::{RetryPolicy, ServerHint},
+    retry::{Jitter, RetryPolicy, ServerHint},
     stream::{
         ClassifyItems, ItemResult, ScoreItem, ScoreItems, StreamItem, StreamMethod, StreamOptions, StreamWork,
     },

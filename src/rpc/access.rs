@@ -11,7 +11,7 @@ use std::{
 use tonic::Code;
 use tracing::Span;
 
-use super::status::Reason;
+use super::{clock::now, status::Reason};
 use crate::{engine::SequenceSummary, registry::Registry, status_code::code_name};
 
 /// The target of these lines, for directives such as `info,babelward::access=warn`. The spans of calls have it too, at a
@@ -242,7 +242,7 @@ impl ForeignCall {
             kind,
             span: call_span(&id, method),
             id,
-            began: Instant::now(),
+            began: now(),
             logged: false,
         }
     }
@@ -262,7 +262,11 @@ impl ForeignCall {
 
     fn log(&mut self, code: Code) {
         self.logged = true;
-        let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
+        let (span, code, total_ms) = (
+            &self.span,
+            code_name(code),
+            millis(now().saturating_duration_since(self.began)),
+        );
         match self.kind {
             Foreign::Infrastructure(_) => {
                 tracing::debug!(target: TARGET, parent: span, code = %code, total_ms, "call answered");

@@ -1,16 +1,13 @@
 //! Who may call, and which call: checked when the headers of a call have arrived, before anything of its body is read.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use http::{
     HeaderMap, Request,
     header::{AUTHORIZATION, HeaderValue},
 };
 
-use super::{error::ServiceError, method::Method};
+use super::{clock::now, error::ServiceError, method::Method};
 use crate::{
     auth::{Authenticator, Quotas, Rejection, SharedPrincipal},
     engine::Tenant,
@@ -72,7 +69,7 @@ impl Entrance {
             return Err(ServiceError::AdminElsewhere);
         }
         if !method.counts_items() {
-            let counted = self.quotas.take_request(&tenant, Instant::now());
+            let counted = self.quotas.take_request(&tenant, now());
             counted.map_err(ServiceError::quota)?;
         }
         Ok(tenant)

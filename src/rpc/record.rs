@@ -15,6 +15,7 @@ use tracing::Span;
 
 use super::{
     access::{CallEnding, Tally, known_model},
+    clock::now,
     deadline::Deadline,
     error::ServiceError,
     method::Method,
@@ -67,7 +68,7 @@ impl Record {
             kind: Kind::Call { tenant, in_flight },
             method,
             span,
-            began: Instant::now(),
+            began: now(),
             deadline,
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -83,7 +84,7 @@ impl Record {
             },
             method: of.method,
             span: of.span.clone(),
-            began: Instant::now(),
+            began: now(),
             deadline,
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -137,7 +138,7 @@ impl Record {
         }
         let method = self.method.name();
         let code_name = code_name(code);
-        let total = self.began.elapsed();
+        let total = now().saturating_duration_since(self.began);
         if code == Code::Cancelled {
             metrics::counter!("babelward_cancelled_total", "method" => method).increment(1);
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::{SequenceTimes, millis},
     call::Call,
+    clock::now,
     deadline::Deadline,
     error::ServiceError,
     limits::{Limits, TimeLimits},
@@ -59,7 +60,7 @@ impl Shared {
 
     /// Counts an item of a batch or stream as a request of its tenant.
     pub(crate) fn count_request(&self, tenant: &Tenant) -> Result<(), ServiceError> {
-        let counted = self.quotas.take_request(tenant, Instant::now());
+        let counted = self.quotas.take_request(tenant, now());
         counted.map_err(ServiceError::quota)
     }
 }
@@ -154,7 +155,7 @@ impl Sequence {
         let reserved = context
             .shared
             .quotas
-            .reserve_tokens(&context.tenant, most_tokens, Instant::now());
+            .reserve_tokens(&context.tenant, most_tokens, now());
         let mut reserved = reserved.map_err(ServiceError::quota)?;
         let request = SequenceRequest {
             model: entry.resident.index,
@@ -167,7 +168,7 @@ impl Sequence {
             cancel: cancel.0.clone(),
             events: Box::new(move |event| sender.try_send(event).is_ok()),
         };
-        let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
+        let (admitted, prompt_tokens) = (now(), request.prompt.len());
         let registry = &context.shared.registry;
         let (model, class) = (entry.id.as_str(), context.priority.name());
         entry.resident.engine.submit(request).map_err(|error| {
@@ -231,14 +232,14 @@ impl Sequence {
         match event {
             Event::Started { queue, cached_tokens } => {
                 self.stage = Stage::Prefill;
-                self.began = Some(Instant::now());
+                self.began = Some(now());
                 self.record.note(|tally| tally.add_cached_tokens(*cached_tokens));
                 let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
                 tracing::debug!(model, queue_ms, cached_tokens, "prefill begins");
             }
             Event::Probe(_) | Event::Score(_) | Event::Token(_) => {
                 self.stage = Stage::Decode;
-                self.prompt_done.get_or_insert_with(Instant::now);
+                self.prompt_done.get_or_insert_with(now);
                 if matches!(event, Event::Token(_)) {
                     self.reserved.use_tokens(1);
                     self.record.note(|tally| tally.add_answer_token());
@@ -273,7 +274,7 @@ impl Sequence {
 
     /// Time since it was queued.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.admitted.elapsed()
+        now().saturating_duration_since(self.admitted)
     }
 }
 
@@ -283,7 +284,7 @@ impl Drop for Sequence {
         if self.ended {
             return;
         }
-        let now = Instant::now();
+        let now = now();
         let began = self.began.unwrap_or(now);
         let prompt_done = self.prompt_done.unwrap_or(now);
         let times = SequenceTimes {

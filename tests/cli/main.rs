@@ -21,6 +21,7 @@ mod keys;
 mod labels;
 mod logs;
 mod manifest;
+mod model_files;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;

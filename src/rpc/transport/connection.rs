@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use h2::{Ping, PingPong, Reason, server};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -52,8 +52,8 @@ pub(super) struct ConnectionShutdown {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<S: CallService>(
-    stream: TcpStream,
+pub(super) async fn serve<S: CallService, T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: T,
     permit: ConnectionPermit,
     transport: Arc<Transport<S>>,
     shutdown: ConnectionShutdown,
@@ -80,10 +80,10 @@ pub(super) async fn serve<S: CallService>(
 type Peer = Option<Arc<PeerCertificate>>;
 
 /// Agrees on TLS, where the server speaks it, and on HTTP/2. `None` when the peer speaks something else.
-async fn handshake<S>(
-    stream: TcpStream,
+async fn handshake<S, T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
     transport: &Transport<S>,
-) -> Option<(server::Connection<Socket, Bytes>, Peer)> {
+) -> Option<(server::Connection<Socket<T>, Bytes>, Peer)> {
     let (stream, peer) = match &transport.tls {
         None => (Either::Left(stream), None),
         Some(tls) => {
@@ -95,7 +95,10 @@ async fn handshake<S>(
     Some((connection, peer))
 }
 
-async fn secured(stream: TcpStream, tls: &ServerTls) -> Option<(TlsStream<TcpStream>, Peer)> {
+async fn secured<T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
+    tls: &ServerTls,
+) -> Option<(TlsStream<T>, Peer)> {
     let failed = |reason: &str| {
         metrics::counter!("babelward_tls_failures_total").increment(1);
         tracing::debug!(reason, "a connection with TLS failed");
@@ -136,8 +139,8 @@ fn builder<S>(transport: &Transport<S>) -> server::Builder {
 }
 
 /// Answers calls until the peer or the server ends the connection.
-async fn serve_calls<S: CallService>(
-    mut connection: server::Connection<Socket, Bytes>,
+async fn serve_calls<S: CallService, T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: server::Connection<Socket<T>, Bytes>,
     peer: Peer,
     permit: ConnectionPermit,
     transport: &Arc<Transport<S>>,

@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::rpc::clock::now;
+
 /// Most evicted connections that are not closed yet.
 const CLOSING: usize = 32;
 
@@ -147,7 +149,7 @@ impl ConnectionPermit {
     pub(crate) fn has_spoken(&self) {
         self.change(|phase| {
             if *phase == Phase::Silent {
-                *phase = Phase::Idle(Instant::now());
+                *phase = Phase::Idle(now());
             }
         });
     }
@@ -175,7 +177,7 @@ impl ConnectionPermit {
         let table = self.connections.table();
         let phase = table.peers.get(&self.serial).map(|peer| peer.phase);
         let idle = match phase {
-            Some(Phase::Idle(since)) => since.elapsed(),
+            Some(Phase::Idle(since)) => now().saturating_duration_since(since),
             _ => Duration::ZERO,
         };
         longest.checked_sub(idle).filter(|left| !left.is_zero())
@@ -203,7 +205,7 @@ impl Drop for OpenCall {
         self.0.change(|phase| {
             *phase = match *phase {
                 Phase::Busy(calls) if calls > 1 => Phase::Busy(calls - 1),
-                _ => Phase::Idle(Instant::now()),
+                _ => Phase::Idle(now()),
             }
         });
     }
