@@ -15,6 +15,7 @@ mod common;
 mod compare;
 mod config;
 mod data;
+mod disk_full;
 mod gate;
 mod import;
 mod keys;
