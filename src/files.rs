@@ -5,8 +5,8 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    io::{self, Read, Write as _},
+    os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt},
     path::Path,
 };
 
@@ -57,6 +57,62 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(read(path, limit)?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8: {error}")))
+}
+
+/// Writes a file as a whole: under its name there is always the old content or the new one, and never a part of either. What
+/// is no regular file, such as a pipe or a terminal, is written to as it is.
+///
+/// # Errors
+/// When the system cannot write it, for example because the disk is full. What was written beside it is removed then.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let before = std::fs::metadata(path);
+    if before.as_ref().is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(path, bytes);
+    }
+    // What a link points to is replaced, and not the link.
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut beside = target.clone().into_os_string();
+    beside.push(".partial");
+    let write = || {
+        let mut file = File::create(&beside)?;
+        if let Ok(before) = &before {
+            file.set_permissions(before.permissions())?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &target)
+    };
+    write().inspect_err(|_| {
+        // If it was never created, there is nothing to remove.
+        let _ = std::fs::remove_file(&beside);
+    })
+}
+
+/// Which file a path named at a moment, and when it was last changed. Two equal stamps mean that its content was the same,
+/// within the resolution of the file system's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    /// Seconds and nanoseconds of the last change of the content or of the file's own record.
+    changed: [i64; 2],
+}
+
+impl Stamp {
+    /// The stamp of the file that `path` names now.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            changed: [metadata.ctime(), metadata.ctime_nsec()],
+        })
+    }
 }
 
 /// A regular file that is read in pieces at any offset. Threads may share it.
@@ -147,6 +203,29 @@ mod tests {
             assert!(error.to_string().contains("regular file"), "{path:?}: {error}");
             assert!(Pieces::open(path).is_err() && read(path, 10).is_err());
         }
+    }
+
+    #[test]
+    fn a_file_is_written_as_a_whole_through_links_and_into_what_is_no_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("report"), folder.path().join("link"));
+        write_whole(&path, b"old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write_whole(&link, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(link.is_symlink());
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        write_whole(Path::new("/dev/null"), b"gone").unwrap();
+        assert_eq!(
+            write_whole(Path::new("/dev/full"), b"more").unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod gguf;
 pub mod guard;
 pub mod memory;
 pub mod model;
+pub mod panics;
 pub mod proto;
 pub mod quality;
 pub mod random;

@@ -171,7 +171,11 @@ impl Journal {
     pub fn append<T: Serialize>(&mut self, entry: &T) -> Result<JournalOffset, JournalError> {
         let text = json_line(entry);
         let line = format!("{} {text}\n", checksum(text.as_bytes()));
-        self.file.write_all(line.as_bytes()).map_err(|e| self.io(e))?;
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // A part of the line may be there, and no line may follow it. Making a file shorter needs no room on the disk.
+            let _ = self.file.set_len(self.end);
+            return Err(self.io(error));
+        }
         let at = JournalOffset {
             offset: self.end + SUM_DIGITS as u64 + 1,
             length: text.len() as u32,

@@ -10,7 +10,7 @@ use super::{
     CommandError, Connection, Exit, Format, Global,
     input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
-    output::{Color, painted, print_json, print_line},
+    output::{Color, painted, print_json, print_line, tell},
     policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
@@ -159,7 +159,7 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
         print_json(global.format, &Value::Array(document))?;
     }
     if !global.quiet {
-        eprintln!("{}", tally.summary());
+        tell(format_args!("{}", tally.summary()));
     }
     Ok(tally.exit(args.fail_on))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Exit, Global,
-    output::{print_line, table, write_to},
+    output::{print_line, table, tell, write_to},
 };
 use crate::bench::{
     analysis::{TextsInReport, compare_runs},
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             let figures = comparison.figures()?;
             write_to(Some(path), || figures)?;
             if described.warns {
-                eprintln!("babelward: {}", described.to_text());
+                tell(format_args!("babelward: {}", described.to_text()));
             }
         }
         None => {
@@ -70,7 +70,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     let violations = comparison.violations.as_deref().unwrap_or_default();
     for line in violations {
-        eprintln!("babelward: gate: {line}");
+        tell(format_args!("babelward: gate: {line}"));
     }
     let exit = if violations.is_empty() {
         Exit::Done

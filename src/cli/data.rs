@@ -1,7 +1,7 @@
 //! `data check` and `data convert`: checks and converts prompt sets before a run.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufWriter, Write as _},
     path::PathBuf,
 };
@@ -245,6 +245,10 @@ fn convert(args: &ConvertArgs, global: &Global) -> anyhow::Result<Exit> {
     })?;
     let mut out = BufWriter::new(file);
     let written = write_long(&dataset, &mut out).and_then(|()| out.flush());
+    if written.is_err() {
+        // It was not there before, and half of it is of no use.
+        let _ = fs::remove_file(path);
+    }
     written.with_context(|| path.display().to_string())?;
     Ok(Exit::Done)
 }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CommandError, Global, output::counted};
+use super::{
+    CommandError, Global,
+    output::{counted, tell},
+};
 use crate::{
     bench::{
         dataset::{Dataset, ReadOptions, Source, Wrapper},
@@ -58,11 +61,11 @@ impl DataArgs {
     /// Says that prompts have a wrapper, if nobody said what to do with it.
     pub(super) fn mention_wrapper(&self, dataset: &Dataset, global: &Global) {
         if self.read.wrapper.is_none() && dataset.wrapper.prompts > 0 && !global.quiet {
-            eprintln!(
+            tell(format_args!(
                 "{} ALERT's instruction wrapper, and the target gets it with the prompt; --wrapper strip takes it off, \
                  --wrapper keep silences this",
                 counted(dataset.wrapper.prompts, "prompt has", "prompts have")
-            );
+            ));
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     Exit, Global,
     bench::drive_with,
     devices::{Machine as _, ThisMachine},
+    output::tell,
     wire::available_threads,
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     },
     client::{Client, ClientOptions, PolicyChoice},
     config::DeviceBudget,
-    engine::{Clock, EngineConfig, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, TenantWeights},
     fetch,
     guard::GuardKind,
     model::spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
@@ -100,10 +101,10 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         concurrency: 32,
     };
     if !global.quiet {
-        eprintln!(
+        tell(format_args!(
             "Mechanism demo: {MODEL} answers, and the same small chat model stands in for the guard.\n\
              Its verdicts are a mechanism demo and not a safety judgement."
-        );
+        ));
     }
     let options = options(model, backend);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -139,7 +140,7 @@ async fn serve_and_run(
         },
     ));
     if !global.quiet {
-        eprintln!("serving on {address}");
+        tell(format_args!("serving on {address}"));
     }
     let client = Client::connect(&format!("http://{address}"), ClientOptions::default()).await?;
     let dataset = Dataset::parse("babelward demo prompts", DEMO_PROMPTS)?;
@@ -181,6 +182,7 @@ fn options(path: PathBuf, backend: Arc<dyn Backend>) -> RegistryOptions {
             execution: backend.device().execution,
             tenant_weights: TenantWeights::default(),
             clock: Clock::default(),
+            driver: Driver::default(),
         },
     };
     RegistryOptions {

@@ -1,6 +1,6 @@
 //! What the process's exit code says.
 
-use std::{error::Error, fmt, process::ExitCode};
+use std::{error::Error, fmt, io, process::ExitCode};
 
 use tonic::Code;
 
@@ -18,7 +18,7 @@ use crate::{
     },
     client::{ClientError, RpcError},
     config::ConfigError,
-    fetch::FetchError,
+    fetch::{FetchError, SourceError},
     registry::RegistryError,
 };
 
@@ -72,6 +72,9 @@ impl Exit {
 
     /// For an error that ended a command.
     pub fn of_error(error: &anyhow::Error) -> Self {
+        if is_out_of_room(error) {
+            return Self::Failure;
+        }
         error.chain().find_map(of_cause).unwrap_or(Self::Failure)
     }
 }
@@ -80,6 +83,32 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
     }
+}
+
+/// Whether a file could not be written for lack of room.
+pub(super) fn is_out_of_room(error: &anyhow::Error) -> bool {
+    error.chain().any(lacks_room)
+}
+
+/// Whether a cause, or what it holds, is the system's error that there is no room for a file.
+fn lacks_room(error: &(dyn Error + 'static)) -> bool {
+    let of_system = |error: &io::Error| {
+        let full = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
+        error.raw_os_error().is_some_and(|code| full.contains(&code))
+    };
+    let of_source = |error: &SourceError| match error {
+        SourceError::Io { source, .. } => of_system(source),
+        _ => false,
+    };
+    if let Some(error) = error.downcast_ref::<FetchError>() {
+        return match error {
+            FetchError::Cache { reason, .. } => of_system(reason),
+            FetchError::Dataset { error, .. } | FetchError::File { error, .. } => of_source(error),
+            FetchError::NoSource { failures, .. } => failures.iter().any(|(_, error)| of_source(error)),
+            FetchError::NoCacheFolder | FetchError::NotThere { .. } => false,
+        };
+    }
+    error.downcast_ref().is_some_and(of_system)
 }
 
 /// The error of a call that a cause is, or holds.
@@ -174,7 +203,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::Load { .. }
             | RegistryError::Tokenizer { .. }
             | RegistryError::Template { .. }
-            | RegistryError::Guard { .. } => Some(Exit::InvalidData),
+            | RegistryError::Guard { .. }
+            | RegistryError::ChangedMeanwhile { .. }
+            | RegistryError::OtherFiles { .. } => Some(Exit::InvalidData),
             RegistryError::Engine(_)
             | RegistryError::NotTaken(_)
             | RegistryError::LoadPanicked { .. }

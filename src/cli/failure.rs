@@ -11,6 +11,11 @@ use super::{
 };
 use crate::{client::RpcError, config::ConfigError};
 
+/// What helps when a file could not be written for lack of room.
+const NO_ROOM: &str = "the disk is full, or a quota or a limit on the size of files is reached: make room there, and run the \
+    same command again. What is whole was kept: `babelward bench resume FOLDER` goes on with a run, and a download goes on \
+    where it stopped";
+
 /// The error that a command ended with.
 pub(super) struct Failure<'a> {
     /// The error, with its causes.
@@ -66,6 +71,9 @@ impl Failure<'_> {
 
     /// A command that helps. The server's message cannot name it, since the server does not know this program's commands.
     fn hint(&self) -> Option<String> {
+        if exit::is_out_of_room(self.error) {
+            return Some(NO_ROOM.to_owned());
+        }
         let server = self
             .server
             .map_or_else(String::new, |server| format!(" --server {server}"));

@@ -8,7 +8,7 @@ use super::{
     Connection, Exit, Format, Global,
     input::{self, TextArgs},
     json,
-    output::{counted, print_json, print_line},
+    output::{counted, print_json, print_line, tell},
     priority::PriorityArg,
 };
 use crate::{
@@ -113,7 +113,7 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
     loop {
         let response = events.message().await.map_err(|status| {
             if global.format == Format::Human && !text.is_empty() {
-                eprintln!();
+                tell("");
             }
             ClientError::Rpc(RpcError::from_status(&status))
         })?;
@@ -142,7 +142,7 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
         Format::Human => {
             print_line("")?;
             if !global.quiet {
-                eprintln!("{}", summary(&started, &finished));
+                tell(format_args!("{}", summary(&started, &finished)));
             }
         }
         Format::Json => {

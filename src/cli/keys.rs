@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     CommandError, Exit, Format, Global,
-    output::{print_json, print_line, print_list, table},
+    output::{print_json, print_line, print_list, table, tell},
 };
 use crate::{
     auth::{NewKey, Scope, append_key, generate_key, has_key, listed_keys, remove_key},
@@ -115,11 +115,11 @@ fn new(args: NewArgs, global: &Global) -> anyhow::Result<Exit> {
         )?,
     }
     if !global.quiet {
-        eprintln!(
+        tell(format_args!(
             "This is the key `{}`. It is not shown again; {} has only its hash.",
             entry.id,
             file.display()
-        );
+        ));
     }
     Ok(Exit::Done)
 }
@@ -158,7 +158,7 @@ fn revoke(args: &RevokeArgs, global: &Global) -> anyhow::Result<Exit> {
         return Err(CommandError::usage(message).into());
     }
     if !global.quiet {
-        eprintln!("`{id}` is no longer in {}.", file.display());
+        tell(format_args!("`{id}` is no longer in {}.", file.display()));
     }
     Ok(Exit::Done)
 }

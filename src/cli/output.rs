@@ -1,13 +1,15 @@
 //! Data on stdout, for people or for programs.
 
 use std::{
-    fmt, fs,
+    fmt,
     io::{self, IsTerminal as _, Write as _},
     path::Path,
 };
 
 use anyhow::Context as _;
 use serde_json::Value;
+
+use crate::files;
 
 /// The format of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -46,11 +48,19 @@ pub(super) fn print_line(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Says something to the user on standard error. A command does not end because nobody can read that: a full disk behind it
+/// concerns the messages, and not the work.
+pub(super) fn tell(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Writes to a file, or to standard output for `-`; nothing without a path.
 pub(super) fn write_to(path: Option<&Path>, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     match path {
         Some(path) if path.as_os_str() == "-" => io::stdout().lock().write_all(text().as_bytes())?,
-        Some(path) => fs::write(path, text()).with_context(|| path.display().to_string())?,
+        Some(path) => {
+            files::write_whole(path, text().as_bytes()).with_context(|| path.display().to_string())?;
+        }
         None => {}
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::output::counted;
+use super::output::{counted, tell};
 use crate::bench::{
     progress::RunTally,
     run::BenchEvent,
@@ -95,7 +95,7 @@ impl RunProgress {
             }
             View::Lines if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                eprintln!("{}", self.tally.line());
+                tell(format_args!("{}", self.tally.line()));
             }
             View::Lines => {}
         }
@@ -154,6 +154,6 @@ impl TranslationProgress for TranslationBars {
                 counted(count, "score is", "scores are")
             ),
         };
-        eprintln!("{text}");
+        tell(format_args!("{text}"));
     }
 }

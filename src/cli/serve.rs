@@ -1,6 +1,10 @@
 //! `serve`: runs the service until it is asked to stop.
 
-use std::{io, process, sync::Arc};
+use std::{
+    io::{self, Write as _},
+    process,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -159,7 +163,8 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     match config.telemetry.log_format {
         LogFormat::Json => banner.log(),
         LogFormat::Human if global.quiet => {}
-        LogFormat::Human => eprint!("{banner}"),
+        // A server whose log is on a full disk serves all the same.
+        LogFormat::Human => drop(write!(io::stderr().lock(), "{banner}")),
     }
 
     // The first signal begins a drain, the second ends the process.

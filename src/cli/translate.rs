@@ -11,7 +11,7 @@ use super::{
     CommandError, Connection, Exit, Format, Global,
     data_source::DataArgs,
     interrupt::interrupted,
-    output::{counted, print_json, print_line, table},
+    output::{counted, print_json, print_line, table, tell},
     progress::TranslationBars,
 };
 use crate::{
@@ -144,7 +144,7 @@ async fn translate(
     let gathered = tokio::select! {
         gathered = translation.gather(client.as_ref(), imported, &mut progress) => gathered?,
         () = interrupted() => {
-            eprintln!("interrupted; the same command goes on from here");
+            tell(format_args!("interrupted; the same command goes on from here"));
             return Ok(Exit::Interrupted);
         }
     };
@@ -152,17 +152,20 @@ async fn translate(
     print_summary(&summary, &args.out, global)?;
     if let Some(error) = &failures.first {
         let failed = counted(failures.count, "request", "requests");
-        eprintln!("{failed} failed, the first with: {}", with_causes(error));
-        eprintln!("the same command tries them again");
+        tell(format_args!(
+            "{failed} failed, the first with: {}",
+            with_causes(error)
+        ));
+        tell(format_args!("the same command tries them again"));
         return Ok(Exit::FailedItems);
     }
     if summary.complete.is_none() {
-        eprintln!(
+        tell(format_args!(
             "no candidate has a COMET score, so nothing was chosen. Score {}, and give the file to the same \
              command with --scores, name a served estimator with --quality, or choose by the translators' order \
              with --select order",
             folder.file("candidates.jsonl").display()
-        );
+        ));
     }
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use crate::{
     auth::{Authenticator, CredentialsError, Quotas},
     backend::Backend,
     config::{Config, Role},
-    engine::{Clock, EngineConfig, TenantNames, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, TenantNames, TenantWeights},
     memory,
     model::spec::DeviceChoice,
     registry::{
@@ -133,6 +133,7 @@ fn device_options(config: &Config, backend: &dyn Backend) -> DeviceOptions {
                 },
             ),
             clock: Clock::default(),
+            driver: Driver::default(),
         },
     }
 }

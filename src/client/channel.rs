@@ -2,16 +2,17 @@
 
 use std::{
     collections::BTreeSet,
+    future::Future,
     net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::future::join_all;
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, time::Instant};
 use tonic::{
     Code, Response, Status,
     metadata::{AsciiMetadataValue, MetadataMap},
@@ -21,7 +22,7 @@ use tonic::{
 use super::{
     credentials::{BearerToken, ClientIdentity},
     error::{self, ClientError, RpcError, TlsProblem},
-    retry::{RetryPolicy, ServerHint},
+    retry::{Jitter, RetryPolicy, ServerHint},
 };
 use crate::{
     proto::{
@@ -69,6 +70,19 @@ pub struct ClientOptions {
     pub trace: Option<TraceContext>,
     /// How calls that fail with UNAVAILABLE or RESOURCE_EXHAUSTED are retried.
     pub retry: RetryPolicy,
+    /// Where the jitter of these retries comes from.
+    pub jitter: Jitter,
+}
+
+impl ClientOptions {
+    /// An endpoint with the times of these options, and a keep-alive that detects a dead peer.
+    pub fn tuned(&self, endpoint: Endpoint) -> Endpoint {
+        endpoint
+            .connect_timeout(self.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true)
+    }
 }
 
 impl Default for ClientOptions {
@@ -83,6 +97,7 @@ impl Default for ClientOptions {
             tenant: None,
             trace: None,
             retry: RetryPolicy::default(),
+            jitter: Jitter::default(),
         }
     }
 }
@@ -107,8 +122,9 @@ struct Servers {
 impl Client {
     /// Connects to `address` (`http://host:port`, or `https://host:port` for TLS; the scheme may be left out), with the retries
     /// of the policy. Several addresses, with commas between them, are servers that serve the same, and `dns:///NAME:PORT` is one
-    /// server for each address of that name, `dns+https:///NAME:PORT` with TLS and certificates for that name. Calls go to them in turn, and to the next one after a failure. One that can be
-    /// reached is enough; the others are tried again with later calls.
+    /// server for each address of that name, `dns+https:///NAME:PORT` with TLS and certificates for that name. Calls go to
+    /// them in turn, and to the next one after a failure. One that can be reached is enough; the others are tried again with
+    /// later calls.
     ///
     /// # Errors
     /// [`ClientError::BadAddress`], [`ClientError::PlaintextToken`] and [`ClientError::Tls`] at once,
@@ -127,10 +143,26 @@ impl Client {
             };
             failed += 1;
             let again = matches!(failure, ClientError::Unreachable { .. });
-            match options.retry.delay(failed, ServerHint::None, rand::random()) {
+            match options
+                .retry
+                .delay(failed, ServerHint::None, options.jitter.next())
+            {
                 Some(delay) if again => tokio::time::sleep(delay).await,
                 _ => return Err(failure),
             }
+        }
+    }
+
+    /// A client of servers to which there are channels already, at least one. They serve the same.
+    pub fn over(channels: Vec<Channel>, options: ClientOptions) -> Self {
+        let servers = Servers {
+            channels,
+            all_speak_tls: false,
+            turn: AtomicUsize::new(0),
+        };
+        Self {
+            servers: Arc::new(servers),
+            options,
         }
     }
 
@@ -246,7 +278,8 @@ impl Client {
             if let Some(timeout) = self.options.call_timeout {
                 request.set_timeout(timeout);
             }
-            let status = match call(self.server(first + failed as usize), request).await {
+            let attempt = call(self.server(first + failed as usize), request);
+            let status = match within(self.options.call_timeout, attempt).await {
                 Ok(response) => {
                     let ms = sent.elapsed().as_secs_f64() * 1e3;
                     tracing::debug!(id = call_id(response.metadata()), ms, "a call was answered");
@@ -268,7 +301,10 @@ impl Client {
                     "no answer within the time limit",
                 );
             }
-            let delay = self.options.retry.delay(failed, error.hint, rand::random());
+            let delay = self
+                .options
+                .retry
+                .delay(failed, error.hint, self.options.jitter.next());
             let delay = delay.filter(|_| error.is_retryable());
             tracing::debug!(
                 id = call_id(status.metadata()),
@@ -291,6 +327,16 @@ impl Client {
             }
         }
     }
+}
+
+/// An attempt of a call, with its time. tonic's own timer begins once there is a connection.
+async fn within<T>(
+    limit: Option<Duration>,
+    attempt: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let Some(limit) = limit else { return attempt.await };
+    let ended = tokio::time::timeout(limit, attempt).await;
+    ended.unwrap_or_else(|_| Err(Status::cancelled("the time limit of the client is over")))
 }
 
 /// The id of the call in the server's log.
@@ -325,12 +371,7 @@ async fn connect_all(addresses: &str, options: &ClientOptions) -> Result<Servers
         if options.token.is_some() && !may_send {
             return Err(ClientError::PlaintextToken { address: server });
         }
-        let endpoint = endpoint
-            .connect_timeout(options.connect_timeout)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true);
-        endpoints.push((server, endpoint));
+        endpoints.push((server, options.tuned(endpoint)));
     }
     let connected = join_all(endpoints.iter().map(|(_, endpoint)| endpoint.connect())).await;
     let reached = connected.iter().any(Result::is_ok);

@@ -22,7 +22,7 @@ pub use self::{
     metrics_reader::{MetricsReadError, MetricsReader},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,
-    retry::{RetryPolicy, ServerHint},
+    retry::{Jitter, RetryPolicy, ServerHint},
     stream::{
         ClassifyItems, ItemResult, ScoreItem, ScoreItems, StreamItem, StreamMethod, StreamOptions, StreamWork,
     },

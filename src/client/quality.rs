@@ -67,7 +67,11 @@ impl Client {
             let hint = open
                 .last()
                 .and_then(|index| answer.results[*index].as_ref().err());
-            let delay = hint.and_then(|error| self.options.retry.delay(failed, error.hint, rand::random()));
+            let delay = hint.and_then(|error| {
+                self.options
+                    .retry
+                    .delay(failed, error.hint, self.options.jitter.next())
+            });
             match delay {
                 Some(delay) => sleep(delay).await,
                 None => return Ok(answer),

@@ -1,6 +1,40 @@
 //! Decides when a call is retried: with exponential backoff and full jitter, unless the server says otherwise.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::random::Random;
+
+/// Where the jitter of retries comes from.
+#[derive(Debug, Clone, Default)]
+pub enum Jitter {
+    /// From the system.
+    #[default]
+    System,
+    /// From a seed, so that a simulation is the same every time.
+    Seeded(Arc<Mutex<Random>>),
+}
+
+impl Jitter {
+    /// The jitter of a seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self::Seeded(Arc::new(Mutex::new(Random::new(seed))))
+    }
+
+    /// The next number, uniform in [0, 1).
+    pub(super) fn next(&self) -> f64 {
+        match self {
+            Self::System => rand::random(),
+            Self::Seeded(random) => {
+                let bits = random.lock().unwrap_or_else(PoisonError::into_inner).bits();
+                // The upper 53 bits are what a number below 1 has room for.
+                (bits >> 11) as f64 / (1u64 << 53) as f64
+            }
+        }
+    }
+}
 
 /// What the server says about retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use super::{error::SubmitError, prefix::Prefix, request::SequenceRequest, tenant::Tenant};
+use super::{
+    error::SubmitError, prefix::Prefix, request::SequenceRequest, tenant::Tenant, verdict_pace::VerdictPlace,
+};
 use crate::backend::ModelLimits;
 
 /// Checks everything that does not depend on other sequences.
@@ -197,6 +199,9 @@ pub(crate) trait ReleaseAdmission: std::fmt::Debug + Send + Sync {
     /// A request has left the queue; `started` is the time if its first forward pass begins now.
     fn leave_queue(&self, model: usize, request: &QueuedRequest, started: Option<Instant>);
 
+    /// A verdict of a model has ended. `ended` is when it was given, or when it was too late; otherwise it was given up.
+    fn close_verdict(&self, model: usize, place: &VerdictPlace, ended: Option<Instant>);
+
     /// A sequence of a model has ended that was entered with `need` blocks.
     fn close_sequence(&self, model: usize, need: usize);
 
@@ -213,6 +218,9 @@ pub(crate) struct Admission {
     need: usize,
     queued: bool,
     pin: Option<PinReservation>,
+    verdict: Option<VerdictPlace>,
+    /// When the verdict was given, or when it was too late.
+    verdict_ended: Option<Instant>,
 }
 
 impl Admission {
@@ -235,7 +243,20 @@ impl Admission {
             need: entry.need,
             queued: true,
             pin,
+            verdict: None,
+            verdict_ended: None,
         }
+    }
+
+    /// The same for a verdict that stands in this place.
+    pub(crate) fn with_verdict(mut self, verdict: Option<VerdictPlace>) -> Self {
+        self.verdict = verdict;
+        self
+    }
+
+    /// Records when the sequence was answered, or was too late.
+    pub(crate) fn set_ended(&mut self, now: Instant) {
+        self.verdict_ended = Some(now);
     }
 
     /// Makes room in the queue. Only the first call has an effect; `started` is the time if the first forward pass
@@ -255,6 +276,9 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.leave_queue(None);
+        if let Some(place) = &self.verdict {
+            self.ledgers.close_verdict(self.model, place, self.verdict_ended);
+        }
         self.ledgers.close_sequence(self.model, self.need);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::tenant::TenantWeights;
+use super::{driver::Driver, tenant::TenantWeights};
 use crate::backend::{CostPrior, Execution, ModelLimits};
 
 /// Reads the time. Tests start engines with a clock that they move themselves.
@@ -64,6 +64,8 @@ pub struct EngineConfig {
     pub tenant_weights: TenantWeights,
     /// The clock that the engine reads.
     pub clock: Clock,
+    /// Who lets it take its turns.
+    pub driver: Driver,
 }
 
 impl EngineConfig {

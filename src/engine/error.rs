@@ -35,9 +35,9 @@ pub enum SequenceError {
     /// The device is lost: no sequence of any of its models can be computed any more.
     #[error("the device is lost: {0}")]
     DeviceLost(Arc<str>),
-    /// The engine panicked in the step this sequence was part of, and has restarted.
-    #[error("the engine stopped unexpectedly and was restarted")]
-    EnginePanicked,
+    /// A step of its model panicked, and the model is stopped until it is loaded again.
+    #[error("the model stopped unexpectedly")]
+    ModelPanicked,
     /// The engine is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -100,6 +100,18 @@ pub enum SubmitError {
     /// Its deadline had already passed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
+    /// Its deadline would most likely pass before it could be answered, so it was not queued.
+    #[error("an answer takes about {predicted:?}, the deadline is in {remaining:?}")]
+    DeadlineUnattainable {
+        /// Expected time until it would be answered.
+        predicted: Duration,
+        /// The part of `predicted` that is spent waiting for earlier requests of the same account.
+        wait: Duration,
+        /// Time until the deadline.
+        remaining: Duration,
+        /// When to try again; absent when the sequence would be late even with the device to itself.
+        retry_after: Option<Duration>,
+    },
     /// The engine accepts no new sequences.
     #[error("the server is draining")]
     Draining,
@@ -109,6 +121,9 @@ pub enum SubmitError {
     /// The model has been removed, or is being removed.
     #[error("the model is unloaded")]
     ModelRemoved,
+    /// A step of the model has panicked, and it computes nothing more.
+    #[error("the model has stopped unexpectedly and must be loaded again")]
+    ModelStopped,
     /// The engine's thread has ended.
     #[error("the engine is not running")]
     EngineGone,

@@ -1,17 +1,16 @@
 //! Faults: logits that are not numbers, devices that fail, and panics in the model and in event sinks.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, Mutex};
 
 use super::{
-    Event, ModelIndex, SequenceError,
-    scripted::ScriptedModel,
+    EngineConfig, Event, ModelIndex, SequenceError, SubmitError,
+    asynchronous_device::TurnByTurn,
+    scheduler::Budget,
+    start,
     testing::{HANG, greedy, request},
-    thread_tests::{FAULT, INFINITY, LIMITS, NAN, PANIC, counting, gated, started},
+    thread_tests::{FAULT, INFINITY, LIMITS, NAN, PANIC, config, counting, gated, started},
 };
-use crate::backend::{ForwardBatch, LanguageModel, ModelLimits, StepError, StepOutput};
+use crate::backend::Execution;
 
 #[test]
 fn a_numeric_fault_fails_its_sequence_only_and_is_not_cached() {
@@ -61,89 +60,113 @@ fn a_failed_pass_fails_its_batch_and_the_engine_goes_on() {
     handle.submit(sound).unwrap();
     assert!(handle.wait_idle(HANG));
     assert_eq!(sound_events.tokens(), [3]);
-    assert_eq!(handle.restarts(), 0);
+    assert!(!handle.is_stopped(ModelIndex(0)));
 }
 
 #[test]
-fn after_a_panic_everything_open_fails_and_pinned_prefixes_come_back() {
+fn a_panic_stops_its_model_and_leaves_the_others_and_the_engine_alone() {
     let (model, gate) = gated();
-    let (handle, thread) = started(model);
-    let policy: Vec<u32> = (0..12).collect();
-    let (mut pin, pin_events) = request(&policy, greedy(0));
-    pin.output.pin_prompt = true;
-    handle.submit(pin).unwrap();
-    gate.open.send(()).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert!(pin_events.summary().is_some());
-    assert_eq!(handle.stats(ModelIndex(0)).pinned_blocks, 3);
+    let sound_model = Box::new(counting());
+    let config = EngineConfig {
+        model_names: vec!["bad".to_owned(), "sound".to_owned()],
+        ..config()
+    };
+    let (handle, thread) = start(config, vec![Box::new(model), sound_model]).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    handle.on_stop(move |model| heard.lock().unwrap().push(model));
+    let (first, first_events) = request(&[5, 6], greedy(30));
+    handle.submit(first).unwrap();
     gate.entered.recv_timeout(HANG).unwrap();
-
-    let (neighbour, neighbour_events) = request(&[5, 6], greedy(30));
-    handle.submit(neighbour).unwrap();
-    gate.entered.recv_timeout(HANG).unwrap();
+    let (mut elsewhere, elsewhere_events) = request(&[7, 8], greedy(30));
+    elsewhere.model = ModelIndex(1);
+    handle.submit(elsewhere).unwrap();
     let (bad, bad_events) = request(&[PANIC, 1], greedy(3));
     handle.submit(bad).unwrap();
     drop(gate);
     assert!(handle.wait_idle(HANG));
-    for recorder in [&neighbour_events, &bad_events] {
-        assert_eq!(recorder.error(), Some(SequenceError::EnginePanicked));
+    for recorder in [&first_events, &bad_events] {
+        assert_eq!(recorder.error(), Some(SequenceError::ModelPanicked));
         assert_eq!(recorder.terminal_events(), 1);
     }
-    assert_eq!(handle.restarts(), 1);
-    assert!(handle.is_alive());
+    assert_eq!(elsewhere_events.tokens().len(), 30);
+    assert_eq!(*told.lock().unwrap(), [ModelIndex(0)]);
+    assert!(handle.is_stopped(ModelIndex(0)) && !handle.is_stopped(ModelIndex(1)));
+    assert_eq!(handle.stats(ModelIndex(0)).free_blocks, LIMITS.num_blocks);
+    let refused = handle.submit(request(&[1, 2], greedy(1)).0);
+    assert_eq!(refused, Err(SubmitError::ModelStopped));
 
-    let stats = handle.stats(ModelIndex(0));
-    assert_eq!(
-        (stats.pinned_blocks, stats.free_blocks),
-        (3, stats.total_blocks - 3)
-    );
-    let (next, next_events) = request(&[&policy[..], &[20]].concat(), greedy(2));
+    // Removed and added again, it answers.
+    handle.remove_model(ModelIndex(0)).wait();
+    let again = handle.add_model("bad", Box::new(counting())).unwrap();
+    let (mut next, next_events) = request(&[1, 2], greedy(2));
+    next.model = again;
     handle.submit(next).unwrap();
     assert!(handle.wait_idle(HANG));
-    assert_eq!(next_events.tokens(), [21, 22]);
-    assert_eq!(next_events.summary().unwrap().cached_tokens, 12);
+    assert_eq!(next_events.tokens(), [3, 4]);
     handle.shutdown();
     assert!(thread.join(HANG));
-    assert!(!handle.is_alive());
 }
 
-/// Computing the pinned prefix panics each time, and the engine gives the prefix up instead of trying for ever.
+/// What was queued while the step that panics was computed was accepted, and fails like the rest.
 #[test]
-fn a_pinned_prefix_that_always_panics_is_given_up() {
-    let passes = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&passes);
-    struct Poisoned(ScriptedModel, Arc<AtomicUsize>);
-    impl LanguageModel for Poisoned {
-        fn limits(&self) -> &ModelLimits {
-            self.0.limits()
-        }
-        fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
-            assert_eq!(
-                self.1.fetch_add(1, Ordering::SeqCst),
-                0,
-                "only the first pass works"
-            );
-            self.0.submit(batch, output)
-        }
+fn what_arrives_during_the_step_that_panics_fails_and_reaches_no_stopped_model() {
+    let (model, gate) = gated();
+    let (handle, _thread) = started(model);
+    handle.submit(request(&[PANIC, 1], greedy(3)).0).unwrap();
+    gate.entered.recv_timeout(HANG).unwrap();
+    let (late, late_events) = request(&[1, 2], greedy(3));
+    handle.submit(late).unwrap();
+    let entered = gate.entered;
+    drop(gate.open);
+    assert!(handle.wait_idle(HANG));
+    assert_eq!(late_events.error(), Some(SequenceError::ModelPanicked));
+    assert_eq!(
+        entered.try_iter().count(),
+        0,
+        "no step follows the one that panicked"
+    );
+}
 
-        fn wait(&mut self) -> Result<StepOutput, StepError> {
-            self.0.wait()
-        }
+/// A writer whose lines a test can read.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
-    let (handle, _thread) = started(Poisoned(counting(), counted));
-    let (mut pin, pin_events) = request(&[1; 8], greedy(0));
-    pin.output.pin_prompt = true;
-    handle.submit(pin).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert!(pin_events.summary().is_some());
-    let (bad, bad_events) = request(&[PANIC], greedy(1));
-    handle.submit(bad).unwrap();
-    assert!(handle.wait_idle(HANG));
-    assert_eq!(bad_events.error(), Some(SequenceError::EnginePanicked));
-    assert_eq!((handle.restarts(), passes.load(Ordering::SeqCst)), (4, 5));
-    assert_eq!(handle.stats(ModelIndex(0)).free_blocks, LIMITS.num_blocks);
-    // Its blocks are no longer reserved, so that a sequence may take the whole window.
-    handle.submit(request(&[2; 60], greedy(4)).0).unwrap();
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_is_logged_once_with_its_place_and_without_tokens() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone());
+    tracing::subscriber::with_default(log.finish(), || {
+        let mut engine = TurnByTurn::new(vec![counting()], Budget::new(4, 32), Execution::Synchronous);
+        for _ in 0..3 {
+            engine.asks(0, &[PANIC, 27], 3);
+        }
+        engine.turn();
+        engine.run_until_idle();
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let logged: Vec<&str> = text.lines().collect();
+    assert_eq!(logged.len(), 1, "{text}");
+    let line: serde_json::Value = serde_json::from_str(logged[0]).unwrap();
+    let fields = &line["fields"];
+    assert_eq!(line["level"], "ERROR");
+    assert_eq!(fields["reason"], "the script was told to");
+    let place = fields["location"].as_str().unwrap();
+    assert!(place.starts_with("src/engine/thread_tests.rs:"), "{place}");
 }
 
 #[test]
@@ -160,5 +183,5 @@ fn a_listener_that_panics_or_leaves_ends_its_own_sequence_only() {
     assert!(handle.wait_idle(HANG));
     assert_eq!(polite_events.tokens().len(), 5);
     assert_eq!(gone_events.events().len(), 3);
-    assert_eq!(handle.restarts(), 0);
+    assert!(!handle.is_stopped(ModelIndex(0)));
 }

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     config::{Clock, check_model_limits},
+    driver::CallerTurns,
     error::{AddModelError, SubmitError},
     inbox::Inbox,
     request::{ModelIndex, SequenceRequest},
@@ -80,6 +81,8 @@ impl Drop for AbandonOnDrop {
 pub struct EngineThread {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
+    /// Who takes the engine's turns instead of a thread.
+    caller: Option<Arc<CallerTurns>>,
 }
 
 impl EngineHandle {
@@ -153,9 +156,15 @@ impl EngineHandle {
         self.inbox.on_loss(Box::new(listener));
     }
 
-    /// How many times the engine has failed all its sequences and restarted after a panic.
-    pub fn restarts(&self) -> u64 {
-        self.inbox.restarts()
+    /// Whether a step of the model has panicked. Such a model refuses all sequences; remove it, and add it again.
+    pub fn is_stopped(&self, model: ModelIndex) -> bool {
+        self.inbox.is_stopped(model.0)
+    }
+
+    /// Calls `listener` when a step of a model has panicked, on the engine's thread and before any sequence fails for it.
+    /// The first listener counts.
+    pub fn on_stop(&self, listener: impl Fn(ModelIndex) + Send + Sync + 'static) {
+        self.inbox.on_stop(Box::new(listener));
     }
 }
 
@@ -170,12 +179,26 @@ impl EngineThread {
         Ok(Self {
             inbox,
             thread: Some(thread),
+            caller: None,
         })
+    }
+
+    /// No thread: `caller` takes the turns.
+    pub(super) fn of_caller(caller: Arc<CallerTurns>, inbox: Arc<Inbox>) -> Self {
+        Self {
+            inbox,
+            thread: None,
+            caller: Some(caller),
+        }
     }
 
     /// Waits for the thread to end, for at most `limit`. Returns `false` when it has not ended by then; the thread is
     /// then left running and is not waited for again.
     pub fn join(mut self, limit: Duration) -> bool {
+        if let Some(caller) = &self.caller {
+            // Nobody else takes the turns that are left.
+            while self.inbox.is_alive() && caller.turn() {}
+        }
         let ended = self.inbox.wait_ended(limit);
         if let (true, Some(thread)) = (ended, self.thread.take()) {
             // The thread catches panics of its steps; any other has been reported on standard error.

@@ -2,11 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc::Sender},
     time::{Duration, Instant},
 };
 
@@ -15,13 +11,14 @@ use super::{
     arrivals::{AddedModel, Arrivals, RemovedModel},
     error::{AddModelError, SubmitError},
     kv_blocks::KvCounts,
-    model_table::ModelTable,
+    model_table::{Availability, ModelTable},
     prefix::Prefix,
-    request::SequenceRequest,
+    request::{ModelIndex, Priority, SequenceRequest},
     start_rate::StartRate,
     stats::ModelStats,
     step::ModelEngine,
     tenant::{Tenant, TenantWeights},
+    verdict_pace::VerdictPlace,
 };
 use crate::backend::ModelLimits;
 
@@ -107,20 +104,26 @@ impl QueueUsage {
 pub(crate) struct Inbox {
     bounds: QueueBounds,
     weights: TenantWeights,
+    /// Whether verdicts are refused that will most likely be late.
+    expects_verdicts: bool,
     state: Mutex<State>,
     /// The engine's thread waits here for work.
     work: Condvar,
     /// Callers wait here for the engine's thread to park or end.
     settled: Condvar,
-    restarts: AtomicU64,
     /// Why the device is lost, once it is. Set while the state is locked, so that nothing is queued after it.
     lost: OnceLock<Arc<str>>,
     /// Called when the device is lost.
     loss_listener: OnceLock<LossListener>,
+    /// Called when a model is stopped.
+    stop_listener: OnceLock<StopListener>,
 }
 
 /// Hears on the engine's thread that the device is lost.
 pub(crate) type LossListener = Box<dyn Fn() + Send + Sync>;
+
+/// Hears on the engine's thread that a model is stopped.
+pub(crate) type StopListener = Box<dyn Fn(ModelIndex) + Send + Sync>;
 
 impl std::fmt::Debug for Inbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -149,12 +152,21 @@ impl Inbox {
         Self {
             bounds,
             weights: weights.clone(),
+            expects_verdicts: false,
             state: Mutex::new(state),
             work: Condvar::new(),
             settled: Condvar::new(),
-            restarts: AtomicU64::new(0),
             lost: OnceLock::new(),
             loss_listener: OnceLock::new(),
+            stop_listener: OnceLock::new(),
+        }
+    }
+
+    /// The same queue, which refuses verdicts that will most likely be late, and not only those that certainly will be.
+    pub(crate) fn expecting_verdicts(self) -> Self {
+        Self {
+            expects_verdicts: true,
+            ..self
         }
     }
 
@@ -188,12 +200,17 @@ impl Inbox {
         if let Some(retry_after) = state.queue_full(self.bounds, &account, tokens, now) {
             return Err(SubmitError::QueueFull { retry_after });
         }
-        let ledger = &mut state.models.open(model)?.ledger;
-        let entry = ledger.enter(prefix(tokens), needed, pin, &limits)?;
+        let open = state.models.open(model)?;
+        let is_verdict = self.expects_verdicts && request.priority == Priority::Urgent;
+        if let (true, Some(deadline)) = (is_verdict, request.deadline) {
+            open.verdicts.check(&account, tokens, deadline, now)?;
+        }
+        let entry = open.ledger.enter(prefix(tokens), needed, pin, &limits)?;
+        let verdict = is_verdict.then(|| open.verdicts.enter(&account, tokens, now));
         let queued = QueuedRequest { tokens, account };
         state.enqueued(&queued);
         let ledgers: Arc<dyn ReleaseAdmission> = Arc::clone(self) as _;
-        let admission = Admission::new(ledgers, model, entry, queued);
+        let admission = Admission::new(ledgers, model, entry, queued).with_verdict(verdict);
         state.arrivals.sequences.push(Submission {
             request,
             arrival: now,
@@ -233,10 +250,11 @@ impl Inbox {
     pub(crate) fn remove(&self, model: usize, receiver: Sender<Box<ModelEngine>>) {
         let mut state = self.state();
         let ended = state.phase == Phase::Ended;
-        if let Ok(entry) = state.models.open(model)
+        if let Some(entry) = state.models.get_mut(model)
+            && entry.availability != Availability::Closed
             && !ended
         {
-            entry.closed = true;
+            entry.availability = Availability::Closed;
             state.arrivals.removals.push(RemovedModel {
                 index: model,
                 receiver,
@@ -250,6 +268,12 @@ impl Inbox {
     /// Forgets a model that has left the thread and has no open sequences.
     pub(crate) fn removed(&self, model: usize) {
         self.state().models.remove(model);
+    }
+
+    /// Whether [`Inbox::take`] would not wait for an engine that has no open sequence.
+    pub(crate) fn has_arrivals(&self) -> bool {
+        let state = self.state();
+        state.phase >= Phase::Abandoned || !state.arrivals.is_empty()
     }
 
     /// Moves everything that has arrived to `arrivals`. While the thread is not `busy`, waits until something arrives.
@@ -340,14 +364,29 @@ impl Inbox {
         self.wait_until(limit, |state| state.phase == Phase::Ended)
     }
 
-    /// How many times the engine has restarted after a panic.
-    pub(crate) fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Acquire)
+    /// Refuses new sequences for a model from now on, because a step of it has panicked, and tells the listener.
+    pub(crate) fn stop_model(&self, model: usize) {
+        if let Some(entry) = self.state().models.get_mut(model)
+            && entry.availability == Availability::Open
+        {
+            entry.availability = Availability::Stopped;
+        }
+        if let Some(listener) = self.stop_listener.get() {
+            listener(ModelIndex(model));
+        }
     }
 
-    /// Counts a restart of the engine.
-    pub(crate) fn count_restart(&self) {
-        self.restarts.fetch_add(1, Ordering::AcqRel);
+    /// Whether a step of the model has panicked.
+    pub(crate) fn is_stopped(&self, model: usize) -> bool {
+        let state = self.state();
+        let entry = state.models.get(model);
+        entry.is_some_and(|entry| entry.availability == Availability::Stopped)
+    }
+
+    /// Sets what is called when a model is stopped, once.
+    pub(crate) fn on_stop(&self, listener: StopListener) {
+        // An engine has one owner, which sets its listener before it adds models.
+        let _ = self.stop_listener.set(listener);
     }
 
     /// Refuses everything from now on, because the device is lost, and tells the listener.
@@ -416,6 +455,12 @@ impl ReleaseAdmission for Inbox {
         }
         if let Some(at) = started {
             state.rate.record(request.tokens, at);
+        }
+    }
+
+    fn close_verdict(&self, model: usize, place: &VerdictPlace, ended: Option<Instant>) {
+        if let Some(entry) = self.state().models.get_mut(model) {
+            entry.verdicts.leave(place, ended);
         }
     }
 

@@ -13,6 +13,7 @@ mod answer;
 mod arrivals;
 mod block_pool;
 mod config;
+mod driver;
 mod error;
 mod event;
 mod fair_share;
@@ -35,6 +36,7 @@ mod step;
 mod step_time;
 mod tenant;
 mod thread;
+mod verdict_pace;
 mod wait_forecast;
 mod waiting;
 
@@ -70,6 +72,7 @@ mod testing;
 mod thread_tests;
 
 pub use config::{Clock, EngineConfig};
+pub use driver::{CallerTurns, Driver};
 pub use error::{AddModelError, SequenceError, Stage, SubmitError};
 pub use event::{Event, EventSink, FinishReason, ProbeResult, SequenceSummary, TokenEvent, TokenLogprobs};
 pub use handle::{EngineHandle, EngineThread, Removal};

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts};
+use super::{
+    admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts, verdict_pace::VerdictPaces,
+};
 use crate::backend::ModelLimits;
 
 /// What callers know of one model.
@@ -13,8 +15,20 @@ pub(crate) struct ModelEntry {
     pub ledger: AdmissionLedger,
     /// The KV pool's counts after the last step.
     pub kv: KvCounts,
-    /// Whether the model is being removed.
-    pub closed: bool,
+    /// Whether it accepts sequences.
+    pub availability: Availability,
+    /// How long its verdicts take.
+    pub verdicts: VerdictPaces,
+}
+
+/// Whether a model accepts sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Availability {
+    Open,
+    /// A step of it has panicked.
+    Stopped,
+    /// It is being removed.
+    Closed,
 }
 
 /// All models by index.
@@ -36,7 +50,8 @@ impl ModelTable {
             },
             limits: Arc::new(limits),
             ledger: AdmissionLedger::default(),
-            closed: false,
+            availability: Availability::Open,
+            verdicts: VerdictPaces::default(),
         };
         self.models.insert(index, entry);
         index
@@ -46,9 +61,13 @@ impl ModelTable {
     pub(crate) fn open(&mut self, index: usize) -> Result<&mut ModelEntry, SubmitError> {
         let was_added = index < self.next_index;
         match self.models.get_mut(&index) {
-            Some(entry) if !entry.closed => Ok(entry),
-            _ if was_added => Err(SubmitError::ModelRemoved),
-            _ => Err(SubmitError::EngineGone),
+            Some(entry) => match entry.availability {
+                Availability::Open => Ok(entry),
+                Availability::Stopped => Err(SubmitError::ModelStopped),
+                Availability::Closed => Err(SubmitError::ModelRemoved),
+            },
+            None if was_added => Err(SubmitError::ModelRemoved),
+            None => Err(SubmitError::EngineGone),
         }
     }
 

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    Event, Priority, SequenceError, Tenant, TenantWeights,
+    Event, Priority, SequenceError, SubmitError, Tenant, TenantWeights,
+    inbox::{Inbox, QueueBounds},
     sampler::uniform,
     scheduler::Budget,
     simulated_engine::{
@@ -326,4 +327,78 @@ fn under_overload_verdicts_that_can_be_answered_are() {
     };
     let answered = answered_under_overload(&request, 0.19);
     assert!(answered > 0.7, "{answered}");
+}
+
+/// What came of verdicts that arrive at twice the rate at which they can be given, at a machine whose speed changes.
+#[derive(Debug, Default)]
+struct Overload {
+    in_time: usize,
+    late: usize,
+    refused: usize,
+    seconds: f64,
+}
+
+fn overloaded(expects_verdicts: bool, seconds_each: f64) -> Overload {
+    // Other work on the machine: now and then a step takes up to half as long again.
+    let slowness: Slowness = Arc::new(|_, number| 1.0 + 0.5 * uniform(9, number).powi(4));
+    let weights = TenantWeights::default();
+    let mut engine = SimulatedEngine::without_logits(LIMITS, COSTS, Budget::new(8, 256), &weights, &slowness);
+    if expects_verdicts {
+        let bounds = QueueBounds {
+            items: 100_000,
+            tokens: 100_000_000,
+        };
+        engine.inbox = Arc::new(Inbox::new(vec![LIMITS], bounds, &weights).expecting_verdicts());
+    }
+    let request = ClientRequest {
+        timeout: Some(2.0),
+        ..verdict(0)
+    };
+    let (mut open, mut arrival, mut found): (Vec<(f64, Recorder)>, _, _) =
+        (Vec::new(), 0.0, Overload::default());
+    let settle = |engine: &SimulatedEngine, open: &mut Vec<(f64, Recorder)>, found: &mut Overload| {
+        let now = engine.now();
+        open.retain(|(deadline, recorder)| {
+            match recorder.last() {
+                Some(Event::Finished(_)) if now <= *deadline => found.in_time += 1,
+                Some(Event::Failed(SequenceError::DeadlineUnattainable { .. })) => found.refused += 1,
+                Some(Event::Finished(_) | Event::Failed(_)) => found.late += 1,
+                _ => return true,
+            }
+            false
+        });
+    };
+    for sent in 0..3000u64 {
+        while engine.now() < arrival {
+            engine.step();
+            settle(&engine, &mut open, &mut found);
+        }
+        // The first ones are alone, so that the engine knows what they cost.
+        let gap = if sent < 50 { 1.5 } else { 0.5 };
+        arrival -= (1.0 - uniform(6, sent)).ln() * seconds_each * gap;
+        match engine.try_submit(&request) {
+            Ok(recorder) => open.push((engine.now() + 2.0, recorder)),
+            Err(SubmitError::DeadlineUnattainable { .. }) => found.refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    while !open.is_empty() {
+        engine.step();
+        settle(&engine, &mut open, &mut found);
+    }
+    found.seconds = engine.now();
+    found
+}
+
+#[test]
+fn of_the_verdicts_that_are_accepted_under_overload_99_in_100_are_in_time() {
+    let expecting = overloaded(true, 0.19);
+    let accepted = expecting.in_time + expecting.late;
+    assert!(expecting.late * 100 <= accepted, "{expecting:?}");
+    // The device is not left idle for that.
+    let used = expecting.in_time as f64 * 0.19 / expecting.seconds;
+    assert!(used > 0.8, "{used} {expecting:?}");
+    // Without it, many are accepted that are late.
+    let certain = overloaded(false, 0.19);
+    assert!(certain.late * 20 > certain.in_time + certain.late, "{certain:?}");
 }

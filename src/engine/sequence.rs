@@ -1,9 +1,6 @@
 //! One sequence inside the engine, and the events it sends to its caller.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tracing::Span;
 
@@ -17,7 +14,10 @@ use super::{
     step_time::StepShape,
     tenant::Tenant,
 };
-use crate::backend::{AdapterIndex, MOST_CANDIDATES, Readout};
+use crate::{
+    backend::{AdapterIndex, MOST_CANDIDATES, Readout},
+    panics,
+};
 
 /// How much later an interactive sequence ranks than an urgent one that arrived at the same moment.
 ///
@@ -77,7 +77,11 @@ impl Reporter {
     /// on. A sink that panics counts as closed, so that it cannot end the sequences of other callers.
     pub(crate) fn send(&mut self, event: Event) -> bool {
         let Some(sink) = &mut self.0 else { return false };
-        let open = catch_unwind(AssertUnwindSafe(|| sink(event))).unwrap_or(false);
+        let open = panics::catch(|| sink(event)).unwrap_or_else(|panicked| {
+            let (location, reason) = (panicked.location, panicked.reason);
+            tracing::error!(location, reason, "what receives a sequence's events panicked");
+            false
+        });
         if !open {
             self.0 = None;
         }
@@ -99,7 +103,7 @@ impl Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         // A sink is left only when a panic has unwound past the sequence.
-        self.send(Event::Failed(SequenceError::EnginePanicked));
+        self.send(Event::Failed(SequenceError::ModelPanicked));
     }
 }
 
@@ -358,6 +362,11 @@ impl Sequence {
     pub(crate) fn end(mut self, ending: Ending, now: Instant) {
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);
+            // A caller whose time is over gives up at the same moment, so that it may look like a cancellation.
+            let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
+            if is_late || matches!(ending, Ending::Finished(_)) {
+                admission.set_ended(now);
+            }
         }
         let summary = match &ending {
             Ending::Finished(reason) => Some(self.summary(*reason, now)),

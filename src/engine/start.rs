@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use super::{
     config::{EngineConfig, check_model_limits},
+    driver::{Driver, Turn},
     handle::{EngineHandle, EngineThread, Scheduling},
     inbox::{Inbox, QueueBounds},
     scheduler::{Budget, TimeLedger},
@@ -31,7 +32,8 @@ pub fn start(
         items: config.queue_items,
         tokens: config.queue_tokens,
     };
-    let inbox = Arc::new(Inbox::new(limits, bounds, &config.tenant_weights));
+    let inbox = Inbox::new(limits, bounds, &config.tenant_weights);
+    let inbox = Arc::new(inbox.expecting_verdicts());
     let scheduling = Scheduling {
         budget: Budget::new(config.max_batch_sequences, config.max_batch_tokens),
         cost_prior: config.cost_prior,
@@ -57,11 +59,28 @@ pub fn start(
         config.execution,
         config.clock.clone(),
     );
-    let thread = {
-        let (thread_inbox, name) = (Arc::clone(&inbox), config.name.clone());
-        EngineThread::spawn(config.name, Arc::clone(&inbox), move || {
-            thread::run(&name, &thread_inbox, turns);
-        })?
+    let thread = match config.driver {
+        Driver::Thread => {
+            let (thread_inbox, name) = (Arc::clone(&inbox), config.name.clone());
+            EngineThread::spawn(config.name, Arc::clone(&inbox), move || {
+                thread::run(&name, &thread_inbox, turns);
+            })?
+        }
+        Driver::Caller(caller) => {
+            let (name, offered) = (config.name, Arc::clone(&inbox));
+            let mut turns = turns;
+            caller.add(Box::new(move || {
+                if !offered.has_arrivals() && !turns.has_work() {
+                    return Turn::Idle;
+                }
+                if thread::turn(&name, &offered, &mut turns) {
+                    return Turn::Taken;
+                }
+                offered.ended();
+                Turn::Last
+            }));
+            EngineThread::of_caller(caller, Arc::clone(&inbox))
+        }
     };
     Ok((EngineHandle::new(inbox, config.clock, scheduling), thread))
 }

@@ -140,10 +140,10 @@ pub(crate) fn describe() {
         Unit::Count,
         "1 once the engine's device is lost."
     );
-    describe_counter!(
-        "babelward_engine_restarts_total",
+    describe_gauge!(
+        "babelward_model_stopped",
         Unit::Count,
-        "Restarts after a panic."
+        "1 while the model is stopped because a step of it panicked, until it is loaded again."
     );
 }
 
@@ -209,9 +209,9 @@ pub(crate) fn record_state(model: &Arc<str>, stats: &ModelStats) {
     gauge!("babelward_kv_usage_ratio", "model" => Arc::clone(model)).set(stats.kv_usage());
 }
 
-/// Counts a restart of the engine called `engine`.
-pub(crate) fn record_restart(engine: &str) {
-    counter!("babelward_engine_restarts_total", "engine" => engine.to_owned()).increment(1);
+/// Records whether the model called `model` is stopped because a step of it panicked.
+pub(crate) fn record_stopped(model: &Arc<str>, stopped: bool) {
+    gauge!("babelward_model_stopped", "model" => Arc::clone(model)).set(f64::from(u8::from(stopped)));
 }
 
 /// Records that the device of the engine called `engine` is lost.

@@ -1,48 +1,34 @@
 //! One model's steps: the scheduler's plan becomes a forward batch, and its logits become tokens and events.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
-use tracing::Span;
-
-#[cfg(test)]
-use super::step_time::StepCosts;
 use super::{
     admission::{PinReservation, Submission},
     answer::{Read, next_token},
     error::SequenceError,
-    event::{Event, FinishReason},
+    event::FinishReason,
     kv_blocks::{KvBlocks, KvCounts},
     prefix::Prefix,
     prefix_cache::Parent,
-    request::{CancelFlag, ModelIndex, OutputSpec, Priority, SequenceRequest},
     sampler::Sampler,
     scheduler::{Budget, Pace, Scheduler, StepForecast, TimeLedger, release_out_of_window},
     sequence::{Ending, Sequence},
     stats::record_step,
     step_time::StepShape,
-    tenant::{Tenant, TenantWeights},
+    tenant::TenantWeights,
 };
-use crate::backend::{
-    BatchSequence, CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput,
+#[cfg(test)]
+use super::{request::SequenceRequest, step_time::StepCosts};
+use crate::{
+    backend::{
+        BatchSequence, CostPrior, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput,
+    },
+    panics,
 };
-
-/// How many times a lost pinned prefix is computed again before it is given up.
-const MAX_PIN_ATTEMPTS: u32 = 3;
 
 /// A prefix that stays in the cache.
 struct PinnedPrefix {
     prompt: Prefix,
-    /// Whether its blocks are in the cache now.
-    resident: bool,
-    /// Computations that failed since it was last resident.
-    failures: u32,
     /// Keeps its blocks reserved in the queue's ledger.
     _reservation: Option<PinReservation>,
 }
@@ -78,10 +64,6 @@ pub(crate) struct ModelEngine {
     /// Whether the device may be computing the current step.
     under_way: bool,
     pinned: Vec<PinnedPrefix>,
-    /// Receives the pinned prompts whose computation failed, after each step.
-    failed_pins: Receiver<Prefix>,
-    /// Given to the event sinks of the sequences that compute pinned prompts.
-    failed_pin_sender: Sender<Prefix>,
     next_id: u64,
 }
 
@@ -96,7 +78,6 @@ impl ModelEngine {
     ) -> Self {
         let limits = model.limits().clone();
         let kv = KvBlocks::new(limits.clone());
-        let (failed_pin_sender, failed_pins) = channel();
         Self {
             name,
             model,
@@ -109,8 +90,6 @@ impl ModelEngine {
             current: None,
             under_way: false,
             pinned: Vec::new(),
-            failed_pins,
-            failed_pin_sender,
             next_id: 0,
         }
     }
@@ -128,6 +107,7 @@ impl ModelEngine {
     }
 
     /// Adds a sequence that is in no queue's ledger.
+    #[cfg(test)]
     pub(crate) fn enqueue(&mut self, request: SequenceRequest, now: Instant) {
         let id = self.take_id();
         self.scheduler.enqueue(Sequence::new(request, now, id, None));
@@ -228,7 +208,7 @@ impl ModelEngine {
     /// Submits the batch to the device.
     pub(crate) fn launch(&mut self) -> Result<(), StepError> {
         let output = std::mem::take(&mut self.output);
-        // Also if the model panics, so that a restart waits for whatever the device has begun.
+        // Also if the model panics, so that whoever fails its sequences waits for what the device has begun.
         self.under_way = true;
         let submitted = self.model.submit(&self.batch, output);
         self.under_way = submitted.is_ok();
@@ -293,7 +273,6 @@ impl ModelEngine {
         }
         output.clear();
         self.output = output;
-        self.recompute_failed_pins(now);
     }
 
     /// Ends a step: learns from its time, accounts for it in the ledger, and records its metrics. A step without a batch
@@ -319,27 +298,11 @@ impl ModelEngine {
     pub(crate) fn fail_all(&mut self, error: &SequenceError, now: Instant) {
         if std::mem::take(&mut self.under_way) {
             // A model that panics is waited for no longer: there is nothing else to ask it.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.model.wait()));
+            let _ = panics::catch(|| self.model.wait());
         }
         self.current = None;
         for sequence in self.scheduler.clear() {
             sequence.end(Ending::Failed(error.clone()), now);
-        }
-    }
-
-    /// Restarts after a panic: all open sequences fail, the pool and the cache are cleared, and pinned prefixes are
-    /// computed again.
-    pub(crate) fn restart(&mut self, now: Instant) {
-        self.fail_all(&SequenceError::EnginePanicked, now);
-        // These failures are counted below, because their prefixes are not resident.
-        while self.failed_pins.try_recv().is_ok() {}
-        for pinned in &mut self.pinned {
-            pinned.failures += u32::from(!pinned.resident);
-            pinned.resident = false;
-        }
-        let prompts: Vec<_> = self.pinned.iter().map(|pinned| pinned.prompt.clone()).collect();
-        for prompt in prompts {
-            self.recompute_pin(prompt, now);
         }
     }
 
@@ -388,46 +351,6 @@ impl ModelEngine {
         ending
     }
 
-    fn recompute_failed_pins(&mut self, now: Instant) {
-        while let Ok(prompt) = self.failed_pins.try_recv() {
-            if let Some(pinned) = self.pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
-                pinned.failures += 1;
-            }
-            self.recompute_pin(prompt, now);
-        }
-    }
-
-    /// Queues a prefill for a pinned prefix, or gives the prefix up after too many failures.
-    fn recompute_pin(&mut self, prompt: Prefix, now: Instant) {
-        let given_up = |pinned: &PinnedPrefix| pinned.prompt == prompt && pinned.failures >= MAX_PIN_ATTEMPTS;
-        if self.pinned.iter().any(given_up) {
-            tracing::warn!(model = %self.name, tokens = prompt.tokens.len(), "a pinned prefix could not be computed again and is no longer pinned");
-            self.pinned.retain(|pinned| pinned.prompt != prompt);
-            return;
-        }
-        let (adapter, tokens) = (prompt.adapter, prompt.tokens.to_vec());
-        let failed = self.failed_pin_sender.clone();
-        let request = SequenceRequest {
-            model: ModelIndex(0),
-            adapter,
-            prompt: tokens,
-            output: OutputSpec::pinned_prefix(),
-            priority: Priority::Interactive,
-            tenant: Tenant::default(),
-            deadline: None,
-            cancel: CancelFlag::default(),
-            events: Box::new(move |event| {
-                if matches!(event, Event::Failed(_)) {
-                    // The receiver lives as long as the engine.
-                    return failed.send(prompt.clone()).is_ok();
-                }
-                true
-            }),
-            span: Span::none(),
-        };
-        self.enqueue(request, now);
-    }
-
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -457,19 +380,12 @@ fn pin_prompt(kv: &mut KvBlocks, sequence: &mut Sequence, pinned: &mut Vec<Pinne
     }
     kv.pin(&sequence.blocks[..full]);
     let prompt = sequence.prefix(full * kv.block_size()).to_owned();
-    match pinned.iter_mut().find(|pinned| pinned.prompt == prompt) {
-        Some(known) => {
-            known.resident = true;
-            known.failures = 0;
-        }
-        None => pinned.push(PinnedPrefix {
-            prompt,
-            resident: true,
-            failures: 0,
-            _reservation: sequence
-                .admission
-                .as_mut()
-                .and_then(|admission| admission.take_pin()),
-        }),
+    if pinned.iter().any(|pinned| pinned.prompt == prompt) {
+        return;
     }
+    let admission = sequence.admission.as_mut();
+    pinned.push(PinnedPrefix {
+        prompt,
+        _reservation: admission.and_then(|admission| admission.take_pin()),
+    });
 }

@@ -1,13 +1,11 @@
-//! The engine's thread: takes turns between its models, survives panics, ends on request.
+//! The engine's thread: takes turns between its models, stops a model whose step panics, ends on request.
 //!
 //! On a device that computes by itself, steps of up to [`MOST_UNDER_WAY`] models are under way at a time. They are waited
 //! for in the order in which they were submitted. While the device computes, the thread takes arrivals, plans the next
 //! step, and turns the results of the step before into tokens and events.
 
 use std::{
-    any::Any,
     collections::{BTreeMap, VecDeque},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -17,10 +15,13 @@ use super::{
     error::SequenceError,
     inbox::{Inbox, Signal},
     scheduler::{DeviceWork, TimeLedger},
-    stats::{ModelStats, record_loss, record_restart, record_state},
+    stats::{ModelStats, record_loss, record_state, record_stopped},
     step::ModelEngine,
 };
-use crate::backend::{Execution, StepError};
+use crate::{
+    backend::{Execution, StepError},
+    panics::{self, Panicked},
+};
 
 /// Most steps under way on a device that computes by itself: one that it computes, and one that is ready for it when that
 /// ends. More would only make an urgent sequence that arrives wait for more steps.
@@ -39,7 +40,7 @@ pub(crate) fn turn(name: &str, inbox: &Inbox, turns: &mut ModelTurns) -> bool {
     let mut arrivals = Arrivals::default();
     let signal = inbox.take(&mut arrivals, turns.has_work());
     if signal == Signal::Shutdown || !arrivals.removals.is_empty() {
-        survive_panics(name, inbox, turns, ModelTurns::finish_steps);
+        survive_panics(inbox, turns, ModelTurns::finish_steps);
     }
     turns.accept(&mut arrivals, inbox);
     if signal == Signal::Shutdown {
@@ -47,30 +48,17 @@ pub(crate) fn turn(name: &str, inbox: &Inbox, turns: &mut ModelTurns) -> bool {
         return false;
     }
     let was_lost = inbox.loss().is_some();
-    survive_panics(name, inbox, turns, ModelTurns::step);
+    survive_panics(inbox, turns, ModelTurns::step);
     if !was_lost && inbox.loss().is_some() {
         record_loss(name);
     }
     true
 }
 
-/// Lets the turns do something, and restarts them if it panics.
-fn survive_panics(
-    name: &str,
-    inbox: &Inbox,
-    turns: &mut ModelTurns,
-    action: impl FnOnce(&mut ModelTurns, &Inbox),
-) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| action(turns, inbox))) {
-        tracing::error!(
-            engine = name,
-            reason = panic_message(&*panic),
-            "the engine panicked and is restarting"
-        );
-        record_restart(name);
-        // Counted before the events are sent, so that a caller who hears of the panic sees it counted.
-        inbox.count_restart();
-        turns.restart(inbox);
+/// Lets the turns do something. A panic stops the model whose step it was.
+fn survive_panics(inbox: &Inbox, turns: &mut ModelTurns, action: impl FnOnce(&mut ModelTurns, &Inbox)) {
+    if let Err(panicked) = panics::catch(|| action(turns, inbox)) {
+        turns.stop_after(&panicked, inbox);
     }
 }
 
@@ -90,6 +78,8 @@ pub(crate) struct ModelTurns {
     execution: Execution,
     /// The models whose steps are under way, in the order in which the steps were submitted.
     under_way: VecDeque<usize>,
+    /// The model whose step the thread is working on, which is the one to stop when it panics.
+    acting: Option<usize>,
     clock: Clock,
 }
 
@@ -107,6 +97,7 @@ impl ModelTurns {
             ledger,
             execution,
             under_way: VecDeque::new(),
+            acting: None,
             clock,
         }
     }
@@ -125,13 +116,20 @@ impl ModelTurns {
     /// Adds models, then accepts sequences, then hands removed models back, whose open sequences fail. Sequences may arrive
     /// while a step of their model is under way, but no model is removed then.
     pub(crate) fn accept(&mut self, arrivals: &mut Arrivals, inbox: &Inbox) {
-        let added = arrivals.models.drain(..);
-        self.engines
-            .extend(added.map(|model| (model.index, model.engine)));
+        for added in arrivals.models.drain(..) {
+            record_stopped(added.engine.name(), false);
+            self.engines.insert(added.index, added.engine);
+        }
         for submission in arrivals.sequences.drain(..) {
+            let index = submission.request.model.0;
             // The inbox has checked that the model exists.
-            if let Some(engine) = self.engines.get_mut(&submission.request.model.0) {
-                engine.submit(submission, self.clock.now());
+            let Some(engine) = self.engines.get_mut(&index) else {
+                continue;
+            };
+            engine.submit(submission, self.clock.now());
+            if inbox.is_stopped(index) {
+                // It was queued just before the model was stopped.
+                engine.fail_all(&SequenceError::ModelPanicked, self.clock.now());
             }
         }
         if let Some(reason) = inbox.loss() {
@@ -204,12 +202,14 @@ impl ModelTurns {
             return false;
         };
         self.next = index + 1;
+        self.acting = Some(index);
         let Some(engine) = self.engines.get_mut(&index) else {
             return false;
         };
         if !engine.begin(self.clock.now(), self.ledger.pace(work)) {
             engine.settle(&mut self.ledger, self.clock.now());
             publish_counts(inbox, index, engine);
+            self.acting = None;
             return false;
         }
         let submitted = engine.launch();
@@ -218,6 +218,7 @@ impl ModelTurns {
             Ok(()) => self.under_way.push_back(index),
             Err(error) => self.end_step(index, Err(error), inbox),
         }
+        self.acting = None;
         is_under_way
     }
 
@@ -226,10 +227,12 @@ impl ModelTurns {
         let Some(index) = self.under_way.pop_front() else {
             return;
         };
+        self.acting = Some(index);
         if let Some(engine) = self.engines.get_mut(&index) {
             let outcome = engine.wait();
             self.end_step(index, outcome, inbox);
         }
+        self.acting = None;
     }
 
     /// Applies the outcome of a step, accounts for it, and ends the work of the device if it is lost.
@@ -262,11 +265,30 @@ impl ModelTurns {
         }
     }
 
-    fn restart(&mut self, inbox: &Inbox) {
-        self.under_way.clear();
-        for (index, engine) in &mut self.engines {
-            engine.restart(self.clock.now());
-            publish_counts(inbox, *index, engine);
+    /// Stops the model whose step panicked: its sequences fail, and it accepts no more. Nothing that it has computed is
+    /// used again, because nobody knows what it was in the middle of.
+    fn stop_after(&mut self, panicked: &Panicked, inbox: &Inbox) {
+        let stopped = match self.acting.take() {
+            Some(index) => vec![index],
+            // Outside of the models' steps there is only what they all depend on.
+            None => self.engines.keys().copied().collect(),
+        };
+        for index in stopped {
+            let Some(engine) = self.engines.get_mut(&index) else {
+                continue;
+            };
+            tracing::error!(
+                model = %engine.name(),
+                location = panicked.location,
+                reason = panicked.reason,
+                "a step panicked, and the model is stopped until it is loaded again"
+            );
+            record_stopped(engine.name(), true);
+            // Before the events are sent, so that a caller who hears of it is refused from then on.
+            inbox.stop_model(index);
+            self.under_way.retain(|other| *other != index);
+            engine.fail_all(&SequenceError::ModelPanicked, self.clock.now());
+            publish_counts(inbox, index, engine);
         }
         self.fail_lost(inbox);
     }
@@ -283,10 +305,4 @@ fn publish_counts(inbox: &Inbox, index: usize, engine: &ModelEngine) {
     if let Some(stats) = inbox.stats(index) {
         record_state(engine.name(), &stats);
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("unknown")
 }

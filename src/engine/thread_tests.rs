@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Clock, EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe, SequenceError,
-    SubmitError, TenantWeights,
+    Clock, Driver, EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe,
+    SequenceError, SubmitError, TenantWeights,
     scripted::ScriptedModel,
     start,
     testing::{HANG, greedy, request},
@@ -109,6 +109,7 @@ pub(super) fn config() -> EngineConfig {
         execution: Execution::Synchronous,
         tenant_weights: TenantWeights::default(),
         clock: Clock::default(),
+        driver: Driver::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     progress::{Progress, Reporter},
     sources::Sources,
 };
+use crate::files;
 
 /// File name extensions of prompt sets.
 const ENDINGS: [&str; 5] = ["parquet", "jsonl", "json", "csv", "tsv"];
@@ -211,7 +212,7 @@ impl Fetch<'_> {
         }
         let folder = home.join(&listing.sha);
         let kept = folder.join("listing.json");
-        let write = || fs::create_dir_all(&folder).and_then(|()| fs::write(&kept, &text));
+        let write = || fs::create_dir_all(&folder).and_then(|()| files::write_whole(&kept, text.as_bytes()));
         write().map_err(|source| io(&kept, source))?;
         Ok(listing)
     }

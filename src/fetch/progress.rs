@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    io::{self, IsTerminal as _},
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 const MIB: u64 = 1 << 20;
+
+/// Says something to the user. A download does not end because nobody can read that.
+fn tell(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
 
 /// How to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +70,7 @@ impl Reporter {
         match (&*self.shown.borrow(), self.progress) {
             (_, Progress::Silent) => {}
             (Shown::Bar(bar), _) => bar.println(format!("{}: {text}", self.file)),
-            (Shown::Nothing | Shown::Line(_), _) => eprintln!("{}: {text}", self.file),
+            (Shown::Nothing | Shown::Line(_), _) => tell(format_args!("{}: {text}", self.file)),
         }
     }
 
@@ -103,7 +109,12 @@ impl Reporter {
     }
 
     fn line(&self, position: u64, total: u64) {
-        eprintln!("{}: {} of {} MiB", self.file, position / MIB, total / MIB);
+        tell(format_args!(
+            "{}: {} of {} MiB",
+            self.file,
+            position / MIB,
+            total / MIB
+        ));
     }
 }
 

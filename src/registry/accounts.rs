@@ -209,7 +209,7 @@ mod tests {
     use crate::{
         backend::{Backend as _, Execution, cpu::CpuBackend},
         config::LoadPolicy,
-        engine::{Clock, EngineConfig, TenantWeights},
+        engine::{Clock, Driver, EngineConfig, TenantWeights},
         registry::{budget::KvSize, device_options::MemoryOptions},
     };
 
@@ -240,6 +240,7 @@ mod tests {
                 execution: Execution::Synchronous,
                 tenant_weights: TenantWeights::default(),
                 clock: Clock::default(),
+                driver: Driver::default(),
             },
             info,
         }

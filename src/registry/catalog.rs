@@ -21,7 +21,7 @@ use super::{
     placement::PassedOver,
     residency::{Lease, Residency},
     start::StartProgress,
-    state::{ModelState, StateWatch},
+    state::{ModelState, Phase, StateWatch},
     stats,
 };
 use crate::{
@@ -349,6 +349,12 @@ impl Registry {
     /// What happened to the device of the model behind an id if it is lost; `None` while it works.
     pub fn device_loss(&self, declared: &Declared) -> Option<DeviceLoss> {
         self.residency.device_of(declared.group).loss()
+    }
+
+    /// Whether a step of the model behind an id has panicked, and the model has not been loaded again since.
+    pub fn is_stopped(&self, declared: &Declared) -> bool {
+        let phase = self.residency.state().slots[declared.group].phase;
+        matches!(phase, Phase::Stopping | Phase::Stopped)
     }
 
     /// Whether all devices work.

@@ -90,6 +90,28 @@ pub enum RegistryError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Its files changed while they were read.
+    #[error(
+        "model `{id}`: its files changed while they were being read; load it again when they are complete, and replace \
+         files by renaming new ones over them"
+    )]
+    ChangedMeanwhile {
+        /// Model id.
+        id: String,
+    },
+    /// Its files are not those that were loaded before.
+    #[error(
+        "model `{id}`: its files have changed since they were first loaded (they were {promised} and are {found}): put the \
+         old ones back, or accept the new ones with LoadModel (`babelward models load {id}`)"
+    )]
+    OtherFiles {
+        /// Model id.
+        id: String,
+        /// Digest of the files that were loaded before.
+        promised: String,
+        /// Digest of the present files.
+        found: String,
+    },
     /// The weights could not be loaded.
     #[error("model `{id}` cannot be loaded")]
     Load {
@@ -374,6 +396,8 @@ pub enum LookupError {
     NotLoaded,
     /// Its model could not be loaded.
     LoadFailed,
+    /// A step of its model has panicked, and the model has not been loaded again since.
+    Stopped,
     /// Its model is being unloaded.
     Unloading,
     /// There is no room for its model.

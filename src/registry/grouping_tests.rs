@@ -19,7 +19,7 @@ use crate::{
         cpu::CpuBackend,
     },
     config::LoadPolicy,
-    engine::{Clock, EngineConfig, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, TenantWeights},
     model::{
         LoadError,
         spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
@@ -97,6 +97,7 @@ impl Scripted {
                 execution: Execution::Synchronous,
                 tenant_weights: TenantWeights::default(),
                 clock: Clock::default(),
+                driver: Driver::default(),
             },
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     backend::{Backend, BatchLimits, DecodeLaunch, Footprint, LoadOptions, LoadedModel},
     config::LoadPolicy,
     digest,
+    files::Stamp,
     model::{LoadError, spec::Precision},
     quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
@@ -104,6 +105,22 @@ impl ModelFile {
         }
     }
 
+    /// Stamps of all files whose digests are promised.
+    fn stamps(&self) -> Result<Vec<Stamp>, RegistryError> {
+        let adapters = self.adapters.iter();
+        let adapters = adapters.map(|adapter| (adapter.id.as_str(), adapter.path.as_path()));
+        let all = std::iter::once((self.id.as_str(), self.path.as_path())).chain(adapters);
+        let mut stamps = Vec::new();
+        for (id, path) in all {
+            let of_path = digested_files(path).and_then(|files| {
+                let of_file = |file: &PathBuf| Stamp::of(file);
+                files.iter().map(of_file).collect::<std::io::Result<Vec<_>>>()
+            });
+            stamps.extend(of_path.map_err(|source| unreadable(id, path, source))?);
+        }
+        Ok(stamps)
+    }
+
     /// The error with the id of the model or adapter that causes it.
     fn load_error(&self, source: LoadError) -> RegistryError {
         let adapter = match &source {
@@ -129,6 +146,7 @@ impl ModelLoader for ModelFile {
     fn open(&self, kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
         let id = || self.id.clone();
         let path = &self.path;
+        let before = self.stamps()?;
         let digest = digest_for(&self.id, path)?;
         let adapter_digests = self
             .adapters
@@ -142,6 +160,10 @@ impl ModelLoader for ModelFile {
         let options = self.load_options(kv_bytes, precision);
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
+        // Otherwise provenance would name a digest that is not that of the weights.
+        if self.stamps()? != before {
+            return Err(RegistryError::ChangedMeanwhile { id: id() });
+        }
         Ok(OpenedModel {
             loaded,
             tokenizer: Arc::new(tokenizer),
@@ -176,6 +198,19 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
     if !path.is_dir() {
         return digest::of_file(path);
     }
+    let mut lines = String::new();
+    for file in digested_files(path)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        lines.push_str(&format!("{}  {name}\n", digest::of_file(&file)?));
+    }
+    Ok(digest::of_bytes(lines))
+}
+
+/// The files of a model or adapter that its digest covers, in the order of their names.
+fn digested_files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -183,10 +218,5 @@ fn digest_of(path: &Path) -> std::io::Result<String> {
             names.insert(name);
         }
     }
-    let mut lines = String::new();
-    for name in names {
-        let digest = digest::of_file(&path.join(&name))?;
-        lines.push_str(&format!("{digest}  {name}\n"));
-    }
-    Ok(digest::of_bytes(lines))
+    Ok(names.into_iter().map(|name| path.join(name)).collect())
 }

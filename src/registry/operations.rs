@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use super::{
     budget::MemoryNeed,
     error::{LoadFailure, LoadRefusal, MemoryShortage, RegistryError},
-    residency::Residency,
+    residency::{FilesAllowed, LoadOrder, Residency},
     state::Phase,
 };
 use crate::model::spec::Precision;
@@ -61,17 +61,21 @@ impl Residency {
             return Err(LoadFailure::DeviceLost(loss).into());
         }
         // A model that is being unloaded is loaded again after that.
-        while state.slots[group].phase == Phase::Draining {
+        while state.slots[group].is_leaving() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let slot = &state.slots[group];
         let has = match slot.phase {
-            Phase::Unloaded | Phase::Broken => {
+            Phase::Unloaded | Phase::Broken | Phase::Stopped => {
                 let precision = requested.unwrap_or(slot.precision);
-                return Ok(self.begin_load(&mut state, group, precision));
+                let order = LoadOrder {
+                    precision,
+                    files: FilesAllowed::Any,
+                };
+                return Ok(self.begin_load(&mut state, group, order));
             }
-            Phase::Loading => slot.next_precision,
-            Phase::Ready | Phase::Draining => slot.precision,
+            Phase::Loading => slot.order.precision,
+            Phase::Ready | Phase::Draining | Phase::Stopping => slot.precision,
         };
         match requested {
             Some(requested) if requested != has => Err(LoadRefusal::Precision { has, requested }),
@@ -106,8 +110,13 @@ impl Residency {
         let state = self.state();
         let slot = &state.slots[group];
         match slot.phase {
-            Phase::Loading => slot.next_precision,
-            Phase::Unloaded | Phase::Ready | Phase::Draining | Phase::Broken => slot.precision,
+            Phase::Loading => slot.order.precision,
+            Phase::Unloaded
+            | Phase::Ready
+            | Phase::Draining
+            | Phase::Broken
+            | Phase::Stopping
+            | Phase::Stopped => slot.precision,
         }
     }
 

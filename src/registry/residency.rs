@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     ops::Deref,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -24,9 +23,11 @@ use super::{
 use crate::{
     backend::{Determinism, Footprint, LoadedModel},
     config::{DeterminismPolicy, LoadPolicy},
+    engine::{ModelIndex, SequenceError},
     errors::with_causes,
     guard::Policy,
     model::spec::Precision,
+    panics,
 };
 
 /// How long a load waits for a busy model that may be evicted to become idle.
@@ -68,8 +69,10 @@ pub(super) struct ModelSlot {
     pub(super) phase: Phase,
     /// The precision in which it computes, or will after a load that names none.
     pub(super) precision: Precision,
-    /// The precision after the load that is under way. A load that fails does not change `precision`.
-    pub(super) next_precision: Precision,
+    /// What the load that is under way, or the next one, shall do. A load that fails does not change `precision`.
+    pub(super) order: LoadOrder,
+    /// Digests of the files that were loaded last: of the model, and of each adapter.
+    promised: Option<Vec<String>>,
     /// Number of loads that were begun.
     pub(super) attempts: u64,
     /// Whether the server waits for its first load before it is ready.
@@ -78,6 +81,44 @@ pub(super) struct ModelSlot {
     pub(super) failure: Option<FailedLoad>,
     /// One entry for each id, in the order of the group's members; empty while the model is not in memory.
     pub(super) entries: Vec<Arc<ModelEntry>>,
+}
+
+/// What a load shall do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoadOrder {
+    /// The precision in which the model computes afterwards.
+    pub(super) precision: Precision,
+    /// Which files it may load.
+    pub(super) files: FilesAllowed,
+}
+
+/// Which files a load accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FilesAllowed {
+    /// Those that were loaded before, if any were. Callers were told their digest, and nobody has said that it may change.
+    Promised,
+    /// Any, because an operator has requested the load.
+    Any,
+}
+
+impl ModelSlot {
+    /// Refuses a model whose files are not those that callers were told of.
+    fn check_promise(&self, id: &str, found: &[String]) -> Result<(), RegistryError> {
+        let promised = match (self.order.files, &self.promised) {
+            (FilesAllowed::Promised, Some(promised)) if promised != found => promised,
+            (FilesAllowed::Any | FilesAllowed::Promised, _) => return Ok(()),
+        };
+        Err(RegistryError::OtherFiles {
+            id: id.to_owned(),
+            promised: promised.join(", "),
+            found: found.join(", "),
+        })
+    }
+
+    /// Whether the model is on its way out of memory.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Draining | Phase::Stopping)
+    }
 }
 
 /// Whether a request can use its model at this moment.
@@ -105,7 +146,11 @@ impl Residency {
             let precision = group.precision;
             ModelSlot {
                 precision,
-                next_precision: precision,
+                order: LoadOrder {
+                    precision,
+                    files: FilesAllowed::Any,
+                },
+                promised: None,
                 // The load of an eager model begins soon.
                 phase: if is_eager { Phase::Loading } else { Phase::Unloaded },
                 attempts: 0,
@@ -137,9 +182,15 @@ impl Residency {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes the states of all models again whenever a device is lost.
+    /// Publishes the states of all models again whenever a device is lost, and takes models that have stopped out of memory.
     pub(super) fn follow_devices(self: &Arc<Self>) {
-        for device in &self.devices {
+        for (position, device) in self.devices.iter().enumerate() {
+            let residency = Arc::downgrade(self);
+            device.engine.on_stop(move |index| {
+                if let Some(residency) = residency.upgrade() {
+                    residency.model_stopped(position, index);
+                }
+            });
             let residency = Arc::downgrade(self);
             device.engine.on_loss(move || {
                 if let Some(residency) = residency.upgrade() {
@@ -222,12 +273,16 @@ impl Residency {
             Phase::Draining if lazy && !state.draining => Ok(LeaseAttempt::Wait(None)),
             Phase::Draining => Err(LookupError::Unloading),
             Phase::Broken => Err(LookupError::LoadFailed),
+            Phase::Stopping | Phase::Stopped => Err(LookupError::Stopped),
             Phase::Unloaded => match &slot.failure {
                 Some(failed) if awaited == Some(failed.attempt) => Err(failed.failure.clone().into()),
                 _ if state.draining => Err(LookupError::Closed),
                 _ if lazy => {
-                    let precision = slot.precision;
-                    let attempt = self.begin_load(&mut state, declared.group, precision);
+                    let order = LoadOrder {
+                        precision: slot.precision,
+                        files: FilesAllowed::Promised,
+                    };
+                    let attempt = self.begin_load(&mut state, declared.group, order);
                     Ok(LeaseAttempt::Wait(Some(attempt)))
                 }
                 _ => Err(LookupError::NotLoaded),
@@ -240,10 +295,10 @@ impl Residency {
         self: &Arc<Self>,
         state: &mut ResidencyState,
         group: usize,
-        precision: Precision,
+        order: LoadOrder,
     ) -> u64 {
         let slot = &mut state.slots[group];
-        slot.next_precision = precision;
+        slot.order = order;
         slot.phase = Phase::Loading;
         slot.attempts += 1;
         let attempt = slot.attempts;
@@ -262,7 +317,7 @@ impl Residency {
     fn run_load(&self, group: usize) {
         let began = Instant::now();
         let name = self.groups[group].name();
-        match catch_unwind(AssertUnwindSafe(|| self.load_now(group))) {
+        match panics::catch(|| self.load_now(group)) {
             Ok(Ok(())) => {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::info!(model = name, seconds, "loaded");
@@ -271,8 +326,9 @@ impl Residency {
                 tracing::error!(model = name, error = with_causes(&error), "could not be loaded");
                 self.load_failed(&mut self.state(), group, &error);
             }
-            Err(_) => {
-                tracing::error!(model = name, "loading it panicked");
+            Err(panicked) => {
+                let (location, reason) = (panicked.location, panicked.reason);
+                tracing::error!(model = name, location, reason, "loading it panicked");
                 let error = RegistryError::LoadPanicked { id: name.to_owned() };
                 self.load_failed(&mut self.state(), group, &error);
             }
@@ -298,11 +354,14 @@ impl Residency {
 
     /// Loads a model on the calling thread.
     pub(super) fn load_now(&self, group: usize) -> Result<(), RegistryError> {
-        let precision = self.state().slots[group].next_precision;
+        let precision = self.state().slots[group].order.precision;
         let footprint = self.groups[group].loader.footprint(precision)?;
         let need = self.need(group, &footprint);
         let kv_bytes = self.make_room(group, need)?;
         let opened = self.groups[group].loader.open(kv_bytes, precision)?;
+        let digests = std::iter::once(&opened.digest).chain(&opened.adapter_digests);
+        let digests: Vec<String> = digests.cloned().collect();
+        self.state().slots[group].check_promise(self.groups[group].name(), &digests)?;
         self.check_determinism(group, &opened.loaded)?;
         let adapters = opened
             .loaded
@@ -322,11 +381,22 @@ impl Residency {
             need.scratch,
         )?;
         let mut state = self.state();
+        if let Some(entry) = entries.first()
+            && entry.resident.engine.is_stopped(entry.resident.index)
+        {
+            drop(state);
+            entry.resident.engine.remove_model(entry.resident.index).wait();
+            return Err(RegistryError::PrefixFailed {
+                id: self.groups[group].name().to_owned(),
+                source: SequenceError::ModelPanicked,
+            });
+        }
         state.accounts.mark_ready(group);
         let slot = &mut state.slots[group];
         slot.entries = entries;
         slot.phase = Phase::Ready;
         slot.precision = precision;
+        slot.promised = Some(digests);
         slot.required_at_start = false;
         slot.failure = None;
         self.states.answered(group);
@@ -386,7 +456,7 @@ impl Residency {
         for evicted in plan.evict {
             let (model, room_for) = (self.groups[evicted].name(), self.groups[group].name());
             tracing::info!(model, room_for, "evicted");
-            self.remove_from_memory(evicted);
+            self.remove_from_memory(evicted, Phase::Unloaded);
         }
         let bytes = need.fixed() + plan.kv_bytes;
         let reserved = self.state().accounts.reserve(group, bytes);
@@ -394,8 +464,8 @@ impl Residency {
         Ok(plan.kv_bytes)
     }
 
-    /// Removes a draining model from the engine and releases its memory.
-    fn remove_from_memory(&self, group: usize) {
+    /// Removes a model that is leaving from the engine, releases its memory, and gives it its next phase.
+    fn remove_from_memory(&self, group: usize, next: Phase) {
         let entries = std::mem::take(&mut self.state().slots[group].entries);
         if let Some(entry) = entries.first() {
             let resident = &entry.resident;
@@ -404,24 +474,58 @@ impl Residency {
         drop(entries);
         let mut state = self.state();
         state.accounts.release(group);
-        state.slots[group].phase = Phase::Unloaded;
+        state.slots[group].phase = next;
         self.refresh(&state);
+    }
+
+    /// Marks a model whose step has panicked as stopped, and takes it out of memory. Runs on the engine's thread.
+    fn model_stopped(self: &Arc<Self>, device: usize, index: ModelIndex) {
+        let mut state = self.state();
+        let is_it = |group: &usize| {
+            let entry = state.slots[*group].entries.first();
+            self.groups[*group].device == device && entry.is_some_and(|entry| entry.resident.index == index)
+        };
+        // A model that stops while it is being loaded is not there yet, and its load fails.
+        let Some(group) = (0..state.slots.len()).find(is_it) else {
+            return;
+        };
+        if state.slots[group].phase != Phase::Ready {
+            // It is leaving already.
+            return;
+        }
+        state.accounts.mark_unready(group);
+        state.slots[group].phase = Phase::Stopping;
+        self.refresh(&state);
+        let residency = Arc::clone(self);
+        let thread = thread::Builder::new().name("model-unload".to_owned());
+        let removal = move || residency.remove_from_memory(group, Phase::Stopped);
+        if let Err(error) = thread.spawn(removal) {
+            let model = self.groups[group].name();
+            tracing::error!(model, %error, "a thread could not be started, and the engine drops the stopped model itself");
+            // The engine takes it in its next turn, and nobody waits for it.
+            for entry in std::mem::take(&mut state.slots[group].entries).iter().take(1) {
+                drop(entry.resident.engine.remove_model(index));
+            }
+            state.accounts.release(group);
+            state.slots[group].phase = Phase::Stopped;
+            self.refresh(&state);
+        }
     }
 
     /// Unloads a model. New requests are refused; open ones may finish within `limit`, and fail after that.
     pub(super) fn unload(&self, group: usize, limit: Duration) {
         let mut state = self.state();
         // A load or an unload that is under way ends first.
-        while matches!(state.slots[group].phase, Phase::Loading | Phase::Draining) {
+        while state.slots[group].phase == Phase::Loading || state.slots[group].is_leaving() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         match state.slots[group].phase {
             Phase::Ready => {}
-            Phase::Broken => {
+            Phase::Broken | Phase::Stopped => {
                 state.slots[group].phase = Phase::Unloaded;
                 return self.refresh(&state);
             }
-            Phase::Unloaded | Phase::Loading | Phase::Draining => return,
+            Phase::Unloaded | Phase::Loading | Phase::Draining | Phase::Stopping => return,
         }
         state.accounts.mark_unready(group);
         state.slots[group].phase = Phase::Draining;
@@ -438,7 +542,7 @@ impl Residency {
         if open > 0 {
             tracing::warn!(model, open, "unloaded with open requests");
         }
-        self.remove_from_memory(group);
+        self.remove_from_memory(group, Phase::Unloaded);
         tracing::info!(model, "unloaded");
     }
 

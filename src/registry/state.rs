@@ -21,8 +21,8 @@ pub enum ModelState {
     Ready,
     /// It finishes open requests and accepts no new ones.
     Draining,
-    /// It could not be loaded, its device is lost, or its last forward passes all failed. In the last case requests are still
-    /// tried, and one answer makes it READY.
+    /// It could not be loaded, a step of it panicked, its device is lost, or its last forward passes all failed. In the last
+    /// case requests are still tried, and one answer makes it READY.
     Failed,
 }
 
@@ -35,6 +35,10 @@ pub(super) enum Phase {
     Draining,
     /// It could not be loaded, or its device is lost.
     Broken,
+    /// A step of it panicked, and it leaves memory.
+    Stopping,
+    /// A step of it panicked. It comes back when it is loaded again.
+    Stopped,
 }
 
 /// The new state of a model id.
@@ -145,7 +149,7 @@ impl ModelStates {
             Phase::Ready if draining => ModelState::Draining,
             Phase::Ready if failing => ModelState::Failed,
             Phase::Ready => ModelState::Ready,
-            Phase::Broken => ModelState::Failed,
+            Phase::Broken | Phase::Stopping | Phase::Stopped => ModelState::Failed,
         }
     }
 }

@@ -12,7 +12,7 @@ use opentelemetry::KeyValue;
 use tonic::Code;
 use tracing::{Span, field::display};
 
-use super::{origin::CallOrigin, status::Reason};
+use super::{clock::now, origin::CallOrigin, status::Reason};
 use crate::{
     engine::{SequenceSummary, Tenant},
     registry::Registry,
@@ -317,7 +317,7 @@ impl ForeignCall {
             kind,
             span: origin.span(method),
             origin,
-            began: Instant::now(),
+            began: now(),
             logged: false,
         }
     }
@@ -344,7 +344,11 @@ impl ForeignCall {
 
     fn log(&mut self, code: Code) {
         self.logged = true;
-        let (span, code, total_ms) = (&self.span, code_name(code), millis(self.began.elapsed()));
+        let (span, code, total_ms) = (
+            &self.span,
+            code_name(code),
+            millis(now().saturating_duration_since(self.began)),
+        );
         let peer = self.origin.peer.map(display);
         match self.kind {
             Foreign::Infrastructure(_) => {

@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use tracing::Instrument as _;
 use super::{
     access::{ForeignCall, millis},
     call::{Call, Received},
+    clock::now,
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
     entrance::{Admitted, Entrance, RETRY},
@@ -110,7 +110,7 @@ where
             let request = http::Request::from_parts(head, Body::new(body));
             return self.forward(foreign, request);
         };
-        let arrival = Instant::now();
+        let arrival = now();
         let deadline = match grpc_timeout(request.headers()) {
             Some(timeout) => method.requested_deadline(arrival, timeout, self.layer.times.longest_deadline),
             None => method.default_deadline(arrival, &self.layer.defaults),

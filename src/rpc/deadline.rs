@@ -10,7 +10,7 @@ use std::{
 
 use tonic::codegen::http::HeaderMap;
 
-use super::error::ServiceError;
+use super::{clock::now, error::ServiceError};
 use crate::engine::Stage;
 
 /// Answers are sent at least this long before the caller stops listening.
@@ -43,7 +43,7 @@ impl Deadline {
 
     /// Whether it has passed.
     pub(crate) fn has_passed(self) -> bool {
-        self.0.is_some_and(|at| at <= Instant::now())
+        self.0.is_some_and(|at| at <= now())
     }
 
     /// Resolves at the deadline; without one, never.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{
@@ -11,6 +11,7 @@ use http::{
 };
 
 use super::{
+    clock::now,
     error::ServiceError,
     method::Method,
     transport::{Beyond, CallPlace, Intake},
@@ -114,7 +115,7 @@ impl Entrance {
             return Err(ServiceError::AdminElsewhere);
         }
         if !method.counts_items() {
-            let counted = self.quotas.take_request(&tenant, Instant::now());
+            let counted = self.quotas.take_request(&tenant, now());
             counted.map_err(ServiceError::quota)?;
         }
         Ok(Admitted { tenant, credential })
@@ -127,7 +128,7 @@ impl Entrance {
             Access::Checked(authenticator) if call.uri().path() != HEALTH_CHECK => {
                 let principal = identify(authenticator, call)?;
                 charge(&principal.tenant, call)?;
-                let counted = self.quotas.take_request(&principal.tenant, Instant::now());
+                let counted = self.quotas.take_request(&principal.tenant, now());
                 counted.map_err(ServiceError::quota)
             }
             Access::Checked(_) | Access::Open => Ok(()),

@@ -209,7 +209,7 @@ pub enum ServiceError {
     AdminElsewhere,
     /// This server does not allow calls of AdminService.
     AdminDisabled,
-    /// The model's engine has stopped. Try another server.
+    /// The model has stopped after a fault inside of the server. Load it again, or try another server.
     ModelFailed,
     /// The model's device is lost, and no model on it answers until the server is restarted. Try another server.
     DeviceLost {
@@ -220,7 +220,7 @@ pub enum ServiceError {
     NumericFault,
     /// The forward pass failed. Report it.
     DeviceFault,
-    /// The engine panicked in a step that this request was part of, and has restarted. Report it.
+    /// A step of the model panicked, and the model is stopped until it is loaded again. Report it.
     WorkerPanic,
     /// The model's chat template or tokenizer failed on valid input. Report it.
     TextFault,
@@ -267,10 +267,21 @@ impl ServiceError {
                 available_blocks: available,
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
+            SubmitError::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            } => Self::DeadlineUnattainable {
+                predicted,
+                wait,
+                remaining,
+                retry_after,
+            },
             SubmitError::Draining => Self::draining(),
             SubmitError::DeviceLost(_) => Self::DeviceLost { device },
             SubmitError::ModelRemoved => Self::unloading(),
-            SubmitError::EngineGone => Self::ModelFailed,
+            SubmitError::ModelStopped | SubmitError::EngineGone => Self::ModelFailed,
         }
     }
 
@@ -307,6 +318,7 @@ impl ServiceError {
             LookupError::RoleMissing { has, needs } => Self::CapabilityMissing { has, needs },
             LookupError::NotLoaded => Self::ModelNotLoaded { model: printable(id) },
             LookupError::LoadFailed => Self::ModelLoadFailed { cause: None },
+            LookupError::Stopped => Self::ModelFailed,
             LookupError::Unloading => Self::unloading(),
             LookupError::Closed => Self::draining(),
             LookupError::Memory(shortage) => Self::DeviceMemory(shortage),
@@ -343,7 +355,7 @@ impl ServiceError {
             SequenceError::NumericFault => Self::NumericFault,
             SequenceError::ModelFailed(_) => Self::DeviceFault,
             SequenceError::DeviceLost(_) => Self::DeviceLost { device },
-            SequenceError::EnginePanicked => Self::WorkerPanic,
+            SequenceError::ModelPanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
             SequenceError::ModelRemoved => Self::unloading(),
             SequenceError::DeadlineUnattainable {

@@ -1,6 +1,6 @@
 //! ModelService: lists, describes and watches models, and counts tokens.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use futures::stream;
 use tokio::sync::broadcast::error::RecvError;
@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     call::Call,
+    clock::now,
     encode,
     error::{ServiceError, TextOrigin},
     provenance::{self, capability},
@@ -95,7 +96,7 @@ impl ModelApi {
             });
         let tokens = tokens.await.map_err(|error| limit.explain(error))?.len();
         // Finding out takes about as much work of the processor as a prompt of so many tokens does.
-        let reserved = shared.quotas.reserve_tokens(&call.tenant, tokens, Instant::now());
+        let reserved = shared.quotas.reserve_tokens(&call.tenant, tokens, now());
         reserved.map_err(ServiceError::quota)?.use_tokens(tokens);
         Ok(proto::CountTokensResponse {
             tokens: provenance::count(tokens),

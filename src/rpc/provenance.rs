@@ -79,6 +79,10 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
                 Some(DeviceLoss { device, reason }) => {
                     format!("its device `{device}` is lost ({reason}); restart the server")
                 }
+                None if registry.is_stopped(declared) => {
+                    "a step of it panicked; the server's log says where, and LoadModel brings it back"
+                        .to_owned()
+                }
                 None if entry.is_none() => "it could not be loaded; the server's log says why".to_owned(),
                 None => "its last forward passes all failed".to_owned(),
             };

@@ -16,6 +16,7 @@ use tracing::Span;
 use super::{
     access::{CallEnding, Tally, known_model},
     call_trace::{CallTrace, SpanEnding, count},
+    clock::now,
     deadline::Deadline,
     error::ServiceError,
     gen_ai::{self, EndedRequest},
@@ -89,7 +90,7 @@ impl Record {
             tracer,
             in_flight,
         } = start;
-        let began = Instant::now();
+        let began = now();
         Arc::new(Self {
             trace: CallTrace::call(&tracer, &origin, method, began),
             kind: Kind::Call {
@@ -112,7 +113,7 @@ impl Record {
             kind: Kind::Stranger,
             method,
             span,
-            began: Instant::now(),
+            began: now(),
             deadline: Deadline::default(),
             finished: AtomicBool::new(false),
             tally: Mutex::default(),
@@ -122,7 +123,7 @@ impl Record {
 
     /// The record of an item of a stream or batch; `number` is its number among the items of its call, from 0.
     pub(crate) fn item(of: &Arc<Self>, number: u64, deadline: Deadline) -> Arc<Self> {
-        let began = Instant::now();
+        let began = now();
         Arc::new(Self {
             trace: of.trace.as_ref().map(|trace| trace.item(began)),
             kind: Kind::Item {
@@ -196,7 +197,7 @@ impl Record {
         }
         let method = self.method.name();
         let code_name = code_name(code);
-        let now = Instant::now();
+        let now = now();
         let total = now.saturating_duration_since(self.began);
         if code == Code::Cancelled {
             metrics::counter!("babelward_cancelled_total", "method" => method).increment(1);

@@ -18,6 +18,7 @@ use super::{
     access::{SequenceTimes, millis},
     call::Call,
     call_trace::SequenceTrace,
+    clock::now,
     deadline::Deadline,
     error::ServiceError,
     limits::{Limits, TimeLimits},
@@ -63,7 +64,7 @@ impl Shared {
 
     /// Counts an item of a batch or stream as a request of its tenant.
     pub(crate) fn count_request(&self, tenant: &Tenant) -> Result<(), ServiceError> {
-        let counted = self.quotas.take_request(tenant, Instant::now());
+        let counted = self.quotas.take_request(tenant, now());
         counted.map_err(ServiceError::quota)
     }
 }
@@ -166,7 +167,7 @@ impl Sequence {
         let reserved = context
             .shared
             .quotas
-            .reserve_tokens(&context.tenant, most_tokens, Instant::now());
+            .reserve_tokens(&context.tenant, most_tokens, now());
         let mut reserved = reserved.map_err(ServiceError::quota)?;
         let computed = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&computed);
@@ -187,7 +188,7 @@ impl Sequence {
             }),
             span: context.record.span().clone(),
         };
-        let (admitted, prompt_tokens) = (Instant::now(), request.prompt.len());
+        let (admitted, prompt_tokens) = (now(), request.prompt.len());
         let registry = &context.shared.registry;
         let (model, class) = (entry.id.as_str(), context.priority.name());
         entry.resident.engine.submit(request).map_err(|error| {
@@ -258,7 +259,7 @@ impl Sequence {
         match event {
             Event::Started { queue, cached_tokens } => {
                 self.stage = Stage::Prefill;
-                self.began = Some(Instant::now());
+                self.began = Some(now());
                 self.cached_tokens = *cached_tokens;
                 self.record.note(|tally| tally.add_cached_tokens(*cached_tokens));
                 let (model, queue_ms) = (self.entry.id.as_str(), millis(*queue));
@@ -267,7 +268,7 @@ impl Sequence {
             Event::Probe(_) | Event::Score(_) | Event::Token(_) => {
                 self.stage = Stage::Decode;
                 if self.prompt_done.is_none() {
-                    self.prompt_done = Some(Instant::now());
+                    self.prompt_done = Some(now());
                     self.record.note_first_token();
                 }
                 if matches!(event, Event::Token(_)) {
@@ -322,7 +323,7 @@ impl Sequence {
 
     /// Time since it was queued.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.admitted.elapsed()
+        now().saturating_duration_since(self.admitted)
     }
 }
 
@@ -333,7 +334,7 @@ impl Drop for Sequence {
         if self.ended {
             return;
         }
-        let now = Instant::now();
+        let now = now();
         let began = self.began.unwrap_or(now);
         let prompt_done = self.prompt_done.unwrap_or(now);
         let times = SequenceTimes {

@@ -24,7 +24,9 @@ use super::{
     score::ScoringApi,
     sequence::Shared,
     text_work::TextWork,
-    transport::{Connections, RequestBudget, Shutdown, TenantUses, Transport, connection_limit, listen},
+    transport::{
+        Connections, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit, listen,
+    },
 };
 use crate::{
     auth::Quotas,
@@ -64,11 +66,11 @@ pub enum ServeError {
 }
 
 /// Where a server listens, and how it is protected there.
-pub struct Listeners {
+pub struct Listeners<L = TcpListener> {
     /// For calls.
-    pub calls: TcpListener,
+    pub calls: L,
     /// For AdminService, which is then not answered on the other one. Everything else is answered on both.
-    pub admin: Option<TcpListener>,
+    pub admin: Option<L>,
     /// Who may call, and how.
     pub security: Security,
     /// Takes the spans of calls that are traced.
@@ -88,9 +90,9 @@ pub struct Security {
     pub quotas: Quotas,
 }
 
-impl Listeners {
+impl<L> Listeners<L> {
     /// One listener for everything, without TLS and authentication.
-    pub fn unprotected(calls: TcpListener) -> Self {
+    pub fn unprotected(calls: L) -> Self {
         Self {
             calls,
             admin: None,
@@ -122,8 +124,8 @@ pub async fn serve(
 ///
 /// # Errors
 /// When the services cannot be set up.
-pub async fn serve_on(
-    listeners: Listeners,
+pub async fn serve_on<L: Incoming + Sync>(
+    listeners: Listeners<L>,
     registry: Arc<Registry>,
     options: ServerOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,

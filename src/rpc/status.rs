@@ -421,7 +421,8 @@ impl ServiceError {
                     .retry(*retry_after)
             }
             Self::ModelFailed => {
-                Report::new(Reason::ModelFailed, "the model's engine has stopped".to_owned())
+                Report::new(Reason::ModelFailed, "the model has stopped after a fault inside of the server: use another \
+                     server, or load it again with AdminService/LoadModel (`babelward models load ID`)".to_owned())
             }
             Self::DeviceLost { device } => Report::new(
                 Reason::DeviceLost,
@@ -438,7 +439,7 @@ impl ServiceError {
             Self::DeviceFault => Report::new(Reason::DeviceFault, "the forward pass failed".to_owned()),
             Self::WorkerPanic => Report::new(
                 Reason::WorkerPanic,
-                "the engine stopped unexpectedly and was restarted".to_owned(),
+                "the model stopped unexpectedly: the server's log says where, and LoadModel brings it back".to_owned(),
             ),
             Self::TextFault => Report::new(
                 Reason::TextFault,

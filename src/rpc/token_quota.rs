@@ -1,9 +1,9 @@
 //! How long a prompt may be: by its model, and by what is left of its tenant's quota. A text is turned into tokens only as far
 //! as the tenant can pay for them, so that a tenant without tokens keeps nobody's processor busy.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{error::ServiceError, sequence::Shared};
+use super::{clock::now, error::ServiceError, sequence::Shared};
 use crate::{
     auth::{QuotaKind, QuotaRefusal, Quotas},
     engine::Tenant,
@@ -40,7 +40,7 @@ impl PromptLimit {
         answer: usize,
     ) -> Result<Self, ServiceError> {
         let quotas = &shared.quotas;
-        let now = Instant::now();
+        let now = now();
         let least = quotas.check_tokens(tenant, answer.saturating_add(1), now);
         least.map_err(ServiceError::quota)?;
         let quota = quotas.tokens_left(tenant, now).map(|left| QuotaLimit {
@@ -79,7 +79,7 @@ impl QuotaLimit {
     /// The refusal of a prompt that has at least so many tokens.
     fn refusal(&self, least: usize) -> QuotaRefusal {
         let needed = least.saturating_add(self.answer);
-        let there = self.quotas.check_tokens(&self.tenant, needed, Instant::now());
+        let there = self.quotas.check_tokens(&self.tenant, needed, now());
         // Enough may have come back since, but the text has been turned into tokens no further.
         there.err().unwrap_or(QuotaRefusal {
             kind: QuotaKind::Tokens,

@@ -17,12 +17,14 @@ mod common;
 mod compare;
 mod config;
 mod data;
+mod disk_full;
 mod gate;
 mod import;
 mod keys;
 mod labels;
 mod logs;
 mod manifest;
+mod model_files;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;

@@ -11,7 +11,7 @@ use std::{
 
 use babelward::{
     backend::{Backend, Determinism, Footprint, LanguageModel, LoadedModel, cpu::CpuBackend},
-    engine::{Clock, EngineConfig, ModelStats, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, ModelStats, TenantWeights},
     guard::{GuardKind, Policy},
     model::spec::{DeviceChoice, Precision},
     proto::{
@@ -49,6 +49,7 @@ pub struct Setup {
     pub context: usize,
     pub gate: Gate,
     pub clock: Clock,
+    pub driver: Driver,
 }
 
 impl Default for Setup {
@@ -61,6 +62,7 @@ impl Default for Setup {
             context: 4096,
             gate: Gate::default(),
             clock: Clock::default(),
+            driver: Driver::default(),
         }
     }
 }
@@ -208,7 +210,8 @@ impl Drop for Rig {
     }
 }
 
-fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
+/// The models of a server, loaded.
+pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
     let (_, template) = text();
     let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
@@ -239,10 +242,11 @@ fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
         budget: u64::MAX,
         kv: KvSize::Auto,
     };
-    let options = StartOptions {
+    let mut options = StartOptions {
         policies: setup.policies.clone(),
         ..start_options(memory, setup.queue_items, setup.clock.clone())
     };
+    options.devices[0].engine.driver = setup.driver.clone();
     let registry = Registry::prepare_groups(groups, options).unwrap();
     registry.load_eager().unwrap();
     registry
@@ -287,6 +291,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
                 execution: cpu.device().execution,
                 tenant_weights: TenantWeights::default(),
                 clock,
+                driver: Driver::default(),
             },
         }],
     }

@@ -77,6 +77,20 @@ impl Server {
         }
     }
 
+    /// One whose stderr the test has sent elsewhere.
+    pub fn silent(command: &mut Command) -> Self {
+        Self {
+            child: command.stdout(Stdio::piped()).spawn().unwrap(),
+            lines: mpsc::channel().1,
+            said: Vec::new(),
+        }
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for a line with this in it; panics when the server ends without one.
     pub fn wait_for(&mut self, part: &str) -> String {
         if let Some(line) = self.said.iter().find(|line| line.contains(part)) {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use babelward::{
     backend::{Backend, cpu::CpuBackend},
-    engine::{Clock, EngineConfig, TenantWeights},
+    engine::{Clock, Driver, EngineConfig, TenantWeights},
     errors::with_causes,
     guard::GuardKind,
     model::spec::{DeviceChoice, Precision, PrecisionChoice},
@@ -81,6 +81,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
                     execution: cpu.device().execution,
                     tenant_weights: TenantWeights::default(),
                     clock: Clock::default(),
+                    driver: Driver::default(),
                 },
             }],
         },

@@ -14,8 +14,8 @@ use babelward::{
         StepOutput, cpu::CpuBackend,
     },
     engine::{
-        self, CancelFlag, Clock, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority, Probe,
-        Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
+        self, CancelFlag, Clock, Driver, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority,
+        Probe, Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
     },
 };
 use proptest::prelude::*;
@@ -121,6 +121,7 @@ fn start_as(
             [0, 1].map(|number| (Tenant::named(&format!("tenant-{number}")).unwrap(), 1)),
         ),
         clock: Clock::default(),
+        driver: Driver::default(),
     };
     engine::start(config, vec![wrap(loaded.model)]).unwrap()
 }

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
+    ("panics", ""),
     ("secret", ""),
     ("reload", ""),
     ("trace_context", ""),
@@ -37,24 +38,24 @@ const LAYERS: &[(&str, &str)] = &[
          quality::EstimatorKind memory::human_bytes auth tls",
     ),
     ("telemetry", "config auth tls files engine::Tenant trace_context"),
-    ("fetch", "digest errors"),
+    ("fetch", "digest errors files"),
     ("model", "gguf files digest random"),
-    ("engine", "backend model random"),
+    ("engine", "backend model panics random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),
     ("guard", "engine backend model text gguf digest errors"),
     ("quality", "model text"),
     (
         "registry",
-        "guard quality engine backend model text gguf digest errors config memory",
+        "guard quality engine backend model text gguf digest errors files config memory panics",
     ),
     (
         "rpc",
         "registry guard quality engine backend model text gguf digest errors config telemetry proto \
          memory::human_bytes status_code auth tls trace_context",
     ),
-    ("client", "proto digest status_code secret trace_context"),
-    ("bench", "client proto digest errors random status_code"),
+    ("client", "proto digest random status_code secret trace_context"),
+    ("bench", "client proto digest errors files random status_code"),
     (
         "cli",
         "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \

@@ -2,6 +2,8 @@
 //! and steps that are computed only when they are waited for. The engine and the registry know nothing else of either.
 
 use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -56,6 +58,8 @@ struct ScriptedDevice {
     fault: Fault,
     /// What a model of it promises once it is loaded.
     measured: Determinism,
+    /// A file that gets one more byte whenever a model is read.
+    grows: Option<PathBuf>,
 }
 
 /// The fault that every step of the scripted device ends with, once a test has set one.
@@ -87,6 +91,7 @@ impl ScriptedDevice {
             },
             fault,
             measured: Determinism::BestEffort,
+            grows: None,
         }
     }
 
@@ -143,6 +148,10 @@ impl Backend for ScriptedDevice {
         _adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadError> {
+        if let Some(path) = &self.grows {
+            let mut file = OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(b" ").unwrap();
+        }
         let limits = ModelLimits {
             vocab_size: rig::text().0.vocab_size(),
             context_length: 256,
@@ -557,4 +566,26 @@ async fn required_determinism_refuses_what_a_device_cannot_promise() {
         .min();
     assert_eq!(free, Some(WEIGHTS + POOL));
     rig.stop().await;
+}
+
+/// Provenance would name the digest of what was there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_file_changes_between_its_digest_and_its_weights_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(common::golden("tiny-chat")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let spec = ModelSpec {
+        path: folder.path().to_owned(),
+        ..target(SCRIPTED, ON_CARD, Precision::F32)
+    };
+    let quiet = ScriptedDevice::new(Arc::default());
+    load(options(vec![spec.clone()], quiet)).await.unwrap();
+    let changing = ScriptedDevice {
+        grows: Some(folder.path().join("config.json")),
+        ..ScriptedDevice::new(Arc::default())
+    };
+    let error = load(options(vec![spec], changing)).await.err().unwrap();
+    assert!(matches!(error, RegistryError::ChangedMeanwhile { .. }), "{error}");
 }

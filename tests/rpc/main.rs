@@ -58,6 +58,7 @@ mod received;
 mod residency;
 mod score;
 mod secured;
+mod simulation;
 mod starting;
 mod streams;
 mod tenants;

@@ -10,20 +10,23 @@ use super::{
     error::AnalysisError,
     load::{ComparableRun, runs_in},
 };
-use crate::bench::{
-    json_file::read_json,
-    jurisdictions::Jurisdiction,
-    report,
-    results::{Origin, RunFolder, RunInfo},
-    scores::{
-        comparable::{NamedRun, Purpose, comparability},
-        models::{DeclaredFacts, ModelFacts, PromptedModel},
-        run_names::{RunTraits, distinct_names},
-        study::Study,
-        study_run::StudyRun,
+use crate::{
+    bench::{
+        json_file::read_json,
+        jurisdictions::Jurisdiction,
+        report,
+        results::{Origin, RunFolder, RunInfo},
+        scores::{
+            comparable::{NamedRun, Purpose, comparability},
+            models::{DeclaredFacts, ModelFacts, PromptedModel},
+            run_names::{RunTraits, distinct_names},
+            study::Study,
+            study_run::StudyRun,
+        },
+        statistics::Bootstrap,
+        translation::{ScoreTable, import, sets::RUN_SCORES},
     },
-    statistics::Bootstrap,
-    translation::{ScoreTable, import, sets::RUN_SCORES},
+    files,
 };
 
 /// Facts about the models of a study that the runs do not hold, such as their sizes, and the file that they come from.
@@ -146,7 +149,8 @@ pub fn write_study(study: &Study, out: &Path) -> Result<(), AnalysisError> {
         path: out.to_owned(),
         source,
     };
-    let write = |name: &str, text: String| fs::write(out.join(name), text).map_err(failed);
+    let write =
+        |name: &str, text: String| files::write_whole(&out.join(name), text.as_bytes()).map_err(failed);
     fs::create_dir_all(out).map_err(failed)?;
     write("study.json", serde_json::to_string_pretty(study)? + "\n")?;
     write("study.html", report::study_html(study)?)

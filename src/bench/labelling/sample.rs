@@ -1,18 +1,21 @@
 //! Draws answers of a run for people to label.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use super::{
     error::LabelError,
     key::SampleKey,
     sheet::{self, SampledAnswer},
 };
-use crate::bench::{
-    analysis::LoadedRun,
-    report::texts,
-    results::RunFolder,
-    scores::validation::{draw, item_name},
-    taxonomy::Category,
+use crate::{
+    bench::{
+        analysis::LoadedRun,
+        report::texts,
+        results::RunFolder,
+        scores::validation::{draw, item_name},
+        taxonomy::Category,
+    },
+    files,
 };
 
 /// What to draw, and for whom.
@@ -70,7 +73,7 @@ pub fn draw_sample(run: &Path, out: &Path, options: SampleOptions<'_>) -> Result
     RunFolder::create(out).map_err(LabelError::Out)?;
     let write = |name: &str, text: &str| {
         let path = out.join(name);
-        fs::write(&path, text).map_err(|source| LabelError::Io { path, source })
+        files::write_whole(&path, text.as_bytes()).map_err(|source| LabelError::Io { path, source })
     };
     let answers: Vec<SampledAnswer> = answers.into_iter().flatten().collect();
     write(sheet::SAMPLE, &sheet::sample_lines(&answers)?)?;

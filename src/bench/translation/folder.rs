@@ -9,9 +9,12 @@ use std::{
 use serde::Serialize;
 
 use super::{Candidate, error::TranslateError, select::Decision};
-use crate::bench::{
-    dataset::{Dataset, PromptId, Row, write_long},
-    taxonomy::{Category, Language},
+use crate::{
+    bench::{
+        dataset::{Dataset, PromptId, Row, write_long},
+        taxonomy::{Category, Language},
+    },
+    files,
 };
 
 /// Which prompts are translated from which language into which.
@@ -90,9 +93,7 @@ impl TranslationFolder {
     /// # Errors
     /// Errors of the file system.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let partial = self.file(&format!("{name}.partial"));
-        fs::write(&partial, bytes)?;
-        fs::rename(&partial, self.file(name))
+        files::write_whole(&self.file(name), bytes)
     }
 
     /// Removes a file of an earlier translation that would contradict the others.

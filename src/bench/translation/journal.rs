@@ -80,7 +80,12 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
         let mut text = serde_json::to_vec(&entry)?;
         text.push(b'\n');
         // One write per entry: a killed process leaves whole lines and at most one that is cut off.
-        self.file.write_all(&text)?;
+        let before = self.file.metadata()?.len();
+        if let Err(error) = self.file.write_all(&text) {
+            // A part of the line may be there, and no line may follow it. Making a file shorter needs no room on the disk.
+            let _ = self.file.set_len(before);
+            return Err(error);
+        }
         self.answers.insert(entry.request, entry.answer);
         Ok(())
     }

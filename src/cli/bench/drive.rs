@@ -13,7 +13,11 @@ use crate::{
         summary::{self, Summary},
     },
     cli::{
-        Exit, Global, arguments::time, interrupt::interrupted, output::print_line, progress::RunProgress,
+        Exit, Global,
+        arguments::time,
+        interrupt::interrupted,
+        output::{print_line, tell},
+        progress::RunProgress,
         study_text::study_text,
     },
     client::Client,
@@ -76,7 +80,7 @@ pub(in crate::cli) async fn drive_with(
             );
             match why {
                 EarlyEnd::Stopped => {
-                    eprintln!("babelward: {resume}");
+                    tell(format_args!("babelward: {resume}"));
                     Ok(Exit::Interrupted)
                 }
                 EarlyEnd::Failed(error) => Err(error).context(resume),
@@ -105,7 +109,7 @@ pub(super) fn drive_group(
     for member in &group.runs {
         let own = RunFolder::open(&folder.file(&member.folder));
         if failures == Failures::Keep && own.info()?.status == RunStatus::Complete {
-            eprintln!("babelward: {} is complete", own.path().display());
+            tell(format_args!("babelward: {} is complete", own.path().display()));
             continue;
         }
         print_line(&format!("\n{}", member.title()))?;

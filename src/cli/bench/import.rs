@@ -14,7 +14,7 @@ use crate::{
     },
     cli::{
         CommandError, Exit, Format, Global,
-        output::{counted, print_json, print_line},
+        output::{counted, print_json, print_line, tell},
     },
 };
 
@@ -60,7 +60,7 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
     };
     let missing = runs.missing();
     if !missing.is_empty() && !global.quiet {
-        eprintln!("{}", missing_text(&missing));
+        tell(format_args!("{}", missing_text(&missing)));
     }
     let written = runs.write(&args.out)?;
     if global.format != Format::Human {

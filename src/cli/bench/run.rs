@@ -14,7 +14,7 @@ use crate::{
         taxonomy::{Category, Language},
         translation::{TranslatorChoice, sets::TranslatorSets},
     },
-    cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, policy::PolicyArgs},
+    cli::{CommandError, Connection, Exit, Global, data_source::DataArgs, output::tell, policy::PolicyArgs},
 };
 
 /// A sampling that has a name.
@@ -158,10 +158,10 @@ fn run_translators(args: &RunArgs, settings: Vec<RunSettings>, global: &Global) 
         args.data.mention_wrapper(&set.dataset, global);
     }
     if sets.left_out > 0 && !global.quiet {
-        eprintln!(
+        tell(format_args!(
             "babelward: {} of {} prompts are left out, because a translator lacks them",
             sets.left_out, sets.all_prompts
-        );
+        ));
     }
     let out = NewRunFolder::create(args.out.as_deref(), "translators")?;
     global.block_on(check_all(&settings, global))?;

@@ -24,9 +24,9 @@ use tonic::{Code, Status};
 
 pub use self::method::{ClassifyItems, ItemResult, ScoreItems, StreamMethod};
 use super::{
-    channel::Client,
+    channel::{Client, ClientOptions},
     error::{ClientError, RpcError},
-    retry::RetryPolicy,
+    retry::{Jitter, RetryPolicy},
 };
 use crate::{proto::ScoreRequest, status_code::code_name};
 
@@ -143,7 +143,7 @@ impl Client {
         work: &SharedWork<'_, M>,
         options: StreamOptions,
     ) -> Result<LaneEnd, ClientError> {
-        let mut driver = Driver::<M>::new(work, options, self.options.retry.clone());
+        let mut driver = Driver::<M>::new(work, options, &self.options);
         let mut failed = 0;
         let mut server = lane;
         loop {
@@ -165,7 +165,7 @@ impl Client {
             let delay = self
                 .options
                 .retry
-                .delay(failed, broken.error.hint, rand::random());
+                .delay(failed, broken.error.hint, self.options.jitter.next());
             tracing::debug!(
                 code = code_name(broken.error.code),
                 reason = broken.error.reason.as_deref(),
@@ -247,6 +247,7 @@ struct Driver<'a, 'w, M: StreamMethod> {
     work: &'a SharedWork<'w, M>,
     options: StreamOptions,
     retry: RetryPolicy,
+    jitter: Jitter,
     /// Number of items that were taken from the work.
     taken: usize,
     /// Whether the work has no more items.
@@ -260,11 +261,12 @@ struct Driver<'a, 'w, M: StreamMethod> {
 }
 
 impl<'a, 'w, M: StreamMethod> Driver<'a, 'w, M> {
-    fn new(work: &'a SharedWork<'w, M>, options: StreamOptions, retry: RetryPolicy) -> Self {
+    fn new(work: &'a SharedWork<'w, M>, options: StreamOptions, client: &ClientOptions) -> Self {
         Self {
             work,
             options,
-            retry,
+            retry: client.retry.clone(),
+            jitter: client.jitter.clone(),
             taken: 0,
             exhausted: false,
             waiting: VecDeque::new(),
@@ -409,7 +411,7 @@ impl<'a, 'w, M: StreamMethod> Driver<'a, 'w, M> {
             Ok(response) => self.work.borrow_mut().ended(&id, Ok(response)),
             Err(error) => {
                 pending.failed += 1;
-                let delay = self.retry.delay(pending.failed, error.hint, rand::random());
+                let delay = self.retry.delay(pending.failed, error.hint, self.jitter.next());
                 match delay {
                     Some(delay) if error.is_retryable() => {
                         self.delayed.push((Instant::now() + delay, pending));

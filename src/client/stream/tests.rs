@@ -82,7 +82,7 @@ proptest! {
         let options = StreamOptions { window, item_timeout: None };
         let mut work = Counted::new(count);
         let shared: SharedWork<'_, ScoreItems> = RefCell::new(&mut work);
-        let mut driver = Driver::new(&shared, options, RetryPolicy::default());
+        let mut driver = Driver::new(&shared, options, &ClientOptions::default());
         let far = Instant::now() + Duration::from_secs(3600);
         let rest = std::iter::repeat_n([Happening::Wait, Happening::Send, Happening::Answer(0)], 4 * count + 1);
         for step in happenings.into_iter().chain(rest.flatten()) {
@@ -114,7 +114,7 @@ proptest! {
 fn an_answer_that_nobody_asked_for_is_a_broken_protocol() {
     let mut work = Counted::new(1);
     let shared: SharedWork<'_, ScoreItems> = RefCell::new(&mut work);
-    let mut driver = Driver::new(&shared, StreamOptions::default(), RetryPolicy::default());
+    let mut driver = Driver::new(&shared, StreamOptions::default(), &ClientOptions::default());
     assert!(driver.admit().is_ok());
     let twice = response("0", Answer::Response(ScoreResponse::default()));
     assert!(driver.receive(twice.clone()).is_ok());

@@ -31,6 +31,7 @@ impl Scheduler {
     }
 
     /// Accepts a sequence whatever its deadline.
+    #[cfg(test)]
     pub(crate) fn enqueue(&mut self, mut sequence: Sequence) {
         self.find_shared_blocks(&mut sequence);
         self.queue(sequence);

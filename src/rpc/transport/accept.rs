@@ -1,8 +1,12 @@
 //! Accepts connections until the server shuts down.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -13,6 +17,35 @@ use super::{
 /// How long to wait after the system could not accept a connection, for example because no file descriptors are left.
 /// Trying again at once would only keep a core busy.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where connections come from: a port or, in a simulation, a network in memory.
+pub trait Incoming: Send + 'static {
+    /// A connection, before anything was said on it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The address of a connection's other end, where it has one.
+    fn peer(_stream: &Self::Stream) -> Option<SocketAddr> {
+        None
+    }
+}
+
+impl Incoming for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        // Small messages are sent at once. A socket without this option still works.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    fn peer(stream: &TcpStream) -> Option<SocketAddr> {
+        stream.peer_addr().ok()
+    }
+}
 
 /// The stages in which the server shuts down.
 #[derive(Clone)]
@@ -27,8 +60,8 @@ pub(crate) struct Shutdown {
 }
 
 /// Accepts connections until the server closes, and serves each on a task of its own.
-pub(crate) async fn listen<S: CallService>(
-    listener: TcpListener,
+pub(crate) async fn listen<S: CallService, L: Incoming + Sync>(
+    listener: L,
     transport: Arc<Transport<S>>,
     shutdown: Shutdown,
     tasks: TaskTracker,
@@ -43,7 +76,7 @@ pub(crate) async fn listen<S: CallService>(
             next = next => next,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
@@ -56,8 +89,6 @@ pub(crate) async fn listen<S: CallService>(
             metrics::counter!("babelward_connections_refused_total").increment(1);
             continue;
         };
-        // Small messages are sent at once. A socket without this option still works.
-        let _ = stream.set_nodelay(true);
         let shutdown = ConnectionShutdown {
             close: if shutdown.draining.is_cancelled() {
                 shutdown.closing.clone()
@@ -66,8 +97,10 @@ pub(crate) async fn listen<S: CallService>(
             },
             abort: shutdown.abort.clone(),
         };
+        let address = L::peer(&stream);
         tasks.spawn(connection::serve(
             stream,
+            address,
             permit,
             Arc::clone(&transport),
             shutdown,

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use h2::{Ping, PingPong, Reason, server};
 use http::Request;
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -53,14 +53,14 @@ pub(super) struct ConnectionShutdown {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<S: CallService>(
-    stream: TcpStream,
+pub(super) async fn serve<S: CallService, T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: T,
+    address: Option<SocketAddr>,
     permit: ConnectionPermit,
     transport: Arc<Transport<S>>,
     shutdown: ConnectionShutdown,
 ) {
     metrics::gauge!("babelward_connections").increment(1);
-    let address = stream.peer_addr().ok().map(PeerAddress);
     let (abort, evicted) = (shutdown.abort.clone(), permit.evicted());
     let handshake = timeout(transport.times.handshake, handshake(stream, &transport));
     let begun = tokio::select! {
@@ -69,6 +69,7 @@ pub(super) async fn serve<S: CallService>(
         () = evicted.cancelled() => return ended(),
     };
     if let Ok(Some((connection, certificate))) = begun {
+        let address = address.map(PeerAddress);
         let peer = Peer { address, certificate };
         tokio::select! {
             biased;
@@ -103,10 +104,10 @@ impl Peer {
 }
 
 /// Agrees on TLS, where the server speaks it, and on HTTP/2. `None` when the peer speaks something else.
-async fn handshake<S>(
-    stream: TcpStream,
+async fn handshake<S, T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
     transport: &Transport<S>,
-) -> Option<(server::Connection<Socket, Bytes>, Option<Arc<PeerCertificate>>)> {
+) -> Option<(server::Connection<Socket<T>, Bytes>, Option<Arc<PeerCertificate>>)> {
     let (stream, certificate) = match &transport.tls {
         None => (Either::Left(stream), None),
         Some(tls) => {
@@ -118,10 +119,10 @@ async fn handshake<S>(
     Some((connection, certificate))
 }
 
-async fn secured(
-    stream: TcpStream,
+async fn secured<T: AsyncRead + AsyncWrite + Unpin>(
+    stream: T,
     tls: &ServerTls,
-) -> Option<(TlsStream<TcpStream>, Option<Arc<PeerCertificate>>)> {
+) -> Option<(TlsStream<T>, Option<Arc<PeerCertificate>>)> {
     let failed = |reason: &str| {
         metrics::counter!("babelward_tls_failures_total").increment(1);
         tracing::debug!(reason, "a connection with TLS failed");
@@ -162,8 +163,8 @@ fn builder<S>(transport: &Transport<S>) -> server::Builder {
 }
 
 /// Answers calls until the peer or the server ends the connection.
-async fn serve_calls<S: CallService>(
-    mut connection: server::Connection<Socket, Bytes>,
+async fn serve_calls<S: CallService, T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: server::Connection<Socket<T>, Bytes>,
     peer: Peer,
     permit: ConnectionPermit,
     transport: &Arc<Transport<S>>,

@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::rpc::clock::now;
+
 /// Most evicted connections that are not closed yet.
 const CLOSING: usize = 32;
 
@@ -168,7 +170,7 @@ impl ConnectionPermit {
     pub(crate) fn has_spoken(&self) {
         self.change(|phase| {
             if *phase == Phase::Silent {
-                *phase = Phase::Idle(Instant::now());
+                *phase = Phase::Idle(now());
             }
         });
     }
@@ -208,7 +210,7 @@ impl ConnectionPermit {
         let table = self.connections.table();
         let phase = table.peers.get(&self.serial).map(|peer| peer.phase);
         let idle = match phase {
-            Some(Phase::Idle(since)) => since.elapsed(),
+            Some(Phase::Idle(since)) => now().saturating_duration_since(since),
             _ => Duration::ZERO,
         };
         longest.checked_sub(idle).filter(|left| !left.is_zero())
@@ -254,7 +256,7 @@ impl Drop for OpenCall {
                 self.connection.change(|phase| {
                     *phase = match *phase {
                         Phase::Busy(calls) if calls > 1 => Phase::Busy(calls - 1),
-                        _ => Phase::Idle(Instant::now()),
+                        _ => Phase::Idle(now()),
                     }
                 });
             }

@@ -1,4 +1,4 @@
-//! The gRPC port: TCP connections, HTTP/2 on them, and the bytes of requests as they arrive.
+//! The gRPC port: connections, HTTP/2 on them, and the bytes of requests as they arrive.
 //!
 //! This is built on h2 itself, where tonic's server is built on hyper, for two reasons. First, hyper returns a request's
 //! flow control window as soon as its body is read, so a reader that wants its client to wait can only stop reading; h2
@@ -17,6 +17,7 @@ mod service;
 mod socket;
 mod tenant_use;
 
+pub use self::accept::Incoming;
 pub(crate) use self::descriptors::{connection_limit, raise_descriptor_limit};
 pub(crate) use self::{
     accept::{Shutdown, listen},

@@ -6,10 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
@@ -17,23 +14,23 @@ use tokio_util::either::Either;
 /// each frame, and it bounds how many small ones it keeps.
 const TURN: usize = 64 << 10;
 
-/// A TCP stream, or TLS on one.
-pub(super) type MaybeTls = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+/// A connection, or TLS on one.
+pub(super) type MaybeTls<T> = Either<T, Box<TlsStream<T>>>;
 
 /// A stream that yields after [`TURN`] bytes.
-pub(super) struct Socket {
-    stream: MaybeTls,
+pub(super) struct Socket<T> {
+    stream: MaybeTls<T>,
     /// Bytes read since the last turn of other tasks.
     read: usize,
 }
 
-impl Socket {
-    pub(super) fn new(stream: MaybeTls) -> Self {
+impl<T> Socket<T> {
+    pub(super) fn new(stream: MaybeTls<T>) -> Self {
         Self { stream, read: 0 }
     }
 }
 
-impl AsyncRead for Socket {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -55,7 +52,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,12 +1,9 @@
 //! Checks what all requests have in common, and the requests of ModelService.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
 
 use super::checker::Checker;
-use crate::rpc::{deadline::Deadline, error::ServiceError, limits::Limits};
+use crate::rpc::{clock::now, deadline::Deadline, error::ServiceError, limits::Limits};
 
 /// Refuses a request that is too large as a whole.
 pub(crate) fn message_size(encoded_len: usize, limits: &Limits) -> Result<(), ServiceError> {
@@ -24,7 +21,7 @@ pub(crate) fn item_timeout(timeout: Option<&prost_types::Duration>) -> Result<De
         return Ok(Deadline::default());
     };
     match Duration::try_from(*timeout) {
-        Ok(timeout) if !timeout.is_zero() => Ok(Deadline::after(Instant::now(), timeout)),
+        Ok(timeout) if !timeout.is_zero() => Ok(Deadline::after(now(), timeout)),
         _ => Err(ServiceError::field("timeout", "must be a positive duration")),
     }
 }
