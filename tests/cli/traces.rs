@@ -12,6 +12,9 @@ use crate::{
 /// The caller's span in the example of the W3C's recommendation.
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+/// Ends of variables' names, with their values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commands_calls_are_part_of_the_trace_that_it_was_started_for() {
     let (collector, address) = Collector::start().await;
@@ -66,7 +69,7 @@ async fn a_commands_calls_are_part_of_the_trace_that_it_was_started_for() {
 fn a_wrong_collector_is_told_before_the_server_starts() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("wrong"), "sesame\n").unwrap();
-    let cases: [(&[(&str, &str)], i32, &str); 4] = [
+    let cases: [(Variables, i32, &str); 4] = [
         (&[("ENDPOINT", "127.0.0.1:4317")], 2, "telemetry.otlp_endpoint"),
         (
             &[("ENDPOINT", "http://a:1"), ("SAMPLE_RATIO", "2")],

@@ -2,7 +2,10 @@
 
 use super::*;
 
-fn endpoint(env: &[(&str, &str)]) -> (Option<String>, String) {
+/// Variables by name and value.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+fn endpoint(env: Variables) -> (Option<String>, String) {
     let loaded = from_env(env);
     let origin = entry(&loaded, "telemetry.otlp_endpoint").origin.to_string();
     let traces = loaded.config.unwrap().telemetry.traces;
@@ -35,7 +38,7 @@ fn what_is_wrong_with_traces_is_told_by_key() {
     let file = file.to_str().unwrap();
     let endpoint = |value| ("BABELWARD_TELEMETRY__OTLP_ENDPOINT", value);
     let ca = ("BABELWARD_TELEMETRY__OTLP_CA_FILE", file);
-    let cases: [(&[(&str, &str)], &str); 6] = [
+    let cases: [(Variables, &str); 6] = [
         (&[endpoint("otel:4317")], "telemetry.otlp_endpoint"),
         (&[endpoint("ftp://otel:4317")], "telemetry.otlp_endpoint"),
         (&[endpoint("http://")], "telemetry.otlp_endpoint"),
