@@ -435,7 +435,7 @@ async fn resolved(address: &str) -> Result<Vec<Place>, ClientError> {
 }
 
 /// Whether nobody on the way to this address can read what is sent: with TLS, or within this machine.
-fn is_private(address: &Uri) -> bool {
+pub(super) fn is_private(address: &Uri) -> bool {
     let host = address.host().unwrap_or_default();
     let ip = host
         .trim_start_matches('[')

@@ -7,7 +7,11 @@ use ureq::{
     tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem},
 };
 
-use super::{channel::ClientOptions, credentials::ClientIdentity, error};
+use super::{
+    channel::{ClientOptions, PlaintextToken, is_private},
+    credentials::ClientIdentity,
+    error,
+};
 
 /// Most bytes of a server's metrics. A server with a hundred models has about a megabyte.
 const BYTES: u64 = 16 << 20;
@@ -31,6 +35,14 @@ pub enum MetricsReadError {
         /// What went wrong.
         reason: String,
     },
+    /// The key or token would be sent to another machine where others can read it.
+    #[error(
+        "{url}: a key or token is not sent there without encryption; say https://, or --insecure-plaintext-token"
+    )]
+    PlaintextToken {
+        /// The address.
+        url: String,
+    },
     /// The server wants a credential, or another one.
     #[error("{url}: send a key or token that has the scope metrics (--token-file)")]
     Unauthorised {
@@ -51,12 +63,18 @@ impl MetricsReader {
     /// A reader for this address: `http://` or `https://`, host, port and path.
     ///
     /// # Errors
-    /// [`MetricsReadError::Unreachable`] when a certificate or key of the options is none.
+    /// [`MetricsReadError::Unreachable`] when a certificate or key of the options is none;
+    /// [`MetricsReadError::PlaintextToken`].
     pub fn new(url: &str, options: &ClientOptions) -> Result<Self, MetricsReadError> {
         let failed = |reason: String| MetricsReadError::Unreachable {
             url: url.to_owned(),
             reason,
         };
+        let may_send = options.plaintext_token == PlaintextToken::Sent
+            || url.parse().is_ok_and(|address| is_private(&address));
+        if options.token.is_some() && !may_send {
+            return Err(MetricsReadError::PlaintextToken { url: url.to_owned() });
+        }
         let tls = TlsConfig::builder()
             .root_certs(roots(options.authorities.as_deref()).map_err(failed)?)
             .client_cert(
