@@ -13,6 +13,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod completions;
 mod config;
 mod data;
 mod gate;
@@ -21,6 +22,7 @@ mod keys;
 mod labels;
 mod logs;
 mod manifest;
+mod manual;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
