@@ -11,6 +11,7 @@
 mod ci_run;
 mod demo_data;
 mod errors_doc;
+mod locked;
 mod security_doc;
 mod tidy;
 mod tidy_support;
