@@ -21,6 +21,7 @@ COPY data data
 # Small checkpoints with the logits that they must have: `doctor` tests devices with them.
 COPY tests/golden/models tests/golden/models
 # Members of the workspace, which cargo wants to see although they are not built.
+COPY fuzz fuzz
 COPY tests/candle tests/candle
 COPY tests/candle_oracle tests/candle_oracle
 COPY tests/sanitize tests/sanitize

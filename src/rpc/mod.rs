@@ -41,3 +41,4 @@ pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
 pub use server::{Listeners, Security, ServeError, serve, serve_on};
 pub use status::{DOMAIN, Reason};
 pub(crate) use transport::raise_descriptor_limit;
+pub use validate::RequestChecks;

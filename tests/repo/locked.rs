@@ -8,7 +8,7 @@ use std::{
 use fancy_regex::Regex;
 
 /// What has commands of cargo in it.
-const ROOTS: [&str; 11] = [
+const ROOTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "Dockerfile",
@@ -17,6 +17,8 @@ const ROOTS: [&str; 11] = [
     "benches",
     "deploy",
     "docs",
+    "fuzz/src",
+    "fuzz/seeds.py",
     "k8s",
     "scripts",
     "tests",

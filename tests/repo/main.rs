@@ -11,6 +11,9 @@
 mod ci_run;
 mod demo_data;
 mod errors_doc;
+mod fuzz_corpus;
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz_targets;
 mod locked;
 mod security_doc;
 mod tidy;
