@@ -21,16 +21,15 @@ COPY data data
 # Small checkpoints with the logits that they must have: `doctor` tests devices with them.
 COPY tests/golden/models tests/golden/models
 # Members of the workspace, which cargo wants to see although they are not built.
+COPY fuzz fuzz
 COPY tests/candle tests/candle
 COPY tests/candle_oracle tests/candle_oracle
 COPY tests/sanitize tests/sanitize
-ENV CARGO_PROFILE_RELEASE_DEBUG=false \
-    CARGO_PROFILE_RELEASE_STRIP=symbols
 # The processor's kernels are chosen when the program runs, so one build serves all x86-64 processors.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --bin babelward \
-    && install -D -m 0755 target/release/babelward /out/usr/local/bin/babelward \
+    cargo build --profile ship --locked --bin babelward \
+    && install -D -m 0755 target/ship/babelward /out/usr/local/bin/babelward \
     && install -D -m 0644 data/demo_prompts.jsonl /out/usr/share/babelward/demo_prompts.jsonl
 
 # CUDA's compiler and cuBLASLt from pip: a third of what a CUDA runtime image has. The driver's own library comes from the

@@ -48,7 +48,7 @@ CEILING_ROWS = 2048
 
 def check_binary(binary: pathlib.Path) -> None:
     if not os.access(binary, os.X_OK):
-        raise CannotRun(f"{binary} is no program: build it with `cargo build --release` or name another with --binary")
+        raise CannotRun(f"{binary} is no program: build it with `cargo build --release --locked` or name another with --binary")
 
 
 class Bench:

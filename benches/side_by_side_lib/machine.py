@@ -51,9 +51,9 @@ class Setup:
         missing = [name for name in PEER_PROGRAMS if not os.access(peer / name, os.X_OK)]
         if missing:
             raise CannotRun(f"LLAMA_CPP_BIN={folder} has no program {', '.join(missing)}")
-        build = ["cargo", "build", "--release", "--quiet", "--bin", "babelward"]
+        build = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "babelward"]
         if subprocess.run(build, cwd=root, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-            raise CannotRun("cargo build --release failed: its message is above")
+            raise CannotRun("cargo build --release --locked failed: its message is above")
         ours = target_folder(root) / "release" / "babelward"
         return cls(root, ours, peer, pathlib.Path(), threads, precision)
 
@@ -90,7 +90,7 @@ def cpu_name() -> str:
 
 def target_folder(root: pathlib.Path) -> pathlib.Path:
     """Cargo's target folder."""
-    metadata = run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"], cwd=root)
+    metadata = run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"], cwd=root)
     return pathlib.Path(json.loads(metadata)["target_directory"])
 
 

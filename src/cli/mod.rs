@@ -6,6 +6,7 @@ mod bench;
 mod classify;
 mod collector;
 mod compare;
+mod completions;
 mod config;
 mod config_args;
 mod connection;
@@ -25,6 +26,7 @@ mod input;
 mod interrupt;
 mod json;
 mod keys;
+mod man;
 mod models;
 #[cfg(feature = "cuda")]
 mod nvidia;
@@ -47,7 +49,7 @@ mod wire;
 
 use std::{env, io, process::ExitCode};
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use self::failure::Failure;
 pub use self::{
@@ -114,6 +116,16 @@ enum Command {
     /// Without --server: processor, memory, ports, configuration and model files, so that `serve` works with the same flags.
     /// With --server: connection, version, health and models of that server, which must be running.
     Doctor(doctor::Args),
+    /// Print the script by which a shell completes commands and flags
+    ///
+    /// bash: babelward completions bash > ~/.local/share/bash-completion/completions/babelward
+    ///
+    /// zsh: babelward completions zsh > a file _babelward in a folder of $fpath
+    ///
+    /// fish: babelward completions fish > ~/.config/fish/completions/babelward.fish
+    Completions(completions::Args),
+    /// Write the manual as pages for `man`, one for each command
+    Man(man::Args),
     /// Raw speed of a model, without a server
     #[command(hide = true)]
     EngineBench(engine_bench::Args),
@@ -198,6 +210,8 @@ impl Command {
             | Self::Validate(_)
             | Self::Keys(_)
             | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_)
             | Self::EngineBench(_)
             | Self::GuardPrompts(_) => None,
         }
@@ -223,6 +237,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Config(args) => config::run(args, global),
         Command::Doctor(args) => doctor::run(args, global),
         Command::Top(args) => top::run(&args, global),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command(), global),
         Command::EngineBench(args) => engine_bench::run(&args).map(|()| Exit::Done),
         Command::GuardPrompts(args) => guard_prompts::run(&args).map(|()| Exit::Done),
     }
@@ -236,8 +252,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

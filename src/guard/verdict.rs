@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::policy::Policy;
 use crate::{
     engine::{ProbeResult, StopCondition},
-    text::Tokenizer,
+    text::{TextStream, Tokenizer},
 };
 
 /// The label that the guard's text begins with.
@@ -77,45 +77,45 @@ pub(super) fn assemble(probe: &ProbeResult, raw_output: String, policy: &Policy)
 /// Ends decoding as soon as more text cannot change the verdict: after the line of categories, or when the first line is
 /// neither `safe` nor `unsafe`.
 pub(super) struct VerdictStop {
-    tokenizer: Arc<Tokenizer>,
-    bytes: Vec<u8>,
+    stream: TextStream,
+    text: String,
 }
 
 impl VerdictStop {
     pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
         Self {
-            tokenizer,
-            bytes: Vec::new(),
+            stream: TextStream::new(tokenizer, &[]),
+            text: String::new(),
         }
     }
 }
 
 impl StopCondition for VerdictStop {
     fn push(&mut self, token: u32) -> bool {
-        self.bytes.extend_from_slice(self.tokenizer.token_bytes(token));
-        is_settled(&self.bytes)
+        self.text.push_str(&self.stream.push(token));
+        is_settled(&self.text)
     }
 }
 
-/// Whether more text cannot change the verdict.
-fn is_settled(bytes: &[u8]) -> bool {
-    let bytes = bytes.trim_ascii_start();
-    let mut lines = bytes.split(|&b| b == b'\n');
-    let first = lines.next().unwrap_or(&[]).trim_ascii_end();
+/// Whether more text cannot change the verdict. What counts as a space is the same as in [`parse`].
+fn is_settled(text: &str) -> bool {
+    let text = text.trim_start();
+    let mut lines = text.split('\n');
+    let first = lines.next().unwrap_or("").trim_end();
     let second_begun = lines.next().is_some();
-    if first.eq_ignore_ascii_case(b"unsafe") {
+    if first.eq_ignore_ascii_case("unsafe") {
         return lines.next().is_some();
     }
-    if first.eq_ignore_ascii_case(b"safe") {
+    if first.eq_ignore_ascii_case("safe") {
         return second_begun;
     }
     // The text may still become one of the words. If not, it is decoded until enough of it is kept.
-    let may_become = b"unsafe".len() >= first.len()
-        && !second_begun
-        && [b"unsafe".as_slice(), b"safe"]
-            .iter()
-            .any(|word| word.len() >= first.len() && word[..first.len()].eq_ignore_ascii_case(first));
-    !may_become && bytes.len() >= UNDETERMINED_BYTES
+    let begins = |word: &str| {
+        let beginning = word.get(..first.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(first))
+    };
+    let may_become = !second_begun && ["unsafe", "safe"].into_iter().any(begins);
+    !may_become && text.len() >= UNDETERMINED_BYTES
 }
 
 #[cfg(test)]
@@ -202,8 +202,15 @@ mod tests {
                 "The answer to this question depends on many things, and on others too.",
                 true,
             ),
+            // Spaces beyond ASCII, which the label's line may have around it.
+            (&"\u{a0}".repeat(UNDETERMINED_BYTES), false),
+            (
+                "unsafe\u{85}\nS1,S2,S3,S4,S5,S6,S7,S8,S9,S10,S11,S12,S13,S14,S15,S16,S17,S18,S19,S20",
+                false,
+            ),
+            ("unsafe\u{85}\nS1\n", true),
         ] {
-            assert_eq!(is_settled(text.as_bytes()), settled, "{text:?}");
+            assert_eq!(is_settled(text), settled, "{text:?}");
         }
     }
 }

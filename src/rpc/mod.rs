@@ -47,3 +47,4 @@ pub use server::{Listeners, Security, ServeError, serve, serve_on};
 pub use status::{DOMAIN, Reason};
 pub use transport::Incoming;
 pub(crate) use transport::raise_descriptor_limit;
+pub use validate::RequestChecks;

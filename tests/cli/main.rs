@@ -15,6 +15,7 @@ mod collector;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod completions;
 mod config;
 mod data;
 mod disk_full;
@@ -24,6 +25,7 @@ mod keys;
 mod labels;
 mod logs;
 mod manifest;
+mod manual;
 mod model_files;
 mod pages;
 #[path = "../common/planted.rs"]

@@ -106,7 +106,7 @@ fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// A folder like a clone after `cargo build --release`, with the model fetched.
+/// A folder like a clone after `cargo build --release --locked`, with the model fetched.
 fn clone() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let programs = folder.path().join("target/release");

@@ -55,6 +55,25 @@ fn estimates_are_what_loading_takes() {
 }
 
 #[test]
+fn estimates_of_estimators_are_what_loading_takes() {
+    let cpu = CpuBackend::new(1);
+    let mut folders = Vec::new();
+    for kind in ["comet", "metricx"] {
+        let entries = std::fs::read_dir(golden(kind)).unwrap().map(Result::unwrap);
+        folders.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+    }
+    assert!(folders.len() > 5, "{folders:?}");
+    for folder in folders {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let options = load_options(precision, 1 << 20);
+            let known = cpu.footprint(&folder, &[], &options).unwrap();
+            let loaded = cpu.load(&folder, &[], &options).unwrap();
+            assert_eq!(known.weight_bytes, loaded.weight_bytes, "{}", folder.display());
+        }
+    }
+}
+
+#[test]
 fn adapters_are_part_of_the_estimate() {
     let cpu = CpuBackend::new(1);
     let adapter = golden("adapters/llama-bf16");

@@ -11,6 +11,10 @@
 mod ci_run;
 mod demo_data;
 mod errors_doc;
+mod fuzz_corpus;
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz_targets;
+mod locked;
 mod security_doc;
 mod tidy;
 mod tidy_support;

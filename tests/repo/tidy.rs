@@ -82,6 +82,9 @@ const TEXT_ROOTS: &[&str] = &[
     "src",
     "tests",
     "benches",
+    "fuzz/src",
+    "fuzz/fuzz_targets",
+    "fuzz/seeds.py",
     "docs",
     "proto",
     "scripts",
@@ -369,9 +372,10 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn documents_name_files_that_exist() {
     let folders = [
-        "src/", "tests/", "benches/", "docs/", "proto/", "data/", "scripts/", ".ci/", "k8s/", "deploy/",
+        "src/", "tests/", "benches/", "fuzz/", "docs/", "proto/", "data/", "scripts/", ".ci/", "k8s/",
+        "deploy/",
     ];
-    let sources = files(&["src", "tests", "benches", "scripts", ".ci", "build.rs"]);
+    let sources = files(&["src", "tests", "benches", "fuzz", "scripts", ".ci", "build.rs"]);
     let is_end_of_a_path = |word: &str| {
         sources.iter().any(|(name, _)| {
             let before = name.strip_suffix(word);

@@ -6,7 +6,8 @@ use rand::RngExt as _;
 
 use super::{
     checker::{Checker, ValidationContext},
-    conversation, policy,
+    conversation,
+    policy::{self, CheckedPolicy},
 };
 use crate::{
     engine::Sampling,
@@ -70,14 +71,24 @@ pub(crate) async fn generate(
     context.deadline.limit(found).await
 }
 
-/// Checks a Score; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
-pub(crate) async fn score(
+/// A Score whose fields are valid without knowing the models.
+pub(super) struct ScoreFields {
+    /// Absent when the request has none, which the checker has been told.
+    generate: Option<GenerateFields>,
+    generate_path: String,
+    guard: String,
+    guard_field: String,
+    policy: CheckedPolicy,
+    policy_field: String,
+    samples: u32,
+    keep_text: bool,
+}
+
+pub(super) fn score_fields(
+    checker: &mut Checker,
     request: proto::ScoreRequest,
-    path: &str,
-    context: &ValidationContext<'_>,
-) -> Result<ScoreWork, ServiceError> {
-    let (registry, limits) = (context.registry, context.limits);
-    let mut checker = Checker::at(path);
+    limits: &Limits,
+) -> ScoreFields {
     let judge = request.judge.unwrap_or_default();
     let policy = checker.within("judge", |checker| {
         checker.model_id("model", &judge.model, limits);
@@ -89,7 +100,7 @@ pub(crate) async fn score(
             format!("must be at most {}, is {}", limits.samples, request.samples),
         );
     }
-    let fields = match request.generate {
+    let generate = match request.generate {
         Some(generate) => checker.within("generate", |checker| {
             if let Some(generate_request::Prompt::Conversation(conversation)) = &generate.prompt {
                 checker.within("conversation", |checker| {
@@ -103,18 +114,45 @@ pub(crate) async fn score(
             None
         }
     };
-    let generate_path = checker.path_of("generate");
-    let guard_field = checker.path_of("judge.model");
-    let policy_field = checker.path_of("judge.inline_policy");
+    ScoreFields {
+        generate,
+        generate_path: checker.path_of("generate"),
+        guard: judge.model,
+        guard_field: checker.path_of("judge.model"),
+        policy,
+        policy_field: checker.path_of("judge.inline_policy"),
+        samples: request.samples,
+        keep_text: request.keep_text,
+    }
+}
+
+/// Checks a Score; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
+pub(crate) async fn score(
+    request: proto::ScoreRequest,
+    path: &str,
+    context: &ValidationContext<'_>,
+) -> Result<ScoreWork, ServiceError> {
+    let registry = context.registry;
+    let mut checker = Checker::at(path);
+    let ScoreFields {
+        generate,
+        generate_path,
+        guard: guard_id,
+        guard_field,
+        policy,
+        policy_field,
+        samples,
+        keep_text,
+    } = score_fields(&mut checker, request, context.limits);
     checker.finish()?;
-    let Some(fields) = fields else {
+    let Some(fields) = generate else {
         return Err(ServiceError::field(generate_path, "is required"));
     };
     let policy = policy.find(registry)?;
     let found = async {
         let generate = fields.resolve(&generate_path, registry).await?;
-        let guard = registry.guard(&judge.model).await;
-        let guard = guard.map_err(|error| ServiceError::from_lookup(error, &judge.model))?;
+        let guard = registry.guard(&guard_id).await;
+        let guard = guard.map_err(|error| ServiceError::from_lookup(error, &guard_id))?;
         Ok((generate, guard))
     };
     let (generate, guard) = context.deadline.limit(found).await?;
@@ -124,8 +162,8 @@ pub(crate) async fn score(
         policy,
         policy_field,
         guard_field,
-        samples: request.samples.max(1),
-        keep_text: request.keep_text,
+        samples: samples.max(1),
+        keep_text,
     })
 }
 

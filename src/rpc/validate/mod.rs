@@ -7,8 +7,10 @@ mod generation;
 mod policy;
 mod quality;
 mod request;
+mod request_bytes;
 mod safety;
 
+pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},

@@ -31,22 +31,45 @@ pub(crate) async fn estimate_quality(
     request: proto::EstimateQualityRequest,
     context: &ValidationContext<'_>,
 ) -> Result<QualityWork, ServiceError> {
-    let (registry, limits) = (context.registry, context.limits);
+    let registry = context.registry;
+    let QualityFields {
+        model,
+        pairs,
+        priority,
+    } = quality_fields(request, context.limits)?;
+    let estimator = async {
+        let estimator = registry.estimator(&model).await;
+        estimator.map_err(|error| ServiceError::from_lookup(error, &model))
+    };
+    let estimator = context.deadline.limit(estimator).await?;
+    Ok(QualityWork {
+        estimator,
+        pairs,
+        priority,
+    })
+}
+
+/// An EstimateQuality whose fields are valid without knowing the estimator.
+pub(super) struct QualityFields {
+    model: String,
+    pairs: Vec<(String, Result<Pair, ServiceError>)>,
+    priority: proto::Priority,
+}
+
+pub(super) fn quality_fields(
+    request: proto::EstimateQualityRequest,
+    limits: &Limits,
+) -> Result<QualityFields, ServiceError> {
     let mut checker = Checker::at("");
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
     let given = request.pairs.iter().map(|pair| pair.id.as_str());
     let ids = item_ids(checker, "pairs", given, limits)?;
-    let estimator = async {
-        let estimator = registry.estimator(&request.model).await;
-        estimator.map_err(|error| ServiceError::from_lookup(error, &request.model))
-    };
-    let estimator = context.deadline.limit(estimator).await?;
     let pairs = request.pairs.into_iter().zip(ids).enumerate();
     let pairs = pairs.map(|(index, (pair, id))| (id, self::pair(pair, format!("pairs[{index}]"), limits)));
-    Ok(QualityWork {
+    Ok(QualityFields {
+        model: request.model,
         pairs: pairs.collect(),
-        estimator,
         priority,
     })
 }

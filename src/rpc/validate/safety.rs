@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     checker::{Checker, ValidationContext},
-    conversation, policy,
+    conversation,
+    policy::{self, CheckedPolicy},
     request::item_ids,
 };
 use crate::{
@@ -48,19 +49,23 @@ pub(crate) enum Judged {
     AnswerToText { guard: String },
 }
 
-/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
-pub(crate) async fn classify(
+/// A Classify whose fields are valid without knowing the guard.
+pub(super) struct ClassifyFields {
+    model: String,
+    policy: CheckedPolicy,
+    messages: Vec<ChatMessage>,
+    priority: proto::Priority,
+    fields: JudgedMessages,
+}
+
+pub(super) fn classify_fields(
+    checker: &mut Checker,
     request: proto::ClassifyRequest,
-    path: &str,
-    context: &ValidationContext<'_>,
-) -> Result<ClassifyWork, ServiceError> {
-    let (registry, limits) = (context.registry, context.limits);
-    let mut checker = Checker::at(path);
+    limits: &Limits,
+) -> ClassifyFields {
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
-    let policy = policy::policy(&mut checker, request.policy_source.into(), limits);
-    let policy_field = checker.path_of("inline_policy");
-    let field = checker.path_of("conversation");
+    let policy = policy::policy(checker, request.policy_source.into(), limits);
     let messages = match request.conversation {
         Some(conversation) => checker.within("conversation", |checker| {
             conversation::guard_shape(checker, &conversation, false);
@@ -71,11 +76,39 @@ pub(crate) async fn classify(
             Vec::new()
         }
     };
+    ClassifyFields {
+        model: request.model,
+        policy,
+        messages,
+        priority,
+        fields: JudgedMessages {
+            conversation: checker.path_of("conversation"),
+            policy: checker.path_of("inline_policy"),
+            judged: Judged::Conversation,
+        },
+    }
+}
+
+/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
+pub(crate) async fn classify(
+    request: proto::ClassifyRequest,
+    path: &str,
+    context: &ValidationContext<'_>,
+) -> Result<ClassifyWork, ServiceError> {
+    let registry = context.registry;
+    let mut checker = Checker::at(path);
+    let ClassifyFields {
+        model,
+        policy,
+        messages,
+        priority,
+        fields,
+    } = classify_fields(&mut checker, request, context.limits);
     checker.finish()?;
     let policy = policy.find(registry)?;
     let guard = async {
-        let guard = registry.guard(&request.model).await;
-        guard.map_err(|error| ServiceError::from_lookup(error, &request.model))
+        let guard = registry.guard(&model).await;
+        guard.map_err(|error| ServiceError::from_lookup(error, &model))
     };
     let guard = context.deadline.limit(guard).await?;
     Ok(ClassifyWork {
@@ -83,11 +116,7 @@ pub(crate) async fn classify(
         policy,
         messages,
         priority,
-        fields: JudgedMessages {
-            conversation: field,
-            policy: policy_field,
-            judged: Judged::Conversation,
-        },
+        fields,
     })
 }
 

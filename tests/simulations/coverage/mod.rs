@@ -1,9 +1,9 @@
 //! What intervals and tests of the reports do on planted truths, through the program itself: studies are simulated, written
 //! as files of verdicts, imported, compared, and what the program says is held against what was planted.
 //!
-//! `cargo test --release --test simulations coverage` runs a few small regimes with a fixed seed. All of them, as they stand in
+//! `cargo test --release --locked --test simulations coverage` runs a few small regimes with a fixed seed. All of them, as they stand in
 //! docs/statistics.md:
-//! `cargo test --release --test simulations coverage -- --ignored --nocapture --test-threads 1`
+//! `cargo test --release --locked --test simulations coverage -- --ignored --nocapture --test-threads 1`
 
 mod count;
 mod planted;

@@ -6,6 +6,7 @@ use super::{
     comet::{self, CometKiwi},
     info::EstimatorInfo,
     metricx::{self, MetricX},
+    tensor_reader::Kept,
 };
 use crate::{
     backend::cpu::compute::Compute,
@@ -30,11 +31,11 @@ impl Estimator {
         }
     }
 
-    /// Whether the estimator keeps the whole of the tensor with this name in memory.
-    pub(super) fn keeps(kind: EstimatorKind, tensor: &str) -> bool {
+    /// What the estimator keeps of the tensor with this name in memory.
+    pub(super) fn kept(kind: EstimatorKind, tensor: &str) -> Kept {
         match kind {
-            EstimatorKind::CometKiwi => true,
-            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::keeps(tensor),
+            EstimatorKind::CometKiwi => comet::kept(tensor),
+            EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => metricx::kept(tensor),
         }
     }
 

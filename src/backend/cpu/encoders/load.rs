@@ -53,7 +53,7 @@ fn estimated(kind: EstimatorKind, folder: &Path, options: &LoadOptions) -> Resul
     Ok(Footprint {
         context_length: info.window,
         held_tokens: info.window,
-        weight_bytes: resident_bytes(&tensors, |tensor| Estimator::keeps(kind, tensor))?,
+        weight_bytes: resident_bytes(&tensors, |tensor| Estimator::kept(kind, tensor))?,
         scratch_bytes: scoring_model::scratch_bytes(info.window, info.row_bytes),
         kv_block_bytes: scoring_model::BLOCK_BYTES,
         kv_most_bytes: Some(scoring_model::most_bytes(info.window)),

@@ -9,14 +9,31 @@ use crate::{
     },
 };
 
-/// Bytes that the tensors will take in memory whose names `keeps` is true for: matrices are repacked, vectors become f32.
-pub(super) fn resident_bytes(tensors: &Tensors, keeps: impl Fn(&str) -> bool) -> Result<u64, TensorError> {
+/// What an estimator keeps of a tensor in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nothing,
+    /// One row of the matrix, as f32 values.
+    Row,
+    /// All elements, as f32 values.
+    Values,
+    /// The whole tensor: a matrix is repacked, a vector becomes f32 values.
+    Whole,
+}
+
+/// Bytes that the tensors will take in memory of which so much is kept.
+pub(super) fn resident_bytes(tensors: &Tensors, kept: impl Fn(&str) -> Kept) -> Result<u64, TensorError> {
     let mut bytes = 0u64;
-    for name in tensors.names().filter(|name| keeps(name)) {
+    for name in tensors.names() {
+        let kept = kept(name);
+        if kept == Kept::Nothing {
+            continue;
+        }
         let data = tensors.get(name)?;
-        bytes += match data.shape[..] {
-            [rows, cols] => PackedMatrix::bytes_for(data.format, rows, cols) as u64,
-            _ => 4 * data.shape.iter().product::<usize>() as u64,
+        bytes += match (kept, &data.shape[..]) {
+            (Kept::Whole, &[rows, cols]) => PackedMatrix::bytes_for(data.format, rows, cols) as u64,
+            (Kept::Row, &[_, cols]) => 4 * cols as u64,
+            (_, shape) => 4 * shape.iter().product::<usize>() as u64,
         };
     }
     Ok(bytes)

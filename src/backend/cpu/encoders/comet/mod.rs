@@ -10,7 +10,10 @@ use self::{
     encoder::{Activations, Dense, Encoder, row_bytes},
     sentence::Mix,
 };
-use super::{info::EstimatorInfo, tensor_reader::TensorReader};
+use super::{
+    info::EstimatorInfo,
+    tensor_reader::{Kept, TensorReader},
+};
 use crate::{
     backend::cpu::{compute::Compute, kernels::Output},
     model::{
@@ -47,6 +50,30 @@ pub(super) fn info(json: &Value) -> Result<EstimatorInfo, ConfigError> {
     })
 }
 
+/// What the names of tensors begin with that a model must use. Checkpoints have others, of its training.
+const PARTS: [&str; 4] = [
+    "encoder.model.encoder.",
+    "encoder.model.embeddings.",
+    "estimator.",
+    "layerwise_attention.s",
+];
+
+fn is_part(tensor: &str) -> bool {
+    PARTS.iter().any(|part| tensor.starts_with(part))
+}
+
+/// What the model keeps of a tensor in memory. Positions and types are added to rows, so they are not repacked.
+pub(super) fn kept(tensor: &str) -> Kept {
+    let added = [".position_embeddings.weight", ".token_type_embeddings.weight"];
+    if !is_part(tensor) && tensor != "layerwise_attention.gamma" {
+        Kept::Nothing
+    } else if added.iter().any(|name| tensor.ends_with(name)) {
+        Kept::Values
+    } else {
+        Kept::Whole
+    }
+}
+
 impl CometKiwi {
     /// Reads and repacks all weights.
     ///
@@ -80,16 +107,7 @@ impl CometKiwi {
             Dense::read(&mut reader, &name, 1, inputs)?,
             config.final_activation,
         ));
-        let summary = reader.finish(|name| {
-            [
-                "encoder.model.encoder.",
-                "encoder.model.embeddings.",
-                "estimator.",
-                "layerwise_attention.s",
-            ]
-            .iter()
-            .any(|part| name.starts_with(part))
-        })?;
+        let summary = reader.finish(is_part)?;
         let model = Self {
             compute,
             encoder,

@@ -7,7 +7,10 @@ mod layer;
 use serde_json::Value;
 
 use self::layer::{Activations, DecoderLayer, EncoderLayer, norm, row_bytes};
-use super::{info::EstimatorInfo, tensor_reader::TensorReader};
+use super::{
+    info::EstimatorInfo,
+    tensor_reader::{Kept, TensorReader},
+};
 use crate::{
     backend::cpu::{
         compute::Compute,
@@ -20,6 +23,10 @@ use crate::{
 
 /// The token that the decoder begins with, which is the one of padding.
 const START_TOKEN: usize = 0;
+/// The output projection.
+const HEAD: &str = "lm_head.weight";
+/// The encoder's biases by distance, which all of its layers use.
+const ENCODER_BIASES: &str = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
 /// The largest error that a score can be.
 const WORST: f32 = 25.0;
 
@@ -61,9 +68,15 @@ pub(super) fn info(name: &str, json: &Value) -> Result<EstimatorInfo, ConfigErro
     })
 }
 
-/// Whether the model keeps the whole of a tensor in memory. Of the output projection it keeps one row only, and of the
-/// decoder's attention to its only token, the values are enough.
-pub(super) fn keeps(tensor: &str) -> bool {
+/// What the model keeps of a tensor in memory. Of the output projection it keeps one row only, and of the decoder's attention to
+/// its only token, the values are enough.
+pub(super) fn kept(tensor: &str) -> Kept {
+    if tensor == HEAD {
+        return Kept::Row;
+    }
+    if tensor == ENCODER_BIASES {
+        return Kept::Values;
+    }
     let unread = [
         "SelfAttention.q.weight",
         "SelfAttention.k.weight",
@@ -71,14 +84,15 @@ pub(super) fn keeps(tensor: &str) -> bool {
     ];
     let of_decoder =
         tensor.starts_with("decoder.block.") && !unread.iter().any(|part| tensor.ends_with(part));
-    of_decoder
+    let whole = of_decoder
         || tensor.starts_with("encoder.block.")
         || [
             "shared.weight",
             "encoder.final_layer_norm.weight",
             "decoder.final_layer_norm.weight",
         ]
-        .contains(&tensor)
+        .contains(&tensor);
+    if whole { Kept::Whole } else { Kept::Nothing }
 }
 
 impl MetricX {
@@ -98,24 +112,18 @@ impl MetricX {
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));
         let decoder = decoder.collect::<Result<_, _>>()?;
-        // All layers use the biases of the first one.
-        let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-        let biases = reader.values(name, &[config.buckets.count, config.heads])?;
+        let biases = reader.values(ENCODER_BIASES, &[config.buckets.count, config.heads])?;
         let embedding = reader.matrix("shared.weight", config.vocab, config.hidden)?;
         let mut start = vec![0.0; config.hidden];
         embedding.read_row(START_TOKEN, &mut start);
         let encoder_norm = norm(&mut reader, &config, "encoder.final_layer_norm")?;
         let decoder_norm = norm(&mut reader, &config, "decoder.final_layer_norm")?;
-        let mut head = reader.row(
-            "lm_head.weight",
-            [config.vocab, config.hidden],
-            config.score_token,
-        )?;
+        let mut head = reader.row(HEAD, [config.vocab, config.hidden], config.score_token)?;
         if config.rescaled {
             let scale = 1.0 / (config.hidden as f32).sqrt();
             head.iter_mut().for_each(|weight| *weight *= scale);
         }
-        let summary = reader.finish(keeps)?;
+        let summary = reader.finish(|tensor| kept(tensor) != Kept::Nothing)?;
         let model = Self {
             compute,
             distance_bias: config.buckets.by_distance(&biases, config.heads, config.window),

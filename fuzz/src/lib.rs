@@ -1,0 +1,96 @@
+//! What is fuzzed: for each door through which bytes of others come in, a function that gives it any bytes, and checks what
+//! must be true whatever they are. It panics where that is not so. `docs/fuzzing.md` lists them.
+//!
+//! The programs in `fuzz_targets` call them with inputs that libFuzzer makes, and `tests/repo/fuzz_corpus.rs` with those that
+//! are kept in `corpus`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target tells what it has found by panicking"
+)]
+
+mod bench_files;
+mod input;
+mod model_files;
+mod requests;
+mod settings;
+mod texts;
+
+/// A target by the name of its program and of its folder in `corpus`.
+pub struct Target {
+    /// The name.
+    pub name: &'static str,
+    /// Gives an input to the door.
+    pub run: fn(&[u8]),
+}
+
+/// All targets.
+pub const TARGETS: [Target; 14] = [
+    Target {
+        name: "gguf",
+        run: model_files::gguf,
+    },
+    Target {
+        name: "safetensors",
+        run: model_files::safetensors,
+    },
+    Target {
+        name: "tokenizer_json",
+        run: texts::tokenizer_json,
+    },
+    Target {
+        name: "tokenizer_model",
+        run: texts::tokenizer_model,
+    },
+    Target {
+        name: "tokenizer_gguf",
+        run: texts::tokenizer_gguf,
+    },
+    Target {
+        name: "chat_template",
+        run: texts::chat_template,
+    },
+    Target {
+        name: "segments",
+        run: texts::segments,
+    },
+    Target {
+        name: "verdict",
+        run: texts::verdict,
+    },
+    Target {
+        name: "policy",
+        run: settings::policy,
+    },
+    Target {
+        name: "config",
+        run: settings::config,
+    },
+    Target {
+        name: "credentials",
+        run: settings::credentials,
+    },
+    Target {
+        name: "requests",
+        run: requests::requests,
+    },
+    Target {
+        name: "rows",
+        run: bench_files::rows,
+    },
+    Target {
+        name: "journal",
+        run: bench_files::journal,
+    },
+];
+
+/// Runs one target.
+///
+/// # Panics
+/// When there is no such target, and when it finds something.
+pub fn run(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.expect("a target has this name").run)(input);
+}
