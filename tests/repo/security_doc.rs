@@ -1,8 +1,10 @@
-//! docs/security.md names a test for each threat, and the tests that it names are there.
+//! docs/security.md names a test for each threat, docs/reliability.md one for each fault, and the tests that they name are
+//! there.
 
 use std::{fs, path::Path};
 
-const DOCUMENT: &str = include_str!("../../docs/security.md");
+const THREATS: &str = include_str!("../../docs/security.md");
+const FAULTS: &str = include_str!("../../docs/reliability.md");
 
 /// The tests that a text names, as a file and, quoted behind it, the name.
 fn named_tests(text: &str) -> Vec<(&str, &str)> {
@@ -13,11 +15,21 @@ fn named_tests(text: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn every_threat_has_a_test_that_exists() {
-    let begin = DOCUMENT.find("## Threats").unwrap();
-    let rows = DOCUMENT[begin..].lines().filter(|line| line.starts_with("| "));
+    check_rows(THREATS, "## Threats", 20);
+}
+
+#[test]
+fn every_fault_has_a_test_that_exists() {
+    check_rows(FAULTS, "## Faults", 12);
+}
+
+/// Checks the rows of the tables from this heading on, of which there are at least so many.
+fn check_rows(document: &str, heading: &str, least: usize) {
+    let begin = document.find(heading).unwrap();
+    let rows = document[begin..].lines().filter(|line| line.starts_with("| "));
     // The first row is the table's head.
     let rows: Vec<_> = rows.skip(1).collect();
-    assert!(rows.len() >= 20, "{} threats", rows.len());
+    assert!(rows.len() >= least, "{} rows", rows.len());
     for row in rows {
         let tests = named_tests(row);
         assert!(!tests.is_empty(), "no test is named in\n{row}");
