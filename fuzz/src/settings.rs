@@ -65,6 +65,8 @@ pub(crate) fn credentials(input: &[u8]) {
         leeway: std::time::Duration::from_secs(60),
         tenant_claim: "tenant".to_owned(),
         scope_claim: "scope".to_owned(),
+        tenant_prefix: "jwt.".to_owned(),
+        scope_prefix: "babelward:".to_owned(),
     };
     let tokens = (!jwks.is_empty()).then(|| (folder.write("jwks.json", jwks), rules));
     let files = CredentialFiles {
