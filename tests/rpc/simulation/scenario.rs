@@ -349,7 +349,7 @@ async fn score_items(clients: Clients, mut random: Random, log: Log) {
                     format!("item-{number}"),
                     "the answer of another item"
                 );
-                let expected = if number % 3 == 0 {
+                let expected = if number.is_multiple_of(3) {
                     Label::Unsafe
                 } else {
                     Label::Safe
