@@ -60,9 +60,9 @@ impl Folder {
 /// A path of the repository, whether this is compiled in the repository's package or in that of `fuzz`.
 pub(crate) fn repository(path: &str) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let top = match here.ends_with("fuzz") {
-        true => here.parent().expect("fuzz lies in the repository"),
-        false => here,
+    let top = match env!("CARGO_PKG_NAME") {
+        "babelward-fuzz" => here.parent().expect("fuzz lies in the repository"),
+        _ => here,
     };
     top.join(path)
 }
