@@ -123,7 +123,8 @@ fn standard_output_on_a_full_disk_is_an_error_and_messages_on_one_are_none() {
 #[test]
 fn a_server_whose_log_is_on_a_full_disk_answers_and_drains() {
     let folder = tempfile::tempdir().unwrap();
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // No other test takes a port of this address meanwhile.
+    let address = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
     let listen = address.to_string();
     let model = format!("tiny={}", golden("tiny-chat").display());
     let mut serve = command(folder.path());

@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     os::unix::process::ExitStatusExt as _,
     path::Path,
+    process::Command,
     sync::Arc,
 };
 
@@ -295,9 +296,7 @@ fn files_that_are_no_plain_files_or_too_large_are_refused_at_once() {
     let authority = Authority::new();
     authority.issue(&["127.0.0.1"]).write(folder.path(), "server");
     new_key(folder.path(), "team", "classify");
-    let made = std::process::Command::new("mkfifo")
-        .arg(folder.path().join("pipe"))
-        .status();
+    let made = Command::new("mkfifo").arg(folder.path().join("pipe")).status();
     assert!(made.unwrap().success());
     let large = fs::File::create(folder.path().join("large")).unwrap();
     // It takes no room on the disk.
@@ -432,12 +431,33 @@ fn a_key_is_sent_to_other_machines_in_clear_only_when_somebody_says_so() {
     );
 }
 
+/// The command in a process that hanging up ends, whatever this one does.
+fn with_default_hang_up(command: &Command) -> Command {
+    let mut wrapped = Command::new("env");
+    wrapped
+        .arg("--default-signal=HUP")
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        wrapped.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped
+}
+
 #[test]
 fn closing_the_terminal_ends_a_server_that_has_no_files_to_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = serve(folder.path(), &["--allow-admin", "--insecure-no-auth"]);
     // Other machines reach one of its listeners only, which is told all the same.
-    let mut server = Server::start(command.env("BABELWARD_SERVER__ADMIN_LISTEN", "0.0.0.0:0"));
+    command.env("BABELWARD_SERVER__ADMIN_LISTEN", "0.0.0.0:0");
+    // Also where these tests themselves do not end with their terminal.
+    let mut server = Server::start(&mut with_default_hang_up(&command));
     server.wait_for("WARNING   other machines can reach this server");
     server.wait_for("  try ");
     server.signal("HUP");
