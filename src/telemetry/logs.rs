@@ -45,7 +45,11 @@ pub fn init_logs(style: LogStyle, directives: &str) {
     // A later directive for the same target replaces an earlier one.
     let filter = EnvFilter::try_new(format!("h2=off,{directives}"));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("h2=off,info"));
-    let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // A line that cannot be written, for example on a full disk, is lost. To say so on stderr would panic.
+        .log_internal_errors(false);
     let _already_set = match style {
         LogStyle::Human { color } => logs.with_ansi(color).finish().try_init(),
         // The fields of a line are at its top level, and those of its call under `span`.
