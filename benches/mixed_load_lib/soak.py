@@ -230,7 +230,7 @@ def soak(setup: Setup, minutes: float) -> dict[str, tuple[str, float | str]]:
     points = points[int(WARM_UP * len(points)) :]
     if len(points) < 12:
         raise machine.Failed(f"{len(points)} cycles are too few for a slope: give --minutes 4 or more")
-    found, least, most = interval(points, setup.seed)
+    found, least, steepest = interval(points, setup.seed)
     grows = least > NEGLIGIBLE and found * minutes / 60 > 1
     return {
         "calls": ("", sum(load.counts.values())),
@@ -240,6 +240,6 @@ def soak(setup: Setup, minutes: float) -> dict[str, tuple[str, float | str]]:
         "resident_most": ("MiB", round(most, 1)),
         "slope": ("MiB/h", round(found, 1)),
         "slope_least": ("MiB/h", round(least, 1)),
-        "slope_most": ("MiB/h", round(most, 1)),
+        "slope_most": ("MiB/h", round(steepest, 1)),
         "verdict": ("", "growing" if grows else "flat"),
     }
