@@ -5,7 +5,6 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::process::ExitStatusExt as _,
-    path::Path,
     process::Command,
     sync::Arc,
 };
@@ -18,26 +17,19 @@ use rustls::{
 use crate::{
     authority::{Authority, Identity},
     common::smollm2,
-    serve::serve,
+    serve::{TLS_AND_KEYS, new_key, serve},
     support::{Server, command, run},
 };
 
-/// Makes a key and returns it.
-fn new_key(folder: &Path, tenant: &str, scopes: &str) -> String {
-    let made = run(command(folder).args(["keys", "new", "--tenant", tenant, "--scopes", scopes]));
-    assert_eq!(made.code, 0, "{}", made.stderr);
-    made.stdout.trim().to_owned()
-}
-
 /// Asks the port of the metrics, over TLS, for this path. The status line and the body.
-fn ask_metrics_port(address: &str, authority: &Authority, path: &str, header: &str) -> String {
-    ask_metrics_port_as(None, address, authority, path, header)
+fn ask_metrics_port(url: &str, authority: &Authority, path: &str, header: &str) -> String {
+    ask_metrics_port_as(None, url, authority, path, header)
 }
 
 /// The same of a client that shows this certificate.
 fn ask_metrics_port_as(
     identity: Option<&Identity>,
-    address: &str,
+    url: &str,
     authority: &Authority,
     path: &str,
     header: &str,
@@ -59,6 +51,7 @@ fn ask_metrics_port_as(
             config.with_client_auth_cert(chain, key).unwrap()
         }
     };
+    let address = url.trim_start_matches("https://").trim_end_matches("/metrics");
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
@@ -106,19 +99,9 @@ fn a_protected_server_is_called_rotated_and_logs_no_key() {
             .contains("server.key")
     );
     assert!(server.wait_for("  callers").contains("need a key"));
-    let address = |line: String| {
-        line.split("https://")
-            .nth(1)
-            .unwrap()
-            .split(['/', ' '])
-            .next()
-            .unwrap()
-            .to_owned()
-    };
-    let url = format!("https://{}", address(server.wait_for("  gRPC")));
-    let admin = format!("https://{}", address(server.wait_for("  admin")));
+    let (url, admin) = (server.url("  gRPC"), server.url("  admin"));
     // As kubelets and Prometheus ask.
-    let metrics = address(server.wait_for("  metrics"));
+    let metrics = server.url("  metrics");
     for (path, header, status) in [
         ("/healthz", String::new(), "200"),
         (
@@ -306,22 +289,8 @@ fn files_that_are_no_plain_files_or_too_large_are_refused_at_once() {
         &["--keys-file", "FILE"],
         &["--tls-certificate", "FILE", "--tls-key", "server.key"],
         &["--tls-certificate", "server.pem", "--tls-key", "FILE"],
-        &[
-            "--tls-certificate",
-            "server.pem",
-            "--tls-key",
-            "server.key",
-            "--keys-file",
-            "keys.toml",
-        ],
-        &[
-            "--tls-certificate",
-            "server.pem",
-            "--tls-key",
-            "server.key",
-            "--keys-file",
-            "keys.toml",
-        ],
+        &TLS_AND_KEYS,
+        &TLS_AND_KEYS,
         &[],
     ];
     let variables: [&[(&str, &str)]; 6] = [
@@ -480,20 +449,11 @@ fn the_metrics_are_read_with_a_certificate_and_probes_need_none() {
     };
     let text = entry("prometheus", "metrics") + &entry("caller", "classify");
     fs::write(folder.path().join("keys.toml"), text).unwrap();
-    let files = [
-        "--tls-certificate",
-        "server.pem",
-        "--tls-key",
-        "server.key",
-        "--keys-file",
-        "keys.toml",
-    ];
     let mut server =
-        Server::start(serve(folder.path(), &files).env("BABELWARD_TLS__CLIENT_CA", "clients.pem"));
-    let line = server.wait_for("  metrics");
-    let address = line.split("https://").nth(1).unwrap().split('/').next().unwrap();
+        Server::start(serve(folder.path(), &TLS_AND_KEYS).env("BABELWARD_TLS__CLIENT_CA", "clients.pem"));
+    let metrics = server.url("  metrics");
     let ask = |identity: Option<&Identity>, path: &str| {
-        let answer = ask_metrics_port_as(identity, address, &authority, path, "");
+        let answer = ask_metrics_port_as(identity, &metrics, &authority, path, "");
         answer.split(' ').nth(1).map(str::to_owned)
     };
     let [prometheus, caller] = ["prometheus", "caller"].map(|name| of_clients.issue(&[name]));

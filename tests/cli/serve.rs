@@ -37,6 +37,23 @@ pub fn serve(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A server's own certificate, and the keys that callers need, in files of its folder.
+pub const TLS_AND_KEYS: [&str; 6] = [
+    "--tls-certificate",
+    "server.pem",
+    "--tls-key",
+    "server.key",
+    "--keys-file",
+    "keys.toml",
+];
+
+/// Makes a key and returns it.
+pub fn new_key(folder: &Path, tenant: &str, scopes: &str) -> String {
+    let made = run(command(folder).args(["keys", "new", "--tenant", tenant, "--scopes", scopes]));
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    made.stdout.trim().to_owned()
+}
+
 #[test]
 fn a_server_answers_counts_and_drains_without_logging_what_it_was_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     authority::Authority,
-    serve::{get, serve},
+    serve::{TLS_AND_KEYS, get, new_key, serve},
     support::{Server, command, run},
 };
 
@@ -186,32 +186,11 @@ fn a_protected_server_tells_its_figures_to_those_who_may_read_them() {
     let authority = Authority::new();
     let trusted = authority.write(folder.path(), "ca.pem");
     authority.issue(&["127.0.0.1"]).write(folder.path(), "server");
-    let new_key = |tenant: &str, scopes: &str| {
-        let made = run(command(folder.path()).args(["keys", "new", "--tenant", tenant, "--scopes", scopes]));
-        assert_eq!(made.code, 0, "{}", made.stderr);
-        made.stdout.trim().to_owned()
-    };
     let (reader, caller) = (
-        new_key("operator", "metrics,classify"),
-        new_key("caller", "classify"),
+        new_key(folder.path(), "operator", "metrics,classify"),
+        new_key(folder.path(), "caller", "classify"),
     );
-    let files = [
-        "--tls-certificate",
-        "server.pem",
-        "--tls-key",
-        "server.key",
-        "--keys-file",
-        "keys.toml",
-    ];
-    let mut server = Server::start(&mut serve(folder.path(), &files));
-    let mut url = |title: &str| {
-        let line = server.wait_for(title);
-        line.split_whitespace()
-            .find(|word| word.starts_with("https://"))
-            .unwrap()
-            .to_owned()
-    };
-    let (address, metrics) = (url("  gRPC"), url("  metrics"));
+    let (_server, address, metrics) = started(folder.path(), &TLS_AND_KEYS);
     let top = |key: &str| {
         let outcome = run(command(folder.path()).env("BABELWARD_TOKEN", key).args([
             "top",

@@ -108,7 +108,9 @@ impl Server {
     /// The URL in the line with this title.
     pub fn url(&mut self, title: &str) -> String {
         let line = self.wait_for(title);
-        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http://") || word.starts_with("https://"));
         url.unwrap_or_else(|| panic!("no URL in `{line}`")).to_owned()
     }
 
