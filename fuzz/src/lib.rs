@@ -11,6 +11,8 @@
     reason = "a target tells what it has found by panicking"
 )]
 
+use std::{panic, process, sync::Once, thread};
+
 mod bench_files;
 mod input;
 mod model_files;
@@ -85,6 +87,29 @@ pub const TARGETS: [Target; 14] = [
         run: bench_files::journal,
     },
 ];
+
+/// Runs one target under libFuzzer, and ends the process by a signal, as libFuzzer expects, when it finds something.
+///
+/// libFuzzer's own hook ends the process at every panic, also at one that the service expects and turns into an error, such as
+/// the Parquet crate's on damaged files. Here a panic is a finding when it leaves the target, and when it is another thread's.
+pub fn fuzz(name: &str, input: &[u8]) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let fuzzing = thread::current().id();
+        // The hook that prints the panic, in place of libFuzzer's.
+        drop(panic::take_hook());
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            print(info);
+            if thread::current().id() != fuzzing {
+                process::abort();
+            }
+        }));
+    });
+    if panic::catch_unwind(|| run(name, input)).is_err() {
+        process::abort();
+    }
+}
 
 /// Runs one target.
 ///
