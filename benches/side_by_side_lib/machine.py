@@ -181,7 +181,7 @@ def our_server(program: pathlib.Path, arguments: list[str], threads: int, settin
 
     def ready(_process, log):
         log.seek(0)
-        found = re.search(r"gRPC +http://(\S+:\d+)", log.read())
+        found = re.search(r"gRPC +https?://(\S+:\d+)", log.read())
         log.seek(0, 2)
         return found and found.group(1)
 

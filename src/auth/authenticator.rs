@@ -88,18 +88,24 @@ impl Authenticator {
     }
 
     /// The principal of a caller, by the value of its `authorization` or else by its verified certificate. A caller that
-    /// sends a key or token is known by that alone: one that is not valid does not count as none.
+    /// sends a key or token is known by that alone: one that is not valid does not count as none. Two values of
+    /// `authorization` are refused, because others on the way may have looked at the other one.
     ///
     /// # Errors
     /// Why it is not known.
-    pub fn identify(
+    pub fn identify<'a>(
         &self,
-        authorization: Option<&[u8]>,
+        authorization: impl IntoIterator<Item = &'a [u8]>,
         certificate: Option<&PeerCertificate>,
         now: SystemTime,
     ) -> Result<SharedPrincipal, Rejection> {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        match (authorization, certificate) {
+        let mut values = authorization.into_iter();
+        let value = values.next();
+        if values.next().is_some() {
+            return Err(Rejection::Malformed);
+        }
+        match (value, certificate) {
             (Some(value), _) => current.bearer(value, now),
             // The handshake has checked it, perhaps a long time ago.
             (None, Some(certificate)) if certificate.not_after < now => Err(Rejection::Expired),
@@ -325,9 +331,14 @@ mod tests {
         };
         let now = SystemTime::now();
         assert!(authenticator.identify(None, Some(&certificate), now).is_ok());
-        let both = authenticator.identify(Some(b"Bearer bw_x"), Some(&certificate), now);
+        let both = authenticator.identify(Some(&b"Bearer bw_x"[..]), Some(&certificate), now);
         assert_eq!(both, Err(Rejection::Unknown));
         assert_eq!(authenticator.identify(None, None, now), Err(Rejection::Missing));
+        let twice = [&b"Bearer bw_x"[..]; 2];
+        assert_eq!(
+            authenticator.identify(twice, Some(&certificate), now),
+            Err(Rejection::Malformed)
+        );
     }
 
     #[test]

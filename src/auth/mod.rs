@@ -80,3 +80,8 @@ impl Rejection {
         }
     }
 }
+
+/// Counts a caller that was refused: by the name of a [`Rejection`], or `scope` for one that is known and may not do what it asks.
+pub(crate) fn count_refusal(reason: &'static str) {
+    metrics::counter!("babelward_auth_refused_total", "reason" => reason).increment(1);
+}

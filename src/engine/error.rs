@@ -45,17 +45,21 @@ pub enum SequenceError {
     #[error("the model was unloaded")]
     ModelRemoved,
     /// Its deadline would have passed before it could be answered, so nothing was computed for it.
-    #[error("an answer takes at least {predicted:?}, the deadline is in {remaining:?}")]
-    DeadlineUnattainable {
-        /// Least time until the sequence would end.
-        predicted: Duration,
-        /// The part of `predicted` that is spent waiting for earlier requests of the same tenant.
-        wait: Duration,
-        /// Time until the deadline.
-        remaining: Duration,
-        /// When to try again; absent when the sequence would be late even with the device to itself.
-        retry_after: Option<Duration>,
-    },
+    #[error("an answer takes at least {:?}, the deadline is in {:?}", .0.predicted, .0.remaining)]
+    DeadlineUnattainable(LateAnswer),
+}
+
+/// An answer that would come after its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LateAnswer {
+    /// Time until the answer: the expected one on arrival, the least one for a sequence that was queued.
+    pub predicted: Duration,
+    /// The part of `predicted` that is spent waiting for earlier requests of the same tenant.
+    pub wait: Duration,
+    /// Time until the deadline.
+    pub remaining: Duration,
+    /// When to try again; absent when the answer would be late even with the device to itself.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a sequence was not queued.
@@ -101,17 +105,8 @@ pub enum SubmitError {
     #[error("deadline exceeded")]
     DeadlineExceeded,
     /// Its deadline would most likely pass before it could be answered, so it was not queued.
-    #[error("an answer takes about {predicted:?}, the deadline is in {remaining:?}")]
-    DeadlineUnattainable {
-        /// Expected time until it would be answered.
-        predicted: Duration,
-        /// The part of `predicted` that is spent waiting for earlier requests of the same account.
-        wait: Duration,
-        /// Time until the deadline.
-        remaining: Duration,
-        /// When to try again; absent when the sequence would be late even with the device to itself.
-        retry_after: Option<Duration>,
-    },
+    #[error("an answer takes about {:?}, the deadline is in {:?}", .0.predicted, .0.remaining)]
+    DeadlineUnattainable(LateAnswer),
     /// The engine accepts no new sequences.
     #[error("the server is draining")]
     Draining,

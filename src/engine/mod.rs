@@ -73,7 +73,7 @@ mod thread_tests;
 
 pub use config::{Clock, EngineConfig};
 pub use driver::{CallerTurns, Driver};
-pub use error::{AddModelError, SequenceError, Stage, SubmitError};
+pub use error::{AddModelError, LateAnswer, SequenceError, Stage, SubmitError};
 pub use event::{Event, EventSink, FinishReason, ProbeResult, SequenceSummary, TokenEvent, TokenLogprobs};
 pub use handle::{EngineHandle, EngineThread, Removal};
 pub use request::{

@@ -341,7 +341,7 @@ fn simulate(seed: u64, execution: Execution) -> (Outcomes, usize) {
     }
     for (model, client) in &clients {
         match client.recorder.error() {
-            Some(SequenceError::DeadlineUnattainable { .. }) => outcomes.refused += 1,
+            Some(SequenceError::DeadlineUnattainable(_)) => outcomes.refused += 1,
             _ => outcomes.count(client, &all[*model]),
         }
     }

@@ -142,7 +142,7 @@ impl Mix {
                 let outcome = match submitted.recorder.last() {
                     Some(Event::Finished(_)) if late => Outcome::Late,
                     Some(Event::Finished(_)) => Outcome::InTime,
-                    Some(Event::Failed(SequenceError::DeadlineUnattainable { .. })) => Outcome::Refused,
+                    Some(Event::Failed(SequenceError::DeadlineUnattainable(_))) => Outcome::Refused,
                     Some(Event::Failed(SequenceError::DeadlineExceeded { .. })) if late => Outcome::Late,
                     Some(Event::Failed(SequenceError::DeadlineExceeded { .. })) => Outcome::Dropped,
                     Some(Event::Failed(SequenceError::Cancelled)) => Outcome::GivenUp,
@@ -252,7 +252,7 @@ fn refusals(recorders: &[Recorder]) -> usize {
     let refused = |recorder: &&Recorder| {
         matches!(
             recorder.last(),
-            Some(Event::Failed(SequenceError::DeadlineUnattainable { .. }))
+            Some(Event::Failed(SequenceError::DeadlineUnattainable(_)))
         )
     };
     recorders.iter().filter(refused).count()
@@ -361,7 +361,7 @@ fn overloaded(expects_verdicts: bool, seconds_each: f64) -> Overload {
         open.retain(|(deadline, recorder)| {
             match recorder.last() {
                 Some(Event::Finished(_)) if now <= *deadline => found.in_time += 1,
-                Some(Event::Failed(SequenceError::DeadlineUnattainable { .. })) => found.refused += 1,
+                Some(Event::Failed(SequenceError::DeadlineUnattainable(_))) => found.refused += 1,
                 Some(Event::Finished(_) | Event::Failed(_)) => found.late += 1,
                 _ => return true,
             }
@@ -378,7 +378,7 @@ fn overloaded(expects_verdicts: bool, seconds_each: f64) -> Overload {
         arrival -= (1.0 - uniform(6, sent)).ln() * seconds_each * gap;
         match engine.try_submit(&request) {
             Ok(recorder) => open.push((engine.now() + 2.0, recorder)),
-            Err(SubmitError::DeadlineUnattainable { .. }) => found.refused += 1,
+            Err(SubmitError::DeadlineUnattainable(_)) => found.refused += 1,
             Err(error) => panic!("{error}"),
         }
     }

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{error::SubmitError, tenant::Tenant};
+use super::{
+    error::{LateAnswer, SubmitError},
+    tenant::Tenant,
+};
 
 /// Verdicts of an account after which their times are relied on.
 const WARM: usize = 16;
@@ -75,12 +78,12 @@ impl VerdictPaces {
             return Ok(());
         }
         let in_time_alone = own <= remaining.as_secs_f64();
-        Err(SubmitError::DeadlineUnattainable {
+        Err(SubmitError::DeadlineUnattainable(LateAnswer {
             predicted: seconds(wait + own),
             wait: seconds(wait),
             remaining,
             retry_after: in_time_alone.then(|| seconds((wait / 2.0).clamp(RETRY[0], RETRY[1]))),
-        })
+        }))
     }
 
     /// Enters a verdict that was accepted.
@@ -162,9 +165,9 @@ mod tests {
         let places: Vec<_> = (0..3).map(|_| paces.enter(&account, TOKENS, now)).collect();
         assert_eq!(check(&paces, 2.0 * MARGIN + 0.1), Ok(()));
         let late = check(&paces, 2.0 * MARGIN - 0.1);
-        let Err(SubmitError::DeadlineUnattainable {
+        let Err(SubmitError::DeadlineUnattainable(LateAnswer {
             wait, retry_after, ..
-        }) = late
+        })) = late
         else {
             panic!("{late:?}");
         };
@@ -177,10 +180,10 @@ mod tests {
         let hopeless = check(&paces, 0.5);
         assert!(matches!(
             hopeless,
-            Err(SubmitError::DeadlineUnattainable {
+            Err(SubmitError::DeadlineUnattainable(LateAnswer {
                 retry_after: None,
                 ..
-            })
+            }))
         ));
         // Another account is not judged by these.
         let other = Tenant::named("other").unwrap();

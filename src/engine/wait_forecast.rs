@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::SequenceError;
+use super::error::{LateAnswer, SequenceError};
 
 /// Shortest time, in seconds, after which a refused caller is told to try again.
 const SHORTEST_RETRY: f64 = 0.1;
@@ -46,12 +46,12 @@ pub(crate) fn check_deadline(
         return Ok(());
     }
     let in_time_alone = own <= remaining.as_secs_f64();
-    Err(SequenceError::DeadlineUnattainable {
+    Err(SequenceError::DeadlineUnattainable(LateAnswer {
         predicted: seconds(wait + own),
         wait: seconds(wait),
         remaining,
         retry_after: in_time_alone.then(|| seconds(wait.clamp(SHORTEST_RETRY, LONGEST_RETRY))),
-    })
+    }))
 }
 
 fn seconds(seconds: f64) -> Duration {
@@ -99,21 +99,21 @@ mod tests {
         };
         assert_eq!(
             refused(5),
-            SequenceError::DeadlineUnattainable {
+            SequenceError::DeadlineUnattainable(LateAnswer {
                 predicted: Duration::from_secs(12),
                 wait: Duration::from_secs(10),
                 remaining: Duration::from_secs(5),
                 retry_after: Some(Duration::from_secs(10)),
-            }
+            })
         );
         let hopeless = refused(1);
         assert!(
             matches!(
                 hopeless,
-                SequenceError::DeadlineUnattainable {
+                SequenceError::DeadlineUnattainable(LateAnswer {
                     retry_after: None,
                     ..
-                }
+                })
             ),
             "{hopeless:?}"
         );

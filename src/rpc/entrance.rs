@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, Request,
+    Request,
     header::{AUTHORIZATION, HeaderValue},
 };
 
@@ -17,7 +17,7 @@ use super::{
     transport::{Beyond, CallPlace, Intake},
 };
 use crate::{
-    auth::{Authenticator, Quotas, Rejection, SharedPrincipal},
+    auth::{Authenticator, Quotas, Rejection, SharedPrincipal, count_refusal},
     engine::Tenant,
     tls::PeerCertificate,
 };
@@ -151,7 +151,7 @@ fn has_scope(principal: &SharedPrincipal, method: Method) -> Result<(), ServiceE
     if principal.scopes.has_any(method.scopes()) {
         return Ok(());
     }
-    count("scope");
+    count_refusal("scope");
     Err(ServiceError::ScopeMissing {
         needs: method.scopes(),
         has: principal.scopes,
@@ -160,27 +160,18 @@ fn has_scope(principal: &SharedPrincipal, method: Method) -> Result<(), ServiceE
 
 fn identify<B>(authenticator: &Authenticator, call: &Request<B>) -> Result<SharedPrincipal, ServiceError> {
     let certificate = call.extensions().get::<Arc<PeerCertificate>>();
-    let found = authorization(call.headers())
-        .and_then(|value| authenticator.identify(value, certificate.map(Arc::as_ref), SystemTime::now()));
+    let values = call.headers().get_all(AUTHORIZATION).iter();
+    let found = authenticator.identify(
+        values.map(HeaderValue::as_bytes),
+        certificate.map(Arc::as_ref),
+        SystemTime::now(),
+    );
     found.map_err(refused)
 }
 
 fn refused(rejection: Rejection) -> ServiceError {
-    count(rejection.name());
+    count_refusal(rejection.name());
     ServiceError::Unauthenticated(rejection)
-}
-
-/// The value of `authorization`. Two of them are refused, because others on the way may have looked at the other one.
-fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (first, None) => Ok(first.map(HeaderValue::as_bytes)),
-        (_, Some(_)) => Err(Rejection::Malformed),
-    }
-}
-
-fn count(reason: &'static str) {
-    metrics::counter!("babelward_auth_refused_total", "reason" => reason).increment(1);
 }
 
 /// The tenant that the header names. Without the header, or with an invalid name, the call is charged to the account that
@@ -204,15 +195,5 @@ mod tests {
             assert!(named(name).is_unnamed(), "{name:?}");
         }
         assert!(named_tenant(None).is_unnamed());
-    }
-
-    #[test]
-    fn one_authorization_is_read_and_two_are_refused() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(authorization(&headers), Ok(None));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        assert_eq!(authorization(&headers), Ok(Some(&b"Bearer a"[..])));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        assert_eq!(authorization(&headers), Err(Rejection::Malformed));
     }
 }

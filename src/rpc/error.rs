@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     auth::{QuotaRefusal, Rejection, Scope, Scopes},
-    engine::{SequenceError, Stage, SubmitError},
+    engine::{LateAnswer, SequenceError, Stage, SubmitError},
     model::spec::{DeviceName, Precision},
     registry::{
         DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress,
@@ -146,16 +146,7 @@ pub enum ServiceError {
     },
     /// The deadline of the call or item would certainly pass before an answer, so nothing was computed. Allow more time, or
     /// try again after the delay, if there is one.
-    DeadlineUnattainable {
-        /// Least time until the answer.
-        predicted: Duration,
-        /// The part of `predicted` that is spent waiting for earlier requests of the same tenant.
-        wait: Duration,
-        /// Time until the deadline.
-        remaining: Duration,
-        /// When to try again; absent if it would be late even with the device to itself.
-        retry_after: Option<Duration>,
-    },
+    DeadlineUnattainable(LateAnswer),
     /// The caller cancelled the call or item.
     ClientCancelled,
     /// The server is shutting down. Try another server, or this one after the delay.
@@ -267,17 +258,7 @@ impl ServiceError {
                 available_blocks: available,
             },
             SubmitError::DeadlineExceeded => Self::Deadline { stage: Stage::Queue },
-            SubmitError::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            } => Self::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            },
+            SubmitError::DeadlineUnattainable(late) => Self::DeadlineUnattainable(late),
             SubmitError::Draining => Self::draining(),
             SubmitError::DeviceLost(_) => Self::DeviceLost { device },
             SubmitError::ModelRemoved => Self::unloading(),
@@ -358,17 +339,7 @@ impl ServiceError {
             SequenceError::ModelPanicked => Self::WorkerPanic,
             SequenceError::ShuttingDown => Self::draining(),
             SequenceError::ModelRemoved => Self::unloading(),
-            SequenceError::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            } => Self::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            },
+            SequenceError::DeadlineUnattainable(late) => Self::DeadlineUnattainable(late),
         }
     }
 }

@@ -184,7 +184,7 @@ impl Record {
     pub(crate) fn fail(&self, error: &ServiceError) {
         match error {
             ServiceError::Deadline { stage } => count_deadline(stage_name(*stage)),
-            ServiceError::DeadlineUnattainable { .. } => count_deadline("admission"),
+            ServiceError::DeadlineUnattainable(_) => count_deadline("admission"),
             _ => {}
         }
         let reason = error.reason();

@@ -313,14 +313,9 @@ impl ServiceError {
                 format!("the deadline passed (stage: {})", stage_name(*stage)),
             )
             .with("stage", stage_name(*stage)),
-            Self::DeadlineUnattainable {
-                predicted,
-                wait,
-                remaining,
-                retry_after,
-            } => {
+            Self::DeadlineUnattainable(late) => {
                 let [predicted, wait, remaining] =
-                    [predicted, wait, remaining].map(|time| time.as_millis().to_string());
+                    [late.predicted, late.wait, late.remaining].map(|time| time.as_millis().to_string());
                 let report = Report::new(
                     Reason::DeadlineUnattainable,
                     format!(
@@ -330,8 +325,8 @@ impl ServiceError {
                 .with("predictedMs", predicted)
                 .with("waitMs", wait)
                 .with("remainingMs", remaining);
-                match retry_after {
-                    Some(retry_after) => report.retry(*retry_after),
+                match late.retry_after {
+                    Some(retry_after) => report.retry(retry_after),
                     None => report,
                 }
             }

@@ -28,7 +28,7 @@ use tokio_util::either::Either;
 
 use super::{ServiceHealth, metrics_connections::OpenConnections};
 use crate::{
-    auth::{Authenticator, Rejection, Scope, SharedPrincipal},
+    auth::{Authenticator, Scope, count_refusal},
     tls::{PeerCertificate, ServerTls},
 };
 
@@ -243,7 +243,8 @@ fn refusal(
     options: &MetricsOptions,
 ) -> Option<Response<String>> {
     let readers = options.readers.as_ref()?;
-    match identified(readers, headers, certificate) {
+    let values = headers.get_all(AUTHORIZATION).iter();
+    match readers.identify(values.map(HeaderValue::as_bytes), certificate, SystemTime::now()) {
         Ok(principal) if principal.scopes.has_any(&[Scope::Metrics]) => None,
         Ok(_) => {
             count_refusal("scope");
@@ -260,23 +261,6 @@ fn refusal(
             Some(response)
         }
     }
-}
-
-/// Who a caller is. Two keys are refused, as they are on the gRPC port.
-fn identified(
-    readers: &Authenticator,
-    headers: &HeaderMap,
-    certificate: Option<&PeerCertificate>,
-) -> Result<SharedPrincipal, Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (value, None) => readers.identify(value.map(HeaderValue::as_bytes), certificate, SystemTime::now()),
-        (_, Some(_)) => Err(Rejection::Malformed),
-    }
-}
-
-fn count_refusal(reason: &'static str) {
-    metrics::counter!("babelward_auth_refused_total", "reason" => reason).increment(1);
 }
 
 fn text(status: StatusCode, body: &str) -> Response<String> {
