@@ -1,5 +1,6 @@
 //! How much memory this process may use: what the system has available without swapping, and what the control groups of the
-//! process still allow. Only Linux is supported; on other systems nothing is known.
+//! process still allow. Only Linux is supported; on other systems nothing is known. And how memory that was freed is given
+//! back to the system.
 
 use std::{
     fmt, fs,
@@ -34,6 +35,19 @@ pub struct Available {
     pub bytes: u64,
     /// The source that allows the fewest bytes.
     pub source: Source,
+}
+
+/// Gives the system what the allocator keeps of freed memory.
+///
+/// The GNU C library has a pool of memory for each few threads, and keeps what is freed in a pool for later. A model is loaded
+/// on a thread of its own, so without this the tokenizer and the tables of a model that comes and goes stay in one pool after
+/// the other. It takes milliseconds, in which other threads may wait for memory. With another C library it does nothing.
+pub fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: it may be called at any time by any thread, and touches nothing that is allocated (malloc_trim(3)).
+        let _anything_given = unsafe { libc::malloc_trim(0) };
+    }
 }
 
 /// Memory that this process can use now, in addition to what it uses already; `None` if that is not known.

@@ -26,6 +26,7 @@ use crate::{
     engine::{ModelIndex, SequenceError},
     errors::with_causes,
     guard::Policy,
+    memory,
     model::spec::Precision,
     panics,
 };
@@ -333,6 +334,7 @@ impl Residency {
                 self.load_failed(&mut self.state(), group, &error);
             }
         }
+        memory::give_back_freed();
     }
 
     fn load_failed(&self, state: &mut ResidencyState, group: usize, error: &RegistryError) {
@@ -472,6 +474,7 @@ impl Residency {
             resident.engine.remove_model(resident.index).wait();
         }
         drop(entries);
+        memory::give_back_freed();
         let mut state = self.state();
         state.accounts.release(group);
         state.slots[group].phase = next;

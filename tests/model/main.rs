@@ -20,6 +20,7 @@ mod estimators;
 mod adapters;
 mod company;
 mod errors;
+mod freed_memory;
 mod lora;
 mod lora_errors;
 mod memory_estimate;
