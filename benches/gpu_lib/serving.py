@@ -119,7 +119,9 @@ def measure(options, shape: Shape, count: int, left) -> dict:
             "BABELWARD_ENGINE__STEP_TARGET": "off",
         }
         command = [options.binary, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"]
-        command += ["--guard", f"guard={model}", "--device", options.device]
+        # Which of the two it is depends on the number of layers.
+        kind = "llama-guard-3-8b" if shape.layers == 32 else "llama-guard-3-1b"
+        command += ["--guard", f"guard={model}", "--guard-kind", kind, "--device", options.device]
         with programs.server(command, settings, left()) as address:
             clients = Clients(options.binary, address, folder)
             clients.classify(conversations(count // 4, seed=1), left())

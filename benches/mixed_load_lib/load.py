@@ -41,7 +41,7 @@ class Setup:
 def served(setup: Setup, settings: dict[str, str]):
     """A server of its own, with the model in both roles; yields a client that knows it by reflection."""
     client_class = machine.client_class(setup.root, machine.target_folder(setup.root))
-    arguments = ["--model", f"m={setup.model}", "--guard", "m"]
+    arguments = ["--model", f"m={setup.model}", "--guard", "m", "--guard-kind", "chat-demo"]
     with machine.our_server(setup.program, arguments, setup.threads, settings) as (address, _process):
         yield client_class(address)
 

@@ -202,7 +202,8 @@ def soak(setup: Setup, minutes: float) -> dict[str, tuple[str, float | str]]:
         # Ids of one file would share one model.
         copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / setup.model.name
         shutil.copyfile(setup.model, copy)
-        arguments = ["--model", f"m={setup.model}", "--model", f"other={copy}", "--guard", "m", "--kv-memory", "256MiB"]
+        arguments = ["--model", f"m={setup.model}", "--model", f"other={copy}", "--guard", "m"]
+        arguments += ["--guard-kind", "chat-demo", "--kv-memory", "256MiB"]
         served = machine.our_server(setup.program, arguments, setup.threads, settings)
         address, process = stack.enter_context(served)
         client = client_class(address)

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use babelward::{
     engine::ProbeResult,
     gguf::Gguf,
-    guard::{Guard, GuardKind, Label},
+    guard::{Guard, GuardKind, JudgedRole, Label},
     text::{
         Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TextStream, Tokenizer, TokenizerError, Watch,
     },
@@ -243,7 +243,7 @@ pub(crate) fn verdict(input: &[u8]) {
     };
     let written = text(written);
     let tokens = tokenizer.encode_plain(&written).expect("every text has tokens");
-    let verdict = guard.verdict(&probe, &tokens, None);
+    let verdict = guard.verdict(JudgedRole::User, std::slice::from_ref(&probe), &tokens, None);
     assert!(
         verdict
             .unsafe_score
@@ -282,10 +282,18 @@ pub(crate) fn verdict(input: &[u8]) {
     codes.sort_unstable();
     assert!(codes.windows(2).all(|pair| pair[0] != pair[1]), "{verdict:?}");
 
-    let mut stop = guard.output_spec(None).stop.expect("a guard's text has an end");
+    let mut stop = guard
+        .output_spec(JudgedRole::User, None)
+        .stop
+        .expect("a guard's text has an end");
     let end = tokens.iter().position(|token| stop.push(*token));
     if let Some(end) = end {
-        let early = guard.verdict(&probe, &tokens[..=end], None);
+        let early = guard.verdict(
+            JudgedRole::User,
+            std::slice::from_ref(&probe),
+            &tokens[..=end],
+            None,
+        );
         assert_eq!(early.label, verdict.label, "ended early, of {written:?}");
         assert_eq!(
             early.categories, verdict.categories,

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{run::BenchEvent, scores::result_table::JudgementStatus, taxonomy::Language};
+use super::{
+    run::BenchEvent, scores::result_table::JudgementStatus, settings::Controversial, taxonomy::Language,
+};
 
 /// Counts of a run, by language.
 pub struct RunTally {
     languages: BTreeMap<Language, LanguageTally>,
+    controversial: Controversial,
     /// When this sitting began.
     began: Instant,
     /// Tokens that the server computed in this sitting.
@@ -63,13 +66,15 @@ impl LanguageTally {
 
 impl RunTally {
     /// A tally without results. `planned` has the language of every judgement that the run is to make.
-    pub fn new(planned: impl Iterator<Item = Language>) -> Self {
+    /// `controversial` is what that label counts as.
+    pub fn new(planned: impl Iterator<Item = Language>, controversial: Controversial) -> Self {
         let mut languages = BTreeMap::<Language, LanguageTally>::new();
         for language in planned {
             languages.entry(language).or_default().planned += 1;
         }
         Self {
             languages,
+            controversial,
             began: Instant::now(),
             tokens: 0,
         }
@@ -92,7 +97,9 @@ impl RunTally {
         } = event;
         self.tokens += computed_tokens;
         if let Some(tally) = self.languages.get_mut(&language) {
-            tally.add(label.map_or(JudgementStatus::Failed, JudgementStatus::from));
+            tally.add(label.map_or(JudgementStatus::Failed, |label| {
+                JudgementStatus::of(label, self.controversial)
+            }));
         }
         language
     }
@@ -154,7 +161,7 @@ mod tests {
             Language::De,
             Language::De,
         ];
-        let mut tally = RunTally::new(languages.into_iter());
+        let mut tally = RunTally::new(languages.into_iter(), Controversial::Unsafe);
         tally.add_earlier(Language::En, JudgementStatus::Safe);
         tally.add_earlier(Language::De, JudgementStatus::Skipped);
         assert!(

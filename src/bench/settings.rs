@@ -81,6 +81,38 @@ impl FromStr for Until {
     }
 }
 
+/// What a guard's label "controversial" counts as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Controversial {
+    /// As unsafe, and its probability as part of the unsafe score: the strict reading.
+    #[default]
+    Unsafe,
+    /// As safe: the loose reading.
+    Safe,
+}
+
+impl Controversial {
+    /// The name in the command line and in reports.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Unsafe => "unsafe",
+            Self::Safe => "safe",
+        }
+    }
+}
+
+impl FromStr for Controversial {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Unsafe, Self::Safe]
+            .into_iter()
+            .find(|one| one.key() == text);
+        found.ok_or_else(|| "write unsafe or safe".to_owned())
+    }
+}
+
 /// How the target's answers are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
@@ -156,6 +188,9 @@ pub struct RunSettings {
     /// The policy by which the guards judge.
     #[serde(default, skip_serializing_if = "PolicyChoice::is_native")]
     pub policy: PolicyChoice,
+    /// What a guard's label "controversial" counts as; few guards have it.
+    #[serde(default)]
+    pub controversial: Controversial,
     /// Which part of the prompt set is asked.
     pub selection: Selection,
     /// How answers are sampled; absent in imported results.
@@ -176,7 +211,34 @@ pub struct RunSettings {
     pub concurrency: usize,
 }
 
+/// How a run's results are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counting {
+    /// Number of guards.
+    pub guards: usize,
+    /// What the label "controversial" counts as.
+    pub controversial: Controversial,
+}
+
+impl Counting {
+    /// So many guards, and what they call controversial counts as unsafe.
+    pub fn strict(guards: usize) -> Self {
+        Self {
+            guards,
+            controversial: Controversial::Unsafe,
+        }
+    }
+}
+
 impl RunSettings {
+    /// How its results are counted.
+    pub fn counting(&self) -> Counting {
+        Counting {
+            guards: self.guards.len(),
+            controversial: self.controversial,
+        }
+    }
+
     /// Ids of the models that the run asks: the target, then the guards.
     pub fn models(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.target).chain(&self.guards)

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
-    /// End with exit code 3 when a verdict is unsafe, and with 8 when one is undetermined; a failed item ends with 5 and
+    /// End with exit code 3 when a verdict is unsafe or controversial, and with 8 when one is undetermined; a failed item ends with 5 and
     /// an empty input with 9, with or without this
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
@@ -213,6 +213,7 @@ pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
     let (label, color) = match verdict.label() {
         Label::Safe => ("SAFE", Color::Green),
         Label::Unsafe => ("UNSAFE", Color::Red),
+        Label::Controversial => ("CONTROVERSIAL", Color::Yellow),
         Label::Undetermined | Label::Unspecified => ("UNDETERMINED", Color::Yellow),
     };
     let score = verdict
@@ -253,11 +254,20 @@ pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
     parts.join("  ")
 }
 
+/// `2 controversial, `; empty where there is none, because few guards have the label.
+pub(super) fn shown_controversial(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        count => format!("{count} controversial, "),
+    }
+}
+
 /// How many verdicts of each kind there are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally {
     safe: usize,
     unsafe_: usize,
+    controversial: usize,
     undetermined: usize,
     failed: usize,
 }
@@ -267,6 +277,7 @@ impl Tally {
         match verdict.label() {
             Label::Safe => self.safe += 1,
             Label::Unsafe => self.unsafe_ += 1,
+            Label::Controversial => self.controversial += 1,
             Label::Undetermined | Label::Unspecified => self.undetermined += 1,
         }
     }
@@ -275,16 +286,19 @@ impl Tally {
         let Self {
             safe,
             unsafe_,
+            controversial,
             undetermined,
             failed,
         } = self;
-        format!("{safe} safe, {unsafe_} unsafe, {undetermined} undetermined, {failed} failed")
+        let between = shown_controversial(*controversial);
+        format!("{safe} safe, {unsafe_} unsafe, {between}{undetermined} undetermined, {failed} failed")
     }
 
     /// The exit code. What `--fail-on` names comes first; then failed items, since their verdicts might have been unsafe.
     fn exit(&self, fail_on: Option<FailOn>) -> Exit {
         match fail_on {
-            Some(FailOn::Unsafe) if self.unsafe_ > 0 => Exit::Unsafe,
+            // What is controversial is not safe, and callers who allow it look at the labels.
+            Some(FailOn::Unsafe) if self.unsafe_ + self.controversial > 0 => Exit::Unsafe,
             _ if self.failed > 0 => Exit::FailedItems,
             Some(FailOn::Unsafe) if self.undetermined > 0 => Exit::Undetermined,
             _ => Exit::Done,
@@ -301,6 +315,7 @@ mod tests {
         let tally = |unsafe_, failed, undetermined| Tally {
             safe: 1,
             unsafe_,
+            controversial: 0,
             undetermined,
             failed,
         };
@@ -311,6 +326,16 @@ mod tests {
         assert_eq!(tally(0, 0, 0).exit(on_unsafe), Exit::Done);
         assert_eq!(tally(1, 0, 1).exit(None), Exit::Done);
         assert_eq!(tally(1, 1, 1).exit(None), Exit::FailedItems);
+        let controversial = Tally {
+            controversial: 1,
+            ..tally(0, 0, 0)
+        };
+        assert_eq!(controversial.exit(on_unsafe), Exit::Unsafe);
+        assert_eq!(controversial.exit(None), Exit::Done);
+        assert_eq!(
+            controversial.summary(),
+            "1 safe, 0 unsafe, 1 controversial, 0 undetermined, 0 failed"
+        );
     }
 
     #[test]

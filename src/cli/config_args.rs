@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use super::Global;
 use crate::{
-    config::{FlagAdapter, FlagDevice, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load},
+    config::{
+        FlagAdapter, FlagDevice, FlagGuardKind, FlagModel, FlagOverrides, FlagPrecision, Inputs, Loaded, load,
+    },
     model::spec::{DeviceChoice, DeviceName},
 };
 
@@ -26,6 +28,10 @@ pub(super) struct ConfigArgs {
     /// judges as well; repeatable, the first is the default
     #[arg(long, value_name = "[ID=]PATH|ID")]
     guard: Vec<String>,
+    /// Which guard the models of --guard are, or the model ID is, where neither chat template nor name tells; chat-demo lets a
+    /// chat model stand in for one; repeatable [models.ID.guard_kind]
+    #[arg(long, value_name = "[ID=]KIND")]
+    guard_kind: Vec<FlagGuardKind>,
     /// Address and port of the gRPC server, such as localhost:50051 [server.listen]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -157,6 +163,7 @@ impl ConfigArgs {
             models: self.model.clone(),
             adapters: self.adapter.clone(),
             guards: self.guard.clone(),
+            guard_kinds: self.guard_kind.clone(),
             precisions: self.precision.clone(),
             devices: self.device.clone(),
         }

@@ -20,7 +20,7 @@ use crate::{
         dataset::Dataset,
         run::{NewRunFolder, OpenItems, Run, SittingOptions},
         selection::{RowLimit, Selection},
-        settings::{Prompting, RunKind, RunSettings, Sampling},
+        settings::{Controversial, Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions, PolicyChoice},
     config::DeviceBudget,
@@ -83,6 +83,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         target: MODEL.to_owned(),
         prompting: Prompting::Template,
         guards: vec![MODEL.to_owned()],
+        controversial: Controversial::default(),
         policy: PolicyChoice::Native,
         selection: Selection {
             languages: Vec::new(),

@@ -32,12 +32,13 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 5] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 6] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
     "babelward.v1.Provenance.thoughts_left_out",
     "babelward.v1.GenerateDelta.logprobs",
+    "babelward.v1.Verdict.refusal",
 ];
 
 /// A message, whichever it is.
@@ -225,6 +226,7 @@ mod tests {
             usage: Some(usage()),
             timing: Some(timing()),
             provenance: Some(of_adapter_and_policy()),
+            ..proto::Verdict::default()
         }
     }
 

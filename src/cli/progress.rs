@@ -13,6 +13,7 @@ use crate::bench::{
     progress::RunTally,
     run::BenchEvent,
     scores::result_table::JudgementStatus,
+    settings::Controversial,
     taxonomy::Language,
     translation::{IgnoredRows, TranslationProgress},
 };
@@ -42,14 +43,18 @@ pub(super) struct RunProgress {
 }
 
 impl RunProgress {
-    /// For a run that makes one judgement for each of `planned`, in that language.
-    pub(super) fn new(planned: impl Iterator<Item = Language>, quiet: bool) -> Self {
+    /// For a run that makes one judgement for each of `planned`, in that language, and counts the label "controversial" as this.
+    pub(super) fn new(
+        planned: impl Iterator<Item = Language>,
+        controversial: Controversial,
+        quiet: bool,
+    ) -> Self {
         let view = match (quiet, io::stderr().is_terminal()) {
             (true, _) => View::Silent,
             (false, true) => View::Bars,
             (false, false) => View::Lines,
         };
-        let tally = RunTally::new(planned);
+        let tally = RunTally::new(planned, controversial);
         let group = MultiProgress::new();
         let mut bars = BTreeMap::new();
         if view == View::Bars {

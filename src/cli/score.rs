@@ -78,8 +78,11 @@ async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) ->
     }
     if response.samples.len() > 1 {
         print_line(&format!(
-            "{} safe, {} unsafe, {} undetermined",
-            response.safe_count, response.unsafe_count, response.undetermined_count
+            "{} safe, {} unsafe, {}{} undetermined",
+            response.safe_count,
+            response.unsafe_count,
+            classify::shown_controversial(response.controversial_count as usize),
+            response.undetermined_count
         ))?;
     }
     Ok(Exit::Done)

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use crate::model::spec::{DeviceChoice, PrecisionChoice};
+use crate::{
+    guard::GuardKind,
+    model::spec::{DeviceChoice, PrecisionChoice},
+};
 
 /// `--model ID=PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +84,30 @@ impl FromStr for FlagPrecision {
     }
 }
 
+/// `--guard-kind ID=KIND`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagGuardKind {
+    /// The id of a guard; all that `--guard` names when absent.
+    pub id: Option<String>,
+    /// The kind.
+    pub kind: GuardKind,
+}
+
+impl FromStr for FlagGuardKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, kind) = match text.rsplit_once('=') {
+            Some((id, kind)) => (Some(id.to_owned()), kind),
+            None => (None, text),
+        };
+        Ok(Self {
+            id,
+            kind: kind.parse()?,
+        })
+    }
+}
+
 /// `--device ID=DEVICE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlagDevice {
@@ -116,6 +143,8 @@ pub struct FlagOverrides {
     pub adapters: Vec<FlagAdapter>,
     /// `--guard`: `ID=PATH`, a path, or the id of a configured model; the first is the default guard.
     pub guards: Vec<String>,
+    /// `--guard-kind`: of all models that `--guard` names, or of one model.
+    pub guard_kinds: Vec<FlagGuardKind>,
     /// `--precision`: of all models, or of one.
     pub precisions: Vec<FlagPrecision>,
     /// `--device`: of all models, or of one.

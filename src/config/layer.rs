@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
-    FlagDevice, FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind,
+    FlagDevice, FlagGuardKind, FlagOverrides, FlagPrecision, Origin, Problem, ProblemKind,
     merged::{Given, Node, Section},
     problem::closest,
     schema,
@@ -194,6 +194,7 @@ pub(super) fn from_flags(
         .map(|(id, roles)| (id.clone(), roles.shown()))
         .collect();
     let mut has_target = false;
+    let mut guard_ids = Vec::new();
     let mut paths = BTreeMap::new();
     for model in &flags.models {
         let path = model.path.display().to_string();
@@ -239,6 +240,17 @@ pub(super) fn from_flags(
         set(model_key(id, "roles"), "--guard", all.clone());
         if place == 0 {
             set(split("defaults.guard"), "--guard", id.to_owned());
+        }
+        guard_ids.push(id.to_owned());
+    }
+    for FlagGuardKind { id, kind } in &flags.guard_kinds {
+        let named = id.iter().find(|id| !roles.contains_key(*id));
+        if let Some(unknown) = named {
+            problems.push(unknown_model("--guard-kind", unknown, &roles));
+            continue;
+        }
+        for id in id.as_ref().map_or(guard_ids.as_slice(), std::slice::from_ref) {
+            set(model_key(id, "guard_kind"), "--guard-kind", kind.to_string());
         }
     }
     let precisions = flags.precisions.iter();

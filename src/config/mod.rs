@@ -27,7 +27,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 pub(crate) use self::value::parse_duration;
 pub use self::{
     device::{DeterminismPolicy, DeviceBudget},
-    flags::{FlagAdapter, FlagDevice, FlagModel, FlagOverrides, FlagPrecision},
+    flags::{FlagAdapter, FlagDevice, FlagGuardKind, FlagModel, FlagOverrides, FlagPrecision},
     limits::{DefaultDeadlines, Limits},
     origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
@@ -103,7 +103,7 @@ pub struct Model {
     pub base: Option<String>,
     /// At least one role, without duplicates.
     pub roles: Vec<Role>,
-    /// The guard prompt that the model was trained on. When absent, it is detected from the model.
+    /// Which guard the model is. When absent, it is detected from the model's chat template or name.
     pub guard_kind: Option<GuardKind>,
     /// Its device. When absent, [`Engine::device`] applies. Adapters have none: they are where their base is.
     pub device: Option<DeviceChoice>,

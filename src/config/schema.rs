@@ -410,7 +410,8 @@ pub const MODEL_KEYS: &[Key] = &[
     key(
         "guard_kind",
         "auto",
-        "prompt for a guard: llama-guard-3-8b, llama-guard-3-1b, chat-demo; auto = by the model's vocabulary",
+        "which guard it is: llama-guard-3-8b, llama-guard-3-1b, llama-guard-2-8b, qwen3guard-gen, wildguard, polyguard, or chat-demo, a chat model \
+         that stands in for one; auto = by its chat template or its name",
     ),
 ];
 

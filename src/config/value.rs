@@ -424,15 +424,12 @@ impl Setting for Vec<(Tenant, u32)> {
 
 /// A guard's prompt, or `auto`.
 impl Setting for Option<GuardKind> {
-    const EXPECTS: &'static str = "write auto, llama-guard-3-8b, llama-guard-3-1b or chat-demo";
+    const EXPECTS: &'static str = "write auto, llama-guard-3-8b, llama-guard-3-1b, llama-guard-2-8b, qwen3guard-gen, wildguard, polyguard or chat-demo";
 
     fn parse(raw: &Raw) -> Option<Self> {
         match raw.text()? {
             "auto" => Some(None),
-            "llama-guard-3-8b" => Some(Some(GuardKind::LlamaGuard3_8B)),
-            "llama-guard-3-1b" => Some(Some(GuardKind::LlamaGuard3_1B)),
-            "chat-demo" => Some(Some(GuardKind::ChatDemo)),
-            _ => None,
+            name => name.parse().ok().map(Some),
         }
     }
 
@@ -468,6 +465,16 @@ pub(super) fn words(raw: &Raw) -> Option<Vec<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_guard_is_listed() {
+        let listed = <Option<GuardKind> as Setting>::EXPECTS;
+        for kind in GuardKind::ALL {
+            assert!(listed.contains(kind.name()), "{kind}");
+            let raw = Raw::Text(kind.name().to_owned());
+            assert_eq!(<Option<GuardKind> as Setting>::parse(&raw), Some(Some(kind)));
+        }
+    }
 
     #[test]
     fn a_name_is_as_exposed_as_any_of_its_addresses() {

@@ -85,9 +85,9 @@ pub(crate) fn next_token(
         }),
         Read::Probe(probe) => {
             // The sequence is greedy, so the most likely token is its next one.
-            let ending = match sequence.generated() {
-                0 => report_probe(sequence, probe, None, sampler),
-                _ => None,
+            let ending = match sequence.probe() {
+                Some(_) => report_probe(sequence, probe, None, sampler),
+                None => None,
             };
             ending.or_else(|| take_token(sequence, probe.most_likely, None, sampler, context_length))
         }
@@ -100,7 +100,7 @@ pub(crate) fn next_token(
         Read::Row(row) => {
             let distribution = Distribution::Row(*row);
             let generated = sequence.generated();
-            if let (0, Some(probe)) = (generated, &sequence.output.probe) {
+            if let Some(probe) = sequence.probe() {
                 let readout = Readout::Probe {
                     tokens: probe.tokens.clone(),
                 };
@@ -152,8 +152,8 @@ fn take_token(
     }
 }
 
-/// Reports the distribution after the prompt, and ends the sequence if the most likely token is one of those that the
-/// probe finishes on. That token is reported too, unless the request wants no tokens at all.
+/// Reports a distribution, and ends the sequence if it is the one after the prompt and its most likely token is one of those that
+/// the probe finishes on. That token is reported too, unless the request wants no tokens at all.
 fn report_probe(
     sequence: &mut Sequence,
     read: &ProbeReading,
@@ -161,7 +161,7 @@ fn report_probe(
     sampler: &mut Sampler,
 ) -> Option<Ending> {
     let probe = sequence.output.probe.as_ref()?;
-    let finish = probe.finish_on.contains(&read.most_likely);
+    let finish = sequence.generated() == 0 && probe.finish_on.contains(&read.most_likely);
     let result = ProbeResult {
         logprobs: read.log_probabilities.clone(),
         greedy: read.most_likely,

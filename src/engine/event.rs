@@ -9,7 +9,7 @@ use super::error::SequenceError;
 pub type EventSink = Box<dyn FnMut(Event) -> bool + Send>;
 
 /// What happens to a sequence, in this order: Started, at most one Probe, at most one Score, any number of Tokens, then
-/// exactly one of Finished and Failed. A sequence that fails in the queue has no Started.
+/// exactly one of Finished and Failed. A probe of every token comes before each Token. A sequence that fails in the queue has no Started.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Its first forward pass begins.
@@ -19,7 +19,7 @@ pub enum Event {
         /// Prompt tokens found in the prefix cache.
         cached_tokens: usize,
     },
-    /// The distribution after the prompt.
+    /// The distribution after the prompt, or after a token of the answer.
     Probe(ProbeResult),
     /// The score of the prompt.
     Score(f32),
@@ -31,7 +31,7 @@ pub enum Event {
     Failed(SequenceError),
 }
 
-/// The distribution after the prompt, in f64 log-softmax over the whole vocabulary.
+/// The distribution at a position, in f64 log-softmax over the whole vocabulary.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeResult {
     /// Natural log-probabilities, in the order of [`Probe::tokens`](super::Probe::tokens).

@@ -77,7 +77,8 @@ pub use error::{AddModelError, LateAnswer, SequenceError, Stage, SubmitError};
 pub use event::{Event, EventSink, FinishReason, ProbeResult, SequenceSummary, TokenEvent, TokenLogprobs};
 pub use handle::{EngineHandle, EngineThread, Removal};
 pub use request::{
-    CancelFlag, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceRequest, StopCondition,
+    CancelFlag, ModelIndex, OutputSpec, Priority, Probe, ProbePositions, Sampling, SequenceRequest,
+    StopCondition,
 };
 pub use start::start;
 pub use stats::ModelStats;

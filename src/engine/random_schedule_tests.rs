@@ -7,8 +7,8 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tracing::Span;
 
 use super::{
-    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, Sampling, SequenceError,
-    SequenceRequest, Stage, StopCondition, Tenant,
+    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, ProbePositions, Sampling,
+    SequenceError, SequenceRequest, Stage, StopCondition, Tenant,
     admission::{AdmissionLedger, blocks_needed, validate},
     prefix::Prefix,
     scheduler::Budget,
@@ -72,6 +72,7 @@ impl Scenario {
             }
         };
         let probe = dice.chance(30).then(|| Probe {
+            positions: ProbePositions::AfterPrompt,
             tokens: vec![1, 2, limits.vocab_size as u32],
             finish_on: (0..dice.roll(limits.vocab_size) as u32).collect(),
         });

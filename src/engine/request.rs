@@ -124,12 +124,24 @@ pub trait StopCondition: Send {
     fn push(&mut self, token: u32) -> bool;
 }
 
-/// Reads log-probabilities at the position after the prompt.
+/// The positions that a probe reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProbePositions {
+    /// The one after the prompt.
+    #[default]
+    AfterPrompt,
+    /// That one, and the one after each token of the answer.
+    EveryToken,
+}
+
+/// Reads log-probabilities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
+    /// Where they are read.
+    pub positions: ProbePositions,
     /// Tokens whose log-probability is wanted. For an id outside the vocabulary it is negative infinity.
     pub tokens: Vec<u32>,
-    /// When the most likely token is one of these, it is reported and the sequence ends there, without a decode step
+    /// When the most likely token after the prompt is one of these, it is reported and the sequence ends there, without a decode step
     /// ([`FinishReason::Probe`](super::FinishReason::Probe)). With `max_new_tokens` 0 there is no token event for it.
     pub finish_on: Vec<u32>,
 }
@@ -144,7 +156,7 @@ pub struct OutputSpec {
     pub sampling: Sampling,
     /// When set, each token is reported with its log-probability and this many alternatives.
     pub logprobs: Option<usize>,
-    /// When set, the distribution after the prompt is read.
+    /// When set, the distribution after the prompt is read, and those after the answer's tokens if the probe says so.
     pub probe: Option<Probe>,
     /// Report the score of the prompt, and end there: of models that have a score instead of logits.
     pub score: bool,

@@ -10,7 +10,7 @@ use super::{
     event::{Event, EventSink, FinishReason, SequenceSummary},
     prefix::{CacheOwner, Prefix},
     prompt_blocks::PromptBlocks,
-    request::{CancelFlag, OutputSpec, Priority, SequenceRequest},
+    request::{CancelFlag, OutputSpec, Priority, Probe, ProbePositions, SequenceRequest},
     step_time::StepShape,
     tenant::Tenant,
 };
@@ -268,7 +268,7 @@ impl Sequence {
     /// What the step that computes its last token has to read.
     pub(crate) fn readout(&self) -> Readout {
         let output = &self.output;
-        let probe = output.probe.as_ref().filter(|_| self.generated() == 0);
+        let probe = self.probe();
         match probe {
             _ if output.score => Readout::Score,
             None if output.max_new_tokens == 0 && output.probe.is_none() => Readout::None,
@@ -282,6 +282,12 @@ impl Sequence {
             // Only the most likely token is read. So a device need not send it all logits.
             None => Readout::Probe { tokens: Vec::new() },
         }
+    }
+
+    /// The probe, where it reads the position that follows the tokens so far.
+    pub(crate) fn probe(&self) -> Option<&Probe> {
+        let probe = self.output.probe.as_ref();
+        probe.filter(|probe| self.generated() == 0 || probe.positions == ProbePositions::EveryToken)
     }
 
     /// Whether the next token, if there is one, is the most likely one, and nothing else is told of its logits.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Clock, Driver, EngineConfig, EngineHandle, EngineThread, Event, FinishReason, ModelIndex, Probe,
-    SequenceError, SubmitError, TenantWeights,
+    ProbePositions, SequenceError, SubmitError, TenantWeights,
     scripted::ScriptedModel,
     start,
     testing::{HANG, greedy, request},
@@ -124,6 +124,7 @@ fn events_come_in_order_and_the_pool_is_free_again() {
     asked.output.eos = Arc::new([9]);
     asked.output.logprobs = Some(2);
     asked.output.probe = Some(Probe {
+        positions: ProbePositions::AfterPrompt,
         tokens: vec![6, 7, 99],
         finish_on: vec![1],
     });
@@ -171,6 +172,7 @@ fn each_way_to_finish() {
     let (handle, _thread) = started(counting());
     let finish_on = |tokens: &[u32]| {
         Some(Probe {
+            positions: ProbePositions::AfterPrompt,
             tokens: vec![1],
             finish_on: tokens.to_vec(),
         })

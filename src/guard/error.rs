@@ -1,5 +1,6 @@
 //! Why a model cannot serve as a guard, and why a conversation cannot be judged.
 
+use super::kind::GuardKind;
 use crate::text::{TemplateError, TokenizerError};
 
 /// Why a model cannot serve as a guard.
@@ -8,6 +9,13 @@ pub enum GuardError {
     /// `safe` and `unsafe` begin with the same token, or the vocabulary lacks what the prompt needs.
     #[error("cannot serve as a guard: {0}")]
     Unsuitable(String),
+    /// Neither its chat template nor its names are those of a guard that is known.
+    #[error(
+        "this is no guard we know: neither its chat template nor its name is that of one. If it is one of {}, say which as its \
+         guard_kind; chat-demo lets a chat model stand in, whose verdicts are no safety judgement",
+        GuardKind::known()
+    )]
+    Unknown,
     /// The tokenizer failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

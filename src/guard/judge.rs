@@ -4,46 +4,18 @@ use std::sync::Arc;
 
 use super::{
     error::{GuardError, PromptError},
+    kind::GuardKind,
+    kinds::{AnswerForm, JudgedRole, LabelPosition, Policies, Question},
     policy::Policy,
-    prompt::{self, BEGIN, Form, HEADER_END, HEADER_START, Judged, TURN_END},
-    verdict::{self, Verdict, VerdictStop},
+    verdict::{Label, Scores, Verdict, VerdictStop},
 };
 use crate::{
     digest,
-    engine::{OutputSpec, Probe, ProbeResult, Sampling},
-    text::{Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TemplateError, Tokenizer, strip},
+    engine::{OutputSpec, Probe, ProbePositions, ProbeResult, Sampling},
+    text::{Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TextStream, Tokenizer, strip},
 };
 
-/// The worked examples of the demo guard: question, answer, and the violated category if there is one.
-const DEMO_EXAMPLES: [(&str, &str, Option<&str>); 2] = [
-    (
-        "How can I steal a car?",
-        "Break the window, then start the engine without the key.",
-        Some("S2"),
-    ),
-    (
-        "How do I bake bread?",
-        "Mix flour, water, salt and yeast, let it rise, then bake it.",
-        None,
-    ),
-];
-
-/// The prompt that a guard was trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GuardKind {
-    /// Llama Guard 3 8B, with categories S1 to S14; the prompt is the same byte for byte, with its leading space.
-    LlamaGuard3_8B,
-    /// Llama Guard 3 1B, with categories S1 to S13.
-    LlamaGuard3_1B,
-    /// Llama Guard 3's task text as the user turn of the model's own chat template. It demonstrates the mechanism with models
-    /// that were not trained as guards; its verdicts are not safety judgements.
-    ChatDemo,
-}
-
-/// Most tokens of a guard's text. The fourteen codes of the native policy fit.
-const MAX_VERDICT_TOKENS: usize = 64;
-
-/// Most tokens of each further code, with its comma.
+/// Most tokens of each code beyond those of the native policy, with its comma.
 const CODE_TOKENS: usize = 4;
 
 /// A guard: its prompt, its tokenizer, and its verdict tokens.
@@ -53,83 +25,49 @@ pub struct Guard {
     native: Policy,
     tokenizer: Arc<Tokenizer>,
     chat: Option<Arc<ChatTemplate>>,
-    /// First tokens of `safe` and `unsafe` at the position of the verdict.
-    label_tokens: [u32; 2],
-    /// Whether `safe` is one token, so that the verdict is known without a decode step.
-    safe_is_one_token: bool,
+    /// For users' messages, and for assistants' messages.
+    labels: [LabelTokens; 2],
     template_digest: String,
 }
 
+/// The tokens by which a guard writes its label of one judged role.
+#[derive(Debug, Clone, Default)]
+struct LabelTokens {
+    /// First tokens of the labels' words at the position of the label, in the order of the words.
+    first: Vec<u32>,
+    /// Those of a safe label which is one token and all that is read of its answer, so that the verdict is known without a decode
+    /// step.
+    ends_on: Vec<u32>,
+}
+
 impl Guard {
-    /// Derives the verdict tokens from the tokenizer. `chat` is only needed for [`GuardKind::ChatDemo`].
+    /// Derives the verdict tokens from the tokenizer. `chat` is the model's chat template, which some kinds need.
     pub fn new(
         kind: GuardKind,
         tokenizer: Arc<Tokenizer>,
         chat: Option<Arc<ChatTemplate>>,
     ) -> Result<Self, GuardError> {
-        match kind {
-            GuardKind::LlamaGuard3_8B | GuardKind::LlamaGuard3_1B => {
-                for token in [BEGIN, HEADER_START, HEADER_END, TURN_END] {
-                    if tokenizer.special_id(token).is_none() {
-                        let reason =
-                            format!("the vocabulary has no {token}, which Llama Guard 3's prompt needs");
-                        return Err(GuardError::Unsuitable(reason));
-                    }
-                }
-            }
-            GuardKind::ChatDemo if chat.is_none() => {
-                return Err(GuardError::Unsuitable("the model has no chat template".into()));
-            }
-            GuardKind::ChatDemo => {}
+        if let Some(reason) = kind.missing(&tokenizer, chat.as_deref()) {
+            return Err(GuardError::Unsuitable(reason));
         }
         let mut guard = Self {
             kind,
-            native: Policy::native(match kind {
-                GuardKind::LlamaGuard3_8B | GuardKind::ChatDemo => 14,
-                GuardKind::LlamaGuard3_1B => 13,
-            }),
+            native: kind.native_policy(),
             tokenizer,
             chat,
-            label_tokens: [0; 2],
-            safe_is_one_token: false,
+            labels: Default::default(),
             template_digest: String::new(),
         };
-        let probe = |role| [message(ChatRole::User, "Hello"), message(role, "Hi")];
-        let user = guard
-            .segments(&probe(ChatRole::User)[..1], &guard.native)
-            .map_err(GuardError::from_prompt)?;
-        let agent = guard
-            .segments(&probe(ChatRole::Assistant), &guard.native)
-            .map_err(GuardError::from_prompt)?;
-        let text: String = user.iter().chain(&agent).map(Segment::text).collect();
+        let mut text = String::new();
+        for judged in JudgedRole::ALL {
+            let segments = guard
+                .segments(&example(judged), &guard.native)
+                .map_err(GuardError::from_prompt)?;
+            guard.labels[judged as usize] = guard.label_tokens_after(judged, &segments)?;
+            text.extend(segments.iter().map(Segment::text));
+        }
         guard.template_digest = digest::of_bytes(text);
-        let (safe, unsafe_) = (
-            guard.label_encoding(&user, "safe")?,
-            guard.label_encoding(&user, "unsafe")?,
-        );
-        if safe[0] == unsafe_[0] {
-            let reason = format!(
-                "`safe` and `unsafe` begin with the same token ({}), so the first one does not tell them apart",
-                safe[0]
-            );
-            return Err(GuardError::Unsuitable(reason));
-        }
-        guard.label_tokens = [safe[0], unsafe_[0]];
-        guard.safe_is_one_token = safe.len() == 1;
         Ok(guard)
-    }
-
-    /// The kind that fits a model: Llama Guard 3 if the vocabulary has Llama 3's headers (the 8B model has 32 `layers`),
-    /// otherwise the demo.
-    pub fn detect(tokenizer: &Tokenizer, layers: usize) -> GuardKind {
-        let has_headers = [BEGIN, HEADER_START, HEADER_END, TURN_END]
-            .iter()
-            .all(|t| tokenizer.special_id(t).is_some());
-        match (has_headers, layers) {
-            (true, 32) => GuardKind::LlamaGuard3_8B,
-            (true, _) => GuardKind::LlamaGuard3_1B,
-            (false, _) => GuardKind::ChatDemo,
-        }
     }
 
     /// The tokens of the prompt, up to where `safe` or `unsafe` is the next token. Without a policy, the native one is used.
@@ -192,42 +130,99 @@ impl Guard {
         Ok(prefixes)
     }
 
-    /// What the engine must produce: it probes the two verdict tokens, ends at once on `safe`, and otherwise decodes greedily
-    /// until the verdict cannot change.
-    pub fn output_spec(&self, policy: Option<&Policy>) -> OutputSpec {
-        let finish_on = if self.safe_is_one_token {
-            vec![self.label_tokens[0]]
-        } else {
-            Vec::new()
-        };
+    /// Whether it can judge by policies other than its own.
+    pub fn takes_policies(&self) -> bool {
+        self.kind.policies() == Policies::Any
+    }
+
+    /// What the engine must produce: it probes the first tokens of the labels, ends at once on `safe` where nothing else is
+    /// read of such an answer, and otherwise decodes greedily until the verdict cannot change.
+    pub fn output_spec(&self, judged: JudgedRole, policy: Option<&Policy>) -> OutputSpec {
+        let labels = &self.labels[judged as usize];
         let more = policy.map_or(0, |policy| {
             let native = self.native.categories().len();
             CODE_TOKENS * policy.categories().len().saturating_sub(native)
         });
         OutputSpec {
-            max_new_tokens: MAX_VERDICT_TOKENS + more,
+            max_new_tokens: self.kind.answer_tokens() + more,
             eos: Arc::from(self.tokenizer.end_tokens()),
             sampling: Sampling::greedy(),
             logprobs: None,
             probe: Some(Probe {
-                tokens: self.label_tokens.to_vec(),
-                finish_on,
+                tokens: labels.first.clone(),
+                finish_on: labels.ends_on.clone(),
+                positions: match self.kind.answer_form(judged).position {
+                    LabelPosition::First => ProbePositions::AfterPrompt,
+                    LabelPosition::FirstWord | LabelPosition::After(_) => ProbePositions::EveryToken,
+                },
             }),
             score: false,
-            stop: Some(Box::new(VerdictStop::new(Arc::clone(&self.tokenizer)))),
+            stop: Some(Box::new(VerdictStop::new(
+                self.kind,
+                judged,
+                Arc::clone(&self.tokenizer),
+            ))),
             pin_prompt: false,
         }
     }
 
-    /// The verdict from the probe and the tokens that followed a prompt with this policy.
-    pub fn verdict(&self, probe: &ProbeResult, tokens: &[u32], policy: Option<&Policy>) -> Verdict {
+    /// The verdict from the probes and the tokens that followed a prompt with this policy.
+    pub fn verdict(
+        &self,
+        judged: JudgedRole,
+        probes: &[ProbeResult],
+        tokens: &[u32],
+        policy: Option<&Policy>,
+    ) -> Verdict {
         let policy = policy.unwrap_or(&self.native);
-        verdict::assemble(probe, self.tokenizer.decode(tokens), policy)
+        let form = self.kind.answer_form(judged);
+        let position = self.label_position(&form, tokens);
+        let Scores {
+            unsafe_score,
+            controversial_score,
+            label_mass,
+        } = Scores::of(position.and_then(|position| probes.get(position)), form.words);
+        let raw_output = format!("{}{}", form.begun, self.tokenizer.decode(tokens));
+        let reading = self.kind.read(judged, &raw_output, policy);
+        Verdict {
+            label: reading.label,
+            unsafe_score,
+            controversial_score,
+            label_mass,
+            categories: reading.categories,
+            refusal: reading.refusal,
+            raw_output,
+        }
     }
 
-    /// First tokens of `safe` and `unsafe`, in this order.
-    pub fn label_tokens(&self) -> [u32; 2] {
-        self.label_tokens
+    /// How many tokens stand before the label; `None` where the text does not come to it.
+    fn label_position(&self, form: &AnswerForm, tokens: &[u32]) -> Option<usize> {
+        let name = match form.position {
+            LabelPosition::First => return Some(0),
+            LabelPosition::FirstWord => {
+                let text = |token: &u32| self.tokenizer.decode(&[*token]);
+                // Without any word the most likely token is the text's end, and the labels' probabilities say so.
+                let first = tokens.iter().position(|token| !text(token).trim().is_empty());
+                return Some(first.unwrap_or(tokens.len()));
+            }
+            LabelPosition::After(example) => example.rsplit('\n').next().unwrap_or(example),
+        };
+        let mut stream = TextStream::new(Arc::clone(&self.tokenizer), &[]);
+        let mut text = form.begun.to_owned();
+        let is_before_label = |text: &str| {
+            let line = text.rsplit_once('\n');
+            line.is_some_and(|(_, line)| line.trim() == name)
+        };
+        tokens.iter().position(|token| {
+            let found = is_before_label(&text);
+            text.push_str(&stream.push(*token));
+            found
+        })
+    }
+
+    /// First tokens of the labels' words where this role is judged, in the order of the words.
+    pub fn label_tokens(&self, judged: JudgedRole) -> &[u32] {
+        &self.labels[judged as usize].first
     }
 
     /// `sha256:<hex>` of the prompt template with the native policy in it.
@@ -241,43 +236,53 @@ impl Guard {
     }
 
     fn segments(&self, conversation: &[ChatMessage], policy: &Policy) -> Result<Vec<Segment>, PromptError> {
-        let judged = Judged::of(conversation)?;
-        match self.kind {
-            GuardKind::LlamaGuard3_8B => Ok(prompt::llama_guard(Form::EightB, policy, judged, conversation)),
-            GuardKind::LlamaGuard3_1B => Ok(prompt::llama_guard(Form::OneB, policy, judged, conversation)),
-            GuardKind::ChatDemo => self.demo_segments(policy, judged, conversation),
+        let judged = JudgedRole::of(conversation)?;
+        let mut segments = self.kind.prompt(&Question {
+            policy,
+            judged,
+            messages: conversation,
+            chat: self.chat.as_deref(),
+        })?;
+        let begun = self.kind.answer_form(judged).begun;
+        if !begun.is_empty() {
+            segments.push(Segment::Template(begun.to_owned()));
         }
+        Ok(segments)
     }
 
-    /// The task as the user turn of a chat model, after two worked examples. Without them, a model that is not a guard does
-    /// not answer with `safe` or `unsafe` at all.
-    fn demo_segments(
-        &self,
-        policy: &Policy,
-        judged: Judged,
-        conversation: &[ChatMessage],
-    ) -> Result<Vec<Segment>, PromptError> {
-        let Some(chat) = &self.chat else {
-            return Err(TemplateError::Invalid("the model has none".into()).into());
-        };
-        let mut turns = Vec::with_capacity(2 * DEMO_EXAMPLES.len() + 1);
-        for (question, answer, native_code) in DEMO_EXAMPLES {
-            let mut example = vec![message(ChatRole::User, question)];
-            if judged == Judged::Agent {
-                example.push(message(ChatRole::Assistant, answer));
-            }
-            let verdict = match native_code {
-                Some(native) => format!("unsafe\n{}", policy.code_like(native)),
-                None => "safe".to_owned(),
-            };
-            turns.push(message(ChatRole::User, &prompt::task(policy, judged, &example)));
-            turns.push(message(ChatRole::Assistant, &verdict));
+    /// The tokens of the labels after a prompt.
+    fn label_tokens_after(&self, judged: JudgedRole, prompt: &[Segment]) -> Result<LabelTokens, GuardError> {
+        let form = self.kind.answer_form(judged);
+        let mut before = prompt.to_vec();
+        if let LabelPosition::After(example) = form.position {
+            before.push(Segment::Template(example.to_owned()));
         }
-        turns.push(message(
-            ChatRole::User,
-            &prompt::task(policy, judged, conversation),
-        ));
-        Ok(chat.render(&turns, true)?)
+        let mut labels = LabelTokens::default();
+        for word in form.words {
+            let tokens = match form.position {
+                // What stands before it is not known, and no token has both of it.
+                LabelPosition::FirstWord => self.tokenizer.encode_plain(word.text)?,
+                LabelPosition::First | LabelPosition::After(_) => self.label_encoding(&before, word.text)?,
+            };
+            let same = labels.first.iter().zip(form.words);
+            let same =
+                same.filter(|(first, other)| tokens.first() == Some(first) && other.label != word.label);
+            if let Some((_, other)) = same.into_iter().next() {
+                return Err(GuardError::Unsuitable(format!(
+                    "`{}` and `{}` begin with the same token ({}), so the first one does not tell them apart",
+                    other.text.trim(),
+                    word.text.trim(),
+                    tokens[0]
+                )));
+            }
+            let may_end = !matches!(form.position, LabelPosition::After(_));
+            let is_all = word.label == Label::Safe && form.safe_is_all && may_end;
+            if is_all && tokens.len() == 1 {
+                labels.ends_on.extend(&tokens);
+            }
+            labels.first.push(tokens[0]);
+        }
+        Ok(labels)
     }
 
     /// Tokens of a label at the position of the verdict.
@@ -289,10 +294,20 @@ impl Guard {
         match after.strip_prefix(before.as_slice()) {
             Some(tokens) if !tokens.is_empty() => Ok(tokens.to_vec()),
             _ => Err(GuardError::Unsuitable(format!(
-                "`{label}` does not begin with a token of its own after the prompt"
+                "`{}` does not begin with a token of its own after the prompt",
+                label.trim()
             ))),
         }
     }
+}
+
+/// A conversation whose last message is of the role.
+fn example(judged: JudgedRole) -> Vec<ChatMessage> {
+    let mut conversation = vec![message(ChatRole::User, "Hello")];
+    if judged == JudgedRole::Agent {
+        conversation.push(message(ChatRole::Assistant, "Hi"));
+    }
+    conversation
 }
 
 /// A message of a conversation.

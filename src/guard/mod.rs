@@ -1,20 +1,23 @@
 //! Guard models: exact prompts, verdict tokens, scores and parsing. This layer knows tokens and probe results, and nothing of
 //! the network.
 //!
-//! [`Guard`] (`judge.rs`) builds prompts (`prompt.rs`) from conversations and policies (`policy.rs`), and reads verdicts
-//! (`verdict.rs`).
+//! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
+//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`.
 
 mod error;
 mod judge;
+mod kind;
+mod kinds;
 mod policy;
 mod policy_file;
-mod prompt;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 pub use error::{GuardError, PromptError};
-pub use judge::{Guard, GuardKind};
+pub use judge::Guard;
+pub use kind::{GuardEvidence, GuardKind, model_names};
+pub use kinds::JudgedRole;
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
-pub use verdict::{Label, Verdict};
+pub use verdict::{Label, Refusal, Verdict};

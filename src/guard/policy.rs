@@ -110,9 +110,29 @@ impl Policy {
     }
 
     /// The first categories of Llama Guard 3. This policy has no name; a guard judges by it when a request names no other.
-    pub(super) fn native(categories: usize) -> Self {
+    pub(super) fn llama_guard_3(categories: usize) -> Self {
         let categories = NATIVE.iter().take(categories).map(|(code, name)| PolicyCategory {
             code: (*code).to_owned(),
+            name: (*name).to_owned(),
+            description: String::new(),
+        });
+        Self::of(String::new(), categories.collect())
+    }
+
+    /// Categories S1, S2, ... with these names. The policy has no name.
+    pub(super) fn numbered(names: &[&str]) -> Self {
+        let categories = names.iter().zip(1..).map(|(name, number)| PolicyCategory {
+            code: format!("S{number}"),
+            name: (*name).to_owned(),
+            description: String::new(),
+        });
+        Self::of(String::new(), categories.collect())
+    }
+
+    /// Categories that a guard writes by their names. The policy has no name.
+    pub(super) fn of_names(names: &[&str]) -> Self {
+        let categories = names.iter().map(|name| PolicyCategory {
+            code: (*name).to_owned(),
             name: (*name).to_owned(),
             description: String::new(),
         });
@@ -285,7 +305,10 @@ mod tests {
         assert_eq!(policy.digest(), digest::of_bytes(lines));
         assert_eq!((policy.name_of("S1"), policy.name_of("S3")), ("Insults", ""));
         assert_eq!((policy.code_like("S1"), policy.code_like("S9")), ("S1", "S2"));
-        assert_eq!(Policy::native(13).lines().lines().last(), Some("S13: Elections."));
+        assert_eq!(
+            Policy::llama_guard_3(13).lines().lines().last(),
+            Some("S13: Elections.")
+        );
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use super::{
     judge::message,
-    prompt::{self, Form, Judged},
+    kinds::{JudgedRole, Question},
     *,
 };
-use crate::text::{ChatMessage, ChatRole, ChatTemplate, Segment, Tokenizer, test_files};
+use crate::{
+    engine::ProbeResult,
+    text::{ChatMessage, ChatRole, ChatTemplate, Segment, Tokenizer, test_files},
+};
 
 fn conversation(contents: &[&str]) -> Vec<ChatMessage> {
     let role = |index: usize| {
@@ -28,6 +31,23 @@ fn smollm2() -> (Arc<Tokenizer>, Arc<ChatTemplate>) {
     (test_files::smollm2(), test_files::smollm2_chat())
 }
 
+fn of_form(case: &Value) -> GuardKind {
+    match case["form"].as_str() {
+        Some("8b") => GuardKind::LlamaGuard3_8B,
+        _ => GuardKind::LlamaGuard3_1B,
+    }
+}
+
+fn prompt_of(kind: GuardKind, policy: &Policy, messages: &[ChatMessage]) -> Vec<Segment> {
+    let question = Question {
+        policy,
+        judged: JudgedRole::of(messages).unwrap(),
+        messages,
+        chat: None,
+    };
+    kind.prompt(&question).unwrap()
+}
+
 #[test]
 fn llama_guard_prompts_equal_the_templates_byte_for_byte() {
     let golden: Value = serde_json::from_str(include_str!("../../tests/golden/guard_prompts.json")).unwrap();
@@ -41,12 +61,8 @@ fn llama_guard_prompts_equal_the_templates_byte_for_byte() {
             .map(|c| c.as_str().unwrap())
             .collect();
         let messages = conversation(&contents);
-        let (form, native) = if case["form"] == "8b" {
-            (Form::EightB, Policy::native(14))
-        } else {
-            (Form::OneB, Policy::native(13))
-        };
-        let segments = prompt::llama_guard(form, &native, Judged::of(&messages).unwrap(), &messages);
+        let kind = of_form(case);
+        let segments = prompt_of(kind, &kind.native_policy(), &messages);
         let text: String = segments.iter().map(Segment::text).collect();
         // Ours goes on with the line break that the model writes before its verdict.
         assert_eq!(text, format!("{}\n\n", case["prompt"].as_str().unwrap()));
@@ -72,21 +88,26 @@ fn roles_must_alternate_from_user_and_system_is_refused() {
         (vec![user.clone(), user.clone()], 1),
         (vec![user.clone(), agent.clone(), agent], 2),
     ] {
-        match Judged::of(&messages) {
+        match JudgedRole::of(&messages) {
             Err(PromptError::Roles { index, .. }) => assert_eq!(index, wrong),
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(Judged::of(&[user]).unwrap(), Judged::User);
+    assert_eq!(JudgedRole::of(&[user]).unwrap(), JudgedRole::User);
 }
 
 #[test]
 fn smollm2_serves_as_a_demo_guard() {
     let (tokenizer, chat) = smollm2();
-    assert_eq!(Guard::detect(&tokenizer, 30), GuardKind::ChatDemo);
+    let evidence = GuardEvidence {
+        template: Some(chat.source()),
+        names: &model_names(&test_files::smollm2_path()),
+        layers: 30,
+    };
+    assert_eq!(GuardKind::detect(&evidence), None);
     let guard = Guard::new(GuardKind::ChatDemo, Arc::clone(&tokenizer), Some(chat)).unwrap();
-    assert_eq!(guard.label_tokens(), [18437, 10082]);
-    let spec = guard.output_spec(None);
+    assert_eq!(guard.label_tokens(JudgedRole::User), [18437, 10082]);
+    let spec = guard.output_spec(JudgedRole::Agent, None);
     assert_eq!(spec.probe.unwrap().finish_on, [18437]);
 
     // Special tokens in somebody's words stay text: the same number of turns however they are spelled.
@@ -142,10 +163,9 @@ fn llama_3s_vocabulary_gives_the_published_verdict_tokens() {
     };
     let path = std::path::Path::new(&folder).join("models/ggml-vocab-llama-bpe.gguf");
     let tokenizer = Arc::new(Tokenizer::open(&path).unwrap());
-    for (layers, kind) in [(32, GuardKind::LlamaGuard3_8B), (16, GuardKind::LlamaGuard3_1B)] {
-        assert_eq!(Guard::detect(&tokenizer, layers), kind);
+    for kind in [GuardKind::LlamaGuard3_8B, GuardKind::LlamaGuard3_1B] {
         let guard = Guard::new(kind, Arc::clone(&tokenizer), None).unwrap();
-        assert_eq!(guard.label_tokens(), [19193, 39257]);
+        assert_eq!(guard.label_tokens(JudgedRole::User), [19193, 39257]);
         let prompt = guard
             .prompt(&conversation(&["How do I bake bread?"]), None)
             .unwrap();
@@ -188,12 +208,7 @@ fn other_categories_stand_where_the_templates_own_loop_puts_them() {
         let contents = case["contents"].as_array().unwrap().iter();
         let contents: Vec<&str> = contents.map(|content| content.as_str().unwrap()).collect();
         let messages = conversation(&contents);
-        let form = if case["form"] == "8b" {
-            Form::EightB
-        } else {
-            Form::OneB
-        };
-        let segments = prompt::llama_guard(form, &policy, Judged::of(&messages).unwrap(), &messages);
+        let segments = prompt_of(of_form(case), &policy, &messages);
         let text: String = segments.iter().map(Segment::text).collect();
         assert_eq!(text, format!("{}\n\n", case["prompt"].as_str().unwrap()));
         // Whatever special token it spells.
@@ -205,15 +220,15 @@ fn other_categories_stand_where_the_templates_own_loop_puts_them() {
 fn a_policys_text_is_never_a_special_token_and_the_native_one_in_writing_is_the_native_one() {
     let (tokenizer, chat) = smollm2();
     let guard = Guard::new(GuardKind::ChatDemo, Arc::clone(&tokenizer), Some(chat)).unwrap();
-    let native = Policy::native(14);
+    let native = Policy::llama_guard_3(14);
     let written = Policy::new("written".to_owned(), native.categories().to_vec()).unwrap();
     assert_eq!(written.digest(), native.digest());
     let judged = conversation(&["How do I bake bread?", "In an oven."]);
     let prompt = |policy: Option<&Policy>| guard.prompt(&judged, policy).unwrap();
     assert_eq!(prompt(Some(&written)), prompt(None));
     assert_eq!(
-        guard.output_spec(Some(&written)).max_new_tokens,
-        guard.output_spec(None).max_new_tokens
+        guard.output_spec(JudgedRole::User, Some(&written)).max_new_tokens,
+        guard.output_spec(JudgedRole::User, None).max_new_tokens
     );
 
     let with = |spelling: &str| {
@@ -232,4 +247,175 @@ fn a_policys_text_is_never_a_special_token_and_the_native_one_in_writing_is_the_
     assert!(prompt(Some(&policy)).starts_with(&prefixes[1]));
     let text = guard.prompt_text(&judged, Some(&policy)).unwrap();
     assert!(text.contains("unsafe\nS1") && !text.contains("S2"), "{text}");
+}
+
+/// The tokenizer and chat template of a small model in this repository.
+fn tiny_chat() -> (Arc<Tokenizer>, Arc<ChatTemplate>) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-chat");
+    let template = ChatTemplate::from_folder(&folder).unwrap().unwrap();
+    (
+        Arc::new(Tokenizer::from_folder(&folder).unwrap()),
+        Arc::new(template),
+    )
+}
+
+#[test]
+fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
+    let golden: Value = serde_json::from_str(include_str!("../../tests/golden/guard_kinds.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    let (_, chat) = tiny_chat();
+    let mut seen = std::collections::BTreeSet::new();
+    for case in cases {
+        let kind: GuardKind = case["kind"].as_str().unwrap().parse().unwrap();
+        seen.insert(kind);
+        let contents = case["contents"].as_array().unwrap().iter();
+        let contents: Vec<&str> = contents.map(|content| content.as_str().unwrap()).collect();
+        let messages = conversation(&contents);
+        let native = kind.native_policy();
+        let segments = kind.prompt(&Question {
+            policy: &native,
+            judged: JudgedRole::of(&messages).unwrap(),
+            messages: &messages,
+            chat: Some(&chat),
+        });
+        let segments = segments.unwrap();
+        let text: String = segments.iter().map(Segment::text).collect();
+        assert_eq!(text, case["prompt"].as_str().unwrap(), "{kind}");
+        // What people wrote is content, whatever special tokens it spells.
+        let written: String = segments
+            .iter()
+            .filter(|segment| matches!(segment, Segment::Content(_)))
+            .map(Segment::text)
+            .collect();
+        for content in contents {
+            assert!(
+                written.contains(crate::text::strip(content)),
+                "{kind}: {content:?}"
+            );
+        }
+    }
+    assert_eq!(
+        seen.into_iter().collect::<Vec<_>>(),
+        [
+            GuardKind::Qwen3GuardGen,
+            GuardKind::WildGuard,
+            GuardKind::PolyGuard
+        ]
+    );
+}
+
+#[test]
+fn a_guard_of_one_exchange_refuses_a_longer_conversation() {
+    let long = conversation(&["a", "b", "c"]);
+    for kind in [GuardKind::WildGuard, GuardKind::PolyGuard] {
+        let (_, chat) = tiny_chat();
+        let native = kind.native_policy();
+        let refused = kind.prompt(&Question {
+            policy: &native,
+            judged: JudgedRole::User,
+            messages: &long,
+            chat: Some(&chat),
+        });
+        match refused {
+            Err(PromptError::Roles { index: 2, reason }) => assert!(reason.contains(kind.name()), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn probe(logprobs: [f64; 3]) -> ProbeResult {
+    ProbeResult {
+        logprobs: logprobs.to_vec(),
+        greedy: 0,
+    }
+}
+
+#[test]
+fn qwen3guard_has_three_labels_after_a_forced_beginning() {
+    let (tokenizer, _) = smollm2();
+    let guard = Guard::new(GuardKind::Qwen3GuardGen, Arc::clone(&tokenizer), None).unwrap();
+    assert!(!guard.takes_policies());
+    for judged in JudgedRole::ALL {
+        let tokens = guard.label_tokens(judged);
+        assert_eq!(tokens.len(), 3);
+        for (token, word) in tokens.iter().zip([" Safe", " Unsafe", " Controversial"]) {
+            assert!(word.starts_with(&tokenizer.decode(&[*token])), "{word}");
+        }
+    }
+    let prompt = guard.prompt_text(&conversation(&["Hello"]), None).unwrap();
+    assert!(prompt.ends_with("</think>\n\nSafety:"), "{prompt}");
+    let written = tokenizer
+        .encode_plain(" Controversial\nCategories: PII\nRefusal: No\n")
+        .unwrap();
+    let logprobs = [0.2f64.ln(), 0.1f64.ln(), 0.5f64.ln()];
+    let verdict = guard.verdict(JudgedRole::Agent, &[probe(logprobs)], &written, None);
+    assert_eq!(verdict.label, Label::Controversial);
+    assert_eq!(verdict.refusal, Some(Refusal::Answered));
+    assert_eq!(verdict.categories, [("PII".to_owned(), "PII".to_owned())]);
+    assert!((verdict.unsafe_score.unwrap() - 0.75).abs() < 1e-12);
+    assert_eq!(
+        verdict.raw_output,
+        "Safety: Controversial\nCategories: PII\nRefusal: No\n"
+    );
+}
+
+#[test]
+fn the_score_of_an_answer_is_read_where_its_label_stands() {
+    let (tokenizer, chat) = smollm2();
+    let guard = Guard::new(GuardKind::PolyGuard, Arc::clone(&tokenizer), Some(chat)).unwrap();
+    let before = " yes\nRequest safety violations: S2\nResponse refusal: no\nHarmful response:";
+    let before_label = tokenizer.encode_plain(before).unwrap();
+    let written = tokenizer
+        .encode_plain(&format!("{before} yes\nResponse safety violations: S2\n"))
+        .unwrap();
+    assert!(written.starts_with(&before_label));
+    let other = probe([-1.0, -1.0, -1.0]);
+    let mut probes = vec![other; written.len()];
+    probes[before_label.len()].logprobs = vec![0.25f64.ln(), 0.75f64.ln()];
+    let verdict = guard.verdict(JudgedRole::Agent, &probes, &written, None);
+    assert_eq!(verdict.label, Label::Unsafe);
+    assert!((verdict.unsafe_score.unwrap() - 0.75).abs() < 1e-12);
+    // Of the request, the label is the first word.
+    let verdict = guard.verdict(JudgedRole::User, &probes, &written, None);
+    assert_eq!(verdict.unsafe_score, Some(0.5));
+    assert_eq!(
+        verdict.categories,
+        [("S2".to_owned(), "Non-Violent Crimes".to_owned())]
+    );
+
+    // An answer that never comes to its label has none, and no score.
+    let lost = tokenizer.encode_plain(" no\nI cannot say more.").unwrap();
+    let verdict = guard.verdict(JudgedRole::Agent, &probes, &lost, None);
+    assert_eq!((verdict.label, verdict.unsafe_score), (Label::Undetermined, None));
+    assert_eq!(verdict.label_mass, 0.0);
+}
+
+#[test]
+fn llama_guard_2_may_begin_with_white_space() {
+    let tokenizer = Arc::new(Tokenizer::open(&test_files::llama_cpp_vocabulary("llama-bpe")).unwrap());
+    let guard = Guard::new(GuardKind::LlamaGuard2, Arc::clone(&tokenizer), None).unwrap();
+    assert!(guard.takes_policies());
+    let first = guard.label_tokens(JudgedRole::Agent).to_vec();
+    assert_eq!(first.len(), 4);
+    assert_eq!(first[0], 19193);
+    let spec = guard.output_spec(JudgedRole::Agent, None);
+    assert_eq!(spec.probe.unwrap().finish_on, first[..2]);
+    let probe = |logprobs: [f64; 4]| ProbeResult {
+        logprobs: logprobs.to_vec(),
+        greedy: 0,
+    };
+    let nothing = probe([f64::NEG_INFINITY; 4]);
+    let read = probe([0.1f64.ln(), 0.1f64.ln(), 0.2f64.ln(), 0.6f64.ln()]);
+    for (text, probes) in [
+        ("unsafe\nS9", vec![read.clone()]),
+        (" unsafe\nS9", vec![read.clone()]),
+        ("\n\nunsafe\nS9", vec![nothing, read]),
+    ] {
+        let tokens = tokenizer.encode_plain(text).unwrap();
+        let verdict = guard.verdict(JudgedRole::Agent, &probes, &tokens, None);
+        assert_eq!(verdict.label, Label::Unsafe, "{text:?}");
+        assert!((verdict.unsafe_score.unwrap() - 0.8).abs() < 1e-12, "{verdict:?}");
+        // What is S9 here is S10 to Llama Guard 3.
+        assert_eq!(verdict.categories, [("S9".to_owned(), "Hate".to_owned())]);
+    }
 }

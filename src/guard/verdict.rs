@@ -1,22 +1,46 @@
-//! Reads verdicts from a guard's text and log-probabilities.
+//! Scores and labels of verdicts, and when a guard's text is complete.
 
 use std::sync::Arc;
 
-use super::policy::Policy;
+use super::{
+    kind::GuardKind,
+    kinds::{JudgedRole, LabelWord},
+};
 use crate::{
     engine::{ProbeResult, StopCondition},
     text::{TextStream, Tokenizer},
 };
 
-/// The label that the guard's text begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The label that the guard's text gives the judged message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Label {
-    /// The first line is `safe`.
+    /// The guard calls it safe.
     Safe,
-    /// The first line is `unsafe`.
+    /// The guard calls it unsafe.
     Unsafe,
-    /// The first line is neither. It is never counted as safe.
+    /// The guard calls it neither safe nor unsafe, but something between them that it has a word for.
+    Controversial,
+    /// The text has none of the guard's labels. It is never counted as safe.
     Undetermined,
+}
+
+/// Whether an answer refuses what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// It refuses.
+    Refused,
+    /// It answers or complies.
+    Answered,
+}
+
+impl Refusal {
+    /// `true` is a refusal.
+    pub(super) fn of(refused: bool) -> Self {
+        match refused {
+            true => Self::Refused,
+            false => Self::Answered,
+        }
+    }
 }
 
 /// A guard's judgement of the last message.
@@ -24,68 +48,85 @@ pub enum Label {
 pub struct Verdict {
     /// The label in the guard's greedy text.
     pub label: Label,
-    /// p(unsafe) / (p(safe) + p(unsafe)); absent when both probabilities underflow.
+    /// (p(unsafe) + p(controversial)) / (p(safe) + p(unsafe) + p(controversial)), where the guard has the label controversial,
+    /// otherwise p(unsafe) / (p(safe) + p(unsafe)); absent when all of these probabilities underflow, and when the text never
+    /// came to a label.
     pub unsafe_score: Option<f64>,
-    /// p(safe) + p(unsafe).
+    /// The part of `unsafe_score` that is controversial: p(controversial) / (p(safe) + p(unsafe) + p(controversial)). Absent
+    /// where the guard has no such label, or there is no `unsafe_score`.
+    pub controversial_score: Option<f64>,
+    /// The sum of the labels' probabilities; 0 when the text never came to a label.
     pub label_mass: f64,
-    /// Category codes as the guard wrote them (`S9`), with their names (empty for codes that the policy does not list).
+    /// Categories as the guard wrote them: codes (`S9`) with their names (empty for codes that the policy does not list), or
+    /// names twice, where the guard writes names.
     pub categories: Vec<(String, String)>,
-    /// The text that the guard wrote.
+    /// Whether the judged answer refuses; absent where the guard does not say so.
+    pub refusal: Option<Refusal>,
+    /// The text that the guard wrote, after the beginning that was put into its prompt.
     pub raw_output: String,
 }
 
-/// Bytes that are decoded of a text which is not a verdict, for `raw_output`.
-const UNDETERMINED_BYTES: usize = 64;
+/// What the probabilities of the labels say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Scores {
+    pub(super) unsafe_score: Option<f64>,
+    pub(super) controversial_score: Option<f64>,
+    pub(super) label_mass: f64,
+}
 
-/// The label in a guard's text, and the categories as they are written.
-pub(super) fn parse(text: &str, policy: &Policy) -> (Label, Vec<(String, String)>) {
-    let mut lines = text.trim().lines().map(str::trim);
-    let label = match lines.next() {
-        Some(line) if line.eq_ignore_ascii_case("safe") => Label::Safe,
-        Some(line) if line.eq_ignore_ascii_case("unsafe") => Label::Unsafe,
-        _ => Label::Undetermined,
-    };
-    let mut categories: Vec<(String, String)> = Vec::new();
-    if label == Label::Unsafe {
-        for code in lines.next().unwrap_or("").split(',').map(str::trim) {
-            let digits = code.strip_prefix('S').unwrap_or("");
-            let is_code = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-            if is_code && !categories.iter().any(|(known, _)| known == code) {
-                categories.push((code.to_owned(), policy.name_of(code).to_owned()));
-            }
+impl Scores {
+    /// From the distribution at the label's position; `probe.logprobs` are those of the words' first tokens.
+    pub(super) fn of(probe: Option<&ProbeResult>, words: &[LabelWord]) -> Self {
+        let logprobs = probe.map_or(&[][..], |probe| &probe.logprobs);
+        let of = |wanted: &dyn Fn(Label) -> bool| {
+            let words = words.iter().zip(logprobs);
+            let wanted = words.filter(|(word, _)| wanted(word.label));
+            log_sum(wanted.map(|(_, logprob)| *logprob))
+        };
+        let safe = of(&|label| label == Label::Safe);
+        let not_safe = of(&|label| label != Label::Safe);
+        let label_mass = safe.exp() + not_safe.exp();
+        let has_mass = label_mass > 0.0;
+        let has_controversial = words.iter().any(|word| word.label == Label::Controversial);
+        Self {
+            unsafe_score: has_mass.then(|| 1.0 / (1.0 + (safe - not_safe).exp())),
+            controversial_score: (has_mass && has_controversial).then(|| {
+                let others = of(&|label| label != Label::Controversial);
+                1.0 / (1.0 + (others - of(&|label| label == Label::Controversial)).exp())
+            }),
+            label_mass,
         }
     }
-    (label, categories)
 }
 
-/// The verdict for a guard's text. `probe.logprobs` are those of the first tokens of `safe` and `unsafe`.
-pub(super) fn assemble(probe: &ProbeResult, raw_output: String, policy: &Policy) -> Verdict {
-    let (label, categories) = parse(&raw_output, policy);
-    let logprob = |index: usize| probe.logprobs.get(index).copied().unwrap_or(f64::NEG_INFINITY);
-    let (safe, unsafe_) = (logprob(0), logprob(1));
-    let label_mass = safe.exp() + unsafe_.exp();
-    let unsafe_score = (label_mass > 0.0).then(|| 1.0 / (1.0 + (safe - unsafe_).exp()));
-    Verdict {
-        label,
-        unsafe_score,
-        label_mass,
-        categories,
-        raw_output,
+/// The logarithm of the sum of what these are the logarithms of, without underflow. That of one is itself, to the bit.
+fn log_sum(logarithms: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = logarithms.clone().fold(f64::NEG_INFINITY, f64::max);
+    if largest == f64::NEG_INFINITY {
+        return largest;
     }
+    largest
+        + logarithms
+            .map(|logarithm| (logarithm - largest).exp())
+            .sum::<f64>()
+            .ln()
 }
 
-/// Ends decoding as soon as more text cannot change the verdict: after the line of categories, or when the first line is
-/// neither `safe` nor `unsafe`.
+/// Ends decoding as soon as more text cannot change the verdict.
 pub(super) struct VerdictStop {
+    kind: GuardKind,
+    judged: JudgedRole,
     stream: TextStream,
     text: String,
 }
 
 impl VerdictStop {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
+    pub(super) fn new(kind: GuardKind, judged: JudgedRole, tokenizer: Arc<Tokenizer>) -> Self {
         Self {
+            kind,
+            judged,
             stream: TextStream::new(tokenizer, &[]),
-            text: String::new(),
+            text: kind.answer_form(judged).begun.to_owned(),
         }
     }
 }
@@ -93,124 +134,65 @@ impl VerdictStop {
 impl StopCondition for VerdictStop {
     fn push(&mut self, token: u32) -> bool {
         self.text.push_str(&self.stream.push(token));
-        is_settled(&self.text)
+        self.kind.is_settled(self.judged, &self.text)
     }
-}
-
-/// Whether more text cannot change the verdict. What counts as a space is the same as in [`parse`].
-fn is_settled(text: &str) -> bool {
-    let text = text.trim_start();
-    let mut lines = text.split('\n');
-    let first = lines.next().unwrap_or("").trim_end();
-    let second_begun = lines.next().is_some();
-    if first.eq_ignore_ascii_case("unsafe") {
-        return lines.next().is_some();
-    }
-    if first.eq_ignore_ascii_case("safe") {
-        return second_begun;
-    }
-    // The text may still become one of the words. If not, it is decoded until enough of it is kept.
-    let begins = |word: &str| {
-        let beginning = word.get(..first.len());
-        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(first))
-    };
-    let may_become = !second_begun && ["unsafe", "safe"].into_iter().any(begins);
-    !may_become && text.len() >= UNDETERMINED_BYTES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn codes(text: &str) -> (Label, Vec<String>) {
-        let (label, categories) = parse(text, &Policy::native(14));
-        (label, categories.into_iter().map(|(code, _)| code).collect())
-    }
-
-    #[test]
-    fn only_whole_lines_count() {
-        for safe in ["safe", "\n\nsafe", " Safe \n", "SAFE\nS1"] {
-            assert_eq!(codes(safe), (Label::Safe, vec![]), "{safe:?}");
-        }
-        for neither in [
-            "",
-            "safely",
-            "unsafe.",
-            "it is safe",
-            "safe unsafe",
-            "not unsafe",
-            "un\nsafe",
-            "S1",
-        ] {
-            assert_eq!(codes(neither), (Label::Undetermined, vec![]), "{neither:?}");
-        }
-    }
-
-    #[test]
-    fn categories_are_read_in_order_and_only_real_codes() {
-        assert_eq!(
-            codes("unsafe\nS1,S10"),
-            (Label::Unsafe, vec!["S1".into(), "S10".into()])
-        );
-        assert_eq!(
-            codes("\n\nunsafe\r\n S2 , S2,S99, hate,S,S123,s4"),
-            (Label::Unsafe, vec!["S2".into(), "S99".into()])
-        );
-        assert_eq!(codes("unsafe"), (Label::Unsafe, vec![]));
-        assert_eq!(
-            parse("unsafe\nS9,S77", &Policy::native(14)).1[0].1,
-            "Indiscriminate Weapons"
-        );
-        assert_eq!(parse("unsafe\nS9,S77", &Policy::native(14)).1[1].1, "");
+    fn scores(kind: GuardKind, logprobs: &[f64]) -> Scores {
+        let probe = ProbeResult {
+            logprobs: logprobs.to_vec(),
+            greedy: 0,
+        };
+        Scores::of(Some(&probe), kind.answer_form(JudgedRole::User).words)
     }
 
     #[test]
     fn scores_come_from_log_probabilities_without_underflow() {
-        let verdict = |safe: f64, unsafe_: f64| {
-            assemble(
-                &ProbeResult {
-                    logprobs: vec![safe, unsafe_],
-                    greedy: 0,
-                },
-                "safe".into(),
-                &Policy::native(14),
-            )
-        };
-        let even = verdict(0.25f64.ln(), 0.25f64.ln());
+        let scores = |safe: f64, unsafe_: f64| scores(GuardKind::LlamaGuard3_8B, &[safe, unsafe_]);
+        let even = scores(0.25f64.ln(), 0.25f64.ln());
         assert_eq!((even.unsafe_score, even.label_mass), (Some(0.5), 0.5));
-        let sure = verdict(0.9f64.ln(), 0.1f64.ln());
+        assert_eq!(even.controversial_score, None);
+        let sure = scores(0.9f64.ln(), 0.1f64.ln());
         assert!((sure.unsafe_score.unwrap() - 0.1).abs() < 1e-12);
-        let tiny = verdict(-700.0, -701.0);
+        let tiny = scores(-700.0, -701.0);
         assert!((tiny.unsafe_score.unwrap() - 1.0 / (1.0 + 1f64.exp())).abs() < 1e-12);
-        assert_eq!(verdict(-2000.0, -1999.0).unsafe_score, None);
-        assert_eq!(verdict(0.0, f64::NEG_INFINITY).unsafe_score, Some(0.0));
+        assert_eq!(scores(-2000.0, -1999.0).unsafe_score, None);
+        assert_eq!(scores(0.0, f64::NEG_INFINITY).unsafe_score, Some(0.0));
+        // The same bits as before there were three labels.
+        let (safe, unsafe_) = (-0.71, -0.83);
+        assert_eq!(
+            scores(safe, unsafe_).unsafe_score,
+            Some(1.0 / (1.0 + f64::exp(safe - unsafe_)))
+        );
     }
 
     #[test]
-    fn decoding_ends_when_the_verdict_cannot_change() {
-        for (text, settled) in [
-            ("", false),
-            ("\n\n", false),
-            ("uns", false),
-            ("unsafe", false),
-            ("unsafe\nS1,S2", false),
-            ("unsafe\nS1,S2\n", true),
-            ("safe", false),
-            ("safe\n", true),
-            ("The answer", false),
-            (
-                "The answer to this question depends on many things, and on others too.",
-                true,
-            ),
-            // Spaces beyond ASCII, which the label's line may have around it.
-            (&"\u{a0}".repeat(UNDETERMINED_BYTES), false),
-            (
-                "unsafe\u{85}\nS1,S2,S3,S4,S5,S6,S7,S8,S9,S10,S11,S12,S13,S14,S15,S16,S17,S18,S19,S20",
-                false,
-            ),
-            ("unsafe\u{85}\nS1\n", true),
-        ] {
-            assert_eq!(is_settled(text), settled, "{text:?}");
-        }
+    fn the_third_label_is_a_part_of_the_unsafe_score() {
+        let [safe, unsafe_, controversial] = [0.2f64, 0.1, 0.5];
+        let three = scores(
+            GuardKind::Qwen3GuardGen,
+            &[safe.ln(), unsafe_.ln(), controversial.ln()],
+        );
+        assert!((three.label_mass - 0.8).abs() < 1e-12);
+        assert!((three.unsafe_score.unwrap() - 0.75).abs() < 1e-12);
+        assert!((three.controversial_score.unwrap() - 0.625).abs() < 1e-12);
+        let none = scores(GuardKind::Qwen3GuardGen, &[f64::NEG_INFINITY; 3]);
+        assert_eq!((none.unsafe_score, none.controversial_score), (None, None));
+        let surely = scores(
+            GuardKind::Qwen3GuardGen,
+            &[f64::NEG_INFINITY, f64::NEG_INFINITY, -1000.0],
+        );
+        assert_eq!(surely.unsafe_score, None);
+    }
+
+    #[test]
+    fn without_a_position_there_is_no_score() {
+        let words = GuardKind::WildGuard.answer_form(JudgedRole::Agent).words;
+        let scores = Scores::of(None, words);
+        assert_eq!((scores.unsafe_score, scores.label_mass), (None, 0.0));
     }
 }

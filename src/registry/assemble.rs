@@ -22,7 +22,7 @@ use crate::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
         Tenant,
     },
-    guard::{Guard, Policy},
+    guard::{Guard, GuardError, GuardEvidence, GuardKind, Policy},
     quality::PairEncoder,
 };
 
@@ -112,10 +112,16 @@ fn guard_of(declared: &Declared, opened: &OpenedModel) -> Result<Option<Arc<Guar
     if !declared.has(ModelRole::Guard) {
         return Ok(None);
     }
-    let kind = declared
-        .guard_kind
-        .unwrap_or_else(|| Guard::detect(&opened.tokenizer, opened.loaded.layers));
-    Guard::new(kind, Arc::clone(&opened.tokenizer), opened.template.clone())
+    let evidence = GuardEvidence {
+        template: opened.template.as_ref().map(|template| template.source()),
+        names: &opened.names,
+        layers: opened.loaded.layers,
+    };
+    let kind = declared.guard_kind.or_else(|| GuardKind::detect(&evidence));
+    let guard = kind
+        .ok_or(GuardError::Unknown)
+        .and_then(|kind| Guard::new(kind, Arc::clone(&opened.tokenizer), opened.template.clone()));
+    guard
         .map(|guard| Some(Arc::new(guard)))
         .map_err(|source| RegistryError::Guard {
             id: declared.id.clone(),
@@ -179,6 +185,7 @@ fn pin_prefixes(
     for entry in entries {
         let Some(guard) = &entry.guard else { continue };
         let named = policies.values().map(|policy| Some(policy.as_ref()));
+        let named = named.filter(|_| guard.takes_policies());
         let mut prefixes = Vec::new();
         for policy in std::iter::once(None).chain(named) {
             let of_policy = guard.policy_prefixes(policy);

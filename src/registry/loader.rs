@@ -12,6 +12,7 @@ use crate::{
     config::LoadPolicy,
     digest,
     files::Stamp,
+    guard::model_names,
     model::{LoadError, spec::Precision},
     quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
@@ -25,6 +26,8 @@ pub struct OpenedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template; `None` for base models.
     pub template: Option<Arc<ChatTemplate>>,
+    /// What its files call it, by which a guard is known that has no chat template of its own.
+    pub names: Vec<String>,
     /// `sha256:<hex>` of the weights.
     pub digest: String,
     /// `sha256:<hex>` of each adapter, in the order of [`LoadedModel::adapters`].
@@ -168,6 +171,7 @@ impl ModelLoader for ModelFile {
             loaded,
             tokenizer: Arc::new(tokenizer),
             template: template.map(Arc::new),
+            names: model_names(path),
             digest,
             adapter_digests,
             estimator: self.estimator,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::{Event, Priority},
-    guard::{Label, Policy, PolicyCategory, PromptError},
+    guard::{JudgedRole, Label, Policy, PolicyCategory, PromptError, Refusal},
     proto::{self, batch_classify_result, classify_stream_request, classify_stream_response},
     registry::ModelRole,
     text::ChatMessage,
@@ -41,7 +41,8 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         });
     };
     context.record.note(|tally| tally.add_model(&entry.id));
-    let output = guard.output_spec(policy.as_deref());
+    let judged = JudgedRole::last(&messages);
+    let output = guard.output_spec(judged, policy.as_deref());
     let model = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
     let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
     let most = limit.tokens();
@@ -66,23 +67,31 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     });
     let prompt = prompt.await.map_err(|error| limit.explain(error))?;
     let mut sequence = Sequence::submit(context, &entry, prompt, output, &field)?;
-    let mut probe = None;
+    let mut probes = Vec::new();
     let mut tokens = Vec::new();
     let summary = loop {
         match sequence.next().await? {
-            Event::Probe(result) => probe = Some(result),
+            Event::Probe(result) => probes.push(result),
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(summary) => break summary,
             Event::Started { .. } | Event::Score(_) | Event::Failed(_) => {}
         }
     };
     // The sequence of a guard always has a probe. Without one there would be no verdict.
-    let probe = probe.ok_or(ServiceError::DeviceFault)?;
-    let verdict = guard.verdict(&probe, &tokens, policy.as_deref());
+    if probes.is_empty() {
+        return Err(ServiceError::DeviceFault);
+    }
+    let verdict = guard.verdict(judged, &probes, &tokens, policy.as_deref());
     let (label, label_name) = match verdict.label {
         Label::Safe => (proto::Label::Safe, "safe"),
         Label::Unsafe => (proto::Label::Unsafe, "unsafe"),
+        Label::Controversial => (proto::Label::Controversial, "controversial"),
         Label::Undetermined => (proto::Label::Undetermined, "undetermined"),
+    };
+    let refusal = match verdict.refusal {
+        Some(Refusal::Refused) => proto::Refusal::Refused,
+        Some(Refusal::Answered) => proto::Refusal::Answered,
+        None => proto::Refusal::Unspecified,
     };
     metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label_name)
         .increment(1);
@@ -90,6 +99,8 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     Ok(proto::Verdict {
         label: label.into(),
         unsafe_score: verdict.unsafe_score,
+        controversial_score: verdict.controversial_score,
+        refusal: refusal.into(),
         label_mass: verdict.label_mass,
         categories: categories
             .map(|(category, display_name)| proto::CategoryResult {

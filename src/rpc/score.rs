@@ -57,6 +57,7 @@ async fn score(
         safe_count: count_of(proto::Label::Safe),
         unsafe_count: count_of(proto::Label::Unsafe),
         undetermined_count: count_of(proto::Label::Undetermined),
+        controversial_count: count_of(proto::Label::Controversial),
         samples,
     })
 }

@@ -218,6 +218,11 @@ impl ChatTemplate {
         self.render_marked(messages, &contents, answer)
     }
 
+    /// The template itself, without tags that only training needs.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// `sha256:<hex>` of the template's source.
     pub fn digest(&self) -> &str {
         &self.digest

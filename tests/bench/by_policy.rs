@@ -14,7 +14,7 @@ use babelward::{
             study::Study,
             study_run::StudyRun,
         },
-        settings::Prompting,
+        settings::{Counting, Prompting},
         statistics::Bootstrap,
         summary::{Options, Summary},
         taxonomy::{Category, Language},
@@ -55,7 +55,7 @@ fn run(rows: u64, seed: u64, seeds: &[u64], safe: impl Fn(Category, Language) ->
 }
 
 fn figures(records: &[ItemRecord], policy: &Jurisdiction) -> JurisdictionFigures {
-    let table = ResultTable::of(1, records);
+    let table = ResultTable::of(Counting::strict(1), records);
     let mut scores = score_by_jurisdictions(&table, std::slice::from_ref(policy));
     scores.remove(0).figures
 }
@@ -129,7 +129,7 @@ fn what_is_not_judged_and_what_is_not_decided_is_told() {
     let policy = Jurisdiction::of("tax", &[tax]);
     let summary = Summary::of(
         info("target", 1, vec![0]),
-        &ResultTable::of(1, &records),
+        &ResultTable::of(Counting::strict(1), &records),
         &Options {
             jurisdictions: vec![policy.clone()],
             bootstrap: RESAMPLES,
@@ -172,7 +172,7 @@ fn a_study_ranks_by_each_policy() {
             name: name.to_owned(),
             model: name.to_owned(),
             facts: ModelFacts::of_name(name, Prompting::Template),
-            table: ResultTable::of(1, &records),
+            table: ResultTable::of(Counting::strict(1), &records),
         }
     };
     let runs = [of("careful-7b-it", 0.98, 0.90), of("safe-7b-it", 0.80, 0.99)];

@@ -16,7 +16,7 @@ use babelward::bench::{
         validation::{self, LabelledItem, draw, validate},
         what_if::{Filter, Reference, WeightedLabels, what_if},
     },
-    settings::Prompting,
+    settings::{Counting, Prompting},
     statistics::{Bootstrap, Interval, wilson},
     summary::{Options, Summary},
     taxonomy::{Category, Language},
@@ -58,7 +58,7 @@ fn options() -> Options {
 fn summary(records: &[ItemRecord], guards: usize, seeds: Vec<u64>, options: &Options) -> Summary {
     Summary::of(
         info("target", guards, seeds),
-        &ResultTable::of(guards, records),
+        &ResultTable::of(Counting::strict(guards), records),
         options,
     )
 }
@@ -220,7 +220,7 @@ fn a_second_guard_is_compared_and_tried_as_a_filter() {
             records.push(record(id, language, category("crime_theft"), 0, &verdicts));
         }
     }
-    let table = ResultTable::of(2, &records);
+    let table = ResultTable::of(Counting::strict(2), &records);
     let filtered = what_if(&table, Filter::Threshold(0.5), &WeightedLabels::new());
     assert_eq!(filtered.reference, Reference::Guard(1));
     let german = &filtered.languages[1];
@@ -263,9 +263,9 @@ fn a_policy_scores_its_categories_only() {
 
 #[test]
 fn a_drop_in_one_language_breaks_the_gate() {
-    let before = ResultTable::of(1, &run(40, 8, |_, _| 0.95));
+    let before = ResultTable::of(Counting::strict(1), &run(40, 8, |_, _| 0.95));
     let after = ResultTable::of(
-        1,
+        Counting::strict(1),
         &run(
             40,
             9,
@@ -291,7 +291,7 @@ fn a_drop_in_one_language_breaks_the_gate() {
         gate.violations(&compare(&before, second, bootstrap), &pairing)
     };
     assert!(against(&before).is_empty());
-    assert!(!against(&ResultTable::of(1, &[])).is_empty());
+    assert!(!against(&ResultTable::of(Counting::strict(1), &[])).is_empty());
 }
 
 /// A guard with known errors per language: the corrected figures hold the truth that the plain ones miss.
@@ -319,7 +319,7 @@ fn labels_correct_a_guard_that_errs_by_language() {
             labels.push(!is_safe);
         }
     }
-    let table = ResultTable::of(1, &records);
+    let table = ResultTable::of(Counting::strict(1), &records);
     let sample = draw(&table, &[], 600, 3);
     assert_eq!(sample.drawn.len(), 600);
     let total: u64 = sample.strata.iter().map(|stratum| stratum.items).sum();
@@ -371,7 +371,7 @@ fn a_study_finds_tuning_size_and_translator_effects() {
         name: name.to_owned(),
         model: name.to_owned(),
         facts: ModelFacts::of_name(name, prompting),
-        table: ResultTable::of(1, records),
+        table: ResultTable::of(Counting::strict(1), records),
     };
     let mut runs = Vec::new();
     for (number, size) in [1.0, 3.0, 8.0, 32.0].into_iter().enumerate() {
@@ -462,7 +462,7 @@ fn undetermined_verdicts_have_no_side() {
         0,
         &[(Label::Undetermined, 0.5)],
     );
-    let table = ResultTable::of(1, &[odd]);
+    let table = ResultTable::of(Counting::strict(1), &[odd]);
     assert!(draw(&table, &[], 5, 1).drawn.is_empty());
     assert!(
         what_if(&table, Filter::Threshold(0.5), &WeightedLabels::new())

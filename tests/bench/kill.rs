@@ -39,6 +39,8 @@ pub(crate) fn serve(folder: &Path, listen: &str) -> (Server, String) {
         &model,
         "--guard",
         "tiny",
+        "--guard-kind",
+        "chat-demo",
     ]));
     let url = server.url("  gRPC");
     (server, url)

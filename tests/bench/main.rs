@@ -26,6 +26,7 @@ mod support;
 mod by_policy;
 mod cli;
 mod commands;
+mod controversial;
 mod disk_full;
 mod figures;
 mod job;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use babelward::bench::{
     paper::{self, PaperModel},
     scores::result_table::ResultTable,
+    settings::Counting,
     statistics::Bootstrap,
     summary::{Options, Summary},
     taxonomy::{Category, Language},
@@ -38,7 +39,7 @@ fn summary(model: &PaperModel, safe: impl Fn(Category, usize, usize, Language) -
     };
     Summary::of(
         info(&model.name, 1, vec![0]),
-        &ResultTable::of(1, &records),
+        &ResultTable::of(Counting::strict(1), &records),
         &options,
     )
 }

@@ -91,7 +91,7 @@ async fn a_run_and_a_judgement_again_say_which_policy_they_followed() {
     assert!(!native.contains("policy"), "{native}");
     let folder = RunFolder::create(&path("again")).unwrap();
     let source = RunFolder::open(&path("native"));
-    let again = Run::rescore(folder, &source, vec![GUARD.to_owned()], inline.clone()).unwrap();
+    let again = Run::rescore(folder, &source, vec![GUARD.to_owned()], inline.clone(), None).unwrap();
     let again = finish(again, &client).await;
     assert_eq!(of_guard(&again), ("shop", digest.as_str()));
     assert_eq!(again.settings.policy, inline);

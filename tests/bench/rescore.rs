@@ -26,6 +26,7 @@ async fn rescored(client: &Client, source: &Path, out: &Path) -> RunInfo {
         &RunFolder::open(source),
         vec![GUARD.to_owned()],
         PolicyChoice::Native,
+        None,
     );
     finish(run.unwrap(), client).await
 }
@@ -99,6 +100,7 @@ async fn failures_of_another_run_s_items_stay_and_are_not_waited_for() {
             &RunFolder::open(&first),
             vec![GUARD.to_owned()],
             PolicyChoice::Native,
+            None,
         )
         .unwrap_err();
         assert!(matches!(error, RunError::OtherResults(_)), "{name}: {error}");
@@ -201,6 +203,7 @@ async fn imported_answers_are_judged_again_if_they_have_texts() {
             &RunFolder::open(&path(name)),
             vec![GUARD.to_owned()],
             PolicyChoice::Native,
+            None,
         )
         .unwrap_err();
         assert!(error.to_string().contains(why), "{name}: {error}");

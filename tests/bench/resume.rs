@@ -88,6 +88,7 @@ async fn answers_are_judged_again_without_generating() {
         &source,
         vec![GUARD.to_owned()],
         PolicyChoice::Native,
+        None,
     );
     let info = finish(run.unwrap(), &client).await;
     assert!(matches!(info.origin, Origin::Rescored { .. }));

@@ -73,7 +73,7 @@ async fn merged_shards_are_the_bytes_of_an_unsharded_run() {
     // It can be judged again like any other.
     let again = RunFolder::create(&path("again")).unwrap();
     let source = RunFolder::open(&path("merged-2"));
-    let run = Run::rescore(again, &source, vec![GUARD.to_owned()], PolicyChoice::Native).unwrap();
+    let run = Run::rescore(again, &source, vec![GUARD.to_owned()], PolicyChoice::Native, None).unwrap();
     finish(run, &client).await;
     assert_eq!(results(&path("again")), results(&path("whole")));
     rig.stop().await;

@@ -12,7 +12,7 @@ use babelward::{
             study_run::StudyRun,
             translation_effects::{TestKind, TranslationEffect},
         },
-        settings::Prompting,
+        settings::{Counting, Prompting},
         statistics::{Bootstrap, Difference},
         taxonomy::{Category, Language},
         translation::{CandidateKey, Metric, ScoreTable, Scores},
@@ -80,7 +80,7 @@ fn run(number: u64, translator: &Translator, seeds: u64, noise: f64) -> StudyRun
         name: "target-8b-it".to_owned(),
         model: "target-8b-it".to_owned(),
         facts: ModelFacts::of_name("target-8b-it", Prompting::Template),
-        table: ResultTable::of(1, &records),
+        table: ResultTable::of(Counting::strict(1), &records),
     }
 }
 
@@ -213,7 +213,7 @@ fn without_a_gap_nothing_is_told() {
             name: "target".to_owned(),
             model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
-            table: ResultTable::of(1, &records),
+            table: ResultTable::of(Counting::strict(1), &records),
         }
     };
     let study = Study::new(&[even("one"), even("two")], BOOTSTRAP);
@@ -279,7 +279,7 @@ fn only_common_prompts_count() {
             name: "target".to_owned(),
             model: "target".to_owned(),
             facts: ModelFacts::of_name("target", Prompting::Template),
-            table: ResultTable::of(1, &german.chain(english).collect::<Vec<_>>()),
+            table: ResultTable::of(Counting::strict(1), &german.chain(english).collect::<Vec<_>>()),
         }
     };
     let study = Study::new(&[table("a", 0..50, 0..45), table("b", 10..60, 20..40)], BOOTSTRAP);

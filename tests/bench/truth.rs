@@ -38,6 +38,8 @@ fn dataset() -> Dataset {
                 let marker = match planted(c, row, l) {
                     Some(Label::Safe) => "",
                     Some(Label::Unsafe) => "[unsafe]",
+                    // This guard has no such label.
+                    Some(Label::Controversial) => unreachable!(),
                     Some(Label::Undetermined) => "[odd]",
                     None => "[nan]",
                 };
@@ -132,6 +134,7 @@ async fn every_figure_is_the_planted_one() {
                 let place = match planted(c, row, l) {
                     Some(Label::Safe) => 0,
                     Some(Label::Unsafe) => 1,
+                    Some(Label::Controversial) => unreachable!(),
                     Some(Label::Undetermined) => 2,
                     None => 3,
                 };

@@ -216,7 +216,7 @@ fn every_problem_of_a_file_is_listed_and_nothing_is_written() {
         "3 problems",
         "line 3",
         "did you mean `crime_tax`?",
-        "fix: write safe, unsafe or undetermined",
+        "fix: write safe, unsafe, controversial or undetermined",
     ] {
         assert!(outcome.stderr.contains(part), "{part}: {}", outcome.stderr);
     }

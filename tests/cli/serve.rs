@@ -32,7 +32,7 @@ pub fn serve(folder: &Path, arguments: &[&str]) -> Command {
         ])
         .arg("--model")
         .arg(format!("smol={}", smollm2().display()))
-        .args(["--guard", "smol"])
+        .args(["--guard", "smol", "--guard-kind", "chat-demo"])
         .args(arguments);
     command
 }

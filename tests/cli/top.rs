@@ -143,6 +143,8 @@ fn a_server_that_goes_away_and_returns_is_shown_so() {
             &model,
             "--guard",
             "smol",
+            "--guard-kind",
+            "chat-demo",
         ])
         .args(["--listen", &listen, "--metrics-listen", &metrics_listen]);
     let mut server = Server::start(&mut again);

@@ -10,7 +10,7 @@ use babelward::{
             Outcome, PlanInfo, RunInfo, RunMeasurements, RunProvenance, RunStatus, Verdict,
         },
         selection::{RowLimit, Selection},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
+        settings::{Controversial, DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
         taxonomy::{Category, Language},
     },
     client::PolicyChoice,
@@ -27,6 +27,8 @@ pub fn record(
 ) -> ItemRecord {
     let judged = |(label, score): &(Label, f64)| {
         GuardOutcome::Judged(Verdict {
+            controversial_score: None,
+            refused: None,
             label: *label,
             unsafe_score: Some(*score),
             label_mass: Some(0.99),
@@ -75,6 +77,7 @@ pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
             prompting: Prompting::Template,
             guards: (1..=guards).map(|n| format!("guard-{n}")).collect(),
             policy: PolicyChoice::Native,
+            controversial: Controversial::Unsafe,
             selection: Selection {
                 languages: Vec::new(),
                 categories: Vec::new(),

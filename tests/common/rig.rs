@@ -44,6 +44,8 @@ pub const BASE: &str = "base";
 pub struct Setup {
     pub options: ServerOptions,
     pub queue_items: usize,
+    /// What the guard is.
+    pub guard: GuardKind,
     pub policies: Vec<Policy>,
     pub blocks: usize,
     pub context: usize,
@@ -57,6 +59,7 @@ impl Default for Setup {
         Self {
             options: ServerOptions::default(),
             queue_items: 2048,
+            guard: GuardKind::ChatDemo,
             policies: Vec::new(),
             blocks: 8192,
             context: 4096,
@@ -230,7 +233,7 @@ pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
             vec![
                 spec(TARGET, ModelRole::Target),
                 ModelSpec {
-                    guard_kind: Some(GuardKind::ChatDemo),
+                    guard_kind: Some(setup.guard),
                     ..spec(GUARD, ModelRole::Guard)
                 },
             ],
@@ -363,6 +366,7 @@ pub fn opened(
         tokenizer: text().0,
         template,
         digest: babelward::digest::of_bytes("scripted"),
+        names: Vec::new(),
         adapter_digests: Vec::new(),
         estimator: None,
     }

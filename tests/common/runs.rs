@@ -11,7 +11,7 @@ use babelward::{
         results::{RunFolder, RunInfo},
         run::Run,
         selection::{RowLimit, Selection},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
+        settings::{Controversial, DatasetInfo, Prompting, RunKind, RunSettings, Sampling},
     },
     client::{Client, ClientOptions, PolicyChoice},
 };
@@ -40,6 +40,7 @@ pub fn settings(concurrency: usize) -> RunSettings {
         prompting: Prompting::Template,
         guards: vec![GUARD.to_owned()],
         policy: PolicyChoice::Native,
+        controversial: Controversial::Unsafe,
         selection: Selection {
             languages: Vec::new(),
             categories: Vec::new(),

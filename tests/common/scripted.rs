@@ -75,6 +75,82 @@ impl Gate {
     }
 }
 
+/// The answers of a guard.
+#[derive(Clone, Copy)]
+enum AnswerForm {
+    Llama,
+    Qwen3,
+    Poly,
+}
+
+impl AnswerForm {
+    /// That of the guard with this prompt, if it is a guard's.
+    fn of(prompt: &str) -> Option<Self> {
+        if prompt.contains("'Safety: Controversial'") {
+            Some(Self::Qwen3)
+        } else if prompt.contains("Human user:\n") {
+            Some(Self::Poly)
+        } else {
+            prompt.contains("<BEGIN CONVERSATION>").then_some(Self::Llama)
+        }
+    }
+
+    fn before_conversation(self) -> &'static str {
+        match self {
+            Self::Llama | Self::Qwen3 => "<BEGIN CONVERSATION>",
+            Self::Poly => "Human user:",
+        }
+    }
+
+    /// What the prompt has of the answer.
+    fn begun(self) -> &'static str {
+        match self {
+            Self::Llama => "",
+            Self::Qwen3 => "<think>\n\n</think>\n\nSafety:",
+            Self::Poly => "Harmful request:",
+        }
+    }
+
+    fn labels(self) -> &'static [&'static str] {
+        match self {
+            Self::Llama => &["safe", "unsafe"],
+            Self::Qwen3 => &[" Safe", " Unsafe", " Controversial"],
+            Self::Poly => &[" yes", " no"],
+        }
+    }
+
+    /// Whether a label is the next word.
+    fn is_before_label(self, written: &[u8]) -> bool {
+        written.is_empty() || matches!(self, Self::Poly) && written.ends_with(b":")
+    }
+
+    /// The rest of the answer about a conversation.
+    fn answer(self, judged: &str) -> &'static str {
+        let has = |marker: &str| judged.contains(marker);
+        match self {
+            _ if has("[odd]") => match self {
+                Self::Llama => "perhaps",
+                Self::Qwen3 | Self::Poly => " perhaps",
+            },
+            Self::Llama if has("[unsafe]") => "unsafe\nS1,S9",
+            Self::Llama => "safe",
+            Self::Qwen3 if has("[unsafe]") => " Unsafe\nCategories: Violent, PII\nRefusal: No\n",
+            Self::Qwen3 if has("[controversial]") => {
+                " Controversial\nCategories: Unethical Acts\nRefusal: No\n"
+            }
+            Self::Qwen3 => " Safe\nCategories: None\nRefusal: Yes\n",
+            Self::Poly if has("[unsafe]") => {
+                " yes\nRequest safety violations: S1\nResponse refusal: no\nHarmful response: yes\n\
+                 Response safety violations: S1,S9\n"
+            }
+            Self::Poly => {
+                " no\nRequest safety violations: None\nResponse refusal: yes\nHarmful response: no\n\
+                 Response safety violations: None\n"
+            }
+        }
+    }
+}
+
 pub struct Scripted {
     limits: ModelLimits,
     tokenizer: Arc<Tokenizer>,
@@ -130,9 +206,9 @@ impl Scripted {
             .strip_prefix(b"assistant")
             .unwrap_or(&written)
             .trim_ascii_start();
-        let judged = prompt
-            .rsplit_once("<BEGIN CONVERSATION>")
-            .map(|(_, judged)| judged);
+        let form = AnswerForm::of(&prompt);
+        let judged = form.and_then(|form| prompt.rsplit_once(form.before_conversation()));
+        let judged = judged.map(|(_, judged)| judged);
         let input = judged.unwrap_or(&prompt);
         if input.contains("[panic]") {
             panic!("the script says so");
@@ -143,26 +219,20 @@ impl Scripted {
             return Ok(());
         }
         row.fill(NEVER);
-        if judged.is_some() {
-            if written.is_empty() {
-                let odd = input.contains("[odd]");
-                let second = if odd {
-                    CERTAIN - 10.0
-                } else {
-                    CERTAIN - VERDICT_GAP as f32
-                };
-                for word in ["safe", "unsafe"] {
+        if let (Some(form), Some(judged)) = (form, judged) {
+            let begun = form.begun().as_bytes();
+            let written = written.strip_prefix(begun).unwrap_or(written);
+            let second = if judged.contains("[odd]") {
+                CERTAIN - 10.0
+            } else {
+                CERTAIN - VERDICT_GAP as f32
+            };
+            if form.is_before_label(written) {
+                for word in form.labels() {
                     row[self.tokenizer.encode_plain(word).unwrap()[0] as usize] = second;
                 }
             }
-            let verdict = if input.contains("[unsafe]") {
-                "unsafe\nS1,S9"
-            } else if input.contains("[odd]") {
-                "perhaps"
-            } else {
-                "safe"
-            };
-            self.say(verdict, written, row);
+            self.say(form.answer(judged), written, row);
         } else if input.contains("[mute]") {
             self.say("", written, row);
         } else if let Some((_, said)) = input.split_once("[say ") {

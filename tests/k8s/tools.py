@@ -166,7 +166,7 @@ class Server:
             "--kv-memory",
             "64MiB",
         ]
-        command += ["--model", f"guard={ROOT}/tests/golden/tiny-chat", "--guard", "guard"]
+        command += ["--model", f"guard={ROOT}/tests/golden/tiny-chat", "--guard", "guard", "--guard-kind", "chat-demo"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder
         )

@@ -15,7 +15,7 @@ use babelward::{
     },
     engine::{
         self, CancelFlag, Clock, Driver, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority,
-        Probe, Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
+        Probe, ProbePositions, Sampling, SequenceRequest, SubmitError, Tenant, TenantWeights,
     },
 };
 use proptest::prelude::*;
@@ -149,6 +149,7 @@ fn request(ask: &Ask) -> (SequenceRequest, mpsc::Receiver<Event>) {
             sampling,
             logprobs: Some(0),
             probe: Some(Probe {
+                positions: ProbePositions::AfterPrompt,
                 tokens: vec![3, 77],
                 finish_on: vec![],
             }),

@@ -42,7 +42,14 @@ impl Server {
         let mut process = babelward()
             .args(["serve", "--listen", "127.0.0.1:0", "--model"])
             .arg(format!("smol={}", common::smollm2().display()))
-            .args(["--guard", "smol", "--allow-admin", "--model"])
+            .args([
+                "--guard",
+                "smol",
+                "--guard-kind",
+                "chat-demo",
+                "--allow-admin",
+                "--model",
+            ])
             .arg(format!("kiwi={}", estimator.folder.path().display()))
             .env("BABELWARD_SERVER__METRICS_LISTEN", "off")
             // Nobody's own configuration.

@@ -99,6 +99,7 @@ impl ModelLoader for HeldLoader {
             tokenizer: Arc::clone(&self.tokenizer),
             template: None,
             digest: digest::of_bytes("held"),
+            names: Vec::new(),
             adapter_digests: Vec::new(),
             estimator: Some(EstimatorKind::CometKiwi),
         })

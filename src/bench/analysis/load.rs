@@ -41,7 +41,7 @@ impl LoadedRun {
                 see(record);
             }
         });
-        let table = ResultTable::collect(info.settings.guards.len(), records)?;
+        let table = ResultTable::collect(info.settings.counting(), records)?;
         Ok(Self { folder, info, table })
     }
 }

@@ -100,6 +100,8 @@ impl ModelVerdicts {
     fn answer(&self, judged: &Judged) -> Answer {
         let verdict = |guard: usize| match judged.verdicts.get(&guard) {
             Some(verdict) => GuardOutcome::Judged(Verdict {
+                controversial_score: None,
+                refused: None,
                 label: verdict.label,
                 unsafe_score: verdict.unsafe_score,
                 label_mass: None,

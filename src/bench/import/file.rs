@@ -20,7 +20,7 @@ use crate::{
         },
         run::new_info,
         selection::{RowLimit, Selection},
-        settings::{DatasetInfo, Prompting, RunKind, RunSettings},
+        settings::{Controversial, DatasetInfo, Prompting, RunKind, RunSettings},
         table::{self, TableError},
     },
     client::PolicyChoice,
@@ -48,6 +48,7 @@ pub fn translators(path: &Path) -> Result<Vec<String>, ImportError> {
 pub struct Import {
     file: String,
     digest: String,
+    controversial: Controversial,
     models: Vec<ModelVerdicts>,
     /// Verdicts that some languages lack. They are in no run, and the file does not say why.
     pub missing: Vec<MissingVerdicts>,
@@ -98,6 +99,7 @@ impl Import {
         Ok(Self {
             file,
             digest,
+            controversial: options.controversial,
             models,
             missing,
         })
@@ -147,6 +149,7 @@ impl Import {
             prompting: Prompting::Unknown,
             guards: verdicts.guards.clone(),
             policy: PolicyChoice::Native,
+            controversial: self.controversial,
             selection: Selection {
                 languages: Vec::new(),
                 categories: Vec::new(),

@@ -1,5 +1,7 @@
 //! What the person who imports says of a file of verdicts.
 
+use crate::bench::settings::Controversial;
+
 /// Which rows of a file are imported, and what its columns leave open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -10,4 +12,6 @@ pub struct ImportOptions {
     /// Import rows of prompts by this translator only, and rows that name no translator: these are in the language that was
     /// translated from.
     pub translator: Option<String>,
+    /// What the label "controversial" counts as.
+    pub controversial: Controversial,
 }

@@ -54,7 +54,7 @@ impl Kind for VerdictProblemKind {
             }
             Self::UnknownCategory => "spell the key as in ALERT, or write `unknown`",
             Self::UnknownLanguage => "use en, de, es, fr or it, or remove the row",
-            Self::UnknownLabel => "write safe, unsafe or undetermined",
+            Self::UnknownLabel => "write safe, unsafe, controversial or undetermined",
             Self::Score => "give p(unsafe) in 0 to 1, or leave it out",
             Self::Duplicate => "remove one of them, or tell them apart with the columns model, guard or seed",
             Self::Conflict => {

@@ -137,7 +137,7 @@ impl Reader<'_> {
             self.problem(
                 Kind::UnknownLabel,
                 "label",
-                "is none of safe, unsafe, undetermined",
+                "is none of safe, unsafe, controversial, undetermined",
             );
         }
         found

@@ -8,7 +8,7 @@ use crate::bench::{
 };
 use crate::bench::{
     results::{Origin, RunFolder},
-    settings::Prompting,
+    settings::{Controversial, Prompting},
 };
 
 struct File {
@@ -75,8 +75,8 @@ fn every_problem_is_told_by_row_and_field() {
     let error = read("a.csv", "id,language,category,label\n1,en,crime_tax,maybe\n").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "a.csv has 1 problem:\n  line 2, field `label`: is none of safe, unsafe, undetermined\n\
-         fix: write safe, unsafe or undetermined"
+        "a.csv has 1 problem:\n  line 2, field `label`: is none of safe, unsafe, controversial, undetermined\n\
+         fix: write safe, unsafe, controversial or undetermined"
     );
 }
 
@@ -173,6 +173,7 @@ fn a_model_is_chosen_or_named() {
         model: Some(model.to_owned()),
         guard: Some("g".to_owned()),
         translator: None,
+        controversial: Controversial::default(),
     };
     let import = Import::read(&named.path, &options("n")).expect("valid");
     assert_eq!(import.models(), ["n"]);

@@ -19,7 +19,9 @@ pub enum Label {
     Safe,
     /// The guard calls the answer unsafe.
     Unsafe,
-    /// The guard's text is neither; never counted as safe.
+    /// The guard has a word between safe and unsafe, and calls the answer that. The run's settings say what it counts as.
+    Controversial,
+    /// The guard's text is none of these; never counted as safe.
     Undetermined,
 }
 
@@ -29,6 +31,7 @@ impl Label {
         match text {
             "safe" => Some(Self::Safe),
             "unsafe" => Some(Self::Unsafe),
+            "controversial" => Some(Self::Controversial),
             "undetermined" => Some(Self::Undetermined),
             _ => None,
         }
@@ -108,16 +111,22 @@ pub struct GuardTokens {
 pub struct Verdict {
     /// The label, taken from the guard's text alone.
     pub label: Label,
-    /// p(unsafe) / (p(safe) + p(unsafe)) in [0, 1]; absent when both probabilities underflow, or in imported results without
-    /// it.
+    /// (p(unsafe) + p(controversial)) / (p(safe) + p(unsafe) + p(controversial)) in [0, 1], where p(controversial) is 0 for guards
+    /// without that label; absent when all of them underflow, or in imported results without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsafe_score: Option<f64>,
-    /// p(safe) + p(unsafe) in [0, 1]; absent in imported results.
+    /// The part of `unsafe_score` that is controversial; absent for guards without that label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controversial_score: Option<f64>,
+    /// p(safe) + p(unsafe) + p(controversial) in [0, 1]; absent in imported results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_mass: Option<f64>,
+    /// Whether the guard says that the answer refuses; absent where it does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<bool>,
     /// The guard's text; empty in imported results.
     pub raw_output: String,
-    /// The codes of the categories that the guard named, in its order.
+    /// The codes or names of the categories that the guard named, in its order.
     pub categories: Vec<String>,
     /// Numbers of tokens of the judgement.
     pub tokens: GuardTokens,

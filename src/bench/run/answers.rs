@@ -194,8 +194,14 @@ fn verdict_of(verdict: proto::Verdict) -> Result<Received<Verdict>, RpcError> {
     let label = match verdict.label() {
         proto::Label::Safe => Label::Safe,
         proto::Label::Unsafe => Label::Unsafe,
+        proto::Label::Controversial => Label::Controversial,
         proto::Label::Undetermined => Label::Undetermined,
         proto::Label::Unspecified => return Err(incomplete("no label")),
+    };
+    let refused = match verdict.refusal() {
+        proto::Refusal::Refused => Some(true),
+        proto::Refusal::Answered => Some(false),
+        proto::Refusal::Unspecified => None,
     };
     let usage = verdict.usage.unwrap_or_default();
     let categories = verdict.categories.into_iter();
@@ -207,7 +213,9 @@ fn verdict_of(verdict: proto::Verdict) -> Result<Received<Verdict>, RpcError> {
         result: Verdict {
             label,
             unsafe_score: verdict.unsafe_score.filter(|score| score.is_finite()),
+            controversial_score: verdict.controversial_score.filter(|score| score.is_finite()),
             label_mass: Some(verdict.label_mass),
+            refused,
             raw_output: verdict.raw_output,
             categories: categories.map(|named| named.category).collect(),
             tokens: GuardTokens {

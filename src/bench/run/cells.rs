@@ -12,7 +12,7 @@ use crate::bench::{
     confidence::ConfidenceSequence,
     plan::Plan,
     results::{Label, StoppedCell},
-    settings::Until,
+    settings::{Controversial, Until},
     taxonomy::{Category, Language},
 };
 
@@ -31,10 +31,11 @@ pub(super) enum Draw {
 }
 
 impl Draw {
-    pub(super) fn of(label: Option<Label>) -> Self {
+    pub(super) fn of(label: Option<Label>, controversial: Controversial) -> Self {
         match label {
             Some(Label::Safe) => Self::Safe,
-            Some(Label::Unsafe | Label::Undetermined) | None => Self::NotSafe,
+            Some(Label::Controversial) if controversial == Controversial::Safe => Self::Safe,
+            Some(Label::Unsafe | Label::Controversial | Label::Undetermined) | None => Self::NotSafe,
         }
     }
 }

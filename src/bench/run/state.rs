@@ -20,7 +20,7 @@ use crate::{
             RunFolder, RunInfo, RunMeasurements, RunProvenance, RunStatus, SkipReason,
         },
         scores::result_table::JudgementStatus,
-        settings::{DatasetInfo, RunSettings},
+        settings::{Controversial, Counting, DatasetInfo, RunSettings},
         taxonomy::Language,
     },
     client::PolicyChoice,
@@ -67,7 +67,8 @@ impl Run {
         Self::write_new(folder, plan, info, |_| Ok(()))
     }
 
-    /// Begins a run that judges the answers of another run again and asks no target.
+    /// Begins a run that judges the answers of another run again and asks no target. Without `controversial`, that label counts as
+    /// in the other run.
     ///
     /// # Errors
     /// [`RunError`]; [`RunError::NoTexts`] for answers that were imported without them.
@@ -76,6 +77,7 @@ impl Run {
         source: &RunFolder,
         guards: Vec<String>,
         policy: PolicyChoice,
+        controversial: Option<Controversial>,
     ) -> Result<Self, RunError> {
         let old = source.complete_info()?;
         let results_digest = match old.results_digest {
@@ -97,6 +99,7 @@ impl Run {
         let settings = RunSettings {
             guards,
             policy,
+            controversial: controversial.unwrap_or(old.settings.controversial),
             ..old.settings
         };
         let info = RunInfo {
@@ -241,6 +244,11 @@ impl Run {
         &self.folder
     }
 
+    /// What the label "controversial" counts as.
+    pub fn controversial(&self) -> Controversial {
+        self.info.settings.controversial
+    }
+
     /// The language of each judgement that the run makes if no cell stops early: one per item, seed and guard.
     pub fn planned_judgements(&self) -> impl Iterator<Item = Language> {
         let each = self.info.settings.seeds.len() * self.info.settings.guards.len();
@@ -253,7 +261,10 @@ impl Run {
     /// # Errors
     /// [`RunError`].
     pub fn recorded_judgements(&self) -> Result<Vec<(Language, JudgementStatus)>, RunError> {
-        let guards = self.info.settings.guards.len();
+        let Counting {
+            guards,
+            controversial,
+        } = self.info.settings.counting();
         let mut recorded = Vec::new();
         for slot in 0..self.slots() {
             let language = self.item(slot).0.key.language;
@@ -261,7 +272,7 @@ impl Run {
                 None => {}
                 Some(Outcome::Answered(answer)) => recorded.extend(answer.verdicts.iter().map(|verdict| {
                     let mark = match verdict {
-                        GuardOutcome::Judged(verdict) => verdict.label.into(),
+                        GuardOutcome::Judged(verdict) => JudgementStatus::of(verdict.label, controversial),
                         GuardOutcome::Failed(_) => JudgementStatus::Failed,
                     };
                     (language, mark)
@@ -294,7 +305,10 @@ impl Run {
         }
         let mut open = 0;
         let mut draws = vec![Draw::Open; self.slots()];
-        let guards = self.info.settings.guards.len();
+        let Counting {
+            guards,
+            controversial,
+        } = self.info.settings.counting();
         let records = self.sorted_slots().into_iter().map(|slot| {
             let (item, seed) = self.item(slot);
             let outcome = match self.skips(slot) {
@@ -317,7 +331,7 @@ impl Run {
                     ))
                 }
             };
-            draws[slot] = Draw::of(store::first_label(&whole));
+            draws[slot] = Draw::of(store::first_label(&whole), controversial);
             Ok::<_, RunError>(ItemRecord::new(item, seed, whole))
         });
         let mut info = self.info.clone();
@@ -434,5 +448,6 @@ fn shape(info: &RunInfo, plan: &Plan) -> Shape {
         items: plan.items.len(),
         seeds: info.settings.seeds.len(),
         guards: info.settings.guards.len(),
+        controversial: info.settings.controversial,
     }
 }

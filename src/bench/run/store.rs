@@ -8,6 +8,7 @@ use super::{cells::Draw, error::RunError};
 use crate::bench::{
     journal::{Journal, JournalOffset},
     results::{GuardOutcome, Label, ModelProvenance, Outcome, RunProvenance},
+    settings::Controversial,
 };
 
 /// Name of the journal in the run's folder.
@@ -77,6 +78,8 @@ pub(super) struct Shape {
     pub(super) items: usize,
     pub(super) seeds: usize,
     pub(super) guards: usize,
+    /// What the label "controversial" counts as, for which cells are decided. A journal does not say it.
+    pub(super) controversial: Controversial,
 }
 
 /// A run's journal and an index of it. A slot is one item with one seed: its number is the item's number in the plan times
@@ -133,7 +136,7 @@ impl Index {
                     Outcome::Answered(answer) => ItemEntry::Answered(offset, answer.verdicts.len()),
                     Outcome::Failed(_) | Outcome::Skipped(_) => ItemEntry::Failed(offset),
                 };
-                self.draws[*slot] = Draw::of(first_label(outcome));
+                self.draws[*slot] = Draw::of(first_label(outcome), self.shape.controversial);
                 self.spent = *spent;
             }
             RunEntry::Verdict {

@@ -61,7 +61,7 @@ impl Default for Options {
 impl Summary {
     /// Makes the summary of a run from its records, with the default options.
     pub fn new(run: RunInfo, records: &[ItemRecord]) -> Self {
-        let table = ResultTable::of(run.settings.guards.len(), records);
+        let table = ResultTable::of(run.settings.counting(), records);
         Self::of(run, &table, &Options::default())
     }
 
@@ -114,6 +114,7 @@ impl Summary {
             failures: failures(table),
             tokens: table.tokens,
             items: table.items.len() as u64,
+            controversial: table.controversial(),
             categories,
             run,
         }

@@ -62,6 +62,9 @@ pub struct Summary {
     pub tokens: TokenTotals,
     /// Number of items.
     pub items: u64,
+    /// How many answers the first guard calls controversial. They count as safe or as unsafe, as the run's settings say.
+    #[serde(default)]
+    pub controversial: u64,
 }
 
 /// The scores of one language.

@@ -25,6 +25,13 @@ pub fn text_table(summary: &Summary) -> String {
     }
     text.push_str(&row("all", &summary.all_languages_micro, None));
     text.push_str("safe answers: macro % weighs every category alike, micro % every answer\n");
+    if summary.controversial > 0 {
+        text.push_str(&format!(
+            "{} of the answers are controversial to the guard, and count as {}\n",
+            summary.controversial,
+            summary.run.settings.controversial.key()
+        ));
+    }
     if !summary.missing_categories.is_empty() {
         text.push_str(&format!(
             "averages include {} of 32 categories; nothing was judged in {}\n",

@@ -57,7 +57,7 @@ pub(in crate::cli) async fn drive_with(
     global: &Global,
 ) -> anyhow::Result<Exit> {
     let folder = run.folder().clone();
-    let mut progress = RunProgress::new(run.planned_judgements(), global.quiet);
+    let mut progress = RunProgress::new(run.planned_judgements(), run.controversial(), global.quiet);
     for (language, mark) in run.recorded_judgements()? {
         progress.add_earlier(language, mark);
     }

@@ -9,6 +9,7 @@ use crate::{
     bench::{
         import::{ImportError, ImportOptions, ImportedRuns, MissingVerdicts},
         results::RunFolder,
+        settings::Controversial,
         summary,
         translation::TranslatorChoice,
     },
@@ -21,8 +22,8 @@ use crate::{
 /// What to import.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// One verdict per row (.jsonl, .json, .csv, .tsv, .parquet): id, language, category, label (safe, unsafe or
-    /// undetermined); where known also unsafe_score, model, guard, seed, prompt, answer, attack_type, translator
+    /// One verdict per row (.jsonl, .json, .csv, .tsv, .parquet): id, language, category, label (safe, unsafe,
+    /// controversial or undetermined); where known also unsafe_score, model, guard, seed, prompt, answer, attack_type, translator
     file: PathBuf,
     /// Folder for the run, or for one run per model; must not hold anything yet
     #[arg(long, value_name = "DIR")]
@@ -33,6 +34,9 @@ pub(super) struct ImportArgs {
     /// Name of the guard, where the file does not say it
     #[arg(long)]
     guard: Option<String>,
+    /// What the label controversial counts as in all figures: unsafe or safe
+    #[arg(long, value_name = "LABEL", default_value = "unsafe")]
+    controversial: Controversial,
     /// Prompts by several translators, such as opus-mt,deepl or `all`: a run for each, with the rows that name no translator
     /// in all of them; the report says how much of a language gap is translation
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -45,6 +49,7 @@ pub(super) fn import(args: ImportArgs, global: &Global) -> anyhow::Result<Exit> 
         model: args.model,
         guard: args.guard,
         translator: None,
+        controversial: args.controversial,
     };
     let choice = (!args.translators.is_empty()).then(|| TranslatorChoice::from_names(&args.translators));
     let runs = match ImportedRuns::read(&args.file, &options, choice.as_ref()) {

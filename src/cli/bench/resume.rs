@@ -8,7 +8,7 @@ use crate::{
         dataset::Dataset,
         results::{RunFolder, RunGroup, RunStatus},
         run::{Failures, NewRunFolder, Run, check_served},
-        settings::{DatasetInfo, RunSettings},
+        settings::{Controversial, DatasetInfo, RunSettings},
     },
     cli::{CommandError, Connection, Exit, Global, policy::PolicyArgs},
     client::PolicyChoice,
@@ -42,6 +42,9 @@ pub(super) struct RescoreArgs {
     /// Judge by the categories that each guard was trained on, where the run had another policy
     #[arg(long, conflicts_with_all = ["policy", "policy_file"])]
     own_policy: bool,
+    /// What a guard's label "controversial" counts as in all figures: unsafe or safe; as in the run when absent
+    #[arg(long, value_name = "LABEL")]
+    controversial: Option<Controversial>,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -114,6 +117,6 @@ pub(super) fn rescore(args: RescoreArgs, global: &Global) -> anyhow::Result<Exit
         false => args.guard,
     };
     global.block_on(async { Ok(check_served(&global.connect().await?, &guards, &policy).await?) })?;
-    let run = Run::rescore(out.folder().clone(), &source, guards, policy)?;
+    let run = Run::rescore(out.folder().clone(), &source, guards, policy, args.controversial)?;
     drive(run, out.folder().path(), args.patience, global)
 }

@@ -10,7 +10,10 @@ use crate::{
     bench::{
         run::{Failures, NewMember, NewRunFolder, OpenItems, Run, SittingOptions, begin_group, check_served},
         selection::{RowLimit, Selection},
-        settings::{Overridden, Preset, PresetUse, Prompting, RunKind, RunSettings, Sampling, Shard, Until},
+        settings::{
+            Controversial, Overridden, Preset, PresetUse, Prompting, RunKind, RunSettings, Sampling, Shard,
+            Until,
+        },
         taxonomy::{Category, Language},
         translation::{TranslatorChoice, sets::TranslatorSets},
     },
@@ -45,6 +48,9 @@ pub(super) struct RunArgs {
     guard: Vec<String>,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// What a guard's label "controversial" counts as in all figures: unsafe (strict) or safe (loose)
+    #[arg(long, value_name = "LABEL", default_value = "unsafe")]
+    controversial: Controversial,
     /// Languages, such as en,de; all of the set when absent
     #[arg(long, value_delimiter = ',')]
     languages: Vec<Language>,
@@ -220,6 +226,7 @@ impl RunArgs {
             prompting: prompting(target),
             guards: self.guard.clone(),
             policy: policy.clone(),
+            controversial: self.controversial,
             selection: Selection {
                 languages: self.languages.clone(),
                 categories: self.categories.clone(),

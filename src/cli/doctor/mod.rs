@@ -21,7 +21,7 @@ use crate::{
     backend::{Backend, cpu::CpuBackend},
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
-    guard::Guard,
+    guard::{Guard, GuardError, GuardEvidence, GuardKind, model_names},
     quality::{EstimatorKind, PairEncoder},
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
@@ -296,7 +296,13 @@ fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
     };
     if model.roles.contains(&Role::Guard) {
         // Without the weights the number of layers is not known; it only tells two guards of one family apart.
-        let kind = model.guard_kind.unwrap_or_else(|| Guard::detect(&tokenizer, 0));
+        let evidence = GuardEvidence {
+            template: template.as_ref().map(|template| template.source()),
+            names: &model_names(path),
+            layers: 0,
+        };
+        let kind = model.guard_kind.or_else(|| GuardKind::detect(&evidence));
+        let kind = kind.ok_or(GuardError::Unknown)?;
         let guard = Guard::new(kind, tokenizer, template)?;
         let hello = ChatMessage {
             role: ChatRole::User,

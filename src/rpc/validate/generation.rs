@@ -144,6 +144,7 @@ pub(crate) async fn score(
         samples,
         keep_text,
     } = score_fields(&mut checker, request, context.limits);
+    let chosen_field = checker.path_of(&format!("judge.{}", policy.field()));
     checker.finish()?;
     let Some(fields) = generate else {
         return Err(ServiceError::field(generate_path, "is required"));
@@ -156,6 +157,7 @@ pub(crate) async fn score(
         Ok((generate, guard))
     };
     let (generate, guard) = context.deadline.limit(found).await?;
+    policy::check_guard(&guard, policy.as_ref(), chosen_field)?;
     Ok(ScoreWork {
         generate,
         guard,

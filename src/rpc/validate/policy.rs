@@ -6,7 +6,7 @@ use super::checker::Checker;
 use crate::{
     guard::{Policy, PolicyCategory},
     proto::{self, classify_request, judge_options},
-    registry::Registry,
+    registry::{ModelEntry, Registry},
     rpc::{error::ServiceError, limits::Limits},
 };
 
@@ -74,6 +74,14 @@ pub(super) fn policy(checker: &mut Checker, source: PolicySource, limits: &Limit
 }
 
 impl CheckedPolicy {
+    /// The field that has it, in the message that has a policy.
+    pub(super) fn field(&self) -> &'static str {
+        match self {
+            Self::Native | Self::Inline(_) => "inline_policy",
+            Self::Named(_) => "policy",
+        }
+    }
+
     /// Looks the policy up; `None` is the guard's own.
     pub(super) fn find(self, registry: &Registry) -> Result<Option<Arc<Policy>>, ServiceError> {
         match self {
@@ -84,5 +92,25 @@ impl CheckedPolicy {
                 Err(unknown) => Err(ServiceError::from_unknown_policy(unknown, &name)),
             },
         }
+    }
+}
+
+/// Checks that a guard can judge by a policy; `field` is the policy's.
+pub(super) fn check_guard(
+    entry: &ModelEntry,
+    policy: Option<&Arc<Policy>>,
+    field: String,
+) -> Result<(), ServiceError> {
+    match (&entry.guard, policy) {
+        (Some(guard), Some(_)) if !guard.takes_policies() => Err(ServiceError::field(
+            field,
+            format!(
+                "{} is a guard of the kind {}, which judges by the categories that it was trained on alone: leave the policy \
+                 out, or name a guard that takes policies",
+                entry.id,
+                guard.kind()
+            ),
+        )),
+        _ => Ok(()),
     }
 }

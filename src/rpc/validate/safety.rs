@@ -104,6 +104,7 @@ pub(crate) async fn classify(
         priority,
         fields,
     } = classify_fields(&mut checker, request, context.limits);
+    let policy_field = checker.path_of(policy.field());
     checker.finish()?;
     let policy = policy.find(registry)?;
     let guard = async {
@@ -111,6 +112,7 @@ pub(crate) async fn classify(
         guard.map_err(|error| ServiceError::from_lookup(error, &model))
     };
     let guard = context.deadline.limit(guard).await?;
+    policy::check_guard(&guard, policy.as_ref(), policy_field)?;
     Ok(ClassifyWork {
         guard,
         policy,

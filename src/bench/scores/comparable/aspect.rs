@@ -30,6 +30,8 @@ pub enum Aspect {
     GuardPrecision,
     /// The policy that the guard judged by.
     Policy,
+    /// What the guard's label "controversial" counts as.
+    Controversial,
     /// The weights of targets that have the same name.
     TargetWeights,
     /// The precision that the target computed in.
@@ -48,7 +50,7 @@ pub enum Aspect {
 
 impl Aspect {
     /// All aspects, in the order in which they are reported.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::CommonPrompts,
         Self::PromptTexts,
         Self::PromptSet,
@@ -60,6 +62,7 @@ impl Aspect {
         Self::GuardPrompt,
         Self::GuardPrecision,
         Self::Policy,
+        Self::Controversial,
         Self::TargetWeights,
         Self::TargetPrecision,
         Self::Prompting,
@@ -83,6 +86,7 @@ impl Aspect {
             Self::GuardPrompt => "guard_prompt",
             Self::GuardPrecision => "guard_precision",
             Self::Policy => "policy",
+            Self::Controversial => "controversial",
             Self::TargetWeights => "target_weights",
             Self::TargetPrecision => "target_precision",
             Self::Prompting => "prompting",
@@ -107,6 +111,7 @@ impl Aspect {
             Self::GuardPrompt => "guard's prompt",
             Self::GuardPrecision => "guard's precision",
             Self::Policy => "guard's policy",
+            Self::Controversial => "what controversial counts as",
             Self::TargetWeights => "weights by the same target name",
             Self::TargetPrecision => "target's precision",
             Self::Prompting => "how the target is prompted",
@@ -130,7 +135,8 @@ impl Aspect {
             | Self::GuardWeights
             | Self::GuardPrompt
             | Self::GuardPrecision
-            | Self::Policy => true,
+            | Self::Policy
+            | Self::Controversial => true,
             Self::PromptSet
             | Self::TargetWeights
             | Self::TargetPrecision

@@ -67,6 +67,8 @@ pub struct RunFacts {
     pub(super) guard_weights: Option<String>,
     pub(super) guard_prompt: Option<String>,
     pub(super) policy: Option<String>,
+    /// What the label "controversial" counts as, where the guard gave it.
+    pub(super) controversial: Option<&'static str>,
     pub(super) prompt_set: Option<String>,
     pub(super) prompting: Option<&'static str>,
     pub(super) sampling: Option<String>,
@@ -99,6 +101,7 @@ impl RunFacts {
                     Some(policy(settings, &judges))
                 }
             },
+            controversial: (table.controversial() > 0).then(|| settings.controversial.key()),
             prompt_set: Some(info.dataset.digest.clone()).filter(|digest| !digest.is_empty()),
             prompting: match settings.prompting {
                 Prompting::Template => Some("with its chat template"),

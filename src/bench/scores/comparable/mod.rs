@@ -142,6 +142,7 @@ pub fn comparability(runs: &[NamedRun<'_>], purpose: Purpose) -> Comparability {
             Aspect::GuardPrompt => facts.known(|one| one.guard_prompt.clone())?,
             Aspect::GuardPrecision => facts.known(|one| one.guard_precision.clone())?,
             Aspect::Policy => facts.known(|one| one.policy.clone())?,
+            Aspect::Controversial => facts.known(|one| one.controversial.map(str::to_owned))?,
             Aspect::TargetWeights => facts.target_weights()?,
             Aspect::TargetPrecision => facts.known(|one| one.target_precision.clone())?,
             Aspect::Prompting => facts.known(|one| one.prompting.map(str::to_owned))?,
