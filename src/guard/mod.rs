@@ -4,6 +4,10 @@
 //! [`Guard`] (`judge.rs`) builds prompts (`prompt.rs`) from conversations and policies (`policy.rs`), and reads verdicts
 //! (`verdict.rs`).
 
+mod category_tree;
+mod decision;
+mod decision_file;
+mod decision_set;
 mod error;
 mod judge;
 mod policy;
@@ -13,6 +17,13 @@ mod prompt;
 mod tests;
 mod verdict;
 
+pub use category_tree::{Branch, CategoryTree};
+pub use decision::{
+    Action, Decision, DecisionPolicy, DecisionPolicyText, DecisionProblem, Judgement, Reason, Rules, Subject,
+    Thresholds, is_language_tag,
+};
+pub use decision_file::{DecisionFileError, read_decision_policy};
+pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
 pub use judge::{Guard, GuardKind};
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
