@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    category_tree::CategoryTree,
     error::{GuardError, PromptError},
     policy::Policy,
     prompt::{self, BEGIN, Form, HEADER_END, HEADER_START, Judged, TURN_END},
@@ -223,6 +224,31 @@ impl Guard {
     pub fn verdict(&self, probe: &ProbeResult, tokens: &[u32], policy: Option<&Policy>) -> Verdict {
         let policy = policy.unwrap_or(&self.native);
         verdict::assemble(probe, self.tokenizer.decode(tokens), policy)
+    }
+
+    /// The codes of the categories that it judges by, in the policy's order.
+    pub fn category_codes<'a>(&'a self, policy: Option<&'a Policy>) -> Vec<&'a str> {
+        let policy = policy.unwrap_or(&self.native);
+        policy
+            .categories()
+            .iter()
+            .map(|category| category.code.as_str())
+            .collect()
+    }
+
+    /// Whether its answers go on from the label to a category, so that probabilities of categories can be read.
+    pub fn tells_categories(&self) -> bool {
+        true
+    }
+
+    /// Where the codes of a policy part, as tokens after a prompt. `None` where the tokenizer gives two codes the same tokens.
+    pub fn category_tree(&self, policy: Option<&Policy>) -> Option<CategoryTree> {
+        // What stands after the prompt does not depend on the conversation, whose last token is the template's own.
+        let example = [message(ChatRole::User, "Hello")];
+        let prompt = self.segments(&example, &self.native).ok()?;
+        let tokens = |code: &str| self.label_encoding(&prompt, &format!("unsafe\n{code}")).ok();
+        let codes = self.category_codes(policy);
+        CategoryTree::new(codes.into_iter().map(tokens).collect::<Option<_>>()?)
     }
 
     /// First tokens of `safe` and `unsafe`, in this order.
