@@ -109,6 +109,7 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
         conversation: Some(conversation),
         priority: args.priority.value(),
         policy_source: policy.for_classify(),
+        ..ClassifyRequest::default()
     };
     let client = global.connect().await?;
     let verdict = verdict_of(client.classify(request).await?.verdict, &policy)?;
@@ -182,6 +183,7 @@ async fn judge(
         conversation: Some(item.conversation),
         priority: args.priority.value(),
         policy_source: policy.for_classify(),
+        ..ClassifyRequest::default()
     };
     match client.classify(request).await {
         Ok(response) => Ok(ItemOutcome {

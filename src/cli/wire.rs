@@ -200,6 +200,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
         },
         drain_grace: config.server.drain_grace,
         allow_admin: config.server.allow_admin,
+        decisions: config.decisions.clone(),
     }
 }
 

@@ -140,15 +140,17 @@ impl Values {
                 *text = folder.join(&*text).display().to_string();
             }
         }
-        if let Some(Given {
-            raw,
-            origin: Origin::File(file),
-        }) = self.keys.get_mut("policies.files")
-            && let Some(folder) = file.parent()
-            && let Some(paths) = words(raw)
-        {
-            let resolved = |path: &str| folder.join(path).display().to_string();
-            *raw = Raw::List(paths.into_iter().map(resolved).collect());
+        for key in ["policies.files", "decisions.files"] {
+            if let Some(Given {
+                raw,
+                origin: Origin::File(file),
+            }) = self.keys.get_mut(key)
+                && let Some(folder) = file.parent()
+                && let Some(paths) = words(raw)
+            {
+                let resolved = |path: &str| folder.join(path).display().to_string();
+                *raw = Raw::List(paths.into_iter().map(resolved).collect());
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod merged;
 mod origin;
 mod problem;
 mod read;
+mod read_decisions;
 mod read_security;
 mod read_telemetry;
 mod schema;
@@ -38,7 +39,7 @@ pub use self::{
 };
 use crate::{
     engine::Tenant,
-    guard::{GuardKind, Policy},
+    guard::{DecisionSet, GuardKind, Policy},
     model::spec::{DeviceChoice, PrecisionChoice},
 };
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub defaults: Defaults,
     /// Policies that requests may name. Each name occurs once.
     pub policies: Vec<Policy>,
+    /// What is done about verdicts.
+    pub decisions: DecisionSet,
     /// Batches, queues and memory.
     pub engine: Engine,
     /// Bytes for all models together. When absent, they are computed from the memory of the machine.

@@ -176,6 +176,18 @@ pub const KEYS: &[Key] = &[
         "policies.files",
         "TOML or JSON files of policies that requests may name (see docs/policies.md)",
     ),
+    unset(
+        "decisions.files",
+        "TOML or JSON files of decision policies that requests may name (see docs/decisions.md)",
+    ),
+    unset(
+        "decisions.default",
+        "decision policy for requests that name none, as NAME or NAME@VERSION; they get no decision without it",
+    ),
+    unset(
+        "decisions.shadows",
+        "decision policies that are evaluated for every verdict, and only told and counted",
+    ),
     key(
         "engine.threads",
         "auto",

@@ -1,4 +1,5 @@
 mod adapters;
+mod decisions;
 mod devices;
 mod estimators;
 mod policies;

@@ -374,6 +374,19 @@ impl Setting for Vec<Role> {
     }
 }
 
+/// A list of names.
+impl Setting for Vec<String> {
+    const EXPECTS: &'static str = "write a list of names, such as [\"chat\", \"chat@2\"]";
+
+    fn parse(raw: &Raw) -> Option<Self> {
+        Some(words(raw)?.into_iter().map(str::to_owned).collect())
+    }
+
+    fn placeholder() -> Self {
+        Self::new()
+    }
+}
+
 /// A list of paths.
 impl Setting for Vec<PathBuf> {
     const EXPECTS: &'static str = "write a list of paths, such as [\"policies/shop.toml\"]";

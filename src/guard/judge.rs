@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    category_tree::CategoryTree,
     error::{GuardError, PromptError},
     kind::GuardKind,
     kinds::{AnswerForm, JudgedRole, LabelPosition, Policies, Question},
@@ -193,6 +194,32 @@ impl Guard {
             refusal: reading.refusal,
             raw_output,
         }
+    }
+
+    /// The codes of the categories that it judges by, in the policy's order.
+    pub fn category_codes<'a>(&'a self, policy: Option<&'a Policy>) -> Vec<&'a str> {
+        let policy = policy.unwrap_or(&self.native);
+        policy
+            .categories()
+            .iter()
+            .map(|category| category.code.as_str())
+            .collect()
+    }
+
+    /// Whether its answers go on from the label to a category, so that probabilities of categories can be read.
+    pub fn tells_categories(&self) -> bool {
+        self.kind.before_categories().is_some()
+    }
+
+    /// Where the codes of a policy part, as tokens after a prompt. `None` where answers do not go on from the label to a category,
+    /// and where the tokenizer gives two codes the same tokens.
+    pub fn category_tree(&self, policy: Option<&Policy>) -> Option<CategoryTree> {
+        let before = self.kind.before_categories()?;
+        // What stands after the prompt does not depend on the conversation, because the prompt ends with the template's words.
+        let prompt = self.segments(&example(JudgedRole::User), &self.native).ok()?;
+        let tokens = |code: &str| self.label_encoding(&prompt, &format!("{before}{code}")).ok();
+        let codes = self.category_codes(policy);
+        CategoryTree::new(codes.into_iter().map(tokens).collect::<Option<_>>()?)
     }
 
     /// How many tokens stand before the label; `None` where the text does not come to it.

@@ -4,6 +4,10 @@
 //! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
 //! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`.
 
+mod category_tree;
+mod decision;
+mod decision_file;
+mod decision_set;
 mod error;
 mod judge;
 mod kind;
@@ -14,6 +18,13 @@ mod policy_file;
 mod tests;
 mod verdict;
 
+pub use category_tree::{Branch, CategoryTree};
+pub use decision::{
+    Action, Decision, DecisionPolicy, DecisionPolicyText, DecisionProblem, Judgement, Reason, Rules, Subject,
+    Thresholds, is_language_tag,
+};
+pub use decision_file::{DecisionFileError, read_decision_policy};
+pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};

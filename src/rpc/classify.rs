@@ -7,6 +7,8 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
+    category_probabilities,
+    decision::{self, Decided},
     encode,
     error::{ServiceError, TextOrigin, Violation},
     generate::template_error,
@@ -15,7 +17,7 @@ use super::{
     sequence::{Sequence, Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     token_quota::PromptLimit,
-    validate::{self, ClassifyWork, Judged, JudgedMessages, ValidationContext},
+    validate::{self, CheckedClassify, ClassifyWork, Judged, JudgedMessages, ValidationContext},
 };
 use crate::{
     engine::{Event, Priority},
@@ -33,6 +35,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         messages,
         fields,
         priority: _,
+        category_probabilities,
     } = work;
     let Some(guard) = entry.guard.clone() else {
         return Err(ServiceError::CapabilityMissing {
@@ -66,6 +69,12 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         })
     });
     let prompt = prompt.await.map_err(|error| limit.explain(error))?;
+    let tree = match category_probabilities {
+        true => guard.category_tree(policy.as_deref()),
+        false => None,
+    };
+    // The verdict's own sequence takes the tokens.
+    let asked = tree.as_ref().map(|_| prompt.clone());
     let mut sequence = Sequence::submit(context, &entry, prompt, output, &field)?;
     let mut probes = Vec::new();
     let mut tokens = Vec::new();
@@ -95,6 +104,21 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
     };
     metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label_name)
         .increment(1);
+    let categories = match (&tree, &asked, verdict.unsafe_score) {
+        (Some(tree), Some(prompt), Some(score)) => {
+            let read = category_probabilities::read(context, &entry, prompt, tree, &field).await?;
+            let codes = guard.category_codes(policy.as_deref()).into_iter();
+            let found = codes
+                .zip(read.probabilities)
+                .map(|(code, given)| proto::CategoryProbability {
+                    category: code.to_owned(),
+                    probability: score * given,
+                });
+            (found.collect(), Some(read.usage))
+        }
+        _ => (Vec::new(), None),
+    };
+    let (category_probabilities, category_usage) = categories;
     let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
         label: label.into(),
@@ -111,6 +135,8 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         raw_output: verdict.raw_output,
         usage: Some(provenance::usage(&summary)),
         timing: Some(provenance::timing(&summary, sequence.elapsed())),
+        category_probabilities,
+        category_usage,
         provenance: Some(proto::Provenance {
             policy: policy
                 .as_ref()
@@ -159,11 +185,14 @@ async fn classify(
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let validation = ValidationContext::of(&shared, context.deadline);
-    let work = validate::classify(request, &path, &validation).await?;
+    let CheckedClassify { work, decider } = validate::classify(request, &path, &validation).await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
     let verdict = judge(&context, work).await?;
+    let Decided { decision, shadows } = decider.decide(&verdict);
     Ok(proto::ClassifyResponse {
         verdict: Some(verdict),
+        decision,
+        shadow_decisions: shadows,
     })
 }
 
@@ -185,8 +214,13 @@ impl SafetyApi {
             }),
             digest: policy.digest().to_owned(),
         };
+        let decisions = &self.0.decisions;
         Ok(proto::ListPoliciesResponse {
             policies: self.0.registry.policies().map(policy).collect(),
+            decision_policies: decisions
+                .iter()
+                .map(|policy| decision::listed(policy, decisions))
+                .collect(),
         })
     }
 

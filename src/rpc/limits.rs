@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::guard::DecisionSet;
+
 pub use crate::config::{DefaultDeadlines, Limits};
 
 /// How long callers may take, so that callers who stop halfway hold no resources for ever.
@@ -38,7 +40,7 @@ impl Default for TimeLimits {
 }
 
 /// How the server serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServerOptions {
     /// Limits on requests.
     pub limits: Limits,
@@ -50,6 +52,8 @@ pub struct ServerOptions {
     pub drain_grace: Duration,
     /// Whether AdminService answers.
     pub allow_admin: bool,
+    /// What is done about verdicts.
+    pub decisions: DecisionSet,
 }
 
 impl Default for ServerOptions {
@@ -60,6 +64,7 @@ impl Default for ServerOptions {
             times: TimeLimits::default(),
             drain_grace: Duration::from_secs(30),
             allow_admin: false,
+            decisions: DecisionSet::default(),
         }
     }
 }

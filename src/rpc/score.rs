@@ -86,6 +86,7 @@ async fn sample(
         judge(
             context,
             ClassifyWork {
+                category_probabilities: false,
                 guard: work.guard.clone(),
                 policy: work.policy.clone(),
                 messages: messages.clone(),

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     auth::{Quotas, TokenReservation},
     engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
+    guard::DecisionSet,
     proto,
     registry::{Lease, Registry},
     text::Watch,
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) allow_admin: bool,
     /// How much each tenant may ask for.
     pub(crate) quotas: Quotas,
+    /// What is done about verdicts.
+    pub(crate) decisions: DecisionSet,
     /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace period of the drain is over, and open work must end.

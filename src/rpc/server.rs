@@ -149,6 +149,7 @@ pub async fn serve_on<L: Incoming + Sync>(
         times: options.times,
         allow_admin: options.allow_admin,
         quotas: security.quotas.clone(),
+        decisions: options.decisions,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });

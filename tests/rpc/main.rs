@@ -36,6 +36,7 @@ mod chaos;
 mod classify;
 mod connections;
 mod deadlines;
+mod decisions;
 mod devices;
 mod doctor;
 mod drain;

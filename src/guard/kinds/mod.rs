@@ -201,6 +201,16 @@ impl GuardKind {
         }
     }
 
+    /// What stands in the answer between the prompt and the first category of an unsafe message. `None` where that is not certain
+    /// or where other lines come first, so that one pass cannot reach the categories.
+    pub(super) fn before_categories(self) -> Option<&'static str> {
+        match self {
+            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::ChatDemo => Some("unsafe\n"),
+            Self::Qwen3GuardGen => Some(" Unsafe\nCategories: "),
+            Self::LlamaGuard2 | Self::WildGuard | Self::PolyGuard => None,
+        }
+    }
+
     /// What an answer says. `text` is all of it, with the beginning that was put into the prompt.
     pub(super) fn read(self, judged: JudgedRole, text: &str, policy: &Policy) -> Reading {
         match self {

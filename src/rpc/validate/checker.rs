@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::{
+    guard::DecisionSet,
     proto::Priority,
     registry::Registry,
     rpc::{
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct ValidationContext<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) limits: &'a Limits,
+    pub(crate) decisions: &'a DecisionSet,
     /// Checks may wait until this for models to be loaded.
     pub(crate) deadline: Deadline,
 }
@@ -26,6 +28,7 @@ impl<'a> ValidationContext<'a> {
         Self {
             registry: &shared.registry,
             limits: &shared.limits,
+            decisions: &shared.decisions,
             deadline,
         }
     }

@@ -16,7 +16,7 @@ pub(crate) use self::{
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
     quality::{Pair, QualityWork, estimate_quality},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
-    safety::{ClassifyWork, Judged, JudgedMessages, batch, classify},
+    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, batch, classify},
 };
 
 #[cfg(test)]

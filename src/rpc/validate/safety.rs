@@ -9,12 +9,15 @@ use super::{
     request::item_ids,
 };
 use crate::{
-    guard::Policy,
+    guard::{DecisionSet, Guard, Policy, is_language_tag},
     proto,
-    registry::Lease,
-    rpc::{error::ServiceError, limits::Limits},
+    registry::{Lease, ModelRole},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
+
+/// Longest name of a decision policy with its version, in bytes.
+const DECISION_POLICY_BYTES: usize = 160;
 
 /// A checked Classify.
 pub(crate) struct ClassifyWork {
@@ -23,8 +26,16 @@ pub(crate) struct ClassifyWork {
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) messages: Vec<ChatMessage>,
     pub(crate) priority: proto::Priority,
+    /// Whether the verdict has the probability of each category.
+    pub(crate) category_probabilities: bool,
     /// The fields of these texts, which later errors name.
     pub(crate) fields: JudgedMessages,
+}
+
+/// A checked Classify, and what is done about its verdict.
+pub(crate) struct CheckedClassify {
+    pub(crate) work: ClassifyWork,
+    pub(crate) decider: Decider,
 }
 
 /// Where the messages that a guard judges come from, and the policy that it judges by.
@@ -55,14 +66,94 @@ pub(super) struct ClassifyFields {
     policy: CheckedPolicy,
     messages: Vec<ChatMessage>,
     priority: proto::Priority,
+    decision: DecisionFields,
     fields: JudgedMessages,
+}
+
+/// The fields about what is done about a verdict.
+struct DecisionFields {
+    /// The name of a decision policy; empty is the server's default.
+    policy: String,
+    language: Option<String>,
+    category_probabilities: bool,
+}
+
+fn decision_fields(checker: &mut Checker, request: &mut proto::ClassifyRequest) -> DecisionFields {
+    let policy = std::mem::take(&mut request.decision_policy);
+    checker.bytes("decision_policy", policy.len(), 0..=DECISION_POLICY_BYTES);
+    let language = Some(std::mem::take(&mut request.language)).filter(|language| !language.is_empty());
+    if language
+        .as_deref()
+        .is_some_and(|language| !is_language_tag(language))
+    {
+        checker.wrong(
+            "language",
+            "must be a BCP 47 tag of at most 35 bytes, such as de or pt-BR",
+        );
+    }
+    DecisionFields {
+        policy,
+        language,
+        category_probabilities: request.category_probabilities,
+    }
+}
+
+impl DecisionFields {
+    /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the request.
+    fn find(
+        self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+        guard: &Guard,
+        judged_by: Option<&Policy>,
+    ) -> Result<DecidedBy, ServiceError> {
+        let wrong = |field: &str, reason: String| Err(ServiceError::field(&checker.path_of(field), reason));
+        let named = match self.policy.as_str() {
+            "" => None,
+            name => match decisions.find(name) {
+                Some(policy) => Some(Arc::clone(policy)),
+                None => {
+                    let reason = "names no decision policy of the server; ListPolicies lists them";
+                    return wrong("decision_policy", reason.to_owned());
+                }
+            },
+        };
+        let decider = Decider::new(decisions, named, self.language);
+        let categories = guard.category_codes(judged_by);
+        if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
+            let reason = format!(
+                "has a threshold of the category `{unknown}`, which this guard does not judge by here; name a policy that fits"
+            );
+            return wrong("decision_policy", reason);
+        }
+        let can_tell = guard.tells_categories();
+        if self.category_probabilities && !can_tell {
+            let reason = "cannot be had: this guard's answers do not go on from the label to a category";
+            return wrong("category_probabilities", reason.to_owned());
+        }
+        if decider.decides_by_categories() && !can_tell {
+            let reason = "has thresholds of categories, and this guard's answers do not go on from the label to a category";
+            return wrong("decision_policy", reason.to_owned());
+        }
+        Ok(DecidedBy {
+            category_probabilities: can_tell && (self.category_probabilities || decider.needs_categories()),
+            decider,
+        })
+    }
+}
+
+/// What is done about a verdict, and whether that or the caller needs the probabilities of categories.
+struct DecidedBy {
+    decider: Decider,
+    category_probabilities: bool,
 }
 
 pub(super) fn classify_fields(
     checker: &mut Checker,
-    request: proto::ClassifyRequest,
+    mut request: proto::ClassifyRequest,
     limits: &Limits,
 ) -> ClassifyFields {
+    let decision = decision_fields(checker, &mut request);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
     let policy = policy::policy(checker, request.policy_source.into(), limits);
@@ -81,6 +172,7 @@ pub(super) fn classify_fields(
         policy,
         messages,
         priority,
+        decision,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
@@ -94,7 +186,7 @@ pub(crate) async fn classify(
     request: proto::ClassifyRequest,
     path: &str,
     context: &ValidationContext<'_>,
-) -> Result<ClassifyWork, ServiceError> {
+) -> Result<CheckedClassify, ServiceError> {
     let registry = context.registry;
     let mut checker = Checker::at(path);
     let ClassifyFields {
@@ -102,6 +194,7 @@ pub(crate) async fn classify(
         policy,
         messages,
         priority,
+        decision,
         fields,
     } = classify_fields(&mut checker, request, context.limits);
     let policy_field = checker.path_of(policy.field());
@@ -111,14 +204,28 @@ pub(crate) async fn classify(
         let guard = registry.guard(&model).await;
         guard.map_err(|error| ServiceError::from_lookup(error, &model))
     };
-    let guard = context.deadline.limit(guard).await?;
-    policy::check_guard(&guard, policy.as_ref(), policy_field)?;
-    Ok(ClassifyWork {
-        guard,
-        policy,
-        messages,
-        priority,
-        fields,
+    let lease = context.deadline.limit(guard).await?;
+    let Some(guard) = &lease.guard else {
+        return Err(ServiceError::CapabilityMissing {
+            has: lease.roles.clone(),
+            needs: ModelRole::Guard,
+        });
+    };
+    policy::check_guard(&lease, policy.as_ref(), policy_field)?;
+    let DecidedBy {
+        decider,
+        category_probabilities,
+    } = decision.find(&Checker::at(path), context.decisions, guard, policy.as_deref())?;
+    Ok(CheckedClassify {
+        work: ClassifyWork {
+            guard: lease,
+            policy,
+            messages,
+            priority,
+            category_probabilities,
+            fields,
+        },
+        decider,
     })
 }
 

@@ -1,0 +1,69 @@
+//! Types and checks the keys about decision policies.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    problem::{ProblemKind, closest},
+    read::Reader,
+};
+use crate::{
+    errors::with_causes,
+    guard::{DecisionPolicy, DecisionSet, read_decision_policy},
+};
+
+/// Most policies that are evaluated beside the one that decides.
+const MAX_SHADOWS: usize = 8;
+
+impl Reader<'_> {
+    pub(super) fn decisions(&mut self) -> DecisionSet {
+        const FILES: &str = "decisions.files";
+        const DEFAULT: &str = "decisions.default";
+        const SHADOWS: &str = "decisions.shadows";
+        let mut set = DecisionSet::default();
+        for path in self.optional::<Vec<PathBuf>>(FILES).unwrap_or_default() {
+            match read_decision_policy(&path) {
+                Err(error) => self.problem_of(
+                    ProblemKind::File,
+                    FILES,
+                    with_causes(&error),
+                    "correct the file; see docs/decisions.md",
+                ),
+                Ok(policy) => {
+                    if let Err(same) = set.add(policy) {
+                        let reason = format!("{}: `{}` is in another file too", path.display(), same.policy);
+                        self.problem(FILES, reason, "give a changed policy the next version");
+                    }
+                }
+            }
+        }
+        if let Some(name) = self.optional::<String>(DEFAULT)
+            && let Some(policy) = self.decision_policy(DEFAULT, &set, &name)
+        {
+            set.set_default(policy);
+        }
+        let shadows = self.optional::<Vec<String>>(SHADOWS).unwrap_or_default();
+        if shadows.len() > MAX_SHADOWS {
+            let reason = format!("{} are more than {MAX_SHADOWS}", shadows.len());
+            self.problem(SHADOWS, reason, "leave some out");
+        }
+        for name in shadows.iter().take(MAX_SHADOWS) {
+            if let Some(policy) = self.decision_policy(SHADOWS, &set, name) {
+                set.add_shadow(policy);
+            }
+        }
+        set
+    }
+
+    /// The policy of a name; a name that no file has is a problem of this key.
+    fn decision_policy(&mut self, key: &str, set: &DecisionSet, name: &str) -> Option<Arc<DecisionPolicy>> {
+        let found = set.find(name);
+        if found.is_none() {
+            let fix = match closest(name, set.iter().map(|policy| policy.name())) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "name a policy of decisions.files, as NAME or NAME@VERSION".to_owned(),
+            };
+            self.problem(key, format!("there is no decision policy `{name}`"), fix);
+        }
+        found.cloned()
+    }
+}

@@ -1,0 +1,111 @@
+//! The decision policies of a configuration, by name and version.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::decision::DecisionPolicy;
+
+/// All versions of all decision policies that a server has, and which of them it follows unasked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecisionSet {
+    policies: BTreeMap<(String, u32), Arc<DecisionPolicy>>,
+    /// For requests that name none.
+    default: Option<Arc<DecisionPolicy>>,
+    /// Evaluated beside the one that decides, and only told.
+    shadows: Vec<Arc<DecisionPolicy>>,
+}
+
+/// Two policies have the same name and version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SameVersion {
+    /// The name and version, as `NAME@VERSION`.
+    pub policy: String,
+}
+
+impl DecisionSet {
+    /// Adds a policy.
+    ///
+    /// # Errors
+    /// When the set has its name and version already: what a version says never changes.
+    pub fn add(&mut self, policy: DecisionPolicy) -> Result<(), SameVersion> {
+        let key = (policy.name().to_owned(), policy.version());
+        if self.policies.contains_key(&key) {
+            return Err(SameVersion {
+                policy: policy.full_name(),
+            });
+        }
+        self.policies.insert(key, Arc::new(policy));
+        Ok(())
+    }
+
+    /// The policy of a name: `NAME@VERSION`, or `NAME` for its highest version.
+    pub fn find(&self, name: &str) -> Option<&Arc<DecisionPolicy>> {
+        match name.split_once('@') {
+            Some((name, version)) => self.policies.get(&(name.to_owned(), version.parse().ok()?)),
+            None => {
+                let versions = self
+                    .policies
+                    .range((name.to_owned(), 0)..=(name.to_owned(), u32::MAX));
+                versions.map(|(_, policy)| policy).next_back()
+            }
+        }
+    }
+
+    /// All policies, in the order of names and versions.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<DecisionPolicy>> {
+        self.policies.values()
+    }
+
+    /// The policy for requests that name none.
+    pub fn default_policy(&self) -> Option<&Arc<DecisionPolicy>> {
+        self.default.as_ref()
+    }
+
+    /// The policies that are evaluated beside the one that decides.
+    pub fn shadows(&self) -> &[Arc<DecisionPolicy>] {
+        &self.shadows
+    }
+
+    /// Requests that name no policy follow this one from now on.
+    pub fn set_default(&mut self, policy: Arc<DecisionPolicy>) {
+        self.default = Some(policy);
+    }
+
+    /// This one is evaluated beside the others from now on.
+    pub fn add_shadow(&mut self, policy: Arc<DecisionPolicy>) {
+        self.shadows.push(policy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::{DecisionPolicyText, Thresholds};
+
+    fn policy(name: &str, version: u32) -> DecisionPolicy {
+        let text = DecisionPolicyText {
+            thresholds: Thresholds {
+                flag: None,
+                block: Some(0.5),
+            },
+            ..toml::from_str(&format!("name = '{name}'\nversion = {version}")).unwrap()
+        };
+        DecisionPolicy::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_name_finds_its_highest_version_and_a_version_itself() {
+        let mut set = DecisionSet::default();
+        for (name, version) in [("chat", 9), ("chat", 10), ("chat-eu", 11), ("ch", 1)] {
+            set.add(policy(name, version)).unwrap();
+        }
+        let found = |name: &str| set.find(name).map(|policy| policy.full_name());
+        assert_eq!(found("chat").as_deref(), Some("chat@10"));
+        assert_eq!(found("chat@9").as_deref(), Some("chat@9"));
+        for missing in ["chat@11", "cha", "chat@", "chat@x", "", "@"] {
+            assert_eq!(found(missing), None, "{missing}");
+        }
+        let again = set.add(policy("chat", 9)).unwrap_err();
+        assert_eq!(again.policy, "chat@9");
+        assert_eq!(set.iter().count(), 4);
+    }
+}

@@ -1,0 +1,216 @@
+use super::*;
+use crate::random::Random;
+
+const TEXT: &str = r#"
+name = "chat"
+version = 3
+[thresholds]
+flag = 0.3
+block = 0.7
+[categories.S10]
+block = 0.2
+[languages.de.thresholds]
+flag = 0.25
+[languages.de.categories.S10]
+block = 0.1
+[languages.pt-BR.categories.S1]
+flag = 0.05
+"#;
+
+fn policy(text: &str) -> Result<DecisionPolicy, Vec<String>> {
+    let text: DecisionPolicyText = toml::from_str(text).unwrap();
+    DecisionPolicy::new(text).map_err(|problems| {
+        let shown = |problem: &DecisionProblem| format!("{} {}", problem.field, problem.description);
+        problems.iter().map(shown).collect()
+    })
+}
+
+fn judged(score: f64) -> Judgement<'static> {
+    Judgement {
+        label: if score > 0.5 { Label::Unsafe } else { Label::Safe },
+        unsafe_score: Some(score),
+        categories: None,
+    }
+}
+
+#[test]
+fn the_score_is_held_against_the_thresholds_of_the_language() {
+    let policy = policy(TEXT).unwrap();
+    let action = |score: f64, language: Option<&str>| policy.decide(&judged(score), language).action;
+    assert_eq!(action(0.29, None), Action::Allow);
+    assert_eq!(
+        action(0.3, None),
+        Action::Flag,
+        "a threshold is reached by its own value"
+    );
+    assert_eq!(action(0.69, None), Action::Flag);
+    assert_eq!(action(0.7, None), Action::Block);
+    for german in ["de", "DE", "de-AT", "de-Latn-AT"] {
+        assert_eq!(action(0.27, Some(german)), Action::Flag, "{german}");
+        assert_eq!(
+            action(0.7, Some(german)),
+            Action::Block,
+            "block is the policy's own"
+        );
+    }
+    assert_eq!(action(0.27, Some("pt")), Action::Allow, "pt is not pt-BR");
+    assert_eq!(action(0.27, Some("den")), Action::Allow);
+}
+
+#[test]
+fn categories_have_thresholds_of_their_own_and_the_strictest_counts() {
+    let policy = policy(TEXT).unwrap();
+    let categories = [("S1".to_owned(), 0.1), ("S10".to_owned(), 0.15)];
+    let judgement = Judgement {
+        categories: Some(&categories),
+        ..judged(0.3)
+    };
+    assert_eq!(policy.decide(&judgement, None).action, Action::Flag);
+    let german = policy.decide(&judgement, Some("de"));
+    assert_eq!(german.action, Action::Block);
+    assert_eq!(
+        german.reasons,
+        [
+            Reason {
+                subject: Subject::Category("S10".to_owned()),
+                action: Action::Block,
+                value: Some(0.15),
+                threshold: Some(0.1),
+            },
+            Reason {
+                subject: Subject::UnsafeScore,
+                action: Action::Flag,
+                value: Some(0.3),
+                threshold: Some(0.25),
+            },
+        ]
+    );
+    let brazil = policy.decide(&judgement, Some("pt-BR"));
+    let subjects: Vec<_> = brazil.reasons.iter().map(|reason| &reason.subject).collect();
+    assert_eq!(
+        subjects,
+        [&Subject::UnsafeScore, &Subject::Category("S1".to_owned())]
+    );
+    assert!(policy.needs_categories(None));
+    assert_eq!(policy.categories().collect::<Vec<_>>(), ["S10", "S10", "S1"]);
+}
+
+#[test]
+fn without_a_verdict_the_policy_says_what_is_done() {
+    let open = TEXT.replace("version = 3", "version = 3\nundetermined = \"flag\"");
+    for (text, wanted) in [(TEXT, Action::Block), (open.as_str(), Action::Flag)] {
+        let policy = policy(text).unwrap();
+        for judgement in [
+            Judgement {
+                label: Label::Undetermined,
+                ..judged(0.0)
+            },
+            Judgement {
+                unsafe_score: None,
+                ..judged(0.0)
+            },
+        ] {
+            let decision = policy.decide(&judgement, None);
+            assert_eq!(decision.action, wanted);
+            assert_eq!(decision.reasons[0].subject, Subject::Undetermined);
+        }
+    }
+    let policy = policy(&open).unwrap();
+    let unclear = Judgement {
+        label: Label::Undetermined,
+        ..judged(0.9)
+    };
+    assert_eq!(
+        policy.decide(&unclear, None).action,
+        Action::Block,
+        "the score is still there"
+    );
+}
+
+#[test]
+fn wrong_policies_say_where() {
+    let cases = [
+        (
+            "name = \"a b\"\nversion = 0\nthresholds.flag = 0.5\n",
+            vec!["name must", "version must"],
+        ),
+        (
+            "name = \"a@1\"\nversion = 1\nthresholds.flag = 0.5\n",
+            vec!["name must"],
+        ),
+        ("name = \"a\"\nversion = 1\n", vec!["thresholds must have"]),
+        (
+            "name = \"a\"\nversion = 1\nthresholds.flag = 1.5\n",
+            vec!["thresholds.flag must be from"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\nthresholds.flag = nan\n",
+            vec!["thresholds.flag must be from"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\nthresholds = { flag = 0.6, block = 0.5 }\n",
+            vec!["thresholds.flag must be at most block"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\nthresholds.block = 0.5\nlanguages.de.thresholds.flag = 0.6\n",
+            vec!["languages.de.thresholds.flag must be at most block"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\ncategories.S1 = {}\nlanguages.\"d e\".thresholds.flag = 0.6\n",
+            vec!["categories.S1 must have", "languages.d e must be named"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\nthresholds.flag = 0.5\nlanguages.de = {}\nlanguages.DE = {}\n",
+            vec!["languages.de is there twice"],
+        ),
+    ];
+    for (text, wanted) in cases {
+        let found = policy(text).unwrap_err();
+        assert_eq!(found.len(), wanted.len(), "{text}: {found:?}");
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.starts_with(wanted), "{text}: {found}");
+        }
+    }
+}
+
+#[test]
+fn the_digest_is_that_of_what_is_said_and_not_of_how() {
+    let policy_of = |text: &str| policy(text).unwrap().digest().to_owned();
+    let other_layout = "version = 3\nname = 'chat'\ncategories = { S10 = { block = 0.20 } }\nundetermined = 'block'\n\
+                        thresholds = { block = 0.7, flag = 0.3 }\n[languages]\n\
+                        pt-BR = { categories = { S1 = { flag = 0.05 } } }\n\
+                        de = { thresholds = { flag = 0.25 }, categories = { S10 = { block = 0.1 } } }\n";
+    assert_eq!(policy_of(TEXT), policy_of(other_layout));
+    for change in [("0.25", "0.26"), ("version = 3", "version = 4"), ("S10", "S11")] {
+        assert_ne!(policy_of(TEXT), policy_of(&TEXT.replace(change.0, change.1)));
+    }
+}
+
+/// A higher score or probability never makes a decision milder.
+#[test]
+fn decisions_are_monotonic() {
+    let mut random = Random::new(7);
+    let mut draw = move || (random.bits() >> 11) as f64 / (1u64 << 53) as f64;
+    let policy = policy(TEXT).unwrap();
+    for _ in 0..2000 {
+        let (score, probability) = (draw(), draw());
+        let (higher_score, higher_probability) = (
+            score + draw() * (1.0 - score),
+            probability + draw() * (1.0 - probability),
+        );
+        let decide = |score: f64, probability: f64, language: &str| {
+            let categories = [("S10".to_owned(), probability)];
+            let judgement = Judgement {
+                categories: Some(&categories),
+                label: Label::Safe,
+                unsafe_score: Some(score),
+            };
+            policy.decide(&judgement, Some(language)).action
+        };
+        for language in ["de", "fr", "pt-BR"] {
+            assert!(
+                decide(score, probability, language) <= decide(higher_score, higher_probability, language)
+            );
+        }
+    }
+}
