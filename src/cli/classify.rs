@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::{
@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
-    proto::{ClassifyRequest, Label, Verdict},
+    proto::{Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, Verdict},
 };
+
+/// Most probabilities of categories on a line.
+const SHOWN_CATEGORIES: usize = 3;
 
 /// Most items of a file that are open at a time.
 const OPEN_ITEMS: usize = 32;
@@ -39,10 +42,19 @@ pub(crate) struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
-    /// End with exit code 3 when a verdict is unsafe or controversial, and with 8 when one is undetermined; a failed item ends with 5 and
-    /// an empty input with 9, with or without this
+    /// End with exit code 3 when a verdict is unsafe or controversial, and with 8 when one is undetermined; or with 3 when a
+    /// decision is to block. A failed item ends with 5 and an empty input with 9, with or without this
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
+    /// Decide by this decision policy of the server's, as NAME or NAME@VERSION, instead of its default one
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    decision: String,
+    /// Language of the text, such as de or pt-BR, for decision policies with thresholds for languages
+    #[arg(long, value_name = "TAG", default_value = "", hide_default_value = true)]
+    language: String,
+    /// Ask for the probability of each category
+    #[arg(long)]
+    categories: bool,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -55,6 +67,8 @@ pub(crate) struct Args {
 enum FailOn {
     /// At least one verdict is unsafe.
     Unsafe,
+    /// At least one decision is to block; an answer without a decision is an error.
+    Block,
 }
 
 /// Judges one text, or every line of a file.
@@ -104,29 +118,118 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let role = args.role.unwrap_or(JudgedRole::User);
     let policy = args.policy.choice()?;
     let conversation = input::conversation_of(text, role, args.prompt.as_deref());
-    let request = ClassifyRequest {
-        model: args.model.clone(),
-        conversation: Some(conversation),
-        priority: args.priority.value(),
-        policy_source: policy.for_classify(),
-        ..ClassifyRequest::default()
-    };
+    let request = args.request(conversation, &policy);
     let client = global.connect().await?;
-    let verdict = verdict_of(client.classify(request).await?.verdict, &policy)?;
+    let judged = args.judged(client.classify(request).await?, &policy)?;
     match global.format {
-        Format::Human => print_line(&line(&verdict, global.no_color))?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&verdict)?)?,
+        Format::Human => print_line(&judged.line(global.no_color))?,
+        Format::Json | Format::Jsonl => print_json(global.format, &judged.json()?)?,
     }
     let mut tally = Tally::default();
-    tally.count(&verdict);
+    tally.count_judged(&judged);
     Ok(tally.exit(args.fail_on))
 }
 
-fn verdict_of(verdict: Option<Verdict>, policy: &PolicyChoice) -> Result<Verdict, ClientError> {
-    let verdict =
-        verdict.ok_or_else(|| ClientError::Protocol("the answer to Classify has no verdict".to_owned()))?;
-    check_policy(policy, &verdict)?;
-    Ok(verdict)
+/// A verdict, and what was decided about it.
+struct Judged {
+    verdict: Verdict,
+    decision: Option<Decision>,
+    shadows: Vec<Decision>,
+}
+
+impl Args {
+    fn request(&self, conversation: Conversation, policy: &PolicyChoice) -> ClassifyRequest {
+        ClassifyRequest {
+            model: self.model.clone(),
+            conversation: Some(conversation),
+            priority: self.priority.value(),
+            policy_source: policy.for_classify(),
+            decision_policy: self.decision.clone(),
+            language: self.language.clone(),
+            category_probabilities: self.categories,
+        }
+    }
+
+    /// What an answer says, if it answers what was asked for.
+    fn judged(&self, response: ClassifyResponse, policy: &PolicyChoice) -> Result<Judged, ClientError> {
+        let wrong = |reason: &str| ClientError::Protocol(reason.to_owned());
+        let verdict = response
+            .verdict
+            .ok_or_else(|| wrong("the answer to Classify has no verdict"))?;
+        check_policy(policy, &verdict)?;
+        if response.decision.is_none() && !self.decision.is_empty() {
+            return Err(wrong(
+                "the answer has no decision, although one was asked for: is the server older than this client?",
+            ));
+        }
+        if response.decision.is_none() && self.fail_on == Some(FailOn::Block) {
+            return Err(wrong(
+                "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
+            ));
+        }
+        Ok(Judged {
+            verdict,
+            decision: response.decision,
+            shadows: response.shadow_decisions,
+        })
+    }
+}
+
+impl Judged {
+    /// The verdict on one line, with the probabilities of likely categories and the decision.
+    fn line(&self, no_color: bool) -> String {
+        let mut parts = vec![line(&self.verdict, no_color)];
+        let mut likely: Vec<_> = self.verdict.category_probabilities.iter().collect();
+        likely.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let likely: Vec<_> = likely
+            .iter()
+            .take(SHOWN_CATEGORIES)
+            .map(|found| format!("{} {:.4}", found.category, found.probability))
+            .collect();
+        if !likely.is_empty() {
+            parts.push(format!("most likely {}", likely.join(", ")));
+        }
+        if let Some(decision) = &self.decision {
+            parts.push(shown(decision, no_color));
+        }
+        for shadow in &self.shadows {
+            parts.push(format!("shadow {}", shown(shadow, no_color)));
+        }
+        parts.join("  ")
+    }
+
+    /// The verdict as JSON, with the decisions beside its fields.
+    fn json(&self) -> anyhow::Result<Value> {
+        let mut value = json::message(&self.verdict)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.extend(self.decisions()?);
+        }
+        Ok(value)
+    }
+
+    /// The decisions, as fields of an object; none without a decision.
+    fn decisions(&self) -> anyhow::Result<Map<String, Value>> {
+        let mut fields = Map::new();
+        if let Some(decision) = &self.decision {
+            fields.insert("decision".to_owned(), json::message(decision)?);
+        }
+        if !self.shadows.is_empty() {
+            let shadows = self.shadows.iter().map(json::message);
+            fields.insert("shadowDecisions".to_owned(), shadows.collect::<Result<_, _>>()?);
+        }
+        Ok(fields)
+    }
+}
+
+/// `BLOCK by chat@3`.
+fn shown(decision: &Decision, no_color: bool) -> String {
+    let (action, color) = match decision.action() {
+        Action::Allow => ("ALLOW", Color::Green),
+        Action::Flag => ("FLAG", Color::Yellow),
+        Action::Block | Action::Unspecified => ("BLOCK", Color::Red),
+    };
+    let action = painted(action, color, no_color);
+    format!("{action} by {}@{}", decision.policy, decision.policy_version)
 }
 
 /// Judges all items and prints the results in the order of the file. An item that fails does not stop the others.
@@ -141,13 +244,13 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
     let mut document = Vec::new();
     while let Some(ItemOutcome { id, result }) = results.try_next().await? {
         match &result {
-            Ok(verdict) => tally.count(verdict),
+            Ok(judged) => tally.count_judged(judged),
             Err(_) => tally.failed += 1,
         }
         match global.format {
             Format::Human => {
                 let shown = match &result {
-                    Ok(verdict) => line(verdict, global.no_color),
+                    Ok(judged) => judged.line(global.no_color),
                     Err(error) => format!("{}  {error}", painted("FAILED", Color::Red, global.no_color)),
                 };
                 print_line(&format!("{id}  {shown}"))?;
@@ -168,7 +271,7 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
 /// The result of one item.
 struct ItemOutcome {
     id: String,
-    result: Result<Verdict, RpcError>,
+    result: Result<Judged, RpcError>,
 }
 
 /// Judges one item. An error that is about the item is its result; an error of the connection ends the command.
@@ -178,17 +281,11 @@ async fn judge(
     args: &Args,
     policy: &PolicyChoice,
 ) -> Result<ItemOutcome, ClientError> {
-    let request = ClassifyRequest {
-        model: args.model.clone(),
-        conversation: Some(item.conversation),
-        priority: args.priority.value(),
-        policy_source: policy.for_classify(),
-        ..ClassifyRequest::default()
-    };
+    let request = args.request(item.conversation, policy);
     match client.classify(request).await {
         Ok(response) => Ok(ItemOutcome {
             id: item.id,
-            result: Ok(verdict_of(response.verdict, policy)?),
+            result: Ok(args.judged(response, policy)?),
         }),
         // A request that is too large is refused before the service reads it, so its error has no reason.
         Err(ClientError::Rpc(error))
@@ -203,9 +300,15 @@ async fn judge(
     }
 }
 
-fn item_json(id: &str, result: &Result<Verdict, RpcError>) -> anyhow::Result<Value> {
+fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Value> {
     Ok(match result {
-        Ok(verdict) => json!({"id": id, "verdict": json::message(verdict)?}),
+        Ok(judged) => {
+            let mut fields = Map::new();
+            fields.insert("id".to_owned(), id.into());
+            fields.insert("verdict".to_owned(), json::message(&judged.verdict)?);
+            fields.extend(judged.decisions()?);
+            Value::Object(fields)
+        }
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
     })
 }
@@ -272,9 +375,17 @@ pub(super) struct Tally {
     controversial: usize,
     undetermined: usize,
     failed: usize,
+    blocked: usize,
 }
 
 impl Tally {
+    /// Counts a verdict and what was decided about it.
+    fn count_judged(&mut self, judged: &Judged) {
+        self.count(&judged.verdict);
+        let action = judged.decision.as_ref().map(Decision::action);
+        self.blocked += usize::from(action == Some(Action::Block));
+    }
+
     pub(super) fn count(&mut self, verdict: &Verdict) {
         match verdict.label() {
             Label::Safe => self.safe += 1,
@@ -291,6 +402,7 @@ impl Tally {
             controversial,
             undetermined,
             failed,
+            blocked: _,
         } = self;
         let between = shown_controversial(*controversial);
         format!("{safe} safe, {unsafe_} unsafe, {between}{undetermined} undetermined, {failed} failed")
@@ -301,6 +413,7 @@ impl Tally {
         match fail_on {
             // What is controversial is not safe, and callers who allow it look at the labels.
             Some(FailOn::Unsafe) if self.unsafe_ + self.controversial > 0 => Exit::Unsafe,
+            Some(FailOn::Block) if self.blocked > 0 => Exit::Unsafe,
             _ if self.failed > 0 => Exit::FailedItems,
             Some(FailOn::Unsafe) if self.undetermined > 0 => Exit::Undetermined,
             _ => Exit::Done,
@@ -320,6 +433,7 @@ mod tests {
             controversial: 0,
             undetermined,
             failed,
+            blocked: 0,
         };
         let on_unsafe = Some(FailOn::Unsafe);
         assert_eq!(tally(1, 1, 1).exit(on_unsafe), Exit::Unsafe);
@@ -328,6 +442,13 @@ mod tests {
         assert_eq!(tally(0, 0, 0).exit(on_unsafe), Exit::Done);
         assert_eq!(tally(1, 0, 1).exit(None), Exit::Done);
         assert_eq!(tally(1, 1, 1).exit(None), Exit::FailedItems);
+        let blocked = Tally {
+            blocked: 1,
+            ..tally(0, 1, 0)
+        };
+        assert_eq!(blocked.exit(Some(FailOn::Block)), Exit::Unsafe);
+        assert_eq!(blocked.exit(on_unsafe), Exit::FailedItems);
+        assert_eq!(tally(1, 0, 1).exit(Some(FailOn::Block)), Exit::Done);
         let controversial = Tally {
             controversial: 1,
             ..tally(0, 0, 0)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Connection, Exit, Format, Global,
+    Connection, Exit, Format, Global, json,
     output::{print_line, print_list, table},
 };
 use crate::proto::ConfiguredPolicy;
@@ -20,20 +20,50 @@ enum Command {
     /// List the policies that the server has, for --policy
     #[command(visible_alias = "list")]
     Ls(Connection),
+    /// List the decision policies that the server has, for classify --decision
+    Decisions(Connection),
 }
 
 impl Args {
     /// The connection flags.
     pub(super) fn connection(&self) -> &Connection {
-        let Command::Ls(connection) = &self.command;
-        connection
+        match &self.command {
+            Command::Ls(connection) | Command::Decisions(connection) => connection,
+        }
     }
 }
 
 /// Lists the server's policies.
 pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let Command::Ls(_) = args.command;
-    global.block_on(list(global))
+    match args.command {
+        Command::Ls(_) => global.block_on(list(global)),
+        Command::Decisions(_) => global.block_on(list_decisions(global)),
+    }
+}
+
+async fn list_decisions(global: &Global) -> anyhow::Result<Exit> {
+    let policies = global.connect().await?.decision_policies().await?;
+    match global.format {
+        Format::Json | Format::Jsonl => {
+            let values = policies.iter().map(json::message).collect::<Result<_, _>>()?;
+            print_list(global.format, values)?;
+        }
+        Format::Human if policies.is_empty() => print_line(
+            "the server has no decision policies; decisions.files of its configuration adds some (see docs/decisions.md)",
+        )?,
+        Format::Human => {
+            let mut rows = vec![["NAME", "VERSION", "USE", "DIGEST"].map(str::to_owned).to_vec()];
+            rows.extend(policies.into_iter().map(|policy| {
+                let mut uses = Vec::new();
+                uses.extend(policy.is_default.then_some("default"));
+                uses.extend(policy.is_shadow.then_some("shadow"));
+                let shown = if uses.is_empty() { "-".to_owned() } else { uses.join(", ") };
+                vec![policy.name, policy.version.to_string(), shown, policy.digest]
+            }));
+            print_line(&table(&rows))?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 async fn list(global: &Global) -> anyhow::Result<Exit> {

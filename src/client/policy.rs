@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{channel::Client, error::ClientError};
 use crate::proto::{
-    self, ConfiguredPolicy, ListPoliciesRequest, classify_request, judge_options,
+    self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, classify_request, judge_options,
     safety_service_client::SafetyServiceClient,
 };
 
@@ -54,6 +54,19 @@ impl Client {
             })
             .await?;
         Ok(response.policies)
+    }
+
+    /// The decision policies of the server, in the order of their names and versions.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn decision_policies(&self) -> Result<Vec<ConfiguredDecisionPolicy>, ClientError> {
+        let response = self
+            .unary(ListPoliciesRequest {}, async |channel, request| {
+                SafetyServiceClient::new(channel).list_policies(request).await
+            })
+            .await?;
+        Ok(response.decision_policies)
     }
 }
 

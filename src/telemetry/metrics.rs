@@ -190,6 +190,12 @@ fn describe() {
          takes them too slowly; too_late, because the server had drained. All but the first are dropped."
     );
     describe_counter!(
+        "babelward_decisions_total",
+        Unit::Count,
+        "Decisions about verdicts, by policy with its version, by action (allow, flag, block), and by role: deciding, or shadow, \
+         which is only told."
+    );
+    describe_counter!(
         "babelward_verdicts_total",
         Unit::Count,
         "Verdicts by guard and label: safe, unsafe, undetermined."
