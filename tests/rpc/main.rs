@@ -45,6 +45,7 @@ mod fleet;
 mod floods;
 mod generate;
 mod greedy;
+mod guard_stream;
 mod health;
 mod long_texts;
 mod models;
