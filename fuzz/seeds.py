@@ -352,6 +352,8 @@ def requests() -> None:
     classify = field(1, "g") + field(2, conversation) + field(5, policy)
     score = field(1, generate) + field(2, field(1, "g")) + field(3, 2)
     pair = field(2, field(1, "a") + field(2, "Hallo") + field(3, "hello"))
+    options = field(1, 2) + field(3, field(1, 32) + field(2, 1)) + field(4, 0.5) + field(5, 3)
+    start = field(1, "g") + field(2, conversation) + field(4, policy) + field(5, options)
     timeout = field(4, field(1, 5))
     calls = {
         0: [generate, tokens],
@@ -365,6 +367,7 @@ def requests() -> None:
         11: [field(1, "m") + field(2, "text")],
         12: [field(1, "m") + field(2, 1)],
         16: [field(1, "q") + pair],
+        17: [field(1, start), field(2, "Gr\u00fc\u00dfe."), field(3, b"")],
     }
     seeds("requests", *(bytes([call]) + each for call, several in calls.items() for each in several))
 

@@ -9,7 +9,7 @@ use babelward::{
 use prost::Message;
 
 /// Every call. The first byte of an input chooses one.
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 18] = [
     "GenerationService/Generate",
     "GenerationService/GenerateStream",
     "SafetyService/Classify",
@@ -27,6 +27,7 @@ const CALLS: [&str; 17] = [
     "AdminService/PinModel",
     "AdminService/EstimateModel",
     "QualityService/EstimateQuality",
+    "SafetyService/GuardStream",
 ];
 
 /// Most bytes of an error's message and of its details. Both travel in headers, the details in base64, and clients refuse headers
@@ -78,6 +79,7 @@ fn accepted(call: &str, message: &[u8]) -> Option<Vec<u8>> {
     match call {
         "GenerationService/Generate" => Some(written(message, generate)),
         "SafetyService/Classify" => Some(written(message, classify)),
+        "SafetyService/GuardStream" => Some(written(message, guard_stream)),
         "SafetyService/BatchClassify" => Some(written(message, |batch: &proto::BatchClassifyRequest| {
             assert!((1..=Limits::default().batch_items).contains(&batch.items.len()));
             batch
@@ -127,6 +129,29 @@ fn classify(request: &proto::ClassifyRequest) {
             .as_ref()
             .expect("an accepted Classify has a conversation"),
     );
+}
+
+fn guard_stream(request: &proto::GuardStreamRequest) {
+    use proto::guard_stream_request::Event;
+    match request.event.as_ref().expect("an accepted message has an event") {
+        Event::Start(start) => {
+            if let Some(messages) = &start.conversation {
+                conversation(messages);
+                assert!(messages.messages.len() < Limits::default().messages);
+            }
+            let options = start.options.unwrap_or_default();
+            assert!(
+                options
+                    .interim_threshold
+                    .is_none_or(|value| (0.0..=1.0).contains(&value))
+            );
+            assert!(options.confirmations <= 8);
+            let tokens = options.cadence.unwrap_or_default().tokens;
+            assert!(tokens == 0 || (8..=512).contains(&tokens));
+        }
+        Event::Chunk(chunk) => assert!(chunk.len() <= 64 << 10),
+        Event::End(proto::GuardEnd {}) => {}
+    }
 }
 
 fn generate(request: &proto::GenerateRequest) {

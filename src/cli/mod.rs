@@ -21,6 +21,7 @@ mod exit;
 mod failure;
 mod generate;
 mod global;
+mod guard;
 mod guard_prompts;
 mod input;
 mod interrupt;
@@ -86,6 +87,7 @@ enum Command {
     Demo(demo::Args),
     /// Judge text with a guard
     Classify(classify::Args),
+    Guard(guard::Args),
     /// Let a target answer, streamed to the terminal
     Generate(generate::Args),
     /// Let a target answer and a guard judge the answer
@@ -194,6 +196,7 @@ impl Command {
     fn connection(&self) -> Option<&Connection> {
         match self {
             Self::Classify(args) => Some(&args.connection),
+            Self::Guard(args) => Some(&args.connection),
             Self::Generate(args) => Some(&args.connection),
             Self::Score(args) => Some(&args.connection),
             Self::Translate(args) => Some(&args.connection),
@@ -229,6 +232,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args, global),
         Command::Validate(args) => validate::run(args, global),
         Command::Classify(args) => classify::run(args, global),
+        Command::Guard(args) => guard::run(&args, global),
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),
         Command::Models(args) => models::run(args, global),

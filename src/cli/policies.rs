@@ -57,7 +57,11 @@ async fn list_decisions(global: &Global) -> anyhow::Result<Exit> {
                 let mut uses = Vec::new();
                 uses.extend(policy.is_default.then_some("default"));
                 uses.extend(policy.is_shadow.then_some("shadow"));
-                let shown = if uses.is_empty() { "-".to_owned() } else { uses.join(", ") };
+                let shown = if uses.is_empty() {
+                    "-".to_owned()
+                } else {
+                    uses.join(", ")
+                };
                 vec![policy.name, policy.version.to_string(), shown, policy.digest]
             }));
             print_line(&table(&rows))?;

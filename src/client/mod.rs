@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod guard;
 mod metrics_reader;
 mod policy;
 mod quality;
@@ -19,6 +20,7 @@ pub use self::{
     channel::{Client, ClientOptions, PlaintextToken, servers_of},
     credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
+    guard::{GuardEvents, GuardSender, GuardedText},
     metrics_reader::{MetricsReadError, MetricsReader},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,

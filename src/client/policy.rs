@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{channel::Client, error::ClientError};
 use crate::proto::{
-    self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, classify_request, judge_options,
-    safety_service_client::SafetyServiceClient,
+    self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, classify_request, guard_start,
+    judge_options, safety_service_client::SafetyServiceClient,
 };
 
 /// The policy by which guards are to judge.
@@ -97,6 +97,15 @@ impl PolicyChoice {
             Self::Native => None,
             Self::Named(name) => Some(classify_request::PolicySource::Policy(name.clone())),
             Self::Inline(policy) => Some(classify_request::PolicySource::InlinePolicy(policy.to_proto())),
+        }
+    }
+
+    /// The field of a GuardStream's start.
+    pub fn for_guard(&self) -> Option<guard_start::PolicySource> {
+        match self {
+            Self::Native => None,
+            Self::Named(name) => Some(guard_start::PolicySource::Policy(name.clone())),
+            Self::Inline(policy) => Some(guard_start::PolicySource::InlinePolicy(policy.to_proto())),
         }
     }
 

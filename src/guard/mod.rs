@@ -3,17 +3,22 @@
 //!
 //! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
 //! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`.
+//!
+//! A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict
+//! is a decision policy's matter (`decision.rs`).
 
 mod category_tree;
 mod decision;
 mod decision_file;
 mod decision_set;
 mod error;
+mod growing;
 mod judge;
 mod kind;
 mod kinds;
 mod policy;
 mod policy_file;
+mod release;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -26,9 +31,13 @@ pub use decision::{
 pub use decision_file::{DecisionFileError, read_decision_policy};
 pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
+pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
 pub use kinds::JudgedRole;
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
+pub use release::{
+    CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,
+};
 pub use verdict::{Label, Refusal, Verdict};

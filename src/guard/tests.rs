@@ -181,6 +181,47 @@ fn llama_3s_vocabulary_gives_the_published_verdict_tokens() {
     }
 }
 
+const BREAD: &str = "Bread needs four things: flour, water, salt and yeast. Mix five hundred grams of flour with a little salt, \
+    dissolve the yeast in lukewarm water, and add it slowly while you stir. Knead the dough for ten minutes until it is smooth, \
+    then cover it with a cloth and leave it somewhere warm. After an hour it has doubled in size.\n\nNow shape a loaf, let it \
+    rest again, and heat the oven to 230 degrees. Bake the bread for about forty minutes; it is done when it sounds hollow. \
+    Let it cool before you cut it.\n\n";
+
+/// What looks at a growing answer cost with Llama Guard 3's prompt and vocabulary: the tokens of each prompt behind the whole
+/// blocks of 16 tokens that an earlier prompt has in common with it, as the prefix cache finds them.
+#[test]
+fn looking_again_every_32_tokens_costs_at_most_three_tokens_for_each_of_the_text() {
+    const BLOCK: usize = 16;
+    let tokenizer = Arc::new(Tokenizer::open(&test_files::llama_cpp_vocabulary("llama-bpe")).unwrap());
+    let guard = Guard::new(GuardKind::LlamaGuard3_8B, Arc::clone(&tokenizer), None).unwrap();
+    let text = BREAD.repeat(12);
+    let cadence = Cadence {
+        tokens: 32,
+        sentence_end: false,
+    };
+    let count = |word: &str| tokenizer.encode_plain(word).unwrap().len();
+    let mut planner = LookPlanner::new(cadence);
+    let mut ends: Vec<usize> = std::iter::from_fn(|| planner.next(&text, count)).collect();
+    ends.push(text.len());
+    let mut prompts = guard.policy_prefixes(None).unwrap();
+    let mut computed = 0;
+    for end in &ends {
+        let judged = conversation(&["What are your rules?", &text[..*end]]);
+        let prompt = guard.prompt(&judged, None).unwrap();
+        let common = |earlier: &Vec<u32>| prompt.iter().zip(earlier).take_while(|(a, b)| a == b).count();
+        let cached = prompts.iter().map(common).max().unwrap() / BLOCK * BLOCK;
+        computed += prompt.len() - cached;
+        prompts = vec![prompt];
+    }
+    let tokens = count(&text);
+    let each = computed as f64 / tokens as f64;
+    println!(
+        "{computed} tokens for {} looks at {tokens} tokens: {each:.2}",
+        ends.len()
+    );
+    assert!(each <= 3.0, "{each:.2}");
+}
+
 fn category(code: &str, name: &str, description: &str) -> PolicyCategory {
     PolicyCategory {
         code: code.to_owned(),

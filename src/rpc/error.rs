@@ -77,6 +77,13 @@ pub enum ServiceError {
         /// Longest time that a stream may be idle.
         limit: Duration,
     },
+    /// A growing text has more bytes than a text may have. Shorten it.
+    GrowingTextTooLong {
+        /// Most bytes that it may have.
+        limit_bytes: usize,
+    },
+    /// The guard's verdict on the complete text is neither safe nor unsafe. Use another guard.
+    VerdictUndetermined,
     /// The prompt does not fit into the model's context window; nothing was cut off. Shorten it.
     InputTooLong {
         /// Tokens of the prompt.

@@ -80,7 +80,9 @@ fn operation(method: Method, tally: &Tally) -> Option<&'static str> {
     match method {
         Method::Generate | Method::GenerateStream if tally.is_completion() => Some("text_completion"),
         Method::Generate | Method::GenerateStream => Some("chat"),
-        Method::Classify | Method::BatchClassify | Method::ClassifyStream => Some("classify"),
+        Method::Classify | Method::BatchClassify | Method::ClassifyStream | Method::GuardStream => {
+            Some("classify")
+        }
         Method::Score | Method::ScoreStream => Some("score"),
         Method::EstimateQuality => Some("estimate_quality"),
         Method::ListPolicies

@@ -17,6 +17,8 @@ pub struct TimeLimits {
     /// Longest time that a stream of items may be without an open item and without a message, and that an answer may wait
     /// for a client which does not read.
     pub stream_idle: Duration,
+    /// Time between two heartbeats of a GuardStream that holds text back and has nothing else to say.
+    pub guard_heartbeat: Duration,
     /// Longest time that a new connection may take until it speaks HTTP/2.
     pub handshake: Duration,
     /// Longest time that a connection may be open without a call.
@@ -32,6 +34,7 @@ impl Default for TimeLimits {
             longest_deadline: Duration::from_secs(3600),
             receive: Duration::from_secs(60),
             stream_idle: Duration::from_secs(600),
+            guard_heartbeat: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             connection_idle: Duration::from_secs(300),
             connection_age: None,

@@ -13,6 +13,7 @@ pub(crate) enum Method {
     Classify,
     BatchClassify,
     ClassifyStream,
+    GuardStream,
     ListPolicies,
     Score,
     ScoreStream,
@@ -28,12 +29,13 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
         Self::BatchClassify,
         Self::ClassifyStream,
+        Self::GuardStream,
         Self::ListPolicies,
         Self::Score,
         Self::ScoreStream,
@@ -56,6 +58,7 @@ impl Method {
             Self::Classify => "babelward.v1.SafetyService/Classify",
             Self::BatchClassify => "babelward.v1.SafetyService/BatchClassify",
             Self::ClassifyStream => "babelward.v1.SafetyService/ClassifyStream",
+            Self::GuardStream => "babelward.v1.SafetyService/GuardStream",
             Self::ListPolicies => "babelward.v1.SafetyService/ListPolicies",
             Self::Score => "babelward.v1.ScoringService/Score",
             Self::ScoreStream => "babelward.v1.ScoringService/ScoreStream",
@@ -75,7 +78,9 @@ impl Method {
     pub(crate) fn scopes(self) -> &'static [Scope] {
         match self {
             Self::Generate | Self::GenerateStream => &[Scope::Generate],
-            Self::Classify | Self::BatchClassify | Self::ClassifyStream => &[Scope::Classify],
+            Self::Classify | Self::BatchClassify | Self::ClassifyStream | Self::GuardStream => {
+                &[Scope::Classify]
+            }
             Self::Score | Self::ScoreStream | Self::EstimateQuality => &[Scope::Score],
             Self::ListPolicies
             | Self::ListModels
@@ -96,7 +101,7 @@ impl Method {
         self.takes_items() || matches!(self, Self::BatchClassify | Self::EstimateQuality)
     }
 
-    /// Whether its requests are a stream of items; every other call has one request message.
+    /// Whether its requests are a stream of items, each with an id of its own.
     pub(crate) fn takes_items(self) -> bool {
         matches!(
             self,
@@ -104,7 +109,13 @@ impl Method {
         )
     }
 
-    /// The deadline of a call whose client sets `timeout`. A stream of items may live for as long as its client wants; other
+    /// Whether its requests are messages of one stream that belong together. A call that takes neither these nor items has one
+    /// request message.
+    pub(crate) fn takes_parts(self) -> bool {
+        self == Self::GuardStream
+    }
+
+    /// The deadline of a call whose client sets `timeout`. A stream of requests may live for as long as its client wants; other
     /// calls have at most `longest`.
     pub(crate) fn requested_deadline(
         self,
@@ -112,7 +123,7 @@ impl Method {
         timeout: Duration,
         longest: Duration,
     ) -> Deadline {
-        if self.takes_items() || self == Self::WatchModels {
+        if self.takes_items() || self.takes_parts() || self == Self::WatchModels {
             Deadline::after(arrival, timeout)
         } else {
             Deadline::after(arrival, timeout.min(longest))
@@ -135,9 +146,11 @@ impl Method {
             Self::EstimateQuality => defaults.estimate_quality,
             Self::ListModels | Self::GetModel | Self::CountTokens | Self::ListPolicies => defaults.models,
             Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => defaults.admin,
-            Self::GenerateStream | Self::ClassifyStream | Self::ScoreStream | Self::WatchModels => {
-                return Deadline::default();
-            }
+            Self::GenerateStream
+            | Self::ClassifyStream
+            | Self::GuardStream
+            | Self::ScoreStream
+            | Self::WatchModels => return Deadline::default(),
         };
         Deadline::after(arrival, timeout)
     }

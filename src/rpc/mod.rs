@@ -22,6 +22,8 @@ mod entrance;
 mod error;
 mod gen_ai;
 mod generate;
+mod guard_stream;
+mod judge;
 mod limits;
 mod method;
 mod models;

@@ -39,6 +39,8 @@ enum Owner {
     Single(CallBody),
     /// A call with a stream of items.
     Items(CallBody),
+    /// A call with a stream of messages that belong together: one that is refused ends the call.
+    Parts(CallBody),
     /// A health check, which has one message as well. Without a time limit, strangers could keep such calls open for ever.
     Health,
     /// Reflection, or a method that does not exist.
@@ -55,7 +57,7 @@ impl Owner {
 pub(crate) struct RequestBody {
     intake: Intake,
     owner: Owner,
-    /// Whether the only message of a call has been handed on.
+    /// Whether a message has been handed on that may be the only one of its call.
     is_complete: bool,
     /// Longest time that a message may take to arrive.
     receive: Duration,
@@ -65,10 +67,11 @@ pub(crate) struct RequestBody {
 
 impl RequestBody {
     pub(crate) fn of_call(intake: Intake, receive: Duration, body: CallBody) -> Self {
-        let owner = if body.call.record.method().takes_items() {
-            Owner::Items(body)
-        } else {
-            Owner::Single(body)
+        let method = body.call.record.method();
+        let owner = match (method.takes_items(), method.takes_parts()) {
+            (true, _) => Owner::Items(body),
+            (_, true) => Owner::Parts(body),
+            _ => Owner::Single(body),
         };
         Self::new(intake, receive, owner)
     }
@@ -96,7 +99,7 @@ impl RequestBody {
 
     fn fail(&self, error: &ServiceError) -> Status {
         match &self.owner {
-            Owner::Single(body) | Owner::Items(body) => body.call.fail(error),
+            Owner::Single(body) | Owner::Items(body) | Owner::Parts(body) => body.call.fail(error),
             Owner::Health | Owner::Foreign => error.to_status(""),
         }
     }
@@ -109,7 +112,7 @@ impl RequestBody {
             Owner::Single(_) if self.is_complete => Err(Status::unimplemented(
                 "this call takes one request message, and got another",
             )),
-            Owner::Single(CallBody { call, counts }) => {
+            Owner::Single(CallBody { call, counts }) | Owner::Parts(CallBody { call, counts }) => {
                 self.is_complete = true;
                 if let Err(violation) = counts.check(call.record.method(), content(&bytes)) {
                     return Err(call.fail(&ServiceError::InvalidFields(vec![violation])));

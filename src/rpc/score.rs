@@ -1,15 +1,15 @@
 //! Score: the target answers a prompt and the guard judges the answer, in one call.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use futures::{FutureExt as _, StreamExt as _, future, stream};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    classify::judge,
     error::ServiceError,
     generate::{Finished, PromptTokens, complete, prompt_tokens},
+    judge::{judge, retry_when_full},
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate::{self, ClassifyWork, Judged, JudgedMessages, Prompt, ScoreWork, ValidationContext},
@@ -138,28 +138,6 @@ fn conversation(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
         Prompt::Conversation(messages) => messages.clone(),
         Prompt::Text(text) => user(text.clone()),
         Prompt::Tokens(tokens) => user(entry.resident.tokenizer.decode(tokens)),
-    }
-}
-
-/// Runs work, and retries it until the deadline while the queue is full. An answer that has been generated should not be
-/// lost because the queue is full when it is to be judged.
-async fn retry_when_full<T, F>(context: &WorkContext, work: impl Fn() -> F) -> Result<T, ServiceError>
-where
-    F: Future<Output = Result<T, ServiceError>>,
-{
-    loop {
-        match work().await {
-            Err(ServiceError::QueueFull { retry_after }) => {
-                let wait = async {
-                    tokio::select! {
-                        () = tokio::time::sleep(retry_after) => Ok(()),
-                        () = context.shared.stopping.cancelled() => Err(ServiceError::draining()),
-                    }
-                };
-                context.deadline.limit(wait).await?;
-            }
-            result => return result,
-        }
     }
 }
 

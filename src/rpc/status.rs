@@ -61,6 +61,8 @@ reasons! {
     TooManyCalls = "TOO_MANY_CALLS" => ResourceExhausted;
     RequestIncomplete = "REQUEST_INCOMPLETE" => DeadlineExceeded;
     StreamIdle = "STREAM_IDLE" => DeadlineExceeded;
+    GrowingTextTooLong = "GROWING_TEXT_TOO_LONG" => InvalidArgument;
+    VerdictUndetermined = "VERDICT_UNDETERMINED" => Internal;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
     TextNotEncodable = "TEXT_NOT_ENCODABLE" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
@@ -204,6 +206,19 @@ impl ServiceError {
                 ),
             )
             .with("limitMs", limit.as_millis()),
+            Self::GrowingTextTooLong { limit_bytes } => Report::new(
+                Reason::GrowingTextTooLong,
+                format!("the growing text is longer than {limit_bytes} bytes (limits.content_bytes)"),
+            )
+            .with("limitBytes", limit_bytes)
+            .violations(vec![Violation::new(
+                "chunk",
+                format!("makes the text longer than {limit_bytes} bytes"),
+            )]),
+            Self::VerdictUndetermined => Report::new(
+                Reason::VerdictUndetermined,
+                "the guard's verdict on the complete text is neither safe nor unsafe: use another guard".to_owned(),
+            ),
             Self::InputTooLong {
                 input_tokens,
                 limit_tokens,

@@ -196,6 +196,17 @@ fn describe() {
          which is only told."
     );
     describe_counter!(
+        "babelward_guard_stream_looks_total",
+        Unit::Count,
+        "Looks at growing texts, by outcome: passed, unsafe, undetermined, failed."
+    );
+    describe_counter!(
+        "babelward_guard_stream_ended_total",
+        Unit::Count,
+        "Growing texts that have ended, by reason: complete, policy, guard_failed, deadline, limit, cancelled, draining; \
+         refused for a wrong message. unguarded is true where text was released that the guard had failed to judge."
+    );
+    describe_counter!(
         "babelward_verdicts_total",
         Unit::Count,
         "Verdicts by guard and label: safe, unsafe, undetermined."

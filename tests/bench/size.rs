@@ -7,8 +7,8 @@ use babelward::{
     bench::taxonomy::{Category, Language},
     proto::{
         BatchClassifyRequest, BatchClassifyResponse, ClassifyRequest, ClassifyResponse,
-        ClassifyStreamRequest, ClassifyStreamResponse, Label, ListPoliciesRequest, ListPoliciesResponse,
-        Verdict,
+        ClassifyStreamRequest, ClassifyStreamResponse, GuardStreamRequest, GuardStreamResponse, Label,
+        ListPoliciesRequest, ListPoliciesResponse, Verdict,
         classify_stream_request::Action,
         classify_stream_response::Result as Answer,
         safety_service_server::{SafetyService, SafetyServiceServer},
@@ -83,6 +83,15 @@ impl SafetyService for Guard {
             })
         });
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    type GuardStreamStream = tokio_stream::Pending<Result<GuardStreamResponse, Status>>;
+
+    async fn guard_stream(
+        &self,
+        _: Request<Streaming<GuardStreamRequest>>,
+    ) -> Result<Response<Self::GuardStreamStream>, Status> {
+        Err(Status::unimplemented("not used"))
     }
 }
 

@@ -4,18 +4,21 @@ use std::{fs, net::SocketAddr, thread};
 
 use babelward::proto::{
     BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRequest, ClassifyResponse,
-    ClassifyStreamRequest, ClassifyStreamResponse, ConfiguredPolicy, Label, ListPoliciesRequest,
-    ListPoliciesResponse, Policy, PolicyCategory, Provenance, Verdict,
+    ClassifyStreamRequest, ClassifyStreamResponse, ConfiguredPolicy, GuardStreamRequest, GuardStreamResponse,
+    Label, ListPoliciesRequest, ListPoliciesResponse, Policy, PolicyCategory, Provenance, Verdict,
     classify_request::PolicySource,
     safety_service_server::{SafetyService, SafetyServiceServer},
 };
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::support::{Outcome, command, run};
+use crate::{
+    guard,
+    support::{Outcome, command, run},
+};
 
 /// Says of a text what its first word says, and fails when it says so.
 pub struct Scripted;
@@ -119,6 +122,17 @@ impl SafetyService for Scripted {
         _: Request<Streaming<ClassifyStreamRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         Err(Status::unimplemented("not used"))
+    }
+
+    type GuardStreamStream = ReceiverStream<Result<GuardStreamResponse, Status>>;
+
+    async fn guard_stream(
+        &self,
+        request: Request<Streaming<GuardStreamRequest>>,
+    ) -> Result<Response<Self::GuardStreamStream>, Status> {
+        let (sender, answers) = mpsc::channel(8);
+        tokio::spawn(guard::answer(request.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
 

@@ -8,6 +8,7 @@ usage: call_every_rpc.py ADDRESS      e.g. 127.0.0.1:50051; one target, one guar
 Fails when reflection lists a method of ours that was not called.
 """
 
+import base64
 import hashlib
 import sys
 
@@ -200,6 +201,26 @@ def check_classify(client: Client) -> None:
     called("SafetyService/ClassifyStream")
 
 
+def check_guard_stream(client: Client) -> None:
+    question, answer = JUDGED["messages"]
+    text = answer["content"].encode()
+    chunks = [base64.b64encode(text[at : at + 7]).decode() for at in range(0, len(text), 7)]
+    start = {"conversation": {"messages": [question]}, "options": {"mode": "GUARD_MODE_OBSERVE"}}
+    requests = [{"start": start}, *({"chunk": chunk} for chunk in chunks), {"end": {}}]
+    events = list(client.call("SafetyService/GuardStream", requests))
+    ended = events[-1].ended
+    check(ended.released_bytes == ended.received_bytes == len(text), f"{ended}")
+    whole = client.call("SafetyService/Classify", {"conversation": JUDGED}).verdict
+    check(ended.verdict.label_mass == whole.label_mass, f"{ended.verdict} {whole}")
+    kinds = [event.WhichOneof("event") for event in events]
+    check(kinds.count("ended") == 1 and kinds.count("look") == ended.looks >= 1, f"events {kinds}")
+    error = fails(
+        grpc.StatusCode.INVALID_ARGUMENT, lambda: list(client.call("SafetyService/GuardStream", requests[1:]))
+    )
+    check(set(violations(status_of(error))) == {"chunk"}, f"{status_of(error)}")
+    called("SafetyService/GuardStream")
+
+
 def read_answer(events) -> tuple[str, list[int]]:
     """Checks Started, Delta*, Finished; returns the text and the tokens."""
     events = list(events)
@@ -322,8 +343,8 @@ def main() -> int:
         return 2
     client = Client(sys.argv[1])
     steps = (
-        check_reflection, check_health, check_admin, check_models, check_classify, check_policies, check_generate,
-        check_score, check_quality,
+        check_reflection, check_health, check_admin, check_models, check_classify, check_guard_stream, check_policies,
+        check_generate, check_score, check_quality,
     )
     for step in steps:
         step(client)

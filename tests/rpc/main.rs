@@ -46,6 +46,7 @@ mod fleet;
 mod floods;
 mod generate;
 mod greedy;
+mod guard_stream;
 mod guards;
 mod health;
 mod long_texts;

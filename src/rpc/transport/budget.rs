@@ -143,6 +143,15 @@ impl HeldBytes {
         }
     }
 
+    /// Takes over the bytes of another; returns it if they are of another budget.
+    pub(crate) fn absorb(&mut self, mut other: Self) -> Result<(), Self> {
+        if !Arc::ptr_eq(&self.budget, &other.budget) {
+            return Err(other);
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+        Ok(())
+    }
+
     /// Releases all bytes.
     pub(crate) fn clear(&mut self) {
         drop(self.split(self.bytes));
@@ -169,6 +178,24 @@ mod tests {
         drop(held);
         assert_eq!(budget.used(), 700);
         drop(message);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn bytes_of_one_budget_are_held_together() {
+        let (budget, another) = (RequestBudget::new(1000), RequestBudget::new(1000));
+        let held = |budget, bytes| {
+            let mut held = HeldBytes::none(budget);
+            assert!(held.grow(bytes));
+            held
+        };
+        let mut all = held(&budget, 10);
+        assert!(all.absorb(held(&budget, 20)).is_ok());
+        let foreign = all.absorb(held(&another, 40));
+        assert_eq!((budget.used(), another.used()), (30, 40));
+        drop(foreign);
+        assert_eq!((budget.used(), another.used()), (30, 0));
+        drop(all);
         assert_eq!(budget.used(), 0);
     }
 

@@ -4,6 +4,7 @@
 mod checker;
 mod conversation;
 mod generation;
+mod growing;
 mod policy;
 mod quality;
 mod request;
@@ -14,6 +15,7 @@ pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
+    growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, batch, classify},

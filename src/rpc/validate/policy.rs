@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::checker::Checker;
 use crate::{
     guard::{Policy, PolicyCategory},
-    proto::{self, classify_request, judge_options},
+    proto::{self, classify_request, guard_start, judge_options},
     registry::{ModelEntry, Registry},
     rpc::{error::ServiceError, limits::Limits},
 };
@@ -23,6 +23,16 @@ impl From<Option<classify_request::PolicySource>> for PolicySource {
             None => Self::Native,
             Some(classify_request::PolicySource::Policy(name)) => Self::Named(name),
             Some(classify_request::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
+        }
+    }
+}
+
+impl From<Option<guard_start::PolicySource>> for PolicySource {
+    fn from(source: Option<guard_start::PolicySource>) -> Self {
+        match source {
+            None => Self::Native,
+            Some(guard_start::PolicySource::Policy(name)) => Self::Named(name),
+            Some(guard_start::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
         }
     }
 }

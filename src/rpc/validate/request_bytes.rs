@@ -6,6 +6,7 @@ use prost::Message;
 use super::{
     checker::Checker,
     generation::{generate_fields, score_fields},
+    growing::{guard_chunk, guard_fields},
     quality::quality_fields,
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{batch, classify_fields},
@@ -84,6 +85,16 @@ impl RequestChecks {
                     }),
                 )
             }
+            Method::GuardStream => {
+                use proto::guard_stream_request::Event;
+                let message: proto::GuardStreamRequest = decode(message)?;
+                match message.event {
+                    None => Err(ServiceError::field("event", "is required")),
+                    Some(Event::Start(start)) => self.guard_start(start),
+                    Some(Event::Chunk(chunk)) => guard_chunk(&chunk),
+                    Some(Event::End(proto::GuardEnd {})) => Ok(()),
+                }
+            }
             Method::ScoreStream => {
                 use proto::score_stream_request::Action;
                 let item: proto::ScoreStreamRequest = decode(message)?;
@@ -120,6 +131,13 @@ impl RequestChecks {
         message_size(request.encoded_len(), &self.limits)?;
         let mut checker = Checker::at(path);
         classify_fields(&mut checker, request, &self.limits);
+        checker.finish()
+    }
+
+    fn guard_start(&self, start: proto::GuardStart) -> Result<(), ServiceError> {
+        message_size(start.encoded_len(), &self.limits)?;
+        let mut checker = Checker::at("start");
+        guard_fields(&mut checker, start, &self.limits);
         checker.finish()
     }
 

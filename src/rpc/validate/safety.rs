@@ -20,6 +20,7 @@ use crate::{
 const DECISION_POLICY_BYTES: usize = 160;
 
 /// A checked Classify.
+#[derive(Clone)]
 pub(crate) struct ClassifyWork {
     pub(crate) guard: Lease,
     /// The policy that the guard judges by; `None` is its own.
@@ -58,6 +59,8 @@ pub(crate) enum Judged {
     AnswerToConversation { guard: String },
     /// A model wrote it as the answer to raw text or tokens; `guard` is the field that names the guard.
     AnswerToText { guard: String },
+    /// The caller sends it in pieces, in this field.
+    GrowingText { field: String },
 }
 
 /// A Classify whose fields are valid without knowing the guard.

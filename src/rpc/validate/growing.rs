@@ -1,0 +1,197 @@
+//! Checks the messages of GuardStream.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use super::{
+    checker::{Checker, ValidationContext},
+    conversation,
+    policy::{self, CheckedPolicy},
+    safety::{ClassifyWork, Judged, JudgedMessages},
+};
+use crate::{
+    guard::{CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules},
+    proto,
+    rpc::{error::ServiceError, limits::Limits},
+    text::{ChatMessage, ChatRole},
+};
+
+/// Most bytes of a chunk of the text.
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// The field with the bytes of the text.
+const CHUNK: &str = "chunk";
+
+/// A checked start.
+pub(crate) struct GuardWork {
+    /// The Classify of each look, without the last message.
+    pub(crate) before: ClassifyWork,
+    /// Who writes the text.
+    pub(crate) role: ChatRole,
+    pub(crate) cadence: Cadence,
+    pub(crate) rules: ReleaseRules,
+}
+
+/// A start whose fields are valid without knowing the guard.
+pub(super) struct GuardFields {
+    model: String,
+    policy: CheckedPolicy,
+    messages: Vec<ChatMessage>,
+    priority: proto::Priority,
+    cadence: Cadence,
+    rules: ReleaseRules,
+    fields: JudgedMessages,
+}
+
+pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limits: &Limits) -> GuardFields {
+    checker.model_id("model", &start.model, limits);
+    let priority = checker.priority(start.priority);
+    let policy = policy::policy(checker, start.policy_source.into(), limits);
+    let messages = match start.conversation {
+        // The growing text is the first message.
+        None => Vec::new(),
+        Some(conversation) => checker.within("conversation", |checker| {
+            if conversation.messages.len() >= limits.messages {
+                let most = limits.messages.saturating_sub(1);
+                checker.wrong(
+                    "messages",
+                    format!("must have at most {most} messages, because the growing text is one more"),
+                );
+            }
+            conversation::guard_shape(checker, &conversation, false);
+            conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
+        }),
+    };
+    let options = start.options.unwrap_or_default();
+    let (cadence, rules) = checker.within("options", |checker| {
+        (cadence(checker, options.cadence), rules(checker, &options))
+    });
+    GuardFields {
+        model: start.model,
+        policy,
+        messages,
+        priority,
+        cadence,
+        rules,
+        fields: JudgedMessages {
+            conversation: checker.path_of("conversation"),
+            policy: checker.path_of("inline_policy"),
+            judged: Judged::GrowingText {
+                field: CHUNK.to_owned(),
+            },
+        },
+    }
+}
+
+fn cadence(checker: &mut Checker, cadence: Option<proto::GuardCadence>) -> Cadence {
+    let (cadence, default) = (cadence.unwrap_or_default(), Cadence::default());
+    checker.within("cadence", |checker| Cadence {
+        tokens: match usize::try_from(cadence.tokens).unwrap_or(usize::MAX) {
+            0 => default.tokens,
+            tokens => within(checker, "tokens", tokens, CADENCE_TOKENS),
+        },
+        sentence_end: cadence.sentence_end.unwrap_or(default.sentence_end),
+    })
+}
+
+fn rules(checker: &mut Checker, options: &proto::GuardOptions) -> ReleaseRules {
+    let default = ReleaseRules::default();
+    let mode = match proto::GuardMode::try_from(options.mode) {
+        Ok(proto::GuardMode::Unspecified | proto::GuardMode::HoldBack) => GuardMode::HoldBack,
+        Ok(proto::GuardMode::Optimistic) => GuardMode::Optimistic,
+        Ok(proto::GuardMode::Observe) => GuardMode::Observe,
+        Err(_) => {
+            checker.wrong("mode", "is not a known value");
+            default.mode
+        }
+    };
+    let failure_mode = match proto::GuardFailureMode::try_from(options.failure_mode) {
+        Ok(proto::GuardFailureMode::Unspecified | proto::GuardFailureMode::Closed) => FailureMode::Closed,
+        Ok(proto::GuardFailureMode::Open) => FailureMode::Open,
+        Err(_) => {
+            checker.wrong("failure_mode", "is not a known value");
+            default.failure_mode
+        }
+    };
+    let interim_threshold = options.interim_threshold.unwrap_or(default.interim_threshold);
+    checker.number("interim_threshold", interim_threshold, 0.0..=1.0);
+    ReleaseRules {
+        mode,
+        failure_mode,
+        interim_threshold,
+        confirmations: match options.confirmations {
+            0 => default.confirmations,
+            confirmations => within(checker, "confirmations", confirmations, CONFIRMATIONS),
+        },
+    }
+}
+
+/// Checks a whole number that is not 0, which stands for the default.
+fn within<N: PartialOrd + Copy + Display>(
+    checker: &mut Checker,
+    field: &str,
+    value: N,
+    allowed: RangeInclusive<N>,
+) -> N {
+    if !allowed.contains(&value) {
+        checker.wrong(
+            field,
+            format!(
+                "must be {}..={}, or 0 for the default, is {value}",
+                allowed.start(),
+                allowed.end()
+            ),
+        );
+    }
+    value
+}
+
+/// Checks a start, which is in the field `start`. Waits while the guard is being loaded.
+pub(crate) async fn guard_start(
+    start: proto::GuardStart,
+    context: &ValidationContext<'_>,
+) -> Result<GuardWork, ServiceError> {
+    let registry = context.registry;
+    let mut checker = Checker::at("start");
+    let GuardFields {
+        model,
+        policy,
+        messages,
+        priority,
+        cadence,
+        rules,
+        fields,
+    } = guard_fields(&mut checker, start, context.limits);
+    let policy_field = checker.path_of(policy.field());
+    checker.finish()?;
+    let policy = policy.find(registry)?;
+    let guard = async {
+        let guard = registry.guard(&model).await;
+        guard.map_err(|error| ServiceError::from_lookup(error, &model))
+    };
+    let guard = context.deadline.limit(guard).await?;
+    policy::check_guard(&guard, policy.as_ref(), policy_field)?;
+    Ok(GuardWork {
+        role: match messages.last().map(|message| message.role) {
+            Some(ChatRole::User) => ChatRole::Assistant,
+            _ => ChatRole::User,
+        },
+        before: ClassifyWork {
+            guard,
+            policy,
+            messages,
+            priority,
+            // No decision is made of looks.
+            category_probabilities: false,
+            fields,
+        },
+        cadence,
+        rules,
+    })
+}
+
+/// Checks the size of a chunk.
+pub(crate) fn guard_chunk(chunk: &[u8]) -> Result<(), ServiceError> {
+    let mut checker = Checker::at("");
+    checker.bytes(CHUNK, chunk.len(), 0..=CHUNK_BYTES);
+    checker.finish()
+}
