@@ -2,7 +2,8 @@
 //! the network.
 //!
 //! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
-//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`.
+//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
+//! words of `question.rs`.
 
 mod error;
 mod judge;
@@ -10,6 +11,7 @@ mod kind;
 mod kinds;
 mod policy;
 mod policy_file;
+mod question;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -17,7 +19,7 @@ mod verdict;
 pub use error::{GuardError, PromptError};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
-pub use kinds::JudgedRole;
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
-pub use verdict::{Label, Refusal, Verdict};
+pub use question::{JudgedRole, Label, Refusal};
+pub use verdict::Verdict;
