@@ -168,6 +168,42 @@ fn events_come_in_order_and_the_pool_is_free_again() {
 }
 
 #[test]
+fn a_probe_of_every_token_comes_before_each_of_them() {
+    let (handle, thread) = started(counting());
+    let (mut asked, recorder) = request(&[3, 4, 5], greedy(10));
+    asked.output.eos = Arc::new([9]);
+    asked.output.probe = Some(Probe {
+        positions: ProbePositions::EveryToken,
+        tokens: vec![7],
+        // Not the token after the prompt, so that it ends nothing.
+        finish_on: vec![8],
+    });
+    handle.submit(asked).unwrap();
+    assert!(handle.wait_idle(HANG));
+    let events = recorder.events();
+    let found: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Probe(probe) => Some((probe.greedy, probe.logprobs[0] > -1.0)),
+            Event::Token(token) => Some((token.id, token.id == 7)),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        (6, false),
+        (6, false),
+        (7, true),
+        (7, true),
+        (8, false),
+        (8, false),
+        (9, false),
+    ];
+    assert_eq!(found, expected, "the last one is that of the end");
+    handle.shutdown();
+    assert!(thread.join(HANG));
+}
+
+#[test]
 fn each_way_to_finish() {
     let (handle, _thread) = started(counting());
     let finish_on = |tokens: &[u32]| {

@@ -6,9 +6,10 @@ use super::{
     category_tree::CategoryTree,
     error::{GuardError, PromptError},
     kind::GuardKind,
-    kinds::{AnswerForm, JudgedRole, LabelPosition, Policies, Question},
+    kinds::Policies,
     policy::Policy,
-    verdict::{Label, Scores, Verdict, VerdictStop},
+    question::{AnswerForm, JudgedRole, Label, LabelPosition, Question, message},
+    verdict::{Scores, Verdict, VerdictStop},
 };
 use crate::{
     digest,
@@ -335,12 +336,4 @@ fn example(judged: JudgedRole) -> Vec<ChatMessage> {
         conversation.push(message(ChatRole::Assistant, "Hi"));
     }
     conversation
-}
-
-/// A message of a conversation.
-pub(super) fn message(role: ChatRole, content: &str) -> ChatMessage {
-    ChatMessage {
-        role,
-        content: content.to_owned(),
-    }
 }

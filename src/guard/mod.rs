@@ -2,7 +2,8 @@
 //! the network.
 //!
 //! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
-//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`.
+//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
+//! words of `question.rs`.
 //!
 //! A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict
 //! is a decision policy's matter (`decision.rs`).
@@ -18,6 +19,7 @@ mod kind;
 mod kinds;
 mod policy;
 mod policy_file;
+mod question;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -34,10 +36,10 @@ pub use error::{GuardError, PromptError};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
-pub use kinds::JudgedRole;
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
-pub use release::{
+pub use question::{JudgedRole, Label, Refusal};
+pub use verdict::Verdict;
     CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,
 };
 pub use verdict::{Label, Refusal, Verdict};

@@ -3,8 +3,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use super::{
-    judge::message,
-    kinds::{JudgedRole, Question},
+    question::{Question, message},
     *,
 };
 use crate::{
@@ -338,6 +337,7 @@ fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
     assert_eq!(
         seen.into_iter().collect::<Vec<_>>(),
         [
+            GuardKind::LlamaGuard2,
             GuardKind::Qwen3GuardGen,
             GuardKind::WildGuard,
             GuardKind::PolyGuard

@@ -4,44 +4,12 @@ use std::sync::Arc;
 
 use super::{
     kind::GuardKind,
-    kinds::{JudgedRole, LabelWord},
+    question::{JudgedRole, Label, LabelWord, Refusal},
 };
 use crate::{
     engine::{ProbeResult, StopCondition},
     text::{TextStream, Tokenizer},
 };
-
-/// The label that the guard's text gives the judged message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Label {
-    /// The guard calls it safe.
-    Safe,
-    /// The guard calls it unsafe.
-    Unsafe,
-    /// The guard calls it neither safe nor unsafe, but something between them that it has a word for.
-    Controversial,
-    /// The text has none of the guard's labels. It is never counted as safe.
-    Undetermined,
-}
-
-/// Whether an answer refuses what was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
-    /// It refuses.
-    Refused,
-    /// It answers or complies.
-    Answered,
-}
-
-impl Refusal {
-    /// `true` is a refusal.
-    pub(super) fn of(refused: bool) -> Self {
-        match refused {
-            true => Self::Refused,
-            false => Self::Answered,
-        }
-    }
-}
 
 /// A guard's judgement of the last message.
 #[derive(Debug, Clone, PartialEq)]

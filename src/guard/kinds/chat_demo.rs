@@ -1,9 +1,12 @@
 //! A chat model in place of a guard, for demonstrations: Llama Guard 3's task as the user turn of the model's own chat template,
 //! after two worked examples. Without them, a model that is not a guard does not answer with `safe` or `unsafe` at all.
 
-use super::{JudgedRole, Question, llama_guard};
+use super::llama_guard;
 use crate::{
-    guard::{error::PromptError, judge::message},
+    guard::{
+        error::PromptError,
+        question::{JudgedRole, Question, message},
+    },
     text::{ChatRole, Segment, TemplateError},
 };
 

@@ -1,13 +1,17 @@
 //! Llama Guard 3 and 2.
 //!
-//! Llama Guard 3's prompt is that of the chat templates of Llama-Guard-3-8B and -1B. Their oddities, such as the leading space (8B),
-//! "according our" and the space before `<|eot_id|>` (1B), are kept, because scores depend on them. Llama Guard 2's prompt is `PROMPT_TEMPLATE_2` of meta-llama/llama-cookbook
-//! (src/llama_cookbook/inference/prompt_format_utils.py) with the names of its categories alone, as the model's chat template
-//! has them.
+//! Llama Guard 3's prompt is that of the chat templates of Llama-Guard-3-8B and -1B. Their oddities, such as the leading space
+//! (8B), "according our" and the space before `<|eot_id|>` (1B), are kept, because scores depend on them. Llama Guard 2's prompt
+//! is `PROMPT_TEMPLATE_2` of meta-llama/llama-cookbook (src/llama_cookbook/inference/prompt_format_utils.py) with the names of
+//! its categories alone, as the model's chat template has them.
 
-use super::{AnswerForm, JudgedRole, LabelPosition, LabelWord, Question, Reading, content, template};
 use crate::{
-    guard::{policy::Policy, verdict::Label},
+    guard::{
+        policy::Policy,
+        question::{
+            AnswerForm, JudgedRole, Label, LabelPosition, LabelWord, Question, Reading, content, template,
+        },
+    },
     text::{ChatMessage, ChatRole, Segment, strip},
 };
 

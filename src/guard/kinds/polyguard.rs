@@ -3,17 +3,16 @@
 //! The prompt is the model's own chat template with the system and user messages of kpriyanshu256/polyguard (inference.py). The
 //! answer has WildGuard's three lines and one of Llama Guard 3's codes after each harm.
 
-use super::{
-    AnswerForm, JudgedRole, LabelPosition, LabelWord, Question, Reading, fields, llama_guard, one_exchange,
-    wildguard,
-};
+use super::{fields, llama_guard, wildguard};
 use crate::{
     guard::{
         error::PromptError,
-        judge::message,
         kind::GuardKind,
         policy::Policy,
-        verdict::{Label, Refusal},
+        question::{
+            AnswerForm, JudgedRole, Label, LabelPosition, LabelWord, Question, Reading, Refusal, message,
+            one_exchange,
+        },
     },
     text::{ChatRole, Segment, TemplateError},
 };

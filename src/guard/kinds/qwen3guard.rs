@@ -4,9 +4,12 @@
 //! as they are, spaces included. The answer's lines are those that the template asks for and that the evaluation scripts of
 //! QwenLM/Qwen3Guard read.
 
-use super::{AnswerForm, JudgedRole, LabelPosition, LabelWord, Question, Reading, content, fields, template};
+use super::fields;
 use crate::{
-    guard::verdict::{Label, Refusal},
+    guard::question::{
+        AnswerForm, JudgedRole, Label, LabelPosition, LabelWord, Question, Reading, Refusal, content,
+        template,
+    },
     text::{ChatRole, Segment},
 };
 

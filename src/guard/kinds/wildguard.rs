@@ -3,15 +3,15 @@
 //! The prompt is `WILDGUARD_INPUT_FORMAT` of allenai/wildguard (wildguard/utils.py), after the vocabulary's beginning token, as
 //! the model's card writes it. It has room for one request and its answer. The answer's lines are those of the same package.
 
-use super::{
-    AnswerForm, JudgedRole, LabelPosition, LabelWord, Question, Reading, content, fields, one_exchange,
-    template,
-};
+use super::fields;
 use crate::{
     guard::{
         error::PromptError,
         kind::GuardKind,
-        verdict::{Label, Refusal},
+        question::{
+            AnswerForm, JudgedRole, Label, LabelPosition, LabelWord, Question, Reading, Refusal, content,
+            one_exchange, template,
+        },
     },
     text::Segment,
 };
