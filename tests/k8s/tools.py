@@ -277,7 +277,8 @@ def unknown_metrics(expression: str) -> list:
         own = metrics().get(name, metrics().get(base))
         # A counter that has not counted yet has not shown its labels.
         if own is None:
-            own = {"engine", "stage", "method", "model", "reason", "kind", "what", "outcome", "gen_ai_operation_name"}
+            own = {"engine", "stage", "method", "model", "reason", "kind", "what", "outcome", "unguarded"}
+            own.add("gen_ai_operation_name")
         labels |= own
         for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers):
             if label not in own | OF_PROMETHEUS:
