@@ -51,8 +51,12 @@ def conversations(count: int, seed: int) -> list[tuple[str, str]]:
 def prompts(setup: Setup, load: list[tuple[str, str]]) -> list[str]:
     """The texts that our guard is given for these conversations."""
     lines = "".join(json.dumps({"user": user, "assistant": agent}) + "\n" for user, agent in load)
-    command = [setup.ours, "guard-prompts", "--model", setup.model]
+    command = [setup.ours, "guard-prompts", "--model", setup.model, *GUARD_KIND]
     return [json.loads(line)["prompt"] for line in run(command, stdin=lines).splitlines()]
+
+
+# The models are no guards; they are asked in the words of one.
+GUARD_KIND = ["--guard-kind", "chat-demo"]
 
 
 @dataclasses.dataclass
@@ -175,7 +179,8 @@ def serve(setup: Setup, role: str, kv_tokens: int):
     # Our keys and values are f16, as the peer's are.
     kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
     settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes), "BABELWARD_ENGINE__PRECISION": setup.precision}
-    return our_server(setup.ours, [role, f"bench={setup.model}"], setup.threads, settings)
+    kind = GUARD_KIND if role == "--guard" else []
+    return our_server(setup.ours, [role, f"bench={setup.model}", *kind], setup.threads, settings)
 
 
 class Peer:

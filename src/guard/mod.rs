@@ -39,7 +39,7 @@ pub use kind::{GuardEvidence, GuardKind, model_names};
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_policy};
 pub use question::{JudgedRole, Label, Refusal};
-pub use verdict::Verdict;
+pub use release::{
     CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,
 };
-pub use verdict::{Label, Refusal, Verdict};
+pub use verdict::Verdict;

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::verdict::Label;
+use super::question::Label;
 
 /// Looks in a row that rules may ask for before a part of a text is blocked.
 pub const CONFIRMATIONS: RangeInclusive<u32> = 1..=8;
