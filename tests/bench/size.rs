@@ -39,6 +39,7 @@ fn verdict(request: &ClassifyRequest) -> ClassifyResponse {
             label_mass: 1.0,
             ..Verdict::default()
         }),
+        ..ClassifyResponse::default()
     }
 }
 

@@ -84,6 +84,7 @@ impl SafetyService for Scripted {
         };
         Ok(Response::new(ClassifyResponse {
             verdict: Some(verdict),
+            ..ClassifyResponse::default()
         }))
     }
 
@@ -112,6 +113,7 @@ impl SafetyService for Scripted {
                 policy: Some(shop),
                 digest: "sha256:1".to_owned(),
             }],
+            ..ListPoliciesResponse::default()
         }))
     }
 
