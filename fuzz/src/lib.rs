@@ -92,7 +92,10 @@ pub const TARGETS: [Target; 14] = [
 ///
 /// libFuzzer's own hook ends the process at every panic, also at one that the service expects and turns into an error, such as
 /// the Parquet crate's on damaged files. Here a panic is a finding when it leaves the target, and when it is another thread's.
-#[allow(dead_code, reason = "tests/repo gives the kept inputs to the targets without libFuzzer")]
+#[allow(
+    dead_code,
+    reason = "tests/repo gives the kept inputs to the targets without libFuzzer"
+)]
 pub fn fuzz(name: &str, input: &[u8]) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

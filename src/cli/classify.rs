@@ -215,7 +215,7 @@ impl Judged {
         }
         if !self.shadows.is_empty() {
             let shadows = self.shadows.iter().map(json::message);
-            fields.insert("shadowDecisions".to_owned(), shadows.collect::<Result<_, _>>()?);
+            fields.insert("shadow_decisions".to_owned(), shadows.collect::<Result<_, _>>()?);
         }
         Ok(fields)
     }

@@ -32,13 +32,14 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 6] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
     "babelward.v1.Provenance.thoughts_left_out",
     "babelward.v1.GenerateDelta.logprobs",
     "babelward.v1.Verdict.refusal",
+    "babelward.v1.Verdict.category_probabilities",
 ];
 
 /// A message, whichever it is.

@@ -344,8 +344,8 @@ pub const KEYS: &[Key] = &[
     key(
         "deadlines.stream_idle",
         "10m",
-        "longest that a stream of items may stay without an open item and without a message, and that an answer waits \
-         for a client that does not read",
+        "longest that a stream of items may stay without an open item, or a GuardStream without a look under way, and \
+         without a message, and that an answer waits for a client that does not read",
     ),
     key("telemetry.log_format", "human", "human or json"),
     key(

@@ -34,7 +34,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "model gguf files digest random"),
     (
         "config",
-        "errors guard::GuardKind guard::Policy guard::read_policy model::spec engine::Tenant \
+        "errors guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::Policy guard::read_decision_policy \
+         guard::read_policy model::spec engine::Tenant \
          quality::EstimatorKind memory::human_bytes auth tls",
     ),
     ("telemetry", "config auth tls files engine::Tenant trace_context"),
@@ -43,7 +44,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine", "backend model panics random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),
-    ("guard", "engine backend model text gguf digest errors"),
+    ("guard", "engine backend model text gguf digest errors random"),
     ("quality", "model text"),
     (
         "registry",
