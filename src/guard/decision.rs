@@ -252,7 +252,7 @@ impl DecisionPolicy {
             hold(Subject::Category(code.clone()), thresholds, *probability);
         }
         // The sort keeps the order of reasons that ask for the same.
-        reasons.sort_by(|a, b| b.action.cmp(&a.action));
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.action));
         Decision {
             action: reasons.first().map_or(Action::Allow, |reason| reason.action),
             reasons,

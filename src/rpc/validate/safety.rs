@@ -110,7 +110,7 @@ impl DecisionFields {
         guard: &Guard,
         judged_by: Option<&Policy>,
     ) -> Result<DecidedBy, ServiceError> {
-        let wrong = |field: &str, reason: String| Err(ServiceError::field(&checker.path_of(field), reason));
+        let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
         let named = match self.policy.as_str() {
             "" => None,
             name => match decisions.find(name) {
