@@ -10,7 +10,7 @@ import threading
 import time
 
 from side_by_side_lib import machine
-from side_by_side_lib.classify import conversations
+from side_by_side_lib.classify import GUARD_KIND, conversations
 
 # Verdicts per second, and how many: alone and beside generations.
 RATE, IDLE, LOADED = 1.5, 45, 75
@@ -41,7 +41,7 @@ class Setup:
 def served(setup: Setup, settings: dict[str, str]):
     """A server of its own, with the model in both roles; yields a client that knows it by reflection."""
     client_class = machine.client_class(setup.root, machine.target_folder(setup.root))
-    arguments = ["--model", f"m={setup.model}", "--guard", "m", "--guard-kind", "chat-demo"]
+    arguments = ["--model", f"m={setup.model}", "--guard", "m", *GUARD_KIND]
     with machine.our_server(setup.program, arguments, setup.threads, settings) as (address, _process):
         yield client_class(address)
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 from side_by_side_lib import machine
-from side_by_side_lib.classify import conversations
+from side_by_side_lib.classify import GUARD_KIND, conversations
 
 from .load import Setup, judged
 
@@ -203,7 +203,7 @@ def soak(setup: Setup, minutes: float) -> dict[str, tuple[str, float | str]]:
         copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / setup.model.name
         shutil.copyfile(setup.model, copy)
         arguments = ["--model", f"m={setup.model}", "--model", f"other={copy}", "--guard", "m"]
-        arguments += ["--guard-kind", "chat-demo", "--kv-memory", "256MiB"]
+        arguments += [*GUARD_KIND, "--kv-memory", "256MiB"]
         served = machine.our_server(setup.program, arguments, setup.threads, settings)
         address, process = stack.enter_context(served)
         client = client_class(address)

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{channel::Client, error::ClientError};
 use crate::proto::{
-    self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, classify_request, guard_start,
-    judge_options, safety_service_client::SafetyServiceClient,
+    self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, ListPoliciesResponse,
+    classify_request, guard_start, judge_options, safety_service_client::SafetyServiceClient,
 };
 
 /// The policy by which guards are to judge.
@@ -48,12 +48,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Rpc`].
     pub async fn policies(&self) -> Result<Vec<ConfiguredPolicy>, ClientError> {
-        let response = self
-            .unary(ListPoliciesRequest {}, async |channel, request| {
-                SafetyServiceClient::new(channel).list_policies(request).await
-            })
-            .await?;
-        Ok(response.policies)
+        Ok(self.list_policies().await?.policies)
     }
 
     /// The decision policies of the server, in the order of their names and versions.
@@ -61,12 +56,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Rpc`].
     pub async fn decision_policies(&self) -> Result<Vec<ConfiguredDecisionPolicy>, ClientError> {
-        let response = self
-            .unary(ListPoliciesRequest {}, async |channel, request| {
-                SafetyServiceClient::new(channel).list_policies(request).await
-            })
-            .await?;
-        Ok(response.decision_policies)
+        Ok(self.list_policies().await?.decision_policies)
+    }
+
+    async fn list_policies(&self) -> Result<ListPoliciesResponse, ClientError> {
+        self.unary(ListPoliciesRequest {}, async |channel, request| {
+            SafetyServiceClient::new(channel).list_policies(request).await
+        })
+        .await
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Label;
+use super::{Label, PolicyProblem};
 use crate::digest;
 
 /// Longest name of a decision policy, in bytes.
@@ -99,15 +99,6 @@ fn block() -> Action {
     Action::Block
 }
 
-/// One problem of a decision policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DecisionProblem {
-    /// Path of the field, for example `languages.de.thresholds.flag`.
-    pub field: String,
-    /// The rule that it violates.
-    pub description: String,
-}
-
 /// A valid decision policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecisionPolicy {
@@ -122,8 +113,8 @@ pub struct Judgement<'a> {
     pub label: Label,
     /// Its unsafe score, from 0 to 1.
     pub unsafe_score: Option<f64>,
-    /// Each category's code and probability, from 0 to 1, where they were computed.
-    pub categories: Option<&'a [(String, f64)]>,
+    /// Each category's code and probability, from 0 to 1; empty where they were not computed.
+    pub categories: &'a [(String, f64)],
 }
 
 /// What a threshold is of.
@@ -164,7 +155,7 @@ impl DecisionPolicy {
     ///
     /// # Errors
     /// All problems of the policy.
-    pub fn new(text: DecisionPolicyText) -> Result<Self, Vec<DecisionProblem>> {
+    pub fn new(text: DecisionPolicyText) -> Result<Self, Vec<PolicyProblem>> {
         let mut check = Check::default();
         check.policy(&text);
         if !check.0.is_empty() {
@@ -242,7 +233,7 @@ impl DecisionPolicy {
             let own = of_language.map_or_else(Thresholds::default, |rules| rules.thresholds);
             hold(Subject::UnsafeScore, own.or(self.text.thresholds), score);
         }
-        for (code, probability) in judgement.categories.unwrap_or_default() {
+        for (code, probability) in judgement.categories {
             let in_language = of_language.and_then(|rules| rules.categories.get(code));
             let anywhere = self.text.categories.get(code);
             let thresholds = in_language
@@ -291,11 +282,11 @@ pub fn is_language_tag(text: &str) -> bool {
 
 /// Collects problems.
 #[derive(Default)]
-struct Check(Vec<DecisionProblem>);
+struct Check(Vec<PolicyProblem>);
 
 impl Check {
     fn wrong(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(DecisionProblem {
+        self.0.push(PolicyProblem {
             field: field.into(),
             description: description.into(),
         });

@@ -20,7 +20,7 @@ flag = 0.05
 fn policy(text: &str) -> Result<DecisionPolicy, Vec<String>> {
     let text: DecisionPolicyText = toml::from_str(text).unwrap();
     DecisionPolicy::new(text).map_err(|problems| {
-        let shown = |problem: &DecisionProblem| format!("{} {}", problem.field, problem.description);
+        let shown = |problem: &PolicyProblem| format!("{} {}", problem.field, problem.description);
         problems.iter().map(shown).collect()
     })
 }
@@ -29,7 +29,7 @@ fn judged(score: f64) -> Judgement<'static> {
     Judgement {
         label: if score > 0.5 { Label::Unsafe } else { Label::Safe },
         unsafe_score: Some(score),
-        categories: None,
+        categories: &[],
     }
 }
 
@@ -62,7 +62,7 @@ fn categories_have_thresholds_of_their_own_and_the_strictest_counts() {
     let policy = policy(TEXT).unwrap();
     let categories = [("S1".to_owned(), 0.1), ("S10".to_owned(), 0.15)];
     let judgement = Judgement {
-        categories: Some(&categories),
+        categories: &categories,
         ..judged(0.3)
     };
     assert_eq!(policy.decide(&judgement, None).action, Action::Flag);
@@ -201,7 +201,7 @@ fn decisions_are_monotonic() {
         let decide = |score: f64, probability: f64, language: &str| {
             let categories = [("S10".to_owned(), probability)];
             let judgement = Judgement {
-                categories: Some(&categories),
+                categories: &categories,
                 label: Label::Safe,
                 unsafe_score: Some(score),
             };

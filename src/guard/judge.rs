@@ -1,6 +1,9 @@
 //! A guard: builds prompts from conversations and policies, says what the engine must produce, and reads the verdict.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
     category_tree::CategoryTree,
@@ -30,6 +33,8 @@ pub struct Guard {
     /// For users' messages, and for assistants' messages.
     labels: [LabelTokens; 2],
     template_digest: String,
+    /// Made when it is first asked for.
+    native_tree: OnceLock<Option<CategoryTree>>,
 }
 
 /// The tokens by which a guard writes its label of one judged role.
@@ -59,6 +64,7 @@ impl Guard {
             chat,
             labels: Default::default(),
             template_digest: String::new(),
+            native_tree: OnceLock::new(),
         };
         let mut text = String::new();
         for judged in JudgedRole::ALL {
@@ -213,14 +219,28 @@ impl Guard {
     }
 
     /// Where the codes of a policy part, as tokens after a prompt. `None` where answers do not go on from the label to a category,
-    /// and where the tokenizer gives two codes the same tokens.
-    pub fn category_tree(&self, policy: Option<&Policy>) -> Option<CategoryTree> {
+    /// and where the tokenizer gives two codes the same tokens. That of the native policy is made once.
+    pub fn category_tree(&self, policy: Option<&Policy>) -> Option<Cow<'_, CategoryTree>> {
+        match policy {
+            Some(policy) => self.tree_of(policy).map(Cow::Owned),
+            None => {
+                let native = self.native_tree.get_or_init(|| self.tree_of(&self.native));
+                native.as_ref().map(Cow::Borrowed)
+            }
+        }
+    }
+
+    fn tree_of(&self, policy: &Policy) -> Option<CategoryTree> {
         let before = self.kind.before_categories()?;
         // What stands after the prompt does not depend on the conversation, because the prompt ends with the template's words.
         let prompt = self.segments(&example(JudgedRole::User), &self.native).ok()?;
-        let tokens = |code: &str| self.label_encoding(&prompt, &format!("{before}{code}")).ok();
-        let codes = self.category_codes(policy);
-        CategoryTree::new(codes.into_iter().map(tokens).collect::<Option<_>>()?)
+        let start = self.tokenizer.encode(&prompt).ok()?;
+        let codes = self.category_codes(Some(policy)).into_iter();
+        let tokens = codes.map(|code| {
+            self.encoding_after(&prompt, &start, &format!("{before}{code}"))
+                .ok()
+        });
+        CategoryTree::new(tokens.collect::<Option<_>>()?)
     }
 
     /// How many tokens stand before the label; `None` where the text does not come to it.
@@ -315,11 +335,20 @@ impl Guard {
 
     /// Tokens of a label at the position of the verdict.
     fn label_encoding(&self, prompt: &[Segment], label: &str) -> Result<Vec<u32>, GuardError> {
-        let before = self.tokenizer.encode(prompt)?;
+        self.encoding_after(prompt, &self.tokenizer.encode(prompt)?, label)
+    }
+
+    /// Tokens of a text after a prompt, whose own tokens are `before`.
+    fn encoding_after(
+        &self,
+        prompt: &[Segment],
+        before: &[u32],
+        label: &str,
+    ) -> Result<Vec<u32>, GuardError> {
         let mut labelled = prompt.to_vec();
         labelled.push(Segment::Template(label.to_owned()));
         let after = self.tokenizer.encode(&labelled)?;
-        match after.strip_prefix(before.as_slice()) {
+        match after.strip_prefix(before) {
             Some(tokens) if !tokens.is_empty() => Ok(tokens.to_vec()),
             _ => Err(GuardError::Unsuitable(format!(
                 "`{}` does not begin with a token of its own after the prompt",

@@ -10,7 +10,6 @@
 
 mod category_tree;
 mod decision;
-mod decision_file;
 mod decision_set;
 mod error;
 mod growing;
@@ -27,17 +26,16 @@ mod verdict;
 
 pub use category_tree::{Branch, CategoryTree};
 pub use decision::{
-    Action, Decision, DecisionPolicy, DecisionPolicyText, DecisionProblem, Judgement, Reason, Rules, Subject,
-    Thresholds, is_language_tag,
+    Action, Decision, DecisionPolicy, DecisionPolicyText, Judgement, Reason, Rules, Subject, Thresholds,
+    is_language_tag,
 };
-pub use decision_file::{DecisionFileError, read_decision_policy};
 pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
-pub use policy_file::{PolicyFileError, read_policy};
+pub use policy_file::{PolicyFileError, read_decision_policy, read_policy};
 pub use question::{JudgedRole, Label, Refusal};
 pub use release::{
     CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::label::label;
 use crate::{
-    guard::{Action, Decision, DecisionPolicy, DecisionSet, Judgement, Label, Reason, Subject},
+    guard::{Action, Decision, DecisionPolicy, DecisionSet, Judgement, Reason, Subject},
     proto,
 };
 
@@ -80,7 +81,7 @@ impl Decider {
         let judgement = Judgement {
             label: label(verdict.label()),
             unsafe_score: verdict.unsafe_score,
-            categories: (!probabilities.is_empty()).then_some(probabilities.as_slice()),
+            categories: &probabilities,
         };
         let decide = |policy: &Arc<DecisionPolicy>, role: Role| {
             let decision = policy.decide(&judgement, self.language.as_deref());
@@ -95,15 +96,6 @@ impl Decider {
                 .map(|policy| decide(policy, Role::Shadow))
                 .collect(),
         }
-    }
-}
-
-fn label(label: proto::Label) -> Label {
-    match label {
-        proto::Label::Safe => Label::Safe,
-        proto::Label::Unsafe => Label::Unsafe,
-        proto::Label::Controversial => Label::Controversial,
-        proto::Label::Undetermined | proto::Label::Unspecified => Label::Undetermined,
     }
 }
 

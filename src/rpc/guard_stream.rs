@@ -16,13 +16,14 @@ use super::{
     call::{Call, ReceivedMessage},
     error::ServiceError,
     judge::{judge, retry_when_full},
+    label::label,
     sequence::{Shared, WorkContext},
     transport::HeldBytes,
     validate::{self, ClassifyWork, GuardWork, ValidationContext},
 };
 use crate::{
     engine::{Priority, Stage},
-    guard::{Course, GrowingText, Label, LookOutcome, LookPlanner, LookStage, NotUtf8, Release},
+    guard::{Course, GrowingText, LookOutcome, LookPlanner, LookStage, NotUtf8, Release},
     proto::{
         self, GuardEnded, GuardStreamRequest, GuardStreamResponse, guard_ended::Reason, guard_look,
         guard_stream_request, guard_stream_response::Event,
@@ -534,15 +535,6 @@ impl Guarding {
             at,
             verdict: verdict.boxed(),
         });
-    }
-}
-
-fn label(label: proto::Label) -> Label {
-    match label {
-        proto::Label::Safe => Label::Safe,
-        proto::Label::Unsafe => Label::Unsafe,
-        proto::Label::Controversial => Label::Controversial,
-        proto::Label::Undetermined | proto::Label::Unspecified => Label::Undetermined,
     }
 }
 

@@ -24,6 +24,7 @@ mod gen_ai;
 mod generate;
 mod guard_stream;
 mod judge;
+mod label;
 mod limits;
 mod method;
 mod models;

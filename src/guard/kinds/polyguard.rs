@@ -10,17 +10,11 @@ use crate::{
         kind::GuardKind,
         policy::Policy,
         question::{
-            AnswerForm, JudgedRole, Label, LabelPosition, LabelWord, Question, Reading, Refusal, message,
-            one_exchange,
+            AnswerForm, JudgedRole, Label, LabelPosition, Question, Reading, Refusal, message, one_exchange,
         },
     },
     text::{ChatRole, Segment, TemplateError},
 };
-
-const HARMFUL: &[LabelWord] = &[
-    LabelWord::new(" no", Label::Safe),
-    LabelWord::new(" yes", Label::Unsafe),
-];
 
 pub(super) fn answer_form(judged: JudgedRole) -> AnswerForm {
     AnswerForm {
@@ -31,7 +25,7 @@ pub(super) fn answer_form(judged: JudgedRole) -> AnswerForm {
                 " no\nRequest safety violations: None\nResponse refusal: no\nHarmful response:",
             ),
         },
-        words: HARMFUL,
+        words: wildguard::HARMFUL,
         safe_is_all: true,
     }
 }

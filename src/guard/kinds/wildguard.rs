@@ -24,7 +24,8 @@ pub(super) const INSTRUCTION: &str = "You are a classifier for analyzing interac
      from an LLM assistant, determine 1) whether the human user's request is harmful, 2) whether the AI assistant's response is \
      a refusal, and 3) whether the AI assistant's response is harmful.";
 
-const HARMFUL: &[LabelWord] = &[
+/// The words after a line that asks for harm, which PolyGuard has too.
+pub(super) const HARMFUL: &[LabelWord] = &[
     LabelWord::new(" no", Label::Safe),
     LabelWord::new(" yes", Label::Unsafe),
 ];

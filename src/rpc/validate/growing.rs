@@ -5,7 +5,7 @@ use std::{fmt::Display, ops::RangeInclusive};
 use super::{
     checker::{Checker, ValidationContext},
     conversation,
-    policy::{self, CheckedPolicy},
+    policy::{self, CheckedPolicy, GuardAndPolicy},
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
@@ -150,7 +150,6 @@ pub(crate) async fn guard_start(
     start: proto::GuardStart,
     context: &ValidationContext<'_>,
 ) -> Result<GuardWork, ServiceError> {
-    let registry = context.registry;
     let mut checker = Checker::at("start");
     let GuardFields {
         model,
@@ -163,13 +162,7 @@ pub(crate) async fn guard_start(
     } = guard_fields(&mut checker, start, context.limits);
     let policy_field = checker.path_of(policy.field());
     checker.finish()?;
-    let policy = policy.find(registry)?;
-    let guard = async {
-        let guard = registry.guard(&model).await;
-        guard.map_err(|error| ServiceError::from_lookup(error, &model))
-    };
-    let guard = context.deadline.limit(guard).await?;
-    policy::check_guard(&guard, policy.as_ref(), policy_field)?;
+    let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
     Ok(GuardWork {
         role: match messages.last().map(|message| message.role) {
             Some(ChatRole::User) => ChatRole::Assistant,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::checker::Checker;
+use super::checker::{Checker, ValidationContext};
 use crate::{
     guard::{Policy, PolicyCategory},
     proto::{self, classify_request, guard_start, judge_options},
-    registry::{ModelEntry, Registry},
+    registry::{Lease, ModelEntry, Registry},
     rpc::{error::ServiceError, limits::Limits},
 };
 
@@ -103,6 +103,30 @@ impl CheckedPolicy {
             },
         }
     }
+}
+
+/// A guard, and the policy that it judges by; `None` is its own.
+pub(super) struct GuardAndPolicy {
+    pub(super) guard: Lease,
+    pub(super) policy: Option<Arc<Policy>>,
+}
+
+/// Finds the policy and the guard of a request, whose field of the policy is `field`. Waits while the guard is being loaded.
+pub(super) async fn find_guard(
+    context: &ValidationContext<'_>,
+    model: &str,
+    policy: CheckedPolicy,
+    field: String,
+) -> Result<GuardAndPolicy, ServiceError> {
+    let registry = context.registry;
+    let policy = policy.find(registry)?;
+    let guard = async {
+        let guard = registry.guard(model).await;
+        guard.map_err(|error| ServiceError::from_lookup(error, model))
+    };
+    let guard = context.deadline.limit(guard).await?;
+    check_guard(&guard, policy.as_ref(), field)?;
+    Ok(GuardAndPolicy { guard, policy })
 }
 
 /// Checks that a guard can judge by a policy; `field` is the policy's.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     checker::{Checker, ValidationContext},
     conversation,
-    policy::{self, CheckedPolicy},
+    policy::{self, CheckedPolicy, GuardAndPolicy},
     request::item_ids,
 };
 use crate::{
@@ -190,7 +190,6 @@ pub(crate) async fn classify(
     path: &str,
     context: &ValidationContext<'_>,
 ) -> Result<CheckedClassify, ServiceError> {
-    let registry = context.registry;
     let mut checker = Checker::at(path);
     let ClassifyFields {
         model,
@@ -202,19 +201,14 @@ pub(crate) async fn classify(
     } = classify_fields(&mut checker, request, context.limits);
     let policy_field = checker.path_of(policy.field());
     checker.finish()?;
-    let policy = policy.find(registry)?;
-    let guard = async {
-        let guard = registry.guard(&model).await;
-        guard.map_err(|error| ServiceError::from_lookup(error, &model))
-    };
-    let lease = context.deadline.limit(guard).await?;
+    let GuardAndPolicy { guard: lease, policy } =
+        policy::find_guard(context, &model, policy, policy_field).await?;
     let Some(guard) = &lease.guard else {
         return Err(ServiceError::CapabilityMissing {
             has: lease.roles.clone(),
             needs: ModelRole::Guard,
         });
     };
-    policy::check_guard(&lease, policy.as_ref(), policy_field)?;
     let DecidedBy {
         decider,
         category_probabilities,
