@@ -118,6 +118,8 @@ fn conversation(conversation: &proto::Conversation) {
     assert!((1..=limits.messages).contains(&conversation.messages.len()));
     for message in &conversation.messages {
         assert!(message.content.len() <= limits.content_bytes);
+        assert!(message.parts.len() <= 64 && message.tool_calls.len() <= 64);
+        assert!(message.content.is_empty() || message.parts.is_empty());
         assert_ne!(message.role(), proto::Role::Unspecified);
     }
 }

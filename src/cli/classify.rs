@@ -147,6 +147,7 @@ impl Args {
             decision_policy: self.decision.clone(),
             language: self.language.clone(),
             category_probabilities: self.categories,
+            ..ClassifyRequest::default()
         }
     }
 

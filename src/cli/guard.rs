@@ -114,6 +114,7 @@ impl Args {
                 confirmations: self.confirmations.unwrap_or(0),
             }),
             priority: self.priority.value(),
+            ..GuardStart::default()
         })
     }
 }

@@ -158,6 +158,7 @@ pub(super) fn message(role: Role, content: &str) -> Message {
     Message {
         role: role.into(),
         content: content.to_owned(),
+        ..Message::default()
     }
 }
 

@@ -32,7 +32,7 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 14] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
@@ -40,6 +40,13 @@ const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
     "babelward.v1.GenerateDelta.logprobs",
     "babelward.v1.Verdict.refusal",
     "babelward.v1.Verdict.category_probabilities",
+    "babelward.v1.Verdict.message_uses",
+    "babelward.v1.Verdict.windows",
+    "babelward.v1.ClassifyResponse.shadow_decisions",
+    "babelward.v1.ClassifyResponse.message_verdicts",
+    "babelward.v1.MessageUse.reason",
+    "babelward.v1.MessageUse.omitted_parts",
+    "babelward.v1.MessageUse.cut_bytes",
 ];
 
 /// A message, whichever it is.

@@ -1,7 +1,8 @@
 //! Guard models: exact prompts, verdict tokens, scores and parsing. This layer knows tokens and probe results, and nothing of
 //! the network.
 //!
-//! [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
+//! Conversations as callers send them (`sent_message.rs`) become the turns that guards know in `normalise.rs`, and messages that are
+//! too long are cut in `windows.rs`. [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
 //! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
 //! words of `question.rs`.
 //!
@@ -16,13 +17,16 @@ mod growing;
 mod judge;
 mod kind;
 mod kinds;
+mod normalise;
 mod policy;
 mod policy_file;
 mod question;
 mod release;
+mod sent_message;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod windows;
 
 pub use category_tree::{Branch, CategoryTree};
 pub use decision::{
@@ -34,10 +38,18 @@ pub use error::{GuardError, PromptError};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
+pub use normalise::{
+    ConversationExtent, ConversationForm, JudgeScope, LeftOut, MessagePlace, MessageUse, NothingToJudge,
+    ScopeProblem, SystemMessages, TurnPlan, judged_ends,
+};
 pub use policy::{MAX_CATEGORIES, Policy, PolicyCategory, PolicyProblem};
 pub use policy_file::{PolicyFileError, read_decision_policy, read_policy};
 pub use question::{JudgedRole, Label, Refusal};
 pub use release::{
     CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,
 };
+pub use sent_message::{
+    ContentKind, MAX_PARTS, MAX_TOOL_CALLS, MessageBody, MessagePart, SentMessage, Speaker, ToolCall,
+};
 pub use verdict::Verdict;
+pub use windows::{LEAST_WINDOW_TOKENS, MAX_WINDOWS, TextWindow, WindowError, WindowRules, Windowed};

@@ -10,7 +10,7 @@ use super::{
     decision::{self, Decided},
     error::ServiceError,
     guard_stream,
-    judge::judge,
+    judgements::{Judgements, judge_conversation},
     record::Record,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
@@ -35,14 +35,24 @@ async fn classify(
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let validation = ValidationContext::of(&shared, context.deadline);
-    let CheckedClassify { work, decider } = validate::classify(request, &path, &validation).await?;
+    let CheckedClassify {
+        work,
+        judged,
+        decider,
+    } = validate::classify(request, &path, &validation).await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
-    let verdict = judge(&context, work).await?;
+    let Judgements {
+        verdict,
+        message_verdicts,
+        total_usage,
+    } = judge_conversation(&context, work, judged).await?;
     let Decided { decision, shadows } = decider.decide(&verdict);
     Ok(proto::ClassifyResponse {
         verdict: Some(verdict),
         decision,
         shadow_decisions: shadows,
+        message_verdicts,
+        total_usage,
     })
 }
 

@@ -91,6 +91,13 @@ pub enum ServiceError {
         /// Most tokens that a prompt may have.
         limit_tokens: usize,
     },
+    /// The judged message takes more windows than the request allows. Allow more, or shorten it.
+    TooManyWindows {
+        /// Windows that it takes.
+        needed: usize,
+        /// Most windows that it may take.
+        limit: usize,
+    },
     /// The model's vocabulary has no token for a character, and none for unknown characters, so the model would get the text
     /// without it. Leave it out, or use another model.
     TextNotEncodable {

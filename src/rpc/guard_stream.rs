@@ -23,12 +23,13 @@ use super::{
 };
 use crate::{
     engine::{Priority, Stage},
-    guard::{Course, GrowingText, LookOutcome, LookPlanner, LookStage, NotUtf8, Release},
+    guard::{
+        Course, GrowingText, LookOutcome, LookPlanner, LookStage, NotUtf8, Release, SentMessage, Speaker,
+    },
     proto::{
         self, GuardEnded, GuardStreamRequest, GuardStreamResponse, guard_ended::Reason, guard_look,
         guard_stream_request, guard_stream_response::Event,
     },
-    text::ChatMessage,
 };
 
 /// Bytes of the text behind the last look at which reading stops while another look is due. One more chunk may have been read.
@@ -478,7 +479,7 @@ impl Guarding {
             ServiceError::field("end", reason)
         })?;
         // As in a Classify, an answer may be empty, because a model that says nothing is judged for that.
-        if self.text.text().is_empty() && self.work.role == crate::text::ChatRole::User {
+        if self.text.text().is_empty() && self.work.role == Speaker::User {
             return Err(ServiceError::field("chunk", "is required: the text is empty"));
         }
         self.is_complete = true;
@@ -516,10 +517,8 @@ impl Guarding {
             fields,
         } = &self.work.before;
         let mut messages = messages.clone();
-        messages.push(ChatMessage {
-            role: self.work.role,
-            content: self.text.text()[..at].to_owned(),
-        });
+        let text = self.text.text()[..at].to_owned();
+        messages.push(Arc::new(SentMessage::plain(self.work.role, text)));
         let work = ClassifyWork {
             guard: guard.clone(),
             policy: policy.clone(),
@@ -590,6 +589,7 @@ fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::VerdictUndetermined => Some(Reason::GuardFailed),
         ServiceError::InvalidFields(_)
         | ServiceError::ConversationShape(_)
+        | ServiceError::TooManyWindows { .. }
         | ServiceError::TextNotEncodable { .. }
         | ServiceError::ItemIdOpen { .. }
         | ServiceError::ModelNotFound { .. }

@@ -24,6 +24,7 @@ mod gen_ai;
 mod generate;
 mod guard_stream;
 mod judge;
+mod judgements;
 mod label;
 mod limits;
 mod method;
@@ -44,6 +45,8 @@ mod token_quota;
 mod transport;
 mod validate;
 mod violations;
+mod windows;
+mod worst;
 
 pub use entrance::Access;
 pub use error::{ServiceError, TextOrigin};

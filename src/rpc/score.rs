@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     engine::{Priority, Sampling},
+    guard::{SentMessage, Speaker},
     proto::{self, score_stream_request, score_stream_response},
     registry::ModelEntry,
-    text::{ChatMessage, ChatRole},
 };
 
 /// Checks and answers one Score; `path` is its path in the message that the caller sent.
@@ -78,10 +78,10 @@ async fn sample(
     let answer = complete(context, generate, &tokens).await?;
     let mut messages = conversation(&entry, &work.generate.prompt);
     // An empty answer is judged too: the guard sees that the model said nothing.
-    messages.push(ChatMessage {
-        role: ChatRole::Assistant,
-        content: answer.text.clone(),
-    });
+    messages.push(Arc::new(SentMessage::plain(
+        Speaker::Assistant,
+        answer.text.clone(),
+    )));
     let verdict = retry_when_full(context, || {
         judge(
             context,
@@ -127,15 +127,14 @@ fn judged(work: &ScoreWork) -> Judged {
 }
 
 /// The conversation before the answer, as the guard sees it.
-fn conversation(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
-    let user = |content| {
-        vec![ChatMessage {
-            role: ChatRole::User,
-            content,
-        }]
-    };
+fn conversation(entry: &ModelEntry, prompt: &Prompt) -> Vec<Arc<SentMessage>> {
+    let user = |content| vec![Arc::new(SentMessage::plain(Speaker::User, content))];
     match prompt {
-        Prompt::Conversation(messages) => messages.clone(),
+        Prompt::Conversation(messages) => {
+            let messages = messages.iter();
+            let sent = messages.map(|one| Arc::new(SentMessage::plain(one.role, one.content.clone())));
+            sent.collect()
+        }
         Prompt::Text(text) => user(text.clone()),
         Prompt::Tokens(tokens) => user(entry.resident.tokenizer.decode(tokens)),
     }

@@ -64,6 +64,7 @@ reasons! {
     GrowingTextTooLong = "GROWING_TEXT_TOO_LONG" => InvalidArgument;
     VerdictUndetermined = "VERDICT_UNDETERMINED" => Internal;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
+    TooManyWindows = "TOO_MANY_WINDOWS" => InvalidArgument;
     TextNotEncodable = "TEXT_NOT_ENCODABLE" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
@@ -234,6 +235,12 @@ impl ServiceError {
                 .with(key, tokens)
                 .with("limitTokens", limit_tokens)
             }
+            Self::TooManyWindows { needed, limit } => Report::new(
+                Reason::TooManyWindows,
+                format!("the judged message takes {needed} windows, the limit is {limit} (windows.most)"),
+            )
+            .with("neededWindows", needed)
+            .with("limitWindows", limit),
             Self::TextNotEncodable {
                 origin,
                 character,

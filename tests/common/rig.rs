@@ -401,6 +401,7 @@ pub fn message(role: proto::Role, content: &str) -> proto::Message {
     proto::Message {
         role: role.into(),
         content: content.to_owned(),
+        ..proto::Message::default()
     }
 }
 

@@ -142,6 +142,7 @@ fn conversation(content: &str) -> Option<proto::Conversation> {
         messages: vec![proto::Message {
             role: proto::Role::User.into(),
             content: content.to_owned(),
+            ..proto::Message::default()
         }],
     })
 }

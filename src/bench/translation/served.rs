@@ -118,6 +118,7 @@ impl ServedModel<'_> {
         let message = Message {
             role: Role::User.into(),
             content: prompt.to_owned(),
+            ..Message::default()
         };
         let request = GenerateRequest {
             model: self.model.clone(),

@@ -11,6 +11,7 @@ mod wildguard;
 use super::{
     error::PromptError,
     kind::GuardKind,
+    normalise::{ConversationExtent, ConversationForm, SystemMessages},
     policy::Policy,
     question::{AnswerForm, JudgedRole, Question, Reading},
 };
@@ -42,6 +43,29 @@ impl GuardKind {
         match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => Policies::Any,
             Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => Policies::NativeOnly,
+        }
+    }
+
+    /// The conversations that it was trained on.
+    pub(super) fn conversation_form(self) -> ConversationForm {
+        match self {
+            // Their templates have turns of User and Agent only.
+            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => {
+                ConversationForm {
+                    extent: ConversationExtent::Conversation,
+                    system: SystemMessages::LeftOut,
+                }
+            }
+            // Its template begins the user's first turn with the system message.
+            Self::Qwen3GuardGen => ConversationForm {
+                extent: ConversationExtent::Conversation,
+                system: SystemMessages::FirstTurn,
+            },
+            // Their prompts have room for one request and one answer.
+            Self::WildGuard | Self::PolyGuard => ConversationForm {
+                extent: ConversationExtent::LastExchange,
+                system: SystemMessages::LeftOut,
+            },
         }
     }
 

@@ -104,7 +104,7 @@ pub(super) fn score_fields(
         Some(generate) => checker.within("generate", |checker| {
             if let Some(generate_request::Prompt::Conversation(conversation)) = &generate.prompt {
                 checker.within("conversation", |checker| {
-                    conversation::guard_shape(checker, conversation, true);
+                    conversation::ends_with_user(checker, conversation);
                 });
             }
             Some(generate_fields(checker, generate, limits))
@@ -253,7 +253,7 @@ fn prompt(
     match prompt {
         Some(generate_request::Prompt::Conversation(conversation)) => {
             let messages = checker.within("conversation", |checker| {
-                conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
+                conversation::messages(checker, conversation, limits)
             });
             (Prompt::Conversation(messages), "conversation")
         }

@@ -1,6 +1,6 @@
 //! Checks the messages of GuardStream.
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::{
     checker::{Checker, ValidationContext},
@@ -9,10 +9,11 @@ use super::{
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
-    guard::{CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules},
+    guard::{
+        CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules, SentMessage, Speaker,
+    },
     proto,
     rpc::{error::ServiceError, limits::Limits},
-    text::{ChatMessage, ChatRole},
 };
 
 /// Most bytes of a chunk of the text.
@@ -26,7 +27,7 @@ pub(crate) struct GuardWork {
     /// The Classify of each look, without the last message.
     pub(crate) before: ClassifyWork,
     /// Who writes the text.
-    pub(crate) role: ChatRole,
+    pub(crate) role: Speaker,
     pub(crate) cadence: Cadence,
     pub(crate) rules: ReleaseRules,
 }
@@ -35,7 +36,7 @@ pub(crate) struct GuardWork {
 pub(super) struct GuardFields {
     model: String,
     policy: CheckedPolicy,
-    messages: Vec<ChatMessage>,
+    messages: Vec<Arc<SentMessage>>,
     priority: proto::Priority,
     cadence: Cadence,
     rules: ReleaseRules,
@@ -46,6 +47,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
     checker.model_id("model", &start.model, limits);
     let priority = checker.priority(start.priority);
     let policy = policy::policy(checker, start.policy_source.into(), limits);
+    let other_parts = conversation::unjudgeable(checker, start.unjudgeable);
     let messages = match start.conversation {
         // The growing text is the first message.
         None => Vec::new(),
@@ -57,8 +59,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
                     format!("must have at most {most} messages, because the growing text is one more"),
                 );
             }
-            conversation::guard_shape(checker, &conversation, false);
-            conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
+            conversation::guard_messages(checker, conversation, limits, other_parts)
         }),
     };
     let options = start.options.unwrap_or_default();
@@ -164,10 +165,7 @@ pub(crate) async fn guard_start(
     checker.finish()?;
     let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
     Ok(GuardWork {
-        role: match messages.last().map(|message| message.role) {
-            Some(ChatRole::User) => ChatRole::Assistant,
-            _ => ChatRole::User,
-        },
+        role: writer(&messages),
         before: ClassifyWork {
             guard,
             policy,
@@ -180,6 +178,15 @@ pub(crate) async fn guard_start(
         cadence,
         rules,
     })
+}
+
+/// Who writes the text that follows these messages.
+fn writer(messages: &[Arc<SentMessage>]) -> Speaker {
+    let speakers = messages.iter().map(|message| message.speaker);
+    match speakers.filter(|speaker| *speaker != Speaker::System).last() {
+        Some(Speaker::User | Speaker::Tool) => Speaker::Assistant,
+        Some(Speaker::Assistant | Speaker::System) | None => Speaker::User,
+    }
 }
 
 /// Checks the size of a chunk.

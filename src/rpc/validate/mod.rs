@@ -18,7 +18,7 @@ pub(crate) use self::{
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
-    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, batch, classify},
+    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, JudgedRange, batch, classify},
 };
 
 #[cfg(test)]
