@@ -10,13 +10,16 @@ use super::{
     CommandError, Connection, Exit, Format, Global,
     input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
+    judge_scope::{ScopeArgs, notes},
     output::{Color, painted, print_json, print_line, tell},
     policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
-    proto::{Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, Verdict},
+    proto::{
+        Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, MessageVerdict, Verdict,
+    },
 };
 
 /// Most probabilities of categories on a line.
@@ -55,6 +58,8 @@ pub(crate) struct Args {
     /// Ask for the probability of each category
     #[arg(long)]
     categories: bool,
+    #[command(flatten)]
+    scope: ScopeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -122,7 +127,7 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let client = global.connect().await?;
     let judged = args.judged(client.classify(request).await?, &policy)?;
     match global.format {
-        Format::Human => print_line(&judged.line(global.no_color))?,
+        Format::Human => print_lines(&judged.lines(global.no_color))?,
         Format::Json | Format::Jsonl => print_json(global.format, &judged.json()?)?,
     }
     let mut tally = Tally::default();
@@ -130,11 +135,10 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     Ok(tally.exit(args.fail_on))
 }
 
-/// A verdict, and what was decided about it.
+/// A verdict, and the answer that it is from, with what was decided about it.
 struct Judged {
     verdict: Verdict,
-    decision: Option<Decision>,
-    shadows: Vec<Decision>,
+    response: ClassifyResponse,
 }
 
 impl Args {
@@ -147,7 +151,9 @@ impl Args {
             decision_policy: self.decision.clone(),
             language: self.language.clone(),
             category_probabilities: self.categories,
-            ..ClassifyRequest::default()
+            judge: self.scope.scope(),
+            unjudgeable: self.scope.unjudgeable(),
+            windows: self.scope.windows(),
         }
     }
 
@@ -156,8 +162,12 @@ impl Args {
         let wrong = |reason: &str| ClientError::Protocol(reason.to_owned());
         let verdict = response
             .verdict
+            .clone()
             .ok_or_else(|| wrong("the answer to Classify has no verdict"))?;
         check_policy(policy, &verdict)?;
+        if let Some(problem) = self.scope.problem(&response) {
+            return Err(wrong(problem));
+        }
         if response.decision.is_none() && !self.decision.is_empty() {
             return Err(wrong(
                 "the answer has no decision, although one was asked for: is the server older than this client?",
@@ -168,16 +178,21 @@ impl Args {
                 "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
             ));
         }
-        Ok(Judged {
-            verdict,
-            decision: response.decision,
-            shadows: response.shadow_decisions,
-        })
+        Ok(Judged { verdict, response })
     }
 }
 
 impl Judged {
-    /// The verdict on one line, with the probabilities of likely categories and the decision.
+    /// The verdict on one line, with the decision and all that else is to say of it, and a line for each verdict on several messages.
+    fn lines(&self, no_color: bool) -> Vec<String> {
+        let mut lines = vec![self.line(no_color)];
+        for MessageVerdict { message, verdict } in &self.response.message_verdicts {
+            let verdict = verdict.as_ref().map(|verdict| line(verdict, no_color));
+            lines.push(format!("message {message}  {}", verdict.unwrap_or_default()));
+        }
+        lines
+    }
+
     fn line(&self, no_color: bool) -> String {
         let mut parts = vec![line(&self.verdict, no_color)];
         let mut likely: Vec<_> = self.verdict.category_probabilities.iter().collect();
@@ -190,10 +205,11 @@ impl Judged {
         if !likely.is_empty() {
             parts.push(format!("most likely {}", likely.join(", ")));
         }
-        if let Some(decision) = &self.decision {
+        parts.extend(notes(&self.verdict));
+        if let Some(decision) = &self.response.decision {
             parts.push(shown(decision, no_color));
         }
-        for shadow in &self.shadows {
+        for shadow in &self.response.shadow_decisions {
             parts.push(format!("shadow {}", shown(shadow, no_color)));
         }
         parts.join("  ")
@@ -203,23 +219,23 @@ impl Judged {
     fn json(&self) -> anyhow::Result<Value> {
         let mut value = json::message(&self.verdict)?;
         if let Some(fields) = value.as_object_mut() {
-            fields.extend(self.decisions()?);
+            fields.extend(self.beside()?);
         }
         Ok(value)
     }
 
-    /// The decisions, as fields of an object; none without a decision.
-    fn decisions(&self) -> anyhow::Result<Map<String, Value>> {
+    /// What the answer has beside the verdict, as fields of an object: decisions, and verdicts on several messages.
+    fn beside(&self) -> anyhow::Result<Map<String, Value>> {
         let mut fields = Map::new();
-        if let Some(decision) = &self.decision {
-            fields.insert("decision".to_owned(), json::message(decision)?);
-        }
-        if !self.shadows.is_empty() {
-            let shadows = self.shadows.iter().map(json::message);
-            fields.insert("shadow_decisions".to_owned(), shadows.collect::<Result<_, _>>()?);
+        if let Value::Object(answer) = json::message(&self.response)? {
+            fields.extend(answer.into_iter().filter(|(name, _)| name != "verdict"));
         }
         Ok(fields)
     }
+}
+
+fn print_lines(lines: &[String]) -> std::io::Result<()> {
+    lines.iter().try_for_each(|line| print_line(line))
 }
 
 /// `BLOCK by chat@3`.
@@ -251,10 +267,18 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
         match global.format {
             Format::Human => {
                 let shown = match &result {
-                    Ok(judged) => judged.line(global.no_color),
-                    Err(error) => format!("{}  {error}", painted("FAILED", Color::Red, global.no_color)),
+                    Ok(judged) => judged.lines(global.no_color),
+                    Err(error) => vec![format!(
+                        "{}  {error}",
+                        painted("FAILED", Color::Red, global.no_color)
+                    )],
                 };
-                print_line(&format!("{id}  {shown}"))?;
+                print_lines(
+                    &shown
+                        .iter()
+                        .map(|line| format!("{id}  {line}"))
+                        .collect::<Vec<_>>(),
+                )?;
             }
             Format::Json => document.push(item_json(&id, &result)?),
             Format::Jsonl => print_json(global.format, &item_json(&id, &result)?)?,
@@ -307,7 +331,7 @@ fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Valu
             let mut fields = Map::new();
             fields.insert("id".to_owned(), id.into());
             fields.insert("verdict".to_owned(), json::message(&judged.verdict)?);
-            fields.extend(judged.decisions()?);
+            fields.extend(judged.beside()?);
             Value::Object(fields)
         }
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
@@ -383,7 +407,7 @@ impl Tally {
     /// Counts a verdict and what was decided about it.
     fn count_judged(&mut self, judged: &Judged) {
         self.count(&judged.verdict);
-        let action = judged.decision.as_ref().map(Decision::action);
+        let action = judged.response.decision.as_ref().map(Decision::action);
         self.blocked += usize::from(action == Some(Action::Block));
     }
 

@@ -3,6 +3,7 @@
 mod arguments;
 mod banner;
 mod bench;
+mod chat_message;
 mod classify;
 mod collector;
 mod compare;
@@ -26,6 +27,7 @@ mod guard_prompts;
 mod input;
 mod interrupt;
 mod json;
+mod judge_scope;
 mod keys;
 mod man;
 mod models;

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    guard,
+    conversations, guard,
     support::{Outcome, command, run},
 };
 
@@ -83,7 +83,8 @@ impl SafetyService for Scripted {
             ..Verdict::default()
         };
         Ok(Response::new(ClassifyResponse {
-            verdict: Some(verdict),
+            message_verdicts: conversations::message_verdicts(request.judge, &conversation, &verdict),
+            verdict: Some(conversations::with_uses(&conversation, verdict)),
             ..ClassifyResponse::default()
         }))
     }

@@ -17,6 +17,7 @@ mod common;
 mod compare;
 mod completions;
 mod config;
+mod conversations;
 mod data;
 mod disk_full;
 mod gate;
