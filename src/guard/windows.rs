@@ -128,9 +128,11 @@ fn cut(text: &str, room: usize, overlap: usize, count: &dyn Fn(&str) -> usize) -
         if next == pieces.len() {
             break;
         }
+        // The next window has more than what it has in common with this one.
+        let most = overlap.min(room.saturating_sub(pieces[next].tokens));
         let mut common = 0;
         let mut again = next;
-        while again > first + 1 && common + pieces[again - 1].tokens <= overlap {
+        while again > first + 1 && common + pieces[again - 1].tokens <= most {
             again -= 1;
             common += pieces[again].tokens;
         }

@@ -48,8 +48,8 @@ pub(crate) fn guard_of(work: &ClassifyWork) -> Result<&Arc<Guard>, ServiceError>
 
 /// Who is judged.
 pub(crate) fn judged_role(messages: &[Arc<SentMessage>]) -> JudgedRole {
-    let speakers = messages.iter().map(|message| message.speaker);
-    match speakers.filter(|speaker| *speaker != Speaker::System).last() {
+    let mut speakers = messages.iter().map(|message| message.speaker);
+    match speakers.rfind(|speaker| *speaker != Speaker::System) {
         Some(Speaker::Assistant) => JudgedRole::Agent,
         Some(Speaker::User | Speaker::Tool | Speaker::System) | None => JudgedRole::User,
     }

@@ -182,8 +182,8 @@ pub(crate) async fn guard_start(
 
 /// Who writes the text that follows these messages.
 fn writer(messages: &[Arc<SentMessage>]) -> Speaker {
-    let speakers = messages.iter().map(|message| message.speaker);
-    match speakers.filter(|speaker| *speaker != Speaker::System).last() {
+    let mut speakers = messages.iter().map(|message| message.speaker);
+    match speakers.rfind(|speaker| *speaker != Speaker::System) {
         Some(Speaker::User | Speaker::Tool) => Speaker::Assistant,
         Some(Speaker::Assistant | Speaker::System) | None => Speaker::User,
     }
