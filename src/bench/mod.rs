@@ -19,6 +19,7 @@ pub mod problem;
 pub mod progress;
 pub mod report;
 pub mod results;
+pub mod row_proof;
 pub mod run;
 pub mod scores;
 pub mod selection;

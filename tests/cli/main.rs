@@ -31,6 +31,7 @@ mod model_files;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
+mod proof;
 mod protected;
 mod quoted;
 mod report;
