@@ -274,6 +274,9 @@ fn of_labels(error: &LabelError) -> Exit {
         | LabelError::NotSampled { .. }
         | LabelError::NobodyLabelled
         | LabelError::NoSuchItem(_)
+        | LabelError::NotLabelled(_)
+        | LabelError::UnknownGuard
+        | LabelError::Fit(_)
         | LabelError::NoSuchStratum { .. } => Exit::InvalidData,
         LabelError::File(error) => of_json_file(error),
         LabelError::Out(error) => of_written_folder(error),

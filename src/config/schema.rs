@@ -181,6 +181,10 @@ pub const KEYS: &[Key] = &[
         "TOML or JSON files of decision policies that requests may name (see docs/decisions.md)",
     ),
     unset(
+        "decisions.calibrators",
+        "JSON files of calibrators that decision policies may name, as `babelward validate calibrate` writes them",
+    ),
+    unset(
         "decisions.default",
         "decision policy for requests that name none, as NAME or NAME@VERSION; they get no decision without it",
     ),

@@ -26,10 +26,10 @@ mod verdict;
 
 pub use category_tree::{Branch, CategoryTree};
 pub use decision::{
-    Action, Decision, DecisionPolicy, DecisionPolicyText, Judgement, Reason, Rules, Subject, Thresholds,
-    is_language_tag,
+    Action, Decision, DecisionPolicy, DecisionPolicyText, Judgement, PredictionRules, Reason, Rules, Scale,
+    Subject, Thresholds, is_language_tag,
 };
-pub use decision_set::{DecisionSet, SameVersion};
+pub use decision_set::{DecisionSet, NotAdded};
 pub use error::{GuardError, PromptError};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     auth::{QuotaRefusal, Rejection, Scope, Scopes},
+    calibrator::Difference,
     engine::{LateAnswer, SequenceError, Stage, SubmitError},
     model::spec::{DeviceName, Precision},
     registry::{
@@ -119,6 +120,16 @@ pub enum ServiceError {
         policy: String,
         /// A similar name, if there is one.
         did_you_mean: Option<String>,
+    },
+    /// The calibrator of the policy that decides was fitted for another guard, so that its probabilities would mean nothing. Name
+    /// another policy, or fit a calibrator for this guard.
+    CalibratorMismatch {
+        /// The decision policy, as `NAME@VERSION`.
+        policy: String,
+        /// The calibrator's digest.
+        calibrator: String,
+        /// What is not as it was; at least one.
+        differences: Vec<Difference>,
     },
     /// The request names no model and the server has no default for this role. Name one.
     NoDefaultModel {

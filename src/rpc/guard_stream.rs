@@ -603,6 +603,7 @@ fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::Unauthenticated(_)
         | ServiceError::ScopeMissing { .. }
         | ServiceError::AdminElsewhere
-        | ServiceError::AdminDisabled => None,
+        | ServiceError::AdminDisabled
+        | ServiceError::CalibratorMismatch { .. } => None,
     }
 }

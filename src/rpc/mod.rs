@@ -45,6 +45,7 @@ mod transport;
 mod validate;
 mod violations;
 
+pub(crate) use decision::decide;
 pub use entrance::Access;
 pub use error::{ServiceError, TextOrigin};
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};

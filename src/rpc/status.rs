@@ -68,6 +68,7 @@ reasons! {
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
     PolicyNotFound = "POLICY_NOT_FOUND" => NotFound;
+    CalibratorMismatch = "CALIBRATOR_MISMATCH" => FailedPrecondition;
     NoDefaultModel = "NO_DEFAULT_MODEL" => FailedPrecondition;
     CapabilityMissing = "CAPABILITY_MISSING" => FailedPrecondition;
     ChatTemplateMissing = "CHAT_TEMPLATE_MISSING" => FailedPrecondition;
@@ -292,6 +293,23 @@ impl ServiceError {
                     Some(name) => report.with("didYouMean", name),
                     None => report,
                 }
+            }
+            Self::CalibratorMismatch {
+                policy,
+                calibrator,
+                differences,
+            } => {
+                let differing = differences.iter().map(|one| one.what).collect::<Vec<_>>().join(",");
+                Report::new(
+                    Reason::CalibratorMismatch,
+                    format!(
+                        "the calibrator of the decision policy `{policy}` was fitted for another guard ({differing}): name \
+                         another policy, or fit a calibrator for this guard"
+                    ),
+                )
+                .with("policy", policy)
+                .with("calibrator", calibrator)
+                .with("differs", differing)
             }
             Self::NoDefaultModel { needs } => Report::new(
                 Reason::NoDefaultModel,

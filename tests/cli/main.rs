@@ -9,6 +9,7 @@
 
 #[path = "../common/authority.rs"]
 mod authority;
+mod calibrate;
 mod client;
 #[path = "../common/collector.rs"]
 mod collector;

@@ -31,6 +31,7 @@ mod access;
 mod admission;
 mod authentication;
 mod back_pressure;
+mod calibrators;
 mod cancellation;
 mod chaos;
 mod classify;

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     guard::{DecisionSet, Guard, Policy, is_language_tag},
     proto,
-    registry::{Lease, ModelRole},
-    rpc::{decision::Decider, error::ServiceError, limits::Limits},
+    registry::{Lease, ModelEntry, ModelRole},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits, provenance},
     text::ChatMessage,
 };
 
@@ -107,9 +107,13 @@ impl DecisionFields {
         self,
         checker: &Checker,
         decisions: &DecisionSet,
-        guard: &Guard,
-        judged_by: Option<&Policy>,
+        judge: &JudgingGuard<'_>,
     ) -> Result<DecidedBy, ServiceError> {
+        let JudgingGuard {
+            entry,
+            guard,
+            policy: judged_by,
+        } = *judge;
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
         let named = match self.policy.as_str() {
             "" => None,
@@ -121,7 +125,8 @@ impl DecisionFields {
                 }
             },
         };
-        let decider = Decider::new(decisions, named, self.language);
+        let computed_by = provenance::computed_by(entry, guard, judged_by);
+        let decider = Decider::new(decisions, named, self.language, &computed_by)?;
         let categories = guard.category_codes(judged_by);
         if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
             let reason = format!(
@@ -143,6 +148,14 @@ impl DecisionFields {
             decider,
         })
     }
+}
+
+/// Who judges.
+struct JudgingGuard<'a> {
+    entry: &'a ModelEntry,
+    guard: &'a Guard,
+    /// What it judges by; `None` is its own policy.
+    policy: Option<&'a Policy>,
 }
 
 /// What is done about a verdict, and whether that or the caller needs the probabilities of categories.
@@ -212,7 +225,15 @@ pub(crate) async fn classify(
     let DecidedBy {
         decider,
         category_probabilities,
-    } = decision.find(&Checker::at(path), context.decisions, guard, policy.as_deref())?;
+    } = decision.find(
+        &Checker::at(path),
+        context.decisions,
+        &JudgingGuard {
+            entry: &lease,
+            guard,
+            policy: policy.as_deref(),
+        },
+    )?;
     Ok(CheckedClassify {
         work: ClassifyWork {
             guard: lease,
