@@ -28,6 +28,7 @@ pub mod panics;
 pub mod proto;
 pub mod quality;
 pub mod random;
+pub mod receipt;
 pub mod registry;
 pub mod reload;
 pub mod rpc;

@@ -10,13 +10,14 @@ use super::{
     CommandError, Connection, Exit, Format, Global,
     input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
-    output::{Color, painted, print_json, print_line, tell},
+    output::{Color, painted, print_json, print_line, tell, write_to},
     policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
     proto::{Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, Verdict},
+    receipt::Receipt,
 };
 
 /// Most probabilities of categories on a line.
@@ -55,6 +56,12 @@ pub(crate) struct Args {
     /// Ask for the probability of each category
     #[arg(long)]
     categories: bool,
+    /// Write the verdict's receipt to this file: what `verify` and `replay` need to check it later. The text is not in it
+    #[arg(long, value_name = "FILE", conflicts_with = "items")]
+    receipt: Option<PathBuf>,
+    /// Put the text into the receipt as well
+    #[arg(long, requires = "receipt")]
+    keep_input: bool,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -120,7 +127,15 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let conversation = input::conversation_of(text, role, args.prompt.as_deref());
     let request = args.request(conversation, &policy);
     let client = global.connect().await?;
-    let judged = args.judged(client.classify(request).await?, &policy)?;
+    let response = client.classify(request.clone()).await?;
+    let receipt = match &args.receipt {
+        Some(_) => Some(Receipt::of(&request, &policy, &response, args.keep_input)?),
+        None => None,
+    };
+    let judged = args.judged(response, &policy)?;
+    if let Some(receipt) = receipt {
+        write_to(args.receipt.as_deref(), || receipt.to_json())?;
+    }
     match global.format {
         Format::Human => print_line(&judged.line(global.no_color))?,
         Format::Json | Format::Jsonl => print_json(global.format, &judged.json()?)?,
@@ -229,7 +244,15 @@ fn shown(decision: &Decision, no_color: bool) -> String {
         Action::Block | Action::Unspecified => ("BLOCK", Color::Red),
     };
     let action = painted(action, color, no_color);
-    format!("{action} by {}@{}", decision.policy, decision.policy_version)
+    let calibrated = decision
+        .calibrated_probability
+        .map(|probability| format!(" (calibrated {probability:.4})"));
+    format!(
+        "{action} by {}@{}{}",
+        decision.policy,
+        decision.policy_version,
+        calibrated.unwrap_or_default()
+    )
 }
 
 /// Judges all items and prints the results in the order of the file. An item that fails does not stop the others.

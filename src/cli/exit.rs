@@ -45,6 +45,8 @@ pub enum Exit {
     Undetermined,
     /// The input was empty.
     Nothing,
+    /// What was computed again differs from its receipt.
+    Different,
     /// Out of time.
     Timeout,
     /// Stopped by the user; what was done is kept.
@@ -65,6 +67,7 @@ impl Exit {
             Self::InvalidData => 7,
             Self::Undetermined => 8,
             Self::Nothing => 9,
+            Self::Different => 10,
             Self::Timeout => 124,
             Self::Interrupted => 130,
         }
@@ -411,6 +414,7 @@ mod tests {
             (Exit::InvalidData, 7),
             (Exit::Undetermined, 8),
             (Exit::Nothing, 9),
+            (Exit::Different, 10),
             (Exit::Timeout, 124),
             (Exit::Interrupted, 130),
         ];

@@ -127,7 +127,7 @@ impl fmt::Display for FileName {
 }
 
 /// A whole file as text, without its final line break.
-fn content(path: &Path) -> anyhow::Result<String> {
+pub(super) fn content(path: &Path) -> anyhow::Result<String> {
     let text = String::from_utf8(bytes(path)?)
         .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", shown(path))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);

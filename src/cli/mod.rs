@@ -39,6 +39,8 @@ mod policies;
 mod policy;
 mod priority;
 mod progress;
+mod receipt;
+mod replay;
 mod report;
 mod score;
 mod serve;
@@ -46,6 +48,7 @@ mod study_text;
 mod top;
 mod translate;
 mod validate;
+mod verify;
 mod wire;
 
 use std::{env, io, process::ExitCode};
@@ -88,6 +91,8 @@ enum Command {
     /// Judge text with a guard
     Classify(classify::Args),
     Guard(guard::Args),
+    Verify(verify::Args),
+    Replay(replay::Args),
     /// Let a target answer, streamed to the terminal
     Generate(generate::Args),
     /// Let a target answer and a guard judge the answer
@@ -197,6 +202,7 @@ impl Command {
         match self {
             Self::Classify(args) => Some(&args.connection),
             Self::Guard(args) => Some(&args.connection),
+            Self::Replay(args) => Some(&args.connection),
             Self::Generate(args) => Some(&args.connection),
             Self::Score(args) => Some(&args.connection),
             Self::Translate(args) => Some(&args.connection),
@@ -211,6 +217,7 @@ impl Command {
             | Self::Report(_)
             | Self::Compare(_)
             | Self::Validate(_)
+            | Self::Verify(_)
             | Self::Keys(_)
             | Self::Config(_)
             | Self::Completions(_)
@@ -233,6 +240,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Validate(args) => validate::run(args, global),
         Command::Classify(args) => classify::run(args, global),
         Command::Guard(args) => guard::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
+        Command::Replay(args) => replay::run(&args, global),
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),
         Command::Models(args) => models::run(args, global),

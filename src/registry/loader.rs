@@ -193,12 +193,12 @@ pub(super) fn unreadable(id: &str, path: &Path, source: std::io::Error) -> Regis
 }
 
 fn digest_for(id: &str, path: &Path) -> Result<String, RegistryError> {
-    digest_of(path).map_err(|source| unreadable(id, path, source))
+    weights_digest(path).map_err(|source| unreadable(id, path, source))
 }
 
-/// For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
+/// The digest by which provenance names a model's weights. For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
 /// order of their names.
-fn digest_of(path: &Path) -> std::io::Result<String> {
+pub(crate) fn weights_digest(path: &Path) -> std::io::Result<String> {
     if !path.is_dir() {
         return digest::of_file(path);
     }

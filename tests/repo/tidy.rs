@@ -60,13 +60,14 @@ const LAYERS: &[(&str, &str)] = &[
          memory::human_bytes status_code auth tls trace_context",
     ),
     ("client", "proto digest random status_code secret trace_context"),
+    ("receipt", "client proto digest"),
     (
         "bench",
         "client proto digest errors files random status_code calibrator",
     ),
     (
         "cli",
-        "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch calibrator \
+        "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch calibrator receipt \
          memory random status_code auth tls reload secret files trace_context",
     ),
 ];

@@ -58,6 +58,7 @@ mod quality;
 mod quality_held;
 mod quotas;
 mod raw;
+mod receipts;
 mod received;
 mod residency;
 mod score;
