@@ -17,6 +17,7 @@ mod device_error;
 mod devices;
 mod doctor;
 mod engine_bench;
+mod evidence;
 mod exit;
 mod failure;
 mod generate;
@@ -39,6 +40,7 @@ mod policies;
 mod policy;
 mod priority;
 mod progress;
+mod renderings;
 mod report;
 mod score;
 mod serve;
@@ -87,6 +89,8 @@ enum Command {
     Demo(demo::Args),
     /// Judge text with a guard
     Classify(classify::Args),
+    Evidence(evidence::Args),
+    Renderings(renderings::Args),
     Guard(guard::Args),
     /// Let a target answer, streamed to the terminal
     Generate(generate::Args),
@@ -196,6 +200,8 @@ impl Command {
     fn connection(&self) -> Option<&Connection> {
         match self {
             Self::Classify(args) => Some(&args.connection),
+            Self::Evidence(args) => Some(&args.connection),
+            Self::Renderings(args) => Some(&args.connection),
             Self::Guard(args) => Some(&args.connection),
             Self::Generate(args) => Some(&args.connection),
             Self::Score(args) => Some(&args.connection),
@@ -232,6 +238,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args, global),
         Command::Validate(args) => validate::run(args, global),
         Command::Classify(args) => classify::run(args, global),
+        Command::Evidence(args) => evidence::run(&args, global),
+        Command::Renderings(args) => renderings::run(&args, global),
         Command::Guard(args) => guard::run(&args, global),
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),

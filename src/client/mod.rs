@@ -8,6 +8,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod guard;
+mod judging;
 mod metrics_reader;
 mod policy;
 mod quality;

@@ -318,7 +318,11 @@ pub const KEYS: &[Key] = &[
         "time for a Generate whose client sets no deadline",
     ),
     key("deadlines.classify", "1m", "the same for Classify"),
-    key("deadlines.batch_classify", "5m", "the same for BatchClassify"),
+    key(
+        "deadlines.batch_classify",
+        "5m",
+        "the same for BatchClassify, ClassifyRenderings and FindEvidence",
+    ),
     key("deadlines.score", "3m", "the same for Score"),
     key("deadlines.estimate_quality", "5m", "the same for EstimateQuality"),
     key(

@@ -5,13 +5,15 @@
 //! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
 //! words of `question.rs`.
 //!
-//! A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict
+//! Which part of a text its verdict is for is looked for in `evidence.rs`; `renderings.rs` joins the verdicts on a conversation in
+//! several languages. A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict
 //! is a decision policy's matter (`decision.rs`).
 
 mod category_tree;
 mod decision;
 mod decision_set;
 mod error;
+mod evidence;
 mod growing;
 mod judge;
 mod kind;
@@ -20,6 +22,7 @@ mod policy;
 mod policy_file;
 mod question;
 mod release;
+mod renderings;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -31,6 +34,7 @@ pub use decision::{
 };
 pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
+pub use evidence::{Evidence, Remainder, Span, find_evidence, without};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
@@ -40,4 +44,5 @@ pub use question::{JudgedRole, Label, Refusal};
 pub use release::{
     CONFIRMATIONS, Course, FailureMode, GuardMode, LookOutcome, LookStage, Release, ReleaseRules,
 };
+pub use renderings::{Agreement, RenderingRule, agree};
 pub use verdict::Verdict;

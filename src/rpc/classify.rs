@@ -9,9 +9,10 @@ use super::{
     call::Call,
     decision::{self, Decided},
     error::ServiceError,
-    guard_stream,
+    evidence, guard_stream,
     judge::judge,
     record::Record,
+    renderings,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate::{self, CheckedClassify, ValidationContext},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Checks and answers one Classify; `path` is its path in the message that the caller sent.
-async fn classify(
+pub(super) async fn classify(
     context: WorkContext,
     request: proto::ClassifyRequest,
     path: String,
@@ -148,6 +149,24 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
     ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
         let call = Call::of(&request)?;
         call.unary(async { self.list_policies() }).await
+    }
+
+    async fn classify_renderings(
+        &self,
+        request: Request<proto::ClassifyRenderingsRequest>,
+    ) -> Result<Response<proto::ClassifyRenderingsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = renderings::answer(&self.0, &call, request.into_inner());
+        call.clone().unary(answer).await
+    }
+
+    async fn find_evidence(
+        &self,
+        request: Request<proto::FindEvidenceRequest>,
+    ) -> Result<Response<proto::FindEvidenceResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = evidence::answer(&self.0, &call, request.into_inner());
+        call.clone().unary(answer).await
     }
 
     async fn classify_stream(

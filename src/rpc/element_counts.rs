@@ -66,6 +66,7 @@ fn limit(name: &str, limits: &Limits) -> Option<usize> {
         "babelward.v1.BatchClassifyRequest.items" | "babelward.v1.EstimateQualityRequest.pairs" => {
             limits.batch_items
         }
+        "babelward.v1.ClassifyRenderingsRequest.renderings" => *super::validate::RENDERINGS.end(),
         _ => return None,
     })
 }

@@ -3,10 +3,12 @@
 
 mod checker;
 mod conversation;
+mod evidence;
 mod generation;
 mod growing;
 mod policy;
 mod quality;
+mod renderings;
 mod request;
 mod request_bytes;
 mod safety;
@@ -14,9 +16,11 @@ mod safety;
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
+    evidence::{CheckedEvidence, find_evidence},
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
+    renderings::{CheckedRenderings, RENDERINGS, renderings},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, batch, classify},
 };
