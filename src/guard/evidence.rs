@@ -57,37 +57,63 @@ pub fn without(text: &str, spans: &[Span]) -> String {
     kept
 }
 
-/// Looks for the evidence in a text that is not safe. `judge` gives the guard's word on each of several removals, in their
-/// order; it is asked for at most `budget` of them in all.
-///
-/// # Errors
-/// Those of `judge`.
-pub async fn find_evidence<E>(
-    text: &str,
-    budget: usize,
-    judge: impl AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>,
-) -> Result<Evidence, E> {
-    let mut search = Search {
-        text,
-        judge,
-        left: budget,
-        passes: 0,
-        out_of_budget: false,
-    };
-    let spans = search.first().await?;
-    let spans = search.narrow(spans).await?;
-    let (spans, each_is_needed) = search.put_back(spans).await?;
-    Ok(Evidence {
-        spans,
-        each_is_needed,
-        passes: search.passes,
-        out_of_budget: search.out_of_budget,
-    })
+/// What a search wants next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SearchStep {
+    /// The guard's word on the text without each of these, in their order.
+    Judge(Vec<Vec<Span>>),
+    /// Nothing more: this was found.
+    Done(Evidence),
 }
 
-struct Search<'a, J> {
+/// A search for the evidence in a text that is not safe. It asks for the guard's word, round by round.
+#[derive(Debug)]
+pub struct EvidenceSearch<'a> {
     text: &'a str,
-    judge: J,
+    budget: usize,
+    /// What the guard has said, by rounds.
+    said: Vec<Vec<Remainder>>,
+}
+
+impl<'a> EvidenceSearch<'a> {
+    /// A search that asks for the guard's word at most `budget` times.
+    pub fn new(text: &'a str, budget: usize) -> Self {
+        Self {
+            text,
+            budget,
+            said: Vec::new(),
+        }
+    }
+
+    /// What is wanted next. A search is a function of what the guard has said, so it is followed from its beginning each time, which
+    /// costs little beside a guard's word.
+    pub fn step(&self) -> SearchStep {
+        let mut search = Search {
+            text: self.text,
+            said: self.said.iter(),
+            left: self.budget,
+            passes: 0,
+            out_of_budget: false,
+        };
+        match search.follow() {
+            Ok(evidence) => SearchStep::Done(evidence),
+            Err(Wanted(removals)) => SearchStep::Judge(removals),
+        }
+    }
+
+    /// Takes the guard's word on the removals that were wanted, in their order.
+    pub fn tell(&mut self, said: Vec<Remainder>) {
+        self.said.push(said);
+    }
+}
+
+/// Removals on which the guard has not yet said anything.
+struct Wanted(Vec<Vec<Span>>);
+
+/// A search that is followed.
+struct Search<'a> {
+    text: &'a str,
+    said: std::slice::Iter<'a, Vec<Remainder>>,
     left: usize,
     passes: usize,
     out_of_budget: bool,
@@ -105,9 +131,21 @@ impl Tried {
     }
 }
 
-impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> {
+impl Search<'_> {
+    fn follow(&mut self) -> Result<Evidence, Wanted> {
+        let spans = self.first()?;
+        let spans = self.narrow(spans)?;
+        let (spans, each_is_needed) = self.put_back(spans)?;
+        Ok(Evidence {
+            spans,
+            each_is_needed,
+            passes: self.passes,
+            out_of_budget: self.out_of_budget,
+        })
+    }
+
     /// Tries removals, as many as the budget allows. Those that leave nothing to be judged are not tried.
-    async fn try_all(&mut self, removals: Vec<Vec<Span>>) -> Result<Vec<Tried>, E> {
+    fn try_all(&mut self, removals: Vec<Vec<Span>>) -> Result<Vec<Tried>, Wanted> {
         let leaves_words = |spans: &Vec<Span>| without(self.text, spans).contains(char::is_alphanumeric);
         let mut removals: Vec<_> = removals.into_iter().filter(leaves_words).collect();
         if removals.len() > self.left {
@@ -117,18 +155,20 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
         if removals.is_empty() {
             return Ok(Vec::new());
         }
-        let said = (self.judge)(&removals).await?;
+        let Some(said) = self.said.next() else {
+            return Err(Wanted(removals));
+        };
         self.left -= removals.len();
         self.passes += removals.len();
         let tried = removals.into_iter().zip(said);
         Ok(tried
-            .map(|(removed, remainder)| Tried { removed, remainder })
+            .map(|(removed, &remainder)| Tried { removed, remainder })
             .collect())
     }
 
     /// Sentences, or else words, whose removal turns the verdict: one alone, or as few as are found together. Empty if there are
     /// none.
-    async fn first(&mut self) -> Result<Vec<Span>, E> {
+    fn first(&mut self) -> Result<Vec<Span>, Wanted> {
         // Half of the budget is for what follows.
         let most = self.left.div_ceil(2).max(1);
         for units in [sentences(self.text), words(self.text, 0..self.text.len())] {
@@ -136,13 +176,11 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
             if units.len() < 2 {
                 continue;
             }
-            let alone = self
-                .try_all(units.into_iter().map(|unit| vec![unit]).collect())
-                .await?;
+            let alone = self.try_all(units.into_iter().map(|unit| vec![unit]).collect())?;
             if let Some(found) = shortest(&alone) {
                 return Ok(found.removed.clone());
             }
-            let found = self.together(alone).await?;
+            let found = self.together(alone)?;
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -151,7 +189,7 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
     }
 
     /// The fewest of some units whose removal together turns the verdict, in the order of what each does to the score alone.
-    async fn together(&mut self, mut units: Vec<Tried>) -> Result<Vec<Span>, E> {
+    fn together(&mut self, mut units: Vec<Tried>) -> Result<Vec<Span>, Wanted> {
         units.sort_by(|a, b| a.remainder.score().total_cmp(&b.remainder.score()));
         let removals = (2..=units.len()).map(|count| {
             let mut removed: Vec<_> = units[..count]
@@ -162,13 +200,13 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
             removed
         });
         let removals = removals.collect();
-        let tried = self.try_all(removals).await?;
+        let tried = self.try_all(removals)?;
         let first = tried.into_iter().find(|tried| tried.remainder.is_safe);
         Ok(first.map_or_else(Vec::new, |tried| tried.removed))
     }
 
     /// Makes each span shorter while the verdict stays turned.
-    async fn narrow(&mut self, mut spans: Vec<Span>) -> Result<Vec<Span>, E> {
+    fn narrow(&mut self, mut spans: Vec<Span>) -> Result<Vec<Span>, Wanted> {
         for index in 0..spans.len() {
             loop {
                 let windows = windows(&words(self.text, spans[index].clone()));
@@ -178,7 +216,7 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
                     removed
                 });
                 let removals = removals.collect();
-                let tried = self.try_all(removals).await?;
+                let tried = self.try_all(removals)?;
                 match shortest(&tried) {
                     Some(found) => spans.clone_from(&found.removed),
                     None => break,
@@ -189,7 +227,7 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
     }
 
     /// Puts spans back that are not needed. Also returns whether each of the others is known to be needed.
-    async fn put_back(&mut self, mut spans: Vec<Span>) -> Result<(Vec<Span>, bool), E> {
+    fn put_back(&mut self, mut spans: Vec<Span>) -> Result<(Vec<Span>, bool), Wanted> {
         // One span is needed, because the whole text is not safe.
         while spans.len() > 1 {
             let removals: Vec<Vec<Span>> = (0..spans.len())
@@ -199,7 +237,7 @@ impl<E, J: AsyncFnMut(&[Vec<Span>]) -> Result<Vec<Remainder>, E>> Search<'_, J> 
                 })
                 .collect();
             let wanted = removals.len();
-            let tried = self.try_all(removals).await?;
+            let tried = self.try_all(removals)?;
             match shortest(&tried) {
                 Some(found) => spans.clone_from(&found.removed),
                 None => return Ok((spans, tried.len() == wanted)),

@@ -1,12 +1,18 @@
-use futures::executor::block_on;
-
 use super::*;
 use crate::random::Random;
 
 /// Searches with a guard that is a function of the text: the score, which is unsafe from 0.5 on.
 fn search(text: &str, budget: usize, score: impl Fn(&str) -> f64) -> Evidence {
     let mut asked = 0;
-    let found = block_on(find_evidence(text, budget, async |removals: &[Vec<Span>]| {
+    let mut search = EvidenceSearch::new(text, budget);
+    loop {
+        let removals = match search.step() {
+            SearchStep::Judge(removals) => removals,
+            SearchStep::Done(found) => {
+                assert_eq!(found.passes, asked);
+                return found;
+            }
+        };
         asked += removals.len();
         assert!(asked <= budget, "{asked} passes of {budget}");
         let judge = |removed: &Vec<Span>| {
@@ -22,11 +28,8 @@ fn search(text: &str, budget: usize, score: impl Fn(&str) -> f64) -> Evidence {
                 unsafe_score: Some(score),
             }
         };
-        Ok::<_, std::convert::Infallible>(removals.iter().map(judge).collect())
-    }));
-    let found = found.unwrap();
-    assert_eq!(found.passes, asked);
-    found
+        search.tell(removals.iter().map(judge).collect());
+    }
 }
 
 /// Unsafe as long as one of these words is in the text.
@@ -65,7 +68,7 @@ fn words_in_several_sentences_are_found_together() {
 #[test]
 fn nothing_is_found_where_nothing_turns_the_verdict() {
     let found = search("One thing. Another thing. A third thing.", 64, |_| 0.9);
-    assert_eq!(found.spans, []);
+    assert!(found.spans.is_empty());
     assert!(!found.each_is_needed && !found.out_of_budget);
     for text in ["", "bomb", "?!"] {
         let found = search(text, 64, any_of(&["bomb"]));

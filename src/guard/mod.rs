@@ -34,7 +34,7 @@ pub use decision::{
 };
 pub use decision_set::{DecisionSet, SameVersion};
 pub use error::{GuardError, PromptError};
-pub use evidence::{Evidence, Remainder, Span, find_evidence, without};
+pub use evidence::{Evidence, EvidenceSearch, Remainder, SearchStep, Span, without};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};

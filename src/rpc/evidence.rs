@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     call::Call,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     engine::Priority,
-    guard::{Remainder, Span, find_evidence, without},
+    guard::{EvidenceSearch, Remainder, SearchStep, Span, without},
     proto::{self, EvidenceOutcome, Label},
 };
 
@@ -53,19 +53,23 @@ pub(crate) async fn answer(
         .last()
         .map_or_else(String::new, |message| message.content.clone());
     let mut usage = proto::Usage::default();
-    let found = find_evidence(&text, most_passes, async |removals: &[Vec<Span>]| {
-        let verdicts = removals.iter().map(|spans| {
-            let work = with_text(&pass, without(&text, spans));
-            let context = &context;
-            async move { retry_when_full(context, || judge(context, work.clone())).await }
+    let mut search = EvidenceSearch::new(&text, most_passes);
+    let found = loop {
+        let removals = match search.step() {
+            SearchStep::Judge(removals) => removals,
+            SearchStep::Done(found) => break found,
+        };
+        let verdicts = removals.into_iter().map(|spans| {
+            let work = with_text(&pass, without(&text, &spans));
+            let context = context.clone();
+            async move { retry_when_full(&context, || judge(&context, work.clone())).await }.boxed()
         });
         let verdicts: Vec<_> = stream::iter(verdicts).buffered(OPEN_PASSES).try_collect().await?;
         for took in verdicts.iter().filter_map(|verdict| verdict.usage.as_ref()) {
             add(&mut usage, took);
         }
-        Ok::<_, ServiceError>(verdicts.iter().map(remainder).collect())
-    });
-    let found = found.await?;
+        search.tell(verdicts.iter().map(remainder).collect());
+    };
     let verdict_without = match found.spans.is_empty() {
         true => None,
         false => {
