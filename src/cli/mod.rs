@@ -22,6 +22,7 @@ mod failure;
 mod generate;
 mod global;
 mod guard;
+mod guard_args;
 mod guard_prompts;
 mod input;
 mod interrupt;

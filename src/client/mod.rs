@@ -20,7 +20,7 @@ pub use self::{
     channel::{Client, ClientOptions, PlaintextToken, servers_of},
     credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
-    guard::{GuardEvents, GuardSender, GuardedText},
+    guard::{GuardEvents, GuardSender, GuardedAnswer, GuardedText},
     metrics_reader::{MetricsReadError, MetricsReader},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,

@@ -328,13 +328,16 @@ impl Sequence {
         self.cancel.is_cancelled()
     }
 
-    /// The reason why the sequence must stop before the next step; `None` if it may go on.
-    pub(crate) fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
+    /// How the sequence must end before the next step; `None` if it may go on.
+    pub(crate) fn stopped(&self, now: Instant) -> Option<Ending> {
         if self.is_cancelled() {
-            return Some(SequenceError::Cancelled);
+            return Some(Ending::Failed(SequenceError::Cancelled));
+        }
+        if self.cancel.is_cut() {
+            return Some(Ending::Finished(FinishReason::Cut));
         }
         let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-        is_late.then(|| self.deadline_error())
+        is_late.then(|| Ending::Failed(self.deadline_error()))
     }
 
     /// The error for a deadline that passes at its present stage.
@@ -370,7 +373,8 @@ impl Sequence {
             admission.leave_queue(None);
             // A caller whose time is over gives up at the same moment, so that it may look like a cancellation.
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-            if is_late || matches!(ending, Ending::Finished(_)) {
+            let is_answered = matches!(ending, Ending::Finished(reason) if reason != FinishReason::Cut);
+            if is_late || is_answered {
                 admission.set_ended(now);
             }
         }

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
-    generate::template_error,
+    generation::template_error,
     provenance,
     sequence::{Sequence, WorkContext},
     token_quota::PromptLimit,

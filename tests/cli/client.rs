@@ -7,6 +7,7 @@ use babelward::proto::{
     ClassifyStreamRequest, ClassifyStreamResponse, ConfiguredPolicy, GuardStreamRequest, GuardStreamResponse,
     Label, ListPoliciesRequest, ListPoliciesResponse, Policy, PolicyCategory, Provenance, Verdict,
     classify_request::PolicySource,
+    generation_service_server::GenerationServiceServer,
     safety_service_server::{SafetyService, SafetyServiceServer},
 };
 use serde_json::Value;
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    guard,
+    generate_guard, guard,
     support::{Outcome, command, run},
 };
 
@@ -153,6 +154,7 @@ pub fn scripted() -> String {
 async fn serve(listener: TcpListener) {
     tonic::transport::Server::builder()
         .add_service(SafetyServiceServer::new(Scripted))
+        .add_service(GenerationServiceServer::new(generate_guard::Scripted))
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await
         .unwrap();

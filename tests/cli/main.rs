@@ -20,6 +20,7 @@ mod config;
 mod data;
 mod disk_full;
 mod gate;
+mod generate_guard;
 mod guard;
 mod import;
 mod keys;

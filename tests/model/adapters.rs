@@ -183,6 +183,7 @@ async fn generate(channel: &Channel, model: &str, content: &str) -> Answer {
                 };
             }
             Event::Started(started) => provenance = started.provenance,
+            other => panic!("{other:?} without a guard"),
         }
     }
     panic!("the stream ended early")

@@ -47,6 +47,7 @@ mod floods;
 mod generate;
 mod greedy;
 mod guard_stream;
+mod guarded_generate;
 mod guards;
 mod health;
 mod long_texts;

@@ -37,6 +37,7 @@ async fn all_violations_come_back_at_once() {
             }),
             logprobs: None,
             priority: 7,
+            guard: None,
         }),
         judge: Some(proto::JudgeOptions {
             model: "y".repeat(200),

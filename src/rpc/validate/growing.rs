@@ -1,4 +1,4 @@
-//! Checks the messages of GuardStream.
+//! Checks the messages of GuardStream, and the guards of answers.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -61,10 +61,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
             conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
         }),
     };
-    let options = start.options.unwrap_or_default();
-    let (cadence, rules) = checker.within("options", |checker| {
-        (cadence(checker, options.cadence), rules(checker, &options))
-    });
+    let (cadence, rules) = options(checker, start.options);
     GuardFields {
         model: start.model,
         policy,
@@ -80,6 +77,46 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
             },
         },
     }
+}
+
+/// The guard of an answer whose fields are valid without knowing the guard.
+pub(super) struct AnswerGuardFields {
+    pub(super) model: String,
+    /// The field that names the guard.
+    pub(super) model_field: String,
+    pub(super) policy: CheckedPolicy,
+    /// The field that has the policy.
+    pub(super) policy_field: String,
+    /// The field of a policy in the request.
+    pub(super) inline_policy_field: String,
+    pub(super) cadence: Cadence,
+    pub(super) rules: ReleaseRules,
+}
+
+pub(super) fn answer_guard_fields(
+    checker: &mut Checker,
+    guard: proto::AnswerGuard,
+    limits: &Limits,
+) -> AnswerGuardFields {
+    checker.model_id("model", &guard.model, limits);
+    let policy = policy::policy(checker, guard.policy_source.into(), limits);
+    let (cadence, rules) = options(checker, guard.options);
+    AnswerGuardFields {
+        model: guard.model,
+        model_field: checker.path_of("model"),
+        policy_field: checker.path_of(policy.field()),
+        inline_policy_field: checker.path_of("inline_policy"),
+        policy,
+        cadence,
+        rules,
+    }
+}
+
+fn options(checker: &mut Checker, options: Option<proto::GuardOptions>) -> (Cadence, ReleaseRules) {
+    let options = options.unwrap_or_default();
+    checker.within("options", |checker| {
+        (cadence(checker, options.cadence), rules(checker, &options))
+    })
 }
 
 fn cadence(checker: &mut Checker, cadence: Option<proto::GuardCadence>) -> Cadence {

@@ -14,7 +14,7 @@ mod safety;
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
-    generation::{GenerateWork, Prompt, ScoreWork, generate, score},
+    generation::{CheckedGenerate, GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},

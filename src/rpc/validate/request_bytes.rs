@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{
     checker::Checker,
-    generation::{generate_fields, score_fields},
+    generation::{generate_fields, score_fields, take_guard},
     growing::{guard_chunk, guard_fields},
     quality::quality_fields,
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
@@ -120,9 +120,10 @@ impl RequestChecks {
         })
     }
 
-    fn generate(&self, request: proto::GenerateRequest, path: &str) -> Result<(), ServiceError> {
+    fn generate(&self, mut request: proto::GenerateRequest, path: &str) -> Result<(), ServiceError> {
         message_size(request.encoded_len(), &self.limits)?;
         let mut checker = Checker::at(path);
+        take_guard(&mut checker, &mut request, &self.limits);
         generate_fields(&mut checker, request, &self.limits);
         checker.finish()
     }

@@ -63,6 +63,7 @@ fn every_violation_is_reported_with_its_path() {
             top_n: 21,
         }),
         priority: 3,
+        guard: None,
     };
     assert_eq!(
         paths(check(request, "items[3].request")),
