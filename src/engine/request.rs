@@ -80,6 +80,11 @@ impl CancelFlag {
     }
 }
 
+/// Keeps the prefix of a growing text's last prompt in the prefix cache, for the next prompt of that text, for as long as there is
+/// a clone of it. A prompt that is computed takes the place of the one before. What is kept is given up where memory is short.
+#[derive(Debug, Clone, Default)]
+pub struct PrefixKeeper(pub(super) Arc<()>);
+
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -227,6 +232,8 @@ pub struct SequenceRequest {
     pub cancel: CancelFlag,
     /// Receives the sequence's events on the engine's thread. It must not block.
     pub events: EventSink,
+    /// Keeps its prompt's full blocks in the prefix cache for the next sequence with the same keeper.
+    pub keeper: Option<PrefixKeeper>,
     /// The span of the call that it is computed for: lines of the log that are about this sequence alone are in it.
     pub span: Span,
 }

@@ -10,7 +10,7 @@ use super::{
     event::{Event, EventSink, FinishReason, SequenceSummary},
     prefix::{CacheOwner, Prefix},
     prompt_blocks::PromptBlocks,
-    request::{CancelFlag, OutputSpec, Priority, Probe, ProbePositions, SequenceRequest},
+    request::{CancelFlag, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, SequenceRequest},
     step_time::StepShape,
     tenant::Tenant,
 };
@@ -178,6 +178,8 @@ pub(crate) struct Sequence {
     deadline: Option<Instant>,
     cancel: CancelFlag,
     reporter: Reporter,
+    /// Keeps its prompt's full blocks in the prefix cache once they are computed.
+    pub keeper: Option<PrefixKeeper>,
     /// The span of the call that it is computed for.
     pub span: Span,
 }
@@ -222,6 +224,7 @@ impl Sequence {
             deadline: request.deadline,
             cancel: request.cancel,
             reporter: Reporter::new(request.events),
+            keeper: request.keeper,
             span: request.span,
         }
     }

@@ -224,6 +224,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
             let sender = sender.clone();
             Box::new(move |event| sender.send(event).is_ok())
         },
+        keeper: None,
         span: Span::current(),
     };
     submit(engine, request, &entry.id)?;

@@ -16,6 +16,7 @@ use super::{
     validate::{ClassifyWork, GuardWork},
 };
 use crate::{
+    engine::PrefixKeeper,
     guard::{Course, GrowingText, GuardMode, LookOutcome, LookPlanner, LookStage, NotUtf8, Release},
     proto::{self, guard_look},
     text::{ChatMessage, ChatRole},
@@ -73,7 +74,10 @@ impl Guarding {
             looks: 0,
             is_complete: false,
             has_ended: false,
-            context,
+            context: WorkContext {
+                keeper: Some(PrefixKeeper::default()),
+                ..context
+            },
             work,
         }
     }

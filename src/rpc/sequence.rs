@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     auth::{Quotas, Scope, TokenReservation},
-    engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
+    engine::{CancelFlag, Event, OutputSpec, PrefixKeeper, Priority, SequenceRequest, Stage, Tenant},
     guard::DecisionSet,
     proto,
     registry::{Lease, Registry},
@@ -84,6 +84,8 @@ pub(crate) struct WorkContext {
     pub(crate) credential: Option<Credential>,
     /// The record of the call or item that the work is for.
     pub(crate) record: Arc<Record>,
+    /// Keeps prompts of a growing text in the prefix cache from one look to the next.
+    pub(crate) keeper: Option<PrefixKeeper>,
 }
 
 impl WorkContext {
@@ -96,6 +98,7 @@ impl WorkContext {
             tenant: call.tenant.clone(),
             credential: call.credential.clone(),
             record: Arc::clone(&call.record),
+            keeper: None,
         }
     }
 
@@ -211,6 +214,7 @@ impl Sequence {
                 }
                 sender.try_send(event).is_ok()
             }),
+            keeper: context.keeper.clone(),
             span: context.record.span().clone(),
         };
         let (admitted, prompt_tokens) = (now(), request.prompt.len());

@@ -21,6 +21,7 @@ impl Scheduler {
     pub(crate) fn plan(&mut self, now: Instant, pace: Pace) -> StepForecast {
         self.record.reset();
         self.end_stopped(now);
+        self.kv.release_ended();
         self.planned_steps += 1;
         self.tokens_left = self.budget.tokens;
         self.out_of_blocks = false;
