@@ -22,6 +22,15 @@ pub(super) struct GuardArgs {
     /// What becomes of text that the guard fails to judge; closed without this
     #[arg(long, value_enum, value_name = "WHAT")]
     on_failure: Option<OnFailure>,
+    #[command(flatten)]
+    looks: LookArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+/// Where a guard looks at a growing text, and when a part of it is blocked.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+pub(super) struct LookArgs {
     /// Look after so many tokens, 8 to 512; the server's default is 64
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     every: Option<u32>,
@@ -35,8 +44,6 @@ pub(super) struct GuardArgs {
     /// Unsafe looks in a row before a part of the text is blocked, 1 to 8; the server's default is 2
     #[arg(long, value_name = "LOOKS", value_parser = clap::value_parser!(u32).range(1..))]
     confirmations: Option<u32>,
-    #[command(flatten)]
-    policy: PolicyArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -82,6 +89,15 @@ impl GuardArgs {
         GuardOptions {
             mode: mode.into(),
             failure_mode: failure_mode.into(),
+            ..self.looks.options()
+        }
+    }
+}
+
+impl LookArgs {
+    /// The options of a request, without modes.
+    pub(super) fn options(&self) -> GuardOptions {
+        GuardOptions {
             // 0 stands for the server's default.
             cadence: Some(GuardCadence {
                 tokens: self.every.unwrap_or(0),
@@ -89,6 +105,7 @@ impl GuardArgs {
             }),
             interim_threshold: self.interim_threshold,
             confirmations: self.confirmations.unwrap_or(0),
+            ..GuardOptions::default()
         }
     }
 }

@@ -205,13 +205,13 @@ impl Command {
             Self::Bench(args) => args.connection(),
             Self::Models(args) => args.connection(),
             Self::Policies(args) => Some(args.connection()),
+            Self::Validate(args) => args.connection(),
             Self::Top(args) => Some(&args.connection),
             Self::Serve(_)
             | Self::Demo(_)
             | Self::Data(_)
             | Self::Report(_)
             | Self::Compare(_)
-            | Self::Validate(_)
             | Self::Keys(_)
             | Self::Config(_)
             | Self::Completions(_)

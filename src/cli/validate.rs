@@ -1,13 +1,14 @@
-//! `validate`: draws answers for people to label, and compares the labels with the guard's verdicts.
+//! `validate`: draws answers for people to label, and compares the labels with the guard's verdicts, also while answers are written.
 
 mod print;
+mod streaming;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::{
-    Exit, Global,
+    Connection, Exit, Global,
     interrupt::interrupted,
     output::{counted, print_line, write_to},
 };
@@ -34,6 +35,7 @@ enum Command {
     /// Compare the labels with the verdicts: how often people and guard agree, and what the run's figures are once the
     /// guard's errors are taken out. `report` shows both from then on
     Score(ScoreArgs),
+    Streaming(Box<streaming::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +90,16 @@ struct LabelArgs {
     seed: u64,
 }
 
+impl Args {
+    /// The connection flags of the subcommand that calls a server.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.command {
+            Command::Streaming(args) => Some(&args.connection),
+            Command::Sample(_) | Command::Label(_) | Command::Score(_) => None,
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
@@ -95,6 +107,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Sample(args) => sample(&args),
         Command::Label(args) => label(&args, global),
         Command::Score(args) => score(&args),
+        Command::Streaming(args) => streaming::run(&args, global),
     }
 }
 

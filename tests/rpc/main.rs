@@ -64,6 +64,7 @@ mod score;
 mod secured;
 mod simulation;
 mod starting;
+mod streaming_validation;
 mod streams;
 mod tenants;
 mod traces;
