@@ -140,7 +140,16 @@ impl Guard {
 
     /// Whether it can judge by policies other than its own.
     pub fn takes_policies(&self) -> bool {
-        self.kind.policies() == Policies::Any
+        self.kind.policies() != Policies::NativeOnly
+    }
+
+    /// Whether it can judge by this policy.
+    pub fn takes(&self, policy: &Policy) -> bool {
+        match self.kind.policies() {
+            Policies::Any => true,
+            Policies::OneCategory => policy.categories().len() == 1,
+            Policies::NativeOnly => false,
+        }
     }
 
     /// What the engine must produce: it probes the first tokens of the labels, ends at once on `safe` where nothing else is

@@ -185,7 +185,7 @@ fn pin_prefixes(
     for entry in entries {
         let Some(guard) = &entry.guard else { continue };
         let named = policies.values().map(|policy| Some(policy.as_ref()));
-        let named = named.filter(|_| guard.takes_policies());
+        let named = named.filter(|policy| policy.is_none_or(|policy| guard.takes(policy)));
         let mut prefixes = Vec::new();
         for policy in std::iter::once(None).chain(named) {
             let of_policy = guard.policy_prefixes(policy);

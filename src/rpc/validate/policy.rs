@@ -145,6 +145,16 @@ pub(super) fn check_guard(
                 guard.kind()
             ),
         )),
+        (Some(guard), Some(policy)) if !guard.takes(policy) => Err(ServiceError::field(
+            field,
+            format!(
+                "{} is a guard of the kind {}, which judges by one category at a time, and the policy has {}: send a request for \
+                 each, with a policy of one category",
+                entry.id,
+                guard.kind(),
+                policy.categories().len()
+            ),
+        )),
         _ => Ok(()),
     }
 }
