@@ -103,7 +103,9 @@ fn lacks_room(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<FetchError>() {
         return match error {
             FetchError::Cache { reason, .. } => of_system(reason),
-            FetchError::Dataset { error, .. } | FetchError::File { error, .. } => of_source(error),
+            FetchError::Dataset { error, .. }
+            | FetchError::Model { error, .. }
+            | FetchError::File { error, .. } => of_source(error),
             FetchError::NoSource { failures, .. } => failures.iter().any(|(_, error)| of_source(error)),
             FetchError::NoCacheFolder | FetchError::NotThere { .. } => false,
         };
