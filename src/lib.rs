@@ -11,6 +11,7 @@
 pub mod auth;
 pub mod backend;
 pub mod bench;
+pub mod classifier;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
-    proto::{Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, Verdict},
+    proto::{
+        Action, Classification, ClassifierQuestion, ClassifyRequest, ClassifyResponse, Conversation,
+        Decision, Label, Verdict,
+    },
 };
 
 /// Most probabilities of categories on a line.
@@ -55,6 +58,10 @@ pub(crate) struct Args {
     /// Ask for the probability of each category
     #[arg(long)]
     categories: bool,
+    /// Let this classifier look at the text as well, for example for injected instructions; LABEL is its label of texts without
+    /// harm, and its first one where none is given; repeatable
+    #[arg(long, value_name = "ID[=LABEL]")]
+    classifier: Vec<String>,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -135,6 +142,7 @@ struct Judged {
     verdict: Verdict,
     decision: Option<Decision>,
     shadows: Vec<Decision>,
+    classifications: Vec<Classification>,
 }
 
 impl Args {
@@ -147,6 +155,7 @@ impl Args {
             decision_policy: self.decision.clone(),
             language: self.language.clone(),
             category_probabilities: self.categories,
+            classifiers: self.classifier.iter().map(|asked| question(asked)).collect(),
         }
     }
 
@@ -167,10 +176,16 @@ impl Args {
                 "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
             ));
         }
+        if response.classifications.len() != self.classifier.len() {
+            return Err(wrong(
+                "the answer lacks classifications that were asked for: is the server older than this client?",
+            ));
+        }
         Ok(Judged {
             verdict,
             decision: response.decision,
             shadows: response.shadow_decisions,
+            classifications: response.classifications,
         })
     }
 }
@@ -195,20 +210,23 @@ impl Judged {
         for shadow in &self.shadows {
             parts.push(format!("shadow {}", shown(shadow, no_color)));
         }
+        for found in &self.classifications {
+            parts.push(format!("{} {} {:.4}", found.model, found.label, found.harm_score));
+        }
         parts.join("  ")
     }
 
-    /// The verdict as JSON, with the decisions beside its fields.
+    /// The verdict as JSON, with decisions and classifications beside its fields.
     fn json(&self) -> anyhow::Result<Value> {
         let mut value = json::message(&self.verdict)?;
         if let Some(fields) = value.as_object_mut() {
-            fields.extend(self.decisions()?);
+            fields.extend(self.beside_the_verdict()?);
         }
         Ok(value)
     }
 
-    /// The decisions, as fields of an object; none without a decision.
-    fn decisions(&self) -> anyhow::Result<Map<String, Value>> {
+    /// Decisions and classifications, as fields of an object; none where there are none.
+    fn beside_the_verdict(&self) -> anyhow::Result<Map<String, Value>> {
         let mut fields = Map::new();
         if let Some(decision) = &self.decision {
             fields.insert("decision".to_owned(), json::message(decision)?);
@@ -217,7 +235,20 @@ impl Judged {
             let shadows = self.shadows.iter().map(json::message);
             fields.insert("shadow_decisions".to_owned(), shadows.collect::<Result<_, _>>()?);
         }
+        if !self.classifications.is_empty() {
+            let found = self.classifications.iter().map(json::message);
+            fields.insert("classifications".to_owned(), found.collect::<Result<_, _>>()?);
+        }
         Ok(fields)
+    }
+}
+
+/// `watch`, or `watch=benign`.
+fn question(asked: &str) -> ClassifierQuestion {
+    let (model, harmless_label) = asked.split_once('=').unwrap_or((asked, ""));
+    ClassifierQuestion {
+        model: model.to_owned(),
+        harmless_label: harmless_label.to_owned(),
     }
 }
 
@@ -306,7 +337,7 @@ fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Valu
             let mut fields = Map::new();
             fields.insert("id".to_owned(), id.into());
             fields.insert("verdict".to_owned(), json::message(&judged.verdict)?);
-            fields.extend(judged.decisions()?);
+            fields.extend(judged.beside_the_verdict()?);
             Value::Object(fields)
         }
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),

@@ -199,6 +199,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
             | RegistryError::OnlyEstimator { .. }
+            | RegistryError::NoClassifier { .. }
+            | RegistryError::OnlyClassifier { .. }
             | RegistryError::UnknownDefault { .. }
             | RegistryError::OverBudget { .. } => Some(Exit::Usage),
             RegistryError::Unreadable { .. }
@@ -206,6 +208,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::Tokenizer { .. }
             | RegistryError::Template { .. }
             | RegistryError::Guard { .. }
+            | RegistryError::Labels { .. }
             | RegistryError::ChangedMeanwhile { .. }
             | RegistryError::OtherFiles { .. } => Some(Exit::InvalidData),
             RegistryError::Engine(_)

@@ -32,7 +32,7 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 8] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
@@ -40,6 +40,7 @@ const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
     "babelward.v1.GenerateDelta.logprobs",
     "babelward.v1.Verdict.refusal",
     "babelward.v1.Verdict.category_probabilities",
+    "babelward.v1.ClassifyResponse.classifications",
 ];
 
 /// A message, whichever it is.

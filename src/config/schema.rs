@@ -402,8 +402,9 @@ pub const MODEL_KEYS: &[Key] = &[
     key(
         "roles",
         "auto",
-        "target (generates), guard (classifies), or both; quality (judges translations) alone; auto = quality for the \
-         folder of a quality estimator, guard where only --guard names the model, else target",
+        "target (generates), guard (classifies), or both; quality (judges translations) alone; classifier (labels texts) \
+         alone; auto = quality or classifier for the folder of such a model, guard where only --guard names the model, else \
+         target",
     ),
     key(
         "load",

@@ -7,6 +7,7 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
+    classifier,
     decision::{self, Decided},
     error::ServiceError,
     guard_stream,
@@ -35,14 +36,20 @@ async fn classify(
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let validation = ValidationContext::of(&shared, context.deadline);
-    let CheckedClassify { work, decider } = validate::classify(request, &path, &validation).await?;
+    let CheckedClassify {
+        work,
+        decider,
+        classifiers,
+    } = validate::classify(request, &path, &validation).await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
-    let verdict = judge(&context, work).await?;
+    let classifications = classifier::classify_last(&context, classifiers, &work);
+    let (verdict, classifications) = future::try_join(judge(&context, work), classifications).await?;
     let Decided { decision, shadows } = decider.decide(&verdict);
     Ok(proto::ClassifyResponse {
         verdict: Some(verdict),
         decision,
         shadow_decisions: shadows,
+        classifications,
     })
 }
 

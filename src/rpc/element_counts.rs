@@ -63,6 +63,7 @@ fn limit(name: &str, limits: &Limits) -> Option<usize> {
         "babelward.v1.TokenIds.ids" => limits.token_ids,
         "babelward.v1.StoppingParams.stop_sequences" => limits.stop_sequences,
         "babelward.v1.Policy.categories" => crate::guard::MAX_CATEGORIES,
+        "babelward.v1.ClassifyRequest.classifiers" => super::validate::MOST_CLASSIFIERS,
         "babelward.v1.BatchClassifyRequest.items" | "babelward.v1.EstimateQualityRequest.pairs" => {
             limits.batch_items
         }

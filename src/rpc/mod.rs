@@ -12,6 +12,7 @@ mod call;
 mod call_layer;
 mod call_trace;
 mod category_probabilities;
+mod classifier;
 mod classify;
 mod clock;
 mod deadline;

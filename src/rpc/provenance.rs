@@ -155,6 +155,7 @@ pub(crate) fn capability(role: ModelRole) -> proto::Capability {
         ModelRole::Target => proto::Capability::Generate,
         ModelRole::Guard => proto::Capability::Classify,
         ModelRole::Quality => proto::Capability::EstimateQuality,
+        ModelRole::Classifier => proto::Capability::ClassifyText,
     }
 }
 

@@ -553,6 +553,7 @@ fn capability(role: ModelRole) -> &'static str {
         ModelRole::Target => "generate",
         ModelRole::Guard => "classify",
         ModelRole::Quality => "estimate_quality",
+        ModelRole::Classifier => "classify_text",
     }
 }
 

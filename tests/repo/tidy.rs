@@ -36,7 +36,7 @@ const LAYERS: &[(&str, &str)] = &[
         "config",
         "errors guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::Policy guard::read_decision_policy \
          guard::read_policy model::spec engine::Tenant \
-         quality::EstimatorKind memory::human_bytes auth tls",
+         classifier::EncoderKind memory::human_bytes auth tls",
     ),
     ("telemetry", "config auth tls files engine::Tenant trace_context"),
     ("fetch", "digest errors files"),
@@ -46,20 +46,21 @@ const LAYERS: &[(&str, &str)] = &[
     ("text", "gguf files digest errors engine::StopCondition fetch"),
     ("guard", "engine backend model text gguf digest errors random"),
     ("quality", "model text"),
+    ("classifier", "engine model text"),
     (
         "registry",
-        "guard quality engine backend model text gguf digest errors files config memory panics",
+        "guard quality classifier engine backend model text gguf digest errors files config memory panics",
     ),
     (
         "rpc",
-        "registry guard quality engine backend model text gguf digest errors config telemetry proto \
+        "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto \
          memory::human_bytes status_code auth tls trace_context",
     ),
     ("client", "proto digest random status_code secret trace_context"),
     ("bench", "client proto digest errors files random status_code"),
     (
         "cli",
-        "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \
+        "rpc registry guard quality classifier engine backend model text gguf digest errors config telemetry proto client bench fetch \
          memory random status_code auth tls reload secret files trace_context",
     ),
 ];

@@ -12,6 +12,8 @@
 mod alone;
 #[path = "../common/authority.rs"]
 mod authority;
+#[path = "../common/classifiers.rs"]
+mod classifiers_golden;
 #[path = "../common/collector.rs"]
 mod collector;
 #[path = "../common/mod.rs"]
@@ -33,6 +35,7 @@ mod authentication;
 mod back_pressure;
 mod cancellation;
 mod chaos;
+mod classifiers;
 mod classify;
 mod connections;
 mod deadlines;

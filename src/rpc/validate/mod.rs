@@ -2,6 +2,7 @@
 //! violations at once. Models are looked up after that.
 
 mod checker;
+mod classifier;
 mod conversation;
 mod generation;
 mod growing;
@@ -14,6 +15,7 @@ mod safety;
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
+    classifier::{ClassifierWork, MOST_CLASSIFIERS},
     generation::{GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     checker::{Checker, ValidationContext},
+    classifier::{self, ClassifierQuestion, ClassifierWork},
     conversation,
     policy::{self, CheckedPolicy, GuardAndPolicy},
     request::item_ids,
@@ -37,6 +38,8 @@ pub(crate) struct ClassifyWork {
 pub(crate) struct CheckedClassify {
     pub(crate) work: ClassifyWork,
     pub(crate) decider: Decider,
+    /// Who else looks at the last message.
+    pub(crate) classifiers: Vec<ClassifierWork>,
 }
 
 /// Where the messages that a guard judges come from, and the policy that it judges by.
@@ -70,6 +73,7 @@ pub(super) struct ClassifyFields {
     messages: Vec<ChatMessage>,
     priority: proto::Priority,
     decision: DecisionFields,
+    classifiers: Vec<ClassifierQuestion>,
     fields: JudgedMessages,
 }
 
@@ -157,6 +161,7 @@ pub(super) fn classify_fields(
     limits: &Limits,
 ) -> ClassifyFields {
     let decision = decision_fields(checker, &mut request);
+    let classifiers = classifier::questions(checker, std::mem::take(&mut request.classifiers), limits);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
     let policy = policy::policy(checker, request.policy_source.into(), limits);
@@ -176,6 +181,7 @@ pub(super) fn classify_fields(
         messages,
         priority,
         decision,
+        classifiers,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
@@ -197,6 +203,7 @@ pub(crate) async fn classify(
         messages,
         priority,
         decision,
+        classifiers,
         fields,
     } = classify_fields(&mut checker, request, context.limits);
     let policy_field = checker.path_of(policy.field());
@@ -213,6 +220,7 @@ pub(crate) async fn classify(
         decider,
         category_probabilities,
     } = decision.find(&Checker::at(path), context.decisions, guard, policy.as_deref())?;
+    let classifiers = classifier::find(context, classifiers).await?;
     Ok(CheckedClassify {
         work: ClassifyWork {
             guard: lease,
@@ -223,6 +231,7 @@ pub(crate) async fn classify(
             fields,
         },
         decider,
+        classifiers,
     })
 }
 
