@@ -9,6 +9,9 @@
 
 #[path = "../common/authority.rs"]
 mod authority;
+mod classifiers;
+#[path = "../common/classifiers.rs"]
+mod classifiers_golden;
 mod client;
 #[path = "../common/collector.rs"]
 mod collector;

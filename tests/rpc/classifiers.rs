@@ -213,7 +213,7 @@ async fn a_classifier_is_listed_with_its_capability_and_is_nobodys_guard() {
         .await
         .unwrap()
         .into_inner();
-    let ids: Vec<&str> = listed.models.iter().map(|model| model.id.as_str()).collect();
+    let ids: Vec<&str> = listed.models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!(ids, [WATCH]);
     let request = proto::ClassifyRequest {
         model: WATCH.to_owned(),
