@@ -11,6 +11,13 @@ pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
     tagged(Sha256::digest(bytes).as_slice())
 }
 
+/// Whether a text is written as a digest is: `sha256:` and 64 hexadecimal digits in lower case.
+pub fn is_digest(text: &str) -> bool {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let hex = text.strip_prefix("sha256:");
+    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_hex))
+}
+
 /// `sha256:<hex>` of bytes that come in pieces.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(Sha256);
@@ -39,6 +46,21 @@ pub fn of_file(path: &Path) -> std::io::Result<String> {
         }
         hasher.update(&buffer[..read]);
     }
+}
+
+/// `sha256:<hex>` of a hash that was computed elsewhere.
+pub fn of_hash(hash: &[u8; 32]) -> String {
+    tagged(hash)
+}
+
+/// The hash that a digest names; `None` for what is no digest.
+pub fn hash_of(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:").filter(|_| is_digest(text))?;
+    let mut hash = [0; 32];
+    for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(hash)
 }
 
 fn tagged(hash: &[u8]) -> String {

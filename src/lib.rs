@@ -11,6 +11,8 @@
 pub mod auth;
 pub mod backend;
 pub mod bench;
+pub mod calibrator;
+pub mod classifier;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -27,6 +29,7 @@ pub mod panics;
 pub mod proto;
 pub mod quality;
 pub mod random;
+pub mod receipt;
 pub mod registry;
 pub mod reload;
 pub mod rpc;

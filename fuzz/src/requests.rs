@@ -9,7 +9,7 @@ use babelward::{
 use prost::Message;
 
 /// Every call. The first byte of an input chooses one.
-const CALLS: [&str; 18] = [
+const CALLS: [&str; 20] = [
     "GenerationService/Generate",
     "GenerationService/GenerateStream",
     "SafetyService/Classify",
@@ -28,6 +28,8 @@ const CALLS: [&str; 18] = [
     "AdminService/EstimateModel",
     "QualityService/EstimateQuality",
     "SafetyService/GuardStream",
+    "SafetyService/ClassifyRenderings",
+    "SafetyService/FindEvidence",
 ];
 
 /// Most bytes of an error's message and of its details. Both travel in headers, the details in base64, and clients refuse headers
@@ -88,6 +90,21 @@ fn accepted(call: &str, message: &[u8]) -> Option<Vec<u8>> {
                 .filter_map(|item| item.request.as_ref())
                 .for_each(classify);
         })),
+        "SafetyService/ClassifyRenderings" => {
+            Some(written(message, |request: &proto::ClassifyRenderingsRequest| {
+                assert!((2..=16).contains(&request.renderings.len()));
+                request.renderings.iter().for_each(classify);
+            }))
+        }
+        "SafetyService/FindEvidence" => Some(written(message, |request: &proto::FindEvidenceRequest| {
+            assert!(request.max_passes <= 256);
+            classify(
+                request
+                    .request
+                    .as_ref()
+                    .expect("an accepted search has a Classify"),
+            );
+        })),
         "ScoringService/Score" => Some(written(message, |score: &proto::ScoreRequest| {
             generate(score.generate.as_ref().expect("an accepted Score has a Generate"));
         })),
@@ -118,6 +135,8 @@ fn conversation(conversation: &proto::Conversation) {
     assert!((1..=limits.messages).contains(&conversation.messages.len()));
     for message in &conversation.messages {
         assert!(message.content.len() <= limits.content_bytes);
+        assert!(message.parts.len() <= 64 && message.tool_calls.len() <= 64);
+        assert!(message.content.is_empty() || message.parts.is_empty());
         assert_ne!(message.role(), proto::Role::Unspecified);
     }
 }

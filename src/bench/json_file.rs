@@ -7,6 +7,8 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
+use crate::files;
+
 /// Why a JSON file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonFileError {
@@ -33,7 +35,19 @@ pub enum JsonFileError {
 /// # Errors
 /// [`JsonFileError`].
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, JsonFileError> {
-    let text = fs::read_to_string(path).map_err(|source| JsonFileError::Io {
+    parsed(path, fs::read_to_string(path))
+}
+
+/// Reads a whole file that comes from somebody else, of at most so many bytes.
+///
+/// # Errors
+/// [`JsonFileError`].
+pub fn read_json_within<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, JsonFileError> {
+    parsed(path, files::read_text(path, limit))
+}
+
+fn parsed<T: DeserializeOwned>(path: &Path, text: io::Result<String>) -> Result<T, JsonFileError> {
+    let text = text.map_err(|source| JsonFileError::Io {
         path: path.to_owned(),
         source,
     })?;

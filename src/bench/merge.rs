@@ -156,14 +156,12 @@ pub fn merge(folders: &[RunFolder], out: &RunFolder) -> Result<RunInfo, MergeErr
         return Err(MergeError::Refused(wrong));
     }
     let seeds = parts.first().map(|part| part.info.settings.seeds.clone());
-    let results_digest = out.write_records(Merged::new(&parts, &plan, &seeds.unwrap_or_default())?)?;
+    let written = out.write_records(Merged::new(&parts, &plan, &seeds.unwrap_or_default())?)?;
     out.write_with("plan.jsonl", |file| {
         plan.lines().try_for_each(|line| file.write_all(line.as_bytes()))
     })?;
-    let info = RunInfo {
-        results_digest: Some(results_digest),
-        ..info(&parts, whole)
-    };
+    let mut info = info(&parts, whole);
+    info.set_results(written);
     out.write_info(&info)?;
     Ok(info)
 }

@@ -2,7 +2,7 @@
 //! languages, a guard judges the answers, and the verdicts are compared category by category and language by language.
 //!
 //! The stages are `dataset` → `plan` → `run` → `results` (on disk) → `summary` → `report`. `analysis` makes the last two
-//! from the results, at any time; `labelling` compares the guard with people.
+//! from the results, at any time; `labelling` compares the guard with people, and `streaming` does so while answers are written.
 
 pub mod analysis;
 pub mod confidence;
@@ -19,11 +19,13 @@ pub mod problem;
 pub mod progress;
 pub mod report;
 pub mod results;
+pub mod row_proof;
 pub mod run;
 pub mod scores;
 pub mod selection;
 pub mod settings;
 pub mod statistics;
+pub mod streaming;
 pub mod summary;
 pub mod table;
 pub mod taxonomy;

@@ -243,6 +243,7 @@ fn roles(declared: &Declared) -> String {
         ModelRole::Target => "target",
         ModelRole::Guard => "guard",
         ModelRole::Quality => "quality",
+        ModelRole::Classifier => "classifier",
     });
     names.collect::<Vec<_>>().join("+")
 }

@@ -3,6 +3,7 @@
 mod drive;
 mod import;
 mod merge;
+mod proof;
 mod resume;
 mod run;
 
@@ -31,6 +32,10 @@ enum Command {
     Import(import::ImportArgs),
     /// Merge the shards of a run into one run
     Merge(merge::MergeArgs),
+    /// Show that a row belongs to a run: the row, and the hashes by which the run's root follows from it, without the other rows
+    Proof(proof::ProofArgs),
+    /// Check that a row belongs to the run with a root, by what `proof` has written
+    VerifyProof(proof::VerifyProofArgs),
 }
 
 impl Args {
@@ -40,7 +45,7 @@ impl Args {
             Command::Run(args) => Some(&args.connection),
             Command::Resume(args) => Some(&args.connection),
             Command::Rescore(args) => Some(&args.connection),
-            Command::Import(_) | Command::Merge(_) => None,
+            Command::Import(_) | Command::Merge(_) | Command::Proof(_) | Command::VerifyProof(_) => None,
         }
     }
 }
@@ -53,5 +58,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Rescore(args) => resume::rescore(args, global),
         Command::Import(args) => import::import(args, global),
         Command::Merge(args) => merge::merge(args, global),
+        Command::Proof(args) => proof::proof(&args),
+        Command::VerifyProof(args) => proof::verify(&args),
     }
 }

@@ -10,13 +10,18 @@ use super::{
     CommandError, Connection, Exit, Format, Global,
     input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
-    output::{Color, painted, print_json, print_line, tell},
+    judge_scope::{ScopeArgs, notes},
+    output::{Color, painted, print_json, print_line, tell, write_to},
     policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
-    proto::{Action, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label, Verdict},
+    proto::{
+        Action, ClassifierQuestion, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label,
+        MessageVerdict, Verdict,
+    },
+    receipt::Receipt,
 };
 
 /// Most probabilities of categories on a line.
@@ -55,6 +60,18 @@ pub(crate) struct Args {
     /// Ask for the probability of each category
     #[arg(long)]
     categories: bool,
+    /// Let this classifier look at the text as well, for example for injected instructions; LABEL is its label of texts without
+    /// harm, and its first one where none is given; repeatable
+    #[arg(long, value_name = "ID[=LABEL]")]
+    classifier: Vec<String>,
+    /// Write the verdict's receipt to this file: what `verify` and `replay` need to check it later. The text is not in it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["items", "judge", "windows", "omit_unjudgeable"])]
+    receipt: Option<PathBuf>,
+    /// Put the text into the receipt as well
+    #[arg(long, requires = "receipt")]
+    keep_input: bool,
+    #[command(flatten)]
+    scope: ScopeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -120,9 +137,17 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     let conversation = input::conversation_of(text, role, args.prompt.as_deref());
     let request = args.request(conversation, &policy);
     let client = global.connect().await?;
-    let judged = args.judged(client.classify(request).await?, &policy)?;
+    let response = client.classify(request.clone()).await?;
+    let receipt = match &args.receipt {
+        Some(_) => Some(Receipt::of(&request, &policy, &response, args.keep_input)?),
+        None => None,
+    };
+    let judged = args.judged(response, &policy)?;
+    if let Some(receipt) = receipt {
+        write_to(args.receipt.as_deref(), || receipt.to_json())?;
+    }
     match global.format {
-        Format::Human => print_line(&judged.line(global.no_color))?,
+        Format::Human => print_lines(&judged.lines(global.no_color))?,
         Format::Json | Format::Jsonl => print_json(global.format, &judged.json()?)?,
     }
     let mut tally = Tally::default();
@@ -130,11 +155,10 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     Ok(tally.exit(args.fail_on))
 }
 
-/// A verdict, and what was decided about it.
+/// A verdict, and the answer that it is from, with what was decided about it.
 struct Judged {
     verdict: Verdict,
-    decision: Option<Decision>,
-    shadows: Vec<Decision>,
+    response: ClassifyResponse,
 }
 
 impl Args {
@@ -147,6 +171,10 @@ impl Args {
             decision_policy: self.decision.clone(),
             language: self.language.clone(),
             category_probabilities: self.categories,
+            judge: self.scope.scope(),
+            unjudgeable: self.scope.unjudgeable(),
+            windows: self.scope.windows(),
+            classifiers: self.classifier.iter().map(|asked| question(asked)).collect(),
         }
     }
 
@@ -155,8 +183,12 @@ impl Args {
         let wrong = |reason: &str| ClientError::Protocol(reason.to_owned());
         let verdict = response
             .verdict
+            .clone()
             .ok_or_else(|| wrong("the answer to Classify has no verdict"))?;
         check_policy(policy, &verdict)?;
+        if let Some(problem) = self.scope.problem(&response) {
+            return Err(wrong(problem));
+        }
         if response.decision.is_none() && !self.decision.is_empty() {
             return Err(wrong(
                 "the answer has no decision, although one was asked for: is the server older than this client?",
@@ -167,16 +199,26 @@ impl Args {
                 "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
             ));
         }
-        Ok(Judged {
-            verdict,
-            decision: response.decision,
-            shadows: response.shadow_decisions,
-        })
+        if response.classifications.len() != self.classifier.len() {
+            return Err(wrong(
+                "the answer lacks classifications that were asked for: is the server older than this client?",
+            ));
+        }
+        Ok(Judged { verdict, response })
     }
 }
 
 impl Judged {
-    /// The verdict on one line, with the probabilities of likely categories and the decision.
+    /// The verdict on one line, with the decision and all that else is to say of it, and a line for each verdict on several messages.
+    fn lines(&self, no_color: bool) -> Vec<String> {
+        let mut lines = vec![self.line(no_color)];
+        for MessageVerdict { message, verdict } in &self.response.message_verdicts {
+            let verdict = verdict.as_ref().map(|verdict| line(verdict, no_color));
+            lines.push(format!("message {message}  {}", verdict.unwrap_or_default()));
+        }
+        lines
+    }
+
     fn line(&self, no_color: bool) -> String {
         let mut parts = vec![line(&self.verdict, no_color)];
         let mut likely: Vec<_> = self.verdict.category_probabilities.iter().collect();
@@ -189,36 +231,50 @@ impl Judged {
         if !likely.is_empty() {
             parts.push(format!("most likely {}", likely.join(", ")));
         }
-        if let Some(decision) = &self.decision {
+        parts.extend(notes(&self.verdict));
+        if let Some(decision) = &self.response.decision {
             parts.push(shown(decision, no_color));
         }
-        for shadow in &self.shadows {
+        for shadow in &self.response.shadow_decisions {
             parts.push(format!("shadow {}", shown(shadow, no_color)));
+        }
+        for found in &self.response.classifications {
+            parts.push(format!("{} {} {:.4}", found.model, found.label, found.harm_score));
         }
         parts.join("  ")
     }
 
-    /// The verdict as JSON, with the decisions beside its fields.
+    /// The verdict as JSON, with decisions and classifications beside its fields.
     fn json(&self) -> anyhow::Result<Value> {
         let mut value = json::message(&self.verdict)?;
         if let Some(fields) = value.as_object_mut() {
-            fields.extend(self.decisions()?);
+            fields.extend(self.beside()?);
         }
         Ok(value)
     }
 
-    /// The decisions, as fields of an object; none without a decision.
-    fn decisions(&self) -> anyhow::Result<Map<String, Value>> {
+    /// What the answer has beside the verdict, as fields of an object: decisions, verdicts on several messages and
+    /// classifications.
+    fn beside(&self) -> anyhow::Result<Map<String, Value>> {
         let mut fields = Map::new();
-        if let Some(decision) = &self.decision {
-            fields.insert("decision".to_owned(), json::message(decision)?);
-        }
-        if !self.shadows.is_empty() {
-            let shadows = self.shadows.iter().map(json::message);
-            fields.insert("shadow_decisions".to_owned(), shadows.collect::<Result<_, _>>()?);
+        if let Value::Object(answer) = json::message(&self.response)? {
+            fields.extend(answer.into_iter().filter(|(name, _)| name != "verdict"));
         }
         Ok(fields)
     }
+}
+
+/// `watch`, or `watch=benign`.
+fn question(asked: &str) -> ClassifierQuestion {
+    let (model, harmless_label) = asked.split_once('=').unwrap_or((asked, ""));
+    ClassifierQuestion {
+        model: model.to_owned(),
+        harmless_label: harmless_label.to_owned(),
+    }
+}
+
+fn print_lines(lines: &[String]) -> std::io::Result<()> {
+    lines.iter().try_for_each(|line| print_line(line))
 }
 
 /// `BLOCK by chat@3`.
@@ -229,7 +285,15 @@ fn shown(decision: &Decision, no_color: bool) -> String {
         Action::Block | Action::Unspecified => ("BLOCK", Color::Red),
     };
     let action = painted(action, color, no_color);
-    format!("{action} by {}@{}", decision.policy, decision.policy_version)
+    let calibrated = decision
+        .calibrated_probability
+        .map(|probability| format!(" (calibrated {probability:.4})"));
+    format!(
+        "{action} by {}@{}{}",
+        decision.policy,
+        decision.policy_version,
+        calibrated.unwrap_or_default()
+    )
 }
 
 /// Judges all items and prints the results in the order of the file. An item that fails does not stop the others.
@@ -250,10 +314,18 @@ async fn classify_all(items: Vec<Item>, args: &Args, global: &Global) -> anyhow:
         match global.format {
             Format::Human => {
                 let shown = match &result {
-                    Ok(judged) => judged.line(global.no_color),
-                    Err(error) => format!("{}  {error}", painted("FAILED", Color::Red, global.no_color)),
+                    Ok(judged) => judged.lines(global.no_color),
+                    Err(error) => vec![format!(
+                        "{}  {error}",
+                        painted("FAILED", Color::Red, global.no_color)
+                    )],
                 };
-                print_line(&format!("{id}  {shown}"))?;
+                print_lines(
+                    &shown
+                        .iter()
+                        .map(|line| format!("{id}  {line}"))
+                        .collect::<Vec<_>>(),
+                )?;
             }
             Format::Json => document.push(item_json(&id, &result)?),
             Format::Jsonl => print_json(global.format, &item_json(&id, &result)?)?,
@@ -306,7 +378,7 @@ fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Valu
             let mut fields = Map::new();
             fields.insert("id".to_owned(), id.into());
             fields.insert("verdict".to_owned(), json::message(&judged.verdict)?);
-            fields.extend(judged.decisions()?);
+            fields.extend(judged.beside()?);
             Value::Object(fields)
         }
         Err(error) => json!({"id": id, "error": json::rpc_error(error)}),
@@ -382,7 +454,7 @@ impl Tally {
     /// Counts a verdict and what was decided about it.
     fn count_judged(&mut self, judged: &Judged) {
         self.count(&judged.verdict);
-        let action = judged.decision.as_ref().map(Decision::action);
+        let action = judged.response.decision.as_ref().map(Decision::action);
         self.blocked += usize::from(action == Some(Action::Block));
     }
 

@@ -45,6 +45,8 @@ pub enum Exit {
     Undetermined,
     /// The input was empty.
     Nothing,
+    /// What was computed again differs from its receipt.
+    Different,
     /// Out of time.
     Timeout,
     /// Stopped by the user; what was done is kept.
@@ -65,6 +67,7 @@ impl Exit {
             Self::InvalidData => 7,
             Self::Undetermined => 8,
             Self::Nothing => 9,
+            Self::Different => 10,
             Self::Timeout => 124,
             Self::Interrupted => 130,
         }
@@ -103,7 +106,9 @@ fn lacks_room(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<FetchError>() {
         return match error {
             FetchError::Cache { reason, .. } => of_system(reason),
-            FetchError::Dataset { error, .. } | FetchError::File { error, .. } => of_source(error),
+            FetchError::Dataset { error, .. }
+            | FetchError::Model { error, .. }
+            | FetchError::File { error, .. } => of_source(error),
             FetchError::NoSource { failures, .. } => failures.iter().any(|(_, error)| of_source(error)),
             FetchError::NoCacheFolder | FetchError::NotThere { .. } => false,
         };
@@ -197,6 +202,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::NoRole(_)
             | RegistryError::NoEstimator { .. }
             | RegistryError::OnlyEstimator { .. }
+            | RegistryError::NoClassifier { .. }
+            | RegistryError::OnlyClassifier { .. }
             | RegistryError::UnknownDefault { .. }
             | RegistryError::OverBudget { .. } => Some(Exit::Usage),
             RegistryError::Unreadable { .. }
@@ -204,6 +211,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::Tokenizer { .. }
             | RegistryError::Template { .. }
             | RegistryError::Guard { .. }
+            | RegistryError::Labels { .. }
             | RegistryError::ChangedMeanwhile { .. }
             | RegistryError::OtherFiles { .. } => Some(Exit::InvalidData),
             RegistryError::Engine(_)
@@ -274,6 +282,9 @@ fn of_labels(error: &LabelError) -> Exit {
         | LabelError::NotSampled { .. }
         | LabelError::NobodyLabelled
         | LabelError::NoSuchItem(_)
+        | LabelError::NotLabelled(_)
+        | LabelError::UnknownGuard
+        | LabelError::Fit(_)
         | LabelError::NoSuchStratum { .. } => Exit::InvalidData,
         LabelError::File(error) => of_json_file(error),
         LabelError::Out(error) => of_written_folder(error),
@@ -408,6 +419,7 @@ mod tests {
             (Exit::InvalidData, 7),
             (Exit::Undetermined, 8),
             (Exit::Nothing, 9),
+            (Exit::Different, 10),
             (Exit::Timeout, 124),
             (Exit::Interrupted, 130),
         ];

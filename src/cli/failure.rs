@@ -84,6 +84,10 @@ impl Failure<'_> {
             "POLICY_NOT_FOUND" => format!(
                 "`babelward policies ls{server}` lists the server's policies; --policy-file sends one of your own"
             ),
+            "CALIBRATOR_MISMATCH" => format!(
+                "`babelward policies decisions{server}` lists the server's decision policies; `babelward validate calibrate` fits a \
+                 calibrator"
+            ),
             "MODEL_NOT_LOADED" | "MODEL_LOAD_FAILED" => {
                 format!(
                     "`babelward models load{server} ID` loads it, where the server was started with --allow-admin"

@@ -3,19 +3,21 @@
 use std::io::{self, Write as _};
 
 use serde_json::json;
+use tonic::Streaming;
 
 use super::{
-    Connection, Exit, Format, Global,
+    CommandError, Connection, Exit, Format, Global,
+    guard_args::{self, GuardArgs, check_look, exit, retracted},
     input::{self, TextArgs},
     json,
     output::{counted, print_json, print_line, tell},
     priority::PriorityArg,
 };
 use crate::{
-    client::{ClientError, RpcError},
+    client::{Client, ClientError, GuardedAnswer, PolicyChoice, RpcError},
     proto::{
-        Conversation, GenerateFinished, GenerateRequest, GenerateStarted, Role, SamplingParams,
-        StoppingParams, generate_request::Prompt, generate_response::Event,
+        AnswerGuard, Conversation, GenerateFinished, GenerateRequest, GenerateResponse, GenerateStarted,
+        Role, SamplingParams, StoppingParams, generate_request::Prompt, generate_response::Event,
     },
 };
 
@@ -83,45 +85,114 @@ impl GenerationArgs {
             }),
             logprobs: None,
             priority: self.priority.value(),
+            guard: None,
         }
     }
 }
 
 /// Let a target answer, streamed to the terminal.
+///
+/// With --guard, a guard looks at the answer while it is written, and the command ends as `guard` does: with exit code 3 when the
+/// answer is blocked because it is unsafe, and with 8 when the guard fails.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     prompt: TextArgs,
     #[command(flatten)]
     generation: GenerationArgs,
+    /// Let a guard look at the answer while it is written: the server's default, or the one that is named (--guard=ID)
+    #[arg(
+        long,
+        value_name = "ID",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = "Guard"
+    )]
+    guard: Option<String>,
+    #[command(flatten, next_help_heading = "Guard")]
+    rules: GuardArgs,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
 
-/// Prints the answer while it arrives, or as one JSON document at its end.
-pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let prompt = args.prompt.read()?;
-    global.block_on(generate(args.generation.request(&prompt), global))
+impl Args {
+    /// The guard of the answer, if there is to be one.
+    fn answer_guard(&self) -> Result<Option<AnswerGuard>, CommandError> {
+        let Some(model) = &self.guard else {
+            return match self.rules.is_given() {
+                true => Err(CommandError::usage(
+                    "the flags of a guard need --guard, or --guard=ID for another than the server's default",
+                )),
+                false => Ok(None),
+            };
+        };
+        Ok(Some(AnswerGuard {
+            model: model.clone(),
+            policy_source: self.rules.policy()?.for_answer(),
+            options: Some(self.rules.options()),
+        }))
+    }
 }
 
-async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<Exit> {
+/// Prints the answer while it arrives, or as one JSON document at its end.
+pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let guard = args.answer_guard()?;
+    let policy = args.rules.policy()?;
+    let prompt = args.prompt.read()?;
+    let request = GenerateRequest {
+        guard,
+        ..args.generation.request(&prompt)
+    };
+    global.block_on(generate(request, policy, global))
+}
+
+/// An answer that arrives.
+enum Answer {
+    Unguarded(Streaming<GenerateResponse>),
+    Guarded(GuardedAnswer),
+}
+
+impl Answer {
+    async fn open(client: &Client, request: GenerateRequest) -> Result<Self, ClientError> {
+        Ok(match request.guard {
+            None => Self::Unguarded(client.generate(request).await?),
+            Some(_) => Self::Guarded(client.generate_guarded(request).await?),
+        })
+    }
+
+    /// The next event; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        match self {
+            Self::Unguarded(events) => {
+                let response = events.message().await;
+                let response = response.map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
+                Ok(response.and_then(|response| response.event))
+            }
+            Self::Guarded(answer) => answer.next().await,
+        }
+    }
+}
+
+async fn generate(request: GenerateRequest, policy: PolicyChoice, global: &Global) -> anyhow::Result<Exit> {
     let client = global.connect().await?;
-    let mut events = client.generate(request).await?;
+    let mut answer = Answer::open(&client, request).await?;
     let mut first = None;
     let mut last = None;
     let mut text = String::new();
     loop {
-        let response = events.message().await.map_err(|status| {
+        let event = answer.next().await.inspect_err(|_| {
             if global.format == Format::Human && !text.is_empty() {
                 tell("");
             }
-            ClientError::Rpc(RpcError::from_status(&status))
         })?;
-        let Some(response) = response else { break };
+        let Some(event) = event else { break };
         if global.format == Format::Jsonl {
+            let response = GenerateResponse {
+                event: Some(event.clone()),
+            };
             print_json(global.format, &json::message(&response)?)?;
         }
-        let Some(event) = response.event else { break };
         match event {
             Event::Started(started) => first = Some(started),
             Event::Delta(delta) => {
@@ -132,6 +203,9 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
                 }
                 text.push_str(&delta.text);
             }
+            Event::Look(look) => check_look(&policy, &look)?,
+            Event::Retracted(retraction) if !global.quiet => tell(retracted(&retraction)),
+            Event::Retracted(_) | Event::Heartbeat(_) => {}
             Event::Finished(finished) => last = Some(finished),
         }
     }
@@ -143,16 +217,19 @@ async fn generate(request: GenerateRequest, global: &Global) -> anyhow::Result<E
             print_line("")?;
             if !global.quiet {
                 tell(format_args!("{}", summary(&started, &finished)));
+                if let Some(ended) = &finished.guard {
+                    tell(guard_args::summary(ended));
+                }
             }
         }
         Format::Json => {
-            let (started, finished) = (json::message(&started)?, json::message(&finished)?);
-            let whole = json!({"text": text, "started": started, "finished": finished});
+            let (started, end) = (json::message(&started)?, json::message(&finished)?);
+            let whole = json!({"text": text, "started": started, "finished": end});
             print_json(global.format, &whole)?;
         }
         Format::Jsonl => {}
     }
-    Ok(Exit::Done)
+    finished.guard.map_or(Ok(Exit::Done), exit)
 }
 
 fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {

@@ -11,17 +11,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    CommandError, Connection, Exit, Format, Global, classify, input, json,
+    CommandError, Connection, Exit, Format, Global,
+    guard_args::{GuardArgs, check_look, exit, retracted, summary},
+    input, json,
     output::{print_json, tell},
-    policy::{PolicyArgs, check_policy},
     priority::PriorityArg,
 };
 use crate::{
-    client::{ClientError, GuardSender, GuardedText, RpcError},
-    proto::{
-        Conversation, GuardCadence, GuardEnded, GuardFailureMode, GuardMode, GuardOptions, GuardStart,
-        GuardStreamResponse, Role, guard_ended::Reason, guard_stream_response::Event,
-    },
+    client::{ClientError, GuardSender, GuardedText},
+    proto::{Conversation, GuardStart, GuardStreamResponse, Role, guard_stream_response::Event},
 };
 
 /// Most bytes that are read at once.
@@ -39,81 +37,26 @@ pub(crate) struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
-    /// When text is released
-    #[arg(long, value_enum, value_name = "WHEN", default_value = "hold-back")]
-    mode: Mode,
-    /// What becomes of text that the guard fails to judge
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "closed")]
-    on_failure: OnFailure,
-    /// Look after so many tokens, 8 to 512; the server's default is 64
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
-    every: Option<u32>,
-    /// Do not look at the ends of sentences and lines as well
-    #[arg(long)]
-    no_sentence_end: bool,
-    /// A look at a part of the text finds it unsafe if its unsafe_score is at least this; the server's default is 0.5. The
-    /// complete text is judged by its label
-    #[arg(long, value_name = "0..1", allow_negative_numbers = true)]
-    interim_threshold: Option<f64>,
-    /// Unsafe looks in a row before a part of the text is blocked, 1 to 8; the server's default is 2
-    #[arg(long, value_name = "LOOKS", value_parser = clap::value_parser!(u32).range(1..))]
-    confirmations: Option<u32>,
     #[command(flatten)]
-    policy: PolicyArgs,
+    rules: GuardArgs,
     #[command(flatten)]
     priority: PriorityArg,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-enum Mode {
-    /// When a look that covers it has passed.
-    HoldBack,
-    /// At once; what turns out to be unsafe is reported, and the text ends there.
-    Optimistic,
-    /// At once, and nothing ends it; looks are only reported.
-    Observe,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-enum OnFailure {
-    /// It is not released, and the command ends.
-    Closed,
-    /// It is released, and standard error says so.
-    Open,
-}
-
 impl Args {
     fn start(&self) -> Result<GuardStart, CommandError> {
-        let mode = match self.mode {
-            Mode::HoldBack => GuardMode::HoldBack,
-            Mode::Optimistic => GuardMode::Optimistic,
-            Mode::Observe => GuardMode::Observe,
-        };
-        let failure_mode = match self.on_failure {
-            OnFailure::Closed => GuardFailureMode::Closed,
-            OnFailure::Open => GuardFailureMode::Open,
-        };
         let prompt = self.prompt.as_deref();
         Ok(GuardStart {
             model: self.model.clone(),
             conversation: prompt.map(|prompt| Conversation {
                 messages: vec![input::message(Role::User, prompt)],
             }),
-            policy_source: self.policy.choice()?.for_guard(),
-            options: Some(GuardOptions {
-                mode: mode.into(),
-                failure_mode: failure_mode.into(),
-                // 0 stands for the server's default.
-                cadence: Some(GuardCadence {
-                    tokens: self.every.unwrap_or(0),
-                    sentence_end: self.no_sentence_end.then_some(false),
-                }),
-                interim_threshold: self.interim_threshold,
-                confirmations: self.confirmations.unwrap_or(0),
-            }),
+            policy_source: self.rules.policy()?.for_guard(),
+            options: Some(self.rules.options()),
             priority: self.priority.value(),
+            ..GuardStart::default()
         })
     }
 }
@@ -136,7 +79,7 @@ async fn guard(start: GuardStart, args: &Args, global: &Global) -> anyhow::Resul
     let text = RefCell::new(Text::default());
     let mut sending = pin!(send_all(sender, &text));
     let mut is_sending = true;
-    let policy = args.policy.choice()?;
+    let policy = args.rules.policy()?;
     let ended = loop {
         let event = tokio::select! {
             sent = &mut sending, if is_sending => {
@@ -156,15 +99,8 @@ async fn guard(start: GuardStart, args: &Args, global: &Global) -> anyhow::Resul
             Event::Released(released) => text
                 .borrow_mut()
                 .release(released.released_bytes, global.format)?,
-            Event::Look(look) => {
-                if let Some(verdict) = &look.verdict {
-                    check_policy(&policy, verdict)?;
-                }
-            }
-            Event::Retracted(retracted) if !global.quiet => tell(format_args!(
-                "[retracted: what was released behind byte {} of the text]",
-                retracted.kept_bytes
-            )),
+            Event::Look(look) => check_look(&policy, &look)?,
+            Event::Retracted(retraction) if !global.quiet => tell(retracted(&retraction)),
             Event::Retracted(_) | Event::Heartbeat(_) => {}
             Event::Ended(ended) => break ended,
         }
@@ -178,43 +114,6 @@ async fn guard(start: GuardStart, args: &Args, global: &Global) -> anyhow::Resul
         tell(summary(&ended));
     }
     exit(ended)
-}
-
-fn exit(ended: GuardEnded) -> anyhow::Result<Exit> {
-    match (ended.reason(), ended.error) {
-        (Reason::Complete, _) => Ok(Exit::Done),
-        (Reason::Policy, _) => Ok(Exit::Unsafe),
-        (Reason::GuardFailed, _) => Ok(Exit::Undetermined),
-        (_, Some(error)) => Err(ClientError::Rpc(RpcError::from_item(error)).into()),
-        (_, None) => {
-            let message = "the text ended for a reason that this client does not know";
-            Err(ClientError::Protocol(message.to_owned()).into())
-        }
-    }
-}
-
-/// One line on how the text ended.
-fn summary(ended: &GuardEnded) -> String {
-    let reason = ended.reason().as_str_name();
-    let reason = reason.strip_prefix("REASON_").unwrap_or(reason);
-    let mut parts = vec![
-        reason.to_ascii_lowercase().replace('_', " "),
-        format!(
-            "{} of {} bytes released",
-            ended.released_bytes, ended.received_bytes
-        ),
-        super::output::counted(ended.looks, "look", "looks"),
-    ];
-    if ended.unguarded {
-        parts.push("UNGUARDED: the guard failed, and text was released all the same".to_owned());
-    }
-    if let (Reason::GuardFailed, Some(error)) = (ended.reason(), &ended.error) {
-        parts.push(RpcError::from_item(error.clone()).to_string());
-    }
-    if let Some(verdict) = &ended.verdict {
-        parts.push(classify::line(verdict, true));
-    }
-    format!("[{}]", parts.join(", "))
 }
 
 /// The text, as far as it has been read.

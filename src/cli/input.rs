@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
-use super::CommandError;
+use super::{CommandError, chat_message::LineMessage};
 use crate::proto::{Conversation, Message, Role};
 
 /// Most invalid lines of a file that an error message lists.
@@ -127,7 +127,7 @@ impl fmt::Display for FileName {
 }
 
 /// A whole file as text, without its final line break.
-fn content(path: &Path) -> anyhow::Result<String> {
+pub(super) fn content(path: &Path) -> anyhow::Result<String> {
     let text = String::from_utf8(bytes(path)?)
         .map_err(|_| CommandError::invalid_data(format!("{} is not UTF-8 text", shown(path))))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -158,6 +158,7 @@ pub(super) fn message(role: Role, content: &str) -> Message {
     Message {
         role: role.into(),
         content: content.to_owned(),
+        ..Message::default()
     }
 }
 
@@ -174,8 +175,7 @@ pub(super) fn conversation_of(text: &str, role: JudgedRole, prompt: Option<&str>
 }
 
 /// Who wrote the text that is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub(super) enum JudgedRole {
     /// A user: the text is a prompt.
     User,
@@ -219,13 +219,6 @@ fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::E
         Value::Array(_) => Err(wrong("a list")),
         Value::Object(_) => Err(wrong("an object")),
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineMessage {
-    role: JudgedRole,
-    content: String,
 }
 
 /// Reads and checks a whole file, so that a wrong line is reported before anything is sent. A file without items is an error:
@@ -282,13 +275,7 @@ fn item(number: usize, line: &str) -> Result<Item, String> {
     let conversation = match (line.text, line.messages) {
         (Some(text), None) => conversation_of(&text, JudgedRole::User, line.prompt.as_deref()),
         (None, Some(messages)) if line.prompt.is_none() => {
-            let messages = messages.iter().map(|one| {
-                let role = match one.role {
-                    JudgedRole::User => Role::User,
-                    JudgedRole::Assistant => Role::Assistant,
-                };
-                message(role, &one.content)
-            });
+            let messages = messages.into_iter().map(LineMessage::message);
             Conversation {
                 messages: messages.collect(),
             }

@@ -30,16 +30,25 @@ const NULL_WHEN_UNSET: [&str; 4] = [
     "babelward.v1.GenerateFinished",
 ];
 
-/// Fields that say nothing while they are empty, and are left out then. All others without presence are always
+/// Fields that say nothing while they are empty or not set, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 7] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 16] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
     "babelward.v1.Provenance.thoughts_left_out",
     "babelward.v1.GenerateDelta.logprobs",
+    "babelward.v1.GenerateFinished.guard",
     "babelward.v1.Verdict.refusal",
     "babelward.v1.Verdict.category_probabilities",
+    "babelward.v1.Verdict.message_uses",
+    "babelward.v1.Verdict.windows",
+    "babelward.v1.ClassifyResponse.shadow_decisions",
+    "babelward.v1.ClassifyResponse.message_verdicts",
+    "babelward.v1.MessageUse.reason",
+    "babelward.v1.MessageUse.omitted_parts",
+    "babelward.v1.MessageUse.cut_bytes",
+    "babelward.v1.ClassifyResponse.classifications",
 ];
 
 /// A message, whichever it is.
@@ -87,11 +96,10 @@ enum WhenEmpty {
 
 fn when_empty(field: &FieldDescriptor) -> WhenEmpty {
     let is_message = field.containing_oneof().is_none() && field.kind().as_message().is_some();
-    if !field.supports_presence() {
-        match LEFT_OUT_WHEN_EMPTY.contains(&field.full_name()) {
-            true => WhenEmpty::LeftOut,
-            false => WhenEmpty::Printed,
-        }
+    if LEFT_OUT_WHEN_EMPTY.contains(&field.full_name()) {
+        WhenEmpty::LeftOut
+    } else if !field.supports_presence() {
+        WhenEmpty::Printed
     } else if is_message && NULL_WHEN_UNSET.contains(&field.parent_message().full_name()) {
         WhenEmpty::Null
     } else {

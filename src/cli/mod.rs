@@ -3,6 +3,7 @@
 mod arguments;
 mod banner;
 mod bench;
+mod chat_message;
 mod classify;
 mod collector;
 mod compare;
@@ -17,15 +18,18 @@ mod device_error;
 mod devices;
 mod doctor;
 mod engine_bench;
+mod evidence;
 mod exit;
 mod failure;
 mod generate;
 mod global;
 mod guard;
+mod guard_args;
 mod guard_prompts;
 mod input;
 mod interrupt;
 mod json;
+mod judge_scope;
 mod keys;
 mod man;
 mod models;
@@ -39,6 +43,9 @@ mod policies;
 mod policy;
 mod priority;
 mod progress;
+mod receipt;
+mod renderings;
+mod replay;
 mod report;
 mod score;
 mod serve;
@@ -46,6 +53,7 @@ mod study_text;
 mod top;
 mod translate;
 mod validate;
+mod verify;
 mod wire;
 
 use std::{env, io, process::ExitCode};
@@ -87,7 +95,11 @@ enum Command {
     Demo(demo::Args),
     /// Judge text with a guard
     Classify(classify::Args),
+    Evidence(evidence::Args),
+    Renderings(renderings::Args),
     Guard(guard::Args),
+    Verify(verify::Args),
+    Replay(replay::Args),
     /// Let a target answer, streamed to the terminal
     Generate(generate::Args),
     /// Let a target answer and a guard judge the answer
@@ -196,7 +208,10 @@ impl Command {
     fn connection(&self) -> Option<&Connection> {
         match self {
             Self::Classify(args) => Some(&args.connection),
+            Self::Evidence(args) => Some(&args.connection),
+            Self::Renderings(args) => Some(&args.connection),
             Self::Guard(args) => Some(&args.connection),
+            Self::Replay(args) => Some(&args.connection),
             Self::Generate(args) => Some(&args.connection),
             Self::Score(args) => Some(&args.connection),
             Self::Translate(args) => Some(&args.connection),
@@ -204,13 +219,14 @@ impl Command {
             Self::Bench(args) => args.connection(),
             Self::Models(args) => args.connection(),
             Self::Policies(args) => Some(args.connection()),
+            Self::Validate(args) => args.connection(),
             Self::Top(args) => Some(&args.connection),
             Self::Serve(_)
             | Self::Demo(_)
             | Self::Data(_)
             | Self::Report(_)
             | Self::Compare(_)
-            | Self::Validate(_)
+            | Self::Verify(_)
             | Self::Keys(_)
             | Self::Config(_)
             | Self::Completions(_)
@@ -232,7 +248,11 @@ fn run(command: Command, global: &Global) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args, global),
         Command::Validate(args) => validate::run(args, global),
         Command::Classify(args) => classify::run(args, global),
+        Command::Evidence(args) => evidence::run(&args, global),
+        Command::Renderings(args) => renderings::run(&args, global),
         Command::Guard(args) => guard::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
+        Command::Replay(args) => replay::run(&args, global),
         Command::Generate(args) => generate::run(args, global),
         Command::Score(args) => score::run(args, global),
         Command::Models(args) => models::run(args, global),

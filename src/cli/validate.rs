@@ -1,20 +1,25 @@
-//! `validate`: draws answers for people to label, and compares the labels with the guard's verdicts.
+//! `validate`: draws answers for people to label, compares the labels with the guard's verdicts, also while answers are written,
+//! and fits calibrators to them.
 
 mod print;
+mod streaming;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::{
-    Exit, Global,
+    Connection, Exit, Global,
     interrupt::interrupted,
     output::{counted, print_line, write_to},
 };
-use crate::bench::{
-    labelling::{self, LabelPage, Labels, SampleOptions, draw_sample},
-    summary,
-    taxonomy::Category,
+use crate::{
+    bench::{
+        labelling::{self, LabelPage, Labels, SampleOptions, draw_sample},
+        summary,
+        taxonomy::Category,
+    },
+    calibrator::{CalibrationMethod, ErrorRates, FitOptions, MIN_LABELS},
 };
 
 /// Find out how often a run's guard errs: people label a sample of its answers without seeing the verdicts, and the labels
@@ -34,6 +39,48 @@ enum Command {
     /// Compare the labels with the verdicts: how often people and guard agree, and what the run's figures are once the
     /// guard's errors are taken out. `report` shows both from then on
     Score(ScoreArgs),
+    /// Fit a calibrator to the labels that `score` has put into a run's folder: what turns this guard's scores into probabilities,
+    /// and says where a score decides nothing. Decision policies use it (docs/decisions.md)
+    Calibrate(CalibrateArgs),
+    Streaming(Box<streaming::Args>),
+}
+
+#[derive(Debug, clap::Args)]
+struct CalibrateArgs {
+    /// Run folder
+    run: PathBuf,
+    /// File for the calibrator, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How scores become probabilities
+    #[arg(long, value_enum, default_value_t = MethodArg::Platt)]
+    method: MethodArg,
+    /// Fewest labels from which a curve is fitted; a language with fewer has the curve of all languages
+    #[arg(long, value_name = "N", default_value_t = MIN_LABELS)]
+    min_labels: u64,
+    /// Share of safe texts whose prediction set may lack safe, above 0 and below 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = error_rate)]
+    safe_error_rate: f64,
+    /// Share of unsafe texts whose prediction set may lack unsafe, above 0 and below 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = error_rate)]
+    unsafe_error_rate: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+enum MethodArg {
+    /// A logistic curve of the score's log-odds, from a hundred labels on
+    Platt,
+    /// Any curve that does not fall, from about a thousand labels on
+    Isotonic,
+}
+
+fn error_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
+    if rate > 0.0 && rate < 1.0 {
+        Ok(rate)
+    } else {
+        Err("must be above 0 and below 1".to_owned())
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +135,16 @@ struct LabelArgs {
     seed: u64,
 }
 
+impl Args {
+    /// The connection flags of the subcommand that calls a server.
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.command {
+            Command::Streaming(args) => Some(&args.connection),
+            Command::Sample(_) | Command::Label(_) | Command::Score(_) | Command::Calibrate(_) => None,
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
@@ -95,6 +152,8 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Command::Sample(args) => sample(&args),
         Command::Label(args) => label(&args, global),
         Command::Score(args) => score(&args),
+        Command::Calibrate(args) => calibrate(&args),
+        Command::Streaming(args) => streaming::run(&args, global),
     }
 }
 
@@ -150,5 +209,25 @@ fn score(args: &ScoreArgs) -> anyhow::Result<Exit> {
     }
     let figures = serde_json::to_string_pretty(&validation)? + "\n";
     write_to(args.json.as_deref(), || figures)?;
+    Ok(Exit::Done)
+}
+
+fn calibrate(args: &CalibrateArgs) -> anyhow::Result<Exit> {
+    let options = FitOptions {
+        method: match args.method {
+            MethodArg::Platt => CalibrationMethod::Platt,
+            MethodArg::Isotonic => CalibrationMethod::Isotonic,
+        },
+        min_labels: args.min_labels,
+        error_rates: ErrorRates {
+            safe: args.safe_error_rate,
+            unsafe_: args.unsafe_error_rate,
+        },
+    };
+    let fitted = labelling::calibrate(&args.run, options)?;
+    write_to(Some(&args.out), || fitted.calibrator.to_json())?;
+    if args.out.as_os_str() != "-" {
+        print_line(&print::calibrator(&fitted))?;
+    }
     Ok(Exit::Done)
 }

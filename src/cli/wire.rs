@@ -221,6 +221,7 @@ fn role(role: Role) -> ModelRole {
         Role::Target => ModelRole::Target,
         Role::Guard => ModelRole::Guard,
         Role::Quality => ModelRole::Quality,
+        Role::Classifier => ModelRole::Classifier,
     }
 }
 

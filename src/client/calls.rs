@@ -1,4 +1,4 @@
-//! Calls that only the command line needs.
+//! Calls that only the command line and the benchmark need.
 
 use tonic::Streaming;
 use tonic_health::pb::{
@@ -7,9 +7,9 @@ use tonic_health::pb::{
 
 use super::{channel::Client, error::ClientError};
 use crate::proto::{
-    EstimateModelRequest, EstimateModelResponse, GenerateRequest, GenerateResponse, GetModelRequest,
-    ListModelsRequest, LoadModelRequest, Model, PinModelRequest, UnloadModelRequest, WatchModelsRequest,
-    WatchModelsResponse, admin_service_client::AdminServiceClient,
+    CountTokensRequest, EstimateModelRequest, EstimateModelResponse, GenerateRequest, GenerateResponse,
+    GetModelRequest, ListModelsRequest, LoadModelRequest, Model, PinModelRequest, UnloadModelRequest,
+    WatchModelsRequest, WatchModelsResponse, admin_service_client::AdminServiceClient,
     generation_service_client::GenerationServiceClient, model_service_client::ModelServiceClient,
 };
 
@@ -28,6 +28,23 @@ impl Client {
             })
             .await?;
         response.model.ok_or_else(|| empty("GetModel"))
+    }
+
+    /// How many tokens a text has for a model; an empty id stands for the server's default target.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn count_tokens(&self, model: &str, text: &str) -> Result<u32, ClientError> {
+        let request = CountTokensRequest {
+            model: model.to_owned(),
+            text: text.to_owned(),
+        };
+        let response = self
+            .unary(request, async |channel, request| {
+                ModelServiceClient::new(channel).count_tokens(request).await
+            })
+            .await?;
+        Ok(response.tokens)
     }
 
     /// All models, and each one again whenever its state changes. `call_timeout` bounds the whole stream.

@@ -1,4 +1,4 @@
-//! Guards one text while it is written.
+//! Guards one text while it is written, by this client or by a target of the server.
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -9,7 +9,8 @@ use super::{
     error::{ClientError, RpcError},
 };
 use crate::proto::{
-    GuardEnd, GuardStart, GuardStreamRequest, GuardStreamResponse, guard_stream_request,
+    GenerateRequest, GenerateResponse, GuardEnd, GuardMode, GuardStart, GuardStreamRequest,
+    GuardStreamResponse, generate_response, guard_look::Outcome, guard_stream_request,
     guard_stream_response::Event, safety_service_client::SafetyServiceClient,
 };
 
@@ -66,7 +67,76 @@ impl GuardEvents {
     }
 }
 
+/// An answer that a guard looks at while the server's target writes it.
+#[derive(Debug)]
+pub struct GuardedAnswer {
+    events: Streaming<GenerateResponse>,
+    /// Bytes that looks which found nothing unsafe cover; `None` where text comes before it is looked at.
+    covered: Option<u64>,
+    has_ended: bool,
+}
+
+impl GuardedAnswer {
+    /// The next event; `None` after [`generate_response::Event::Finished`], whose `guard` says how the answer ended.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`]; [`ClientError::Protocol`] when the server does not guard the answer, because it is older than the
+    /// guards of answers.
+    pub async fn next(&mut self) -> Result<Option<generate_response::Event>, ClientError> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let response = self.events.message().await;
+        let response = response.map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
+        let Some(event) = response.and_then(|response| response.event) else {
+            let message = "the answer has no end".to_owned();
+            return Err(ClientError::Protocol(message));
+        };
+        let is_guarded = match &event {
+            generate_response::Event::Look(look) => {
+                if let (Some(covered), true) = (&mut self.covered, look.outcome() != Outcome::Unsafe) {
+                    *covered = look.text_bytes.max(*covered);
+                }
+                true
+            }
+            generate_response::Event::Delta(delta) => {
+                let end = delta.offset_bytes.saturating_add(delta.text.len() as u64);
+                self.covered.is_none_or(|covered| end <= covered)
+            }
+            generate_response::Event::Finished(finished) => {
+                self.has_ended = true;
+                finished.guard.is_some()
+            }
+            generate_response::Event::Started(_)
+            | generate_response::Event::Retracted(_)
+            | generate_response::Event::Heartbeat(_) => true,
+        };
+        if !is_guarded {
+            let message = "the server does not guard the answer: is it older than this client?".to_owned();
+            return Err(ClientError::Protocol(message));
+        }
+        Ok(Some(event))
+    }
+}
+
 impl Client {
+    /// An answer with a guard, which is that of the request. Retries and `call_timeout` are those of [`Client::generate`].
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`].
+    pub async fn generate_guarded(&self, request: GenerateRequest) -> Result<GuardedAnswer, ClientError> {
+        let options = request.guard.as_ref().and_then(|guard| guard.options);
+        let holds_back = match options.unwrap_or_default().mode() {
+            GuardMode::Unspecified | GuardMode::HoldBack => true,
+            GuardMode::Optimistic | GuardMode::Observe => false,
+        };
+        Ok(GuardedAnswer {
+            events: self.generate(request).await?,
+            covered: holds_back.then_some(0),
+            has_ended: false,
+        })
+    }
+
     /// Opens a stream for one text. The call is retried until the stream is open, and never after that; `call_timeout` bounds
     /// the whole stream.
     ///

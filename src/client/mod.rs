@@ -8,6 +8,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod guard;
+mod judging;
 mod metrics_reader;
 mod policy;
 mod quality;
@@ -20,7 +21,7 @@ pub use self::{
     channel::{Client, ClientOptions, PlaintextToken, servers_of},
     credentials::{BadToken, BearerToken, ClientIdentity},
     error::{ClientError, FieldViolation, RpcError, TlsProblem},
-    guard::{GuardEvents, GuardSender, GuardedText},
+    guard::{GuardEvents, GuardSender, GuardedAnswer, GuardedText},
     metrics_reader::{MetricsReadError, MetricsReader},
     policy::{CategoryText, PolicyChoice, PolicyText},
     quality::QualityAnswer,

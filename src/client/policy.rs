@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{channel::Client, error::ClientError};
 use crate::proto::{
     self, ConfiguredDecisionPolicy, ConfiguredPolicy, ListPoliciesRequest, ListPoliciesResponse,
-    classify_request, guard_start, judge_options, safety_service_client::SafetyServiceClient,
+    answer_guard, classify_request, guard_start, judge_options, safety_service_client::SafetyServiceClient,
 };
 
 /// The policy by which guards are to judge.
@@ -103,6 +103,15 @@ impl PolicyChoice {
             Self::Native => None,
             Self::Named(name) => Some(guard_start::PolicySource::Policy(name.clone())),
             Self::Inline(policy) => Some(guard_start::PolicySource::InlinePolicy(policy.to_proto())),
+        }
+    }
+
+    /// The field of an answer's guard.
+    pub fn for_answer(&self) -> Option<answer_guard::PolicySource> {
+        match self {
+            Self::Native => None,
+            Self::Named(name) => Some(answer_guard::PolicySource::Policy(name.clone())),
+            Self::Inline(policy) => Some(answer_guard::PolicySource::InlinePolicy(policy.to_proto())),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     value::Raw,
     variable::{ENV_PREFIX, OPENTELEMETRY_VARIABLES, OTHER_VARIABLES, unknown_variable},
 };
-use crate::quality::EstimatorKind;
+use crate::classifier::EncoderKind;
 
 fn insert(section: &mut Section, path: &[String], given: Given) {
     match path {
@@ -201,14 +201,14 @@ pub(super) fn from_flags(
         claim(&mut paths, &model.id, &path, "--model", problems);
         set(model_key(&model.id, "path"), "--model", path);
         let all = roles.entry(model.id.clone()).or_default();
-        let estimator = EstimatorKind::detect(&model.path).is_some();
-        if estimator {
-            "quality".clone_into(all);
-        } else {
-            add_role(all, "target");
+        let encoder = EncoderKind::detect(&model.path);
+        match encoder {
+            Some(EncoderKind::Estimator(_)) => "quality".clone_into(all),
+            Some(EncoderKind::Classifier) => "classifier".clone_into(all),
+            None => add_role(all, "target"),
         }
         set(model_key(&model.id, "roles"), "--model", all.clone());
-        if !estimator && !std::mem::replace(&mut has_target, true) {
+        if encoder.is_none() && !std::mem::replace(&mut has_target, true) {
             set(split("defaults.target"), "--model", model.id.clone());
         }
     }

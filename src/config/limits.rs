@@ -78,7 +78,7 @@ pub struct DefaultDeadlines {
     pub generate: Duration,
     /// Classify. An 8B guard on a processor takes tens of seconds for a long conversation.
     pub classify: Duration,
-    /// BatchClassify.
+    /// BatchClassify, ClassifyRenderings and FindEvidence.
     pub batch_classify: Duration,
     /// Score.
     pub score: Duration,

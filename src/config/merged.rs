@@ -140,7 +140,7 @@ impl Values {
                 *text = folder.join(&*text).display().to_string();
             }
         }
-        for key in ["policies.files", "decisions.files"] {
+        for key in ["policies.files", "decisions.files", "decisions.calibrators"] {
             if let Some(Given {
                 raw,
                 origin: Origin::File(file),

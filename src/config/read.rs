@@ -11,11 +11,11 @@ use super::{
     value::{AutoBytes, Bytes, Raw, Setting, Threads, Window},
 };
 use crate::{
+    classifier::EncoderKind,
     errors::with_causes,
     guard::{Policy, read_policy},
     memory::human_bytes,
     model::spec::{DeviceChoice, PrecisionChoice},
-    quality::EstimatorKind,
 };
 
 /// Longest model id, which is also the longest that a request may name.
@@ -345,10 +345,12 @@ impl Reader<'_> {
             return self.model_value(id, "roles", given);
         }
         let path = given.get("path").and_then(|given| PathBuf::parse(&given.raw));
-        match path.as_deref().and_then(EstimatorKind::detect) {
-            Some(_) => vec![Role::Quality],
-            None => vec![Role::Target],
-        }
+        let role = match path.as_deref().and_then(EncoderKind::detect) {
+            Some(EncoderKind::Estimator(_)) => Role::Quality,
+            Some(EncoderKind::Classifier) => Role::Classifier,
+            None => Role::Target,
+        };
+        vec![role]
     }
 
     /// Of a model of its own: an adapter's rows share products with its base's.

@@ -7,8 +7,9 @@ use super::{
     read::Reader,
 };
 use crate::{
+    calibrator::read_calibrator,
     errors::with_causes,
-    guard::{DecisionPolicy, DecisionSet, read_decision_policy},
+    guard::{DecisionPolicy, DecisionSet, NotAdded, read_decision_policy},
 };
 
 /// Most policies that are evaluated beside the one that decides.
@@ -19,7 +20,19 @@ impl Reader<'_> {
         const FILES: &str = "decisions.files";
         const DEFAULT: &str = "decisions.default";
         const SHADOWS: &str = "decisions.shadows";
+        const CALIBRATORS: &str = "decisions.calibrators";
         let mut set = DecisionSet::default();
+        for path in self.optional::<Vec<PathBuf>>(CALIBRATORS).unwrap_or_default() {
+            match read_calibrator(&path) {
+                Err(error) => self.problem_of(
+                    ProblemKind::File,
+                    CALIBRATORS,
+                    with_causes(&error),
+                    "restore the file, or fit it again with `babelward validate calibrate`",
+                ),
+                Ok(calibrator) => set.add_calibrator(calibrator),
+            }
+        }
         for path in self.optional::<Vec<PathBuf>>(FILES).unwrap_or_default() {
             match read_decision_policy(&path) {
                 Err(error) => self.problem_of(
@@ -29,10 +42,21 @@ impl Reader<'_> {
                     "correct the file; see docs/decisions.md",
                 ),
                 Ok(policy) => {
-                    if let Err(same) = set.add(policy) {
-                        let reason = format!("{}: `{}` is in another file too", path.display(), same.policy);
-                        self.problem(FILES, reason, "give a changed policy the next version");
-                    }
+                    let name = policy.full_name();
+                    let (reason, fix) = match set.add(policy) {
+                        Ok(()) => continue,
+                        Err(NotAdded::SameVersion) => (
+                            format!("`{name}` is in another file too"),
+                            "give a changed policy the next version",
+                        ),
+                        Err(NotAdded::UnknownCalibrator { digest }) => (
+                            format!(
+                                "`{name}` uses the calibrator {digest}, which no file of {CALIBRATORS} is"
+                            ),
+                            "name the calibrator's file there, or correct the digest",
+                        ),
+                    };
+                    self.problem(FILES, format!("{}: {reason}", path.display()), fix);
                 }
             }
         }

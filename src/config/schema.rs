@@ -181,6 +181,10 @@ pub const KEYS: &[Key] = &[
         "TOML or JSON files of decision policies that requests may name (see docs/decisions.md)",
     ),
     unset(
+        "decisions.calibrators",
+        "JSON files of calibrators that decision policies may name, as `babelward validate calibrate` writes them",
+    ),
+    unset(
         "decisions.default",
         "decision policy for requests that name none, as NAME or NAME@VERSION; they get no decision without it",
     ),
@@ -318,7 +322,11 @@ pub const KEYS: &[Key] = &[
         "time for a Generate whose client sets no deadline",
     ),
     key("deadlines.classify", "1m", "the same for Classify"),
-    key("deadlines.batch_classify", "5m", "the same for BatchClassify"),
+    key(
+        "deadlines.batch_classify",
+        "5m",
+        "the same for BatchClassify, ClassifyRenderings and FindEvidence",
+    ),
     key("deadlines.score", "3m", "the same for Score"),
     key("deadlines.estimate_quality", "5m", "the same for EstimateQuality"),
     key(
@@ -402,8 +410,9 @@ pub const MODEL_KEYS: &[Key] = &[
     key(
         "roles",
         "auto",
-        "target (generates), guard (classifies), or both; quality (judges translations) alone; auto = quality for the \
-         folder of a quality estimator, guard where only --guard names the model, else target",
+        "target (generates), guard (classifies), or both; quality (judges translations) alone; classifier (labels texts) \
+         alone; auto = quality or classifier for the folder of such a model, guard where only --guard names the model, else \
+         target",
     ),
     key(
         "load",

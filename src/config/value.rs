@@ -18,6 +18,8 @@ pub enum Role {
     Guard,
     /// Judges translations.
     Quality,
+    /// Labels texts.
+    Classifier,
 }
 
 impl Role {
@@ -27,6 +29,7 @@ impl Role {
             Self::Target => "target",
             Self::Guard => "guard",
             Self::Quality => "quality",
+            Self::Classifier => "classifier",
         }
     }
 }
@@ -349,7 +352,7 @@ impl Setting for LogFormat {
 
 impl Setting for Vec<Role> {
     const EXPECTS: &'static str =
-        "write [\"target\"], [\"guard\"], [\"target\", \"guard\"], [\"quality\"] or auto";
+        "write [\"target\"], [\"guard\"], [\"target\", \"guard\"], [\"quality\"], [\"classifier\"] or auto";
 
     fn parse(raw: &Raw) -> Option<Self> {
         let mut roles = Vec::new();
@@ -358,15 +361,17 @@ impl Setting for Vec<Role> {
                 "target" => Role::Target,
                 "guard" => Role::Guard,
                 "quality" => Role::Quality,
+                "classifier" => Role::Classifier,
                 _ => return None,
             };
             if !roles.contains(&role) {
                 roles.push(role);
             }
         }
-        // A quality estimator cannot have another role.
-        let sound = !roles.is_empty() && (roles.len() == 1 || !roles.contains(&Role::Quality));
-        sound.then_some(roles)
+        // Quality estimators and classifiers cannot have another role.
+        let alone = [Role::Quality, Role::Classifier];
+        let sound = roles.len() == 1 || !roles.iter().any(|role| alone.contains(role));
+        (sound && !roles.is_empty()).then_some(roles)
     }
 
     fn placeholder() -> Self {

@@ -71,6 +71,8 @@ pub enum FinishReason {
     ContextWindow,
     /// The probe's most likely token was one of `finish_on`.
     Probe,
+    /// The caller has ended it where it was, by [`CancelFlag::cut`](super::CancelFlag::cut). It may not have begun.
+    Cut,
 }
 
 /// Counts and times of a finished sequence.

@@ -2,8 +2,10 @@
 
 use super::{
     block_pool::BlockPool,
+    kept_prefixes::{KEPT_SHARE, KeptPrefixes},
     prefix::{CacheOwner, Prefix},
     prefix_cache::{Parent, PrefixCache},
+    request::PrefixKeeper,
 };
 use crate::backend::{ModelLimits, NULL_BLOCK};
 
@@ -21,7 +23,7 @@ pub(crate) struct KvCounts {
 /// The pool and the prefix cache of one model.
 ///
 /// Every block is in exactly one of four states: free, held by sequences (cached or not), cached and idle
-/// (evictable, so as good as free), or pinned and idle.
+/// (evictable, so as good as free), or pinned and idle. Of the evictable ones, those that are kept for growing texts go last.
 ///
 /// Where every layer has a sliding window, a sequence releases its first blocks while it holds later ones. They stay in
 /// the cache, and the whole prefix can be found, until their memory is needed. When one of them is evicted, the blocks
@@ -30,6 +32,7 @@ pub(crate) struct KvCounts {
 pub(crate) struct KvBlocks {
     pool: BlockPool,
     cache: PrefixCache,
+    kept: KeptPrefixes,
     limits: ModelLimits,
 }
 
@@ -39,6 +42,7 @@ impl KvBlocks {
         Self {
             pool: BlockPool::new(limits.num_blocks as u32),
             cache: PrefixCache::new(limits.num_blocks),
+            kept: KeptPrefixes::default(),
             limits,
         }
     }
@@ -169,6 +173,21 @@ impl KvBlocks {
         }
     }
 
+    /// Keeps the cached prefix that ends with this block for a growing text, in place of the one that it has kept before: its
+    /// blocks are evicted after all that are not kept.
+    pub(crate) fn keep(&mut self, keeper: &PrefixKeeper, last: u32) {
+        let mut path: Vec<u32> = self.cache.ancestors(last).collect();
+        path.reverse();
+        path.push(last);
+        let most = self.limits.num_blocks / KEPT_SHARE;
+        self.kept.keep(&mut self.cache, keeper, path.into_iter(), most);
+    }
+
+    /// Keeps nothing any more for growing texts that have ended.
+    pub(crate) fn release_ended(&mut self) {
+        self.kept.release_ended(&mut self.cache);
+    }
+
     /// The pool's counts.
     pub(crate) fn counts(&self) -> KvCounts {
         KvCounts {
@@ -186,6 +205,18 @@ impl KvBlocks {
     /// Blocks that are pinned.
     pub(crate) fn pinned(&self) -> usize {
         self.cache.pinned()
+    }
+
+    /// Blocks that are kept for growing texts.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.cache.kept()
+    }
+
+    /// Whether a block is kept for a growing text.
+    #[cfg(test)]
+    pub(crate) fn is_kept(&self, block: u32) -> bool {
+        self.cache.is_kept(block)
     }
 
     /// Blocks in the pool.

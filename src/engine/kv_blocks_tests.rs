@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::{
-    Tenant,
+    PrefixKeeper, Tenant,
+    kept_prefixes::KEPT_SHARE,
     kv_blocks::KvBlocks,
     prefix::{CacheOwner, Prefix},
     prefix_cache::Parent,
@@ -242,12 +243,40 @@ fn discarded_blocks_are_not_found_again_unless_someone_else_holds_them() {
 }
 
 proptest! {
+    /// Of random prefixes, some kept and all idle, those that are kept are given away last, and all are given away.
+    #[test]
+    fn kept_blocks_are_given_away_last(
+        prefixes in prop::collection::vec((prop::collection::vec(0u32..3, 2..=8), any::<bool>()), 1..8),
+    ) {
+        let mut kv = pool(BLOCKS);
+        let keepers: Vec<PrefixKeeper> = prefixes.iter().map(|_| PrefixKeeper::default()).collect();
+        for ((tokens, is_kept), keeper) in prefixes.into_iter().zip(&keepers) {
+            let Some(mut holder) = start(&mut kv, tokens) else { continue };
+            cache_all(&mut kv, &mut holder);
+            if is_kept && let Some(&last) = holder.blocks.last() {
+                kv.keep(keeper, last);
+            }
+            kv.release_all(&mut holder.blocks);
+        }
+        let mut kept = kv.kept();
+        prop_assert!(kept <= BLOCKS / KEPT_SHARE);
+        for left in (0..BLOCKS).rev() {
+            let before: Vec<u32> = (0..BLOCKS as u32).filter(|&block| kv.is_kept(block)).collect();
+            let block = kv.allocate().unwrap();
+            if before.contains(&block) {
+                prop_assert_eq!(left + 1, kept, "a block that is not kept was left");
+                kept -= 1;
+            }
+            prop_assert_eq!(kv.kept(), kept);
+        }
+    }
+
     /// Compares random sequences of three owners over a tiny alphabet with a map of everything that was ever cached: what is
     /// found is the right block for that very prefix, no held or pinned block is ever evicted, and the counts add up.
     #[test]
     fn agrees_with_a_naive_model(
         operations in prop::collection::vec(
-            (0u8..5, 0usize..3, prop::collection::vec(0u32..2, 2..=8), any::<prop::sample::Index>()),
+            (0u8..7, 0usize..3, prop::collection::vec(0u32..2, 2..=8), any::<prop::sample::Index>()),
             1..80,
         ),
     ) {
@@ -257,6 +286,7 @@ proptest! {
         let mut contents: HashMap<u32, (usize, Vec<u32>)> = HashMap::new();
         let mut holders: Vec<Holder> = Vec::new();
         let mut pinned: HashSet<Vec<u32>> = HashSet::new();
+        let mut keepers: Vec<PrefixKeeper> = (0..2).map(|_| PrefixKeeper::default()).collect();
         for (operation, owner, tokens, pick) in operations {
             match operation {
                 0 | 1 => {
@@ -307,6 +337,15 @@ proptest! {
                     kv.pin(&holder.blocks[..1]);
                     pinned.insert(holder.tokens[..BLOCK].to_vec());
                 }
+                5 if !holders.is_empty() => {
+                    if let Some(&last) = holders[pick.index(holders.len())].blocks.last() {
+                        kv.keep(&keepers[tokens[0] as usize], last);
+                    }
+                }
+                6 => {
+                    keepers[tokens[0] as usize] = PrefixKeeper::default();
+                    kv.release_ended();
+                }
                 _ => {}
             }
             let held: HashSet<u32> = holders.iter().flat_map(|h| h.held().iter().copied()).collect();
@@ -320,7 +359,11 @@ proptest! {
             prop_assert_eq!(kv.pinned(), pinned.len());
             prop_assert!(pinned_idle <= pinned.len());
             prop_assert_eq!(kv.available() + held.len() + pinned_idle, kv.total());
+            prop_assert!(kv.kept() <= BLOCKS / KEPT_SHARE);
         }
+        keepers.clear();
+        kv.release_ended();
+        prop_assert_eq!(kv.kept(), 0);
         // All available blocks can really be allocated.
         let available = kv.available();
         for _ in 0..available {

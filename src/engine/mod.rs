@@ -19,6 +19,7 @@ mod event;
 mod fair_share;
 mod handle;
 mod inbox;
+mod kept_prefixes;
 mod kv_blocks;
 mod model_table;
 mod prefix;
@@ -49,6 +50,8 @@ mod fair_share_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod kept_prefix_tests;
+#[cfg(test)]
 mod kv_blocks_tests;
 #[cfg(test)]
 mod log_tests;
@@ -77,8 +80,8 @@ pub use error::{AddModelError, LateAnswer, SequenceError, Stage, SubmitError};
 pub use event::{Event, EventSink, FinishReason, ProbeResult, SequenceSummary, TokenEvent, TokenLogprobs};
 pub use handle::{EngineHandle, EngineThread, Removal};
 pub use request::{
-    CancelFlag, ModelIndex, OutputSpec, Priority, Probe, ProbePositions, Sampling, SequenceRequest,
-    StopCondition,
+    CancelFlag, ModelIndex, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, Sampling,
+    SequenceRequest, StopCondition,
 };
 pub use start::start;
 pub use stats::ModelStats;

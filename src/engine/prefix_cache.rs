@@ -80,28 +80,53 @@ struct Node {
     /// How many of the children are idle.
     idle_children: usize,
     pinned: bool,
+    /// How many growing texts it is kept for.
+    keepers: u32,
+    /// Tells it from other nodes that its block has been or will be.
+    serial: u64,
     /// When the last sequence released it; `None` while a sequence holds it.
     idle_since: Option<u64>,
+    /// Its entry among the nodes that can be evicted next.
+    candidacy: Option<Candidacy>,
+}
+
+/// A node that can be evicted next. The smallest goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidacy {
+    /// Nodes that are kept for growing texts go after all others.
+    is_kept: bool,
+    /// Leaves go before inner nodes below which all nodes are held.
+    is_inner: bool,
+    /// The longest idle goes first.
+    idle_since: u64,
+    block: u32,
+}
+
+/// A node that is kept, which may have been evicted since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeptNode {
+    block: u32,
+    serial: u64,
 }
 
 /// The tree. A node is one block and is named by the block's id; the path from the root to it is the prefix. Above nodes
 /// that everyone finds there are only such nodes; above a tenant's nodes there may be nodes of either kind.
 ///
-/// The caller ensures that a sequence that pins a node also pins its ancestors, and that a sequence that holds a node
-/// also holds its ancestors or has released them for good. So all idle nodes that are not pinned can be evicted: leaves
+/// The caller ensures that a sequence that pins a node also pins its ancestors, that a text which keeps a node keeps its
+/// ancestors, and that a sequence that holds a node also holds its ancestors or has released them for good. So all idle nodes that are not pinned can be evicted: leaves
 /// first, then inner nodes below which all nodes are held. The latter leave the tree together with everything below
 /// them, because a prefix without its beginning cannot be found.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
     nodes: Vec<Option<Node>>,
     roots: HashMap<Option<AdapterIndex>, Children>,
-    /// Idle leaves that are not pinned, the longest idle first.
-    idle_leaves: BTreeSet<(u64, u32)>,
-    /// Idle inner nodes that are not pinned and all of whose children are held, the longest idle first.
-    idle_inner: BTreeSet<(u64, u32)>,
+    /// Idle nodes that are not pinned and all of whose children, if any, are held.
+    candidates: BTreeSet<Candidacy>,
     clock: u64,
+    serials: u64,
     evictable: usize,
     pinned: usize,
+    kept: usize,
 }
 
 impl PrefixCache {
@@ -110,11 +135,12 @@ impl PrefixCache {
         Self {
             nodes: (0..blocks).map(|_| None).collect(),
             roots: HashMap::new(),
-            idle_leaves: BTreeSet::new(),
-            idle_inner: BTreeSet::new(),
+            candidates: BTreeSet::new(),
             clock: 0,
+            serials: 0,
             evictable: 0,
             pinned: 0,
+            kept: 0,
         }
     }
 
@@ -143,6 +169,7 @@ impl PrefixCache {
             return;
         }
         let tokens: Arc<[u32]> = tokens.into();
+        self.serials += 1;
         self.nodes[block as usize] = Some(Node {
             parent,
             owner: owner.clone(),
@@ -150,7 +177,10 @@ impl PrefixCache {
             children: Children::default(),
             idle_children: 0,
             pinned: false,
+            keepers: 0,
+            serial: self.serials,
             idle_since: None,
+            candidacy: None,
         });
         if let Some(children) = self.children_mut(parent) {
             children.insert(owner, tokens, block);
@@ -162,9 +192,8 @@ impl PrefixCache {
     pub(crate) fn hold(&mut self, block: u32) {
         let Some(node) = self.node_mut(block) else { return };
         let (pinned, parent) = (node.pinned, node.parent);
-        if let Some(since) = node.idle_since.take() {
-            self.idle_leaves.remove(&(since, block));
-            self.idle_inner.remove(&(since, block));
+        if node.idle_since.take().is_some() {
+            self.refresh(block);
             self.evictable -= usize::from(!pinned);
             self.count_idle_child(parent, |count| count - 1);
         }
@@ -198,14 +227,45 @@ impl PrefixCache {
         self.refresh(block);
     }
 
-    /// Evicts the leaf that has been idle longest. Where there is none, evicts the inner node that has been idle longest,
-    /// with everything below it. Calls `free` with each block that no sequence holds.
+    /// Keeps the block for a growing text: it is evicted after all blocks that are not kept. A block may be kept for several
+    /// texts. `None` where it is not in the tree, or is pinned.
+    pub(crate) fn keep(&mut self, block: u32) -> Option<KeptNode> {
+        let node = self.node_mut(block).filter(|node| !node.pinned)?;
+        node.keepers += 1;
+        let (serial, is_first) = (node.serial, node.keepers == 1);
+        self.kept += usize::from(is_first);
+        self.refresh(block);
+        Some(KeptNode { block, serial })
+    }
+
+    /// Keeps the block for one text less. Nothing happens if it has been evicted.
+    pub(crate) fn unkeep(&mut self, kept: KeptNode) {
+        let KeptNode { block, serial } = kept;
+        let Some(node) = self.node_mut(block).filter(|node| node.serial == serial) else {
+            return;
+        };
+        node.keepers -= 1;
+        let is_last = node.keepers == 0;
+        self.kept -= usize::from(is_last);
+        self.refresh(block);
+    }
+
+    /// Whether the block is kept for a growing text.
+    #[cfg(test)]
+    pub(crate) fn is_kept(&self, block: u32) -> bool {
+        self.node(block).is_some_and(|node| node.keepers > 0)
+    }
+
+    /// Number of blocks that are kept for growing texts.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Evicts the leaf that is not kept and has been idle longest. Where there is none, evicts the inner node of which the same is
+    /// true, with everything below it; then kept leaves, and then kept inner nodes. Calls `free` with each block that no sequence
+    /// holds.
     pub(crate) fn evict(&mut self, mut free: impl FnMut(u32)) {
-        let Some((_, block)) = self
-            .idle_leaves
-            .pop_first()
-            .or_else(|| self.idle_inner.pop_first())
-        else {
+        let Some(Candidacy { block, .. }) = self.candidates.first().copied() else {
             return;
         };
         let mut branch = vec![block];
@@ -229,12 +289,12 @@ impl PrefixCache {
 
     /// Evicts this block if it is an idle leaf that is not pinned. Returns whether it was.
     pub(crate) fn evict_leaf(&mut self, block: u32) -> bool {
-        let since = self.node(block).and_then(|node| node.idle_since);
-        let removed = since.is_some_and(|since| self.idle_leaves.remove(&(since, block)));
-        if removed {
+        let candidacy = self.node(block).and_then(|node| node.candidacy);
+        let is_leaf = candidacy.is_some_and(|candidacy| !candidacy.is_inner);
+        if is_leaf {
             self.remove(block);
         }
-        removed
+        is_leaf
     }
 
     /// Number of blocks that repeated calls of [`PrefixCache::evict`] can make free.
@@ -270,11 +330,11 @@ impl PrefixCache {
     /// Removes a node that is not pinned from the tree, whatever is below it.
     fn remove(&mut self, block: u32) -> Option<Node> {
         let node = self.nodes[block as usize].take()?;
-        if let Some(since) = node.idle_since {
-            self.idle_leaves.remove(&(since, block));
-            self.idle_inner.remove(&(since, block));
-            self.evictable -= 1;
+        if let Some(candidacy) = &node.candidacy {
+            self.candidates.remove(candidacy);
         }
+        self.evictable -= usize::from(node.idle_since.is_some());
+        self.kept -= usize::from(node.keepers > 0);
         if let Some(children) = self.children_mut(node.parent) {
             children.remove(&node.owner, &node.tokens);
         }
@@ -301,21 +361,26 @@ impl PrefixCache {
         }
     }
 
-    /// Puts an idle node into `idle_leaves` or `idle_inner`, or takes it out, after its children or its pin changed.
+    /// Updates whether, and when, a node can be evicted next, after it, its children, its pin or its keepers changed.
     fn refresh(&mut self, block: u32) {
-        let Some(node) = self.node(block) else { return };
-        let Some(since) = node.idle_since else { return };
-        let is_leaf = node.children.is_empty();
-        let is_evictable_next = node.idle_children == 0 && !node.pinned;
-        self.idle_leaves.remove(&(since, block));
-        self.idle_inner.remove(&(since, block));
-        if is_evictable_next {
-            let set = if is_leaf {
-                &mut self.idle_leaves
-            } else {
-                &mut self.idle_inner
-            };
-            set.insert((since, block));
+        let Some(node) = self.nodes.get_mut(block as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let idle_since = node
+            .idle_since
+            .filter(|_| node.idle_children == 0 && !node.pinned);
+        let candidacy = idle_since.map(|idle_since| Candidacy {
+            is_kept: node.keepers > 0,
+            is_inner: !node.children.is_empty(),
+            idle_since,
+            block,
+        });
+        let before = std::mem::replace(&mut node.candidacy, candidacy);
+        if before != candidacy {
+            if let Some(before) = before {
+                self.candidates.remove(&before);
+            }
+            self.candidates.extend(candidacy);
         }
     }
 }

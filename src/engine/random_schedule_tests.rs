@@ -7,9 +7,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tracing::Span;
 
 use super::{
-    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, Priority, Probe, ProbePositions, Sampling,
-    SequenceError, SequenceRequest, Stage, StopCondition, Tenant,
+    CancelFlag, Event, FinishReason, ModelIndex, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions,
+    Sampling, SequenceError, SequenceRequest, Stage, StopCondition, Tenant,
     admission::{AdmissionLedger, blocks_needed, validate},
+    kept_prefixes::KEPT_SHARE,
     prefix::Prefix,
     scheduler::Budget,
     scripted::ScriptedModel,
@@ -117,6 +118,7 @@ impl Scenario {
             deadline: None,
             cancel: CancelFlag::default(),
             events: recorder.sink(usize::MAX),
+            keeper: None,
             span: Span::none(),
         };
         (request, recorder)
@@ -176,8 +178,14 @@ fn simulate(seed: u64) -> Outcomes {
     let mut now = Instant::now();
     let mut clients: Vec<Client> = Vec::new();
     let mut outcomes = Outcomes::default();
+    // Growing texts, which begin and end at any time. They have dice of their own.
+    let mut keeper_dice = Dice((seed << 32) + (1 << 31));
+    let mut keepers: Vec<PrefixKeeper> = (0..3).map(|_| PrefixKeeper::default()).collect();
 
     for _ in 0..150 {
+        if keeper_dice.chance(5) {
+            keepers[keeper_dice.roll(3)] = PrefixKeeper::default();
+        }
         while dice.chance(40) && clients.len() < 60 {
             let scenario = Scenario::random(&mut dice, &limits);
             let (mut request, recorder) = scenario.request();
@@ -188,6 +196,9 @@ fn simulate(seed: u64) -> Outcomes {
                 usize::MAX
             };
             request.events = recorder.sink(listens_for);
+            request.keeper = keeper_dice
+                .chance(30)
+                .then(|| keepers[keeper_dice.roll(3)].clone());
             let needed = blocks_needed(&request, &limits);
             let size = limits.block_size;
             let full = scenario.prompt.len() / size * size;
@@ -225,9 +236,15 @@ fn simulate(seed: u64) -> Outcomes {
             sequences <= budget.sequences && tokens <= budget.tokens,
             "a step over budget"
         );
+        assert!(engine.kept_blocks() <= limits.num_blocks / KEPT_SHARE);
+        outcomes.kept += engine.kept_blocks();
         now += STEP;
     }
+    keepers.clear();
     run_until_idle(&mut engine, now);
+    // What has ended keeps nothing from the next step on.
+    step(&mut engine, now);
+    assert_eq!(engine.kept_blocks(), 0);
 
     let kv = engine.kv_counts();
     assert_eq!(kv.available + kv.pinned, limits.num_blocks, "blocks have leaked");
@@ -250,6 +267,8 @@ pub(super) struct Outcomes {
     pub(super) late: HashMap<Stage, usize>,
     pub(super) deaf: usize,
     pub(super) preemptions: u64,
+    /// Blocks that were kept for growing texts, in all steps together.
+    pub(super) kept: usize,
 }
 
 impl Outcomes {
@@ -320,6 +339,7 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
         total.cancelled += one.cancelled;
         total.deaf += one.deaf;
         total.preemptions += one.preemptions;
+        total.kept += one.kept;
         for (stage, count) in one.late {
             *total.late.entry(stage).or_default() += count;
         }
@@ -327,6 +347,7 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
     // The schedules must have met what they are about.
     assert!(total.finished > 5000, "{total:?}");
     assert!(total.cached > 500 && total.preemptions > 500, "{total:?}");
+    assert!(total.kept > 10_000, "{total:?}");
     assert!(total.outgrown > 200 && total.outgrown_cached > 50, "{total:?}");
     assert!(
         total.cancelled > 200 && total.deaf > 200 && total.refused > 100,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Instant,
 };
@@ -48,21 +48,42 @@ impl Priority {
     }
 }
 
-/// Set by the caller to stop a sequence. The engine reads it before each step.
+/// Set by the caller to stop a sequence. The engine reads it before each step, so the sequence takes part in the step under way
+/// and in none that begins later, and its blocks are free then.
 #[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<AtomicU8>);
+
+/// The sequence is to end where it is, as if its answer were complete.
+const CUT: u8 = 1;
+/// The sequence is to fail.
+const CANCELLED: u8 = 2;
 
 impl CancelFlag {
     /// Asks the engine to stop the sequence.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.fetch_max(CANCELLED, Ordering::AcqRel);
+    }
+
+    /// Asks the engine to end the sequence where it is, with [`FinishReason::Cut`](super::FinishReason::Cut) and a summary.
+    pub fn cut(&self) {
+        self.0.fetch_max(CUT, Ordering::AcqRel);
     }
 
     /// Whether [`CancelFlag::cancel`] has been called.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// Whether [`CancelFlag::cut`] has been called, and [`CancelFlag::cancel`] has not.
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.load(Ordering::Acquire) == CUT
     }
 }
+
+/// Keeps the prefix of a growing text's last prompt in the prefix cache, for the next prompt of that text, for as long as there is
+/// a clone of it. A prompt that is computed takes the place of the one before. What is kept is given up where memory is short.
+#[derive(Debug, Clone, Default)]
+pub struct PrefixKeeper(pub(super) Arc<()>);
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -211,6 +232,8 @@ pub struct SequenceRequest {
     pub cancel: CancelFlag,
     /// Receives the sequence's events on the engine's thread. It must not block.
     pub events: EventSink,
+    /// Keeps its prompt's full blocks in the prefix cache for the next sequence with the same keeper.
+    pub keeper: Option<PrefixKeeper>,
     /// The span of the call that it is computed for: lines of the log that are about this sequence alone are in it.
     pub span: Span,
 }

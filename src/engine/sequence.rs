@@ -10,7 +10,7 @@ use super::{
     event::{Event, EventSink, FinishReason, SequenceSummary},
     prefix::{CacheOwner, Prefix},
     prompt_blocks::PromptBlocks,
-    request::{CancelFlag, OutputSpec, Priority, Probe, ProbePositions, SequenceRequest},
+    request::{CancelFlag, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, SequenceRequest},
     step_time::StepShape,
     tenant::Tenant,
 };
@@ -178,6 +178,8 @@ pub(crate) struct Sequence {
     deadline: Option<Instant>,
     cancel: CancelFlag,
     reporter: Reporter,
+    /// Keeps its prompt's full blocks in the prefix cache once they are computed.
+    pub keeper: Option<PrefixKeeper>,
     /// The span of the call that it is computed for.
     pub span: Span,
 }
@@ -222,6 +224,7 @@ impl Sequence {
             deadline: request.deadline,
             cancel: request.cancel,
             reporter: Reporter::new(request.events),
+            keeper: request.keeper,
             span: request.span,
         }
     }
@@ -328,13 +331,16 @@ impl Sequence {
         self.cancel.is_cancelled()
     }
 
-    /// The reason why the sequence must stop before the next step; `None` if it may go on.
-    pub(crate) fn stop_reason(&self, now: Instant) -> Option<SequenceError> {
+    /// How the sequence must end before the next step; `None` if it may go on.
+    pub(crate) fn stopped(&self, now: Instant) -> Option<Ending> {
         if self.is_cancelled() {
-            return Some(SequenceError::Cancelled);
+            return Some(Ending::Failed(SequenceError::Cancelled));
+        }
+        if self.cancel.is_cut() {
+            return Some(Ending::Finished(FinishReason::Cut));
         }
         let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-        is_late.then(|| self.deadline_error())
+        is_late.then(|| Ending::Failed(self.deadline_error()))
     }
 
     /// The error for a deadline that passes at its present stage.
@@ -370,7 +376,8 @@ impl Sequence {
             admission.leave_queue(None);
             // A caller whose time is over gives up at the same moment, so that it may look like a cancellation.
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-            if is_late || matches!(ending, Ending::Finished(_)) {
+            let is_answered = matches!(ending, Ending::Finished(reason) if reason != FinishReason::Cut);
+            if is_late || is_answered {
                 admission.set_ended(now);
             }
         }

@@ -140,6 +140,12 @@ impl ModelEngine {
         self.scheduler.step_time.costs()
     }
 
+    /// Blocks that are kept for growing texts.
+    #[cfg(test)]
+    pub(crate) fn kept_blocks(&self) -> usize {
+        self.scheduler.kv.kept()
+    }
+
     /// Preemptions since the start.
     #[cfg(test)]
     pub(crate) fn preemptions(&self) -> u64 {
@@ -333,6 +339,7 @@ impl ModelEngine {
             if sequence.output.pin_prompt {
                 pin_prompt(&mut self.scheduler.kv, sequence, &mut self.pinned);
             }
+            keep_prompt(&mut self.scheduler.kv, sequence);
             if read.is_some() {
                 self.scheduler
                     .record
@@ -369,6 +376,16 @@ fn cache_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
         let tokens = &sequence.tokens[i * size..(i + 1) * size];
         sequence.blocks[i] = kv.cache_block(parent, &sequence.owner, tokens, sequence.blocks[i]);
         sequence.cached_blocks += 1;
+    }
+}
+
+/// Keeps the full blocks of the sequence's prompt for the next prompt of its growing text, if it is one of such a text.
+fn keep_prompt(kv: &mut KvBlocks, sequence: &Sequence) {
+    let full = sequence.prompt_len / kv.block_size();
+    // The last block is held, whatever the attention window.
+    let last = full.checked_sub(1).and_then(|last| sequence.blocks.get(last));
+    if let (Some(keeper), Some(&last)) = (&sequence.keeper, last) {
+        kv.keep(keeper, last);
     }
 }
 

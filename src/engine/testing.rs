@@ -124,6 +124,7 @@ pub(crate) fn request(prompt: &[u32], output: OutputSpec) -> (SequenceRequest, R
         deadline: None,
         cancel: CancelFlag::default(),
         events: recorder.sink(usize::MAX),
+        keeper: None,
         span: Span::none(),
     };
     (request, recorder)

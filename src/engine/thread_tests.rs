@@ -391,6 +391,43 @@ fn a_cancelled_sequence_takes_no_further_step_running_or_queued() {
 }
 
 #[test]
+fn a_sequence_that_is_cut_ends_where_it_is_with_a_summary() {
+    let (model, gate) = gated();
+    let bounds = EngineConfig {
+        max_batch_sequences: 1,
+        ..config()
+    };
+    let (handle, _thread) = start(bounds, vec![Box::new(model)]).unwrap();
+    let (running, running_events) = request(&[1, 2], greedy(20));
+    let (queued, queued_events) = request(&[3, 2], greedy(20));
+    let (both, both_events) = request(&[4, 2], greedy(20));
+    let flags = [&running, &queued, &both].map(|request| request.cancel.clone());
+    handle.submit(running).unwrap();
+    gate.entered.recv_timeout(HANG).unwrap();
+    handle.submit(queued).unwrap();
+    handle.submit(both).unwrap();
+    flags.iter().for_each(super::CancelFlag::cut);
+    flags[2].cancel();
+    flags[2].cut();
+    drop(gate);
+    assert!(handle.wait_idle(HANG));
+    let summary = running_events.summary().unwrap();
+    assert_eq!(running_events.tokens(), [3], "the pass that was under way");
+    assert_eq!(
+        (summary.reason, summary.completion_tokens, summary.forward_passes),
+        (FinishReason::Cut, 1, 1)
+    );
+    let summary = queued_events.summary().unwrap();
+    assert_eq!(
+        (summary.reason, summary.completion_tokens, summary.forward_passes),
+        (FinishReason::Cut, 0, 0)
+    );
+    assert_eq!(both_events.error(), Some(SequenceError::Cancelled));
+    let stats = handle.stats(ModelIndex(0));
+    assert_eq!((stats.queued, stats.free_blocks), (0, stats.total_blocks));
+}
+
+#[test]
 fn draining_finishes_what_is_open_and_takes_nothing_new() {
     let (model, gate) = gated();
     let (handle, thread) = started(model);

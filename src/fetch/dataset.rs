@@ -1,21 +1,13 @@
 //! Fetches a prompt set from a Hugging Face hub: each of its files at one revision, once.
 
-use std::{
-    fs,
-    path::{Component, Path, PathBuf},
-};
-
-use serde::{Deserialize, Serialize};
-use ureq::http::{StatusCode, header};
+use std::path::PathBuf;
 
 use super::{
-    cache::{check, lock},
     error::{FetchError, SourceError},
-    hub::{Download, agent, refusal},
     progress::{Progress, Reporter},
+    repository::{Fetch, Repository, RepositoryKind, Sibling, is_inside},
     sources::Sources,
 };
-use crate::files;
 
 /// File name extensions of prompt sets.
 const ENDINGS: [&str; 5] = ["parquet", "jsonl", "json", "csv", "tsv"];
@@ -65,16 +57,6 @@ impl HubDataset {
     }
 }
 
-/// Whether a path stays in the folder that it is relative to, and can be used in a URL without escaping.
-fn is_inside(path: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+' | '=');
-    !path.is_empty()
-        && path.chars().all(known)
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-}
-
 /// A prompt set in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchedDataset {
@@ -82,28 +64,6 @@ pub struct FetchedDataset {
     pub name: String,
     /// Paths of its files, in order.
     pub files: Vec<PathBuf>,
-}
-
-/// A hub's description of a repository at a revision.
-#[derive(Debug, Serialize, Deserialize)]
-struct Listing {
-    /// The commit.
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Sibling {
-    rfilename: String,
-    #[serde(default)]
-    size: Option<u64>,
-    #[serde(default)]
-    lfs: Option<Lfs>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Lfs {
-    sha256: String,
 }
 
 /// Fetches the files of a prompt set that are not in the cache.
@@ -120,142 +80,40 @@ pub(super) fn fetch(
     sources: &Sources,
     progress: Progress,
 ) -> Result<FetchedDataset, FetchError> {
-    let fetched = Fetch {
-        wanted,
-        sources,
-        reporter: Reporter::new(progress, &wanted.repository),
-    };
-    fetched.all().map_err(|error| FetchError::Dataset {
+    let reporter = Reporter::new(progress, &wanted.repository);
+    fetch_all(wanted, sources, &reporter).map_err(|error| FetchError::Dataset {
         name: wanted.repository.clone(),
         error,
     })
 }
 
-struct Fetch<'a> {
-    wanted: &'a HubDataset,
-    sources: &'a Sources,
-    reporter: Reporter,
-}
-
-impl Fetch<'_> {
-    fn all(&self) -> Result<FetchedDataset, SourceError> {
-        let HubDataset { repository, file, .. } = self.wanted;
-        let home = self.sources.datasets.join(repository.replace('/', "--"));
-        fs::create_dir_all(&home).map_err(|source| io(&home, source))?;
-        let lock_path = home.join("lock");
-        let _lock = lock(&lock_path, &self.reporter).map_err(|source| io(&lock_path, source))?;
-        let listing = self.listing(&home)?;
-        let chosen = choose(&listing.siblings, file.as_deref()).map_err(|why| self.error(repository, why))?;
-        let folder = home.join(&listing.sha);
-        let files = chosen
-            .iter()
-            .map(|sibling| self.file(&listing.sha, &folder, sibling));
-        let files = files.collect::<Result<_, _>>();
-        self.reporter.finish();
-        let suffix = file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
-        Ok(FetchedDataset {
-            name: format!("{repository}@{}{suffix}", listing.sha),
-            files: files?,
-        })
-    }
-
-    fn error(&self, url: &str, why: impl Into<String>) -> SourceError {
-        SourceError::Hub {
-            url: url.to_owned(),
-            why: why.into(),
-        }
-    }
-
-    /// The files of the repository. A commit never changes, so one that was listed before needs no network.
-    fn listing(&self, home: &Path) -> Result<Listing, SourceError> {
-        let HubDataset {
-            repository, revision, ..
-        } = self.wanted;
-        let kept = home.join(revision).join("listing.json");
-        if let Some(listing) = fs::read(&kept)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-        {
-            return Ok(listing);
-        }
-        let url = format!(
-            "{}/api/datasets/{repository}/revision/{revision}?blobs=true",
-            self.sources.hub
-        );
-        let mut request = agent().get(&url);
-        if let Some(token) = &self.sources.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let mut response = request
-            .call()
-            .map_err(|error| self.error(&url, error.to_string()))?;
-        if !response.status().is_success() {
-            let why = match response.status() {
-                StatusCode::NOT_FOUND => {
-                    "the hub has no such set, or a private one (set HF_TOKEN)".to_owned()
-                }
-                status => refusal(status),
-            };
-            return Err(self.error(&url, why));
-        }
-        let text = response.body_mut().read_to_string();
-        let text = text.map_err(|error| self.error(&url, error.to_string()))?;
-        let listing: Listing = serde_json::from_str(&text).map_err(|error| {
-            self.error(
-                &url,
-                format!("this is not a hub's description of a data set: {error}"),
-            )
-        })?;
-        let commit = listing.sha.len() == 40 && listing.sha.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !commit {
-            return Err(self.error(&url, format!("`{}` is not a commit", listing.sha)));
-        }
-        let folder = home.join(&listing.sha);
-        let kept = folder.join("listing.json");
-        let write = || fs::create_dir_all(&folder).and_then(|()| files::write_whole(&kept, text.as_bytes()));
-        write().map_err(|source| io(&kept, source))?;
-        Ok(listing)
-    }
-
-    /// Fetches one file of a commit, and checks it against the hub's digest if there is one.
-    fn file(&self, commit: &str, folder: &Path, sibling: &Sibling) -> Result<PathBuf, SourceError> {
-        let HubDataset { repository, .. } = self.wanted;
-        let target = folder.join(&sibling.rfilename);
-        if target.exists() {
-            return Ok(target);
-        }
-        let url = format!(
-            "{}/datasets/{repository}/resolve/{commit}/{}",
-            self.sources.hub, sibling.rfilename
-        );
-        let bytes = sibling
-            .size
-            .ok_or_else(|| self.error(&url, "the hub does not state its size"))?;
-        let parent = target.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
-        let part = folder.join(format!("{}.part", sibling.rfilename));
-        let download = Download {
-            url,
-            bytes,
-            part,
-            token: self.sources.token.as_deref(),
-            reporter: &self.reporter,
-        };
-        download.run(self.sources.retry_pause)?;
-        if let Some(lfs) = &sibling.lfs {
-            check(&download.part, &format!("sha256:{}", lfs.sha256))?;
-        }
-        fs::rename(&download.part, &target).map_err(|source| io(&target, source))?;
-        self.reporter.note(&format!("kept as {}", target.display()));
-        Ok(target)
-    }
-}
-
-fn io(path: &Path, source: std::io::Error) -> SourceError {
-    SourceError::Io {
-        path: path.to_owned(),
-        source,
-    }
+fn fetch_all(
+    wanted: &HubDataset,
+    sources: &Sources,
+    reporter: &Reporter,
+) -> Result<FetchedDataset, SourceError> {
+    let HubDataset {
+        repository,
+        revision,
+        file,
+    } = wanted;
+    let fetch = Fetch {
+        repository: Repository {
+            kind: RepositoryKind::Dataset,
+            name: repository,
+            revision,
+        },
+        home: sources.datasets.join(repository.replace('/', "--")),
+        sources,
+        reporter,
+    };
+    let choose = |siblings: &[Sibling]| choose(siblings, file.as_deref());
+    let fetched = fetch.run(choose)?;
+    let suffix = file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
+    Ok(FetchedDataset {
+        name: format!("{repository}@{}{suffix}", fetched.commit),
+        files: fetched.files,
+    })
 }
 
 /// The named file, or the only file of the set, or all its parts.

@@ -30,6 +30,17 @@ pub enum FetchError {
         /// What went wrong.
         error: SourceError,
     },
+    /// A model could not be fetched from a hub.
+    #[error(
+        "the model {name} could not be fetched: {}; check the network, and give the command again: it goes on with what is there",
+        with_causes(error)
+    )]
+    Model {
+        /// Its name.
+        name: &'static str,
+        /// What went wrong.
+        error: SourceError,
+    },
     /// A file could not be fetched from its address.
     #[error("{} could not be fetched: {}; check the address and the network", path.display(), with_causes(error))]
     File {

@@ -11,11 +11,15 @@ mod dataset;
 mod error;
 mod file;
 mod hub;
+mod hub_model;
 mod model;
 mod pip;
 mod progress;
+mod repository;
 mod sources;
 
+#[cfg(test)]
+mod hub_model_tests;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +29,7 @@ pub use self::{
     dataset::{FetchedDataset, HubDataset, fetch_dataset as dataset},
     error::{FetchError, SourceError},
     file::{WantedFile, parse_digest},
+    hub_model::HubModel,
     model::{smollm2, smollm2_cached},
     progress::Progress,
 };

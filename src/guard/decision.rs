@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::{Label, PolicyProblem};
-use crate::digest;
+use crate::{
+    calibrator::{CalibratedScore, PredictionSet},
+    digest,
+};
 
 /// Longest name of a decision policy, in bytes.
 const NAME_BYTES: usize = 128;
@@ -61,11 +64,50 @@ impl Thresholds {
     }
 }
 
+/// What the thresholds of a verdict are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// The unsafe score, as the guard gives it.
+    #[default]
+    Raw,
+    /// The probability that the policy's calibrator makes of it.
+    Calibrated,
+}
+
+impl Scale {
+    fn is_raw(&self) -> bool {
+        *self == Self::Raw
+    }
+}
+
+/// What is done about a verdict by the labels that its text may have, which the policy's calibrator says. Nothing is asked for where
+/// that is safe alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictionRules {
+    /// Where it is unsafe alone.
+    #[serde(rename = "unsafe")]
+    pub unsafe_: Action,
+    /// Where it is both or neither, so that the score does not decide.
+    pub uncertain: Action,
+}
+
+impl PredictionRules {
+    fn action(self, set: PredictionSet) -> Action {
+        match set {
+            PredictionSet::Safe => Action::Allow,
+            PredictionSet::Unsafe => self.unsafe_,
+            PredictionSet::Both | PredictionSet::Neither => self.uncertain,
+        }
+    }
+}
+
 /// The thresholds of a policy, or those that it has for a language.
 #[derive(Debug, Clone, PartialEq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// Of the verdict's unsafe score.
+    /// Of the verdict's unsafe score, or of its calibrated probability.
     #[serde(default)]
     pub thresholds: Thresholds,
     /// Of the probability of each category: that the text is unsafe and the guard names this category first.
@@ -84,7 +126,16 @@ pub struct DecisionPolicyText {
     /// What is done where there is no verdict: the guard wrote neither label, or both probabilities underflow.
     #[serde(default = "block")]
     pub undetermined: Action,
-    /// Of the verdict's unsafe score.
+    /// The digest of the calibrator whose probabilities and prediction sets it uses, `sha256:<hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrator: Option<String>,
+    /// What `thresholds` are of, also those of languages.
+    #[serde(default, skip_serializing_if = "Scale::is_raw")]
+    pub scale: Scale,
+    /// What is done by the prediction set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<PredictionRules>,
+    /// Of the verdict's unsafe score, or of its calibrated probability.
     #[serde(default)]
     pub thresholds: Thresholds,
     /// Of the probability of each category.
@@ -115,6 +166,9 @@ pub struct Judgement<'a> {
     pub unsafe_score: Option<f64>,
     /// Each category's code and probability, from 0 to 1; empty where they were not computed.
     pub categories: &'a [(String, f64)],
+    /// What the policy's calibrator says of the unsafe score; absent where the policy names none, where there is no score, and
+    /// where the calibrator was fitted for another guard.
+    pub calibrated: Option<&'a CalibratedScore>,
 }
 
 /// What a threshold is of.
@@ -126,6 +180,12 @@ pub enum Subject {
     Category(String),
     /// There is no verdict.
     Undetermined,
+    /// The probability that the calibrator makes of the unsafe score.
+    CalibratedProbability,
+    /// The labels that the text may have.
+    PredictionSet,
+    /// There is a score, and the policy's calibrator was fitted for another guard.
+    NotCalibrated,
 }
 
 /// Why an action was chosen.
@@ -135,9 +195,10 @@ pub struct Reason {
     pub subject: Subject,
     /// The action that this alone asks for.
     pub action: Action,
-    /// The value that reached the threshold, from 0 to 1; absent where there is no verdict.
+    /// The value that reached the threshold, from 0 to 1; of a prediction set, the unsafe score. Absent where there is no verdict
+    /// and where it is not calibrated.
     pub value: Option<f64>,
-    /// The threshold, from 0 to 1; absent where there is no verdict.
+    /// The threshold, from 0 to 1; absent where no threshold is what asks for it.
     pub threshold: Option<f64>,
 }
 
@@ -146,7 +207,7 @@ pub struct Reason {
 pub struct Decision {
     /// The strictest action of the reasons; [`Action::Allow`] without any.
     pub action: Action,
-    /// Every threshold that was reached, the strictest first.
+    /// Every threshold that was reached and whatever else asks for an action, the strictest first.
     pub reasons: Vec<Reason>,
 }
 
@@ -189,6 +250,11 @@ impl DecisionPolicy {
         &self.digest
     }
 
+    /// The digest of the calibrator that it uses.
+    pub fn calibrator(&self) -> Option<&str> {
+        self.text.calibrator.as_deref()
+    }
+
     /// The categories that any threshold is of.
     pub fn categories(&self) -> impl Iterator<Item = &str> {
         let languages = self.text.languages.values().map(|rules| &rules.categories);
@@ -211,13 +277,29 @@ impl DecisionPolicy {
     pub fn decide(&self, judgement: &Judgement<'_>, language: Option<&str>) -> Decision {
         let of_language = language.and_then(|language| self.rules_of(language));
         let mut reasons = Vec::new();
-        if judgement.label == Label::Undetermined || judgement.unsafe_score.is_none() {
+        let mut ask = |subject: Subject, action: Action, value: Option<f64>| {
             reasons.push(Reason {
-                subject: Subject::Undetermined,
-                action: self.text.undetermined,
-                value: None,
+                subject,
+                action,
+                value,
                 threshold: None,
             });
+        };
+        if judgement.label == Label::Undetermined || judgement.unsafe_score.is_none() {
+            ask(Subject::Undetermined, self.text.undetermined, None);
+        }
+        match (
+            judgement.unsafe_score,
+            judgement.calibrated,
+            &self.text.prediction,
+        ) {
+            (Some(_), None, _) if self.text.calibrator.is_some() => {
+                ask(Subject::NotCalibrated, self.text.undetermined, None);
+            }
+            (Some(score), Some(calibrated), Some(rules)) if rules.action(calibrated.set) > Action::Allow => {
+                ask(Subject::PredictionSet, rules.action(calibrated.set), Some(score));
+            }
+            _ => {}
         }
         let mut hold = |subject: Subject, thresholds: Thresholds, value: f64| {
             if let Some((action, threshold)) = thresholds.reached(value) {
@@ -229,9 +311,15 @@ impl DecisionPolicy {
                 });
             }
         };
-        if let Some(score) = judgement.unsafe_score {
-            let own = of_language.map_or_else(Thresholds::default, |rules| rules.thresholds);
-            hold(Subject::UnsafeScore, own.or(self.text.thresholds), score);
+        let own = of_language.map_or_else(Thresholds::default, |rules| rules.thresholds);
+        let scaled = match self.text.scale {
+            Scale::Raw => judgement.unsafe_score.map(|score| (Subject::UnsafeScore, score)),
+            Scale::Calibrated => judgement
+                .calibrated
+                .map(|calibrated| (Subject::CalibratedProbability, calibrated.probability)),
+        };
+        if let Some((subject, value)) = scaled {
+            hold(subject, own.or(self.text.thresholds), value);
         }
         for (code, probability) in judgement.categories {
             let in_language = of_language.and_then(|rules| rules.categories.get(code));
@@ -331,14 +419,43 @@ impl Check {
                 &text.categories,
             );
         }
+        self.calibration(text);
         let rules = text.languages.values();
-        let nothing = text.thresholds == Thresholds::default()
+        let nothing = text.prediction.is_none()
+            && text.thresholds == Thresholds::default()
             && text.categories.is_empty()
             && rules.into_iter().all(|rules| *rules == Rules::default());
         if nothing {
             self.wrong(
                 "thresholds",
                 "must have flag or block, or a category or language must have some",
+            );
+        }
+    }
+
+    /// Checks what the policy uses of a calibrator.
+    fn calibration(&mut self, text: &DecisionPolicyText) {
+        match &text.calibrator {
+            Some(calibrator) if !digest::is_digest(calibrator) => self.wrong(
+                "calibrator",
+                "must be the digest of a calibrator, sha256: and 64 hexadecimal digits, which its file states",
+            ),
+            Some(_) => {}
+            None if text.scale == Scale::Calibrated => {
+                self.wrong("scale", "is calibrated, which needs the digest of a calibrator");
+            }
+            None if text.prediction.is_some() => {
+                self.wrong("prediction", "needs the digest of a calibrator");
+            }
+            None => {}
+        }
+        if text
+            .prediction
+            .is_some_and(|rules| rules.uncertain > rules.unsafe_)
+        {
+            self.wrong(
+                "prediction.uncertain",
+                "must not be stricter than unsafe, so that a higher score never makes a decision milder",
             );
         }
     }

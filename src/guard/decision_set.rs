@@ -3,34 +3,54 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::decision::DecisionPolicy;
+use crate::calibrator::Calibrator;
 
-/// All versions of all decision policies that a server has, and which of them it follows unasked.
+/// All versions of all decision policies that a server has, with the calibrators that they use, and which of them it follows
+/// unasked.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DecisionSet {
     policies: BTreeMap<(String, u32), Arc<DecisionPolicy>>,
+    /// By their digests.
+    calibrators: BTreeMap<String, Arc<Calibrator>>,
     /// For requests that name none.
     default: Option<Arc<DecisionPolicy>>,
     /// Evaluated beside the one that decides, and only told.
     shadows: Vec<Arc<DecisionPolicy>>,
 }
 
-/// Two policies have the same name and version.
+/// Why a policy was not added.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SameVersion {
-    /// The name and version, as `NAME@VERSION`.
-    pub policy: String,
+pub enum NotAdded {
+    /// The set has its name and version already: what a version says never changes.
+    SameVersion,
+    /// The set does not have its calibrator.
+    UnknownCalibrator {
+        /// The digest that the policy names.
+        digest: String,
+    },
 }
 
 impl DecisionSet {
+    /// Adds a calibrator, which policies may name from now on.
+    pub fn add_calibrator(&mut self, calibrator: Calibrator) {
+        self.calibrators
+            .insert(calibrator.digest().to_owned(), Arc::new(calibrator));
+    }
+
     /// Adds a policy.
     ///
     /// # Errors
-    /// When the set has its name and version already: what a version says never changes.
-    pub fn add(&mut self, policy: DecisionPolicy) -> Result<(), SameVersion> {
+    /// [`NotAdded`].
+    pub fn add(&mut self, policy: DecisionPolicy) -> Result<(), NotAdded> {
         let key = (policy.name().to_owned(), policy.version());
         if self.policies.contains_key(&key) {
-            return Err(SameVersion {
-                policy: policy.full_name(),
+            return Err(NotAdded::SameVersion);
+        }
+        if let Some(digest) = policy.calibrator()
+            && !self.calibrators.contains_key(digest)
+        {
+            return Err(NotAdded::UnknownCalibrator {
+                digest: digest.to_owned(),
             });
         }
         self.policies.insert(key, Arc::new(policy));
@@ -48,6 +68,11 @@ impl DecisionSet {
                 versions.map(|(_, policy)| policy).next_back()
             }
         }
+    }
+
+    /// The calibrator that a policy of the set uses.
+    pub fn calibrator_of(&self, policy: &DecisionPolicy) -> Option<&Arc<Calibrator>> {
+        self.calibrators.get(policy.calibrator()?)
     }
 
     /// All policies, in the order of names and versions.
@@ -104,8 +129,7 @@ mod tests {
         for missing in ["chat@11", "cha", "chat@", "chat@x", "", "@"] {
             assert_eq!(found(missing), None, "{missing}");
         }
-        let again = set.add(policy("chat", 9)).unwrap_err();
-        assert_eq!(again.policy, "chat@9");
+        assert_eq!(set.add(policy("chat", 9)), Err(NotAdded::SameVersion));
         assert_eq!(set.iter().count(), 4);
     }
 }

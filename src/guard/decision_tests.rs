@@ -1,6 +1,8 @@
 use super::*;
 use crate::random::Random;
 
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 const TEXT: &str = r#"
 name = "chat"
 version = 3
@@ -30,6 +32,7 @@ fn judged(score: f64) -> Judgement<'static> {
         label: if score > 0.5 { Label::Unsafe } else { Label::Safe },
         unsafe_score: Some(score),
         categories: &[],
+        calibrated: None,
     }
 }
 
@@ -163,6 +166,21 @@ fn wrong_policies_say_where() {
             "name = \"a\"\nversion = 1\nthresholds.flag = 0.5\nlanguages.de = {}\nlanguages.DE = {}\n",
             vec!["languages.de is there twice"],
         ),
+        (
+            "name = \"a\"\nversion = 1\nthresholds.flag = 0.5\nscale = \"calibrated\"\n",
+            vec!["scale is calibrated, which needs"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\nprediction = { unsafe = \"block\", uncertain = \"flag\" }\n",
+            vec!["prediction needs"],
+        ),
+        (
+            "name = \"a\"\nversion = 1\ncalibrator = \"sha256:1\"\nprediction = { unsafe = \"flag\", uncertain = \"block\" }\n",
+            vec![
+                "calibrator must be the digest",
+                "prediction.uncertain must not be stricter",
+            ],
+        ),
     ];
     for (text, wanted) in cases {
         let found = policy(text).unwrap_err();
@@ -204,6 +222,7 @@ fn decisions_are_monotonic() {
                 categories: &categories,
                 label: Label::Safe,
                 unsafe_score: Some(score),
+                calibrated: None,
             };
             policy.decide(&judgement, Some(language)).action
         };
@@ -213,4 +232,78 @@ fn decisions_are_monotonic() {
             );
         }
     }
+}
+
+const CALIBRATED: &str = r#"
+name = "chat"
+version = 1
+undetermined = "flag"
+scale = "calibrated"
+prediction = { unsafe = "block", uncertain = "flag" }
+[thresholds]
+flag = 0.3
+[languages.de.thresholds]
+flag = 0.2
+"#;
+
+#[test]
+fn thresholds_can_be_of_calibrated_probabilities_and_sets_ask_for_actions() {
+    let policy =
+        policy(&CALIBRATED.replace("undetermined", &format!("calibrator = '{DIGEST}'\nundetermined")))
+            .unwrap();
+    let decide = |probability: f64, set: PredictionSet, language: &str| {
+        let calibrated = CalibratedScore {
+            probability,
+            set,
+            curve_language: None,
+        };
+        let judgement = Judgement {
+            calibrated: Some(&calibrated),
+            ..judged(0.9)
+        };
+        let decision = policy.decide(&judgement, Some(language));
+        let subjects: Vec<_> = decision
+            .reasons
+            .into_iter()
+            .map(|reason| reason.subject)
+            .collect();
+        (decision.action, subjects)
+    };
+    assert_eq!(decide(0.1, PredictionSet::Safe, "en"), (Action::Allow, vec![]));
+    assert_eq!(
+        decide(0.3, PredictionSet::Safe, "en"),
+        (Action::Flag, vec![Subject::CalibratedProbability])
+    );
+    assert_eq!(
+        decide(0.2, PredictionSet::Safe, "de"),
+        (Action::Flag, vec![Subject::CalibratedProbability])
+    );
+    for uncertain in [PredictionSet::Both, PredictionSet::Neither] {
+        assert_eq!(
+            decide(0.1, uncertain, "en"),
+            (Action::Flag, vec![Subject::PredictionSet])
+        );
+    }
+    assert_eq!(
+        decide(0.9, PredictionSet::Unsafe, "en"),
+        (
+            Action::Block,
+            vec![Subject::PredictionSet, Subject::CalibratedProbability]
+        )
+    );
+    // Where the calibrator is another guard's, the policy decides as without a verdict.
+    let decision = policy.decide(&judged(0.9), None);
+    assert_eq!(
+        (decision.action, &decision.reasons[0].subject),
+        (Action::Flag, &Subject::NotCalibrated)
+    );
+    assert_eq!(policy.calibrator(), Some(DIGEST));
+}
+
+#[test]
+fn what_a_policy_does_not_say_does_not_change_its_digest() {
+    // As it was before policies could name a calibrator.
+    let written = r#"{"name":"a","version":1,"undetermined":"block","thresholds":{"block":0.5},"categories":{},"languages":{}}"#;
+    let policy = policy("name = 'a'\nversion = 1\nthresholds.block = 0.5\n").unwrap();
+    assert_eq!(policy.digest(), digest::of_bytes(written));
 }

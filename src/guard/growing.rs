@@ -107,6 +107,20 @@ fn first_word(text: &str) -> Option<&str> {
     None
 }
 
+/// The words of a whole text, each with the white space before it. The last one has all that is left, so that nothing of the text is
+/// missing.
+pub(super) fn words(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let word = match first_word(text) {
+            Some(word) => word,
+            None if text.is_empty() => return None,
+            None => text,
+        };
+        text = &text[word.len()..];
+        Some(word)
+    })
+}
+
 /// The part of a word whose tokens count: without the line breaks before it and the punctuation behind it. Tokenizers join these
 /// with each other and with what follows, which may not have come.
 fn counted_part(word: &str) -> &str {

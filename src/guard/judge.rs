@@ -10,8 +10,10 @@ use super::{
     error::{GuardError, PromptError},
     kind::GuardKind,
     kinds::Policies,
+    normalise::{ConversationForm, TurnPlan},
     policy::Policy,
     question::{AnswerForm, JudgedRole, Label, LabelPosition, Question, message},
+    sent_message::{MessageBody, SentMessage},
     verdict::{Scores, Verdict, VerdictStop},
 };
 use crate::{
@@ -22,6 +24,9 @@ use crate::{
 
 /// Most tokens of each code beyond those of the native policy, with its comma.
 const CODE_TOKENS: usize = 4;
+
+/// Texts of at least so many bytes are held against the allowance of tokens before they are copied.
+const LONG_BYTES: usize = 4 << 10;
 
 /// A guard: its prompt, its tokenizer, and its verdict tokens.
 pub struct Guard {
@@ -103,6 +108,33 @@ impl Guard {
         Ok(self.tokenizer.encode_within(&segments, allowance)?)
     }
 
+    /// The prompt for a conversation as it was sent, within an allowance of tokens. `plan` is the conversation's.
+    pub fn prompt_of<M: AsRef<SentMessage>>(
+        &self,
+        messages: &[M],
+        plan: &TurnPlan,
+        policy: Option<&Policy>,
+        allowance: Allowance<'_>,
+    ) -> Result<Vec<u32>, PromptError> {
+        // A text that is far too long is refused before there is a copy of it.
+        let placed = plan
+            .turns()
+            .iter()
+            .flatten()
+            .filter_map(|index| messages.get(*index));
+        let long = placed.filter_map(|message| match &message.as_ref().body {
+            MessageBody::Whole(text) if text.len() >= LONG_BYTES => Some(text.as_str()),
+            MessageBody::Whole(_) | MessageBody::Parts(_) => None,
+        });
+        allowance.least(long.map(|text| self.tokenizer.least_tokens(strip(text))))?;
+        self.prompt_within(&plan.texts(messages), policy, allowance)
+    }
+
+    /// The conversations that it was trained on.
+    pub fn conversation_form(&self) -> ConversationForm {
+        self.kind.conversation_form()
+    }
+
     /// Turns its prompts into tokens.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
@@ -140,7 +172,16 @@ impl Guard {
 
     /// Whether it can judge by policies other than its own.
     pub fn takes_policies(&self) -> bool {
-        self.kind.policies() == Policies::Any
+        self.kind.policies() != Policies::NativeOnly
+    }
+
+    /// Whether it can judge by this policy.
+    pub fn takes(&self, policy: &Policy) -> bool {
+        match self.kind.policies() {
+            Policies::Any => true,
+            Policies::OneCategory => policy.categories().len() == 1,
+            Policies::NativeOnly => false,
+        }
     }
 
     /// What the engine must produce: it probes the first tokens of the labels, ends at once on `safe` where nothing else is

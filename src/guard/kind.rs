@@ -19,6 +19,8 @@ pub enum GuardKind {
     WildGuard,
     /// PolyGuard, on Qwen or Ministral: as WildGuard, with Llama Guard 3's categories.
     PolyGuard,
+    /// Granite Guardian 3.0, 3.1 and 3.2: whether a message has one risk, harm unless a policy says another.
+    GraniteGuardian3,
     /// Llama Guard 3's task text as the user turn of the model's own chat template. It demonstrates the mechanism with models
     /// that were not trained as guards; its verdicts are not safety judgements.
     ChatDemo,
@@ -26,13 +28,14 @@ pub enum GuardKind {
 
 impl GuardKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LlamaGuard3_8B,
         Self::LlamaGuard3_1B,
         Self::LlamaGuard2,
         Self::Qwen3GuardGen,
         Self::WildGuard,
         Self::PolyGuard,
+        Self::GraniteGuardian3,
         Self::ChatDemo,
     ];
 
@@ -45,6 +48,7 @@ impl GuardKind {
             Self::Qwen3GuardGen => "qwen3guard-gen",
             Self::WildGuard => "wildguard",
             Self::PolyGuard => "polyguard",
+            Self::GraniteGuardian3 => "granite-guardian-3",
             Self::ChatDemo => "chat-demo",
         }
     }
@@ -136,6 +140,9 @@ fn by_template(template: &str, layers: usize) -> Option<GuardKind> {
     if has("'Safety: Safe', 'Safety: Unsafe', 'Safety: Controversial'") {
         return Some(GuardKind::Qwen3GuardGen);
     }
+    if has("<start_of_risk_definition>") && has("Your answer must be either") {
+        return Some(GuardKind::GraniteGuardian3);
+    }
     let is_llama_guard = has("<BEGIN UNSAFE CONTENT CATEGORIES>") && has("'safe' or 'unsafe'");
     if !is_llama_guard || !has("according our safety policy") {
         return None;
@@ -160,6 +167,13 @@ fn by_name(name: &str, layers: usize) -> Option<GuardKind> {
         () if is("qwen3guardgen") => Some(GuardKind::Qwen3GuardGen),
         () if is("wildguard") => Some(GuardKind::WildGuard),
         () if is("polyguard") => Some(GuardKind::PolyGuard),
+        // 3.3 and later have another prompt.
+        () if ["0", "1", "2"]
+            .iter()
+            .any(|minor| is(&format!("graniteguardian3{minor}"))) =>
+        {
+            Some(GuardKind::GraniteGuardian3)
+        }
         () => None,
     }
 }
@@ -198,6 +212,7 @@ mod tests {
             ("models--Qwen--Qwen3Guard-Gen-0.6B", 28, GuardKind::Qwen3GuardGen),
             ("wildguard.Q8_0.gguf", 32, GuardKind::WildGuard),
             ("PolyGuard-Qwen-Smol", 24, GuardKind::PolyGuard),
+            ("granite-guardian-3.1-2b", 40, GuardKind::GraniteGuardian3),
         ] {
             assert_eq!(named(name, layers), Some(kind), "{name}");
         }
@@ -209,6 +224,8 @@ mod tests {
             "LlamaGuard-7b",
             "Llama-Guard-4-12B",
             "Llama-Prompt-Guard-2-86M",
+            "granite-guardian-3.3-8b",
+            "granite-3.1-2b-instruct",
         ] {
             assert_eq!(named(other, 32), None, "{other}");
         }
@@ -229,6 +246,8 @@ mod tests {
         assert_eq!(detect(template, 16), Some(GuardKind::LlamaGuard3_1B));
         let second = format!("[INST] {template} S1: Violent Crimes. [/INST]");
         assert_eq!(detect(&second, 32), Some(GuardKind::LlamaGuard2));
+        let risks = "<start_of_risk_definition> ... Your answer must be either 'Yes' or 'No'.";
+        assert_eq!(detect(risks, 40), Some(GuardKind::GraniteGuardian3));
         assert_eq!(detect("{{ messages }}", 32), Some(GuardKind::WildGuard));
     }
 

@@ -30,11 +30,15 @@ const NAME_BYTES: usize = 128;
 const DESCRIPTION_BYTES: usize = 4096;
 
 /// Lines that separate the parts of the prompt, which no description may repeat.
-const MARKS: [&str; 4] = [
+const MARKS: [&str; 8] = [
     "<BEGIN UNSAFE CONTENT CATEGORIES>",
     "<END UNSAFE CONTENT CATEGORIES>",
     "<BEGIN CONVERSATION>",
     "<END CONVERSATION>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_risk_definition>",
+    "<end_of_risk_definition>",
 ];
 
 /// One category of a policy.

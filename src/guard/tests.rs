@@ -311,9 +311,12 @@ fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
         let contents = case["contents"].as_array().unwrap().iter();
         let contents: Vec<&str> = contents.map(|content| content.as_str().unwrap()).collect();
         let messages = conversation(&contents);
-        let native = kind.native_policy();
+        let policy = match case["category"].as_array() {
+            Some(texts) => one_category(texts[0].as_str().unwrap(), texts[1].as_str().unwrap()),
+            None => kind.native_policy(),
+        };
         let segments = kind.prompt(&Question {
-            policy: &native,
+            policy: &policy,
             judged: JudgedRole::of(&messages).unwrap(),
             messages: &messages,
             chat: Some(&chat),
@@ -340,7 +343,8 @@ fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
             GuardKind::LlamaGuard2,
             GuardKind::Qwen3GuardGen,
             GuardKind::WildGuard,
-            GuardKind::PolyGuard
+            GuardKind::PolyGuard,
+            GuardKind::GraniteGuardian3,
         ]
     );
 }
@@ -348,7 +352,11 @@ fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
 #[test]
 fn a_guard_of_one_exchange_refuses_a_longer_conversation() {
     let long = conversation(&["a", "b", "c"]);
-    for kind in [GuardKind::WildGuard, GuardKind::PolyGuard] {
+    for kind in [
+        GuardKind::WildGuard,
+        GuardKind::PolyGuard,
+        GuardKind::GraniteGuardian3,
+    ] {
         let (_, chat) = tiny_chat();
         let native = kind.native_policy();
         let refused = kind.prompt(&Question {
@@ -362,6 +370,15 @@ fn a_guard_of_one_exchange_refuses_a_longer_conversation() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn one_category(name: &str, description: &str) -> Policy {
+    let category = PolicyCategory {
+        code: "S1".to_owned(),
+        name: name.to_owned(),
+        description: description.to_owned(),
+    };
+    Policy::new("one".to_owned(), vec![category]).unwrap()
 }
 
 fn probe(logprobs: [f64; 3]) -> ProbeResult {

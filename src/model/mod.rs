@@ -2,7 +2,9 @@
 //! `config`), where its tensors are (`weights`), and adapters. Backends load what is read here.
 
 mod adapter;
+mod classifier;
 mod config;
+mod encoder_kind;
 mod error;
 pub mod estimator;
 mod json_file;
@@ -12,9 +14,11 @@ pub mod spec;
 mod tensors;
 mod weight_summary;
 mod weights;
+mod xlm_roberta;
 
 pub use self::{
     adapter::AdapterError,
+    encoder_kind::EncoderKind,
     error::{
         ConfigError, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError, TensorProblem,
     },
@@ -22,10 +26,12 @@ pub use self::{
 };
 pub(crate) use self::{
     adapter::{AdapterWeights, Base, Extent, HeadOrder, Site},
+    classifier::ClassifierConfig,
     json_file::{CONFIG, read_json},
     load_error::LoadFault,
     open::open_decoder,
     tensors::Tensors,
     weight_summary::{ParameterCounts, WeightSummary},
     weights::{LayerTensor, Tensor, TensorData, WeightSource},
+    xlm_roberta::{EncoderConfig, EncoderNorms},
 };

@@ -18,12 +18,14 @@ use super::{
 };
 use crate::{
     backend::AdapterIndex,
+    classifier::TextClassifier,
     engine::{
         CancelFlag, EngineHandle, Event, OutputSpec, Priority, SequenceError, SequenceRequest, SubmitError,
         Tenant,
     },
     guard::{Guard, GuardError, GuardEvidence, GuardKind, Policy},
     quality::PairEncoder,
+    text::TokenizerError,
 };
 
 /// How long the policy text of a guard waits when the queue is full.
@@ -46,6 +48,7 @@ pub(super) fn install(
         .map(|declared| guard_of(declared, &opened))
         .collect::<Result<_, _>>()?;
     let quality = pair_encoder(declared, &opened)?;
+    let classifier = text_classifier(declared, &opened)?;
     let limits = opened.loaded.model.limits().clone();
     // Metrics name a model by the first id that stands for it.
     let name = declared.first().map_or("", |declared| declared.id.as_str());
@@ -97,6 +100,7 @@ pub(super) fn install(
                 adapter,
                 guard,
                 quality: quality.clone(),
+                classifier: classifier.clone(),
                 group: declared.group,
             })
         })
@@ -143,13 +147,35 @@ fn pair_encoder(
     );
     encoder
         .map(|encoder| Some(Arc::new(encoder)))
-        .map_err(|source| RegistryError::Tokenizer {
-            id: declared
-                .first()
-                .map_or("", |declared| declared.id.as_str())
-                .to_owned(),
-            source,
-        })
+        .map_err(|source| tokenizer_error(declared, source))
+}
+
+fn text_classifier(
+    declared: &[Arc<Declared>],
+    opened: &OpenedModel,
+) -> Result<Option<Arc<TextClassifier>>, RegistryError> {
+    if opened.labels.is_empty() {
+        return Ok(None);
+    }
+    let limits = opened.loaded.model.limits();
+    let classifier = TextClassifier::new(
+        Arc::clone(&opened.tokenizer),
+        opened.labels.clone(),
+        limits.context_length,
+        limits.vocab_size,
+    );
+    classifier
+        .map(|classifier| Some(Arc::new(classifier)))
+        .map_err(|source| tokenizer_error(declared, source))
+}
+
+/// The error of a model whose tokenizer does not fit, by the first id that stands for it.
+fn tokenizer_error(declared: &[Arc<Declared>], source: TokenizerError) -> RegistryError {
+    let id = declared.first().map_or("", |declared| declared.id.as_str());
+    RegistryError::Tokenizer {
+        id: id.to_owned(),
+        source,
+    }
 }
 
 /// Queues a sequence, and waits while the queue is full.
@@ -185,7 +211,7 @@ fn pin_prefixes(
     for entry in entries {
         let Some(guard) = &entry.guard else { continue };
         let named = policies.values().map(|policy| Some(policy.as_ref()));
-        let named = named.filter(|_| guard.takes_policies());
+        let named = named.filter(|policy| policy.is_none_or(|policy| guard.takes(policy)));
         let mut prefixes = Vec::new();
         for policy in std::iter::once(None).chain(named) {
             let of_policy = guard.policy_prefixes(policy);
@@ -224,6 +250,7 @@ fn pin(engine: &EngineHandle, entry: &ModelEntry, prefix: &[u32]) -> Result<(), 
             let sender = sender.clone();
             Box::new(move |event| sender.send(event).is_ok())
         },
+        keeper: None,
         span: Span::current(),
     };
     submit(engine, request, &entry.id)?;

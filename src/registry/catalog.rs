@@ -145,6 +145,13 @@ impl Registry {
             .await
     }
 
+    /// A lease on the classifier with this id. Waits while it is being loaded.
+    pub async fn classifier(&self, id: &str) -> Result<Lease, LookupError> {
+        self.residency
+            .acquire(self.in_role(id, ModelRole::Classifier)?)
+            .await
+    }
+
     /// A lease on the model with this id in any role; for an empty id, on the default target, or else the default guard.
     /// Waits while it is being loaded.
     pub async fn any(&self, id: &str) -> Result<Lease, LookupError> {
@@ -178,6 +185,8 @@ impl Registry {
             ModelRole::Target => self.default_target,
             ModelRole::Guard => self.default_guard,
             ModelRole::Quality => self.default_quality,
+            // Requests name the classifiers that they want.
+            ModelRole::Classifier => None,
         };
         position.and_then(|position| self.declared.get(position))
     }

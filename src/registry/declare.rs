@@ -132,6 +132,7 @@ pub(super) fn default_of(
                 ModelRole::Target => "target",
                 ModelRole::Guard => "guard",
                 ModelRole::Quality => "quality",
+                ModelRole::Classifier => "classifier",
             },
             id,
         }),

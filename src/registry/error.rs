@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use super::{budget::MemoryNeed, device_options::MemoryPlace, model::ModelRole, placement::PassedOver};
 use crate::{
+    classifier::LabelsError,
     engine::{AddModelError, SequenceError, SubmitError},
     errors::with_causes,
     guard::GuardError,
@@ -164,6 +165,31 @@ pub enum RegistryError {
         id: String,
         /// Kind of the estimator.
         kind: &'static str,
+    },
+    /// A model has the role `classifier` but is no classifier.
+    #[error(
+        "model `{id}`: it has the role classifier, but {path} is not the folder of one: the architectures in its config.json have to \
+         begin with XLMRobertaForSequenceClassification"
+    )]
+    NoClassifier {
+        /// Model id.
+        id: String,
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// A classifier was given another role.
+    #[error("model `{id}` is a classifier: its role can only be classifier, and it takes no adapters")]
+    OnlyClassifier {
+        /// Model id.
+        id: String,
+    },
+    /// The labels of a classifier cannot be read.
+    #[error("model `{id}` cannot be loaded")]
+    Labels {
+        /// Model id.
+        id: String,
+        /// Why.
+        source: LabelsError,
     },
     /// A thread of the engine, or for a load, could not be started.
     #[error("a thread could not be started: {0}")]

@@ -9,8 +9,8 @@ use super::{
     model::{ModelRole, ModelSpec},
 };
 use crate::{
+    classifier::EncoderKind,
     model::spec::{Precision, PrecisionChoice},
-    quality::EstimatorKind,
 };
 
 /// A group that is being put together.
@@ -62,7 +62,7 @@ pub(super) fn group(models: Vec<ModelSpec>, placement: &Placement) -> Result<Vec
                     id: spec.id.clone(),
                     path: spec.path.clone(),
                     adapters: Vec::new(),
-                    estimator: EstimatorKind::detect(&spec.path),
+                    encoder: EncoderKind::detect(&spec.path),
                     backend: Arc::clone(&placement.devices[device].backend),
                     max_context: placement.max_context,
                     batch: placement.devices[device].options.batch_limits(),
@@ -121,13 +121,15 @@ fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<Pa
     judging.map(|spec| spec.path.clone()).collect()
 }
 
-/// A quality estimator has only that role, and no other model has it.
+/// A quality estimator and a classifier have only that role, and no other model has it.
 fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
     for spec in specs {
-        match file.estimator {
-            Some(kind)
-                if spec.base.is_some() || spec.roles.iter().any(|role| *role != ModelRole::Quality) =>
-            {
+        let has_other = |than: ModelRole| spec.base.is_some() || spec.roles.iter().any(|role| *role != than);
+        match file.encoder {
+            Some(EncoderKind::Classifier) if has_other(ModelRole::Classifier) => {
+                return Err(RegistryError::OnlyClassifier { id: spec.id.clone() });
+            }
+            Some(EncoderKind::Estimator(kind)) if has_other(ModelRole::Quality) => {
                 return Err(RegistryError::OnlyEstimator {
                     id: spec.id.clone(),
                     kind: kind.name(),
@@ -135,6 +137,12 @@ fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryErro
             }
             None if spec.roles.contains(&ModelRole::Quality) => {
                 return Err(RegistryError::NoEstimator {
+                    id: spec.id.clone(),
+                    path: spec.path.clone(),
+                });
+            }
+            None if spec.roles.contains(&ModelRole::Classifier) => {
+                return Err(RegistryError::NoClassifier {
                     id: spec.id.clone(),
                     path: spec.path.clone(),
                 });

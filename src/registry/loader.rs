@@ -9,6 +9,7 @@ use std::{
 use super::{error::RegistryError, model::ModelSpec, placement::PassedOver};
 use crate::{
     backend::{Backend, BatchLimits, DecodeLaunch, Footprint, LoadOptions, LoadedModel},
+    classifier::{EncoderKind, labels_of},
     config::LoadPolicy,
     digest,
     files::Stamp,
@@ -34,6 +35,8 @@ pub struct OpenedModel {
     pub adapter_digests: Vec<String>,
     /// Its kind, if it is a quality estimator.
     pub estimator: Option<EstimatorKind>,
+    /// Names of its labels by their index, if it is a classifier; otherwise empty.
+    pub labels: Vec<String>,
 }
 
 /// Opens one model, each time that it is loaded.
@@ -79,7 +82,7 @@ pub(super) struct ModelFile {
     pub(super) id: String,
     pub(super) path: PathBuf,
     pub(super) adapters: Vec<AdapterFile>,
-    pub(super) estimator: Option<EstimatorKind>,
+    pub(super) encoder: Option<EncoderKind>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) max_context: Option<usize>,
     /// The largest batches that the device's engine makes.
@@ -160,6 +163,14 @@ impl ModelLoader for ModelFile {
             Tokenizer::open(path).map_err(|source| RegistryError::Tokenizer { id: id(), source })?;
         let template =
             ChatTemplate::open(path).map_err(|source| RegistryError::Template { id: id(), source })?;
+        let (estimator, labels) = match self.encoder {
+            Some(EncoderKind::Estimator(kind)) => (Some(kind), Vec::new()),
+            Some(EncoderKind::Classifier) => {
+                let labels = labels_of(path).map_err(|source| RegistryError::Labels { id: id(), source })?;
+                (None, labels)
+            }
+            None => (None, Vec::new()),
+        };
         let options = self.load_options(kv_bytes, precision);
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
@@ -174,7 +185,8 @@ impl ModelLoader for ModelFile {
             names: model_names(path),
             digest,
             adapter_digests,
-            estimator: self.estimator,
+            estimator,
+            labels,
         })
     }
 
@@ -193,12 +205,12 @@ pub(super) fn unreadable(id: &str, path: &Path, source: std::io::Error) -> Regis
 }
 
 fn digest_for(id: &str, path: &Path) -> Result<String, RegistryError> {
-    digest_of(path).map_err(|source| unreadable(id, path, source))
+    weights_digest(path).map_err(|source| unreadable(id, path, source))
 }
 
-/// For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
+/// The digest by which provenance names a model's weights. For a file, its SHA-256. For a folder, the SHA-256 over the names and digests of its configuration and weights, in the
 /// order of their names.
-fn digest_of(path: &Path) -> std::io::Result<String> {
+pub(crate) fn weights_digest(path: &Path) -> std::io::Result<String> {
     if !path.is_dir() {
         return digest::of_file(path);
     }

@@ -31,6 +31,7 @@ mod state;
 mod stats;
 mod survey;
 
+pub(crate) use self::loader::weights_digest;
 pub use self::{
     budget::{KvSize, MemoryNeed, MemoryUse, automatic_budget},
     catalog::Registry,

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use super::placement::PassedOver;
 use crate::{
     backend::{AdapterIndex, Determinism, DeviceInfo, ModelLimits},
+    classifier::TextClassifier,
     config::LoadPolicy,
     engine::{EngineHandle, ModelIndex},
     guard::{Guard, GuardKind},
@@ -22,6 +23,8 @@ pub enum ModelRole {
     Guard,
     /// Scores translations: for EstimateQuality.
     Quality,
+    /// Labels texts: for Classify, beside a guard.
+    Classifier,
 }
 
 /// One model id of the configuration, as it is written there.
@@ -157,6 +160,8 @@ pub struct ModelEntry {
     pub guard: Option<Arc<Guard>>,
     /// Turns pairs of texts into tokens, if it is a quality estimator.
     pub quality: Option<Arc<PairEncoder>>,
+    /// Turns texts into tokens and has the labels, if it is a classifier.
+    pub classifier: Option<Arc<TextClassifier>>,
     /// See [`Declared::group`].
     pub(super) group: usize,
 }

@@ -7,11 +7,13 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
+    classifier,
     decision::{self, Decided},
     error::ServiceError,
-    guard_stream,
-    judge::judge,
+    evidence, guard_stream,
+    judgements::{Judgements, judge_conversation},
     record::Record,
+    renderings,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate::{self, CheckedClassify, ValidationContext},
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// Checks and answers one Classify; `path` is its path in the message that the caller sent.
-async fn classify(
+pub(super) async fn classify(
     context: WorkContext,
     request: proto::ClassifyRequest,
     path: String,
@@ -35,14 +37,29 @@ async fn classify(
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let validation = ValidationContext::of(&shared, context.deadline);
-    let CheckedClassify { work, decider } = validate::classify(request, &path, &validation).await?;
+    let CheckedClassify {
+        work,
+        judged,
+        decider,
+        classifiers,
+    } = validate::classify(request, &path, &validation).await?;
     let context = context.prioritised(work.priority, Priority::Urgent);
-    let verdict = judge(&context, work).await?;
+    let classifications = classifier::classify_last(&context, classifiers, &work);
+    let judged = judge_conversation(&context, work, judged);
+    let (judged, classifications) = future::try_join(judged, classifications).await?;
+    let Judgements {
+        verdict,
+        message_verdicts,
+        total_usage,
+    } = judged;
     let Decided { decision, shadows } = decider.decide(&verdict);
     Ok(proto::ClassifyResponse {
         verdict: Some(verdict),
         decision,
         shadow_decisions: shadows,
+        message_verdicts,
+        total_usage,
+        classifications,
     })
 }
 
@@ -148,6 +165,24 @@ impl proto::safety_service_server::SafetyService for SafetyApi {
     ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
         let call = Call::of(&request)?;
         call.unary(async { self.list_policies() }).await
+    }
+
+    async fn classify_renderings(
+        &self,
+        request: Request<proto::ClassifyRenderingsRequest>,
+    ) -> Result<Response<proto::ClassifyRenderingsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = renderings::answer(&self.0, &call, request.into_inner());
+        call.clone().unary(answer).await
+    }
+
+    async fn find_evidence(
+        &self,
+        request: Request<proto::FindEvidenceRequest>,
+    ) -> Result<Response<proto::FindEvidenceResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = evidence::answer(&self.0, &call, request.into_inner());
+        call.clone().unary(answer).await
     }
 
     async fn classify_stream(

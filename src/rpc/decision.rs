@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::label::label;
+use super::{error::ServiceError, label::label};
 use crate::{
+    calibrator::{CalibratedScore, Calibrator, FittedFor, PredictionSet},
     guard::{Action, Decision, DecisionPolicy, DecisionSet, Judgement, Reason, Subject},
     proto,
 };
@@ -12,11 +13,19 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Decider {
     /// Decides; without one there is no decision.
-    pub(crate) policy: Option<Arc<DecisionPolicy>>,
+    deciding: Option<CalibratedPolicy>,
     /// Only told and counted.
-    pub(crate) shadows: Vec<Arc<DecisionPolicy>>,
+    shadows: Vec<CalibratedPolicy>,
     /// The conversation's language, where the caller has named it.
-    pub(crate) language: Option<String>,
+    language: Option<String>,
+}
+
+/// A policy with its calibrator.
+#[derive(Debug, Clone)]
+struct CalibratedPolicy {
+    policy: Arc<DecisionPolicy>,
+    /// Absent where the policy uses none, and in shadows also where it was fitted for another guard.
+    calibrator: Option<Arc<Calibrator>>,
 }
 
 /// What the policies make of a verdict.
@@ -33,78 +42,120 @@ enum Role {
 }
 
 impl Decider {
-    /// A request's policy, or the server's default one where it names none, beside the server's shadow policies.
+    /// A request's policy, or the server's default one where it names none, beside the server's shadow policies. `judge` is the
+    /// guard that will give the verdict.
+    ///
+    /// # Errors
+    /// [`ServiceError::CalibratorMismatch`] where the deciding policy's calibrator was fitted for another guard.
     pub(crate) fn new(
         set: &DecisionSet,
         named: Option<Arc<DecisionPolicy>>,
         language: Option<String>,
-    ) -> Self {
-        Self {
-            policy: named.or_else(|| set.default_policy().cloned()),
-            shadows: set.shadows().to_vec(),
-            language,
+        judge: &FittedFor,
+    ) -> Result<Self, ServiceError> {
+        let with_calibrator = |policy: &Arc<DecisionPolicy>| CalibratedPolicy {
+            policy: Arc::clone(policy),
+            calibrator: set.calibrator_of(policy).cloned(),
+        };
+        let deciding = named.as_ref().or(set.default_policy()).map(with_calibrator);
+        if let Some(CalibratedPolicy {
+            policy,
+            calibrator: Some(calibrator),
+        }) = &deciding
+        {
+            let differences = calibrator.fitted_for().differences(judge);
+            if !differences.is_empty() {
+                return Err(ServiceError::CalibratorMismatch {
+                    policy: policy.full_name(),
+                    calibrator: calibrator.digest().to_owned(),
+                    differences,
+                });
+            }
         }
-    }
-
-    /// The policies, the one that decides first.
-    fn policies(&self) -> impl Iterator<Item = &Arc<DecisionPolicy>> {
-        self.policy.iter().chain(&self.shadows)
+        let fits = |calibrator: &Arc<Calibrator>| calibrator.fitted_for() == judge;
+        let shadows = set.shadows().iter().map(with_calibrator);
+        Ok(Self {
+            deciding,
+            shadows: shadows
+                .map(|shadow| CalibratedPolicy {
+                    calibrator: shadow.calibrator.filter(fits),
+                    ..shadow
+                })
+                .collect(),
+            language,
+        })
     }
 
     /// Whether any of the policies needs the probabilities of categories.
     pub(crate) fn needs_categories(&self) -> bool {
         let language = self.language.as_deref();
-        self.policies().any(|policy| policy.needs_categories(language))
+        let mut all = self.deciding.iter().chain(&self.shadows);
+        all.any(|one| one.policy.needs_categories(language))
     }
 
     /// Whether the deciding policy needs the probabilities of categories.
     pub(crate) fn decides_by_categories(&self) -> bool {
         let language = self.language.as_deref();
-        self.policy
+        self.deciding
             .as_ref()
-            .is_some_and(|policy| policy.needs_categories(language))
+            .is_some_and(|one| one.policy.needs_categories(language))
     }
 
     /// The first category that the deciding policy has a threshold of, and `known` does not have.
     pub(crate) fn unknown_category(&self, known: impl Fn(&str) -> bool) -> Option<String> {
-        let policy = self.policy.as_ref()?;
+        let policy = &self.deciding.as_ref()?.policy;
         policy.categories().find(|code| !known(code)).map(str::to_owned)
     }
 
     /// Decides about a verdict, and counts the decisions.
     pub(crate) fn decide(&self, verdict: &proto::Verdict) -> Decided {
-        let probabilities: Vec<_> = verdict
-            .category_probabilities
-            .iter()
-            .map(|category| (category.category.clone(), category.probability))
-            .collect();
-        let judgement = Judgement {
-            label: label(verdict.label()),
-            unsafe_score: verdict.unsafe_score,
-            categories: &probabilities,
-        };
-        let decide = |policy: &Arc<DecisionPolicy>, role: Role| {
-            let decision = policy.decide(&judgement, self.language.as_deref());
-            count(policy, decision.action, role);
-            message(policy, decision)
+        let language = self.language.as_deref();
+        let decide_as = |one: &CalibratedPolicy, role: Role| {
+            let decision = decide(&one.policy, one.calibrator.as_deref(), verdict, language);
+            count(&one.policy, decision.action(), role);
+            decision
         };
         Decided {
-            decision: self.policy.as_ref().map(|policy| decide(policy, Role::Deciding)),
+            decision: self.deciding.as_ref().map(|one| decide_as(one, Role::Deciding)),
             shadows: self
                 .shadows
                 .iter()
-                .map(|policy| decide(policy, Role::Shadow))
+                .map(|one| decide_as(one, Role::Shadow))
                 .collect(),
         }
     }
 }
 
-fn count(policy: &DecisionPolicy, action: Action, role: Role) {
+/// What a policy makes of a verdict on a text in a language, with the policy's calibrator, if it uses one. Nothing is counted.
+pub(crate) fn decide(
+    policy: &DecisionPolicy,
+    calibrator: Option<&Calibrator>,
+    verdict: &proto::Verdict,
+    language: Option<&str>,
+) -> proto::Decision {
+    let probabilities: Vec<_> = verdict
+        .category_probabilities
+        .iter()
+        .map(|category| (category.category.clone(), category.probability))
+        .collect();
+    let calibrated = calibrator
+        .zip(verdict.unsafe_score)
+        .map(|(calibrator, score)| calibrator.calibrate(score, language));
+    let judgement = Judgement {
+        label: label(verdict.label()),
+        unsafe_score: verdict.unsafe_score,
+        categories: &probabilities,
+        calibrated: calibrated.as_ref(),
+    };
+    message(policy, policy.decide(&judgement, language), calibrated)
+}
+
+fn count(policy: &DecisionPolicy, action: proto::Action, role: Role) {
     let (action, role) = (
         match action {
-            Action::Allow => "allow",
-            Action::Flag => "flag",
-            Action::Block => "block",
+            proto::Action::Allow => "allow",
+            proto::Action::Flag => "flag",
+            proto::Action::Block | proto::Action::Unspecified => "block",
         },
         match role {
             Role::Deciding => "deciding",
@@ -115,13 +166,35 @@ fn count(policy: &DecisionPolicy, action: Action, role: Role) {
         .increment(1);
 }
 
-fn message(policy: &DecisionPolicy, decision: Decision) -> proto::Decision {
+fn message(
+    policy: &DecisionPolicy,
+    decision: Decision,
+    calibrated: Option<CalibratedScore>,
+) -> proto::Decision {
+    let set = calibrated
+        .as_ref()
+        .map(|calibrated| prediction_set(calibrated.set));
     proto::Decision {
         action: action(decision.action).into(),
         reasons: decision.reasons.into_iter().map(reason).collect(),
         policy: policy.name().to_owned(),
         policy_version: policy.version(),
         policy_digest: policy.digest().to_owned(),
+        calibrated_probability: calibrated.as_ref().map(|calibrated| calibrated.probability),
+        calibrator_digest: policy.calibrator().unwrap_or_default().to_owned(),
+        calibrated_for: calibrated
+            .and_then(|calibrated| calibrated.curve_language)
+            .unwrap_or_default(),
+        prediction_set: set.unwrap_or(proto::PredictionSet::Unspecified).into(),
+    }
+}
+
+fn prediction_set(set: PredictionSet) -> proto::PredictionSet {
+    match set {
+        PredictionSet::Safe => proto::PredictionSet::Safe,
+        PredictionSet::Unsafe => proto::PredictionSet::Unsafe,
+        PredictionSet::Both => proto::PredictionSet::Both,
+        PredictionSet::Neither => proto::PredictionSet::Neither,
     }
 }
 
@@ -138,6 +211,9 @@ fn reason(reason: Reason) -> proto::DecisionReason {
         Subject::UnsafeScore => (proto::DecisionSubject::UnsafeScore, String::new()),
         Subject::Category(code) => (proto::DecisionSubject::Category, code),
         Subject::Undetermined => (proto::DecisionSubject::Undetermined, String::new()),
+        Subject::CalibratedProbability => (proto::DecisionSubject::CalibratedProbability, String::new()),
+        Subject::PredictionSet => (proto::DecisionSubject::PredictionSet, String::new()),
+        Subject::NotCalibrated => (proto::DecisionSubject::NotCalibrated, String::new()),
     };
     proto::DecisionReason {
         action: action(reason.action).into(),
@@ -157,5 +233,6 @@ pub(crate) fn listed(policy: &DecisionPolicy, set: &DecisionSet) -> proto::Confi
         digest: policy.digest().to_owned(),
         is_default: set.default_policy().is_some_and(is),
         is_shadow: set.shadows().iter().any(is),
+        calibrator_digest: policy.calibrator().unwrap_or_default().to_owned(),
     }
 }

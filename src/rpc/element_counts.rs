@@ -60,12 +60,16 @@ enum Kind {
 fn limit(name: &str, limits: &Limits) -> Option<usize> {
     Some(match name {
         "babelward.v1.Conversation.messages" => limits.messages,
+        "babelward.v1.Message.parts" => crate::guard::MAX_PARTS,
+        "babelward.v1.Message.tool_calls" => crate::guard::MAX_TOOL_CALLS,
         "babelward.v1.TokenIds.ids" => limits.token_ids,
         "babelward.v1.StoppingParams.stop_sequences" => limits.stop_sequences,
         "babelward.v1.Policy.categories" => crate::guard::MAX_CATEGORIES,
+        "babelward.v1.ClassifyRequest.classifiers" => super::validate::MOST_CLASSIFIERS,
         "babelward.v1.BatchClassifyRequest.items" | "babelward.v1.EstimateQualityRequest.pairs" => {
             limits.batch_items
         }
+        "babelward.v1.ClassifyRenderingsRequest.renderings" => *super::validate::RENDERINGS.end(),
         _ => return None,
     })
 }

@@ -17,7 +17,7 @@ use super::{
     transport::{Beyond, CallPlace, Intake},
 };
 use crate::{
-    auth::{Authenticator, Quotas, Rejection, SharedPrincipal, count_refusal},
+    auth::{Authenticator, Quotas, Rejection, Scope, SharedPrincipal, count_refusal},
     engine::Tenant,
     tls::PeerCertificate,
 };
@@ -79,6 +79,11 @@ pub(crate) struct Credential {
 impl Credential {
     /// Checks it again, as for a new call.
     pub(crate) fn check(&self) -> Result<(), ServiceError> {
+        self.check_scope(self.method.scopes())
+    }
+
+    /// Checks it again, and that it allows what needs any one of these scopes.
+    pub(crate) fn check_scope(&self, needs: &'static [Scope]) -> Result<(), ServiceError> {
         let value = self.authorization.as_ref().map(HeaderValue::as_bytes);
         let found = self
             .authenticator
@@ -88,7 +93,7 @@ impl Credential {
             // The work would be somebody else's.
             return Err(refused(Rejection::Unknown));
         }
-        has_scope(&principal, self.method)
+        has_scope(&principal, needs)
     }
 }
 
@@ -99,7 +104,7 @@ impl Entrance {
             Access::Open => (named_tenant(call.headers().get(TENANT)), None),
             Access::Checked(authenticator) => {
                 let principal = identify(authenticator, call)?;
-                has_scope(&principal, method)?;
+                has_scope(&principal, method.scopes())?;
                 charge(&principal.tenant, call)?;
                 let credential = Credential {
                     authenticator: Arc::clone(authenticator),
@@ -147,13 +152,13 @@ fn charge(tenant: &Tenant, call: &Request<Intake>) -> Result<(), ServiceError> {
     })
 }
 
-fn has_scope(principal: &SharedPrincipal, method: Method) -> Result<(), ServiceError> {
-    if principal.scopes.has_any(method.scopes()) {
+fn has_scope(principal: &SharedPrincipal, needs: &'static [Scope]) -> Result<(), ServiceError> {
+    if principal.scopes.has_any(needs) {
         return Ok(());
     }
     count_refusal("scope");
     Err(ServiceError::ScopeMissing {
-        needs: method.scopes(),
+        needs,
         has: principal.scopes,
     })
 }

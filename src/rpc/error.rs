@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     auth::{QuotaRefusal, Rejection, Scope, Scopes},
+    calibrator::Difference,
     engine::{LateAnswer, SequenceError, Stage, SubmitError},
     model::spec::{DeviceName, Precision},
     registry::{
@@ -91,6 +92,13 @@ pub enum ServiceError {
         /// Most tokens that a prompt may have.
         limit_tokens: usize,
     },
+    /// The judged message takes more windows than the request allows. Allow more, or shorten it.
+    TooManyWindows {
+        /// Windows that it takes.
+        needed: usize,
+        /// Most windows that it may take.
+        limit: usize,
+    },
     /// The model's vocabulary has no token for a character, and none for unknown characters, so the model would get the text
     /// without it. Leave it out, or use another model.
     TextNotEncodable {
@@ -119,6 +127,16 @@ pub enum ServiceError {
         policy: String,
         /// A similar name, if there is one.
         did_you_mean: Option<String>,
+    },
+    /// The calibrator of the policy that decides was fitted for another guard, so that its probabilities would mean nothing. Name
+    /// another policy, or fit a calibrator for this guard.
+    CalibratorMismatch {
+        /// The decision policy, as `NAME@VERSION`.
+        policy: String,
+        /// The calibrator's digest.
+        calibrator: String,
+        /// What is not as it was; at least one.
+        differences: Vec<Difference>,
     },
     /// The request names no model and the server has no default for this role. Name one.
     NoDefaultModel {

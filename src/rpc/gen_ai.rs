@@ -80,9 +80,12 @@ fn operation(method: Method, tally: &Tally) -> Option<&'static str> {
     match method {
         Method::Generate | Method::GenerateStream if tally.is_completion() => Some("text_completion"),
         Method::Generate | Method::GenerateStream => Some("chat"),
-        Method::Classify | Method::BatchClassify | Method::ClassifyStream | Method::GuardStream => {
-            Some("classify")
-        }
+        Method::Classify
+        | Method::BatchClassify
+        | Method::ClassifyStream
+        | Method::GuardStream
+        | Method::ClassifyRenderings
+        | Method::FindEvidence => Some("classify"),
         Method::Score | Method::ScoreStream => Some("score"),
         Method::EstimateQuality => Some("estimate_quality"),
         Method::ListPolicies

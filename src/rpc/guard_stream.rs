@@ -4,31 +4,29 @@
 //! without bound only while no look is due; behind a look at most [`AHEAD_BYTES`] of the text and a chunk are kept, and what the
 //! client sends beyond that waits in the transport. Nothing is released to make room.
 //!
-//! Where the looks are and what they mean is decided in [`crate::guard`]; a look itself is an ordinary Classify.
+//! [`super::guarding`] has what is common to all growing texts.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use futures::{FutureExt as _, future::BoxFuture, stream};
+use futures::stream;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::{Call, ReceivedMessage},
     error::ServiceError,
-    judge::{judge, retry_when_full},
-    label::label,
+    guard_end::{End, Reason},
+    guarding::{Guarding, Looked},
     sequence::{Shared, WorkContext},
     transport::HeldBytes,
-    validate::{self, ClassifyWork, GuardWork, ValidationContext},
+    validate::{self, ValidationContext},
 };
 use crate::{
     engine::{Priority, Stage},
-    guard::{Course, GrowingText, LookOutcome, LookPlanner, LookStage, NotUtf8, Release},
+    guard::{NotUtf8, Speaker},
     proto::{
-        self, GuardEnded, GuardStreamRequest, GuardStreamResponse, guard_ended::Reason, guard_look,
-        guard_stream_request, guard_stream_response::Event,
+        self, GuardStreamRequest, GuardStreamResponse, guard_stream_request, guard_stream_response::Event,
     },
-    text::ChatMessage,
 };
 
 /// Bytes of the text behind the last look at which reading stops while another look is due. One more chunk may have been read.
@@ -88,7 +86,7 @@ struct Driver {
 /// What has happened.
 enum Happening {
     Message(Result<Option<GuardStreamRequest>, Status>),
-    Looked(Box<Result<proto::Verdict, ServiceError>>),
+    Looked(Box<Looked>),
     Failed(ServiceError),
     Heartbeat,
 }
@@ -127,9 +125,9 @@ impl Driver {
                     self.over = Some(Over::Badly(status));
                     self.end_guarding("refused");
                 }
-                Happening::Looked(result) => {
+                Happening::Looked(looked) => {
                     self.restart_idle_time();
-                    self.on_look(*result);
+                    self.on_look(*looked);
                 }
                 Happening::Failed(error) => self.fail(&error),
                 Happening::Heartbeat => self.beat(),
@@ -140,18 +138,12 @@ impl Driver {
     /// Waits for the next thing to happen.
     async fn happening(&mut self) -> Happening {
         let is_holding = self.is_holding();
-        let (look, reads) = match &mut self.guarding {
-            Some(guarding) => {
-                let reads = guarding.reads();
-                (guarding.look.as_mut(), reads)
-            }
-            None => (None, true),
-        };
-        let is_looking = look.is_some();
+        let is_looking = self.guarding.as_ref().is_some_and(Guarding::is_looking);
+        let reads = self.guarding.as_ref().is_none_or(reads);
         tokio::select! {
             biased;
             // First, because a look knows at which stage a deadline found it.
-            verdict = finished(look), if is_looking => Happening::Looked(Box::new(verdict)),
+            looked = looked(&mut self.guarding), if is_looking => Happening::Looked(Box::new(looked)),
             () = self.call.deadline.passed() => {
                 Happening::Failed(ServiceError::Deadline { stage: Stage::Queue })
             }
@@ -166,8 +158,7 @@ impl Driver {
 
     /// Whether text has come that is not released.
     fn is_holding(&self) -> bool {
-        let holds = |guarding: &Guarding| guarding.text.received() > guarding.release.released();
-        self.guarding.as_ref().is_some_and(holds)
+        self.guarding.as_ref().is_some_and(Guarding::is_holding)
     }
 
     fn restart_idle_time(&mut self) {
@@ -182,10 +173,7 @@ impl Driver {
 
     fn beat(&mut self) {
         if let Some(guarding) = &self.guarding {
-            self.outbox.push_back(Event::Heartbeat(proto::GuardHeartbeat {
-                received_bytes: guarding.text.received() as u64,
-                released_bytes: guarding.release.released() as u64,
-            }));
+            self.outbox.push_back(Event::Heartbeat(guarding.heartbeat()));
         }
     }
 
@@ -194,7 +182,7 @@ impl Driver {
             self.incoming = None;
             return match &self.guarding {
                 None => Err(ServiceError::field("start", "is required")),
-                Some(guarding) if guarding.is_complete => Ok(()),
+                Some(guarding) if guarding.is_complete() => Ok(()),
                 // It is not known whether more of the text was to come.
                 Some(_) => Err(ServiceError::ClientCancelled),
             };
@@ -215,12 +203,13 @@ impl Driver {
             (guard_stream_request::Event::Chunk(_), None) => Err(before_start("chunk")),
             (guard_stream_request::Event::End(_), None) => Err(before_start("end")),
             (guard_stream_request::Event::Chunk(chunk), Some(guarding)) => {
-                guarding.receive(&chunk)?;
+                let most = self.shared.limits.content_bytes;
+                receive_chunk(guarding, &chunk, most)?;
                 self.keep(received);
                 self.announce();
                 Ok(())
             }
-            (guard_stream_request::Event::End(proto::GuardEnd {}), Some(guarding)) => guarding.complete(),
+            (guard_stream_request::Event::End(proto::GuardEnd {}), Some(guarding)) => complete(guarding),
         }
     }
 
@@ -251,84 +240,37 @@ impl Driver {
     }
 
     /// Takes what a look has found.
-    fn on_look(&mut self, result: Result<proto::Verdict, ServiceError>) {
+    fn on_look(&mut self, looked: Looked) {
         let Some(guarding) = &mut self.guarding else {
             return;
         };
-        let Some(Look { stage, at, .. }) = guarding.look.take() else {
-            return;
+        let found = match guarding.take(looked) {
+            Ok(found) => found,
+            Err(error) => return self.fail(&error),
         };
-        let found = match result {
-            Ok(verdict) => Ok(verdict),
-            // Another end than that the guard failed: failing open is not for these.
-            Err(error) if reason_of(&error) != Some(Reason::GuardFailed) => return self.fail(&error),
-            Err(error) => Err(error),
-        };
-        let outcome = match &found {
-            Ok(verdict) => guarding
-                .release
-                .outcome(stage, label(verdict.label()), verdict.unsafe_score),
-            Err(_) => LookOutcome::Failed,
-        };
-        guarding.looks += 1;
-        let (outcome_name, outcome_value) = named(outcome);
-        metrics::counter!("babelward_guard_stream_looks_total", "outcome" => outcome_name).increment(1);
-        let course = guarding.release.look(stage, at, outcome);
-        let (verdict, error) = match found {
-            Ok(verdict) => (Some(verdict), None),
-            Err(error) => (None, Some(error)),
-        };
-        self.outbox.push_back(Event::Look(proto::GuardLook {
-            outcome: outcome_value.into(),
-            text_bytes: at as u64,
-            is_final: stage == LookStage::Final,
-            verdict: verdict.clone(),
-            error: error.as_ref().map(ServiceError::to_item),
-        }));
+        self.outbox.push_back(Event::Look(found.look));
         self.announce();
-        match course {
-            Course::Continue => {}
-            Course::Complete => self.end(Reason::Complete, verdict, None),
-            Course::Policy => self.end(Reason::Policy, verdict, None),
-            Course::GuardFailed => {
-                let error = error.unwrap_or(ServiceError::VerdictUndetermined);
-                self.end(Reason::GuardFailed, verdict, Some(&error));
-            }
+        if let Some(end) = found.end {
+            self.end(&end);
         }
     }
 
     /// Says how much is released, if that has risen.
     fn announce(&mut self) {
-        let Some(guarding) = &mut self.guarding else {
-            return;
-        };
-        let released = guarding.release.released();
-        if released > guarding.announced {
-            guarding.announced = released;
-            self.outbox.push_back(Event::Released(proto::GuardReleased {
-                released_bytes: released as u64,
-                unguarded: guarding.release.is_unguarded(),
-            }));
-        }
+        let announcement = self.guarding.as_mut().and_then(Guarding::announcement);
+        self.outbox.extend(announcement.map(Event::Released));
     }
 
     /// Says what has to be taken back.
     fn retract(&mut self) {
-        let kept = self
-            .guarding
-            .as_ref()
-            .and_then(|guarding| guarding.release.retracted_to());
-        if let Some(kept) = kept {
-            self.outbox.push_back(Event::Retracted(proto::GuardRetracted {
-                kept_bytes: kept as u64,
-            }));
-        }
+        let retraction = self.guarding.as_ref().and_then(Guarding::retraction);
+        self.outbox.extend(retraction.map(Event::Retracted));
     }
 
     /// Ends the call with an error. Nothing is released by it. A message that is wrong has no [`Event::Ended`].
     fn fail(&mut self, error: &ServiceError) {
-        match reason_of(error) {
-            Some(reason) if self.guarding.is_some() => self.end(reason, None, Some(error)),
+        match End::by(error) {
+            Some(end) if self.guarding.is_some() => self.end(&end),
             _ => {
                 self.retract();
                 self.over = Some(Over::Badly(self.call.fail(error)));
@@ -338,54 +280,29 @@ impl Driver {
     }
 
     /// Ends the call.
-    fn end(&mut self, reason: Reason, verdict: Option<proto::Verdict>, error: Option<&ServiceError>) {
-        if reason != Reason::Complete {
+    fn end(&mut self, end: &End) {
+        if end.reason != Reason::Complete {
             self.retract();
         }
-        if let Some(guarding) = &self.guarding {
-            self.outbox.push_back(Event::Ended(GuardEnded {
-                reason: reason.into(),
-                received_bytes: guarding.text.received() as u64,
-                released_bytes: guarding.release.released() as u64,
-                looks: guarding.looks,
-                unguarded: guarding.release.is_unguarded(),
-                verdict,
-                error: error.map(ServiceError::to_item),
-            }));
+        if let Some(mut guarding) = self.guarding.take() {
+            self.outbox.push_back(Event::Ended(guarding.end(end)));
         }
-        self.over = Some(match error {
+        self.incoming = None;
+        self.over = Some(match &end.error {
             Some(error) => Over::Badly(self.call.fail(error)),
             None => {
                 self.call.succeed();
                 Over::Well
             }
         });
-        self.end_guarding(reason_name(reason));
     }
 
-    /// Counts the end of a stream that was started, once. A look that is under way is dropped, which cancels it.
+    /// Counts the end of a stream that was started. A look that is under way is dropped, which cancels it.
     fn end_guarding(&mut self, reason: &'static str) {
         self.incoming = None;
-        let Some(guarding) = self.guarding.take() else {
-            return;
-        };
-        let unguarded = match guarding.release.is_unguarded() {
-            true => "true",
-            false => "false",
-        };
-        metrics::counter!("babelward_guard_stream_ended_total", "reason" => reason, "unguarded" => unguarded)
-            .increment(1);
-    }
-}
-
-impl Drop for Driver {
-    /// The client is gone, or the connection has ended.
-    fn drop(&mut self) {
-        let reason = match self.call.deadline.has_passed() {
-            true => Reason::Deadline,
-            false => Reason::Cancelled,
-        };
-        self.end_guarding(reason_name(reason));
+        if let Some(mut guarding) = self.guarding.take() {
+            guarding.count_end(reason);
+        }
     }
 }
 
@@ -403,206 +320,47 @@ async fn receive(
     }
 }
 
-/// The result of a look. Never resolves without one.
-async fn finished(look: Option<&mut Look>) -> Result<proto::Verdict, ServiceError> {
-    match look {
-        Some(look) => (&mut look.verdict).await,
+/// The look of a stream that has ended. Never resolves without one.
+async fn looked(guarding: &mut Option<Guarding>) -> Looked {
+    match guarding {
+        Some(guarding) => guarding.looked().await,
         None => std::future::pending().await,
     }
 }
 
-/// A stream between its start and its end.
-struct Guarding {
-    context: WorkContext,
-    work: GuardWork,
-    text: GrowingText,
-    planner: LookPlanner,
-    release: Release,
-    /// The watermark that the client knows.
-    announced: usize,
-    /// The look under way.
-    look: Option<Look>,
-    /// Looks that have ended.
-    looks: u32,
-    /// The end has come.
-    is_complete: bool,
+/// Whether more of the client's messages are read.
+fn reads(guarding: &Guarding) -> bool {
+    // Behind the end, what still comes is an error to tell.
+    guarding.is_complete() || !guarding.is_looking() || guarding.ahead() < AHEAD_BYTES
 }
 
-/// A look under way.
-struct Look {
-    stage: LookStage,
-    /// Bytes of the text that it judges.
-    at: usize,
-    verdict: BoxFuture<'static, Result<proto::Verdict, ServiceError>>,
+/// Takes the next bytes of a text that may have `most`.
+fn receive_chunk(guarding: &mut Guarding, chunk: &[u8], most: usize) -> Result<(), ServiceError> {
+    if guarding.is_complete() {
+        return Err(ServiceError::field("chunk", "must come before the end"));
+    }
+    validate::guard_chunk(chunk)?;
+    if guarding.text().received().saturating_add(chunk.len()) > most {
+        return Err(ServiceError::GrowingTextTooLong { limit_bytes: most });
+    }
+    guarding.receive(chunk).map_err(|NotUtf8 { at }| {
+        ServiceError::field("chunk", format!("is not UTF-8 at byte {at} of the text"))
+    })
 }
 
-impl Guarding {
-    fn new(context: WorkContext, work: GuardWork) -> Self {
-        Self {
-            text: GrowingText::default(),
-            planner: LookPlanner::new(work.cadence),
-            release: Release::new(work.rules),
-            announced: 0,
-            look: None,
-            looks: 0,
-            is_complete: false,
-            context,
-            work,
-        }
+/// Takes the end.
+fn complete(guarding: &mut Guarding) -> Result<(), ServiceError> {
+    if guarding.is_complete() {
+        return Err(ServiceError::field("end", "must be sent once"));
     }
-
-    /// Takes the next bytes of the text.
-    fn receive(&mut self, chunk: &[u8]) -> Result<(), ServiceError> {
-        if self.is_complete {
-            return Err(ServiceError::field("chunk", "must come before the end"));
-        }
-        validate::guard_chunk(chunk)?;
-        let most = self.context.shared.limits.content_bytes;
-        if self.text.received().saturating_add(chunk.len()) > most {
-            return Err(ServiceError::GrowingTextTooLong { limit_bytes: most });
-        }
-        self.text.push(chunk).map_err(|NotUtf8 { at }| {
-            ServiceError::field("chunk", format!("is not UTF-8 at byte {at} of the text"))
-        })?;
-        self.release.receive(self.text.text().len());
-        Ok(())
+    guarding.text().finish().map_err(|NotUtf8 { at }| {
+        let reason = format!("comes within a code point, which begins at byte {at} of the text");
+        ServiceError::field("end", reason)
+    })?;
+    // As in a Classify, an answer may be empty, because a model that says nothing is judged for that.
+    if guarding.text().text().is_empty() && guarding.role() == Speaker::User {
+        return Err(ServiceError::field("chunk", "is required: the text is empty"));
     }
-
-    /// Takes the end.
-    fn complete(&mut self) -> Result<(), ServiceError> {
-        if self.is_complete {
-            return Err(ServiceError::field("end", "must be sent once"));
-        }
-        self.text.finish().map_err(|NotUtf8 { at }| {
-            let reason = format!("comes within a code point, which begins at byte {at} of the text");
-            ServiceError::field("end", reason)
-        })?;
-        // As in a Classify, an answer may be empty, because a model that says nothing is judged for that.
-        if self.text.text().is_empty() && self.work.role == crate::text::ChatRole::User {
-            return Err(ServiceError::field("chunk", "is required: the text is empty"));
-        }
-        self.is_complete = true;
-        Ok(())
-    }
-
-    /// Whether more of the client's messages are read.
-    fn reads(&self) -> bool {
-        // Behind the end, what still comes is an error to tell.
-        self.is_complete || self.look.is_none() || self.text.received() - self.release.judged() < AHEAD_BYTES
-    }
-
-    /// Begins the next look if one is due and none is under way.
-    fn begin_look(&mut self) {
-        if self.look.is_some() {
-            return;
-        }
-        let tokenizer = Arc::clone(match &self.work.before.guard.guard {
-            Some(guard) => guard.tokenizer(),
-            None => &self.work.before.guard.resident.tokenizer,
-        });
-        // A word that cannot be encoded counts as one token. The look will say what is wrong with it.
-        let count = |word: &str| tokenizer.encode_plain(word).map_or(1, |tokens| tokens.len());
-        let (stage, at) = match self.planner.next(self.text.text(), count) {
-            Some(at) => (LookStage::Interim, at),
-            None if self.is_complete => (LookStage::Final, self.text.text().len()),
-            None => return,
-        };
-        let ClassifyWork {
-            guard,
-            policy,
-            messages,
-            priority,
-            category_probabilities,
-            fields,
-        } = &self.work.before;
-        let mut messages = messages.clone();
-        messages.push(ChatMessage {
-            role: self.work.role,
-            content: self.text.text()[..at].to_owned(),
-        });
-        let work = ClassifyWork {
-            guard: guard.clone(),
-            policy: policy.clone(),
-            messages,
-            priority: *priority,
-            category_probabilities: *category_probabilities,
-            fields: fields.clone(),
-        };
-        let context = self.context.clone();
-        let verdict = async move { retry_when_full(&context, || judge(&context, work.clone())).await };
-        self.look = Some(Look {
-            stage,
-            at,
-            verdict: verdict.boxed(),
-        });
-    }
-}
-
-/// The name of an outcome in metrics, and its value in events.
-fn named(outcome: LookOutcome) -> (&'static str, guard_look::Outcome) {
-    match outcome {
-        LookOutcome::Passed => ("passed", guard_look::Outcome::Passed),
-        LookOutcome::Unsafe => ("unsafe", guard_look::Outcome::Unsafe),
-        LookOutcome::Undetermined => ("undetermined", guard_look::Outcome::Undetermined),
-        LookOutcome::Failed => ("failed", guard_look::Outcome::Failed),
-    }
-}
-
-/// The name of an end in metrics.
-fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Complete => "complete",
-        Reason::Policy => "policy",
-        Reason::GuardFailed | Reason::Unspecified => "guard_failed",
-        Reason::Deadline => "deadline",
-        Reason::Limit => "limit",
-        Reason::Cancelled => "cancelled",
-        Reason::Draining => "draining",
-    }
-}
-
-/// The end of a stream that an error ends; `None` when the caller has sent something wrong, or may not call.
-fn reason_of(error: &ServiceError) -> Option<Reason> {
-    match error {
-        ServiceError::Deadline { .. }
-        | ServiceError::DeadlineUnattainable { .. }
-        | ServiceError::RequestIncomplete { .. }
-        | ServiceError::StreamIdle { .. } => Some(Reason::Deadline),
-        ServiceError::GrowingTextTooLong { .. }
-        | ServiceError::InputTooLong { .. }
-        | ServiceError::MessageTooLarge { .. }
-        | ServiceError::CacheTooSmall { .. }
-        | ServiceError::RequestMemory { .. }
-        | ServiceError::Quota(_) => Some(Reason::Limit),
-        ServiceError::ClientCancelled => Some(Reason::Cancelled),
-        ServiceError::ServerDraining { .. } => Some(Reason::Draining),
-        ServiceError::QueueFull { .. }
-        | ServiceError::ModelUnloading { .. }
-        | ServiceError::ModelNotLoaded { .. }
-        | ServiceError::ModelLoadFailed { .. }
-        | ServiceError::DeviceMemory(_)
-        | ServiceError::ModelFailed
-        | ServiceError::DeviceLost { .. }
-        | ServiceError::NumericFault
-        | ServiceError::DeviceFault
-        | ServiceError::WorkerPanic
-        | ServiceError::TextFault
-        | ServiceError::VerdictUndetermined => Some(Reason::GuardFailed),
-        ServiceError::InvalidFields(_)
-        | ServiceError::ConversationShape(_)
-        | ServiceError::TextNotEncodable { .. }
-        | ServiceError::ItemIdOpen { .. }
-        | ServiceError::ModelNotFound { .. }
-        | ServiceError::PolicyNotFound { .. }
-        | ServiceError::NoDefaultModel { .. }
-        | ServiceError::CapabilityMissing { .. }
-        | ServiceError::ChatTemplateMissing
-        | ServiceError::TooManyCalls { .. }
-        | ServiceError::ServerLoading { .. }
-        | ServiceError::PrecisionMismatch { .. }
-        | ServiceError::Unauthenticated(_)
-        | ServiceError::ScopeMissing { .. }
-        | ServiceError::AdminElsewhere
-        | ServiceError::AdminDisabled => None,
-    }
+    guarding.complete();
+    Ok(())
 }

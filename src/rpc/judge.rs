@@ -5,69 +5,138 @@ use std::{future::Future, sync::Arc};
 use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
-    generate::template_error,
+    generation::template_error,
     provenance,
     sequence::{Sequence, WorkContext},
+    text_work::TextSize,
     token_quota::PromptLimit,
     validate::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
     engine::Event,
-    guard::{JudgedRole, Label, Policy, PromptError, Refusal},
-    proto,
+    guard::{
+        ContentKind, Guard, JudgedRole, Label, LeftOut, MessagePlace, MessageUse, Policy, PromptError,
+        Refusal, SentMessage, Speaker, TurnPlan,
+    },
+    proto::{self, message_use},
     registry::ModelRole,
-    text::ChatMessage,
 };
+
+/// The prompt of a conversation, whose last message is judged.
+pub(crate) struct JudgedPrompt {
+    pub(crate) tokens: Vec<u32>,
+    /// What became of each message of the conversation.
+    pub(crate) uses: Vec<MessageUse>,
+}
 
 /// Judges the last message of a conversation.
 pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<proto::Verdict, ServiceError> {
-    let ClassifyWork {
-        guard: entry,
-        policy,
-        messages,
-        fields,
-        priority: _,
-        category_probabilities,
-    } = work;
-    let Some(guard) = entry.guard.clone() else {
-        return Err(ServiceError::CapabilityMissing {
-            has: entry.roles.clone(),
+    let prompt = judged_prompt(context, &work).await?;
+    verdict(context, &work, prompt).await
+}
+
+/// The guard of a Classify.
+pub(crate) fn guard_of(work: &ClassifyWork) -> Result<&Arc<Guard>, ServiceError> {
+    work.guard
+        .guard
+        .as_ref()
+        .ok_or_else(|| ServiceError::CapabilityMissing {
+            has: work.guard.roles.clone(),
             needs: ModelRole::Guard,
-        });
-    };
-    context.record.note(|tally| tally.add_model(&entry.id));
-    let judged = JudgedRole::last(&messages);
-    let output = guard.output_spec(judged, policy.as_deref());
-    let model = encode::longest_prompt(&entry.resident.limits, output.max_new_tokens);
+        })
+}
+
+/// Who is judged.
+pub(crate) fn judged_role(messages: &[Arc<SentMessage>]) -> JudgedRole {
+    let mut speakers = messages.iter().map(|message| message.speaker);
+    match speakers.rfind(|speaker| *speaker != Speaker::System) {
+        Some(Speaker::Assistant) => JudgedRole::Agent,
+        Some(Speaker::User | Speaker::Tool | Speaker::System) | None => JudgedRole::User,
+    }
+}
+
+/// The plan of a conversation.
+pub(crate) fn plan(guard: &Guard, work: &ClassifyWork) -> Result<TurnPlan, ServiceError> {
+    let speakers = work.messages.iter().map(|message| message.speaker);
+    TurnPlan::new(speakers, guard.conversation_form()).map_err(|nothing| {
+        ServiceError::ConversationShape(vec![Violation::new(
+            format!("{}.messages", work.fields.conversation),
+            nothing.to_string(),
+        )])
+    })
+}
+
+/// The size of the text of a conversation's prompt.
+pub(crate) fn prompt_size(guard: &Guard, work: &ClassifyWork) -> TextSize {
+    let policy_bytes = work.policy.as_ref().map_or(0, |policy| policy.lines().len());
+    let messages = work.messages.iter().map(|message| message.bytes());
+    encode::parts_size(guard.tokenizer(), messages.chain([policy_bytes]))
+}
+
+/// Waits for a turn to work on text, and makes the prompt.
+pub(crate) async fn judged_prompt(
+    context: &WorkContext,
+    work: &ClassifyWork,
+) -> Result<JudgedPrompt, ServiceError> {
+    let guard = guard_of(work)?;
+    context.record.note(|tally| tally.add_model(&work.guard.id));
+    let plan = plan(guard, work)?;
+    let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
+    let model = encode::longest_prompt(&work.guard.resident.limits, output.max_new_tokens);
     let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
     let most = limit.tokens();
-    let policy_bytes = policy.as_ref().map_or(0, |policy| policy.lines().len());
-    let size = encode::conversation_size(guard.tokenizer(), &messages, policy_bytes);
-    let field = fields.conversation.clone();
-    let (prompter, prompt_policy) = (Arc::clone(&guard), policy.clone());
+    let size = prompt_size(guard, work);
+    let (prompter, work) = (Arc::clone(guard), work.clone());
     let prompt = context.with_text(size, move |watch| {
-        let policy = prompt_policy.as_deref();
-        let prompt = prompter.prompt_within(&messages, policy, encode::allowance(most, watch));
-        prompt.map_err(|error| match error {
-            PromptError::Roles { index, reason } => ServiceError::ConversationShape(vec![Violation::new(
-                format!("{}.messages[{index}].role", fields.conversation),
-                reason,
-            )]),
-            PromptError::Template(error) => template_error(&error, &fields.conversation),
-            PromptError::Tokenizer(error) => {
-                let texts = prompt_texts(&fields, &messages, policy);
-                encode::token_error(&error, most, prompter.tokenizer(), texts)
-            }
+        let allowance = encode::allowance(most, watch);
+        let tokens = prompter.prompt_of(&work.messages, &plan, work.policy.as_deref(), allowance);
+        Ok(JudgedPrompt {
+            tokens: tokens.map_err(|error| prompt_error(error, &work, &prompter, most))?,
+            uses: plan.uses(&work.messages),
         })
     });
-    let prompt = prompt.await.map_err(|error| limit.explain(error))?;
-    let tree = match category_probabilities {
+    prompt.await.map_err(|error| limit.explain(error))
+}
+
+/// The error of a prompt that could not be made; it may have `most` tokens.
+pub(crate) fn prompt_error(
+    error: PromptError,
+    work: &ClassifyWork,
+    guard: &Guard,
+    most: usize,
+) -> ServiceError {
+    let fields = &work.fields;
+    match error {
+        PromptError::Roles { reason, .. } => ServiceError::ConversationShape(vec![Violation::new(
+            format!("{}.messages", fields.conversation),
+            reason,
+        )]),
+        PromptError::Template(error) => template_error(&error, &fields.conversation),
+        PromptError::Tokenizer(error) => {
+            let texts = prompt_texts(fields, &work.messages, work.policy.as_deref());
+            encode::token_error(&error, most, guard.tokenizer(), texts)
+        }
+    }
+}
+
+/// Lets the guard answer a prompt.
+pub(crate) async fn verdict(
+    context: &WorkContext,
+    work: &ClassifyWork,
+    prompt: JudgedPrompt,
+) -> Result<proto::Verdict, ServiceError> {
+    let guard = guard_of(work)?;
+    let (entry, policy, field) = (&work.guard, &work.policy, &work.fields.conversation);
+    let judged = judged_role(&work.messages);
+    let output = guard.output_spec(judged, policy.as_deref());
+    let JudgedPrompt { tokens: prompt, uses } = prompt;
+    let tree = match work.category_probabilities {
         true => guard.category_tree(policy.as_deref()),
         false => None,
     };
     // The verdict's own sequence takes the tokens.
     let asked = tree.as_ref().map(|_| prompt.clone());
-    let mut sequence = Sequence::submit(context, &entry, prompt, output, &field)?;
+    let mut sequence = Sequence::submit(context, entry, prompt, output, field)?;
     let mut probes = Vec::new();
     let mut tokens = Vec::new();
     let summary = loop {
@@ -98,7 +167,7 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
         .increment(1);
     let categories = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(score)) => {
-            let read = category_probabilities::read(context, &entry, prompt, tree, &field).await?;
+            let read = category_probabilities::read(context, entry, prompt, tree, field).await?;
             let codes = guard.category_codes(policy.as_deref()).into_iter();
             let found = codes
                 .zip(read.probabilities)
@@ -136,18 +205,63 @@ pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<p
             policy_digest: policy
                 .as_ref()
                 .map_or_else(String::new, |policy| policy.digest().to_owned()),
-            ..provenance::provenance(&entry, guard.template_digest(), None)
+            ..provenance::provenance(entry, guard.template_digest(), None)
         }),
+        message_uses: message_uses(&uses),
+        windows: Vec::new(),
     })
+}
+
+/// What became of each message, for the answer.
+pub(crate) fn message_uses(uses: &[MessageUse]) -> Vec<proto::MessageUse> {
+    let number = provenance::count;
+    let uses = uses.iter().enumerate();
+    uses.map(|(index, one)| {
+        let (place, turn, reason) = match one.place {
+            MessagePlace::Judged { turn } => (message_use::Use::Judged, Some(turn), None),
+            MessagePlace::Context { turn } => (message_use::Use::Context, Some(turn), None),
+            MessagePlace::LeftOut(reason) => (message_use::Use::LeftOut, None, Some(reason)),
+        };
+        let reason = match reason {
+            None => message_use::Reason::Unspecified,
+            Some(LeftOut::System) => message_use::Reason::System,
+            Some(LeftOut::EarlierExchange) => message_use::Reason::EarlierExchange,
+            Some(LeftOut::NoRoom) => message_use::Reason::NoRoom,
+        };
+        let omitted = one.omitted.iter().map(|kind| match kind {
+            ContentKind::Image => proto::ContentKind::Image,
+            ContentKind::Audio => proto::ContentKind::Audio,
+            ContentKind::Video => proto::ContentKind::Video,
+            ContentKind::File => proto::ContentKind::File,
+        });
+        proto::MessageUse {
+            message: number(index),
+            r#use: place.into(),
+            turn: turn.map(number),
+            reason: reason.into(),
+            omitted_parts: omitted.map(i32::from).collect(),
+            cut_bytes: one.cut_bytes as u64,
+        }
+    })
+    .collect()
 }
 
 /// All texts of a guard's prompt that are not its own, with the origin of each.
 fn prompt_texts<'a>(
     fields: &'a JudgedMessages,
-    messages: &'a [ChatMessage],
+    messages: &'a [Arc<SentMessage>],
     policy: Option<&'a Policy>,
 ) -> Vec<(TextOrigin, &'a str)> {
-    let mut texts: Vec<_> = encode::message_fields(&fields.conversation, messages).collect();
+    let sent = messages.iter().enumerate();
+    let mut texts: Vec<_> = sent
+        .flat_map(|(index, message)| {
+            let found = message.fields().into_iter();
+            found.map(move |(name, text)| {
+                let path = format!("{}.messages[{index}].{name}", fields.conversation);
+                (TextOrigin::Field(path), text)
+            })
+        })
+        .collect();
     if let (Judged::AnswerToText { .. }, Some((origin, _))) = (&fields.judged, texts.first_mut()) {
         *origin = TextOrigin::Field(fields.conversation.clone());
     }
@@ -195,7 +309,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::ChatRole;
 
     /// The origins of the texts in which a character that cannot be encoded is looked for.
     fn origins(judged: Judged) -> Vec<TextOrigin> {
@@ -204,10 +317,8 @@ mod tests {
             policy: "inline_policy".to_owned(),
             judged,
         };
-        let messages = [ChatRole::User, ChatRole::Assistant].map(|role| ChatMessage {
-            role,
-            content: "words".to_owned(),
-        });
+        let messages = [Speaker::User, Speaker::Assistant]
+            .map(|speaker| Arc::new(SentMessage::plain(speaker, "words".to_owned())));
         let texts = prompt_texts(&fields, &messages, None);
         texts.into_iter().map(|(origin, _)| origin).collect()
     }

@@ -14,6 +14,8 @@ pub(crate) enum Method {
     BatchClassify,
     ClassifyStream,
     GuardStream,
+    ClassifyRenderings,
+    FindEvidence,
     ListPolicies,
     Score,
     ScoreStream,
@@ -29,13 +31,15 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
         Self::BatchClassify,
         Self::ClassifyStream,
         Self::GuardStream,
+        Self::ClassifyRenderings,
+        Self::FindEvidence,
         Self::ListPolicies,
         Self::Score,
         Self::ScoreStream,
@@ -59,6 +63,8 @@ impl Method {
             Self::BatchClassify => "babelward.v1.SafetyService/BatchClassify",
             Self::ClassifyStream => "babelward.v1.SafetyService/ClassifyStream",
             Self::GuardStream => "babelward.v1.SafetyService/GuardStream",
+            Self::ClassifyRenderings => "babelward.v1.SafetyService/ClassifyRenderings",
+            Self::FindEvidence => "babelward.v1.SafetyService/FindEvidence",
             Self::ListPolicies => "babelward.v1.SafetyService/ListPolicies",
             Self::Score => "babelward.v1.ScoringService/Score",
             Self::ScoreStream => "babelward.v1.ScoringService/ScoreStream",
@@ -78,9 +84,12 @@ impl Method {
     pub(crate) fn scopes(self) -> &'static [Scope] {
         match self {
             Self::Generate | Self::GenerateStream => &[Scope::Generate],
-            Self::Classify | Self::BatchClassify | Self::ClassifyStream | Self::GuardStream => {
-                &[Scope::Classify]
-            }
+            Self::Classify
+            | Self::BatchClassify
+            | Self::ClassifyStream
+            | Self::GuardStream
+            | Self::ClassifyRenderings
+            | Self::FindEvidence => &[Scope::Classify],
             Self::Score | Self::ScoreStream | Self::EstimateQuality => &[Scope::Score],
             Self::ListPolicies
             | Self::ListModels
@@ -98,7 +107,11 @@ impl Method {
 
     /// Whether each of its items counts as a request of its tenant, and not the call as a whole.
     pub(crate) fn counts_items(self) -> bool {
-        self.takes_items() || matches!(self, Self::BatchClassify | Self::EstimateQuality)
+        let has_items = matches!(
+            self,
+            Self::BatchClassify | Self::ClassifyRenderings | Self::EstimateQuality
+        );
+        self.takes_items() || has_items
     }
 
     /// Whether its requests are a stream of items, each with an id of its own.
@@ -141,7 +154,7 @@ impl Method {
         let timeout = match self {
             Self::Generate => defaults.generate,
             Self::Classify => defaults.classify,
-            Self::BatchClassify => defaults.batch_classify,
+            Self::BatchClassify | Self::ClassifyRenderings | Self::FindEvidence => defaults.batch_classify,
             Self::Score => defaults.score,
             Self::EstimateQuality => defaults.estimate_quality,
             Self::ListModels | Self::GetModel | Self::CountTokens | Self::ListPolicies => defaults.models,

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     backend::Determinism,
+    calibrator::FittedFor,
     engine::SequenceSummary,
+    guard::{Guard, Policy},
     proto,
     registry::{
         Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter,
@@ -34,6 +36,26 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
             .as_ref()
             .map_or_else(String::new, |adapter| adapter.digest.clone()),
         ..proto::Provenance::default()
+    }
+}
+
+/// What a guard's scores depend on, which a calibrator must have been fitted for. `policy` is what it judges by, if not its own.
+pub(crate) fn computed_by(entry: &ModelEntry, guard: &Guard, policy: Option<&Policy>) -> FittedFor {
+    let proto::Provenance {
+        model_digest,
+        adapter_digest,
+        tokenizer_digest,
+        template_digest,
+        precision,
+        ..
+    } = provenance(entry, guard.template_digest(), None);
+    FittedFor {
+        model_digest,
+        adapter_digest,
+        tokenizer_digest,
+        template_digest,
+        policy_digest: policy.map_or_else(String::new, |policy| policy.digest().to_owned()),
+        precision,
     }
 }
 
@@ -155,6 +177,7 @@ pub(crate) fn capability(role: ModelRole) -> proto::Capability {
         ModelRole::Target => proto::Capability::Generate,
         ModelRole::Guard => proto::Capability::Classify,
         ModelRole::Quality => proto::Capability::EstimateQuality,
+        ModelRole::Classifier => proto::Capability::ClassifyText,
     }
 }
 

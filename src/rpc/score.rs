@@ -8,17 +8,16 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 use super::{
     call::Call,
     error::ServiceError,
-    generate::{Finished, PromptTokens, complete, prompt_tokens},
+    generation::{Finished, PromptTokens, complete, prompt_tokens},
     judge::{judge, retry_when_full},
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork, Judged, JudgedMessages, Prompt, ScoreWork, ValidationContext},
+    validate::{self, ClassifyWork, JudgedMessages, ScoreWork, ValidationContext},
 };
 use crate::{
     engine::{Priority, Sampling},
+    guard::{SentMessage, Speaker},
     proto::{self, score_stream_request, score_stream_response},
-    registry::ModelEntry,
-    text::{ChatMessage, ChatRole},
 };
 
 /// Checks and answers one Score; `path` is its path in the message that the caller sent.
@@ -74,14 +73,13 @@ async fn sample(
         seed: generate.sampling.seed.wrapping_add(u64::from(index)),
         ..generate.sampling
     };
-    let entry = generate.entry.clone();
     let answer = complete(context, generate, &tokens).await?;
-    let mut messages = conversation(&entry, &work.generate.prompt);
+    let mut messages = work.generate.messages();
     // An empty answer is judged too: the guard sees that the model said nothing.
-    messages.push(ChatMessage {
-        role: ChatRole::Assistant,
-        content: answer.text.clone(),
-    });
+    messages.push(Arc::new(SentMessage::plain(
+        Speaker::Assistant,
+        answer.text.clone(),
+    )));
     let verdict = retry_when_full(context, || {
         judge(
             context,
@@ -94,7 +92,7 @@ async fn sample(
                 fields: JudgedMessages {
                     conversation: work.generate.prompt_field.clone(),
                     policy: work.policy_field.clone(),
-                    judged: judged(&work),
+                    judged: work.generate.judged_answer(&work.guard_field),
                 },
             },
         )
@@ -116,29 +114,6 @@ async fn sample(
         timing: event.timing,
         generation_provenance: Some(provenance),
     })
-}
-
-fn judged(work: &ScoreWork) -> Judged {
-    let guard = work.guard_field.clone();
-    match *work.generate.prompt {
-        Prompt::Conversation(_) => Judged::AnswerToConversation { guard },
-        Prompt::Text(_) | Prompt::Tokens(_) => Judged::AnswerToText { guard },
-    }
-}
-
-/// The conversation before the answer, as the guard sees it.
-fn conversation(entry: &ModelEntry, prompt: &Prompt) -> Vec<ChatMessage> {
-    let user = |content| {
-        vec![ChatMessage {
-            role: ChatRole::User,
-            content,
-        }]
-    };
-    match prompt {
-        Prompt::Conversation(messages) => messages.clone(),
-        Prompt::Text(text) => user(text.clone()),
-        Prompt::Tokens(tokens) => user(entry.resident.tokenizer.decode(tokens)),
-    }
 }
 
 /// ScoringService.

@@ -20,14 +20,15 @@ use super::{
     call_trace::SequenceTrace,
     clock::now,
     deadline::Deadline,
+    entrance::Credential,
     error::ServiceError,
     limits::{Limits, TimeLimits},
     record::Record,
     text_work::{TextSize, TextWork},
 };
 use crate::{
-    auth::{Quotas, TokenReservation},
-    engine::{CancelFlag, Event, OutputSpec, Priority, SequenceRequest, Stage, Tenant},
+    auth::{Quotas, Scope, TokenReservation},
+    engine::{CancelFlag, Event, OutputSpec, PrefixKeeper, Priority, SequenceRequest, Stage, Tenant},
     guard::DecisionSet,
     proto,
     registry::{Lease, Registry},
@@ -79,8 +80,12 @@ pub(crate) struct WorkContext {
     pub(crate) deadline: Deadline,
     pub(crate) priority: Priority,
     pub(crate) tenant: Tenant,
+    /// What the caller has shown, where there is authentication.
+    pub(crate) credential: Option<Credential>,
     /// The record of the call or item that the work is for.
     pub(crate) record: Arc<Record>,
+    /// Keeps prompts of a growing text in the prefix cache from one look to the next.
+    pub(crate) keeper: Option<PrefixKeeper>,
 }
 
 impl WorkContext {
@@ -91,7 +96,27 @@ impl WorkContext {
             deadline: call.deadline,
             priority,
             tenant: call.tenant.clone(),
+            credential: call.credential.clone(),
             record: Arc::clone(&call.record),
+            keeper: None,
+        }
+    }
+
+    /// Checks that the caller may do this too, besides what its call is for.
+    pub(crate) fn check_scope(&self, needs: &'static [Scope]) -> Result<(), ServiceError> {
+        let checked = |credential: &Credential| credential.check_scope(needs);
+        self.credential.as_ref().map_or(Ok(()), checked)
+    }
+
+    /// The context for looks at a text that this work writes. A text of a caller who waits is held up by each of them, so they
+    /// are as urgent as verdicts.
+    pub(crate) fn for_looks(&self) -> Self {
+        Self {
+            priority: match self.priority {
+                Priority::Urgent | Priority::Interactive => Priority::Urgent,
+                Priority::Batch => Priority::Batch,
+            },
+            ..self.clone()
         }
     }
 
@@ -130,7 +155,7 @@ impl WorkContext {
 /// An open sequence. Dropping it cancels the sequence, and the engine releases its KV blocks.
 pub(crate) struct Sequence {
     events: mpsc::Receiver<Event>,
-    _cancel: CancelOnDrop,
+    cancel: CancelOnDrop,
     entry: Lease,
     shared: Arc<Shared>,
     deadline: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -189,6 +214,7 @@ impl Sequence {
                 }
                 sender.try_send(event).is_ok()
             }),
+            keeper: context.keeper.clone(),
             span: context.record.span().clone(),
         };
         let (admitted, prompt_tokens) = (now(), request.prompt.len());
@@ -215,7 +241,7 @@ impl Sequence {
         tracing::debug!(model, prompt_tokens, class, "a sequence is queued");
         Ok(Self {
             events,
-            _cancel: cancel,
+            cancel,
             entry: entry.clone(),
             shared: Arc::clone(&context.shared),
             deadline: Box::pin(context.deadline.passed()),
@@ -324,6 +350,17 @@ impl Sequence {
         error
     }
 
+    /// Asks the engine to end the answer where it is. [`Event::Finished`] comes once its blocks are free, at most one step later;
+    /// until then there may be tokens of the step that is under way.
+    pub(crate) fn cut(&self) {
+        self.cancel.0.cut();
+    }
+
+    /// Tokens of the answer that the engine has computed, whether or not they have been received here.
+    pub(crate) fn computed_tokens(&self) -> usize {
+        self.computed.load(Ordering::Acquire)
+    }
+
     /// Time since it was queued.
     pub(crate) fn elapsed(&self) -> Duration {
         now().saturating_duration_since(self.admitted)
@@ -333,7 +370,7 @@ impl Sequence {
 impl Drop for Sequence {
     /// A sequence that ends early adds its times to the totals too.
     fn drop(&mut self) {
-        self.reserved.use_tokens(self.computed.load(Ordering::Acquire));
+        self.reserved.use_tokens(self.computed_tokens());
         if self.ended {
             return;
         }

@@ -64,10 +64,12 @@ reasons! {
     GrowingTextTooLong = "GROWING_TEXT_TOO_LONG" => InvalidArgument;
     VerdictUndetermined = "VERDICT_UNDETERMINED" => Internal;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
+    TooManyWindows = "TOO_MANY_WINDOWS" => InvalidArgument;
     TextNotEncodable = "TEXT_NOT_ENCODABLE" => InvalidArgument;
     ItemIdOpen = "ITEM_ID_OPEN" => InvalidArgument;
     ModelNotFound = "MODEL_NOT_FOUND" => NotFound;
     PolicyNotFound = "POLICY_NOT_FOUND" => NotFound;
+    CalibratorMismatch = "CALIBRATOR_MISMATCH" => FailedPrecondition;
     NoDefaultModel = "NO_DEFAULT_MODEL" => FailedPrecondition;
     CapabilityMissing = "CAPABILITY_MISSING" => FailedPrecondition;
     ChatTemplateMissing = "CHAT_TEMPLATE_MISSING" => FailedPrecondition;
@@ -234,6 +236,12 @@ impl ServiceError {
                 .with(key, tokens)
                 .with("limitTokens", limit_tokens)
             }
+            Self::TooManyWindows { needed, limit } => Report::new(
+                Reason::TooManyWindows,
+                format!("the judged message takes {needed} windows, the limit is {limit} (windows.most)"),
+            )
+            .with("neededWindows", needed)
+            .with("limitWindows", limit),
             Self::TextNotEncodable {
                 origin,
                 character,
@@ -292,6 +300,23 @@ impl ServiceError {
                     Some(name) => report.with("didYouMean", name),
                     None => report,
                 }
+            }
+            Self::CalibratorMismatch {
+                policy,
+                calibrator,
+                differences,
+            } => {
+                let differing = differences.iter().map(|one| one.what).collect::<Vec<_>>().join(",");
+                Report::new(
+                    Reason::CalibratorMismatch,
+                    format!(
+                        "the calibrator of the decision policy `{policy}` was fitted for another guard ({differing}): name \
+                         another policy, or fit a calibrator for this guard"
+                    ),
+                )
+                .with("policy", policy)
+                .with("calibrator", calibrator)
+                .with("differs", differing)
             }
             Self::NoDefaultModel { needs } => Report::new(
                 Reason::NoDefaultModel,
@@ -553,6 +578,7 @@ fn capability(role: ModelRole) -> &'static str {
         ModelRole::Target => "generate",
         ModelRole::Guard => "classify",
         ModelRole::Quality => "estimate_quality",
+        ModelRole::Classifier => "classify_text",
     }
 }
 

@@ -41,6 +41,11 @@ impl TextStream {
         self.stops.push(&text)
     }
 
+    /// Bytes that tokens have brought and that are not text yet.
+    pub fn held_bytes(&self) -> usize {
+        self.stops.held.len() + self.pending.len()
+    }
+
     /// The stop string that was found, if any. There is no text after it.
     pub fn stopped(&self) -> Option<&str> {
         self.stops.stopped()

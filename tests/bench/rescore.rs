@@ -54,6 +54,11 @@ async fn cells_that_stopped_early_stay_stopped_and_are_told_by_the_new_verdicts(
     let again = rescored(&client, &first, &second).await;
     assert_eq!(again.stopped_cells, told.stopped_cells);
     assert_eq!(results(&second), results(&first));
+    assert!(told.results_tree.is_some());
+    assert_eq!(
+        again.results_tree, told.results_tree,
+        "equal rows have an equal root"
+    );
 
     // Had all been judged unsafe before, the new verdicts would be told all the same.
     let wrong = results(&first).replace("\"label\":\"safe\"", "\"label\":\"unsafe\"");

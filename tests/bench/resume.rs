@@ -38,6 +38,10 @@ async fn a_run_that_stops_anywhere_is_resumed_to_the_same_bytes() {
     undisturbed(&client, other.path(), 1).await;
     let expected = results(whole.path());
     assert_eq!(expected.lines().count(), 5 * 2 * 2);
+    let tree = |folder: &Path| RunFolder::open(folder).complete_info().unwrap().results_tree;
+    let root = tree(whole.path());
+    assert_eq!(root.as_ref().unwrap().rows, 5 * 2 * 2);
+    assert_eq!(tree(other.path()), root);
     assert_eq!(results(other.path()), expected, "concurrency shows");
 
     let journal = fs::read(whole.path().join("journal.jsonl")).unwrap();
@@ -49,6 +53,7 @@ async fn a_run_that_stops_anywhere_is_resumed_to_the_same_bytes() {
         let run = Run::open(RunFolder::open(folder.path()), Failures::Keep).unwrap();
         finish(run, &client).await;
         assert_eq!(results(folder.path()), expected, "cut after {cut} bytes");
+        assert_eq!(tree(folder.path()), root, "cut after {cut} bytes");
     }
     rig.stop().await;
 }

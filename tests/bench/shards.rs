@@ -65,6 +65,11 @@ async fn merged_shards_are_the_bytes_of_an_unsharded_run() {
         assert_eq!(plan(&out), plan("whole"));
         let [info, whole] = [&out, "whole"].map(|name| RunFolder::open(&path(name)).complete_info().unwrap());
         assert_eq!((&info.plan, &info.provenance), (&whole.plan, &whole.provenance));
+        assert!(whole.results_tree.is_some());
+        assert_eq!(
+            info.results_tree, whole.results_tree,
+            "the root is that of the rows"
+        );
         assert_eq!(info.origin, Origin::Merged { shards: of });
         assert_eq!(info.settings.shard, None);
         let resumed = Run::open(RunFolder::open(&path(&out)), Failures::AskAgain).unwrap_err();

@@ -6,8 +6,9 @@ use std::{fmt::Write as _, fs, path::Path, thread, time::Instant};
 use babelward::{
     bench::taxonomy::{Category, Language},
     proto::{
-        BatchClassifyRequest, BatchClassifyResponse, ClassifyRequest, ClassifyResponse,
-        ClassifyStreamRequest, ClassifyStreamResponse, GuardStreamRequest, GuardStreamResponse, Label,
+        BatchClassifyRequest, BatchClassifyResponse, ClassifyRenderingsRequest, ClassifyRenderingsResponse,
+        ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse,
+        FindEvidenceRequest, FindEvidenceResponse, GuardStreamRequest, GuardStreamResponse, Label,
         ListPoliciesRequest, ListPoliciesResponse, Verdict,
         classify_stream_request::Action,
         classify_stream_response::Result as Answer,
@@ -92,6 +93,20 @@ impl SafetyService for Guard {
         &self,
         _: Request<Streaming<GuardStreamRequest>>,
     ) -> Result<Response<Self::GuardStreamStream>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn classify_renderings(
+        &self,
+        _: Request<ClassifyRenderingsRequest>,
+    ) -> Result<Response<ClassifyRenderingsResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn find_evidence(
+        &self,
+        _: Request<FindEvidenceRequest>,
+    ) -> Result<Response<FindEvidenceResponse>, Status> {
         Err(Status::unimplemented("not used"))
     }
 }

@@ -69,6 +69,7 @@ async fn answer(rig: &Rig, text: &str) -> (String, proto::Provenance) {
             proto::generate_response::Event::Started(started) => provenance = started.provenance,
             proto::generate_response::Event::Delta(delta) => words.push_str(&delta.text),
             proto::generate_response::Event::Finished(_) => {}
+            other => panic!("{other:?} without a guard"),
         }
     }
     (words, provenance.unwrap())

@@ -3,10 +3,13 @@
 use std::{fs, net::SocketAddr, thread};
 
 use babelward::proto::{
-    BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRequest, ClassifyResponse,
-    ClassifyStreamRequest, ClassifyStreamResponse, ConfiguredPolicy, GuardStreamRequest, GuardStreamResponse,
-    Label, ListPoliciesRequest, ListPoliciesResponse, Policy, PolicyCategory, Provenance, Verdict,
+    BatchClassifyRequest, BatchClassifyResponse, CategoryResult, ClassifyRenderingsRequest,
+    ClassifyRenderingsResponse, ClassifyRequest, ClassifyResponse, ClassifyStreamRequest,
+    ClassifyStreamResponse, ConfiguredPolicy, FindEvidenceRequest, FindEvidenceResponse, GuardStreamRequest,
+    GuardStreamResponse, Label, ListPoliciesRequest, ListPoliciesResponse, Policy, PolicyCategory,
+    Provenance, Verdict,
     classify_request::PolicySource,
+    generation_service_server::GenerationServiceServer,
     safety_service_server::{SafetyService, SafetyServiceServer},
 };
 use serde_json::Value;
@@ -16,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    guard,
+    conversations, evidence, generate_guard, guard,
     support::{Outcome, command, run},
 };
 
@@ -83,7 +86,8 @@ impl SafetyService for Scripted {
             ..Verdict::default()
         };
         Ok(Response::new(ClassifyResponse {
-            verdict: Some(verdict),
+            message_verdicts: conversations::message_verdicts(request.judge, &conversation, &verdict),
+            verdict: Some(conversations::with_uses(&conversation, verdict)),
             ..ClassifyResponse::default()
         }))
     }
@@ -136,6 +140,20 @@ impl SafetyService for Scripted {
         tokio::spawn(guard::answer(request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
+
+    async fn classify_renderings(
+        &self,
+        request: Request<ClassifyRenderingsRequest>,
+    ) -> Result<Response<ClassifyRenderingsResponse>, Status> {
+        Ok(Response::new(evidence::renderings(request.get_ref())))
+    }
+
+    async fn find_evidence(
+        &self,
+        request: Request<FindEvidenceRequest>,
+    ) -> Result<Response<FindEvidenceResponse>, Status> {
+        Ok(Response::new(evidence::found(request.get_ref())))
+    }
 }
 
 /// Serves for as long as the test's process lives.
@@ -153,6 +171,7 @@ pub fn scripted() -> String {
 async fn serve(listener: TcpListener) {
     tonic::transport::Server::builder()
         .add_service(SafetyServiceServer::new(Scripted))
+        .add_service(GenerationServiceServer::new(generate_guard::Scripted))
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await
         .unwrap();

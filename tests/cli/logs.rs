@@ -30,6 +30,7 @@ fn says(role: Role, content: &str) -> Message {
     Message {
         role: role.into(),
         content: format!("{CANARY} {content}"),
+        ..Message::default()
     }
 }
 

@@ -9,6 +9,10 @@
 
 #[path = "../common/authority.rs"]
 mod authority;
+mod calibrate;
+mod classifiers;
+#[path = "../common/classifiers.rs"]
+mod classifiers_golden;
 mod client;
 #[path = "../common/collector.rs"]
 mod collector;
@@ -17,9 +21,12 @@ mod common;
 mod compare;
 mod completions;
 mod config;
+mod conversations;
 mod data;
 mod disk_full;
+mod evidence;
 mod gate;
+mod generate_guard;
 mod guard;
 mod import;
 mod keys;
@@ -31,6 +38,7 @@ mod model_files;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
+mod proof;
 mod protected;
 mod quoted;
 mod report;

@@ -51,7 +51,7 @@ pub(super) fn save(folder: &Path, name: &str, target: &str, prompting: Prompting
     });
     folder.write("plan.jsonl", &lines.collect::<String>()).unwrap();
     let records = records.iter().cloned().map(Ok::<_, FolderError>);
-    info.results_digest = Some(folder.write_records(records).unwrap());
+    info.set_results(folder.write_records(records).unwrap());
     folder.write_info(&info).unwrap();
 }
 

@@ -200,6 +200,19 @@ def check_classify(client: Client) -> None:
         check(answer.response.verdict.label_mass == first.label_mass, "a stream changed the probabilities")
     called("SafetyService/ClassifyStream")
 
+    together = client.call("SafetyService/ClassifyRenderings", {"renderings": [{"conversation": JUDGED}] * 2})
+    check(
+        [result.response.verdict.label_mass for result in together.results] == [first.label_mass] * 2,
+        "renderings changed the probabilities",
+    )
+    check(together.label == first.label, f"{together}")
+    called("SafetyService/ClassifyRenderings")
+
+    found = client.call("SafetyService/FindEvidence", {"request": {"conversation": JUDGED}, "maxPasses": 4})
+    check(found.verdict.label_mass == first.label_mass, "a search changed the probabilities")
+    check(found.passes <= 4 and found.outcome != 0, f"{found}")
+    called("SafetyService/FindEvidence")
+
 
 def check_guard_stream(client: Client) -> None:
     question, answer = JUDGED["messages"]

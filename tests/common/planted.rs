@@ -66,6 +66,7 @@ pub fn verdict(safe: bool) -> (Label, f64) {
 pub fn info(target: &str, guards: usize, seeds: Vec<u64>) -> RunInfo {
     RunInfo {
         results_digest: None,
+        results_tree: None,
         stopped_cells: Vec::new(),
         format: FORMAT.to_owned(),
         client_version: "test".to_owned(),

@@ -213,8 +213,8 @@ impl Drop for Rig {
     }
 }
 
-/// The models of a server, loaded.
-pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
+/// The scripted models of a server, which are not loaded yet.
+pub fn scripted_groups(setup: &Setup, gate: &Gate) -> Vec<ModelGroup> {
     let (_, template) = text();
     let group = |specs: Vec<ModelSpec>, template| ModelGroup {
         specs,
@@ -228,7 +228,7 @@ pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
             gate: gate.clone(),
         }),
     };
-    let groups = vec![
+    vec![
         group(
             vec![
                 spec(TARGET, ModelRole::Target),
@@ -240,7 +240,12 @@ pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
             Some(template),
         ),
         group(vec![spec(BASE, ModelRole::Target)], None),
-    ];
+    ]
+}
+
+/// The models of a server, loaded.
+pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
+    let groups = scripted_groups(setup, gate);
     let memory = MemoryOptions {
         budget: u64::MAX,
         kv: KvSize::Auto,
@@ -369,6 +374,7 @@ pub fn opened(
         names: Vec::new(),
         adapter_digests: Vec::new(),
         estimator: None,
+        labels: Vec::new(),
     }
 }
 
@@ -401,6 +407,7 @@ pub fn message(role: proto::Role, content: &str) -> proto::Message {
     proto::Message {
         role: role.into(),
         content: content.to_owned(),
+        ..proto::Message::default()
     }
 }
 

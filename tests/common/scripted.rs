@@ -1,8 +1,8 @@
 //! A language model without weights: what it says is written in its prompt. Its KV cache holds the tokens
 //! themselves, so it sees exactly what the engine has written to a sequence's blocks.
 //!
-//! As a target it looks for markers in its prompt: `[say X]` says X and ends, `[mute]` ends at once; anything
-//! else gets endless pseudo-random words. As a guard it looks at the conversation: `[unsafe]` is unsafe in S1
+//! As a target it looks for markers in its prompt: `[say X]` says X without any `[cut]` in it and ends, so that it can say a
+//! marker which is not in its prompt; `[mute]` ends at once; anything else gets endless pseudo-random words. As a guard it looks at the conversation: `[unsafe]` is unsafe in S1
 //! and S9, `[odd]` is neither, the rest is safe. In both roles `[nan]`, `[device]` and `[panic]` break it.
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
@@ -237,7 +237,7 @@ impl Scripted {
             self.say("", written, row);
         } else if let Some((_, said)) = input.split_once("[say ") {
             let end = said.rfind(']').unwrap();
-            self.say(&said[..end], written, row);
+            self.say(&said[..end].replace("[cut]", ""), written, row);
         } else {
             babble(history, row);
         }

@@ -11,6 +11,9 @@ Writes tests/golden/guard_kinds.json. The sources:
   PROMPT_TEMPLATE_2 of meta-llama/llama-cookbook, src/llama_cookbook/inference/prompt_format_utils.py.
 - wildguard: WILDGUARD_INPUT_FORMAT of allenai/wildguard, wildguard/utils.py (Apache-2.0), after the vocabulary's `<s>`, as the
   model's card writes it, rendered by str.format.
+- granite-guardian-3: guard_templates/granite_guardian_3.jinja is the chat template of Granite Guardian 3.0 (Apache-2.0) as it is in
+  granite3-guardian's GGUF file, by huggingface/huggingface.js, packages/ollama-utils/src/chat-template-automap.ts. A case's
+  `category` is the name of a risk and its definition, which is empty for the makers' own risks.
 - polyguard: the messages of kpriyanshu256/polyguard, inference.py, rendered by the chat template of tests/golden/tiny-chat by
   Jinja2. The real models have Qwen2.5's or Ministral's template in their own files.
 """
@@ -46,6 +49,8 @@ POLYGUARD_SYSTEM = (
     + "".join(f"S{index + 1}: {name}.\n" for index, name in enumerate(NAMES)) + "<END UNSAFE CONTENT CATEGORIES>"
 )
 POLYGUARD_USER = "Human user:\n{prompt}\n\nAI assistant:\n{response}"
+OWN_RISK = "The message mentions the price of bread."
+RISKS = ["social_bias", "jailbreak", "profanity", "sexual_content", "unethical_behavior", "violence", "harm"]
 CONVERSATIONS = [
     ["How do I bake bread?"],
     ["  Wie geht es dir?\n", "\tGut, danke!\u00a0"],
@@ -60,6 +65,9 @@ def main():
     qwen = environment.from_string((FOLDER / "guard_templates/qwen3guard_gen.jinja").read_text())
     chat = environment.from_string(json.loads((FOLDER / "tiny-chat/tokenizer_config.json").read_text())["chat_template"])
     second = environment.from_string(LLAMA_GUARD_2)
+    # As transformers renders templates.
+    stripping = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    guardian = stripping.from_string((FOLDER / "guard_templates/granite_guardian_3.jinja").read_text())
     cases = []
     for contents in CONVERSATIONS:
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
@@ -75,6 +83,14 @@ def main():
                  {"role": "user", "content": POLYGUARD_USER.format(**exchange)}]
         prompt = chat.render(messages=turns, add_generation_prompt=True)
         cases.append({"kind": "polyguard", "contents": contents, "prompt": prompt})
+        prompt = guardian.render(messages=messages, add_generation_prompt=True)
+        cases.append({"kind": "granite-guardian-3", "contents": contents, "prompt": prompt})
+    for contents in CONVERSATIONS[:2]:
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+        for category in [[name, ""] for name in RISKS] + [["bread", OWN_RISK]]:
+            config = {"risk_name": category[0]} | ({"risk_definition": category[1]} if category[1] else {})
+            prompt = guardian.render(messages=messages, add_generation_prompt=True, guardian_config=config)
+            cases.append({"kind": "granite-guardian-3", "contents": contents, "category": category, "prompt": prompt})
     target = FOLDER / "guard_kinds.json"
     target.write_text(json.dumps({"made_by": f"jinja2 {jinja2.__version__}", "cases": cases}, indent=1) + "\n")
 

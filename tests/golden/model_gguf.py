@@ -3,7 +3,8 @@
     pip install torch transformers safetensors gguf
     python tests/golden/model_gguf.py LLAMA_CPP [NAME ...]
 
-LLAMA_CPP is a checkout of https://github.com/ggml-org/llama.cpp (tag b11434). Writes
+LLAMA_CPP is a checkout of https://github.com/ggml-org/llama.cpp (tag b11434; granite's file is by that of
+commit 0c1e570). Writes
 tests/golden/models/NAME/model.gguf: keys, tensor names, the order of rows and what is added to norms are the
 converter's. The checkpoints have no vocabulary, so none is written, but for the number of tokens that Gemma 3's
 conversion asks for.
@@ -17,7 +18,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).parent / "models"
 # One checkpoint of each architecture. Mistral's is `llama`, whose files do not have its window.
 NAMES = ["llama3-rope-tied-bf16", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-longrope", "cohere", "cohere2",
-         "gpt-bigcode"]
+         "gpt-bigcode", "granite"]
 
 
 def convert(name):

@@ -18,7 +18,7 @@ import sys
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, CohereConfig, Cohere2Config, Gemma2Config, Gemma3Config
-from transformers import GPTBigCodeConfig
+from transformers import GPTBigCodeConfig, GraniteConfig
 from transformers import Gemma3ForConditionalGeneration, Gemma3TextConfig, LlamaConfig, MinistralConfig, MistralConfig
 from transformers import Phi3Config, Qwen2Config, Qwen3Config
 
@@ -87,6 +87,13 @@ CASES = {
     "gpt-bigcode-gelu": Case(GPTBigCodeConfig(vocab_size=128, n_embd=64, n_head=4, n_layer=2, n_positions=192,
                                               bos_token_id=1, eos_token_id=2, activation_function="gelu"),
                              bites=dict(activation_function="gelu_pytorch_tanh"), bite=0.001),
+    # The epsilon is large, because it takes part in how the residual multiplier is computed.
+    "granite": Case(GraniteConfig(**{**BASE, "rms_norm_eps": 0.05, "hidden_size": 32, "num_attention_heads": 2,
+                                     "num_key_value_heads": 1}, tie_word_embeddings=True,
+                                  embedding_multiplier=3.0, residual_multiplier=0.3, attention_multiplier=0.1,
+                                  logits_scaling=2.5),
+                    bites=dict(embedding_multiplier=1.0, residual_multiplier=1.0, attention_multiplier=0.25,
+                               logits_scaling=1.0, rms_norm_eps=1e-5)),
 }
 
 

@@ -97,6 +97,7 @@ async fn generate(rig: &Rig, model: &str, prompt: &str, seed: Option<u64>) -> An
             Event::Started(started) => provenance = started.provenance,
             Event::Delta(delta) => text.push_str(&delta.text),
             Event::Finished(_) => {}
+            other => panic!("{other:?} without a guard"),
         }
     }
     Answer {

@@ -142,6 +142,7 @@ fn conversation(content: &str) -> Option<proto::Conversation> {
         messages: vec![proto::Message {
             role: proto::Role::User.into(),
             content: content.to_owned(),
+            ..proto::Message::default()
         }],
     })
 }
@@ -183,6 +184,7 @@ async fn generate(channel: &Channel, model: &str, content: &str) -> Answer {
                 };
             }
             Event::Started(started) => provenance = started.provenance,
+            other => panic!("{other:?} without a guard"),
         }
     }
     panic!("the stream ended early")

@@ -162,6 +162,7 @@ fn request(ask: &Ask) -> (SequenceRequest, mpsc::Receiver<Event>) {
         deadline: None,
         cancel: CancelFlag::default(),
         events: Box::new(move |event| sender.send(event).is_ok()),
+        keeper: None,
         span: tracing::Span::none(),
     };
     (request, receiver)

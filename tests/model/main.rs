@@ -12,12 +12,15 @@
 mod adapter_files;
 #[path = "../common/alone.rs"]
 mod alone;
+#[path = "../common/classifiers.rs"]
+mod classifiers_golden;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/estimators.rs"]
 mod estimators;
 
 mod adapters;
+mod classifier_parity;
 mod company;
 mod errors;
 mod freed_memory;

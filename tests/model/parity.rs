@@ -103,7 +103,7 @@ macro_rules! checkpoints {
             found.sort();
             assert_eq!(found, [$($name),*]);
             let gguf = |name: &&String| golden("models").join(name).join("model.gguf").exists();
-            assert_eq!(found.iter().filter(gguf).count(), 9);
+            assert_eq!(found.iter().filter(gguf).count(), 10);
         }
     };
 }
@@ -117,6 +117,7 @@ checkpoints! {
     gpt_bigcode_equals_transformers: "gpt-bigcode",
     gpt_bigcode_with_exact_gelu_equals_transformers: "gpt-bigcode-gelu",
     llama_equals_transformers: "gqa-untied-f32",
+    granite_equals_transformers: "granite",
     linear_rope_equals_transformers: "linear-rope-f16-sharded",
     llama3_rope_equals_transformers: "llama3-rope-tied-bf16",
     ministral_equals_transformers: "ministral-mixed",

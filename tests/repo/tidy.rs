@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("files", ""),
     ("digest", "files"),
     ("gguf", "files"),
+    ("calibrator", "digest files random"),
     ("panics", ""),
     ("secret", ""),
     ("reload", ""),
@@ -34,9 +35,9 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "model gguf files digest random"),
     (
         "config",
-        "errors guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::Policy guard::read_decision_policy \
+        "errors calibrator guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::Policy guard::read_decision_policy \
          guard::read_policy model::spec engine::Tenant \
-         quality::EstimatorKind memory::human_bytes auth tls",
+         classifier::EncoderKind memory::human_bytes auth tls",
     ),
     ("telemetry", "config auth tls files engine::Tenant trace_context"),
     ("fetch", "digest errors files"),
@@ -44,22 +45,31 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine", "backend model panics random"),
     // `fetch` for its tests only: they read the demo's model.
     ("text", "gguf files digest errors engine::StopCondition fetch"),
-    ("guard", "engine backend model text gguf digest errors random"),
+    (
+        "guard",
+        "engine backend model text gguf digest errors random calibrator",
+    ),
     ("quality", "model text"),
+    ("classifier", "engine model text"),
     (
         "registry",
-        "guard quality engine backend model text gguf digest errors files config memory panics",
+        "guard quality classifier engine backend model text gguf digest errors files config memory panics",
     ),
     (
         "rpc",
-        "registry guard quality engine backend model text gguf digest errors config telemetry proto \
+        "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto calibrator \
          memory::human_bytes status_code auth tls trace_context",
     ),
     ("client", "proto digest random status_code secret trace_context"),
-    ("bench", "client proto digest errors files random status_code"),
+    ("receipt", "client proto digest"),
+    (
+        "bench",
+        "client proto digest errors files random status_code calibrator",
+    ),
     (
         "cli",
-        "rpc registry guard quality engine backend model text gguf digest errors config telemetry proto client bench fetch \
+        "rpc registry guard quality classifier engine backend model text gguf digest errors config telemetry proto client bench fetch \
+         calibrator receipt \
          memory random status_code auth tls reload secret files trace_context",
     ),
 ];

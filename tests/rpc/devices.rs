@@ -288,6 +288,7 @@ async fn generate(rig: &Rig, model: &str) -> Result<Answer, tonic::Status> {
             proto::generate_response::Event::Started(started) => provenance = started.provenance,
             proto::generate_response::Event::Delta(delta) => text.push_str(&delta.text),
             proto::generate_response::Event::Finished(finished) => usage = finished.usage,
+            other => panic!("{other:?} without a guard"),
         }
     }
     Ok(Answer {

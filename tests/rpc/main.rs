@@ -12,6 +12,8 @@
 mod alone;
 #[path = "../common/authority.rs"]
 mod authority;
+#[path = "../common/classifiers.rs"]
+mod classifiers_golden;
 #[path = "../common/collector.rs"]
 mod collector;
 #[path = "../common/mod.rs"]
@@ -31,15 +33,19 @@ mod access;
 mod admission;
 mod authentication;
 mod back_pressure;
+mod calibrators;
 mod cancellation;
 mod chaos;
+mod classifiers;
 mod classify;
 mod connections;
+mod conversations;
 mod deadlines;
 mod decisions;
 mod devices;
 mod doctor;
 mod drain;
+mod evidence;
 mod external_clients;
 mod faults;
 mod fleet;
@@ -47,6 +53,7 @@ mod floods;
 mod generate;
 mod greedy;
 mod guard_stream;
+mod guarded_generate;
 mod guards;
 mod health;
 mod long_texts;
@@ -57,13 +64,17 @@ mod quality;
 mod quality_held;
 mod quotas;
 mod raw;
+mod receipts;
 mod received;
+mod renderings;
 mod residency;
 mod score;
 mod secured;
 mod simulation;
 mod starting;
+mod streaming_validation;
 mod streams;
 mod tenants;
 mod traces;
 mod validation;
+mod windows;

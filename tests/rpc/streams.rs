@@ -111,6 +111,7 @@ async fn short_answers_overtake_long_ones() {
                 assert_eq!(end.text_digest, babelward::digest::of_bytes(text));
                 finished.push(answer.id);
             }
+            other => panic!("{other:?} without a guard"),
         }
     }
     assert_eq!(finished, ["short", "long"]);

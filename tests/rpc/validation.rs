@@ -37,6 +37,7 @@ async fn all_violations_come_back_at_once() {
             }),
             logprobs: None,
             priority: 7,
+            guard: None,
         }),
         judge: Some(proto::JudgeOptions {
             model: "y".repeat(200),
@@ -71,28 +72,8 @@ async fn all_violations_come_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guards_refuse_conversations_out_of_shape() {
+async fn a_score_needs_a_prompt_that_is_still_to_be_answered() {
     let rig = Rig::start().await;
-    let mut client = rig.safety().await;
-    let with = |messages| proto::ClassifyRequest {
-        conversation: Some(proto::Conversation { messages }),
-        ..Default::default()
-    };
-    let system = with(vec![
-        message(proto::Role::System, "be kind"),
-        message(proto::Role::User, "hi"),
-    ]);
-    let status = client.classify(system).await.unwrap_err();
-    assert_eq!(reason(&status, Code::InvalidArgument).0, "CONVERSATION_SHAPE");
-    assert_eq!(violated(&status), ["conversation.messages[0].role"]);
-
-    let twice = with(vec![
-        message(proto::Role::User, "hi"),
-        message(proto::Role::User, "hello"),
-    ]);
-    let status = client.classify(twice).await.unwrap_err();
-    assert_eq!(violated(&status), ["conversation.messages[1].role"]);
-
     let mut answered = score("hi");
     answered.generate.as_mut().unwrap().prompt = Some(Prompt::Conversation(conversation(&["hi", "hello"])));
     let status = rig.scoring().await.score(answered).await.unwrap_err();

@@ -131,7 +131,7 @@ fn plant(folder: &Path, regime: Regime, coin: &mut Coin) -> Truths {
     let folder = RunFolder::create(&folder.join("run")).unwrap();
     let mut info = info("planted", 1, vec![0]);
     let records = records.into_iter().map(Ok::<_, FolderError>);
-    info.results_digest = Some(folder.write_records(records).unwrap());
+    info.set_results(folder.write_records(records).unwrap());
     folder.write_info(&info).unwrap();
     truths
 }

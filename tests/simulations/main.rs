@@ -11,5 +11,6 @@
 #[path = "../common/planted.rs"]
 mod planted;
 
+mod conformal;
 mod coverage;
 mod guard_error;

@@ -18,8 +18,7 @@ use crate::{
         self_test,
     },
     model::{
-        AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
-        estimator::EstimatorKind,
+        AdapterWeights, EncoderKind, Extent, LoadError, LoadFault, ResourceProblem, WeightSource,
         open_decoder,
         spec::{DeviceName, ModelConfig, Precision},
     },
@@ -99,7 +98,7 @@ impl Backend for CpuBackend {
     }
 
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {
-        match EstimatorKind::detect(path) {
+        match EncoderKind::detect(path) {
             Some(_) => encoders::effective_precision(requested),
             None => requested,
         }
@@ -111,7 +110,7 @@ impl Backend for CpuBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<Footprint, LoadError> {
-        if let Some(kind) = EstimatorKind::detect(path) {
+        if let Some(kind) = EncoderKind::detect(path) {
             return encoders::footprint(kind, path, options);
         }
         open_decoder(path, |mut config, source| {
@@ -133,7 +132,7 @@ impl Backend for CpuBackend {
         adapters: &[PathBuf],
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadError> {
-        if let Some(kind) = EstimatorKind::detect(path) {
+        if let Some(kind) = EncoderKind::detect(path) {
             return encoders::load(kind, path, options, self.threads);
         }
         open_decoder(path, |config, source| {

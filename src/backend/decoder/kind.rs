@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use crate::model::{LoadError, LoadFault, ResourceProblem, estimator::EstimatorKind, spec::DeviceName};
+use crate::model::{EncoderKind, LoadError, LoadFault, ResourceProblem, spec::DeviceName};
 
 /// # Errors
-/// When the model at `path` is an estimator of translation quality, which `device` does not compute.
+/// When the model at `path` is an encoder, which `device` does not compute.
 pub(in crate::backend) fn expect_decoder(path: &Path, device: DeviceName) -> Result<(), LoadError> {
-    match EstimatorKind::detect(path) {
+    match EncoderKind::detect(path) {
         None => Ok(()),
         Some(kind) => {
             let not_computed = ResourceProblem::NotOnDevice {

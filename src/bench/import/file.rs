@@ -126,11 +126,9 @@ impl Import {
                 lines.try_for_each(|line| file.write_all(line.as_bytes()))
             })?;
         }
-        let results_digest = folder.write_records::<FolderError>(verdicts.records().map(Ok))?;
-        let info = RunInfo {
-            results_digest: Some(results_digest),
-            ..self.info(verdicts)
-        };
+        let written = folder.write_records::<FolderError>(verdicts.records().map(Ok))?;
+        let mut info = self.info(verdicts);
+        info.set_results(written);
         folder.write_info(&info)?;
         Ok(info)
     }

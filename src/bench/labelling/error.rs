@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::bench::{json_file::JsonFileError, results::FolderError};
+use crate::{
+    bench::{json_file::JsonFileError, results::FolderError},
+    calibrator::FitError,
+};
 
 /// Why answers cannot be drawn or labelled, or labels cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,18 @@ pub enum LabelError {
         /// The stratum that it is said to be in.
         stratum: usize,
     },
+    /// The run's folder has no labels.
+    #[error("{0} has no labels.json: `babelward validate score` puts the labels of people there")]
+    NotLabelled(PathBuf),
+    /// The run does not say exactly which guard judged, so that no calibrator can be held against one.
+    #[error(
+        "the run does not name one guard by the digests of its weights, tokenizer and template, so that a calibrator could not \
+         be refused for another one: judge the answers with `babelward bench rescore`"
+    )]
+    UnknownGuard,
+    /// No calibrator can be fitted to the labels.
+    #[error(transparent)]
+    Fit(#[from] FitError),
     /// A file cannot be read or written.
     #[error("cannot read or write {path}")]
     Io {

@@ -1,6 +1,7 @@
 //! Finds out how often a run's guard errs: draws answers for people to label, shows them on a page without the guard's
-//! verdicts, and compares the labels with these.
+//! verdicts, compares the labels with these, and fits calibrators to them.
 
+mod calibrate;
 mod error;
 mod key;
 mod page;
@@ -10,6 +11,7 @@ mod sheet;
 mod stored;
 
 pub use self::{
+    calibrate::{FittedCalibrator, HeldOut, SetCounts, calibrate},
     error::{LabelError, SheetProblem},
     page::{LabelPage, OpenPage},
     sample::{SampleOptions, draw_sample},

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::{
     info::{FORMAT, RunInfo, RunStatus},
     json::{json_line, pretty_json},
+    merkle::{TreeHasher, WrittenResults},
     record::ItemRecord,
 };
 use crate::{
@@ -183,22 +184,24 @@ impl RunFolder {
             .collect()
     }
 
-    /// Writes `results.jsonl` with one record in each line, in the order given, and returns the file's `sha256:<hex>`. The
-    /// bytes depend on the records only.
+    /// Writes `results.jsonl` with one record in each line, in the order given. The bytes depend on the records only.
     ///
     /// # Errors
     /// [`FolderError::Io`], and the errors of the records' source, after which the old file is still there.
     pub fn write_records<E: From<FolderError>>(
         &self,
         records: impl IntoIterator<Item = Result<ItemRecord, E>>,
-    ) -> Result<String, E> {
+    ) -> Result<WrittenResults, E> {
         let mut failed = None;
         let mut hasher = digest::Hasher::default();
+        let mut tree = TreeHasher::default();
         self.write_with(RESULTS, |file| {
             for record in records {
                 match record {
                     Ok(record) => {
-                        let line = json_line(&record) + "\n";
+                        let mut line = json_line(&record);
+                        tree.push(line.as_bytes());
+                        line.push('\n');
                         hasher.update(line.as_bytes());
                         file.write_all(line.as_bytes())?;
                     }
@@ -211,7 +214,10 @@ impl RunFolder {
             Ok(())
         })
         .map_err(|error| failed.take().unwrap_or_else(|| error.into()))?;
-        Ok(hasher.finish())
+        Ok(WrittenResults {
+            digest: hasher.finish(),
+            tree: tree.finish(),
+        })
     }
 
     /// Writes `run.json`.

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan_info::PlanInfo;
+use super::{
+    merkle::{ResultsTree, WrittenResults},
+    plan_info::PlanInfo,
+};
 use crate::{
     bench::{
         confidence::CountInterval,
@@ -200,12 +203,22 @@ pub struct RunInfo {
     /// are read unchecked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results_digest: Option<String>,
+    /// The Merkle tree over the rows of `results.jsonl`, by which one row can be shown to be the run's without the others. It is
+    /// absent where `results_digest` is, and in runs by versions that did not make it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results_tree: Option<ResultsTree>,
     /// The cells that `--until` ended early.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stopped_cells: Vec<StoppedCell>,
 }
 
 impl RunInfo {
+    /// Notes which results were written.
+    pub fn set_results(&mut self, written: WrittenResults) {
+        self.results_digest = Some(written.digest);
+        self.results_tree = Some(written.tree);
+    }
+
     /// The target's name, as the server reported it or else as the settings have it; `None` where neither has one.
     pub fn target(&self) -> Option<&str> {
         let answered = self.provenance.targets.iter().map(|target| target.model.as_str());

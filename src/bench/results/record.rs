@@ -82,7 +82,8 @@ impl FinishReason {
             Ok(proto::FinishReason::MaxTokens) => Self::MaxTokens,
             Ok(proto::FinishReason::StopSequence) => Self::StopSequence,
             Ok(proto::FinishReason::ContextWindow) => Self::ContextWindow,
-            Ok(proto::FinishReason::Unspecified) | Err(_) => Self::Unknown,
+            // The answers of a run have no guard that could end them.
+            Ok(proto::FinishReason::Unspecified | proto::FinishReason::Guard) | Err(_) => Self::Unknown,
         }
     }
 }

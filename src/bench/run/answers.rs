@@ -122,6 +122,7 @@ fn message(role: Role, content: &str) -> Message {
     Message {
         role: role.into(),
         content: content.to_owned(),
+        ..Message::default()
     }
 }
 

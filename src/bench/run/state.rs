@@ -335,7 +335,7 @@ impl Run {
             Ok::<_, RunError>(ItemRecord::new(item, seed, whole))
         });
         let mut info = self.info.clone();
-        info.results_digest = Some(self.folder.write_records(records)?);
+        info.set_results(self.folder.write_records(records)?);
         if let (None, Some(until)) = (&self.cells, info.settings.until) {
             // The verdicts of the other run decided which items were asked; the same items are judged here.
             let cells = Cells::new(&self.plan, &info.settings.seeds, until);
@@ -437,6 +437,7 @@ pub(in crate::bench) fn new_info(settings: RunSettings, dataset: DatasetInfo, or
             ..RunMeasurements::default()
         },
         results_digest: None,
+        results_tree: None,
         stopped_cells: Vec::new(),
     }
 }

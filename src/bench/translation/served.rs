@@ -118,6 +118,7 @@ impl ServedModel<'_> {
         let message = Message {
             role: Role::User.into(),
             content: prompt.to_owned(),
+            ..Message::default()
         };
         let request = GenerateRequest {
             model: self.model.clone(),
@@ -140,7 +141,8 @@ impl ServedModel<'_> {
             let event = events.message().await;
             let event = event.map_err(|status| ClientError::Rpc(RpcError::from_status(&status)))?;
             match event.and_then(|response| response.event) {
-                Some(Event::Started(_)) => {}
+                // Without a guard there is only the first of these.
+                Some(Event::Started(_) | Event::Look(_) | Event::Retracted(_) | Event::Heartbeat(_)) => {}
                 Some(Event::Delta(delta)) => text.push_str(&delta.text),
                 Some(Event::Finished(finished)) if finished.text_digest == digest::of_bytes(&text) => {
                     return Ok(Answer {

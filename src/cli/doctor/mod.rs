@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     backend::{Backend, cpu::CpuBackend},
+    classifier::{EncoderKind, TextClassifier, labels_of},
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::{Guard, GuardError, GuardEvidence, GuardKind, model_names},
-    quality::{EstimatorKind, PairEncoder},
+    quality::PairEncoder,
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
 
@@ -272,7 +273,18 @@ fn self_test(model: &Model, base: &Model) -> Check {
 
 fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
     let tokenizer = std::sync::Arc::new(Tokenizer::open(path)?);
-    if let Some(kind) = EstimatorKind::detect(path) {
+    let encoder = EncoderKind::detect(path);
+    if encoder == Some(EncoderKind::Classifier) {
+        let labels = labels_of(path)?;
+        // Without the weights the model's vocabulary is not known.
+        let classifier = TextClassifier::new(tokenizer, labels, usize::MAX, usize::MAX)?;
+        let labels = classifier.labels();
+        return Ok(format!(
+            "a classifier of texts with the labels {}",
+            labels.join(", ")
+        ));
+    }
+    if let Some(EncoderKind::Estimator(kind)) = encoder {
         // Without the weights the model's vocabulary is not known.
         let encoder = PairEncoder::new(kind, tokenizer, usize::MAX)?;
         let tokens = encoder.encode("Hello", "Hallo")?;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch::{self, WantedFile},
+    fetch::{self, HubModel, WantedFile},
     proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
@@ -68,13 +68,17 @@ enum Command {
     Pin(ModelRef),
     /// Let a model be evicted again (the server must allow it)
     Unpin(ModelRef),
-    /// Fetch SmolLM2-135M-Instruct, a file of 94 MiB, or with --to a file of yours, unless it is there, and print its path
+    /// Fetch a guard by its NAME, or without it SmolLM2-135M-Instruct (94 MiB), or with --to a file of yours, unless it is there,
+    /// and print its path
     Fetch(FetchArgs),
 }
 
 /// Which file to fetch; the demo's model if nothing is given.
 #[derive(Debug, clap::Args)]
 struct FetchArgs {
+    /// A guard that everybody may download from its makers on a Hugging Face hub; it becomes a folder of the cache
+    #[arg(value_name = "NAME", conflicts_with = "to")]
+    name: Option<HubModel>,
     /// Where a file of yours is to be; it is there complete and checked, or not at all
     #[arg(long, value_name = "FILE", requires = "sha256")]
     to: Option<PathBuf>,
@@ -239,8 +243,9 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
 
 fn fetch_model(args: FetchArgs, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
-    let path = match (args.to, args.sha256) {
-        (Some(path), Some(sha256)) => {
+    let path = match (args.name, args.to, args.sha256) {
+        (Some(model), ..) => model.fetch(global.progress())?,
+        (None, Some(path), Some(sha256)) => {
             let url = args.url;
             let wanted = WantedFile { path, sha256, url };
             wanted.ensure(global.progress())?;

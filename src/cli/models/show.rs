@@ -195,6 +195,7 @@ fn capabilities(model: &Model) -> String {
         Capability::Generate => Some("generate"),
         Capability::Classify => Some("classify"),
         Capability::EstimateQuality => Some("estimate quality"),
+        Capability::ClassifyText => Some("classify text"),
     });
     let can: Vec<_> = can.collect();
     if can.is_empty() {

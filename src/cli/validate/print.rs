@@ -1,9 +1,15 @@
-//! What `validate score` prints.
+//! What `validate score` and `validate calibrate` print.
 
 use super::super::output::{counted, table};
-use crate::bench::scores::{
-    format_percent,
-    validation::{GuardAgainstLabels, LabelDisagreements, Validation},
+use crate::{
+    bench::{
+        labelling::{FittedCalibrator, SetCounts},
+        scores::{
+            format_percent,
+            validation::{GuardAgainstLabels, LabelDisagreements, Validation},
+        },
+    },
+    calibrator::{LabelCounts, PredictionBounds},
 };
 
 pub(crate) fn text(validation: &Validation) -> String {
@@ -99,4 +105,68 @@ fn line(name: &str, guard: &GuardAgainstLabels) -> Vec<String> {
 
 fn share(value: Option<f64>) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.3}"))
+}
+
+/// A fitted calibrator, by language.
+pub(crate) fn calibrator(fitted: &FittedCalibrator) -> String {
+    let header = [
+        "",
+        "safe",
+        "unsafe",
+        "curve",
+        "safe up to",
+        "unsafe from",
+        "safe missed",
+        "unsafe missed",
+        "uncertain",
+    ];
+    let text = fitted.calibrator.text();
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for (tag, language) in &text.languages {
+        let curve = if language.curve.is_some() { "own" } else { "of all" };
+        let mut row = bounds_of(tag, language.labels, curve, language.bounds);
+        let sets = fitted
+            .held_out
+            .as_ref()
+            .and_then(|held_out| held_out.sets.get(tag));
+        row.extend(sets.into_iter().flat_map(sets_of));
+        rows.push(row);
+    }
+    rows.push(bounds_of("all", text.pooled.labels, "own", text.pooled.bounds));
+    let against = |name: &str, brier: f64, error: f64| {
+        format!("\n{name}: Brier score {brier:.4}, expected calibration error {error:.4}")
+    };
+    let mut lines = table(&rows) + "\n";
+    if let Some(raw) = &fitted.raw {
+        lines += &against("the guard's scores", raw.brier, raw.expected_calibration_error);
+    }
+    if let Some(found) = fitted
+        .held_out
+        .as_ref()
+        .and_then(|held_out| held_out.calibration.as_ref())
+    {
+        let name = "calibrated, on labels that were left out";
+        lines += &against(name, found.brier, found.expected_calibration_error);
+    }
+    lines + &format!("\ncalibrator {}", fitted.calibrator.digest())
+}
+
+fn bounds_of(name: &str, labels: LabelCounts, curve: &str, bounds: PredictionBounds) -> Vec<String> {
+    let shown = |bound: Option<f64>| bound.map_or_else(|| "always".to_owned(), |bound| format!("{bound:.4}"));
+    vec![
+        name.to_owned(),
+        labels.safe.to_string(),
+        labels.unsafe_.to_string(),
+        curve.to_owned(),
+        shown(bounds.safe_to),
+        shown(bounds.unsafe_from),
+    ]
+}
+
+fn sets_of(sets: &SetCounts) -> [String; 3] {
+    [
+        format!("{} of {}", sets.safe_missed, sets.safe),
+        format!("{} of {}", sets.unsafe_missed, sets.unsafe_),
+        format!("{} of {}", sets.uncertain, sets.safe + sets.unsafe_),
+    ]
 }

@@ -47,3 +47,55 @@ fn every_wrong_decision_policy_is_told() {
         assert!(found.contains(wanted), "{found}");
     }
 }
+
+#[test]
+fn calibrators_are_read_and_policies_find_theirs() {
+    use crate::calibrator::{
+        CalibrationMethod, ErrorRates, FitOptions, FittedFor, FittedOn, LabelledScore, LabelledText, fit,
+    };
+    let text = |at: u32| LabelledText {
+        language: "de".to_owned(),
+        score: LabelledScore {
+            score: f64::from(at) / 200.0,
+            is_unsafe: at % 7 < at / 30,
+            weight: 1.0,
+        },
+    };
+    let texts: Vec<_> = (0..200).map(text).collect();
+    let options = FitOptions {
+        method: CalibrationMethod::Platt,
+        min_labels: 100,
+        error_rates: ErrorRates {
+            safe: 0.1,
+            unsafe_: 0.1,
+        },
+    };
+    let calibrator = fit(FittedFor::default(), FittedOn::default(), &texts, options).unwrap();
+    let named = |digest: &str| CHAT.replace("version", &format!("calibrator = \"{digest}\"\nversion"));
+    let folder = Folder::new("[decisions]\nfiles = [\"chat.toml\"]\ncalibrators = [\"calibrator.json\"]\n");
+    let write = |name: &str, text: &str| fs::write(folder.folder.path().join(name), text).unwrap();
+    let load = || load(&folder.inputs(&[], FlagOverrides::default()));
+    write("calibrator.json", &calibrator.to_json());
+    write("chat.toml", &named(calibrator.digest()));
+    let decisions = load().config.unwrap().decisions;
+    let policy = decisions.find("chat").unwrap();
+    assert_eq!(**decisions.calibrator_of(policy).unwrap(), calibrator);
+
+    write("chat.toml", &named(&format!("sha256:{:064}", 7)));
+    let found = problems(&load());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("which no file of decisions.calibrators is"),
+        "{found:?}"
+    );
+
+    write("chat.toml", &named(calibrator.digest()));
+    write(
+        "calibrator.json",
+        &calibrator
+            .to_json()
+            .replace("\"min_labels\": 100", "\"min_labels\": 101"),
+    );
+    let found = problems(&load());
+    assert!(found[0].contains("changed after it was fitted"), "{found:?}");
+}

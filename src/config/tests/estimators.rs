@@ -1,4 +1,4 @@
-//! Quality estimators, which are told by their folder.
+//! Quality estimators and classifiers, which are told by their folder.
 
 use super::*;
 
@@ -74,4 +74,28 @@ fn an_estimator_has_no_other_role() {
     let found = problems(&load(&folder.inputs(&[], FlagOverrides::default())));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("`quality,guard` does not fit"), "{found:?}");
+}
+
+#[test]
+fn a_classifier_gets_its_role_by_itself_and_has_no_other() {
+    let text = |roles: &str| {
+        format!("[models.watch]\npath = \"watch\"\n{roles}[models.smol]\npath = \"weights.gguf\"\n")
+    };
+    let with_watch = |roles: &str| {
+        let folder = folder(&text(roles));
+        let watch = folder.folder.path().join("watch");
+        fs::create_dir(&watch).unwrap();
+        let config = r#"{"architectures": ["XLMRobertaForSequenceClassification"]}"#;
+        fs::write(watch.join("config.json"), config).unwrap();
+        folder
+    };
+    let config = load(&with_watch("").inputs(&[], FlagOverrides::default()));
+    let (classifier, target): (&[Role], &[Role]) = (&[Role::Classifier], &[Role::Target]);
+    let config = config.config.unwrap();
+    assert_eq!(roles(&config), [("smol", target), ("watch", classifier)]);
+    assert_eq!(config.defaults.target.as_deref(), Some("smol"));
+    let both = with_watch("roles = [\"classifier\", \"guard\"]\n");
+    let found = problems(&load(&both.inputs(&[], FlagOverrides::default())));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("`classifier,guard` does not fit"), "{found:?}");
 }

@@ -21,6 +21,7 @@ impl Scheduler {
     pub(crate) fn plan(&mut self, now: Instant, pace: Pace) -> StepForecast {
         self.record.reset();
         self.end_stopped(now);
+        self.kv.release_ended();
         self.planned_steps += 1;
         self.tokens_left = self.budget.tokens;
         self.out_of_blocks = false;
@@ -56,21 +57,21 @@ impl Scheduler {
         }
     }
 
-    /// Ends cancelled sequences and those whose deadline has passed.
+    /// Ends the sequences that their callers have stopped, and those whose deadline has passed.
     fn end_stopped(&mut self, now: Instant) {
-        let stopped = |sequence: &Sequence| sequence.stop_reason(now);
+        let stopped = |sequence: &Sequence| sequence.stopped(now);
         let mut index = 0;
         while let Some(sequence) = self.running.get(index) {
             match stopped(sequence) {
-                Some(error) => {
+                Some(ending) => {
                     let sequence = self.running.remove(index);
-                    self.retire(sequence, Ending::Failed(error), now);
+                    self.retire(sequence, ending, now);
                 }
                 None => index += 1,
             }
         }
-        for (sequence, error) in self.waiting.remove_stopped(stopped) {
-            self.retire(sequence, Ending::Failed(error), now);
+        for (sequence, ending) in self.waiting.remove_stopped(stopped) {
+            self.retire(sequence, ending, now);
         }
     }
 

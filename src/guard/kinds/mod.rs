@@ -3,6 +3,7 @@
 
 mod chat_demo;
 mod fields;
+mod granite_guardian;
 mod llama_guard;
 mod polyguard;
 mod qwen3guard;
@@ -11,6 +12,7 @@ mod wildguard;
 use super::{
     error::PromptError,
     kind::GuardKind,
+    normalise::{ConversationExtent, ConversationForm, SystemMessages},
     policy::Policy,
     question::{AnswerForm, JudgedRole, Question, Reading},
 };
@@ -21,6 +23,8 @@ use crate::text::{ChatTemplate, Segment, Tokenizer};
 pub(super) enum Policies {
     /// The categories of the prompt can be replaced.
     Any,
+    /// The prompt has room for one category, which can be replaced.
+    OneCategory,
     /// The guard judges by those that it was trained on.
     NativeOnly,
 }
@@ -35,13 +39,38 @@ impl GuardKind {
             Self::Qwen3GuardGen => Policy::of_names(&qwen3guard::CATEGORIES),
             Self::WildGuard => Policy::of_names(&[]),
             Self::PolyGuard => Policy::llama_guard_3(14),
+            Self::GraniteGuardian3 => Policy::of_names(&[granite_guardian::HARM]),
         }
     }
 
     pub(super) fn policies(self) -> Policies {
         match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => Policies::Any,
+            Self::GraniteGuardian3 => Policies::OneCategory,
             Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => Policies::NativeOnly,
+        }
+    }
+
+    /// The conversations that it was trained on.
+    pub(super) fn conversation_form(self) -> ConversationForm {
+        match self {
+            // Their templates have turns of User and Agent only.
+            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => {
+                ConversationForm {
+                    extent: ConversationExtent::Conversation,
+                    system: SystemMessages::LeftOut,
+                }
+            }
+            // Its template begins the user's first turn with the system message.
+            Self::Qwen3GuardGen => ConversationForm {
+                extent: ConversationExtent::Conversation,
+                system: SystemMessages::FirstTurn,
+            },
+            // Their prompts have room for one request and one answer.
+            Self::WildGuard | Self::PolyGuard | Self::GraniteGuardian3 => ConversationForm {
+                extent: ConversationExtent::LastExchange,
+                system: SystemMessages::LeftOut,
+            },
         }
     }
 
@@ -52,6 +81,7 @@ impl GuardKind {
             Self::LlamaGuard2 => &llama_guard::SPECIAL_TOKENS_2,
             Self::Qwen3GuardGen => &qwen3guard::SPECIAL_TOKENS,
             Self::WildGuard => &wildguard::SPECIAL_TOKENS,
+            Self::GraniteGuardian3 => &granite_guardian::SPECIAL_TOKENS,
             Self::PolyGuard | Self::ChatDemo => {
                 return chat
                     .is_none()
@@ -71,6 +101,7 @@ impl GuardKind {
             Self::Qwen3GuardGen => Ok(qwen3guard::prompt(question)),
             Self::WildGuard => wildguard::prompt(question),
             Self::PolyGuard => polyguard::prompt(question),
+            Self::GraniteGuardian3 => granite_guardian::prompt(question),
             Self::ChatDemo => chat_demo::prompt(question),
         }
     }
@@ -82,6 +113,7 @@ impl GuardKind {
             Self::Qwen3GuardGen => qwen3guard::answer_form(judged),
             Self::WildGuard => wildguard::answer_form(judged),
             Self::PolyGuard => polyguard::answer_form(judged),
+            Self::GraniteGuardian3 => granite_guardian::ANSWER,
         }
     }
 
@@ -91,7 +123,7 @@ impl GuardKind {
         match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::ChatDemo => Some("unsafe\n"),
             Self::Qwen3GuardGen => Some(" Unsafe\nCategories: "),
-            Self::LlamaGuard2 | Self::WildGuard | Self::PolyGuard => None,
+            Self::LlamaGuard2 | Self::WildGuard | Self::PolyGuard | Self::GraniteGuardian3 => None,
         }
     }
 
@@ -104,6 +136,7 @@ impl GuardKind {
             Self::Qwen3GuardGen => qwen3guard::read(judged, text),
             Self::WildGuard => wildguard::read(judged, text),
             Self::PolyGuard => polyguard::read(judged, text, policy),
+            Self::GraniteGuardian3 => granite_guardian::read(text, policy),
         }
     }
 
@@ -116,6 +149,7 @@ impl GuardKind {
             Self::Qwen3GuardGen => qwen3guard::is_settled(judged, text),
             Self::WildGuard => wildguard::is_settled(judged, text),
             Self::PolyGuard => polyguard::is_settled(judged, text),
+            Self::GraniteGuardian3 => granite_guardian::is_settled(text),
         }
     }
 
@@ -126,6 +160,8 @@ impl GuardKind {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => 64,
             // The makers generate at most so many tokens (README of QwenLM/Qwen3Guard, 128; of kpriyanshu256/polyguard, 100).
             Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => 128,
+            // One word. The makers generate 20 (cookbooks of ibm-granite/granite-guardian), of which no more is read.
+            Self::GraniteGuardian3 => 20,
         }
     }
 }

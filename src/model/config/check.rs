@@ -30,6 +30,7 @@ pub(super) fn checked(config: ModelConfig) -> Result<ModelConfig, ConfigError> {
         });
     }
     for (name, factor) in [
+        ("embedding scale", Some(config.embedding_scale)),
         ("attention scale", Some(config.attention_scale)),
         ("logit scale", Some(config.logit_scale)),
         ("attention soft cap", config.attention_soft_cap),

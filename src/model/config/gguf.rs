@@ -1,6 +1,9 @@
 //! Reads [`ModelConfig`] from GGUF metadata, under llama.cpp's keys.
 
-use super::check::{MAX_LAYERS, checked_sizes};
+use super::{
+    check::{MAX_LAYERS, checked_sizes},
+    granite::Multipliers,
+};
 use crate::{
     gguf::{Gguf, Value},
     model::{
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// The architectures that are supported, each with its family.
-const ARCHITECTURES: [(&str, Family); 10] = [
+const ARCHITECTURES: [(&str, Family); 11] = [
     ("llama", Family::Llama),
     ("mistral3", Family::Mistral),
     ("qwen2", Family::Qwen2),
@@ -25,12 +28,13 @@ const ARCHITECTURES: [(&str, Family); 10] = [
     ("command-r", Family::Cohere),
     ("cohere2", Family::Cohere2),
     ("starcoder", Family::GptBigCode),
+    ("granite", Family::Granite),
 ];
 
 /// Whether llama.cpp's converter reorders the rows of this architecture's queries and keys, so that two rows that are
 /// rotated together are neighbours.
 pub(crate) fn reorders_heads(architecture: &str) -> bool {
-    matches!(architecture, "llama" | "mistral3")
+    matches!(architecture, "llama" | "mistral3" | "granite")
 }
 
 pub(super) fn read(file: &Gguf) -> Result<ModelConfig, ConfigError> {
@@ -91,6 +95,20 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, ConfigError> {
                 config.head_norms = HeadNorms::Own;
             }
         }
+        Family::Granite => {
+            // llama.cpp takes 0 for a key that is not there.
+            let given = |key: &str| Ok::<_, KeyError>(keys.float(key)?.filter(|value| *value != 0.0));
+            let own_scale = f64::from(config.attention_scale);
+            let multipliers = Multipliers {
+                embedding: given("embedding_scale")?.unwrap_or(1.0),
+                residual: given("residual_scale")?.unwrap_or(1.0),
+                attention: given("attention.scale")?.unwrap_or(own_scale),
+                logits_divisor: keys
+                    .float("logit_scale")?
+                    .ok_or_else(|| keys.error("logit_scale", KeyProblem::Missing))?,
+            };
+            multipliers.set(&mut config)?;
+        }
         Family::Llama
         | Family::Mistral
         | Family::Qwen2
@@ -142,7 +160,9 @@ fn sizes(keys: &Keys<'_>) -> Result<Sizes, ConfigError> {
 /// rows of queries and keys of the llama architecture to pair neighbours.
 fn rope(keys: &Keys<'_>, family: Family, sizes: Sizes) -> Result<Rope, ConfigError> {
     let style = match family {
-        Family::Llama | Family::Mistral | Family::Cohere | Family::Cohere2 => RopeStyle::Interleaved,
+        Family::Llama | Family::Mistral | Family::Cohere | Family::Cohere2 | Family::Granite => {
+            RopeStyle::Interleaved
+        }
         Family::Qwen2
         | Family::Qwen3
         | Family::Gemma2
@@ -277,10 +297,13 @@ impl Keys<'_> {
                 return refuse(key, value.to_string());
             }
         }
-        let key = "attention.causal";
-        match self.file.get_bool(&self.name(key)) {
-            Some(false) => refuse(key, "false".to_owned()),
-            _ => Ok(()),
+        // The second one says that nothing is rotated, in llama.cpp's files of Granite.
+        for key in ["attention.causal", "rope.scaling.finetuned"] {
+            let is_false = self.file.get_bool(&self.name(key)) == Some(false);
+            if is_false && (key == "attention.causal" || self.architecture == "granite") {
+                return refuse(key, "false".to_owned());
+            }
         }
+        Ok(())
     }
 }

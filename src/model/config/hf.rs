@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::{
     check::{MAX_LAYERS, checked_sizes},
+    granite::Multipliers,
     hf_fields::Fields,
     hf_gpt,
 };
@@ -16,7 +17,7 @@ use crate::model::{
 };
 
 /// Values of `model_type` that are supported, each with its family.
-const MODEL_TYPES: [(&str, Family); 10] = [
+const MODEL_TYPES: [(&str, Family); 11] = [
     ("llama", Family::Llama),
     ("mistral", Family::Mistral),
     ("ministral", Family::Mistral),
@@ -27,6 +28,7 @@ const MODEL_TYPES: [(&str, Family); 10] = [
     ("phi3", Family::Phi3),
     ("cohere", Family::Cohere),
     ("cohere2", Family::Cohere2),
+    ("granite", Family::Granite),
 ];
 
 /// Values of `model_type` of models that also see pictures, each with that of the part for text, the only one that is
@@ -100,6 +102,16 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, ConfigError> {
             if fields.flag("use_qk_norm")? {
                 config.head_norms = HeadNorms::Own;
             }
+        }
+        Family::Granite => {
+            let multiplier = |name: &str| Ok::<_, KeyError>(fields.number(name)?.unwrap_or(1.0));
+            let multipliers = Multipliers {
+                embedding: multiplier("embedding_multiplier")?,
+                residual: multiplier("residual_multiplier")?,
+                attention: multiplier("attention_multiplier")?,
+                logits_divisor: multiplier("logits_scaling")?,
+            };
+            multipliers.set(&mut config)?;
         }
         Family::Llama
         | Family::Mistral
@@ -185,7 +197,9 @@ fn refuse_unsupported(fields: &Fields<'_>, activation: Activation) -> Result<(),
 /// transformers assumes.
 fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>, KeyError> {
     match (fields.0.get("sliding_window"), family) {
-        (_, Family::Llama | Family::Cohere | Family::GptBigCode) | (None, Family::Phi3) => Ok(None),
+        (_, Family::Llama | Family::Cohere | Family::GptBigCode | Family::Granite) | (None, Family::Phi3) => {
+            Ok(None)
+        }
         (None, _) => Ok(Some(4096)),
         (Some(_), _) => fields.count("sliding_window"),
     }
@@ -200,7 +214,7 @@ fn sliding(
 ) -> Result<Vec<bool>, KeyError> {
     let named = || layer_types(fields, layers);
     match family {
-        Family::Llama | Family::Cohere | Family::GptBigCode => Ok(vec![false; layers]),
+        Family::Llama | Family::Cohere | Family::GptBigCode | Family::Granite => Ok(vec![false; layers]),
         Family::Mistral | Family::Phi3 => match named()? {
             Some(named) if model_type == "ministral" => Ok(named),
             _ => Ok(vec![true; layers]),

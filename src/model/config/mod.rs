@@ -3,6 +3,7 @@
 
 mod check;
 mod gguf;
+mod granite;
 mod hf;
 mod hf_fields;
 mod hf_gpt;

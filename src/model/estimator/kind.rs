@@ -34,7 +34,7 @@ impl EstimatorKind {
         Self::of_config(&read_json(path, CONFIG).ok()?)
     }
 
-    fn of_config(config: &Value) -> Option<Self> {
+    pub(in crate::model) fn of_config(config: &Value) -> Option<Self> {
         match config["architectures"][0].as_str()? {
             "UnifiedMetric" => Some(Self::CometKiwi),
             // Without a version it cannot be loaded; the error of that says so.

@@ -8,6 +8,6 @@ mod position;
 
 pub use self::kind::EstimatorKind;
 pub(crate) use self::{
-    comet::{CometConfig, EncoderConfig, EncoderNorms, MixTransform, SentenceLayer},
+    comet::{CometConfig, MixTransform, SentenceLayer},
     metricx::{MetricXConfig, Version},
 };

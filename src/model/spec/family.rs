@@ -26,6 +26,8 @@ pub(crate) enum Family {
     Cohere2,
     /// GPT-BigCode: StarCoder and Aurora-M (arXiv 2305.06161, 2404.00399).
     GptBigCode,
+    /// Granite 3 without experts, and Granite Guardian 3 (ibm-granite/granite-3.0-language-models).
+    Granite,
 }
 
 /// Which products of a model have biases.
@@ -108,7 +110,7 @@ impl Family {
             tied_embeddings: false,
         };
         match self {
-            Self::Llama | Self::Mistral | Self::Phi3 => llama,
+            Self::Llama | Self::Mistral | Self::Phi3 | Self::Granite => llama,
             Self::Qwen2 => Traits {
                 biases: Biases::Qkv,
                 ..llama

@@ -7,11 +7,13 @@ use rand::RngExt as _;
 use super::{
     checker::{Checker, ValidationContext},
     conversation,
-    policy::{self, CheckedPolicy},
+    growing::{AnswerGuardFields, GuardWork, answer_guard_fields},
+    policy::{self, CheckedPolicy, GuardAndPolicy},
+    safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
     engine::Sampling,
-    guard::Policy,
+    guard::{Policy, SentMessage, Speaker},
     proto::{self, generate_request},
     registry::{Lease, Registry},
     rpc::{error::ServiceError, limits::Limits},
@@ -44,6 +46,37 @@ pub(crate) struct GenerateWork {
     pub(crate) priority: proto::Priority,
 }
 
+impl GenerateWork {
+    /// The prompt as a guard sees it: raw text and tokens are a message of the user.
+    pub(crate) fn messages(&self) -> Vec<Arc<SentMessage>> {
+        let user = |content| vec![Arc::new(SentMessage::plain(Speaker::User, content))];
+        match &*self.prompt {
+            Prompt::Conversation(messages) => {
+                let messages = messages.iter();
+                let sent = messages.map(|one| Arc::new(SentMessage::plain(one.role, one.content.clone())));
+                sent.collect()
+            }
+            Prompt::Text(text) => user(text.clone()),
+            Prompt::Tokens(tokens) => user(self.entry.resident.tokenizer.decode(tokens)),
+        }
+    }
+
+    /// Who wrote the answer, for the errors of its judging; `guard` is the field that names the guard.
+    pub(crate) fn judged_answer(&self, guard: &str) -> Judged {
+        let guard = guard.to_owned();
+        match *self.prompt {
+            Prompt::Conversation(_) => Judged::AnswerToConversation { guard },
+            Prompt::Text(_) | Prompt::Tokens(_) => Judged::AnswerToText { guard },
+        }
+    }
+}
+
+/// A checked Generate, with the guard of its answer if it has one.
+pub(crate) struct CheckedGenerate {
+    pub(crate) work: GenerateWork,
+    pub(crate) guard: Option<GuardWork>,
+}
+
 /// A checked Score.
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
@@ -58,17 +91,74 @@ pub(crate) struct ScoreWork {
     pub(crate) keep_text: bool,
 }
 
-/// Checks a Generate; `path` is its path in the message that the caller sent. Waits while the target is being loaded.
+/// Checks a Generate; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
 pub(crate) async fn generate(
-    request: proto::GenerateRequest,
+    mut request: proto::GenerateRequest,
     path: &str,
     context: &ValidationContext<'_>,
-) -> Result<GenerateWork, ServiceError> {
+) -> Result<CheckedGenerate, ServiceError> {
     let mut checker = Checker::at(path);
+    let guard = take_guard(&mut checker, &mut request, context.limits);
     let fields = generate_fields(&mut checker, request, context.limits);
     checker.finish()?;
     let found = fields.resolve(path, context.registry);
-    context.deadline.limit(found).await
+    let work = context.deadline.limit(found).await?;
+    let guard = match guard {
+        Some(guard) => Some(guard_of(&work, guard, context).await?),
+        None => None,
+    };
+    Ok(CheckedGenerate { work, guard })
+}
+
+/// Takes the guard out of a Generate and checks it, and whether it can judge an answer to the prompt.
+pub(super) fn take_guard(
+    checker: &mut Checker,
+    request: &mut proto::GenerateRequest,
+    limits: &Limits,
+) -> Option<AnswerGuardFields> {
+    let guard = request.guard.take()?;
+    if let Some(generate_request::Prompt::Conversation(conversation)) = &request.prompt {
+        checker.within("conversation", |checker| {
+            conversation::ends_with_user(checker, conversation);
+        });
+    }
+    Some(checker.within("guard", |checker| answer_guard_fields(checker, guard, limits)))
+}
+
+/// Finds the guard of an answer. Waits while it is being loaded.
+async fn guard_of(
+    work: &GenerateWork,
+    guard: AnswerGuardFields,
+    context: &ValidationContext<'_>,
+) -> Result<GuardWork, ServiceError> {
+    let AnswerGuardFields {
+        model,
+        model_field,
+        policy,
+        policy_field,
+        inline_policy_field,
+        cadence,
+        rules,
+    } = guard;
+    let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
+    Ok(GuardWork {
+        before: ClassifyWork {
+            guard,
+            policy,
+            messages: work.messages(),
+            priority: work.priority,
+            // No decision is made of looks.
+            category_probabilities: false,
+            fields: JudgedMessages {
+                conversation: work.prompt_field.clone(),
+                policy: inline_policy_field,
+                judged: work.judged_answer(&model_field),
+            },
+        },
+        role: Speaker::Assistant,
+        cadence,
+        rules,
+    })
 }
 
 /// A Score whose fields are valid without knowing the models.
@@ -104,8 +194,11 @@ pub(super) fn score_fields(
         Some(generate) => checker.within("generate", |checker| {
             if let Some(generate_request::Prompt::Conversation(conversation)) = &generate.prompt {
                 checker.within("conversation", |checker| {
-                    conversation::guard_shape(checker, conversation, true);
+                    conversation::ends_with_user(checker, conversation);
                 });
+            }
+            if generate.guard.is_some() {
+                checker.wrong("guard", "must not be set: a Score judges the complete answer");
             }
             Some(generate_fields(checker, generate, limits))
         }),
@@ -253,7 +346,7 @@ fn prompt(
     match prompt {
         Some(generate_request::Prompt::Conversation(conversation)) => {
             let messages = checker.within("conversation", |checker| {
-                conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
+                conversation::messages(checker, conversation, limits)
             });
             (Prompt::Conversation(messages), "conversation")
         }

@@ -1,6 +1,6 @@
-//! Checks the messages of GuardStream.
+//! Checks the messages of GuardStream, and the guards of answers.
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::{
     checker::{Checker, ValidationContext},
@@ -9,10 +9,11 @@ use super::{
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
-    guard::{CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules},
+    guard::{
+        CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules, SentMessage, Speaker,
+    },
     proto,
     rpc::{error::ServiceError, limits::Limits},
-    text::{ChatMessage, ChatRole},
 };
 
 /// Most bytes of a chunk of the text.
@@ -26,7 +27,7 @@ pub(crate) struct GuardWork {
     /// The Classify of each look, without the last message.
     pub(crate) before: ClassifyWork,
     /// Who writes the text.
-    pub(crate) role: ChatRole,
+    pub(crate) role: Speaker,
     pub(crate) cadence: Cadence,
     pub(crate) rules: ReleaseRules,
 }
@@ -35,7 +36,7 @@ pub(crate) struct GuardWork {
 pub(super) struct GuardFields {
     model: String,
     policy: CheckedPolicy,
-    messages: Vec<ChatMessage>,
+    messages: Vec<Arc<SentMessage>>,
     priority: proto::Priority,
     cadence: Cadence,
     rules: ReleaseRules,
@@ -46,6 +47,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
     checker.model_id("model", &start.model, limits);
     let priority = checker.priority(start.priority);
     let policy = policy::policy(checker, start.policy_source.into(), limits);
+    let other_parts = conversation::unjudgeable(checker, start.unjudgeable);
     let messages = match start.conversation {
         // The growing text is the first message.
         None => Vec::new(),
@@ -57,14 +59,10 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
                     format!("must have at most {most} messages, because the growing text is one more"),
                 );
             }
-            conversation::guard_shape(checker, &conversation, false);
-            conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Refused)
+            conversation::guard_messages(checker, conversation, limits, other_parts)
         }),
     };
-    let options = start.options.unwrap_or_default();
-    let (cadence, rules) = checker.within("options", |checker| {
-        (cadence(checker, options.cadence), rules(checker, &options))
-    });
+    let (cadence, rules) = options(checker, start.options);
     GuardFields {
         model: start.model,
         policy,
@@ -80,6 +78,46 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
             },
         },
     }
+}
+
+/// The guard of an answer whose fields are valid without knowing the guard.
+pub(super) struct AnswerGuardFields {
+    pub(super) model: String,
+    /// The field that names the guard.
+    pub(super) model_field: String,
+    pub(super) policy: CheckedPolicy,
+    /// The field that has the policy.
+    pub(super) policy_field: String,
+    /// The field of a policy in the request.
+    pub(super) inline_policy_field: String,
+    pub(super) cadence: Cadence,
+    pub(super) rules: ReleaseRules,
+}
+
+pub(super) fn answer_guard_fields(
+    checker: &mut Checker,
+    guard: proto::AnswerGuard,
+    limits: &Limits,
+) -> AnswerGuardFields {
+    checker.model_id("model", &guard.model, limits);
+    let policy = policy::policy(checker, guard.policy_source.into(), limits);
+    let (cadence, rules) = options(checker, guard.options);
+    AnswerGuardFields {
+        model: guard.model,
+        model_field: checker.path_of("model"),
+        policy_field: checker.path_of(policy.field()),
+        inline_policy_field: checker.path_of("inline_policy"),
+        policy,
+        cadence,
+        rules,
+    }
+}
+
+fn options(checker: &mut Checker, options: Option<proto::GuardOptions>) -> (Cadence, ReleaseRules) {
+    let options = options.unwrap_or_default();
+    checker.within("options", |checker| {
+        (cadence(checker, options.cadence), rules(checker, &options))
+    })
 }
 
 fn cadence(checker: &mut Checker, cadence: Option<proto::GuardCadence>) -> Cadence {
@@ -164,10 +202,7 @@ pub(crate) async fn guard_start(
     checker.finish()?;
     let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
     Ok(GuardWork {
-        role: match messages.last().map(|message| message.role) {
-            Some(ChatRole::User) => ChatRole::Assistant,
-            _ => ChatRole::User,
-        },
+        role: writer(&messages),
         before: ClassifyWork {
             guard,
             policy,
@@ -180,6 +215,15 @@ pub(crate) async fn guard_start(
         cadence,
         rules,
     })
+}
+
+/// Who writes the text that follows these messages.
+fn writer(messages: &[Arc<SentMessage>]) -> Speaker {
+    let mut speakers = messages.iter().map(|message| message.speaker);
+    match speakers.rfind(|speaker| *speaker != Speaker::System) {
+        Some(Speaker::User | Speaker::Tool) => Speaker::Assistant,
+        Some(Speaker::Assistant | Speaker::System) | None => Speaker::User,
+    }
 }
 
 /// Checks the size of a chunk.

@@ -2,11 +2,14 @@
 //! violations at once. Models are looked up after that.
 
 mod checker;
+mod classifier;
 mod conversation;
+mod evidence;
 mod generation;
 mod growing;
 mod policy;
 mod quality;
+mod renderings;
 mod request;
 mod request_bytes;
 mod safety;
@@ -14,11 +17,14 @@ mod safety;
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
-    generation::{GenerateWork, Prompt, ScoreWork, generate, score},
+    classifier::{ClassifierWork, MOST_CLASSIFIERS},
+    evidence::{CheckedEvidence, find_evidence},
+    generation::{CheckedGenerate, GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
+    renderings::{CheckedRenderings, RENDERINGS, renderings},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
-    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, batch, classify},
+    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, JudgedRange, batch, classify},
 };
 
 #[cfg(test)]

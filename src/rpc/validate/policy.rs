@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::checker::{Checker, ValidationContext};
 use crate::{
     guard::{Policy, PolicyCategory},
-    proto::{self, classify_request, guard_start, judge_options},
+    proto::{self, answer_guard, classify_request, guard_start, judge_options},
     registry::{Lease, ModelEntry, Registry},
     rpc::{error::ServiceError, limits::Limits},
 };
@@ -33,6 +33,16 @@ impl From<Option<guard_start::PolicySource>> for PolicySource {
             None => Self::Native,
             Some(guard_start::PolicySource::Policy(name)) => Self::Named(name),
             Some(guard_start::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
+        }
+    }
+}
+
+impl From<Option<answer_guard::PolicySource>> for PolicySource {
+    fn from(source: Option<answer_guard::PolicySource>) -> Self {
+        match source {
+            None => Self::Native,
+            Some(answer_guard::PolicySource::Policy(name)) => Self::Named(name),
+            Some(answer_guard::PolicySource::InlinePolicy(policy)) => Self::Inline(policy),
         }
     }
 }
@@ -143,6 +153,16 @@ pub(super) fn check_guard(
                  out, or name a guard that takes policies",
                 entry.id,
                 guard.kind()
+            ),
+        )),
+        (Some(guard), Some(policy)) if !guard.takes(policy) => Err(ServiceError::field(
+            field,
+            format!(
+                "{} is a guard of the kind {}, which judges by one category at a time, and the policy has {}: send a request for \
+                 each, with a policy of one category",
+                entry.id,
+                guard.kind(),
+                policy.categories().len()
             ),
         )),
         _ => Ok(()),

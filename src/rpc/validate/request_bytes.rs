@@ -5,9 +5,11 @@ use prost::Message;
 
 use super::{
     checker::Checker,
-    generation::{generate_fields, score_fields},
+    evidence::evidence_fields,
+    generation::{generate_fields, score_fields, take_guard},
     growing::{guard_chunk, guard_fields},
     quality::quality_fields,
+    renderings::renderings,
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{batch, classify_fields},
 };
@@ -95,6 +97,20 @@ impl RequestChecks {
                     Some(Event::End(proto::GuardEnd {})) => Ok(()),
                 }
             }
+            Method::ClassifyRenderings => renderings(decode(message)?).and_then(|checked| {
+                let mut renderings = checked.renderings.into_iter().enumerate();
+                renderings.try_for_each(|(index, rendering)| {
+                    self.classify(rendering, &format!("renderings[{index}]"))
+                })
+            }),
+            Method::FindEvidence => {
+                let request: proto::FindEvidenceRequest = decode(message)?;
+                message_size(request.encoded_len(), limits).and_then(|()| {
+                    let mut checker = Checker::at("");
+                    evidence_fields(&mut checker, request, limits);
+                    checker.finish()
+                })
+            }
             Method::ScoreStream => {
                 use proto::score_stream_request::Action;
                 let item: proto::ScoreStreamRequest = decode(message)?;
@@ -120,9 +136,10 @@ impl RequestChecks {
         })
     }
 
-    fn generate(&self, request: proto::GenerateRequest, path: &str) -> Result<(), ServiceError> {
+    fn generate(&self, mut request: proto::GenerateRequest, path: &str) -> Result<(), ServiceError> {
         message_size(request.encoded_len(), &self.limits)?;
         let mut checker = Checker::at(path);
+        take_guard(&mut checker, &mut request, &self.limits);
         generate_fields(&mut checker, request, &self.limits);
         checker.finish()
     }

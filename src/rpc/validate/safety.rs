@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use super::{
     checker::{Checker, ValidationContext},
+    classifier::{self, ClassifierQuestion, ClassifierWork},
     conversation,
     policy::{self, CheckedPolicy, GuardAndPolicy},
     request::item_ids,
 };
 use crate::{
-    guard::{DecisionSet, Guard, Policy, is_language_tag},
+    guard::{
+        DecisionSet, Guard, JudgeScope, LEAST_WINDOW_TOKENS, MAX_WINDOWS, Policy, SentMessage, WindowRules,
+        is_language_tag,
+    },
     proto,
-    registry::{Lease, ModelRole},
-    rpc::{decision::Decider, error::ServiceError, limits::Limits},
-    text::ChatMessage,
+    registry::{Lease, ModelEntry, ModelRole},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits, provenance},
 };
 
 /// Longest name of a decision policy with its version, in bytes.
@@ -25,7 +28,8 @@ pub(crate) struct ClassifyWork {
     pub(crate) guard: Lease,
     /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
-    pub(crate) messages: Vec<ChatMessage>,
+    /// The conversation, whose last message is judged.
+    pub(crate) messages: Vec<Arc<SentMessage>>,
     pub(crate) priority: proto::Priority,
     /// Whether the verdict has the probability of each category.
     pub(crate) category_probabilities: bool,
@@ -33,10 +37,23 @@ pub(crate) struct ClassifyWork {
     pub(crate) fields: JudgedMessages,
 }
 
-/// A checked Classify, and what is done about its verdict.
+/// A checked Classify of one or several messages, and what is done about the verdict.
 pub(crate) struct CheckedClassify {
     pub(crate) work: ClassifyWork,
+    pub(crate) judged: JudgedRange,
     pub(crate) decider: Decider,
+    /// Who else looks at the last message.
+    pub(crate) classifiers: Vec<ClassifierWork>,
+}
+
+/// Which messages of a conversation are judged, and what is done about those that are too long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JudgedRange {
+    pub(crate) scope: JudgeScope,
+    /// For each message that is judged, the number of messages up to it, in rising order.
+    pub(crate) ends: Vec<usize>,
+    /// How a message is cut that is too long; without it, it is an error.
+    pub(crate) windows: Option<WindowRules>,
 }
 
 /// Where the messages that a guard judges come from, and the policy that it judges by.
@@ -67,9 +84,11 @@ pub(crate) enum Judged {
 pub(super) struct ClassifyFields {
     model: String,
     policy: CheckedPolicy,
-    messages: Vec<ChatMessage>,
+    messages: Vec<Arc<SentMessage>>,
+    judged: JudgedRange,
     priority: proto::Priority,
     decision: DecisionFields,
+    classifiers: Vec<ClassifierQuestion>,
     fields: JudgedMessages,
 }
 
@@ -107,9 +126,13 @@ impl DecisionFields {
         self,
         checker: &Checker,
         decisions: &DecisionSet,
-        guard: &Guard,
-        judged_by: Option<&Policy>,
+        judge: &JudgingGuard<'_>,
     ) -> Result<DecidedBy, ServiceError> {
+        let JudgingGuard {
+            entry,
+            guard,
+            policy: judged_by,
+        } = *judge;
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
         let named = match self.policy.as_str() {
             "" => None,
@@ -121,7 +144,8 @@ impl DecisionFields {
                 }
             },
         };
-        let decider = Decider::new(decisions, named, self.language);
+        let computed_by = provenance::computed_by(entry, guard, judged_by);
+        let decider = Decider::new(decisions, named, self.language, &computed_by)?;
         let categories = guard.category_codes(judged_by);
         if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
             let reason = format!(
@@ -145,6 +169,14 @@ impl DecisionFields {
     }
 }
 
+/// Who judges.
+struct JudgingGuard<'a> {
+    entry: &'a ModelEntry,
+    guard: &'a Guard,
+    /// What it judges by; `None` is its own policy.
+    policy: Option<&'a Policy>,
+}
+
 /// What is done about a verdict, and whether that or the caller needs the probabilities of categories.
 struct DecidedBy {
     decider: Decider,
@@ -157,31 +189,74 @@ pub(super) fn classify_fields(
     limits: &Limits,
 ) -> ClassifyFields {
     let decision = decision_fields(checker, &mut request);
+    let classifiers = classifier::questions(checker, std::mem::take(&mut request.classifiers), limits);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
     let policy = policy::policy(checker, request.policy_source.into(), limits);
-    let messages = match request.conversation {
-        Some(conversation) => checker.within("conversation", |checker| {
-            conversation::guard_shape(checker, &conversation, false);
-            conversation::messages(checker, conversation, limits, conversation::EmptyAnswer::Allowed)
-        }),
+    let scope = conversation::scope(checker, request.judge);
+    let other_parts = conversation::unjudgeable(checker, request.unjudgeable);
+    let windows = request.windows.map(|windows| window_rules(checker, &windows));
+    let (messages, ends) = match request.conversation {
+        Some(conversation) => {
+            let count = conversation.messages.len();
+            let messages = checker.within("conversation", |checker| {
+                conversation::guard_messages(checker, conversation, limits, other_parts)
+            });
+            // What is wrong with a message, or with their number, has been reported already.
+            let ends = match messages.len() == count && count > 0 {
+                true => conversation::ends(checker, &messages, scope),
+                false => Vec::new(),
+            };
+            (messages, ends)
+        }
         None => {
             checker.wrong("conversation", "is required");
-            Vec::new()
+            Default::default()
         }
     };
     ClassifyFields {
         model: request.model,
         policy,
         messages,
+        judged: JudgedRange { scope, ends, windows },
         priority,
         decision,
+        classifiers,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
             judged: Judged::Conversation,
         },
     }
+}
+
+fn window_rules(checker: &mut Checker, windows: &proto::Windows) -> WindowRules {
+    let default = WindowRules::default();
+    let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+    checker.within("windows", |checker| {
+        let tokens = Some(number(windows.tokens)).filter(|tokens| *tokens > 0);
+        if tokens.is_some_and(|tokens| tokens < LEAST_WINDOW_TOKENS) {
+            checker.wrong(
+                "tokens",
+                format!(
+                    "must be {LEAST_WINDOW_TOKENS} or more, or 0 for as many as fit, is {}",
+                    windows.tokens
+                ),
+            );
+        }
+        let most = match number(windows.most) {
+            0 => default.most,
+            most => most,
+        };
+        if most > MAX_WINDOWS {
+            checker.wrong("most", format!("must be at most {MAX_WINDOWS}, is {most}"));
+        }
+        WindowRules {
+            tokens,
+            overlap: windows.overlap_tokens.map_or(default.overlap, number),
+            most,
+        }
+    })
 }
 
 /// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
@@ -195,8 +270,10 @@ pub(crate) async fn classify(
         model,
         policy,
         messages,
+        judged,
         priority,
         decision,
+        classifiers,
         fields,
     } = classify_fields(&mut checker, request, context.limits);
     let policy_field = checker.path_of(policy.field());
@@ -212,7 +289,16 @@ pub(crate) async fn classify(
     let DecidedBy {
         decider,
         category_probabilities,
-    } = decision.find(&Checker::at(path), context.decisions, guard, policy.as_deref())?;
+    } = decision.find(
+        &Checker::at(path),
+        context.decisions,
+        &JudgingGuard {
+            entry: &lease,
+            guard,
+            policy: policy.as_deref(),
+        },
+    )?;
+    let classifiers = classifier::find(context, classifiers).await?;
     Ok(CheckedClassify {
         work: ClassifyWork {
             guard: lease,
@@ -222,7 +308,9 @@ pub(crate) async fn classify(
             category_probabilities,
             fields,
         },
+        judged,
         decider,
+        classifiers,
     })
 }
 

@@ -41,6 +41,7 @@ fn every_violation_is_reported_with_its_path() {
     let message = |role: i32, content: &str| proto::Message {
         role,
         content: content.to_owned(),
+        ..proto::Message::default()
     };
     let request = proto::GenerateRequest {
         model: "m".repeat(129),
@@ -63,6 +64,7 @@ fn every_violation_is_reported_with_its_path() {
             top_n: 21,
         }),
         priority: 3,
+        guard: None,
     };
     assert_eq!(
         paths(check(request, "items[3].request")),
@@ -70,8 +72,8 @@ fn every_violation_is_reported_with_its_path() {
             "items[3].request.model",
             "items[3].request.conversation.messages[0].content",
             "items[3].request.conversation.messages[1].role",
-            "items[3].request.conversation.messages[2].content",
             "items[3].request.conversation.messages[2].role",
+            "items[3].request.conversation.messages[2].content",
             "items[3].request.sampling.temperature",
             "items[3].request.sampling.top_p",
             "items[3].request.sampling.repetition_penalty",
@@ -96,30 +98,27 @@ fn a_prompt_is_required() {
 }
 
 #[test]
-fn guards_take_alternating_roles_only_and_each_break_is_reported_once() {
-    let shape = |roles: &[proto::Role], ends_with_user: bool| {
+fn a_score_ends_with_the_user() {
+    let shape = |roles: &[proto::Role]| {
         let conversation = proto::Conversation {
             messages: roles
                 .iter()
                 .map(|role| proto::Message {
                     role: (*role).into(),
                     content: "x".to_owned(),
+                    ..proto::Message::default()
                 })
                 .collect(),
         };
         let mut checker = Checker::at("conversation");
-        conversation::guard_shape(&mut checker, &conversation, ends_with_user);
+        conversation::ends_with_user(&mut checker, &conversation);
         paths(checker.finish())
     };
     use proto::Role::{Assistant, System, User};
-    assert!(shape(&[User], false).is_empty());
-    assert!(shape(&[User, Assistant, User, Assistant], false).is_empty());
-    assert_eq!(shape(&[Assistant], false), ["conversation.messages[0].role"]);
-    assert_eq!(
-        shape(&[System, User, User, Assistant, System, Assistant], false),
-        [0, 2, 4, 5].map(|index| format!("conversation.messages[{index}].role"))
-    );
-    assert_eq!(shape(&[User, Assistant], true), ["conversation.messages[1].role"]);
+    assert!(shape(&[User]).is_empty());
+    assert!(shape(&[System, Assistant, User, User]).is_empty());
+    assert_eq!(shape(&[User, Assistant]), ["conversation.messages[1].role"]);
+    assert_eq!(shape(&[User, System]), ["conversation.messages[1].role"]);
 }
 
 #[test]

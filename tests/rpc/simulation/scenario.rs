@@ -461,6 +461,7 @@ async fn read(
             proto::generate_response::Event::Delta(delta) => text.push_str(&delta.text),
             proto::generate_response::Event::Finished(_) => finished = true,
             proto::generate_response::Event::Started(_) => {}
+            other => panic!("{other:?} without a guard"),
         }
         assert!(
             name.starts_with(&text),

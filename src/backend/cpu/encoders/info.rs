@@ -1,7 +1,7 @@
-//! What is known of an estimator before its weights are read.
+//! What is known of an encoder before its weights are read.
 
-/// Sizes of an estimator, from its configuration.
-pub(super) struct EstimatorInfo {
+/// Sizes of an encoder, from its configuration.
+pub(super) struct EncoderInfo {
     /// Name of the architecture in provenance.
     pub architecture: String,
     /// Number of tokens in the vocabulary.

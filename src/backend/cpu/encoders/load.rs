@@ -1,12 +1,12 @@
-//! Loads estimators, and computes how much memory they will take.
+//! Loads encoders, and computes how much memory they will take.
 
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::{
-    estimator::Estimator,
-    info::EstimatorInfo,
+    encoder_model::EncoderModel,
+    info::EncoderInfo,
     scoring_model::{self, ScoringModel},
     tensor_reader::resident_bytes,
 };
@@ -15,21 +15,21 @@ use crate::{
         Determinism, Footprint, LoadOptions, LoadedModel,
         cpu::{compute::Compute, kernels::BLOCK_TOKENS},
     },
-    model::{CONFIG, LoadError, LoadFault, Tensors, estimator::EstimatorKind, read_json, spec::Precision},
+    model::{CONFIG, EncoderKind, LoadError, LoadFault, Tensors, read_json, spec::Precision},
 };
 
-/// An estimator whose weights are not read yet.
-struct EstimatorFiles {
+/// An encoder whose weights are not read yet.
+struct EncoderFiles {
     config: Value,
     tensors: Tensors,
-    info: EstimatorInfo,
+    info: EncoderInfo,
 }
 
-impl EstimatorFiles {
-    fn open(kind: EstimatorKind, folder: &Path, options: &LoadOptions) -> Result<Self, LoadFault> {
+impl EncoderFiles {
+    fn open(kind: EncoderKind, folder: &Path, options: &LoadOptions) -> Result<Self, LoadFault> {
         let config = read_json(folder, CONFIG)?;
         let tensors = Tensors::open(folder)?;
-        let mut info = Estimator::info(kind, &config).map_err(|error| error.of(CONFIG))?;
+        let mut info = EncoderModel::info(kind, &config).map_err(|error| error.of(CONFIG))?;
         info.window = info.window.min(options.max_context.unwrap_or(usize::MAX));
         Ok(Self {
             config,
@@ -39,21 +39,21 @@ impl EstimatorFiles {
     }
 }
 
-/// The memory that the estimator in the folder `path` will take, from the headers of its files.
+/// The memory that the encoder in the folder `path` will take, from the headers of its files.
 pub(in crate::backend::cpu) fn footprint(
-    kind: EstimatorKind,
+    kind: EncoderKind,
     path: &Path,
     options: &LoadOptions,
 ) -> Result<Footprint, LoadError> {
     estimated(kind, path, options).map_err(|fault| fault.at(path.display().to_string()))
 }
 
-fn estimated(kind: EstimatorKind, folder: &Path, options: &LoadOptions) -> Result<Footprint, LoadFault> {
-    let EstimatorFiles { tensors, info, .. } = EstimatorFiles::open(kind, folder, options)?;
+fn estimated(kind: EncoderKind, folder: &Path, options: &LoadOptions) -> Result<Footprint, LoadFault> {
+    let EncoderFiles { tensors, info, .. } = EncoderFiles::open(kind, folder, options)?;
     Ok(Footprint {
         context_length: info.window,
         held_tokens: info.window,
-        weight_bytes: resident_bytes(&tensors, |tensor| Estimator::kept(kind, tensor))?,
+        weight_bytes: resident_bytes(&tensors, |tensor| EncoderModel::kept(kind, tensor))?,
         scratch_bytes: scoring_model::scratch_bytes(info.window, info.row_bytes),
         kv_block_bytes: scoring_model::BLOCK_BYTES,
         kv_most_bytes: Some(scoring_model::most_bytes(info.window)),
@@ -62,7 +62,7 @@ fn estimated(kind: EstimatorKind, folder: &Path, options: &LoadOptions) -> Resul
     })
 }
 
-/// The precision that an estimator is computed in when `requested` is asked for: its files have float weights only, and
+/// The precision that an encoder is computed in when `requested` is asked for: its files have float weights only, and
 /// products in integers are for quantised weights.
 pub(in crate::backend::cpu) fn effective_precision(requested: Precision) -> Precision {
     match requested {
@@ -71,9 +71,9 @@ pub(in crate::backend::cpu) fn effective_precision(requested: Precision) -> Prec
     }
 }
 
-/// Loads the estimator in the folder `path`, to compute on so many threads.
+/// Loads the encoder in the folder `path`, to compute on so many threads.
 pub(in crate::backend::cpu) fn load(
-    kind: EstimatorKind,
+    kind: EncoderKind,
     path: &Path,
     options: &LoadOptions,
     threads: usize,
@@ -82,20 +82,20 @@ pub(in crate::backend::cpu) fn load(
 }
 
 fn loaded(
-    kind: EstimatorKind,
+    kind: EncoderKind,
     folder: &Path,
     options: &LoadOptions,
     threads: usize,
 ) -> Result<LoadedModel, LoadFault> {
-    let EstimatorFiles {
+    let EncoderFiles {
         config,
         tensors,
         info,
-    } = EstimatorFiles::open(kind, folder, options)?;
+    } = EncoderFiles::open(kind, folder, options)?;
     let precision = effective_precision(options.precision);
     let compute = Compute::start(threads)?;
-    let (estimator, summary) = Estimator::read(kind, &config, &tensors, compute, precision)?;
-    let model = ScoringModel::new(estimator, &info, options.kv_bytes)?;
+    let (encoder, summary) = EncoderModel::read(kind, &config, &tensors, compute, precision)?;
+    let model = ScoringModel::new(encoder, &info, options.kv_bytes)?;
     Ok(LoadedModel {
         kv_bytes: model.kv_bytes(),
         model: Box::new(model),

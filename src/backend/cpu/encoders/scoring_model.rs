@@ -1,13 +1,13 @@
-//! An estimator as a model of the engine. It reads a whole sequence at once, so the blocks of the KV pool hold the tokens
-//! themselves: the engine submits them in chunks of any size, or finds them in its prefix cache, and the estimator runs when
+//! An encoder as a model of the engine. It reads a whole sequence at once, so the blocks of the KV pool hold the tokens
+//! themselves: the engine submits them in chunks of any size, or finds them in its prefix cache, and the encoder runs when
 //! the last one is there.
 
 use std::iter;
 
-use super::{estimator::Estimator, info::EstimatorInfo};
+use super::{encoder_model::EncoderModel, info::EncoderInfo};
 use crate::{
     backend::{
-        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Reading, Readout, StepError, StepOutput,
+        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput,
         cpu::kernels::BLOCK_TOKENS,
     },
     model::ResourceProblem,
@@ -34,9 +34,9 @@ pub(super) fn scratch_bytes(window: usize, row_bytes: usize) -> u64 {
     (window.max(GROUP_TOKENS) as u64).saturating_mul(row_bytes as u64)
 }
 
-/// An estimator, and the tokens of the sequences that are under way.
+/// An encoder, and the tokens of the sequences that are under way.
 pub(super) struct ScoringModel {
-    estimator: Estimator,
+    encoder: EncoderModel,
     limits: ModelLimits,
     /// The tokens in each block, `[blocks, BLOCK_TOKENS]`.
     tokens: Vec<u32>,
@@ -48,8 +48,8 @@ impl ScoringModel {
     /// # Errors
     /// When the pool does not hold one sequence of the longest length.
     pub(super) fn new(
-        estimator: Estimator,
-        info: &EstimatorInfo,
+        encoder: EncoderModel,
+        info: &EncoderInfo,
         kv_bytes: usize,
     ) -> Result<Self, ResourceProblem> {
         let bytes = (kv_bytes as u64).min(most_bytes(info.window));
@@ -62,7 +62,7 @@ impl ScoringModel {
             });
         }
         Ok(Self {
-            estimator,
+            encoder,
             limits: ModelLimits {
                 vocab_size: info.vocab_size,
                 context_length: info.window,
@@ -134,21 +134,24 @@ impl LanguageModel for ScoringModel {
             .sequences
             .iter()
             .filter(scored)
-            .any(|sequence| sequence.readout != Readout::Score)
+            .any(|sequence| !self.encoder.has(&sequence.readout))
         {
             return Err(StepError::InvalidBatch(
-                "logits were asked for, and encoders have scores only".into(),
+                "estimators have scores only, and classifiers probabilities of labels only".into(),
             ));
         }
         self.store(batch);
-        let complete = batch.sequences.iter().filter(scored);
-        let complete: Vec<Vec<u32>> = complete.map(|sequence| self.gather(sequence)).collect();
-        let complete: Vec<&[u32]> = complete.iter().map(Vec::as_slice).collect();
+        let complete = || batch.sequences.iter().filter(scored);
+        let mut readouts = complete().map(|sequence| &sequence.readout);
+        let tokens: Vec<Vec<u32>> = complete().map(|sequence| self.gather(sequence)).collect();
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
         output.clear();
-        for group in groups(&complete) {
+        for group in groups(&tokens) {
+            let computed = self.encoder.compute(group);
+            let read = computed.iter().zip(&mut readouts);
             output
                 .readings
-                .extend(self.estimator.score(group).into_iter().map(Reading::Score));
+                .extend(read.filter_map(|(computed, readout)| computed.read(readout)));
         }
         self.output = Some(output);
         Ok(())

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// What an estimator keeps of a tensor in memory.
+/// What an encoder keeps of a tensor in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     Nothing,

@@ -1,18 +1,15 @@
 //! CometKiwi (arXiv 2209.06243): an XLM-R encoder reads translation and source together, and a feed-forward head
 //! computes a score from the vector of the sentence. It follows `UnifiedMetric` of unbabel-comet, without references.
 
-mod encoder;
 mod sentence;
 
 use serde_json::Value;
 
-use self::{
-    encoder::{Activations, Dense, Encoder, row_bytes},
-    sentence::Mix,
-};
+use self::sentence::Mix;
 use super::{
-    info::EstimatorInfo,
+    info::EncoderInfo,
     tensor_reader::{Kept, TensorReader},
+    xlm_roberta::{self, Activations, Dense, Encoder, row_bytes},
 };
 use crate::{
     backend::cpu::{compute::Compute, kernels::Output},
@@ -39,16 +36,19 @@ pub(super) struct CometKiwi {
 ///
 /// # Errors
 /// When no model can be made of it; names the key.
-pub(super) fn info(json: &Value) -> Result<EstimatorInfo, ConfigError> {
+pub(super) fn info(json: &Value) -> Result<EncoderInfo, ConfigError> {
     let config = CometConfig::from_json(json)?;
-    Ok(EstimatorInfo {
-        architecture: config.encoder.architecture().to_owned(),
+    Ok(EncoderInfo {
+        architecture: config.architecture().to_owned(),
         vocab_size: config.encoder.vocab,
         window: config.encoder.window(),
         layers: config.encoder.layers,
         row_bytes: row_bytes(&config.encoder),
     })
 }
+
+/// What the names of the encoder's tensors begin with.
+const ENCODER: &str = "encoder.model.";
 
 /// What the names of tensors begin with that a model must use. Checkpoints have others, of its training.
 const PARTS: [&str; 4] = [
@@ -62,15 +62,11 @@ fn is_part(tensor: &str) -> bool {
     PARTS.iter().any(|part| tensor.starts_with(part))
 }
 
-/// What the model keeps of a tensor in memory. Positions and types are added to rows, so they are not repacked.
+/// What the model keeps of a tensor in memory.
 pub(super) fn kept(tensor: &str) -> Kept {
-    let added = [".position_embeddings.weight", ".token_type_embeddings.weight"];
-    if !is_part(tensor) && tensor != "layerwise_attention.gamma" {
-        Kept::Nothing
-    } else if added.iter().any(|name| tensor.ends_with(name)) {
-        Kept::Values
-    } else {
-        Kept::Whole
+    match is_part(tensor) || tensor == "layerwise_attention.gamma" {
+        true => xlm_roberta::kept(tensor),
+        false => Kept::Nothing,
     }
 }
 
@@ -87,7 +83,7 @@ impl CometKiwi {
     ) -> Result<(Self, WeightSummary), LoadFault> {
         let config = CometConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
         let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
-        let encoder = Encoder::read(&mut reader, &config.encoder)?;
+        let encoder = Encoder::read(&mut reader, &config.encoder, ENCODER)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();
         let mut inputs = config.encoder.hidden;

@@ -6,8 +6,8 @@ use std::ops::Range;
 use crate::{
     backend::cpu::encoders::tensor_reader::TensorReader,
     model::{
-        TensorError,
-        estimator::{EncoderConfig, MixTransform, SentenceLayer},
+        EncoderConfig, TensorError,
+        estimator::{MixTransform, SentenceLayer},
     },
 };
 

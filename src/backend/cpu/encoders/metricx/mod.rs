@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use self::layer::{Activations, DecoderLayer, EncoderLayer, norm, row_bytes};
 use super::{
-    info::EstimatorInfo,
+    info::EncoderInfo,
     tensor_reader::{Kept, TensorReader},
 };
 use crate::{
@@ -57,9 +57,9 @@ pub(super) struct MetricX {
 ///
 /// # Errors
 /// When no model can be made of it; names the key.
-pub(super) fn info(name: &str, json: &Value) -> Result<EstimatorInfo, ConfigError> {
+pub(super) fn info(name: &str, json: &Value) -> Result<EncoderInfo, ConfigError> {
     let config = MetricXConfig::from_json(json)?;
-    Ok(EstimatorInfo {
+    Ok(EncoderInfo {
         architecture: format!("{name} mt5"),
         vocab_size: config.vocab,
         window: config.window,

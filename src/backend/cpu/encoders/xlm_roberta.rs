@@ -5,18 +5,14 @@ use std::ops::Range;
 use crate::{
     backend::cpu::{
         compute::Compute,
-        encoders::tensor_reader::TensorReader,
+        encoders::tensor_reader::{Kept, TensorReader},
         kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
     },
     model::{
-        TensorError,
-        estimator::{EncoderConfig, EncoderNorms},
+        EncoderConfig, EncoderNorms, TensorError,
         spec::{NormKind, Pointwise},
     },
 };
-
-/// What the names of the encoder's tensors begin with.
-const PREFIX: &str = "encoder.model.";
 
 /// A matrix and a bias.
 pub(super) struct Dense {
@@ -101,9 +97,14 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig) -> Result<Self, TensorError> {
+    /// Reads the encoder whose tensors have names that begin with `prefix`.
+    pub(super) fn read(
+        reader: &mut TensorReader<'_>,
+        config: &EncoderConfig,
+        prefix: &str,
+    ) -> Result<Self, TensorError> {
         let hidden = config.hidden;
-        let embeddings = format!("{PREFIX}embeddings");
+        let embeddings = format!("{prefix}embeddings");
         let embedding = reader.matrix(
             &format!("{embeddings}.word_embeddings.weight"),
             config.vocab,
@@ -116,7 +117,11 @@ impl Encoder {
         add_bias(&mut positions, &types[..hidden]);
         let mut layers = Vec::new();
         for index in 0..config.layers {
-            layers.push(Layer::read(reader, config, index)?);
+            layers.push(Layer::read(
+                reader,
+                config,
+                &format!("{prefix}encoder.layer.{index}"),
+            )?);
         }
         let norm_if = |reader: &mut TensorReader<'_>, norms, name: &str| {
             let wanted = config.norms == norms;
@@ -124,7 +129,7 @@ impl Encoder {
         };
         Ok(Self {
             embedding_norm: norm_if(reader, EncoderNorms::Post, &format!("{embeddings}.LayerNorm"))?,
-            final_norm: norm_if(reader, EncoderNorms::Pre, &format!("{PREFIX}encoder.LayerNorm"))?,
+            final_norm: norm_if(reader, EncoderNorms::Pre, &format!("{prefix}encoder.LayerNorm"))?,
             config: config.clone(),
             embedding,
             positions,
@@ -181,12 +186,8 @@ impl Encoder {
 }
 
 impl Layer {
-    fn read(
-        reader: &mut TensorReader<'_>,
-        config: &EncoderConfig,
-        index: usize,
-    ) -> Result<Self, TensorError> {
-        let (hidden, layer) = (config.hidden, format!("{PREFIX}encoder.layer.{index}"));
+    fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig, layer: &str) -> Result<Self, TensorError> {
+        let hidden = config.hidden;
         let (attention_norm, ffn_norm) = match config.norms {
             EncoderNorms::Post => ("attention.output.LayerNorm", "output.LayerNorm"),
             EncoderNorms::Pre => ("attention.self_attn_layer_norm", "LayerNorm"),
@@ -268,4 +269,17 @@ impl Activations {
 /// Bytes of all buffers that one row takes.
 pub(super) fn row_bytes(config: &EncoderConfig) -> usize {
     size_of::<f32>() * (6 * config.hidden + config.ffn)
+}
+
+/// What the encoder keeps of one of its tensors in memory. Positions and types are added to rows, so they are not repacked. Some
+/// files have the numbers of the positions as a tensor, which nothing reads.
+pub(super) fn kept(tensor: &str) -> Kept {
+    let added = [".position_embeddings.weight", ".token_type_embeddings.weight"];
+    if tensor.ends_with(".position_ids") {
+        Kept::Nothing
+    } else if added.iter().any(|name| tensor.ends_with(name)) {
+        Kept::Values
+    } else {
+        Kept::Whole
+    }
 }

@@ -1,0 +1,168 @@
+//! `renderings`: one conversation in several languages or wordings, judged together.
+
+use std::path::PathBuf;
+
+use super::{
+    CommandError, Connection, Exit, Format, Global, classify,
+    input::{self, Item},
+    json,
+    output::{Color, painted, print_json, print_line, tell},
+    policy::{PolicyArgs, check_policy},
+    priority::PriorityArg,
+};
+use crate::{
+    client::{ClientError, PolicyChoice},
+    proto::{
+        Action, ClassifyRenderingsRequest, ClassifyRenderingsResponse, ClassifyRequest, Label,
+        RenderingResult, RenderingRule, rendering_result,
+    },
+};
+
+/// Judge one conversation in several languages or wordings, and join the verdicts by a rule.
+///
+/// Each line of the file is one of them. Its id is its language, such as de or pt-BR.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// File with the renderings, each a line like {"id": "de", "text": ..., "prompt": ...}; - is standard input
+    #[arg(value_name = "FILE.jsonl")]
+    renderings: PathBuf,
+    /// When the conversation is unsafe
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "any")]
+    rule: Rule,
+    /// Guard to judge with, instead of the server's default
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    model: String,
+    /// End with exit code 3 when the joint label is unsafe, and with 8 when it is undetermined
+    #[arg(long)]
+    fail_on_unsafe: bool,
+    /// Decide by this decision policy of the server's, as NAME or NAME@VERSION, instead of its default one
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    decision: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    priority: PriorityArg,
+    #[command(flatten)]
+    pub(super) connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+enum Rule {
+    /// When any rendering is.
+    Any,
+    /// When at least half of them are.
+    Majority,
+    /// When all of them are.
+    All,
+}
+
+/// Judges all lines of a file together.
+pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Exit> {
+    let items = input::items(&args.renderings)?;
+    if items.len() < 2 {
+        return Err(CommandError::invalid_data(
+            "one rendering alone has nothing to be joined with: use classify",
+        )
+        .into());
+    }
+    let policy = args.policy.choice()?;
+    global.block_on(judge(items, args, &policy, global))
+}
+
+async fn judge(
+    items: Vec<Item>,
+    args: &Args,
+    policy: &PolicyChoice,
+    global: &Global,
+) -> anyhow::Result<Exit> {
+    let rule = match args.rule {
+        Rule::Any => RenderingRule::Any,
+        Rule::Majority => RenderingRule::Majority,
+        Rule::All => RenderingRule::All,
+    };
+    let rendering = |item: Item| ClassifyRequest {
+        model: args.model.clone(),
+        conversation: Some(item.conversation),
+        priority: args.priority.value(),
+        policy_source: policy.for_classify(),
+        decision_policy: args.decision.clone(),
+        language: item.id,
+        ..ClassifyRequest::default()
+    };
+    let request = ClassifyRenderingsRequest {
+        renderings: items.into_iter().map(rendering).collect(),
+        rule: rule.into(),
+    };
+    let wanted = request.renderings.len();
+    let response = global.connect().await?.classify_renderings(request).await?;
+    if response.results.len() != wanted {
+        let reason = format!(
+            "{wanted} renderings were sent, {} answered",
+            response.results.len()
+        );
+        return Err(ClientError::Protocol(reason).into());
+    }
+    let answers = response.results.iter().filter_map(|result| match &result.result {
+        Some(rendering_result::Result::Response(answer)) => answer.verdict.as_ref(),
+        Some(rendering_result::Result::Error(_)) | None => None,
+    });
+    for verdict in answers {
+        check_policy(policy, verdict)?;
+    }
+    match global.format {
+        Format::Human => print(&response, global)?,
+        Format::Json | Format::Jsonl => print_json(global.format, &json::message(&response)?)?,
+    }
+    Ok(match response.label() {
+        Label::Unsafe | Label::Controversial if args.fail_on_unsafe => Exit::Unsafe,
+        Label::Undetermined | Label::Unspecified if args.fail_on_unsafe => Exit::Undetermined,
+        _ => Exit::Done,
+    })
+}
+
+fn print(response: &ClassifyRenderingsResponse, global: &Global) -> anyhow::Result<()> {
+    for (index, result) in (0_u32..).zip(&response.results) {
+        let differs = match response.dissent.contains(&index) {
+            true => "  differs",
+            false => "",
+        };
+        print_line(&format!(
+            "{}  {}{differs}",
+            result.language,
+            shown(result, global)
+        ))?;
+    }
+    let (label, color) = match response.label() {
+        Label::Safe => ("SAFE", Color::Green),
+        Label::Unsafe | Label::Controversial => ("UNSAFE", Color::Red),
+        Label::Undetermined | Label::Unspecified => ("UNDETERMINED", Color::Yellow),
+    };
+    let mut joint = format!("together  {}", painted(label, color, global.no_color));
+    let action = match response.action() {
+        Action::Allow => "  ALLOW",
+        Action::Flag => "  FLAG",
+        Action::Block => "  BLOCK",
+        Action::Unspecified => "",
+    };
+    joint.push_str(action);
+    print_line(&joint)?;
+    if !global.quiet {
+        let (dissent, all) = (response.dissent.len(), response.results.len());
+        tell(format_args!(
+            "{dissent} of {all} renderings differ from the joint label"
+        ));
+    }
+    Ok(())
+}
+
+fn shown(result: &RenderingResult, global: &Global) -> String {
+    let failed = || painted("FAILED", Color::Red, global.no_color);
+    match &result.result {
+        Some(rendering_result::Result::Response(answer)) => {
+            let verdict = answer.verdict.as_ref();
+            verdict.map_or_else(failed, |verdict| classify::line(verdict, global.no_color))
+        }
+        Some(rendering_result::Result::Error(error)) => format!("{}  {}", failed(), error.message),
+        None => failed(),
+    }
+}

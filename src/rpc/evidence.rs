@@ -1,0 +1,132 @@
+//! FindEvidence: which parts of a message its verdict is for.
+
+use std::sync::Arc;
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    call::Call,
+    error::ServiceError,
+    judge::{judge, retry_when_full},
+    sequence::{Shared, WorkContext},
+    validate::{self, CheckedEvidence, ClassifyWork, ValidationContext},
+};
+use crate::{
+    engine::Priority,
+    guard::{EvidenceSearch, MessageBody, Remainder, SearchStep, SentMessage, Span, without},
+    proto::{self, EvidenceOutcome, Label},
+};
+
+/// Texts of a search that are judged at a time.
+const OPEN_PASSES: usize = 32;
+
+/// Checks and answers a FindEvidence.
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    call: &Call,
+    request: proto::FindEvidenceRequest,
+) -> Result<proto::FindEvidenceResponse, ServiceError> {
+    shared.admit()?;
+    validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
+    let validation = ValidationContext::of(shared, call.deadline);
+    let CheckedEvidence {
+        work,
+        judged,
+        text,
+        most_passes,
+    } = validate::find_evidence(request, &validation).await?;
+    let context = WorkContext::of(shared, call, Priority::Batch).prioritised(work.priority, Priority::Urgent);
+    let verdict = judge(&context, work.clone()).await?;
+    let outcome = match verdict.label() {
+        Label::Unsafe | Label::Controversial => None,
+        Label::Safe | Label::Undetermined | Label::Unspecified => Some(EvidenceOutcome::NotUnsafe),
+    };
+    if let Some(outcome) = outcome {
+        return Ok(proto::FindEvidenceResponse {
+            outcome: outcome.into(),
+            verdict: Some(verdict),
+            ..Default::default()
+        });
+    }
+    // A pass asks for nothing but the label and the score.
+    let pass = ClassifyWork {
+        category_probabilities: false,
+        ..work.clone()
+    };
+    let mut usage = proto::Usage::default();
+    let mut search = EvidenceSearch::new(&text, most_passes);
+    let found = loop {
+        let removals = match search.step() {
+            SearchStep::Judge(removals) => removals,
+            SearchStep::Done(found) => break found,
+        };
+        let verdicts = removals.into_iter().map(|spans| {
+            let work = with_text(&pass, judged, without(&text, &spans));
+            let context = context.clone();
+            async move { retry_when_full(&context, || judge(&context, work.clone())).await }.boxed()
+        });
+        let verdicts: Vec<_> = stream::iter(verdicts).buffered(OPEN_PASSES).try_collect().await?;
+        for took in verdicts.iter().filter_map(|verdict| verdict.usage.as_ref()) {
+            add(&mut usage, took);
+        }
+        search.tell(verdicts.iter().map(remainder).collect());
+    };
+    let verdict_without = match found.spans.is_empty() {
+        true => None,
+        false => {
+            let rest = with_text(&work, judged, without(&text, &found.spans));
+            Some(retry_when_full(&context, || judge(&context, rest.clone())).await?)
+        }
+    };
+    // A device whose results depend on the batch may say another thing the second time, and what is not safe is no evidence.
+    let is_found = verdict_without
+        .as_ref()
+        .is_some_and(|verdict| verdict.label() == Label::Safe);
+    Ok(proto::FindEvidenceResponse {
+        outcome: match is_found {
+            true => EvidenceOutcome::Found,
+            false => EvidenceOutcome::NotFound,
+        }
+        .into(),
+        verdict: Some(verdict),
+        spans: found.spans.iter().filter(|_| is_found).map(span).collect(),
+        verdict_without: verdict_without.filter(|_| is_found),
+        each_is_needed: found.each_is_needed && is_found,
+        passes: u32::try_from(found.passes).unwrap_or(u32::MAX),
+        out_of_budget: found.out_of_budget,
+        passes_usage: Some(usage),
+    })
+}
+
+/// The work with another text as the content of its judged message.
+fn with_text(work: &ClassifyWork, judged: usize, text: String) -> ClassifyWork {
+    let mut work = work.clone();
+    if let Some(message) = work.messages.get_mut(judged) {
+        *message = Arc::new(SentMessage {
+            body: MessageBody::Whole(text),
+            ..SentMessage::clone(message)
+        });
+    }
+    work
+}
+
+fn remainder(verdict: &proto::Verdict) -> Remainder {
+    Remainder {
+        is_safe: verdict.label() == Label::Safe,
+        unsafe_score: verdict.unsafe_score,
+    }
+}
+
+fn span(span: &Span) -> proto::EvidenceSpan {
+    proto::EvidenceSpan {
+        start_bytes: span.start as u64,
+        end_bytes: span.end as u64,
+    }
+}
+
+fn add(sum: &mut proto::Usage, took: &proto::Usage) {
+    sum.prompt_tokens = sum.prompt_tokens.saturating_add(took.prompt_tokens);
+    sum.completion_tokens = sum.completion_tokens.saturating_add(took.completion_tokens);
+    sum.cached_prompt_tokens = sum.cached_prompt_tokens.saturating_add(took.cached_prompt_tokens);
+    sum.forward_passes = sum.forward_passes.saturating_add(took.forward_passes);
+}

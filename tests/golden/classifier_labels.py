@@ -1,0 +1,95 @@
+"""Makes a tiny random classifier of texts and the probabilities of its labels with Hugging Face transformers on CPU.
+
+    pip install torch transformers safetensors
+    python tests/golden/classifier_labels.py
+
+Writes tests/golden/classifier/: config.json, model.safetensors and golden.json. The tokenizer is that of tests/golden/comet, which
+has XLM-R's layout. Probabilities are computed in f32 with eager attention. Texts that are longer than the model's window are cut
+into windows of all the tokens that fit between <s> and </s>, which overlap by a quarter, the last one ending with the text.
+"""
+
+import json
+import pathlib
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+FOLDER = pathlib.Path(__file__).parent
+WINDOW = 24
+TEXTS = [
+    "How do I bake bread?",
+    "Wie backe ich Brot?",
+    "a",
+    "",
+    " spaces  around ",
+    "日本語 and emoji 🙂",
+    "Ignore this: </s><s>",
+    "The quick brown fox jumps over the lazy dog, and then it sleeps. Mezcla harina, agua, sal y levadura, espera.",
+    "Mix flour, water, salt and yeast, wait, and bake it. " * 3,
+]
+
+
+def randomise(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(0.0, 0.3)
+            elif "norm" in name.lower():
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(0.0, 2.5 / parameter.shape[1] ** 0.5)
+
+
+def windows(tokens, room):
+    starts, start = [], 0
+    while start + room < len(tokens):
+        starts.append(start)
+        start += room - room // 4
+    starts.append(max(len(tokens) - room, 0))
+    return [tokens[start:start + room] for start in starts]
+
+
+def main():
+    torch.manual_seed(1)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(FOLDER / "comet" / "tokenizer.json"))
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=WINDOW + 2, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        layer_norm_eps=1e-5, id2label={0: "benign", 1: "injection", 2: "jailbreak"},
+        label2id={"benign": 0, "injection": 1, "jailbreak": 2})
+    model = XLMRobertaForSequenceClassification._from_config(config, attn_implementation="eager")
+    randomise(model)
+    model.eval()
+    out = FOLDER / "classifier"
+    out.mkdir(exist_ok=True)
+    model.save_pretrained(out)
+    begin, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    texts = []
+    for text in TEXTS:
+        # Special tokens that a text spells are text.
+        plain = text if "<s>" not in text else None
+        tokens = tokenizer(text)["input_ids"] if plain is not None else None
+        if tokens is None:
+            tokens = [begin, *tokenizer(text, split_special_tokens=True)["input_ids"][1:-1], end]
+        assert tokens[0] == begin and tokens[-1] == end, text
+        read = []
+        for window in windows(tokens[1:-1], WINDOW - 2):
+            ids = torch.tensor([[begin, *window, end]])
+            with torch.no_grad():
+                logits = model(ids, attention_mask=torch.ones_like(ids)).logits[0]
+            read.append({"tokens": ids[0].tolist(), "probabilities": logits.softmax(-1).tolist()})
+        texts.append({"text": text, "windows": read})
+    spread = max(w["probabilities"][0] for t in texts for w in t["windows"])
+    assert spread - min(w["probabilities"][0] for t in texts for w in t["windows"]) > 0.2, "all texts get the same label"
+    assert len(texts[-1]["windows"]) > 3
+    made_by = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    golden = {"made_by": made_by, "labels": ["benign", "injection", "jailbreak"], "texts": texts}
+    (out / "golden.json").write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n")
+    for file in out.iterdir():
+        file.chmod(0o644)
+    print(f"{sum(p.stat().st_size for p in out.iterdir()) // 1024} KiB")
+
+
+if __name__ == "__main__":
+    main()
