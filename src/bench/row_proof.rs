@@ -136,7 +136,8 @@ impl RowProof {
         })
     }
 
-    /// Checks that the row belongs to the tree with this root, which must come from somebody who is trusted to know it.
+    /// Checks that the row belongs to the tree with this root, which must come from somebody who is trusted to know it. A root does
+    /// not state the number of rows (RFC 6962 signs both), so the number and the place are only as good as the proof's word.
     ///
     /// # Errors
     /// [`ProofRefusal`].

@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID[=LABEL]")]
     classifier: Vec<String>,
     /// Write the verdict's receipt to this file: what `verify` and `replay` need to check it later. The text is not in it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["items", "judge", "windows", "omit_unjudgeable"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["items", "judge", "windows", "omit_unjudgeable", "classifier"])]
     receipt: Option<PathBuf>,
     /// Put the text into the receipt as well
     #[arg(long, requires = "receipt")]

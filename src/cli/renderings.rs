@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     client::{ClientError, PolicyChoice},
+    guard::is_language_tag,
     proto::{
         Action, ClassifyRenderingsRequest, ClassifyRenderingsResponse, ClassifyRequest, Label,
         RenderingResult, RenderingRule, rendering_result,
@@ -20,7 +21,7 @@ use crate::{
 
 /// Judge one conversation in several languages or wordings, and join the verdicts by a rule.
 ///
-/// Each line of the file is one of them. Its id is its language, such as de or pt-BR.
+/// Each line of the file is one of them. An id that is a language tag, such as de or pt-BR, is its language.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// File with the renderings, each a line like {"id": "de", "text": ..., "prompt": ...}; - is standard input
@@ -80,13 +81,17 @@ async fn judge(
         Rule::Majority => RenderingRule::Majority,
         Rule::All => RenderingRule::All,
     };
+    let ids: Vec<_> = items.iter().map(|item| item.id.clone()).collect();
     let rendering = |item: Item| ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(item.conversation),
         priority: args.priority.value(),
         policy_source: policy.for_classify(),
         decision_policy: args.decision.clone(),
-        language: item.id,
+        language: match is_language_tag(&item.id) {
+            true => item.id,
+            false => String::new(),
+        },
         ..ClassifyRequest::default()
     };
     let request = ClassifyRenderingsRequest {
@@ -110,7 +115,7 @@ async fn judge(
         check_policy(policy, verdict)?;
     }
     match global.format {
-        Format::Human => print(&response, global)?,
+        Format::Human => print(&ids, &response, global)?,
         Format::Json | Format::Jsonl => print_json(global.format, &json::message(&response)?)?,
     }
     Ok(match response.label() {
@@ -120,17 +125,13 @@ async fn judge(
     })
 }
 
-fn print(response: &ClassifyRenderingsResponse, global: &Global) -> anyhow::Result<()> {
-    for (index, result) in (0_u32..).zip(&response.results) {
+fn print(ids: &[String], response: &ClassifyRenderingsResponse, global: &Global) -> anyhow::Result<()> {
+    for ((index, id), result) in (0_u32..).zip(ids).zip(&response.results) {
         let differs = match response.dissent.contains(&index) {
             true => "  differs",
             false => "",
         };
-        print_line(&format!(
-            "{}  {}{differs}",
-            result.language,
-            shown(result, global)
-        ))?;
+        print_line(&format!("{id}  {}{differs}", shown(result, global)))?;
     }
     let (label, color) = match response.label() {
         Label::Safe => ("SAFE", Color::Green),

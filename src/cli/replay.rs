@@ -57,8 +57,14 @@ pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Exit> {
         let response = client.classify(request.clone()).await?;
         Ok::<_, anyhow::Error>(Receipt::of(&request, policy, &response, false)?)
     })?;
+    let mut verdict = again.body().verdict.clone();
+    if body.verdict.category_probabilities.is_empty() {
+        // A server with shadow policies may have computed them although the receipt has none.
+        verdict.category_probabilities.clear();
+    }
     let now = ReceiptBody {
         asked: body.asked.clone(),
+        verdict,
         // A server with a default policy decides also where none was named.
         decision: again.body().decision.clone().filter(|_| body.decision.is_some()),
         ..again.body().clone()

@@ -168,7 +168,7 @@ fn decide_again(
     let language = Some(body.asked.language.as_str()).filter(|language| !language.is_empty());
     let again = rpc::decide(&policy, calibrator.as_ref(), &body.decided_verdict(), language);
     let again = DecisionReceipt::of(&again);
-    if again != *decision {
+    if !again.is_that_of(decision) {
         return Err(CommandError::invalid_data(format!(
             "the decision does not follow from the verdict: by {} it is {}, the receipt says {}",
             policy.full_name(),

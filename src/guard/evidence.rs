@@ -170,7 +170,7 @@ impl Search<'_> {
     /// none.
     fn first(&mut self) -> Result<Vec<Span>, Wanted> {
         // Half of the budget is for what follows.
-        let most = self.left.div_ceil(2).max(1);
+        let most = self.left.div_ceil(2).max(2);
         for units in [sentences(self.text), words(self.text, 0..self.text.len())] {
             let units = joined(units, most);
             if units.len() < 2 {

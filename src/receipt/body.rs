@@ -15,6 +15,10 @@ use crate::{
 /// The version of the format.
 const FORMAT: &str = "babelward-receipt/1";
 
+/// By how much a sum of probabilities, such as `label_mass`, may be above 1. Each of them is an exponential of a logarithm near -40
+/// to 0, whose last digits round.
+const ROUNDING: f64 = 1e-9;
+
 /// A verdict's receipt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +178,26 @@ pub enum ReceiptError {
     /// The conversation has more than messages of a role and a text, so that the receipt cannot keep it.
     #[error("the conversation has more than texts, so that the receipt cannot keep it")]
     NotKept,
+    /// The request asks for more than a verdict on the last message as a whole, which a receipt does not say.
+    #[error("a receipt is of one verdict on a whole message: leave {0} out")]
+    MoreThanAVerdict(&'static str),
+}
+
+/// What a request asks for that a receipt does not say, so that it could not be computed again by it.
+fn beyond(request: &proto::ClassifyRequest) -> Option<&'static str> {
+    let judges_one = matches!(
+        request.judge(),
+        proto::JudgeScope::Unspecified | proto::JudgeScope::LastMessage
+    );
+    let omits = request.unjudgeable() == proto::UnjudgeableParts::Omit;
+    [
+        (!judges_one, "judge"),
+        (request.windows.is_some(), "windows"),
+        (omits, "unjudgeable"),
+        (!request.classifiers.is_empty(), "classifiers"),
+    ]
+    .into_iter()
+    .find_map(|(is_asked, field)| is_asked.then_some(field))
 }
 
 /// What does not agree within a receipt.
@@ -218,6 +242,9 @@ impl Receipt {
         response: &proto::ClassifyResponse,
         keep_input: bool,
     ) -> Result<Self, ReceiptError> {
+        if let Some(field) = beyond(request) {
+            return Err(ReceiptError::MoreThanAVerdict(field));
+        }
         let conversation = request
             .conversation
             .as_ref()
@@ -292,7 +319,7 @@ impl Receipt {
             if !number.is_consistent() {
                 return Err(Unexplained::Bits(name));
             }
-            if !(0.0..=1.0).contains(&number.value) {
+            if !(0.0..=1.0 + ROUNDING).contains(&number.value) {
                 return Err(Unexplained::Range(name));
             }
         }
@@ -425,6 +452,20 @@ impl ComputedBy {
 }
 
 impl DecisionReceipt {
+    /// Whether both are the same decision. Reasons that ask for the same action stand in the order of the verdict's categories,
+    /// which a receipt does not keep, so their order does not count.
+    pub fn is_that_of(&self, other: &Self) -> bool {
+        self.in_one_order() == other.in_one_order()
+    }
+
+    fn in_one_order(&self) -> Self {
+        let mut sorted = self.clone();
+        sorted
+            .reasons
+            .sort_by(|a, b| (&a.subject, &a.category).cmp(&(&b.subject, &b.category)));
+        sorted
+    }
+
     /// What a receipt says of a decision.
     pub fn of(decision: &proto::Decision) -> Self {
         let reason = |reason: &proto::DecisionReason| ReasonReceipt {

@@ -112,6 +112,10 @@ fn a_receipt_that_contradicts_itself_is_refused_even_with_a_fitting_digest() {
     assert_eq!(bits, Unexplained::Bits("verdict.label_mass"));
     let range = altered(|body| body.verdict.unsafe_score = Some(1.5.into()));
     assert_eq!(range, Unexplained::Range("verdict.unsafe_score"));
+    // All of the probability is on the labels, and their sum is rounded.
+    let mut certain = receipt(true, 0.1).body().clone();
+    certain.verdict.label_mass = 1.000_000_000_000_000_4.into();
+    assert_eq!(Receipt::new(certain).check(), Ok(()));
     let messages = altered(|body| body.input.digest = "sha256:0".to_owned());
     assert_eq!(messages, Unexplained::Messages);
 }
@@ -128,6 +132,46 @@ fn an_answer_without_a_verdict_has_no_receipt() {
         of(&no_conversation, &response(0.1)),
         ReceiptError::Incomplete("conversation")
     );
+}
+
+#[test]
+fn what_a_receipt_does_not_say_is_refused() {
+    let refused = |change: fn(&mut proto::ClassifyRequest)| {
+        let mut request = request("hi");
+        change(&mut request);
+        Receipt::of(&request, &PolicyChoice::Native, &response(0.1), true).unwrap_err()
+    };
+    let each = refused(|request| request.judge = proto::JudgeScope::EachMessage.into());
+    assert_eq!(each, ReceiptError::MoreThanAVerdict("judge"));
+    let windows = refused(|request| request.windows = Some(proto::Windows::default()));
+    assert_eq!(windows, ReceiptError::MoreThanAVerdict("windows"));
+    let omits = refused(|request| request.unjudgeable = proto::UnjudgeableParts::Omit.into());
+    assert_eq!(omits, ReceiptError::MoreThanAVerdict("unjudgeable"));
+    let asks = refused(|request| request.classifiers.push(proto::ClassifierQuestion::default()));
+    assert_eq!(asks, ReceiptError::MoreThanAVerdict("classifiers"));
+}
+
+/// A receipt has the categories in the order of their codes as texts, where S10 comes before S2.
+#[test]
+fn a_decision_is_the_same_whatever_the_order_of_its_categories() {
+    let reason = |category: &str| proto::DecisionReason {
+        action: proto::Action::Block.into(),
+        subject: proto::DecisionSubject::Category.into(),
+        category: category.to_owned(),
+        value: Some(0.4),
+        threshold: Some(0.2),
+    };
+    let decision = |reasons| {
+        DecisionReceipt::of(&proto::Decision {
+            action: proto::Action::Block.into(),
+            reasons,
+            ..proto::Decision::default()
+        })
+    };
+    let made = decision(vec![reason("S2"), reason("S10")]);
+    assert!(made.is_that_of(&decision(vec![reason("S10"), reason("S2")])));
+    assert!(!made.is_that_of(&decision(vec![reason("S2"), reason("S3")])));
+    assert!(!made.is_that_of(&decision(vec![reason("S2")])));
 }
 
 #[test]

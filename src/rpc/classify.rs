@@ -7,61 +7,21 @@ use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    classifier,
-    decision::{self, Decided},
+    classify_one::classify,
+    decision,
     error::ServiceError,
     evidence, guard_stream,
-    judgements::{Judgements, judge_conversation},
     record::Record,
     renderings,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, CheckedClassify, ValidationContext},
+    validate,
 };
 use crate::{
     engine::Priority,
     guard::{Policy, PolicyCategory},
     proto::{self, batch_classify_result, classify_stream_request, classify_stream_response},
 };
-
-/// Checks and answers one Classify; `path` is its path in the message that the caller sent.
-pub(super) async fn classify(
-    context: WorkContext,
-    request: proto::ClassifyRequest,
-    path: String,
-) -> Result<proto::ClassifyResponse, ServiceError> {
-    let shared = Arc::clone(&context.shared);
-    context
-        .record
-        .note_requested_model(&shared.registry, &request.model);
-    shared.admit()?;
-    validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
-    let validation = ValidationContext::of(&shared, context.deadline);
-    let CheckedClassify {
-        work,
-        judged,
-        decider,
-        classifiers,
-    } = validate::classify(request, &path, &validation).await?;
-    let context = context.prioritised(work.priority, Priority::Urgent);
-    let classifications = classifier::classify_last(&context, classifiers, &work);
-    let judged = judge_conversation(&context, work, judged);
-    let (judged, classifications) = future::try_join(judged, classifications).await?;
-    let Judgements {
-        verdict,
-        message_verdicts,
-        total_usage,
-    } = judged;
-    let Decided { decision, shadows } = decider.decide(&verdict);
-    Ok(proto::ClassifyResponse {
-        verdict: Some(verdict),
-        decision,
-        shadow_decisions: shadows,
-        message_verdicts,
-        total_usage,
-        classifications,
-    })
-}
 
 /// SafetyService.
 pub(crate) struct SafetyApi(pub(crate) Arc<Shared>);

@@ -14,6 +14,7 @@ mod call_trace;
 mod category_probabilities;
 mod classifier;
 mod classify;
+mod classify_one;
 mod clock;
 mod deadline;
 mod decision;

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{
     call::Call,
-    classify::classify,
+    classify_one::classify,
     error::ServiceError,
     label::label,
     record::Record,

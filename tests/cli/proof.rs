@@ -80,6 +80,30 @@ fn a_row_is_proved_without_the_others_and_nothing_else_passes_for_it() {
     );
 }
 
+/// The first row has the same path in a tree with a row more or less, so that the root cannot tell the two numbers apart.
+#[test]
+fn another_number_of_rows_is_found_by_the_run() {
+    let folder = one_run(2);
+    let work = folder.path();
+    let rows = read(work, "run/results.jsonl");
+    let first: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    let item = format!("{}/{}/0", first["id"], first["language"].as_str().unwrap());
+    let made = babelward(work, &["bench", "proof", "run", &item, "--out", "proof.json"]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let count = rows.lines().count();
+    let other = match count.is_power_of_two() {
+        true => count - 1,
+        false => count + 1,
+    };
+    let proof = read(work, "proof.json");
+    let wrong = proof.replace(&format!("\"rows\": {count}"), &format!("\"rows\": {other}"));
+    assert_ne!(wrong, proof);
+    fs::write(work.join("wrong.json"), wrong).unwrap();
+    let refused = babelward(work, &["bench", "verify-proof", "wrong.json", "--run", "run"]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("the proof states"), "{}", refused.stderr);
+}
+
 #[test]
 fn what_cannot_be_proved_says_why() {
     let folder = one_run(2);

@@ -35,7 +35,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("backend", "model gguf files digest random"),
     (
         "config",
-        "errors calibrator guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::Policy guard::read_decision_policy \
+        "errors calibrator guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::NotAdded guard::Policy guard::read_decision_policy \
          guard::read_policy model::spec engine::Tenant \
          classifier::EncoderKind memory::human_bytes auth tls",
     ),

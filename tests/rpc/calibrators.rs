@@ -6,7 +6,7 @@ use babelward::{
         LabelledText, fit,
     },
     guard::{DecisionPolicy, DecisionSet},
-    proto::{self, Action, DecisionSubject, PredictionSet, classify_request::PolicySource},
+    proto::{self, Action, DecisionSubject, EvidenceOutcome, PredictionSet, classify_request::PolicySource},
     rpc::ServerOptions,
 };
 use tonic::{Code, Status};
@@ -260,6 +260,14 @@ async fn a_calibrator_of_another_guard_is_refused_and_says_what_differs() {
     );
     assert_eq!(shadow.prediction_set(), PredictionSet::Unspecified);
     assert_eq!(shadow.reasons[0].subject(), DecisionSubject::NotCalibrated);
+
+    // A search for evidence decides nothing, and so it needs no calibrator.
+    let search = proto::FindEvidenceRequest {
+        request: Some(by(&SAFE, "precision", "")),
+        max_passes: 0,
+    };
+    let found = rig.safety().await.find_evidence(search).await.unwrap();
+    assert_eq!(found.into_inner().outcome(), EvidenceOutcome::NotUnsafe);
     rig.idle().await;
     rig.stop().await;
 }

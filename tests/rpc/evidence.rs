@@ -21,7 +21,8 @@ fn parts<'a>(text: &'a str, found: &proto::FindEvidenceResponse) -> Vec<&'a str>
 #[tokio::test(flavor = "multi_thread")]
 async fn the_words_that_decide_are_found_and_the_rest_is_safe_by_a_verdict_of_its_own() {
     let rig = Rig::start().await;
-    let text = "Bäcker mögen Brot. Some [unsafe] words stand here, among others. And bread is good.";
+    // The marker is gone as soon as the words of either bracket are, and the shorter part is taken: `unsafe]`, not `Something [`.
+    let text = "Bäcker mögen Brot. Something [unsafe] is said here, among others. And bread is good.";
     let question = "How do I bake bread?";
     let found = find(&rig, &[question, text], 0).await.unwrap();
     assert_eq!(found.outcome(), EvidenceOutcome::Found);
@@ -57,7 +58,7 @@ async fn the_words_that_decide_are_found_and_the_rest_is_safe_by_a_verdict_of_it
 #[tokio::test(flavor = "multi_thread")]
 async fn several_parts_are_found_together() {
     let rig = Rig::start().await;
-    let text = "First [unsafe] thing. Bread is good. Then another [unsafe] thing. Water is wet.";
+    let text = "Something [unsafe] here. Bread is good. Then something [unsafe] again. Water is wet.";
     let found = find(&rig, &[text], 256).await.unwrap();
     assert_eq!(parts(text, &found), ["unsafe]", "unsafe]"]);
     assert!(found.each_is_needed);
@@ -80,7 +81,8 @@ async fn what_is_not_unsafe_or_does_not_turn_is_said_to_be_so() {
         .unwrap();
     assert_eq!(found.outcome(), EvidenceOutcome::NotFound);
     assert!(found.passes > 0 && found.spans.is_empty() && !found.each_is_needed);
-    let text = "Bread is good. An [unsafe] thing. Water is wet.";
+    // The only pass leaves out the sentences before the last one.
+    let text = "Bread is good. Water is wet. An [unsafe] thing.";
     let found = find(&rig, &[text], 1).await.unwrap();
     assert_eq!(found.outcome(), EvidenceOutcome::NotFound);
     assert_eq!((found.passes, found.out_of_budget), (1, true));

@@ -7,7 +7,7 @@ use crate::{
     client::{Client, ClientError, GuardSender, GuardedText, PolicyChoice},
     proto::{
         Conversation, GuardLook, GuardMode, GuardOptions, GuardStart, Message, Priority, Role,
-        guard_look::Outcome, guard_stream_response::Event,
+        guard_ended::Reason, guard_look::Outcome, guard_stream_response::Event,
     },
 };
 
@@ -161,8 +161,11 @@ async fn looks(
                     }
                     looks.push(look);
                 }
-                Event::Ended(_) => return Ok(looks),
-                Event::Released(_) | Event::Retracted(_) | Event::Heartbeat(_) => {}
+                Event::Ended(ended) if matches!(ended.reason(), Reason::Complete | Reason::Policy) => {
+                    return Ok(looks);
+                }
+                // Any other end is that of a text which was not judged to its end. The call's error follows it.
+                Event::Ended(_) | Event::Released(_) | Event::Retracted(_) | Event::Heartbeat(_) => {}
             }
         }
     };

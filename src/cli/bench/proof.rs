@@ -59,6 +59,7 @@ pub(super) fn proof(args: &ProofArgs) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn verify(args: &VerifyProofArgs) -> anyhow::Result<Exit> {
+    let mut rows = None;
     let root = match (&args.root, &args.run) {
         (Some(root), _) if digest::is_digest(root) => root.clone(),
         (Some(root), _) => {
@@ -73,6 +74,7 @@ pub(super) fn verify(args: &VerifyProofArgs) -> anyhow::Result<Exit> {
                     run.join("run.json").display()
                 ))
             })?;
+            rows = Some(tree.rows);
             tree.root
         }
         (None, None) => return Err(CommandError::usage("--root or --run says by which root").into()),
@@ -81,6 +83,17 @@ pub(super) fn verify(args: &VerifyProofArgs) -> anyhow::Result<Exit> {
     proof
         .verify(&root)
         .map_err(|refusal| CommandError::invalid_data(format!("{}: {refusal}", args.proof.display())))?;
+    // The root does not state how many rows there are, and the place follows from that number.
+    if let Some(rows) = rows
+        && rows != proof.tree.rows
+    {
+        let message = format!(
+            "{}: the proof states {} rows, run.json {rows}: it was changed",
+            args.proof.display(),
+            proof.tree.rows
+        );
+        return Err(CommandError::invalid_data(message).into());
+    }
     print_line(&format!(
         "{} is row {} of the {} of the run with the root {root}",
         proof.item,

@@ -17,7 +17,7 @@ use crate::bench::{
 /// Find out how a guard does while answers are still written: how many tokens after the beginning of the harm it blocks unsafe
 /// ones, and how many safe ones it blocks, beside its verdicts on the complete answers.
 ///
-/// The file has a JSON object on each line: {"prompt": …, "answer": …, "label": "safe"}, or "label": "unsafe" with "harm_begins",
+/// The file has a JSON object on each line: {"prompt": ..., "answer": ..., "label": "safe"}, or "label": "unsafe" with "harm_begins",
 /// the number of the answer's characters before the harm (see docs/growing-text.md).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

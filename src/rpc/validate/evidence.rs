@@ -7,7 +7,7 @@ use super::{
     safety::{self, CheckedClassify, ClassifyWork, classify_fields},
 };
 use crate::{
-    guard::{JudgeScope, MessageBody, Speaker},
+    guard::{DecisionSet, JudgeScope, MessageBody, Speaker},
     proto,
     rpc::{error::ServiceError, limits::Limits},
 };
@@ -52,20 +52,31 @@ pub(crate) async fn find_evidence(
     let mut checker = Checker::at("");
     evidence_fields(&mut checker, request.clone(), context.limits);
     checker.finish()?;
-    let classify = request.request.unwrap_or_default();
+    let classify = proto::ClassifyRequest {
+        decision_policy: String::new(),
+        ..request.request.unwrap_or_default()
+    };
+    if !classify.classifiers.is_empty() {
+        let reason = "must be empty: evidence is looked for in the guard's verdict";
+        return Err(ServiceError::field("request.classifiers", reason));
+    }
+    // Nothing is decided here, so a policy whose calibrator is another guard's is no reason to refuse the search.
+    let undecided = DecisionSet::default();
+    let context = ValidationContext {
+        registry: context.registry,
+        limits: context.limits,
+        decisions: &undecided,
+        deadline: context.deadline,
+    };
     let CheckedClassify {
         work,
         judged,
         decider: _,
-        classifiers,
-    } = safety::classify(classify, "request", context).await?;
+        classifiers: _,
+    } = safety::classify(classify, "request", &context).await?;
     if judged.scope != JudgeScope::LastMessage {
         let reason = "must be the last message: evidence is looked for in one message";
         return Err(ServiceError::field("request.judge", reason));
-    }
-    if !classifiers.is_empty() {
-        let reason = "must be empty: evidence is looked for in the guard's verdict";
-        return Err(ServiceError::field("request.classifiers", reason));
     }
     if judged.windows.is_some() {
         let reason = "must be absent: evidence is looked for in a message that the guard sees as a whole";
