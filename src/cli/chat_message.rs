@@ -24,8 +24,9 @@ pub(super) struct LineMessage {
     role: LineRole,
     #[serde(default, deserialize_with = "content")]
     content: Content,
+    /// Some APIs write null where there are none.
     #[serde(default)]
-    tool_calls: Vec<LineCall>,
+    tool_calls: Option<Vec<LineCall>>,
     #[serde(default)]
     name: Option<String>,
     #[serde(default, rename = "tool_call_id")]
@@ -104,7 +105,7 @@ impl LineMessage {
             Content::Text(text) => (text, Vec::new()),
             Content::Parts(parts) => (String::new(), parts),
         };
-        let calls = self.tool_calls.into_iter().map(|call| ToolCall {
+        let calls = self.tool_calls.into_iter().flatten().map(|call| ToolCall {
             name: call.function.name,
             arguments: match call.function.arguments {
                 None | Some(Value::Null) => String::new(),
@@ -136,6 +137,8 @@ mod tests {
     fn messages_of_chat_apis_are_read() {
         let plain = read(r#"{"role": "developer", "content": "Be kind."}"#).unwrap();
         assert_eq!((plain.role(), plain.content.as_str()), (Role::System, "Be kind."));
+        let answer = read(r#"{"role": "assistant", "content": "Yes.", "tool_calls": null}"#).unwrap();
+        assert_eq!((answer.content.as_str(), answer.tool_calls.len()), ("Yes.", 0));
         let shown = read(
             r#"{"role": "user", "name": "Eva", "content": [{"type": "text", "text": "What is this?"},
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}"#,

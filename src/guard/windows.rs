@@ -110,9 +110,15 @@ fn pieces(text: &str, most: usize, count: &dyn Fn(&str) -> usize) -> Vec<WindowP
     found
 }
 
-/// Windows of at most `room` tokens that cover a text, each of which begins with about `overlap` tokens of the one before.
+/// Windows of at most `room` tokens that cover a text, each of which begins with about `overlap` tokens of the one before. There is
+/// always one.
 fn cut(text: &str, room: usize, overlap: usize, count: &dyn Fn(&str) -> usize) -> Vec<Range<usize>> {
     let pieces = pieces(text, room / 2, count);
+    if pieces.is_empty() {
+        // An answer that says nothing is judged too, after a request that is too long.
+        let whole = 0..text.len();
+        return vec![whole];
+    }
     let mut windows = Vec::new();
     let mut first = 0;
     while first < pieces.len() {

@@ -182,6 +182,27 @@ fn the_beginning_of_a_request_that_is_too_long_is_cut_off() {
 }
 
 #[test]
+fn an_answer_that_says_nothing_has_one_window() {
+    let guard = guard();
+    let messages = [
+        said(Speaker::User, &WORDS.repeat(60)),
+        said(Speaker::Assistant, ""),
+    ];
+    let found = windowed(&guard, &messages, WindowRules::default(), 1200).unwrap();
+    let [window] = found.windows.as_slice() else {
+        panic!("{:?}", found.windows);
+    };
+    assert_eq!(window.bytes, 0..0);
+    let cut = found.uses[0].cut_bytes;
+    assert!(cut > 0);
+    let turns = [
+        message(ChatRole::User, &messages[0].text()[cut..]),
+        message(ChatRole::Assistant, ""),
+    ];
+    assert_eq!(window.prompt, guard.prompt(&turns, None).unwrap());
+}
+
+#[test]
 fn a_guard_without_room_says_so() {
     let guard = guard();
     let messages = [said(Speaker::User, &WORDS.repeat(40))];

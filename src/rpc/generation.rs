@@ -61,7 +61,9 @@ pub(crate) struct Generation {
     /// Tokens whose text has not been sent yet.
     token_ids: Vec<u32>,
     logprobs: Vec<proto::TokenLogprob>,
+    /// Of a sequence that has ended, until the last piece is made of it.
     summary: Option<SequenceSummary>,
+    /// The last piece or an error has been returned.
     done: bool,
     /// Tokens that had been computed when the answer was cut.
     computed_at_cut: usize,
@@ -122,7 +124,14 @@ impl Generation {
                 self.done = true;
                 return Ok(Some(self.finished(&summary)));
             }
-            match self.sequence.next().await? {
+            let event = match self.sequence.next().await {
+                Ok(event) => event,
+                Err(error) => {
+                    self.done = true;
+                    return Err(error);
+                }
+            };
+            match event {
                 Event::Started { .. } => {
                     return Ok(Some(Piece::Started(Box::new(proto::GenerateStarted {
                         prompt_tokens: provenance::count(self.prompt_tokens),
@@ -195,14 +204,7 @@ impl Generation {
 
     /// Waits until the blocks of an answer that was cut are free.
     pub(crate) async fn cut_end(&mut self) -> CutEnd {
-        let summary = loop {
-            match self.sequence.next().await {
-                Ok(Event::Finished(summary)) => break Some(summary),
-                // Tokens of the step that was under way, and those that had not been taken yet.
-                Ok(_) => {}
-                Err(_) => break None,
-            }
-        };
+        let summary = self.last_summary().await;
         let computed = self.sequence.computed_tokens();
         CutEnd {
             event: proto::GenerateFinished {
@@ -214,6 +216,22 @@ impl Generation {
                 ..proto::GenerateFinished::default()
             },
             computed_after: computed.saturating_sub(self.computed_at_cut),
+        }
+    }
+
+    /// The summary of an answer that was cut; `None` where it has failed or nobody waits for it any longer. A sequence that has
+    /// ended already is not asked again, because its silence would count as a fault of the model.
+    async fn last_summary(&mut self) -> Option<SequenceSummary> {
+        if self.summary.is_some() || self.done {
+            return self.summary.take();
+        }
+        loop {
+            match self.sequence.next().await {
+                Ok(Event::Finished(summary)) => return Some(summary),
+                // Tokens of the step that was under way, and those that had not been taken yet.
+                Ok(_) => {}
+                Err(_) => return None,
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     worst::{OPEN_VERDICTS, TotalUsage, worst},
 };
 use crate::{
-    guard::{JudgeScope, JudgedRole},
+    guard::{JudgeScope, JudgedRole, WindowRules},
     proto::{self, message_use::Use},
 };
 
@@ -42,6 +42,7 @@ pub(super) async fn judge_conversation(
     range: JudgedRange,
 ) -> Result<Judgements, ServiceError> {
     let JudgedRange { scope, ends, windows } = range;
+    let open = open_messages(windows);
     let (first, rest) = in_order(&work, &ends);
     let mut judged = Vec::with_capacity(ends.len());
     for batch in [first, rest] {
@@ -53,7 +54,7 @@ pub(super) async fn judge_conversation(
                 Ok::<_, ServiceError>(JudgedEnd { end, message })
             }
         });
-        let verdicts = stream::iter(verdicts).buffered(OPEN_VERDICTS);
+        let verdicts = stream::iter(verdicts).buffered(open);
         judged.extend(verdicts.try_collect::<Vec<_>>().await?);
     }
     judged.sort_by_key(|judged| judged.end);
@@ -90,6 +91,12 @@ fn of_message(verdict: proto::Verdict) -> proto::MessageVerdict {
     }
 }
 
+/// Most messages that are judged at a time, so that not more than [`OPEN_VERDICTS`] of all their windows are under way.
+fn open_messages(windows: Option<WindowRules>) -> usize {
+    let each = windows.map_or(1, |rules| rules.most.max(1));
+    (OPEN_VERDICTS / each).max(1)
+}
+
 /// The longest conversation of each judged side, and the others.
 fn in_order(work: &ClassifyWork, ends: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let side = |end: usize| work.messages.get(..end).map(judged_role);
@@ -97,4 +104,23 @@ fn in_order(work: &ClassifyWork, ends: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let first: Vec<usize> = JudgedRole::ALL.into_iter().filter_map(longest).collect();
     let rest = ends.iter().copied().filter(|end| !first.contains(end)).collect();
     (first, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::MAX_WINDOWS;
+
+    #[test]
+    fn the_windows_of_all_messages_share_one_limit() {
+        assert_eq!(open_messages(None), OPEN_VERDICTS);
+        for most in 1..=MAX_WINDOWS {
+            let rules = WindowRules {
+                most,
+                ..WindowRules::default()
+            };
+            let verdicts = open_messages(Some(rules)) * most.min(OPEN_VERDICTS);
+            assert!((1..=OPEN_VERDICTS).contains(&verdicts), "{most}: {verdicts}");
+        }
+    }
 }

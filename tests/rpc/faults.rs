@@ -1,11 +1,23 @@
 //! When the model breaks: an error for those it concerns, and the server goes on.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use babelward::{
-    proto::{self, Label, model::State},
+    engine::Clock,
+    proto::{
+        self, AnswerGuard, GuardCadence, GuardOptions, Label, generate_request::Prompt,
+        generate_response::Event, guard_ended, model::State,
+    },
     registry::ModelState,
     rpc::ServerOptions,
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -205,5 +217,68 @@ async fn faults_in_a_row_show_as_failed_until_an_answer() {
     assert_eq!(state(), ModelState::Failed);
     client.classify(classify(&["fine"])).await.unwrap();
     assert_eq!(state(), ModelState::Ready);
+    rig.stop().await;
+}
+
+/// The engine may be the first to notice that the time of a guarded answer is over. Its sequence has ended then and is not asked
+/// again, as if it had ended without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_of_guarded_answers_are_no_faults_of_the_target() {
+    // Seconds by which the engine's clock is ahead.
+    let ahead = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&ahead);
+    let rig = Rig::with(Setup {
+        clock: Clock::new(move || Instant::now() + Duration::from_secs(clock.load(Ordering::Acquire))),
+        ..Setup::default()
+    })
+    .await;
+    let mut client = rig.generation().await;
+    let endless = proto::GenerateRequest {
+        model: BASE.to_owned(),
+        prompt: Some(Prompt::Text("babble".to_owned())),
+        // With few looks, so that it is the target whose time is over.
+        guard: Some(AnswerGuard {
+            options: Some(GuardOptions {
+                cadence: Some(GuardCadence {
+                    tokens: 512,
+                    sentence_end: Some(false),
+                }),
+                ..GuardOptions::default()
+            }),
+            ..AnswerGuard::default()
+        }),
+        ..generate_tokens("", 4000)
+    };
+    let mut answers = Vec::new();
+    // As many as there are faults in a row until a model shows as failed.
+    for _ in 0..3 {
+        let mut request = Request::new(endless.clone());
+        request.set_timeout(Duration::from_secs(40));
+        let mut answer = client.generate(request).await.unwrap().into_inner();
+        let started = answer.message().await.unwrap().unwrap().event;
+        assert!(matches!(started, Some(Event::Started(_))), "{started:?}");
+        answers.push(answer);
+    }
+    ahead.store(60, Ordering::Release);
+    for mut answer in answers {
+        let mut last = None;
+        let status = loop {
+            match answer.message().await {
+                Ok(Some(response)) => last = response.event,
+                Ok(None) => panic!("the answer is complete: {last:?}"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        match last {
+            Some(Event::Finished(finished)) => {
+                assert_eq!(finished.guard.unwrap().reason(), guard_ended::Reason::Deadline);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let state = rig.registry.state(rig.registry.find(BASE).unwrap());
+    assert_eq!(state, ModelState::Ready);
+    rig.idle().await;
     rig.stop().await;
 }

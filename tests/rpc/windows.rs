@@ -114,3 +114,22 @@ async fn the_context_of_windows_is_cut_where_it_leaves_no_room() {
     assert_eq!(verdict.windows.len(), 1);
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_to_a_request_that_is_too_long_is_judged() {
+    let rig = narrow().await;
+    let long = SENTENCE.repeat(60);
+    let request = ClassifyRequest {
+        windows: Some(Windows::default()),
+        ..said(&[(User, long.as_str()), (Assistant, "")])
+    };
+    let verdict = verdict(&rig, request).await;
+    assert_eq!(verdict.label(), Label::Safe);
+    let windows = verdict.windows.iter();
+    let windows: Vec<_> = windows
+        .map(|window| (window.start_byte, window.end_byte))
+        .collect();
+    assert_eq!(windows, [(0, 0)]);
+    rig.idle().await;
+    rig.stop().await;
+}
