@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     encode,
     error::ServiceError,
-    judge::{self, JudgedPrompt, guard_of, judged_prompt, prompt_error, prompt_size},
+    judge::{self, JudgedPrompt, guard_of, judged_prompt, judged_role, prompt_error, prompt_size},
     sequence::WorkContext,
     text_work::TextSize,
     validate::ClassifyWork,
@@ -113,6 +113,9 @@ async fn cut(
         input_tokens,
         limit_tokens,
     } = whole;
+    // Each window leaves room for the guard's whole answer. One that is cut off says nothing.
+    let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
+    let room = limit_tokens.saturating_sub(output.max_new_tokens.saturating_sub(1));
     let size = prompt_size(guard, work);
     let prompts = rules
         .most
@@ -124,7 +127,7 @@ async fn cut(
     };
     let (cutter, work) = (Arc::clone(guard), work.clone());
     let windows = context.with_text(size, move |watch| {
-        let allowance = encode::allowance(limit_tokens, watch);
+        let allowance = encode::allowance(room, watch);
         let policy = work.policy.as_deref();
         let windows = cutter.windows(&work.messages, &plan, policy, rules, allowance);
         windows.map_err(|error| match error {
@@ -136,7 +139,7 @@ async fn cut(
                 needed,
                 limit: rules.most,
             },
-            WindowError::Prompt(error) => prompt_error(error, &work, &cutter, limit_tokens),
+            WindowError::Prompt(error) => prompt_error(error, &work, &cutter, room),
         })
     });
     windows.await

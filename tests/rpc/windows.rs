@@ -36,7 +36,7 @@ async fn a_message_that_is_too_long_is_an_error_unless_windows_are_asked_for() {
     };
     let response = ask(&rig, windowed(Windows::default())).await.unwrap();
     let verdict = response.verdict.unwrap();
-    assert_eq!(verdict.label(), Label::Unsafe);
+    assert_eq!(verdict.label(), Label::Unsafe, "{verdict:?}");
     let mut covered = 0;
     for window in &verdict.windows {
         assert!(window.start_byte <= covered && window.end_byte > covered);
