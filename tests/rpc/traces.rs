@@ -6,11 +6,12 @@ use babelward::{
     telemetry::{self, TraceExport, Tracer},
 };
 use tokio::net::TcpListener;
-use tonic::{Request, metadata::MetadataMap, transport::Identity};
+use tonic::{Code, Request, metadata::MetadataMap, transport::Identity};
 
 use crate::{
     authority::Authority,
     collector::{Collector, Span},
+    raw::Raw,
     rig::{GUARD, Rig, Setup, TARGET, classify, generate, local, score},
 };
 
@@ -253,12 +254,15 @@ async fn failures_of_the_server_are_errors_of_their_spans() {
     let (collector, address) = Collector::start().await;
     let mut traced = Traced::start(format!("http://{address}"), 1.0).await;
     traced.rig.gate.close();
-    let mut safety = traced.rig.safety().await;
-    let mut request = Request::new(classify(&["hi"]));
-    request.set_timeout(std::time::Duration::from_millis(200));
-    let late = tokio::spawn(async move { safety.classify(request).await });
+    // A client without a timer of its own, which would end the call first on a busy machine.
+    let client = Raw::connect(traced.rig.address).await;
+    let late = tokio::spawn(async move {
+        client
+            .call("SafetyService/Classify", "200m", classify(&["hi"]))
+            .await
+    });
     traced.rig.blocked().await;
-    assert!(late.await.unwrap().is_err());
+    assert_eq!(late.await.unwrap().code(), Code::DeadlineExceeded);
     traced.rig.gate.open();
     traced.rig.idle().await;
     let _ = traced.rig.begin_stop().await;
