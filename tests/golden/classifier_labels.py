@@ -13,6 +13,7 @@ import pathlib
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
 FOLDER = pathlib.Path(__file__).parent
@@ -65,14 +66,19 @@ def main():
     out.mkdir(exist_ok=True)
     model.save_pretrained(out)
     begin, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    # Special tokens that a text spells are text, as SentencePiece has it: the same tokenizer, whose special pieces have names that no text has.
+    without = json.loads((FOLDER / "comet" / "tokenizer.json").read_text())
+    special = {token["content"] for token in without["added_tokens"]}
+    without["added_tokens"] = []
+    unknown = without["model"]["unk_id"]
+    for number, entry in enumerate(without["model"]["vocab"]):
+        if entry[0] in special and number != unknown:
+            entry[0] = chr(0xE000 + number)
+    plain = Tokenizer.from_str(json.dumps(without))
     texts = []
     for text in TEXTS:
-        # Special tokens that a text spells are text.
-        plain = text if "<s>" not in text else None
-        tokens = tokenizer(text)["input_ids"] if plain is not None else None
-        if tokens is None:
-            tokens = [begin, *tokenizer(text, split_special_tokens=True)["input_ids"][1:-1], end]
-        assert tokens[0] == begin and tokens[-1] == end, text
+        tokens = [begin, *plain.encode(text, add_special_tokens=False).ids, end]
+        assert "<s>" in text or tokens == tokenizer(text)["input_ids"], text
         read = []
         for window in windows(tokens[1:-1], WINDOW - 2):
             ids = torch.tensor([[begin, *window, end]])
