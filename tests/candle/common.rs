@@ -55,7 +55,7 @@ pub fn checkpoints() -> Vec<(String, Vec<PathBuf>)> {
         })
         .collect();
     found.sort();
-    assert_eq!(found.len(), 17);
+    assert_eq!(found.len(), 18);
     found
 }
 
