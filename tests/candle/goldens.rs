@@ -44,7 +44,7 @@ fn every_checkpoint_equals_transformers_in_f32() {
             files += 1;
         }
     }
-    assert_eq!(files, 17 + 9);
+    assert_eq!(files, 18 + 10);
 }
 
 #[test]
