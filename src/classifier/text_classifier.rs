@@ -82,12 +82,7 @@ impl TextClassifier {
         context: usize,
         vocab_size: usize,
     ) -> Result<Self, TokenizerError> {
-        let tokens = tokenizer.vocab_size();
-        if tokens > vocab_size {
-            return Err(TokenizerError::Invalid(format!(
-                "it has {tokens} tokens, the model knows {vocab_size}"
-            )));
-        }
+        tokenizer.check_vocabulary(vocab_size)?;
         let special = |text: &str| {
             tokenizer.special_id(text).ok_or_else(|| {
                 TokenizerError::Invalid(format!(

@@ -385,14 +385,19 @@ fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Valu
     })
 }
 
-/// A verdict on one line.
-pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
-    let (label, color) = match verdict.label() {
+/// A label as people see it.
+pub(super) fn shown_label(label: Label, no_color: bool) -> String {
+    let (label, color) = match label {
         Label::Safe => ("SAFE", Color::Green),
         Label::Unsafe => ("UNSAFE", Color::Red),
         Label::Controversial => ("CONTROVERSIAL", Color::Yellow),
         Label::Undetermined | Label::Unspecified => ("UNDETERMINED", Color::Yellow),
     };
+    painted(label, color, no_color)
+}
+
+/// A verdict on one line.
+pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
     let score = verdict
         .unsafe_score
         .map_or_else(|| "-".to_owned(), |score| format!("{score:.4}"));
@@ -403,7 +408,7 @@ pub(super) fn line(verdict: &Verdict, no_color: bool) -> String {
         categories.join(",")
     };
     let mut parts = vec![
-        painted(label, color, no_color),
+        shown_label(verdict.label(), no_color),
         format!("unsafe_score {score}"),
         format!("label_mass {:.4}", verdict.label_mass),
         format!("categories {categories}"),

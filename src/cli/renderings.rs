@@ -133,12 +133,10 @@ fn print(ids: &[String], response: &ClassifyRenderingsResponse, global: &Global)
         };
         print_line(&format!("{id}  {}{differs}", shown(result, global)))?;
     }
-    let (label, color) = match response.label() {
-        Label::Safe => ("SAFE", Color::Green),
-        Label::Unsafe | Label::Controversial => ("UNSAFE", Color::Red),
-        Label::Undetermined | Label::Unspecified => ("UNDETERMINED", Color::Yellow),
-    };
-    let mut joint = format!("together  {}", painted(label, color, global.no_color));
+    let mut joint = format!(
+        "together  {}",
+        classify::shown_label(response.label(), global.no_color)
+    );
     let action = match response.action() {
         Action::Allow => "  ALLOW",
         Action::Flag => "  FLAG",

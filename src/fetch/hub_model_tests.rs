@@ -1,17 +1,15 @@
 //! Guards by their names, from a hub on this machine.
 
 use std::{
-    ffi::OsString,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     path::Path,
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
 };
 
-use super::{HubModel, Progress, sources::Sources};
+use super::{HubModel, Progress, tests::hub_only};
 use crate::digest;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -108,20 +106,8 @@ impl Hub {
     }
 }
 
-fn sources(cache: &Path, hub: &Hub) -> Sources {
-    Sources {
-        cache: cache.to_owned(),
-        datasets: cache.join("datasets"),
-        token: None,
-        python: OsString::from("/nonexistent/python3"),
-        hub: hub.url.clone(),
-        hub_first: true,
-        retry_pause: Duration::ZERO,
-    }
-}
-
 fn fetch(cache: &Path, hub: &Hub) -> Result<std::path::PathBuf, String> {
-    let fetched = HubModel::Qwen3GuardGen06B.fetch_from(&sources(cache, hub), Progress::Silent);
+    let fetched = HubModel::Qwen3GuardGen06B.fetch_from(&hub_only(cache, &hub.url), Progress::Silent);
     fetched.map_err(|error| error.to_string())
 }
 

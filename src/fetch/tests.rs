@@ -129,13 +129,13 @@ fn answer(reply: Reply, range: Option<usize>) -> Vec<u8> {
 }
 
 /// Sources with no Python and the hub first.
-fn hub_only(cache: &Path, hub: &Hub) -> Sources {
+pub(super) fn hub_only(cache: &Path, hub: &str) -> Sources {
     Sources {
         cache: cache.to_owned(),
         datasets: cache.join("datasets"),
         token: None,
         python: OsString::from("/nonexistent/python3"),
-        hub: hub.url.clone(),
+        hub: hub.to_owned(),
         hub_first: true,
         retry_pause: Duration::ZERO,
     }
@@ -169,7 +169,7 @@ fn the_hub_gives_the_file_and_the_second_run_asks_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("deep/models");
     let hub = Hub::start(&[Reply::Honest]);
-    let sources = hub_only(&cache, &hub);
+    let sources = hub_only(&cache, &hub.url);
     let path = run(&sources).unwrap();
     assert_eq!(path, cache.join("tiny.gguf"));
     assert_eq!(fs::read(&path).unwrap(), content());
@@ -187,7 +187,7 @@ fn a_cut_download_goes_on_where_it_stopped() {
         Reply::Status(503),
         Reply::Honest,
     ]);
-    let path = run(&hub_only(folder.path(), &hub)).unwrap();
+    let path = run(&hub_only(folder.path(), &hub.url)).unwrap();
     assert_eq!(fs::read(path).unwrap(), content());
     assert_eq!(hub.ranges(), [None, Some(1000), Some(6000), Some(6000)]);
 }
@@ -202,11 +202,11 @@ fn the_next_run_goes_on_too() {
         Reply::Status(500),
     ];
     let failing = Hub::start(&gone);
-    let failed = failures(run(&hub_only(folder.path(), &failing)).unwrap_err());
+    let failed = failures(run(&hub_only(folder.path(), &failing.url)).unwrap_err());
     assert_eq!(failed[0].0, "hub");
     assert!(failed[0].1.ends_with("500 Internal Server Error"), "{failed:?}");
     let hub = Hub::start(&[Reply::Honest]);
-    run(&hub_only(folder.path(), &hub)).unwrap();
+    run(&hub_only(folder.path(), &hub.url)).unwrap();
     assert_eq!(hub.ranges(), [Some(700)]);
 }
 
@@ -214,7 +214,7 @@ fn the_next_run_goes_on_too() {
 fn a_hub_without_ranges_starts_again() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&[Reply::CutAfter(1000), Reply::IgnoreRange]);
-    let path = run(&hub_only(folder.path(), &hub)).unwrap();
+    let path = run(&hub_only(folder.path(), &hub.url)).unwrap();
     assert_eq!(fs::read(path).unwrap(), content());
 }
 
@@ -223,7 +223,7 @@ fn a_part_that_is_too_long_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tiny.gguf.part"), vec![1; SIZE + 1]).unwrap();
     let hub = Hub::start(&[Reply::Honest]);
-    run(&hub_only(folder.path(), &hub)).unwrap();
+    run(&hub_only(folder.path(), &hub.url)).unwrap();
     assert_eq!(hub.ranges(), [None]);
 }
 
@@ -231,7 +231,7 @@ fn a_part_that_is_too_long_is_dropped() {
 fn other_content_is_refused_and_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&[Reply::Wrong]);
-    let failed = failures(run(&hub_only(folder.path(), &hub)).unwrap_err());
+    let failed = failures(run(&hub_only(folder.path(), &hub.url)).unwrap_err());
     assert!(failed[0].1.contains("has the digest sha256:"), "{failed:?}");
     assert_eq!(files(folder.path()), ["tiny.gguf.lock"]);
 }
@@ -240,7 +240,7 @@ fn other_content_is_refused_and_not_kept() {
 fn a_missing_file_is_final_and_the_error_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&[Reply::Status(404)]);
-    let error = run(&hub_only(folder.path(), &hub)).unwrap_err();
+    let error = run(&hub_only(folder.path(), &hub.url)).unwrap_err();
     let text = error.to_string();
     let failed = failures(error);
     assert!(
@@ -266,7 +266,7 @@ fn a_damaged_cache_file_is_fetched_again() {
     for damaged in [b"short".to_vec(), vec![7; SIZE]] {
         fs::write(folder.path().join("tiny.gguf"), damaged).unwrap();
         let hub = Hub::start(&[Reply::Honest]);
-        let path = run(&hub_only(folder.path(), &hub)).unwrap();
+        let path = run(&hub_only(folder.path(), &hub.url)).unwrap();
         assert_eq!(fs::read(path).unwrap(), content());
         assert_eq!(hub.ranges(), [None]);
     }

@@ -21,12 +21,7 @@ impl PairEncoder {
         tokenizer: Arc<Tokenizer>,
         vocab_size: usize,
     ) -> Result<Self, TokenizerError> {
-        let tokens = tokenizer.vocab_size();
-        if tokens > vocab_size {
-            return Err(TokenizerError::Invalid(format!(
-                "it has {tokens} tokens, the model knows {vocab_size}"
-            )));
-        }
+        tokenizer.check_vocabulary(vocab_size)?;
         let needed: &[&str] = match kind {
             EstimatorKind::CometKiwi => &["<s>", "</s>"],
             EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => &[],

@@ -6,6 +6,7 @@ use super::{
     error::ServiceError,
     provenance,
     sequence::{Sequence, WorkContext},
+    usage,
 };
 use crate::{
     engine::{Event, OutputSpec, Probe, ProbePositions},
@@ -57,16 +58,10 @@ pub(crate) async fn read(
             }
         }
     });
-    let mut usage = proto::Usage::default();
-    let mut logprobs = Vec::new();
-    for (read, took) in future::try_join_all(sequences).await? {
-        usage.prompt_tokens += took.prompt_tokens;
-        usage.cached_prompt_tokens += took.cached_prompt_tokens;
-        usage.forward_passes += took.forward_passes;
-        logprobs.push(read);
-    }
+    let read = future::try_join_all(sequences).await?;
+    let (logprobs, took): (Vec<_>, Vec<_>) = read.into_iter().unzip();
     Ok(CategoryReading {
         probabilities: tree.probabilities(&logprobs),
-        usage,
+        usage: usage::sum(took),
     })
 }

@@ -11,6 +11,7 @@ use super::{
     provenance,
     sequence::{Sequence, WorkContext},
     token_quota::PromptLimit,
+    usage,
     validate::{ClassifierWork, ClassifyWork},
 };
 use crate::{
@@ -121,7 +122,7 @@ async fn classify(
             })
             .collect(),
         counted_window: provenance::count(counted),
-        usage: Some(usage(&summaries)),
+        usage: Some(usage::sum(summaries.iter().map(provenance::usage))),
         provenance: Some(provenance::provenance(&lease, "", None)),
     })
 }
@@ -130,17 +131,4 @@ async fn classify(
 struct ReadWindow {
     odds: LabelOdds,
     summary: SequenceSummary,
-}
-
-/// What all windows took together.
-fn usage(summaries: &[SequenceSummary]) -> proto::Usage {
-    let mut sum = proto::Usage::default();
-    for summary in summaries {
-        let one = provenance::usage(summary);
-        sum.prompt_tokens = sum.prompt_tokens.saturating_add(one.prompt_tokens);
-        sum.completion_tokens = sum.completion_tokens.saturating_add(one.completion_tokens);
-        sum.cached_prompt_tokens = sum.cached_prompt_tokens.saturating_add(one.cached_prompt_tokens);
-        sum.forward_passes = sum.forward_passes.saturating_add(one.forward_passes);
-    }
-    sum
 }

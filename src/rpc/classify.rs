@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use futures::{FutureExt as _, StreamExt as _, future, stream};
-use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    classify_one::classify,
+    classify_one::{classify, classify_item},
     decision,
     error::ServiceError,
-    evidence, guard_stream,
-    record::Record,
-    renderings,
+    evidence, guard_stream, renderings,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate,
@@ -63,29 +61,16 @@ impl SafetyApi {
         let context = WorkContext::of(&self.0, call, Priority::Batch);
         let items = (0..).zip(request.items.into_iter().zip(ids));
         let results = items.map(|(number, (item, id))| {
+            let request = item.request.unwrap_or_default();
             let path = format!("items[{number}].request");
-            let record = Record::item(&call.record, number, call.deadline);
-            let context = context.item(&record);
-            let answer = async move {
-                if number > 0 {
-                    context.shared.count_request(&context.tenant)?;
-                }
-                classify(context, item.request.unwrap_or_default(), path).await
-            };
+            let judged = classify_item(call, &context, number, request, path);
             async move {
-                let result = match answer.await {
-                    Ok(response) => {
-                        record.finish(Code::Ok);
-                        batch_classify_result::Result::Response(response)
-                    }
-                    Err(error) => {
-                        record.fail(&error);
-                        batch_classify_result::Result::Error(error.to_item())
-                    }
-                };
                 proto::BatchClassifyResult {
                     id,
-                    result: Some(result),
+                    result: Some(match judged.await {
+                        Ok(response) => batch_classify_result::Result::Response(response),
+                        Err(error) => batch_classify_result::Result::Error(error),
+                    }),
                 }
             }
         });

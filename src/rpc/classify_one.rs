@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use futures::future;
+use tonic::Code;
 
 use super::{
+    call::Call,
     classifier,
     decision::Decided,
     error::ServiceError,
     judgements::{Judgements, judge_conversation},
+    record::Record,
     sequence::WorkContext,
     validate::{self, CheckedClassify, ValidationContext},
 };
@@ -51,4 +54,37 @@ pub(super) async fn classify(
         total_usage,
         classifications,
     })
+}
+
+/// Answers one of several Classifies that a call has at once, and ends its record. The call has been counted as a request, which
+/// its first item is no further one of.
+pub(super) fn classify_item(
+    call: &Call,
+    context: &WorkContext,
+    number: u64,
+    request: proto::ClassifyRequest,
+    path: String,
+) -> impl Future<Output = Result<proto::ClassifyResponse, proto::ItemStatus>> + use<> {
+    let record = Record::item(&call.record, number, call.deadline);
+    let context = context.item(&record);
+    async move {
+        let counted = match number {
+            0 => Ok(()),
+            _ => context.shared.count_request(&context.tenant),
+        };
+        let answer = match counted {
+            Ok(()) => classify(context, request, path).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(response) => {
+                record.finish(Code::Ok);
+                Ok(response)
+            }
+            Err(error) => {
+                record.fail(&error);
+                Err(error.to_item())
+            }
+        }
+    }
 }

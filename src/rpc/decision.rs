@@ -198,7 +198,7 @@ fn prediction_set(set: PredictionSet) -> proto::PredictionSet {
     }
 }
 
-fn action(action: Action) -> proto::Action {
+pub(super) fn action(action: Action) -> proto::Action {
     match action {
         Action::Allow => proto::Action::Allow,
         Action::Flag => proto::Action::Flag,

@@ -9,16 +9,15 @@ use super::{
     error::ServiceError,
     judge::{judge, retry_when_full},
     sequence::{Shared, WorkContext},
+    usage,
     validate::{self, CheckedEvidence, ClassifyWork, ValidationContext},
+    worst::OPEN_VERDICTS,
 };
 use crate::{
     engine::Priority,
     guard::{EvidenceSearch, MessageBody, Remainder, SearchStep, SentMessage, Span, without},
     proto::{self, EvidenceOutcome, Label},
 };
-
-/// Texts of a search that are judged at a time.
-const OPEN_PASSES: usize = 32;
 
 /// Checks and answers a FindEvidence.
 pub(crate) async fn answer(
@@ -53,7 +52,7 @@ pub(crate) async fn answer(
         category_probabilities: false,
         ..work.clone()
     };
-    let mut usage = proto::Usage::default();
+    let mut passes_usage = proto::Usage::default();
     let mut search = EvidenceSearch::new(&text, most_passes);
     let found = loop {
         let removals = match search.step() {
@@ -65,10 +64,12 @@ pub(crate) async fn answer(
             let context = context.clone();
             async move { retry_when_full(&context, || judge(&context, work.clone())).await }.boxed()
         });
-        let verdicts: Vec<_> = stream::iter(verdicts).buffered(OPEN_PASSES).try_collect().await?;
-        for took in verdicts.iter().filter_map(|verdict| verdict.usage.as_ref()) {
-            add(&mut usage, took);
-        }
+        let verdicts: Vec<_> = stream::iter(verdicts)
+            .buffered(OPEN_VERDICTS)
+            .try_collect()
+            .await?;
+        let took = verdicts.iter().filter_map(|verdict| verdict.usage);
+        passes_usage = usage::sum(took.chain([passes_usage]));
         search.tell(verdicts.iter().map(remainder).collect());
     };
     let verdict_without = match found.spans.is_empty() {
@@ -94,7 +95,7 @@ pub(crate) async fn answer(
         each_is_needed: found.each_is_needed && is_found,
         passes: u32::try_from(found.passes).unwrap_or(u32::MAX),
         out_of_budget: found.out_of_budget,
-        passes_usage: Some(usage),
+        passes_usage: Some(passes_usage),
     })
 }
 
@@ -122,11 +123,4 @@ fn span(span: &Span) -> proto::EvidenceSpan {
         start_bytes: span.start as u64,
         end_bytes: span.end as u64,
     }
-}
-
-fn add(sum: &mut proto::Usage, took: &proto::Usage) {
-    sum.prompt_tokens = sum.prompt_tokens.saturating_add(took.prompt_tokens);
-    sum.completion_tokens = sum.completion_tokens.saturating_add(took.completion_tokens);
-    sum.cached_prompt_tokens = sum.cached_prompt_tokens.saturating_add(took.cached_prompt_tokens);
-    sum.forward_passes = sum.forward_passes.saturating_add(took.forward_passes);
 }

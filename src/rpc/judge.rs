@@ -6,7 +6,7 @@ use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
     generation::template_error,
-    provenance,
+    label, provenance,
     sequence::{Sequence, WorkContext},
     text_work::TextSize,
     token_quota::PromptLimit,
@@ -152,11 +152,11 @@ pub(crate) async fn verdict(
         return Err(ServiceError::DeviceFault);
     }
     let verdict = guard.verdict(judged, &probes, &tokens, policy.as_deref());
-    let (label, label_name) = match verdict.label {
-        Label::Safe => (proto::Label::Safe, "safe"),
-        Label::Unsafe => (proto::Label::Unsafe, "unsafe"),
-        Label::Controversial => (proto::Label::Controversial, "controversial"),
-        Label::Undetermined => (proto::Label::Undetermined, "undetermined"),
+    let label_name = match verdict.label {
+        Label::Safe => "safe",
+        Label::Unsafe => "unsafe",
+        Label::Controversial => "controversial",
+        Label::Undetermined => "undetermined",
     };
     let refusal = match verdict.refusal {
         Some(Refusal::Refused) => proto::Refusal::Refused,
@@ -182,7 +182,7 @@ pub(crate) async fn verdict(
     let (category_probabilities, category_usage) = categories;
     let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
-        label: label.into(),
+        label: label::told(verdict.label).into(),
         unsafe_score: verdict.unsafe_score,
         controversial_score: verdict.controversial_score,
         refusal: refusal.into(),

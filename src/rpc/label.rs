@@ -1,4 +1,4 @@
-//! Labels of verdicts, from the protocol's words.
+//! Labels of verdicts, from the protocol's words and to them.
 
 use crate::{guard::Label, proto};
 
@@ -9,5 +9,15 @@ pub(crate) fn label(label: proto::Label) -> Label {
         proto::Label::Unsafe => Label::Unsafe,
         proto::Label::Controversial => Label::Controversial,
         proto::Label::Undetermined | proto::Label::Unspecified => Label::Undetermined,
+    }
+}
+
+/// The label of a guard, in the protocol's words.
+pub(crate) fn told(label: Label) -> proto::Label {
+    match label {
+        Label::Safe => proto::Label::Safe,
+        Label::Unsafe => proto::Label::Unsafe,
+        Label::Controversial => proto::Label::Controversial,
+        Label::Undetermined => proto::Label::Undetermined,
     }
 }

@@ -51,6 +51,7 @@ mod stream;
 mod text_work;
 mod token_quota;
 mod transport;
+mod usage;
 mod validate;
 mod violations;
 mod windows;

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use futures::future;
-use tonic::Code;
 
 use super::{
     call::Call,
-    classify_one::classify,
+    classify_one::classify_item,
+    decision,
     error::ServiceError,
-    label::label,
-    record::Record,
+    label,
     sequence::{Shared, WorkContext},
     validate::{self, CheckedRenderings},
 };
@@ -32,44 +31,22 @@ pub(crate) async fn answer(
     let CheckedRenderings { renderings, rule } = validate::renderings(request)?;
     let context = WorkContext::of(shared, call, Priority::Urgent);
     let results = (0..).zip(renderings).map(|(number, rendering)| {
-        let path = format!("renderings[{number}]");
-        let record = Record::item(&call.record, number, call.deadline);
-        let context = context.item(&record);
         let language = rendering.language.clone();
+        let judged = classify_item(call, &context, number, rendering, format!("renderings[{number}]"));
         async move {
-            let counted = match number {
-                0 => Ok(()),
-                _ => context.shared.count_request(&context.tenant),
-            };
-            let judged = match counted {
-                Ok(()) => classify(context, rendering, path).await,
-                Err(error) => Err(error),
-            };
-            let result = match judged {
-                Ok(response) => {
-                    record.finish(Code::Ok);
-                    rendering_result::Result::Response(response)
-                }
-                Err(error) => {
-                    record.fail(&error);
-                    rendering_result::Result::Error(error.to_item())
-                }
-            };
             proto::RenderingResult {
                 language,
-                result: Some(result),
+                result: Some(match judged.await {
+                    Ok(response) => rendering_result::Result::Response(response),
+                    Err(error) => rendering_result::Result::Error(error),
+                }),
             }
         }
     });
     let results = future::join_all(results).await;
     let Agreement { label, dissent } = agree(rule, &labels(&results));
     Ok(proto::ClassifyRenderingsResponse {
-        label: match label {
-            Label::Safe => proto::Label::Safe,
-            Label::Unsafe | Label::Controversial => proto::Label::Unsafe,
-            Label::Undetermined => proto::Label::Undetermined,
-        }
-        .into(),
+        label: label::told(label).into(),
         action: joint_action(rule, &results).into(),
         dissent: dissent
             .into_iter()
@@ -91,27 +68,23 @@ fn labels(results: &[proto::RenderingResult]) -> Vec<Option<Label>> {
     let verdict = |result| response(result).and_then(|response| response.verdict.as_ref());
     let labels = results.iter().map(verdict);
     labels
-        .map(|verdict| verdict.map(|verdict| label(verdict.label())))
+        .map(|verdict| verdict.map(|verdict| label::label(verdict.label())))
         .collect()
 }
 
 /// What the rule makes of the renderings' decisions.
 fn joint_action(rule: RenderingRule, results: &[proto::RenderingResult]) -> proto::Action {
-    let decision = |result| response(result).and_then(|response| response.decision.as_ref());
-    if results.iter().all(|result| decision(result).is_none()) {
+    let decided = |result| response(result).and_then(|response| response.decision.as_ref());
+    if results.iter().all(|result| decided(result).is_none()) {
         return proto::Action::Unspecified;
     }
     let actions: Vec<_> = results
         .iter()
-        .map(|result| match decision(result).map(proto::Decision::action) {
+        .map(|result| match decided(result).map(proto::Decision::action) {
             Some(proto::Action::Allow) => Action::Allow,
             Some(proto::Action::Flag) => Action::Flag,
             Some(proto::Action::Block | proto::Action::Unspecified) | None => Action::Block,
         })
         .collect();
-    match rule.joint_action(&actions) {
-        Action::Allow => proto::Action::Allow,
-        Action::Flag => proto::Action::Flag,
-        Action::Block => proto::Action::Block,
-    }
+    decision::action(rule.joint_action(&actions))
 }

@@ -2,6 +2,7 @@
 
 use std::{cmp::Ordering, iter::Sum};
 
+use super::usage;
 use crate::proto;
 
 /// Most verdicts of one request that are under way at a time, so that a request with many does not fill the queue alone.
@@ -46,8 +47,10 @@ impl TotalUsage {
     /// What one verdict took.
     pub(super) fn of(verdict: &proto::Verdict) -> Self {
         let parts = [verdict.usage, verdict.category_usage];
-        let usage = parts.into_iter().flatten().fold(proto::Usage::default(), add);
-        Self { usage, verdicts: 1 }
+        Self {
+            usage: usage::sum(parts.into_iter().flatten()),
+            verdicts: 1,
+        }
     }
 
     /// For the answer; `None` where one verdict says it all.
@@ -59,20 +62,9 @@ impl TotalUsage {
 impl Sum for TotalUsage {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
-            usage: add(sum.usage, one.usage),
+            usage: usage::sum([sum.usage, one.usage]),
             verdicts: sum.verdicts + one.verdicts,
         })
-    }
-}
-
-fn add(one: proto::Usage, other: proto::Usage) -> proto::Usage {
-    proto::Usage {
-        prompt_tokens: one.prompt_tokens.saturating_add(other.prompt_tokens),
-        completion_tokens: one.completion_tokens.saturating_add(other.completion_tokens),
-        cached_prompt_tokens: one
-            .cached_prompt_tokens
-            .saturating_add(other.cached_prompt_tokens),
-        forward_passes: one.forward_passes.saturating_add(other.forward_passes),
     }
 }
 

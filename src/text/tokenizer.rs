@@ -276,6 +276,20 @@ impl Tokenizer {
         self.bytes.len()
     }
 
+    /// Checks that a model which knows `model_tokens` tokens knows all of these.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Invalid`] with both numbers.
+    pub fn check_vocabulary(&self, model_tokens: usize) -> Result<(), TokenizerError> {
+        let tokens = self.vocab_size();
+        if tokens > model_tokens {
+            return Err(TokenizerError::Invalid(format!(
+                "it has {tokens} tokens, the model knows {model_tokens}"
+            )));
+        }
+        Ok(())
+    }
+
     /// `sha256:<hex>` over everything that decides the encoding.
     pub fn digest(&self) -> &str {
         &self.digest
