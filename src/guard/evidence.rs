@@ -7,7 +7,7 @@
 //! judged at the same time. A guard may judge by what is far apart, so the search is not complete: it finds spans that turn
 //! the verdict, which is checked, and not always the shortest of all.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use unicode_segmentation::UnicodeSegmentation as _;
 
@@ -68,28 +68,28 @@ pub enum SearchStep {
 
 /// A search for the evidence in a text that is not safe. It asks for the guard's word, round by round.
 #[derive(Debug)]
-pub struct EvidenceSearch<'a> {
-    text: &'a str,
+pub struct EvidenceSearch {
+    text: Arc<str>,
     budget: usize,
     /// What the guard has said, by rounds.
     said: Vec<Vec<Remainder>>,
 }
 
-impl<'a> EvidenceSearch<'a> {
+impl EvidenceSearch {
     /// A search that asks for the guard's word at most `budget` times.
-    pub fn new(text: &'a str, budget: usize) -> Self {
+    pub fn new(text: &str, budget: usize) -> Self {
         Self {
-            text,
+            text: Arc::from(text),
             budget,
             said: Vec::new(),
         }
     }
 
-    /// What is wanted next. A search is a function of what the guard has said, so it is followed from its beginning each time, which
-    /// costs little beside a guard's word.
+    /// What is wanted next. A search is a function of what the guard has said, so it is followed from its beginning each time. That
+    /// reads the text a few times, which costs little beside a guard's word, and is work for a thread that may be kept busy.
     pub fn step(&self) -> SearchStep {
         let mut search = Search {
-            text: self.text,
+            text: &self.text,
             said: self.said.iter(),
             left: self.budget,
             passes: 0,

@@ -15,6 +15,12 @@ pub(crate) fn longest_prompt(limits: &ModelLimits, new_tokens: usize) -> usize {
     limits.context_length.saturating_sub(usize::from(new_tokens > 0))
 }
 
+/// Most tokens of a guard's prompt, whose answer has at most `answer_tokens`. There is room for all of them: of an answer that is
+/// cut off the label or a category may be missing, which nobody could see.
+pub(crate) fn longest_judged_prompt(limits: &ModelLimits, answer_tokens: usize) -> usize {
+    limits.context_length.saturating_sub(answer_tokens)
+}
+
 /// The size of a text in one piece.
 pub(crate) fn text_size(tokenizer: &Tokenizer, text: &str) -> TextSize {
     parts_size(tokenizer, [text.len()].into_iter())

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use super::{
     call::Call,
     error::ServiceError,
-    judge::{judge, retry_when_full},
+    judge::{guard_of, judge, prompt_size, retry_when_full},
     sequence::{Shared, WorkContext},
     usage,
     validate::{self, CheckedEvidence, ClassifyWork, ValidationContext},
@@ -53,9 +53,13 @@ pub(crate) async fn answer(
         ..work.clone()
     };
     let mut passes_usage = proto::Usage::default();
+    let size = prompt_size(guard_of(&work)?, &work);
     let mut search = EvidenceSearch::new(&text, most_passes);
     let found = loop {
-        let removals = match search.step() {
+        let followed = context.with_text(size, move |_| Ok((search.step(), search)));
+        let (step, next) = followed.await?;
+        search = next;
+        let removals = match step {
             SearchStep::Judge(removals) => removals,
             SearchStep::Done(found) => break found,
         };

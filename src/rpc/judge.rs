@@ -82,7 +82,7 @@ pub(crate) async fn judged_prompt(
     context.record.note(|tally| tally.add_model(&work.guard.id));
     let plan = plan(guard, work)?;
     let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
-    let model = encode::longest_prompt(&work.guard.resident.limits, output.max_new_tokens);
+    let model = encode::longest_judged_prompt(&work.guard.resident.limits, output.max_new_tokens);
     let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
     let most = limit.tokens();
     let size = prompt_size(guard, work);

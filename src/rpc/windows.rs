@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
+    clock::now,
     encode,
     error::ServiceError,
-    judge::{self, JudgedPrompt, guard_of, judged_prompt, judged_role, prompt_error, prompt_size},
+    judge::{self, JudgedPrompt, guard_of, judged_prompt, prompt_error, prompt_size},
     sequence::WorkContext,
     text_work::TextSize,
     validate::ClassifyWork,
@@ -113,9 +114,11 @@ async fn cut(
         input_tokens,
         limit_tokens,
     } = whole;
-    // Each window leaves room for the guard's whole answer. One that is cut off says nothing.
-    let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
-    let room = limit_tokens.saturating_sub(output.max_new_tokens.saturating_sub(1));
+    // The windows together have at least the tokens of the whole, which are not cut for a tenant that cannot pay for them.
+    let (TokenCount::Exactly(least) | TokenCount::AtLeast(least)) = input_tokens;
+    let quotas = &context.shared.quotas;
+    let paid = quotas.check_tokens(&context.tenant, least, now());
+    paid.map_err(ServiceError::quota)?;
     let size = prompt_size(guard, work);
     let prompts = rules
         .most
@@ -127,7 +130,7 @@ async fn cut(
     };
     let (cutter, work) = (Arc::clone(guard), work.clone());
     let windows = context.with_text(size, move |watch| {
-        let allowance = encode::allowance(room, watch);
+        let allowance = encode::allowance(limit_tokens, watch);
         let policy = work.policy.as_deref();
         let windows = cutter.windows(&work.messages, &plan, policy, rules, allowance);
         windows.map_err(|error| match error {
@@ -139,7 +142,7 @@ async fn cut(
                 needed,
                 limit: rules.most,
             },
-            WindowError::Prompt(error) => prompt_error(error, &work, &cutter, room),
+            WindowError::Prompt(error) => prompt_error(error, &work, &cutter, limit_tokens),
         })
     });
     windows.await

@@ -341,6 +341,28 @@ async fn a_prompt_that_fits_the_model_and_not_the_quota_is_the_quotas_to_refuse(
     rig.stop().await;
 }
 
+/// It is not cut into windows first, of which the tenant could pay for some.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_the_quota_cannot_pay_for_is_not_cut_into_windows() {
+    let narrow = Setup {
+        context: 1200,
+        ..Setup::default()
+    };
+    let (rig, [small, large], _keys) = limited_with(narrow, per_minute(None, Some(1500))).await;
+    let windowed = || proto::ClassifyRequest {
+        windows: Some(proto::Windows::default()),
+        ..classify(&[&"word ".repeat(3000)])
+    };
+    let mut safety = rig.safety().await;
+    let status = safety.classify(with_key(&small, windowed())).await.unwrap_err();
+    assert_eq!(reason(&status, Code::ResourceExhausted).0, "QUOTA_TOKENS");
+    assert!(!comes_back(&status), "it never fits");
+    let answer = safety.classify(with_key(&large, windowed())).await.unwrap();
+    let verdict = answer.into_inner().verdict.unwrap();
+    assert!(verdict.windows.len() > 2, "{verdict:?}");
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_a_call_that_was_left_are_given_back() {
     let (rig, [small, _], _keys) = limited(per_minute(None, Some(1000))).await;

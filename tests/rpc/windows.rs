@@ -24,6 +24,35 @@ async fn narrow() -> Rig {
 
 const SENTENCE: &str = "Mix the flour with water, and let it rest for an hour. ";
 
+/// Of an answer that is cut off nobody could say which categories are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_leaves_room_for_the_guards_whole_answer() {
+    /// Most tokens that the guard writes.
+    const ANSWER: u32 = 64;
+    let rig = narrow().await;
+    let mut longest = 0;
+    for words in 200.. {
+        let text = format!("[unsafe] {}", "word ".repeat(words));
+        match ask(&rig, classify(&[&text])).await {
+            Ok(response) => {
+                let verdict = response.verdict.unwrap();
+                assert_eq!(verdict.label(), Label::Unsafe, "{words}: {verdict:?}");
+                assert!(!verdict.categories.is_empty(), "{words}: {verdict:?}");
+                longest = verdict.usage.unwrap().prompt_tokens;
+            }
+            Err(status) => {
+                let (name, metadata) = reason(&status, Code::InvalidArgument);
+                assert_eq!(name, "INPUT_TOO_LONG");
+                assert_eq!(metadata["limitTokens"], (1200 - ANSWER).to_string());
+                break;
+            }
+        }
+    }
+    // A word more has a few tokens more.
+    assert!((1190 - ANSWER..=1200 - ANSWER).contains(&longest), "{longest}");
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_too_long_is_an_error_unless_windows_are_asked_for() {
     let rig = narrow().await;
