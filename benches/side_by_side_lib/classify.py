@@ -77,21 +77,15 @@ def load_size(quick: bool) -> int:
 
 def measure(setup: Setup, repetitions: int, quick: bool) -> tuple[Measured, Measured]:
     """Alternating repetitions of ours and the peer."""
-    count = load_size(quick)
     measured = (Measured(), Measured())
     for repetition in range(repetitions):
-        warm_up = conversations(CALLERS, seed=1_000_000 + repetition)
-        alone = conversations(ALONE, seed=2_000_000 + repetition)
-        load = conversations(count, seed=repetition)
+        work = {
+            "warm_up": conversations(CALLERS, seed=1_000_000 + repetition),
+            "alone": conversations(ALONE, seed=2_000_000 + repetition),
+            "load": conversations(load_size(quick), seed=repetition),
+        }
         for side, out in zip((Ours(setup), Peer(setup)), measured):
-            with side.serve() as (address, process):
-                ask = side.asker(address)
-                drive(ask, side.requests(warm_up))
-                out.alone.append(1000 * latency(ask, side.requests(alone)))
-                seconds, used = drive(ask, side.requests(load))
-                out.speed.append(count / seconds)
-                out.memory.append(peak_rss_mib(process))
-                out.tokens.append(sum(used) / count)
+            measure_server(side, work, out)
         ours, peer = measured
         progress(
             f"classify {repetition + 1}/{repetitions}: ours {ours.speed[-1]:.2f}, peer {peer.speed[-1]:.2f} "
@@ -99,9 +93,26 @@ def measure(setup: Setup, repetitions: int, quick: bool) -> tuple[Measured, Meas
             f"alone {ours.alone[-1]:.0f} and {peer.alone[-1]:.0f} ms; "
             f"peak {ours.memory[-1]:.0f} and {peer.memory[-1]:.0f} MiB"
         )
-        if abs(ours.tokens[-1] - peer.tokens[-1]) > 0.02 * peer.tokens[-1]:
-            raise Failed("the two sides were not given the same work: their prompt tokens differ, see above")
+        check_same_work(ours.tokens[-1], peer.tokens[-1])
     return measured
+
+
+def measure_server(side, work: dict[str, list[tuple[str, str]]], out: Measured) -> None:
+    """One repetition of a side's server."""
+    with side.serve() as (address, process):
+        ask = side.asker(address)
+        drive(ask, side.requests(work["warm_up"]))
+        out.alone.append(1000 * latency(ask, side.requests(work["alone"])))
+        seconds, used = drive(ask, side.requests(work["load"]))
+        out.speed.append(len(work["load"]) / seconds)
+        out.memory.append(peak_rss_mib(process))
+        out.tokens.append(sum(used) / len(work["load"]))
+
+
+def check_same_work(ours: float, peer: float) -> None:
+    """That prompts have as many tokens on both sides."""
+    if abs(ours - peer) > 0.02 * peer:
+        raise Failed(f"the two sides were not given the same work: prompts of {ours:.0f} and of {peer:.0f} tokens")
 
 
 def latency(ask, requests) -> float:
