@@ -15,6 +15,8 @@ use std::{panic, process, sync::Once, thread};
 
 mod bench_files;
 mod input;
+#[cfg(fuzzing)]
+mod memory;
 mod model_files;
 mod requests;
 mod settings;

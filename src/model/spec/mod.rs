@@ -18,6 +18,8 @@ mod rotary;
 mod stored_bytes;
 mod tensor_format;
 
+#[cfg(feature = "cuda")]
+pub(crate) use self::tensor_format::Group;
 pub use self::{
     activation::{Activation, Pointwise},
     attention::{AttentionLayer, AttentionShape},
@@ -36,5 +38,5 @@ pub(crate) use self::{
     family::{Biases, Family, FeedForward, HeadNorms, NormPlacement, NormWeights, sliding_layers},
     matrix_source::dequantize,
     rotary::{Llama3Scaling, LongScaling, Rope, Rotation, Scaling, check_factors},
-    tensor_format::{Factor, Group},
+    tensor_format::Factor,
 };
