@@ -55,6 +55,7 @@ pub use release::{
 pub use renderings::{Agreement, RenderingRule, agree};
 pub use sent_message::{
     ContentKind, MAX_PARTS, MAX_TOOL_CALLS, MessageBody, MessagePart, SentMessage, Speaker, ToolCall,
+    judged_role,
 };
 pub use verdict::Verdict;
 pub use windows::{LEAST_WINDOW_TOKENS, MAX_WINDOWS, TextWindow, WindowError, WindowRules, Windowed};

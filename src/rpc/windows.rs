@@ -8,14 +8,14 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     encode,
     error::ServiceError,
-    judge::{self, JudgedPrompt, guard_of, judged_prompt, judged_role, prompt_error, prompt_size},
+    judge::{self, JudgedPrompt, guard_of, judged_prompt, prompt_error, prompt_size},
     sequence::WorkContext,
     text_work::TextSize,
     validate::ClassifyWork,
     worst::{OPEN_VERDICTS, TotalUsage, worst},
 };
 use crate::{
-    guard::{TextWindow, WindowError, WindowRules, Windowed},
+    guard::{TextWindow, WindowError, WindowRules, Windowed, judged_role},
     proto,
     text::TokenCount,
 };
