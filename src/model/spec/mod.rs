@@ -17,6 +17,7 @@ mod precision;
 mod rotary;
 mod stored_bytes;
 mod tensor_format;
+mod verdict_heads;
 
 pub use self::{
     activation::{Activation, Pointwise},
@@ -30,6 +31,7 @@ pub use self::{
     rotary::{FactorsProblem, RopeStyle},
     stored_bytes::StoredBytes,
     tensor_format::{FormatError, TensorFormat},
+    verdict_heads::{HeadLabels, HeadSide, RiskLevel, VerdictHeads},
 };
 pub(crate) use self::{
     decoder::{ModelConfig, Sizes},
