@@ -23,6 +23,7 @@ mod completions;
 mod config;
 mod conversations;
 mod data;
+mod demo;
 mod disk_full;
 mod evidence;
 mod gate;
