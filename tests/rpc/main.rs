@@ -44,6 +44,7 @@ mod connections;
 mod conversations;
 mod deadlines;
 mod decisions;
+mod decisions_elsewhere;
 mod devices;
 mod doctor;
 mod drain;
