@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the folder that `babelward demo --out FOLDER` has written.
+"""Checks the folder that `babelward demo --out FOLDER` has written, whichever of its two guards has judged.
 
 usage: check_demo.py FOLDER PROMPTS      PROMPTS is how many prompts the run had, over all languages
 """
@@ -12,6 +12,10 @@ import sys
 
 LANGUAGES = {"en", "de", "es", "fr", "it"}
 LABELS = ("safe", "unsafe", "undetermined")
+# What a guard calls controversial counts as unsafe in a run that does not say otherwise.
+COUNTED_AS = {label: label for label in LABELS} | {"controversial": "unsafe"}
+# Who judges, by run.json's kind: what report.html says of it.
+KINDS = {"mechanism_demo": "safety judgement", "demo": "trained as a guard"}
 
 
 def check(condition, message) -> None:
@@ -47,8 +51,8 @@ def check_results(folder: pathlib.Path, prompts: int) -> collections.Counter:
             outcomes["failed"] += 1
             print(f"failed: {record['id']} {record['language']}: {record['outcome']}")
             continue
-        outcomes[judged["label"]] += 1
-        check(judged["label"] in LABELS, f"label {judged['label']}")
+        check(judged["label"] in COUNTED_AS, f"label {judged['label']}")
+        outcomes[COUNTED_AS[judged["label"]]] += 1
         check(0 <= judged["label_mass"] <= 1, f"label_mass {judged['label_mass']}")
         check(answer["tokens"]["completion"] > 0, f"an answer without tokens: {record}")
         check(judged["tokens"]["prompt"] > 200, f"a guard prompt without its policy: {record}")
@@ -68,14 +72,16 @@ def check_summary(folder: pathlib.Path, outcomes: collections.Counter) -> None:
 
 
 def check_report(folder: pathlib.Path) -> None:
-    """report.html is one file: it loads nothing, and it says what kind of verdicts these are."""
+    """report.html is one file: it loads nothing, and it says what kind of verdicts these are, as run.json does."""
+    kind = json.loads((folder / "run.json").read_text())["settings"]["kind"]
+    check(kind in KINDS, f"run.json has the kind {kind}")
     report = (folder / "report.html").read_text()
     check("</html>" in report, "report.html is not complete")
     loads = re.findall(r"""(?:\bsrc|\bsrcset|\bdata|\bposter|\baction)\s*=\s*["']?(?!data:|#)[^"'\s>]+""", report)
     loads += re.findall(r"<(?:link|iframe|object|embed|base)\b[^>]*", report)
     loads += re.findall(r"url\(\s*(?!['\"]?(?:data:|#))[^)]*\)|@import[^;]*|\bfetch\(|XMLHttpRequest", report)
     check(not loads, f"report.html loads {loads[:5]}")
-    check("safety judgement" in report, "report.html does not say that its verdicts are no safety judgement")
+    check(KINDS[kind] in report, f"report.html does not say what the verdicts of a {kind} are")
 
 
 def main() -> None:

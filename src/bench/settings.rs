@@ -16,6 +16,8 @@ use crate::client::PolicyChoice;
 pub enum RunKind {
     /// The verdicts of guards that were trained as such.
     Benchmark,
+    /// The verdicts of a guard that was trained as such, on the demo's few prompts.
+    Demo,
     /// The verdicts of a chat model that stands in for a guard: they show how the program works, and mean nothing.
     MechanismDemo,
     /// Verdicts that were imported, of guards that nobody named.

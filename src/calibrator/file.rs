@@ -15,7 +15,7 @@ use super::{
 use crate::{digest, files};
 
 /// The version of the file's format.
-const FORMAT: &str = "babelward-calibrator/1";
+const FORMAT: &str = "babelward-calibrator/2";
 
 /// Bytes of the largest file that is read: isotonic curves of a million labels.
 const MAX_BYTES: u64 = 64 << 20;
@@ -47,6 +47,29 @@ pub struct FittedFor {
     pub policy_digest: String,
     /// In which it computed: `int8`, `bf16` or `f32`.
     pub precision: String,
+    /// Whose messages it judged. A guard's scores of prompts mean something else than those of answers.
+    pub judged: JudgedSide,
+}
+
+/// Whose messages a guard judges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JudgedSide {
+    /// A user's.
+    Prompt,
+    /// An assistant's.
+    #[default]
+    Answer,
+}
+
+impl JudgedSide {
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Answer => "answer",
+        }
+    }
 }
 
 /// Something that is not as it was when a calibrator was fitted.
@@ -63,25 +86,21 @@ pub struct Difference {
 impl FittedFor {
     /// What differs in `other`.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
-        let pairs = [
-            ("model_digest", &self.model_digest, &other.model_digest),
-            ("adapter_digest", &self.adapter_digest, &other.adapter_digest),
-            (
-                "tokenizer_digest",
-                &self.tokenizer_digest,
-                &other.tokenizer_digest,
-            ),
-            ("template_digest", &self.template_digest, &other.template_digest),
-            ("policy_digest", &self.policy_digest, &other.policy_digest),
-            ("precision", &self.precision, &other.precision),
-        ];
-        let differing = pairs.into_iter().filter(|(_, fitted, has)| fitted != has);
+        let fields = |one: &Self| {
+            [
+                ("model_digest", one.model_digest.clone()),
+                ("adapter_digest", one.adapter_digest.clone()),
+                ("tokenizer_digest", one.tokenizer_digest.clone()),
+                ("template_digest", one.template_digest.clone()),
+                ("policy_digest", one.policy_digest.clone()),
+                ("precision", one.precision.clone()),
+                ("judged", one.judged.name().to_owned()),
+            ]
+        };
+        let pairs = fields(self).into_iter().zip(fields(other));
+        let differing = pairs.filter(|((_, fitted), (_, has))| fitted != has);
         differing
-            .map(|(what, fitted, has)| Difference {
-                what,
-                fitted: fitted.clone(),
-                has: has.clone(),
-            })
+            .map(|((what, fitted), (_, has))| Difference { what, fitted, has })
             .collect()
     }
 }
@@ -199,7 +218,9 @@ pub enum CalibratorError {
         reason: String,
     },
     /// The file was written by another version of this program.
-    #[error("{path}: the format is `{format}`, this program reads `{FORMAT}`")]
+    #[error(
+        "{path}: the format is `{format}`, this program reads `{FORMAT}`: fit it again with `babelward validate calibrate`"
+    )]
     Format {
         /// The file.
         path: PathBuf,

@@ -301,7 +301,7 @@ fn a_file_is_read_as_it_was_written_and_refused_when_it_was_changed() {
         assert_eq!(read(&json).unwrap(), calibrator);
         let altered = json.replace("sha256:1", "sha256:2");
         assert!(matches!(read(&altered), Err(CalibratorError::Altered { .. })));
-        let other = json.replace("babelward-calibrator/1", "babelward-calibrator/2");
+        let other = json.replace("babelward-calibrator/2", "babelward-calibrator/1");
         assert!(matches!(read(&other), Err(CalibratorError::Format { .. })));
         assert!(matches!(
             read(&json[..40]),
@@ -327,13 +327,18 @@ fn what_is_not_as_it_was_is_named() {
     let other = FittedFor {
         model_digest: "sha256:2".to_owned(),
         precision: "bf16".to_owned(),
+        judged: JudgedSide::Prompt,
         ..fitted_for()
     };
     let differences = fitted.differences(&other);
     let names: Vec<_> = differences.iter().map(|one| one.what).collect();
-    assert_eq!(names, ["model_digest", "precision"]);
+    assert_eq!(names, ["model_digest", "precision", "judged"]);
     assert_eq!(
         (differences[1].fitted.as_str(), differences[1].has.as_str()),
         ("int8", "bf16")
+    );
+    assert_eq!(
+        (differences[2].fitted.as_str(), differences[2].has.as_str()),
+        ("answer", "prompt")
     );
 }

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::{
     CommandError, Connection, Exit, Format, Global,
+    decision_args::{DecisionArgs, shown},
     input::{self, FileName, Item, JudgedRole, TextArgs},
     json,
     judge_scope::{ScopeArgs, notes},
@@ -51,12 +52,8 @@ pub(crate) struct Args {
     /// decision is to block. A failed item ends with 5 and an empty input with 9, with or without this
     #[arg(long, value_enum, value_name = "WHAT")]
     fail_on: Option<FailOn>,
-    /// Decide by this decision policy of the server's, as NAME or NAME@VERSION, instead of its default one
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-    decision: String,
-    /// Language of the text, such as de or pt-BR, for decision policies with thresholds for languages
-    #[arg(long, value_name = "TAG", default_value = "", hide_default_value = true)]
-    language: String,
+    #[command(flatten)]
+    decision: DecisionArgs,
     /// Ask for the probability of each category
     #[arg(long)]
     categories: bool,
@@ -168,8 +165,8 @@ impl Args {
             conversation: Some(conversation),
             priority: self.priority.value(),
             policy_source: policy.for_classify(),
-            decision_policy: self.decision.clone(),
-            language: self.language.clone(),
+            decision_policy: self.decision.policy.clone(),
+            language: self.decision.language.clone(),
             category_probabilities: self.categories,
             judge: self.scope.scope(),
             unjudgeable: self.scope.unjudgeable(),
@@ -189,11 +186,7 @@ impl Args {
         if let Some(problem) = self.scope.problem(&response) {
             return Err(wrong(problem));
         }
-        if response.decision.is_none() && !self.decision.is_empty() {
-            return Err(wrong(
-                "the answer has no decision, although one was asked for: is the server older than this client?",
-            ));
-        }
+        self.decision.check(response.decision.as_ref())?;
         if response.decision.is_none() && self.fail_on == Some(FailOn::Block) {
             return Err(wrong(
                 "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
@@ -275,25 +268,6 @@ fn question(asked: &str) -> ClassifierQuestion {
 
 fn print_lines(lines: &[String]) -> std::io::Result<()> {
     lines.iter().try_for_each(|line| print_line(line))
-}
-
-/// `BLOCK by chat@3`.
-fn shown(decision: &Decision, no_color: bool) -> String {
-    let (action, color) = match decision.action() {
-        Action::Allow => ("ALLOW", Color::Green),
-        Action::Flag => ("FLAG", Color::Yellow),
-        Action::Block | Action::Unspecified => ("BLOCK", Color::Red),
-    };
-    let action = painted(action, color, no_color);
-    let calibrated = decision
-        .calibrated_probability
-        .map(|probability| format!(" (calibrated {probability:.4})"));
-    format!(
-        "{action} by {}@{}{}",
-        decision.policy,
-        decision.policy_version,
-        calibrated.unwrap_or_default()
-    )
 }
 
 /// Judges all items and prints the results in the order of the file. An item that fails does not stop the others.

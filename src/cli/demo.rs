@@ -1,7 +1,7 @@
-//! `demo`: everything in one command. It fetches a small model, serves it as target and guard, and runs the benchmark over gRPC
-//! on the bundled prompts.
+//! `demo`: everything in one command. It fetches a small model and, where a hub has it, a small guard, serves both, and runs the
+//! benchmark over gRPC on the bundled prompts. Where no hub answers, the small model stands in for the guard.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::oneshot};
@@ -25,8 +25,10 @@ use crate::{
     client::{Client, ClientOptions, PolicyChoice},
     config::DeviceBudget,
     engine::{Clock, Driver, EngineConfig, TenantWeights},
-    fetch,
+    errors::with_causes,
+    fetch::{self, HubModel},
     guard::GuardKind,
+    memory::{self, human_bytes},
     model::spec::{DeviceChoice, DeviceName, Precision, PrecisionChoice},
     registry::{
         DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelRole,
@@ -47,7 +49,51 @@ const SEED: u64 = 20_241_219;
 /// Size of the KV pool, in bytes: room for some 23,000 tokens. The system gives memory when a block is first written.
 const KV_BYTES: u64 = 1 << 30;
 
+/// The guard that is fetched where a hub has it.
+const GUARD: HubModel = HubModel::Qwen3GuardGen06B;
+
+/// Memory that is needed beside the guard's files, in bytes: the target, buffers, and the part of the KV pools that a run of this
+/// size touches.
+const BESIDE_GUARD_BYTES: u64 = 1 << 30;
+
+/// Who judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DemoGuard {
+    /// The target, which is no guard and stands in for one.
+    StandIn,
+    /// [`GUARD`].
+    Guard,
+}
+
+impl DemoGuard {
+    const ALL: [Self; 2] = [Self::Guard, Self::StandIn];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::StandIn => GuardKind::ChatDemo.name(),
+            Self::Guard => GUARD.name(),
+        }
+    }
+}
+
+impl FromStr for DemoGuard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|guard| guard.name() == text);
+        found.ok_or_else(|| {
+            format!(
+                "the demo's guards are {}",
+                Self::ALL.map(Self::name).join(" and ")
+            )
+        })
+    }
+}
+
 /// Run the whole benchmark on a small model and the bundled prompts.
+///
+/// The answers are judged by Qwen3Guard-Gen 0.6B, which is fetched once (1.2 GB) from a Hugging Face hub. Where none answers, the
+/// small model judges itself, and its verdicts mean nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Ask only the first rows of the prompt set, up to this many (5 prompts each)
@@ -59,12 +105,15 @@ pub(crate) struct Args {
     /// The device: cpu, cuda:N, candle:cpu, candle:metal or candle:cuda:N
     #[arg(long, default_value_t = DeviceName::Cpu)]
     device: DeviceName,
+    /// The guard: qwen3guard-gen-0.6b, or chat-demo, which is the small model itself [default: the first where a hub has it]
+    #[arg(long, value_name = "GUARD")]
+    guard_model: Option<DemoGuard>,
     /// Folder for the results; must not hold anything yet
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// Fetches and serves the model, runs the benchmark, and reports.
+/// Fetches and serves the models, runs the benchmark, and reports.
 pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     global.init_logs();
     let machine = ThisMachine {
@@ -73,16 +122,20 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let backend = machine.open(args.device)?;
     let out = NewRunFolder::create(args.out.as_deref(), "demo")?;
     let model = fetch::smollm2(global.progress())?;
+    let guard = guard(args.guard_model, backend.as_ref(), global)?;
     let (limit, max_new_tokens) = match (args.limit, args.full) {
         (_, true) => (RowLimit::All, 200),
         (Some(rows), false) => (RowLimit::First(rows), 48),
         (None, false) => (RowLimit::PerCategory(1), 48),
     };
     let settings = RunSettings {
-        kind: RunKind::MechanismDemo,
+        kind: match guard {
+            Some(_) => RunKind::Demo,
+            None => RunKind::MechanismDemo,
+        },
         target: MODEL.to_owned(),
         prompting: Prompting::Template,
-        guards: vec![MODEL.to_owned()],
+        guards: vec![guard.as_ref().map_or(MODEL, |_| GUARD.name()).to_owned()],
         controversial: Controversial::default(),
         policy: PolicyChoice::Native,
         selection: Selection {
@@ -102,12 +155,15 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         concurrency: 32,
     };
     if !global.quiet {
-        tell(format_args!(
-            "Mechanism demo: {MODEL} answers, and the same small chat model stands in for the guard.\n\
-             Its verdicts are a mechanism demo and not a safety judgement."
-        ));
+        match guard {
+            Some(_) => tell(format_args!("Demo: {MODEL} answers, and {GUARD} judges.")),
+            None => tell(format_args!(
+                "Mechanism demo: {MODEL} answers, and the same small chat model stands in for the guard.\n\
+                 Its verdicts are a mechanism demo and not a safety judgement."
+            )),
+        }
     }
-    let options = options(model, backend);
+    let options = options(model, guard, backend);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -116,6 +172,56 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let exit = runtime.block_on(serve_and_run(options, settings, out, global));
     runtime.shutdown_background();
     exit
+}
+
+/// The folder of the guard, which is fetched if it is not there; `None` where the target stands in. If nobody has asked for one of
+/// the two, what is in the guard's way is told in a line.
+fn guard(
+    asked: Option<DemoGuard>,
+    backend: &dyn Backend,
+    global: &Global,
+) -> anyhow::Result<Option<PathBuf>> {
+    match asked {
+        Some(DemoGuard::StandIn) => Ok(None),
+        Some(DemoGuard::Guard) => fetch_guard(backend, global).map(Some),
+        None => match fetch_guard(backend, global) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(error) => {
+                if !global.quiet {
+                    tell(format_args!(
+                        "{GUARD} does not judge this time: {}",
+                        with_causes(error.as_ref())
+                    ));
+                }
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Fetches the guard if it is not there, and there is memory for it.
+fn fetch_guard(backend: &dyn Backend, global: &Global) -> anyhow::Result<PathBuf> {
+    let offer = GUARD.offer()?;
+    let free = match backend.memory() {
+        Some(memory) => Some(memory.free),
+        None => memory::available().map(|available| available.bytes),
+    };
+    let needed = offer.bytes.saturating_add(BESIDE_GUARD_BYTES);
+    if let Some(free) = free.filter(|free| *free < needed) {
+        anyhow::bail!(
+            "{} of memory are free, and it needs {}",
+            human_bytes(free),
+            human_bytes(needed)
+        );
+    }
+    if offer.missing_bytes > 0 && !global.quiet {
+        tell(format_args!(
+            "fetching {GUARD} once: {} (--guard-model {} does without)",
+            human_bytes(offer.missing_bytes),
+            DemoGuard::StandIn.name()
+        ));
+    }
+    Ok(GUARD.fetch(global.progress())?)
 }
 
 async fn serve_and_run(
@@ -157,7 +263,7 @@ async fn serve_and_run(
     exit
 }
 
-fn options(path: PathBuf, backend: Arc<dyn Backend>) -> RegistryOptions {
+fn options(target: PathBuf, guard: Option<PathBuf>, backend: Arc<dyn Backend>) -> RegistryOptions {
     let device = backend.device().name;
     let (budget, memory_owner) = match backend.memory() {
         None => (u64::MAX, MemoryOwner::Host),
@@ -186,18 +292,32 @@ fn options(path: PathBuf, backend: Arc<dyn Backend>) -> RegistryOptions {
             driver: Driver::default(),
         },
     };
+    let spec = |id: &str, path: PathBuf, roles: Vec<ModelRole>, guard_kind: Option<GuardKind>| ModelSpec {
+        id: id.to_owned(),
+        path,
+        device: DeviceChoice::Only(device),
+        base: None,
+        roles,
+        guard_kind,
+        precision: None,
+        load: LoadPolicy::Eager,
+        pinned: true,
+    };
+    let models = match guard {
+        None => {
+            let both = vec![ModelRole::Target, ModelRole::Guard];
+            vec![spec(MODEL, target, both, Some(GuardKind::ChatDemo))]
+        }
+        Some(folder) => {
+            let kind = Some(GuardKind::Qwen3GuardGen);
+            vec![
+                spec(MODEL, target, vec![ModelRole::Target], None),
+                spec(GUARD.name(), folder, vec![ModelRole::Guard], kind),
+            ]
+        }
+    };
     RegistryOptions {
-        models: vec![ModelSpec {
-            id: MODEL.to_owned(),
-            path,
-            device: DeviceChoice::Only(device),
-            base: None,
-            roles: vec![ModelRole::Target, ModelRole::Guard],
-            guard_kind: Some(GuardKind::ChatDemo),
-            precision: None,
-            load: LoadPolicy::Eager,
-            pinned: true,
-        }],
+        models,
         max_context: None,
         // The same answers and verdicts on every machine.
         precision: PrecisionChoice::Only(Precision::Int8),

@@ -204,6 +204,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::OnlyEstimator { .. }
             | RegistryError::NoClassifier { .. }
             | RegistryError::OnlyClassifier { .. }
+            | RegistryError::OnlyGuard { .. }
             | RegistryError::UnknownDefault { .. }
             | RegistryError::OverBudget { .. } => Some(Exit::Usage),
             RegistryError::Unreadable { .. }

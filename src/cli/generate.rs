@@ -131,6 +131,8 @@ impl Args {
             model: model.clone(),
             policy_source: self.rules.policy()?.for_answer(),
             options: Some(self.rules.options()),
+            decision_policy: self.rules.decision.policy.clone(),
+            language: self.rules.decision.language.clone(),
         }))
     }
 }
@@ -144,7 +146,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         guard,
         ..args.generation.request(&prompt)
     };
-    global.block_on(generate(request, policy, global))
+    global.block_on(generate(request, policy, &args.rules, global))
 }
 
 /// An answer that arrives.
@@ -174,7 +176,12 @@ impl Answer {
     }
 }
 
-async fn generate(request: GenerateRequest, policy: PolicyChoice, global: &Global) -> anyhow::Result<Exit> {
+async fn generate(
+    request: GenerateRequest,
+    policy: PolicyChoice,
+    rules: &GuardArgs,
+    global: &Global,
+) -> anyhow::Result<Exit> {
     let client = global.connect().await?;
     let mut answer = Answer::open(&client, request).await?;
     let mut first = None;
@@ -229,7 +236,13 @@ async fn generate(request: GenerateRequest, policy: PolicyChoice, global: &Globa
         }
         Format::Jsonl => {}
     }
-    finished.guard.map_or(Ok(Exit::Done), exit)
+    match finished.guard {
+        None => Ok(Exit::Done),
+        Some(ended) => {
+            rules.check_end(&ended)?;
+            exit(ended)
+        }
+    }
 }
 
 fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {

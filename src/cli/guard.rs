@@ -56,6 +56,8 @@ impl Args {
             policy_source: self.rules.policy()?.for_guard(),
             options: Some(self.rules.options()),
             priority: self.priority.value(),
+            decision_policy: self.rules.decision.policy.clone(),
+            language: self.rules.decision.language.clone(),
             ..GuardStart::default()
         })
     }
@@ -110,6 +112,7 @@ async fn guard(start: GuardStart, args: &Args, global: &Global) -> anyhow::Resul
         let whole = json!({"text": released, "ended": json::message(&ended)?});
         print_json(global.format, &whole)?;
     }
+    args.rules.check_end(&ended)?;
     if !global.quiet {
         tell(summary(&ended));
     }

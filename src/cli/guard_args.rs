@@ -2,6 +2,7 @@
 
 use super::{
     CommandError, Exit, classify,
+    decision_args::{DecisionArgs, shown},
     output::counted,
     policy::{PolicyArgs, check_policy},
 };
@@ -26,6 +27,8 @@ pub(super) struct GuardArgs {
     looks: LookArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    pub(super) decision: DecisionArgs,
 }
 
 /// Where a guard looks at a growing text, and when a part of it is blocked.
@@ -73,6 +76,14 @@ impl GuardArgs {
     /// The policy that they choose.
     pub(super) fn policy(&self) -> Result<PolicyChoice, CommandError> {
         self.policy.choice()
+    }
+
+    /// Checks that the end of a text has the decision that was asked for, if all of the text was judged.
+    pub(super) fn check_end(&self, ended: &GuardEnded) -> Result<(), ClientError> {
+        match ended.reason() {
+            Reason::Complete => self.decision.check(ended.decision.as_ref()),
+            _ => Ok(()),
+        }
     }
 
     /// The options of a request.
@@ -159,6 +170,9 @@ pub(super) fn summary(ended: &GuardEnded) -> String {
     }
     if let Some(verdict) = &ended.verdict {
         parts.push(classify::line(verdict, true));
+    }
+    if let Some(decision) = &ended.decision {
+        parts.push(shown(decision, true));
     }
     format!("[{}]", parts.join(", "))
 }

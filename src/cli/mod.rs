@@ -13,6 +13,7 @@ mod config_args;
 mod connection;
 mod data;
 mod data_source;
+mod decision_args;
 mod demo;
 mod device_error;
 mod devices;

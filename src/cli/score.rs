@@ -2,6 +2,7 @@
 
 use super::{
     Connection, Exit, Format, Global, classify,
+    decision_args::{DecisionArgs, shown},
     generate::GenerationArgs,
     input::TextArgs,
     json,
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     guard: String,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    decision: DecisionArgs,
     /// How many answers to sample and judge
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
@@ -44,14 +47,21 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         judge: Some(JudgeOptions {
             policy_source: policy.for_score(),
             model: args.guard,
+            decision_policy: args.decision.policy.clone(),
+            language: args.decision.language.clone(),
         }),
         samples: args.samples,
         keep_text: args.keep_text,
     };
-    global.block_on(score(request, &policy, global))
+    global.block_on(score(request, &policy, &args.decision, global))
 }
 
-async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) -> anyhow::Result<Exit> {
+async fn score(
+    request: ScoreRequest,
+    policy: &PolicyChoice,
+    decision: &DecisionArgs,
+    global: &Global,
+) -> anyhow::Result<Exit> {
     let response = global.connect().await?.score(request).await?;
     for verdict in response
         .samples
@@ -59,6 +69,9 @@ async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) ->
         .filter_map(|sample| sample.verdict.as_ref())
     {
         check_policy(policy, verdict)?;
+    }
+    for sample in &response.samples {
+        decision.check(sample.decision.as_ref())?;
     }
     if global.format != Format::Human {
         print_json(global.format, &json::message(&response)?)?;
@@ -70,7 +83,13 @@ async fn score(request: ScoreRequest, policy: &PolicyChoice, global: &Global) ->
             .as_ref()
             .map(|verdict| classify::line(verdict, global.no_color));
         let verdict = verdict.unwrap_or_default();
-        print_line(&format!("seed {}  {verdict}", sample.seed))?;
+        let decision = sample.decision.as_ref();
+        let decision = decision.map(|decision| format!("  {}", shown(decision, global.no_color)));
+        print_line(&format!(
+            "seed {}  {verdict}{}",
+            sample.seed,
+            decision.unwrap_or_default()
+        ))?;
         if !sample.text.is_empty() {
             let indented: Vec<_> = sample.text.lines().map(|line| format!("    {line}")).collect();
             print_line(&indented.join("\n"))?;

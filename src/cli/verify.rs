@@ -10,9 +10,9 @@ use super::{
     receipt::ReceiptArgs,
 };
 use crate::{
-    calibrator::{Calibrator, FittedFor, read_calibrator},
+    calibrator::{Calibrator, FittedFor, JudgedSide, read_calibrator},
     guard::{read_decision_policy, read_policy},
-    receipt::{ComputedBy, DecisionReceipt, Receipt},
+    receipt::{DecisionReceipt, Receipt, ReceiptBody},
     registry::weights_digest,
     rpc,
 };
@@ -135,12 +135,10 @@ fn decide_again(
         (Some(path), Some(digest)) => {
             let calibrator = read_calibrator(path).map_err(CommandError::invalid_data)?;
             same("calibrator", path, digest, calibrator.digest())?;
-            let differing = calibrator
-                .fitted_for()
-                .differences(&fitted_for(&receipt.body().computed_by));
+            let differing = calibrator.fitted_for().differences(&fitted_for(receipt.body()));
             if let Some(first) = differing.first() {
                 return Err(CommandError::invalid_data(format!(
-                    "{}: the calibrator was fitted for another guard than the receipt names: {} was {}, is {}",
+                    "{}: the calibrator was fitted for another guard or side than the receipt names: {} was {}, is {}",
                     path.display(),
                     first.what,
                     first.fitted,
@@ -180,8 +178,15 @@ fn decide_again(
     Ok(())
 }
 
-fn fitted_for(computed_by: &ComputedBy) -> FittedFor {
+/// What the receipt's verdict was computed by, and of which side the judged message is: the last one that is not the system's.
+fn fitted_for(body: &ReceiptBody) -> FittedFor {
+    let computed_by = &body.computed_by;
+    let judged = body.input.roles.iter().rfind(|role| *role != "system");
     FittedFor {
+        judged: match judged.map(String::as_str) {
+            Some("assistant") => JudgedSide::Answer,
+            Some(_) | None => JudgedSide::Prompt,
+        },
         model_digest: computed_by.model_digest.clone(),
         adapter_digest: computed_by.adapter_digest.clone(),
         tokenizer_digest: computed_by.tokenizer_digest.clone(),

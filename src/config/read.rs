@@ -15,7 +15,7 @@ use crate::{
     errors::with_causes,
     guard::{Policy, read_policy},
     memory::human_bytes,
-    model::spec::{DeviceChoice, PrecisionChoice},
+    model::spec::{DeviceChoice, PrecisionChoice, VerdictHeads},
 };
 
 /// Longest model id, which is also the longest that a request may name.
@@ -348,6 +348,7 @@ impl Reader<'_> {
         let role = match path.as_deref().and_then(EncoderKind::detect) {
             Some(EncoderKind::Estimator(_)) => Role::Quality,
             Some(EncoderKind::Classifier) => Role::Classifier,
+            None if path.as_deref().is_some_and(VerdictHeads::are_in) => Role::Guard,
             None => Role::Target,
         };
         vec![role]

@@ -10,7 +10,7 @@ use ureq::http::header;
 use super::{
     cache::{check, lock},
     error::{FetchError, SourceError},
-    hub::{Download, agent, refusal},
+    hub::{Download, Patience, agent, refusal},
     progress::{Progress, Reporter},
     sources::NamedHub,
 };
@@ -133,7 +133,7 @@ fn length(url: &str, token: Option<&str>) -> Result<u64, SourceError> {
         url: url.to_owned(),
         why,
     };
-    let mut request = agent().get(url);
+    let mut request = agent(Patience::Usual).get(url);
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }

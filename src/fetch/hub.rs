@@ -17,6 +17,8 @@ const MAX_IDLE_ATTEMPTS: u32 = 3;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+const SHORT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const SHORT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How an attempt ended without the whole file.
@@ -45,13 +47,26 @@ pub(super) fn fetch(
     Ok(download.part)
 }
 
+/// How long a hub may take to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// What is asked for is needed.
+    Usual,
+    /// Nobody shall wait for a hub that does not answer, because it can be done without.
+    Short,
+}
+
 /// An HTTP agent with this module's time limits. It does not send a token to another host after a redirect.
-pub(super) fn agent() -> ureq::Agent {
+pub(super) fn agent(patience: Patience) -> ureq::Agent {
+    let (connect, response) = match patience {
+        Patience::Usual => (CONNECT_TIMEOUT, RESPONSE_TIMEOUT),
+        Patience::Short => (SHORT_CONNECT_TIMEOUT, SHORT_RESPONSE_TIMEOUT),
+    };
     ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_resolve(Some(CONNECT_TIMEOUT))
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
+        .timeout_resolve(Some(connect))
+        .timeout_connect(Some(connect))
+        .timeout_recv_response(Some(response))
         .timeout_per_read(Some(READ_TIMEOUT))
         .user_agent(concat!("babelward/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -72,7 +87,7 @@ impl Download<'_> {
     /// Downloads until the part file has all bytes, or too many attempts have brought nothing new.
     pub(super) fn run(&self, retry_pause: Duration) -> Result<(), SourceError> {
         self.reporter.note(&format!("fetching from {}", self.url));
-        let agent = agent();
+        let agent = agent(Patience::Usual);
         let mut idle = 0;
         loop {
             let before = length(&self.part);

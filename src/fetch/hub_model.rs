@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use super::{
     error::{FetchError, SourceError},
     progress::{Progress, Reporter},
-    repository::{Fetch, Repository, RepositoryKind, Sibling, is_inside},
+    repository::{Fetch, Offer, Repository, RepositoryKind, Sibling, is_inside},
     sources::Sources,
 };
 
@@ -85,9 +85,31 @@ impl HubModel {
         })
     }
 
+    /// What the hub has of it now. Nothing is fetched, and a hub that does not answer within seconds counts as one that is not there.
+    ///
+    /// # Errors
+    /// [`FetchError::Model`], or [`FetchError::NoCacheFolder`].
+    pub fn offer(self) -> Result<Offer, FetchError> {
+        self.offer_of(&Sources::of_process()?)
+    }
+
+    /// The same of given sources.
+    pub(super) fn offer_of(self, sources: &Sources) -> Result<Offer, FetchError> {
+        let reporter = Reporter::new(Progress::Silent, self.name());
+        let offer = self.repository_fetch(sources, &reporter).offer(choose);
+        offer.map_err(|error| FetchError::Model {
+            name: self.name(),
+            error,
+        })
+    }
+
     fn files(self, sources: &Sources, reporter: &Reporter) -> Result<PathBuf, SourceError> {
+        Ok(self.repository_fetch(sources, reporter).run(choose)?.folder)
+    }
+
+    fn repository_fetch<'a>(self, sources: &'a Sources, reporter: &'a Reporter) -> Fetch<'a> {
         let repository = self.repository();
-        let fetch = Fetch {
+        Fetch {
             repository: Repository {
                 kind: RepositoryKind::Model,
                 name: repository,
@@ -96,8 +118,7 @@ impl HubModel {
             home: sources.cache.join(repository.replace('/', "--")),
             sources,
             reporter,
-        };
-        Ok(fetch.run(choose)?.folder)
+        }
     }
 }
 

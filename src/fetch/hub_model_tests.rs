@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use super::{HubModel, Progress, tests::hub_only};
+use super::{HubModel, Offer, Progress, tests::hub_only};
 use crate::digest;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -140,6 +140,25 @@ fn a_guard_is_fetched_once_goes_on_where_it_stopped_and_is_a_folder_of_its_commi
     // The second time only the commit is asked for.
     assert_eq!(fetch(cache.path(), &hub).unwrap(), folder);
     assert_eq!(hub.asked(), [listing]);
+}
+
+#[test]
+fn an_offer_says_what_would_be_fetched_and_fetches_nothing() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::start(Stated::Digest, 0);
+    let sources = hub_only(cache.path(), &hub.url);
+    let bytes = WEIGHTS.len() as u64 + 2;
+    let offer = |missing_bytes| Offer { bytes, missing_bytes };
+    let asked = || HubModel::Qwen3GuardGen06B.offer_of(&sources).unwrap();
+    assert_eq!(asked(), offer(bytes));
+    assert_eq!(hub.asked().len(), 1);
+    let folder = fetch(cache.path(), &hub).unwrap();
+    assert_eq!(asked(), offer(0));
+    fs::remove_file(folder.join("config.json")).unwrap();
+    assert_eq!(asked(), offer(2));
+    let nowhere = hub_only(cache.path(), "http://127.0.0.1:9");
+    let error = HubModel::Qwen3GuardGen06B.offer_of(&nowhere).unwrap_err();
+    assert!(error.to_string().contains("qwen3guard-gen-0.6b"), "{error}");
 }
 
 #[test]

@@ -32,4 +32,5 @@ pub use self::{
     hub_model::HubModel,
     model::{smollm2, smollm2_cached},
     progress::Progress,
+    repository::Offer,
 };

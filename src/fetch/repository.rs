@@ -11,7 +11,7 @@ use ureq::http::{StatusCode, header};
 use super::{
     cache::{check, lock},
     error::SourceError,
-    hub::{Download, agent, refusal},
+    hub::{Download, Patience, agent, refusal},
     progress::Reporter,
     sources::Sources,
 };
@@ -75,6 +75,15 @@ pub(super) struct FetchedFiles {
     pub(super) files: Vec<PathBuf>,
 }
 
+/// What a hub has of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Bytes of those that are not in the cache.
+    pub missing_bytes: u64,
+}
+
 /// Fetches files of a repository.
 pub(super) struct Fetch<'a> {
     pub(super) repository: Repository<'a>,
@@ -93,7 +102,7 @@ impl Fetch<'_> {
         fs::create_dir_all(&self.home).map_err(|source| io(&self.home, source))?;
         let lock_path = self.home.join("lock");
         let _lock = lock(&lock_path, self.reporter).map_err(|source| io(&lock_path, source))?;
-        let listing = self.listing()?;
+        let listing = self.listing(Patience::Usual)?;
         let chosen = choose(&listing.siblings).map_err(|why| self.error(self.repository.name, why))?;
         let folder = self.home.join(&listing.sha);
         let files = chosen
@@ -108,6 +117,22 @@ impl Fetch<'_> {
         })
     }
 
+    /// What [`Fetch::run`] would fetch now. Nothing is fetched, and a hub that does not answer is not waited for.
+    pub(super) fn offer(
+        &self,
+        choose: impl FnOnce(&[Sibling]) -> Result<Vec<Sibling>, String>,
+    ) -> Result<Offer, SourceError> {
+        let listing = self.listing(Patience::Short)?;
+        let chosen = choose(&listing.siblings).map_err(|why| self.error(self.repository.name, why))?;
+        let folder = self.home.join(&listing.sha);
+        let size = |sibling: &Sibling| sibling.size.unwrap_or_default();
+        let missing = |sibling: &&Sibling| !folder.join(&sibling.rfilename).exists();
+        Ok(Offer {
+            bytes: chosen.iter().map(size).sum(),
+            missing_bytes: chosen.iter().filter(missing).map(size).sum(),
+        })
+    }
+
     fn error(&self, url: &str, why: impl Into<String>) -> SourceError {
         SourceError::Hub {
             url: url.to_owned(),
@@ -116,7 +141,7 @@ impl Fetch<'_> {
     }
 
     /// The files of the repository. A commit never changes, so one that was listed before needs no network.
-    fn listing(&self) -> Result<Listing, SourceError> {
+    fn listing(&self, patience: Patience) -> Result<Listing, SourceError> {
         let Repository { kind, name, revision } = self.repository;
         let kept = self.home.join(revision).join("listing.json");
         if let Some(listing) = fs::read(&kept)
@@ -133,7 +158,7 @@ impl Fetch<'_> {
             "{}/api/{api}/{name}/revision/{revision}?blobs=true",
             self.sources.hub
         );
-        let mut request = agent().get(&url);
+        let mut request = agent(patience).get(&url);
         if let Some(token) = &self.sources.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

@@ -15,10 +15,12 @@ use super::{
     question::{AnswerForm, JudgedRole, Label, LabelPosition, Question, message},
     sent_message::{MessageBody, SentMessage},
     verdict::{Scores, Verdict, VerdictStop},
+    verdict_reader::VerdictReader,
 };
 use crate::{
     digest,
     engine::{OutputSpec, Probe, ProbePositions, ProbeResult, Sampling},
+    model::spec::VerdictHeads,
     text::{Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TextStream, Tokenizer, strip},
 };
 
@@ -38,6 +40,8 @@ pub struct Guard {
     /// For users' messages, and for assistants' messages.
     labels: [LabelTokens; 2],
     template_digest: String,
+    /// What gives the verdict of a guard that writes no text.
+    heads: Option<VerdictReader>,
     /// Made when it is first asked for.
     native_tree: OnceLock<Option<CategoryTree>>,
 }
@@ -59,18 +63,60 @@ impl Guard {
         tokenizer: Arc<Tokenizer>,
         chat: Option<Arc<ChatTemplate>>,
     ) -> Result<Self, GuardError> {
-        if let Some(reason) = kind.missing(&tokenizer, chat.as_deref()) {
-            return Err(GuardError::Unsuitable(reason));
+        if kind == GuardKind::Qwen3GuardStream {
+            return Err(GuardError::Unsuitable(format!(
+                "{kind} gives verdicts by heads, which only a folder of the original model has"
+            )));
         }
-        let mut guard = Self {
+        let native = kind.native_policy();
+        let guard = Self {
             kind,
-            native: kind.native_policy(),
+            native,
             tokenizer,
             chat,
             labels: Default::default(),
             template_digest: String::new(),
+            heads: None,
             native_tree: OnceLock::new(),
         };
+        guard.completed()
+    }
+
+    /// A guard that gives verdicts by heads. `kind` is what the configuration says of it, if it says anything.
+    ///
+    /// # Errors
+    /// When `kind` is one of another guard, or the tokenizer lacks what the prompt needs.
+    pub fn with_heads(
+        kind: Option<GuardKind>,
+        tokenizer: Arc<Tokenizer>,
+        heads: &VerdictHeads,
+    ) -> Result<Self, GuardError> {
+        let own = GuardKind::Qwen3GuardStream;
+        if let Some(other) = kind.filter(|kind| *kind != own) {
+            return Err(GuardError::Unsuitable(format!(
+                "its heads give the verdicts, so its guard_kind is {own} and not {other}"
+            )));
+        }
+        let heads = VerdictReader::new(heads);
+        let guard = Self {
+            kind: own,
+            native: heads.policy(),
+            tokenizer,
+            chat: None,
+            labels: Default::default(),
+            template_digest: String::new(),
+            heads: Some(heads),
+            native_tree: OnceLock::new(),
+        };
+        guard.completed()
+    }
+
+    /// The guard with its verdict tokens and the digest of its prompts.
+    fn completed(self) -> Result<Self, GuardError> {
+        if let Some(reason) = self.kind.missing(&self.tokenizer, self.chat.as_deref()) {
+            return Err(GuardError::Unsuitable(reason));
+        }
+        let mut guard = self;
         let mut text = String::new();
         for judged in JudgedRole::ALL {
             let segments = guard
@@ -184,9 +230,12 @@ impl Guard {
         }
     }
 
-    /// What the engine must produce: it probes the first tokens of the labels, ends at once on `safe` where nothing else is
+    /// What the engine must produce. Of heads it is what they read of the last token. Otherwise it probes the first tokens of the labels, ends at once on `safe` where nothing else is
     /// read of such an answer, and otherwise decodes greedily until the verdict cannot change.
     pub fn output_spec(&self, judged: JudgedRole, policy: Option<&Policy>) -> OutputSpec {
+        if let Some(heads) = &self.heads {
+            return heads.output_spec(judged);
+        }
         let labels = &self.labels[judged as usize];
         let more = policy.map_or(0, |policy| {
             let native = self.native.categories().len();
@@ -223,6 +272,9 @@ impl Guard {
         tokens: &[u32],
         policy: Option<&Policy>,
     ) -> Verdict {
+        if let Some(heads) = &self.heads {
+            return heads.verdict(judged, probes.first());
+        }
         let policy = policy.unwrap_or(&self.native);
         let form = self.kind.answer_form(judged);
         let position = self.label_position(&form, tokens);
@@ -230,7 +282,7 @@ impl Guard {
             unsafe_score,
             controversial_score,
             label_mass,
-        } = Scores::of(position.and_then(|position| probes.get(position)), form.words);
+        } = Scores::of(position.and_then(|position| probes.get(position)), &form.labels());
         let raw_output = format!("{}{}", form.begun, self.tokenizer.decode(tokens));
         let reading = self.kind.read(judged, &raw_output, policy);
         Verdict {

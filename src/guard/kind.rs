@@ -15,6 +15,8 @@ pub enum GuardKind {
     LlamaGuard2,
     /// Qwen3Guard-Gen of any size: safe, controversial or unsafe, nine categories, and whether an answer refuses.
     Qwen3GuardGen,
+    /// Qwen3Guard-Stream of any size: heads for the same labels and categories at each token of a conversation, and no text.
+    Qwen3GuardStream,
     /// WildGuard: whether a request is harmful, whether its answer refuses, and whether the answer is harmful.
     WildGuard,
     /// PolyGuard, on Qwen or Ministral: as WildGuard, with Llama Guard 3's categories.
@@ -28,11 +30,12 @@ pub enum GuardKind {
 
 impl GuardKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LlamaGuard3_8B,
         Self::LlamaGuard3_1B,
         Self::LlamaGuard2,
         Self::Qwen3GuardGen,
+        Self::Qwen3GuardStream,
         Self::WildGuard,
         Self::PolyGuard,
         Self::GraniteGuardian3,
@@ -46,6 +49,7 @@ impl GuardKind {
             Self::LlamaGuard3_1B => "llama-guard-3-1b",
             Self::LlamaGuard2 => "llama-guard-2-8b",
             Self::Qwen3GuardGen => "qwen3guard-gen",
+            Self::Qwen3GuardStream => "qwen3guard-stream",
             Self::WildGuard => "wildguard",
             Self::PolyGuard => "polyguard",
             Self::GraniteGuardian3 => "granite-guardian-3",

@@ -2,7 +2,7 @@
 //! the network.
 //!
 //! Conversations as callers send them (`sent_message.rs`) become the turns that guards know in `normalise.rs`, and messages that are
-//! too long are cut in `windows.rs`. [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`). Which
+//! too long are cut in `windows.rs`. [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`, and `verdict_reader.rs` of guards that have heads in place of text). Which
 //! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
 //! words of `question.rs`.
 //!
@@ -29,6 +29,7 @@ mod sent_message;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod verdict_reader;
 mod windows;
 
 pub use category_tree::{Branch, CategoryTree};
@@ -55,6 +56,7 @@ pub use release::{
 pub use renderings::{Agreement, RenderingRule, agree};
 pub use sent_message::{
     ContentKind, MAX_PARTS, MAX_TOOL_CALLS, MessageBody, MessagePart, SentMessage, Speaker, ToolCall,
+    judged_role,
 };
 pub use verdict::Verdict;
 pub use windows::{LEAST_WINDOW_TOKENS, MAX_WINDOWS, TextWindow, WindowError, WindowRules, Windowed};

@@ -132,6 +132,13 @@ pub(super) struct AnswerForm {
     pub(super) safe_is_all: bool,
 }
 
+impl AnswerForm {
+    /// The labels of the words, in their order.
+    pub(super) fn labels(&self) -> Vec<Label> {
+        self.words.iter().map(|word| word.label).collect()
+    }
+}
+
 /// What the text of an answer says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Reading {

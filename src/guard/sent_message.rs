@@ -1,5 +1,8 @@
 //! A message as callers send it, and its text as a guard sees it.
 
+use std::sync::Arc;
+
+use super::question::JudgedRole;
 use crate::text::ChatRole;
 
 /// Most parts of a message.
@@ -209,6 +212,15 @@ impl SentMessage {
 impl AsRef<SentMessage> for SentMessage {
     fn as_ref(&self) -> &SentMessage {
         self
+    }
+}
+
+/// Whose message a guard judges of a conversation: the last one that is not the system's.
+pub fn judged_role(messages: &[Arc<SentMessage>]) -> JudgedRole {
+    let mut speakers = messages.iter().map(|message| message.speaker);
+    match speakers.rfind(|speaker| *speaker != Speaker::System) {
+        Some(Speaker::Assistant) => JudgedRole::Agent,
+        Some(Speaker::User | Speaker::Tool | Speaker::System) | None => JudgedRole::User,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     kind::GuardKind,
-    question::{JudgedRole, Label, LabelWord, Refusal},
+    question::{JudgedRole, Label, Refusal},
 };
 use crate::{
     engine::{ProbeResult, StopCondition},
@@ -14,7 +14,7 @@ use crate::{
 /// A guard's judgement of the last message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// The label in the guard's greedy text.
+    /// The label in the guard's greedy text, or the most probable one of its head.
     pub label: Label,
     /// (p(unsafe) + p(controversial)) / (p(safe) + p(unsafe) + p(controversial)), where the guard has the label controversial,
     /// otherwise p(unsafe) / (p(safe) + p(unsafe)); absent when all of these probabilities underflow, and when the text never
@@ -30,7 +30,7 @@ pub struct Verdict {
     pub categories: Vec<(String, String)>,
     /// Whether the judged answer refuses; absent where the guard does not say so.
     pub refusal: Option<Refusal>,
-    /// The text that the guard wrote, after the beginning that was put into its prompt.
+    /// The text that the guard wrote, after the beginning that was put into its prompt; empty for a guard that writes none.
     pub raw_output: String,
 }
 
@@ -43,19 +43,19 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    /// From the distribution at the label's position; `probe.logprobs` are those of the words' first tokens.
-    pub(super) fn of(probe: Option<&ProbeResult>, words: &[LabelWord]) -> Self {
+    /// From the distribution at the label's position; `probe.logprobs` begin with those of the labels, in their order.
+    pub(super) fn of(probe: Option<&ProbeResult>, labels: &[Label]) -> Self {
         let logprobs = probe.map_or(&[][..], |probe| &probe.logprobs);
         let of = |wanted: &dyn Fn(Label) -> bool| {
-            let words = words.iter().zip(logprobs);
-            let wanted = words.filter(|(word, _)| wanted(word.label));
+            let labels = labels.iter().zip(logprobs);
+            let wanted = labels.filter(|(label, _)| wanted(**label));
             log_sum(wanted.map(|(_, logprob)| *logprob))
         };
         let safe = of(&|label| label == Label::Safe);
         let not_safe = of(&|label| label != Label::Safe);
         let label_mass = safe.exp() + not_safe.exp();
         let has_mass = label_mass > 0.0;
-        let has_controversial = words.iter().any(|word| word.label == Label::Controversial);
+        let has_controversial = labels.contains(&Label::Controversial);
         Self {
             unsafe_score: has_mass.then(|| 1.0 / (1.0 + (safe - not_safe).exp())),
             controversial_score: (has_mass && has_controversial).then(|| {
@@ -115,7 +115,7 @@ mod tests {
             logprobs: logprobs.to_vec(),
             greedy: 0,
         };
-        Scores::of(Some(&probe), kind.answer_form(JudgedRole::User).words)
+        Scores::of(Some(&probe), &kind.answer_form(JudgedRole::User).labels())
     }
 
     #[test]
@@ -159,8 +159,8 @@ mod tests {
 
     #[test]
     fn without_a_position_there_is_no_score() {
-        let words = GuardKind::WildGuard.answer_form(JudgedRole::Agent).words;
-        let scores = Scores::of(None, words);
+        let labels = GuardKind::WildGuard.answer_form(JudgedRole::Agent).labels();
+        let scores = Scores::of(None, &labels);
         assert_eq!((scores.unsafe_score, scores.label_mass), (None, 0.0));
     }
 }

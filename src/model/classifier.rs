@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    error::{ConfigError, KeyProblem},
+    error::{ConfigError, KeyError, KeyProblem},
     xlm_roberta::{EncoderConfig, EncoderFile, EncoderNorms},
 };
 
@@ -55,15 +55,23 @@ impl ClassifierConfig {
         }
         let labels = match head.id2label {
             None => (0..2).map(|index| format!("LABEL_{index}")).collect(),
-            Some(named) => labels(&named).ok_or_else(|| {
-                let rule = format!(
-                    "name 2 to {MOST_LABELS} labels by the numbers from 0 on, each in 1 to {LABEL_BYTES} bytes and none twice"
-                );
-                KeyProblem::breaks(format!("a list of {} labels", named.len()), rule).of("id2label")
-            })?,
+            Some(named) => numbered_labels("id2label", named)?,
         };
         Ok(Self { encoder, labels })
     }
+}
+
+/// The labels that the object `key` names by their numbers, in that order.
+///
+/// # Errors
+/// When they are not two or more names by the numbers from 0 on, or one of them is too long or there twice.
+pub(super) fn numbered_labels(key: &str, named: BTreeMap<String, String>) -> Result<Vec<String>, KeyError> {
+    labels(&named).ok_or_else(|| {
+        let rule = format!(
+            "name 2 to {MOST_LABELS} labels by the numbers from 0 on, each in 1 to {LABEL_BYTES} bytes and none twice"
+        );
+        KeyProblem::breaks(format!("a list of {} labels", named.len()), rule).of(key)
+    })
 }
 
 /// The names in the order of their numbers, if they are as they should be.

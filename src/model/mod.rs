@@ -23,6 +23,7 @@ pub use self::{
         ConfigError, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError, TensorProblem,
     },
     load_error::{LoadError, ResourceProblem},
+    open::verdict_heads_of,
 };
 pub(crate) use self::{
     adapter::{AdapterWeights, Base, Extent, HeadOrder, Site},
@@ -32,6 +33,6 @@ pub(crate) use self::{
     open::open_decoder,
     tensors::Tensors,
     weight_summary::{ParameterCounts, WeightSummary},
-    weights::{LayerTensor, Tensor, TensorData, WeightSource},
+    weights::{HeadTensor, LayerTensor, Tensor, TensorData, WeightSource},
     xlm_roberta::{EncoderConfig, EncoderNorms},
 };

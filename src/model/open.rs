@@ -7,7 +7,7 @@ use super::{
     error::InvalidModel,
     json_file::{CONFIG, read_json},
     load_error::{LoadError, LoadFault},
-    spec::ModelConfig,
+    spec::{ModelConfig, VerdictHeads},
     weights::{DummyWeights, GgufWeights, SafetensorsWeights, WeightSource},
 };
 use crate::gguf::{Gguf, GgufError};
@@ -61,4 +61,20 @@ fn work_on_gguf<T>(
     let config = ModelConfig::from_gguf(file)?;
     let weights = GgufWeights::new(file)?;
     work(config, &weights)
+}
+
+/// The verdict heads of the model at `path`; `None` for a file, and where a folder has another model.
+///
+/// # Errors
+/// When its `config.json` cannot be read, or the heads that it describes cannot be computed; names the key.
+pub fn verdict_heads_of(path: &Path) -> Result<Option<VerdictHeads>, LoadError> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let read = || -> Result<_, LoadFault> {
+        let json = read_json(path, CONFIG)?;
+        let heads = VerdictHeads::from_json(&json);
+        Ok(heads.map_err(|problem| problem.of(CONFIG))?)
+    };
+    read().map_err(|fault| fault.at(path.display().to_string()))
 }

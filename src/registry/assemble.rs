@@ -121,10 +121,15 @@ fn guard_of(declared: &Declared, opened: &OpenedModel) -> Result<Option<Arc<Guar
         names: &opened.names,
         layers: opened.loaded.layers,
     };
-    let kind = declared.guard_kind.or_else(|| GuardKind::detect(&evidence));
-    let guard = kind
-        .ok_or(GuardError::Unknown)
-        .and_then(|kind| Guard::new(kind, Arc::clone(&opened.tokenizer), opened.template.clone()));
+    let tokenizer = Arc::clone(&opened.tokenizer);
+    let guard = match &opened.verdict_heads {
+        Some(heads) => Guard::with_heads(declared.guard_kind, tokenizer, heads),
+        None => {
+            let kind = declared.guard_kind.or_else(|| GuardKind::detect(&evidence));
+            kind.ok_or(GuardError::Unknown)
+                .and_then(|kind| Guard::new(kind, tokenizer, opened.template.clone()))
+        }
+    };
     guard
         .map(|guard| Some(Arc::new(guard)))
         .map_err(|source| RegistryError::Guard {

@@ -183,6 +183,12 @@ pub enum RegistryError {
         /// Model id.
         id: String,
     },
+    /// A model with verdict heads was given another role.
+    #[error("model `{id}` gives verdicts and no text: its role can only be guard, and it takes no adapters")]
+    OnlyGuard {
+        /// Model id.
+        id: String,
+    },
     /// The labels of a classifier cannot be read.
     #[error("model `{id}` cannot be loaded")]
     Labels {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     classifier::EncoderKind,
-    model::spec::{Precision, PrecisionChoice},
+    model::spec::{Precision, PrecisionChoice, VerdictHeads},
 };
 
 /// A group that is being put together.
@@ -121,7 +121,7 @@ fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<Pa
     judging.map(|spec| spec.path.clone()).collect()
 }
 
-/// A quality estimator and a classifier have only that role, and no other model has it.
+/// A quality estimator and a classifier have only that role, and no other model has it. A model with verdict heads is only a guard.
 fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryError> {
     for spec in specs {
         let has_other = |than: ModelRole| spec.base.is_some() || spec.roles.iter().any(|role| *role != than);
@@ -134,6 +134,9 @@ fn check_roles(specs: &[ModelSpec], file: &ModelFile) -> Result<(), RegistryErro
                     id: spec.id.clone(),
                     kind: kind.name(),
                 });
+            }
+            None if has_other(ModelRole::Guard) && VerdictHeads::are_in(&file.path) => {
+                return Err(RegistryError::OnlyGuard { id: spec.id.clone() });
             }
             None if spec.roles.contains(&ModelRole::Quality) => {
                 return Err(RegistryError::NoEstimator {

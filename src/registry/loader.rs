@@ -14,7 +14,11 @@ use crate::{
     digest,
     files::Stamp,
     guard::model_names,
-    model::{LoadError, spec::Precision},
+    model::{
+        LoadError,
+        spec::{Precision, VerdictHeads},
+        verdict_heads_of,
+    },
     quality::EstimatorKind,
     text::{ChatTemplate, Tokenizer},
 };
@@ -37,6 +41,8 @@ pub struct OpenedModel {
     pub estimator: Option<EstimatorKind>,
     /// Names of its labels by their index, if it is a classifier; otherwise empty.
     pub labels: Vec<String>,
+    /// Its verdict heads, if it has them in place of an output layer.
+    pub verdict_heads: Option<VerdictHeads>,
 }
 
 /// Opens one model, each time that it is loaded.
@@ -171,6 +177,7 @@ impl ModelLoader for ModelFile {
             }
             None => (None, Vec::new()),
         };
+        let verdict_heads = verdict_heads_of(path).map_err(|source| self.load_error(source))?;
         let options = self.load_options(kv_bytes, precision);
         let loaded = self.backend.load(path, &self.adapter_paths(), &options);
         let loaded = loaded.map_err(|source| self.load_error(source))?;
@@ -187,6 +194,7 @@ impl ModelLoader for ModelFile {
             adapter_digests,
             estimator,
             labels,
+            verdict_heads,
         })
     }
 

@@ -42,16 +42,16 @@ enum Role {
 }
 
 impl Decider {
-    /// A request's policy, or the server's default one where it names none, beside the server's shadow policies. `judge` is the
-    /// guard that will give the verdict.
+    /// A request's policy, or the server's default one where it names none, beside the server's shadow policies. `judges` are what may
+    /// give the verdict: the guard, for each side that is judged.
     ///
     /// # Errors
-    /// [`ServiceError::CalibratorMismatch`] where the deciding policy's calibrator was fitted for another guard.
+    /// [`ServiceError::CalibratorMismatch`] where the deciding policy's calibrator was fitted for another guard or side.
     pub(crate) fn new(
         set: &DecisionSet,
         named: Option<Arc<DecisionPolicy>>,
         language: Option<String>,
-        judge: &FittedFor,
+        judges: &[FittedFor],
     ) -> Result<Self, ServiceError> {
         let with_calibrator = |policy: &Arc<DecisionPolicy>| CalibratedPolicy {
             policy: Arc::clone(policy),
@@ -63,8 +63,9 @@ impl Decider {
             calibrator: Some(calibrator),
         }) = &deciding
         {
-            let differences = calibrator.fitted_for().differences(judge);
-            if !differences.is_empty() {
+            let fitted_for = calibrator.fitted_for();
+            let mut differing = judges.iter().map(|judge| fitted_for.differences(judge));
+            if let Some(differences) = differing.find(|differences| !differences.is_empty()) {
                 return Err(ServiceError::CalibratorMismatch {
                     policy: policy.full_name(),
                     calibrator: calibrator.digest().to_owned(),
@@ -72,7 +73,7 @@ impl Decider {
                 });
             }
         }
-        let fits = |calibrator: &Arc<Calibrator>| calibrator.fitted_for() == judge;
+        let fits = |calibrator: &Arc<Calibrator>| judges.iter().all(|judge| calibrator.fitted_for() == judge);
         let shadows = set.shadows().iter().map(with_calibrator);
         Ok(Self {
             deciding,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{
+    decision::Decided,
     error::ServiceError,
     guard_end::{End, Reason, reason_name, reason_of},
     judge::{judge, retry_when_full},
@@ -31,6 +32,8 @@ pub(crate) struct Guarding {
     text: GrowingText,
     planner: LookPlanner,
     release: Release,
+    /// What the decision policies make of the verdict on the complete text.
+    decided: Option<Decided>,
     /// The watermark that the client knows.
     announced: usize,
     /// The look under way.
@@ -71,6 +74,7 @@ impl Guarding {
             text: GrowingText::default(),
             planner: LookPlanner::new(work.cadence),
             release: Release::new(work.rules),
+            decided: None,
             announced: 0,
             look: None,
             looks: 0,
@@ -153,6 +157,8 @@ impl Guarding {
             None => return,
         };
         let mut work: ClassifyWork = self.work.before.clone();
+        // Nothing is decided about a part of the text.
+        work.category_probabilities &= stage == LookStage::Final;
         let text = self.text.text()[..at].to_owned();
         work.messages
             .push(Arc::new(SentMessage::plain(self.work.role, text)));
@@ -190,6 +196,9 @@ impl Guarding {
             Err(error) if reason_of(&error) == Some(Reason::GuardFailed) => (None, Some(error)),
             Err(error) => return Err(error),
         };
+        if let (LookStage::Final, Some(verdict)) = (stage, &verdict) {
+            self.decided = Some(self.work.decider.decide(verdict));
+        }
         let outcome = match &verdict {
             Some(verdict) => self
                 .release
@@ -257,7 +266,13 @@ impl Guarding {
     /// Ends the text, and counts that. A look that is under way is cancelled.
     pub(crate) fn end(&mut self, end: &End) -> proto::GuardEnded {
         self.count_end(reason_name(end.reason));
+        let (decision, shadow_decisions) = match self.decided.take() {
+            Some(Decided { decision, shadows }) => (decision, shadows),
+            None => Default::default(),
+        };
         proto::GuardEnded {
+            decision,
+            shadow_decisions,
             reason: end.reason.into(),
             received_bytes: self.text.received() as u64,
             released_bytes: self.release.released() as u64,

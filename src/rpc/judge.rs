@@ -15,8 +15,8 @@ use super::{
 use crate::{
     engine::Event,
     guard::{
-        ContentKind, Guard, JudgedRole, Label, LeftOut, MessagePlace, MessageUse, Policy, PromptError,
-        Refusal, SentMessage, Speaker, TurnPlan,
+        ContentKind, Guard, Label, LeftOut, MessagePlace, MessageUse, Policy, PromptError, Refusal,
+        SentMessage, TurnPlan, judged_role,
     },
     proto::{self, message_use},
     registry::ModelRole,
@@ -44,15 +44,6 @@ pub(crate) fn guard_of(work: &ClassifyWork) -> Result<&Arc<Guard>, ServiceError>
             has: work.guard.roles.clone(),
             needs: ModelRole::Guard,
         })
-}
-
-/// Who is judged.
-pub(crate) fn judged_role(messages: &[Arc<SentMessage>]) -> JudgedRole {
-    let mut speakers = messages.iter().map(|message| message.speaker);
-    match speakers.rfind(|speaker| *speaker != Speaker::System) {
-        Some(Speaker::Assistant) => JudgedRole::Agent,
-        Some(Speaker::User | Speaker::Tool | Speaker::System) | None => JudgedRole::User,
-    }
 }
 
 /// The plan of a conversation.
@@ -309,6 +300,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Speaker;
 
     /// The origins of the texts in which a character that cannot be encoded is looked for.
     fn origins(judged: Judged) -> Vec<TextOrigin> {

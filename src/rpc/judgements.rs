@@ -7,14 +7,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     error::ServiceError,
-    judge::judged_role,
     sequence::WorkContext,
     validate::{ClassifyWork, JudgedRange},
     windows::{JudgedMessage, judge_message},
     worst::{OPEN_VERDICTS, TotalUsage, worst},
 };
 use crate::{
-    guard::{JudgeScope, JudgedRole, WindowRules},
+    guard::{JudgeScope, JudgedRole, WindowRules, judged_role},
     proto::{self, message_use::Use},
 };
 

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     backend::Determinism,
-    calibrator::FittedFor,
+    calibrator::{FittedFor, JudgedSide},
     engine::SequenceSummary,
-    guard::{Guard, Policy},
+    guard::{Guard, JudgedRole, Policy},
     proto,
     registry::{
         Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter,
@@ -39,8 +39,14 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
     }
 }
 
-/// What a guard's scores depend on, which a calibrator must have been fitted for. `policy` is what it judges by, if not its own.
-pub(crate) fn computed_by(entry: &ModelEntry, guard: &Guard, policy: Option<&Policy>) -> FittedFor {
+/// What a guard's scores of messages of one side depend on, which a calibrator must have been fitted for. `policy` is what it judges
+/// by, if not its own.
+pub(crate) fn computed_by(
+    entry: &ModelEntry,
+    guard: &Guard,
+    policy: Option<&Policy>,
+    judged: JudgedRole,
+) -> FittedFor {
     let proto::Provenance {
         model_digest,
         adapter_digest,
@@ -56,6 +62,10 @@ pub(crate) fn computed_by(entry: &ModelEntry, guard: &Guard, policy: Option<&Pol
         template_digest,
         policy_digest: policy.map_or_else(String::new, |policy| policy.digest().to_owned()),
         precision,
+        judged: match judged {
+            JudgedRole::User => JudgedSide::Prompt,
+            JudgedRole::Agent => JudgedSide::Answer,
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
+    decision::Decided,
     error::ServiceError,
     generation::{Finished, PromptTokens, complete, prompt_tokens},
     judge::{judge, retry_when_full},
@@ -84,7 +85,7 @@ async fn sample(
         judge(
             context,
             ClassifyWork {
-                category_probabilities: false,
+                category_probabilities: work.category_probabilities,
                 guard: work.guard.clone(),
                 policy: work.policy.clone(),
                 messages: messages.clone(),
@@ -98,6 +99,7 @@ async fn sample(
         )
     });
     let verdict = verdict.await?;
+    let Decided { decision, shadows } = work.decider.decide(&verdict);
     let Finished {
         event,
         text,
@@ -113,6 +115,8 @@ async fn sample(
         usage: event.usage,
         timing: event.timing,
         generation_provenance: Some(provenance),
+        decision,
+        shadow_decisions: shadows,
     })
 }
 

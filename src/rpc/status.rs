@@ -310,8 +310,8 @@ impl ServiceError {
                 Report::new(
                     Reason::CalibratorMismatch,
                     format!(
-                        "the calibrator of the decision policy `{policy}` was fitted for another guard ({differing}): name \
-                         another policy, or fit a calibrator for this guard"
+                        "the calibrator of the decision policy `{policy}` was fitted for another guard or judged side \
+                         ({differing}): name another policy, or fit a calibrator for what is judged here"
                     ),
                 )
                 .with("policy", policy)

@@ -42,6 +42,7 @@ pub async fn answer(
                 ..Verdict::default()
             }),
             error: (code != Code::Ok).then_some(error),
+            ..GuardEnded::default()
         }
     };
     while let Ok(Some(message)) = messages.message().await {

@@ -23,6 +23,8 @@ mod completions;
 mod config;
 mod conversations;
 mod data;
+mod decisions;
+mod demo;
 mod disk_full;
 mod evidence;
 mod gate;
@@ -50,3 +52,5 @@ mod tls;
 mod top;
 mod traces;
 mod translate;
+#[path = "../common/verdict_heads.rs"]
+mod verdict_heads_golden;

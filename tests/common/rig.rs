@@ -375,6 +375,7 @@ pub fn opened(
         adapter_digests: Vec::new(),
         estimator: None,
         labels: Vec::new(),
+        verdict_heads: None,
     }
 }
 

@@ -18,6 +18,8 @@ mod classifiers_golden;
 mod common;
 #[path = "../common/estimators.rs"]
 mod estimators;
+#[path = "../common/verdict_heads.rs"]
+mod verdict_heads_golden;
 
 mod adapters;
 mod classifier_parity;
@@ -31,3 +33,4 @@ mod parity;
 mod precision;
 mod quality_parity;
 mod text_memory;
+mod verdict_head_parity;

@@ -2,8 +2,8 @@
 
 use babelward::{
     calibrator::{
-        CalibrationMethod, Calibrator, ErrorRates, FitOptions, FittedFor, FittedOn, LabelledScore,
-        LabelledText, fit,
+        CalibrationMethod, Calibrator, ErrorRates, FitOptions, FittedFor, FittedOn, JudgedSide,
+        LabelledScore, LabelledText, fit,
     },
     guard::{DecisionPolicy, DecisionSet},
     proto::{self, Action, DecisionSubject, EvidenceOutcome, PredictionSet, classify_request::PolicySource},
@@ -11,7 +11,7 @@ use babelward::{
 };
 use tonic::{Code, Status};
 
-use crate::rig::{Rig, Setup, classify, reason};
+use crate::rig::{Rig, Setup, classify, reason, score};
 
 const SAFE: [&str; 1] = ["bread"];
 const UNSAFE: [&str; 1] = ["[unsafe] words"];
@@ -45,6 +45,7 @@ impl Verdicts {
             template_digest: provenance.template_digest,
             policy_digest: provenance.policy_digest,
             precision: provenance.precision,
+            judged: JudgedSide::Prompt,
         };
         change(&mut fitted_for);
         let text = |verdict: &proto::Verdict, is_unsafe: bool| LabelledText {
@@ -268,6 +269,71 @@ async fn a_calibrator_of_another_guard_is_refused_and_says_what_differs() {
     };
     let found = rig.safety().await.find_evidence(search).await.unwrap();
     assert_eq!(found.into_inner().outcome(), EvidenceOutcome::NotUnsafe);
+    rig.idle().await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calibrator_of_the_other_judged_side_is_refused() {
+    let verdicts = verdicts().await;
+    let prompts = verdicts.calibrator(|_| {});
+    let answers = verdicts.calibrator(|fitted| fitted.judged = JudgedSide::Answer);
+    let mut decisions = DecisionSet::default();
+    let rules = "scale = \"calibrated\"\nthresholds.block = 0.9\n";
+    for (name, calibrator) in [("prompts", &prompts), ("answers", &answers)] {
+        decisions.add_calibrator(calibrator.clone());
+        decisions.add(policy(name, calibrator, rules)).unwrap();
+    }
+    decisions.add_shadow(decisions.find("answers").unwrap().clone());
+    let rig = rig(decisions).await;
+    let differing = |status: &Status| {
+        let (reason, metadata) = reason(status, Code::FailedPrecondition);
+        (reason, metadata["differs"].clone())
+    };
+    let other_side = ("CALIBRATOR_MISMATCH".to_owned(), "judged".to_owned());
+    let exchange = ["bread", "Take flour."];
+    for (contents, fitting, other) in [
+        (&SAFE[..], "prompts", "answers"),
+        (&exchange[..], "answers", "prompts"),
+    ] {
+        let answer = ask(&rig, by(contents, fitting, "")).await.unwrap();
+        assert!(answer.decision.unwrap().calibrated_probability.is_some());
+        let shadow = &answer.shadow_decisions[0];
+        assert_eq!(shadow.calibrated_probability.is_some(), fitting == "answers");
+        let refused = ask(&rig, by(contents, other, "")).await.unwrap_err();
+        assert_eq!(differing(&refused), other_side, "{contents:?}");
+    }
+    // Both sides are judged, and a calibrator is for one.
+    for name in ["prompts", "answers"] {
+        let both = proto::ClassifyRequest {
+            judge: proto::JudgeScope::Exchange.into(),
+            ..by(&exchange, name, "")
+        };
+        assert_eq!(
+            differing(&ask(&rig, both).await.unwrap_err()),
+            other_side,
+            "{name}"
+        );
+    }
+    // A Score judges answers.
+    let scored = |name: &str| proto::ScoreRequest {
+        judge: Some(proto::JudgeOptions {
+            decision_policy: name.to_owned(),
+            ..Default::default()
+        }),
+        ..score("[say bread]")
+    };
+    let refused = rig.scoring().await.score(scored("prompts")).await.unwrap_err();
+    assert_eq!(differing(&refused), other_side);
+    let answer = rig
+        .scoring()
+        .await
+        .score(scored("answers"))
+        .await
+        .unwrap()
+        .into_inner();
+    let decision = answer.samples[0].decision.as_ref().unwrap();
+    assert!(decision.calibrated_probability.is_some());
     rig.idle().await;
     rig.stop().await;
 }

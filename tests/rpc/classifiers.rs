@@ -49,6 +49,7 @@ impl ModelLoader for FolderLoader {
             adapter_digests: Vec::new(),
             estimator: None,
             labels: labels_of(&self.0).unwrap(),
+            verdict_heads: None,
         })
     }
 }

@@ -28,6 +28,8 @@ mod python;
 mod rig;
 #[path = "../common/scripted.rs"]
 mod scripted;
+#[path = "../common/verdict_heads.rs"]
+mod verdict_heads_golden;
 
 mod access;
 mod admission;
@@ -42,6 +44,7 @@ mod connections;
 mod conversations;
 mod deadlines;
 mod decisions;
+mod decisions_elsewhere;
 mod devices;
 mod doctor;
 mod drain;
@@ -77,4 +80,5 @@ mod streams;
 mod tenants;
 mod traces;
 mod validation;
+mod verdict_heads;
 mod windows;

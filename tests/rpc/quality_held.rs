@@ -103,6 +103,7 @@ impl ModelLoader for HeldLoader {
             adapter_digests: Vec::new(),
             estimator: Some(EstimatorKind::CometKiwi),
             labels: Vec::new(),
+            verdict_heads: None,
         })
     }
 }

@@ -9,11 +9,12 @@ use super::{
     kernels::{BLOCK_TOKENS, Isa},
     kv_cache::KvCache,
     ops::CpuOps,
+    verdict_model::{HeadWeights, VerdictModel},
 };
 use crate::{
     backend::{
         Backend, CostPrior, Determinism, DeviceFinding, DeviceInfo, DeviceMemory, Execution, Footprint,
-        LoadOptions, LoadedModel, ModelLimits,
+        LanguageModel, LoadOptions, LoadedModel, ModelLimits,
         decoder::{Decoder, adapters::adapters_of, footprint::pool_blocks},
         self_test,
     },
@@ -67,17 +68,27 @@ impl CpuBackend {
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
         let compute = Compute::start(self.threads)?;
         let ops = CpuOps::new(&config, compute, precision.products(), cache, adapters);
+        let heads = config.verdict_heads.as_ref();
+        let heads = heads
+            .map(|heads| HeadWeights::read(&config, heads, source))
+            .transpose()?;
+        let head_values = heads.as_ref().map_or(0, HeadWeights::values) as u64;
         let (decoder, summary) = Decoder::load(&config, source, ops, limits)?;
+        let kv_bytes = decoder.kv_bytes();
+        let model: Box<dyn LanguageModel> = match heads {
+            Some(heads) => Box::new(VerdictModel::new(decoder, heads)),
+            None => Box::new(decoder),
+        };
         Ok(LoadedModel {
-            kv_bytes: decoder.kv_bytes(),
-            model: Box::new(decoder),
+            kv_bytes,
+            model,
             architecture: config.architecture,
             layers: config.layers.len(),
-            parameters: summary.parameters,
+            parameters: summary.parameters + head_values,
             dtype: summary.dtype,
             precision,
             determinism: self.device.determinism,
-            weight_bytes: summary.bytes,
+            weight_bytes: summary.bytes + head_values * size_of::<f32>() as u64,
             adapters: loaded_adapters,
         })
     }

@@ -11,5 +11,6 @@ mod kv_cache;
 mod ops;
 #[cfg(test)]
 mod tests;
+mod verdict_model;
 
 pub use self::device::CpuBackend;

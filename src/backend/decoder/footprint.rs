@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use crate::{
     backend::ModelLimits,
     model::{
-        LayerTensor, ResourceProblem, Tensor, TensorError, WeightSource,
-        spec::{HeadNorms, ModelConfig, TensorFormat},
+        HeadTensor, LayerTensor, ResourceProblem, Tensor, TensorError, WeightSource,
+        spec::{HeadNorms, HeadSide, ModelConfig, TensorFormat},
     },
 };
 
@@ -97,7 +97,7 @@ pub(in crate::backend) fn weight_bytes(
             return Ok(true);
         }
         bytes += match shape[..] {
-            [rows, cols] if !is_head_norm(tensor) => matrix_bytes(MatrixShape {
+            [rows, cols] if is_packed(tensor) => matrix_bytes(MatrixShape {
                 format,
                 rows,
                 cols,
@@ -113,8 +113,18 @@ pub(in crate::backend) fn weight_bytes(
     if config.learned_positions {
         add(Tensor::Positions)?;
     }
-    if !config.tied_embeddings {
-        add(Tensor::Output)?;
+    match &config.verdict_heads {
+        None if config.tied_embeddings => {}
+        None => {
+            add(Tensor::Output)?;
+        }
+        Some(_) => {
+            for side in HeadSide::ALL {
+                for part in HeadTensor::ALL {
+                    add(Tensor::Verdict(side, part))?;
+                }
+            }
+        }
     }
     for layer in 0..config.layers.len() {
         for part in SINGLE {
@@ -131,10 +141,12 @@ pub(in crate::backend) fn weight_bytes(
     Ok(bytes)
 }
 
-fn is_head_norm(tensor: Tensor) -> bool {
-    matches!(
+/// Whether a tensor of two dimensions is a matrix that the device multiplies with.
+fn is_packed(tensor: Tensor) -> bool {
+    !matches!(
         tensor,
         Tensor::Layer(_, LayerTensor::QueryNorm | LayerTensor::KeyNorm)
+            | Tensor::Verdict(_, HeadTensor::Risk | HeadTensor::Category)
     )
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::ops::{DecoderOps, NormParameters};
 use crate::model::{
-    LayerTensor, ParameterCounts, Tensor, TensorData, TensorError, TensorProblem, WeightSource,
-    spec::{Biases, HeadNorms, ModelConfig, NormWeights},
+    HeadTensor, LayerTensor, ParameterCounts, Tensor, TensorData, TensorError, TensorProblem, WeightSource,
+    spec::{Biases, HeadNorms, HeadSide, ModelConfig, NormWeights},
 };
 
 /// Reads tensors from a source, loads them onto a device, and counts their parameters.
@@ -46,6 +46,12 @@ impl<'a, O: DecoderOps> Loader<'a, O> {
         cols: usize,
     ) -> Result<O::Linear, TensorError> {
         self.side_by_side(&[(tensor, rows)], cols, MatrixUse::Product)
+    }
+
+    /// What makes the rows that verdict heads read, those of the answer's side first: `[2 * inner, hidden]`.
+    pub(super) fn verdict_rows(&mut self, inner: usize) -> Result<O::Linear, TensorError> {
+        let parts = HeadSide::ALL.map(|side| (Tensor::Verdict(side, HeadTensor::Inner), inner));
+        self.side_by_side(&parts, self.config.sizes.hidden, MatrixUse::Product)
     }
 
     /// A matrix of `[rows, cols]` whose rows are also read one by one.

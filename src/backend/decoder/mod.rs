@@ -31,7 +31,8 @@ pub(super) struct Decoder<O: DecoderOps> {
     submitted: bool,
 }
 
-/// What makes logits of the residual stream.
+/// What makes logits of the residual stream: one for each token of the vocabulary, or, in a model with
+/// [verdict heads](crate::model::VerdictHeads), the rows that those read.
 struct Head<O: DecoderOps> {
     norm: O::Norm,
     /// `None` when the output layer is the embedding.
@@ -57,10 +58,10 @@ impl<O: DecoderOps> Decoder<O> {
             layers.push(Layer::load(&mut loader, index)?);
         }
         let embedding = loader.table(Tensor::Embedding, sizes.vocab, sizes.hidden)?;
-        let output = if config.tied_embeddings {
-            None
-        } else {
-            Some(loader.linear(Tensor::Output, sizes.vocab, sizes.hidden)?)
+        let output = match &config.verdict_heads {
+            Some(heads) => Some(loader.verdict_rows(heads.inner)?),
+            None if config.tied_embeddings => None,
+            None => Some(loader.linear(Tensor::Output, sizes.vocab, sizes.hidden)?),
         };
         let norm = loader.norm(Tensor::OutputNorm, Tensor::OutputNormBias)?;
         let positions = config.learned_positions.then(|| loader.positions()).transpose()?;

@@ -21,7 +21,8 @@ use crate::{
         statistics::calibration::{Calibration, calibration},
     },
     calibrator::{
-        self, Calibrator, FitOptions, FittedFor, FittedOn, LabelledScore, LabelledText, PredictionSet,
+        self, Calibrator, FitOptions, FittedFor, FittedOn, JudgedSide, LabelledScore, LabelledText,
+        PredictionSet,
     },
     digest,
 };
@@ -141,6 +142,8 @@ fn guard(info: &RunInfo) -> Option<FittedFor> {
         template_digest: guard.template_digest.clone(),
         policy_digest: guard.policy_digest.clone(),
         precision: guard.precision.clone(),
+        // A run's verdicts are on answers.
+        judged: JudgedSide::Answer,
     };
     let mut guards = info.primary_guards().map(fitted_for);
     let first = guards.next()?;

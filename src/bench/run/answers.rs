@@ -95,6 +95,7 @@ pub(super) fn score_request(item: &PlanItem, seed: u64, settings: &RunSettings) 
         judge: Some(JudgeOptions {
             model: settings.guards.first().cloned().unwrap_or_default(),
             policy_source: settings.policy.for_score(),
+            ..JudgeOptions::default()
         }),
         samples: 1,
         keep_text: true,

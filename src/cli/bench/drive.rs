@@ -143,6 +143,9 @@ pub(super) fn print_results(folder: &RunFolder) -> anyhow::Result<Summary> {
     if demo {
         print_line("These verdicts are a mechanism demo and not a safety judgement.\n")?;
     }
+    if summary.run.settings.kind == RunKind::Demo {
+        print_line("The guard judges in earnest; the few prompts and the small target are a demo.\n")?;
+    }
     print_line(&format!(
         "report  {}\nresults {}",
         folder.file("report.html").display(),

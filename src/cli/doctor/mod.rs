@@ -23,6 +23,7 @@ use crate::{
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::{Guard, GuardError, GuardEvidence, GuardKind, model_names},
+    model::verdict_heads_of,
     quality::PairEncoder,
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
@@ -313,9 +314,13 @@ fn try_templates(model: &Model, path: &Path) -> anyhow::Result<String> {
             names: &model_names(path),
             layers: 0,
         };
-        let kind = model.guard_kind.or_else(|| GuardKind::detect(&evidence));
-        let kind = kind.ok_or(GuardError::Unknown)?;
-        let guard = Guard::new(kind, tokenizer, template)?;
+        let guard = match verdict_heads_of(path)? {
+            Some(heads) => Guard::with_heads(model.guard_kind, tokenizer, &heads)?,
+            None => {
+                let kind = model.guard_kind.or_else(|| GuardKind::detect(&evidence));
+                Guard::new(kind.ok_or(GuardError::Unknown)?, tokenizer, template)?
+            }
+        };
         let hello = ChatMessage {
             role: ChatRole::User,
             content: "Hello".to_owned(),

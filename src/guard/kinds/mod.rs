@@ -7,6 +7,7 @@ mod granite_guardian;
 mod llama_guard;
 mod polyguard;
 mod qwen3guard;
+mod qwen3guard_stream;
 mod wildguard;
 
 use super::{
@@ -37,6 +38,8 @@ impl GuardKind {
             Self::LlamaGuard3_1B => Policy::llama_guard_3(13),
             Self::LlamaGuard2 => Policy::numbered(&llama_guard::CATEGORIES_2),
             Self::Qwen3GuardGen => Policy::of_names(&qwen3guard::CATEGORIES),
+            // Its categories are those of the model's file.
+            Self::Qwen3GuardStream => Policy::of_names(&[]),
             Self::WildGuard => Policy::of_names(&[]),
             Self::PolyGuard => Policy::llama_guard_3(14),
             Self::GraniteGuardian3 => Policy::of_names(&[granite_guardian::HARM]),
@@ -47,7 +50,9 @@ impl GuardKind {
         match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => Policies::Any,
             Self::GraniteGuardian3 => Policies::OneCategory,
-            Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => Policies::NativeOnly,
+            Self::Qwen3GuardGen | Self::Qwen3GuardStream | Self::WildGuard | Self::PolyGuard => {
+                Policies::NativeOnly
+            }
         }
     }
 
@@ -55,12 +60,15 @@ impl GuardKind {
     pub(super) fn conversation_form(self) -> ConversationForm {
         match self {
             // Their templates have turns of User and Agent only.
-            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => {
-                ConversationForm {
-                    extent: ConversationExtent::Conversation,
-                    system: SystemMessages::LeftOut,
-                }
-            }
+            // The makers' example of Qwen3Guard-Stream has no other turns either.
+            Self::LlamaGuard3_8B
+            | Self::LlamaGuard3_1B
+            | Self::LlamaGuard2
+            | Self::ChatDemo
+            | Self::Qwen3GuardStream => ConversationForm {
+                extent: ConversationExtent::Conversation,
+                system: SystemMessages::LeftOut,
+            },
             // Its template begins the user's first turn with the system message.
             Self::Qwen3GuardGen => ConversationForm {
                 extent: ConversationExtent::Conversation,
@@ -79,7 +87,7 @@ impl GuardKind {
         let tokens: &[&str] = match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B => &llama_guard::SPECIAL_TOKENS,
             Self::LlamaGuard2 => &llama_guard::SPECIAL_TOKENS_2,
-            Self::Qwen3GuardGen => &qwen3guard::SPECIAL_TOKENS,
+            Self::Qwen3GuardGen | Self::Qwen3GuardStream => &qwen3guard::SPECIAL_TOKENS,
             Self::WildGuard => &wildguard::SPECIAL_TOKENS,
             Self::GraniteGuardian3 => &granite_guardian::SPECIAL_TOKENS,
             Self::PolyGuard | Self::ChatDemo => {
@@ -99,6 +107,7 @@ impl GuardKind {
             Self::LlamaGuard3_1B => Ok(llama_guard::prompt(llama_guard::Form::OneB, question)),
             Self::LlamaGuard2 => Ok(llama_guard::prompt_2(question)),
             Self::Qwen3GuardGen => Ok(qwen3guard::prompt(question)),
+            Self::Qwen3GuardStream => Ok(qwen3guard_stream::prompt(question)),
             Self::WildGuard => wildguard::prompt(question),
             Self::PolyGuard => polyguard::prompt(question),
             Self::GraniteGuardian3 => granite_guardian::prompt(question),
@@ -111,6 +120,7 @@ impl GuardKind {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::ChatDemo => llama_guard::ANSWER,
             Self::LlamaGuard2 => llama_guard::ANSWER_2,
             Self::Qwen3GuardGen => qwen3guard::answer_form(judged),
+            Self::Qwen3GuardStream => qwen3guard_stream::ANSWER,
             Self::WildGuard => wildguard::answer_form(judged),
             Self::PolyGuard => polyguard::answer_form(judged),
             Self::GraniteGuardian3 => granite_guardian::ANSWER,
@@ -123,7 +133,11 @@ impl GuardKind {
         match self {
             Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::ChatDemo => Some("unsafe\n"),
             Self::Qwen3GuardGen => Some(" Unsafe\nCategories: "),
-            Self::LlamaGuard2 | Self::WildGuard | Self::PolyGuard | Self::GraniteGuardian3 => None,
+            Self::LlamaGuard2
+            | Self::Qwen3GuardStream
+            | Self::WildGuard
+            | Self::PolyGuard
+            | Self::GraniteGuardian3 => None,
         }
     }
 
@@ -134,6 +148,7 @@ impl GuardKind {
                 llama_guard::read(text, policy)
             }
             Self::Qwen3GuardGen => qwen3guard::read(judged, text),
+            Self::Qwen3GuardStream => Reading::undetermined(),
             Self::WildGuard => wildguard::read(judged, text),
             Self::PolyGuard => polyguard::read(judged, text, policy),
             Self::GraniteGuardian3 => granite_guardian::read(text, policy),
@@ -147,6 +162,7 @@ impl GuardKind {
                 llama_guard::is_settled(text)
             }
             Self::Qwen3GuardGen => qwen3guard::is_settled(judged, text),
+            Self::Qwen3GuardStream => true,
             Self::WildGuard => wildguard::is_settled(judged, text),
             Self::PolyGuard => polyguard::is_settled(judged, text),
             Self::GraniteGuardian3 => granite_guardian::is_settled(text),
@@ -162,6 +178,7 @@ impl GuardKind {
             Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => 128,
             // One word. The makers generate 20 (cookbooks of ibm-granite/granite-guardian), of which no more is read.
             Self::GraniteGuardian3 => 20,
+            Self::Qwen3GuardStream => 0,
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     text::{ChatRole, Segment},
 };
 
-const TURN_START: &str = "<|im_start|>";
-const TURN_END: &str = "<|im_end|>";
+pub(super) const TURN_START: &str = "<|im_start|>";
+pub(super) const TURN_END: &str = "<|im_end|>";
 
 /// The tokens that the prompt needs.
 pub(super) const SPECIAL_TOKENS: [&str; 2] = [TURN_START, TURN_END];

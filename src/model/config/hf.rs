@@ -12,7 +12,7 @@ use crate::model::{
     error::{ConfigError, KeyError, KeyProblem},
     spec::{
         Activation, Family, HeadNorms, Llama3Scaling, LongScaling, ModelConfig, NormKind, NormWeights, Rope,
-        RopeStyle, Scaling, Sizes, check_factors, sliding_layers,
+        RopeStyle, Scaling, Sizes, VerdictHeads, check_factors, sliding_layers,
     },
 };
 
@@ -73,6 +73,7 @@ pub(super) fn read(json: &Json) -> Result<ModelConfig, ConfigError> {
             config.tied_embeddings = tied;
         }
     }
+    config.verdict_heads = VerdictHeads::from_json(json)?;
     let window = window(&fields, family)?;
     let sliding = sliding(&fields, family, model_type, layers)?;
     config.set_windows(family, window, &sliding);

@@ -7,6 +7,7 @@ mod granite;
 mod hf;
 mod hf_fields;
 mod hf_gpt;
+mod verdict_heads;
 
 use serde_json::Value as Json;
 

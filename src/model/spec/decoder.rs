@@ -2,7 +2,7 @@
 
 use super::{
     Activation, AttentionLayer, AttentionShape, Biases, Family, FeedForward, HeadNorms, NormKind,
-    NormPlacement, NormWeights, Rope, Rotation,
+    NormPlacement, NormWeights, Rope, Rotation, VerdictHeads,
 };
 
 /// What a decoder computes, described so that no code that computes it asks for its family.
@@ -41,6 +41,8 @@ pub(crate) struct ModelConfig {
     pub logit_soft_cap: Option<f32>,
     /// Whether the output projection is the embedding.
     pub tied_embeddings: bool,
+    /// The heads that judge, in models that have them in place of an output projection.
+    pub verdict_heads: Option<VerdictHeads>,
 }
 
 /// Sizes of the weights.
@@ -102,6 +104,7 @@ impl ModelConfig {
             logit_scale: 1.0,
             logit_soft_cap: None,
             tied_embeddings: traits.tied_embeddings,
+            verdict_heads: None,
         }
     }
 

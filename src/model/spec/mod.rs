@@ -17,6 +17,7 @@ mod precision;
 mod rotary;
 mod stored_bytes;
 mod tensor_format;
+mod verdict_heads;
 
 #[cfg(feature = "cuda")]
 pub(crate) use self::tensor_format::Group;
@@ -32,6 +33,7 @@ pub use self::{
     rotary::{FactorsProblem, RopeStyle},
     stored_bytes::StoredBytes,
     tensor_format::{FormatError, TensorFormat},
+    verdict_heads::{HeadLabels, HeadSide, RiskLevel, VerdictHeads},
 };
 pub(crate) use self::{
     decoder::{ModelConfig, Sizes},

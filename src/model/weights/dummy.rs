@@ -75,7 +75,7 @@ impl DummyWeights {
             Tensor::Output if self.config.tied_embeddings => return None,
             Tensor::Embedding | Tensor::Output => vec![c.vocab, c.hidden],
             Tensor::OutputNorm => vec![c.hidden],
-            Tensor::Positions | Tensor::OutputNormBias => return None,
+            Tensor::Positions | Tensor::OutputNormBias | Tensor::Verdict(..) => return None,
             Tensor::Layer(_, part) => match part {
                 LayerTensor::AttentionNorm | LayerTensor::FfnNorm => vec![c.hidden],
                 LayerTensor::Query => vec![queries, c.hidden],

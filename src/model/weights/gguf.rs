@@ -65,6 +65,8 @@ impl WeightSource for GgufWeights<'_> {
             Tensor::OutputNorm => return "output_norm.weight".into(),
             Tensor::OutputNormBias => return "output_norm.bias".into(),
             Tensor::Output => return "output.weight".into(),
+            // There is no format of GGUF for such heads, so no file has the name.
+            Tensor::Verdict(..) => return "verdict heads".into(),
             Tensor::Layer(layer, part) => (layer, part),
         };
         let part = match part {

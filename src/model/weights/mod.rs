@@ -9,5 +9,5 @@ pub(crate) use self::{
     dummy::DummyWeights,
     gguf::GgufWeights,
     safetensors::{SafetensorsWeights, StoredTensor, read_folder, read_safetensors},
-    source::{LayerTensor, Tensor, TensorData, WeightSource},
+    source::{HeadTensor, LayerTensor, Tensor, TensorData, WeightSource},
 };

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, collections::HashMap, path::Path, sync::Arc};
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value as Json;
 
-use super::source::{FileRange, LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
+use super::source::{FileRange, HeadTensor, LayerTensor, Tensor, TensorBytes, TensorData, WeightSource};
 use crate::{
     files::Pieces,
     model::{
         error::{FileError, FileProblem, KeyProblem, TensorProblem},
         json_file::read_json,
-        spec::{NormPlacement, TensorFormat},
+        spec::{HeadSide, NormPlacement, TensorFormat},
     },
 };
 
@@ -76,6 +76,20 @@ impl SafetensorsWeights {
             naming,
             placement,
         })
+    }
+}
+
+/// The names of Qwen3Guard-Stream's heads.
+fn head_name(side: HeadSide, part: HeadTensor) -> &'static str {
+    match (side, part) {
+        (HeadSide::Answer, HeadTensor::Inner) => "risk_level_category_pre.weight",
+        (HeadSide::Answer, HeadTensor::InnerNorm) => "risk_level_category_layernorm.weight",
+        (HeadSide::Answer, HeadTensor::Risk) => "risk_level_head.weight",
+        (HeadSide::Answer, HeadTensor::Category) => "category_head.weight",
+        (HeadSide::Request, HeadTensor::Inner) => "query_risk_level_category_pre.weight",
+        (HeadSide::Request, HeadTensor::InnerNorm) => "query_risk_level_category_layernorm.weight",
+        (HeadSide::Request, HeadTensor::Risk) => "query_risk_level_head.weight",
+        (HeadSide::Request, HeadTensor::Category) => "query_category_head.weight",
     }
 }
 
@@ -170,6 +184,7 @@ impl WeightSource for SafetensorsWeights {
             (Tensor::OutputNorm, Naming::Gpt) => format!("{prefix}ln_f.weight"),
             (Tensor::OutputNormBias, Naming::Llama) => format!("{prefix}norm.bias"),
             (Tensor::OutputNormBias, Naming::Gpt) => format!("{prefix}ln_f.bias"),
+            (Tensor::Verdict(side, part), _) => head_name(side, part).into(),
             (Tensor::Layer(layer, part), naming) => {
                 format!("{}{layer}.{}", self.layers(), self.layer_name(part, naming))
             }

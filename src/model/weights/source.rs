@@ -6,7 +6,7 @@ use crate::{
     files::Pieces,
     model::{
         error::TensorProblem,
-        spec::{MatrixSource, Noise, RawElements, StoredBytes, TensorFormat},
+        spec::{HeadSide, MatrixSource, Noise, RawElements, StoredBytes, TensorFormat},
     },
 };
 
@@ -19,7 +19,27 @@ pub(crate) enum Tensor {
     OutputNorm,
     OutputNormBias,
     Output,
+    /// A tensor of the heads that judge one side of a conversation.
+    Verdict(HeadSide, HeadTensor),
     Layer(usize, LayerTensor),
+}
+
+/// A tensor of the heads that judge one side of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadTensor {
+    /// What makes the rows that the heads read: `[inner, hidden]`.
+    Inner,
+    /// The norm of those rows.
+    InnerNorm,
+    /// `[risk levels, inner]`.
+    Risk,
+    /// `[categories, inner]`.
+    Category,
+}
+
+impl HeadTensor {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Inner, Self::InnerNorm, Self::Risk, Self::Category];
 }
 
 /// A tensor of one layer. No model has all of them.

@@ -7,16 +7,17 @@ use rand::RngExt as _;
 use super::{
     checker::{Checker, ValidationContext},
     conversation,
+    decision::{DecidedBy, DecisionFields},
     growing::{AnswerGuardFields, GuardWork, answer_guard_fields},
     policy::{self, CheckedPolicy, GuardAndPolicy},
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
     engine::Sampling,
-    guard::{Policy, SentMessage, Speaker},
+    guard::{JudgedRole, Policy, SentMessage, Speaker},
     proto::{self, generate_request},
     registry::{Lease, Registry},
-    rpc::{error::ServiceError, limits::Limits},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
 
@@ -89,6 +90,9 @@ pub(crate) struct ScoreWork {
     pub(crate) guard_field: String,
     pub(crate) samples: u32,
     pub(crate) keep_text: bool,
+    /// Whether the verdicts have the probability of each category.
+    pub(crate) category_probabilities: bool,
+    pub(crate) decider: Decider,
 }
 
 /// Checks a Generate; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
@@ -139,16 +143,27 @@ async fn guard_of(
         inline_policy_field,
         cadence,
         rules,
+        decision,
+        path,
     } = guard;
     let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
+    let DecidedBy {
+        decider,
+        category_probabilities,
+    } = decision.find_for(
+        &path,
+        context.decisions,
+        &guard,
+        policy.as_deref(),
+        JudgedRole::Agent,
+    )?;
     Ok(GuardWork {
         before: ClassifyWork {
             guard,
             policy,
             messages: work.messages(),
             priority: work.priority,
-            // No decision is made of looks.
-            category_probabilities: false,
+            category_probabilities,
             fields: JudgedMessages {
                 conversation: work.prompt_field.clone(),
                 policy: inline_policy_field,
@@ -158,6 +173,7 @@ async fn guard_of(
         role: Speaker::Assistant,
         cadence,
         rules,
+        decider,
     })
 }
 
@@ -170,6 +186,7 @@ pub(super) struct ScoreFields {
     guard_field: String,
     policy: CheckedPolicy,
     policy_field: String,
+    decision: DecisionFields,
     samples: u32,
     keep_text: bool,
 }
@@ -180,9 +197,11 @@ pub(super) fn score_fields(
     limits: &Limits,
 ) -> ScoreFields {
     let judge = request.judge.unwrap_or_default();
-    let policy = checker.within("judge", |checker| {
+    let (policy, decision) = checker.within("judge", |checker| {
         checker.model_id("model", &judge.model, limits);
-        policy::policy(checker, judge.policy_source.into(), limits)
+        let policy = policy::policy(checker, judge.policy_source.into(), limits);
+        let decision = DecisionFields::checked(checker, judge.decision_policy, judge.language);
+        (policy, decision)
     });
     if request.samples > limits.samples {
         checker.wrong(
@@ -214,6 +233,7 @@ pub(super) fn score_fields(
         guard_field: checker.path_of("judge.model"),
         policy,
         policy_field: checker.path_of("judge.inline_policy"),
+        decision,
         samples: request.samples,
         keep_text: request.keep_text,
     }
@@ -234,10 +254,12 @@ pub(crate) async fn score(
         guard_field,
         policy,
         policy_field,
+        decision,
         samples,
         keep_text,
     } = score_fields(&mut checker, request, context.limits);
     let chosen_field = checker.path_of(&format!("judge.{}", policy.field()));
+    let judge_path = checker.path_of("judge");
     checker.finish()?;
     let Some(fields) = generate else {
         return Err(ServiceError::field(generate_path, "is required"));
@@ -251,6 +273,16 @@ pub(crate) async fn score(
     };
     let (generate, guard) = context.deadline.limit(found).await?;
     policy::check_guard(&guard, policy.as_ref(), chosen_field)?;
+    let DecidedBy {
+        decider,
+        category_probabilities,
+    } = decision.find_for(
+        &judge_path,
+        context.decisions,
+        &guard,
+        policy.as_deref(),
+        JudgedRole::Agent,
+    )?;
     Ok(ScoreWork {
         generate,
         guard,
@@ -259,6 +291,8 @@ pub(crate) async fn score(
         guard_field,
         samples: samples.max(1),
         keep_text,
+        category_probabilities,
+        decider,
     })
 }
 

@@ -5,31 +5,39 @@ use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 use super::{
     checker::{Checker, ValidationContext},
     conversation,
+    decision::{DecidedBy, DecisionFields},
     policy::{self, CheckedPolicy, GuardAndPolicy},
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
 use crate::{
     guard::{
-        CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, ReleaseRules, SentMessage, Speaker,
+        CADENCE_TOKENS, CONFIRMATIONS, Cadence, FailureMode, GuardMode, JudgedRole, ReleaseRules,
+        SentMessage, Speaker,
     },
     proto,
-    rpc::{error::ServiceError, limits::Limits},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits},
 };
 
 /// Most bytes of a chunk of the text.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// The field with the start.
+const START: &str = "start";
 
 /// The field with the bytes of the text.
 const CHUNK: &str = "chunk";
 
 /// A checked start.
 pub(crate) struct GuardWork {
-    /// The Classify of each look, without the last message.
+    /// The Classify of each look, without the last message. Probabilities of categories are for the decision, which is about the
+    /// complete text.
     pub(crate) before: ClassifyWork,
     /// Who writes the text.
     pub(crate) role: Speaker,
     pub(crate) cadence: Cadence,
     pub(crate) rules: ReleaseRules,
+    /// Of the verdict on the complete text.
+    pub(crate) decider: Decider,
 }
 
 /// A start whose fields are valid without knowing the guard.
@@ -40,6 +48,7 @@ pub(super) struct GuardFields {
     priority: proto::Priority,
     cadence: Cadence,
     rules: ReleaseRules,
+    decision: DecisionFields,
     fields: JudgedMessages,
 }
 
@@ -62,6 +71,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
             conversation::guard_messages(checker, conversation, limits, other_parts)
         }),
     };
+    let decision = DecisionFields::checked(checker, start.decision_policy, start.language);
     let (cadence, rules) = options(checker, start.options);
     GuardFields {
         model: start.model,
@@ -70,6 +80,7 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
         priority,
         cadence,
         rules,
+        decision,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
@@ -92,6 +103,9 @@ pub(super) struct AnswerGuardFields {
     pub(super) inline_policy_field: String,
     pub(super) cadence: Cadence,
     pub(super) rules: ReleaseRules,
+    pub(super) decision: DecisionFields,
+    /// Where they are, for later errors.
+    pub(super) path: String,
 }
 
 pub(super) fn answer_guard_fields(
@@ -101,6 +115,7 @@ pub(super) fn answer_guard_fields(
 ) -> AnswerGuardFields {
     checker.model_id("model", &guard.model, limits);
     let policy = policy::policy(checker, guard.policy_source.into(), limits);
+    let decision = DecisionFields::checked(checker, guard.decision_policy, guard.language);
     let (cadence, rules) = options(checker, guard.options);
     AnswerGuardFields {
         model: guard.model,
@@ -110,6 +125,8 @@ pub(super) fn answer_guard_fields(
         policy,
         cadence,
         rules,
+        decision,
+        path: checker.path_of(""),
     }
 }
 
@@ -188,7 +205,7 @@ pub(crate) async fn guard_start(
     start: proto::GuardStart,
     context: &ValidationContext<'_>,
 ) -> Result<GuardWork, ServiceError> {
-    let mut checker = Checker::at("start");
+    let mut checker = Checker::at(START);
     let GuardFields {
         model,
         policy,
@@ -196,24 +213,34 @@ pub(crate) async fn guard_start(
         priority,
         cadence,
         rules,
+        decision,
         fields,
     } = guard_fields(&mut checker, start, context.limits);
     let policy_field = checker.path_of(policy.field());
     checker.finish()?;
     let GuardAndPolicy { guard, policy } = policy::find_guard(context, &model, policy, policy_field).await?;
+    let role = writer(&messages);
+    let judged = match role {
+        Speaker::Assistant => JudgedRole::Agent,
+        Speaker::User | Speaker::System | Speaker::Tool => JudgedRole::User,
+    };
+    let DecidedBy {
+        decider,
+        category_probabilities,
+    } = decision.find_for(START, context.decisions, &guard, policy.as_deref(), judged)?;
     Ok(GuardWork {
-        role: writer(&messages),
+        role,
         before: ClassifyWork {
             guard,
             policy,
             messages,
             priority,
-            // No decision is made of looks.
-            category_probabilities: false,
+            category_probabilities,
             fields,
         },
         cadence,
         rules,
+        decider,
     })
 }
 

@@ -4,6 +4,7 @@
 mod checker;
 mod classifier;
 mod conversation;
+mod decision;
 mod evidence;
 mod generation;
 mod growing;

@@ -6,21 +6,19 @@ use super::{
     checker::{Checker, ValidationContext},
     classifier::{self, ClassifierQuestion, ClassifierWork},
     conversation,
+    decision::{DecidedBy, DecisionFields, JudgingGuard},
     policy::{self, CheckedPolicy, GuardAndPolicy},
     request::item_ids,
 };
 use crate::{
     guard::{
-        DecisionSet, Guard, JudgeScope, LEAST_WINDOW_TOKENS, MAX_WINDOWS, Policy, SentMessage, WindowRules,
-        is_language_tag,
+        JudgeScope, JudgedRole, LEAST_WINDOW_TOKENS, MAX_WINDOWS, Policy, SentMessage, WindowRules,
+        judged_role,
     },
     proto,
-    registry::{Lease, ModelEntry, ModelRole},
-    rpc::{decision::Decider, error::ServiceError, limits::Limits, provenance},
+    registry::{Lease, ModelRole},
+    rpc::{decision::Decider, error::ServiceError, limits::Limits},
 };
-
-/// Longest name of a decision policy with its version, in bytes.
-const DECISION_POLICY_BYTES: usize = 160;
 
 /// A checked Classify.
 #[derive(Clone)]
@@ -92,103 +90,14 @@ pub(super) struct ClassifyFields {
     fields: JudgedMessages,
 }
 
-/// The fields about what is done about a verdict.
-struct DecisionFields {
-    /// The name of a decision policy; empty is the server's default.
-    policy: String,
-    language: Option<String>,
-    category_probabilities: bool,
-}
-
-fn decision_fields(checker: &mut Checker, request: &mut proto::ClassifyRequest) -> DecisionFields {
-    let policy = std::mem::take(&mut request.decision_policy);
-    checker.bytes("decision_policy", policy.len(), 0..=DECISION_POLICY_BYTES);
-    let language = Some(std::mem::take(&mut request.language)).filter(|language| !language.is_empty());
-    if language
-        .as_deref()
-        .is_some_and(|language| !is_language_tag(language))
-    {
-        checker.wrong(
-            "language",
-            "must be a BCP 47 tag of at most 35 bytes, such as de or pt-BR",
-        );
-    }
-    DecisionFields {
-        policy,
-        language,
-        category_probabilities: request.category_probabilities,
-    }
-}
-
-impl DecisionFields {
-    /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the request.
-    fn find(
-        self,
-        checker: &Checker,
-        decisions: &DecisionSet,
-        judge: &JudgingGuard<'_>,
-    ) -> Result<DecidedBy, ServiceError> {
-        let JudgingGuard {
-            entry,
-            guard,
-            policy: judged_by,
-        } = *judge;
-        let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
-        let named = match self.policy.as_str() {
-            "" => None,
-            name => match decisions.find(name) {
-                Some(policy) => Some(Arc::clone(policy)),
-                None => {
-                    let reason = "names no decision policy of the server; ListPolicies lists them";
-                    return wrong("decision_policy", reason.to_owned());
-                }
-            },
-        };
-        let computed_by = provenance::computed_by(entry, guard, judged_by);
-        let decider = Decider::new(decisions, named, self.language, &computed_by)?;
-        let categories = guard.category_codes(judged_by);
-        if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
-            let reason = format!(
-                "has a threshold of the category `{unknown}`, which this guard does not judge by here; name a policy that fits"
-            );
-            return wrong("decision_policy", reason);
-        }
-        let can_tell = guard.tells_categories();
-        if self.category_probabilities && !can_tell {
-            let reason = "cannot be had: this guard's answers do not go on from the label to a category";
-            return wrong("category_probabilities", reason.to_owned());
-        }
-        if decider.decides_by_categories() && !can_tell {
-            let reason = "has thresholds of categories, and this guard's answers do not go on from the label to a category";
-            return wrong("decision_policy", reason.to_owned());
-        }
-        Ok(DecidedBy {
-            category_probabilities: can_tell && (self.category_probabilities || decider.needs_categories()),
-            decider,
-        })
-    }
-}
-
-/// Who judges.
-struct JudgingGuard<'a> {
-    entry: &'a ModelEntry,
-    guard: &'a Guard,
-    /// What it judges by; `None` is its own policy.
-    policy: Option<&'a Policy>,
-}
-
-/// What is done about a verdict, and whether that or the caller needs the probabilities of categories.
-struct DecidedBy {
-    decider: Decider,
-    category_probabilities: bool,
-}
-
 pub(super) fn classify_fields(
     checker: &mut Checker,
     mut request: proto::ClassifyRequest,
     limits: &Limits,
 ) -> ClassifyFields {
-    let decision = decision_fields(checker, &mut request);
+    let named = std::mem::take(&mut request.decision_policy);
+    let decision = DecisionFields::checked(checker, named, std::mem::take(&mut request.language))
+        .with_category_probabilities(request.category_probabilities);
     let classifiers = classifier::questions(checker, std::mem::take(&mut request.classifiers), limits);
     checker.model_id("model", &request.model, limits);
     let priority = checker.priority(request.priority);
@@ -296,6 +205,7 @@ pub(crate) async fn classify(
             entry: &lease,
             guard,
             policy: policy.as_deref(),
+            roles: &judged_roles(&messages, &judged.ends),
         },
     )?;
     let classifiers = classifier::find(context, classifiers).await?;
@@ -312,6 +222,21 @@ pub(crate) async fn classify(
         decider,
         classifiers,
     })
+}
+
+/// The sides of the messages that end these beginnings of a conversation, each once.
+fn judged_roles(messages: &[Arc<SentMessage>], ends: &[usize]) -> Vec<JudgedRole> {
+    let mut roles = Vec::new();
+    for role in ends
+        .iter()
+        .filter_map(|end| messages.get(..*end))
+        .map(judged_role)
+    {
+        if !roles.contains(&role) {
+            roles.push(role);
+        }
+    }
+    roles
 }
 
 /// Checks a batch as a whole, and returns the id of each item. The requests of the items are checked one by one, and fail

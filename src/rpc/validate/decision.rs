@@ -1,0 +1,144 @@
+//! Checks what is to be done about verdicts, in every request that asks for one.
+
+use std::sync::Arc;
+
+use super::checker::Checker;
+use crate::{
+    guard::{DecisionSet, Guard, JudgedRole, Policy, is_language_tag},
+    registry::{Lease, ModelEntry, ModelRole},
+    rpc::{decision::Decider, error::ServiceError, provenance},
+};
+
+/// Longest name of a decision policy with its version, in bytes.
+const DECISION_POLICY_BYTES: usize = 160;
+
+/// The fields about what is done about a verdict, valid without knowing the guard.
+pub(super) struct DecisionFields {
+    /// The name of a decision policy; empty is the server's default.
+    policy: String,
+    language: Option<String>,
+    /// Whether the caller wants the probabilities of categories.
+    category_probabilities: bool,
+}
+
+impl DecisionFields {
+    /// Checks the fields `decision_policy` and `language` of the message that `checker` is at.
+    pub(super) fn checked(checker: &mut Checker, policy: String, language: String) -> Self {
+        checker.bytes("decision_policy", policy.len(), 0..=DECISION_POLICY_BYTES);
+        let language = Some(language).filter(|language| !language.is_empty());
+        if language
+            .as_deref()
+            .is_some_and(|language| !is_language_tag(language))
+        {
+            checker.wrong(
+                "language",
+                "must be a BCP 47 tag of at most 35 bytes, such as de or pt-BR",
+            );
+        }
+        Self {
+            policy,
+            language,
+            category_probabilities: false,
+        }
+    }
+
+    /// The same, with what the caller says of probabilities of categories.
+    pub(super) fn with_category_probabilities(self, wanted: bool) -> Self {
+        Self {
+            category_probabilities: wanted,
+            ..self
+        }
+    }
+
+    /// [`DecisionFields::find`] for messages of one side. The fields are in the message at `path`.
+    pub(super) fn find_for(
+        self,
+        path: &str,
+        decisions: &DecisionSet,
+        lease: &Lease,
+        policy: Option<&Policy>,
+        role: JudgedRole,
+    ) -> Result<DecidedBy, ServiceError> {
+        let Some(guard) = &lease.guard else {
+            return Err(ServiceError::CapabilityMissing {
+                has: lease.roles.clone(),
+                needs: ModelRole::Guard,
+            });
+        };
+        let judge = JudgingGuard {
+            entry: lease,
+            guard,
+            policy,
+            roles: &[role],
+        };
+        self.find(&Checker::at(path), decisions, &judge)
+    }
+
+    /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the message with the fields.
+    pub(super) fn find(
+        self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+        judge: &JudgingGuard<'_>,
+    ) -> Result<DecidedBy, ServiceError> {
+        let JudgingGuard {
+            entry,
+            guard,
+            policy: judged_by,
+            roles,
+        } = *judge;
+        let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
+        let named = match self.policy.as_str() {
+            "" => None,
+            name => match decisions.find(name) {
+                Some(policy) => Some(Arc::clone(policy)),
+                None => {
+                    let reason = "names no decision policy of the server; ListPolicies lists them";
+                    return wrong("decision_policy", reason.to_owned());
+                }
+            },
+        };
+        let computed_by = roles
+            .iter()
+            .map(|role| provenance::computed_by(entry, guard, judged_by, *role));
+        let computed_by: Vec<_> = computed_by.collect();
+        let decider = Decider::new(decisions, named, self.language, &computed_by)?;
+        let categories = guard.category_codes(judged_by);
+        if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
+            let reason = format!(
+                "has a threshold of the category `{unknown}`, which this guard does not judge by here; name a policy that fits"
+            );
+            return wrong("decision_policy", reason);
+        }
+        let can_tell = guard.tells_categories();
+        if self.category_probabilities && !can_tell {
+            let reason = "cannot be had: this guard's answers do not go on from the label to a category";
+            return wrong("category_probabilities", reason.to_owned());
+        }
+        if decider.decides_by_categories() && !can_tell {
+            let reason = "has thresholds of categories, and this guard's answers do not go on from the label to a category";
+            return wrong("decision_policy", reason.to_owned());
+        }
+        Ok(DecidedBy {
+            category_probabilities: can_tell && (self.category_probabilities || decider.needs_categories()),
+            decider,
+        })
+    }
+}
+
+/// Who judges, and what.
+#[derive(Clone, Copy)]
+pub(super) struct JudgingGuard<'a> {
+    pub(super) entry: &'a ModelEntry,
+    pub(super) guard: &'a Guard,
+    /// What it judges by; `None` is its own policy.
+    pub(super) policy: Option<&'a Policy>,
+    /// The sides of the judged messages.
+    pub(super) roles: &'a [JudgedRole],
+}
+
+/// What is done about a verdict, and whether that or the caller needs the probabilities of categories.
+pub(super) struct DecidedBy {
+    pub(super) decider: Decider,
+    pub(super) category_probabilities: bool,
+}
