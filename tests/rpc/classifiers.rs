@@ -48,7 +48,7 @@ impl ModelLoader for FolderLoader {
             digest: digest::of_bytes("watch"),
             adapter_digests: Vec::new(),
             estimator: None,
-            labels: labels_of(&self.0).unwrap(),
+            labels: Some(labels_of(&self.0).unwrap()),
         })
     }
 }
