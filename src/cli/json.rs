@@ -32,7 +32,7 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty or not set, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 16] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 17] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
@@ -49,6 +49,7 @@ const LEFT_OUT_WHEN_EMPTY: [&str; 16] = [
     "babelward.v1.MessageUse.omitted_parts",
     "babelward.v1.MessageUse.cut_bytes",
     "babelward.v1.ClassifyResponse.classifications",
+    "babelward.v1.DecisionReason.classifier",
 ];
 
 /// A message, whichever it is.

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::{
     checker::{Checker, ValidationContext},
-    classifier::{self, ClassifierQuestion, ClassifierWork},
+    classifier::{self, AskedBy, ClassifiedText, ClassifierQuestion, ClassifierWork},
     conversation,
     policy::{self, CheckedPolicy, GuardAndPolicy},
     request::item_ids,
 };
 use crate::{
     guard::{
-        DecisionSet, Guard, JudgeScope, LEAST_WINDOW_TOKENS, MAX_WINDOWS, Policy, SentMessage, WindowRules,
-        is_language_tag,
+        DecisionPolicy, DecisionSet, Guard, JudgeScope, LEAST_WINDOW_TOKENS, MAX_WINDOWS, Policy,
+        SentMessage, WindowRules, is_language_tag,
     },
     proto,
     registry::{Lease, ModelEntry, ModelRole},
@@ -37,13 +37,22 @@ pub(crate) struct ClassifyWork {
     pub(crate) fields: JudgedMessages,
 }
 
-/// A checked Classify of one or several messages, and what is done about the verdict.
+/// A checked Classify of one or several messages, and what is done about the answers.
 pub(crate) struct CheckedClassify {
-    pub(crate) work: ClassifyWork,
-    pub(crate) judged: JudgedRange,
+    /// What a guard judges; absent where classifiers alone answer.
+    pub(crate) judging: Option<Judging>,
+    pub(crate) priority: proto::Priority,
     pub(crate) decider: Decider,
     /// Who else looks at the last message.
     pub(crate) classifiers: Vec<ClassifierWork>,
+    /// That message; empty where there are no classifiers.
+    pub(crate) classified_text: ClassifiedText,
+}
+
+/// What a guard judges of a conversation.
+pub(crate) struct Judging {
+    pub(crate) work: ClassifyWork,
+    pub(crate) judged: JudgedRange,
 }
 
 /// Which messages of a conversation are judged, and what is done about those that are too long.
@@ -89,7 +98,61 @@ pub(super) struct ClassifyFields {
     priority: proto::Priority,
     decision: DecisionFields,
     classifiers: Vec<ClassifierQuestion>,
+    guard_use: GuardUse,
     fields: JudgedMessages,
+}
+
+/// Whether a guard judges, as far as it can be known without the server's models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GuardUse {
+    Required,
+    /// A guard judges if the server has one.
+    IfServed,
+    None,
+}
+
+/// Checks whether a guard judges.
+fn guard_use(checker: &mut Checker, request: &proto::ClassifyRequest) -> GuardUse {
+    let scope = request.judge();
+    let last = [proto::JudgeScope::Unspecified, proto::JudgeScope::LastMessage];
+    let about_guard = [
+        ("model", !request.model.is_empty()),
+        (
+            "policy",
+            matches!(
+                request.policy_source,
+                Some(proto::classify_request::PolicySource::Policy(_))
+            ),
+        ),
+        (
+            "inline_policy",
+            matches!(
+                request.policy_source,
+                Some(proto::classify_request::PolicySource::InlinePolicy(_))
+            ),
+        ),
+        ("category_probabilities", request.category_probabilities),
+        ("judge", !last.contains(&scope)),
+        ("windows", request.windows.is_some()),
+    ];
+    let given = about_guard.into_iter().filter(|(_, is_given)| *is_given);
+    match proto::GuardUse::try_from(request.guard_use) {
+        Ok(proto::GuardUse::Unspecified | proto::GuardUse::Required) => GuardUse::Required,
+        Ok(proto::GuardUse::IfServed) => match given.count() {
+            0 => GuardUse::IfServed,
+            _ => GuardUse::Required,
+        },
+        Ok(proto::GuardUse::None) => {
+            for (field, _) in given {
+                checker.wrong(field, "is about a guard, and guard_use says that none judges");
+            }
+            GuardUse::None
+        }
+        Err(_) => {
+            checker.wrong("guard_use", "is not a known value");
+            GuardUse::Required
+        }
+    }
 }
 
 /// The fields about what is done about a verdict.
@@ -121,6 +184,38 @@ fn decision_fields(checker: &mut Checker, request: &mut proto::ClassifyRequest) 
 }
 
 impl DecisionFields {
+    /// Finds the policy that the request names. `checker` is at the request.
+    fn named(
+        &self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+    ) -> Result<Option<Arc<DecisionPolicy>>, ServiceError> {
+        match self.policy.as_str() {
+            "" => Ok(None),
+            name => match decisions.find(name) {
+                Some(policy) => Ok(Some(Arc::clone(policy))),
+                None => {
+                    let reason = "names no decision policy of the server; ListPolicies lists them";
+                    Err(ServiceError::field(
+                        checker.path_of("decision_policy"),
+                        reason.to_owned(),
+                    ))
+                }
+            },
+        }
+    }
+
+    /// Finds the policies where classifiers alone answer. `checker` is at the request.
+    fn find_without_guard(self, checker: &Checker, decisions: &DecisionSet) -> Result<Decider, ServiceError> {
+        let named = self.named(checker, decisions)?;
+        if named.as_ref().is_some_and(|policy| policy.needs_verdict()) {
+            let reason =
+                "has thresholds of a verdict, and no guard judges; name a policy of classifiers alone";
+            return Err(ServiceError::field(checker.path_of("decision_policy"), reason));
+        }
+        Decider::new(decisions, named, self.language, None)
+    }
+
     /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the request.
     fn find(
         self,
@@ -134,18 +229,9 @@ impl DecisionFields {
             policy: judged_by,
         } = *judge;
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
-        let named = match self.policy.as_str() {
-            "" => None,
-            name => match decisions.find(name) {
-                Some(policy) => Some(Arc::clone(policy)),
-                None => {
-                    let reason = "names no decision policy of the server; ListPolicies lists them";
-                    return wrong("decision_policy", reason.to_owned());
-                }
-            },
-        };
+        let named = self.named(checker, decisions)?;
         let computed_by = provenance::computed_by(entry, guard, judged_by);
-        let decider = Decider::new(decisions, named, self.language, &computed_by)?;
+        let decider = Decider::new(decisions, named, self.language, Some(&computed_by))?;
         let categories = guard.category_codes(judged_by);
         if let Some(unknown) = decider.unknown_category(|code| categories.contains(&code)) {
             let reason = format!(
@@ -188,6 +274,7 @@ pub(super) fn classify_fields(
     mut request: proto::ClassifyRequest,
     limits: &Limits,
 ) -> ClassifyFields {
+    let guard_use = guard_use(checker, &request);
     let decision = decision_fields(checker, &mut request);
     let classifiers = classifier::questions(checker, std::mem::take(&mut request.classifiers), limits);
     checker.model_id("model", &request.model, limits);
@@ -222,6 +309,7 @@ pub(super) fn classify_fields(
         priority,
         decision,
         classifiers,
+        guard_use,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
@@ -259,13 +347,63 @@ fn window_rules(checker: &mut Checker, windows: &proto::Windows) -> WindowRules 
     })
 }
 
-/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
+/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while its models are being loaded.
 pub(crate) async fn classify(
     request: proto::ClassifyRequest,
     path: &str,
     context: &ValidationContext<'_>,
 ) -> Result<CheckedClassify, ServiceError> {
     let mut checker = Checker::at(path);
+    let mut given = classify_fields(&mut checker, request, context.limits);
+    checker.finish()?;
+    let checker = Checker::at(path);
+    let questions = std::mem::take(&mut given.classifiers);
+    let has_guard = context.registry.default_of(ModelRole::Guard).is_some();
+    let alone = match given.guard_use {
+        GuardUse::Required => false,
+        GuardUse::IfServed => !has_guard && !questions.is_empty(),
+        GuardUse::None => true,
+    };
+    let messages = given.messages.clone();
+    let conversation = given.fields.conversation.clone();
+    let priority = given.priority;
+    let (judging, decider) = match alone {
+        true => (
+            None,
+            given.decision.find_without_guard(&checker, context.decisions)?,
+        ),
+        false => {
+            let (judging, decider) = judged_by_guard(given, &checker, context).await?;
+            (Some(judging), decider)
+        }
+    };
+    let mut classifiers = classifier::find(context, questions).await?;
+    let field = checker.path_of("decision_policy");
+    classifier::add_asked_by_policies(context, &mut classifiers, decider.questions(), &field).await?;
+    let is_asked = |work: &ClassifierWork| work.asked_by == AskedBy::Request;
+    if alone && !classifiers.iter().any(is_asked) {
+        let reason = "must not be empty where no guard judges and no decision policy asks classifiers";
+        return Err(ServiceError::field(checker.path_of("classifiers"), reason));
+    }
+    let classified_text = match classifiers.is_empty() {
+        true => ClassifiedText::default(),
+        false => ClassifiedText::last(&messages, &conversation),
+    };
+    Ok(CheckedClassify {
+        judging,
+        priority,
+        decider,
+        classifiers,
+        classified_text,
+    })
+}
+
+/// Finds the guard and what decides about its verdict. `checker` is at the request.
+async fn judged_by_guard(
+    given: ClassifyFields,
+    checker: &Checker,
+    context: &ValidationContext<'_>,
+) -> Result<(Judging, Decider), ServiceError> {
     let ClassifyFields {
         model,
         policy,
@@ -273,11 +411,11 @@ pub(crate) async fn classify(
         judged,
         priority,
         decision,
-        classifiers,
+        classifiers: _,
+        guard_use: _,
         fields,
-    } = classify_fields(&mut checker, request, context.limits);
+    } = given;
     let policy_field = checker.path_of(policy.field());
-    checker.finish()?;
     let GuardAndPolicy { guard: lease, policy } =
         policy::find_guard(context, &model, policy, policy_field).await?;
     let Some(guard) = &lease.guard else {
@@ -290,7 +428,7 @@ pub(crate) async fn classify(
         decider,
         category_probabilities,
     } = decision.find(
-        &Checker::at(path),
+        checker,
         context.decisions,
         &JudgingGuard {
             entry: &lease,
@@ -298,20 +436,15 @@ pub(crate) async fn classify(
             policy: policy.as_deref(),
         },
     )?;
-    let classifiers = classifier::find(context, classifiers).await?;
-    Ok(CheckedClassify {
-        work: ClassifyWork {
-            guard: lease,
-            policy,
-            messages,
-            priority,
-            category_probabilities,
-            fields,
-        },
-        judged,
-        decider,
-        classifiers,
-    })
+    let work = ClassifyWork {
+        guard: lease,
+        policy,
+        messages,
+        priority,
+        category_probabilities,
+        fields,
+    };
+    Ok((Judging { work, judged }, decider))
 }
 
 /// Checks a batch as a whole, and returns the id of each item. The requests of the items are checked one by one, and fail
