@@ -3,5 +3,5 @@
 
 mod text_classifier;
 
-pub use self::text_classifier::{LabelOdds, LabelsError, MOST_WINDOWS, TextClassifier, labels_of};
-pub use crate::model::EncoderKind;
+pub use self::text_classifier::{LabelOdds, LabelSet, LabelsError, MOST_WINDOWS, TextClassifier, labels_of};
+pub use crate::model::{ClassifierFamily, EncoderKind};

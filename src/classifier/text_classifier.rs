@@ -4,8 +4,8 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use crate::{
     engine::{OutputSpec, Probe, ProbePositions, ProbeResult, Sampling},
-    model::{CONFIG, ClassifierConfig, ConfigError, FileError, read_json},
-    text::{Allowance, Segment, Tokenizer, TokenizerError},
+    model::{CONFIG, ClassifierConfig, ClassifierFamily, ConfigError, FileError, read_json},
+    text::{Allowance, Tokenizer, TokenizerError},
 };
 
 /// Most windows that a text is read in. Longer texts are refused.
@@ -14,8 +14,25 @@ pub const MOST_WINDOWS: usize = 64;
 /// Neighbouring windows share one token in so many.
 const OVERLAP: usize = 4;
 
-/// Tokens around each window: `<s>` and `</s>`.
+/// Tokens around each window: one before it and one behind it.
 const AROUND: usize = 2;
+
+/// What a classifier says of a text, and what its network is, by its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelSet {
+    /// Whose network it is, which decides about the tokens around a text.
+    pub family: ClassifierFamily,
+    /// Names of the labels by their index; at least two.
+    pub names: Vec<String>,
+}
+
+/// The special tokens before and behind a text.
+fn around(family: ClassifierFamily) -> [&'static str; AROUND] {
+    match family {
+        ClassifierFamily::XlmRoberta | ClassifierFamily::Roberta => ["<s>", "</s>"],
+        ClassifierFamily::Deberta => ["[CLS]", "[SEP]"],
+    }
+}
 
 /// A classifier's tokenizer and labels.
 pub struct TextClassifier {
@@ -39,16 +56,17 @@ pub enum LabelsError {
     Config(Box<ConfigError>),
 }
 
-/// Names of the labels of the classifier in the folder `path`, by their index.
+/// The labels of the classifier in the folder `path`.
 ///
 /// # Errors
 /// When its `config.json` cannot be read or is none of a classifier; names the key.
-pub fn labels_of(path: &Path) -> Result<Vec<String>, LabelsError> {
+pub fn labels_of(path: &Path) -> Result<LabelSet, LabelsError> {
     let json = read_json(path, CONFIG).map_err(|error| LabelsError::File(Box::new(error)))?;
-    let config = ClassifierConfig::from_json(&json);
-    Ok(config
-        .map_err(|error| LabelsError::Config(Box::new(error)))?
-        .labels)
+    let config = ClassifierConfig::from_json(&json).map_err(|error| LabelsError::Config(Box::new(error)))?;
+    Ok(LabelSet {
+        family: config.family,
+        names: config.labels,
+    })
 }
 
 /// How probable the labels are in one window.
@@ -78,7 +96,7 @@ impl TextClassifier {
     /// When the tokenizer lacks a special token that the sequences need, or has tokens that a model of this vocabulary has not.
     pub fn new(
         tokenizer: Arc<Tokenizer>,
-        labels: Vec<String>,
+        labels: LabelSet,
         context: usize,
         vocab_size: usize,
     ) -> Result<Self, TokenizerError> {
@@ -90,18 +108,19 @@ impl TextClassifier {
                 ))
             })
         };
-        let (begin, end) = (special("<s>")?, special("</s>")?);
+        let [first, last] = around(labels.family);
+        let (begin, end) = (special(first)?, special(last)?);
         let room = context.saturating_sub(AROUND);
         if room == 0 {
             return Err(TokenizerError::Invalid(format!(
-                "a context of {context} tokens has no room for a text between `<s>` and `</s>`"
+                "a context of {context} tokens has no room for a text between `{first}` and `{last}`"
             )));
         }
         Ok(Self {
             tokenizer,
             begin,
             end,
-            labels,
+            labels: labels.names,
             room,
         })
     }
@@ -126,22 +145,7 @@ impl TextClassifier {
     /// # Errors
     /// When the text has more tokens than the allowance, or a character that cannot be encoded.
     pub fn encode_within(&self, text: &str, allowance: Allowance<'_>) -> Result<Vec<u32>, TokenizerError> {
-        // Between special tokens, so that a text begins as it does in training.
-        let segments = [
-            Segment::Template("<s>".to_owned()),
-            Segment::Content(text.to_owned()),
-            Segment::Template("</s>".to_owned()),
-        ];
-        let around = Allowance {
-            tokens: allowance.tokens.saturating_add(AROUND),
-            ..allowance
-        };
-        let mut tokens = self.tokenizer.encode_within(&segments, around)?;
-        tokens.pop();
-        if !tokens.is_empty() {
-            tokens.remove(0);
-        }
-        Ok(tokens)
+        self.tokenizer.encode_plain_within(text, allowance)
     }
 
     /// The windows of a text of so many tokens: one that has all of them, or several that overlap by a quarter, of which the last

@@ -231,7 +231,16 @@ impl fmt::Display for Banner<'_> {
         let command = match (has(ModelRole::Guard), has(ModelRole::Target)) {
             (true, _) => format!("classify{server} \"How do I bake bread?\""),
             (false, true) => format!("generate{server} \"How do I bake bread?\""),
-            (false, false) => format!("models{server} ls"),
+            (false, false) => {
+                let mut models = self.registry.list().iter();
+                match models.find(|model| model.has(ModelRole::Classifier)) {
+                    Some(model) => format!(
+                        "classify{server} --classifier {} \"How do I bake bread?\"",
+                        model.id
+                    ),
+                    None => format!("models{server} ls"),
+                }
+            }
         };
         writeln!(f, "  try       babelward {command}")?;
         Ok(())

@@ -1,4 +1,4 @@
-//! `classify`: a guard's verdict on one text or on each line of a file.
+//! `classify`: a guard's verdict on one text or on each line of a file, or what classifiers say of it.
 
 use std::path::PathBuf;
 
@@ -19,8 +19,8 @@ use super::{
 use crate::{
     client::{Client, ClientError, PolicyChoice, RpcError},
     proto::{
-        Action, ClassifierQuestion, ClassifyRequest, ClassifyResponse, Conversation, Decision, Label,
-        MessageVerdict, Verdict,
+        Action, ClassifierQuestion, ClassifyRequest, ClassifyResponse, Conversation, Decision, GuardUse,
+        Label, MessageVerdict, Verdict,
     },
     receipt::Receipt,
 };
@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// harm, and its first one where none is given; repeatable
     #[arg(long, value_name = "ID[=LABEL]")]
     classifier: Vec<String>,
+    /// Ask the classifiers alone, so that there is no verdict. On a server without a guard that is so anyway
+    #[arg(long, conflicts_with_all = ["model", "categories", "judge", "windows", "receipt"])]
+    no_guard: bool,
     /// Write the verdict's receipt to this file: what `verify` and `replay` need to check it later. The text is not in it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["items", "judge", "windows", "omit_unjudgeable", "classifier"])]
     receipt: Option<PathBuf>,
@@ -97,6 +100,12 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             return Err(CommandError::usage("--prompt is for an answer: leave --role user out").into());
         }
         _ => {}
+    }
+    if args.no_guard && args.fail_on == Some(FailOn::Unsafe) {
+        return Err(CommandError::usage(
+            "--fail-on unsafe is about a guard's verdict, which --no-guard does without; --fail-on block is about a decision",
+        )
+        .into());
     }
     if let Some(path) = &args.items {
         let items = input::items(path)?;
@@ -152,9 +161,9 @@ async fn classify_one(text: &str, args: &Args, global: &Global) -> anyhow::Resul
     Ok(tally.exit(args.fail_on))
 }
 
-/// A verdict, and the answer that it is from, with what was decided about it.
+/// A verdict, if a guard was asked, and the answer that it is from, with what was decided about it.
 struct Judged {
-    verdict: Verdict,
+    verdict: Option<Verdict>,
     response: ClassifyResponse,
 }
 
@@ -172,19 +181,41 @@ impl Args {
             unjudgeable: self.scope.unjudgeable(),
             windows: self.scope.windows(),
             classifiers: self.classifier.iter().map(|asked| question(asked)).collect(),
+            guard_use: self.guard_use().into(),
+        }
+    }
+
+    /// Whether a guard has to give a verdict.
+    fn guard_use(&self) -> GuardUse {
+        let needs_verdict =
+            self.classifier.is_empty() || self.receipt.is_some() || self.fail_on == Some(FailOn::Unsafe);
+        match (self.no_guard, needs_verdict) {
+            (true, _) => GuardUse::None,
+            (false, true) => GuardUse::Required,
+            (false, false) => GuardUse::IfServed,
         }
     }
 
     /// What an answer says, if it answers what was asked for.
     fn judged(&self, response: ClassifyResponse, policy: &PolicyChoice) -> Result<Judged, ClientError> {
         let wrong = |reason: &str| ClientError::Protocol(reason.to_owned());
-        let verdict = response
-            .verdict
-            .clone()
-            .ok_or_else(|| wrong("the answer to Classify has no verdict"))?;
-        check_policy(policy, &verdict)?;
-        if let Some(problem) = self.scope.problem(&response) {
-            return Err(wrong(problem));
+        let verdict = response.verdict.clone();
+        match (&verdict, self.guard_use()) {
+            (None, GuardUse::Required | GuardUse::Unspecified) => {
+                return Err(wrong("the answer to Classify has no verdict"));
+            }
+            (Some(_), GuardUse::None) => {
+                return Err(wrong(
+                    "the answer has a verdict, although none was asked for: is the server older than this client?",
+                ));
+            }
+            (Some(verdict), _) => {
+                check_policy(policy, verdict)?;
+                if let Some(problem) = self.scope.problem(&response) {
+                    return Err(wrong(problem));
+                }
+            }
+            (None, GuardUse::IfServed | GuardUse::None) => {}
         }
         self.decision.check(response.decision.as_ref())?;
         if response.decision.is_none() && self.fail_on == Some(FailOn::Block) {
@@ -192,7 +223,8 @@ impl Args {
                 "--fail-on block needs a decision: name a policy with --decision, or set decisions.default on the server",
             ));
         }
-        if response.classifications.len() != self.classifier.len() {
+        // A decision policy may have asked others.
+        if response.classifications.len() < self.classifier.len() {
             return Err(wrong(
                 "the answer lacks classifications that were asked for: is the server older than this client?",
             ));
@@ -213,18 +245,11 @@ impl Judged {
     }
 
     fn line(&self, no_color: bool) -> String {
-        let mut parts = vec![line(&self.verdict, no_color)];
-        let mut likely: Vec<_> = self.verdict.category_probabilities.iter().collect();
-        likely.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        let likely: Vec<_> = likely
-            .iter()
-            .take(SHOWN_CATEGORIES)
-            .map(|found| format!("{} {:.4}", found.category, found.probability))
-            .collect();
-        if !likely.is_empty() {
-            parts.push(format!("most likely {}", likely.join(", ")));
+        let mut parts = Vec::new();
+        match &self.verdict {
+            Some(verdict) => parts.extend(verdict_parts(verdict, no_color)),
+            None => parts.push("NO VERDICT".to_owned()),
         }
-        parts.extend(notes(&self.verdict));
         if let Some(decision) = &self.response.decision {
             parts.push(shown(decision, no_color));
         }
@@ -239,11 +264,15 @@ impl Judged {
 
     /// The verdict as JSON, with decisions and classifications beside its fields.
     fn json(&self) -> anyhow::Result<Value> {
-        let mut value = json::message(&self.verdict)?;
+        let mut value = self.verdict_json()?.unwrap_or_else(|| json!({}));
         if let Some(fields) = value.as_object_mut() {
             fields.extend(self.beside()?);
         }
         Ok(value)
+    }
+
+    fn verdict_json(&self) -> anyhow::Result<Option<Value>> {
+        self.verdict.as_ref().map(json::message).transpose()
     }
 
     /// What the answer has beside the verdict, as fields of an object: decisions, verdicts on several messages and
@@ -255,6 +284,23 @@ impl Judged {
         }
         Ok(fields)
     }
+}
+
+/// A verdict, with the likeliest categories and what else is to say of it.
+fn verdict_parts(verdict: &Verdict, no_color: bool) -> Vec<String> {
+    let mut parts = vec![line(verdict, no_color)];
+    let mut likely: Vec<_> = verdict.category_probabilities.iter().collect();
+    likely.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    let likely: Vec<_> = likely
+        .iter()
+        .take(SHOWN_CATEGORIES)
+        .map(|found| format!("{} {:.4}", found.category, found.probability))
+        .collect();
+    if !likely.is_empty() {
+        parts.push(format!("most likely {}", likely.join(", ")));
+    }
+    parts.extend(notes(verdict));
+    parts
 }
 
 /// `watch`, or `watch=benign`.
@@ -351,7 +397,9 @@ fn item_json(id: &str, result: &Result<Judged, RpcError>) -> anyhow::Result<Valu
         Ok(judged) => {
             let mut fields = Map::new();
             fields.insert("id".to_owned(), id.into());
-            fields.insert("verdict".to_owned(), json::message(&judged.verdict)?);
+            if let Some(verdict) = judged.verdict_json()? {
+                fields.insert("verdict".to_owned(), verdict);
+            }
             fields.extend(judged.beside()?);
             Value::Object(fields)
         }
@@ -427,12 +475,17 @@ pub(super) struct Tally {
     undetermined: usize,
     failed: usize,
     blocked: usize,
+    /// Answers of classifiers alone.
+    without_verdict: usize,
 }
 
 impl Tally {
     /// Counts a verdict and what was decided about it.
     fn count_judged(&mut self, judged: &Judged) {
-        self.count(&judged.verdict);
+        match &judged.verdict {
+            Some(verdict) => self.count(verdict),
+            None => self.without_verdict += 1,
+        }
         let action = judged.response.decision.as_ref().map(Decision::action);
         self.blocked += usize::from(action == Some(Action::Block));
     }
@@ -454,9 +507,16 @@ impl Tally {
             undetermined,
             failed,
             blocked: _,
+            without_verdict,
         } = self;
         let between = shown_controversial(*controversial);
-        format!("{safe} safe, {unsafe_} unsafe, {between}{undetermined} undetermined, {failed} failed")
+        let without = match without_verdict {
+            0 => String::new(),
+            count => format!("{count} without a verdict, "),
+        };
+        format!(
+            "{safe} safe, {unsafe_} unsafe, {between}{undetermined} undetermined, {without}{failed} failed"
+        )
     }
 
     /// The exit code. What `--fail-on` names comes first; then failed items, since their verdicts might have been unsafe.
@@ -485,6 +545,7 @@ mod tests {
             undetermined,
             failed,
             blocked: 0,
+            without_verdict: 0,
         };
         let on_unsafe = Some(FailOn::Unsafe);
         assert_eq!(tally(1, 1, 1).exit(on_unsafe), Exit::Unsafe);
@@ -510,6 +571,19 @@ mod tests {
             controversial.summary(),
             "1 safe, 0 unsafe, 1 controversial, 0 undetermined, 0 failed"
         );
+    }
+
+    #[test]
+    fn answers_without_a_verdict_are_counted_as_such() {
+        let tally = Tally {
+            without_verdict: 2,
+            ..Tally::default()
+        };
+        assert_eq!(
+            tally.summary(),
+            "0 safe, 0 unsafe, 0 undetermined, 2 without a verdict, 0 failed"
+        );
+        assert_eq!(tally.exit(None), Exit::Done);
     }
 
     #[test]

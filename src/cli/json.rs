@@ -32,7 +32,7 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty or not set, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 19] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 20] = [
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",
@@ -52,6 +52,7 @@ const LEFT_OUT_WHEN_EMPTY: [&str; 19] = [
     "babelward.v1.GuardEnded.shadow_decisions",
     "babelward.v1.ScoredSample.decision",
     "babelward.v1.ScoredSample.shadow_decisions",
+    "babelward.v1.DecisionReason.classifier",
 ];
 
 /// A message, whichever it is.

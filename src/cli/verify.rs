@@ -164,7 +164,15 @@ fn decide_again(
     };
     let body = receipt.body();
     let language = Some(body.asked.language.as_str()).filter(|language| !language.is_empty());
-    let again = rpc::decide(&policy, calibrator.as_ref(), &body.decided_verdict(), language);
+    let again = rpc::decide(
+        &policy,
+        calibrator.as_ref(),
+        rpc::DecidedAbout {
+            verdict: Some(&body.decided_verdict()),
+            classified: &[],
+        },
+        language,
+    );
     let again = DecisionReceipt::of(&again);
     if !again.is_that_of(decision) {
         return Err(CommandError::invalid_data(format!(

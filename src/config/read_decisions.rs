@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
+    Model, Role,
     problem::{ProblemKind, closest},
     read::Reader,
 };
@@ -16,7 +17,8 @@ use crate::{
 const MAX_SHADOWS: usize = 8;
 
 impl Reader<'_> {
-    pub(super) fn decisions(&mut self) -> DecisionSet {
+    /// `models` are those of the configuration, among which policies find the classifiers that they have thresholds of.
+    pub(super) fn decisions(&mut self, models: &[Model]) -> DecisionSet {
         const FILES: &str = "decisions.files";
         const DEFAULT: &str = "decisions.default";
         const SHADOWS: &str = "decisions.shadows";
@@ -43,6 +45,21 @@ impl Reader<'_> {
                 ),
                 Ok(policy) => {
                     let name = policy.full_name();
+                    let is_served = |id: &str| {
+                        let mut served = models.iter();
+                        served.any(|model| model.id == id && model.roles.contains(&Role::Classifier))
+                    };
+                    for (id, _) in policy.classifiers().filter(|(id, _)| !is_served(id)) {
+                        let reason = format!(
+                            "{}: `{name}` has thresholds of the classifier `{id}`, and no model with the role classifier has this id",
+                            path.display()
+                        );
+                        self.problem(
+                            FILES,
+                            reason,
+                            "serve the classifier by this id, or take its thresholds out",
+                        );
+                    }
                     let (reason, fix) = match set.add(policy) {
                         Ok(()) => continue,
                         Err(NotAdded::SameVersion) => (

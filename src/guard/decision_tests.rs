@@ -1,5 +1,5 @@
 use super::*;
-use crate::random::Random;
+use crate::{calibrator::PredictionSet, random::Random};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -27,8 +27,8 @@ fn policy(text: &str) -> Result<DecisionPolicy, Vec<String>> {
     })
 }
 
-fn judged(score: f64) -> Judgement<'static> {
-    Judgement {
+fn judged(score: f64) -> JudgedVerdict<'static> {
+    JudgedVerdict {
         label: if score > 0.5 { Label::Unsafe } else { Label::Safe },
         unsafe_score: Some(score),
         categories: &[],
@@ -36,10 +36,18 @@ fn judged(score: f64) -> Judgement<'static> {
     }
 }
 
+/// A guard's verdict without a word of classifiers.
+fn about(verdict: JudgedVerdict<'_>) -> Judgement<'_> {
+    Judgement {
+        verdict: Some(verdict),
+        classified: &[],
+    }
+}
+
 #[test]
 fn the_score_is_held_against_the_thresholds_of_the_language() {
     let policy = policy(TEXT).unwrap();
-    let action = |score: f64, language: Option<&str>| policy.decide(&judged(score), language).action;
+    let action = |score: f64, language: Option<&str>| policy.decide(&about(judged(score)), language).action;
     assert_eq!(action(0.29, None), Action::Allow);
     assert_eq!(
         action(0.3, None),
@@ -64,12 +72,12 @@ fn the_score_is_held_against_the_thresholds_of_the_language() {
 fn categories_have_thresholds_of_their_own_and_the_strictest_counts() {
     let policy = policy(TEXT).unwrap();
     let categories = [("S1".to_owned(), 0.1), ("S10".to_owned(), 0.15)];
-    let judgement = Judgement {
+    let judgement = JudgedVerdict {
         categories: &categories,
         ..judged(0.3)
     };
-    assert_eq!(policy.decide(&judgement, None).action, Action::Flag);
-    let german = policy.decide(&judgement, Some("de"));
+    assert_eq!(policy.decide(&about(judgement), None).action, Action::Flag);
+    let german = policy.decide(&about(judgement), Some("de"));
     assert_eq!(german.action, Action::Block);
     assert_eq!(
         german.reasons,
@@ -88,7 +96,7 @@ fn categories_have_thresholds_of_their_own_and_the_strictest_counts() {
             },
         ]
     );
-    let brazil = policy.decide(&judgement, Some("pt-BR"));
+    let brazil = policy.decide(&about(judgement), Some("pt-BR"));
     let subjects: Vec<_> = brazil.reasons.iter().map(|reason| &reason.subject).collect();
     assert_eq!(
         subjects,
@@ -104,27 +112,27 @@ fn without_a_verdict_the_policy_says_what_is_done() {
     for (text, wanted) in [(TEXT, Action::Block), (open.as_str(), Action::Flag)] {
         let policy = policy(text).unwrap();
         for judgement in [
-            Judgement {
+            JudgedVerdict {
                 label: Label::Undetermined,
                 ..judged(0.0)
             },
-            Judgement {
+            JudgedVerdict {
                 unsafe_score: None,
                 ..judged(0.0)
             },
         ] {
-            let decision = policy.decide(&judgement, None);
+            let decision = policy.decide(&about(judgement), None);
             assert_eq!(decision.action, wanted);
             assert_eq!(decision.reasons[0].subject, Subject::Undetermined);
         }
     }
     let policy = policy(&open).unwrap();
-    let unclear = Judgement {
+    let unclear = JudgedVerdict {
         label: Label::Undetermined,
         ..judged(0.9)
     };
     assert_eq!(
-        policy.decide(&unclear, None).action,
+        policy.decide(&about(unclear), None).action,
         Action::Block,
         "the score is still there"
     );
@@ -204,6 +212,98 @@ fn the_digest_is_that_of_what_is_said_and_not_of_how() {
     }
 }
 
+const WITH_CLASSIFIERS: &str = r#"
+name = "chat"
+version = 1
+[thresholds]
+block = 0.7
+[classifiers.watch]
+flag = 0.4
+block = 0.9
+[classifiers.topics]
+harmless_label = "cooking"
+flag = 0.5
+"#;
+
+fn classified(model: &str, harmless_label: &str, harm_score: f64) -> Classified {
+    Classified {
+        model: model.to_owned(),
+        harmless_label: harmless_label.to_owned(),
+        first_label: "benign".to_owned(),
+        harm_score,
+    }
+}
+
+#[test]
+fn injection_and_harm_are_one_decision() {
+    let policy = policy(WITH_CLASSIFIERS).unwrap();
+    assert_eq!(
+        policy.classifiers().collect::<Vec<_>>(),
+        [("topics", Some("cooking")), ("watch", None)]
+    );
+    assert!(policy.needs_verdict());
+    let decide = |score: f64, watch: f64, topics: f64| {
+        let all = [
+            // The same models, asked about other labels.
+            classified("watch", "injection", 1.0),
+            classified("topics", "benign", 1.0),
+            classified("watch", "benign", watch),
+            classified("topics", "cooking", topics),
+        ];
+        let judgement = Judgement {
+            verdict: Some(judged(score)),
+            classified: &all,
+        };
+        policy.decide(&judgement, None)
+    };
+    assert_eq!(decide(0.6, 0.3, 0.4).action, Action::Allow);
+    assert_eq!(decide(0.6, 0.4, 0.4).action, Action::Flag);
+    assert_eq!(decide(0.6, 0.3, 0.5).action, Action::Flag);
+    assert_eq!(decide(0.8, 0.3, 0.4).action, Action::Block);
+    let both = decide(0.8, 0.95, 0.6);
+    let told: Vec<_> = both
+        .reasons
+        .iter()
+        .map(|reason| (&reason.subject, reason.action))
+        .collect();
+    let (watch, topics) = (
+        Subject::Classifier("watch".to_owned()),
+        Subject::Classifier("topics".to_owned()),
+    );
+    assert_eq!(
+        told,
+        [
+            (&Subject::UnsafeScore, Action::Block),
+            (&watch, Action::Block),
+            (&topics, Action::Flag)
+        ]
+    );
+    assert_eq!(both.reasons[1].value, Some(0.95));
+    assert_eq!(both.reasons[1].threshold, Some(0.9));
+}
+
+#[test]
+fn a_classifier_that_said_nothing_is_undetermined_and_a_guard_that_was_not_asked_is_not() {
+    let policy = policy(&WITH_CLASSIFIERS.replace("[thresholds]\nblock = 0.7\n", "")).unwrap();
+    assert!(!policy.needs_verdict());
+    let watch = classified("watch", "benign", 0.1);
+    let decide = |classified: &[Classified]| {
+        let judgement = Judgement {
+            verdict: None,
+            classified,
+        };
+        policy.decide(&judgement, None)
+    };
+    let missing = decide(std::slice::from_ref(&watch));
+    assert_eq!(missing.action, Action::Block);
+    assert_eq!(
+        missing.reasons[0].subject,
+        Subject::NotClassified("topics".to_owned())
+    );
+    let all = decide(&[watch, classified("topics", "cooking", 0.1)]);
+    assert_eq!((all.action, all.reasons), (Action::Allow, vec![]));
+}
+
 /// A higher score or probability never makes a decision milder.
 #[test]
 fn decisions_are_monotonic() {
@@ -218,13 +318,13 @@ fn decisions_are_monotonic() {
         );
         let decide = |score: f64, probability: f64, language: &str| {
             let categories = [("S10".to_owned(), probability)];
-            let judgement = Judgement {
+            let judgement = JudgedVerdict {
                 categories: &categories,
                 label: Label::Safe,
                 unsafe_score: Some(score),
                 calibrated: None,
             };
-            policy.decide(&judgement, Some(language)).action
+            policy.decide(&about(judgement), Some(language)).action
         };
         for language in ["de", "fr", "pt-BR"] {
             assert!(
@@ -257,11 +357,11 @@ fn thresholds_can_be_of_calibrated_probabilities_and_sets_ask_for_actions() {
             set,
             curve_language: None,
         };
-        let judgement = Judgement {
+        let judgement = JudgedVerdict {
             calibrated: Some(&calibrated),
             ..judged(0.9)
         };
-        let decision = policy.decide(&judgement, Some(language));
+        let decision = policy.decide(&about(judgement), Some(language));
         let subjects: Vec<_> = decision
             .reasons
             .into_iter()
@@ -292,7 +392,7 @@ fn thresholds_can_be_of_calibrated_probabilities_and_sets_ask_for_actions() {
         )
     );
     // Where the calibrator is another guard's, the policy decides as without a verdict.
-    let decision = policy.decide(&judged(0.9), None);
+    let decision = policy.decide(&about(judged(0.9)), None);
     assert_eq!(
         (decision.action, &decision.reasons[0].subject),
         (Action::Flag, &Subject::NotCalibrated)

@@ -13,6 +13,7 @@
 mod category_tree;
 mod decision;
 mod decision_set;
+mod decision_text;
 mod error;
 mod evidence;
 mod growing;
@@ -33,11 +34,11 @@ mod verdict_reader;
 mod windows;
 
 pub use category_tree::{Branch, CategoryTree};
-pub use decision::{
-    Action, Decision, DecisionPolicy, DecisionPolicyText, Judgement, PredictionRules, Reason, Rules, Scale,
-    Subject, Thresholds, is_language_tag,
-};
+pub use decision::{Classified, Decision, DecisionPolicy, JudgedVerdict, Judgement, Reason, Subject};
 pub use decision_set::{DecisionSet, NotAdded};
+pub use decision_text::{
+    Action, ClassifierRule, DecisionPolicyText, PredictionRules, Rules, Scale, Thresholds, is_language_tag,
+};
 pub use error::{GuardError, PromptError};
 pub use evidence::{Evidence, EvidenceSearch, Remainder, SearchStep, Span, without};
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};

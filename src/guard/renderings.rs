@@ -3,7 +3,7 @@
 //! A guard judges the same words differently in different languages (M-ALERT, arXiv 2412.15035). Where a text matters, it can
 //! be judged in more than one of them.
 
-use super::{decision::Action, question::Label};
+use super::{decision_text::Action, question::Label};
 
 /// When renderings together are unsafe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! `config.json` of a classifier of texts: transformers' `XLMRobertaForSequenceClassification`.
+//! `config.json` of a classifier of texts: transformers' `XLMRobertaForSequenceClassification`, and those of RoBERTa and of
+//! DeBERTa.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    deberta::DebertaFile,
+    encoder_config::EncoderConfig,
     error::{ConfigError, KeyError, KeyProblem},
-    xlm_roberta::{EncoderConfig, EncoderFile, EncoderNorms},
+    xlm_roberta::EncoderFile,
 };
 
 /// Most labels that are believed.
@@ -19,9 +22,50 @@ const LABEL_BYTES: usize = 128;
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClassifierConfig {
+    pub family: ClassifierFamily,
     pub encoder: EncoderConfig,
     /// Names of the labels by their index among the logits; at least two, and none twice.
     pub labels: Vec<String>,
+}
+
+/// Whose networks a classifier's are. Their tensors have other names, their heads and special tokens differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClassifierFamily {
+    /// XLM-R (arXiv 1911.02116).
+    XlmRoberta,
+    /// RoBERTa (arXiv 1907.11692): XLM-R's network with another tokenizer.
+    Roberta,
+    /// DeBERTa of version 2 or 3 (arXiv 2006.03654, 2111.09543).
+    Deberta,
+}
+
+impl ClassifierFamily {
+    /// The `architectures` that begin with one of these are classifiers'.
+    pub const ARCHITECTURES: [&str; 3] = [
+        "XLMRobertaForSequenceClassification",
+        "RobertaForSequenceClassification",
+        "DebertaV2ForSequenceClassification",
+    ];
+
+    /// The family of the first of the `architectures` in a `config.json`; `None` for what is no classifier.
+    pub(crate) fn of_config(json: &Value) -> Option<Self> {
+        let [xlm_roberta, roberta, deberta] = Self::ARCHITECTURES;
+        match json["architectures"][0].as_str()? {
+            name if name == xlm_roberta => Some(Self::XlmRoberta),
+            name if name == roberta => Some(Self::Roberta),
+            name if name == deberta => Some(Self::Deberta),
+            _ => None,
+        }
+    }
+
+    /// What it is called in provenance.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XlmRoberta => "xlm-roberta",
+            Self::Roberta => "roberta",
+            Self::Deberta => "deberta-v2",
+        }
+    }
 }
 
 /// What is read beside the encoder's keys.
@@ -33,20 +77,24 @@ struct Head {
 }
 
 impl ClassifierConfig {
-    /// The `architectures` of the folder of a classifier.
-    pub(crate) const ARCHITECTURE: &str = "XLMRobertaForSequenceClassification";
-
     /// # Errors
     /// When no classifier can be made of it; names the key.
     pub(crate) fn from_json(json: &Value) -> Result<Self, ConfigError> {
-        let encoder = EncoderFile::deserialize(json).map_err(ConfigError::Form)?;
-        let encoder = encoder.checked("")?;
-        if encoder.norms != EncoderNorms::Post {
-            let found = "xlm-roberta-xl";
-            return Err(KeyProblem::unsupported_text(found, ["xlm-roberta"])
-                .of("model_type")
-                .into());
-        }
+        let Some(family) = ClassifierFamily::of_config(json) else {
+            let found = json["architectures"][0].as_str().unwrap_or_default();
+            let problem = KeyProblem::unsupported_text(found, ClassifierFamily::ARCHITECTURES);
+            return Err(problem.of("architectures").into());
+        };
+        let encoder = match family {
+            ClassifierFamily::XlmRoberta | ClassifierFamily::Roberta => {
+                let file = EncoderFile::deserialize(json).map_err(ConfigError::Form)?;
+                file.checked("", &[family.name()])?
+            }
+            ClassifierFamily::Deberta => {
+                let file = DebertaFile::deserialize(json).map_err(ConfigError::Form)?;
+                file.checked()?
+            }
+        };
         let head = Head::deserialize(json).map_err(ConfigError::Form)?;
         const SINGLE: &str = "single_label_classification";
         if let Some(found) = head.problem_type.filter(|found| found != SINGLE) {
@@ -57,7 +105,11 @@ impl ClassifierConfig {
             None => (0..2).map(|index| format!("LABEL_{index}")).collect(),
             Some(named) => numbered_labels("id2label", named)?,
         };
-        Ok(Self { encoder, labels })
+        Ok(Self {
+            family,
+            encoder,
+            labels,
+        })
     }
 }
 
@@ -94,7 +146,7 @@ mod tests {
 
     fn sound() -> Value {
         json!({
-            "architectures": [ClassifierConfig::ARCHITECTURE], "model_type": "xlm-roberta", "vocab_size": 100,
+            "architectures": [ClassifierFamily::ARCHITECTURES[0]], "model_type": "xlm-roberta", "vocab_size": 100,
             "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
             "hidden_act": "gelu", "pad_token_id": 1, "max_position_embeddings": 514, "layer_norm_eps": 1e-5,
             "id2label": {"0": "benign", "1": "injection"}
@@ -124,6 +176,11 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named() {
         for (key, value, expected) in [
+            (
+                "architectures",
+                json!(["BertModel"]),
+                "architectures is `BertModel`",
+            ),
             ("model_type", json!("bert"), "model_type is `bert`"),
             (
                 "model_type",

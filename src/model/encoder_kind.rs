@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    classifier::ClassifierConfig,
+    classifier::ClassifierFamily,
     estimator::EstimatorKind,
     json_file::{CONFIG, read_json},
 };
@@ -15,7 +15,7 @@ use super::{
 pub enum EncoderKind {
     /// It scores translations.
     Estimator(EstimatorKind),
-    /// It labels texts: XLM-R with a head of labels.
+    /// It labels texts.
     Classifier,
 }
 
@@ -35,9 +35,9 @@ impl EncoderKind {
     }
 
     fn of_config(config: &Value) -> Option<Self> {
-        match config["architectures"][0].as_str()? {
-            ClassifierConfig::ARCHITECTURE => Some(Self::Classifier),
-            _ => EstimatorKind::of_config(config).map(Self::Estimator),
+        match ClassifierFamily::of_config(config) {
+            Some(_) => Some(Self::Classifier),
+            None => EstimatorKind::of_config(config).map(Self::Estimator),
         }
     }
 }

@@ -4,6 +4,8 @@
 mod adapter;
 mod classifier;
 mod config;
+mod deberta;
+mod encoder_config;
 mod encoder_kind;
 mod error;
 pub mod estimator;
@@ -18,6 +20,7 @@ mod xlm_roberta;
 
 pub use self::{
     adapter::AdapterError,
+    classifier::ClassifierFamily,
     encoder_kind::EncoderKind,
     error::{
         ConfigError, FileError, FileProblem, InvalidModel, KeyError, KeyProblem, TensorError, TensorProblem,
@@ -28,11 +31,11 @@ pub use self::{
 pub(crate) use self::{
     adapter::{AdapterWeights, Base, Extent, HeadOrder, Site},
     classifier::ClassifierConfig,
+    encoder_config::{EncoderConfig, EncoderNorms, PositionProjections, Positions, RelativePositions},
     json_file::{CONFIG, read_json},
     load_error::LoadFault,
     open::open_decoder,
     tensors::Tensors,
     weight_summary::{ParameterCounts, WeightSummary},
     weights::{HeadTensor, LayerTensor, Tensor, TensorData, WeightSource},
-    xlm_roberta::{EncoderConfig, EncoderNorms},
 };

@@ -181,6 +181,12 @@ pub enum ReceiptError {
     /// The request asks for more than a verdict on the last message as a whole, which a receipt does not say.
     #[error("a receipt is of one verdict on a whole message: leave {0} out")]
     MoreThanAVerdict(&'static str),
+    /// The decision is also about what classifiers say, which a receipt does not hold.
+    #[error(
+        "a receipt is of one verdict and what was decided about it, and this decision is about classifiers as well: name a policy \
+         without them"
+    )]
+    Classifiers,
 }
 
 /// What a request asks for that a receipt does not say, so that it could not be computed again by it.
@@ -244,6 +250,9 @@ impl Receipt {
     ) -> Result<Self, ReceiptError> {
         if let Some(field) = beyond(request) {
             return Err(ReceiptError::MoreThanAVerdict(field));
+        }
+        if !response.classifications.is_empty() {
+            return Err(ReceiptError::Classifiers);
         }
         let conversation = request
             .conversation

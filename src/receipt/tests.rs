@@ -149,6 +149,12 @@ fn what_a_receipt_does_not_say_is_refused() {
     assert_eq!(omits, ReceiptError::MoreThanAVerdict("unjudgeable"));
     let asks = refused(|request| request.classifiers.push(proto::ClassifierQuestion::default()));
     assert_eq!(asks, ReceiptError::MoreThanAVerdict("classifiers"));
+    let mut by_classifiers = response(0.1);
+    by_classifiers
+        .classifications
+        .push(proto::Classification::default());
+    let decided = Receipt::of(&request("hi"), &PolicyChoice::Native, &by_classifiers, true).unwrap_err();
+    assert_eq!(decided, ReceiptError::Classifiers);
 }
 
 /// A receipt has the categories in the order of their codes as texts, where S10 comes before S2.
@@ -160,6 +166,7 @@ fn a_decision_is_the_same_whatever_the_order_of_its_categories() {
         category: category.to_owned(),
         value: Some(0.4),
         threshold: Some(0.2),
+        ..proto::DecisionReason::default()
     };
     let decision = |reasons| {
         DecisionReceipt::of(&proto::Decision {

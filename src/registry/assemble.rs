@@ -159,13 +159,13 @@ fn text_classifier(
     declared: &[Arc<Declared>],
     opened: &OpenedModel,
 ) -> Result<Option<Arc<TextClassifier>>, RegistryError> {
-    if opened.labels.is_empty() {
+    let Some(labels) = opened.labels.clone() else {
         return Ok(None);
-    }
+    };
     let limits = opened.loaded.model.limits();
     let classifier = TextClassifier::new(
         Arc::clone(&opened.tokenizer),
-        opened.labels.clone(),
+        labels,
         limits.context_length,
         limits.vocab_size,
     );

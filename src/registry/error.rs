@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use super::{budget::MemoryNeed, device_options::MemoryPlace, model::ModelRole, placement::PassedOver};
 use crate::{
-    classifier::LabelsError,
+    classifier::{ClassifierFamily, LabelsError},
     engine::{AddModelError, SequenceError, SubmitError},
     errors::with_causes,
     guard::GuardError,
@@ -169,7 +169,8 @@ pub enum RegistryError {
     /// A model has the role `classifier` but is no classifier.
     #[error(
         "model `{id}`: it has the role classifier, but {path} is not the folder of one: the architectures in its config.json have to \
-         begin with XLMRobertaForSequenceClassification"
+         begin with one of {known}",
+        known = ClassifierFamily::ARCHITECTURES.join(", ")
     )]
     NoClassifier {
         /// Model id.

@@ -9,7 +9,7 @@ use std::{
 use super::{error::RegistryError, model::ModelSpec, placement::PassedOver};
 use crate::{
     backend::{Backend, BatchLimits, DecodeLaunch, Footprint, LoadOptions, LoadedModel},
-    classifier::{EncoderKind, labels_of},
+    classifier::{EncoderKind, LabelSet, labels_of},
     config::LoadPolicy,
     digest,
     files::Stamp,
@@ -39,8 +39,8 @@ pub struct OpenedModel {
     pub adapter_digests: Vec<String>,
     /// Its kind, if it is a quality estimator.
     pub estimator: Option<EstimatorKind>,
-    /// Names of its labels by their index, if it is a classifier; otherwise empty.
-    pub labels: Vec<String>,
+    /// Its labels, if it is a classifier.
+    pub labels: Option<LabelSet>,
     /// Its verdict heads, if it has them in place of an output layer.
     pub verdict_heads: Option<VerdictHeads>,
 }
@@ -170,12 +170,12 @@ impl ModelLoader for ModelFile {
         let template =
             ChatTemplate::open(path).map_err(|source| RegistryError::Template { id: id(), source })?;
         let (estimator, labels) = match self.encoder {
-            Some(EncoderKind::Estimator(kind)) => (Some(kind), Vec::new()),
+            Some(EncoderKind::Estimator(kind)) => (Some(kind), None),
             Some(EncoderKind::Classifier) => {
                 let labels = labels_of(path).map_err(|source| RegistryError::Labels { id: id(), source })?;
-                (None, labels)
+                (None, Some(labels))
             }
-            None => (None, Vec::new()),
+            None => (None, None),
         };
         let verdict_heads = verdict_heads_of(path).map_err(|source| self.load_error(source))?;
         let options = self.load_options(kv_bytes, precision);

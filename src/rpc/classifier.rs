@@ -1,7 +1,7 @@
 //! What classifiers say of a message. A long one is read in windows, each a sequence of its own, so that the windows of all
 //! callers share the engine's batches.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 
@@ -12,58 +12,87 @@ use super::{
     sequence::{Sequence, WorkContext},
     token_quota::PromptLimit,
     usage,
-    validate::{ClassifierWork, ClassifyWork},
+    validate::{AskedBy, ClassifiedText, ClassifierWork},
 };
 use crate::{
     classifier::LabelOdds,
     engine::{Event, SequenceSummary},
-    guard::Speaker,
+    guard::Classified,
     proto,
 };
 
 /// Most windows of a text that are with the engine at the same time.
 const WINDOWS_AT_ONCE: usize = 8;
 
-/// Asks all classifiers about the last message that a guard judges. The future does not borrow `work`.
-pub(crate) fn classify_last<'a>(
-    context: &'a WorkContext,
-    classifiers: Vec<ClassifierWork>,
-    work: &ClassifyWork,
-) -> impl Future<Output = Result<Vec<proto::Classification>, ServiceError>> + use<'a> {
-    // The system's messages are not judged.
-    let last = work
-        .messages
-        .iter()
-        .rposition(|message| message.speaker != Speaker::System)
-        .unwrap_or_default();
-    let text = match work.messages.get(last) {
-        Some(message) if !classifiers.is_empty() => message.text(),
-        Some(_) | None => String::new(),
-    };
-    let field = format!("{}.messages[{last}].content", work.fields.conversation);
-    async move {
-        let asked = classifiers.into_iter();
-        future::try_join_all(asked.map(|asked| classify(context, asked, &text, &field))).await
-    }
+/// What all classifiers say of a text.
+#[derive(Default)]
+pub(crate) struct Classifications {
+    /// Of those that the request and its policy ask for.
+    pub(crate) told: Vec<proto::Classification>,
+    /// Of these and of those that shadow policies ask for.
+    pub(crate) classified: Vec<Classified>,
 }
 
-/// Asks one classifier about a text, which is in the field `field`.
+/// Asks all classifiers about a text. Where one fails that a shadow policy alone asks for, its answer is left out.
+pub(crate) async fn classify_all(
+    context: &WorkContext,
+    classifiers: Vec<ClassifierWork>,
+    text: &ClassifiedText,
+) -> Result<Classifications, ServiceError> {
+    let asked = classifiers.into_iter().map(|asked| async move {
+        let asked_by = asked.asked_by;
+        let first_label = asked.classifier.labels().first().cloned().unwrap_or_default();
+        match (classify(context, asked, text).await, asked_by) {
+            (Ok(told), _) => Ok(Some(Answer {
+                asked_by,
+                first_label,
+                told,
+            })),
+            (Err(_), AskedBy::Shadow) => Ok(None),
+            (Err(error), AskedBy::Request) => Err(error),
+        }
+    });
+    let mut all = Classifications::default();
+    for answer in future::try_join_all(asked).await?.into_iter().flatten() {
+        let told = answer.told;
+        all.classified.push(Classified {
+            model: told.model.clone(),
+            harmless_label: told.harmless_label.clone(),
+            first_label: answer.first_label,
+            harm_score: told.harm_score,
+        });
+        if answer.asked_by == AskedBy::Request {
+            all.told.push(told);
+        }
+    }
+    Ok(all)
+}
+
+/// What one classifier says of a text.
+struct Answer {
+    asked_by: AskedBy,
+    first_label: String,
+    told: proto::Classification,
+}
+
+/// Asks one classifier about a text.
 async fn classify(
     context: &WorkContext,
     asked: ClassifierWork,
-    text: &str,
-    field: &str,
+    text: &ClassifiedText,
 ) -> Result<proto::Classification, ServiceError> {
+    let ClassifiedText { text, field } = text;
     let ClassifierWork {
         lease,
         classifier,
         harmless,
+        asked_by: _,
     } = asked;
     context.record.note(|tally| tally.add_model(&lease.id));
     let size = encode::text_size(classifier.tokenizer(), text);
     let limit = PromptLimit::new(&context.shared, &context.tenant, classifier.most_tokens(), 0)?;
     let most = limit.tokens();
-    let (encoder, owned, path) = (Arc::clone(&classifier), text.to_owned(), field.to_owned());
+    let (encoder, owned, path) = (Arc::clone(&classifier), text.clone(), field.clone());
     let tokens = context.with_text(size, move |watch| {
         let tokens = encoder.encode_within(&owned, encode::allowance(most, watch));
         tokens.map_err(|error| {
@@ -124,6 +153,7 @@ async fn classify(
         counted_window: provenance::count(counted),
         usage: Some(usage::sum(summaries.iter().map(provenance::usage))),
         provenance: Some(provenance::provenance(&lease, "", None)),
+        harmless_label: names.get(harmless).cloned().unwrap_or_default(),
     })
 }
 

@@ -8,12 +8,12 @@ use tonic::Code;
 use super::{
     call::Call,
     classifier,
-    decision::Decided,
+    decision::{Decided, DecidedAbout},
     error::ServiceError,
     judgements::{Judgements, judge_conversation},
     record::Record,
     sequence::WorkContext,
-    validate::{self, CheckedClassify, ValidationContext},
+    validate::{self, CheckedClassify, Judging, ValidationContext},
 };
 use crate::{engine::Priority, proto};
 
@@ -24,35 +24,49 @@ pub(super) async fn classify(
     path: String,
 ) -> Result<proto::ClassifyResponse, ServiceError> {
     let shared = Arc::clone(&context.shared);
-    context
-        .record
-        .note_requested_model(&shared.registry, &request.model);
+    if request.guard_use() != proto::GuardUse::None {
+        context
+            .record
+            .note_requested_model(&shared.registry, &request.model);
+    }
     shared.admit()?;
     validate::message_size(prost::Message::encoded_len(&request), &shared.limits)?;
     let validation = ValidationContext::of(&shared, context.deadline);
     let CheckedClassify {
-        work,
-        judged,
+        judging,
+        priority,
         decider,
         classifiers,
+        classified_text,
     } = validate::classify(request, &path, &validation).await?;
-    let context = context.prioritised(work.priority, Priority::Urgent);
-    let classifications = classifier::classify_last(&context, classifiers, &work);
-    let judged = judge_conversation(&context, work, judged);
+    let context = context.prioritised(priority, Priority::Urgent);
+    let classifications = classifier::classify_all(&context, classifiers, &classified_text);
+    let judged = async {
+        match judging {
+            Some(Judging { work, judged }) => judge_conversation(&context, work, judged).await.map(Some),
+            None => Ok(None),
+        }
+    };
     let (judged, classifications) = future::try_join(judged, classifications).await?;
-    let Judgements {
-        verdict,
-        message_verdicts,
-        total_usage,
-    } = judged;
-    let Decided { decision, shadows } = decider.decide(&verdict);
+    let (verdict, message_verdicts, total_usage) = match judged {
+        Some(Judgements {
+            verdict,
+            message_verdicts,
+            total_usage,
+        }) => (Some(verdict), message_verdicts, total_usage),
+        None => (None, Vec::new(), None),
+    };
+    let Decided { decision, shadows } = decider.decide(DecidedAbout {
+        verdict: verdict.as_ref(),
+        classified: &classifications.classified,
+    });
     Ok(proto::ClassifyResponse {
-        verdict: Some(verdict),
+        verdict,
         decision,
         shadow_decisions: shadows,
         message_verdicts,
         total_usage,
-        classifications,
+        classifications: classifications.told,
     })
 }
 

@@ -1,11 +1,14 @@
-//! What is done about verdicts: a request's decision policy, or the server's default one, and the server's shadow policies.
+//! What is done about verdicts and classifications: a request's decision policy, or the server's default one, and the server's shadow
+//! policies.
 
 use std::sync::Arc;
 
 use super::{error::ServiceError, label::label};
 use crate::{
     calibrator::{CalibratedScore, Calibrator, FittedFor, PredictionSet},
-    guard::{Action, Decision, DecisionPolicy, DecisionSet, Judgement, Reason, Subject},
+    guard::{
+        Action, Classified, Decision, DecisionPolicy, DecisionSet, JudgedVerdict, Judgement, Reason, Subject,
+    },
     proto,
 };
 
@@ -36,14 +39,45 @@ pub(crate) struct Decided {
 
 /// Whether a decision counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     Deciding,
     Shadow,
 }
 
+/// What is decided about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DecidedAbout<'a> {
+    /// Absent where no guard was asked.
+    pub(crate) verdict: Option<&'a proto::Verdict>,
+    pub(crate) classified: &'a [Classified],
+}
+
+impl<'a> DecidedAbout<'a> {
+    /// A verdict, where no classifiers are asked.
+    pub(crate) fn verdict(verdict: &'a proto::Verdict) -> Self {
+        Self {
+            verdict: Some(verdict),
+            classified: &[],
+        }
+    }
+}
+
+/// A classifier that a policy has thresholds of.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyQuestion {
+    /// The policy, as `NAME@VERSION`.
+    pub(crate) policy: String,
+    pub(crate) role: Role,
+    /// The classifier's model id.
+    pub(crate) model: String,
+    /// The label of texts without harm; `None` for the model's first.
+    pub(crate) harmless_label: Option<String>,
+}
+
 impl Decider {
     /// A request's policy, or the server's default one where it names none, beside the server's shadow policies. `judges` are what may
-    /// give the verdict: the guard, for each side that is judged.
+    /// give the verdict: the guard, for each side that is judged. Without any, policies that need a verdict are left out, but for the
+    /// request's.
     ///
     /// # Errors
     /// [`ServiceError::CalibratorMismatch`] where the deciding policy's calibrator was fitted for another guard or side.
@@ -57,7 +91,9 @@ impl Decider {
             policy: Arc::clone(policy),
             calibrator: set.calibrator_of(policy).cloned(),
         };
-        let deciding = named.as_ref().or(set.default_policy()).map(with_calibrator);
+        let applies = |policy: &&Arc<DecisionPolicy>| !judges.is_empty() || !policy.needs_verdict();
+        let default = set.default_policy().filter(applies);
+        let deciding = named.as_ref().or(default).map(with_calibrator);
         if let Some(CalibratedPolicy {
             policy,
             calibrator: Some(calibrator),
@@ -73,8 +109,10 @@ impl Decider {
                 });
             }
         }
-        let fits = |calibrator: &Arc<Calibrator>| judges.iter().all(|judge| calibrator.fitted_for() == judge);
-        let shadows = set.shadows().iter().map(with_calibrator);
+        let fits = |calibrator: &Arc<Calibrator>| {
+            !judges.is_empty() && judges.iter().all(|judge| calibrator.fitted_for() == judge)
+        };
+        let shadows = set.shadows().iter().filter(applies).map(with_calibrator);
         Ok(Self {
             deciding,
             shadows: shadows
@@ -108,11 +146,28 @@ impl Decider {
         policy.categories().find(|code| !known(code)).map(str::to_owned)
     }
 
-    /// Decides about a verdict, and counts the decisions.
-    pub(crate) fn decide(&self, verdict: &proto::Verdict) -> Decided {
+    /// The classifiers that the policies have thresholds of, the deciding one's first.
+    pub(crate) fn questions(&self) -> Vec<PolicyQuestion> {
+        let deciding = self.deciding.iter().map(|one| (one, Role::Deciding));
+        let shadows = self.shadows.iter().map(|one| (one, Role::Shadow));
+        let mut questions = Vec::new();
+        for (one, role) in deciding.chain(shadows) {
+            let asked = one.policy.classifiers();
+            questions.extend(asked.map(|(model, harmless_label)| PolicyQuestion {
+                policy: one.policy.full_name(),
+                role,
+                model: model.to_owned(),
+                harmless_label: harmless_label.map(str::to_owned),
+            }));
+        }
+        questions
+    }
+
+    /// Decides, and counts the decisions.
+    pub(crate) fn decide(&self, about: DecidedAbout<'_>) -> Decided {
         let language = self.language.as_deref();
         let decide_as = |one: &CalibratedPolicy, role: Role| {
-            let decision = decide(&one.policy, one.calibrator.as_deref(), verdict, language);
+            let decision = decide(&one.policy, one.calibrator.as_deref(), about, language);
             count(&one.policy, decision.action(), role);
             decision
         };
@@ -127,26 +182,29 @@ impl Decider {
     }
 }
 
-/// What a policy makes of a verdict on a text in a language, with the policy's calibrator, if it uses one. Nothing is counted.
+/// What a policy makes of what is known of a text in a language, with the policy's calibrator, if it uses one. Nothing is counted.
 pub(crate) fn decide(
     policy: &DecisionPolicy,
     calibrator: Option<&Calibrator>,
-    verdict: &proto::Verdict,
+    about: DecidedAbout<'_>,
     language: Option<&str>,
 ) -> proto::Decision {
-    let probabilities: Vec<_> = verdict
-        .category_probabilities
-        .iter()
+    let DecidedAbout { verdict, classified } = about;
+    let probabilities = verdict.iter().flat_map(|verdict| &verdict.category_probabilities);
+    let probabilities: Vec<_> = probabilities
         .map(|category| (category.category.clone(), category.probability))
         .collect();
     let calibrated = calibrator
-        .zip(verdict.unsafe_score)
+        .zip(verdict.and_then(|verdict| verdict.unsafe_score))
         .map(|(calibrator, score)| calibrator.calibrate(score, language));
     let judgement = Judgement {
-        label: label(verdict.label()),
-        unsafe_score: verdict.unsafe_score,
-        categories: &probabilities,
-        calibrated: calibrated.as_ref(),
+        verdict: verdict.map(|verdict| JudgedVerdict {
+            label: label(verdict.label()),
+            unsafe_score: verdict.unsafe_score,
+            categories: &probabilities,
+            calibrated: calibrated.as_ref(),
+        }),
+        classified,
     };
     message(policy, policy.decide(&judgement, language), calibrated)
 }
@@ -208,13 +266,25 @@ pub(super) fn action(action: Action) -> proto::Action {
 }
 
 fn reason(reason: Reason) -> proto::DecisionReason {
-    let (subject, category) = match reason.subject {
-        Subject::UnsafeScore => (proto::DecisionSubject::UnsafeScore, String::new()),
-        Subject::Category(code) => (proto::DecisionSubject::Category, code),
-        Subject::Undetermined => (proto::DecisionSubject::Undetermined, String::new()),
-        Subject::CalibratedProbability => (proto::DecisionSubject::CalibratedProbability, String::new()),
-        Subject::PredictionSet => (proto::DecisionSubject::PredictionSet, String::new()),
-        Subject::NotCalibrated => (proto::DecisionSubject::NotCalibrated, String::new()),
+    let (mut category, mut classifier) = (String::new(), String::new());
+    let subject = match reason.subject {
+        Subject::UnsafeScore => proto::DecisionSubject::UnsafeScore,
+        Subject::Category(code) => {
+            category = code;
+            proto::DecisionSubject::Category
+        }
+        Subject::Undetermined => proto::DecisionSubject::Undetermined,
+        Subject::CalibratedProbability => proto::DecisionSubject::CalibratedProbability,
+        Subject::PredictionSet => proto::DecisionSubject::PredictionSet,
+        Subject::NotCalibrated => proto::DecisionSubject::NotCalibrated,
+        Subject::Classifier(model) => {
+            classifier = model;
+            proto::DecisionSubject::Classifier
+        }
+        Subject::NotClassified(model) => {
+            classifier = model;
+            proto::DecisionSubject::NotClassified
+        }
     };
     proto::DecisionReason {
         action: action(reason.action).into(),
@@ -222,6 +292,7 @@ fn reason(reason: Reason) -> proto::DecisionReason {
         category,
         value: reason.value,
         threshold: reason.threshold,
+        classifier,
     }
 }
 

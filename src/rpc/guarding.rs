@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{
-    decision::Decided,
+    decision::{Decided, DecidedAbout},
     error::ServiceError,
     guard_end::{End, Reason, reason_name, reason_of},
     judge::{judge, retry_when_full},
@@ -197,7 +197,7 @@ impl Guarding {
             Err(error) => return Err(error),
         };
         if let (LookStage::Final, Some(verdict)) = (stage, &verdict) {
-            self.decided = Some(self.work.decider.decide(verdict));
+            self.decided = Some(self.work.decider.decide(DecidedAbout::verdict(verdict)));
         }
         let outcome = match &verdict {
             Some(verdict) => self

@@ -58,7 +58,7 @@ mod windows;
 mod withheld;
 mod worst;
 
-pub(crate) use decision::decide;
+pub(crate) use decision::{DecidedAbout, decide};
 pub use entrance::Access;
 pub use error::{ServiceError, TextOrigin};
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};

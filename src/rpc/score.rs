@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
-    decision::Decided,
+    decision::{Decided, DecidedAbout},
     error::ServiceError,
     generation::{Finished, PromptTokens, complete, prompt_tokens},
     judge::{judge, retry_when_full},
@@ -99,7 +99,7 @@ async fn sample(
         )
     });
     let verdict = verdict.await?;
-    let Decided { decision, shadows } = work.decider.decide(&verdict);
+    let Decided { decision, shadows } = work.decider.decide(DecidedAbout::verdict(&verdict));
     let Finished {
         event,
         text,

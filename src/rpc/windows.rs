@@ -16,7 +16,7 @@ use super::{
     worst::{OPEN_VERDICTS, TotalUsage, worst},
 };
 use crate::{
-    guard::{TextWindow, WindowError, WindowRules, Windowed, judged_role},
+    guard::{TextWindow, WindowError, WindowRules, Windowed},
     proto,
     text::TokenCount,
 };

@@ -374,7 +374,7 @@ pub fn opened(
         names: Vec::new(),
         adapter_digests: Vec::new(),
         estimator: None,
-        labels: Vec::new(),
+        labels: None,
         verdict_heads: None,
     }
 }

@@ -51,6 +51,36 @@ def windows(tokens, room):
     return [tokens[start:start + room] for start in starts]
 
 
+def without_special_tokens(tokenizer):
+    """The same tokenizer, as SentencePiece has it: special tokens that a text spells are text. Its special pieces get names that no
+    text has."""
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    tokenizer["added_tokens"] = []
+    if tokenizer["model"]["type"] == "Unigram":
+        for number, entry in enumerate(tokenizer["model"]["vocab"]):
+            if entry[0] in special and number != tokenizer["model"]["unk_id"]:
+                entry[0] = chr(0xE000 + number)
+    return Tokenizer.from_str(json.dumps(tokenizer))
+
+
+def labelled(model, tokenizer, plain, special, window, given=TEXTS):
+    """The windows of each text, and the probabilities that the model gives them."""
+    begin, end = special
+    texts = []
+    for text in given:
+        tokens = [begin, *plain.encode(text, add_special_tokens=False).ids, end]
+        spells_special = any(token in text for token in tokenizer.get_added_vocab())
+        assert spells_special or tokens == tokenizer(text)["input_ids"], text
+        read = []
+        for part in windows(tokens[1:-1], window - 2):
+            ids = torch.tensor([[begin, *part, end]])
+            with torch.no_grad():
+                logits = model(ids, attention_mask=torch.ones_like(ids)).logits[0]
+            read.append({"tokens": ids[0].tolist(), "probabilities": logits.softmax(-1).tolist()})
+        texts.append({"text": text, "windows": read})
+    return texts
+
+
 def main():
     torch.manual_seed(1)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(FOLDER / "comet" / "tokenizer.json"))
@@ -65,27 +95,9 @@ def main():
     out = FOLDER / "classifier"
     out.mkdir(exist_ok=True)
     model.save_pretrained(out)
-    begin, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
-    # Special tokens that a text spells are text, as SentencePiece has it: the same tokenizer, whose special pieces have names that no text has.
-    without = json.loads((FOLDER / "comet" / "tokenizer.json").read_text())
-    special = {token["content"] for token in without["added_tokens"]}
-    without["added_tokens"] = []
-    unknown = without["model"]["unk_id"]
-    for number, entry in enumerate(without["model"]["vocab"]):
-        if entry[0] in special and number != unknown:
-            entry[0] = chr(0xE000 + number)
-    plain = Tokenizer.from_str(json.dumps(without))
-    texts = []
-    for text in TEXTS:
-        tokens = [begin, *plain.encode(text, add_special_tokens=False).ids, end]
-        assert "<s>" in text or tokens == tokenizer(text)["input_ids"], text
-        read = []
-        for window in windows(tokens[1:-1], WINDOW - 2):
-            ids = torch.tensor([[begin, *window, end]])
-            with torch.no_grad():
-                logits = model(ids, attention_mask=torch.ones_like(ids)).logits[0]
-            read.append({"tokens": ids[0].tolist(), "probabilities": logits.softmax(-1).tolist()})
-        texts.append({"text": text, "windows": read})
+    special = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    plain = without_special_tokens(json.loads((FOLDER / "comet" / "tokenizer.json").read_text()))
+    texts = labelled(model, tokenizer, plain, special, WINDOW)
     spread = max(w["probabilities"][0] for t in texts for w in t["windows"])
     assert spread - min(w["probabilities"][0] for t in texts for w in t["windows"]) > 0.2, "all texts get the same label"
     assert len(texts[-1]["windows"]) > 3

@@ -1,5 +1,5 @@
-//! Classifiers beside a guard: their answers are transformers', long texts are read in windows, and wrong questions are refused
-//! by name.
+//! Classifiers beside a guard and alone: their answers are transformers', long texts are read in windows, wrong questions are refused
+//! by name, and decision policies decide by them.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,8 +8,9 @@ use babelward::{
     classifier::labels_of,
     digest,
     engine::Clock,
+    guard::{DecisionPolicy, DecisionSet},
     model::spec::Precision,
-    proto::{self, Capability},
+    proto::{self, Action, Capability, DecisionSubject, GuardUse},
     registry::{
         KvSize, MemoryOptions, ModelGroup, ModelLoader, ModelRole, OpenedModel, Registry, RegistryError,
     },
@@ -21,7 +22,7 @@ use tonic::{Code, Status};
 use crate::{
     classifiers_golden::{Golden, GoldenText, expected, folder},
     common::load_options,
-    rig::{self, GUARD, Rig, Setup, classify, reason, violated},
+    rig::{self, GUARD, Rig, Setup, classify, reason, requests, violated},
     scripted::Gate,
 };
 
@@ -48,16 +49,30 @@ impl ModelLoader for FolderLoader {
             digest: digest::of_bytes("watch"),
             adapter_digests: Vec::new(),
             estimator: None,
-            labels: labels_of(&self.0).unwrap(),
+            labels: Some(labels_of(&self.0).unwrap()),
             verdict_heads: None,
         })
     }
 }
 
 async fn rig() -> Rig {
+    rig_with(Guards::One, DecisionSet::default()).await
+}
+
+/// Whether a server has a guard beside the classifier.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guards {
+    None,
+    One,
+}
+
+async fn rig_with(guards: Guards, decisions: DecisionSet) -> Rig {
     let (setup, gate) = (Setup::default(), Gate::default());
     let folder = folder();
-    let mut groups = rig::scripted_groups(&setup, &gate);
+    let mut groups = match guards {
+        Guards::None => Vec::new(),
+        Guards::One => rig::scripted_groups(&setup, &gate),
+    };
     groups.push(ModelGroup {
         specs: vec![rig::spec(WATCH, ModelRole::Classifier)],
         device: 0,
@@ -72,7 +87,11 @@ async fn rig() -> Rig {
     let start = rig::start_options(memory, 2048, Clock::default());
     let registry = Registry::prepare_groups(groups, start).unwrap();
     registry.load_eager().unwrap();
-    Rig::serve(registry, ServerOptions::default(), gate).await
+    let options = ServerOptions {
+        decisions,
+        ..ServerOptions::default()
+    };
+    Rig::serve(registry, options, gate).await
 }
 
 fn question(model: &str, harmless_label: &str) -> proto::ClassifierQuestion {
@@ -222,4 +241,305 @@ async fn a_classifier_is_listed_with_its_capability_and_is_nobodys_guard() {
     };
     let status = ask(&rig, request).await.unwrap_err();
     assert_eq!(reason(&status, Code::FailedPrecondition).0, "CAPABILITY_MISSING");
+}
+
+fn using(guard_use: GuardUse, request: proto::ClassifyRequest) -> proto::ClassifyRequest {
+    proto::ClassifyRequest {
+        guard_use: guard_use.into(),
+        ..request
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classifiers_alone_say_the_same_without_a_verdict() {
+    let rig = rig().await;
+    let golden = expected();
+    let beside = asking(&[&golden.texts[0].text], vec![question(WATCH, "")]);
+    let with_guard = ask(&rig, beside.clone()).await.unwrap();
+    let request = using(GuardUse::None, beside.clone());
+    let alone = ask(&rig, request.clone()).await.unwrap();
+    assert_eq!((&alone.verdict, &alone.total_usage), (&None, &None));
+    let said = |answer: &proto::ClassifyResponse| {
+        let found = &answer.classifications[0];
+        (
+            found.probabilities.clone(),
+            found.windows.clone(),
+            found.label.clone(),
+        )
+    };
+    assert_eq!(said(&alone), said(&with_guard));
+    let batch = proto::BatchClassifyRequest {
+        items: vec![proto::BatchClassifyItem {
+            id: "a".to_owned(),
+            request: Some(request.clone()),
+        }],
+    };
+    let results = rig
+        .safety()
+        .await
+        .batch_classify(batch)
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    let Some(proto::batch_classify_result::Result::Response(in_batch)) = &results[0].result else {
+        panic!("{results:?}");
+    };
+    assert_eq!(in_batch.verdict, None);
+    assert_eq!(said(in_batch), said(&with_guard));
+    let item = proto::ClassifyStreamRequest {
+        id: "a".to_owned(),
+        action: Some(proto::classify_stream_request::Action::Classify(request)),
+        timeout: None,
+    };
+    let (sender, items) = requests();
+    sender.send(item).unwrap();
+    let mut answers = rig
+        .safety()
+        .await
+        .classify_stream(items)
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(proto::classify_stream_response::Result::Response(streamed)) = answer.result else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(streamed.verdict, None);
+    assert_eq!(said(&streamed), said(&with_guard));
+}
+
+async fn alone_of(rig: &Rig, request: proto::ClassifyRequest) -> proto::ClassifyResponse {
+    let answer = ask(rig, request).await.unwrap();
+    assert_eq!(answer.verdict, None);
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_classifiers_answers_those_who_do_without_a_verdict() {
+    let rig = rig_with(Guards::None, DecisionSet::default()).await;
+    let beside = asking(&["a"], vec![question(WATCH, "benign")]);
+    for guard_use in [GuardUse::None, GuardUse::IfServed] {
+        let answer = alone_of(&rig, using(guard_use, beside.clone())).await;
+        assert_eq!(answer.classifications[0].harmless_label, "benign");
+    }
+    // A verdict that was asked for is never left out silently.
+    let mut refused = vec![
+        beside.clone(),
+        using(GuardUse::Required, beside.clone()),
+        using(GuardUse::IfServed, classify(&["a"])),
+    ];
+    refused.push(proto::ClassifyRequest {
+        category_probabilities: true,
+        ..using(GuardUse::IfServed, beside.clone())
+    });
+    for request in refused {
+        let status = ask(&rig, request).await.unwrap_err();
+        assert_eq!(reason(&status, Code::FailedPrecondition).0, "NO_DEFAULT_MODEL");
+    }
+    let served = rig_with(Guards::One, DecisionSet::default()).await;
+    let answer = ask(&served, using(GuardUse::IfServed, beside)).await.unwrap();
+    assert_eq!(answer.verdict.unwrap().provenance.unwrap().model, GUARD);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_a_guard_is_refused_where_none_judges() {
+    let rig = rig().await;
+    let alone = using(GuardUse::None, asking(&["a"], vec![question(WATCH, "")]));
+    let status = ask(
+        &rig,
+        proto::ClassifyRequest {
+            model: GUARD.to_owned(),
+            category_probabilities: true,
+            judge: proto::JudgeScope::EachMessage.into(),
+            windows: Some(proto::Windows::default()),
+            ..alone.clone()
+        },
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(
+        violated(&status),
+        ["model", "category_probabilities", "judge", "windows"]
+    );
+    let status = ask(&rig, using(GuardUse::None, classify(&["a"])))
+        .await
+        .unwrap_err();
+    assert_eq!(violated(&status), ["classifiers"]);
+    let unknown = proto::ClassifyRequest {
+        guard_use: 77,
+        ..alone.clone()
+    };
+    assert_eq!(violated(&ask(&rig, unknown).await.unwrap_err()), ["guard_use"]);
+    let renderings = proto::ClassifyRenderingsRequest {
+        renderings: vec![classify(&["a"]), alone.clone()],
+        ..Default::default()
+    };
+    let status = rig
+        .safety()
+        .await
+        .classify_renderings(renderings)
+        .await
+        .unwrap_err();
+    assert_eq!(violated(&status), ["renderings[1].guard_use"]);
+    let evidence = proto::FindEvidenceRequest {
+        request: Some(using(GuardUse::None, classify(&["a"]))),
+        ..Default::default()
+    };
+    let status = rig.safety().await.find_evidence(evidence).await.unwrap_err();
+    assert_eq!(violated(&status), ["request.guard_use"]);
+}
+
+/// Scores of the script are 0.12 for safe and 0.88 for unsafe texts.
+const BOTH: &str = r#"
+name = "both"
+version = 1
+thresholds = { block = 0.5 }
+classifiers.watch = { flag = 0.0001 }
+"#;
+
+const ALONE: &str = r#"
+name = "alone"
+version = 1
+classifiers.watch = { harmless_label = "jailbreak", block = 0.0001 }
+"#;
+
+const NO_LABEL: &str =
+    "name = 'label'\nversion = 1\nclassifiers.watch = { harmless_label = 'safe', block = 0.5 }\n";
+
+const NO_MODEL: &str = "name = 'model'\nversion = 1\nclassifiers.wach = { block = 0.5 }\n";
+
+fn decisions(default: Option<&str>, shadows: &[&str]) -> DecisionSet {
+    let mut decisions = DecisionSet::default();
+    for text in [BOTH, ALONE, NO_LABEL, NO_MODEL] {
+        let policy = DecisionPolicy::new(toml::from_str(text).unwrap()).unwrap();
+        decisions.add(policy).unwrap();
+    }
+    if let Some(name) = default {
+        decisions.set_default(decisions.find(name).unwrap().clone());
+    }
+    for name in shadows {
+        decisions.add_shadow(decisions.find(name).unwrap().clone());
+    }
+    decisions
+}
+
+fn by(request: proto::ClassifyRequest, decision_policy: &str) -> proto::ClassifyRequest {
+    proto::ClassifyRequest {
+        decision_policy: decision_policy.to_owned(),
+        ..request
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn injection_and_harm_are_one_decision_in_one_call() {
+    let rig = rig_with(Guards::One, decisions(Some("both"), &[])).await;
+    let text = &expected().texts[0];
+    // The policy asks the classifier that it has a threshold of.
+    let answer = ask(&rig, classify(&[&text.text])).await.unwrap();
+    let [found] = &answer.classifications[..] else {
+        panic!("{:?}", answer.classifications);
+    };
+    assert_eq!(
+        (found.model.as_str(), found.harmless_label.as_str()),
+        (WATCH, "benign")
+    );
+    let decision = answer.decision.unwrap();
+    assert_eq!(decision.action(), Action::Flag);
+    let [reason] = &decision.reasons[..] else {
+        panic!("{:?}", decision.reasons);
+    };
+    assert_eq!(reason.subject(), DecisionSubject::Classifier);
+    assert_eq!(reason.classifier, WATCH);
+    assert_eq!(
+        (reason.value, reason.threshold),
+        (Some(found.harm_score), Some(0.0001))
+    );
+    // The guard's score is the stricter reason.
+    let answer = ask(&rig, classify(&["[unsafe] words"])).await.unwrap();
+    let decision = answer.decision.unwrap();
+    assert_eq!(decision.action(), Action::Block);
+    let subjects: Vec<_> = decision
+        .reasons
+        .iter()
+        .map(proto::DecisionReason::subject)
+        .collect();
+    assert_eq!(
+        subjects,
+        [DecisionSubject::UnsafeScore, DecisionSubject::Classifier]
+    );
+    // What the request asks for as well is not asked twice, and comes first.
+    let same = asking(&["a"], vec![question(WATCH, "benign")]);
+    assert_eq!(ask(&rig, same).await.unwrap().classifications.len(), 1);
+    let other = asking(&["a"], vec![question(WATCH, "injection")]);
+    let other = ask(&rig, other).await.unwrap().classifications;
+    let labels: Vec<_> = other.iter().map(|one| one.harmless_label.as_str()).collect();
+    assert_eq!(labels, ["injection", "benign"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_guard_policies_of_classifiers_alone_decide() {
+    let rig = rig_with(Guards::None, decisions(Some("both"), &["both", "alone"])).await;
+    let alone = using(GuardUse::None, asking(&["a"], vec![question(WATCH, "")]));
+    // The default policy needs a verdict, which nobody asked for.
+    let answer = ask(&rig, alone).await.unwrap();
+    assert_eq!(answer.decision, None);
+    let shadows = answer.shadow_decisions.iter();
+    assert_eq!(
+        shadows.map(|one| one.policy.as_str()).collect::<Vec<_>>(),
+        ["alone"]
+    );
+    let decided = by(using(GuardUse::None, classify(&["a"])), "alone");
+    let answer = ask(&rig, decided).await.unwrap();
+    assert_eq!(answer.verdict, None);
+    let decision = answer.decision.unwrap();
+    assert_eq!(decision.action(), Action::Block);
+    assert_eq!(
+        decision.reasons[0].value,
+        Some(answer.classifications[0].harm_score)
+    );
+    assert_eq!(answer.classifications[0].harmless_label, "jailbreak");
+    let refused = by(
+        using(GuardUse::None, asking(&["a"], vec![question(WATCH, "")])),
+        "both",
+    );
+    assert_eq!(
+        violated(&ask(&rig, refused).await.unwrap_err()),
+        ["decision_policy"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classifier_that_cannot_answer_fails_its_policys_requests_and_no_shadows() {
+    let rig = rig_with(Guards::One, decisions(None, &["label", "model", "alone"])).await;
+    let status = ask(&rig, by(classify(&["a"]), "label")).await.unwrap_err();
+    assert_eq!(violated(&status), ["decision_policy"]);
+    assert!(
+        format!("{status:?}").contains("benign, injection, jailbreak"),
+        "{status:?}"
+    );
+    let status = ask(&rig, by(classify(&["a"]), "model")).await.unwrap_err();
+    assert_eq!(reason(&status, Code::NotFound).0, "MODEL_NOT_FOUND");
+    let answer = ask(&rig, classify(&["a"])).await.unwrap();
+    // What shadows alone ask for is not told.
+    assert_eq!((answer.decision, answer.classifications), (None, vec![]));
+    let told: Vec<_> = answer
+        .shadow_decisions
+        .iter()
+        .map(|one| {
+            (
+                one.action(),
+                one.reasons[0].subject(),
+                one.reasons[0].classifier.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Action::Block, DecisionSubject::NotClassified, WATCH),
+            (Action::Block, DecisionSubject::NotClassified, "wach"),
+            (Action::Block, DecisionSubject::Classifier, WATCH),
+        ]
+    );
 }

@@ -102,7 +102,7 @@ impl ModelLoader for HeldLoader {
             names: Vec::new(),
             adapter_digests: Vec::new(),
             estimator: Some(EstimatorKind::CometKiwi),
-            labels: Vec::new(),
+            labels: None,
             verdict_heads: None,
         })
     }

@@ -117,7 +117,8 @@ fn sent(event: Sent) -> GuardStreamRequest {
     GuardStreamRequest { event: Some(event) }
 }
 
-/// Without closing words, what a look computes beside the new text is the block that it begins in.
+/// Without closing words, what a look computes beside the new text is the block that it begins in, and the word that was cut before
+/// and has other tokens now.
 #[tokio::test(flavor = "multi_thread")]
 async fn looks_are_classifications_that_cost_the_new_text_and_a_block() {
     const BLOCK: u32 = 16;
@@ -165,7 +166,10 @@ async fn looks_are_classifications_that_cost_the_new_text_and_a_block() {
         let computed = usage.prompt_tokens - usage.cached_prompt_tokens;
         if let Some(before) = before {
             let new = usage.prompt_tokens - before;
-            assert!(computed <= new + BLOCK, "{computed} tokens for {new} new ones");
+            assert!(
+                computed <= new + 2 * BLOCK,
+                "{computed} tokens for {new} new ones"
+            );
         }
         before = Some(usage.prompt_tokens);
         let judged = &text[..look.text_bytes as usize];

@@ -49,6 +49,26 @@ fn every_wrong_decision_policy_is_told() {
 }
 
 #[test]
+fn a_policy_has_thresholds_of_classifiers_that_are_served() {
+    let with_model = |role: &str| {
+        format!(
+            "[decisions]\nfiles = [\"chat.toml\"]\n[models.watch]\npath = \"watch.gguf\"\nroles = [\"{role}\"]\n"
+        )
+    };
+    let policy = format!("{CHAT}[classifiers.watch]\nblock = 0.5\n[classifiers.other]\nflag = 0.5\n");
+    let found = |role: &str| {
+        let folder = Folder::new(&with_model(role));
+        fs::write(folder.folder.path().join("chat.toml"), &policy).unwrap();
+        fs::write(folder.folder.path().join("watch.gguf"), "").unwrap();
+        problems(&load(&folder.inputs(&[], FlagOverrides::default())))
+    };
+    let served = found("classifier");
+    assert_eq!(served.len(), 1, "{served:?}");
+    assert!(served[0].contains("the classifier `other`"), "{served:?}");
+    assert_eq!(found("target").len(), 2);
+}
+
+#[test]
 fn calibrators_are_read_and_policies_find_theirs() {
     use crate::calibrator::{
         CalibrationMethod, ErrorRates, FitOptions, FittedFor, FittedOn, LabelledScore, LabelledText, fit,

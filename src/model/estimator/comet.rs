@@ -5,9 +5,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::{
+    encoder_config::{EncoderConfig, EncoderNorms},
     error::{ConfigError, KeyError, KeyProblem},
     spec::Pointwise,
-    xlm_roberta::{EncoderConfig, EncoderFile, EncoderNorms},
+    xlm_roberta::EncoderFile,
 };
 
 /// A checked configuration.
@@ -66,7 +67,9 @@ impl CometConfig {
     /// When no model can be made of it; names the key.
     pub(crate) fn from_json(json: &Value) -> Result<Self, ConfigError> {
         let file = File::deserialize(json).map_err(ConfigError::Form)?;
-        let encoder = file.encoder.checked("encoder.")?;
+        let encoder = file
+            .encoder
+            .checked("encoder.", &["xlm-roberta", "xlm-roberta-xl"])?;
         let segments: Vec<&str> = file.input_segments.iter().map(String::as_str).collect();
         if segments.first() != Some(&"mt") || !segments.contains(&"src") {
             let rule = "begin with the translation (`mt`) and to contain the source (`src`)";
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn positions_of_padding_are_not_part_of_the_window() {
         let config = CometConfig::from_json(&sound()).unwrap();
-        assert_eq!((config.encoder.window(), config.encoder.first_position), (512, 2));
+        assert_eq!(config.encoder.window(), 512);
         assert_eq!(config.final_activation, None);
     }
 

@@ -1,13 +1,18 @@
-//! Checks which classifiers look at a message.
+//! Checks which classifiers look at a message: those that the request names, and those that decision policies have thresholds of.
 
 use std::sync::Arc;
 
 use super::checker::{Checker, ValidationContext};
 use crate::{
     classifier::TextClassifier,
+    guard::{SentMessage, Speaker},
     proto,
     registry::{Lease, ModelRole},
-    rpc::{error::ServiceError, limits::Limits},
+    rpc::{
+        decision::{PolicyQuestion, Role},
+        error::ServiceError,
+        limits::Limits,
+    },
 };
 
 /// Most classifiers of a request.
@@ -22,6 +27,42 @@ pub(crate) struct ClassifierWork {
     pub(crate) classifier: Arc<TextClassifier>,
     /// Index of the label of texts without harm.
     pub(crate) harmless: usize,
+    pub(crate) asked_by: AskedBy,
+}
+
+/// Who asks a classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedBy {
+    /// The request, or the policy that decides about it, which fails without an answer.
+    Request,
+    /// A shadow policy, which only tells what it would have decided.
+    Shadow,
+}
+
+/// The text that classifiers look at.
+#[derive(Debug, Default)]
+pub(crate) struct ClassifiedText {
+    pub(crate) text: String,
+    /// The field that has it, which later errors name.
+    pub(crate) field: String,
+}
+
+impl ClassifiedText {
+    /// The last message that a guard would judge, of the conversation in the field `conversation`.
+    pub(super) fn last(messages: &[Arc<SentMessage>], conversation: &str) -> Self {
+        // The system's messages are not judged.
+        let last = messages
+            .iter()
+            .rposition(|message| message.speaker != Speaker::System)
+            .unwrap_or_default();
+        Self {
+            text: messages
+                .get(last)
+                .map(|message| message.text())
+                .unwrap_or_default(),
+            field: format!("{conversation}.messages[{last}].content"),
+        }
+    }
 }
 
 /// A question that is valid without knowing the classifier.
@@ -66,7 +107,7 @@ pub(super) fn questions(
     questions
 }
 
-/// Finds the classifiers. Waits while they are being loaded.
+/// Finds the classifiers that a request names. Waits while they are being loaded.
 pub(super) async fn find(
     context: &ValidationContext<'_>,
     questions: Vec<ClassifierQuestion>,
@@ -78,26 +119,12 @@ pub(super) async fn find(
             harmless_label,
             field,
         } = question;
-        let lease = async {
-            let lease = context.registry.classifier(&model).await;
-            lease.map_err(|error| ServiceError::from_lookup(error, &model))
-        };
-        let lease = context.deadline.limit(lease).await?;
-        let Some(classifier) = lease.classifier.clone() else {
-            return Err(ServiceError::CapabilityMissing {
-                has: lease.roles.clone(),
-                needs: ModelRole::Classifier,
-            });
-        };
-        let labels = classifier.labels();
-        let harmless = match harmless_label.as_str() {
-            "" => Some(0),
-            name => labels.iter().position(|label| label == name),
-        };
-        let Some(harmless) = harmless else {
+        let (lease, classifier) = lease(context, &model).await?;
+        let named = Some(harmless_label.as_str()).filter(|label| !label.is_empty());
+        let Some(harmless) = index_of(&classifier, named) else {
             let reason = format!(
                 "is no label of the model {model}: its labels are {}",
-                labels.join(", ")
+                classifier.labels().join(", ")
             );
             return Err(ServiceError::field(format!("{field}.harmless_label"), reason));
         };
@@ -105,7 +132,91 @@ pub(super) async fn find(
             lease,
             classifier,
             harmless,
+            asked_by: AskedBy::Request,
         });
     }
     Ok(found)
+}
+
+/// Finds the classifiers that decision policies have thresholds of, and adds those that are not in `found`. Waits while they are being
+/// loaded. `field` is the request's field that names the deciding policy.
+pub(super) async fn add_asked_by_policies(
+    context: &ValidationContext<'_>,
+    found: &mut Vec<ClassifierWork>,
+    questions: Vec<PolicyQuestion>,
+    field: &str,
+) -> Result<(), ServiceError> {
+    for question in questions {
+        let asked = asked_by_policy(context, found, &question, field).await;
+        match (asked, question.role) {
+            (Ok(Some(work)), _) => found.push(work),
+            (Ok(None), _) | (Err(_), Role::Shadow) => {}
+            (Err(error), Role::Deciding) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The classifier that a policy has thresholds of; `None` where it is in `found` already.
+async fn asked_by_policy(
+    context: &ValidationContext<'_>,
+    found: &[ClassifierWork],
+    question: &PolicyQuestion,
+    field: &str,
+) -> Result<Option<ClassifierWork>, ServiceError> {
+    let PolicyQuestion {
+        policy,
+        role,
+        model,
+        harmless_label,
+    } = question;
+    let (lease, classifier) = lease(context, model).await?;
+    let Some(harmless) = index_of(&classifier, harmless_label.as_deref()) else {
+        let reason = format!(
+            "{policy} has a threshold for the label {} of the model {model}, whose labels are {}",
+            harmless_label.as_deref().unwrap_or_default(),
+            classifier.labels().join(", ")
+        );
+        return Err(ServiceError::field(field, reason));
+    };
+    let is_this = |other: &ClassifierWork| other.lease.id == *model && other.harmless == harmless;
+    if found.iter().any(is_this) {
+        return Ok(None);
+    }
+    Ok(Some(ClassifierWork {
+        lease,
+        classifier,
+        harmless,
+        asked_by: match role {
+            Role::Deciding => AskedBy::Request,
+            Role::Shadow => AskedBy::Shadow,
+        },
+    }))
+}
+
+/// A classifier that is in memory. Waits while it is being loaded.
+async fn lease(
+    context: &ValidationContext<'_>,
+    model: &str,
+) -> Result<(Lease, Arc<TextClassifier>), ServiceError> {
+    let lease = async {
+        let lease = context.registry.classifier(model).await;
+        lease.map_err(|error| ServiceError::from_lookup(error, model))
+    };
+    let lease = context.deadline.limit(lease).await?;
+    match lease.classifier.clone() {
+        Some(classifier) => Ok((lease, classifier)),
+        None => Err(ServiceError::CapabilityMissing {
+            has: lease.roles.clone(),
+            needs: ModelRole::Classifier,
+        }),
+    }
+}
+
+/// The index of the label with this name, or of the first one; `None` where there is no such label.
+fn index_of(classifier: &TextClassifier, label: Option<&str>) -> Option<usize> {
+    match label {
+        None => Some(0),
+        Some(name) => classifier.labels().iter().position(|label| label == name),
+    }
 }

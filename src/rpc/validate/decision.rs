@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::checker::Checker;
 use crate::{
-    guard::{DecisionSet, Guard, JudgedRole, Policy, is_language_tag},
+    guard::{DecisionPolicy, DecisionSet, Guard, JudgedRole, Policy, is_language_tag},
     registry::{Lease, ModelEntry, ModelRole},
     rpc::{decision::Decider, error::ServiceError, provenance},
 };
@@ -50,7 +50,40 @@ impl DecisionFields {
         }
     }
 
-    /// [`DecisionFields::find`] for messages of one side. The fields are in the message at `path`.
+    /// Finds the policy that the request names. `checker` is at the message with the fields.
+    fn named(
+        &self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+    ) -> Result<Option<Arc<DecisionPolicy>>, ServiceError> {
+        match self.policy.as_str() {
+            "" => Ok(None),
+            name => match decisions.find(name) {
+                Some(policy) => Ok(Some(Arc::clone(policy))),
+                None => {
+                    let reason = "names no decision policy of the server; ListPolicies lists them";
+                    Err(ServiceError::field(checker.path_of("decision_policy"), reason))
+                }
+            },
+        }
+    }
+
+    /// Finds the policies where classifiers alone answer. `checker` is at the message with the fields.
+    pub(super) fn find_without_guard(
+        self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+    ) -> Result<Decider, ServiceError> {
+        let named = self.named(checker, decisions)?;
+        if named.as_ref().is_some_and(|policy| policy.needs_verdict()) {
+            let reason =
+                "has thresholds of a verdict, and no guard judges; name a policy of classifiers alone";
+            return Err(ServiceError::field(checker.path_of("decision_policy"), reason));
+        }
+        Decider::new(decisions, named, self.language, &[])
+    }
+
+    /// [`DecisionFields::find`] for messages of one side, in calls that ask no classifiers. The fields are in the message at `path`.
     pub(super) fn find_for(
         self,
         path: &str,
@@ -71,7 +104,13 @@ impl DecisionFields {
             policy,
             roles: &[role],
         };
-        self.find(&Checker::at(path), decisions, &judge)
+        let checker = Checker::at(path);
+        let named = self.named(&checker, decisions)?;
+        if named.is_some_and(|policy| policy.classifiers().next().is_some()) {
+            let reason = "has thresholds of classifiers, which only a Classify asks; name a policy without";
+            return Err(ServiceError::field(checker.path_of("decision_policy"), reason));
+        }
+        self.find(&checker, decisions, &judge)
     }
 
     /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the message with the fields.
@@ -88,16 +127,7 @@ impl DecisionFields {
             roles,
         } = *judge;
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
-        let named = match self.policy.as_str() {
-            "" => None,
-            name => match decisions.find(name) {
-                Some(policy) => Some(Arc::clone(policy)),
-                None => {
-                    let reason = "names no decision policy of the server; ListPolicies lists them";
-                    return wrong("decision_policy", reason.to_owned());
-                }
-            },
-        };
+        let named = self.named(checker, decisions)?;
         let computed_by = roles
             .iter()
             .map(|role| provenance::computed_by(entry, guard, judged_by, *role));

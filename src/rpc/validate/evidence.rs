@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{
     checker::{Checker, ValidationContext},
-    safety::{self, CheckedClassify, ClassifyWork, classify_fields},
+    safety::{self, CheckedClassify, ClassifyWork, Judging, classify_fields},
 };
 use crate::{
     guard::{DecisionSet, JudgeScope, MessageBody, Speaker},
@@ -60,6 +60,11 @@ pub(crate) async fn find_evidence(
         let reason = "must be empty: evidence is looked for in the guard's verdict";
         return Err(ServiceError::field("request.classifiers", reason));
     }
+    const GUARD_USE: &str = "request.guard_use";
+    const REQUIRED: &str = "must be REQUIRED: evidence is looked for in the guard's verdict";
+    if classify.guard_use() == proto::GuardUse::None {
+        return Err(ServiceError::field(GUARD_USE, REQUIRED));
+    }
     // Nothing is decided here, so a policy whose calibrator is another guard's is no reason to refuse the search.
     let undecided = DecisionSet::default();
     let context = ValidationContext {
@@ -68,12 +73,10 @@ pub(crate) async fn find_evidence(
         decisions: &undecided,
         deadline: context.deadline,
     };
-    let CheckedClassify {
-        work,
-        judged,
-        decider: _,
-        classifiers: _,
-    } = safety::classify(classify, "request", &context).await?;
+    let CheckedClassify { judging, .. } = safety::classify(classify, "request", &context).await?;
+    let Some(Judging { work, judged }) = judging else {
+        return Err(ServiceError::field(GUARD_USE, REQUIRED));
+    };
     if judged.scope != JudgeScope::LastMessage {
         let reason = "must be the last message: evidence is looked for in one message";
         return Err(ServiceError::field("request.judge", reason));

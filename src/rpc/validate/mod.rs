@@ -18,14 +18,14 @@ mod safety;
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
     checker::ValidationContext,
-    classifier::{ClassifierWork, MOST_CLASSIFIERS},
+    classifier::{AskedBy, ClassifiedText, ClassifierWork, MOST_CLASSIFIERS},
     evidence::{CheckedEvidence, find_evidence},
     generation::{CheckedGenerate, GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
     renderings::{CheckedRenderings, RENDERINGS, renderings},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
-    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, JudgedRange, batch, classify},
+    safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, JudgedRange, Judging, batch, classify},
 };
 
 #[cfg(test)]

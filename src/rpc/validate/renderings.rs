@@ -33,6 +33,13 @@ pub(crate) fn renderings(
             RenderingRule::Any
         }
     };
+    for (index, rendering) in request.renderings.iter().enumerate() {
+        let guard_use = [proto::GuardUse::Unspecified, proto::GuardUse::Required].map(i32::from);
+        if !guard_use.contains(&rendering.guard_use) {
+            let reason = "must be REQUIRED: renderings are joined by their verdicts";
+            checker.wrong(&format!("renderings[{index}].guard_use"), reason);
+        }
+    }
     checker.finish()?;
     Ok(CheckedRenderings {
         renderings: request.renderings,

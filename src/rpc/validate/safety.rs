@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     checker::{Checker, ValidationContext},
-    classifier::{self, ClassifierQuestion, ClassifierWork},
+    classifier::{self, AskedBy, ClassifiedText, ClassifierQuestion, ClassifierWork},
     conversation,
     decision::{DecidedBy, DecisionFields, JudgingGuard},
     policy::{self, CheckedPolicy, GuardAndPolicy},
@@ -35,13 +35,22 @@ pub(crate) struct ClassifyWork {
     pub(crate) fields: JudgedMessages,
 }
 
-/// A checked Classify of one or several messages, and what is done about the verdict.
+/// A checked Classify of one or several messages, and what is done about the answers.
 pub(crate) struct CheckedClassify {
-    pub(crate) work: ClassifyWork,
-    pub(crate) judged: JudgedRange,
+    /// What a guard judges; absent where classifiers alone answer.
+    pub(crate) judging: Option<Judging>,
+    pub(crate) priority: proto::Priority,
     pub(crate) decider: Decider,
     /// Who else looks at the last message.
     pub(crate) classifiers: Vec<ClassifierWork>,
+    /// That message; empty where there are no classifiers.
+    pub(crate) classified_text: ClassifiedText,
+}
+
+/// What a guard judges of a conversation.
+pub(crate) struct Judging {
+    pub(crate) work: ClassifyWork,
+    pub(crate) judged: JudgedRange,
 }
 
 /// Which messages of a conversation are judged, and what is done about those that are too long.
@@ -87,7 +96,61 @@ pub(super) struct ClassifyFields {
     priority: proto::Priority,
     decision: DecisionFields,
     classifiers: Vec<ClassifierQuestion>,
+    guard_use: GuardUse,
     fields: JudgedMessages,
+}
+
+/// Whether a guard judges, as far as it can be known without the server's models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GuardUse {
+    Required,
+    /// A guard judges if the server has one.
+    IfServed,
+    None,
+}
+
+/// Checks whether a guard judges.
+fn guard_use(checker: &mut Checker, request: &proto::ClassifyRequest) -> GuardUse {
+    let scope = request.judge();
+    let last = [proto::JudgeScope::Unspecified, proto::JudgeScope::LastMessage];
+    let about_guard = [
+        ("model", !request.model.is_empty()),
+        (
+            "policy",
+            matches!(
+                request.policy_source,
+                Some(proto::classify_request::PolicySource::Policy(_))
+            ),
+        ),
+        (
+            "inline_policy",
+            matches!(
+                request.policy_source,
+                Some(proto::classify_request::PolicySource::InlinePolicy(_))
+            ),
+        ),
+        ("category_probabilities", request.category_probabilities),
+        ("judge", !last.contains(&scope)),
+        ("windows", request.windows.is_some()),
+    ];
+    let given = about_guard.into_iter().filter(|(_, is_given)| *is_given);
+    match proto::GuardUse::try_from(request.guard_use) {
+        Ok(proto::GuardUse::Unspecified | proto::GuardUse::Required) => GuardUse::Required,
+        Ok(proto::GuardUse::IfServed) => match given.count() {
+            0 => GuardUse::IfServed,
+            _ => GuardUse::Required,
+        },
+        Ok(proto::GuardUse::None) => {
+            for (field, _) in given {
+                checker.wrong(field, "is about a guard, and guard_use says that none judges");
+            }
+            GuardUse::None
+        }
+        Err(_) => {
+            checker.wrong("guard_use", "is not a known value");
+            GuardUse::Required
+        }
+    }
 }
 
 pub(super) fn classify_fields(
@@ -95,6 +158,7 @@ pub(super) fn classify_fields(
     mut request: proto::ClassifyRequest,
     limits: &Limits,
 ) -> ClassifyFields {
+    let guard_use = guard_use(checker, &request);
     let named = std::mem::take(&mut request.decision_policy);
     let decision = DecisionFields::checked(checker, named, std::mem::take(&mut request.language))
         .with_category_probabilities(request.category_probabilities);
@@ -131,6 +195,7 @@ pub(super) fn classify_fields(
         priority,
         decision,
         classifiers,
+        guard_use,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
             policy: checker.path_of("inline_policy"),
@@ -168,13 +233,63 @@ fn window_rules(checker: &mut Checker, windows: &proto::Windows) -> WindowRules 
     })
 }
 
-/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while the guard is being loaded.
+/// Checks a Classify; `path` is its path in the message that the caller sent. Waits while its models are being loaded.
 pub(crate) async fn classify(
     request: proto::ClassifyRequest,
     path: &str,
     context: &ValidationContext<'_>,
 ) -> Result<CheckedClassify, ServiceError> {
     let mut checker = Checker::at(path);
+    let mut given = classify_fields(&mut checker, request, context.limits);
+    checker.finish()?;
+    let checker = Checker::at(path);
+    let questions = std::mem::take(&mut given.classifiers);
+    let has_guard = context.registry.default_of(ModelRole::Guard).is_some();
+    let alone = match given.guard_use {
+        GuardUse::Required => false,
+        GuardUse::IfServed => !has_guard && !questions.is_empty(),
+        GuardUse::None => true,
+    };
+    let messages = given.messages.clone();
+    let conversation = given.fields.conversation.clone();
+    let priority = given.priority;
+    let (judging, decider) = match alone {
+        true => (
+            None,
+            given.decision.find_without_guard(&checker, context.decisions)?,
+        ),
+        false => {
+            let (judging, decider) = judged_by_guard(given, &checker, context).await?;
+            (Some(judging), decider)
+        }
+    };
+    let mut classifiers = classifier::find(context, questions).await?;
+    let field = checker.path_of("decision_policy");
+    classifier::add_asked_by_policies(context, &mut classifiers, decider.questions(), &field).await?;
+    let is_asked = |work: &ClassifierWork| work.asked_by == AskedBy::Request;
+    if alone && !classifiers.iter().any(is_asked) {
+        let reason = "must not be empty where no guard judges and no decision policy asks classifiers";
+        return Err(ServiceError::field(checker.path_of("classifiers"), reason));
+    }
+    let classified_text = match classifiers.is_empty() {
+        true => ClassifiedText::default(),
+        false => ClassifiedText::last(&messages, &conversation),
+    };
+    Ok(CheckedClassify {
+        judging,
+        priority,
+        decider,
+        classifiers,
+        classified_text,
+    })
+}
+
+/// Finds the guard and what decides about its verdict. `checker` is at the request.
+async fn judged_by_guard(
+    given: ClassifyFields,
+    checker: &Checker,
+    context: &ValidationContext<'_>,
+) -> Result<(Judging, Decider), ServiceError> {
     let ClassifyFields {
         model,
         policy,
@@ -182,11 +297,11 @@ pub(crate) async fn classify(
         judged,
         priority,
         decision,
-        classifiers,
+        classifiers: _,
+        guard_use: _,
         fields,
-    } = classify_fields(&mut checker, request, context.limits);
+    } = given;
     let policy_field = checker.path_of(policy.field());
-    checker.finish()?;
     let GuardAndPolicy { guard: lease, policy } =
         policy::find_guard(context, &model, policy, policy_field).await?;
     let Some(guard) = &lease.guard else {
@@ -199,7 +314,7 @@ pub(crate) async fn classify(
         decider,
         category_probabilities,
     } = decision.find(
-        &Checker::at(path),
+        checker,
         context.decisions,
         &JudgingGuard {
             entry: &lease,
@@ -208,20 +323,15 @@ pub(crate) async fn classify(
             roles: &judged_roles(&messages, &judged.ends),
         },
     )?;
-    let classifiers = classifier::find(context, classifiers).await?;
-    Ok(CheckedClassify {
-        work: ClassifyWork {
-            guard: lease,
-            policy,
-            messages,
-            priority,
-            category_probabilities,
-            fields,
-        },
-        judged,
-        decider,
-        classifiers,
-    })
+    let work = ClassifyWork {
+        guard: lease,
+        policy,
+        messages,
+        priority,
+        category_probabilities,
+        fields,
+    };
+    Ok((Judging { work, judged }, decider))
 }
 
 /// The sides of the messages that end these beginnings of a conversation, each once.

@@ -12,4 +12,6 @@ pub(super) struct EncoderInfo {
     pub layers: usize,
     /// Bytes of all buffers that each token of a batch takes between the operations of the layers.
     pub row_bytes: usize,
+    /// Bytes of what is computed of weights when they are read, and kept.
+    pub derived_bytes: u64,
 }

@@ -53,7 +53,8 @@ fn estimated(kind: EncoderKind, folder: &Path, options: &LoadOptions) -> Result<
     Ok(Footprint {
         context_length: info.window,
         held_tokens: info.window,
-        weight_bytes: resident_bytes(&tensors, |tensor| EncoderModel::kept(kind, tensor))?,
+        weight_bytes: resident_bytes(&tensors, |tensor| EncoderModel::kept(kind, tensor))?
+            .saturating_add(info.derived_bytes),
         scratch_bytes: scoring_model::scratch_bytes(info.window, info.row_bytes),
         kv_block_bytes: scoring_model::BLOCK_BYTES,
         kv_most_bytes: Some(scoring_model::most_bytes(info.window)),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    backend::cpu::kernels::{Arena, Linear, PackedMatrix, ThreadPool},
+    backend::cpu::kernels::{Arena, Compute, Linear, PackedMatrix},
     model::{
         ParameterCounts, TensorData, TensorError, TensorProblem, Tensors, WeightSummary, spec::Products,
     },
@@ -42,7 +42,7 @@ pub(super) fn resident_bytes(tensors: &Tensors, kept: impl Fn(&str) -> Kept) -> 
 /// Reads tensors and counts their parameters. All of its errors name the tensor.
 pub(super) struct TensorReader<'a> {
     tensors: &'a Tensors,
-    pool: &'a mut ThreadPool,
+    compute: &'a mut Compute,
     products: Products,
     arena: Arena,
     /// Names of the tensors that were read.
@@ -53,11 +53,11 @@ pub(super) struct TensorReader<'a> {
 }
 
 impl<'a> TensorReader<'a> {
-    /// A reader that repacks matrices on the threads of `pool`, for products that are computed as `products` says.
-    pub(super) fn new(tensors: &'a Tensors, pool: &'a mut ThreadPool, products: Products) -> Self {
+    /// A reader that repacks matrices on the threads of `compute`, for products that are computed as `products` says.
+    pub(super) fn new(tensors: &'a Tensors, compute: &'a mut Compute, products: Products) -> Self {
         Self {
             tensors,
-            pool,
+            compute,
             products,
             arena: Arena::default(),
             taken: HashSet::new(),
@@ -82,7 +82,7 @@ impl<'a> TensorReader<'a> {
         for name in names {
             let data = self.take(name)?;
             let matrix = data.matrix(rows, cols).map_err(|problem| problem.of(*name))?;
-            let matrix = PackedMatrix::pack(self.pool, &mut self.arena, &matrix);
+            let matrix = PackedMatrix::pack(&mut self.compute.pool, &mut self.arena, &matrix);
             packed.push(matrix.map_err(|error| TensorProblem::from(error).of(*name))?);
         }
         let linear = Linear::new(packed, self.products);
@@ -111,6 +111,16 @@ impl<'a> TensorReader<'a> {
         let values = values.map_err(|problem| problem.of(name))?;
         self.bytes += size_of_val(&values[..]) as u64;
         Ok(values)
+    }
+
+    /// Computes what is derived of weights while they are read.
+    pub(super) fn compute(&mut self) -> &mut Compute {
+        self.compute
+    }
+
+    /// Counts weights of `dropped` bytes that were read and are not kept, and `kept` bytes that were derived of them.
+    pub(super) fn replace(&mut self, dropped: u64, kept: u64) {
+        self.bytes = self.bytes.saturating_sub(dropped).saturating_add(kept);
     }
 
     /// What the weights amount to that were read.

@@ -58,6 +58,71 @@ pub struct DistanceBias<'a> {
     pub reach: usize,
 }
 
+/// The two terms that disentangled attention adds to the product of a query and a key (arXiv 2006.03654, equation 4): the
+/// query's product with the key of their distance, and the key's with the query of their distance.
+#[derive(Debug, Clone, Copy)]
+pub struct PositionTerms<'a> {
+    /// The keys of the distances, `[heads, head_dim, columns]`.
+    pub keys: &'a [f32],
+    /// The queries of the distances, `[heads, head_dim, columns]`.
+    pub queries: &'a [f32],
+    /// Keys and queries of distances, a multiple of 16. Those that no distance has do not matter.
+    pub columns: usize,
+    /// The column of each distance from a query to a key, from `1 - reach` to `reach - 1`.
+    pub column_of: &'a [usize],
+    /// Rows of the longest sequence that the terms cover.
+    pub reach: usize,
+}
+
+/// What is added to the scores of queries and keys by their places.
+#[derive(Debug, Clone, Copy)]
+pub enum ScoreBias<'a> {
+    /// A number for each distance, which is not scaled.
+    Distance(DistanceBias<'a>),
+    /// Products with the keys and queries of distances, which are scaled as those of queries and keys are.
+    Positions(PositionTerms<'a>),
+}
+
+impl ScoreBias<'_> {
+    /// Rows of the longest sequence that is covered.
+    fn reach(&self) -> usize {
+        match self {
+            Self::Distance(bias) => bias.reach,
+            Self::Positions(terms) => terms.reach,
+        }
+    }
+
+    /// # Panics
+    /// When the sizes do not fit this attention.
+    fn check(&self, layer: DenseAttention) {
+        let distances = 2 * self.reach() - 1;
+        match self {
+            Self::Distance(bias) => assert!(bias.values.len() == layer.heads * distances),
+            Self::Positions(terms) => {
+                let width = layer.heads * layer.head_dim;
+                assert!(terms.columns.is_multiple_of(LANES));
+                assert!(terms.keys.len() == width * terms.columns);
+                assert!(terms.queries.len() == width * terms.columns);
+                assert!(terms.column_of.len() == distances);
+                assert!(terms.column_of.iter().all(|column| *column < terms.columns));
+            }
+        }
+    }
+}
+
+impl<'a> PositionTerms<'a> {
+    /// One head's part of the keys or queries, `[head_dim, columns]`.
+    fn of_head(&self, values: &'a [f32], head: usize, head_dim: usize) -> &'a [f32] {
+        let size = head_dim * self.columns;
+        &values[head * size..][..size]
+    }
+
+    /// The columns for a query's distances to the keys of its sequence, from the first key on.
+    fn columns_from(&self, query: usize) -> &'a [usize] {
+        &self.column_of[self.reach - 1 - query..]
+    }
+}
+
 /// What attention reads.
 ///
 /// Queries and keys may come from different rows, as they do where a decoder attends to an encoder's outputs.
@@ -71,8 +136,8 @@ pub struct DenseInput<'a> {
     pub values: HeadRows<'a>,
     /// The sequences, ascending by their queries, which do not overlap.
     pub spans: &'a [DenseSpan],
-    /// The bias of the scores, where the model has one.
-    pub bias: Option<DistanceBias<'a>>,
+    /// What is added to the scores, where the model adds anything.
+    pub bias: Option<ScoreBias<'a>>,
 }
 
 impl<'a> DenseInput<'a> {
@@ -81,7 +146,7 @@ impl<'a> DenseInput<'a> {
         layer: DenseAttention,
         qkv: &'a [f32],
         spans: &'a [DenseSpan],
-        bias: Option<DistanceBias<'a>>,
+        bias: Option<ScoreBias<'a>>,
     ) -> Self {
         let width = layer.heads * layer.head_dim;
         let part = |which| HeadRows {
@@ -122,6 +187,55 @@ struct Scratch {
     keys: Vec<f32>,
     /// Scores of some query rows, `[WIDE_ROWS][columns]`.
     scores: Vec<f32>,
+    /// Products of some query rows with the keys of distances, `[WIDE_ROWS][columns of distances]`.
+    of_queries: Vec<f32>,
+    /// Products of all keys with the queries of distances, `[keys][columns of distances]`.
+    of_keys: Vec<f32>,
+}
+
+/// Computes `out = rows · w`, `[rows, columns]`, of at most [`WIDE_ROWS`] rows' elements from `column` on and
+/// `w`, `[dim][columns]`, whose columns are whole vectors.
+///
+/// # Panics
+/// When the sizes do not fit together.
+fn products(isa: Isa, input: HeadRows<'_>, rows: Range<usize>, part: HeadPart, w: &[f32], out: &mut [f32]) {
+    let HeadPart { column, dim } = part;
+    if rows.is_empty() {
+        return;
+    }
+    let columns = w.len() / dim;
+    assert!(columns.is_multiple_of(LANES) && w.len() == dim * columns);
+    assert!(rows.len() <= WIDE_ROWS && out.len() >= rows.len() * columns);
+    assert!(input.hold(rows.end, column + dim));
+    for TileColumns { first, vectors } in tiles(columns) {
+        let tile = Tile {
+            a: input.elements_from(rows.start, column).as_ptr(),
+            a_stride: input.stride,
+            w: w[first..].as_ptr(),
+            w_stride: columns,
+            c: out[first..].as_mut_ptr(),
+            c_stride: columns,
+            output: Output::Replace,
+            k: dim,
+        };
+        let size = TileSize {
+            rows: rows.len(),
+            vectors,
+        };
+        // SAFETY: the rows have `dim` elements from `column` on, `stride` apart, `w` is `[dim][columns]`, and `out` has room
+        // for `[rows][columns]`: all of it was asserted. The tile ends within the columns, which are whole vectors. `out` is
+        // borrowed exclusively and overlaps neither.
+        unsafe { micro::run(isa, size, &tile) };
+    }
+}
+
+/// A head's elements of a row.
+#[derive(Clone, Copy)]
+struct HeadPart {
+    /// The first of them, among all heads'.
+    column: usize,
+    /// Their number.
+    dim: usize,
 }
 
 impl DenseAttention {
@@ -129,15 +243,23 @@ impl DenseAttention {
     /// `[rows, heads * head_dim]`; spans do not overlap.
     ///
     /// # Panics
-    /// When the sizes do not fit together, a span ends behind the rows, or two spans overlap.
-    pub fn run(self, compute: &mut Compute, qkv: &[f32], spans: &[Range<usize>], out: &mut [f32]) {
+    /// When the sizes do not fit together, a span ends behind the rows, two spans overlap, or there is a bias and a span is
+    /// longer than its reach.
+    pub fn run(
+        self,
+        compute: &mut Compute,
+        qkv: &[f32],
+        spans: &[Range<usize>],
+        bias: Option<ScoreBias<'_>>,
+        out: &mut [f32],
+    ) {
         assert!(qkv.len() == 3 * out.len());
         let itself = |span: &Range<usize>| DenseSpan {
             queries: span.clone(),
             keys: span.clone(),
         };
         let spans: Vec<_> = spans.iter().map(itself).collect();
-        self.run_on(compute, &DenseInput::of_qkv(self, qkv, &spans, None), out);
+        self.run_on(compute, &DenseInput::of_qkv(self, qkv, &spans, bias), out);
     }
 
     /// Attention of each span's queries over its keys, into `out`, `[queries, heads * head_dim]`.
@@ -156,10 +278,12 @@ impl DenseAttention {
             assert!(end <= queries.start && queries.start <= queries.end && queries.end <= rows);
             assert!(span.keys.start < span.keys.end || queries.is_empty());
             (end, keys) = (queries.end, keys.max(span.keys.end));
-            if let Some(bias) = input.bias {
-                assert!(bias.values.len() == self.heads * (2 * bias.reach - 1));
-                assert!(queries.len().max(span.keys.len()) <= bias.reach);
+            if let Some(bias) = &input.bias {
+                assert!(queries.len().max(span.keys.len()) <= bias.reach());
             }
+        }
+        if let Some(bias) = &input.bias {
+            bias.check(self);
         }
         assert!(input.queries.hold(end, width));
         assert!(input.keys.hold(keys, width) && input.values.hold(keys, width));
@@ -199,39 +323,49 @@ impl DenseAttention {
         for row in keys.chunks_exact_mut(columns) {
             row[count..].fill(0.0);
         }
+        let part = HeadPart {
+            column: head * dim,
+            dim,
+        };
         let scores = scratch_slice(&mut scratch.scores, WIDE_ROWS * columns);
+        let terms = match &input.bias {
+            Some(ScoreBias::Positions(terms)) => Some(terms),
+            Some(ScoreBias::Distance(_)) | None => None,
+        };
+        let distances = terms.map_or(0, |terms| terms.columns);
+        let of_queries = scratch_slice(&mut scratch.of_queries, WIDE_ROWS * distances);
+        let of_keys = scratch_slice(&mut scratch.of_keys, count * distances);
+        if let Some(terms) = terms {
+            let w = terms.of_head(terms.queries, head, dim);
+            for first in (0..count).step_by(WIDE_ROWS) {
+                let rows = WIDE_ROWS.min(count - first);
+                let from = span.keys.start + first;
+                let out = &mut of_keys[first * distances..];
+                products(isa, input.keys, from..from + rows, part, w, out);
+            }
+        }
         for first in (0..span.queries.len()).step_by(WIDE_ROWS) {
             let rows = WIDE_ROWS.min(span.queries.len() - first);
-            for TileColumns {
-                first: column,
-                vectors,
-            } in tiles(columns)
-            {
-                let tile = Tile {
-                    a: input
-                        .queries
-                        .elements_from(span.queries.start + first, head * dim)
-                        .as_ptr(),
-                    a_stride: input.queries.stride,
-                    w: keys[column..].as_ptr(),
-                    w_stride: columns,
-                    c: scores[column..].as_mut_ptr(),
-                    c_stride: columns,
-                    output: Output::Replace,
-                    k: dim,
-                };
-                // SAFETY: `rows` queries of `dim` elements from the head's first on, `stride` apart, lie in the
-                // input, which `run_on` has checked. `keys` is `[dim][columns]` and `scores` `[WIDE_ROWS][columns]`,
-                // and the tile ends within the columns, which are whole vectors. `scores` is this worker's scratch
-                // and overlaps neither.
-                unsafe { micro::run(isa, TileSize { rows, vectors }, &tile) };
+            let from = span.queries.start + first;
+            products(isa, input.queries, from..from + rows, part, keys, scores);
+            if let Some(terms) = terms {
+                let w = terms.of_head(terms.keys, head, dim);
+                products(isa, input.queries, from..from + rows, part, w, of_queries);
             }
             let mut totals = [0.0; WIDE_ROWS];
             let rows_of_scores = scores.chunks_exact_mut(columns).take(rows);
             for (query, (row, total)) in (first..).zip(rows_of_scores.zip(&mut totals)) {
                 let row = &mut row[..count];
+                if let Some(terms) = terms {
+                    let of_query = &of_queries[(query - first) * distances..][..distances];
+                    let columns = terms.columns_from(query).iter();
+                    let keys = of_keys.chunks_exact(distances);
+                    for ((score, column), of_key) in row.iter_mut().zip(columns).zip(keys) {
+                        *score += of_query[*column] + of_key[*column];
+                    }
+                }
                 row.iter_mut().for_each(|score| *score *= self.scale);
-                if let Some(bias) = input.bias {
+                if let Some(ScoreBias::Distance(bias)) = input.bias {
                     let biases = &bias.values[head * (2 * bias.reach - 1) + bias.reach - 1 - query..];
                     row.iter_mut()
                         .zip(biases)
@@ -316,11 +450,24 @@ mod tests {
             let key = part(input.keys, k);
             let pairs = query.iter().zip(&key);
             let product = pairs.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
-            let bias = input.bias.map_or(0.0, |bias| {
-                let middle = head * (2 * bias.reach - 1) + bias.reach - 1;
-                bias.values[middle + k - row]
-            });
-            product * f64::from(layer.scale) + f64::from(bias)
+            let dot = |a: &[f32], b: &dyn Fn(usize) -> f32| {
+                let pairs = a.iter().enumerate();
+                pairs.map(|(d, a)| f64::from(*a) * f64::from(b(d))).sum::<f64>()
+            };
+            let (terms, bias) = match input.bias {
+                None => (0.0, 0.0),
+                Some(ScoreBias::Distance(bias)) => {
+                    let middle = head * (2 * bias.reach - 1) + bias.reach - 1;
+                    (0.0, bias.values[middle + k - row])
+                }
+                Some(ScoreBias::Positions(terms)) => {
+                    let column = terms.column_of[terms.reach - 1 + k - row];
+                    let at = |values: &[f32], d: usize| values[(head * dim + d) * terms.columns + column];
+                    let of_query = dot(&query, &|d| at(terms.keys, d));
+                    (of_query + dot(&key, &|d| at(terms.queries, d)), 0.0)
+                }
+            };
+            (product + terms) * f64::from(layer.scale) + f64::from(bias)
         };
         let weights: Vec<f64> = (0..count).map(|k| score(k).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -380,7 +527,7 @@ mod tests {
         #[test]
         fn equals_the_textbook_and_is_the_same_alone_and_in_a_batch(
             lens in prop::collection::vec(1usize..if cfg!(miri) { 20 } else { 90 }, 1..4), heads in 1usize..4,
-            dims in 1usize..if cfg!(miri) { 2 } else { 9 }, threads in 1usize..4, biased: bool, seed: u64,
+            dims in 1usize..if cfg!(miri) { 2 } else { 9 }, threads in 1usize..4, biased in 0..3, seed: u64,
         ) {
             let layer = DenseAttention { heads, head_dim: dims * 16, scale: 0.4 };
             let width = heads * layer.head_dim;
@@ -388,7 +535,17 @@ mod tests {
             let qkv = noise(rows * 3 * width, seed);
             let reach = 90;
             let values = noise(heads * (2 * reach - 1), seed ^ 1);
-            let bias = biased.then_some(DistanceBias { values: &values, reach });
+            // More distances than columns, so that far ones share them.
+            let columns = 32;
+            let column_of: Vec<usize> = (0..2 * reach - 1).map(|distance| distance * 7 / 50).collect();
+            let (keys, queries) = (noise(width * columns, seed ^ 2), noise(width * columns, seed ^ 3));
+            let bias = match biased {
+                0 => None,
+                1 => Some(ScoreBias::Distance(DistanceBias { values: &values, reach })),
+                _ => Some(ScoreBias::Positions(PositionTerms {
+                    keys: &keys, queries: &queries, columns, column_of: &column_of, reach,
+                })),
+            };
             let mut compute = compute(threads, Isa::detect());
             let itself = |span: Range<usize>| DenseSpan { queries: span.clone(), keys: span };
             let spans: Vec<_> = ranges(&lens).into_iter().map(itself).collect();
@@ -408,11 +565,9 @@ mod tests {
                 }
                 assert_is_textbook(layer, &input, together);
             }
-            if !biased {
-                let mut short = vec![f32::NAN; rows * width];
-                layer.run(&mut compute, &qkv, &ranges(&lens), &mut short);
-                prop_assert!(bits(&short) == bits(&together));
-            }
+            let mut short = vec![f32::NAN; rows * width];
+            layer.run(&mut compute, &qkv, &ranges(&lens), bias, &mut short);
+            prop_assert!(bits(&short) == bits(&together));
         }
 
         #[test]

@@ -91,7 +91,9 @@ pub use attention::{
     AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store,
 };
 pub use compute::Compute;
-pub use dense_attention::{DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows};
+pub use dense_attention::{
+    DenseAttention, DenseInput, DenseSpan, DistanceBias, HeadRows, PositionTerms, ScoreBias,
+};
 pub use elementwise::{add_bias, gate, soft_cap};
 pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use self::sentence::Mix;
 use super::{
+    bert_encoder::{self, Activations, Encoder, row_bytes},
+    dense::Dense,
     info::EncoderInfo,
     tensor_reader::{Kept, TensorReader},
-    xlm_roberta::{self, Activations, Dense, Encoder, row_bytes},
 };
 use crate::{
     backend::cpu::{compute::Compute, kernels::Output},
@@ -44,6 +45,7 @@ pub(super) fn info(json: &Value) -> Result<EncoderInfo, ConfigError> {
         window: config.encoder.window(),
         layers: config.encoder.layers,
         row_bytes: row_bytes(&config.encoder),
+        derived_bytes: 0,
     })
 }
 
@@ -65,7 +67,7 @@ fn is_part(tensor: &str) -> bool {
 /// What the model keeps of a tensor in memory.
 pub(super) fn kept(tensor: &str) -> Kept {
     match is_part(tensor) || tensor == "layerwise_attention.gamma" {
-        true => xlm_roberta::kept(tensor),
+        true => bert_encoder::kept(tensor),
         false => Kept::Nothing,
     }
 }
@@ -82,7 +84,7 @@ impl CometKiwi {
         precision: Precision,
     ) -> Result<(Self, WeightSummary), LoadFault> {
         let config = CometConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
-        let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
+        let mut reader = TensorReader::new(tensors, &mut compute, precision.products());
         let encoder = Encoder::read(&mut reader, &config.encoder, ENCODER)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();

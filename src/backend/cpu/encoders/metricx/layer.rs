@@ -7,7 +7,7 @@ use crate::{
         encoders::tensor_reader::TensorReader,
         kernels::{
             DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
-            Linear, Norm, Output, matmul,
+            Linear, Norm, Output, ScoreBias, matmul,
         },
     },
     model::{
@@ -152,7 +152,7 @@ impl EncoderLayer {
     ) {
         a.normed(compute, &self.norm);
         product(compute, &a.normed, &self.qkv, &mut a.qkv);
-        let input = DenseInput::of_qkv(self.attention, &a.qkv, spans, Some(bias));
+        let input = DenseInput::of_qkv(self.attention, &a.qkv, spans, Some(ScoreBias::Distance(bias)));
         a.attended.resize(a.qkv.len() / 3, 0.0);
         self.attention.run_on(compute, &input, &mut a.attended);
         join(compute, &a.attended, &self.output, &mut a.hidden);

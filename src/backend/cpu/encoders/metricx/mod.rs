@@ -65,6 +65,7 @@ pub(super) fn info(name: &str, json: &Value) -> Result<EncoderInfo, ConfigError>
         window: config.window,
         layers: config.encoder_layers + config.decoder_layers,
         row_bytes: row_bytes(&config),
+        derived_bytes: 0,
     })
 }
 
@@ -107,7 +108,7 @@ impl MetricX {
         precision: Precision,
     ) -> Result<(Self, WeightSummary), LoadFault> {
         let config = MetricXConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
-        let mut reader = TensorReader::new(tensors, &mut compute.pool, precision.products());
+        let mut reader = TensorReader::new(tensors, &mut compute, precision.products());
         let encoder = (0..config.encoder_layers).map(|index| EncoderLayer::read(&mut reader, &config, index));
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));

@@ -1,69 +1,20 @@
-//! The XLM-R encoder: RoBERTa's layers, norms after each part, or before each part in the larger sizes.
+//! Encoders with BERT's layers: XLM-R and RoBERTa, with norms after each part, or before each part in the larger sizes, and
+//! DeBERTa, whose attention has terms for the distances of tokens.
 
 use std::ops::Range;
 
 use crate::{
     backend::cpu::{
         compute::Compute,
-        encoders::tensor_reader::{Kept, TensorReader},
-        kernels::{DenseAttention, Linear, Norm, Output, add_bias, matmul},
+        encoders::{
+            dense::{Dense, LayerNorm},
+            relative_positions::{self, Distances, LayerDistances, PositionEmbeddings, TokenProjections},
+            tensor_reader::{Kept, TensorReader},
+        },
+        kernels::{DenseAttention, Linear, Output, ScoreBias, add_bias, matmul},
     },
-    model::{
-        EncoderConfig, EncoderNorms, TensorError,
-        spec::{NormKind, Pointwise},
-    },
+    model::{EncoderConfig, EncoderNorms, Positions, TensorError, spec::Pointwise},
 };
-
-/// A matrix and a bias.
-pub(super) struct Dense {
-    weights: Linear,
-    bias: Vec<f32>,
-}
-
-impl Dense {
-    /// Reads `NAME.weight`, `[outputs, inputs]`, and `NAME.bias`.
-    pub(super) fn read(
-        reader: &mut TensorReader<'_>,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Self, TensorError> {
-        Ok(Self {
-            weights: reader.matrix(&format!("{name}.weight"), outputs, inputs)?,
-            bias: reader.values(&format!("{name}.bias"), &[outputs])?,
-        })
-    }
-
-    /// Computes `x · Wᵀ + b`, `[rows, outputs]`, which replaces `out` or is added to it.
-    pub(super) fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut Vec<f32>, output: Output) {
-        if output == Output::Replace {
-            out.resize(x.len() / self.weights.cols() * self.weights.rows(), 0.0);
-        }
-        matmul(compute, x, &self.weights, out, output);
-        add_bias(out, &self.bias);
-    }
-}
-
-/// A norm that subtracts the mean, divides by the standard deviation and adds a bias.
-struct LayerNorm(Norm);
-
-impl LayerNorm {
-    fn read(reader: &mut TensorReader<'_>, name: &str, config: &EncoderConfig) -> Result<Self, TensorError> {
-        let shape = [config.hidden];
-        Ok(Self(Norm {
-            kind: NormKind::Layer,
-            eps: config.eps,
-            weight: reader.values(&format!("{name}.weight"), &shape)?,
-            bias: Some(reader.values(&format!("{name}.bias"), &shape)?),
-        }))
-    }
-
-    /// Norms the rows of `x` into `out`.
-    fn apply(&self, compute: &mut Compute, x: &[f32], out: &mut Vec<f32>) {
-        out.resize(x.len(), 0.0);
-        self.0.apply(compute, x, out, Output::Replace);
-    }
-}
 
 struct Layer {
     attention_norm: LayerNorm,
@@ -73,6 +24,8 @@ struct Layer {
     ffn_norm: LayerNorm,
     up: Dense,
     down: Dense,
+    /// Where positions are relative.
+    distances: Option<LayerDistances>,
 }
 
 /// A batch's rows between the operations of the layers. The buffers grow to the largest batch and are kept for the next.
@@ -89,8 +42,11 @@ pub(super) struct Activations {
 pub(super) struct Encoder {
     config: EncoderConfig,
     embedding: Linear,
-    /// Embeddings of positions, `[positions, hidden]`, with the embedding of the only token type added.
-    positions: Vec<f32>,
+    /// What is added to the embeddings of a sequence's tokens: a row for each position, `[positions, hidden]`, or the same row
+    /// for all, `[hidden]`, or nothing. The embedding of the only token type is part of it.
+    added: Vec<f32>,
+    /// Where positions are relative.
+    distances: Option<Distances>,
     embedding_norm: Option<LayerNorm>,
     layers: Vec<Layer>,
     final_norm: Option<LayerNorm>,
@@ -110,18 +66,31 @@ impl Encoder {
             config.vocab,
             hidden,
         )?;
-        let name = format!("{embeddings}.position_embeddings.weight");
-        let mut positions = reader.values(&name, &[config.positions, hidden])?;
-        let name = format!("{embeddings}.token_type_embeddings.weight");
-        let types = reader.values(&name, &[config.token_types, hidden])?;
-        add_bias(&mut positions, &types[..hidden]);
+        let mut added = match config.positions {
+            Positions::Absolute {
+                embeddings: count, ..
+            } => {
+                let name = format!("{embeddings}.position_embeddings.weight");
+                reader.values(&name, &[count, hidden])?
+            }
+            Positions::Relative(_) if config.token_types > 0 => vec![0.0; hidden],
+            Positions::Relative(_) => Vec::new(),
+        };
+        if config.token_types > 0 {
+            let name = format!("{embeddings}.token_type_embeddings.weight");
+            let types = reader.values(&name, &[config.token_types, hidden])?;
+            add_bias(&mut added, &types[..hidden]);
+        }
+        let relative = match &config.positions {
+            Positions::Absolute { .. } => None,
+            Positions::Relative(relative) => Some(relative),
+        };
+        let positions = relative.map(|relative| PositionEmbeddings::read(reader, config, relative, prefix));
+        let positions = positions.transpose()?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
-            layers.push(Layer::read(
-                reader,
-                config,
-                &format!("{prefix}encoder.layer.{index}"),
-            )?);
+            let name = format!("{prefix}encoder.layer.{index}");
+            layers.push(Layer::read(reader, config, &name, positions.as_ref())?);
         }
         let norm_if = |reader: &mut TensorReader<'_>, norms, name: &str| {
             let wanted = config.norms == norms;
@@ -132,7 +101,8 @@ impl Encoder {
             final_norm: norm_if(reader, EncoderNorms::Pre, &format!("{prefix}encoder.LayerNorm"))?,
             config: config.clone(),
             embedding,
-            positions,
+            added,
+            distances: relative.map(Distances::new),
             layers,
         })
     }
@@ -153,7 +123,7 @@ impl Encoder {
         }
         for (index, layer) in self.layers.iter().enumerate() {
             see(index, &a.hidden, &spans);
-            layer.run(compute, &self.config, &spans, a);
+            layer.run(compute, self, &spans, a);
         }
         if let Some(norm) = &self.final_norm {
             norm.apply(compute, &a.hidden, &mut a.normed);
@@ -166,17 +136,28 @@ impl Encoder {
         let width = self.config.hidden;
         let rows = sequences.iter().map(|tokens| tokens.len()).sum::<usize>();
         a.hidden.resize(rows * width, 0.0);
-        let positions = &self.positions[self.config.first_position * width..];
+        let first = match self.config.positions {
+            Positions::Absolute { first, .. } => first,
+            Positions::Relative(_) => 0,
+        };
+        let added = &self.added[first * width..];
         let mut spans = Vec::with_capacity(sequences.len());
         let mut start = 0;
         for tokens in sequences {
             let span = start..start + tokens.len();
             let rows = a.hidden[span.start * width..span.end * width].chunks_exact_mut(width);
-            for ((row, &token), position) in rows.zip(*tokens).zip(positions.chunks_exact(width)) {
+            for (row, &token) in rows.zip(*tokens) {
                 self.embedding.read_row(token as usize, row);
-                row.iter_mut()
-                    .zip(position)
-                    .for_each(|(value, position)| *value += position);
+            }
+            let rows = &mut a.hidden[span.start * width..span.end * width];
+            match self.config.positions {
+                // A row for each position.
+                Positions::Absolute { .. } => rows
+                    .iter_mut()
+                    .zip(added)
+                    .for_each(|(value, added)| *value += added),
+                Positions::Relative(_) if added.is_empty() => {}
+                Positions::Relative(_) => add_bias(rows, added),
             }
             start = span.end;
             spans.push(span);
@@ -186,23 +167,41 @@ impl Encoder {
 }
 
 impl Layer {
-    fn read(reader: &mut TensorReader<'_>, config: &EncoderConfig, layer: &str) -> Result<Self, TensorError> {
+    /// Reads the layer whose tensors have names that begin with `layer`. `positions` are the embeddings of relative positions.
+    fn read(
+        reader: &mut TensorReader<'_>,
+        config: &EncoderConfig,
+        layer: &str,
+        positions: Option<&PositionEmbeddings<'_>>,
+    ) -> Result<Self, TensorError> {
         let hidden = config.hidden;
         let (attention_norm, ffn_norm) = match config.norms {
             EncoderNorms::Post => ("attention.output.LayerNorm", "output.LayerNorm"),
             EncoderNorms::Pre => ("attention.self_attn_layer_norm", "LayerNorm"),
         };
-        let of_each =
-            |part: &str| ["query", "key", "value"].map(|x| format!("{layer}.attention.self.{x}.{part}"));
+        let projections = match config.positions {
+            Positions::Absolute { .. } => ["query", "key", "value"],
+            Positions::Relative(_) => ["query_proj", "key_proj", "value_proj"],
+        };
+        let of_each = |part: &str| projections.map(|x| format!("{layer}.attention.self.{x}.{part}"));
         let weights = of_each("weight");
         let mut qkv_bias = Vec::new();
         for name in of_each("bias") {
             qkv_bias.extend(reader.values(&name, &[hidden])?);
         }
+        let qkv = reader.matrices(&weights.each_ref().map(String::as_str), hidden, hidden)?;
+        let tokens = TokenProjections {
+            weights: &qkv,
+            bias: &qkv_bias,
+        };
+        let attention = format!("{layer}.attention.self");
+        let distances = positions.map(|positions| positions.project(reader, &attention, tokens));
+        let distances = distances.transpose()?;
         Ok(Self {
             attention_norm: LayerNorm::read(reader, &format!("{layer}.{attention_norm}"), config)?,
-            qkv: reader.matrices(&weights.each_ref().map(String::as_str), hidden, hidden)?,
+            qkv,
             qkv_bias,
+            distances,
             attention_output: Dense::read(
                 reader,
                 &format!("{layer}.attention.output.dense"),
@@ -215,18 +214,18 @@ impl Layer {
         })
     }
 
-    fn run(
-        &self,
-        compute: &mut Compute,
-        config: &EncoderConfig,
-        spans: &[Range<usize>],
-        a: &mut Activations,
-    ) {
+    fn run(&self, compute: &mut Compute, encoder: &Encoder, spans: &[Range<usize>], a: &mut Activations) {
+        let config = &encoder.config;
         let head_dim = config.hidden / config.heads;
+        // Each term of the scores counts as one product.
+        let terms = match config.positions {
+            Positions::Absolute { .. } => 1,
+            Positions::Relative(_) => 3,
+        };
         let attention = DenseAttention {
             heads: config.heads,
             head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            scale: 1.0 / ((head_dim * terms) as f32).sqrt(),
         };
         let before = config.norms == EncoderNorms::Pre;
         a.norm_if(before, &self.attention_norm, compute);
@@ -235,7 +234,9 @@ impl Layer {
         a.attended.resize(a.hidden.len(), 0.0);
         matmul(compute, input, &self.qkv, &mut a.qkv, Output::Replace);
         add_bias(&mut a.qkv, &self.qkv_bias);
-        attention.run(compute, &a.qkv, spans, &mut a.attended);
+        let distances = self.distances.as_ref().zip(encoder.distances.as_ref());
+        let bias = distances.map(|(of_layer, distances)| ScoreBias::Positions(of_layer.terms(distances)));
+        attention.run(compute, &a.qkv, spans, bias, &mut a.attended);
         self.attention_output
             .apply(compute, &a.attended, &mut a.hidden, Output::Add);
         a.norm_after(!before, &self.attention_norm, compute);
@@ -268,7 +269,12 @@ impl Activations {
 
 /// Bytes of all buffers that one row takes.
 pub(super) fn row_bytes(config: &EncoderConfig) -> usize {
-    size_of::<f32>() * (6 * config.hidden + config.ffn)
+    // Attention keeps the products of a head's keys with all distances, on each thread that has a head.
+    let distances = match &config.positions {
+        Positions::Absolute { .. } => 0,
+        Positions::Relative(relative) => config.heads * relative_positions::columns(relative),
+    };
+    size_of::<f32>() * (6 * config.hidden + config.ffn + distances)
 }
 
 /// What the encoder keeps of one of its tensors in memory. Positions and types are added to rows, so they are not repacked. Some
