@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use super::{
     access::{ForeignCall, millis},
-    call::{Call, Received},
+    call::{Call, Received, RefusedRequest},
     clock::now,
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
@@ -65,6 +65,13 @@ impl<S> Layer<S> for CallLayer {
 pub(crate) struct CallService<S> {
     inner: S,
     layer: CallLayer,
+}
+
+impl<S> CallService<S> {
+    /// Who may call.
+    pub(crate) fn entrance(&self) -> &Entrance {
+        &self.layer.entrance
+    }
 }
 
 type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
@@ -133,6 +140,11 @@ where
             }),
             received: Received::default(),
         };
+        if let Some(RefusedRequest(error)) = request.extensions_mut().remove() {
+            let mut response = call.fail(&error).into_http();
+            origin.write(response.headers_mut());
+            return Box::pin(async { Ok(response) });
+        }
         let body = CallBody {
             call: call.clone(),
             counts: Arc::clone(&self.layer.counts),

@@ -1,0 +1,174 @@
+//! Reads JSON bodies within limits.
+//!
+//! A value can take much more memory when it is read than its text has bytes, as each number of a list does. So the values of
+//! a text are counted before it is read, and what they take at most is counted to the memory for requests.
+
+use serde::de::DeserializeSeed;
+use serde_path_to_error::{Deserializer, Track};
+
+use crate::rpc::{Limits, ReceivedBody, ServiceError};
+
+/// Bytes of memory that a value of a JSON text is counted with.
+const VALUE_BYTES: usize = 64;
+
+/// The field of errors that are about the body as a whole.
+const BODY: &str = "body";
+
+/// Most characters of what is said about a wrong field, in which there may be a part of the body.
+const SAID: usize = 200;
+
+/// Most values of a JSON body: those that take a quarter of the memory for all requests; a million by default.
+pub(super) fn most_values(limits: &Limits) -> usize {
+    limits.request_bytes / 4 / VALUE_BYTES
+}
+
+/// Reads the whole body as what `seed` makes.
+///
+/// # Errors
+/// When it is not JSON, has too many values or too many levels, or is not what `seed` makes; each with the path of the field.
+pub(super) fn read<T>(
+    body: &mut ReceivedBody,
+    most_values: usize,
+    seed: impl for<'a> DeserializeSeed<'a, Value = T>,
+) -> Result<T, ServiceError> {
+    let values = count_values(&body.bytes);
+    if values > most_values {
+        let says = format!("has more than {most_values} values; send less at once");
+        return Err(ServiceError::field(BODY, says));
+    }
+    body.hold(values.saturating_mul(VALUE_BYTES))?;
+    parse(&body.bytes, seed)
+}
+
+fn parse<'a, T>(text: &'a [u8], seed: impl DeserializeSeed<'a, Value = T>) -> Result<T, ServiceError> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut track = Track::new();
+    let read = seed.deserialize(Deserializer::new(&mut json, &mut track));
+    let value = read.map_err(|error| {
+        let path = track.path().to_string();
+        let field = match error.classify() {
+            serde_json::error::Category::Data if path != "." => path,
+            _ => BODY.to_owned(),
+        };
+        ServiceError::field(field, said(&error))
+    })?;
+    json.end()
+        .map_err(|error| ServiceError::field(BODY, said(&error)))?;
+    Ok(value)
+}
+
+/// What is wrong, in one line.
+fn said(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(SAID) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// At least as many as the values and names of a JSON text: each but the first follows one of these characters outside of a
+/// string.
+fn count_values(text: &[u8]) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Value, ServiceError> {
+        parse(text.as_bytes(), PhantomData::<Value>)
+    }
+
+    fn wrong(text: &str) -> (String, String) {
+        match parsed(text).unwrap_err() {
+            ServiceError::InvalidFields(fields) => (fields[0].field.clone(), fields[0].description.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_are_never_more_than_counted() {
+        fn values(value: &Value) -> usize {
+            match value {
+                Value::Array(items) => 1 + items.iter().map(values).sum::<usize>(),
+                Value::Object(fields) => 1 + fields.values().map(|value| 1 + values(value)).sum::<usize>(),
+                _ => 1,
+            }
+        }
+        for text in [
+            "1",
+            "[]",
+            "[1,2,3]",
+            r#"{"a":[{},{"b":"x,y:[{"}],"c\"":null}"#,
+            r#"["\\",","]"#,
+            "[[[[[]]]]]",
+        ] {
+            assert!(
+                count_values(text.as_bytes()) >= values(&parsed(text).unwrap()),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            count_values(br#"{"a,b":"c:d[{"}"#),
+            3,
+            "strings are one value each"
+        );
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_with_its_place() {
+        assert_eq!(
+            wrong(r#"{"a": }"#),
+            (BODY.to_owned(), "expected value at line 1 column 7".to_owned())
+        );
+        assert_eq!(wrong("{} {}").0, BODY);
+        assert!(wrong(&"[".repeat(200)).1.contains("recursion limit"));
+        assert!(wrong("").1.contains("EOF"));
+    }
+
+    #[test]
+    fn a_wrong_field_is_told_with_its_path() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Inner {
+            _n: u32,
+        }
+        let text = br#"{"a":[{"_n":1},{"_n":"x"}]}"#;
+        let read = parse(text, PhantomData::<std::collections::HashMap<String, Vec<Inner>>>);
+        let ServiceError::InvalidFields(fields) = read.unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!(fields[0].field, "a[1]._n");
+        assert!(
+            fields[0].description.starts_with("invalid type: string"),
+            "{:?}",
+            fields[0]
+        );
+    }
+
+    #[test]
+    fn long_texts_of_callers_are_not_repeated_as_a_whole() {
+        let read = parse(
+            format!("\"{}\"", "x".repeat(10_000)).as_bytes(),
+            PhantomData::<bool>,
+        );
+        let ServiceError::InvalidFields(fields) = read.unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!(fields[0].description.chars().count(), SAID + 3);
+    }
+}
