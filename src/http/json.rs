@@ -14,8 +14,8 @@ const VALUE_BYTES: usize = 64;
 /// The field of errors that are about the body as a whole.
 const BODY: &str = "body";
 
-/// Most characters of what is said about a wrong field, in which there may be a part of the body.
-const SAID: usize = 200;
+/// Most bytes of a name that an error may repeat.
+const NAME_BYTES: usize = 64;
 
 /// Most values of a JSON body: those that take a quarter of the memory for all requests; a million by default.
 pub(super) fn most_values(limits: &Limits) -> usize {
@@ -57,13 +57,32 @@ fn parse<'a, T>(text: &'a [u8], seed: impl DeserializeSeed<'a, Value = T>) -> Re
     Ok(value)
 }
 
-/// What is wrong, in one line.
+/// What is wrong, and where. serde's errors repeat what they found; ours repeat no text of a caller, except for a name that does
+/// not exist.
 fn said(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.char_indices().nth(SAID) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let (what, place) = match text.strip_suffix(&place) {
+        Some(what) => (what, place.as_str()),
+        None => (text.as_str(), ""),
+    };
+    let Some(quoted) = what.find(['"', '`', '\'']) else {
+        return text;
+    };
+    let (found, rest) = what.split_at(quoted);
+    let expected = rest.rfind(", expected ").map(|at| &rest[at..]);
+    match expected {
+        // As in: invalid type: string "x", expected a map.
+        Some(expected) if found.starts_with("invalid ") => format!("{}{expected}{place}", found.trim_end()),
+        _ if is_name(rest) => text,
+        _ => format!("{}{place}", found.trim_end()),
     }
+}
+
+/// Whether a quoted text looks like the name of a field or value.
+fn is_name(quoted: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_'`".contains(&byte);
+    quoted.len() <= NAME_BYTES && quoted.bytes().all(plain)
 }
 
 /// At least as many as the values and names of a JSON text: each but the first follows one of these characters outside of a
@@ -161,14 +180,42 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_of_callers_are_not_repeated_as_a_whole() {
-        let read = parse(
-            format!("\"{}\"", "x".repeat(10_000)).as_bytes(),
-            PhantomData::<bool>,
-        );
-        let ServiceError::InvalidFields(fields) = read.unwrap_err() else {
-            panic!("another error");
+    fn texts_of_callers_are_not_repeated() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Shape {
+            #[serde(rename = "n")]
+            _n: u32,
+        }
+        let of_shape = |text: &str| match parse(text.as_bytes(), PhantomData::<Shape>) {
+            Err(ServiceError::InvalidFields(fields)) => fields[0].description.clone(),
+            other => panic!("{other:?}"),
         };
-        assert_eq!(fields[0].description.chars().count(), SAID + 3);
+        for (text, expected) in [
+            (
+                r#"{"n":"my, expected secret"}"#,
+                "invalid type: string, expected u32 at line 1 column 26",
+            ),
+            (
+                r#"{"n":-77}"#,
+                "invalid value: integer, expected u32 at line 1 column 8",
+            ),
+            (
+                r#""secret""#,
+                "invalid type: string, expected struct Shape at line 1 column 8",
+            ),
+            (r#"{"my secret":1}"#, "unknown field at line 1 column 12"),
+        ] {
+            assert_eq!(of_shape(text), expected);
+        }
+    }
+
+    #[test]
+    fn only_what_looks_like_a_name_is_repeated() {
+        assert!(is_name("'ROLE_KING'") && is_name("`n`"));
+        let long = format!("'{}'", "x".repeat(NAME_BYTES));
+        for text in ["'two words'", "'a`, expected b'", "'a@b.example'", &long] {
+            assert!(!is_name(text), "{text}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{
     Extensions, HeaderMap, Request, Response, Uri,
-    header::{AUTHORIZATION, HeaderName, HeaderValue, ORIGIN},
+    header::{AUTHORIZATION, EXPECT, HeaderName, HeaderValue, ORIGIN},
 };
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use super::{
     error::ServiceError,
     limits::Limits,
     origin::{Door, REQUEST_ID},
-    transport::{Arrived, Beyond, CallKind, HeldBytes, Intake, Source},
+    transport::{Arrived, Beyond, CallKind, CallPlace, HeldBytes, Intake, Source},
 };
 use crate::{
     engine::Stage,
@@ -56,6 +56,8 @@ pub(crate) struct LocalCaller {
     headers: HeaderMap,
     /// Whether a page of a site with a name makes the request.
     is_page: bool,
+    /// Whether the body comes without being asked for (`expect`).
+    sends_at_once: bool,
     /// How much time the caller gives its request, from the arrival of its headers on.
     timeout: Option<Duration>,
 }
@@ -78,6 +80,7 @@ impl LocalCaller {
             arrived,
             headers: passed_on,
             is_page: headers.get_all(ORIGIN).iter().any(has_name),
+            sends_at_once: !headers.contains_key(EXPECT),
             timeout,
         })
     }
@@ -123,7 +126,7 @@ impl LocalCaller {
     ///
     /// # Errors
     /// When it is too large, does not arrive in time or not as a whole, or when the memory for requests is used up.
-    pub(crate) async fn read(&self, body: axum::body::Body) -> Result<ReceivedBody, ServiceError> {
+    pub(crate) async fn read(&self, mut body: axum::body::Body) -> Result<ReceivedBody, ServiceError> {
         let Arrived {
             transport,
             place,
@@ -131,18 +134,26 @@ impl LocalCaller {
             ..
         } = &self.arrived;
         let (budget, limit_bytes) = transport.room(*kind);
-        let part = place.as_ref().and_then(|place| place.part());
+        let part = place.as_ref().and_then(CallPlace::part);
         let held = HeldBytes::none(part.as_ref().unwrap_or(budget));
+        let times = &transport.times;
         let receive = match kind {
-            CallKind::Counted => transport.times.receive,
-            CallKind::HealthCheck => transport.times.receive.min(CHECK_RECEIVE),
+            CallKind::Counted => times.receive,
+            CallKind::HealthCheck => times.receive.min(CHECK_RECEIVE),
         };
         let (limit, late) = match self.time_left() {
             Some(left) if left < receive => (left, ServiceError::Deadline { stage: Stage::Queue }),
             _ => (receive, ServiceError::RequestIncomplete { limit: receive }),
         };
-        let reading = collect(body, held, limit_bytes);
-        timeout(limit, reading).await.unwrap_or(Err(late))
+        let collected = timeout(limit, collect(&mut body, held, limit_bytes)).await;
+        let received = collected.unwrap_or(Err(late));
+        if let Err(ServiceError::MessageTooLarge { .. } | ServiceError::RequestMemory { .. }) = received
+            && self.sends_at_once
+        {
+            // A client that is still sending would not see the answer if the connection were closed under it.
+            tokio::spawn(timeout(times.handshake, discard(body)));
+        }
+        received
     }
 
     /// The time that the caller still gives its request; `None` without a limit.
@@ -241,7 +252,7 @@ impl ReceivedBody {
 }
 
 async fn collect(
-    body: axum::body::Body,
+    body: &mut axum::body::Body,
     mut held: HeldBytes,
     limit_bytes: usize,
 ) -> Result<ReceivedBody, ServiceError> {
@@ -249,9 +260,8 @@ async fn collect(
     if body.size_hint().lower() > limit_bytes as u64 {
         return Err(too_large);
     }
-    let mut body = pin!(body);
     let mut bytes = BytesMut::new();
-    while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+    while let Some(frame) = next_frame(body).await {
         let frame = frame.map_err(|_| ServiceError::field("body", "ended before it was complete"))?;
         // Trailers of a request mean nothing here.
         let Ok(data) = frame.into_data() else {
@@ -269,6 +279,15 @@ async fn collect(
         bytes: bytes.freeze(),
         held,
     })
+}
+
+async fn next_frame(body: &mut axum::body::Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
+    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
+}
+
+/// Reads the rest of a body, and keeps nothing of it.
+async fn discard(mut body: axum::body::Body) {
+    while let Some(Ok(_)) = next_frame(&mut body).await {}
 }
 
 /// The body of an answer. While it is read, the rest of a request that is a stream is read too.

@@ -42,8 +42,14 @@ async fn a_body_that_is_too_large_is_refused_announced_or_not() {
             .say(format!("400\r\n{}\r\n", " ".repeat(1024)).as_bytes())
             .await;
     }
-    let said = chunked.rest().await;
+    let said = chunked.answer().await;
     assert!(said.contains("MESSAGE_TOO_LARGE"), "{said}");
+    // One that has sent all of it may go on.
+    chunked.say(b"0\r\n\r\n").await;
+    chunked
+        .say(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n")
+        .await;
+    assert!(chunked.answer().await.starts_with("HTTP/1.1 404"));
     rig.stop().await;
 }
 
@@ -105,7 +111,7 @@ async fn bodies_share_one_budget_with_the_requests_of_grpc() {
         );
         stream.say(head.as_bytes()).await;
         stream.say(&vec![b' '; 1_000_000]).await;
-        held.push(Box::pin(async move { stream.rest().await }));
+        held.push(Box::pin(async move { stream.answer().await }));
     }
     let (said, _, held) = futures::future::select_all(held).await;
     assert!(

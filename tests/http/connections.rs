@@ -9,7 +9,7 @@ use babelward::{
 use tokio::net::TcpStream;
 
 use crate::{
-    rig::{Rig, classify},
+    rig::Rig,
     support::{BREAD, CLASSIFY, Client, RawStream, address, start, with},
 };
 
@@ -69,9 +69,10 @@ async fn headers_that_do_not_come_to_their_end_are_given_up() {
     }
     // So are those of a second request.
     let mut stream = RawStream::connect(&rig).await;
-    stream.say(format!("{}POST", request("")).as_bytes()).await;
-    let said = stream.rest().await;
-    assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+    stream.say(request("").as_bytes()).await;
+    assert!(stream.answer().await.starts_with("HTTP/1.1 200"));
+    stream.say(b"POST").await;
+    assert_eq!(stream.rest().await, "");
     rig.stop().await;
 }
 
@@ -196,30 +197,5 @@ async fn what_is_not_http_is_closed() {
     }
     let mut client = Client::connect(address(&rig)).await;
     assert_eq!(client.post(CLASSIFY, BREAD).await.status.as_u16(), 200);
-    rig.stop().await;
-}
-
-/// One request cannot be read as two, whatever its lengths say.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_lengths_do_not_smuggle_a_second_request() {
-    let rig = start().await;
-    let mut stream = RawStream::connect(&rig).await;
-    let hidden = request("connection: close\r\n");
-    let said = format!(
-        "POST {CLASSIFY} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}",
-        hidden.len() + 5
-    );
-    stream.say(said.as_bytes()).await;
-    stream.0.set_nodelay(true).unwrap();
-    tokio::io::AsyncWriteExt::shutdown(&mut stream.0).await.unwrap();
-    let answer = stream.rest().await;
-    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
-    rig.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_grpc_port_is_as_it_was() {
-    let rig = start().await;
-    rig.safety().await.classify(classify(&["hi"])).await.unwrap();
     rig.stop().await;
 }

@@ -33,7 +33,7 @@ async fn what_is_not_a_request_is_told_with_its_place() {
             "conversation.messages[0]",
             "rol",
         ),
-        (r#"{"windows":{"tokens":-1}}"#, "windows.tokens", "-1"),
+        (r#"{"windows":{"tokens":-1}}"#, "windows.tokens", "expected"),
     ];
     for (body, field, says) in cases {
         let answer = client.post(CLASSIFY, body).await;
@@ -43,6 +43,13 @@ async fn what_is_not_a_request_is_told_with_its_place() {
         assert!(message.contains(says), "{body}: {message}");
         assert_eq!(answer.json()["code"], "invalid_argument");
     }
+    // No text of a caller is in an error.
+    let answer = client.post(CLASSIFY, r#"{"conversation":"my secret"}"#).await;
+    assert_eq!(answer.fields(), ["conversation"]);
+    assert!(
+        !String::from_utf8_lossy(&answer.body).contains("secret"),
+        "{answer:?}"
+    );
     // The connection is still good.
     assert_eq!(client.post(CLASSIFY, BREAD).await.status.as_u16(), 200);
     rig.stop().await;
@@ -196,7 +203,7 @@ async fn a_server_that_drains_finishes_what_is_open_and_refuses_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_says_when_to_come_back() {
+async fn too_many_open_requests_are_told_when_to_come_back() {
     let options = ServerOptions {
         limits: Limits {
             calls: 1,
@@ -231,27 +238,24 @@ async fn a_full_queue_says_when_to_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_hangs_up_has_its_work_stopped() {
     let rig = start().await;
-    rig.gate.close();
+    let request = json!({
+        "generate": {
+            "conversation": {"messages": [{"role": "ROLE_USER", "content": "babble"}]},
+            "stopping": {"maxNewTokens": 3500},
+            "sampling": {"seed": "1"},
+        },
+    });
     let mut client = Client::connect(address(&rig)).await;
-    let open = tokio::spawn(async move { client.post(CLASSIFY, BREAD).await });
-    rig.blocked().await;
-    // A second one waits behind the first, and is gone before its turn.
-    let mut waiting = Client::connect(address(&rig)).await;
-    let gone = tokio::spawn(async move { waiting.post(CLASSIFY, BREAD).await });
-    eventually("both are with the engine", || {
-        let stats = rig.stats();
-        stats.queued + stats.running >= 2
-    })
-    .await;
-    gone.abort();
-    eventually("the second is taken back", || {
-        let stats = rig.stats();
-        stats.queued + stats.running <= 1
-    })
-    .await;
+    let open = tokio::spawn(async move {
+        client
+            .post("/babelward.v1.ScoringService/Score", &request.to_string())
+            .await
+    });
+    eventually("the answer is being written", || rig.gate.passes() > 3).await;
     open.abort();
-    rig.gate.open();
+    let passes = rig.gate.passes();
     rig.idle().await;
+    assert!(rig.gate.passes() - passes < 3000, "the work went on");
     rig.stop().await;
 }
 
@@ -279,10 +283,7 @@ async fn the_time_for_a_request_is_part_of_its_deadline() {
         slow.say(head(more).as_bytes()).await;
         let said = slow.rest().await;
         assert!(said.starts_with("HTTP/1.1 504"), "{said}");
-        assert!(
-            said.contains(reason) && said.contains("connection: close"),
-            "{said}"
-        );
+        assert!(said.contains(reason), "{said}");
     }
     rig.stop().await;
 }

@@ -133,7 +133,7 @@ async fn one_tenant_leaves_memory_for_requests_to_others() {
         );
         stream.say(head.as_bytes()).await;
         stream.say(&vec![b' '; 55 << 10]).await;
-        held.push(Box::pin(async move { stream.rest().await }));
+        held.push(Box::pin(async move { stream.answer().await }));
     }
     let (said, _, held) = futures::future::select_all(held).await;
     assert!(said.contains("REQUEST_MEMORY"), "{said}");

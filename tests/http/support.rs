@@ -190,6 +190,23 @@ impl RawStream {
         self.0.write_all(bytes).await.unwrap();
     }
 
+    /// The next answer, whose body has a length.
+    pub async fn answer(&mut self) -> String {
+        let mut said = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&said);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "));
+                if body.len() >= length.unwrap().parse().unwrap() {
+                    return text.into_owned();
+                }
+            }
+            assert!(self.0.read_buf(&mut said).await.unwrap() > 0, "{said:?}");
+        }
+    }
+
     /// All that the server says until it closes the connection.
     pub async fn rest(&mut self) -> String {
         let mut said = Vec::new();
