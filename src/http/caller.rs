@@ -59,9 +59,9 @@ impl Caller {
         self.local.read(body).await
     }
 
-    /// Most values of a JSON body: see [`json::most_values`].
-    pub(super) fn most_values(&self) -> usize {
-        json::most_values(self.local.limits())
+    /// Most memory for the values of a JSON body: see [`json::most_memory`].
+    pub(super) fn most_memory(&self) -> usize {
+        json::most_memory(self.local.limits())
     }
 }
 
@@ -116,8 +116,8 @@ impl Received {
     /// # Errors
     /// When it is not JSON or not such a value, with the path of the field that is wrong.
     pub(crate) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Refusal> {
-        let most_values = self.caller.most_values();
-        json::read(&mut self.body, most_values, PhantomData::<T>).map_err(|error| self.caller.refusal(&error))
+        let most_memory = self.caller.most_memory();
+        json::read(&mut self.body, most_memory, PhantomData::<T>).map_err(|error| self.caller.refusal(&error))
     }
 }
 

@@ -8,8 +8,12 @@ use serde_path_to_error::{Deserializer, Track};
 
 use crate::rpc::{Limits, ReceivedBody, ServiceError};
 
-/// Bytes of memory that a value of a JSON text is counted with.
-const VALUE_BYTES: usize = 64;
+/// Bytes of memory that a value or name of a JSON text is counted with: twice the size of a value in a list, which grows by
+/// doubling.
+const VALUE_BYTES: usize = 128;
+
+/// Bytes of memory that an object is counted with. One that has a field has room for several.
+const OBJECT_BYTES: usize = 1024;
 
 /// The field of errors that are about the body as a whole.
 const BODY: &str = "body";
@@ -17,26 +21,29 @@ const BODY: &str = "body";
 /// Most bytes of a name that an error may repeat.
 const NAME_BYTES: usize = 64;
 
-/// Most values of a JSON body: those that take a quarter of the memory for all requests; a million by default.
-pub(super) fn most_values(limits: &Limits) -> usize {
-    limits.request_bytes / 4 / VALUE_BYTES
+/// Most bytes of memory that the values of a JSON body may take: a quarter of the memory for all requests.
+pub(super) fn most_memory(limits: &Limits) -> usize {
+    limits.request_bytes / 4
 }
 
-/// Reads the whole body as what `seed` makes.
+/// Reads the whole body as what `seed` makes, within this many bytes of memory.
 ///
 /// # Errors
 /// When it is not JSON, has too many values or too many levels, or is not what `seed` makes; each with the path of the field.
 pub(super) fn read<T>(
     body: &mut ReceivedBody,
-    most_values: usize,
+    most_memory: usize,
     seed: impl for<'a> DeserializeSeed<'a, Value = T>,
 ) -> Result<T, ServiceError> {
-    let values = count_values(&body.bytes);
-    if values > most_values {
-        let says = format!("has more than {most_values} values; send less at once");
+    let memory = memory(&body.bytes);
+    if memory > most_memory {
+        let says = format!(
+            "has so many values that they would take {memory} bytes of memory, and the limit is {most_memory} (a quarter of \
+             limits.request_bytes); send less at once"
+        );
         return Err(ServiceError::field(BODY, says));
     }
-    body.hold(values.saturating_mul(VALUE_BYTES))?;
+    body.hold(memory)?;
     parse(&body.bytes, seed)
 }
 
@@ -98,20 +105,21 @@ fn is_name(quoted: &str) -> bool {
     quoted.len() <= NAME_BYTES && quoted.bytes().all(plain)
 }
 
-/// At least as many as the values and names of a JSON text: each but the first follows one of these characters outside of a
-/// string.
-fn count_values(text: &[u8]) -> usize {
-    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+/// At least as many bytes of memory as the values and names of a JSON text take, beside their texts. Each but the first follows
+/// one of these characters outside of a string.
+fn memory(text: &[u8]) -> usize {
+    let (mut bytes, mut in_string, mut is_escaped) = (VALUE_BYTES, false, false);
     for byte in text {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if in_string => is_escaped = true,
             b'"' => in_string = !in_string,
-            b',' | b':' | b'[' | b'{' if !in_string => count += 1,
+            b',' | b':' | b'[' if !in_string => bytes += VALUE_BYTES,
+            b'{' if !in_string => bytes += OBJECT_BYTES,
             _ => {}
         }
     }
-    count
+    bytes
 }
 
 #[cfg(test)]
@@ -134,12 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn values_are_never_more_than_counted() {
+    fn values_take_no_more_than_is_counted() {
         fn values(value: &Value) -> usize {
             match value {
-                Value::Array(items) => 1 + items.iter().map(values).sum::<usize>(),
-                Value::Object(fields) => 1 + fields.values().map(|value| 1 + values(value)).sum::<usize>(),
-                _ => 1,
+                Value::Array(items) => VALUE_BYTES + items.iter().map(values).sum::<usize>(),
+                Value::Object(fields) => {
+                    OBJECT_BYTES
+                        + fields
+                            .values()
+                            .map(|value| VALUE_BYTES + values(value))
+                            .sum::<usize>()
+                }
+                _ => VALUE_BYTES,
             }
         }
         for text in [
@@ -151,15 +165,17 @@ mod tests {
             "[[[[[]]]]]",
         ] {
             assert!(
-                count_values(text.as_bytes()) >= values(&parsed(text).unwrap()),
+                memory(text.as_bytes()) >= values(&parsed(text).unwrap()),
                 "{text}"
             );
         }
+        let text = br#"{"a,b":"c:d[{"}"#;
         assert_eq!(
-            count_values(br#"{"a,b":"c:d[{"}"#),
-            3,
+            memory(text),
+            OBJECT_BYTES + 2 * VALUE_BYTES,
             "strings are one value each"
         );
+        assert!(VALUE_BYTES >= 2 * size_of::<prost_reflect::Value>());
     }
 
     #[test]

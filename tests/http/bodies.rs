@@ -57,8 +57,8 @@ async fn a_body_that_is_too_large_is_refused_announced_or_not() {
 async fn values_are_counted_before_they_are_read() {
     let rig = with(limited(1 << 20, 4 << 20)).await;
     let mut client = Client::connect(address(&rig)).await;
-    // A quarter of 4 MiB, in values of 64 bytes.
-    let most = (4 << 20) / 4 / 64;
+    // A quarter of 4 MiB, in objects of 1 KiB.
+    let most = (4 << 20) / 4 / 1024;
     let many = |count: usize| {
         format!(
             r#"{{"conversation":{{"messages":[{}]}}}}"#,

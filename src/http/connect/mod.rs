@@ -108,7 +108,7 @@ async fn message(call: &Call, format: Format, caller: &Caller, body: Body) -> Re
     let mut received = caller.read(body).await?;
     match format {
         Format::Json => {
-            let message = json::read(&mut received, caller.most_values(), call.request.clone())?;
+            let message = json::read(&mut received, caller.most_memory(), call.request.clone())?;
             Ok(types::encode(&message))
         }
         Format::Proto => Ok(received.bytes.clone()),
