@@ -51,14 +51,14 @@ fn parse<'a, T>(text: &'a [u8], seed: impl DeserializeSeed<'a, Value = T>) -> Re
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = Track::new();
     let read = seed.deserialize(Deserializer::new(&mut json, &mut track));
-    let value = read.map_err(|error| ServiceError::field(field(&track, &error), said(&error)))?;
+    let value = read.map_err(|error| ServiceError::field(field(track, &error), said(&error)))?;
     json.end()
         .map_err(|error| ServiceError::field(BODY, said(&error)))?;
     Ok(value)
 }
 
 /// The path of the field that is wrong, or [`BODY`].
-fn field(track: &Track, error: &serde_json::Error) -> String {
+fn field(track: Track, error: &serde_json::Error) -> String {
     if error.classify() != serde_json::error::Category::Data {
         return BODY.to_owned();
     }
