@@ -73,7 +73,7 @@ fn field(track: Track, error: &serde_json::Error) -> String {
         (".", None) => BODY.to_owned(),
         (".", Some((name, _))) => name.to_owned(),
         (path, Some((name, _))) => format!("{path}.{name}"),
-        (_, None) => path,
+        (path, None) => path.to_owned(),
     }
 }
 
