@@ -2,7 +2,7 @@
 //! arrives into shared forward passes, and answers Generate, Classify and Score; and a client that runs the
 //! M-ALERT benchmark (arXiv 2412.15035) against it.
 //!
-//! Layers call downwards only: `cli` → `rpc` → `registry` → `guard` → `engine` → `backend` → `model`, with
+//! Layers call downwards only: `cli` → `http` → `rpc` → `registry` → `guard` → `engine` → `backend` → `model`, with
 //! `text` and `gguf` beside them. `client` and `bench` see only the generated types in [`proto`].
 
 // `pub` means that tests and benchmarks use it; everything else says how far it is seen.
@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod files;
 pub mod gguf;
 pub mod guard;
+pub mod http;
 pub mod memory;
 pub mod model;
 pub mod panics;

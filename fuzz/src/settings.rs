@@ -32,7 +32,12 @@ pub(crate) fn config(input: &[u8]) {
     match loaded.config {
         Ok(config) => {
             let server = &config.server;
-            let addresses = [Some(server.listen), server.metrics_listen, server.admin_listen];
+            let addresses = [
+                Some(server.listen),
+                server.http_listen,
+                server.metrics_listen,
+                server.admin_listen,
+            ];
             let exposed = addresses
                 .into_iter()
                 .flatten()

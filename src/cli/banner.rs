@@ -18,6 +18,8 @@ pub(super) const MECHANISM_DEMO: &str =
 pub(super) struct Banner<'a> {
     /// Where the gRPC server listens.
     pub(super) address: SocketAddr,
+    /// Where the HTTP port listens, if it does.
+    pub(super) http: Option<SocketAddr>,
     /// Where AdminService alone is served, if it is.
     pub(super) admin: Option<SocketAddr>,
     /// Where the metrics are served, if they are.
@@ -41,8 +43,10 @@ impl Banner<'_> {
     pub(super) fn log(&self) {
         let metrics = self.metrics.map(|address| address.to_string());
         let admin = self.admin.map(|address| address.to_string());
+        let http = self.http.map(|address| address.to_string());
         tracing::info!(
             address = %self.address,
+            http,
             admin,
             metrics,
             tls = self.is_tls,
@@ -163,6 +167,9 @@ impl fmt::Display for Banner<'_> {
             "  gRPC      {scheme}://{} (health and reflection on)",
             self.address
         )?;
+        if let Some(address) = self.http {
+            writeln!(f, "  HTTP      {scheme}://{address} (JSON)")?;
+        }
         if let Some(address) = self.admin {
             writeln!(f, "  admin     {scheme}://{address}")?;
         }

@@ -35,6 +35,9 @@ pub(super) struct ConfigArgs {
     /// Address and port of the gRPC server, such as localhost:50051 [server.listen]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Address and port for callers that speak HTTP/1.1 and JSON, or off [server.http_listen]
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Option<String>,
     /// Address and port of the Prometheus metrics, or off [server.metrics_listen]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
@@ -127,6 +130,7 @@ impl ConfigArgs {
     fn overrides(&self, global: &Global) -> FlagOverrides {
         let given = [
             ("--listen", "server.listen", &self.listen),
+            ("--http-listen", "server.http_listen", &self.http_listen),
             ("--metrics-listen", "server.metrics_listen", &self.metrics_listen),
             ("--admin-listen", "server.admin_listen", &self.admin_listen),
             ("--tls-certificate", "tls.certificate", &self.tls_certificate),

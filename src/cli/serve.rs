@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     process,
     sync::Arc,
 };
@@ -16,6 +17,7 @@ use tokio::{
 use super::{CommandError, Exit, Global, banner, collector, config_args::ConfigArgs, wire};
 use crate::{
     config::{Config, LogFormat},
+    http,
     registry::Registry,
     reload::keep_current,
     rpc,
@@ -63,18 +65,11 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     let mut signals = StopSignals::new().context("the signals to stop cannot be handled")?;
     let hang_ups = hang_ups(config).context("the signal to read files again cannot be handled")?;
     let listen = config.server.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}; choose another --listen"))?;
+    let listener = bind_to(listen, "--listen").await?;
     let address = listener.local_addr()?;
-    let admin_listener = match config.server.admin_listen {
-        Some(listen) => Some(
-            TcpListener::bind(listen)
-                .await
-                .with_context(|| format!("cannot listen on {listen}; choose another --admin-listen"))?,
-        ),
-        None => None,
-    };
+    let http_listener = bind(config.server.http_listen, "--http-listen").await?;
+    let http = http_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let admin_listener = bind(config.server.admin_listen, "--admin-listen").await?;
     let admin = admin_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let protection = wire::protection(config)?;
     let collector = collector::collector(config)?;
@@ -126,6 +121,9 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         rpc::Listeners {
             calls: listener,
             admin: admin_listener,
+            http: http_listener
+                .map(|listener| http_port(listener, config))
+                .transpose()?,
             security: protection.security,
             health,
             tracer,
@@ -147,6 +145,7 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
     }
     let banner = banner::Banner {
         address,
+        http,
         admin,
         metrics,
         is_tls,
@@ -185,6 +184,25 @@ async fn serve(config: &Config, global: &Global) -> anyhow::Result<Exit> {
         tracing::warn!("the engine did not end in time");
     }
     Ok(Exit::Done)
+}
+
+/// A listener of this flag, if its address is set.
+async fn bind(listen: Option<SocketAddr>, flag: &str) -> anyhow::Result<Option<TcpListener>> {
+    match listen {
+        Some(listen) => bind_to(listen, flag).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn bind_to(listen: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(listen).await;
+    listener.with_context(|| format!("cannot listen on {listen}; choose another {flag}"))
+}
+
+fn http_port(listener: TcpListener, config: &Config) -> anyhow::Result<rpc::HttpListener> {
+    let router =
+        http::router(config.doors.clone()).context("the descriptors of the services cannot be read")?;
+    Ok(rpc::HttpListener { listener, router })
 }
 
 /// SIGHUP, where there are files to read again. It is caught before they are read for the first time: whoever replaces one

@@ -2,6 +2,7 @@
 //! validated, immutable [`Config`]. A key that nothing reads is an error, and all errors are reported together.
 
 mod device;
+mod doors;
 mod flags;
 mod layer;
 mod limits;
@@ -10,6 +11,7 @@ mod origin;
 mod problem;
 mod read;
 mod read_decisions;
+mod read_doors;
 mod read_security;
 mod read_telemetry;
 mod schema;
@@ -28,6 +30,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 pub(crate) use self::value::parse_duration;
 pub use self::{
     device::{DeterminismPolicy, DeviceBudget},
+    doors::{DoorSettings, OnFailure},
     flags::{FlagAdapter, FlagDevice, FlagGuardKind, FlagModel, FlagOverrides, FlagPrecision},
     limits::{DefaultDeadlines, Limits},
     origin::{Entry, Origin},
@@ -58,6 +61,8 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// What is done about verdicts.
     pub decisions: DecisionSet,
+    /// What callers of the HTTP port get whose protocol does not say it.
+    pub doors: DoorSettings,
     /// Batches, queues and memory.
     pub engine: Engine,
     /// Bytes for all models together. When absent, they are computed from the memory of the machine.
@@ -77,6 +82,8 @@ pub struct Config {
 pub struct Server {
     /// Address of the gRPC server. With port 0, the system chooses a free port.
     pub listen: SocketAddr,
+    /// Address of the HTTP port, if there is one.
+    pub http_listen: Option<SocketAddr>,
     /// Address of the metrics for Prometheus, if they are served.
     pub metrics_listen: Option<SocketAddr>,
     /// Address of the listener for AdminService alone, if there is one.

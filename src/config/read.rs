@@ -30,12 +30,14 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
     let models = reader.models();
     let (server, security) = (reader.server(), reader.security());
     reader.check_exposure(&server, &security);
+    let decisions = reader.decisions(&models);
     let config = Config {
         server,
         security,
         defaults: reader.defaults(&models),
         policies: reader.policies(),
-        decisions: reader.decisions(&models),
+        doors: reader.doors(&models, &decisions),
+        decisions,
         models,
         engine: reader.engine(),
         memory_budget: reader.auto_bytes("memory.budget", 1 << 20),
@@ -78,6 +80,11 @@ impl Reader<'_> {
             reason: reason.into(),
             fix: fix.into(),
         });
+    }
+
+    /// Whether any source sets the key.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.values.keys.contains_key(key)
     }
 
     pub(super) fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
@@ -161,6 +168,7 @@ impl Reader<'_> {
     fn server(&mut self) -> Server {
         Server {
             listen: self.get("server.listen"),
+            http_listen: self.get("server.http_listen"),
             metrics_listen: self.get("server.metrics_listen"),
             admin_listen: self.get("server.admin_listen"),
             drain_grace: self.get("server.drain_grace"),
@@ -458,9 +466,9 @@ impl Reader<'_> {
         }
     }
 
-    fn default_model(&mut self, key: &str, role: Role, models: &[Model]) -> Option<String> {
+    pub(super) fn default_model(&mut self, key: &str, role: Role, models: &[Model]) -> Option<String> {
         let fitting = || models.iter().filter(|model| model.roles.contains(&role));
-        if !self.values.keys.contains_key(key) {
+        if !self.is_set(key) {
             // An adapter only where there is nothing else: callers who name none mean a model.
             let model = fitting().find(|model| model.base.is_none());
             return model.or_else(|| fitting().next()).map(|model| model.id.clone());

@@ -96,7 +96,12 @@ impl Reader<'_> {
     }
 
     /// The policy of a name; a name that no file has is a problem of this key.
-    fn decision_policy(&mut self, key: &str, set: &DecisionSet, name: &str) -> Option<Arc<DecisionPolicy>> {
+    pub(super) fn decision_policy(
+        &mut self,
+        key: &str,
+        set: &DecisionSet,
+        name: &str,
+    ) -> Option<Arc<DecisionPolicy>> {
         let found = set.find(name);
         if found.is_none() {
             let fix = match closest(name, set.iter().map(|policy| policy.name())) {

@@ -204,9 +204,10 @@ fn is_exposed(address: &SocketAddr) -> bool {
 
 impl Server {
     /// The addresses to listen on, with their keys.
-    fn addresses(&self) -> [(&'static str, Option<SocketAddr>); 3] {
+    fn addresses(&self) -> [(&'static str, Option<SocketAddr>); 4] {
         [
             ("server.listen", Some(self.listen)),
+            ("server.http_listen", self.http_listen),
             ("server.admin_listen", self.admin_listen),
             ("server.metrics_listen", self.metrics_listen),
         ]

@@ -35,6 +35,11 @@ pub const KEYS: &[Key] = &[
         "address, or name of this machine, and port of the gRPC server; port 0 takes a free one",
     ),
     key(
+        "server.http_listen",
+        "off",
+        "address, or name of this machine, and port for callers that speak HTTP/1.1 and JSON (see docs/http.md), or \"off\"",
+    ),
+    key(
         "server.metrics_listen",
         "127.0.0.1:9464",
         "address, or name of this machine, and port of the Prometheus metrics, or \"off\"",
@@ -191,6 +196,26 @@ pub const KEYS: &[Key] = &[
     unset(
         "decisions.shadows",
         "decision policies that are evaluated for every verdict, and only told and counted",
+    ),
+    unset(
+        "doors.guard",
+        "guard for requests of the HTTP port whose protocol names none; the only guard, if there is one",
+    ),
+    key(
+        "doors.on_failure",
+        "closed",
+        "what a guardrail caller of the HTTP port is told when there is no verdict: closed, that it failed; open, that the text \
+         passes, which every such answer says (see docs/http.md)",
+    ),
+    unset(
+        "doors.unsafe_score",
+        "score from 0 to 1 at or above which a verdict counts as unsafe for guardrail callers of the HTTP port; the guard's \
+         own label unless set",
+    ),
+    unset(
+        "doors.decision_policy",
+        "decision policy for requests of the HTTP port whose protocol names none, as NAME or NAME@VERSION; decisions.default \
+         unless set",
     ),
     key(
         "engine.threads",

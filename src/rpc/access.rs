@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -185,8 +184,8 @@ pub(crate) struct CallEnding<'a> {
 }
 
 impl CallEnding<'_> {
-    /// Logs the end of a call of this tenant, from this peer.
-    pub(crate) fn log_call(&self, span: &Span, tenant: &Tenant, peer: Option<SocketAddr>) {
+    /// Logs the end of a call of this tenant, from this origin.
+    pub(crate) fn log_call(&self, span: &Span, tenant: &Tenant, origin: &CallOrigin) {
         let Self { tally, .. } = self;
         let failed: u64 = tally.items_failed.values().sum();
         let has_items = tally.items_ok + failed > 0;
@@ -197,7 +196,8 @@ impl CallEnding<'_> {
             reason = self.reason.map(|reason| display(reason.name())),
             model = tally.models().map(display),
             tenant = (!tenant.is_unnamed()).then(|| display(tenant)),
-            peer = peer.map(display),
+            peer = origin.peer.map(display),
+            door = origin.door.map(|door| display(door.0)),
             items_ok = has_items.then_some(tally.items_ok),
             items_failed = has_items.then_some(failed),
             item_errors = (failed > 0).then(|| display(Counts(&tally.items_failed))),

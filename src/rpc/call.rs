@@ -95,6 +95,11 @@ impl Call {
     }
 }
 
+/// Why a request could not be made into the request of a call. The call that has this in its extensions fails with it, and is
+/// counted and logged like any other.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedRequest(pub(crate) ServiceError);
+
 /// What accompanies a received message.
 pub(crate) struct ReceivedMessage {
     /// Its bytes of the memory for requests, released when this is dropped.

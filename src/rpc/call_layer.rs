@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use super::{
     access::{ForeignCall, millis},
-    call::{Call, Received},
+    call::{Call, Received, RefusedRequest},
     clock::now,
     deadline::{Deadline, grpc_timeout},
     element_counts::ElementCounts,
@@ -67,6 +67,13 @@ pub(crate) struct CallService<S> {
     layer: CallLayer,
 }
 
+impl<S> CallService<S> {
+    /// Who may call.
+    pub(crate) fn entrance(&self) -> &Entrance {
+        &self.layer.entrance
+    }
+}
+
 type ResponseFuture<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 impl<S> Service<http::Request<Intake>> for CallService<S>
@@ -103,8 +110,14 @@ where
         // Nothing behind this needs the header.
         request.headers_mut().remove(http::header::AUTHORIZATION);
         let origin = CallOrigin::of(request.headers(), request.extensions(), &self.layer.tracer);
+        let refused = request.extensions_mut().remove::<RefusedRequest>();
         let Some(method) = method else {
             let foreign = ForeignCall::new(request.uri().path(), origin);
+            if let Some(RefusedRequest(error)) = refused {
+                let origin = foreign.origin().clone();
+                foreign.answered(error.reason().code());
+                return answered(&origin, error.to_status(&origin.request_id));
+            }
             let (head, intake) = request.into_parts();
             let body = RequestBody::foreign(intake, receive, head.uri.path());
             let request = http::Request::from_parts(head, Body::new(body));
@@ -133,6 +146,9 @@ where
             }),
             received: Received::default(),
         };
+        if let Some(RefusedRequest(error)) = refused {
+            return answered(&origin, call.fail(&error));
+        }
         let body = CallBody {
             call: call.clone(),
             counts: Arc::clone(&self.layer.counts),
@@ -181,6 +197,13 @@ where
         };
         Box::pin(answer.instrument(span))
     }
+}
+
+/// The answer to a call that fails at once.
+fn answered<E>(origin: &CallOrigin, status: Status) -> ResponseFuture<E> {
+    let mut response = status.into_http();
+    origin.write(response.headers_mut());
+    Box::pin(async { Ok(response) })
 }
 
 /// The response to a call that is refused before it begins. The call is counted like all others, and logged like them unless

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{
-    Request,
+    HeaderMap, Request,
     header::{AUTHORIZATION, HeaderValue},
 };
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The header by which callers name their tenant where there is no authentication; see docs/scheduling.md.
-const TENANT: &str = "x-babelward-tenant";
+pub(crate) const TENANT: &str = "x-babelward-tenant";
 
 /// The method of health probes. It is answered without a credential, because orchestrators have none; it only tells whether
 /// a service serves.
@@ -126,6 +126,29 @@ impl Entrance {
         Ok(Admitted { tenant, credential })
     }
 
+    /// Whether everybody who reaches the server may call.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.access, Access::Open)
+    }
+
+    /// The tenant of a caller that has shown this; `None` where everybody may call. Whether it may make a call is not asked.
+    ///
+    /// # Errors
+    /// Why nobody knows the caller.
+    pub(crate) fn tenant(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&PeerCertificate>,
+    ) -> Result<Option<Tenant>, Rejection> {
+        match &self.access {
+            Access::Open => Ok(None),
+            Access::Checked(authenticator) => {
+                let principal = found(authenticator, headers, certificate)?;
+                Ok(Some(principal.tenant.clone()))
+            }
+        }
+    }
+
     /// Whether the caller may make a call that is not of ours: a health check always; any other, such as one of
     /// reflection, with any credential, and as a request of its tenant.
     pub(crate) fn admit_foreign(&self, call: &Request<Intake>) -> Result<(), ServiceError> {
@@ -146,10 +169,12 @@ fn charge(tenant: &Tenant, call: &Request<Intake>) -> Result<(), ServiceError> {
     let Some(place) = call.extensions().get::<CallPlace>() else {
         return Ok(());
     };
-    place.charge(tenant, call.body()).map_err(|beyond| match beyond {
-        Beyond::Calls => ServiceError::TooManyCalls { retry_after: RETRY },
-        Beyond::Bytes => ServiceError::RequestMemory { retry_after: RETRY },
-    })
+    place
+        .charge_request(tenant, call.body())
+        .map_err(|beyond| match beyond {
+            Beyond::Calls => ServiceError::TooManyCalls { retry_after: RETRY },
+            Beyond::Bytes => ServiceError::RequestMemory { retry_after: RETRY },
+        })
 }
 
 fn has_scope(principal: &SharedPrincipal, needs: &'static [Scope]) -> Result<(), ServiceError> {
@@ -165,13 +190,16 @@ fn has_scope(principal: &SharedPrincipal, needs: &'static [Scope]) -> Result<(),
 
 fn identify<B>(authenticator: &Authenticator, call: &Request<B>) -> Result<SharedPrincipal, ServiceError> {
     let certificate = call.extensions().get::<Arc<PeerCertificate>>();
-    let values = call.headers().get_all(AUTHORIZATION).iter();
-    let found = authenticator.identify(
-        values.map(HeaderValue::as_bytes),
-        certificate.map(Arc::as_ref),
-        SystemTime::now(),
-    );
-    found.map_err(refused)
+    found(authenticator, call.headers(), certificate.map(Arc::as_ref)).map_err(refused)
+}
+
+fn found(
+    authenticator: &Authenticator,
+    headers: &HeaderMap,
+    certificate: Option<&PeerCertificate>,
+) -> Result<SharedPrincipal, Rejection> {
+    let values = headers.get_all(AUTHORIZATION).iter();
+    authenticator.identify(values.map(HeaderValue::as_bytes), certificate, SystemTime::now())
 }
 
 fn refused(rejection: Rejection) -> ServiceError {

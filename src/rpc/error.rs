@@ -221,6 +221,8 @@ pub enum ServiceError {
     },
     /// The caller's tenant has used up its quota. Try again after the delay, or send less.
     Quota(QuotaRefusal),
+    /// The request comes from a page of another site, in the browser of somebody who reaches the server. Call it from a program.
+    PageOfAnotherSite,
     /// This server answers calls of AdminService on another address. Use that.
     AdminElsewhere,
     /// This server does not allow calls of AdminService.

@@ -79,6 +79,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::PrecisionMismatch { .. }
         | ServiceError::Unauthenticated(_)
         | ServiceError::ScopeMissing { .. }
+        | ServiceError::PageOfAnotherSite
         | ServiceError::AdminElsewhere
         | ServiceError::AdminDisabled
         | ServiceError::TooManyWindows { .. }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The header with the id of a call.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The header of an answer with the trace that the call belongs to, and with the call's own span: the draft of Trace
 /// Context, level 2.
@@ -25,6 +25,10 @@ const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Most characters of a request id.
 const ID_CHARACTERS: usize = 128;
+
+/// What the caller of the HTTP port speaks, in the extensions of a call's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Door(pub(crate) &'static str);
 
 /// Where a call comes from.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ pub(crate) struct CallOrigin {
     pub(crate) context: Option<TraceContext>,
     /// The other end of the connection.
     pub(crate) peer: Option<SocketAddr>,
+    /// What its caller speaks, if it came over the HTTP port.
+    pub(crate) door: Option<Door>,
 }
 
 impl CallOrigin {
@@ -49,6 +55,7 @@ impl CallOrigin {
             caller,
             context,
             peer: extensions.get::<PeerAddress>().map(|peer| peer.0),
+            door: extensions.get().copied(),
         }
     }
 
@@ -92,6 +99,11 @@ fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     let state = states.ok().filter(|states| !states.is_empty());
     let state = state.map(|states| states.join(","));
     TraceContext::parse(parent, state.as_deref()).ok()
+}
+
+/// The id of a request of the HTTP port: the caller's if it is sound, otherwise a random one.
+pub(crate) fn http_request_id(headers: &HeaderMap) -> Arc<str> {
+    request_id(headers.get(REQUEST_ID), None)
 }
 
 /// The caller's request id if it has at most [`ID_CHARACTERS`] visible ASCII characters; otherwise the ids of the call's trace

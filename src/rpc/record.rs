@@ -238,7 +238,7 @@ impl Record {
             tally: &tally,
         };
         match &self.kind {
-            Kind::Call { tenant, origin, .. } => ending.log_call(&self.span, tenant, origin.peer),
+            Kind::Call { tenant, origin, .. } => ending.log_call(&self.span, tenant, origin),
             Kind::Stranger => ending.log_stranger(&self.span),
             Kind::Item { number, .. } => ending.log_item(&self.span, *number),
         }

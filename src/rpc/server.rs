@@ -2,6 +2,7 @@
 
 use std::{future::Future, num::NonZero, sync::Arc, time::Duration};
 
+use axum::Router;
 use futures::future::{OptionFuture, join};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +26,8 @@ use super::{
     sequence::Shared,
     text_work::TextWork,
     transport::{
-        Connections, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit, listen,
+        Connections, HttpPort, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit,
+        listen, serve_http1, serve_http2,
     },
 };
 use crate::{
@@ -71,12 +73,22 @@ pub struct Listeners<L = TcpListener> {
     pub calls: L,
     /// For AdminService, which is then not answered on the other one. Everything else is answered on both.
     pub admin: Option<L>,
+    /// For callers that speak HTTP/1.1, if there is one.
+    pub http: Option<HttpListener<L>>,
     /// Who may call, and how.
     pub security: Security,
     /// Takes the spans of calls that are traced.
     pub tracer: Tracer,
     /// Is told which services serve, as gRPC health tells callers.
     pub health: watch::Sender<ServiceHealth>,
+}
+
+/// Where the HTTP port listens, and what answers there.
+pub struct HttpListener<L = TcpListener> {
+    /// For its connections.
+    pub listener: L,
+    /// What makes calls of requests; see [`crate::http`].
+    pub router: Router,
 }
 
 /// Who may call, and how. Without anything of it, a server should be reached by its own machine only.
@@ -96,6 +108,7 @@ impl<L> Listeners<L> {
         Self {
             calls,
             admin: None,
+            http: None,
             security: Security::default(),
             tracer: Tracer::off(),
             health: watch::Sender::default(),
@@ -133,6 +146,7 @@ pub async fn serve_on<L: Incoming + Sync>(
     let Listeners {
         calls: listener,
         admin: admin_listener,
+        http,
         security,
         tracer,
         health,
@@ -207,7 +221,29 @@ pub async fn serve_on<L: Incoming + Sync>(
     };
     let connections = TaskTracker::new();
     let main = transport(&calls, most, shared.limits.calls);
-    let listening = listen(listener, main, stages.clone(), connections.clone());
+    let http_listening = http.map(|http| {
+        let port = Arc::new(HttpPort {
+            transport: Arc::clone(&main),
+            router: http.router,
+        });
+        // Connections of both ports have one limit.
+        let open = Arc::clone(&main.connections);
+        listen(
+            http.listener,
+            open,
+            stages.clone(),
+            connections.clone(),
+            move |accepted| serve_http1(accepted, Arc::clone(&port)),
+        )
+    });
+    let open = Arc::clone(&main.connections);
+    let listening = listen(
+        listener,
+        open,
+        stages.clone(),
+        connections.clone(),
+        move |accepted| serve_http2(accepted, Arc::clone(&main)),
+    );
     let admin_listening = admin_listener.map(|listener| {
         let calls = CallLayer {
             entrance: Entrance {
@@ -218,10 +254,21 @@ pub async fn serve_on<L: Incoming + Sync>(
         };
         // Callers of the other listener cannot keep operators out.
         let admin = transport(&calls, ADMIN_CONNECTIONS, ADMIN_CALLS);
-        listen(listener, admin, stages.clone(), connections.clone())
+        let open = Arc::clone(&admin.connections);
+        listen(
+            listener,
+            open,
+            stages.clone(),
+            connections.clone(),
+            move |accepted| serve_http2(accepted, Arc::clone(&admin)),
+        )
     });
     let listening = async {
-        join(listening, OptionFuture::from(admin_listening)).await;
+        let others = join(
+            OptionFuture::from(admin_listening),
+            OptionFuture::from(http_listening),
+        );
+        join(listening, others).await;
     };
     let watch_health = follow_states(&shared.registry, &health);
     tokio::pin!(listening);

@@ -99,6 +99,8 @@ reasons! {
     DeviceFault = "DEVICE_FAULT" => Internal;
     WorkerPanic = "WORKER_PANIC" => Internal;
     TextFault = "TEXT_FAULT" => Internal;
+    HttpUnsupported = "HTTP_UNSUPPORTED" => Unimplemented;
+    HttpOrigin = "HTTP_ORIGIN" => PermissionDenied;
 }
 
 /// What an error says to its caller.
@@ -441,6 +443,12 @@ impl ServiceError {
                 .with("has", has)
             }
             Self::Quota(refusal) => quota(refusal),
+            Self::PageOfAnotherSite => Report::new(
+                Reason::HttpOrigin,
+                "this server has no authentication, and pages of sites with a name may not call it: call it from a program, or \
+                 start it with auth.keys_file"
+                    .to_owned(),
+            ),
             Self::AdminElsewhere => Report::new(
                 Reason::AdminElsewhere,
                 "this server answers AdminService on an address of its own (server.admin_listen)".to_owned(),

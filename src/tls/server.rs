@@ -1,4 +1,4 @@
-//! The server's side of TLS, for the gRPC listeners and for the metrics.
+//! The server's side of TLS, for the gRPC listeners, the HTTP port and the metrics.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ const FILE_BYTES: u64 = 1 << 20;
 /// HTTP/2, which gRPC needs, as clients name it in their first message (ALPN).
 const HTTP2: &[u8] = b"h2";
 
-/// HTTP/1.1, for the metrics.
+/// HTTP/1.1, for the HTTP port and the metrics.
 const HTTP1: &[u8] = b"http/1.1";
 
 /// The oldest version of TLS that clients may speak.
@@ -121,6 +121,7 @@ pub enum TlsError {
 /// What is in force.
 struct Current {
     grpc: Arc<ServerConfig>,
+    http: Arc<ServerConfig>,
     metrics: Arc<ServerConfig>,
     /// Of the server's certificate.
     validity: Validity,
@@ -228,6 +229,11 @@ impl ServerTls {
         TlsAcceptor::from(Arc::clone(&self.current().grpc))
     }
 
+    /// Accepts connections for the HTTP port. Clients need the same certificates as for gRPC.
+    pub fn http(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.current().http))
+    }
+
     /// Accepts connections for the metrics. Clients need no certificate there, because a kubelet has none, and may show one.
     pub fn metrics(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.current().metrics))
@@ -329,6 +335,7 @@ fn configure(files: &TlsFiles, content: &Content, now: SystemTime) -> Result<Cur
     };
     Ok(Current {
         grpc: configured(files.client_certificates, HTTP2)?,
+        http: configured(files.client_certificates, HTTP1)?,
         metrics: configured(ClientCertificates::Optional, HTTP1)?,
         validity,
         told: Mutex::new(End::Far),

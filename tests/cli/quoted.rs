@@ -1,5 +1,5 @@
 //! What the documents quote is what the program says: every command in a `console` block is run, against one server with
-//! the real model, and its output compared.
+//! the real model, and its output compared. So is every request with curl, whose answer must be a verdict.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -11,6 +11,12 @@ use crate::{
 };
 
 const DOCUMENTS: [&str; 2] = ["README.md", "docs/quickstart.md"];
+
+/// Where requests with curl are.
+const CURL_DOCUMENTS: [&str; 2] = ["README.md", "docs/http.md"];
+
+/// The address of the HTTP port in the documents.
+const HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
 /// By how much a score may differ: it is quoted with four digits, and processors round differently.
 const SCORE_TOLERANCE: f64 = 0.005;
@@ -48,6 +54,21 @@ fn quotes(markdown: &str) -> Vec<Quote> {
         }
     }
     quotes
+}
+
+/// Commands that are a block of their own, without their output, and begin with `curl `.
+fn curls(markdown: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut block: Option<(&str, String)> = None;
+    for line in markdown.lines() {
+        match (line.strip_prefix("```"), block.take()) {
+            (Some(kind), None) => block = Some((kind, String::new())),
+            (Some(_), Some(("", text))) if text.starts_with("curl ") => commands.push(text),
+            (None, Some((kind, text))) => block = Some((kind, text + line + "\n")),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+    commands
 }
 
 /// Lines without what differs from run to run and from machine to machine.
@@ -149,10 +170,11 @@ fn quoted_outputs_are_what_the_program_says() {
     let (_, last) = serving.last().unwrap();
     let line = format!(
         "exec {} --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --kv-memory 256MiB",
-        last.command
+        last.command.replace(HTTP_ADDRESS, "127.0.0.1:0")
     );
     let mut server = Server::start(&mut shell(folder.path(), &line));
     let url = server.url("  gRPC");
+    let http = server.url("  HTTP");
     server.wait_for("  try ");
     for (document, quote) in &serving {
         let same = |command: &str| {
@@ -167,6 +189,24 @@ fn quoted_outputs_are_what_the_program_says() {
         let outcome = run(shell(folder.path(), &quote.command).env("BABELWARD_SERVER_URL", &url));
         compare(document, quote, &lines(&(outcome.stdout + &outcome.stderr)));
     }
+    for document in CURL_DOCUMENTS {
+        let commands = curls(&fs::read_to_string(root.join(document)).unwrap());
+        assert!(!commands.is_empty(), "{document} has no request with curl");
+        for command in commands {
+            let here = command.replace(&format!("http://{HTTP_ADDRESS}"), &http);
+            let answer = run(&mut shell(folder.path(), &here)).stdout;
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            let verdict = &answer["verdict"];
+            assert_eq!(verdict["label"], "LABEL_SAFE", "{document}: {answer}");
+            assert!(verdict["unsafeScore"].is_f64(), "{document}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn requests_are_blocks_of_their_own() {
+    let markdown = "a\n```console\n$ curl w\n```\n```\ncurl x \\\n  y\n```\n```json\n{}\n```\n```\nls\n```\n";
+    assert_eq!(curls(markdown), ["curl x \\\n  y\n"]);
 }
 
 #[test]

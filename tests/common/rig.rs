@@ -72,6 +72,8 @@ impl Default for Setup {
 
 pub struct Rig {
     pub address: SocketAddr,
+    /// Of the HTTP port, if there is one.
+    pub http_address: Option<SocketAddr>,
     /// Of the listener for AdminService alone, if there is one.
     pub admin_address: Option<SocketAddr>,
     pub registry: Arc<Registry>,
@@ -116,6 +118,8 @@ impl Rig {
 
     fn serve_on(listeners: Listeners, registry: Arc<Registry>, options: ServerOptions, gate: Gate) -> Self {
         let address = listeners.calls.local_addr().unwrap();
+        let http = listeners.http.as_ref();
+        let http_address = http.map(|http| http.listener.local_addr().unwrap());
         let admin = listeners.admin.as_ref();
         let admin_address = admin.map(|listener| listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -125,6 +129,7 @@ impl Rig {
         let server = tokio::spawn(rpc::serve_on(listeners, Arc::clone(&registry), options, shutdown));
         Self {
             address,
+            http_address,
             admin_address,
             registry,
             gate,

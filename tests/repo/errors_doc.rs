@@ -45,6 +45,7 @@ fn name(code: Code) -> &'static str {
         Code::Cancelled => "CANCELLED",
         Code::Unavailable => "UNAVAILABLE",
         Code::Internal => "INTERNAL",
+        Code::Unimplemented => "UNIMPLEMENTED",
         other => panic!("no reason should have {other:?}"),
     }
 }

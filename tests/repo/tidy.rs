@@ -60,6 +60,7 @@ const LAYERS: &[(&str, &str)] = &[
         "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto calibrator \
          memory::human_bytes status_code auth tls trace_context",
     ),
+    ("http", "rpc config auth proto"),
     ("client", "proto digest random status_code secret trace_context"),
     ("receipt", "client proto digest"),
     (
@@ -68,7 +69,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "rpc registry guard quality classifier engine backend model text gguf digest errors config telemetry proto client bench fetch \
+        "rpc http registry guard quality classifier engine backend model text gguf digest errors config telemetry proto client bench fetch \
          calibrator receipt \
          memory random status_code auth tls reload secret files trace_context",
     ),

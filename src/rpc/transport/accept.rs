@@ -9,10 +9,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    connection::{self, ConnectionShutdown},
-    service::{CallService, Transport},
-};
+use super::connections::{ConnectionPermit, Connections};
 
 /// How long to wait after the system could not accept a connection, for example because no file descriptors are left.
 /// Trying again at once would only keep a core busy.
@@ -59,16 +56,34 @@ pub(crate) struct Shutdown {
     pub(crate) abort: CancellationToken,
 }
 
+/// How the server ends a connection.
+pub(super) struct ConnectionShutdown {
+    /// The peer is asked to close the connection; open calls finish.
+    pub(super) close: CancellationToken,
+    /// The connection ends at once.
+    pub(super) abort: CancellationToken,
+}
+
+/// A connection that was accepted and admitted.
+pub(crate) struct Accepted<T> {
+    pub(super) stream: T,
+    /// The address of its other end, where it has one.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) permit: ConnectionPermit,
+    pub(super) shutdown: ConnectionShutdown,
+}
+
 /// Accepts connections until the server closes, and serves each on a task of its own.
-pub(crate) async fn listen<S: CallService, L: Incoming + Sync>(
+pub(crate) async fn listen<L: Incoming + Sync, F: Future<Output = ()> + Send + 'static>(
     listener: L,
-    transport: Arc<Transport<S>>,
+    connections: Arc<Connections>,
     shutdown: Shutdown,
     tasks: TaskTracker,
+    serve: impl Fn(Accepted<L::Stream>) -> F,
 ) {
     loop {
         let next = async {
-            let socket = transport.connections.acquire_socket().await;
+            let socket = connections.acquire_socket().await;
             (listener.accept().await, socket)
         };
         let (accepted, socket) = tokio::select! {
@@ -80,12 +95,12 @@ pub(crate) async fn listen<S: CallService, L: Incoming + Sync>(
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
-                transport.connections.evict_one();
+                connections.evict_one();
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Some(permit) = transport.connections.admit(socket) else {
+        let Some(permit) = connections.admit(socket) else {
             metrics::counter!("babelward_connections_refused_total").increment(1);
             continue;
         };
@@ -97,14 +112,12 @@ pub(crate) async fn listen<S: CallService, L: Incoming + Sync>(
             },
             abort: shutdown.abort.clone(),
         };
-        let address = L::peer(&stream);
-        tasks.spawn(connection::serve(
+        tasks.spawn(serve(Accepted {
+            address: L::peer(&stream),
             stream,
-            address,
             permit,
-            Arc::clone(&transport),
             shutdown,
-        ));
+        }));
     }
 }
 

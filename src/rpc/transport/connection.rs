@@ -1,29 +1,26 @@
 //! One connection, from its handshake to its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use h2::{Ping, PingPong, Reason, server};
-use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_rustls::server::TlsStream;
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::sync::CancellationToken;
 use tracing::field::debug;
 
 use super::{
+    accept::Accepted,
     connections::{CallKind, ConnectionPermit},
     exchange::{exchange, refuse},
+    peer::{Peer, PeerAddress, Protocol, secured},
     service::{CallService, Transport},
     socket::Socket,
 };
-use crate::{
-    rpc::entrance::HEALTH_CHECK,
-    tls::{PeerCertificate, ServerTls},
-};
+use crate::{rpc::entrance::HEALTH_CHECK, tls::PeerCertificate};
 
 /// Time between pings. A dead peer is detected within about twice this.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -39,66 +36,38 @@ const CALL_WINDOW: u32 = 64 << 10;
 const SEND_BUFFER: usize = 64 << 10;
 
 /// Most bytes of a request's headers.
-const HEADER_BYTES: u32 = 16 << 10;
+pub(super) const HEADER_BYTES: u32 = 16 << 10;
 
 /// Most bytes that h2 may use for its records of small frames, before the calls read them.
 const SMALL_FRAMES: usize = 8 << 20;
 
-/// How the server ends a connection.
-pub(super) struct ConnectionShutdown {
-    /// The peer is asked to close the connection; open calls finish.
-    pub(super) close: CancellationToken,
-    /// The connection ends at once.
-    pub(super) abort: CancellationToken,
-}
-
 /// Serves a connection until it ends.
-pub(super) async fn serve<S: CallService, T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: T,
-    address: Option<SocketAddr>,
-    permit: ConnectionPermit,
+pub(crate) async fn serve<S: CallService, T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    accepted: Accepted<T>,
     transport: Arc<Transport<S>>,
-    shutdown: ConnectionShutdown,
 ) {
-    metrics::gauge!("babelward_connections").increment(1);
+    let Accepted {
+        stream,
+        address,
+        permit,
+        shutdown,
+    } = accepted;
     let (abort, evicted) = (shutdown.abort.clone(), permit.evicted());
     let handshake = timeout(transport.times.handshake, handshake(stream, &transport));
     let begun = tokio::select! {
         begun = handshake => begun,
-        () = abort.cancelled() => return ended(),
-        () = evicted.cancelled() => return ended(),
+        () = abort.cancelled() => return,
+        () = evicted.cancelled() => return,
     };
     if let Ok(Some((connection, certificate))) = begun {
-        let address = address.map(PeerAddress);
-        let peer = Peer { address, certificate };
+        let peer = Peer {
+            address: address.map(PeerAddress),
+            certificate,
+        };
         tokio::select! {
             biased;
             () = abort.cancelled() => {}
             () = serve_calls(connection, peer, permit, &transport, &shutdown.close) => {}
-        }
-    }
-    ended();
-}
-
-/// The address of the other end of a call's connection, in the extensions of the call's request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PeerAddress(pub(crate) SocketAddr);
-
-/// The other end of a connection.
-struct Peer {
-    address: Option<PeerAddress>,
-    /// Its certificate, if it has shown one.
-    certificate: Option<Arc<PeerCertificate>>,
-}
-
-impl Peer {
-    /// Adds what is known of the peer to a request of it.
-    fn mark<B>(&self, request: &mut Request<B>) {
-        if let Some(address) = self.address {
-            request.extensions_mut().insert(address);
-        }
-        if let Some(certificate) = &self.certificate {
-            request.extensions_mut().insert(Arc::clone(certificate));
         }
     }
 }
@@ -108,44 +77,9 @@ async fn handshake<S, T: AsyncRead + AsyncWrite + Unpin>(
     stream: T,
     transport: &Transport<S>,
 ) -> Option<(server::Connection<Socket<T>, Bytes>, Option<Arc<PeerCertificate>>)> {
-    let (stream, certificate) = match &transport.tls {
-        None => (Either::Left(stream), None),
-        Some(tls) => {
-            let (stream, certificate) = secured(stream, tls).await?;
-            (Either::Right(Box::new(stream)), certificate)
-        }
-    };
+    let (stream, certificate) = secured(stream, transport.tls.as_deref(), Protocol::Http2).await?;
     let connection = builder(transport).handshake(Socket::new(stream)).await.ok()?;
     Some((connection, certificate))
-}
-
-async fn secured<T: AsyncRead + AsyncWrite + Unpin>(
-    stream: T,
-    tls: &ServerTls,
-) -> Option<(TlsStream<T>, Option<Arc<PeerCertificate>>)> {
-    let failed = |reason: &str| {
-        metrics::counter!("babelward_tls_failures_total").increment(1);
-        tracing::debug!(reason, "a connection with TLS failed");
-    };
-    let stream = match tls.grpc().accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            failed(&error.to_string());
-            return None;
-        }
-    };
-    let (_, session) = stream.get_ref();
-    if !ServerTls::is_http2(session.alpn_protocol()) {
-        failed("the client does not name HTTP/2 (ALPN)");
-        return None;
-    }
-    let shown = session.peer_certificates().and_then(<[_]>::first);
-    let certificate = shown.and_then(PeerCertificate::read).map(Arc::new);
-    Some((stream, certificate))
-}
-
-fn ended() {
-    metrics::gauge!("babelward_connections").decrement(1);
 }
 
 fn builder<S>(transport: &Transport<S>) -> server::Builder {
@@ -247,7 +181,7 @@ async fn answers(ping_pong: &mut PingPong, within: Duration) -> bool {
 }
 
 /// Resolves when the connection has this age; without one, never.
-async fn until_age(age: Option<Duration>) {
+pub(super) async fn until_age(age: Option<Duration>) {
     match age.and_then(|age| Instant::now().checked_add(age)) {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -46,7 +46,7 @@ struct Peer {
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Its peer has not spoken HTTP/2 yet.
+    /// Its peer has not spoken HTTP yet.
     Silent,
     /// It has had no open call since this moment.
     Idle(Instant),
@@ -92,6 +92,7 @@ impl Connections {
         };
         table.peers.insert(serial, peer);
         drop(table);
+        metrics::gauge!("babelward_connections").increment(1);
         Some(ConnectionPermit {
             connections: Arc::clone(self),
             serial,
@@ -226,6 +227,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.table().peers.remove(&self.serial);
+        metrics::gauge!("babelward_connections").decrement(1);
     }
 }
 

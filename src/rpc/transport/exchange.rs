@@ -13,14 +13,12 @@ use http_body::Body as _;
 use tokio::time::timeout;
 
 use super::{
-    connections::{CallKind, OpenCall},
+    connections::OpenCall,
     intake::Intake,
     service::{CallService, Transport},
+    source::Source,
     tenant_use::CallPlace,
 };
-
-/// Most bytes of the request of a health check, which has the name of a service.
-const CHECK_BYTES: usize = 1 << 10;
 
 /// Answers a call. Whatever the answer waits for, the bytes that arrive for the call are read off the connection.
 pub(super) async fn exchange<S: CallService>(
@@ -30,12 +28,8 @@ pub(super) async fn exchange<S: CallService>(
     call: OpenCall,
 ) {
     let (mut head, body) = request.into_parts();
-    let (budget, most_bytes) = match call.kind() {
-        CallKind::Counted => (&transport.request_budget, transport.limits.message_bytes),
-        // Strangers cannot use up what callers need.
-        CallKind::HealthCheck => (&transport.check_budget, CHECK_BYTES),
-    };
-    let (intake, arriving) = Intake::new(body, budget, most_bytes);
+    let (budget, most_bytes) = transport.room(call.kind());
+    let (intake, arriving) = Intake::new(Source::Stream(body), budget, most_bytes);
     let place = CallPlace::new(&transport.tenants, call.connection());
     head.extensions.insert(place.clone());
     let request = Request::from_parts(head, intake);

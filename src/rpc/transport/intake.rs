@@ -8,9 +8,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
 
-use super::budget::{HeldBytes, RequestBudget};
+use super::{
+    budget::{HeldBytes, RequestBudget},
+    source::{Gone, Source},
+};
 
 /// A gRPC message begins with a byte for its compression and four for its length.
 const PREFIX: usize = 5;
@@ -42,7 +44,7 @@ impl Intake {
     /// have `limit_bytes`. Messages up to twice as large are received all the same, because an item of a stream that is too
     /// large fails alone.
     pub(crate) fn new(
-        body: RecvStream,
+        body: Source,
         budget: &Arc<RequestBudget>,
         limit_bytes: usize,
     ) -> (Self, impl Future<Output = Infallible> + use<>) {
@@ -118,7 +120,7 @@ enum State {
 
 /// Bytes that have arrived and have not been taken.
 struct Buffer {
-    body: RecvStream,
+    body: Source,
     /// Begins with the prefix of a message.
     bytes: BytesMut,
     /// The budget's bytes for `bytes`.
@@ -138,12 +140,11 @@ impl Buffer {
             match self.body.poll_data(context) {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(data))) => self.push(&data),
-                Poll::Ready(Some(Err(error))) if error.reason() != Some(h2::Reason::NO_ERROR) => {
+                Poll::Ready(Some(Err(Gone))) => {
                     self.end(State::Gone);
                     return;
                 }
-                // Trailers of a request mean nothing in gRPC.
-                Poll::Ready(Some(Err(_)) | None) => {
+                Poll::Ready(None) => {
                     if self.state == State::Open {
                         self.state = State::Ended;
                     }
@@ -230,7 +231,7 @@ impl Buffer {
     /// Returns bytes to the client's flow control window. A stream that has ended has no window.
     fn release(&mut self, bytes: usize) {
         if bytes > 0 {
-            let _ended = self.body.flow_control().release_capacity(bytes);
+            self.body.release(bytes);
         }
     }
 

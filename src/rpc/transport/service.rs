@@ -6,11 +6,19 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-use super::{budget::RequestBudget, connections::Connections, intake::Intake, tenant_use::TenantUses};
+use super::{
+    budget::RequestBudget,
+    connections::{CallKind, Connections},
+    intake::Intake,
+    tenant_use::TenantUses,
+};
 use crate::{
     rpc::limits::{Limits, TimeLimits},
     tls::ServerTls,
 };
+
+/// Most bytes of the request of a health check, which has the name of a service.
+const CHECK_BYTES: usize = 1 << 10;
 
 /// Answers calls.
 pub(crate) trait CallService:
@@ -46,4 +54,15 @@ pub(crate) struct Transport<S> {
     pub(crate) check_budget: Arc<RequestBudget>,
     /// What each tenant holds.
     pub(crate) tenants: Arc<TenantUses>,
+}
+
+impl<S> Transport<S> {
+    /// The budget for the request of a call, and the most bytes of its message.
+    pub(crate) fn room(&self, kind: CallKind) -> (&Arc<RequestBudget>, usize) {
+        match kind {
+            CallKind::Counted => (&self.request_budget, self.limits.message_bytes),
+            // Strangers cannot use up what callers need.
+            CallKind::HealthCheck => (&self.check_budget, CHECK_BYTES),
+        }
+    }
 }

@@ -117,7 +117,14 @@ impl Drop for TenantCall {
 pub(crate) struct CallPlace {
     uses: Arc<TenantUses>,
     connection: u64,
-    charged: Arc<Mutex<Option<TenantCall>>>,
+    charged: Arc<Mutex<Option<Charged>>>,
+}
+
+/// What a call is charged to.
+struct Charged {
+    _call: TenantCall,
+    /// The tenant's part of the budget.
+    bytes: Arc<RequestBudget>,
 }
 
 impl CallPlace {
@@ -130,22 +137,47 @@ impl CallPlace {
         }
     }
 
-    /// Charges the call and the bytes of its request to the tenant whose credential it has, until the call ends.
+    /// Charges the call to the tenant whose credential it has, until the call ends, and returns the tenant's part of the
+    /// budget. A request of the HTTP port that becomes several calls is charged once.
     ///
     /// # Errors
     /// What the tenant has too much of already.
-    pub(crate) fn charge(&self, tenant: &Tenant, request: &Intake) -> Result<(), Beyond> {
-        let (call, bytes) = self.uses.begin(tenant, self.connection)?;
-        if !request.charge_to(&bytes) {
-            return Err(Beyond::Bytes);
+    pub(crate) fn charge(&self, tenant: &Tenant) -> Result<Arc<RequestBudget>, Beyond> {
+        let mut charged = self.lock();
+        if let Some(charged) = &*charged {
+            return Ok(Arc::clone(&charged.bytes));
         }
-        *self.charged.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
-        Ok(())
+        let (call, bytes) = self.uses.begin(tenant, self.connection)?;
+        *charged = Some(Charged {
+            _call: call,
+            bytes: Arc::clone(&bytes),
+        });
+        Ok(bytes)
+    }
+
+    /// Charges the bytes of the call's request as well.
+    ///
+    /// # Errors
+    /// What the tenant has too much of already.
+    pub(crate) fn charge_request(&self, tenant: &Tenant, request: &Intake) -> Result<(), Beyond> {
+        match request.charge_to(&self.charge(tenant)?) {
+            true => Ok(()),
+            false => Err(Beyond::Bytes),
+        }
+    }
+
+    /// The part of the budget that belongs to the tenant which the call is charged to; `None` before that.
+    pub(crate) fn part(&self) -> Option<Arc<RequestBudget>> {
+        self.lock().as_ref().map(|charged| Arc::clone(&charged.bytes))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Charged>> {
+        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the call.
     pub(super) fn end(&self) {
-        self.charged.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock().take();
     }
 }
 

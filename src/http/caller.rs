@@ -1,0 +1,194 @@
+//! Who has sent a request, and its body.
+
+use std::{marker::PhantomData, time::Duration};
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::{HeaderMap, header::CONTENT_TYPE, request::Parts};
+use serde::de::DeserializeOwned;
+use tonic::Status;
+
+use super::{
+    json,
+    local::LocalChannel,
+    status::{Refusal, Unsupported},
+};
+use crate::{
+    auth::count_refusal,
+    rpc::{Door, LocalCaller, ReceivedBody, ServiceError},
+};
+
+/// Headers with the time that a caller gives its request, in milliseconds: Connect's, and the one of all other protocols.
+const TIMEOUTS: [&str; 2] = ["connect-timeout-ms", "x-request-timeout-ms"];
+
+/// Most digits of a timeout, as Connect has them.
+const TIMEOUT_DIGITS: usize = 10;
+
+/// Who has sent a request. As an extractor, it refuses callers that nobody knows, and requests beyond the limit on open ones.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    local: LocalCaller,
+}
+
+impl Caller {
+    /// The caller of a request, before it is known whether it may call.
+    pub(super) fn of(head: &Parts) -> Result<Self, Refusal> {
+        let timeout = timeout(&head.headers).map_err(|error| Refusal::from(error.to_status("")))?;
+        match LocalCaller::of(&head.headers, &head.extensions, timeout) {
+            Some(local) => Ok(Self { local }),
+            None => Err(Status::internal("the request has not come over the HTTP port").into()),
+        }
+    }
+
+    /// A channel for the caller's calls, which the log says came through this door.
+    pub(crate) fn channel(&self, door: Door) -> LocalChannel {
+        LocalChannel::new(self.local.clone(), door)
+    }
+
+    /// The refusal of its request for this error.
+    pub(crate) fn refusal(&self, error: &ServiceError) -> Refusal {
+        error.to_status(self.local.request_id()).into()
+    }
+
+    /// See [`LocalCaller::admit`].
+    pub(super) fn admit(&self) -> Result<(), ServiceError> {
+        self.local.admit()
+    }
+
+    /// See [`LocalCaller::read`].
+    pub(super) async fn read(&self, body: axum::body::Body) -> Result<ReceivedBody, ServiceError> {
+        self.local.read(body).await
+    }
+
+    /// Most memory for the values of a JSON body: see [`json::most_memory`].
+    pub(super) fn most_memory(&self) -> usize {
+        json::most_memory(self.local.limits())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(head: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        let caller = Self::of(head)?;
+        match caller.admit() {
+            Ok(()) => Ok(caller),
+            Err(error) => {
+                if let ServiceError::Unauthenticated(rejection) = &error {
+                    count_refusal(rejection.name());
+                }
+                Err(caller.refusal(&error))
+            }
+        }
+    }
+}
+
+/// The time that the caller gives its request, if it says so.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ServiceError> {
+    let given = TIMEOUTS
+        .iter()
+        .find_map(|name| Some((*name, headers.get(*name)?)));
+    let Some((name, value)) = given else {
+        return Ok(None);
+    };
+    let digits = value.as_bytes();
+    let is_number = (1..=TIMEOUT_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    let millis = is_number.then(|| value.to_str().ok()?.parse().ok()).flatten();
+    match millis {
+        Some(millis) => Ok(Some(Duration::from_millis(millis))),
+        None => Err(ServiceError::field(
+            name,
+            format!("must be a number of milliseconds, of at most {TIMEOUT_DIGITS} digits"),
+        )),
+    }
+}
+
+/// A request with a JSON body, which has been read as a whole.
+#[allow(dead_code, reason = "for doors whose requests have types of their own")]
+pub(crate) struct Received {
+    pub(crate) caller: Caller,
+    body: ReceivedBody,
+}
+
+#[allow(dead_code, reason = "for doors whose requests have types of their own")]
+impl Received {
+    /// The body as a value. Its memory counts to the request for as long as this lives.
+    ///
+    /// # Errors
+    /// When it is not JSON or not such a value, with the path of the field that is wrong.
+    pub(crate) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Refusal> {
+        let most_memory = self.caller.most_memory();
+        json::read(&mut self.body, most_memory, PhantomData::<T>).map_err(|error| self.caller.refusal(&error))
+    }
+}
+
+impl<S: Sync> FromRequest<S> for Received {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let (mut head, body) = request.into_parts();
+        if !is_json(&head.headers) {
+            return Err(Refusal::unsupported(
+                Unsupported::Content,
+                "send the body with `content-type: application/json`",
+            ));
+        }
+        let caller = Caller::from_request_parts(&mut head, state).await?;
+        let body = caller.read(body).await;
+        let body = body.map_err(|error| caller.refusal(&error))?;
+        Ok(Self { caller, body })
+    }
+}
+
+/// Whether the body is JSON, in the only encoding that JSON has.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+}
+
+/// The type of the body without its parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    value.split(';').next().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn given(name: &'static str, value: &str) -> Result<Option<Duration>, ServiceError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+        timeout(&headers)
+    }
+
+    #[test]
+    fn timeouts_are_milliseconds() {
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+        for name in TIMEOUTS {
+            assert_eq!(given(name, "250"), Ok(Some(Duration::from_millis(250))));
+            assert_eq!(
+                given(name, "9999999999"),
+                Ok(Some(Duration::from_millis(9_999_999_999)))
+            );
+            for wrong in ["", "-1", "1s", "1.5", "12345678901", " 1"] {
+                let error = given(name, wrong).unwrap_err();
+                assert!(
+                    matches!(&error, ServiceError::InvalidFields(fields) if fields[0].field == name),
+                    "{wrong:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_known_by_its_type() {
+        let is = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_str(value).unwrap());
+            is_json(&headers)
+        };
+        assert!(is("application/json") && is("Application/JSON; charset=utf-8"));
+        assert!(!is("text/plain") && !is("application/jsonx") && !is_json(&HeaderMap::new()));
+    }
+}
