@@ -7,6 +7,8 @@ use super::value::{Raw, Setting};
 pub struct DoorSettings {
     /// The guard that is asked: the configured one, or the only one. `None` where there are several, or none.
     pub guard: Option<String>,
+    /// Whether every answer of chat completions and completions has this guard, unless its request names another.
+    pub guards_answers: bool,
     /// What a guardrail caller is told when there is no verdict.
     pub on_failure: OnFailure,
     /// From 0 to 1: a verdict counts as unsafe at or above it. When absent, the guard's own label counts.

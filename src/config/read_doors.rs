@@ -19,6 +19,7 @@ impl Reader<'_> {
         }
         DoorSettings {
             guard,
+            guards_answers: self.get("doors.guard_answers"),
             on_failure: self.get("doors.on_failure"),
             unsafe_score,
             decision_policy,

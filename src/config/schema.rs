@@ -202,6 +202,12 @@ pub const KEYS: &[Key] = &[
         "guard for requests of the HTTP port whose protocol names none; the only guard, if there is one",
     ),
     key(
+        "doors.guard_answers",
+        "false",
+        "whether every answer of chat completions and completions of the HTTP port has this guard, unless its request names \
+         another (see docs/openai.md)",
+    ),
+    key(
         "doors.on_failure",
         "closed",
         "what a guardrail caller of the HTTP port is told when there is no verdict: closed, that it failed; open, that the text \

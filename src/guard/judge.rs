@@ -11,7 +11,7 @@ use super::{
     kind::GuardKind,
     kinds::Policies,
     normalise::{ConversationForm, TurnPlan},
-    policy::Policy,
+    policy::{Policy, PolicyCategory},
     question::{AnswerForm, JudgedRole, Label, LabelPosition, Question, message},
     sent_message::{MessageBody, SentMessage},
     verdict::{Scores, Verdict, VerdictStop},
@@ -296,14 +296,15 @@ impl Guard {
         }
     }
 
-    /// The codes of the categories that it judges by, in the policy's order.
+    /// The categories that it judges by, in the policy's order.
+    pub fn categories<'a>(&'a self, policy: Option<&'a Policy>) -> &'a [PolicyCategory] {
+        policy.unwrap_or(&self.native).categories()
+    }
+
+    /// The codes of these categories.
     pub fn category_codes<'a>(&'a self, policy: Option<&'a Policy>) -> Vec<&'a str> {
-        let policy = policy.unwrap_or(&self.native);
-        policy
-            .categories()
-            .iter()
-            .map(|category| category.code.as_str())
-            .collect()
+        let categories = self.categories(policy).iter();
+        categories.map(|category| category.code.as_str()).collect()
     }
 
     /// Whether its answers go on from the label to a category, so that probabilities of categories can be read.

@@ -3,6 +3,7 @@
 use std::{marker::PhantomData, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE, request::Parts};
 use serde::de::DeserializeOwned;
 use tonic::Status;
@@ -42,6 +43,11 @@ impl Caller {
     /// A channel for the caller's calls, which the log says came through this door.
     pub(crate) fn channel(&self, door: Door) -> LocalChannel {
         LocalChannel::new(self.local.clone(), door)
+    }
+
+    /// The id of its request, which all of its calls have and its answer says.
+    pub(crate) fn request_id(&self) -> &str {
+        self.local.request_id()
     }
 
     /// The refusal of its request for this error.
@@ -118,6 +124,17 @@ impl Received {
     pub(crate) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Refusal> {
         let most_memory = self.caller.most_memory();
         json::read(&mut self.body, most_memory, PhantomData::<T>).map_err(|error| self.caller.refusal(&error))
+    }
+
+    /// The body as it was sent, for doors that read no value of which they do not know the place. What they make of it may take
+    /// as much memory again, and counts to the request for as long as this lives.
+    ///
+    /// # Errors
+    /// When the memory for requests is used up.
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, Refusal> {
+        let held = self.body.hold(self.body.bytes.len());
+        held.map_err(|error| self.caller.refusal(&error))?;
+        Ok(self.body.bytes.clone())
     }
 }
 

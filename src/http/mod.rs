@@ -8,6 +8,7 @@ mod caller;
 mod connect;
 mod json;
 mod local;
+mod openai;
 mod request_id;
 mod status;
 
@@ -23,7 +24,7 @@ use status::{Refusal, Unsupported};
 /// When our own descriptors cannot be read.
 pub fn router(settings: DoorSettings) -> Result<Router, DescriptorError> {
     let settings = std::sync::Arc::new(settings);
-    let doors = Router::new();
+    let doors = Router::new().merge(openai::router());
     Ok(doors
         .with_state(settings)
         .merge(connect::router()?)

@@ -402,6 +402,7 @@ impl ReceiptBody {
                 .map(|(category, probability)| proto::CategoryProbability {
                     category: category.clone(),
                     probability: probability.value,
+                    ..proto::CategoryProbability::default()
                 })
                 .collect(),
             ..proto::Verdict::default()

@@ -159,13 +159,15 @@ pub(crate) async fn verdict(
     let categories = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(score)) => {
             let read = category_probabilities::read(context, entry, prompt, tree, field).await?;
-            let codes = guard.category_codes(policy.as_deref()).into_iter();
-            let found = codes
-                .zip(read.probabilities)
-                .map(|(code, given)| proto::CategoryProbability {
-                    category: code.to_owned(),
-                    probability: score * given,
-                });
+            let judged_by = guard.categories(policy.as_deref()).iter();
+            let found =
+                judged_by
+                    .zip(read.probabilities)
+                    .map(|(category, given)| proto::CategoryProbability {
+                        category: category.code.clone(),
+                        probability: score * given,
+                        display_name: category.name.clone(),
+                    });
             (found.collect(), Some(read.usage))
         }
         _ => (Vec::new(), None),

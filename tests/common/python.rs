@@ -1,4 +1,4 @@
-//! Python clients, with the packages of `tests/clients/requirements.txt`.
+//! Python clients, with the packages that files beside their scripts list.
 
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
@@ -8,10 +8,16 @@ use std::{
     sync::LazyLock,
 };
 
-/// The folder with the packages; installed once.
-pub static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| {
+/// The folder with the packages of `tests/clients/requirements.txt`; installed once.
+pub static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| installed("tests/clients/requirements.txt"));
+
+/// The folder with the packages of this file of the repository.
+pub fn installed(requirements: &str) -> PathBuf {
     let mut install = script("tests/clients/install.py");
-    install.arg(env!("CARGO_TARGET_TMPDIR")).stderr(Stdio::inherit());
+    install
+        .arg(env!("CARGO_TARGET_TMPDIR"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(requirements))
+        .stderr(Stdio::inherit());
     let done = install
         .output()
         .expect("python3 runs: these tests need python3 and pip");
@@ -20,7 +26,7 @@ pub static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| {
         "the Python clients could not be installed: pip's message is above. This test needs pip and a package index."
     );
     PathBuf::from(String::from_utf8_lossy(&done.stdout).trim())
-});
+}
 
 /// A script of the repository.
 pub fn script(path: impl AsRef<Path>) -> Command {

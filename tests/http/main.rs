@@ -14,6 +14,8 @@ mod authority;
 mod common;
 #[path = "../common/credentials.rs"]
 mod credentials;
+#[path = "../common/python.rs"]
+mod python;
 #[path = "../common/rig.rs"]
 mod rig;
 #[path = "../common/scripted.rs"]
@@ -25,4 +27,6 @@ mod connect;
 mod connections;
 mod errors;
 mod logs;
+mod openai;
+mod openai_client;
 mod protected;

@@ -157,6 +157,7 @@ async fn categories_have_probabilities_which_decide_and_change_no_verdict() {
             .collect();
         let wanted: Vec<_> = (1..=14).map(|number| format!("S{number}")).collect();
         assert_eq!(codes, wanted);
+        assert_eq!(probabilities[8].display_name, "Indiscriminate Weapons");
         let sum: f64 = probabilities.iter().map(|found| found.probability).sum();
         assert!(sum <= score + 1e-9, "{sum} {score}");
         for found in probabilities {

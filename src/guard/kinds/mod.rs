@@ -32,7 +32,7 @@ pub(super) enum Policies {
 
 impl GuardKind {
     /// The policy that it was trained on.
-    pub(super) fn native_policy(self) -> Policy {
+    pub(crate) fn native_policy(self) -> Policy {
         match self {
             Self::LlamaGuard3_8B | Self::ChatDemo => Policy::llama_guard_3(14),
             Self::LlamaGuard3_1B => Policy::llama_guard_3(13),
