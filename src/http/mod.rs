@@ -6,6 +6,7 @@
 
 mod caller;
 mod connect;
+mod guardrails;
 mod json;
 mod local;
 mod request_id;
@@ -23,7 +24,7 @@ use status::{Refusal, Unsupported};
 /// When our own descriptors cannot be read.
 pub fn router(settings: DoorSettings) -> Result<Router, DescriptorError> {
     let settings = std::sync::Arc::new(settings);
-    let doors = Router::new();
+    let doors = Router::new().merge(guardrails::router());
     Ok(doors
         .with_state(settings)
         .merge(connect::router()?)

@@ -24,4 +24,5 @@ mod bodies;
 mod connect;
 mod connections;
 mod errors;
+mod guardrails;
 mod protected;
