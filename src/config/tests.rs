@@ -1,6 +1,7 @@
 mod adapters;
 mod decisions;
 mod devices;
+mod doors;
 mod estimators;
 mod policies;
 mod precision;

@@ -44,17 +44,30 @@ fn parse<'a, T>(text: &'a [u8], seed: impl DeserializeSeed<'a, Value = T>) -> Re
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = Track::new();
     let read = seed.deserialize(Deserializer::new(&mut json, &mut track));
-    let value = read.map_err(|error| {
-        let path = track.path().to_string();
-        let field = match error.classify() {
-            serde_json::error::Category::Data if path != "." => path,
-            _ => BODY.to_owned(),
-        };
-        ServiceError::field(field, said(&error))
-    })?;
+    let value = read.map_err(|error| ServiceError::field(field(&track, &error), said(&error)))?;
     json.end()
         .map_err(|error| ServiceError::field(BODY, said(&error)))?;
     Ok(value)
+}
+
+/// The path of the field that is wrong, or [`BODY`].
+fn field(track: &Track, error: &serde_json::Error) -> String {
+    if error.classify() != serde_json::error::Category::Data {
+        return BODY.to_owned();
+    }
+    let path = track.path().to_string();
+    let text = error.to_string();
+    // prost-reflect tells a name that does not exist in words alone.
+    let unknown = text
+        .strip_prefix("unrecognized field name '")
+        .and_then(|rest| rest.split_once('\''))
+        .filter(|(name, _)| is_name(name));
+    match (path.as_str(), unknown) {
+        (".", None) => BODY.to_owned(),
+        (".", Some((name, _))) => name.to_owned(),
+        (path, Some((name, _))) => format!("{path}.{name}"),
+        (_, None) => path,
+    }
 }
 
 /// What is wrong, and where. serde's errors repeat what they found; ours repeat no text of a caller, except for a name that does

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, response::Response};
 use http::{
     HeaderValue, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -15,7 +12,6 @@ use serde_json::Value;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _, pb};
 
-use super::connect;
 use crate::rpc::{DOMAIN, Reason};
 
 /// The content type of JSON.
@@ -140,13 +136,6 @@ impl Refusal {
 fn whole_seconds(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(more).max(1)
-}
-
-/// As the Connect protocol says it, where no other protocol is asked for.
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        self.respond(&connect::error(&self))
-    }
 }
 
 #[cfg(test)]

@@ -73,13 +73,8 @@ async fn values_are_counted_before_they_are_read() {
     assert!(answer.json()["message"].as_str().unwrap().contains("values"));
     // Fewer are read, and the service has a limit of its own.
     let answer = client.post(CLASSIFY, &many(100)).await;
-    assert_eq!(
-        (answer.reason(400), answer.fields()),
-        (
-            "INVALID_FIELDS".to_owned(),
-            vec!["conversation.messages".to_owned()]
-        )
-    );
+    assert_eq!(answer.reason(400), "INVALID_FIELDS");
+    assert_eq!(answer.fields()[0], "conversation.messages");
     rig.stop().await;
 }
 

@@ -21,7 +21,7 @@ async fn what_is_not_a_request_is_told_with_its_place() {
         ("[]", "body", "invalid type"),
         ("{} {}", "body", "trailing characters"),
         (r#"{"model":"a""#, "body", "EOF while parsing"),
-        (r#"{"modell":"a"}"#, "body", "modell"),
+        (r#"{"modell":"a"}"#, "modell", "unrecognized field name"),
         (r#"{"model":7}"#, "model", "invalid type: integer"),
         (
             r#"{"conversation":{"messages":[{"role":"ROLE_KING"}]}}"#,
@@ -30,10 +30,10 @@ async fn what_is_not_a_request_is_told_with_its_place() {
         ),
         (
             r#"{"conversation":{"messages":[{"rol":"ROLE_USER"}]}}"#,
-            "conversation.messages[0]",
-            "rol",
+            "conversation.messages[0].rol",
+            "unrecognized field name",
         ),
-        (r#"{"windows":{"tokens":-1}}"#, "windows.tokens", "expected"),
+        (r#"{"windows":{"tokens":-1}}"#, "windows.tokens", "out of range"),
     ];
     for (body, field, says) in cases {
         let answer = client.post(CLASSIFY, body).await;

@@ -25,4 +25,5 @@ mod connect;
 mod connections;
 mod errors;
 mod guardrails;
+mod logs;
 mod protected;

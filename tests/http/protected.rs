@@ -153,7 +153,7 @@ async fn admin_calls_are_answered_where_they_are_over_grpc() {
     let mut client = Client::connect(address(&rig)).await;
     let pin = (
         "/babelward.v1.AdminService/PinModel",
-        r#"{"model":"tiny","pinned":true}"#,
+        r#"{"name":"tiny","pinned":true}"#,
     );
     let answer = client.post(pin.0, pin.1).await;
     assert_eq!(

@@ -136,6 +136,7 @@ fn every_listener_that_others_reach_is_protected_or_excused() {
     let listeners = [
         ("server.listen", "SERVER__LISTEN"),
         ("server.metrics_listen", "SERVER__METRICS_LISTEN"),
+        ("server.http_listen", "SERVER__HTTP_LISTEN"),
         ("server.admin_listen", "SERVER__ADMIN_LISTEN"),
     ];
     let (no_auth, no_tls) = (

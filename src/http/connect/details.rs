@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use axum::response::{IntoResponse, Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use prost_types::Any;
@@ -14,8 +15,15 @@ use crate::http::status::Refusal;
 /// The types of details.
 static TYPES: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| types().ok());
 
+/// As the Connect protocol says it, where no other protocol is asked for.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.respond(&error(&self))
+    }
+}
+
 /// The body of a response with this error.
-pub(crate) fn error(refusal: &Refusal) -> Value {
+fn error(refusal: &Refusal) -> Value {
     let details: Vec<_> = refusal.details.iter().map(detail).collect();
     let mut body = json!({"code": name(refusal.code), "message": refusal.message});
     if !details.is_empty() {

@@ -23,7 +23,6 @@ use http::{
 use prost_reflect::DescriptorError;
 use tonic::{Status, client::Grpc};
 
-pub(super) use self::details::error;
 use self::{
     bytes_codec::BytesCodec,
     types::{Call, calls},

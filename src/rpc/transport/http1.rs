@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -31,6 +31,9 @@ use super::{
     turns::{TurnStream, Turns},
 };
 use crate::rpc::{clock::now, entrance::HEALTH_CHECK};
+
+/// Most bytes of an answer that are handed on at once, so that the request counts as open while its client does not read.
+const PIECE: usize = 64 << 10;
 
 /// The HTTP port.
 pub(crate) struct HttpPort<S> {
@@ -157,7 +160,11 @@ impl<S: Clone + Send + Sync + 'static> Connection<S> {
         let router = self.port.router.clone();
         async move {
             let Ok(response) = router.oneshot(request).await;
-            Ok(response.map(|body| AnswerBody { body, _open: open }))
+            Ok(response.map(|body| AnswerBody {
+                body,
+                rest: Bytes::new(),
+                _open: open,
+            }))
         }
     }
 }
@@ -178,10 +185,19 @@ impl Drop for OpenRequest {
     }
 }
 
-/// The body of an answer, which keeps its request open.
+/// The body of an answer, which keeps its request open until all but its last piece has been taken.
 struct AnswerBody {
     body: Body,
+    /// What of a frame is still to be handed on.
+    rest: Bytes,
     _open: OpenRequest,
+}
+
+impl AnswerBody {
+    /// The next piece of the frame.
+    fn piece(&mut self) -> Frame<Bytes> {
+        Frame::data(self.rest.split_to(self.rest.len().min(PIECE)))
+    }
 }
 
 impl http_body::Body for AnswerBody {
@@ -192,14 +208,33 @@ impl http_body::Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece())));
+        }
+        let next = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(next.map(|frame| {
+            frame.map(|frame| match frame.into_data() {
+                Ok(data) => {
+                    self.rest = data;
+                    self.piece()
+                }
+                Err(trailers) => trailers,
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let inner = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
     }
 }
