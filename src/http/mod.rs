@@ -6,6 +6,7 @@
 
 mod caller;
 mod connect;
+mod guardrails;
 mod json;
 mod local;
 mod openai;
@@ -24,7 +25,9 @@ use status::{Refusal, Unsupported};
 /// When our own descriptors cannot be read.
 pub fn router(settings: DoorSettings) -> Result<Router, DescriptorError> {
     let settings = std::sync::Arc::new(settings);
-    let doors = Router::new().merge(openai::router());
+    let doors = Router::new()
+        .merge(openai::router())
+        .merge(guardrails::router());
     Ok(doors
         .with_state(settings)
         .merge(connect::router()?)

@@ -144,6 +144,11 @@ fn describe() {
         "Requests that were beyond their tenant's quota, by kind: requests or tokens."
     );
     describe_counter!(
+        "babelward_door_passed_without_verdict_total",
+        Unit::Count,
+        "Texts that guardrail callers of the HTTP port were told to pass although there was no verdict, by door."
+    );
+    describe_counter!(
         "babelward_reloads_total",
         Unit::Count,
         "Changed files of certificates and credentials, by outcome: replaced, or kept where the new content was wrong."

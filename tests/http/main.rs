@@ -26,6 +26,7 @@ mod bodies;
 mod connect;
 mod connections;
 mod errors;
+mod guardrails;
 mod logs;
 mod openai;
 mod openai_client;
