@@ -1,5 +1,6 @@
 """Growing texts: what is sent and when, and what may be shown."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,21 @@ def test_a_text_that_is_blocked_ends_with_its_reason(fake: FakeServer, connect: 
     assert text.ended.reason == POLICY
 
 
+def test_a_text_can_be_blocked_while_it_is_sent(fake: FakeServer, connect: Any) -> None:
+    """The source has no end. How the text ended must not be lost because of what is still being sent."""
+
+    def handler(requests: Requests, _context: grpc.ServicerContext) -> Replies:
+        for _ in range(20):
+            next(requests)
+        yield from (released(3), ended(POLICY))
+
+    fake.handlers["GuardStream"] = accepting(handler)
+    for _ in range(20):
+        text = connect(fake.address).guard_stream(itertools.repeat("abc" * 1000))
+        assert list(text) == ["abc"]
+        assert text.ended.reason == POLICY
+
+
 def test_a_guard_that_fails_is_an_error_after_the_end(fake: FakeServer, connect: Any) -> None:
     def handler(requests: Requests, context: grpc.ServicerContext) -> Replies:
         list(requests)
@@ -153,15 +169,13 @@ def test_what_reading_the_text_raises_is_raised_and_the_text_is_not_complete(
 def test_a_stream_that_keeps_no_rule_is_an_error(
     fake: FakeServer, connect: Any, replies: list[v1.GuardStreamResponse]
 ) -> None:
-    """No end, more than was sent, and an event behind the end."""
-
     def handler(requests: Requests, _context: grpc.ServicerContext) -> Replies:
         list(requests)
         yield from replies
 
     fake.handlers["GuardStream"] = accepting(handler)
     with pytest.raises(babelward.ProtocolError):
-        list(connect(fake.address).guard_stream(["abc"]))
+        list(connect(fake.address).guard_stream(["abcß"]))
 
 
 def test_text_that_may_be_taken_back_is_no_plain_text(fake: FakeServer, connect: Any) -> None:

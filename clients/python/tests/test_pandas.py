@@ -84,9 +84,10 @@ def test_an_empty_frame_has_an_empty_result(judge: babelward.Client) -> None:
     assert (len(result), tuple(result.columns)) == (0, COLUMNS)
 
 
-def test_a_column_that_is_not_there_is_named(judge: babelward.Client) -> None:
-    with pytest.raises(KeyError, match="text"):
-        classify_frame(pd.DataFrame({"texts": ["a"]}), judge, text_column="text")
+@pytest.mark.parametrize("columns", [["texts", "more"], ["text", "text"]])
+def test_a_column_that_is_not_one_is_named(judge: babelward.Client, columns: list[str]) -> None:
+    with pytest.raises(KeyError, match="columns of the frame are called 'text'"):
+        classify_frame(pd.DataFrame([["a", "b"]], columns=columns), judge, text_column="text")
 
 
 def test_rows_of_a_stream_that_fails_have_its_error(fake: FakeServer) -> None:

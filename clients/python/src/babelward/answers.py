@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from . import v1
-from .errors import ProtocolError
+from .errors import ProtocolError, whole_text
 
 #: Ends of a guarded answer after which the call ends well. After any other, its error follows.
 _ENDS_WELL = (v1.GuardEnded.REASON_COMPLETE, v1.GuardEnded.REASON_POLICY)
@@ -51,7 +51,7 @@ class AnswerBuilder:
     @property
     def text(self) -> str:
         """The text so far, without what was retracted."""
-        return self._text[: self._kept].decode()
+        return whole_text(self._text[: self._kept])
 
     def take(self, event: v1.GenerateResponse) -> Answer | None:
         """Takes the next event, and returns the answer after the last one."""

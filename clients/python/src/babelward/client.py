@@ -157,10 +157,10 @@ class Client:
         """Guards a text while it is written. Iterating over what is returned gives the text that may be shown.
 
         `chunks` is read in a thread of its own, as fast as the server takes it, because the guard looks at the text while it
-        grows. What reading it raises is raised by the iteration, and the last part of the text is then not released. So is an
-        error of the start that the server finds once it has opened the stream. Until then the call is retried, and never after
-        that. `timeout` bounds the whole text; the client's own does not count, because texts grow as slowly as they are
-        written.
+        grows. What reading it raises is raised by the iteration, and the last part of the text is then not released. The call
+        is retried until the server has opened the stream, and never after that; what it finds wrong with the start is mostly
+        raised by the iteration, too. `timeout` bounds the whole text; the client's own does not count, because texts grow as
+        slowly as they are written.
         """
         text = GrowingText(start or v1.GuardStart())
         source = iter(chunks)

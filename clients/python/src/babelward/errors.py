@@ -32,6 +32,14 @@ class ProtocolError(BabelwardError):
     """The server sent what no server of this interface sends, such as an answer without a verdict."""
 
 
+def whole_text(text: bytes | bytearray) -> str:
+    """Text that the server has cut at the end of a code point, as it promises."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError as wrong:
+        raise ProtocolError("a text is cut within a code point") from wrong
+
+
 class DuplicateIdError(BabelwardError):
     """Two items that are open at the same time have one id."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from . import v1
-from .errors import ProtocolError
+from .errors import ProtocolError, whole_text
 
 #: Most bytes of a chunk.
 _CHUNK_BYTES = 65536
@@ -75,7 +75,7 @@ class GrowingText:
             raise ProtocolError(
                 f"{event.released_bytes} bytes are released of {len(self._sent)} that were sent"
             )
-        text = self._sent[self._released : event.released_bytes].decode()
+        text = whole_text(self._sent[self._released : event.released_bytes])
         self._released = event.released_bytes
         return text
 

@@ -45,10 +45,11 @@ def classify_frame(
     error. It is raised if no row was answered, because then something is wrong with all of them.
     """
     columns = [text_column] if prompt_column is None else [prompt_column, text_column]
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise KeyError(f"no column of the frame is called {missing}")
-    # By position: an index may have the same label twice, and a frame the same column.
+    present: list[Hashable] = list(frame.columns)
+    for column in columns:
+        if present.count(column) != 1:
+            raise KeyError(f"{present.count(column)} columns of the frame are called {column!r}, not one")
+    # By position: an index may have the same label twice.
     texts = list(zip(*(frame[column].tolist() for column in columns), strict=True))
     rows: dict[int, dict[str, object]] = {}
 
