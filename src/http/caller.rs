@@ -109,13 +109,11 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ServiceError> {
 }
 
 /// A request with a JSON body, which has been read as a whole.
-#[allow(dead_code, reason = "for doors whose requests have types of their own")]
 pub(crate) struct Received {
     pub(crate) caller: Caller,
     body: ReceivedBody,
 }
 
-#[allow(dead_code, reason = "for doors whose requests have types of their own")]
 impl Received {
     /// The body as a value. Its memory counts to the request for as long as this lives.
     ///

@@ -68,7 +68,6 @@ impl Unsupported {
 
 /// Why a request is not answered, for a door to say in its protocol's way.
 #[derive(Debug, Clone)]
-#[allow(dead_code, reason = "Connect says all of it by the details")]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) code: Code,

@@ -98,6 +98,7 @@ const TEXT_ROOTS: &[&str] = &[
     "fuzz/src",
     "fuzz/fuzz_targets",
     "fuzz/seeds.py",
+    "clients",
     "docs",
     "proto",
     "scripts",
@@ -392,9 +393,11 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 fn documents_name_files_that_exist() {
     let folders = [
         "src/", "tests/", "benches/", "fuzz/", "docs/", "proto/", "data/", "scripts/", ".ci/", "k8s/",
-        "deploy/",
+        "deploy/", "clients/",
     ];
-    let sources = files(&["src", "tests", "benches", "fuzz", "scripts", ".ci", "build.rs"]);
+    let sources = files(&[
+        "src", "tests", "benches", "fuzz", "clients", "scripts", ".ci", "build.rs",
+    ]);
     let is_end_of_a_path = |word: &str| {
         sources.iter().any(|(name, _)| {
             let before = name.strip_suffix(word);
