@@ -25,9 +25,7 @@ use status::{Refusal, Unsupported};
 /// When our own descriptors cannot be read.
 pub fn router(settings: DoorSettings) -> Result<Router, DescriptorError> {
     let settings = std::sync::Arc::new(settings);
-    let doors = Router::new()
-        .merge(openai::router())
-        .merge(guardrails::router());
+    let doors = Router::new().merge(openai::router()).merge(guardrails::router());
     Ok(doors
         .with_state(settings)
         .merge(connect::router()?)

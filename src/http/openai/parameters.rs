@@ -183,6 +183,8 @@ fn guard(
             .into(),
             ..proto::GuardOptions::default()
         }),
+        // What a decision policy says of the answer has no place in OpenAI's answers.
+        ..proto::AnswerGuard::default()
     })
 }
 
