@@ -408,7 +408,7 @@ mod tests {
         let text = "ééé safe ééé unsafe";
         let windows = vec![
             window(0..7, Label::Safe, 0.1),
-            window(7..19, Label::Unsafe, 0.75),
+            window(7..18, Label::Unsafe, 0.75),
             window(11..text.len() as u64, Label::Controversial, 0.625),
         ];
         let found: Vec<_> = spans(text, &blocked(Because::Label, windows.clone()))

@@ -59,7 +59,9 @@ fn message(value: &RawValue, path: &str, problems: &mut Problems) -> Option<prot
                 message.tool_calls = tool_calls(value, &fields.path_of("tool_calls"), problems);
             }
             // What OpenAI's client writes of an answer that it was given.
-            fields.only("annotations", Only::Nothing, problems);
+            for name in ["annotations", "audio", "function_call", "refusal"] {
+                fields.only(name, Only::Nothing, problems);
+            }
         }
         Some(Role::Tool) => {
             message.tool_name = fields.text("name", problems).unwrap_or_default();

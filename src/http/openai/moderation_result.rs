@@ -95,8 +95,8 @@ pub(super) fn result(response: proto::ClassifyResponse, threshold: Option<f64>) 
         ScoreSource::CategoryProbabilities => probabilities
             .iter()
             .filter(|one| counterparts(&one.display_name).contains(&category))
-            .map(|one| one.probability)
-            .sum(),
+            // From 0 on: an empty sum of floating-point numbers is -0.
+            .fold(0.0, |sum, one| sum + one.probability),
     };
     Some(ModerationResult {
         flagged,
