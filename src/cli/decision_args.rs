@@ -11,7 +11,8 @@ use crate::{
 pub(super) struct DecisionArgs {
     /// Decide by this decision policy of the server's, as NAME or NAME@VERSION, instead of its default one
     #[arg(
-        long = "decision",
+        id = "decision",
+        long,
         value_name = "NAME",
         default_value = "",
         hide_default_value = true

@@ -78,10 +78,11 @@ impl GuardArgs {
         self.policy.choice()
     }
 
-    /// Checks that the end of a text has the decision that was asked for, if all of the text was judged.
+    /// Checks that the end of a text has the decision that was asked for, if all of the text was judged. A complete text has no
+    /// verdict where the guard failed and the text is released or observed all the same.
     pub(super) fn check_end(&self, ended: &GuardEnded) -> Result<(), ClientError> {
         match ended.reason() {
-            Reason::Complete => self.decision.check(ended.decision.as_ref()),
+            Reason::Complete if ended.verdict.is_some() => self.decision.check(ended.decision.as_ref()),
             _ => Ok(()),
         }
     }

@@ -167,10 +167,7 @@ fn decide_again(
     let again = rpc::decide(
         &policy,
         calibrator.as_ref(),
-        rpc::DecidedAbout {
-            verdict: Some(&body.decided_verdict()),
-            classified: &[],
-        },
+        rpc::DecidedAbout::verdict(&body.decided_verdict()),
         language,
     );
     let again = DecisionReceipt::of(&again);

@@ -211,12 +211,13 @@ pub const KEYS: &[Key] = &[
         "doors.on_failure",
         "closed",
         "what a guardrail caller of the HTTP port is told when there is no verdict: closed, that it failed; open, that the text \
-         passes, which every such answer says (see docs/http.md)",
+         passes, which every such answer says (see docs/guardrails.md); guards of chat completions and completions fail in the \
+         same way (see docs/openai.md)",
     ),
     unset(
         "doors.unsafe_score",
-        "score from 0 to 1 at or above which a verdict counts as unsafe for guardrail callers of the HTTP port; the guard's \
-         own label unless set",
+        "score from 0 to 1 at or above which a verdict counts as unsafe for guardrail callers and moderations of the HTTP \
+         port; the guard's own label unless set",
     ),
     unset(
         "doors.decision_policy",

@@ -128,8 +128,12 @@ impl Fetch<'_> {
         let size = |sibling: &Sibling| sibling.size.unwrap_or_default();
         let missing = |sibling: &&Sibling| !folder.join(&sibling.rfilename).exists();
         Ok(Offer {
-            bytes: chosen.iter().map(size).sum(),
-            missing_bytes: chosen.iter().filter(missing).map(size).sum(),
+            bytes: chosen.iter().map(size).fold(0, u64::saturating_add),
+            missing_bytes: chosen
+                .iter()
+                .filter(missing)
+                .map(size)
+                .fold(0, u64::saturating_add),
         })
     }
 

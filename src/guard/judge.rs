@@ -230,8 +230,9 @@ impl Guard {
         }
     }
 
-    /// What the engine must produce. Of heads it is what they read of the last token. Otherwise it probes the first tokens of the labels, ends at once on `safe` where nothing else is
-    /// read of such an answer, and otherwise decodes greedily until the verdict cannot change.
+    /// What the engine must produce. Of heads it is what they read of the last token. Otherwise it probes the first tokens of the
+    /// labels, ends at once on `safe` where nothing else is read of such an answer, and else decodes greedily until the verdict
+    /// cannot change.
     pub fn output_spec(&self, judged: JudgedRole, policy: Option<&Policy>) -> OutputSpec {
         if let Some(heads) = &self.heads {
             return heads.output_spec(judged);

@@ -2,9 +2,9 @@
 //! the network.
 //!
 //! Conversations as callers send them (`sent_message.rs`) become the turns that guards know in `normalise.rs`, and messages that are
-//! too long are cut in `windows.rs`. [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads verdicts (`verdict.rs`, and `verdict_reader.rs` of guards that have heads in place of text). Which
-//! prompt a model has is its [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the
-//! words of `question.rs`.
+//! too long are cut in `windows.rs`. [`Guard`] (`judge.rs`) builds prompts from conversations and policies (`policy.rs`), and reads
+//! verdicts (`verdict.rs`, and `verdict_reader.rs` of guards that have heads in place of text). Which prompt a model has is its
+//! [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the words of `question.rs`.
 //!
 //! Which part of a text its verdict is for is looked for in `evidence.rs`; `renderings.rs` joins the verdicts on a conversation in
 //! several languages. A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict

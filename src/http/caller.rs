@@ -134,6 +134,15 @@ impl Received {
         held.map_err(|error| self.caller.refusal(&error))?;
         Ok(self.body.bytes.clone())
     }
+
+    /// Counts this many more copies of the body to the request, for what is made of it, for as long as this lives.
+    ///
+    /// # Errors
+    /// When the memory for requests is used up.
+    pub(crate) fn hold_copies(&mut self, copies: usize) -> Result<(), Refusal> {
+        let bytes = self.body.bytes.len().saturating_mul(copies);
+        self.body.hold(bytes).map_err(|error| self.caller.refusal(&error))
+    }
 }
 
 impl<S: Sync> FromRequest<S> for Received {

@@ -4,7 +4,7 @@
 //! a text are counted before it is read, and what they take at most is counted to the memory for requests.
 
 use serde::de::DeserializeSeed;
-use serde_path_to_error::{Deserializer, Track};
+use serde_path_to_error::{Deserializer, Path, Segment, Track};
 
 use crate::rpc::{Limits, ReceivedBody, ServiceError};
 
@@ -62,19 +62,35 @@ fn field(track: Track, error: &serde_json::Error) -> String {
     if error.classify() != serde_json::error::Category::Data {
         return BODY.to_owned();
     }
-    let path = track.path().to_string();
+    let path = shown(&track.path());
     let text = error.to_string();
     // prost-reflect tells a name that does not exist in words alone.
     let unknown = text
         .strip_prefix("unrecognized field name '")
         .and_then(|rest| rest.split_once('\''))
         .filter(|(name, _)| is_name(name));
-    match (path.as_str(), unknown) {
-        (".", None) => BODY.to_owned(),
-        (".", Some((name, _))) => name.to_owned(),
-        (path, Some((name, _))) => format!("{path}.{name}"),
-        (path, None) => path.to_owned(),
+    match (path.is_empty(), unknown) {
+        (true, None) => BODY.to_owned(),
+        (true, Some((name, _))) => name.to_owned(),
+        (false, Some((name, _))) => format!("{path}.{name}"),
+        (false, None) => path,
     }
+}
+
+/// A path up to the first name that does not look like one: such a name is the caller's text. Empty for the body as a whole.
+fn shown(path: &Path) -> String {
+    let is_shown = |segment: &&Segment| match segment {
+        Segment::Map { key: name } | Segment::Enum { variant: name } => is_name(name),
+        Segment::Seq { .. } | Segment::Unknown => true,
+    };
+    let mut shown = String::new();
+    for segment in path.iter().take_while(is_shown) {
+        if !shown.is_empty() && !matches!(segment, Segment::Seq { .. }) {
+            shown.push('.');
+        }
+        shown.push_str(&segment.to_string());
+    }
+    shown
 }
 
 /// What is wrong, and where. serde's errors repeat what they found; ours repeat no text of a caller, except for a name that does
@@ -237,6 +253,11 @@ mod tests {
         ] {
             assert_eq!(of_shape(text), expected);
         }
+        let read = parse(br#"[{"n":1},{"my secret":1}]"#, PhantomData::<Vec<Shape>>);
+        let Err(ServiceError::InvalidFields(fields)) = read else {
+            panic!("another error");
+        };
+        assert!(!fields[0].field.contains("secret"), "{:?}", fields[0]);
     }
 
     #[test]

@@ -129,12 +129,18 @@ impl DebertaFile {
             let rule = format!("be from 1 to {MOST_POSITIONS}");
             return breaks("max_position_embeddings", &self.max_position_embeddings, &rule);
         }
+        let range = match usize::try_from(self.max_relative_positions) {
+            Ok(range) if range > 0 => range,
+            Ok(_) | Err(_) => self.max_position_embeddings,
+        };
+        // Another range than the file's would put distances into other buckets.
+        if range > MOST_POSITIONS {
+            let rule = format!("be at most {MOST_POSITIONS}");
+            return breaks("max_relative_positions", &range, &rule);
+        }
         let positions = RelativePositions {
             window: self.max_position_embeddings,
-            range: match usize::try_from(self.max_relative_positions) {
-                Ok(range) if range > 0 => range.min(MOST_POSITIONS),
-                Ok(_) | Err(_) => self.max_position_embeddings,
-            },
+            range,
             buckets: usize::try_from(self.position_buckets)
                 .ok()
                 .filter(|buckets| *buckets > 0),
@@ -284,6 +290,7 @@ mod tests {
             ("attention_head_size", json!(64)),
             ("max_position_embeddings", json!(0)),
             ("max_position_embeddings", json!(1_u64 << 40)),
+            ("max_relative_positions", json!(MOST_POSITIONS + 1)),
             ("norm_rel_ebd", json!("rms")),
             ("position_buckets", json!(1)),
             ("position_buckets", json!(1022)),

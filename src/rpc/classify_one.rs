@@ -10,7 +10,7 @@ use super::{
     classifier,
     decision::{Decided, DecidedAbout},
     error::ServiceError,
-    judgements::{Judgements, judge_conversation},
+    judgements::judge_conversation,
     record::Record,
     sequence::WorkContext,
     validate::{self, CheckedClassify, Judging, ValidationContext},
@@ -48,18 +48,15 @@ pub(super) async fn classify(
         }
     };
     let (judged, classifications) = future::try_join(judged, classifications).await?;
-    let (verdict, message_verdicts, total_usage) = match judged {
-        Some(Judgements {
-            verdict,
-            message_verdicts,
-            total_usage,
-        }) => (Some(verdict), message_verdicts, total_usage),
-        None => (None, Vec::new(), None),
-    };
     let Decided { decision, shadows } = decider.decide(DecidedAbout {
-        verdict: verdict.as_ref(),
+        verdict: judged.as_ref().map(|judged| &judged.verdict),
+        others: judged.as_ref().map_or(&[], |judged| &judged.others),
         classified: &classifications.classified,
     });
+    let (verdict, message_verdicts, total_usage) = match judged {
+        Some(judged) => (Some(judged.verdict), judged.message_verdicts, judged.total_usage),
+        None => (None, Vec::new(), None),
+    };
     Ok(proto::ClassifyResponse {
         verdict,
         decision,

@@ -49,6 +49,8 @@ pub(crate) enum Role {
 pub(crate) struct DecidedAbout<'a> {
     /// Absent where no guard was asked.
     pub(crate) verdict: Option<&'a proto::Verdict>,
+    /// Verdicts on other messages and windows of the same request.
+    pub(crate) others: &'a [proto::Verdict],
     pub(crate) classified: &'a [Classified],
 }
 
@@ -57,6 +59,7 @@ impl<'a> DecidedAbout<'a> {
     pub(crate) fn verdict(verdict: &'a proto::Verdict) -> Self {
         Self {
             verdict: Some(verdict),
+            others: &[],
             classified: &[],
         }
     }
@@ -167,7 +170,18 @@ impl Decider {
     pub(crate) fn decide(&self, about: DecidedAbout<'_>) -> Decided {
         let language = self.language.as_deref();
         let decide_as = |one: &CalibratedPolicy, role: Role| {
-            let decision = decide(&one.policy, one.calibrator.as_deref(), about, language);
+            let decide = |about| decide(&one.policy, one.calibrator.as_deref(), about, language);
+            // The strictest, and the first of equals: a threshold counts wherever it is reached.
+            let mut decision = decide(about);
+            for verdict in about.others {
+                let other = decide(DecidedAbout {
+                    verdict: Some(verdict),
+                    ..about
+                });
+                if strictness(other.action()) > strictness(decision.action()) {
+                    decision = other;
+                }
+            }
             count(&one.policy, decision.action(), role);
             decision
         };
@@ -182,14 +196,27 @@ impl Decider {
     }
 }
 
-/// What a policy makes of what is known of a text in a language, with the policy's calibrator, if it uses one. Nothing is counted.
+fn strictness(action: proto::Action) -> u8 {
+    match action {
+        proto::Action::Allow => 0,
+        proto::Action::Flag => 1,
+        proto::Action::Block | proto::Action::Unspecified => 2,
+    }
+}
+
+/// What a policy makes of one verdict on a text in a language, and of what classifiers say of it, with the policy's calibrator, if it
+/// uses one. Nothing is counted.
 pub(crate) fn decide(
     policy: &DecisionPolicy,
     calibrator: Option<&Calibrator>,
     about: DecidedAbout<'_>,
     language: Option<&str>,
 ) -> proto::Decision {
-    let DecidedAbout { verdict, classified } = about;
+    let DecidedAbout {
+        verdict,
+        others: _,
+        classified,
+    } = about;
     let probabilities = verdict.iter().flat_map(|verdict| &verdict.category_probabilities);
     let probabilities: Vec<_> = probabilities
         .map(|category| (category.category.clone(), category.probability))
@@ -306,5 +333,48 @@ pub(crate) fn listed(policy: &DecisionPolicy, set: &DecisionSet) -> proto::Confi
         is_default: set.default_policy().is_some_and(is),
         is_shadow: set.shadows().iter().any(is),
         calibrator_digest: policy.calibrator().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(label: proto::Label, unsafe_score: f64, violence: f64) -> proto::Verdict {
+        proto::Verdict {
+            label: label.into(),
+            unsafe_score: Some(unsafe_score),
+            category_probabilities: vec![proto::CategoryProbability {
+                category: "S1".to_owned(),
+                probability: violence,
+                ..proto::CategoryProbability::default()
+            }],
+            ..proto::Verdict::default()
+        }
+    }
+
+    #[test]
+    fn a_threshold_that_another_verdict_reaches_counts() {
+        let text = "name = \"chat\"\nversion = 1\n[thresholds]\nflag = 0.8\n[categories.S1]\nblock = 0.5";
+        let policy = DecisionPolicy::new(toml::from_str(text).unwrap()).unwrap();
+        let decider = Decider::new(&DecisionSet::default(), Some(Arc::new(policy)), None, &[]).unwrap();
+        let worst = verdict(proto::Label::Unsafe, 0.9, 0.1);
+        let others = [
+            verdict(proto::Label::Safe, 0.3, 0.2),
+            verdict(proto::Label::Controversial, 0.7, 0.6),
+        ];
+        let decide = |others| {
+            let about = DecidedAbout {
+                others,
+                ..DecidedAbout::verdict(&worst)
+            };
+            decider.decide(about).decision.unwrap()
+        };
+        assert_eq!(decide(&[]).action(), proto::Action::Flag);
+        assert_eq!(decide(&others[..1]), decide(&[]));
+        let strictest = decide(&others);
+        assert_eq!(strictest.action(), proto::Action::Block);
+        assert_eq!(strictest.reasons[0].category, "S1");
+        assert_eq!(strictest.reasons[0].value, Some(0.6));
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Judgements {
     /// The one that counts.
     pub(super) verdict: proto::Verdict,
+    /// Every other one, of messages and of windows, in which a decision policy may find what is not in the one that counts.
+    pub(super) others: Vec<proto::Verdict>,
     /// All of them, where more than the last message could be judged.
     pub(super) message_verdicts: Vec<proto::MessageVerdict>,
     /// What they took together, where it is more than the one verdict took.
@@ -62,6 +64,13 @@ pub(super) async fn judge_conversation(
     let index =
         worst(judged.iter().map(|judged| &judged.message.verdict)).ok_or(ServiceError::DeviceFault)?;
     let verdict = judged.get(index).map(|judged| judged.message.verdict.clone());
+    let mut others = Vec::new();
+    for (place, judged) in judged.iter_mut().enumerate() {
+        others.append(&mut judged.message.others);
+        if place != index {
+            others.push(judged.message.verdict.clone());
+        }
+    }
     let message_verdicts = match scope {
         JudgeScope::LastMessage => Vec::new(),
         JudgeScope::Exchange | JudgeScope::EachMessage => {
@@ -73,6 +82,7 @@ pub(super) async fn judge_conversation(
     };
     Ok(Judgements {
         verdict: verdict.ok_or(ServiceError::DeviceFault)?,
+        others,
         message_verdicts,
         total_usage: total.told(),
     })

@@ -24,6 +24,8 @@ use crate::{
 /// A verdict on one message, and what it took.
 pub(super) struct JudgedMessage {
     pub(super) verdict: proto::Verdict,
+    /// Those of the other windows, where there are windows.
+    pub(super) others: Vec<proto::Verdict>,
     pub(super) took: TotalUsage,
 }
 
@@ -39,6 +41,7 @@ pub(super) async fn judge_message(
             Ok(JudgedMessage {
                 took: TotalUsage::of(&verdict),
                 verdict,
+                others: Vec::new(),
             })
         }
         (
@@ -72,6 +75,11 @@ async fn judge_windows(
     whole: TooLong,
 ) -> Result<JudgedMessage, ServiceError> {
     let Windowed { windows, uses } = cut(context, work, rules, whole).await?;
+    // Of windows that the tenant cannot pay for together, none is judged.
+    let needed = windows.iter().map(|window| window.prompt.len()).sum();
+    let quotas = &context.shared.quotas;
+    let paid = quotas.check_tokens(&context.tenant, needed, now());
+    paid.map_err(ServiceError::quota)?;
     let uses = &uses;
     let judged = windows
         .into_iter()
@@ -90,13 +98,14 @@ async fn judge_windows(
             Ok::<_, ServiceError>((window, verdict))
         });
     let judged: Vec<_> = stream::iter(judged).buffered(OPEN_VERDICTS).try_collect().await?;
-    let (windows, verdicts): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
+    let (windows, mut verdicts): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
     let took = verdicts.iter().map(TotalUsage::of).sum();
     // There is always a window.
     let index = worst(&verdicts).ok_or(ServiceError::DeviceFault)?;
-    let verdict = verdicts.into_iter().nth(index).ok_or(ServiceError::DeviceFault)?;
+    let verdict = verdicts.remove(index);
     Ok(JudgedMessage {
         verdict: proto::Verdict { windows, ..verdict },
+        others: verdicts,
         took,
     })
 }
@@ -114,11 +123,6 @@ async fn cut(
         input_tokens,
         limit_tokens,
     } = whole;
-    // The windows together have at least the tokens of the whole, which are not cut for a tenant that cannot pay for them.
-    let (TokenCount::Exactly(least) | TokenCount::AtLeast(least)) = input_tokens;
-    let quotas = &context.shared.quotas;
-    let paid = quotas.check_tokens(&context.tenant, least, now());
-    paid.map_err(ServiceError::quota)?;
     let size = prompt_size(guard, work);
     let prompts = rules
         .most

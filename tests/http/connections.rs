@@ -170,14 +170,17 @@ async fn connections_with_requests_are_kept_and_more_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_http_is_closed() {
     let rig = start().await;
-    let large = format!(
-        "POST {CLASSIFY} HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
-        "x".repeat(64 << 10)
-    );
-    let many = format!(
-        "POST {CLASSIFY} HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
-        "x: y\r\n".repeat(1000)
-    );
+    // These would be answered but for what is wrong with them.
+    let large = request(&format!("x: {}\r\n", "x".repeat(64 << 10)));
+    let many = request(&"x: y\r\n".repeat(1000));
+    let two_lengths = request("content-length: 1\r\n");
+    let with_length = |length: &str| {
+        format!(
+            "POST {CLASSIFY} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n{BREAD}"
+        )
+    };
+    let negative = with_length("content-length: -1");
+    let no_chunk = with_length("transfer-encoding: chunked");
     for said in [
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}",
@@ -185,9 +188,9 @@ async fn what_is_not_http_is_closed() {
         "POST / HTTP/9.9\r\n\r\n",
         &large,
         &many,
-        "POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
-        "POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-        "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-type: application/json\r\n\r\nzz\r\n",
+        &two_lengths,
+        &negative,
+        &no_chunk,
     ] {
         let mut stream = RawStream::connect(&rig).await;
         // The server may close before it has read all.

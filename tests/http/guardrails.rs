@@ -166,12 +166,22 @@ async fn answers_are_judged_as_answers_with_what_they_answer_where_it_is_sent() 
         }
     }
     // NeMo's rails look at both sides of an exchange.
-    let asked = json!({"messages": [{"role": "user", "content": "[unsafe]"}, {"role": "assistant", "content": "No."}]});
-    let answer = ask(&rig, NEMO, &asked).await;
-    assert!(
-        matches!(outcome(NEMO, &answer), Outcome::Blocked(_)),
-        "{answer:?}"
-    );
+    // What goes to a model is judged also where its caller has written the beginning of the answer.
+    let begun = json!([{"role": "user", "content": "[unsafe]"}, {"role": "assistant", "content": "No."}]);
+    for (path, body) in [
+        (NEMO, json!({"messages": begun})),
+        (
+            LITELLM,
+            json!({"input_type": "request", "structured_messages": begun}),
+        ),
+        (REQUEST, json!({"body": {"messages": begun}})),
+    ] {
+        let answer = ask(&rig, path, &body).await;
+        assert!(
+            matches!(outcome(path, &answer), Outcome::Blocked(_)),
+            "{path}: {answer:?}"
+        );
+    }
     rig.stop().await;
 }
 
@@ -325,6 +335,7 @@ async fn wrong_requests_are_errors_in_the_protocols_shape_with_the_field() {
             "detector_params.policy",
         ),
         (CONTENTS, 422, json!({"contents": vec!["a"; 300]}), "contents"),
+        (CONTENTS, 422, json!({"contents": vec!["a"; 5000]}), "contents"),
         (CHAT, 422, json!({"messages": robot}), "messages[1].role"),
         (CHAT, 422, json!({"messages": []}), "messages"),
         (GENERATION, 422, json!({"prompt": "a"}), "generated_text"),
@@ -449,6 +460,9 @@ async fn images_block_unless_the_server_fails_open_which_then_says_what_was_not_
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
     ]}]);
+    let disguised = json!([{"role": "user", "content": [
+        {"type": "image_url", "text": "What is this?", "image_url": {"url": "data:image/png;base64,AA=="}},
+    ]}]);
     let conversation = json!({"input_type": "request", "structured_messages": messages, "images": ["data:image/png;base64,AA=="]});
     let bare = json!({"input_type": "request", "texts": ["What is this?"], "images": ["data:image/png;base64,AA=="]});
     let rig = start(settings(OnFailure::Closed)).await;
@@ -463,6 +477,11 @@ async fn images_block_unless_the_server_fails_open_which_then_says_what_was_not_
             NEMO,
             &json!({"messages": messages}),
             "messages[0].content[1] (image)",
+        ),
+        (
+            REQUEST,
+            &json!({"body": {"messages": disguised}}),
+            "body.messages[0].content[0] (image)",
         ),
     ] {
         let answer = ask(&rig, path, body).await;

@@ -4,8 +4,9 @@
 use babelward::{
     guard::{DecisionPolicy, DecisionSet},
     proto::{
-        self, Action, AnswerGuard, GuardOptions, GuardStart, GuardStreamRequest, Label, generate_response,
-        guard_ended::Reason, guard_stream_request::Event as Sent, guard_stream_response::Event,
+        self, Action, AnswerGuard, DecisionSubject, GuardOptions, GuardStart, GuardStreamRequest, Label,
+        generate_response, guard_ended::Reason, guard_stream_request::Event as Sent,
+        guard_stream_response::Event,
     },
     rpc::ServerOptions,
 };
@@ -21,11 +22,15 @@ const STRICT: &str = "name = \"chat\"\nversion = 2\nthresholds = { block = 0.1 }
 
 const BY_CATEGORY: &str = "name = \"categories\"\nversion = 1\ncategories.S1 = { block = 0.01 }\n";
 
+/// Of a classifier, which these calls do not ask.
+const BY_CLASSIFIER: &str =
+    "name = \"watched\"\nversion = 1\nundetermined = \"flag\"\nclassifiers.watch = { block = 0.5 }\n";
+
 const QUESTION: &str = "How do I bake bread?";
 
 async fn rig(default: Option<&str>) -> Rig {
     let mut decisions = DecisionSet::default();
-    for text in [CHAT, STRICT, BY_CATEGORY] {
+    for text in [CHAT, STRICT, BY_CATEGORY, BY_CLASSIFIER] {
         let policy = DecisionPolicy::new(toml::from_str(text).unwrap()).unwrap();
         decisions.add(policy).unwrap();
     }
@@ -241,6 +246,48 @@ async fn score_decides_about_each_answer() {
             assert_eq!(sample.shadow_decisions.len(), 1);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_policy_of_classifiers_is_undetermined_and_a_named_one_is_refused() {
+    let rig = rig(Some("watched")).await;
+    let scored = |decision_policy: &str| proto::ScoreRequest {
+        judge: Some(proto::JudgeOptions {
+            decision_policy: decision_policy.to_owned(),
+            ..Default::default()
+        }),
+        ..score("[say bread]")
+    };
+    let streamed = ended(&guard(&rig, by("", ""), "bread").await.unwrap());
+    let sampled = rig
+        .scoring()
+        .await
+        .score(scored(""))
+        .await
+        .unwrap()
+        .into_inner()
+        .samples;
+    for decision in [streamed.decision, sampled[0].decision.clone()] {
+        let decision = decision.unwrap();
+        assert_eq!(decision.action(), Action::Flag);
+        let [reason] = &decision.reasons[..] else {
+            panic!("{decision:?}");
+        };
+        assert_eq!(
+            (reason.subject(), reason.classifier.as_str()),
+            (DecisionSubject::NotClassified, "watch")
+        );
+    }
+    let refused = guard(&rig, by("watched", ""), "bread").await.unwrap_err();
+    assert_eq!(violated(&refused), ["start.decision_policy"]);
+    let refused = rig.scoring().await.score(scored("watched")).await.unwrap_err();
+    assert_eq!(violated(&refused), ["judge.decision_policy"]);
+    let answer = proto::GenerateRequest {
+        guard: by("watched", "").answer_guard(),
+        ..generate_tokens("hi", 4)
+    };
+    let refused = rig.generation().await.generate(answer).await.unwrap_err();
+    assert_eq!(violated(&refused), ["guard.decision_policy"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

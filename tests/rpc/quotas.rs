@@ -341,9 +341,9 @@ async fn a_prompt_that_fits_the_model_and_not_the_quota_is_the_quotas_to_refuse(
     rig.stop().await;
 }
 
-/// It is not cut into windows first, of which the tenant could pay for some.
+/// Of which the tenant could pay for some.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_the_quota_cannot_pay_for_is_not_cut_into_windows() {
+async fn windows_that_the_quota_cannot_pay_for_together_are_not_judged() {
     let narrow = Setup {
         context: 1200,
         ..Setup::default()

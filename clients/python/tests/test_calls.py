@@ -125,6 +125,38 @@ def test_an_answer_without_a_verdict_is_none(
     assert (type(second), second.reason) == (babelward.ServerError, "EMPTY_ANSWER")
 
 
+@pytest.mark.parametrize("guard_use", [v1.GUARD_USE_NONE, v1.GUARD_USE_IF_SERVED])
+def test_classifiers_alone_answer_those_who_do_without_a_verdict(
+    fake: FakeServer, connect: Any, guard_use: v1.GuardUse.ValueType
+) -> None:
+    alone = v1.ClassifyResponse(classifications=[v1.Classification(model="watch", harm_score=0.5)])
+    results = [v1.BatchClassifyResult(response=alone)]
+    fake.handlers["Classify"] = lambda _request, _context: alone
+    fake.handlers["BatchClassify"] = lambda _request, _context: v1.BatchClassifyResponse(results=results)
+    fake.handlers["ClassifyStream"] = lambda requests, _context: (
+        v1.ClassifyStreamResponse(id=request.id, response=alone) for request in requests
+    )
+    client = connect(fake.address)
+    request = v1.ClassifyRequest(guard_use=guard_use)
+    answers = [client.classify(request), *client.batch_classify([request])]
+    answers += [answer for _id, answer in client.classify_stream([("a", request)])]
+    assert answers == [alone] * 3
+    # Who asks for a verdict has to get one, and an answer of nobody is none.
+    with pytest.raises(babelward.ProtocolError, match="without a verdict"):
+        client.classify("x")
+    fake.handlers["Classify"] = lambda _request, _context: v1.ClassifyResponse()
+    with pytest.raises(babelward.ProtocolError, match="without a verdict"):
+        client.classify(request)
+
+
+def test_a_verdict_that_nobody_asked_for_is_of_an_older_server(fake: FakeServer, connect: Any) -> None:
+    fake.handlers["Classify"] = lambda _request, _context: safe()
+    client = connect(fake.address)
+    assert client.classify(v1.ClassifyRequest(guard_use=v1.GUARD_USE_IF_SERVED)).HasField("verdict")
+    with pytest.raises(babelward.ProtocolError, match="older than this client"):
+        client.classify(v1.ClassifyRequest(guard_use=v1.GUARD_USE_NONE))
+
+
 def test_a_batch_with_too_few_results_is_no_answer(fake: FakeServer, connect: Any) -> None:
     fake.handlers["BatchClassify"] = lambda _request, _context: v1.BatchClassifyResponse()
     with pytest.raises(babelward.ProtocolError, match="0 results for 2 items"):

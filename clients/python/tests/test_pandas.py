@@ -79,6 +79,31 @@ def test_answers_are_judged_after_their_prompts_and_by_the_request(judge: babelw
     assert not request.HasField("conversation")
 
 
+def test_an_answer_without_a_verdict_is_an_error_of_its_row(fake: FakeServer) -> None:
+    """A label that this version does not know is one of one row, too."""
+    alone = v1.ClassifyResponse(classifications=[v1.Classification(model="watch")])
+    unknown = v1.ClassifyResponse(verdict=v1.Verdict.FromString(bytes([8, 99])))
+
+    def handler(requests: Requests, _context: grpc.ServicerContext) -> Replies:
+        for request in requests:
+            text = request.classify.conversation.messages[-1].content
+            response = {"alone": alone, "unknown": unknown}.get(text)
+            response = response or v1.ClassifyResponse(verdict=verdict_on(request.classify))
+            yield v1.ClassifyStreamResponse(id=request.id, response=response)
+
+    fake.handlers["ClassifyStream"] = handler
+    frame = pd.DataFrame({"text": ["alone", "unknown", "a"]})
+    request = v1.ClassifyRequest(guard_use=v1.GUARD_USE_IF_SERVED)
+    with babelward.Client(fake.address) as client:
+        result = classify_frame(frame, client, text_column="text", request=request)
+    assert result["label"].isna().tolist() == [True, True, False]
+    errors = result["error"].tolist()
+    assert errors[:2] == [
+        "classifiers alone have answered, without a verdict",
+        "the label 99 is none that this version knows",
+    ]
+
+
 def test_an_empty_frame_has_an_empty_result(judge: babelward.Client) -> None:
     result = classify_frame(pd.DataFrame({"text": []}), judge, text_column="text")
     assert (len(result), tuple(result.columns)) == (0, COLUMNS)

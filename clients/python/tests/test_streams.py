@@ -92,6 +92,34 @@ def test_an_item_that_may_succeed_later_is_sent_again(fake: FakeServer, connect:
     assert sorted(sent) == ["i0", "i1", "i1", "i1", "i2", "i2", "i2", "i3"]
 
 
+def test_items_that_are_sent_again_later_keep_their_room(fake: FakeServer, connect: Any) -> None:
+    """The server refuses every item once, and the client does not read the input meanwhile."""
+    taken = 0
+    answered = 0
+    ahead: list[int] = []
+    refused: set[str] = set()
+
+    def source() -> Iterator[tuple[str, str]]:
+        nonlocal taken
+        for item in items(24):
+            taken += 1
+            ahead.append(taken - answered)
+            yield item
+
+    def handler(requests: Requests, _context: grpc.ServicerContext) -> Replies:
+        for request in requests:
+            again = request.id in refused
+            refused.add(request.id)
+            yield answer(request.id) if again else failed(request.id, BUSY)
+
+    fake.handlers["ClassifyStream"] = handler
+    for _id, result in connect(fake.address).classify_stream(source(), window=4):
+        answered += 1
+        assert result.verdict.label == v1.LABEL_SAFE
+    assert answered == 24
+    assert max(ahead) <= 5
+
+
 def test_an_error_of_an_item_is_its_result(fake: FakeServer, connect: Any) -> None:
     wrong = status(grpc.StatusCode.INVALID_ARGUMENT, "INPUT_TOO_LONG")
     sent: list[str] = []

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask},
+    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask, check_count},
     chat::{self, CallerMessage},
     dialogue::Dialogue,
     reply::{self, GUARD_HEADER},
@@ -98,7 +98,7 @@ pub(super) async fn response(
     answer.unwrap_or_else(|refusal| reply::detail(&reply::unprocessable(refusal)))
 }
 
-/// The conversation, judged at its end.
+/// The conversation, judged at its end, with what that answers if it is an answer.
 fn prompt(request: PromptRequest) -> Result<Vec<Dialogue>, ServiceError> {
     let conversation = chat::dialogue(request.body.messages, "body.messages")?;
     if conversation.is_empty() {
@@ -109,6 +109,7 @@ fn prompt(request: PromptRequest) -> Result<Vec<Dialogue>, ServiceError> {
 
 /// Each answer by itself; agentgateway does not send its prompt. Empty ones say nothing.
 fn answers(request: ResponseRequest) -> Result<Vec<Dialogue>, ServiceError> {
+    check_count("body.choices", request.body.choices.len())?;
     let choices = request.body.choices.into_iter().enumerate();
     let texts = choices.map(|(index, choice)| {
         (
@@ -138,11 +139,15 @@ async fn answer<T: DeserializeOwned>(
     };
     let wrong = |error| asker.refusal(&error);
     let named = reply::text_header(headers, GUARD_HEADER).map_err(wrong)?;
+    let dialogues = dialogues(request).map_err(wrong)?;
+    let judge = dialogues
+        .first()
+        .map_or(JudgeScope::LastMessage, Dialogue::scope_of_prompt);
     let questions = Questions {
         guard: AskedGuard::of(named, GUARD_HEADER, settings),
-        dialogues: dialogues(request).map_err(wrong)?,
+        dialogues,
         unreadable: Vec::new(),
-        judge: JudgeScope::LastMessage,
+        judge,
         unsafe_score: settings.unsafe_score,
         policy: None,
     };

@@ -27,8 +27,31 @@ const NOT_JUDGED: HeaderName = HeaderName::from_static("x-babelward-not-judged")
 /// Says how many messages at the beginning of a conversation no guard has seen.
 const MESSAGES_LEFT_OUT: HeaderName = HeaderName::from_static("x-babelward-messages-left-out");
 
+/// The field that names a policy, in the one protocol that has it.
+const POLICY_FIELD: &str = "detector_params.policy";
+
 /// Most fields that an answer names one by one.
 const MOST_FIELDS: usize = 8;
+
+/// Most texts of a request that are read. A call takes fewer, and says how many there may be.
+const MOST_TEXTS: usize = 4096;
+
+/// Most bytes of a policy's name, which each text gets a copy of. No policy has a longer one.
+const MOST_NAME_BYTES: usize = 4096;
+
+/// Checks the number of texts in a list, before anything is made of them.
+///
+/// # Errors
+/// When there are too many to be read.
+pub(super) fn check_count(field: &str, count: usize) -> Result<(), ServiceError> {
+    match count > MOST_TEXTS {
+        true => Err(ServiceError::field(
+            field,
+            format!("has {count} texts, which is far too many"),
+        )),
+        false => Ok(()),
+    }
+}
 
 /// Who asks.
 pub(super) struct Asker<'a> {
@@ -247,6 +270,14 @@ impl Notes {
 /// # Errors
 /// When the request is wrong, or one that the caller may not make. That is never counted as being without a verdict.
 pub(super) async fn ask(asker: &Asker<'_>, mut questions: Questions) -> Result<Answers, Refusal> {
+    if questions
+        .policy
+        .as_ref()
+        .is_some_and(|name| name.len() > MOST_NAME_BYTES)
+    {
+        let says = format!("must have at most {MOST_NAME_BYTES} bytes");
+        return Err(asker.refusal(&ServiceError::field(POLICY_FIELD, says)));
+    }
     let mut notes = Notes::default();
     for dialogue in &mut questions.dialogues {
         notes.messages_left_out += dialogue.leave_out_earliest();
@@ -272,6 +303,10 @@ pub(super) async fn ask(asker: &Asker<'_>, mut questions: Questions) -> Result<A
         }
     }
     let heard = hear(asker, &questions).await;
+    if heard.len() != questions.dialogues.len() {
+        // A text without an answer would count as one that passes.
+        return Err(Status::internal("there are not as many answers as texts").into());
+    }
     for (heard, dialogue) in heard.into_iter().zip(&questions.dialogues) {
         let no_verdict = match heard {
             Ok(response) => match ruling(&response, questions.unsafe_score) {
@@ -397,7 +432,13 @@ fn leaves_without_verdict(refusal: &Refusal, guard: &AskedGuard) -> bool {
         }
         // A guard that the configuration names and that is not there is the server's fault; a policy is the caller's.
         Code::NotFound => guard.named_by.is_none() && reason == Reason::ModelNotFound.name(),
-        Code::FailedPrecondition => guard.named_by.is_none() || reason != Reason::CapabilityMissing.name(),
+        // A text that the cache cannot hold is too long, as one is that the guard cannot hold.
+        Code::FailedPrecondition if reason == Reason::CacheTooSmall.name() => false,
+        // Who names the guard has to name one that judges, and that the decision policy is for.
+        Code::FailedPrecondition => {
+            let of_guard = [Reason::CapabilityMissing, Reason::CalibratorMismatch].map(Reason::name);
+            guard.named_by.is_none() || !of_guard.contains(&reason)
+        }
         Code::Ok
         | Code::InvalidArgument
         | Code::AlreadyExists
@@ -419,7 +460,7 @@ fn in_callers_words(mut refusal: Refusal, dialogue: &Dialogue, guard: &AskedGuar
             .map_or(violation.field.as_str(), |(_, rest)| rest);
         violation.field = match asked {
             "model" => guard.named_by.unwrap_or("doors.guard").to_owned(),
-            "policy" => "detector_params.policy".to_owned(),
+            "policy" => POLICY_FIELD.to_owned(),
             "items" => dialogue.list(),
             asked => dialogue.field(asked),
         };
@@ -431,4 +472,46 @@ fn in_callers_words(mut refusal: Refusal, dialogue: &Dialogue, guard: &AskedGuar
         .collect();
     refusal.message = sentences.join("; ");
     refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made of an error where the caller names the guard in `named_by`, or the configuration does.
+    fn no_verdict(error: &ServiceError, named_by: Option<&'static str>) -> Result<NoVerdict, Refusal> {
+        let guard = AskedGuard {
+            id: Some("ward".to_owned()),
+            named_by,
+        };
+        NoVerdict::of(error.to_status("").into(), &guard)
+    }
+
+    #[test]
+    fn what_the_caller_does_wrong_is_not_without_a_verdict() {
+        let mismatch = ServiceError::CalibratorMismatch {
+            policy: "chat@3".to_owned(),
+            calibrator: String::new(),
+            differences: Vec::new(),
+        };
+        assert!(no_verdict(&mismatch, Some("detector-id")).is_err());
+        assert!(
+            no_verdict(&mismatch, None).is_ok(),
+            "both are the server's configuration"
+        );
+        let too_long = ServiceError::CacheTooSmall {
+            needed_blocks: 9,
+            available_blocks: 8,
+        };
+        for named_by in [None, Some("detector-id")] {
+            assert!(no_verdict(&too_long, named_by).is_err());
+            assert!(no_verdict(&ServiceError::NumericFault, named_by).is_ok());
+        }
+    }
+
+    #[test]
+    fn lists_that_no_call_takes_are_refused_before_they_are_read() {
+        assert_eq!(check_count("contents", MOST_TEXTS), Ok(()));
+        assert!(check_count("contents", MOST_TEXTS + 1).is_err());
+    }
 }

@@ -16,6 +16,8 @@ pub(super) struct CallerMessage {
     content: Option<Content>,
     /// The tools that an assistant's message calls.
     tool_calls: Option<Vec<ToolCall>>,
+    /// The call of OpenAI's older interface.
+    function_call: Option<FunctionCall>,
     /// What an assistant's message says in place of `content` where the model refused.
     refusal: Option<String>,
     /// The tool, in messages with a tool's result.
@@ -36,7 +38,7 @@ struct Part {
     /// For example `text` or `image_url`.
     #[serde(rename = "type")]
     kind: String,
-    /// Of parts of any kind that are text.
+    /// Of parts that are text.
     text: Option<String>,
     refusal: Option<String>,
 }
@@ -73,7 +75,8 @@ pub(super) fn dialogue(messages: Vec<CallerMessage>, field: &str) -> Result<Dial
     for (index, message) in messages.into_iter().enumerate() {
         let path = format!("{field}[{index}]");
         let message = translated(message, &path)?;
-        let says_nothing = message.content.is_empty() && message.parts.is_empty();
+        let says_nothing =
+            message.content.is_empty() && message.parts.is_empty() && message.tool_calls.is_empty();
         if !(says_nothing && matches!(message.role(), Role::System | Role::User)) {
             dialogue.push(message, Place::Message(path));
         }
@@ -123,8 +126,12 @@ fn translated(message: CallerMessage, path: &str) -> Result<proto::Message, Serv
     if translated.content.is_empty() && translated.parts.is_empty() {
         translated.content = message.refusal.unwrap_or_default();
     }
-    let calls = message.tool_calls.unwrap_or_default();
-    translated.tool_calls = calls.into_iter().map(tool_call).collect();
+    let older = message.function_call.map(|function| ToolCall {
+        function: Some(function),
+        custom: None,
+    });
+    let calls = message.tool_calls.unwrap_or_default().into_iter().chain(older);
+    translated.tool_calls = calls.map(tool_call).collect();
     if role == Role::Tool {
         translated.tool_name = message.name.unwrap_or_default();
     }
@@ -143,14 +150,24 @@ fn role(name: &str) -> Option<Role> {
     }
 }
 
+/// Words in the types of parts that are no text, such as `image_url` and `input_audio`.
+const OTHER_KINDS: [(&str, ContentKind); 5] = [
+    ("image", ContentKind::Image),
+    ("audio", ContentKind::Audio),
+    ("video", ContentKind::Video),
+    ("file", ContentKind::File),
+    ("document", ContentKind::File),
+];
+
 fn part(part: Part, path: String) -> Result<proto::ContentPart, ServiceError> {
-    let translated = match (part.text.or(part.refusal), part.kind.as_str()) {
-        (Some(text), _) => content_part::Part::Text(text),
-        (None, "image_url" | "input_image" | "image") => content_part::Part::Other(ContentKind::Image.into()),
-        (None, "input_audio" | "audio") => content_part::Part::Other(ContentKind::Audio.into()),
-        (None, "video_url" | "input_video" | "video") => content_part::Part::Other(ContentKind::Video.into()),
-        (None, "file" | "input_file" | "document") => content_part::Part::Other(ContentKind::File.into()),
-        (None, _) => {
+    let other = OTHER_KINDS
+        .into_iter()
+        .find(|(word, _)| part.kind.contains(*word));
+    let translated = match (other, part.text.or(part.refusal)) {
+        // Also beside a text: the model looks at what the type says.
+        (Some((_, kind)), _) => content_part::Part::Other(kind.into()),
+        (None, Some(text)) => content_part::Part::Text(text),
+        (None, None) => {
             let says = "is a part of a type that is not known here and has no text; leave it out";
             return Err(ServiceError::field(path, says));
         }
@@ -185,6 +202,7 @@ mod tests {
             ]},
             {"role": "tool", "tool_call_id": "c1", "name": "look", "content": "a cat"},
             {"role": "assistant", "content": null, "refusal": "I cannot say."},
+            {"role": "assistant", "content": null, "function_call": {"name": "look", "arguments": "{}"}},
         ]))
         .unwrap();
         let messages = dialogue.conversation().messages;
@@ -196,6 +214,7 @@ mod tests {
                 Role::User,
                 Role::Assistant,
                 Role::Tool,
+                Role::Assistant,
                 Role::Assistant
             ]
         );
@@ -223,6 +242,25 @@ mod tests {
             ("look", "a cat")
         );
         assert_eq!(messages[4].content, "I cannot say.");
+        let older: Vec<_> = messages[5]
+            .tool_calls
+            .iter()
+            .map(|call| call.name.as_str())
+            .collect();
+        assert_eq!(older, ["look"]);
+    }
+
+    #[test]
+    fn a_part_that_is_no_text_stays_one_beside_a_text() {
+        let dialogue = translate(json!([{"role": "user", "content": [
+            {"type": "image_url", "text": "Hello", "image_url": {"url": "https://example.org/a.png"}},
+            {"type": "audio_url", "text": "Hello", "audio_url": {"url": "https://example.org/a.wav"}},
+        ]}]))
+        .unwrap();
+        assert_eq!(
+            dialogue.unreadable(),
+            ["messages[0].content[0] (image)", "messages[0].content[1] (audio)"]
+        );
     }
 
     #[test]

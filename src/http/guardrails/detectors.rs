@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask},
+    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask, check_count},
     chat::{self, CallerMessage},
     dialogue::Dialogue,
     reply,
@@ -128,6 +128,7 @@ impl Detect for ContentsRequest {
     }
 
     fn dialogues(&self) -> Result<Vec<Dialogue>, ServiceError> {
+        check_count("contents", self.contents.len())?;
         // Nothing can be detected in an empty text.
         let texts = self
             .contents
@@ -262,7 +263,7 @@ fn detections(answers: Vec<Told>) -> Result<Value, NoVerdict> {
     for told in answers {
         match told {
             Told::Passed => {}
-            Told::Blocked(blocked) => detected.push(detection(&blocked, blocked.verdict.unsafe_score)),
+            Told::Blocked(blocked) => detected.push(detection(&blocked, blocked.score())),
             Told::NoVerdict(no_verdict) => return Err(no_verdict),
         }
     }
@@ -321,7 +322,7 @@ fn spans(text: &str, blocked: &Blocked) -> Vec<Span> {
         start: 0,
         end: text.chars().count(),
         text: text.to_owned(),
-        detection: detection(blocked, blocked.verdict.unsafe_score),
+        detection: detection(blocked, blocked.score()),
     }]
 }
 

@@ -1,6 +1,6 @@
 //! What a guard is asked about, with the places in the caller's request that its messages come from.
 
-use crate::proto::{self, ContentKind, Role, content_part};
+use crate::proto::{self, ContentKind, JudgeScope, Role, content_part};
 
 /// Most messages of a conversation that a guard is asked about (`Conversation.messages`).
 const MOST_MESSAGES: usize = 64;
@@ -65,13 +65,22 @@ impl Dialogue {
             .is_some_and(|last| last.role() == Role::Assistant)
     }
 
-    /// Whether it ends with an answer, and begins with something else that can be judged.
+    /// Whether it ends with an answer, and begins with something else that can be judged. SYSTEM messages are not judged, also at
+    /// the end.
     pub(super) fn ends_with_an_exchange(&self) -> bool {
-        let Some((last, before)) = self.messages.split_last() else {
-            return false;
-        };
-        let asks = |message: &proto::Message| matches!(message.role(), Role::User | Role::Tool);
-        last.role() == Role::Assistant && before.iter().any(asks)
+        let roles = self.messages.iter().map(proto::Message::role);
+        let mut judged = roles.filter(|role| *role != Role::System);
+        judged.next_back() == Some(Role::Assistant)
+            && judged.any(|role| matches!(role, Role::User | Role::Tool))
+    }
+
+    /// What is judged of it where it goes to a model. It may end with the beginning of the answer, which the caller has written:
+    /// then what the model is asked would only be the context.
+    pub(super) fn scope_of_prompt(&self) -> JudgeScope {
+        match self.ends_with_an_exchange() {
+            true => JudgeScope::Exchange,
+            false => JudgeScope::LastMessage,
+        }
     }
 
     /// Leaves out the earliest messages of a dialogue that has more than a guard is asked about. Returns how many those are.
@@ -181,6 +190,7 @@ mod tests {
             dialogue.ends_with_an_exchange()
         };
         assert!(of(&[Role::User, Role::Assistant]));
+        assert!(of(&[Role::Assistant, Role::User, Role::Assistant, Role::System]));
         assert!(!of(&[Role::System, Role::Assistant]));
         assert!(!of(&[Role::Assistant, Role::User]));
         assert!(!of(&[]));

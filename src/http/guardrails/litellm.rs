@@ -12,7 +12,7 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask},
+    ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask, check_count},
     chat::{self, CallerMessage, ToolCall},
     dialogue::Dialogue,
     reply::{self, GUARD_HEADER},
@@ -46,6 +46,18 @@ struct CheckRequest {
     images: Option<Vec<serde::de::IgnoredAny>>,
 }
 
+impl CheckRequest {
+    /// Copies that are made of the conversation: for each text of an answer three, in its dialogue, in what is asked and in that as
+    /// it is encoded.
+    fn copies(&self) -> usize {
+        let is_empty = self.structured_messages.as_ref().is_none_or(Vec::is_empty);
+        match self.input_type {
+            InputType::Response if !is_empty => self.texts.as_ref().map_or(0, Vec::len).saturating_mul(3),
+            InputType::Request | InputType::Response => 0,
+        }
+    }
+}
+
 /// What LiteLLM reads. It keeps the texts as they are where `texts` is absent.
 #[derive(Debug, PartialEq, Serialize)]
 struct CheckAnswer {
@@ -71,6 +83,7 @@ struct Judged {
     dialogues: Vec<Dialogue>,
     /// Fields that no guard can read, besides those in the dialogues.
     unreadable: Vec<String>,
+    judge: JudgeScope,
 }
 
 pub(super) async fn check(
@@ -89,6 +102,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let mut received = received?;
     let request: CheckRequest = received.json()?;
+    received.hold_copies(request.copies())?;
     let asker = Asker {
         caller: &received.caller,
         settings,
@@ -101,7 +115,7 @@ async fn answer(
         guard: AskedGuard::of(named, GUARD_HEADER, settings),
         dialogues: judged.dialogues,
         unreadable: judged.unreadable,
-        judge: JudgeScope::LastMessage,
+        judge: judged.judge,
         unsafe_score: settings.unsafe_score,
         policy: None,
     };
@@ -118,13 +132,14 @@ async fn answer(
     })
 }
 
-/// The conversation is judged at its end. Texts that come without one are judged each by itself: of a request as a user's, of a
-/// response as an answer, whose prompt LiteLLM does not send.
+/// The conversation of a request is judged at its end, with what that answers if it is an answer. Texts that come without one are
+/// judged each by itself: of a request as a user's, of a response as an answer, whose prompt LiteLLM does not send.
 fn judged(request: CheckRequest) -> Result<Judged, ServiceError> {
     let images = request.images.is_some_and(|images| !images.is_empty());
     let messages = request.structured_messages.unwrap_or_default();
     let conversation = chat::dialogue(messages, "structured_messages")?;
     let texts = request.texts.unwrap_or_default();
+    check_count("texts", texts.len())?;
     let calls: Vec<proto::ToolCall> = request
         .tool_calls
         .into_iter()
@@ -135,6 +150,10 @@ fn judged(request: CheckRequest) -> Result<Judged, ServiceError> {
         let says = "there is nothing to judge: send texts, structured_messages or tool_calls";
         return Err(ServiceError::field("texts", says));
     }
+    let judge = match request.input_type {
+        InputType::Request => conversation.scope_of_prompt(),
+        InputType::Response => JudgeScope::LastMessage,
+    };
     let dialogues = match request.input_type {
         InputType::Request if !conversation.is_empty() => vec![conversation],
         InputType::Request => with_calls(said(texts, Role::User, &conversation), calls, &conversation),
@@ -149,6 +168,7 @@ fn judged(request: CheckRequest) -> Result<Judged, ServiceError> {
     Ok(Judged {
         dialogues,
         unreadable,
+        judge,
     })
 }
 
@@ -249,6 +269,37 @@ mod tests {
                 text(Role::User, "How do I bake bread?")
             ]]
         );
+    }
+
+    #[test]
+    fn what_a_request_asks_is_judged_also_where_its_answer_has_begun() {
+        let scope = |input_type: &str| {
+            let request = json!({
+                "input_type": input_type,
+                "texts": ["A text"],
+                "structured_messages": [
+                    {"role": "user", "content": "How?"}, {"role": "assistant", "content": "Sure: "},
+                ],
+            });
+            judged(read(request)).unwrap().judge
+        };
+        assert_eq!(scope("request"), JudgeScope::Exchange);
+        assert_eq!(scope("response"), JudgeScope::LastMessage);
+        assert_eq!(
+            judged(read(sent_with_a_request())).unwrap().judge,
+            JudgeScope::LastMessage
+        );
+    }
+
+    #[test]
+    fn copies_of_a_conversation_are_counted() {
+        let copies = |request: Value| read(request).copies();
+        let messages = json!([{"role": "user", "content": "How?"}]);
+        assert_eq!(copies(sent_with_a_request()), 0);
+        assert_eq!(copies(json!({"input_type": "response", "texts": ["a", "b"]})), 0);
+        let with_prompt =
+            json!({"input_type": "response", "texts": ["a", "b"], "structured_messages": messages});
+        assert_eq!(copies(with_prompt), 6);
     }
 
     #[test]

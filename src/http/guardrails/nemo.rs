@@ -18,7 +18,6 @@ use super::{
 use crate::{
     config::DoorSettings,
     http::{caller::Received, status::Refusal},
-    proto::JudgeScope,
     rpc::{Door, ServiceError},
 };
 
@@ -117,10 +116,7 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
         return Err(wrong(chat::nothing_to_judge("messages")));
     }
     // As NeMo has input rails for what a user says and output rails for what the model answers.
-    let judge = match conversation.ends_with_an_exchange() {
-        true => JudgeScope::Exchange,
-        false => JudgeScope::LastMessage,
-    };
+    let judge = conversation.scope_of_prompt();
     let guard = AskedGuard::of(named, CONFIG_ID, settings);
     let config_id = guard.id().unwrap_or_default().to_owned();
     let questions = Questions {

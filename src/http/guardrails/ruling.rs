@@ -39,6 +39,14 @@ impl Blocked {
         guard(&self.verdict)
     }
 
+    /// The score that blocks: that of the verdict, or where a threshold decided, of the window that reached it by most.
+    pub(super) fn score(&self) -> Option<f64> {
+        match self.because {
+            Because::Score(_) => highest_score(&self.verdict),
+            Because::Label | Because::Policy(_) => self.verdict.unsafe_score,
+        }
+    }
+
     /// Why the text is blocked, with the guard, its label and categories, and without anything of the text.
     pub(super) fn reason(&self) -> String {
         let verdict = &self.verdict;
@@ -47,7 +55,7 @@ impl Blocked {
         if !categories.is_empty() {
             reason = format!("{reason} ({})", categories.join(", "));
         }
-        if let Some(score) = verdict.unsafe_score {
+        if let Some(score) = self.score() {
             reason = format!("{reason}, unsafe_score {score:.3}");
         }
         match &self.because {
@@ -93,10 +101,7 @@ pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> 
             because,
         }));
     }
-    match verdicts
-        .iter()
-        .find(|verdict| label_name(verdict.label()) == "undetermined")
-    {
+    match verdicts.iter().find(|verdict| is_undetermined(verdict)) {
         Some(verdict) => Ruling::Undetermined(format!(
             "the answer of guard {} is none of its labels",
             guard(verdict)
@@ -106,13 +111,29 @@ pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> 
     }
 }
 
+/// Whether the guard said none of its labels, of the text or of a window of it. A window with a worse label stands for the others only
+/// where that label blocks.
+fn is_undetermined(verdict: &Verdict) -> bool {
+    let is_none = |label: Label| matches!(label, Label::Undetermined | Label::Unspecified);
+    is_none(verdict.label()) || verdict.windows.iter().any(|window| is_none(window.label()))
+}
+
 /// Why a verdict blocks by itself, if it does.
 fn because(verdict: &Verdict, unsafe_score: Option<f64>) -> Option<Because> {
+    let reaches = |threshold: f64| highest_score(verdict).is_some_and(|score| score >= threshold);
     match (unsafe_score, verdict.unsafe_score) {
-        (Some(threshold), Some(score)) => (score >= threshold).then_some(Because::Score(threshold)),
+        (Some(threshold), _) if reaches(threshold) => Some(Because::Score(threshold)),
+        (Some(_), Some(_)) => None,
         // Without a threshold, or without a score that could reach it.
         _ => matches!(verdict.label(), Label::Unsafe | Label::Controversial).then_some(Because::Label),
     }
+}
+
+/// The highest score of a verdict. Its own is that of the window with the worst label; another window with a milder label may have
+/// a higher one.
+fn highest_score(verdict: &Verdict) -> Option<f64> {
+    let windows = verdict.windows.iter().filter_map(|window| window.unsafe_score);
+    verdict.unsafe_score.into_iter().chain(windows).reduce(f64::max)
 }
 
 fn guard(verdict: &Verdict) -> &str {
@@ -196,6 +217,35 @@ mod tests {
             ruling(&answer(Label::Unsafe, None), Some(0.5)),
             Ruling::Blocked(_)
         ));
+    }
+
+    #[test]
+    fn a_threshold_is_for_every_window_of_a_long_text() {
+        let window = |label: Label, score: f64| proto::WindowVerdict {
+            label: label.into(),
+            unsafe_score: Some(score),
+            ..proto::WindowVerdict::default()
+        };
+        let mut response = answer(Label::Controversial, Some(0.4));
+        if let Some(verdict) = &mut response.verdict {
+            verdict.windows = vec![window(Label::Controversial, 0.4), window(Label::Safe, 0.7)];
+        }
+        assert_eq!(
+            reason(ruling(&response, Some(0.5))),
+            "guard ward says controversial, unsafe_score 0.700, which reaches the threshold 0.5"
+        );
+        assert_eq!(ruling(&response, Some(0.8)), Ruling::Passed);
+        assert_eq!(
+            reason(ruling(&response, None)),
+            "guard ward says controversial, unsafe_score 0.400"
+        );
+        if let Some(verdict) = &mut response.verdict {
+            verdict.windows.push(window(Label::Undetermined, 0.1));
+        }
+        assert!(
+            matches!(ruling(&response, Some(0.8)), Ruling::Undetermined(_)),
+            "a window has no verdict"
+        );
     }
 
     #[test]

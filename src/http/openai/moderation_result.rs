@@ -70,7 +70,19 @@ pub(super) fn result(response: proto::ClassifyResponse, threshold: Option<f64>) 
         proto::Label::Controversial => ("controversial", true),
         proto::Label::Undetermined | proto::Label::Unspecified => return None,
     };
-    let flagged = threshold.map_or(by_label, |threshold| unsafe_score >= threshold);
+    // The verdict's score is that of the window with the worst label. Another window may have a higher one.
+    let windows = verdict.windows.iter().filter_map(|window| window.unsafe_score);
+    let highest = windows.fold(unsafe_score, f64::max);
+    let flagged = threshold.map_or(by_label, |threshold| highest >= threshold);
+    let is_undetermined = |window: &proto::WindowVerdict| {
+        matches!(
+            window.label(),
+            proto::Label::Undetermined | proto::Label::Unspecified
+        )
+    };
+    if !flagged && verdict.windows.iter().any(is_undetermined) {
+        return None;
+    }
     let named = |category: &proto::CategoryResult| match category.display_name.is_empty() {
         true => category.category.clone(),
         false => category.display_name.clone(),
@@ -258,6 +270,22 @@ mod tests {
         assert_eq!(flagged(proto::Label::Safe, 0.25, Some(0.25)), true);
         assert_eq!(flagged(proto::Label::Safe, 0.25, Some(0.5)), false);
         assert_eq!(flagged(proto::Label::Unsafe, 0.75, Some(0.9)), false);
+    }
+
+    #[test]
+    fn a_threshold_is_for_every_window_of_a_long_text() {
+        let mut response = verdict(proto::Label::Controversial, Some(0.25), &[]);
+        response.verdict.as_mut().unwrap().windows = [0.25, 0.75]
+            .map(|score| proto::WindowVerdict {
+                label: proto::Label::Safe.into(),
+                unsafe_score: Some(score),
+                ..proto::WindowVerdict::default()
+            })
+            .to_vec();
+        assert_eq!(written(response.clone(), Some(0.5))["flagged"], true);
+        assert_eq!(written(response.clone(), Some(0.8))["flagged"], false);
+        response.verdict.as_mut().unwrap().windows[0].label = proto::Label::Undetermined.into();
+        assert!(result(response, Some(0.8)).is_none(), "a window has no verdict");
     }
 
     #[test]

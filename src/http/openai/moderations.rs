@@ -27,6 +27,9 @@ const DEFAULT_NAMES: [&str; 4] = [
 /// Most inputs that are read; the call says how many there may be.
 const MOST_READ: usize = 4096;
 
+/// Most bytes of the name of a guard or policy, which each input gets a copy of. No model and no policy has a longer one.
+const MOST_NAME_BYTES: usize = 4096;
+
 /// A request that has been read.
 pub(super) struct ModerationRequest {
     pub(super) classify: proto::BatchClassifyRequest,
@@ -58,11 +61,12 @@ pub(super) fn read(body: &[u8], settings: &DoorSettings) -> Result<ModerationReq
 }
 
 fn request(mut fields: Fields<'_>, settings: &DoorSettings, problems: &mut Problems) -> ModerationRequest {
-    let model = fields.text("model", problems);
-    let model = model.filter(|name| !DEFAULT_NAMES.contains(&name.as_str()));
+    let model = short_name(fields.text("model", problems), "model", problems);
+    let model = model.filter(|name| !name.is_empty() && !DEFAULT_NAMES.contains(&name.as_str()));
     let (mut policy, mut category_probabilities) = (None, false);
     if let Some(mut extension) = fields.object(EXTENSION, problems) {
-        policy = extension.text("policy", problems);
+        let param = extension.path_of("policy");
+        policy = short_name(extension.text("policy", problems), &param, problems);
         category_probabilities = extension
             .flag("category_probabilities", problems)
             .unwrap_or(false);
@@ -95,6 +99,16 @@ fn request(mut fields: Fields<'_>, settings: &DoorSettings, problems: &mut Probl
         },
         input,
     }
+}
+
+/// The name of a guard or policy; one that is too long is noted and left out.
+fn short_name(name: Option<String>, param: &str, problems: &mut Problems) -> Option<String> {
+    let name = name?;
+    if name.len() > MOST_NAME_BYTES {
+        problems.note(param, format!("must have at most {MOST_NAME_BYTES} bytes"));
+        return None;
+    }
+    Some(name)
 }
 
 /// The inputs, each as a message of the user.
@@ -195,13 +209,17 @@ pub(super) async fn answer(
 ) -> Result<Moderation, OpenAiError> {
     let mut client = SafetyServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let classify = std::mem::take(&mut request.classify);
+    let asked = classify.items.len();
     let failed = |status: Status| OpenAiError::of_status(status, &|field| request.param_of(field));
     let answered = client
         .batch_classify(classify)
         .await
         .map_err(failed)?
         .into_inner();
-    let mut results = Vec::with_capacity(answered.results.len());
+    if answered.results.len() != asked {
+        return Err(OpenAiError::broken());
+    }
+    let mut results = Vec::with_capacity(asked);
     let mut model = String::new();
     for (index, item) in answered.results.into_iter().enumerate() {
         let response = match item.result {
@@ -287,14 +305,20 @@ mod tests {
             model_of(r#"{"input": "a", "model": "omni-moderation-latest"}"#),
             "ward"
         );
+        assert_eq!(model_of(r#"{"input": "a", "model": ""}"#), "ward");
         assert_eq!(model_of(r#"{"input": "a", "model": "other"}"#), "other");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let image = r#"{"type": "image_url", "image_url": {"url": "x"}}"#;
+        let long = "x".repeat(MOST_NAME_BYTES + 1);
         for (body, params) in [
             ("{}".to_owned(), vec!["input"]),
+            (
+                format!(r#"{{"input": "a", "model": "{long}", "babelward": {{"policy": "{long}"}}}}"#),
+                vec!["model", "babelward.policy"],
+            ),
             (r#"{"input": 5}"#.to_owned(), vec!["input"]),
             (r#"{"input": []}"#.to_owned(), vec!["input"]),
             (r#"{"input": ["a", 5]}"#.to_owned(), vec!["input[1]"]),

@@ -173,7 +173,10 @@ fn guard(
     }
     let is_asked_for = model.is_some() || policy.is_some();
     (is_asked_for || settings.guards_answers).then(|| proto::AnswerGuard {
-        model: model.or_else(|| settings.guard.clone()).unwrap_or_default(),
+        model: model
+            .filter(|id| !id.is_empty())
+            .or_else(|| settings.guard.clone())
+            .unwrap_or_default(),
         policy_source: policy.map(proto::answer_guard::PolicySource::Policy),
         options: Some(proto::GuardOptions {
             failure_mode: match settings.on_failure {
@@ -306,6 +309,10 @@ mod tests {
             Some(String::new())
         );
         assert_eq!(guard_of("{}", &asked), Some("ward".to_owned()));
+        assert_eq!(
+            guard_of(r#"{"babelward": {"guard": ""}}"#, &asked),
+            Some("ward".to_owned())
+        );
         assert_eq!(
             guard_of(r#"{"babelward": {"guard": "x"}}"#, &asked),
             Some("x".to_owned())

@@ -195,7 +195,8 @@ class AsyncItemStream(Generic[Request, Message, Reply, Event, Result]):
                 self._send(connection)
                 reading = reading or asyncio.ensure_future(connection.receive())
                 waited: set[asyncio.Task[Any]] = {reading}
-                if self._items.open < self._stream.window and not source.is_exhausted:
+                # Items that are sent again later keep their room: a busy server does not make this read all of the input.
+                if len(self._items) < self._stream.window and not source.is_exhausted:
                     waited.add(source.begin())
                 await asyncio.wait(
                     waited, timeout=self._until_next_wake(), return_when=asyncio.FIRST_COMPLETED
@@ -231,7 +232,10 @@ class AsyncItemStream(Generic[Request, Message, Reply, Event, Result]):
 
     def _until_next_wake(self) -> float | None:
         wake = self._items.next_wake()
-        return None if wake is None else max(wake - time.monotonic(), 0.0)
+        # While the window is full nothing can be sent, whenever its time is.
+        if wake is None or self._items.open >= self._stream.window:
+            return None
+        return max(wake - time.monotonic(), 0.0)
 
 
 class _Source(Generic[Request]):

@@ -49,7 +49,7 @@ class Client:
     an answer that has begun. NO_RETRIES sends nothing twice.
 
     All calls raise CallError when the server refuses them or cannot be reached, and ProtocolError for an answer that no
-    server gives, such as one without a verdict.
+    server gives, such as one without the verdict that was asked for.
     """
 
     def __init__(
@@ -74,15 +74,16 @@ class Client:
     def classify(self, what: ClassifyLike, *, timeout: float | None = None) -> v1.ClassifyResponse:
         """Judges the last message of a conversation; a text is judged as a user's message."""
         request = classify_request(what)
-        return check_verdict(self._call(self._safety.Classify, request, timeout))
+        return check_verdict(request, self._call(self._safety.Classify, request, timeout))
 
     def batch_classify(
         self, what: Iterable[ClassifyLike], *, timeout: float | None = None
     ) -> list[v1.ClassifyResponse | CallError]:
         """Judges up to 256 conversations; their results, each a response or an error, are in their order."""
-        items = [v1.BatchClassifyItem(request=classify_request(each)) for each in what]
+        requests = [classify_request(each) for each in what]
+        items = [v1.BatchClassifyItem(request=request) for request in requests]
         answer = self._call(self._safety.BatchClassify, v1.BatchClassifyRequest(items=items), timeout)
-        return batch_results(answer, len(items))
+        return batch_results(answer, requests)
 
     def classify_stream(
         self,
@@ -93,9 +94,9 @@ class Client:
     ) -> Generator[tuple[str, v1.ClassifyResponse | CallError], None, None]:
         """Judges any number of conversations, each with an id; gives (id, response or error) as they are judged.
 
-        At most `window` items are open at a time. An item that fails with a retryable error is sent again, and a stream that
-        breaks is opened again with what is open. Raises StreamGaveUpError when that does not help, and DuplicateIdError for an
-        id that is open already. Closing the iterator cancels what is open.
+        At most `window` items are open at a time. An item that fails with a retryable error stays open and is sent again, and a
+        stream that breaks is opened again with what is open. Raises StreamGaveUpError when that does not help, and
+        DuplicateIdError for an id that is open already. Closing the iterator cancels what is open.
         """
         requests = ((id, classify_request(what)) for id, what in items)
         return self._stream(

@@ -1,6 +1,7 @@
 """The items of a stream: which are open, which are sent again, and which have their result. Knows neither network nor clock.
 
-Items are matched by their ids. At most a window of them is open, so memory is bounded however many there are.
+Items are matched by their ids. At most a window of them is taken from the input and has no result, so memory is bounded however
+many there are.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -88,8 +88,11 @@ def _unpack_generate(reply: v1.GenerateStreamResponse) -> tuple[str, v1.Generate
     return reply.id, from_item(reply.error) if reply.HasField("error") else None
 
 
-def _one_verdict(_request: v1.ClassifyRequest) -> Collector[v1.ClassifyResponse, v1.ClassifyResponse]:
-    return Single(check_verdict)
+def _one_verdict(request: v1.ClassifyRequest) -> Collector[v1.ClassifyResponse, v1.ClassifyResponse]:
+    def check(response: v1.ClassifyResponse) -> v1.ClassifyResponse:
+        return check_verdict(request, response)
+
+    return Single(check)
 
 
 def _samples(_request: v1.ScoreRequest) -> Collector[v1.ScoreResponse, v1.ScoreResponse]:
@@ -105,17 +108,21 @@ SCORE_ITEMS = ItemMethod(_score_message, _unpack_score, _samples)
 GENERATE_ITEMS = ItemMethod(_generate_message, _unpack_generate, _answer)
 
 
-def batch_results(answer: v1.BatchClassifyResponse, items: int) -> list[v1.ClassifyResponse | CallError]:
-    """The results of a batch of so many items, in their order."""
-    if len(answer.results) != items:
-        raise ProtocolError(f"{len(answer.results)} results for {items} items")
-    return [_batch_result(result) for result in answer.results]
+def batch_results(
+    answer: v1.BatchClassifyResponse, requests: Sequence[v1.ClassifyRequest]
+) -> list[v1.ClassifyResponse | CallError]:
+    """The results of a batch of these requests, in their order."""
+    if len(answer.results) != len(requests):
+        raise ProtocolError(f"{len(answer.results)} results for {len(requests)} items")
+    return [_batch_result(*pair) for pair in zip(requests, answer.results, strict=True)]
 
 
-def _batch_result(result: v1.BatchClassifyResult) -> v1.ClassifyResponse | CallError:
+def _batch_result(
+    request: v1.ClassifyRequest, result: v1.BatchClassifyResult
+) -> v1.ClassifyResponse | CallError:
     if result.HasField("error"):
         return from_item(result.error)
     try:
-        return check_verdict(result.response)
+        return check_verdict(request, result.response)
     except ProtocolError as wrong:
         return empty_answer(str(wrong))

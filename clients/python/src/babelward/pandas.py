@@ -10,7 +10,7 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("babelward.pandas needs pandas: pip install 'babelward[pandas]'") from missing
 
 from . import v1
-from .errors import BabelwardError, CallError
+from .errors import BabelwardError, CallError, ProtocolError
 from .verdicts import label_name, unsafe_score
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def classify_frame(
     try:
         for id, result in client.classify_stream(items(), window=window):
             answered = True
-            rows[int(id)] = _failed(str(result)) if isinstance(result, CallError) else _judged(result.verdict)
+            rows[int(id)] = _row(result)
     except BabelwardError as error:
         if not answered:
             raise
@@ -91,6 +91,17 @@ def _request(template: v1.ClassifyRequest | None, texts: tuple[str, ...]) -> v1.
     for role, text in zip(roles, texts, strict=False):
         request.conversation.messages.add(role=role, content=text)
     return request
+
+
+def _row(result: v1.ClassifyResponse | CallError) -> dict[str, object]:
+    if isinstance(result, CallError):
+        return _failed(str(result))
+    if not result.HasField("verdict"):
+        return _failed("classifiers alone have answered, without a verdict")
+    try:
+        return _judged(result.verdict)
+    except ProtocolError as unknown:
+        return _failed(str(unknown))
 
 
 def _judged(verdict: v1.Verdict) -> dict[str, object]:

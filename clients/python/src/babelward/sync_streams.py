@@ -201,7 +201,8 @@ class ItemStream(Generic[Request, Message, Reply, Event, Result]):
             return False
         pending = self._items.next_to_send(time.monotonic())
         if pending is None:
-            item = source.next()
+            # Items that are sent again later keep their room: a busy server does not make this read all of the input.
+            item = source.next() if len(self._items) < self._stream.window else None
             if item is None:
                 return False
             self._items.add(*item)
@@ -212,7 +213,10 @@ class ItemStream(Generic[Request, Message, Reply, Event, Result]):
 
     def _until_next_wake(self) -> float | None:
         wake = self._items.next_wake()
-        return None if wake is None else max(wake - time.monotonic(), 0.0)
+        # While the window is full nothing can be sent, whenever its time is.
+        if wake is None or self._items.open >= self._stream.window:
+            return None
+        return max(wake - time.monotonic(), 0.0)
 
 
 class _Source(Generic[Request]):

@@ -11,6 +11,9 @@ import enum
 from . import v1
 from .errors import ProtocolError
 
+#: Of requests that classifiers alone may answer.
+_WITHOUT_VERDICT = (v1.GUARD_USE_IF_SERVED, v1.GUARD_USE_NONE)
+
 
 class CountAs(enum.Enum):
     """What a label that is neither safe nor unsafe counts as."""
@@ -49,11 +52,19 @@ def label_name(label: v1.Label.ValueType) -> str:
     return v1.Label.Name(label).removeprefix("LABEL_").lower()
 
 
-def check_verdict(response: v1.ClassifyResponse) -> v1.ClassifyResponse:
-    """The same answer, if it has a verdict with a label."""
-    if not response.HasField("verdict") or response.verdict.label == v1.LABEL_UNSPECIFIED:
-        raise ProtocolError("an answer without a verdict")
-    return response
+def check_verdict(request: v1.ClassifyRequest, response: v1.ClassifyResponse) -> v1.ClassifyResponse:
+    """The same answer, if it has a verdict with a label.
+
+    Only a request with a `guard_use` of NONE or IF_SERVED can be answered by classifiers alone, and one with NONE has to be.
+    """
+    if response.HasField("verdict"):
+        if request.guard_use == v1.GUARD_USE_NONE:
+            raise ProtocolError("a verdict that nobody asked for: is the server older than this client?")
+        if response.verdict.label != v1.LABEL_UNSPECIFIED:
+            return response
+    elif request.guard_use in _WITHOUT_VERDICT and response.classifications:
+        return response
+    raise ProtocolError("an answer without a verdict")
 
 
 def check_samples(response: v1.ScoreResponse) -> v1.ScoreResponse:

@@ -22,8 +22,9 @@ pub(super) fn columns(relative: &RelativePositions) -> usize {
 
 /// Bytes of the keys and queries of the distances in all layers.
 pub(super) fn derived_bytes(config: &EncoderConfig, relative: &RelativePositions) -> u64 {
-    let each = size_of::<f32>() * config.hidden * columns(relative);
-    2 * (each as u64).saturating_mul(config.layers as u64)
+    let each = (2 * size_of::<f32>() * columns(relative)) as u64;
+    each.saturating_mul(config.hidden as u64)
+        .saturating_mul(config.layers as u64)
 }
 
 /// Whether the keys and queries of distances are computed of this tensor, which is not kept then. The tensor's name is without what
