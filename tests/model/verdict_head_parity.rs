@@ -159,7 +159,7 @@ fn what_is_wrong_with_a_folder_is_named() {
     for (found, expected) in [
         (
             refusal(&|json| json["guard_inner_size"] = 12.into()),
-            "tensor `risk_level_category_layernorm.weight`: the shape is [24]",
+            "tensor `risk_level_head.weight`: the shape is [3, 24], expected [3, 12]",
         ),
         (
             refusal(&|json| json["query_category_map"]["9"] = "other".into()),
