@@ -278,7 +278,7 @@ def unknown_metrics(expression: str) -> list:
         # A counter that has not counted yet has not shown its labels.
         if own is None:
             own = {"engine", "stage", "method", "model", "reason", "kind", "what", "outcome", "unguarded"}
-            own |= {"gen_ai_operation_name", "policy", "action", "role"}
+            own |= {"gen_ai_operation_name", "policy", "action", "role", "door"}
         labels |= own
         for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers):
             if label not in own | OF_PROMETHEUS:
